@@ -1,0 +1,1 @@
+//! The real programs that tests run against: pins, builds, starts and questions.

@@ -1,0 +1,1 @@
+//! Cgroups and network namespaces that clean up after themselves.
