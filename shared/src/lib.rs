@@ -1,2 +1,10 @@
+//! Types that flowcar's kernel programs and its userspace share.
+//!
+//! Everything here crosses the kernel border as plain memory, so every layout is `repr(C)`, has no
+//! padding, and is asserted at compile time. Nothing here allocates or reads a clock.
+
 #![no_std]
-//! placeholder
+
+pub mod counter;
+pub mod histogram;
+pub mod record;

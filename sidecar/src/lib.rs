@@ -1,1 +1,22 @@
-//! placeholder
+//! flowcar follows one pod's TCP flows in the kernel and pushes them, with latency histograms, as OTLP
+//! metrics and spans to any collector.
+//!
+//! ```text
+//! kernel                                   userspace (one task owns source + flow table, no locks)
+//! ------                                   ------------------------------------------------------
+//! sock_ops -- connect/established/state/   source::ebpf --> flow::decode -> flow::Table -> series -> snapshot
+//!   |         rtt/retransmit/rto            (ring buffer)     (pure)          (pure)       (pure)      |
+//!   |  per-socket record in sk_storage                                          |                      v
+//!   +-> one record per open/sample/close                        finished flows  +--> otlp::spans   otlp::metrics
+//!                                                                               |        |             |
+//!                                                                               v        +-> grpc | http
+//!                                                                  view: table, JSON
+//! ```
+//!
+//! Data only walks to the right; nothing on the right is imported on the left. `flow`, `series`,
+//! `snapshot`, `histogram` and the encoders of `otlp` are pure: no clock, no I/O; time comes in as an argument.
+
+pub mod clock;
+pub mod flow;
+pub mod histogram;
+pub mod snapshot;

@@ -1,0 +1,181 @@
+//! What the kernel keeps for each socket, and, byte for byte, what it sends.
+//!
+//! A [`FlowRecord`] lives in socket storage. To emit a record the kernel stamps [`FlowRecord::kind`]
+//! and [`FlowRecord::emitted_ns`] and copies the value into the ring buffer, cut behind the last
+//! histogram slot in use ([`FlowRecord::slots_used`]). All counts are cumulative since the socket was
+//! first seen, so a lost record costs nothing that the next one does not bring.
+
+use core::mem::{offset_of, size_of};
+
+use crate::histogram::SLOTS;
+
+/// Why a record was sent ([`FlowRecord::kind`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// The connection was established.
+    Open = 1,
+    /// The connection lives; at most one for each flow and tick of userspace's.
+    Sample = 2,
+    /// The connection closed, or the attempt failed ([`FlowRecord::established_ns`] is 0).
+    Close = 3,
+}
+
+impl Kind {
+    /// The kind with this number.
+    pub const fn from_u8(value: u8) -> Option<Self> {
+        match value {
+            1 => Some(Self::Open),
+            2 => Some(Self::Sample),
+            3 => Some(Self::Close),
+            _ => None,
+        }
+    }
+}
+
+/// Which end of the handshake the socket is ([`FlowRecord::role`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Role {
+    /// The handshake was not seen.
+    Unknown = 0,
+    /// The socket called `connect()`.
+    Client = 1,
+    /// The socket came from a listener.
+    Server = 2,
+}
+
+impl Role {
+    /// The role with this number.
+    pub const fn from_u8(value: u8) -> Option<Self> {
+        match value {
+            0 => Some(Self::Unknown),
+            1 => Some(Self::Client),
+            2 => Some(Self::Server),
+            _ => None,
+        }
+    }
+}
+
+/// Bits of [`FlowRecord::flags`].
+pub mod flag {
+    /// `BPF_SOCK_OPS_RTT_CB` had no arguments (kernels before 6.10), so the samples are the smoothed RTT.
+    pub const RTT_SMOOTHED: u16 = 1 << 0;
+    /// The peer's FIN was received in order: it is counted in [`super::FlowRecord::bytes_received`].
+    pub const FIN_RECEIVED: u16 = 1 << 1;
+    /// The peer acknowledged our FIN: it is counted in [`super::FlowRecord::bytes_acked`].
+    pub const FIN_ACKED: u16 = 1 << 2;
+    /// This end sent its FIN before one came from the peer.
+    pub const LOCAL_FIN_FIRST: u16 = 1 << 3;
+    /// The peer's FIN came before this end sent one.
+    pub const PEER_FIN_FIRST: u16 = 1 << 4;
+    /// The retransmission timer gave up (`BPF_SOCK_OPS_RTO_CB` with `args[2]` set).
+    pub const TIMED_OUT: u16 = 1 << 5;
+    /// The close was orderly: from LAST_ACK, CLOSING or FIN_WAIT2 after the FINs that those states wait for.
+    pub const ORDERLY: u16 = 1 << 6;
+    /// The connection was established by the peer's SYN and ours crossing or by a socket whose connect
+    /// was not seen: the start is the time of establishment.
+    pub const START_UNSEEN: u16 = 1 << 7;
+}
+
+/// Address family of [`FlowRecord::family`]: `AF_INET` (include/linux/socket.h).
+pub const AF_INET: u8 = 2;
+/// Address family of [`FlowRecord::family`]: `AF_INET6`.
+pub const AF_INET6: u8 = 10;
+
+/// One socket's state, as kept in the kernel and as sent. Times are `CLOCK_MONOTONIC` nanoseconds
+/// (`bpf_ktime_get_ns`).
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct FlowRecord {
+    /// `bpf_get_socket_cookie`: unique among the network namespace's sockets, past and present.
+    pub cookie: u64,
+    /// The SYN was sent (client), or the connection was established.
+    pub started_ns: u64,
+    /// The connection was established; 0 while it is not.
+    pub established_ns: u64,
+    /// This record was sent.
+    pub emitted_ns: u64,
+    /// Local address, network byte order; IPv4 as `::ffff:a.b.c.d`.
+    pub local_addr: [u32; 4],
+    /// Peer address, network byte order; IPv4 as `::ffff:a.b.c.d`.
+    pub peer_addr: [u32; 4],
+    /// Local port, host byte order.
+    pub local_port: u16,
+    /// Peer port, host byte order.
+    pub peer_port: u16,
+    /// The client's initial sequence number; meaningful once established.
+    pub client_isn: u32,
+    /// The server's initial sequence number; meaningful once established.
+    pub server_isn: u32,
+    /// [`Kind`].
+    pub kind: u8,
+    /// [`Role`].
+    pub role: u8,
+    /// [`AF_INET`] or [`AF_INET6`]: the socket's, also where the addresses are v4-mapped.
+    pub family: u8,
+    /// The state before the close, `TCP_ESTABLISHED` = 1 and so on (include/net/tcp_states.h); 0 while open.
+    pub last_state: u8,
+    /// `tcp_sock.bytes_acked` (RFC 4898 tcpEStatsAppHCThruOctetsAcked): counts the active side's SYN and an acknowledged FIN.
+    pub bytes_acked: u64,
+    /// `tcp_sock.bytes_received` (tcpEStatsAppHCThruOctetsReceived): counts a FIN received in order.
+    pub bytes_received: u64,
+    /// `tcp_sock.bytes_received` when FIN_WAIT2 was entered.
+    pub received_at_fin_wait2: u64,
+    /// Sum of the RTT samples, microseconds.
+    pub rtt_sum_us: u64,
+    /// Segments sent, retransmissions and pure ACKs included.
+    pub segs_out: u32,
+    /// Segments received.
+    pub segs_in: u32,
+    /// Segments retransmitted, all causes (`tcp_sock.total_retrans`).
+    pub total_retrans: u32,
+    /// SYNs (client) or SYN-ACKs (server) retransmitted.
+    pub retrans_handshake: u32,
+    /// Segments that a fast recovery retransmitted.
+    pub retrans_fast: u32,
+    /// Segments retransmitted after the retransmission timer expired.
+    pub retrans_timeout: u32,
+    /// Segments that a tail loss probe retransmitted.
+    pub retrans_probe: u32,
+    /// Expiries of the retransmission timer after the handshake.
+    pub timeouts: u32,
+    /// `snd_nxt` when the retransmission timer last expired: retransmissions below it are due to that.
+    pub timeout_high_seq: u32,
+    /// Smoothed RTT, microseconds.
+    pub srtt_us: u32,
+    /// The least RTT sample, microseconds; `u32::MAX` while there is none.
+    pub rtt_min_us: u32,
+    /// The greatest RTT sample, microseconds.
+    pub rtt_max_us: u32,
+    /// Bits of [`flag`].
+    pub flags: u16,
+    /// Histogram slots up to the last one in use: how many follow in a sent record.
+    pub slots_used: u16,
+    /// Userspace's tick when the last record was sent.
+    pub tick: u32,
+    /// The slot of the newest sample. The verifier needs to see the index come out of memory.
+    pub scratch: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// RTT samples by [`crate::histogram`] slot.
+    pub rtt_slots: [u32; SLOTS],
+}
+
+/// Bytes of a record before its histogram.
+pub const HEADER_LEN: usize = offset_of!(FlowRecord, rtt_slots);
+
+/// Bytes of a record with all slots.
+pub const RECORD_LEN: usize = size_of::<FlowRecord>();
+
+// The kernel allocates a socket storage element as this value behind some 80 bytes of its own
+// (kernel/bpf/bpf_local_storage.c); past 1024 bytes together, every followed socket would cost 2048.
+const _: () = assert!(RECORD_LEN <= 928);
+const _: () = assert!(HEADER_LEN == 176 && RECORD_LEN == HEADER_LEN + 4 * SLOTS);
+const _: () = assert!(align_of::<FlowRecord>() == 8 && RECORD_LEN.is_multiple_of(8));
+const _: () = assert!(offset_of!(FlowRecord, local_addr) == 32);
+const _: () = assert!(offset_of!(FlowRecord, local_port) == 64);
+const _: () = assert!(offset_of!(FlowRecord, kind) == 76);
+const _: () = assert!(offset_of!(FlowRecord, bytes_acked) == 80);
+const _: () = assert!(offset_of!(FlowRecord, segs_out) == 112);
+const _: () = assert!(offset_of!(FlowRecord, flags) == 160);

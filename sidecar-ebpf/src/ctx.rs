@@ -1,0 +1,163 @@
+//! The only place that reads `bpf_sock_ops`: one volatile load for each field.
+//!
+//! Each field is loaded at its own width. Left alone, the compiler merges or narrows neighbouring loads
+//! and the verifier refuses the result ("invalid bpf_context access").
+
+use aya_ebpf::{
+    bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_ops},
+    helpers::{
+        bpf_get_socket_cookie, bpf_sk_storage_delete, bpf_sk_storage_get, bpf_sock_ops_cb_flags_set,
+    },
+};
+use flowcar_shared::record::{AF_INET, FlowRecord};
+
+use crate::maps::FLOWS;
+
+/// The context of one callback.
+#[derive(Clone, Copy)]
+pub(crate) struct Ctx(pub(crate) *mut bpf_sock_ops);
+
+macro_rules! fields {
+    ($($(#[$doc:meta])* $name:ident: $ty:ty,)*) => {
+        $(
+            $(#[$doc])*
+            #[inline(always)]
+            pub(crate) fn $name(self) -> $ty {
+                // SAFETY: the verifier has proven the context pointer; the field is UAPI.
+                unsafe { (&raw const (*self.0).$name).read_volatile() }
+            }
+        )*
+    };
+}
+
+impl Ctx {
+    fields! {
+        /// `BPF_SOCK_OPS_*`.
+        op: u32,
+        /// The socket's state (include/net/tcp_states.h).
+        state: u32,
+        /// Smoothed RTT in microseconds, shifted left by 3.
+        srtt_us: u32,
+        rcv_nxt: u32,
+        snd_nxt: u32,
+        snd_una: u32,
+        /// Segments marked lost and not yet acknowledged.
+        lost_out: u32,
+        total_retrans: u32,
+        segs_in: u32,
+        segs_out: u32,
+        bytes_received: u64,
+        bytes_acked: u64,
+    }
+
+    /// Argument `N` of the callback.
+    #[inline(always)]
+    pub(crate) fn arg<const N: usize>(self) -> u32 {
+        // SAFETY: as above; N is a constant below 4.
+        unsafe { (&raw const (*self.0).__bindgen_anon_1.args[N]).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn family(self) -> u8 {
+        // SAFETY: as above.
+        unsafe { (&raw const (*self.0).family).read_volatile() as u8 }
+    }
+
+    #[inline(always)]
+    fn sk(self) -> *mut bpf_sock {
+        // SAFETY: as above; null where there is no full socket.
+        unsafe { (&raw const (*self.0).__bindgen_anon_2.sk).read_volatile() }
+    }
+
+    /// Asks for more callbacks on this socket, and keeps those that other programs asked for.
+    #[inline(always)]
+    pub(crate) fn arm(self, flags: u32) -> bool {
+        // SAFETY: as above.
+        let present = unsafe { (&raw const (*self.0).bpf_sock_ops_cb_flags).read_volatile() };
+        // SAFETY: the helper takes the context itself.
+        unsafe { bpf_sock_ops_cb_flags_set(self.0, (present | flags) as i32) == 0 }
+    }
+
+    /// The socket's record, if it is followed.
+    #[inline(always)]
+    pub(crate) fn flow(self) -> Option<&'static mut FlowRecord> {
+        self.storage(0)
+    }
+
+    /// The socket's record, made where there is none; `None` if the kernel refuses the memory.
+    #[inline(always)]
+    pub(crate) fn flow_or_new(self) -> Option<&'static mut FlowRecord> {
+        self.storage(BPF_SK_STORAGE_GET_F_CREATE.into())
+    }
+
+    #[inline(always)]
+    fn storage(self, flags: u64) -> Option<&'static mut FlowRecord> {
+        let sk = self.sk();
+        if sk.is_null() {
+            return None;
+        }
+        // SAFETY: the map's own address and a socket that was checked. The value lives as long as the
+        // socket, and the socket is locked while its callbacks run.
+        unsafe {
+            bpf_sk_storage_get(
+                (&raw const FLOWS).cast_mut().cast(),
+                sk.cast(),
+                core::ptr::null_mut(),
+                flags,
+            )
+            .cast::<FlowRecord>()
+            .as_mut()
+        }
+    }
+
+    /// Stops following the socket: one that connects again after `connect(AF_UNSPEC)` starts afresh.
+    #[inline(always)]
+    pub(crate) fn forget(self) {
+        let sk = self.sk();
+        if !sk.is_null() {
+            // SAFETY: as in `storage`.
+            unsafe { bpf_sk_storage_delete((&raw const FLOWS).cast_mut().cast(), sk.cast()) };
+        }
+    }
+
+    /// Writes who is talking to whom into `flow`.
+    #[inline(always)]
+    pub(crate) fn identify(self, flow: &mut FlowRecord) {
+        let ops = self.0;
+        // SAFETY: the helper takes the context; the fields as above, one load each.
+        unsafe {
+            flow.cookie = bpf_get_socket_cookie(ops.cast());
+            flow.local_port = (&raw const (*ops).local_port).read_volatile() as u16;
+            // Network byte order in the upper half of a u32 (net/core/filter.c, sock_ops_convert_ctx_access).
+            let remote_port = (&raw const (*ops).remote_port).read_volatile();
+            flow.peer_port = u16::from_be((remote_port >> 16) as u16);
+            flow.family = self.family();
+            if flow.family == AF_INET {
+                let mapped = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+                flow.local_addr[2] = mapped;
+                flow.local_addr[3] = (&raw const (*ops).local_ip4).read_volatile();
+                flow.peer_addr[2] = mapped;
+                flow.peer_addr[3] = (&raw const (*ops).remote_ip4).read_volatile();
+            } else {
+                flow.local_addr[0] = (&raw const (*ops).local_ip6[0]).read_volatile();
+                flow.local_addr[1] = (&raw const (*ops).local_ip6[1]).read_volatile();
+                flow.local_addr[2] = (&raw const (*ops).local_ip6[2]).read_volatile();
+                flow.local_addr[3] = (&raw const (*ops).local_ip6[3]).read_volatile();
+                flow.peer_addr[0] = (&raw const (*ops).remote_ip6[0]).read_volatile();
+                flow.peer_addr[1] = (&raw const (*ops).remote_ip6[1]).read_volatile();
+                flow.peer_addr[2] = (&raw const (*ops).remote_ip6[2]).read_volatile();
+                flow.peer_addr[3] = (&raw const (*ops).remote_ip6[3]).read_volatile();
+            }
+        }
+    }
+
+    /// Writes the socket's cumulative counts into `flow`.
+    #[inline(always)]
+    pub(crate) fn measure(self, flow: &mut FlowRecord) {
+        flow.bytes_acked = self.bytes_acked();
+        flow.bytes_received = self.bytes_received();
+        flow.segs_out = self.segs_out();
+        flow.segs_in = self.segs_in();
+        flow.total_retrans = self.total_retrans();
+    }
+}

@@ -1,0 +1,45 @@
+//! `BPF_SOCK_OPS_RETRANS_CB` and `BPF_SOCK_OPS_RTO_CB` (since 4.16): what was sent again, and why.
+
+use aya_ebpf::bindings::BPF_TCP_SYN_SENT;
+use flowcar_shared::record::flag;
+
+use crate::ctx::Ctx;
+
+/// Segments were retransmitted: `args[0]` is the first one's sequence number, `args[1]` how many.
+///
+/// The kernel marks segments lost before a recovery sends them again (tcp_mark_skb_lost), so a
+/// retransmission with nothing marked is a tail loss probe (RFC 8985 section 7). After the timer expired,
+/// what lay in flight then is sent again on its account, until something newer is.
+#[inline(always)]
+pub(crate) fn retransmitted(ctx: Ctx) {
+    let Some(flow) = ctx.flow() else { return };
+    let segments = ctx.arg::<1>();
+    if flow.established_ns == 0 {
+        flow.retrans_handshake += segments;
+    } else if ctx.lost_out() == 0 {
+        flow.retrans_probe += segments;
+    } else if flow.timeouts != 0 && before(ctx.arg::<0>(), flow.timeout_high_seq) {
+        flow.retrans_timeout += segments;
+    } else {
+        flow.retrans_fast += segments;
+    }
+}
+
+/// The retransmission timer expired: `args[2]` is set if the kernel gives the connection up.
+#[inline(always)]
+pub(crate) fn timer_expired(ctx: Ctx) {
+    let Some(flow) = ctx.flow() else { return };
+    if ctx.arg::<2>() != 0 {
+        flow.flags |= flag::TIMED_OUT;
+    }
+    if ctx.state() != BPF_TCP_SYN_SENT {
+        flow.timeouts += 1;
+        flow.timeout_high_seq = ctx.snd_nxt();
+    }
+}
+
+/// Sequence number comparison modulo 2^32 (RFC 9293 section 3.4).
+#[inline(always)]
+fn before(a: u32, b: u32) -> bool {
+    (a.wrapping_sub(b) as i32) < 0
+}

@@ -1,0 +1,60 @@
+//! Every map, with its price.
+
+use aya_ebpf::{
+    btf_maps::SkStorage,
+    macros::{btf_map, map},
+    maps::{Array, PerCpuArray, RingBuf},
+};
+use flowcar_shared::{
+    counter::{COUNTERS as COUNTER_COUNT, Counter},
+    record::FlowRecord,
+};
+
+/// One record for each followed socket, freed with the socket: 1 KiB of kernel memory each, charged to
+/// the socket's option memory (net.core.optmem_max) and, from 5.11 on, to the sidecar's memory cgroup.
+#[btf_map]
+pub(crate) static FLOWS: SkStorage<FlowRecord> = SkStorage::new();
+
+/// Records on their way to userspace: 1 MiB unless the loader sets another size, some 2,000 closes.
+#[map]
+pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+
+/// The kernel's side of the books ([`Counter`]): 8 bytes for each counter and CPU.
+#[map]
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTER_COUNT as u32, 0);
+
+/// Index 0: userspace's tick, which paces samples: a flow sends one when its own differs. Index 1: bytes
+/// waiting in the ring buffer from which on userspace is woken.
+#[map]
+static PACE: Array<u32> = Array::with_max_entries(2, 0);
+
+/// Adds one to `counter`.
+#[inline(always)]
+pub(crate) fn count(counter: Counter) {
+    if let Some(value) = COUNTERS.get_ptr_mut(counter.index()) {
+        // SAFETY: a per-CPU element that no other program can be in the middle of: BPF programs do not
+        // migrate, and a nested one on this CPU finishes first.
+        unsafe { *value += 1 }
+    }
+}
+
+/// Userspace's current tick.
+#[inline(always)]
+pub(crate) fn tick() -> u32 {
+    pace(0)
+}
+
+/// Bytes waiting in the ring buffer from which on userspace is woken.
+#[inline(always)]
+pub(crate) fn wake_level() -> u32 {
+    pace(1)
+}
+
+#[inline(always)]
+fn pace(index: u32) -> u32 {
+    match PACE.get_ptr(index) {
+        // SAFETY: an aligned u32 that userspace replaces as a whole.
+        Some(value) => unsafe { value.read_volatile() },
+        None => 0,
+    }
+}

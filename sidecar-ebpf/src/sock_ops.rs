@@ -1,0 +1,30 @@
+//! The sock_ops hook (since 4.13; on a cgroup): what happens to the sockets of the cgroup.
+
+use aya_ebpf::{
+    bindings::{
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
+        BPF_SOCK_OPS_RETRANS_CB, BPF_SOCK_OPS_RTO_CB, BPF_SOCK_OPS_RTT_CB, BPF_SOCK_OPS_STATE_CB,
+        BPF_SOCK_OPS_TCP_CONNECT_CB,
+    },
+    macros::sock_ops,
+    programs::SockOpsContext,
+};
+
+use crate::{ctx::Ctx, handshake, loss, rtt, state};
+
+/// Dispatches a callback. Always answers 1: with 0 the kernel would tell other programs on the way -EPERM.
+#[sock_ops]
+pub(crate) fn flowcar_sock_ops(context: SockOpsContext) -> u32 {
+    let ctx = Ctx(context.ops);
+    match ctx.op() {
+        BPF_SOCK_OPS_RTT_CB => rtt::sample(ctx),
+        BPF_SOCK_OPS_STATE_CB => state::changed(ctx),
+        BPF_SOCK_OPS_TCP_CONNECT_CB => handshake::connecting(ctx),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => handshake::connected(ctx),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => handshake::accepted(ctx),
+        BPF_SOCK_OPS_RETRANS_CB => loss::retransmitted(ctx),
+        BPF_SOCK_OPS_RTO_CB => loss::timer_expired(ctx),
+        _ => {}
+    }
+    1
+}

@@ -1,0 +1,118 @@
+//! How flows end.
+
+/// How an established connection ended (`flowcar.end`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum End {
+    /// This end sent the first FIN.
+    LocalFin,
+    /// The peer sent the first FIN.
+    PeerFin,
+    /// This end sent a RST.
+    ResetSent,
+    /// The peer sent a RST.
+    ResetReceived,
+    /// A RST; which end sent it was not seen.
+    Reset,
+    /// The kernel gave up retransmitting or probing.
+    Timeout,
+    /// Not seen.
+    Unknown,
+}
+
+impl End {
+    /// Every end.
+    pub const ALL: [Self; 7] = [
+        Self::LocalFin,
+        Self::PeerFin,
+        Self::ResetSent,
+        Self::ResetReceived,
+        Self::Reset,
+        Self::Timeout,
+        Self::Unknown,
+    ];
+
+    /// The value of `flowcar.end`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::LocalFin => "local_fin",
+            Self::PeerFin => "peer_fin",
+            Self::ResetSent => "reset_sent",
+            Self::ResetReceived => "reset_received",
+            Self::Reset => "reset",
+            Self::Timeout => "timeout",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Whether the connection was cut off rather than closed.
+    pub const fn is_error(self) -> bool {
+        matches!(
+            self,
+            Self::ResetSent | Self::ResetReceived | Self::Reset | Self::Timeout
+        )
+    }
+}
+
+/// Why a connection attempt failed (`error.type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Failure {
+    /// The peer answered the SYN with a RST.
+    Refused,
+    /// No answer until the kernel gave up.
+    Timeout,
+    /// A RST came after the peer had answered.
+    Reset,
+    /// The network said that there is no way.
+    Unreachable,
+    /// Given up by the application, or not seen.
+    Other,
+}
+
+impl Failure {
+    /// Every failure.
+    pub const ALL: [Self; 5] = [
+        Self::Refused,
+        Self::Timeout,
+        Self::Reset,
+        Self::Unreachable,
+        Self::Other,
+    ];
+
+    /// The value of `error.type`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Timeout => "timeout",
+            Self::Reset => "reset",
+            Self::Unreachable => "unreachable",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// What became of a connection or of the attempt at one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// It was established and ended.
+    Closed(End),
+    /// It was never established.
+    Failed(Failure),
+}
+
+impl Outcome {
+    /// The value of `flowcar.end` on a span and of `end` in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Closed(end) => end.name(),
+            Self::Failed(failure) => failure.name(),
+        }
+    }
+
+    /// Whether a span of it has the status error.
+    pub const fn is_error(self) -> bool {
+        match self {
+            Self::Closed(end) => end.is_error(),
+            Self::Failed(_) => true,
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! What a flow is: one TCP connection as seen from one of its ends. Pure: no clock, no I/O.
+
+mod end;
+mod record;
+mod table;
+mod trace;
+
+use std::net::SocketAddr;
+
+pub use end::{End, Failure, Outcome};
+pub use flowcar_shared::record::Role;
+pub use record::{Malformed, Record, decode};
+pub use table::{Books, Change, Lost, Table};
+pub use trace::TraceIdentity;
+
+use crate::histogram::Histogram;
+
+/// `CLOCK_MONOTONIC` nanoseconds, the kernel's time for flows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Monotonic(pub u64);
+
+impl Monotonic {
+    /// Nanoseconds since `earlier`; 0 if that lies later.
+    pub const fn since_ns(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// The kind of a flow's RTT samples (`flowcar.rtt.kind`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RttKind {
+    /// Measured, one a round trip.
+    Measured,
+    /// The kernel's smoothed value: all that kernels before 6.10 tell.
+    Smoothed,
+}
+
+/// Segments sent again, by cause (`flowcar.cause`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retransmits {
+    /// SYN: the client's.
+    pub syn: u64,
+    /// SYN-ACK: the server's.
+    pub synack: u64,
+    /// By fast recovery.
+    pub fast: u64,
+    /// After the retransmission timer expired.
+    pub timeout: u64,
+    /// By a tail loss probe.
+    pub tail_loss_probe: u64,
+    /// Cause not seen.
+    pub unknown: u64,
+}
+
+impl Retransmits {
+    /// Segments sent again for any cause.
+    pub const fn total(&self) -> u64 {
+        self.syn + self.synack + self.fast + self.timeout + self.tail_loss_probe + self.unknown
+    }
+}
+
+/// Counts of a flow since it began. Payload bytes: neither SYN nor FIN is among them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Volume {
+    /// Payload bytes that the peer acknowledged.
+    pub bytes_sent: u64,
+    /// Payload bytes received in order.
+    pub bytes_received: u64,
+    /// Segments sent, pure ACKs and retransmissions included.
+    pub segments_sent: u64,
+    /// Segments received.
+    pub segments_received: u64,
+    /// Segments sent again.
+    pub retransmits: Retransmits,
+}
+
+/// All that is known of one flow at one time.
+#[derive(Clone, Debug)]
+pub struct Flow {
+    /// The kernel's socket cookie.
+    pub cookie: u64,
+    /// Which end of the handshake this is.
+    pub role: Role,
+    /// This end. IPv4-mapped addresses are given as IPv4.
+    pub local: SocketAddr,
+    /// The other end.
+    pub peer: SocketAddr,
+    /// Trace and span ids; random for flows whose handshake was not seen.
+    pub trace: TraceIdentity,
+    /// SYN sent (client) or established (server).
+    pub started: Monotonic,
+    /// Handshake complete; `None` for an attempt that failed.
+    pub established: Option<Monotonic>,
+    /// When the kernel last told of it; the close, for one that is over.
+    pub seen: Monotonic,
+    /// Counts so far.
+    pub volume: Volume,
+    /// RTT samples so far.
+    pub rtt: Histogram,
+    /// What kind of samples they are.
+    pub rtt_kind: RttKind,
+    /// Turns so far, last byte of the request to first byte of the response; empty where not measured.
+    pub exchanges: Histogram,
+    /// How it ended; `None` while it lives.
+    pub outcome: Option<Outcome>,
+}
+
+impl Flow {
+    /// The port that names the service: the server's. Where the role is unknown, the peer's.
+    pub const fn server_port(&self) -> u16 {
+        match self.role {
+            Role::Server => self.local.port(),
+            Role::Client | Role::Unknown => self.peer.port(),
+        }
+    }
+
+    /// SYN sent to established, or to failure, nanoseconds: clients only, once either has come.
+    pub fn connect_ns(&self) -> Option<u64> {
+        let done = match (self.role, self.established, self.outcome) {
+            (Role::Client, Some(established), _) => established,
+            (Role::Client, None, Some(_)) => self.seen,
+            _ => return None,
+        };
+        Some(done.since_ns(self.started))
+    }
+
+    /// Established to closed, or to the last sight of it, nanoseconds; `None` for a failed attempt.
+    pub fn duration_ns(&self) -> Option<u64> {
+        self.established
+            .map(|established| self.seen.since_ns(established))
+    }
+}

@@ -1,0 +1,206 @@
+//! From the bytes of a ring buffer record to a [`Flow`].
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use flowcar_shared::{
+    histogram::SLOTS,
+    record::{FlowRecord, HEADER_LEN, Kind, RECORD_LEN, Role, flag},
+};
+
+use super::{End, Failure, Flow, Monotonic, Outcome, Retransmits, RttKind, TraceIdentity, Volume};
+use crate::histogram::Histogram;
+
+/// What a record says: why it was sent, and the flow as it stood.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Why it was sent.
+    pub kind: Kind,
+    /// The flow, cumulative since it began.
+    pub flow: Flow,
+}
+
+/// A record that the kernel programs of this version cannot have sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// Too short or too long, or not as long as it says.
+    #[error(
+        "a kernel record of {len} bytes, where its header takes {HEADER_LEN} and names {slots} histogram slots"
+    )]
+    Length {
+        /// Bytes received.
+        len: usize,
+        /// Slots that the header names; 0 if there is no whole header.
+        slots: usize,
+    },
+    /// No such kind.
+    #[error("a kernel record of unknown kind {0}")]
+    Kind(u8),
+    /// No such role.
+    #[error("a kernel record of unknown role {0}")]
+    Role(u8),
+}
+
+/// States before a close (include/net/tcp_states.h).
+mod tcp_state {
+    pub(super) const SYN_SENT: u8 = 2;
+}
+
+/// Decodes a record. `seed` makes the ids of flows without a handshake differ from process to process.
+///
+/// # Errors
+/// [`Malformed`] if the bytes are not a record of this version's kernel programs.
+pub fn decode(bytes: &[u8], seed: u64) -> Result<Record, Malformed> {
+    let raw = read(bytes)?;
+    let kind = Kind::from_u8(raw.kind).ok_or(Malformed::Kind(raw.kind))?;
+    let role = Role::from_u8(raw.role).ok_or(Malformed::Role(raw.role))?;
+    let established = (raw.established_ns != 0).then_some(Monotonic(raw.established_ns));
+    let trace = match established {
+        Some(_) => TraceIdentity::of_handshake(raw.client_isn, raw.server_isn, role),
+        None => TraceIdentity::unshared(
+            u128::from(seed) << 64 | u128::from(raw.cookie ^ raw.started_ns.rotate_left(32)),
+        ),
+    };
+    let flow = Flow {
+        cookie: raw.cookie,
+        role,
+        local: socket_addr(raw.local_addr, raw.local_port),
+        peer: socket_addr(raw.peer_addr, raw.peer_port),
+        trace,
+        started: Monotonic(raw.started_ns),
+        established,
+        seen: Monotonic(raw.emitted_ns),
+        volume: volume(&raw, role),
+        rtt: rtt(&raw),
+        rtt_kind: if raw.flags & flag::RTT_SMOOTHED != 0 {
+            RttKind::Smoothed
+        } else {
+            RttKind::Measured
+        },
+        exchanges: Histogram::default(),
+        outcome: (kind == Kind::Close).then(|| outcome(&raw, established.is_some())),
+    };
+    Ok(Record { kind, flow })
+}
+
+/// The one read of foreign memory: copies the record into a zeroed one, histogram slots past its end left at zero.
+fn read(bytes: &[u8]) -> Result<FlowRecord, Malformed> {
+    let whole = bytes.len() >= HEADER_LEN && bytes.len() <= RECORD_LEN;
+    if !whole {
+        return Err(Malformed::Length {
+            len: bytes.len(),
+            slots: 0,
+        });
+    }
+    // SAFETY: FlowRecord is repr(C) of integers, for which every bit pattern, all zeros too, is valid; the
+    // copy stays within both, as the length was just checked.
+    let raw = unsafe {
+        let mut raw = std::mem::zeroed::<FlowRecord>();
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), (&raw mut raw).cast::<u8>(), bytes.len());
+        raw
+    };
+    let slots = usize::from(raw.slots_used);
+    // A record's place in the ring is rounded up to 8 bytes, its length is not.
+    if slots > SLOTS || bytes.len() != HEADER_LEN + 4 * slots {
+        return Err(Malformed::Length {
+            len: bytes.len(),
+            slots,
+        });
+    }
+    Ok(raw)
+}
+
+fn socket_addr(words: [u32; 4], port: u16) -> SocketAddr {
+    let mut octets = [0; 16];
+    for (to, word) in octets.chunks_exact_mut(4).zip(words) {
+        to.copy_from_slice(&word.to_ne_bytes());
+    }
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::from(octets)).to_canonical(), port)
+}
+
+/// Payload bytes: the kernel's counts less the SYN, which only the active side's acknowledged bytes hold,
+/// and less the FINs that it counted.
+fn volume(raw: &FlowRecord, role: Role) -> Volume {
+    let syn = u64::from(role == Role::Client && raw.established_ns != 0);
+    let fin_acked = u64::from(raw.flags & flag::FIN_ACKED != 0);
+    let fin_received = u64::from(raw.flags & flag::FIN_RECEIVED != 0);
+    Volume {
+        bytes_sent: raw.bytes_acked.saturating_sub(syn + fin_acked),
+        bytes_received: raw.bytes_received.saturating_sub(fin_received),
+        segments_sent: raw.segs_out.into(),
+        segments_received: raw.segs_in.into(),
+        retransmits: retransmits(raw, role),
+    }
+}
+
+fn retransmits(raw: &FlowRecord, role: Role) -> Retransmits {
+    let (fast, timeout, tail_loss_probe) = (
+        u64::from(raw.retrans_fast),
+        u64::from(raw.retrans_timeout),
+        u64::from(raw.retrans_probe),
+    );
+    let handshake = u64::from(raw.retrans_handshake);
+    let (syn, synack) = if role == Role::Server {
+        (0, handshake)
+    } else {
+        (handshake, 0)
+    };
+    let known = handshake + fast + timeout + tail_loss_probe;
+    Retransmits {
+        syn,
+        synack,
+        fast,
+        timeout,
+        tail_loss_probe,
+        unknown: u64::from(raw.total_retrans).saturating_sub(known),
+    }
+}
+
+fn rtt(raw: &FlowRecord) -> Histogram {
+    let mut histogram = Histogram::default();
+    let slots = raw.rtt_slots[..usize::from(raw.slots_used)]
+        .iter()
+        .map(|count| u64::from(*count))
+        .enumerate();
+    let extremes = (raw.slots_used != 0).then(|| {
+        (
+            u64::from(raw.rtt_min_us) * 1000,
+            u64::from(raw.rtt_max_us) * 1000,
+        )
+    });
+    histogram.add_slots(slots, u128::from(raw.rtt_sum_us) * 1000, extremes);
+    histogram
+}
+
+fn outcome(raw: &FlowRecord, established: bool) -> Outcome {
+    if established {
+        Outcome::Closed(end(raw))
+    } else {
+        Outcome::Failed(failure(raw))
+    }
+}
+
+fn end(raw: &FlowRecord) -> End {
+    let has = |bit| raw.flags & bit != 0;
+    if has(flag::TIMED_OUT) {
+        End::Timeout
+    } else if !has(flag::ORDERLY) {
+        End::Reset
+    } else if has(flag::PEER_FIN_FIRST) {
+        End::PeerFin
+    } else {
+        End::LocalFin
+    }
+}
+
+/// In SYN_SENT the only segment that ends the attempt is a RST, so one received segment tells a refusal.
+fn failure(raw: &FlowRecord) -> Failure {
+    if raw.flags & flag::TIMED_OUT != 0 {
+        Failure::Timeout
+    } else if raw.last_state == tcp_state::SYN_SENT && raw.segs_in > 0 {
+        Failure::Refused
+    } else if raw.last_state != tcp_state::SYN_SENT {
+        Failure::Reset
+    } else {
+        Failure::Other
+    }
+}

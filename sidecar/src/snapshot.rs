@@ -1,0 +1,122 @@
+//! What all flows come to at one time: the cumulative state of every series and of flowcar itself,
+//! ready for an encoder. Pure data.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    flow::{Books, End, Failure, Lost, Retransmits, Role, RttKind},
+    histogram::Histogram,
+};
+
+/// Which of the peer's addresses a series is named by (`network.peer.address`).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Peer {
+    /// By none (`FLOWCAR_PEER=none`).
+    Unnamed,
+    /// By an address, or by a prefix in CIDR notation.
+    Named(String),
+}
+
+/// `network.type`: what is on the wire, so v4-mapped sockets are IPv4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum NetworkType {
+    /// `ipv4`
+    Ipv4,
+    /// `ipv6`
+    Ipv6,
+}
+
+/// The attributes that make a series.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SeriesKey {
+    /// Flows alike in all of these.
+    Flows {
+        /// `network.tcp.handshake.role`
+        role: Role,
+        /// `network.type`
+        network: NetworkType,
+        /// `network.peer.address`
+        peer: Peer,
+        /// `server.port`, unless ports are left out.
+        server_port: Option<u16>,
+    },
+    /// What came past the bound of series (`otel.metric.overflow`).
+    Overflow,
+}
+
+/// Cumulative figures of one series.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Series {
+    /// `flowcar.tcp.connections.opened`
+    pub opened: u64,
+    /// `flowcar.tcp.connections.closed` by `flowcar.end`
+    pub closed: BTreeMap<End, u64>,
+    /// `flowcar.tcp.connections.failed` by `error.type`
+    pub failed: BTreeMap<Failure, u64>,
+    /// `flowcar.tcp.connections.live`: open now
+    pub live: u64,
+    /// `flowcar.tcp.io`, transmit
+    pub bytes_sent: u64,
+    /// `flowcar.tcp.io`, receive
+    pub bytes_received: u64,
+    /// `flowcar.tcp.segments`, transmit
+    pub segments_sent: u64,
+    /// `flowcar.tcp.segments`, receive
+    pub segments_received: u64,
+    /// `flowcar.tcp.retransmits` by `flowcar.cause`
+    pub retransmits: Retransmits,
+    /// `flowcar.tcp.connect.duration`; by `error.type` where it failed
+    pub connect: BTreeMap<Option<Failure>, Histogram>,
+    /// `flowcar.tcp.rtt` by `flowcar.rtt.kind`
+    pub rtt: BTreeMap<RttKind, Histogram>,
+    /// `flowcar.tcp.exchange.duration`
+    pub exchange: Histogram,
+    /// `flowcar.tcp.connection.duration` by `flowcar.end`
+    pub duration: BTreeMap<End, Histogram>,
+}
+
+/// flowcar's own figures (`flowcar.self.*`), cumulative but for the gauges.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Own {
+    /// Records decoded, by kind's name.
+    pub records: BTreeMap<&'static str, u64>,
+    /// Records that the kernel could not deliver, by kind's name; open and sample records are made good by later ones.
+    pub records_dropped: BTreeMap<&'static str, u64>,
+    /// Records that did not decode.
+    pub records_malformed: u64,
+    /// Flows in the table now.
+    pub table_flows: u64,
+    /// Series now.
+    pub series: u64,
+    /// Exports by (signal, outcome): `metrics|traces`, `success|failure|partial|...`.
+    pub exports: BTreeMap<(&'static str, &'static str), u64>,
+    /// Items that a receiver refused (`partial_success`), by signal.
+    pub rejected: BTreeMap<&'static str, u64>,
+    /// Spans that were not sent, by reason.
+    pub spans_dropped: BTreeMap<&'static str, u64>,
+    /// Spans waiting to be sent now.
+    pub span_queue: u64,
+    /// How long exports took.
+    pub export_duration: Histogram,
+    /// CPU seconds used by this process.
+    pub cpu_s: f64,
+    /// Resident set size now, bytes.
+    pub rss_bytes: u64,
+}
+
+/// One report.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Since when figures count, nanoseconds since the Unix epoch.
+    pub start_unix_ns: u64,
+    /// As of when they stand, nanoseconds since the Unix epoch.
+    pub at_unix_ns: u64,
+    /// Every series.
+    pub series: BTreeMap<SeriesKey, Series>,
+    /// Connections by what cost them (`flowcar.tcp.connections.lost`).
+    pub lost: BTreeMap<Lost, u64>,
+    /// The books over all series.
+    pub books: Books,
+    /// flowcar itself.
+    pub own: Own,
+}
