@@ -59,4 +59,4 @@ test-fresh: ## The README's two commands in a bare Debian 12 (needs root and mmd
 	@tests/fresh/run $(ARGS)
 
 clean: ## Remove what was built here (not the caches in ~/.cache/flowcar)
-	@rm -rf target $(out) tests/peers/build
+	@rm -rf target

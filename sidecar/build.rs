@@ -26,6 +26,8 @@ const SOURCE: &str = "../sidecar-ebpf";
 /// What the kernel programs are made from besides `SOURCE`, which aya-build names to cargo itself.
 const INPUTS: [&str; 4] = ["build.rs", "../.ci/pins", "../Cargo.lock", "../shared"];
 const LINKER: &str = "bpf-linker";
+const HELP: &str =
+    "`make setup` finds or installs it, and `source target/setup/build.env` shows it to cargo";
 
 fn main() -> ExitCode {
     match run() {
@@ -49,12 +51,12 @@ fn run() -> Result<()> {
         Mode::Skip => write_stub("FLOWCAR_BPF=skip"),
         Mode::Auto => match Bpf::find() {
             Ok(bpf) => bpf.build(),
-            Err(missing) => write_stub(&format!("{missing}; run `make setup` to have them")),
+            Err(missing) => write_stub(&format!("{missing}; {HELP}")),
         },
         Mode::Require => match Bpf::find() {
             Ok(bpf) => bpf.build(),
             Err(missing) => bail!(
-                "FLOWCAR_BPF=require, but the kernel programs cannot be built: {missing}; run `make setup`"
+                "FLOWCAR_BPF=require, but the kernel programs cannot be built: {missing}; {HELP}"
             ),
         },
     }

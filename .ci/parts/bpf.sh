@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2154 # sourced by ../setup, whose names these are
 # What builds the kernel programs: a compiler that may build `core` for the BPF target, and bpf-linker.
 
 find_bpf() {
@@ -31,9 +32,9 @@ take_nightly() {
     fi
     bpf_rustc=(rustup run "$1" rustc)
     bpf_llvm=$(llvm_of "${bpf_rustc[@]}")
-    set_for_cargo FLOWCAR_BPF_TOOLCHAIN "$1"
+    choose FLOWCAR_BPF_TOOLCHAIN "$1"
     # How to start the cargo that checks the kernel programs.
-    set_for_cargo FLOWCAR_BPF_CARGO "rustup run $1 cargo"
+    choose FLOWCAR_BPF_CARGO "rustup run $1 cargo"
     depends_on "$sysroot/lib/rustlib/src/rust/library/core"
     took "BPF compiler" "$("${bpf_rustc[@]}" --version), rustup's $1, with rust-src"
 }
@@ -59,8 +60,8 @@ use_distribution() {
     sysroot=$("${bpf_rustc[@]}" --print sysroot)
     [[ -d $sysroot/lib/rustlib/src/rust/library/core ]] || install_packages "$(rust_source_package)"
     [[ -d $sysroot/lib/rustlib/src/rust/library/core ]] || die "$(rust_source_package) brought no $sysroot/lib/rustlib/src/rust"
-    set_for_cargo FLOWCAR_BPF_TOOLCHAIN system
-    set_for_cargo FLOWCAR_BPF_CARGO "env RUSTC_BOOTSTRAP=1 PATH=$(path_without_rustup) cargo"
+    choose FLOWCAR_BPF_TOOLCHAIN system
+    choose FLOWCAR_BPF_CARGO "env RUSTC_BOOTSTRAP=1 PATH=$(path_without_rustup) cargo"
     depends_on "$sysroot/lib/rustlib/src/rust/library/core"
     took "BPF compiler" "$("${bpf_rustc[@]}" --version), the distribution's, with the sources of core"
 }
@@ -73,7 +74,9 @@ rust_source_package() {
 }
 
 find_linker() {
-    local built=$tools/bpf-linker-$BPF_LINKER-$("${bpf_rustc[@]}" --version | cut -d ' ' -f 2- | tr -c '[:alnum:].\n' -) each
+    local built each llvm
+    # A folder for each compiler: its LLVM is part of what is built.
+    built=$tools/bpf-linker-$BPF_LINKER-for-$("${bpf_rustc[@]}" --version | awk '{ print $2 }')
     for each in "$(command -v bpf-linker || true)" "$cargo_home/bin/bpf-linker" "$built/bin/bpf-linker"; do
         if linker_fits "$each"; then break; fi
         each=
@@ -84,11 +87,13 @@ find_linker() {
         linker_fits "$each" || die "the bpf-linker that was just built does not run: $each"
     fi
     in_front "$(dirname "$each")"
-    depends_on "$each" $(linked_llvm "$each")
+    depends_on "$each"
+    ! llvm=$(linked_llvm "$each") || depends_on "$llvm"
     took bpf-linker "$("$each" --version | awk '{ print $2 }') ($each)"
 }
 
-linked_llvm() { ldd "$1" 2>/dev/null | awk '/libLLVM/ { print $3 }'; }
+# The shared LLVM that a program runs with; fails if it has none of its own choosing.
+linked_llvm() { ldd "$1" 2>/dev/null | awk '/libLLVM/ { print $3 }' | grep .; }
 
 # It runs, is new enough, and its LLVM (seen where it is linked dynamically) is not older than the compiler's.
 linker_fits() {

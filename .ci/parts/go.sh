@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2154 # sourced by ../setup, whose names these are
 # Go, for the real peers of the tests.
 
 go_version() { (cd / && GOTOOLCHAIN=local "$1" env GOVERSION 2>/dev/null | sed 's/^go//'); }

@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2154 # sourced by ../setup, whose names these are
 # rustfmt, and clippy for both compilers.
 
 find_lint() {

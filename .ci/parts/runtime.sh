@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2154 # sourced by ../setup, whose names these are
 # What the tests run besides flowcar and its peers.
 
 # program:package

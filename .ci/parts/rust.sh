@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2154 # sourced by ../setup, whose names these are
 # The C compiler, and Rust for the userspace crates.
 
 links_c() { echo 'int main(void) { return 0; }' | cc -x c -o /dev/null - 2>/dev/null; }
@@ -33,13 +34,13 @@ use_rustup() {
     while read -r each _; do
         case $each in nightly* | beta*) continue ;; esac
         if new_enough rustup run "$each" rustc >/dev/null; then
-            set_for_cargo RUSTUP_TOOLCHAIN "$each"
+            choose RUSTUP_TOOLCHAIN "$each"
             return
         fi
     done < <(rustup toolchain list 2>/dev/null)
     doing "installing Rust $RUST by rustup"
     logged rustup toolchain install "$RUST" --profile minimal || return 1
-    set_for_cargo RUSTUP_TOOLCHAIN "$RUST"
+    choose RUSTUP_TOOLCHAIN "$RUST"
 }
 
 # Ubuntu keeps newer compilers beside the default one, each in a folder of its own.
