@@ -1,0 +1,86 @@
+# shellcheck shell=bash disable=SC2154 # sourced by ../setup, whose names these are
+# The C compiler, and Rust for the userspace crates.
+
+links_c() { echo 'int main(void) { return 0; }' | cc -x c -o /dev/null - 2>/dev/null; }
+
+find_compiler() {
+    links_c || install_packages gcc libc6-dev
+    links_c || die "cc does not link a C program; see what \`cc hello.c\` says"
+    took "C compiler" "$(cc --version | head -n 1)"
+    depends_on "$(command -v cc)"
+}
+
+# Prints the release of the rustc that a command starts; fails if there is none, or one that is too old.
+new_enough() {
+    local release
+    release=$(cd / && "$@" --version 2>/dev/null </dev/null | awk '{ print $2 }')
+    [[ -n $release ]] && at_least "${release%%-*}" "$RUST" && echo "$release"
+}
+
+have_rust() { command -v cargo >/dev/null && new_enough rustc >/dev/null; }
+
+find_rust() {
+    [[ ! -x $cargo_home/bin/cargo ]] || in_front "$cargo_home/bin"
+    have_rust || use_rustup || use_versioned_rust || install_rust || install_rustup ||
+        die "no Rust since $RUST is here or among apt's packages. Install rustup (rust-lang.org/tools/install) and run this again"
+    took Rust "$(new_enough rustc) by $(command -v cargo)${RUSTUP_TOOLCHAIN:+, toolchain $RUSTUP_TOOLCHAIN}"
+    depends_on "$(command -v cargo)" "$(command -v rustc)"
+}
+
+# A toolchain that rustup has but that is not its default one, or a new one.
+use_rustup() {
+    command -v rustup >/dev/null || return 1
+    local each
+    while read -r each _; do
+        case $each in nightly* | beta*) continue ;; esac
+        if new_enough rustup run "$each" rustc >/dev/null; then
+            choose RUSTUP_TOOLCHAIN "$each"
+            return
+        fi
+    done < <(rustup toolchain list 2>/dev/null)
+    doing "installing Rust $RUST by rustup"
+    logged rustup toolchain install "$RUST" --profile minimal || return 1
+    choose RUSTUP_TOOLCHAIN "$RUST"
+}
+
+# Ubuntu keeps newer compilers beside the default one, each in a folder of its own.
+use_versioned_rust() {
+    local bin
+    for bin in $(printf '%s\n' /usr/lib/rust-*/bin | sort -rV); do
+        if [[ -x $bin/cargo ]] && new_enough "$bin/rustc" >/dev/null; then
+            in_front "$bin"
+            return
+        fi
+    done
+    return 1
+}
+
+# The distribution's packages of a Rust that is new enough; fails if it has none.
+rust_packages() {
+    local each version
+    # rustc-web is what Debian's stable releases build current browsers with.
+    for each in rustc rustc-web $(apt-cache search -n '^rustc-1\.[0-9]+$' | awk '{ print $1 }' | sort -rV); do
+        version=$(candidate "$each") || continue
+        if at_least "${version%%[+~-]*}" "$RUST"; then
+            echo "$each ${each/rustc/cargo}"
+            return
+        fi
+    done
+    return 1
+}
+
+install_rust() {
+    no_apt >/dev/null && return 1
+    refresh
+    local packages
+    read -r -a packages < <(rust_packages) || return 1
+    install_packages "${packages[@]}"
+    have_rust || use_versioned_rust
+}
+
+# Where the distribution's compilers are old, it may have rustup.
+install_rustup() {
+    candidate rustup >/dev/null || return 1
+    install_packages rustup
+    use_rustup
+}

@@ -1,0 +1,62 @@
+# flowcar's commands; `make` alone lists them. Each first finds or installs what it needs (.ci/setup), which
+# takes no time when all is there. Words for cargo, or for the program that is run: make test ARGS=...
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench build setup test-fresh clean
+
+ARGS ?=
+out := $(or $(CARGO_TARGET_DIR),target)
+
+# Finds or installs what a recipe needs, and takes its PATH and settings over.
+setup = .ci/setup $(1); source target/setup/$(1).env
+
+# Namespaces, cgroups and kernel programs are root's; compiling is not. Empty for root.
+sudo := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env)
+say_sudo := $(if $(sudo),echo "flowcar: not root: what needs root is started by sudo")
+# --preserve-env keeps everything but PATH.
+as_root = $(if $(sudo),$(sudo) env "PATH=$$PATH")
+
+help: ## List these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## Two pods on a slow link, a flowcar beside each: tables, histograms and a trace
+	@$(say_sudo)
+	$(call setup,build)
+	cargo build --release --package flowcar --package flowcar-tests --bins
+	$(as_root) $(out)/release/demo $(ARGS)
+
+test: ## All tests, with real sockets, kernels and peers
+	@$(say_sudo)
+	$(call setup,test)
+	tests/peers/build otlp
+	cargo build --bins
+	cargo test $(if $(sudo),--config "target.'cfg(all())'.runner = ['sudo', '--preserve-env', 'env', 'PATH=$$PATH']") $(ARGS)
+
+lint: ## Formatting and clippy, of the kernel programs too
+	@$(call setup,lint)
+	cargo fmt --all --check
+	cargo clippy --all-targets -- -D warnings
+	RUSTFLAGS="--cfg=bpf_target_arch=\"$$(uname -m)\"" $$FLOWCAR_BPF_CARGO clippy --package flowcar-ebpf \
+		--release --target bpfel-unknown-none -Z build-std=core --target-dir $(out)/bpf -- -D warnings
+
+bench: ## What flowcar costs: with and without it, and each hook by the kernel's own count
+	@$(say_sudo)
+	$(call setup,build)
+	cargo build --release --package flowcar --package flowcar-tests --bins
+	$(as_root) $(out)/release/bench $(ARGS)
+
+build: ## The release binaries, in target/release
+	@$(call setup,build)
+	cargo build --release --bins $(ARGS)
+
+setup: ## Only find or install what the others need
+	@for what in build lint test; do .ci/setup $$what; done
+
+test-fresh: ## The README's two commands in a bare Debian 12 (needs root and mmdebstrap or debootstrap)
+	@tests/fresh/run $(ARGS)
+
+clean: ## Remove what was built here (not the caches in ~/.cache/flowcar)
+	@rm -rf target
