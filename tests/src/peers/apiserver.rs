@@ -247,7 +247,10 @@ fn program(net: &Net, port: &Port, etcd: &Etcd, serving: &Serving) -> Program {
     program.write("ca.crt", &serving.ca);
     let certificate = program.write("server.crt", &serving.pair.certificate);
     let key = program.write("server.key", &serving.pair.key);
-    let accounts = program.write("service-accounts.key", new_key().serialize_pem());
+    // For reading, the server takes no ECDSA key in PKCS #8: it gets the public half.
+    let accounts = new_key();
+    let verify = program.write("service-accounts.pub", accounts.public_key_pem());
+    let sign = program.write("service-accounts.key", accounts.serialize_pem());
     let tokens = program.write(
         "tokens.csv",
         format!("{ADMIN_TOKEN},admin,admin,system:masters\n"),
@@ -261,8 +264,8 @@ fn program(net: &Net, port: &Port, etcd: &Etcd, serving: &Serving) -> Program {
         format!("--tls-cert-file={}", file(&certificate)),
         format!("--tls-private-key-file={}", file(&key)),
         "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
-        format!("--service-account-key-file={}", file(&accounts)),
-        format!("--service-account-signing-key-file={}", file(&accounts)),
+        format!("--service-account-key-file={}", file(&verify)),
+        format!("--service-account-signing-key-file={}", file(&sign)),
         "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
         format!("--token-auth-file={}", file(&tokens)),
         "--authorization-mode=RBAC".to_owned(),
