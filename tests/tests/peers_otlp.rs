@@ -23,6 +23,7 @@ use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -230,31 +231,63 @@ fn collector_with_tls_is_reached_with_its_authority_only() {
         tls: Some(tls),
         ..Default::default()
     });
-
-    let trusting = Client::new(
-        Net::loopback(),
-        collector.http_endpoint(),
-        Some(authority.certificate()),
-    );
-    trusting
-        .send(
+    let reached_by = |ca: &Authority| {
+        let client = Client::new(
+            Net::loopback(),
+            collector.http_endpoint(),
+            Some(ca.certificate()),
+        );
+        client.send(
             "POST",
             "/v1/metrics",
             "application/json",
             counter_json(7, 0),
         )
-        .unwrap()
-        .success();
-    assert_eq!(collector.received_metrics().len(), 1);
+    };
 
-    let other = Authority::new("somebody else");
-    let wary = Client::new(
-        Net::loopback(),
-        collector.http_endpoint(),
-        Some(other.certificate()),
-    );
-    wary.get("/v1/metrics")
+    reached_by(&authority).unwrap().success();
+    reached_by(&Authority::new("somebody else"))
         .expect_err("a certificate that nobody vouches for");
+    assert_eq!(collector.received_metrics().len(), 1);
+}
+
+#[test]
+fn collector_with_mutual_tls_is_reached_with_a_client_certificate_only() {
+    let authority = Authority::new("collector tests");
+    let tls = Tls {
+        server: authority.server(&["127.0.0.1"]),
+        client_ca: Some(authority.certificate().to_owned()),
+    };
+    let collector = Collector::start_with(CollectorOptions {
+        tls: Some(tls),
+        ..Default::default()
+    });
+    let trust =
+        ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority.certificate()));
+    let pair = authority.client("flowcar", "tests");
+    let proof = trust
+        .clone()
+        .identity(Identity::from_pem(pair.certificate, pair.key));
+    let export = |tls: ClientTlsConfig| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let endpoint = Endpoint::from_shared(collector.grpc_endpoint())
+            .unwrap()
+            .tls_config(tls)
+            .unwrap();
+        runtime.block_on(async {
+            let mut client =
+                TraceServiceClient::new(endpoint.connect().await.map_err(|e| e.to_string())?);
+            let export = span_export("web", span([1; 16], 1, None, SpanKind::Client));
+            client.export(export).await.map_err(|e| e.to_string())
+        })
+    };
+
+    export(proof).expect("an export by a client with a certificate");
+    export(trust).expect_err("no certificate");
+    assert_eq!(collector.received_traces().len(), 1);
 }
 
 #[test]

@@ -10,8 +10,8 @@
 //!
 //! let collector = Collector::start();
 //! // ... export to collector.grpc_endpoint() ...
-//! let spans = collector.wait_for("a span", Duration::from_secs(10), |seen| {
-//!     Some(seen.spans()).filter(|spans| !spans.is_empty())
+//! let name = collector.wait_for("a span", Duration::from_secs(10), |seen| {
+//!     seen.spans().first().map(|span| span["name"].clone())
 //! });
 //! collector.kill();
 //! collector.restart(); // on the same ports
