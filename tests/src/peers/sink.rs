@@ -1,0 +1,194 @@
+//! The listener that the Collector hands on to what it has understood, as OTLP in JSON.
+
+use super::{Net, eventually};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use std::convert::Infallible;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// Everything that the Collector has understood so far, one entry for each export, in the order of arrival.
+#[derive(Clone, Debug, Default)]
+pub struct Received {
+    /// `ExportMetricsServiceRequest`s.
+    pub metrics: Vec<Value>,
+    /// `ExportTraceServiceRequest`s.
+    pub traces: Vec<Value>,
+}
+
+/// Listens until it is dropped.
+pub(super) struct Sink {
+    address: SocketAddr,
+    received: Arc<Mutex<Received>>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+// === impl Received ===
+
+impl Received {
+    /// Every metric of that name, from every export.
+    pub fn metrics_named(&self, name: &str) -> Vec<&Value> {
+        children(
+            &self.metrics,
+            ["resourceMetrics", "scopeMetrics", "metrics"],
+        )
+        .into_iter()
+        .filter(|metric| metric["name"] == name)
+        .collect()
+    }
+
+    /// Every span, from every export.
+    pub fn spans(&self) -> Vec<&Value> {
+        children(&self.traces, ["resourceSpans", "scopeSpans", "spans"])
+    }
+
+    /// Every resource with metrics or spans, from every export, with repetitions.
+    pub fn resources(&self) -> Vec<&Value> {
+        let metrics = elements(self.metrics.iter(), "resourceMetrics");
+        let spans = elements(self.traces.iter(), "resourceSpans");
+        metrics
+            .into_iter()
+            .chain(spans)
+            .map(|entry| &entry["resource"])
+            .collect()
+    }
+}
+
+fn children<'a>(exports: &'a [Value], path: [&str; 3]) -> Vec<&'a Value> {
+    path.into_iter()
+        .fold(exports.iter().collect(), |level, key| {
+            elements(level.into_iter(), key)
+        })
+}
+
+fn elements<'a>(parents: impl Iterator<Item = &'a Value>, key: &str) -> Vec<&'a Value> {
+    parents
+        .filter_map(|parent| parent[key].as_array())
+        .flatten()
+        .collect()
+}
+
+// === impl Sink ===
+
+impl Sink {
+    pub(super) fn start(net: &Net) -> Self {
+        let listener = net
+            .within(|| TcpListener::bind((net.address(), 0)))
+            .expect("a listener for the Collector");
+        let address = listener.local_addr().expect("the listener's address");
+        let received = Arc::new(Mutex::new(Received::default()));
+        let (stop, stopped) = oneshot::channel();
+        let shared = Arc::clone(&received);
+        let thread = std::thread::Builder::new()
+            .name("collector-sink".into())
+            .spawn(move || serve(listener, shared, stopped))
+            .expect("start a thread");
+        Self {
+            address,
+            received,
+            stop: Some(stop),
+            thread: Some(thread),
+        }
+    }
+
+    pub(super) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub(super) fn received(&self) -> MutexGuard<'_, Received> {
+        lock(&self.received)
+    }
+
+    pub(super) fn wait_for<T>(
+        &self,
+        what: &str,
+        limit: Duration,
+        probe: impl Fn(&Received) -> Option<T>,
+    ) -> T {
+        eventually(&format!("{what} from the Collector"), limit, || {
+            probe(&self.received())
+        })
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        // Either may fail only when the thread has panicked, which has been printed.
+        let _ = self.stop.take().map(|stop| stop.send(()));
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+fn lock(received: &Mutex<Received>) -> MutexGuard<'_, Received> {
+    received.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn serve(listener: TcpListener, received: Arc<Mutex<Received>>, stopped: oneshot::Receiver<()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        listener
+            .set_nonblocking(true)
+            .expect("a non-blocking listener");
+        let listener =
+            tokio::net::TcpListener::from_std(listener).expect("a listener of the runtime");
+        tokio::select! {
+            () = accept(listener, received) => {}
+            _ = stopped => {}
+        }
+    });
+}
+
+async fn accept(listener: tokio::net::TcpListener, received: Arc<Mutex<Received>>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let received = Arc::clone(&received);
+        let answer = service_fn(move |request| answer(request, Arc::clone(&received)));
+        // A connection that breaks is the Collector's to report: it counts the export as failed.
+        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    received: Arc<Mutex<Received>>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let path = request.uri().path().to_owned();
+    let outcome = match request.into_body().collect().await {
+        Ok(body) => keep(&path, &body.to_bytes(), &received),
+        Err(error) => Err((StatusCode::BAD_REQUEST, error.to_string())),
+    };
+    let (status, body) = match outcome {
+        Ok(()) => (StatusCode::OK, "{}".to_owned()),
+        Err(refusal) => refusal,
+    };
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static("application/json"),
+    );
+    Ok(response)
+}
+
+fn keep(path: &str, body: &[u8], received: &Mutex<Received>) -> Result<(), (StatusCode, String)> {
+    let export: Value =
+        serde_json::from_slice(body).map_err(|e| (StatusCode::BAD_REQUEST, e.to_string()))?;
+    let mut received = lock(received);
+    match path {
+        "/v1/metrics" => received.metrics.push(export),
+        "/v1/traces" => received.traces.push(export),
+        other => return Err((StatusCode::NOT_FOUND, format!("nothing is kept of {other}"))),
+    }
+    Ok(())
+}
