@@ -59,6 +59,21 @@ impl Index<&str> for Counters {
     }
 }
 
+/// Receive and transmit drops of a device of the calling thread's network namespace.
+pub(super) fn device_drops(device: &str) -> io::Result<u64> {
+    let table = fs::read_to_string("/proc/thread-self/net/dev")?;
+    parse_device_drops(&table, device).ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+/// `device: bytes packets errors drop ..`: eight columns received, then eight sent.
+fn parse_device_drops(table: &str, device: &str) -> Option<u64> {
+    let line = table
+        .lines()
+        .find_map(|line| line.trim_start().strip_prefix(device)?.strip_prefix(':'))?;
+    let column = |number| line.split_whitespace().nth(number)?.parse::<u64>().ok();
+    Some(column(3)? + column(11)?)
+}
+
 /// Two lines a group: `Tcp: Name Name ..`, `Tcp: 1 2 ..`.
 fn parse_tables(text: &str) -> BTreeMap<String, i64> {
     let lines: Vec<&str> = text.lines().collect();
@@ -104,6 +119,13 @@ mod tests {
         let list = parse_list("Ip6InReceives                   \t12\nIcmp6OutMsgs\t4\n");
         assert_eq!(list["Ip6.InReceives"], 12);
         assert_eq!(list["Icmp6.OutMsgs"], 4);
+    }
+
+    #[test]
+    fn device_drops_are_both_directions() {
+        let table = "Inter-|   Receive\n face |bytes\n  link1: 1 2 3 40 5 6 7 8 9 10 11 200 13 14 15 16\n link10: 0 0 0 1";
+        assert_eq!(parse_device_drops(table, "link1"), Some(240));
+        assert_eq!(parse_device_drops(table, "link2"), None);
     }
 
     #[test]

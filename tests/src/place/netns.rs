@@ -13,7 +13,11 @@ use std::{
 
 use nix::sched::{CloneFlags, setns, unshare};
 
-use super::{counters::Counters, error::Error, network};
+use super::{
+    counters::{self, Counters},
+    error::Error,
+    network,
+};
 
 /// Set in every new namespace, so that tests see the same kernel everywhere.
 const SYSCTLS: &[(&str, &str)] = &[
@@ -146,6 +150,21 @@ impl Netns {
             format_args!("read the counters of namespace {}", self.name),
             "mount /proc",
         ))
+    }
+
+    /// Packets that a device of this namespace dropped on their way in and out, by its own count.
+    ///
+    /// # Errors
+    /// There is no such device.
+    pub fn device_drops(&self, device: &str) -> Result<u64, Error> {
+        self.run(|| counters::device_drops(device))?
+            .map_err(Error::at(
+                format_args!(
+                    "read the drops of device {device} in namespace {}",
+                    self.name
+                ),
+                "is its link still there?",
+            ))
     }
 }
 
