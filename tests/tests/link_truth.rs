@@ -1,149 +1,207 @@
-//! The link does what its plan says and its log tells the truth: held against the kernel's counters, the
-//! application's clock and its byte counts.
+//! The link's log is the truth: it is complete by the kernel's own counters, and its times are those that
+//! the application and the kernel measure.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::mpsc,
-    time::Duration,
-};
+use std::time::Duration;
 
 use flowcar_tests::{
     link::{
         Direction::{AtoB, BtoA},
-        Fate, Link, MTU, Only, PacketRecord, Plan, TcpSummary, Trace, When, percentile,
+        Fate, MTU, Plan, percentile,
     },
-    place::{Netns, require_root, require_tun},
-    traffic::{CallPlan, Close, ConnectionReport, FailureKind, Phase, ServePlan, Server, call},
+    place::{Counters, require_cgroup2, require_root, require_tun},
+    traffic::{CallPlan, Pods},
 };
 
 const MS: Duration = Duration::from_millis(1);
 
-/// A client's namespace (a), a server's (b) and a link.
-struct Pair {
-    client: Netns,
-    server: Netns,
-    link: Link,
-    service: Server,
-    served: mpsc::Receiver<ConnectionReport>,
-}
-
-impl Pair {
-    fn new(plan: Plan) -> Self {
-        let client = Netns::new("client").unwrap();
-        let server = Netns::new("server").unwrap();
-        let link = Link::between(&client, &server, plan).unwrap();
-        let (ended, served) = mpsc::channel();
-        let plan = ServePlan::at("[::]:0".parse().unwrap());
-        let service =
-            server.run(|| Server::start(&plan, move |report| ended.send(report).unwrap()));
-        Self {
-            client,
-            server,
-            link,
-            service: service.unwrap().unwrap(),
-            served,
-        }
-    }
-
-    fn at(&self, address: IpAddr) -> SocketAddr {
-        SocketAddr::new(address, self.service.port())
-    }
-
-    fn v4(&self) -> SocketAddr {
-        self.at(self.link.b4())
-    }
-
-    fn v6(&self) -> SocketAddr {
-        self.at(self.link.b6())
-    }
-
-    /// Calls, and gives the client's reports and as many of the server's as there were connections.
-    fn call(&self, plan: &CallPlan) -> (Vec<ConnectionReport>, Vec<ConnectionReport>) {
-        let mut clients = Vec::new();
-        self.client
-            .run(|| call(plan, |report| clients.push(report)))
-            .unwrap()
-            .unwrap();
-        let accepted = clients
-            .iter()
-            .filter(|report| report.local.is_some())
-            .count();
-        let servers =
-            (0..accepted).map(|_| self.served.recv_timeout(Duration::from_secs(30)).unwrap());
-        (clients, servers.collect())
-    }
-
-    /// Calls where nothing may fail.
-    fn call_well(&self, plan: &CallPlan) -> (Vec<ConnectionReport>, Vec<ConnectionReport>) {
-        let (clients, servers) = self.call(plan);
-        for report in clients.iter().chain(&servers) {
-            assert_eq!(report.failure, None);
-        }
-        (clients, servers)
-    }
-
-    fn trace(&self) -> Trace {
-        self.link.check().unwrap();
-        let trace = self.link.trace();
-        assert_eq!(trace.unrecorded, 0);
-        trace
-    }
-
-    /// Packets that a device dropped before the emulator saw them: no plan asked for these.
-    fn drops_of_devices(&self) -> u64 {
-        let device = self.link.device();
-        self.client.device_drops(&device).unwrap() + self.server.device_drops(&device).unwrap()
-    }
-}
-
 fn can_run() -> bool {
-    require_root() && require_tun()
+    require_root() && require_cgroup2() && require_tun()
 }
 
-fn us(nanoseconds: u64) -> Duration {
-    Duration::from_nanos(nanoseconds)
-}
-
-/// The clock of the application, the link's log, and the kernel's smallest RTT agree with the setting.
+/// The log, the application's clock and the kernel's smallest RTT agree with the setting. Medians, and
+/// bounds for a machine that is busy with other things: on a quiet one all are within 0.4 ms.
 #[test]
-fn round_trips_are_those_of_the_plan() {
+fn delays_are_those_of_the_plan() {
     if !can_run() {
         return;
     }
     for (rtt, exchanges) in [(5, 200), (20, 100), (100, 20)] {
         let rtt = MS * rtt;
-        let pair = Pair::new(Plan::rtt(rtt));
-        for target in [pair.v4(), pair.v6()] {
-            let (clients, _) = pair.call_well(&CallPlan::to(target).exchanges(exchanges));
-            let report = &clients[0];
-            let trace = pair.trace();
-            // The plan is the least that a packet waits; what is above it is the machine's.
+        let pods = Pods::new(Plan::rtt(rtt)).unwrap();
+        for target in [pods.v4(), pods.v6()] {
+            let (clients, _) = pods
+                .call(&CallPlan::to(target).exchanges(exchanges))
+                .unwrap();
+            let client = &clients[0];
+            assert_eq!(client.failure, None);
+            let trace = pods.link().trace().of_port(client.local.unwrap().port());
+
+            // The emulator runs before everything else, so this holds on a busy machine too.
+            for direction in [AtoB, BtoA] {
+                let delay = percentile(&trace.delays(direction), 0.5);
+                assert!(
+                    delay >= rtt / 2 && delay < rtt / 2 + MS / 4,
+                    "{rtt:?} {target} {direction:?}: {delay:?}"
+                );
+            }
+            // The plan is the least that a packet waits; the rest is the machine's, the server included.
             let near = |what: &str, measured: Duration| {
                 println!("{rtt:?} {target}: {what} {measured:?}");
                 assert!(
-                    measured >= rtt && measured < rtt + MS / 2,
+                    measured >= rtt && measured < rtt + MS,
                     "{rtt:?} {target}: {what} {measured:?}"
                 );
             };
-            near("log p50", percentile(&trace.round_trips(AtoB), 0.5));
-            near("application p50", us(report.exchange.p50_ns));
             near(
-                "kernel min",
-                Duration::from_micros(report.tcp_info.unwrap().min_rtt.into()),
+                "round trip in the log, p50",
+                percentile(&trace.round_trips(AtoB), 0.5),
             );
             near(
-                "handshake in the log",
-                percentile(&trace.handshakes(AtoB), 0.5),
+                "exchange by the application, p50",
+                Duration::from_nanos(client.exchange.p50_ns),
             );
-            near("connect", us(report.connect_ns.unwrap()));
-            println!("one way {:?} {:?}", [0.1,0.5,0.9,0.99].map(|q| percentile(&trace.delays(BtoA), q)), [0.1,0.5,0.9,0.99].map(|q| percentile(&trace.delays(AtoB), q)));
-            let one_way = percentile(&trace.delays(BtoA), 0.5);
-            assert!(
-                one_way >= rtt / 2 && one_way < rtt / 2 + MS / 4,
-                "{one_way:?}"
+            near(
+                "kernel's min_rtt",
+                Duration::from_micros(client.tcp_info.unwrap().min_rtt.into()),
+            );
+            near("handshake in the log", trace.handshakes(AtoB)[0]);
+            assert_eq!(
+                trace.round_trips(AtoB).len() as u64,
+                exchanges + 1,
+                "one for each request, and the FIN's is none"
             );
         }
-        assert_eq!(pair.trace().fates(Fate::Dropped), 0);
-        assert_eq!(pair.drops_of_devices(), 0);
+    }
+}
+
+/// Every segment that both kernels sent and received is in the log, and nothing else.
+#[test]
+fn the_log_is_complete_by_the_kernels_counters() {
+    if !can_run() {
+        return;
+    }
+    let pods = Pods::new(Plan::rtt(MS * 2)).unwrap();
+    let read = || {
+        (
+            pods.client().netns().snmp().unwrap(),
+            pods.server().netns().snmp().unwrap(),
+        )
+    };
+    let before = read();
+    for target in [pods.v4(), pods.v6(), pods.v4_mapped()] {
+        let plan = CallPlan::to(target)
+            .connections(20, 5)
+            .exchanges(5)
+            .sizes(1..=20_000, 1..=20_000);
+        pods.call(&plan).unwrap();
+    }
+    // The last acknowledgement may still be on its way.
+    let (client, server) = eventually(|| {
+        let after = read();
+        let grown = (after.0.since(&before.0), after.1.since(&before.1));
+        let all = |from: &Counters, to: &Counters| from["Tcp.OutSegs"] == to["Tcp.InSegs"];
+        (all(&grown.0, &grown.1) && all(&grown.1, &grown.0)).then_some(grown)
+    });
+    let trace = pods.link().trace();
+    assert_eq!(trace.unrecorded, 0);
+    assert_eq!(trace.count(AtoB, |_| true) as i64, client["Tcp.OutSegs"]);
+    assert_eq!(trace.count(BtoA, |_| true) as i64, server["Tcp.OutSegs"]);
+    assert_eq!(
+        (client["Tcp.ActiveOpens"], server["Tcp.PassiveOpens"]),
+        (60, 60)
+    );
+    assert_eq!(
+        (client["Tcp.RetransSegs"], server["Tcp.RetransSegs"]),
+        (0, 0)
+    );
+    for fate in [
+        Fate::Dropped,
+        Fate::Reordered,
+        Fate::Refused,
+        Fate::InFlight,
+    ] {
+        assert_eq!(trace.fates(fate), 0, "{fate:?}");
+    }
+    for place in [pods.client(), pods.server()] {
+        assert_eq!(
+            place.netns().device_drops(&pods.link().device()).unwrap(),
+            0
+        );
+    }
+}
+
+/// A TUN device is given no segment larger than its MTU, whatever the stack offloads elsewhere.
+#[test]
+fn packets_are_those_of_a_wire() {
+    if !can_run() {
+        return;
+    }
+    let pods = Pods::new(Plan::rtt(MS)).unwrap();
+    let (clients, servers) = pods
+        .call(&CallPlan::to(pods.v4()).sizes(3_000_000..=3_000_000, 1..=1))
+        .unwrap();
+    assert_eq!(clients[0].failure, None);
+    assert_eq!(servers[0].received, 3_000_032);
+    let trace = pods.link().trace();
+    assert_eq!(
+        trace.records.iter().map(|record| record.length).max(),
+        Some(MTU)
+    );
+    let payload: u64 = trace
+        .sent(AtoB)
+        .filter_map(|record| record.tcp)
+        .map(|tcp| u64::from(tcp.payload))
+        .sum();
+    assert_eq!(
+        payload,
+        3_000_032 + clients[0].tcp_info.unwrap().bytes_retrans
+    );
+}
+
+#[test]
+fn jitter_spreads_delays_within_its_bounds() {
+    if !can_run() {
+        return;
+    }
+    let pods = Pods::new(Plan::rtt(MS * 20).jitter(MS * 5)).unwrap();
+    pods.call(&CallPlan::to(pods.v4()).exchanges(200)).unwrap();
+    let delays = pods.link().trace().delays(AtoB);
+    assert!(delays.iter().all(|delay| *delay >= MS * 5));
+    // Of a uniform distribution between 5 and 15 ms; 200 samples put each within 1 ms.
+    for (quantile, expected) in [(0.1, 6), (0.5, 10), (0.9, 14)] {
+        let delay = percentile(&delays, quantile);
+        assert!(
+            delay > MS * (expected - 1) && delay < MS * (expected + 2),
+            "p{quantile}: {delay:?}"
+        );
+    }
+}
+
+#[test]
+fn a_dropped_link_takes_its_devices_away() {
+    if !can_run() {
+        return;
+    }
+    let one = flowcar_tests::place::Netns::new("one").unwrap();
+    let other = flowcar_tests::place::Netns::new("other").unwrap();
+    let link = flowcar_tests::link::Link::between(&one, &other, Plan::rtt(MS)).unwrap();
+    let device = link.device();
+    assert!(one.device_drops(&device).is_ok() && other.device_drops(&device).is_ok());
+    drop(link);
+    assert!(one.device_drops(&device).is_err() && other.device_drops(&device).is_err());
+}
+
+/// Asks again until there is an answer, for at most ten seconds.
+fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(
+            std::time::Instant::now() < deadline,
+            "it did not come to be"
+        );
+        std::thread::sleep(MS);
     }
 }

@@ -1,4 +1,5 @@
 use std::{
+    ffi::OsString,
     io::{self, IoSlice, Read, Write},
     net::{IpAddr, Shutdown, SocketAddr, TcpStream},
     ops::RangeInclusive,
@@ -10,11 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use socket2::SockRef;
 
 use super::{
-    options::{Close, SocketOptions, milliseconds, range},
+    options::{Close, CommandLine, SocketOptions, milliseconds, range},
     protocol::{Header, Then},
     report::{ConnectionReport, Failure, Percentiles, Phase, Role, Stopwatch, nanoseconds},
     socket,
@@ -27,7 +28,7 @@ const CHUNK: usize = 32 * 1024;
 static ZEROS: [u8; CHUNK] = [0; CHUNK];
 
 /// What to do on each of a number of connections.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, PartialEq, Args)]
 pub struct CallPlan {
     /// The server
     pub target: SocketAddr,
@@ -154,6 +155,37 @@ impl CallPlan {
     /// How each connection ends.
     pub fn close(self, close: Close) -> Self {
         Self { close, ..self }
+    }
+
+    /// The arguments of `traffic call` that read as this plan.
+    pub(super) fn arguments(&self) -> Vec<OsString> {
+        self.command_line().into_arguments()
+    }
+
+    pub(super) fn command_line(&self) -> CommandLine {
+        let line = CommandLine::default()
+            .word(self.target)
+            .maybe("--local", self.local)
+            .option("--connections", self.connections)
+            .option("--concurrency", self.concurrency)
+            .interval("--exchanges", &self.exchanges)
+            .interval("--request", &self.request)
+            .interval("--response", &self.response)
+            .milliseconds("--delay", self.delay)
+            .milliseconds("--stall", self.stall)
+            .milliseconds("--pause", self.pause)
+            .option("--seed", self.seed)
+            .maybe(
+                "--close",
+                self.close
+                    .to_possible_value()
+                    .map(|value| value.get_name().to_owned()),
+            )
+            .and(self.socket.arguments());
+        match self.timeout {
+            Some(timeout) => line.milliseconds("--timeout", timeout),
+            None => line,
+        }
     }
 
     fn random(&self, connection: u64) -> fastrand::Rng {
@@ -427,5 +459,43 @@ fn failed_to_connect(plan: &CallPlan, connect: Duration, error: &io::Error) -> C
         close: None,
         failure: Some(Failure::new(Phase::Connect, error)),
         tcp_info: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Reader {
+        #[command(flatten)]
+        plan: CallPlan,
+    }
+
+    #[test]
+    fn a_plan_survives_the_command_line() {
+        let plan = CallPlan {
+            local: Some("10.1.2.3".parse().unwrap()),
+            exchanges: 2..=5,
+            delay: Duration::from_micros(1500),
+            stall: Duration::from_secs(100),
+            pause: Duration::from_millis(7),
+            close: Close::HalfByServer,
+            timeout: Some(Duration::from_millis(250)),
+            seed: u64::MAX,
+            socket: SocketOptions {
+                receive_buffer: Some(4096),
+                send_buffer: Some(8192),
+                fast_open: true,
+                mptcp: true,
+            },
+            ..CallPlan::to("[fd77::1]:80".parse().unwrap())
+        };
+        let plan = plan.connections(9, 3).sizes(0..=u64::MAX, 1..=2);
+        let program = std::iter::once(OsString::from("traffic"));
+        let read = Reader::try_parse_from(program.chain(plan.arguments())).unwrap();
+        assert_eq!(read.plan, plan);
     }
 }

@@ -1,5 +1,6 @@
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     io, thread,
     time::{Duration, Instant},
 };
@@ -55,6 +56,19 @@ struct Part {
     report: LoadReport,
     connect: Stopwatch,
     exchange: Stopwatch,
+}
+
+// === impl LoadPlan ===
+
+impl LoadPlan {
+    /// The arguments of `traffic load` that read as this plan.
+    pub(super) fn arguments(&self) -> Vec<OsString> {
+        let line = self
+            .call
+            .command_line()
+            .milliseconds("--duration", self.duration);
+        line.maybe("--rate", self.rate).into_arguments()
+    }
 }
 
 /// Runs the load in the network namespace of the calling thread.

@@ -1,4 +1,4 @@
-use std::{ops::RangeInclusive, time::Duration};
+use std::{ffi::OsString, fmt::Display, ops::RangeInclusive, time::Duration};
 
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
@@ -28,7 +28,7 @@ pub enum Close {
 }
 
 /// What both ends may set on their sockets.
-#[derive(Clone, Copy, Debug, Default, Args)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Args)]
 pub struct SocketOptions {
     /// SO_RCVBUF in bytes; the kernel doubles it
     #[arg(long)]
@@ -42,6 +42,64 @@ pub struct SocketOptions {
     /// Multipath TCP
     #[arg(long)]
     pub mptcp: bool,
+}
+
+/// A command line in the making, the way back from what clap reads.
+#[derive(Debug, Default)]
+pub(super) struct CommandLine(Vec<OsString>);
+
+// === impl SocketOptions ===
+
+impl SocketOptions {
+    pub(super) fn arguments(&self) -> CommandLine {
+        CommandLine::default()
+            .maybe("--receive-buffer", self.receive_buffer)
+            .maybe("--send-buffer", self.send_buffer)
+            .flag("--fast-open", self.fast_open)
+            .flag("--mptcp", self.mptcp)
+    }
+}
+
+// === impl CommandLine ===
+
+impl CommandLine {
+    /// A positional argument.
+    pub(super) fn word(mut self, value: impl Display) -> Self {
+        self.0.push(value.to_string().into());
+        self
+    }
+
+    pub(super) fn option(self, name: &str, value: impl Display) -> Self {
+        self.word(name).word(value)
+    }
+
+    pub(super) fn maybe(self, name: &str, value: Option<impl Display>) -> Self {
+        match value {
+            Some(value) => self.option(name, value),
+            None => self,
+        }
+    }
+
+    pub(super) fn flag(self, name: &str, set: bool) -> Self {
+        if set { self.word(name) } else { self }
+    }
+
+    pub(super) fn interval(self, name: &str, range: &RangeInclusive<u64>) -> Self {
+        self.option(name, format_args!("{}-{}", range.start(), range.end()))
+    }
+
+    pub(super) fn milliseconds(self, name: &str, duration: Duration) -> Self {
+        self.option(name, duration.as_secs_f64() * 1000.0)
+    }
+
+    pub(super) fn and(mut self, mut other: Self) -> Self {
+        self.0.append(&mut other.0);
+        self
+    }
+
+    pub(super) fn into_arguments(self) -> Vec<OsString> {
+        self.0
+    }
 }
 
 /// `N` or `MIN-MAX`, for clap.

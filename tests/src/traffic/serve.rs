@@ -1,4 +1,5 @@
 use std::{
+    ffi::OsString,
     fmt, io,
     net::SocketAddr,
     sync::Arc,
@@ -17,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    options::SocketOptions,
+    options::{CommandLine, SocketOptions},
     protocol::{HEADER, Header, Then},
     report::{ConnectionReport, Failure, Phase, Role, Stopwatch},
     socket,
@@ -69,6 +70,16 @@ impl ServePlan {
             backlog: 4096,
             socket: SocketOptions::default(),
         }
+    }
+
+    /// The arguments of `traffic serve` that read as this plan.
+    pub(super) fn arguments(&self) -> Vec<OsString> {
+        CommandLine::default()
+            .option("--listen", self.listen)
+            .option("--workers", self.workers)
+            .option("--backlog", self.backlog)
+            .and(self.socket.arguments())
+            .into_arguments()
     }
 }
 
