@@ -320,6 +320,42 @@ fn fast_open_carries_data_in_the_syn() {
     );
 }
 
+#[test]
+fn multipath_connections_are_multipath() {
+    if !can_run() {
+        return;
+    }
+    let socket = SocketOptions {
+        mptcp: true,
+        ..SocketOptions::default()
+    };
+    let serve = ServePlan {
+        socket,
+        ..ServePlan::at("[::]:0".parse().unwrap())
+    };
+    let pods = Pods::with(Plan::rtt(MS * 2), &serve).unwrap();
+    let plan = CallPlan {
+        socket,
+        ..CallPlan::to(pods.v4())
+    };
+    let (clients, servers) = pods.call(&plan).unwrap();
+    assert!(
+        clients
+            .iter()
+            .chain(&servers)
+            .all(|report| report.failure.is_none())
+    );
+    assert_eq!((servers[0].received, clients[0].received), (132, 1000));
+    assert_eq!(
+        pods.server().netns().snmp().unwrap()["MPTcpExt.MPCapableSYNRX"],
+        1
+    );
+    assert_eq!(
+        pods.server().netns().snmp().unwrap()["MPTcpExt.MPCapableACKRX"],
+        1
+    );
+}
+
 /// Addresses are rewritten, sequence numbers are not: what joins both ends of a connection survives.
 #[test]
 fn translation_changes_addresses_and_keeps_sequence_numbers() {

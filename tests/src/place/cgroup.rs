@@ -317,4 +317,20 @@ mod tests {
             Some(PathBuf::from("/sys/fs/cgroup/unified"))
         );
     }
+
+    /// What kernels before 5.14 need, tried on whichever this is.
+    #[test]
+    fn processes_can_be_killed_one_by_one() {
+        if !crate::place::require_root() || !crate::place::require_cgroup2() {
+            return;
+        }
+        let cgroup = Cgroup::new("one-by-one").unwrap();
+        let below = cgroup.child("below").unwrap();
+        let mut sleep = Command::new("sleep");
+        sleep.arg("1000");
+        let mut sleep = below.spawn(sleep).unwrap();
+        kill_each(cgroup.path()).unwrap();
+        assert!(!sleep.wait().unwrap().success());
+        assert!(cgroup.wait_empty(EMPTY_WITHIN).unwrap());
+    }
 }
