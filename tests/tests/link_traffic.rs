@@ -194,7 +194,7 @@ fn held_connections_stay_open_until_told() {
     }
     let pods = Pods::new(Plan::rtt(Duration::ZERO)).unwrap();
     let mut holding =
-        Holding::start(pods.client(), &CallPlan::to(pods.v4()).connections(500, 1)).unwrap();
+        Holding::start(pods.client(), &CallPlan::to(pods.v4()).connections(500, 8)).unwrap();
     assert_eq!(holding.open(), 500);
     assert_eq!(pods.server().netns().snmp().unwrap()["Tcp.CurrEstab"], 500);
     assert_eq!(holding.exchange().unwrap(), 500);

@@ -32,7 +32,7 @@ enum Command {
     },
     /// Makes connections with exchanges on each: one line for each
     Call(CallPlan),
-    /// Opens connections one after the other and holds them. First line: {"open":COUNT}. Each line on
+    /// Opens connections and holds them; --concurrency is the number of threads. First line: {"open":COUNT}. Each line on
     /// standard input makes one more exchange on each, answered by {"exchanged":COUNT}; at its end they are
     /// closed: one line for each
     Hold(CallPlan),
@@ -86,10 +86,10 @@ fn hold(plan: &CallPlan) -> io::Result<()> {
     print(&serde_json::json!({ "open": held.open_connections().len() }))?;
     for line in io::stdin().lock().lines() {
         line?;
-        held.exchange();
+        held.exchange()?;
         print(&serde_json::json!({ "exchanged": held.open_connections().len() }))?;
     }
-    held.close().iter().try_for_each(print)
+    held.close()?.iter().try_for_each(print)
 }
 
 /// One line, flushed: whoever waits for it waits on a pipe.

@@ -25,7 +25,8 @@ pub struct LoadPlan {
     /// How long
     #[arg(long, default_value = "1000", value_parser = milliseconds, value_name = "MS")]
     pub duration: Duration,
-    /// Connections a second, all threads together; as many as go if absent
+    /// Connections a second, all threads together: exactly as many as fit into the duration, even if they take
+    /// longer. If absent, one after the other until the duration is over
     #[arg(long)]
     pub rate: Option<f64>,
 }
@@ -105,20 +106,22 @@ pub fn load(plan: &LoadPlan) -> io::Result<LoadReport> {
 fn one_thread(plan: &LoadPlan, number: u64, threads: u64, started: Instant) -> io::Result<Part> {
     let mut part = Part::new()?;
     let mut connection = number;
-    while started.elapsed() < plan.duration {
-        // The start of each connection is fixed beforehand, so a slow one does not lower the rate.
-        if let Some(rate) = plan.rate {
-            let due =
-                Duration::try_from_secs_f64(connection as f64 / rate).unwrap_or(Duration::MAX);
-            if due >= plan.duration {
-                break;
+    loop {
+        // With a rate, the start of each connection is fixed beforehand: a slow one lowers neither the rate
+        // nor the number.
+        let due = match plan.rate {
+            Some(rate) => {
+                Duration::try_from_secs_f64(connection as f64 / rate).unwrap_or(Duration::MAX)
             }
-            thread::sleep(due.saturating_sub(started.elapsed()));
+            None => started.elapsed(),
+        };
+        if due >= plan.duration {
+            return Ok(part);
         }
+        thread::sleep(due.saturating_sub(started.elapsed()));
         part.one_connection(plan, connection)?;
         connection += threads;
     }
-    Ok(part)
 }
 
 // === impl Part ===
