@@ -1,10 +1,6 @@
 use std::{io, panic, thread};
 
-use super::{
-    call::{CallPlan, Caller},
-    report::ConnectionReport,
-    socket,
-};
+use super::{call::Caller, call_plan::CallPlan, report::ConnectionReport, socket};
 
 /// Connections that stay open until told otherwise.
 #[derive(Debug)]

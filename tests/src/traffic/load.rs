@@ -9,7 +9,8 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    call::{CallPlan, Caller},
+    call::Caller,
+    call_plan::CallPlan,
     options::milliseconds,
     report::{Failure, FailureKind, Percentiles, Stopwatch, nanoseconds},
     socket,

@@ -5,6 +5,7 @@
 //! as commands, to be started inside a cgroup; it writes one JSON object a line.
 
 mod call;
+mod call_plan;
 mod held;
 mod load;
 mod options;
@@ -18,7 +19,8 @@ mod tcp_info;
 
 use std::{env, io, path::PathBuf};
 
-pub use call::{CallPlan, Caller, call};
+pub use call::{Caller, call};
+pub use call_plan::CallPlan;
 pub use held::Held;
 pub use load::{LoadPlan, LoadReport, load};
 pub use options::{Close, SocketOptions};

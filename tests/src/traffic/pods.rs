@@ -5,7 +5,7 @@ use std::{
 };
 
 use super::{
-    call::CallPlan,
+    call_plan::CallPlan,
     programs::{Serving, call_in},
     report::ConnectionReport,
     serve::ServePlan,

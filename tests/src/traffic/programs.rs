@@ -11,7 +11,7 @@ use std::{
 use serde::de::DeserializeOwned;
 
 use super::{
-    call::CallPlan,
+    call_plan::CallPlan,
     load::{LoadPlan, LoadReport},
     program,
     report::ConnectionReport,

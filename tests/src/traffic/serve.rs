@@ -36,7 +36,7 @@ const ACKNOWLEDGED: Duration = Duration::from_millis(1);
 /// How to serve.
 #[derive(Clone, Debug, Args)]
 pub struct ServePlan {
-    /// Where to listen; port 0 takes any free one, and [::] takes IPv4 too
+    /// Where to listen; port 0 takes any free one, and the address :: takes IPv4 too
     #[arg(long, default_value = "[::]:0")]
     pub listen: SocketAddr,
     /// Threads, each with a listening socket of its own on the same port (SO_REUSEPORT) if more than one
