@@ -1,1 +1,31 @@
 //! Cgroups and network namespaces that clean up after themselves.
+//!
+//! A [`Place`] is what a pod is to flowcar: a cgroup and a network namespace. Processes started in it
+//! are in both before their first instruction; when the value is dropped, also by a panic, they are
+//! killed and the cgroup is removed.
+//!
+//! What survives when the owner itself is killed, and what becomes of it:
+//! - network namespaces (and the devices in them) are held by a file descriptor and have no name in the
+//!   file system, so the kernel takes them away with the last process that uses them;
+//! - cgroups carry their owner (process id, start time, pid namespace) in their name, and the first
+//!   fixture made by a later run kills and removes those whose owner is gone.
+
+mod caps;
+mod cgroup;
+mod counters;
+mod error;
+mod need;
+mod netns;
+mod network;
+mod owner;
+mod pod;
+
+pub use ::caps::Capability;
+pub use caps::{OnlyCaps, with_only_caps};
+pub use cgroup::{Cgroup, cgroup2_mount};
+pub use counters::Counters;
+pub use error::Error;
+pub use need::{require_capability, require_cgroup2, require_program, require_root, require_tun};
+pub use netns::Netns;
+pub(crate) use network::{DeviceAddresses, default_route, set_up_device};
+pub use pod::Place;

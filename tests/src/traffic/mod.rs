@@ -1,1 +1,46 @@
-//! Applications with known behaviour: what they sent, received and measured is the truth that flows are held against.
+//! Applications with known behaviour: what they sent, received and measured is the truth that flows are
+//! held against.
+//!
+//! Everything here runs in the namespace of the thread that calls it. The binary `traffic` offers the same
+//! as commands, to be started inside a cgroup; it writes one JSON object a line.
+
+mod call;
+mod call_plan;
+mod held;
+mod load;
+mod options;
+mod pods;
+mod programs;
+mod protocol;
+mod report;
+mod serve;
+mod socket;
+mod tcp_info;
+
+use std::{env, io, path::PathBuf};
+
+pub use call::{Caller, call};
+pub use call_plan::CallPlan;
+pub use held::Held;
+pub use load::{LoadPlan, LoadReport, load};
+pub use options::{Close, SocketOptions};
+pub use pods::Pods;
+pub use programs::{Holding, Serving, call_in, load_in};
+pub use report::{ConnectionReport, Failure, FailureKind, Percentiles, Phase, Role};
+pub use serve::{ServePlan, Server};
+pub use tcp_info::TcpInfo;
+
+/// Where the binary `traffic` is, as seen from a test or another binary of this crate.
+///
+/// # Errors
+/// It was not built: `cargo build -p flowcar-tests --bin traffic`.
+pub fn program() -> io::Result<PathBuf> {
+    let this = env::current_exe()?;
+    // Binaries lie in target/PROFILE, tests in target/PROFILE/deps.
+    this.ancestors()
+        .skip(1)
+        .take(2)
+        .map(|directory| directory.join("traffic"))
+        .find(|path| path.is_file())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the program traffic is not beside this one; build it with: cargo build -p flowcar-tests --bin traffic"))
+}

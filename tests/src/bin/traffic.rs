@@ -1,0 +1,102 @@
+//! Applications with known behaviour, to be started inside a cgroup and a network namespace. Each writes
+//! what it did to standard output, one JSON object a line.
+
+use std::{
+    io::{self, BufRead, Write},
+    process::ExitCode,
+    sync::mpsc,
+};
+
+use clap::{Parser, Subcommand};
+use flowcar_tests::traffic::{
+    CallPlan, ConnectionReport, Held, LoadPlan, ServePlan, Server, call, load,
+};
+use serde::Serialize;
+
+/// Applications with known behaviour.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Answers requests. First line: {"listening":"ADDRESS"}; then one for each connection that ended
+    Serve {
+        #[command(flatten)]
+        plan: ServePlan,
+        /// Ends after this many connections; else it serves until it is killed
+        #[arg(long)]
+        until: Option<u64>,
+    },
+    /// Makes connections with exchanges on each: one line for each
+    Call(CallPlan),
+    /// Opens connections and holds them; --concurrency is the number of threads. First line: {"open":COUNT}. Each line on
+    /// standard input makes one more exchange on each, answered by {"exchanged":COUNT}; at its end they are
+    /// closed: one line for each
+    Hold(CallPlan),
+    /// Makes connections for a time: one line in all
+    Load(LoadPlan),
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("traffic: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> io::Result<()> {
+    match command {
+        Command::Serve { plan, until } => serve(&plan, until),
+        Command::Call(plan) => {
+            let mut result = Ok(());
+            call(&plan, |report| {
+                if result.is_ok() {
+                    result = print(&report);
+                }
+            })?;
+            result
+        }
+        Command::Hold(plan) => hold(&plan),
+        Command::Load(plan) => print(&load(&plan)?),
+    }
+}
+
+fn serve(plan: &ServePlan, until: Option<u64>) -> io::Result<()> {
+    let (ended, reports) = mpsc::channel::<ConnectionReport>();
+    // The receiver is gone only when the program ends.
+    let server = Server::start(plan, move |report| drop(ended.send(report)))?;
+    print(&serde_json::json!({ "listening": server.address() }))?;
+    for (count, report) in (1..).zip(reports) {
+        print(&report)?;
+        if until.is_some_and(|until| count >= until) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn hold(plan: &CallPlan) -> io::Result<()> {
+    let mut held = Held::open(plan)?;
+    print(&serde_json::json!({ "open": held.open_connections().len() }))?;
+    for line in io::stdin().lock().lines() {
+        line?;
+        held.exchange()?;
+        print(&serde_json::json!({ "exchanged": held.open_connections().len() }))?;
+    }
+    held.close()?.iter().try_for_each(print)
+}
+
+/// One line, flushed: whoever waits for it waits on a pipe.
+fn print(value: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    let mut output = io::stdout().lock();
+    output.write_all(&line)?;
+    output.flush()
+}

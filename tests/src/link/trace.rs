@@ -1,0 +1,304 @@
+use std::{
+    collections::{HashMap, VecDeque},
+    net::SocketAddr,
+    time::Duration,
+};
+
+use super::{
+    packet::TcpSummary,
+    record::{Direction, Fate, PacketRecord},
+};
+
+/// What the link did, packet by packet, in the order in which packets entered.
+#[derive(Clone, Debug)]
+pub struct Trace {
+    /// One for each packet and for each copy that the link made.
+    pub records: Vec<PacketRecord>,
+    /// Packets past the log's limit, of which there is no record. Not zero: nothing below is complete.
+    pub unrecorded: u64,
+}
+
+/// The value that a share `quantile` (0 to 1) of the values does not exceed: the smallest such value, which
+/// is one of them. Zero for no values.
+pub fn percentile(values: &[Duration], quantile: f64) -> Duration {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable();
+    let rank = (quantile * sorted.len() as f64).ceil() as usize;
+    sorted
+        .get(rank.saturating_sub(1))
+        .copied()
+        .unwrap_or_default()
+}
+
+/// A sender's segment that is not acknowledged yet.
+struct Outstanding {
+    end: u32,
+    sent: Duration,
+    again: bool,
+}
+
+// === impl Trace ===
+
+impl Trace {
+    /// Only the packets of connections with this port at either end.
+    pub fn of_port(&self, port: u16) -> Self {
+        let of_port = |record: &&PacketRecord| record.is(|tcp| tcp.has_port(port));
+        Self {
+            records: self.records.iter().filter(of_port).copied().collect(),
+            unrecorded: self.unrecorded,
+        }
+    }
+
+    /// The packets that went this way, without the copies that the link made.
+    pub fn sent(&self, direction: Direction) -> impl Iterator<Item = &PacketRecord> {
+        self.records
+            .iter()
+            .filter(move |record| record.direction == direction && !record.copy)
+    }
+
+    /// How many TCP segments that went this way, as the sender sent them, satisfy `test`.
+    pub fn count(&self, direction: Direction, test: impl Fn(&TcpSummary) -> bool) -> usize {
+        self.sent(direction)
+            .filter(|record| record.is(&test))
+            .count()
+    }
+
+    /// How many of these were dropped.
+    pub fn dropped(&self, direction: Direction, test: impl Fn(&TcpSummary) -> bool) -> usize {
+        self.sent(direction)
+            .filter(|record| record.fate == Fate::Dropped && record.is(&test))
+            .count()
+    }
+
+    /// How many packets have this fate, both directions, copies included.
+    pub fn fates(&self, fate: Fate) -> usize {
+        self.records
+            .iter()
+            .filter(|record| record.fate == fate)
+            .count()
+    }
+
+    /// How many copies the link made.
+    pub fn copies(&self) -> usize {
+        self.records.iter().filter(|record| record.copy).count()
+    }
+
+    /// The delay that each packet which arrived truly had.
+    pub fn delays(&self, direction: Direction) -> Vec<Duration> {
+        let arrived = self
+            .records
+            .iter()
+            .filter(|record| record.direction == direction);
+        arrived.filter_map(PacketRecord::delay).collect()
+    }
+
+    /// The round trips of payload sent in this direction, as its sender's kernel can measure them: for each
+    /// acknowledgement that arrived and acknowledged something new, the time since the oldest segment that
+    /// it covers was sent. As RFC 6298 and the kernel do, nothing is taken from segments that were sent
+    /// more than once.
+    pub fn round_trips(&self, direction: Direction) -> Vec<Duration> {
+        let mut flows: HashMap<(SocketAddr, SocketAddr), VecDeque<Outstanding>> = HashMap::new();
+        let mut samples = Vec::new();
+        for (at, record, tcp) in self.seen_from(direction) {
+            if record.direction == direction {
+                if tcp.payload > 0 {
+                    let flow = flows.entry((tcp.source, tcp.destination)).or_default();
+                    send(flow, tcp, at);
+                }
+            } else if tcp.ack_flag
+                && let Some(flow) = flows.get_mut(&(tcp.destination, tcp.source))
+                && let Some(sent) = acknowledge(flow, tcp.ack)
+            {
+                samples.push(at - sent);
+            }
+        }
+        samples
+    }
+
+    /// For each connection opened in this direction: the time from its first SYN entering to the first
+    /// SYN-ACK arriving, as the client waits for it.
+    pub fn handshakes(&self, direction: Direction) -> Vec<Duration> {
+        let mut opening: HashMap<(SocketAddr, SocketAddr), Duration> = HashMap::new();
+        let mut samples = Vec::new();
+        for (at, record, tcp) in self.seen_from(direction) {
+            if record.direction == direction && tcp.is_syn() {
+                opening.entry((tcp.source, tcp.destination)).or_insert(at);
+            } else if record.direction != direction && tcp.is_syn_ack() {
+                let first = opening.remove(&(tcp.destination, tcp.source));
+                samples.extend(first.map(|sent| at - sent));
+            }
+        }
+        samples
+    }
+
+    /// What the sender of this direction sees, in its order of time: its own segments as they enter, the
+    /// other's as they arrive.
+    fn seen_from(&self, direction: Direction) -> Vec<(Duration, &PacketRecord, &TcpSummary)> {
+        let seen = |record: &'_ PacketRecord| match record.direction == direction {
+            true => (!record.copy).then_some(record.entered),
+            false => record.left,
+        };
+        let mut events: Vec<_> = self
+            .records
+            .iter()
+            .filter_map(|record| Some((seen(record)?, record, record.tcp.as_ref()?)))
+            .collect();
+        events.sort_by_key(|(at, ..)| *at);
+        events
+    }
+}
+
+/// A segment that ends no later than one sent before was sent again, and whatever it covers with it.
+fn send(flow: &mut VecDeque<Outstanding>, tcp: &TcpSummary, at: Duration) {
+    let newest = flow.back().map(|segment| segment.end);
+    if newest.is_none_or(|newest| is_after(tcp.end_seq(), newest)) {
+        flow.push_back(Outstanding {
+            end: tcp.end_seq(),
+            sent: at,
+            again: false,
+        });
+    }
+    for segment in flow.iter_mut() {
+        let covered = is_after(segment.end, tcp.seq) && !is_after(segment.end, tcp.end_seq());
+        segment.again |= covered && segment.sent != at;
+    }
+}
+
+/// When the oldest of the segments was sent that this acknowledges and that was sent once.
+fn acknowledge(flow: &mut VecDeque<Outstanding>, ack: u32) -> Option<Duration> {
+    let mut oldest = None;
+    while let Some(segment) = flow.front()
+        && !is_after(segment.end, ack)
+    {
+        if !segment.again {
+            oldest = oldest.or(Some(segment.sent));
+        }
+        flow.pop_front();
+    }
+    oldest
+}
+
+/// Sequence numbers compare around the wrap (RFC 9293, 3.4).
+fn is_after(a: u32, b: u32) -> bool {
+    a.wrapping_sub(b) as i32 > 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn record(
+        direction: Direction,
+        entered: u32,
+        left: Option<u32>,
+        tcp: TcpSummary,
+    ) -> PacketRecord {
+        PacketRecord {
+            direction,
+            entered: MS * entered,
+            left: left.map(|left| MS * left),
+            length: 0,
+            tcp: Some(tcp),
+            fate: if left.is_some() {
+                Fate::Delivered
+            } else {
+                Fate::Dropped
+            },
+            copy: false,
+        }
+    }
+
+    fn tcp(direction: Direction, seq: u32, payload: u32, ack: u32) -> TcpSummary {
+        let ends = [
+            "10.0.0.1:1000".parse().unwrap(),
+            "10.0.0.2:80".parse().unwrap(),
+        ];
+        TcpSummary {
+            source: ends[direction.origin()],
+            destination: ends[direction.target()],
+            seq,
+            ack,
+            window: 0,
+            payload,
+            syn: false,
+            ack_flag: true,
+            fin: false,
+            rst: false,
+        }
+    }
+
+    fn trace(records: Vec<PacketRecord>) -> Trace {
+        Trace {
+            records,
+            unrecorded: 0,
+        }
+    }
+
+    use Direction::{AtoB, BtoA};
+
+    #[test]
+    fn percentiles_are_members() {
+        let values = [MS * 3, MS, MS * 2, MS * 4];
+        assert_eq!(percentile(&values, 0.5), MS * 2);
+        assert_eq!(percentile(&values, 0.99), MS * 4);
+        assert_eq!(percentile(&values, 0.0), MS);
+        assert_eq!(percentile(&[], 0.5), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_round_trip_starts_at_the_oldest_segment_acknowledged_across_the_wrap() {
+        let start = u32::MAX - 50;
+        let trace = trace(vec![
+            record(AtoB, 0, Some(10), tcp(AtoB, start, 100, 1)),
+            record(
+                AtoB,
+                4,
+                Some(14),
+                tcp(AtoB, start.wrapping_add(100), 100, 1),
+            ),
+            record(BtoA, 15, Some(25), tcp(BtoA, 1, 0, start.wrapping_add(200))),
+            record(BtoA, 16, Some(26), tcp(BtoA, 1, 0, start.wrapping_add(200))),
+        ]);
+        assert_eq!(trace.round_trips(AtoB), [MS * 25]);
+        assert_eq!(trace.round_trips(BtoA), []);
+        assert_eq!(trace.delays(AtoB), [MS * 10; 2]);
+    }
+
+    #[test]
+    fn what_was_sent_twice_gives_no_round_trip() {
+        let trace = trace(vec![
+            record(AtoB, 0, None, tcp(AtoB, 1, 100, 1)),
+            record(AtoB, 1, Some(11), tcp(AtoB, 101, 100, 1)),
+            record(AtoB, 30, Some(40), tcp(AtoB, 1, 100, 1)),
+            record(BtoA, 40, Some(50), tcp(BtoA, 1, 0, 201)),
+        ]);
+        assert_eq!(
+            trace.round_trips(AtoB),
+            [MS * 49],
+            "of the second segment, which was sent once"
+        );
+        assert_eq!(trace.dropped(AtoB, TcpSummary::is_data), 1);
+        assert_eq!(trace.count(AtoB, TcpSummary::is_data), 3);
+    }
+
+    #[test]
+    fn a_handshake_starts_at_the_first_syn() {
+        let syn = TcpSummary {
+            syn: true,
+            ack_flag: false,
+            ..tcp(AtoB, 9, 0, 0)
+        };
+        let syn_ack = TcpSummary {
+            syn: true,
+            ..tcp(BtoA, 5, 0, 10)
+        };
+        let trace = trace(vec![
+            record(AtoB, 0, None, syn),
+            record(AtoB, 1000, Some(1010), syn),
+            record(BtoA, 1010, Some(1020), syn_ack),
+        ]);
+        assert_eq!(trace.handshakes(AtoB), [MS * 1020]);
+    }
+}

@@ -1,0 +1,90 @@
+use std::{
+    env,
+    fs::OpenOptions,
+    io::{self, Write},
+    path::Path,
+};
+
+use caps::{CapSet, Capability};
+use nix::unistd::Uid;
+
+use super::cgroup::cgroup2_mount;
+
+/// True when this process is root, in the initial sense: uid 0 with CAP_SYS_ADMIN. Else the test is
+/// skipped aloud: `if !require_root() { return; }`.
+///
+/// # Panics
+/// As every `require_*`: when `CI=true` or `FLOWCAR_NO_SKIP=1`, because a test that was skipped there
+/// proves nothing to anyone.
+#[must_use]
+pub fn require_root() -> bool {
+    require(
+        Uid::effective().is_root() && has(Capability::CAP_SYS_ADMIN),
+        "root",
+    )
+}
+
+/// True when this process has the capability.
+///
+/// # Panics
+/// As [`require_root`].
+#[must_use]
+pub fn require_capability(capability: Capability) -> bool {
+    require(has(capability), &capability.to_string())
+}
+
+/// True when a cgroup2 is mounted.
+///
+/// # Panics
+/// As [`require_root`].
+#[must_use]
+pub fn require_cgroup2() -> bool {
+    require(cgroup2_mount().is_ok(), "a mounted cgroup2")
+}
+
+/// True when TUN devices can be made.
+///
+/// # Panics
+/// As [`require_root`].
+#[must_use]
+pub fn require_tun() -> bool {
+    let tun = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/net/tun");
+    // Without the node the link emulator makes it; without the driver it cannot.
+    let driver = Path::new("/sys/class/misc/tun").exists();
+    require(
+        (tun.is_ok() || driver) && has(Capability::CAP_NET_ADMIN),
+        "TUN devices",
+    )
+}
+
+/// True when the program is on the PATH.
+///
+/// # Panics
+/// As [`require_root`].
+#[must_use]
+pub fn require_program(name: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let found = env::split_paths(&path).any(|directory| directory.join(name).is_file());
+    require(found, &format!("the program {name}"))
+}
+
+fn has(capability: Capability) -> bool {
+    caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
+}
+
+fn require(there: bool, what: &str) -> bool {
+    if there {
+        return true;
+    }
+    let set = |name, value| env::var_os(name).is_some_and(|is| is == value);
+    assert!(
+        !set("CI", "true") && !set("FLOWCAR_NO_SKIP", "1"),
+        "this run may skip nothing, and needs {what}"
+    );
+    // Not eprintln: the test harness would swallow it when the test passes.
+    let _ = writeln!(io::stderr(), "skipped: needs {what}");
+    false
+}

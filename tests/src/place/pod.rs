@@ -1,0 +1,70 @@
+use std::process::{Child, Command};
+
+use super::{cgroup::Cgroup, error::Error, netns::Netns};
+
+/// A cgroup and a network namespace, as a pod has them.
+#[derive(Debug)]
+pub struct Place {
+    /// First, so that on drop its processes are gone before the namespace is let go.
+    cgroup: Cgroup,
+    netns: Netns,
+}
+
+// === impl Place ===
+
+impl Place {
+    /// Makes both.
+    ///
+    /// # Errors
+    /// As [`Cgroup::new`] and [`Netns::new`].
+    pub fn new(name: &str) -> Result<Self, Error> {
+        Ok(Self {
+            cgroup: Cgroup::new(name)?,
+            netns: Netns::new(name)?,
+        })
+    }
+
+    /// The pod's cgroup.
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+
+    /// The pod's network namespace.
+    pub fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    /// Makes `command` run in this place. Take capabilities away afterwards, not before: entering needs
+    /// them, and a command's steps run in the order in which they were added.
+    ///
+    /// # Errors
+    /// As [`Cgroup::enter`] and [`Netns::enter`].
+    pub fn enter(&self, command: &mut Command) -> Result<(), Error> {
+        self.cgroup.enter(command)?;
+        self.netns.enter(command)
+    }
+
+    /// A command that will run in this place.
+    ///
+    /// # Errors
+    /// As [`Place::enter`].
+    pub fn command(&self, program: &str) -> Result<Command, Error> {
+        let mut command = Command::new(program);
+        self.enter(&mut command)?;
+        Ok(command)
+    }
+
+    /// Starts a program in this place. It is killed when the place is dropped.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn spawn(&self, program: &str, arguments: &[&str]) -> Result<Child, Error> {
+        self.command(program)?
+            .args(arguments)
+            .spawn()
+            .map_err(Error::at(
+                format_args!("start {program}"),
+                "is it installed?",
+            ))
+    }
+}

@@ -1,0 +1,135 @@
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use super::{
+    call_plan::CallPlan,
+    programs::{Serving, call_in},
+    report::ConnectionReport,
+    serve::ServePlan,
+};
+use crate::{
+    link::{Link, Plan},
+    place::Place,
+};
+
+/// How long the server's end of a connection may outlive the client's. It takes a round trip; more only
+/// when the last packets are lost.
+const SERVER_ENDS_WITHIN: Duration = Duration::from_secs(60);
+
+/// A client's and a server's pod, a link between them (the client is its end a), and `traffic serve` in the
+/// server's, on all addresses.
+#[derive(Debug)]
+pub struct Pods {
+    serving: Serving,
+    link: Link,
+    client: Place,
+    server: Place,
+}
+
+// === impl Pods ===
+
+impl Pods {
+    /// Makes all of it; the link has this plan in both directions.
+    ///
+    /// # Errors
+    /// As its parts.
+    pub fn new(plan: Plan) -> io::Result<Self> {
+        Self::with(
+            plan,
+            &ServePlan::at((std::net::Ipv6Addr::UNSPECIFIED, 0).into()),
+        )
+    }
+
+    /// As [`Pods::new`], with a server of one's own.
+    ///
+    /// # Errors
+    /// As its parts.
+    pub fn with(plan: Plan, serve: &ServePlan) -> io::Result<Self> {
+        let client = Place::new("client")?;
+        let server = Place::new("server")?;
+        let link = Link::between(client.netns(), server.netns(), plan).map_err(io::Error::other)?;
+        let serving = Serving::start(&server, serve)?;
+        Ok(Self {
+            serving,
+            link,
+            client,
+            server,
+        })
+    }
+
+    /// The client's pod.
+    pub fn client(&self) -> &Place {
+        &self.client
+    }
+
+    /// The server's pod.
+    pub fn server(&self) -> &Place {
+        &self.server
+    }
+
+    /// The link between them.
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// The program in the server's pod.
+    pub fn serving(&self) -> &Serving {
+        &self.serving
+    }
+
+    /// The port that the server listens on.
+    pub fn port(&self) -> u16 {
+        self.serving.address().port()
+    }
+
+    /// Where the server is, over IPv4.
+    pub fn v4(&self) -> SocketAddr {
+        self.at(self.link.b4())
+    }
+
+    /// Where the server is, over IPv6.
+    pub fn v6(&self) -> SocketAddr {
+        self.at(self.link.b6())
+    }
+
+    /// Where the server is, over IPv4 by a socket of IPv6 (`::ffff:a.b.c.d`).
+    pub fn v4_mapped(&self) -> SocketAddr {
+        match self.link.b4() {
+            IpAddr::V4(address) => self.at(address.to_ipv6_mapped().into()),
+            address => self.at(address),
+        }
+    }
+
+    fn at(&self, address: IpAddr) -> SocketAddr {
+        (address, self.port()).into()
+    }
+
+    /// Runs `traffic call` in the client's pod, and waits for the server's reports of the same connections.
+    /// Both are in the order of the connections' addresses, so that those of one connection stand at the
+    /// same place, unless some did not come to be.
+    ///
+    /// # Errors
+    /// A program cannot be started or fails, or the server did not see the end of every connection.
+    pub fn call(
+        &self,
+        plan: &CallPlan,
+    ) -> io::Result<(Vec<ConnectionReport>, Vec<ConnectionReport>)> {
+        let mut clients = call_in(&self.client, plan)?;
+        let accepted = clients
+            .iter()
+            .filter(|report| report.local.is_some())
+            .count();
+        let mut servers = self.serving.reports(accepted, SERVER_ENDS_WITHIN)?;
+        clients.sort_by_key(|report| report.local.map(canonical));
+        servers.sort_by_key(|report| canonical(report.peer));
+        Ok((clients, servers))
+    }
+}
+
+/// An IPv4 address as such, however its socket spells it.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    (address.ip().to_canonical(), address.port()).into()
+}

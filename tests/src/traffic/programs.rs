@@ -1,0 +1,263 @@
+use std::{
+    ffi::OsString,
+    io::{self, BufRead, BufReader, Write},
+    net::SocketAddr,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::mpsc::{self, Receiver},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde::de::DeserializeOwned;
+
+use super::{
+    call_plan::CallPlan,
+    load::{LoadPlan, LoadReport},
+    program,
+    report::ConnectionReport,
+    serve::ServePlan,
+};
+use crate::place::Place;
+
+/// `traffic serve` in a place. It is killed on drop.
+#[derive(Debug)]
+pub struct Serving {
+    child: Running,
+    address: SocketAddr,
+    reports: Receiver<io::Result<ConnectionReport>>,
+}
+
+/// `traffic hold` in a place: connections that stay open until told otherwise. It is killed on drop.
+#[derive(Debug)]
+pub struct Holding {
+    child: Running,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+    open: usize,
+}
+
+#[derive(Debug)]
+struct Running(Child);
+
+/// Runs `traffic call` in a place until it is done.
+///
+/// # Errors
+/// The program cannot be started, or fails.
+pub fn call_in(place: &Place, plan: &CallPlan) -> io::Result<Vec<ConnectionReport>> {
+    let (mut child, stdout) = start(place, "call", plan.arguments())?;
+    let reports = BufReader::new(stdout)
+        .lines()
+        .map(|line| parse(&line?))
+        .collect::<io::Result<_>>()?;
+    child.succeed()?;
+    Ok(reports)
+}
+
+/// Runs `traffic load` in a place until it is done.
+///
+/// # Errors
+/// The program cannot be started, or fails.
+pub fn load_in(place: &Place, plan: &LoadPlan) -> io::Result<LoadReport> {
+    let (mut child, stdout) = start(place, "load", plan.arguments())?;
+    let report = read_line(&mut BufReader::new(stdout))?;
+    child.succeed()?;
+    Ok(report)
+}
+
+fn start(
+    place: &Place,
+    command: &str,
+    arguments: Vec<OsString>,
+) -> io::Result<(Running, ChildStdout)> {
+    let mut running = Running(prepare(place, command, arguments)?.spawn()?);
+    let stdout = running.0.stdout.take().ok_or_else(no_pipe)?;
+    Ok((running, stdout))
+}
+
+fn prepare(place: &Place, command: &str, arguments: Vec<OsString>) -> io::Result<Command> {
+    let mut prepared = Command::new(program()?);
+    place.enter(&mut prepared)?;
+    prepared
+        .arg(command)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    Ok(prepared)
+}
+
+// === impl Serving ===
+
+impl Serving {
+    /// Starts it and waits until it listens.
+    ///
+    /// # Errors
+    /// The program cannot be started, or cannot listen.
+    pub fn start(place: &Place, plan: &ServePlan) -> io::Result<Self> {
+        #[derive(serde::Deserialize)]
+        struct Ready {
+            listening: SocketAddr,
+        }
+        let (child, stdout) = start(place, "serve", plan.arguments())?;
+        let mut stdout = BufReader::new(stdout);
+        let Ready { listening } = read_line(&mut stdout)?;
+        let (to, reports) = mpsc::channel();
+        thread::spawn(move || {
+            for line in stdout.lines() {
+                let report = line.and_then(|line| parse(&line));
+                if to.send(report).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self {
+            child,
+            address: listening,
+            reports,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.0.id()
+    }
+
+    /// The next so many reports of connections that ended, in the order in which they did.
+    ///
+    /// # Errors
+    /// There were fewer when `within` ran out, or the program ended.
+    pub fn reports(&self, count: usize, within: Duration) -> io::Result<Vec<ConnectionReport>> {
+        let deadline = Instant::now() + within;
+        let mut reports = Vec::with_capacity(count);
+        while reports.len() < count {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let report = self.reports.recv_timeout(left).map_err(|error| {
+                io::Error::other(format!(
+                    "{} of {count} connections ended at the server: {error}",
+                    reports.len()
+                ))
+            })?;
+            reports.push(report?);
+        }
+        Ok(reports)
+    }
+}
+
+// === impl Holding ===
+
+impl Holding {
+    /// Starts it and waits until its connections are open.
+    ///
+    /// # Errors
+    /// The program cannot be started, or fails.
+    pub fn start(place: &Place, plan: &CallPlan) -> io::Result<Self> {
+        #[derive(serde::Deserialize)]
+        struct Ready {
+            open: usize,
+        }
+        let mut child = Running(
+            prepare(place, "hold", plan.arguments())?
+                .stdin(Stdio::piped())
+                .spawn()?,
+        );
+        let stdin = child.0.stdin.take().ok_or_else(no_pipe)?;
+        let mut stdout = BufReader::new(child.0.stdout.take().ok_or_else(no_pipe)?);
+        let Ready { open } = read_line(&mut stdout)?;
+        Ok(Self {
+            child,
+            stdin,
+            stdout,
+            open,
+        })
+    }
+
+    /// How many connections are open.
+    pub fn open(&self) -> usize {
+        self.open
+    }
+
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.0.id()
+    }
+
+    /// Makes one more exchange on each connection and gives how many are still open.
+    ///
+    /// # Errors
+    /// The program ended.
+    pub fn exchange(&mut self) -> io::Result<usize> {
+        #[derive(serde::Deserialize)]
+        struct Done {
+            exchanged: usize,
+        }
+        self.stdin.write_all(b"\n")?;
+        let Done { exchanged } = read_line(&mut self.stdout)?;
+        self.open = exchanged;
+        Ok(exchanged)
+    }
+
+    /// Closes the connections as the plan says and gives the reports of all that there ever were.
+    ///
+    /// # Errors
+    /// The program failed.
+    pub fn close(self) -> io::Result<Vec<ConnectionReport>> {
+        let Self {
+            mut child,
+            stdin,
+            stdout,
+            ..
+        } = self;
+        drop(stdin);
+        let reports = stdout
+            .lines()
+            .map(|line| parse(&line?))
+            .collect::<io::Result<_>>()?;
+        child.succeed()?;
+        Ok(reports)
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    fn succeed(&mut self) -> io::Result<()> {
+        let status = self.0.wait()?;
+        if status.success() {
+            Ok(())
+        } else {
+            Err(io::Error::other(format!("traffic: {status}")))
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended, or have been killed with its place.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn read_line<T: DeserializeOwned>(stdout: &mut impl BufRead) -> io::Result<T> {
+    let mut line = String::new();
+    if stdout.read_line(&mut line)? == 0 {
+        return Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "traffic ended; its reason is on standard error",
+        ));
+    }
+    parse(&line)
+}
+
+fn parse<T: DeserializeOwned>(line: &str) -> io::Result<T> {
+    serde_json::from_str(line)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{error}: {line}")))
+}
+
+fn no_pipe() -> io::Error {
+    io::Error::other("a child without the pipe that was asked for")
+}
