@@ -1,5 +1,6 @@
 //! `BPF_SOCK_OPS_RTT_CB` (since 5.3): once in a round trip, when the window that was timed is acknowledged.
 
+use aya_ebpf::bindings::{BPF_TCP_CLOSE_WAIT, BPF_TCP_ESTABLISHED};
 use flowcar_shared::{
     counter::Counter,
     histogram::{MICROS, SLOTS},
@@ -29,7 +30,10 @@ pub(crate) fn sample(ctx: Ctx) {
         flow.srtt_us
     };
     record(flow, rtt_us);
-    if flow.tick != maps::tick() && flow.established_ns != 0 {
+    // Only in states that this end's FIN has not been sent in: past that, bytes_acked may hold the FIN
+    // before the state says so, and a sample must never count a byte that the close record will not.
+    let open = matches!(ctx.state(), BPF_TCP_ESTABLISHED | BPF_TCP_CLOSE_WAIT);
+    if open && flow.tick != maps::tick() && flow.established_ns != 0 {
         ctx.measure(flow);
         emit(flow, Kind::Sample, Counter::SampleDropped);
     }

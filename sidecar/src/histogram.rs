@@ -69,6 +69,17 @@ impl Histogram {
         }
     }
 
+    /// Adds what `newer` counted since `older`, an older state of that same histogram.
+    pub fn merge_since(&mut self, newer: &Self, older: Option<&Self>) {
+        match older {
+            Some(older) => self.merge(&newer.since(older)),
+            None => self.merge(newer),
+        }
+        if let Some((min, max)) = newer.extremes {
+            self.widen(min, max);
+        }
+    }
+
     /// What was counted since `earlier`, an older state of this same histogram. The extremes are not
     /// known for a part of the time, so the difference has none.
     pub fn since(&self, earlier: &Self) -> Self {

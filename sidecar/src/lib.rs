@@ -17,6 +17,16 @@
 //! `snapshot`, `histogram` and the encoders of `otlp` are pure: no clock, no I/O; time comes in as an argument.
 
 pub mod clock;
+pub mod exit;
+pub mod export;
 pub mod flow;
+pub mod follower;
 pub mod histogram;
+pub mod logs;
+pub mod run;
+pub mod scope;
+pub mod series;
+pub mod session;
 pub mod snapshot;
+pub mod source;
+pub mod view;

@@ -1,2 +1,69 @@
-//! x
-fn main() {}
+//! The command `flowcar`: arguments, settings, runtime; the work is the library's.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use flowcar::{
+    config::Config,
+    exit::{self, Failure},
+    export::{ExportArgs, export},
+    logs,
+    run::{RunArgs, run},
+    sink::{SinkArgs, sink},
+};
+
+/// Follows TCP flows in the kernel and exports them as OTLP metrics and spans.
+///
+/// Settings are environment variables: OTEL_EXPORTER_OTLP_ENDPOINT and its kin as OpenTelemetry
+/// specifies them, and flowcar's own, FLOWCAR_*; the README lists them all.
+#[derive(Parser)]
+#[command(name = "flowcar", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Commands,
+}
+
+#[derive(Subcommand)]
+enum Commands {
+    /// Run a command, follow its flows, and report each one that ends
+    Run(RunArgs),
+    /// Follow a cgroup's flows and export them until SIGTERM (the sidecar)
+    Export(ExportArgs),
+    /// Receive OTLP and print it, for trying things out
+    Sink(SinkArgs),
+}
+
+fn main() -> ExitCode {
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(error) => {
+            // Help and version are no mistakes.
+            let status = if error.use_stderr() { exit::USAGE } else { 0 };
+            let _ = error.print();
+            return status.into();
+        }
+    };
+    match start(command) {
+        Ok(status) => status.into(),
+        Err(failure) => {
+            eprintln!("flowcar: {}", failure.message);
+            failure.status.into()
+        }
+    }
+}
+
+fn start(command: Commands) -> Result<u8, Failure> {
+    let config = Config::from_env().map_err(|mistakes| Failure::new(exit::USAGE, mistakes))?;
+    logs::start(&config, matches!(command, Commands::Run(_)));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(exit::SOFTWARE, format_args!("cannot start: {error}")))?;
+    runtime.block_on(async {
+        match command {
+            Commands::Run(args) => run(args, &config).await,
+            Commands::Export(args) => export(args, &config).await,
+            Commands::Sink(args) => sink(args).await,
+        }
+    })
+}

@@ -1,0 +1,19 @@
+//! flowcar's own log lines, on standard error.
+
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Config, LogFormat};
+
+/// Starts logging. Beside a command, only warnings are told unless `FLOWCAR_LOG` says more.
+pub fn start(config: &Config, beside_command: bool) {
+    let default = if beside_command { "warn" } else { "info" };
+    let filter = config.log.as_deref().unwrap_or(default);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(filter))
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    match config.log_format {
+        LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        LogFormat::Json => lines.json().init(),
+    }
+}

@@ -1,0 +1,123 @@
+//! The command: its standard streams are flowcar's, signals are passed on, its status is handed back.
+
+use std::{
+    ffi::OsString,
+    io::{self, IsTerminal as _, Write as _},
+    os::unix::process::ExitStatusExt as _,
+    process::ExitStatus,
+};
+
+use nix::{
+    sys::signal::{Signal as Number, kill},
+    unistd::Pid,
+};
+use tokio::{
+    process::Command,
+    signal::unix::{Signal, SignalKind, signal},
+};
+
+use super::cgroup::CommandCgroup;
+use crate::exit::{self, Failure};
+
+/// The running command.
+pub(super) struct Child {
+    process: tokio::process::Child,
+    signals: Signals,
+}
+
+struct Signals {
+    hangup: Signal,
+    interrupt: Signal,
+    quit: Signal,
+    terminate: Signal,
+    user1: Signal,
+    user2: Signal,
+    /// From a terminal, the whole foreground group gets these; the command has its own already.
+    keyboard: bool,
+}
+
+impl Child {
+    /// Starts the command in the cgroup: it joins before it becomes the command, so that no flow is missed.
+    pub(super) fn spawn(command: &[OsString], cgroup: &CommandCgroup) -> Result<Self, Failure> {
+        let software = |error: io::Error| Failure::new(exit::SOFTWARE, format_args!("cannot start the command: {error}"));
+        let mut members = cgroup.members().map_err(software)?;
+        let signals = Signals::catch().map_err(software)?;
+        let mut process = Command::new(&command[0]);
+        process.args(&command[1..]);
+        // SAFETY: between fork and exec only write(2) is called, on a descriptor that was opened before.
+        unsafe { process.pre_exec(move || members.write_all(b"0")) };
+        let process = process.spawn().map_err(|error| not_started(&command[0], &error))?;
+        Ok(Self { process, signals })
+    }
+
+    /// Passes signals on until the command has ended; gives its status, 128 and the signal's number if one killed it.
+    pub(super) async fn ended(&mut self) -> Result<u8, Failure> {
+        loop {
+            tokio::select! {
+                status = self.process.wait() => {
+                    return status.map(exit_status).map_err(|error| {
+                        Failure::new(exit::SOFTWARE, format_args!("cannot wait for the command: {error}"))
+                    });
+                }
+                number = self.signals.next() => self.pass_on(number),
+            }
+        }
+    }
+
+    fn pass_on(&self, number: Number) {
+        if let Some(pid) = self.process.id()
+            && let Err(error) = kill(Pid::from_raw(pid.cast_signed()), number)
+        {
+            tracing::debug!(%error, signal = number.as_str(), "the signal was not passed on");
+        }
+    }
+}
+
+impl Signals {
+    fn catch() -> io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            terminate: signal(SignalKind::terminate())?,
+            user1: signal(SignalKind::user_defined1())?,
+            user2: signal(SignalKind::user_defined2())?,
+            keyboard: io::stdin().is_terminal(),
+        })
+    }
+
+    /// The next signal to pass on.
+    async fn next(&mut self) -> Number {
+        loop {
+            let (number, from_keyboard) = tokio::select! {
+                _ = self.hangup.recv() => (Number::SIGHUP, false),
+                _ = self.interrupt.recv() => (Number::SIGINT, self.keyboard),
+                _ = self.quit.recv() => (Number::SIGQUIT, self.keyboard),
+                _ = self.terminate.recv() => (Number::SIGTERM, false),
+                _ = self.user1.recv() => (Number::SIGUSR1, false),
+                _ = self.user2.recv() => (Number::SIGUSR2, false),
+            };
+            if !from_keyboard {
+                return number;
+            }
+        }
+    }
+}
+
+fn exit_status(status: ExitStatus) -> u8 {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => code as u8,
+        (None, Some(signal)) => 128 + signal as u8,
+        (None, None) => exit::SOFTWARE,
+    }
+}
+
+fn not_started(command: &OsString, error: &io::Error) -> Failure {
+    let command = command.display();
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            Failure::new(exit::NOT_FOUND, format_args!("{command}: not found; is it in PATH?"))
+        }
+        _ => Failure::new(exit::NOT_EXECUTABLE, format_args!("{command}: cannot be executed: {error}")),
+    }
+}

@@ -1,0 +1,94 @@
+//! `flowcar run`: a command's flows, followed from its first SYN to its last FIN.
+
+mod cgroup;
+mod child;
+mod report;
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use self::{cgroup::CommandCgroup, child::Child, report::Report};
+pub use self::report::Format;
+use crate::{
+    config::Config,
+    exit::{self, Failure},
+    follower::Follower,
+    otlp::exporter::Exporter,
+    session::Session,
+};
+
+/// How often the line about what is under way is drawn, and live flows are asked for a sample.
+const STATUS_EVERY: Duration = Duration::from_millis(500);
+
+/// How long flows may go on closing after the command has ended: the other end's acknowledgement of the last FIN is
+/// a round trip away.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// What to run and how to tell about it.
+#[derive(Debug, clap::Args)]
+pub struct RunArgs {
+    /// The form of the report
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    format: Format,
+    /// Write the report to FILE (`-`: standard output) instead of standard error
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+/// Runs the command, and gives the status that flowcar is to exit with: the command's.
+///
+/// # Errors
+/// [`Failure`] if the command could not be run or its flows not be followed.
+pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
+    let mut report = Report::to(args.output.as_deref(), args.format).map_err(|error| {
+        let path = args.output.as_deref().unwrap_or("standard error".as_ref()).display();
+        Failure::new(exit::CANNOT_CREATE, format_args!("cannot write the report to {path}: {error}"))
+    })?;
+    let cgroup = CommandCgroup::make()?;
+    let follower = Follower::attach(cgroup.path(), &config.limits())?;
+    let exporter = exporter(config, &args.command[0]);
+    let mut session = Session::new(follower, exporter, STATUS_EVERY, config.report_interval);
+    let mut child = Child::spawn(&args.command, &cgroup)?;
+    let status = follow(&mut session, &mut child, &mut report).await?;
+    settle(&mut session, &mut report).await;
+    let books = session.follower().books();
+    session.close(config.shutdown_timeout).await;
+    report
+        .finish(&books, status.into())
+        .map_err(|error| Failure::new(exit::CANNOT_CREATE, format_args!("the report is incomplete: {error}")))?;
+    Ok(status)
+}
+
+/// Exports where an endpoint is set; the service is the command if nothing else names it.
+fn exporter(config: &Config, command: &OsString) -> Option<Exporter> {
+    let name = std::path::Path::new(command).file_name().unwrap_or(command).to_string_lossy().into_owned();
+    Exporter::start(config, Some(&name))
+}
+
+async fn follow(session: &mut Session, child: &mut Child, report: &mut Report) -> Result<u8, Failure> {
+    let mut status = interval(STATUS_EVERY);
+    status.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        tokio::select! {
+            ended = child.ended() => return ended,
+            _ = status.tick() => report.status(session.follower().flows()),
+            () = session.step(|flow, anchor| report.flow(flow, anchor)) => {}
+        }
+    }
+}
+
+/// Waits for the flows that are still closing.
+async fn settle(session: &mut Session, report: &mut Report) {
+    let end = Instant::now() + SETTLE;
+    loop {
+        session.drain(|flow, anchor| report.flow(flow, anchor));
+        if session.follower().books().live == 0 || Instant::now() >= end {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

@@ -1,0 +1,103 @@
+//! Where `flowcar run` writes, and in which form.
+
+use std::{
+    fs::File,
+    io::{self, BufWriter, IsTerminal as _, Write},
+    path::Path,
+};
+
+use crate::{
+    clock::Anchor,
+    flow::{Books, Flow},
+    view::{
+        json,
+        table::{self, Style},
+    },
+};
+
+/// The form of the report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// Rows for people
+    Table,
+    /// One JSON object a line
+    Json,
+}
+
+/// Writes rows as flows end; on a terminal, a line below them says what is under way.
+pub(super) struct Report {
+    out: Box<dyn Write>,
+    format: Format,
+    style: Style,
+    rows: u64,
+    closed: u64,
+    failed: u64,
+    status_shown: bool,
+    /// A write failed: the rest would fail as well, and the command must not suffer for it.
+    broken: Option<io::Error>,
+}
+
+impl Report {
+    /// Standard error; `-` is standard output; else a file, which is emptied.
+    pub(super) fn to(path: Option<&Path>, format: Format) -> io::Result<Self> {
+        let (out, terminal): (Box<dyn Write>, bool) = match path {
+            None => (Box::new(io::stderr()), io::stderr().is_terminal()),
+            Some(path) if path == Path::new("-") => (Box::new(io::stdout()), io::stdout().is_terminal()),
+            Some(path) => (Box::new(BufWriter::new(File::create(path)?)), false),
+        };
+        let style = if terminal && format == Format::Table { Style::Coloured } else { Style::Plain };
+        Ok(Self { out, format, style, rows: 0, closed: 0, failed: 0, status_shown: false, broken: None })
+    }
+
+    /// A flow ended.
+    pub(super) fn flow(&mut self, flow: &Flow, anchor: &Anchor) {
+        if flow.established.is_some() { self.closed += 1 } else { self.failed += 1 }
+        let line = match self.format {
+            Format::Json => json::line(flow, anchor),
+            Format::Table => table::flow(flow, self.style),
+        };
+        self.clear_status();
+        if self.rows == 0 && self.format == Format::Table {
+            self.line(&table::head(self.style));
+        }
+        self.rows += 1;
+        self.line(&line);
+    }
+
+    /// What is under way, where somebody watches.
+    pub(super) fn status<'a>(&mut self, live: impl Iterator<Item = &'a Flow>) {
+        if self.style == Style::Coloured {
+            let text = table::status(live, self.closed, self.failed);
+            self.write(format_args!("\r\x1b[K{text:.99}"));
+            self.status_shown = true;
+        }
+    }
+
+    /// The last line. Gives the first error of all writes.
+    pub(super) fn finish(mut self, books: &Books, exit_status: i32) -> io::Result<()> {
+        self.clear_status();
+        let line = match self.format {
+            Format::Json => json::summary(books, exit_status),
+            Format::Table => table::summary(books, self.style),
+        };
+        self.line(&line);
+        let flushed = self.out.flush();
+        self.broken.map_or(flushed, Err)
+    }
+
+    fn clear_status(&mut self) {
+        if std::mem::take(&mut self.status_shown) {
+            self.write(format_args!("\r\x1b[K"));
+        }
+    }
+
+    fn line(&mut self, text: &str) {
+        self.write(format_args!("{text}\n"));
+    }
+
+    fn write(&mut self, text: std::fmt::Arguments<'_>) {
+        if self.broken.is_none() {
+            self.broken = self.out.write_fmt(text).err();
+        }
+    }
+}

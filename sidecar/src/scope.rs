@@ -1,0 +1,125 @@
+//! Which cgroup is followed.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+
+/// Why there is no cgroup to follow.
+#[derive(Debug, thiserror::Error)]
+pub enum ScopeError {
+    /// The path cannot be looked at.
+    #[error("cannot look at the cgroup {path}: {error}; give the directory of a cgroup2 cgroup")]
+    Unreadable {
+        /// The path as given.
+        path: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// Some other file system lies there.
+    #[error("{path} is not on a cgroup2 file system; give the directory of a cgroup2 cgroup, one below {mount}")]
+    NotCgroup2 {
+        /// The path as given.
+        path: String,
+        /// Where cgroup2 is mounted, if it is.
+        mount: String,
+    },
+    /// No cgroup2 is mounted here.
+    #[error("no cgroup2 file system is mounted; mount one: mount -t cgroup2 none /sys/fs/cgroup")]
+    NotMounted,
+    /// A file of the process's own cannot be read.
+    #[error("cannot read {path}: {error}")]
+    Proc {
+        /// The file.
+        path: &'static str,
+        /// Why.
+        error: io::Error,
+    },
+    /// The cgroup for a command cannot be made.
+    #[error("cannot make the cgroup {path}: {error}; run flowcar as root, or in a cgroup that is delegated to you (systemd-run --user --scope -p Delegate=yes)")]
+    Make {
+        /// The directory that was to be.
+        path: String,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+/// Checks that `path` is a cgroup2 directory, and gives it in full.
+///
+/// # Errors
+/// [`ScopeError::Unreadable`] and [`ScopeError::NotCgroup2`].
+pub fn check(path: &Path) -> Result<PathBuf, ScopeError> {
+    let unreadable = |error| ScopeError::Unreadable { path: path.display().to_string(), error };
+    let full = fs::canonicalize(path).map_err(unreadable)?;
+    let kind = statfs(&full).map_err(|errno| unreadable(errno.into()))?.filesystem_type();
+    if kind != CGROUP2_SUPER_MAGIC || !full.is_dir() {
+        let mount = mount_point().map_or_else(|_| "/sys/fs/cgroup".into(), |mount| mount.display().to_string());
+        return Err(ScopeError::NotCgroup2 { path: path.display().to_string(), mount });
+    }
+    Ok(full)
+}
+
+/// Where cgroup2 is mounted: /sys/fs/cgroup, or /sys/fs/cgroup/unified beside cgroup v1.
+///
+/// # Errors
+/// [`ScopeError::NotMounted`], [`ScopeError::Proc`].
+pub fn mount_point() -> Result<PathBuf, ScopeError> {
+    let path = "/proc/self/mountinfo";
+    let text = fs::read_to_string(path).map_err(|error| ScopeError::Proc { path, error })?;
+    cgroup2_mount(&text).ok_or(ScopeError::NotMounted)
+}
+
+/// The directory of the cgroup that this process is in.
+///
+/// # Errors
+/// [`ScopeError::NotMounted`], [`ScopeError::Proc`].
+pub fn own_cgroup() -> Result<PathBuf, ScopeError> {
+    let path = "/proc/self/cgroup";
+    let text = fs::read_to_string(path).map_err(|error| ScopeError::Proc { path, error })?;
+    let mount = mount_point()?;
+    let own = cgroup2_path(&text).unwrap_or("/");
+    Ok(mount.join(own.trim_start_matches('/')))
+}
+
+/// The first cgroup2 mount in a mountinfo file (proc_pid_mountinfo(5)).
+fn cgroup2_mount(mountinfo: &str) -> Option<PathBuf> {
+    mountinfo.lines().find_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        let is_cgroup2 = after.split(' ').next() == Some("cgroup2");
+        is_cgroup2.then(|| before.split(' ').nth(4).map(unescape)).flatten()
+    })
+}
+
+/// The unified hierarchy's line of a /proc/PID/cgroup file (cgroups(7)).
+fn cgroup2_path(cgroup: &str) -> Option<&str> {
+    cgroup.lines().find_map(|line| line.strip_prefix("0::"))
+}
+
+/// Undoes the kernel's octal escapes of blanks in paths.
+fn unescape(path: &str) -> PathBuf {
+    PathBuf::from(path.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_both_usual_mounts() {
+        let unified = "24 30 0:22 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
+        let hybrid = "30 24 0:26 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n\
+                      31 24 0:27 / /sys/fs/cgroup/unified rw,relatime - cgroup2 none rw\n";
+        assert_eq!(cgroup2_mount(unified), Some("/sys/fs/cgroup".into()));
+        assert_eq!(cgroup2_mount(hybrid), Some("/sys/fs/cgroup/unified".into()));
+        assert_eq!(cgroup2_mount("1 2 0:3 / /tmp rw - tmpfs tmpfs rw\n"), None);
+    }
+
+    #[test]
+    fn reads_the_unified_line_among_version_1_ones() {
+        assert_eq!(cgroup2_path("9:name=systemd:/a\n1:cpu:/b\n0::/user.slice/c.scope\n"), Some("/user.slice/c.scope"));
+        assert_eq!(cgroup2_path("9:name=systemd:/a\n"), None);
+    }
+}

@@ -1,0 +1,163 @@
+//! Flows added up into series: what is alike in role, network type, peer and server port. Pure.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use crate::{
+    flow::{Change, Flow, Outcome, Retransmits, Volume},
+    snapshot::{NetworkType, Peer, Series, SeriesKey},
+};
+
+/// How much of the peer's address names a series (`FLOWCAR_PEER`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerNaming {
+    /// The whole address.
+    Address,
+    /// The network it lies in, by prefix lengths.
+    Prefix {
+        /// Prefix length for IPv4, at most 32.
+        v4: u8,
+        /// Prefix length for IPv6, at most 128.
+        v6: u8,
+    },
+    /// Nothing.
+    None,
+}
+
+/// What names a series, and how many there may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Naming {
+    /// The peer's part.
+    pub peer: PeerNaming,
+    /// Whether the server's port is part of it.
+    pub ports: bool,
+    /// Series at most; all that comes past them goes into [`SeriesKey::Overflow`].
+    pub limit: usize,
+}
+
+/// Every series so far. None is ever taken away, so a flow stays in the series that it was first counted in.
+#[derive(Debug)]
+pub struct SeriesSet {
+    naming: Naming,
+    series: BTreeMap<SeriesKey, Series>,
+}
+
+impl SeriesSet {
+    /// No series yet.
+    pub const fn new(naming: Naming) -> Self {
+        Self { naming, series: BTreeMap::new() }
+    }
+
+    /// Adds what changed. A flow that found the flow table full is added when it has ended.
+    pub fn apply(&mut self, change: &Change) {
+        let Change { before, now, listed } = change;
+        if !listed && now.outcome.is_none() {
+            return;
+        }
+        let series = self.series_of(now);
+        match before {
+            None => begin(series, now, *listed),
+            Some(before) => {
+                add_volume(series, &now.volume, &before.volume);
+                series.rtt.entry(now.rtt_kind).or_default().merge_since(&now.rtt, Some(&before.rtt));
+                series.exchange.merge_since(&now.exchanges, Some(&before.exchanges));
+            }
+        }
+        if let Some(outcome) = now.outcome {
+            if before.is_some() {
+                series.live -= 1;
+            }
+            finish(series, now, outcome);
+        }
+    }
+
+    /// Every series, by what names it.
+    pub const fn all(&self) -> &BTreeMap<SeriesKey, Series> {
+        &self.series
+    }
+
+    fn series_of(&mut self, flow: &Flow) -> &mut Series {
+        let key = key(&self.naming, flow);
+        let room = self.series.len() < self.naming.limit;
+        let key = if room || self.series.contains_key(&key) { key } else { SeriesKey::Overflow };
+        self.series.entry(key).or_default()
+    }
+}
+
+fn key(naming: &Naming, flow: &Flow) -> SeriesKey {
+    let address = flow.peer.ip();
+    SeriesKey::Flows {
+        role: flow.role,
+        network: if address.is_ipv4() { NetworkType::Ipv4 } else { NetworkType::Ipv6 },
+        peer: match naming.peer {
+            PeerNaming::Address => Peer::Named(address.to_string()),
+            PeerNaming::Prefix { v4, v6 } => Peer::Named(prefix(address, v4, v6)),
+            PeerNaming::None => Peer::Unnamed,
+        },
+        server_port: naming.ports.then(|| flow.server_port()),
+    }
+}
+
+/// The network in CIDR notation (RFC 4632, RFC 4291 section 2.3).
+fn prefix(address: IpAddr, v4: u8, v6: u8) -> String {
+    match address {
+        IpAddr::V4(ip) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(v4)).unwrap_or(0);
+            format!("{}/{v4}", std::net::Ipv4Addr::from_bits(ip.to_bits() & mask))
+        }
+        IpAddr::V6(ip) => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(v6)).unwrap_or(0);
+            format!("{}/{v6}", std::net::Ipv6Addr::from_bits(ip.to_bits() & mask))
+        }
+    }
+}
+
+fn begin(series: &mut Series, flow: &Flow, listed: bool) {
+    if flow.established.is_some() {
+        series.opened += 1;
+        if let Some(connect_ns) = flow.connect_ns() {
+            series.connect.entry(None).or_default().record(connect_ns);
+        }
+        if listed {
+            series.live += 1;
+        }
+    }
+    add_volume(series, &flow.volume, &Volume::default());
+    if !flow.rtt.is_empty() {
+        series.rtt.entry(flow.rtt_kind).or_default().merge(&flow.rtt);
+    }
+    series.exchange.merge(&flow.exchanges);
+}
+
+fn finish(series: &mut Series, flow: &Flow, outcome: Outcome) {
+    match outcome {
+        Outcome::Closed(end) => {
+            *series.closed.entry(end).or_default() += 1;
+            if let Some(duration_ns) = flow.duration_ns() {
+                series.duration.entry(end).or_default().record(duration_ns);
+            }
+        }
+        Outcome::Failed(failure) => {
+            *series.failed.entry(failure).or_default() += 1;
+            if let Some(connect_ns) = flow.connect_ns() {
+                series.connect.entry(Some(failure)).or_default().record(connect_ns);
+            }
+        }
+    }
+}
+
+fn add_volume(series: &mut Series, now: &Volume, before: &Volume) {
+    series.bytes_sent += now.bytes_sent.saturating_sub(before.bytes_sent);
+    series.bytes_received += now.bytes_received.saturating_sub(before.bytes_received);
+    series.segments_sent += now.segments_sent.saturating_sub(before.segments_sent);
+    series.segments_received += now.segments_received.saturating_sub(before.segments_received);
+    add_retransmits(&mut series.retransmits, &now.retransmits, &before.retransmits);
+}
+
+fn add_retransmits(sum: &mut Retransmits, now: &Retransmits, before: &Retransmits) {
+    sum.syn += now.syn.saturating_sub(before.syn);
+    sum.synack += now.synack.saturating_sub(before.synack);
+    sum.fast += now.fast.saturating_sub(before.fast);
+    sum.timeout += now.timeout.saturating_sub(before.timeout);
+    sum.tail_loss_probe += now.tail_loss_probe.saturating_sub(before.tail_loss_probe);
+    sum.unknown += now.unknown.saturating_sub(before.unknown);
+}

@@ -1,0 +1,84 @@
+//! The main loop that `flowcar run` and `flowcar export` share: drain, sample, report.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+
+use crate::{
+    clock::Anchor,
+    flow::Flow,
+    follower::Follower,
+    otlp::exporter::Exporter,
+};
+
+/// How often the ring buffer is drained. A flow's end is seen this much later at most; waking up for each record
+/// would cost the kernel side more than following the flow does.
+const DRAIN_EVERY: Duration = Duration::from_millis(100);
+
+/// Follows flows, and exports what it is told to.
+pub struct Session {
+    follower: Follower,
+    exporter: Option<Exporter>,
+    drain: Interval,
+    sample: Interval,
+    report: Interval,
+}
+
+impl Session {
+    /// A session that asks live flows for a sample every `sample` and reports every `report`.
+    pub fn new(follower: Follower, exporter: Option<Exporter>, sample: Duration, report: Duration) -> Self {
+        Self { follower, exporter, drain: every(DRAIN_EVERY), sample: every(sample), report: every(report) }
+    }
+
+    /// Waits for the next thing to do and does it. Flows that ended go to `finished` and become spans.
+    /// Nothing is lost if the wait is dropped.
+    pub async fn step(&mut self, finished: impl FnMut(&Flow, &Anchor)) {
+        tokio::select! {
+            _ = self.drain.tick() => self.drain(finished),
+            () = self.follower.woken() => self.drain(finished),
+            _ = self.sample.tick() => self.follower.ask_for_samples(),
+            _ = self.report.tick() => {
+                self.drain(finished);
+                self.follower.anchor_again();
+                self.report();
+            }
+        }
+    }
+
+    /// Takes in all that waits.
+    pub fn drain(&mut self, mut finished: impl FnMut(&Flow, &Anchor)) {
+        let Self { follower, exporter, .. } = self;
+        follower.drain(|flow, anchor| {
+            if let Some(exporter) = exporter {
+                exporter.flow(flow, anchor);
+            }
+            finished(flow, anchor);
+        });
+    }
+
+    /// The follower, for its figures.
+    pub const fn follower(&self) -> &Follower {
+        &self.follower
+    }
+
+    /// Sends the last report and waits for what is under way, for at most `deadline`. Drain first.
+    pub async fn close(mut self, deadline: Duration) {
+        self.report();
+        if let Some(exporter) = self.exporter {
+            exporter.flush(deadline).await;
+        }
+    }
+
+    fn report(&mut self) {
+        if let Some(exporter) = &self.exporter {
+            let snapshot = self.follower.snapshot(exporter.own());
+            exporter.metrics(snapshot);
+        }
+    }
+}
+
+fn every(period: Duration) -> Interval {
+    let mut interval = interval_at(Instant::now() + period, period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    interval
+}

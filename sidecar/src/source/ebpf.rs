@@ -1,0 +1,244 @@
+//! The kernel programs: loaded, attached to one cgroup, and drained.
+
+use std::{fs::File, io, os::fd::AsFd as _, path::Path};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, MapData, MapError, PerCpuArray, RingBuf},
+    programs::{CgroupAttachMode, ProgramError, SockOps},
+};
+use caps::{CapSet, Capability};
+use flowcar_shared::counter::{COUNTERS, Counter};
+use nix::sys::resource::{Resource, rlim_t, setrlimit};
+use tokio::io::unix::AsyncFd;
+
+/// What `sidecar-ebpf` compiled to; empty where there was no toolchain for it.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flowcar"));
+
+const PROGRAM: &str = "flowcar_sock_ops";
+
+/// Index of the sample tick and of the wake level in the map PACE.
+const TICK: u32 = 0;
+const WAKE_LEVEL: u32 = 1;
+
+/// The capabilities that loading and attaching need (kernel/bpf/syscall.c).
+const NEEDED: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN];
+
+/// Why the kernel's flows cannot be followed.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// The binary holds no programs.
+    #[error(
+        "this flowcar was built without its BPF programs, so it can follow nothing: run `make setup`, then build it again"
+    )]
+    BuiltWithout,
+    /// The process lacks a capability.
+    #[error(
+        "missing {}: following flows needs CAP_BPF and CAP_NET_ADMIN. Run it with sudo, or give it them: sudo setcap cap_bpf,cap_net_admin+ep FILE (Kubernetes: securityContext.capabilities.add)",
+        .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
+    )]
+    Missing(Vec<Capability>),
+    /// The capabilities are there and the kernel says no all the same.
+    #[error(
+        "the kernel refused to {what} although CAP_BPF and CAP_NET_ADMIN are held ({error}): a user namespace, a seccomp profile, SELinux or kernel lockdown forbids it"
+    )]
+    Forbidden {
+        /// What was refused.
+        what: &'static str,
+        /// The kernel's answer.
+        error: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The kernel cannot do what is asked.
+    #[error("this kernel cannot {what} ({error}): flowcar needs Linux 5.10 or later with CONFIG_BPF_SYSCALL and CONFIG_CGROUP_BPF")]
+    Unsupported {
+        /// What it cannot do.
+        what: &'static str,
+        /// The kernel's answer.
+        error: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The cgroup's directory cannot be opened.
+    #[error("cannot open the cgroup {path}: {error}")]
+    Cgroup {
+        /// The directory.
+        path: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// The ring buffer cannot be waited on.
+    #[error("cannot wait for the ring buffer: {0}")]
+    Poll(io::Error),
+}
+
+impl AttachError {
+    /// Whether more rights would help.
+    pub const fn is_missing_right(&self) -> bool {
+        matches!(self, Self::Missing(_) | Self::Forbidden { .. })
+    }
+}
+
+/// The attached programs. Dropping it detaches them: their link is held by this process alone.
+pub struct EbpfSource {
+    // Held for its links.
+    _programs: Ebpf,
+    ring: AsyncFd<RingBuf<MapData>>,
+    counters: PerCpuArray<MapData, u64>,
+    pace: Array<MapData, u32>,
+    tick: u32,
+}
+
+impl EbpfSource {
+    /// Loads the programs and attaches them to `cgroup`, a cgroup2 directory: from here on its sockets, and those of
+    /// the cgroups below it, are followed. The ring buffer has `ring_bytes`, a power of two of at least a page.
+    ///
+    /// # Errors
+    /// [`AttachError`], which says what is missing and what to do about it.
+    pub fn attach(cgroup: &Path, ring_bytes: u32) -> Result<Self, AttachError> {
+        if OBJECT.is_empty() {
+            return Err(AttachError::BuiltWithout);
+        }
+        let missing = missing_capabilities();
+        if !missing.is_empty() {
+            return Err(AttachError::Missing(missing));
+        }
+        let directory = File::open(cgroup)
+            .map_err(|error| AttachError::Cgroup { path: cgroup.display().to_string(), error })?;
+        raise_memlock();
+        let mut programs = EbpfLoader::new()
+            .map_max_entries("RECORDS", ring_bytes)
+            .load(OBJECT)
+            .map_err(|error| AttachError::of("create its maps", error))?;
+        attach_program(&mut programs, &directory)?;
+        let mut source = Self::with_maps(programs)?;
+        source.set_pace(WAKE_LEVEL, ring_bytes / 4)?;
+        Ok(source)
+    }
+
+    /// Waits until the kernel wants the ring drained before its time.
+    pub async fn woken(&self) {
+        if let Ok(mut ready) = self.ring.readable().await {
+            ready.clear_ready();
+        }
+    }
+
+    /// Hands over every record that waits, and gives how many they were.
+    pub fn drain(&mut self, mut take: impl FnMut(&[u8])) -> usize {
+        let mut records = 0;
+        while let Some(record) = self.ring.get_mut().next() {
+            take(&record);
+            records += 1;
+        }
+        records
+    }
+
+    /// The kernel's own counts so far, summed over its CPUs, by [`Counter::index`].
+    ///
+    /// # Errors
+    /// If the map cannot be read, which a live map always can.
+    pub fn counters(&self) -> Result<[u64; COUNTERS], MapError> {
+        let mut sums = [0; COUNTERS];
+        for counter in Counter::ALL {
+            let values = self.counters.get(&counter.index(), 0)?;
+            sums[counter.index() as usize] = values.iter().sum();
+        }
+        Ok(sums)
+    }
+
+    /// Asks every flow for one sample: its next round trip brings it.
+    ///
+    /// # Errors
+    /// If the map cannot be written.
+    pub fn ask_for_samples(&mut self) -> Result<(), AttachError> {
+        self.tick = self.tick.wrapping_add(1);
+        self.set_pace(TICK, self.tick)
+    }
+
+    fn set_pace(&mut self, index: u32, value: u32) -> Result<(), AttachError> {
+        self.pace.set(index, value, 0).map_err(|error| AttachError::of("set the pace of samples", error))
+    }
+
+    fn with_maps(mut programs: Ebpf) -> Result<Self, AttachError> {
+        let mut take = |name: &str| programs.take_map(name).expect("sidecar-ebpf/src/maps.rs declares this map");
+        let (ring, counters, pace) = (take("RECORDS"), take("COUNTERS"), take("PACE"));
+        let of = |error| AttachError::of("open its maps", error);
+        let ring = RingBuf::try_from(ring).map_err(of)?;
+        // SAFETY: the ring owns its descriptor, and the AsyncFd owns the ring for as long as it is registered.
+        let ring = unsafe { AsyncFd::register_with_interest(ring, tokio::io::Interest::READABLE) }
+            .map_err(|error| AttachError::Poll(error.into()))?;
+        Ok(Self {
+            _programs: programs,
+            ring,
+            counters: PerCpuArray::try_from(counters).map_err(of)?,
+            pace: Array::try_from(pace).map_err(of)?,
+            tick: 0,
+        })
+    }
+}
+
+fn attach_program(programs: &mut Ebpf, cgroup: &File) -> Result<(), AttachError> {
+    let program: &mut SockOps = programs
+        .program_mut(PROGRAM)
+        .and_then(|program| program.try_into().ok())
+        .expect("sidecar-ebpf/src/sock_ops.rs declares this program");
+    program.load().map_err(|error| AttachError::of("load its sock_ops program", error))?;
+    // Single is flags 0: with cgroup bpf_link, which always allows several programs, the kernel takes no others.
+    program
+        .attach(cgroup.as_fd(), CgroupAttachMode::Single)
+        .map_err(|error| AttachError::of("attach its sock_ops program", error))?;
+    Ok(())
+}
+
+/// Before 5.11 maps count against RLIMIT_MEMLOCK; raising it may be refused, and then map creation says so.
+fn raise_memlock() {
+    if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, rlim_t::MAX, rlim_t::MAX) {
+        tracing::debug!(%error, "RLIMIT_MEMLOCK stays as it is; only kernels before 5.11 need it raised");
+    }
+}
+
+fn missing_capabilities() -> Vec<Capability> {
+    let held = caps::read(None, CapSet::Effective).unwrap_or_default();
+    // CAP_SYS_ADMIN stands in for CAP_BPF (include/linux/capability.h, bpf_capable).
+    let stands_in = held.contains(&Capability::CAP_SYS_ADMIN);
+    NEEDED
+        .into_iter()
+        .filter(|needed| !held.contains(needed) && !(stands_in && *needed == Capability::CAP_BPF))
+        .collect()
+}
+
+// === impl AttachError ===
+
+impl AttachError {
+    fn of<E: std::error::Error + Send + Sync + 'static>(what: &'static str, error: E) -> Self {
+        let refused = errno(&error).is_some_and(|code| code == libc::EPERM || code == libc::EACCES);
+        let error = chain(&error).into();
+        if refused { Self::Forbidden { what, error } } else { Self::Unsupported { what, error } }
+    }
+}
+
+/// The system call's error at the bottom of the chain.
+fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(code) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+            return Some(code);
+        }
+        if let Some(ProgramError::LoadError { io_error, .. }) = error.downcast_ref() {
+            return io_error.raw_os_error();
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// The error and its causes on one line.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        let cause = error.to_string();
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+        next = error.source();
+    }
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,121 @@
+//! `flowcar run`'s table: one row for each finished flow, within 100 columns.
+
+use super::{
+    json::role_name,
+    quantity::{bytes, duration},
+};
+use crate::{
+    flow::{Books, Flow},
+    histogram::Histogram,
+};
+
+/// Colours, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// ANSI colours: the output is a terminal.
+    Coloured,
+    /// Plain text.
+    Plain,
+}
+
+const RED: &str = "\x1b[31m";
+const YELLOW: &str = "\x1b[33m";
+const DIM: &str = "\x1b[2m";
+const BOLD: &str = "\x1b[1m";
+const RESET: &str = "\x1b[0m";
+
+impl Style {
+    fn paint(self, colour: &str, text: &str) -> String {
+        match self {
+            Self::Coloured if !text.trim().is_empty() => format!("{colour}{text}{RESET}"),
+            _ => text.to_owned(),
+        }
+    }
+}
+
+/// The head of the table.
+pub fn head(style: Style) -> String {
+    let text = row(["role", "peer", "lasted", "sent", "received", "resent", "connect", "rtt p50", "p99", "end"]);
+    style.paint(BOLD, &text)
+}
+
+/// The row of a finished flow.
+pub fn flow(flow: &Flow, style: Style) -> String {
+    let none = || "-".to_owned();
+    let quantile = |q| flow.rtt.quantile_s(q).map_or_else(none, duration);
+    let retransmits = flow.volume.retransmits.total();
+    let end = flow.outcome.map_or("unknown", |outcome| outcome.name());
+    let cells = [
+        role_name(flow.role).to_owned(),
+        peer(&flow.peer.to_string()),
+        flow.duration_ns().map_or_else(none, |ns| duration(ns as f64 / 1e9)),
+        bytes(flow.volume.bytes_sent),
+        bytes(flow.volume.bytes_received),
+        retransmits.to_string(),
+        flow.connect_ns().map_or_else(none, |ns| duration(ns as f64 / 1e9)),
+        quantile(0.5),
+        quantile(0.99),
+        end.to_owned(),
+    ];
+    let text = row(cells.each_ref().map(String::as_str));
+    if flow.outcome.is_some_and(|outcome| outcome.is_error()) {
+        style.paint(RED, &text)
+    } else if retransmits > 0 {
+        style.paint(YELLOW, &text)
+    } else {
+        text
+    }
+}
+
+/// The last line.
+pub fn summary(books: &Books, style: Style) -> String {
+    let lost = books
+        .lost
+        .iter()
+        .map(|(lost, count)| format!(" ({} {count})", lost.name()))
+        .collect::<String>();
+    let text = format!(
+        "{} opened = {} closed + {} live + {} lost{lost}; {} failed to connect",
+        books.opened,
+        books.closed,
+        books.live,
+        books.lost_total(),
+        books.failed
+    );
+    style.paint(DIM, &text)
+}
+
+/// What is under way, on one line.
+pub fn status<'a>(live: impl Iterator<Item = &'a Flow>, closed: u64, failed: u64) -> String {
+    let (mut flows, mut sent, mut received, mut retransmits) = (0_u64, 0, 0, 0);
+    let mut rtt = Histogram::default();
+    for flow in live {
+        flows += 1;
+        sent += flow.volume.bytes_sent;
+        received += flow.volume.bytes_received;
+        retransmits += flow.volume.retransmits.total();
+        rtt.merge(&flow.rtt);
+    }
+    let rtt = rtt.quantile_s(0.5).map_or_else(String::new, |p50| format!(", rtt p50 {}", duration(p50)));
+    format!(
+        "{flows} live ({} sent, {} received, {retransmits} retransmitted{rtt}), {closed} closed, {failed} failed",
+        bytes(sent),
+        bytes(received)
+    )
+}
+
+/// 100 columns with the longest end, `reset_received`.
+fn row(cells: [&str; 10]) -> String {
+    let [role, peer, lasted, sent, received, resent, connect, p50, p99, end] = cells;
+    format!("{role:<7} {peer:<24} {lasted:>6} {sent:>6} {received:>8} {resent:>6} {connect:>7} {p50:>7} {p99:>6} {end}")
+}
+
+/// A peer that does not fit loses its middle: the head names the network, the tail the port.
+fn peer(text: &str) -> String {
+    const ROOM: usize = 24;
+    if text.len() <= ROOM {
+        return text.to_owned();
+    }
+    let tail = &text[text.len() - 13..];
+    format!("{}..{tail}", &text[..ROOM - 15])
+}
