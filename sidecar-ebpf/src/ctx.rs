@@ -132,22 +132,48 @@ impl Ctx {
             let remote_port = (&raw const (*ops).remote_port).read_volatile();
             flow.peer_port = u16::from_be((remote_port >> 16) as u16);
             flow.family = self.family();
-            if flow.family == AF_INET {
-                let mapped = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
-                flow.local_addr[2] = mapped;
-                flow.local_addr[3] = (&raw const (*ops).local_ip4).read_volatile();
-                flow.peer_addr[2] = mapped;
-                flow.peer_addr[3] = (&raw const (*ops).remote_ip4).read_volatile();
-            } else {
-                flow.local_addr[0] = (&raw const (*ops).local_ip6[0]).read_volatile();
-                flow.local_addr[1] = (&raw const (*ops).local_ip6[1]).read_volatile();
-                flow.local_addr[2] = (&raw const (*ops).local_ip6[2]).read_volatile();
-                flow.local_addr[3] = (&raw const (*ops).local_ip6[3]).read_volatile();
-                flow.peer_addr[0] = (&raw const (*ops).remote_ip6[0]).read_volatile();
-                flow.peer_addr[1] = (&raw const (*ops).remote_ip6[1]).read_volatile();
-                flow.peer_addr[2] = (&raw const (*ops).remote_ip6[2]).read_volatile();
-                flow.peer_addr[3] = (&raw const (*ops).remote_ip6[3]).read_volatile();
-            }
+        }
+        self.addresses(flow);
+    }
+
+    /// Loads the fields of both families whatever the family is: with a load in each branch the compiler
+    /// merges the two into one from a computed place in the context, which the verifier refuses.
+    #[inline(always)]
+    fn addresses(self, flow: &mut FlowRecord) {
+        macro_rules! load {
+            ($($field:tt)*) => {
+                // SAFETY: as in `fields`.
+                unsafe { (&raw const (*self.0).$($field)*).read_volatile() }
+            };
+        }
+        let (local4, peer4) = (load!(local_ip4), load!(remote_ip4));
+        let local6 = [
+            load!(local_ip6[0]),
+            load!(local_ip6[1]),
+            load!(local_ip6[2]),
+            load!(local_ip6[3]),
+        ];
+        let peer6 = [
+            load!(remote_ip6[0]),
+            load!(remote_ip6[1]),
+            load!(remote_ip6[2]),
+            load!(remote_ip6[3]),
+        ];
+        if flow.family == AF_INET {
+            let mapped = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+            flow.local_addr[2] = mapped;
+            flow.local_addr[3] = local4;
+            flow.peer_addr[2] = mapped;
+            flow.peer_addr[3] = peer4;
+        } else {
+            flow.local_addr[0] = local6[0];
+            flow.local_addr[1] = local6[1];
+            flow.local_addr[2] = local6[2];
+            flow.local_addr[3] = local6[3];
+            flow.peer_addr[0] = peer6[0];
+            flow.peer_addr[1] = peer6[1];
+            flow.peer_addr[2] = peer6[2];
+            flow.peer_addr[3] = peer6[3];
         }
     }
 

@@ -25,13 +25,23 @@ pub struct Failure {
 impl Failure {
     /// A failure with this status.
     pub fn new(status: u8, message: impl ToString) -> Self {
-        Self { status, message: message.to_string() }
+        Self {
+            status,
+            message: message.to_string(),
+        }
     }
 }
 
 impl From<crate::source::ebpf::AttachError> for Failure {
     fn from(error: crate::source::ebpf::AttachError) -> Self {
-        Self::new(if error.is_missing_right() { NO_PERMISSION } else { SOFTWARE }, error)
+        Self::new(
+            if error.is_missing_right() {
+                NO_PERMISSION
+            } else {
+                SOFTWARE
+            },
+            error,
+        )
     }
 }
 

@@ -31,10 +31,24 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     let follower = Follower::attach(&cgroup, &config.limits())?;
     tracing::info!(cgroup = %cgroup.display(), "following its TCP flows");
     let exporter = Exporter::start(config, None);
-    let mut session = Session::new(follower, exporter, config.report_interval / 2, config.report_interval);
-    let signals = || -> std::io::Result<_> { Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)) };
-    let (mut terminate, mut interrupt) =
-        signals().map_err(|error| Failure::new(exit::SOFTWARE, format_args!("cannot catch signals: {error}")))?;
+    let mut session = Session::new(
+        follower,
+        exporter,
+        config.report_interval / 2,
+        config.report_interval,
+    );
+    let signals = || -> std::io::Result<_> {
+        Ok((
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::interrupt())?,
+        ))
+    };
+    let (mut terminate, mut interrupt) = signals().map_err(|error| {
+        Failure::new(
+            exit::SOFTWARE,
+            format_args!("cannot catch signals: {error}"),
+        )
+    })?;
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
@@ -45,7 +59,11 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     session.drain(|_, _| {});
     let books = session.follower().books();
     tracing::info!(
-        opened = books.opened, closed = books.closed, live = books.live, lost = books.lost_total(), failed = books.failed,
+        opened = books.opened,
+        closed = books.closed,
+        live = books.live,
+        lost = books.lost_total(),
+        failed = books.failed,
         "stopping: sending what is left"
     );
     tokio::select! {

@@ -62,7 +62,16 @@ impl Follower {
 
     /// Takes in every record that waits; `finished` sees the flows that ended.
     pub fn drain(&mut self, mut finished: impl FnMut(&Flow, &Anchor)) {
-        let Self { source, table, series, anchor, seed, records, malformed, .. } = self;
+        let Self {
+            source,
+            table,
+            series,
+            anchor,
+            seed,
+            records,
+            malformed,
+            ..
+        } = self;
         source.drain(|bytes| match flow::decode(bytes, *seed) {
             Ok(record) => {
                 *records.entry(kind_name(record.kind)).or_default() += 1;
@@ -90,7 +99,10 @@ impl Follower {
     /// Reads the clocks again, and says so when the wall clock was stepped.
     pub fn anchor_again(&mut self) {
         if let Some(step_ns) = self.anchor.refresh(Anchor::now()) {
-            tracing::warn!(step_s = step_ns as f64 / 1e9, "the wall clock was stepped; flows that end from now on have the new time");
+            tracing::warn!(
+                step_s = step_ns as f64 / 1e9,
+                "the wall clock was stepped; flows that end from now on have the new time"
+            );
         }
     }
 

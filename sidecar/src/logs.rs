@@ -13,7 +13,9 @@ pub fn start(config: &Config, beside_command: bool) {
         .with_writer(std::io::stderr)
         .with_target(false);
     match config.log_format {
-        LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        LogFormat::Text => lines
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .init(),
         LogFormat::Json => lines.json().init(),
     }
 }

@@ -19,7 +19,9 @@ pub enum ScopeError {
         error: io::Error,
     },
     /// Some other file system lies there.
-    #[error("{path} is not on a cgroup2 file system; give the directory of a cgroup2 cgroup, one below {mount}")]
+    #[error(
+        "{path} is not on a cgroup2 file system; give the directory of a cgroup2 cgroup, one below {mount}"
+    )]
     NotCgroup2 {
         /// The path as given.
         path: String,
@@ -38,7 +40,9 @@ pub enum ScopeError {
         error: io::Error,
     },
     /// The cgroup for a command cannot be made.
-    #[error("cannot make the cgroup {path}: {error}; run flowcar as root, or in a cgroup that is delegated to you (systemd-run --user --scope -p Delegate=yes)")]
+    #[error(
+        "cannot make the cgroup {path}: {error}; run flowcar as root, or in a cgroup that is delegated to you (systemd-run --user --scope -p Delegate=yes)"
+    )]
     Make {
         /// The directory that was to be.
         path: String,
@@ -52,12 +56,23 @@ pub enum ScopeError {
 /// # Errors
 /// [`ScopeError::Unreadable`] and [`ScopeError::NotCgroup2`].
 pub fn check(path: &Path) -> Result<PathBuf, ScopeError> {
-    let unreadable = |error| ScopeError::Unreadable { path: path.display().to_string(), error };
+    let unreadable = |error| ScopeError::Unreadable {
+        path: path.display().to_string(),
+        error,
+    };
     let full = fs::canonicalize(path).map_err(unreadable)?;
-    let kind = statfs(&full).map_err(|errno| unreadable(errno.into()))?.filesystem_type();
+    let kind = statfs(&full)
+        .map_err(|errno| unreadable(errno.into()))?
+        .filesystem_type();
     if kind != CGROUP2_SUPER_MAGIC || !full.is_dir() {
-        let mount = mount_point().map_or_else(|_| "/sys/fs/cgroup".into(), |mount| mount.display().to_string());
-        return Err(ScopeError::NotCgroup2 { path: path.display().to_string(), mount });
+        let mount = mount_point().map_or_else(
+            |_| "/sys/fs/cgroup".into(),
+            |mount| mount.display().to_string(),
+        );
+        return Err(ScopeError::NotCgroup2 {
+            path: path.display().to_string(),
+            mount,
+        });
     }
     Ok(full)
 }
@@ -89,7 +104,9 @@ fn cgroup2_mount(mountinfo: &str) -> Option<PathBuf> {
     mountinfo.lines().find_map(|line| {
         let (before, after) = line.split_once(" - ")?;
         let is_cgroup2 = after.split(' ').next() == Some("cgroup2");
-        is_cgroup2.then(|| before.split(' ').nth(4).map(unescape)).flatten()
+        is_cgroup2
+            .then(|| before.split(' ').nth(4).map(unescape))
+            .flatten()
     })
 }
 
@@ -100,7 +117,12 @@ fn cgroup2_path(cgroup: &str) -> Option<&str> {
 
 /// Undoes the kernel's octal escapes of blanks in paths.
 fn unescape(path: &str) -> PathBuf {
-    PathBuf::from(path.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\"))
+    PathBuf::from(
+        path.replace("\\040", " ")
+            .replace("\\011", "\t")
+            .replace("\\012", "\n")
+            .replace("\\134", "\\"),
+    )
 }
 
 #[cfg(test)]
@@ -109,7 +131,8 @@ mod tests {
 
     #[test]
     fn finds_both_usual_mounts() {
-        let unified = "24 30 0:22 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
+        let unified =
+            "24 30 0:22 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
         let hybrid = "30 24 0:26 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n\
                       31 24 0:27 / /sys/fs/cgroup/unified rw,relatime - cgroup2 none rw\n";
         assert_eq!(cgroup2_mount(unified), Some("/sys/fs/cgroup".into()));
@@ -119,7 +142,10 @@ mod tests {
 
     #[test]
     fn reads_the_unified_line_among_version_1_ones() {
-        assert_eq!(cgroup2_path("9:name=systemd:/a\n1:cpu:/b\n0::/user.slice/c.scope\n"), Some("/user.slice/c.scope"));
+        assert_eq!(
+            cgroup2_path("9:name=systemd:/a\n1:cpu:/b\n0::/user.slice/c.scope\n"),
+            Some("/user.slice/c.scope")
+        );
         assert_eq!(cgroup2_path("9:name=systemd:/a\n"), None);
     }
 }

@@ -44,12 +44,19 @@ pub struct SeriesSet {
 impl SeriesSet {
     /// No series yet.
     pub const fn new(naming: Naming) -> Self {
-        Self { naming, series: BTreeMap::new() }
+        Self {
+            naming,
+            series: BTreeMap::new(),
+        }
     }
 
     /// Adds what changed. A flow that found the flow table full is added when it has ended.
     pub fn apply(&mut self, change: &Change) {
-        let Change { before, now, listed } = change;
+        let Change {
+            before,
+            now,
+            listed,
+        } = change;
         if !listed && now.outcome.is_none() {
             return;
         }
@@ -58,8 +65,14 @@ impl SeriesSet {
             None => begin(series, now, *listed),
             Some(before) => {
                 add_volume(series, &now.volume, &before.volume);
-                series.rtt.entry(now.rtt_kind).or_default().merge_since(&now.rtt, Some(&before.rtt));
-                series.exchange.merge_since(&now.exchanges, Some(&before.exchanges));
+                series
+                    .rtt
+                    .entry(now.rtt_kind)
+                    .or_default()
+                    .merge_since(&now.rtt, Some(&before.rtt));
+                series
+                    .exchange
+                    .merge_since(&now.exchanges, Some(&before.exchanges));
             }
         }
         if let Some(outcome) = now.outcome {
@@ -78,7 +91,11 @@ impl SeriesSet {
     fn series_of(&mut self, flow: &Flow) -> &mut Series {
         let key = key(&self.naming, flow);
         let room = self.series.len() < self.naming.limit;
-        let key = if room || self.series.contains_key(&key) { key } else { SeriesKey::Overflow };
+        let key = if room || self.series.contains_key(&key) {
+            key
+        } else {
+            SeriesKey::Overflow
+        };
         self.series.entry(key).or_default()
     }
 }
@@ -87,7 +104,11 @@ fn key(naming: &Naming, flow: &Flow) -> SeriesKey {
     let address = flow.peer.ip();
     SeriesKey::Flows {
         role: flow.role,
-        network: if address.is_ipv4() { NetworkType::Ipv4 } else { NetworkType::Ipv6 },
+        network: if address.is_ipv4() {
+            NetworkType::Ipv4
+        } else {
+            NetworkType::Ipv6
+        },
         peer: match naming.peer {
             PeerNaming::Address => Peer::Named(address.to_string()),
             PeerNaming::Prefix { v4, v6 } => Peer::Named(prefix(address, v4, v6)),
@@ -102,11 +123,17 @@ fn prefix(address: IpAddr, v4: u8, v6: u8) -> String {
     match address {
         IpAddr::V4(ip) => {
             let mask = u32::MAX.checked_shl(32 - u32::from(v4)).unwrap_or(0);
-            format!("{}/{v4}", std::net::Ipv4Addr::from_bits(ip.to_bits() & mask))
+            format!(
+                "{}/{v4}",
+                std::net::Ipv4Addr::from_bits(ip.to_bits() & mask)
+            )
         }
         IpAddr::V6(ip) => {
             let mask = u128::MAX.checked_shl(128 - u32::from(v6)).unwrap_or(0);
-            format!("{}/{v6}", std::net::Ipv6Addr::from_bits(ip.to_bits() & mask))
+            format!(
+                "{}/{v6}",
+                std::net::Ipv6Addr::from_bits(ip.to_bits() & mask)
+            )
         }
     }
 }
@@ -123,7 +150,11 @@ fn begin(series: &mut Series, flow: &Flow, listed: bool) {
     }
     add_volume(series, &flow.volume, &Volume::default());
     if !flow.rtt.is_empty() {
-        series.rtt.entry(flow.rtt_kind).or_default().merge(&flow.rtt);
+        series
+            .rtt
+            .entry(flow.rtt_kind)
+            .or_default()
+            .merge(&flow.rtt);
     }
     series.exchange.merge(&flow.exchanges);
 }
@@ -139,7 +170,11 @@ fn finish(series: &mut Series, flow: &Flow, outcome: Outcome) {
         Outcome::Failed(failure) => {
             *series.failed.entry(failure).or_default() += 1;
             if let Some(connect_ns) = flow.connect_ns() {
-                series.connect.entry(Some(failure)).or_default().record(connect_ns);
+                series
+                    .connect
+                    .entry(Some(failure))
+                    .or_default()
+                    .record(connect_ns);
             }
         }
     }
@@ -149,8 +184,14 @@ fn add_volume(series: &mut Series, now: &Volume, before: &Volume) {
     series.bytes_sent += now.bytes_sent.saturating_sub(before.bytes_sent);
     series.bytes_received += now.bytes_received.saturating_sub(before.bytes_received);
     series.segments_sent += now.segments_sent.saturating_sub(before.segments_sent);
-    series.segments_received += now.segments_received.saturating_sub(before.segments_received);
-    add_retransmits(&mut series.retransmits, &now.retransmits, &before.retransmits);
+    series.segments_received += now
+        .segments_received
+        .saturating_sub(before.segments_received);
+    add_retransmits(
+        &mut series.retransmits,
+        &now.retransmits,
+        &before.retransmits,
+    );
 }
 
 fn add_retransmits(sum: &mut Retransmits, now: &Retransmits, before: &Retransmits) {

@@ -4,12 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
-use crate::{
-    clock::Anchor,
-    flow::Flow,
-    follower::Follower,
-    otlp::exporter::Exporter,
-};
+use crate::{clock::Anchor, flow::Flow, follower::Follower, otlp::exporter::Exporter};
 
 /// How often the ring buffer is drained. A flow's end is seen this much later at most; waking up for each record
 /// would cost the kernel side more than following the flow does.
@@ -26,8 +21,19 @@ pub struct Session {
 
 impl Session {
     /// A session that asks live flows for a sample every `sample` and reports every `report`.
-    pub fn new(follower: Follower, exporter: Option<Exporter>, sample: Duration, report: Duration) -> Self {
-        Self { follower, exporter, drain: every(DRAIN_EVERY), sample: every(sample), report: every(report) }
+    pub fn new(
+        follower: Follower,
+        exporter: Option<Exporter>,
+        sample: Duration,
+        report: Duration,
+    ) -> Self {
+        Self {
+            follower,
+            exporter,
+            drain: every(DRAIN_EVERY),
+            sample: every(sample),
+            report: every(report),
+        }
     }
 
     /// Waits for the next thing to do and does it. Flows that ended go to `finished` and become spans.
@@ -47,7 +53,9 @@ impl Session {
 
     /// Takes in all that waits.
     pub fn drain(&mut self, mut finished: impl FnMut(&Flow, &Anchor)) {
-        let Self { follower, exporter, .. } = self;
+        let Self {
+            follower, exporter, ..
+        } = self;
         follower.drain(|flow, anchor| {
             if let Some(exporter) = exporter {
                 exporter.flow(flow, anchor);

@@ -24,8 +24,10 @@ impl CommandCgroup {
         let parent = scope::own_cgroup()?;
         sweep(&parent);
         let path = parent.join(format!("{PREFIX}{}", std::process::id()));
-        fs::create_dir(&path)
-            .map_err(|error| ScopeError::Make { path: path.display().to_string(), error })?;
+        fs::create_dir(&path).map_err(|error| ScopeError::Make {
+            path: path.display().to_string(),
+            error,
+        })?;
         Ok(Self { path, parent })
     }
 
@@ -35,7 +37,10 @@ impl CommandCgroup {
 
     /// A process that writes `0` here joins the cgroup.
     pub(super) fn members(&self) -> io::Result<File> {
-        OpenOptions::new().write(true).custom_flags(libc::O_CLOEXEC).open(self.path.join("cgroup.procs"))
+        OpenOptions::new()
+            .write(true)
+            .custom_flags(libc::O_CLOEXEC)
+            .open(self.path.join("cgroup.procs"))
     }
 }
 
@@ -54,9 +59,14 @@ impl Drop for CommandCgroup {
 }
 
 fn move_members(from: &Path, to: &Path) {
-    let Ok(members) = fs::read_to_string(from.join("cgroup.procs")) else { return };
+    let Ok(members) = fs::read_to_string(from.join("cgroup.procs")) else {
+        return;
+    };
     for pid in members.lines() {
-        let joined = OpenOptions::new().write(true).open(to.join("cgroup.procs")).and_then(|mut file| file.write_all(pid.as_bytes()));
+        let joined = OpenOptions::new()
+            .write(true)
+            .open(to.join("cgroup.procs"))
+            .and_then(|mut file| file.write_all(pid.as_bytes()));
         if let Err(error) = joined {
             tracing::debug!(pid, %error, "a process that the command left cannot be moved");
         }
@@ -65,10 +75,15 @@ fn move_members(from: &Path, to: &Path) {
 
 /// Removes the empty cgroups of flowcars that no longer run. One with processes in it is not removed by the kernel.
 fn sweep(parent: &Path) {
-    let Ok(entries) = fs::read_dir(parent) else { return };
+    let Ok(entries) = fs::read_dir(parent) else {
+        return;
+    };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX)).and_then(|pid| pid.parse::<u32>().ok());
+        let pid = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(PREFIX))
+            .and_then(|pid| pid.parse::<u32>().ok());
         if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
             let _ = fs::remove_dir(entry.path());
         }

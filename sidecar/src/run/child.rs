@@ -39,14 +39,21 @@ struct Signals {
 impl Child {
     /// Starts the command in the cgroup: it joins before it becomes the command, so that no flow is missed.
     pub(super) fn spawn(command: &[OsString], cgroup: &CommandCgroup) -> Result<Self, Failure> {
-        let software = |error: io::Error| Failure::new(exit::SOFTWARE, format_args!("cannot start the command: {error}"));
+        let software = |error: io::Error| {
+            Failure::new(
+                exit::SOFTWARE,
+                format_args!("cannot start the command: {error}"),
+            )
+        };
         let mut members = cgroup.members().map_err(software)?;
         let signals = Signals::catch().map_err(software)?;
         let mut process = Command::new(&command[0]);
         process.args(&command[1..]);
         // SAFETY: between fork and exec only write(2) is called, on a descriptor that was opened before.
         unsafe { process.pre_exec(move || members.write_all(b"0")) };
-        let process = process.spawn().map_err(|error| not_started(&command[0], &error))?;
+        let process = process
+            .spawn()
+            .map_err(|error| not_started(&command[0], &error))?;
         Ok(Self { process, signals })
     }
 
@@ -115,9 +122,13 @@ fn exit_status(status: ExitStatus) -> u8 {
 fn not_started(command: &OsString, error: &io::Error) -> Failure {
     let command = command.display();
     match error.kind() {
-        io::ErrorKind::NotFound => {
-            Failure::new(exit::NOT_FOUND, format_args!("{command}: not found; is it in PATH?"))
-        }
-        _ => Failure::new(exit::NOT_EXECUTABLE, format_args!("{command}: cannot be executed: {error}")),
+        io::ErrorKind::NotFound => Failure::new(
+            exit::NOT_FOUND,
+            format_args!("{command}: not found; is it in PATH?"),
+        ),
+        _ => Failure::new(
+            exit::NOT_EXECUTABLE,
+            format_args!("{command}: cannot be executed: {error}"),
+        ),
     }
 }

@@ -8,8 +8,8 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use self::{cgroup::CommandCgroup, child::Child, report::Report};
 pub use self::report::Format;
+use self::{cgroup::CommandCgroup, child::Child, report::Report};
 use crate::{
     config::Config,
     exit::{self, Failure},
@@ -35,7 +35,12 @@ pub struct RunArgs {
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
     command: Vec<OsString>,
 }
 
@@ -45,8 +50,15 @@ pub struct RunArgs {
 /// [`Failure`] if the command could not be run or its flows not be followed.
 pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
     let mut report = Report::to(args.output.as_deref(), args.format).map_err(|error| {
-        let path = args.output.as_deref().unwrap_or("standard error".as_ref()).display();
-        Failure::new(exit::CANNOT_CREATE, format_args!("cannot write the report to {path}: {error}"))
+        let path = args
+            .output
+            .as_deref()
+            .unwrap_or("standard error".as_ref())
+            .display();
+        Failure::new(
+            exit::CANNOT_CREATE,
+            format_args!("cannot write the report to {path}: {error}"),
+        )
     })?;
     let cgroup = CommandCgroup::make()?;
     let follower = Follower::attach(cgroup.path(), &config.limits())?;
@@ -57,19 +69,30 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
     settle(&mut session, &mut report).await;
     let books = session.follower().books();
     session.close(config.shutdown_timeout).await;
-    report
-        .finish(&books, status.into())
-        .map_err(|error| Failure::new(exit::CANNOT_CREATE, format_args!("the report is incomplete: {error}")))?;
+    report.finish(&books, status.into()).map_err(|error| {
+        Failure::new(
+            exit::CANNOT_CREATE,
+            format_args!("the report is incomplete: {error}"),
+        )
+    })?;
     Ok(status)
 }
 
 /// Exports where an endpoint is set; the service is the command if nothing else names it.
 fn exporter(config: &Config, command: &OsString) -> Option<Exporter> {
-    let name = std::path::Path::new(command).file_name().unwrap_or(command).to_string_lossy().into_owned();
+    let name = std::path::Path::new(command)
+        .file_name()
+        .unwrap_or(command)
+        .to_string_lossy()
+        .into_owned();
     Exporter::start(config, Some(&name))
 }
 
-async fn follow(session: &mut Session, child: &mut Child, report: &mut Report) -> Result<u8, Failure> {
+async fn follow(
+    session: &mut Session,
+    child: &mut Child,
+    report: &mut Report,
+) -> Result<u8, Failure> {
     let mut status = interval(STATUS_EVERY);
     status.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {

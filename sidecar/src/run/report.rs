@@ -42,16 +42,35 @@ impl Report {
     pub(super) fn to(path: Option<&Path>, format: Format) -> io::Result<Self> {
         let (out, terminal): (Box<dyn Write>, bool) = match path {
             None => (Box::new(io::stderr()), io::stderr().is_terminal()),
-            Some(path) if path == Path::new("-") => (Box::new(io::stdout()), io::stdout().is_terminal()),
+            Some(path) if path == Path::new("-") => {
+                (Box::new(io::stdout()), io::stdout().is_terminal())
+            }
             Some(path) => (Box::new(BufWriter::new(File::create(path)?)), false),
         };
-        let style = if terminal && format == Format::Table { Style::Coloured } else { Style::Plain };
-        Ok(Self { out, format, style, rows: 0, closed: 0, failed: 0, status_shown: false, broken: None })
+        let style = if terminal && format == Format::Table {
+            Style::Coloured
+        } else {
+            Style::Plain
+        };
+        Ok(Self {
+            out,
+            format,
+            style,
+            rows: 0,
+            closed: 0,
+            failed: 0,
+            status_shown: false,
+            broken: None,
+        })
     }
 
     /// A flow ended.
     pub(super) fn flow(&mut self, flow: &Flow, anchor: &Anchor) {
-        if flow.established.is_some() { self.closed += 1 } else { self.failed += 1 }
+        if flow.established.is_some() {
+            self.closed += 1
+        } else {
+            self.failed += 1
+        }
         let line = match self.format {
             Format::Json => json::line(flow, anchor),
             Format::Table => table::flow(flow, self.style),

@@ -49,13 +49,20 @@ pub enum AttachError {
         error: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The kernel cannot do what is asked.
-    #[error("this kernel cannot {what} ({error}): flowcar needs Linux 5.10 or later with CONFIG_BPF_SYSCALL and CONFIG_CGROUP_BPF")]
+    #[error(
+        "this kernel cannot {what} ({error}): flowcar needs Linux 5.10 or later with CONFIG_BPF_SYSCALL and CONFIG_CGROUP_BPF"
+    )]
     Unsupported {
         /// What it cannot do.
         what: &'static str,
         /// The kernel's answer.
         error: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The kernel's verifier does not accept a program.
+    #[error(
+        "this kernel's verifier refuses flowcar's program: {0}. Please report this line with the output of `uname -r`"
+    )]
+    Verifier(String),
     /// The cgroup's directory cannot be opened.
     #[error("cannot open the cgroup {path}: {error}")]
     Cgroup {
@@ -100,8 +107,10 @@ impl EbpfSource {
         if !missing.is_empty() {
             return Err(AttachError::Missing(missing));
         }
-        let directory = File::open(cgroup)
-            .map_err(|error| AttachError::Cgroup { path: cgroup.display().to_string(), error })?;
+        let directory = File::open(cgroup).map_err(|error| AttachError::Cgroup {
+            path: cgroup.display().to_string(),
+            error,
+        })?;
         raise_memlock();
         let mut programs = EbpfLoader::new()
             .map_max_entries("RECORDS", ring_bytes)
@@ -153,11 +162,17 @@ impl EbpfSource {
     }
 
     fn set_pace(&mut self, index: u32, value: u32) -> Result<(), AttachError> {
-        self.pace.set(index, value, 0).map_err(|error| AttachError::of("set the pace of samples", error))
+        self.pace
+            .set(index, value, 0)
+            .map_err(|error| AttachError::of("set the pace of samples", error))
     }
 
     fn with_maps(mut programs: Ebpf) -> Result<Self, AttachError> {
-        let mut take = |name: &str| programs.take_map(name).expect("sidecar-ebpf/src/maps.rs declares this map");
+        let mut take = |name: &str| {
+            programs
+                .take_map(name)
+                .expect("sidecar-ebpf/src/maps.rs declares this map")
+        };
         let (ring, counters, pace) = (take("RECORDS"), take("COUNTERS"), take("PACE"));
         let of = |error| AttachError::of("open its maps", error);
         let ring = RingBuf::try_from(ring).map_err(of)?;
@@ -179,7 +194,9 @@ fn attach_program(programs: &mut Ebpf, cgroup: &File) -> Result<(), AttachError>
         .program_mut(PROGRAM)
         .and_then(|program| program.try_into().ok())
         .expect("sidecar-ebpf/src/sock_ops.rs declares this program");
-    program.load().map_err(|error| AttachError::of("load its sock_ops program", error))?;
+    program
+        .load()
+        .map_err(|error| AttachError::of("load its sock_ops program", error))?;
     // Single is flags 0: with cgroup bpf_link, which always allows several programs, the kernel takes no others.
     program
         .attach(cgroup.as_fd(), CgroupAttachMode::Single)
@@ -208,17 +225,39 @@ fn missing_capabilities() -> Vec<Capability> {
 
 impl AttachError {
     fn of<E: std::error::Error + Send + Sync + 'static>(what: &'static str, error: E) -> Self {
+        if let Some(complaint) = verifier_complaint(&error) {
+            return Self::Verifier(complaint);
+        }
         let refused = errno(&error).is_some_and(|code| code == libc::EPERM || code == libc::EACCES);
         let error = chain(&error).into();
-        if refused { Self::Forbidden { what, error } } else { Self::Unsupported { what, error } }
+        if refused {
+            Self::Forbidden { what, error }
+        } else {
+            Self::Unsupported { what, error }
+        }
     }
+}
+
+/// The verifier's last word, where it had one: the line before its statistics.
+fn verifier_complaint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let Some(ProgramError::LoadError { verifier_log, .. }) = error.downcast_ref() else {
+        return None;
+    };
+    let log = verifier_log.to_string();
+    let said = log.lines().map(str::trim).filter(|line| !line.is_empty());
+    said.take_while(|line| !line.starts_with("verification time") && !line.starts_with("processed"))
+        .last()
+        .map(str::to_owned)
 }
 
 /// The system call's error at the bottom of the chain.
 fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     let mut next = Some(error);
     while let Some(error) = next {
-        if let Some(code) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+        if let Some(code) = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::raw_os_error)
+        {
             return Some(code);
         }
         if let Some(ProgramError::LoadError { io_error, .. }) = error.downcast_ref() {

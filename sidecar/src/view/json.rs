@@ -123,7 +123,11 @@ pub fn summary(books: &Books, exit_status: i32) -> String {
             live: books.live,
             failed: books.failed,
             lost: books.lost_total(),
-            lost_by: books.lost.iter().map(|(lost, count)| (lost.name(), *count)).collect(),
+            lost_by: books
+                .lost
+                .iter()
+                .map(|(lost, count)| (lost.name(), *count))
+                .collect(),
             exit_status,
         },
     };
@@ -131,7 +135,10 @@ pub fn summary(books: &Books, exit_status: i32) -> String {
 }
 
 fn address(socket: SocketAddr) -> Address {
-    Address { address: socket.ip().to_string(), port: socket.port() }
+    Address {
+        address: socket.ip().to_string(),
+        port: socket.port(),
+    }
 }
 
 /// Nanoseconds as seconds, to the nanosecond and no further.
@@ -140,9 +147,12 @@ fn seconds(ns: u64) -> f64 {
 }
 
 fn quantile(histogram: &Histogram, q: f64) -> Option<f64> {
-    histogram.quantile_s(q).map(|value| (value * 1e9).round() / 1e9)
+    histogram
+        .quantile_s(q)
+        .map(|value| (value * 1e9).round() / 1e9)
 }
 
 fn rfc3339(unix_ns: u64) -> String {
-    jiff::Timestamp::from_nanosecond(unix_ns.into()).map_or_else(|_| unix_ns.to_string(), |time| format!("{time:.9}"))
+    jiff::Timestamp::from_nanosecond(unix_ns.into())
+        .map_or_else(|_| unix_ns.to_string(), |time| format!("{time:.9}"))
 }

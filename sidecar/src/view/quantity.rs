@@ -65,7 +65,14 @@ mod tests {
 
     #[test]
     fn bytes_change_their_unit_before_a_fourth_digit() {
-        for (count, text) in [(0, "0B"), (999, "999B"), (1000, "1.00kB"), (999_499, "999kB"), (999_500, "1.00MB"), (20_440_000, "20.4MB")] {
+        for (count, text) in [
+            (0, "0B"),
+            (999, "999B"),
+            (1000, "1.00kB"),
+            (999_499, "999kB"),
+            (999_500, "1.00MB"),
+            (20_440_000, "20.4MB"),
+        ] {
             assert_eq!(bytes(count), text);
         }
         assert_eq!(bytes(u64::MAX), "18.4EB");

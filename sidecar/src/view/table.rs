@@ -35,7 +35,9 @@ impl Style {
 
 /// The head of the table.
 pub fn head(style: Style) -> String {
-    let text = row(["role", "peer", "lasted", "sent", "received", "resent", "connect", "rtt p50", "p99", "end"]);
+    let text = row([
+        "role", "peer", "lasted", "sent", "received", "resent", "connect", "rtt p50", "p99", "end",
+    ]);
     style.paint(BOLD, &text)
 }
 
@@ -48,11 +50,13 @@ pub fn flow(flow: &Flow, style: Style) -> String {
     let cells = [
         role_name(flow.role).to_owned(),
         peer(&flow.peer.to_string()),
-        flow.duration_ns().map_or_else(none, |ns| duration(ns as f64 / 1e9)),
+        flow.duration_ns()
+            .map_or_else(none, |ns| duration(ns as f64 / 1e9)),
         bytes(flow.volume.bytes_sent),
         bytes(flow.volume.bytes_received),
         retransmits.to_string(),
-        flow.connect_ns().map_or_else(none, |ns| duration(ns as f64 / 1e9)),
+        flow.connect_ns()
+            .map_or_else(none, |ns| duration(ns as f64 / 1e9)),
         quantile(0.5),
         quantile(0.99),
         end.to_owned(),
@@ -96,7 +100,9 @@ pub fn status<'a>(live: impl Iterator<Item = &'a Flow>, closed: u64, failed: u64
         retransmits += flow.volume.retransmits.total();
         rtt.merge(&flow.rtt);
     }
-    let rtt = rtt.quantile_s(0.5).map_or_else(String::new, |p50| format!(", rtt p50 {}", duration(p50)));
+    let rtt = rtt
+        .quantile_s(0.5)
+        .map_or_else(String::new, |p50| format!(", rtt p50 {}", duration(p50)));
     format!(
         "{flows} live ({} sent, {} received, {retransmits} retransmitted{rtt}), {closed} closed, {failed} failed",
         bytes(sent),
@@ -106,8 +112,21 @@ pub fn status<'a>(live: impl Iterator<Item = &'a Flow>, closed: u64, failed: u64
 
 /// 100 columns with the longest end, `reset_received`.
 fn row(cells: [&str; 10]) -> String {
-    let [role, peer, lasted, sent, received, resent, connect, p50, p99, end] = cells;
-    format!("{role:<7} {peer:<24} {lasted:>6} {sent:>6} {received:>8} {resent:>6} {connect:>7} {p50:>7} {p99:>6} {end}")
+    let [
+        role,
+        peer,
+        lasted,
+        sent,
+        received,
+        resent,
+        connect,
+        p50,
+        p99,
+        end,
+    ] = cells;
+    format!(
+        "{role:<7} {peer:<24} {lasted:>6} {sent:>6} {received:>8} {resent:>6} {connect:>7} {p50:>7} {p99:>6} {end}"
+    )
 }
 
 /// A peer that does not fit loses its middle: the head names the network, the tail the port.
