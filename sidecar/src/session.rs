@@ -10,6 +10,9 @@ use crate::{clock::Anchor, flow::Flow, follower::Follower, otlp::exporter::Expor
 /// would cost the kernel side more than following the flow does.
 const DRAIN_EVERY: Duration = Duration::from_millis(100);
 
+/// The first report comes early: whoever has just started flowcar is waiting for it.
+const FIRST_REPORT: Duration = Duration::from_secs(1);
+
 /// Follows flows, and exports what it is told to.
 pub struct Session {
     follower: Follower,
@@ -32,7 +35,7 @@ impl Session {
             exporter,
             drain: every(DRAIN_EVERY),
             sample: every(sample),
-            report: every(report),
+            report: first_after(FIRST_REPORT.min(report), report),
         }
     }
 
@@ -86,7 +89,11 @@ impl Session {
 }
 
 fn every(period: Duration) -> Interval {
-    let mut interval = interval_at(Instant::now() + period, period);
+    first_after(period, period)
+}
+
+fn first_after(delay: Duration, period: Duration) -> Interval {
+    let mut interval = interval_at(Instant::now() + delay, period);
     interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
     interval
 }

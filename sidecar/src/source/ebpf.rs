@@ -214,10 +214,11 @@ fn raise_memlock() {
 fn missing_capabilities() -> Vec<Capability> {
     let held = caps::read(None, CapSet::Effective).unwrap_or_default();
     // CAP_SYS_ADMIN stands in for CAP_BPF (include/linux/capability.h, bpf_capable).
-    let stands_in = held.contains(&Capability::CAP_SYS_ADMIN);
+    let stands_in =
+        |needed| needed == Capability::CAP_BPF && held.contains(&Capability::CAP_SYS_ADMIN);
     NEEDED
         .into_iter()
-        .filter(|needed| !held.contains(needed) && !(stands_in && *needed == Capability::CAP_BPF))
+        .filter(|needed| !held.contains(needed) && !stands_in(*needed))
         .collect()
 }
 
