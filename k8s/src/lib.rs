@@ -1,1 +1,13 @@
-//! placeholder
+//! flowcar in Kubernetes: the mutating webhook and the `kubectl flowcar` plugin over one library.
+//!
+//! ```text
+//! AdmissionReview -> admit -> inject (pure: Pod in, JSON patch out) -> response
+//!                       \---> workload (pure: the opt-in copied into a template)
+//! ```
+//!
+//! Both binaries are thin: `flowcar-controller` serves [`admit`] behind certificates that [`certs`] keeps
+//! fresh, `kubectl-flowcar` runs the same pure functions over files and asks the cluster about the rest.
+
+pub mod annotations;
+mod quantity;
+mod text;
