@@ -76,7 +76,9 @@ pub enum Level {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// Not YAML, or not of this shape.
-    #[error("the configuration cannot be read: {0}; compare it with the chart's values.schema.json")]
+    #[error(
+        "the configuration cannot be read: {0}; compare it with the chart's values.schema.json"
+    )]
     Shape(#[from] serde_yaml_ng::Error),
     /// Values that no pod could carry.
     #[error("the configuration has mistakes: {}", .0.join("; "))]
@@ -111,7 +113,13 @@ impl Default for Config {
             allowed_endpoints: Vec::new(),
             native_sidecar: NativeSidecar::Auto,
             excluded_namespaces: strings(&["kube-system", "kube-public", "kube-node-lease"]),
-            sandboxed_runtime_classes: strings(&["gvisor", "runsc", "kata", "firecracker", "cloud-hypervisor"]),
+            sandboxed_runtime_classes: strings(&[
+                "gvisor",
+                "runsc",
+                "kata",
+                "firecracker",
+                "cloud-hypervisor",
+            ]),
             pod_security_default: Level::Privileged,
         }
     }
@@ -137,11 +145,17 @@ impl Config {
             mistakes.push(format!("image={:?} is no image reference", self.image));
         }
         if !Kind::Cpu.accepts(&self.guaranteed_cpu) {
-            mistakes.push(format!("guaranteedCpu={:?}: expected {}", self.guaranteed_cpu, Kind::Cpu));
+            mistakes.push(format!(
+                "guaranteedCpu={:?}: expected {}",
+                self.guaranteed_cpu,
+                Kind::Cpu
+            ));
         }
         for pattern in &self.allowed_endpoints {
             if !Kind::Url.accepts(&pattern.replacen("://*.", "://", 1)) {
-                mistakes.push(format!("allowedEndpoints has {pattern:?}: expected a URL, its host may start with `*.`"));
+                mistakes.push(format!(
+                    "allowedEndpoints has {pattern:?}: expected a URL, its host may start with `*.`"
+                ));
             }
         }
         if !mistakes.is_empty() {
@@ -151,25 +165,46 @@ impl Config {
             image_and_command: self.allow_image_and_command,
             endpoints: self.allowed_endpoints.clone(),
         };
-        Ok(Settings { hash: self.hash(), defaults, permissions, config: self })
+        Ok(Settings {
+            hash: self.hash(),
+            defaults,
+            permissions,
+            config: self,
+        })
     }
 
     fn parse_defaults(&self) -> (Overrides, Vec<String>) {
-        let named: Map<String, Value> =
-            self.defaults.iter().map(|(name, value)| (format!("{PREFIX}{name}"), json!(value))).collect();
-        let everything = Permissions { image_and_command: true, endpoints: Vec::new() };
+        let named: Map<String, Value> = self
+            .defaults
+            .iter()
+            .map(|(name, value)| (format!("{PREFIX}{name}"), json!(value)))
+            .collect();
+        let everything = Permissions {
+            image_and_command: true,
+            endpoints: Vec::new(),
+        };
         let (defaults, problems) = Overrides::parse(&named, &everything);
-        let mut mistakes: Vec<_> = problems.iter().map(|problem| format!("defaults: {problem}")).collect();
+        let mut mistakes: Vec<_> = problems
+            .iter()
+            .map(|problem| format!("defaults: {problem}"))
+            .collect();
         if named.contains_key(INJECT) {
-            mistakes.push("defaults: `inject` has no cluster-wide default; label the namespaces".to_owned());
+            mistakes.push(
+                "defaults: `inject` has no cluster-wide default; label the namespaces".to_owned(),
+            );
         }
         (defaults, mistakes)
     }
 
     fn hash(&self) -> String {
-        let text = serde_json::to_string(self).expect("a configuration of strings and lists serialises");
+        let text =
+            serde_json::to_string(self).expect("a configuration of strings and lists serialises");
         let digest = Sha256::digest(format!("{VERSION}\n{text}"));
-        digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+        digest
+            .iter()
+            .take(8)
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 }
 
@@ -177,7 +212,9 @@ impl Config {
 
 impl Default for Settings {
     fn default() -> Self {
-        Config::default().check().expect("a test holds the default configuration valid")
+        Config::default()
+            .check()
+            .expect("a test holds the default configuration valid")
     }
 }
 
@@ -197,7 +234,10 @@ impl Level {
     /// unknown value counts as `restricted` (`k8s.io/pod-security-admission/api/helpers.go`).
     #[must_use]
     pub fn of_namespace(labels: &Map<String, Value>, default: Self) -> Self {
-        match labels.get("pod-security.kubernetes.io/enforce").and_then(Value::as_str) {
+        match labels
+            .get("pod-security.kubernetes.io/enforce")
+            .and_then(Value::as_str)
+        {
             None => default,
             Some("privileged") => Self::Privileged,
             Some("baseline") => Self::Baseline,
@@ -224,12 +264,16 @@ mod tests {
     #[test]
     fn nothing_written_is_the_default_configuration() {
         assert_eq!(Config::parse("").expect("valid").config, Config::default());
-        assert_eq!(Config::parse("{}").expect("valid").hash, Settings::default().hash);
+        assert_eq!(
+            Config::parse("{}").expect("valid").hash,
+            Settings::default().hash
+        );
     }
 
     #[test]
     fn defaults_are_read_by_the_table_of_annotations() {
-        let settings = Config::parse("defaults: {endpoint: 'http://c:4317', log-level: warn}").expect("valid");
+        let settings =
+            Config::parse("defaults: {endpoint: 'http://c:4317', log-level: warn}").expect("valid");
         assert_eq!(settings.defaults.get(Key::Endpoint), Some("http://c:4317"));
         assert_eq!(settings.defaults.get(Key::LogLevel), Some("warn"));
     }
@@ -238,10 +282,21 @@ mod tests {
     fn every_mistake_is_told_at_once() {
         let text = "{image: A, guaranteedCpu: x, allowedEndpoints: [nowhere], defaults: {log-levle: warn, inject: enabled}}";
         let error = Config::parse(text).expect_err("five mistakes").to_string();
-        for part in ["image=", "guaranteedCpu", "allowedEndpoints", "did you mean flowcar.io/log-level", "label the namespaces"] {
+        for part in [
+            "image=",
+            "guaranteedCpu",
+            "allowedEndpoints",
+            "did you mean flowcar.io/log-level",
+            "label the namespaces",
+        ] {
             assert!(error.contains(part), "{part} in {error}");
         }
-        assert!(Config::parse("imgae: x").expect_err("unknown field").to_string().contains("imgae"));
+        assert!(
+            Config::parse("imgae: x")
+                .expect_err("unknown field")
+                .to_string()
+                .contains("imgae")
+        );
     }
 
     #[test]
@@ -263,6 +318,9 @@ mod tests {
         assert_eq!(level("baseline"), Level::Baseline);
         assert_eq!(level("restricted"), Level::Restricted);
         assert_eq!(level("strict"), Level::Restricted);
-        assert_eq!(Level::of_namespace(&serde_json::Map::new(), Level::Baseline), Level::Baseline);
+        assert_eq!(
+            Level::of_namespace(&serde_json::Map::new(), Level::Baseline),
+            Level::Baseline
+        );
     }
 }

@@ -9,5 +9,7 @@
 //! fresh, `kubectl-flowcar` runs the same pure functions over files and asks the cluster about the rest.
 
 pub mod annotations;
+pub mod config;
+pub mod inject;
 mod quantity;
 mod text;

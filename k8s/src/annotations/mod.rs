@@ -11,6 +11,7 @@ mod problem;
 mod table;
 
 pub use docs::markdown;
+pub(crate) use kind::parse_command;
 pub use kind::{Kind, parse_secret_ref};
 pub use overrides::{Overrides, Permissions};
 pub use problem::Problem;

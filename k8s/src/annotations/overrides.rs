@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::problem::unknown_key;
-use super::{Annotation, Key, OWN_MARKS, PREFIX, Problem, TABLE};
+use super::{Annotation, Key, OWN_MARKS, Problem, TABLE};
 
 /// The valid overrides of one pod. A value that was refused is absent, so its default holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
