@@ -8,8 +8,10 @@
 //! Both binaries are thin: `flowcar-controller` serves [`admit`] behind certificates that [`certs`] keeps
 //! fresh, `kubectl-flowcar` runs the same pure functions over files and asks the cluster about the rest.
 
+pub mod admit;
 pub mod annotations;
 pub mod config;
 pub mod inject;
 mod quantity;
 mod text;
+pub mod workload;

@@ -79,10 +79,24 @@ pub enum Decision {
 #[must_use]
 pub fn inject(pod: &Value, context: &Context, settings: &Settings) -> Outcome {
     let annotations = view::annotations(pod);
-    if let Err(reason) = decide::opted_in(annotations, context) {
-        return Outcome::of(Decision::NotOptedIn(reason));
+    let opted_in = decide::opted_in(annotations, context);
+    if opted_in == Err(NotOptedIn::PodDisabled) {
+        return Outcome::of(Decision::NotOptedIn(NotOptedIn::PodDisabled));
     }
     let (overrides, mut problems) = settings.overrides(annotations);
+    if let Err(reason) = opted_in {
+        // A slip such as `flowcar.io/injcet` must be heard, though it opts nothing in.
+        let refused = settings.config.strict && !problems.is_empty();
+        let decision = if refused {
+            Decision::Denied
+        } else {
+            Decision::NotOptedIn(reason)
+        };
+        return Outcome {
+            problems,
+            ..Outcome::of(decision)
+        };
+    }
     let overrides = resources::drop_contradictions(overrides, settings, &mut problems);
     let skip = decide::skip(pod, context, settings, &overrides);
     let mistaken_opt_in = matches!(skip, Some(Skip::UnknownValue { .. }));

@@ -275,6 +275,20 @@ fn who_is_opted_in() {
 }
 
 #[test]
+fn a_slip_in_the_opt_in_itself_is_heard() {
+    let pod = json!({"metadata": {"annotations": {"flowcar.io/injcet": "enabled"}}, "spec": {"containers": []}});
+    let outcome = run(&pod);
+    assert_eq!(
+        outcome.decision,
+        Decision::NotOptedIn(NotOptedIn::NothingSaid)
+    );
+    assert_eq!(
+        outcome.warnings(),
+        ["flowcar.io/injcet: unknown, ignored; did you mean flowcar.io/inject?"]
+    );
+}
+
+#[test]
 fn every_skip_has_its_reason() {
     let context = context();
     let cases = [
