@@ -10,8 +10,10 @@
 
 pub mod admit;
 pub mod annotations;
+pub mod certs;
 pub mod config;
 pub mod inject;
+mod lease;
 mod quantity;
 mod text;
 pub mod workload;
