@@ -11,9 +11,15 @@
 pub mod admit;
 pub mod annotations;
 pub mod certs;
+pub mod cluster;
 pub mod config;
+pub mod controller;
+mod detect;
+pub mod events;
 pub mod inject;
 mod lease;
+pub mod metrics;
 mod quantity;
+pub mod serve;
 mod text;
 pub mod workload;

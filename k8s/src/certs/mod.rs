@@ -9,4 +9,5 @@ mod rotation;
 
 pub use keeper::{Keeper, KeeperError, WEBHOOK_FIELD_MANAGER};
 pub use material::{Authority, Material, MaterialError, SecretData};
+pub(crate) use material::{ends, server_config_of};
 pub use rotation::{Policy, Step, advance};
