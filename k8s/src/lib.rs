@@ -11,6 +11,7 @@
 pub mod admit;
 pub mod annotations;
 pub mod certs;
+pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod controller;
