@@ -64,7 +64,8 @@ impl Cluster {
         stderr
     }
 
-    fn address(&self) -> SocketAddr {
+    /// Where the API server calls the controller.
+    pub(crate) fn address(&self) -> SocketAddr {
         self.net.socket(&self.port)
     }
 
@@ -269,6 +270,7 @@ pub(crate) fn product(name: &str) -> PathBuf {
         let mut cargo = Command::new(env!("CARGO"));
         cargo
             .args(["build", "--quiet", "--package", "flowcar-k8s", "--bins"])
+            .args((!cfg!(debug_assertions)).then_some("--release"))
             .current_dir(k8s("."));
         assert!(
             cargo.status().expect("cargo runs").success(),

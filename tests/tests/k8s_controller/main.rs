@@ -1,6 +1,8 @@
 //! The controller against a real API server: needs `tests/peers/build k8s`.
 
+mod cli;
 mod cluster;
+mod manifests;
 
 use std::process::Command;
 use std::time::Duration;
@@ -480,4 +482,51 @@ fn without_the_webhook_every_pod_is_created_and_the_missed_are_found() {
     eventually("no missed pod any more", LIMIT, || {
         (controller.metric("flowcar_pods_missed") == Some(0.0)).then_some(())
     });
+}
+
+/// Prints what an admission call costs: `cargo test --release -p flowcar-tests --test k8s_controller -- --ignored
+/// --nocapture`. Nothing is asserted about time: the machine is shared.
+#[test]
+#[ignore = "a bench: it prints and judges nothing"]
+fn bench_admission_latency_and_memory() {
+    const CALLS: u32 = 20_000;
+    let cluster = Cluster::start();
+    let controller = cluster.controller(&[]);
+    let secret = cluster.admin().get(SECRET).success();
+    let mut decode = Command::new("base64");
+    decode.arg("-d");
+    let (_, ca, _) = cluster::pipe(decode, secret["data"]["ca.crt"].as_str().expect("a bundle"));
+    let base = format!("https://{}", cluster.address());
+    let client = flowcar_tests::peers::Client::new(cluster.net.clone(), base, Some(&ca));
+    let review = json!({
+        "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+        "request": {
+            "uid": "u", "kind": {"group": "", "version": "v1", "kind": "Pod"}, "namespace": "shop", "operation": "CREATE",
+            "object": pod("p", json!({"flowcar.io/inject": "enabled"})),
+        },
+    });
+    let body = review.to_string().into_bytes();
+    let mut latency = hdrhistogram::Histogram::<u64>::new(3).expect("three digits");
+    for _ in 0..CALLS {
+        let started = std::time::Instant::now();
+        let reply = client
+            .send("POST", "/admit", "application/json", body.clone())
+            .expect("an answer");
+        latency
+            .saturating_record(u64::try_from(started.elapsed().as_micros()).expect("microseconds"));
+        assert_eq!(reply.json()["response"]["patchType"], "JSONPatch");
+    }
+    let pid = controller.process.pid().expect("it runs");
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
+    let resident = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM"))
+        .expect("a peak");
+    let (p50, p99) = (
+        latency.value_at_quantile(0.5),
+        latency.value_at_quantile(0.99),
+    );
+    println!(
+        "admission over TLS, {CALLS} calls: p50 {p50} us, p99 {p99} us; controller {resident}"
+    );
 }
