@@ -1,0 +1,36 @@
+//! Every annotation of flowcar, in one table: [`TABLE`].
+//!
+//! A row carries its name, type, default, meaning, example and the environment variable that it sets on the
+//! sidecar. Parsing ([`Overrides::parse`]), the documentation ([`markdown`]) and the injected environment are
+//! all read from it, so a new override is one new row.
+
+mod docs;
+mod kind;
+mod overrides;
+mod problem;
+mod table;
+
+pub use docs::markdown;
+pub(crate) use kind::parse_command;
+pub use kind::{Kind, parse_secret_ref};
+pub use overrides::{Overrides, Permissions};
+pub use problem::Problem;
+pub use table::{Annotation, Key, TABLE};
+
+/// The prefix of every annotation and label of flowcar.
+pub const PREFIX: &str = "flowcar.io/";
+
+/// Opts a pod, a workload or (as a label) a namespace in or out.
+pub const INJECT: &str = "flowcar.io/inject";
+
+/// Written by flowcar on a pod: what was injected, or why not. See `inject::Status`.
+pub const STATUS: &str = "flowcar.io/status";
+
+/// Written by flowcar into a template: the keys that it copied from the workload, comma-separated.
+pub const COPIED: &str = "flowcar.io/copied";
+
+/// Written by flowcar into a template: the workload, as `Kind/name`, that the copy came from.
+pub const WORKLOAD: &str = "flowcar.io/workload";
+
+/// The annotations that only flowcar writes.
+pub const OWN_MARKS: [&str; 3] = [STATUS, COPIED, WORKLOAD];

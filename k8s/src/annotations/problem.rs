@@ -1,0 +1,149 @@
+//! What can be wrong with annotations, each in one sentence that fits an admission warning.
+
+use std::fmt;
+
+use super::{Annotation, PREFIX, TABLE};
+use crate::text::clip;
+
+/// One mistake in a set of annotations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// No annotation has this name.
+    UnknownKey {
+        /// The whole name, as written.
+        name: String,
+        /// The nearest name that exists.
+        nearest: Option<&'static str>,
+    },
+    /// The value is none that the annotation takes.
+    InvalidValue {
+        /// The annotation.
+        row: &'static Annotation,
+        /// The value, as written.
+        value: String,
+    },
+    /// The operator does not allow this annotation.
+    NotPermitted {
+        /// The annotation.
+        row: &'static Annotation,
+    },
+    /// The endpoint is on no line of the operator's allow-list.
+    EndpointNotAllowed {
+        /// The endpoint, as written.
+        endpoint: String,
+    },
+    /// A request above its limit, which the API server would refuse.
+    RequestAboveLimit {
+        /// `cpu` or `memory`.
+        resource: &'static str,
+    },
+}
+
+// === impl Problem ===
+
+impl Problem {
+    /// A word for metrics, of a small fixed set.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::UnknownKey { .. } => "unknown_annotation",
+            Self::InvalidValue { .. } => "invalid_value",
+            Self::NotPermitted { .. } => "not_permitted",
+            Self::EndpointNotAllowed { .. } => "endpoint_not_allowed",
+            Self::RequestAboveLimit { .. } => "request_above_limit",
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownKey {
+                name,
+                nearest: Some(nearest),
+            } => {
+                write!(
+                    f,
+                    "{}: unknown, ignored; did you mean {nearest}?",
+                    clip(name, 50)
+                )
+            }
+            Self::UnknownKey {
+                name,
+                nearest: None,
+            } => {
+                write!(
+                    f,
+                    "{}: unknown, ignored; see the table of annotations",
+                    clip(name, 60)
+                )
+            }
+            Self::InvalidValue { row, value } => {
+                let quoted = clip(&format!("{value:?}"), 26);
+                match row.kind.nearest(value) {
+                    Some(nearest) => write!(
+                        f,
+                        "{}={quoted}: ignored; did you mean {nearest:?}?",
+                        row.name
+                    ),
+                    None => write!(f, "{}={quoted}: ignored; expected {}", row.name, row.kind),
+                }
+            }
+            Self::NotPermitted { row } => {
+                write!(
+                    f,
+                    "{}: ignored, the controller's configuration does not allow it",
+                    row.name
+                )
+            }
+            Self::EndpointNotAllowed { endpoint } => {
+                write!(
+                    f,
+                    "flowcar.io/endpoint={:?}: ignored, not on the allow-list",
+                    clip(endpoint, 60)
+                )
+            }
+            Self::RequestAboveLimit { resource } => {
+                write!(
+                    f,
+                    "flowcar.io/{resource}-request is above the {resource} limit: both ignored"
+                )
+            }
+        }
+    }
+}
+
+/// The candidate that `word` was most likely meant to be, if one is near enough to name.
+pub(super) fn nearest<'a>(
+    word: &str,
+    candidates: impl Iterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let word = word.to_lowercase().replace('_', "-");
+    candidates
+        .map(|candidate| (strsim::damerau_levenshtein(&word, candidate), candidate))
+        .filter(|(distance, candidate)| {
+            *distance <= (candidate.len() / 3).max(2) && *distance < candidate.len()
+        })
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+/// The annotation that an unknown name was most likely meant to be. `None` inside means that the name is
+/// flowcar's but near nothing; `None` outside that it is someone else's annotation.
+pub(super) fn unknown_key(name: &str) -> Option<Option<&'static str>> {
+    let (prefix, short) = name.split_once('/')?;
+    let ours = PREFIX.trim_end_matches('/');
+    let short_names = || TABLE.iter().map(|row| &row.name[PREFIX.len()..]);
+    let row_of = |short: &str| {
+        TABLE
+            .iter()
+            .map(|row| row.name)
+            .find(|name| &name[PREFIX.len()..] == short)
+    };
+    if prefix == ours {
+        return Some(nearest(short, short_names()).and_then(row_of));
+    }
+    // A slip in the prefix is only named where the rest is exactly one of ours.
+    let slipped = strsim::damerau_levenshtein(prefix, ours) <= 3;
+    (slipped && short_names().any(|known| known == short)).then(|| row_of(short))
+}

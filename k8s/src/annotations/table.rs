@@ -1,0 +1,320 @@
+//! The table itself.
+
+use super::Kind;
+
+/// Names a row of [`TABLE`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(
+    missing_docs,
+    reason = "each variant is documented by its row's meaning"
+)]
+pub enum Key {
+    Inject,
+    Endpoint,
+    Protocol,
+    HeadersSecret,
+    Compression,
+    ServiceName,
+    ResourceAttributes,
+    Source,
+    Peer,
+    Ports,
+    Exchange,
+    Sampling,
+    TraceParent,
+    Histograms,
+    LogLevel,
+    LogFormat,
+    CpuRequest,
+    CpuLimit,
+    MemoryRequest,
+    MemoryLimit,
+    HostNetwork,
+    Image,
+    Command,
+}
+
+/// One annotation: a row of [`TABLE`].
+#[derive(Debug, PartialEq, Eq)]
+pub struct Annotation {
+    /// The row's name in code.
+    pub key: Key,
+    /// The whole annotation name, prefix included.
+    pub name: &'static str,
+    /// What values it takes.
+    pub kind: Kind,
+    /// What holds where the annotation is absent, in words where it is not a value.
+    pub default: &'static str,
+    /// One sentence.
+    pub meaning: &'static str,
+    /// A valid value.
+    pub example: &'static str,
+    /// The sidecar's environment variable that takes the value as it is.
+    pub env: Option<&'static str>,
+    /// Ignored, with a warning, unless the operator's configuration allows it.
+    pub needs_permission: bool,
+}
+
+const fn row(
+    key: Key,
+    name: &'static str,
+    kind: Kind,
+    default: &'static str,
+    example: &'static str,
+    env: Option<&'static str>,
+    meaning: &'static str,
+) -> Annotation {
+    Annotation {
+        key,
+        name,
+        kind,
+        default,
+        meaning,
+        example,
+        env,
+        needs_permission: false,
+    }
+}
+
+const fn by_permission(row: Annotation) -> Annotation {
+    Annotation {
+        needs_permission: true,
+        ..row
+    }
+}
+
+/// Every annotation a user may write, in the order in which people meet them.
+pub static TABLE: [Annotation; 23] = [
+    row(
+        Key::Inject,
+        "flowcar.io/inject",
+        Kind::Choice(&["enabled", "disabled"]),
+        "the namespace's label `flowcar.io/inject`, else disabled",
+        "enabled",
+        None,
+        "Whether the pod gets the sidecar. On a workload it is copied into the pod template; `disabled` on the pod always wins.",
+    ),
+    row(
+        Key::Endpoint,
+        "flowcar.io/endpoint",
+        Kind::Url,
+        "the sidecar's own, `http://localhost:4317`",
+        "http://collector.observability:4317",
+        Some("OTEL_EXPORTER_OTLP_ENDPOINT"),
+        "Where the telemetry goes: the Collector's OTLP address. The operator may restrict it to an allow-list.",
+    ),
+    row(
+        Key::Protocol,
+        "flowcar.io/protocol",
+        Kind::Choice(&["grpc", "http/protobuf"]),
+        "the sidecar's own",
+        "grpc",
+        Some("OTEL_EXPORTER_OTLP_PROTOCOL"),
+        "The OTLP transport.",
+    ),
+    row(
+        Key::HeadersSecret,
+        "flowcar.io/headers-secret",
+        Kind::SecretRef,
+        "none",
+        "otlp-auth/headers",
+        None,
+        "The Secret of the pod's namespace (`name` or `name/key`, key `headers` if left out) whose value, `key1=value1,key2=value2`, is sent as OTLP headers.",
+    ),
+    row(
+        Key::Compression,
+        "flowcar.io/compression",
+        Kind::Choice(&["none", "gzip", "zstd"]),
+        "the sidecar's own",
+        "gzip",
+        Some("OTEL_EXPORTER_OTLP_COMPRESSION"),
+        "How exports are compressed.",
+    ),
+    row(
+        Key::ServiceName,
+        "flowcar.io/service-name",
+        Kind::Text { max: 255 },
+        "the workload's name",
+        "checkout",
+        Some("OTEL_SERVICE_NAME"),
+        "`service.name` on everything the sidecar sends.",
+    ),
+    row(
+        Key::ResourceAttributes,
+        "flowcar.io/resource-attributes",
+        Kind::Attributes,
+        "none",
+        "team=payments,deployment.environment.name=staging",
+        Some("OTEL_RESOURCE_ATTRIBUTES"),
+        "Further resource attributes, in OpenTelemetry's `key=value,key=value` form.",
+    ),
+    row(
+        Key::Source,
+        "flowcar.io/source",
+        Kind::Choice(&["auto", "ebpf", "inet_diag"]),
+        "auto",
+        "inet_diag",
+        Some("FLOWCAR_SOURCE"),
+        "Where flows are read from. `inet_diag` needs no capability; namespaces that enforce Pod Security baseline or restricted always use it.",
+    ),
+    row(
+        Key::Peer,
+        "flowcar.io/peer",
+        Kind::Choice(&["address", "prefix", "none"]),
+        "the sidecar's own",
+        "prefix",
+        Some("FLOWCAR_PEER"),
+        "How precisely metrics name the other end of a connection.",
+    ),
+    row(
+        Key::Ports,
+        "flowcar.io/ports",
+        Kind::Ports,
+        "all ports",
+        "exclude:22,9000-9099",
+        Some("FLOWCAR_PORTS"),
+        "Which server ports are followed: `include:` or `exclude:` and a list of ports and ranges.",
+    ),
+    row(
+        Key::Exchange,
+        "flowcar.io/exchange",
+        Kind::Choice(&["on", "off"]),
+        "on",
+        "off",
+        Some("FLOWCAR_EXCHANGE"),
+        "Whether request-to-response latency is measured, which looks at every packet's length.",
+    ),
+    row(
+        Key::Sampling,
+        "flowcar.io/sampling",
+        Kind::Integer {
+            min: 0,
+            max: 1_000_000,
+        },
+        "the sidecar's own",
+        "100",
+        Some("FLOWCAR_SPANS_PER_SECOND"),
+        "The most spans per second; metrics are complete whatever it is.",
+    ),
+    row(
+        Key::TraceParent,
+        "flowcar.io/trace-parent",
+        Kind::Choice(&["auto", "always", "never"]),
+        "auto",
+        "always",
+        Some("FLOWCAR_TRACE_PARENT"),
+        "Whether a server's span names the client's as its parent; `auto` does so for private peers.",
+    ),
+    row(
+        Key::Histograms,
+        "flowcar.io/histograms",
+        Kind::Choice(&["exponential", "explicit"]),
+        "exponential",
+        "explicit",
+        Some("FLOWCAR_HISTOGRAMS"),
+        "The kind of histogram, for back ends without exponential ones.",
+    ),
+    row(
+        Key::LogLevel,
+        "flowcar.io/log-level",
+        Kind::Choice(&["error", "warn", "info", "debug", "trace"]),
+        "info",
+        "debug",
+        Some("FLOWCAR_LOG"),
+        "How much the sidecar logs.",
+    ),
+    row(
+        Key::LogFormat,
+        "flowcar.io/log-format",
+        Kind::Choice(&["text", "json"]),
+        "the sidecar's own",
+        "json",
+        Some("FLOWCAR_LOG_FORMAT"),
+        "The form of the sidecar's log lines.",
+    ),
+    row(
+        Key::CpuRequest,
+        "flowcar.io/cpu-request",
+        Kind::Cpu,
+        "10m",
+        "20m",
+        None,
+        "The sidecar's CPU request.",
+    ),
+    row(
+        Key::CpuLimit,
+        "flowcar.io/cpu-limit",
+        Kind::Cpu,
+        "none; in a Guaranteed pod 100m",
+        "500m",
+        None,
+        "The sidecar's CPU limit. A tight one makes its start slow.",
+    ),
+    row(
+        Key::MemoryRequest,
+        "flowcar.io/memory-request",
+        Kind::Memory,
+        "32Mi",
+        "48Mi",
+        None,
+        "The sidecar's memory request.",
+    ),
+    row(
+        Key::MemoryLimit,
+        "flowcar.io/memory-limit",
+        Kind::Memory,
+        "128Mi",
+        "256Mi",
+        None,
+        "The sidecar's memory limit.",
+    ),
+    row(
+        Key::HostNetwork,
+        "flowcar.io/host-network",
+        Kind::Choice(&["skip", "force"]),
+        "skip",
+        "force",
+        None,
+        "What to do with a pod on the host's network, which is skipped unless forced.",
+    ),
+    by_permission(row(
+        Key::Image,
+        "flowcar.io/image",
+        Kind::Image,
+        "the controller's `image`",
+        "registry.example/flowcar:0.1.0",
+        None,
+        "The sidecar's image. Only where the operator allows it.",
+    )),
+    by_permission(row(
+        Key::Command,
+        "flowcar.io/command",
+        Kind::Command,
+        "the image's own",
+        "[\"/flowcar\",\"export\"]",
+        None,
+        "The sidecar's command as a JSON list of strings. Only where the operator allows it.",
+    )),
+];
+
+// === impl Annotation ===
+
+impl Annotation {
+    /// The row of `key`.
+    ///
+    /// # Panics
+    /// Never: a test holds the table complete.
+    #[must_use]
+    pub fn of(key: Key) -> &'static Annotation {
+        TABLE
+            .iter()
+            .find(|row| row.key == key)
+            .expect("every key has a row")
+    }
+
+    /// The row with this whole annotation name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<&'static Annotation> {
+        TABLE.iter().find(|row| row.name == name)
+    }
+}

@@ -1,0 +1,369 @@
+use proptest::prelude::*;
+use serde_json::{Map, Value, json};
+
+use super::super::{Annotation, Key, Overrides, Permissions, Problem, TABLE};
+use crate::text::WARNING_CHARS;
+
+fn annotations(pairs: &[(&str, &str)]) -> Map<String, Value> {
+    pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), json!(value)))
+        .collect()
+}
+
+fn parse(pairs: &[(&str, &str)]) -> (Overrides, Vec<Problem>) {
+    Overrides::parse(
+        &annotations(pairs),
+        &Permissions {
+            image_and_command: true,
+            endpoints: Vec::new(),
+        },
+    )
+}
+
+fn endpoints(patterns: &[&str]) -> Permissions {
+    Permissions {
+        image_and_command: false,
+        endpoints: patterns.iter().map(|p| (*p).to_owned()).collect(),
+    }
+}
+
+#[test]
+fn names_are_unique_and_valid_for_the_api_server() {
+    let mut names: Vec<_> = TABLE.iter().map(|row| row.name).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), TABLE.len());
+    for name in names {
+        let short = name.strip_prefix("flowcar.io/").expect("the prefix");
+        assert!(
+            short.len() <= 63 && short.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn every_example_is_valid() {
+    for row in &TABLE {
+        assert!(row.kind.accepts(row.example), "{}", row.name);
+    }
+}
+
+/// Valid values and boundaries, invalid values and one past each boundary, by hand.
+#[test]
+fn every_override_takes_what_it_should_and_nothing_else() {
+    let cases: &[(Key, &[&str], &[&str])] = &[
+        (
+            Key::Inject,
+            &["enabled", "disabled"],
+            &["", "true", "Enabled", "enabled "],
+        ),
+        (
+            Key::Endpoint,
+            &[
+                "http://a",
+                "https://a.b:1/v1",
+                "http://[::1]:4317",
+                "HTTP://A:4317",
+                "http://10.0.0.1:65535",
+            ],
+            &[
+                "",
+                "a:4317",
+                "grpc://a",
+                "http://",
+                "http:a",
+                "http://u:p@a",
+                "http://u@a",
+                "http://a b",
+                "http://a\n",
+                "http://a:65536",
+                "http://a/#f",
+            ],
+        ),
+        (
+            Key::Protocol,
+            &["grpc", "http/protobuf"],
+            &["http", "http/json", "GRPC"],
+        ),
+        (
+            Key::HeadersSecret,
+            &["a", "otlp-auth", "a/b", "a.b/K_e-y.1"],
+            &[
+                "", "/", "a/", "/b", "A", "a/b/c", "a_b", "-a", "a/..b", "a/.", "a b",
+            ],
+        ),
+        (Key::Compression, &["none", "gzip", "zstd"], &["", "br"]),
+        (
+            Key::ServiceName,
+            &["a", "süß", "$(POD)"],
+            &["", "  ", "a\u{0}", "a\nb"],
+        ),
+        (
+            Key::ResourceAttributes,
+            &["a=b", "a=", "a.b=c,d=e%2Cf"],
+            &["", "a", "=b", "a=b,", "a=b=c", "a b=c", "a=b\n", "a=ü"],
+        ),
+        (
+            Key::Source,
+            &["auto", "ebpf", "inet_diag"],
+            &["bpf", "inet-diag"],
+        ),
+        (Key::Peer, &["address", "prefix", "none"], &["", "all"]),
+        (
+            Key::Ports,
+            &[
+                "include:1",
+                "exclude:65535",
+                "include:80,443",
+                "exclude:1-65535",
+                "include:80-80",
+            ],
+            &[
+                "",
+                "80",
+                "include:",
+                "include:0",
+                "include:65536",
+                "include:80,",
+                "exclude:9-8",
+                "include:a",
+                "include:+80",
+                "include: 80",
+                "only:80",
+                "include:1-2-3",
+            ],
+        ),
+        (Key::Exchange, &["on", "off"], &["true", "ON"]),
+        (
+            Key::Sampling,
+            &["0", "1", "1000000"],
+            &[
+                "",
+                "-1",
+                "1000001",
+                "1.5",
+                "+1",
+                " 1",
+                "1e3",
+                "99999999999999999999999",
+            ],
+        ),
+        (Key::TraceParent, &["auto", "always", "never"], &["yes"]),
+        (Key::Histograms, &["exponential", "explicit"], &["exp"]),
+        (
+            Key::LogLevel,
+            &["error", "warn", "info", "debug", "trace"],
+            &["warning", "INFO"],
+        ),
+        (Key::LogFormat, &["text", "json"], &["logfmt"]),
+        (
+            Key::CpuRequest,
+            &["1m", "0.5", "64", "64000m", "1"],
+            &["", "0", "0.5m", "64001m", "-1", "1 ", "one", "1n"],
+        ),
+        (Key::CpuLimit, &["1m", "64"], &["0", "65"]),
+        (
+            Key::MemoryRequest,
+            &["16Mi", "16Gi", "32M", "16777216"],
+            &["", "16777215", "15Mi", "17Gi", "16mi", "16777216.5", "1"],
+        ),
+        (Key::MemoryLimit, &["16Mi", "16Gi"], &["8Mi", "1Ti"]),
+        (Key::HostNetwork, &["skip", "force"], &["true"]),
+        (
+            Key::Image,
+            &[
+                "a",
+                "a/b",
+                "r.example/a:1",
+                "localhost:5000/a",
+                "a@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+                "r:80/a-b__c:v1.0_x",
+            ],
+            &[
+                "",
+                "A",
+                "a:",
+                "a b",
+                "/a",
+                "a/",
+                "a//b",
+                "a@sha256:00",
+                "r.example:0/a",
+                "a:-x",
+                "r.example/a\n",
+                "a..b",
+            ],
+        ),
+        (
+            Key::Command,
+            &["[\"a\"]", "[\"/flowcar\",\"export\",\"--x=$(Y)\"]"],
+            &["", "a", "[]", "[1]", "{}", "[\"\"]", "[\"a\\u0000\"]"],
+        ),
+    ];
+    assert_eq!(cases.len(), TABLE.len(), "a case for every row");
+    for (key, valid, invalid) in cases {
+        let row = Annotation::of(*key);
+        for value in *valid {
+            assert!(
+                row.kind.accepts(value),
+                "{} should take {value:?}",
+                row.name
+            );
+        }
+        for value in *invalid {
+            assert!(
+                !row.kind.accepts(value),
+                "{} should refuse {value:?}",
+                row.name
+            );
+        }
+    }
+}
+
+#[test]
+fn long_values_have_a_bound() {
+    let text = |n| "x".repeat(n);
+    assert!(Annotation::of(Key::ServiceName).kind.accepts(&text(255)));
+    assert!(!Annotation::of(Key::ServiceName).kind.accepts(&text(256)));
+    assert!(!Annotation::of(Key::HeadersSecret).kind.accepts(&text(254)));
+    let ports = |n: usize| format!("include:{}", vec!["1"; n].join(","));
+    assert!(Annotation::of(Key::Ports).kind.accepts(&ports(64)));
+    assert!(!Annotation::of(Key::Ports).kind.accepts(&ports(65)));
+}
+
+#[test]
+fn a_valid_override_is_read_and_becomes_environment() {
+    let (overrides, problems) = parse(&[
+        ("flowcar.io/sampling", "7"),
+        ("flowcar.io/log-level", "debug"),
+        ("other.io/x", "y"),
+    ]);
+    assert_eq!(problems, []);
+    assert_eq!(overrides.get(Key::Sampling), Some("7"));
+    assert_eq!(
+        overrides.env().collect::<Vec<_>>(),
+        [("FLOWCAR_SPANS_PER_SECOND", "7"), ("FLOWCAR_LOG", "debug")]
+    );
+}
+
+#[test]
+fn a_wrong_value_leaves_the_default_and_names_the_right_word() {
+    let (overrides, problems) = parse(&[("flowcar.io/log-level", "degub")]);
+    assert_eq!(overrides, Overrides::default());
+    assert_eq!(
+        problems[0].to_string(),
+        r#"flowcar.io/log-level="degub": ignored; did you mean "debug"?"#
+    );
+    let (_, problems) = parse(&[("flowcar.io/sampling", "lots")]);
+    assert_eq!(
+        problems[0].to_string(),
+        r#"flowcar.io/sampling="lots": ignored; expected whole number 0 to 1000000"#
+    );
+}
+
+#[test]
+fn an_unknown_key_names_the_nearest_right_one() {
+    for (written, meant) in [
+        ("flowcar.io/end-point", "flowcar.io/endpoint"),
+        ("flowcar.io/logLevel", "flowcar.io/log-level"),
+        ("flowcar.io/log_level", "flowcar.io/log-level"),
+        ("flowcar.io/memory-limits", "flowcar.io/memory-limit"),
+        ("flowcar.io/injcet", "flowcar.io/inject"),
+        ("flowcar.oi/endpoint", "flowcar.io/endpoint"),
+        ("flowcar.dev/inject", "flowcar.io/inject"),
+    ] {
+        let (_, problems) = parse(&[(written, "x")]);
+        assert_eq!(
+            problems[0].to_string(),
+            format!("{written}: unknown, ignored; did you mean {meant}?")
+        );
+    }
+    let (_, problems) = parse(&[("flowcar.io/colour", "x")]);
+    assert_eq!(
+        problems[0].to_string(),
+        "flowcar.io/colour: unknown, ignored; see the table of annotations"
+    );
+}
+
+#[test]
+fn annotations_of_others_and_our_own_marks_are_no_mistake() {
+    let (_, problems) = parse(&[
+        ("sidecar.istio.io/inject", "false"),
+        ("inject", "x"),
+        ("flowcar.io/status", "{}"),
+        ("flowcar.io/copied", "inject"),
+    ]);
+    assert_eq!(problems, []);
+}
+
+#[test]
+fn image_and_command_need_the_operator() {
+    let map = annotations(&[("flowcar.io/image", "a"), ("flowcar.io/command", "[\"a\"]")]);
+    let (overrides, problems) = Overrides::parse(&map, &Permissions::default());
+    assert_eq!(overrides, Overrides::default());
+    assert_eq!(problems.len(), 2);
+    assert!(
+        problems
+            .iter()
+            .all(|problem| problem.reason() == "not_permitted")
+    );
+    let (overrides, problems) = parse(&[("flowcar.io/image", "a")]);
+    assert_eq!((overrides.get(Key::Image), problems.len()), (Some("a"), 0));
+}
+
+#[test]
+fn the_allow_list_cannot_be_talked_around() {
+    let list = endpoints(&[
+        "https://*.example.com:4317",
+        "http://collector.obs:4318/v1",
+        "https://one.test",
+    ]);
+    for allowed in [
+        "https://a.example.com:4317",
+        "https://A.b.EXAMPLE.com:4317/",
+        "http://collector.obs:4318/v1",
+        "http://collector.obs:4318/v1/metrics",
+        "https://one.test:443",
+    ] {
+        assert!(list.allows_endpoint(allowed), "{allowed}");
+    }
+    for refused in [
+        "https://example.com:4317",
+        "https://.example.com:4317",
+        "https://evilexample.com:4317",
+        "https://a.example.com.evil:4317",
+        "https://a.example.com",
+        "http://a.example.com:4317",
+        "https://evil/?a.example.com:4317",
+        "http://collector.obs:4318/v10",
+        "http://collector.obs:4318/v1/../other",
+        "http://collector.obs:4318",
+    ] {
+        assert!(!list.allows_endpoint(refused), "{refused}");
+    }
+    let (_, problems) = Overrides::parse(
+        &annotations(&[("flowcar.io/endpoint", "http://evil")]),
+        &list,
+    );
+    assert_eq!(problems[0].reason(), "endpoint_not_allowed");
+}
+
+proptest! {
+    /// Whatever is written, parsing ends, and every mistake fits a warning on one line.
+    #[test]
+    fn parsing_is_total_and_its_sentences_are_short(
+        pairs in prop::collection::btree_map("(flowcar\\.io/)?[a-z-]{0,30}|flowcar\\.io/\\PC{0,300}", "\\PC{0,300}|[\\x00-\\x7f]{0,40}", 0..6),
+        key in 0..TABLE.len(), value in ".{0,400}",
+    ) {
+        let mut map: Map<String, Value> = pairs.into_iter().map(|(k, v)| (k, json!(v))).collect();
+        map.insert(TABLE[key].name.to_owned(), json!(value));
+        let (_, problems) = Overrides::parse(&map, &Permissions::default());
+        for problem in problems {
+            let text = problem.to_string();
+            prop_assert!(text.chars().count() <= WARNING_CHARS, "{} characters: {text}", text.chars().count());
+            prop_assert!(!text.contains('\n'));
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! `kubectl flowcar check`: everything that injection needs, each in one line.
+
+use std::time::SystemTime;
+
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec, SubjectAccessReview,
+    SubjectAccessReviewSpec,
+};
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::Api;
+use kube::api::PostParams;
+use serde_json::{Value, json};
+
+use super::ClusterArgs;
+use super::remote::{Remote, fate};
+use crate::annotations::INJECT;
+use crate::inject::CONTAINER;
+
+/// A check's name, and what it found.
+type Line = (&'static str, Result<String, String>);
+
+/// What the controller does: group, resource, name, verb, and whether in its own namespace.
+const RIGHTS: [(&str, &str, &str, &str, bool); 8] = [
+    ("", "namespaces", "", "watch", false),
+    ("", "pods", "", "watch", false),
+    ("events.k8s.io", "events", "", "create", false),
+    (
+        "admissionregistration.k8s.io",
+        "mutatingwebhookconfigurations",
+        "flowcar",
+        "get",
+        false,
+    ),
+    (
+        "admissionregistration.k8s.io",
+        "mutatingwebhookconfigurations",
+        "flowcar",
+        "patch",
+        false,
+    ),
+    ("", "secrets", "flowcar-webhook-tls", "get", true),
+    (
+        "coordination.k8s.io",
+        "leases",
+        "flowcar-controller",
+        "update",
+        true,
+    ),
+    ("coordination.k8s.io", "leases", "", "create", true),
+];
+
+/// What the installing user creates: group and resource.
+const INSTALLS: [(&str, &str); 5] = [
+    ("", "namespaces"),
+    ("apps", "deployments"),
+    ("rbac.authorization.k8s.io", "clusterroles"),
+    ("rbac.authorization.k8s.io", "clusterrolebindings"),
+    (
+        "admissionregistration.k8s.io",
+        "mutatingwebhookconfigurations",
+    ),
+];
+
+pub(super) async fn run(pre: bool, cluster: &ClusterArgs) -> anyhow::Result<bool> {
+    let remote = Remote::connect(cluster).await?;
+    let mut lines: Vec<Line> = vec![("API server version", version(&remote).await)];
+    if pre {
+        lines.push(("rights to install", rights_to_install(&remote).await));
+    } else {
+        lines.push((
+            "rights of the controller",
+            rights_of_controller(&remote).await,
+        ));
+        lines.push(("certificates", certificates(&remote).await));
+        lines.push(("caBundle", ca_bundle(&remote).await));
+        lines.push(("dry-run pod", dry_run(&remote).await));
+        lines.push(("opted-in pods", missed(&remote).await));
+    }
+    for (name, found) in &lines {
+        match found {
+            Ok(detail) => println!("ok    {name}: {detail}"),
+            Err(detail) => println!("FAIL  {name}: {detail}"),
+        }
+    }
+    Ok(lines.iter().all(|(_, found)| found.is_ok()))
+}
+
+async fn version(remote: &Remote) -> Result<String, String> {
+    let version = remote
+        .client
+        .apiserver_version()
+        .await
+        .map_err(|error| error.to_string())?;
+    let minor: String = version
+        .minor
+        .chars()
+        .take_while(char::is_ascii_digit)
+        .collect();
+    match minor.parse::<u32>() {
+        Ok(minor) if version.major == "1" && minor < 30 => Err(format!(
+            "{} is too old: the webhook's matchConditions need 1.30",
+            version.git_version
+        )),
+        _ => Ok(version.git_version),
+    }
+}
+
+async fn rights_to_install(remote: &Remote) -> Result<String, String> {
+    let reviews: Api<SelfSubjectAccessReview> = Api::all(remote.client.clone());
+    let mut lacking = Vec::new();
+    for (group, resource) in INSTALLS {
+        let attributes = attributes(group, resource, "", "create", Some(&remote.own_namespace));
+        let review = SelfSubjectAccessReview {
+            spec: SelfSubjectAccessReviewSpec {
+                resource_attributes: Some(attributes),
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        let answer = reviews
+            .create(&PostParams::default(), &review)
+            .await
+            .map_err(|error| error.to_string())?;
+        if !answer.status.is_some_and(|status| status.allowed) {
+            lacking.push(format!("create {resource}"));
+        }
+    }
+    if lacking.is_empty() {
+        Ok("all there".to_owned())
+    } else {
+        Err(format!("you may not {}", lacking.join(", ")))
+    }
+}
+
+async fn rights_of_controller(remote: &Remote) -> Result<String, String> {
+    let reviews: Api<SubjectAccessReview> = Api::all(remote.client.clone());
+    let mut lacking = Vec::new();
+    for (group, resource, name, verb, own) in RIGHTS {
+        let namespace = own.then_some(remote.own_namespace.as_str());
+        let review = SubjectAccessReview {
+            spec: SubjectAccessReviewSpec {
+                user: Some(format!(
+                    "system:serviceaccount:{}:flowcar-controller",
+                    remote.own_namespace
+                )),
+                resource_attributes: Some(attributes(group, resource, name, verb, namespace)),
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        let answer = reviews
+            .create(&PostParams::default(), &review)
+            .await
+            .map_err(|error| error.to_string())?;
+        if !answer.status.is_some_and(|status| status.allowed) {
+            lacking.push(format!("{verb} {resource}"));
+        }
+    }
+    if lacking.is_empty() {
+        return Ok("all there".to_owned());
+    }
+    Err(format!(
+        "its service account may not {}: install the manifests again",
+        lacking.join(", ")
+    ))
+}
+
+fn attributes(
+    group: &str,
+    resource: &str,
+    name: &str,
+    verb: &str,
+    namespace: Option<&str>,
+) -> ResourceAttributes {
+    ResourceAttributes {
+        group: Some(group.to_owned()),
+        resource: Some(resource.to_owned()),
+        name: (!name.is_empty()).then(|| name.to_owned()),
+        verb: Some(verb.to_owned()),
+        namespace: namespace.map(str::to_owned),
+        ..Default::default()
+    }
+}
+
+async fn secret(remote: &Remote) -> Result<Secret, String> {
+    let secrets: Api<Secret> = Api::namespaced(remote.client.clone(), &remote.own_namespace);
+    let found = secrets
+        .get_opt("flowcar-webhook-tls")
+        .await
+        .map_err(|error| error.to_string())?;
+    found.ok_or_else(|| {
+        "there is no Secret flowcar-webhook-tls: does the controller run?".to_owned()
+    })
+}
+
+async fn certificates(remote: &Remote) -> Result<String, String> {
+    let data = secret(remote).await?.data.unwrap_or_default();
+    let pem = data
+        .get("tls.crt")
+        .map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned())
+        .unwrap_or_default();
+    let ends = crate::certs::ends(&pem).map_err(|error| error.to_string())?;
+    match ends.duration_since(SystemTime::now()) {
+        Ok(left) => Ok(format!("valid for {} more hours", left.as_secs() / 3600)),
+        Err(_) => Err("the serving certificate has ended: does the controller run?".to_owned()),
+    }
+}
+
+async fn ca_bundle(remote: &Remote) -> Result<String, String> {
+    let webhooks: Api<MutatingWebhookConfiguration> = Api::all(remote.client.clone());
+    let found = webhooks
+        .get_opt("flowcar")
+        .await
+        .map_err(|error| error.to_string())?;
+    let found = found.ok_or_else(|| {
+        "there is no MutatingWebhookConfiguration flowcar: install the manifests".to_owned()
+    })?;
+    let bundle = secret(remote)
+        .await?
+        .data
+        .unwrap_or_default()
+        .remove("ca.crt");
+    let wrong: Vec<_> = found
+        .webhooks
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|webhook| bundle.is_none() || webhook.client_config.ca_bundle != bundle)
+        .map(|webhook| webhook.name)
+        .collect();
+    if wrong.is_empty() {
+        return Ok("as in the Secret".to_owned());
+    }
+    Err(format!(
+        "{} does not trust the Secret's authority: does the controller run?",
+        wrong.join(", ")
+    ))
+}
+
+async fn dry_run(remote: &Remote) -> Result<String, String> {
+    let pods: Api<Pod> = Api::namespaced(remote.client.clone(), &remote.namespace);
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "generateName": "flowcar-check-", "annotations": { INJECT: "enabled" } },
+        "spec": {
+            "automountServiceAccountToken": false,
+            "securityContext": { "runAsNonRoot": true, "runAsUser": 65532, "seccompProfile": { "type": "RuntimeDefault" } },
+            "containers": [{
+                "name": "check", "image": "check",
+                "securityContext": { "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] } },
+                "resources": { "requests": { "cpu": "1m", "memory": "16Mi" }, "limits": { "cpu": "1m", "memory": "16Mi" } },
+            }],
+        },
+    });
+    let pod: Pod = serde_json::from_value(pod).map_err(|error| error.to_string())?;
+    let params = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    let answer = pods
+        .create(&params, &pod)
+        .await
+        .map_err(|error| format!("the API server refused it: {error}"))?;
+    let answer = serde_json::to_value(answer).map_err(|error| error.to_string())?;
+    let spec = &answer["spec"];
+    let lists = [&spec["initContainers"], &spec["containers"]];
+    let is_there = lists
+        .iter()
+        .filter_map(|list| list.as_array())
+        .flatten()
+        .any(|container| container["name"] == CONTAINER);
+    if is_there {
+        return Ok(format!("injected, in namespace {}", remote.namespace));
+    }
+    let status = answer["metadata"]["annotations"]["flowcar.io/status"].as_str();
+    let reason = status.and_then(|text| serde_json::from_str::<Value>(text).ok());
+    match reason.as_ref().and_then(|status| status["message"].as_str()) {
+        Some(message) => Err(format!("not injected: {message}; try another namespace with -n")),
+        None => Err("not injected: the API server got no answer from the webhook; see the controller's pods and log".to_owned()),
+    }
+}
+
+async fn missed(remote: &Remote) -> Result<String, String> {
+    let pods = remote
+        .opted_in_pods()
+        .await
+        .map_err(|error| format!("{error:#}"))?;
+    let missed: Vec<_> = pods.iter().filter(|pod| fate(pod) == 2).collect();
+    match missed.first() {
+        None => Ok(format!("{}, all seen by the webhook", pods.len())),
+        Some(first) => Err(format!(
+            "{} of {} were created while the webhook could not be reached, {} first: delete them",
+            missed.len(),
+            pods.len(),
+            super::files::title(first)
+        )),
+    }
+}

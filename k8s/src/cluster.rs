@@ -1,0 +1,158 @@
+//! What is known about the cluster: its namespaces' labels, and whether it runs native sidecars.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::core::PartialObjectMeta;
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client};
+use serde_json::{Map, Value, json};
+
+use crate::admit::Cluster;
+use crate::config::NativeSidecar;
+
+/// A namespace that the watch has not brought yet is asked for, but not for long: the API server waits.
+const ASK: Duration = Duration::from_secs(2);
+
+/// The cluster as the controller sees it.
+#[derive(Clone)]
+pub struct ClusterView {
+    namespaces: Store<PartialObjectMeta<Namespace>>,
+    api: Api<Namespace>,
+    own_namespace: String,
+    native_sidecar: bool,
+}
+
+// === impl ClusterView ===
+
+impl ClusterView {
+    /// A view, and the task that keeps it fresh.
+    pub fn new(
+        client: Client,
+        own_namespace: &str,
+        native_sidecar: bool,
+    ) -> (Self, impl Future<Output = ()> + Send + use<>) {
+        let api: Api<Namespace> = Api::all(client.clone());
+        let (namespaces, writer) = reflector::store();
+        let stream = watcher(
+            Api::<PartialObjectMeta<Namespace>>::all(client.clone()),
+            watcher::Config::default(),
+        )
+        .default_backoff();
+        let run = reflector::reflector(writer, stream).for_each(|event| async move {
+            if let Err(error) = event {
+                tracing::warn!(%error, "watching namespaces");
+            }
+        });
+        let view = Self {
+            namespaces,
+            api,
+            own_namespace: own_namespace.to_owned(),
+            native_sidecar,
+        };
+        (view, run)
+    }
+
+    /// Whether the namespaces were listed once.
+    #[must_use]
+    pub fn is_synced(&self) -> bool {
+        // Polled once: the future is ready as soon as the store is.
+        futures_util::FutureExt::now_or_never(self.namespaces.wait_until_ready()).is_some()
+    }
+
+    /// What a review of an object in this namespace needs to know.
+    ///
+    /// A namespace that cannot be read counts as one that enforces `restricted`: that form is admitted anywhere.
+    pub async fn for_namespace(&self, name: &str) -> Cluster {
+        let namespace_labels = match self.labels(name) {
+            Some(labels) => labels,
+            None => match tokio::time::timeout(ASK, self.api.get_metadata_opt(name)).await {
+                Ok(Ok(Some(namespace))) => labels_of(&namespace),
+                _ => Map::from_iter([(
+                    "pod-security.kubernetes.io/enforce".to_owned(),
+                    json!("restricted"),
+                )]),
+            },
+        };
+        Cluster {
+            namespace_labels,
+            own_namespace: self.own_namespace.clone(),
+            native_sidecar: self.native_sidecar,
+        }
+    }
+
+    /// The labels of a namespace that the watch has brought.
+    #[must_use]
+    pub fn labels(&self, name: &str) -> Option<Map<String, Value>> {
+        self.namespaces
+            .get(&ObjectRef::new(name))
+            .map(|namespace| labels_of(&namespace))
+    }
+
+    /// flowcar's own namespace.
+    #[must_use]
+    pub fn own_namespace(&self) -> &str {
+        &self.own_namespace
+    }
+}
+
+fn labels_of(namespace: &PartialObjectMeta<Namespace>) -> Map<String, Value> {
+    namespace
+        .metadata
+        .labels
+        .iter()
+        .flatten()
+        .map(|(name, value)| (name.clone(), json!(value)))
+        .collect()
+}
+
+/// Whether this cluster runs native sidecars: asked of the operator, else of the API server's version (1.29,
+/// where the feature is on by default).
+///
+/// # Errors
+/// If the API server does not answer.
+pub async fn native_sidecars(client: &Client, wish: NativeSidecar) -> Result<bool, kube::Error> {
+    match wish {
+        NativeSidecar::Always => Ok(true),
+        NativeSidecar::Never => Ok(false),
+        NativeSidecar::Auto => {
+            let version = client.apiserver_version().await?;
+            Ok(has_native_sidecars(&version.major, &version.minor))
+        }
+    }
+}
+
+/// Providers add signs to the minor version, as in `29+`.
+fn has_native_sidecars(major: &str, minor: &str) -> bool {
+    let number = |text: &str| -> u32 {
+        let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().unwrap_or_default()
+    };
+    (number(major), number(minor)) >= (1, 29)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::has_native_sidecars;
+
+    #[test]
+    fn native_sidecars_came_with_1_29() {
+        for (major, minor, expected) in [
+            ("1", "28", false),
+            ("1", "29", true),
+            ("1", "29+", true),
+            ("1", "34", true),
+            ("2", "0", true),
+            ("", "", false),
+            ("1", "28-eks", false),
+        ] {
+            assert_eq!(
+                has_native_sidecars(major, minor),
+                expected,
+                "{major}.{minor}"
+            );
+        }
+    }
+}

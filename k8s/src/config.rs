@@ -1,0 +1,326 @@
+//! The operator's configuration of injection, read from one YAML file.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::annotations::{INJECT, Kind, Overrides, PREFIX, Permissions, Problem};
+
+/// The version of flowcar, which names the default image.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The operator's wishes. Every field has a default, so an empty file is a valid configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Config {
+    /// The sidecar's image.
+    pub image: String,
+    /// `Always`, `IfNotPresent` or `Never`; Kubernetes' own default where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_pull_policy: Option<PullPolicy>,
+    /// Defaults for any annotation but `inject`, under its name without the prefix.
+    pub defaults: BTreeMap<String, String>,
+    /// CPU request and limit of the sidecar in a Guaranteed pod that does not say otherwise. Loading the
+    /// programs under a much tighter limit takes seconds.
+    pub guaranteed_cpu: String,
+    /// Deny pods with mistaken annotations instead of warning.
+    pub strict: bool,
+    /// Honour `flowcar.io/image` and `flowcar.io/command`.
+    pub allow_image_and_command: bool,
+    /// Endpoints that pods may choose; empty for any. See [`Permissions::allows_endpoint`].
+    pub allowed_endpoints: Vec<String>,
+    /// Whether pods get a native sidecar.
+    pub native_sidecar: NativeSidecar,
+    /// Namespaces that are never injected, besides flowcar's own.
+    pub excluded_namespaces: Vec<String>,
+    /// Runtime classes whose pods have a kernel of their own, each a name or its beginning.
+    pub sandboxed_runtime_classes: Vec<String>,
+    /// What Pod Security enforces in namespaces without a label (the API server's own default).
+    pub pod_security_default: Level,
+}
+
+/// `imagePullPolicy` of the sidecar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "Kubernetes' own words")]
+pub enum PullPolicy {
+    Always,
+    IfNotPresent,
+    Never,
+}
+
+/// Whether pods get a native sidecar: an init container that keeps running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NativeSidecar {
+    /// Where the API server is 1.29 or later.
+    Auto,
+    /// Always.
+    Always,
+    /// Never: a regular container, and no Jobs.
+    Never,
+}
+
+/// A Pod Security level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "Kubernetes' own words")]
+pub enum Level {
+    Privileged,
+    Baseline,
+    Restricted,
+}
+
+/// Why a configuration was refused; every mistake at once.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Not YAML, or not of this shape.
+    #[error(
+        "the configuration cannot be read: {0}; compare it with the chart's values.schema.json"
+    )]
+    Shape(#[from] serde_yaml_ng::Error),
+    /// Values that no pod could carry.
+    #[error("the configuration has mistakes: {}", .0.join("; "))]
+    Values(Vec<String>),
+}
+
+/// A configuration that was checked, with what follows from it.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The configuration as the operator wrote it.
+    pub config: Config,
+    /// The defaults that stand behind a pod's own overrides.
+    pub defaults: Overrides,
+    /// What annotations may decide.
+    pub permissions: Permissions,
+    /// Names this configuration and this version of flowcar: 16 hexadecimal digits.
+    pub hash: String,
+}
+
+// === impl Config ===
+
+impl Default for Config {
+    fn default() -> Self {
+        let strings = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
+        Self {
+            image: format!("ghcr.io/flowcar/flowcar:{VERSION}"),
+            image_pull_policy: None,
+            defaults: BTreeMap::new(),
+            guaranteed_cpu: "100m".to_owned(),
+            strict: false,
+            allow_image_and_command: false,
+            allowed_endpoints: Vec::new(),
+            native_sidecar: NativeSidecar::Auto,
+            excluded_namespaces: strings(&["kube-system", "kube-public", "kube-node-lease"]),
+            sandboxed_runtime_classes: strings(&[
+                "gvisor",
+                "runsc",
+                "kata",
+                "firecracker",
+                "cloud-hypervisor",
+            ]),
+            pod_security_default: Level::Privileged,
+        }
+    }
+}
+
+impl Config {
+    /// Reads YAML (or JSON) text. Empty text is the default configuration.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn parse(text: &str) -> Result<Settings, ConfigError> {
+        let config: Option<Self> = serde_yaml_ng::from_str(text)?;
+        config.unwrap_or_default().check()
+    }
+
+    /// Checks every value and works out what follows from them.
+    ///
+    /// # Errors
+    /// [`ConfigError::Values`] with every mistake.
+    pub fn check(self) -> Result<Settings, ConfigError> {
+        let (defaults, mut mistakes) = self.parse_defaults();
+        if !Kind::Image.accepts(&self.image) {
+            mistakes.push(format!("image={:?} is no image reference", self.image));
+        }
+        if !Kind::Cpu.accepts(&self.guaranteed_cpu) {
+            mistakes.push(format!(
+                "guaranteedCpu={:?}: expected {}",
+                self.guaranteed_cpu,
+                Kind::Cpu
+            ));
+        }
+        for pattern in &self.allowed_endpoints {
+            if !Kind::Url.accepts(&pattern.replacen("://*.", "://", 1)) {
+                mistakes.push(format!(
+                    "allowedEndpoints has {pattern:?}: expected a URL, its host may start with `*.`"
+                ));
+            }
+        }
+        if !mistakes.is_empty() {
+            return Err(ConfigError::Values(mistakes));
+        }
+        let permissions = Permissions {
+            image_and_command: self.allow_image_and_command,
+            endpoints: self.allowed_endpoints.clone(),
+        };
+        Ok(Settings {
+            hash: self.hash(),
+            defaults,
+            permissions,
+            config: self,
+        })
+    }
+
+    fn parse_defaults(&self) -> (Overrides, Vec<String>) {
+        let named: Map<String, Value> = self
+            .defaults
+            .iter()
+            .map(|(name, value)| (format!("{PREFIX}{name}"), json!(value)))
+            .collect();
+        let everything = Permissions {
+            image_and_command: true,
+            endpoints: Vec::new(),
+        };
+        let (defaults, problems) = Overrides::parse(&named, &everything);
+        let mut mistakes: Vec<_> = problems
+            .iter()
+            .map(|problem| format!("defaults: {problem}"))
+            .collect();
+        if named.contains_key(INJECT) {
+            mistakes.push(
+                "defaults: `inject` has no cluster-wide default; label the namespaces".to_owned(),
+            );
+        }
+        (defaults, mistakes)
+    }
+
+    fn hash(&self) -> String {
+        let text =
+            serde_json::to_string(self).expect("a configuration of strings and lists serialises");
+        let digest = Sha256::digest(format!("{VERSION}\n{text}"));
+        digest
+            .iter()
+            .take(8)
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    }
+}
+
+// === impl Settings ===
+
+impl Default for Settings {
+    fn default() -> Self {
+        Config::default()
+            .check()
+            .expect("a test holds the default configuration valid")
+    }
+}
+
+impl Settings {
+    /// Reads the overrides of one pod, on top of the operator's defaults, and every mistake among them.
+    #[must_use]
+    pub fn overrides(&self, annotations: &Map<String, Value>) -> (Overrides, Vec<Problem>) {
+        let (own, problems) = Overrides::parse(annotations, &self.permissions);
+        (own.or(&self.defaults), problems)
+    }
+}
+
+// === impl Level ===
+
+impl Level {
+    /// What a namespace with these labels enforces. Like the Pod Security admission plugin, a label with an
+    /// unknown value counts as `restricted` (`k8s.io/pod-security-admission/api/helpers.go`).
+    #[must_use]
+    pub fn of_namespace(labels: &Map<String, Value>, default: Self) -> Self {
+        match labels
+            .get("pod-security.kubernetes.io/enforce")
+            .and_then(Value::as_str)
+        {
+            None => default,
+            Some("privileged") => Self::Privileged,
+            Some("baseline") => Self::Baseline,
+            Some(_) => Self::Restricted,
+        }
+    }
+
+    /// The level's name in Kubernetes.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Privileged => "privileged",
+            Self::Baseline => "baseline",
+            Self::Restricted => "restricted",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Config, Level, Settings};
+    use crate::annotations::Key;
+
+    #[test]
+    fn nothing_written_is_the_default_configuration() {
+        assert_eq!(Config::parse("").expect("valid").config, Config::default());
+        assert_eq!(
+            Config::parse("{}").expect("valid").hash,
+            Settings::default().hash
+        );
+    }
+
+    #[test]
+    fn defaults_are_read_by_the_table_of_annotations() {
+        let settings =
+            Config::parse("defaults: {endpoint: 'http://c:4317', log-level: warn}").expect("valid");
+        assert_eq!(settings.defaults.get(Key::Endpoint), Some("http://c:4317"));
+        assert_eq!(settings.defaults.get(Key::LogLevel), Some("warn"));
+    }
+
+    #[test]
+    fn every_mistake_is_told_at_once() {
+        let text = "{image: A, guaranteedCpu: x, allowedEndpoints: [nowhere], defaults: {log-levle: warn, inject: enabled}}";
+        let error = Config::parse(text).expect_err("five mistakes").to_string();
+        for part in [
+            "image=",
+            "guaranteedCpu",
+            "allowedEndpoints",
+            "did you mean flowcar.io/log-level",
+            "label the namespaces",
+        ] {
+            assert!(error.contains(part), "{part} in {error}");
+        }
+        assert!(
+            Config::parse("imgae: x")
+                .expect_err("unknown field")
+                .to_string()
+                .contains("imgae")
+        );
+    }
+
+    #[test]
+    fn the_hash_follows_every_field() {
+        let hash = |text: &str| Config::parse(text).expect("valid").hash;
+        assert_eq!(hash("strict: true"), hash("strict: true"));
+        assert_ne!(hash("strict: true"), hash(""));
+        assert_ne!(hash("defaults: {peer: none}"), hash(""));
+        assert_eq!(hash("").len(), 16);
+    }
+
+    #[test]
+    fn pod_security_levels_are_read_as_the_plugin_reads_them() {
+        let level = |value: &str| {
+            let labels = serde_json::json!({"pod-security.kubernetes.io/enforce": value});
+            Level::of_namespace(labels.as_object().expect("object"), Level::Privileged)
+        };
+        assert_eq!(level("privileged"), Level::Privileged);
+        assert_eq!(level("baseline"), Level::Baseline);
+        assert_eq!(level("restricted"), Level::Restricted);
+        assert_eq!(level("strict"), Level::Restricted);
+        assert_eq!(
+            Level::of_namespace(&serde_json::Map::new(), Level::Baseline),
+            Level::Baseline
+        );
+    }
+}

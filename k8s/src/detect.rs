@@ -1,0 +1,175 @@
+//! The detector: pods that opted in and carry no word of ours, because the webhook was down.
+
+use std::collections::HashSet;
+
+use futures_util::StreamExt;
+use k8s_openapi::api::core::v1::Pod;
+use kube::core::PartialObjectMeta;
+use kube::runtime::watcher::Event;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, ResourceExt};
+use serde_json::{Map, Value};
+
+use crate::admit::{Regarding, Told};
+use crate::annotations::{INJECT, STATUS};
+use crate::cluster::ClusterView;
+use crate::config::Settings;
+use crate::events::Events;
+use crate::metrics::Metrics;
+
+/// How many pods a page of the first list has: the detector keeps none but the missed.
+const PAGE: u32 = 500;
+
+/// Watches every pod's metadata and tells each missed pod once. Runs until dropped.
+pub(crate) async fn watch(
+    client: Client,
+    cluster: ClusterView,
+    settings: Settings,
+    events: Events,
+    metrics: Metrics,
+) {
+    let config = watcher::Config::default().page_size(PAGE);
+    let pods = watcher(Api::<PartialObjectMeta<Pod>>::all(client), config).default_backoff();
+    let mut pods = std::pin::pin!(pods);
+    let mut missed = Missed::default();
+    while let Some(event) = pods.next().await {
+        match event {
+            Ok(Event::Init) => missed.before_list(),
+            Ok(Event::InitApply(pod) | Event::Apply(pod)) => {
+                let labels = cluster
+                    .labels(&pod.namespace().unwrap_or_default())
+                    .unwrap_or_default();
+                if is_missed(&pod, &labels, cluster.own_namespace(), &settings) {
+                    if missed.add(&pod) {
+                        events.tell(told(&pod), &metrics);
+                    }
+                } else {
+                    missed.remove(&pod);
+                }
+            }
+            Ok(Event::Delete(pod)) => missed.remove(&pod),
+            Ok(Event::InitDone) => missed.after_list(),
+            Err(error) => tracing::warn!(%error, "watching pods"),
+        }
+        metrics
+            .pods_missed
+            .set(i64::try_from(missed.uids.len()).unwrap_or(i64::MAX));
+    }
+}
+
+/// The uids of missed pods; `listed` are those that the list under way has brought.
+#[derive(Default)]
+struct Missed {
+    uids: HashSet<String>,
+    listed: Option<HashSet<String>>,
+}
+
+// === impl Missed ===
+
+impl Missed {
+    fn before_list(&mut self) {
+        self.listed = Some(HashSet::new());
+    }
+
+    /// Whether the pod was not known.
+    fn add(&mut self, pod: &PartialObjectMeta<Pod>) -> bool {
+        let uid = pod.uid().unwrap_or_default();
+        self.listed
+            .iter_mut()
+            .for_each(|listed| listed.extend([uid.clone()]));
+        self.uids.insert(uid)
+    }
+
+    fn remove(&mut self, pod: &PartialObjectMeta<Pod>) {
+        self.uids.remove(pod.uid().unwrap_or_default().as_str());
+    }
+
+    fn after_list(&mut self) {
+        if let Some(listed) = self.listed.take() {
+            self.uids.retain(|uid| listed.contains(uid));
+        }
+    }
+}
+
+/// A pod that the webhook has seen carries a status, also when it was skipped.
+fn is_missed(
+    pod: &PartialObjectMeta<Pod>,
+    namespace_labels: &Map<String, Value>,
+    own_namespace: &str,
+    settings: &Settings,
+) -> bool {
+    let annotations = pod.annotations();
+    let namespace = pod.namespace().unwrap_or_default();
+    let asked = match annotations.get(INJECT) {
+        Some(value) => value != "disabled",
+        None => namespace_labels.get(INJECT).and_then(Value::as_str) == Some("enabled"),
+    };
+    asked
+        && !annotations.contains_key(STATUS)
+        && !annotations.contains_key("kubernetes.io/config.mirror")
+        && pod.metadata.deletion_timestamp.is_none()
+        && namespace != own_namespace
+        && !settings.config.excluded_namespaces.contains(&namespace)
+}
+
+fn told(pod: &PartialObjectMeta<Pod>) -> Told {
+    let message = "the pod opted in, but was made while flowcar's webhook could not be reached: delete it to inject its successor";
+    Told {
+        regarding: Regarding {
+            api_version: "v1".to_owned(),
+            kind: "Pod".to_owned(),
+            namespace: pod.namespace().unwrap_or_default(),
+            name: pod.name_any(),
+            uid: pod.uid(),
+        },
+        reason: "FlowcarMissed",
+        message: message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Map, Value, json};
+
+    use super::is_missed;
+    use crate::config::Settings;
+
+    fn missed(namespace: &str, annotations: Value, labels: Value) -> bool {
+        let pod = json!({
+            "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
+            "metadata": {"name": "p", "namespace": namespace, "annotations": annotations},
+        });
+        let pod = serde_json::from_value(pod).expect("metadata");
+        let labels: Map<String, Value> = labels.as_object().cloned().expect("object");
+        is_missed(&pod, &labels, "flowcar-system", &Settings::default())
+    }
+
+    #[test]
+    fn only_an_opted_in_pod_without_a_status_is_missed() {
+        let on = || json!({"flowcar.io/inject": "enabled"});
+        assert!(missed("shop", on(), json!({})));
+        assert!(missed("shop", json!({}), on()));
+        assert!(
+            missed("shop", json!({"flowcar.io/inject": "yes"}), json!({})),
+            "it would have been answered"
+        );
+        assert!(!missed("shop", json!({}), json!({})));
+        assert!(!missed(
+            "shop",
+            json!({"flowcar.io/inject": "disabled"}),
+            on()
+        ));
+        assert!(!missed(
+            "shop",
+            json!({"flowcar.io/inject": "enabled", "flowcar.io/status": "{}"}),
+            json!({})
+        ));
+        assert!(!missed(
+            "shop",
+            json!({"flowcar.io/inject": "enabled", "kubernetes.io/config.mirror": "x"}),
+            json!({})
+        ));
+        assert!(!missed("kube-system", on(), json!({})));
+        assert!(!missed("flowcar-system", on(), json!({})));
+    }
+}

@@ -1,0 +1,184 @@
+//! Injection, pure: a pod as JSON in, an `add`-only JSON patch out.
+//!
+//! [`inject`] never fails and never blocks: it injects, or says in one sentence why not. Fields that flowcar
+//! does not know are never touched, and [`uninject`] restores the very pod that came in.
+
+mod container;
+mod decide;
+mod edit;
+mod owner;
+mod resources;
+mod status;
+mod uninject;
+mod view;
+
+use json_patch::Patch;
+use serde_json::{Map, Value};
+
+pub use decide::{Form, NotOptedIn, Skip};
+pub use owner::Owner;
+pub use status::Status;
+pub use uninject::uninject;
+
+use crate::annotations::Problem;
+use crate::config::{Level, Settings};
+use crate::text::{WARNING_CHARS, clip};
+
+/// The name of the sidecar's container in every pod.
+pub const CONTAINER: &str = "flowcar";
+
+/// What is known about a pod besides the pod.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The pod's namespace: `metadata.namespace` is empty while a pod is being created.
+    pub namespace: String,
+    /// The namespace's labels.
+    pub namespace_labels: Map<String, Value>,
+    /// flowcar's own namespace, which is never injected.
+    pub own_namespace: String,
+    /// Whether the cluster runs native sidecars.
+    pub native_sidecar: bool,
+    /// The workload, where the caller holds its manifest; else it is read from the owner references.
+    pub workload: Option<Owner>,
+    /// Treat a pod that says nothing as opted in, as `kubectl flowcar inject` does.
+    pub opted_in: bool,
+}
+
+/// What became of a pod.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The decision.
+    pub decision: Decision,
+    /// What to add to the pod; empty where nothing changes.
+    pub patch: Patch,
+    /// Mistakes in the annotations; their defaults hold.
+    pub problems: Vec<Problem>,
+    /// What else the user should know.
+    pub notes: Vec<String>,
+}
+
+/// Whether a pod gets the sidecar.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// The patch adds it.
+    Injected(Form),
+    /// It is there already, by this or (`current` is false) another configuration.
+    AlreadyInjected {
+        /// The configuration is the one in force.
+        current: bool,
+    },
+    /// Nobody asked for it.
+    NotOptedIn(NotOptedIn),
+    /// It was asked for and cannot be.
+    Skipped(Skip),
+    /// Strict mode and a mistaken annotation.
+    Denied,
+}
+
+/// Decides about one pod and works out the patch.
+#[must_use]
+pub fn inject(pod: &Value, context: &Context, settings: &Settings) -> Outcome {
+    let annotations = view::annotations(pod);
+    let opted_in = decide::opted_in(annotations, context);
+    if opted_in == Err(NotOptedIn::PodDisabled) {
+        return Outcome::of(Decision::NotOptedIn(NotOptedIn::PodDisabled));
+    }
+    let (overrides, mut problems) = settings.overrides(annotations);
+    if let Err(reason) = opted_in {
+        // A slip such as `flowcar.io/injcet` must be heard, though it opts nothing in.
+        let refused = settings.config.strict && !problems.is_empty();
+        let decision = if refused {
+            Decision::Denied
+        } else {
+            Decision::NotOptedIn(reason)
+        };
+        return Outcome {
+            problems,
+            ..Outcome::of(decision)
+        };
+    }
+    let overrides = resources::drop_contradictions(overrides, settings, &mut problems);
+    let skip = decide::skip(pod, context, settings, &overrides);
+    let mistaken_opt_in = matches!(skip, Some(Skip::UnknownValue { .. }));
+    if settings.config.strict && (mistaken_opt_in || !problems.is_empty()) {
+        let notes = skip
+            .filter(|_| mistaken_opt_in)
+            .map(|skip| skip.to_string())
+            .into_iter()
+            .collect();
+        return Outcome {
+            problems,
+            notes,
+            ..Outcome::of(Decision::Denied)
+        };
+    }
+    if view::has_container(pod)
+        && let Some(Status::Injected { config, .. }) = Status::read(annotations)
+    {
+        let current = config == settings.hash;
+        return Outcome {
+            problems,
+            ..Outcome::of(Decision::AlreadyInjected { current })
+        };
+    }
+    if let Some(skip) = skip {
+        let patch = edit::mark_skipped(pod, &skip);
+        return Outcome {
+            problems,
+            patch,
+            ..Outcome::of(Decision::Skipped(skip))
+        };
+    }
+    let level = Level::of_namespace(
+        &context.namespace_labels,
+        settings.config.pod_security_default,
+    );
+    let (form, mut notes) = decide::form(level, context.native_sidecar, &overrides);
+    let sidecar = container::Sidecar {
+        pod,
+        context,
+        settings,
+        overrides: &overrides,
+        form,
+    };
+    let container = sidecar.container(&mut notes);
+    let patch = edit::add_sidecar(pod, container, sidecar.volumes(), form, settings);
+    Outcome {
+        decision: Decision::Injected(form),
+        patch,
+        problems,
+        notes,
+    }
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    fn of(decision: Decision) -> Self {
+        Self {
+            decision,
+            patch: Patch(Vec::new()),
+            problems: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    /// Everything that the user should be told, each within the length that clients show.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let skip = match &self.decision {
+            Decision::Skipped(skip) => Some(format!("flowcar: not injected: {skip}")),
+            _ => None,
+        };
+        let problems = self.problems.iter().map(ToString::to_string);
+        let notes = self.notes.iter().map(|note| format!("flowcar: {note}"));
+        skip.into_iter()
+            .chain(problems)
+            .chain(notes)
+            .map(|text| clip(&text, WARNING_CHARS))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,187 @@
+//! The sidecar's resources, and the pod's quality of service.
+
+use serde_json::{Map, Value, json};
+
+use super::view;
+use crate::annotations::{Key, Overrides, Problem};
+use crate::config::Settings;
+use crate::quantity;
+
+const CPU_REQUEST: &str = "10m";
+const MEMORY_REQUEST: &str = "32Mi";
+const MEMORY_LIMIT: &str = "128Mi";
+
+/// The names of a resource and of the overrides that set it.
+struct Resource {
+    name: &'static str,
+    request: Key,
+    limit: Key,
+    default_request: &'static str,
+    default_limit: Option<&'static str>,
+}
+
+const RESOURCES: [Resource; 2] = [
+    Resource {
+        name: "cpu",
+        request: Key::CpuRequest,
+        limit: Key::CpuLimit,
+        default_request: CPU_REQUEST,
+        default_limit: None,
+    },
+    Resource {
+        name: "memory",
+        request: Key::MemoryRequest,
+        limit: Key::MemoryLimit,
+        default_request: MEMORY_REQUEST,
+        default_limit: Some(MEMORY_LIMIT),
+    },
+];
+
+/// The API server refuses a request above its limit; so such a pair falls back to the operator's values, and
+/// if those contradict each other, to flowcar's.
+pub(super) fn drop_contradictions(
+    mut overrides: Overrides,
+    settings: &Settings,
+    problems: &mut Vec<Problem>,
+) -> Overrides {
+    for resource in &RESOURCES {
+        if !resource.contradicts(&overrides) {
+            continue;
+        }
+        problems.push(Problem::RequestAboveLimit {
+            resource: resource.name,
+        });
+        overrides.forget(resource.request);
+        overrides.forget(resource.limit);
+        let with_defaults = overrides.clone().or(&settings.defaults);
+        if !resource.contradicts(&with_defaults) {
+            overrides = with_defaults;
+        }
+    }
+    overrides
+}
+
+/// The `resources` of the sidecar. Requests are always set; in a Guaranteed pod limits equal them.
+pub(super) fn resources(
+    pod: &Value,
+    overrides: &Overrides,
+    settings: &Settings,
+    notes: &mut Vec<String>,
+) -> Value {
+    let guaranteed = is_guaranteed(pod);
+    let mut requests = Map::new();
+    let mut limits = Map::new();
+    for resource in &RESOURCES {
+        let (request, limit) = if guaranteed && !has_pod_resources(pod) {
+            let both = resource.guaranteed(overrides, settings);
+            (both.clone(), Some(both))
+        } else {
+            resource.fitting(pod, overrides, notes)
+        };
+        requests.insert(resource.name.to_owned(), json!(request));
+        if let Some(limit) = limit {
+            limits.insert(resource.name.to_owned(), json!(limit));
+        }
+    }
+    json!({ "requests": requests, "limits": limits })
+}
+
+/// Kubernetes' rule (`pkg/apis/core/v1/helper/qos/qos.go`): every container, init containers too, has limits
+/// for both resources and requests that are equal or, before defaulting, absent.
+fn is_guaranteed(pod: &Value) -> bool {
+    let mut containers = view::all_containers(pod).peekable();
+    containers.peek().is_some()
+        && containers.all(|container| {
+            RESOURCES.iter().all(|resource| {
+                let limit = amount(container, "limits", resource.name);
+                let request = amount(container, "requests", resource.name);
+                limit.is_some_and(|limit| {
+                    limit > 0 && request.is_none_or(|request| request == limit)
+                })
+            })
+        })
+}
+
+/// A pod that budgets as a whole decides its class by that alone, but its containers must fit the budget.
+fn has_pod_resources(pod: &Value) -> bool {
+    ["/spec/resources/requests", "/spec/resources/limits"]
+        .iter()
+        .any(|field| !view::map(pod, field).is_empty())
+}
+
+fn amount(owner: &Value, field: &str, resource: &str) -> Option<i128> {
+    match view::map(owner, &format!("/resources/{field}")).get(resource)? {
+        Value::String(text) => quantity::parse(text),
+        Value::Number(number) => quantity::parse(&number.to_string()),
+        _ => None,
+    }
+}
+
+// === impl Resource ===
+
+impl Resource {
+    fn request<'a>(&self, overrides: &'a Overrides) -> &'a str
+    where
+        Self: 'a,
+    {
+        overrides.get(self.request).unwrap_or(self.default_request)
+    }
+
+    fn limit<'a>(&self, overrides: &'a Overrides) -> Option<&'a str> {
+        overrides.get(self.limit).or(self.default_limit)
+    }
+
+    fn contradicts(&self, overrides: &Overrides) -> bool {
+        let request = quantity::parse(self.request(overrides));
+        let limit = self.limit(overrides).and_then(quantity::parse);
+        matches!((request, limit), (Some(request), Some(limit)) if request > limit)
+    }
+
+    /// One value for request and limit: the limit asked for, else the operator's or the larger request.
+    fn guaranteed(&self, overrides: &Overrides, settings: &Settings) -> String {
+        let least = if self.name == "cpu" {
+            settings.config.guaranteed_cpu.as_str()
+        } else {
+            MEMORY_REQUEST
+        };
+        let request = self.request(overrides);
+        let default = if quantity::parse(request) > quantity::parse(least) {
+            request
+        } else {
+            least
+        };
+        self.limit(overrides).unwrap_or(default).to_owned()
+    }
+
+    /// Request and limit, lowered to what a pod-level budget leaves: over budget, the API server would refuse
+    /// the pod.
+    fn fitting(
+        &self,
+        pod: &Value,
+        overrides: &Overrides,
+        notes: &mut Vec<String>,
+    ) -> (String, Option<String>) {
+        let (request, limit) = (self.request(overrides), self.limit(overrides));
+        let spec = pod.get("spec").unwrap_or(&Value::Null);
+        let ceiling = amount(spec, "limits", self.name);
+        let budget = amount(spec, "requests", self.name).or(ceiling);
+        let used: i128 = view::all_containers(pod)
+            .filter_map(|container| {
+                amount(container, "requests", self.name)
+                    .or_else(|| amount(container, "limits", self.name))
+            })
+            .sum();
+        let lowered = |wanted: &str, most: Option<i128>| match (quantity::parse(wanted), most) {
+            (Some(nanos), Some(most)) if nanos > most => quantity::format_nanos(most.max(0)),
+            _ => wanted.to_owned(),
+        };
+        let fits = lowered(request, budget.map(|budget| budget - used));
+        if fits != request {
+            notes.push(format!(
+                "the sidecar's {} request is {fits}, what the pod's own budget leaves",
+                self.name
+            ));
+        }
+        (fits, limit.map(|limit| lowered(limit, ceiling)))
+    }
+}

@@ -1,0 +1,258 @@
+//! The controller's own numbers, in OpenMetrics text.
+
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use hdrhistogram::Histogram;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeLabelSet, EncodeMetric, NoLabelSet, text,
+};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+
+/// Upper bounds of the latency buckets, in seconds: around the 5 ms that an admission may take.
+const BOUNDS: [f64; 12] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0,
+];
+
+/// Every number of the controller.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    reviews: Family<Decision, Counter>,
+    reasons: Family<Reason, Counter>,
+    latency: Arc<Latency>,
+    events_dropped: Counter,
+    /// Pods that opted in and carry no word of ours, as the detector sees them.
+    pub pods_missed: Gauge,
+    /// 1 while this replica holds the Lease.
+    pub leader: Gauge,
+    certificate_ends: Gauge<f64, AtomicU64>,
+    /// Times that certificates could not be kept.
+    pub keeper_errors: Counter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Decision {
+    decision: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
+/// Latencies in microseconds, up to ten seconds at three digits.
+struct Latency {
+    seen: Mutex<(Histogram<u64>, f64)>,
+}
+
+// === impl Metrics ===
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("flowcar");
+        let (reviews, reasons) = (
+            Family::<Decision, Counter>::default(),
+            Family::<Reason, Counter>::default(),
+        );
+        registry.register(
+            "admission_reviews",
+            "Reviews answered, by decision",
+            reviews.clone(),
+        );
+        registry.register(
+            "admission_reasons",
+            "Skips and mistakes, by reason",
+            reasons.clone(),
+        );
+        let latency = Arc::new(Latency::new());
+        registry.register_collector(Box::new(latency.clone()));
+        let (events_dropped, keeper_errors) = (Counter::default(), Counter::default());
+        registry.register(
+            "events_dropped",
+            "Events that the queue had no room for",
+            events_dropped.clone(),
+        );
+        registry.register(
+            "certificate_errors",
+            "Times that certificates could not be kept",
+            keeper_errors.clone(),
+        );
+        let (pods_missed, leader) = (Gauge::default(), Gauge::default());
+        registry.register(
+            "pods_missed",
+            "Pods that opted in and were not seen by the webhook",
+            pods_missed.clone(),
+        );
+        registry.register(
+            "leader",
+            "1 while this replica holds the Lease",
+            leader.clone(),
+        );
+        let certificate_ends = Gauge::default();
+        let help = "When the serving certificate ends, since 1970";
+        registry.register_with_unit(
+            "certificate_ends",
+            help,
+            Unit::Seconds,
+            certificate_ends.clone(),
+        );
+        let registry = Arc::new(registry);
+        Self {
+            registry,
+            reviews,
+            reasons,
+            latency,
+            events_dropped,
+            pods_missed,
+            leader,
+            certificate_ends,
+            keeper_errors,
+        }
+    }
+}
+
+impl Metrics {
+    /// Counts one answer.
+    pub fn reviewed(&self, decision: &'static str, reasons: &[&'static str], took: Duration) {
+        self.reviews.get_or_create(&Decision { decision }).inc();
+        for reason in reasons {
+            self.reasons.get_or_create(&Reason { reason }).inc();
+        }
+        self.latency.record(took);
+    }
+
+    /// Counts one Event that is not told.
+    pub fn event_dropped(&self) {
+        self.events_dropped.inc();
+    }
+
+    /// Says when the serving certificate ends.
+    pub fn certificate(&self, ends: SystemTime) {
+        self.certificate_ends.set(
+            ends.duration_since(UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_secs_f64(),
+        );
+    }
+
+    /// All of it as OpenMetrics text.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut out = String::new();
+        text::encode(&mut out, &self.registry).expect("writing to a String cannot fail");
+        out
+    }
+}
+
+// === impl Latency ===
+
+impl Latency {
+    fn new() -> Self {
+        let histogram =
+            Histogram::new_with_bounds(1, 10_000_000, 3).expect("constant bounds are valid");
+        Self {
+            seen: Mutex::new((histogram, 0.0)),
+        }
+    }
+
+    fn record(&self, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.0.saturating_record(micros.max(1));
+        seen.1 += took.as_secs_f64();
+    }
+}
+
+impl fmt::Debug for Latency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Latency")
+    }
+}
+
+impl Collector for Latency {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let (histogram, sum) = &*seen;
+        let mut below = 0;
+        let mut buckets = Vec::with_capacity(BOUNDS.len() + 1);
+        for bound in BOUNDS {
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "bounds are small and positive"
+            )]
+            let upto = histogram.count_between(0, (bound * 1e6) as u64);
+            buckets.push((bound, upto - below));
+            below = upto;
+        }
+        buckets.push((f64::INFINITY, histogram.len() - below));
+        let encoded = Encoded {
+            sum: *sum,
+            count: histogram.len(),
+            buckets,
+        };
+        let help = "From the whole review read to its answer";
+        let metric = encoder.encode_descriptor(
+            "admission_duration",
+            help,
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
+        )?;
+        encoded.encode(metric)
+    }
+}
+
+struct Encoded {
+    sum: f64,
+    count: u64,
+    buckets: Vec<(f64, u64)>,
+}
+
+impl EncodeMetric for Encoded {
+    fn encode(
+        &self,
+        mut encoder: prometheus_client::encoding::MetricEncoder<'_>,
+    ) -> Result<(), fmt::Error> {
+        encoder.encode_histogram::<NoLabelSet>(self.sum, self.count, &self.buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::Metrics;
+
+    #[test]
+    fn answers_are_counted_and_their_latency_falls_into_its_bucket() {
+        let metrics = Metrics::default();
+        metrics.reviewed("injected", &[], Duration::from_micros(700));
+        metrics.reviewed("skipped", &["host_network"], Duration::from_millis(3));
+        metrics.reviewed("skipped", &["host_network"], Duration::from_secs(20));
+        let text = metrics.render();
+        for line in [
+            r#"flowcar_admission_reviews_total{decision="skipped"} 2"#,
+            r#"flowcar_admission_reasons_total{reason="host_network"} 2"#,
+            r#"flowcar_admission_duration_seconds_bucket{le="0.0005"} 0"#,
+            r#"flowcar_admission_duration_seconds_bucket{le="0.001"} 1"#,
+            r#"flowcar_admission_duration_seconds_bucket{le="0.005"} 2"#,
+            r#"flowcar_admission_duration_seconds_bucket{le="1.0"} 2"#,
+            r#"flowcar_admission_duration_seconds_bucket{le="+Inf"} 3"#,
+            "flowcar_admission_duration_seconds_count 3",
+        ] {
+            assert!(text.contains(line), "{line} in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,408 @@
+//! Workloads: where their pod template is, and the opt-in that is copied into it.
+//!
+//! The copy is marked (`flowcar.io/copied`, `flowcar.io/workload`), so that taking an annotation off the
+//! workload takes only our copy back, and a template's own annotation is never overwritten.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use json_patch::jsonptr::PointerBuf;
+use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation};
+use serde_json::{Map, Value, json};
+
+use crate::annotations::{Annotation, COPIED, INJECT, Key, PREFIX, Problem, WORKLOAD};
+use crate::config::Settings;
+use crate::text::{WARNING_CHARS, clip};
+
+/// The JSON pointer of the pod (in a Pod, the object itself) or of the pod template in an object of this kind;
+/// `None` for kinds that have none.
+#[must_use]
+pub fn template_pointer(kind: &str) -> Option<&'static str> {
+    match kind {
+        "Pod" => Some(""),
+        "Deployment"
+        | "StatefulSet"
+        | "DaemonSet"
+        | "ReplicaSet"
+        | "ReplicationController"
+        | "Job" => Some("/spec/template"),
+        "CronJob" => Some("/spec/jobTemplate/spec/template"),
+        _ => None,
+    }
+}
+
+/// What writing a workload changes in its template.
+#[derive(Clone, Debug)]
+pub struct Copy {
+    /// Empty where nothing changes.
+    pub patch: Patch,
+    /// Mistakes in the workload's annotations, told where they are made.
+    pub problems: Vec<Problem>,
+    /// What else the user should know.
+    pub notes: Vec<String>,
+}
+
+/// Copies the workload's annotations of flowcar into its template, and takes back what is no longer there.
+///
+/// `before` is the object as it is stored, on an update: the template of a Job cannot change any more then.
+#[must_use]
+pub fn copy_opt_in(object: &Value, before: Option<&Value>, settings: &Settings) -> Copy {
+    let kind = text(object, "kind").unwrap_or_default();
+    let name = object
+        .pointer("/metadata/name")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let workload_annotations = map(object, "/metadata/annotations");
+    let (_, mut problems) = settings.overrides(&workload_annotations);
+    let wanted = wanted(&workload_annotations, &mut problems);
+    let unchanged = Copy {
+        patch: Patch(Vec::new()),
+        problems,
+        notes: Vec::new(),
+    };
+    let Some(pointer) = template_pointer(kind).filter(|pointer| !pointer.is_empty()) else {
+        return unchanged;
+    };
+    if !object.pointer(pointer).is_some_and(Value::is_object) || name.is_empty() {
+        return unchanged;
+    }
+    let template = Template::read(object, pointer, kind);
+    let patch = template.patch(&wanted, &format!("{kind}/{name}"));
+    if kind == "Job" && before.is_some() {
+        let changed =
+            before.map(|before| map(before, "/metadata/annotations")) != Some(workload_annotations);
+        let note =
+            "a Job's template cannot change; create the Job anew for its annotations to count";
+        let notes = if changed && !patch.0.is_empty() {
+            vec![note.to_owned()]
+        } else {
+            Vec::new()
+        };
+        return Copy { notes, ..unchanged };
+    }
+    Copy { patch, ..unchanged }
+}
+
+/// The annotations to copy. A wrong opt-in is told here and not copied: it would opt nothing in.
+fn wanted(
+    annotations: &Map<String, Value>,
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<&'static str, String> {
+    let mut wanted = BTreeMap::new();
+    for (name, value) in annotations {
+        let (Some(row), Some(value)) = (Annotation::named(name), value.as_str()) else {
+            continue;
+        };
+        if row.key == Key::Inject && !row.kind.accepts(value) {
+            problems.push(Problem::InvalidValue {
+                row,
+                value: value.to_owned(),
+            });
+            continue;
+        }
+        wanted.insert(row.name, value.to_owned());
+    }
+    wanted
+}
+
+/// A pod template's annotations, and which of them are our copies.
+struct Template<'a> {
+    pointer: &'a str,
+    metadata: Option<&'a Value>,
+    annotations: Map<String, Value>,
+    copied: BTreeSet<String>,
+}
+
+// === impl Template ===
+
+impl<'a> Template<'a> {
+    fn read(object: &'a Value, pointer: &'a str, kind: &str) -> Self {
+        let metadata = object
+            .pointer(&format!("{pointer}/metadata"))
+            .filter(|value| value.is_object());
+        let annotations = map(object, &format!("{pointer}/metadata/annotations"));
+        // A CronJob's mark is inherited by its Jobs, whose own copies they are not.
+        let ours = annotations
+            .get(WORKLOAD)
+            .and_then(Value::as_str)
+            .is_some_and(|mark| {
+                mark.split_once('/')
+                    .is_some_and(|(marked, _)| marked == kind)
+            });
+        let list = annotations
+            .get(COPIED)
+            .and_then(Value::as_str)
+            .filter(|_| ours)
+            .unwrap_or_default();
+        let copied = list
+            .split(',')
+            .filter(|key| !key.is_empty())
+            .map(|key| format!("{PREFIX}{key}"))
+            .collect();
+        Self {
+            pointer,
+            metadata,
+            annotations,
+            copied,
+        }
+    }
+
+    fn patch(&self, wanted: &BTreeMap<&'static str, String>, workload: &str) -> Patch {
+        let mut next = self.annotations.clone();
+        for key in &self.copied {
+            if Annotation::named(key).is_some() {
+                next.remove(key);
+            }
+        }
+        let mut copies = Vec::new();
+        for (name, value) in wanted {
+            if !next.contains_key(*name) {
+                next.insert((*name).to_owned(), json!(value));
+                copies.push(name.trim_start_matches(PREFIX));
+            }
+        }
+        if !copies.is_empty() {
+            next.insert(COPIED.to_owned(), json!(copies.join(",")));
+            next.insert(WORKLOAD.to_owned(), json!(workload));
+        } else if !self.copied.is_empty() {
+            next.remove(COPIED);
+            next.remove(WORKLOAD);
+        }
+        self.difference(next)
+    }
+
+    /// The operations from the annotations as they are to `next`.
+    fn difference(&self, next: Map<String, Value>) -> Patch {
+        if next == self.annotations {
+            return Patch(Vec::new());
+        }
+        let metadata = format!("{}/metadata", self.pointer);
+        let annotations = format!("{metadata}/annotations");
+        let has_annotations = self
+            .metadata
+            .is_some_and(|metadata| metadata["annotations"].is_object());
+        if self.metadata.is_none() {
+            return Patch(vec![add(&metadata, json!({ "annotations": next }))]);
+        }
+        if !has_annotations {
+            return Patch(vec![add(&annotations, Value::Object(next))]);
+        }
+        if next.is_empty() {
+            return Patch(vec![remove(&annotations)]);
+        }
+        let path = |name: &str| {
+            format!(
+                "{annotations}/{}",
+                name.replace('~', "~0").replace('/', "~1")
+            )
+        };
+        let gone = self
+            .annotations
+            .keys()
+            .filter(|name| !next.contains_key(*name))
+            .map(|name| remove(&path(name)));
+        let changed = next
+            .iter()
+            .filter(|(name, value)| self.annotations.get(*name) != Some(value));
+        Patch(
+            gone.chain(changed.map(|(name, value)| add(&path(name), value.clone())))
+                .collect(),
+        )
+    }
+}
+
+// === impl Copy ===
+
+impl Copy {
+    /// Everything that the user should be told, each within the length that clients show.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let problems = self.problems.iter().map(ToString::to_string);
+        let notes = self.notes.iter().map(|note| format!("flowcar: {note}"));
+        problems
+            .chain(notes)
+            .map(|text| clip(&text, WARNING_CHARS))
+            .collect()
+    }
+}
+
+/// Whether a workload asks for anything: the opt-in on itself, or in its template.
+#[must_use]
+pub fn opt_in_of(object: &Value) -> Option<String> {
+    let pointer = template_pointer(text(object, "kind")?)?;
+    let template = map(object, &format!("{pointer}/metadata/annotations"));
+    let own = map(object, "/metadata/annotations");
+    let value = template.get(INJECT).or_else(|| own.get(INJECT))?;
+    Some(
+        value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned),
+    )
+}
+
+fn add(path: &str, value: Value) -> PatchOperation {
+    PatchOperation::Add(AddOperation {
+        path: pointer(path),
+        value,
+    })
+}
+
+fn remove(path: &str) -> PatchOperation {
+    PatchOperation::Remove(RemoveOperation {
+        path: pointer(path),
+    })
+}
+
+fn pointer(path: &str) -> PointerBuf {
+    PointerBuf::parse(path).expect("paths are constants and escaped names")
+}
+
+fn text<'a>(value: &'a Value, field: &str) -> Option<&'a str> {
+    value.get(field).and_then(Value::as_str)
+}
+
+fn map(value: &Value, pointer: &str) -> Map<String, Value> {
+    value
+        .pointer(pointer)
+        .and_then(Value::as_object)
+        .cloned()
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::{copy_opt_in, template_pointer};
+    use crate::config::Settings;
+
+    fn deployment(own: Value, template: Value) -> Value {
+        json!({
+            "kind": "Deployment", "metadata": {"name": "web", "annotations": own},
+            "spec": {"template": {"metadata": {"annotations": template, "labels": {"a": "b"}}, "spec": {}}},
+        })
+    }
+
+    fn written(object: &Value) -> Value {
+        let copy = copy_opt_in(object, None, &Settings::default());
+        let mut object = object.clone();
+        json_patch::patch(&mut object, &copy.patch).expect("the patch applies");
+        object
+    }
+
+    fn template(object: &Value) -> Value {
+        object["spec"]["template"]["metadata"]["annotations"].clone()
+    }
+
+    #[test]
+    fn annotating_copies_and_taking_off_takes_only_the_copy_back() {
+        let plain = deployment(json!({}), json!({"team": "x"}));
+        assert_eq!(written(&plain), plain);
+        let mut asked = plain.clone();
+        asked["metadata"]["annotations"] =
+            json!({"flowcar.io/inject": "enabled", "flowcar.io/peer": "none", "x": "y"});
+        let once = written(&asked);
+        let marks = json!({
+            "team": "x", "flowcar.io/inject": "enabled", "flowcar.io/peer": "none",
+            "flowcar.io/copied": "inject,peer", "flowcar.io/workload": "Deployment/web",
+        });
+        assert_eq!(template(&once), marks);
+        assert_eq!(written(&once), once, "writing again changes nothing");
+        let mut off = once.clone();
+        off["metadata"]["annotations"] = json!({});
+        assert_eq!(written(&off), plain);
+        let mut fewer = once;
+        fewer["metadata"]["annotations"] = json!({"flowcar.io/inject": "disabled"});
+        let fewer = template(&written(&fewer));
+        assert_eq!(fewer["flowcar.io/inject"], "disabled");
+        assert_eq!(
+            (&fewer["flowcar.io/copied"], fewer.get("flowcar.io/peer")),
+            (&json!("inject"), None)
+        );
+    }
+
+    #[test]
+    fn what_the_template_says_itself_is_never_touched() {
+        let own = json!({"flowcar.io/inject": "disabled"});
+        let object = deployment(json!({"flowcar.io/inject": "enabled"}), own.clone());
+        assert_eq!(template(&written(&object)), own);
+        let mut off = written(&deployment(json!({"flowcar.io/peer": "none"}), own.clone()));
+        off["metadata"]["annotations"] = json!({});
+        assert_eq!(template(&written(&off)), own);
+    }
+
+    #[test]
+    fn absent_and_null_metadata_is_made() {
+        for metadata in [
+            None,
+            Some(Value::Null),
+            Some(json!({})),
+            Some(json!({"annotations": null})),
+        ] {
+            let mut object = deployment(json!({"flowcar.io/inject": "enabled"}), json!({}));
+            let spec = object["spec"]["template"].as_object_mut().expect("object");
+            spec.remove("metadata");
+            spec.extend(metadata.map(|value| ("metadata".to_owned(), value)));
+            assert_eq!(template(&written(&object))["flowcar.io/inject"], "enabled");
+        }
+    }
+
+    #[test]
+    fn every_kind_has_its_template() {
+        for kind in ["Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob"] {
+            let pointer = template_pointer(kind).expect("a template");
+            let mut object = json!({"kind": kind, "metadata": {"name": "w", "annotations": {"flowcar.io/inject": "enabled"}}});
+            object["spec"] = if kind == "CronJob" {
+                json!({"jobTemplate": {"spec": {"template": {}}}})
+            } else {
+                json!({"template": {}})
+            };
+            let annotations =
+                written(&object).pointer(pointer).expect(kind)["metadata"]["annotations"].clone();
+            assert_eq!(annotations["flowcar.io/inject"], "enabled");
+            assert_eq!(annotations["flowcar.io/workload"], format!("{kind}/w"));
+        }
+        assert_eq!(template_pointer("Service"), None);
+    }
+
+    #[test]
+    fn a_job_of_a_cron_job_keeps_the_copies_it_was_made_with() {
+        let annotations = json!({
+            "flowcar.io/inject": "enabled", "flowcar.io/copied": "inject", "flowcar.io/workload": "CronJob/n",
+        });
+        let job = json!({
+            "kind": "Job", "metadata": {"name": "n-1"}, "spec": {"template": {"metadata": {"annotations": annotations}}},
+        });
+        assert_eq!(written(&job), job);
+    }
+
+    #[test]
+    fn a_written_job_cannot_change_and_says_so_once() {
+        let job = |annotations: Value| json!({"kind": "Job", "metadata": {"name": "j", "annotations": annotations}, "spec": {"template": {}}});
+        let asked = job(json!({"flowcar.io/inject": "enabled"}));
+        let copy = copy_opt_in(&asked, Some(&job(json!({}))), &Settings::default());
+        assert!(copy.patch.0.is_empty());
+        assert_eq!(copy.warnings().len(), 1);
+        assert!(
+            copy_opt_in(&asked, Some(&asked), &Settings::default())
+                .warnings()
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn mistakes_are_told_where_they_are_made() {
+        let object = deployment(
+            json!({"flowcar.io/inject": "yes", "flowcar.io/pear": "x"}),
+            json!({}),
+        );
+        let copy = copy_opt_in(&object, None, &Settings::default());
+        assert!(copy.patch.0.is_empty());
+        assert_eq!(
+            copy.warnings(),
+            [
+                "flowcar.io/pear: unknown, ignored; did you mean flowcar.io/peer?",
+                r#"flowcar.io/inject="yes": ignored; expected enabled | disabled"#,
+            ]
+        );
+    }
+}

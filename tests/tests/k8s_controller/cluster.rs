@@ -1,0 +1,282 @@
+//! A cluster of one real API server, flowcar installed from its manifests, and its real controller beside it,
+//! with the token and the rights of its own service account.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use flowcar_tests::peers::{Api, ApiServer, Client, Net, Port, Process, Program, eventually};
+use serde_json::{Value, json};
+
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const WEBHOOK: &str =
+    "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/flowcar";
+pub(crate) const SECRET: &str = "/api/v1/namespaces/flowcar-system/secrets/flowcar-webhook-tls";
+
+pub(crate) struct Cluster {
+    pub(crate) api: ApiServer,
+    pub(crate) net: Net,
+    port: Port,
+}
+
+pub(crate) struct Controller {
+    pub(crate) process: Process,
+    admin: Client,
+    _port: Port,
+}
+
+// === impl Cluster ===
+
+impl Cluster {
+    /// Starts the API server and installs flowcar from the rendered manifests. The only change to them is that
+    /// the API server calls an address instead of a Service, which has no proxy here.
+    pub(crate) fn start() -> Self {
+        let net = Net::loopback();
+        let port = net.claim_port();
+        let cluster = Self {
+            api: ApiServer::start(),
+            net,
+            port,
+        };
+        let url = format!("https://{}/admit", cluster.address());
+        let manifests = kustomized(&cluster.api).replace(
+            "    service:\n      name: flowcar-webhook\n      namespace: flowcar-system\n      path: /admit\n      port: 443\n",
+            &format!("    url: {url}\n"),
+        );
+        assert_eq!(manifests.matches(&url).count(), 3, "three webhooks");
+        cluster.apply(&manifests);
+        cluster.api.create_namespace("shop", &json!({}));
+        cluster
+    }
+
+    pub(crate) fn admin(&self) -> &Api {
+        self.api.admin()
+    }
+
+    /// `kubectl apply -f -`, which has to succeed; its warnings.
+    pub(crate) fn apply(&self, manifests: &str) -> String {
+        let mut kubectl = self.api.kubectl();
+        kubectl.args(["apply", "-f", "-"]);
+        let (ok, _, stderr) = pipe(kubectl, manifests);
+        assert!(ok, "{stderr}");
+        stderr
+    }
+
+    /// Where the API server calls the controller.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.net.socket(&self.port)
+    }
+
+    /// The replica that the API server calls.
+    pub(crate) fn controller(&self, more: &[&str]) -> Controller {
+        let controller = self.replica("one", self.address(), more);
+        eventually("a published caBundle", LIMIT, || {
+            self.is_published().then_some(())
+        });
+        controller
+    }
+
+    /// A replica that listens there; ready when this returns.
+    pub(crate) fn replica(&self, name: &str, listen: SocketAddr, more: &[&str]) -> Controller {
+        let (program, admin_port) = self.program(name, listen, more);
+        let admin = Client::new(
+            self.net.clone(),
+            format!("http://{}", self.net.socket(&admin_port)),
+            None,
+        );
+        let probe = admin.clone();
+        let process = Process::start(program, move || match probe.get("/readyz") {
+            Ok(reply) if reply.is_ok() => Ok(()),
+            Ok(reply) => Err(reply.text()),
+            Err(error) => Err(error.to_string()),
+        });
+        Controller {
+            process,
+            admin,
+            _port: admin_port,
+        }
+    }
+
+    fn program(&self, name: &str, listen: SocketAddr, more: &[&str]) -> (Program, Port) {
+        let admin_port = self.net.claim_port();
+        let token = self
+            .api
+            .service_account_token("flowcar-system", "flowcar-controller");
+        let dir = tempfile::Builder::new()
+            .prefix("flowcar-controller-")
+            .tempdir()
+            .expect("a folder");
+        let program = Program {
+            name: "flowcar-controller",
+            path: product("flowcar-controller"),
+            args: Vec::new(),
+            net: self.net.clone(),
+            dir,
+        };
+        std::fs::create_dir(program.dir.path().join(".kube")).expect("a folder");
+        let kubeconfig = self
+            .api
+            .kubeconfig_for(&format!("controller-{name}.json"), &token);
+        std::fs::copy(kubeconfig, program.dir.path().join(".kube/config")).expect("a kubeconfig");
+        let program = program
+            .args([
+                format!("--replica={name}"),
+                format!("--listen={listen}"),
+                format!("--admin-listen={}", self.net.socket(&admin_port)),
+                "--names=127.0.0.1".to_owned(),
+                "--drain-delay=0s".to_owned(),
+            ])
+            .args(more);
+        (program, admin_port)
+    }
+
+    /// Whether every webhook carries the bundle of the Secret.
+    pub(crate) fn is_published(&self) -> bool {
+        let secret = self.admin().get(SECRET);
+        if !secret.is_ok() {
+            return false;
+        }
+        let bundle = secret.json()["data"]["ca.crt"].clone();
+        let webhooks = self.admin().get(WEBHOOK).success();
+        let webhooks = webhooks["webhooks"].as_array().expect("webhooks").clone();
+        bundle.is_string()
+            && webhooks
+                .iter()
+                .all(|webhook| webhook["clientConfig"]["caBundle"] == bundle)
+    }
+
+    /// Creates a pod and returns it as the API server stored it.
+    pub(crate) fn create_pod(&self, namespace: &str, pod: &Value) -> Value {
+        self.admin()
+            .create(&format!("/api/v1/namespaces/{namespace}/pods"), pod)
+            .success()
+    }
+
+    /// The Events of a reason about an object of that name.
+    pub(crate) fn events(&self, namespace: &str, reason: &str, name: &str) -> Vec<Value> {
+        let list = self
+            .admin()
+            .get(&format!(
+                "/apis/events.k8s.io/v1/namespaces/{namespace}/events"
+            ))
+            .success();
+        let items = list["items"].as_array().cloned().unwrap_or_default();
+        items
+            .into_iter()
+            .filter(|event| event["reason"] == reason && event["regarding"]["name"] == name)
+            .collect()
+    }
+
+    /// A counter of the API server: how often it let a pod pass because a webhook did not answer.
+    pub(crate) fn failed_open(&self, webhook: &str) -> f64 {
+        let text = self.admin().get("/metrics").text();
+        let wanted = format!("name=\"{webhook}\"");
+        let lines = text
+            .lines()
+            .filter(|line| line.starts_with("apiserver_admission_webhook_fail_open_count{"));
+        lines
+            .filter(|line| line.contains(&wanted))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+}
+
+// === impl Controller ===
+
+impl Controller {
+    /// The value of a line of its metrics.
+    pub(crate) fn metric(&self, line: &str) -> Option<f64> {
+        let text = self.admin.get("/metrics").ok()?.text();
+        let found = text.lines().find(|candidate| {
+            candidate
+                .strip_prefix(line)
+                .is_some_and(|rest| rest.starts_with(' '))
+        })?;
+        found.rsplit(' ').next()?.parse().ok()
+    }
+}
+
+pub(crate) fn pod(name: &str, annotations: Value) -> Value {
+    json!({
+        "metadata": {"name": name, "annotations": annotations},
+        "spec": {"containers": [{"name": "app", "image": "app:1"}]},
+    })
+}
+
+/// The names of a pod's init containers and containers.
+pub(crate) fn containers(pod: &Value) -> (Vec<&str>, Vec<&str>) {
+    let names = |list: &'static str| {
+        let items = pod["spec"][list].as_array();
+        items
+            .into_iter()
+            .flatten()
+            .filter_map(|container| container["name"].as_str())
+            .collect()
+    };
+    (names("initContainers"), names("containers"))
+}
+
+pub(crate) fn kustomized(api: &ApiServer) -> String {
+    let output = api
+        .kubectl()
+        .arg("kustomize")
+        .arg(k8s("manifests/base"))
+        .output()
+        .expect("kubectl runs");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).expect("YAML is UTF-8")
+}
+
+/// Runs a command with this on its standard input: whether it succeeded, and what it wrote.
+pub(crate) fn pipe(mut command: Command, input: &str) -> (bool, String, String) {
+    use std::io::Write as _;
+    use std::process::Stdio;
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the command starts");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    let input = input.to_owned();
+    let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
+    let output = child.wait_with_output().expect("the command ends");
+    // A command that fails early does not read all of it.
+    drop(writer.join().expect("the writer"));
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    (
+        output.status.success(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+/// A path in the crate `k8s`.
+pub(crate) fn k8s(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../k8s")
+        .join(path)
+}
+
+/// A binary of the product, built as the tests were.
+pub(crate) fn product(name: &str) -> PathBuf {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo
+            .args(["build", "--quiet", "--package", "flowcar-k8s", "--bins"])
+            .args((!cfg!(debug_assertions)).then_some("--release"))
+            .current_dir(k8s("."));
+        assert!(
+            cargo.status().expect("cargo runs").success(),
+            "the product builds"
+        );
+    });
+    let test = std::env::current_exe().expect("the test's own path");
+    test.ancestors().nth(2).expect("a target folder").join(name)
+}

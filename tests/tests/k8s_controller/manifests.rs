@@ -1,0 +1,91 @@
+//! The chart and what is rendered from it.
+
+use flowcar_tests::peers::binary;
+use std::process::Command;
+
+use crate::cluster::k8s;
+
+fn helm(args: &[&str]) -> (bool, String) {
+    let mut command = Command::new(binary("helm"));
+    command.args(["template", "flowcar"]).arg(k8s("chart"));
+    let output = command
+        .args(["--namespace", "flowcar-system", "--kube-version", "1.34.0"])
+        .args(args)
+        .output();
+    let output = output.expect("helm runs");
+    let text = if output.status.success() {
+        output.stdout
+    } else {
+        output.stderr
+    };
+    (
+        output.status.success(),
+        String::from_utf8(text).expect("UTF-8"),
+    )
+}
+
+#[test]
+fn the_committed_base_is_the_chart_rendered_and_two_renders_are_equal() {
+    let (ok, first) = helm(&[]);
+    assert!(ok, "{first}");
+    assert_eq!(helm(&[]).1, first);
+    let committed = std::fs::read_to_string(k8s("manifests/base/flowcar.yaml")).expect("the base");
+    assert_eq!(
+        committed, first,
+        "stale: run k8s/manifests/render and commit"
+    );
+    assert!(
+        !first.contains("kind: Secret"),
+        "no secret is ever rendered"
+    );
+}
+
+#[test]
+fn mistaken_values_are_refused_by_the_schema() {
+    for mistake in [
+        "config.strct=true",
+        "config.podSecurityDefault=strict",
+        "replicas=0",
+        "certificates.source=self",
+        "certificates.caLifetime=forever",
+        "webhook.url=http://x",
+        "webhook.timeoutSeconds=31",
+    ] {
+        assert!(!helm(&["--set", mistake]).0, "{mistake}");
+    }
+    assert!(
+        !helm(&["--set", "certificates.source=external"]).0,
+        "cert-manager needs an issuer"
+    );
+    let (ok, external) = helm(&[
+        "--set",
+        "certificates.source=external,certificates.issuer.name=ca",
+    ]);
+    assert!(
+        ok && external.contains("kind: Certificate")
+            && external.contains("cert-manager.io/inject-ca-from")
+    );
+    assert!(
+        !external.contains("watch, patch]"),
+        "whoever makes no certificates needs no right to publish them"
+    );
+}
+
+/// The chart's schema and the controller's parser know the same fields.
+#[test]
+fn every_field_of_the_configuration_is_in_the_schema() {
+    let schema = std::fs::read_to_string(k8s("chart/values.schema.json")).expect("the schema");
+    let schema: serde_json::Value = serde_json::from_str(&schema).expect("JSON");
+    let properties = schema["properties"]["config"]["properties"]
+        .as_object()
+        .expect("properties");
+    let mut config =
+        serde_json::to_value(flowcar_k8s::config::Config::default()).expect("serialises");
+    // Left out where it is Kubernetes' own default.
+    config["imagePullPolicy"] = serde_json::json!("Always");
+    let mut fields: Vec<_> = config.as_object().expect("fields").keys().collect();
+    fields.sort();
+    let mut known: Vec<_> = properties.keys().collect();
+    known.sort();
+    assert_eq!(known, fields);
+}
