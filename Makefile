@@ -18,6 +18,10 @@ sudo := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env)
 say_sudo := $(if $(sudo),echo "flowcar: not root: what needs root is started by sudo")
 # --preserve-env keeps everything but PATH.
 as_root = $(if $(sudo),$(sudo) env "PATH=$$PATH")
+# The same for the test binaries that cargo starts.
+define runner
+--config "target.'cfg(all())'.runner = ['sudo', '--preserve-env', 'env', 'PATH=$$PATH']"
+endef
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,9 +35,10 @@ demo: ## Two pods on a slow link, a flowcar beside each: tables, histograms and 
 test: ## All tests, with real sockets, kernels and peers
 	@$(say_sudo)
 	$(call setup,test)
-	tests/peers/build otlp
+	tests/peers/build otlp k8s
+	# Tests start flowcar's binaries, and cargo builds them only for tests of their own crate.
 	cargo build --bins
-	cargo test $(if $(sudo),--config "target.'cfg(all())'.runner = ['sudo', '--preserve-env', 'env', 'PATH=$$PATH']") $(ARGS)
+	cargo test $(if $(sudo),$(runner)) $(ARGS)
 
 lint: ## Formatting and clippy, of the kernel programs too
 	@$(call setup,lint)

@@ -70,7 +70,7 @@ rust_packages() {
 }
 
 install_rust() {
-    no_apt >/dev/null && return 1
+    have_apt || return 1
     refresh
     local packages
     read -r -a packages < <(rust_packages) || return 1
@@ -80,6 +80,7 @@ install_rust() {
 
 # Where the distribution's compilers are old, it may have rustup.
 install_rustup() {
+    refresh
     candidate rustup >/dev/null || return 1
     install_packages rustup
     use_rustup
