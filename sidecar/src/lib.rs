@@ -17,6 +17,8 @@
 //! `snapshot`, `histogram` and the encoders of `otlp` are pure: no clock, no I/O; time comes in as an argument.
 
 pub mod clock;
+pub mod config;
 pub mod flow;
 pub mod histogram;
+pub mod otlp;
 pub mod snapshot;
