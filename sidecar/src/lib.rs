@@ -17,12 +17,14 @@
 //! `snapshot`, `histogram` and the encoders of `otlp` are pure: no clock, no I/O; time comes in as an argument.
 
 pub mod clock;
+pub mod config;
 pub mod exit;
 pub mod export;
 pub mod flow;
 pub mod follower;
 pub mod histogram;
 pub mod logs;
+pub mod otlp;
 pub mod run;
 pub mod scope;
 pub mod series;

@@ -1,0 +1,344 @@
+//! What flowcar is told by its environment. The only reader of it.
+//!
+//! envy fills flat structs of texts, which cannot fail; this room parses them, so that **all** mistakes are
+//! reported together. An empty value is as good as none (OpenTelemetry's rule for environment variables).
+
+mod export;
+mod mistake;
+mod parse;
+mod raw;
+mod settings;
+
+use std::{env, time::Duration};
+
+pub use export::{Compression, Export, Headers, Protocol, Signal, Target};
+pub use mistake::{EXIT_USAGE, Mistake, Mistakes};
+pub use settings::{SETTINGS, Setting, markdown};
+use tracing::level_filters::LevelFilter;
+
+use mistake::Reader;
+use raw::{Raw, RawFlowcar, RawSdk};
+
+/// All settings, with their defaults filled in.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where each signal goes, for the signals whose endpoint is set.
+    pub export: Export,
+    /// Where each signal would go by default.
+    defaults: Export,
+    /// Time from one report of metrics to the next.
+    pub metric_interval: Duration,
+    /// `OTEL_SERVICE_NAME`
+    pub service_name: Option<String>,
+    /// `OTEL_RESOURCE_ATTRIBUTES`, decoded.
+    pub resource_attributes: Vec<(String, String)>,
+    /// Whether sums are since the start or since the last report.
+    pub temporality: Temporality,
+    /// The kind of histograms.
+    pub histograms: Histograms,
+    /// What `network.peer.address` holds.
+    pub peer: PeerNaming,
+    /// Whether `server.port` is an attribute of metrics.
+    pub ports: Ports,
+    /// Series, at most.
+    pub series_limit: usize,
+    /// Flows in the table, at most.
+    pub max_flows: usize,
+    /// Size of the kernel's ring buffer, bytes.
+    pub ring_bytes: u32,
+    /// Whether a server's span names the client's as its parent.
+    pub trace_parent: TraceParent,
+    /// Spans sent, at most.
+    pub spans_per_second: u32,
+    /// Spans waiting, at most.
+    pub span_queue: usize,
+    /// The least severe messages that are logged.
+    pub log: LevelFilter,
+    /// The form of log lines.
+    pub log_format: LogFormat,
+    /// Time for the last exports after SIGTERM.
+    pub shutdown_timeout: Duration,
+    /// The pod that flowcar is a part of, by the downward API.
+    pub pod: Pod,
+}
+
+/// `OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Temporality {
+    /// All sums and histograms since the start.
+    Cumulative,
+    /// Counters and histograms since the last report; up-down counters since the start.
+    Delta,
+    /// Histograms since the last report, all sums since the start: what the preference asks for of
+    /// asynchronous counters, which ours are, being read from the kernel's.
+    LowMemory,
+}
+
+/// `FLOWCAR_HISTOGRAMS`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Histograms {
+    /// OTLP exponential histograms.
+    Exponential,
+    /// OTLP histograms whose bounds are powers of two of a second.
+    Explicit,
+}
+
+/// `FLOWCAR_PEER` and `FLOWCAR_PEER_PREFIX`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerNaming {
+    /// The whole address.
+    Address,
+    /// Its first bits.
+    Prefix {
+        /// Of an IPv4 address.
+        v4: u8,
+        /// Of an IPv6 address.
+        v6: u8,
+    },
+    /// Nothing.
+    None,
+}
+
+/// `FLOWCAR_PORTS`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ports {
+    /// Metrics are by `server.port`.
+    Include,
+    /// They are not.
+    Exclude,
+}
+
+/// `FLOWCAR_TRACE_PARENT`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TraceParent {
+    /// Where the peer's address is not a public one, so that a flowcar may follow it.
+    Auto,
+    /// On every server span.
+    Always,
+    /// On none.
+    Never,
+}
+
+/// `FLOWCAR_LOG_FORMAT`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Who the pod is, as far as the environment says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pod {
+    /// `FLOWCAR_POD_NAME`
+    pub name: Option<String>,
+    /// `FLOWCAR_POD_NAMESPACE`
+    pub namespace: Option<String>,
+    /// `FLOWCAR_POD_UID`
+    pub uid: Option<String>,
+    /// `FLOWCAR_POD_IP`
+    pub ip: Option<String>,
+    /// `FLOWCAR_NODE_NAME`
+    pub node: Option<String>,
+    /// `FLOWCAR_OWNER_KIND`
+    pub owner_kind: Option<String>,
+    /// `FLOWCAR_OWNER_NAME`
+    pub owner_name: Option<String>,
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Reads the process's environment.
+    ///
+    /// # Errors
+    /// Every setting that does not parse.
+    pub fn from_env() -> Result<Self, Mistakes> {
+        let mut reader = Reader::default();
+        let vars = env::vars_os()
+            .filter_map(|(name, value)| {
+                let name = name.into_string().ok()?;
+                let ours = name.starts_with("OTEL_") || name.starts_with("FLOWCAR_");
+                ours.then(|| reader.unicode(name, value)).flatten()
+            })
+            .collect();
+        Self::read(vars, reader)
+    }
+
+    /// Reads the variables given.
+    ///
+    /// # Errors
+    /// Every setting that does not parse.
+    pub fn from_vars(vars: impl IntoIterator<Item = (String, String)>) -> Result<Self, Mistakes> {
+        Self::read(vars.into_iter().collect(), Reader::default())
+    }
+
+    /// The same, with a signal whose endpoint is not set sent to where OpenTelemetry says it goes by default: to
+    /// this host's port 4317 (gRPC) or 4318 (HTTP).
+    #[must_use]
+    pub fn with_default_endpoint(mut self) -> Self {
+        let Export { metrics, traces } = self.defaults.clone();
+        self.export.metrics = self.export.metrics.or(metrics);
+        self.export.traces = self.export.traces.or(traces);
+        self
+    }
+
+    fn read(vars: Vec<(String, String)>, mut reader: Reader) -> Result<Self, Mistakes> {
+        let raw = Raw::from_vars(vars);
+        let (export, defaults) = export::read(&raw, &mut reader);
+        let config = Self::assemble(export, defaults, &raw, &mut reader);
+        reader.finish(config)
+    }
+
+    fn assemble(export: Export, defaults: Export, raw: &Raw, reader: &mut Reader) -> Self {
+        let RawSdk {
+            metric_export_interval,
+            service_name,
+            resource_attributes,
+            ..
+        } = &raw.sdk;
+        let own = &raw.flowcar;
+        Self {
+            export,
+            defaults,
+            metric_interval: reader.read(
+                "OTEL_METRIC_EXPORT_INTERVAL",
+                metric_export_interval,
+                Duration::from_secs(10),
+                parse::interval,
+            ),
+            service_name: service_name.clone(),
+            resource_attributes: reader.read(
+                "OTEL_RESOURCE_ATTRIBUTES",
+                resource_attributes,
+                Vec::new(),
+                parse::pairs,
+            ),
+            temporality: reader.read(
+                "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
+                &raw.metrics.temporality_preference,
+                Temporality::Cumulative,
+                |text| {
+                    parse::choice(
+                        text,
+                        &[
+                            ("cumulative", Temporality::Cumulative),
+                            ("delta", Temporality::Delta),
+                            ("lowmemory", Temporality::LowMemory),
+                        ],
+                    )
+                },
+            ),
+            histograms: reader.read(
+                "FLOWCAR_HISTOGRAMS",
+                &own.histograms,
+                Histograms::Exponential,
+                |text| {
+                    parse::choice(
+                        text,
+                        &[
+                            ("exponential", Histograms::Exponential),
+                            ("explicit", Histograms::Explicit),
+                        ],
+                    )
+                },
+            ),
+            peer: peer(own, reader),
+            ports: reader.read("FLOWCAR_PORTS", &own.ports, Ports::Include, |text| {
+                parse::choice(
+                    text,
+                    &[("include", Ports::Include), ("exclude", Ports::Exclude)],
+                )
+            }),
+            series_limit: reader.read(
+                "FLOWCAR_SERIES_LIMIT",
+                &own.series_limit,
+                2000,
+                parse::count,
+            ),
+            max_flows: reader.read("FLOWCAR_MAX_FLOWS", &own.max_flows, 65_536, parse::count),
+            ring_bytes: reader.read(
+                "FLOWCAR_RING_BYTES",
+                &own.ring_bytes,
+                1 << 20,
+                parse::ring_bytes,
+            ),
+            trace_parent: reader.read(
+                "FLOWCAR_TRACE_PARENT",
+                &own.trace_parent,
+                TraceParent::Auto,
+                |text| {
+                    parse::choice(
+                        text,
+                        &[
+                            ("auto", TraceParent::Auto),
+                            ("always", TraceParent::Always),
+                            ("never", TraceParent::Never),
+                        ],
+                    )
+                },
+            ),
+            spans_per_second: reader.read(
+                "FLOWCAR_SPANS_PER_SECOND",
+                &own.spans_per_second,
+                200,
+                |text| parse::count(text).map(|count| u32::try_from(count).unwrap_or(u32::MAX)),
+            ),
+            span_queue: reader.read("FLOWCAR_SPAN_QUEUE", &own.span_queue, 2048, parse::count),
+            log: reader.read("FLOWCAR_LOG", &own.log, LevelFilter::INFO, parse::level),
+            log_format: reader.read(
+                "FLOWCAR_LOG_FORMAT",
+                &own.log_format,
+                LogFormat::Text,
+                |text| {
+                    parse::choice(
+                        text,
+                        &[("text", LogFormat::Text), ("json", LogFormat::Json)],
+                    )
+                },
+            ),
+            shutdown_timeout: reader.read(
+                "FLOWCAR_SHUTDOWN_TIMEOUT",
+                &own.shutdown_timeout,
+                Duration::from_secs(5),
+                parse::millis,
+            ),
+            pod: pod(own),
+        }
+    }
+}
+
+fn peer(own: &RawFlowcar, reader: &mut Reader) -> PeerNaming {
+    let (v4, v6) = reader.read(
+        "FLOWCAR_PEER_PREFIX",
+        &own.peer_prefix,
+        (24, 64),
+        parse::prefixes,
+    );
+    reader.read("FLOWCAR_PEER", &own.peer, PeerNaming::Address, |text| {
+        parse::choice(
+            text,
+            &[
+                ("address", PeerNaming::Address),
+                ("prefix", PeerNaming::Prefix { v4, v6 }),
+                ("none", PeerNaming::None),
+            ],
+        )
+    })
+}
+
+fn pod(own: &RawFlowcar) -> Pod {
+    Pod {
+        name: own.pod_name.clone(),
+        namespace: own.pod_namespace.clone(),
+        uid: own.pod_uid.clone(),
+        ip: own.pod_ip.clone(),
+        node: own.node_name.clone(),
+        owner_kind: own.owner_kind.clone(),
+        owner_name: own.owner_name.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,87 @@
+//! The environment as it stands, read by envy: flat structs of texts, so that nothing can fail to deserialize.
+
+use serde::{Deserialize, de::DeserializeOwned};
+
+/// Every variable that flowcar reads.
+#[derive(Debug)]
+pub(super) struct Raw {
+    pub(super) sdk: RawSdk,
+    pub(super) any: RawSignal,
+    pub(super) metrics: RawSignal,
+    pub(super) traces: RawSignal,
+    pub(super) flowcar: RawFlowcar,
+}
+
+/// `OTEL_*`
+#[derive(Debug, Deserialize)]
+pub(super) struct RawSdk {
+    pub(super) sdk_disabled: Option<String>,
+    pub(super) metrics_exporter: Option<String>,
+    pub(super) traces_exporter: Option<String>,
+    pub(super) metric_export_interval: Option<String>,
+    pub(super) service_name: Option<String>,
+    pub(super) resource_attributes: Option<String>,
+}
+
+/// `OTEL_EXPORTER_OTLP_*`, `OTEL_EXPORTER_OTLP_METRICS_*` and `OTEL_EXPORTER_OTLP_TRACES_*`
+#[derive(Debug, Deserialize)]
+pub(super) struct RawSignal {
+    pub(super) endpoint: Option<String>,
+    pub(super) protocol: Option<String>,
+    pub(super) headers: Option<String>,
+    pub(super) timeout: Option<String>,
+    pub(super) compression: Option<String>,
+    pub(super) insecure: Option<String>,
+    /// Of metrics alone.
+    pub(super) temporality_preference: Option<String>,
+}
+
+/// `FLOWCAR_*`
+#[derive(Debug, Deserialize)]
+pub(super) struct RawFlowcar {
+    pub(super) peer: Option<String>,
+    pub(super) peer_prefix: Option<String>,
+    pub(super) ports: Option<String>,
+    pub(super) series_limit: Option<String>,
+    pub(super) max_flows: Option<String>,
+    pub(super) ring_bytes: Option<String>,
+    pub(super) trace_parent: Option<String>,
+    pub(super) spans_per_second: Option<String>,
+    pub(super) span_queue: Option<String>,
+    pub(super) histograms: Option<String>,
+    pub(super) log: Option<String>,
+    pub(super) log_format: Option<String>,
+    pub(super) shutdown_timeout: Option<String>,
+    pub(super) pod_name: Option<String>,
+    pub(super) pod_namespace: Option<String>,
+    pub(super) pod_uid: Option<String>,
+    pub(super) pod_ip: Option<String>,
+    pub(super) node_name: Option<String>,
+    pub(super) owner_kind: Option<String>,
+    pub(super) owner_name: Option<String>,
+}
+
+// === impl Raw ===
+
+impl Raw {
+    pub(super) fn from_vars(vars: Vec<(String, String)>) -> Self {
+        let vars: Vec<_> = vars
+            .into_iter()
+            .map(|(name, value)| (name, value.trim().to_owned()))
+            .filter(|(_, value)| !value.is_empty())
+            .collect();
+        Self {
+            sdk: part(&vars, "OTEL_"),
+            any: part(&vars, "OTEL_EXPORTER_OTLP_"),
+            metrics: part(&vars, "OTEL_EXPORTER_OTLP_METRICS_"),
+            traces: part(&vars, "OTEL_EXPORTER_OTLP_TRACES_"),
+            flowcar: part(&vars, "FLOWCAR_"),
+        }
+    }
+}
+
+fn part<T: DeserializeOwned>(vars: &[(String, String)], prefix: &'static str) -> T {
+    envy::prefixed(prefix)
+        .from_iter(vars.iter().cloned())
+        .expect("optional texts take any value, or none")
+}

@@ -1,0 +1,235 @@
+//! The table of all settings, which the README shows.
+
+/// One setting.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// The environment variable.
+    pub name: &'static str,
+    /// What holds where it is not set.
+    pub default: &'static str,
+    /// What it does.
+    pub meaning: &'static str,
+}
+
+const fn setting(name: &'static str, default: &'static str, meaning: &'static str) -> Setting {
+    Setting {
+        name,
+        default,
+        meaning,
+    }
+}
+
+/// Every setting. Those of `OTEL_EXPORTER_OTLP_` exist for one signal, too, and then go first.
+pub const SETTINGS: &[Setting] = &[
+    setting(
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "none: no export; `flowcar export`: `http://localhost:4317`",
+        "URL of the receiver. HTTP adds `/v1/metrics` and `/v1/traces`. Without a scheme (gRPC only): https",
+    ),
+    setting(
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+        "",
+        "URL for metrics, taken as it is",
+    ),
+    setting(
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        "",
+        "URL for spans, taken as it is",
+    ),
+    setting(
+        "OTEL_EXPORTER_OTLP_PROTOCOL",
+        "`grpc`",
+        "`grpc` or `http/protobuf`",
+    ),
+    setting(
+        "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL",
+        "",
+        "the same for metrics",
+    ),
+    setting(
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+        "",
+        "the same for spans",
+    ),
+    setting(
+        "OTEL_EXPORTER_OTLP_HEADERS",
+        "none",
+        "`name=value,name=value`, values percent-encoded, sent with every request; never logged",
+    ),
+    setting(
+        "OTEL_EXPORTER_OTLP_METRICS_HEADERS",
+        "",
+        "the same for metrics",
+    ),
+    setting(
+        "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+        "",
+        "the same for spans",
+    ),
+    setting(
+        "OTEL_EXPORTER_OTLP_TIMEOUT",
+        "`10000`",
+        "milliseconds for one request and its answer",
+    ),
+    setting(
+        "OTEL_EXPORTER_OTLP_METRICS_TIMEOUT",
+        "",
+        "the same for metrics",
+    ),
+    setting(
+        "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
+        "",
+        "the same for spans",
+    ),
+    setting(
+        "OTEL_EXPORTER_OTLP_COMPRESSION",
+        "`none`",
+        "`gzip`, `zstd` or `none`",
+    ),
+    setting(
+        "OTEL_EXPORTER_OTLP_METRICS_COMPRESSION",
+        "",
+        "the same for metrics",
+    ),
+    setting(
+        "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION",
+        "",
+        "the same for spans",
+    ),
+    setting(
+        "OTEL_EXPORTER_OTLP_INSECURE",
+        "`false`",
+        "`true`: a gRPC endpoint without a scheme is http",
+    ),
+    setting(
+        "OTEL_EXPORTER_OTLP_METRICS_INSECURE",
+        "",
+        "the same for metrics",
+    ),
+    setting(
+        "OTEL_EXPORTER_OTLP_TRACES_INSECURE",
+        "",
+        "the same for spans",
+    ),
+    setting(
+        "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
+        "`cumulative`",
+        "`cumulative`, `delta`, or `lowmemory` (histograms only are deltas)",
+    ),
+    setting(
+        "OTEL_METRIC_EXPORT_INTERVAL",
+        "`10000`",
+        "milliseconds between reports; not OpenTelemetry's 60000, so that a pod's first minute is seen while it lasts",
+    ),
+    setting("OTEL_METRICS_EXPORTER", "`otlp`", "`otlp` or `none`"),
+    setting("OTEL_TRACES_EXPORTER", "`otlp`", "`otlp` or `none`"),
+    setting(
+        "OTEL_SDK_DISABLED",
+        "`false`",
+        "`true`: nothing is exported",
+    ),
+    setting(
+        "OTEL_SERVICE_NAME",
+        "the workload's name, or the command's",
+        "`service.name`",
+    ),
+    setting(
+        "OTEL_RESOURCE_ATTRIBUTES",
+        "none",
+        "`key=value,key=value`, values percent-encoded: more about the pod; these win over what flowcar finds",
+    ),
+    setting(
+        "FLOWCAR_PEER",
+        "`address`",
+        "`network.peer.address` of metrics: `address`, `prefix` or `none`",
+    ),
+    setting(
+        "FLOWCAR_PEER_PREFIX",
+        "`24/64`",
+        "bits kept of IPv4 and IPv6 addresses when `FLOWCAR_PEER=prefix`",
+    ),
+    setting(
+        "FLOWCAR_PORTS",
+        "`include`",
+        "`exclude`: metrics are not by `server.port`",
+    ),
+    setting(
+        "FLOWCAR_SERIES_LIMIT",
+        "`2000`",
+        "series, at most; the rest is summed under `otel.metric.overflow`",
+    ),
+    setting(
+        "FLOWCAR_MAX_FLOWS",
+        "`65536`",
+        "flows in the table, at most; flows past it count when they close",
+    ),
+    setting(
+        "FLOWCAR_RING_BYTES",
+        "`1048576`",
+        "size of the kernel's ring buffer, a power of two",
+    ),
+    setting(
+        "FLOWCAR_TRACE_PARENT",
+        "`auto`",
+        "whether a server's span is the child of its client's: `auto` (when the peer's address is not public), `always` or `never`",
+    ),
+    setting(
+        "FLOWCAR_SPANS_PER_SECOND",
+        "`200`",
+        "spans sent, at most, on average; those past it are counted",
+    ),
+    setting(
+        "FLOWCAR_SPAN_QUEUE",
+        "`2048`",
+        "spans waiting for the receiver, at most; those past it are counted",
+    ),
+    setting(
+        "FLOWCAR_HISTOGRAMS",
+        "`exponential`",
+        "`explicit`: for back ends without exponential histograms",
+    ),
+    setting(
+        "FLOWCAR_LOG",
+        "`info`",
+        "`off`, `error`, `warn`, `info`, `debug` or `trace`",
+    ),
+    setting("FLOWCAR_LOG_FORMAT", "`text`", "`text` or `json`"),
+    setting(
+        "FLOWCAR_SHUTDOWN_TIMEOUT",
+        "`5000`",
+        "milliseconds for the last exports after SIGTERM",
+    ),
+    setting(
+        "FLOWCAR_POD_NAME",
+        "",
+        "`k8s.pod.name`; this and the rest are set by the injector",
+    ),
+    setting("FLOWCAR_POD_NAMESPACE", "", "`k8s.namespace.name`"),
+    setting(
+        "FLOWCAR_POD_UID",
+        "",
+        "`k8s.pod.uid`, and `service.instance.id`",
+    ),
+    setting("FLOWCAR_POD_IP", "", "`k8s.pod.ip`"),
+    setting("FLOWCAR_NODE_NAME", "", "`k8s.node.name`"),
+    setting(
+        "FLOWCAR_OWNER_KIND",
+        "",
+        "the workload's kind, which names its attribute: `Deployment` for `k8s.deployment.name`",
+    ),
+    setting("FLOWCAR_OWNER_NAME", "", "the workload's name"),
+];
+
+/// The table in Markdown.
+pub fn markdown() -> String {
+    let rows = SETTINGS.iter().map(|setting| {
+        let Setting {
+            name,
+            default,
+            meaning,
+        } = setting;
+        format!("| `{name}` | {default} | {meaning} |\n")
+    });
+    let head = "| variable | default | meaning |\n|---|---|---|\n".to_owned();
+    std::iter::once(head).chain(rows).collect()
+}

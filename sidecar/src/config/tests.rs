@@ -1,0 +1,210 @@
+use std::{collections::BTreeSet, time::Duration};
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn read(vars: &[(&str, &str)]) -> Result<Config, Mistakes> {
+    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    Config::from_vars(vars.iter().map(owned))
+}
+
+fn endpoints(vars: &[(&str, &str)]) -> (String, String) {
+    let export = read(vars).expect("good settings").export;
+    let url = |target: Option<Target>| target.expect("an endpoint").endpoint.to_string();
+    (url(export.metrics), url(export.traces))
+}
+
+#[test]
+fn all_mistakes_are_reported_together_each_in_a_line_of_its_own() {
+    let mistakes = read(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "ftp://collector"),
+        ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "http/json"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization"),
+        ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "10s"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "1"),
+        ("FLOWCAR_RING_BYTES", "5000"),
+        ("FLOWCAR_PEER_PREFIX", "33/64"),
+    ])
+    .expect_err("seven mistakes");
+    let names: Vec<_> = mistakes
+        .iter()
+        .map(|mistake| mistake.name.as_str())
+        .collect();
+    let expected = BTreeSet::from([
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL",
+        "OTEL_EXPORTER_OTLP_HEADERS",
+        "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
+        "OTEL_METRIC_EXPORT_INTERVAL",
+        "FLOWCAR_RING_BYTES",
+        "FLOWCAR_PEER_PREFIX",
+    ]);
+    assert_eq!(names.len(), 7, "{mistakes}");
+    assert_eq!(BTreeSet::from_iter(names), expected);
+    let text = mistakes.to_string();
+    assert_eq!(text.lines().count(), 7, "{text}");
+    let interval = "OTEL_METRIC_EXPORT_INTERVAL=1: is less than 100 ms; set it to 100 or more";
+    assert!(text.lines().any(|line| line == interval), "{text}");
+}
+
+#[test]
+fn http_adds_the_signals_path_to_the_common_endpoint_only() {
+    let http = ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf");
+    // The specification's own examples (protocol/exporter, "Endpoint URLs for OTLP/HTTP").
+    assert_eq!(
+        endpoints(&[
+            http,
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")
+        ]),
+        (
+            "http://collector:4318/v1/metrics".to_owned(),
+            "http://collector:4318/v1/traces".to_owned()
+        )
+    );
+    assert_eq!(
+        endpoints(&[
+            http,
+            (
+                "OTEL_EXPORTER_OTLP_ENDPOINT",
+                "http://collector:4318/mycollector/"
+            ),
+            (
+                "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+                "https://collector/v1/mymetrics"
+            ),
+        ]),
+        (
+            "https://collector/v1/mymetrics".to_owned(),
+            "http://collector:4318/mycollector/v1/traces".to_owned()
+        )
+    );
+}
+
+#[test]
+fn a_grpc_endpoint_without_a_scheme_is_https_unless_insecure() {
+    let bare = ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317");
+    let insecure = ("OTEL_EXPORTER_OTLP_TRACES_INSECURE", "true");
+    assert_eq!(
+        endpoints(&[bare, insecure]),
+        (
+            "https://collector:4317/".to_owned(),
+            "http://collector:4317/".to_owned()
+        )
+    );
+    let http = ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf");
+    read(&[bare, http]).expect_err("HTTP needs the scheme");
+}
+
+#[test]
+fn no_endpoint_means_no_export_until_the_default_is_asked_for() {
+    let config = read(&[("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "http/protobuf")]).unwrap();
+    assert_eq!(config.export, Export::default());
+    let export = config.with_default_endpoint().export;
+    let metrics = export.metrics.expect("metrics by default").endpoint;
+    let traces = export.traces.expect("spans by default").endpoint;
+    assert_eq!(metrics, "http://localhost:4318/v1/metrics");
+    assert_eq!(traces, "http://localhost:4317/");
+}
+
+#[test]
+fn a_signal_can_be_turned_off() {
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");
+    let config = read(&[endpoint, ("OTEL_TRACES_EXPORTER", "none")]).unwrap();
+    assert!(config.export.metrics.is_some() && config.export.traces.is_none());
+    let config = read(&[endpoint, ("OTEL_SDK_DISABLED", "TRUE")]).unwrap();
+    assert_eq!(config.with_default_endpoint().export, Export::default());
+}
+
+#[test]
+fn the_signals_own_variable_goes_first_and_an_empty_one_is_none() {
+    let config = read(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+        ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "none"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "2500"),
+        ("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT", ""),
+    ])
+    .unwrap();
+    let (metrics, traces) = (
+        config.export.metrics.expect("metrics"),
+        config.export.traces.expect("spans"),
+    );
+    assert_eq!(metrics.compression, Some(Compression::Gzip));
+    assert_eq!(traces.compression, None);
+    assert_eq!(metrics.timeout, Duration::from_millis(2500));
+}
+
+#[test]
+fn headers_are_decoded_and_never_shown() {
+    let secret = "s3cret";
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");
+    let headers = format!("authorization=Bearer%20{secret}, x-tenant = a%2Cb");
+    let config = read(&[endpoint, ("OTEL_EXPORTER_OTLP_HEADERS", &headers)]).unwrap();
+    let target = config.export.traces.clone().expect("spans");
+    let headers: Vec<_> = target
+        .headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.to_str().expect("a text")))
+        .collect();
+    assert_eq!(
+        headers,
+        [("authorization", "Bearer s3cret"), ("x-tenant", "a,b")]
+    );
+    assert!(!format!("{config:?}").contains(secret));
+
+    let wrong = format!("auth orization={secret}");
+    let mistakes = read(&[endpoint, ("OTEL_EXPORTER_OTLP_HEADERS", &wrong)]).unwrap_err();
+    assert!(!mistakes.to_string().contains(secret), "{mistakes}");
+}
+
+#[test]
+fn every_setting_of_the_table_is_read_and_no_other() {
+    let default = format!("{:?}", read(&[]).unwrap().with_default_endpoint());
+    for setting in SETTINGS {
+        // Nonsense to all but the settings that take any text; `true` is what the booleans take.
+        let changed = ["%zz nonsense", "true"].into_iter().any(|value| {
+            match read(&[(setting.name, value)]) {
+                Ok(config) => format!("{:?}", config.with_default_endpoint()) != default,
+                Err(mistakes) => mistakes.iter().all(|mistake| mistake.name == setting.name),
+            }
+        });
+        assert!(changed, "{} changes nothing", setting.name);
+    }
+    let table = markdown();
+    assert_eq!(table.lines().count(), SETTINGS.len() + 2);
+}
+
+#[test]
+fn defaults_in_the_table_are_the_defaults() {
+    let default = format!("{:?}", read(&[]).unwrap().with_default_endpoint());
+    for setting in SETTINGS {
+        let quoted = setting
+            .default
+            .strip_prefix('`')
+            .and_then(|rest| rest.strip_suffix('`'));
+        let Some(value) = quoted else { continue };
+        let config = read(&[(setting.name, value)]).expect("the default is a good value");
+        assert_eq!(
+            format!("{:?}", config.with_default_endpoint()),
+            default,
+            "{}={value}",
+            setting.name
+        );
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_it_panic_or_report_another_setting(
+        at in 0..SETTINGS.len(),
+        value in "\\PC{0,40}",
+    ) {
+        let name = SETTINGS[at].name;
+        if let Err(mistakes) = read(&[(name, &value)]) {
+            for mistake in mistakes.iter() {
+                prop_assert_eq!(&mistake.name, name);
+            }
+        }
+    }
+}

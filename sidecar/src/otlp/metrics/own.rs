@@ -1,0 +1,94 @@
+//! `flowcar.self.*`: flowcar's own figures.
+
+use std::collections::BTreeMap;
+
+use super::{CountPoint, Encoder, text};
+use crate::{
+    otlp::names::{self, Metric, attribute as name},
+    snapshot::{Own, Snapshot},
+};
+
+pub(super) fn encode(encoder: &mut Encoder<'_>) {
+    let now = &encoder.now.own;
+    counted_by(encoder, names::OWN_RECORDS, name::RECORD_KIND, |own| {
+        &own.records
+    });
+    counted_by(
+        encoder,
+        names::OWN_RECORDS_DROPPED,
+        name::RECORD_KIND,
+        |own| &own.records_dropped,
+    );
+    counted(encoder, names::OWN_RECORDS_MALFORMED, |own| {
+        own.records_malformed
+    });
+    level(encoder, names::OWN_TABLE, now.table_flows);
+    level(encoder, names::OWN_SERIES, now.series);
+    encoder.gauge(names::OWN_UNBALANCED, unbalanced(encoder.now));
+    exports(encoder);
+    counted_by(encoder, names::OWN_REJECTED, name::SIGNAL, |own| {
+        &own.rejected
+    });
+    counted_by(encoder, names::OWN_SPANS_DROPPED, name::REASON, |own| {
+        &own.spans_dropped
+    });
+    level(encoder, names::OWN_SPAN_QUEUE, now.span_queue);
+    let before = encoder.before.map_or(0.0, |before| before.own.cpu_s);
+    encoder.seconds(names::OWN_CPU, now.cpu_s, before);
+    level(encoder, names::OWN_RSS, now.rss_bytes);
+}
+
+fn exports(encoder: &mut Encoder<'_>) {
+    let before = encoder.before.map(|before| &before.own);
+    let points = encoder.now.own.exports.iter().map(|(key, count)| {
+        let (signal, outcome) = key;
+        let before = before.and_then(|own| own.exports.get(key));
+        CountPoint {
+            attributes: vec![text(name::SIGNAL, signal), text(name::OUTCOME, outcome)],
+            now: *count,
+            before: before.copied().unwrap_or(0),
+        }
+    });
+    encoder.counter(names::OWN_EXPORTS, points.collect());
+    let now = &encoder.now.own.export_duration;
+    let before = before.map(|own| &own.export_duration);
+    encoder.histograms(names::OWN_EXPORT_DURATION, [(Vec::new(), now, before)]);
+}
+
+fn counted(encoder: &mut Encoder<'_>, metric: Metric, pick: impl Fn(&Own) -> u64) {
+    let point = CountPoint {
+        attributes: Vec::new(),
+        now: pick(&encoder.now.own),
+        before: encoder.before.map_or(0, |before| pick(&before.own)),
+    };
+    encoder.counter(metric, vec![point]);
+}
+
+fn counted_by(
+    encoder: &mut Encoder<'_>,
+    metric: Metric,
+    attribute: &str,
+    pick: impl Fn(&Own) -> &BTreeMap<&'static str, u64>,
+) {
+    let before = encoder.before.map(|before| pick(&before.own));
+    let points = pick(&encoder.now.own).iter().map(|(value, count)| {
+        let before = before.and_then(|before| before.get(value));
+        CountPoint {
+            attributes: vec![text(attribute, value)],
+            now: *count,
+            before: before.copied().unwrap_or(0),
+        }
+    });
+    encoder.counter(metric, points.collect());
+}
+
+fn level(encoder: &mut Encoder<'_>, metric: Metric, value: u64) {
+    encoder.up_down(metric, vec![(Vec::new(), value)]);
+}
+
+/// What the books fail to account for.
+fn unbalanced(snapshot: &Snapshot) -> i64 {
+    let books = &snapshot.books;
+    let accounted = books.closed + books.live + books.lost_total();
+    books.opened as i64 - accounted as i64
+}

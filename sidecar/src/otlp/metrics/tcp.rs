@@ -1,0 +1,193 @@
+//! `flowcar.tcp.*`: the figures of every series.
+
+use std::collections::BTreeMap;
+
+use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
+
+use super::{CountPoint, Encoder, attribute, text};
+use crate::{
+    flow::Retransmits,
+    histogram::Histogram,
+    otlp::{
+        names::{self, Metric, attribute as name},
+        spans::{role, rtt_kind},
+    },
+    snapshot::{NetworkType, Peer, Series, SeriesKey},
+};
+
+/// A series now, what it was in the snapshot before, and its attributes.
+struct Pair<'a> {
+    attributes: Vec<KeyValue>,
+    now: &'a Series,
+    before: Option<&'a Series>,
+}
+
+pub(super) fn encode(encoder: &mut Encoder<'_>) {
+    let (now, before) = (encoder.now, encoder.before);
+    let pairs: Vec<_> = now
+        .series
+        .iter()
+        .map(|(key, series)| Pair {
+            attributes: series_attributes(key),
+            now: series,
+            before: before.and_then(|before| before.series.get(key)),
+        })
+        .collect();
+    histograms(encoder, &pairs);
+    connections(encoder, &pairs);
+    traffic(encoder, &pairs);
+    let lost = |snapshot: &BTreeMap<_, u64>, key| snapshot.get(key).copied().unwrap_or(0);
+    let lost = now.lost.iter().map(|(reason, count)| CountPoint {
+        attributes: vec![text(name::LOST, reason.name())],
+        now: *count,
+        before: before.map_or(0, |before| lost(&before.lost, reason)),
+    });
+    encoder.counter(names::LOST, lost.collect());
+}
+
+fn series_attributes(key: &SeriesKey) -> Vec<KeyValue> {
+    let SeriesKey::Flows {
+        role: of,
+        network,
+        peer,
+        server_port,
+    } = key
+    else {
+        return vec![attribute(name::OVERFLOW, Value::BoolValue(true))];
+    };
+    let network = match network {
+        NetworkType::Ipv4 => "ipv4",
+        NetworkType::Ipv6 => "ipv6",
+    };
+    let mut all = vec![
+        text(name::TRANSPORT, "tcp"),
+        text(name::NETWORK_TYPE, network),
+        text(name::ROLE, role(*of)),
+    ];
+    if let Some(port) = server_port {
+        let port = Value::IntValue(i64::from(*port));
+        all.push(attribute(name::SERVER_PORT, port));
+    }
+    if let Peer::Named(address) = peer {
+        all.push(text(name::PEER_ADDRESS, address));
+    }
+    all
+}
+
+fn histograms(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>]) {
+    let failure = |pair: &Pair<'_>, failure: &Option<_>| {
+        pair.with(failure.map(|failure: crate::flow::Failure| (name::ERROR_TYPE, failure.name())))
+    };
+    let kind = |pair: &Pair<'_>, kind: &_| pair.with(Some((name::RTT_KIND, rtt_kind(*kind))));
+    let end = |pair: &Pair<'_>, end: &crate::flow::End| pair.with(Some((name::END, end.name())));
+    by(encoder, names::CONNECT, pairs, |of| &of.connect, failure);
+    by(encoder, names::RTT, pairs, |of| &of.rtt, kind);
+    let exchanges = pairs.iter().map(|pair| {
+        let before = pair.before.map(|before| &before.exchange);
+        (pair.attributes.clone(), &pair.now.exchange, before)
+    });
+    encoder.histograms(names::EXCHANGE, exchanges);
+    by(encoder, names::DURATION, pairs, |of| &of.duration, end);
+}
+
+/// Adds a metric of one histogram for each value of an attribute.
+fn by<'a, K: Ord + 'a>(
+    encoder: &mut Encoder<'_>,
+    metric: Metric,
+    pairs: &'a [Pair<'a>],
+    pick: impl Fn(&'a Series) -> &'a BTreeMap<K, Histogram>,
+    attributes: impl Fn(&Pair<'_>, &K) -> Vec<KeyValue>,
+) {
+    let points = pairs.iter().flat_map(|pair| {
+        let before = pair.before.map(&pick);
+        pick(pair.now)
+            .iter()
+            .map(move |(key, now)| (pair, key, now, before.and_then(|before| before.get(key))))
+    });
+    let points = points.map(|(pair, key, now, before)| (attributes(pair, key), now, before));
+    encoder.histograms(metric, points.collect::<Vec<_>>());
+}
+
+fn connections(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>]) {
+    let opened = pairs
+        .iter()
+        .map(|pair| pair.count(None, |series| series.opened));
+    encoder.counter(names::OPENED, opened.collect());
+    let closed = pairs.iter().flat_map(|pair| {
+        pair.now.closed.keys().map(|end| {
+            let count = |series: &Series| series.closed.get(end).copied().unwrap_or(0);
+            pair.count(Some((name::END, end.name())), count)
+        })
+    });
+    encoder.counter(names::CLOSED, closed.collect());
+    let failed = pairs.iter().flat_map(|pair| {
+        pair.now.failed.keys().map(|failure| {
+            let count = |series: &Series| series.failed.get(failure).copied().unwrap_or(0);
+            pair.count(Some((name::ERROR_TYPE, failure.name())), count)
+        })
+    });
+    encoder.counter(names::FAILED, failed.collect());
+    let live = pairs
+        .iter()
+        .map(|pair| (pair.attributes.clone(), pair.now.live));
+    encoder.up_down(names::LIVE, live.collect());
+}
+
+fn traffic(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>]) {
+    let both = |sent: fn(&Series) -> u64, received: fn(&Series) -> u64| {
+        pairs
+            .iter()
+            .flat_map(|pair| {
+                [
+                    pair.count(Some((name::DIRECTION, "transmit")), sent),
+                    pair.count(Some((name::DIRECTION, "receive")), received),
+                ]
+            })
+            .collect()
+    };
+    let io = both(|series| series.bytes_sent, |series| series.bytes_received);
+    encoder.counter(names::IO, io);
+    let segments = both(
+        |series| series.segments_sent,
+        |series| series.segments_received,
+    );
+    encoder.counter(names::SEGMENTS, segments);
+    let retransmits = pairs.iter().flat_map(|pair| {
+        let causes = CAUSES
+            .iter()
+            .filter(|(_, pick)| pick(&pair.now.retransmits) > 0);
+        causes.map(|(cause, pick)| {
+            pair.count(Some((name::CAUSE, cause)), |series| {
+                pick(&series.retransmits)
+            })
+        })
+    });
+    encoder.counter(names::RETRANSMITS, retransmits.collect());
+}
+
+/// A cause by name, and its share of the retransmits.
+type Cause = (&'static str, fn(&Retransmits) -> u64);
+
+const CAUSES: [Cause; 6] = [
+    ("syn", |of| of.syn),
+    ("synack", |of| of.synack),
+    ("fast", |of| of.fast),
+    ("timeout", |of| of.timeout),
+    ("tail_loss_probe", |of| of.tail_loss_probe),
+    ("unknown", |of| of.unknown),
+];
+
+impl Pair<'_> {
+    fn with(&self, extra: Option<(&str, &str)>) -> Vec<KeyValue> {
+        let extra = extra.map(|(name, value)| text(name, value));
+        self.attributes.iter().cloned().chain(extra).collect()
+    }
+
+    fn count(&self, extra: Option<(&str, &str)>, count: impl Fn(&Series) -> u64) -> CountPoint {
+        CountPoint {
+            attributes: self.with(extra),
+            now: count(self.now),
+            before: self.before.map_or(0, &count),
+        }
+    }
+}

@@ -1,0 +1,403 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use opentelemetry_proto::tonic::metrics::v1::{
+    ExponentialHistogramDataPoint, HistogramDataPoint, Metric as ProtoMetric,
+};
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    config::Config,
+    flow::{Books, End, Failure, Lost, Retransmits, Role, RttKind},
+    otlp::names::METRICS,
+    snapshot::{NetworkType, Own, Peer, Series, SeriesKey},
+};
+
+const START: u64 = 1_000_000_000_000;
+const AT: u64 = START + 60_000_000_000;
+
+const PLAIN: Options = Options {
+    temporality: Temporality::Cumulative,
+    histograms: Histograms::Exponential,
+};
+
+fn recorded(durations_ns: &[u64]) -> Histogram {
+    let mut histogram = Histogram::default();
+    for duration in durations_ns {
+        histogram.record(*duration);
+    }
+    histogram
+}
+
+fn key() -> SeriesKey {
+    SeriesKey::Flows {
+        role: Role::Client,
+        network: NetworkType::Ipv4,
+        peer: Peer::Named("10.1.2.3".to_owned()),
+        server_port: Some(8080),
+    }
+}
+
+/// A snapshot in which every metric has a point.
+fn full() -> Snapshot {
+    let series = Series {
+        opened: 5,
+        closed: BTreeMap::from([(End::LocalFin, 2), (End::Reset, 1)]),
+        failed: BTreeMap::from([(Failure::Refused, 4)]),
+        live: 1,
+        bytes_sent: 100,
+        bytes_received: 4096,
+        segments_sent: 7,
+        segments_received: 9,
+        retransmits: Retransmits {
+            syn: 1,
+            fast: 2,
+            ..Default::default()
+        },
+        connect: BTreeMap::from([
+            (None, recorded(&[5_000_000; 5])),
+            (Some(Failure::Refused), recorded(&[1_000_000; 4])),
+        ]),
+        rtt: BTreeMap::from([(RttKind::Measured, recorded(&[20_000_000]))]),
+        exchange: recorded(&[30_000_000]),
+        duration: BTreeMap::from([(End::LocalFin, recorded(&[1_000_000_000; 2]))]),
+    };
+    Snapshot {
+        start_unix_ns: START,
+        at_unix_ns: AT,
+        series: BTreeMap::from([(key(), series)]),
+        lost: BTreeMap::from([(Lost::RingFull, 1)]),
+        books: Books {
+            opened: 5,
+            closed: 3,
+            live: 1,
+            failed: 4,
+            lost: BTreeMap::from([(Lost::RingFull, 1)]),
+        },
+        own: Own {
+            records: BTreeMap::from([("open", 5)]),
+            records_dropped: BTreeMap::from([("close", 1)]),
+            records_malformed: 0,
+            table_flows: 1,
+            series: 1,
+            exports: BTreeMap::from([(("metrics", "success"), 3)]),
+            rejected: BTreeMap::from([("traces", 2)]),
+            spans_dropped: BTreeMap::from([("queue_full", 6)]),
+            span_queue: 8,
+            export_duration: recorded(&[2_000_000]),
+            cpu_s: 0.25,
+            rss_bytes: 9_000_000,
+        },
+    }
+}
+
+fn metrics(snapshot: &Snapshot, options: Options, before: Option<&Snapshot>) -> Vec<ProtoMetric> {
+    let config = Config::from_vars([]).expect("defaults");
+    let resource = Resource::new(&config, "ebpf", Some("web"), None);
+    let mut export = encode(snapshot, &resource, options, before);
+    let mut scopes = export.resource_metrics.remove(0).scope_metrics;
+    assert_eq!(scopes.len(), 1);
+    scopes.remove(0).metrics
+}
+
+fn named<'a>(metrics: &'a [ProtoMetric], name: &str) -> &'a ProtoMetric {
+    let mut found = metrics.iter().filter(|metric| metric.name == name);
+    let first = found.next().unwrap_or_else(|| panic!("no {name}"));
+    assert!(found.next().is_none(), "{name} comes twice");
+    first
+}
+
+fn sum<'a>(metrics: &'a [ProtoMetric], name: &str) -> &'a Sum {
+    match named(metrics, name).data.as_ref() {
+        Some(Data::Sum(sum)) => sum,
+        other => panic!("{name} is {other:?}"),
+    }
+}
+
+fn exponential(histogram: &Histogram) -> ExponentialHistogramDataPoint {
+    match histogram_data(histogram, Histograms::Exponential) {
+        Data::ExponentialHistogram(mut data) => data.data_points.remove(0),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn explicit(histogram: &Histogram) -> HistogramDataPoint {
+    match histogram_data(histogram, Histograms::Explicit) {
+        Data::Histogram(mut data) => data.data_points.remove(0),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn histogram_data(of: &Histogram, kind: Histograms) -> Data {
+    let point = HistogramPoint {
+        attributes: Vec::new(),
+        start: START,
+        at: AT,
+        histogram: of.clone(),
+    };
+    histogram::data(vec![point], kind, AggregationTemporality::Cumulative)
+}
+
+/// Values of attributes as text, by name.
+fn attributes(point: &[KeyValue]) -> BTreeMap<&str, String> {
+    point
+        .iter()
+        .map(|KeyValue { key, value, .. }| {
+            let value = match value.as_ref().and_then(|value| value.value.as_ref()) {
+                Some(Value::StringValue(text)) => text.clone(),
+                Some(Value::IntValue(int)) => int.to_string(),
+                Some(Value::BoolValue(truth)) => truth.to_string(),
+                other => panic!("{key} is {other:?}"),
+            };
+            (key.as_str(), value)
+        })
+        .collect()
+}
+
+fn by_attribute(sum: &Sum, name: &str) -> BTreeMap<String, i64> {
+    sum.data_points
+        .iter()
+        .map(|point| {
+            let value = attributes(&point.attributes)[name].clone();
+            match point.value {
+                Some(number_data_point::Value::AsInt(int)) => (value, int),
+                other => panic!("{other:?}"),
+            }
+        })
+        .collect()
+}
+
+#[test]
+fn every_metric_of_the_table_is_there_with_its_unit_and_kind_and_no_other() {
+    let metrics = metrics(&full(), PLAIN, None);
+    let sent: BTreeSet<_> = metrics.iter().map(|metric| metric.name.as_str()).collect();
+    let table: BTreeSet<_> = METRICS.iter().map(|metric| metric.name).collect();
+    assert_eq!(sent, table);
+    assert_eq!(table.len(), METRICS.len(), "a name comes twice");
+    for metric in METRICS {
+        let sent = named(&metrics, metric.name);
+        assert_eq!(
+            (sent.unit.as_str(), sent.description.as_str()),
+            (metric.unit, metric.description)
+        );
+        let kind = match sent.data.as_ref() {
+            Some(Data::ExponentialHistogram(_)) => Kind::Histogram,
+            Some(Data::Sum(sum)) if sum.is_monotonic => Kind::Counter,
+            Some(Data::Sum(_)) => Kind::UpDownCounter,
+            Some(Data::Gauge(_)) => Kind::Gauge,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(kind, metric.kind, "{}", metric.name);
+    }
+}
+
+#[test]
+fn points_have_the_attributes_of_their_series_and_their_own() {
+    let metrics = metrics(&full(), PLAIN, None);
+    let io = sum(&metrics, "flowcar.tcp.io");
+    assert_eq!(
+        attributes(&io.data_points[0].attributes),
+        BTreeMap::from([
+            ("network.transport", "tcp".to_owned()),
+            ("network.type", "ipv4".to_owned()),
+            ("network.tcp.handshake.role", "client".to_owned()),
+            ("server.port", "8080".to_owned()),
+            ("network.peer.address", "10.1.2.3".to_owned()),
+            ("network.io.direction", "transmit".to_owned()),
+        ])
+    );
+    let expected = |pairs: &[(&str, i64)]| -> BTreeMap<String, i64> {
+        pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), *value))
+            .collect()
+    };
+    assert_eq!(
+        by_attribute(io, "network.io.direction"),
+        expected(&[("transmit", 100), ("receive", 4096)])
+    );
+    assert_eq!(
+        by_attribute(sum(&metrics, "flowcar.tcp.retransmits"), "flowcar.cause"),
+        expected(&[("syn", 1), ("fast", 2)])
+    );
+    assert_eq!(
+        by_attribute(
+            sum(&metrics, "flowcar.tcp.connections.closed"),
+            "flowcar.end"
+        ),
+        expected(&[("local_fin", 2), ("reset", 1)])
+    );
+    let lost = sum(&metrics, "flowcar.tcp.connections.lost");
+    assert_eq!(
+        attributes(&lost.data_points[0].attributes),
+        BTreeMap::from([("flowcar.lost", "ring_full".to_owned())])
+    );
+}
+
+#[test]
+fn the_overflow_series_is_marked_and_has_no_other_attribute_of_a_series() {
+    let mut snapshot = full();
+    let series = snapshot.series.remove(&key()).expect("the series");
+    snapshot.series.insert(SeriesKey::Overflow, series);
+    let metrics = metrics(&snapshot, PLAIN, None);
+    let live = &sum(&metrics, "flowcar.tcp.connections.live").data_points[0];
+    assert_eq!(
+        attributes(&live.attributes),
+        BTreeMap::from([("otel.metric.overflow", "true".to_owned())])
+    );
+}
+
+#[test]
+fn cumulative_points_count_since_the_start_whatever_was_acknowledged() {
+    let (before, after) = (full(), later());
+    let metrics = metrics(&after, PLAIN, Some(&before));
+    let io = sum(&metrics, "flowcar.tcp.io");
+    assert_eq!(
+        io.aggregation_temporality(),
+        AggregationTemporality::Cumulative
+    );
+    assert_eq!(by_attribute(io, "network.io.direction")["transmit"], 150);
+    assert_eq!(io.data_points[0].start_time_unix_nano, START);
+    assert_eq!(io.data_points[0].time_unix_nano, AT + 10_000_000_000);
+}
+
+/// [`full`], ten seconds on.
+fn later() -> Snapshot {
+    let mut snapshot = full();
+    snapshot.at_unix_ns += 10_000_000_000;
+    let series = snapshot.series.get_mut(&key()).expect("the series");
+    series.bytes_sent += 50;
+    series
+        .rtt
+        .get_mut(&RttKind::Measured)
+        .expect("RTTs")
+        .record(5_000_000);
+    snapshot
+}
+
+#[test]
+fn deltas_are_against_what_was_acknowledged_and_say_nothing_of_what_stood_still() {
+    let options = Options {
+        temporality: Temporality::Delta,
+        ..PLAIN
+    };
+    let (before, after) = (full(), later());
+    let metrics = metrics(&after, options, Some(&before));
+    let io = sum(&metrics, "flowcar.tcp.io");
+    assert_eq!(io.aggregation_temporality(), AggregationTemporality::Delta);
+    assert_eq!(
+        by_attribute(io, "network.io.direction"),
+        BTreeMap::from([("transmit".to_owned(), 50)])
+    );
+    assert_eq!(io.data_points[0].start_time_unix_nano, AT);
+    let live = sum(&metrics, "flowcar.tcp.connections.live");
+    assert_eq!(
+        live.aggregation_temporality(),
+        AggregationTemporality::Cumulative
+    );
+    assert_eq!(live.data_points[0].start_time_unix_nano, START);
+    let Some(Data::ExponentialHistogram(rtt)) = &named(&metrics, "flowcar.tcp.rtt").data else {
+        panic!("no exponential histogram")
+    };
+    let point = &rtt.data_points[0];
+    assert_eq!((point.count, point.sum), (1, Some(0.005)));
+    assert!(
+        metrics
+            .iter()
+            .all(|metric| metric.name != "flowcar.tcp.segments")
+    );
+}
+
+#[test]
+fn lowmemory_makes_deltas_of_histograms_only() {
+    let options = Options {
+        temporality: Temporality::LowMemory,
+        ..PLAIN
+    };
+    let metrics = metrics(&later(), options, Some(&full()));
+    let io = sum(&metrics, "flowcar.tcp.io");
+    assert_eq!(
+        io.aggregation_temporality(),
+        AggregationTemporality::Cumulative
+    );
+    let Some(Data::ExponentialHistogram(rtt)) = &named(&metrics, "flowcar.tcp.rtt").data else {
+        panic!("no exponential histogram")
+    };
+    assert_eq!(rtt.aggregation_temporality(), AggregationTemporality::Delta);
+    assert_eq!(rtt.data_points[0].count, 1);
+}
+
+#[test]
+fn books_that_do_not_balance_show() {
+    let unbalanced = |snapshot: &Snapshot| {
+        let metrics = metrics(snapshot, PLAIN, None);
+        match &named(&metrics, "flowcar.self.books.unbalanced").data {
+            Some(Data::Gauge(gauge)) => gauge.data_points[0].value,
+            other => panic!("{other:?}"),
+        }
+    };
+    let mut snapshot = full();
+    assert_eq!(
+        unbalanced(&snapshot),
+        Some(number_data_point::Value::AsInt(0))
+    );
+    snapshot.books.closed -= 2;
+    assert_eq!(
+        unbalanced(&snapshot),
+        Some(number_data_point::Value::AsInt(2))
+    );
+}
+
+#[test]
+fn a_range_of_more_than_160_buckets_is_told_in_wider_ones() {
+    // 10 us to 9 hours is 30 doublings: 244 buckets of scale 3, 122 of scale 2.
+    let point = exponential(&recorded(&[10_000, 32_400_000_000_000]));
+    assert_eq!(point.scale, 2);
+    let buckets = point.positive.expect("buckets");
+    assert!(buckets.bucket_counts.len() <= 160);
+    assert_eq!(buckets.bucket_counts.iter().sum::<u64>(), 2);
+    // The specification's formula: index = ceil(log2(value) * 2^scale) - 1.
+    assert_eq!(
+        buckets.offset,
+        ((0.000_01_f64).log2() * 4.0).ceil() as i32 - 1
+    );
+}
+
+proptest! {
+    #[test]
+    fn every_duration_is_in_the_bucket_whose_bounds_hold_it(
+        durations in prop::collection::vec(0u64..40_000_000_000_000, 1..50),
+    ) {
+        let point = exponential(&recorded(&durations));
+        let buckets = point.positive.clone().unwrap_or_default();
+        prop_assert!(buckets.bucket_counts.len() <= 160);
+        prop_assert_eq!(point.count, durations.len() as u64);
+        let total = point.zero_count + buckets.bucket_counts.iter().sum::<u64>();
+        prop_assert_eq!(total, point.count);
+        let base = 2f64.powi(point.scale);
+        let mut cumulative = point.zero_count;
+        for (at, count) in buckets.bucket_counts.iter().enumerate() {
+            cumulative += count;
+            let upper = (f64::from(buckets.offset + at as i32 + 1) / base).exp2();
+            let below = durations.iter().filter(|ns| **ns as f64 / 1e9 <= upper).count();
+            prop_assert_eq!(cumulative, below as u64, "up to {} s", upper);
+        }
+        let at_zero = durations.iter().filter(|ns| **ns as f64 / 1e9 <= point.zero_threshold);
+        prop_assert_eq!(point.zero_count, at_zero.count() as u64);
+    }
+
+    #[test]
+    fn explicit_buckets_count_what_lies_within_their_bounds(
+        durations in prop::collection::vec(0u64..40_000_000_000_000, 1..50),
+    ) {
+        let point = explicit(&recorded(&durations));
+        prop_assert_eq!(point.bucket_counts.len(), point.explicit_bounds.len() + 1);
+        let mut cumulative = 0;
+        for (count, upper) in point.bucket_counts.iter().zip(&point.explicit_bounds) {
+            cumulative += count;
+            let below = durations.iter().filter(|ns| **ns as f64 / 1e9 <= *upper).count();
+            prop_assert_eq!(cumulative, below as u64, "up to {} s", upper);
+        }
+        prop_assert_eq!(point.bucket_counts.iter().sum::<u64>(), durations.len() as u64);
+    }
+}

@@ -1,0 +1,210 @@
+//! One span for each connection. Pure.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use opentelemetry::{
+    InstrumentationScope, KeyValue, SpanId, TraceFlags, TraceId,
+    trace::{SpanContext, SpanKind, Status, TraceState},
+};
+use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
+
+use super::names::{SCHEMA_URL, SCOPE, VERSION, attribute};
+use crate::{
+    clock::Anchor,
+    config::TraceParent,
+    flow::{Flow, Monotonic, Outcome, Role, RttKind},
+    histogram::Histogram,
+};
+
+/// What a span depends on besides its flow.
+#[derive(Clone, Copy, Debug)]
+pub struct SpanOptions {
+    /// Whether a server's span names the client's as its parent.
+    pub trace_parent: TraceParent,
+}
+
+/// The span of a flow: of one that is over, or, so far, of one that lives.
+pub fn span(flow: &Flow, anchor: &Anchor, options: &SpanOptions) -> SpanData {
+    let parent = flow
+        .trace
+        .parent_span_id
+        .filter(|_| names_parent(options.trace_parent, flow.peer.ip()));
+    SpanData {
+        span_context: SpanContext::new(
+            TraceId::from(flow.trace.trace_id),
+            SpanId::from(flow.trace.span_id),
+            TraceFlags::SAMPLED,
+            false,
+            TraceState::NONE,
+        ),
+        parent_span_id: parent.map_or(SpanId::INVALID, SpanId::from),
+        parent_span_is_remote: parent.is_some(),
+        span_kind: kind(flow.role),
+        name: format!("tcp {}", flow.server_port()).into(),
+        start_time: wall(anchor, flow.started),
+        end_time: wall(anchor, flow.seen.max(flow.started)),
+        attributes: attributes(flow),
+        dropped_attributes_count: 0,
+        events: SpanEvents::default(),
+        links: SpanLinks::default(),
+        status: status(flow.outcome),
+        instrumentation_scope: InstrumentationScope::builder(SCOPE)
+            .with_version(VERSION)
+            .with_schema_url(SCHEMA_URL)
+            .build(),
+    }
+}
+
+/// Whether the peer may have a flowcar of its own, whose span would be the parent: a public client has none, and
+/// its absent span would leave the trace without a root.
+fn names_parent(rule: TraceParent, peer: IpAddr) -> bool {
+    match rule {
+        TraceParent::Always => true,
+        TraceParent::Never => false,
+        TraceParent::Auto => !is_public(peer),
+    }
+}
+
+fn is_public(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            !(v4.is_private() || v4.is_loopback() || v4.is_link_local() || is_shared(v4))
+        }
+        IpAddr::V6(v6) => !(v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local()),
+    }
+}
+
+/// 100.64.0.0/10 (RFC 6598), which clusters take for pods when RFC 1918 is used up.
+fn is_shared(address: Ipv4Addr) -> bool {
+    let [first, second, ..] = address.octets();
+    first == 100 && second & 0b1100_0000 == 64
+}
+
+const fn kind(role: Role) -> SpanKind {
+    match role {
+        Role::Client => SpanKind::Client,
+        Role::Server => SpanKind::Server,
+        Role::Unknown => SpanKind::Internal,
+    }
+}
+
+fn wall(anchor: &Anchor, time: Monotonic) -> SystemTime {
+    UNIX_EPOCH + Duration::from_nanos(anchor.unix_ns(time))
+}
+
+fn status(outcome: Option<Outcome>) -> Status {
+    match outcome {
+        Some(outcome) if outcome.is_error() => Status::error(outcome.name()),
+        _ => Status::Unset,
+    }
+}
+
+fn attributes(flow: &Flow) -> Vec<KeyValue> {
+    let mut all = ends(flow);
+    all.extend(volume(flow));
+    all.extend(latencies(flow));
+    if let Some(outcome) = flow.outcome {
+        all.push(KeyValue::new(attribute::END, outcome.name()));
+        if outcome.is_error() {
+            all.push(KeyValue::new(attribute::ERROR_TYPE, outcome.name()));
+        }
+    }
+    if flow.established.is_some() && !flow.trace.shared {
+        all.push(KeyValue::new(attribute::ADOPTED, true));
+    }
+    all
+}
+
+fn ends(flow: &Flow) -> Vec<KeyValue> {
+    let address = |name, address: IpAddr| KeyValue::new(name, address.to_string());
+    let port = |name, port: u16| KeyValue::new(name, i64::from(port));
+    let (local, peer) = (flow.local, flow.peer);
+    let mut all = vec![
+        KeyValue::new(attribute::TRANSPORT, "tcp"),
+        KeyValue::new(attribute::NETWORK_TYPE, network_type(peer.ip())),
+        KeyValue::new(attribute::ROLE, role(flow.role)),
+        address(attribute::LOCAL_ADDRESS, local.ip()),
+        port(attribute::LOCAL_PORT, local.port()),
+        address(attribute::PEER_ADDRESS, peer.ip()),
+        port(attribute::PEER_PORT, peer.port()),
+    ];
+    let (client, server) = match flow.role {
+        Role::Client => (local, peer),
+        Role::Server => (peer, local),
+        Role::Unknown => return all,
+    };
+    all.extend([
+        address(attribute::CLIENT_ADDRESS, client.ip()),
+        port(attribute::CLIENT_PORT, client.port()),
+        address(attribute::SERVER_ADDRESS, server.ip()),
+        port(attribute::SERVER_PORT, server.port()),
+    ]);
+    all
+}
+
+fn volume(flow: &Flow) -> [KeyValue; 5] {
+    let volume = &flow.volume;
+    [
+        (attribute::BYTES_SENT, volume.bytes_sent),
+        (attribute::BYTES_RECEIVED, volume.bytes_received),
+        (attribute::SEGMENTS_SENT, volume.segments_sent),
+        (attribute::SEGMENTS_RECEIVED, volume.segments_received),
+        (attribute::RETRANSMITS, volume.retransmits.total()),
+    ]
+    .map(|(name, count)| KeyValue::new(name, i64::try_from(count).unwrap_or(i64::MAX)))
+}
+
+fn latencies(flow: &Flow) -> Vec<KeyValue> {
+    let seconds = |ns: u64| ns as f64 / 1e9;
+    let quantile = |of: &Histogram, q| of.quantile_s(q);
+    let (rtt, exchanges) = (&flow.rtt, &flow.exchanges);
+    let mut all: Vec<_> = [
+        (attribute::CONNECT_DURATION, flow.connect_ns().map(seconds)),
+        (attribute::RTT_MIN, rtt.min_ns().map(seconds)),
+        (attribute::RTT_P50, quantile(rtt, 0.5)),
+        (attribute::RTT_P99, quantile(rtt, 0.99)),
+        (attribute::EXCHANGE_P50, quantile(exchanges, 0.5)),
+        (attribute::EXCHANGE_P99, quantile(exchanges, 0.99)),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| Some(KeyValue::new(name, value?)))
+    .collect();
+    if !rtt.is_empty() {
+        all.push(KeyValue::new(attribute::RTT_KIND, rtt_kind(flow.rtt_kind)));
+    }
+    if !exchanges.is_empty() {
+        let count = i64::try_from(exchanges.count()).unwrap_or(i64::MAX);
+        all.push(KeyValue::new(attribute::EXCHANGES, count));
+    }
+    all
+}
+
+const fn network_type(address: IpAddr) -> &'static str {
+    match address {
+        IpAddr::V4(_) => "ipv4",
+        IpAddr::V6(_) => "ipv6",
+    }
+}
+
+/// The value of `network.tcp.handshake.role`.
+pub(super) const fn role(role: Role) -> &'static str {
+    match role {
+        Role::Client => "client",
+        Role::Server => "server",
+        Role::Unknown => "unknown",
+    }
+}
+
+/// The value of `flowcar.rtt.kind`.
+pub(super) const fn rtt_kind(kind: RttKind) -> &'static str {
+    match kind {
+        RttKind::Measured => "measured",
+        RttKind::Smoothed => "smoothed",
+    }
+}
+
+#[cfg(test)]
+mod tests;

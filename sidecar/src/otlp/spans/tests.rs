@@ -1,0 +1,198 @@
+use std::collections::BTreeMap;
+
+use opentelemetry::Value;
+
+use super::*;
+use crate::flow::{End, Failure, Retransmits, TraceIdentity, Volume};
+
+const CLIENT_ISN: u32 = 0x1234_5678;
+const SERVER_ISN: u32 = 0x9abc_def0;
+
+fn flow(role: Role) -> Flow {
+    let (client, server) = ("10.0.0.1:41000", "10.0.0.2:8080");
+    let (local, peer) = if role == Role::Server {
+        (server, client)
+    } else {
+        (client, server)
+    };
+    Flow {
+        cookie: 7,
+        role,
+        local: local.parse().expect("an address"),
+        peer: peer.parse().expect("an address"),
+        trace: TraceIdentity::of_handshake(CLIENT_ISN, SERVER_ISN, role),
+        started: Monotonic(1_000),
+        established: Some(Monotonic(51_000)),
+        seen: Monotonic(1_000_051_000),
+        volume: Volume {
+            bytes_sent: 100,
+            bytes_received: 4096,
+            segments_sent: 5,
+            segments_received: 6,
+            retransmits: Retransmits {
+                fast: 1,
+                timeout: 2,
+                ..Default::default()
+            },
+        },
+        rtt: Histogram::default(),
+        rtt_kind: RttKind::Measured,
+        exchanges: Histogram::default(),
+        outcome: Some(Outcome::Closed(End::LocalFin)),
+    }
+}
+
+fn made(flow: &Flow, trace_parent: TraceParent) -> SpanData {
+    let anchor = Anchor::new(Monotonic(0), 1_700_000_000_000_000_000);
+    span(flow, &anchor, &SpanOptions { trace_parent })
+}
+
+fn values(span: &SpanData) -> BTreeMap<String, Value> {
+    let pairs = span.attributes.iter().cloned();
+    let all: BTreeMap<_, _> = pairs
+        .map(|pair| (pair.key.to_string(), pair.value))
+        .collect();
+    assert_eq!(all.len(), span.attributes.len(), "an attribute comes twice");
+    all
+}
+
+#[test]
+fn both_ends_of_a_connection_are_one_trace_and_the_server_is_the_child() {
+    let client = made(&flow(Role::Client), TraceParent::Auto);
+    let server = made(&flow(Role::Server), TraceParent::Auto);
+    let (parent, child) = (&client.span_context, &server.span_context);
+    assert!(parent.is_valid() && child.is_valid());
+    assert_eq!(parent.trace_id(), child.trace_id());
+    assert_ne!(parent.span_id(), child.span_id());
+    assert_eq!(server.parent_span_id, parent.span_id());
+    assert!(server.parent_span_is_remote);
+    assert_eq!(client.parent_span_id, SpanId::INVALID);
+    assert_eq!(client.span_kind, SpanKind::Client);
+    assert_eq!(server.span_kind, SpanKind::Server);
+    assert_eq!(client.name, "tcp 8080");
+    assert_eq!(server.name, "tcp 8080");
+}
+
+#[test]
+fn a_parent_is_named_by_the_rule_and_by_the_peers_address() {
+    let has_parent = |peer: &str, rule| {
+        let mut flow = flow(Role::Server);
+        flow.peer.set_ip(peer.parse().expect("an address"));
+        made(&flow, rule).parent_span_id != SpanId::INVALID
+    };
+    let private = [
+        "10.0.0.1",
+        "172.16.0.1",
+        "192.168.1.1",
+        "127.0.0.1",
+        "169.254.1.1",
+        "100.64.0.1",
+        "100.127.255.255",
+        "::1",
+        "fd00::1",
+        "fe80::1",
+        "::ffff:10.0.0.1",
+    ];
+    let public = [
+        "8.8.8.8",
+        "172.32.0.1",
+        "100.128.0.1",
+        "100.63.0.1",
+        "2001:db8::1",
+    ];
+    for peer in private {
+        assert!(has_parent(peer, TraceParent::Auto), "{peer}");
+        assert!(!has_parent(peer, TraceParent::Never), "{peer}");
+    }
+    for peer in public {
+        assert!(!has_parent(peer, TraceParent::Auto), "{peer}");
+        assert!(has_parent(peer, TraceParent::Always), "{peer}");
+    }
+}
+
+#[test]
+fn times_are_wall_times_from_syn_to_close() {
+    let span = made(&flow(Role::Client), TraceParent::Auto);
+    let since = |time: SystemTime| {
+        time.duration_since(UNIX_EPOCH)
+            .expect("after 1970")
+            .as_nanos()
+    };
+    assert_eq!(since(span.start_time), 1_700_000_000_000_001_000);
+    assert_eq!(since(span.end_time), 1_700_000_001_000_051_000);
+}
+
+#[test]
+fn attributes_tell_the_ends_the_volume_and_the_latencies() {
+    let mut flow = flow(Role::Server);
+    for ns in [40_000_000, 50_000_000, 60_000_000] {
+        flow.rtt.record(ns);
+    }
+    flow.exchanges.record(7_000_000);
+    let found = values(&made(&flow, TraceParent::Auto));
+    let text = |name: &str| found[name].as_str().into_owned();
+    assert_eq!(text("network.transport"), "tcp");
+    assert_eq!(text("network.type"), "ipv4");
+    assert_eq!(text("network.tcp.handshake.role"), "server");
+    assert_eq!(text("server.address"), "10.0.0.2");
+    assert_eq!(found["server.port"], Value::I64(8080));
+    assert_eq!(text("client.address"), "10.0.0.1");
+    assert_eq!(found["client.port"], Value::I64(41000));
+    assert_eq!(text("network.peer.address"), "10.0.0.1");
+    assert_eq!(found["flowcar.tcp.bytes.sent"], Value::I64(100));
+    assert_eq!(found["flowcar.tcp.bytes.received"], Value::I64(4096));
+    assert_eq!(found["flowcar.tcp.segments.sent"], Value::I64(5));
+    assert_eq!(found["flowcar.tcp.segments.received"], Value::I64(6));
+    assert_eq!(found["flowcar.tcp.retransmits"], Value::I64(3));
+    assert_eq!(found["flowcar.tcp.rtt.min"], Value::F64(0.04));
+    let Value::F64(median) = found["flowcar.tcp.rtt.p50"] else {
+        panic!("no number")
+    };
+    assert!((0.05 / 1.1..0.05 * 1.1).contains(&median), "{median}");
+    assert_eq!(found["flowcar.tcp.exchanges"], Value::I64(1));
+    assert_eq!(text("flowcar.end"), "local_fin");
+    assert!(!found.contains_key("flowcar.tcp.connect.duration"));
+    assert!(!found.contains_key("flowcar.adopted"));
+}
+
+#[test]
+fn a_failed_attempt_is_a_span_with_an_error() {
+    let mut flow = flow(Role::Client);
+    flow.established = None;
+    flow.trace = TraceIdentity::unshared(3);
+    flow.seen = Monotonic(2_001_000);
+    flow.outcome = Some(Outcome::Failed(Failure::Refused));
+    let span = made(&flow, TraceParent::Always);
+    assert_eq!(span.status, Status::error("refused"));
+    assert!(span.span_context.is_valid());
+    let found = values(&span);
+    assert_eq!(found["error.type"], Value::from("refused"));
+    assert_eq!(found["flowcar.tcp.connect.duration"], Value::F64(0.002));
+    assert!(!found.contains_key("flowcar.adopted"), "it was seen whole");
+}
+
+#[test]
+fn a_flow_whose_handshake_was_not_seen_says_so_and_claims_no_side() {
+    let mut flow = flow(Role::Unknown);
+    flow.trace = TraceIdentity::unshared(4);
+    let span = made(&flow, TraceParent::Always);
+    assert_eq!(span.span_kind, SpanKind::Internal);
+    assert_eq!(span.parent_span_id, SpanId::INVALID);
+    let found = values(&span);
+    assert_eq!(found["flowcar.adopted"], Value::Bool(true));
+    assert!(!found.contains_key("server.address") && !found.contains_key("client.address"));
+}
+
+#[test]
+fn resets_and_timeouts_are_errors_and_orderly_ends_are_not() {
+    for end in End::ALL {
+        let mut flow = flow(Role::Client);
+        flow.outcome = Some(Outcome::Closed(end));
+        let is_error = made(&flow, TraceParent::Auto).status != Status::Unset;
+        let expected = matches!(
+            end,
+            End::Reset | End::ResetReceived | End::ResetSent | End::Timeout
+        );
+        assert_eq!(is_error, expected, "{}", end.name());
+    }
+}
