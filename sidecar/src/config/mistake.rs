@@ -2,9 +2,6 @@
 
 use std::{ffi::OsString, fmt};
 
-/// Exit status of a process that was told nonsense (`EX_USAGE`, sysexits.h).
-pub const EXIT_USAGE: u8 = 64;
-
 /// One setting that does not parse.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {

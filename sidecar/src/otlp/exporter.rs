@@ -5,34 +5,59 @@
 //! slow or hostile costs exports, which are counted, and nothing else.
 
 mod complaints;
+mod ledger;
 mod metrics;
-mod own;
+mod process;
 mod spans;
 
-use opentelemetry_sdk::trace::SpanData;
+use std::time::Duration;
+
 use tokio::time::Instant;
 
-pub use own::OwnExports;
+use self::{complaints::Complaints, ledger::Ledger, metrics::MetricsLane, spans::SpanLane};
+use super::{
+    error::{Accepted, ExportError},
+    metrics::Options,
+    resource::{Resource, random_instance},
+    spans::{SpanOptions, span},
+};
+use crate::{
+    clock::Anchor,
+    config::{Config, Export, Signal},
+    flow::Flow,
+    snapshot::{Own, Snapshot},
+};
 
-use self::{complaints::Complaints, metrics::MetricsLane, own::Ledger, spans::SpanLane};
-use super::{error::ExportError, metrics::Options, resource::Resource};
-use crate::{config::Config, snapshot::Snapshot};
+/// `flowcar.source`: where flows are learnt of.
+const SOURCE: &str = "ebpf";
 
 /// The exports of one process.
 #[derive(Debug)]
 pub struct Exporter {
     metrics: Option<MetricsLane>,
     spans: Option<SpanLane>,
+    span_options: SpanOptions,
     ledger: Ledger,
 }
 
 impl Exporter {
-    /// Starts a task for each signal that `config` sends somewhere. Nothing is sent or connected before there is
+    /// The exports that `config` asks for, if any; `command` is the program that `flowcar run` runs.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start(config: &Config, command: Option<&str>) -> Option<Self> {
+        let Export { metrics, traces } = &config.export;
+        let any = metrics.is_some() || traces.is_some();
+        let resource = || Resource::new(config, SOURCE, command, random_instance());
+        any.then(|| Self::start_as(config, &resource()))
+    }
+
+    /// Starts a task for each signal that `config` sends somewhere. Nothing is connected before there is
     /// something to say.
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn start(config: &Config, resource: &Resource) -> Self {
+    pub fn start_as(config: &Config, resource: &Resource) -> Self {
         let ledger = Ledger::default();
         let options = Options {
             temporality: config.temporality,
@@ -52,18 +77,11 @@ impl Exporter {
         Self {
             metrics,
             spans,
+            span_options: SpanOptions {
+                trace_parent: config.trace_parent,
+            },
             ledger,
         }
-    }
-
-    /// Whether anything is exported.
-    pub fn is_active(&self) -> bool {
-        self.metrics.is_some() || self.spans.is_some()
-    }
-
-    /// Whether spans are exported, so that it is worth making them.
-    pub fn takes_spans(&self) -> bool {
-        self.spans.is_some()
     }
 
     /// Hands a report over.
@@ -73,21 +91,26 @@ impl Exporter {
         }
     }
 
-    /// Hands a span over.
-    pub fn span(&mut self, span: SpanData) {
+    /// Hands a flow that is over to the spans.
+    pub fn flow(&mut self, flow: &Flow, anchor: &Anchor) {
         if let Some(lane) = &mut self.spans {
-            lane.send(span);
+            lane.send(|| span(flow, anchor, &self.span_options));
         }
     }
 
-    /// What became of the exports so far.
-    pub fn own(&self) -> OwnExports {
+    /// What became of the exports so far, and what this process costs.
+    pub fn own(&self) -> Own {
         let queued = self.spans.as_ref().map_or(0, SpanLane::queued);
-        self.ledger.read(queued)
+        Own {
+            cpu_s: process::cpu_s(),
+            rss_bytes: process::rss_bytes(),
+            ..self.ledger.read(queued)
+        }
     }
 
-    /// Sends what waits, until all is out or `deadline` has come. Gives whether all went out.
-    pub async fn flush(&self, deadline: Instant) -> bool {
+    /// Sends what waits, until all is out or the time is over. Gives whether all went out.
+    pub async fn flush(&self, within: Duration) -> bool {
+        let deadline = Instant::now() + within;
         let metrics = async {
             match &self.metrics {
                 Some(lane) => lane.flush(deadline).await,
@@ -109,9 +132,9 @@ impl Exporter {
 fn settle(
     ledger: &Ledger,
     complaints: &mut Complaints,
-    signal: crate::config::Signal,
-    took: std::time::Duration,
-    outcome: &Result<super::error::Accepted, ExportError>,
+    signal: Signal,
+    took: Duration,
+    outcome: &Result<Accepted, ExportError>,
 ) {
     let (name, rejected) = match outcome {
         Ok(accepted) => (accepted.outcome(), accepted.rejected),

@@ -114,9 +114,10 @@ impl SpanLane {
         }
     }
 
-    pub(super) fn send(&mut self, span: SpanData) {
+    /// Queues the span that `make` makes, if there may be one now.
+    pub(super) fn send(&mut self, make: impl FnOnce() -> SpanData) {
         if self.rate.take(Instant::now()) {
-            let dropped = self.queue.push(span);
+            let dropped = self.queue.push(make());
             self.ledger.dropped("queue_full", dropped);
         } else {
             self.ledger.dropped("rate_limit", 1);
