@@ -29,6 +29,7 @@ pub mod run;
 pub mod scope;
 pub mod series;
 pub mod session;
+pub mod sink;
 pub mod snapshot;
 pub mod source;
 pub mod view;

@@ -292,6 +292,13 @@ fn endpoint(text: &str, protocol: Protocol, insecure: bool) -> Result<Uri, Wrong
         _ => text.to_owned(),
     };
     let uri: Uri = url.parse().map_err(|error| not_a_url(&error))?;
+    if uri
+        .authority()
+        .is_some_and(|authority| authority.as_str().contains('@'))
+    {
+        let remedy = "take it out, and send the credentials in OTEL_EXPORTER_OTLP_HEADERS";
+        return Err(Wrong::new("has a user in it", remedy));
+    }
     if !matches!(uri.scheme_str(), Some("http" | "https")) {
         return Err(Wrong::new(
             "does not begin with http:// or https://",

@@ -2,15 +2,12 @@
 
 use std::{ffi::OsString, fmt};
 
-/// Exit status of a process that was told nonsense (`EX_USAGE`, sysexits.h).
-pub const EXIT_USAGE: u8 = 64;
-
 /// One setting that does not parse.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
     /// The variable.
     pub name: String,
-    /// Its value; that of headers, which may be secret, is hidden.
+    /// Its value; hidden where it may hold credentials.
     pub value: String,
     /// What is wrong with it.
     pub wrong: String,
@@ -102,7 +99,8 @@ impl Reader {
 
     /// Keeps a mistake.
     pub(super) fn add(&mut self, name: &str, value: &str, Wrong { wrong, remedy }: Wrong) {
-        let secret = name.ends_with("_HEADERS");
+        let secret =
+            name.ends_with("_HEADERS") || name.ends_with("_ENDPOINT") && value.contains('@');
         self.mistakes.push(Mistake {
             name: name.to_owned(),
             value: if secret { "(hidden)" } else { value }.to_owned(),

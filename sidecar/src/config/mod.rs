@@ -11,10 +11,14 @@ mod settings;
 
 use std::{env, time::Duration};
 
+use crate::{
+    follower::Limits,
+    series::{Naming, PeerNaming},
+};
+
 pub use export::{Compression, Export, Headers, Protocol, Signal, Target};
-pub use mistake::{EXIT_USAGE, Mistake, Mistakes};
+pub use mistake::{Mistake, Mistakes};
 pub use settings::{SETTINGS, Setting, markdown};
-use tracing::level_filters::LevelFilter;
 
 use mistake::Reader;
 use raw::{Raw, RawFlowcar, RawSdk};
@@ -27,7 +31,7 @@ pub struct Config {
     /// Where each signal would go by default.
     defaults: Export,
     /// Time from one report of metrics to the next.
-    pub metric_interval: Duration,
+    pub report_interval: Duration,
     /// `OTEL_SERVICE_NAME`
     pub service_name: Option<String>,
     /// `OTEL_RESOURCE_ATTRIBUTES`, decoded.
@@ -36,12 +40,8 @@ pub struct Config {
     pub temporality: Temporality,
     /// The kind of histograms.
     pub histograms: Histograms,
-    /// What `network.peer.address` holds.
-    pub peer: PeerNaming,
-    /// Whether `server.port` is an attribute of metrics.
-    pub ports: Ports,
-    /// Series, at most.
-    pub series_limit: usize,
+    /// What names a series, and how many there may be.
+    pub naming: Naming,
     /// Flows in the table, at most.
     pub max_flows: usize,
     /// Size of the kernel's ring buffer, bytes.
@@ -52,8 +52,8 @@ pub struct Config {
     pub spans_per_second: u32,
     /// Spans waiting, at most.
     pub span_queue: usize,
-    /// The least severe messages that are logged.
-    pub log: LevelFilter,
+    /// The least severe messages that are logged, by their level's name; what is fitting where it is not set.
+    pub log: Option<String>,
     /// The form of log lines.
     pub log_format: LogFormat,
     /// Time for the last exports after SIGTERM.
@@ -81,31 +81,6 @@ pub enum Histograms {
     Exponential,
     /// OTLP histograms whose bounds are powers of two of a second.
     Explicit,
-}
-
-/// `FLOWCAR_PEER` and `FLOWCAR_PEER_PREFIX`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PeerNaming {
-    /// The whole address.
-    Address,
-    /// Its first bits.
-    Prefix {
-        /// Of an IPv4 address.
-        v4: u8,
-        /// Of an IPv6 address.
-        v6: u8,
-    },
-    /// Nothing.
-    None,
-}
-
-/// `FLOWCAR_PORTS`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ports {
-    /// Metrics are by `server.port`.
-    Include,
-    /// They are not.
-    Exclude,
 }
 
 /// `FLOWCAR_TRACE_PARENT`
@@ -184,6 +159,15 @@ impl Config {
         self
     }
 
+    /// What bounds and names the flows that are followed.
+    pub const fn limits(&self) -> Limits {
+        Limits {
+            ring_bytes: self.ring_bytes,
+            flows: self.max_flows,
+            naming: self.naming,
+        }
+    }
+
     fn read(vars: Vec<(String, String)>, mut reader: Reader) -> Result<Self, Mistakes> {
         let raw = Raw::from_vars(vars);
         let (export, defaults) = export::read(&raw, &mut reader);
@@ -202,7 +186,7 @@ impl Config {
         Self {
             export,
             defaults,
-            metric_interval: reader.read(
+            report_interval: reader.read(
                 "OTEL_METRIC_EXPORT_INTERVAL",
                 metric_export_interval,
                 Duration::from_secs(10),
@@ -244,19 +228,7 @@ impl Config {
                     )
                 },
             ),
-            peer: peer(own, reader),
-            ports: reader.read("FLOWCAR_PORTS", &own.ports, Ports::Include, |text| {
-                parse::choice(
-                    text,
-                    &[("include", Ports::Include), ("exclude", Ports::Exclude)],
-                )
-            }),
-            series_limit: reader.read(
-                "FLOWCAR_SERIES_LIMIT",
-                &own.series_limit,
-                2000,
-                parse::count,
-            ),
+            naming: naming(own, reader),
             max_flows: reader.read("FLOWCAR_MAX_FLOWS", &own.max_flows, 65_536, parse::count),
             ring_bytes: reader.read(
                 "FLOWCAR_RING_BYTES",
@@ -286,7 +258,9 @@ impl Config {
                 |text| parse::count(text).map(|count| u32::try_from(count).unwrap_or(u32::MAX)),
             ),
             span_queue: reader.read("FLOWCAR_SPAN_QUEUE", &own.span_queue, 2048, parse::count),
-            log: reader.read("FLOWCAR_LOG", &own.log, LevelFilter::INFO, parse::level),
+            log: reader.read("FLOWCAR_LOG", &own.log, None, |text| {
+                parse::level(text).map(|level| Some(level.to_string()))
+            }),
             log_format: reader.read(
                 "FLOWCAR_LOG_FORMAT",
                 &own.log_format,
@@ -306,6 +280,21 @@ impl Config {
             ),
             pod: pod(own),
         }
+    }
+}
+
+fn naming(own: &RawFlowcar, reader: &mut Reader) -> Naming {
+    Naming {
+        peer: peer(own, reader),
+        ports: reader.read("FLOWCAR_PORTS", &own.ports, true, |text| {
+            parse::choice(text, &[("include", true), ("exclude", false)])
+        }),
+        limit: reader.read(
+            "FLOWCAR_SERIES_LIMIT",
+            &own.series_limit,
+            2000,
+            parse::count,
+        ),
     }
 }
 

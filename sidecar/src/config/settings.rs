@@ -190,7 +190,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         "FLOWCAR_LOG",
-        "`info`",
+        "info; `flowcar run`: warn",
         "`off`, `error`, `warn`, `info`, `debug` or `trace`",
     ),
     setting("FLOWCAR_LOG_FORMAT", "`text`", "`text` or `json`"),

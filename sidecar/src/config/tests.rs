@@ -156,6 +156,9 @@ fn headers_are_decoded_and_never_shown() {
     let wrong = format!("auth orization={secret}");
     let mistakes = read(&[endpoint, ("OTEL_EXPORTER_OTLP_HEADERS", &wrong)]).unwrap_err();
     assert!(!mistakes.to_string().contains(secret), "{mistakes}");
+    let user = format!("http://me:{secret}@collector:4317");
+    let mistakes = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &user)]).unwrap_err();
+    assert!(!mistakes.to_string().contains(secret), "{mistakes}");
 }
 
 #[test]

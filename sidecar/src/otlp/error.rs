@@ -1,0 +1,176 @@
+//! Why an export failed, and whether it is worth another try.
+
+use std::{error::Error, fmt, time::Duration};
+
+use tonic::Code;
+
+use crate::config::{Signal, Target};
+
+/// What a receiver took.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Accepted {
+    /// Points or spans that it refused all the same (`partial_success`).
+    pub rejected: u64,
+    /// What it had to say.
+    pub message: String,
+}
+
+/// A failed export.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("cannot export {} to {endpoint}: {cause}; {}", signal.name(), cause.remedy())]
+pub struct ExportError {
+    /// What was to be exported.
+    pub signal: Signal,
+    /// Where to, as a URL.
+    pub endpoint: String,
+    /// Why it failed.
+    pub cause: Cause,
+    /// For how long the receiver asked to be left alone.
+    pub retry_after: Option<Duration>,
+}
+
+/// Why an export failed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Cause {
+    /// No connection, or it broke.
+    #[error("no connection ({0})")]
+    Unreachable(String),
+    /// The request or its answer hung.
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    /// An HTTP status other than success.
+    #[error("the receiver answered HTTP {status}{}", Said(message))]
+    Http {
+        /// The status.
+        status: u16,
+        /// What the receiver said.
+        message: String,
+    },
+    /// A gRPC status other than success.
+    #[error("the receiver answered gRPC {code:?}{}", Said(message))]
+    Grpc {
+        /// The status.
+        code: Code,
+        /// What the receiver said.
+        message: String,
+        /// Whether it asked to be tried again (`RetryInfo`).
+        retry_info: bool,
+    },
+    /// The connection cannot be set up from this end.
+    #[error("the connection cannot be set up ({0})")]
+    Setup(String),
+}
+
+impl Accepted {
+    /// `success` or `partial`.
+    pub fn outcome(&self) -> &'static str {
+        if self.rejected == 0 && self.message.is_empty() {
+            "success"
+        } else {
+            "partial"
+        }
+    }
+}
+
+impl ExportError {
+    pub(super) fn new(signal: Signal, target: &Target, cause: Cause) -> Self {
+        Self {
+            signal,
+            endpoint: target.endpoint.to_string(),
+            cause,
+            retry_after: None,
+        }
+    }
+
+    pub(super) fn after(self, retry_after: Option<Duration>) -> Self {
+        Self {
+            retry_after,
+            ..self
+        }
+    }
+
+    /// Whether the same request may be taken later (OTLP specification, "Failures").
+    pub fn retryable(&self) -> bool {
+        match &self.cause {
+            Cause::Unreachable(_) | Cause::Timeout(_) | Cause::Setup(_) => true,
+            Cause::Http { status, .. } => matches!(status, 429 | 502 | 503 | 504),
+            Cause::Grpc {
+                code, retry_info, ..
+            } => match code {
+                Code::Cancelled
+                | Code::DeadlineExceeded
+                | Code::Aborted
+                | Code::OutOfRange
+                | Code::Unavailable
+                | Code::DataLoss => true,
+                Code::ResourceExhausted => *retry_info,
+                _ => false,
+            },
+        }
+    }
+
+    /// `failure`, which may work later, or `refused`, which will not.
+    pub fn outcome(&self) -> &'static str {
+        if self.retryable() {
+            "failure"
+        } else {
+            "refused"
+        }
+    }
+}
+
+impl Cause {
+    /// What to do.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) => {
+                "check that the receiver runs and that OTEL_EXPORTER_OTLP_ENDPOINT names it"
+            }
+            Self::Timeout(_) => "look at the receiver's load, or raise OTEL_EXPORTER_OTLP_TIMEOUT",
+            Self::Setup(_) => "check the system's certificates (the package ca-certificates)",
+            Self::Http {
+                status: 401 | 403, ..
+            }
+            | Self::Grpc {
+                code: Code::Unauthenticated | Code::PermissionDenied,
+                ..
+            } => "check OTEL_EXPORTER_OTLP_HEADERS",
+            Self::Http {
+                status: 404 | 405, ..
+            }
+            | Self::Grpc {
+                code: Code::Unimplemented,
+                ..
+            } => "check OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_PROTOCOL",
+            Self::Http { .. } | Self::Grpc { .. } => "look at the receiver's log",
+        }
+    }
+}
+
+/// Somebody else's words, if any, kept to a line of readable length.
+struct Said<'a>(&'a str);
+
+impl fmt::Display for Said<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MOST: usize = 200;
+        let mut words = self
+            .0
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(MOST)
+            .peekable();
+        if words.peek().is_some() {
+            write!(f, ": {}", words.collect::<String>().trim())?;
+        }
+        Ok(())
+    }
+}
+
+/// What an error comes from in the end, which says most.
+pub(super) fn root(error: &dyn Error) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
+}

@@ -1,0 +1,50 @@
+//! Where the tasks write down what became of their exports: part of flowcar's own figures.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use crate::snapshot::Own;
+
+/// Shared by the tasks and the main loop.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ledger(Arc<Mutex<Own>>);
+
+impl Ledger {
+    /// Books an export.
+    pub(super) fn export(
+        &self,
+        signal: &'static str,
+        outcome: &'static str,
+        rejected: u64,
+        took: Duration,
+    ) {
+        let mut own = self.lock();
+        *own.exports.entry((signal, outcome)).or_default() += 1;
+        if rejected > 0 {
+            *own.rejected.entry(signal).or_default() += rejected;
+        }
+        own.export_duration
+            .record(took.as_nanos().try_into().unwrap_or(u64::MAX));
+    }
+
+    /// Books spans that are not sent: `rate_limit`, `queue_full`, `refused` or `shutdown`.
+    pub(super) fn dropped(&self, reason: &'static str, spans: usize) {
+        if spans > 0 {
+            *self.lock().spans_dropped.entry(reason).or_default() += spans as u64;
+        }
+    }
+
+    /// The figures that exports make up, and nothing else.
+    pub(super) fn read(&self, span_queue: usize) -> Own {
+        Own {
+            span_queue: span_queue as u64,
+            ..self.lock().clone()
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Own> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

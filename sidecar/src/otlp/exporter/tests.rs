@@ -1,0 +1,462 @@
+//! Over real connections: to our own sink, and to a receiver that answers by a script.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use bytes::Bytes;
+use opentelemetry_proto::tonic::{
+    metrics::v1::{AggregationTemporality, metric::Data, number_data_point::Value},
+    trace::v1::Span,
+};
+use prost::Message;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    sync::mpsc,
+    time::timeout,
+};
+
+use super::*;
+use crate::{
+    flow::{End, Monotonic, Outcome, Role, RttKind, TraceIdentity, Volume},
+    histogram::Histogram,
+    sink::{Received, Sink},
+    snapshot::{NetworkType, Peer, Series, SeriesKey},
+};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn config(vars: &[(&str, &str)]) -> Config {
+    let vars = vars.iter();
+    Config::from_vars(vars.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+        .expect("good settings")
+}
+
+fn start(endpoint: &str, vars: &[(&str, &str)]) -> Exporter {
+    let mut all = vec![("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)];
+    all.extend(vars);
+    Exporter::start(&config(&all), Some("web")).expect("an endpoint is set")
+}
+
+fn snapshot(at: u64, bytes_sent: u64) -> Snapshot {
+    let key = SeriesKey::Flows {
+        role: Role::Client,
+        network: NetworkType::Ipv4,
+        peer: Peer::Named("10.0.0.2".to_owned()),
+        server_port: Some(8080),
+    };
+    let series = Series {
+        bytes_sent,
+        ..Default::default()
+    };
+    Snapshot {
+        start_unix_ns: 1_000,
+        at_unix_ns: at,
+        series: BTreeMap::from([(key, series)]),
+        lost: BTreeMap::new(),
+        books: Default::default(),
+        own: Own::default(),
+    }
+}
+
+fn flow(client_isn: u32) -> Flow {
+    Flow {
+        cookie: client_isn.into(),
+        role: Role::Client,
+        local: "10.0.0.1:41000".parse().expect("an address"),
+        peer: "10.0.0.2:8080".parse().expect("an address"),
+        trace: TraceIdentity::of_handshake(client_isn, 7, Role::Client),
+        started: Monotonic(0),
+        established: Some(Monotonic(1_000)),
+        seen: Monotonic(2_000),
+        volume: Volume::default(),
+        rtt: Histogram::default(),
+        rtt_kind: RttKind::Measured,
+        exchanges: Histogram::default(),
+        outcome: Some(Outcome::Closed(End::LocalFin)),
+    }
+}
+
+fn anchor() -> Anchor {
+    Anchor::new(Monotonic(0), 1_700_000_000_000_000_000)
+}
+
+async fn sink() -> (Sink, mpsc::Receiver<Received>) {
+    let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+    Sink::start(any, any).await.expect("a free port")
+}
+
+async fn next(received: &mut mpsc::Receiver<Received>) -> Received {
+    let next = timeout(LIMIT, received.recv()).await;
+    next.expect("an export in time").expect("a sink")
+}
+
+fn sent_bytes(export: &Received) -> i64 {
+    let Received::Metrics(export) = export else {
+        panic!("{export:?}")
+    };
+    io_sent(export)
+}
+
+/// The value of `flowcar.tcp.io` for what was sent.
+fn io_sent(
+    export: &opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest,
+) -> i64 {
+    let metrics = &export.resource_metrics[0].scope_metrics[0].metrics;
+    let io = metrics
+        .iter()
+        .find(|metric| metric.name == "flowcar.tcp.io");
+    match io.and_then(|metric| metric.data.as_ref()) {
+        Some(Data::Sum(sum)) => match sum.data_points[0].value {
+            Some(Value::AsInt(int)) => int,
+            other => panic!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
+    }
+}
+
+fn spans(export: Received) -> Vec<Span> {
+    let Received::Traces(mut export) = export else {
+        panic!("{export:?}")
+    };
+    let resource = export.resource_spans[0]
+        .resource
+        .as_ref()
+        .expect("a resource");
+    let names: Vec<_> = resource.attributes.iter().map(|a| a.key.as_str()).collect();
+    assert!(names.contains(&"service.name"), "{names:?}");
+    export.resource_spans.remove(0).scope_spans.remove(0).spans
+}
+
+#[tokio::test]
+async fn both_signals_arrive_by_either_transport_however_packed() {
+    let (sink, mut received) = sink().await;
+    for packing in ["none", "gzip", "zstd"] {
+        for (protocol, endpoint) in [("grpc", sink.grpc()), ("http/protobuf", sink.http())] {
+            let mut exporter = start(
+                &format!("http://{endpoint}"),
+                &[
+                    ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+                    ("OTEL_EXPORTER_OTLP_COMPRESSION", packing),
+                ],
+            );
+            exporter.metrics(snapshot(2_000, 42));
+            assert_eq!(
+                sent_bytes(&next(&mut received).await),
+                42,
+                "{protocol} {packing}"
+            );
+            exporter.flow(&flow(9), &anchor());
+            let spans = spans(next(&mut received).await);
+            let id = TraceIdentity::of_handshake(9, 7, Role::Client).trace_id;
+            assert_eq!(spans[0].trace_id, id.to_be_bytes(), "{protocol} {packing}");
+            assert!(exporter.flush(LIMIT).await);
+            let own = exporter.own();
+            let expected =
+                BTreeMap::from([(("metrics", "success"), 1), (("traces", "success"), 1)]);
+            assert_eq!(own.exports, expected, "{protocol} {packing}");
+            assert_eq!((own.span_queue, own.export_duration.count()), (0, 2));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_flush_sends_what_lingers_at_once() {
+    let (sink, mut received) = sink().await;
+    let mut exporter = start(&format!("http://{}", sink.grpc()), &[]);
+    for isn in 0..1_200 {
+        exporter.flow(&flow(isn), &anchor());
+    }
+    exporter.metrics(snapshot(2_000, 1));
+    assert!(exporter.flush(LIMIT).await);
+    let (mut count, mut metrics) = (0, 0);
+    while let Ok(export) = received.try_recv() {
+        match export {
+            Received::Metrics(_) => metrics += 1,
+            traces @ Received::Traces(_) => count += spans(traces).len(),
+        }
+    }
+    assert_eq!((count, metrics), (1_200, 1));
+}
+
+#[tokio::test]
+async fn a_receiver_that_is_away_costs_nothing_but_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("its address");
+    drop(listener);
+    let mut exporter = start(&format!("http://{address}"), &[("FLOWCAR_SPAN_QUEUE", "2")]);
+    exporter.metrics(snapshot(2_000, 1));
+    for isn in 0..3 {
+        exporter.flow(&flow(isn), &anchor());
+    }
+    let failed = async {
+        loop {
+            let exports = exporter.own().exports;
+            let failed = |signal| exports.contains_key(&(signal, "failure"));
+            if failed("metrics") && failed("traces") {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(LIMIT, failed).await.expect("both signals failed");
+    exporter.metrics(snapshot(3_000, 5));
+
+    let any = "127.0.0.1:0".parse().expect("an address");
+    let (_sink, mut received) = Sink::start(address, any)
+        .await
+        .expect("the port is free again");
+    assert!(exporter.flush(LIMIT).await);
+    let mut newest = None;
+    let mut ids = Vec::new();
+    while let Ok(export) = received.try_recv() {
+        match export {
+            metrics @ Received::Metrics(_) => newest = Some(sent_bytes(&metrics)),
+            traces @ Received::Traces(_) => {
+                ids.extend(spans(traces).into_iter().map(|span| span.span_id))
+            }
+        }
+    }
+    assert_eq!(
+        newest,
+        Some(5),
+        "the newer report took the older one's place"
+    );
+    let expected: Vec<_> = [1, 2]
+        .map(|isn| {
+            TraceIdentity::of_handshake(isn, 7, Role::Client)
+                .span_id
+                .to_be_bytes()
+                .to_vec()
+        })
+        .into();
+    assert_eq!(ids, expected, "the oldest span made room");
+    assert_eq!(
+        exporter.own().spans_dropped,
+        BTreeMap::from([("queue_full", 1)])
+    );
+}
+
+#[tokio::test]
+async fn what_is_left_when_the_time_is_over_is_counted() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("its address");
+    // It accepts, being the kernel, and never answers.
+    let mut exporter = start(&format!("http://{address}"), &[]);
+    exporter.flow(&flow(1), &anchor());
+    assert!(!exporter.flush(Duration::from_millis(50)).await);
+    let own = exporter.own();
+    assert_eq!(own.spans_dropped, BTreeMap::from([("shutdown", 1)]));
+    assert_eq!(own.span_queue, 0);
+}
+
+#[tokio::test]
+async fn spans_past_the_rate_are_counted() {
+    let (sink, _received) = sink().await;
+    let endpoint = format!("http://{}", sink.grpc());
+    let mut exporter = start(&endpoint, &[("FLOWCAR_SPANS_PER_SECOND", "1")]);
+    for isn in 0..13 {
+        exporter.flow(&flow(isn), &anchor());
+    }
+    // Ten seconds' worth at once, and at most the ones that came free meanwhile.
+    let dropped = exporter.own().spans_dropped["rate_limit"];
+    assert!((2..=3).contains(&dropped), "{dropped}");
+}
+
+/// A request's body, as the scripted receiver saw it.
+type Seen = mpsc::UnboundedReceiver<Bytes>;
+
+/// An HTTP receiver that gives these answers, one for each request, and then keeps silent.
+async fn scripted(answers: Vec<Vec<u8>>) -> (String, Seen) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("its address");
+    let (hand, seen) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let mut answers = answers.into_iter();
+        loop {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let mut request = Vec::new();
+            let body = loop {
+                if let Some(body) = body_of(&request) {
+                    break body;
+                }
+                if stream.read_buf(&mut request).await.expect("a request") == 0 {
+                    panic!("half a request");
+                }
+            };
+            hand.send(body).expect("somebody looks");
+            let Some(answer) = answers.next() else {
+                return std::future::pending().await;
+            };
+            stream.write_all(&answer).await.expect("a written answer");
+        }
+    });
+    (format!("http://{address}"), seen)
+}
+
+/// The body of a whole request.
+fn body_of(request: &[u8]) -> Option<Bytes> {
+    let head = request.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
+    let text = String::from_utf8_lossy(&request[..head]).to_lowercase();
+    let length = text.split("content-length: ").nth(1)?.lines().next()?;
+    let body = &request[head..];
+    (body.len() >= length.parse().ok()?).then(|| Bytes::copy_from_slice(body))
+}
+
+fn answer(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+    let length = body.len();
+    let head = format!(
+        "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n"
+    );
+    [head.as_bytes(), body].concat()
+}
+
+async fn seen(requests: &mut Seen) -> Bytes {
+    let next = timeout(LIMIT, requests.recv()).await;
+    next.expect("a request in time").expect("a receiver")
+}
+
+const HTTP: (&str, &str) = ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf");
+const NO_TRACES: (&str, &str) = ("OTEL_TRACES_EXPORTER", "none");
+
+#[tokio::test]
+async fn a_receiver_that_asks_to_be_left_alone_is_left_alone() {
+    let away = answer("503 Service Unavailable", "retry-after: 1\r\n", b"");
+    let (endpoint, mut requests) = scripted(vec![away, answer("200 OK", "", b"")]).await;
+    let exporter = start(&endpoint, &[HTTP, NO_TRACES]);
+    exporter.metrics(snapshot(2_000, 1));
+    seen(&mut requests).await;
+    let refused = Instant::now();
+    seen(&mut requests).await;
+    // Without the header the second try would have come within half a second.
+    assert!(
+        refused.elapsed() >= Duration::from_millis(900),
+        "{:?}",
+        refused.elapsed()
+    );
+    assert!(exporter.flush(LIMIT).await);
+    let expected = BTreeMap::from([(("metrics", "failure"), 1), (("metrics", "success"), 1)]);
+    assert_eq!(exporter.own().exports, expected);
+}
+
+#[tokio::test]
+async fn what_is_refused_for_good_is_not_sent_again() {
+    let no = answer("400 Bad Request", "", b"no");
+    let (endpoint, mut requests) = scripted(vec![no, answer("200 OK", "", b"")]).await;
+    let mut exporter = start(&endpoint, &[HTTP, ("OTEL_METRICS_EXPORTER", "none")]);
+    exporter.flow(&flow(1), &anchor());
+    assert!(exporter.flush(LIMIT).await);
+    seen(&mut requests).await;
+    let own = exporter.own();
+    assert_eq!(own.spans_dropped, BTreeMap::from([("refused", 1)]));
+    assert_eq!(own.exports, BTreeMap::from([(("traces", "refused"), 1)]));
+}
+
+#[tokio::test]
+async fn a_partial_success_is_counted() {
+    // ExportMetricsServiceResponse { partial_success { rejected_data_points: 3, error_message: "old" } },
+    // by hand from the protobuf wire format.
+    let body = [0x0a, 7, 0x08, 3, 0x12, 3, b'o', b'l', b'd'];
+    let partial = answer("200 OK", "content-type: application/x-protobuf\r\n", &body);
+    let (endpoint, _requests) = scripted(vec![partial.clone(), partial]).await;
+    let mut exporter = start(&endpoint, &[HTTP]);
+    exporter.metrics(snapshot(2_000, 1));
+    assert!(exporter.flush(LIMIT).await);
+    exporter.flow(&flow(1), &anchor());
+    assert!(exporter.flush(LIMIT).await);
+    let own = exporter.own();
+    assert_eq!(
+        own.rejected,
+        BTreeMap::from([("metrics", 3), ("traces", 3)])
+    );
+    let expected = BTreeMap::from([(("metrics", "partial"), 1), (("traces", "partial"), 1)]);
+    assert_eq!(own.exports, expected);
+}
+
+#[tokio::test]
+async fn deltas_of_unknown_fate_go_again_as_they_were_and_none_is_lost_or_told_twice() {
+    let away = answer("503 Service Unavailable", "", b"");
+    let fine = answer("200 OK", "", b"");
+    let answers = vec![fine.clone(), away, fine.clone(), fine];
+    let (endpoint, mut requests) = scripted(answers).await;
+    let delta = ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta");
+    let exporter = start(&endpoint, &[HTTP, NO_TRACES, delta]);
+    exporter.metrics(snapshot(2_000, 10));
+    let first = seen(&mut requests).await;
+    assert!(exporter.flush(LIMIT).await);
+    exporter.metrics(snapshot(3_000, 15));
+    let second = seen(&mut requests).await;
+    exporter.metrics(snapshot(4_000, 18));
+    let again = seen(&mut requests).await;
+    assert_eq!(second, again, "the same points with the same times");
+    let last = seen(&mut requests).await;
+    let values: Vec<_> = [first, second, last].into_iter().map(delta_of).collect();
+    assert_eq!(
+        values,
+        [(1_000, 2_000, 10), (2_000, 3_000, 5), (3_000, 4_000, 3)]
+    );
+}
+
+/// Start, end and value of `flowcar.tcp.io` for what was sent.
+fn delta_of(body: Bytes) -> (u64, u64, i64) {
+    let export =
+        opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest::decode(
+            body,
+        )
+        .expect("a request");
+    let metrics = &export.resource_metrics[0].scope_metrics[0].metrics;
+    let io = metrics
+        .iter()
+        .find(|metric| metric.name == "flowcar.tcp.io");
+    let Some(Data::Sum(sum)) = io.and_then(|metric| metric.data.as_ref()) else {
+        panic!("no flowcar.tcp.io")
+    };
+    assert_eq!(sum.aggregation_temporality(), AggregationTemporality::Delta);
+    let point = &sum.data_points[0];
+    (
+        point.start_time_unix_nano,
+        point.time_unix_nano,
+        io_sent(&export),
+    )
+}
+
+#[tokio::test]
+async fn headers_go_with_both_signals() {
+    let (endpoint, mut requests) = scripted_heads().await;
+    let headers = ("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=a%20b%2541");
+    let mut exporter = start(&endpoint, &[HTTP, headers]);
+    exporter.metrics(snapshot(2_000, 1));
+    exporter.flow(&flow(1), &anchor());
+    for _ in 0..2 {
+        let head = timeout(LIMIT, requests.recv())
+            .await
+            .expect("in time")
+            .expect("a request");
+        assert!(
+            head.contains("x-tenant: a b%41\r\n"),
+            "decoded once: {head}"
+        );
+        assert!(head.contains("user-agent: flowcar/"), "{head}");
+    }
+}
+
+/// An HTTP receiver that shows the heads of requests and never answers.
+async fn scripted_heads() -> (String, mpsc::UnboundedReceiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("its address");
+    let (hand, seen) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let hand = hand.clone();
+            tokio::spawn(async move {
+                let mut request = Vec::new();
+                while !request.windows(4).any(|four| four == b"\r\n\r\n") {
+                    stream.read_buf(&mut request).await.expect("a request");
+                }
+                let _ = hand.send(String::from_utf8_lossy(&request).to_lowercase());
+                std::future::pending::<()>().await;
+            });
+        }
+    });
+    (format!("http://{address}"), seen)
+}

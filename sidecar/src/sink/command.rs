@@ -1,0 +1,83 @@
+//! The command around the receiver.
+
+use std::{
+    io::{self, Write},
+    net::SocketAddr,
+};
+
+use tokio::signal::{
+    self,
+    unix::{SignalKind, signal},
+};
+
+use super::{Received, Sink, json_line, text};
+use crate::exit::{self, Failure};
+
+/// Where to listen, and how to print.
+#[derive(Debug, clap::Args)]
+pub struct SinkArgs {
+    /// Where OTLP by gRPC is taken
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:4317")]
+    grpc: SocketAddr,
+    /// Where OTLP by HTTP is taken
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:4318")]
+    http: SocketAddr,
+    /// What is printed
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// A line for each figure and span, histograms drawn
+    Text,
+    /// An OTLP request in JSON on each line
+    Json,
+}
+
+/// Prints what comes until SIGTERM, SIGINT, or the end of whoever reads.
+///
+/// # Errors
+/// [`Failure`] if it cannot listen, or not print.
+pub async fn sink(args: SinkArgs) -> Result<u8, Failure> {
+    let listen = Sink::start(args.grpc, args.http).await;
+    let (sink, mut received) = listen.map_err(|error| {
+        let message =
+            format_args!("cannot listen on {error}; choose others with --grpc and --http");
+        Failure::new(exit::SOFTWARE, message)
+    })?;
+    let (grpc, http) = (sink.grpc(), sink.http());
+    eprintln!("flowcar: OTLP is taken by gRPC on {grpc} and by HTTP on {http}");
+    let mut terminate = signal(SignalKind::terminate())
+        .map_err(|error| Failure::new(exit::SOFTWARE, format_args!("no signals: {error}")))?;
+    let stop = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = signal::ctrl_c() => {}
+        }
+    };
+    tokio::pin!(stop);
+    loop {
+        let export = tokio::select! {
+            () = &mut stop => return Ok(0),
+            Some(export) = received.recv() => export,
+        };
+        match print(&export, args.format) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(0),
+            Err(error) => {
+                let message = format_args!("cannot write to standard output: {error}");
+                return Err(Failure::new(exit::CANNOT_CREATE, message));
+            }
+        }
+    }
+}
+
+fn print(export: &Received, format: Format) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match format {
+        Format::Text => out.write_all(text(export).as_bytes())?,
+        Format::Json => writeln!(out, "{}", json_line(export))?,
+    }
+    out.flush()
+}

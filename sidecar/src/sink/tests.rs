@@ -1,0 +1,172 @@
+use std::time::Duration;
+
+use opentelemetry_proto::tonic::{
+    common::v1::{AnyValue, KeyValue, any_value::Value},
+    metrics::v1::{
+        ExponentialHistogram, ExponentialHistogramDataPoint, Metric, ResourceMetrics, ScopeMetrics,
+        exponential_histogram_data_point::Buckets, metric::Data,
+    },
+    resource::v1::Resource,
+    trace::v1::{ResourceSpans, ScopeSpans, Span, span::SpanKind},
+};
+use prost::Message;
+use tokio::time::timeout;
+
+use super::*;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+async fn start() -> (Sink, mpsc::Receiver<Received>) {
+    let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+    Sink::start(any, any).await.expect("a free port")
+}
+
+fn service(name: &str) -> Option<Resource> {
+    let value = Some(AnyValue {
+        value: Some(Value::StringValue(name.to_owned())),
+    });
+    let attribute = KeyValue {
+        key: "service.name".to_owned(),
+        value,
+        ..Default::default()
+    };
+    Some(Resource {
+        attributes: vec![attribute],
+        ..Default::default()
+    })
+}
+
+fn traces(name: &str) -> ExportTraceServiceRequest {
+    let span = Span {
+        trace_id: vec![0xab; 16],
+        span_id: vec![0xcd; 8],
+        name: name.to_owned(),
+        kind: SpanKind::Client.into(),
+        start_time_unix_nano: 1_000_000_000,
+        end_time_unix_nano: 1_020_400_000,
+        ..Default::default()
+    };
+    ExportTraceServiceRequest {
+        resource_spans: vec![ResourceSpans {
+            resource: service("web"),
+            scope_spans: vec![ScopeSpans {
+                spans: vec![span],
+                ..Default::default()
+            }],
+            ..Default::default()
+        }],
+    }
+}
+
+async fn post(sink: &Sink, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> (u16, String) {
+    // It fails when another test was quicker.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .build()
+        .expect("a client");
+    let mut request = client
+        .post(format!("http://{}{path}", sink.http()))
+        .body(body);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let answer = request.send().await.expect("an answer");
+    let status = answer.status().as_u16();
+    (status, answer.text().await.expect("a text"))
+}
+
+#[tokio::test]
+async fn json_is_taken_and_is_what_json_lines_give() {
+    let (sink, mut received) = start().await;
+    let sent = r#"{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"abababababababababababababababab",
+        "spanId":"cdcdcdcdcdcdcdcd","name":"tcp 8080","kind":3,"startTimeUnixNano":"1","endTimeUnixNano":"2"}]}]}]}"#;
+    let json = [("content-type", "application/json")];
+    let answer = post(&sink, "/v1/traces", &json, sent.as_bytes().to_vec()).await;
+    assert_eq!(answer, (200, "{}".to_owned()));
+    let export = timeout(LIMIT, received.recv())
+        .await
+        .expect("in time")
+        .expect("an export");
+    let line: serde_json::Value = serde_json::from_str(&json_line(&export)).expect("JSON");
+    let span = &line["resourceSpans"][0]["scopeSpans"][0]["spans"][0];
+    assert_eq!(span["traceId"], "abababababababababababababababab");
+    assert_eq!(span["name"], "tcp 8080");
+}
+
+#[tokio::test]
+async fn what_is_no_otlp_is_refused() {
+    let (sink, mut received) = start().await;
+    let status = async |path, headers: &[(&str, &str)], body: &[u8]| {
+        post(&sink, path, headers, body.to_vec()).await.0
+    };
+    assert_eq!(status("/v1/traces", &[], b"\xff garbage").await, 400);
+    assert_eq!(status("/v1/logs", &[], b"").await, 404);
+    let packed = |with| [("content-encoding", with)];
+    assert_eq!(status("/v1/traces", &packed("br"), b"").await, 415);
+    assert_eq!(status("/v1/traces", &packed("gzip"), b"no gzip").await, 400);
+    assert_eq!(status("/v1/traces", &packed("zstd"), b"no zstd").await, 400);
+    let bomb = zstd::bulk::compress(&vec![0; MOST_BODY + 1], 1).expect("memory");
+    assert_eq!(status("/v1/traces", &packed("zstd"), &bomb).await, 413);
+    assert!(received.try_recv().is_err(), "nothing of it is handed on");
+    assert_eq!(
+        status("/v1/traces", &[], &traces("x").encode_to_vec()).await,
+        200
+    );
+}
+
+#[test]
+fn a_span_is_a_line_that_cannot_move_the_cursor() {
+    let text = text(&Received::Traces(traces("tcp\u{1b}[2J 8080")));
+    assert!(!text.contains('\u{1b}'), "{text:?}");
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines[0], "spans of web");
+    let ids = format!("trace {} span {}", "ab".repeat(16), "cd".repeat(8));
+    assert!(
+        lines[1].contains("20.4ms") && lines[1].contains(&ids),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_histogram_is_drawn_with_its_quantiles() {
+    // Nine values in (4.645 ms, 5.066 ms] and one five doublings above.
+    let mut bucket_counts = vec![0; 41];
+    (bucket_counts[0], bucket_counts[40]) = (9, 1);
+    let point = ExponentialHistogramDataPoint {
+        count: 10,
+        scale: 3,
+        positive: Some(Buckets {
+            offset: -62,
+            bucket_counts,
+        }),
+        ..Default::default()
+    };
+    let metric = Metric {
+        name: "flowcar.tcp.rtt".to_owned(),
+        unit: "s".to_owned(),
+        data: Some(Data::ExponentialHistogram(ExponentialHistogram {
+            data_points: vec![point],
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    let export = ExportMetricsServiceRequest {
+        resource_metrics: vec![ResourceMetrics {
+            resource: service("web"),
+            scope_metrics: vec![ScopeMetrics {
+                metrics: vec![metric],
+                ..Default::default()
+            }],
+            ..Default::default()
+        }],
+    };
+    let text = text(&Received::Metrics(export));
+    let line = text.lines().nth(1).expect("a line");
+    assert!(line.contains("flowcar.tcp.rtt"), "{line}");
+    assert!(line.contains('█') && line.contains('▁'), "{line}");
+    // Rank 5 of 10 is five ninths into the first bucket: 2^((-62 + 5/9) / 8) s = 4.87 ms.
+    assert!(line.contains("p50 4.87ms"), "{line}");
+    // 2^((-62 + 41) / 8) s = 162 ms.
+    assert!(line.contains("p99  162ms"), "{line}");
+}
