@@ -31,12 +31,7 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     let follower = Follower::attach(&cgroup, &config.limits())?;
     tracing::info!(cgroup = %cgroup.display(), "following its TCP flows");
     let exporter = Exporter::start(config, None);
-    let mut session = Session::new(
-        follower,
-        exporter,
-        config.report_interval / 2,
-        config.report_interval,
-    );
+    let mut session = Session::new(follower, exporter, config.report_interval / 2, config);
     let signals = || -> std::io::Result<_> {
         Ok((
             signal(SignalKind::terminate())?,

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use crate::{
-    flow::{Change, Flow, Outcome, Retransmits, Volume},
+    flow::{Change, Flow, Outcome, Volume},
     snapshot::{NetworkType, Peer, Series, SeriesKey},
 };
 
@@ -64,7 +64,7 @@ impl SeriesSet {
         match before {
             None => begin(series, now, *listed),
             Some(before) => {
-                add_volume(series, &now.volume, &before.volume);
+                add_volume(series, &now.volume.since(&before.volume));
                 series
                     .rtt
                     .entry(now.rtt_kind)
@@ -148,7 +148,7 @@ fn begin(series: &mut Series, flow: &Flow, listed: bool) {
             series.live += 1;
         }
     }
-    add_volume(series, &flow.volume, &Volume::default());
+    add_volume(series, &flow.volume);
     if !flow.rtt.is_empty() {
         series
             .rtt
@@ -180,25 +180,16 @@ fn finish(series: &mut Series, flow: &Flow, outcome: Outcome) {
     }
 }
 
-fn add_volume(series: &mut Series, now: &Volume, before: &Volume) {
-    series.bytes_sent += now.bytes_sent.saturating_sub(before.bytes_sent);
-    series.bytes_received += now.bytes_received.saturating_sub(before.bytes_received);
-    series.segments_sent += now.segments_sent.saturating_sub(before.segments_sent);
-    series.segments_received += now
-        .segments_received
-        .saturating_sub(before.segments_received);
-    add_retransmits(
-        &mut series.retransmits,
-        &now.retransmits,
-        &before.retransmits,
-    );
-}
-
-fn add_retransmits(sum: &mut Retransmits, now: &Retransmits, before: &Retransmits) {
-    sum.syn += now.syn.saturating_sub(before.syn);
-    sum.synack += now.synack.saturating_sub(before.synack);
-    sum.fast += now.fast.saturating_sub(before.fast);
-    sum.timeout += now.timeout.saturating_sub(before.timeout);
-    sum.tail_loss_probe += now.tail_loss_probe.saturating_sub(before.tail_loss_probe);
-    sum.unknown += now.unknown.saturating_sub(before.unknown);
+fn add_volume(series: &mut Series, volume: &Volume) {
+    series.bytes_sent += volume.bytes_sent;
+    series.bytes_received += volume.bytes_received;
+    series.segments_sent += volume.segments_sent;
+    series.segments_received += volume.segments_received;
+    let (sum, more) = (&mut series.retransmits, &volume.retransmits);
+    sum.syn += more.syn;
+    sum.synack += more.synack;
+    sum.fast += more.fast;
+    sum.timeout += more.timeout;
+    sum.tail_loss_probe += more.tail_loss_probe;
+    sum.unknown += more.unknown;
 }

@@ -4,7 +4,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
-use crate::{clock::Anchor, flow::Flow, follower::Follower, otlp::exporter::Exporter};
+use crate::{
+    clock::Anchor,
+    config::Config,
+    flow::{Flow, Parts},
+    follower::Follower,
+    otlp::exporter::Exporter,
+};
 
 /// How often the ring buffer is drained. A flow's end is seen this much later at most; waking up for each record
 /// would cost the kernel side more than following the flow does.
@@ -20,17 +26,21 @@ pub struct Session {
     drain: Interval,
     sample: Interval,
     report: Interval,
+    parts: Parts,
 }
 
 impl Session {
-    /// A session that asks live flows for a sample every `sample` and reports every `report`.
+    /// A session that asks live flows for a sample every `sample`, and reports as `config` says.
     pub fn new(
         follower: Follower,
         exporter: Option<Exporter>,
         sample: Duration,
-        report: Duration,
+        config: &Config,
     ) -> Self {
+        let report = config.report_interval;
+        let part_ns = u64::try_from(config.span_interval.as_nanos()).unwrap_or(u64::MAX);
         Self {
+            parts: Parts::every(part_ns),
             follower,
             exporter,
             drain: every(DRAIN_EVERY),
@@ -49,6 +59,7 @@ impl Session {
             _ = self.report.tick() => {
                 self.drain(finished);
                 self.follower.anchor_again();
+                self.cut_parts();
                 self.report();
             }
         }
@@ -78,6 +89,22 @@ impl Session {
         if let Some(exporter) = self.exporter {
             exporter.flush(deadline).await;
         }
+    }
+
+    fn cut_parts(&mut self) {
+        let Self {
+            follower,
+            exporter: Some(exporter),
+            parts,
+            ..
+        } = self
+        else {
+            return;
+        };
+        let anchor = *follower.anchor();
+        parts.cut(follower.flows(), anchor.monotonic(), |flow, part| {
+            exporter.part(flow, part, &anchor)
+        });
     }
 
     fn report(&mut self) {

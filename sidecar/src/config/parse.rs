@@ -48,6 +48,15 @@ pub(super) fn millis(text: &str) -> Result<Duration, Wrong> {
     }
 }
 
+/// Milliseconds, or 0 for never.
+pub(super) fn millis_or_never(text: &str) -> Result<Duration, Wrong> {
+    if text == "0" {
+        Ok(Duration::ZERO)
+    } else {
+        millis(text)
+    }
+}
+
 pub(super) fn interval(text: &str) -> Result<Duration, Wrong> {
     let interval = millis(text)?;
     if interval < LEAST_INTERVAL {

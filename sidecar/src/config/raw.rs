@@ -48,6 +48,7 @@ pub(super) struct RawFlowcar {
     pub(super) trace_parent: Option<String>,
     pub(super) spans_per_second: Option<String>,
     pub(super) span_queue: Option<String>,
+    pub(super) span_interval: Option<String>,
     pub(super) histograms: Option<String>,
     pub(super) log: Option<String>,
     pub(super) log_format: Option<String>,

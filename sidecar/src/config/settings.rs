@@ -184,6 +184,11 @@ pub const SETTINGS: &[Setting] = &[
         "spans waiting for the receiver, at most; those past it are counted",
     ),
     setting(
+        "FLOWCAR_SPAN_INTERVAL",
+        "`60000`",
+        "milliseconds after which a connection that is still open sends a span of its own for that time; 0: none before it ends",
+    ),
+    setting(
         "FLOWCAR_HISTOGRAMS",
         "`exponential`",
         "`explicit`: for back ends without exponential histograms",

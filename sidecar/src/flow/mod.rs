@@ -1,6 +1,7 @@
 //! What a flow is: one TCP connection as seen from one of its ends. Pure: no clock, no I/O.
 
 mod end;
+mod parts;
 mod record;
 mod table;
 mod trace;
@@ -9,6 +10,7 @@ use std::net::SocketAddr;
 
 pub use end::{End, Failure, Outcome};
 pub use flowcar_shared::record::Role;
+pub use parts::{Part, Parts};
 pub use record::{Malformed, Record, decode};
 pub use table::{Books, Change, Lost, Table};
 pub use trace::TraceIdentity;
@@ -72,6 +74,35 @@ pub struct Volume {
     pub segments_received: u64,
     /// Segments sent again.
     pub retransmits: Retransmits,
+}
+
+impl Retransmits {
+    /// What was sent again since `earlier`.
+    pub const fn since(&self, earlier: &Self) -> Self {
+        Self {
+            syn: self.syn.saturating_sub(earlier.syn),
+            synack: self.synack.saturating_sub(earlier.synack),
+            fast: self.fast.saturating_sub(earlier.fast),
+            timeout: self.timeout.saturating_sub(earlier.timeout),
+            tail_loss_probe: self.tail_loss_probe.saturating_sub(earlier.tail_loss_probe),
+            unknown: self.unknown.saturating_sub(earlier.unknown),
+        }
+    }
+}
+
+impl Volume {
+    /// What came since `earlier`.
+    pub const fn since(&self, earlier: &Self) -> Self {
+        Self {
+            bytes_sent: self.bytes_sent.saturating_sub(earlier.bytes_sent),
+            bytes_received: self.bytes_received.saturating_sub(earlier.bytes_received),
+            segments_sent: self.segments_sent.saturating_sub(earlier.segments_sent),
+            segments_received: self
+                .segments_received
+                .saturating_sub(earlier.segments_received),
+            retransmits: self.retransmits.since(&earlier.retransmits),
+        }
+    }
 }
 
 /// All that is known of one flow at one time.

@@ -19,12 +19,12 @@ use super::{
     error::{Accepted, ExportError},
     metrics::Options,
     resource::{Resource, random_instance},
-    spans::{SpanOptions, span},
+    spans::{SpanOptions, part, span},
 };
 use crate::{
     clock::Anchor,
     config::{Config, Export, Signal},
-    flow::Flow,
+    flow::{Flow, Part},
     snapshot::{Own, Snapshot},
 };
 
@@ -95,6 +95,13 @@ impl Exporter {
     pub fn flow(&mut self, flow: &Flow, anchor: &Anchor) {
         if let Some(lane) = &mut self.spans {
             lane.send(|| span(flow, anchor, &self.span_options));
+        }
+    }
+
+    /// Hands one part of a flow that lives to the spans.
+    pub fn part(&mut self, flow: &Flow, cut: &Part, anchor: &Anchor) {
+        if let Some(lane) = &mut self.spans {
+            lane.send(|| part(flow, cut, anchor, &self.span_options));
         }
     }
 

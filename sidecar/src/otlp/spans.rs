@@ -15,7 +15,7 @@ use super::names::{SCHEMA_URL, SCOPE, VERSION, attribute};
 use crate::{
     clock::Anchor,
     config::TraceParent,
-    flow::{Flow, Monotonic, Outcome, Role, RttKind},
+    flow::{Flow, Monotonic, Outcome, Part, Role, RttKind, Volume},
     histogram::Histogram,
 };
 
@@ -55,6 +55,28 @@ pub fn span(flow: &Flow, anchor: &Anchor, options: &SpanOptions) -> SpanData {
             .with_version(VERSION)
             .with_schema_url(SCHEMA_URL)
             .build(),
+    }
+}
+
+/// The span of one part of a flow that lives: a child of the flow's own span, which is sent when the flow ends.
+pub fn part(flow: &Flow, part: &Part, anchor: &Anchor, options: &SpanOptions) -> SpanData {
+    let whole = span(flow, anchor, options);
+    SpanData {
+        span_context: SpanContext::new(
+            whole.span_context.trace_id(),
+            SpanId::from(flow.trace.part(part.number)),
+            TraceFlags::SAMPLED,
+            false,
+            TraceState::NONE,
+        ),
+        parent_span_id: whole.span_context.span_id(),
+        parent_span_is_remote: false,
+        // The connection's own span is the one that draws the edge from client to server.
+        span_kind: SpanKind::Internal,
+        start_time: wall(anchor, part.from),
+        end_time: wall(anchor, part.to),
+        attributes: ends(flow).into_iter().chain(volume(&part.volume)).collect(),
+        ..whole
     }
 }
 
@@ -104,7 +126,7 @@ fn status(outcome: Option<Outcome>) -> Status {
 
 fn attributes(flow: &Flow) -> Vec<KeyValue> {
     let mut all = ends(flow);
-    all.extend(volume(flow));
+    all.extend(volume(&flow.volume));
     all.extend(latencies(flow));
     if let Some(outcome) = flow.outcome {
         all.push(KeyValue::new(attribute::END, outcome.name()));
@@ -145,8 +167,7 @@ fn ends(flow: &Flow) -> Vec<KeyValue> {
     all
 }
 
-fn volume(flow: &Flow) -> [KeyValue; 5] {
-    let volume = &flow.volume;
+fn volume(volume: &Volume) -> [KeyValue; 5] {
     [
         (attribute::BYTES_SENT, volume.bytes_sent),
         (attribute::BYTES_RECEIVED, volume.bytes_received),

@@ -63,7 +63,7 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
     let cgroup = CommandCgroup::make()?;
     let follower = Follower::attach(cgroup.path(), &config.limits())?;
     let exporter = exporter(config, &args.command[0]);
-    let mut session = Session::new(follower, exporter, STATUS_EVERY, config.report_interval);
+    let mut session = Session::new(follower, exporter, STATUS_EVERY, config);
     let mut child = Child::spawn(&args.command, &cgroup)?;
     let status = follow(&mut session, &mut child, &mut report).await?;
     settle(&mut session, &mut report).await;
