@@ -1,0 +1,375 @@
+//! `flowcar run` as a command among commands: what it follows, and that the command does not notice.
+
+use std::{
+    fs,
+    io::{BufRead, Read, Write},
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    process::{Command, Output, Stdio},
+    thread,
+    time::Duration,
+};
+
+use flowcar_tests::{
+    flowcar::{self, Report},
+    place::{Capability, OnlyCaps, Place, require_cgroup2, require_program, require_root},
+    traffic,
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+const BODY: usize = 123_457;
+
+/// Time for a killed process to leave its cgroup; the machine may be busy.
+const GONE_WITHIN: Duration = Duration::from_secs(10);
+
+fn can_run() -> bool {
+    require_root() && require_cgroup2()
+}
+
+fn place() -> Place {
+    Place::new("cli").unwrap()
+}
+
+/// `flowcar run OPTIONS -- COMMAND` until it ends.
+fn run(place: &Place, options: &[&str], command: &[&str]) -> Output {
+    let mut run = flowcar::command(place).unwrap();
+    run.arg("run").args(options).arg("--").args(command);
+    run.stdin(Stdio::null()).output().unwrap()
+}
+
+fn status(output: &Output) -> i32 {
+    output
+        .status
+        .code()
+        .unwrap_or_else(|| panic!("killed: {output:?}"))
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// The cgroups that flowcar made in the place and has not removed.
+fn left_behind(place: &Place) -> Vec<String> {
+    let entries = fs::read_dir(place.cgroup().path()).unwrap();
+    entries
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.file_type().unwrap().is_dir())
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .collect()
+}
+
+/// Answers one request with [`BODY`] bytes, waits for the client to close, and gives how many bytes it read and wrote.
+/// It is in the place's network and not in its cgroup.
+fn serve_one(place: &Place) -> (SocketAddr, thread::JoinHandle<(u64, u64)>) {
+    let bound = place
+        .netns()
+        .run(|| TcpListener::bind("127.0.0.1:0").unwrap());
+    let listener = bound.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = Vec::new();
+        let mut chunk = [0; 1024];
+        while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+            let read = stream.read(&mut chunk).unwrap();
+            assert_ne!(read, 0, "the request is incomplete");
+            request.extend_from_slice(&chunk[..read]);
+        }
+        let mut response =
+            format!("HTTP/1.1 200 OK\r\nContent-Length: {BODY}\r\n\r\n").into_bytes();
+        response.resize(response.len() + BODY, b'.');
+        stream.write_all(&response).unwrap();
+        assert_eq!(stream.read(&mut chunk).unwrap(), 0, "one request");
+        (request.len() as u64, response.len() as u64)
+    });
+    (address, serving)
+}
+
+#[test]
+fn curl_is_one_client_flow_with_exact_bytes() {
+    if !can_run() || !require_program("curl") {
+        return;
+    }
+    let place = place();
+    let (address, serving) = serve_one(&place);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let output = run(
+        &place,
+        &["--format", "json", "-o", file.path().to_str().unwrap()],
+        &[
+            "curl",
+            "-s",
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{size_request} %{size_header} %{size_download} %{local_port}",
+            &format!("http://{address}/"),
+        ],
+    );
+    assert_eq!(status(&output), 0, "{output:?}");
+    assert_eq!(text(&output.stderr), "");
+    let curl: Vec<u64> = text(&output.stdout)
+        .split(' ')
+        .map(|number| number.parse().unwrap())
+        .collect();
+    let (read, written) = serving.join().unwrap();
+    assert_eq!((read, written), (curl[0], curl[1] + curl[2]));
+
+    let report = Report::parse(&fs::read_to_string(file.path()).unwrap()).unwrap();
+    let [flow] = &report.flows[..] else {
+        panic!("not one flow: {report:?}");
+    };
+    assert_eq!(flow.role, "client");
+    assert_eq!(flow.peer(), address);
+    assert_eq!(u64::from(flow.local.port), curl[3]);
+    assert_eq!((flow.bytes_sent, flow.bytes_received), (read, written));
+    assert_eq!(flow.end, "local_fin");
+    assert!(
+        flow.connect_s
+            .is_some_and(|connect| connect > 0.0 && connect < flow.duration_s + 1.0)
+    );
+    let books = &report.summary;
+    assert_eq!((books.opened, books.closed, books.live), (1, 1, 0));
+    assert_eq!((books.failed, books.lost, books.exit_status), (0, 0, 0));
+    assert_eq!(left_behind(&place), [""; 0]);
+}
+
+#[test]
+fn the_status_is_that_of_the_command() {
+    if !can_run() {
+        return;
+    }
+    let place = place();
+    let plain = tempfile::NamedTempFile::new().unwrap();
+    let plain = plain.path().to_str().unwrap();
+    for (command, expected) in [
+        (&["true"][..], 0),
+        (&["sh", "-c", "exit 7"], 7),
+        (&["sh", "-c", "kill -KILL $$"], 128 + 9),
+        (&["sh", "-c", "kill -TERM $$"], 128 + 15),
+        (&["/nowhere/at-all"], 127),
+        (&["flowcar-no-such-command"], 127),
+        (&[plain], 126),
+        (&["/"], 126),
+    ] {
+        let output = run(&place, &["--format", "json"], command);
+        assert_eq!(status(&output), expected, "{command:?}: {output:?}");
+        assert_eq!(output.stdout, b"", "{command:?}");
+        let told = text(&output.stderr);
+        assert_eq!(told.lines().count(), 1, "{command:?}: {told}");
+        if matches!(expected, 126 | 127) {
+            assert!(
+                told.starts_with("flowcar: ") && told.contains(command[0]),
+                "{told}"
+            );
+        } else {
+            let report = Report::parse(told).unwrap();
+            assert_eq!(report.summary.exit_status, expected);
+            assert_eq!(report.flows.len(), 0);
+        }
+        assert_eq!(left_behind(&place), [""; 0], "{command:?}");
+    }
+}
+
+#[test]
+fn standard_streams_are_the_commands() {
+    if !can_run() {
+        return;
+    }
+    let place = place();
+    let mut run = flowcar::command(&place).unwrap();
+    run.args(["run", "--", "sh", "-c", "cat; printf err >&2"]);
+    run.stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = run.spawn().unwrap();
+    let bytes: Vec<u8> = (0..=255).cycle().take(10_000).collect();
+    child.stdin.take().unwrap().write_all(&bytes).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.stdout, bytes);
+    assert!(
+        text(&output.stderr).starts_with("err"),
+        "the report follows what the command wrote"
+    );
+    assert!(text(&output.stderr).len() > 3);
+}
+
+#[test]
+fn the_report_goes_where_it_is_told_to() {
+    if !can_run() {
+        return;
+    }
+    let place = place();
+    let output = run(&place, &["--format", "json", "-o", "-"], &["printf", ""]);
+    assert_eq!(
+        Report::parse(text(&output.stdout)).unwrap().summary.opened,
+        0
+    );
+    assert_eq!(output.stderr, b"");
+
+    let output = run(&place, &["-o", "/nowhere/report"], &["echo", "ran"]);
+    assert_eq!(status(&output), 73, "{output:?}");
+    assert_eq!(output.stdout, b"", "the command was not run in vain");
+    assert!(text(&output.stderr).contains("/nowhere/report"));
+    assert_eq!(text(&output.stderr).lines().count(), 1);
+}
+
+/// What the command leaves running goes on, and does not keep the cgroup.
+#[test]
+fn signals_are_passed_on() {
+    if !can_run() {
+        return;
+    }
+    let place = place();
+    let script = "trap 'exit 3' TERM; trap 'echo user' USR1; sleep 1000 >/dev/null 2>&1 & \
+                  echo $!; wait; wait; wait";
+    let mut run = flowcar::Run::start(&place, Path::new("sh"), &["-c", script]).unwrap();
+    let flowcar = Pid::from_raw(run.id().cast_signed());
+    let mut stdout = run.stdout().unwrap();
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    let sleep: i32 = line.trim().parse().unwrap();
+    assert_eq!(left_behind(&place), [format!("flowcar-run-{flowcar}")]);
+
+    kill(flowcar, Signal::SIGUSR1).unwrap();
+    line.clear();
+    stdout.read_line(&mut line).unwrap();
+    assert_eq!(line, "user\n");
+    kill(flowcar, Signal::SIGTERM).unwrap();
+    let (status, report) = run.finish().unwrap();
+    assert_eq!((status.code(), report.summary.exit_status), (Some(3), 3));
+    assert_eq!(left_behind(&place), [""; 0]);
+    kill(Pid::from_raw(sleep), None).expect("it goes on");
+    let cgroup = fs::read_to_string(format!("/proc/{sleep}/cgroup")).unwrap();
+    let own = place.cgroup().path().file_name().unwrap().to_str().unwrap();
+    assert!(
+        cgroup
+            .lines()
+            .any(|line| line.starts_with("0::") && line.ends_with(own)),
+        "{cgroup}"
+    );
+}
+
+#[test]
+fn a_killed_flowcar_is_cleaned_up_after_by_the_next() {
+    if !can_run() {
+        return;
+    }
+    let place = place();
+    let script = "echo $$; exec sleep 1000";
+    let mut run = flowcar::Run::start(&place, Path::new("sh"), &["-c", script]).unwrap();
+    let mut line = String::new();
+    run.stdout().unwrap().read_line(&mut line).unwrap();
+    let name = format!("flowcar-run-{}", run.id());
+    // Dropping it kills and reaps flowcar, not the command.
+    drop(run);
+    assert_eq!(left_behind(&place), [name.clone()]);
+
+    let again = || assert_eq!(status(&self::run(&place, &[], &["true"])), 0);
+    again();
+    assert_eq!(left_behind(&place), [name], "somebody still lives there");
+    kill(Pid::from_raw(line.trim().parse().unwrap()), Signal::SIGKILL).unwrap();
+    assert!(place.cgroup().wait_empty(GONE_WITHIN).unwrap());
+    again();
+    assert_eq!(left_behind(&place), [""; 0]);
+}
+
+#[test]
+fn the_table_is_plain_and_narrow_in_a_file() {
+    if !can_run() {
+        return;
+    }
+    let place = place();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let traffic = traffic::program().unwrap();
+    // Both ends in one cgroup: two rows for each connection.
+    let script = format!(
+        "{0} serve --listen '[::]:7000' --until 4 | {{ read -r listening; \
+         {0} call '[::1]:7000' --connections 3 && \
+         {0} call 127.0.0.1:7000 --close reset-by-client; cat; }} >/dev/null",
+        traffic.display()
+    );
+    let output = run(
+        &place,
+        &["-o", file.path().to_str().unwrap()],
+        &["sh", "-c", &script],
+    );
+    assert_eq!(status(&output), 0, "{output:?}");
+    let table = fs::read_to_string(file.path()).unwrap();
+    println!("{table}");
+    assert!(!table.contains('\x1b'), "colours are for terminals");
+    assert!(table.lines().all(|line| line.chars().count() <= 100));
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(lines.len(), 1 + 8 + 1, "head, two rows each, books");
+    assert!(lines[0].starts_with("role"));
+    let rows = |words: &[&str]| {
+        let has = |line: &&&str| words.iter().all(|word| line.contains(word));
+        lines[1..9].iter().filter(has).count()
+    };
+    assert_eq!(rows(&["client", "[::1]:", "132", "local_fin"]), 3);
+    assert_eq!(rows(&["server", "[::1]:", "132", "peer_fin"]), 3);
+    assert_eq!(rows(&["client", "127.0.0.1:", "reset"]), 1);
+    assert_eq!(rows(&["server", "127.0.0.1:", "reset"]), 1);
+    assert!(lines[9].starts_with("8 opened = 8 closed + 0 live + 0 lost"));
+}
+
+#[test]
+fn a_missing_capability_is_named() {
+    if !can_run() {
+        return;
+    }
+    let place = place();
+    let cases: [(&[Capability], &str); 3] = [
+        (&[Capability::CAP_NET_ADMIN], "missing CAP_BPF:"),
+        (&[Capability::CAP_BPF], "missing CAP_NET_ADMIN:"),
+        (&[], "missing CAP_BPF and CAP_NET_ADMIN:"),
+    ];
+    for (kept, expected) in cases {
+        let mut run = Command::new(flowcar::program().unwrap());
+        place.enter(&mut run).unwrap();
+        run.with_only_caps(kept);
+        let output = run.args(["run", "--", "echo", "ran"]).output().unwrap();
+        assert_eq!(status(&output), 77, "{kept:?}: {output:?}");
+        let told = text(&output.stderr);
+        assert!(told.contains(expected), "{kept:?}: {told}");
+        assert_eq!(told.lines().count(), 1, "{told}");
+        assert_eq!(output.stdout, b"", "the command was not run unfollowed");
+        assert_eq!(left_behind(&place), [""; 0]);
+    }
+}
+
+/// One line each, that says what, why and what to do.
+#[test]
+fn mistakes_are_told_before_anything_runs() {
+    if !can_run() {
+        return;
+    }
+    let place = place();
+    let procs = place.cgroup().path().join("cgroup.procs");
+    for path in [Path::new("/tmp"), Path::new("/nowhere"), &procs] {
+        let mut export = flowcar::command(&place).unwrap();
+        let output = export.arg("export").arg("--cgroup").arg(path);
+        let output = output.output().unwrap();
+        assert_eq!(status(&output), 64, "{path:?}: {output:?}");
+        let told = text(&output.stderr);
+        assert!(
+            told.contains(path.to_str().unwrap()) && told.contains("cgroup2"),
+            "{told}"
+        );
+        assert_eq!(told.lines().count(), 1, "{told}");
+    }
+    for arguments in [
+        &["run"][..],
+        &["run", "--format", "xml", "--", "echo", "ran"],
+        &["export"],
+        &["no-such-command"],
+    ] {
+        let mut flowcar = flowcar::command(&place).unwrap();
+        let output = flowcar.args(arguments).output().unwrap();
+        assert_eq!(status(&output), 64, "{arguments:?}: {output:?}");
+        assert_eq!(output.stdout, b"", "{arguments:?}");
+    }
+}
