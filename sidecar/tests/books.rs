@@ -1,0 +1,435 @@
+//! The flow table and the series against a model of the kernel: sockets that live, and a ring buffer and memory that
+//! give out now and then.
+
+mod common;
+
+use std::collections::{BTreeMap, HashMap};
+
+use common::{blank, bytes, sample};
+use flowcar::{
+    flow::{Lost, Role, Table, decode},
+    series::{Naming, PeerNaming, SeriesSet},
+    snapshot::{Series, SeriesKey},
+};
+use flowcar_shared::{
+    counter::{COUNTERS, Counter},
+    record::{FlowRecord, Kind, flag},
+};
+use proptest::prelude::*;
+
+/// What happens next to one of the sockets.
+#[derive(Clone, Debug)]
+enum Event {
+    /// An attempt begins; the peer's last octet.
+    Connect(u8),
+    /// It is established; or its storage, its callbacks, or the ring refuse.
+    Establish(Fault),
+    /// It fails.
+    Fail { delivered: bool },
+    /// It sends and receives, and a sample is due.
+    Work {
+        sent: u16,
+        received: u16,
+        rtt_us: u16,
+        delivered: bool,
+    },
+    /// It closes; the record arrives, does not, or does not decode.
+    Close(Arrival),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    None,
+    RingFull,
+    Storage,
+    Callbacks,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Arrival {
+    Whole,
+    Dropped,
+    Malformed,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let fault = prop_oneof![
+        8 => Just(Fault::None),
+        2 => Just(Fault::RingFull),
+        1 => Just(Fault::Storage),
+        1 => Just(Fault::Callbacks),
+    ];
+    let arrival = prop_oneof![
+        8 => Just(Arrival::Whole),
+        1 => Just(Arrival::Dropped),
+        1 => Just(Arrival::Malformed),
+    ];
+    let delivered = proptest::bool::weighted(0.8);
+    prop_oneof![
+        4 => any::<u8>().prop_map(Event::Connect),
+        4 => fault.prop_map(Event::Establish),
+        1 => delivered.clone().prop_map(|delivered| Event::Fail { delivered }),
+        8 => (any::<u16>(), any::<u16>(), 10_u16.., delivered).prop_map(|(sent, received, rtt_us, delivered)| {
+            Event::Work { sent, received, rtt_us, delivered }
+        }),
+        3 => arrival.prop_map(Event::Close),
+    ]
+}
+
+/// The kernel's side, and what of it userspace must come to know.
+struct Kernel {
+    table: Table,
+    series: SeriesSet,
+    counters: [u64; COUNTERS],
+    sockets: Vec<FlowRecord>,
+    clock: u64,
+    truth: Truth,
+}
+
+#[derive(Debug, Default)]
+struct Truth {
+    established: u64,
+    closed: u64,
+    failed: u64,
+    lost: BTreeMap<Lost, u64>,
+    /// The last delivered (payload sent, received, RTT samples) of each flow, the closed ones included.
+    told: HashMap<u64, (u64, u64, u64)>,
+    opened_told: std::collections::HashSet<u64>,
+}
+
+impl Kernel {
+    fn new(bound: usize, naming: Naming) -> Self {
+        Self {
+            table: Table::new(bound),
+            series: SeriesSet::new(naming),
+            counters: [0; COUNTERS],
+            sockets: Vec::new(),
+            clock: 1_000_000,
+            truth: Truth::default(),
+        }
+    }
+
+    fn count(&mut self, counter: Counter) {
+        self.counters[counter.index() as usize] += 1;
+    }
+
+    fn lose(&mut self, lost: Lost) {
+        *self.truth.lost.entry(lost).or_default() += 1;
+    }
+
+    fn deliver(&mut self, record: &FlowRecord) {
+        let decoded = decode(bytes(record), 1).expect("a whole record");
+        let change = self.table.apply(decoded);
+        self.series.apply(&change);
+        let payload = (
+            record.bytes_acked - u64::from(record.established_ns != 0),
+            record.bytes_received,
+        );
+        let samples = record.rtt_slots.iter().map(|count| u64::from(*count)).sum();
+        if change.listed || change.now.outcome.is_some() {
+            self.truth
+                .told
+                .insert(record.cookie, (payload.0, payload.1, samples));
+            if record.established_ns != 0 {
+                self.truth.opened_told.insert(record.cookie);
+            }
+        }
+    }
+
+    /// `which` picks the socket that it happens to.
+    fn happen(&mut self, which: usize, event: &Event) {
+        self.clock += 1_000_000;
+        if let Event::Connect(peer) = event {
+            let cookie = self.truth.established + self.truth.failed + self.clock;
+            let mut record = blank(cookie);
+            record.started_ns = self.clock;
+            record.established_ns = 0;
+            record.bytes_acked = 0;
+            record.peer_addr[3] = u32::from_be_bytes([10, 0, 0, *peer]).to_be();
+            self.sockets.push(record);
+            return;
+        }
+        if self.sockets.is_empty() {
+            return;
+        }
+        let at = which % self.sockets.len();
+        let mut record = self.sockets[at];
+        record.emitted_ns = self.clock;
+        let established = record.established_ns != 0;
+        match *event {
+            Event::Establish(fault) if !established => self.establish(at, record, fault),
+            Event::Fail { delivered } if !established => {
+                self.sockets.swap_remove(at);
+                record.kind = Kind::Close as u8;
+                record.last_state = 2;
+                self.count(Counter::Failed);
+                if delivered {
+                    self.truth.failed += 1;
+                    self.deliver(&record);
+                } else {
+                    self.count(Counter::FailedDropped);
+                }
+            }
+            Event::Work {
+                sent,
+                received,
+                rtt_us,
+                delivered,
+            } if established => {
+                record.bytes_acked += u64::from(sent);
+                record.bytes_received += u64::from(received);
+                sample(&mut record, rtt_us.into());
+                record.kind = Kind::Sample as u8;
+                self.sockets[at] = record;
+                if delivered {
+                    self.deliver(&record);
+                } else {
+                    self.count(Counter::SampleDropped);
+                }
+            }
+            Event::Close(arrival) if established => self.close(at, record, arrival),
+            _ => {}
+        }
+    }
+
+    fn establish(&mut self, at: usize, mut record: FlowRecord, fault: Fault) {
+        self.truth.established += 1;
+        self.count(Counter::Established);
+        match fault {
+            Fault::Storage | Fault::Callbacks => {
+                self.sockets.swap_remove(at);
+                if fault == Fault::Storage {
+                    self.count(Counter::StorageRefused);
+                    self.lose(Lost::Storage);
+                } else {
+                    self.count(Counter::ArmRefused);
+                    self.lose(Lost::Callbacks);
+                }
+            }
+            Fault::None | Fault::RingFull => {
+                record.established_ns = self.clock;
+                record.bytes_acked = 1;
+                record.kind = Kind::Open as u8;
+                self.sockets[at] = record;
+                if fault == Fault::None {
+                    self.deliver(&record);
+                } else {
+                    self.count(Counter::OpenDropped);
+                }
+            }
+        }
+    }
+
+    fn close(&mut self, at: usize, mut record: FlowRecord, arrival: Arrival) {
+        self.sockets.swap_remove(at);
+        record.kind = Kind::Close as u8;
+        record.last_state = 9;
+        record.flags = flag::ORDERLY | flag::PEER_FIN_FIRST;
+        self.count(Counter::Closed);
+        match arrival {
+            Arrival::Whole => {
+                self.truth.closed += 1;
+                self.deliver(&record);
+            }
+            Arrival::Dropped => {
+                self.count(Counter::CloseDropped);
+                self.lose(Lost::RingFull);
+            }
+            Arrival::Malformed => {
+                assert!(decode(&bytes(&record)[1..], 1).is_err());
+                self.table.malformed();
+                self.lose(Lost::Malformed);
+            }
+        }
+    }
+
+    fn live(&self) -> u64 {
+        let established = self
+            .sockets
+            .iter()
+            .filter(|record| record.established_ns != 0);
+        established.count() as u64
+    }
+
+    fn books_balance(&self) -> Result<(), TestCaseError> {
+        let books = self
+            .table
+            .books(|counter| self.counters[counter.index() as usize]);
+        prop_assert!(books.balance(), "{:?}", books);
+        prop_assert_eq!(books.opened, self.truth.established);
+        prop_assert_eq!(books.closed, self.truth.closed);
+        prop_assert_eq!(books.failed, self.truth.failed);
+        prop_assert_eq!(books.live, self.live());
+        prop_assert_eq!(&books.lost, &self.truth.lost);
+        Ok(())
+    }
+
+    /// Nothing that a record told of is missing or counted twice, whatever the bound of series.
+    fn sums_are_exact(&self) -> Result<(), TestCaseError> {
+        let all = self.series.all();
+        let sum = |of: fn(&Series) -> u64| all.values().map(of).sum::<u64>();
+        let told = self.truth.told.values();
+        let expected = told.fold((0, 0, 0), |(a, b, c), (sent, received, samples)| {
+            (a + sent, b + received, c + samples)
+        });
+        let samples = |series: &Series| series.rtt.values().map(|rtt| rtt.count()).sum();
+        prop_assert_eq!(
+            (
+                sum(|series| series.bytes_sent),
+                sum(|series| series.bytes_received),
+                sum(samples)
+            ),
+            expected
+        );
+        prop_assert_eq!(
+            sum(|series| series.opened),
+            self.truth.opened_told.len() as u64
+        );
+        prop_assert_eq!(
+            sum(|series| series.closed.values().sum()),
+            self.truth.closed
+        );
+        prop_assert_eq!(
+            sum(|series| series.failed.values().sum()),
+            self.truth.failed
+        );
+        prop_assert_eq!(sum(|series| series.live), self.table.len() as u64);
+        Ok(())
+    }
+}
+
+fn naming(peer: PeerNaming, limit: usize) -> Naming {
+    Naming {
+        peer,
+        ports: true,
+        limit,
+    }
+}
+
+fn events() -> impl Strategy<Value = Vec<(usize, Event)>> {
+    proptest::collection::vec((any::<usize>(), event()), 0..400)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    #[test]
+    fn books_balance_after_every_event(events in events(), bound in 0_usize..8) {
+        let mut kernel = Kernel::new(bound, naming(PeerNaming::None, 10));
+        for (which, event) in &events {
+            kernel.happen(*which, event);
+            prop_assert!(kernel.table.len() <= bound);
+            kernel.books_balance()?;
+        }
+    }
+
+    #[test]
+    fn series_sum_to_what_was_told(events in events(), bound in 0_usize..8, limit in 0_usize..6) {
+        let mut kernel = Kernel::new(bound, naming(PeerNaming::Address, limit));
+        for (which, event) in &events {
+            kernel.happen(*which, event);
+        }
+        kernel.sums_are_exact()?;
+        let named = kernel.series.all().keys().filter(|key| **key != SeriesKey::Overflow).count();
+        prop_assert!(named <= limit);
+    }
+
+    /// Records in any order, of any flow, known or not, as after an arbitrary loss.
+    #[test]
+    fn the_table_takes_records_in_any_order(
+        records in proptest::collection::vec((0_u64..6, 1_u8..=3, 0_u64..3, any::<bool>()), 0..200),
+        bound in 0_usize..4,
+    ) {
+        let mut table = Table::new(bound);
+        let (mut closed, mut failed) = (0, 0);
+        for (cookie, kind, started_ns, established) in records {
+            let record = FlowRecord {
+                kind,
+                started_ns,
+                established_ns: if established { started_ns + 1 } else { 0 },
+                ..blank(cookie)
+            };
+            let change = table.apply(decode(bytes(&record), 1).expect("a whole record"));
+            let is_close = kind == Kind::Close as u8;
+            closed += u64::from(is_close && established);
+            failed += u64::from(is_close && !established);
+            prop_assert!(table.len() <= bound);
+            prop_assert_eq!(change.listed, table.iter().any(|flow| flow.cookie == cookie));
+            prop_assert!(change.before.is_none_or(|before| before.started == change.now.started));
+        }
+        let books = table.books(|counter| match counter {
+            Counter::Established => closed + 5,
+            _ => 0,
+        });
+        prop_assert_eq!((books.closed, books.failed, books.live), (closed, failed, 5));
+        prop_assert!(books.balance());
+    }
+}
+
+#[test]
+fn past_the_limit_there_is_one_more_series_and_no_less_in_the_sum() {
+    let mut kernel = Kernel::new(100, naming(PeerNaming::Address, 3));
+    for peer in 0..10 {
+        kernel.happen(0, &Event::Connect(peer));
+        let last = kernel.sockets.len() - 1;
+        kernel.happen(last, &Event::Establish(Fault::None));
+        let work = Event::Work {
+            sent: 100,
+            received: 1000,
+            rtt_us: 500,
+            delivered: true,
+        };
+        kernel.happen(last, &work);
+    }
+    let all = kernel.series.all();
+    assert_eq!(all.len(), 4);
+    let overflow = &all[&SeriesKey::Overflow];
+    assert_eq!(
+        (
+            overflow.opened,
+            overflow.bytes_sent,
+            overflow.bytes_received
+        ),
+        (7, 700, 7000)
+    );
+}
+
+#[test]
+fn peers_are_named_as_asked() {
+    let peers = |peer| {
+        let mut kernel = Kernel::new(100, naming(peer, 100));
+        for octet in [1, 2, 130] {
+            kernel.happen(0, &Event::Connect(octet));
+            kernel.happen(kernel.sockets.len() - 1, &Event::Establish(Fault::None));
+        }
+        let names = kernel.series.all().keys().map(|key| match key {
+            SeriesKey::Flows {
+                role: Role::Client,
+                peer,
+                server_port: Some(80),
+                ..
+            } => format!("{peer:?}"),
+            key => panic!("{key:?}"),
+        });
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(peers(PeerNaming::None), ["Unnamed"]);
+    let named = |names: &[&str]| {
+        names
+            .iter()
+            .map(|name| format!("Named({name:?})"))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        peers(PeerNaming::Address),
+        named(&["10.0.0.1", "10.0.0.130", "10.0.0.2"])
+    );
+    assert_eq!(
+        peers(PeerNaming::Prefix { v4: 25, v6: 64 }),
+        named(&["10.0.0.0/25", "10.0.0.128/25"])
+    );
+    assert_eq!(
+        peers(PeerNaming::Prefix { v4: 0, v6: 0 }),
+        named(&["0.0.0.0/0"])
+    );
+}

@@ -1,0 +1,74 @@
+//! Wall time across steps of the clock.
+
+use flowcar::{clock::Anchor, flow::Monotonic};
+use proptest::prelude::*;
+
+/// 50 ms: more than that is a step.
+const STEP: i64 = 50_000_000;
+
+const DAY: u64 = 86_400_000_000_000;
+/// Some time in 2026.
+const EPOCH: u64 = 20_500 * DAY;
+
+fn anchor(monotonic: u64, unix: u64) -> Anchor {
+    Anchor::new(Monotonic(monotonic), unix)
+}
+
+proptest! {
+    #[test]
+    fn time_runs_alike_on_both_clocks(at in DAY..2 * DAY, before in 0..DAY, after in 0..DAY) {
+        let anchor = anchor(at, EPOCH);
+        prop_assert_eq!(anchor.unix_ns(Monotonic(at)), EPOCH);
+        prop_assert_eq!(anchor.unix_ns(Monotonic(at - before)), EPOCH - before);
+        prop_assert_eq!(anchor.unix_ns(Monotonic(at + after)), EPOCH + after);
+    }
+
+    #[test]
+    fn only_steps_are_told(elapsed in 0..DAY, step in -10 * STEP..10 * STEP) {
+        let mut held = anchor(DAY, EPOCH);
+        let now = EPOCH + elapsed;
+        let newer = anchor(DAY + elapsed, now.checked_add_signed(step).expect("in range"));
+        let told = held.refresh(newer);
+        prop_assert_eq!(told, (step.abs() > STEP).then_some(step));
+        prop_assert_eq!(held, newer, "the newer pair holds either way");
+    }
+}
+
+#[test]
+fn a_step_of_exactly_the_bound_is_drift() {
+    for (step, told) in [
+        (STEP, None),
+        (STEP + 1, Some(STEP + 1)),
+        (-STEP, None),
+        (-STEP - 1, Some(-STEP - 1)),
+    ] {
+        let mut held = anchor(DAY, EPOCH);
+        let newer = anchor(DAY, EPOCH.checked_add_signed(step).unwrap());
+        assert_eq!(held.refresh(newer), told);
+    }
+}
+
+/// A step moves flows that end after it, and leaves their durations alone.
+#[test]
+fn durations_do_not_know_of_steps() {
+    let mut held = anchor(DAY, EPOCH);
+    let hour = DAY / 24;
+    held.refresh(anchor(DAY + hour, EPOCH + 2 * hour));
+    let (start, end) = (Monotonic(DAY + hour / 2), Monotonic(DAY + hour));
+    assert_eq!(held.unix_ns(end) - held.unix_ns(start), hour / 2);
+    assert_eq!(held.unix_ns(end), EPOCH + 2 * hour);
+}
+
+#[test]
+fn both_clocks_are_read_together() {
+    let wall = || {
+        std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap()
+    };
+    let before = wall();
+    let anchor = Anchor::now();
+    let after = wall();
+    let unix = u128::from(anchor.unix_ns(anchor.monotonic()));
+    assert!(before.as_nanos() <= unix && unix <= after.as_nanos());
+}

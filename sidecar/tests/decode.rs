@@ -1,0 +1,197 @@
+//! The decoder against records whose meaning is known, and against bytes that mean nothing.
+
+mod common;
+
+use std::mem::offset_of;
+
+use common::{blank, bytes, sample};
+use flowcar::{
+    clock::Anchor,
+    flow::{End, Failure, Malformed, Monotonic, Outcome, Role, RttKind, decode},
+    view::{
+        json,
+        table::{self, Style},
+    },
+};
+use flowcar_shared::{
+    histogram::SLOTS,
+    record::{FlowRecord, HEADER_LEN, Kind, RECORD_LEN, flag},
+};
+use proptest::prelude::*;
+
+fn closed(last_state: u8, flags: u16) -> FlowRecord {
+    FlowRecord {
+        kind: Kind::Close as u8,
+        last_state,
+        flags,
+        ..blank(7)
+    }
+}
+
+#[test]
+fn the_byte_counts_are_payload() {
+    let record = FlowRecord {
+        // A SYN, 100 bytes and a FIN; 4,000 bytes and a FIN.
+        bytes_acked: 102,
+        bytes_received: 4001,
+        ..closed(4, flag::ORDERLY | flag::FIN_ACKED | flag::FIN_RECEIVED)
+    };
+    let volume = decode(bytes(&record), 0).unwrap().flow.volume;
+    assert_eq!((volume.bytes_sent, volume.bytes_received), (100, 4000));
+
+    let server = FlowRecord {
+        role: Role::Server as u8,
+        ..record
+    };
+    let volume = decode(bytes(&server), 0).unwrap().flow.volume;
+    assert_eq!(volume.bytes_sent, 101, "only the active side's SYN counts");
+}
+
+#[test]
+fn ends_follow_from_flags_and_the_last_state() {
+    let end = |last_state, flags| {
+        decode(bytes(&closed(last_state, flags)), 0)
+            .unwrap()
+            .flow
+            .outcome
+    };
+    let is = |end| Some(Outcome::Closed(end));
+    assert_eq!(
+        end(5, flag::ORDERLY | flag::LOCAL_FIN_FIRST),
+        is(End::LocalFin)
+    );
+    assert_eq!(
+        end(9, flag::ORDERLY | flag::PEER_FIN_FIRST),
+        is(End::PeerFin)
+    );
+    assert_eq!(end(1, 0), is(End::Reset));
+    assert_eq!(end(8, flag::PEER_FIN_FIRST), is(End::Reset));
+    assert_eq!(end(1, flag::TIMED_OUT), is(End::Timeout));
+}
+
+#[test]
+fn failures_follow_from_what_came_back() {
+    let failure = |record: FlowRecord| {
+        let record = FlowRecord {
+            established_ns: 0,
+            ..record
+        };
+        decode(bytes(&record), 0).unwrap().flow.outcome
+    };
+    let is = |failure| Some(Outcome::Failed(failure));
+    let syn_sent = closed(2, 0);
+    assert_eq!(
+        failure(FlowRecord {
+            segs_in: 1,
+            ..syn_sent
+        }),
+        is(Failure::Refused)
+    );
+    assert_eq!(failure(closed(2, flag::TIMED_OUT)), is(Failure::Timeout));
+    assert_eq!(failure(syn_sent), is(Failure::Other));
+    assert_eq!(failure(closed(3, 0)), is(Failure::Reset));
+}
+
+#[test]
+fn lengths_kinds_and_roles_are_checked() {
+    let mut record = blank(1);
+    sample(&mut record, 500);
+    let whole = bytes(&record);
+    assert!(decode(whole, 0).is_ok());
+    let wrong = |result| matches!(result, Err(Malformed::Length { .. }));
+    for length in [
+        0,
+        1,
+        HEADER_LEN - 1,
+        HEADER_LEN,
+        whole.len() - 1,
+        whole.len() - 4,
+    ] {
+        assert!(wrong(decode(&whole[..length], 0).map(drop)), "{length}");
+    }
+    let longer = [whole, &[0; 4]].concat();
+    assert!(wrong(decode(&longer, 0).map(drop)));
+    assert!(wrong(decode(&[0; RECORD_LEN + 4], 0).map(drop)));
+    for kind in [0, 4, 255] {
+        let result = decode(bytes(&FlowRecord { kind, ..record }), 0);
+        assert_eq!(result.map(drop), Err(Malformed::Kind(kind)));
+    }
+    for role in [3, 255] {
+        let result = decode(bytes(&FlowRecord { role, ..record }), 0);
+        assert_eq!(result.map(drop), Err(Malformed::Role(role)));
+    }
+}
+
+/// Whatever decodes must also be fit to be shown.
+fn survives(bytes: &[u8]) -> Result<(), TestCaseError> {
+    if let Ok(record) = decode(bytes, 1) {
+        let slots = usize::from(u16::from_ne_bytes(
+            bytes[offset_of!(FlowRecord, slots_used)..][..2]
+                .try_into()
+                .expect("two bytes"),
+        ));
+        prop_assert_eq!(bytes.len(), HEADER_LEN + 4 * slots);
+        prop_assert!(slots <= SLOTS);
+        prop_assert_eq!(record.flow.outcome.is_some(), record.kind == Kind::Close);
+        let anchor = Anchor::new(Monotonic(0), 0);
+        let line: serde_json::Value =
+            serde_json::from_str(&json::line(&record.flow, &anchor)).expect("a line is JSON");
+        prop_assert!(line.is_object());
+        table::flow(&record.flow, Style::Plain);
+    }
+    Ok(())
+}
+
+prop_compose! {
+    /// A header of any bytes that passes the checks of length, kind and role, as many slots as it names, and a least
+    /// sample that is no more than the greatest.
+    fn plausible()(
+        mut header in proptest::collection::vec(any::<u8>(), HEADER_LEN),
+        slots in proptest::collection::vec(any::<u32>(), 0..=SLOTS),
+        kind in 1_u8..=3,
+        role in 0_u8..=2,
+        extremes in any::<(u32, u32)>(),
+    ) -> Vec<u8> {
+        header[offset_of!(FlowRecord, kind)] = kind;
+        header[offset_of!(FlowRecord, role)] = role;
+        let used = (slots.len() as u16).to_ne_bytes();
+        header[offset_of!(FlowRecord, slots_used)..][..2].copy_from_slice(&used);
+        let (least, greatest) = (extremes.0.min(extremes.1), extremes.0.max(extremes.1));
+        header[offset_of!(FlowRecord, rtt_min_us)..][..4].copy_from_slice(&least.to_ne_bytes());
+        header[offset_of!(FlowRecord, rtt_max_us)..][..4].copy_from_slice(&greatest.to_ne_bytes());
+        header.extend(slots.iter().flat_map(|slot| slot.to_ne_bytes()));
+        header
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn no_bytes_break_it(bytes in proptest::collection::vec(any::<u8>(), 0..RECORD_LEN + 16)) {
+        survives(&bytes)?;
+    }
+
+    #[test]
+    fn no_plausible_bytes_break_it(bytes in plausible()) {
+        prop_assert!(decode(&bytes, 1).is_ok());
+        survives(&bytes)?;
+    }
+
+    /// What was counted comes out again.
+    #[test]
+    fn samples_survive(samples in proptest::collection::vec(8_u32..16_000_000, 1..200)) {
+        let mut record = blank(3);
+        for rtt_us in &samples {
+            sample(&mut record, *rtt_us);
+        }
+        let flow = decode(bytes(&record), 0).expect("a whole record").flow;
+        prop_assert_eq!(flow.rtt_kind, RttKind::Measured);
+        prop_assert_eq!(flow.rtt.count(), samples.len() as u64);
+        let sum: u128 = samples.iter().map(|us| u128::from(*us) * 1000).sum();
+        prop_assert_eq!(flow.rtt.sum_ns(), sum);
+        let least = samples.iter().min().map(|us| u64::from(*us) * 1000);
+        let greatest = samples.iter().max().map(|us| u64::from(*us) * 1000);
+        prop_assert_eq!((flow.rtt.min_ns(), flow.rtt.max_ns()), (least, greatest));
+    }
+}

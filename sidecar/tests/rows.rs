@@ -1,0 +1,58 @@
+//! The table's rows stay within 100 columns, whatever the flow.
+
+mod common;
+
+use common::{blank, bytes, sample};
+use flowcar::{
+    flow::decode,
+    view::table::{self, Style},
+};
+use flowcar_shared::record::{AF_INET6, FlowRecord};
+use proptest::prelude::*;
+
+const COLUMNS: usize = 100;
+
+proptest! {
+    #[test]
+    fn a_row_is_narrow_and_tells_the_port(
+        address in any::<[u32; 4]>(),
+        port in any::<u16>(),
+        role in 0_u8..=2,
+        flags in any::<u16>(),
+        last_state in 1_u8..12,
+        established in any::<bool>(),
+        // Up to an exabyte, a million segments, and less than 100 hours.
+        volume in (0_u64..1 << 60, 0_u64..1 << 60, 0_u32..999_999),
+        lasted_ns in 0_u64..359_999_000_000_000,
+        rtt_us in 1_u32..16_000_000,
+    ) {
+        let mut record = FlowRecord {
+            kind: 3,
+            role,
+            family: AF_INET6,
+            peer_addr: address,
+            peer_port: port,
+            flags,
+            last_state,
+            established_ns: if established { 2_000 } else { 0 },
+            emitted_ns: 2_000 + lasted_ns,
+            bytes_acked: volume.0,
+            bytes_received: volume.1,
+            total_retrans: volume.2,
+            ..blank(1)
+        };
+        sample(&mut record, rtt_us);
+        let flow = decode(bytes(&record), 0).expect("a whole record").flow;
+        let row = table::flow(&flow, Style::Plain);
+        prop_assert!(row.chars().count() <= COLUMNS, "{} columns: {}", row.chars().count(), row);
+        prop_assert!(row.contains(&format!(":{port} ")), "{}", row);
+        prop_assert!(!row.contains('\x1b') && !row.contains('\n'));
+        let coloured = table::flow(&flow, Style::Coloured);
+        prop_assert!(coloured.contains(&row), "colours change nothing else");
+        // Head and rows are aligned: the last column starts at the same place.
+        let head = table::head(Style::Plain);
+        let end = head.rfind("end").expect("the head's last column");
+        prop_assert_eq!(&row[end - 1..end], " ");
+        prop_assert_ne!(&row[end..=end], " ");
+    }
+}
