@@ -42,7 +42,7 @@ fn write_metrics(out: &mut String, export: &ExportMetricsServiceRequest) -> fmt:
 }
 
 fn write_metric(out: &mut String, metric: &Metric) -> fmt::Result {
-    let name = &metric.name;
+    let name = one_line(&metric.name);
     match &metric.data {
         Some(Data::Sum(sum)) => write_numbers(out, metric, &sum.data_points),
         Some(Data::Gauge(gauge)) => write_numbers(out, metric, &gauge.data_points),
@@ -69,7 +69,7 @@ fn write_metric(out: &mut String, metric: &Metric) -> fmt::Result {
 }
 
 fn write_numbers(out: &mut String, metric: &Metric, points: &[NumberDataPoint]) -> fmt::Result {
-    let (name, unit) = (&metric.name, &metric.unit);
+    let (name, unit) = (one_line(&metric.name), &metric.unit);
     points.iter().try_for_each(|point| {
         let value = number(point.value, unit);
         writeln!(
@@ -129,7 +129,7 @@ fn write_span(out: &mut String, span: &Span) -> fmt::Result {
     let took = span
         .end_time_unix_nano
         .saturating_sub(span.start_time_unix_nano);
-    let (name, took) = (&span.name, duration(took as f64 / 1e9));
+    let (name, took) = (one_line(&span.name), duration(took as f64 / 1e9));
     let (trace, id) = (hex(&span.trace_id), hex(&span.span_id));
     write!(
         out,
