@@ -4,7 +4,10 @@ use std::{net::SocketAddr, time::Duration};
 
 use flowcar_tests::{
     flowcar::{self, FlowLine, Pair, Report},
-    link::{Direction::AtoB, Only, Plan, TcpSummary, When},
+    link::{
+        Direction::{AtoB, BtoA},
+        Only, Plan, TcpSummary, When,
+    },
     place::{Place, require_cgroup2, require_root, require_tun},
     traffic::{ConnectionReport, FailureKind, Phase},
 };
@@ -107,4 +110,33 @@ fn a_lost_syn_is_sent_again() {
     assert!(connection.client_flow.connect_s.unwrap() >= 1.0);
     assert_eq!((called.client.opened, called.client.closed), (1, 1));
     assert_eq!(called.client.failed, 0);
+}
+
+/// The server's socket comes to be with what its SYN-ACK took.
+#[test]
+fn a_lost_syn_ack_is_sent_again() {
+    if !can_run() {
+        return;
+    }
+    let pair = Pair::new(Plan::rtt(Duration::from_millis(10))).unwrap();
+    let lossy = Plan::rtt(Duration::from_millis(10)).drop(Only::SynAck, When::Nth(1));
+    pair.link().set(BtoA, lossy);
+    let called = pair.call(pair.link().b4(), 1, &[]).unwrap();
+    let connection = &called.connections[0];
+    let trace = pair.link().trace();
+    // The client's SYN comes again as well, and is answered by the server at once: two SYN-ACKs or three.
+    let again = |direction, test: fn(&TcpSummary) -> bool| trace.count(direction, test) as u64 - 1;
+    assert_eq!(
+        connection.client_flow.retransmits,
+        again(AtoB, TcpSummary::is_syn)
+    );
+    assert_eq!(
+        connection.server_flow.retransmits,
+        again(BtoA, TcpSummary::is_syn_ack)
+    );
+    assert!(connection.client_flow.connect_s.unwrap() >= 0.9);
+    assert_eq!(
+        connection.client_flow.trace_id,
+        connection.server_flow.trace_id
+    );
 }
