@@ -7,9 +7,9 @@ use std::{
 };
 
 use flowcar_tests::{
-    flowcar::Server,
+    flowcar::{Run, Server},
     place::{Cgroup, Place, require_cgroup2, require_root},
-    traffic::{self, ConnectionReport},
+    traffic::{self, ConnectionReport, ServePlan, Serving},
 };
 
 /// `traffic` in the place's network and in another cgroup.
@@ -65,4 +65,30 @@ fn a_neighbours_flows_are_never_seen() {
     let books = report.summary;
     assert_eq!((books.opened, books.closed), (10, 10));
     assert_eq!((books.live, books.failed, books.lost), (0, 0, 0));
+}
+
+/// Connections that the command leaves open are neither closed nor lost.
+#[test]
+fn what_is_still_open_is_live() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    let place = Place::new("live").unwrap();
+    // In the place's cgroup, above the one that is followed.
+    let serving = Serving::start(&place, &ServePlan::at("127.0.0.1:0".parse().unwrap())).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let script = format!(
+        "mkfifo {0}/opened; (sleep 1000 | {1} hold {2} --connections 3 >{0}/opened) & \
+         read -r opened <{0}/opened; {1} call {2} >/dev/null",
+        directory.path().display(),
+        traffic::program().unwrap().display(),
+        serving.address()
+    );
+    let run = Run::start(&place, "sh".as_ref(), &["-c", &script]).unwrap();
+    let (status, report) = run.finish().unwrap();
+    assert!(status.success());
+    assert_eq!(report.flows.len(), 1);
+    let books = report.summary;
+    assert_eq!((books.opened, books.closed, books.live), (4, 1, 3));
+    assert_eq!((books.failed, books.lost), (0, 0));
 }
