@@ -8,7 +8,7 @@ use flowcar_tests::{
         Direction::{AtoB, BtoA},
         Only, Plan, TcpSummary, When,
     },
-    place::{Place, require_cgroup2, require_root, require_tun},
+    place::{Place, require_cgroup2, require_program, require_root, require_tun},
     traffic::{ConnectionReport, FailureKind, Phase},
 };
 
@@ -139,4 +139,35 @@ fn a_lost_syn_ack_is_sent_again() {
         connection.client_flow.trace_id,
         connection.server_flow.trace_id
     );
+}
+
+/// The network says that there is no way. What the kernel made of that (`sk_err`) is in no field that a sock_ops
+/// program may read, so the failure is counted, and is not taken for one that it is not.
+#[test]
+fn a_host_is_unreachable() {
+    if !can_run() || !require_program("nft") {
+        return;
+    }
+    let pair = Pair::new(Plan::rtt(Duration::from_millis(20))).unwrap();
+    let rules = "table inet t { chain input { type filter hook input priority 0; \
+                 tcp dport 7000 reject with icmpx type host-unreachable; }; }";
+    let nft = pair
+        .server()
+        .netns()
+        .command("nft")
+        .unwrap()
+        .arg(rules)
+        .status();
+    assert!(nft.unwrap().success());
+    for server in [pair.link().b4(), pair.link().b6()] {
+        let (application, flow) = attempt(pair.client(), (server, 7000).into(), &[]);
+        failed(&application, FailureKind::Unreachable);
+        assert!(
+            ["unreachable", "other"].contains(&&*flow.end),
+            "{}",
+            flow.end
+        );
+        assert_eq!((flow.segments_sent, flow.segments_received), (1, 0));
+        assert!(flow.connect_s.unwrap() >= 0.02, "it took a round trip");
+    }
 }
