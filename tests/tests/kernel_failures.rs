@@ -4,8 +4,11 @@ use std::{net::SocketAddr, time::Duration};
 
 use flowcar_tests::{
     flowcar::{self, FlowLine, Pair, Report},
-    link::{Direction::AtoB, Only, Plan, TcpSummary, When},
-    place::{Place, require_cgroup2, require_root, require_tun},
+    link::{
+        Direction::{AtoB, BtoA},
+        Only, Plan, TcpSummary, When,
+    },
+    place::{Place, require_cgroup2, require_program, require_root, require_tun},
     traffic::{ConnectionReport, FailureKind, Phase},
 };
 
@@ -107,4 +110,64 @@ fn a_lost_syn_is_sent_again() {
     assert!(connection.client_flow.connect_s.unwrap() >= 1.0);
     assert_eq!((called.client.opened, called.client.closed), (1, 1));
     assert_eq!(called.client.failed, 0);
+}
+
+/// The server's socket comes to be with what its SYN-ACK took.
+#[test]
+fn a_lost_syn_ack_is_sent_again() {
+    if !can_run() {
+        return;
+    }
+    let pair = Pair::new(Plan::rtt(Duration::from_millis(10))).unwrap();
+    let lossy = Plan::rtt(Duration::from_millis(10)).drop(Only::SynAck, When::Nth(1));
+    pair.link().set(BtoA, lossy);
+    let called = pair.call(pair.link().b4(), 1, &[]).unwrap();
+    let connection = &called.connections[0];
+    let trace = pair.link().trace();
+    // The client's SYN comes again as well, and is answered by the server at once: two SYN-ACKs or three.
+    let again = |direction, test: fn(&TcpSummary) -> bool| trace.count(direction, test) as u64 - 1;
+    assert_eq!(
+        connection.client_flow.retransmits,
+        again(AtoB, TcpSummary::is_syn)
+    );
+    assert_eq!(
+        connection.server_flow.retransmits,
+        again(BtoA, TcpSummary::is_syn_ack)
+    );
+    assert!(connection.client_flow.connect_s.unwrap() >= 0.9);
+    assert_eq!(
+        connection.client_flow.trace_id,
+        connection.server_flow.trace_id
+    );
+}
+
+/// The network says that there is no way. What the kernel made of that (`sk_err`) is in no field that a sock_ops
+/// program may read, so the failure is counted, and is not taken for one that it is not.
+#[test]
+fn a_host_is_unreachable() {
+    if !can_run() || !require_program("nft") {
+        return;
+    }
+    let pair = Pair::new(Plan::rtt(Duration::from_millis(20))).unwrap();
+    let rules = "table inet t { chain input { type filter hook input priority 0; \
+                 tcp dport 7000 reject with icmpx type host-unreachable; }; }";
+    let nft = pair
+        .server()
+        .netns()
+        .command("nft")
+        .unwrap()
+        .arg(rules)
+        .status();
+    assert!(nft.unwrap().success());
+    for server in [pair.link().b4(), pair.link().b6()] {
+        let (application, flow) = attempt(pair.client(), (server, 7000).into(), &[]);
+        failed(&application, FailureKind::Unreachable);
+        assert!(
+            ["unreachable", "other"].contains(&&*flow.end),
+            "{}",
+            flow.end
+        );
+        assert_eq!((flow.segments_sent, flow.segments_received), (1, 0));
+        assert!(flow.connect_s.unwrap() >= 0.02, "it took a round trip");
+    }
 }

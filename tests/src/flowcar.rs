@@ -1,0 +1,465 @@
+//! The product under test: `flowcar run` and `flowcar export` in a place, with the two capabilities that they
+//! may have, and their JSON lines read strictly, so that a field too many or too few fails.
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    io::{self, BufRead, BufReader},
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
+};
+
+use serde::{Deserialize, de::DeserializeOwned};
+use tempfile::NamedTempFile;
+
+use crate::{
+    link::{Link, Plan},
+    place::{Capability, OnlyCaps, Place},
+    traffic::{self, ConnectionReport},
+};
+
+/// All that flowcar may need.
+pub const CAPABILITIES: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN];
+
+/// One flow as `flowcar run --format json` writes it.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the telemetry contract is their documentation")]
+pub struct FlowLine {
+    pub role: String,
+    pub local: Address,
+    pub peer: Address,
+    pub opened_at: String,
+    pub duration_s: f64,
+    pub connect_s: Option<f64>,
+    pub bytes_sent: u64,
+    pub bytes_received: u64,
+    pub segments_sent: u64,
+    pub segments_received: u64,
+    pub retransmits: u64,
+    pub rtt: Rtt,
+    pub exchanges: Exchanges,
+    pub end: String,
+    pub trace_id: String,
+    pub span_id: String,
+}
+
+/// An end of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the telemetry contract is their documentation")]
+pub struct Address {
+    pub address: IpAddr,
+    pub port: u16,
+}
+
+/// A flow's RTT samples.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the telemetry contract is their documentation")]
+pub struct Rtt {
+    pub kind: String,
+    pub count: u64,
+    pub min_s: Option<f64>,
+    pub p50_s: Option<f64>,
+    pub p99_s: Option<f64>,
+}
+
+/// A flow's exchanges.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the telemetry contract is their documentation")]
+pub struct Exchanges {
+    pub count: u64,
+    pub p50_s: Option<f64>,
+    pub p99_s: Option<f64>,
+}
+
+/// The last line's figures.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the telemetry contract is their documentation")]
+pub struct Summary {
+    pub opened: u64,
+    pub closed: u64,
+    pub live: u64,
+    pub failed: u64,
+    pub lost: u64,
+    pub lost_by: BTreeMap<String, u64>,
+    pub exit_status: i32,
+}
+
+/// All that one `flowcar run --format json` wrote.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// One for each flow that ended.
+    pub flows: Vec<FlowLine>,
+    /// The last line.
+    pub summary: Summary,
+}
+
+/// Where the binary `flowcar` is, as seen from a test or another binary of this crate.
+///
+/// # Errors
+/// It was not built: `cargo build -p flowcar`.
+pub fn program() -> io::Result<PathBuf> {
+    let this = env::current_exe()?;
+    // Binaries lie in target/PROFILE, tests in target/PROFILE/deps.
+    this.ancestors()
+        .skip(1)
+        .take(2)
+        .map(|directory| directory.join("flowcar"))
+        .find(|path| path.is_file())
+        .ok_or_else(|| {
+            let message =
+                "the program flowcar is not beside this one; build it with: cargo build -p flowcar";
+            io::Error::new(io::ErrorKind::NotFound, message)
+        })
+}
+
+/// `flowcar` in a place, to be given its arguments, with [`CAPABILITIES`] alone.
+///
+/// # Errors
+/// It was not built, or the place cannot be entered.
+pub fn command(place: &Place) -> io::Result<Command> {
+    let mut command = Command::new(program()?);
+    place.enter(&mut command)?;
+    command.with_only_caps(&CAPABILITIES);
+    Ok(command)
+}
+
+// === impl FlowLine ===
+
+impl FlowLine {
+    /// The address at this end.
+    pub fn local(&self) -> SocketAddr {
+        (self.local.address, self.local.port).into()
+    }
+
+    /// The address at the other end.
+    pub fn peer(&self) -> SocketAddr {
+        (self.peer.address, self.peer.port).into()
+    }
+}
+
+// === impl Report ===
+
+impl Report {
+    /// Reads the lines: flows, then one summary, and nothing else.
+    ///
+    /// # Errors
+    /// They are not as the contract says.
+    pub fn parse(text: &str) -> io::Result<Self> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Last {
+            summary: Summary,
+        }
+        let mut lines: Vec<&str> = text.lines().collect();
+        let last = lines
+            .pop()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::UnexpectedEof, "an empty report"))?;
+        let Last { summary } = parse(last)?;
+        let flows = lines.into_iter().map(parse).collect::<io::Result<_>>()?;
+        Ok(Self { flows, summary })
+    }
+
+    /// The flow with this port at its local end.
+    ///
+    /// # Panics
+    /// There is none, or more than one.
+    #[track_caller]
+    pub fn of_local_port(&self, port: u16) -> &FlowLine {
+        self.only(port, |flow| flow.local.port == port)
+    }
+
+    /// The flow with this port at the other end.
+    ///
+    /// # Panics
+    /// There is none, or more than one.
+    #[track_caller]
+    pub fn of_peer_port(&self, port: u16) -> &FlowLine {
+        self.only(port, |flow| flow.peer.port == port)
+    }
+
+    #[track_caller]
+    fn only(&self, port: u16, test: impl Fn(&FlowLine) -> bool) -> &FlowLine {
+        let mut found = self.flows.iter().filter(|flow| test(flow));
+        let flow = found
+            .next()
+            .unwrap_or_else(|| panic!("no flow with port {port}: {self:?}"));
+        assert!(found.next().is_none(), "two flows with port {port}");
+        flow
+    }
+}
+
+fn parse<T: DeserializeOwned>(line: &str) -> io::Result<T> {
+    serde_json::from_str(line)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{error}: {line}")))
+}
+
+/// `flowcar run --format json -o FILE -- COMMAND` in a place. It is killed on drop; what it runs, with the
+/// place.
+#[derive(Debug)]
+pub struct Run {
+    child: Child,
+    report: NamedTempFile,
+}
+
+// === impl Run ===
+
+impl Run {
+    /// Starts it. The command's standard output can be taken by [`Run::stdout`].
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start(place: &Place, program: &Path, arguments: &[&str]) -> io::Result<Self> {
+        let report = NamedTempFile::new()?;
+        let child = command(place)?
+            .args(["run", "--format", "json", "-o"])
+            .arg(report.path())
+            .arg("--")
+            .arg(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        Ok(Self { child, report })
+    }
+
+    /// flowcar's process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The standard output, which is the command's.
+    ///
+    /// # Errors
+    /// It was taken before.
+    pub fn stdout(&mut self) -> io::Result<BufReader<ChildStdout>> {
+        let stdout = self.child.stdout.take();
+        stdout
+            .map(BufReader::new)
+            .ok_or_else(|| io::Error::other("standard output was taken before"))
+    }
+
+    /// Waits until it ends, and reads its report.
+    ///
+    /// # Errors
+    /// The report is not as the contract says.
+    pub fn finish(mut self) -> io::Result<(ExitStatus, Report)> {
+        let status = self.child.wait()?;
+        let text = fs::read_to_string(self.report.path())?;
+        let report = Report::parse(&text).map_err(|error| {
+            io::Error::new(
+                error.kind(),
+                format!("flowcar: {status}; its report: {error}"),
+            )
+        })?;
+        Ok((status, report))
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        // It may have ended, or have been killed with its place.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `traffic call TARGET ARGUMENTS` in a place, followed by a flowcar of its own.
+///
+/// # Errors
+/// A program cannot be started or fails.
+pub fn call(
+    place: &Place,
+    target: SocketAddr,
+    arguments: &[&str],
+) -> io::Result<(Vec<ConnectionReport>, Report)> {
+    let target = target.to_string();
+    let mut words = vec!["call", &target];
+    words.extend_from_slice(arguments);
+    let mut run = Run::start(place, &traffic::program()?, &words)?;
+    let reports = lines(run.stdout()?)?;
+    succeeded(reports, run)
+}
+
+/// `traffic serve` in a place, followed by a flowcar of its own, until so many connections have ended.
+#[derive(Debug)]
+pub struct Server {
+    run: Run,
+    stdout: BufReader<ChildStdout>,
+    address: SocketAddr,
+}
+
+// === impl Server ===
+
+impl Server {
+    /// Starts it on all addresses and waits until it listens.
+    ///
+    /// # Errors
+    /// It cannot be started, or cannot listen.
+    pub fn start(place: &Place, connections: usize) -> io::Result<Self> {
+        #[derive(Deserialize)]
+        struct Ready {
+            listening: SocketAddr,
+        }
+        let until = connections.to_string();
+        let words = ["serve", "--listen", "[::]:0", "--until", &until];
+        let mut run = Run::start(place, &traffic::program()?, &words)?;
+        let mut stdout = run.stdout()?;
+        let mut line = String::new();
+        stdout.read_line(&mut line)?;
+        let Ready { listening } = parse(&line)?;
+        Ok(Self {
+            run,
+            stdout,
+            address: listening,
+        })
+    }
+
+    /// The port that it listens on.
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// Waits until its connections have ended.
+    ///
+    /// # Errors
+    /// It failed.
+    pub fn finish(self) -> io::Result<(Vec<ConnectionReport>, Report)> {
+        let Self { run, stdout, .. } = self;
+        succeeded(lines(stdout)?, run)
+    }
+}
+
+fn lines(stdout: BufReader<ChildStdout>) -> io::Result<Vec<ConnectionReport>> {
+    stdout.lines().map(|line| parse(&line?)).collect()
+}
+
+fn succeeded(
+    reports: Vec<ConnectionReport>,
+    run: Run,
+) -> io::Result<(Vec<ConnectionReport>, Report)> {
+    let (status, report) = run.finish()?;
+    if status.success() {
+        Ok((reports, report))
+    } else {
+        Err(io::Error::other(format!("flowcar run: {status}")))
+    }
+}
+
+/// A client's and a server's pod and a link between them; the client is its end a.
+#[derive(Debug)]
+pub struct Pair {
+    link: Link,
+    client: Place,
+    server: Place,
+}
+
+/// One connection as four saw it.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// The application at the client.
+    pub client: ConnectionReport,
+    /// The application at the server.
+    pub server: ConnectionReport,
+    /// The flowcar at the client.
+    pub client_flow: FlowLine,
+    /// The flowcar at the server.
+    pub server_flow: FlowLine,
+}
+
+/// What came of [`Pair::call`].
+#[derive(Clone, Debug)]
+pub struct Called {
+    /// Every connection.
+    pub connections: Vec<Connection>,
+    /// The books of the client's flowcar.
+    pub client: Summary,
+    /// The books of the server's flowcar.
+    pub server: Summary,
+}
+
+// === impl Pair ===
+
+impl Pair {
+    /// Makes them; the link has this plan in both directions.
+    ///
+    /// # Errors
+    /// As its parts.
+    pub fn new(plan: Plan) -> io::Result<Self> {
+        let client = Place::new("client")?;
+        let server = Place::new("server")?;
+        let link = Link::between(client.netns(), server.netns(), plan).map_err(io::Error::other)?;
+        Ok(Self {
+            link,
+            client,
+            server,
+        })
+    }
+
+    /// The client's pod.
+    pub fn client(&self) -> &Place {
+        &self.client
+    }
+
+    /// The server's pod.
+    pub fn server(&self) -> &Place {
+        &self.server
+    }
+
+    /// The link between them.
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// Makes so many connections by `traffic call ARGUMENTS` to the server at `server` (an address of the
+    /// link's end b), and joins what all four saw of each by the client's port.
+    ///
+    /// # Errors
+    /// A program fails.
+    ///
+    /// # Panics
+    /// A flowcar has not exactly one flow of every connection.
+    pub fn call(
+        &self,
+        server: IpAddr,
+        connections: usize,
+        arguments: &[&str],
+    ) -> io::Result<Called> {
+        let serving = Server::start(&self.server, connections)?;
+        let count = connections.to_string();
+        let mut words = vec!["--connections", &count];
+        words.extend_from_slice(arguments);
+        let (clients, at_client) = call(&self.client, (server, serving.port()).into(), &words)?;
+        let (servers, at_server) = serving.finish()?;
+        assert_eq!((clients.len(), servers.len()), (connections, connections));
+        assert_eq!(
+            (at_client.flows.len(), at_server.flows.len()),
+            (connections, connections)
+        );
+        let connections = clients.into_iter().map(|client| {
+            let port = client
+                .local
+                .unwrap_or_else(|| panic!("it never came to be: {client:?}"))
+                .port();
+            let server = servers.iter().find(|server| server.peer.port() == port);
+            Connection {
+                server: server
+                    .unwrap_or_else(|| panic!("no server for {client:?}"))
+                    .clone(),
+                client_flow: at_client.of_local_port(port).clone(),
+                server_flow: at_server.of_peer_port(port).clone(),
+                client,
+            }
+        });
+        Ok(Called {
+            connections: connections.collect(),
+            client: at_client.summary,
+            server: at_server.summary,
+        })
+    }
+}

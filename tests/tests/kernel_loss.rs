@@ -1,0 +1,102 @@
+//! Retransmits against the socket's own count and against the link, which saw each segment that came twice.
+
+use std::time::Duration;
+
+use flowcar_tests::{
+    flowcar::{Called, Pair},
+    link::{
+        Direction::{self, AtoB, BtoA},
+        Only, Plan, TcpSummary, Trace, When,
+    },
+    place::{require_cgroup2, require_root, require_tun},
+};
+
+const CONNECTIONS: usize = 10;
+
+fn lossy(chance: f64, sizes: &[&str]) -> Option<(Called, Trace)> {
+    if !require_root() || !require_cgroup2() || !require_tun() {
+        return None;
+    }
+    let plan = Plan::rtt(Duration::from_millis(10)).drop(Only::Data, When::Chance(chance));
+    let pair = Pair::new(plan.seed(11)).unwrap();
+    let mut arguments = vec!["--concurrency", "5"];
+    arguments.extend_from_slice(sizes);
+    let called = pair
+        .call(pair.link().b4(), CONNECTIONS, &arguments)
+        .unwrap();
+    let trace = pair.link().trace();
+    let dropped: usize = [AtoB, BtoA]
+        .map(|direction| trace.dropped(direction, TcpSummary::is_data))
+        .iter()
+        .sum();
+    assert!(dropped > 5, "only {dropped} segments were dropped");
+    Some((called, trace))
+}
+
+fn retransmits_are_the_sockets(called: &Called, trace: &Trace) {
+    for connection in &called.connections {
+        let trace = trace.of_port(connection.client_flow.local.port);
+        for (application, flow, direction) in [
+            (&connection.client, &connection.client_flow, AtoB),
+            (&connection.server, &connection.server_flow, BtoA),
+        ] {
+            assert_eq!(application.failure, None);
+            let info = application.tcp_info.unwrap();
+            assert_eq!(flow.retransmits, u64::from(info.total_retrans), "{flow:?}");
+            assert_eq!(flow.retransmits, sent_again(&trace, direction), "{flow:?}");
+            assert_eq!(
+                (flow.bytes_sent, flow.bytes_received),
+                (application.sent, application.received),
+                "bytes that were sent again count once"
+            );
+        }
+    }
+    for books in [&called.client, &called.server] {
+        assert_eq!((books.opened, books.closed), (10, 10));
+        assert_eq!((books.failed, books.lost), (0, 0));
+    }
+}
+
+/// Segments of this direction that begin before what was sent already ends.
+fn sent_again(trace: &Trace, direction: Direction) -> u64 {
+    let mut again = 0;
+    let mut newest: Option<u32> = None;
+    for tcp in trace.sent(direction).filter_map(|record| record.tcp) {
+        let takes_room = tcp.end_seq() != tcp.seq;
+        if !takes_room {
+            continue;
+        }
+        let is_new = newest.is_none_or(|newest| tcp.seq.wrapping_sub(newest).cast_signed() >= 0);
+        again += u64::from(!is_new);
+        newest = Some(match newest {
+            Some(newest) if newest.wrapping_sub(tcp.end_seq()).cast_signed() > 0 => newest,
+            _ => tcp.end_seq(),
+        });
+    }
+    again
+}
+
+#[test]
+fn one_in_a_hundred() {
+    let sizes = ["--request", "100000", "--response", "300000"];
+    if let Some((called, trace)) = lossy(0.01, &sizes) {
+        retransmits_are_the_sockets(&called, &trace);
+    }
+}
+
+#[test]
+fn one_in_twenty() {
+    let sizes = ["--request", "50000", "--response", "100000"];
+    if let Some((called, trace)) = lossy(0.05, &sizes) {
+        retransmits_are_the_sockets(&called, &trace);
+    }
+}
+
+/// Short exchanges lose their only segment: no duplicate acknowledgements, so probes and timers resend.
+#[test]
+fn one_in_twenty_of_short_exchanges() {
+    let sizes = ["--exchanges", "20"];
+    if let Some((called, trace)) = lossy(0.05, &sizes) {
+        retransmits_are_the_sockets(&called, &trace);
+    }
+}

@@ -1,0 +1,94 @@
+//! What is followed is the cgroup: no more than it, also where the network is the same.
+
+use std::{
+    collections::BTreeSet,
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+};
+
+use flowcar_tests::{
+    flowcar::{Run, Server},
+    place::{Cgroup, Place, require_cgroup2, require_root},
+    traffic::{self, ConnectionReport, ServePlan, Serving},
+};
+
+/// `traffic` in the place's network and in another cgroup.
+fn beside(place: &Place, neighbour: &Cgroup, arguments: &[&str]) -> Command {
+    let mut command = Command::new(traffic::program().unwrap());
+    neighbour.enter(&mut command).unwrap();
+    place.netns().enter(&mut command).unwrap();
+    command.args(arguments).stdout(Stdio::piped());
+    command
+}
+
+fn call(place: &Place, neighbour: &Cgroup, target: &str, count: &str) -> Vec<ConnectionReport> {
+    let arguments = ["call", target, "--connections", count];
+    let output = beside(place, neighbour, &arguments).output().unwrap();
+    assert!(output.status.success());
+    let lines = output.stdout.lines().map(|line| line.unwrap());
+    let reports: Vec<ConnectionReport> = lines
+        .map(|line| serde_json::from_str(&line).unwrap())
+        .collect();
+    assert!(reports.iter().all(|report| report.failure.is_none()));
+    reports
+}
+
+/// Before, between and after the followed flows the neighbour makes its own, and it is the other end of those.
+#[test]
+fn a_neighbours_flows_are_never_seen() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    let place = Place::new("followed").unwrap();
+    let neighbour = Cgroup::new("neighbour").unwrap();
+    let serve = ["serve", "--listen", "127.0.0.1:7000", "--until", "50"];
+    let mut neighbours_own = beside(&place, &neighbour, &serve).spawn().unwrap();
+    let mut its_output = BufReader::new(neighbours_own.stdout.take().unwrap());
+    its_output.read_line(&mut String::new()).unwrap();
+
+    let followed = Server::start(&place, 10).unwrap();
+    let target = format!("127.0.0.1:{}", followed.port());
+    assert_eq!(call(&place, &neighbour, "127.0.0.1:7000", "25").len(), 25);
+    let mut callers = call(&place, &neighbour, &target, "5");
+    assert_eq!(call(&place, &neighbour, "127.0.0.1:7000", "25").len(), 25);
+    callers.extend(call(&place, &neighbour, &target, "5"));
+    let served = its_output.lines().count();
+    assert!(neighbours_own.wait().unwrap().success());
+    assert_eq!(served, 50);
+
+    let (applications, report) = followed.finish().unwrap();
+    assert_eq!((applications.len(), callers.len()), (10, 10));
+    assert!(report.flows.iter().all(|flow| flow.role == "server"));
+    let seen: BTreeSet<_> = report.flows.iter().map(|flow| Some(flow.peer())).collect();
+    let expected: BTreeSet<_> = callers.iter().map(|caller| caller.local).collect();
+    assert_eq!(seen, expected);
+    let books = report.summary;
+    assert_eq!((books.opened, books.closed), (10, 10));
+    assert_eq!((books.live, books.failed, books.lost), (0, 0, 0));
+}
+
+/// Connections that the command leaves open are neither closed nor lost.
+#[test]
+fn what_is_still_open_is_live() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    let place = Place::new("live").unwrap();
+    // In the place's cgroup, above the one that is followed.
+    let serving = Serving::start(&place, &ServePlan::at("127.0.0.1:0".parse().unwrap())).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let script = format!(
+        "mkfifo {0}/opened; (sleep 1000 | {1} hold {2} --connections 3 >{0}/opened) & \
+         read -r opened <{0}/opened; {1} call {2} >/dev/null",
+        directory.path().display(),
+        traffic::program().unwrap().display(),
+        serving.address()
+    );
+    let run = Run::start(&place, "sh".as_ref(), &["-c", &script]).unwrap();
+    let (status, report) = run.finish().unwrap();
+    assert!(status.success());
+    assert_eq!(report.flows.len(), 1);
+    let books = report.summary;
+    assert_eq!((books.opened, books.closed, books.live), (4, 1, 3));
+    assert_eq!((books.failed, books.lost), (0, 0));
+}
