@@ -83,8 +83,8 @@ impl Follower {
             }
             Err(error) => {
                 *malformed += 1;
-                table.malformed();
-                tracing::error!(%error, "a kernel record was not understood and is counted as lost: please report this");
+                table.malformed(flow::kind_of_malformed(bytes));
+                tracing::error!(%error, "a kernel record was not understood: please report this");
             }
         });
     }

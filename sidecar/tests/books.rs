@@ -237,7 +237,7 @@ impl Kernel {
             }
             Arrival::Malformed => {
                 assert!(decode(&bytes(&record)[1..], 1).is_err());
-                self.table.malformed();
+                self.table.malformed(None);
                 self.lose(Lost::Malformed);
             }
         }

@@ -12,12 +12,16 @@ fn flow(bytes: u64, edit: impl Fn(&mut FlowRecord)) -> Flow {
     record.bytes_received = bytes;
     common::sample(&mut record, 500);
     edit(&mut record);
-    decode(&common::bytes(&record), 0).expect("a whole record").flow
+    decode(&common::bytes(&record), 0)
+        .expect("a whole record")
+        .flow
 }
 
 fn cut(parts: &mut Parts, flow: &Flow, at_ns: u64) -> Vec<Part> {
     let mut cut = Vec::new();
-    parts.cut([flow].into_iter(), Monotonic(at_ns), |_, part| cut.push(*part));
+    parts.cut([flow].into_iter(), Monotonic(at_ns), |_, part| {
+        cut.push(*part)
+    });
     cut
 }
 
@@ -30,13 +34,22 @@ fn parts_join_and_add_up() {
         all.extend(cut(&mut parts, &flow(tick, |_| {}), tick * 10_000_000_000));
     }
     assert_eq!(all.len(), 4, "an interval is never cut short: {all:?}");
-    assert_eq!(all[0].from, Monotonic(2_000), "the first begins when the connection is established");
+    assert_eq!(
+        all[0].from,
+        Monotonic(2_000),
+        "the first begins when the connection is established"
+    );
     for (before, after) in all.iter().zip(&all[1..]) {
         assert_eq!(before.to, after.from);
         assert_eq!(before.number + 1, after.number);
     }
     let last_tick = all[3].to.0 / 10_000_000_000;
-    assert_eq!(all.iter().map(|part| part.volume.bytes_received).sum::<u64>(), last_tick);
+    assert_eq!(
+        all.iter()
+            .map(|part| part.volume.bytes_received)
+            .sum::<u64>(),
+        last_tick
+    );
 }
 
 #[test]

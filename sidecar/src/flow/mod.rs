@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 pub use end::{End, Failure, Outcome};
 pub use flowcar_shared::record::Role;
 pub use parts::{Part, Parts};
-pub use record::{Malformed, Record, decode};
+pub use record::{Malformed, Record, decode, kind_of_malformed};
 pub use table::{Books, Change, Lost, Table};
 pub use trace::TraceIdentity;
 

@@ -1,5 +1,6 @@
 //! From the bytes of a ring buffer record to a [`Flow`].
 
+use std::mem::offset_of;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use flowcar_shared::{
@@ -35,6 +36,14 @@ pub enum Malformed {
     /// No such kind.
     #[error("a kernel record of unknown kind {0}")]
     Kind(u8),
+    /// The least RTT sample is greater than the greatest.
+    #[error("a kernel record with RTT samples from {min_us} us up to {max_us} us")]
+    Extremes {
+        /// The least.
+        min_us: u32,
+        /// The greatest.
+        max_us: u32,
+    },
     /// No such role.
     #[error("a kernel record of unknown role {0}")]
     Role(u8),
@@ -53,6 +62,12 @@ pub fn decode(bytes: &[u8], seed: u64) -> Result<Record, Malformed> {
     let raw = read(bytes)?;
     let kind = Kind::from_u8(raw.kind).ok_or(Malformed::Kind(raw.kind))?;
     let role = Role::from_u8(raw.role).ok_or(Malformed::Role(raw.role))?;
+    if raw.slots_used != 0 && raw.rtt_min_us > raw.rtt_max_us {
+        return Err(Malformed::Extremes {
+            min_us: raw.rtt_min_us,
+            max_us: raw.rtt_max_us,
+        });
+    }
     let established = (raw.established_ns != 0).then_some(Monotonic(raw.established_ns));
     let trace = match established {
         Some(_) => TraceIdentity::of_handshake(raw.client_isn, raw.server_isn, role),
@@ -80,6 +95,14 @@ pub fn decode(bytes: &[u8], seed: u64) -> Result<Record, Malformed> {
         outcome: (kind == Kind::Close).then(|| outcome(&raw, established.is_some())),
     };
     Ok(Record { kind, flow })
+}
+
+/// The kind that a record which did not decode names, if it goes so far and names one.
+pub fn kind_of_malformed(bytes: &[u8]) -> Option<Kind> {
+    bytes
+        .get(offset_of!(FlowRecord, kind))
+        .copied()
+        .and_then(Kind::from_u8)
 }
 
 /// The one read of foreign memory: copies the record into a zeroed one, histogram slots past its end left at zero.

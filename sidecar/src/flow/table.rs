@@ -106,9 +106,12 @@ impl Table {
         }
     }
 
-    /// Counts a record that did not decode. Its kind is unknown: it is taken for a close, the worst case.
-    pub fn malformed(&mut self) {
-        self.malformed_closes += 1;
+    /// Counts a record that did not decode. What an open or a sample said, the flow's next record says again; one that
+    /// names no kind is taken for a close, the worst case.
+    pub fn malformed(&mut self, kind: Option<Kind>) {
+        if matches!(kind, Some(Kind::Close) | None) {
+            self.malformed_closes += 1;
+        }
     }
 
     /// The flows that live and are listed.

@@ -1,11 +1,16 @@
 //! Quantities in few characters.
 
-/// A duration in three significant digits: `85us`, `1.23ms`, `20.4ms`, `3.05s`, `12m05s`, `3h20m`.
+/// A duration in three significant digits: `85us`, `1.23ms`, `20.4ms`, `3.05s`, `12m05s`, `3h20m`, `4d04h`.
 pub fn duration(seconds: f64) -> String {
+    // Rounded before the unit is chosen, so that nothing reads 60m00s.
     let whole = seconds.round() as u64;
-    if seconds >= 3600.0 {
-        format!("{}h{:02}m", whole / 3600, whole % 3600 / 60)
-    } else if seconds >= 100.0 {
+    let minutes = (seconds / 60.0).round() as u64;
+    let hours = (seconds / 3600.0).round() as u64;
+    if minutes >= 100 * 60 {
+        format!("{}d{:02}h", hours / 24, hours % 24)
+    } else if whole >= 3600 {
+        format!("{}h{:02}m", minutes / 60, minutes % 60)
+    } else if whole >= 100 {
         format!("{}m{:02}s", whole / 60, whole % 60)
     } else if seconds >= 0.9995 {
         format!("{}s", three_digits(seconds))
@@ -55,9 +60,13 @@ mod tests {
             (0.099_96, "100ms"),
             (0.9996, "1.00s"),
             (20.44, "20.4s"),
-            (99.96, "100s"),
+            (99.4, "99.4s"),
+            (99.6, "1m40s"),
             (725.0, "12m05s"),
+            (3599.6, "1h00m"),
             (12_000.0, "3h20m"),
+            (359_969.0, "99h59m"),
+            (359_971.0, "4d04h"),
         ] {
             assert_eq!(duration(seconds), text, "{seconds}");
         }
