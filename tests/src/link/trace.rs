@@ -262,7 +262,7 @@ mod tests {
             record(BtoA, 16, Some(26), tcp(BtoA, 1, 0, start.wrapping_add(200))),
         ]);
         assert_eq!(trace.round_trips(AtoB), [MS * 25]);
-        assert_eq!(trace.round_trips(BtoA), []);
+        assert!(trace.round_trips(BtoA).is_empty());
         assert_eq!(trace.delays(AtoB), [MS * 10; 2]);
     }
 
