@@ -1,0 +1,180 @@
+//! A report and a connection whose every figure is known.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use flowcar::clock::Anchor;
+use flowcar::config::Config;
+use flowcar::flow::{
+    Books, End, Failure, Flow, Lost, Monotonic, Outcome, Retransmits, Role, RttKind, TraceIdentity,
+    Volume,
+};
+use flowcar::histogram::Histogram;
+use flowcar::otlp::exporter::Exporter;
+use flowcar::snapshot::{NetworkType, Own, Peer, Series, SeriesKey, Snapshot};
+
+pub(super) const LIMIT: Duration = Duration::from_secs(20);
+
+/// `count` durations of so many milliseconds, for each pair.
+pub(super) fn millis(pairs: &[(u64, u64)]) -> Histogram {
+    let mut histogram = Histogram::default();
+    for (ms, count) in pairs {
+        for _ in 0..*count {
+            histogram.record(ms * 1_000_000);
+        }
+    }
+    histogram
+}
+
+/// A minute of one client's connections to a server; 100 round trips of 5 ms and 10 of 20 ms.
+pub(super) fn snapshot() -> Snapshot {
+    let now = Anchor::now();
+    let at_unix_ns = now.unix_ns(now.monotonic());
+    let key = SeriesKey::Flows {
+        role: Role::Client,
+        network: NetworkType::Ipv4,
+        peer: Peer::Named("10.1.2.3".to_owned()),
+        server_port: Some(8080),
+    };
+    let series = Series {
+        opened: 7,
+        closed: BTreeMap::from([(End::LocalFin, 4), (End::Timeout, 1)]),
+        failed: BTreeMap::from([(Failure::Refused, 2)]),
+        live: 1,
+        bytes_sent: 1_000,
+        bytes_received: 50_000,
+        segments_sent: 70,
+        segments_received: 90,
+        retransmits: Retransmits {
+            syn: 1,
+            tail_loss_probe: 3,
+            ..Default::default()
+        },
+        connect: BTreeMap::from([
+            (None, millis(&[(5, 7)])),
+            (Some(Failure::Refused), millis(&[(1, 2)])),
+        ]),
+        rtt: BTreeMap::from([(RttKind::Measured, millis(&[(5, 100), (20, 10)]))]),
+        exchange: millis(&[(30, 12)]),
+        duration: BTreeMap::from([
+            (End::LocalFin, millis(&[(250, 4)])),
+            (End::Timeout, millis(&[(2_000, 1)])),
+        ]),
+    };
+    Snapshot {
+        start_unix_ns: at_unix_ns - 60_000_000_000,
+        at_unix_ns,
+        series: BTreeMap::from([(key, series)]),
+        lost: BTreeMap::from([(Lost::RingFull, 1)]),
+        books: Books {
+            opened: 7,
+            closed: 5,
+            live: 1,
+            failed: 2,
+            lost: BTreeMap::from([(Lost::RingFull, 1)]),
+        },
+        own: Own {
+            records: BTreeMap::from([("close", 7)]),
+            table_flows: 1,
+            series: 1,
+            ..Default::default()
+        },
+    }
+}
+
+/// One end of a connection from 127.0.0.1:41000 to 127.0.0.1:8080 that took a second, and the anchor of its times.
+pub(super) fn flow(role: Role, client_isn: u32, server_isn: u32) -> (Flow, Anchor) {
+    let anchor = Anchor::now();
+    let closed = anchor.monotonic();
+    let established = Monotonic(closed.0 - 1_000_000_000);
+    let started = if role == Role::Server {
+        established
+    } else {
+        Monotonic(established.0 - 5_000_000)
+    };
+    let (client, server) = ("127.0.0.1:41000", "127.0.0.1:8080");
+    let (local, peer) = if role == Role::Server {
+        (server, client)
+    } else {
+        (client, server)
+    };
+    let address = |text: &str| text.parse::<SocketAddr>().expect("an address");
+    let flow = Flow {
+        cookie: 1,
+        role,
+        local: address(local),
+        peer: address(peer),
+        trace: TraceIdentity::of_handshake(client_isn, server_isn, role),
+        started,
+        established: Some(established),
+        seen: closed,
+        volume: Volume {
+            bytes_sent: 100,
+            bytes_received: 4096,
+            segments_sent: 5,
+            segments_received: 6,
+            retransmits: Retransmits {
+                fast: 2,
+                ..Default::default()
+            },
+        },
+        rtt: millis(&[(5, 3)]),
+        rtt_kind: RttKind::Measured,
+        exchanges: millis(&[(30, 1)]),
+        outcome: Some(Outcome::Closed(End::LocalFin)),
+    };
+    (flow, anchor)
+}
+
+/// An exporter of the service `service` to `endpoint`, on a runtime of one thread as flowcar's is.
+pub(super) fn export<F: Future>(
+    service: &str,
+    endpoint: &str,
+    settings: &[(&str, &str)],
+    work: impl FnOnce(Exporter) -> F,
+) -> F::Output {
+    let all = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
+        ("OTEL_SERVICE_NAME", service),
+        ("FLOWCAR_POD_UID", "0b1d"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "team=a%2Cb"),
+    ];
+    let vars = all.iter().chain(settings);
+    let vars = vars.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let config = Config::from_vars(vars).expect("good settings");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let exporter = Exporter::start(&config, None).expect("an endpoint is set");
+        work(exporter).await
+    })
+}
+
+/// Sends the report and waits until it is taken.
+pub(super) fn send_metrics(endpoint: &str, settings: &[(&str, &str)], report: Snapshot) {
+    export("web", endpoint, settings, async |exporter| {
+        exporter.metrics(report);
+        assert!(exporter.flush(LIMIT).await, "{:?}", exporter.own().exports);
+        let taken = BTreeMap::from([(("metrics", "success"), 1)]);
+        assert_eq!(exporter.own().exports, taken);
+    });
+}
+
+/// Sends the span of one end and waits until it is taken.
+pub(super) fn send_flow(
+    service: &str,
+    endpoint: &str,
+    settings: &[(&str, &str)],
+    (flow, anchor): &(Flow, Anchor),
+) {
+    export(service, endpoint, settings, async |mut exporter| {
+        exporter.flow(flow, anchor);
+        assert!(exporter.flush(LIMIT).await, "{:?}", exporter.own().exports);
+        let taken = BTreeMap::from([(("traces", "success"), 1)]);
+        assert_eq!(exporter.own().exports, taken);
+    });
+}
