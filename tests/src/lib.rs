@@ -1,7 +1,9 @@
 //! What flowcar's tests stand on. Nothing in here is a second copy of product code: it makes the
 //! independent truth that the product is held against.
 
+pub mod interrupt;
 pub mod link;
 pub mod peers;
 pub mod place;
+pub mod sidecar;
 pub mod traffic;
