@@ -2,7 +2,9 @@
 //! independent truth that the product is held against.
 
 pub mod flowcar;
+pub mod interrupt;
 pub mod link;
 pub mod peers;
 pub mod place;
+pub mod sidecar;
 pub mod traffic;

@@ -1,0 +1,81 @@
+//! What flowcar costs: the same work with and without it in turn, and each of its hooks by the kernel's count.
+//!
+//! Throughput alone cannot answer that on a machine that other work shares: it swings by more between two equal
+//! runs than flowcar changes. So there are three figures. Throughput and CPU time are compared in many short
+//! pairs of runs, with the confidence that their number allows. Beside them stands the kernel's own count: the
+//! calls of each hook, times what a call takes beyond an empty program, as a share of a bare exchange.
+//!
+//! Client and server are in the same cgroup, so both ends of each connection are followed: a pod that has one
+//! end pays half.
+
+mod hooks;
+mod measure;
+mod report;
+mod statistics;
+mod worker;
+
+use std::{io, process::ExitCode, time::Duration};
+
+use clap::Parser;
+use flowcar_tests::{
+    interrupt::Interrupt,
+    place::{require_cgroup2, require_root},
+};
+
+use measure::Measure;
+use worker::Workload;
+
+/// What flowcar costs on this machine.
+#[derive(Parser)]
+#[command(name = "bench")]
+struct Arguments {
+    /// Pairs of runs, with flowcar and without
+    #[arg(long, default_value_t = 30)]
+    pairs: usize,
+    /// Milliseconds of each run
+    #[arg(long, default_value_t = 400)]
+    run: u64,
+    /// Eight pairs only
+    #[arg(long)]
+    quick: bool,
+    /// The work itself, which this program starts inside the cgroup
+    #[arg(long, hide = true)]
+    worker: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = match arguments.worker {
+        true => worker::work(),
+        false => bench(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench(arguments: &Arguments) -> io::Result<()> {
+    if !require_root() || !require_cgroup2() {
+        return Err(io::Error::other("run it as root: sudo make bench"));
+    }
+    let interrupt = Interrupt::catch()?;
+    let pairs = if arguments.quick { 8 } else { arguments.pairs };
+    let measure = Measure {
+        pairs,
+        run: Duration::from_millis(arguments.run),
+        interrupt: &interrupt,
+    };
+    report::head(&measure);
+    let mut starts = Vec::new();
+    for workload in Workload::ALL {
+        let pairs = measure.pairs(workload, &mut starts)?;
+        let hooks = measure.hooks(workload)?;
+        report::workload(workload, &pairs, &hooks);
+    }
+    report::process(&measure.idle()?, &starts);
+    Ok(())
+}

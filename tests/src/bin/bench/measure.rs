@@ -1,0 +1,183 @@
+//! The runs, and what is kept of each.
+
+use std::{collections::BTreeMap, fs, io, time::Duration};
+
+use flowcar_tests::{
+    interrupt::Interrupt,
+    place::{Cgroup, Place},
+    sidecar::{self, Sidecar},
+};
+
+use crate::{
+    hooks::{self, Count, Counting, EmptyProgram},
+    worker::{Run, Worker, Workload},
+};
+
+/// Runs in which the kernel counts.
+const COUNTED_RUNS: usize = 10;
+
+/// How long flowcar has been idle when its memory is read: past several reports.
+const IDLE: Duration = Duration::from_secs(4);
+
+/// flowcar reports every second here, ten times as often as by default, so that short runs have reports in them.
+const SETTINGS: &[(&str, &str)] = &[("OTEL_METRIC_EXPORT_INTERVAL", "1000")];
+
+/// How much to measure.
+#[derive(Debug)]
+pub(crate) struct Measure<'a> {
+    /// Pairs of runs.
+    pub(crate) pairs: usize,
+    /// How long each run is.
+    pub(crate) run: Duration,
+    /// Ends it before its time.
+    pub(crate) interrupt: &'a Interrupt,
+}
+
+/// The same work without flowcar and with it, one right after the other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pair {
+    /// Without.
+    pub(crate) bare: Run,
+    /// With.
+    pub(crate) followed: Run,
+    /// CPU time of the flowcar process meanwhile.
+    pub(crate) flowcar_cpu: Duration,
+    /// Its resident memory at the end, bytes.
+    pub(crate) flowcar_rss: u64,
+}
+
+/// A run in which the kernel counted.
+#[derive(Clone, Debug)]
+pub(crate) struct Counted {
+    /// Exchanges.
+    pub(crate) exchanges: u64,
+    /// flowcar's programs, by hook.
+    pub(crate) hooks: BTreeMap<&'static str, Count>,
+    /// The empty program.
+    pub(crate) empty: Count,
+}
+
+/// flowcar with nothing to do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Idle {
+    /// Size of its binary, bytes.
+    pub(crate) binary: u64,
+    /// Resident memory, bytes.
+    pub(crate) rss: u64,
+    /// CPU time over the time it was watched.
+    pub(crate) cpu_share: f64,
+}
+
+/// A worker in a cgroup and a network namespace of its own.
+struct Ground {
+    worker: Worker,
+    place: Place,
+}
+
+// === impl Measure ===
+
+impl Measure<'_> {
+    /// The pairs. How long flowcar took to attach in each is added to `starts`.
+    pub(crate) fn pairs(
+        &self,
+        workload: Workload,
+        starts: &mut Vec<Duration>,
+    ) -> io::Result<Vec<Pair>> {
+        let mut ground = self.ground()?;
+        // Once unmeasured, for cold caches.
+        ground.worker.run(workload, self.run)?;
+        (0..self.pairs)
+            .map(|number| {
+                self.interrupt.check()?;
+                ground.pair(workload, self.run, number % 2 == 1, starts)
+            })
+            .collect()
+    }
+
+    /// Runs with flowcar in which the kernel counts.
+    pub(crate) fn hooks(&self, workload: Workload) -> io::Result<Vec<Counted>> {
+        let mut ground = self.ground()?;
+        let sidecar = Sidecar::follow(ground.place.cgroup().path(), SETTINGS)?;
+        let empty = EmptyProgram::attach(ground.place.cgroup().path())?;
+        let _counting = Counting::start()?;
+        (0..COUNTED_RUNS)
+            .map(|_| {
+                self.interrupt.check()?;
+                let (hooks, nothing) = (hooks::counts(sidecar.id())?, empty.count()?);
+                let run = ground.worker.run(workload, self.run)?;
+                let grown = hooks::counts(sidecar.id())?
+                    .into_iter()
+                    .map(|(hook, count)| {
+                        (
+                            hook,
+                            count.since(hooks.get(hook).copied().unwrap_or_default()),
+                        )
+                    });
+                Ok(Counted {
+                    exchanges: run.exchanges,
+                    hooks: grown.collect(),
+                    empty: empty.count()?.since(nothing),
+                })
+            })
+            .collect()
+    }
+
+    /// flowcar beside a cgroup in which nothing happens.
+    pub(crate) fn idle(&self) -> io::Result<Idle> {
+        let cgroup = Cgroup::new("bench-idle")?;
+        self.interrupt.check()?;
+        let sidecar = Sidecar::follow(cgroup.path(), SETTINGS)?;
+        let used = sidecar.cpu()?;
+        std::thread::sleep(IDLE);
+        Ok(Idle {
+            binary: fs::metadata(sidecar::program()?)?.len(),
+            rss: sidecar.rss()?,
+            cpu_share: (sidecar.cpu()? - used).as_secs_f64() / IDLE.as_secs_f64(),
+        })
+    }
+
+    fn ground(&self) -> io::Result<Ground> {
+        let place = Place::new("bench")?;
+        self.interrupt.kills(place.cgroup())?;
+        // Each connection leaves a port in TIME_WAIT for a while.
+        place
+            .netns()
+            .sysctl("net.ipv4.ip_local_port_range", "1024 65535")?;
+        Ok(Ground {
+            worker: Worker::start(&place)?,
+            place,
+        })
+    }
+}
+
+// === impl Ground ===
+
+impl Ground {
+    fn pair(
+        &mut self,
+        workload: Workload,
+        duration: Duration,
+        bare_first: bool,
+        starts: &mut Vec<Duration>,
+    ) -> io::Result<Pair> {
+        // In turn, so that a machine that gets slower all the time favours neither.
+        let before = bare_first
+            .then(|| self.worker.run(workload, duration))
+            .transpose()?;
+        let sidecar = Sidecar::follow(self.place.cgroup().path(), SETTINGS)?;
+        starts.push(sidecar.attached_after());
+        let used = sidecar.cpu()?;
+        let followed = self.worker.run(workload, duration)?;
+        let (flowcar_cpu, flowcar_rss) = (sidecar.cpu()? - used, sidecar.rss()?);
+        sidecar.stop()?;
+        Ok(Pair {
+            bare: match before {
+                Some(run) => run,
+                None => self.worker.run(workload, duration)?,
+            },
+            followed,
+            flowcar_cpu,
+            flowcar_rss,
+        })
+    }
+}

@@ -1,0 +1,165 @@
+//! The figures in words.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use crate::{
+    hooks::Count,
+    measure::{Counted, Idle, Measure, Pair},
+    statistics::{Confident, Spread, confident, spread},
+    worker::{REQUEST, RESPONSE, Run, Workload},
+};
+
+/// What an exchange may cost more by flowcar's hooks.
+const GOAL_SHARE: f64 = 0.01;
+/// What flowcar may hold when idle, bytes.
+const GOAL_RSS: f64 = 10.0 * 1024.0 * 1024.0;
+
+const MIB: f64 = 1024.0 * 1024.0;
+
+/// What is measured, and on what.
+pub(crate) fn head(measure: &Measure<'_>) {
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    println!(
+        "flowcar bench: {} pairs of {} ms, with flowcar and without in turn; Linux {}, {cpus} CPUs, {} build",
+        measure.pairs,
+        measure.run.as_millis(),
+        kernel.trim(),
+        if cfg!(debug_assertions) {
+            "DEBUG"
+        } else {
+            "release"
+        },
+    );
+    println!(
+        "An exchange: {REQUEST} bytes there, {RESPONSE} back, over loopback. Both ends are in the followed cgroup."
+    );
+    println!("Median (5 % to 95 %) of the runs; [95 % confidence] of the median.");
+}
+
+/// One workload.
+pub(crate) fn workload(workload: Workload, pairs: &[Pair], counted: &[Counted]) {
+    println!();
+    println!("{}", title(workload));
+    println!("{:26} {:>27} {:>27}", "", "without", "with flowcar");
+    row("exchanges a second", pairs, Run::throughput, 0);
+    row("CPU us of an exchange", pairs, |run| run.cpu_ns() / 1e3, 2);
+    ratio("with / without, throughput", pairs, Run::throughput);
+    ratio("with / without, CPU time", pairs, Run::cpu_ns);
+    let cpu =
+        spread(pairs.iter().map(|pair| {
+            100.0 * pair.flowcar_cpu.as_secs_f64() / pair.followed.elapsed.as_secs_f64()
+        }));
+    let rss = spread(pairs.iter().map(|pair| pair.flowcar_rss as f64 / MIB));
+    println!(
+        "{:26} {} % of one CPU, {} MiB resident",
+        "the flowcar process",
+        show(cpu, 2),
+        show(rss, 1)
+    );
+    println!();
+    hooks(
+        counted,
+        spread(pairs.iter().map(|pair| pair.bare.exchange_ns())).median,
+    );
+}
+
+fn title(workload: Workload) -> &'static str {
+    match workload {
+        Workload::RequestResponse => {
+            "REQUEST-RESPONSE: one connection, one exchange after the other"
+        }
+        Workload::ConnectPerRequest => {
+            "CONNECT-PER-REQUEST: one connection after the other, one exchange on each"
+        }
+    }
+}
+
+fn row(name: &str, pairs: &[Pair], figure: impl Fn(&Run) -> f64, digits: usize) {
+    let bare = spread(pairs.iter().map(|pair| figure(&pair.bare)));
+    let followed = spread(pairs.iter().map(|pair| figure(&pair.followed)));
+    println!(
+        "{name:26} {:>27} {:>27}",
+        show(bare, digits),
+        show(followed, digits)
+    );
+}
+
+fn ratio(name: &str, pairs: &[Pair], figure: impl Fn(&Run) -> f64) {
+    let Confident { median, interval } = confident(
+        pairs
+            .iter()
+            .map(|pair| figure(&pair.followed) / figure(&pair.bare)),
+    );
+    match interval {
+        Some((low, high)) => println!("{name:26} {median:>14.3} [{low:.3}, {high:.3}]"),
+        None => println!("{name:26} {median:>14.3} [too few pairs to say]"),
+    }
+}
+
+/// The kernel's count, and what it comes to against `exchange_ns`, the bare time of an exchange.
+fn hooks(counted: &[Counted], exchange_ns: f64) {
+    println!(
+        "{:26} {:>14} {:>12} {:>14} {:>12}",
+        "by the kernel's count", "calls/exchange", "ns/call", "less an empty", "ns/exchange"
+    );
+    let names: BTreeSet<_> = counted.iter().flat_map(|run| run.hooks.keys()).collect();
+    let mut total = 0.0;
+    for name in names {
+        let count = |run: &Counted| run.hooks.get(name).copied().unwrap_or_default();
+        let calls = median(counted, |run| {
+            count(run).calls as f64 / run.exchanges as f64
+        });
+        let ns = median(counted, |run| count(run).ns_per_call());
+        let net = median(counted, |run| beyond_empty(count(run), run.empty));
+        total += calls * net;
+        println!(
+            "{name:26} {calls:>14.2} {ns:>12.0} {net:>14.0} {:>12.0}",
+            calls * net
+        );
+    }
+    let share = total / exchange_ns;
+    println!(
+        "{:26} {:.2} % of a bare exchange ({total:.0} ns of {:.1} us): {} the goal of {:.0} %",
+        "share",
+        100.0 * share,
+        exchange_ns / 1e3,
+        if share <= GOAL_SHARE {
+            "within"
+        } else {
+            "PAST"
+        },
+        100.0 * GOAL_SHARE,
+    );
+}
+
+fn beyond_empty(count: Count, empty: Count) -> f64 {
+    count.ns_per_call() - empty.ns_per_call()
+}
+
+fn median(counted: &[Counted], figure: impl Fn(&Counted) -> f64) -> f64 {
+    spread(counted.iter().map(figure)).median
+}
+
+/// flowcar itself.
+pub(crate) fn process(idle: &Idle, starts: &[Duration]) {
+    let rss = idle.rss as f64;
+    let starts = spread(starts.iter().map(|start| start.as_secs_f64() * 1e3));
+    println!();
+    println!("THE PROCESS");
+    println!("{:26} {:.1} MiB", "binary", idle.binary as f64 / MIB);
+    println!(
+        "{:26} {:.1} MiB resident: {} the goal of {:.0} MiB; {:.2} % of one CPU",
+        "idle",
+        rss / MIB,
+        if rss <= GOAL_RSS { "within" } else { "PAST" },
+        GOAL_RSS / MIB,
+        100.0 * idle.cpu_share,
+    );
+    println!("{:26} {} ms", "from exec to attached", show(starts, 0));
+}
+
+fn show(spread: Spread, digits: usize) -> String {
+    let Spread { low, median, high } = spread;
+    format!("{median:.digits$} ({low:.digits$} to {high:.digits$})")
+}

@@ -1,0 +1,198 @@
+//! The product itself, `flowcar export`, started beside a cgroup.
+
+use std::{
+    env, fs,
+    io::{self, BufRead, BufReader},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc::{self, Receiver},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::{
+        prctl,
+        signal::{Signal, kill},
+    },
+    time::{clock_getcpuclockid, clock_gettime},
+    unistd::Pid,
+};
+
+/// Words of the line that it logs once it is attached.
+const ATTACHED: &str = "following its TCP flows";
+
+/// How long it may take to attach: 50 ms are usual, the rest is for a busy machine.
+const ATTACHES_WITHIN: Duration = Duration::from_secs(30);
+
+/// Its settings are these prefixes' variables; those of whoever starts it are not handed on.
+const SETTINGS: [&str; 2] = ["OTEL_", "FLOWCAR_"];
+
+/// A running `flowcar export`. It is killed on drop, and by the kernel when the thread that started it ends.
+///
+/// It is in the cgroup and the network namespace of its starter, not in the followed ones, so its own flows are
+/// not among those that it follows.
+#[derive(Debug)]
+pub struct Sidecar {
+    child: Child,
+    log: Receiver<String>,
+    attached_after: Duration,
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub struct Stopped {
+    /// Its exit status.
+    pub status: ExitStatus,
+    /// What it logged after it had attached.
+    pub log: Vec<String>,
+}
+
+/// Where the binary `flowcar` is, as seen from a test or another binary of this workspace.
+///
+/// # Errors
+/// It was not built: `cargo build -p flowcar`.
+pub fn program() -> io::Result<PathBuf> {
+    let this = env::current_exe()?;
+    // Binaries lie in target/PROFILE, tests in target/PROFILE/deps.
+    this.ancestors()
+        .skip(1)
+        .take(2)
+        .map(|directory| directory.join("flowcar"))
+        .find(|path| path.is_file())
+        .ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                "the program flowcar is not beside this one; build it with: cargo build -p flowcar",
+            )
+        })
+}
+
+// === impl Sidecar ===
+
+impl Sidecar {
+    /// Starts it with these settings (no others reach it) and waits until it is attached to the cgroup.
+    ///
+    /// # Errors
+    /// It cannot be started, or ends or does nothing instead; the message has what it logged.
+    pub fn follow(cgroup: &Path, settings: &[(&str, &str)]) -> io::Result<Self> {
+        let mut command = Command::new(program()?);
+        for (name, _) in env::vars_os() {
+            if SETTINGS
+                .iter()
+                .any(|prefix| name.to_string_lossy().starts_with(prefix))
+            {
+                command.env_remove(name);
+            }
+        }
+        command
+            .arg("export")
+            .arg("--cgroup")
+            .arg(cgroup)
+            .envs(settings.iter().copied())
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped());
+        // SAFETY: between fork and exec the closure makes one system call.
+        unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
+        let started = Instant::now();
+        let mut child = command.spawn()?;
+        let stderr = child
+            .stderr
+            .take()
+            .ok_or_else(|| io::Error::other("a child without the pipe that was asked for"))?;
+        let (to, log) = mpsc::channel();
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                if to.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut sidecar = Self {
+            child,
+            log,
+            attached_after: Duration::ZERO,
+        };
+        sidecar.attached_after = sidecar.wait_attached(started)?;
+        Ok(sidecar)
+    }
+
+    fn wait_attached(&self, started: Instant) -> io::Result<Duration> {
+        let mut seen = String::new();
+        loop {
+            let left = ATTACHES_WITHIN.saturating_sub(started.elapsed());
+            match self.log.recv_timeout(left) {
+                Ok(line) if line.contains(ATTACHED) => return Ok(started.elapsed()),
+                Ok(line) => seen = format!("{seen}{line}\n"),
+                Err(_) => {
+                    return Err(io::Error::other(format!(
+                        "flowcar export did not attach:\n{seen}"
+                    )));
+                }
+            }
+        }
+    }
+
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How long it took from its start until it said that it is attached.
+    pub fn attached_after(&self) -> Duration {
+        self.attached_after
+    }
+
+    /// CPU time that it has used.
+    ///
+    /// # Errors
+    /// It ended.
+    pub fn cpu(&self) -> io::Result<Duration> {
+        Ok(clock_gettime(clock_getcpuclockid(self.pid())?)?.into())
+    }
+
+    /// Its resident memory, bytes.
+    ///
+    /// # Errors
+    /// It ended.
+    pub fn rss(&self) -> io::Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id()))?;
+        status
+            .lines()
+            .find_map(|line| {
+                line.strip_prefix("VmRSS:")?
+                    .strip_suffix("kB")?
+                    .trim()
+                    .parse()
+                    .ok()
+            })
+            .map(|kib: u64| kib * 1024)
+            .ok_or_else(|| io::Error::other("no VmRSS: flowcar export ended"))
+    }
+
+    /// Ends it as a container runtime does, by SIGTERM, and waits until it has sent what is left.
+    ///
+    /// # Errors
+    /// It cannot be waited for.
+    pub fn stop(mut self) -> io::Result<Stopped> {
+        kill(self.pid(), Signal::SIGTERM)?;
+        let status = self.child.wait()?;
+        Ok(Stopped {
+            status,
+            log: self.log.iter().collect(),
+        })
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed())
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
