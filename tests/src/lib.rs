@@ -6,5 +6,6 @@ pub mod interrupt;
 pub mod link;
 pub mod peers;
 pub mod place;
+pub mod receiver;
 pub mod sidecar;
 pub mod traffic;

@@ -76,7 +76,10 @@ impl Sidecar {
     ///
     /// # Errors
     /// It cannot be started, or ends or does nothing instead; the message has what it logged.
-    pub fn follow(cgroup: &Path, settings: &[(&str, &str)]) -> io::Result<Self> {
+    pub fn follow<'a>(
+        cgroup: &Path,
+        settings: impl IntoIterator<Item = (&'a str, String)>,
+    ) -> io::Result<Self> {
         let mut command = Command::new(program()?);
         for (name, _) in env::vars_os() {
             if SETTINGS
@@ -90,7 +93,7 @@ impl Sidecar {
             .arg("export")
             .arg("--cgroup")
             .arg(cgroup)
-            .envs(settings.iter().copied())
+            .envs(settings)
             .stdin(Stdio::null())
             .stderr(Stdio::piped());
         // SAFETY: between fork and exec the closure makes one system call.

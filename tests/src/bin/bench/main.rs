@@ -20,6 +20,7 @@ use clap::Parser;
 use flowcar_tests::{
     interrupt::Interrupt,
     place::{require_cgroup2, require_root},
+    receiver::Receiver,
 };
 
 use measure::Measure;
@@ -67,6 +68,7 @@ fn bench(arguments: &Arguments) -> io::Result<()> {
     let measure = Measure {
         pairs,
         run: Duration::from_millis(arguments.run),
+        receiver: &Receiver::start()?,
         interrupt: &interrupt,
     };
     report::head(&measure);

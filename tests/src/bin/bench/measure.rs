@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fs, io, time::Duration};
 use flowcar_tests::{
     interrupt::Interrupt,
     place::{Cgroup, Place},
+    receiver::Receiver,
     sidecar::{self, Sidecar},
 };
 
@@ -19,8 +20,8 @@ const COUNTED_RUNS: usize = 10;
 /// How long flowcar has been idle when its memory is read: past several reports.
 const IDLE: Duration = Duration::from_secs(4);
 
-/// flowcar reports every second here, ten times as often as by default, so that short runs have reports in them.
-const SETTINGS: &[(&str, &str)] = &[("OTEL_METRIC_EXPORT_INTERVAL", "1000")];
+/// Milliseconds between flowcar's reports, fifty times as often as by default, so that short runs have some.
+const REPORT_INTERVAL: &str = "200";
 
 /// How much to measure.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub(crate) struct Measure<'a> {
     pub(crate) pairs: usize,
     /// How long each run is.
     pub(crate) run: Duration,
+    /// What flowcar sends to.
+    pub(crate) receiver: &'a Receiver,
     /// Ends it before its time.
     pub(crate) interrupt: &'a Interrupt,
 }
@@ -89,7 +92,7 @@ impl Measure<'_> {
         (0..self.pairs)
             .map(|number| {
                 self.interrupt.check()?;
-                ground.pair(workload, self.run, number % 2 == 1, starts)
+                ground.pair(self, workload, number % 2 == 1, starts)
             })
             .collect()
     }
@@ -97,7 +100,7 @@ impl Measure<'_> {
     /// Runs with flowcar in which the kernel counts.
     pub(crate) fn hooks(&self, workload: Workload) -> io::Result<Vec<Counted>> {
         let mut ground = self.ground()?;
-        let sidecar = Sidecar::follow(ground.place.cgroup().path(), SETTINGS)?;
+        let sidecar = self.follow(ground.place.cgroup())?;
         let empty = EmptyProgram::attach(ground.place.cgroup().path())?;
         let _counting = Counting::start()?;
         (0..COUNTED_RUNS)
@@ -126,7 +129,7 @@ impl Measure<'_> {
     pub(crate) fn idle(&self) -> io::Result<Idle> {
         let cgroup = Cgroup::new("bench-idle")?;
         self.interrupt.check()?;
-        let sidecar = Sidecar::follow(cgroup.path(), SETTINGS)?;
+        let sidecar = self.follow(&cgroup)?;
         let used = sidecar.cpu()?;
         std::thread::sleep(IDLE);
         Ok(Idle {
@@ -134,6 +137,14 @@ impl Measure<'_> {
             rss: sidecar.rss()?,
             cpu_share: (sidecar.cpu()? - used).as_secs_f64() / IDLE.as_secs_f64(),
         })
+    }
+
+    fn follow(&self, cgroup: &Cgroup) -> io::Result<Sidecar> {
+        let settings = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", self.receiver.endpoint()),
+            ("OTEL_METRIC_EXPORT_INTERVAL", REPORT_INTERVAL.to_owned()),
+        ];
+        Sidecar::follow(cgroup.path(), settings)
     }
 
     fn ground(&self) -> io::Result<Ground> {
@@ -155,25 +166,25 @@ impl Measure<'_> {
 impl Ground {
     fn pair(
         &mut self,
+        measure: &Measure<'_>,
         workload: Workload,
-        duration: Duration,
         bare_first: bool,
         starts: &mut Vec<Duration>,
     ) -> io::Result<Pair> {
         // In turn, so that a machine that gets slower all the time favours neither.
         let before = bare_first
-            .then(|| self.worker.run(workload, duration))
+            .then(|| self.worker.run(workload, measure.run))
             .transpose()?;
-        let sidecar = Sidecar::follow(self.place.cgroup().path(), SETTINGS)?;
+        let sidecar = measure.follow(self.place.cgroup())?;
         starts.push(sidecar.attached_after());
         let used = sidecar.cpu()?;
-        let followed = self.worker.run(workload, duration)?;
+        let followed = self.worker.run(workload, measure.run)?;
         let (flowcar_cpu, flowcar_rss) = (sidecar.cpu()? - used, sidecar.rss()?);
         sidecar.stop()?;
         Ok(Pair {
             bare: match before {
                 Some(run) => run,
-                None => self.worker.run(workload, duration)?,
+                None => self.worker.run(workload, measure.run)?,
             },
             followed,
             flowcar_cpu,
