@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use percent_encoding::percent_decode_str;
+
 use crate::quantity;
 
 /// The type of an annotation's value.
@@ -18,8 +20,6 @@ pub enum Kind {
         /// The greatest.
         max: u64,
     },
-    /// `include:` or `exclude:` and a comma-separated list of ports and port ranges.
-    Ports,
     /// `name` or `name/key` of a Secret.
     SecretRef,
     /// A Kubernetes CPU quantity from 1m to 64.
@@ -52,7 +52,6 @@ impl Kind {
             Self::Choice(words) => words.contains(&value),
             Self::Url => is_endpoint(value),
             Self::Integer { min, max } => is_integer(value, min, max),
-            Self::Ports => is_ports(value),
             Self::SecretRef => parse_secret_ref(value).is_some(),
             Self::Cpu => quantity::parse(value).is_some_and(|n| {
                 (NANO / 1_000..=64 * NANO).contains(&n) && n % (NANO / 1_000) == 0
@@ -83,7 +82,6 @@ impl fmt::Display for Kind {
             Self::Choice(words) => f.write_str(&words.join(" | ")),
             Self::Url => f.write_str("http(s) URL"),
             Self::Integer { min, max } => write!(f, "whole number {min} to {max}"),
-            Self::Ports => f.write_str("include:PORTS or exclude:PORTS"),
             Self::SecretRef => f.write_str("NAME or NAME/KEY"),
             Self::Cpu => f.write_str("CPU quantity 1m to 64"),
             Self::Memory => f.write_str("memory quantity 16Mi to 16Gi"),
@@ -119,28 +117,8 @@ fn is_endpoint(value: &str) -> bool {
         && url.fragment().is_none()
         // The parser forgives `http:host`; the exporters do not.
         && value.to_ascii_lowercase().starts_with(&format!("{}://", url.scheme()))
-}
-
-fn is_ports(value: &str) -> bool {
-    let Some(list) = value
-        .strip_prefix("include:")
-        .or_else(|| value.strip_prefix("exclude:"))
-    else {
-        return false;
-    };
-    let port = |text: &str| {
-        is_integer(text, 1, 65_535)
-            .then(|| text.parse::<u16>().ok())
-            .flatten()
-    };
-    // As many entries as fit a kernel-side table; more is a mistake rather than a wish.
-    list.split(',').count() <= 64
-        && list.split(',').all(|item| match item.split_once('-') {
-            Some((from, to)) => {
-                matches!((port(from), port(to)), (Some(from), Some(to)) if from <= to)
-            }
-            None => port(item).is_some(),
-        })
+        // Nor do they encode what a browser would: the sidecar takes a URI (RFC 3986) as it is.
+        && value.parse::<http::Uri>().is_ok()
 }
 
 /// The Secret's name and key of a `name` or `name/key` value; the key is `headers` where it is left out.
@@ -169,7 +147,8 @@ fn is_dns_subdomain(name: &str) -> bool {
         })
 }
 
-/// OpenTelemetry's resource attribute list: keys are W3C baggage tokens, values have no separator unescaped.
+/// OpenTelemetry's resource attribute list: keys are W3C baggage tokens, values have no separator unescaped, and
+/// both are UTF-8 once percent-decoded.
 fn is_attributes(value: &str) -> bool {
     is_text(value, 4096)
         && value.split(',').all(|pair| {
@@ -179,6 +158,9 @@ fn is_attributes(value: &str) -> bool {
                     && key.bytes().all(token)
                     && !value.contains('=')
                     && value.is_ascii()
+                    && [key, value]
+                        .iter()
+                        .all(|text| percent_decode_str(text).decode_utf8().is_ok())
             })
         })
 }

@@ -80,6 +80,8 @@ fn every_override_takes_what_it_should_and_nothing_else() {
                 "http://a\n",
                 "http://a:65536",
                 "http://a/#f",
+                "http://süß",
+                "http://a/<b>",
             ],
         ),
         (
@@ -103,7 +105,9 @@ fn every_override_takes_what_it_should_and_nothing_else() {
         (
             Key::ResourceAttributes,
             &["a=b", "a=", "a.b=c,d=e%2Cf"],
-            &["", "a", "=b", "a=b,", "a=b=c", "a b=c", "a=b\n", "a=ü"],
+            &[
+                "", "a", "=b", "a=b,", "a=b=c", "a b=c", "a=b\n", "a=ü", "a=%FF", "%FF=a",
+            ],
         ),
         (
             Key::Source,
@@ -113,34 +117,16 @@ fn every_override_takes_what_it_should_and_nothing_else() {
         (Key::Peer, &["address", "prefix", "none"], &["", "all"]),
         (
             Key::Ports,
-            &[
-                "include:1",
-                "exclude:65535",
-                "include:80,443",
-                "exclude:1-65535",
-                "include:80-80",
-            ],
-            &[
-                "",
-                "80",
-                "include:",
-                "include:0",
-                "include:65536",
-                "include:80,",
-                "exclude:9-8",
-                "include:a",
-                "include:+80",
-                "include: 80",
-                "only:80",
-                "include:1-2-3",
-            ],
+            &["include", "exclude"],
+            &["", "include:80", "Exclude", "22"],
         ),
         (Key::Exchange, &["on", "off"], &["true", "ON"]),
         (
             Key::Sampling,
-            &["0", "1", "1000000"],
+            &["1", "1000000"],
             &[
                 "",
+                "0",
                 "-1",
                 "1000001",
                 "1.5",
@@ -154,7 +140,7 @@ fn every_override_takes_what_it_should_and_nothing_else() {
         (Key::Histograms, &["exponential", "explicit"], &["exp"]),
         (
             Key::LogLevel,
-            &["error", "warn", "info", "debug", "trace"],
+            &["off", "error", "warn", "info", "debug", "trace"],
             &["warning", "INFO"],
         ),
         (Key::LogFormat, &["text", "json"], &["logfmt"]),
@@ -228,9 +214,6 @@ fn long_values_have_a_bound() {
     assert!(Annotation::of(Key::ServiceName).kind.accepts(&text(255)));
     assert!(!Annotation::of(Key::ServiceName).kind.accepts(&text(256)));
     assert!(!Annotation::of(Key::HeadersSecret).kind.accepts(&text(254)));
-    let ports = |n: usize| format!("include:{}", vec!["1"; n].join(","));
-    assert!(Annotation::of(Key::Ports).kind.accepts(&ports(64)));
-    assert!(!Annotation::of(Key::Ports).kind.accepts(&ports(65)));
 }
 
 #[test]
@@ -259,7 +242,7 @@ fn a_wrong_value_leaves_the_default_and_names_the_right_word() {
     let (_, problems) = parse(&[("flowcar.io/sampling", "lots")]);
     assert_eq!(
         problems[0].to_string(),
-        r#"flowcar.io/sampling="lots": ignored; expected whole number 0 to 1000000"#
+        r#"flowcar.io/sampling="lots": ignored; expected whole number 1 to 1000000"#
     );
 }
 
