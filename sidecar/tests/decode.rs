@@ -122,6 +122,15 @@ fn lengths_kinds_and_roles_are_checked() {
     }
 }
 
+/// A least sample above the greatest has no quantiles: shown, it would end the process.
+#[test]
+fn a_record_that_contradicts_itself_is_malformed() {
+    let mut record = blank(1);
+    sample(&mut record, 500);
+    record.rtt_min_us = record.rtt_max_us + 1;
+    assert!(decode(bytes(&record), 0).is_err());
+}
+
 /// Whatever decodes must also be fit to be shown.
 fn survives(bytes: &[u8]) -> Result<(), TestCaseError> {
     if let Ok(record) = decode(bytes, 1) {

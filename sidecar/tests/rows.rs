@@ -21,9 +21,9 @@ proptest! {
         flags in any::<u16>(),
         last_state in 1_u8..12,
         established in any::<bool>(),
-        // Up to an exabyte, a million segments, and less than 100 hours.
+        // Up to an exabyte, a million segments, and 99 days.
         volume in (0_u64..1 << 60, 0_u64..1 << 60, 0_u32..999_999),
-        lasted_ns in 0_u64..359_999_000_000_000,
+        lasted_ns in 0_u64..8_553_600_000_000_000,
         rtt_us in 1_u32..16_000_000,
     ) {
         let mut record = FlowRecord {
