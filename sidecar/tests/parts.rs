@@ -12,7 +12,7 @@ fn flow(bytes: u64, edit: impl Fn(&mut FlowRecord)) -> Flow {
     record.bytes_received = bytes;
     common::sample(&mut record, 500);
     edit(&mut record);
-    decode(&common::bytes(&record), 0)
+    decode(common::bytes(&record), 0)
         .expect("a whole record")
         .flow
 }

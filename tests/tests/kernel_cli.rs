@@ -266,7 +266,7 @@ fn a_killed_flowcar_is_cleaned_up_after_by_the_next() {
     let name = format!("flowcar-run-{}", run.id());
     // Dropping it kills and reaps flowcar, not the command.
     drop(run);
-    assert_eq!(left_behind(&place), [name.clone()]);
+    assert_eq!(left_behind(&place), std::slice::from_ref(&name));
 
     let again = || assert_eq!(status(&self::run(&place, &[], &["true"])), 0);
     again();

@@ -117,7 +117,8 @@ impl Pod {
                 Some(number_data_point::Value::AsDouble(double)) => double,
                 None => 0.0,
             })
-            .sum()
+            // Not sum(): of no points, that is -0.
+            .fold(0.0, |sum, value| sum + value)
     }
 
     /// The sum of the metric's histograms, without those of attempts that failed.
