@@ -68,7 +68,7 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         4 => any::<u8>().prop_map(Event::Connect),
         4 => fault.prop_map(Event::Establish),
-        1 => delivered.clone().prop_map(|delivered| Event::Fail { delivered }),
+        1 => delivered.prop_map(|delivered| Event::Fail { delivered }),
         8 => (any::<u16>(), any::<u16>(), 10_u16.., delivered).prop_map(|(sent, received, rtt_us, delivered)| {
             Event::Work { sent, received, rtt_us, delivered }
         }),
