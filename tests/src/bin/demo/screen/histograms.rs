@@ -32,19 +32,31 @@ pub(super) fn write(
     let note = "from the metrics: what the kernel measured, in OTLP's exponential buckets";
     title(out, style, "DISTRIBUTIONS", note)?;
     let of = Pod::distribution;
-    let link = |median: Duration| format!(", the link's {}", duration(median.as_secs_f64()));
+    let link = |median: Duration| format!(" (the link: {})", duration(median.as_secs_f64()));
     let rtt = [
         Drawing::new(
             "rtt, shop",
             &of(shop, names::RTT),
             &link(truth.requests.rtt),
         ),
-        Drawing::new("rtt, web", &of(web, names::RTT), &link(truth.responses.rtt)),
+        Drawing::new(
+            "round trips, seen from web",
+            &of(web, names::RTT),
+            &link(truth.responses.rtt),
+        ),
     ];
     let connect = of(shop, names::CONNECT);
     let other = [
-        Drawing::new("connect, shop", &connect, &link(truth.handshake)),
-        Drawing::new("connections last", &of(shop, names::DURATION), ""),
+        Drawing::new(
+            "handshakes, seen from shop",
+            &connect,
+            &link(truth.handshake),
+        ),
+        Drawing::new(
+            "connections, how long they lasted",
+            &of(shop, names::DURATION),
+            "",
+        ),
     ];
     for pair in [rtt, other] {
         beside(out, &pair, style)?;
@@ -71,12 +83,10 @@ fn beside(out: &mut String, [left, right]: &[Drawing; 2], style: Style) -> std::
 impl Drawing {
     fn new(name: &str, of: &Distribution, truth: &str) -> Self {
         let quantile = |q| of.quantile(q).map_or_else(|| "-".to_owned(), duration);
-        let head = format!(
-            "{name}: {}, p50 {}{truth}, p99 {}",
-            of.count(),
-            quantile(0.5),
-            quantile(0.99)
-        );
+        let heads = [
+            format!("{name}: {}", of.count()),
+            format!("p50 {}{truth}, p99 {}", quantile(0.5), quantile(0.99)),
+        ];
         let rows = of.rows(ROWS);
         let most = rows.iter().map(|(.., count)| *count).max().unwrap_or(1);
         let lines = rows.iter().map(|(lower, upper, count)| {
@@ -85,8 +95,8 @@ impl Drawing {
             let room = WIDTH - 16 - columns;
             [before, bar, format!("{:<room$}", format!(" {count}"))]
         });
-        let head = [format!("{head:<WIDTH$}"), String::new(), String::new()];
-        Self(std::iter::once(head).chain(lines).collect())
+        let heads = heads.map(|head| [format!("{head:<WIDTH$}"), String::new(), String::new()]);
+        Self(heads.into_iter().chain(lines).collect())
     }
 }
 

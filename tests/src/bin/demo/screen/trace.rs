@@ -28,7 +28,7 @@ pub(super) fn write(out: &mut String, pairs: &[Pair<'_>], style: Style) -> std::
     )?;
     let from = client.start_time_unix_nano.min(server.start_time_unix_nano);
     let to = client.end_time_unix_nano.max(server.end_time_unix_nano);
-    for (name, span) in [("shop  client", client), ("`- web server", server)] {
+    for (name, span) in [("shop     client", client), ("`- web   server", server)] {
         let label = format!("{name}  {}", span.name);
         let bar = style.paint(Ink::Bar, &timeline(span, from, to));
         let starts = duration(span.start_time_unix_nano.saturating_sub(from) as f64 / 1e9);
@@ -37,7 +37,7 @@ pub(super) fn write(out: &mut String, pairs: &[Pair<'_>], style: Style) -> std::
                 .saturating_sub(span.start_time_unix_nano) as f64
                 / 1e9,
         );
-        writeln!(out, "  {label:<24}{bar} at {starts:>6} for {lasts:>6}")?;
+        writeln!(out, "  {label:<26}{bar} at {starts:>6} for {lasts:>6}")?;
     }
     let head = format!("  {:<34}{:>20}{:>20}", "", "shop", "web");
     writeln!(out, "{}", style.paint(Ink::Faint, &head))?;
