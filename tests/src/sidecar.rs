@@ -155,23 +155,34 @@ impl Sidecar {
         Ok(clock_gettime(clock_getcpuclockid(self.pid())?)?.into())
     }
 
-    /// Its resident memory, bytes.
+    /// Its resident memory, bytes. Its ring buffer is counted twice in it, because it is mapped twice.
     ///
     /// # Errors
     /// It ended.
     pub fn rss(&self) -> io::Result<u64> {
+        self.status("VmRSS:")
+    }
+
+    /// The part of its resident memory that belongs to no file, bytes: heap and stacks.
+    ///
+    /// # Errors
+    /// It ended.
+    pub fn anonymous(&self) -> io::Result<u64> {
+        self.status("RssAnon:")
+    }
+
+    /// A value of `/proc/PID/status` that is given in kB (of 1,024 bytes), in bytes.
+    fn status(&self, field: &str) -> io::Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id()))?;
+        let value = |line: &str| {
+            let kib = line.strip_prefix(field)?.strip_suffix("kB")?;
+            kib.trim().parse::<u64>().ok()
+        };
         status
             .lines()
-            .find_map(|line| {
-                line.strip_prefix("VmRSS:")?
-                    .strip_suffix("kB")?
-                    .trim()
-                    .parse()
-                    .ok()
-            })
-            .map(|kib: u64| kib * 1024)
-            .ok_or_else(|| io::Error::other("no VmRSS: flowcar export ended"))
+            .find_map(value)
+            .map(|kib| kib * 1024)
+            .ok_or_else(|| io::Error::other(format!("no {field} flowcar export ended")))
     }
 
     /// Ends it as a container runtime does, by SIGTERM, and waits until it has sent what is left.

@@ -146,7 +146,8 @@ pub(crate) fn counts(process: u32) -> io::Result<BTreeMap<&'static str, Count>> 
     let mut programs = BTreeMap::new();
     let mut attached = Vec::new();
     for entry in fs::read_dir(format!("/proc/{process}/fdinfo"))? {
-        let fields = fs::read_to_string(entry?.path())?;
+        // Other descriptors come and go while this reads; those of programs stay.
+        let fields = fs::read_to_string(entry?.path()).unwrap_or_default();
         let Some(id) = field(&fields, "prog_id") else {
             continue;
         };
@@ -155,6 +156,9 @@ pub(crate) fn counts(process: u32) -> io::Result<BTreeMap<&'static str, Count>> 
             (None, Some(count)) => drop(programs.insert(id, count)),
             (None, None) => {}
         }
+    }
+    if attached.is_empty() {
+        return Err(io::Error::other("flowcar has no program attached"));
     }
     let mut hooks = BTreeMap::<_, Count>::new();
     for (id, hook) in attached {

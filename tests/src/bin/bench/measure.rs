@@ -67,6 +67,8 @@ pub(crate) struct Idle {
     pub(crate) binary: u64,
     /// Resident memory, bytes.
     pub(crate) rss: u64,
+    /// Of it, heap and stacks.
+    pub(crate) anonymous: u64,
     /// CPU time over the time it was watched.
     pub(crate) cpu_share: f64,
 }
@@ -135,6 +137,7 @@ impl Measure<'_> {
         Ok(Idle {
             binary: fs::metadata(sidecar::program()?)?.len(),
             rss: sidecar.rss()?,
+            anonymous: sidecar.anonymous()?,
             cpu_share: (sidecar.cpu()? - used).as_secs_f64() / IDLE.as_secs_f64(),
         })
     }

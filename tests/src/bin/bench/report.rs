@@ -149,11 +149,12 @@ pub(crate) fn process(idle: &Idle, starts: &[Duration]) {
     println!("THE PROCESS");
     println!("{:26} {:.1} MiB", "binary", idle.binary as f64 / MIB);
     println!(
-        "{:26} {:.1} MiB resident: {} the goal of {:.0} MiB; {:.2} % of one CPU",
+        "{:26} {:.1} MiB resident: {} the goal of {:.0} MiB; {:.1} MiB of it heap and stacks; {:.2} % of one CPU",
         "idle",
         rss / MIB,
         if rss <= GOAL_RSS { "within" } else { "PAST" },
         GOAL_RSS / MIB,
+        idle.anonymous as f64 / MIB,
         100.0 * idle.cpu_share,
     );
     println!("{:26} {} ms", "from exec to attached", show(starts, 0));

@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{Ipv6Addr, SocketAddr},
+    sync::Arc,
     thread,
     time::Duration,
 };
@@ -36,6 +37,9 @@ const CLOSED_PORT: u16 = 9090;
 /// How long the last packets of the last connection may take: they may be lost, too, more than once.
 const ENDS_WITHIN: Duration = Duration::from_secs(60);
 
+/// How long a program waits for one read, write or connect.
+const GIVES_UP_AFTER: Duration = Duration::from_secs(30);
+
 /// The pods, and whoever watches them.
 pub(crate) struct Stage {
     // In this order they are dropped.
@@ -64,9 +68,11 @@ pub(crate) struct Played {
 impl Stage {
     /// Makes the pods, the link and the receiver, and attaches a flowcar to each pod.
     pub(crate) fn set(seed: u64, interrupt: &Interrupt) -> io::Result<Self> {
+        // Nobody sends a RST again: if it is lost, its receiver waits for ever, here as in any network.
+        let lossy = Only::That(Arc::new(|tcp| !tcp.rst));
         let plan = Plan::rtt(RTT)
             .jitter(JITTER)
-            .drop(Only::Everything, When::Chance(LOSS))
+            .drop(lossy, When::Chance(LOSS))
             .seed(seed);
         let serve = ServePlan::at((Ipv6Addr::UNSPECIFIED, PORT).into());
         let pods = Pods::with(plan, &serve)?;
@@ -167,10 +173,7 @@ impl Stage {
                 .connections(8, 3)
                 .sizes(200..=900, 2_000..=60_000)
         };
-        let queries = CallPlan {
-            delay: Duration::from_millis(3),
-            ..CallPlan::to(v6).exchanges(120).sizes(60..=200, 100..=400)
-        };
+        let queries = CallPlan::to(v6).exchanges(120).sizes(60..=200, 100..=400);
         let downloads = CallPlan::to(v4)
             .connections(2, 2)
             .sizes(100..=100, 800_000..=1_200_000);
@@ -181,6 +184,7 @@ impl Stage {
             .into_iter()
             .map(|plan| CallPlan {
                 seed: self.seed,
+                timeout: Some(GIVES_UP_AFTER),
                 ..plan
             })
             .collect()

@@ -35,7 +35,7 @@ pub(super) fn write(
     let link = |median: Duration| format!(" (the link: {})", duration(median.as_secs_f64()));
     let rtt = [
         Drawing::new(
-            "rtt, shop",
+            "round trips, seen from shop",
             &of(shop, names::RTT),
             &link(truth.requests.rtt),
         ),
