@@ -52,6 +52,11 @@ fn main() -> ExitCode {
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+            eprintln!("bench: interrupted; what it had started is gone");
+            // 128 + SIGINT, as a shell would say.
+            ExitCode::from(130)
+        }
         Err(error) => {
             eprintln!("bench: {error}");
             ExitCode::FAILURE
@@ -72,6 +77,13 @@ fn bench(arguments: &Arguments) -> io::Result<()> {
         interrupt: &interrupt,
     };
     report::head(&measure);
+    let measured = measure_all(&measure);
+    // Whoever was killed by the signal failed for another reason.
+    interrupt.check()?;
+    measured
+}
+
+fn measure_all(measure: &Measure<'_>) -> io::Result<()> {
     let mut starts = Vec::new();
     for workload in Workload::ALL {
         let pairs = measure.pairs(workload, &mut starts)?;
