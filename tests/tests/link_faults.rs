@@ -223,15 +223,12 @@ fn doubled_segments_arrive_twice() {
     let trace = pods.link().trace();
     assert_eq!(trace.copies(), trace.count(AtoB, TcpSummary::is_data) / 10);
     assert!(trace.copies() >= 13);
-    // The receiver tells of each old segment (RFC 2883), and the sender hears of it.
-    assert_eq!(
-        counter(pods.server(), "TcpExt.TCPDSACKOldSent"),
-        trace.copies() as i64
-    );
-    assert_eq!(
-        counter(pods.client(), "TcpExt.TCPDSACKRecv"),
-        trace.copies() as i64
-    );
+    // The receiver tells of each old segment (RFC 2883). The sender hears of those whose acknowledgement still finds
+    // its socket: one that comes after the response has been read and the socket closed is nobody's.
+    let copies = trace.copies() as i64;
+    assert_eq!(counter(pods.server(), "TcpExt.TCPDSACKOldSent"), copies);
+    let heard = counter(pods.client(), "TcpExt.TCPDSACKRecv");
+    assert!((1..=copies).contains(&heard), "{heard} of {copies}");
     assert_eq!(counter(pods.client(), "Tcp.RetransSegs"), 0);
 }
 
