@@ -5,8 +5,7 @@
 //! pairs of runs, with the confidence that their number allows. Beside them stands the kernel's own count: the
 //! calls of each hook, times what a call takes beyond an empty program, as a share of a bare exchange.
 //!
-//! Client and server are in the same cgroup, so both ends of each connection are followed: a pod that has one
-//! end pays half.
+//! One end of each connection is in the followed cgroup, as one is in a pod: the client's, then the server's.
 
 mod hooks;
 mod measure;
@@ -24,7 +23,7 @@ use flowcar_tests::{
 };
 
 use measure::Measure;
-use worker::Workload;
+use worker::{End, Workload};
 
 /// What flowcar costs on this machine.
 #[derive(Parser)]
@@ -39,6 +38,9 @@ struct Arguments {
     /// Eight pairs only
     #[arg(long)]
     quick: bool,
+    /// The kernel's own count only, without the pairs of runs
+    #[arg(long)]
+    hooks: bool,
     /// The work itself, which this program starts inside the cgroup
     #[arg(long, hide = true)]
     worker: bool,
@@ -77,7 +79,10 @@ fn bench(arguments: &Arguments) -> io::Result<()> {
         interrupt: &interrupt,
     };
     report::head(&measure);
-    let measured = measure_all(&measure);
+    let measured = match arguments.hooks {
+        true => count_hooks(&measure),
+        false => measure_all(&measure),
+    };
     // Whoever was killed by the signal failed for another reason.
     interrupt.check()?;
     measured
@@ -85,11 +90,24 @@ fn bench(arguments: &Arguments) -> io::Result<()> {
 
 fn measure_all(measure: &Measure<'_>) -> io::Result<()> {
     let mut starts = Vec::new();
-    for workload in Workload::ALL {
-        let pairs = measure.pairs(workload, &mut starts)?;
-        let hooks = measure.hooks(workload)?;
-        report::workload(workload, &pairs, &hooks);
+    for (workload, end) in scenes() {
+        let pairs = measure.pairs(workload, end, &mut starts)?;
+        let hooks = measure.hooks(workload, end)?;
+        report::workload(workload, end, &pairs, &hooks);
     }
     report::process(&measure.idle()?, &starts);
     Ok(())
+}
+
+fn count_hooks(measure: &Measure<'_>) -> io::Result<()> {
+    for (workload, end) in scenes() {
+        report::counted(workload, end, &measure.hooks(workload, end)?);
+    }
+    Ok(())
+}
+
+fn scenes() -> impl Iterator<Item = (Workload, End)> {
+    Workload::ALL
+        .into_iter()
+        .flat_map(|workload| End::ALL.map(|end| (workload, end)))
 }

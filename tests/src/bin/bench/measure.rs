@@ -4,14 +4,14 @@ use std::{collections::BTreeMap, fs, io, time::Duration};
 
 use flowcar_tests::{
     interrupt::Interrupt,
-    place::{Cgroup, Place},
+    place::{Cgroup, Netns},
     receiver::Receiver,
     sidecar::{self, Sidecar},
 };
 
 use crate::{
     hooks::{self, Count, Counting, EmptyProgram},
-    worker::{Run, Worker, Workload},
+    worker::{End, Run, Worker, Workload},
 };
 
 /// Runs in which the kernel counts.
@@ -54,6 +54,8 @@ pub(crate) struct Pair {
 pub(crate) struct Counted {
     /// Exchanges.
     pub(crate) exchanges: u64,
+    /// Wall nanoseconds of one, while the kernel counted.
+    pub(crate) exchange_ns: f64,
     /// flowcar's programs, by hook.
     pub(crate) hooks: BTreeMap<&'static str, Count>,
     /// The empty program.
@@ -73,10 +75,12 @@ pub(crate) struct Idle {
     pub(crate) cpu_share: f64,
 }
 
-/// A worker in a cgroup and a network namespace of its own.
+/// A worker, and the cgroup that one end of its connections is in.
 struct Ground {
     worker: Worker,
-    place: Place,
+    followed: Cgroup,
+    _beside: Cgroup,
+    _netns: Netns,
 }
 
 // === impl Measure ===
@@ -86,9 +90,10 @@ impl Measure<'_> {
     pub(crate) fn pairs(
         &self,
         workload: Workload,
+        end: End,
         starts: &mut Vec<Duration>,
     ) -> io::Result<Vec<Pair>> {
-        let mut ground = self.ground()?;
+        let mut ground = self.ground(end)?;
         // Once unmeasured, for cold caches.
         ground.worker.run(workload, self.run)?;
         (0..self.pairs)
@@ -100,10 +105,10 @@ impl Measure<'_> {
     }
 
     /// Runs with flowcar in which the kernel counts.
-    pub(crate) fn hooks(&self, workload: Workload) -> io::Result<Vec<Counted>> {
-        let mut ground = self.ground()?;
-        let sidecar = self.follow(ground.place.cgroup())?;
-        let empty = EmptyProgram::attach(ground.place.cgroup().path())?;
+    pub(crate) fn hooks(&self, workload: Workload, end: End) -> io::Result<Vec<Counted>> {
+        let mut ground = self.ground(end)?;
+        let sidecar = self.follow(&ground.followed)?;
+        let empty = EmptyProgram::attach(ground.followed.path())?;
         let _counting = Counting::start()?;
         (0..COUNTED_RUNS)
             .map(|_| {
@@ -120,6 +125,7 @@ impl Measure<'_> {
                     });
                 Ok(Counted {
                     exchanges: run.exchanges,
+                    exchange_ns: run.exchange_ns(),
                     hooks: grown.collect(),
                     empty: empty.count()?.since(nothing),
                 })
@@ -150,16 +156,18 @@ impl Measure<'_> {
         Sidecar::follow(cgroup.path(), settings)
     }
 
-    fn ground(&self) -> io::Result<Ground> {
-        let place = Place::new("bench")?;
-        self.interrupt.kills(place.cgroup())?;
+    fn ground(&self, end: End) -> io::Result<Ground> {
+        let (followed, beside) = (Cgroup::new("bench")?, Cgroup::new("bench-beside")?);
+        self.interrupt.kills(&followed)?;
+        self.interrupt.kills(&beside)?;
+        let netns = Netns::new("bench")?;
         // Each connection leaves a port in TIME_WAIT for a while.
-        place
-            .netns()
-            .sysctl("net.ipv4.ip_local_port_range", "1024 65535")?;
+        netns.sysctl("net.ipv4.ip_local_port_range", "1024 65535")?;
         Ok(Ground {
-            worker: Worker::start(&place)?,
-            place,
+            worker: Worker::start(&netns, end, &followed, &beside)?,
+            followed,
+            _beside: beside,
+            _netns: netns,
         })
     }
 }
@@ -178,7 +186,7 @@ impl Ground {
         let before = bare_first
             .then(|| self.worker.run(workload, measure.run))
             .transpose()?;
-        let sidecar = measure.follow(self.place.cgroup())?;
+        let sidecar = measure.follow(&self.followed)?;
         starts.push(sidecar.attached_after());
         let used = sidecar.cpu()?;
         let followed = self.worker.run(workload, measure.run)?;

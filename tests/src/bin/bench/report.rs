@@ -6,7 +6,7 @@ use crate::{
     hooks::Count,
     measure::{Counted, Idle, Measure, Pair},
     statistics::{Confident, Spread, confident, spread},
-    worker::{REQUEST, RESPONSE, Run, Workload},
+    worker::{End, REQUEST, RESPONSE, Run, Workload},
 };
 
 /// What an exchange may cost more by flowcar's hooks.
@@ -32,15 +32,14 @@ pub(crate) fn head(measure: &Measure<'_>) {
         },
     );
     println!(
-        "An exchange: {REQUEST} bytes there, {RESPONSE} back, over loopback. Both ends are in the followed cgroup."
+        "An exchange: {REQUEST} bytes there, {RESPONSE} back, over loopback. One end is in the followed cgroup."
     );
     println!("Median (5 % to 95 %) of the runs; [95 % confidence] of the median.");
 }
 
 /// One workload.
-pub(crate) fn workload(workload: Workload, pairs: &[Pair], counted: &[Counted]) {
-    println!();
-    println!("{}", title(workload));
+pub(crate) fn workload(workload: Workload, end: End, pairs: &[Pair], counted: &[Counted]) {
+    title(workload, end);
     println!("{:26} {:>27} {:>27}", "", "without", "with flowcar");
     row("exchanges a second", pairs, Run::throughput, 0);
     row("CPU us of an exchange", pairs, |run| run.cpu_ns() / 1e3, 2);
@@ -64,14 +63,26 @@ pub(crate) fn workload(workload: Workload, pairs: &[Pair], counted: &[Counted]) 
     );
 }
 
-fn title(workload: Workload) -> &'static str {
+/// One workload, by the kernel's count alone.
+pub(crate) fn counted(workload: Workload, end: End, counted: &[Counted]) {
+    title(workload, end);
+    // With flowcar at work, so the share is a little too small.
+    hooks(counted, median(counted, |run| run.exchange_ns));
+}
+
+fn title(workload: Workload, end: End) {
+    let end = match end {
+        End::Client => "the client's end",
+        End::Server => "the server's end",
+    };
+    println!();
     match workload {
         Workload::RequestResponse => {
-            "REQUEST-RESPONSE: one connection, one exchange after the other"
+            println!("REQUEST-RESPONSE, {end}: one connection, one exchange after the other");
         }
-        Workload::ConnectPerRequest => {
-            "CONNECT-PER-REQUEST: one connection after the other, one exchange on each"
-        }
+        Workload::ConnectPerRequest => println!(
+            "CONNECT-PER-REQUEST, {end}: one connection after the other, one exchange on each"
+        ),
     }
 }
 

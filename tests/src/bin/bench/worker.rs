@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use flowcar_tests::place::Place;
+use flowcar_tests::place::{Cgroup, Netns};
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +17,15 @@ use serde::{Deserialize, Serialize};
 pub(crate) const REQUEST: usize = 100;
 /// Bytes of a response.
 pub(crate) const RESPONSE: usize = 1000;
+
+/// Which end is in the followed cgroup, as one of the two is in a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Whoever connects.
+    Client,
+    /// Whoever listens.
+    Server,
+}
 
 /// How exchanges are put on connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,12 +54,19 @@ pub(crate) struct Run {
     pub(crate) cpu: Duration,
 }
 
-/// A worker in a place of its own, that waits for orders.
+/// A worker that waits for orders.
 #[derive(Debug)]
 pub(crate) struct Worker {
     child: Child,
     orders: ChildStdin,
     results: io::Lines<io::BufReader<ChildStdout>>,
+}
+
+// === impl End ===
+
+impl End {
+    /// Both.
+    pub(crate) const ALL: [Self; 2] = [Self::Client, Self::Server];
 }
 
 // === impl Workload ===
@@ -106,30 +122,49 @@ impl Run {
 // === impl Worker ===
 
 impl Worker {
-    /// Starts this program as a worker in a place.
-    pub(crate) fn start(place: &Place) -> io::Result<Self> {
+    /// Starts this program as a worker in `netns`, with the sockets of one end in `followed` and the other's beside it.
+    ///
+    /// A socket belongs to the cgroup that its maker was in, and an accepted one to its listener's, so the worker
+    /// makes its listener in the one cgroup and is then moved to the other.
+    pub(crate) fn start(
+        netns: &Netns,
+        end: End,
+        followed: &Cgroup,
+        beside: &Cgroup,
+    ) -> io::Result<Self> {
+        let (listens, connects) = match end {
+            End::Client => (beside, followed),
+            End::Server => (followed, beside),
+        };
         let mut command = Command::new(std::env::current_exe()?);
-        place.enter(&mut command)?;
+        netns.enter(&mut command)?;
+        listens.enter(&mut command)?;
         let mut child = command
             .arg("--worker")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
         let pipe = || io::Error::other("a child without the pipe that was asked for");
-        Ok(Self {
+        let mut worker = Self {
             orders: child.stdin.take().ok_or_else(pipe)?,
             results: io::BufReader::new(child.stdout.take().ok_or_else(pipe)?).lines(),
             child,
-        })
+        };
+        worker.result()?;
+        connects.adopt(worker.child.id())?;
+        Ok(worker)
+    }
+
+    fn result(&mut self) -> io::Result<String> {
+        let line = self.results.next().transpose()?;
+        line.ok_or_else(|| io::Error::other("the worker ended"))
     }
 
     /// Has it work.
     pub(crate) fn run(&mut self, workload: Workload, duration: Duration) -> io::Result<Run> {
         let order = serde_json::to_string(&Order { workload, duration })?;
         writeln!(self.orders, "{order}")?;
-        let result = self.results.next().transpose()?;
-        let result = result.ok_or_else(|| io::Error::other("the worker ended"))?;
-        Ok(serde_json::from_str(&result)?)
+        Ok(serde_json::from_str(&self.result()?)?)
     }
 }
 
@@ -145,6 +180,7 @@ impl Drop for Worker {
 pub(crate) fn work() -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let server = listener.local_addr()?;
+    println!("listening");
     thread::spawn(move || serve(&listener));
     for line in io::stdin().lines() {
         let Order { workload, duration } = serde_json::from_str(&line?)?;
