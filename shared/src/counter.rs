@@ -9,36 +9,34 @@
 pub enum Counter {
     /// Connections that were established under the programs' eyes, whether or not they could be followed.
     Established = 0,
-    /// Connection attempts that ended before they were established.
-    Failed = 1,
-    /// Followed connections that were closed.
-    Closed = 2,
     /// Established connections that cannot be followed because the kernel refused socket storage.
-    StorageRefused = 3,
+    StorageRefused = 1,
     /// Open records that found the ring buffer full. The connection is announced by a later record.
-    OpenDropped = 4,
+    OpenDropped = 2,
     /// Sample records that found the ring buffer full. Counts are cumulative: the next record has all.
-    SampleDropped = 5,
+    SampleDropped = 3,
     /// Close records of established connections that found the ring buffer full: the connection's end is lost.
-    CloseDropped = 6,
+    CloseDropped = 4,
     /// Records of failed attempts that found the ring buffer full.
-    FailedDropped = 7,
+    FailedDropped = 5,
     /// Established connections whose callbacks could not be armed, so that neither samples nor the end is seen.
-    ArmRefused = 8,
+    ArmRefused = 6,
+    /// RTT samples and retransmissions that were not counted because the kernel refused their flow socket storage. The
+    /// flow's bytes, segments and end are told all the same.
+    DetailRefused = 7,
 }
 
 impl Counter {
     /// All counters, in index order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 8] = [
         Self::Established,
-        Self::Failed,
-        Self::Closed,
         Self::StorageRefused,
         Self::OpenDropped,
         Self::SampleDropped,
         Self::CloseDropped,
         Self::FailedDropped,
         Self::ArmRefused,
+        Self::DetailRefused,
     ];
 
     /// The counter's index in the per-CPU array.

@@ -4,6 +4,10 @@
 //! and [`FlowRecord::emitted_ns`] and copies the value into the ring buffer, cut behind the last
 //! histogram slot in use ([`FlowRecord::slots_used`]). All counts are cumulative since the socket was
 //! first seen, so a lost record costs nothing that the next one does not bring.
+//!
+//! Most connections are short. Socket storage costs more to make than all else that is done for one of them, so a
+//! flow gets it only when something happens that needs it: more than [`FEW_SAMPLES`] RTT samples, or a retransmission.
+//! Until then its records have no histogram; its first samples are in the header one by one, and stay there.
 
 use core::mem::{offset_of, size_of};
 
@@ -120,9 +124,11 @@ pub struct FlowRecord {
     pub bytes_acked: u64,
     /// `tcp_sock.bytes_received` (tcpEStatsAppHCThruOctetsReceived): counts a FIN received in order.
     pub bytes_received: u64,
-    /// `tcp_sock.bytes_received` when FIN_WAIT2 was entered.
-    pub received_at_fin_wait2: u64,
-    /// Sum of the RTT samples, microseconds.
+    /// `tcp_sock.bytes_received` modulo 2^32 when FIN_WAIT2 was entered.
+    pub received_at_fin_wait2: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Sum of the RTT samples in the histogram, microseconds.
     pub rtt_sum_us: u64,
     /// Segments sent, retransmissions and pure ACKs included.
     pub segs_out: u32,
@@ -142,11 +148,9 @@ pub struct FlowRecord {
     pub timeouts: u32,
     /// `snd_nxt` when the retransmission timer last expired: retransmissions below it are due to that.
     pub timeout_high_seq: u32,
-    /// Smoothed RTT, microseconds.
-    pub srtt_us: u32,
-    /// The least RTT sample, microseconds; `u32::MAX` while there is none.
+    /// The least RTT sample in the histogram, microseconds; `u32::MAX` while there is none.
     pub rtt_min_us: u32,
-    /// The greatest RTT sample, microseconds.
+    /// The greatest RTT sample in the histogram, microseconds.
     pub rtt_max_us: u32,
     /// Bits of [`flag`].
     pub flags: u16,
@@ -156,9 +160,13 @@ pub struct FlowRecord {
     pub tick: u32,
     /// The slot of the newest sample. The verifier needs to see the index come out of memory.
     pub scratch: u32,
+    /// The first RTT samples, microseconds: they are not in the histogram.
+    pub few: [u32; FEW_SAMPLES],
+    /// How many of them there are.
+    pub few_used: u32,
     /// Zero.
-    pub reserved: u32,
-    /// RTT samples by [`crate::histogram`] slot.
+    pub reserved_too: u32,
+    /// RTT samples after the first few by [`crate::histogram`] slot.
     pub rtt_slots: [u32; SLOTS],
 }
 
@@ -168,14 +176,17 @@ pub const HEADER_LEN: usize = offset_of!(FlowRecord, rtt_slots);
 /// Bytes of a record with all slots.
 pub const RECORD_LEN: usize = size_of::<FlowRecord>();
 
+/// RTT samples that are kept one by one before a flow has a histogram.
+pub const FEW_SAMPLES: usize = 6;
+
 // The kernel allocates a socket storage element as this value behind some 80 bytes of its own
 // (kernel/bpf/bpf_local_storage.c); past 1024 bytes together, every followed socket would cost 2048.
 const _: () = assert!(RECORD_LEN <= 928);
-const _: () = assert!(HEADER_LEN == 176 && RECORD_LEN == HEADER_LEN + 4 * SLOTS);
+const _: () = assert!(HEADER_LEN == 200 && RECORD_LEN == HEADER_LEN + 4 * SLOTS);
 const _: () = assert!(align_of::<FlowRecord>() == 8 && RECORD_LEN.is_multiple_of(8));
 const _: () = assert!(offset_of!(FlowRecord, local_addr) == 32);
 const _: () = assert!(offset_of!(FlowRecord, local_port) == 64);
 const _: () = assert!(offset_of!(FlowRecord, kind) == 76);
 const _: () = assert!(offset_of!(FlowRecord, bytes_acked) == 80);
 const _: () = assert!(offset_of!(FlowRecord, segs_out) == 112);
-const _: () = assert!(offset_of!(FlowRecord, flags) == 160);
+const _: () = assert!(offset_of!(FlowRecord, flags) == 156);

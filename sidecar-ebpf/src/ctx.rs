@@ -6,12 +6,20 @@
 use aya_ebpf::{
     bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_ops},
     helpers::{
-        bpf_get_socket_cookie, bpf_sk_storage_delete, bpf_sk_storage_get, bpf_sock_ops_cb_flags_set,
+        bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_sk_storage_delete, bpf_sk_storage_get,
+        bpf_sock_ops_cb_flags_set,
     },
 };
-use flowcar_shared::record::{AF_INET, FlowRecord};
+use flowcar_shared::record::{AF_INET, FlowRecord, Role};
 
 use crate::maps::FLOWS;
+
+/// `CLOCK_MONOTONIC`, nanoseconds. Some 50 ns on a virtual machine, so it is read once a callback at most.
+#[inline(always)]
+pub(crate) fn now() -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_ktime_get_ns() }
+}
 
 /// The context of one callback.
 #[derive(Clone, Copy)]
@@ -69,11 +77,21 @@ impl Ctx {
         unsafe { (&raw const (*self.0).__bindgen_anon_2.sk).read_volatile() }
     }
 
+    /// The socket's cookie: unique among all sockets, past and present.
+    #[inline(always)]
+    pub(crate) fn cookie(self) -> u64 {
+        // SAFETY: the helper takes the context.
+        unsafe { bpf_get_socket_cookie(self.0.cast()) }
+    }
+
     /// Asks for more callbacks on this socket, and keeps those that other programs asked for.
     #[inline(always)]
     pub(crate) fn arm(self, flags: u32) -> bool {
         // SAFETY: as above.
         let present = unsafe { (&raw const (*self.0).bpf_sock_ops_cb_flags).read_volatile() };
+        if present & flags == flags {
+            return true;
+        }
         // SAFETY: the helper takes the context itself.
         unsafe { bpf_sock_ops_cb_flags_set(self.0, (present | flags) as i32) == 0 }
     }
@@ -120,26 +138,48 @@ impl Ctx {
         }
     }
 
-    /// Writes who is talking to whom into `flow`.
+    /// Writes who is talking to whom into the record at `flow`, of which the header must be there.
     #[inline(always)]
-    pub(crate) fn identify(self, flow: &mut FlowRecord) {
+    pub(crate) fn identify(self, flow: *mut FlowRecord) {
         let ops = self.0;
-        // SAFETY: the helper takes the context; the fields as above, one load each.
+        // SAFETY: the fields as above, one load each; the caller vouches for the header.
         unsafe {
-            flow.cookie = bpf_get_socket_cookie(ops.cast());
-            flow.local_port = (&raw const (*ops).local_port).read_volatile() as u16;
+            (*flow).cookie = self.cookie();
+            (*flow).local_port = (&raw const (*ops).local_port).read_volatile() as u16;
             // Network byte order in the upper half of a u32 (net/core/filter.c, sock_ops_convert_ctx_access).
             let remote_port = (&raw const (*ops).remote_port).read_volatile();
-            flow.peer_port = u16::from_be((remote_port >> 16) as u16);
-            flow.family = self.family();
+            (*flow).peer_port = u16::from_be((remote_port >> 16) as u16);
+            (*flow).family = self.family();
         }
         self.addresses(flow);
+    }
+
+    /// Writes both initial sequence numbers into the record at `flow`. They follow at any time from what was acknowledged
+    /// and received so far, which the kernel counts from them on (net/ipv4/tcp_input.c, tcp_snd_una_update and
+    /// tcp_rcv_nxt_update): everything, but the passive side's own SYN and the peer's.
+    #[inline(always)]
+    pub(crate) fn number(self, flow: *mut FlowRecord, role: u8) {
+        let ours = self.snd_una().wrapping_sub(self.bytes_acked() as u32);
+        let theirs = self
+            .rcv_nxt()
+            .wrapping_sub(self.bytes_received() as u32)
+            .wrapping_sub(1);
+        // SAFETY: as in `identify`.
+        unsafe {
+            if role == Role::Server as u8 {
+                (*flow).client_isn = theirs;
+                (*flow).server_isn = ours.wrapping_sub(1);
+            } else {
+                (*flow).client_isn = ours;
+                (*flow).server_isn = theirs;
+            }
+        }
     }
 
     /// Loads the fields of both families whatever the family is: with a load in each branch the compiler
     /// merges the two into one from a computed place in the context, which the verifier refuses.
     #[inline(always)]
-    fn addresses(self, flow: &mut FlowRecord) {
+    fn addresses(self, flow: *mut FlowRecord) {
         macro_rules! load {
             ($($field:tt)*) => {
                 // SAFETY: as in `fields`.
@@ -159,31 +199,43 @@ impl Ctx {
             load!(remote_ip6[2]),
             load!(remote_ip6[3]),
         ];
-        if flow.family == AF_INET {
-            let mapped = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
-            flow.local_addr[2] = mapped;
-            flow.local_addr[3] = local4;
-            flow.peer_addr[2] = mapped;
-            flow.peer_addr[3] = peer4;
-        } else {
-            flow.local_addr[0] = local6[0];
-            flow.local_addr[1] = local6[1];
-            flow.local_addr[2] = local6[2];
-            flow.local_addr[3] = local6[3];
-            flow.peer_addr[0] = peer6[0];
-            flow.peer_addr[1] = peer6[1];
-            flow.peer_addr[2] = peer6[2];
-            flow.peer_addr[3] = peer6[3];
+        // SAFETY: as in `identify`.
+        let (local, peer) = unsafe { (&raw mut (*flow).local_addr, &raw mut (*flow).peer_addr) };
+        // SAFETY: as above; constant indices below 4.
+        unsafe {
+            if self.family() == AF_INET {
+                let mapped = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+                (*local)[0] = 0;
+                (*local)[1] = 0;
+                (*local)[2] = mapped;
+                (*local)[3] = local4;
+                (*peer)[0] = 0;
+                (*peer)[1] = 0;
+                (*peer)[2] = mapped;
+                (*peer)[3] = peer4;
+            } else {
+                (*local)[0] = local6[0];
+                (*local)[1] = local6[1];
+                (*local)[2] = local6[2];
+                (*local)[3] = local6[3];
+                (*peer)[0] = peer6[0];
+                (*peer)[1] = peer6[1];
+                (*peer)[2] = peer6[2];
+                (*peer)[3] = peer6[3];
+            }
         }
     }
 
-    /// Writes the socket's cumulative counts into `flow`.
+    /// Writes the socket's cumulative counts into the record at `flow`.
     #[inline(always)]
-    pub(crate) fn measure(self, flow: &mut FlowRecord) {
-        flow.bytes_acked = self.bytes_acked();
-        flow.bytes_received = self.bytes_received();
-        flow.segs_out = self.segs_out();
-        flow.segs_in = self.segs_in();
-        flow.total_retrans = self.total_retrans();
+    pub(crate) fn measure(self, flow: *mut FlowRecord) {
+        // SAFETY: as in `identify`.
+        unsafe {
+            (*flow).bytes_acked = self.bytes_acked();
+            (*flow).bytes_received = self.bytes_received();
+            (*flow).segs_out = self.segs_out();
+            (*flow).segs_in = self.segs_in();
+            (*flow).total_retrans = self.total_retrans();
+        }
     }
 }

@@ -1,18 +1,20 @@
 //! Connections that begin: `TCP_CONNECT_CB` (5.10 and before), `ACTIVE_` and `PASSIVE_ESTABLISHED_CB`.
 
-use aya_ebpf::{
-    bindings::{
-        BPF_SOCK_OPS_RETRANS_CB_FLAG, BPF_SOCK_OPS_RTO_CB_FLAG, BPF_SOCK_OPS_RTT_CB_FLAG,
-        BPF_SOCK_OPS_STATE_CB_FLAG,
-    },
-    helpers::bpf_ktime_get_ns,
+use aya_ebpf::bindings::{
+    BPF_SOCK_OPS_RETRANS_CB_FLAG, BPF_SOCK_OPS_RTO_CB_FLAG, BPF_SOCK_OPS_RTT_CB_FLAG,
+    BPF_SOCK_OPS_STATE_CB_FLAG,
 };
 use flowcar_shared::{
     counter::Counter,
     record::{FlowRecord, Kind, Role, flag},
 };
 
-use crate::{ctx::Ctx, emit::emit, maps::count};
+use crate::{
+    ctx::{Ctx, now},
+    emit::{emit, emit_few},
+    maps::count,
+    seat::{self, Seat},
+};
 
 const CALLBACKS: u32 = BPF_SOCK_OPS_RTT_CB_FLAG
     | BPF_SOCK_OPS_STATE_CB_FLAG
@@ -22,11 +24,18 @@ const CALLBACKS: u32 = BPF_SOCK_OPS_RTT_CB_FLAG
 /// `connect()` was called and the SYN is about to go. Addresses are known, sequence numbers not yet.
 #[inline(always)]
 pub(crate) fn connecting(ctx: Ctx) {
+    if let Some(seat) = seat::take(ctx, Role::Client) {
+        seat.started_ns = now();
+        if !ctx.arm(CALLBACKS) {
+            seat.leave();
+        }
+        return;
+    }
     let Some(flow) = ctx.flow_or_new() else {
         // The attempt goes on unseen; if it succeeds, `connected` tries again and counts what it finds.
         return;
     };
-    begin(ctx, flow, Role::Client);
+    begin(flow, Role::Client);
     if !ctx.arm(CALLBACKS) {
         ctx.forget();
     }
@@ -36,58 +45,73 @@ pub(crate) fn connecting(ctx: Ctx) {
 #[inline(always)]
 pub(crate) fn connected(ctx: Ctx) {
     count(Counter::Established);
+    if let Some(seat) = seat::of(ctx) {
+        return seated(ctx, seat);
+    }
     let Some(flow) = ctx.flow_or_new() else {
         count(Counter::StorageRefused);
         return;
     };
     if flow.started_ns == 0 {
-        begin(ctx, flow, Role::Client);
+        begin(flow, Role::Client);
         flow.flags |= flag::START_UNSEEN;
     }
-    // With data in the SYN (TCP Fast Open, RFC 7413) snd_nxt is ahead by what the server took of it;
-    // bytes_acked counts that data and the SYN.
-    let acked = ctx.bytes_acked() as u32;
-    flow.client_isn = ctx.snd_nxt().wrapping_sub(acked);
-    flow.server_isn = ctx.rcv_nxt().wrapping_sub(1);
-    established(ctx, flow);
+    established(ctx, flow, Role::Client);
 }
 
 /// The server's handshake is complete; the socket is new.
 #[inline(always)]
 pub(crate) fn accepted(ctx: Ctx) {
     count(Counter::Established);
+    // A SYN-ACK that was sent again is a retransmission, which a seat has no room for.
+    if ctx.total_retrans() == 0
+        && let Some(seat) = seat::take(ctx, Role::Server)
+    {
+        return seated(ctx, seat);
+    }
     let Some(flow) = ctx.flow_or_new() else {
         count(Counter::StorageRefused);
         return;
     };
-    begin(ctx, flow, Role::Server);
-    flow.client_isn = ctx.rcv_nxt().wrapping_sub(1);
-    flow.server_isn = ctx.snd_nxt().wrapping_sub(1);
-    established(ctx, flow);
+    begin(flow, Role::Server);
+    established(ctx, flow, Role::Server);
 }
 
 #[inline(always)]
-fn begin(ctx: Ctx, flow: &mut FlowRecord, role: Role) {
-    // SAFETY: a helper without arguments.
-    flow.started_ns = unsafe { bpf_ktime_get_ns() };
+fn seated(ctx: Ctx, seat: &mut Seat) {
+    let now = now();
+    seat.established_ns = now;
+    if seat.started_ns == 0 {
+        seat.started_ns = now;
+    }
+    if !ctx.arm(CALLBACKS) {
+        count(Counter::ArmRefused);
+        seat.leave();
+        return;
+    }
+    emit_few(ctx, seat, Kind::Open, now, 0, Counter::OpenDropped);
+}
+
+#[inline(always)]
+fn begin(flow: &mut FlowRecord, role: Role) {
+    flow.started_ns = now();
     flow.role = role as u8;
     flow.rtt_min_us = u32::MAX;
-    ctx.identify(flow);
 }
 
 #[inline(always)]
-fn established(ctx: Ctx, flow: &mut FlowRecord) {
-    // The source address may have been chosen after the connect callback.
+fn established(ctx: Ctx, flow: &mut FlowRecord, role: Role) {
     ctx.identify(flow);
+    ctx.number(flow, role as u8);
     ctx.measure(flow);
     // Until here only SYNs (client) or SYN-ACKs (server) can have been retransmitted.
     flow.retrans_handshake = flow.total_retrans;
-    // SAFETY: a helper without arguments.
-    flow.established_ns = unsafe { bpf_ktime_get_ns() };
+    let now = now();
+    flow.established_ns = now;
     if !ctx.arm(CALLBACKS) {
         count(Counter::ArmRefused);
         ctx.forget();
         return;
     }
-    emit(flow, Kind::Open, Counter::OpenDropped);
+    emit(flow, Kind::Open, now, Counter::OpenDropped);
 }

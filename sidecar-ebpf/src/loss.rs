@@ -1,9 +1,12 @@
 //! `BPF_SOCK_OPS_RETRANS_CB` and `BPF_SOCK_OPS_RTO_CB` (since 4.16): what was sent again, and why.
 
 use aya_ebpf::bindings::BPF_TCP_SYN_SENT;
-use flowcar_shared::record::flag;
+use flowcar_shared::{
+    counter::Counter,
+    record::{FlowRecord, flag},
+};
 
-use crate::ctx::Ctx;
+use crate::{ctx::Ctx, maps::count, seat};
 
 /// Segments were retransmitted: `args[0]` is the first one's sequence number, `args[1]` how many.
 ///
@@ -12,7 +15,7 @@ use crate::ctx::Ctx;
 /// what lay in flight then is sent again on its account, until something newer is.
 #[inline(always)]
 pub(crate) fn retransmitted(ctx: Ctx) {
-    let Some(flow) = ctx.flow() else { return };
+    let Some(flow) = stored(ctx) else { return };
     let segments = ctx.arg::<1>();
     if flow.established_ns == 0 {
         flow.retrans_handshake += segments;
@@ -28,7 +31,7 @@ pub(crate) fn retransmitted(ctx: Ctx) {
 /// The retransmission timer expired: `args[2]` is set if the kernel gives the connection up.
 #[inline(always)]
 pub(crate) fn timer_expired(ctx: Ctx) {
-    let Some(flow) = ctx.flow() else { return };
+    let Some(flow) = stored(ctx) else { return };
     if ctx.arg::<2>() != 0 {
         flow.flags |= flag::TIMED_OUT;
     }
@@ -36,6 +39,19 @@ pub(crate) fn timer_expired(ctx: Ctx) {
         flow.timeouts += 1;
         flow.timeout_high_seq = ctx.snd_nxt();
     }
+}
+
+/// The flow's record in socket storage, where it moves for this.
+#[inline(always)]
+fn stored(ctx: Ctx) -> Option<&'static mut FlowRecord> {
+    let Some(seat) = seat::of(ctx) else {
+        return ctx.flow();
+    };
+    let flow = seat.promote(ctx);
+    if flow.is_none() {
+        count(Counter::DetailRefused);
+    }
+    flow
 }
 
 /// Sequence number comparison modulo 2^32 (RFC 9293 section 3.4).

@@ -13,6 +13,7 @@ mod handshake;
 mod loss;
 mod maps;
 mod rtt;
+mod seat;
 mod sock_ops;
 mod state;
 

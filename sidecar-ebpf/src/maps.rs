@@ -1,7 +1,7 @@
 //! Every map, with its price.
 
 use aya_ebpf::{
-    btf_maps::SkStorage,
+    btf_maps::{self, SkStorage},
     macros::{btf_map, map},
     maps::{Array, PerCpuArray, RingBuf},
 };
@@ -10,12 +10,22 @@ use flowcar_shared::{
     record::FlowRecord,
 };
 
-/// One record for each followed socket, freed with the socket: 1 KiB of kernel memory each, charged to
-/// the socket's option memory (net.core.optmem_max) and, from 5.11 on, to the sidecar's memory cgroup.
+use crate::seat::Seat;
+
+/// One record for each followed socket that has no seat, freed with the socket: 1 KiB of kernel memory each, charged
+/// to the socket's option memory (net.core.optmem_max) and, from 5.11 on, to the sidecar's memory cgroup.
 #[btf_map]
 pub(crate) static FLOWS: SkStorage<FlowRecord> = SkStorage::new();
 
-/// Records on their way to userspace: 1 MiB unless the loader sets another size, some 2,000 closes.
+/// How many [`SEATS`] there are.
+pub(crate) const SEATS_COUNT: usize = 4096;
+
+/// What is known of short connections, 64 bytes each: 256 KiB, made once. A socket's seat is found by its cookie;
+/// cookies count up, so neighbours in time are neighbours here. The lock in each needs the map described by BTF.
+#[btf_map]
+pub(crate) static SEATS: btf_maps::Array<Seat, SEATS_COUNT> = btf_maps::Array::new();
+
+/// Records on their way to userspace: 1 MiB unless the loader sets another size, some 5,000 records of short connections.
 #[map]
 pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 

@@ -7,40 +7,76 @@ use flowcar_shared::{
     record::{FlowRecord, Kind, flag},
 };
 
-use crate::{ctx::Ctx, emit::emit, maps};
+use crate::{
+    ctx::{Ctx, now},
+    emit::{emit, emit_few},
+    maps,
+    seat::{self, Seat},
+};
 
 /// Counts one sample, and sends the flow's record if userspace's tick has moved since the last.
 #[inline(always)]
 pub(crate) fn sample(ctx: Ctx) {
+    if let Some(seat) = seat::of(ctx) {
+        return seated(ctx, seat);
+    }
     let Some(flow) = ctx.flow() else { return };
-    // From 6.10 on the arguments are the measured RTT and the new smoothed one, shifted left by 3; the
-    // field still holds the smoothed value before this sample. Before 6.10 there are no arguments and
-    // that older smoothed value is all there is (net/ipv4/tcp_input.c, tcp_rtt_estimator).
-    let smoothed = ctx.arg::<1>();
-    let rtt_us = if smoothed != 0 {
-        flow.srtt_us = smoothed >> 3;
-        ctx.arg::<0>()
-    } else {
-        flow.flags |= flag::RTT_SMOOTHED;
-        flow.srtt_us = ctx.srtt_us() >> 3;
-        if flow.srtt_us == 0 {
-            // The first callback of a connection comes before there is a smoothed value.
-            return;
-        }
-        flow.srtt_us
+    let Some(rtt_us) = measured(ctx, &mut flow.flags) else {
+        return;
     };
-    record(flow, rtt_us);
-    // Only in states that this end's FIN has not been sent in: past that, bytes_acked may hold the FIN
-    // before the state says so, and a sample must never count a byte that the close record will not.
-    let open = matches!(ctx.state(), BPF_TCP_ESTABLISHED | BPF_TCP_CLOSE_WAIT);
-    if open && flow.tick != maps::tick() && flow.established_ns != 0 {
+    count(flow, rtt_us);
+    if flow.established_ns != 0 && is_due(ctx, flow.tick) {
         ctx.measure(flow);
-        emit(flow, Kind::Sample, Counter::SampleDropped);
+        emit(flow, Kind::Sample, now(), Counter::SampleDropped);
     }
 }
 
 #[inline(always)]
-fn record(flow: &mut FlowRecord, rtt_us: u32) {
+fn seated(ctx: Ctx, seat: &mut Seat) {
+    let Some(rtt_us) = measured(ctx, &mut seat.flags) else {
+        return;
+    };
+    if !seat.keep(rtt_us) {
+        match seat.promote(ctx) {
+            Some(flow) => count(flow, rtt_us),
+            None => maps::count(Counter::DetailRefused),
+        }
+        // The next sample asks whether a record is due.
+        return;
+    }
+    if seat.established_ns != 0 && is_due(ctx, seat.tick) {
+        emit_few(ctx, seat, Kind::Sample, now(), 0, Counter::SampleDropped);
+    }
+}
+
+/// The sample, microseconds.
+///
+/// From 6.10 on the arguments are the measured RTT and the new smoothed one, shifted left by 3; the
+/// field still holds the smoothed value before this sample. Before 6.10 there are no arguments and
+/// that older smoothed value is all there is (net/ipv4/tcp_input.c, tcp_rtt_estimator).
+#[inline(always)]
+fn measured(ctx: Ctx, flags: &mut u16) -> Option<u32> {
+    if ctx.arg::<1>() != 0 {
+        return Some(ctx.arg::<0>());
+    }
+    *flags |= flag::RTT_SMOOTHED;
+    // The first callback of a connection comes before there is a smoothed value.
+    match ctx.srtt_us() >> 3 {
+        0 => None,
+        smoothed => Some(smoothed),
+    }
+}
+
+/// Whether a record is to be sent. Only in states that this end's FIN has not been sent in: past that, bytes_acked may
+/// hold the FIN before the state says so, and a sample must never count a byte that the close record will not.
+#[inline(always)]
+fn is_due(ctx: Ctx, tick: u32) -> bool {
+    tick != maps::tick() && matches!(ctx.state(), BPF_TCP_ESTABLISHED | BPF_TCP_CLOSE_WAIT)
+}
+
+/// Counts a sample in the flow's histogram.
+#[inline(always)]
+fn count(flow: &mut FlowRecord, rtt_us: u32) {
     flow.rtt_sum_us += u64::from(rtt_us);
     if rtt_us < flow.rtt_min_us {
         flow.rtt_min_us = rtt_us;

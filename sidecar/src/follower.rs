@@ -133,6 +133,7 @@ impl Follower {
             ("sample", count(Counter::SampleDropped)),
             ("close", count(Counter::CloseDropped)),
             ("failed", count(Counter::FailedDropped)),
+            ("detail", count(Counter::DetailRefused)),
         ]);
         own.records_malformed = self.malformed;
         own.table_flows = self.table.len() as u64;

@@ -6,7 +6,7 @@
 //! ------                                   ------------------------------------------------------
 //! sock_ops -- connect/established/state/   source::ebpf --> flow::decode -> flow::Table -> series -> snapshot
 //!   |         rtt/retransmit/rto            (ring buffer)     (pure)          (pure)       (pure)      |
-//!   |  per-socket record in sk_storage                                          |                      v
+//!   |  per-socket record in a seat or sk_storage                                |                      v
 //!   +-> one record per open/sample/close                        finished flows  +--> otlp::spans   otlp::metrics
 //!                                                                               |        |             |
 //!                                                                               v        +-> grpc | http

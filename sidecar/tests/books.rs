@@ -162,7 +162,6 @@ impl Kernel {
                 self.sockets.swap_remove(at);
                 record.kind = Kind::Close as u8;
                 record.last_state = 2;
-                self.count(Counter::Failed);
                 if delivered {
                     self.truth.failed += 1;
                     self.deliver(&record);
@@ -225,7 +224,6 @@ impl Kernel {
         record.kind = Kind::Close as u8;
         record.last_state = 9;
         record.flags = flag::ORDERLY | flag::PEER_FIN_FIRST;
-        self.count(Counter::Closed);
         match arrival {
             Arrival::Whole => {
                 self.truth.closed += 1;

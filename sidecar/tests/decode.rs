@@ -15,7 +15,7 @@ use flowcar::{
 };
 use flowcar_shared::{
     histogram::SLOTS,
-    record::{FlowRecord, HEADER_LEN, Kind, RECORD_LEN, flag},
+    record::{FEW_SAMPLES, FlowRecord, HEADER_LEN, Kind, RECORD_LEN, flag},
 };
 use proptest::prelude::*;
 
@@ -129,6 +129,14 @@ fn a_record_that_contradicts_itself_is_malformed() {
     sample(&mut record, 500);
     record.rtt_min_us = record.rtt_max_us + 1;
     assert!(decode(bytes(&record), 0).is_err());
+    let record = FlowRecord {
+        few_used: FEW_SAMPLES as u32 + 1,
+        ..blank(1)
+    };
+    assert_eq!(
+        decode(bytes(&record), 0).map(drop),
+        Err(Malformed::Few(FEW_SAMPLES as u32 + 1))
+    );
 }
 
 /// Whatever decodes must also be fit to be shown.
@@ -152,14 +160,15 @@ fn survives(bytes: &[u8]) -> Result<(), TestCaseError> {
 }
 
 prop_compose! {
-    /// A header of any bytes that passes the checks of length, kind and role, as many slots as it names, and a least
-    /// sample that is no more than the greatest.
+    /// A header of any bytes that passes the checks of length, kind, role and single samples, as many slots as it names,
+    /// and a least sample that is no more than the greatest.
     fn plausible()(
         mut header in proptest::collection::vec(any::<u8>(), HEADER_LEN),
         slots in proptest::collection::vec(any::<u32>(), 0..=SLOTS),
         kind in 1_u8..=3,
         role in 0_u8..=2,
         extremes in any::<(u32, u32)>(),
+        few in 0..=FEW_SAMPLES as u32,
     ) -> Vec<u8> {
         header[offset_of!(FlowRecord, kind)] = kind;
         header[offset_of!(FlowRecord, role)] = role;
@@ -168,6 +177,7 @@ prop_compose! {
         let (least, greatest) = (extremes.0.min(extremes.1), extremes.0.max(extremes.1));
         header[offset_of!(FlowRecord, rtt_min_us)..][..4].copy_from_slice(&least.to_ne_bytes());
         header[offset_of!(FlowRecord, rtt_max_us)..][..4].copy_from_slice(&greatest.to_ne_bytes());
+        header[offset_of!(FlowRecord, few_used)..][..4].copy_from_slice(&few.to_ne_bytes());
         header.extend(slots.iter().flat_map(|slot| slot.to_ne_bytes()));
         header
     }
@@ -191,7 +201,11 @@ proptest! {
     #[test]
     fn samples_survive(samples in proptest::collection::vec(8_u32..16_000_000, 1..200)) {
         let mut record = blank(3);
-        for rtt_us in &samples {
+        // The kernel keeps the first few one by one.
+        let (few, more) = samples.split_at(samples.len().min(FEW_SAMPLES));
+        record.few[..few.len()].copy_from_slice(few);
+        record.few_used = few.len() as u32;
+        for rtt_us in more {
             sample(&mut record, *rtt_us);
         }
         let flow = decode(bytes(&record), 0).expect("a whole record").flow;

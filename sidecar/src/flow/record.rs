@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use flowcar_shared::{
     histogram::SLOTS,
-    record::{FlowRecord, HEADER_LEN, Kind, RECORD_LEN, Role, flag},
+    record::{FEW_SAMPLES, FlowRecord, HEADER_LEN, Kind, RECORD_LEN, Role, flag},
 };
 
 use super::{End, Failure, Flow, Monotonic, Outcome, Retransmits, RttKind, TraceIdentity, Volume};
@@ -36,6 +36,9 @@ pub enum Malformed {
     /// No such kind.
     #[error("a kernel record of unknown kind {0}")]
     Kind(u8),
+    /// More single samples than there is room for.
+    #[error("a kernel record with {0} single RTT samples, where {FEW_SAMPLES} have room")]
+    Few(u32),
     /// The least RTT sample is greater than the greatest.
     #[error("a kernel record with RTT samples from {min_us} us up to {max_us} us")]
     Extremes {
@@ -62,6 +65,9 @@ pub fn decode(bytes: &[u8], seed: u64) -> Result<Record, Malformed> {
     let raw = read(bytes)?;
     let kind = Kind::from_u8(raw.kind).ok_or(Malformed::Kind(raw.kind))?;
     let role = Role::from_u8(raw.role).ok_or(Malformed::Role(raw.role))?;
+    if raw.few_used as usize > FEW_SAMPLES {
+        return Err(Malformed::Few(raw.few_used));
+    }
     if raw.slots_used != 0 && raw.rtt_min_us > raw.rtt_max_us {
         return Err(Malformed::Extremes {
             min_us: raw.rtt_min_us,
@@ -180,6 +186,9 @@ fn retransmits(raw: &FlowRecord, role: Role) -> Retransmits {
 
 fn rtt(raw: &FlowRecord) -> Histogram {
     let mut histogram = Histogram::default();
+    for rtt_us in &raw.few[..raw.few_used as usize] {
+        histogram.record(u64::from(*rtt_us) * 1000);
+    }
     let slots = raw.rtt_slots[..usize::from(raw.slots_used)]
         .iter()
         .map(|count| u64::from(*count))

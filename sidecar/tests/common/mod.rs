@@ -2,7 +2,7 @@
 
 use flowcar_shared::{
     histogram::{MICROS, SLOTS},
-    record::{AF_INET, FlowRecord, HEADER_LEN, Kind, Role},
+    record::{AF_INET, FEW_SAMPLES, FlowRecord, HEADER_LEN, Kind, Role},
 };
 
 /// A client's open record of an IPv4 connection with nothing transferred.
@@ -26,6 +26,7 @@ pub(crate) fn blank(cookie: u64) -> FlowRecord {
         bytes_acked: 1,
         bytes_received: 0,
         received_at_fin_wait2: 0,
+        reserved: 0,
         rtt_sum_us: 0,
         segs_out: 0,
         segs_in: 0,
@@ -36,14 +37,15 @@ pub(crate) fn blank(cookie: u64) -> FlowRecord {
         retrans_probe: 0,
         timeouts: 0,
         timeout_high_seq: 0,
-        srtt_us: 0,
         rtt_min_us: u32::MAX,
         rtt_max_us: 0,
         flags: 0,
         slots_used: 0,
         tick: 0,
         scratch: 0,
-        reserved: 0,
+        few: [0; FEW_SAMPLES],
+        few_used: 0,
+        reserved_too: 0,
         rtt_slots: [0; SLOTS],
     }
 }
