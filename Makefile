@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench build setup test-fresh clean
+.PHONY: help demo test lint bench fuzz build setup test-fresh clean
 
 ARGS ?=
 out := $(or $(CARGO_TARGET_DIR),target)
@@ -52,6 +52,11 @@ bench: ## What flowcar costs: with and without it, and each hook by the kernel's
 	$(call setup,build)
 	cargo build --release --package flowcar --package flowcar-tests --bins
 	$(as_root) $(out)/release/bench $(ARGS)
+
+fuzz: ## Fuzz the decoder of kernel records for a minute (ARGS: libFuzzer's)
+	@$(call setup,fuzz)
+	cd tests/fuzz
+	$${FLOWCAR_BPF_CARGO} fuzz run --fuzz-dir . record -- -max_len=8192 -max_total_time=60 $(ARGS)
 
 build: ## The release binaries, in target/release
 	@$(call setup,build)

@@ -1,0 +1,56 @@
+//! A stream of kernel records of any bytes, through all that a record goes through.
+//!
+//! Besides not panicking: the table stays within its bound, every record is applied or refused, and
+//! what a snapshot of the series says was closed is what the table says.
+
+#![no_main]
+
+use flowcar::{
+    flow::{Table, decode},
+    series::{Naming, PeerNaming, SeriesSet},
+};
+use libfuzzer_sys::fuzz_target;
+
+const FLOWS: usize = 4;
+const SERIES: usize = 3;
+
+fuzz_target!(|stream: &[u8]| {
+    let mut table = Table::new(FLOWS);
+    let mut series = SeriesSet::new(Naming {
+        peer: PeerNaming::Address,
+        ports: true,
+        limit: SERIES,
+    });
+    let mut closed = 0;
+    for bytes in records(stream) {
+        let Ok(record) = decode(bytes, 1) else {
+            continue;
+        };
+        let change = table.apply(record);
+        series.apply(&change);
+        closed += u64::from(matches!(
+            change.now.outcome,
+            Some(flowcar::flow::Outcome::Closed(_))
+        ));
+    }
+    assert!(table.len() <= FLOWS);
+    // One more for what overflows.
+    assert!(series.all().len() <= SERIES + 1);
+    let counted: u64 = series
+        .all()
+        .values()
+        .flat_map(|series| series.closed.values())
+        .sum();
+    assert_eq!(counted, closed);
+});
+
+/// Cuts the input into records, each behind its length in two bytes.
+fn records(mut stream: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (length, rest) = stream.split_first_chunk()?;
+        let length = usize::from(u16::from_le_bytes(*length)).min(rest.len());
+        let (record, rest) = rest.split_at(length);
+        stream = rest;
+        Some(record)
+    })
+}
