@@ -51,7 +51,11 @@ impl From<crate::scope::ScopeError> for Failure {
         let status = match error {
             ScopeError::Make { .. } => NO_PERMISSION,
             ScopeError::Unreadable { .. } | ScopeError::NotCgroup2 { .. } => USAGE,
-            ScopeError::NotMounted | ScopeError::Proc { .. } => SOFTWARE,
+            ScopeError::NoHostTree { .. } => USAGE,
+            ScopeError::NotInTree { .. }
+            | ScopeError::NotInAPod { .. }
+            | ScopeError::NotMounted
+            | ScopeError::Proc { .. } => SOFTWARE,
         };
         Self::new(status, error)
     }

@@ -1,6 +1,6 @@
 //! `flowcar export`: the sidecar. Attach, export until told to stop, then flush within a deadline.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -9,16 +9,17 @@ use crate::{
     exit::{self, Failure},
     follower::Follower,
     otlp::exporter::Exporter,
-    scope,
+    scope::{self, ScopeError},
     session::Session,
 };
 
 /// What to follow.
 #[derive(Debug, clap::Args)]
 pub struct ExportArgs {
-    /// The cgroup2 directory whose flows are followed, those of the cgroups below it included
+    /// The cgroup2 directory whose flows are followed, those of the cgroups below it included [default: that of the pod
+    /// that flowcar runs in]
     #[arg(long, value_name = "PATH")]
-    cgroup: PathBuf,
+    cgroup: Option<PathBuf>,
 }
 
 /// Follows and exports until SIGTERM or SIGINT. A second signal ends it at once.
@@ -27,7 +28,7 @@ pub struct ExportArgs {
 /// [`Failure`] if the flows cannot be followed. An endpoint that cannot be reached is no failure.
 pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     let config = &config.clone().with_default_endpoint();
-    let cgroup = scope::check(&args.cgroup)?;
+    let cgroup = cgroup(args.cgroup.as_deref(), config)?;
     let follower = Follower::attach(&cgroup, &config.limits())?;
     tracing::info!(cgroup = %cgroup.display(), "following its TCP flows");
     let exporter = Exporter::start(config, None);
@@ -66,4 +67,20 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
         _ = terminate.recv() => Ok(exit::SOFTWARE),
         _ = interrupt.recv() => Ok(exit::SOFTWARE),
     }
+}
+
+/// The cgroup that was named, or the pod's.
+fn cgroup(named: Option<&Path>, config: &Config) -> Result<PathBuf, ScopeError> {
+    if let Some(path) = named {
+        return scope::check(path);
+    }
+    let found = scope::discover(&config.host_cgroup)?;
+    // A static pod's cgroup has another uid than the API's: the inode is the proof, the uid a hint.
+    if let Some(uid) = config.pod.uid.as_ref().filter(|uid| **uid != found.uid) {
+        tracing::warn!(
+            cgroup = %found.path.display(),
+            "the pod's cgroup is named by another uid than the API's ({uid}): right for a static pod only"
+        );
+    }
+    Ok(found.path)
 }

@@ -1,11 +1,14 @@
 //! Which cgroup is followed.
 
+mod pod;
+
 use std::{
     fs, io,
     path::{Path, PathBuf},
 };
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+pub use pod::{PodCgroup, discover};
 
 /// Why there is no cgroup to follow.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +30,32 @@ pub enum ScopeError {
         path: String,
         /// Where cgroup2 is mounted, if it is.
         mount: String,
+    },
+    /// The host's tree is not there.
+    #[error(
+        "no pod's cgroup can be found: the host's cgroup tree is not at {path}. In a pod, mount the node's /sys/fs/cgroup there, read-only (the injector does), or name the mount in FLOWCAR_HOST_CGROUP; elsewhere give --cgroup PATH"
+    )]
+    NoHostTree {
+        /// Where it was looked for.
+        path: String,
+    },
+    /// This process's cgroup is not in the host's tree.
+    #[error(
+        "the cgroup of this process (id {id}) is not in the tree at {tree}: that must be the whole cgroup tree of this very node, not a container's view of it"
+    )]
+    NotInTree {
+        /// The cgroup's id: its directory's inode number.
+        id: u64,
+        /// The tree that was searched.
+        tree: String,
+    },
+    /// No cgroup above this process's is a pod's.
+    #[error(
+        "this process is in the cgroup {own}, and none above it is named like a pod's (pod<uid>, or ...-pod<uid>.slice), so nothing is followed; outside a pod give --cgroup PATH"
+    )]
+    NotInAPod {
+        /// This process's cgroup in the host's tree.
+        own: String,
     },
     /// No cgroup2 is mounted here.
     #[error("no cgroup2 file system is mounted; mount one: mount -t cgroup2 none /sys/fs/cgroup")]
@@ -99,15 +128,20 @@ pub fn own_cgroup() -> Result<PathBuf, ScopeError> {
     Ok(mount.join(own.trim_start_matches('/')))
 }
 
-/// The first cgroup2 mount in a mountinfo file (proc_pid_mountinfo(5)).
+/// The cgroup2 mount in a mountinfo file (proc_pid_mountinfo(5)) that shows the tree from this process's root on: in a
+/// container that has the node's tree as well, that one is shown from some `/../..` on. Else the first.
 fn cgroup2_mount(mountinfo: &str) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
-        let (before, after) = line.split_once(" - ")?;
-        let is_cgroup2 = after.split(' ').next() == Some("cgroup2");
-        is_cgroup2
-            .then(|| before.split(' ').nth(4).map(unescape))
-            .flatten()
-    })
+    let mounts = || {
+        mountinfo.lines().filter_map(|line| {
+            let (before, after) = line.split_once(" - ")?;
+            let mut fields = before.split(' ').skip(3);
+            let (root, mount) = (fields.next()?, fields.next()?);
+            (after.split(' ').next() == Some("cgroup2")).then_some((root, mount))
+        })
+    };
+    let own = mounts().find(|(root, _)| *root == "/");
+    own.or_else(|| mounts().next())
+        .map(|(_, mount)| unescape(mount))
 }
 
 /// The unified hierarchy's line of a /proc/PID/cgroup file (cgroups(7)).
@@ -138,6 +172,13 @@ mod tests {
         assert_eq!(cgroup2_mount(unified), Some("/sys/fs/cgroup".into()));
         assert_eq!(cgroup2_mount(hybrid), Some("/sys/fs/cgroup/unified".into()));
         assert_eq!(cgroup2_mount("1 2 0:3 / /tmp rw - tmpfs tmpfs rw\n"), None);
+    }
+
+    #[test]
+    fn a_container_is_not_misled_by_the_nodes_tree() {
+        let mountinfo = "70 60 0:26 /../../../.. /run/host-cgroup ro - cgroup2 cgroup rw\n\
+                         71 60 0:26 / /sys/fs/cgroup ro - cgroup2 cgroup rw\n";
+        assert_eq!(cgroup2_mount(mountinfo), Some("/sys/fs/cgroup".into()));
     }
 
     #[test]

@@ -431,3 +431,22 @@ fn peers_are_named_as_asked() {
         named(&["0.0.0.0/0"])
     );
 }
+
+/// What an open or a sample said, the next record says again; only a close that cannot be read is a loss.
+#[test]
+fn only_a_close_that_cannot_be_read_is_lost() {
+    let mut table = Table::new(1);
+    let lost = |table: &Table| {
+        table
+            .books(|counter| u64::from(counter == Counter::Established))
+            .lost_total()
+    };
+    table.malformed(Some(Kind::Open));
+    table.malformed(Some(Kind::Sample));
+    assert_eq!(lost(&table), 0);
+    table.malformed(Some(Kind::Close));
+    assert_eq!(lost(&table), 1);
+    // Named nothing: the worst is assumed.
+    table.malformed(None);
+    assert_eq!(lost(&table), 2);
+}

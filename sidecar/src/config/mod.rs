@@ -60,6 +60,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Time for the last exports after SIGTERM.
     pub shutdown_timeout: Duration,
+    /// Where the node's cgroup tree is mounted, in which the pod's cgroup is looked for.
+    pub host_cgroup: PathBuf,
     /// The pod that flowcar is a part of, by the downward API.
     pub pod: Pod,
 }
@@ -286,6 +288,11 @@ impl Config {
                 Duration::from_secs(5),
                 parse::millis,
             ),
+            host_cgroup: own
+                .host_cgroup
+                .as_deref()
+                .unwrap_or("/run/host-cgroup")
+                .into(),
             pod: pod(own),
         }
     }

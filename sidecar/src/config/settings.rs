@@ -205,6 +205,11 @@ pub const SETTINGS: &[Setting] = &[
         "milliseconds for the last exports after SIGTERM",
     ),
     setting(
+        "FLOWCAR_HOST_CGROUP",
+        "`/run/host-cgroup`",
+        "where the node's cgroup tree is mounted, read-only: without `--cgroup`, `flowcar export` finds its pod's cgroup there",
+    ),
+    setting(
         "FLOWCAR_POD_NAME",
         "",
         "`k8s.pod.name`; this and the rest are set by the injector",

@@ -1,12 +1,14 @@
 //! Quantities in few characters.
 
-/// A duration in three significant digits: `85us`, `1.23ms`, `20.4ms`, `3.05s`, `12m05s`, `3h20m`, `4d04h`.
+/// A duration in three significant digits: `85us`, `1.23ms`, `20.4ms`, `3.05s`, `12m05s`, `3h20m`, `4d04h`, `123d`.
 pub fn duration(seconds: f64) -> String {
     // Rounded before the unit is chosen, so that nothing reads 60m00s.
     let whole = seconds.round() as u64;
     let minutes = (seconds / 60.0).round() as u64;
     let hours = (seconds / 3600.0).round() as u64;
-    if minutes >= 100 * 60 {
+    if hours >= 100 * 24 {
+        format!("{}d", hours / 24)
+    } else if minutes >= 100 * 60 {
         format!("{}d{:02}h", hours / 24, hours % 24)
     } else if whole >= 3600 {
         format!("{}h{:02}m", minutes / 60, minutes % 60)
@@ -67,6 +69,8 @@ mod tests {
             (12_000.0, "3h20m"),
             (359_969.0, "99h59m"),
             (359_971.0, "4d04h"),
+            (8_638_000.0, "99d23h"),
+            (8_639_000.0, "100d"),
         ] {
             assert_eq!(duration(seconds), text, "{seconds}");
         }

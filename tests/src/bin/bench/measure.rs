@@ -23,6 +23,10 @@ const IDLE: Duration = Duration::from_secs(4);
 /// Milliseconds between flowcar's reports, fifty times as often as by default, so that short runs have some.
 const REPORT_INTERVAL: &str = "200";
 
+/// Spans a second. After its start flowcar may send ten seconds' worth at once, which in a run this short would be
+/// nearly all that it does; so much of it that a run has as many spans as one of the same length has later on.
+const SPANS_PER_SECOND: &str = "8";
+
 /// How much to measure.
 #[derive(Debug)]
 pub(crate) struct Measure<'a> {
@@ -152,6 +156,7 @@ impl Measure<'_> {
         let settings = [
             ("OTEL_EXPORTER_OTLP_ENDPOINT", self.receiver.endpoint()),
             ("OTEL_METRIC_EXPORT_INTERVAL", REPORT_INTERVAL.to_owned()),
+            ("FLOWCAR_SPANS_PER_SECOND", SPANS_PER_SECOND.to_owned()),
         ];
         Sidecar::follow(cgroup.path(), settings)
     }

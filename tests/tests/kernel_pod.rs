@@ -1,0 +1,208 @@
+//! `flowcar export` where a pod's container has it: in a private cgroup namespace, beside a read-only view of the node's
+//! cgroup tree, with two capabilities and without a word of where it is.
+
+use std::{
+    io::{BufRead, BufReader, Lines},
+    process::{Child, ChildStderr, Command, Stdio},
+};
+
+use flowcar_tests::{
+    place::{Cgroup, Netns, cgroup2_mount, require_cgroup2, require_root},
+    sidecar, traffic,
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+const UID: &str = "0a1b2c3d_4e5f_6071_8293_a4b5c6d7e8f9";
+const NEIGHBOUR: &str = "1a1b2c3d_4e5f_6071_8293_a4b5c6d7e8f9";
+
+/// Makes what a container runtime makes, and gives flowcar no more than it would have there.
+const CONTAINER: &str = r#"
+    mount --make-rprivate /
+    mount -t tmpfs none /run
+    mkdir /run/host-cgroup /run/own-cgroup
+    mount --rbind "$HOST" /run/host-cgroup
+    mount -o remount,bind,ro /run/host-cgroup
+    mount -t cgroup2 none /run/own-cgroup
+    exec setpriv --bounding-set=-all,+bpf,+net_admin --inh-caps=-all,+bpf,+net_admin "$FLOWCAR" export
+"#;
+
+/// A node's tree, below a cgroup of this test's own. Innermost first, as they are removed.
+struct Node {
+    app: Cgroup,
+    sidecar: Cgroup,
+    other: Cgroup,
+    _pods: [Cgroup; 2],
+    _parents: [Cgroup; 2],
+    _root: Cgroup,
+}
+
+fn node() -> Node {
+    let root = Cgroup::new("node").unwrap();
+    let kubepods = root.child("kubepods.slice").unwrap();
+    let burstable = kubepods.child("kubepods-burstable.slice").unwrap();
+    let pod = |uid: &str| {
+        burstable
+            .child(&format!("kubepods-burstable-pod{uid}.slice"))
+            .unwrap()
+    };
+    let (own, neighbour) = (pod(UID), pod(NEIGHBOUR));
+    Node {
+        app: own.child("cri-containerd-app.scope").unwrap(),
+        sidecar: own.child("cri-containerd-flowcar.scope").unwrap(),
+        other: neighbour.child("cri-containerd-app.scope").unwrap(),
+        _pods: [own, neighbour],
+        _parents: [burstable, kubepods],
+        _root: root,
+    }
+}
+
+/// Killed on drop, so that a panic leaves nothing running.
+struct Sidecar {
+    child: Child,
+    log: Lines<BufReader<ChildStderr>>,
+}
+
+impl Sidecar {
+    fn start(cgroup: &Cgroup, netns: &Netns, settings: &[(&str, &str)]) -> Self {
+        let mut command = Command::new("unshare");
+        netns.enter(&mut command).unwrap();
+        cgroup.enter(&mut command).unwrap();
+        let mut child = command
+            .args(["--cgroup", "--mount", "sh", "-ec", CONTAINER])
+            .env("HOST", cgroup2_mount().unwrap())
+            .env("FLOWCAR", sidecar::program().unwrap())
+            .envs(settings.iter().copied())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap()).lines();
+        Self { child, log }
+    }
+
+    fn told(&mut self, what: &str) -> String {
+        let mut said = Vec::new();
+        for line in self.log.by_ref() {
+            let line = line.unwrap();
+            if line.contains(what) {
+                return line;
+            }
+            said.push(line);
+        }
+        panic!("it never said {what:?}, but: {said:#?}");
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn traffic(cgroup: &Cgroup, netns: &Netns, arguments: &[&str]) -> Command {
+    let mut command = Command::new(traffic::program().unwrap());
+    netns.enter(&mut command).unwrap();
+    cgroup.enter(&mut command).unwrap();
+    command.args(arguments).stdout(Stdio::piped());
+    command
+}
+
+/// Connections of one container to another one, `count` of them, all made in full.
+fn calls(from: &Cgroup, to: &Cgroup, netns: &Netns, address: &str, count: &str) {
+    let serve = ["serve", "--listen", address, "--until", count];
+    let mut server = traffic(to, netns, &serve).spawn().unwrap();
+    let mut output = BufReader::new(server.stdout.take().unwrap()).lines();
+    output.next().unwrap().unwrap();
+    let call = ["call", address, "--connections", count];
+    let client = traffic(from, netns, &call).output().unwrap();
+    assert!(client.status.success());
+    assert_eq!(output.count().to_string(), count);
+    assert!(server.wait().unwrap().success());
+}
+
+fn can_run() -> bool {
+    require_root() && require_cgroup2()
+}
+
+#[test]
+fn the_pod_is_found_and_only_the_pod_is_followed() {
+    if !can_run() {
+        return;
+    }
+    let node = node();
+    let netns = Netns::new("pod").unwrap();
+    let mut sidecar = Sidecar::start(&node.sidecar, &netns, &[]);
+    let attached = sidecar.told("following");
+    assert!(
+        attached.contains(&format!("kubepods-burstable-pod{UID}.slice")),
+        "{attached}"
+    );
+    assert!(
+        !attached.contains("scope"),
+        "the pod's, not a container's: {attached}"
+    );
+
+    calls(&node.other, &node.other, &netns, "127.0.0.1:7001", "9");
+    calls(&node.other, &node.app, &netns, "127.0.0.1:7002", "4");
+    calls(&node.app, &node.other, &netns, "127.0.0.1:7003", "3");
+
+    kill(
+        Pid::from_raw(sidecar.child.id().cast_signed()),
+        Signal::SIGTERM,
+    )
+    .unwrap();
+    let last = sidecar.told("stopping");
+    for figure in ["opened=7", "closed=7", "live=0", "lost=0", "failed=0"] {
+        assert!(last.contains(figure), "{last}");
+    }
+    assert_eq!(sidecar.child.wait().unwrap().code(), Some(0));
+}
+
+/// The API's uid is a check: a static pod's cgroup has another one, so it is told and not refused.
+#[test]
+fn another_uid_than_the_apis_is_told() {
+    if !can_run() {
+        return;
+    }
+    let node = node();
+    let netns = Netns::new("pod").unwrap();
+    let uid = NEIGHBOUR.replace('_', "-");
+    let mut sidecar = Sidecar::start(&node.sidecar, &netns, &[("FLOWCAR_POD_UID", &uid)]);
+    let told = sidecar.told("another uid");
+    assert!(told.contains(&uid), "{told}");
+    let attached = sidecar.told("following");
+    assert!(
+        attached.contains(UID),
+        "the neighbour is never followed: {attached}"
+    );
+}
+
+#[test]
+fn outside_a_pod_nothing_is_followed() {
+    if !can_run() {
+        return;
+    }
+    let netns = Netns::new("nowhere").unwrap();
+    let root = Cgroup::new("nowhere").unwrap();
+    let slice = root.child("kubepods.slice").unwrap();
+    let container = slice.child("cri-containerd-app.scope").unwrap();
+    let mut sidecar = Sidecar::start(&container, &netns, &[]);
+    let told = sidecar.told("flowcar: ");
+    assert!(
+        told.contains("none above it is named like a pod's"),
+        "{told}"
+    );
+    assert_eq!(sidecar.child.wait().unwrap().code(), Some(70));
+
+    let mut sidecar = Sidecar::start(&container, &netns, &[("FLOWCAR_HOST_CGROUP", "/run/none")]);
+    let told = sidecar.told("flowcar: ");
+    assert!(
+        told.contains("/run/none") && told.contains("FLOWCAR_HOST_CGROUP"),
+        "{told}"
+    );
+    assert_eq!(sidecar.child.wait().unwrap().code(), Some(64));
+}
