@@ -22,13 +22,25 @@ pub(super) struct Complaints {
     /// When each cause was spoken of last, and how often it was kept quiet since.
     causes: HashMap<(Discriminant<Cause>, u32), (Instant, u64)>,
     last_partial: Option<Instant>,
-    failing: bool,
+    failing: Option<Failing>,
+}
+
+/// A time without success.
+#[derive(Debug)]
+struct Failing {
+    since: Instant,
+    exports: u64,
 }
 
 impl Complaints {
     pub(super) fn failed(&mut self, error: &ExportError) {
-        self.failing = true;
         let now = Instant::now();
+        let failing = self.failing.get_or_insert(Failing {
+            since: now,
+            exports: 0,
+        });
+        failing.exports += 1;
+        let failing_for_s = failing.since.elapsed().as_secs();
         let code = match error.cause {
             Cause::Http { status, .. } => u32::from(status),
             Cause::Grpc { code, .. } => code as u32,
@@ -38,7 +50,7 @@ impl Complaints {
         match known {
             Some((spoken, quiet)) if now.duration_since(*spoken) < QUIET => *quiet += 1,
             Some((spoken, quiet)) => {
-                tracing::warn!(again = *quiet + 1, "{error}");
+                tracing::warn!(again = *quiet + 1, failing_for_s, "{error}");
                 (*spoken, *quiet) = (now, 0);
             }
             None => {
@@ -50,8 +62,14 @@ impl Complaints {
     }
 
     pub(super) fn accepted(&mut self, signal: Signal, accepted: &Accepted) {
-        if std::mem::take(&mut self.failing) {
-            tracing::info!("{} are taken again", signal.name());
+        if let Some(Failing { since, exports }) = self.failing.take() {
+            let failed_for_s = since.elapsed().as_secs();
+            tracing::info!(
+                failed_exports = exports,
+                failed_for_s,
+                "{} are taken again",
+                signal.name()
+            );
         }
         let Accepted { rejected, message } = accepted;
         let now = Instant::now();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{CountPoint, Encoder, text};
+use super::{CountPoint, DurationPoint, Encoder, text};
 use crate::{
     otlp::names::{self, Metric, attribute as name},
     snapshot::{Own, Snapshot},
@@ -33,6 +33,10 @@ pub(super) fn encode(encoder: &mut Encoder<'_>) {
         &own.spans_dropped
     });
     level(encoder, names::OWN_SPAN_QUEUE, now.span_queue);
+    level(encoder, names::OWN_SPAN_QUEUE_BYTES, now.span_queue_bytes);
+    let exported = |signal| move |own: &Own| own.exported.get(signal).copied().unwrap_or(0);
+    counted(encoder, names::OWN_EXPORTED_SPANS, exported("traces"));
+    counted(encoder, names::OWN_EXPORTED_POINTS, exported("metrics"));
     let before = encoder.before.map_or(0.0, |before| before.own.cpu_s);
     encoder.seconds(names::OWN_CPU, now.cpu_s, before);
     level(encoder, names::OWN_RSS, now.rss_bytes);
@@ -52,7 +56,13 @@ fn exports(encoder: &mut Encoder<'_>) {
     encoder.counter(names::OWN_EXPORTS, points.collect());
     let now = &encoder.now.own.export_duration;
     let before = before.map(|own| &own.export_duration);
-    encoder.histograms(names::OWN_EXPORT_DURATION, [(Vec::new(), now, before)]);
+    let point = DurationPoint {
+        attributes: Vec::new(),
+        now,
+        before,
+        exemplar: None,
+    };
+    encoder.histograms(names::OWN_EXPORT_DURATION, [point]);
 }
 
 fn counted(encoder: &mut Encoder<'_>, metric: Metric, pick: impl Fn(&Own) -> u64) {
