@@ -178,3 +178,39 @@ fn stamp(path: &Path) -> Stamp {
         meta.ctime_nsec(),
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_files_the_system_is_trusted_or_it_is_said_that_it_cannot_be() {
+        match TlsFiles::default().load(b"h2") {
+            Ok(config) => assert_eq!(config.alpn_protocols, [b"h2"]),
+            Err(error) => assert!(
+                error.to_string().contains("install ca-certificates"),
+                "{error}"
+            ),
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_replaced_has_another_stamp_though_size_and_name_are_the_same() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("ca.crt");
+        let files = TlsFiles {
+            authorities: Some(path.clone()),
+            client: None,
+        };
+        let absent = files.stamps();
+        fs::write(&path, "one").expect("a file");
+        let first = files.stamps();
+        assert_ne!(absent, first);
+        assert_eq!(first, files.stamps());
+        // As Kubernetes replaces a mounted secret: by a rename.
+        let next = dir.path().join("next");
+        fs::write(&next, "two").expect("a file");
+        fs::rename(&next, &path).expect("a file");
+        assert_ne!(first, files.stamps());
+    }
+}

@@ -3,6 +3,7 @@
 //! stopped, killed and started again, or want certificates.
 
 mod collector;
+mod exemplars;
 mod faults;
 mod jaeger;
 mod outages;

@@ -156,6 +156,7 @@ fn prometheus_has_the_right_totals_of_deltas_after_a_stop() {
     let done = application.stop();
     assert_hurt(&done, "metrics");
     shows(&prometheus, SENT, done.bytes);
+    assert_no_refusal(&prometheus);
 }
 
 /// Understood by the Collector, as it hands on.
