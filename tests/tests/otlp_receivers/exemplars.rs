@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flowcar::flow::{Change, Role};
+use flowcar::flow::{Change, Retransmits, Role};
 use flowcar::series::{Naming, PeerNaming, SeriesSet};
 use flowcar_tests::peers::{Jaeger, Prometheus, PrometheusOptions};
 
@@ -34,6 +34,7 @@ fn the_exemplar_of_a_slow_sample_in_prometheus_is_a_trace_in_jaeger() {
         let mut slowest = 0;
         for isn in 0..300 {
             let (mut now, anchor) = flow(Role::Client, isn, 5);
+            now.volume.retransmits = Retransmits::default();
             if isn == slow {
                 now.rtt = millis(&[(900, 1)]);
                 slowest = now.trace.trace_id;

@@ -89,7 +89,7 @@ impl Meter {
             self.slow_ns = all
                 .quantile_s(SLOW)
                 .filter(|_| known)
-                .map(|seconds| (seconds * 1e9) as u64);
+                .map(|seconds| (seconds * 1e9).round() as u64);
         }
         if self.recent.count() == MEMORY {
             self.before = std::mem::take(&mut self.recent);
@@ -101,6 +101,15 @@ impl Meter {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_like_all_others_is_not_slow_whatever_it_takes() {
+        for millis in 1..100 {
+            let mut meter = Meter::default();
+            let slow = (0..2 * LEAST).filter(|_| meter.is_slow(millis * 1_000_000));
+            assert_eq!(slow.count(), 0, "{millis} ms");
+        }
+    }
 
     #[test]
     fn slow_is_what_is_slower_than_nearly_all_and_the_notion_follows_the_times() {
