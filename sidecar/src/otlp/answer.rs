@@ -1,4 +1,4 @@
-//! What receivers answer. Whatever they send, nothing here fails or takes long.
+//! What receivers answer. Whatever they send, nothing here fails or takes long. Pure.
 
 use std::time::{Duration, SystemTime};
 
@@ -31,7 +31,7 @@ struct RpcStatus {
 }
 
 /// What a success says. One that does not decode is a success all the same: sending again would count twice.
-pub(super) fn accepted(signal: Signal, body: &[u8]) -> Accepted {
+pub fn accepted(signal: Signal, body: &[u8]) -> Accepted {
     let partial = match signal {
         Signal::Metrics => ExportMetricsServiceResponse::decode(body).map(|answer| {
             let partial = answer.partial_success.unwrap_or_default();
@@ -55,7 +55,7 @@ pub(super) fn accepted(signal: Signal, body: &[u8]) -> Accepted {
 }
 
 /// Why a receiver did not take a request by HTTP, and for how long it is to be left alone.
-pub(super) fn http_failure(answer: &Response<Bytes>, now: SystemTime) -> (Cause, Option<Duration>) {
+pub fn http_failure(answer: &Response<Bytes>, now: SystemTime) -> (Cause, Option<Duration>) {
     let cause = Cause::Http {
         status: answer.status().as_u16(),
         message: message(answer),
@@ -64,7 +64,7 @@ pub(super) fn http_failure(answer: &Response<Bytes>, now: SystemTime) -> (Cause,
 }
 
 /// The same by gRPC.
-pub(super) fn grpc_failure(status: &Status) -> (Cause, Option<Duration>) {
+pub fn grpc_failure(status: &Status) -> (Cause, Option<Duration>) {
     let retry_info = status.get_details_retry_info();
     let cause = Cause::Grpc {
         code: status.code(),

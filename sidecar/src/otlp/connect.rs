@@ -118,6 +118,8 @@ impl Connector {
                 Ok(config)
             }
             (Err(error), Some(before)) => {
+                // Said once for each change.
+                tls.stamps = Some(stamps);
                 tracing::warn!(
                     "the certificates have changed, and the old ones stay in use because {error}; write both files, the key first"
                 );

@@ -37,6 +37,9 @@ pub struct Exemplar {
     pub span_id: u64,
 }
 
+/// Series that exemplars are kept of between two reports, at most.
+const MOST_SERIES: usize = 1_000;
+
 /// What a flow that is over has of durations, for when its span has been delivered.
 #[derive(Clone, Debug)]
 pub struct Candidates {
@@ -97,6 +100,9 @@ pub fn measures(flow: &Flow) -> impl Iterator<Item = (Measure, u64)> {
 impl Exemplars {
     /// Takes in what a delivered span stands for.
     pub fn offer(&mut self, candidates: Candidates) {
+        if self.0.len() >= MOST_SERIES && !self.0.contains_key(&candidates.series) {
+            return;
+        }
         let series = self.0.entry(candidates.series).or_default();
         for (measure, exemplar) in candidates.values {
             keep_slowest(series, measure, exemplar);

@@ -137,8 +137,9 @@ impl Exporter {
         if let Some(lane) = &self.spans {
             let class = self.judge.judge(flow);
             lane.send(class, flow.trace.trace_id as u64, || {
-                let candidates = Candidates::of(flow, &self.naming, anchor);
-                (span(flow, anchor, &self.span_options), Some(candidates))
+                let told = self.metrics.is_some();
+                let candidates = told.then(|| Candidates::of(flow, &self.naming, anchor));
+                (span(flow, anchor, &self.span_options), candidates)
             });
         }
     }

@@ -3,7 +3,7 @@
 //! `names`, `metrics`, `spans`, `exemplars` and `resource` are pure; `connect` makes connections, `grpc`, `http` and
 //! `span_client` talk over them, `answer` reads what comes back; `exporter` is what the main loop talks to.
 
-mod answer;
+pub mod answer;
 mod connect;
 pub mod error;
 pub mod exemplars;

@@ -16,6 +16,8 @@ const DULL_SHARE: usize = 10;
 #[derive(Debug)]
 pub(super) struct Window<T> {
     budget: usize,
+    /// Of a budget of one no class could have a share: all are alike.
+    alike: bool,
     dull: Sample<T>,
     notable: Sample<T>,
 }
@@ -49,6 +51,7 @@ impl<T> Window<T> {
     pub(super) const fn new(budget: usize) -> Self {
         Self {
             budget,
+            alike: budget < 2,
             dull: Sample::new(),
             notable: Sample::new(),
         }
@@ -56,12 +59,12 @@ impl<T> Window<T> {
 
     /// Offers what `make` makes if it may stay.
     pub(super) fn offer(&mut self, class: Class, rank: u64, make: impl FnOnce() -> T) -> Offer<T> {
-        // Of a budget of one no class could have a share.
-        if class == Class::Dull || self.budget < 2 {
-            let most = self.budget - self.notable.kept.len();
+        if class == Class::Dull || self.alike {
+            let most = self.budget.saturating_sub(self.notable.kept.len());
             return self.dull.offer(rank, most, make);
         }
-        let most = self.budget - (self.budget / DULL_SHARE).max(1);
+        let share = (self.budget / DULL_SHARE).max(1);
+        let most = self.budget.saturating_sub(share);
         let offer = self.notable.offer(rank, most, make);
         if matches!(offer, Offer::Kept) && self.kept() > self.budget {
             return self.dull.shed().map_or(Offer::Kept, Offer::Replaced);
@@ -69,12 +72,15 @@ impl<T> Window<T> {
         offer
     }
 
-    /// Gives up one of a class for want of memory.
+    /// Gives up one of a class for want of memory. None may take its place, or those that come late would be likelier
+    /// to stay than those that came early.
     pub(super) fn shed(&mut self, class: Class) -> Option<T> {
-        match class {
+        let shed = match class {
             Class::Dull => self.dull.shed(),
             Class::Notable => self.notable.shed(),
-        }
+        }?;
+        self.budget = self.kept();
+        Some(shed)
     }
 
     /// How many stay.
@@ -186,6 +192,31 @@ mod tests {
                     prop_assert_eq!(of.len(), came.min(most));
                 }
             }
+        }
+
+        /// Want of memory makes the sample smaller and no less fair.
+        #[test]
+        fn what_is_shed_is_as_if_it_had_never_had_room(
+            budget in 2usize..40,
+            sheds in 1usize..10,
+            ranks in vec(any::<u64>(), 50..200),
+        ) {
+            let mut window = Window::new(budget);
+            for (at, rank) in ranks.iter().enumerate() {
+                window.offer(Class::Dull, *rank, || *rank);
+                if at >= 40 && at < 40 + sheds {
+                    window.shed(Class::Dull);
+                }
+            }
+            let (mut lowest, left) = (ranks.clone(), window.kept());
+            prop_assert_eq!(left, budget.saturating_sub(sheds));
+            lowest.sort_unstable();
+            let mut kept: Vec<_> = window.close().collect();
+            kept.sort_by_key(|kept| kept.2);
+            let rebuilt: f64 = kept.iter().map(|kept| 1.0 / kept.1).sum();
+            prop_assert!(left == 0 || (rebuilt - ranks.len() as f64).abs() < 1e-6);
+            let kept: Vec<_> = kept.into_iter().map(|kept| kept.2).collect();
+            prop_assert_eq!(&kept, &lowest[..left]);
         }
 
         /// A smaller budget keeps a part of what a greater one keeps: two ends with unlike loads have traces in common.
