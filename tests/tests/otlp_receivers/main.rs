@@ -6,6 +6,7 @@ mod collector;
 mod exemplars;
 mod faults;
 mod jaeger;
+mod names;
 mod outages;
 mod prometheus;
 mod sample;
