@@ -34,9 +34,8 @@ pub(super) fn encode(encoder: &mut Encoder<'_>) {
     });
     level(encoder, names::OWN_SPAN_QUEUE, now.span_queue);
     level(encoder, names::OWN_SPAN_QUEUE_BYTES, now.span_queue_bytes);
-    let exported = |signal| move |own: &Own| own.exported.get(signal).copied().unwrap_or(0);
-    counted(encoder, names::OWN_EXPORTED_SPANS, exported("traces"));
-    counted(encoder, names::OWN_EXPORTED_POINTS, exported("metrics"));
+    exported(encoder, names::OWN_EXPORTED_SPANS, "traces");
+    exported(encoder, names::OWN_EXPORTED_POINTS, "metrics");
     let before = encoder.before.map_or(0.0, |before| before.own.cpu_s);
     encoder.seconds(names::OWN_CPU, now.cpu_s, before);
     level(encoder, names::OWN_RSS, now.rss_bytes);
@@ -63,6 +62,23 @@ fn exports(encoder: &mut Encoder<'_>) {
         exemplar: None,
     };
     encoder.histograms(names::OWN_EXPORT_DURATION, [point]);
+}
+
+/// What was taken, and, as OpenTelemetry's conventions have it, under the same name what was not.
+fn exported(encoder: &mut Encoder<'_>, metric: Metric, signal: &str) {
+    let of = |own: &BTreeMap<&'static str, u64>| own.get(signal).copied().unwrap_or(0);
+    let (now, before) = (&encoder.now.own, encoder.before.map(|before| &before.own));
+    let taken = CountPoint {
+        attributes: Vec::new(),
+        now: of(&now.exported),
+        before: before.map_or(0, |before| of(&before.exported)),
+    };
+    let rejected = CountPoint {
+        attributes: vec![text(name::ERROR_TYPE, "rejected")],
+        now: of(&now.rejected),
+        before: before.map_or(0, |before| of(&before.rejected)),
+    };
+    encoder.counter(metric, vec![taken, rejected]);
 }
 
 fn counted(encoder: &mut Encoder<'_>, metric: Metric, pick: impl Fn(&Own) -> u64) {
