@@ -89,7 +89,7 @@ impl SeriesSet {
     }
 
     fn series_of(&mut self, flow: &Flow) -> &mut Series {
-        let key = key(&self.naming, flow);
+        let key = series_key(&self.naming, flow);
         let room = self.series.len() < self.naming.limit;
         let key = if room || self.series.contains_key(&key) {
             key
@@ -100,7 +100,8 @@ impl SeriesSet {
     }
 }
 
-fn key(naming: &Naming, flow: &Flow) -> SeriesKey {
+/// What names the series that `flow` is counted in, if there is room for it.
+pub fn series_key(naming: &Naming, flow: &Flow) -> SeriesKey {
     let address = flow.peer.ip();
     SeriesKey::Flows {
         role: flow.role,

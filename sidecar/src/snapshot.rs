@@ -90,12 +90,16 @@ pub struct Own {
     pub series: u64,
     /// Exports by (signal, outcome): `metrics|traces`, `success|failure|partial|...`.
     pub exports: BTreeMap<(&'static str, &'static str), u64>,
+    /// Points and spans that a receiver took, by signal.
+    pub exported: BTreeMap<&'static str, u64>,
     /// Items that a receiver refused (`partial_success`), by signal.
     pub rejected: BTreeMap<&'static str, u64>,
     /// Spans that were not sent, by reason.
     pub spans_dropped: BTreeMap<&'static str, u64>,
     /// Spans waiting to be sent now.
     pub span_queue: u64,
+    /// Memory that they take, bytes.
+    pub span_queue_bytes: u64,
     /// How long exports took.
     pub export_duration: Histogram,
     /// CPU seconds used by this process.

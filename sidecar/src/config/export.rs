@@ -1,6 +1,10 @@
 //! `OTEL_EXPORTER_OTLP_*`: where each signal goes, and how (OpenTelemetry specification, protocol/exporter).
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use http::{HeaderName, HeaderValue, Uri};
 
@@ -9,6 +13,7 @@ use super::{
     parse,
     raw::{Raw, RawSignal},
 };
+use crate::certs::{self, CertError, ClientFiles, TlsFiles};
 
 /// Where each signal goes; `None` for one that is not exported.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -31,8 +36,10 @@ pub enum Signal {
 /// Where a signal goes, and how.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Target {
-    /// The URL, scheme included; for HTTP with the signal's path.
+    /// The URL, scheme included; for HTTP with the signal's path. Of a socket, what requests over it are told.
     pub endpoint: Uri,
+    /// The Unix-domain socket that the receiver listens on, for `unix:///path`.
+    pub socket: Option<PathBuf>,
     /// The transport.
     pub protocol: Protocol,
     /// Sent with every request.
@@ -41,6 +48,8 @@ pub struct Target {
     pub timeout: Duration,
     /// What requests are packed with.
     pub compression: Option<Compression>,
+    /// Certificates, for https.
+    pub tls: TlsFiles,
 }
 
 /// OTLP's transports.
@@ -80,6 +89,18 @@ impl Signal {
         match self {
             Self::Metrics => "OTEL_EXPORTER_OTLP_METRICS_",
             Self::Traces => "OTEL_EXPORTER_OTLP_TRACES_",
+        }
+    }
+}
+
+// === impl Target ===
+
+impl Target {
+    /// Where it is, as the settings say it.
+    pub fn url(&self) -> String {
+        match &self.socket {
+            Some(path) => format!("unix://{}", path.display()),
+            None => self.endpoint.to_string(),
         }
     }
 }
@@ -166,7 +187,11 @@ impl<'a> SignalReader<'a> {
         let timeout = self.setting(reader, "TIMEOUT", |raw| &raw.timeout, parse::millis);
         let compression = self.setting(reader, "COMPRESSION", |raw| &raw.compression, compression);
 
+        let tls = self.tls(reader);
+
         let asked = self.own.endpoint.is_some() || self.any.endpoint.is_some();
+        let text = self.own.endpoint.as_ref().or(self.any.endpoint.as_ref());
+        let socket = text.and_then(|text| socket(text));
         let url = |text: &str| endpoint(text, protocol, insecure);
         let endpoint = if self.own.endpoint.is_some() {
             self.setting(reader, "ENDPOINT", |raw| &raw.endpoint, url)
@@ -187,14 +212,109 @@ impl<'a> SignalReader<'a> {
         };
         Read {
             target: endpoint.map(|endpoint| Target {
-                endpoint,
+                // The path of a socket is the socket's: the signal's comes after it in any case.
+                endpoint: match (&socket, protocol) {
+                    (Some(_), Protocol::HttpProtobuf) => self.on_socket(),
+                    _ => endpoint,
+                },
+                socket,
                 protocol,
                 headers: headers.unwrap_or_default(),
                 timeout: timeout.unwrap_or(Duration::from_secs(10)),
                 compression: compression.flatten(),
+                tls,
             }),
             asked,
         }
+    }
+
+    /// The certificates' files, each read once so that a wrong one is told before anything is exported.
+    fn tls(&self, reader: &mut Reader) -> TlsFiles {
+        let authorities = self.file(
+            reader,
+            "CERTIFICATE",
+            |raw| &raw.certificate,
+            |path| certs::authorities(path).map(drop),
+        );
+        let chain = |path: &Path| certs::chain(path).map(drop);
+        let key = |path: &Path| certs::private_key(path).map(drop);
+        let pick = |raw: &'a RawSignal| &raw.client_certificate;
+        let certificate = self.file(reader, "CLIENT_CERTIFICATE", pick, chain);
+        let pick = |raw: &'a RawSignal| &raw.client_key;
+        let key = self.file(reader, "CLIENT_KEY", pick, key);
+        let client = self.client(reader, certificate, key);
+        TlsFiles {
+            authorities,
+            client,
+        }
+    }
+
+    /// The pair, both of it or none.
+    fn client(
+        &self,
+        reader: &mut Reader,
+        certificate: Option<PathBuf>,
+        key: Option<PathBuf>,
+    ) -> Option<ClientFiles> {
+        let set = |pick: fn(&RawSignal) -> &Option<String>| match (pick(self.own), pick(self.any)) {
+            (Some(value), _) => Some((self.signal.prefix(), value)),
+            (None, Some(value)) => Some((ANY, value)),
+            (None, None) => None,
+        };
+        let alone = |other: &str| {
+            let remedy = format!("set {ANY}{other} as well, or neither");
+            Wrong::new("is of no use alone", remedy)
+        };
+        let key_set = set(|raw| &raw.client_key);
+        match (set(|raw| &raw.client_certificate), key_set) {
+            (Some((prefix, value)), None) => {
+                let name = format!("{prefix}CLIENT_CERTIFICATE");
+                reader.add_once(&name, value, alone("CLIENT_KEY"));
+            }
+            (None, Some((prefix, value))) => {
+                let name = format!("{prefix}CLIENT_KEY");
+                reader.add_once(&name, value, alone("CLIENT_CERTIFICATE"));
+            }
+            _ => {}
+        }
+        let client = ClientFiles {
+            certificate: certificate?,
+            key: key?,
+        };
+        let pair = TlsFiles {
+            // The authorities have been told of: what is asked here is whether key and certificate match.
+            authorities: Some(client.certificate.clone()),
+            client: Some(client.clone()),
+        };
+        if let Err(error) = pair.load(b"")
+            && let Some((prefix, value)) = key_set
+        {
+            reader.add_once(&format!("{prefix}CLIENT_KEY"), value, mismatch(&error));
+        }
+        Some(client)
+    }
+
+    /// A file's path, if `check` finds nothing wrong with the file.
+    fn file(
+        &self,
+        reader: &mut Reader,
+        name: &str,
+        pick: impl Fn(&'a RawSignal) -> &'a Option<String>,
+        check: impl Fn(&Path) -> Result<(), CertError>,
+    ) -> Option<PathBuf> {
+        self.setting(reader, name, pick, |text| {
+            let path = PathBuf::from(text);
+            check(&path).map_err(|error| Wrong::new(error.wrong, "give the path of a PEM file"))?;
+            Ok(path)
+        })
+    }
+
+    /// What HTTP over a Unix-domain socket asks for.
+    fn on_socket(&self) -> Uri {
+        let name = self.signal.name();
+        format!("http://localhost/v1/{name}")
+            .parse()
+            .expect("a URL")
     }
 
     /// The parsed value of the signal's own variable, else of any signal's.
@@ -202,7 +322,7 @@ impl<'a> SignalReader<'a> {
         &self,
         reader: &mut Reader,
         name: &str,
-        pick: impl Fn(&RawSignal) -> &Option<String>,
+        pick: impl Fn(&'a RawSignal) -> &'a Option<String>,
         parse: impl Fn(&str) -> Result<T, Wrong>,
     ) -> Option<T> {
         let (prefix, value) = match (pick(self.own), pick(self.any)) {
@@ -284,8 +404,31 @@ fn headers(text: &str) -> Result<Headers, Wrong> {
         .map(Headers)
 }
 
+fn mismatch(error: &CertError) -> Wrong {
+    Wrong::new(
+        error.wrong.clone(),
+        "give the key that the certificate was made for",
+    )
+}
+
+/// The path in `unix:///path` or `unix:/path` (gRPC's naming of Unix-domain sockets).
+fn socket(text: &str) -> Option<PathBuf> {
+    let path = text.strip_prefix("unix:")?;
+    let path = path.strip_prefix("//").unwrap_or(path);
+    Some(PathBuf::from(path))
+}
+
 /// The scheme may be missing with gRPC only: then it is https, or http if that is said to be fine.
 fn endpoint(text: &str, protocol: Protocol, insecure: bool) -> Result<Uri, Wrong> {
+    if let Some(path) = socket(text) {
+        if !path.is_absolute() {
+            return Err(Wrong::new(
+                "has no absolute path",
+                "set it to unix:///run/collector.sock, say",
+            ));
+        }
+        return Ok(Uri::from_static("http://localhost"));
+    }
     let url = match (text.contains("://"), protocol) {
         (false, Protocol::Grpc) if insecure => format!("http://{text}"),
         (false, Protocol::Grpc) => format!("https://{text}"),

@@ -52,6 +52,8 @@ pub struct Config {
     pub spans_per_second: u32,
     /// Spans waiting, at most.
     pub span_queue: usize,
+    /// Memory that waiting spans take, at most, bytes.
+    pub span_queue_bytes: usize,
     /// Time after which an open connection sends a span for its life so far; zero for never.
     pub span_interval: Duration,
     /// The least severe messages that are logged, by their level's name; what is fitting where it is not set.
@@ -262,6 +264,12 @@ impl Config {
                 |text| parse::count(text).map(|count| u32::try_from(count).unwrap_or(u32::MAX)),
             ),
             span_queue: reader.read("FLOWCAR_SPAN_QUEUE", &own.span_queue, 2048, parse::count),
+            span_queue_bytes: reader.read(
+                "FLOWCAR_SPAN_QUEUE_BYTES",
+                &own.span_queue_bytes,
+                8 << 20,
+                parse::count,
+            ),
             span_interval: reader.read(
                 "FLOWCAR_SPAN_INTERVAL",
                 &own.span_interval,

@@ -32,6 +32,9 @@ pub(super) struct RawSignal {
     pub(super) timeout: Option<String>,
     pub(super) compression: Option<String>,
     pub(super) insecure: Option<String>,
+    pub(super) certificate: Option<String>,
+    pub(super) client_certificate: Option<String>,
+    pub(super) client_key: Option<String>,
     /// Of metrics alone.
     pub(super) temporality_preference: Option<String>,
 }
@@ -48,6 +51,7 @@ pub(super) struct RawFlowcar {
     pub(super) trace_parent: Option<String>,
     pub(super) spans_per_second: Option<String>,
     pub(super) span_queue: Option<String>,
+    pub(super) span_queue_bytes: Option<String>,
     pub(super) span_interval: Option<String>,
     pub(super) histograms: Option<String>,
     pub(super) log: Option<String>,

@@ -24,7 +24,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "OTEL_EXPORTER_OTLP_ENDPOINT",
         "none: no export; `flowcar export`: `http://localhost:4317`",
-        "URL of the receiver. HTTP adds `/v1/metrics` and `/v1/traces`. Without a scheme (gRPC only): https",
+        "URL of the receiver, or `unix:///path` of its socket. HTTP adds `/v1/metrics` and `/v1/traces`. Without a scheme (gRPC only): https",
     ),
     setting(
         "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
@@ -112,6 +112,51 @@ pub const SETTINGS: &[Setting] = &[
         "the same for spans",
     ),
     setting(
+        "OTEL_EXPORTER_OTLP_CERTIFICATE",
+        "the system's authorities",
+        "PEM file of the authorities that the receiver's certificate is checked against; read again when it changes",
+    ),
+    setting(
+        "OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE",
+        "",
+        "the same for metrics",
+    ),
+    setting(
+        "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE",
+        "",
+        "the same for spans",
+    ),
+    setting(
+        "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
+        "none",
+        "PEM file of the certificate chain that flowcar shows (mTLS); read again when it changes",
+    ),
+    setting(
+        "OTEL_EXPORTER_OTLP_METRICS_CLIENT_CERTIFICATE",
+        "",
+        "the same for metrics",
+    ),
+    setting(
+        "OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE",
+        "",
+        "the same for spans",
+    ),
+    setting(
+        "OTEL_EXPORTER_OTLP_CLIENT_KEY",
+        "none",
+        "PEM file of that certificate's private key",
+    ),
+    setting(
+        "OTEL_EXPORTER_OTLP_METRICS_CLIENT_KEY",
+        "",
+        "the same for metrics",
+    ),
+    setting(
+        "OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY",
+        "",
+        "the same for spans",
+    ),
+    setting(
         "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
         "`cumulative`",
         "`cumulative`, `delta`, or `lowmemory` (histograms only are deltas)",
@@ -176,12 +221,17 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "FLOWCAR_SPANS_PER_SECOND",
         "`200`",
-        "spans sent, at most, on average; those past it are counted",
+        "spans sent, at most, on average: of each second's the failed, slow and lossy ones first, the rest by chance; each span's `flowcar.sample.probability` says how likely it was to be sent",
     ),
     setting(
         "FLOWCAR_SPAN_QUEUE",
         "`2048`",
         "spans waiting for the receiver, at most; those past it are counted",
+    ),
+    setting(
+        "FLOWCAR_SPAN_QUEUE_BYTES",
+        "`8388608`",
+        "memory for spans that wait, at most; of those past it the oldest ordinary ones go first, failed, slow and lossy ones last",
     ),
     setting(
         "FLOWCAR_SPAN_INTERVAL",

@@ -1,8 +1,9 @@
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::certs::{ClientFiles, TlsFiles};
 
 fn read(vars: &[(&str, &str)]) -> Result<Config, Mistakes> {
     let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
@@ -210,4 +211,134 @@ proptest! {
             }
         }
     }
+}
+
+/// A key, and a certificate that signs itself, in files.
+fn pem(dir: &Path, name: &str) -> (String, String) {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let params = rcgen::CertificateParams::new(vec![name.to_owned()]).expect("a name");
+    let certificate = params.self_signed(&key).expect("a certificate");
+    let write = |end: &str, text: String| {
+        let path = dir.join(format!("{name}.{end}"));
+        std::fs::write(&path, text).expect("a file");
+        path.to_str().expect("a path").to_owned()
+    };
+    (
+        write("crt", certificate.pem()),
+        write("key", key.serialize_pem()),
+    )
+}
+
+#[test]
+fn certificates_are_those_of_the_signal_before_those_of_any() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (any, any_key) = pem(dir.path(), "any");
+    let (own, own_key) = pem(dir.path(), "own");
+    let export = read(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4317"),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", &any),
+        ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", &any),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", &any_key),
+        ("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", &own),
+        ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE", &own),
+        ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", &own_key),
+    ])
+    .expect("good settings")
+    .export;
+    for (target, certificate, key) in [
+        (export.metrics, &any, &any_key),
+        (export.traces, &own, &own_key),
+    ] {
+        let expected = TlsFiles {
+            authorities: Some(certificate.into()),
+            client: Some(ClientFiles {
+                certificate: certificate.into(),
+                key: key.into(),
+            }),
+        };
+        assert_eq!(target.expect("a target").tls, expected);
+    }
+}
+
+#[test]
+fn a_wrong_certificate_file_is_a_mistake_that_names_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (certificate, key) = pem(dir.path(), "a");
+    let (_, other_key) = pem(dir.path(), "b");
+    let absent = dir
+        .path()
+        .join("absent")
+        .to_str()
+        .expect("a path")
+        .to_owned();
+    let wrong = |vars: &[(&str, &str)]| read(vars).expect_err("mistakes").to_string();
+
+    let text = wrong(&[
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", &key),
+        ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", &absent),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", &certificate),
+        ("FLOWCAR_RING_BYTES", "5000"),
+    ]);
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 4, "{text}");
+    let told = |name: &str, path: &str, why: &str| {
+        let start = format!("OTEL_EXPORTER_OTLP_{name}={path}: {why}");
+        assert!(
+            lines.iter().any(|line| line.starts_with(&start)),
+            "{start}\n{text}"
+        );
+    };
+    told("CERTIFICATE", &key, "has no PEM certificate in it");
+    told("CLIENT_CERTIFICATE", &absent, "cannot be read");
+    told("CLIENT_KEY", &certificate, "has no PEM private key in it");
+
+    let text = wrong(&[
+        ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", &certificate),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", &other_key),
+    ]);
+    let start = format!(
+        "OTEL_EXPORTER_OTLP_CLIENT_KEY={other_key}: does not go with the certificate {certificate}"
+    );
+    assert!(
+        text.starts_with(&start) && text.lines().count() == 1,
+        "{text}"
+    );
+
+    let text = wrong(&[("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", &certificate)]);
+    assert!(
+        text.contains("is of no use alone; set OTEL_EXPORTER_OTLP_CLIENT_KEY"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_receiver_may_listen_on_a_socket_of_this_host() {
+    for (protocol, url) in [
+        ("grpc", "http://localhost/"),
+        ("http/protobuf", "http://localhost/v1/metrics"),
+    ] {
+        for text in ["unix:///run/collector.sock", "unix:/run/collector.sock"] {
+            let target = read(&[
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", text),
+                ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+            ]);
+            let target = target
+                .expect("good settings")
+                .export
+                .metrics
+                .expect("a target");
+            assert_eq!(
+                target.socket.as_deref(),
+                Some(Path::new("/run/collector.sock"))
+            );
+            assert_eq!(target.endpoint.to_string(), url);
+            assert_eq!(target.url(), "unix:///run/collector.sock");
+        }
+    }
+    let mistakes = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "unix:collector.sock")]);
+    let text = mistakes.expect_err("one").to_string();
+    assert!(
+        text.contains("has no absolute path; set it to unix:///"),
+        "{text}"
+    );
 }

@@ -1,9 +1,10 @@
 //! Why an export failed, and whether it is worth another try.
 
-use std::{error::Error, fmt, time::Duration};
+use std::{error::Error, fmt, io, time::Duration};
 
 use tonic::Code;
 
+use super::connect::ConnectError;
 use crate::config::{Signal, Target};
 
 /// What a receiver took.
@@ -35,6 +36,9 @@ pub enum Cause {
     /// No connection, or it broke.
     #[error("no connection ({0})")]
     Unreachable(String),
+    /// The two ends do not trust each other.
+    #[error("TLS does not come about ({0})")]
+    Tls(String),
     /// The request or its answer hung.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
@@ -76,7 +80,7 @@ impl ExportError {
     pub(super) fn new(signal: Signal, target: &Target, cause: Cause) -> Self {
         Self {
             signal,
-            endpoint: target.endpoint.to_string(),
+            endpoint: target.url(),
             cause,
             retry_after: None,
         }
@@ -92,7 +96,7 @@ impl ExportError {
     /// Whether the same request may be taken later (OTLP specification, "Failures").
     pub fn retryable(&self) -> bool {
         match &self.cause {
-            Cause::Unreachable(_) | Cause::Timeout(_) | Cause::Setup(_) => true,
+            Cause::Unreachable(_) | Cause::Tls(_) | Cause::Timeout(_) | Cause::Setup(_) => true,
             Cause::Http { status, .. } => matches!(status, 429 | 502 | 503 | 504),
             Cause::Grpc {
                 code, retry_info, ..
@@ -107,6 +111,23 @@ impl ExportError {
                 _ => false,
             },
         }
+    }
+
+    /// Whether the receiver says that it has these very points already.
+    pub(super) fn says_known(&self) -> bool {
+        matches!(
+            self.cause,
+            Cause::Http { status: 409, .. }
+                | Cause::Grpc {
+                    code: Code::AlreadyExists,
+                    ..
+                }
+        )
+    }
+
+    /// Whether the receiver may have taken the request all the same: its answer did not come.
+    pub(super) fn outcome_unknown(&self) -> bool {
+        matches!(self.cause, Cause::Unreachable(_) | Cause::Timeout(_))
     }
 
     /// `failure`, which may work later, or `refused`, which will not.
@@ -127,7 +148,10 @@ impl Cause {
                 "check that the receiver runs and that OTEL_EXPORTER_OTLP_ENDPOINT names it"
             }
             Self::Timeout(_) => "look at the receiver's load, or raise OTEL_EXPORTER_OTLP_TIMEOUT",
-            Self::Setup(_) => "check the system's certificates (the package ca-certificates)",
+            Self::Tls(_) => {
+                "check OTEL_EXPORTER_OTLP_CERTIFICATE, _CLIENT_CERTIFICATE and _CLIENT_KEY against what the receiver shows and wants"
+            }
+            Self::Setup(_) => "check that file; it is read again before the next try",
             Self::Http {
                 status: 401 | 403, ..
             }
@@ -166,8 +190,38 @@ impl fmt::Display for Said<'_> {
     }
 }
 
-/// What an error comes from in the end, which says most.
-pub(super) fn root(error: &dyn Error) -> String {
+/// Why there was no answer, from the error of a client: what our connector said, or the TLS that it set up, else
+/// what the error comes from in the end, which says most.
+pub(super) fn no_answer(error: &(dyn Error + 'static), target: &Target) -> Cause {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<ConnectError>() {
+            return match error {
+                ConnectError::Unreachable(why) => Cause::Unreachable(why.clone()),
+                ConnectError::Tls(why) => Cause::Tls(why.clone()),
+                ConnectError::Files(error) => Cause::Setup(error.to_string()),
+            };
+        }
+        let inner = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref);
+        let alert = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        if let Some(alert) = alert {
+            return Cause::Tls(format!("{alert}; {}", target.tls));
+        }
+        next = error.source();
+    }
+    // HTTP/2 keeps no more of it than its words.
+    match root(error) {
+        alert if alert.contains("received fatal alert") => {
+            Cause::Tls(format!("{alert}; {}", target.tls))
+        }
+        why => Cause::Unreachable(why),
+    }
+}
+
+/// What an error comes from in the end.
+fn root(error: &dyn Error) -> String {
     let mut last = error;
     while let Some(source) = last.source() {
         last = source;

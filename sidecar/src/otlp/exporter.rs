@@ -1,23 +1,41 @@
 //! What the main loop talks to: hands reports and spans over without ever waiting.
 //!
 //! Each signal has one task with one export in flight. Metrics never queue: a newer report takes the place of an
-//! older one, as it carries everything that the older one did. Spans queue up to a bound. A receiver that is away,
-//! slow or hostile costs exports, which are counted, and nothing else.
+//! older one, as it carries everything that the older one did. Spans are a fair sample of each second's connections,
+//! failed, slow and lossy ones first, and queue up to a bound. A receiver that is away, slow or hostile costs exports,
+//! which are counted, and nothing else.
 
 mod complaints;
 mod ledger;
 mod metrics;
+mod notable;
 mod process;
+mod queue;
 mod spans;
+mod transport;
+mod window;
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
-use self::{complaints::Complaints, ledger::Ledger, metrics::MetricsLane, spans::SpanLane};
+use self::{
+    complaints::Complaints,
+    ledger::Ledger,
+    metrics::MetricsLane,
+    notable::{Judge, judge_part},
+    queue::{Bounds, Entry},
+    spans::SpanLane,
+    transport::Transport,
+};
 use super::{
     error::{Accepted, ExportError},
+    exemplars::{Candidates, Exemplars},
     metrics::Options,
+    own::OwnSockets,
     resource::{Resource, random_instance},
     spans::{SpanOptions, part, span},
 };
@@ -25,6 +43,7 @@ use crate::{
     clock::Anchor,
     config::{Config, Export, Signal},
     flow::{Flow, Part},
+    series::Naming,
     snapshot::{Own, Snapshot},
 };
 
@@ -37,8 +56,16 @@ pub struct Exporter {
     metrics: Option<MetricsLane>,
     spans: Option<SpanLane>,
     span_options: SpanOptions,
+    naming: Naming,
+    judge: Judge,
+    exemplars: Exemplary,
+    own: OwnSockets,
     ledger: Ledger,
 }
+
+/// Exemplars for the next report: of spans that were delivered.
+#[derive(Clone, Debug, Default)]
+struct Exemplary(Arc<Mutex<Exemplars>>);
 
 impl Exporter {
     /// The exports that `config` asks for, if any; `command` is the program that `flowcar run` runs.
@@ -59,20 +86,24 @@ impl Exporter {
     /// Outside a tokio runtime.
     pub fn start_as(config: &Config, resource: &Resource) -> Self {
         let ledger = Ledger::default();
+        let own = OwnSockets::default();
+        let exemplars = Exemplary::default();
         let options = Options {
             temporality: config.temporality,
             histograms: config.histograms,
         };
-        let metrics =
-            config.export.metrics.clone().map(|target| {
-                MetricsLane::start(target, resource.clone(), options, ledger.clone())
-            });
+        let metrics = config.export.metrics.clone().map(|target| {
+            let transport = transport::metrics(target, own.clone());
+            MetricsLane::start(transport, resource.clone(), options, ledger.clone())
+        });
         let spans = config.export.traces.clone().map(|target| {
-            let bounds = spans::Bounds {
-                queue: config.span_queue,
+            let bounds = Bounds {
+                spans: config.span_queue,
+                bytes: config.span_queue_bytes,
                 per_second: config.spans_per_second,
             };
-            SpanLane::start(target, resource.clone(), bounds, ledger.clone())
+            let transport = transport::spans(target, own.clone(), resource.clone());
+            SpanLane::start(transport, bounds, ledger.clone(), exemplars.clone())
         });
         Self {
             metrics,
@@ -80,38 +111,57 @@ impl Exporter {
             span_options: SpanOptions {
                 trace_parent: config.trace_parent,
             },
+            naming: config.naming,
+            judge: Judge::default(),
+            exemplars,
+            own,
             ledger,
         }
+    }
+
+    /// The sockets that it exports over, which are no part of the pod's figures.
+    pub fn own_sockets(&self) -> OwnSockets {
+        self.own.clone()
     }
 
     /// Hands a report over.
     pub fn metrics(&self, snapshot: Snapshot) {
         if let Some(lane) = &self.metrics {
-            lane.send(snapshot);
+            let exemplars = self.exemplars.take().placed(&snapshot.series);
+            lane.send(snapshot, exemplars);
         }
     }
 
     /// Hands a flow that is over to the spans.
     pub fn flow(&mut self, flow: &Flow, anchor: &Anchor) {
-        if let Some(lane) = &mut self.spans {
-            lane.send(|| span(flow, anchor, &self.span_options));
+        if let Some(lane) = &self.spans {
+            let class = self.judge.judge(flow);
+            lane.send(class, flow.trace.trace_id as u64, || {
+                let told = self.metrics.is_some();
+                let candidates = told.then(|| Candidates::of(flow, &self.naming, anchor));
+                (span(flow, anchor, &self.span_options), candidates)
+            });
         }
     }
 
     /// Hands one part of a flow that lives to the spans.
     pub fn part(&mut self, flow: &Flow, cut: &Part, anchor: &Anchor) {
-        if let Some(lane) = &mut self.spans {
-            lane.send(|| part(flow, cut, anchor, &self.span_options));
+        if let Some(lane) = &self.spans {
+            lane.send(judge_part(cut), flow.trace.part(cut.number), || {
+                (part(flow, cut, anchor, &self.span_options), None)
+            });
         }
     }
 
     /// What became of the exports so far, and what this process costs.
     pub fn own(&self) -> Own {
-        let queued = self.spans.as_ref().map_or(0, SpanLane::queued);
+        let (spans, bytes) = self.spans.as_ref().map_or((0, 0), SpanLane::queued);
         Own {
             cpu_s: process::cpu_s(),
             rss_bytes: process::rss_bytes(),
-            ..self.ledger.read(queued)
+            span_queue: spans as u64,
+            span_queue_bytes: bytes as u64,
+            ..self.ledger.read()
         }
     }
 
@@ -135,19 +185,37 @@ impl Exporter {
     }
 }
 
-/// Books an export's outcome, and speaks of it if it is news.
+// === impl Exemplary ===
+
+impl Exemplary {
+    /// Takes in what delivered spans stand for.
+    fn offer(&self, batch: Vec<Entry>) {
+        let mut exemplars = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for candidates in batch.into_iter().filter_map(|entry| entry.candidates) {
+            exemplars.offer(candidates);
+        }
+    }
+
+    fn take(&self) -> Exemplars {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Books the outcome of an export of `items` points or spans, and speaks of it if it is news.
 fn settle(
     ledger: &Ledger,
     complaints: &mut Complaints,
     signal: Signal,
+    items: usize,
     took: Duration,
     outcome: &Result<Accepted, ExportError>,
 ) {
-    let (name, rejected) = match outcome {
-        Ok(accepted) => (accepted.outcome(), accepted.rejected),
-        Err(error) => (error.outcome(), 0),
+    let (name, rejected, taken) = match outcome {
+        Ok(accepted) => (accepted.outcome(), accepted.rejected, items as u64),
+        Err(error) => (error.outcome(), 0, 0),
     };
-    ledger.export(signal.name(), name, rejected, took);
+    let taken = taken.saturating_sub(rejected);
+    ledger.export(signal.name(), name, rejected, taken, took);
     match outcome {
         Ok(accepted) => complaints.accepted(signal, accepted),
         Err(error) => complaints.failed(error),

@@ -1,87 +1,106 @@
 //! OTLP by gRPC.
 
-use http::header::{HeaderMap, HeaderValue, USER_AGENT};
-use opentelemetry_proto::tonic::collector::metrics::v1::{
-    ExportMetricsServiceRequest, metrics_service_client::MetricsServiceClient,
+use std::{error::Error, marker::PhantomData};
+
+use bytes::{Buf as _, BufMut as _, Bytes};
+use http::{
+    Uri,
+    header::{HeaderMap, HeaderValue, USER_AGENT},
+    uri::PathAndQuery,
 };
+use prost::Message;
 use tonic::{
     Request, Status,
-    codec::CompressionEncoding,
+    client::Grpc as Client,
+    codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder},
     metadata::MetadataMap,
-    transport::{Channel, ClientTlsConfig, Endpoint},
+    transport::{Channel, Endpoint},
 };
-use tonic_types::StatusExt;
 
 use super::{
-    USER_AGENT_NAME,
-    error::{Accepted, Cause, ExportError, root},
+    USER_AGENT_NAME, answer,
+    connect::Connector,
+    error::{Accepted, Cause, ExportError, no_answer},
 };
 use crate::config::{Compression, Signal, Target};
 
-/// Sends metrics.
+/// Calls one method of one receiver.
 #[derive(Debug)]
 pub(super) struct Grpc {
-    target: Target,
+    signal: Signal,
+    connector: Connector,
     metadata: MetadataMap,
-    client: MetricsServiceClient<Channel>,
+    client: Client<Channel>,
 }
 
 impl Grpc {
     /// Connects when first used, and again, by a fresh look-up of the name, when the connection has broken.
-    pub(super) fn new(target: Target) -> Result<Self, ExportError> {
-        let channel = channel(&target, Signal::Metrics)?;
-        let mut client = MetricsServiceClient::new(channel);
+    pub(super) fn new(signal: Signal, connector: Connector) -> Self {
+        let target = connector.target();
+        let mut client = Client::new(channel(&connector));
         if let Some(encoding) = target.compression.map(encoding) {
             client = client.send_compressed(encoding).accept_compressed(encoding);
         }
-        Ok(Self {
-            metadata: metadata(&target),
-            target,
+        Self {
+            signal,
+            metadata: metadata(target),
+            connector,
             client,
-        })
+        }
     }
 
-    pub(super) async fn export(
+    /// Sends the signal's request.
+    pub(super) async fn export<M: Message + 'static>(
         &mut self,
-        request: ExportMetricsServiceRequest,
+        message: M,
     ) -> Result<Accepted, ExportError> {
-        let mut request = Request::new(request);
-        *request.metadata_mut() = self.metadata.clone();
+        let target = self.connector.target();
         // The channel's own timeout does not hold while it connects.
-        let answer = tokio::time::timeout(self.target.timeout, self.client.export(request)).await;
-        let cause = match answer {
-            Ok(Ok(answer)) => {
-                let partial = answer.into_inner().partial_success.unwrap_or_default();
-                return Ok(Accepted {
-                    rejected: partial.rejected_data_points.try_into().unwrap_or(0),
-                    message: partial.error_message,
-                });
-            }
-            Ok(Err(status)) => cause(&status),
-            Err(_) => (Cause::Timeout(self.target.timeout), None),
+        let call = tokio::time::timeout(
+            target.timeout,
+            call(&mut self.client, self.signal, message, &self.metadata),
+        );
+        let (cause, retry_after) = match call.await {
+            Ok(Ok(body)) => return Ok(answer::accepted(self.signal, &body)),
+            Ok(Err(status)) => failure(&status, target),
+            Err(_) => (Cause::Timeout(target.timeout), None),
         };
-        let (cause, retry_after) = cause;
-        Err(ExportError::new(Signal::Metrics, &self.target, cause).after(retry_after))
+        Err(ExportError::new(self.signal, target, cause).after(retry_after))
     }
 }
 
-/// A channel that connects when first used.
-pub(super) fn channel(target: &Target, signal: Signal) -> Result<Channel, ExportError> {
-    let endpoint = Endpoint::from(target.endpoint.clone())
-        .timeout(target.timeout)
-        .connect_timeout(target.timeout);
-    let endpoint = if target.endpoint.scheme() == Some(&http::uri::Scheme::HTTPS) {
-        endpoint
-            .tls_config(ClientTlsConfig::new().with_native_roots())
-            .map_err(|error| ExportError::new(signal, target, Cause::Setup(root(&error))))?
-    } else {
-        endpoint
-    };
-    Ok(endpoint.connect_lazy())
+async fn call<M: Message + 'static>(
+    client: &mut Client<Channel>,
+    signal: Signal,
+    message: M,
+    metadata: &MetadataMap,
+) -> Result<Bytes, Status> {
+    client
+        .ready()
+        .await
+        .map_err(|error| Status::from_error(Box::new(error)))?;
+    let mut request = Request::new(message);
+    *request.metadata_mut() = metadata.clone();
+    let path = PathAndQuery::from_static(match signal {
+        Signal::Metrics => "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+        Signal::Traces => "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+    });
+    let answer = client.unary(request, path, LenientCodec::default()).await?;
+    Ok(answer.into_inner())
 }
 
-/// The target's headers.
-pub(super) fn metadata(target: &Target) -> MetadataMap {
+/// A channel that connects when first used. The connector does TLS itself, by certificates that may change, so the
+/// channel is told of a plain connection.
+fn channel(connector: &Connector) -> Channel {
+    let target = connector.target();
+    Endpoint::from(Uri::from_static("http://receiver"))
+        .origin(target.endpoint.clone())
+        .timeout(target.timeout)
+        .connect_timeout(target.timeout)
+        .connect_with_connector_lazy(connector.clone())
+}
+
+fn metadata(target: &Target) -> MetadataMap {
     let mut headers = HeaderMap::new();
     headers.insert(USER_AGENT, HeaderValue::from_static(USER_AGENT_NAME));
     for (name, value) in target.headers.iter() {
@@ -98,16 +117,56 @@ const fn encoding(compression: Compression) -> CompressionEncoding {
 }
 
 /// A status that has a source was made on this side: there was no answer.
-fn cause(status: &Status) -> (Cause, Option<std::time::Duration>) {
-    let source = std::error::Error::source(status);
-    if let Some(source) = source {
-        return (Cause::Unreachable(root(source)), None);
+fn failure(status: &Status, target: &Target) -> (Cause, Option<std::time::Duration>) {
+    match Error::source(status) {
+        Some(source) => (no_answer(source, target), None),
+        None => answer::grpc_failure(status),
     }
-    let retry_info = status.get_details_retry_info();
-    let cause = Cause::Grpc {
-        code: status.code(),
-        message: status.message().to_owned(),
-        retry_info: retry_info.is_some(),
-    };
-    (cause, retry_info.and_then(|info| info.retry_delay))
+}
+
+/// Messages out, bytes in: an answer that does not decode is for [`answer`] to judge, like HTTP's.
+struct LenientCodec<M>(PhantomData<fn(M)>);
+
+impl<M> Default for LenientCodec<M> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<M: Message + 'static> Codec for LenientCodec<M> {
+    type Encode = M;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        Self::default()
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        Self::default()
+    }
+}
+
+impl<M: Message> Encoder for LenientCodec<M> {
+    type Item = M;
+    type Error = Status;
+
+    fn encode(&mut self, message: M, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        to.reserve(message.encoded_len());
+        message
+            .encode(to)
+            .map_err(|error| Status::internal(error.to_string()))
+    }
+}
+
+impl<M> Decoder for LenientCodec<M> {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        let mut body = bytes::BytesMut::with_capacity(from.remaining());
+        body.put(from);
+        Ok(Some(body.freeze()))
+    }
 }

@@ -15,6 +15,7 @@ use opentelemetry_proto::tonic::{
 
 use self::histogram::HistogramPoint;
 use super::{
+    exemplars::{Exemplar, Exemplars},
     names::{Kind, Metric, SCHEMA_URL, SCOPE, VERSION},
     resource::Resource,
 };
@@ -40,8 +41,9 @@ pub fn encode(
     resource: &Resource,
     options: Options,
     previous: Option<&Snapshot>,
+    exemplars: &Exemplars,
 ) -> ExportMetricsServiceRequest {
-    let mut encoder = Encoder::new(snapshot, options, previous);
+    let mut encoder = Encoder::new(snapshot, options, previous, exemplars);
     tcp::encode(&mut encoder);
     own::encode(&mut encoder);
     let scope_metrics = ScopeMetrics {
@@ -80,7 +82,16 @@ struct Encoder<'a> {
     now: &'a Snapshot,
     before: Option<&'a Snapshot>,
     options: Options,
+    exemplars: &'a Exemplars,
     metrics: Vec<ProtoMetric>,
+}
+
+/// A histogram now, what it was in the snapshot before, its attributes and its exemplar.
+struct DurationPoint<'a> {
+    attributes: Vec<KeyValue>,
+    now: &'a Histogram,
+    before: Option<&'a Histogram>,
+    exemplar: Option<&'a Exemplar>,
 }
 
 /// A point of a metric that counts: what it counts now, and what it did in the snapshot before.
@@ -91,11 +102,17 @@ struct CountPoint {
 }
 
 impl<'a> Encoder<'a> {
-    fn new(now: &'a Snapshot, options: Options, before: Option<&'a Snapshot>) -> Self {
+    const fn new(
+        now: &'a Snapshot,
+        options: Options,
+        before: Option<&'a Snapshot>,
+        exemplars: &'a Exemplars,
+    ) -> Self {
         Self {
             now,
             before,
             options,
+            exemplars,
             metrics: Vec::new(),
         }
     }
@@ -143,26 +160,29 @@ impl<'a> Encoder<'a> {
         self.push(metric, Data::Gauge(Gauge { data_points }));
     }
 
-    /// Adds histograms: their attributes, what they count now, and what they did before.
+    /// Adds histograms.
     fn histograms<'h>(
         &mut self,
         metric: Metric,
-        points: impl IntoIterator<Item = (Vec<KeyValue>, &'h Histogram, Option<&'h Histogram>)>,
+        points: impl IntoIterator<Item = DurationPoint<'h>>,
     ) {
         let delta = self.options.temporality != Temporality::Cumulative;
         let (start, at) = (self.start(delta), self.now.at_unix_ns);
         let points: Vec<_> = points
             .into_iter()
-            .filter_map(|(attributes, now, before)| {
-                let histogram = match before.filter(|_| delta) {
-                    Some(before) => now.since(before),
-                    None => now.clone(),
+            .filter_map(|point| {
+                let histogram = match point.before.filter(|_| delta) {
+                    Some(before) => point.now.since(before),
+                    None => point.now.clone(),
                 };
+                // One of an earlier time is no example of these.
+                let exemplar = point.exemplar.filter(|of| of.at_unix_ns >= start);
                 (!histogram.is_empty()).then_some(HistogramPoint {
-                    attributes,
+                    attributes: point.attributes,
                     start,
                     at,
                     histogram,
+                    exemplar: exemplar.copied(),
                 })
             })
             .collect();

@@ -1,14 +1,18 @@
 //! From snapshots and flows to OTLP, and on to a receiver.
 //!
-//! `names`, `metrics`, `spans` and `resource` are pure; `grpc`, `http` and `span_client` are the transports;
-//! `exporter` is what the main loop talks to.
+//! `names`, `metrics`, `spans`, `exemplars` and `resource` are pure; `connect` makes connections, `grpc`, `http` and
+//! `span_client` talk over them, `answer` reads what comes back; `exporter` is what the main loop talks to.
 
+pub mod answer;
+mod connect;
 pub mod error;
+pub mod exemplars;
 pub mod exporter;
 mod grpc;
 mod http;
 pub mod metrics;
 pub mod names;
+pub mod own;
 pub mod resource;
 mod retry;
 mod span_client;

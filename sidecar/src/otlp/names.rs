@@ -67,7 +67,7 @@ pub mod attribute {
     pub const DIRECTION: &str = "network.io.direction";
     /// `true` on the series of what came past the bound of series.
     pub const OVERFLOW: &str = "otel.metric.overflow";
-    /// `refused`, `timeout`, `reset`, `unreachable` or `other`
+    /// `refused`, `timeout`, `reset`, `unreachable` or `other`; of exports `rejected`
     pub const ERROR_TYPE: &str = "error.type";
     /// `local_fin`, `peer_fin`, `reset_sent`, `reset_received`, `reset`, `timeout` or `unknown`
     pub const END: &str = "flowcar.end";
@@ -87,6 +87,8 @@ pub mod attribute {
     pub const OUTCOME: &str = "flowcar.outcome";
     /// Why it was dropped.
     pub const REASON: &str = "flowcar.reason";
+    /// How likely the span was to be sent, 0 to 1: it stands for 1/probability connections; on spans only.
+    pub const SAMPLE_PROBABILITY: &str = "flowcar.sample.probability";
     /// Payload bytes acknowledged by the peer; on spans only.
     pub const BYTES_SENT: &str = "flowcar.tcp.bytes.sent";
     /// Payload bytes received in order; on spans only.
@@ -187,6 +189,12 @@ metrics! {
         "Spans not sent.";
     OWN_SPAN_QUEUE = UpDownCounter "flowcar.self.spans.queued" "{span}" []
         "Spans waiting to be sent.";
+    OWN_SPAN_QUEUE_BYTES = UpDownCounter "flowcar.self.spans.queued.memory" "By" []
+        "Memory that spans take that wait.";
+    OWN_EXPORTED_SPANS = Counter "otel.sdk.exporter.span.exported" "{span}" [ERROR_TYPE]
+        "Spans that the receiver took; as rejected, those that it did not of an export that it took.";
+    OWN_EXPORTED_POINTS = Counter "otel.sdk.exporter.metric_data_point.exported" "{data_point}" [ERROR_TYPE]
+        "Points that the receiver took; as rejected, those that it did not of an export that it took.";
     OWN_CPU = Counter "flowcar.self.cpu.time" "s" []
         "CPU time used.";
     OWN_RSS = UpDownCounter "flowcar.self.memory.rss" "By" []

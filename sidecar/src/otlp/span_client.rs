@@ -1,7 +1,9 @@
-//! Spans by opentelemetry-otlp's exporter, over our own connections.
+//! Spans: by gRPC over our own client, by HTTP by opentelemetry-otlp's exporter, which turns them into a request, packs
+//! and posts it.
 //!
 //! The exporter reads environment variables for what it is not told, so it is told everything; and it says
-//! of a failure no more than a text, so over HTTP its client is ours, which keeps what the receiver truly said.
+//! of a failure no more than a text, so its HTTP client is ours, which keeps what the receiver truly said. Over gRPC
+//! there is no such place: it hides `partial_success` and `RetryInfo`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,30 +12,46 @@ use bytes::Bytes;
 use http::{Request, Response};
 use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_otlp::{
-    Compression as OtlpCompression, ExporterBuildError, RetryPolicy, SpanExporter,
-    WithExportConfig, WithHttpConfig, WithTonicConfig,
+    Compression as OtlpCompression, RetryPolicy, SpanExporter, WithExportConfig, WithHttpConfig,
 };
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
+use opentelemetry_proto::{
+    tonic::collector::trace::v1::ExportTraceServiceRequest,
+    transform::{
+        common::tonic::ResourceAttributesWithSchema,
+        trace::tonic::group_spans_by_resource_and_scope,
+    },
+};
 use opentelemetry_sdk::{
     error::OTelSdkError,
     trace::{SpanData, SpanExporter as _},
 };
-use tonic::Code;
 
 use super::{
+    answer::accepted,
+    connect::Connector,
     error::{Accepted, Cause, ExportError},
-    grpc,
-    http::{Http, accepted},
+    grpc::Grpc,
+    http::Http,
     resource::Resource,
 };
 use crate::config::{Compression, Protocol, Signal, Target};
 
 /// Sends spans.
 #[derive(Debug)]
-pub(super) struct SpanClient {
+pub(super) enum SpanClient {
+    Grpc {
+        grpc: Box<Grpc>,
+        resource: Box<ResourceAttributesWithSchema>,
+    },
+    Http(Box<HttpSpans>),
+}
+
+/// Sends spans by HTTP.
+#[derive(Debug)]
+pub(super) struct HttpSpans {
     target: Target,
     exporter: SpanExporter,
-    /// What the receiver said to the last request; over HTTP only.
+    /// What the receiver said to the last request.
     said: Said,
 }
 
@@ -46,14 +64,58 @@ struct Listening {
     said: Said,
 }
 
+// === impl SpanClient ===
+
 impl SpanClient {
-    pub(super) fn new(target: Target, resource: &Resource) -> Result<Self, ExportError> {
+    pub(super) fn new(connector: Connector, resource: &Resource) -> Result<Self, ExportError> {
+        let resource = resource.to_sdk();
+        Ok(match connector.target().protocol {
+            Protocol::Grpc => Self::Grpc {
+                grpc: Box::new(Grpc::new(Signal::Traces, connector)),
+                resource: Box::new(ResourceAttributesWithSchema::from(&resource)),
+            },
+            Protocol::HttpProtobuf => Self::Http(Box::new(HttpSpans::new(connector, &resource)?)),
+        })
+    }
+
+    pub(super) async fn export(&mut self, spans: Vec<SpanData>) -> Result<Accepted, ExportError> {
+        match self {
+            Self::Grpc { grpc, resource } => {
+                let resource_spans = group_spans_by_resource_and_scope(spans, resource);
+                grpc.export(ExportTraceServiceRequest { resource_spans })
+                    .await
+            }
+            Self::Http(http) => http.export(spans).await,
+        }
+    }
+}
+
+// === impl HttpSpans ===
+
+impl HttpSpans {
+    fn new(
+        connector: Connector,
+        resource: &opentelemetry_sdk::Resource,
+    ) -> Result<Self, ExportError> {
         let said = Said::default();
-        let mut exporter = match target.protocol {
-            Protocol::Grpc => by_grpc(&target)?,
-            Protocol::HttpProtobuf => by_http(&target, Arc::clone(&said))?,
-        };
-        exporter.set_resource(&resource.to_sdk());
+        let target = connector.target().clone();
+        let mut builder = SpanExporter::builder()
+            .with_http()
+            .with_http_client(Listening {
+                http: Http::new(Signal::Traces, connector),
+                said: Arc::clone(&said),
+            })
+            .with_endpoint(target.endpoint.to_string())
+            .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
+            .with_timeout(target.timeout)
+            .with_retry_policy(RetryPolicy::disabled());
+        if let Some(compression) = target.compression {
+            builder = builder.with_compression(packing(compression));
+        }
+        let mut exporter = builder.build().map_err(|error| {
+            ExportError::new(Signal::Traces, &target, Cause::Setup(error.to_string()))
+        })?;
+        exporter.set_resource(resource);
         Ok(Self {
             target,
             exporter,
@@ -61,7 +123,7 @@ impl SpanClient {
         })
     }
 
-    pub(super) async fn export(&self, spans: Vec<SpanData>) -> Result<Accepted, ExportError> {
+    async fn export(&self, spans: Vec<SpanData>) -> Result<Accepted, ExportError> {
         let export = self.exporter.export(spans);
         let answer = tokio::time::timeout(self.target.timeout, export).await;
         let said = self
@@ -75,46 +137,11 @@ impl SpanClient {
             }
             (Ok(_), Some(said)) => return said,
             (Ok(Ok(())), None) => return Ok(Accepted::default()),
-            (Ok(Err(error)), None) => cause(&error.to_string()),
+            // It never asked our client.
+            (Ok(Err(error)), None) => Cause::Setup(error.to_string()),
         };
         Err(ExportError::new(Signal::Traces, &self.target, cause))
     }
-}
-
-fn by_grpc(target: &Target) -> Result<SpanExporter, ExportError> {
-    let mut builder = SpanExporter::builder()
-        .with_tonic()
-        .with_channel(grpc::channel(target, Signal::Traces)?)
-        .with_metadata(grpc::metadata(target))
-        .with_timeout(target.timeout)
-        .with_retry_policy(RetryPolicy::disabled());
-    if let Some(compression) = target.compression {
-        builder = builder.with_compression(packing(compression));
-    }
-    built(target, builder.build())
-}
-
-fn by_http(target: &Target, said: Said) -> Result<SpanExporter, ExportError> {
-    let http = Http::new(Signal::Traces, target.clone())?;
-    let mut builder = SpanExporter::builder()
-        .with_http()
-        .with_http_client(Listening { http, said })
-        .with_endpoint(target.endpoint.to_string())
-        .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
-        .with_timeout(target.timeout)
-        .with_retry_policy(RetryPolicy::disabled());
-    if let Some(compression) = target.compression {
-        builder = builder.with_compression(packing(compression));
-    }
-    built(target, builder.build())
-}
-
-fn built(
-    target: &Target,
-    exporter: Result<SpanExporter, ExporterBuildError>,
-) -> Result<SpanExporter, ExportError> {
-    let setup = |error: ExporterBuildError| Cause::Setup(error.to_string());
-    exporter.map_err(|error| ExportError::new(Signal::Traces, target, setup(error)))
 }
 
 const fn packing(compression: Compression) -> OtlpCompression {
@@ -128,39 +155,11 @@ const fn packing(compression: Compression) -> OtlpCompression {
 impl HttpClient for Listening {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let answer = self.http.send(request).await;
-        let partial = |answer: ExportTraceServiceResponse| {
-            let partial = answer.partial_success.unwrap_or_default();
-            (partial.rejected_spans, partial.error_message)
-        };
         let said = match &answer {
-            Ok(answer) => Ok(accepted(answer.body(), partial)),
+            Ok(answer) => Ok(accepted(Signal::Traces, answer.body())),
             Err(error) => Err(error.clone()),
         };
         *self.said.lock().unwrap_or_else(PoisonError::into_inner) = Some(said);
         Ok(answer?)
-    }
-}
-
-/// Over gRPC the exporter's text is all there is: it ends in the name of the code, and then, where there was
-/// no answer, in what broke. A code that cannot be told is taken for one that may work later: the queue is bounded.
-fn cause(text: &str) -> Cause {
-    const CODES: [Code; 8] = [
-        Code::InvalidArgument,
-        Code::NotFound,
-        Code::AlreadyExists,
-        Code::PermissionDenied,
-        Code::FailedPrecondition,
-        Code::Unimplemented,
-        Code::Internal,
-        Code::Unauthenticated,
-    ];
-    let named = |code: &Code| text.ends_with(&format!("gRPC code: {code:?}"));
-    match CODES.into_iter().find(named) {
-        Some(code) => Cause::Grpc {
-            code,
-            message: String::new(),
-            retry_info: false,
-        },
-        None => Cause::Unreachable(text.rsplit(": ").next().unwrap_or(text).to_owned()),
     }
 }

@@ -1,8 +1,10 @@
 //! The command around the receiver.
 
 use std::{
+    fs::File,
     io::{self, Write},
     net::SocketAddr,
+    path::{Path, PathBuf},
 };
 
 use tokio::signal::{
@@ -25,6 +27,9 @@ pub struct SinkArgs {
     /// What is printed
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
+    /// Write it to FILE (`-`: standard output) instead of standard output
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    output: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -40,6 +45,12 @@ enum Format {
 /// # Errors
 /// [`Failure`] if it cannot listen, or not print.
 pub async fn sink(args: SinkArgs) -> Result<u8, Failure> {
+    let path = args.output.display();
+    let cannot_write = |error: io::Error| {
+        let message = format_args!("cannot write to {path}: {error}");
+        Failure::new(exit::CANNOT_CREATE, message)
+    };
+    let mut out = open(&args.output).map_err(cannot_write)?;
     let listen = Sink::start(args.grpc, args.http).await;
     let (sink, mut received) = listen.map_err(|error| {
         let message =
@@ -62,19 +73,23 @@ pub async fn sink(args: SinkArgs) -> Result<u8, Failure> {
             () = &mut stop => return Ok(0),
             Some(export) = received.recv() => export,
         };
-        match print(&export, args.format) {
+        match print(&mut out, &export, args.format) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(0),
-            Err(error) => {
-                let message = format_args!("cannot write to standard output: {error}");
-                return Err(Failure::new(exit::CANNOT_CREATE, message));
-            }
+            Err(error) => return Err(cannot_write(error)),
         }
     }
 }
 
-fn print(export: &Received, format: Format) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+fn open(path: &Path) -> io::Result<Box<dyn Write>> {
+    Ok(if path == Path::new("-") {
+        Box::new(io::stdout())
+    } else {
+        Box::new(File::create(path)?)
+    })
+}
+
+fn print(out: &mut dyn Write, export: &Received, format: Format) -> io::Result<()> {
     match format {
         Format::Text => out.write_all(text(export).as_bytes())?,
         Format::Json => writeln!(out, "{}", json_line(export))?,

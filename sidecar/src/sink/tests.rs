@@ -13,6 +13,9 @@ use prost::Message;
 use tokio::time::timeout;
 
 use super::*;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -59,21 +62,23 @@ fn traces(name: &str) -> ExportTraceServiceRequest {
 }
 
 async fn post(sink: &Sink, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> (u16, String) {
-    // It fails when another test was quicker.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = reqwest::Client::builder()
-        .no_proxy()
-        .build()
-        .expect("a client");
-    let mut request = client
-        .post(format!("http://{}{path}", sink.http()))
-        .body(body);
+    let client = Client::builder(TokioExecutor::new()).build_http();
+    let mut request = hyper::Request::post(format!("http://{}{path}", sink.http()));
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let answer = request.send().await.expect("an answer");
+    let request = request
+        .body(Full::new(Bytes::from(body)))
+        .expect("a request");
+    let answer = client.request(request).await.expect("an answer");
     let status = answer.status().as_u16();
-    (status, answer.text().await.expect("a text"))
+    let text = answer
+        .into_body()
+        .collect()
+        .await
+        .expect("a body")
+        .to_bytes();
+    (status, String::from_utf8(text.to_vec()).expect("a text"))
 }
 
 #[tokio::test]

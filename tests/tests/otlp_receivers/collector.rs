@@ -331,6 +331,7 @@ fn check_server_span(span: &Value, flow: &flowcar::flow::Flow) {
         ("flowcar.tcp.exchange.p50", "0.03"),
         ("flowcar.tcp.exchange.p99", "0.03"),
         ("flowcar.end", "local_fin"),
+        ("flowcar.sample.probability", "1"),
     ];
     let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
     assert_eq!(found, BTreeMap::from(expected));

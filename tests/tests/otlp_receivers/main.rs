@@ -1,7 +1,15 @@
 //! What flowcar exports, as the receivers that its users have see it: the Collector, Prometheus and Jaeger.
-//! The figures and flows are made by hand, so that every value is known.
+//! The figures and flows are made by hand, so that every value is known. They are well, do what a script says, are
+//! stopped, killed and started again, or want certificates.
 
 mod collector;
+mod exemplars;
+mod faults;
 mod jaeger;
+mod names;
+mod outages;
 mod prometheus;
 mod sample;
+mod scripted;
+mod tls;
+mod totals;

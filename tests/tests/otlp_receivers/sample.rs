@@ -1,8 +1,8 @@
 //! A report and a connection whose every figure is known.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use flowcar::clock::Anchor;
@@ -128,35 +128,54 @@ pub(super) fn flow(role: Role, client_isn: u32, server_isn: u32) -> (Flow, Ancho
     (flow, anchor)
 }
 
-/// An exporter of the service `service` to `endpoint`, on a runtime of one thread as flowcar's is.
-pub(super) fn export<F: Future>(
+/// The `number`-th report of a client that has sent so many bytes since the process of the test began to report.
+pub(super) fn report_at(number: u64, bytes_sent: u64) -> Snapshot {
+    static START: OnceLock<u64> = OnceLock::new();
+    let mut report = snapshot();
+    let start = *START.get_or_init(|| report.at_unix_ns - 1_000_000_000);
+    report.start_unix_ns = start;
+    for series in report.series.values_mut() {
+        *series = Series {
+            opened: number,
+            bytes_sent,
+            ..Default::default()
+        };
+    }
+    report.lost.clear();
+    report.books = Books::default();
+    report
+}
+
+/// Settings that make the pod known, and those given; on a runtime of one thread, as flowcar's is. `work` gets what
+/// starts an exporter of the service `service` to an endpoint.
+pub(super) fn export<T>(
     service: &str,
-    endpoint: &str,
     settings: &[(&str, &str)],
-    work: impl FnOnce(Exporter) -> F,
-) -> F::Output {
-    let all = [
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
-        ("OTEL_SERVICE_NAME", service),
-        ("FLOWCAR_POD_UID", "0b1d"),
-        ("OTEL_RESOURCE_ATTRIBUTES", "team=a%2Cb"),
-    ];
-    let vars = all.iter().chain(settings);
-    let vars = vars.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-    let config = Config::from_vars(vars).expect("good settings");
+    work: impl AsyncFnOnce(&dyn Fn(&str) -> Exporter) -> T,
+) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .expect("a runtime");
-    runtime.block_on(async {
-        let exporter = Exporter::start(&config, None).expect("an endpoint is set");
-        work(exporter).await
-    })
+    let start = |endpoint: &str| {
+        let all = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
+            ("OTEL_SERVICE_NAME", service),
+            ("FLOWCAR_POD_UID", "0b1d"),
+            ("OTEL_RESOURCE_ATTRIBUTES", "team=a%2Cb"),
+        ];
+        let vars = all.iter().chain(settings);
+        let vars = vars.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let config = Config::from_vars(vars).expect("good settings");
+        Exporter::start(&config, None).expect("an endpoint is set")
+    };
+    runtime.block_on(work(&start))
 }
 
 /// Sends the report and waits until it is taken.
 pub(super) fn send_metrics(endpoint: &str, settings: &[(&str, &str)], report: Snapshot) {
-    export("web", endpoint, settings, async |exporter| {
+    export("web", settings, async |start| {
+        let exporter = start(endpoint);
         exporter.metrics(report);
         assert!(exporter.flush(LIMIT).await, "{:?}", exporter.own().exports);
         let taken = BTreeMap::from([(("metrics", "success"), 1)]);
@@ -171,7 +190,8 @@ pub(super) fn send_flow(
     settings: &[(&str, &str)],
     (flow, anchor): &(Flow, Anchor),
 ) {
-    export(service, endpoint, settings, async |mut exporter| {
+    export(service, settings, async |start| {
+        let mut exporter = start(endpoint);
         exporter.flow(flow, anchor);
         assert!(exporter.flush(LIMIT).await, "{:?}", exporter.own().exports);
         let taken = BTreeMap::from([(("traces", "success"), 1)]);

@@ -13,45 +13,101 @@ use crate::{
     otlp::error::{Accepted, Cause, ExportError},
 };
 
-/// A cause is spoken of once in this time.
+/// A cause is spoken of once in this time, and, while it lasts, after ever longer ones.
 const QUIET: Duration = Duration::from_secs(60);
+
+/// The longest of these.
+const MOST_QUIET: Duration = Duration::from_secs(3_600);
 
 /// One signal's.
 #[derive(Debug, Default)]
 pub(super) struct Complaints {
-    /// When each cause was spoken of last, and how often it was kept quiet since.
-    causes: HashMap<(Discriminant<Cause>, u32), (Instant, u64)>,
+    causes: HashMap<(Discriminant<Cause>, u32), Spoken>,
     last_partial: Option<Instant>,
-    failing: bool,
+    failing: Option<Failing>,
+}
+
+/// When a cause was spoken of.
+#[derive(Debug)]
+struct Spoken {
+    last: Instant,
+    /// For how long it is not spoken of again.
+    quiet_for: Duration,
+    /// How often it has been kept quiet since.
+    kept: u64,
+}
+
+/// A time without success.
+#[derive(Debug)]
+struct Failing {
+    since: Instant,
+    exports: u64,
+    /// Whether anything was said of it.
+    told: bool,
 }
 
 impl Complaints {
     pub(super) fn failed(&mut self, error: &ExportError) {
-        self.failing = true;
         let now = Instant::now();
-        let code = match error.cause {
-            Cause::Http { status, .. } => u32::from(status),
-            Cause::Grpc { code, .. } => code as u32,
-            _ => 0,
-        };
-        let known = self.causes.get_mut(&(discriminant(&error.cause), code));
-        match known {
-            Some((spoken, quiet)) if now.duration_since(*spoken) < QUIET => *quiet += 1,
-            Some((spoken, quiet)) => {
-                tracing::warn!(again = *quiet + 1, "{error}");
-                (*spoken, *quiet) = (now, 0);
-            }
-            None => {
-                tracing::warn!("{error}");
-                self.causes
-                    .insert((discriminant(&error.cause), code), (now, 0));
-            }
+        let again = self.again(&error.cause, now);
+        let failing = self.failing.get_or_insert(Failing {
+            since: now,
+            exports: 0,
+            told: false,
+        });
+        failing.exports += 1;
+        if let Some(again) = again {
+            failing.told = true;
+            let failing_for_s = failing.since.elapsed().as_secs();
+            tracing::warn!(again, failing_for_s, "{error}");
         }
     }
 
+    /// How often it came since it was spoken of last, if it is to be spoken of now.
+    fn again(&mut self, cause: &Cause, now: Instant) -> Option<u64> {
+        let code = match cause {
+            Cause::Http { status, .. } => u32::from(*status),
+            Cause::Grpc { code, .. } => *code as u32,
+            _ => 0,
+        };
+        let key = (discriminant(cause), code);
+        let Some(spoken) = self.causes.get_mut(&key) else {
+            let spoken = Spoken {
+                last: now,
+                quiet_for: QUIET,
+                kept: 0,
+            };
+            self.causes.insert(key, spoken);
+            return Some(0);
+        };
+        let passed = now.duration_since(spoken.last);
+        if passed < spoken.quiet_for {
+            spoken.kept += 1;
+            return None;
+        }
+        spoken.quiet_for = if passed > 2 * spoken.quiet_for {
+            QUIET
+        } else {
+            (2 * spoken.quiet_for).min(MOST_QUIET)
+        };
+        spoken.last = now;
+        Some(std::mem::take(&mut spoken.kept) + 1)
+    }
+
     pub(super) fn accepted(&mut self, signal: Signal, accepted: &Accepted) {
-        if std::mem::take(&mut self.failing) {
-            tracing::info!("{} are taken again", signal.name());
+        if let Some(Failing {
+            since,
+            exports,
+            told: true,
+        }) = self.failing.take()
+        {
+            let failed_for_s = since.elapsed().as_secs();
+            tracing::info!(
+                failed_exports = exports,
+                failed_for_s,
+                "{} are taken again",
+                signal.name()
+            );
         }
         let Accepted { rejected, message } = accepted;
         let now = Instant::now();
@@ -66,5 +122,70 @@ impl Complaints {
                 "the receiver took {signal} only in part: {message}; look at its log"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io,
+        sync::{Arc, Mutex},
+    };
+
+    use super::*;
+    use crate::config::Config;
+
+    /// Log lines.
+    #[derive(Clone, Debug, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("no panic").write(line)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_day_without_a_receiver_is_some_thirty_lines_and_one_when_it_is_back() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(move || writer.clone())
+            .with_ansi(false)
+            .finish();
+        let _logging = tracing::subscriber::set_default(subscriber);
+        let vars = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317")];
+        let vars = vars.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let config = Config::from_vars(vars).expect("good settings");
+        let target = config.export.metrics.expect("a target");
+        let away = || Cause::Unreachable("away".to_owned());
+        let error = ExportError::new(Signal::Metrics, &target, away());
+        let mut complaints = Complaints::default();
+        for _ in 0..24 * 360 {
+            complaints.failed(&error);
+            tokio::time::sleep(Duration::from_secs(10)).await;
+        }
+        complaints.accepted(Signal::Metrics, &Accepted::default());
+        // It flaps: there is nothing new in that.
+        for _ in 0..100 {
+            complaints.failed(&error);
+            complaints.accepted(Signal::Metrics, &Accepted::default());
+        }
+        let text = String::from_utf8(lines.0.lock().expect("no panic").clone()).expect("text");
+        let all: Vec<_> = text.lines().collect();
+        assert!((20..=32).contains(&all.len()), "{text}");
+        assert!(
+            all[0].contains("cannot export metrics to http://collector:4317/"),
+            "{text}"
+        );
+        let last = all.last().expect("a line");
+        assert!(
+            last.contains("metrics are taken again failed_exports=8640 failed_for_s=86400"),
+            "{last}"
+        );
     }
 }

@@ -18,6 +18,7 @@ impl Ledger {
         signal: &'static str,
         outcome: &'static str,
         rejected: u64,
+        taken: u64,
         took: Duration,
     ) {
         let mut own = self.lock();
@@ -25,11 +26,14 @@ impl Ledger {
         if rejected > 0 {
             *own.rejected.entry(signal).or_default() += rejected;
         }
+        if taken > 0 {
+            *own.exported.entry(signal).or_default() += taken;
+        }
         own.export_duration
             .record(took.as_nanos().try_into().unwrap_or(u64::MAX));
     }
 
-    /// Books spans that are not sent: `rate_limit`, `queue_full`, `refused` or `shutdown`.
+    /// Books spans that are not sent: `rate_limit`, `queue_full`, `expired`, `refused` or `shutdown`.
     pub(super) fn dropped(&self, reason: &'static str, spans: usize) {
         if spans > 0 {
             *self.lock().spans_dropped.entry(reason).or_default() += spans as u64;
@@ -37,11 +41,8 @@ impl Ledger {
     }
 
     /// The figures that exports make up, and nothing else.
-    pub(super) fn read(&self, span_queue: usize) -> Own {
-        Own {
-            span_queue: span_queue as u64,
-            ..self.lock().clone()
-        }
+    pub(super) fn read(&self) -> Own {
+        self.lock().clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, Own> {

@@ -5,19 +5,20 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::{
+    collector::metrics::v1::ExportMetricsServiceRequest, metrics::v1::metric::Data,
+};
 use tokio::{
     sync::watch,
     time::{Duration, Instant, sleep, timeout_at},
 };
 
-use super::{Complaints, Ledger, settle};
+use super::{Complaints, Ledger, Transport, settle};
 use crate::{
-    config::{Protocol, Signal, Target, Temporality},
+    config::{Signal, Temporality},
     otlp::{
         error::{Accepted, ExportError},
-        grpc::Grpc,
-        http::Http,
+        exemplars::Exemplars,
         metrics::{Options, encode},
         resource::Resource,
         retry::Backoff,
@@ -35,11 +36,11 @@ pub(super) struct MetricsLane {
 }
 
 /// A report and its number; the first is 1.
-type Report = (u64, Option<Arc<Snapshot>>);
+type Report = (u64, Option<Arc<(Snapshot, Exemplars)>>);
 
 impl MetricsLane {
     pub(super) fn start(
-        target: Target,
+        transport: impl Transport<ExportMetricsServiceRequest>,
         resource: Resource,
         options: Options,
         ledger: Ledger,
@@ -51,8 +52,7 @@ impl MetricsLane {
             reports: receiver,
             settled: settled_sender,
             hurry: hurried,
-            target,
-            client: None,
+            transport,
             resource,
             options,
             acknowledged: None,
@@ -68,10 +68,10 @@ impl MetricsLane {
         }
     }
 
-    pub(super) fn send(&self, snapshot: Snapshot) {
+    pub(super) fn send(&self, snapshot: Snapshot, exemplars: Exemplars) {
         let number = self.sent.fetch_add(1, Ordering::Relaxed) + 1;
         self.reports
-            .send_replace((number, Some(Arc::new(snapshot))));
+            .send_replace((number, Some(Arc::new((snapshot, exemplars)))));
     }
 
     pub(super) async fn flush(&self, deadline: Instant) -> bool {
@@ -84,22 +84,21 @@ impl MetricsLane {
 }
 
 /// The task's end.
-struct Sender {
+struct Sender<T> {
     reports: watch::Receiver<Report>,
     /// The number of the last report that was taken, or refused for good.
     settled: watch::Sender<u64>,
     hurry: watch::Receiver<bool>,
-    target: Target,
-    client: Option<Client>,
+    transport: T,
     resource: Resource,
     options: Options,
     /// What deltas are against; kept for them only.
-    acknowledged: Option<Arc<Snapshot>>,
+    acknowledged: Option<Arc<(Snapshot, Exemplars)>>,
     ledger: Ledger,
     complaints: Complaints,
 }
 
-impl Sender {
+impl<T: Transport<ExportMetricsServiceRequest>> Sender<T> {
     async fn run(mut self) {
         while self.reports.changed().await.is_ok() {
             self.send_latest().await;
@@ -108,80 +107,74 @@ impl Sender {
 
     /// Sends the latest report until it is settled. While it fails, a newer one takes its place, but not of
     /// deltas: a receiver may have taken them without our hearing of it, and can tell that the same points come
-    /// again only by their times.
+    /// again only by their times. Deltas that are refused for good stay unacknowledged, so that the next report has
+    /// them as well.
     async fn send_latest(&mut self) {
         let mut backoff = Backoff::new();
         let deltas = self.options.temporality != Temporality::Cumulative;
         let mut report = self.reports.borrow_and_update().clone();
-        while let (number, Some(snapshot)) = &report {
-            match self.send(snapshot).await {
-                Ok(_) => {
-                    self.acknowledged = deltas.then(|| Arc::clone(snapshot));
-                    self.settled.send_replace(*number);
-                    return;
+        let mut perhaps_taken = false;
+        while let (number, Some(of)) = &report {
+            let taken = match self.send(of).await {
+                Ok(_) => true,
+                Err(error) if error.retryable() => {
+                    perhaps_taken |= error.outcome_unknown();
+                    wait(&mut backoff, error.retry_after, &mut self.hurry).await;
+                    if self.reports.has_changed().is_err() {
+                        return;
+                    }
+                    if !deltas {
+                        report = self.reports.borrow_and_update().clone();
+                    }
+                    continue;
                 }
-                Err(error) if !error.retryable() => {
-                    self.settled.send_replace(*number);
-                    return;
-                }
-                Err(error) => self.wait(&mut backoff, error.retry_after).await,
+                Err(error) => perhaps_taken && error.says_known(),
+            };
+            if taken {
+                self.acknowledged = deltas.then(|| Arc::clone(of));
             }
-            if self.reports.has_changed().is_err() {
-                return;
-            }
-            if !deltas {
-                report = self.reports.borrow_and_update().clone();
-            }
+            self.settled.send_replace(*number);
+            return;
         }
     }
 
-    async fn send(&mut self, snapshot: &Snapshot) -> Result<Accepted, ExportError> {
-        let previous = self.acknowledged.as_deref();
-        let request = encode(snapshot, &self.resource, self.options, previous);
+    async fn send(&mut self, report: &(Snapshot, Exemplars)) -> Result<Accepted, ExportError> {
+        let (snapshot, exemplars) = report;
+        let previous = self.acknowledged.as_deref().map(|(snapshot, _)| snapshot);
+        let request = encode(snapshot, &self.resource, self.options, previous, exemplars);
+        let points = points(&request);
         let started = Instant::now();
-        let outcome = self.export(request).await;
-        let took = started.elapsed();
+        let outcome = self.transport.send(request).await;
         settle(
             &self.ledger,
             &mut self.complaints,
             Signal::Metrics,
-            took,
+            points,
+            started.elapsed(),
             &outcome,
         );
         outcome
     }
-
-    async fn export(
-        &mut self,
-        request: ExportMetricsServiceRequest,
-    ) -> Result<Accepted, ExportError> {
-        let client = match &mut self.client {
-            Some(client) => client,
-            none => none.insert(Client::new(self.target.clone())?),
-        };
-        match client {
-            Client::Grpc(grpc) => grpc.export(request).await,
-            Client::Http(http) => http.export(request).await,
-        }
-    }
-
-    async fn wait(&mut self, backoff: &mut Backoff, retry_after: Option<Duration>) {
-        wait(backoff, retry_after, &mut self.hurry).await;
-    }
 }
 
-enum Client {
-    Grpc(Box<Grpc>),
-    Http(Http),
-}
-
-impl Client {
-    fn new(target: Target) -> Result<Self, ExportError> {
-        Ok(match target.protocol {
-            Protocol::Grpc => Self::Grpc(Box::new(Grpc::new(target)?)),
-            Protocol::HttpProtobuf => Self::Http(Http::new(Signal::Metrics, target)?),
-        })
-    }
+/// Points in a request.
+fn points(request: &ExportMetricsServiceRequest) -> usize {
+    let scopes = request
+        .resource_metrics
+        .iter()
+        .flat_map(|of| &of.scope_metrics);
+    let metrics = scopes.flat_map(|of| &of.metrics);
+    let count = |data: &Data| match data {
+        Data::Gauge(of) => of.data_points.len(),
+        Data::Sum(of) => of.data_points.len(),
+        Data::Histogram(of) => of.data_points.len(),
+        Data::ExponentialHistogram(of) => of.data_points.len(),
+        Data::Summary(of) => of.data_points.len(),
+    };
+    metrics
+        .filter_map(|metric| metric.data.as_ref())
+        .map(count)
+        .sum()
 }
 
 /// Waits before another try: as long as the receiver asked for, else our own time, which a flush cuts short.

@@ -1,10 +1,6 @@
-//! The queue of spans and the task that sends them.
+//! The lane of spans: the main loop's end, and the task that sends them.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use opentelemetry_sdk::trace::SpanData;
 use tokio::{
@@ -12,83 +8,49 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 
-use super::{Complaints, Ledger, metrics::wait, settle};
-use crate::{
-    config::{Signal, Target},
-    otlp::{
-        error::{Accepted, ExportError},
-        resource::Resource,
-        retry::Backoff,
-        span_client::SpanClient,
-    },
+use super::{
+    Complaints, Exemplary, Ledger, Transport,
+    metrics::wait,
+    notable::Class,
+    queue::{Bounds, Dropped, Entry, Waiting},
+    settle,
 };
-
-/// Spans of one export, at most: OpenTelemetry's default.
-const BATCH: usize = 512;
-
-/// A span waits for others for this long: with the export it is to be seen within 2 s of the close.
-const LINGER: Duration = Duration::from_secs(1);
-
-/// Seconds of the rate that a burst after a quiet time may take at once.
-const BURST_S: f64 = 10.0;
-
-/// What limits spans.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Bounds {
-    pub(super) queue: usize,
-    pub(super) per_second: u32,
-}
+use crate::{
+    config::Signal,
+    otlp::{error::ExportError, exemplars::Candidates, retry::Backoff},
+};
 
 /// The main loop's end.
 #[derive(Debug)]
 pub(super) struct SpanLane {
     queue: Arc<Queue>,
-    rate: Rate,
     ledger: Ledger,
     hurry: watch::Sender<bool>,
     /// With it the task ends.
     _open: watch::Sender<()>,
 }
 
-/// Spans that wait, shared by both ends.
+/// What waits, shared by both ends.
 #[derive(Debug)]
 struct Queue {
-    spans: Mutex<Waiting>,
-    bound: usize,
-    /// Something came, or is to be sent at once.
+    waiting: Mutex<Waiting>,
+    /// A second has begun, or all is to be sent at once.
     came: Notify,
     /// All that waited is sent.
     idle: Notify,
-}
-
-#[derive(Debug, Default)]
-struct Waiting {
-    spans: VecDeque<SpanData>,
-    /// When the oldest came.
-    since: Option<Instant>,
-    in_flight: usize,
-}
-
-/// A token bucket: a second's worth of tokens each second, [`BURST_S`] seconds' at most.
-#[derive(Debug)]
-struct Rate {
-    per_second: f64,
-    tokens: f64,
-    at: Instant,
 }
 
 // === impl SpanLane ===
 
 impl SpanLane {
     pub(super) fn start(
-        target: Target,
-        resource: Resource,
+        transport: impl Transport<Vec<SpanData>>,
         bounds: Bounds,
         ledger: Ledger,
+        exemplars: Exemplary,
     ) -> Self {
         let queue = Arc::new(Queue {
-            spans: Mutex::default(),
-            bound: bounds.queue,
+            waiting: Mutex::new(Waiting::new(bounds, Instant::now())),
             came: Notify::new(),
             idle: Notify::new(),
         });
@@ -97,35 +59,48 @@ impl SpanLane {
         let sender = Sender {
             queue: Arc::clone(&queue),
             hurry: hurried,
-            closed,
-            target,
-            client: None,
-            resource,
+            transport,
             ledger: ledger.clone(),
+            exemplars,
             complaints: Complaints::default(),
+            backoff: Backoff::new(),
         };
-        tokio::spawn(sender.run());
+        tokio::spawn(sender.run(closed));
         Self {
             queue,
-            rate: Rate::new(bounds.per_second),
             ledger,
             hurry,
             _open: open,
         }
     }
 
-    /// Queues the span that `make` makes, if there may be one now.
-    pub(super) fn send(&mut self, make: impl FnOnce() -> SpanData) {
-        if self.rate.take(Instant::now()) {
-            let dropped = self.queue.push(make());
-            self.ledger.dropped("queue_full", dropped);
-        } else {
-            self.ledger.dropped("rate_limit", 1);
+    /// Queues the span that `make` makes, if there may be one now. Of equal class the lower rank goes first.
+    pub(super) fn send(
+        &self,
+        class: Class,
+        rank: u64,
+        make: impl FnOnce() -> (SpanData, Option<Candidates>),
+    ) {
+        let now = Instant::now();
+        let mut waiting = self.queue.lock();
+        let quiet = waiting.due().is_none();
+        let dropped = waiting.offer(class, rank, now, || {
+            let (span, candidates) = make();
+            Entry::new(span, candidates, class, now)
+        });
+        drop(waiting);
+        if quiet {
+            self.queue.came.notify_one();
+        }
+        for dropped in dropped {
+            book(&self.ledger, dropped);
         }
     }
 
-    pub(super) fn queued(&self) -> usize {
-        self.queue.lock().len()
+    /// Spans that wait or are under way, and the memory that they take.
+    pub(super) fn queued(&self) -> (usize, usize) {
+        let waiting = self.queue.lock();
+        (waiting.len(), waiting.bytes())
     }
 
     pub(super) async fn flush(&self, deadline: Instant) -> bool {
@@ -156,37 +131,25 @@ impl SpanLane {
 // === impl Queue ===
 
 impl Queue {
-    /// Adds a span, in place of the oldest if there is no room. Gives how many were dropped.
-    fn push(&self, span: SpanData) -> usize {
-        let mut waiting = self.lock();
-        let full = waiting.len() >= self.bound;
-        if full && waiting.spans.pop_front().is_none() {
-            return 1;
-        }
-        waiting.spans.push_back(span);
-        waiting.since.get_or_insert_with(Instant::now);
-        if waiting.spans.len() == 1 || waiting.spans.len() >= BATCH {
-            self.came.notify_one();
-        }
-        usize::from(full)
-    }
-
-    /// The next batch, once it is full, has lingered, or is wanted now.
-    async fn batch(&self, hurry: &watch::Receiver<bool>) -> Vec<SpanData> {
+    /// The next batch, once a second is over, or at once if there is hurry; and what is too old.
+    async fn batch(&self, hurry: &watch::Receiver<bool>) -> (Vec<Entry>, Dropped) {
         loop {
-            let since = {
+            let due = {
                 let mut waiting = self.lock();
-                let due = waiting
-                    .since
-                    .is_some_and(|since| since.elapsed() >= LINGER || *hurry.borrow());
-                if due || waiting.spans.len() >= BATCH {
-                    return waiting.take();
+                let now = Instant::now();
+                if *hurry.borrow() {
+                    waiting.close();
+                } else {
+                    waiting.close_if_due(now);
                 }
-                waiting.since
+                if waiting.ready() > 0 {
+                    return waiting.take(now);
+                }
+                waiting.due()
             };
-            match since {
-                Some(since) => tokio::select! {
-                    () = sleep_until(since + LINGER) => {}
+            match due {
+                Some(due) => tokio::select! {
+                    () = sleep_until(due) => {}
                     () = self.came.notified() => {}
                 },
                 None => self.came.notified().await,
@@ -195,70 +158,27 @@ impl Queue {
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.spans.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Waiting {
-    fn len(&self) -> usize {
-        self.spans.len() + self.in_flight
-    }
-
-    fn take(&mut self) -> Vec<SpanData> {
-        let count = self.spans.len().min(BATCH);
-        let batch: Vec<_> = self.spans.drain(..count).collect();
-        self.in_flight = batch.len();
-        // What stays has been waiting as well: it goes next, without lingering.
-        self.since = self.since.filter(|_| !self.spans.is_empty());
-        batch
-    }
-
-    fn clear(&mut self) -> usize {
-        let count = self.len();
-        *self = Self::default();
-        count
-    }
-}
-
-// === impl Rate ===
-
-impl Rate {
-    fn new(per_second: u32) -> Self {
-        let per_second = f64::from(per_second);
-        Self {
-            per_second,
-            tokens: per_second * BURST_S,
-            at: Instant::now(),
-        }
-    }
-
-    fn take(&mut self, now: Instant) -> bool {
-        let passed = now.saturating_duration_since(self.at).as_secs_f64();
-        self.at = now;
-        self.tokens = (self.tokens + passed * self.per_second).min(self.per_second * BURST_S);
-        let allowed = self.tokens >= 1.0;
-        if allowed {
-            self.tokens -= 1.0;
-        }
-        allowed
-    }
+fn book(ledger: &Ledger, (reason, spans): Dropped) {
+    ledger.dropped(reason, spans);
 }
 
 /// The task's end.
-struct Sender {
+struct Sender<T> {
     queue: Arc<Queue>,
     hurry: watch::Receiver<bool>,
-    closed: watch::Receiver<()>,
-    target: Target,
-    client: Option<SpanClient>,
-    resource: Resource,
+    transport: T,
     ledger: Ledger,
+    exemplars: Exemplary,
     complaints: Complaints,
+    backoff: Backoff,
 }
 
-impl Sender {
-    async fn run(mut self) {
-        let mut closed = self.closed.clone();
+impl<T: Transport<Vec<SpanData>>> Sender<T> {
+    async fn run(mut self, mut closed: watch::Receiver<()>) {
         tokio::select! {
             () = self.send_all() => {}
             _ = closed.changed() => {}
@@ -267,37 +187,58 @@ impl Sender {
 
     async fn send_all(&mut self) {
         loop {
-            let batch = self.queue.batch(&self.hurry).await;
-            self.send(batch).await;
-            self.queue.lock().in_flight = 0;
-            self.queue.idle.notify_one();
-        }
-    }
-
-    /// Sends a batch until it is taken or refused for good.
-    async fn send(&mut self, batch: Vec<SpanData>) {
-        let mut backoff = Backoff::new();
-        loop {
-            let started = Instant::now();
-            let outcome = self.export(batch.clone()).await;
-            let took = started.elapsed();
-            let complaints = &mut self.complaints;
-            settle(&self.ledger, complaints, Signal::Traces, took, &outcome);
-            match outcome {
-                Ok(_) => return,
-                Err(error) if error.retryable() => {
-                    wait(&mut backoff, error.retry_after, &mut self.hurry).await;
-                }
-                Err(_) => return self.ledger.dropped("refused", batch.len()),
+            let (batch, expired) = self.queue.batch(&self.hurry).await;
+            book(&self.ledger, expired);
+            let failed = self.send(batch).await;
+            if self.queue.lock().len() == 0 {
+                self.queue.idle.notify_one();
+            }
+            if let Some(error) = failed {
+                wait(&mut self.backoff, error.retry_after, &mut self.hurry).await;
             }
         }
     }
 
-    async fn export(&mut self, batch: Vec<SpanData>) -> Result<Accepted, ExportError> {
-        let client = match &mut self.client {
-            Some(client) => client,
-            none => none.insert(SpanClient::new(self.target.clone(), &self.resource)?),
-        };
-        client.export(batch).await
+    /// Sends a batch once. One that may be taken later is queued again, at its place.
+    async fn send(&mut self, batch: Vec<Entry>) -> Option<ExportError> {
+        if batch.is_empty() {
+            return None;
+        }
+        let started = Instant::now();
+        let spans = batch.iter().map(|entry| entry.span.clone()).collect();
+        let outcome = self.transport.send(spans).await;
+        let (signal, count) = (Signal::Traces, batch.len());
+        settle(
+            &self.ledger,
+            &mut self.complaints,
+            signal,
+            count,
+            started.elapsed(),
+            &outcome,
+        );
+        match outcome {
+            Ok(accepted) => {
+                self.queue.lock().settled(&batch);
+                self.backoff = Backoff::new();
+                // Of spans that were taken in part it is not said which.
+                if accepted.rejected == 0 {
+                    self.exemplars.offer(batch);
+                }
+                None
+            }
+            Err(error) if error.retryable() => {
+                let dropped = self.queue.lock().requeue(batch);
+                book(&self.ledger, dropped);
+                Some(error)
+            }
+            Err(_) => {
+                let mut waiting = self.queue.lock();
+                waiting.settled(&batch);
+                drop(waiting);
+                self.backoff = Backoff::new();
+                self.ledger.dropped("refused", count);
+                None
+            }
+        }
     }
 }

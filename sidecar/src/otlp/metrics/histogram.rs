@@ -12,6 +12,7 @@ use opentelemetry_proto::tonic::{
 use crate::{
     config::Histograms,
     histogram::{Histogram, SCALE, ZERO_THRESHOLD_S, boundary_s},
+    otlp::exemplars::Exemplar,
 };
 
 /// Buckets of a point, at most: OpenTelemetry's own default, which back ends are made for.
@@ -29,6 +30,7 @@ pub(super) struct HistogramPoint {
     /// Nanoseconds since the Unix epoch.
     pub(super) at: u64,
     pub(super) histogram: Histogram,
+    pub(super) exemplar: Option<Exemplar>,
 }
 
 /// The points as data of the kind wanted.
@@ -64,6 +66,7 @@ fn exponential(point: HistogramPoint) -> ExponentialHistogramDataPoint {
         positive: positive(histogram, merged),
         min: histogram.min_ns().map(seconds),
         max: histogram.max_ns().map(seconds),
+        exemplars: point.exemplar.iter().map(Into::into).collect(),
         attributes: point.attributes,
         ..Default::default()
     }
@@ -119,6 +122,7 @@ fn explicit(point: HistogramPoint) -> HistogramDataPoint {
         explicit_bounds: bounds.collect(),
         min: histogram.min_ns().map(seconds),
         max: histogram.max_ns().map(seconds),
+        exemplars: point.exemplar.iter().map(Into::into).collect(),
         attributes: point.attributes,
         ..Default::default()
     }

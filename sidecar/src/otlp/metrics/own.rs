@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{CountPoint, Encoder, text};
+use super::{CountPoint, DurationPoint, Encoder, text};
 use crate::{
     otlp::names::{self, Metric, attribute as name},
     snapshot::{Own, Snapshot},
@@ -33,6 +33,9 @@ pub(super) fn encode(encoder: &mut Encoder<'_>) {
         &own.spans_dropped
     });
     level(encoder, names::OWN_SPAN_QUEUE, now.span_queue);
+    level(encoder, names::OWN_SPAN_QUEUE_BYTES, now.span_queue_bytes);
+    exported(encoder, names::OWN_EXPORTED_SPANS, "traces");
+    exported(encoder, names::OWN_EXPORTED_POINTS, "metrics");
     let before = encoder.before.map_or(0.0, |before| before.own.cpu_s);
     encoder.seconds(names::OWN_CPU, now.cpu_s, before);
     level(encoder, names::OWN_RSS, now.rss_bytes);
@@ -52,7 +55,30 @@ fn exports(encoder: &mut Encoder<'_>) {
     encoder.counter(names::OWN_EXPORTS, points.collect());
     let now = &encoder.now.own.export_duration;
     let before = before.map(|own| &own.export_duration);
-    encoder.histograms(names::OWN_EXPORT_DURATION, [(Vec::new(), now, before)]);
+    let point = DurationPoint {
+        attributes: Vec::new(),
+        now,
+        before,
+        exemplar: None,
+    };
+    encoder.histograms(names::OWN_EXPORT_DURATION, [point]);
+}
+
+/// What was taken, and, as OpenTelemetry's conventions have it, under the same name what was not.
+fn exported(encoder: &mut Encoder<'_>, metric: Metric, signal: &str) {
+    let of = |own: &BTreeMap<&'static str, u64>| own.get(signal).copied().unwrap_or(0);
+    let (now, before) = (&encoder.now.own, encoder.before.map(|before| &before.own));
+    let taken = CountPoint {
+        attributes: Vec::new(),
+        now: of(&now.exported),
+        before: before.map_or(0, |before| of(&before.exported)),
+    };
+    let rejected = CountPoint {
+        attributes: vec![text(name::ERROR_TYPE, "rejected")],
+        now: of(&now.rejected),
+        before: before.map_or(0, |before| of(&before.rejected)),
+    };
+    encoder.counter(metric, vec![taken, rejected]);
 }
 
 fn counted(encoder: &mut Encoder<'_>, metric: Metric, pick: impl Fn(&Own) -> u64) {

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
 
-use super::{CountPoint, Encoder, attribute, text};
+use super::{CountPoint, DurationPoint, Encoder, attribute, text};
 use crate::{
-    flow::Retransmits,
+    flow::{End, Failure, Retransmits, RttKind},
     histogram::Histogram,
     otlp::{
+        exemplars::Measure,
         names::{self, Metric, attribute as name},
         spans::{role, rtt_kind},
     },
@@ -17,6 +18,7 @@ use crate::{
 
 /// A series now, what it was in the snapshot before, and its attributes.
 struct Pair<'a> {
+    key: &'a SeriesKey,
     attributes: Vec<KeyValue>,
     now: &'a Series,
     before: Option<&'a Series>,
@@ -28,6 +30,7 @@ pub(super) fn encode(encoder: &mut Encoder<'_>) {
         .series
         .iter()
         .map(|(key, series)| Pair {
+            key,
             attributes: series_attributes(key),
             now: series,
             before: before.and_then(|before| before.series.get(key)),
@@ -75,16 +78,23 @@ fn series_attributes(key: &SeriesKey) -> Vec<KeyValue> {
 }
 
 fn histograms(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>]) {
-    let failure = |pair: &Pair<'_>, failure: &Option<_>| {
-        pair.with(failure.map(|failure: crate::flow::Failure| (name::ERROR_TYPE, failure.name())))
+    let failure = |failure: &Option<Failure>| {
+        let extra = failure.map(|failure| (name::ERROR_TYPE, failure.name()));
+        (extra, Measure::Connect(*failure))
     };
-    let kind = |pair: &Pair<'_>, kind: &_| pair.with(Some((name::RTT_KIND, rtt_kind(*kind))));
-    let end = |pair: &Pair<'_>, end: &crate::flow::End| pair.with(Some((name::END, end.name())));
+    let kind = |kind: &RttKind| {
+        let extra = Some((name::RTT_KIND, rtt_kind(*kind)));
+        (extra, Measure::Rtt(*kind))
+    };
+    let end = |end: &End| (Some((name::END, end.name())), Measure::Duration(*end));
     by(encoder, names::CONNECT, pairs, |of| &of.connect, failure);
     by(encoder, names::RTT, pairs, |of| &of.rtt, kind);
-    let exchanges = pairs.iter().map(|pair| {
-        let before = pair.before.map(|before| &before.exchange);
-        (pair.attributes.clone(), &pair.now.exchange, before)
+    let exemplars = encoder.exemplars;
+    let exchanges = pairs.iter().map(|pair| DurationPoint {
+        attributes: pair.attributes.clone(),
+        now: &pair.now.exchange,
+        before: pair.before.map(|before| &before.exchange),
+        exemplar: exemplars.get(pair.key, Measure::Exchange),
     });
     encoder.histograms(names::EXCHANGE, exchanges);
     by(encoder, names::DURATION, pairs, |of| &of.duration, end);
@@ -96,16 +106,22 @@ fn by<'a, K: Ord + 'a>(
     metric: Metric,
     pairs: &'a [Pair<'a>],
     pick: impl Fn(&'a Series) -> &'a BTreeMap<K, Histogram>,
-    attributes: impl Fn(&Pair<'_>, &K) -> Vec<KeyValue>,
+    tell: impl Fn(&K) -> (Option<(&'static str, &'static str)>, Measure),
 ) {
-    let points = pairs.iter().flat_map(|pair| {
+    let mut points = Vec::new();
+    for pair in pairs {
         let before = pair.before.map(&pick);
-        pick(pair.now)
-            .iter()
-            .map(move |(key, now)| (pair, key, now, before.and_then(|before| before.get(key))))
-    });
-    let points = points.map(|(pair, key, now, before)| (attributes(pair, key), now, before));
-    encoder.histograms(metric, points.collect::<Vec<_>>());
+        for (key, now) in pick(pair.now) {
+            let (extra, measure) = tell(key);
+            points.push(DurationPoint {
+                attributes: pair.with(extra),
+                now,
+                before: before.and_then(|before| before.get(key)),
+                exemplar: encoder.exemplars.get(pair.key, measure),
+            });
+        }
+    }
+    encoder.histograms(metric, points);
 }
 
 fn connections(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>]) {

@@ -1,15 +1,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use opentelemetry_proto::tonic::metrics::v1::{
-    ExponentialHistogramDataPoint, HistogramDataPoint, Metric as ProtoMetric,
+    ExponentialHistogramDataPoint, HistogramDataPoint, Metric as ProtoMetric, exemplar,
 };
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
+    clock::Anchor,
     config::Config,
-    flow::{Books, End, Failure, Lost, Retransmits, Role, RttKind},
-    otlp::names::METRICS,
+    flow::{
+        Books, End, Failure, Flow, Lost, Monotonic, Outcome, Retransmits, Role, RttKind,
+        TraceIdentity, Volume,
+    },
+    otlp::{
+        exemplars::{Candidates, Measure},
+        names::METRICS,
+    },
     snapshot::{NetworkType, Own, Peer, Series, SeriesKey},
 };
 
@@ -81,9 +88,11 @@ fn full() -> Snapshot {
             table_flows: 1,
             series: 1,
             exports: BTreeMap::from([(("metrics", "success"), 3)]),
+            exported: BTreeMap::from([("traces", 9), ("metrics", 30)]),
             rejected: BTreeMap::from([("traces", 2)]),
             spans_dropped: BTreeMap::from([("queue_full", 6)]),
             span_queue: 8,
+            span_queue_bytes: 16_000,
             export_duration: recorded(&[2_000_000]),
             cpu_s: 0.25,
             rss_bytes: 9_000_000,
@@ -94,7 +103,7 @@ fn full() -> Snapshot {
 fn metrics(snapshot: &Snapshot, options: Options, before: Option<&Snapshot>) -> Vec<ProtoMetric> {
     let config = Config::from_vars([]).expect("defaults");
     let resource = Resource::new(&config, "ebpf", Some("web"), None);
-    let mut export = encode(snapshot, &resource, options, before);
+    let mut export = encode(snapshot, &resource, options, before, &Exemplars::default());
     let mut scopes = export.resource_metrics.remove(0).scope_metrics;
     assert_eq!(scopes.len(), 1);
     scopes.remove(0).metrics
@@ -134,6 +143,7 @@ fn histogram_data(of: &Histogram, kind: Histograms) -> Data {
         start: START,
         at: AT,
         histogram: of.clone(),
+        exemplar: None,
     };
     histogram::data(vec![point], kind, AggregationTemporality::Cumulative)
 }
@@ -399,5 +409,79 @@ proptest! {
             prop_assert_eq!(cumulative, below as u64, "up to {} s", upper);
         }
         prop_assert_eq!(point.bucket_counts.iter().sum::<u64>(), durations.len() as u64);
+    }
+}
+
+#[test]
+fn a_histogram_names_the_span_of_its_slowest_duration_of_the_time_it_tells_of() {
+    let mut flow = flow();
+    let anchor = Anchor::new(Monotonic(0), START);
+    let exemplars = |flow: &Flow| {
+        let mut exemplars = Exemplars::default();
+        let naming = Config::from_vars([]).expect("defaults").naming;
+        exemplars.offer(Candidates::of(flow, &naming, &anchor));
+        exemplars.placed(&full().series)
+    };
+    let config = Config::from_vars([]).expect("defaults");
+    let resource = Resource::new(&config, "ebpf", Some("web"), None);
+    let told = |exemplars: &Exemplars| {
+        let export = encode(&full(), &resource, PLAIN, None, exemplars);
+        let metrics = export.resource_metrics[0].scope_metrics[0].metrics.clone();
+        let Some(Data::ExponentialHistogram(rtt)) = &named(&metrics, "flowcar.tcp.rtt").data else {
+            panic!("no histogram");
+        };
+        rtt.data_points[0].exemplars.clone()
+    };
+    let found = told(&exemplars(&flow));
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].trace_id, flow.trace.trace_id.to_be_bytes());
+    assert_eq!(found[0].span_id, flow.trace.span_id.to_be_bytes());
+    assert_eq!(found[0].time_unix_nano, START + 9);
+    let value = found[0].value.expect("a value");
+    assert_eq!(value, exemplar::Value::AsDouble(0.02));
+
+    // Of a series past the bound: it goes with the rest, of which this snapshot has none.
+    flow.peer = "10.9.9.9:8080".parse().expect("an address");
+    assert!(told(&exemplars(&flow)).is_empty());
+}
+
+#[test]
+fn of_two_durations_the_slower_is_the_exemplar_also_past_the_bound_of_series() {
+    let naming = Config::from_vars([]).expect("defaults").naming;
+    let anchor = Anchor::new(Monotonic(0), START);
+    let mut exemplars = Exemplars::default();
+    for (isn, peer, rtt_ns) in [(1, 1, 5_000_000), (2, 2, 7_000_000), (3, 2, 6_000_000)] {
+        let mut flow = flow();
+        flow.trace = TraceIdentity::of_handshake(isn, 7, Role::Client);
+        flow.peer = format!("10.9.9.{peer}:8080").parse().expect("an address");
+        flow.rtt = recorded(&[rtt_ns]);
+        exemplars.offer(Candidates::of(&flow, &naming, &anchor));
+    }
+    let placed = exemplars.placed(&BTreeMap::new());
+    let slowest = placed.get(&SeriesKey::Overflow, Measure::Rtt(RttKind::Measured));
+    let slowest = slowest.expect("an exemplar");
+    let expected = TraceIdentity::of_handshake(2, 7, Role::Client);
+    assert_eq!(
+        (slowest.value_ns, slowest.span_id),
+        (7_000_000, expected.span_id)
+    );
+}
+
+/// A connection of the series that [`key`] names.
+fn flow() -> Flow {
+    Flow {
+        cookie: 1,
+        role: Role::Client,
+        local: "10.0.0.1:41000".parse().expect("an address"),
+        peer: "10.1.2.3:8080".parse().expect("an address"),
+        trace: TraceIdentity::of_handshake(1, 7, Role::Client),
+        started: Monotonic(0),
+        established: Some(Monotonic(5)),
+        seen: Monotonic(9),
+        volume: Volume::default(),
+        rtt: recorded(&[3_000_000, 20_000_000]),
+        rtt_kind: RttKind::Measured,
+        exchanges: recorded(&[]),
+        outcome: Some(Outcome::Closed(End::LocalFin)),
     }
 }

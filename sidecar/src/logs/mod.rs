@@ -1,7 +1,12 @@
-//! flowcar's own log lines, on standard error.
+//! flowcar's own log lines, on standard error: few of a kind in a time, as text or as JSON.
+
+mod limit;
+
+use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
 
+use self::limit::Limited;
 use crate::config::{Config, LogFormat};
 
 /// Starts logging. Beside a command, only warnings are told unless `FLOWCAR_LOG` says more.
@@ -10,12 +15,10 @@ pub fn start(config: &Config, beside_command: bool) {
     let filter = config.log.as_deref().unwrap_or(default);
     let lines = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))
-        .with_writer(std::io::stderr)
+        .with_writer(Limited::new(config.log_format))
         .with_target(false);
     match config.log_format {
-        LogFormat::Text => lines
-            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-            .init(),
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => lines.json().init(),
     }
 }

@@ -1,0 +1,304 @@
+//! Spans that wait: the present second's sample, and those that are to be sent; bounded in number and in bytes.
+
+use std::{collections::VecDeque, time::Duration};
+
+use opentelemetry::{Array, KeyValue, StringValue, Value};
+use opentelemetry_sdk::trace::SpanData;
+use tokio::time::Instant;
+
+use super::{
+    notable::Class,
+    window::{Offer, Window},
+};
+use crate::otlp::{exemplars::Candidates, names::attribute};
+
+/// Spans of one export, at most: OpenTelemetry's default.
+pub(super) const BATCH: usize = 512;
+
+/// A sample is taken of this time's spans; with the export a span is to be seen within 2 s of the close.
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+
+/// A span is tried for this long: a collector's rollout, or a node's restart. What is older no dashboard shows.
+pub(super) const RETRY_FOR: Duration = Duration::from_secs(15 * 60);
+
+/// Seconds of the rate that a burst after a quiet time may take at once.
+const BURST_S: f64 = 10.0;
+
+/// What limits spans.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::otlp) struct Bounds {
+    /// Spans waiting or under way.
+    pub(in crate::otlp) spans: usize,
+    /// Memory that they take.
+    pub(in crate::otlp) bytes: usize,
+    /// Spans sent each second, on average.
+    pub(in crate::otlp) per_second: u32,
+}
+
+/// A span that waits.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) span: SpanData,
+    pub(super) candidates: Option<Candidates>,
+    class: Class,
+    bytes: usize,
+    came: Instant,
+}
+
+/// Why spans are dropped, and how many.
+pub(super) type Dropped = (&'static str, usize);
+
+/// Everything that waits.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    bounds: Bounds,
+    rate: Rate,
+    window: Option<(Instant, Window<Entry>)>,
+    dull: VecDeque<Entry>,
+    notable: VecDeque<Entry>,
+    /// Spans under way.
+    in_flight: usize,
+    /// Memory of all of these.
+    bytes: usize,
+}
+
+// === impl Entry ===
+
+impl Entry {
+    pub(super) fn new(
+        mut span: SpanData,
+        candidates: Option<Candidates>,
+        class: Class,
+        came: Instant,
+    ) -> Self {
+        // There is one attribute to come: its probability.
+        span.attributes.reserve_exact(1);
+        span.attributes.shrink_to(span.attributes.len() + 1);
+        Self {
+            bytes: bytes(&span) + size_of::<Self>(),
+            span,
+            candidates,
+            class,
+            came,
+        }
+    }
+}
+
+// === impl Waiting ===
+
+impl Waiting {
+    pub(super) fn new(bounds: Bounds, now: Instant) -> Self {
+        Self {
+            rate: Rate::new(bounds.per_second, now),
+            bounds,
+            window: None,
+            dull: VecDeque::new(),
+            notable: VecDeque::new(),
+            in_flight: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Spans that wait or are under way.
+    pub(super) fn len(&self) -> usize {
+        let window = self.window.as_ref().map_or(0, |(_, window)| window.kept());
+        window + self.ready() + self.in_flight
+    }
+
+    /// Memory that they take.
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// When the present second is over.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.window.as_ref().map(|(since, _)| *since + SECOND)
+    }
+
+    /// Offers a span. Gives what was dropped for it, or that it was itself.
+    pub(super) fn offer(
+        &mut self,
+        class: Class,
+        rank: u64,
+        now: Instant,
+        make: impl FnOnce() -> Entry,
+    ) -> [Dropped; 2] {
+        self.close_if_due(now);
+        let rate = &mut self.rate;
+        let (_, window) = self
+            .window
+            .get_or_insert_with(|| (now, Window::new(rate.budget(now))));
+        let mut added = 0;
+        let offer = window.offer(class, rank, || {
+            let entry = make();
+            added = entry.bytes;
+            entry
+        });
+        self.bytes += added;
+        let limited = match offer {
+            Offer::Kept => 0,
+            Offer::Refused => 1,
+            Offer::Replaced(entry) => {
+                self.bytes -= entry.bytes;
+                1
+            }
+        };
+        [("rate_limit", limited), ("queue_full", self.make_room())]
+    }
+
+    /// Ends the present second if it is over.
+    pub(super) fn close_if_due(&mut self, now: Instant) {
+        if self.due().is_some_and(|due| now >= due) {
+            self.close();
+        }
+    }
+
+    /// Ends the present second: its spans are to be sent, each with its probability.
+    pub(super) fn close(&mut self) {
+        let Some((_, window)) = self.window.take() else {
+            return;
+        };
+        self.rate.take(window.kept());
+        let mut kept: Vec<_> = window.close().collect();
+        // The sample has them by rank.
+        kept.sort_by_key(|(_, _, entry)| entry.came);
+        for (_, probability, mut entry) in kept {
+            let probability = KeyValue::new(attribute::SAMPLE_PROBABILITY, probability);
+            entry.span.attributes.push(probability);
+            self.of(entry.class).push_back(entry);
+        }
+    }
+
+    /// The next spans to send, the notable first, and how many are too old to be.
+    pub(super) fn take(&mut self, now: Instant) -> (Vec<Entry>, Dropped) {
+        let mut batch = Vec::new();
+        let mut expired = 0;
+        while batch.len() < BATCH
+            && let Some(entry) = self.notable.pop_front().or_else(|| self.dull.pop_front())
+        {
+            if now.duration_since(entry.came) > RETRY_FOR {
+                self.bytes -= entry.bytes;
+                expired += 1;
+            } else {
+                batch.push(entry);
+            }
+        }
+        self.in_flight = batch.len();
+        (batch, ("expired", expired))
+    }
+
+    /// The spans under way have arrived, or never will.
+    pub(super) fn settled(&mut self, batch: &[Entry]) {
+        // A flush that gave up has cleared all.
+        if std::mem::take(&mut self.in_flight) > 0 {
+            self.bytes -= batch.iter().map(|entry| entry.bytes).sum::<usize>();
+        }
+    }
+
+    /// The spans under way are to be sent again. Gives what was dropped for want of room.
+    pub(super) fn requeue(&mut self, batch: Vec<Entry>) -> Dropped {
+        if std::mem::take(&mut self.in_flight) > 0 {
+            for entry in batch.into_iter().rev() {
+                self.of(entry.class).push_front(entry);
+            }
+        }
+        ("queue_full", self.make_room())
+    }
+
+    /// Gives everything up. Gives how many those were.
+    pub(super) fn clear(&mut self) -> usize {
+        let count = self.len();
+        self.window = None;
+        self.dull.clear();
+        self.notable.clear();
+        (self.in_flight, self.bytes) = (0, 0);
+        count
+    }
+
+    /// Spans that are to be sent.
+    pub(super) fn ready(&self) -> usize {
+        self.dull.len() + self.notable.len()
+    }
+
+    fn of(&mut self, class: Class) -> &mut VecDeque<Entry> {
+        match class {
+            Class::Dull => &mut self.dull,
+            Class::Notable => &mut self.notable,
+        }
+    }
+
+    /// Drops the oldest and dullest until the bounds hold.
+    fn make_room(&mut self) -> usize {
+        let mut dropped = 0;
+        while self.len() > self.bounds.spans || self.bytes > self.bounds.bytes {
+            let entry = self
+                .dull
+                .pop_front()
+                .or_else(|| self.shed(Class::Dull))
+                .or_else(|| self.notable.pop_front())
+                .or_else(|| self.shed(Class::Notable));
+            // What is under way cannot be dropped.
+            let Some(entry) = entry else { break };
+            self.bytes -= entry.bytes;
+            dropped += 1;
+        }
+        dropped
+    }
+
+    fn shed(&mut self, class: Class) -> Option<Entry> {
+        self.window.as_mut()?.1.shed(class)
+    }
+}
+
+/// A token bucket: a second's worth of tokens each second, [`BURST_S`] seconds' at most.
+#[derive(Debug)]
+struct Rate {
+    per_second: f64,
+    tokens: f64,
+    at: Instant,
+}
+
+// === impl Rate ===
+
+impl Rate {
+    fn new(per_second: u32, at: Instant) -> Self {
+        let per_second = f64::from(per_second);
+        Self {
+            per_second,
+            tokens: per_second * BURST_S,
+            at,
+        }
+    }
+
+    /// How many may be taken now.
+    fn budget(&mut self, now: Instant) -> usize {
+        let passed = now.saturating_duration_since(self.at).as_secs_f64();
+        self.at = now;
+        self.tokens = (self.tokens + passed * self.per_second).min(self.per_second * BURST_S);
+        self.tokens as usize
+    }
+
+    fn take(&mut self, count: usize) {
+        self.tokens -= count as f64;
+    }
+}
+
+/// About what a span takes of memory.
+fn bytes(span: &SpanData) -> usize {
+    let attributes = &span.attributes;
+    let texts = attributes
+        .iter()
+        .map(|attribute| value_bytes(&attribute.value));
+    span.name.len() + attributes.capacity() * size_of::<KeyValue>() + texts.sum::<usize>()
+}
+
+fn value_bytes(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.as_str().len(),
+        Value::Array(Array::String(texts)) => {
+            let each = |text: &StringValue| text.as_str().len() + size_of::<StringValue>();
+            texts.iter().map(each).sum()
+        }
+        _ => 0,
+    }
+}

@@ -1,0 +1,416 @@
+//! The lanes against a receiver that does whatever a script says, in virtual time.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use opentelemetry_proto::tonic::{
+    collector::metrics::v1::ExportMetricsServiceRequest, metrics::v1::metric::Data,
+};
+use opentelemetry_sdk::trace::SpanData;
+use proptest::{collection::vec, prelude::*};
+use tonic::Code;
+
+use super::*;
+use crate::{
+    config::{Histograms, Temporality},
+    otlp::error::Cause,
+};
+
+/// What the receiver does with one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// Takes it and says so.
+    Take,
+    /// Takes all of it but one.
+    Partly,
+    /// Asks to be left alone for so many milliseconds, by HTTP or by gRPC.
+    Busy(u16, bool),
+    /// Is away.
+    Away,
+    /// Hangs before it has taken it.
+    HangBefore,
+    /// Takes it, and its answer is lost.
+    LoseAnswer,
+    /// Refuses it for good, unless it has it already, which it says.
+    Refuse,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => Just(Step::Take),
+        1 => Just(Step::Partly),
+        2 => (0u16..5_000, any::<bool>()).prop_map(|(millis, grpc)| Step::Busy(millis, grpc)),
+        2 => Just(Step::Away),
+        1 => Just(Step::HangBefore),
+        2 => Just(Step::LoseAnswer),
+        1 => Just(Step::Refuse),
+    ]
+}
+
+/// The receiver, and what it has seen.
+struct Scripted<R> {
+    steps: VecDeque<Step>,
+    busy: Arc<AtomicBool>,
+    left_alone_until: Instant,
+    last_failure: Option<Instant>,
+    taken: Taken<R>,
+}
+
+type Taken<R> = Arc<Mutex<Vec<R>>>;
+
+/// Steps of a script, at most.
+const SCRIPT: usize = 25;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+impl<R: Clone + PartialEq + Send + 'static> Scripted<R> {
+    fn new(steps: Vec<Step>) -> (Self, Taken<R>) {
+        let taken = Taken::default();
+        let scripted = Self {
+            steps: steps.into(),
+            busy: Arc::default(),
+            left_alone_until: Instant::now(),
+            last_failure: None,
+            taken: Arc::clone(&taken),
+        };
+        (scripted, taken)
+    }
+
+    fn failed(&mut self, cause: Cause, asked: Option<Duration>) -> Result<Accepted, ExportError> {
+        self.last_failure = Some(Instant::now());
+        self.left_alone_until = Instant::now() + asked.unwrap_or_default();
+        let target = config(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317")])
+            .export
+            .metrics
+            .expect("a target");
+        Err(ExportError::new(Signal::Metrics, &target, cause).after(asked))
+    }
+
+    async fn answer(&mut self, request: R) -> Result<Accepted, ExportError> {
+        assert!(!self.busy.swap(true, Ordering::SeqCst), "two at once");
+        assert!(
+            Instant::now() >= self.left_alone_until,
+            "it was to be left alone"
+        );
+        if let Some(failure) = self.last_failure.take() {
+            // The shortest back-off, or a flush's.
+            assert!(
+                failure.elapsed() >= Duration::from_millis(200) || self.left_alone_until >= failure
+            );
+        }
+        let take = |scripted: &Self| {
+            scripted
+                .taken
+                .lock()
+                .expect("no panic")
+                .push(request.clone())
+        };
+        let away = || Cause::Unreachable("away".to_owned());
+        let outcome = match self.steps.pop_front().unwrap_or(Step::Take) {
+            Step::Take => {
+                take(self);
+                Ok(Accepted::default())
+            }
+            Step::Partly => {
+                take(self);
+                Ok(Accepted {
+                    rejected: 1,
+                    message: "one was odd".to_owned(),
+                })
+            }
+            Step::Busy(millis, grpc) => {
+                let cause = if grpc {
+                    Cause::Grpc {
+                        code: Code::ResourceExhausted,
+                        message: String::new(),
+                        retry_info: true,
+                    }
+                } else {
+                    Cause::Http {
+                        status: 429,
+                        message: String::new(),
+                    }
+                };
+                self.failed(cause, Some(Duration::from_millis(millis.into())))
+            }
+            Step::Away => self.failed(away(), None),
+            Step::HangBefore => {
+                tokio::time::sleep(TIMEOUT).await;
+                self.failed(Cause::Timeout(TIMEOUT), None)
+            }
+            Step::LoseAnswer => {
+                take(self);
+                self.failed(away(), None)
+            }
+            Step::Refuse => {
+                let known = self.taken.lock().expect("no panic").contains(&request);
+                let status = if known { 409 } else { 400 };
+                let outcome = self.failed(
+                    Cause::Http {
+                        status,
+                        message: String::new(),
+                    },
+                    None,
+                );
+                // The next request is another one and need not wait.
+                self.last_failure = None;
+                outcome
+            }
+        };
+        self.busy.store(false, Ordering::SeqCst);
+        outcome
+    }
+}
+
+impl Transport<ExportMetricsServiceRequest> for Scripted<ExportMetricsServiceRequest> {
+    async fn send(
+        &mut self,
+        request: ExportMetricsServiceRequest,
+    ) -> Result<Accepted, ExportError> {
+        self.answer(request).await
+    }
+}
+
+impl Transport<Vec<SpanData>> for Scripted<Vec<SpanData>> {
+    async fn send(&mut self, spans: Vec<SpanData>) -> Result<Accepted, ExportError> {
+        self.answer(spans).await
+    }
+}
+
+/// Runs on a clock that jumps ahead whenever all wait.
+fn in_virtual_time<F: Future>(work: F) -> F::Output {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+    runtime.block_on(work)
+}
+
+/// Start, end and value of the counter for bytes sent, of one request; none where nothing was.
+fn io(request: &ExportMetricsServiceRequest) -> Option<(u64, u64, i64)> {
+    let metrics = &request.resource_metrics[0].scope_metrics[0].metrics;
+    let io = metrics
+        .iter()
+        .find(|metric| metric.name == "flowcar.tcp.io")?;
+    let Some(Data::Sum(sum)) = &io.data else {
+        panic!("{io:?}");
+    };
+    let point = &sum.data_points[0];
+    let (start, end) = (point.start_time_unix_nano, point.time_unix_nano);
+    Some((start, end, io_sent(request)))
+}
+
+/// Sends reports of so many more bytes each, and as many milliseconds apart as `counts` says, and gives what the receiver took.
+async fn reports(
+    temporality: Temporality,
+    steps: Vec<Step>,
+    counts: &[(u8, u16)],
+) -> Vec<ExportMetricsServiceRequest> {
+    let (scripted, taken) = Scripted::new(steps);
+    let config = Config::from_vars([]).expect("defaults");
+    let resource = Resource::new(&config, SOURCE, None, None);
+    let options = Options {
+        temporality,
+        histograms: Histograms::Exponential,
+    };
+    let lane = MetricsLane::start(scripted, resource, options, Ledger::default());
+    let (mut total, mut at) = (0, 1_000);
+    for (bytes, gap) in counts {
+        total += u64::from(*bytes);
+        at += 1_000;
+        lane.send(snapshot(at, total), Exemplars::default());
+        tokio::time::sleep(Duration::from_millis((*gap).into())).await;
+    }
+    let last = Instant::now() + Duration::from_secs(3_600);
+    assert!(lane.flush(last).await);
+    // What was refused for good is told with the next report that is not.
+    for more in 1..=SCRIPT as u64 + 1 {
+        lane.send(snapshot(at + more * 1_000, total), Exemplars::default());
+        assert!(lane.flush(last).await);
+    }
+    drop(lane);
+    Arc::try_unwrap(taken).map_or_else(
+        |taken| taken.lock().expect("no panic").clone(),
+        |taken| taken.into_inner().expect("no panic"),
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// A receiver that knows points by their times has every byte once, whatever befell the answers.
+    #[test]
+    fn deltas_add_up_to_what_was_sent(
+        steps in vec(step(), 0..SCRIPT),
+        counts in vec((any::<u8>(), 0u16..20_000), 1..15),
+    ) {
+        let total: i64 = counts.iter().map(|(bytes, _)| i64::from(*bytes)).sum();
+        let taken = in_virtual_time(reports(Temporality::Delta, steps, &counts));
+        let mut distinct = BTreeMap::new();
+        for (start, end, value) in taken.iter().filter_map(io) {
+            let known = distinct.insert((start, end), value);
+            prop_assert!(known.is_none_or(|known| known == value), "other points of the same times");
+        }
+        let mut upto = 0;
+        for (start, end) in distinct.keys() {
+            prop_assert!(*start >= upto, "{distinct:?} overlap");
+            upto = *end;
+        }
+        prop_assert_eq!(distinct.values().sum::<i64>(), total);
+    }
+
+    /// Cumulative sums never go back in time or in value, and the last is all.
+    #[test]
+    fn cumulative_sums_only_grow(
+        steps in vec(step(), 0..SCRIPT),
+        counts in vec((any::<u8>(), 0u16..20_000), 1..15),
+    ) {
+        let total: i64 = counts.iter().map(|(bytes, _)| i64::from(*bytes)).sum();
+        let taken = in_virtual_time(reports(Temporality::Cumulative, steps, &counts));
+        let points: Vec<_> = taken.iter().filter_map(io).collect();
+        for pair in points.windows(2) {
+            prop_assert!(pair[0].1 <= pair[1].1 && pair[0].2 <= pair[1].2, "{points:?}");
+            prop_assert_eq!(pair[0].0, pair[1].0, "one start");
+        }
+        prop_assert_eq!(points.last().map(|point| point.2), Some(total));
+    }
+
+    /// Every span is delivered or counted under what cost it, and the bounds hold all the while.
+    #[test]
+    fn no_span_is_lost_unseen(
+        steps in vec(step(), 0..SCRIPT),
+        bursts in vec((0usize..400, 0u64..30_000), 1..12),
+        spans in 1usize..600,
+        kib in 8usize..600,
+        per_second in 1u32..300,
+    ) {
+        let answers_lost = steps.contains(&Step::LoseAnswer);
+        let (pushed, delivered, dropped) = in_virtual_time(async {
+            let (scripted, taken) = Scripted::new(steps);
+            let bounds = Bounds { spans, bytes: kib << 10, per_second };
+            let ledger = Ledger::default();
+            let lane = SpanLane::start(scripted, bounds, ledger.clone(), Exemplary::default());
+            let mut isn = 0;
+            let options = SpanOptions { trace_parent: crate::config::TraceParent::Never };
+            for (count, gap) in bursts {
+                for _ in 0..count {
+                    isn += 1;
+                    let flow = flow(isn);
+                    let class = if isn % 7 == 0 { notable::Class::Notable } else { notable::Class::Dull };
+                    lane.send(class, flow.trace.trace_id as u64, || {
+                        (span(&flow, &anchor(), &options), None)
+                    });
+                    let (count, bytes) = lane.queued();
+                    // What is under way cannot be given up.
+                    assert!(count <= spans.max(queue::BATCH), "{count}");
+                    assert!(bytes <= (kib << 10) + (queue::BATCH << 12), "{bytes}");
+                }
+                tokio::time::sleep(Duration::from_millis(gap)).await;
+            }
+            assert!(lane.flush(Instant::now() + Duration::from_secs(3_600)).await);
+            assert_eq!(lane.queued(), (0, 0), "no byte is left in the books");
+            let dropped: u64 = ledger.read().spans_dropped.values().sum();
+            let taken = taken.lock().expect("no panic");
+            let ids: BTreeSet<_> = taken.iter().flatten()
+                .map(|span| span.span_context.span_id().to_bytes()).collect();
+            (u64::from(isn), ids.len() as u64, dropped)
+        });
+        // What was taken unheard may be given up, too.
+        prop_assert!(delivered + dropped >= pushed, "{delivered} + {dropped} < {pushed}");
+        if !answers_lost {
+            prop_assert_eq!(delivered + dropped, pushed);
+        }
+    }
+}
+
+#[test]
+fn the_connections_of_a_busy_minute_can_be_counted_from_the_spans_that_were_kept() {
+    let (rebuilt, kept, notable) = in_virtual_time(async {
+        let (scripted, taken) = Scripted::new(Vec::new());
+        let bounds = Bounds {
+            spans: 10_000,
+            bytes: 64 << 20,
+            per_second: 50,
+        };
+        let lane = SpanLane::start(scripted, bounds, Ledger::default(), Exemplary::default());
+        let options = SpanOptions {
+            trace_parent: crate::config::TraceParent::Never,
+        };
+        for isn in 0..60_000 {
+            let mut flow = flow(isn);
+            let failed = isn % 100 == 0;
+            if failed {
+                flow.outcome = Some(Outcome::Closed(End::ResetReceived));
+            }
+            let class = if failed {
+                notable::Class::Notable
+            } else {
+                notable::Class::Dull
+            };
+            lane.send(class, flow.trace.trace_id as u64, || {
+                (span(&flow, &anchor(), &options), None)
+            });
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(lane.flush(Instant::now() + TIMEOUT).await);
+        let taken = taken.lock().expect("no panic");
+        let spans: Vec<_> = taken.iter().flatten().collect();
+        let probability = |span: &SpanData| {
+            let mut found = span.attributes.iter();
+            let found = found.find(|a| a.key.as_str() == "flowcar.sample.probability");
+            match found.expect("a probability").value {
+                opentelemetry::Value::F64(probability) => probability,
+                ref other => panic!("{other:?}"),
+            }
+        };
+        let failed =
+            |span: &&&SpanData| matches!(span.status, opentelemetry::trace::Status::Error { .. });
+        let rebuilt: f64 = spans.iter().map(|span| 1.0 / probability(span)).sum();
+        (rebuilt, spans.len(), spans.iter().filter(failed).count())
+    });
+    // 1,000 connections in each of 60 seconds, of which 10 are reset.
+    assert!((rebuilt - 60_000.0).abs() < 1e-3, "{rebuilt}");
+    assert!(
+        (3_000..=3_600).contains(&kept),
+        "50 a second and a burst of 500: {kept}"
+    );
+    assert_eq!(notable, 600, "every reset connection is there");
+}
+
+#[test]
+fn spans_are_tried_for_a_quarter_of_an_hour_and_no_longer() {
+    in_virtual_time(async {
+        let steps = vec![Step::Away; 100];
+        let (scripted, _) = Scripted::new(steps);
+        let bounds = Bounds {
+            spans: 10,
+            bytes: 1 << 20,
+            per_second: 10,
+        };
+        let ledger = Ledger::default();
+        let lane = SpanLane::start(scripted, bounds, ledger.clone(), Exemplary::default());
+        let options = SpanOptions {
+            trace_parent: crate::config::TraceParent::Never,
+        };
+        lane.send(notable::Class::Dull, 1, || {
+            (span(&flow(1), &anchor(), &options), None)
+        });
+        tokio::time::sleep(queue::RETRY_FOR - Duration::from_secs(1)).await;
+        assert_eq!(lane.queued().0, 1);
+        tokio::time::sleep(Duration::from_secs(40)).await;
+        assert_eq!(lane.queued(), (0, 0));
+        let own = ledger.read();
+        assert_eq!(own.spans_dropped, BTreeMap::from([("expired", 1)]));
+        let tries = own.exports[&("traces", "failure")];
+        assert!(
+            (30..=70).contains(&tries),
+            "it backs off to half a minute: {tries}"
+        );
+    });
+}

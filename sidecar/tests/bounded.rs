@@ -1,0 +1,154 @@
+//! What must not grow does not: series of a million peers, and spans of ten minutes without a receiver.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use flowcar::{
+    clock::Anchor,
+    config::Config,
+    flow::{
+        Change, End, Flow, Monotonic, Outcome, Retransmits, Role, RttKind, TraceIdentity, Volume,
+    },
+    histogram::Histogram,
+    otlp::exporter::Exporter,
+    series::{Naming, PeerNaming, SeriesSet},
+};
+
+/// Memory is the process's: one at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Anonymous resident memory of this process, bytes (proc_pid_status(5)).
+fn anonymous() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("a /proc");
+    let line = status.lines().find(|line| line.starts_with("RssAnon:"));
+    let kib = line.and_then(|line| line.split_whitespace().nth(1));
+    1024 * kib.and_then(|kib| kib.parse::<u64>().ok()).expect("a size")
+}
+
+fn flow(number: u32, peer: SocketAddr) -> Flow {
+    let mut rtt = Histogram::default();
+    rtt.record(5_000_000);
+    Flow {
+        cookie: number.into(),
+        role: Role::Server,
+        local: "10.0.0.1:8080".parse().expect("an address"),
+        peer,
+        trace: TraceIdentity::of_handshake(number, 7, Role::Server),
+        started: Monotonic(1_000),
+        established: Some(Monotonic(1_000)),
+        seen: Monotonic(2_000_000),
+        volume: Volume {
+            bytes_sent: 100 + u64::from(number % 7),
+            bytes_received: 10,
+            segments_sent: 4,
+            segments_received: 4,
+            retransmits: Retransmits::default(),
+        },
+        rtt,
+        rtt_kind: RttKind::Measured,
+        exchanges: Histogram::default(),
+        outcome: Some(Outcome::Closed(End::PeerFin)),
+    }
+}
+
+#[test]
+fn a_million_peers_are_two_thousand_series_and_no_byte_is_missing() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut series = SeriesSet::new(Naming {
+        peer: PeerNaming::Address,
+        ports: true,
+        limit: 2_000,
+    });
+    let (mut sent, mut received) = (0, 0);
+    let mut after_the_bound = 0;
+    for number in 0..1_000_000u32 {
+        let peer = (Ipv4Addr::from_bits(0x0b00_0000 + number), 40_000).into();
+        let now = flow(number, peer);
+        sent += now.volume.bytes_sent;
+        received += now.volume.bytes_received;
+        series.apply(&Change {
+            before: None,
+            now,
+            listed: false,
+        });
+        if number == 10_000 {
+            after_the_bound = anonymous();
+        }
+    }
+    let grown = anonymous().saturating_sub(after_the_bound);
+    assert!(
+        grown < 1 << 20,
+        "{grown} bytes more after 990,000 more peers"
+    );
+    // The bound, and what came past it.
+    assert_eq!(series.all().len(), 2_001);
+    let sum =
+        |pick: fn(&flowcar::snapshot::Series) -> u64| series.all().values().map(pick).sum::<u64>();
+    assert_eq!(sum(|series| series.bytes_sent), sent);
+    assert_eq!(sum(|series| series.bytes_received), received);
+    assert_eq!(sum(|series| series.closed.values().sum()), 1_000_000);
+    assert_eq!(
+        sum(|series| series.rtt.values().map(Histogram::count).sum()),
+        1_000_000
+    );
+}
+
+/// In virtual time, over a closed port: 600,000 connections, each failed export backed off from.
+#[test]
+fn ten_minutes_without_a_receiver_at_a_thousand_connections_a_second_stay_in_bounds() {
+    const BOUND: u64 = 2 << 20;
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("its address");
+    drop(listener);
+    let vars = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{address}")),
+        ("OTEL_METRICS_EXPORTER", "none".to_owned()),
+        ("FLOWCAR_SPAN_QUEUE", "100000".to_owned()),
+        ("FLOWCAR_SPAN_QUEUE_BYTES", BOUND.to_string()),
+    ];
+    let vars = vars.map(|(name, value)| (name.to_owned(), value));
+    let config = Config::from_vars(vars).expect("good settings");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let mut exporter = Exporter::start(&config, None).expect("an endpoint");
+        let anchor = Anchor::new(Monotonic(0), 1_700_000_000_000_000_000);
+        let mut warm = 0;
+        let mut number = 0;
+        for tick in 0..6_000 {
+            for _ in 0..100 {
+                number += 1;
+                let peer = ([10, 0, 0, 2], 40_000).into();
+                exporter.flow(&flow(number, peer), &anchor);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let own = exporter.own();
+            assert!(own.span_queue_bytes <= BOUND, "{}", own.span_queue_bytes);
+            if tick == 600 {
+                warm = anonymous();
+            }
+        }
+        let own = exporter.own();
+        assert!(
+            own.exports[&("traces", "failure")] > 10,
+            "{:?}",
+            own.exports
+        );
+        let dropped: u64 = own.spans_dropped.values().sum();
+        assert_eq!(
+            dropped + own.span_queue,
+            u64::from(number),
+            "{:?}",
+            own.spans_dropped
+        );
+        let grown = anonymous().saturating_sub(warm);
+        assert!(grown < 4 << 20, "{grown} bytes more in nine minutes more");
+    });
+}

@@ -1,0 +1,86 @@
+//! `flowcar sink -o FILE` writes what comes, one OTLP request in JSON on each line.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use flowcar::{
+    config::Config,
+    otlp::exporter::Exporter,
+    snapshot::{Own, Snapshot},
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+/// Killed on drop, so that a panic leaves nothing running.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn it_writes_json_lines_to_a_file_from_either_transport() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("exports.jsonl");
+    let any = "127.0.0.1:0";
+    let child = Command::new(env!("CARGO_BIN_EXE_flowcar"))
+        .args([
+            "sink", "--grpc", any, "--http", any, "--format", "json", "-o",
+        ])
+        .arg(&path)
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = Running(child.expect("a sink"));
+    let mut line = String::new();
+    let stderr = child.0.stderr.take().expect("a pipe");
+    BufReader::new(stderr).read_line(&mut line).expect("a line");
+    let ports: Vec<_> = line
+        .split_whitespace()
+        .filter(|word| word.starts_with("127.0.0.1:"))
+        .collect();
+    assert_eq!(ports.len(), 2, "{line}");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        for (protocol, address) in [("grpc", ports[0]), ("http/protobuf", ports[1])] {
+            let vars = [
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{address}")),
+                ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol.to_owned()),
+            ];
+            let vars = vars.map(|(name, value)| (name.to_owned(), value));
+            let config = Config::from_vars(vars).expect("good settings");
+            let exporter = Exporter::start(&config, Some("web")).expect("an endpoint");
+            exporter.metrics(Snapshot {
+                start_unix_ns: 1,
+                at_unix_ns: 2,
+                series: Default::default(),
+                lost: Default::default(),
+                books: Default::default(),
+                own: Own::default(),
+            });
+            assert!(exporter.flush(Duration::from_secs(20)).await, "{protocol}");
+        }
+    });
+    kill(Pid::from_raw(child.0.id().cast_signed()), Signal::SIGTERM).expect("a signal");
+    assert!(child.0.wait().expect("a status").success());
+    let text = fs::read_to_string(&path).expect("the file");
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    for line in lines {
+        let export: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        let scope = &export["resourceMetrics"][0]["scopeMetrics"][0]["scope"];
+        assert_eq!(scope["name"], "flowcar", "{line}");
+    }
+}
