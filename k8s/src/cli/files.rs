@@ -176,7 +176,7 @@ pub(super) fn title(object: &Value) -> String {
 }
 
 /// Every object of a file, those inside Lists too.
-pub(super) fn objects(text: &str) -> anyhow::Result<Vec<Value>> {
+pub(crate) fn objects(text: &str) -> anyhow::Result<Vec<Value>> {
     let mut all = Vec::new();
     for document in yaml::split(text) {
         each_object(&mut parse(document)?, &mut |object| {

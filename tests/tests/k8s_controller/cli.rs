@@ -4,7 +4,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, containers, k8s, pipe, pod, product};
+use crate::cluster::Cluster;
+use crate::tools::{containers, k8s, pipe, pod, product};
 
 fn flowcar(cluster: &Cluster, args: &[&str]) -> Command {
     let mut command = Command::new(product("kubectl-flowcar"));
@@ -14,7 +15,7 @@ fn flowcar(cluster: &Cluster, args: &[&str]) -> Command {
     command
 }
 
-fn run(cluster: &Cluster, args: &[&str]) -> (bool, String, String) {
+pub(crate) fn run(cluster: &Cluster, args: &[&str]) -> (bool, String, String) {
     pipe(flowcar(cluster, args), "")
 }
 
