@@ -4,6 +4,7 @@ mod cli;
 mod cluster;
 mod judged;
 mod manifests;
+mod readme;
 mod service;
 mod serving;
 mod skips;

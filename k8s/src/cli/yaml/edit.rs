@@ -192,7 +192,10 @@ impl Changes {
             .query_exact(&Route::from(path.clone()))
             .ok()??;
         // The library panics on these.
-        let is_marked = self.document.extract(&feature).starts_with(['&', '*', '!', '#']);
+        let is_marked = self
+            .document
+            .extract(&feature)
+            .starts_with(['&', '*', '!', '#']);
         (!is_marked).then(|| Style::from_feature(&feature, &self.document))
     }
 

@@ -209,6 +209,14 @@ mod tests {
         let (changed, kept) = rewrite(text, &before, &after);
         assert_eq!(parse(&changed).expect("YAML"), after);
         assert_eq!(kept, changed.contains("# ours"), "{changed}");
+        // The library panics where a value begins with a comment.
+        let text = "spec:\n  # ours\n  {volumes: [],\n   a: 1}\n";
+        let before = parse(text).expect("YAML");
+        let mut after = before.clone();
+        after["spec"]["volumes"] = json!([{"name": "v"}]);
+        let (changed, kept) = rewrite(text, &before, &after);
+        assert_eq!(parse(&changed).expect("YAML"), after);
+        assert_eq!(kept, changed.contains("# ours"), "{changed}");
     }
 
     #[test]
