@@ -150,7 +150,12 @@ impl Request {
         }
         // Objects inside a review may leave their kind to the request's.
         self.object["kind"] = json!(self.kind);
-        let copy = copy_opt_in(&self.object, self.old_object.as_ref(), settings);
+        let copy = copy_opt_in(
+            &self.object,
+            self.old_object.as_ref(),
+            &cluster.namespace_labels,
+            settings,
+        );
         let decision = if copy.patch.0.is_empty() {
             "unchanged"
         } else {
@@ -174,6 +179,7 @@ impl Request {
             own_namespace: cluster.own_namespace,
             native_sidecar: cluster.native_sidecar,
             workload: None,
+            workload_annotations: Map::new(),
             opted_in: false,
         };
         let outcome = inject(&self.object, &context, settings);
@@ -273,11 +279,16 @@ impl Request {
                 (api_version, self.kind.clone(), self.object.get("metadata")?)
             }
         };
+        // A pod that nobody owns may have no name yet, only the start of one.
+        let start = || {
+            let start = text(from, "generateName")?;
+            Some(start.trim_end_matches(['-', '.']).to_owned())
+        };
         Some(Regarding {
             api_version,
             kind,
             namespace: self.namespace.clone(),
-            name: text(from, "name")?,
+            name: text(from, "name").or_else(start)?,
             uid: text(from, "uid"),
         })
     }

@@ -13,7 +13,7 @@ use k8s_openapi::jiff::SignedDuration;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::certs::{Keeper, Policy};
@@ -124,6 +124,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> anyhow::Re
         metrics: Metrics::default(),
         certificate: Certificate::default(),
         draining: drained,
+        large: Semaphore::new(1),
     });
     tracing::info!(address = %options.listen, native_sidecars = native, config = app.settings.hash, "flowcar-controller starts");
     let changed = Arc::new(Notify::new());

@@ -17,6 +17,7 @@ pub mod config;
 pub mod controller;
 mod detect;
 pub mod events;
+pub mod fuzz;
 pub mod inject;
 mod lease;
 pub mod metrics;

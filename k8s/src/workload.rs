@@ -9,7 +9,7 @@ use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation};
 use serde_json::{Map, Value, json};
 
-use crate::annotations::{Annotation, COPIED, INJECT, Key, PREFIX, Problem, WORKLOAD};
+use crate::annotations::{Annotation, COPIED, INJECT, Key, OWN_MARKS, PREFIX, Problem, WORKLOAD};
 use crate::config::Settings;
 use crate::text::{WARNING_CHARS, clip};
 
@@ -30,6 +30,26 @@ pub fn template_pointer(kind: &str) -> Option<&'static str> {
     }
 }
 
+/// Whether writing an object of this kind copies its annotations into its template.
+#[must_use]
+pub fn is_copied_from(kind: &str) -> bool {
+    matches!(
+        kind,
+        "Deployment" | "StatefulSet" | "DaemonSet" | "Job" | "CronJob"
+    )
+}
+
+/// What a workload's own annotations will say to its pods, for callers that judge before they are copied.
+#[must_use]
+pub fn said_to_pods(object: &Value) -> Map<String, Value> {
+    if !text(object, "kind").is_some_and(is_copied_from) {
+        return Map::new();
+    }
+    let mut said = map(object, "/metadata/annotations");
+    said.retain(|name, _| name.starts_with(PREFIX) && !OWN_MARKS.contains(&name.as_str()));
+    said
+}
+
 /// What writing a workload changes in its template.
 #[derive(Clone, Debug)]
 pub struct Copy {
@@ -45,7 +65,12 @@ pub struct Copy {
 ///
 /// `before` is the object as it is stored, on an update: the template of a Job cannot change any more then.
 #[must_use]
-pub fn copy_opt_in(object: &Value, before: Option<&Value>, settings: &Settings) -> Copy {
+pub fn copy_opt_in(
+    object: &Value,
+    before: Option<&Value>,
+    namespace_labels: &Map<String, Value>,
+    settings: &Settings,
+) -> Copy {
     let kind = text(object, "kind").unwrap_or_default();
     let name = object
         .pointer("/metadata/name")
@@ -53,7 +78,8 @@ pub fn copy_opt_in(object: &Value, before: Option<&Value>, settings: &Settings) 
         .unwrap_or_default();
     let workload_annotations = map(object, "/metadata/annotations");
     let (_, mut problems) = settings.overrides(&workload_annotations);
-    let wanted = wanted(&workload_annotations, &mut problems);
+    let by_namespace = namespace_labels.get(INJECT).and_then(Value::as_str) == Some("enabled");
+    let wanted = wanted(&workload_annotations, by_namespace, &mut problems);
     let unchanged = Copy {
         patch: Patch(Vec::new()),
         problems,
@@ -82,9 +108,11 @@ pub fn copy_opt_in(object: &Value, before: Option<&Value>, settings: &Settings) 
     Copy { patch, ..unchanged }
 }
 
-/// The annotations to copy. A wrong opt-in is told here and not copied: it would opt nothing in.
+/// The annotations to copy. A wrong opt-in is told here. It is only copied where the namespace would inject all
+/// the same, as a wrong value injects nothing; elsewhere it would roll the workload for nothing.
 fn wanted(
     annotations: &Map<String, Value>,
+    by_namespace: bool,
     problems: &mut Vec<Problem>,
 ) -> BTreeMap<&'static str, String> {
     let mut wanted = BTreeMap::new();
@@ -97,7 +125,9 @@ fn wanted(
                 row,
                 value: value.to_owned(),
             });
-            continue;
+            if !by_namespace {
+                continue;
+            }
         }
         wanted.insert(row.name, value.to_owned());
     }
@@ -150,7 +180,7 @@ impl<'a> Template<'a> {
         let mut next = self.annotations.clone();
         for key in &self.copied {
             if Annotation::named(key).is_some() {
-                next.remove(key);
+                next.shift_remove(key);
             }
         }
         let mut copies = Vec::new();
@@ -164,8 +194,8 @@ impl<'a> Template<'a> {
             next.insert(COPIED.to_owned(), json!(copies.join(",")));
             next.insert(WORKLOAD.to_owned(), json!(workload));
         } else if !self.copied.is_empty() {
-            next.remove(COPIED);
-            next.remove(WORKLOAD);
+            next.shift_remove(COPIED);
+            next.shift_remove(WORKLOAD);
         }
         self.difference(next)
     }
@@ -270,9 +300,9 @@ fn map(value: &Value, pointer: &str) -> Map<String, Value> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::{Map, Value, json};
 
-    use super::{copy_opt_in, template_pointer};
+    use super::{copy_opt_in, said_to_pods, template_pointer};
     use crate::config::Settings;
 
     fn deployment(own: Value, template: Value) -> Value {
@@ -283,7 +313,7 @@ mod tests {
     }
 
     fn written(object: &Value) -> Value {
-        let copy = copy_opt_in(object, None, &Settings::default());
+        let copy = copy_opt_in(object, None, &Map::new(), &Settings::default());
         let mut object = object.clone();
         json_patch::patch(&mut object, &copy.patch).expect("the patch applies");
         object
@@ -379,11 +409,16 @@ mod tests {
     fn a_written_job_cannot_change_and_says_so_once() {
         let job = |annotations: Value| json!({"kind": "Job", "metadata": {"name": "j", "annotations": annotations}, "spec": {"template": {}}});
         let asked = job(json!({"flowcar.io/inject": "enabled"}));
-        let copy = copy_opt_in(&asked, Some(&job(json!({}))), &Settings::default());
+        let copy = copy_opt_in(
+            &asked,
+            Some(&job(json!({}))),
+            &Map::new(),
+            &Settings::default(),
+        );
         assert!(copy.patch.0.is_empty());
         assert_eq!(copy.warnings().len(), 1);
         assert!(
-            copy_opt_in(&asked, Some(&asked), &Settings::default())
+            copy_opt_in(&asked, Some(&asked), &Map::new(), &Settings::default())
                 .warnings()
                 .is_empty()
         );
@@ -395,7 +430,7 @@ mod tests {
             json!({"flowcar.io/inject": "yes", "flowcar.io/pear": "x"}),
             json!({}),
         );
-        let copy = copy_opt_in(&object, None, &Settings::default());
+        let copy = copy_opt_in(&object, None, &Map::new(), &Settings::default());
         assert!(copy.patch.0.is_empty());
         assert_eq!(
             copy.warnings(),
@@ -404,5 +439,24 @@ mod tests {
                 r#"flowcar.io/inject="yes": ignored; expected enabled | disabled"#,
             ]
         );
+        // Where the namespace injects, the pods are to be left alone, as a wrong value injects nothing.
+        let labels = Map::from_iter([("flowcar.io/inject".to_owned(), json!("enabled"))]);
+        let copy = copy_opt_in(&object, None, &labels, &Settings::default());
+        let mut written = object;
+        json_patch::patch(&mut written, &copy.patch).expect("the patch applies");
+        assert_eq!(template(&written)["flowcar.io/inject"], "yes");
+    }
+
+    #[test]
+    fn only_what_would_be_copied_is_said_to_pods() {
+        let own = json!({"flowcar.io/peer": "none", "flowcar.io/pear": "x", "flowcar.io/status": "{}", "team": "a"});
+        let mut object = deployment(own, json!({}));
+        let said = said_to_pods(&object);
+        assert_eq!(
+            Value::Object(said),
+            json!({"flowcar.io/peer": "none", "flowcar.io/pear": "x"})
+        );
+        object["kind"] = json!("ReplicaSet");
+        assert!(said_to_pods(&object).is_empty());
     }
 }

@@ -172,6 +172,7 @@ fn environment(pod: &Value) -> Vec<(String, String)> {
         own_namespace: "flowcar-system".to_owned(),
         native_sidecar: true,
         workload: None,
+        workload_annotations: Map::new(),
         opted_in: false,
     };
     let mut pod = pod.clone();

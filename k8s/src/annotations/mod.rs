@@ -15,6 +15,8 @@ pub(crate) use kind::parse_command;
 pub use kind::{Kind, parse_secret_ref};
 pub use overrides::{Overrides, Permissions};
 pub use problem::Problem;
+#[cfg(test)]
+pub(crate) use problem::ProblemKind;
 pub use table::{Annotation, Key, TABLE};
 
 /// The prefix of every annotation and label of flowcar.

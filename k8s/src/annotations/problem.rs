@@ -7,6 +7,11 @@ use crate::text::clip;
 
 /// One mistake in a set of annotations.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(strum::EnumDiscriminants))]
+#[cfg_attr(
+    test,
+    strum_discriminants(vis(pub(crate)), name(ProblemKind), derive(strum::EnumIter))
+)]
 pub enum Problem {
     /// No annotation has this name.
     UnknownKey {

@@ -5,7 +5,8 @@ use serde_json::Value;
 use super::files::{Files, judge, objects, title};
 use super::remote::Remote;
 use super::{ClusterArgs, ExplainArgs, FileArgs};
-use crate::inject::{Decision, Form, Outcome, Status};
+use crate::inject::{Decision, Form, Outcome, Status, has_sidecar};
+use crate::workload::{copy_opt_in, is_copied_from};
 
 /// Explains a pod (or a workload's template) of a file, or `stored` in the cluster, in one sentence, and each
 /// mistaken annotation in one more.
@@ -14,35 +15,80 @@ pub fn explain_pod(object: &Value, files: &Files, stored: bool) -> Vec<String> {
     let Some((pointer, outcome)) = judge(object, files, false) else {
         return vec!["this kind has no pods".to_owned()];
     };
-    let annotations = object
-        .pointer(pointer)
-        .and_then(|pod| pod.pointer("/metadata/annotations")?.as_object())
-        .cloned();
-    let status = annotations.as_ref().and_then(Status::read);
-    let is_pod = object["kind"] == "Pod";
-    let mut lines = vec![sentence(&outcome, status.as_ref(), stored && is_pod)];
-    lines.extend(outcome.problems.iter().map(ToString::to_string));
-    lines.extend(outcome.notes.clone());
-    lines
+    let pod = object.pointer(pointer).unwrap_or(&Value::Null);
+    let first = match object["kind"].as_str() {
+        Some("Pod") if stored => past(pod, &outcome),
+        Some(kind) if stored && is_behind(object, files) => behind(kind).to_owned(),
+        _ => sentence(&outcome, status_of(pod).as_ref()),
+    };
+    let mistakes = outcome.problems.iter().map(ToString::to_string);
+    [first]
+        .into_iter()
+        .chain(mistakes)
+        .chain(outcome.notes.clone())
+        .collect()
 }
 
-fn sentence(outcome: &Outcome, status: Option<&Status>, was_admitted: bool) -> String {
+fn status_of(pod: &Value) -> Option<Status> {
+    Status::read(pod.pointer("/metadata/annotations")?.as_object()?)
+}
+
+/// What became of a pod that runs, and what would become of its successor where that differs.
+fn past(pod: &Value, outcome: &Outcome) -> String {
+    let status = status_of(pod);
+    match (&outcome.decision, &status) {
+        (Decision::AlreadyInjected { .. }, _) => sentence(outcome, status.as_ref()),
+        (_, Some(Status::Injected { form, version, .. })) if has_sidecar(pod) => {
+            let next = sentence(outcome, None);
+            format!("has the sidecar, in the {form} form, by flowcar {version}; a new pod {next}")
+        }
+        (Decision::Injected(_), Some(Status::Skipped { message, .. })) => {
+            format!("was not injected: {message}; a new pod would be")
+        }
+        (Decision::Injected(_), _) => {
+            "opted in, but was created while the webhook could not be reached: delete it to inject its successor".to_owned()
+        }
+        _ => sentence(outcome, status.as_ref()),
+    }
+}
+
+/// Whether a stored workload's template lacks what the webhook copies, or still has what it takes back.
+fn is_behind(object: &Value, files: &Files) -> bool {
+    let labels = files.context(object, false).namespace_labels;
+    let is_copied = object["kind"].as_str().is_some_and(is_copied_from);
+    is_copied
+        && !copy_opt_in(object, None, &labels, &files.settings)
+            .patch
+            .0
+            .is_empty()
+}
+
+fn behind(kind: &str) -> &'static str {
+    if kind == "Job" {
+        "its pods do not follow its annotations, as a Job's template cannot change: create the Job anew"
+    } else {
+        "its pods do not follow its annotations, as it was written while the webhook could not be reached: run kubectl flowcar enable or disable again"
+    }
+}
+
+/// What becomes, or would become, of a pod of this kind.
+fn sentence(outcome: &Outcome, status: Option<&Status>) -> String {
     match (&outcome.decision, status) {
         (Decision::AlreadyInjected { current }, Some(Status::Injected { version, form, .. })) => {
-            let renew = if *current { "" } else { "; the configuration has changed since: restart the workload to renew it" };
+            let renew = if *current {
+                ""
+            } else {
+                "; the configuration has changed since: restart the workload to renew it"
+            };
             format!("has the sidecar, in the {form} form, by flowcar {version}{renew}")
         }
         (Decision::AlreadyInjected { .. }, _) => "has the sidecar".to_owned(),
-        (Decision::Injected(_), Some(Status::Skipped { message, .. })) if was_admitted => {
-            format!("was not injected: {message}; a new pod would be")
-        }
-        (Decision::Injected(_), _) if was_admitted => {
-            "opted in, but was created while the webhook could not be reached: delete it to inject its successor".to_owned()
-        }
         (Decision::Injected(form), _) => format!("gets the sidecar, {}", describe(*form)),
         (Decision::NotOptedIn(reason), _) => format!("gets no sidecar: {reason}"),
         (Decision::Skipped(skip), _) => format!("gets no sidecar: {skip}"),
-        (Decision::Denied, _) => "is denied: its annotations have mistakes and the controller is strict".to_owned(),
+        (Decision::Denied, _) => {
+            "is denied: its annotations have mistakes and the controller is strict".to_owned()
+        }
     }
 }
 
@@ -96,109 +142,5 @@ fn tell(found: &[Value], files: &Files, stored: bool) {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::explain_pod;
-    use crate::cli::Files;
-    use crate::config::Settings;
-
-    fn explain(annotations: Value, spec: Value, stored: bool) -> Vec<String> {
-        let mut pod = json!({"kind": "Pod", "metadata": {"name": "p", "annotations": annotations}, "spec": {"containers": [{"name": "a"}]}});
-        pod["spec"]
-            .as_object_mut()
-            .expect("a spec")
-            .extend(spec.as_object().expect("fields").clone());
-        explain_pod(
-            &pod,
-            &Files::new(Settings::default(), "flowcar-system".to_owned()),
-            stored,
-        )
-    }
-
-    #[test]
-    fn every_case_has_one_clear_sentence() {
-        let on = || json!({"flowcar.io/inject": "enabled"});
-        let cases = [
-            (
-                json!({}),
-                json!({}),
-                false,
-                "gets no sidecar: nobody asked: annotate",
-            ),
-            (
-                json!({"flowcar.io/inject": "disabled"}),
-                json!({}),
-                false,
-                "gets no sidecar: the pod is annotated",
-            ),
-            (
-                json!({"flowcar.io/inject": "on"}),
-                json!({}),
-                false,
-                "gets no sidecar: flowcar.io/inject=\"on\" is unknown",
-            ),
-            (on(), json!({}), false, "gets the sidecar, with eBPF"),
-            (
-                on(),
-                json!({}),
-                true,
-                "opted in, but was created while the webhook",
-            ),
-            (
-                on(),
-                json!({"hostNetwork": true}),
-                false,
-                "gets no sidecar: the pod is on the host's network",
-            ),
-            (
-                on(),
-                json!({"hostUsers": false}),
-                false,
-                "gets no sidecar: hostUsers: false",
-            ),
-            (
-                on(),
-                json!({"runtimeClassName": "gvisor"}),
-                false,
-                "gets no sidecar: runtime class gvisor",
-            ),
-            (
-                on(),
-                json!({"os": {"name": "windows"}}),
-                false,
-                "gets no sidecar: flowcar runs on Linux",
-            ),
-            (
-                on(),
-                json!({"initContainers": [{"name": "flowcar"}]}),
-                false,
-                "gets no sidecar: the pod has a container",
-            ),
-        ];
-        for (annotations, spec, stored, start) in cases {
-            let lines = explain(annotations, spec, stored);
-            assert_eq!(lines.len(), 1, "{lines:?}");
-            assert!(
-                lines[0].starts_with(start),
-                "{lines:?} should start {start:?}"
-            );
-        }
-        let mut mistaken = on();
-        mistaken["flowcar.io/peer"] = json!("nobody");
-        assert_eq!(
-            explain(mistaken, json!({}), false)[1],
-            r#"flowcar.io/peer="nobody": ignored; expected address | prefix | none"#
-        );
-        let skipped = r#"{"skipped":"host_network","message":"the pod is on the host's network"}"#;
-        let lines = explain(
-            json!({"flowcar.io/inject": "enabled", "flowcar.io/status": skipped}),
-            json!({}),
-            true,
-        );
-        assert!(
-            lines[0].starts_with("was not injected: the pod is on the host's network"),
-            "{lines:?}"
-        );
-    }
-}
+#[path = "explain_tests.rs"]
+mod tests;

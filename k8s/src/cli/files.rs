@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::yaml;
 use crate::config::{Level, Settings};
 use crate::inject::{Context, Decision, Outcome, Owner, inject, uninject};
-use crate::workload::template_pointer;
+use crate::workload::{said_to_pods, template_pointer};
 
 /// What the objects of a file are judged by.
 #[derive(Clone, Debug)]
@@ -73,6 +73,7 @@ impl Files {
             workload: name
                 .filter(|_| kind != "Pod")
                 .map(|name| Owner::new(kind, name)),
+            workload_annotations: said_to_pods(object),
             opted_in,
         }
     }
@@ -175,7 +176,7 @@ pub(super) fn title(object: &Value) -> String {
 }
 
 /// Every object of a file, those inside Lists too.
-pub(super) fn objects(text: &str) -> anyhow::Result<Vec<Value>> {
+pub(crate) fn objects(text: &str) -> anyhow::Result<Vec<Value>> {
     let mut all = Vec::new();
     for document in yaml::split(text) {
         each_object(&mut parse(document)?, &mut |object| {
@@ -233,130 +234,5 @@ fn parse(document: &str) -> anyhow::Result<Value> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{Files, inject_text, objects, uninject_text};
-    use crate::config::Settings;
-    use serde_json::json;
-
-    fn files() -> Files {
-        Files::new(Settings::default(), "flowcar-system".to_owned())
-    }
-
-    const FILE: &str = "\
-# first
-apiVersion: v1
-kind: Namespace
-metadata:
-  name: locked
-  labels: {pod-security.kubernetes.io/enforce: restricted}
----
-apiVersion: apps/v1
-kind: Deployment
-metadata:
-  name: web # the name
-  namespace: locked
-spec:
-  template:
-    metadata:
-      labels: {app: web}
-    spec:
-      # what runs
-      containers:
-        - name: web
-          image: web:1
----
-apiVersion: v1
-kind: List
-items:
-  - apiVersion: batch/v1
-    kind: CronJob
-    metadata:
-      name: nightly
-    spec:
-      schedule: '0 0 * * *'
-      jobTemplate:
-        spec:
-          template:
-            spec:
-              restartPolicy: Never
-              initContainers:
-                - name: prepare
-              containers:
-                - name: run
-  - apiVersion: v1
-    kind: Service
-    metadata:
-      name: web
----
-apiVersion: v1
-kind: Pod
-metadata:
-  name: never
-  annotations:
-    flowcar.io/inject: disabled
-spec:
-  containers: []
-";
-
-    #[test]
-    fn every_pod_of_a_file_is_injected_and_undone() {
-        let (text, told) = inject_text(FILE, &files()).expect("YAML");
-        let all = objects(&text).expect("YAML");
-        assert_eq!(all.len(), 5);
-        let web = &all[1]["spec"]["template"]["spec"];
-        assert_eq!(web["initContainers"][0]["name"], "flowcar");
-        // The Namespace in the same file says what may be in it.
-        assert_eq!(
-            web["initContainers"][0]["securityContext"]["runAsNonRoot"],
-            true
-        );
-        let nightly = &all[2]["spec"]["jobTemplate"]["spec"]["template"]["spec"];
-        assert_eq!(nightly["initContainers"][0]["name"], "flowcar");
-        assert_eq!(nightly["initContainers"][1]["name"], "prepare");
-        let owner = nightly["initContainers"][0]["env"]
-            .as_array()
-            .expect("env")
-            .iter()
-            .find(|e| e["name"] == "FLOWCAR_OWNER_KIND");
-        assert_eq!(owner.expect("an owner")["value"], "CronJob");
-        assert_eq!(all[4]["spec"], json!({"containers": []}));
-        for comment in ["# first\n", "name: web # the name", "# what runs"] {
-            assert!(text.contains(comment), "{comment} in\n{text}");
-        }
-        assert!(
-            told.iter().any(|line| line == "deployment/web: injected"),
-            "{told:?}"
-        );
-        assert!(
-            told.iter()
-                .any(|line| line.starts_with("pod/never: not injected: ")),
-            "{told:?}"
-        );
-
-        let (again, _) = inject_text(&text, &files()).expect("YAML");
-        assert_eq!(again, text, "a second time changes nothing");
-        let back = uninject_text(&text).expect("YAML");
-        assert_eq!(objects(&back).expect("YAML"), objects(FILE).expect("YAML"));
-        assert!(back.contains("name: web # the name") && back.contains("# what runs"));
-        assert_eq!(
-            uninject_text(FILE).expect("YAML"),
-            FILE,
-            "nothing to undo, nothing touched"
-        );
-    }
-
-    #[test]
-    fn json_stays_json() {
-        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}]}});
-        let (text, _) = inject_text(&pod.to_string(), &files()).expect("JSON");
-        let value: serde_json::Value = serde_json::from_str(&text).expect("still JSON");
-        assert_eq!(value["spec"]["initContainers"][0]["name"], "flowcar");
-    }
-
-    #[test]
-    fn what_is_no_yaml_is_said() {
-        assert!(inject_text("a: [", &files()).is_err());
-        let empty = "# nothing here\n";
-        assert_eq!(inject_text(empty, &files()).expect("YAML").0, empty);
-    }
-}
+#[path = "files_tests.rs"]
+mod tests;

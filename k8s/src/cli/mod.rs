@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 
 pub use explain::explain_pod;
+pub(crate) use files::objects;
 pub use files::{Files, inject_text, uninject_text};
 
 use crate::config::{Config, Level, Settings};

@@ -20,6 +20,7 @@ pub struct Form {
 
 /// Why nobody asked for a sidecar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(strum::EnumIter))]
 pub enum NotOptedIn {
     /// The pod says `disabled`.
     PodDisabled,
@@ -31,6 +32,11 @@ pub enum NotOptedIn {
 
 /// Why a pod that asked for a sidecar gets none.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(strum::EnumDiscriminants))]
+#[cfg_attr(
+    test,
+    strum_discriminants(vis(pub(crate)), name(SkipKind), derive(strum::EnumIter))
+)]
 pub enum Skip {
     /// The opt-in's value is neither `enabled` nor `disabled`.
     UnknownValue {
@@ -91,11 +97,12 @@ pub(super) fn opted_in(
 /// The first reason to leave a pod alone that asked for a sidecar.
 pub(super) fn skip(
     pod: &Value,
+    annotations: &Map<String, Value>,
     context: &Context,
     settings: &Settings,
     overrides: &Overrides,
 ) -> Option<Skip> {
-    unknown_value(pod)
+    unknown_value(annotations)
         .or_else(|| malformed(pod))
         .or_else(|| excluded(context, settings))
         .or_else(|| unsuitable(pod, settings, overrides))
@@ -105,8 +112,8 @@ pub(super) fn skip(
         })
 }
 
-fn unknown_value(pod: &Value) -> Option<Skip> {
-    let value = view::annotations(pod).get(INJECT)?;
+fn unknown_value(annotations: &Map<String, Value>) -> Option<Skip> {
+    let value = annotations.get(INJECT)?;
     let text = value
         .as_str()
         .map_or_else(|| value.to_string(), str::to_owned);

@@ -12,9 +12,13 @@ mod status;
 mod uninject;
 mod view;
 
+use std::borrow::Cow;
+
 use json_patch::Patch;
 use serde_json::{Map, Value};
 
+#[cfg(test)]
+pub(crate) use decide::SkipKind;
 pub use decide::{Form, NotOptedIn, Skip};
 pub use owner::Owner;
 pub use status::Status;
@@ -40,6 +44,9 @@ pub struct Context {
     pub native_sidecar: bool,
     /// The workload, where the caller holds its manifest; else it is read from the owner references.
     pub workload: Option<Owner>,
+    /// The workload's own annotations of flowcar, where they are not copied into the pod yet; the pod's own go
+    /// before them.
+    pub workload_annotations: Map<String, Value>,
     /// Treat a pod that says nothing as opted in, as `kubectl flowcar inject` does.
     pub opted_in: bool,
 }
@@ -59,6 +66,11 @@ pub struct Outcome {
 
 /// Whether a pod gets the sidecar.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(strum::EnumDiscriminants))]
+#[cfg_attr(
+    test,
+    strum_discriminants(vis(pub(crate)), name(DecisionKind), derive(strum::EnumIter))
+)]
 pub enum Decision {
     /// The patch adds it.
     Injected(Form),
@@ -75,10 +87,17 @@ pub enum Decision {
     Denied,
 }
 
+/// Whether the pod carries the sidecar that flowcar added.
+#[must_use]
+pub fn has_sidecar(pod: &Value) -> bool {
+    let status = Status::read(view::annotations(pod));
+    view::has_container(pod) && matches!(status, Some(Status::Injected { .. }))
+}
+
 /// Decides about one pod and works out the patch.
 #[must_use]
 pub fn inject(pod: &Value, context: &Context, settings: &Settings) -> Outcome {
-    let annotations = view::annotations(pod);
+    let annotations = &context.annotations(pod);
     let opted_in = decide::opted_in(annotations, context);
     if opted_in == Err(NotOptedIn::PodDisabled) {
         return Outcome::of(Decision::NotOptedIn(NotOptedIn::PodDisabled));
@@ -98,7 +117,7 @@ pub fn inject(pod: &Value, context: &Context, settings: &Settings) -> Outcome {
         };
     }
     let overrides = resources::drop_contradictions(overrides, settings, &mut problems);
-    let skip = decide::skip(pod, context, settings, &overrides);
+    let skip = decide::skip(pod, annotations, context, settings, &overrides);
     let mistaken_opt_in = matches!(skip, Some(Skip::UnknownValue { .. }));
     if settings.config.strict && (mistaken_opt_in || !problems.is_empty()) {
         let notes = skip
@@ -113,7 +132,7 @@ pub fn inject(pod: &Value, context: &Context, settings: &Settings) -> Outcome {
         };
     }
     if view::has_container(pod)
-        && let Some(Status::Injected { config, .. }) = Status::read(annotations)
+        && let Some(Status::Injected { config, .. }) = Status::read(view::annotations(pod))
     {
         let current = config == settings.hash;
         return Outcome {
@@ -148,6 +167,21 @@ pub fn inject(pod: &Value, context: &Context, settings: &Settings) -> Outcome {
         patch,
         problems,
         notes,
+    }
+}
+
+// === impl Context ===
+
+impl Context {
+    /// What the pod says, itself or by its workload.
+    fn annotations<'a>(&self, pod: &'a Value) -> Cow<'a, Map<String, Value>> {
+        let own = view::annotations(pod);
+        if self.workload_annotations.is_empty() {
+            return Cow::Borrowed(own);
+        }
+        let mut all = self.workload_annotations.clone();
+        all.extend(own.clone());
+        Cow::Owned(all)
     }
 }
 

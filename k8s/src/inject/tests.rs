@@ -13,6 +13,7 @@ fn context() -> Context {
         own_namespace: "flowcar-system".to_owned(),
         native_sidecar: true,
         workload: None,
+        workload_annotations: Map::new(),
         opted_in: false,
     }
 }

@@ -27,7 +27,7 @@ pub fn uninject(pod: &Value) -> Value {
         .pointer_mut("/metadata/annotations")
         .and_then(Value::as_object_mut)
     {
-        annotations.remove(STATUS);
+        annotations.shift_remove(STATUS);
     }
     let (absent, null) = status.before();
     // Inner fields were made after outer ones, so they are emptied first.
@@ -71,6 +71,6 @@ fn restore(pod: &mut Value, field: &str, before: Option<Value>) {
     };
     match before {
         Some(value) => drop(parent.insert(name.to_owned(), value)),
-        None => drop(parent.remove(name)),
+        None => drop(parent.shift_remove(name)),
     }
 }

@@ -4,16 +4,16 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
 use super::Certificate;
@@ -30,10 +30,16 @@ pub const ADMIT_PATH: &str = "/admit";
 /// carries up to two of them.
 pub const MAX_BODY: usize = 10 << 20;
 
-/// A handshake or a request head that takes longer is somebody else's.
+/// How much of a body that is too large is read on all the same, in bytes: a client that still writes when the
+/// connection is closed does not see the answer.
+const DRAIN: usize = 4 * MAX_BODY;
+
+/// A handshake, a request's head or its body that takes longer is somebody else's: the API server itself gives up
+/// after the webhook's timeout of 5 s.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Larger bodies are read on another thread, so that they hold nobody up.
+/// Larger bodies are read on another thread, so that they hold nobody up, and one after the other, as each
+/// costs many times its size in memory.
 const INLINE_BODY: usize = 256 << 10;
 
 /// All that a request needs.
@@ -50,9 +56,18 @@ pub struct App {
     pub certificate: Certificate,
     /// True once the process was asked to stop.
     pub draining: watch::Receiver<bool>,
+    /// The turn of the large body that is being answered.
+    pub large: Semaphore,
 }
 
-type Reply = Response<Full<Bytes>>;
+/// Why a request has no body to answer.
+enum Unread {
+    TooLarge,
+    Late,
+    Broken,
+}
+
+pub(super) type Reply = Response<Full<Bytes>>;
 
 /// Serves admission until `stop`, then ends the connections, each after the request in progress.
 pub async fn serve_admission(
@@ -135,15 +150,16 @@ async fn admission(request: Request<Incoming>, app: Arc<App>) -> Result<Reply, I
         return Ok(text(StatusCode::METHOD_NOT_ALLOWED, "reviews are posted\n"));
     }
     let started = Instant::now();
-    let body = match Limited::new(request.into_body(), MAX_BODY).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => {
-            return Ok(text(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "a review has at most 10 MiB\n",
-            ));
-        }
-        Err(_) => return Ok(text(StatusCode::BAD_REQUEST, "the body ended early\n")),
+    let most = request.body().size_hint().upper();
+    let is_small = most.is_some_and(|most| most <= INLINE_BODY as u64);
+    let _turn = match is_small {
+        true => None,
+        false => app.large.acquire().await.ok(),
+    };
+    let body = tokio::time::timeout(PATIENCE, read(request.into_body())).await;
+    let body = match body.unwrap_or(Err(Unread::Late)) {
+        Ok(body) => body,
+        Err(unread) => return Ok(unread.reply()),
     };
     let answer = answer(body, &app).await;
     app.metrics
@@ -153,6 +169,31 @@ async fn admission(request: Request<Incoming>, app: Arc<App>) -> Result<Reply, I
     }
     let bytes = answer.review.to_string();
     Ok(reply(StatusCode::OK, "application/json", bytes))
+}
+
+async fn read(mut body: Incoming) -> Result<Bytes, Unread> {
+    let most = usize::try_from(body.size_hint().upper().unwrap_or_default()).unwrap_or(usize::MAX);
+    if most > DRAIN {
+        return Err(Unread::TooLarge);
+    }
+    let mut bytes = BytesMut::with_capacity(most.min(MAX_BODY));
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| Unread::Broken)?.into_data() else {
+            continue;
+        };
+        length += data.len();
+        if length > DRAIN {
+            break;
+        }
+        if length <= MAX_BODY {
+            bytes.extend_from_slice(&data);
+        }
+    }
+    if length > MAX_BODY {
+        return Err(Unread::TooLarge);
+    }
+    Ok(bytes.freeze())
 }
 
 async fn answer(body: Bytes, app: &Arc<App>) -> Answer {
@@ -174,65 +215,29 @@ async fn finish(request: admit::Request, app: &App) -> Answer {
     request.answer(cluster, &app.settings)
 }
 
-/// Serves `/metrics`, `/healthz` and `/readyz` until the process ends.
-pub async fn serve_admin(listener: TcpListener, app: Arc<App>) {
-    let builder = auto::Builder::new(TokioExecutor::new());
-    loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            continue;
-        };
-        let (app, builder) = (app.clone(), builder.clone());
-        tokio::spawn(async move {
-            let service = service_fn(move |request: Request<Incoming>| {
-                let reply = admin(request.uri().path(), &app);
-                async move { Ok::<_, Infallible>(reply) }
-            });
-            // A prober that hangs up is no news.
-            drop(
-                builder
-                    .serve_connection(TokioIo::new(stream), service)
-                    .await,
-            );
-        });
-    }
-}
+// === impl Unread ===
 
-fn admin(path: &str, app: &App) -> Reply {
-    match path {
-        "/healthz" => text(StatusCode::OK, "ok\n"),
-        "/readyz" => match unready(app) {
-            None => text(StatusCode::OK, "ok\n"),
-            Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, why),
-        },
-        "/metrics" => {
-            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            reply(StatusCode::OK, kind, app.metrics.render())
+impl Unread {
+    fn reply(self) -> Reply {
+        match self {
+            Self::TooLarge => text(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "a review has at most 10 MiB\n",
+            ),
+            Self::Late => text(
+                StatusCode::REQUEST_TIMEOUT,
+                "the body took longer than 5 s\n",
+            ),
+            Self::Broken => text(StatusCode::BAD_REQUEST, "the body ended early\n"),
         }
-        _ => text(
-            StatusCode::NOT_FOUND,
-            "there are /metrics, /healthz and /readyz\n",
-        ),
     }
 }
 
-fn unready(app: &App) -> Option<&'static str> {
-    if *app.draining.borrow() {
-        Some("stopping\n")
-    } else if !app.certificate.is_loaded() {
-        Some("no certificate yet\n")
-    } else if !app.cluster.is_synced() {
-        Some("the namespaces are not known yet\n")
-    } else {
-        None
-    }
-}
-
-fn text(status: StatusCode, text: &'static str) -> Reply {
+pub(super) fn text(status: StatusCode, text: &'static str) -> Reply {
     reply(status, "text/plain; charset=utf-8", text)
 }
 
-fn reply(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Reply {
+pub(super) fn reply(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Reply {
     let mut reply = Response::new(Full::new(body.into()));
     *reply.status_mut() = status;
     reply

@@ -1,7 +1,9 @@
 //! Serving: admission over TLS, metrics and health over plain HTTP.
 
+mod admin;
 mod http;
 mod tls;
 
-pub use http::{ADMIT_PATH, App, MAX_BODY, serve_admin, serve_admission};
+pub use admin::serve_admin;
+pub use http::{ADMIT_PATH, App, MAX_BODY, serve_admission};
 pub use tls::Certificate;

@@ -4,7 +4,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, containers, k8s, pipe, pod, product};
+use crate::cluster::Cluster;
+use crate::tools::{containers, k8s, pipe, pod, product};
 
 fn flowcar(cluster: &Cluster, args: &[&str]) -> Command {
     let mut command = Command::new(product("kubectl-flowcar"));
@@ -14,7 +15,7 @@ fn flowcar(cluster: &Cluster, args: &[&str]) -> Command {
     command
 }
 
-fn run(cluster: &Cluster, args: &[&str]) -> (bool, String, String) {
+pub(crate) fn run(cluster: &Cluster, args: &[&str]) -> (bool, String, String) {
     pipe(flowcar(cluster, args), "")
 }
 
@@ -36,15 +37,10 @@ fn an_injected_file_is_accepted_and_is_what_the_webhook_would_make() {
     );
     let (ok, back, _) = pipe(flowcar(&cluster, &["uninject", "-f", "-"]), &injected);
     assert!(ok);
-    let parse = |text: &str| -> Vec<Value> {
-        use serde::de::Deserialize as _;
-        serde_yaml_ng::Deserializer::from_str(text)
-            .map(|document| Value::deserialize(document).expect("YAML"))
-            .collect()
-    };
     assert_eq!(
-        parse(&back),
-        parse(&std::fs::read_to_string(web).expect("the example"))
+        back,
+        std::fs::read_to_string(web).expect("the example"),
+        "to the byte"
     );
 
     // The same pod, once by the webhook and once by the file.

@@ -2,13 +2,12 @@
 //! with the token and the rights of its own service account.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use flowcar_tests::peers::{Api, ApiServer, Client, Net, Port, Process, Program, eventually};
 use serde_json::{Value, json};
+
+use crate::tools::{base64_decoded, k8s, pipe, product, run};
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 pub(crate) const WEBHOOK: &str =
@@ -33,6 +32,38 @@ impl Cluster {
     /// Starts the API server and installs flowcar from the rendered manifests. The only change to them is that
     /// the API server calls an address instead of a Service, which has no proxy here.
     pub(crate) fn start() -> Self {
+        let cluster = Self::bare();
+        let mut kustomize = cluster.api.kubectl();
+        kustomize.arg("kustomize").arg(k8s("manifests/base"));
+        let url = cluster.url();
+        let manifests = run(kustomize, "").replace(
+            "    service:\n      name: flowcar-webhook\n      namespace: flowcar-system\n      path: /admit\n      port: 443\n",
+            &format!("    url: {url}\n"),
+        );
+        assert_eq!(manifests.matches(&url).count(), 3, "three webhooks");
+        cluster.apply(&manifests);
+        cluster
+    }
+
+    /// Installs the chart with these values, but for what needs the definitions of others (cert-manager's).
+    pub(crate) fn install_chart(&self, values: &[&str]) {
+        let url = format!("webhook.url={}", self.url());
+        let mut helm = self.api.helm();
+        helm.args(["template", "flowcar"]).arg(k8s("chart"));
+        helm.arg("--namespace=flowcar-system");
+        for value in values.iter().chain([&url.as_str()]) {
+            helm.args(["--set", value]);
+        }
+        let rendered = run(helm, "");
+        let ours = rendered
+            .split("\n---\n")
+            .filter(|document| !document.contains("apiVersion: cert-manager.io"));
+        self.apply(&std::fs::read_to_string(k8s("manifests/base/namespace.yaml")).expect("a file"));
+        self.apply(&ours.collect::<Vec<_>>().join("\n---\n"));
+    }
+
+    /// The API server with a namespace `shop`, and without flowcar.
+    pub(crate) fn bare() -> Self {
         let net = Net::loopback();
         let port = net.claim_port();
         let cluster = Self {
@@ -40,13 +71,6 @@ impl Cluster {
             net,
             port,
         };
-        let url = format!("https://{}/admit", cluster.address());
-        let manifests = kustomized(&cluster.api).replace(
-            "    service:\n      name: flowcar-webhook\n      namespace: flowcar-system\n      path: /admit\n      port: 443\n",
-            &format!("    url: {url}\n"),
-        );
-        assert_eq!(manifests.matches(&url).count(), 3, "three webhooks");
-        cluster.apply(&manifests);
         cluster.api.create_namespace("shop", &json!({}));
         cluster
     }
@@ -67,6 +91,29 @@ impl Cluster {
     /// Where the API server calls the controller.
     pub(crate) fn address(&self) -> SocketAddr {
         self.net.socket(&self.port)
+    }
+
+    /// What the API server calls.
+    pub(crate) fn url(&self) -> String {
+        format!("https://{}/admit", self.address())
+    }
+
+    /// A client of the webhook that trusts its certificate, as the API server does.
+    pub(crate) fn webhook(&self) -> Client {
+        let secret = self.admin().get(SECRET).success();
+        self.webhook_trusting(&base64_decoded(&secret["data"]["ca.crt"]))
+    }
+
+    /// A client of the webhook that trusts this authority.
+    pub(crate) fn webhook_trusting(&self, ca: &str) -> Client {
+        let base = format!("https://{}", self.address());
+        Client::new(self.net.clone(), base, Some(ca))
+    }
+
+    /// The token of the controller's own service account.
+    pub(crate) fn token(&self) -> String {
+        self.api
+            .service_account_token("flowcar-system", "flowcar-controller")
     }
 
     /// The replica that the API server calls.
@@ -101,9 +148,6 @@ impl Cluster {
 
     fn program(&self, name: &str, listen: SocketAddr, more: &[&str]) -> (Program, Port) {
         let admin_port = self.net.claim_port();
-        let token = self
-            .api
-            .service_account_token("flowcar-system", "flowcar-controller");
         let dir = tempfile::Builder::new()
             .prefix("flowcar-controller-")
             .tempdir()
@@ -118,7 +162,7 @@ impl Cluster {
         std::fs::create_dir(program.dir.path().join(".kube")).expect("a folder");
         let kubeconfig = self
             .api
-            .kubeconfig_for(&format!("controller-{name}.json"), &token);
+            .kubeconfig_for(&format!("controller-{name}.json"), &self.token());
         std::fs::copy(kubeconfig, program.dir.path().join(".kube/config")).expect("a kubeconfig");
         let program = program
             .args([
@@ -126,8 +170,11 @@ impl Cluster {
                 format!("--listen={listen}"),
                 format!("--admin-listen={}", self.net.socket(&admin_port)),
                 "--names=127.0.0.1".to_owned(),
-                "--drain-delay=0s".to_owned(),
             ])
+            .args(
+                (!more.iter().any(|arg| arg.starts_with("--drain-delay")))
+                    .then_some("--drain-delay=0s"),
+            )
             .args(more);
         (program, admin_port)
     }
@@ -186,6 +233,11 @@ impl Cluster {
 // === impl Controller ===
 
 impl Controller {
+    /// Whether its Service would send calls to it.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.admin.get("/readyz").is_ok_and(|reply| reply.is_ok())
+    }
+
     /// The value of a line of its metrics.
     pub(crate) fn metric(&self, line: &str) -> Option<f64> {
         let text = self.admin.get("/metrics").ok()?.text();
@@ -196,87 +248,4 @@ impl Controller {
         })?;
         found.rsplit(' ').next()?.parse().ok()
     }
-}
-
-pub(crate) fn pod(name: &str, annotations: Value) -> Value {
-    json!({
-        "metadata": {"name": name, "annotations": annotations},
-        "spec": {"containers": [{"name": "app", "image": "app:1"}]},
-    })
-}
-
-/// The names of a pod's init containers and containers.
-pub(crate) fn containers(pod: &Value) -> (Vec<&str>, Vec<&str>) {
-    let names = |list: &'static str| {
-        let items = pod["spec"][list].as_array();
-        items
-            .into_iter()
-            .flatten()
-            .filter_map(|container| container["name"].as_str())
-            .collect()
-    };
-    (names("initContainers"), names("containers"))
-}
-
-pub(crate) fn kustomized(api: &ApiServer) -> String {
-    let output = api
-        .kubectl()
-        .arg("kustomize")
-        .arg(k8s("manifests/base"))
-        .output()
-        .expect("kubectl runs");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout).expect("YAML is UTF-8")
-}
-
-/// Runs a command with this on its standard input: whether it succeeded, and what it wrote.
-pub(crate) fn pipe(mut command: Command, input: &str) -> (bool, String, String) {
-    use std::io::Write as _;
-    use std::process::Stdio;
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = command.spawn().expect("the command starts");
-    let mut stdin = child.stdin.take().expect("a pipe");
-    let input = input.to_owned();
-    let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
-    let output = child.wait_with_output().expect("the command ends");
-    // A command that fails early does not read all of it.
-    drop(writer.join().expect("the writer"));
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
-    (
-        output.status.success(),
-        text(output.stdout),
-        text(output.stderr),
-    )
-}
-
-/// A path in the crate `k8s`.
-pub(crate) fn k8s(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../k8s")
-        .join(path)
-}
-
-/// A binary of the product, built as the tests were.
-pub(crate) fn product(name: &str) -> PathBuf {
-    static BUILT: OnceLock<()> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo
-            .args(["build", "--quiet", "--package", "flowcar-k8s", "--bins"])
-            .args((!cfg!(debug_assertions)).then_some("--release"))
-            .current_dir(k8s("."));
-        assert!(
-            cargo.status().expect("cargo runs").success(),
-            "the product builds"
-        );
-    });
-    let test = std::env::current_exe().expect("the test's own path");
-    test.ancestors().nth(2).expect("a target folder").join(name)
 }

@@ -2,14 +2,21 @@
 
 mod cli;
 mod cluster;
+mod judged;
 mod manifests;
+mod readme;
+mod service;
+mod serving;
+mod skips;
+mod strict;
+mod tools;
 
-use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use cluster::{Cluster, LIMIT, SECRET, WEBHOOK, containers, pod};
+use cluster::{Cluster, LIMIT, SECRET, WEBHOOK};
 use flowcar_tests::peers::{PatchKind, eventually};
 use serde_json::{Value, json};
+use tools::{base64, containers, pipe, pod};
 
 /// Paths of the workload kinds, and a minimal object of each.
 fn workloads() -> Vec<(&'static str, Value)> {
@@ -220,7 +227,7 @@ fn skips_and_mistakes_are_told_by_warning_event_and_metric_but_not_on_a_dry_run(
         kubectl
             .args(["-n", "shop", "create", "-o", "json", "-f", "-"])
             .args(args);
-        let (ok, stdout, stderr) = cluster::pipe(kubectl, &pod.to_string());
+        let (ok, stdout, stderr) = pipe(kubectl, &pod.to_string());
         assert!(ok, "{stderr}");
         (
             serde_json::from_str::<Value>(&stdout).expect("a pod"),
@@ -396,15 +403,6 @@ fn two_replicas_that_start_at_once_make_one_authority_and_repair_it() {
     });
 }
 
-/// `base64 -w0`, so that no code of ours stands between.
-fn base64(text: &str) -> String {
-    let mut command = Command::new("base64");
-    command.arg("-w0");
-    let (ok, stdout, stderr) = cluster::pipe(command, text);
-    assert!(ok, "{stderr}");
-    stdout
-}
-
 #[test]
 fn certificates_rotate_under_constant_load_and_no_call_fails() {
     let cluster = Cluster::start();
@@ -412,11 +410,11 @@ fn certificates_rotate_under_constant_load_and_no_call_fails() {
         cluster.controller(&["--ca-lifetime=15s", "--leaf-lifetime=6s", "--settle=2s"]);
     let part = |name: &str| cluster.admin().get(SECRET).json()["data"][name].clone();
     let (mut authorities, mut leaves) = (vec![part("signing-ca.crt")], vec![part("tls.crt")]);
-    let deadline = std::time::Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + Duration::from_secs(120);
     let mut calls = 0;
     while authorities.len() < 3 {
         assert!(
-            std::time::Instant::now() < deadline,
+            Instant::now() < deadline,
             "{} authorities, {} leaves",
             authorities.len(),
             leaves.len()
@@ -452,20 +450,36 @@ fn certificates_rotate_under_constant_load_and_no_call_fails() {
 fn without_the_webhook_every_pod_is_created_and_the_missed_are_found() {
     let cluster = Cluster::start();
     let controller = cluster.controller(&[]);
+    let on = || json!({"flowcar.io/inject": "enabled"});
+    // It hangs: others do not wait for it, and who asked for it waits for the webhook's five seconds.
+    controller.process.pause();
+    let started = Instant::now();
+    cluster.create_pod("shop", &pod("beside", json!({})));
+    let beside = started.elapsed();
+    cluster.create_pod("shop", &pod("patient", on()));
+    let patient = started.elapsed() - beside;
+    assert!(beside < Duration::from_secs(2), "{beside:?}");
+    assert!(
+        patient > Duration::from_secs(4) && patient < Duration::from_secs(10),
+        "{patient:?}"
+    );
+    controller.process.resume();
+    let path = "/api/v1/namespaces/shop/pods/patient?gracePeriodSeconds=0";
+    cluster.admin().delete(path).success();
+    let failed = cluster.failed_open("pods.flowcar.io");
+    assert_eq!(failed, 1.0);
+
     controller.process.kill();
     let plain = cluster.create_pod("shop", &pod("plain", json!({})));
     assert_eq!(containers(&plain), (vec![], vec!["app"]));
     assert_eq!(
         cluster.failed_open("pods.flowcar.io"),
-        0.0,
+        failed,
         "the API server did not even try"
     );
-    let missed = cluster.create_pod(
-        "shop",
-        &pod("missed", json!({"flowcar.io/inject": "enabled"})),
-    );
+    let missed = cluster.create_pod("shop", &pod("missed", on()));
     assert_eq!(containers(&missed), (vec![], vec!["app"]));
-    assert_eq!(cluster.failed_open("pods.flowcar.io"), 1.0);
+    assert_eq!(cluster.failed_open("pods.flowcar.io"), failed + 1.0);
 
     controller.process.restart();
     eventually("the missed pod in the metrics", LIMIT, || {

@@ -3,7 +3,7 @@
 use flowcar_tests::peers::binary;
 use std::process::Command;
 
-use crate::cluster::k8s;
+use crate::tools::{k8s, run};
 
 fn helm(args: &[&str]) -> (bool, String) {
     let mut command = Command::new(binary("helm"));
@@ -38,6 +38,18 @@ fn the_committed_base_is_the_chart_rendered_and_two_renders_are_equal() {
         !first.contains("kind: Secret"),
         "no secret is ever rendered"
     );
+}
+
+#[test]
+fn the_chart_has_nothing_to_lint() {
+    let mut lint = Command::new(binary("helm"));
+    lint.args(["lint", "--strict"]).arg(k8s("chart"));
+    let out = run(lint, "");
+    assert!(out.contains("0 chart(s) failed"), "{out}");
+    let mut lint = Command::new(binary("helm"));
+    lint.args(["lint", "--set", "replicas=none"])
+        .arg(k8s("chart"));
+    assert!(!lint.output().expect("helm runs").status.success());
 }
 
 #[test]

@@ -1,0 +1,138 @@
+//! What the operator decides, as the API server passes it on.
+
+use flowcar_tests::peers::eventually;
+use serde_json::{Value, json};
+
+use crate::cli;
+use crate::cluster::{Cluster, LIMIT};
+use crate::tools::{containers, pod};
+
+const CONFIG: &str = "\
+strict: true
+allowImageAndCommand: true
+allowedEndpoints: ['http://*.observability:4317']
+nativeSidecar: never
+";
+
+fn annotated(name: &str, annotation: &str, value: &str) -> Value {
+    pod(
+        name,
+        json!({"flowcar.io/inject": "enabled", annotation: value}),
+    )
+}
+
+/// A cluster and a controller with this configuration, which `kubectl flowcar` reads too.
+fn configured(config: &str) -> (Cluster, crate::cluster::Controller, tempfile::TempDir) {
+    let cluster = Cluster::start();
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("config.yaml");
+    std::fs::write(&file, config).expect("a file");
+    let map = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "data": {"config.yaml": config},
+        "metadata": {"name": "flowcar-config", "namespace": "flowcar-system"},
+    });
+    cluster.apply(&map.to_string());
+    let controller = cluster.controller(&[&format!("--config={}", file.display())]);
+    (cluster, controller, dir)
+}
+
+#[test]
+fn strict_mode_denies_every_mistake_and_says_which() {
+    let (cluster, controller, _dir) = configured(CONFIG);
+    let create = |path: &str, object: &Value| cluster.admin().create(path, object);
+    let pods = "/api/v1/namespaces/shop/pods";
+    let mistakes = [
+        (
+            "unknown",
+            annotated("unknown", "flowcar.io/pear", "none"),
+            "did you mean flowcar.io/peer?",
+        ),
+        (
+            "value",
+            annotated("value", "flowcar.io/peer", "x"),
+            "expected address | prefix | none",
+        ),
+        (
+            "endpoint",
+            annotated("endpoint", "flowcar.io/endpoint", "http://evil:4317"),
+            "not on the allow-list",
+        ),
+        (
+            "opt-in",
+            pod("opt-in", json!({"flowcar.io/inject": "yes"})),
+            "did you mean",
+        ),
+    ];
+    for (name, mistaken, said) in &mistakes {
+        let refused = create(pods, mistaken);
+        assert_eq!(refused.status, 400, "{}", refused.text());
+        let message = refused.json()["message"].clone();
+        let message = message.as_str().expect("a message");
+        assert!(
+            message.contains("denied the request: flowcar, in strict mode: "),
+            "{message}"
+        );
+        assert!(message.contains(said), "{message}");
+        eventually("an Event", LIMIT, || {
+            cluster.events("shop", "FlowcarDenied", name).pop()
+        });
+    }
+    let deployment = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": "web", "annotations": {"flowcar.io/inject": "enabled", "flowcar.io/pear": "none"}},
+        "spec": {
+            "selector": {"matchLabels": {"app": "w"}},
+            "template": {"metadata": {"labels": {"app": "w"}}, "spec": {"containers": [{"name": "app", "image": "app:1"}]}},
+        },
+    });
+    let refused = create("/apis/apps/v1/namespaces/shop/deployments", &deployment);
+    assert_eq!(
+        refused.status,
+        400,
+        "a workload is told when it is written: {}",
+        refused.text()
+    );
+    assert_eq!(
+        controller.metric("flowcar_admission_reviews_total{decision=\"denied\"}"),
+        Some(5.0)
+    );
+
+    let dry = create(
+        &format!("{pods}?dryRun=All"),
+        &annotated("dry", "flowcar.io/peer", "x"),
+    );
+    assert_eq!(dry.status, 400);
+    let right = annotated(
+        "right",
+        "flowcar.io/endpoint",
+        "http://c.observability:4317",
+    );
+    create(pods, &right).success();
+    assert_eq!(
+        cluster.events("shop", "FlowcarDenied", "dry"),
+        Vec::<Value>::new()
+    );
+}
+
+#[test]
+fn without_native_sidecars_a_regular_container_is_added_and_jobs_are_left() {
+    let (cluster, controller, _dir) = configured(CONFIG);
+    let stored = cluster.create_pod("shop", &annotated("regular", "flowcar.io/image", "mine:7"));
+    assert_eq!(containers(&stored), (vec![], vec!["app", "flowcar"]));
+    assert_eq!(
+        stored["spec"]["containers"][1]["image"], "mine:7",
+        "the operator allows it"
+    );
+    let mut job = pod("job", json!({"flowcar.io/inject": "enabled"}));
+    job["spec"]["restartPolicy"] = json!("Never");
+    let stored = cluster.create_pod("shop", &job);
+    assert_eq!(containers(&stored), (vec![], vec!["app"]));
+    let reason = "flowcar_admission_reasons_total{reason=\"would_never_end\"}";
+    assert_eq!(controller.metric(reason), Some(1.0));
+    let event = eventually("an Event", LIMIT, || {
+        cluster.events("shop", "FlowcarNotInjected", "job").pop()
+    });
+    assert!(event["note"].to_string().contains("would never complete"));
+    let (ok, out, error) = cli::run(&cluster, &["-n", "shop", "explain", "pod/job"]);
+    assert!(ok && out.contains("would never complete"), "{out}{error}");
+}

@@ -1,0 +1,97 @@
+//! Pods, paths and commands of these tests.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use serde_json::{Value, json};
+
+pub(crate) fn pod(name: &str, annotations: Value) -> Value {
+    json!({
+        "metadata": {"name": name, "annotations": annotations},
+        "spec": {"containers": [{"name": "app", "image": "app:1"}]},
+    })
+}
+
+/// The names of a pod's init containers and containers.
+pub(crate) fn containers(pod: &Value) -> (Vec<&str>, Vec<&str>) {
+    let names = |list: &'static str| {
+        let items = pod["spec"][list].as_array();
+        items
+            .into_iter()
+            .flatten()
+            .filter_map(|container| container["name"].as_str())
+            .collect()
+    };
+    (names("initContainers"), names("containers"))
+}
+
+/// Runs a command with this on its standard input: whether it succeeded, and what it wrote.
+pub(crate) fn pipe(mut command: Command, input: &str) -> (bool, String, String) {
+    use std::io::Write as _;
+    use std::process::Stdio;
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the command starts");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    let input = input.to_owned();
+    let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
+    let output = child.wait_with_output().expect("the command ends");
+    // A command that fails early does not read all of it.
+    drop(writer.join().expect("the writer"));
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    (
+        output.status.success(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+/// A path in the crate `k8s`.
+pub(crate) fn k8s(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../k8s")
+        .join(path)
+}
+
+/// A binary of the product, built as the tests were.
+pub(crate) fn product(name: &str) -> PathBuf {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo
+            .args(["build", "--quiet", "--package", "flowcar-k8s", "--bins"])
+            .args((!cfg!(debug_assertions)).then_some("--release"))
+            .current_dir(k8s("."));
+        assert!(
+            cargo.status().expect("cargo runs").success(),
+            "the product builds"
+        );
+    });
+    let test = std::env::current_exe().expect("the test's own path");
+    test.ancestors().nth(2).expect("a target folder").join(name)
+}
+
+/// `base64`, so that no code of ours stands between.
+pub(crate) fn base64(text: &str) -> String {
+    let mut command = Command::new("base64");
+    command.arg("-w0");
+    run(command, text)
+}
+
+/// `base64 -d` of a text in JSON.
+pub(crate) fn base64_decoded(text: &Value) -> String {
+    let mut command = Command::new("base64");
+    command.arg("-d");
+    run(command, text.as_str().expect("a text"))
+}
+
+/// What a command that has to succeed writes.
+pub(crate) fn run(command: Command, input: &str) -> String {
+    let told = format!("{command:?}");
+    let (ok, stdout, stderr) = pipe(command, input);
+    assert!(ok, "{told}: {stderr}");
+    stdout
+}
