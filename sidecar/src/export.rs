@@ -11,14 +11,16 @@ use crate::{
     otlp::exporter::Exporter,
     scope,
     session::Session,
+    source::Source,
 };
 
 /// What to follow.
 #[derive(Debug, clap::Args)]
 pub struct ExportArgs {
-    /// The cgroup2 directory whose flows are followed, those of the cgroups below it included
+    /// The cgroup2 directory whose flows are followed, those of the cgroups below it included. With
+    /// FLOWCAR_SOURCE=inet_diag it may be left out: then all of the network namespace are
     #[arg(long, value_name = "PATH")]
-    cgroup: PathBuf,
+    cgroup: Option<PathBuf>,
 }
 
 /// Follows and exports until SIGTERM or SIGINT. A second signal ends it at once.
@@ -27,10 +29,17 @@ pub struct ExportArgs {
 /// [`Failure`] if the flows cannot be followed. An endpoint that cannot be reached is no failure.
 pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     let config = &config.clone().with_default_endpoint();
-    let cgroup = scope::check(&args.cgroup)?;
-    let follower = Follower::attach(&cgroup, &config.limits())?;
-    tracing::info!(cgroup = %cgroup.display(), "following its TCP flows");
-    let exporter = Exporter::start(config, None);
+    let cgroup = args.cgroup.as_deref().map(scope::check).transpose()?;
+    let source = Source::open(config.source, cgroup.as_deref(), config.ring_bytes)?;
+    let name = source.name();
+    let follower = Follower::new(source, &config.limits());
+    match &cgroup {
+        Some(cgroup) => {
+            tracing::info!(cgroup = %cgroup.display(), source = name, "following its TCP flows");
+        }
+        None => tracing::info!(source = name, "following the network namespace's TCP flows"),
+    }
+    let exporter = Exporter::start(config, name, None);
     let mut session = Session::new(follower, exporter, config.report_interval / 2, config);
     let signals = || -> std::io::Result<_> {
         Ok((
@@ -51,7 +60,7 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
             () = session.step(|_, _| {}) => {}
         }
     }
-    session.drain(|_, _| {});
+    session.conclude(|_, _| {});
     let books = session.follower().books();
     tracing::info!(
         opened = books.opened,
