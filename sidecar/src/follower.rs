@@ -1,19 +1,21 @@
 //! Flows followed: the sources, the flow table and the series, owned by one task without a lock.
 
-use std::{collections::BTreeMap, time::Duration};
+mod flows;
 
-use flowcar_shared::{counter::Counter, record::Kind};
+use std::time::Duration;
 
+use flowcar_shared::counter::{COUNTERS, Counter};
+
+use self::flows::Flows;
 use crate::{
     clock::Anchor,
-    flow::{
-        self, Adopt, Afterlife, Books, Change, Ends, Flow, Looking, Monotonic, Sight, Table, Told,
-    },
-    series::{Naming, SeriesSet},
+    flow::{Adopt, Books, Flow, Looking, Sight},
+    series::Naming,
     snapshot::{Own, Snapshot},
     source::{
         Source,
         diag::{DiagError, DiagSource, Pace},
+        ebpf::EbpfSource,
     },
 };
 
@@ -31,15 +33,7 @@ pub struct Limits {
 /// Follows flows.
 pub struct Follower {
     source: Source,
-    table: Table,
-    series: SeriesSet,
-    anchor: Anchor,
-    start_unix_ns: u64,
-    seed: u64,
-    records: BTreeMap<&'static str, u64>,
-    malformed: u64,
-    inexact: u64,
-    ends: Ends,
+    flows: Flows,
     dumps: u64,
     pace: Pace,
 }
@@ -47,26 +41,12 @@ pub struct Follower {
 impl Follower {
     /// Follows the flows that `source` tells of from here on.
     pub fn new(source: Source, limits: &Limits) -> Self {
-        let anchor = Anchor::now();
         Self {
             source,
-            table: Table::new(limits.flows),
-            series: SeriesSet::new(limits.naming),
-            anchor,
-            start_unix_ns: anchor.unix_ns(anchor.monotonic()),
-            seed: fastrand::u64(..),
-            records: BTreeMap::new(),
-            malformed: 0,
-            inexact: 0,
-            ends: Ends::default(),
+            flows: Flows::new(limits),
             dumps: 0,
             pace: Pace::new(limits.report),
         }
-    }
-
-    /// Where flows are learnt of.
-    pub const fn source(&self) -> &Source {
-        &self.source
     }
 
     /// Waits until the kernel wants to be heard before its time.
@@ -76,8 +56,22 @@ impl Follower {
 
     /// Takes in all that waits; `finished` sees the flows that ended.
     pub fn drain(&mut self, mut finished: impl FnMut(&Flow, &Anchor)) {
-        self.drain_records(&mut finished);
-        self.drain_ends(&mut finished);
+        let looking = self.looking();
+        let Self { source, flows, .. } = self;
+        if let Some(ebpf) = source.ebpf_mut() {
+            flows.records(ebpf, &mut finished);
+        }
+        if let Some(diag) = source.diag_mut() {
+            flows.ends(diag, &looking, &mut finished);
+        }
+        self.leave();
+    }
+
+    /// Takes in all that waits, for the last time.
+    pub fn conclude(&mut self, mut finished: impl FnMut(&Flow, &Anchor)) {
+        self.drain(&mut finished);
+        let looking = self.looking();
+        self.flows.conclude(&looking, &mut finished);
     }
 
     /// Looks at the sockets, if that is due. The first look adopts the connections that are open already; from then on it is
@@ -87,208 +81,20 @@ impl Follower {
             return;
         }
         self.dumps += 1;
-        match self.dump(&mut finished) {
-            Ok(sockets) => self.pace.dumped(sockets),
-            Err(error) => {
-                tracing::warn!(%error, "the sockets cannot be looked at");
-                self.pace.dumped(0);
-            }
-        }
-    }
-
-    /// Beside eBPF the first dump is kept until the ring is drained: what the table does not know then is older than the
-    /// programs.
-    fn dump(&mut self, finished: &mut impl FnMut(&Flow, &Anchor)) -> Result<u64, DiagError> {
-        let mut first = Vec::new();
-        let alone = self.source.ebpf().is_none();
-        let looking = self.looking(self.adopts());
-        let keep = self.dumps == 1 && !alone;
-        let Self {
-            source,
-            table,
-            series,
-            anchor,
-            ..
-        } = self;
-        let Some(diag) = source.diag_mut() else {
-            return Ok(0);
+        let looking = self.looking();
+        let first = self.dumps == 1;
+        let Self { source, flows, .. } = self;
+        let looked = match source {
+            Source::Ebpf(_) => return,
+            Source::Diag(diag) => alone(diag, flows, &looking, &mut finished),
+            Source::Both(ebpf, diag) if first => adopt(ebpf, diag, flows, &looking, &mut finished),
+            Source::Both(ebpf, diag) => beside(ebpf, diag, flows, &looking, &mut finished),
         };
-        if keep || alone {
-            // Before the dump, so that no end falls between the two.
-            diag.subscribe()?;
-        }
-        let sockets = diag.dump(|sight| {
-            if keep {
-                first.push(*sight);
-            } else {
-                table.look(sight, &looking, |change| {
-                    take(series, &change, anchor, finished);
-                });
-            }
-        })?;
-        self.drain_records(finished);
-        if keep {
-            self.adopt(&first, finished);
-        }
-        self.missing(&looking, finished);
-        self.drain_ends(finished);
-        Ok(sockets)
-    }
-
-    fn adopt(&mut self, first: &[Sight], finished: &mut impl FnMut(&Flow, &Anchor)) {
-        let dropped = self.kernel()[Counter::OpenDropped.index() as usize];
-        if dropped > 0 {
-            tracing::warn!(
-                dropped,
-                "the ring buffer overran at the start, so connections that were open before cannot be told from new ones and are not followed; raise FLOWCAR_RING_BYTES"
-            );
-            return;
-        }
-        let looking = self.looking(Adopt::Connected);
-        let Self {
-            table,
-            series,
-            anchor,
-            ..
-        } = self;
-        for sight in first {
-            table.look(sight, &looking, |change| {
-                take(series, &change, anchor, finished)
-            });
-        }
-        tracing::info!(
-            adopted = table.adopted(),
-            "connections that were open already"
-        );
-    }
-
-    /// Gives up what dumps do not show any more, and looks what is left of it.
-    fn missing(&mut self, looking: &Looking, finished: &mut impl FnMut(&Flow, &Anchor)) {
-        let Self {
-            source,
-            table,
-            series,
-            anchor,
-            ..
-        } = self;
-        let missing = table.looked(looking, |change| take(series, &change, anchor, finished));
-        let Some(diag) = source.diag_mut() else {
-            return;
-        };
-        for name in missing {
-            table.remains(name.cookie, diag.find(&name, true));
-        }
-    }
-
-    fn drain_ends(&mut self, finished: &mut impl FnMut(&Flow, &Anchor)) {
-        let looking = self.looking(self.adopts());
-        let Self {
-            source,
-            table,
-            ends,
-            ..
-        } = self;
-        let Some(diag) = source.diag_mut() else {
-            return;
-        };
-        let others = looking.adopt == Adopt::All;
-        let mut told = Vec::new();
-        for sight in diag.ends(|sight| table.knows(sight.cookie), others) {
-            ends.heard(&sight, looking.at);
-            let found = if table.needs_a_look(&sight) {
-                diag.find(&sight.name(), table.knows(sight.cookie))
-            } else {
-                Afterlife::NotLooked
-            };
-            if table.leaves_open(&sight, found) {
-                ends.wait(sight, found, looking.at);
-            } else {
-                told.push(Told {
-                    sight,
-                    found,
-                    peers_payload: None,
-                });
-            }
-        }
-        told.extend(ends.ready(looking.at));
-        self.end(&told, &looking, finished);
-    }
-
-    fn end(&mut self, told: &[Told], looking: &Looking, finished: &mut impl FnMut(&Flow, &Anchor)) {
-        let Self {
-            table,
-            series,
-            anchor,
-            inexact,
-            source,
-            ..
-        } = self;
-        for told in told {
-            table.destroyed(told, looking, |change| {
-                let exact = change.now.socket.is_none_or(|figures| figures.exact);
-                *inexact += u64::from(!exact);
-                take(series, &change, anchor, finished);
-            });
-        }
-        if let Source::Both(_, diag) = source
-            && diag.is_subscribed()
-            && !table.has_adopted()
-        {
-            diag.unsubscribe();
-        }
-    }
-
-    /// Takes in all that waits, for the last time.
-    pub fn conclude(&mut self, mut finished: impl FnMut(&Flow, &Anchor)) {
-        self.drain(&mut finished);
-        let told = self.ends.ready(Monotonic(u64::MAX));
-        let looking = self.looking(self.adopts());
-        self.end(&told, &looking, &mut finished);
-    }
-
-    /// Records tell of what is new; without them everything is to be adopted.
-    const fn adopts(&self) -> Adopt {
-        match self.source {
-            Source::Diag(_) => Adopt::All,
-            Source::Ebpf(_) | Source::Both(..) => Adopt::Nothing,
-        }
-    }
-
-    fn looking(&self, adopt: Adopt) -> Looking {
-        Looking {
-            at: Anchor::now().monotonic(),
-            dump: self.dumps,
-            adopt,
-            overruns: self.source.diag().map_or(0, DiagSource::dropped),
-            seed: self.seed,
-        }
-    }
-
-    fn drain_records(&mut self, finished: &mut impl FnMut(&Flow, &Anchor)) {
-        let Self {
-            source,
-            table,
-            series,
-            anchor,
-            seed,
-            records,
-            malformed,
-            ..
-        } = self;
-        let Some(source) = source.ebpf_mut() else {
-            return;
-        };
-        source.drain(|bytes| match flow::decode(bytes, *seed) {
-            Ok(record) => {
-                *records.entry(kind_name(record.kind)).or_default() += 1;
-                take(series, &table.apply(record), anchor, finished);
-            }
-            Err(error) => {
-                *malformed += 1;
-                table.malformed(flow::kind_of_malformed(bytes));
-                tracing::error!(%error, "a kernel record was not understood: please report this");
-            }
-        });
+        self.pace.dumped(looked.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the sockets cannot be looked at");
+            0
+        }));
+        self.drain(finished);
     }
 
     /// Asks every flow for one sample with its next round trip.
@@ -303,7 +109,7 @@ impl Follower {
 
     /// Reads the clocks again, and says so when the wall clock was stepped.
     pub fn anchor_again(&mut self) {
-        if let Some(step_ns) = self.anchor.refresh(Anchor::now()) {
+        if let Some(step_ns) = self.flows.anchor.refresh(Anchor::now()) {
             tracing::warn!(
                 step_s = step_ns as f64 / 1e9,
                 "the wall clock was stepped; flows that end from now on have the new time"
@@ -313,86 +119,127 @@ impl Follower {
 
     /// The flows that live.
     pub fn flows(&self) -> impl ExactSizeIterator<Item = &Flow> {
-        self.table.iter()
+        self.flows.table.iter()
     }
 
     /// The present anchor of the clocks.
     pub const fn anchor(&self) -> &Anchor {
-        &self.anchor
+        &self.flows.anchor
     }
 
     /// The books as they stand. Drain first.
     pub fn books(&self) -> Books {
-        let kernel = self.kernel();
-        self.table.books(|counter| kernel[counter.index() as usize])
+        self.flows.books(&self.kernel())
     }
 
     /// The report as it stands, with `own` completed by what is known here. Drain first.
-    pub fn snapshot(&self, mut own: Own) -> Snapshot {
-        let kernel = self.kernel();
-        let count = |counter: Counter| kernel[counter.index() as usize];
-        let books = self.table.books(count);
-        own.records = self.records.clone();
-        own.records_dropped = BTreeMap::from([
-            ("open", count(Counter::OpenDropped)),
-            ("sample", count(Counter::SampleDropped)),
-            ("close", count(Counter::CloseDropped)),
-            ("failed", count(Counter::FailedDropped)),
-        ]);
-        own.records_malformed = self.malformed;
-        if let Some(diag) = self.source.diag() {
-            let counts = diag.counts();
-            own.records.insert("look", counts.looks);
-            own.records.insert("end", counts.ends);
-            own.records_dropped.insert("end", diag.dropped());
-            own.records_malformed += counts.malformed;
-            own.sockets = counts.sockets.clone();
-            own.sockets_unscoped = counts.unscoped;
-            own.dump_duration = counts.duration.clone();
-        }
-        own.flows_inexact = self.inexact;
-        own.table_unlisted = self.table.unlisted();
-        own.table_flows = self.table.len() as u64;
-        own.series = self.series.all().len() as u64;
-        Snapshot {
-            start_unix_ns: self.start_unix_ns,
-            at_unix_ns: self.anchor.unix_ns(Anchor::now().monotonic()),
-            series: self.series.all().clone(),
-            lost: books.lost.clone(),
-            books,
-            own,
+    pub fn snapshot(&self, own: Own) -> Snapshot {
+        self.flows.snapshot(&self.kernel(), self.source.diag(), own)
+    }
+
+    fn kernel(&self) -> [u64; COUNTERS] {
+        self.source.ebpf().map_or([0; COUNTERS], kernel)
+    }
+
+    /// Beside the programs the end of sockets is of no interest once the last adopted flow is gone.
+    fn leave(&mut self) {
+        if let Source::Both(_, diag) = &mut self.source
+            && diag.is_subscribed()
+            && !self.flows.table.has_adopted()
+        {
+            diag.unsubscribe();
         }
     }
 
-    fn kernel(&self) -> [u64; flowcar_shared::counter::COUNTERS] {
-        let none = [0; flowcar_shared::counter::COUNTERS];
-        let Some(source) = self.source.ebpf() else {
-            return none;
-        };
-        source.counters().unwrap_or_else(|error| {
-            tracing::error!(%error, "the kernel's counters cannot be read");
-            none
-        })
+    /// The circumstances of a look now.
+    fn looking(&self) -> Looking {
+        Looking {
+            at: Anchor::now().monotonic(),
+            dump: self.dumps,
+            // Records tell of what is new; without them everything is to be adopted.
+            adopt: match self.source {
+                Source::Diag(_) => Adopt::All,
+                Source::Ebpf(_) | Source::Both(..) => Adopt::Nothing,
+            },
+            overruns: self.source.diag().map_or(0, DiagSource::dropped),
+            seed: self.flows.seed,
+        }
     }
 }
 
-/// Adds a change to the series, and tells of a flow that ended.
-fn take(
-    series: &mut SeriesSet,
-    change: &Change,
-    anchor: &Anchor,
+/// Without the programs every dump may show what is new.
+fn alone(
+    diag: &mut DiagSource,
+    flows: &mut Flows,
+    looking: &Looking,
     finished: &mut impl FnMut(&Flow, &Anchor),
-) {
-    series.apply(change);
-    if change.now.outcome.is_some() {
-        finished(&change.now, anchor);
-    }
+) -> Result<u64, DiagError> {
+    let sockets = diag.dump(|sight| flows.look(sight, looking, finished))?;
+    flows.looked(diag, looking, finished);
+    Ok(sockets)
 }
 
-const fn kind_name(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Open => "open",
-        Kind::Sample => "sample",
-        Kind::Close => "close",
+/// Beside the programs the first dump is kept until the ring is drained: what the table does not know then is older than
+/// they are.
+fn adopt(
+    ebpf: &mut EbpfSource,
+    diag: &mut DiagSource,
+    flows: &mut Flows,
+    looking: &Looking,
+    finished: &mut impl FnMut(&Flow, &Anchor),
+) -> Result<u64, DiagError> {
+    // Before the dump, so that no end falls between the two.
+    diag.subscribe()?;
+    let mut sights: Vec<Sight> = Vec::new();
+    let sockets = diag.dump(|sight| sights.push(*sight))?;
+    flows.records(ebpf, finished);
+    let dropped = kernel(ebpf)[Counter::OpenDropped.index() as usize];
+    if dropped > 0 {
+        tracing::warn!(
+            dropped,
+            "the ring buffer overran at the start, so connections that were open before cannot be told from new ones and are not followed; raise FLOWCAR_RING_BYTES"
+        );
+        return Ok(sockets);
     }
+    let looking = Looking {
+        adopt: Adopt::Connected,
+        ..*looking
+    };
+    for sight in &sights {
+        flows.look(sight, &looking, finished);
+    }
+    let adopted = flows.table.adopted();
+    tracing::info!(adopted, "connections that were open already");
+    Ok(sockets)
+}
+
+/// Beside the programs dumps feed the flows that the table knows. The ring goes on being drained in the middle of one, for
+/// it may take longer than the ring lasts.
+fn beside(
+    ebpf: &mut EbpfSource,
+    diag: &mut DiagSource,
+    flows: &mut Flows,
+    looking: &Looking,
+    finished: &mut impl FnMut(&Flow, &Anchor),
+) -> Result<u64, DiagError> {
+    const DRAIN_EVERY: u32 = 4_096;
+    let mut count = 0;
+    let sockets = diag.dump(|sight| {
+        flows.look(sight, looking, finished);
+        count += 1;
+        if count % DRAIN_EVERY == 0 {
+            flows.records(ebpf, finished);
+        }
+    })?;
+    // A socket that is not there any more has sent its last record.
+    flows.records(ebpf, finished);
+    flows.looked(diag, looking, finished);
+    Ok(sockets)
+}
+
+fn kernel(source: &EbpfSource) -> [u64; COUNTERS] {
+    source.counters().unwrap_or_else(|error| {
+        tracing::error!(%error, "the kernel's counters cannot be read");
+        [0; COUNTERS]
+    })
 }

@@ -79,8 +79,8 @@ impl Session {
     /// Looks at the sockets where that is due, and takes in all that waits.
     fn look(&mut self, finished: impl FnMut(&Flow, &Anchor)) {
         let mut finished = told(&mut self.exporter, finished);
-        self.follower.look(&mut finished);
-        self.follower.drain(finished);
+        self.follower.drain(&mut finished);
+        self.follower.look(finished);
     }
 
     /// Takes in all that waits, for the last time.

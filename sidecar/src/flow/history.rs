@@ -198,11 +198,11 @@ impl History {
     fn how(&self, sight: &Sight, info: &TcpInfo, fin_acked: Option<bool>, found: Afterlife) -> End {
         match (fin_acked, found) {
             (_, Afterlife::TimeWait | Afterlife::FinWait2) => End::LocalFin,
-            (Some(true), _) if self.last.has_peers_fin() => End::PeerFin,
-            // Half-closed when last seen, and no trace: it may have been reset since.
-            (Some(true), _) if matches!(self.last, State::FinWait1 | State::FinWait2) => {
-                End::Unknown
+            (Some(true), _) if matches!(self.last, State::CloseWait | State::LastAck) => {
+                End::PeerFin
             }
+            // Half-closed when last seen, and no trace: it may have been reset since.
+            (Some(true), _) if self.last.has_closed() => End::Unknown,
             (Some(true), Afterlife::Nothing | Afterlife::Listener) => End::PeerFin,
             (Some(true), Afterlife::NotLooked) => End::Unknown,
             (None, _) if sight.unacknowledged == 0 => End::Unknown,

@@ -3,6 +3,7 @@
 mod books;
 mod end;
 mod ends;
+mod gone;
 mod history;
 mod looks;
 mod parts;

@@ -49,13 +49,13 @@ impl Source {
         ring_bytes: u32,
     ) -> Result<Self, SourceError> {
         if choice == SourceChoice::InetDiag {
-            return Ok(Self::Diag(DiagSource::open(cgroup)?));
+            return Self::alone(cgroup);
         }
         let path = cgroup.ok_or(SourceError::NoCgroup)?;
         match EbpfSource::attach(path, ring_bytes) {
             Ok(ebpf) => Ok(Self::beside(ebpf, path)),
             Err(error) if choice == SourceChoice::Auto => {
-                let source = Self::Diag(DiagSource::open(cgroup)?);
+                let source = Self::alone(cgroup)?;
                 tracing::warn!(
                     %error,
                     "the eBPF source is refused, so flows are learnt of by inet_diag: handshakes are not seen, and RTTs are smoothed"
@@ -64,6 +64,13 @@ impl Source {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Sockets that end before the first look are told of, too.
+    fn alone(cgroup: Option<&Path>) -> Result<Self, SourceError> {
+        let mut diag = DiagSource::open(cgroup)?;
+        diag.subscribe()?;
+        Ok(Self::Diag(diag))
     }
 
     /// Flows can be followed without looks; connections that are older, and closes that are lost, are not seen then.

@@ -1,6 +1,6 @@
 //! inet_diag alone, as nobody.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use flowcar_tests::{
     place::{Place, require_cgroup2, require_root},
@@ -146,4 +146,108 @@ fn idle_connections_are_kept() {
         assert_eq!(seen.sum("flowcar.tcp.connections.closed", &[]), 100.0);
         assert_eq!(seen.sum(live, &[]), 0.0);
     }
+}
+
+/// Fast Open puts data into the SYN, and SYN cookies leave the server without a memory of its own: roles and bytes follow
+/// from the counts all the same.
+#[test]
+fn roles_hold_with_fast_open_and_syn_cookies() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    for (key, value, fast_open) in [
+        ("net.ipv4.tcp_fastopen", "3", true),
+        ("net.ipv4.tcp_syncookies", "2", false),
+    ] {
+        let place = Place::new("roles").unwrap();
+        place.netns().sysctl(key, value).unwrap();
+        let mut serve = ServePlan::at("[::]:0".parse().unwrap());
+        serve.socket.fast_open = fast_open;
+        let serving = Serving::start(&place, &serve).unwrap();
+        let target: SocketAddr = ([127, 0, 0, 1], serving.address().port()).into();
+        let mut plan = CallPlan::to(target).connections(20, 1).exchanges(2);
+        plan.socket.fast_open = fast_open;
+        // The first gets the cookie for the others.
+        let mut clients = call_in(&place, &plan.clone().connections(1, 1)).unwrap();
+        let mut holding = Holding::start(&place, &plan).unwrap();
+        let mut watch = Watch::start(&place, Mode::Alone, &[]);
+        watch.until("the held", |seen| {
+            seen.sum("flowcar.tcp.connections.live", &[]) == 40.0
+        });
+        clients.clear();
+        holding.exchange().unwrap();
+        clients.extend(call_in(&place, &plan).unwrap());
+        clients.extend(holding.close().unwrap());
+        let servers = serving.reports(41, WITHIN).unwrap().split_off(1);
+        watch.until("all of them", |seen| seen.flows.len() >= 80);
+        let seen = watch.stop();
+        for (role, reports) in [("client", &clients), ("server", &servers)] {
+            for report in reports {
+                let flow = seen.flow(report);
+                bytes_hold(flow, report);
+                assert_eq!(flow.role(), role, "{key} {flow:?}");
+            }
+        }
+    }
+}
+
+/// A receiver that stops reading shuts its window; the sender's socket says for how long.
+#[test]
+fn time_held_back_by_the_peers_window_is_told() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    for mode in [Mode::Alone, Mode::Both] {
+        let place = Place::new("limited").unwrap();
+        let mut serve = ServePlan::at("[::]:0".parse().unwrap());
+        serve.socket.receive_buffer = Some(20_000);
+        let serving = Serving::start(&place, &serve).unwrap();
+        let target: SocketAddr = ([127, 0, 0, 1], serving.address().port()).into();
+        let mut watch = Watch::start(&place, mode, &[]);
+        let mut plan = CallPlan::to(target).sizes(2_000_000..=2_000_000, 1..=1);
+        plan.stall = Duration::from_secs(1);
+        let mut holding = Holding::start(&place, &plan).unwrap();
+        holding.exchange().unwrap();
+        let limited = |seen: &crate::watch::Seen| {
+            seen.sum(
+                "flowcar.tcp.limited.duration",
+                &[("flowcar.limit", "receive_window")],
+            )
+        };
+        watch.until("the time", |seen| limited(seen) >= 0.9);
+        drop(holding);
+        let seen = watch.stop();
+        println!("{mode:?}: held back for {} s", limited(&seen));
+        assert!(limited(&seen) < 30.0);
+    }
+}
+
+/// By default flowcar takes what it may have, and says in one line why it has no more.
+#[test]
+fn without_rights_it_falls_back_and_says_so() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    let place = Place::new("auto").unwrap();
+    let serving = Serving::start(&place, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    let target = ([127, 0, 0, 1], serving.address().port()).into();
+    let _holding = Holding::start(&place, &CallPlan::to(target).connections(3, 1)).unwrap();
+    let mut watch = Watch::start(&place, Mode::Auto, &[]);
+    watch.until("what is held", |seen| {
+        seen.sum("flowcar.tcp.connections.live", &[]) == 6.0
+    });
+    let seen = watch.stop();
+    assert_eq!(seen.source, "inet_diag");
+    let warnings: Vec<_> = seen
+        .log
+        .iter()
+        .filter(|line| line.contains("WARN"))
+        .collect();
+    let [warning] = &warnings[..] else {
+        panic!("{warnings:?}");
+    };
+    assert!(
+        warning.contains("CAP_BPF") && warning.contains("inet_diag"),
+        "{warning}"
+    );
 }

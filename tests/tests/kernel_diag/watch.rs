@@ -39,6 +39,8 @@ pub(crate) enum Mode {
     Alone,
     /// The same, over the place's cgroup.
     AloneInCgroup,
+    /// As flowcar chooses, without any right.
+    Auto,
 }
 
 /// A running `flowcar export`.
@@ -92,6 +94,10 @@ impl Watch {
             Mode::Alone | Mode::AloneInCgroup => {
                 command.unprivileged();
                 "inet_diag"
+            }
+            Mode::Auto => {
+                command.unprivileged();
+                "auto"
             }
         };
         command.arg("export");
@@ -179,13 +185,14 @@ impl Watch {
         self.until("a report", |seen| seen.reports >= upto)
     }
 
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+    }
+
     /// Ends it and takes all that is left.
     pub(crate) fn stop(mut self) -> Seen {
-        kill(
-            Pid::from_raw(self.child.id().cast_signed()),
-            Signal::SIGTERM,
-        )
-        .unwrap();
+        self.signal(Signal::SIGTERM);
         let status = self.child.wait().unwrap();
         while let Some(export) = self.receiver.next(Duration::from_millis(300)).unwrap() {
             self.seen.take(export);

@@ -49,12 +49,13 @@ impl Requests {
     }
 
     /// Sends a request and hands over the messages of its answer until `each` says that it is whole. The kernel makes the
-    /// answer while it is read, so there is never anything to wait for. Gives whether the answer met a change.
+    /// answer while it is read, so there is never anything to wait for. `between` is called after every datagram. Gives whether the answer met a change.
     pub(super) fn ask(
         &mut self,
         request: &[u8],
         sequence: u32,
         mut each: impl FnMut(Message) -> bool,
+        mut between: impl FnMut() -> io::Result<()>,
     ) -> io::Result<bool> {
         self.socket.send(request, 0)?;
         let (mut whole, mut interrupted) = (false, false);
@@ -66,6 +67,7 @@ impl Requests {
                     whole |= each(message);
                 }
             });
+            between()?;
         }
         Ok(interrupted)
     }

@@ -22,6 +22,7 @@ use self::{
 use crate::{
     flow::{Afterlife, Sight, SocketName, State},
     histogram::Histogram,
+    snapshot::Own,
 };
 
 pub use self::pace::{Pace, interval};
@@ -53,27 +54,23 @@ pub enum DiagError {
 pub struct DiagSource {
     requests: Requests,
     news: Option<News>,
+    /// News that came while a dump was read.
+    backlog: Vec<Message>,
     scope: Scope,
     counts: Counts,
     /// Dropped by groups that were left.
     dropped_before: u64,
 }
 
-/// What the source counts of itself.
-#[derive(Clone, Debug, Default)]
-pub struct Counts {
-    /// Sockets that dumps showed, ever.
-    pub looks: u64,
-    /// Sockets whose end was told, ever.
-    pub ends: u64,
-    /// Of those, the ones that cannot be placed inside or outside the scope.
-    pub unscoped: u64,
-    /// Messages that did not parse.
-    pub malformed: u64,
-    /// Connections at the last dump, by whether they are followed.
-    pub sockets: BTreeMap<&'static str, u64>,
-    /// How long dumps took.
-    pub duration: Histogram,
+/// What the source counts of itself, as [`Own`] has it.
+#[derive(Debug, Default)]
+struct Counts {
+    looks: u64,
+    ends: u64,
+    unscoped: u64,
+    malformed: u64,
+    sockets: BTreeMap<&'static str, u64>,
+    duration: Histogram,
 }
 
 impl DiagSource {
@@ -90,6 +87,7 @@ impl DiagSource {
         Ok(Self {
             requests,
             news: None,
+            backlog: Vec::new(),
             scope,
             counts: Counts::default(),
             dropped_before: 0,
@@ -162,13 +160,20 @@ impl DiagSource {
             requests,
             scope,
             counts,
+            news,
+            backlog,
             ..
         } = self;
+        // A dump may take longer than the room for news lasts.
+        let mut between = || match news {
+            Some(news) => news.drain(|message| backlog.push(message)),
+            None => Ok(()),
+        };
         for family in wire::FAMILIES {
             let sequence = requests.next();
             let request = wire::dump(family, states.clone(), sequence);
             let mut refused = None;
-            let asked = requests.ask(&request, sequence, |message| match message {
+            let each = |message| match message {
                 Message::Socket(sight) => {
                     each(scope.side(&sight), &sight);
                     false
@@ -182,7 +187,8 @@ impl DiagSource {
                     counts.malformed += 1;
                     false
                 }
-            });
+            };
+            let asked = requests.ask(&request, sequence, each, &mut between);
             let asked = asked.and_then(|interrupted| refused.map_or(Ok(interrupted), Err));
             // A dump that met a change may lack sockets, as any may; what it lacks twice is gone.
             asked.map_err(DiagError::of("list the sockets"))?;
@@ -196,6 +202,7 @@ impl DiagSource {
         let mut ends = Vec::new();
         let Self {
             news: Some(news),
+            backlog,
             scope,
             counts,
             ..
@@ -203,7 +210,7 @@ impl DiagSource {
         else {
             return ends;
         };
-        let drained = news.drain(|message| {
+        let mut take = |message| {
             let Message::Socket(sight) = message else {
                 counts.malformed += 1;
                 return;
@@ -219,8 +226,9 @@ impl DiagSource {
                 Side::Outside => {}
                 Side::Unknown => counts.unscoped += u64::from(sight.peer.port() != 0),
             }
-        });
-        if let Err(error) = drained {
+        };
+        std::mem::take(backlog).into_iter().for_each(&mut take);
+        if let Err(error) = news.drain(take) {
             tracing::warn!(%error, "cannot hear of sockets that end");
         }
         ends
@@ -232,7 +240,7 @@ impl DiagSource {
         let sequence = self.requests.next();
         let request = wire::find(name, sequence);
         let mut found = Afterlife::Nothing;
-        let asked = self.requests.ask(&request, sequence, |message| {
+        let each = |message| {
             if let Message::Socket(other) = message {
                 let its = other.cookie == name.cookie || !dumped;
                 found = match other.state {
@@ -240,12 +248,13 @@ impl DiagSource {
                     State::TimeWait if its => Afterlife::TimeWait,
                     // Remains have no counts.
                     State::FinWait2 if its && other.info.is_none() => Afterlife::FinWait2,
-                    _ => Afterlife::Nothing,
+                    // It lives, or another has taken its addresses.
+                    _ => Afterlife::NotLooked,
                 };
             }
             true
-        });
-        match asked {
+        };
+        match self.requests.ask(&request, sequence, each, || Ok(())) {
             Ok(_) => found,
             Err(_) => Afterlife::NotLooked,
         }
@@ -257,9 +266,22 @@ impl DiagSource {
         self.dropped_before + now.and_then(Result::ok).unwrap_or_default()
     }
 
-    /// What the source counts of itself.
-    pub const fn counts(&self) -> &Counts {
-        &self.counts
+    /// Adds what the source counts of itself.
+    pub fn tell(&self, own: &mut Own) {
+        let Counts {
+            looks,
+            ends,
+            unscoped,
+            malformed,
+            sockets,
+            duration,
+        } = &self.counts;
+        own.records.extend([("look", *looks), ("end", *ends)]);
+        own.records_dropped.insert("end", self.dropped());
+        own.records_malformed += malformed;
+        own.sockets = sockets.clone();
+        own.sockets_unscoped = *unscoped;
+        own.dump_duration = duration.clone();
     }
 }
 
