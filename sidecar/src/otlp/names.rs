@@ -154,11 +154,11 @@ metrics! {
     CONNECT = Histogram "flowcar.tcp.connect.duration" "s" [ERROR_TYPE]
         "Client: from SYN sent to established, or to failure.";
     RTT = Histogram "flowcar.tcp.rtt" "s" [RTT_KIND]
-        "Round trip time as the kernel measures it, one sample for each round trip.";
+        "Round trip time as the kernel measures it, one sample for each round trip; where only looks tell, one smoothed value for each.";
     EXCHANGE = Histogram "flowcar.tcp.exchange.duration" "s" []
         "From the last byte of a request to the first byte of its response, seen from this end.";
     DURATION = Histogram "flowcar.tcp.connection.duration" "s" [END]
-        "From established to closed.";
+        "From established to closed, where both were seen.";
     OPENED = Counter "flowcar.tcp.connections.opened" "{connection}" []
         "Connections established.";
     CLOSED = Counter "flowcar.tcp.connections.closed" "{connection}" [END]

@@ -11,6 +11,20 @@ use crate::watch::{Mode, Watch, bytes_hold};
 
 const OPEN: u64 = 1_000;
 
+/// Whether anybody in the place's network namespace hears of sockets that end: only then does the kernel write a message
+/// for each.
+fn is_heard(place: &Place) -> bool {
+    let table = place
+        .netns()
+        .run(|| std::fs::read_to_string("/proc/thread-self/net/netlink"));
+    let table = table.unwrap().unwrap();
+    let mut sockets = table
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>());
+    // The columns: address, protocol (4 is NETLINK_SOCK_DIAG), port, groups.
+    sockets.any(|columns| columns[1] == "4" && columns[3] != "00000000")
+}
+
 /// Both ends are in the pod.
 const FLOWS: usize = 2 * OPEN as usize;
 
@@ -50,6 +64,7 @@ fn adopt(mode: Mode) {
         "loading and a first report included"
     );
 
+    assert!(is_heard(&place));
     assert_eq!(holding.exchange().unwrap(), OPEN as usize);
     let later = call_in(&place, &CallPlan::to(target).connections(10, 1)).unwrap();
     let clients = holding.close().unwrap();
@@ -57,6 +72,11 @@ fn adopt(mode: Mode) {
         .reports(OPEN as usize + 10, Duration::from_secs(60))
         .unwrap();
     watch.until("their close", |seen| seen.flows.len() >= FLOWS + 20);
+    assert_eq!(
+        is_heard(&place),
+        mode == Mode::Alone,
+        "beside eBPF only while adopted flows live"
+    );
     let seen = watch.stop();
 
     assert_eq!(

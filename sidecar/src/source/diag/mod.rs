@@ -57,6 +57,8 @@ pub struct DiagSource {
     /// News that came while a dump was read.
     backlog: Vec<Message>,
     scope: Scope,
+    /// Whether listeners place sockets that no dump showed: of no use beside eBPF, which knows all that is new.
+    listeners: bool,
     counts: Counts,
     /// Dropped by groups that were left.
     dropped_before: u64,
@@ -89,9 +91,16 @@ impl DiagSource {
             news: None,
             backlog: Vec::new(),
             scope,
+            listeners: false,
             counts: Counts::default(),
             dropped_before: 0,
         })
+    }
+
+    /// From now on dumps show listeners, too, so that sockets that no dump showed can be placed by the one that they came
+    /// from.
+    pub const fn with_listeners(&mut self) {
+        self.listeners = self.scope.wants_listeners();
     }
 
     /// Joins the destroy group. From here on the end of every socket is told.
@@ -132,7 +141,7 @@ impl DiagSource {
     pub fn dump(&mut self, mut each: impl FnMut(&Sight)) -> Result<u64, DiagError> {
         let began = Instant::now();
         self.scope.refresh();
-        if self.scope.wants_listeners() {
+        if self.listeners {
             self.dump_states(StateFlags::LISTEN, |_, _| {})?;
         }
         let (mut followed, mut others) = (0, 0);
