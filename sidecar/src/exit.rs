@@ -45,6 +45,17 @@ impl From<crate::source::ebpf::AttachError> for Failure {
     }
 }
 
+impl From<crate::source::SourceError> for Failure {
+    fn from(error: crate::source::SourceError) -> Self {
+        use crate::source::SourceError;
+        match error {
+            SourceError::Attach(error) => error.into(),
+            SourceError::NoCgroup => Self::new(USAGE, error),
+            SourceError::Diag(_) => Self::new(SOFTWARE, error),
+        }
+    }
+}
+
 impl From<crate::scope::ScopeError> for Failure {
     fn from(error: crate::scope::ScopeError) -> Self {
         use crate::scope::ScopeError;

@@ -5,19 +5,20 @@ use std::path::{Path, PathBuf};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    config::Config,
+    config::{Config, SourceChoice},
     exit::{self, Failure},
     follower::Follower,
     otlp::exporter::Exporter,
     scope::{self, ScopeError},
     session::Session,
+    source::Source,
 };
 
 /// What to follow.
 #[derive(Debug, clap::Args)]
 pub struct ExportArgs {
     /// The cgroup2 directory whose flows are followed, those of the cgroups below it included [default: that of the pod
-    /// that flowcar runs in]
+    /// that flowcar runs in; with FLOWCAR_SOURCE=inet_diag the whole network namespace]
     #[arg(long, value_name = "PATH")]
     cgroup: Option<PathBuf>,
 }
@@ -29,9 +30,16 @@ pub struct ExportArgs {
 pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     let config = &config.clone().with_default_endpoint();
     let cgroup = cgroup(args.cgroup.as_deref(), config)?;
-    let follower = Follower::attach(&cgroup, &config.limits())?;
-    tracing::info!(cgroup = %cgroup.display(), "following its TCP flows");
-    let exporter = Exporter::start(config, None);
+    let source = Source::open(config.source, cgroup.as_deref(), config.ring_bytes)?;
+    let name = source.name();
+    let follower = Follower::new(source, &config.limits());
+    match &cgroup {
+        Some(cgroup) => {
+            tracing::info!(cgroup = %cgroup.display(), source = name, "following its TCP flows");
+        }
+        None => tracing::info!(source = name, "following the network namespace's TCP flows"),
+    }
+    let exporter = Exporter::start(config, name, None);
     let mut session = Session::new(follower, exporter, config.report_interval / 2, config);
     let signals = || -> std::io::Result<_> {
         Ok((
@@ -52,7 +60,7 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
             () = session.step(|_, _| {}) => {}
         }
     }
-    session.drain(|_, _| {});
+    session.conclude(|_, _| {});
     let books = session.follower().books();
     tracing::info!(
         opened = books.opened,
@@ -69,10 +77,14 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     }
 }
 
-/// The cgroup that was named, or the pod's.
-fn cgroup(named: Option<&Path>, config: &Config) -> Result<PathBuf, ScopeError> {
+/// The cgroup that was named, or the pod's. Without programs and without a name it is the network namespace, which is
+/// the pod's too.
+fn cgroup(named: Option<&Path>, config: &Config) -> Result<Option<PathBuf>, ScopeError> {
     if let Some(path) = named {
-        return scope::check(path);
+        return scope::check(path).map(Some);
+    }
+    if config.source == SourceChoice::InetDiag {
+        return Ok(None);
     }
     let found = scope::discover(&config.host_cgroup)?;
     // A static pod's cgroup has another uid than the API's: the inode is the proof, the uid a hint.
@@ -82,5 +94,5 @@ fn cgroup(named: Option<&Path>, config: &Config) -> Result<PathBuf, ScopeError> 
             "the pod's cgroup is named by another uid than the API's ({uid}): right for a static pod only"
         );
     }
-    Ok(found.path)
+    Ok(Some(found.path))
 }

@@ -1,104 +1,115 @@
-//! One cgroup followed: the source, the flow table and the series, owned by one task without a lock.
+//! Flows followed: the sources, the flow table and the series, owned by one task without a lock.
 
-use std::{collections::BTreeMap, path::Path};
+mod flows;
 
-use flowcar_shared::{counter::Counter, record::Kind};
+use std::time::Duration;
 
+use flowcar_shared::counter::{COUNTERS, Counter};
+
+use self::flows::Flows;
 use crate::{
     clock::Anchor,
-    flow::{self, Books, Change, Flow, Table},
-    series::{Naming, SeriesSet},
+    flow::{Adopt, Books, Flow, Looking, Sight},
+    series::Naming,
     snapshot::{Own, Snapshot},
-    source::ebpf::{AttachError, EbpfSource},
+    source::{
+        Source,
+        diag::{DiagError, DiagSource, Pace},
+        ebpf::EbpfSource,
+    },
 };
 
 /// Bounds and names.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Ring buffer size, bytes.
-    pub ring_bytes: u32,
+    /// Time from one report to the next, and at least from one look at the sockets to the next.
+    pub report: Duration,
     /// Flows listed at once.
     pub flows: usize,
     /// What names a series.
     pub naming: Naming,
 }
 
-/// Follows the flows of one cgroup.
+/// Follows flows.
 pub struct Follower {
-    source: EbpfSource,
-    table: Table,
-    series: SeriesSet,
-    anchor: Anchor,
-    start_unix_ns: u64,
-    seed: u64,
-    records: BTreeMap<&'static str, u64>,
-    malformed: u64,
+    source: Source,
+    flows: Flows,
+    dumps: u64,
+    pace: Pace,
 }
 
 impl Follower {
-    /// Attaches to `cgroup`.
-    ///
-    /// # Errors
-    /// [`AttachError`].
-    pub fn attach(cgroup: &Path, limits: &Limits) -> Result<Self, AttachError> {
-        let source = EbpfSource::attach(cgroup, limits.ring_bytes)?;
-        let anchor = Anchor::now();
-        Ok(Self {
+    /// Follows the flows that `source` tells of from here on.
+    pub fn new(source: Source, limits: &Limits) -> Self {
+        Self {
             source,
-            table: Table::new(limits.flows),
-            series: SeriesSet::new(limits.naming),
-            anchor,
-            start_unix_ns: anchor.unix_ns(anchor.monotonic()),
-            seed: fastrand::u64(..),
-            records: BTreeMap::new(),
-            malformed: 0,
-        })
+            flows: Flows::new(limits),
+            dumps: 0,
+            pace: Pace::new(limits.report),
+        }
     }
 
-    /// Waits until the kernel wants the ring drained before its time.
+    /// Waits until the kernel wants to be heard before its time.
     pub async fn woken(&self) {
         self.source.woken().await;
     }
 
-    /// Takes in every record that waits; `finished` sees the flows that ended.
+    /// Takes in all that waits; `finished` sees the flows that ended.
     pub fn drain(&mut self, mut finished: impl FnMut(&Flow, &Anchor)) {
-        let Self {
-            source,
-            table,
-            series,
-            anchor,
-            seed,
-            records,
-            malformed,
-            ..
-        } = self;
-        source.drain(|bytes| match flow::decode(bytes, *seed) {
-            Ok(record) => {
-                *records.entry(kind_name(record.kind)).or_default() += 1;
-                let change: Change = table.apply(record);
-                series.apply(&change);
-                if change.now.outcome.is_some() {
-                    finished(&change.now, anchor);
-                }
-            }
-            Err(error) => {
-                *malformed += 1;
-                table.malformed(flow::kind_of_malformed(bytes));
-                tracing::error!(%error, "a kernel record was not understood: please report this");
-            }
-        });
+        let looking = self.looking();
+        let Self { source, flows, .. } = self;
+        if let Some(ebpf) = source.ebpf_mut() {
+            flows.records(ebpf, &mut finished);
+        }
+        if let Some(diag) = source.diag_mut() {
+            flows.ends(diag, &looking, &mut finished);
+        }
+        self.leave();
+    }
+
+    /// Takes in all that waits, for the last time.
+    pub fn conclude(&mut self, mut finished: impl FnMut(&Flow, &Anchor)) {
+        self.drain(&mut finished);
+        let looking = self.looking();
+        self.flows.conclude(&looking, &mut finished);
+    }
+
+    /// Looks at the sockets, if that is due. The first look adopts the connections that are open already; from then on it is
+    /// repeated as often as its cost allows.
+    pub fn look(&mut self, mut finished: impl FnMut(&Flow, &Anchor)) {
+        if self.source.diag().is_none() || !self.pace.is_due() {
+            return;
+        }
+        self.dumps += 1;
+        let looking = self.looking();
+        let first = self.dumps == 1;
+        let Self { source, flows, .. } = self;
+        let looked = match source {
+            Source::Ebpf(_) => return,
+            Source::Diag(diag) => alone(diag, flows, &looking, &mut finished),
+            Source::Both(ebpf, diag) if first => adopt(ebpf, diag, flows, &looking, &mut finished),
+            Source::Both(ebpf, diag) => beside(ebpf, diag, flows, &looking, &mut finished),
+        };
+        self.pace.dumped(looked.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the sockets cannot be looked at");
+            0
+        }));
+        self.drain(finished);
     }
 
     /// Asks every flow for one sample with its next round trip.
     pub fn ask_for_samples(&mut self) {
-        if let Err(error) = self.source.ask_for_samples() {
+        let Some(source) = self.source.ebpf_mut() else {
+            return;
+        };
+        if let Err(error) = source.ask_for_samples() {
             tracing::warn!(%error, "flows that live are not sampled");
         }
     }
 
     /// Reads the clocks again, and says so when the wall clock was stepped.
     pub fn anchor_again(&mut self) {
-        if let Some(step_ns) = self.anchor.refresh(Anchor::now()) {
+        if let Some(step_ns) = self.flows.anchor.refresh(Anchor::now()) {
             tracing::warn!(
                 step_s = step_ns as f64 / 1e9,
                 "the wall clock was stepped; flows that end from now on have the new time"
@@ -108,58 +119,127 @@ impl Follower {
 
     /// The flows that live.
     pub fn flows(&self) -> impl ExactSizeIterator<Item = &Flow> {
-        self.table.iter()
+        self.flows.table.iter()
     }
 
     /// The present anchor of the clocks.
     pub const fn anchor(&self) -> &Anchor {
-        &self.anchor
+        &self.flows.anchor
     }
 
     /// The books as they stand. Drain first.
     pub fn books(&self) -> Books {
-        let kernel = self.kernel();
-        self.table.books(|counter| kernel[counter.index() as usize])
+        self.flows.books(&self.kernel())
     }
 
     /// The report as it stands, with `own` completed by what is known here. Drain first.
-    pub fn snapshot(&self, mut own: Own) -> Snapshot {
-        let kernel = self.kernel();
-        let count = |counter: Counter| kernel[counter.index() as usize];
-        let books = self.table.books(count);
-        own.records = self.records.clone();
-        own.records_dropped = BTreeMap::from([
-            ("open", count(Counter::OpenDropped)),
-            ("sample", count(Counter::SampleDropped)),
-            ("close", count(Counter::CloseDropped)),
-            ("failed", count(Counter::FailedDropped)),
-            ("detail", count(Counter::DetailRefused)),
-        ]);
-        own.records_malformed = self.malformed;
-        own.table_flows = self.table.len() as u64;
-        own.series = self.series.all().len() as u64;
-        Snapshot {
-            start_unix_ns: self.start_unix_ns,
-            at_unix_ns: self.anchor.unix_ns(Anchor::now().monotonic()),
-            series: self.series.all().clone(),
-            lost: books.lost.clone(),
-            books,
-            own,
+    pub fn snapshot(&self, own: Own) -> Snapshot {
+        self.flows.snapshot(&self.kernel(), self.source.diag(), own)
+    }
+
+    fn kernel(&self) -> [u64; COUNTERS] {
+        self.source.ebpf().map_or([0; COUNTERS], kernel)
+    }
+
+    /// Beside the programs the end of sockets is of no interest once the last adopted flow is gone.
+    fn leave(&mut self) {
+        if let Source::Both(_, diag) = &mut self.source
+            && diag.is_subscribed()
+            && !self.flows.table.has_adopted()
+        {
+            diag.unsubscribe();
         }
     }
 
-    fn kernel(&self) -> [u64; flowcar_shared::counter::COUNTERS] {
-        self.source.counters().unwrap_or_else(|error| {
-            tracing::error!(%error, "the kernel's counters cannot be read");
-            [0; flowcar_shared::counter::COUNTERS]
-        })
+    /// The circumstances of a look now.
+    fn looking(&self) -> Looking {
+        Looking {
+            at: Anchor::now().monotonic(),
+            dump: self.dumps,
+            // Records tell of what is new; without them everything is to be adopted.
+            adopt: match self.source {
+                Source::Diag(_) => Adopt::All,
+                Source::Ebpf(_) | Source::Both(..) => Adopt::Nothing,
+            },
+            overruns: self.source.diag().map_or(0, DiagSource::dropped),
+            seed: self.flows.seed,
+        }
     }
 }
 
-const fn kind_name(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Open => "open",
-        Kind::Sample => "sample",
-        Kind::Close => "close",
+/// Without the programs every dump may show what is new.
+fn alone(
+    diag: &mut DiagSource,
+    flows: &mut Flows,
+    looking: &Looking,
+    finished: &mut impl FnMut(&Flow, &Anchor),
+) -> Result<u64, DiagError> {
+    let sockets = diag.dump(|sight| flows.look(sight, looking, finished))?;
+    flows.looked(diag, looking, finished);
+    Ok(sockets)
+}
+
+/// Beside the programs the first dump is kept until the ring is drained: what the table does not know then is older than
+/// they are.
+fn adopt(
+    ebpf: &mut EbpfSource,
+    diag: &mut DiagSource,
+    flows: &mut Flows,
+    looking: &Looking,
+    finished: &mut impl FnMut(&Flow, &Anchor),
+) -> Result<u64, DiagError> {
+    // Before the dump, so that no end falls between the two.
+    diag.subscribe()?;
+    let mut sights: Vec<Sight> = Vec::new();
+    let sockets = diag.dump(|sight| sights.push(*sight))?;
+    flows.records(ebpf, finished);
+    let dropped = kernel(ebpf)[Counter::OpenDropped.index() as usize];
+    if dropped > 0 {
+        tracing::warn!(
+            dropped,
+            "the ring buffer overran at the start, so connections that were open before cannot be told from new ones and are not followed; raise FLOWCAR_RING_BYTES"
+        );
+        return Ok(sockets);
     }
+    let looking = Looking {
+        adopt: Adopt::Connected,
+        ..*looking
+    };
+    for sight in &sights {
+        flows.look(sight, &looking, finished);
+    }
+    let adopted = flows.table.adopted();
+    tracing::info!(adopted, "connections that were open already");
+    Ok(sockets)
+}
+
+/// Beside the programs dumps feed the flows that the table knows. The ring goes on being drained in the middle of one, for
+/// it may take longer than the ring lasts.
+fn beside(
+    ebpf: &mut EbpfSource,
+    diag: &mut DiagSource,
+    flows: &mut Flows,
+    looking: &Looking,
+    finished: &mut impl FnMut(&Flow, &Anchor),
+) -> Result<u64, DiagError> {
+    const DRAIN_EVERY: u32 = 4_096;
+    let mut count = 0;
+    let sockets = diag.dump(|sight| {
+        flows.look(sight, looking, finished);
+        count += 1;
+        if count % DRAIN_EVERY == 0 {
+            flows.records(ebpf, finished);
+        }
+    })?;
+    // A socket that is not there any more has sent its last record.
+    flows.records(ebpf, finished);
+    flows.looked(diag, looking, finished);
+    Ok(sockets)
+}
+
+fn kernel(source: &EbpfSource) -> [u64; COUNTERS] {
+    source.counters().unwrap_or_else(|error| {
+        tracing::error!(%error, "the kernel's counters cannot be read");
+        [0; COUNTERS]
+    })
 }

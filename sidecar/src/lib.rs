@@ -2,16 +2,22 @@
 //! metrics and spans to any collector.
 //!
 //! ```text
-//! kernel                                   userspace (one task owns source + flow table, no locks)
-//! ------                                   ------------------------------------------------------
-//! sock_ops -- connect/established/state/   source::ebpf --> flow::decode -> flow::Table -> series -> snapshot
-//!   |         rtt/retransmit/rto            (ring buffer)     (pure)          (pure)       (pure)      |
-//!   |  per-socket record in a seat or sk_storage                                |                      v
-//!   +-> one record per open/sample/close                        finished flows  +--> otlp::spans   otlp::metrics
-//!                                                                               |        |             |
-//!                                                                               v        +-> grpc | http
-//!                                                                  view: table, JSON
+//! kernel                                  userspace (one task owns sources + flow table, no locks)
+//! ------                                  ---------------------------------------------------------
+//! sock_ops -- connect/established/state/  source::ebpf --> flow::decode --+
+//!   |         rtt/retransmit/rto          (ring buffer)     (pure)        |
+//!   |  per-socket record: seat or storage                                 +--> flow::Table -> series -> snapshot
+//!   +-> one record per open/sample/close                                  |      (pure)       (pure)      |
+//!                                                                         |        |                      v
+//! inet_diag - every socket's tcp_info, -> source::diag --> flow::Sight ---+        |                otlp::metrics
+//!             and the last one of each    (netlink)         (pure)                 v                      |
+//!             that ends                                         finished flows --> otlp::spans --> grpc | http
+//!                                                                              +-> view: table, JSON
 //! ```
+//!
+//! The two sources join by the socket's cookie. Records tell of what begins under the programs' eyes; looks feed those
+//! flows between records, add what is older, and take off the list what ended unheard. Where the programs are refused,
+//! looks are all there is.
 //!
 //! Data only walks to the right; nothing on the right is imported on the left. `flow`, `series`,
 //! `snapshot`, `histogram` and the encoders of `otlp` are pure: no clock, no I/O; time comes in as an argument.

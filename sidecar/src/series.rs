@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use crate::{
-    flow::{Change, Flow, Outcome, Volume},
+    flow::{Change, Flow, Outcome, SocketFigures, Volume},
     snapshot::{NetworkType, Peer, Series, SeriesKey},
 };
 
@@ -55,14 +55,18 @@ impl SeriesSet {
         let Change {
             before,
             now,
+            replaced,
             listed,
         } = change;
-        if !listed && now.outcome.is_none() {
+        if let Some(replaced) = replaced {
+            self.series_of(replaced).live -= u64::from(is_open(replaced));
+        }
+        if !listed && now.outcome.is_none() && before.is_none() {
             return;
         }
         let series = self.series_of(now);
         match before {
-            None => begin(series, now, *listed),
+            None => begin(series, now),
             Some(before) => {
                 add_volume(series, &now.volume.since(&before.volume));
                 series
@@ -73,12 +77,14 @@ impl SeriesSet {
                 series
                     .exchange
                     .merge_since(&now.exchanges, Some(&before.exchanges));
+                add_limited(series, now, Some(before));
+                series.opened += u64::from(!is_open(before) && is_open(now));
             }
         }
+        // Listed and open before, listed and open now. A flow that was lost is neither closed nor live any more.
+        series.live += u64::from(*listed && is_open(now));
+        series.live -= u64::from(before.as_ref().is_some_and(is_open));
         if let Some(outcome) = now.outcome {
-            if before.is_some() {
-                series.live -= 1;
-            }
             finish(series, now, outcome);
         }
     }
@@ -111,11 +117,16 @@ pub fn series_key(naming: &Naming, flow: &Flow) -> SeriesKey {
             NetworkType::Ipv6
         },
         peer: match naming.peer {
+            // The kernel has forgotten it.
+            _ if address.is_unspecified() => Peer::Unnamed,
             PeerNaming::Address => Peer::Named(address.to_string()),
             PeerNaming::Prefix { v4, v6 } => Peer::Named(prefix(address, v4, v6)),
             PeerNaming::None => Peer::Unnamed,
         },
-        server_port: naming.ports.then(|| flow.server_port()),
+        server_port: naming
+            .ports
+            .then(|| flow.server_port())
+            .filter(|port| *port != 0),
     }
 }
 
@@ -139,17 +150,28 @@ fn prefix(address: IpAddr, v4: u8, v6: u8) -> String {
     }
 }
 
-fn begin(series: &mut Series, flow: &Flow, listed: bool) {
+const fn is_open(flow: &Flow) -> bool {
+    flow.established.is_some()
+}
+
+/// Adds the time that looks at the socket told of since.
+fn add_limited(series: &mut Series, now: &Flow, before: Option<&Flow>) {
+    let Some(now) = &now.socket else { return };
+    let before = before.and_then(|before| before.socket.as_ref());
+    let since = |of: fn(&SocketFigures) -> u64| of(now).saturating_sub(before.map_or(0, of));
+    series.receive_window_limited_us += since(|of| of.receive_window_limited_us);
+    series.send_buffer_limited_us += since(|of| of.send_buffer_limited_us);
+}
+
+fn begin(series: &mut Series, flow: &Flow) {
     if flow.established.is_some() {
         series.opened += 1;
         if let Some(connect_ns) = flow.connect_ns() {
             series.connect.entry(None).or_default().record(connect_ns);
         }
-        if listed {
-            series.live += 1;
-        }
     }
     add_volume(series, &flow.volume);
+    add_limited(series, flow, None);
     if !flow.rtt.is_empty() {
         series
             .rtt
@@ -164,7 +186,8 @@ fn finish(series: &mut Series, flow: &Flow, outcome: Outcome) {
     match outcome {
         Outcome::Closed(end) => {
             *series.closed.entry(end).or_default() += 1;
-            if let Some(duration_ns) = flow.duration_ns() {
+            // When an adopted flow was established is not known.
+            if let Some(duration_ns) = flow.duration_ns().filter(|_| !flow.adopted()) {
                 series.duration.entry(end).or_default().record(duration_ns);
             }
         }

@@ -27,6 +27,7 @@ pub struct Session {
     sample: Interval,
     report: Interval,
     parts: Parts,
+    looked: bool,
 }
 
 impl Session {
@@ -41,6 +42,7 @@ impl Session {
         let part_ns = u64::try_from(config.span_interval.as_nanos()).unwrap_or(u64::MAX);
         Self {
             parts: Parts::every(part_ns),
+            looked: false,
             follower,
             exporter,
             drain: every(DRAIN_EVERY),
@@ -52,13 +54,17 @@ impl Session {
     /// Waits for the next thing to do and does it. Flows that ended go to `finished` and become spans.
     /// Nothing is lost if the wait is dropped.
     pub async fn step(&mut self, finished: impl FnMut(&Flow, &Anchor)) {
+        // The sooner, the more of what was open before is still open.
+        if !std::mem::replace(&mut self.looked, true) {
+            return self.look(finished);
+        }
         tokio::select! {
             _ = self.drain.tick() => self.drain(finished),
             () = self.follower.woken() => self.drain(finished),
             _ = self.sample.tick() => self.follower.ask_for_samples(),
             _ = self.report.tick() => {
-                self.drain(finished);
                 self.follower.anchor_again();
+                self.look(finished);
                 self.cut_parts();
                 self.report();
             }
@@ -66,16 +72,20 @@ impl Session {
     }
 
     /// Takes in all that waits.
-    pub fn drain(&mut self, mut finished: impl FnMut(&Flow, &Anchor)) {
-        let Self {
-            follower, exporter, ..
-        } = self;
-        follower.drain(|flow, anchor| {
-            if let Some(exporter) = exporter {
-                exporter.flow(flow, anchor);
-            }
-            finished(flow, anchor);
-        });
+    pub fn drain(&mut self, finished: impl FnMut(&Flow, &Anchor)) {
+        self.follower.drain(told(&mut self.exporter, finished));
+    }
+
+    /// Looks at the sockets where that is due, and takes in all that waits.
+    fn look(&mut self, finished: impl FnMut(&Flow, &Anchor)) {
+        let mut finished = told(&mut self.exporter, finished);
+        self.follower.drain(&mut finished);
+        self.follower.look(finished);
+    }
+
+    /// Takes in all that waits, for the last time.
+    pub fn conclude(&mut self, finished: impl FnMut(&Flow, &Anchor)) {
+        self.follower.conclude(told(&mut self.exporter, finished));
     }
 
     /// The follower, for its figures.
@@ -83,7 +93,7 @@ impl Session {
         &self.follower
     }
 
-    /// Sends the last report and waits for what is under way, for at most `deadline`. Drain first.
+    /// Sends the last report and waits for what is under way, for at most `deadline`. Conclude first.
     pub async fn close(mut self, deadline: Duration) {
         self.report();
         if let Some(exporter) = self.exporter {
@@ -112,6 +122,19 @@ impl Session {
             let snapshot = self.follower.snapshot(exporter.own());
             exporter.metrics(snapshot);
         }
+    }
+}
+
+/// Hands flows that ended to the exporter, too.
+fn told(
+    exporter: &mut Option<Exporter>,
+    mut finished: impl FnMut(&Flow, &Anchor),
+) -> impl FnMut(&Flow, &Anchor) {
+    move |flow, anchor| {
+        if let Some(exporter) = exporter {
+            exporter.flow(flow, anchor);
+        }
+        finished(flow, anchor);
     }
 }
 

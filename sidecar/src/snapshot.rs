@@ -65,6 +65,10 @@ pub struct Series {
     pub segments_received: u64,
     /// `flowcar.tcp.retransmits` by `flowcar.cause`
     pub retransmits: Retransmits,
+    /// `flowcar.tcp.limited.duration` by the peer's window, microseconds
+    pub receive_window_limited_us: u64,
+    /// `flowcar.tcp.limited.duration` by the send buffer, microseconds
+    pub send_buffer_limited_us: u64,
     /// `flowcar.tcp.connect.duration`; by `error.type` where it failed
     pub connect: BTreeMap<Option<Failure>, Histogram>,
     /// `flowcar.tcp.rtt` by `flowcar.rtt.kind`
@@ -86,6 +90,16 @@ pub struct Own {
     pub records_malformed: u64,
     /// Flows in the table now.
     pub table_flows: u64,
+    /// Records and looks that found the table full.
+    pub table_unlisted: u64,
+    /// TCP sockets of the network namespace at the last dump, by whether they are followed.
+    pub sockets: BTreeMap<&'static str, u64>,
+    /// Sockets whose end was told and not whether they were of the followed cgroup.
+    pub sockets_unscoped: u64,
+    /// Flows whose payload counts are not exact to the byte.
+    pub flows_inexact: u64,
+    /// How long dumps of the sockets took.
+    pub dump_duration: Histogram,
     /// Series now.
     pub series: u64,
     /// Exports by (signal, outcome): `metrics|traces`, `success|failure|partial|...`.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use common::{blank, bytes, sample};
 use flowcar::{
-    flow::{Lost, Role, Table, decode},
+    flow::{Adopt, Flow, Looking, Lost, Monotonic, Role, Sight, State, Table, TcpInfo, decode},
     series::{Naming, PeerNaming, SeriesSet},
     snapshot::{Series, SeriesKey},
 };
@@ -33,6 +33,8 @@ enum Event {
         rtt_us: u16,
         delivered: bool,
     },
+    /// A dump shows every socket there is.
+    Look,
     /// It closes; the record arrives, does not, or does not decode.
     Close(Arrival),
 }
@@ -68,6 +70,7 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         4 => any::<u8>().prop_map(Event::Connect),
         4 => fault.prop_map(Event::Establish),
+        2 => Just(Event::Look),
         1 => delivered.prop_map(|delivered| Event::Fail { delivered }),
         8 => (any::<u16>(), any::<u16>(), 10_u16.., delivered).prop_map(|(sent, received, rtt_us, delivered)| {
             Event::Work { sent, received, rtt_us, delivered }
@@ -83,6 +86,7 @@ struct Kernel {
     counters: [u64; COUNTERS],
     sockets: Vec<FlowRecord>,
     clock: u64,
+    dumps: u64,
     truth: Truth,
 }
 
@@ -105,6 +109,7 @@ impl Kernel {
             counters: [0; COUNTERS],
             sockets: Vec::new(),
             clock: 1_000_000,
+            dumps: 0,
             truth: Truth::default(),
         }
     }
@@ -149,6 +154,9 @@ impl Kernel {
             self.sockets.push(record);
             return;
         }
+        if matches!(event, Event::Look) {
+            return self.look();
+        }
         if self.sockets.is_empty() {
             return;
         }
@@ -189,6 +197,33 @@ impl Kernel {
             Event::Close(arrival) if established => self.close(at, record, arrival),
             _ => {}
         }
+    }
+
+    /// The socket's own counts go into flows that records told of, and into no others.
+    fn look(&mut self) {
+        self.dumps += 1;
+        let looking = Looking {
+            at: Monotonic(self.clock),
+            dump: self.dumps,
+            adopt: Adopt::Nothing,
+            overruns: 0,
+            seed: 1,
+        };
+        let Self {
+            table,
+            series,
+            sockets,
+            truth,
+            ..
+        } = self;
+        for record in sockets.iter().filter(|record| record.established_ns != 0) {
+            table.look(&sight(record), &looking, |change| {
+                series.apply(&change);
+                let told = truth.told.entry(record.cookie).or_default();
+                (told.0, told.1) = (record.bytes_acked - 1, record.bytes_received);
+            });
+        }
+        table.looked(&looking, |change| series.apply(&change));
     }
 
     fn establish(&mut self, at: usize, mut record: FlowRecord, fault: Fault) {
@@ -296,6 +331,31 @@ impl Kernel {
     }
 }
 
+fn sight(record: &FlowRecord) -> Sight {
+    Sight {
+        cookie: record.cookie,
+        local: ([10, 0, 0, 1], record.local_port).into(),
+        peer: (
+            u32::from_be(record.peer_addr[3]).to_be_bytes(),
+            record.peer_port,
+        )
+            .into(),
+        interface: 0,
+        state: State::Established,
+        unread: 0,
+        unacknowledged: 0,
+        cgroup: Some(1),
+        info: Some(TcpInfo {
+            state: State::Established as u8,
+            bytes_acked: record.bytes_acked,
+            bytes_received: record.bytes_received,
+            bytes_sent: record.bytes_acked - 1,
+            total_retrans: 7,
+            ..TcpInfo::default()
+        }),
+    }
+}
+
 fn naming(peer: PeerNaming, limit: usize) -> Naming {
     Naming {
         peer,
@@ -327,6 +387,18 @@ proptest! {
         for (which, event) in &events {
             kernel.happen(*which, event);
         }
+        kernel.sums_are_exact()?;
+        // Two looks take off the list what closed without a word, and nothing else.
+        let listed = kernel.table.len();
+        let living: Vec<u64> = kernel.sockets.iter().map(|record| record.cookie).collect();
+        let lives = |flow: &Flow| living.contains(&flow.cookie);
+        let living = kernel.table.iter().filter(|flow| lives(flow)).count();
+        for _ in 0..2 {
+            kernel.clock += 1_000_000;
+            kernel.look();
+        }
+        prop_assert_eq!(kernel.table.len(), living, "of {} listed", listed);
+        kernel.books_balance()?;
         kernel.sums_are_exact()?;
         let named = kernel.series.all().keys().filter(|key| **key != SeriesKey::Overflow).count();
         prop_assert!(named <= limit);

@@ -118,7 +118,7 @@ fn ten_minutes_without_a_receiver_at_a_thousand_connections_a_second_stay_in_bou
         .build()
         .expect("a runtime");
     runtime.block_on(async {
-        let mut exporter = Exporter::start(&config, None).expect("an endpoint");
+        let mut exporter = Exporter::start(&config, "ebpf", None).expect("an endpoint");
         let anchor = Anchor::new(Monotonic(0), 1_700_000_000_000_000_000);
         let mut warm = 0;
         let mut number = 0;

@@ -61,7 +61,7 @@ fn it_writes_json_lines_to_a_file_from_either_transport() {
             ];
             let vars = vars.map(|(name, value)| (name.to_owned(), value));
             let config = Config::from_vars(vars).expect("good settings");
-            let exporter = Exporter::start(&config, Some("web")).expect("an endpoint");
+            let exporter = Exporter::start(&config, "ebpf", Some("web")).expect("an endpoint");
             exporter.metrics(Snapshot {
                 start_unix_ns: 1,
                 at_unix_ns: 2,

@@ -13,7 +13,7 @@ use flowcar_k8s::inject::{Context, inject};
 use serde_json::{Map, Value, json};
 
 /// Injected for what the sidecar does not choose by its environment yet; it passes over names that it does not know.
-const AHEAD: [&str; 2] = ["FLOWCAR_SOURCE", "FLOWCAR_EXCHANGE"];
+const AHEAD: [&str; 1] = ["FLOWCAR_EXCHANGE"];
 
 /// What the kubelet would fill in, by field.
 const FIELDS: [(&str, &str); 5] = [

@@ -26,6 +26,8 @@ use raw::{Raw, RawFlowcar, RawSdk};
 /// All settings, with their defaults filled in.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Where flows are learnt of.
+    pub source: SourceChoice,
     /// Where each signal goes, for the signals whose endpoint is set.
     pub export: Export,
     /// Where each signal would go by default.
@@ -100,6 +102,17 @@ pub enum TraceParent {
     Never,
 }
 
+/// `FLOWCAR_SOURCE`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceChoice {
+    /// eBPF, and inet_diag where that is refused.
+    Auto,
+    /// eBPF, or nothing.
+    Ebpf,
+    /// inet_diag alone.
+    InetDiag,
+}
+
 /// `FLOWCAR_LOG_FORMAT`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -168,7 +181,7 @@ impl Config {
     /// What bounds and names the flows that are followed.
     pub const fn limits(&self) -> Limits {
         Limits {
-            ring_bytes: self.ring_bytes,
+            report: self.report_interval,
             flows: self.max_flows,
             naming: self.naming,
         }
@@ -190,6 +203,16 @@ impl Config {
         } = &raw.sdk;
         let own = &raw.flowcar;
         Self {
+            source: reader.read("FLOWCAR_SOURCE", &own.source, SourceChoice::Auto, |text| {
+                parse::choice(
+                    text,
+                    &[
+                        ("auto", SourceChoice::Auto),
+                        ("ebpf", SourceChoice::Ebpf),
+                        ("inet_diag", SourceChoice::InetDiag),
+                    ],
+                )
+            }),
             export,
             defaults,
             report_interval: reader.read(

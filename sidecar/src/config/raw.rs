@@ -42,6 +42,7 @@ pub(super) struct RawSignal {
 /// `FLOWCAR_*`
 #[derive(Debug, Deserialize)]
 pub(super) struct RawFlowcar {
+    pub(super) source: Option<String>,
     pub(super) peer: Option<String>,
     pub(super) peer_prefix: Option<String>,
     pub(super) ports: Option<String>,

@@ -184,6 +184,11 @@ pub const SETTINGS: &[Setting] = &[
         "`key=value,key=value`, values percent-encoded: more about the pod; these win over what flowcar finds",
     ),
     setting(
+        "FLOWCAR_SOURCE",
+        "`auto`",
+        "where flows are learnt of: `ebpf`; `inet_diag`, which needs no right, sees no handshake and one RTT a look; or `auto`: `ebpf`, and `inet_diag` where that is refused (`flowcar run`: `ebpf`)",
+    ),
+    setting(
         "FLOWCAR_PEER",
         "`address`",
         "`network.peer.address` of metrics: `address`, `prefix` or `none`",

@@ -1,18 +1,29 @@
 //! What a flow is: one TCP connection as seen from one of its ends. Pure: no clock, no I/O.
 
+mod books;
 mod end;
+mod ends;
+mod gone;
+mod history;
+mod looks;
 mod parts;
 mod record;
+mod sight;
 mod table;
 mod trace;
 
 use std::net::SocketAddr;
 
+pub use books::{Books, Lost};
 pub use end::{End, Failure, Outcome};
+pub use ends::{Ends, Told};
 pub use flowcar_shared::record::Role;
+pub use history::{Ending, History};
+pub use looks::{Adopt, Looking};
 pub use parts::{Part, Parts};
 pub use record::{Malformed, Record, decode, kind_of_malformed};
-pub use table::{Books, Change, Lost, Table};
+pub use sight::{Afterlife, Sight, SocketName, State, TcpInfo};
+pub use table::{Change, Table};
 pub use trace::TraceIdentity;
 
 use crate::histogram::Histogram;
@@ -76,7 +87,36 @@ pub struct Volume {
     pub retransmits: Retransmits,
 }
 
+/// What a socket itself tells of its flow (`tcp_info`), as of the last look at it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketFigures {
+    /// Time that it had data to send and no room in the peer's window, microseconds.
+    pub receive_window_limited_us: u64,
+    /// Time that it had data to send and no room in its send buffer, microseconds.
+    pub send_buffer_limited_us: u64,
+    /// The least RTT, microseconds: of the last 5 minutes (sysctl tcp_min_rtt_wlen).
+    pub min_rtt_us: Option<u32>,
+    /// The newest delivery rate, bytes a second.
+    pub delivery_rate: Option<u64>,
+    /// Whether payload counts are exact. Not so where the flow's end left open whether the peer's FIN is among the bytes
+    /// received, or wiped the counts, which then are those of the look before.
+    pub exact: bool,
+}
+
 impl Retransmits {
+    /// The greater of both in each figure: of counts that only grow, the newer.
+    #[must_use]
+    pub fn max(&self, other: &Self) -> Self {
+        Self {
+            syn: self.syn.max(other.syn),
+            synack: self.synack.max(other.synack),
+            fast: self.fast.max(other.fast),
+            timeout: self.timeout.max(other.timeout),
+            tail_loss_probe: self.tail_loss_probe.max(other.tail_loss_probe),
+            unknown: self.unknown.max(other.unknown),
+        }
+    }
+
     /// What was sent again since `earlier`.
     pub const fn since(&self, earlier: &Self) -> Self {
         Self {
@@ -91,6 +131,18 @@ impl Retransmits {
 }
 
 impl Volume {
+    /// The greater of both in each figure: of counts that only grow, the newer.
+    #[must_use]
+    pub fn max(&self, other: &Self) -> Self {
+        Self {
+            bytes_sent: self.bytes_sent.max(other.bytes_sent),
+            bytes_received: self.bytes_received.max(other.bytes_received),
+            segments_sent: self.segments_sent.max(other.segments_sent),
+            segments_received: self.segments_received.max(other.segments_received),
+            retransmits: self.retransmits.max(&other.retransmits),
+        }
+    }
+
     /// What came since `earlier`.
     pub const fn since(&self, earlier: &Self) -> Self {
         Self {
@@ -132,11 +184,20 @@ pub struct Flow {
     pub rtt_kind: RttKind,
     /// Turns so far, last byte of the request to first byte of the response; empty where not measured.
     pub exchanges: Histogram,
+    /// Whether looks at the socket alone tell of it: then its start is the first of them, or its end.
+    pub looked_up: bool,
+    /// What the socket itself tells; none where nobody has looked at it.
+    pub socket: Option<SocketFigures>,
     /// How it ended; `None` while it lives.
     pub outcome: Option<Outcome>,
 }
 
 impl Flow {
+    /// Whether it was established and its handshake was not seen (`flowcar.adopted`).
+    pub const fn adopted(&self) -> bool {
+        self.established.is_some() && self.looked_up
+    }
+
     /// The port that names the service: the server's. Where the role is unknown, the peer's.
     pub const fn server_port(&self) -> u16 {
         match self.role {
@@ -145,8 +206,11 @@ impl Flow {
         }
     }
 
-    /// SYN sent to established, or to failure, nanoseconds: clients only, once either has come.
+    /// SYN sent to established, or to failure, nanoseconds: clients only, once either has come, if both were seen.
     pub fn connect_ns(&self) -> Option<u64> {
+        if self.looked_up {
+            return None;
+        }
         let done = match (self.role, self.established, self.outcome) {
             (Role::Client, Some(established), _) => established,
             (Role::Client, None, Some(_)) => self.seen,

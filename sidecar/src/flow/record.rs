@@ -98,6 +98,8 @@ pub fn decode(bytes: &[u8], seed: u64) -> Result<Record, Malformed> {
             RttKind::Measured
         },
         exchanges: Histogram::default(),
+        looked_up: false,
+        socket: None,
         outcome: (kind == Kind::Close).then(|| outcome(&raw, established.is_some())),
     };
     Ok(Record { kind, flow })

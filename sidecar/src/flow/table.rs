@@ -1,87 +1,63 @@
 //! The flows that live, and the books over all that ever did.
 
 use std::{
-    collections::{BTreeMap, HashMap, hash_map::Entry},
+    collections::{BTreeMap, HashMap, HashSet, hash_map::Entry as Place},
     hash::BuildHasherDefault,
 };
 
 use flowcar_shared::{counter::Counter, record::Kind};
 
-use super::{Flow, Outcome, Record};
+use super::{Books, Flow, History, Lost, Outcome, Record};
 
-/// What cost a connection its place in the figures (`flowcar.lost`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Lost {
-    /// The kernel refused socket storage.
-    Storage,
-    /// The kernel refused to arm the socket's callbacks.
-    Callbacks,
-    /// The ring buffer was full when the connection closed.
-    RingFull,
-    /// The record of its close did not decode.
-    Malformed,
-}
+type Hasher = BuildHasherDefault<std::hash::DefaultHasher>;
 
-impl Lost {
-    /// The value of `flowcar.lost`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Storage => "socket_storage",
-            Self::Callbacks => "callbacks",
-            Self::RingFull => "ring_full",
-            Self::Malformed => "malformed_record",
-        }
-    }
-}
-
-/// Where every connection is: `opened = closed + live + lost`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Books {
-    /// Established under our eyes: the kernel's own count.
-    pub opened: u64,
-    /// Reported closed, with everything that was to be known.
-    pub closed: u64,
-    /// Neither reported closed nor lost.
-    pub live: u64,
-    /// Attempts that were never established; not among the opened.
-    pub failed: u64,
-    /// Connections of which the end is not known, by what cost it.
-    pub lost: BTreeMap<Lost, u64>,
-}
-
-impl Books {
-    /// Connections lost for any reason.
-    pub fn lost_total(&self) -> u64 {
-        self.lost.values().sum()
-    }
-
-    /// Whether `opened = closed + live + lost`.
-    pub fn balance(&self) -> bool {
-        self.opened == self.closed + self.live + self.lost_total()
-    }
-}
-
-/// What a record changed.
+/// What a record, a look or the end of a socket changed.
 #[derive(Debug)]
 pub struct Change {
     /// The flow as it was before; `None` if it is new to the table.
     pub before: Option<Flow>,
     /// The flow as it is now.
     pub now: Flow,
-    /// Whether it stays in the table.
+    /// The flow whose place it took: its socket was connected again, and its end was not told.
+    pub replaced: Option<Flow>,
+    /// Whether it stays in the table. A listed flow that is not any more and has no outcome is lost.
     pub listed: bool,
 }
 
+/// A flow on the list.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) flow: Flow,
+    /// Of a flow that is known by looks alone; records tell of all others.
+    pub(super) history: Option<History>,
+    /// Dumps in a row that did not show it.
+    pub(super) absent: u8,
+    /// The dump that showed it last.
+    pub(super) dump: u64,
+    /// News of sockets' ends dropped by then.
+    pub(super) overruns: u64,
+}
+
 /// The flows that live, at most `bound` of them. A flow past the bound costs nothing but its place on the
-/// list: its close record still carries all its figures.
+/// list: its close still carries all its figures.
 #[derive(Debug)]
 pub struct Table {
-    flows: HashMap<u64, Flow, BuildHasherDefault<std::hash::DefaultHasher>>,
-    bound: usize,
-    unlisted: u64,
-    closed: u64,
-    failed: u64,
+    pub(super) flows: HashMap<u64, Entry, Hasher>,
+    pub(super) bound: usize,
+    pub(super) unlisted: u64,
+    pub(super) closed: u64,
+    pub(super) failed: u64,
     malformed_closes: u64,
+    /// Connections that looks, and not records, told of.
+    pub(super) looked_up: u64,
+    /// Listed flows that looks alone tell of.
+    pub(super) adopted: usize,
+    pub(super) overrun: u64,
+    pub(super) wiped: u64,
+    /// Sockets seen once whose role could not be told.
+    pub(super) undecided: HashSet<u64>,
+    /// Sockets counted as lost whose end may still be told.
+    pub(super) given_up: HashSet<u64>,
 }
 
 impl Table {
@@ -94,6 +70,12 @@ impl Table {
             closed: 0,
             failed: 0,
             malformed_closes: 0,
+            looked_up: 0,
+            adopted: 0,
+            overrun: 0,
+            wiped: 0,
+            undecided: HashSet::new(),
+            given_up: HashSet::new(),
         }
     }
 
@@ -116,7 +98,7 @@ impl Table {
 
     /// The flows that live and are listed.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Flow> {
-        self.flows.values()
+        self.flows.values().map(|entry| &entry.flow)
     }
 
     /// Listed flows.
@@ -129,7 +111,7 @@ impl Table {
         self.flows.is_empty()
     }
 
-    /// Records of flows that found the table full.
+    /// Records and looks of flows that found the table full.
     pub const fn unlisted(&self) -> u64 {
         self.unlisted
     }
@@ -137,12 +119,14 @@ impl Table {
     /// The books, given the kernel's counters **read after** the last record was applied: then every flow
     /// that a record told of is among them.
     pub fn books(&self, kernel: impl Fn(Counter) -> u64) -> Books {
-        let opened = kernel(Counter::Established);
+        let opened = kernel(Counter::Established) + self.looked_up;
         let lost: BTreeMap<Lost, u64> = [
             (Lost::Storage, kernel(Counter::StorageRefused)),
             (Lost::Callbacks, kernel(Counter::ArmRefused)),
             (Lost::RingFull, kernel(Counter::CloseDropped)),
             (Lost::Malformed, self.malformed_closes),
+            (Lost::Overrun, self.overrun),
+            (Lost::Wiped, self.wiped),
         ]
         .into_iter()
         .filter(|(_, count)| *count > 0)
@@ -157,58 +141,102 @@ impl Table {
         }
     }
 
-    fn update(&mut self, flow: Flow) -> Change {
+    fn update(&mut self, mut flow: Flow) -> Change {
         let full = self.flows.len() >= self.bound;
         match self.flows.entry(flow.cookie) {
-            // A socket that was disconnected and connected again is another flow under the same cookie.
-            Entry::Occupied(mut entry) if entry.get().started == flow.started => {
-                let before = entry.insert(flow.clone());
+            Place::Occupied(mut place) => {
+                let entry = place.get_mut();
+                // A socket that was disconnected and connected again is another flow under the same cookie.
+                let same = entry.flow.started == flow.started;
+                if same {
+                    follows(&mut flow, &entry.flow);
+                }
+                let old = std::mem::replace(entry, Entry::of_record(flow.clone()));
+                // The news of the socket's end cannot come before its new connection's, and tells of that one.
+                if old.history.is_some() {
+                    self.adopted -= 1;
+                    self.wiped += u64::from(old.flow.established.is_some());
+                }
+                let (before, replaced) = if same {
+                    (Some(old.flow), None)
+                } else {
+                    (None, Some(old.flow))
+                };
                 Change {
-                    before: Some(before),
+                    before,
                     now: flow,
+                    replaced,
                     listed: true,
                 }
             }
-            Entry::Occupied(mut entry) => {
-                entry.insert(flow.clone());
-                Change {
-                    before: None,
-                    now: flow,
-                    listed: true,
-                }
-            }
-            Entry::Vacant(_) if full => {
+            Place::Vacant(_) if full => {
                 self.unlisted += 1;
                 Change {
                     before: None,
                     now: flow,
+                    replaced: None,
                     listed: false,
                 }
             }
-            Entry::Vacant(entry) => {
-                entry.insert(flow.clone());
+            Place::Vacant(place) => {
+                place.insert(Entry::of_record(flow.clone()));
                 Change {
                     before: None,
                     now: flow,
+                    replaced: None,
                     listed: true,
                 }
             }
         }
     }
 
-    fn close(&mut self, flow: Flow, outcome: Option<Outcome>) -> Change {
-        let before = self
-            .flows
-            .remove(&flow.cookie)
-            .filter(|before| before.started == flow.started);
+    fn close(&mut self, mut flow: Flow, outcome: Option<Outcome>) -> Change {
+        let old = self.flows.remove(&flow.cookie);
+        if old.as_ref().is_some_and(|old| old.history.is_some()) {
+            self.adopted -= 1;
+            self.wiped += 1;
+        }
+        let old = old.map(|entry| entry.flow);
+        let same = |old: &Flow| old.started == flow.started;
+        let (before, replaced) = match old {
+            Some(old) if same(&old) => (Some(old), None),
+            old => (None, old),
+        };
+        if let Some(before) = &before {
+            follows(&mut flow, before);
+        }
+        self.count(outcome);
+        Change {
+            before,
+            now: flow,
+            replaced,
+            listed: false,
+        }
+    }
+
+    pub(super) fn count(&mut self, outcome: Option<Outcome>) {
         match outcome {
             Some(Outcome::Failed(_)) => self.failed += 1,
             _ => self.closed += 1,
         }
-        Change {
-            before,
-            now: flow,
-            listed: false,
+    }
+}
+
+/// A look may have told of more already than a record that waited in the ring says.
+fn follows(flow: &mut Flow, before: &Flow) {
+    flow.volume = flow.volume.max(&before.volume);
+    flow.seen = flow.seen.max(before.seen);
+    flow.socket = before.socket;
+}
+
+impl Entry {
+    fn of_record(flow: Flow) -> Self {
+        Self {
+            flow,
+            history: None,
+            absent: 0,
+            dump: 0,
+            overruns: 0,
         }
     }
 }

@@ -47,9 +47,6 @@ use crate::{
     snapshot::{Own, Snapshot},
 };
 
-/// `flowcar.source`: where flows are learnt of.
-const SOURCE: &str = "ebpf";
-
 /// The exports of one process.
 #[derive(Debug)]
 pub struct Exporter {
@@ -68,14 +65,15 @@ pub struct Exporter {
 struct Exemplary(Arc<Mutex<Exemplars>>);
 
 impl Exporter {
-    /// The exports that `config` asks for, if any; `command` is the program that `flowcar run` runs.
+    /// The exports that `config` asks for, if any, of flows that are learnt of by `source` (`flowcar.source`);
+    /// `command` is the program that `flowcar run` runs.
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn start(config: &Config, command: Option<&str>) -> Option<Self> {
+    pub fn start(config: &Config, source: &str, command: Option<&str>) -> Option<Self> {
         let Export { metrics, traces } = &config.export;
         let any = metrics.is_some() || traces.is_some();
-        let resource = || Resource::new(config, SOURCE, command, random_instance());
+        let resource = || Resource::new(config, source, command, random_instance());
         any.then(|| Self::start_as(config, &resource()))
     }
 

@@ -142,13 +142,20 @@ impl<'a> Encoder<'a> {
         self.sum(metric, points, false, false);
     }
 
-    /// Adds a counter of seconds with one point.
-    fn seconds(&mut self, metric: Metric, now: f64, before: f64) {
+    /// Adds a counter of seconds: attributes, what it counts now, and what it did before. Deltas of 0 are left out.
+    fn seconds(&mut self, metric: Metric, points: Vec<(Vec<KeyValue>, f64, f64)>) {
         let delta = self.options.temporality == Temporality::Delta;
-        let value = now - if delta { before } else { 0.0 };
-        let value = number_data_point::Value::AsDouble(value);
-        let point = self.point(Vec::new(), self.start(delta), value);
-        self.sum(metric, vec![point], delta, true);
+        let start = self.start(delta);
+        let points = points
+            .into_iter()
+            .map(|(attributes, now, before)| (attributes, now - if delta { before } else { 0.0 }))
+            .filter(|(_, value)| !delta || *value != 0.0)
+            .map(|(attributes, value)| {
+                let value = number_data_point::Value::AsDouble(value);
+                self.point(attributes, start, value)
+            })
+            .collect();
+        self.sum(metric, points, delta, true);
     }
 
     /// Adds a gauge with one point.

@@ -75,12 +75,16 @@ pub mod attribute {
     pub const LOST: &str = "flowcar.lost";
     /// `syn`, `synack`, `fast`, `timeout`, `tail_loss_probe` or `unknown`
     pub const CAUSE: &str = "flowcar.cause";
-    /// `measured`, or `smoothed` (all that kernels before 6.10 tell)
+    /// `measured`, or `smoothed` (all that kernels before 6.10 tell, and inet_diag: one value a dump)
     pub const RTT_KIND: &str = "flowcar.rtt.kind";
-    /// `true` on spans of connections that were open before flowcar was.
+    /// `true` on spans of connections whose handshake was not seen: they begin where they were first seen.
     pub const ADOPTED: &str = "flowcar.adopted";
-    /// `open`, `sample` or `close`
+    /// `open`, `sample` or `close` by eBPF; `look` (a socket in a dump) or `end` (of a socket) by inet_diag
     pub const RECORD_KIND: &str = "flowcar.record.kind";
+    /// `receive_window` or `send_buffer`: what held the sender back
+    pub const LIMIT: &str = "flowcar.limit";
+    /// `followed` or `other`: whether it is of the followed cgroup
+    pub const SOCKETS: &str = "flowcar.sockets";
     /// `metrics` or `traces`
     pub const SIGNAL: &str = "flowcar.signal";
     /// `success`, `partial`, `failure` (may work later) or `refused` (will not)
@@ -99,6 +103,12 @@ pub mod attribute {
     pub const SEGMENTS_RECEIVED: &str = "flowcar.tcp.segments.received";
     /// Segments sent again; on spans only.
     pub const RETRANSMITS: &str = "flowcar.tcp.retransmits";
+    /// Seconds held back by the peer's window; on spans only.
+    pub const RECEIVE_WINDOW_LIMITED: &str = "flowcar.tcp.limited.receive_window";
+    /// Seconds held back by the send buffer; on spans only.
+    pub const SEND_BUFFER_LIMITED: &str = "flowcar.tcp.limited.send_buffer";
+    /// The newest delivery rate, bytes a second; on spans only.
+    pub const DELIVERY_RATE: &str = "flowcar.tcp.delivery_rate";
     /// Seconds from SYN to established, or to failure; on spans only.
     pub const CONNECT_DURATION: &str = "flowcar.tcp.connect.duration";
     /// The least RTT, seconds; on spans only.
@@ -146,11 +156,11 @@ metrics! {
     CONNECT = Histogram "flowcar.tcp.connect.duration" "s" [ERROR_TYPE]
         "Client: from SYN sent to established, or to failure.";
     RTT = Histogram "flowcar.tcp.rtt" "s" [RTT_KIND]
-        "Round trip time as the kernel measures it, one sample for each round trip.";
+        "Round trip time as the kernel measures it, one sample for each round trip; where only looks tell, one smoothed value for each.";
     EXCHANGE = Histogram "flowcar.tcp.exchange.duration" "s" []
         "From the last byte of a request to the first byte of its response, seen from this end.";
     DURATION = Histogram "flowcar.tcp.connection.duration" "s" [END]
-        "From established to closed.";
+        "From established to closed, where both were seen.";
     OPENED = Counter "flowcar.tcp.connections.opened" "{connection}" []
         "Connections established.";
     CLOSED = Counter "flowcar.tcp.connections.closed" "{connection}" [END]
@@ -167,14 +177,26 @@ metrics! {
         "Segments, pure ACKs and retransmissions included.";
     RETRANSMITS = Counter "flowcar.tcp.retransmits" "{segment}" [CAUSE]
         "Segments sent again, by cause.";
+    LIMITED = Counter "flowcar.tcp.limited.duration" "s" [LIMIT]
+        "Time that data to send was held back, as of the last look at each socket.";
     OWN_RECORDS = Counter "flowcar.self.records" "{record}" [RECORD_KIND]
-        "Kernel records decoded.";
+        "Kernel records decoded, and sockets looked at.";
     OWN_RECORDS_DROPPED = Counter "flowcar.self.records.dropped" "{record}" [RECORD_KIND]
-        "Kernel records that found the ring buffer full; later records make open and sample good.";
+        "Kernel records that found no room; later records make open and sample good.";
     OWN_RECORDS_MALFORMED = Counter "flowcar.self.records.malformed" "{record}" []
         "Kernel records that did not decode.";
     OWN_TABLE = UpDownCounter "flowcar.self.table.flows" "{flow}" []
         "Flows in the table.";
+    OWN_TABLE_FULL = Counter "flowcar.self.table.full" "{record}" []
+        "Records and looks that found the table full; such flows count when they close.";
+    OWN_SOCKETS = UpDownCounter "flowcar.self.sockets" "{socket}" [SOCKETS]
+        "Connections of the network namespace at the last dump.";
+    OWN_UNSCOPED = Counter "flowcar.self.sockets.unscoped" "{socket}" []
+        "Sockets that lived and ended between two dumps and may have been of the followed cgroup or not.";
+    OWN_INEXACT = Counter "flowcar.self.flows.inexact" "{flow}" []
+        "Flows whose payload counts may be off by the peer's FIN, or are those of the last look before a reset.";
+    OWN_DUMP_DURATION = Histogram "flowcar.self.dump.duration" "s" []
+        "How long dumps of the sockets took.";
     OWN_SERIES = UpDownCounter "flowcar.self.series" "{series}" []
         "Series held.";
     OWN_UNBALANCED = Gauge "flowcar.self.books.unbalanced" "{connection}" []

@@ -15,7 +15,7 @@ use super::names::{SCHEMA_URL, SCOPE, VERSION, attribute};
 use crate::{
     clock::Anchor,
     config::TraceParent,
-    flow::{Flow, Monotonic, Outcome, Part, Role, RttKind, Volume},
+    flow::{Flow, Monotonic, Outcome, Part, Role, RttKind, SocketFigures, Volume},
     histogram::Histogram,
 };
 
@@ -134,7 +134,7 @@ fn attributes(flow: &Flow) -> Vec<KeyValue> {
             all.push(KeyValue::new(attribute::ERROR_TYPE, outcome.name()));
         }
     }
-    if flow.established.is_some() && !flow.trace.shared {
+    if flow.adopted() {
         all.push(KeyValue::new(attribute::ADOPTED, true));
     }
     all
@@ -184,7 +184,7 @@ fn latencies(flow: &Flow) -> Vec<KeyValue> {
     let (rtt, exchanges) = (&flow.rtt, &flow.exchanges);
     let mut all: Vec<_> = [
         (attribute::CONNECT_DURATION, flow.connect_ns().map(seconds)),
-        (attribute::RTT_MIN, rtt.min_ns().map(seconds)),
+        (attribute::RTT_MIN, min_rtt_s(flow)),
         (attribute::RTT_P50, quantile(rtt, 0.5)),
         (attribute::RTT_P99, quantile(rtt, 0.99)),
         (attribute::EXCHANGE_P50, quantile(exchanges, 0.5)),
@@ -193,6 +193,7 @@ fn latencies(flow: &Flow) -> Vec<KeyValue> {
     .into_iter()
     .filter_map(|(name, value)| Some(KeyValue::new(name, value?)))
     .collect();
+    all.extend(flow.socket.iter().flat_map(socket));
     if !rtt.is_empty() {
         all.push(KeyValue::new(attribute::RTT_KIND, rtt_kind(flow.rtt_kind)));
     }
@@ -201,6 +202,40 @@ fn latencies(flow: &Flow) -> Vec<KeyValue> {
         all.push(KeyValue::new(attribute::EXCHANGES, count));
     }
     all
+}
+
+/// The least sample, or what the kernel holds for the least, which saw every round trip.
+fn min_rtt_s(flow: &Flow) -> Option<f64> {
+    let kernels = flow.socket.and_then(|figures| figures.min_rtt_us);
+    let kernels = kernels.map(|us| f64::from(us) / 1e6);
+    let samples = flow.rtt.min_ns().map(|ns| ns as f64 / 1e9);
+    match (samples, kernels) {
+        (Some(sample), Some(kernel)) => Some(sample.min(kernel)),
+        (one, other) => one.or(other),
+    }
+}
+
+fn socket(figures: &SocketFigures) -> impl Iterator<Item = KeyValue> {
+    let seconds = |name, us: u64| (us > 0).then(|| KeyValue::new(name, us as f64 / 1e6));
+    let rate = |rate| {
+        KeyValue::new(
+            attribute::DELIVERY_RATE,
+            i64::try_from(rate).unwrap_or(i64::MAX),
+        )
+    };
+    [
+        seconds(
+            attribute::RECEIVE_WINDOW_LIMITED,
+            figures.receive_window_limited_us,
+        ),
+        seconds(
+            attribute::SEND_BUFFER_LIMITED,
+            figures.send_buffer_limited_us,
+        ),
+        figures.delivery_rate.map(rate),
+    ]
+    .into_iter()
+    .flatten()
 }
 
 const fn network_type(address: IpAddr) -> &'static str {

@@ -11,11 +11,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 pub use self::report::Format;
 use self::{cgroup::CommandCgroup, child::Child, report::Report};
 use crate::{
-    config::Config,
+    config::{Config, SourceChoice},
     exit::{self, Failure},
     follower::Follower,
     otlp::exporter::Exporter,
     session::Session,
+    source::Source,
 };
 
 /// How often the line about what is under way is drawn, and live flows are asked for a sample.
@@ -56,12 +57,14 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
         )
     })?;
     let cgroup = CommandCgroup::make()?;
-    let follower = Follower::attach(cgroup.path(), &config.limits())?;
-    let exporter = exporter(config, &args.command[0]);
+    let source = Source::open(source(config), Some(cgroup.path()), config.ring_bytes)?;
+    let exporter = exporter(config, source.name(), &args.command[0]);
+    let follower = Follower::new(source, &config.limits());
     let mut session = Session::new(follower, exporter, STATUS_EVERY, config);
     let mut child = Child::spawn(&args.command, &cgroup)?;
     let status = follow(&mut session, &mut child, &mut report).await?;
     settle(&mut session, &mut report).await;
+    session.conclude(|flow, anchor| report.flow(flow, anchor));
     let books = session.follower().books();
     session.close(config.shutdown_timeout).await;
     report.finish(&books, status.into()).map_err(|error| {
@@ -73,14 +76,22 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
     Ok(status)
 }
 
+/// Who runs a command to see its flows wants to see all of them, or hear why not.
+fn source(config: &Config) -> SourceChoice {
+    match config.source {
+        SourceChoice::Auto => SourceChoice::Ebpf,
+        chosen => chosen,
+    }
+}
+
 /// Exports where an endpoint is set; the service is the command if nothing else names it.
-fn exporter(config: &Config, command: &OsString) -> Option<Exporter> {
+fn exporter(config: &Config, source: &str, command: &OsString) -> Option<Exporter> {
     let name = std::path::Path::new(command)
         .file_name()
         .unwrap_or(command)
         .to_string_lossy()
         .into_owned();
-    Exporter::start(config, Some(&name))
+    Exporter::start(config, source, Some(&name))
 }
 
 async fn follow(

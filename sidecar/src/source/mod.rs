@@ -1,3 +1,141 @@
-//! Where records come from. The only room that knows aya.
+//! Where flows are learnt of. The only room that knows aya and netlink.
 
+pub mod diag;
 pub mod ebpf;
+
+use std::path::Path;
+
+use self::{
+    diag::{DiagError, DiagSource},
+    ebpf::{AttachError, EbpfSource},
+};
+use crate::config::SourceChoice;
+
+/// Where flows are learnt of.
+pub enum Source {
+    /// The kernel programs tell of flows that begin from now on.
+    Ebpf(EbpfSource),
+    /// The sockets tell of themselves, when looked at and when they end.
+    Diag(DiagSource),
+    /// The programs tell; looks add the flows that are older, and keep the list right.
+    Both(EbpfSource, DiagSource),
+}
+
+/// Why there is nothing to learn of flows from.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The programs cannot be attached.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// The sockets cannot be looked at.
+    #[error(transparent)]
+    Diag(#[from] DiagError),
+    /// The programs need a cgroup to be attached to.
+    #[error(
+        "the eBPF source follows a cgroup: give one with --cgroup, or set FLOWCAR_SOURCE=inet_diag to follow the whole network namespace"
+    )]
+    NoCgroup,
+}
+
+impl Source {
+    /// Opens the source that is chosen, for the flows of `cgroup` and of the cgroups below it. The ring buffer has
+    /// `ring_bytes`.
+    ///
+    /// # Errors
+    /// [`SourceError`].
+    pub fn open(
+        choice: SourceChoice,
+        cgroup: Option<&Path>,
+        ring_bytes: u32,
+    ) -> Result<Self, SourceError> {
+        if choice == SourceChoice::InetDiag {
+            return Self::alone(cgroup);
+        }
+        let path = cgroup.ok_or(SourceError::NoCgroup)?;
+        match EbpfSource::attach(path, ring_bytes) {
+            Ok(ebpf) => Ok(Self::beside(ebpf, path)),
+            Err(error) if choice == SourceChoice::Auto => {
+                let source = Self::alone(cgroup)?;
+                tracing::warn!(
+                    %error,
+                    "the eBPF source is refused, so flows are learnt of by inet_diag: handshakes are not seen, and RTTs are smoothed"
+                );
+                Ok(source)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Sockets that end before the first look are told of, too.
+    fn alone(cgroup: Option<&Path>) -> Result<Self, SourceError> {
+        let mut diag = DiagSource::open(cgroup)?;
+        diag.with_listeners();
+        diag.subscribe()?;
+        Ok(Self::Diag(diag))
+    }
+
+    /// Flows can be followed without looks; connections that are older, and closes that are lost, are not seen then.
+    fn beside(ebpf: EbpfSource, cgroup: &Path) -> Self {
+        match DiagSource::open(Some(cgroup)) {
+            Ok(diag) => Self::Both(ebpf, diag),
+            Err(error) => {
+                tracing::warn!(%error, "connections that are open already are not followed");
+                Self::Ebpf(ebpf)
+            }
+        }
+    }
+
+    /// The value of `flowcar.source`.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Ebpf(_) | Self::Both(..) => "ebpf",
+            Self::Diag(_) => "inet_diag",
+        }
+    }
+
+    /// Waits until the kernel wants to be heard before its time.
+    pub async fn woken(&self) {
+        match self {
+            Self::Ebpf(ebpf) => ebpf.woken().await,
+            Self::Diag(diag) => diag.woken().await,
+            Self::Both(ebpf, diag) => {
+                tokio::select! {
+                    () = ebpf.woken() => {}
+                    () = diag.woken() => {}
+                }
+            }
+        }
+    }
+
+    /// The programs.
+    pub const fn ebpf(&self) -> Option<&EbpfSource> {
+        match self {
+            Self::Ebpf(ebpf) | Self::Both(ebpf, _) => Some(ebpf),
+            Self::Diag(_) => None,
+        }
+    }
+
+    /// The programs.
+    pub const fn ebpf_mut(&mut self) -> Option<&mut EbpfSource> {
+        match self {
+            Self::Ebpf(ebpf) | Self::Both(ebpf, _) => Some(ebpf),
+            Self::Diag(_) => None,
+        }
+    }
+
+    /// The looks.
+    pub const fn diag(&self) -> Option<&DiagSource> {
+        match self {
+            Self::Diag(diag) | Self::Both(_, diag) => Some(diag),
+            Self::Ebpf(_) => None,
+        }
+    }
+
+    /// The looks.
+    pub const fn diag_mut(&mut self) -> Option<&mut DiagSource> {
+        match self {
+            Self::Diag(diag) | Self::Both(_, diag) => Some(diag),
+            Self::Ebpf(_) => None,
+        }
+    }
+}

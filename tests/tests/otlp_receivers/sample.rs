@@ -57,6 +57,8 @@ pub(super) fn snapshot() -> Snapshot {
             (Some(Failure::Refused), millis(&[(1, 2)])),
         ]),
         rtt: BTreeMap::from([(RttKind::Measured, millis(&[(5, 100), (20, 10)]))]),
+        receive_window_limited_us: 1_500_000,
+        send_buffer_limited_us: 250_000,
         exchange: millis(&[(30, 12)]),
         duration: BTreeMap::from([
             (End::LocalFin, millis(&[(250, 4)])),
@@ -123,6 +125,8 @@ pub(super) fn flow(role: Role, client_isn: u32, server_isn: u32) -> (Flow, Ancho
         rtt: millis(&[(5, 3)]),
         rtt_kind: RttKind::Measured,
         exchanges: millis(&[(30, 1)]),
+        looked_up: false,
+        socket: None,
         outcome: Some(Outcome::Closed(End::LocalFin)),
     };
     (flow, anchor)
@@ -167,7 +171,7 @@ pub(super) fn export<T>(
         let vars = all.iter().chain(settings);
         let vars = vars.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let config = Config::from_vars(vars).expect("good settings");
-        Exporter::start(&config, None).expect("an endpoint is set")
+        Exporter::start(&config, "ebpf", None).expect("an endpoint is set")
     };
     runtime.block_on(work(&start))
 }

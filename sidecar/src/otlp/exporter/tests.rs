@@ -37,7 +37,7 @@ fn config(vars: &[(&str, &str)]) -> Config {
 fn start(endpoint: &str, vars: &[(&str, &str)]) -> Exporter {
     let mut all = vec![("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)];
     all.extend(vars);
-    Exporter::start(&config(&all), Some("web")).expect("an endpoint is set")
+    Exporter::start(&config(&all), "ebpf", Some("web")).expect("an endpoint is set")
 }
 
 fn snapshot(at: u64, bytes_sent: u64) -> Snapshot {
@@ -75,6 +75,8 @@ fn flow(client_isn: u32) -> Flow {
         rtt: Histogram::default(),
         rtt_kind: RttKind::Measured,
         exchanges: Histogram::default(),
+        looked_up: false,
+        socket: None,
         outcome: Some(Outcome::Closed(End::LocalFin)),
     }
 }

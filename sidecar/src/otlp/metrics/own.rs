@@ -23,6 +23,17 @@ pub(super) fn encode(encoder: &mut Encoder<'_>) {
         own.records_malformed
     });
     level(encoder, names::OWN_TABLE, now.table_flows);
+    counted(encoder, names::OWN_TABLE_FULL, |own| own.table_unlisted);
+    let sockets = now.sockets.iter();
+    let sockets = sockets.map(|(side, count)| (vec![text(name::SOCKETS, side)], *count));
+    encoder.up_down(names::OWN_SOCKETS, sockets.collect());
+    counted(encoder, names::OWN_UNSCOPED, |own| own.sockets_unscoped);
+    counted(encoder, names::OWN_INEXACT, |own| own.flows_inexact);
+    let before = encoder.before.map(|before| &before.own.dump_duration);
+    encoder.histograms(
+        names::OWN_DUMP_DURATION,
+        [(Vec::new(), &now.dump_duration, before)],
+    );
     level(encoder, names::OWN_SERIES, now.series);
     encoder.gauge(names::OWN_UNBALANCED, unbalanced(encoder.now));
     exports(encoder);
@@ -37,7 +48,7 @@ pub(super) fn encode(encoder: &mut Encoder<'_>) {
     exported(encoder, names::OWN_EXPORTED_SPANS, "traces");
     exported(encoder, names::OWN_EXPORTED_POINTS, "metrics");
     let before = encoder.before.map_or(0.0, |before| before.own.cpu_s);
-    encoder.seconds(names::OWN_CPU, now.cpu_s, before);
+    encoder.seconds(names::OWN_CPU, vec![(Vec::new(), now.cpu_s, before)]);
     level(encoder, names::OWN_RSS, now.rss_bytes);
 }
 

@@ -179,7 +179,33 @@ fn traffic(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>]) {
         })
     });
     encoder.counter(names::RETRANSMITS, retransmits.collect());
+    limited(encoder, pairs);
 }
+
+/// What never held a series back is left out.
+fn limited(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>]) {
+    let points = pairs.iter().flat_map(|pair| {
+        let limits = LIMITS.iter().filter(|(_, pick)| pick(pair.now) > 0);
+        limits.map(|(limit, pick)| {
+            let seconds = |series| pick(series) as f64 / 1e6;
+            let attributes = pair.with(Some((name::LIMIT, limit)));
+            (
+                attributes,
+                seconds(pair.now),
+                pair.before.map_or(0.0, seconds),
+            )
+        })
+    });
+    encoder.seconds(names::LIMITED, points.collect());
+}
+
+/// What holds a sender back, by name, and for how long it did, microseconds.
+type Limit = (&'static str, fn(&Series) -> u64);
+
+const LIMITS: [Limit; 2] = [
+    ("receive_window", |of| of.receive_window_limited_us),
+    ("send_buffer", |of| of.send_buffer_limited_us),
+];
 
 /// A cause by name, and its share of the retransmits.
 type Cause = (&'static str, fn(&Retransmits) -> u64);

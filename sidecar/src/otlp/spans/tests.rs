@@ -38,6 +38,8 @@ fn flow(role: Role) -> Flow {
         rtt: Histogram::default(),
         rtt_kind: RttKind::Measured,
         exchanges: Histogram::default(),
+        looked_up: false,
+        socket: None,
         outcome: Some(Outcome::Closed(End::LocalFin)),
     }
 }
@@ -175,6 +177,7 @@ fn a_failed_attempt_is_a_span_with_an_error() {
 fn a_flow_whose_handshake_was_not_seen_says_so_and_claims_no_side() {
     let mut flow = flow(Role::Unknown);
     flow.trace = TraceIdentity::unshared(4);
+    flow.looked_up = true;
     let span = made(&flow, TraceParent::Always);
     assert_eq!(span.span_kind, SpanKind::Internal);
     assert_eq!(span.parent_span_id, SpanId::INVALID);

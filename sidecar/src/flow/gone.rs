@@ -1,0 +1,185 @@
+//! What the news of a socket's end does to the table. Pure.
+
+use super::{
+    Afterlife, Change, End, Failure, Flow, History, Monotonic, Outcome, Role, Sight, SocketFigures,
+    Table, Told,
+    looks::{Adopt, Looking, fresh},
+    table::Entry,
+};
+
+impl Table {
+    /// What must be known of a socket that ended besides the news of it: whether to look under its addresses.
+    pub fn needs_a_look(&self, sight: &Sight) -> bool {
+        let entry = self.flows.get(&sight.cookie);
+        let history = entry.and_then(|entry| entry.history);
+        !sight.is_wiped() && history.unwrap_or(History::none()).needs_a_look(sight)
+    }
+
+    /// Whether the end of this socket leaves its payload open by the peer's FIN, which the other end's count would settle.
+    pub fn leaves_open(&self, sight: &Sight, found: Afterlife) -> bool {
+        let Some(info) = &sight.info else {
+            return false;
+        };
+        let entry = self.flows.get(&sight.cookie);
+        let history = entry
+            .and_then(|entry| entry.history)
+            .unwrap_or(History::none());
+        let told = Told {
+            sight: *sight,
+            found,
+            peers_payload: None,
+        };
+        info.was_established() && !sight.is_wiped() && !history.end(&told, info).exact
+    }
+
+    /// Takes in the news of a socket's end.
+    pub fn destroyed(&mut self, told: &Told, looking: &Looking, mut each: impl FnMut(Change)) {
+        let sight = &told.sight;
+        self.undecided.remove(&sight.cookie);
+        if self.given_up.remove(&sight.cookie) {
+            return;
+        }
+        let known = match self.flows.get(&sight.cookie) {
+            Some(entry) if entry.history.is_none() => return,
+            Some(_) => {
+                self.adopted -= 1;
+                self.flows.remove(&sight.cookie)
+            }
+            None if looking.adopt != Adopt::All => return,
+            None => None,
+        };
+        let before = known.as_ref().map(|entry| entry.flow.clone());
+        let history = known.and_then(|entry| entry.history);
+        let mut now = match &before {
+            Some(flow) => flow.clone(),
+            None => fresh(sight, Role::Unknown, looking),
+        };
+        if sight.is_wiped() {
+            if !self.wiped(sight, before.is_some(), &mut now, looking.at) {
+                return;
+            }
+        } else if !finish(told, history, &mut now, looking.at) {
+            return;
+        }
+        let was_open = before
+            .as_ref()
+            .is_some_and(|flow| flow.established.is_some());
+        self.looked_up += u64::from(now.established.is_some() && !was_open);
+        self.count(now.outcome);
+        each(Change {
+            before,
+            now,
+            replaced: None,
+            listed: false,
+        });
+    }
+
+    /// The end of a socket whose counts are wiped. Gives whether anything can be told of it.
+    fn wiped(&mut self, sight: &Sight, known: bool, now: &mut Flow, at: Monotonic) -> bool {
+        let established = now.established.is_some() || !sight.wiped_attempt();
+        if !known && established {
+            self.looked_up += 1;
+            self.wiped += 1;
+            return false;
+        }
+        now.seen = at;
+        if established {
+            now.established.get_or_insert(at);
+            now.outcome = Some(Outcome::Closed(End::Reset));
+            now.socket = now.socket.map(|figures| SocketFigures {
+                exact: false,
+                ..figures
+            });
+        } else {
+            now.role = Role::Client;
+            now.outcome = Some(Outcome::Failed(Failure::Other));
+        }
+        true
+    }
+
+    /// Ends a flow of which no more will be told: another has taken its socket.
+    pub(super) fn end_unseen(&mut self, cookie: u64, at: Monotonic, each: &mut impl FnMut(Change)) {
+        let Some(Entry { flow: before, .. }) = self.flows.remove(&cookie) else {
+            return;
+        };
+        self.adopted -= 1;
+        let outcome = match before.established {
+            Some(_) => Outcome::Closed(End::Unknown),
+            None => Outcome::Failed(Failure::Other),
+        };
+        let socket = before.socket.map(|figures| SocketFigures {
+            exact: false,
+            ..figures
+        });
+        let now = Flow {
+            seen: at,
+            outcome: Some(outcome),
+            socket,
+            ..before.clone()
+        };
+        self.count(now.outcome);
+        each(Change {
+            before: Some(before),
+            now,
+            replaced: None,
+            listed: false,
+        });
+    }
+
+    /// Takes a flow off the list whose end was not delivered. The kernel has counted the close record that it dropped; a
+    /// dropped news of a socket's end is counted here.
+    pub(super) fn give_up(&mut self, cookie: u64, each: &mut impl FnMut(Change)) {
+        let Some(Entry { flow, history, .. }) = self.flows.remove(&cookie) else {
+            return;
+        };
+        if history.is_some() {
+            self.adopted -= 1;
+            self.overrun += u64::from(flow.established.is_some());
+            if self.given_up.len() < self.bound {
+                self.given_up.insert(cookie);
+            }
+        }
+        each(Change {
+            before: Some(flow.clone()),
+            now: flow,
+            replaced: None,
+            listed: false,
+        });
+    }
+}
+
+/// The end of a socket whose counts are whole. Gives whether it was a connection or an attempt at one.
+fn finish(told: &Told, history: Option<History>, now: &mut Flow, at: Monotonic) -> bool {
+    let sight = &told.sight;
+    let Some(info) = &sight.info else {
+        return false;
+    };
+    let known = history.is_some();
+    let mut history = history.unwrap_or(History::none());
+    let established = now.established.is_some() || info.was_established();
+    // A listener, or a socket that never sent a SYN.
+    let nothing = sight.peer.port() == 0 || info.segs_out == 0 && !established;
+    if nothing && !known {
+        return false;
+    }
+    let ending = if established {
+        now.established.get_or_insert(at);
+        history.end(told, info)
+    } else {
+        history.fail(info)
+    };
+    if !known {
+        now.role = ending.role;
+    }
+    now.seen = at;
+    now.outcome = Some(ending.outcome);
+    now.volume = now.volume.max(&ending.volume);
+    now.socket = Some(SocketFigures {
+        exact: ending.exact,
+        ..info.into()
+    });
+    if let Some(rtt_ns) = history.take_rtt(info).filter(|_| established) {
+        now.rtt.record(rtt_ns);
+    }
+    true
+}

@@ -1,0 +1,242 @@
+//! What looks at sockets (inet_diag) do to the table. Pure.
+//!
+//! A flow that records tell of is joined by its socket's cookie: a look feeds its counts between records, and keeps it on
+//! the list. A flow that no record tells of is adopted: its handshake was not seen, and the news of its socket's
+//! end closes it.
+
+use super::{
+    Afterlife, Change, Flow, History, Monotonic, Role, RttKind, Sight, SocketName, State, Table,
+    TcpInfo, TraceIdentity, Volume, table::Entry,
+};
+use crate::histogram::Histogram;
+
+/// Which sockets that the table does not know become flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Adopt {
+    /// None.
+    Nothing,
+    /// Established ones: records will tell of those that are still connecting.
+    Connected,
+    /// All: there are no records.
+    All,
+}
+
+/// The circumstances of a look.
+#[derive(Clone, Copy, Debug)]
+pub struct Looking {
+    /// When; for a dump, when it began.
+    pub at: Monotonic,
+    /// The number of the dump, from 1.
+    pub dump: u64,
+    /// What becomes of unknown sockets.
+    pub adopt: Adopt,
+    /// News of sockets' ends that were dropped so far.
+    pub overruns: u64,
+    /// Makes ids of flows without a handshake differ from process to process.
+    pub seed: u64,
+}
+
+/// How many dumps in a row must not show a flow before it is given up: a dump walks a hash table that changes under it,
+/// and may miss a socket whose bucket moved.
+const ABSENT: u8 = 2;
+
+impl Table {
+    /// Whether a flow with this cookie is listed that looks told of.
+    pub fn knows(&self, cookie: u64) -> bool {
+        let entry = self.flows.get(&cookie);
+        entry.is_some_and(|entry| entry.history.is_some())
+    }
+
+    /// Whether any listed flow is known by looks alone.
+    pub const fn has_adopted(&self) -> bool {
+        self.adopted > 0
+    }
+
+    /// Listed flows that looks alone tell of.
+    pub const fn adopted(&self) -> usize {
+        self.adopted
+    }
+
+    /// Takes in one socket of a dump. One without counts is a request or the remains of one that ended.
+    pub fn look(&mut self, sight: &Sight, looking: &Looking, mut each: impl FnMut(Change)) {
+        let Some(info) = &sight.info else { return };
+        let Some(entry) = self.flows.get_mut(&sight.cookie) else {
+            return self.adopt(sight, info, looking, each);
+        };
+        let same = entry.flow.local == sight.local && entry.flow.peer == sight.peer;
+        if same {
+            entry.absent = 0;
+            entry.dump = looking.dump;
+            entry.overruns = looking.overruns;
+            let (change, opened) = entry.look(sight, info, looking);
+            self.looked_up += u64::from(opened);
+            each(change);
+        } else if entry.history.is_some() {
+            // The socket was disconnected and connected again between two dumps.
+            self.end_unseen(sight.cookie, looking.at, &mut each);
+            self.adopt(sight, info, looking, each);
+        }
+    }
+
+    /// Takes in that a dump is over, all of it: what it did not show is not there any more. `each` is told of the flows
+    /// that are given up. Gives the adopted flows that this dump was the first not to show: what is under their
+    /// addresses now can tell how they ended, while their applications still hold them.
+    pub fn looked(&mut self, looking: &Looking, mut each: impl FnMut(Change)) -> Vec<SocketName> {
+        let mut missing = Vec::new();
+        let mut gone = Vec::new();
+        for (cookie, entry) in &mut self.flows {
+            let shown = entry.dump == looking.dump || entry.flow.seen > looking.at;
+            if shown {
+                continue;
+            }
+            entry.absent = entry.absent.saturating_add(1);
+            let dropped = entry.history.is_none() || looking.overruns > entry.overruns;
+            if entry.absent >= ABSENT && dropped {
+                gone.push(*cookie);
+            } else if let (Some(history), 1) = (&entry.history, entry.absent) {
+                missing.push(SocketName {
+                    cookie: *cookie,
+                    local: entry.flow.local,
+                    peer: entry.flow.peer,
+                    interface: history.interface(),
+                });
+            }
+        }
+        for cookie in gone {
+            self.give_up(cookie, &mut each);
+        }
+        missing
+    }
+
+    /// Keeps what was found under the addresses of a flow that dumps do not show any more.
+    pub fn remains(&mut self, cookie: u64, found: Afterlife) {
+        let entry = self.flows.get_mut(&cookie);
+        if let Some(history) = entry.and_then(|entry| entry.history.as_mut()) {
+            history.unlisted(found);
+        }
+    }
+
+    fn adopt(
+        &mut self,
+        sight: &Sight,
+        info: &TcpInfo,
+        looking: &Looking,
+        mut each: impl FnMut(Change),
+    ) {
+        let state = sight.state_of_counts();
+        let wanted = match looking.adopt {
+            Adopt::Nothing => false,
+            Adopt::Connected => state.is_connected(),
+            Adopt::All => state.is_connected() || state == State::SynSent,
+        };
+        if !wanted || self.given_up.contains(&sight.cookie) {
+            return;
+        }
+        if self.flows.len() >= self.bound {
+            self.unlisted += 1;
+            return;
+        }
+        let mut history = History::new(sight);
+        // A flow stays in the series that it is first counted in, so a role is worth a second look where there is one.
+        let again = looking.adopt == Adopt::All;
+        if again && history.role() == Role::Unknown && self.undecided.insert(sight.cookie) {
+            return;
+        }
+        self.undecided.remove(&sight.cookie);
+        let mut flow = fresh(sight, history.role(), looking);
+        if state.is_connected() {
+            flow.established = Some(looking.at);
+            self.looked_up += 1;
+        }
+        observe(&mut flow, &mut history, sight, info);
+        let entry = Entry {
+            flow: flow.clone(),
+            history: Some(history),
+            absent: 0,
+            dump: looking.dump,
+            overruns: looking.overruns,
+        };
+        self.flows.insert(sight.cookie, entry);
+        self.adopted += 1;
+        each(Change {
+            before: None,
+            now: flow,
+            replaced: None,
+            listed: true,
+        });
+    }
+}
+
+impl Entry {
+    /// The flow as of a look at its socket, and whether it was established since the one before.
+    fn look(&mut self, sight: &Sight, info: &TcpInfo, looking: &Looking) -> (Change, bool) {
+        let before = self.flow.clone();
+        let flow = &mut self.flow;
+        let mut opened = false;
+        flow.seen = looking.at.max(flow.seen);
+        match &mut self.history {
+            Some(history) => {
+                opened = flow.established.is_none() && sight.state_of_counts().is_connected();
+                if opened {
+                    flow.established = Some(looking.at);
+                }
+                observe(flow, history, sight, info);
+            }
+            None => join(flow, sight, info),
+        }
+        let change = Change {
+            before: Some(before),
+            now: flow.clone(),
+            replaced: None,
+            listed: true,
+        };
+        (change, opened)
+    }
+}
+
+/// Feeds a flow that records tell of. Their retransmits are by cause, which a later record may still name, and their RTT
+/// samples are measured: both stay theirs.
+fn join(flow: &mut Flow, sight: &Sight, info: &TcpInfo) {
+    let open = matches!(
+        sight.state_of_counts(),
+        State::Established | State::CloseWait
+    );
+    flow.socket = Some(info.into());
+    if open && flow.role != Role::Unknown {
+        let told = Volume {
+            retransmits: flow.volume.retransmits,
+            ..History::of_role(flow.role).see(sight, info)
+        };
+        flow.volume = flow.volume.max(&told);
+    }
+}
+
+/// Feeds a flow that looks alone tell of.
+fn observe(flow: &mut Flow, history: &mut History, sight: &Sight, info: &TcpInfo) {
+    flow.volume = flow.volume.max(&history.see(sight, info));
+    flow.socket = Some(info.into());
+    if let Some(rtt_ns) = history.take_rtt(info) {
+        flow.rtt.record(rtt_ns);
+    }
+}
+
+pub(super) fn fresh(sight: &Sight, role: Role, looking: &Looking) -> Flow {
+    let (seed, cookie) = (looking.seed, sight.cookie ^ looking.at.0.rotate_left(32));
+    Flow {
+        cookie: sight.cookie,
+        role,
+        local: sight.local,
+        peer: sight.peer,
+        trace: TraceIdentity::unshared(u128::from(seed) << 64 | u128::from(cookie)),
+        started: looking.at,
+        established: None,
+        seen: looking.at,
+        volume: Volume::default(),
+        rtt: Histogram::default(),
+        rtt_kind: RttKind::Smoothed,
+        exchanges: Histogram::default(),
+        looked_up: true,
+        socket: None,
+        outcome: None,
+    }
+}

@@ -1,0 +1,252 @@
+//! What one look at a socket through inet_diag tells, and what follows from it. Pure.
+//!
+//! The kernel counts sequence numbers, applications count bytes; the SYN and the FINs lie between them. From
+//! `tcp_info` alone, with nothing but arithmetic (net/ipv4/tcp.c, tcp_get_info; tcp_input.c, tcp_snd_una_update;
+//! tcp_output.c, __tcp_transmit_skb and __tcp_retransmit_skb):
+//!
+//! - `bytes_sent - bytes_retrans` is the payload that was ever sent, without SYN and FIN;
+//! - `bytes_acked` is how far the peer acknowledged: payload, the SYN of the **active** side only (the passive side
+//!   begins to count behind its SYN-ACK), and our FIN once it is acknowledged;
+//! - `idiag_wqueue - tcpi_notsent_bytes` is what is in flight, a FIN included.
+//!
+//! So `bytes_acked + in flight - payload sent` ([`Sight::excess`]) is the number of our SYN and FIN: in the states
+//! before our FIN, 1 for a client and 0 for a server. The role is derived, not guessed.
+
+use std::net::SocketAddr;
+
+use flowcar_shared::record::Role;
+
+/// A socket's state (include/net/tcp_states.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "RFC 9293 is their documentation")]
+#[repr(u8)]
+pub enum State {
+    Established = 1,
+    SynSent = 2,
+    SynReceived = 3,
+    FinWait1 = 4,
+    FinWait2 = 5,
+    TimeWait = 6,
+    Closed = 7,
+    CloseWait = 8,
+    LastAck = 9,
+    Listen = 10,
+    Closing = 11,
+}
+
+/// The part of `struct tcp_info` that is used (include/uapi/linux/tcp.h).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpInfo {
+    /// `tcpi_state`: unlike `idiag_state` read together with the counts.
+    pub state: u8,
+    /// `tcpi_retransmits`: expiries of the retransmission timer in a row.
+    pub retransmits: u8,
+    /// `tcpi_probes`: probes of the window or of the peer's life without an answer.
+    pub probes: u8,
+    /// `tcpi_rtt`: smoothed RTT, microseconds.
+    pub rtt_us: u32,
+    /// `tcpi_total_retrans`: segments sent again.
+    pub total_retrans: u32,
+    /// `tcpi_bytes_acked`
+    pub bytes_acked: u64,
+    /// `tcpi_bytes_received`: payload received in order, and the peer's FIN.
+    pub bytes_received: u64,
+    /// `tcpi_segs_out`
+    pub segs_out: u32,
+    /// `tcpi_segs_in`
+    pub segs_in: u32,
+    /// `tcpi_notsent_bytes`
+    pub notsent: u32,
+    /// `tcpi_min_rtt`, microseconds; `u32::MAX` while there is none.
+    pub min_rtt_us: u32,
+    /// `tcpi_data_segs_out`
+    pub data_segs_out: u32,
+    /// `tcpi_delivery_rate`, bytes a second; 0 while there is none.
+    pub delivery_rate: u64,
+    /// `tcpi_rwnd_limited`: time held back by the peer's window, microseconds.
+    pub rwnd_limited_us: u64,
+    /// `tcpi_sndbuf_limited`: time held back by the send buffer, microseconds.
+    pub sndbuf_limited_us: u64,
+    /// `tcpi_delivered`: packets that reached the peer, SYN or SYN-ACK and FIN included.
+    pub delivered: u32,
+    /// `tcpi_bytes_sent`: payload sent, retransmissions included.
+    pub bytes_sent: u64,
+    /// `tcpi_bytes_retrans`: payload sent again.
+    pub bytes_retrans: u64,
+}
+
+/// One look at one socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sight {
+    /// The socket's cookie, the same number as `bpf_get_socket_cookie`.
+    pub cookie: u64,
+    /// This end. IPv4-mapped addresses are given as IPv4.
+    pub local: SocketAddr,
+    /// The other end; all zero where the kernel has forgotten it.
+    pub peer: SocketAddr,
+    /// `idiag_if`: the interface that a link-local address belongs to; else 0.
+    pub interface: u32,
+    /// The state; [`State::Closed`] in the news of a socket's end.
+    pub state: State,
+    /// `idiag_rqueue`: sequence numbers received and not read, the peer's FIN included.
+    pub unread: u32,
+    /// `idiag_wqueue`: sequence numbers written and not acknowledged, our FIN included.
+    pub unacknowledged: u32,
+    /// The id of its cgroup, which the news of its end does not tell.
+    pub cgroup: Option<u64>,
+    /// The counts; none of a connection request that is not yet a socket.
+    pub info: Option<TcpInfo>,
+}
+
+/// What names a connection's socket, now and after its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketName {
+    /// [`Sight::cookie`]
+    pub cookie: u64,
+    /// [`Sight::local`]
+    pub local: SocketAddr,
+    /// [`Sight::peer`]
+    pub peer: SocketAddr,
+    /// [`Sight::interface`]
+    pub interface: u32,
+}
+
+/// What is found under a socket's addresses after its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Afterlife {
+    /// Nobody looked.
+    NotLooked,
+    /// Nothing.
+    Nothing,
+    /// The socket's own remains in TIME_WAIT: our FIN went first.
+    TimeWait,
+    /// The socket's own remains in FIN_WAIT2: our FIN went first, and the peer's has not come.
+    FinWait2,
+    /// A listener: the connection came from it.
+    Listener,
+}
+
+impl State {
+    /// The state with this number.
+    pub const fn from_u8(value: u8) -> Option<Self> {
+        Some(match value {
+            1 => Self::Established,
+            2 => Self::SynSent,
+            // 12 is a request that is not yet a socket (TCP_NEW_SYN_RECV).
+            3 | 12 => Self::SynReceived,
+            4 => Self::FinWait1,
+            5 => Self::FinWait2,
+            6 => Self::TimeWait,
+            7 => Self::Closed,
+            8 => Self::CloseWait,
+            9 => Self::LastAck,
+            10 => Self::Listen,
+            11 => Self::Closing,
+            _ => return None,
+        })
+    }
+
+    /// Whether the handshake is over and the connection not.
+    pub const fn is_connected(self) -> bool {
+        matches!(
+            self,
+            Self::Established
+                | Self::FinWait1
+                | Self::FinWait2
+                | Self::CloseWait
+                | Self::LastAck
+                | Self::Closing
+        )
+    }
+
+    /// Whether a FIN was received in order, and so counted, in a socket of this state.
+    pub const fn has_peers_fin(self) -> bool {
+        matches!(self, Self::CloseWait | Self::LastAck | Self::Closing)
+    }
+
+    /// Whether this end closed, or is closing, its direction.
+    pub const fn has_closed(self) -> bool {
+        matches!(
+            self,
+            Self::FinWait1 | Self::FinWait2 | Self::Closing | Self::LastAck
+        )
+    }
+}
+
+impl TcpInfo {
+    /// Payload ever sent.
+    pub const fn payload_sent(&self) -> u64 {
+        self.bytes_sent.saturating_sub(self.bytes_retrans)
+    }
+
+    /// Whether the handshake was ever completed: the SYN, or the SYN-ACK, reached the peer.
+    pub const fn was_established(&self) -> bool {
+        self.bytes_acked > 0 || self.delivered > 0 || self.bytes_received > 0
+    }
+
+    /// Whether a FIN on its own reached the peer: a packet delivered that is neither SYN nor data. Told only where nothing
+    /// was sent twice; a FIN that went with data cannot be told from none.
+    pub const fn delivered_bare_fin(&self) -> bool {
+        self.total_retrans == 0 && self.delivered == self.data_segs_out + 2
+    }
+}
+
+impl Sight {
+    /// What names the socket.
+    pub const fn name(&self) -> SocketName {
+        SocketName {
+            cookie: self.cookie,
+            local: self.local,
+            peer: self.peer,
+            interface: self.interface,
+        }
+    }
+
+    /// The state that the counts belong to.
+    pub fn state_of_counts(&self) -> State {
+        let told = self.info.and_then(|info| State::from_u8(info.state));
+        told.unwrap_or(self.state)
+    }
+
+    /// How many of our SYN and our FIN were sent; `None` where the figures contradict each other: they are not read
+    /// under one lock.
+    pub fn excess(&self) -> Option<u8> {
+        let info = self.info?;
+        let in_flight = self.unacknowledged.saturating_sub(info.notsent);
+        let reached = info.bytes_acked + u64::from(in_flight);
+        match reached.checked_sub(info.payload_sent())? {
+            excess @ 0..=2 => Some(excess as u8),
+            _ => None,
+        }
+    }
+
+    /// The role of a connection that lives.
+    pub fn role(&self) -> Role {
+        let state = self.state_of_counts();
+        if state == State::SynSent {
+            return Role::Client;
+        }
+        let Some(info) = &self.info else {
+            return Role::Unknown;
+        };
+        // A FIN that waits behind unsent data is not sent.
+        let fin = u8::from(state.has_closed() && info.notsent == 0);
+        match self.excess().and_then(|excess| excess.checked_sub(fin)) {
+            Some(1) if state.is_connected() => Role::Client,
+            Some(0) if state.is_connected() => Role::Server,
+            _ => Role::Unknown,
+        }
+    }
+
+    /// Whether the socket was disconnected (`SO_LINGER` of 0 or a blocking `connect` that failed: net/ipv4/tcp.c,
+    /// tcp_disconnect), which wipes the peer's address and every count before the socket's end is told.
+    pub fn is_wiped(&self) -> bool {
+        // The write sequence was moved on by 2 and by the largest window that the peer ever offered.
+        self.peer.port() == 0 && self.unacknowledged > 2
+    }
+
+    /// Whether a wiped socket was never established: its SYN is unacknowledged and the peer offered no window.
+    pub const fn wiped_attempt(&self) -> bool {
+        self.unacknowledged == 3
+    }
+}

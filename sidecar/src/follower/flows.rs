@@ -1,0 +1,224 @@
+//! The flow table and the series, and what each piece of news does to them.
+
+use std::collections::BTreeMap;
+
+use flowcar_shared::{
+    counter::{COUNTERS, Counter},
+    record::Kind,
+};
+
+use super::Limits;
+use crate::{
+    clock::Anchor,
+    flow::{
+        self, Adopt, Afterlife, Books, Change, Ends, Flow, Looking, Monotonic, Sight, Table, Told,
+    },
+    series::SeriesSet,
+    snapshot::{Own, Snapshot},
+    source::{diag::DiagSource, ebpf::EbpfSource},
+};
+
+/// All flows, and all that is counted of them.
+pub(super) struct Flows {
+    pub(super) table: Table,
+    pub(super) series: SeriesSet,
+    pub(super) anchor: Anchor,
+    start_unix_ns: u64,
+    pub(super) seed: u64,
+    ends: Ends,
+    records: BTreeMap<&'static str, u64>,
+    malformed: u64,
+    inexact: u64,
+}
+
+impl Flows {
+    pub(super) fn new(limits: &Limits) -> Self {
+        let anchor = Anchor::now();
+        Self {
+            table: Table::new(limits.flows),
+            series: SeriesSet::new(limits.naming),
+            anchor,
+            start_unix_ns: anchor.unix_ns(anchor.monotonic()),
+            seed: fastrand::u64(..),
+            ends: Ends::default(),
+            records: BTreeMap::new(),
+            malformed: 0,
+            inexact: 0,
+        }
+    }
+
+    /// Takes in every record that waits in the ring.
+    pub(super) fn records(
+        &mut self,
+        source: &mut EbpfSource,
+        finished: &mut impl FnMut(&Flow, &Anchor),
+    ) {
+        source.drain(|bytes| match flow::decode(bytes, self.seed) {
+            Ok(record) => {
+                *self.records.entry(kind_name(record.kind)).or_default() += 1;
+                let change = self.table.apply(record);
+                take(&mut self.series, &change, &self.anchor, finished);
+            }
+            Err(error) => {
+                self.malformed += 1;
+                self.table.malformed(flow::kind_of_malformed(bytes));
+                tracing::error!(%error, "a kernel record was not understood: please report this");
+            }
+        });
+    }
+
+    /// Takes in one socket of a dump.
+    pub(super) fn look(
+        &mut self,
+        sight: &Sight,
+        looking: &Looking,
+        finished: &mut impl FnMut(&Flow, &Anchor),
+    ) {
+        let Self {
+            table,
+            series,
+            anchor,
+            ..
+        } = self;
+        table.look(sight, looking, |change| {
+            take(series, &change, anchor, finished)
+        });
+    }
+
+    /// A dump is over: gives up what dumps do not show any more, and looks what is left of it.
+    pub(super) fn looked(
+        &mut self,
+        source: &mut DiagSource,
+        looking: &Looking,
+        finished: &mut impl FnMut(&Flow, &Anchor),
+    ) {
+        let Self {
+            table,
+            series,
+            anchor,
+            ..
+        } = self;
+        let missing = table.looked(looking, |change| take(series, &change, anchor, finished));
+        for name in missing {
+            table.remains(name.cookie, source.find(&name, true));
+        }
+    }
+
+    /// Takes in every socket whose end was told.
+    pub(super) fn ends(
+        &mut self,
+        source: &mut DiagSource,
+        looking: &Looking,
+        finished: &mut impl FnMut(&Flow, &Anchor),
+    ) {
+        let Self { table, ends, .. } = self;
+        let others = looking.adopt == Adopt::All;
+        let mut told = Vec::new();
+        for sight in source.ends(|sight| table.knows(sight.cookie), others) {
+            ends.heard(&sight, looking.at);
+            let found = if table.needs_a_look(&sight) {
+                source.find(&sight.name(), table.knows(sight.cookie))
+            } else {
+                Afterlife::NotLooked
+            };
+            if table.leaves_open(&sight, found) {
+                ends.wait(sight, found, looking.at);
+            } else {
+                told.push(Told {
+                    sight,
+                    found,
+                    peers_payload: None,
+                });
+            }
+        }
+        told.extend(ends.ready(looking.at));
+        self.end(&told, looking, finished);
+    }
+
+    /// Ends what still waits for its other end.
+    pub(super) fn conclude(
+        &mut self,
+        looking: &Looking,
+        finished: &mut impl FnMut(&Flow, &Anchor),
+    ) {
+        let told = self.ends.ready(Monotonic(u64::MAX));
+        self.end(&told, looking, finished);
+    }
+
+    fn end(&mut self, told: &[Told], looking: &Looking, finished: &mut impl FnMut(&Flow, &Anchor)) {
+        let Self {
+            table,
+            series,
+            anchor,
+            inexact,
+            ..
+        } = self;
+        for told in told {
+            table.destroyed(told, looking, |change| {
+                let exact = change.now.socket.is_none_or(|figures| figures.exact);
+                *inexact += u64::from(!exact);
+                take(series, &change, anchor, finished);
+            });
+        }
+    }
+
+    pub(super) fn books(&self, kernel: &[u64; COUNTERS]) -> Books {
+        self.table.books(|counter| kernel[counter.index() as usize])
+    }
+
+    /// The report as it stands, with `own` completed by what is known here.
+    pub(super) fn snapshot(
+        &self,
+        kernel: &[u64; COUNTERS],
+        diag: Option<&DiagSource>,
+        mut own: Own,
+    ) -> Snapshot {
+        let count = |counter: Counter| kernel[counter.index() as usize];
+        let books = self.books(kernel);
+        own.records = self.records.clone();
+        own.records_dropped = BTreeMap::from([
+            ("open", count(Counter::OpenDropped)),
+            ("sample", count(Counter::SampleDropped)),
+            ("close", count(Counter::CloseDropped)),
+            ("failed", count(Counter::FailedDropped)),
+            ("detail", count(Counter::DetailRefused)),
+        ]);
+        own.records_malformed = self.malformed;
+        own.flows_inexact = self.inexact;
+        own.table_unlisted = self.table.unlisted();
+        own.table_flows = self.table.len() as u64;
+        own.series = self.series.all().len() as u64;
+        if let Some(diag) = diag {
+            diag.tell(&mut own);
+        }
+        Snapshot {
+            start_unix_ns: self.start_unix_ns,
+            at_unix_ns: self.anchor.unix_ns(Anchor::now().monotonic()),
+            series: self.series.all().clone(),
+            lost: books.lost.clone(),
+            books,
+            own,
+        }
+    }
+}
+
+/// Adds a change to the series, and tells of a flow that ended.
+fn take(
+    series: &mut SeriesSet,
+    change: &Change,
+    anchor: &Anchor,
+    finished: &mut impl FnMut(&Flow, &Anchor),
+) {
+    series.apply(change);
+    if change.now.outcome.is_some() {
+        finished(&change.now, anchor);
+    }
+}
+
+const fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Open => "open",
+        Kind::Sample => "sample",
+        Kind::Close => "close",
+    }
+}

@@ -1,0 +1,146 @@
+//! The netlink sockets.
+
+use std::{
+    io,
+    os::fd::{AsRawFd as _, BorrowedFd},
+};
+
+use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
+use nix::sys::socket::{setsockopt, sockopt};
+use tokio::io::{Interest, unix::AsyncFd};
+
+use super::wire::{self, Message};
+
+/// Larger than any datagram that the kernel makes of a dump (net/netlink/af_netlink.c, netlink_recvmsg: 32 KiB).
+const DATAGRAM: usize = 64 << 10;
+
+/// Room for the news of ends that wait. The kernel halves what it counts against it, and takes at most
+/// `net.core.rmem_max` where CAP_NET_ADMIN is missing.
+const NEWS_BYTES: usize = 16 << 20;
+
+/// `SKNLGRP_INET_TCP_DESTROY` and `SKNLGRP_INET6_TCP_DESTROY` (include/uapi/linux/sock_diag.h).
+const GROUPS: [u32; 2] = [1, 3];
+
+/// Answers requests.
+pub(super) struct Requests {
+    socket: Socket,
+    buffer: Vec<u8>,
+    sequence: u32,
+}
+
+/// Brings the news of sockets that end.
+pub(super) struct News {
+    socket: AsyncFd<Socket>,
+    buffer: Vec<u8>,
+}
+
+impl Requests {
+    pub(super) fn open() -> io::Result<Self> {
+        Ok(Self {
+            socket: open()?,
+            buffer: vec![0; DATAGRAM],
+            sequence: 0,
+        })
+    }
+
+    pub(super) fn next(&mut self) -> u32 {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.sequence
+    }
+
+    /// Sends a request and hands over the messages of its answer until `each` says that it is whole. The kernel makes the
+    /// answer while it is read, so there is never anything to wait for. `between` is called after every datagram. Gives whether the answer met a change.
+    pub(super) fn ask(
+        &mut self,
+        request: &[u8],
+        sequence: u32,
+        mut each: impl FnMut(Message) -> bool,
+        mut between: impl FnMut() -> io::Result<()>,
+    ) -> io::Result<bool> {
+        self.socket.send(request, 0)?;
+        let (mut whole, mut interrupted) = (false, false);
+        while !whole {
+            let length = self.socket.recv(&mut &mut self.buffer[..], 0)?;
+            interrupted |= wire::parse(&self.buffer[..length], |of, message| {
+                // What is left of an answer that failed half way belongs to nobody.
+                if of == sequence {
+                    whole |= each(message);
+                }
+            });
+            between()?;
+        }
+        Ok(interrupted)
+    }
+}
+
+impl News {
+    pub(super) fn subscribe() -> io::Result<Self> {
+        let socket = open()?;
+        // SAFETY: the descriptor is the socket's, which outlives the borrow.
+        let fd = unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) };
+        if setsockopt(&fd, sockopt::RcvBufForce, &NEWS_BYTES).is_err() {
+            setsockopt(&fd, sockopt::RcvBuf, &NEWS_BYTES)?;
+        }
+        for group in GROUPS {
+            socket.add_membership(group)?;
+        }
+        Ok(Self {
+            // SAFETY: the socket owns its descriptor, and the AsyncFd owns the socket for as long as it is registered.
+            socket: unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }
+                .map_err(io::Error::from)?,
+            buffer: vec![0; DATAGRAM],
+        })
+    }
+
+    /// Waits until there is news.
+    pub(super) async fn readable(&self) {
+        if let Ok(mut ready) = self.socket.readable().await {
+            ready.clear_ready();
+        }
+    }
+
+    /// Hands over all news that waits.
+    pub(super) fn drain(&mut self, mut each: impl FnMut(Message)) -> io::Result<()> {
+        loop {
+            match self.socket.get_ref().recv(&mut &mut self.buffer[..], 0) {
+                Ok(length) => {
+                    wire::parse(&self.buffer[..length], |_, message| each(message));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                // Some were dropped, which the kernel counts; the rest is still there.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// How many pieces of news found no room, ever: `SK_MEMINFO_DROPS` of `SO_MEMINFO` (include/uapi/linux/sock_diag.h).
+    pub(super) fn dropped(&self) -> io::Result<u64> {
+        const DROPS: usize = 8;
+        let mut values = [0_u32; DROPS + 1];
+        let mut length = size_of_val(&values) as libc::socklen_t;
+        // SAFETY: the kernel writes at most `length` bytes, all of them within `values`.
+        let result = unsafe {
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_MEMINFO,
+                values.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        if result < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(values[DROPS].into())
+        }
+    }
+}
+
+fn open() -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
+    socket.set_non_blocking(true)?;
+    socket.bind_auto()?;
+    Ok(socket)
+}

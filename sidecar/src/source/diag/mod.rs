@@ -1,0 +1,301 @@
+//! The second source: the network namespace's sockets, asked for by netlink (sock_diag(7)). It needs no right at all.
+//!
+//! A dump shows every TCP socket with its `tcp_info` and the id of its cgroup; the destroy group tells of every socket that
+//! ends, with its last `tcp_info` and without its cgroup. Whoever is in that group makes the kernel write a message
+//! for each socket of the namespace that ends, so beside eBPF it is joined only while adopted flows live.
+
+mod link;
+mod pace;
+mod scope;
+mod tcp_info;
+mod wire;
+
+use std::{collections::BTreeMap, io, path::Path, time::Instant};
+
+use netlink_packet_sock_diag::inet::StateFlags;
+
+use self::{
+    link::{News, Requests},
+    scope::{Scope, Side},
+    wire::Message,
+};
+use crate::{
+    flow::{Afterlife, Sight, SocketName, State},
+    histogram::Histogram,
+    snapshot::Own,
+};
+
+pub use self::pace::{Pace, interval};
+
+/// Why sockets cannot be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum DiagError {
+    /// The kernel or a sandbox says no.
+    #[error(
+        "cannot {what} by netlink ({error}): flowcar needs a kernel with CONFIG_INET_DIAG and a sandbox that lets AF_NETLINK sockets through"
+    )]
+    Netlink {
+        /// What was refused.
+        what: &'static str,
+        /// The kernel's answer.
+        error: io::Error,
+    },
+    /// The cgroup's directory cannot be read.
+    #[error("cannot read the cgroup {path}: {error}")]
+    Cgroup {
+        /// The directory.
+        path: String,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+/// Looks at sockets.
+pub struct DiagSource {
+    requests: Requests,
+    news: Option<News>,
+    /// News that came while a dump was read.
+    backlog: Vec<Message>,
+    scope: Scope,
+    /// Whether listeners place sockets that no dump showed: of no use beside eBPF, which knows all that is new.
+    listeners: bool,
+    counts: Counts,
+    /// Dropped by groups that were left.
+    dropped_before: u64,
+}
+
+/// What the source counts of itself, as [`Own`] has it.
+#[derive(Debug, Default)]
+struct Counts {
+    looks: u64,
+    ends: u64,
+    unscoped: u64,
+    malformed: u64,
+    sockets: BTreeMap<&'static str, u64>,
+    duration: Histogram,
+}
+
+impl DiagSource {
+    /// Looks at the sockets of `cgroup` and of the cgroups below it; without one, at all of the network namespace.
+    ///
+    /// # Errors
+    /// [`DiagError`].
+    pub fn open(cgroup: Option<&Path>) -> Result<Self, DiagError> {
+        let scope = Scope::new(cgroup).map_err(|error| DiagError::Cgroup {
+            path: cgroup.map_or_else(String::new, |path| path.display().to_string()),
+            error,
+        })?;
+        let requests = Requests::open().map_err(DiagError::of("ask for sockets"))?;
+        Ok(Self {
+            requests,
+            news: None,
+            backlog: Vec::new(),
+            scope,
+            listeners: false,
+            counts: Counts::default(),
+            dropped_before: 0,
+        })
+    }
+
+    /// From now on dumps show listeners, too, so that sockets that no dump showed can be placed by the one that they came
+    /// from.
+    pub const fn with_listeners(&mut self) {
+        self.listeners = self.scope.wants_listeners();
+    }
+
+    /// Joins the destroy group. From here on the end of every socket is told.
+    ///
+    /// # Errors
+    /// [`DiagError::Netlink`].
+    pub fn subscribe(&mut self) -> Result<(), DiagError> {
+        if self.news.is_none() {
+            let news = News::subscribe().map_err(DiagError::of("hear of sockets that end"))?;
+            self.news = Some(news);
+        }
+        Ok(())
+    }
+
+    /// Leaves the destroy group.
+    pub fn unsubscribe(&mut self) {
+        self.dropped_before = self.dropped();
+        self.news = None;
+    }
+
+    /// Whether the end of every socket is told.
+    pub const fn is_subscribed(&self) -> bool {
+        self.news.is_some()
+    }
+
+    /// Waits until the end of a socket is told; for ever where it is not.
+    pub async fn woken(&self) {
+        match &self.news {
+            Some(news) => news.readable().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Hands over every followed connection there is. Gives how many there are, the others included.
+    ///
+    /// # Errors
+    /// [`DiagError::Netlink`]: then some were perhaps not handed over.
+    pub fn dump(&mut self, mut each: impl FnMut(&Sight)) -> Result<u64, DiagError> {
+        let began = Instant::now();
+        self.scope.refresh();
+        if self.listeners {
+            self.dump_states(StateFlags::LISTEN, |_, _| {})?;
+        }
+        let (mut followed, mut others) = (0, 0);
+        self.dump_states(wire::connections(), |side, sight| {
+            if side == Side::Inside {
+                followed += 1;
+                each(sight);
+            } else {
+                others += 1;
+            }
+        })?;
+        self.counts.looks += followed;
+        self.counts.sockets = BTreeMap::from([("followed", followed), ("other", others)]);
+        let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.counts.duration.record(took);
+        Ok(followed + others)
+    }
+
+    fn dump_states(
+        &mut self,
+        states: StateFlags,
+        mut each: impl FnMut(Side, &Sight),
+    ) -> Result<(), DiagError> {
+        let Self {
+            requests,
+            scope,
+            counts,
+            news,
+            backlog,
+            ..
+        } = self;
+        // A dump may take longer than the room for news lasts.
+        let mut between = || match news {
+            Some(news) => news.drain(|message| backlog.push(message)),
+            None => Ok(()),
+        };
+        for family in wire::FAMILIES {
+            let sequence = requests.next();
+            let request = wire::dump(family, states.clone(), sequence);
+            let mut refused = None;
+            let each = |message| match message {
+                Message::Socket(sight) => {
+                    each(scope.side(&sight), &sight);
+                    false
+                }
+                Message::Done => true,
+                Message::Refused(errno) => {
+                    refused = Some(io::Error::from_raw_os_error(errno));
+                    true
+                }
+                Message::Malformed => {
+                    counts.malformed += 1;
+                    false
+                }
+            };
+            let asked = requests.ask(&request, sequence, each, &mut between);
+            let asked = asked.and_then(|interrupted| refused.map_or(Ok(interrupted), Err));
+            // A dump that met a change may lack sockets, as any may; what it lacks twice is gone.
+            asked.map_err(DiagError::of("list the sockets"))?;
+        }
+        Ok(())
+    }
+
+    /// Every socket whose end was told that is `known`, and, if `others`, those that are followed all the same: they must be
+    /// placed in the scope by what is left, their listener. One that cannot be is counted.
+    pub fn ends(&mut self, known: impl Fn(&Sight) -> bool, others: bool) -> Vec<Sight> {
+        let mut ends = Vec::new();
+        let Self {
+            news: Some(news),
+            backlog,
+            scope,
+            counts,
+            ..
+        } = self
+        else {
+            return ends;
+        };
+        let mut take = |message| {
+            let Message::Socket(sight) = message else {
+                counts.malformed += 1;
+                return;
+            };
+            counts.ends += 1;
+            let side = match known(&sight) {
+                true => Side::Inside,
+                false if others => scope.side(&sight),
+                false => Side::Outside,
+            };
+            match side {
+                Side::Inside => ends.push(sight),
+                Side::Outside => {}
+                Side::Unknown => counts.unscoped += u64::from(sight.peer.port() != 0),
+            }
+        };
+        std::mem::take(backlog).into_iter().for_each(&mut take);
+        if let Err(error) = news.drain(take) {
+            tracing::warn!(%error, "cannot hear of sockets that end");
+        }
+        ends
+    }
+
+    /// What is under a connection's addresses now that its end was told. Its remains have its cookie if a dump showed it:
+    /// else it got its cookie after they were made, and they get another.
+    pub fn find(&mut self, name: &SocketName, dumped: bool) -> Afterlife {
+        let sequence = self.requests.next();
+        let request = wire::find(name, sequence);
+        let mut found = Afterlife::Nothing;
+        let each = |message| {
+            if let Message::Socket(other) = message {
+                let its = other.cookie == name.cookie || !dumped;
+                found = match other.state {
+                    State::Listen => Afterlife::Listener,
+                    State::TimeWait if its => Afterlife::TimeWait,
+                    // Remains have no counts.
+                    State::FinWait2 if its && other.info.is_none() => Afterlife::FinWait2,
+                    // It lives, or another has taken its addresses.
+                    _ => Afterlife::NotLooked,
+                };
+            }
+            true
+        };
+        match self.requests.ask(&request, sequence, each, || Ok(())) {
+            Ok(_) => found,
+            Err(_) => Afterlife::NotLooked,
+        }
+    }
+
+    /// News of sockets' ends that found no room, ever.
+    pub fn dropped(&self) -> u64 {
+        let now = self.news.as_ref().map(News::dropped);
+        self.dropped_before + now.and_then(Result::ok).unwrap_or_default()
+    }
+
+    /// Adds what the source counts of itself.
+    pub fn tell(&self, own: &mut Own) {
+        let Counts {
+            looks,
+            ends,
+            unscoped,
+            malformed,
+            sockets,
+            duration,
+        } = &self.counts;
+        own.records.extend([("look", *looks), ("end", *ends)]);
+        own.records_dropped.insert("end", self.dropped());
+        own.records_malformed += malformed;
+        own.sockets = sockets.clone();
+        own.sockets_unscoped = *unscoped;
+        own.dump_duration = duration.clone();
+    }
+}
+
+impl DiagError {
+    fn of(what: &'static str) -> impl Fn(io::Error) -> Self {
+        move |error| Self::Netlink { what, error }
+    }
+}

@@ -1,0 +1,143 @@
+//! Which sockets are followed: all of the network namespace, or those of a cgroup and the cgroups below it.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::unix::fs::{DirEntryExt as _, MetadataExt as _},
+    path::{Path, PathBuf},
+};
+
+use crate::flow::{Sight, State};
+
+/// The sockets that are followed.
+#[derive(Debug)]
+pub(super) enum Scope {
+    /// Every one of the network namespace: the pod's.
+    Namespace,
+    /// Those of a cgroup2 directory and of those below it.
+    Cgroup(Cgroups),
+}
+
+/// The cgroups that are followed, by id. A cgroup that was removed is remembered: its sockets may outlive it.
+#[derive(Debug)]
+pub(super) struct Cgroups {
+    root: PathBuf,
+    inside: HashSet<u64>,
+    /// Known to be elsewhere; forgotten with every dump, as it may be about to be made.
+    outside: HashSet<u64>,
+    /// Whether each listener, by its address, is followed. A connection has the cgroup of the listener that it came from.
+    listeners: HashMap<SocketAddr, Side>,
+}
+
+/// On which side of the scope's border a socket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    /// Followed.
+    Inside,
+    /// Not followed.
+    Outside,
+    /// The news of a socket's end does not say whose it was.
+    Unknown,
+}
+
+impl Scope {
+    /// The scope of a cgroup2 directory; none is the whole namespace.
+    pub(super) fn new(cgroup: Option<&Path>) -> io::Result<Self> {
+        let Some(root) = cgroup else {
+            return Ok(Self::Namespace);
+        };
+        let mut cgroups = Cgroups {
+            root: root.to_owned(),
+            inside: HashSet::new(),
+            outside: HashSet::new(),
+            listeners: HashMap::new(),
+        };
+        cgroups.inside.insert(fs::metadata(root)?.ino());
+        cgroups.walk();
+        Ok(Self::Cgroup(cgroups))
+    }
+
+    /// Whether listeners must be known to place the sockets whose end is told.
+    pub(super) const fn wants_listeners(&self) -> bool {
+        matches!(self, Self::Cgroup(_))
+    }
+
+    /// A dump begins: what was outside may have moved, and listeners come anew.
+    pub(super) fn refresh(&mut self) {
+        if let Self::Cgroup(cgroups) = self {
+            cgroups.outside.clear();
+            cgroups.listeners.clear();
+        }
+    }
+
+    /// On which side a socket is.
+    pub(super) fn side(&mut self, sight: &Sight) -> Side {
+        let Self::Cgroup(cgroups) = self else {
+            return Side::Inside;
+        };
+        let side = match sight.cgroup {
+            Some(id) => cgroups.side(id),
+            None => cgroups.listener_of(sight),
+        };
+        if sight.state == State::Listen {
+            let known = cgroups.listeners.entry(sight.local).or_insert(side);
+            // SO_REUSEPORT lets several cgroups listen on one address.
+            if *known != side {
+                *known = Side::Unknown;
+            }
+        }
+        side
+    }
+}
+
+impl Cgroups {
+    fn side(&mut self, id: u64) -> Side {
+        if self.inside.contains(&id) {
+            return Side::Inside;
+        }
+        if self.outside.contains(&id) {
+            return Side::Outside;
+        }
+        self.walk();
+        if self.inside.contains(&id) {
+            Side::Inside
+        } else {
+            self.outside.insert(id);
+            Side::Outside
+        }
+    }
+
+    /// The side of the listener that a connection came from, by its local address or by the wildcard.
+    fn listener_of(&self, sight: &Sight) -> Side {
+        let port = sight.local.port();
+        let wildcards = [
+            IpAddr::from(Ipv4Addr::UNSPECIFIED),
+            IpAddr::from(Ipv6Addr::UNSPECIFIED),
+        ];
+        let mut found = Some(sight.local)
+            .into_iter()
+            .chain(wildcards.map(|ip| SocketAddr::new(ip, port)))
+            .filter_map(|address| self.listeners.get(&address));
+        match found.next() {
+            Some(side) if found.all(|other| other == side) => *side,
+            _ => Side::Unknown,
+        }
+    }
+
+    fn walk(&mut self) {
+        let mut waiting = vec![self.root.clone()];
+        while let Some(directory) = waiting.pop() {
+            // One that was removed in the meantime has no children.
+            let Ok(entries) = fs::read_dir(&directory) else {
+                continue;
+            };
+            for entry in entries.flatten() {
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    self.inside.insert(entry.ino());
+                    waiting.push(entry.path());
+                }
+            }
+        }
+    }
+}

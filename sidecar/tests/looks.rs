@@ -1,0 +1,344 @@
+//! The books and the sums of series under looks: any order of connections, dumps and ends, told or dropped.
+
+use std::collections::{HashMap, HashSet};
+
+use flowcar::{
+    flow::{Adopt, Afterlife, Looking, Lost, Monotonic, Sight, State, Table, TcpInfo, Told},
+    series::{Naming, PeerNaming, SeriesSet},
+    snapshot::Series,
+};
+use proptest::prelude::*;
+
+/// What happens to one of the namespace's sockets.
+#[derive(Clone, Debug)]
+enum Event {
+    Connect {
+        client: bool,
+    },
+    Establish,
+    Work {
+        sent: u16,
+        received: u16,
+        in_flight: u8,
+    },
+    Dump,
+    /// Closed in order, or reset.
+    End {
+        orderly: bool,
+        told: bool,
+    },
+    /// Reset by its own end, which wipes it.
+    Wipe {
+        told: bool,
+    },
+}
+
+#[derive(Clone, Debug)]
+struct Socket {
+    cookie: u64,
+    client: bool,
+    established: bool,
+    sent: u64,
+    acked: u64,
+    received: u64,
+}
+
+struct World {
+    table: Table,
+    series: SeriesSet,
+    sockets: Vec<Socket>,
+    next: u64,
+    dumps: u64,
+    overruns: u64,
+    /// Payload sent and acknowledged, and received, that was last told of each flow.
+    told: HashMap<u64, (u64, u64)>,
+    listed: HashSet<u64>,
+    opened: u64,
+    closed: u64,
+    failed: u64,
+    wiped: u64,
+}
+
+impl Socket {
+    fn sight(&self, state: State) -> Sight {
+        let syn = u64::from(self.client && self.established);
+        let info = TcpInfo {
+            state: state as u8,
+            bytes_acked: self.acked + syn,
+            bytes_received: self.received,
+            bytes_sent: self.sent,
+            segs_out: 1,
+            segs_in: 1,
+            rtt_us: 100,
+            delivered: self.established.into(),
+            ..TcpInfo::default()
+        };
+        Sight {
+            cookie: self.cookie,
+            local: ([10, 0, 0, 1], 40_000 + (self.cookie % 10_000) as u16).into(),
+            peer: ([10, 0, 0, 2], 80).into(),
+            interface: 0,
+            state,
+            unread: 0,
+            unacknowledged: (self.sent - self.acked) as u32,
+            cgroup: Some(1),
+            info: Some(info),
+        }
+    }
+}
+
+impl World {
+    fn new(bound: usize) -> Self {
+        let naming = Naming {
+            peer: PeerNaming::None,
+            ports: true,
+            limit: 10,
+        };
+        Self {
+            table: Table::new(bound),
+            series: SeriesSet::new(naming),
+            sockets: Vec::new(),
+            next: 1,
+            dumps: 0,
+            overruns: 0,
+            told: HashMap::new(),
+            listed: HashSet::new(),
+            opened: 0,
+            closed: 0,
+            failed: 0,
+            wiped: 0,
+        }
+    }
+
+    fn looking(&self) -> Looking {
+        Looking {
+            at: Monotonic(self.next * 1_000),
+            dump: self.dumps,
+            adopt: Adopt::All,
+            overruns: self.overruns,
+            seed: 1,
+        }
+    }
+
+    fn happen(&mut self, which: usize, event: &Event) {
+        self.next += 1;
+        if let Event::Connect { client } = *event {
+            self.sockets.push(Socket {
+                cookie: self.next,
+                client,
+                established: !client,
+                sent: 0,
+                acked: 0,
+                received: 0,
+            });
+            return;
+        }
+        if matches!(event, Event::Dump) {
+            return self.dump();
+        }
+        if self.sockets.is_empty() {
+            return;
+        }
+        let at = which % self.sockets.len();
+        let socket = &mut self.sockets[at];
+        match *event {
+            Event::Establish => socket.established = true,
+            Event::Work {
+                sent,
+                received,
+                in_flight,
+            } if socket.established => {
+                socket.sent += u64::from(sent);
+                socket.received += u64::from(received);
+                socket.acked = socket
+                    .acked
+                    .max(socket.sent.saturating_sub(in_flight.into()));
+            }
+            Event::End { orderly, told } => self.end(at, orderly, told),
+            Event::Wipe { told } => self.wipe(at, told),
+            _ => {}
+        }
+    }
+
+    fn dump(&mut self) {
+        self.dumps += 1;
+        let looking = self.looking();
+        for socket in self.sockets.clone() {
+            let state = if socket.established {
+                State::Established
+            } else {
+                State::SynSent
+            };
+            let series = &mut self.series;
+            let mut told = false;
+            self.table.look(&socket.sight(state), &looking, |change| {
+                series.apply(&change);
+                told = true;
+            });
+            if told {
+                self.tell(&socket);
+            }
+        }
+        let series = &mut self.series;
+        self.table.looked(&looking, |change| series.apply(&change));
+    }
+
+    fn tell(&mut self, socket: &Socket) {
+        if socket.established && self.listed.insert(socket.cookie) {
+            self.opened += 1;
+        }
+        if socket.established {
+            self.told
+                .insert(socket.cookie, (socket.acked, socket.received));
+        }
+    }
+
+    fn end(&mut self, at: usize, orderly: bool, told: bool) {
+        let mut socket = self.sockets.swap_remove(at);
+        if !told {
+            self.overruns += 1;
+            return;
+        }
+        let mut sight = socket.sight(State::Closed);
+        let mut found = Afterlife::Nothing;
+        if orderly && socket.established {
+            // All is acknowledged, both FINs are counted, and the remains tell that ours was first.
+            socket.acked = socket.sent;
+            sight = socket.sight(State::Closed);
+            let info = sight.info.as_mut().expect("it has counts");
+            info.bytes_acked += 1;
+            info.bytes_received += 1;
+            sight.unread = 1;
+            found = Afterlife::TimeWait;
+        }
+        let looking = self.looking();
+        let series = &mut self.series;
+        self.table.destroyed(
+            &Told {
+                sight,
+                found,
+                peers_payload: None,
+            },
+            &looking,
+            |change| series.apply(&change),
+        );
+        if socket.established {
+            self.tell(&socket);
+            self.closed += 1;
+        } else {
+            self.failed += 1;
+        }
+    }
+
+    fn wipe(&mut self, at: usize, told: bool) {
+        let socket = self.sockets.swap_remove(at);
+        if !told {
+            self.overruns += 1;
+            return;
+        }
+        let known = self.table.knows(socket.cookie);
+        let mut sight = socket.sight(State::Closed);
+        (sight.local, sight.peer) = (([0; 4], 0).into(), ([0; 4], 0).into());
+        sight.unacknowledged = if socket.established { 65_000 } else { 3 };
+        sight.info = Some(TcpInfo::default());
+        let looking = self.looking();
+        let series = &mut self.series;
+        self.table.destroyed(
+            &Told {
+                sight,
+                found: Afterlife::NotLooked,
+                peers_payload: None,
+            },
+            &looking,
+            |change| series.apply(&change),
+        );
+        match (socket.established, known) {
+            (true, true) => {
+                if self.listed.insert(socket.cookie) {
+                    self.opened += 1;
+                }
+                self.closed += 1;
+            }
+            (true, false) => {
+                self.opened += 1;
+                self.wiped += 1;
+            }
+            (false, _) => self.failed += 1,
+        }
+    }
+
+    fn holds(&self) -> Result<(), TestCaseError> {
+        let books = self.table.books(|_| 0);
+        prop_assert!(books.balance(), "{:?}", books);
+        prop_assert_eq!(
+            (books.opened, books.closed, books.failed),
+            (self.opened, self.closed, self.failed)
+        );
+        prop_assert_eq!(
+            books.lost.get(&Lost::Wiped).copied().unwrap_or(0),
+            self.wiped
+        );
+        let sum = |of: fn(&Series) -> u64| self.series.all().values().map(of).sum::<u64>();
+        let live = self
+            .table
+            .iter()
+            .filter(|flow| flow.established.is_some())
+            .count();
+        prop_assert_eq!(sum(|series| series.live), live as u64);
+        prop_assert_eq!(sum(|series| series.opened), self.opened - self.wiped);
+        prop_assert_eq!(sum(|series| series.closed.values().sum()), self.closed);
+        let told = self
+            .told
+            .values()
+            .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        prop_assert_eq!(
+            (
+                sum(|series| series.bytes_sent),
+                sum(|series| series.bytes_received)
+            ),
+            told
+        );
+        Ok(())
+    }
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let told = || proptest::bool::weighted(0.8);
+    prop_oneof![
+        4 => any::<bool>().prop_map(|client| Event::Connect { client }),
+        3 => Just(Event::Establish),
+        6 => (any::<u16>(), any::<u16>(), any::<u8>()).prop_map(|(sent, received, in_flight)| {
+            Event::Work { sent, received, in_flight }
+        }),
+        3 => Just(Event::Dump),
+        3 => (any::<bool>(), told()).prop_map(|(orderly, told)| Event::End { orderly, told }),
+        1 => told().prop_map(|told| Event::Wipe { told }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn books_and_sums_hold_after_every_event(
+        events in proptest::collection::vec((any::<usize>(), event()), 0..200),
+        bound in 0_usize..8,
+    ) {
+        let mut world = World::new(bound);
+        for (which, event) in &events {
+            world.happen(*which, event);
+            prop_assert!(world.table.len() <= bound);
+            world.holds()?;
+        }
+        // What is gone without a word is off the list after two more dumps, and all else stays.
+        world.next += 1;
+        world.dump();
+        world.next += 1;
+        world.dump();
+        world.holds()?;
+        let living: HashSet<u64> = world.sockets.iter().map(|socket| socket.cookie).collect();
+        for flow in world.table.iter() {
+            prop_assert!(living.contains(&flow.cookie), "{:?}", flow);
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Connections that were open before flowcar was.
+
+use std::time::{Duration, Instant};
+
+use flowcar_tests::{
+    place::{Place, require_cgroup2, require_root},
+    traffic::{CallPlan, Holding, ServePlan, Serving, call_in},
+};
+
+use crate::watch::{Mode, Watch, bytes_hold};
+
+const OPEN: u64 = 1_000;
+
+/// Whether anybody in the place's network namespace hears of sockets that end: only then does the kernel write a message
+/// for each.
+fn is_heard(place: &Place) -> bool {
+    let table = place
+        .netns()
+        .run(|| std::fs::read_to_string("/proc/thread-self/net/netlink"));
+    let table = table.unwrap().unwrap();
+    let mut sockets = table
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>());
+    // The columns: address, protocol (4 is NETLINK_SOCK_DIAG), port, groups.
+    sockets.any(|columns| columns[1] == "4" && columns[3] != "00000000")
+}
+
+/// Both ends are in the pod.
+const FLOWS: usize = 2 * OPEN as usize;
+
+#[test]
+fn beside_ebpf_a_thousand_open_connections_are_adopted_and_closed_to_the_byte() {
+    adopt(Mode::Both);
+}
+
+#[test]
+fn alone_a_thousand_open_connections_are_adopted_and_closed_to_the_byte() {
+    adopt(Mode::Alone);
+}
+
+fn adopt(mode: Mode) {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    let place = Place::new("adopted").unwrap();
+    let serving = Serving::start(&place, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    let target = ([127, 0, 0, 1], serving.address().port()).into();
+    let plan = CallPlan::to(target)
+        .connections(OPEN, 20)
+        .exchanges(1)
+        .sizes(0..=5000, 1..=5000);
+    let mut holding = Holding::start(&place, &plan).unwrap();
+
+    let started = Instant::now();
+    let mut watch = Watch::start(&place, mode, &[]);
+    let live = "flowcar.tcp.connections.live";
+    watch.until("their adoption", |seen| seen.sum(live, &[]) >= FLOWS as f64);
+    println!(
+        "adopted and reported {:?} after the start",
+        started.elapsed()
+    );
+    assert!(
+        started.elapsed() < Duration::from_secs(10),
+        "loading and a first report included"
+    );
+
+    assert!(is_heard(&place));
+    assert_eq!(holding.exchange().unwrap(), OPEN as usize);
+    let later = call_in(&place, &CallPlan::to(target).connections(10, 1)).unwrap();
+    let clients = holding.close().unwrap();
+    let servers = serving
+        .reports(OPEN as usize + 10, Duration::from_secs(60))
+        .unwrap();
+    watch.until("their close", |seen| seen.flows.len() >= FLOWS + 20);
+    assert_eq!(
+        is_heard(&place),
+        mode == Mode::Alone,
+        "beside eBPF only while adopted flows live"
+    );
+    let seen = watch.stop();
+
+    assert_eq!(
+        (clients.len(), seen.flows.len()),
+        (OPEN as usize, FLOWS + 20)
+    );
+    for (role, reports) in [
+        ("client", &clients),
+        ("server", &servers),
+        ("client", &later),
+    ] {
+        for report in reports {
+            assert_eq!(report.failure, None);
+            let flow = seen.flow(report);
+            bytes_hold(flow, report);
+            assert_eq!(flow.role(), role, "{flow:?}");
+            assert_eq!(
+                flow.end(),
+                if role == "client" {
+                    "local_fin"
+                } else {
+                    "peer_fin"
+                },
+                "{flow:?}"
+            );
+        }
+    }
+    let adopted = |flow: &&crate::watch::Flow| flow.get("flowcar.adopted") == "true";
+    let expected = if mode == Mode::Both {
+        FLOWS
+    } else {
+        FLOWS + 20
+    };
+    assert_eq!(seen.flows.iter().filter(adopted).count(), expected);
+    let sum = |name| seen.sum(name, &[]);
+    assert_eq!(sum("flowcar.tcp.connections.opened"), (FLOWS + 20) as f64);
+    assert_eq!(sum("flowcar.tcp.connections.closed"), (FLOWS + 20) as f64);
+    assert_eq!((sum(live), sum("flowcar.tcp.connections.lost")), (0.0, 0.0));
+    let bytes: u64 = clients
+        .iter()
+        .chain(&servers)
+        .chain(&later)
+        .map(|report| report.sent)
+        .sum();
+    let told = seen.sum("flowcar.tcp.io", &[("network.io.direction", "transmit")]);
+    assert_eq!(told, bytes as f64);
+}

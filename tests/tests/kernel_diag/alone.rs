@@ -1,0 +1,253 @@
+//! inet_diag alone, as nobody.
+
+use std::{net::SocketAddr, time::Duration};
+
+use flowcar_tests::{
+    place::{Place, require_cgroup2, require_root},
+    traffic::{CallPlan, Close, Holding, ServePlan, Serving, call_in},
+};
+
+use crate::watch::{Mode, Watch, bytes_hold};
+
+const WITHIN: Duration = Duration::from_secs(60);
+
+/// Short connections, most of which no dump sees.
+#[test]
+fn every_connection_of_the_namespace_is_reported_with_exact_bytes() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    let place = Place::new("alone").unwrap();
+    let serving = Serving::start(&place, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    let port = serving.address().port();
+    let mut watch = Watch::start(&place, Mode::Alone, &[]);
+    let mut count = 0;
+    for target in [
+        ([127, 0, 0, 1], port).into(),
+        (std::net::Ipv6Addr::LOCALHOST, port).into(),
+    ] {
+        for (close, ends) in [
+            (Close::Client, ("local_fin", "peer_fin")),
+            (Close::Server, ("peer_fin", "local_fin")),
+            (Close::HalfByClient, ("local_fin", "peer_fin")),
+            (Close::HalfByServer, ("peer_fin", "local_fin")),
+        ] {
+            let plan = CallPlan::to(target).connections(50, 5).exchanges(3);
+            let clients =
+                call_in(&place, &plan.sizes(0..=60_000, 1..=60_000).close(close)).unwrap();
+            let servers = serving.reports(50, WITHIN).unwrap();
+            count += 100;
+            watch.until("all of them", |seen| seen.flows.len() >= count);
+            let seen = watch.reports(1);
+            for (role, end, reports) in [("client", ends.0, &clients), ("server", ends.1, &servers)]
+            {
+                for report in reports {
+                    assert_eq!(report.failure, None);
+                    let flow = seen.flow(report);
+                    bytes_hold(flow, report);
+                    assert_eq!((flow.role(), flow.end()), (role, end), "{close:?} {flow:?}");
+                    assert_eq!(flow.get("flowcar.adopted"), "true");
+                    assert_eq!(
+                        flow.get("flowcar.tcp.connect.duration"),
+                        "",
+                        "absent, not guessed"
+                    );
+                    assert_eq!(flow.get("flowcar.rtt.kind"), "smoothed");
+                }
+            }
+        }
+    }
+    let seen = watch.stop();
+    assert_eq!(seen.flows.len(), count);
+    assert_eq!(seen.source, "inet_diag");
+    let sum = |name| seen.sum(name, &[]);
+    assert_eq!(sum("flowcar.tcp.connections.opened"), count as f64);
+    assert_eq!(sum("flowcar.tcp.connections.closed"), count as f64);
+    assert_eq!(sum("flowcar.tcp.connections.lost"), 0.0);
+    assert_eq!(sum("flowcar.self.records.malformed"), 0.0);
+}
+
+/// A client that resets its connection takes its own counts along; what cannot be known is counted under its cause.
+#[test]
+fn resets_are_told_or_named_as_lost() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    let place = Place::new("resets").unwrap();
+    let serving = Serving::start(&place, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    let target = ([127, 0, 0, 1], serving.address().port()).into();
+    let mut watch = Watch::start(
+        &place,
+        Mode::Alone,
+        &[("OTEL_METRIC_EXPORT_INTERVAL", "60000")],
+    );
+    watch.reports(1);
+    let plan = CallPlan::to(target).connections(20, 1);
+    let clients = call_in(&place, &plan.clone().close(Close::ResetByClient)).unwrap();
+    let servers = serving.reports(20, WITHIN).unwrap();
+    watch.until("the servers' ends", |seen| seen.flows.len() >= 20);
+    let seen = watch.stop();
+    assert_eq!((clients.len(), seen.flows.len()), (20, 20));
+    for report in &servers {
+        let flow = seen.flow(report);
+        assert_eq!((flow.role(), flow.end()), ("server", "reset"), "{flow:?}");
+        bytes_hold(flow, report);
+    }
+    let lost = seen.sum("flowcar.tcp.connections.lost", &[("flowcar.lost", "wiped")]);
+    assert_eq!(lost, 20.0);
+}
+
+/// Nobody listens there.
+#[test]
+fn refused_attempts_are_failures() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    let place = Place::new("refused").unwrap();
+    let mut watch = Watch::start(&place, Mode::Alone, &[]);
+    let target = "127.0.0.1:9".parse().unwrap();
+    let calls = call_in(&place, &CallPlan::to(target).connections(5, 1)).unwrap();
+    assert!(calls.iter().all(|call| call.failure.is_some()));
+    watch.until("the failures", |seen| {
+        seen.metrics
+            .get("flowcar.tcp.connections.failed")
+            .is_some_and(|points| points.iter().map(|(_, count)| count).sum::<f64>() >= 5.0)
+    });
+    let seen = watch.stop();
+    assert_eq!(seen.sum("flowcar.tcp.connections.lost", &[]), 0.0);
+    assert_eq!(seen.sum("flowcar.tcp.connections.opened", &[]), 0.0);
+}
+
+/// Connections that move no byte stay in the books for as long as they live.
+#[test]
+fn idle_connections_are_kept() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    for mode in [Mode::Alone, Mode::Both] {
+        let place = Place::new("idle").unwrap();
+        let serving = Serving::start(&place, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+        let target = ([127, 0, 0, 1], serving.address().port()).into();
+        let mut watch = Watch::start(&place, mode, &[]);
+        let holding = Holding::start(&place, &CallPlan::to(target).connections(50, 2)).unwrap();
+        let live = "flowcar.tcp.connections.live";
+        watch.until("all live", |seen| seen.sum(live, &[]) == 100.0);
+        for _ in 0..8 {
+            let seen = watch.reports(1);
+            assert_eq!(seen.sum(live, &[]), 100.0, "{mode:?}");
+            assert!(seen.flows.is_empty());
+        }
+        let clients = holding.close().unwrap();
+        watch.until("their close", |seen| seen.flows.len() >= 100);
+        let seen = watch.stop();
+        for report in &clients {
+            bytes_hold(seen.flow(report), report);
+        }
+        assert_eq!(seen.sum("flowcar.tcp.connections.closed", &[]), 100.0);
+        assert_eq!(seen.sum(live, &[]), 0.0);
+    }
+}
+
+/// Fast Open puts data into the SYN, and SYN cookies leave the server without a memory of its own: roles and bytes follow
+/// from the counts all the same.
+#[test]
+fn roles_hold_with_fast_open_and_syn_cookies() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    for (key, value, fast_open) in [
+        ("net.ipv4.tcp_fastopen", "3", true),
+        ("net.ipv4.tcp_syncookies", "2", false),
+    ] {
+        let place = Place::new("roles").unwrap();
+        place.netns().sysctl(key, value).unwrap();
+        let mut serve = ServePlan::at("[::]:0".parse().unwrap());
+        serve.socket.fast_open = fast_open;
+        let serving = Serving::start(&place, &serve).unwrap();
+        let target: SocketAddr = ([127, 0, 0, 1], serving.address().port()).into();
+        let mut plan = CallPlan::to(target).connections(20, 1).exchanges(2);
+        plan.socket.fast_open = fast_open;
+        // The first gets the cookie for the others.
+        let mut clients = call_in(&place, &plan.clone().connections(1, 1)).unwrap();
+        let mut holding = Holding::start(&place, &plan).unwrap();
+        let mut watch = Watch::start(&place, Mode::Alone, &[]);
+        watch.until("the held", |seen| {
+            seen.sum("flowcar.tcp.connections.live", &[]) == 40.0
+        });
+        clients.clear();
+        holding.exchange().unwrap();
+        clients.extend(call_in(&place, &plan).unwrap());
+        clients.extend(holding.close().unwrap());
+        let servers = serving.reports(41, WITHIN).unwrap().split_off(1);
+        watch.until("all of them", |seen| seen.flows.len() >= 80);
+        let seen = watch.stop();
+        for (role, reports) in [("client", &clients), ("server", &servers)] {
+            for report in reports {
+                let flow = seen.flow(report);
+                bytes_hold(flow, report);
+                assert_eq!(flow.role(), role, "{key} {flow:?}");
+            }
+        }
+    }
+}
+
+/// A receiver that stops reading shuts its window; the sender's socket says for how long.
+#[test]
+fn time_held_back_by_the_peers_window_is_told() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    for mode in [Mode::Alone, Mode::Both] {
+        let place = Place::new("limited").unwrap();
+        let mut serve = ServePlan::at("[::]:0".parse().unwrap());
+        serve.socket.receive_buffer = Some(20_000);
+        let serving = Serving::start(&place, &serve).unwrap();
+        let target: SocketAddr = ([127, 0, 0, 1], serving.address().port()).into();
+        let mut watch = Watch::start(&place, mode, &[]);
+        let mut plan = CallPlan::to(target).sizes(2_000_000..=2_000_000, 1..=1);
+        plan.stall = Duration::from_secs(1);
+        let mut holding = Holding::start(&place, &plan).unwrap();
+        holding.exchange().unwrap();
+        let limited = |seen: &crate::watch::Seen| {
+            seen.sum(
+                "flowcar.tcp.limited.duration",
+                &[("flowcar.limit", "receive_window")],
+            )
+        };
+        watch.until("the time", |seen| limited(seen) >= 0.9);
+        drop(holding);
+        let seen = watch.stop();
+        println!("{mode:?}: held back for {} s", limited(&seen));
+        assert!(limited(&seen) < 30.0);
+    }
+}
+
+/// By default flowcar takes what it may have, and says in one line why it has no more.
+#[test]
+fn without_rights_it_falls_back_and_says_so() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    let place = Place::new("auto").unwrap();
+    let serving = Serving::start(&place, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    let target = ([127, 0, 0, 1], serving.address().port()).into();
+    let _holding = Holding::start(&place, &CallPlan::to(target).connections(3, 1)).unwrap();
+    let mut watch = Watch::start(&place, Mode::Auto, &[]);
+    watch.until("what is held", |seen| {
+        seen.sum("flowcar.tcp.connections.live", &[]) == 6.0
+    });
+    let seen = watch.stop();
+    assert_eq!(seen.source, "inet_diag");
+    let warnings: Vec<_> = seen
+        .log
+        .iter()
+        .filter(|line| line.contains("WARN"))
+        .collect();
+    let [warning] = &warnings[..] else {
+        panic!("{warnings:?}");
+    };
+    assert!(
+        warning.contains("CAP_BPF") && warning.contains("inet_diag"),
+        "{warning}"
+    );
+}

@@ -1,0 +1,108 @@
+//! Flows whose end was not delivered do not stay for ever, and are counted under what cost them.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use flowcar_tests::{
+    place::{Place, require_cgroup2, require_root},
+    traffic::{CallPlan, Holding, ServePlan, Serving, call_in},
+};
+use nix::sys::signal::Signal;
+
+use crate::watch::{Flow, Mode, Watch};
+
+/// A page of ring buffer holds a few dozen records, and they are drained ten times a second.
+#[test]
+fn flows_whose_close_was_dropped_are_taken_off_the_list() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    const CONNECTIONS: u64 = 3_000;
+    let place = Place::new("zombies").unwrap();
+    let serving = Serving::start(&place, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    let target = ([127, 0, 0, 1], serving.address().port()).into();
+    let mut watch = Watch::start(&place, Mode::Both, &[("FLOWCAR_RING_BYTES", "4096")]);
+    let calls = call_in(&place, &CallPlan::to(target).connections(CONNECTIONS, 50)).unwrap();
+    assert!(calls.iter().all(|call| call.failure.is_none()));
+    serving
+        .reports(CONNECTIONS as usize, Duration::from_secs(60))
+        .unwrap();
+
+    let (live, table) = ("flowcar.tcp.connections.live", "flowcar.self.table.flows");
+    watch.reports(1);
+    watch.until("an empty table", |seen| {
+        seen.sum(table, &[]) == 0.0 && seen.sum(live, &[]) == 0.0
+    });
+    let seen = watch.stop();
+    let ring_full = seen.sum(
+        "flowcar.tcp.connections.lost",
+        &[("flowcar.lost", "ring_full")],
+    );
+    println!(
+        "{ring_full} of {} closes found the ring full",
+        2 * CONNECTIONS
+    );
+    assert!(
+        ring_full > 0.0,
+        "the ring never overran, so this shows nothing"
+    );
+    assert_eq!(ring_full, seen.sum("flowcar.tcp.connections.lost", &[]));
+    // What was told of is closed; what was not is lost, to the last flow.
+    let closed = seen.sum("flowcar.tcp.connections.closed", &[]);
+    assert_eq!(closed + ring_full, (2 * CONNECTIONS) as f64);
+    assert_eq!(closed, seen.flows.len() as f64);
+}
+
+/// A stopped flowcar hears of no more ends than its socket has room for. Short connections fill it; of those that were held
+/// nothing is heard then.
+#[test]
+fn ends_that_found_no_room_are_lost_to_the_last_flow() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    const HELD: usize = 500;
+    const SHORT: u64 = 15_000;
+    let place = Place::new("overrun").unwrap();
+    let serving = Serving::start(&place, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    let target = ([127, 0, 0, 1], serving.address().port()).into();
+    let plan = CallPlan::to(target).connections(HELD as u64, 20);
+    let holding = Holding::start(&place, &plan).unwrap();
+    let mut watch = Watch::start(&place, Mode::Alone, &[]);
+    let live = "flowcar.tcp.connections.live";
+    let all = 2 * HELD;
+    watch.until("all live", |seen| seen.sum(live, &[]) == all as f64);
+
+    watch.signal(Signal::SIGSTOP);
+    call_in(&place, &CallPlan::to(target).connections(SHORT, 50)).unwrap();
+    let clients = holding.close().unwrap();
+    let ended = SHORT as usize + clients.len();
+    let servers = serving.reports(ended, Duration::from_secs(60)).unwrap();
+    watch.signal(Signal::SIGCONT);
+    watch.until("none left", |seen| seen.sum(live, &[]) == 0.0);
+    let seen = watch.stop();
+    let ports: BTreeSet<u16> = clients
+        .iter()
+        .filter_map(|client| Some(client.local?.port()))
+        .collect();
+    let is_held =
+        |flow: &&Flow| ports.contains(&flow.local.port()) || ports.contains(&flow.peer.port());
+    let heard_of = seen.flows.iter().filter(is_held).count();
+    let lost = seen.sum(
+        "flowcar.tcp.connections.lost",
+        &[("flowcar.lost", "destroy_overrun")],
+    );
+    let dropped = seen.sum(
+        "flowcar.self.records.dropped",
+        &[("flowcar.record.kind", "end")],
+    );
+    println!(
+        "{dropped} of {} ends found no room, {lost} of {all} held",
+        2 * servers.len()
+    );
+    assert!(lost > 0.0, "there was room for all, so this shows nothing");
+    assert_eq!(heard_of as f64 + lost, all as f64);
+    // What it never knew of it cannot count among the flows; that there was more, it says.
+    let told = seen.flows.len() as f64;
+    assert_eq!(told + dropped, 2.0 * servers.len() as f64);
+    assert_eq!(seen.sum("flowcar.tcp.connections.closed", &[]), told);
+    assert_eq!(seen.sum("flowcar.tcp.connections.opened", &[]), told + lost);
+}

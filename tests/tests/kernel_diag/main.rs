@@ -1,0 +1,7 @@
+//! The second source: what inet_diag shows, alone and beside eBPF, against what the applications did.
+
+mod adoption;
+mod alone;
+mod closed_books;
+mod scope;
+mod watch;

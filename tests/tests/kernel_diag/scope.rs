@@ -1,0 +1,70 @@
+//! A neighbour in the same network namespace.
+
+use std::{
+    io::BufRead,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use flowcar_tests::{
+    place::{Cgroup, Place, require_cgroup2, require_root},
+    traffic::{self, CallPlan, ConnectionReport, Holding, ServePlan, Serving},
+};
+
+use crate::watch::{Mode, Watch, bytes_hold};
+
+fn call(place: &Place, neighbour: &Cgroup, target: &str, count: &str) -> Vec<ConnectionReport> {
+    let mut command = Command::new(traffic::program().unwrap());
+    neighbour.enter(&mut command).unwrap();
+    place.netns().enter(&mut command).unwrap();
+    command
+        .args(["call", target, "--connections", count])
+        .stdout(Stdio::piped());
+    let output = command.output().unwrap();
+    assert!(output.status.success());
+    let lines = output.stdout.lines().map(|line| line.unwrap());
+    lines
+        .map(|line| serde_json::from_str(&line).unwrap())
+        .collect()
+}
+
+/// The neighbour calls into the pod: the pod's ends are followed, long or short; the neighbour's are counted apart.
+#[test]
+fn a_neighbours_sockets_are_told_apart() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    let place = Place::new("scope").unwrap();
+    let neighbour = Cgroup::new("neighbour").unwrap();
+    let below = place.cgroup().child("below").unwrap();
+    let serving = Serving::start(&place, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    below.adopt(serving.id()).unwrap();
+    let target = std::net::SocketAddr::from(([127, 0, 0, 1], serving.address().port()));
+    let holding = Holding::start(&place, &CallPlan::to(target).connections(3, 1)).unwrap();
+
+    let mut watch = Watch::start(&place, Mode::AloneInCgroup, &[]);
+    let live = "flowcar.tcp.connections.live";
+    watch.until("what is held", |seen| seen.sum(live, &[]) == 6.0);
+    let callers = call(&place, &neighbour, &target.to_string(), "20");
+    assert!(callers.iter().all(|caller| caller.failure.is_none()));
+    let servers = serving.reports(20, Duration::from_secs(60)).unwrap();
+    watch.until("the pod's ends", |seen| seen.flows.len() >= 20);
+    let held = holding.close().unwrap();
+    watch.until("what was held", |seen| seen.flows.len() >= 26);
+    let seen = watch.stop();
+
+    assert_eq!(seen.flows.len(), 26, "{:#?}", seen.flows);
+    for report in servers.iter().chain(&held) {
+        bytes_hold(seen.flow(report), report);
+    }
+    for caller in &callers {
+        let local = caller.local.unwrap();
+        assert!(
+            seen.flows.iter().all(|flow| flow.local != local),
+            "{local} is the neighbour's"
+        );
+    }
+    // Its short connections may have been the pod's for all that the news of their end says.
+    let unscoped = seen.sum("flowcar.self.sockets.unscoped", &[]);
+    assert!(unscoped >= 20.0, "{unscoped}");
+}
