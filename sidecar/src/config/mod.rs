@@ -9,7 +9,7 @@ mod parse;
 mod raw;
 mod settings;
 
-use std::{env, time::Duration};
+use std::{env, path::PathBuf, time::Duration};
 
 use crate::{
     follower::Limits,

@@ -32,7 +32,12 @@ pub(super) fn encode(encoder: &mut Encoder<'_>) {
     let before = encoder.before.map(|before| &before.own.dump_duration);
     encoder.histograms(
         names::OWN_DUMP_DURATION,
-        [(Vec::new(), &now.dump_duration, before)],
+        [DurationPoint {
+            attributes: Vec::new(),
+            now: &now.dump_duration,
+            before,
+            exemplar: None,
+        }],
     );
     level(encoder, names::OWN_SERIES, now.series);
     encoder.gauge(names::OWN_UNBALANCED, unbalanced(encoder.now));
