@@ -50,7 +50,7 @@ impl Cluster {
         let url = format!("webhook.url={}", self.url());
         let mut helm = self.api.helm();
         helm.args(["template", "flowcar"]).arg(k8s("chart"));
-        helm.arg("--namespace=flowcar-system");
+        helm.args(["--namespace=flowcar-system", "--kube-version=1.34.0"]);
         for value in values.iter().chain([&url.as_str()]) {
             helm.args(["--set", value]);
         }
