@@ -50,6 +50,8 @@ fn flow(number: u32, peer: SocketAddr) -> Flow {
         rtt,
         rtt_kind: RttKind::Measured,
         exchanges: Histogram::default(),
+        looked_up: false,
+        socket: None,
         outcome: Some(Outcome::Closed(End::PeerFin)),
     }
 }
@@ -72,6 +74,7 @@ fn a_million_peers_are_two_thousand_series_and_no_byte_is_missing() {
         series.apply(&Change {
             before: None,
             now,
+            replaced: None,
             listed: false,
         });
         if number == 10_000 {

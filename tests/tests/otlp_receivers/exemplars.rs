@@ -43,6 +43,7 @@ fn the_exemplar_of_a_slow_sample_in_prometheus_is_a_trace_in_jaeger() {
             series.apply(&Change {
                 before: None,
                 now,
+                replaced: None,
                 listed: false,
             });
         }
