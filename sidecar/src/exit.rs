@@ -1,5 +1,7 @@
 //! Exit statuses, from sysexits.h and the shell's conventions.
 
+/// A probe's answer is no.
+pub const NO: u8 = 1;
 /// A setting or an argument is wrong (EX_USAGE).
 pub const USAGE: u8 = 64;
 /// The kernel cannot do it, or something broke (EX_SOFTWARE).

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
+    admin::Desk,
     config::{Config, SourceChoice},
     exit::{self, Failure},
     follower::Follower,
@@ -53,10 +54,12 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
             format_args!("cannot catch signals: {error}"),
         )
     })?;
+    let desk = Desk::open();
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+            asked = desk.asked() => asked.answer(session.health()),
             () = session.step(|_, _| {}) => {}
         }
     }

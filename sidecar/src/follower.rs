@@ -1,15 +1,17 @@
 //! Flows followed: the sources, the flow table and the series, owned by one task without a lock.
 
 mod flows;
+mod own;
 
 use std::time::Duration;
 
 use flowcar_shared::counter::{COUNTERS, Counter};
 
-use self::flows::Flows;
+use self::{flows::Flows, own::OwnFlows};
 use crate::{
     clock::Anchor,
     flow::{Adopt, Books, Flow, Looking, Sight},
+    otlp::own::OwnSockets,
     series::Naming,
     snapshot::{Own, Snapshot},
     source::{
@@ -47,6 +49,11 @@ impl Follower {
             dumps: 0,
             pace: Pace::new(limits.report),
         }
+    }
+
+    /// Leaves the flows of these sockets out of all figures. Before the first of them is connected.
+    pub fn leave_out(&mut self, sockets: OwnSockets) {
+        self.flows.own = OwnFlows::new(sockets);
     }
 
     /// Waits until the kernel wants to be heard before its time.

@@ -22,6 +22,7 @@
 //! Data only walks to the right; nothing on the right is imported on the left. `flow`, `series`,
 //! `snapshot`, `histogram` and the encoders of `otlp` are pure: no clock, no I/O; time comes in as an argument.
 
+pub mod admin;
 pub mod certs;
 pub mod clock;
 pub mod config;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use flowcar::{
+    admin::{ProbeArgs, probe},
     config::Config,
     exit::{self, Failure},
     export::{ExportArgs, export},
@@ -29,6 +30,8 @@ enum Commands {
     Run(RunArgs),
     /// Follow a cgroup's flows and export them until SIGTERM (the sidecar)
     Export(ExportArgs),
+    /// Ask the sidecar of this container how it is, for exec probes: exit status 0 is yes
+    Probe(ProbeArgs),
     /// Receive OTLP and print it, for trying things out
     Sink(SinkArgs),
 }
@@ -53,6 +56,10 @@ fn main() -> ExitCode {
 }
 
 fn start(command: Commands) -> Result<u8, Failure> {
+    // Before the settings are read: a probe is of the process that runs.
+    if let Commands::Probe(args) = &command {
+        return probe(args);
+    }
     let config = Config::from_env().map_err(|mistakes| Failure::new(exit::USAGE, mistakes))?;
     logs::start(&config, matches!(command, Commands::Run(_)));
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -64,6 +71,7 @@ fn start(command: Commands) -> Result<u8, Failure> {
             Commands::Run(args) => run(args, &config).await,
             Commands::Export(args) => export(args, &config).await,
             Commands::Sink(args) => sink(args).await,
+            Commands::Probe(args) => probe(&args),
         }
     })
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::{
+    admin::Health,
     clock::Anchor,
     config::Config,
     flow::{Flow, Parts},
@@ -33,11 +34,14 @@ pub struct Session {
 impl Session {
     /// A session that asks live flows for a sample every `sample`, and reports as `config` says.
     pub fn new(
-        follower: Follower,
+        mut follower: Follower,
         exporter: Option<Exporter>,
         sample: Duration,
         config: &Config,
     ) -> Self {
+        if let Some(exporter) = &exporter {
+            follower.leave_out(exporter.own_sockets());
+        }
         let report = config.report_interval;
         let part_ns = u64::try_from(config.span_interval.as_nanos()).unwrap_or(u64::MAX);
         Self {
@@ -86,6 +90,17 @@ impl Session {
     /// Takes in all that waits, for the last time.
     pub fn conclude(&mut self, finished: impl FnMut(&Flow, &Anchor)) {
         self.follower.conclude(told(&mut self.exporter, finished));
+    }
+
+    /// How it is.
+    pub fn health(&self) -> Health {
+        let taken = |exporter: &Exporter| {
+            let exports = exporter.own().exports;
+            exports.keys().any(|(_, outcome)| *outcome == "success")
+        };
+        Health {
+            delivering: self.exporter.as_ref().is_none_or(taken),
+        }
     }
 
     /// The follower, for its figures.

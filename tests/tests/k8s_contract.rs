@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use flowcar::config::{
-    Compression, Config, Histograms, LogFormat, Protocol, SETTINGS, Target, TraceParent,
+    Compression, Config, Histograms, LogFormat, Protocol, SETTINGS, SourceChoice, Target,
+    TraceParent,
 };
 use flowcar::series::PeerNaming;
 use flowcar_k8s::annotations::{Annotation, Key, Kind, TABLE};
@@ -61,6 +62,11 @@ const CASES: &[Case] = &[
     }),
     (Key::Compression, "zstd", |c| {
         targets(c).all(|t| t.compression == Some(Compression::Zstd))
+    }),
+    (Key::Source, "auto", |c| c.source == SourceChoice::Auto),
+    (Key::Source, "ebpf", |c| c.source == SourceChoice::Ebpf),
+    (Key::Source, "inet_diag", |c| {
+        c.source == SourceChoice::InetDiag
     }),
     (Key::ServiceName, "checkout", |c| {
         c.service_name.as_deref() == Some("checkout")

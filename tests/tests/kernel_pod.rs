@@ -206,3 +206,57 @@ fn outside_a_pod_nothing_is_followed() {
     );
     assert_eq!(sidecar.child.wait().unwrap().code(), Some(64));
 }
+
+/// Its own connections to the receiver are in the pod's cgroup, too.
+#[test]
+fn its_own_connections_are_left_out_and_probes_are_answered() {
+    if !can_run() {
+        return;
+    }
+    let node = node();
+    let netns = Netns::new("pod").unwrap();
+    let probe = |question: &str| {
+        let mut command = Command::new(sidecar::program().unwrap());
+        netns.enter(&mut command).unwrap();
+        node.sidecar.enter(&mut command).unwrap();
+        command.args(["probe", question]).output().unwrap()
+    };
+    let before = probe("started");
+    assert_eq!(before.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&before.stderr).contains("has not attached yet"));
+
+    let mut sink = Command::new(sidecar::program().unwrap());
+    netns.enter(&mut sink).unwrap();
+    node.other.enter(&mut sink).unwrap();
+    let mut sink = sink
+        .arg("sink")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut received = BufReader::new(sink.stdout.take().unwrap()).lines();
+    let settings = [("OTEL_METRIC_EXPORT_INTERVAL", "200")];
+    let mut sidecar = Sidecar::start(&node.sidecar, &netns, &settings);
+    sidecar.told("following");
+    for question in ["live", "started"] {
+        assert!(probe(question).status.success(), "{question}");
+    }
+    received.next().unwrap().unwrap();
+    while !probe("ready").status.success() {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    calls(&node.app, &node.other, &netns, "127.0.0.1:7004", "3");
+
+    kill(
+        Pid::from_raw(sidecar.child.id().cast_signed()),
+        Signal::SIGTERM,
+    )
+    .unwrap();
+    let last = sidecar.told("stopping");
+    for figure in ["opened=3", "closed=3", "live=0", "lost=0", "failed=0"] {
+        assert!(last.contains(figure), "{last}");
+    }
+    assert_eq!(sidecar.child.wait().unwrap().code(), Some(0));
+    sink.kill().unwrap();
+    sink.wait().unwrap();
+}

@@ -7,7 +7,7 @@ use flowcar_shared::{
     record::Kind,
 };
 
-use super::Limits;
+use super::{Limits, own::OwnFlows};
 use crate::{
     clock::Anchor,
     flow::{
@@ -29,6 +29,7 @@ pub(super) struct Flows {
     records: BTreeMap<&'static str, u64>,
     malformed: u64,
     inexact: u64,
+    pub(super) own: OwnFlows,
 }
 
 impl Flows {
@@ -44,6 +45,7 @@ impl Flows {
             records: BTreeMap::new(),
             malformed: 0,
             inexact: 0,
+            own: OwnFlows::default(),
         }
     }
 
@@ -56,6 +58,9 @@ impl Flows {
         source.drain(|bytes| match flow::decode(bytes, self.seed) {
             Ok(record) => {
                 *self.records.entry(kind_name(record.kind)).or_default() += 1;
+                if self.own.has_record(&record) {
+                    return;
+                }
                 let change = self.table.apply(record);
                 take(&mut self.series, &change, &self.anchor, finished);
             }
@@ -74,6 +79,9 @@ impl Flows {
         looking: &Looking,
         finished: &mut impl FnMut(&Flow, &Anchor),
     ) {
+        if self.own.has(sight.cookie) {
+            return;
+        }
         let Self {
             table,
             series,
@@ -111,10 +119,15 @@ impl Flows {
         looking: &Looking,
         finished: &mut impl FnMut(&Flow, &Anchor),
     ) {
-        let Self { table, ends, .. } = self;
+        let Self {
+            table, ends, own, ..
+        } = self;
         let others = looking.adopt == Adopt::All;
         let mut told = Vec::new();
         for sight in source.ends(|sight| table.knows(sight.cookie), others) {
+            if own.has(sight.cookie) {
+                continue;
+            }
             ends.heard(&sight, looking.at);
             let found = if table.needs_a_look(&sight) {
                 source.find(&sight.name(), table.knows(sight.cookie))
@@ -163,7 +176,14 @@ impl Flows {
     }
 
     pub(super) fn books(&self, kernel: &[u64; COUNTERS]) -> Books {
-        self.table.books(|counter| kernel[counter.index() as usize])
+        let own = self.own.established();
+        self.table.books(|counter| {
+            let count = kernel[counter.index() as usize];
+            match counter {
+                Counter::Established => count.saturating_sub(own),
+                _ => count,
+            }
+        })
     }
 
     /// The report as it stands, with `own` completed by what is known here.
