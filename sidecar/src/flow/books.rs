@@ -15,7 +15,8 @@ pub enum Lost {
     Malformed,
     /// More sockets closed at once than the destroy group's receive buffer holds, and this one's news was not seen since.
     Overrun,
-    /// It was reset by its own end before it was first seen, which wiped its counts and its peer's address.
+    /// Its socket was disconnected before it was first seen (a reset by `SO_LINGER`, a server's multipath subflow), which wiped
+    /// its counts and its peer's address.
     Wiped,
 }
 

@@ -85,7 +85,8 @@ impl Table {
         now.seen = at;
         if established {
             now.established.get_or_insert(at);
-            now.outcome = Some(Outcome::Closed(End::Reset));
+            // Most likely reset; but the kernel also disconnects subflows of multipath connections that closed in order.
+            now.outcome = Some(Outcome::Closed(End::Unknown));
             now.socket = now.socket.map(|figures| SocketFigures {
                 exact: false,
                 ..figures

@@ -12,6 +12,7 @@ use self::{
 use crate::config::SourceChoice;
 
 /// Where flows are learnt of.
+#[expect(clippy::large_enum_variant, reason = "a process has one of them")]
 pub enum Source {
     /// The kernel programs tell of flows that begin from now on.
     Ebpf(EbpfSource),

@@ -26,6 +26,10 @@ const NETLINK_HEADER: usize = 16;
 const DIAG_HEADER: usize = 72;
 
 /// One message of an answer, or a piece of news.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are sockets, handed over on the stack"
+)]
 #[derive(Debug, PartialEq)]
 pub(super) enum Message {
     /// A socket.
