@@ -78,6 +78,15 @@ fn ends_that_found_no_room_are_lost_to_the_last_flow() {
     let servers = serving.reports(ended, Duration::from_secs(60)).unwrap();
     watch.signal(Signal::SIGCONT);
     watch.until("none left", |seen| seen.sum(live, &[]) == 0.0);
+    // The kernel tells of ends in a work queue, behind the closes themselves.
+    watch.until("every end told or dropped", |seen| {
+        let told = seen.sum("flowcar.tcp.connections.closed", &[]);
+        let dropped = seen.sum(
+            "flowcar.self.records.dropped",
+            &[("flowcar.record.kind", "end")],
+        );
+        told + dropped >= 2.0 * servers.len() as f64
+    });
     let seen = watch.stop();
     let ports: BTreeSet<u16> = clients
         .iter()

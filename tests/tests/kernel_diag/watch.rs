@@ -53,13 +53,16 @@ pub(crate) struct Watch {
     _cgroup: Cgroup,
 }
 
+/// A point of a metric: its attributes and its value.
+pub(crate) type Point = (BTreeMap<String, String>, f64);
+
 /// What it sent.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     /// A flow for each span of one that ended; those of its own exports are left out.
     pub(crate) flows: Vec<Flow>,
     /// The latest report: each metric's points by their attributes.
-    pub(crate) metrics: BTreeMap<String, Vec<(BTreeMap<String, String>, f64)>>,
+    pub(crate) metrics: BTreeMap<String, Vec<Point>>,
     /// Reports so far.
     pub(crate) reports: u64,
     /// What it logged.
