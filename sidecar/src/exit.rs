@@ -58,6 +58,12 @@ impl From<crate::source::SourceError> for Failure {
     }
 }
 
+impl From<crate::rights::RightsError> for Failure {
+    fn from(error: crate::rights::RightsError) -> Self {
+        Self::new(SOFTWARE, error)
+    }
+}
+
 impl From<crate::scope::ScopeError> for Failure {
     fn from(error: crate::scope::ScopeError) -> Self {
         use crate::scope::ScopeError;

@@ -10,6 +10,7 @@ use crate::{
     exit::{self, Failure},
     follower::Follower,
     otlp::exporter::Exporter,
+    rights,
     scope::{self, ScopeError},
     session::Session,
     source::Source,
@@ -32,6 +33,7 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     let config = &config.clone().with_default_endpoint();
     let cgroup = cgroup(args.cgroup.as_deref(), config)?;
     let source = Source::open(config.source, cgroup.as_deref(), config.ring_bytes)?;
+    rights::give_away()?;
     let name = source.name();
     let follower = Follower::new(source, &config.limits());
     match &cgroup {

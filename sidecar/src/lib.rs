@@ -33,6 +33,7 @@ pub mod follower;
 pub mod histogram;
 pub mod logs;
 pub mod otlp;
+pub mod rights;
 pub mod run;
 pub mod scope;
 pub mod series;

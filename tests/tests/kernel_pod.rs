@@ -124,6 +124,24 @@ fn calls(from: &Cgroup, to: &Cgroup, netns: &Netns, address: &str, count: &str) 
     assert!(server.wait().unwrap().success());
 }
 
+/// By the kernel's word, for each thread.
+fn has_no_rights(process: u32) {
+    let mut threads = 0;
+    for thread in std::fs::read_dir(format!("/proc/{process}/task")).unwrap() {
+        let status = std::fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap().trim_start_matches(':').trim().to_owned()
+        };
+        for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            assert_eq!(field(set), "0000000000000000", "{set} of {}", field("Name"));
+        }
+        assert_eq!(field("NoNewPrivs"), "1");
+        threads += 1;
+    }
+    assert!(threads > 0);
+}
+
 fn can_run() -> bool {
     require_root() && require_cgroup2()
 }
@@ -146,6 +164,7 @@ fn the_pod_is_found_and_only_the_pod_is_followed() {
         "the pod's, not a container's: {attached}"
     );
 
+    has_no_rights(sidecar.child.id());
     calls(&node.other, &node.other, &netns, "127.0.0.1:7001", "9");
     calls(&node.other, &node.app, &netns, "127.0.0.1:7002", "4");
     calls(&node.app, &node.other, &netns, "127.0.0.1:7003", "3");

@@ -1,0 +1,64 @@
+//! The rights of the process: what is needed to load and attach programs is given away once they are attached.
+//!
+//! What is attached stays attached, maps can be read and written and the ring buffer drained without any of them
+//! (kernel/bpf/syscall.c asks for rights where objects are made, not where a descriptor is used), and sockets are
+//! looked at without any from the start. So nothing that comes from the network is ever read with a right.
+
+use caps::{CapSet, Capability};
+use nix::sys::prctl;
+
+/// The sets that must be empty. Whoever lacks CAP_SETPCAP cannot narrow the bounding set; without permitted
+/// capabilities, and with no_new_privs, nothing can be gained from it.
+const EMPTIED: [CapSet; 4] = [
+    CapSet::Ambient,
+    CapSet::Effective,
+    CapSet::Permitted,
+    CapSet::Inheritable,
+];
+
+/// Why rights are still there.
+#[derive(Debug, thiserror::Error)]
+pub enum RightsError {
+    /// The kernel refused.
+    #[error("cannot give capabilities away: {0}")]
+    Capabilities(#[from] caps::errors::CapsError),
+    /// The kernel refused.
+    #[error("cannot set no_new_privs: {0}")]
+    NoNewPrivileges(#[from] nix::Error),
+    /// It did not refuse, and they are there all the same.
+    #[error("capabilities that were given away are still in the {set:?} set: {left}")]
+    Left {
+        /// Which set.
+        set: CapSet,
+        /// What is in it.
+        left: String,
+    },
+}
+
+/// Gives every capability away, for this thread and all that it will start, and checks that they are gone. To be called
+/// before there are other threads: each has its own (capabilities(7)).
+///
+/// # Errors
+/// [`RightsError`]. The process has then more rights than it should have.
+pub fn give_away() -> Result<(), RightsError> {
+    prctl::set_no_new_privs()?;
+    if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)? {
+        for capability in caps::read(None, CapSet::Bounding)? {
+            caps::drop(None, CapSet::Bounding, capability)?;
+        }
+    }
+    for set in EMPTIED {
+        caps::clear(None, set)?;
+    }
+    for set in EMPTIED {
+        let left = caps::read(None, set)?;
+        if !left.is_empty() {
+            let mut left: Vec<_> = left.iter().map(ToString::to_string).collect();
+            left.sort();
+            let left = left.join(", ");
+            return Err(RightsError::Left { set, left });
+        }
+    }
+    tracing::info!("all capabilities are given away; none is needed to go on");
+    Ok(())
+}
