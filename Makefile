@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench fuzz build setup test-fresh clean
+.PHONY: help demo test lint bench bench-webhook fuzz build setup test-fresh clean
 
 ARGS ?=
 out := $(or $(CARGO_TARGET_DIR),target)
@@ -24,7 +24,7 @@ define runner
 endef
 
 help: ## List these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Two pods on a slow link, a flowcar beside each: tables, histograms and a trace
 	@$(say_sudo)
@@ -53,10 +53,18 @@ bench: ## What flowcar costs: with and without it, and each hook by the kernel's
 	cargo build --release --package flowcar --package flowcar-tests --bins
 	$(as_root) $(out)/release/bench $(ARGS)
 
-fuzz: ## Fuzz the decoder of kernel records for a minute (ARGS: libFuzzer's)
+bench-webhook: ## Latency of an admission call, and the controller's memory
+	@$(call setup,test)
+	tests/peers/build k8s
+	cargo build --release --package flowcar-k8s --bins
+	cargo bench --package flowcar-tests --bench admission $(ARGS)
+
+fuzz: ## Fuzz what is read from outside, each for a minute (ARGS: libFuzzer's)
 	@$(call setup,fuzz)
 	cd tests/fuzz
-	$${FLOWCAR_BPF_CARGO} fuzz run --fuzz-dir . record -- -max_len=8192 -max_total_time=60 $(ARGS)
+	for target in $$($$FLOWCAR_BPF_CARGO fuzz list --fuzz-dir .); do
+		$$FLOWCAR_BPF_CARGO fuzz run --fuzz-dir . "$$target" -- -max_len=8192 -max_total_time=60 $(ARGS)
+	done
 
 build: ## The release binaries, in target/release
 	@$(call setup,build)

@@ -4,7 +4,7 @@ mod limit;
 
 use std::io::IsTerminal as _;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use self::limit::Limited;
 use crate::config::{Config, LogFormat};
@@ -12,9 +12,11 @@ use crate::config::{Config, LogFormat};
 /// Starts logging. Beside a command, only warnings are told unless `FLOWCAR_LOG` says more.
 pub fn start(config: &Config, beside_command: bool) {
     let default = if beside_command { "warn" } else { "info" };
-    let filter = config.log.as_deref().unwrap_or(default);
+    let level = config.log.as_deref().unwrap_or(default);
+    // The configuration has read it: it is a level's name.
+    let level = level.parse().unwrap_or(LevelFilter::INFO);
     let lines = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(filter))
+        .with_max_level(level)
         .with_writer(Limited::new(config.log_format))
         .with_target(false);
     match config.log_format {

@@ -1,0 +1,5 @@
+//! Overrides in annotations, of any text.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| flowcar_k8s::fuzz::annotations(bytes));

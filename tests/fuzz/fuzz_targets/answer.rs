@@ -1,0 +1,24 @@
+//! What a receiver answers, as a success and as a refusal: understood, or told, and never more rejected than there can be.
+
+#![no_main]
+
+use std::time::{Duration, SystemTime};
+
+use flowcar::{config::Signal, otlp::answer};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: (u16, &str, &[u8])| {
+    let (status, retry_after, body) = input;
+    for signal in [Signal::Metrics, Signal::Traces] {
+        let accepted = answer::accepted(signal, body);
+        assert!(accepted.rejected <= i64::MAX as u64);
+    }
+    let response = http::Response::builder()
+        .status(status.clamp(100, 999))
+        .header("retry-after", retry_after)
+        .body(body.to_vec().into());
+    if let Ok(response) = response {
+        let (_, wait) = answer::http_failure(&response, SystemTime::UNIX_EPOCH);
+        assert!(wait.is_none_or(|wait| wait <= Duration::from_secs(600)));
+    }
+});
