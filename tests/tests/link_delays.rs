@@ -83,7 +83,9 @@ fn is_near(rtt: Duration, measured: &Measured) -> bool {
         application >= log && connect >= log_handshake,
         "{rtt:?}: {measured:?}"
     );
-    all.iter().all(|time| *time < rtt + MS)
+    // What is measured against the link is told in buckets of 2^(1/8), so its own programs may take that much, and on a
+    // machine that others share a millisecond of it is theirs.
+    all.iter().all(|time| *time < rtt + MS.max(rtt / 11))
 }
 
 /// The emulator's own lateness, which no neighbour has a part in.
