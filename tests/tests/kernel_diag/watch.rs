@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader},
     net::{IpAddr, SocketAddr},
+    os::fd::AsRawFd as _,
     process::{Child, Stdio},
     sync::mpsc,
     thread,
@@ -86,7 +87,10 @@ impl Watch {
     pub(crate) fn start(place: &Place, mode: Mode, settings: &[(&str, &str)]) -> Self {
         let receiver = place.netns().run(Receiver::start).unwrap().unwrap();
         let cgroup = Cgroup::new("sidecar").unwrap();
-        let mut command = std::process::Command::new(program().unwrap());
+        // By an open descriptor, because nobody may not look into every folder that a build may lie in.
+        let program = std::fs::File::open(program().unwrap()).unwrap();
+        let by_descriptor = format!("/proc/self/fd/{}", program.as_raw_fd());
+        let mut command = std::process::Command::new(by_descriptor);
         cgroup.enter(&mut command).unwrap();
         place.netns().enter(&mut command).unwrap();
         let source = match mode {
@@ -113,6 +117,7 @@ impl Watch {
             .env("OTEL_METRIC_EXPORT_INTERVAL", "200")
             .env("FLOWCAR_SPANS_PER_SECOND", "1000000")
             .env("FLOWCAR_SPAN_QUEUE", "1000000")
+            .env("FLOWCAR_SPAN_QUEUE_BYTES", "1000000000")
             .env("FLOWCAR_SPAN_INTERVAL", "0")
             .env("FLOWCAR_SHUTDOWN_TIMEOUT", "30000")
             .envs(settings.iter().copied())
