@@ -9,6 +9,7 @@ use crate::{
     config::{Config, SourceChoice},
     exit::{self, Failure},
     follower::Follower,
+    memory,
     otlp::exporter::Exporter,
     rights,
     scope::{self, ScopeError},
@@ -57,6 +58,7 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
         )
     })?;
     let desk = Desk::open();
+    memory::let_go_of_start();
     loop {
         tokio::select! {
             _ = terminate.recv() => break,

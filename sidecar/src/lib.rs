@@ -32,6 +32,7 @@ pub mod flow;
 pub mod follower;
 pub mod histogram;
 pub mod logs;
+pub mod memory;
 pub mod otlp;
 pub mod rights;
 pub mod run;
