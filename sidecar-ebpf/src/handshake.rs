@@ -16,17 +16,18 @@ use crate::{
     seat::{self, Seat},
 };
 
-const CALLBACKS: u32 = BPF_SOCK_OPS_RTT_CB_FLAG
-    | BPF_SOCK_OPS_STATE_CB_FLAG
-    | BPF_SOCK_OPS_RETRANS_CB_FLAG
-    | BPF_SOCK_OPS_RTO_CB_FLAG;
+/// How an attempt fails. The round trip of the handshake is the time that it took to connect, and told as that.
+const HANDSHAKE: u32 =
+    BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RETRANS_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG;
+
+const CALLBACKS: u32 = HANDSHAKE | BPF_SOCK_OPS_RTT_CB_FLAG;
 
 /// `connect()` was called and the SYN is about to go. Addresses are known, sequence numbers not yet.
 #[inline(always)]
 pub(crate) fn connecting(ctx: Ctx) {
     if let Some(seat) = seat::take(ctx, Role::Client) {
         seat.started_ns = now();
-        if !ctx.arm(CALLBACKS) {
+        if !ctx.arm(HANDSHAKE) {
             seat.leave();
         }
         return;
@@ -36,7 +37,7 @@ pub(crate) fn connecting(ctx: Ctx) {
         return;
     };
     begin(flow, Role::Client);
-    if !ctx.arm(CALLBACKS) {
+    if !ctx.arm(HANDSHAKE) {
         ctx.forget();
     }
 }
