@@ -11,12 +11,14 @@
 //! complete, so what passes here is what would be on a wire. All times are CLOCK_MONOTONIC, the clock of
 //! `bpf_ktime_get_ns`, so that they compare with what the kernel reports.
 
+mod capture;
 mod emulator;
 mod error;
 mod nat;
 mod packet;
 mod plan;
 mod record;
+mod samples;
 mod trace;
 mod tun;
 
@@ -25,6 +27,7 @@ use std::{
     sync::atomic::{AtomicU8, Ordering},
 };
 
+pub use capture::{Capture, Captured};
 pub use error::Error;
 pub use nat::{Nat, Rewrite};
 pub use packet::TcpSummary;

@@ -1,12 +1,9 @@
-use std::{
-    collections::{HashMap, VecDeque},
-    net::SocketAddr,
-    time::Duration,
-};
+use std::time::Duration;
 
 use super::{
     packet::TcpSummary,
     record::{Direction, Fate, PacketRecord},
+    samples::{self, Seen},
 };
 
 /// What the link did, packet by packet, in the order in which packets entered.
@@ -28,13 +25,6 @@ pub fn percentile(values: &[Duration], quantile: f64) -> Duration {
         .get(rank.saturating_sub(1))
         .copied()
         .unwrap_or_default()
-}
-
-/// A sender's segment that is not acknowledged yet.
-struct Outstanding {
-    end: u32,
-    sent: Duration,
-    again: bool,
 }
 
 // === impl Trace ===
@@ -97,90 +87,34 @@ impl Trace {
     /// it covers was sent. As RFC 6298 and the kernel do, nothing is taken from segments that were sent
     /// more than once.
     pub fn round_trips(&self, direction: Direction) -> Vec<Duration> {
-        let mut flows: HashMap<(SocketAddr, SocketAddr), VecDeque<Outstanding>> = HashMap::new();
-        let mut samples = Vec::new();
-        for (at, record, tcp) in self.seen_from(direction) {
-            if record.direction == direction {
-                if tcp.payload > 0 {
-                    let flow = flows.entry((tcp.source, tcp.destination)).or_default();
-                    send(flow, tcp, at);
-                }
-            } else if tcp.ack_flag
-                && let Some(flow) = flows.get_mut(&(tcp.destination, tcp.source))
-                && let Some(sent) = acknowledge(flow, tcp.ack)
-            {
-                samples.push(at - sent);
-            }
-        }
-        samples
+        samples::round_trips(&self.seen_from(direction), TcpSummary::is_data)
     }
 
     /// For each connection opened in this direction: the time from its first SYN entering to the first
     /// SYN-ACK arriving, as the client waits for it.
     pub fn handshakes(&self, direction: Direction) -> Vec<Duration> {
-        let mut opening: HashMap<(SocketAddr, SocketAddr), Duration> = HashMap::new();
-        let mut samples = Vec::new();
-        for (at, record, tcp) in self.seen_from(direction) {
-            if record.direction == direction && tcp.is_syn() {
-                opening.entry((tcp.source, tcp.destination)).or_insert(at);
-            } else if record.direction != direction && tcp.is_syn_ack() {
-                let first = opening.remove(&(tcp.destination, tcp.source));
-                samples.extend(first.map(|sent| at - sent));
-            }
-        }
-        samples
+        samples::handshakes(&self.seen_from(direction))
     }
 
     /// What the sender of this direction sees, in its order of time: its own segments as they enter, the
     /// other's as they arrive.
-    fn seen_from(&self, direction: Direction) -> Vec<(Duration, &PacketRecord, &TcpSummary)> {
-        let seen = |record: &'_ PacketRecord| match record.direction == direction {
-            true => (!record.copy).then_some(record.entered),
-            false => record.left,
+    fn seen_from(&self, direction: Direction) -> Vec<Seen> {
+        let seen = |record: &PacketRecord| {
+            let ours = record.direction == direction;
+            let at = match ours {
+                true => (!record.copy).then_some(record.entered),
+                false => record.left,
+            };
+            Some(Seen {
+                at: at?,
+                ours,
+                tcp: record.tcp?,
+            })
         };
-        let mut events: Vec<_> = self
-            .records
-            .iter()
-            .filter_map(|record| Some((seen(record)?, record, record.tcp.as_ref()?)))
-            .collect();
-        events.sort_by_key(|(at, ..)| *at);
+        let mut events: Vec<_> = self.records.iter().filter_map(seen).collect();
+        events.sort_by_key(|seen| seen.at);
         events
     }
-}
-
-/// A segment that ends no later than one sent before was sent again, and whatever it covers with it.
-fn send(flow: &mut VecDeque<Outstanding>, tcp: &TcpSummary, at: Duration) {
-    let newest = flow.back().map(|segment| segment.end);
-    if newest.is_none_or(|newest| is_after(tcp.end_seq(), newest)) {
-        flow.push_back(Outstanding {
-            end: tcp.end_seq(),
-            sent: at,
-            again: false,
-        });
-    }
-    for segment in flow.iter_mut() {
-        let covered = is_after(segment.end, tcp.seq) && !is_after(segment.end, tcp.end_seq());
-        segment.again |= covered && segment.sent != at;
-    }
-}
-
-/// When the oldest of the segments was sent that this acknowledges and that was sent once.
-fn acknowledge(flow: &mut VecDeque<Outstanding>, ack: u32) -> Option<Duration> {
-    let mut oldest = None;
-    while let Some(segment) = flow.front()
-        && !is_after(segment.end, ack)
-    {
-        if !segment.again {
-            oldest = oldest.or(Some(segment.sent));
-        }
-        flow.pop_front();
-    }
-    oldest
-}
-
-/// Sequence numbers compare around the wrap (RFC 9293, 3.4).
-fn is_after(a: u32, b: u32) -> bool {
-    a.wrapping_sub(b) as i32 > 0
 }
 
 #[cfg(test)]
