@@ -21,14 +21,17 @@ pub enum Counter {
     FailedDropped = 5,
     /// Established connections whose callbacks could not be armed, so that neither samples nor the end is seen.
     ArmRefused = 6,
-    /// RTT samples and retransmissions that were not counted because the kernel refused their flow socket storage. The
-    /// flow's bytes, segments and end are told all the same.
+    /// RTT samples, retransmissions and exchanges that were not counted, because the kernel refused their flow socket
+    /// storage or because a packet's headers cannot be read. The flow's bytes, segments and end are told all the same.
     DetailRefused = 7,
+    /// Exchange records that found the ring buffer full. Counts are cumulative: the flow's next record has all, but that of
+    /// its close has no next.
+    ExchangeDropped = 8,
 }
 
 impl Counter {
     /// All counters, in index order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Established,
         Self::StorageRefused,
         Self::OpenDropped,
@@ -37,6 +40,7 @@ impl Counter {
         Self::FailedDropped,
         Self::ArmRefused,
         Self::DetailRefused,
+        Self::ExchangeDropped,
     ];
 
     /// The counter's index in the per-CPU array.

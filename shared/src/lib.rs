@@ -6,5 +6,6 @@
 #![no_std]
 
 pub mod counter;
+pub mod exchange;
 pub mod histogram;
 pub mod record;

@@ -80,6 +80,12 @@ pub mod flag {
     /// The connection was established by the peer's SYN and ours crossing or by a socket whose connect
     /// was not seen: the start is the time of establishment.
     pub const START_UNSEEN: u16 = 1 << 7;
+    /// The application closed the socket while it was connecting.
+    pub const ABANDONED: u16 = 1 << 8;
+    /// Every segment since the handshake was looked at (`FLOWCAR_EXCHANGE=on`), so that a RST of the peer's was seen.
+    pub const SEGMENTS_SEEN: u16 = 1 << 9;
+    /// A segment with RST came from the peer.
+    pub const RESET_RECEIVED: u16 = 1 << 10;
 }
 
 /// Address family of [`FlowRecord::family`]: `AF_INET` (include/linux/socket.h).

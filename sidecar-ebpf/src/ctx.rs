@@ -72,7 +72,7 @@ impl Ctx {
     }
 
     #[inline(always)]
-    fn sk(self) -> *mut bpf_sock {
+    pub(crate) fn sk(self) -> *mut bpf_sock {
         // SAFETY: as above; null where there is no full socket.
         unsafe { (&raw const (*self.0).__bindgen_anon_2.sk).read_volatile() }
     }

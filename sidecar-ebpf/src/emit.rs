@@ -103,7 +103,7 @@ pub(crate) fn emit_few(
 /// Userspace drains the ring on a timer, so a record wakes nobody until the ring fills up: a wake-up
 /// for each connection would cost more than everything else here together.
 #[inline(always)]
-fn wake() -> u64 {
+pub(crate) fn wake() -> u64 {
     if RECORDS.query(AVAIL_DATA) >= u64::from(maps::wake_level()) {
         FORCE_WAKEUP
     } else {

@@ -12,6 +12,7 @@ use flowcar_shared::{
 use crate::{
     ctx::{Ctx, now},
     emit::{emit, emit_few},
+    exchange,
     maps::count,
     seat::{self, Seat},
 };
@@ -90,6 +91,7 @@ fn seated(ctx: Ctx, seat: &mut Seat) {
         seat.leave();
         return;
     }
+    exchange::begin(ctx, seat.role(), true);
     emit_few(ctx, seat, Kind::Open, now, 0, Counter::OpenDropped);
 }
 
@@ -114,5 +116,6 @@ fn established(ctx: Ctx, flow: &mut FlowRecord, role: Role) {
         ctx.forget();
         return;
     }
+    exchange::begin(ctx, role as u8, false);
     emit(flow, Kind::Open, now, Counter::OpenDropped);
 }

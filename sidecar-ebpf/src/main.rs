@@ -9,9 +9,12 @@
 
 mod ctx;
 mod emit;
+mod exchange;
 mod handshake;
 mod loss;
 mod maps;
+mod packet;
+mod release;
 mod rtt;
 mod seat;
 mod sock_ops;

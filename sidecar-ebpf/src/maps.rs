@@ -7,6 +7,7 @@ use aya_ebpf::{
 };
 use flowcar_shared::{
     counter::{COUNTERS as COUNTER_COUNT, Counter},
+    exchange::{ExchangeHead, ExchangeRecord},
     record::FlowRecord,
 };
 
@@ -24,6 +25,27 @@ pub(crate) const SEATS_COUNT: usize = 4096;
 /// cookies count up, so neighbours in time are neighbours here. The lock in each needs the map described by BTF.
 #[btf_map]
 pub(crate) static SEATS: btf_maps::Array<Seat, SEATS_COUNT> = btf_maps::Array::new();
+
+/// Whether exchanges are followed. The loader says so before the programs are loaded, and the verifier leaves out what a 0
+/// makes unreachable.
+#[unsafe(no_mangle)]
+static FLOWCAR_EXCHANGES: u8 = 0;
+
+/// Exchanges of short connections, found as their [`SEATS`] are: 104 bytes each, 416 KiB. A single one where exchanges are
+/// not followed.
+#[map]
+pub(crate) static TURNS: Array<ExchangeHead> = Array::with_max_entries(SEATS_COUNT as u32, 0);
+
+/// Exchanges of all others: 1 KiB for each socket, as [`FLOWS`].
+#[btf_map]
+pub(crate) static EXCHANGES: SkStorage<ExchangeRecord> = SkStorage::new();
+
+/// Whether exchanges are followed.
+#[inline(always)]
+pub(crate) fn follows_exchanges() -> bool {
+    // SAFETY: a static; volatile, because the loader replaces its value.
+    unsafe { (&raw const FLOWCAR_EXCHANGES).read_volatile() != 0 }
+}
 
 /// Records on their way to userspace: 1 MiB unless the loader sets another size, some 5,000 records of short connections.
 #[map]

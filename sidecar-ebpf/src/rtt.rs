@@ -10,7 +10,7 @@ use flowcar_shared::{
 use crate::{
     ctx::{Ctx, now},
     emit::{emit, emit_few},
-    maps,
+    exchange, maps,
     seat::{self, Seat},
 };
 
@@ -27,6 +27,7 @@ pub(crate) fn sample(ctx: Ctx) {
     count(flow, rtt_us);
     if flow.established_ns != 0 && is_due(ctx, flow.tick) {
         ctx.measure(flow);
+        exchange::tell(ctx);
         emit(flow, Kind::Sample, now(), Counter::SampleDropped);
     }
 }
@@ -45,6 +46,7 @@ fn seated(ctx: Ctx, seat: &mut Seat) {
         return;
     }
     if seat.established_ns != 0 && is_due(ctx, seat.tick) {
+        exchange::tell(ctx);
         emit_few(ctx, seat, Kind::Sample, now(), 0, Counter::SampleDropped);
     }
 }

@@ -42,7 +42,12 @@ const _: () = assert!(SEATS_COUNT.is_power_of_two());
 /// The socket's seat, if it has one.
 #[inline(always)]
 pub(crate) fn of(ctx: Ctx) -> Option<&'static mut Seat> {
-    let cookie = ctx.cookie();
+    of_cookie(ctx.cookie())
+}
+
+/// The seat of the socket with this cookie, if it has one.
+#[inline(always)]
+pub(crate) fn of_cookie(cookie: u64) -> Option<&'static mut Seat> {
     at(cookie).filter(|seat| seat.holder >> 2 == cookie)
 }
 
@@ -79,9 +84,13 @@ pub(crate) fn take(ctx: Ctx, role: Role) -> Option<&'static mut Seat> {
 /// A CPU numbers its sockets in batches of 4096 (include/linux/cookie.h), so cookies of two CPUs that make sockets at
 /// the same pace have the same lower bits: the batch's number moves them apart.
 #[inline(always)]
+pub(crate) fn place(cookie: u64) -> u32 {
+    (cookie.wrapping_add((cookie >> 12) * 1637) as usize & (SEATS_COUNT - 1)) as u32
+}
+
+#[inline(always)]
 fn at(cookie: u64) -> Option<&'static mut Seat> {
-    let place = cookie.wrapping_add((cookie >> 12) * 1637) as usize & (SEATS_COUNT - 1);
-    let seat = SEATS.get_ptr_mut(place as u32)?;
+    let seat = SEATS.get_ptr_mut(place(cookie))?;
     // SAFETY: an element of the array, which stays where it is.
     Some(unsafe { &mut *seat })
 }

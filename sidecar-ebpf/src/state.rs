@@ -16,6 +16,7 @@ use flowcar_shared::{
 use crate::{
     ctx::{Ctx, now},
     emit::{emit, emit_few},
+    exchange,
     seat::{self, Seat},
 };
 
@@ -46,7 +47,7 @@ fn seated(ctx: Ctx, seat: &mut Seat, new: u32) {
         BPF_TCP_FIN_WAIT2 => seat.received_at_fin_wait2 = ctx.bytes_received() as u32,
         BPF_TCP_CLOSE => {
             let old = ctx.arg::<0>();
-            seat.flags |= ending(ctx, old, seat.received_at_fin_wait2);
+            seat.flags |= ending(ctx, old, seat.received_at_fin_wait2) | exchange::end(ctx);
             let dropped = dropped(seat.established_ns);
             emit_few(ctx, seat, Kind::Close, now(), old as u8, dropped);
             seat.leave();
@@ -60,7 +61,7 @@ fn closed(ctx: Ctx, flow: &mut FlowRecord) {
     let old = ctx.arg::<0>();
     ctx.measure(flow);
     flow.last_state = old as u8;
-    flow.flags |= ending(ctx, old, flow.received_at_fin_wait2);
+    flow.flags |= ending(ctx, old, flow.received_at_fin_wait2) | exchange::end(ctx);
     if flow.established_ns == 0 {
         // Who failed to connect has not been identified yet.
         ctx.identify(flow);

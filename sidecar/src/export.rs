@@ -33,7 +33,7 @@ pub struct ExportArgs {
 pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     let config = &config.clone().with_default_endpoint();
     let cgroup = cgroup(args.cgroup.as_deref(), config)?;
-    let source = Source::open(config.source, cgroup.as_deref(), config.ring_bytes)?;
+    let source = Source::open(config.source, cgroup.as_deref(), config.programs())?;
     rights::give_away()?;
     let name = source.name();
     let follower = Follower::new(source, &config.limits());

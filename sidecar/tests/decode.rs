@@ -67,6 +67,11 @@ fn ends_follow_from_flags_and_the_last_state() {
     assert_eq!(end(1, 0), is(End::Reset));
     assert_eq!(end(8, flag::PEER_FIN_FIRST), is(End::Reset));
     assert_eq!(end(1, flag::TIMED_OUT), is(End::Timeout));
+    assert_eq!(end(1, flag::SEGMENTS_SEEN), is(End::ResetSent));
+    assert_eq!(
+        end(1, flag::SEGMENTS_SEEN | flag::RESET_RECEIVED),
+        is(End::ResetReceived)
+    );
 }
 
 #[test]
@@ -88,7 +93,8 @@ fn failures_follow_from_what_came_back() {
         is(Failure::Refused)
     );
     assert_eq!(failure(closed(2, flag::TIMED_OUT)), is(Failure::Timeout));
-    assert_eq!(failure(syn_sent), is(Failure::Other));
+    assert_eq!(failure(closed(2, flag::ABANDONED)), is(Failure::Other));
+    assert_eq!(failure(syn_sent), is(Failure::Unreachable));
     assert_eq!(failure(closed(3, 0)), is(Failure::Reset));
 }
 

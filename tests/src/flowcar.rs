@@ -199,6 +199,9 @@ fn parse<T: DeserializeOwned>(line: &str) -> io::Result<T> {
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{error}: {line}")))
 }
 
+/// Names and values of flowcar's settings.
+type Settings<'a> = &'a [(&'a str, &'a str)];
+
 /// `flowcar run --format json -o FILE -- COMMAND` in a place. It is killed on drop; what it runs, with the
 /// place.
 #[derive(Debug)]
@@ -215,8 +218,18 @@ impl Run {
     /// # Errors
     /// It cannot be started.
     pub fn start(place: &Place, program: &Path, arguments: &[&str]) -> io::Result<Self> {
+        Self::start_with(place, &[], program, arguments)
+    }
+
+    fn start_with(
+        place: &Place,
+        settings: Settings,
+        program: &Path,
+        arguments: &[&str],
+    ) -> io::Result<Self> {
         let report = NamedTempFile::new()?;
         let child = command(place)?
+            .envs(settings.iter().copied())
             .args(["run", "--format", "json", "-o"])
             .arg(report.path())
             .arg("--")
@@ -278,10 +291,19 @@ pub fn call(
     target: SocketAddr,
     arguments: &[&str],
 ) -> io::Result<(Vec<ConnectionReport>, Report)> {
+    call_with(place, &[], target, arguments)
+}
+
+fn call_with(
+    place: &Place,
+    settings: Settings,
+    target: SocketAddr,
+    arguments: &[&str],
+) -> io::Result<(Vec<ConnectionReport>, Report)> {
     let target = target.to_string();
     let mut words = vec!["call", &target];
     words.extend_from_slice(arguments);
-    let mut run = Run::start(place, &traffic::program()?, &words)?;
+    let mut run = Run::start_with(place, settings, &traffic::program()?, &words)?;
     let reports = lines(run.stdout()?)?;
     succeeded(reports, run)
 }
@@ -302,13 +324,17 @@ impl Server {
     /// # Errors
     /// It cannot be started, or cannot listen.
     pub fn start(place: &Place, connections: usize) -> io::Result<Self> {
+        Self::start_with(place, &[], connections)
+    }
+
+    fn start_with(place: &Place, settings: Settings, connections: usize) -> io::Result<Self> {
         #[derive(Deserialize)]
         struct Ready {
             listening: SocketAddr,
         }
         let until = connections.to_string();
         let words = ["serve", "--listen", "[::]:0", "--until", &until];
-        let mut run = Run::start(place, &traffic::program()?, &words)?;
+        let mut run = Run::start_with(place, settings, &traffic::program()?, &words)?;
         let mut stdout = run.stdout()?;
         let mut line = String::new();
         stdout.read_line(&mut line)?;
@@ -354,6 +380,7 @@ fn succeeded(
 /// A client's and a server's pod and a link between them; the client is its end a.
 #[derive(Debug)]
 pub struct Pair {
+    settings: Vec<(&'static str, &'static str)>,
     link: Link,
     client: Place,
     server: Place,
@@ -395,10 +422,18 @@ impl Pair {
         let server = Place::new("server")?;
         let link = Link::between(client.netns(), server.netns(), plan).map_err(io::Error::other)?;
         Ok(Self {
+            settings: Vec::new(),
             link,
             client,
             server,
         })
+    }
+
+    /// Sets a setting of both flowcars.
+    #[must_use]
+    pub fn set(mut self, name: &'static str, value: &'static str) -> Self {
+        self.settings.push((name, value));
+        self
     }
 
     /// The client's pod.
@@ -430,11 +465,17 @@ impl Pair {
         connections: usize,
         arguments: &[&str],
     ) -> io::Result<Called> {
-        let serving = Server::start(&self.server, connections)?;
+        let settings = &self.settings;
+        let serving = Server::start_with(&self.server, settings, connections)?;
         let count = connections.to_string();
         let mut words = vec!["--connections", &count];
         words.extend_from_slice(arguments);
-        let (clients, at_client) = call(&self.client, (server, serving.port()).into(), &words)?;
+        let (clients, at_client) = call_with(
+            &self.client,
+            settings,
+            (server, serving.port()).into(),
+            &words,
+        )?;
         let (servers, at_server) = serving.finish()?;
         assert_eq!((clients.len(), servers.len()), (connections, connections));
         assert_eq!(

@@ -13,9 +13,6 @@ use flowcar_k8s::config::Settings;
 use flowcar_k8s::inject::{Context, inject};
 use serde_json::{Map, Value, json};
 
-/// Injected for what the sidecar does not choose by its environment yet; it passes over names that it does not know.
-const AHEAD: [&str; 1] = ["FLOWCAR_EXCHANGE"];
-
 /// What the kubelet would fill in, by field.
 const FIELDS: [(&str, &str); 5] = [
     ("metadata.name", "web-5d4f-x7k2p"),
@@ -39,6 +36,8 @@ const CASES: &[Case] = &[
     (Key::Endpoint, "HTTPS://[::1]:4317/v1", |c| {
         endpoints(c) == ["https://[::1]:4317/v1"; 2]
     }),
+    (Key::Exchange, "on", |c| c.exchanges),
+    (Key::Exchange, "off", |c| !c.exchanges),
     (Key::Protocol, "grpc", |c| {
         endpoints(c) == ["http://localhost:4317/"; 2]
             && targets(c).all(|t| t.protocol == Protocol::Grpc)
@@ -166,10 +165,6 @@ fn log(config: &Config) -> &str {
     config.log.as_deref().unwrap_or("info")
 }
 
-fn is_ahead(row: &Annotation) -> bool {
-    row.env.is_some_and(|name| AHEAD.contains(&name))
-}
-
 /// The environment of the container that the pod gets, as the kubelet would start it.
 fn environment(pod: &Value) -> Vec<(String, String)> {
     let context = Context {
@@ -216,11 +211,7 @@ fn text(value: &Value) -> &str {
 
 /// What the sidecar makes of an environment; `flowcar export` is what the injected container runs.
 fn understood(env: Vec<(String, String)>, whose: &str) -> Config {
-    let known: BTreeSet<_> = SETTINGS
-        .iter()
-        .map(|setting| setting.name)
-        .chain(AHEAD)
-        .collect();
+    let known: BTreeSet<_> = SETTINGS.iter().map(|setting| setting.name).collect();
     let names: BTreeSet<_> = env.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names.difference(&known).count(), 0, "{whose}: {names:?}");
     assert_eq!(names.len(), env.len(), "{whose}: a name twice");
@@ -267,7 +258,7 @@ fn no_annotation_is_left_out() {
     let proven = |key: Key, value: &str| CASES.iter().any(|(k, v, _)| *k == key && *v == value);
     for row in &TABLE {
         annotated(&[(row.name, row.example)]);
-        if row.env.is_none() || is_ahead(row) {
+        if row.env.is_none() {
             continue;
         }
         assert!(proven(row.key, row.example), "{}: its example", row.name);
@@ -278,13 +269,6 @@ fn no_annotation_is_left_out() {
                 row.name
             );
         }
-    }
-    for name in AHEAD {
-        let known = SETTINGS.iter().any(|setting| setting.name == name);
-        assert!(
-            !known,
-            "{name}: the sidecar reads it now; take it from the list and say what it does in a case"
-        );
     }
 }
 

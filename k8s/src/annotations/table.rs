@@ -179,10 +179,10 @@ pub static TABLE: [Annotation; 23] = [
         Key::Exchange,
         "flowcar.io/exchange",
         Kind::Choice(&["on", "off"]),
-        "on",
         "off",
+        "on",
         Some("FLOWCAR_EXCHANGE"),
-        "Whether request-to-response latency is measured, which looks at every packet's length.",
+        "Whether request-to-response latency is measured, and who sent a RST told, by a look at every packet's headers.",
     ),
     row(
         Key::Sampling,

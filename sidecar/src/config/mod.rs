@@ -14,6 +14,7 @@ use std::{env, path::PathBuf, time::Duration};
 use crate::{
     follower::Limits,
     series::{Naming, PeerNaming},
+    source::ebpf::Options,
 };
 
 pub use export::{Compression, Export, Headers, Protocol, Signal, Target};
@@ -48,6 +49,8 @@ pub struct Config {
     pub max_flows: usize,
     /// Size of the kernel's ring buffer, bytes.
     pub ring_bytes: u32,
+    /// Whether exchanges are measured, packet by packet.
+    pub exchanges: bool,
     /// Whether a server's span names the client's as its parent.
     pub trace_parent: TraceParent,
     /// Spans sent, at most.
@@ -187,6 +190,14 @@ impl Config {
         }
     }
 
+    /// What the kernel programs are loaded with.
+    pub const fn programs(&self) -> Options {
+        Options {
+            ring_bytes: self.ring_bytes,
+            exchanges: self.exchanges,
+        }
+    }
+
     fn read(vars: Vec<(String, String)>, mut reader: Reader) -> Result<Self, Mistakes> {
         let raw = Raw::from_vars(vars);
         let (export, defaults) = export::read(&raw, &mut reader);
@@ -265,6 +276,9 @@ impl Config {
                 1 << 20,
                 parse::ring_bytes,
             ),
+            exchanges: reader.read("FLOWCAR_EXCHANGE", &own.exchange, false, |text| {
+                parse::choice(text, &[("on", true), ("off", false)])
+            }),
             trace_parent: reader.read(
                 "FLOWCAR_TRACE_PARENT",
                 &own.trace_parent,

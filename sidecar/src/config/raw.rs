@@ -49,6 +49,7 @@ pub(super) struct RawFlowcar {
     pub(super) series_limit: Option<String>,
     pub(super) max_flows: Option<String>,
     pub(super) ring_bytes: Option<String>,
+    pub(super) exchange: Option<String>,
     pub(super) trace_parent: Option<String>,
     pub(super) spans_per_second: Option<String>,
     pub(super) span_queue: Option<String>,

@@ -219,6 +219,11 @@ pub const SETTINGS: &[Setting] = &[
         "size of the kernel's ring buffer, a power of two",
     ),
     setting(
+        "FLOWCAR_EXCHANGE",
+        "`off`",
+        "`on`: every packet's headers are looked at, for `flowcar.tcp.exchange.duration` and for who sent a RST; needs the eBPF source",
+    ),
+    setting(
         "FLOWCAR_TRACE_PARENT",
         "`auto`",
         "whether a server's span is the child of its client's: `auto` (when the peer's address is not public), `always` or `never`",

@@ -5,10 +5,12 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use flowcar_shared::{
     histogram::SLOTS,
-    record::{FEW_SAMPLES, FlowRecord, HEADER_LEN, Kind, RECORD_LEN, Role, flag},
+    record::{FEW_SAMPLES, FlowRecord, HEADER_LEN, Kind, Role, flag},
 };
 
-use super::{End, Failure, Flow, Monotonic, Outcome, Retransmits, RttKind, TraceIdentity, Volume};
+use super::{
+    End, Failure, Flow, Monotonic, Outcome, Retransmits, RttKind, TraceIdentity, Volume, raw,
+};
 use crate::histogram::Histogram;
 
 /// What a record says: why it was sent, and the flow as it stood.
@@ -50,6 +52,12 @@ pub enum Malformed {
     /// No such role.
     #[error("a kernel record of unknown role {0}")]
     Role(u8),
+    /// Exchanges that do not hold together.
+    #[error("a kernel record of exchanges of {len} bytes that contradicts itself")]
+    Exchanges {
+        /// Bytes received.
+        len: usize,
+    },
 }
 
 /// States before a close (include/net/tcp_states.h).
@@ -113,22 +121,11 @@ pub fn kind_of_malformed(bytes: &[u8]) -> Option<Kind> {
         .and_then(Kind::from_u8)
 }
 
-/// The one read of foreign memory: copies the record into a zeroed one, histogram slots past its end left at zero.
 fn read(bytes: &[u8]) -> Result<FlowRecord, Malformed> {
-    let whole = bytes.len() >= HEADER_LEN && bytes.len() <= RECORD_LEN;
-    if !whole {
-        return Err(Malformed::Length {
-            len: bytes.len(),
-            slots: 0,
-        });
-    }
-    // SAFETY: FlowRecord is repr(C) of integers, for which every bit pattern, all zeros too, is valid; the
-    // copy stays within both, as the length was just checked.
-    let raw = unsafe {
-        let mut raw = std::mem::zeroed::<FlowRecord>();
-        std::ptr::copy_nonoverlapping(bytes.as_ptr(), (&raw mut raw).cast::<u8>(), bytes.len());
-        raw
-    };
+    let raw: FlowRecord = raw::read(bytes, HEADER_LEN).ok_or(Malformed::Length {
+        len: bytes.len(),
+        slots: 0,
+    })?;
     let slots = usize::from(raw.slots_used);
     // A record's place in the ring is rounded up to 8 bytes, its length is not.
     if slots > SLOTS || bytes.len() != HEADER_LEN + 4 * slots {
@@ -218,7 +215,7 @@ fn end(raw: &FlowRecord) -> End {
     if has(flag::TIMED_OUT) {
         End::Timeout
     } else if !has(flag::ORDERLY) {
-        End::Reset
+        reset(has)
     } else if has(flag::PEER_FIN_FIRST) {
         End::PeerFin
     } else {
@@ -226,7 +223,20 @@ fn end(raw: &FlowRecord) -> End {
     }
 }
 
-/// In SYN_SENT the only segment that ends the attempt is a RST, so one received segment tells a refusal.
+/// Where every segment was looked at, a RST of the peer's was seen if there was one. The kernel sends its own only after it
+/// has told of the close (net/ipv4/tcp.c, __tcp_close and tcp_disconnect).
+fn reset(has: impl Fn(u16) -> bool) -> End {
+    if has(flag::RESET_RECEIVED) {
+        End::ResetReceived
+    } else if has(flag::SEGMENTS_SEEN) {
+        End::ResetSent
+    } else {
+        End::Reset
+    }
+}
+
+/// In SYN_SENT the only segment that ends the attempt is a RST, so one received segment tells a refusal. What ends without one, and neither by
+/// the timer nor by the application, was ended by an ICMP error (net/ipv4/tcp_ipv4.c, tcp_v4_err).
 fn failure(raw: &FlowRecord) -> Failure {
     if raw.flags & flag::TIMED_OUT != 0 {
         Failure::Timeout
@@ -234,7 +244,9 @@ fn failure(raw: &FlowRecord) -> Failure {
         Failure::Refused
     } else if raw.last_state != tcp_state::SYN_SENT {
         Failure::Reset
-    } else {
+    } else if raw.flags & flag::ABANDONED != 0 {
         Failure::Other
+    } else {
+        Failure::Unreachable
     }
 }

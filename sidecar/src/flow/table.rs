@@ -7,7 +7,8 @@ use std::{
 
 use flowcar_shared::{counter::Counter, record::Kind};
 
-use super::{Books, Flow, History, Lost, Outcome, Record};
+use super::{Books, Exchanges, Flow, History, Lost, Outcome, Record};
+use crate::histogram::Histogram;
 
 type Hasher = BuildHasherDefault<std::hash::DefaultHasher>;
 
@@ -44,6 +45,9 @@ pub(super) struct Entry {
 pub struct Table {
     pub(super) flows: HashMap<u64, Entry, Hasher>,
     pub(super) bound: usize,
+    /// Exchanges whose flow's own record has not come yet.
+    exchanges: HashMap<u64, Histogram, Hasher>,
+    exchanges_dropped: u64,
     pub(super) unlisted: u64,
     pub(super) closed: u64,
     pub(super) failed: u64,
@@ -66,6 +70,8 @@ impl Table {
         Self {
             flows: HashMap::default(),
             bound,
+            exchanges: HashMap::default(),
+            exchanges_dropped: 0,
             unlisted: 0,
             closed: 0,
             failed: 0,
@@ -81,11 +87,29 @@ impl Table {
 
     /// Takes in a record.
     pub fn apply(&mut self, record: Record) -> Change {
-        let Record { kind, flow } = record;
+        let Record { kind, mut flow } = record;
+        if let Some(exchanges) = self.exchanges.remove(&flow.cookie) {
+            flow.exchanges = exchanges;
+        }
         match (kind, flow.outcome) {
             (Kind::Close, outcome) => self.close(flow, outcome),
             (Kind::Open | Kind::Sample, _) => self.update(flow),
         }
+    }
+
+    /// Takes in a flow's exchanges, for its own record, which comes right behind them. Those whose flow's record was dropped
+    /// wait for the next one.
+    pub fn exchanges(&mut self, news: Exchanges) {
+        if self.exchanges.len() < self.bound || self.exchanges.contains_key(&news.cookie) {
+            self.exchanges.insert(news.cookie, news.durations);
+        } else {
+            self.exchanges_dropped += 1;
+        }
+    }
+
+    /// Records of exchanges that found no room: as many others waited for records that were dropped.
+    pub const fn exchanges_dropped(&self) -> u64 {
+        self.exchanges_dropped
     }
 
     /// Counts a record that did not decode. What an open or a sample said, the flow's next record says again; one that
@@ -227,6 +251,9 @@ fn follows(flow: &mut Flow, before: &Flow) {
     flow.volume = flow.volume.max(&before.volume);
     flow.seen = flow.seen.max(before.seen);
     flow.socket = before.socket;
+    if flow.exchanges.count() < before.exchanges.count() {
+        flow.exchanges = before.exchanges.clone();
+    }
 }
 
 impl Entry {

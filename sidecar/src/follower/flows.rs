@@ -11,7 +11,8 @@ use super::{Limits, own::OwnFlows};
 use crate::{
     clock::Anchor,
     flow::{
-        self, Adopt, Afterlife, Books, Change, Ends, Flow, Looking, Monotonic, Sight, Table, Told,
+        self, Adopt, Afterlife, Books, Change, Ends, Exchanges, Flow, Looking, Malformed,
+        Monotonic, Sight, Table, Told,
     },
     series::SeriesSet,
     snapshot::{Own, Snapshot},
@@ -55,21 +56,35 @@ impl Flows {
         source: &mut EbpfSource,
         finished: &mut impl FnMut(&Flow, &Anchor),
     ) {
-        source.drain(|bytes| match flow::decode(bytes, self.seed) {
-            Ok(record) => {
-                *self.records.entry(kind_name(record.kind)).or_default() += 1;
-                if self.own.has_record(&record) {
-                    return;
-                }
-                let change = self.table.apply(record);
-                take(&mut self.series, &change, &self.anchor, finished);
-            }
-            Err(error) => {
+        source.drain(|bytes| {
+            if let Err(error) = self.record(bytes, finished) {
                 self.malformed += 1;
-                self.table.malformed(flow::kind_of_malformed(bytes));
                 tracing::error!(%error, "a kernel record was not understood: please report this");
             }
         });
+    }
+
+    fn record(
+        &mut self,
+        bytes: &[u8],
+        finished: &mut impl FnMut(&Flow, &Anchor),
+    ) -> Result<(), Malformed> {
+        if Exchanges::are_in(bytes) {
+            let exchanges = Exchanges::decode(bytes)?;
+            *self.records.entry("exchange").or_default() += 1;
+            if !self.own.has(exchanges.cookie) {
+                self.table.exchanges(exchanges);
+            }
+            return Ok(());
+        }
+        let record = flow::decode(bytes, self.seed)
+            .inspect_err(|_| self.table.malformed(flow::kind_of_malformed(bytes)))?;
+        *self.records.entry(kind_name(record.kind)).or_default() += 1;
+        if !self.own.has_record(&record) {
+            let change = self.table.apply(record);
+            take(&mut self.series, &change, &self.anchor, finished);
+        }
+        Ok(())
     }
 
     /// Takes in one socket of a dump.
@@ -202,6 +217,10 @@ impl Flows {
             ("close", count(Counter::CloseDropped)),
             ("failed", count(Counter::FailedDropped)),
             ("detail", count(Counter::DetailRefused)),
+            (
+                "exchange",
+                count(Counter::ExchangeDropped) + self.table.exchanges_dropped(),
+            ),
         ]);
         own.records_malformed = self.malformed;
         own.flows_inexact = self.inexact;

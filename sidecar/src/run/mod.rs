@@ -57,7 +57,7 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
         )
     })?;
     let cgroup = CommandCgroup::make()?;
-    let source = Source::open(source(config), Some(cgroup.path()), config.ring_bytes)?;
+    let source = Source::open(source(config), Some(cgroup.path()), config.programs())?;
     let exporter = exporter(config, source.name(), &args.command[0]);
     let follower = Follower::new(source, &config.limits());
     let mut session = Session::new(follower, exporter, STATUS_EVERY, config);

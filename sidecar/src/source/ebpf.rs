@@ -1,11 +1,14 @@
 //! The kernel programs: loaded, attached to one cgroup, and drained.
 
-use std::{fs::File, io, os::fd::AsFd as _, path::Path};
+use std::{fs::File, io, path::Path};
 
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, MapData, MapError, PerCpuArray, RingBuf},
-    programs::{CgroupAttachMode, ProgramError, SockOps},
+    programs::{
+        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, Program, ProgramError,
+        SockOps,
+    },
 };
 use caps::{CapSet, Capability};
 use flowcar_shared::counter::{COUNTERS, Counter};
@@ -15,7 +18,14 @@ use tokio::io::unix::AsyncFd;
 /// What `sidecar-ebpf` compiled to; empty where there was no toolchain for it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flowcar"));
 
-const PROGRAM: &str = "flowcar_sock_ops";
+/// What to load, and how large.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Size of the ring buffer, bytes: a power of two of at least a page.
+    pub ring_bytes: u32,
+    /// Whether packets are looked at, for exchanges and for who sent a RST.
+    pub exchanges: bool,
+}
 
 /// Index of the sample tick and of the wake level in the map PACE.
 const TICK: u32 = 0;
@@ -95,11 +105,11 @@ pub struct EbpfSource {
 
 impl EbpfSource {
     /// Loads the programs and attaches them to `cgroup`, a cgroup2 directory: from here on its sockets, and those of
-    /// the cgroups below it, are followed. The ring buffer has `ring_bytes`, a power of two of at least a page.
+    /// the cgroups below it, are followed.
     ///
     /// # Errors
     /// [`AttachError`], which says what is missing and what to do about it.
-    pub fn attach(cgroup: &Path, ring_bytes: u32) -> Result<Self, AttachError> {
+    pub fn attach(cgroup: &Path, options: Options) -> Result<Self, AttachError> {
         if OBJECT.is_empty() {
             return Err(AttachError::BuiltWithout);
         }
@@ -112,13 +122,10 @@ impl EbpfSource {
             error,
         })?;
         raise_memlock();
-        let mut programs = EbpfLoader::new()
-            .map_max_entries("RECORDS", ring_bytes)
-            .load(OBJECT)
-            .map_err(|error| AttachError::of("create its maps", error))?;
-        attach_program(&mut programs, &directory)?;
+        let mut programs = create_maps(options)?;
+        attach_programs(&mut programs, &directory, options.exchanges)?;
         let mut source = Self::with_maps(programs)?;
-        source.set_pace(WAKE_LEVEL, ring_bytes / 4)?;
+        source.set_pace(WAKE_LEVEL, options.ring_bytes / 4)?;
         Ok(source)
     }
 
@@ -189,19 +196,63 @@ impl EbpfSource {
     }
 }
 
-fn attach_program(programs: &mut Ebpf, cgroup: &File) -> Result<(), AttachError> {
-    let program: &mut SockOps = programs
-        .program_mut(PROGRAM)
-        .and_then(|program| program.try_into().ok())
-        .expect("sidecar-ebpf/src/sock_ops.rs declares this program");
-    program
+fn create_maps(options: Options) -> Result<Ebpf, AttachError> {
+    let exchanges: &u8 = if options.exchanges { &1 } else { &0 };
+    let mut loader = EbpfLoader::new();
+    loader
+        .map_max_entries("RECORDS", options.ring_bytes)
+        .override_global("FLOWCAR_EXCHANGES", exchanges, true);
+    if !options.exchanges {
+        loader.map_max_entries("TURNS", 1);
+    }
+    loader
+        .load(OBJECT)
+        .map_err(|error| AttachError::of("create its maps", error))
+}
+
+/// What looks at packets comes first, so that no connection is followed whose first request it did not see.
+fn attach_programs(programs: &mut Ebpf, cgroup: &File, exchanges: bool) -> Result<(), AttachError> {
+    // Single is flags 0: with cgroup bpf_link, which always allows several programs, the kernel takes no others.
+    const MODE: CgroupAttachMode = CgroupAttachMode::Single;
+    if exchanges {
+        for (name, way) in [
+            ("flowcar_egress", CgroupSkbAttachType::Egress),
+            ("flowcar_ingress", CgroupSkbAttachType::Ingress),
+        ] {
+            let packets: &mut CgroupSkb = program(programs, name);
+            packets
+                .load()
+                .map_err(|error| AttachError::of("load its cgroup_skb program", error))?;
+            packets
+                .attach(cgroup, way, MODE)
+                .map_err(|error| AttachError::of("attach its cgroup_skb program", error))?;
+        }
+    }
+    let release: &mut CgroupSock = program(programs, "flowcar_sock_release");
+    release
+        .load()
+        .map_err(|error| AttachError::of("load its sock_release program", error))?;
+    release
+        .attach(cgroup, MODE)
+        .map_err(|error| AttachError::of("attach its sock_release program", error))?;
+    let callbacks: &mut SockOps = program(programs, "flowcar_sock_ops");
+    callbacks
         .load()
         .map_err(|error| AttachError::of("load its sock_ops program", error))?;
-    // Single is flags 0: with cgroup bpf_link, which always allows several programs, the kernel takes no others.
-    program
-        .attach(cgroup.as_fd(), CgroupAttachMode::Single)
+    callbacks
+        .attach(cgroup, MODE)
         .map_err(|error| AttachError::of("attach its sock_ops program", error))?;
     Ok(())
+}
+
+fn program<'a, P>(programs: &'a mut Ebpf, name: &str) -> &'a mut P
+where
+    &'a mut P: TryFrom<&'a mut Program>,
+{
+    programs
+        .program_mut(name)
+        .and_then(|program| program.try_into().ok())
+        .expect("sidecar-ebpf declares this program")
 }
 
 /// Before 5.11 maps count against RLIMIT_MEMLOCK; raising it may be refused, and then map creation says so.

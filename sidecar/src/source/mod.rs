@@ -7,7 +7,7 @@ use std::path::Path;
 
 use self::{
     diag::{DiagError, DiagSource},
-    ebpf::{AttachError, EbpfSource},
+    ebpf::{AttachError, EbpfSource, Options},
 };
 use crate::config::SourceChoice;
 
@@ -39,21 +39,20 @@ pub enum SourceError {
 }
 
 impl Source {
-    /// Opens the source that is chosen, for the flows of `cgroup` and of the cgroups below it. The ring buffer has
-    /// `ring_bytes`.
+    /// Opens the source that is chosen, for the flows of `cgroup` and of the cgroups below it.
     ///
     /// # Errors
     /// [`SourceError`].
     pub fn open(
         choice: SourceChoice,
         cgroup: Option<&Path>,
-        ring_bytes: u32,
+        options: Options,
     ) -> Result<Self, SourceError> {
         if choice == SourceChoice::InetDiag {
             return Self::alone(cgroup);
         }
         let path = cgroup.ok_or(SourceError::NoCgroup)?;
-        match EbpfSource::attach(path, ring_bytes) {
+        match EbpfSource::attach(path, options) {
             Ok(ebpf) => Ok(Self::beside(ebpf, path)),
             Err(error) if choice == SourceChoice::Auto => {
                 let source = Self::alone(cgroup)?;

@@ -6,7 +6,7 @@
 #![no_main]
 
 use flowcar::{
-    flow::{Table, decode},
+    flow::{Exchanges, Table, decode},
     series::{Naming, PeerNaming, SeriesSet},
 };
 use libfuzzer_sys::fuzz_target;
@@ -23,6 +23,12 @@ fuzz_target!(|stream: &[u8]| {
     });
     let mut closed = 0;
     for bytes in records(stream) {
+        if Exchanges::are_in(bytes) {
+            if let Ok(exchanges) = Exchanges::decode(bytes) {
+                table.exchanges(exchanges);
+            }
+            continue;
+        }
         let Ok(record) = decode(bytes, 1) else {
             continue;
         };

@@ -2,6 +2,7 @@
 //! when, whatever the emulator and the programs were doing.
 
 use std::{
+    collections::HashSet,
     io::{self, IoSliceMut},
     os::fd::{AsRawFd, OwnedFd},
     time::Duration,
@@ -151,6 +152,25 @@ impl Captured {
     /// sent more than once (RFC 6298, 3).
     pub fn round_trips(&self) -> Vec<Duration> {
         samples::round_trips(&self.seen, |tcp| tcp.is_data() || tcp.fin)
+    }
+
+    /// The turns of one connection: from the last payload of a request to the first of its response, each by its first copy
+    /// alone. `asks`: this end sends the requests.
+    pub fn exchanges(&self, asks: bool) -> Vec<Duration> {
+        let mut fresh = HashSet::new();
+        let mut asked = None;
+        let mut samples = Vec::new();
+        for Seen { at, ours, tcp } in &self.seen {
+            if !tcp.is_data() || !fresh.insert((ours, tcp.seq)) {
+                continue;
+            }
+            if *ours == asks {
+                asked = Some(*at);
+            } else if let Some(asked) = asked.take() {
+                samples.push(*at - asked);
+            }
+        }
+        samples
     }
 
     /// For each connection that this end opened, the time from its first SYN to the first SYN-ACK.

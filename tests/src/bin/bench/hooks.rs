@@ -176,6 +176,7 @@ const fn hook(attach_type: u64) -> &'static str {
         0 => "cgroup_skb ingress",
         1 => "cgroup_skb egress",
         3 => "sock_ops",
+        34 => "sock_release",
         _ => "other",
     }
 }

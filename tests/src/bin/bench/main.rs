@@ -22,7 +22,7 @@ use flowcar_tests::{
     receiver::Receiver,
 };
 
-use measure::Measure;
+use measure::{Follows, Measure};
 use worker::{End, Workload};
 
 /// What flowcar costs on this machine.
@@ -92,8 +92,9 @@ fn measure_all(measure: &Measure<'_>) -> io::Result<()> {
     let mut starts = Vec::new();
     for (workload, end) in scenes() {
         let pairs = measure.pairs(workload, end, &mut starts)?;
-        let hooks = measure.hooks(workload, end)?;
-        report::workload(workload, end, &pairs, &hooks);
+        let flows = measure.hooks(workload, end, Follows::Flows)?;
+        let exchanges = measure.hooks(workload, end, Follows::Exchanges)?;
+        report::workload(workload, end, &pairs, &flows, &exchanges);
     }
     report::process(&measure.idle()?, &starts);
     Ok(())
@@ -101,7 +102,9 @@ fn measure_all(measure: &Measure<'_>) -> io::Result<()> {
 
 fn count_hooks(measure: &Measure<'_>) -> io::Result<()> {
     for (workload, end) in scenes() {
-        report::counted(workload, end, &measure.hooks(workload, end)?);
+        let flows = measure.hooks(workload, end, Follows::Flows)?;
+        let exchanges = measure.hooks(workload, end, Follows::Exchanges)?;
+        report::counted(workload, end, &flows, &exchanges);
     }
     Ok(())
 }

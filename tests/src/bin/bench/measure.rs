@@ -27,6 +27,24 @@ const REPORT_INTERVAL: &str = "200";
 /// nearly all that it does; so much of it that a run has as many spans as one of the same length has later on.
 const SPANS_PER_SECOND: &str = "8";
 
+/// What flowcar does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Follows {
+    /// What it does by default.
+    Flows,
+    /// Exchange latency besides.
+    Exchanges,
+}
+
+impl Follows {
+    const fn exchange(self) -> &'static str {
+        match self {
+            Self::Flows => "off",
+            Self::Exchanges => "on",
+        }
+    }
+}
+
 /// How much to measure.
 #[derive(Debug)]
 pub(crate) struct Measure<'a> {
@@ -109,9 +127,14 @@ impl Measure<'_> {
     }
 
     /// Runs with flowcar in which the kernel counts.
-    pub(crate) fn hooks(&self, workload: Workload, end: End) -> io::Result<Vec<Counted>> {
+    pub(crate) fn hooks(
+        &self,
+        workload: Workload,
+        end: End,
+        follows: Follows,
+    ) -> io::Result<Vec<Counted>> {
         let mut ground = self.ground(end)?;
-        let sidecar = self.follow(&ground.followed)?;
+        let sidecar = self.follow(&ground.followed, follows)?;
         let empty = EmptyProgram::attach(ground.followed.path())?;
         let _counting = Counting::start()?;
         (0..COUNTED_RUNS)
@@ -141,7 +164,7 @@ impl Measure<'_> {
     pub(crate) fn idle(&self) -> io::Result<Idle> {
         let cgroup = Cgroup::new("bench-idle")?;
         self.interrupt.check()?;
-        let sidecar = self.follow(&cgroup)?;
+        let sidecar = self.follow(&cgroup, Follows::Flows)?;
         let used = sidecar.cpu()?;
         std::thread::sleep(IDLE);
         Ok(Idle {
@@ -152,11 +175,12 @@ impl Measure<'_> {
         })
     }
 
-    fn follow(&self, cgroup: &Cgroup) -> io::Result<Sidecar> {
+    fn follow(&self, cgroup: &Cgroup, follows: Follows) -> io::Result<Sidecar> {
         let settings = [
             ("OTEL_EXPORTER_OTLP_ENDPOINT", self.receiver.endpoint()),
             ("OTEL_METRIC_EXPORT_INTERVAL", REPORT_INTERVAL.to_owned()),
             ("FLOWCAR_SPANS_PER_SECOND", SPANS_PER_SECOND.to_owned()),
+            ("FLOWCAR_EXCHANGE", follows.exchange().to_owned()),
         ];
         Sidecar::follow(cgroup.path(), settings)
     }
@@ -191,7 +215,7 @@ impl Ground {
         let before = bare_first
             .then(|| self.worker.run(workload, measure.run))
             .transpose()?;
-        let sidecar = measure.follow(&self.followed)?;
+        let sidecar = measure.follow(&self.followed, Follows::Flows)?;
         starts.push(sidecar.attached_after());
         let used = sidecar.cpu()?;
         let followed = self.worker.run(workload, measure.run)?;

@@ -202,6 +202,7 @@ fn attach(
         // Reports come every second, so that the demo need not wait for them.
         ("OTEL_METRIC_EXPORT_INTERVAL", "1000".to_owned()),
         ("OTEL_SERVICE_NAME", service.to_owned()),
+        ("FLOWCAR_EXCHANGE", "on".to_owned()),
         ("FLOWCAR_POD_NAME", pod.to_owned()),
         ("FLOWCAR_POD_NAMESPACE", "demo".to_owned()),
     ];

@@ -58,7 +58,19 @@ pub(super) fn write(
             "",
         ),
     ];
-    for pair in [rtt, other] {
+    let exchanges = [
+        Drawing::new(
+            "request to response, as shop waits",
+            &of(shop, names::EXCHANGE),
+            "",
+        ),
+        Drawing::new(
+            "request to response, as web serves",
+            &of(web, names::EXCHANGE),
+            "",
+        ),
+    ];
+    for pair in [rtt, exchanges, other] {
         beside(out, &pair, style)?;
         writeln!(out)?;
     }

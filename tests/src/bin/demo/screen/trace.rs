@@ -72,6 +72,9 @@ const ATTRIBUTES: &[(&str, Show)] = &[
     (attribute::RTT_MIN, time),
     (attribute::RTT_P50, time),
     (attribute::RTT_P99, time),
+    (attribute::EXCHANGES, number),
+    (attribute::EXCHANGE_P50, time),
+    (attribute::EXCHANGE_P99, time),
     (attribute::END, words),
 ];
 

@@ -1,0 +1,28 @@
+//! The one read of foreign memory.
+
+use flowcar_shared::{exchange::ExchangeRecord, record::FlowRecord};
+
+/// What the kernel programs send: `repr(C)` structs of integers, cut short behind their last histogram slot in use.
+///
+/// # Safety
+/// Every bit pattern, all zeros too, is a value.
+pub(super) unsafe trait Wire: Copy {}
+
+// SAFETY: repr(C) of integers and arrays of integers.
+unsafe impl Wire for FlowRecord {}
+// SAFETY: as above.
+unsafe impl Wire for ExchangeRecord {}
+
+/// Copies the bytes into a zeroed value; `None` if they are more than fit or fewer than `least`.
+pub(super) fn read<T: Wire>(bytes: &[u8], least: usize) -> Option<T> {
+    if bytes.len() < least || bytes.len() > size_of::<T>() {
+        return None;
+    }
+    // SAFETY: zeros are a value of a `Wire`, and so is what is copied over them; the copy stays within both, as the
+    // length was just checked.
+    unsafe {
+        let mut value = std::mem::zeroed::<T>();
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), (&raw mut value).cast::<u8>(), bytes.len());
+        Some(value)
+    }
+}

@@ -1,0 +1,157 @@
+//! Exchange latency against a packet capture at the same end, and who sent a RST.
+
+use std::time::Duration;
+
+use flowcar_tests::{
+    flowcar::{Connection, FlowLine, Pair},
+    link::{
+        Capture, Captured,
+        Direction::{self, AtoB, BtoA},
+        Only, Plan, When, percentile,
+    },
+    place::{require_cgroup2, require_root, require_tun},
+};
+
+const MS: Duration = Duration::from_millis(1);
+
+/// One bucket of scale 3.
+const BUCKET: f64 = 1.090_507_732_665_257_7;
+
+/// What may pass between the capture's timestamp and the programs' own of the same segment.
+const APART_S: f64 = 0.000_5;
+
+fn can_run() -> bool {
+    require_root() && require_cgroup2() && require_tun()
+}
+
+fn pair(plan: Plan) -> Pair {
+    Pair::new(plan).unwrap().set("FLOWCAR_EXCHANGE", "on")
+}
+
+/// Calls once, and gives what the client's and the server's end captured of it.
+fn call(pair: &Pair, arguments: &[&str]) -> (Connection, [Captured; 2]) {
+    let captures = [pair.client(), pair.server()]
+        .map(|place| Capture::start(place.netns(), &pair.link().device()).unwrap());
+    let mut called = pair.call(pair.link().b4(), 1, arguments).unwrap();
+    let connection = called.connections.remove(0);
+    let port = connection.client_flow.local.port;
+    let captured = captures.map(|capture| capture.take().unwrap().of_port(port));
+    (connection, captured)
+}
+
+/// The figures of an end are those of its wire; gives the exchanges on it.
+fn exchanges_are_the_wires(name: &str, flow: &FlowLine, captured: &Captured) -> Vec<Duration> {
+    let carried = captured.exchanges(flow.role == "client");
+    assert_eq!(flow.exchanges.count, carried.len() as u64, "{name}");
+    for (found, quantile) in [(flow.exchanges.p50_s, 0.5), (flow.exchanges.p99_s, 0.99)] {
+        let (found, carried) = (found.unwrap(), percentile(&carried, quantile).as_secs_f64());
+        println!("{name}, {quantile}: {found} s, on the wire {carried} s");
+        assert!(
+            found >= carried / BUCKET - APART_S && found <= carried * BUCKET + APART_S,
+            "{name}, {quantile}: {found} s, on the wire {carried} s"
+        );
+    }
+    carried
+}
+
+fn both_are_the_wires(name: &str, connection: &Connection, captured: &[Captured; 2]) {
+    let flows = [&connection.client_flow, &connection.server_flow];
+    for (flow, captured) in flows.into_iter().zip(captured) {
+        let name = format!("{name}, {}", flow.role);
+        let carried = exchanges_are_the_wires(&name, flow, captured);
+        assert_eq!(carried.len() as u64, connection.client.exchanges, "{name}");
+    }
+}
+
+/// Few enough to be kept one by one, and so many that there is a histogram; small, and of many segments.
+#[test]
+fn an_exchange_is_what_the_wire_says_at_either_end() {
+    if !can_run() {
+        return;
+    }
+    let pair = pair(Plan::rtt(MS * 5));
+    for exchanges in ["1", "11", "12", "60"] {
+        for (request, response) in [("1", "1"), ("20000", "50000")] {
+            let name = format!("{exchanges} of {request} and {response}");
+            let arguments = [
+                "--exchanges",
+                exchanges,
+                "--request",
+                request,
+                "--response",
+                response,
+                "--delay",
+                "3",
+            ];
+            let (connection, captured) = call(&pair, &arguments);
+            both_are_the_wires(&name, &connection, &captured);
+            // The server takes the 3 ms that it was told to, the client waits for those and for the link.
+            let p50 = |flow: &FlowLine| flow.exchanges.p50_s.unwrap();
+            assert!(p50(&connection.server_flow) >= 0.003, "{name}");
+            assert!(p50(&connection.client_flow) >= 0.008, "{name}");
+        }
+    }
+}
+
+/// A request that has to be sent again, or whose response has, took as long as it took; and is one exchange.
+#[test]
+fn a_lost_segment_is_part_of_the_exchange() {
+    if !can_run() {
+        return;
+    }
+    let clean = Plan::rtt(MS * 5);
+    let lost = |direction: Direction| {
+        let pair = pair(clean.clone());
+        let lossy = clean.clone().drop(Only::Data, When::Nth(3));
+        pair.link().set(direction, lossy);
+        let (connection, captured) = call(&pair, &["--exchanges", "5"]);
+        both_are_the_wires(&format!("{direction:?}"), &connection, &captured);
+        connection
+    };
+    // A request: only the client waits longer, by the retransmission timer's least (RFC 6298, Linux: 200 ms) or a probe.
+    let waits = |flow: &FlowLine| flow.exchanges.p99_s.unwrap();
+    let connection = lost(AtoB);
+    assert_eq!(connection.client_flow.retransmits, 1);
+    assert!(waits(&connection.client_flow) > 2.0 * waits(&connection.server_flow));
+    // A response: the server has answered, and the client waits.
+    let connection = lost(BtoA);
+    assert_eq!(connection.server_flow.retransmits, 1);
+    assert!(waits(&connection.client_flow) > 2.0 * waits(&connection.server_flow));
+}
+
+/// Off is the default, and then there is nothing.
+#[test]
+fn unless_it_is_on_there_are_none() {
+    if !can_run() {
+        return;
+    }
+    let pair = Pair::new(Plan::rtt(MS)).unwrap();
+    let (connection, _) = call(&pair, &["--exchanges", "5"]);
+    for flow in [&connection.client_flow, &connection.server_flow] {
+        let exchanges = &flow.exchanges;
+        assert_eq!((exchanges.count, exchanges.p50_s), (0, None));
+    }
+}
+
+/// Whose segments are looked at is told who sent a RST; also on connections long enough for storage.
+#[test]
+fn the_side_that_sent_a_reset_is_told() {
+    if !can_run() {
+        return;
+    }
+    let pair = pair(Plan::rtt(MS * 20));
+    for exchanges in ["1", "15"] {
+        for (close, client_end, server_end) in [
+            ("reset-by-client", "reset_sent", "reset_received"),
+            ("reset-by-server", "reset_received", "reset_sent"),
+            ("client", "local_fin", "peer_fin"),
+            ("server", "peer_fin", "local_fin"),
+        ] {
+            let arguments = ["--close", close, "--exchanges", exchanges];
+            let called = pair.call(pair.link().b4(), 1, &arguments).unwrap();
+            let connection = &called.connections[0];
+            let ends = (&*connection.client_flow.end, &*connection.server_flow.end);
+            assert_eq!(ends, (client_end, server_end), "{close}, {exchanges}");
+        }
+    }
+}
