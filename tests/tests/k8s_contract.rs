@@ -14,11 +14,12 @@ use flowcar_k8s::inject::{Context, inject};
 use serde_json::{Map, Value, json};
 
 /// What the kubelet would fill in, by field.
-const FIELDS: [(&str, &str); 5] = [
+const FIELDS: [(&str, &str); 6] = [
     ("metadata.name", "web-5d4f-x7k2p"),
     ("metadata.namespace", "shop"),
     ("metadata.uid", "4c1e0a52-3f7e-4a53-9b86-0c8f3d2a6b11"),
     ("status.podIP", "10.1.2.3"),
+    ("status.podIPs", "10.1.2.3,fd00::3"),
     ("spec.nodeName", "node-a"),
 ];
 
@@ -295,7 +296,7 @@ fn golden_pods_are_understood() {
         }
         injected += 1;
         let Config { pod, .. } = understood(env, &name);
-        let found = [pod.name, pod.namespace, pod.uid, pod.ip, pod.node];
+        let found = [pod.name, pod.namespace, pod.uid, pod.ip, pod.ips, pod.node];
         assert_eq!(
             found.map(Option::unwrap_or_default),
             FIELDS.map(|(_, value)| value.to_owned()),

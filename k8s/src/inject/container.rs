@@ -124,6 +124,7 @@ impl Sidecar<'_> {
             field("FLOWCAR_POD_NAMESPACE", "metadata.namespace"),
             field("FLOWCAR_POD_UID", "metadata.uid"),
             field("FLOWCAR_POD_IP", "status.podIP"),
+            field("FLOWCAR_POD_IPS", "status.podIPs"),
             field("FLOWCAR_NODE_NAME", "spec.nodeName"),
         ];
         if let Some(owner) = self

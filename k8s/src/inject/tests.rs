@@ -430,6 +430,7 @@ fn the_environment_carries_the_downward_api_and_the_overrides() {
         ("FLOWCAR_POD_NAMESPACE", "metadata.namespace"),
         ("FLOWCAR_POD_UID", "metadata.uid"),
         ("FLOWCAR_POD_IP", "status.podIP"),
+        ("FLOWCAR_POD_IPS", "status.podIPs"),
         ("FLOWCAR_NODE_NAME", "spec.nodeName"),
     ] {
         assert_eq!(

@@ -136,6 +136,8 @@ pub struct Pod {
     pub uid: Option<String>,
     /// `FLOWCAR_POD_IP`
     pub ip: Option<String>,
+    /// `FLOWCAR_POD_IPS`: all of them, separated by commas.
+    pub ips: Option<String>,
     /// `FLOWCAR_NODE_NAME`
     pub node: Option<String>,
     /// `FLOWCAR_OWNER_KIND`
@@ -383,6 +385,7 @@ fn pod(own: &RawFlowcar) -> Pod {
         namespace: own.pod_namespace.clone(),
         uid: own.pod_uid.clone(),
         ip: own.pod_ip.clone(),
+        ips: own.pod_ips.clone(),
         node: own.node_name.clone(),
         owner_kind: own.owner_kind.clone(),
         owner_name: own.owner_name.clone(),

@@ -281,6 +281,11 @@ pub const SETTINGS: &[Setting] = &[
         "`k8s.pod.uid`, and `service.instance.id`",
     ),
     setting("FLOWCAR_POD_IP", "", "`k8s.pod.ip`"),
+    setting(
+        "FLOWCAR_POD_IPS",
+        "",
+        "`flowcar.pod.ips`, where there is more than one: of a pod with two address families, say",
+    ),
     setting("FLOWCAR_NODE_NAME", "", "`k8s.node.name`"),
     setting(
         "FLOWCAR_OWNER_KIND",

@@ -43,6 +43,11 @@ impl Resource {
             ("k8s.pod.name", pod.name.clone()),
             ("k8s.pod.uid", pod.uid.clone()),
             ("k8s.pod.ip", pod.ip.clone()),
+            // No convention names more than one yet.
+            (
+                "flowcar.pod.ips",
+                pod.ips.clone().filter(|ips| ips.contains(',')),
+            ),
             ("k8s.node.name", pod.node.clone()),
         ];
         let found = found
@@ -124,6 +129,7 @@ mod tests {
                 ("FLOWCAR_POD_NAMESPACE", "shop"),
                 ("FLOWCAR_POD_UID", "8c1f"),
                 ("FLOWCAR_POD_IP", "10.1.2.3"),
+                ("FLOWCAR_POD_IPS", "10.1.2.3,fd00::3"),
                 ("FLOWCAR_NODE_NAME", "node-1"),
                 ("FLOWCAR_OWNER_KIND", "Deployment"),
                 ("FLOWCAR_OWNER_NAME", "web"),
@@ -131,6 +137,7 @@ mod tests {
             None,
         );
         let expected = [
+            ("flowcar.pod.ips", "10.1.2.3,fd00::3"),
             ("flowcar.source", "ebpf"),
             ("k8s.deployment.name", "web"),
             ("k8s.namespace.name", "shop"),
