@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use crate::{
     flow::{Change, Flow, Outcome, SocketFigures, Volume},
-    snapshot::{NetworkType, Peer, Series, SeriesKey},
+    snapshot::{Listener, NetworkType, Peer, Series, SeriesKey},
 };
 
 /// How much of the peer's address names a series (`FLOWCAR_PEER`).
@@ -48,6 +48,24 @@ impl SeriesSet {
             naming,
             series: BTreeMap::new(),
         }
+    }
+
+    /// Listeners as they are told: together where ports are left out.
+    pub fn listeners(
+        &self,
+        ports: &BTreeMap<Option<u16>, Listener>,
+    ) -> BTreeMap<Option<u16>, Listener> {
+        if self.naming.ports {
+            return ports.clone();
+        }
+        let mut all = Listener::default();
+        for figures in ports.values() {
+            all.drops += figures.drops;
+            all.waiting += figures.waiting;
+            all.limit += figures.limit;
+        }
+        let any = !ports.is_empty();
+        any.then_some((None, all)).into_iter().collect()
     }
 
     /// Adds what changed. A flow that found the flow table full is added when it has ended.

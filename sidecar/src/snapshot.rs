@@ -79,6 +79,17 @@ pub struct Series {
     pub duration: BTreeMap<End, Histogram>,
 }
 
+/// What listening sockets of one port came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Listener {
+    /// `flowcar.tcp.listener.drops`: cumulative
+    pub drops: u64,
+    /// `flowcar.tcp.listener.queue`: connections that waited to be accepted at the last look
+    pub waiting: u64,
+    /// `flowcar.tcp.listener.queue.limit`: how many may wait
+    pub limit: u64,
+}
+
 /// flowcar's own figures (`flowcar.self.*`), cumulative but for the gauges.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Own {
@@ -112,10 +123,12 @@ pub struct Own {
     pub spans_dropped: BTreeMap<&'static str, u64>,
     /// Spans waiting to be sent now.
     pub span_queue: u64,
+    /// Spans that may wait, at most.
+    pub span_queue_capacity: u64,
     /// Memory that they take, bytes.
     pub span_queue_bytes: u64,
-    /// How long exports took.
-    pub export_duration: Histogram,
+    /// How long exports took, by (signal, outcome).
+    pub export_duration: BTreeMap<(&'static str, &'static str), Histogram>,
     /// CPU seconds used by this process.
     pub cpu_s: f64,
     /// Resident set size now, bytes.
@@ -133,6 +146,8 @@ pub struct Snapshot {
     pub series: BTreeMap<SeriesKey, Series>,
     /// Connections by what cost them (`flowcar.tcp.connections.lost`).
     pub lost: BTreeMap<Lost, u64>,
+    /// Listening sockets by port; without one, those of which ports are not told.
+    pub listeners: BTreeMap<Option<u16>, Listener>,
     /// The books over all series.
     pub books: Books,
     /// flowcar itself.

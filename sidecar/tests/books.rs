@@ -345,6 +345,7 @@ fn sight(record: &FlowRecord) -> Sight {
         unread: 0,
         unacknowledged: 0,
         cgroup: Some(1),
+        drops: None,
         info: Some(TcpInfo {
             state: State::Established as u8,
             bytes_acked: record.bytes_acked,

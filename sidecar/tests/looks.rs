@@ -82,6 +82,7 @@ impl Socket {
             unread: 0,
             unacknowledged: (self.sent - self.acked) as u32,
             cgroup: Some(1),
+            drops: None,
             info: Some(info),
         }
     }

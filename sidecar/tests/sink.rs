@@ -1,6 +1,7 @@
 //! `flowcar sink -o FILE` writes what comes, one OTLP request in JSON on each line.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{BufRead as _, BufReader},
     process::{Child, Command, Stdio},
@@ -66,6 +67,7 @@ fn it_writes_json_lines_to_a_file_from_either_transport() {
                 start_unix_ns: 1,
                 at_unix_ns: 2,
                 series: Default::default(),
+                listeners: BTreeMap::new(),
                 lost: Default::default(),
                 books: Default::default(),
                 own: Own::default(),

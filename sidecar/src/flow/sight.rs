@@ -96,6 +96,8 @@ pub struct Sight {
     pub cgroup: Option<u64>,
     /// The counts; none of a connection request that is not yet a socket.
     pub info: Option<TcpInfo>,
+    /// Segments that it dropped so far, modulo 2^32 (`SK_MEMINFO_DROPS`); asked of listeners alone.
+    pub drops: Option<u32>,
 }
 
 /// What names a connection's socket, now and after its end.

@@ -235,6 +235,9 @@ impl Flows {
             at_unix_ns: self.anchor.unix_ns(Anchor::now().monotonic()),
             series: self.series.all().clone(),
             lost: books.lost.clone(),
+            listeners: diag.map_or_else(BTreeMap::new, |diag| {
+                self.series.listeners(diag.listeners())
+            }),
             books,
             own,
         }

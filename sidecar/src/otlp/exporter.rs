@@ -158,6 +158,7 @@ impl Exporter {
             cpu_s: process::cpu_s(),
             rss_bytes: process::rss_bytes(),
             span_queue: spans as u64,
+            span_queue_capacity: self.spans.as_ref().map_or(0, SpanLane::most) as u64,
             span_queue_bytes: bytes as u64,
             ..self.ledger.read()
         }

@@ -1,6 +1,7 @@
 //! A snapshot as OTLP metrics. Pure.
 
 mod histogram;
+mod listeners;
 mod own;
 mod tcp;
 
@@ -45,6 +46,7 @@ pub fn encode(
 ) -> ExportMetricsServiceRequest {
     let mut encoder = Encoder::new(snapshot, options, previous, exemplars);
     tcp::encode(&mut encoder);
+    listeners::encode(&mut encoder);
     own::encode(&mut encoder);
     let scope_metrics = ScopeMetrics {
         scope: Some(InstrumentationScope {

@@ -67,7 +67,7 @@ pub mod attribute {
     pub const DIRECTION: &str = "network.io.direction";
     /// `true` on the series of what came past the bound of series.
     pub const OVERFLOW: &str = "otel.metric.overflow";
-    /// `refused`, `timeout`, `reset`, `unreachable` or `other`; of exports `rejected`
+    /// `refused`, `timeout`, `reset`, `unreachable` or `other`; of exports `rejected`, `failure` or `refused`
     pub const ERROR_TYPE: &str = "error.type";
     /// `local_fin`, `peer_fin`, `reset_sent`, `reset_received`, `reset`, `timeout` or `unknown`
     pub const END: &str = "flowcar.end";
@@ -125,15 +125,6 @@ pub mod attribute {
     pub const EXCHANGE_P99: &str = "flowcar.tcp.exchange.p99";
 }
 
-/// The attributes of a series, which each point of `flowcar.tcp.*` has, but for `.lost`.
-pub const SERIES_ATTRIBUTES: &[&str] = &[
-    attribute::TRANSPORT,
-    attribute::NETWORK_TYPE,
-    attribute::ROLE,
-    attribute::SERVER_PORT,
-    attribute::PEER_ADDRESS,
-];
-
 macro_rules! metrics {
     ($($id:ident = $kind:ident $name:literal $unit:literal [$($attribute:ident),*] $description:literal;)*) => {
         $(
@@ -179,6 +170,12 @@ metrics! {
         "Segments sent again, by cause.";
     LIMITED = Counter "flowcar.tcp.limited.duration" "s" [LIMIT]
         "Time that data to send was held back, as of the last look at each socket.";
+    LISTENER_DROPS = Counter "flowcar.tcp.listener.drops" "{segment}" []
+        "SYNs and last ACKs of handshakes that listening sockets dropped, nearly always because their accept queue was full.";
+    LISTENER_QUEUE = UpDownCounter "flowcar.tcp.listener.queue" "{connection}" []
+        "Connections that wait to be accepted, as of the last look.";
+    LISTENER_LIMIT = UpDownCounter "flowcar.tcp.listener.queue.limit" "{connection}" []
+        "How many may wait: the listener's backlog.";
     OWN_RECORDS = Counter "flowcar.self.records" "{record}" [RECORD_KIND]
         "Kernel records decoded, and sockets looked at.";
     OWN_RECORDS_DROPPED = Counter "flowcar.self.records.dropped" "{record}" [RECORD_KIND]
@@ -203,14 +200,16 @@ metrics! {
         "Connections opened less those closed, live and lost: not 0 is a defect.";
     OWN_EXPORTS = Counter "flowcar.self.exports" "{export}" [SIGNAL, OUTCOME]
         "Exports, by how they ended.";
-    OWN_EXPORT_DURATION = Histogram "flowcar.self.export.duration" "s" []
+    OWN_EXPORT_DURATION = Histogram "otel.sdk.exporter.operation.duration" "s" [SIGNAL, ERROR_TYPE]
         "How long exports took, answered or not.";
     OWN_REJECTED = Counter "flowcar.self.rejected" "{item}" [SIGNAL]
         "Points and spans that a receiver refused in an export that it took.";
     OWN_SPANS_DROPPED = Counter "flowcar.self.spans.dropped" "{span}" [REASON]
         "Spans not sent.";
-    OWN_SPAN_QUEUE = UpDownCounter "flowcar.self.spans.queued" "{span}" []
+    OWN_SPAN_QUEUE = UpDownCounter "otel.sdk.processor.span.queue.size" "{span}" []
         "Spans waiting to be sent.";
+    OWN_SPAN_QUEUE_CAPACITY = UpDownCounter "otel.sdk.processor.span.queue.capacity" "{span}" []
+        "Spans that may wait, at most.";
     OWN_SPAN_QUEUE_BYTES = UpDownCounter "flowcar.self.spans.queued.memory" "By" []
         "Memory that spans take that wait.";
     OWN_EXPORTED_SPANS = Counter "otel.sdk.exporter.span.exported" "{span}" [ERROR_TYPE]

@@ -69,7 +69,6 @@ impl Source {
     /// Sockets that end before the first look are told of, too.
     fn alone(cgroup: Option<&Path>) -> Result<Self, SourceError> {
         let mut diag = DiagSource::open(cgroup)?;
-        diag.with_listeners();
         diag.subscribe()?;
         Ok(Self::Diag(diag))
     }

@@ -3,5 +3,6 @@
 mod adoption;
 mod alone;
 mod closed_books;
+mod listeners;
 mod scope;
 mod watch;

@@ -69,6 +69,7 @@ pub(super) fn snapshot() -> Snapshot {
         start_unix_ns: at_unix_ns - 60_000_000_000,
         at_unix_ns,
         series: BTreeMap::from([(key, series)]),
+        listeners: BTreeMap::new(),
         lost: BTreeMap::from([(Lost::RingFull, 1)]),
         books: Books {
             opened: 7,

@@ -38,6 +38,7 @@ impl News {
             unread: self.unread,
             unacknowledged: self.unacknowledged,
             cgroup: None,
+            drops: None,
             info: Some(info),
         }
     }

@@ -30,6 +30,8 @@ impl Ledger {
             *own.exported.entry(signal).or_default() += taken;
         }
         own.export_duration
+            .entry((signal, outcome))
+            .or_default()
             .record(took.as_nanos().try_into().unwrap_or(u64::MAX));
     }
 

@@ -105,6 +105,11 @@ impl Waiting {
         window + self.ready() + self.in_flight
     }
 
+    /// How many may wait.
+    pub(super) const fn most(&self) -> usize {
+        self.bounds.spans
+    }
+
     /// Memory that they take.
     pub(super) const fn bytes(&self) -> usize {
         self.bytes

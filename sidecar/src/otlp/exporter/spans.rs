@@ -103,6 +103,11 @@ impl SpanLane {
         (waiting.len(), waiting.bytes())
     }
 
+    /// How many may wait.
+    pub(super) fn most(&self) -> usize {
+        self.queue.lock().most()
+    }
+
     pub(super) async fn flush(&self, deadline: Instant) -> bool {
         self.hurry.send_replace(true);
         self.queue.came.notify_one();

@@ -49,6 +49,11 @@ pub(super) fn encode(encoder: &mut Encoder<'_>) {
         &own.spans_dropped
     });
     level(encoder, names::OWN_SPAN_QUEUE, now.span_queue);
+    level(
+        encoder,
+        names::OWN_SPAN_QUEUE_CAPACITY,
+        now.span_queue_capacity,
+    );
     level(encoder, names::OWN_SPAN_QUEUE_BYTES, now.span_queue_bytes);
     exported(encoder, names::OWN_EXPORTED_SPANS, "traces");
     exported(encoder, names::OWN_EXPORTED_POINTS, "metrics");
@@ -69,15 +74,24 @@ fn exports(encoder: &mut Encoder<'_>) {
         }
     });
     encoder.counter(names::OWN_EXPORTS, points.collect());
-    let now = &encoder.now.own.export_duration;
-    let before = before.map(|own| &own.export_duration);
-    let point = DurationPoint {
-        attributes: Vec::new(),
-        now,
-        before,
-        exemplar: None,
-    };
-    encoder.histograms(names::OWN_EXPORT_DURATION, [point]);
+    let durations = encoder.now.own.export_duration.iter().map(|(key, now)| {
+        let (signal, outcome) = key;
+        let error = match *outcome {
+            "success" => None,
+            "partial" => Some("rejected"),
+            other => Some(other),
+        };
+        let error = error.map(|error| text(name::ERROR_TYPE, error));
+        DurationPoint {
+            attributes: std::iter::once(text(name::SIGNAL, signal))
+                .chain(error)
+                .collect(),
+            now,
+            before: before.and_then(|own| own.export_duration.get(key)),
+            exemplar: None,
+        }
+    });
+    encoder.histograms(names::OWN_EXPORT_DURATION, durations);
 }
 
 /// What was taken, and, as OpenTelemetry's conventions have it, under the same name what was not.

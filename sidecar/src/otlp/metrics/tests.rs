@@ -17,7 +17,7 @@ use crate::{
         exemplars::{Candidates, Measure},
         names::METRICS,
     },
-    snapshot::{NetworkType, Own, Peer, Series, SeriesKey},
+    snapshot::{Listener, NetworkType, Own, Peer, Series, SeriesKey},
 };
 
 const START: u64 = 1_000_000_000_000;
@@ -76,6 +76,14 @@ fn full() -> Snapshot {
         at_unix_ns: AT,
         series: BTreeMap::from([(key(), series)]),
         lost: BTreeMap::from([(Lost::RingFull, 1)]),
+        listeners: BTreeMap::from([(
+            Some(8080),
+            Listener {
+                drops: 4,
+                waiting: 2,
+                limit: 128,
+            },
+        )]),
         books: Books {
             opened: 5,
             closed: 3,
@@ -99,8 +107,9 @@ fn full() -> Snapshot {
             rejected: BTreeMap::from([("traces", 2)]),
             spans_dropped: BTreeMap::from([("queue_full", 6)]),
             span_queue: 8,
+            span_queue_capacity: 2048,
             span_queue_bytes: 16_000,
-            export_duration: recorded(&[2_000_000]),
+            export_duration: BTreeMap::from([(("traces", "partial"), recorded(&[2_000_000]))]),
             cpu_s: 0.25,
             rss_bytes: 9_000_000,
         },

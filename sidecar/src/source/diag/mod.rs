@@ -5,6 +5,7 @@
 //! for each socket of the namespace that ends, so beside eBPF it is joined only while adopted flows live.
 
 mod link;
+mod listeners;
 mod pace;
 mod scope;
 mod tcp_info;
@@ -16,13 +17,14 @@ use netlink_packet_sock_diag::inet::StateFlags;
 
 use self::{
     link::{News, Requests},
+    listeners::Listeners,
     scope::{Scope, Side},
     wire::Message,
 };
 use crate::{
     flow::{Afterlife, Sight, SocketName, State},
     histogram::Histogram,
-    snapshot::Own,
+    snapshot::{Listener, Own},
 };
 
 pub use self::pace::{Pace, interval};
@@ -57,8 +59,7 @@ pub struct DiagSource {
     /// News that came while a dump was read.
     backlog: Vec<Message>,
     scope: Scope,
-    /// Whether listeners place sockets that no dump showed: of no use beside eBPF, which knows all that is new.
-    listeners: bool,
+    listeners: Listeners,
     counts: Counts,
     /// Dropped by groups that were left.
     dropped_before: u64,
@@ -91,16 +92,10 @@ impl DiagSource {
             news: None,
             backlog: Vec::new(),
             scope,
-            listeners: false,
+            listeners: Listeners::default(),
             counts: Counts::default(),
             dropped_before: 0,
         })
-    }
-
-    /// From now on dumps show listeners, too, so that sockets that no dump showed can be placed by the one that they came
-    /// from.
-    pub const fn with_listeners(&mut self) {
-        self.listeners = self.scope.wants_listeners();
     }
 
     /// Joins the destroy group. From here on the end of every socket is told.
@@ -141,9 +136,7 @@ impl DiagSource {
     pub fn dump(&mut self, mut each: impl FnMut(&Sight)) -> Result<u64, DiagError> {
         let began = Instant::now();
         self.scope.refresh();
-        if self.listeners {
-            self.dump_states(StateFlags::LISTEN, |_, _| {})?;
-        }
+        self.dump_listeners()?;
         let (mut followed, mut others) = (0, 0);
         self.dump_states(wire::connections(), |side, sight| {
             if side == Side::Inside {
@@ -158,6 +151,27 @@ impl DiagSource {
         let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.counts.duration.record(took);
         Ok(followed + others)
+    }
+
+    /// They also place sockets that no dump showed, by the listener that they came from.
+    fn dump_listeners(&mut self) -> Result<(), DiagError> {
+        let mut listeners = std::mem::take(&mut self.listeners);
+        listeners.begin();
+        let dumped = self.dump_states(StateFlags::LISTEN, |side, sight| {
+            if side == Side::Inside {
+                listeners.saw(sight);
+            }
+        });
+        if dumped.is_ok() {
+            listeners.end();
+        }
+        self.listeners = listeners;
+        dumped
+    }
+
+    /// Followed listeners, by port.
+    pub const fn listeners(&self) -> &BTreeMap<Option<u16>, Listener> {
+        self.listeners.ports()
     }
 
     fn dump_states(

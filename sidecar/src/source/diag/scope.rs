@@ -58,11 +58,6 @@ impl Scope {
         Ok(Self::Cgroup(cgroups))
     }
 
-    /// Whether listeners must be known to place the sockets whose end is told.
-    pub(super) const fn wants_listeners(&self) -> bool {
-        matches!(self, Self::Cgroup(_))
-    }
-
     /// A dump begins: what was outside may have moved, and listeners come anew.
     pub(super) fn refresh(&mut self) {
         if let Self::Cgroup(cgroups) = self {

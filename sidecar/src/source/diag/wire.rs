@@ -1,7 +1,7 @@
 //! inet_diag's messages (include/uapi/linux/inet_diag.h, sock_diag.h): requests out, looks at sockets in.
 //!
 //! Headers are netlink-packet-sock-diag's to read. It does not know the cgroup's id, and wants a `tcp_info` as short as it
-//! was years ago, so the two attributes that are used are read here.
+//! was years ago, so the three attributes that are used are read here.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -19,6 +19,10 @@ use crate::flow::{Sight, SocketName, State, TcpInfo};
 
 /// `INET_DIAG_INFO`: a `struct tcp_info`.
 const INET_DIAG_INFO: u16 = 2;
+/// `INET_DIAG_SKMEMINFO`: u32 by `SK_MEMINFO_*`.
+const INET_DIAG_SKMEMINFO: u16 = 7;
+/// `SK_MEMINFO_DROPS` (include/uapi/linux/sock_diag.h).
+const SK_MEMINFO_DROPS: usize = 8;
 /// `INET_DIAG_CGROUP_ID`: a u64, the inode number of the cgroup's directory (Linux 5.9 and later).
 const INET_DIAG_CGROUP_ID: u16 = 21;
 /// Bytes of `struct nlmsghdr` and of `struct inet_diag_msg`.
@@ -50,20 +54,26 @@ pub(super) fn connections() -> StateFlags {
     StateFlags::all() - StateFlags::LISTEN - StateFlags::TIME_WAIT - StateFlags::CLOSE
 }
 
-/// Asks for all sockets of a family in these states.
+/// Asks for all sockets of a family in these states; of listeners, for what they dropped, too.
 pub(super) fn dump(family: u8, states: StateFlags, sequence: u32) -> Vec<u8> {
     let socket_id = if family == AF_INET {
         SocketId::new_v4()
     } else {
         SocketId::new_v6()
     };
-    request(
+    let extensions = if states == StateFlags::LISTEN {
+        ExtensionFlags::INFO | ExtensionFlags::SKMEMINFO
+    } else {
+        ExtensionFlags::INFO
+    };
+    let body = InetRequest {
         family,
+        protocol: IPPROTO_TCP,
+        extensions,
         states,
         socket_id,
-        NLM_F_REQUEST | NLM_F_DUMP,
-        sequence,
-    )
+    };
+    request(&body, NLM_F_REQUEST | NLM_F_DUMP, sequence)
 }
 
 /// Asks for what is under a connection's addresses: it, its remains, or the listener that it came from.
@@ -81,29 +91,17 @@ pub(super) fn find(name: &SocketName, sequence: u32) -> Vec<u8> {
         // INET_DIAG_NOCOOKIE: whoever it is.
         cookie: [0xff; 8],
     };
-    request(
-        family,
-        StateFlags::all(),
-        socket_id,
-        NLM_F_REQUEST,
-        sequence,
-    )
-}
-
-fn request(
-    family: u8,
-    states: StateFlags,
-    socket_id: SocketId,
-    flags: u16,
-    sequence: u32,
-) -> Vec<u8> {
     let body = InetRequest {
         family,
         protocol: IPPROTO_TCP,
         extensions: ExtensionFlags::INFO,
-        states,
+        states: StateFlags::all(),
         socket_id,
     };
+    request(&body, NLM_F_REQUEST, sequence)
+}
+
+fn request(body: &InetRequest, flags: u16, sequence: u32) -> Vec<u8> {
     let length = NETLINK_HEADER + body.buffer_len();
     let mut header = NetlinkHeader::default();
     header.length = length as u32;
@@ -159,7 +157,11 @@ fn socket(payload: &[u8]) -> Option<Sight> {
         interface_id,
         cookie: [a, b, c, d, e, f, g, h],
     } = header.socket_id;
-    let (info, cgroup) = attributes(payload.get(DIAG_HEADER..)?)?;
+    let Attributes {
+        info,
+        cgroup,
+        drops,
+    } = attributes(payload.get(DIAG_HEADER..)?)?;
     let address = |ip: IpAddr, port| SocketAddr::new(ip.to_canonical(), port);
     // Two u32 of this machine's byte order, the lower half first.
     let half = |bytes| u64::from(u32::from_ne_bytes(bytes));
@@ -173,24 +175,36 @@ fn socket(payload: &[u8]) -> Option<Sight> {
         unacknowledged: header.send_queue,
         cgroup,
         info,
+        drops,
     })
 }
 
-/// The counts and the cgroup, where they are told; `None` if they do not parse.
-fn attributes(bytes: &[u8]) -> Option<(Option<TcpInfo>, Option<u64>)> {
-    let (mut info, mut cgroup) = (None, None);
+#[derive(Default)]
+struct Attributes {
+    info: Option<TcpInfo>,
+    cgroup: Option<u64>,
+    drops: Option<u32>,
+}
+
+/// What is told; `None` if it does not parse.
+fn attributes(bytes: &[u8]) -> Option<Attributes> {
+    let mut all = Attributes::default();
     for attribute in NlasIterator::new(bytes) {
         let attribute = attribute.ok()?;
         match attribute.kind() {
             // A listener's counts mean something else, but parse.
-            INET_DIAG_INFO => info = Some(tcp_info::parse(attribute.value())?),
+            INET_DIAG_INFO => all.info = Some(tcp_info::parse(attribute.value())?),
             INET_DIAG_CGROUP_ID => {
-                cgroup = Some(u64::from_ne_bytes(*attribute.value().first_chunk()?));
+                all.cgroup = Some(u64::from_ne_bytes(*attribute.value().first_chunk()?));
+            }
+            INET_DIAG_SKMEMINFO => {
+                let drops = attribute.value().get(4 * SK_MEMINFO_DROPS..)?;
+                all.drops = Some(u32::from_ne_bytes(*drops.first_chunk()?));
             }
             _ => {}
         }
     }
-    Some((info, cgroup))
+    Some(all)
 }
 
 #[cfg(test)]
