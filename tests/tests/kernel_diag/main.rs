@@ -4,4 +4,3 @@ mod adoption;
 mod alone;
 mod closed_books;
 mod scope;
-mod watch;
