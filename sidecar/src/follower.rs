@@ -104,6 +104,12 @@ impl Follower {
         self.drain(finished);
     }
 
+    /// Looks at the sockets whether that is due or not: what began since the last look is not to be missed.
+    pub fn look_again(&mut self, finished: impl FnMut(&Flow, &Anchor)) {
+        self.pace.hurry();
+        self.look(finished);
+    }
+
     /// Asks every flow for one sample with its next round trip.
     pub fn ask_for_samples(&mut self) {
         let Some(source) = self.source.ebpf_mut() else {
@@ -137,6 +143,15 @@ impl Follower {
     /// The books as they stand. Drain first.
     pub fn books(&self) -> Books {
         self.flows.books(&self.kernel())
+    }
+
+    /// Sockets of the network namespace that ended and may have been of the cgroup or not; `None` where the programs tell, which
+    /// see none but the cgroup's.
+    pub fn unscoped(&self) -> Option<u64> {
+        match &self.source {
+            Source::Diag(diag) => Some(diag.unscoped()),
+            Source::Ebpf(_) | Source::Both(..) => None,
+        }
     }
 
     /// The report as it stands, with `own` completed by what is known here. Drain first.

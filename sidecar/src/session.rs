@@ -81,10 +81,15 @@ impl Session {
     }
 
     /// Looks at the sockets where that is due, and takes in all that waits.
-    fn look(&mut self, finished: impl FnMut(&Flow, &Anchor)) {
+    pub fn look(&mut self, finished: impl FnMut(&Flow, &Anchor)) {
         let mut finished = told(&mut self.exporter, finished);
         self.follower.drain(&mut finished);
         self.follower.look(finished);
+    }
+
+    /// Looks at the sockets for the last time, due or not, and takes in all that waits.
+    pub fn last_look(&mut self, finished: impl FnMut(&Flow, &Anchor)) {
+        self.follower.look_again(told(&mut self.exporter, finished));
     }
 
     /// Takes in all that waits, for the last time.

@@ -87,6 +87,7 @@ pub struct Summary {
     pub failed: u64,
     pub lost: u64,
     pub lost_by: BTreeMap<String, u64>,
+    pub unscoped: Option<u64>,
     pub exit_status: i32,
 }
 

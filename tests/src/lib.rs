@@ -9,3 +9,4 @@ pub mod place;
 pub mod receiver;
 pub mod sidecar;
 pub mod traffic;
+pub mod watch;

@@ -245,6 +245,7 @@ fn all_in_the_books(called: &Called, connections: u64) {
         failed: 0,
         lost: 0,
         lost_by: Default::default(),
+        unscoped: None,
         exit_status: 0,
     };
     assert_eq!((&called.client, &called.server), (&expected, &expected));

@@ -26,30 +26,37 @@ fn percentiles_are_within_a_bucket_of_the_wires() {
     if !can_run() {
         return;
     }
-    for (rtt, exchanges) in [(5, 200), (20, 100), (100, 20)] {
-        let pair = Pair::new(Plan::rtt(MS * rtt)).unwrap();
-        let captures = [pair.client(), pair.server()]
-            .map(|place| Capture::start(place.netns(), &pair.link().device()).unwrap());
-        for server in [pair.link().b4(), pair.link().b6()] {
-            let arguments = ["--exchanges", &exchanges.to_string()];
-            let called = pair.call(server, 1, &arguments).unwrap();
-            let connection = &called.connections[0];
-            let port = connection.client_flow.local.port;
-            let [client, server_end] = captures
-                .each_ref()
-                .map(|capture| capture.take().unwrap().of_port(port));
-            let name = format!("{rtt} ms, {server}");
-            samples_are_the_wires(&name, &connection.client_flow, &client, exchanges);
-            samples_are_the_wires(&name, &connection.server_flow, &server_end, exchanges);
-            connect_is_the_wires(&name, &connection.client_flow, &client);
-            let at_application =
-                seconds(Duration::from_nanos(connection.client.connect_ns.unwrap()));
-            let connect = connection.client_flow.connect_s.unwrap();
-            assert!(
-                connect <= at_application,
-                "{name}: {connect} {at_application}"
-            );
+    // With jitter each way takes up to 5 ms more or less than half a round trip.
+    for jitter in [0, 5] {
+        for (rtt, exchanges) in [(5, 200), (20, 100), (100, 20)] {
+            let plan = Plan::rtt(MS * rtt).jitter(MS * jitter).seed(rtt.into());
+            percentiles(&format!("{rtt} ms, jitter {jitter} ms"), plan, exchanges);
         }
+    }
+}
+
+fn percentiles(link: &str, plan: Plan, exchanges: u64) {
+    let pair = Pair::new(plan).unwrap();
+    let captures = [pair.client(), pair.server()]
+        .map(|place| Capture::start(place.netns(), &pair.link().device()).unwrap());
+    for server in [pair.link().b4(), pair.link().b6()] {
+        let arguments = ["--exchanges", &exchanges.to_string()];
+        let called = pair.call(server, 1, &arguments).unwrap();
+        let connection = &called.connections[0];
+        let port = connection.client_flow.local.port;
+        let [client, server_end] = captures
+            .each_ref()
+            .map(|capture| capture.take().unwrap().of_port(port));
+        let name = format!("{link}, {server}");
+        samples_are_the_wires(&name, &connection.client_flow, &client, exchanges);
+        samples_are_the_wires(&name, &connection.server_flow, &server_end, exchanges);
+        connect_is_the_wires(&name, &connection.client_flow, &client);
+        let at_application = seconds(Duration::from_nanos(connection.client.connect_ns.unwrap()));
+        let connect = connection.client_flow.connect_s.unwrap();
+        assert!(
+            connect <= at_application,
+            "{name}: {connect} {at_application}"
+        );
     }
 }
 

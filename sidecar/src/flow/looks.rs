@@ -195,11 +195,12 @@ impl Entry {
 }
 
 /// Feeds a flow that records tell of. Their retransmits are by cause, which a later record may still name, and their RTT
-/// samples are measured: both stay theirs.
+/// samples are measured: both stay theirs. So do counts while a FIN is under way; half-closed connections, which may go on
+/// for long and of which samples tell nothing, are past that.
 fn join(flow: &mut Flow, sight: &Sight, info: &TcpInfo) {
     let open = matches!(
         sight.state_of_counts(),
-        State::Established | State::CloseWait
+        State::Established | State::CloseWait | State::FinWait2
     );
     flow.socket = Some(info.into());
     if open && flow.role != Role::Unknown {

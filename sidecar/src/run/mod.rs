@@ -13,10 +13,11 @@ use self::{cgroup::CommandCgroup, child::Child, report::Report};
 use crate::{
     config::{Config, SourceChoice},
     exit::{self, Failure},
-    follower::Follower,
+    follower::{Follower, Limits},
     otlp::exporter::Exporter,
     session::Session,
     source::Source,
+    view::Sums,
 };
 
 /// How often the line about what is under way is drawn, and live flows are asked for a sample.
@@ -25,6 +26,10 @@ const STATUS_EVERY: Duration = Duration::from_millis(500);
 /// How long flows may go on closing after the command has ended: the other end's acknowledgement of the last FIN is
 /// a round trip away.
 const SETTLE: Duration = Duration::from_secs(1);
+
+/// How long the news of sockets that ended with the command may take: the kernel tells it behind the close, from a work
+/// queue.
+const NEWS: Duration = Duration::from_millis(250);
 
 /// What to run and how to tell about it.
 #[derive(Debug, clap::Args)]
@@ -59,15 +64,20 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
     let cgroup = CommandCgroup::make()?;
     let source = Source::open(source(config), Some(cgroup.path()), config.programs())?;
     let exporter = exporter(config, source.name(), &args.command[0]);
-    let follower = Follower::new(source, &config.limits());
+    let looks = source.ebpf().is_none();
+    let follower = Follower::new(source, &limits(config, looks));
     let mut session = Session::new(follower, exporter, STATUS_EVERY, config);
     let mut child = Child::spawn(&args.command, &cgroup)?;
-    let status = follow(&mut session, &mut child, &mut report).await?;
-    settle(&mut session, &mut report).await;
+    let status = follow(&mut session, &mut child, &mut report, looks).await?;
+    settle(&mut session, &mut report, looks).await;
     session.conclude(|flow, anchor| report.flow(flow, anchor));
-    let books = session.follower().books();
+    let sums = Sums {
+        books: session.follower().books(),
+        unscoped: session.follower().unscoped(),
+        exit_status: status.into(),
+    };
     session.close(config.shutdown_timeout).await;
-    report.finish(&books, status.into()).map_err(|error| {
+    report.finish(&sums).map_err(|error| {
         Failure::new(
             exit::CANNOT_CREATE,
             format_args!("the report is incomplete: {error}"),
@@ -81,6 +91,19 @@ fn source(config: &Config) -> SourceChoice {
     match config.source {
         SourceChoice::Auto => SourceChoice::Ebpf,
         chosen => chosen,
+    }
+}
+
+/// Without the programs only looks place a socket in the command's cgroup, so they come as often as their cost allows.
+fn limits(config: &Config, looks: bool) -> Limits {
+    let limits = config.limits();
+    Limits {
+        report: if looks {
+            limits.report.min(STATUS_EVERY)
+        } else {
+            limits.report
+        },
+        ..limits
     }
 }
 
@@ -98,24 +121,36 @@ async fn follow(
     session: &mut Session,
     child: &mut Child,
     report: &mut Report,
+    looks: bool,
 ) -> Result<u8, Failure> {
     let mut status = interval(STATUS_EVERY);
     status.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         tokio::select! {
             ended = child.ended() => return ended,
-            _ = status.tick() => report.status(session.follower().flows()),
+            _ = status.tick() => {
+                if looks {
+                    session.look(|flow, anchor| report.flow(flow, anchor));
+                }
+                report.status(session.follower().flows());
+            }
             () = session.step(|flow, anchor| report.flow(flow, anchor)) => {}
         }
     }
 }
 
-/// Waits for the flows that are still closing.
-async fn settle(session: &mut Session, report: &mut Report) {
-    let end = Instant::now() + SETTLE;
+/// Waits for the flows that are still closing, and without the programs for the news of those that have.
+async fn settle(session: &mut Session, report: &mut Report, looks: bool) {
+    let began = Instant::now();
+    let (mut least, end) = (began, began + SETTLE);
+    if looks {
+        session.last_look(|flow, anchor| report.flow(flow, anchor));
+        least = began + NEWS;
+    }
     loop {
         session.drain(|flow, anchor| report.flow(flow, anchor));
-        if session.follower().books().live == 0 || Instant::now() >= end {
+        let (now, live) = (Instant::now(), session.follower().books().live);
+        if now >= end || (now >= least && live == 0) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;

@@ -8,9 +8,9 @@ use std::{
 
 use crate::{
     clock::Anchor,
-    flow::{Books, Flow},
+    flow::Flow,
     view::{
-        json,
+        Sums, json,
         table::{self, Style},
     },
 };
@@ -92,12 +92,12 @@ impl Report {
         }
     }
 
-    /// The last line. Gives the first error of all writes.
-    pub(super) fn finish(mut self, books: &Books, exit_status: i32) -> io::Result<()> {
+    /// The last line, or lines. Gives the first error of all writes.
+    pub(super) fn finish(mut self, sums: &Sums) -> io::Result<()> {
         self.clear_status();
         let line = match self.format {
-            Format::Json => json::summary(books, exit_status),
-            Format::Table => table::summary(books, self.style),
+            Format::Json => json::summary(sums),
+            Format::Table => table::summary(sums, self.style),
         };
         self.line(&line);
         let flushed = self.out.flush();

@@ -6,8 +6,9 @@ use serde::Serialize;
 
 use crate::{
     clock::Anchor,
-    flow::{Books, Flow, Role, RttKind},
+    flow::{Flow, Role, RttKind},
     histogram::Histogram,
+    view::Sums,
 };
 
 /// One finished flow, in the order of fields that the CLI promises.
@@ -55,17 +56,20 @@ struct Exchanges {
 
 #[derive(Serialize)]
 struct Summary<'a> {
-    summary: Sums<'a>,
+    summary: Figures<'a>,
 }
 
 #[derive(Serialize)]
-struct Sums<'a> {
+struct Figures<'a> {
     opened: u64,
     closed: u64,
     live: u64,
     failed: u64,
     lost: u64,
     lost_by: BTreeMap<&'a str, u64>,
+    /// Absent where every flow is placed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unscoped: Option<u64>,
     exit_status: i32,
 }
 
@@ -115,9 +119,14 @@ pub fn line(flow: &Flow, anchor: &Anchor) -> String {
 }
 
 /// The last line.
-pub fn summary(books: &Books, exit_status: i32) -> String {
+pub fn summary(sums: &Sums) -> String {
+    let Sums {
+        books,
+        unscoped,
+        exit_status,
+    } = sums;
     let summary = Summary {
-        summary: Sums {
+        summary: Figures {
             opened: books.opened,
             closed: books.closed,
             live: books.live,
@@ -128,7 +137,8 @@ pub fn summary(books: &Books, exit_status: i32) -> String {
                 .iter()
                 .map(|(lost, count)| (lost.name(), *count))
                 .collect(),
-            exit_status,
+            unscoped: *unscoped,
+            exit_status: *exit_status,
         },
     };
     serde_json::to_string(&summary).expect("strings and numbers always serialise")

@@ -4,10 +4,7 @@ use super::{
     json::role_name,
     quantity::{bytes, duration},
 };
-use crate::{
-    flow::{Books, Flow},
-    histogram::Histogram,
-};
+use crate::{flow::Flow, histogram::Histogram, view::Sums};
 
 /// Colours, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,8 +68,11 @@ pub fn flow(flow: &Flow, style: Style) -> String {
     }
 }
 
-/// The last line.
-pub fn summary(books: &Books, style: Style) -> String {
+/// The last line; and one more where flows may be missing above.
+pub fn summary(sums: &Sums, style: Style) -> String {
+    let Sums {
+        books, unscoped, ..
+    } = sums;
     let lost = books
         .lost
         .iter()
@@ -86,7 +86,17 @@ pub fn summary(books: &Books, style: Style) -> String {
         books.lost_total(),
         books.failed
     );
-    style.paint(DIM, &text)
+    let text = style.paint(DIM, &text);
+    match unscoped {
+        None | Some(0) => text,
+        Some(unscoped) => {
+            let missing = format!(
+                "{unscoped} more sockets of this network namespace came and went between two looks at it. Whose they\n\
+                 were inet_diag does not say: short connections of the command may be missing above."
+            );
+            format!("{text}\n{}", style.paint(YELLOW, &missing))
+        }
+    }
 }
 
 /// What is under way, on one line.

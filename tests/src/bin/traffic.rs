@@ -3,13 +3,16 @@
 
 use std::{
     io::{self, BufRead, Write},
+    os::unix::net::UnixListener,
+    path::PathBuf,
     process::ExitCode,
     sync::mpsc,
 };
 
 use clap::{Parser, Subcommand};
 use flowcar_tests::traffic::{
-    CallPlan, ConnectionReport, Held, LoadPlan, ServePlan, Server, call, load,
+    CallPlan, ConnectionReport, Held, LoadPlan, ServePlan, Server, bypass, call, give, load,
+    splice, take,
 };
 use serde::Serialize;
 
@@ -38,6 +41,24 @@ enum Command {
     Hold(CallPlan),
     /// Makes connections for a time: one line in all
     Load(LoadPlan),
+    /// Opens a connection, makes one exchange, and hands it to whoever takes it at the Unix socket AT: one line
+    Give {
+        #[command(flatten)]
+        plan: CallPlan,
+        #[arg(long)]
+        at: PathBuf,
+    },
+    /// Takes a connection at the Unix socket AT, makes the last exchange and ends it. First line: {"taking":AT}; then one
+    Take {
+        #[command(flatten)]
+        plan: CallPlan,
+        #[arg(long)]
+        at: PathBuf,
+    },
+    /// Makes a connection through a proxy of its own, whose payload a sockmap moves: one line
+    Splice(CallPlan),
+    /// Sends so many bytes over loopback, which a sockmap hands over past TCP: {"port":PORT,"bytes":BYTES}
+    Bypass { bytes: u64 },
 }
 
 fn main() -> ExitCode {
@@ -64,6 +85,14 @@ fn run(command: Command) -> io::Result<()> {
         }
         Command::Hold(plan) => hold(&plan),
         Command::Load(plan) => print(&load(&plan)?),
+        Command::Give { plan, at } => print(&give(&plan, &at)?),
+        Command::Take { plan, at } => {
+            let listener = UnixListener::bind(&at)?;
+            print(&serde_json::json!({ "taking": at }))?;
+            print(&take(&plan, &listener)?)
+        }
+        Command::Splice(plan) => print(&splice(&plan)?),
+        Command::Bypass { bytes } => print(&bypass(bytes)?),
     }
 }
 

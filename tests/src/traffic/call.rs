@@ -90,8 +90,8 @@ impl Caller {
     /// The report of the connection that failed.
     pub fn connect(plan: &CallPlan, connection: u64) -> Result<Self, Box<ConnectionReport>> {
         let started = Instant::now();
-        let connected =
-            socket::connecting(plan.target, plan.local, plan.socket).and_then(|socket| {
+        let connected = socket::connecting(plan.target, plan.local_address(), plan.socket)
+            .and_then(|socket| {
                 match plan.timeout {
                     None => socket.connect(&plan.target.into())?,
                     Some(timeout) => socket.connect_timeout(&plan.target.into(), timeout)?,
@@ -103,19 +103,38 @@ impl Caller {
             });
         let connect = started.elapsed();
         match connected {
-            Ok((stream, watch)) => Ok(Self {
-                local: stream.local_addr().ok(),
-                random: plan.random(connection),
-                plan: plan.clone(),
-                stream,
-                connect,
-                sent: 0,
-                received: 0,
-                exchanges: 0,
-                parting: false,
-                watch,
-            }),
+            Ok((stream, watch)) => Ok(Self::new(plan, connection, stream, connect, watch)),
             Err(error) => Err(Box::new(failed_to_connect(plan, connect, &error))),
+        }
+    }
+
+    /// Goes on with a connection that somebody else made.
+    ///
+    /// # Errors
+    /// No memory is left.
+    pub(super) fn over(plan: &CallPlan, stream: TcpStream) -> io::Result<Self> {
+        let watch = Stopwatch::new()?;
+        Ok(Self::new(plan, 0, stream, Duration::ZERO, watch))
+    }
+
+    fn new(
+        plan: &CallPlan,
+        connection: u64,
+        stream: TcpStream,
+        connect: Duration,
+        watch: Stopwatch,
+    ) -> Self {
+        Self {
+            local: stream.local_addr().ok(),
+            random: plan.random(connection),
+            plan: plan.clone(),
+            stream,
+            connect,
+            sent: 0,
+            received: 0,
+            exchanges: 0,
+            parting: false,
+            watch,
         }
     }
 
@@ -161,6 +180,16 @@ impl Caller {
                 .err()
                 .map(|error| Failure::new(Phase::Close, &error)),
         };
+        self.report(failure, info)
+    }
+
+    /// Reports, and lets go of the connection without a word to it: somebody else has it, too.
+    pub(super) fn leave(self) -> ConnectionReport {
+        let info = TcpInfo::of(&self.stream).ok();
+        self.report(None, info)
+    }
+
+    fn report(&self, failure: Option<Failure>, info: Option<TcpInfo>) -> ConnectionReport {
         ConnectionReport {
             role: Role::Client,
             local: self.local,

@@ -1,7 +1,7 @@
 use std::{
     ffi::OsString,
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, SocketAddrV6},
     ops::RangeInclusive,
     time::Duration,
 };
@@ -18,6 +18,9 @@ pub struct CallPlan {
     /// Own address, if not the one that the kernel chooses
     #[arg(long)]
     pub local: Option<IpAddr>,
+    /// Own port, if not one that the kernel chooses; with --local only
+    #[arg(long, requires = "local")]
+    pub local_port: Option<u16>,
     /// Connections to make
     #[arg(long, default_value_t = 1)]
     pub connections: u64,
@@ -78,6 +81,7 @@ impl CallPlan {
         Self {
             target,
             local: None,
+            local_port: None,
             connections: 1,
             concurrency: 1,
             exchanges: 1..=1,
@@ -133,6 +137,7 @@ impl CallPlan {
         let line = CommandLine::default()
             .word(self.target)
             .maybe("--local", self.local)
+            .maybe("--local-port", self.local_port)
             .option("--connections", self.connections)
             .option("--concurrency", self.concurrency)
             .interval("--exchanges", &self.exchanges)
@@ -153,6 +158,17 @@ impl CallPlan {
             Some(timeout) => line.milliseconds("--timeout", timeout),
             None => line,
         }
+    }
+
+    /// The address to connect from, if it is given. A link-local one is on the link of the target.
+    pub(super) fn local_address(&self) -> Option<SocketAddr> {
+        let port = self.local_port.unwrap_or_default();
+        Some(match (self.local?, self.target) {
+            (IpAddr::V6(ip), SocketAddr::V6(target)) if ip.is_unicast_link_local() => {
+                SocketAddrV6::new(ip, port, 0, target.scope_id()).into()
+            }
+            (ip, _) => SocketAddr::new(ip, port),
+        })
     }
 
     pub(super) fn random(&self, connection: u64) -> fastrand::Rng {
@@ -177,6 +193,7 @@ mod tests {
     fn a_plan_survives_the_command_line() {
         let plan = CallPlan {
             local: Some("10.1.2.3".parse().unwrap()),
+            local_port: Some(4711),
             exchanges: 2..=5,
             delay: Duration::from_micros(1500),
             stall: Duration::from_secs(100),

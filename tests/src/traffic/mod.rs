@@ -6,6 +6,7 @@
 
 mod call;
 mod call_plan;
+mod handover;
 mod held;
 mod load;
 mod options;
@@ -15,12 +16,15 @@ mod protocol;
 mod report;
 mod serve;
 mod socket;
+mod sockmap;
+mod splice;
 mod tcp_info;
 
 use std::{env, io, path::PathBuf};
 
 pub use call::{Caller, call};
 pub use call_plan::CallPlan;
+pub use handover::{give, take};
 pub use held::Held;
 pub use load::{LoadPlan, LoadReport, load};
 pub use options::{Close, SocketOptions};
@@ -28,6 +32,7 @@ pub use pods::Pods;
 pub use programs::{Holding, Serving, call_in, load_in};
 pub use report::{ConnectionReport, Failure, FailureKind, Percentiles, Phase, Role};
 pub use serve::{ServePlan, Server};
+pub use splice::{Bypassed, bypass, splice};
 pub use tcp_info::TcpInfo;
 
 /// Where the binary `traffic` is, as seen from a test or another binary of this crate.

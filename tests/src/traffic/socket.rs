@@ -1,9 +1,4 @@
-use std::{
-    io,
-    net::{IpAddr, SocketAddr},
-    os::fd::AsRawFd,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, os::fd::AsRawFd, time::Duration};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -16,7 +11,7 @@ const FAST_OPEN_QUEUE: libc::c_int = 1024;
 /// A socket that is about to connect from `local` (any address if none).
 pub(super) fn connecting(
     to: SocketAddr,
-    local: Option<IpAddr>,
+    local: Option<SocketAddr>,
     options: SocketOptions,
 ) -> io::Result<Socket> {
     let socket = new(to, options)?;
@@ -24,9 +19,14 @@ pub(super) fn connecting(
         set(&socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, 1)?;
     }
     if let Some(local) = local {
-        // Else the kernel picks a port that no other peer uses, and few connections exhaust them.
-        set(&socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
-        socket.bind(&SocketAddr::new(local, 0).into())?;
+        if local.port() == 0 {
+            // Else the kernel picks a port that no other peer uses, and few connections exhaust them.
+            set(&socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
+        } else {
+            // Else a port is taken for as long as anything is left of its last connection.
+            socket.set_reuse_address(true)?;
+        }
+        socket.bind(&local.into())?;
     }
     Ok(socket)
 }

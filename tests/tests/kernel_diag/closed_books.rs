@@ -5,10 +5,9 @@ use std::{collections::BTreeSet, time::Duration};
 use flowcar_tests::{
     place::{Place, require_cgroup2, require_root},
     traffic::{CallPlan, Holding, ServePlan, Serving, call_in},
+    watch::{Flow, Mode, Watch},
 };
 use nix::sys::signal::Signal;
-
-use crate::watch::{Flow, Mode, Watch};
 
 /// A page of ring buffer holds a few dozen records, and they are drained ten times a second.
 #[test]

@@ -5,4 +5,3 @@ mod alone;
 mod closed_books;
 mod listeners;
 mod scope;
-mod watch;

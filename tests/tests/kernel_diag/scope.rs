@@ -9,9 +9,8 @@ use std::{
 use flowcar_tests::{
     place::{Cgroup, Place, require_cgroup2, require_root},
     traffic::{self, CallPlan, ConnectionReport, Holding, ServePlan, Serving},
+    watch::{Mode, Watch, bytes_hold},
 };
-
-use crate::watch::{Mode, Watch, bytes_hold};
 
 fn call(place: &Place, neighbour: &Cgroup, target: &str, count: &str) -> Vec<ConnectionReport> {
     let mut command = Command::new(traffic::program().unwrap());

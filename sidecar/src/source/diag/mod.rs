@@ -289,6 +289,11 @@ impl DiagSource {
         self.dropped_before + now.and_then(Result::ok).unwrap_or_default()
     }
 
+    /// Sockets whose end was told before a dump showed whose they were, and that came from no listener.
+    pub const fn unscoped(&self) -> u64 {
+        self.counts.unscoped
+    }
+
     /// Adds what the source counts of itself.
     pub fn tell(&self, own: &mut Own) {
         let Counts {

@@ -46,6 +46,11 @@ impl Pace {
         self.next.is_none_or(|next| Instant::now() >= next)
     }
 
+    /// The next dump is due at once, whatever the last one cost.
+    pub const fn hurry(&mut self) {
+        self.next = None;
+    }
+
     /// A dump that showed this many sockets is over.
     pub fn dumped(&mut self, sockets: u64) {
         // Reports come by a clock of their own: a dump that is due a moment after one would wait for the next.

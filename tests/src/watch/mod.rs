@@ -1,0 +1,216 @@
+//! `flowcar export` in a place's network namespace and outside its cgroup, and all that it sends.
+
+mod seen;
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    os::fd::AsRawFd as _,
+    process::{Child, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+pub use self::seen::{Flow, Point, Seen, bytes_hold};
+use crate::{
+    flowcar::{CAPABILITIES, program},
+    place::{Cgroup, OnlyCaps, Place},
+    receiver::Receiver,
+};
+
+/// For a busy machine; what happens sooner is not waited for.
+const WITHIN: Duration = Duration::from_secs(60);
+
+/// How it may follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// eBPF and inet_diag, with the two capabilities.
+    Both,
+    /// inet_diag alone, as nobody, over the whole network namespace.
+    Alone,
+    /// The same, over the place's cgroup.
+    AloneInCgroup,
+    /// As flowcar chooses, without any right.
+    Auto,
+}
+
+/// A running `flowcar export`. It is killed on drop.
+#[derive(Debug)]
+pub struct Watch {
+    child: Child,
+    log: mpsc::Receiver<String>,
+    receiver: Receiver,
+    seen: Seen,
+    /// It is in this cgroup, not in the followed one.
+    _cgroup: Cgroup,
+}
+
+impl Watch {
+    /// Starts it with these settings besides those that make it tell all and often, and waits until it follows.
+    ///
+    /// # Panics
+    /// It cannot be started, or does not follow.
+    pub fn start(place: &Place, mode: Mode, settings: &[(&str, &str)]) -> Self {
+        let receiver = place.netns().run(Receiver::start).unwrap().unwrap();
+        let cgroup = Cgroup::new("sidecar").unwrap();
+        // By an open descriptor, because nobody may not look into every folder that a build may lie in.
+        let program = fs::File::open(program().unwrap()).unwrap();
+        let by_descriptor = format!("/proc/self/fd/{}", program.as_raw_fd());
+        let mut command = std::process::Command::new(by_descriptor);
+        cgroup.enter(&mut command).unwrap();
+        place.netns().enter(&mut command).unwrap();
+        let source = match mode {
+            Mode::Both => {
+                command.with_only_caps(&CAPABILITIES);
+                "ebpf"
+            }
+            Mode::Alone | Mode::AloneInCgroup => {
+                command.unprivileged();
+                "inet_diag"
+            }
+            Mode::Auto => {
+                command.unprivileged();
+                "auto"
+            }
+        };
+        command.arg("export");
+        if mode != Mode::Alone {
+            command.arg("--cgroup").arg(place.cgroup().path());
+        }
+        let mut child = command
+            .env("FLOWCAR_SOURCE", source)
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint())
+            .env("OTEL_METRIC_EXPORT_INTERVAL", "200")
+            .env("FLOWCAR_SPANS_PER_SECOND", "1000000")
+            .env("FLOWCAR_SPAN_QUEUE", "1000000")
+            .env("FLOWCAR_SPAN_QUEUE_BYTES", "1000000000")
+            .env("FLOWCAR_SPAN_INTERVAL", "0")
+            .env("FLOWCAR_SHUTDOWN_TIMEOUT", "30000")
+            .envs(settings.iter().copied())
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (to, log) = mpsc::channel();
+        thread::spawn(move || {
+            stderr
+                .lines()
+                .map_while(Result::ok)
+                .try_for_each(|line| to.send(line))
+        });
+        let receiver_port = receiver
+            .endpoint()
+            .rsplit(':')
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap();
+        let mut watch = Self {
+            child,
+            log,
+            receiver,
+            seen: Seen::without(receiver_port),
+            _cgroup: cgroup,
+        };
+        watch.told("following");
+        watch
+    }
+
+    /// Waits until it logs this, and gives the line.
+    ///
+    /// # Panics
+    /// It does not in time.
+    #[track_caller]
+    pub fn told(&mut self, what: &str) -> String {
+        let deadline = Instant::now() + WITHIN;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = self.log.recv_timeout(left);
+            let line =
+                line.unwrap_or_else(|_| panic!("it never said {what:?}: {:?}", self.seen.log));
+            self.seen.log.push(line.clone());
+            if line.contains(what) {
+                return line;
+            }
+        }
+    }
+
+    /// Takes what it sends until that is enough.
+    ///
+    /// # Panics
+    /// It is not in time.
+    #[track_caller]
+    pub fn until(&mut self, what: &str, enough: impl Fn(&Seen) -> bool) -> &Seen {
+        let seen = &mut self.seen;
+        let done = self.receiver.until(WITHIN, |export| {
+            seen.take(export);
+            enough(seen)
+        });
+        assert!(
+            done.unwrap(),
+            "{what} never came: {:?} {:#?}",
+            seen.flows.len(),
+            seen.metrics
+        );
+        &self.seen
+    }
+
+    /// Waits for so many whole reports from now on.
+    ///
+    /// # Panics
+    /// They do not come in time.
+    pub fn reports(&mut self, count: u64) -> &Seen {
+        let upto = self.seen.reports + count;
+        self.until("a report", |seen| seen.reports >= upto)
+    }
+
+    /// How long its main thread, which does all the work, was ready to run and had no processor so far: the second figure of
+    /// `/proc/PID/schedstat` (Documentation/scheduler/sched-stats.rst).
+    ///
+    /// # Panics
+    /// It is gone.
+    pub fn waited_for_a_processor(&self) -> Duration {
+        let path = format!("/proc/{}/schedstat", self.child.id());
+        let text = fs::read_to_string(path).unwrap();
+        let nanoseconds = text.split_whitespace().nth(1).unwrap();
+        Duration::from_nanos(nanoseconds.parse().unwrap())
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    /// It is gone.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+    }
+
+    /// Ends it and takes all that is left.
+    ///
+    /// # Panics
+    /// It fails.
+    pub fn stop(mut self) -> Seen {
+        self.signal(Signal::SIGTERM);
+        let status = self.child.wait().unwrap();
+        while let Some(export) = self.receiver.next(Duration::from_millis(300)).unwrap() {
+            self.seen.take(export);
+        }
+        self.seen.log.extend(self.log.try_iter());
+        assert!(status.success(), "{status}: {:?}", self.seen.log);
+        std::mem::take(&mut self.seen)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,208 @@
+//! What a flowcar sent, read as its receivers read it.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
+
+use flowcar::sink::Received;
+use opentelemetry_proto::tonic::{
+    common::v1::{KeyValue, any_value::Value},
+    metrics::v1::{metric::Data, number_data_point},
+    trace::v1::Span,
+};
+
+use crate::traffic::ConnectionReport;
+
+/// A point of a metric: its attributes and its value.
+pub type Point = (BTreeMap<String, String>, f64);
+
+/// What it sent.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// A flow for each span of one that ended; those of its own exports are left out.
+    pub flows: Vec<Flow>,
+    /// The latest report: each metric's points by their attributes.
+    pub metrics: BTreeMap<String, Vec<Point>>,
+    /// When flowcar began to count, and when the latest report was made, both by its own word: nanoseconds since 1970.
+    pub counted_unix_ns: (u64, u64),
+    /// Reports so far.
+    pub reports: u64,
+    /// What it logged.
+    pub log: Vec<String>,
+    /// `flowcar.source`
+    pub source: String,
+    receiver_port: u16,
+}
+
+/// One span.
+#[derive(Clone, Debug)]
+pub struct Flow {
+    /// Its attributes as texts.
+    pub attributes: BTreeMap<String, String>,
+    /// The trace that it belongs to.
+    pub trace_id: Vec<u8>,
+    /// `network.local.address` and `.port`
+    pub local: SocketAddr,
+    /// `network.peer.address` and `.port`
+    pub peer: SocketAddr,
+    /// `flowcar.tcp.bytes.sent`
+    pub sent: u64,
+    /// `flowcar.tcp.bytes.received`
+    pub received: u64,
+}
+
+impl Seen {
+    /// Nothing yet; flows to and from this port will be left out.
+    pub(super) fn without(receiver_port: u16) -> Self {
+        Self {
+            receiver_port,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn take(&mut self, export: Received) {
+        match export {
+            Received::Traces(request) => {
+                let scopes = request
+                    .resource_spans
+                    .into_iter()
+                    .flat_map(|of| of.scope_spans);
+                let flows = scopes.flat_map(|of| of.spans).map(|span| Flow::of(&span));
+                let port = self.receiver_port;
+                self.flows.extend(
+                    flows.filter(|flow| flow.peer.port() != port && flow.local.port() != port),
+                );
+            }
+            Received::Metrics(request) => {
+                self.reports += 1;
+                self.metrics.clear();
+                for resource in request.resource_metrics {
+                    let attributes = resource.resource.unwrap_or_default().attributes;
+                    self.source = texts(&attributes)["flowcar.source"].clone();
+                    for metric in resource.scope_metrics.into_iter().flat_map(|of| of.metrics) {
+                        let points = match metric.data {
+                            Some(Data::Sum(sum)) => sum.data_points,
+                            Some(Data::Gauge(gauge)) => gauge.data_points,
+                            _ => continue,
+                        };
+                        let points = points.into_iter().map(|point| {
+                            self.counted_unix_ns =
+                                (point.start_time_unix_nano, point.time_unix_nano);
+                            let value = match point.value {
+                                Some(number_data_point::Value::AsInt(value)) => value as f64,
+                                Some(number_data_point::Value::AsDouble(value)) => value,
+                                None => f64::NAN,
+                            };
+                            (texts(&point.attributes), value)
+                        });
+                        self.metrics.insert(metric.name, points.collect());
+                    }
+                }
+                assert_eq!(self.sum("flowcar.self.books.unbalanced", &[]), 0.0);
+            }
+        }
+    }
+
+    /// The sum of a metric's points that have these attributes; not those of its own exports.
+    pub fn sum(&self, metric: &str, with: &[(&str, &str)]) -> f64 {
+        let own = self.receiver_port.to_string();
+        let points = self.metrics.get(metric).into_iter().flatten();
+        points
+            .filter(|(attributes, _)| attributes.get("server.port") != Some(&own))
+            .filter(|(attributes, _)| {
+                with.iter()
+                    .all(|(name, value)| attributes.get(*name).is_some_and(|is| is == value))
+            })
+            .map(|(_, value)| value)
+            .sum()
+    }
+
+    /// The one flow of this end of this connection.
+    ///
+    /// # Panics
+    /// There is none, or more than one.
+    #[track_caller]
+    pub fn flow(&self, report: &ConnectionReport) -> &Flow {
+        let canonical = |at: SocketAddr| SocketAddr::new(at.ip().to_canonical(), at.port());
+        let (local, peer) = (canonical(report.local.unwrap()), canonical(report.peer));
+        let mut found = self
+            .flows
+            .iter()
+            .filter(|flow| flow.local == local && flow.peer == peer);
+        let flow = found
+            .next()
+            .unwrap_or_else(|| panic!("no flow of {report:?}"));
+        assert!(found.next().is_none(), "two flows of {report:?}");
+        flow
+    }
+}
+
+impl Flow {
+    fn of(span: &Span) -> Self {
+        let attributes = texts(&span.attributes);
+        let address = |end: &str| {
+            let ip: IpAddr = attributes[&format!("network.{end}.address")]
+                .parse()
+                .unwrap();
+            SocketAddr::new(
+                ip,
+                attributes[&format!("network.{end}.port")].parse().unwrap(),
+            )
+        };
+        let count = |name: &str| attributes[name].parse().unwrap();
+        Self {
+            local: address("local"),
+            peer: address("peer"),
+            sent: count("flowcar.tcp.bytes.sent"),
+            received: count("flowcar.tcp.bytes.received"),
+            trace_id: span.trace_id.clone(),
+            attributes,
+        }
+    }
+
+    /// An attribute; empty where it is absent.
+    pub fn get(&self, name: &str) -> &str {
+        self.attributes.get(name).map_or("", |value| value)
+    }
+
+    /// `network.tcp.handshake.role`
+    pub fn role(&self) -> &str {
+        self.get("network.tcp.handshake.role")
+    }
+
+    /// `flowcar.end`
+    pub fn end(&self) -> &str {
+        self.get("flowcar.end")
+    }
+}
+
+/// Asserts that the flow has the bytes that the application sent and received.
+///
+/// # Panics
+/// It has not.
+#[track_caller]
+pub fn bytes_hold(flow: &Flow, application: &ConnectionReport) {
+    assert_eq!(
+        (flow.sent, flow.received),
+        (application.sent, application.received),
+        "{flow:?} of {application:?}"
+    );
+}
+
+fn texts(attributes: &[KeyValue]) -> BTreeMap<String, String> {
+    let text = |value: &Value| match value {
+        Value::StringValue(text) => text.clone(),
+        Value::IntValue(value) => value.to_string(),
+        Value::BoolValue(value) => value.to_string(),
+        Value::DoubleValue(value) => value.to_string(),
+        other => format!("{other:?}"),
+    };
+    attributes
+        .iter()
+        .filter_map(|pair| {
+            let value = pair.value.as_ref()?.value.as_ref()?;
+            Some((pair.key.clone(), text(value)))
+        })
+        .collect()
+}

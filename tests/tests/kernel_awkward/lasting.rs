@@ -1,0 +1,63 @@
+//! Connections that move nothing for a long time.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use flowcar_tests::{
+    place::Place,
+    traffic::{CallPlan, Holding, ServePlan, Serving},
+    watch::{Mode, Seen, Watch, bytes_hold},
+};
+
+use crate::can_run;
+
+const LIVE: &str = "flowcar.tcp.connections.live";
+
+/// Figures that only traffic may change.
+fn figures(seen: &Seen) -> BTreeMap<&'static str, f64> {
+    let names = [
+        LIVE,
+        "flowcar.tcp.connections.opened",
+        "flowcar.tcp.connections.closed",
+        "flowcar.tcp.io",
+        "flowcar.tcp.segments",
+        "flowcar.tcp.retransmits",
+    ];
+    names.map(|name| (name, seen.sum(name, &[]))).into()
+}
+
+/// From report to report nothing is counted again, and nothing is taken for closed.
+#[test]
+fn no_byte_moves_between_two_reports() {
+    if !can_run() {
+        return;
+    }
+    for mode in [Mode::Both, Mode::Alone] {
+        let place = Place::new("quiet").unwrap();
+        let serving = Serving::start(&place, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+        let target: SocketAddr = ([127, 0, 0, 1], serving.address().port()).into();
+        let mut watch = Watch::start(&place, mode, &[]);
+        let mut holding = Holding::start(&place, &CallPlan::to(target)).unwrap();
+        watch.until("both ends", |seen| seen.sum(LIVE, &[]) == 2.0);
+        // A delayed acknowledgement may still be on its way.
+        watch.reports(2);
+        let before = figures(watch.reports(1));
+        for _ in 0..5 {
+            assert_eq!(figures(watch.reports(1)), before, "{mode:?}");
+        }
+        // One exchange with its 132 and 1,000 bytes, at both ends.
+        assert_eq!(before["flowcar.tcp.io"], 2.0 * 1132.0, "{mode:?}");
+        assert_eq!(holding.exchange().unwrap(), 1);
+        watch.until("the second exchange", |seen| {
+            seen.sum("flowcar.tcp.io", &[]) == 4.0 * 1132.0
+        });
+        let clients = holding.close().unwrap();
+        watch.until("its close", |seen| seen.flows.len() >= 2);
+        let seen = watch.stop();
+        assert_eq!(seen.flows.len(), 2);
+        bytes_hold(seen.flow(&clients[0]), &clients[0]);
+        let after = figures(&seen);
+        assert_eq!(after["flowcar.tcp.connections.opened"], 2.0);
+        assert_eq!(after["flowcar.tcp.connections.closed"], 2.0);
+        assert_eq!(after["flowcar.tcp.io"], 6.0 * 1132.0, "three exchanges");
+    }
+}

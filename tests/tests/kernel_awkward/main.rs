@@ -1,0 +1,22 @@
+//! Connections out of the ordinary, each against what its applications and the wire know of it.
+
+mod fins;
+mod handover;
+mod lasting;
+mod link_local;
+mod mptcp;
+mod reuse;
+mod reuseport;
+mod sockmap;
+mod states;
+mod wrap;
+
+use flowcar_tests::place::{require_cgroup2, require_root, require_tun};
+
+fn can_run() -> bool {
+    require_root() && require_cgroup2()
+}
+
+fn can_link() -> bool {
+    can_run() && require_tun()
+}

@@ -1,0 +1,175 @@
+//! What happens to segments on their way, and what the ends make of it.
+
+use std::time::Duration;
+
+use flowcar_tests::{
+    link::{
+        Direction::{AtoB, BtoA},
+        Fate, Only, Plan, TcpSummary, When,
+    },
+    traffic::{CallPlan, ConnectionReport},
+};
+
+use crate::told::{Findings, Told, can_run, causes, sent_again};
+
+const MS: Duration = Duration::from_millis(1);
+const RTT: Duration = Duration::from_millis(20);
+
+/// One connection with one request of this size through a link that has this plan from client to server.
+fn one_request(there: Plan, back: Plan, bytes: u64) -> Findings {
+    let told = Told::new(Plan::rtt(RTT));
+    told.pods.link().set(AtoB, there);
+    told.pods.link().set(BtoA, back);
+    let plan = CallPlan::to(told.pods.v4()).sizes(bytes..=bytes, 1..=1);
+    let (clients, servers) = told.pods.call(&plan).unwrap();
+    all_well(&clients);
+    all_well(&servers);
+    let findings = told.findings(1, 1);
+    // The socket's own count, read before its end: the FIN is not lost here.
+    let total = clients[0].tcp_info.unwrap().total_retrans;
+    assert_eq!(u64::from(total), sent_again(&findings.trace, AtoB));
+    findings
+}
+
+fn all_well(reports: &[ConnectionReport]) {
+    assert!(reports.iter().all(|report| report.failure.is_none()));
+}
+
+/// Many connections of every kind through a link without faults.
+fn clean(plan: Plan) {
+    if !can_run() {
+        return;
+    }
+    let told = Told::new(plan);
+    for target in [told.pods.v4(), told.pods.v6()] {
+        let plan = CallPlan::to(target)
+            .connections(20, 5)
+            .exchanges(3)
+            .sizes(0..=20_000, 1..=20_000);
+        let (clients, servers) = told.pods.call(&plan).unwrap();
+        all_well(&clients);
+        all_well(&servers);
+    }
+    let findings = told.findings(40, 40);
+    assert_eq!(findings.trace.fates(Fate::Dropped), 0);
+    findings.retransmits(causes([]), causes([]));
+    for seen in [&findings.client, &findings.server] {
+        assert_eq!(seen.sum("flowcar.tcp.limited.duration", &[]), 0.0);
+    }
+}
+
+#[test]
+fn a_clean_link_has_no_cause_of_anything() {
+    clean(Plan::rtt(RTT));
+}
+
+/// Round trips of 20 to 40 ms: nothing is lost by that, so nothing may be said to be.
+#[test]
+fn jitter_is_no_loss() {
+    clean(Plan::rtt(MS * 30).jitter(MS * 5).seed(5));
+}
+
+/// What comes after a hole tells of it: fast retransmits.
+#[test]
+fn lost_data_is_sent_again_fast() {
+    if !can_run() {
+        return;
+    }
+    let lossy = Plan::rtt(RTT).drop(Only::Data, When::Every(50));
+    let findings = one_request(lossy, Plan::rtt(RTT), 500_000);
+    let dropped = findings.dropped(AtoB, TcpSummary::is_data);
+    assert!(dropped >= 5, "{dropped}");
+    findings.retransmits(causes([("fast", dropped)]), causes([]));
+}
+
+/// Nothing comes after the last segment, so the timer must.
+#[test]
+fn a_lost_tail_waits_for_the_timer() {
+    if !can_run() {
+        return;
+    }
+    let lossy = Plan::rtt(RTT).drop(Only::Data, When::Nth(1));
+    let findings = one_request(lossy, Plan::rtt(RTT), 100);
+    assert_eq!(findings.dropped(AtoB, TcpSummary::is_data), 1);
+    findings.retransmits(causes([("timeout", 1)]), causes([]));
+}
+
+/// As above, with the kernel's probes, which are quicker.
+#[test]
+fn a_lost_tail_is_probed() {
+    if !can_run() {
+        return;
+    }
+    let told = Told::new(Plan::rtt(RTT));
+    told.probes("3");
+    let lossy = Plan::rtt(RTT).drop(Only::Data, When::Nth(10));
+    told.pods.link().set(AtoB, lossy);
+    // Ten segments, which the first window holds.
+    let plan = CallPlan::to(told.pods.v4()).sizes(14_000..=14_000, 1..=1);
+    let (clients, _) = told.pods.call(&plan).unwrap();
+    all_well(&clients);
+    let findings = told.findings(1, 1);
+    assert_eq!(findings.dropped(AtoB, TcpSummary::is_data), 1);
+    findings.retransmits(causes([("tail_loss_probe", 1)]), causes([]));
+}
+
+/// Later acknowledgements say what lost ones would have.
+#[test]
+fn lost_acknowledgements_cost_nothing() {
+    if !can_run() {
+        return;
+    }
+    let lossy = Plan::rtt(RTT).drop(Only::PureAck, When::Every(2));
+    let findings = one_request(Plan::rtt(RTT), lossy, 300_000);
+    assert!(findings.dropped(BtoA, TcpSummary::is_pure_ack) > 10);
+    findings.retransmits(causes([]), causes([]));
+}
+
+/// A segment that comes late may be taken for lost, which is for the receiver's reports to say and not for a timer.
+#[test]
+fn overtaken_segments_are_taken_for_lost_by_reports_alone() {
+    if !can_run() {
+        return;
+    }
+    let held = Plan::rtt(RTT).hold(Only::Data, When::Every(40), MS * 10);
+    let findings = one_request(held, Plan::rtt(RTT), 500_000);
+    assert!(findings.trace.fates(Fate::Reordered) >= 5);
+    assert_eq!(findings.trace.fates(Fate::Dropped), 0);
+    let again = sent_again(&findings.trace, AtoB);
+    println!("{again} were sent again");
+    findings.retransmits(causes([("fast", again)]), causes([]));
+}
+
+#[test]
+fn doubled_segments_are_not_sent_again() {
+    if !can_run() {
+        return;
+    }
+    let doubled = Plan::rtt(RTT).duplicate(Only::Data, When::Every(10));
+    let findings = one_request(doubled, Plan::rtt(RTT), 200_000);
+    assert!(findings.trace.copies() >= 10);
+    findings.retransmits(causes([]), causes([]));
+}
+
+/// Both ends lose: each tells of its own.
+#[test]
+fn each_end_tells_of_its_own() {
+    if !can_run() {
+        return;
+    }
+    let told = Told::new(Plan::rtt(RTT));
+    let lossy = |every| Plan::rtt(RTT).drop(Only::Data, When::Every(every));
+    told.pods.link().set(AtoB, lossy(40));
+    told.pods.link().set(BtoA, lossy(60));
+    let plan = CallPlan::to(told.pods.v6()).sizes(200_000..=200_000, 400_000..=400_000);
+    let (clients, servers) = told.pods.call(&plan).unwrap();
+    all_well(&clients);
+    all_well(&servers);
+    let findings = told.findings(1, 1);
+    let dropped = [AtoB, BtoA].map(|direction| findings.dropped(direction, TcpSummary::is_data));
+    assert!(dropped[0] >= 3 && dropped[1] >= 3, "{dropped:?}");
+    findings.retransmits(
+        causes([("fast", dropped[0])]),
+        causes([("fast", dropped[1])]),
+    );
+}

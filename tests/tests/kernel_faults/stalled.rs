@@ -1,0 +1,107 @@
+//! Peers that stop reading, and peers that vanish.
+
+use std::time::Duration;
+
+use flowcar_tests::{
+    link::{Direction::AtoB, Plan},
+    traffic::{CallPlan, FailureKind, Holding, Phase, ServePlan},
+};
+
+use crate::told::{Told, can_run, sent_again};
+
+const MS: Duration = Duration::from_millis(1);
+const RTT: Duration = Duration::from_millis(20);
+
+/// Microseconds as the seconds that the metric is in.
+fn seconds(us: u64) -> f64 {
+    us as f64 / 1e6
+}
+
+/// A receiver that does not read shuts its window; nothing is lost by that.
+#[test]
+fn a_peer_that_stops_reading() {
+    if !can_run() {
+        return;
+    }
+    let mut serve = ServePlan::at("[::]:0".parse().unwrap());
+    serve.socket.receive_buffer = Some(20_000);
+    let told = Told::with(Plan::rtt(RTT), &serve);
+    let plan = CallPlan {
+        stall: MS * 1_500,
+        ..CallPlan::to(told.pods.v4()).sizes(100_000..=100_000, 1..=1)
+    };
+    let mut holding = Holding::start(told.pods.client(), &plan).unwrap();
+    assert_eq!(holding.exchange().unwrap(), 1);
+    let limited = told.pods.link().trace();
+    assert!(
+        limited.count(flowcar_tests::link::Direction::BtoA, |tcp| tcp.window == 0
+            && !tcp.rst)
+            > 0
+    );
+    // A look at the sockets comes with the reports, and at the latest look all of it is over.
+    std::thread::sleep(MS * 1_000);
+    let reports = holding.close().unwrap();
+    let findings = told.findings(1, 1);
+    let info = reports[0].tcp_info.unwrap();
+    let by = |limit| {
+        findings
+            .client
+            .sum("flowcar.tcp.limited.duration", &[("flowcar.limit", limit)])
+    };
+    println!("{} s of {} us", by("receive_window"), info.rwnd_limited);
+    assert!(
+        by("receive_window") >= 2.0 * 1.2,
+        "it stalled twice at least"
+    );
+    assert!(by("receive_window") <= seconds(info.rwnd_limited));
+    assert_eq!(
+        findings.client.sum("flowcar.tcp.retransmits", &[]),
+        0.0,
+        "probes of a window are none"
+    );
+    assert_eq!(
+        findings.server.sum("flowcar.tcp.limited.duration", &[]),
+        0.0
+    );
+    assert_eq!(findings.client.flow(&reports[0]).end(), "local_fin");
+}
+
+/// The kernel sends again until it gives up, and says which it was.
+#[test]
+fn a_peer_that_vanishes() {
+    if !can_run() {
+        return;
+    }
+    let told = Told::new(Plan::rtt(RTT));
+    told.sysctl("net.ipv4.tcp_rto_min_us", "200000");
+    told.sysctl("net.ipv4.tcp_retries2", "2");
+    let mut holding = Holding::start(told.pods.client(), &CallPlan::to(told.pods.v4())).unwrap();
+    told.pods.link().set_both(Plan::nothing_passes());
+    assert_eq!(holding.exchange().unwrap(), 0);
+    let reports = holding.close().unwrap();
+    let failure = reports[0].failure.as_ref().unwrap();
+    assert_eq!(
+        (failure.phase, failure.kind),
+        (Phase::Exchange, FailureKind::Timeout)
+    );
+    let findings = told.findings(1, 0);
+    assert_eq!(findings.client.flow(&reports[0]).end(), "timeout");
+    let again = sent_again(&findings.trace, AtoB) as f64;
+    assert!(again >= 2.0, "{again}");
+    let by_timeout = findings
+        .client
+        .sum("flowcar.tcp.retransmits", &[("flowcar.cause", "timeout")]);
+    assert_eq!(
+        (
+            by_timeout,
+            findings.client.sum("flowcar.tcp.retransmits", &[])
+        ),
+        (again, again)
+    );
+    // Who has nothing to send does not notice.
+    assert_eq!(
+        findings.server.sum("flowcar.tcp.connections.live", &[]),
+        1.0
+    );
+    assert_eq!(findings.server.sum("flowcar.tcp.retransmits", &[]), 0.0);
+}

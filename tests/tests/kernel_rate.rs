@@ -1,0 +1,110 @@
+//! Connections as fast as the machine makes them: the books are closed at all times, and to the last flow.
+//!
+//! `FLOWCAR_RATE_SECONDS` is how long each load lasts, 10 if it is not set.
+
+use std::{env, net::SocketAddr, thread, time::Duration};
+
+use flowcar_tests::{
+    place::{Place, require_cgroup2, require_root},
+    traffic::{CallPlan, LoadPlan, LoadReport, ServePlan, Serving, load_in},
+    watch::{Mode, Seen, Watch},
+};
+
+/// What is wanted of a machine that is fast enough.
+const RATE: f64 = 10_000.0;
+
+/// Spans are a sample at such a rate; the books are not.
+const FEW_SPANS: (&str, &str) = ("FLOWCAR_SPANS_PER_SECOND", "100");
+
+fn duration() -> Duration {
+    let set = env::var("FLOWCAR_RATE_SECONDS").map(|seconds| seconds.parse().unwrap());
+    Duration::from_secs(set.unwrap_or(10))
+}
+
+/// Both ends of every connection are in the place.
+fn load(name: &str, settings: &[(&str, &str)]) -> Option<(LoadReport, Seen)> {
+    if !require_root() || !require_cgroup2() {
+        return None;
+    }
+    let place = Place::new(name).unwrap();
+    let range = ("net.ipv4.ip_local_port_range", "1024 65535");
+    place.netns().sysctl(range.0, range.1).unwrap();
+    let serving = Serving::start(&place, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    let target: SocketAddr = ([127, 0, 0, 1], serving.address().port()).into();
+    let mut watch = Watch::start(&place, Mode::Both, settings);
+    // As many threads as keep the machine busy, each with a share of the rate.
+    let plan = LoadPlan {
+        call: CallPlan::to(target).connections(0, 16),
+        duration: duration(),
+        rate: None,
+    };
+    let report = thread::scope(|scope| {
+        let loading = scope.spawn(|| load_in(&place, &plan).unwrap());
+        // Every report on the way asserts that the books balance.
+        while !loading.is_finished() {
+            watch.reports(1);
+        }
+        loading.join().unwrap()
+    });
+    assert!(report.failed.is_empty(), "{report:?}");
+    let connections = usize::try_from(report.connections).unwrap();
+    serving
+        .reports(connections, Duration::from_secs(60))
+        .unwrap();
+    watch.until("none left", |seen| {
+        seen.sum("flowcar.self.table.flows", &[]) == 0.0
+            && seen.sum("flowcar.tcp.connections.live", &[]) == 0.0
+    });
+    let rate = report.connections as f64 / (report.elapsed_ns as f64 / 1e9);
+    println!(
+        "{name}: {} connections, {rate:.0} a second ({:.0} % of {RATE})",
+        report.connections,
+        100.0 * rate / RATE
+    );
+    Some((report, watch.stop()))
+}
+
+/// Connections of both ends, and the books over them.
+#[track_caller]
+fn closed_and_lost(report: &LoadReport, seen: &Seen) -> (f64, f64) {
+    let sum = |name| seen.sum(name, &[]);
+    let all = 2.0 * report.connections as f64;
+    let (closed, lost) = (
+        sum("flowcar.tcp.connections.closed"),
+        sum("flowcar.tcp.connections.lost"),
+    );
+    assert_eq!(sum("flowcar.tcp.connections.failed"), 0.0);
+    assert_eq!(closed + lost, all, "to the last flow");
+    (closed, lost)
+}
+
+#[test]
+fn none_is_lost() {
+    let Some((report, seen)) = load("rate", &[FEW_SPANS]) else {
+        return;
+    };
+    let (_, lost) = closed_and_lost(&report, &seen);
+    assert_eq!(lost, 0.0);
+    assert_eq!(seen.sum("flowcar.self.records.dropped", &[]), 0.0);
+    let opened = seen.sum("flowcar.tcp.connections.opened", &[]);
+    assert_eq!(opened, 2.0 * report.connections as f64);
+    // What one end sends the other receives.
+    let bytes = (report.sent + report.received) as f64;
+    for direction in ["transmit", "receive"] {
+        let told = seen.sum("flowcar.tcp.io", &[("network.io.direction", direction)]);
+        assert_eq!(told, bytes, "{direction}");
+    }
+}
+
+#[test]
+fn a_ring_that_is_too_small_costs_what_is_counted() {
+    let tiny = [FEW_SPANS, ("FLOWCAR_RING_BYTES", "4096")];
+    let Some((report, seen)) = load("tiny-ring", &tiny) else {
+        return;
+    };
+    let (closed, lost) = closed_and_lost(&report, &seen);
+    println!("{closed} closed, {lost} lost");
+    assert!(lost > 0.0, "the ring never overran, so this shows nothing");
+    let ring_full = [("flowcar.lost", "ring_full")];
+    assert_eq!(seen.sum("flowcar.tcp.connections.lost", &ring_full), lost);
+}
