@@ -36,8 +36,9 @@ test: ## All tests, with real sockets, kernels and peers
 	@$(say_sudo)
 	$(call setup,test)
 	tests/peers/build otlp k8s
-	# Tests start flowcar's binaries, and cargo builds them only for tests of their own crate.
-	cargo build --bins
+	# Tests start flowcar's binaries, and cargo builds them only for tests of their own crate. Together with the tests,
+	# or the crates that both need would be built twice, with the features of each.
+	cargo build --bins --tests
 	cargo test $(if $(sudo),$(runner)) $(ARGS)
 
 lint: ## Formatting and clippy, of the kernel programs too

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 
@@ -56,22 +55,16 @@ pub(crate) fn k8s(path: &str) -> PathBuf {
         .join(path)
 }
 
-/// A binary of the product, built as the tests were.
+/// A binary of the product, which lies above the tests.
 pub(crate) fn product(name: &str) -> PathBuf {
-    static BUILT: OnceLock<()> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo
-            .args(["build", "--quiet", "--package", "flowcar-k8s", "--bins"])
-            .args((!cfg!(debug_assertions)).then_some("--release"))
-            .current_dir(k8s("."));
-        assert!(
-            cargo.status().expect("cargo runs").success(),
-            "the product builds"
-        );
-    });
     let test = std::env::current_exe().expect("the test's own path");
-    test.ancestors().nth(2).expect("a target folder").join(name)
+    let path = test.ancestors().nth(2).expect("a target folder").join(name);
+    assert!(
+        path.is_file(),
+        "{} is not there; build it with: cargo build --bins",
+        path.display()
+    );
+    path
 }
 
 /// `base64`, so that no code of ours stands between.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use flowcar_tests::{
     place::{Place, require_cgroup2, require_root},
     traffic::{CallPlan, ServePlan, Serving, call_in},
+    watch::{Mode, Seen, Watch},
 };
 use nix::{
     sys::{
@@ -13,8 +14,6 @@ use nix::{
     },
     unistd::Pid,
 };
-
-use crate::watch::{Mode, Seen, Watch};
 
 /// What a full accept queue drops is told, by the port, and is what the kernel counted.
 #[test]
