@@ -10,6 +10,7 @@ use flowcar_shared::{
 use crate::{
     ctx::{Ctx, now},
     emit::{emit, emit_few},
+    handshake::CALLBACKS,
     maps,
     seat::{self, Seat},
 };
@@ -56,6 +57,8 @@ fn seated(ctx: Ctx, seat: &mut Seat) {
 /// that older smoothed value is all there is (net/ipv4/tcp_input.c, tcp_rtt_estimator).
 #[inline(always)]
 fn measured(ctx: Ctx, flags: &mut u16) -> Option<u32> {
+    // Another program on the way may have set what it wants to hear of, and wiped what this one wants with it.
+    ctx.arm(CALLBACKS);
     if ctx.arg::<1>() != 0 {
         return Some(ctx.arg::<0>());
     }
