@@ -9,8 +9,10 @@ use aya::{
 };
 use caps::{CapSet, Capability};
 use flowcar_shared::counter::{COUNTERS, Counter};
-use nix::sys::resource::{Resource, rlim_t, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use tokio::io::unix::AsyncFd;
+
+use super::cause::Cause;
 
 /// What `sidecar-ebpf` compiled to; empty where there was no toolchain for it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flowcar"));
@@ -40,13 +42,15 @@ pub enum AttachError {
     Missing(Vec<Capability>),
     /// The capabilities are there and the kernel says no all the same.
     #[error(
-        "the kernel refused to {what} although CAP_BPF and CAP_NET_ADMIN are held ({error}): a user namespace, a seccomp profile, SELinux or kernel lockdown forbids it"
+        "the kernel refused to {what} although CAP_BPF and CAP_NET_ADMIN are held ({error}): {cause}"
     )]
     Forbidden {
         /// What was refused.
         what: &'static str,
         /// The kernel's answer.
         error: Box<dyn std::error::Error + Send + Sync>,
+        /// Why.
+        cause: Cause,
     },
     /// The kernel cannot do what is asked.
     #[error(
@@ -100,6 +104,26 @@ impl EbpfSource {
     /// # Errors
     /// [`AttachError`], which says what is missing and what to do about it.
     pub fn attach(cgroup: &Path, ring_bytes: u32) -> Result<Self, AttachError> {
+        let mut programs = Self::load(ring_bytes)?;
+        let directory = File::open(cgroup).map_err(|error| AttachError::Cgroup {
+            path: cgroup.display().to_string(),
+            error,
+        })?;
+        attach_program(&mut programs, &directory)?;
+        let mut source = Self::with_maps(programs)?;
+        source.set_pace(WAKE_LEVEL, ring_bytes / 4)?;
+        Ok(source)
+    }
+
+    /// Loads the programs, and lets them go again.
+    ///
+    /// # Errors
+    /// As [`EbpfSource::attach`].
+    pub fn try_load(ring_bytes: u32) -> Result<(), AttachError> {
+        Self::load(ring_bytes).map(drop)
+    }
+
+    fn load(ring_bytes: u32) -> Result<Ebpf, AttachError> {
         if OBJECT.is_empty() {
             return Err(AttachError::BuiltWithout);
         }
@@ -107,19 +131,15 @@ impl EbpfSource {
         if !missing.is_empty() {
             return Err(AttachError::Missing(missing));
         }
-        let directory = File::open(cgroup).map_err(|error| AttachError::Cgroup {
-            path: cgroup.display().to_string(),
-            error,
-        })?;
         raise_memlock();
         let mut programs = EbpfLoader::new()
             .map_max_entries("RECORDS", ring_bytes)
             .load(OBJECT)
             .map_err(|error| AttachError::of("create its maps", error))?;
-        attach_program(&mut programs, &directory)?;
-        let mut source = Self::with_maps(programs)?;
-        source.set_pace(WAKE_LEVEL, ring_bytes / 4)?;
-        Ok(source)
+        program(&mut programs)
+            .load()
+            .map_err(|error| AttachError::of("load its sock_ops program", error))?;
+        Ok(programs)
     }
 
     /// Waits until the kernel wants the ring drained before its time.
@@ -189,24 +209,30 @@ impl EbpfSource {
     }
 }
 
-fn attach_program(programs: &mut Ebpf, cgroup: &File) -> Result<(), AttachError> {
-    let program: &mut SockOps = programs
+fn program(programs: &mut Ebpf) -> &mut SockOps {
+    programs
         .program_mut(PROGRAM)
         .and_then(|program| program.try_into().ok())
-        .expect("sidecar-ebpf/src/sock_ops.rs declares this program");
-    program
-        .load()
-        .map_err(|error| AttachError::of("load its sock_ops program", error))?;
+        .expect("sidecar-ebpf/src/sock_ops.rs declares this program")
+}
+
+fn attach_program(programs: &mut Ebpf, cgroup: &File) -> Result<(), AttachError> {
     // Single is flags 0: with cgroup bpf_link, which always allows several programs, the kernel takes no others.
-    program
+    program(programs)
         .attach(cgroup.as_fd(), CgroupAttachMode::Single)
-        .map_err(|error| AttachError::of("attach its sock_ops program", error))?;
+        .map_err(|error| AttachError::of_attachment("attach its sock_ops program", error))?;
     Ok(())
 }
 
-/// Before 5.11 maps count against RLIMIT_MEMLOCK; raising it may be refused, and then map creation says so.
+/// Before 5.11 maps count against RLIMIT_MEMLOCK; raising it past its hard limit may be refused, and then map creation
+/// says so.
 fn raise_memlock() {
-    if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, rlim_t::MAX, rlim_t::MAX) {
+    let limit = Resource::RLIMIT_MEMLOCK;
+    let raised = setrlimit(limit, rlim_t::MAX, rlim_t::MAX).or_else(|_| {
+        let (_, hard) = getrlimit(limit)?;
+        setrlimit(limit, hard, hard)
+    });
+    if let Err(error) = raised {
         tracing::debug!(%error, "RLIMIT_MEMLOCK stays as it is; only kernels before 5.11 need it raised");
     }
 }
@@ -232,9 +258,21 @@ impl AttachError {
         let refused = errno(&error).is_some_and(|code| code == libc::EPERM || code == libc::EACCES);
         let error = chain(&error).into();
         if refused {
-            Self::Forbidden { what, error }
+            let cause = Cause::of_refusal();
+            Self::Forbidden { what, error, cause }
         } else {
             Self::Unsupported { what, error }
+        }
+    }
+
+    fn of_attachment(what: &'static str, error: ProgramError) -> Self {
+        match Self::of(what, error) {
+            Self::Forbidden { what, error, .. } => Self::Forbidden {
+                what,
+                error,
+                cause: Cause::of_refused_attachment(),
+            },
+            other => other,
         }
     }
 }
