@@ -28,7 +28,9 @@ pub use cgroup::{Cgroup, cgroup2_mount};
 pub use counters::Counters;
 pub use error::Error;
 pub use filter::Filtered;
-pub use need::{require_capability, require_cgroup2, require_program, require_root, require_tun};
+pub use need::{
+    require_capability, require_cgroup2, require_file, require_program, require_root, require_tun,
+};
 pub use neighbour::{Callbacks, Neighbour, Sharing};
 pub use netns::Netns;
 pub(crate) use network::{DeviceAddresses, default_route, set_up_device};

@@ -7,7 +7,7 @@ use flowcar_tests::{
     traffic::{CallPlan, Holding, ServePlan, Serving, call_in},
 };
 
-use crate::watch::{Mode, Watch, bytes_hold};
+use super::watch::{Mode, Watch, bytes_hold};
 
 const OPEN: u64 = 1_000;
 
@@ -104,7 +104,7 @@ fn adopt(mode: Mode) {
             );
         }
     }
-    let adopted = |flow: &&crate::watch::Flow| flow.get("flowcar.adopted") == "true";
+    let adopted = |flow: &&super::watch::Flow| flow.get("flowcar.adopted") == "true";
     let expected = if mode == Mode::Both {
         FLOWS
     } else {

@@ -7,7 +7,7 @@ use flowcar_tests::{
     traffic::{CallPlan, Close, Holding, ServePlan, Serving, call_in},
 };
 
-use crate::watch::{Mode, Watch, bytes_hold};
+use super::watch::{Mode, Watch, bytes_hold};
 
 const WITHIN: Duration = Duration::from_secs(60);
 
@@ -208,7 +208,7 @@ fn time_held_back_by_the_peers_window_is_told() {
         plan.stall = Duration::from_secs(1);
         let mut holding = Holding::start(&place, &plan).unwrap();
         holding.exchange().unwrap();
-        let limited = |seen: &crate::watch::Seen| {
+        let limited = |seen: &super::watch::Seen| {
             seen.sum(
                 "flowcar.tcp.limited.duration",
                 &[("flowcar.limit", "receive_window")],

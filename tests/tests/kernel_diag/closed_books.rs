@@ -8,7 +8,7 @@ use flowcar_tests::{
 };
 use nix::sys::signal::Signal;
 
-use crate::watch::{Flow, Mode, Watch};
+use super::watch::{Flow, Mode, Watch};
 
 /// A page of ring buffer holds a few dozen records, and they are drained ten times a second.
 #[test]

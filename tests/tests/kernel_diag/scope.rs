@@ -11,7 +11,7 @@ use flowcar_tests::{
     traffic::{self, CallPlan, ConnectionReport, Holding, ServePlan, Serving},
 };
 
-use crate::watch::{Mode, Watch, bytes_hold};
+use super::watch::{Mode, Watch, bytes_hold};
 
 fn call(place: &Place, neighbour: &Cgroup, target: &str, count: &str) -> Vec<ConnectionReport> {
     let mut command = Command::new(traffic::program().unwrap());
