@@ -34,7 +34,7 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     let config = &config.clone().with_default_endpoint();
     let (choice, cgroup) = followed(args.cgroup.as_deref(), config)?;
     let source = Source::open(choice, cgroup.as_deref(), config.ring_bytes)?;
-    rights::give_away()?;
+    rights::give_away(source.still_needs())?;
     let name = source.name();
     let follower = Follower::new(source, &config.limits());
     match &cgroup {

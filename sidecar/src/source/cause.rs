@@ -1,7 +1,10 @@
 //! Why bpf(2) is refused to a process that holds the capabilities for it. The kernel's answer is the same for most
 //! reasons; which one it is follows from where the process runs, and from two calls that change nothing.
 
-use std::{fmt, io};
+use std::{
+    fmt, io,
+    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+};
 
 use super::ebpf::AttachError;
 use crate::surroundings::{Confinement, Seccomp, Surroundings};
@@ -163,34 +166,47 @@ fn seccomp_answers() -> bool {
 /// no security module is asked about a command that is not known.
 pub(crate) fn unknown_command() -> Answer {
     const UNKNOWN: libc::c_int = libc::c_int::MAX;
-    let attributes = [0u32; 4];
-    match bpf(UNKNOWN, &attributes) {
+    match bpf(UNKNOWN, &[0_u32; 4]) {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Answer::Reached,
         Err(error) => Answer::Refused(error.raw_os_error().unwrap_or(0)),
-        Ok(fd) => {
-            close(fd);
-            Answer::Reached
-        }
+        Ok(_) => Answer::Reached,
     }
 }
 
-/// An array of one u32, which is closed at once.
-pub(crate) fn small_map() -> Answer {
+/// Whether [`create_small_map`] does.
+fn small_map() -> Answer {
+    match create_small_map() {
+        Ok(_) => Answer::Reached,
+        Err(error) => Answer::Refused(error.raw_os_error().unwrap_or(0)),
+    }
+}
+
+/// An array of one u32.
+pub(super) fn create_small_map() -> io::Result<OwnedFd> {
     const BPF_MAP_CREATE: libc::c_int = 0;
     const BPF_MAP_TYPE_ARRAY: u32 = 2;
     // The beginning of `union bpf_attr`: map_type, key_size, value_size, max_entries.
-    match bpf(BPF_MAP_CREATE, &[BPF_MAP_TYPE_ARRAY, 4, 4, 1]) {
-        Ok(fd) => {
-            close(fd);
-            Answer::Reached
-        }
-        Err(error) => Answer::Refused(error.raw_os_error().unwrap_or(0)),
-    }
+    let fd = bpf(BPF_MAP_CREATE, &[BPF_MAP_TYPE_ARRAY, 4, 4, 1])?;
+    // SAFETY: a descriptor that bpf(2) just made, and that nobody else has.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn bpf(command: libc::c_int, attributes: &[u32; 4]) -> io::Result<libc::c_int> {
+/// Reads the first element of a map of u32s.
+pub(super) fn read_first(map: BorrowedFd<'_>) -> io::Result<u32> {
+    const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
+    let (key, mut value) = (0_u32, 0_u32);
+    let address = |pointer: *const u32| pointer.expose_provenance() as u64;
+    // map_fd and padding, key, value, flags.
+    let map = u64::from(map.as_raw_fd().cast_unsigned());
+    let attributes = [map, address(&raw const key), address(&raw mut value), 0];
+    bpf(BPF_MAP_LOOKUP_ELEM, &attributes)?;
+    Ok(value)
+}
+
+/// The caller vouches for what the attributes of `command` point to.
+fn bpf<T>(command: libc::c_int, attributes: &[T; 4]) -> io::Result<libc::c_int> {
     // SAFETY: the kernel reads the attributes, which live through the call, and nothing past them.
-    let fd = unsafe {
+    let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,
             command,
@@ -198,15 +214,10 @@ fn bpf(command: libc::c_int, attributes: &[u32; 4]) -> io::Result<libc::c_int> {
             size_of_val(attributes),
         )
     };
-    match libc::c_int::try_from(fd) {
-        Ok(fd) if fd >= 0 => Ok(fd),
+    match libc::c_int::try_from(result) {
+        Ok(result) if result >= 0 => Ok(result),
         _ => Err(io::Error::last_os_error()),
     }
-}
-
-fn close(fd: libc::c_int) {
-    // SAFETY: a descriptor that bpf(2) just made, and that nobody else has.
-    unsafe { libc::close(fd) };
 }
 
 #[cfg(test)]

@@ -1,10 +1,13 @@
 //! Where flows are learnt of. The only room that knows aya and netlink.
 
+mod access;
 pub mod cause;
 pub mod diag;
 pub mod ebpf;
 
 use std::path::Path;
+
+use caps::Capability;
 
 use self::{
     cause::Cause,
@@ -92,6 +95,11 @@ impl Source {
                 Self::Ebpf(ebpf)
             }
         }
+    }
+
+    /// The capability that following flows goes on to need; none on kernels since 5.19, and none without programs.
+    pub fn still_needs(&self) -> Option<Capability> {
+        self.ebpf().and_then(|_| access::still_needed())
     }
 
     /// The value of `flowcar.source`.

@@ -10,6 +10,7 @@
 //! - cgroups carry their owner (process id, start time, pid namespace) in their name, and the first
 //!   fixture made by a later run kills and removes those whose owner is gone.
 
+mod bpf;
 mod caps;
 mod cgroup;
 mod counters;
@@ -23,6 +24,7 @@ mod owner;
 mod pod;
 
 pub use ::caps::Capability;
+pub use bpf::{maps_ask_for_a_right, maps_count_against};
 pub use caps::{OnlyCaps, with_only_caps};
 pub use cgroup::{Cgroup, cgroup2_mount};
 pub use counters::Counters;

@@ -1,10 +1,14 @@
 use std::{
     fs::File,
     io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsRawFd, OwnedFd, RawFd},
 };
 
-use super::{cgroup::Cgroup, error::Error};
+use super::{
+    bpf::{call, lookup, make_array, owned},
+    cgroup::Cgroup,
+    error::Error,
+};
 
 /// Another program's `sock_ops` hook on a cgroup. When a connection is established it sets callback flags of its own,
 /// as it is usually written: without a look at those that others have set. It counts the callbacks that it gets.
@@ -36,12 +40,9 @@ pub enum Callbacks {
     Rtt = 8,
 }
 
-const BPF_MAP_CREATE: libc::c_int = 0;
-const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_PROG_ATTACH: libc::c_int = 8;
 const BPF_PROG_DETACH: libc::c_int = 9;
-const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_PROG_TYPE_SOCK_OPS: u32 = 13;
 const BPF_CGROUP_SOCK_OPS: u32 = 3;
 /// More than there are kinds of callbacks.
@@ -56,7 +57,7 @@ impl Neighbour {
     /// Not root, or another program does not allow it.
     pub fn attach(cgroup: &Cgroup, sharing: Sharing, callbacks: Callbacks) -> Result<Self, Error> {
         let attach = || -> io::Result<Self> {
-            let counts = bpf(BPF_MAP_CREATE, &[BPF_MAP_TYPE_ARRAY, 4, 8, KINDS])?;
+            let counts = make_array(8, KINDS)?;
             let program = load(&program(counts.as_raw_fd(), callbacks))?;
             let cgroup = File::open(cgroup.path())?;
             let neighbour = Self {
@@ -76,18 +77,8 @@ impl Neighbour {
     /// The map cannot be read.
     pub fn count(&self, kind: u32) -> Result<u64, Error> {
         let mut value = 0_u64;
-        let (key, value_at) = (
-            (&raw const kind).addr() as u64,
-            (&raw mut value).addr() as u64,
-        );
-        // map_fd, padding, key, value, flags.
-        let attributes = [self.counts.as_raw_fd() as u64, key, value_at, 0];
-        call(
-            BPF_MAP_LOOKUP_ELEM,
-            attributes.as_ptr().cast(),
-            size_of_val(&attributes),
-        )
-        .map_err(Error::at("read a neighbour's counts", "run as root"))?;
+        lookup(&self.counts, &kind, (&raw mut value).cast())
+            .map_err(Error::at("read a neighbour's counts", "run as root"))?;
         Ok(value)
     }
 
@@ -173,26 +164,4 @@ fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
         (&raw const attributes).cast(),
         size_of::<Load>(),
     )?)
-}
-
-fn bpf(command: libc::c_int, attributes: &[u32]) -> io::Result<OwnedFd> {
-    owned(call(
-        command,
-        attributes.as_ptr().cast(),
-        size_of_val(attributes),
-    )?)
-}
-
-fn owned(fd: libc::c_int) -> io::Result<OwnedFd> {
-    // SAFETY: a descriptor that bpf(2) just made, and that nobody else has.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-fn call(command: libc::c_int, attributes: *const u8, size: usize) -> io::Result<libc::c_int> {
-    // SAFETY: the attributes, and what they point to, live through the call.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size) };
-    match libc::c_int::try_from(result) {
-        Ok(result) if result >= 0 => Ok(result),
-        _ => Err(io::Error::last_os_error()),
-    }
 }
