@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use flowcar_tests::peers::{Api, ApiServer, ApiServerOptions, Client, Net, Port, Process, Program, eventually};
+use flowcar_tests::peers::{Api, ApiServer, Client, Net, Port, Process, Program, eventually};
 use serde_json::{Value, json};
 
 use crate::tools::{base64_decoded, k8s, pipe, product, run};
@@ -32,12 +32,7 @@ impl Cluster {
     /// Starts the API server and installs flowcar from the rendered manifests. The only change to them is that
     /// the API server calls an address instead of a Service, which has no proxy here.
     pub(crate) fn start() -> Self {
-        Self::start_with(ApiServerOptions::default())
-    }
-
-    /// The same with an API server of these options.
-    pub(crate) fn start_with(options: ApiServerOptions) -> Self {
-        let cluster = Self::bare_with(options);
+        let cluster = Self::bare();
         let mut kustomize = cluster.api.kubectl();
         kustomize.arg("kustomize").arg(k8s("manifests/base"));
         let url = cluster.url();
@@ -69,14 +64,10 @@ impl Cluster {
 
     /// The API server with a namespace `shop`, and without flowcar.
     pub(crate) fn bare() -> Self {
-        Self::bare_with(ApiServerOptions::default())
-    }
-
-    fn bare_with(options: ApiServerOptions) -> Self {
         let net = Net::loopback();
         let port = net.claim_port();
         let cluster = Self {
-            api: ApiServer::start_with(options),
+            api: ApiServer::start(),
             net,
             port,
         };
