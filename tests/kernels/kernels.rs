@@ -17,6 +17,8 @@ mod kernel_pod;
 mod kernel_refusals;
 #[path = "../tests/kernel_rights.rs"]
 mod kernel_rights;
+#[path = "../tests/kernel_round_trips.rs"]
+mod kernel_round_trips;
 #[path = "../tests/kernel_scope.rs"]
 mod kernel_scope;
 #[path = "../tests/kernel_variants.rs"]

@@ -26,7 +26,7 @@ const CONTAINER: &str = r#"
     mount --rbind "$HOST" /run/host-cgroup
     mount -o remount,bind,ro /run/host-cgroup
     mount -t cgroup2 none /run/own-cgroup
-    exec setpriv --bounding-set=-all,+bpf,+net_admin --inh-caps=-all,+bpf,+net_admin "$FLOWCAR" export
+    exec setpriv --bounding-set=-all,+bpf,+net_admin --inh-caps=-all,+bpf,+net_admin "$FLOWCAR" $WORDS
 "#;
 
 /// A node's tree, below a cgroup of this test's own. Innermost first, as they are removed.
@@ -65,15 +65,22 @@ struct Sidecar {
     log: Lines<BufReader<ChildStderr>>,
 }
 
+/// flowcar in a container, with these words.
+fn contained(cgroup: &Cgroup, netns: &Netns, words: &str) -> Command {
+    let mut command = Command::new("unshare");
+    netns.enter(&mut command).unwrap();
+    cgroup.enter(&mut command).unwrap();
+    command
+        .args(["--cgroup", "--mount", "sh", "-ec", CONTAINER])
+        .env("HOST", cgroup2_mount().unwrap())
+        .env("FLOWCAR", sidecar::program().unwrap())
+        .env("WORDS", words);
+    command
+}
+
 impl Sidecar {
     fn start(cgroup: &Cgroup, netns: &Netns, settings: &[(&str, &str)]) -> Self {
-        let mut command = Command::new("unshare");
-        netns.enter(&mut command).unwrap();
-        cgroup.enter(&mut command).unwrap();
-        let mut child = command
-            .args(["--cgroup", "--mount", "sh", "-ec", CONTAINER])
-            .env("HOST", cgroup2_mount().unwrap())
-            .env("FLOWCAR", sidecar::program().unwrap())
+        let mut child = contained(cgroup, netns, "export")
             .envs(settings.iter().copied())
             .stderr(Stdio::piped())
             .spawn()
@@ -209,6 +216,29 @@ fn another_uid_than_the_apis_is_told() {
         attached.contains(UID),
         "the neighbour is never followed: {attached}"
     );
+}
+
+#[test]
+fn a_check_finds_the_pod() {
+    if !can_run() {
+        return;
+    }
+    let node = node();
+    let netns = Netns::new("pod").unwrap();
+    for (uid, state) in [(UID, "ok"), (NEIGHBOUR, "info")] {
+        let output = contained(&node.sidecar, &netns, "check --format json")
+            .env("FLOWCAR_POD_UID", uid.replace('_', "-"))
+            .output()
+            .unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["source"], "ebpf", "{report:#}");
+        assert_eq!(output.status.code(), Some(0));
+        let checks = report["checks"].as_array().unwrap();
+        let pod = checks.iter().find(|line| line["name"] == "pod").unwrap();
+        assert_eq!(pod["state"], state, "{pod}");
+        let path = format!("kubepods-burstable-pod{UID}.slice ");
+        assert!(pod["text"].as_str().unwrap().contains(&path), "{pod}");
+    }
 }
 
 #[test]

@@ -215,14 +215,18 @@ fn a_small_memlock_limit_is_no_matter_or_is_named() {
         following.contains(&format!("source=\"{source}\"")),
         "{following}"
     );
+    if counts {
+        // Without programs a connection that lived between two looks is not told apart from the neighbours'.
+        tell("lacks: eBPF with two capabilities where RLIMIT_MEMLOCK is small");
+        return;
+    }
     ten_calls(&pod);
     twenty_in_the_books(&export.stop());
-    if counts {
-        tell("lacks: eBPF with two capabilities where RLIMIT_MEMLOCK is small");
-    }
 }
 
 /// Not println: the test harness would swallow it when the test passes.
 fn tell(what: &str) {
-    writeln!(io::stdout(), "\n{what}").unwrap();
+    io::stdout()
+        .write_all(format!("\n{what}\n").as_bytes())
+        .unwrap();
 }
