@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-webhook fuzz build setup test-fresh clean
+.PHONY: help demo test lint bench bench-webhook fuzz build image setup test-kernels test-fresh clean
 
 ARGS ?=
 out := $(or $(CARGO_TARGET_DIR),target)
@@ -71,8 +71,16 @@ build: ## The release binaries, in target/release
 	@$(call setup,build)
 	cargo build --release --bins $(ARGS)
 
+image: ## The images of the sidecar and of the controller, in target/image
+	@$(call setup,image)
+	k8s/image/build $(ARGS)
+
 setup: ## Only find or install what the others need
 	@for what in build lint test; do .ci/setup $$what; done
+
+test-kernels: ## The kernel tests in virtual machines, on Linux 5.10, 6.1 and 6.12 (ARGS: some of these)
+	@$(call setup,kernels)
+	tests/kernels/run $(ARGS)
 
 test-fresh: ## The README's two commands in a bare Debian 12 (needs root and mmdebstrap or debootstrap)
 	@tests/fresh/run $(ARGS)

@@ -21,7 +21,8 @@ use crate::{
 const HANDSHAKE: u32 =
     BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RETRANS_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG;
 
-const CALLBACKS: u32 = HANDSHAKE | BPF_SOCK_OPS_RTT_CB_FLAG;
+/// What is heard of an established connection.
+pub(crate) const CALLBACKS: u32 = HANDSHAKE | BPF_SOCK_OPS_RTT_CB_FLAG;
 
 /// `connect()` was called and the SYN is about to go. Addresses are known, sequence numbers not yet.
 #[inline(always)]

@@ -10,7 +10,9 @@ use flowcar_shared::{
 use crate::{
     ctx::{Ctx, now},
     emit::{emit, emit_few},
-    exchange, maps,
+    exchange,
+    handshake::CALLBACKS,
+    maps,
     seat::{self, Seat},
 };
 
@@ -58,6 +60,8 @@ fn seated(ctx: Ctx, seat: &mut Seat) {
 /// that older smoothed value is all there is (net/ipv4/tcp_input.c, tcp_rtt_estimator).
 #[inline(always)]
 fn measured(ctx: Ctx, flags: &mut u16) -> Option<u32> {
+    // Another program on the way may have set what it wants to hear of, and wiped what this one wants with it.
+    ctx.arm(CALLBACKS);
     if ctx.arg::<1>() != 0 {
         return Some(ctx.arg::<0>());
     }

@@ -4,6 +4,8 @@
 pub const NO: u8 = 1;
 /// A setting or an argument is wrong (EX_USAGE).
 pub const USAGE: u8 = 64;
+/// Nothing here can follow flows (EX_UNAVAILABLE).
+pub const UNAVAILABLE: u8 = 69;
 /// The kernel cannot do it, or something broke (EX_SOFTWARE).
 pub const SOFTWARE: u8 = 70;
 /// A file cannot be written (EX_CANTCREAT).

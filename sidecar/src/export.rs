@@ -14,7 +14,7 @@ use crate::{
     rights,
     scope::{self, ScopeError},
     session::Session,
-    source::Source,
+    source::{self, Source, cause::Cause},
 };
 
 /// What to follow.
@@ -32,9 +32,9 @@ pub struct ExportArgs {
 /// [`Failure`] if the flows cannot be followed. An endpoint that cannot be reached is no failure.
 pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     let config = &config.clone().with_default_endpoint();
-    let cgroup = cgroup(args.cgroup.as_deref(), config)?;
-    let source = Source::open(config.source, cgroup.as_deref(), config.programs())?;
-    rights::give_away()?;
+    let (choice, cgroup) = followed(args.cgroup.as_deref(), config)?;
+    let source = Source::open(choice, cgroup.as_deref(), config.programs())?;
+    rights::give_away(source.still_needs())?;
     let name = source.name();
     let follower = Follower::new(source, &config.limits());
     match &cgroup {
@@ -84,16 +84,25 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     }
 }
 
-/// The cgroup that was named, or the pod's. Without programs and without a name it is the network namespace, which is
-/// the pod's too.
-fn cgroup(named: Option<&Path>, config: &Config) -> Result<Option<PathBuf>, ScopeError> {
+/// The source and the cgroup that was named, or the pod's. Without programs and without a name it is the network
+/// namespace, which is the pod's too. So it is for `auto` where there is no cgroup2, which programs are attached to.
+fn followed(
+    named: Option<&Path>,
+    config: &Config,
+) -> Result<(SourceChoice, Option<PathBuf>), ScopeError> {
     if let Some(path) = named {
-        return scope::check(path).map(Some);
+        return Ok((config.source, Some(scope::check(path)?)));
     }
     if config.source == SourceChoice::InetDiag {
-        return Ok(None);
+        return Ok((config.source, None));
     }
-    let found = scope::discover(&config.host_cgroup)?;
+    let found = match scope::discover(&config.host_cgroup) {
+        Err(error) if config.source == SourceChoice::Auto && scope::is_version_1_only() => {
+            source::tell_refusal(&Cause::CgroupV1, &error);
+            return Ok((SourceChoice::InetDiag, None));
+        }
+        found => found?,
+    };
     // A static pod's cgroup has another uid than the API's: the inode is the proof, the uid a hint.
     if let Some(uid) = config.pod.uid.as_ref().filter(|uid| **uid != found.uid) {
         tracing::warn!(
@@ -101,5 +110,5 @@ fn cgroup(named: Option<&Path>, config: &Config) -> Result<Option<PathBuf>, Scop
             "the pod's cgroup is named by another uid than the API's ({uid}): right for a static pod only"
         );
     }
-    Ok(Some(found.path))
+    Ok((config.source, Some(found.path)))
 }

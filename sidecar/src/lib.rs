@@ -24,6 +24,7 @@
 
 pub mod admin;
 pub mod certs;
+pub mod check;
 pub mod clock;
 pub mod config;
 pub mod exit;
@@ -42,4 +43,5 @@ pub mod session;
 pub mod sink;
 pub mod snapshot;
 pub mod source;
+pub mod surroundings;
 pub mod view;

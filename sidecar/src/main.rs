@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use flowcar::{
     admin::{ProbeArgs, probe},
+    check::{CheckArgs, check},
     config::Config,
     exit::{self, Failure},
     export::{ExportArgs, export},
@@ -30,6 +31,8 @@ enum Commands {
     Run(RunArgs),
     /// Follow a cgroup's flows and export them until SIGTERM (the sidecar)
     Export(ExportArgs),
+    /// Tell whether flows can be followed here, by which source, and what stands in the way: exit status 69 if nothing can
+    Check(CheckArgs),
     /// Ask the sidecar of this container how it is, for exec probes: exit status 0 is yes
     Probe(ProbeArgs),
     /// Receive OTLP and print it, for trying things out
@@ -60,14 +63,20 @@ fn start(command: Commands) -> Result<u8, Failure> {
     if let Commands::Probe(args) = &command {
         return probe(args);
     }
-    let config = Config::from_env().map_err(|mistakes| Failure::new(exit::USAGE, mistakes))?;
-    logs::start(&config, matches!(command, Commands::Run(_)));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::new(exit::SOFTWARE, format_args!("cannot start: {error}")))?;
+    let config = Config::from_env();
     runtime.block_on(async {
+        // Mistakes in settings are a part of its answer.
+        if let Commands::Check(args) = &command {
+            return check(args, config);
+        }
+        let config = config.map_err(|mistakes| Failure::new(exit::USAGE, mistakes))?;
+        logs::start(&config, matches!(command, Commands::Run(_)));
         match command {
+            Commands::Check(args) => check(&args, Ok(config)),
             Commands::Run(args) => run(args, &config).await,
             Commands::Export(args) => export(args, &config).await,
             Commands::Sink(args) => sink(args).await,

@@ -2,18 +2,21 @@
 //!
 //! What is attached stays attached, maps can be read and written and the ring buffer drained without any of them
 //! (kernel/bpf/syscall.c asks for rights where objects are made, not where a descriptor is used), and sockets are
-//! looked at without any from the start. So nothing that comes from the network is ever read with a right.
+//! looked at without any from the start. So nothing that comes from the network is ever read with a right; but for one,
+//! on old kernels, which ask for it wherever maps are used.
+
+use std::collections::HashSet;
 
 use caps::{CapSet, Capability};
 use nix::sys::prctl;
 
-/// The sets that must be empty. Whoever lacks CAP_SETPCAP cannot narrow the bounding set; without permitted
-/// capabilities, and with no_new_privs, nothing can be gained from it.
-const EMPTIED: [CapSet; 4] = [
-    CapSet::Ambient,
-    CapSet::Effective,
-    CapSet::Permitted,
-    CapSet::Inheritable,
+/// The sets that are emptied, or left with what is kept. Whoever lacks CAP_SETPCAP cannot narrow the bounding set; with
+/// no_new_privs nothing can be gained from it.
+const SETS: [(CapSet, bool); 4] = [
+    (CapSet::Ambient, false),
+    (CapSet::Effective, true),
+    (CapSet::Permitted, true),
+    (CapSet::Inheritable, false),
 ];
 
 /// Why rights are still there.
@@ -35,30 +38,40 @@ pub enum RightsError {
     },
 }
 
-/// Gives every capability away, for this thread and all that it will start, and checks that they are gone. To be called
-/// before there are other threads: each has its own (capabilities(7)).
+/// Gives every capability but `kept` away, for this thread and all that it will start, and checks that they are gone. To
+/// be called before there are other threads: each has its own (capabilities(7)).
 ///
 /// # Errors
 /// [`RightsError`]. The process has then more rights than it should have.
-pub fn give_away() -> Result<(), RightsError> {
+pub fn give_away(kept: Option<Capability>) -> Result<(), RightsError> {
     prctl::set_no_new_privs()?;
     if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)? {
         for capability in caps::read(None, CapSet::Bounding)? {
             caps::drop(None, CapSet::Bounding, capability)?;
         }
     }
-    for set in EMPTIED {
-        caps::clear(None, set)?;
+    let left_in = |may_keep: bool| {
+        kept.into_iter()
+            .filter(|_| may_keep)
+            .collect::<HashSet<_>>()
+    };
+    for (set, may_keep) in SETS {
+        caps::set(None, set, &left_in(may_keep))?;
     }
-    for set in EMPTIED {
+    for (set, may_keep) in SETS {
         let left = caps::read(None, set)?;
-        if !left.is_empty() {
+        if left != left_in(may_keep) {
             let mut left: Vec<_> = left.iter().map(ToString::to_string).collect();
             left.sort();
             let left = left.join(", ");
             return Err(RightsError::Left { set, left });
         }
     }
-    tracing::info!("all capabilities are given away; none is needed to go on");
+    match kept {
+        None => tracing::info!("all capabilities are given away; none is needed to go on"),
+        Some(kept) => tracing::warn!(
+            "all capabilities but {kept} are given away: before Linux 5.19 maps are read and written only with it, while kernel.unprivileged_bpf_disabled is set"
+        ),
+    }
     Ok(())
 }

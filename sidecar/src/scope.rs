@@ -116,6 +116,11 @@ pub fn mount_point() -> Result<PathBuf, ScopeError> {
     cgroup2_mount(&text).ok_or(ScopeError::NotMounted)
 }
 
+/// Whether no cgroup2 is mounted anywhere that this process can see.
+pub fn is_version_1_only() -> bool {
+    matches!(mount_point(), Err(ScopeError::NotMounted))
+}
+
 /// The directory of the cgroup that this process is in.
 ///
 /// # Errors

@@ -12,8 +12,10 @@ use aya::{
 };
 use caps::{CapSet, Capability};
 use flowcar_shared::counter::{COUNTERS, Counter};
-use nix::sys::resource::{Resource, rlim_t, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use tokio::io::unix::AsyncFd;
+
+use super::cause::Cause;
 
 /// What `sidecar-ebpf` compiled to; empty where there was no toolchain for it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flowcar"));
@@ -50,13 +52,15 @@ pub enum AttachError {
     Missing(Vec<Capability>),
     /// The capabilities are there and the kernel says no all the same.
     #[error(
-        "the kernel refused to {what} although CAP_BPF and CAP_NET_ADMIN are held ({error}): a user namespace, a seccomp profile, SELinux or kernel lockdown forbids it"
+        "the kernel refused to {what} although CAP_BPF and CAP_NET_ADMIN are held ({error}): {cause}"
     )]
     Forbidden {
         /// What was refused.
         what: &'static str,
         /// The kernel's answer.
         error: Box<dyn std::error::Error + Send + Sync>,
+        /// Why.
+        cause: Cause,
     },
     /// The kernel cannot do what is asked.
     #[error(
@@ -110,23 +114,23 @@ impl EbpfSource {
     /// # Errors
     /// [`AttachError`], which says what is missing and what to do about it.
     pub fn attach(cgroup: &Path, options: Options) -> Result<Self, AttachError> {
-        if OBJECT.is_empty() {
-            return Err(AttachError::BuiltWithout);
-        }
-        let missing = missing_capabilities();
-        if !missing.is_empty() {
-            return Err(AttachError::Missing(missing));
-        }
+        let mut programs = load(options)?;
         let directory = File::open(cgroup).map_err(|error| AttachError::Cgroup {
             path: cgroup.display().to_string(),
             error,
         })?;
-        raise_memlock();
-        let mut programs = create_maps(options)?;
-        attach_programs(&mut programs, &directory, options.exchanges)?;
+        attach_programs(&mut programs, &directory, options)?;
         let mut source = Self::with_maps(programs)?;
         source.set_pace(WAKE_LEVEL, options.ring_bytes / 4)?;
         Ok(source)
+    }
+
+    /// Loads the programs, and lets them go again.
+    ///
+    /// # Errors
+    /// As [`EbpfSource::attach`].
+    pub fn try_load(options: Options) -> Result<(), AttachError> {
+        load(options).map(drop)
     }
 
     /// Waits until the kernel wants the ring drained before its time.
@@ -196,6 +200,38 @@ impl EbpfSource {
     }
 }
 
+const EGRESS: &str = "flowcar_egress";
+const INGRESS: &str = "flowcar_ingress";
+const RELEASE: &str = "flowcar_sock_release";
+const CALLBACKS: &str = "flowcar_sock_ops";
+
+/// Creates the maps and has the kernel check the programs.
+fn load(options: Options) -> Result<Ebpf, AttachError> {
+    if OBJECT.is_empty() {
+        return Err(AttachError::BuiltWithout);
+    }
+    let missing = missing_capabilities();
+    if !missing.is_empty() {
+        return Err(AttachError::Missing(missing));
+    }
+    raise_memlock();
+    let mut programs = create_maps(options)?;
+    program::<SockOps>(&mut programs, CALLBACKS)
+        .load()
+        .map_err(|error| AttachError::of("load its sock_ops program", error))?;
+    program::<CgroupSock>(&mut programs, RELEASE)
+        .load()
+        .map_err(|error| AttachError::of("load its sock_release program", error))?;
+    if options.exchanges {
+        for name in [EGRESS, INGRESS] {
+            program::<CgroupSkb>(&mut programs, name)
+                .load()
+                .map_err(|error| AttachError::of("load its cgroup_skb program", error))?;
+        }
+    }
+    Ok(programs)
+}
+
 fn create_maps(options: Options) -> Result<Ebpf, AttachError> {
     let exchanges: &u8 = if options.exchanges { &1 } else { &0 };
     let mut loader = EbpfLoader::new();
@@ -211,37 +247,31 @@ fn create_maps(options: Options) -> Result<Ebpf, AttachError> {
 }
 
 /// What looks at packets comes first, so that no connection is followed whose first request it did not see.
-fn attach_programs(programs: &mut Ebpf, cgroup: &File, exchanges: bool) -> Result<(), AttachError> {
+fn attach_programs(
+    programs: &mut Ebpf,
+    cgroup: &File,
+    options: Options,
+) -> Result<(), AttachError> {
     // Single is flags 0: with cgroup bpf_link, which always allows several programs, the kernel takes no others.
     const MODE: CgroupAttachMode = CgroupAttachMode::Single;
-    if exchanges {
+    if options.exchanges {
         for (name, way) in [
-            ("flowcar_egress", CgroupSkbAttachType::Egress),
-            ("flowcar_ingress", CgroupSkbAttachType::Ingress),
+            (EGRESS, CgroupSkbAttachType::Egress),
+            (INGRESS, CgroupSkbAttachType::Ingress),
         ] {
-            let packets: &mut CgroupSkb = program(programs, name);
-            packets
-                .load()
-                .map_err(|error| AttachError::of("load its cgroup_skb program", error))?;
-            packets
+            program::<CgroupSkb>(programs, name)
                 .attach(cgroup, way, MODE)
-                .map_err(|error| AttachError::of("attach its cgroup_skb program", error))?;
+                .map_err(|error| {
+                    AttachError::of_attachment("attach its cgroup_skb program", error)
+                })?;
         }
     }
-    let release: &mut CgroupSock = program(programs, "flowcar_sock_release");
-    release
-        .load()
-        .map_err(|error| AttachError::of("load its sock_release program", error))?;
-    release
+    program::<CgroupSock>(programs, RELEASE)
         .attach(cgroup, MODE)
-        .map_err(|error| AttachError::of("attach its sock_release program", error))?;
-    let callbacks: &mut SockOps = program(programs, "flowcar_sock_ops");
-    callbacks
-        .load()
-        .map_err(|error| AttachError::of("load its sock_ops program", error))?;
-    callbacks
+        .map_err(|error| AttachError::of_attachment("attach its sock_release program", error))?;
+    program::<SockOps>(programs, CALLBACKS)
         .attach(cgroup, MODE)
-        .map_err(|error| AttachError::of("attach its sock_ops program", error))?;
+        .map_err(|error| AttachError::of_attachment("attach its sock_ops program", error))?;
     Ok(())
 }
 
@@ -255,9 +285,15 @@ where
         .expect("sidecar-ebpf declares this program")
 }
 
-/// Before 5.11 maps count against RLIMIT_MEMLOCK; raising it may be refused, and then map creation says so.
+/// Before 5.11 maps count against RLIMIT_MEMLOCK; raising it past its hard limit may be refused, and then map creation
+/// says so.
 fn raise_memlock() {
-    if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, rlim_t::MAX, rlim_t::MAX) {
+    let limit = Resource::RLIMIT_MEMLOCK;
+    let raised = setrlimit(limit, rlim_t::MAX, rlim_t::MAX).or_else(|_| {
+        let (_, hard) = getrlimit(limit)?;
+        setrlimit(limit, hard, hard)
+    });
+    if let Err(error) = raised {
         tracing::debug!(%error, "RLIMIT_MEMLOCK stays as it is; only kernels before 5.11 need it raised");
     }
 }
@@ -283,9 +319,21 @@ impl AttachError {
         let refused = errno(&error).is_some_and(|code| code == libc::EPERM || code == libc::EACCES);
         let error = chain(&error).into();
         if refused {
-            Self::Forbidden { what, error }
+            let cause = Cause::of_refusal();
+            Self::Forbidden { what, error, cause }
         } else {
             Self::Unsupported { what, error }
+        }
+    }
+
+    fn of_attachment(what: &'static str, error: ProgramError) -> Self {
+        match Self::of(what, error) {
+            Self::Forbidden { what, error, .. } => Self::Forbidden {
+                what,
+                error,
+                cause: Cause::of_refused_attachment(),
+            },
+            other => other,
         }
     }
 }

@@ -1,11 +1,16 @@
 //! Where flows are learnt of. The only room that knows aya and netlink.
 
+mod access;
+pub mod cause;
 pub mod diag;
 pub mod ebpf;
 
 use std::path::Path;
 
+use caps::Capability;
+
 use self::{
+    cause::Cause,
     diag::{DiagError, DiagSource},
     ebpf::{AttachError, EbpfSource, Options},
 };
@@ -38,6 +43,15 @@ pub enum SourceError {
     NoCgroup,
 }
 
+/// Says in one line why flows are learnt of in the lesser way.
+pub fn tell_refusal(cause: &Cause, error: &dyn std::error::Error) {
+    tracing::warn!(
+        reason = cause.name(),
+        %error,
+        "the eBPF source is refused, so flows are learnt of by inet_diag: handshakes are not seen, and RTTs are smoothed"
+    );
+}
+
 impl Source {
     /// Opens the source that is chosen, for the flows of `cgroup` and of the cgroups below it.
     ///
@@ -56,10 +70,7 @@ impl Source {
             Ok(ebpf) => Ok(Self::beside(ebpf, path)),
             Err(error) if choice == SourceChoice::Auto => {
                 let source = Self::alone(cgroup)?;
-                tracing::warn!(
-                    %error,
-                    "the eBPF source is refused, so flows are learnt of by inet_diag: handshakes are not seen, and RTTs are smoothed"
-                );
+                tell_refusal(&Cause::of(&error), &error);
                 Ok(source)
             }
             Err(error) => Err(error.into()),
@@ -82,6 +93,11 @@ impl Source {
                 Self::Ebpf(ebpf)
             }
         }
+    }
+
+    /// The capability that following flows goes on to need; none on kernels since 5.19, and none without programs.
+    pub fn still_needs(&self) -> Option<Capability> {
+        self.ebpf().and_then(|_| access::still_needed())
     }
 
     /// The value of `flowcar.source`.

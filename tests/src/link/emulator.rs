@@ -313,9 +313,15 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 /// A packet that waits for the processor has a delay that nobody asked for. Where this is refused, the link
 /// is only less exact, and its log says by how much.
 fn become_real_time() {
-    let parameters = libc::sched_param {
-        sched_priority: REAL_TIME_PRIORITY,
-    };
-    // SAFETY: the kernel reads the parameters during the call; 0 is the calling thread.
-    unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) };
+    // As the kernel has `struct sched_param`. The call is made directly, because musl's wrapper refuses it.
+    let priority: libc::c_int = REAL_TIME_PRIORITY;
+    // SAFETY: the kernel reads the priority during the call; 0 is the calling thread.
+    unsafe {
+        libc::syscall(
+            libc::SYS_sched_setscheduler,
+            0,
+            libc::SCHED_FIFO,
+            &raw const priority,
+        );
+    }
 }

@@ -10,22 +10,30 @@
 //! - cgroups carry their owner (process id, start time, pid namespace) in their name, and the first
 //!   fixture made by a later run kills and removes those whose owner is gone.
 
+mod bpf;
 mod caps;
 mod cgroup;
 mod counters;
 mod error;
+mod filter;
 mod need;
+mod neighbour;
 mod netns;
 mod network;
 mod owner;
 mod pod;
 
 pub use ::caps::Capability;
+pub use bpf::{maps_ask_for_a_right, maps_count_against};
 pub use caps::{OnlyCaps, with_only_caps};
 pub use cgroup::{Cgroup, cgroup2_mount};
 pub use counters::Counters;
 pub use error::Error;
-pub use need::{require_capability, require_cgroup2, require_program, require_root, require_tun};
+pub use filter::Filtered;
+pub use need::{
+    require_capability, require_cgroup2, require_file, require_program, require_root, require_tun,
+};
+pub use neighbour::{Callbacks, Neighbour, Sharing};
 pub use netns::Netns;
 pub(crate) use network::{DeviceAddresses, default_route, set_up_device};
 pub use pod::Place;

@@ -71,6 +71,18 @@ pub fn require_program(name: &str) -> bool {
     require(found, &format!("the program {name}"))
 }
 
+/// True when the file is there; `command` is what makes it.
+///
+/// # Panics
+/// As [`require_root`].
+#[must_use]
+pub fn require_file(path: &Path, command: &str) -> bool {
+    require(
+        path.is_file(),
+        &format!("{}, which `{command}` makes", path.display()),
+    )
+}
+
 fn has(capability: Capability) -> bool {
     caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
 }

@@ -1,6 +1,9 @@
 //! Flows whose end was not delivered do not stay for ever, and are counted under what cost them.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use flowcar_tests::{
     place::{Place, require_cgroup2, require_root},
@@ -51,6 +54,31 @@ fn flows_whose_close_was_dropped_are_taken_off_the_list() {
     assert_eq!(closed, seen.flows.len() as f64);
 }
 
+/// The kernel tells of ends in a work queue, which may come to them long after: waits until some found no room, and
+/// no more do.
+fn all_ends_are_told(place: &Place) {
+    let drops = || place.netns().run(netlink_drops).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut before = 0;
+    loop {
+        std::thread::sleep(Duration::from_millis(500));
+        let now = drops();
+        if now > 0 && now == before {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{now} ends found no room");
+        before = now;
+    }
+}
+
+/// What found no room in the namespace's netlink sockets: the ninth column (net/netlink/af_netlink.c,
+/// netlink_native_seq_show).
+fn netlink_drops() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/net/netlink").unwrap();
+    let drops = |line: &str| line.split_whitespace().nth(8)?.parse::<u64>().ok();
+    text.lines().skip(1).filter_map(drops).sum()
+}
+
 /// A stopped flowcar hears of no more ends than its socket has room for. Short connections fill it; of those that were held
 /// nothing is heard then.
 #[test]
@@ -75,6 +103,7 @@ fn ends_that_found_no_room_are_lost_to_the_last_flow() {
     let clients = holding.close().unwrap();
     let ended = SHORT as usize + clients.len();
     let servers = serving.reports(ended, Duration::from_secs(60)).unwrap();
+    all_ends_are_told(&place);
     watch.signal(Signal::SIGCONT);
     watch.until("none left", |seen| seen.sum(live, &[]) == 0.0);
     // The kernel tells of ends in a work queue, behind the closes themselves.

@@ -1,0 +1,329 @@
+//! One line for each thing that is looked at.
+
+use std::{path::Path, path::PathBuf};
+
+use caps::{CapSet, Capability};
+
+use super::{
+    report::{Line, Report},
+    verdict::{Findings, Scope, Verdict},
+};
+use crate::{
+    config::{Config, Mistakes, Protocol, SourceChoice, Target},
+    scope::{self, ScopeError},
+    source::{
+        cause::{self, Answer, Cause},
+        diag::DiagSource,
+        ebpf::{AttachError, EbpfSource, Options},
+    },
+    surroundings::{Confinement, Seccomp, Surroundings},
+};
+
+/// Where the host's tree is looked for, and what is loaded, where the settings do not hold.
+const DEFAULT_HOST: &str = "/run/host-cgroup";
+const DEFAULTS: Options = Options {
+    ring_bytes: 1 << 20,
+    exchanges: false,
+};
+
+pub(super) fn look(named: Option<&Path>, config: Result<Config, Mistakes>) -> Report {
+    let around = Surroundings::read();
+    let loaded = EbpfSource::try_load(config.as_ref().map_or(DEFAULTS, Config::programs));
+    let refused = loaded.as_ref().err().map(Cause::of);
+    let (scope, pod) = pod(named, config.as_ref().ok());
+    let diag = sockets();
+    let findings = Findings {
+        choice: config.as_ref().ok().map(|config| config.source),
+        refused,
+        diag: diag.is_ok(),
+        scope,
+    };
+    let verdict = Verdict::of(&findings);
+    let checks = vec![
+        kernel(),
+        btf(),
+        syscall(&around),
+        programs(&loaded),
+        capabilities(),
+        seccomp(&around),
+        user_namespace(&around),
+        modules(&around, findings.refused.as_ref()),
+        memlock(&around, findings.refused.as_ref()),
+        mount(),
+        pod,
+        match diag {
+            Ok(text) => Line::ok("inet_diag", text),
+            Err(text) => Line::no("inet_diag", text),
+        },
+        settings(&config),
+        verdict.line(&findings),
+    ];
+    Report {
+        version: env!("CARGO_PKG_VERSION"),
+        source: verdict.source,
+        reason: verdict.reason,
+        checks,
+    }
+}
+
+fn kernel() -> Line {
+    match std::fs::read_to_string("/proc/sys/kernel/osrelease") {
+        Ok(release) => Line::ok(
+            "kernel",
+            format!("Linux {} on {}", release.trim(), std::env::consts::ARCH),
+        ),
+        Err(error) => Line::info("kernel", format!("unknown ({error})")),
+    }
+}
+
+/// The programs bring their own types; nothing of the kernel's is looked up.
+fn btf() -> Line {
+    let path = "/sys/kernel/btf/vmlinux";
+    if Path::new(path).exists() {
+        Line::ok("btf", format!("{path} is there (flowcar does not need it)"))
+    } else {
+        Line::info(
+            "btf",
+            format!("{path} is not there (flowcar does not need it)"),
+        )
+    }
+}
+
+fn syscall(around: &Surroundings) -> Line {
+    let name = "bpf";
+    match cause::unknown_command() {
+        Answer::Reached => Line::ok(name, "bpf(2) can be called"),
+        Answer::Refused(libc::ENOSYS) if around.seccomp == Seccomp::Off => Line::no(
+            name,
+            "this kernel has no bpf(2): it needs CONFIG_BPF_SYSCALL",
+        ),
+        Answer::Refused(errno) => Line::no(
+            name,
+            format!(
+                "bpf(2) is refused ({})",
+                std::io::Error::from_raw_os_error(errno)
+            ),
+        ),
+    }
+}
+
+fn programs(loaded: &Result<(), AttachError>) -> Line {
+    let name = "programs";
+    match loaded {
+        Ok(()) => Line::ok(
+            name,
+            "the verifier takes them (loaded, attached to nothing, let go)",
+        ),
+        Err(error) => Line::no(name, error.to_string()),
+    }
+}
+
+fn capabilities() -> Line {
+    let name = "capabilities";
+    let held = match caps::read(None, CapSet::Effective) {
+        Ok(held) => held,
+        Err(error) => return Line::info(name, format!("unknown ({error})")),
+    };
+    // As source::ebpf has it.
+    let bpf = held.contains(&Capability::CAP_BPF) || held.contains(&Capability::CAP_SYS_ADMIN);
+    let missing: Vec<_> = [
+        (bpf, "CAP_BPF"),
+        (held.contains(&Capability::CAP_NET_ADMIN), "CAP_NET_ADMIN"),
+    ]
+    .into_iter()
+    .filter_map(|(held, name)| (!held).then_some(name))
+    .collect();
+    let how_many = match held.len() {
+        0 => "none is held".to_owned(),
+        count if count == caps::all().len() => "all are held".to_owned(),
+        count => format!("{count} held"),
+    };
+    if missing.is_empty() {
+        return Line::ok(
+            name,
+            format!("CAP_BPF and CAP_NET_ADMIN are among those held ({how_many})"),
+        );
+    }
+    Line::no(
+        name,
+        format!("{} missing ({how_many})", missing.join(" and ")),
+    )
+}
+
+fn seccomp(around: &Surroundings) -> Line {
+    let name = "seccomp";
+    match (around.seccomp, cause::unknown_command()) {
+        (Seccomp::Off, _) => Line::ok(name, "no filter"),
+        (Seccomp::Filtered, Answer::Reached) => {
+            Line::ok(name, "a filter, which lets bpf(2) through")
+        }
+        (Seccomp::Filtered, Answer::Refused(_)) if holds_bpf() && !around.user_namespace => {
+            Line::no(name, Cause::Seccomp.to_string())
+        }
+        (Seccomp::Filtered, Answer::Refused(_)) => Line::info(
+            name,
+            "a filter; whether it lets bpf(2) through cannot be told without CAP_BPF",
+        ),
+        (Seccomp::Unknown, _) => Line::info(name, "the kernel does not say"),
+    }
+}
+
+fn holds_bpf() -> bool {
+    let held = caps::read(None, CapSet::Effective).unwrap_or_default();
+    held.contains(&Capability::CAP_BPF) || held.contains(&Capability::CAP_SYS_ADMIN)
+}
+
+fn user_namespace(around: &Surroundings) -> Line {
+    let name = "user namespace";
+    if around.user_namespace {
+        Line::no(name, Cause::UserNamespace.to_string())
+    } else {
+        Line::ok(name, "the initial one")
+    }
+}
+
+fn modules(around: &Surroundings, refused: Option<&Cause>) -> Line {
+    let name = "security modules";
+    if let Some(cause @ (Cause::Selinux(_) | Cause::AppArmor(_))) = refused {
+        return Line::no(name, cause.to_string());
+    }
+    let mut seen = Vec::new();
+    seen.extend(around.modules.clone());
+    match &around.confinement {
+        Confinement::Unconfined => seen.push("unconfined".into()),
+        Confinement::Selinux(context) => {
+            let enforcing = match around.selinux_enforcing {
+                Some(true) => " (enforcing)",
+                Some(false) => " (permissive)",
+                None => "",
+            };
+            seen.push(format!("SELinux{enforcing} {context}"));
+        }
+        Confinement::AppArmor(profile) => seen.push(format!("AppArmor {profile} (enforcing)")),
+    }
+    seen.extend(
+        around
+            .lockdown
+            .as_ref()
+            .map(|mode| format!("lockdown {mode}")),
+    );
+    Line::info(name, seen.join("; "))
+}
+
+fn memlock(around: &Surroundings, refused: Option<&Cause>) -> Line {
+    let name = "memory lock";
+    match (refused, around.memlock) {
+        (Some(cause @ Cause::Memlock(_)), _) => Line::no(name, cause.to_string()),
+        (_, None) => Line::ok(name, "RLIMIT_MEMLOCK is unlimited"),
+        (_, Some(limit)) => Line::info(
+            name,
+            format!("RLIMIT_MEMLOCK is {limit} bytes, against which maps count before Linux 5.11"),
+        ),
+    }
+}
+
+fn mount() -> Line {
+    let name = "cgroup2";
+    match scope::mount_point() {
+        Ok(path) => Line::ok(name, path.display().to_string()),
+        Err(ScopeError::NotMounted) => Line::no(name, Cause::CgroupV1.to_string()),
+        Err(error) => Line::no(name, error.to_string()),
+    }
+}
+
+/// The cgroup that would be followed.
+fn pod(named: Option<&Path>, config: Option<&Config>) -> (Scope, Line) {
+    if let Some(path) = named {
+        let name = "cgroup";
+        return match scope::check(path) {
+            Ok(path) => (Scope::Found, Line::ok(name, path.display().to_string())),
+            Err(error) => (Scope::Missing, Line::no(name, error.to_string())),
+        };
+    }
+    let name = "pod";
+    let host = config.map_or_else(
+        || PathBuf::from(DEFAULT_HOST),
+        |config| config.host_cgroup.clone(),
+    );
+    let (uid, wants_none) = config.map_or((None, false), |config| {
+        (
+            config.pod.uid.as_ref(),
+            config.source == SourceChoice::InetDiag,
+        )
+    });
+    match scope::discover(&host) {
+        Ok(found) => {
+            let text = format!("{} (uid {})", found.path.display(), found.uid);
+            match uid {
+                Some(uid) if *uid != found.uid => (
+                    Scope::Found,
+                    Line::info(
+                        name,
+                        format!(
+                            "{text}, another uid than the API's {uid}: right for a static pod only"
+                        ),
+                    ),
+                ),
+                _ => (Scope::Found, Line::ok(name, text)),
+            }
+        }
+        Err(_) if wants_none => (
+            Scope::ToBeNamed,
+            Line::ok(
+                name,
+                "the whole network namespace is followed (FLOWCAR_SOURCE=inet_diag)",
+            ),
+        ),
+        Err(error) if scope::is_version_1_only() => {
+            (Scope::Version1, Line::no(name, error.to_string()))
+        }
+        // The injector sets the uid.
+        Err(error) if uid.is_some() => (Scope::Missing, Line::no(name, error.to_string())),
+        Err(error) => (Scope::ToBeNamed, Line::info(name, error.to_string())),
+    }
+}
+
+/// What a dump showed, or why there is none.
+fn sockets() -> Result<String, String> {
+    let look = || {
+        let mut source = DiagSource::open(None)?;
+        let sockets = source.dump(|_| {})?;
+        source.subscribe()?;
+        Ok(sockets)
+    };
+    look()
+        .map(|sockets| {
+            format!("{sockets} connections of this network namespace are shown, and ends are told")
+        })
+        .map_err(|error: crate::source::diag::DiagError| error.to_string())
+}
+
+fn settings(config: &Result<Config, Mistakes>) -> Line {
+    let name = "settings";
+    match config {
+        Err(mistakes) => {
+            let texts: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
+            Line::no(name, texts.join("; "))
+        }
+        Ok(config) => {
+            let export = config.clone().with_default_endpoint().export;
+            let signals = [("metrics", &export.metrics), ("spans", &export.traces)];
+            let texts: Vec<_> = signals
+                .iter()
+                .map(|(signal, target)| match target {
+                    Some(target) => format!("{signal} to {}", told(target)),
+                    None => format!("no {signal}"),
+                })
+                .collect();
+            Line::ok(name, format!("{} (not tried)", texts.join(", ")))
+        }
+    }
+}
+
+fn told(target: &Target) -> String {
+    let protocol = match target.protocol {
+        Protocol::Grpc => "gRPC",
+        Protocol::HttpProtobuf => "HTTP",
+    };
+    format!("{} by {protocol}", target.url())
+}

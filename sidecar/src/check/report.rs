@@ -1,0 +1,145 @@
+//! What was seen, as a table for people and as JSON.
+
+use serde::Serialize;
+
+/// All that was seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// flowcar's version.
+    pub version: &'static str,
+    /// The source that flows would be learnt of by; none if they cannot be followed.
+    pub source: Option<&'static str>,
+    /// Why it is not eBPF, in one word: [`crate::source::cause::Cause::name`], or `settings` or `scope`.
+    pub reason: Option<&'static str>,
+    /// Each thing that was looked at.
+    pub checks: Vec<Line>,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Line {
+    /// What.
+    pub name: &'static str,
+    /// Whether it stands in the way.
+    pub state: State,
+    /// What was seen.
+    pub text: String,
+}
+
+/// Whether something stands in the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It does not.
+    Ok,
+    /// It does, for one source or for both.
+    No,
+    /// It may, or it is good to know.
+    Info,
+}
+
+// === impl Line ===
+
+impl Line {
+    /// Nothing stands in the way.
+    pub fn ok(name: &'static str, text: impl Into<String>) -> Self {
+        Self::new(name, State::Ok, text)
+    }
+
+    /// Something does.
+    pub fn no(name: &'static str, text: impl Into<String>) -> Self {
+        Self::new(name, State::No, text)
+    }
+
+    /// Good to know.
+    pub fn info(name: &'static str, text: impl Into<String>) -> Self {
+        Self::new(name, State::Info, text)
+    }
+
+    fn new(name: &'static str, state: State, text: impl Into<String>) -> Self {
+        let text = text.into();
+        Self { name, state, text }
+    }
+}
+
+// === impl Report ===
+
+impl Report {
+    /// A line for each check; long texts are broken between words.
+    pub fn table(&self) -> String {
+        self.checks.iter().map(row).collect()
+    }
+
+    /// One object on one line.
+    ///
+    /// # Panics
+    /// Never: texts and names always serialise.
+    pub fn json(&self) -> String {
+        let text = serde_json::to_string(self).expect("a report is texts and names");
+        format!("{text}\n")
+    }
+}
+
+const NAME: usize = 17;
+const STATE: usize = 4;
+const WIDTH: usize = 100;
+
+fn row(line: &Line) -> String {
+    let state = match line.state {
+        State::Ok => "ok",
+        State::No => "NO",
+        State::Info => "-",
+    };
+    let mut text = format!("{:NAME$}{state:STATE$}", line.name);
+    let mut column = NAME + STATE;
+    for (at, word) in line.text.split_whitespace().enumerate() {
+        let length = word.chars().count();
+        if at > 0 && column + 1 + length > WIDTH {
+            text += &format!("\n{:1$}", "", NAME + STATE);
+            column = NAME + STATE;
+        } else if at > 0 {
+            text.push(' ');
+            column += 1;
+        }
+        text += word;
+        column += length;
+    }
+    text + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> Report {
+        Report {
+            version: "1.2.3",
+            source: None,
+            reason: Some("capability"),
+            checks: vec![
+                Line::ok("kernel", "Linux 6.1"),
+                Line::no("capabilities", "word ".repeat(30)),
+                Line::info("security modules", "none"),
+            ],
+        }
+    }
+
+    #[test]
+    fn long_texts_are_broken_between_words() {
+        let table = report().table();
+        let lines: Vec<_> = table.lines().collect();
+        assert_eq!(lines[0], "kernel           ok  Linux 6.1");
+        assert!(lines[1].starts_with("capabilities     NO  word word"));
+        assert!(lines[2].starts_with("                     word"));
+        assert!(lines.iter().all(|line| line.len() <= WIDTH));
+        assert_eq!(*lines.last().unwrap(), "security modules -   none");
+    }
+
+    #[test]
+    fn json_is_one_object() {
+        let value: serde_json::Value = serde_json::from_str(&report().json()).unwrap();
+        assert_eq!(value["source"], serde_json::Value::Null);
+        assert_eq!(value["reason"], "capability");
+        assert_eq!(value["checks"][1]["state"], "no");
+    }
+}

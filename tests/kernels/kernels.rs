@@ -1,0 +1,25 @@
+//! The tests that ask something of the kernel, as one binary that can be carried to another kernel (`make test-kernels`).
+//! They are those of `tests/tests`, and none of them is here alone.
+
+#[path = "../tests/kernel_bytes.rs"]
+mod kernel_bytes;
+#[path = "../tests/kernel_diag/main.rs"]
+mod kernel_diag;
+#[path = "../tests/kernel_failures.rs"]
+mod kernel_failures;
+#[path = "../tests/kernel_loss.rs"]
+mod kernel_loss;
+#[path = "../tests/kernel_neighbours.rs"]
+mod kernel_neighbours;
+#[path = "../tests/kernel_pod.rs"]
+mod kernel_pod;
+#[path = "../tests/kernel_refusals.rs"]
+mod kernel_refusals;
+#[path = "../tests/kernel_rights.rs"]
+mod kernel_rights;
+#[path = "../tests/kernel_round_trips.rs"]
+mod kernel_round_trips;
+#[path = "../tests/kernel_scope.rs"]
+mod kernel_scope;
+#[path = "../tests/kernel_variants.rs"]
+mod kernel_variants;

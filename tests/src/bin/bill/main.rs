@@ -1,0 +1,53 @@
+//! The bill of materials of a binary (SPDX 2.3) and the licence texts of all that is linked into it, by cargo's own
+//! word: its resolution for one package and one target, without what only builds or tests need.
+
+mod crates;
+mod licences;
+mod spdx;
+
+use std::{fs, path::PathBuf, process::ExitCode};
+
+use anyhow::Context as _;
+use clap::Parser;
+
+/// Writes the bill of materials and the licences of a package's binary.
+#[derive(Parser)]
+struct Arguments {
+    /// The workspace's package that the binary is from
+    #[arg(long)]
+    package: String,
+    /// The target that it is built for
+    #[arg(long)]
+    target: String,
+    /// When it was made, as SPDX writes it (2026-01-31T12:00:00Z)
+    #[arg(long)]
+    created: String,
+    /// Where the bill goes
+    #[arg(long)]
+    spdx: PathBuf,
+    /// Where the licences go
+    #[arg(long)]
+    licences: PathBuf,
+}
+
+fn main() -> ExitCode {
+    match write(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bill: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn write(arguments: &Arguments) -> anyhow::Result<()> {
+    let crates = crates::linked(&arguments.package, &arguments.target)?;
+    let rust = crates::compiler()?;
+    let bill = spdx::document(&arguments.package, &arguments.created, &rust, &crates);
+    let bill = serde_json::to_string_pretty(&bill)?;
+    let licences = licences::texts(&crates)?;
+    for (path, text) in [(&arguments.spdx, bill), (&arguments.licences, licences)] {
+        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,488 @@
+//! Where eBPF is refused, `flowcar check` and the `auto` source name the reason, and flows are followed all the same
+//! where anything can follow them.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use flowcar_tests::{
+    flowcar::{self, CAPABILITIES},
+    place::{
+        Capability, Filtered, OnlyCaps, Place, require_cgroup2, require_program, require_root,
+    },
+};
+use serde::Deserialize;
+
+/// What `flowcar check --format json` prints.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Report {
+    version: String,
+    source: Option<String>,
+    reason: Option<String>,
+    checks: Vec<Line>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    name: String,
+    state: String,
+    text: String,
+}
+
+/// Where flowcar is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Situation {
+    Root,
+    TwoCapabilities,
+    NoBpf,
+    NoNetAdmin,
+    None,
+    /// With two capabilities, and a filter that answers bpf(2) by this error.
+    Seccomp(libc::c_int),
+    /// bpf(2) and socket(2) denied: nothing can follow.
+    NothingAtAll,
+    UserNamespace,
+    /// No cgroup2 is mounted.
+    Version1,
+}
+
+use Situation::*;
+
+/// A shell's words for what cannot be done between fork and exec. `$0` is flowcar.
+const UNMOUNTED: &str = r#"
+    mount --make-rprivate /
+    while grep -q ' - cgroup2 ' /proc/self/mountinfo; do
+        umount -l "$(awk '$0 ~ / - cgroup2 / { print $5; exit }' /proc/self/mountinfo)"
+    done
+    mount -t tmpfs none /run
+    mkdir /run/host-cgroup
+    exec "$0" "$@"
+"#;
+
+/// `flowcar` in a pod's network, to be given its arguments.
+fn flowcar_in(situation: Situation, pod: &Place) -> Command {
+    let program = flowcar::program().unwrap();
+    let mut command = match situation {
+        UserNamespace => {
+            let mut command = Command::new("unshare");
+            command
+                .args(["--user", "--map-root-user", "--"])
+                .arg(program);
+            command
+        }
+        Version1 => {
+            let mut command = Command::new("unshare");
+            command
+                .args(["--mount", "sh", "-ec", UNMOUNTED])
+                .arg(program);
+            command
+        }
+        _ => Command::new(program),
+    };
+    pod.netns().enter(&mut command).unwrap();
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("FLOWCAR_") {
+            command.env_remove(name);
+        }
+    }
+    match situation {
+        Root | UserNamespace | Version1 => {}
+        TwoCapabilities => {
+            command.with_only_caps(&CAPABILITIES);
+        }
+        NoBpf => {
+            command.with_only_caps(&[Capability::CAP_NET_ADMIN]);
+        }
+        NoNetAdmin => {
+            command.with_only_caps(&[Capability::CAP_BPF]);
+        }
+        None => {
+            command.with_only_caps(&[]);
+        }
+        Seccomp(errno) => {
+            command
+                .with_only_caps(&CAPABILITIES)
+                .without_calls(&[libc::SYS_bpf], errno);
+        }
+        NothingAtAll => {
+            let calls = [libc::SYS_bpf, libc::SYS_socket];
+            command
+                .with_only_caps(&CAPABILITIES)
+                .without_calls(&calls, libc::EPERM);
+        }
+    }
+    command
+}
+
+fn check(situation: Situation, arguments: &[&str], settings: &[(&str, &str)]) -> (i32, Report) {
+    let pod = Place::new("check").unwrap();
+    let mut command = flowcar_in(situation, &pod);
+    command
+        .args(["check", "--format", "json"])
+        .args(arguments)
+        .envs(settings.iter().copied());
+    let output = command.output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    let report: Report =
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}{said}"));
+    assert_eq!(report.version, env!("CARGO_PKG_VERSION"));
+    assert_eq!(said, "", "it does not log");
+    (output.status.code().unwrap(), report)
+}
+
+fn can_run() -> bool {
+    require_root() && require_cgroup2() && require_program("unshare")
+}
+
+/// Holds a report's every line against what is expected. Those that hang on the machine are taken from the machine.
+#[track_caller]
+fn holds(report: &Report, not_ok: &[(&str, &str)]) {
+    let mut expected: BTreeMap<&str, &str> = [
+        "kernel",
+        "bpf",
+        "programs",
+        "capabilities",
+        "seccomp",
+        "user namespace",
+        "cgroup2",
+        "inet_diag",
+        "settings",
+        "source",
+    ]
+    .map(|name| (name, "ok"))
+    .into();
+    expected.insert("security modules", "info");
+    expected.insert("pod", "info");
+    let btf = Path::new("/sys/kernel/btf/vmlinux").exists();
+    expected.insert("btf", if btf { "ok" } else { "info" });
+    let limits = fs::read_to_string("/proc/self/limits").unwrap();
+    let locked = limits
+        .lines()
+        .find(|line| line.starts_with("Max locked memory"))
+        .unwrap();
+    let unlimited = locked.split_whitespace().nth(3) == Some("unlimited");
+    // flowcar, which may be allowed to, raises it before it looks.
+    let memlock = report
+        .checks
+        .iter()
+        .find(|line| line.name == "memory lock")
+        .unwrap();
+    assert!(
+        memlock.state == "ok" || (!unlimited && memlock.state == "info"),
+        "{memlock:?}"
+    );
+    expected.insert("memory lock", &memlock.state);
+    expected.extend(not_ok.iter().copied());
+    let seen: BTreeMap<&str, &str> = report
+        .checks
+        .iter()
+        .map(|line| (&*line.name, &*line.state))
+        .collect();
+    assert_eq!(seen, expected, "{report:#?}");
+    assert!(
+        report
+            .checks
+            .iter()
+            .all(|line| !line.text.is_empty() && !line.text.contains('\n'))
+    );
+}
+
+#[track_caller]
+fn takes(report: &Report, source: &str, reason: Option<&str>) {
+    assert_eq!(report.source.as_deref(), Some(source), "{report:#?}");
+    assert_eq!(report.reason.as_deref(), reason, "{report:#?}");
+}
+
+#[track_caller]
+fn text<'a>(report: &'a Report, name: &str) -> &'a str {
+    &report
+        .checks
+        .iter()
+        .find(|line| line.name == name)
+        .unwrap()
+        .text
+}
+
+#[test]
+fn root_and_two_capabilities_take_ebpf() {
+    if !can_run() {
+        return;
+    }
+    for situation in [Root, TwoCapabilities] {
+        let (status, report) = check(situation, &[], &[]);
+        holds(&report, &[]);
+        takes(&report, "ebpf", Option::None);
+        assert_eq!(status, 0);
+        assert!(
+            text(&report, "source").contains("--cgroup PATH"),
+            "{report:#?}"
+        );
+    }
+}
+
+#[test]
+fn a_cgroup_can_be_named() {
+    if !can_run() {
+        return;
+    }
+    let pod = Place::new("named").unwrap();
+    let path = pod.cgroup().path().to_str().unwrap();
+    let (_, report) = check(TwoCapabilities, &["--cgroup", path], &[]);
+    assert_eq!(text(&report, "cgroup"), path);
+    takes(&report, "ebpf", Option::None);
+    assert!(!text(&report, "source").contains("--cgroup"));
+}
+
+#[test]
+fn a_missing_capability_is_named() {
+    if !can_run() {
+        return;
+    }
+    for (situation, missing) in [
+        (NoBpf, "CAP_BPF missing"),
+        (NoNetAdmin, "CAP_NET_ADMIN missing"),
+        (None, "CAP_BPF and CAP_NET_ADMIN missing"),
+    ] {
+        let (status, report) = check(situation, &[], &[]);
+        // Whether those without it may call bpf(2) at all is the machine's choice (kernel.unprivileged_bpf_disabled).
+        let bpf = report
+            .checks
+            .iter()
+            .find(|line| line.name == "bpf")
+            .unwrap();
+        holds(
+            &report,
+            &[
+                ("bpf", &bpf.state),
+                ("programs", "no"),
+                ("capabilities", "no"),
+            ],
+        );
+        takes(&report, "inet_diag", Some("capability"));
+        assert!(
+            text(&report, "capabilities").starts_with(missing),
+            "{report:#?}"
+        );
+        assert_eq!(status, 0);
+    }
+}
+
+/// By any of the errors that profiles answer with.
+#[test]
+fn a_seccomp_filter_is_named() {
+    if !can_run() {
+        return;
+    }
+    for errno in [libc::EPERM, libc::ENOSYS, libc::EACCES] {
+        let (status, report) = check(Seccomp(errno), &[], &[]);
+        holds(
+            &report,
+            &[("bpf", "no"), ("programs", "no"), ("seccomp", "no")],
+        );
+        takes(&report, "inet_diag", Some("seccomp"));
+        assert!(
+            text(&report, "seccomp").contains("RuntimeDefault"),
+            "{report:#?}"
+        );
+        assert_eq!(status, 0);
+    }
+}
+
+#[test]
+fn a_user_namespace_is_named() {
+    if !can_run() {
+        return;
+    }
+    let (status, report) = check(UserNamespace, &[], &[]);
+    let bpf = report
+        .checks
+        .iter()
+        .find(|line| line.name == "bpf")
+        .unwrap();
+    holds(
+        &report,
+        &[
+            ("bpf", &bpf.state),
+            ("programs", "no"),
+            ("user namespace", "no"),
+        ],
+    );
+    takes(&report, "inet_diag", Some("user_namespace"));
+    assert!(
+        text(&report, "user namespace").contains("hostUsers"),
+        "{report:#?}"
+    );
+    assert_eq!(status, 0);
+}
+
+#[test]
+fn cgroup_version_1_is_named() {
+    if !can_run() {
+        return;
+    }
+    let (status, report) = check(Version1, &[], &[]);
+    holds(&report, &[("cgroup2", "no"), ("pod", "no")]);
+    takes(&report, "inet_diag", Some("cgroup_v1"));
+    assert_eq!(status, 0);
+}
+
+#[test]
+fn where_nothing_can_follow_it_ends_with_69() {
+    if !can_run() {
+        return;
+    }
+    let nothing = |situation, arguments: &[&str], settings: &[(&str, &str)], reason: &str| {
+        let (status, report) = check(situation, arguments, settings);
+        assert_eq!(
+            (status, report.source.as_deref()),
+            (69, Option::None),
+            "{report:#?}"
+        );
+        assert_eq!(report.reason.as_deref(), Some(reason), "{report:#?}");
+        let last = report.checks.last().unwrap();
+        assert_eq!((&*last.name, &*last.state), ("source", "no"));
+        report
+    };
+    let report = nothing(NothingAtAll, &[], &[], "seccomp");
+    holds(
+        &report,
+        &[
+            ("bpf", "no"),
+            ("programs", "no"),
+            ("seccomp", "no"),
+            ("inet_diag", "no"),
+            ("source", "no"),
+        ],
+    );
+    nothing(None, &[], &[("FLOWCAR_SOURCE", "ebpf")], "capability");
+    nothing(Root, &["--cgroup", "/proc"], &[], "scope");
+    nothing(
+        Root,
+        &[],
+        &[("FLOWCAR_POD_UID", "0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9")],
+        "scope",
+    );
+    let wrong = [
+        ("FLOWCAR_SOURCE", "magic"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "soon"),
+    ];
+    let report = nothing(Root, &[], &wrong, "settings");
+    for (name, _) in wrong {
+        assert!(text(&report, "settings").contains(name), "{report:#?}");
+    }
+}
+
+#[test]
+fn people_get_a_table() {
+    if !can_run() {
+        return;
+    }
+    let pod = Place::new("table").unwrap();
+    let output = flowcar_in(TwoCapabilities, &pod)
+        .arg("check")
+        .output()
+        .unwrap();
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        table.lines().all(|line| line.chars().count() <= 100),
+        "{table}"
+    );
+    for start in [
+        "kernel           ok  Linux ",
+        "programs         ok  ",
+        "source           ok  ebpf",
+    ] {
+        assert!(
+            table.lines().any(|line| line.starts_with(start)),
+            "{start:?} in {table}"
+        );
+    }
+}
+
+/// Killed on drop, so that a panic leaves nothing running.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// One line tells why, and flows are followed all the same.
+#[test]
+fn auto_names_the_reason_and_goes_on() {
+    if !can_run() {
+        return;
+    }
+    for (situation, reason) in [
+        (NoBpf, "capability"),
+        (NoNetAdmin, "capability"),
+        (None, "capability"),
+        (Seccomp(libc::EPERM), "seccomp"),
+        (Seccomp(libc::ENOSYS), "seccomp"),
+        (UserNamespace, "user_namespace"),
+        (Version1, "cgroup_v1"),
+    ] {
+        let pod = Place::new("auto").unwrap();
+        let mut command = flowcar_in(situation, &pod);
+        command.arg("export");
+        if situation != Version1 {
+            command.arg("--cgroup").arg(pod.cgroup().path());
+        }
+        let mut export = Killed(command.stderr(Stdio::piped()).spawn().unwrap());
+        let mut told = Vec::new();
+        for line in BufReader::new(export.0.stderr.take().unwrap()).lines() {
+            told.push(line.unwrap());
+            if told.last().unwrap().contains("source=") {
+                break;
+            }
+        }
+        let refused: Vec<_> = told
+            .iter()
+            .filter(|line| line.contains("is refused"))
+            .collect();
+        assert_eq!(refused.len(), 1, "{situation:?}: {told:#?}");
+        assert!(
+            refused[0].contains(&format!("reason=\"{reason}\"")),
+            "{situation:?}: {refused:?}"
+        );
+        let following = told.last().unwrap();
+        assert!(
+            following.contains("source=\"inet_diag\""),
+            "{situation:?}: {told:#?}"
+        );
+    }
+}
+
+/// What is asked for by name is not replaced.
+#[test]
+fn ebpf_by_name_is_refused_with_the_reason() {
+    if !can_run() {
+        return;
+    }
+    for (situation, status, words) in [
+        (None, 77, "missing CAP_BPF and CAP_NET_ADMIN"),
+        (Seccomp(libc::EPERM), 77, "a seccomp filter denies bpf(2)"),
+        (UserNamespace, 77, "user namespace"),
+    ] {
+        let pod = Place::new("by-name").unwrap();
+        let mut command = flowcar_in(situation, &pod);
+        command
+            .env("FLOWCAR_SOURCE", "ebpf")
+            .args(["export", "--cgroup"])
+            .arg(pod.cgroup().path());
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(words), "{situation:?}: {said}");
+        assert_eq!(output.status.code(), Some(status), "{situation:?}: {said}");
+    }
+}
