@@ -11,7 +11,7 @@ use flowcar_tests::place::{require_file, require_root};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// The bound for a small image.
+/// A small image has no more.
 const MOST_BYTES: u64 = 20 << 20;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
