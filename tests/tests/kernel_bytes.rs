@@ -225,15 +225,16 @@ fn segments_are_the_links(connection: &Connection, trace: &Trace) {
             carried(AtoB, true),
         ),
     ] {
-        // What the other end sends again for nothing may come when this socket has closed: what is left of it answers,
-        // and counts neither.
+        // What either end sends again for nothing, or what answers it, may come when this socket has closed: what is
+        // left of it counts neither.
+        let again = flow.retransmits + other.retransmits;
         for (counted, carried) in [
             (flow.segments_sent, sent),
             (flow.segments_received, received),
         ] {
             let late = carried.checked_sub(counted);
             assert!(
-                late.is_some_and(|late| late <= other.retransmits),
+                late.is_some_and(|late| late <= again),
                 "{counted} of {carried}: {flow:?}"
             );
         }
