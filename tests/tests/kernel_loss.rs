@@ -5,7 +5,7 @@ use std::time::Duration;
 use flowcar_tests::{
     flowcar::{Called, Pair},
     link::{
-        Direction::{self, AtoB, BtoA},
+        Direction::{AtoB, BtoA},
         Only, Plan, TcpSummary, Trace, When,
     },
     place::{require_cgroup2, require_root, require_tun},
@@ -43,7 +43,7 @@ fn retransmits_are_the_sockets(called: &Called, trace: &Trace) {
             assert_eq!(application.failure, None);
             let info = application.tcp_info.unwrap();
             assert_eq!(flow.retransmits, u64::from(info.total_retrans), "{flow:?}");
-            assert_eq!(flow.retransmits, sent_again(&trace, direction), "{flow:?}");
+            assert_eq!(flow.retransmits, trace.sent_again(direction), "{flow:?}");
             assert_eq!(
                 (flow.bytes_sent, flow.bytes_received),
                 (application.sent, application.received),
@@ -55,25 +55,6 @@ fn retransmits_are_the_sockets(called: &Called, trace: &Trace) {
         assert_eq!((books.opened, books.closed), (10, 10));
         assert_eq!((books.failed, books.lost), (0, 0));
     }
-}
-
-/// Segments of this direction that begin before what was sent already ends.
-fn sent_again(trace: &Trace, direction: Direction) -> u64 {
-    let mut again = 0;
-    let mut newest: Option<u32> = None;
-    for tcp in trace.sent(direction).filter_map(|record| record.tcp) {
-        let takes_room = tcp.end_seq() != tcp.seq;
-        if !takes_room {
-            continue;
-        }
-        let is_new = newest.is_none_or(|newest| tcp.seq.wrapping_sub(newest).cast_signed() >= 0);
-        again += u64::from(!is_new);
-        newest = Some(match newest {
-            Some(newest) if newest.wrapping_sub(tcp.end_seq()).cast_signed() > 0 => newest,
-            _ => tcp.end_seq(),
-        });
-    }
-    again
 }
 
 #[test]

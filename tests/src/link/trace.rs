@@ -60,6 +60,26 @@ impl Trace {
             .count()
     }
 
+    /// Segments of one connection that were sent this way again: that begin before what was sent already ends.
+    pub fn sent_again(&self, direction: Direction) -> u64 {
+        let mut again = 0;
+        let mut newest: Option<u32> = None;
+        for tcp in self.sent(direction).filter_map(|record| record.tcp) {
+            let takes_room = tcp.end_seq() != tcp.seq;
+            if !takes_room {
+                continue;
+            }
+            let is_new =
+                newest.is_none_or(|newest| tcp.seq.wrapping_sub(newest).cast_signed() >= 0);
+            again += u64::from(!is_new);
+            newest = Some(match newest {
+                Some(newest) if newest.wrapping_sub(tcp.end_seq()).cast_signed() > 0 => newest,
+                _ => tcp.end_seq(),
+            });
+        }
+        again
+    }
+
     /// How many packets have this fate, both directions, copies included.
     pub fn fates(&self, fate: Fate) -> usize {
         self.records
