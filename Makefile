@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-webhook fuzz build image setup test-kernels test-fresh clean
+.PHONY: help demo test lint bench bench-webhook fuzz build image setup test-image test-kernels test-fresh clean
 
 ARGS ?=
 out := $(or $(CARGO_TARGET_DIR),target)
@@ -77,6 +77,10 @@ image: ## The images of the sidecar and of the controller, in target/image
 
 setup: ## Only find or install what the others need
 	@for what in build lint test; do .ci/setup $$what; done
+
+test-image: image ## The images, and what is in them
+	@source target/setup/image.env
+	cargo test --test image_contents
 
 test-kernels: ## The kernel tests in virtual machines, on Linux 5.10, 6.1 and 6.12 (ARGS: some of these)
 	@$(call setup,kernels)
