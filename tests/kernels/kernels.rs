@@ -5,6 +5,8 @@
 mod kernel_bytes;
 #[path = "../tests/kernel_diag/main.rs"]
 mod kernel_diag;
+#[path = "../tests/kernel_exchange.rs"]
+mod kernel_exchange;
 #[path = "../tests/kernel_failures.rs"]
 mod kernel_failures;
 #[path = "../tests/kernel_loss.rs"]
