@@ -70,7 +70,7 @@ pub fn give_away(kept: Option<Capability>) -> Result<(), RightsError> {
     match kept {
         None => tracing::info!("all capabilities are given away; none is needed to go on"),
         Some(kept) => tracing::warn!(
-            "all capabilities but {kept} are given away: before Linux 5.19 maps are read and written only with it, while kernel.unprivileged_bpf_disabled is set"
+            "all capabilities but {kept} are given away: this kernel (as 5.10, unlike 6.1) lets maps be read and written only with it while kernel.unprivileged_bpf_disabled is set"
         ),
     }
     Ok(())

@@ -8,9 +8,9 @@ use super::cause::{create_small_map, read_first};
 
 /// The capability that reading and writing maps goes on to need once programs are attached, if any.
 ///
-/// Kernels before 5.19 let whoever lacks CAP_BPF call nothing of bpf(2) while kernel.unprivileged_bpf_disabled is set, not
-/// even to read a map that is open (kernel/bpf/syscall.c, __sys_bpf). It is asked of the kernel: by a thread that has
-/// given its capabilities away, and that ends.
+/// Older kernels (5.10 is one, 6.1 is not) let whoever lacks CAP_BPF call nothing of bpf(2) while
+/// kernel.unprivileged_bpf_disabled is set, not even to read a map that is open (kernel/bpf/syscall.c, __sys_bpf). It is
+/// asked of the kernel: by a thread that has given its capabilities away, and that ends.
 pub(super) fn still_needed() -> Option<Capability> {
     // Without a map there is nothing to be asked; whoever could attach can make one.
     let map = create_small_map().ok()?;

@@ -95,7 +95,7 @@ impl Source {
         }
     }
 
-    /// The capability that following flows goes on to need; none on kernels since 5.19, and none without programs.
+    /// The capability that following flows goes on to need; none on newer kernels, and none without programs.
     pub fn still_needs(&self) -> Option<Capability> {
         self.ebpf().and_then(|_| access::still_needed())
     }

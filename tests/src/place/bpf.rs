@@ -19,7 +19,7 @@ const TWO: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN];
 
 const NEEDS_ROOT: &str = "run as root";
 
-/// Whether this kernel lets nobody without CAP_BPF read a map that is open: before 5.19, while
+/// Whether this kernel lets nobody without CAP_BPF read a map that is open: as 5.10 and unlike 6.1, while
 /// kernel.unprivileged_bpf_disabled is set.
 ///
 /// # Errors
