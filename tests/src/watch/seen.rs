@@ -124,10 +124,18 @@ impl Seen {
     /// There is none, or more than one.
     #[track_caller]
     pub fn flow(&self, report: &ConnectionReport) -> &Flow {
+        self.flow_since(0, report)
+    }
+
+    /// The same among those that came after so many: ports are used again.
+    ///
+    /// # Panics
+    /// There is none, or more than one.
+    #[track_caller]
+    pub fn flow_since(&self, before: usize, report: &ConnectionReport) -> &Flow {
         let canonical = |at: SocketAddr| SocketAddr::new(at.ip().to_canonical(), at.port());
         let (local, peer) = (canonical(report.local.unwrap()), canonical(report.peer));
-        let mut found = self
-            .flows
+        let mut found = self.flows[before..]
             .iter()
             .filter(|flow| flow.local == local && flow.peer == peer);
         let flow = found
