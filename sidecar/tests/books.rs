@@ -87,6 +87,8 @@ struct Kernel {
     sockets: Vec<FlowRecord>,
     clock: u64,
     dumps: u64,
+    /// The sockets are of another network namespace than the one that is looked at.
+    elsewhere: bool,
     truth: Truth,
 }
 
@@ -110,6 +112,7 @@ impl Kernel {
             sockets: Vec::new(),
             clock: 1_000_000,
             dumps: 0,
+            elsewhere: false,
             truth: Truth::default(),
         }
     }
@@ -214,9 +217,11 @@ impl Kernel {
             series,
             sockets,
             truth,
+            elsewhere,
             ..
         } = self;
-        for record in sockets.iter().filter(|record| record.established_ns != 0) {
+        let shown = |record: &&FlowRecord| record.established_ns != 0 && !*elsewhere;
+        for record in sockets.iter().filter(shown) {
             table.look(&sight(record), &looking, |change| {
                 series.apply(&change);
                 let told = truth.told.entry(record.cookie).or_default();
@@ -224,6 +229,12 @@ impl Kernel {
             });
         }
         table.looked(&looking, |change| series.apply(&change));
+    }
+
+    fn connect_one(&mut self) {
+        self.happen(0, &Event::Connect(1));
+        let last = self.sockets.len() - 1;
+        self.happen(last, &Event::Establish(Fault::None));
     }
 
     fn establish(&mut self, at: usize, mut record: FlowRecord, fault: Fault) {
@@ -389,7 +400,8 @@ proptest! {
             kernel.happen(*which, event);
         }
         kernel.sums_are_exact()?;
-        // Two looks take off the list what closed without a word, and nothing else.
+        // Two looks take off the list what closed without a word, and nothing else, once they have shown any.
+        kernel.connect_one();
         let listed = kernel.table.len();
         let living: Vec<u64> = kernel.sockets.iter().map(|record| record.cookie).collect();
         let lives = |flow: &Flow| living.contains(&flow.cookie);
@@ -403,6 +415,19 @@ proptest! {
         kernel.sums_are_exact()?;
         let named = kernel.series.all().keys().filter(|key| **key != SeriesKey::Overflow).count();
         prop_assert!(named <= limit);
+    }
+
+    /// Followed from another network namespace, where dumps show none of it, flows stay for as long as they live, and are
+    /// counted once.
+    #[test]
+    fn what_no_dump_can_show_is_not_given_up(events in events(), bound in 0_usize..8) {
+        let mut kernel = Kernel::new(bound, naming(PeerNaming::None, 10));
+        kernel.elsewhere = true;
+        for (which, event) in &events {
+            kernel.happen(*which, event);
+            kernel.sums_are_exact()?;
+        }
+        kernel.books_balance()?;
     }
 
     /// Records in any order, of any flow, known or not, as after an arbitrary loss.

@@ -40,6 +40,9 @@ pub struct Looking {
 /// and may miss a socket whose bucket moved.
 const ABSENT: u8 = 2;
 
+/// Local addresses that are remembered: more than a pod has.
+const MOST_SHOWN: usize = 1_024;
+
 impl Table {
     /// Whether a flow with this cookie is listed that looks told of.
     pub fn knows(&self, cookie: u64) -> bool {
@@ -60,6 +63,9 @@ impl Table {
     /// Takes in one socket of a dump. One without counts is a request or the remains of one that ended.
     pub fn look(&mut self, sight: &Sight, looking: &Looking, mut each: impl FnMut(Change)) {
         let Some(info) = &sight.info else { return };
+        if self.shown.len() < MOST_SHOWN {
+            self.shown.insert(sight.local.ip());
+        }
         let Some(entry) = self.flows.get_mut(&sight.cookie) else {
             return self.adopt(sight, info, looking, each);
         };
@@ -78,8 +84,8 @@ impl Table {
         }
     }
 
-    /// Takes in that a dump is over, all of it: what it did not show is not there any more. `each` is told of the flows
-    /// that are given up. Gives the adopted flows that this dump was the first not to show: what is under their
+    /// Takes in that a dump is over, all of it: what it did not show is not there any more, if dumps show such sockets at
+    /// all. `each` is told of the flows that are given up. Gives the adopted flows that this dump was the first not to show: what is under their
     /// addresses now can tell how they ended, while their applications still hold them.
     pub fn looked(&mut self, looking: &Looking, mut each: impl FnMut(Change)) -> Vec<SocketName> {
         let mut missing = Vec::new();
@@ -90,7 +96,10 @@ impl Table {
                 continue;
             }
             entry.absent = entry.absent.saturating_add(1);
-            let dropped = entry.history.is_none() || looking.overruns > entry.overruns;
+            let dropped = match entry.history {
+                Some(_) => looking.overruns > entry.overruns,
+                None => self.shown.contains(&entry.flow.local.ip()),
+            };
             if entry.absent >= ABSENT && dropped {
                 gone.push(*cookie);
             } else if let (Some(history), 1) = (&entry.history, entry.absent) {

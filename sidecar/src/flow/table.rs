@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet, hash_map::Entry as Place},
     hash::BuildHasherDefault,
+    net::IpAddr,
 };
 
 use flowcar_shared::{counter::Counter, record::Kind};
@@ -62,6 +63,9 @@ pub struct Table {
     pub(super) undecided: HashSet<u64>,
     /// Sockets counted as lost whose end may still be told.
     pub(super) given_up: HashSet<u64>,
+    /// Local addresses of sockets that dumps have shown. A dump shows the sockets of flowcar's own network namespace, and
+    /// the followed cgroup may live in another.
+    pub(super) shown: HashSet<IpAddr>,
 }
 
 impl Table {
@@ -82,6 +86,7 @@ impl Table {
             wiped: 0,
             undecided: HashSet::new(),
             given_up: HashSet::new(),
+            shown: HashSet::new(),
         }
     }
 

@@ -20,7 +20,7 @@ use nix::{
 pub use self::seen::{Flow, Point, Seen, bytes_hold};
 use crate::{
     flowcar::{CAPABILITIES, program},
-    place::{Cgroup, OnlyCaps, Place},
+    place::{Cgroup, Netns, OnlyCaps, Place},
     receiver::Receiver,
 };
 
@@ -32,6 +32,8 @@ const WITHIN: Duration = Duration::from_secs(60);
 pub enum Mode {
     /// eBPF and inet_diag, with the two capabilities.
     Both,
+    /// As [`Mode::Both`], from another network namespace than the place's, so that looks show none of its sockets.
+    Outside,
     /// inet_diag alone, as nobody, over the whole network namespace.
     Alone,
     /// The same, over the place's cgroup.
@@ -57,16 +59,19 @@ impl Watch {
     /// # Panics
     /// It cannot be started, or does not follow.
     pub fn start(place: &Place, mode: Mode, settings: &[(&str, &str)]) -> Self {
-        let receiver = place.netns().run(Receiver::start).unwrap().unwrap();
+        // The processes inside keep it.
+        let outside = (mode == Mode::Outside).then(|| Netns::new("outside").unwrap());
+        let netns = outside.as_ref().unwrap_or(place.netns());
+        let receiver = netns.run(Receiver::start).unwrap().unwrap();
         let cgroup = Cgroup::new("sidecar").unwrap();
         // By an open descriptor, because nobody may not look into every folder that a build may lie in.
         let program = fs::File::open(program().unwrap()).unwrap();
         let by_descriptor = format!("/proc/self/fd/{}", program.as_raw_fd());
         let mut command = std::process::Command::new(by_descriptor);
         cgroup.enter(&mut command).unwrap();
-        place.netns().enter(&mut command).unwrap();
+        netns.enter(&mut command).unwrap();
         let source = match mode {
-            Mode::Both => {
+            Mode::Both | Mode::Outside => {
                 command.with_only_caps(&CAPABILITIES);
                 "ebpf"
             }

@@ -61,3 +61,31 @@ fn no_byte_moves_between_two_reports() {
         assert_eq!(after["flowcar.tcp.io"], 6.0 * 1132.0, "three exchanges");
     }
 }
+
+/// Followed from another network namespace, where no look shows it, a connection lives for as long as it does, and is counted
+/// once.
+#[test]
+fn no_look_can_show_it() {
+    if !can_run() {
+        return;
+    }
+    let place = Place::new("quiet").unwrap();
+    let serving = Serving::start(&place, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    let target: SocketAddr = ([127, 0, 0, 1], serving.address().port()).into();
+    let mut watch = Watch::start(&place, Mode::Outside, &[]);
+    let holding = Holding::start(&place, &CallPlan::to(target)).unwrap();
+    watch.until("both ends", |seen| seen.sum(LIVE, &[]) == 2.0);
+    // Longer than any number of looks that others are given up after.
+    for _ in 0..15 {
+        assert_eq!(watch.reports(1).sum(LIVE, &[]), 2.0);
+    }
+    let clients = holding.close().unwrap();
+    watch.until("its close", |seen| seen.flows.len() >= 2);
+    let seen = watch.stop();
+    bytes_hold(seen.flow(&clients[0]), &clients[0]);
+    for name in ["opened", "closed"] {
+        let sum = seen.sum(&format!("flowcar.tcp.connections.{name}"), &[]);
+        assert_eq!(sum, 2.0, "{name}");
+    }
+    assert_eq!(seen.sum(LIVE, &[]), 0.0);
+}
