@@ -4,15 +4,12 @@
 //! and the verifier refuses the result ("invalid bpf_context access").
 
 use aya_ebpf::{
-    bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_ops},
-    helpers::{
-        bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_sk_storage_delete, bpf_sk_storage_get,
-        bpf_sock_ops_cb_flags_set,
-    },
+    bindings::{bpf_sock, bpf_sock_ops},
+    helpers::{bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_sock_ops_cb_flags_set},
 };
 use flowcar_shared::record::{AF_INET, FlowRecord, Role};
 
-use crate::maps::FLOWS;
+use crate::{maps::FLOWS, storage};
 
 /// `CLOCK_MONOTONIC`, nanoseconds. Some 50 ns on a virtual machine, so it is read once a callback at most.
 #[inline(always)]
@@ -99,33 +96,17 @@ impl Ctx {
     /// The socket's record, if it is followed.
     #[inline(always)]
     pub(crate) fn flow(self) -> Option<&'static mut FlowRecord> {
-        self.storage(0)
+        let sk = self.sk();
+        // SAFETY: a socket that was checked; it is locked while its callbacks run.
+        (!sk.is_null()).then(|| unsafe { storage::get(&raw const FLOWS, sk.cast()) })?
     }
 
     /// The socket's record, made where there is none; `None` if the kernel refuses the memory.
     #[inline(always)]
     pub(crate) fn flow_or_new(self) -> Option<&'static mut FlowRecord> {
-        self.storage(BPF_SK_STORAGE_GET_F_CREATE.into())
-    }
-
-    #[inline(always)]
-    fn storage(self, flags: u64) -> Option<&'static mut FlowRecord> {
         let sk = self.sk();
-        if sk.is_null() {
-            return None;
-        }
-        // SAFETY: the map's own address and a socket that was checked. The value lives as long as the
-        // socket, and the socket is locked while its callbacks run.
-        unsafe {
-            bpf_sk_storage_get(
-                (&raw const FLOWS).cast_mut().cast(),
-                sk.cast(),
-                core::ptr::null_mut(),
-                flags,
-            )
-            .cast::<FlowRecord>()
-            .as_mut()
-        }
+        // SAFETY: as in `flow`.
+        (!sk.is_null()).then(|| unsafe { storage::get_or_new(&raw const FLOWS, sk.cast()) })?
     }
 
     /// Stops following the socket: one that connects again after `connect(AF_UNSPEC)` starts afresh.
@@ -133,8 +114,8 @@ impl Ctx {
     pub(crate) fn forget(self) {
         let sk = self.sk();
         if !sk.is_null() {
-            // SAFETY: as in `storage`.
-            unsafe { bpf_sk_storage_delete((&raw const FLOWS).cast_mut().cast(), sk.cast()) };
+            // SAFETY: as in `flow`.
+            unsafe { storage::delete(&raw const FLOWS, sk.cast()) };
         }
     }
 
@@ -238,4 +219,10 @@ impl Ctx {
             (*flow).total_retrans = self.total_retrans();
         }
     }
+}
+
+/// Whether sequence number `a` comes before `b`, modulo 2^32 (RFC 9293 section 3.4).
+#[inline(always)]
+pub(crate) const fn before(a: u32, b: u32) -> bool {
+    (a.wrapping_sub(b) as i32) < 0
 }

@@ -11,6 +11,7 @@ use crate::{
     ctx::Ctx,
     maps::{self, RECORDS},
     seat::Seat,
+    verifier::put,
 };
 
 /// `BPF_RB_NO_WAKEUP`, `BPF_RB_FORCE_WAKEUP`, `BPF_RB_AVAIL_DATA` (include/uapi/linux/bpf.h).
@@ -59,14 +60,7 @@ pub(crate) fn emit_few(
     ctx.identify(flow);
     ctx.number(flow, seat.role());
     ctx.measure(flow);
-    // One store each: the compiler would make loops of them, which the verifier refuses without CAP_PERFMON.
-    macro_rules! put {
-        ($($field:ident $([$index:literal])?: $value:expr,)*) => {
-            // SAFETY: fields of the header.
-            $(unsafe { (&raw mut (*flow).$field$([$index])?).write_volatile($value) };)*
-        };
-    }
-    put! {
+    put! { flow,
         started_ns: seat.started_ns,
         established_ns: seat.established_ns,
         emitted_ns: now,

@@ -6,7 +6,11 @@ use flowcar_shared::{
     record::{FlowRecord, flag},
 };
 
-use crate::{ctx::Ctx, maps::count, seat};
+use crate::{
+    ctx::{Ctx, before},
+    maps::count,
+    seat,
+};
 
 /// Segments were retransmitted: `args[0]` is the first one's sequence number, `args[1]` how many.
 ///
@@ -52,10 +56,4 @@ fn stored(ctx: Ctx) -> Option<&'static mut FlowRecord> {
         count(Counter::DetailRefused);
     }
     flow
-}
-
-/// Sequence number comparison modulo 2^32 (RFC 9293 section 3.4).
-#[inline(always)]
-fn before(a: u32, b: u32) -> bool {
-    (a.wrapping_sub(b) as i32) < 0
 }

@@ -19,6 +19,8 @@ mod rtt;
 mod seat;
 mod sock_ops;
 mod state;
+mod storage;
+mod verifier;
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -5,13 +5,13 @@
 
 use aya_ebpf::{
     bindings::{BPF_TCP_SYN_SENT, bpf_sock},
-    helpers::{bpf_get_socket_cookie, bpf_sk_storage_get},
+    helpers::bpf_get_socket_cookie,
     macros::cgroup_sock,
     programs::SockContext,
 };
-use flowcar_shared::record::{FlowRecord, flag};
+use flowcar_shared::record::flag;
 
-use crate::{maps::FLOWS, seat};
+use crate::{maps::FLOWS, seat, storage};
 
 /// Marks an attempt as given up. Always answers 1: 0 has no meaning here.
 #[cgroup_sock(sock_release)]
@@ -32,18 +32,9 @@ fn abandoned(sock: *mut bpf_sock) {
         seat.flags |= flag::ABANDONED;
         return;
     }
-    // SAFETY: the map's own address, and the context, which is the socket. Its callbacks cannot run meanwhile: the socket
-    // is about to be closed by its last owner, and an answer that comes at this moment only ends the attempt.
-    let flow = unsafe {
-        bpf_sk_storage_get(
-            (&raw const FLOWS).cast_mut().cast(),
-            sock.cast(),
-            core::ptr::null_mut(),
-            0,
-        )
-        .cast::<FlowRecord>()
-        .as_mut()
-    };
+    // SAFETY: the context is the socket. Its callbacks cannot run meanwhile: the socket is about to be closed by its last
+    // owner, and an answer that comes at this moment only ends the attempt.
+    let flow = unsafe { storage::get(&raw const FLOWS, sock.cast()) };
     if let Some(flow) = flow {
         flow.flags |= flag::ABANDONED;
     }

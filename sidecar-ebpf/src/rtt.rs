@@ -14,6 +14,7 @@ use crate::{
     handshake::CALLBACKS,
     maps,
     seat::{self, Seat},
+    verifier::through_memory,
 };
 
 /// Counts one sample, and sends the flow's record if userspace's tick has moved since the last.
@@ -90,14 +91,9 @@ fn count(flow: &mut FlowRecord, rtt_us: u32) {
     if rtt_us > flow.rtt_max_us {
         flow.rtt_max_us = rtt_us;
     }
-    // Through memory, so that the verifier sees one unknown index and one bound on every path. Without
-    // CAP_PERFMON it refuses an index whose bounds differ from path to path.
-    let scratch = &raw mut flow.scratch;
+    let slot = MICROS.slot(rtt_us.into()) as u32;
     // SAFETY: a field of the value that `flow` points to.
-    let slot = unsafe {
-        scratch.write_volatile(MICROS.slot(rtt_us.into()) as u32);
-        scratch.read_volatile() as usize
-    };
+    let slot = unsafe { through_memory(&raw mut flow.scratch, slot) };
     if slot < SLOTS {
         // SAFETY: the index was just compared with the array's length.
         unsafe { *flow.rtt_slots.get_unchecked_mut(slot) += 1 };

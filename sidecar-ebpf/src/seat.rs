@@ -15,6 +15,7 @@ use flowcar_shared::record::{FEW_SAMPLES, FlowRecord, Role};
 use crate::{
     ctx::Ctx,
     maps::{SEATS, SEATS_COUNT},
+    verifier::put,
 };
 
 /// What is known of a connection that has no socket storage.
@@ -70,14 +71,14 @@ pub(crate) fn take(ctx: Ctx, role: Role) -> Option<&'static mut Seat> {
     if !free {
         return None;
     }
-    // One store each: the compiler would make a memset of them, a loop that the verifier refuses without CAP_PERFMON.
-    macro_rules! clear {
-        ($($field:ident)*) => {
-            // SAFETY: fields of the element.
-            $(unsafe { (&raw mut seat.$field).write_volatile(0) };)*
-        };
+    put! { seat,
+        started_ns: 0,
+        established_ns: 0,
+        tick: 0,
+        received_at_fin_wait2: 0,
+        flags: 0,
+        few_used: 0,
     }
-    clear!(started_ns established_ns tick received_at_fin_wait2 flags few_used);
     Some(seat)
 }
 

@@ -1,0 +1,53 @@
+//! What the kernel keeps beside a socket, and frees with it.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    bindings::BPF_SK_STORAGE_GET_F_CREATE,
+    btf_maps::SkStorage,
+    helpers::{bpf_sk_storage_delete, bpf_sk_storage_get},
+};
+
+/// The socket's value; `None` where it has none.
+///
+/// # Safety
+/// `map` is the static, and `sk` a socket that was checked, or the context of a program that is one. It outlives the program, and no other
+/// reference to the value is used meanwhile.
+#[inline(always)]
+pub(crate) unsafe fn get<T>(map: *const SkStorage<T>, sk: *mut c_void) -> Option<&'static mut T> {
+    // SAFETY: the caller's.
+    unsafe { find(map, sk, 0) }
+}
+
+/// The socket's value, made of zeros where there is none; `None` if the kernel refuses the memory.
+///
+/// # Safety
+/// As [`get`].
+#[inline(always)]
+pub(crate) unsafe fn get_or_new<T>(
+    map: *const SkStorage<T>,
+    sk: *mut c_void,
+) -> Option<&'static mut T> {
+    // SAFETY: the caller's.
+    unsafe { find(map, sk, BPF_SK_STORAGE_GET_F_CREATE.into()) }
+}
+
+/// Takes the socket's value away, if it has one.
+///
+/// # Safety
+/// As [`get`].
+#[inline(always)]
+pub(crate) unsafe fn delete<T>(map: *const SkStorage<T>, sk: *mut c_void) {
+    // SAFETY: the caller's.
+    unsafe { bpf_sk_storage_delete(map.cast_mut().cast(), sk) };
+}
+
+#[inline(always)]
+unsafe fn find<T>(map: *const SkStorage<T>, sk: *mut c_void, flags: u64) -> Option<&'static mut T> {
+    // SAFETY: the caller's.
+    unsafe {
+        bpf_sk_storage_get(map.cast_mut().cast(), sk, core::ptr::null_mut(), flags)
+            .cast::<T>()
+            .as_mut()
+    }
+}

@@ -1,0 +1,26 @@
+//! What the verifier asks for where CAP_PERFMON is not held.
+
+/// Stores fields one by one, into whatever the pointer or reference points to. Left alone, the compiler makes a memset or
+/// memcpy of neighbouring stores, a loop that the verifier refuses.
+macro_rules! put {
+    ($to:expr, $($field:ident $([$index:literal])?: $value:expr,)*) => {
+        // SAFETY: fields of a value that the caller may write.
+        $(unsafe { (&raw mut (*$to).$field$([$index])?).write_volatile($value) };)*
+    };
+}
+
+pub(crate) use put;
+
+/// The value, as an index into an array of a map value has to be: unknown, and with one bound on every path. The verifier
+/// refuses an index whose bounds differ from path to path, so it goes through memory.
+///
+/// # Safety
+/// `scratch` is a field of a value that the caller may write.
+#[inline(always)]
+pub(crate) unsafe fn through_memory(scratch: *mut u32, value: u32) -> usize {
+    // SAFETY: the caller's.
+    unsafe {
+        scratch.write_volatile(value);
+        scratch.read_volatile() as usize
+    }
+}
