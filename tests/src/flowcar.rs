@@ -411,6 +411,29 @@ pub struct Called {
     pub server: Summary,
 }
 
+// === impl Connection ===
+
+impl Connection {
+    /// Asserts that both flows have the payload bytes that the applications sent and received.
+    ///
+    /// # Panics
+    /// They have not, or an application failed.
+    #[track_caller]
+    pub fn bytes_are_the_applications(&self) {
+        for (application, flow) in [
+            (&self.client, &self.client_flow),
+            (&self.server, &self.server_flow),
+        ] {
+            assert_eq!(application.failure, None);
+            assert_eq!(
+                (flow.bytes_sent, flow.bytes_received),
+                (application.sent, application.received),
+                "{flow:?}"
+            );
+        }
+    }
+}
+
 // === impl Pair ===
 
 impl Pair {

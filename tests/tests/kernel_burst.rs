@@ -26,16 +26,7 @@ fn two_thousand_connections_in_a_burst_are_all_in_the_books() {
         assert_eq!((books.live, books.failed, books.lost), (0, 0, 0));
     }
     for connection in &called.connections {
-        assert_eq!(connection.client.failure, None);
-        for (application, flow) in [
-            (&connection.client, &connection.client_flow),
-            (&connection.server, &connection.server_flow),
-        ] {
-            assert_eq!(
-                (flow.bytes_sent, flow.bytes_received),
-                (application.sent, application.received)
-            );
-        }
+        connection.bytes_are_the_applications();
         let ids = (&connection.client_flow, &connection.server_flow);
         assert_eq!(ids.0.trace_id, ids.1.trace_id);
     }

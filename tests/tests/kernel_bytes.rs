@@ -52,7 +52,7 @@ fn a_hundred_connections(pair: &Pair, server: IpAddr) {
     let trace = pair.link().trace();
     for connection in &called.connections {
         identities_hold(connection);
-        bytes_are_the_applications(connection);
+        connection.bytes_are_the_applications();
         segments_are_the_links(connection, &trace);
         let ends = (&*connection.client_flow.end, &*connection.server_flow.end);
         assert_eq!(ends, ("local_fin", "peer_fin"));
@@ -102,7 +102,7 @@ fn ends_are_told_apart() {
         if client_end == "reset" {
             bytes_are_acknowledged(connection, &trace);
         } else {
-            bytes_are_the_applications(connection);
+            connection.bytes_are_the_applications();
             segments_are_the_links(connection, &trace);
         }
         all_in_the_books(&called, 1);
@@ -122,7 +122,7 @@ fn a_v4_mapped_socket_is_an_ipv4_flow() {
     let called = pair.call(server.to_ipv6_mapped().into(), 3, &[]).unwrap();
     for connection in &called.connections {
         identities_hold(connection);
-        bytes_are_the_applications(connection);
+        connection.bytes_are_the_applications();
         assert_eq!(connection.client_flow.peer.address, pair.link().b4());
         assert_eq!(connection.client_flow.local.address, pair.link().a4());
     }
@@ -162,17 +162,6 @@ fn identities_hold(connection: &Connection) {
     assert!(is_id(&client_flow.trace_id, 32));
     assert!(is_id(&client_flow.span_id, 16) && is_id(&server_flow.span_id, 16));
     assert!(client_flow.connect_s.is_some() && server_flow.connect_s.is_none());
-}
-
-fn bytes_are_the_applications(connection: &Connection) {
-    for (application, flow) in ends(connection) {
-        assert_eq!(application.failure, None);
-        assert_eq!(
-            (flow.bytes_sent, flow.bytes_received),
-            (application.sent, application.received),
-            "{flow:?}"
-        );
-    }
 }
 
 /// After a reset the sender cannot know of bytes whose acknowledgement never came.

@@ -1,22 +1,15 @@
 //! Others use the same hook: on the same cgroup, on one above it, with or without regard for who is there already.
 
-use std::{
-    io::{BufRead, BufReader, Lines},
-    process::{Child, ChildStderr, Stdio},
-    time::Duration,
-};
+use std::time::Duration;
 
 use flowcar_tests::{
+    exporting::{Exporting, has_books},
     flowcar::{self, Called, Pair, Summary},
     link::Plan,
     place::{
         Callbacks, Cgroup, Neighbour, Place, Sharing, require_cgroup2, require_root, require_tun,
     },
     traffic::{CallPlan, ServePlan, Serving, call_in},
-};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
 };
 
 /// `BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB`, `..PASSIVE_ESTABLISHED_CB`, `..STATE_CB`, `..RTT_CB`.
@@ -50,17 +43,7 @@ fn called_beside(callbacks: Callbacks) -> Option<(Called, [Neighbour; 2])> {
 /// What does not hang on who got which callback.
 fn bytes_hold(called: &Called) {
     for connection in &called.connections {
-        for (application, flow) in [
-            (&connection.client, &connection.client_flow),
-            (&connection.server, &connection.server_flow),
-        ] {
-            assert_eq!(application.failure, None);
-            assert_eq!(
-                (flow.bytes_sent, flow.bytes_received),
-                (application.sent, application.received),
-                "{flow:?}"
-            );
-        }
+        connection.bytes_are_the_applications();
         let (client, server) = (&connection.client_flow, &connection.server_flow);
         assert_eq!(client.trace_id, server.trace_id);
         assert_eq!((&*client.end, &*server.end), ("local_fin", "peer_fin"));
@@ -109,52 +92,14 @@ fn a_neighbour_above_that_wants_round_trips() {
     }
 }
 
-/// Killed on drop, so that a panic leaves nothing running.
-struct Export {
-    child: Child,
-    log: Lines<BufReader<ChildStderr>>,
-}
-
-impl Export {
-    fn start(of: &Cgroup, place: &Place, settings: &[(&str, &str)]) -> Self {
-        let mut command = flowcar::command(place).unwrap();
-        command
-            .arg("export")
-            .arg("--cgroup")
-            .arg(of.path())
-            .envs(settings.iter().copied());
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let log = BufReader::new(child.stderr.take().unwrap()).lines();
-        Self { child, log }
-    }
-
-    fn told(&mut self, what: &str) -> String {
-        let mut said = Vec::new();
-        for line in self.log.by_ref() {
-            let line = line.unwrap();
-            if line.contains(what) {
-                return line;
-            }
-            said.push(line);
-        }
-        panic!("it never said {what:?}, but: {said:#?}");
-    }
-
-    fn stop(mut self) -> String {
-        let pid = Pid::from_raw(self.child.id().cast_signed());
-        kill(pid, Signal::SIGTERM).unwrap();
-        let last = self.told("stopping");
-        assert_eq!(self.child.wait().unwrap().code(), Some(0));
-        last
-    }
-}
-
-impl Drop for Export {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn export(of: &Cgroup, place: &Place, settings: &[(&str, &str)]) -> Exporting {
+    let mut command = flowcar::command(place).unwrap();
+    command
+        .arg("export")
+        .arg("--cgroup")
+        .arg(of.path())
+        .envs(settings.iter().copied());
+    Exporting::start(&mut command)
 }
 
 /// Connections within the pod: two flows each.
@@ -176,23 +121,15 @@ fn two_flowcars_on_one_pod() {
     }
     let pod = Place::new("pod").unwrap();
     let sidecar = Place::new("sidecar").unwrap();
-    let mut both = [(); 2].map(|()| Export::start(pod.cgroup(), &sidecar, &[]));
-    for export in &mut both {
-        assert!(export.told("following").contains("source=\"ebpf\""));
+    let mut both = [(); 2].map(|()| export(pod.cgroup(), &sidecar, &[]));
+    for running in &mut both {
+        assert!(running.told("following").contains("source=\"ebpf\""));
     }
     calls(&pod, 10);
     let [first, second] = both;
-    let books = |last: &str, flows: u32| {
-        for figure in [
-            format!("opened={flows} closed={flows} "),
-            "live=0 lost=0 failed=0".into(),
-        ] {
-            assert!(last.contains(&figure), "{last}");
-        }
-    };
-    books(&first.stop(), 20);
+    has_books(&first.stop(), 20);
     calls(&pod, 5);
-    books(&second.stop(), 30);
+    has_books(&second.stop(), 30);
 }
 
 /// Nothing can be attached beside an exclusive program: on the pod's cgroup, or on one above it.
@@ -206,22 +143,22 @@ fn an_exclusive_program_in_the_way_is_named() {
     let pod = above.child("pod").unwrap();
     for owner in [&above, &pod] {
         let _there = Neighbour::attach(owner, Sharing::Exclusive, Callbacks::State).unwrap();
-        let mut export = Export::start(&pod, &sidecar, &[]);
-        let refused = export.told("is refused");
+        let mut running = export(&pod, &sidecar, &[]);
+        let refused = running.told("is refused");
         assert!(
             refused.contains("reason=\"exclusive_program\""),
             "{refused}"
         );
-        assert!(export.told("following").contains("source=\"inet_diag\""));
+        assert!(running.told("following").contains("source=\"inet_diag\""));
 
-        let mut export = Export::start(&pod, &sidecar, &[("FLOWCAR_SOURCE", "ebpf")]);
-        let refused = export.told("flowcar: ");
+        let mut running = export(&pod, &sidecar, &[("FLOWCAR_SOURCE", "ebpf")]);
+        let refused = running.told("flowcar: ");
         assert!(refused.contains("allows no others"), "{refused}");
-        assert_eq!(export.child.wait().unwrap().code(), Some(77));
+        assert_eq!(running.wait().code(), Some(77));
     }
-    let mut export = Export::start(&pod, &sidecar, &[]);
+    let mut running = export(&pod, &sidecar, &[]);
     assert!(
-        export.told("following").contains("source=\"ebpf\""),
+        running.told("following").contains("source=\"ebpf\""),
         "it is gone"
     );
 }
@@ -236,13 +173,13 @@ fn an_overridable_program_above_gives_way() {
     let pod = Place::new("pod").unwrap();
     let inner = pod.cgroup().child("inner").unwrap();
     let above = Neighbour::attach(pod.cgroup(), Sharing::Override, Callbacks::State).unwrap();
-    let mut export = Export::start(&inner, &sidecar, &[]);
-    assert!(export.told("following").contains("source=\"ebpf\""));
+    let mut running = export(&inner, &sidecar, &[]);
+    assert!(running.told("following").contains("source=\"ebpf\""));
     calls(&pod, 3);
     assert_eq!(
         above.count(ACTIVE).unwrap(),
         3,
         "outside of what flowcar follows it still runs"
     );
-    assert!(export.stop().contains("opened=0"));
+    assert!(running.stop().contains("opened=0"));
 }

@@ -2,17 +2,14 @@
 //! cgroup tree, with two capabilities and without a word of where it is.
 
 use std::{
-    io::{BufRead, BufReader, Lines},
-    process::{Child, ChildStderr, Command, Stdio},
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
 };
 
 use flowcar_tests::{
+    exporting::{Exporting, has_books},
     place::{Cgroup, Netns, cgroup2_mount, maps_ask_for_a_right, require_cgroup2, require_root},
     sidecar, traffic,
-};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
 };
 
 const UID: &str = "0a1b2c3d_4e5f_6071_8293_a4b5c6d7e8f9";
@@ -59,12 +56,6 @@ fn node() -> Node {
     }
 }
 
-/// Killed on drop, so that a panic leaves nothing running.
-struct Sidecar {
-    child: Child,
-    log: Lines<BufReader<ChildStderr>>,
-}
-
 /// flowcar in a container, with these words.
 fn contained(cgroup: &Cgroup, netns: &Netns, words: &str) -> Command {
     let mut command = Command::new("unshare");
@@ -78,36 +69,9 @@ fn contained(cgroup: &Cgroup, netns: &Netns, words: &str) -> Command {
     command
 }
 
-impl Sidecar {
-    fn start(cgroup: &Cgroup, netns: &Netns, settings: &[(&str, &str)]) -> Self {
-        let mut child = contained(cgroup, netns, "export")
-            .envs(settings.iter().copied())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let log = BufReader::new(child.stderr.take().unwrap()).lines();
-        Self { child, log }
-    }
-
-    fn told(&mut self, what: &str) -> String {
-        let mut said = Vec::new();
-        for line in self.log.by_ref() {
-            let line = line.unwrap();
-            if line.contains(what) {
-                return line;
-            }
-            said.push(line);
-        }
-        panic!("it never said {what:?}, but: {said:#?}");
-    }
-}
-
-impl Drop for Sidecar {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn export(cgroup: &Cgroup, netns: &Netns, settings: &[(&str, &str)]) -> Exporting {
+    let mut command = contained(cgroup, netns, "export");
+    Exporting::start(command.envs(settings.iter().copied()))
 }
 
 fn traffic(cgroup: &Cgroup, netns: &Netns, arguments: &[&str]) -> Command {
@@ -171,7 +135,7 @@ fn the_pod_is_found_and_only_the_pod_is_followed() {
     }
     let node = node();
     let netns = Netns::new("pod").unwrap();
-    let mut sidecar = Sidecar::start(&node.sidecar, &netns, &[]);
+    let mut sidecar = export(&node.sidecar, &netns, &[]);
     let attached = sidecar.told("following");
     assert!(
         attached.contains(&format!("kubepods-burstable-pod{UID}.slice")),
@@ -182,21 +146,12 @@ fn the_pod_is_found_and_only_the_pod_is_followed() {
         "the pod's, not a container's: {attached}"
     );
 
-    has_no_rights(sidecar.child.id());
+    has_no_rights(sidecar.id());
     calls(&node.other, &node.other, &netns, "127.0.0.1:7001", "9");
     calls(&node.other, &node.app, &netns, "127.0.0.1:7002", "4");
     calls(&node.app, &node.other, &netns, "127.0.0.1:7003", "3");
 
-    kill(
-        Pid::from_raw(sidecar.child.id().cast_signed()),
-        Signal::SIGTERM,
-    )
-    .unwrap();
-    let last = sidecar.told("stopping");
-    for figure in ["opened=7", "closed=7", "live=0", "lost=0", "failed=0"] {
-        assert!(last.contains(figure), "{last}");
-    }
-    assert_eq!(sidecar.child.wait().unwrap().code(), Some(0));
+    has_books(&sidecar.stop(), 7);
 }
 
 /// The API's uid is a check: a static pod's cgroup has another one, so it is told and not refused.
@@ -208,7 +163,7 @@ fn another_uid_than_the_apis_is_told() {
     let node = node();
     let netns = Netns::new("pod").unwrap();
     let uid = NEIGHBOUR.replace('_', "-");
-    let mut sidecar = Sidecar::start(&node.sidecar, &netns, &[("FLOWCAR_POD_UID", &uid)]);
+    let mut sidecar = export(&node.sidecar, &netns, &[("FLOWCAR_POD_UID", &uid)]);
     let told = sidecar.told("another uid");
     assert!(told.contains(&uid), "{told}");
     let attached = sidecar.told("following");
@@ -250,21 +205,21 @@ fn outside_a_pod_nothing_is_followed() {
     let root = Cgroup::new("nowhere").unwrap();
     let slice = root.child("kubepods.slice").unwrap();
     let container = slice.child("cri-containerd-app.scope").unwrap();
-    let mut sidecar = Sidecar::start(&container, &netns, &[]);
+    let mut sidecar = export(&container, &netns, &[]);
     let told = sidecar.told("flowcar: ");
     assert!(
         told.contains("none above it is named like a pod's"),
         "{told}"
     );
-    assert_eq!(sidecar.child.wait().unwrap().code(), Some(70));
+    assert_eq!(sidecar.wait().code(), Some(70));
 
-    let mut sidecar = Sidecar::start(&container, &netns, &[("FLOWCAR_HOST_CGROUP", "/run/none")]);
+    let mut sidecar = export(&container, &netns, &[("FLOWCAR_HOST_CGROUP", "/run/none")]);
     let told = sidecar.told("flowcar: ");
     assert!(
         told.contains("/run/none") && told.contains("FLOWCAR_HOST_CGROUP"),
         "{told}"
     );
-    assert_eq!(sidecar.child.wait().unwrap().code(), Some(64));
+    assert_eq!(sidecar.wait().code(), Some(64));
 }
 
 /// Its own connections to the receiver are in the pod's cgroup, too.
@@ -296,7 +251,7 @@ fn its_own_connections_are_left_out_and_probes_are_answered() {
         .unwrap();
     let mut received = BufReader::new(sink.stdout.take().unwrap()).lines();
     let settings = [("OTEL_METRIC_EXPORT_INTERVAL", "200")];
-    let mut sidecar = Sidecar::start(&node.sidecar, &netns, &settings);
+    let mut sidecar = export(&node.sidecar, &netns, &settings);
     sidecar.told("following");
     for question in ["live", "started"] {
         assert!(probe(question).status.success(), "{question}");
@@ -307,16 +262,7 @@ fn its_own_connections_are_left_out_and_probes_are_answered() {
     }
     calls(&node.app, &node.other, &netns, "127.0.0.1:7004", "3");
 
-    kill(
-        Pid::from_raw(sidecar.child.id().cast_signed()),
-        Signal::SIGTERM,
-    )
-    .unwrap();
-    let last = sidecar.told("stopping");
-    for figure in ["opened=3", "closed=3", "live=0", "lost=0", "failed=0"] {
-        assert!(last.contains(figure), "{last}");
-    }
-    assert_eq!(sidecar.child.wait().unwrap().code(), Some(0));
+    has_books(&sidecar.stop(), 3);
     sink.kill().unwrap();
     sink.wait().unwrap();
 }

@@ -3,13 +3,14 @@
 
 use std::{
     fs,
-    io::{self, BufRead, BufReader, Lines, Write},
+    io::{self, BufRead, BufReader, Write},
     os::unix::process::CommandExt,
-    process::{Child, ChildStderr, ChildStdout, Command, Stdio},
+    process::{Command, Stdio},
     time::Duration,
 };
 
 use flowcar_tests::{
+    exporting::{Exporting, has_books},
     flowcar::{self, CAPABILITIES},
     place::{
         Capability, OnlyCaps, Place, maps_ask_for_a_right, maps_count_against, require_cgroup2,
@@ -17,13 +18,7 @@ use flowcar_tests::{
     },
     traffic::{CallPlan, ServePlan, Serving, call_in},
 };
-use nix::{
-    sys::{
-        resource::{Resource, setrlimit},
-        signal::{Signal, kill},
-    },
-    unistd::Pid,
-};
+use nix::sys::resource::{Resource, setrlimit};
 
 /// CAP_NET_ADMIN (12) and CAP_BPF (39), as /proc/PID/status has them.
 const TWO: &str = "0000008000001000";
@@ -34,11 +29,10 @@ const BPF: &str = "0000008000000000";
 /// What the kernel gave a process by default before 5.16 (include/uapi/linux/resource.h, MLOCK_LIMIT), bytes.
 const SMALL: u64 = 64 << 10;
 
-/// `flowcar export` of a pod, which tells of its own rights before it is flowcar. Killed on drop.
+/// `flowcar export` of a pod, which tells of its own rights before it is flowcar.
 struct Export {
-    child: Child,
+    running: Exporting,
     before: String,
-    log: Lines<BufReader<ChildStderr>>,
 }
 
 impl Export {
@@ -53,67 +47,31 @@ impl Export {
             }
         }
         command.with_only_caps(capabilities);
-        let mut child = command
+        command
             .arg("-c")
             .arg("cat /proc/$$/status; exec \"$0\" export --cgroup \"$1\"")
             .arg(flowcar::program().unwrap())
             .arg(pod.cgroup().path())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let log = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut export = Self {
-            child,
-            before: String::new(),
-            log,
-        };
-        let stdout: &mut ChildStdout = export.child.stdout.as_mut().unwrap();
-        for line in BufReader::new(stdout).lines() {
+            .stdout(Stdio::piped());
+        let mut running = Exporting::start(&mut command);
+        let mut before = String::new();
+        for line in BufReader::new(running.stdout().unwrap()).lines() {
             let line = line.unwrap();
-            export.before += &format!("{line}\n");
+            before += &format!("{line}\n");
             if line.starts_with("nonvoluntary_ctxt_switches") {
                 break;
             }
         }
-        export
-    }
-
-    fn told(&mut self, what: &str) -> String {
-        let mut said = Vec::new();
-        for line in self.log.by_ref() {
-            let line = line.unwrap();
-            if line.contains(what) {
-                return line;
-            }
-            said.push(line);
-        }
-        panic!("it never said {what:?}, but: {said:#?}");
+        Self { running, before }
     }
 
     /// Every thread's status.
     fn threads(&self) -> Vec<String> {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.running.id())).unwrap();
         let status = |task: io::Result<fs::DirEntry>| {
             fs::read_to_string(task.unwrap().path().join("status")).unwrap()
         };
         tasks.map(status).collect()
-    }
-
-    fn stop(mut self) -> String {
-        let pid = Pid::from_raw(self.child.id().cast_signed());
-        kill(pid, Signal::SIGTERM).unwrap();
-        let last = self.told("stopping");
-        assert_eq!(self.child.wait().unwrap().code(), Some(0));
-        last
-    }
-}
-
-impl Drop for Export {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -136,12 +94,6 @@ fn ten_calls(pod: &Place) {
     serving.reports(10, Duration::from_secs(60)).unwrap();
 }
 
-fn twenty_in_the_books(last: &str) {
-    for figure in ["opened=20", "closed=20", "live=0", "lost=0", "failed=0"] {
-        assert!(last.contains(figure), "{last}");
-    }
-}
-
 #[test]
 fn two_capabilities_before_and_none_after() {
     if !can_run() {
@@ -154,7 +106,7 @@ fn two_capabilities_before_and_none_after() {
     }
     assert_eq!(field(&export.before, "CapInh"), NONE);
 
-    let following = export.told("following");
+    let following = export.running.told("following");
     assert!(following.contains("source=\"ebpf\""), "{following}");
     let kept = if maps_ask_for_a_right().unwrap() {
         tell("lacks: maps that can be read without CAP_BPF, so that it is kept");
@@ -176,7 +128,7 @@ fn two_capabilities_before_and_none_after() {
     }
     assert!(!threads.is_empty());
     ten_calls(&pod);
-    twenty_in_the_books(&export.stop());
+    has_books(&export.running.stop(), 20);
 }
 
 /// A process that may narrow its bounding set does.
@@ -189,7 +141,7 @@ fn with_a_right_to_narrow_it_the_bounding_set_is_emptied() {
     let three = [CAPABILITIES[0], CAPABILITIES[1], Capability::CAP_SETPCAP];
     let mut export = Export::start(&pod, &three, None);
     assert_ne!(field(&export.before, "CapBnd"), NONE);
-    export.told("following");
+    export.running.told("following");
     for status in export.threads() {
         assert_eq!(field(&status, "CapBnd"), NONE);
     }
@@ -206,10 +158,10 @@ fn a_small_memlock_limit_is_no_matter_or_is_named() {
     let counts = maps_count_against(SMALL).unwrap();
     let mut export = Export::start(&pod, &CAPABILITIES, Some(SMALL));
     if counts {
-        let refused = export.told("is refused");
+        let refused = export.running.told("is refused");
         assert!(refused.contains("RLIMIT_MEMLOCK"), "{refused}");
     }
-    let following = export.told("following");
+    let following = export.running.told("following");
     let source = if counts { "inet_diag" } else { "ebpf" };
     assert!(
         following.contains(&format!("source=\"{source}\"")),
@@ -221,7 +173,7 @@ fn a_small_memlock_limit_is_no_matter_or_is_named() {
         return;
     }
     ten_calls(&pod);
-    twenty_in_the_books(&export.stop());
+    has_books(&export.running.stop(), 20);
 }
 
 /// Not println: the test harness would swallow it when the test passes.

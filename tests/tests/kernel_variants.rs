@@ -16,17 +16,7 @@ fn pair() -> Option<Pair> {
 
 fn holds(called: &Called) {
     for connection in &called.connections {
-        for (application, flow) in [
-            (&connection.client, &connection.client_flow),
-            (&connection.server, &connection.server_flow),
-        ] {
-            assert_eq!(application.failure, None);
-            assert_eq!(
-                (flow.bytes_sent, flow.bytes_received),
-                (application.sent, application.received),
-                "{flow:?}"
-            );
-        }
+        connection.bytes_are_the_applications();
         let (client, server) = (&connection.client_flow, &connection.server_flow);
         assert_eq!((&*client.role, &*server.role), ("client", "server"));
         assert_eq!(client.trace_id, server.trace_id);

@@ -14,7 +14,7 @@ use crate::{
     source::{
         cause::{self, Answer, Cause},
         diag::DiagSource,
-        ebpf::{AttachError, EbpfSource, Options},
+        ebpf::{AttachError, EbpfSource, Options, missing_capabilities},
     },
     surroundings::{Confinement, Seccomp, Surroundings},
 };
@@ -124,15 +124,10 @@ fn capabilities() -> Line {
         Ok(held) => held,
         Err(error) => return Line::info(name, format!("unknown ({error})")),
     };
-    // As source::ebpf has it.
-    let bpf = held.contains(&Capability::CAP_BPF) || held.contains(&Capability::CAP_SYS_ADMIN);
-    let missing: Vec<_> = [
-        (bpf, "CAP_BPF"),
-        (held.contains(&Capability::CAP_NET_ADMIN), "CAP_NET_ADMIN"),
-    ]
-    .into_iter()
-    .filter_map(|(held, name)| (!held).then_some(name))
-    .collect();
+    let missing: Vec<_> = missing_capabilities()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     let how_many = match held.len() {
         0 => "none is held".to_owned(),
         count if count == caps::all().len() => "all are held".to_owned(),
@@ -169,8 +164,7 @@ fn seccomp(around: &Surroundings) -> Line {
 }
 
 fn holds_bpf() -> bool {
-    let held = caps::read(None, CapSet::Effective).unwrap_or_default();
-    held.contains(&Capability::CAP_BPF) || held.contains(&Capability::CAP_SYS_ADMIN)
+    !missing_capabilities().contains(&Capability::CAP_BPF)
 }
 
 fn user_namespace(around: &Surroundings) -> Line {

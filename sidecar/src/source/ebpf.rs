@@ -298,7 +298,8 @@ fn raise_memlock() {
     }
 }
 
-fn missing_capabilities() -> Vec<Capability> {
+/// Those of [`NEEDED`] that the process does not hold.
+pub(crate) fn missing_capabilities() -> Vec<Capability> {
     let held = caps::read(None, CapSet::Effective).unwrap_or_default();
     // CAP_SYS_ADMIN stands in for CAP_BPF (include/linux/capability.h, bpf_capable).
     let stands_in =

@@ -1,0 +1,103 @@
+//! A running `flowcar export`, by what it logs.
+
+use std::{
+    io::{BufRead, BufReader, Lines},
+    process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+/// A process that logs to its standard error. It is killed on drop, so that a panic leaves nothing running.
+#[derive(Debug)]
+pub struct Exporting {
+    child: Child,
+    log: Lines<BufReader<ChildStderr>>,
+}
+
+// === impl Exporting ===
+
+impl Exporting {
+    /// Starts it.
+    ///
+    /// # Panics
+    /// It cannot be started.
+    pub fn start(command: &mut Command) -> Self {
+        let mut child = command
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let stderr = child.stderr.take().expect("a pipe, as asked for");
+        Self {
+            child,
+            log: BufReader::new(stderr).lines(),
+        }
+    }
+
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its standard output, if that was piped and not taken yet.
+    pub fn stdout(&mut self) -> Option<ChildStdout> {
+        self.child.stdout.take()
+    }
+
+    /// Waits until it logs a line with these words, and gives the line.
+    ///
+    /// # Panics
+    /// It ends without.
+    #[track_caller]
+    pub fn told(&mut self, what: &str) -> String {
+        let mut said = Vec::new();
+        for line in self.log.by_ref() {
+            let line = line.expect("its log is text");
+            if line.contains(what) {
+                return line;
+            }
+            said.push(line);
+        }
+        panic!("it never said {what:?}, but: {said:#?}");
+    }
+
+    /// Waits until it ends.
+    ///
+    /// # Panics
+    /// It cannot be waited for.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.child.wait().expect("a child can be waited for")
+    }
+
+    /// Ends it by SIGTERM, and gives the line with its books.
+    ///
+    /// # Panics
+    /// It tells none, or fails.
+    #[track_caller]
+    pub fn stop(mut self) -> String {
+        kill(Pid::from_raw(self.id().cast_signed()), Signal::SIGTERM).expect("it runs");
+        let last = self.told("stopping");
+        assert_eq!(self.wait().code(), Some(0), "{last}");
+        last
+    }
+}
+
+impl Drop for Exporting {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Asserts that its last line has these books, with nothing live, lost or failed.
+///
+/// # Panics
+/// It has others.
+#[track_caller]
+pub fn has_books(last: &str, flows: u32) {
+    let books = format!("opened={flows} closed={flows} live=0 lost=0 failed=0");
+    assert!(last.contains(&books), "{books}: {last}");
+}
