@@ -1,0 +1,182 @@
+//! Who gets one, who does not, and why.
+
+use super::*;
+
+#[test]
+fn who_is_opted_in() {
+    let silent = json!({"metadata": {}, "spec": {"containers": []}});
+    let decision =
+        |pod: &Value, context: &Context| inject(pod, context, &Settings::default()).decision;
+    assert_eq!(
+        decision(&silent, &context()),
+        Decision::NotOptedIn(NotOptedIn::NothingSaid)
+    );
+    let on = labelled("flowcar.io/inject", "enabled");
+    assert!(matches!(decision(&silent, &on), Decision::Injected(_)));
+    let off = labelled("flowcar.io/inject", "disabled");
+    assert_eq!(
+        decision(&silent, &off),
+        Decision::NotOptedIn(NotOptedIn::NamespaceDisabled)
+    );
+    assert!(
+        matches!(decision(&pod(), &off), Decision::Injected(_)),
+        "the pod is nearer than the namespace"
+    );
+    let disabled = annotated("flowcar.io/inject", "disabled");
+    for context in [
+        on,
+        Context {
+            opted_in: true,
+            ..context()
+        },
+    ] {
+        assert_eq!(
+            decision(&disabled, &context),
+            Decision::NotOptedIn(NotOptedIn::PodDisabled)
+        );
+    }
+}
+
+#[test]
+fn a_slip_in_the_opt_in_itself_is_heard() {
+    let pod = json!({"metadata": {"annotations": {"flowcar.io/injcet": "enabled"}}, "spec": {"containers": []}});
+    let outcome = run(&pod);
+    assert_eq!(
+        outcome.decision,
+        Decision::NotOptedIn(NotOptedIn::NothingSaid)
+    );
+    assert_eq!(
+        outcome.warnings(),
+        ["flowcar.io/injcet: unknown, ignored; did you mean flowcar.io/inject?"]
+    );
+}
+
+#[test]
+fn every_skip_has_its_reason() {
+    let context = context();
+    let cases = [
+        (annotated("flowcar.io/inject", "yes"), "unknown_value"),
+        (
+            with("/metadata/annotations/flowcar.io~1inject", json!(true)),
+            "unknown_value",
+        ),
+        (with("/spec/hostNetwork", json!(true)), "host_network"),
+        (with("/spec/os", json!({"name": "windows"})), "windows"),
+        (
+            with("/spec/nodeSelector", json!({"kubernetes.io/os": "windows"})),
+            "windows",
+        ),
+        (with("/spec/hostUsers", json!(false)), "user_namespace"),
+        (with("/spec/runtimeClassName", json!("gvisor")), "sandboxed"),
+        (
+            with("/spec/runtimeClassName", json!("kata-qemu")),
+            "sandboxed",
+        ),
+        (
+            annotated("kubernetes.io/config.mirror", "abc"),
+            "mirror_pod",
+        ),
+        (
+            with("/spec/containers", json!([{"name": "flowcar"}])),
+            "name_taken",
+        ),
+        (
+            with("/spec/initContainers", json!([{"name": "flowcar"}])),
+            "name_taken",
+        ),
+        (
+            with("/spec/volumes", json!([{"name": "flowcar-host-cgroup"}])),
+            "name_taken",
+        ),
+        (with("/spec/containers", json!("x")), "malformed"),
+        (with("/spec/volumes", json!({})), "malformed"),
+        (with("/spec/initContainers", json!(1)), "malformed"),
+        (
+            json!({"metadata": {"annotations": {"flowcar.io/inject": "enabled"}}}),
+            "malformed",
+        ),
+    ];
+    for (pod, reason) in cases {
+        let skip = skip_of(&pod, &context);
+        assert_eq!(skip.reason(), reason, "{pod}");
+        let outcome = run(&pod);
+        let marked = patched(&pod, &outcome);
+        if reason != "malformed" {
+            let status = marked["metadata"]["annotations"]["flowcar.io/status"]
+                .as_str()
+                .expect("a status");
+            assert!(
+                status.contains(reason) && status.contains("message"),
+                "{status}"
+            );
+        }
+        assert_eq!(marked["spec"], pod["spec"], "only the reason is written");
+        assert_eq!(uninject(&marked), pod);
+        assert_eq!(run(&marked).patch.0.len(), 0, "said once");
+    }
+    for namespace in ["kube-system", "kube-public", "flowcar-system"] {
+        let there = Context {
+            namespace: namespace.to_owned(),
+            ..context.clone()
+        };
+        assert_eq!(skip_of(&pod(), &there).reason(), "excluded_namespace");
+    }
+}
+
+#[test]
+fn what_overrules_a_skip() {
+    let mut forced = with("/spec/hostNetwork", json!(true));
+    forced["metadata"]["annotations"]["flowcar.io/host-network"] = json!("force");
+    assert!(matches!(run(&forced).decision, Decision::Injected(_)));
+    let mut diag = with("/spec/hostUsers", json!(false));
+    diag["metadata"]["annotations"]["flowcar.io/source"] = json!("inet_diag");
+    assert!(matches!(run(&diag).decision, Decision::Injected(_)));
+    assert!(matches!(
+        run(&with("/spec/hostUsers", json!(true))).decision,
+        Decision::Injected(_)
+    ));
+    assert!(matches!(
+        run(&with("/spec/runtimeClassName", json!("runc"))).decision,
+        Decision::Injected(_)
+    ));
+}
+
+#[test]
+fn a_wrong_value_of_the_opt_in_names_the_right_word() {
+    let skip = skip_of(&annotated("flowcar.io/inject", "enable"), &context());
+    assert_eq!(
+        skip.to_string(),
+        r#"flowcar.io/inject="enable" is unknown; did you mean "enabled"?"#
+    );
+    let skip = skip_of(&annotated("flowcar.io/inject", "disbled"), &context());
+    assert!(skip.to_string().contains(r#"did you mean "disabled"?"#));
+}
+
+#[test]
+fn strict_mode_denies_every_mistake_and_only_mistakes() {
+    let strict = Config {
+        strict: true,
+        ..Config::default()
+    }
+    .check()
+    .expect("valid");
+    for pod in [
+        annotated("flowcar.io/peer", "x"),
+        annotated("flowcar.io/per", "none"),
+        annotated("flowcar.io/inject", "x"),
+    ] {
+        let outcome = inject(&pod, &context(), &strict);
+        assert_eq!(outcome.decision, Decision::Denied);
+        assert!(outcome.patch.0.is_empty() && !outcome.warnings().is_empty());
+    }
+    assert!(matches!(
+        inject(&pod(), &context(), &strict).decision,
+        Decision::Injected(_)
+    ));
+    let host = inject(&with("/spec/hostNetwork", json!(true)), &context(), &strict);
+    assert_eq!(
+        host.decision,
+        Decision::Skipped(Skip::HostNetwork),
+        "a skip is no mistake"
+    );
+}
