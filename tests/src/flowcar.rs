@@ -195,6 +195,27 @@ impl Report {
     }
 }
 
+/// The flows of both ends of a connection, which have its trace id and the payload bytes that the client's application sent
+/// and received.
+///
+/// # Panics
+/// They have not, or an end is missing.
+#[track_caller]
+pub fn both_ends<'a>(
+    client: &ConnectionReport,
+    at_client: &'a Report,
+    at_server: &'a Report,
+) -> [&'a FlowLine; 2] {
+    assert_eq!(client.failure, None);
+    let port = client.local.map_or(0, |local| local.port());
+    let (flow, other) = (at_client.of_local_port(port), at_server.of_peer_port(port));
+    assert_eq!(flow.trace_id, other.trace_id, "{flow:?} {other:?}");
+    let bytes = |flow: &FlowLine| (flow.bytes_sent, flow.bytes_received);
+    assert_eq!(bytes(flow), (client.sent, client.received), "{flow:?}");
+    assert_eq!(bytes(other), (client.received, client.sent), "{other:?}");
+    [flow, other]
+}
+
 fn parse<T: DeserializeOwned>(line: &str) -> io::Result<T> {
     serde_json::from_str(line)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{error}: {line}")))

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use flowcar_tests::{
-    flowcar::{self, Called, Pair, Run},
+    flowcar::{self, Called, Pair, Run, both_ends},
     link::{Direction::AtoB, Plan},
     place::{Place, require_cgroup2, require_root, require_tun},
     traffic,
@@ -143,17 +143,6 @@ fn fast_open() {
         .count(AtoB, |tcp| tcp.is_syn() && tcp.is_data());
     assert_eq!(with_data, 2, "the first connection only fetches the cookie");
     for client in &clients {
-        assert_eq!(client.failure, None);
-        let port = client.local.unwrap().port();
-        let (flow, other) = (at_client.of_local_port(port), at_server.of_peer_port(port));
-        assert_eq!(flow.trace_id, other.trace_id, "{flow:?} {other:?}");
-        assert_eq!(
-            (flow.bytes_sent, flow.bytes_received),
-            (client.sent, client.received)
-        );
-        assert_eq!(
-            (other.bytes_sent, other.bytes_received),
-            (client.received, client.sent)
-        );
+        both_ends(client, &at_client, &at_server);
     }
 }

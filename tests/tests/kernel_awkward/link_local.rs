@@ -3,7 +3,7 @@
 use std::{net::SocketAddrV6, time::Duration};
 
 use flowcar_tests::{
-    flowcar::{Run, Server},
+    flowcar::{Run, Server, both_ends},
     link::{Link, Plan},
     place::Place,
     traffic,
@@ -98,17 +98,7 @@ fn both_ends_of_one() {
     let (servers, at_server) = serving.finish().unwrap();
     assert_eq!((clients.len(), servers.len()), (2, 2));
     for application in &clients {
-        let port = application.local.unwrap().port();
-        let (flow, other) = (at_client.of_local_port(port), at_server.of_peer_port(port));
-        assert_eq!(
-            (flow.bytes_sent, flow.bytes_received),
-            (application.sent, application.received)
-        );
-        assert_eq!(
-            (other.bytes_sent, other.bytes_received),
-            (application.received, application.sent)
-        );
-        assert_eq!(flow.trace_id, other.trace_id);
+        let [flow, _] = both_ends(application, &at_client, &at_server);
         assert_eq!(flow.peer.address, Link::link_local(2));
     }
 }
