@@ -8,7 +8,8 @@
 //!   |         rtt/retransmit/rto          (ring buffer)     (pure)        |
 //!   |  per-socket record: seat or storage                                 +--> flow::Table -> series -> snapshot
 //!   +-> one record per open/sample/close                                  |      (pure)       (pure)      |
-//!                                                                         |        |                      v
+//! sock_release - attempts that are given up                               |        |                      |
+//! cgroup_skb - turns, if they are asked for                               |        |                      v
 //! inet_diag - every socket's tcp_info, -> source::diag --> flow::Sight ---+        |                otlp::metrics
 //!             and the last one of each    (netlink)         (pure)                 v                      |
 //!             that ends                                         finished flows --> otlp::spans --> grpc | http
