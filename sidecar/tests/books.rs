@@ -89,6 +89,8 @@ struct Kernel {
     dumps: u64,
     /// The sockets are of another network namespace than the one that is looked at.
     elsewhere: bool,
+    /// Payload of each flow at the last look, if no record came since.
+    looked: HashMap<u64, (u64, u64)>,
     truth: Truth,
 }
 
@@ -113,6 +115,7 @@ impl Kernel {
             clock: 1_000_000,
             dumps: 0,
             elsewhere: false,
+            looked: HashMap::new(),
             truth: Truth::default(),
         }
     }
@@ -134,6 +137,7 @@ impl Kernel {
             record.bytes_received,
         );
         let samples = record.rtt_slots.iter().map(|count| u64::from(*count)).sum();
+        self.looked.remove(&record.cookie);
         if change.listed || change.now.outcome.is_some() {
             self.truth
                 .told
@@ -218,6 +222,7 @@ impl Kernel {
             sockets,
             truth,
             elsewhere,
+            looked,
             ..
         } = self;
         let shown = |record: &&FlowRecord| record.established_ns != 0 && !*elsewhere;
@@ -225,7 +230,12 @@ impl Kernel {
             table.look(&sight(record), &looking, |change| {
                 series.apply(&change);
                 let told = truth.told.entry(record.cookie).or_default();
-                (told.0, told.1) = (record.bytes_acked - 1, record.bytes_received);
+                let now = (record.bytes_acked - 1, record.bytes_received);
+                let before = looked.insert(record.cookie, now).unwrap_or((0, 0));
+                // One byte of what is new may be a FIN that the state does not tell of yet.
+                let settled = |now: u64, before: u64| now - u64::from(now > before);
+                told.0 = told.0.max(settled(now.0, before.0));
+                told.1 = told.1.max(settled(now.1, before.1));
             });
         }
         table.looked(&looking, |change| series.apply(&change));

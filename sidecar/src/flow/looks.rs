@@ -157,10 +157,12 @@ impl Table {
             flow.established = Some(looking.at);
             self.looked_up += 1;
         }
-        observe(&mut flow, &mut history, sight, info);
+        let mut looked = Looked::default();
+        observe(&mut flow, &mut history, &mut looked, sight, info);
         let entry = Entry {
             flow: flow.clone(),
             history: Some(history),
+            looked,
             absent: 0,
             dump: looking.dump,
             overruns: looking.overruns,
@@ -173,6 +175,26 @@ impl Table {
             replaced: None,
             listed: true,
         });
+    }
+}
+
+/// Payload bytes, sent and received, that the look before told of.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Looked([u64; 2]);
+
+impl Looked {
+    /// What a look may say of payload. The kernel reads the state before the counts (net/ipv4/tcp.c, tcp_get_info, takes the
+    /// lock in between), so that a FIN which comes just then is among them and not told of. That is one byte at most, and
+    /// none where a count is the same as a look before.
+    fn settle(&mut self, told: Volume) -> Volume {
+        let now = [told.bytes_sent, told.bytes_received];
+        let before = std::mem::replace(&mut self.0, now);
+        let settled = |way: usize| now[way] - u64::from(now[way] > 0 && now[way] != before[way]);
+        Volume {
+            bytes_sent: settled(0),
+            bytes_received: settled(1),
+            ..told
+        }
     }
 }
 
@@ -189,9 +211,9 @@ impl Entry {
                 if opened {
                     flow.established = Some(looking.at);
                 }
-                observe(flow, history, sight, info);
+                observe(flow, history, &mut self.looked, sight, info);
             }
-            None => join(flow, sight, info),
+            None => join(flow, &mut self.looked, sight, info),
         }
         let change = Change {
             before: Some(before),
@@ -206,7 +228,7 @@ impl Entry {
 /// Feeds a flow that records tell of. Their retransmits are by cause, which a later record may still name, and their RTT
 /// samples are measured: both stay theirs. So do counts while a FIN is under way; half-closed connections, which may go on
 /// for long and of which samples tell nothing, are past that.
-fn join(flow: &mut Flow, sight: &Sight, info: &TcpInfo) {
+fn join(flow: &mut Flow, looked: &mut Looked, sight: &Sight, info: &TcpInfo) {
     let open = matches!(
         sight.state_of_counts(),
         State::Established | State::CloseWait | State::FinWait2
@@ -215,15 +237,21 @@ fn join(flow: &mut Flow, sight: &Sight, info: &TcpInfo) {
     if open && flow.role != Role::Unknown {
         let told = Volume {
             retransmits: flow.volume.retransmits,
-            ..History::of_role(flow.role).see(sight, info)
+            ..looked.settle(History::of_role(flow.role).see(sight, info))
         };
         flow.volume = flow.volume.max(&told);
     }
 }
 
 /// Feeds a flow that looks alone tell of.
-fn observe(flow: &mut Flow, history: &mut History, sight: &Sight, info: &TcpInfo) {
-    flow.volume = flow.volume.max(&history.see(sight, info));
+fn observe(
+    flow: &mut Flow,
+    history: &mut History,
+    looked: &mut Looked,
+    sight: &Sight,
+    info: &TcpInfo,
+) {
+    flow.volume = flow.volume.max(&looked.settle(history.see(sight, info)));
     flow.socket = Some(info.into());
     if let Some(rtt_ns) = history.take_rtt(info) {
         flow.rtt.record(rtt_ns);

@@ -8,7 +8,7 @@ use std::{
 
 use flowcar_shared::{counter::Counter, record::Kind};
 
-use super::{Books, Exchanges, Flow, History, Lost, Outcome, Record};
+use super::{Books, Exchanges, Flow, History, Lost, Outcome, Record, looks::Looked};
 use crate::histogram::Histogram;
 
 type Hasher = BuildHasherDefault<std::hash::DefaultHasher>;
@@ -32,6 +32,7 @@ pub(super) struct Entry {
     pub(super) flow: Flow,
     /// Of a flow that is known by looks alone; records tell of all others.
     pub(super) history: Option<History>,
+    pub(super) looked: Looked,
     /// Dumps in a row that did not show it.
     pub(super) absent: u8,
     /// The dump that showed it last.
@@ -266,6 +267,7 @@ impl Entry {
         Self {
             flow,
             history: None,
+            looked: Looked::default(),
             absent: 0,
             dump: 0,
             overruns: 0,
