@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-webhook fuzz build image setup test-image test-kernels test-fresh clean
+.PHONY: help demo test lint bench bench-webhook fuzz build image setup test-image test-kernels test-node test-fresh clean
 
 ARGS ?=
 out := $(or $(CARGO_TARGET_DIR),target)
@@ -85,6 +85,13 @@ test-image: image ## The images, and what is in them
 test-kernels: ## The kernel tests in virtual machines, on Linux 5.10, 6.1 and 6.12 (ARGS: some of these)
 	@$(call setup,kernels)
 	tests/kernels/run $(ARGS)
+
+test-node: image ## The whole of it on a Kubernetes node: webhook, kubelet, containerd, Collector, Jaeger
+	@$(call setup,node)
+	tests/peers/build otlp k8s node
+	cargo build --bins
+	tests/node/prepare
+	cargo test --test k8s_node -- --test-threads=1 $(ARGS)
 
 test-fresh: ## The README's two commands in a bare Debian 12 (needs root and mmdebstrap or debootstrap)
 	@tests/fresh/run $(ARGS)

@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2154 # sourced by ../setup, whose names these are
-# What runs the kernel tests on other kernels: an emulator and what fills its first file system.
+# Virtual machines: an emulator and what fills their file systems.
 
 # program:package
 emulation=(qemu-system-x86_64:qemu-system-x86 busybox:busybox-static depmod:kmod cpio:cpio xz:xz-utils dpkg-deb:dpkg)
@@ -16,4 +16,20 @@ find_vm() {
         depends_on "$(command -v "${each%:*}")"
     done
     took emulation "$(qemu-system-x86_64 --version | head -n 1), $(busybox | head -n 1 | cut -d ' ' -f 1-2)"
+}
+
+# program:package
+debian=(mmdebstrap:mmdebstrap mkfs.ext4:e2fsprogs)
+
+# For a virtual machine that is a whole Debian.
+find_debian() {
+    local each missing=()
+    for each in "${debian[@]}"; do
+        command -v "${each%:*}" >/dev/null || missing+=("${each#*:}")
+    done
+    [[ ${#missing[@]} == 0 ]] || install_packages "${missing[@]}"
+    for each in "${debian[@]}"; do
+        depends_on "$(command -v "${each%:*}")"
+    done
+    took "file systems" "${debian[*]%:*}"
 }

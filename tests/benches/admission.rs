@@ -1,19 +1,12 @@
 //! What an admission call costs, and the controller's memory: `cargo bench -p flowcar-tests --bench admission`; needs
 //! `tests/peers/build k8s`. The bounds are said, not judged: what the machine does besides is not known.
 
-#[path = "../tests/k8s_controller/cluster.rs"]
-#[expect(dead_code, reason = "the tests use more of the cluster than the bench")]
-mod cluster;
-#[path = "../tests/k8s_controller/tools.rs"]
-#[expect(dead_code, reason = "the tests use more of the tools than the bench")]
-mod tools;
-
 use std::time::{Duration, Instant};
 
-use cluster::{Cluster, Controller};
+use flowcar_tests::cluster::tools::pod;
+use flowcar_tests::cluster::{Cluster, Controller};
 use hdrhistogram::Histogram;
 use serde_json::json;
-use tools::pod;
 
 /// Calls of the webhook itself.
 const CALLS: u32 = 5_000;

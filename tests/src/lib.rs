@@ -1,6 +1,7 @@
 //! What flowcar's tests stand on. Nothing in here is a second copy of product code: it makes the
 //! independent truth that the product is held against.
 
+pub mod cluster;
 pub mod exporting;
 pub mod flowcar;
 pub mod interrupt;

@@ -5,8 +5,9 @@ use std::{
     io::{self, BufRead, Write},
     os::unix::net::UnixListener,
     path::PathBuf,
-    process::ExitCode,
+    process::{self, ExitCode},
     sync::mpsc,
+    thread,
 };
 
 use clap::{Parser, Subcommand};
@@ -14,6 +15,7 @@ use flowcar_tests::traffic::{
     CallPlan, ConnectionReport, Held, LoadPlan, ServePlan, Server, bypass, call, give, load,
     splice, take,
 };
+use nix::sys::signal::{SigSet, Signal};
 use serde::Serialize;
 
 /// Applications with known behaviour.
@@ -57,12 +59,14 @@ enum Command {
     },
     /// Makes a connection through a proxy of its own, whose payload a sockmap moves: one line
     Splice(CallPlan),
+    /// Does nothing until it is told to end
+    Wait,
     /// Sends so many bytes over loopback, which a sockmap hands over past TCP: {"port":PORT,"bytes":BYTES}
     Bypass { bytes: u64 },
 }
 
 fn main() -> ExitCode {
-    match run(Arguments::parse().command) {
+    match end_when_told().and_then(|()| run(Arguments::parse().command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("traffic: {error}");
@@ -92,8 +96,27 @@ fn run(command: Command) -> io::Result<()> {
             print(&take(&plan, &listener)?)
         }
         Command::Splice(plan) => print(&splice(&plan)?),
+        Command::Wait => loop {
+            thread::park();
+        },
         Command::Bypass { bytes } => print(&bypass(bytes)?),
     }
+}
+
+/// As a container's first process it would never see the request to end (pid_namespaces(7)).
+fn end_when_told() -> io::Result<()> {
+    if process::id() != 1 {
+        return Ok(());
+    }
+    let mut told = SigSet::empty();
+    told.add(Signal::SIGTERM);
+    // Before there are other threads, which inherit it.
+    told.thread_block()?;
+    thread::spawn(move || {
+        let _ = told.wait();
+        process::exit(0)
+    });
+    Ok(())
 }
 
 fn serve(plan: &ServePlan, until: Option<u64>) -> io::Result<()> {

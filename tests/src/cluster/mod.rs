@@ -4,24 +4,36 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use flowcar_tests::peers::{Api, ApiServer, Client, Net, Port, Process, Program, eventually};
+use crate::peers::{
+    Api, ApiServer, ApiServerOptions, Client, Net, Port, Process, Program, eventually,
+};
 use serde_json::{Value, json};
 
-use crate::tools::{base64_decoded, k8s, pipe, product, run};
+pub mod tools;
 
-pub(crate) const LIMIT: Duration = Duration::from_secs(60);
-pub(crate) const WEBHOOK: &str =
+use tools::{base64_decoded, k8s, pipe, product, run};
+
+/// How long what takes a moment may take on a busy machine.
+pub const LIMIT: Duration = Duration::from_secs(60);
+/// Path of the webhooks' configuration.
+pub const WEBHOOK: &str =
     "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/flowcar";
-pub(crate) const SECRET: &str = "/api/v1/namespaces/flowcar-system/secrets/flowcar-webhook-tls";
+/// Path of the Secret with the webhook's certificates.
+pub const SECRET: &str = "/api/v1/namespaces/flowcar-system/secrets/flowcar-webhook-tls";
 
-pub(crate) struct Cluster {
-    pub(crate) api: ApiServer,
-    pub(crate) net: Net,
+/// The API server, and where it calls the webhook.
+pub struct Cluster {
+    /// The API server.
+    pub api: ApiServer,
+    /// Where all of it runs.
+    pub net: Net,
     port: Port,
 }
 
-pub(crate) struct Controller {
-    pub(crate) process: Process,
+/// A replica of the controller.
+pub struct Controller {
+    /// The program.
+    pub process: Process,
     admin: Client,
     _port: Port,
 }
@@ -31,8 +43,13 @@ pub(crate) struct Controller {
 impl Cluster {
     /// Starts the API server and installs flowcar from the rendered manifests. The only change to them is that
     /// the API server calls an address instead of a Service, which has no proxy here.
-    pub(crate) fn start() -> Self {
-        let cluster = Self::bare();
+    pub fn start() -> Self {
+        Self::start_on(ApiServerOptions::default())
+    }
+
+    /// The same, on an API server of these options.
+    pub fn start_on(options: ApiServerOptions) -> Self {
+        let cluster = Self::bare_on(options);
         let mut kustomize = cluster.api.kubectl();
         kustomize.arg("kustomize").arg(k8s("manifests/base"));
         let url = cluster.url();
@@ -46,7 +63,7 @@ impl Cluster {
     }
 
     /// Installs the chart with these values, but for what needs the definitions of others (cert-manager's).
-    pub(crate) fn install_chart(&self, values: &[&str]) {
+    pub fn install_chart(&self, values: &[&str]) {
         let url = format!("webhook.url={}", self.url());
         let mut helm = self.api.helm();
         helm.args(["template", "flowcar"]).arg(k8s("chart"));
@@ -63,11 +80,15 @@ impl Cluster {
     }
 
     /// The API server with a namespace `shop`, and without flowcar.
-    pub(crate) fn bare() -> Self {
-        let net = Net::loopback();
+    pub fn bare() -> Self {
+        Self::bare_on(ApiServerOptions::default())
+    }
+
+    fn bare_on(options: ApiServerOptions) -> Self {
+        let net = options.net.clone();
         let port = net.claim_port();
         let cluster = Self {
-            api: ApiServer::start(),
+            api: ApiServer::start_with(options),
             net,
             port,
         };
@@ -75,12 +96,13 @@ impl Cluster {
         cluster
     }
 
-    pub(crate) fn admin(&self) -> &Api {
+    /// The API as the administrator sees it.
+    pub fn admin(&self) -> &Api {
         self.api.admin()
     }
 
     /// `kubectl apply -f -`, which has to succeed; its warnings.
-    pub(crate) fn apply(&self, manifests: &str) -> String {
+    pub fn apply(&self, manifests: &str) -> String {
         let mut kubectl = self.api.kubectl();
         kubectl.args(["apply", "-f", "-"]);
         let (ok, _, stderr) = pipe(kubectl, manifests);
@@ -89,35 +111,35 @@ impl Cluster {
     }
 
     /// Where the API server calls the controller.
-    pub(crate) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.net.socket(&self.port)
     }
 
     /// What the API server calls.
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("https://{}/admit", self.address())
     }
 
     /// A client of the webhook that trusts its certificate, as the API server does.
-    pub(crate) fn webhook(&self) -> Client {
+    pub fn webhook(&self) -> Client {
         let secret = self.admin().get(SECRET).success();
         self.webhook_trusting(&base64_decoded(&secret["data"]["ca.crt"]))
     }
 
     /// A client of the webhook that trusts this authority.
-    pub(crate) fn webhook_trusting(&self, ca: &str) -> Client {
+    pub fn webhook_trusting(&self, ca: &str) -> Client {
         let base = format!("https://{}", self.address());
         Client::new(self.net.clone(), base, Some(ca))
     }
 
     /// The token of the controller's own service account.
-    pub(crate) fn token(&self) -> String {
+    pub fn token(&self) -> String {
         self.api
             .service_account_token("flowcar-system", "flowcar-controller")
     }
 
     /// The replica that the API server calls.
-    pub(crate) fn controller(&self, more: &[&str]) -> Controller {
+    pub fn controller(&self, more: &[&str]) -> Controller {
         let controller = self.replica("one", self.address(), more);
         eventually("a published caBundle", LIMIT, || {
             self.is_published().then_some(())
@@ -126,7 +148,7 @@ impl Cluster {
     }
 
     /// A replica that listens there; ready when this returns.
-    pub(crate) fn replica(&self, name: &str, listen: SocketAddr, more: &[&str]) -> Controller {
+    pub fn replica(&self, name: &str, listen: SocketAddr, more: &[&str]) -> Controller {
         let (program, admin_port) = self.program(name, listen, more);
         let admin = Client::new(
             self.net.clone(),
@@ -180,7 +202,7 @@ impl Cluster {
     }
 
     /// Whether every webhook carries the bundle of the Secret.
-    pub(crate) fn is_published(&self) -> bool {
+    pub fn is_published(&self) -> bool {
         let secret = self.admin().get(SECRET);
         if !secret.is_ok() {
             return false;
@@ -195,14 +217,14 @@ impl Cluster {
     }
 
     /// Creates a pod and returns it as the API server stored it.
-    pub(crate) fn create_pod(&self, namespace: &str, pod: &Value) -> Value {
+    pub fn create_pod(&self, namespace: &str, pod: &Value) -> Value {
         self.admin()
             .create(&format!("/api/v1/namespaces/{namespace}/pods"), pod)
             .success()
     }
 
     /// The Events of a reason about an object of that name.
-    pub(crate) fn events(&self, namespace: &str, reason: &str, name: &str) -> Vec<Value> {
+    pub fn events(&self, namespace: &str, reason: &str, name: &str) -> Vec<Value> {
         let list = self
             .admin()
             .get(&format!(
@@ -217,7 +239,7 @@ impl Cluster {
     }
 
     /// A counter of the API server: how often it let a pod pass because a webhook did not answer.
-    pub(crate) fn failed_open(&self, webhook: &str) -> f64 {
+    pub fn failed_open(&self, webhook: &str) -> f64 {
         let text = self.admin().get("/metrics").text();
         let wanted = format!("name=\"{webhook}\"");
         let lines = text
@@ -234,12 +256,12 @@ impl Cluster {
 
 impl Controller {
     /// Whether its Service would send calls to it.
-    pub(crate) fn is_ready(&self) -> bool {
+    pub fn is_ready(&self) -> bool {
         self.admin.get("/readyz").is_ok_and(|reply| reply.is_ok())
     }
 
     /// The value of a line of its metrics.
-    pub(crate) fn metric(&self, line: &str) -> Option<f64> {
+    pub fn metric(&self, line: &str) -> Option<f64> {
         let text = self.admin.get("/metrics").ok()?.text();
         let found = text.lines().find(|candidate| {
             candidate

@@ -5,7 +5,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-pub(crate) fn pod(name: &str, annotations: Value) -> Value {
+/// A pod of one container.
+pub fn pod(name: &str, annotations: Value) -> Value {
     json!({
         "metadata": {"name": name, "annotations": annotations},
         "spec": {"containers": [{"name": "app", "image": "app:1"}]},
@@ -13,7 +14,7 @@ pub(crate) fn pod(name: &str, annotations: Value) -> Value {
 }
 
 /// The names of a pod's init containers and containers.
-pub(crate) fn containers(pod: &Value) -> (Vec<&str>, Vec<&str>) {
+pub fn containers(pod: &Value) -> (Vec<&str>, Vec<&str>) {
     let names = |list: &'static str| {
         let items = pod["spec"][list].as_array();
         items
@@ -26,7 +27,7 @@ pub(crate) fn containers(pod: &Value) -> (Vec<&str>, Vec<&str>) {
 }
 
 /// Runs a command with this on its standard input: whether it succeeded, and what it wrote.
-pub(crate) fn pipe(mut command: Command, input: &str) -> (bool, String, String) {
+pub fn pipe(mut command: Command, input: &str) -> (bool, String, String) {
     use std::io::Write as _;
     use std::process::Stdio;
     command
@@ -49,14 +50,14 @@ pub(crate) fn pipe(mut command: Command, input: &str) -> (bool, String, String) 
 }
 
 /// A path in the crate `k8s`.
-pub(crate) fn k8s(path: &str) -> PathBuf {
+pub fn k8s(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../k8s")
         .join(path)
 }
 
 /// A binary of the product, which lies above the tests.
-pub(crate) fn product(name: &str) -> PathBuf {
+pub fn product(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the test's own path");
     let path = test.ancestors().nth(2).expect("a target folder").join(name);
     assert!(
@@ -68,21 +69,21 @@ pub(crate) fn product(name: &str) -> PathBuf {
 }
 
 /// `base64`, so that no code of ours stands between.
-pub(crate) fn base64(text: &str) -> String {
+pub fn base64(text: &str) -> String {
     let mut command = Command::new("base64");
     command.arg("-w0");
     run(command, text)
 }
 
 /// `base64 -d` of a text in JSON.
-pub(crate) fn base64_decoded(text: &Value) -> String {
+pub fn base64_decoded(text: &Value) -> String {
     let mut command = Command::new("base64");
     command.arg("-d");
     run(command, text.as_str().expect("a text"))
 }
 
 /// What a command that has to succeed writes.
-pub(crate) fn run(command: Command, input: &str) -> String {
+pub fn run(command: Command, input: &str) -> String {
     let told = format!("{command:?}");
     let (ok, stdout, stderr) = pipe(command, input);
     assert!(ok, "{told}: {stderr}");

@@ -40,7 +40,7 @@ pub use net::{Net, Port};
 pub use pki::{Authority, Pair};
 pub use process::{Peer, Process, Program};
 pub use prometheus::{Prometheus, PrometheusOptions};
-pub use sink::Received;
+pub use sink::{Received, attributes};
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

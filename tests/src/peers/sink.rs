@@ -8,6 +8,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -61,6 +62,23 @@ impl Received {
             .map(|entry| &entry["resource"])
             .collect()
     }
+}
+
+/// The attributes of a resource, a span or a point, with numbers as texts.
+///
+/// # Panics
+/// An attribute has no key or no value.
+pub fn attributes(of: &Value) -> BTreeMap<String, String> {
+    let all = of["attributes"].as_array().into_iter().flatten();
+    all.map(|pair| {
+        let value = pair["value"].as_object().expect("a value");
+        let value = value.values().next().expect("a value");
+        let value = value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned);
+        (pair["key"].as_str().expect("a key").to_owned(), value)
+    })
+    .collect()
 }
 
 fn children<'a>(exports: &'a [Value], path: [&str; 3]) -> Vec<&'a Value> {

@@ -4,8 +4,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::cluster::Cluster;
-use crate::tools::{containers, k8s, pipe, pod, product};
+use flowcar_tests::cluster::Cluster;
+use flowcar_tests::cluster::tools::{containers, k8s, pipe, pod, product};
 
 fn flowcar(cluster: &Cluster, args: &[&str]) -> Command {
     let mut command = Command::new(product("kubectl-flowcar"));

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, WEBHOOK};
-use crate::tools::{containers, k8s, pod, run};
+use flowcar_tests::cluster::tools::{containers, k8s, pod, run};
+use flowcar_tests::cluster::{Cluster, WEBHOOK};
 
 fn golden() -> Vec<(String, Value, Value)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/k8s");

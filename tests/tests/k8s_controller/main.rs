@@ -1,7 +1,6 @@
 //! The controller against a real API server: needs `tests/peers/build k8s`.
 
 mod cli;
-mod cluster;
 mod judged;
 mod manifests;
 mod readme;
@@ -9,14 +8,13 @@ mod service;
 mod serving;
 mod skips;
 mod strict;
-mod tools;
 
 use std::time::{Duration, Instant};
 
-use cluster::{Cluster, LIMIT, SECRET, WEBHOOK};
+use flowcar_tests::cluster::tools::{base64, containers, pipe, pod};
+use flowcar_tests::cluster::{Cluster, LIMIT, SECRET, WEBHOOK};
 use flowcar_tests::peers::{PatchKind, eventually};
 use serde_json::{Value, json};
-use tools::{base64, containers, pipe, pod};
 
 /// Paths of the workload kinds, and a minimal object of each.
 fn workloads() -> Vec<(&'static str, Value)> {

@@ -3,7 +3,7 @@
 use flowcar_tests::peers::binary;
 use std::process::Command;
 
-use crate::tools::{k8s, run};
+use flowcar_tests::cluster::tools::{k8s, run};
 
 fn helm(args: &[&str]) -> (bool, String) {
     let mut command = Command::new(binary("helm"));

@@ -5,8 +5,8 @@ use std::process::Command;
 use flowcar_tests::peers::{PatchKind, Peer, binary};
 use serde_json::json;
 
-use crate::cluster::{Cluster, WEBHOOK};
-use crate::tools::{k8s, pipe, product};
+use flowcar_tests::cluster::tools::{k8s, pipe, product};
+use flowcar_tests::cluster::{Cluster, WEBHOOK};
 
 /// The commands of the section, line by line, without what is said about them.
 fn commands() -> Vec<String> {

@@ -6,9 +6,9 @@ use flowcar_k8s::serve::MAX_BODY;
 use flowcar_tests::peers::{Authority, Client, PatchKind, Reply, eventually};
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, LIMIT, SECRET, WEBHOOK};
 use crate::service::Service;
-use crate::tools::{base64, containers, pod};
+use flowcar_tests::cluster::tools::{base64, containers, pod};
+use flowcar_tests::cluster::{Cluster, LIMIT, SECRET, WEBHOOK};
 
 fn review(uid: &str, object: &Value) -> Vec<u8> {
     let review = json!({

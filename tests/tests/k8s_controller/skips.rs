@@ -4,8 +4,8 @@ use flowcar_tests::peers::eventually;
 use serde_json::{Value, json};
 
 use crate::cli;
-use crate::cluster::{Cluster, LIMIT};
-use crate::tools::{containers, pipe, pod};
+use flowcar_tests::cluster::tools::{containers, pipe, pod};
+use flowcar_tests::cluster::{Cluster, LIMIT};
 
 /// A pod's name, its namespace, reason and sentence, and what makes it a skip.
 type Case = (

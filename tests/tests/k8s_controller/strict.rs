@@ -4,8 +4,8 @@ use flowcar_tests::peers::eventually;
 use serde_json::{Value, json};
 
 use crate::cli;
-use crate::cluster::{Cluster, LIMIT};
-use crate::tools::{containers, pod};
+use flowcar_tests::cluster::tools::{containers, pod};
+use flowcar_tests::cluster::{Cluster, LIMIT};
 
 const CONFIG: &str = "\
 strict: true
@@ -22,7 +22,13 @@ fn annotated(name: &str, annotation: &str, value: &str) -> Value {
 }
 
 /// A cluster and a controller with this configuration, which `kubectl flowcar` reads too.
-fn configured(config: &str) -> (Cluster, crate::cluster::Controller, tempfile::TempDir) {
+fn configured(
+    config: &str,
+) -> (
+    Cluster,
+    flowcar_tests::cluster::Controller,
+    tempfile::TempDir,
+) {
     let cluster = Cluster::start();
     let dir = tempfile::tempdir().expect("a folder");
     let file = dir.path().join("config.yaml");

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use flowcar::flow::Role;
-use flowcar_tests::peers::{Collector, Received};
+use flowcar_tests::peers::{Collector, Received, attributes};
 use serde_json::{Value, json};
 
 use crate::sample::{flow, send_flow, send_metrics, snapshot};
@@ -23,20 +23,6 @@ const CONTRACT: [(&str, &str, &str); 12] = [
     ("flowcar.tcp.segments", "{segment}", "counter"),
     ("flowcar.tcp.retransmits", "{segment}", "counter"),
 ];
-
-/// Value of a point's attribute as text, numbers as the JSON of OTLP has them.
-fn attributes(of: &Value) -> BTreeMap<String, String> {
-    let all = of["attributes"].as_array().into_iter().flatten();
-    all.map(|pair| {
-        let value = pair["value"].as_object().expect("a value");
-        let value = value.values().next().expect("a value");
-        let value = value
-            .as_str()
-            .map_or_else(|| value.to_string(), str::to_owned);
-        (pair["key"].as_str().expect("a key").to_owned(), value)
-    })
-    .collect()
-}
 
 fn metric<'a>(received: &'a Received, name: &str) -> &'a Value {
     let found = received.metrics_named(name);

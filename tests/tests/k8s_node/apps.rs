@@ -1,0 +1,105 @@
+//! The applications of these tests: a server, clients of it, and what the server says of each connection.
+
+use std::net::IpAddr;
+
+use flowcar_tests::traffic::ConnectionReport;
+use serde_json::{Value, json};
+
+use crate::stage::{Pod, Stage};
+
+const PORT: u16 = 7000;
+
+/// A pod template that Pod Security `restricted` admits.
+fn template(app: &str, command: &[String]) -> Value {
+    json!({
+        "metadata": {"labels": {"app": app}},
+        "spec": {
+            "terminationGracePeriodSeconds": 10,
+            "containers": [{
+                "name": "app", "image": "example.test/app:1", "imagePullPolicy": "Never", "command": command,
+                "securityContext": {
+                    "runAsNonRoot": true, "runAsUser": 1000, "allowPrivilegeEscalation": false,
+                    "capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"},
+                },
+            }],
+        },
+    })
+}
+
+/// Without pods, until it has been opted in or is scaled.
+fn deployment(app: &str, command: &[String]) -> Value {
+    json!({
+        "metadata": {"name": app},
+        "spec": {
+            "replicas": 0,
+            "selector": {"matchLabels": {"app": app}},
+            "template": template(app, command),
+        },
+    })
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(ToString::to_string).collect()
+}
+
+/// Answers, and tells of each connection when it has ended.
+pub(crate) fn web() -> Value {
+    deployment(
+        "web",
+        &words(&["traffic", "serve", "--listen", &format!("0.0.0.0:{PORT}")]),
+    )
+}
+
+/// One connection after the other to the server, without an end.
+pub(crate) fn client(app: &str, web: &Pod) -> Value {
+    let many = [
+        "--connections",
+        "1000000",
+        "--exchanges",
+        "2-4",
+        "--pause",
+        "100",
+    ];
+    deployment(app, &call(web, &many))
+}
+
+/// The same, with a pod.
+pub(crate) fn running(mut deployment: Value) -> Value {
+    deployment["spec"]["replicas"] = json!(1);
+    deployment
+}
+
+/// A Job that makes so many connections, opted in by its own annotation.
+pub(crate) fn job(name: &str, web: &Pod, connections: u64) -> Value {
+    let sizes = [
+        "--request",
+        "1-20000",
+        "--response",
+        "1-50000",
+        "--exchanges",
+        "1-3",
+    ];
+    let mut command = call(web, &sizes);
+    command.extend(["--connections".to_owned(), connections.to_string()]);
+    let mut template = template(name, &command);
+    template["spec"]["restartPolicy"] = json!("Never");
+    json!({
+        "metadata": {"name": name, "annotations": {"flowcar.io/inject": "enabled"}},
+        "spec": {"backoffLimit": 0, "template": template},
+    })
+}
+
+fn call(web: &Pod, how: &[&str]) -> Vec<String> {
+    let target = format!("{}:{PORT}", web.ip);
+    words(&[&["traffic", "call", &target], how].concat())
+}
+
+/// Every connection from that address that ended at the server, by the server's own word, the oldest first.
+pub(crate) fn ended(stage: &Stage, web: &Pod, from: &str) -> Vec<ConnectionReport> {
+    let from: IpAddr = from.parse().unwrap();
+    let lines = stage.log(web, "app");
+    let reports = lines
+        .iter()
+        .filter_map(|line| serde_json::from_str::<ConnectionReport>(line).ok());
+    reports.filter(|report| report.peer.ip() == from).collect()
+}

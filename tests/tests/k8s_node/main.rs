@@ -1,0 +1,236 @@
+//! The whole of flowcar where it is meant to be: a kubelet starts what the webhook has injected. Needs what `make test-node`
+//! makes first.
+
+mod apps;
+mod kubectl_flowcar_check;
+mod node;
+mod seen;
+mod stage;
+mod told;
+
+use node::Driver;
+use serde_json::json;
+use stage::{NAMESPACES, Pod, Stage};
+use told::{told_by_both, told_by_server};
+
+/// Before a connection of a client's is looked at, there are so many.
+const SOME: usize = 6;
+
+/// Connections that the Job makes.
+const CALLS_OF_JOB: u64 = 25;
+
+/// The pods of a server and of a client of it, both opted in.
+struct Pair {
+    web: Pod,
+    client: Pod,
+}
+
+/// Starts all of it with a server; `more` is what is to start beside its client.
+fn open(driver: Driver, more: impl FnOnce(&Stage, &Pod)) -> Option<(Stage, Pair)> {
+    let stage = Stage::open(driver)?;
+    stage.deploy("shop", &apps::web());
+    let web = stage.pod("shop", "web", &[]);
+    stage.deploy("shop", &apps::client("client", &web));
+    more(&stage, &web);
+    let client = stage.pod("shop", "client", &[]);
+    Some((stage, Pair { web, client }))
+}
+
+#[test]
+fn with_systemd_as_the_cgroup_driver() {
+    let begun = |stage: &Stage, web: &Pod| {
+        stage.create(
+            "shop",
+            "apps/v1",
+            "deployments",
+            &apps::running(apps::client("other", web)),
+        );
+        stage.create(
+            "shop",
+            "batch/v1",
+            "jobs",
+            &apps::job("batch", web, CALLS_OF_JOB),
+        );
+        // The very same Deployment, in a namespace that enforces Pod Security `restricted`.
+        stage.deploy("strict", &apps::client("client", web));
+    };
+    let Some((stage, pair)) = open(Driver::Systemd, begun) else {
+        return;
+    };
+    only_theirs_are_told(&stage, &pair);
+    one_trace_and_one_edge(&stage, &pair);
+    a_job_completes(&stage, &pair.web);
+    let strict = without_capabilities_where_none_are_allowed(&stage, &pair.web);
+    for pod in [&pair.web, &pair.client, &strict] {
+        has_no_rights(&stage, pod);
+    }
+    kubectl_flowcar_check::passes(&stage);
+    the_application_may_restart(&stage, &pair);
+    a_deleted_pod_has_told_everything(&stage, &pair);
+    nothing_is_left(&stage);
+    kubectl_flowcar_check::says_what_is_broken(&stage);
+}
+
+#[test]
+fn with_cgroupfs_as_the_cgroup_driver() {
+    let nothing = |_: &Stage, _: &Pod| {};
+    let Some((stage, pair)) = open(Driver::Cgroupfs, nothing) else {
+        return;
+    };
+    told_by_both(&stage, &pair.web, &pair.client, SOME);
+    has_no_rights(&stage, &pair.client);
+    nothing_is_left(&stage);
+}
+
+/// A third pod, which nobody opted in, calls the server, too.
+fn only_theirs_are_told(stage: &Stage, Pair { web, client }: &Pair) {
+    let other = stage.pod("shop", "other", &[]);
+    told_by_both(stage, web, client, SOME);
+    told_by_server(stage, web, &other, SOME);
+    let spans = stage.spans();
+    assert!(spans.iter().all(|span| span.pod() != other.name));
+    for (pod, workload) in [(web, "web"), (client, "client")] {
+        for span in spans.iter().filter(|span| span.pod() == pod.name) {
+            let resource = |key: &str| span.resource.get(key).map(String::as_str);
+            assert_eq!(resource("k8s.pod.uid"), Some(&*pod.uid));
+            assert_eq!(resource("k8s.pod.ip"), Some(&*pod.ip));
+            assert_eq!(resource("k8s.namespace.name"), Some("shop"));
+            assert_eq!(resource("k8s.deployment.name"), Some(workload));
+            assert_eq!(resource("service.name"), Some(workload));
+            assert_eq!(resource("k8s.node.name"), Some("node1"));
+            assert_eq!(resource("flowcar.source"), Some("ebpf"));
+            assert_eq!(span.is_client(), workload == "client");
+        }
+        stage.books(pod, "balanced", |books| books.opened > 0 && books.balance());
+    }
+}
+
+fn one_trace_and_one_edge(stage: &Stage, Pair { web, client }: &Pair) {
+    let spans = stage.spans();
+    let first = spans.iter().find(|span| span.pod() == client.name).unwrap();
+    let trace = stage.jaeger.wait_for_trace(&first.trace, 2, node::LIMIT);
+    let of_pods: Vec<_> = trace["processes"]
+        .as_object()
+        .unwrap()
+        .values()
+        .map(|process| {
+            let tags = process["tags"].as_array().unwrap();
+            tags.iter()
+                .find(|tag| tag["key"] == "k8s.pod.name")
+                .unwrap()["value"]
+                .clone()
+        })
+        .collect();
+    assert_eq!(of_pods.len(), 2, "{trace:#}");
+    assert!(
+        [web, client]
+            .iter()
+            .all(|pod| of_pods.contains(&json!(pod.name))),
+        "{trace:#}"
+    );
+    stage.node.wait("edge from client to web in Jaeger", || {
+        let edges = stage.jaeger.dependencies();
+        let found = edges
+            .iter()
+            .any(|edge| edge["parent"] == "client" && edge["child"] == "web");
+        found.then_some(())
+    });
+}
+
+/// By the node's own word, for each of its threads.
+fn has_no_rights(stage: &Stage, pod: &Pod) {
+    let found = stage.node.processes(&pod.uid, "flowcar");
+    let [process] = found[..] else {
+        panic!("not one flowcar in {}: {found:?}", pod.name)
+    };
+    let script = format!("cat /proc/{process}/task/*/status; ls /proc/{process}/task | wc -l");
+    let said = stage.node.shell(&script);
+    let threads: usize = said.lines().last().unwrap().trim().parse().unwrap();
+    // Who may not set capabilities cannot empty the bounding set either; with no_new_privs it gives nothing.
+    let none = ["Inh", "Prm", "Eff", "Amb"].map(|set| format!("Cap{set}:\t0000000000000000"));
+    let expected = none
+        .iter()
+        .map(String::as_str)
+        .chain(["NoNewPrivs:\t1", "Seccomp:\t2"]);
+    for line in expected {
+        assert_eq!(
+            said.lines().filter(|said| *said == line).count(),
+            threads,
+            "{line}:\n{said}"
+        );
+    }
+}
+
+fn the_application_may_restart(stage: &Stage, Pair { web, client }: &Pair) {
+    let before = stage.node.processes(&client.uid, "traffic");
+    let [process] = before[..] else {
+        panic!("not one application in {}: {before:?}", client.name)
+    };
+    let ended = apps::ended(stage, web, &client.ip).len();
+    stage.node.shell(&format!("kill -9 {process}"));
+    stage.node.wait("the application's next process", || {
+        let now = stage.node.processes(&client.uid, "traffic");
+        (now.len() == 1 && now != before).then_some(())
+    });
+    told_by_both(stage, web, client, ended + SOME);
+}
+
+fn a_deleted_pod_has_told_everything(stage: &Stage, Pair { web, client }: &Pair) {
+    stage.kubectl("shop", &["delete", "pod", &client.name]);
+    let ended = told_by_both(stage, web, client, 1);
+    let count = i64::try_from(ended).unwrap();
+    stage.books(client, "closed, each with its connection", |books| {
+        books.live == 0 && books.lost == 0 && books.closed == count && books.opened == count
+    });
+    stage.pod("shop", "client", &[client]);
+}
+
+fn a_job_completes(stage: &Stage, web: &Pod) {
+    stage.node.wait("completed Job", || {
+        let job = stage.get("shop", "batch/v1", "jobs/batch");
+        (job["status"]["succeeded"] == 1).then_some(())
+    });
+    let pods = stage.pods("shop", "batch");
+    let pod = Pod::of(&pods[0]);
+    assert_eq!(told_by_both(stage, web, &pod, 1) as u64, CALLS_OF_JOB);
+    let spans = stage.spans();
+    let mut of_pod = spans.iter().filter(|span| span.pod() == pod.name);
+    assert!(of_pod.all(|span| span.resource["k8s.job.name"] == "batch"));
+}
+
+fn without_capabilities_where_none_are_allowed(stage: &Stage, web: &Pod) -> Pod {
+    let client = stage.pod("strict", "client", &[]);
+    told_by_both(stage, web, &client, SOME);
+    let spans = stage.spans();
+    let mut of_pod = spans.iter().filter(|span| span.pod() == client.name);
+    assert!(of_pod.all(|span| span.resource["flowcar.source"] == "inet_diag"));
+    client
+}
+
+/// When the pods are gone, the node is as it was.
+fn nothing_is_left(stage: &Stage) {
+    let uids = stage.all_pods();
+    assert!(!uids.is_empty());
+    assert!(stage.programs().iter().any(|kind| kind == "sock_ops"));
+    for namespace in NAMESPACES {
+        stage.kubectl(namespace, &["delete", "deployments,jobs", "--all"]);
+    }
+    stage.node.wait("cluster without pods", || {
+        stage.all_pods().is_empty().then_some(())
+    });
+    stage.node.wait("node without programs of flowcar's", || {
+        stage.programs().is_empty().then_some(())
+    });
+    for uid in uids {
+        let script = format!(
+            "grep -l -e {uid} -e {0} /proc/[0-9]*/mountinfo
+            find /sys/fs/cgroup /var/lib/kubelet/pods -name '*{uid}*' -o -name '*{0}*'",
+            uid.replace('-', "_")
+        );
+        stage
+            .node
+            .wait(&format!("node without a trace of {uid}"), || {
+                stage.node.shell(&script).is_empty().then_some(())
+            });
+    }
+}

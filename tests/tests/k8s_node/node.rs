@@ -1,0 +1,309 @@
+//! A node of a cluster: a virtual machine with containerd and the kubelet, and beside it a controller manager and a
+//! scheduler that run natively. All of it is in a network namespace of the test's own, and goes away with it.
+
+use std::{
+    fs,
+    io::{self, Read as _, Write as _},
+    net::{Ipv4Addr, Shutdown, TcpStream},
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+    time::Duration,
+};
+
+use flowcar_tests::{
+    peers::{
+        ApiServer, ApiServerOptions, Authority, Net, Peer, Process, Program, binary, eventually,
+    },
+    place::Netns,
+};
+use nix::sched::{CloneFlags, setns};
+use serde_json::json;
+use tempfile::TempDir;
+
+/// The host's loopback, as the emulated network's gateway is to the node.
+pub(crate) const HOST: &str = "10.0.2.2";
+
+/// Where the node's shell listens, here and there.
+const SHELL: u16 = 7777;
+
+/// Who makes cgroups on the node.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Driver {
+    Systemd,
+    Cgroupfs,
+}
+
+/// How long the node may take for what takes it a few seconds: it is emulated.
+pub(crate) const LIMIT: Duration = Duration::from_secs(240);
+
+/// How often the node is asked.
+const POLL: Duration = Duration::from_millis(500);
+
+pub(crate) struct Node {
+    _machine: Process,
+    console: PathBuf,
+    _control: [Process; 2],
+    _files: TempDir,
+}
+
+/// A network where the API server is reached by the node, and nothing else of the machine is.
+pub(crate) struct Network {
+    netns: Netns,
+}
+
+// === impl Network ===
+
+impl Network {
+    /// Takes this thread there, and the programs that it starts.
+    pub(crate) fn enter() -> Self {
+        let netns = Netns::new("node").unwrap();
+        setns(&netns, CloneFlags::CLONE_NEWNET).unwrap();
+        Self { netns }
+    }
+
+    pub(crate) fn net(&self) -> Net {
+        Net::in_namespace(self.netns.path(), Ipv4Addr::LOCALHOST.into()).unwrap()
+    }
+}
+
+/// What the node's kubelet proves itself by, and the API server's options that let it.
+pub(crate) struct Trust {
+    authority: Authority,
+    files: TempDir,
+}
+
+// === impl Trust ===
+
+impl Trust {
+    pub(crate) fn new() -> Self {
+        let authority = Authority::new("node tests");
+        let files = tempfile::tempdir().unwrap();
+        fs::write(files.path().join("clients.crt"), authority.certificate()).unwrap();
+        Self { authority, files }
+    }
+
+    pub(crate) fn options(&self, net: Net) -> ApiServerOptions {
+        let clients = self.files.path().join("clients.crt");
+        ApiServerOptions {
+            names: vec![HOST.to_owned()],
+            args: vec![
+                format!("--advertise-address={HOST}"),
+                // Besides RBAC.
+                "--authorization-mode=Node".to_owned(),
+                "--enable-admission-plugins=NodeRestriction".to_owned(),
+                format!("--client-ca-file={}", clients.display()),
+            ],
+            net,
+        }
+    }
+}
+
+// === impl Node ===
+
+impl Node {
+    /// Starts it with these images (archives); it is ready when the API server says so.
+    pub(crate) fn start(
+        api: &ApiServer,
+        trust: &Trust,
+        driver: Driver,
+        images: &[PathBuf],
+    ) -> Self {
+        let files = tempfile::tempdir().unwrap();
+        let folder = files.path().join("disk");
+        fs::create_dir_all(folder.join("images")).unwrap();
+        write_disk(&folder, api, trust, driver, images);
+        let disk = files.path().join("node.ext4");
+        make_file_system(&folder, &disk);
+        fs::remove_dir_all(&folder).unwrap();
+        let console = files.path().join("console");
+        Self {
+            _machine: emulator(api.process().net(), &disk, &console),
+            console,
+            _control: ["kube-controller-manager", "kube-scheduler"].map(|name| control(name, api)),
+            _files: files,
+        }
+    }
+
+    /// Runs a script on the node, as root, and gives what it wrote.
+    pub(crate) fn shell(&self, script: &str) -> String {
+        ask(script).unwrap_or_else(|error| panic!("the node's shell: {error}"))
+    }
+
+    /// Asks until there is an answer.
+    #[track_caller]
+    pub(crate) fn wait<T>(&self, what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+        eventually(what, LIMIT, || {
+            let answer = probe();
+            if answer.is_none() {
+                thread::sleep(POLL);
+            }
+            answer
+        })
+    }
+
+    /// The processes of that name in a pod.
+    pub(crate) fn processes(&self, pod_uid: &str, name: &str) -> Vec<u32> {
+        let script = format!(
+            "for each in /proc/[0-9]*; do
+                [ \"$(cat $each/comm 2>/dev/null)\" = {name} ] || continue
+                grep -q -e {pod_uid} -e {} $each/cgroup 2>/dev/null && echo ${{each#/proc/}}
+            done",
+            pod_uid.replace('-', "_")
+        );
+        self.shell(&script)
+            .lines()
+            .map(|line| line.parse().unwrap())
+            .collect()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let console = fs::read(&self.console).unwrap_or_default();
+            let console = String::from_utf8_lossy(&console);
+            let lines: Vec<_> = console.lines().collect();
+            eprintln!("the node's console ends:");
+            eprintln!("{}", lines[lines.len().saturating_sub(20)..].join("\n"));
+            eprintln!("{:?}", ask(COMPLAINTS).map(|said| eprintln!("{said}")));
+        }
+    }
+}
+
+/// What a failed test wants to know of the node.
+const COMPLAINTS: &str = "
+    journalctl -u kubelet -u containerd --no-pager | grep -E ' [EW][0-9]{4} |level=(error|warn)' | tail -n 30
+    tail -n 8 /var/log/pods/*/*/*.log
+";
+
+fn ask(script: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, SHELL))?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.write_all(script.as_bytes())?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut said = String::new();
+    stream.read_to_string(&mut said)?;
+    Ok(said)
+}
+
+fn write_disk(folder: &Path, api: &ApiServer, trust: &Trust, driver: Driver, images: &[PathBuf]) {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("node/start");
+    fs::copy(source, folder.join("start")).unwrap();
+    fs::copy(binary("kubelet"), folder.join("kubelet")).unwrap();
+    for image in images {
+        fs::copy(
+            image,
+            folder.join("images").join(image.file_name().unwrap()),
+        )
+        .unwrap();
+    }
+    let write = |name: &str, text: &str| fs::write(folder.join(name), text).unwrap();
+    let driver = match driver {
+        Driver::Systemd => "systemd",
+        Driver::Cgroupfs => "cgroupfs",
+    };
+    write("settings", &format!("DRIVER={driver}\n"));
+    let identity = trust.authority.client("system:node:node1", "system:nodes");
+    write("node.crt", &identity.certificate);
+    write("node.key", &identity.key);
+    write("ca.crt", api.ca());
+    write("clients.crt", trust.authority.certificate());
+    let port = api.url().rsplit(':').next().unwrap();
+    let kubeconfig = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "test", "cluster": {
+            "server": format!("https://{HOST}:{port}"), "certificate-authority": "/node/ca.crt",
+        }}],
+        "users": [{"name": "node", "user": {"client-certificate": "/node/node.crt", "client-key": "/node/node.key"}}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "node"}}],
+        "current-context": "test",
+    });
+    write("kubeconfig", &kubeconfig.to_string());
+    let kubelet = json!({
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "cgroupDriver": driver,
+        "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
+        "authentication": {"anonymous": {"enabled": false}, "webhook": {"enabled": false},
+            "x509": {"clientCAFile": "/node/clients.crt"}},
+        "authorization": {"mode": "AlwaysAllow"},
+        "failSwapOn": false,
+        "runtimeRequestTimeout": "10m",
+        // Images that no registry has must not be collected.
+        "imageGCHighThresholdPercent": 100,
+        "imageGCLowThresholdPercent": 99,
+        "evictionHard": {"memory.available": "10Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
+    });
+    write("kubelet.yaml", &kubelet.to_string());
+}
+
+fn make_file_system(folder: &Path, disk: &Path) {
+    fs::File::create(disk).unwrap().set_len(1 << 30).unwrap();
+    let mut mkfs = Command::new("mkfs.ext4");
+    mkfs.args(["-q", "-F", "-O", "^has_journal", "-d"])
+        .arg(folder)
+        .arg(disk);
+    assert!(mkfs.status().unwrap().success());
+}
+
+/// A part of the control plane. Whether it does its part is seen by what becomes of pods.
+fn control(name: &'static str, api: &ApiServer) -> Process {
+    let ca = api.process().dir().join("ca.crt");
+    let mut words = vec![
+        format!("--kubeconfig={}", api.kubeconfig().display()),
+        "--leader-elect=false".to_owned(),
+        "--secure-port=0".to_owned(),
+    ];
+    if name == "kube-controller-manager" {
+        words.push(format!("--root-ca-file={}", ca.display()));
+    }
+    Process::start(
+        Program::new(name, api.process().net().clone()).args(words),
+        || Ok(()),
+    )
+}
+
+fn emulator(net: &Net, disk: &Path, console: &Path) -> Process {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("node/root");
+    let output = Command::new(script).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let root = PathBuf::from(String::from_utf8(output.stdout).unwrap().trim());
+    let program = Program {
+        name: "qemu",
+        path: "/usr/bin/qemu-system-x86_64".into(),
+        args: Vec::new(),
+        net: net.clone(),
+        dir: tempfile::tempdir().unwrap(),
+    };
+    let words = "-M q35 -accel tcg,thread=multi,tb-size=512 -cpu max -smp 2 -m 1024 -nodefaults -no-reboot -display none \
+        -device virtio-rng-pci -device virtio-net-pci,netdev=n0";
+    let drive = |file: &Path, more: &str| {
+        [
+            "-drive".to_owned(),
+            format!("file={},if=virtio,format=raw,{more}", file.display()),
+        ]
+    };
+    let (kernel, initrd) = (root.join("vmlinuz"), root.join("initrd"));
+    let program = program
+        .args(words.split_whitespace().map(str::to_owned))
+        .args([
+            "-netdev".to_owned(),
+            format!("user,id=n0,hostfwd=tcp:127.0.0.1:{SHELL}-10.0.2.15:{SHELL}"),
+        ])
+        .args(drive(&root.join("root.ext4"), "snapshot=on"))
+        .args(drive(disk, "readonly=on"))
+        .args(["-serial".to_owned(), format!("file:{}", console.display())])
+        .args(["-kernel".to_owned(), kernel.display().to_string()])
+        .args(["-initrd".to_owned(), initrd.display().to_string()])
+        .args([
+            "-append",
+            "root=/dev/vda rw console=ttyS0 quiet mitigations=off nokaslr audit=0 panic=-1",
+        ]);
+    Process::start(program, || Ok(()))
+}

@@ -1,0 +1,114 @@
+//! What arrived at the Collector, by pod.
+
+use std::collections::BTreeMap;
+
+use flowcar_tests::peers::{Received, attributes};
+use serde_json::Value;
+
+type Attributes = BTreeMap<String, String>;
+
+/// A connection's span.
+#[derive(Debug)]
+pub(crate) struct Span {
+    pub(crate) resource: Attributes,
+    pub(crate) attributes: Attributes,
+    pub(crate) trace: String,
+    pub(crate) id: String,
+    pub(crate) parent: String,
+}
+
+/// Where the connections of a pod are, by its last report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Books {
+    pub(crate) opened: i64,
+    pub(crate) closed: i64,
+    pub(crate) live: i64,
+    pub(crate) lost: i64,
+}
+
+// === impl Span ===
+
+impl Span {
+    pub(crate) fn pod(&self) -> &str {
+        &self.resource["k8s.pod.name"]
+    }
+
+    pub(crate) fn is_client(&self) -> bool {
+        self.attributes["network.tcp.handshake.role"] == "client"
+    }
+
+    pub(crate) fn number(&self, attribute: &str) -> u64 {
+        let value = self.attributes.get(attribute);
+        let value = value.unwrap_or_else(|| panic!("no {attribute}: {self:#?}"));
+        value.parse().unwrap()
+    }
+
+    fn of(resource: &Attributes, span: &Value) -> Self {
+        let text = |key: &str| span[key].as_str().unwrap_or_default().to_owned();
+        Self {
+            resource: resource.clone(),
+            attributes: attributes(span),
+            trace: text("traceId"),
+            id: text("spanId"),
+            parent: text("parentSpanId"),
+        }
+    }
+}
+
+/// The spans of connections that ended.
+pub(crate) fn spans(received: &Received) -> Vec<Span> {
+    let mut spans = Vec::new();
+    for export in &received.traces {
+        for (resource, scope) in scopes(export, "resourceSpans", "scopeSpans") {
+            let all = scope["spans"].as_array().into_iter().flatten();
+            spans.extend(all.map(|span| Span::of(&resource, span)));
+        }
+    }
+    spans.retain(|span| span.attributes.contains_key("flowcar.end"));
+    spans
+}
+
+// === impl Books ===
+
+impl Books {
+    /// Of the last report with connections in it.
+    pub(crate) fn of(received: &Received, pod: &str) -> Option<Self> {
+        received.metrics.iter().rev().find_map(|export| {
+            let (_, scope) = scopes(export, "resourceMetrics", "scopeMetrics")
+                .into_iter()
+                .find(|(resource, _)| {
+                    resource.get("k8s.pod.name").is_some_and(|name| name == pod)
+                })?;
+            Some(Self {
+                opened: sum(&scope, "flowcar.tcp.connections.opened")?,
+                closed: sum(&scope, "flowcar.tcp.connections.closed").unwrap_or(0),
+                live: sum(&scope, "flowcar.tcp.connections.live").unwrap_or(0),
+                lost: sum(&scope, "flowcar.tcp.connections.lost").unwrap_or(0),
+            })
+        })
+    }
+
+    pub(crate) fn balance(self) -> bool {
+        self.opened == self.closed + self.live + self.lost
+    }
+}
+
+fn sum(scope: &Value, name: &str) -> Option<i64> {
+    let metrics = scope["metrics"].as_array()?;
+    let metric = metrics.iter().find(|metric| metric["name"] == name)?;
+    let points = metric["sum"]["dataPoints"].as_array()?;
+    let numbers = points.iter().map(|point| point["asInt"].as_str().unwrap());
+    Some(numbers.map(|number| number.parse::<i64>().unwrap()).sum())
+}
+
+/// Each scope of an export, with its resource's attributes.
+fn scopes(export: &Value, resources: &str, scopes: &str) -> Vec<(Attributes, Value)> {
+    let mut found = Vec::new();
+    for entry in export[resources].as_array().into_iter().flatten() {
+        let resource = attributes(&entry["resource"]);
+        for scope in entry[scopes].as_array().into_iter().flatten() {
+            found.push((resource.clone(), scope.clone()));
+        }
+    }
+    found
+}

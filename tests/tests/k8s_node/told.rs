@@ -1,0 +1,113 @@
+//! Whether spans say of each connection what the applications did.
+
+use flowcar_tests::traffic::ConnectionReport;
+
+use crate::{
+    apps,
+    seen::Span,
+    stage::{Pod, Stage},
+};
+
+/// A connection at the server, and the spans of its ends.
+struct Ends<'a> {
+    connection: &'a ConnectionReport,
+    client: Option<&'a Span>,
+    server: Option<&'a Span>,
+}
+
+/// Waits until so many connections of a client have ended at the server and both ends have told of each of them, with the
+/// bytes of the applications and in one trace. Gives how many they were.
+#[track_caller]
+pub(crate) fn told_by_both(stage: &Stage, web: &Pod, client: &Pod, at_least: usize) -> usize {
+    let connections = ended(stage, web, client, at_least);
+    let spans = stage.node.wait(
+        &format!("spans of {} and {}", client.name, web.name),
+        || {
+            let spans = stage.spans();
+            let mut all = connections
+                .iter()
+                .map(|connection| ends(connection, &spans));
+            all.all(|ends| ends.client.is_some() && ends.server.is_some())
+                .then_some(spans)
+        },
+    );
+    for connection in &connections {
+        let ends = ends(connection, &spans);
+        let (at_client, at_server) = (ends.client.unwrap(), ends.server.unwrap());
+        assert_eq!(
+            (at_client.pod(), at_server.pod()),
+            (&*client.name, &*web.name)
+        );
+        ends.have_the_bytes();
+        // Without eBPF the sequence numbers that make a trace are not known.
+        if at_client.resource["flowcar.source"] == "ebpf" {
+            assert_eq!(at_client.trace, at_server.trace);
+            assert_eq!(at_client.id, at_server.parent);
+        }
+    }
+    connections.len()
+}
+
+/// The same of a client that is not followed.
+#[track_caller]
+pub(crate) fn told_by_server(stage: &Stage, web: &Pod, client: &Pod, at_least: usize) {
+    let connections = ended(stage, web, client, at_least);
+    stage.node.wait(&format!("spans of {}", web.name), || {
+        let spans = stage.spans();
+        let mut all = connections
+            .iter()
+            .map(|connection| ends(connection, &spans));
+        all.all(|ends| ends.server.is_some()).then_some(())
+    });
+    let spans = stage.spans();
+    for connection in &connections {
+        let ends = ends(connection, &spans);
+        assert!(ends.client.is_none(), "{:#?}", ends.client);
+        ends.have_the_bytes();
+    }
+}
+
+fn ended(stage: &Stage, web: &Pod, client: &Pod, at_least: usize) -> Vec<ConnectionReport> {
+    stage.node.wait(
+        &format!("{at_least} connections of {}", client.name),
+        || {
+            let connections = apps::ended(stage, web, &client.ip);
+            (connections.len() >= at_least).then_some(connections)
+        },
+    )
+}
+
+fn ends<'a>(connection: &'a ConnectionReport, spans: &'a [Span]) -> Ends<'a> {
+    let peer = connection.peer;
+    let is = |span: &&Span| {
+        let text = |key: &str| span.attributes.get(key).map(String::as_str);
+        text("client.port") == Some(&*peer.port().to_string())
+            && text("client.address") == Some(&*peer.ip().to_string())
+    };
+    Ends {
+        connection,
+        client: spans.iter().filter(is).find(|span| span.is_client()),
+        server: spans.iter().filter(is).find(|span| !span.is_client()),
+    }
+}
+
+// === impl Ends ===
+
+impl Ends<'_> {
+    /// A connection that was cut off has bytes on their way, of which the applications know nothing.
+    fn have_the_bytes(&self) {
+        if self.connection.failure.is_some() {
+            return;
+        }
+        let ConnectionReport { sent, received, .. } = *self.connection;
+        let bytes = |span: &Span| {
+            ["sent", "received"].map(|way| span.number(&format!("flowcar.tcp.bytes.{way}")))
+        };
+        if let Some(span) = self.server {
+            assert_eq!(bytes(span), [sent, received], "{span:#?}");
+        }
+        if let Some(span) = self.client {
+            assert_eq!(bytes(span), [received, sent], "{span:#?}");
+        }
+    }
+}
