@@ -11,7 +11,7 @@ mod told;
 use node::Driver;
 use serde_json::json;
 use stage::{NAMESPACES, Pod, Stage};
-use told::{told_by_both, told_by_server};
+use told::{told_but_for_a_gap, told_by_both, told_by_server};
 
 /// Before a connection of a client's is looked at, there are so many.
 const SOME: usize = 6;
@@ -66,7 +66,8 @@ fn with_systemd_as_the_cgroup_driver() {
     }
     kubectl_flowcar_check::passes(&stage);
     the_application_may_restart(&stage, &pair);
-    a_deleted_pod_has_told_everything(&stage, &pair);
+    let next = a_deleted_pod_has_told_everything(&stage, &pair);
+    the_sidecar_may_be_killed(&stage, &next);
     nothing_is_left(&stage);
     kubectl_flowcar_check::says_what_is_broken(&stage);
 }
@@ -175,14 +176,37 @@ fn the_application_may_restart(stage: &Stage, Pair { web, client }: &Pair) {
     told_by_both(stage, web, client, ended + SOME);
 }
 
-fn a_deleted_pod_has_told_everything(stage: &Stage, Pair { web, client }: &Pair) {
+/// Gives what the Deployment has then.
+fn a_deleted_pod_has_told_everything(stage: &Stage, Pair { web, client }: &Pair) -> Pair {
     stage.kubectl("shop", &["delete", "pod", &client.name]);
     let ended = told_by_both(stage, web, client, 1);
     let count = i64::try_from(ended).unwrap();
     stage.books(client, "closed, each with its connection", |books| {
         books.live == 0 && books.lost == 0 && books.closed == count && books.opened == count
     });
-    stage.pod("shop", "client", &[client]);
+    Pair {
+        web: web.clone(),
+        client: stage.pod("shop", "client", &[client]),
+    }
+}
+
+/// The application goes on; the kubelet starts the sidecar again, which follows the same pod and owns up to the gap.
+fn the_sidecar_may_be_killed(stage: &Stage, Pair { web, client }: &Pair) {
+    told_by_both(stage, web, client, SOME);
+    let application = stage.node.processes(&client.uid, "traffic");
+    let before = stage.node.processes(&client.uid, "flowcar");
+    assert_eq!(before.len(), 1);
+    stage.node.shell(&format!("kill -9 {}", before[0]));
+    stage.node.wait("the sidecar's next process", || {
+        let now = stage.node.processes(&client.uid, "flowcar");
+        (now.len() == 1 && now != before).then_some(())
+    });
+    told_but_for_a_gap(stage, web, client, SOME);
+    assert_eq!(stage.node.processes(&client.uid, "traffic"), application);
+    has_no_rights(stage, client);
+    stage.books(client, "balanced, and name the gap", |books| {
+        books.balance() && books.unfollowed_s > 0.0
+    });
 }
 
 fn a_job_completes(stage: &Stage, web: &Pod) {

@@ -18,12 +18,14 @@ pub(crate) struct Span {
 }
 
 /// Where the connections of a pod are, by its last report.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Books {
     pub(crate) opened: i64,
     pub(crate) closed: i64,
     pub(crate) live: i64,
     pub(crate) lost: i64,
+    /// Seconds between the flowcar before a restart and the one after it.
+    pub(crate) unfollowed_s: f64,
 }
 
 // === impl Span ===
@@ -79,11 +81,14 @@ impl Books {
                 .find(|(resource, _)| {
                     resource.get("k8s.pod.name").is_some_and(|name| name == pod)
                 })?;
+            let count = |name| sum(&scope, name, "asInt").map(|sum| sum as i64);
             Some(Self {
-                opened: sum(&scope, "flowcar.tcp.connections.opened")?,
-                closed: sum(&scope, "flowcar.tcp.connections.closed").unwrap_or(0),
-                live: sum(&scope, "flowcar.tcp.connections.live").unwrap_or(0),
-                lost: sum(&scope, "flowcar.tcp.connections.lost").unwrap_or(0),
+                opened: count("flowcar.tcp.connections.opened")?,
+                closed: count("flowcar.tcp.connections.closed").unwrap_or(0),
+                live: count("flowcar.tcp.connections.live").unwrap_or(0),
+                lost: count("flowcar.tcp.connections.lost").unwrap_or(0),
+                unfollowed_s: sum(&scope, "flowcar.self.unfollowed.duration", "asDouble")
+                    .unwrap_or(0.0),
             })
         })
     }
@@ -93,12 +98,16 @@ impl Books {
     }
 }
 
-fn sum(scope: &Value, name: &str) -> Option<i64> {
+fn sum(scope: &Value, name: &str, kind: &str) -> Option<f64> {
     let metrics = scope["metrics"].as_array()?;
     let metric = metrics.iter().find(|metric| metric["name"] == name)?;
     let points = metric["sum"]["dataPoints"].as_array()?;
-    let numbers = points.iter().map(|point| point["asInt"].as_str().unwrap());
-    Some(numbers.map(|number| number.parse::<i64>().unwrap()).sum())
+    // 64-bit integers are texts in JSON.
+    let number = |point: &Value| match &point[kind] {
+        Value::String(text) => text.parse::<f64>().ok(),
+        value => value.as_f64(),
+    };
+    Some(points.iter().map(|point| number(point).unwrap()).sum())
 }
 
 /// Each scope of an export, with its resource's attributes.

@@ -1,5 +1,7 @@
 //! Whether spans say of each connection what the applications did.
 
+use std::{thread, time::Duration};
+
 use flowcar_tests::traffic::ConnectionReport;
 
 use crate::{
@@ -7,6 +9,9 @@ use crate::{
     seen::Span,
     stage::{Pod, Stage},
 };
+
+/// How long a span may be on its way: two seconds, and the emulated node's share.
+const SPAN_DELAY: Duration = Duration::from_secs(4);
 
 /// A connection at the server, and the spans of its ends.
 struct Ends<'a> {
@@ -46,6 +51,37 @@ pub(crate) fn told_by_both(stage: &Stage, web: &Pod, client: &Pod, at_least: usi
         }
     }
     connections.len()
+}
+
+/// The same of a client whose flowcar was killed and started again: its span of a connection may be missing, of one
+/// after the other. Waits until there are so many after them.
+#[track_caller]
+pub(crate) fn told_but_for_a_gap(stage: &Stage, web: &Pod, client: &Pod, after: usize) {
+    let (connections, spans) = stage.node.wait("spans after a gap", || {
+        let connections = apps::ended(stage, web, &client.ip);
+        // For what has ended just now.
+        thread::sleep(SPAN_DELAY);
+        let spans = stage.spans();
+        let is_told = |connection: &&ConnectionReport| ends(connection, &spans).client.is_some();
+        let since = connections.iter().rev().take_while(is_told).count();
+        let before = connections.iter().take_while(is_told).count();
+        (since >= after && before < connections.len()).then_some((connections, spans))
+    });
+    let mut gap = 0..0;
+    for (number, connection) in connections.iter().enumerate() {
+        let ends = ends(connection, &spans);
+        ends.have_the_bytes();
+        if ends.client.is_none() {
+            if gap.is_empty() {
+                gap.start = number;
+            }
+            gap.end = number + 1;
+        }
+    }
+    let told = connections[gap.clone()]
+        .iter()
+        .filter(|connection| ends(connection, &spans).client.is_some());
+    assert_eq!(told.count(), 0, "one gap: {gap:?} of {}", connections.len());
 }
 
 /// The same of a client that is not followed.
