@@ -9,6 +9,7 @@ use crate::{
     config::{Config, SourceChoice},
     exit::{self, Failure},
     follower::Follower,
+    handover::Keeper,
     memory,
     otlp::exporter::Exporter,
     rights,
@@ -33,17 +34,22 @@ pub struct ExportArgs {
 pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     let config = &config.clone().with_default_endpoint();
     let (choice, cgroup) = followed(args.cgroup.as_deref(), config)?;
+    let keeper = config.state.as_deref().and_then(keeper);
+    let before = keeper.as_ref().and_then(Keeper::read);
     let source = Source::open(choice, cgroup.as_deref(), config.programs())?;
     rights::give_away(source.still_needs())?;
     let name = source.name();
-    let follower = Follower::new(source, &config.limits());
+    let mut follower = Follower::new(source, &config.limits());
+    if let Some(keeper) = &keeper {
+        follower.hand_over(before.as_ref(), keeper.place());
+    }
     match &cgroup {
         Some(cgroup) => {
             tracing::info!(cgroup = %cgroup.display(), source = name, "following its TCP flows");
         }
         None => tracing::info!(source = name, "following the network namespace's TCP flows"),
     }
-    let exporter = Exporter::start(config, name, None);
+    let exporter = Exporter::start_keeping(config, name, None, keeper);
     let mut session = Session::new(follower, exporter, config.report_interval / 2, config);
     let signals = || -> std::io::Result<_> {
         Ok((
@@ -82,6 +88,15 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
         _ = terminate.recv() => Ok(exit::SOFTWARE),
         _ = interrupt.recv() => Ok(exit::SOFTWARE),
     }
+}
+
+/// Without it flowcar follows as well, and the flowcar after it counts anew.
+fn keeper(directory: &Path) -> Option<Keeper> {
+    Keeper::open(directory)
+        .inspect_err(|error| {
+            tracing::warn!(%error, "FLOWCAR_STATE is of no use: /proc does not tell this boot and network namespace");
+        })
+        .ok()
 }
 
 /// The source and the cgroup that was named, or the pod's. Without programs and without a name it is the network

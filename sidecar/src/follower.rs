@@ -1,6 +1,7 @@
 //! Flows followed: the sources, the flow table and the series, owned by one task without a lock.
 
 mod flows;
+mod inheritance;
 mod own;
 
 use std::time::Duration;
@@ -10,9 +11,12 @@ use flowcar_shared::counter::{COUNTERS, Counter};
 use self::{flows::Flows, own::OwnFlows};
 use crate::{
     clock::Anchor,
-    flow::{Adopt, Books, Flow, Looking, Sight},
+    flow::{
+        Adopt, Books, Flow, Looking, Sight,
+        handover::{Handover, Place},
+    },
     otlp::own::OwnSockets,
-    series::Naming,
+    series::{Naming, unheard},
     snapshot::{Own, Snapshot},
     source::{
         Source,
@@ -51,6 +55,17 @@ impl Follower {
         }
     }
 
+    /// Has reports tell what to leave for the flowcar after this one, and goes on from what the one before it left. Before
+    /// the first look.
+    pub fn hand_over(&mut self, before: Option<&Handover>, here: &Place) {
+        self.flows.leaves = true;
+        if let Some(handover) = before {
+            // Beside the programs nothing is adopted by later looks. Alone, one look may miss a socket.
+            let looks = if self.source.ebpf().is_some() { 1 } else { 2 };
+            self.flows.inherit(handover, here, looks);
+        }
+    }
+
     /// Leaves the flows of these sockets out of all figures. Before the first of them is connected.
     pub fn leave_out(&mut self, sockets: OwnSockets) {
         self.flows.own = OwnFlows::new(sockets);
@@ -84,7 +99,10 @@ impl Follower {
     /// Looks at the sockets, if that is due. The first look adopts the connections that are open already; from then on it is
     /// repeated as often as its cost allows.
     pub fn look(&mut self, mut finished: impl FnMut(&Flow, &Anchor)) {
-        if self.source.diag().is_none() || !self.pace.is_due() {
+        if self.source.diag().is_none() {
+            return self.flows.settle();
+        }
+        if !self.pace.is_due() {
             return;
         }
         self.dumps += 1;
@@ -97,11 +115,15 @@ impl Follower {
             Source::Both(ebpf, diag) if first => adopt(ebpf, diag, flows, &looking, &mut finished),
             Source::Both(ebpf, diag) => beside(ebpf, diag, flows, &looking, &mut finished),
         };
+        let shown = looked.is_ok() || self.source.ebpf().is_some();
         self.pace.dumped(looked.unwrap_or_else(|error| {
             tracing::warn!(%error, "the sockets cannot be looked at");
             0
         }));
         self.drain(finished);
+        if shown {
+            self.flows.settle_after_look();
+        }
     }
 
     /// Looks at the sockets whether that is due or not: what began since the last look is not to be missed.
@@ -155,8 +177,9 @@ impl Follower {
     }
 
     /// The report as it stands, with `own` completed by what is known here. Drain first.
-    pub fn snapshot(&self, own: Own) -> Snapshot {
-        self.flows.snapshot(&self.kernel(), self.source.diag(), own)
+    pub fn snapshot(&mut self, own: Own) -> Snapshot {
+        let kernel = self.kernel();
+        self.flows.snapshot(&kernel, self.source.diag(), own)
     }
 
     fn kernel(&self) -> [u64; COUNTERS] {
@@ -245,6 +268,7 @@ fn beside(
     finished: &mut impl FnMut(&Flow, &Anchor),
 ) -> Result<u64, DiagError> {
     const DRAIN_EVERY: u32 = 4_096;
+    let unheard = unheard(&flows.books(&kernel(ebpf)));
     let mut count = 0;
     let sockets = diag.dump(|sight| {
         flows.look(sight, looking, finished);
@@ -256,6 +280,9 @@ fn beside(
     // A socket that is not there any more has sent its last record.
     flows.records(ebpf, finished);
     flows.looked(diag, looking, finished);
+    if flows.table.is_shown() {
+        flows.remainder.looked(unheard);
+    }
     Ok(sockets)
 }
 

@@ -20,6 +20,9 @@
 //! flows between records, add what is older, and take off the list what ended unheard. Where the programs are refused,
 //! looks are all there is.
 //!
+//! What a report told of that a receiver took is left for the flowcar after this one (`flow::handover`, kept in a file by
+//! `handover`): it counts connections that are still open from there, and those that are not as lost to the restart.
+//!
 //! Data only walks to the right; nothing on the right is imported on the left. `flow`, `series`,
 //! `snapshot`, `histogram` and the encoders of `otlp` are pure: no clock, no I/O; time comes in as an argument.
 
@@ -32,6 +35,7 @@ pub mod exit;
 pub mod export;
 pub mod flow;
 pub mod follower;
+pub mod handover;
 pub mod histogram;
 pub mod logs;
 pub mod memory;

@@ -1,11 +1,15 @@
 //! Flows added up into series: what is alike in role, network type, peer and server port. Pure.
 
+mod remainder;
+
 use std::{collections::BTreeMap, net::IpAddr};
 
 use crate::{
-    flow::{Change, Flow, Outcome, SocketFigures, Volume},
+    flow::{Change, Flow, Outcome, SocketFigures, Volume, handover::Left},
     snapshot::{Listener, NetworkType, Peer, Series, SeriesKey},
 };
+
+pub use remainder::{Remainder, unheard};
 
 /// How much of the peer's address names a series (`FLOWCAR_PEER`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +78,7 @@ impl SeriesSet {
             before,
             now,
             replaced,
+            inherited,
             listed,
         } = change;
         if let Some(replaced) = replaced {
@@ -84,7 +89,7 @@ impl SeriesSet {
         }
         let series = self.series_of(now);
         match before {
-            None => begin(series, now),
+            None => begin(series, now, inherited.as_ref()),
             Some(before) => {
                 add_volume(series, &now.volume.since(&before.volume));
                 series
@@ -95,7 +100,7 @@ impl SeriesSet {
                 series
                     .exchange
                     .merge_since(&now.exchanges, Some(&before.exchanges));
-                add_limited(series, now, Some(before));
+                add_limited(series, now, before.socket.as_ref().map(limited));
                 series.opened += u64::from(!is_open(before) && is_open(now));
             }
         }
@@ -172,24 +177,31 @@ const fn is_open(flow: &Flow) -> bool {
     flow.established.is_some()
 }
 
-/// Adds the time that looks at the socket told of since.
-fn add_limited(series: &mut Series, now: &Flow, before: Option<&Flow>) {
-    let Some(now) = &now.socket else { return };
-    let before = before.and_then(|before| before.socket.as_ref());
-    let since = |of: fn(&SocketFigures) -> u64| of(now).saturating_sub(before.map_or(0, of));
-    series.receive_window_limited_us += since(|of| of.receive_window_limited_us);
-    series.send_buffer_limited_us += since(|of| of.send_buffer_limited_us);
+/// Time held back by the peer's window and by the send buffer.
+type Limited = (u64, u64);
+
+const fn limited(of: &SocketFigures) -> Limited {
+    (of.receive_window_limited_us, of.send_buffer_limited_us)
 }
 
-fn begin(series: &mut Series, flow: &Flow) {
-    if flow.established.is_some() {
-        series.opened += 1;
-        if let Some(connect_ns) = flow.connect_ns() {
-            series.connect.entry(None).or_default().record(connect_ns);
-        }
+/// Adds the time that looks at the socket told of since.
+fn add_limited(series: &mut Series, now: &Flow, before: Option<Limited>) {
+    let Some(now) = &now.socket else { return };
+    let (now, before) = (limited(now), before.unwrap_or_default());
+    series.receive_window_limited_us += now.0.saturating_sub(before.0);
+    series.send_buffer_limited_us += now.1.saturating_sub(before.1);
+}
+
+/// Adds a flow that is new here. Of one that the flowcar before this one told of, only what came since.
+fn begin(series: &mut Series, flow: &Flow, inherited: Option<&Left>) {
+    if let Some(left) = inherited {
+        series.inherited += 1;
+        add_volume(series, &flow.volume.since(&left.volume_of_looks()));
+        let told = (left.receive_window_limited_us, left.send_buffer_limited_us);
+        add_limited(series, flow, Some(told));
+    } else {
+        begin_new(series, flow);
     }
-    add_volume(series, &flow.volume);
-    add_limited(series, flow, None);
     if !flow.rtt.is_empty() {
         series
             .rtt
@@ -198,6 +210,17 @@ fn begin(series: &mut Series, flow: &Flow) {
             .merge(&flow.rtt);
     }
     series.exchange.merge(&flow.exchanges);
+}
+
+fn begin_new(series: &mut Series, flow: &Flow) {
+    if flow.established.is_some() {
+        series.opened += 1;
+        if let Some(connect_ns) = flow.connect_ns() {
+            series.connect.entry(None).or_default().record(connect_ns);
+        }
+    }
+    add_volume(series, &flow.volume);
+    add_limited(series, flow, None);
 }
 
 fn finish(series: &mut Series, flow: &Flow, outcome: Outcome) {

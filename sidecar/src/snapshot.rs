@@ -1,10 +1,10 @@
 //! What all flows come to at one time: the cumulative state of every series and of flowcar itself,
 //! ready for an encoder. Pure data.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
-    flow::{Books, End, Failure, Lost, Retransmits, Role, RttKind},
+    flow::{Books, End, Failure, Lost, Retransmits, Role, RttKind, handover::Left},
     histogram::Histogram,
 };
 
@@ -49,6 +49,8 @@ pub enum SeriesKey {
 pub struct Series {
     /// `flowcar.tcp.connections.opened`
     pub opened: u64,
+    /// The same of connections that the flowcar before this one told of (`flowcar.inherited`)
+    pub inherited: u64,
     /// `flowcar.tcp.connections.closed` by `flowcar.end`
     pub closed: BTreeMap<End, u64>,
     /// `flowcar.tcp.connections.failed` by `error.type`
@@ -77,6 +79,18 @@ pub struct Series {
     pub exchange: Histogram,
     /// `flowcar.tcp.connection.duration` by `flowcar.end`
     pub duration: BTreeMap<End, Histogram>,
+}
+
+/// Connections that no series has, so that the books hold over all points.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unseen {
+    /// `flowcar.tcp.connections.opened`: lost before anything was told of them
+    pub opened: u64,
+    /// The same of connections that the flowcar before this one told of: lost to the restart
+    pub inherited: u64,
+    /// `flowcar.tcp.connections.live`, less than nothing for those that series still have and that are lost; only once news
+    /// of ends was ever lost
+    pub live: Option<i64>,
 }
 
 /// What listening sockets of one port came to.
@@ -111,6 +125,8 @@ pub struct Own {
     pub flows_inexact: u64,
     /// How long dumps of the sockets took.
     pub dump_duration: Histogram,
+    /// From the last report of the flowcar before this one to this one's first sight, nanoseconds.
+    pub unfollowed_ns: u64,
     /// Series now.
     pub series: u64,
     /// Exports by (signal, outcome): `metrics|traces`, `success|failure|partial|...`.
@@ -144,6 +160,10 @@ pub struct Snapshot {
     pub at_unix_ns: u64,
     /// Every series.
     pub series: BTreeMap<SeriesKey, Series>,
+    /// What is in no series.
+    pub unseen: Unseen,
+    /// What to leave for the flowcar after this one, once this report is taken; nothing where that is not asked for.
+    pub left: Option<Arc<Vec<Left>>>,
     /// Connections by what cost them (`flowcar.tcp.connections.lost`).
     pub lost: BTreeMap<Lost, u64>,
     /// Listening sockets by port; without one, those of which ports are not told.

@@ -7,8 +7,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use common::{blank, bytes, sample};
 use flowcar::{
-    flow::{Adopt, Flow, Looking, Lost, Monotonic, Role, Sight, State, Table, TcpInfo, decode},
-    series::{Naming, PeerNaming, SeriesSet},
+    flow::{
+        Adopt, Books, Flow, Looking, Lost, Monotonic, Role, Sight, State, Table, TcpInfo, decode,
+    },
+    series::{Naming, PeerNaming, Remainder, SeriesSet, unheard},
     snapshot::{Series, SeriesKey},
 };
 use flowcar_shared::{
@@ -83,6 +85,7 @@ fn event() -> impl Strategy<Value = Event> {
 struct Kernel {
     table: Table,
     series: SeriesSet,
+    remainder: Remainder,
     counters: [u64; COUNTERS],
     sockets: Vec<FlowRecord>,
     clock: u64,
@@ -103,6 +106,10 @@ struct Truth {
     /// The last delivered (payload sent, received, RTT samples) of each flow, the closed ones included.
     told: HashMap<u64, (u64, u64, u64)>,
     opened_told: std::collections::HashSet<u64>,
+    /// Lost, and nothing had been told of them.
+    lost_untold: u64,
+    /// The most connections opened that any report told of.
+    opened_most: u64,
 }
 
 impl Kernel {
@@ -110,6 +117,7 @@ impl Kernel {
         Self {
             table: Table::new(bound),
             series: SeriesSet::new(naming),
+            remainder: Remainder::default(),
             counters: [0; COUNTERS],
             sockets: Vec::new(),
             clock: 1_000_000,
@@ -124,7 +132,9 @@ impl Kernel {
         self.counters[counter.index() as usize] += 1;
     }
 
-    fn lose(&mut self, lost: Lost) {
+    fn lose(&mut self, lost: Lost, cookie: u64) {
+        let untold = !self.truth.opened_told.contains(&cookie);
+        self.truth.lost_untold += u64::from(untold);
         *self.truth.lost.entry(lost).or_default() += 1;
     }
 
@@ -208,6 +218,7 @@ impl Kernel {
 
     /// The socket's own counts go into flows that records told of, and into no others.
     fn look(&mut self) {
+        let lost_before = unheard(&self.books());
         self.dumps += 1;
         let looking = Looking {
             at: Monotonic(self.clock),
@@ -239,6 +250,9 @@ impl Kernel {
             });
         }
         table.looked(&looking, |change| series.apply(&change));
+        if self.table.is_shown() {
+            self.remainder.looked(lost_before);
+        }
     }
 
     fn connect_one(&mut self) {
@@ -255,10 +269,10 @@ impl Kernel {
                 self.sockets.swap_remove(at);
                 if fault == Fault::Storage {
                     self.count(Counter::StorageRefused);
-                    self.lose(Lost::Storage);
+                    self.lose(Lost::Storage, record.cookie);
                 } else {
                     self.count(Counter::ArmRefused);
-                    self.lose(Lost::Callbacks);
+                    self.lose(Lost::Callbacks, record.cookie);
                 }
             }
             Fault::None | Fault::RingFull => {
@@ -287,12 +301,12 @@ impl Kernel {
             }
             Arrival::Dropped => {
                 self.count(Counter::CloseDropped);
-                self.lose(Lost::RingFull);
+                self.lose(Lost::RingFull, record.cookie);
             }
             Arrival::Malformed => {
                 assert!(decode(&bytes(&record)[1..], 1).is_err());
                 self.table.malformed(None);
-                self.lose(Lost::Malformed);
+                self.lose(Lost::Malformed, record.cookie);
             }
         }
     }
@@ -305,10 +319,31 @@ impl Kernel {
         established.count() as u64
     }
 
+    fn books(&self) -> Books {
+        let counters = &self.counters;
+        self.table
+            .books(|counter| counters[counter.index() as usize])
+    }
+
+    /// A receiver that adds up all points finds the equation, and opened connections that only grow. Gives how many, and
+    /// how many of those that live are no series'.
+    fn points_balance(&mut self) -> Result<(u64, i64), TestCaseError> {
+        let books = self.books();
+        let unseen = self.remainder.of(&books, &self.series);
+        let sum = |of: fn(&Series) -> u64| self.series.all().values().map(of).sum::<u64>();
+        let opened = sum(|series| series.opened) + unseen.opened;
+        let closed = sum(|series| series.closed.values().sum());
+        let (listed, others) = (sum(|series| series.live), unseen.live.unwrap_or(0));
+        let gone = (closed + books.lost_total()) as i64;
+        prop_assert_eq!(opened as i64, gone + listed as i64 + others);
+        prop_assert!(opened >= self.truth.opened_most, "{} opened", opened);
+        prop_assert!(opened <= books.opened, "{} of {:?}", opened, books);
+        self.truth.opened_most = opened;
+        Ok((opened, others))
+    }
+
     fn books_balance(&self) -> Result<(), TestCaseError> {
-        let books = self
-            .table
-            .books(|counter| self.counters[counter.index() as usize]);
+        let books = self.books();
         prop_assert!(books.balance(), "{:?}", books);
         prop_assert_eq!(books.opened, self.truth.established);
         prop_assert_eq!(books.closed, self.truth.closed);
@@ -400,6 +435,7 @@ proptest! {
             kernel.happen(*which, event);
             prop_assert!(kernel.table.len() <= bound);
             kernel.books_balance()?;
+            kernel.points_balance()?;
         }
     }
 
@@ -423,6 +459,8 @@ proptest! {
         prop_assert_eq!(kernel.table.len(), living, "of {} listed", listed);
         kernel.books_balance()?;
         kernel.sums_are_exact()?;
+        let known = kernel.truth.opened_told.len() as u64 + kernel.truth.lost_untold;
+        prop_assert_eq!(kernel.points_balance()?, (known, 0));
         let named = kernel.series.all().keys().filter(|key| **key != SeriesKey::Overflow).count();
         prop_assert!(named <= limit);
     }
@@ -436,6 +474,7 @@ proptest! {
         for (which, event) in &events {
             kernel.happen(*which, event);
             kernel.sums_are_exact()?;
+            kernel.points_balance()?;
         }
         kernel.books_balance()?;
     }

@@ -75,6 +75,7 @@ fn a_million_peers_are_two_thousand_series_and_no_byte_is_missing() {
             before: None,
             now,
             replaced: None,
+            inherited: None,
             listed: false,
         });
         if number == 10_000 {

@@ -67,6 +67,8 @@ fn it_writes_json_lines_to_a_file_from_either_transport() {
                 start_unix_ns: 1,
                 at_unix_ns: 2,
                 series: Default::default(),
+                unseen: Default::default(),
+                left: None,
                 listeners: BTreeMap::new(),
                 lost: Default::default(),
                 books: Default::default(),

@@ -67,6 +67,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Time for the last exports after SIGTERM.
     pub shutdown_timeout: Duration,
+    /// Where `flowcar export` leaves what the flowcar after it needs to know, if anywhere.
+    pub state: Option<PathBuf>,
     /// Where the node's cgroup tree is mounted, in which the pod's cgroup is looked for.
     pub host_cgroup: PathBuf,
     /// The pod that flowcar is a part of, by the downward API.
@@ -335,6 +337,7 @@ impl Config {
                 Duration::from_secs(5),
                 parse::millis,
             ),
+            state: own.state.as_deref().map(PathBuf::from),
             host_cgroup: own
                 .host_cgroup
                 .as_deref()

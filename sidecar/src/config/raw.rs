@@ -59,6 +59,7 @@ pub(super) struct RawFlowcar {
     pub(super) log: Option<String>,
     pub(super) log_format: Option<String>,
     pub(super) shutdown_timeout: Option<String>,
+    pub(super) state: Option<String>,
     pub(super) host_cgroup: Option<String>,
     pub(super) pod_name: Option<String>,
     pub(super) pod_namespace: Option<String>,

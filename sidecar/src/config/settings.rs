@@ -265,6 +265,11 @@ pub const SETTINGS: &[Setting] = &[
         "milliseconds for the last exports after SIGTERM",
     ),
     setting(
+        "FLOWCAR_STATE",
+        "none",
+        "directory in which `flowcar export` leaves what its last report told of, for the flowcar after it: a restart then counts nothing twice, and names what ended unseen; some 50 bytes for each flow",
+    ),
+    setting(
         "FLOWCAR_HOST_CGROUP",
         "`/run/host-cgroup`",
         "where the node's cgroup tree is mounted, read-only: without `--cgroup`, `flowcar export` finds its pod's cgroup there",

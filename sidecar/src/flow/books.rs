@@ -18,6 +18,8 @@ pub enum Lost {
     /// Its socket was disconnected before it was first seen (a reset by `SO_LINGER`, a server's multipath subflow), which wiped
     /// its counts and its peer's address.
     Wiped,
+    /// It ended while no flowcar followed: between the last report of the one before this and this one's first look.
+    Restart,
 }
 
 impl Lost {
@@ -30,6 +32,7 @@ impl Lost {
             Self::Malformed => "malformed_record",
             Self::Overrun => "destroy_overrun",
             Self::Wiped => "wiped",
+            Self::Restart => "restart",
         }
     }
 }
@@ -37,7 +40,8 @@ impl Lost {
 /// Where every connection is: `opened = closed + live + lost`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Books {
-    /// Established under our eyes, by the kernel's own count, and those that were found open or told of by their end.
+    /// Established under our eyes, by the kernel's own count, those that were found open or told of by their end, and those
+    /// that were lost to the restart.
     pub opened: u64,
     /// Reported closed, with everything that was to be known.
     pub closed: u64,

@@ -10,9 +10,7 @@ use super::{
 impl Table {
     /// What must be known of a socket that ended besides the news of it: whether to look under its addresses.
     pub fn needs_a_look(&self, sight: &Sight) -> bool {
-        let entry = self.flows.get(&sight.cookie);
-        let history = entry.and_then(|entry| entry.history);
-        !sight.is_wiped() && history.unwrap_or(History::none()).needs_a_look(sight)
+        !sight.is_wiped() && self.history_of(sight.cookie).needs_a_look(sight)
     }
 
     /// Whether the end of this socket leaves its payload open by the peer's FIN, which the other end's count would settle.
@@ -20,10 +18,7 @@ impl Table {
         let Some(info) = &sight.info else {
             return false;
         };
-        let entry = self.flows.get(&sight.cookie);
-        let history = entry
-            .and_then(|entry| entry.history)
-            .unwrap_or(History::none());
+        let history = self.history_of(sight.cookie);
         let told = Told {
             sight: *sight,
             found,
@@ -32,11 +27,19 @@ impl Table {
         info.was_established() && !sight.is_wiped() && !history.end(&told, info).exact
     }
 
+    /// What is remembered of a socket before its end.
+    fn history_of(&self, cookie: u64) -> History {
+        let entry = self.flows.get(&cookie);
+        let known = entry.and_then(|entry| entry.history);
+        let inherited = || self.inherited.history(cookie);
+        known.or_else(inherited).unwrap_or(History::none())
+    }
+
     /// Takes in the news of a socket's end.
     pub fn destroyed(&mut self, told: &Told, looking: &Looking, mut each: impl FnMut(Change)) {
         let sight = &told.sight;
         self.undecided.remove(&sight.cookie);
-        if self.given_up.remove(&sight.cookie) {
+        if self.given_up.remove(&sight.cookie) || self.inherited.is_gone(sight) {
             return;
         }
         let known = match self.flows.get(&sight.cookie) {
@@ -45,22 +48,40 @@ impl Table {
                 self.adopted -= 1;
                 self.flows.remove(&sight.cookie)
             }
-            None if looking.adopt != Adopt::All => return,
             None => None,
         };
+        let inherited = match &known {
+            Some(_) => None,
+            // Nothing but that it ended can be told of one whose counts and whose addresses are wiped.
+            None if sight.is_wiped() && self.inherited.lose(sight.cookie) => return,
+            None => self.inherited.find(sight),
+        };
+        if known.is_none() && inherited.is_none() && looking.adopt != Adopt::All {
+            return;
+        }
         let before = known.as_ref().map(|entry| entry.flow.clone());
-        let history = known.and_then(|entry| entry.history);
+        let was_left = inherited.and_then(|left| left.history());
+        let history = known.and_then(|entry| entry.history).or(was_left);
         let mut now = match &before {
             Some(flow) => flow.clone(),
-            None => fresh(sight, Role::Unknown, looking),
+            None => fresh(
+                sight,
+                history.map_or(Role::Unknown, |of| of.role()),
+                looking,
+            ),
         };
+        if inherited.is_some() {
+            now.established = Some(looking.at);
+        }
         if sight.is_wiped() {
             if !self.wiped(sight, before.is_some(), &mut now, looking.at) {
                 return;
             }
         } else if !finish(told, history, &mut now, looking.at) {
+            self.inherited.lose(sight.cookie);
             return;
         }
+        self.inherited.take(sight.cookie);
         let was_open = before
             .as_ref()
             .is_some_and(|flow| flow.established.is_some());
@@ -70,6 +91,7 @@ impl Table {
             before,
             now,
             replaced: None,
+            inherited,
             listed: false,
         });
     }
@@ -123,6 +145,7 @@ impl Table {
             before: Some(before),
             now,
             replaced: None,
+            inherited: None,
             listed: false,
         });
     }
@@ -144,6 +167,7 @@ impl Table {
             before: Some(flow.clone()),
             now: flow,
             replaced: None,
+            inherited: None,
             listed: false,
         });
     }

@@ -66,6 +66,11 @@ impl History {
         }
     }
 
+    /// The same of a flow whose role is known from elsewhere.
+    pub const fn known_as(self, role: Role) -> Self {
+        Self { role, ..self }
+    }
+
     /// The role, which never changes.
     pub const fn role(&self) -> Role {
         self.role

@@ -60,6 +60,11 @@ impl Table {
         self.adopted
     }
 
+    /// Whether looks show sockets of the followed cgroup.
+    pub fn is_shown(&self) -> bool {
+        !self.shown.is_empty()
+    }
+
     /// Takes in one socket of a dump. One without counts is a request or the remains of one that ended.
     pub fn look(&mut self, sight: &Sight, looking: &Looking, mut each: impl FnMut(Change)) {
         let Some(info) = &sight.info else { return };
@@ -138,20 +143,30 @@ impl Table {
             Adopt::Connected => state.is_connected(),
             Adopt::All => state.is_connected() || state == State::SynSent,
         };
-        if !wanted || self.given_up.contains(&sight.cookie) {
+        let late = self.given_up.contains(&sight.cookie) || self.inherited.is_gone(sight);
+        if !wanted || late {
             return;
+        }
+        // Without records a later look, or the news of its end, tells of what this one cannot take in.
+        let again = looking.adopt == Adopt::All;
+        let inherited = self.inherited.find(sight);
+        if again {
+            self.inherited.hear(sight.cookie);
         }
         if self.flows.len() >= self.bound {
             self.unlisted += 1;
             return;
         }
         let mut history = History::new(sight);
+        if let Some(known) = inherited.and_then(|left| left.history()) {
+            history = history.known_as(known.role());
+        }
         // A flow stays in the series that it is first counted in, so a role is worth a second look where there is one.
-        let again = looking.adopt == Adopt::All;
         if again && history.role() == Role::Unknown && self.undecided.insert(sight.cookie) {
             return;
         }
         self.undecided.remove(&sight.cookie);
+        self.inherited.take(sight.cookie);
         let mut flow = fresh(sight, history.role(), looking);
         if state.is_connected() {
             flow.established = Some(looking.at);
@@ -173,6 +188,7 @@ impl Table {
             before: None,
             now: flow,
             replaced: None,
+            inherited,
             listed: true,
         });
     }
@@ -219,6 +235,7 @@ impl Entry {
             before: Some(before),
             now: flow.clone(),
             replaced: None,
+            inherited: None,
             listed: true,
         };
         (change, opened)

@@ -8,7 +8,10 @@ use std::{
 
 use flowcar_shared::{counter::Counter, record::Kind};
 
-use super::{Books, Exchanges, Flow, History, Lost, Outcome, Record, looks::Looked};
+use super::{
+    Books, Exchanges, Flow, History, Lost, Outcome, Record, handover::Left, inherited::Inherited,
+    looks::Looked,
+};
 use crate::histogram::Histogram;
 
 type Hasher = BuildHasherDefault<std::hash::DefaultHasher>;
@@ -22,6 +25,8 @@ pub struct Change {
     pub now: Flow,
     /// The flow whose place it took: its socket was connected again, and its end was not told.
     pub replaced: Option<Flow>,
+    /// What the flowcar before this one told of it, of a flow that is new to the table.
+    pub inherited: Option<Left>,
     /// Whether it stays in the table. A listed flow that is not any more and has no outcome is lost.
     pub listed: bool,
 }
@@ -64,6 +69,8 @@ pub struct Table {
     pub(super) undecided: HashSet<u64>,
     /// Sockets counted as lost whose end may still be told.
     pub(super) given_up: HashSet<u64>,
+    /// Connections that the flowcar before this one told of.
+    pub(super) inherited: Inherited,
     /// Local addresses of sockets that dumps have shown. A dump shows the sockets of flowcar's own network namespace, and
     /// the followed cgroup may live in another.
     pub(super) shown: HashSet<IpAddr>,
@@ -87,6 +94,7 @@ impl Table {
             wiped: 0,
             undecided: HashSet::new(),
             given_up: HashSet::new(),
+            inherited: Inherited::default(),
             shown: HashSet::new(),
         }
     }
@@ -149,7 +157,7 @@ impl Table {
     /// The books, given the kernel's counters **read after** the last record was applied: then every flow
     /// that a record told of is among them.
     pub fn books(&self, kernel: impl Fn(Counter) -> u64) -> Books {
-        let opened = kernel(Counter::Established) + self.looked_up;
+        let opened = kernel(Counter::Established) + self.looked_up + self.inherited.lost();
         let lost: BTreeMap<Lost, u64> = [
             (Lost::Storage, kernel(Counter::StorageRefused)),
             (Lost::Callbacks, kernel(Counter::ArmRefused)),
@@ -157,6 +165,7 @@ impl Table {
             (Lost::Malformed, self.malformed_closes),
             (Lost::Overrun, self.overrun),
             (Lost::Wiped, self.wiped),
+            (Lost::Restart, self.inherited.lost()),
         ]
         .into_iter()
         .filter(|(_, count)| *count > 0)
@@ -196,6 +205,7 @@ impl Table {
                     before,
                     now: flow,
                     replaced,
+                    inherited: None,
                     listed: true,
                 }
             }
@@ -205,6 +215,7 @@ impl Table {
                     before: None,
                     now: flow,
                     replaced: None,
+                    inherited: None,
                     listed: false,
                 }
             }
@@ -214,6 +225,7 @@ impl Table {
                     before: None,
                     now: flow,
                     replaced: None,
+                    inherited: None,
                     listed: true,
                 }
             }
@@ -240,6 +252,7 @@ impl Table {
             before,
             now: flow,
             replaced,
+            inherited: None,
             listed: false,
         }
     }

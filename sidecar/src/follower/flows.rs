@@ -1,20 +1,20 @@
 //! The flow table and the series, and what each piece of news does to them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use flowcar_shared::{
     counter::{COUNTERS, Counter},
     record::Kind,
 };
 
-use super::{Limits, own::OwnFlows};
+use super::{Limits, inheritance::Inheritance, own::OwnFlows};
 use crate::{
     clock::Anchor,
     flow::{
         self, Adopt, Afterlife, Books, Change, Ends, Exchanges, Flow, Looking, Malformed,
         Monotonic, Sight, Table, Told,
     },
-    series::SeriesSet,
+    series::{Remainder, SeriesSet},
     snapshot::{Own, Snapshot},
     source::{diag::DiagSource, ebpf::EbpfSource},
 };
@@ -24,13 +24,17 @@ pub(super) struct Flows {
     pub(super) table: Table,
     pub(super) series: SeriesSet,
     pub(super) anchor: Anchor,
-    start_unix_ns: u64,
+    pub(super) start_unix_ns: u64,
     pub(super) seed: u64,
     ends: Ends,
     records: BTreeMap<&'static str, u64>,
     malformed: u64,
     inexact: u64,
     pub(super) own: OwnFlows,
+    pub(super) remainder: Remainder,
+    /// Whether reports tell what to leave for the flowcar after this one.
+    pub(super) leaves: bool,
+    pub(super) inheritance: Option<Inheritance>,
 }
 
 impl Flows {
@@ -47,6 +51,9 @@ impl Flows {
             malformed: 0,
             inexact: 0,
             own: OwnFlows::default(),
+            remainder: Remainder::default(),
+            leaves: false,
+            inheritance: None,
         }
     }
 
@@ -139,17 +146,21 @@ impl Flows {
         } = self;
         let others = looking.adopt == Adopt::All;
         let mut told = Vec::new();
-        for sight in source.ends(|sight| table.knows(sight.cookie), others) {
+        let known = |table: &Table, sight: &Sight| {
+            table.knows(sight.cookie) || table.inherits(sight.cookie)
+        };
+        for sight in source.ends(|sight| known(table, sight), others) {
             if own.has(sight.cookie) {
                 continue;
             }
             ends.heard(&sight, looking.at);
             let found = if table.needs_a_look(&sight) {
-                source.find(&sight.name(), table.knows(sight.cookie))
+                source.find(&sight.name(), known(table, &sight))
             } else {
                 Afterlife::NotLooked
             };
             if table.leaves_open(&sight, found) {
+                table.expect_end(sight.cookie);
                 ends.wait(sight, found, looking.at);
             } else {
                 told.push(Told {
@@ -203,7 +214,7 @@ impl Flows {
 
     /// The report as it stands, with `own` completed by what is known here.
     pub(super) fn snapshot(
-        &self,
+        &mut self,
         kernel: &[u64; COUNTERS],
         diag: Option<&DiagSource>,
         mut own: Own,
@@ -227,6 +238,7 @@ impl Flows {
         own.table_unlisted = self.table.unlisted();
         own.table_flows = self.table.len() as u64;
         own.series = self.series.all().len() as u64;
+        own.unfollowed_ns = self.inheritance.map_or(0, |of| of.unfollowed_ns);
         if let Some(diag) = diag {
             diag.tell(&mut own);
         }
@@ -234,6 +246,8 @@ impl Flows {
             start_unix_ns: self.start_unix_ns,
             at_unix_ns: self.anchor.unix_ns(Anchor::now().monotonic()),
             series: self.series.all().clone(),
+            unseen: self.remainder.of(&books, &self.series),
+            left: self.leaves.then(|| Arc::new(self.table.leave())),
             lost: books.lost.clone(),
             listeners: diag.map_or_else(BTreeMap::new, |diag| {
                 self.series.listeners(diag.listeners())

@@ -43,6 +43,7 @@ use crate::{
     clock::Anchor,
     config::{Config, Export, Signal},
     flow::{Flow, Part},
+    handover::Keeper,
     series::Naming,
     snapshot::{Own, Snapshot},
 };
@@ -71,18 +72,28 @@ impl Exporter {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn start(config: &Config, source: &str, command: Option<&str>) -> Option<Self> {
+        Self::start_keeping(config, source, command, None)
+    }
+
+    /// The same; `keeper` leaves what each report told of that a receiver took.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start_keeping(
+        config: &Config,
+        source: &str,
+        command: Option<&str>,
+        keeper: Option<Keeper>,
+    ) -> Option<Self> {
         let Export { metrics, traces } = &config.export;
         let any = metrics.is_some() || traces.is_some();
         let resource = || Resource::new(config, source, command, random_instance());
-        any.then(|| Self::start_as(config, &resource()))
+        any.then(|| Self::start_as(config, &resource(), keeper))
     }
 
     /// Starts a task for each signal that `config` sends somewhere. Nothing is connected before there is
     /// something to say.
-    ///
-    /// # Panics
-    /// Outside a tokio runtime.
-    pub fn start_as(config: &Config, resource: &Resource) -> Self {
+    fn start_as(config: &Config, resource: &Resource, keeper: Option<Keeper>) -> Self {
         let ledger = Ledger::default();
         let own = OwnSockets::default();
         let exemplars = Exemplary::default();
@@ -92,7 +103,8 @@ impl Exporter {
         };
         let metrics = config.export.metrics.clone().map(|target| {
             let transport = transport::metrics(target, own.clone());
-            MetricsLane::start(transport, resource.clone(), options, ledger.clone())
+            let resource = resource.clone();
+            MetricsLane::start(transport, resource, options, ledger.clone(), keeper)
         });
         let spans = config.export.traces.clone().map(|target| {
             let bounds = Bounds {

@@ -135,11 +135,13 @@ impl<'a> Encoder<'a> {
     }
 
     /// Adds an up-down counter, which is since the start in every temporality.
-    fn up_down(&mut self, metric: Metric, points: Vec<(Vec<KeyValue>, u64)>) {
+    fn up_down(&mut self, metric: Metric, points: Vec<(Vec<KeyValue>, i64)>) {
         let start = self.start(false);
         let points = points
             .into_iter()
-            .map(|(attributes, value)| self.point(attributes, start, int(value)))
+            .map(|(attributes, value)| {
+                self.point(attributes, start, number_data_point::Value::AsInt(value))
+            })
             .collect();
         self.sum(metric, points, false, false);
     }
@@ -261,7 +263,12 @@ const fn temporality(delta: bool) -> AggregationTemporality {
 }
 
 fn int(value: u64) -> number_data_point::Value {
-    number_data_point::Value::AsInt(i64::try_from(value).unwrap_or(i64::MAX))
+    number_data_point::Value::AsInt(signed(value))
+}
+
+/// OTLP's integers have a sign.
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

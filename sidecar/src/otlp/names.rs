@@ -79,6 +79,9 @@ pub mod attribute {
     pub const RTT_KIND: &str = "flowcar.rtt.kind";
     /// `true` on spans of connections whose handshake was not seen: they begin where they were first seen.
     pub const ADOPTED: &str = "flowcar.adopted";
+    /// `true` on connections that the flowcar before this one told of as open: without these each is counted once over all
+    /// restarts.
+    pub const INHERITED: &str = "flowcar.inherited";
     /// `open`, `sample` or `close` by eBPF; `look` (a socket in a dump) or `end` (of a socket) by inet_diag
     pub const RECORD_KIND: &str = "flowcar.record.kind";
     /// `receive_window` or `send_buffer`: what held the sender back
@@ -152,8 +155,8 @@ metrics! {
         "From the last byte of a request to the first byte of its response, seen from this end.";
     DURATION = Histogram "flowcar.tcp.connection.duration" "s" [END]
         "From established to closed, where both were seen.";
-    OPENED = Counter "flowcar.tcp.connections.opened" "{connection}" []
-        "Connections established.";
+    OPENED = Counter "flowcar.tcp.connections.opened" "{connection}" [INHERITED]
+        "Connections established, or found open; as inherited, those that the flowcar before a restart had counted already.";
     CLOSED = Counter "flowcar.tcp.connections.closed" "{connection}" [END]
         "Connections closed, by how.";
     FAILED = Counter "flowcar.tcp.connections.failed" "{connection}" [ERROR_TYPE]
@@ -194,6 +197,8 @@ metrics! {
         "Flows whose payload counts may be off by the peer's FIN, or are those of the last look before a reset.";
     OWN_DUMP_DURATION = Histogram "flowcar.self.dump.duration" "s" []
         "How long dumps of the sockets took.";
+    OWN_UNFOLLOWED = Counter "flowcar.self.unfollowed.duration" "s" []
+        "Time between the last report that a receiver took of the flowcar before a restart and this one's attaching.";
     OWN_SERIES = UpDownCounter "flowcar.self.series" "{series}" []
         "Series held.";
     OWN_UNBALANCED = Gauge "flowcar.self.books.unbalanced" "{connection}" []

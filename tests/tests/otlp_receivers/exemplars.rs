@@ -44,6 +44,7 @@ fn the_exemplar_of_a_slow_sample_in_prometheus_is_a_trace_in_jaeger() {
                 before: None,
                 now,
                 replaced: None,
+                inherited: None,
                 listed: false,
             });
         }

@@ -40,6 +40,7 @@ pub(super) fn snapshot() -> Snapshot {
     };
     let series = Series {
         opened: 7,
+        inherited: 0,
         closed: BTreeMap::from([(End::LocalFin, 4), (End::Timeout, 1)]),
         failed: BTreeMap::from([(Failure::Refused, 2)]),
         live: 1,
@@ -69,6 +70,8 @@ pub(super) fn snapshot() -> Snapshot {
         start_unix_ns: at_unix_ns - 60_000_000_000,
         at_unix_ns,
         series: BTreeMap::from([(key, series)]),
+        unseen: Default::default(),
+        left: None,
         listeners: BTreeMap::new(),
         lost: BTreeMap::from([(Lost::RingFull, 1)]),
         books: Books {

@@ -16,6 +16,7 @@ use tokio::{
 use super::{Complaints, Ledger, Transport, settle};
 use crate::{
     config::{Signal, Temporality},
+    handover::Keeper,
     otlp::{
         error::{Accepted, ExportError},
         exemplars::Exemplars,
@@ -44,6 +45,7 @@ impl MetricsLane {
         resource: Resource,
         options: Options,
         ledger: Ledger,
+        keeper: Option<Keeper>,
     ) -> Self {
         let (reports, receiver) = watch::channel((0, None));
         let (settled_sender, settled) = watch::channel(0);
@@ -57,6 +59,7 @@ impl MetricsLane {
             options,
             acknowledged: None,
             ledger,
+            keeper,
             complaints: Complaints::default(),
         };
         tokio::spawn(sender.run());
@@ -95,6 +98,7 @@ struct Sender<T> {
     /// What deltas are against; kept for them only.
     acknowledged: Option<Arc<(Snapshot, Exemplars)>>,
     ledger: Ledger,
+    keeper: Option<Keeper>,
     complaints: Complaints,
 }
 
@@ -132,9 +136,17 @@ impl<T: Transport<ExportMetricsServiceRequest>> Sender<T> {
             };
             if taken {
                 self.acknowledged = deltas.then(|| Arc::clone(of));
+                self.keep(&of.0);
             }
             self.settled.send_replace(*number);
             return;
+        }
+    }
+
+    /// What was told of need not be told by the flowcar after this one.
+    fn keep(&mut self, told: &Snapshot) {
+        if let (Some(keeper), Some(left)) = (&mut self.keeper, &told.left) {
+            keeper.keep(told.at_unix_ns, left);
         }
     }
 

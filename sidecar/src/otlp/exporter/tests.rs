@@ -17,7 +17,8 @@ use tokio::{
 
 use super::*;
 use crate::{
-    flow::{End, Monotonic, Outcome, Role, RttKind, TraceIdentity, Volume},
+    flow::{End, Monotonic, Outcome, Role, RttKind, TraceIdentity, Volume, handover::Left},
+    handover::Keeper,
     histogram::Histogram,
     sink::{Received, Sink},
     snapshot::{NetworkType, Peer, Series, SeriesKey},
@@ -56,6 +57,8 @@ fn snapshot(at: u64, bytes_sent: u64) -> Snapshot {
         at_unix_ns: at,
         series: BTreeMap::from([(key, series)]),
         lost: BTreeMap::new(),
+        unseen: Default::default(),
+        left: None,
         listeners: BTreeMap::new(),
         books: Default::default(),
         own: Own::default(),
@@ -168,6 +171,42 @@ async fn both_signals_arrive_by_either_transport_however_packed() {
             assert_eq!(exporter.own_sockets().len(), 2, "{protocol} {packing}");
         }
     }
+}
+
+/// Only what a receiver has is left for the next flowcar.
+#[tokio::test]
+async fn what_a_receiver_took_is_left() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let keeper = || Keeper::open(directory.path()).expect("a place");
+    let left = Left::of(&Flow {
+        outcome: None,
+        ..flow(9)
+    });
+    let report = |at| Snapshot {
+        left: Some(Arc::new(Vec::from_iter(left))),
+        ..snapshot(at, 1)
+    };
+    let start = |endpoint: &str| {
+        let config = config(&[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)]);
+        Exporter::start_keeping(&config, "ebpf", None, Some(keeper())).expect("an endpoint")
+    };
+    let closed = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = closed.local_addr().expect("its address");
+    drop(closed);
+    let away = start(&format!("http://{address}"));
+    away.metrics(report(1_000));
+    assert!(!away.flush(Duration::from_millis(300)).await);
+    assert_eq!(keeper().read(), None);
+
+    let (sink, _received) = sink().await;
+    let exporter = start(&format!("http://{}", sink.grpc()));
+    exporter.metrics(report(2_000));
+    assert!(exporter.flush(LIMIT).await);
+    let read = keeper().read().expect("a handover");
+    assert_eq!(
+        (read.taken_unix_ns, read.flows),
+        (2_000, Vec::from_iter(left))
+    );
 }
 
 #[tokio::test]

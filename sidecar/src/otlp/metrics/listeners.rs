@@ -2,7 +2,7 @@
 
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
 
-use super::{CountPoint, Encoder, attribute, text};
+use super::{CountPoint, Encoder, attribute, signed, text};
 use crate::{
     otlp::names::{self, Metric, attribute as name},
     snapshot::Listener,
@@ -24,7 +24,7 @@ pub(super) fn encode(encoder: &mut Encoder<'_>) {
 
 fn level(encoder: &mut Encoder<'_>, metric: Metric, pick: impl Fn(&Listener) -> u64) {
     let ports = encoder.now.listeners.iter();
-    let points = ports.map(|(port, now)| (attributes(*port), pick(now)));
+    let points = ports.map(|(port, now)| (attributes(*port), signed(pick(now))));
     encoder.up_down(metric, points.collect());
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{CountPoint, DurationPoint, Encoder, text};
+use super::{CountPoint, DurationPoint, Encoder, signed, text};
 use crate::{
     otlp::names::{self, Metric, attribute as name},
     snapshot::{Own, Snapshot},
@@ -25,7 +25,7 @@ pub(super) fn encode(encoder: &mut Encoder<'_>) {
     level(encoder, names::OWN_TABLE, now.table_flows);
     counted(encoder, names::OWN_TABLE_FULL, |own| own.table_unlisted);
     let sockets = now.sockets.iter();
-    let sockets = sockets.map(|(side, count)| (vec![text(name::SOCKETS, side)], *count));
+    let sockets = sockets.map(|(side, count)| (vec![text(name::SOCKETS, side)], signed(*count)));
     encoder.up_down(names::OWN_SOCKETS, sockets.collect());
     counted(encoder, names::OWN_UNSCOPED, |own| own.sockets_unscoped);
     counted(encoder, names::OWN_INEXACT, |own| own.flows_inexact);
@@ -39,6 +39,7 @@ pub(super) fn encode(encoder: &mut Encoder<'_>) {
             exemplar: None,
         }],
     );
+    unfollowed(encoder);
     level(encoder, names::OWN_SERIES, now.series);
     encoder.gauge(names::OWN_UNBALANCED, unbalanced(encoder.now));
     exports(encoder);
@@ -60,6 +61,13 @@ pub(super) fn encode(encoder: &mut Encoder<'_>) {
     let before = encoder.before.map_or(0.0, |before| before.own.cpu_s);
     encoder.seconds(names::OWN_CPU, vec![(Vec::new(), now.cpu_s, before)]);
     level(encoder, names::OWN_RSS, now.rss_bytes);
+}
+
+fn unfollowed(encoder: &mut Encoder<'_>) {
+    let seconds = |own: &Own| own.unfollowed_ns as f64 / 1e9;
+    let before = encoder.before.map_or(0.0, |before| seconds(&before.own));
+    let now = seconds(&encoder.now.own);
+    encoder.seconds(names::OWN_UNFOLLOWED, vec![(Vec::new(), now, before)]);
 }
 
 fn exports(encoder: &mut Encoder<'_>) {
@@ -139,7 +147,7 @@ fn counted_by(
 }
 
 fn level(encoder: &mut Encoder<'_>, metric: Metric, value: u64) {
-    encoder.up_down(metric, vec![(Vec::new(), value)]);
+    encoder.up_down(metric, vec![(Vec::new(), signed(value))]);
 }
 
 /// What the books fail to account for.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
 
-use super::{CountPoint, DurationPoint, Encoder, attribute, text};
+use super::{CountPoint, DurationPoint, Encoder, attribute, signed, text};
 use crate::{
     flow::{End, Failure, Retransmits, RttKind},
     histogram::Histogram,
@@ -13,7 +13,7 @@ use crate::{
         names::{self, Metric, attribute as name},
         spans::{role, rtt_kind},
     },
-    snapshot::{NetworkType, Peer, Series, SeriesKey},
+    snapshot::{NetworkType, Peer, Series, SeriesKey, Unseen},
 };
 
 /// A series now, what it was in the snapshot before, and its attributes.
@@ -125,10 +125,7 @@ fn by<'a, K: Ord + 'a>(
 }
 
 fn connections(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>]) {
-    let opened = pairs
-        .iter()
-        .map(|pair| pair.count(None, |series| series.opened));
-    encoder.counter(names::OPENED, opened.collect());
+    opened(encoder, pairs);
     let closed = pairs.iter().flat_map(|pair| {
         pair.now.closed.keys().map(|end| {
             let count = |series: &Series| series.closed.get(end).copied().unwrap_or(0);
@@ -145,8 +142,37 @@ fn connections(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>]) {
     encoder.counter(names::FAILED, failed.collect());
     let live = pairs
         .iter()
-        .map(|pair| (pair.attributes.clone(), pair.now.live));
-    encoder.up_down(names::LIVE, live.collect());
+        .map(|pair| (pair.attributes.clone(), signed(pair.now.live)));
+    let unseen = encoder.now.unseen.live.map(|live| (Vec::new(), live));
+    encoder.up_down(names::LIVE, live.chain(unseen).collect());
+}
+
+fn opened(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>]) {
+    let inherited = || attribute(name::INHERITED, Value::BoolValue(true));
+    let mut points = Vec::new();
+    for pair in pairs {
+        points.push(pair.count(None, |series| series.opened));
+        if pair.now.inherited > 0 {
+            let mut point = pair.count(None, |series| series.inherited);
+            point.attributes.push(inherited());
+            points.push(point);
+        }
+    }
+    let before = encoder
+        .before
+        .map_or(Unseen::default(), |before| before.unseen);
+    let now = encoder.now.unseen;
+    let unseen = [
+        (Vec::new(), now.opened, before.opened),
+        (vec![inherited()], now.inherited, before.inherited),
+    ];
+    let unseen = unseen.into_iter().filter(|(_, now, _)| *now > 0);
+    points.extend(unseen.map(|(attributes, now, before)| CountPoint {
+        attributes,
+        now,
+        before,
+    }));
+    encoder.counter(names::OPENED, points);
 }
 
 fn traffic(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>]) {

@@ -17,7 +17,7 @@ use crate::{
         exemplars::{Candidates, Measure},
         names::METRICS,
     },
-    snapshot::{Listener, NetworkType, Own, Peer, Series, SeriesKey},
+    snapshot::{Listener, NetworkType, Own, Peer, Series, SeriesKey, Unseen},
 };
 
 const START: u64 = 1_000_000_000_000;
@@ -48,7 +48,8 @@ fn key() -> SeriesKey {
 /// A snapshot in which every metric has a point.
 fn full() -> Snapshot {
     let series = Series {
-        opened: 5,
+        opened: 3,
+        inherited: 2,
         closed: BTreeMap::from([(End::LocalFin, 2), (End::Reset, 1)]),
         failed: BTreeMap::from([(Failure::Refused, 4)]),
         live: 1,
@@ -76,6 +77,8 @@ fn full() -> Snapshot {
         at_unix_ns: AT,
         series: BTreeMap::from([(key(), series)]),
         lost: BTreeMap::from([(Lost::RingFull, 1)]),
+        unseen: Default::default(),
+        left: None,
         listeners: BTreeMap::from([(
             Some(8080),
             Listener {
@@ -101,6 +104,7 @@ fn full() -> Snapshot {
             sockets_unscoped: 3,
             flows_inexact: 1,
             dump_duration: recorded(&[100_000]),
+            unfollowed_ns: 1_500_000_000,
             series: 1,
             exports: BTreeMap::from([(("metrics", "success"), 3)]),
             exported: BTreeMap::from([("traces", 9), ("metrics", 30)]),
@@ -372,6 +376,58 @@ fn books_that_do_not_balance_show() {
         unbalanced(&snapshot),
         Some(number_data_point::Value::AsInt(2))
     );
+}
+
+/// What a restart and refusals cost shows where connections are opened, so that the points add up to the books.
+#[test]
+fn connections_of_no_series_and_of_the_flowcar_before_are_told_apart() {
+    let mut snapshot = full();
+    snapshot.unseen = Unseen {
+        opened: 6,
+        inherited: 7,
+        live: Some(-1),
+    };
+    let points = |metrics: &[ProtoMetric], name| -> Vec<_> {
+        let points = &sum(metrics, name).data_points;
+        let figures = points.iter().map(|point| {
+            let of = attributes(&point.attributes);
+            let (port, inherited) = (of.get("server.port"), of.get("flowcar.inherited"));
+            (port.is_some(), inherited.cloned(), point.value)
+        });
+        figures.collect()
+    };
+    let int = |value| Some(number_data_point::Value::AsInt(value));
+    let (yes, opened) = (Some("true".to_owned()), "flowcar.tcp.connections.opened");
+    let cumulative = metrics(&snapshot, PLAIN, None);
+    assert_eq!(
+        points(&cumulative, opened),
+        [
+            (true, None, int(3)),
+            (true, yes.clone(), int(2)),
+            (false, None, int(6)),
+            (false, yes.clone(), int(7)),
+        ]
+    );
+    assert_eq!(
+        points(&cumulative, "flowcar.tcp.connections.live"),
+        [(true, None, int(1)), (false, None, int(-1))]
+    );
+    let options = Options {
+        temporality: Temporality::Delta,
+        ..PLAIN
+    };
+    let (before, mut after) = (snapshot.clone(), snapshot);
+    after.unseen.opened += 1;
+    after.series.get_mut(&key()).expect("the series").inherited += 2;
+    let deltas = metrics(&after, options, Some(&before));
+    assert_eq!(
+        points(&deltas, opened),
+        [(true, yes, int(2)), (false, None, int(1))]
+    );
+    let unfollowed = deltas
+        .iter()
+        .find(|metric| metric.name == "flowcar.self.unfollowed.duration");
+    assert_eq!(unfollowed, None, "it was told");
 }
 
 #[test]

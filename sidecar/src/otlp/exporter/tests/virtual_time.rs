@@ -219,7 +219,7 @@ async fn reports(
         temporality,
         histograms: Histograms::Exponential,
     };
-    let lane = MetricsLane::start(scripted, resource, options, Ledger::default());
+    let lane = MetricsLane::start(scripted, resource, options, Ledger::default(), None);
     let (mut total, mut at) = (0, 1_000);
     for (bytes, gap) in counts {
         total += u64::from(*bytes);

@@ -1,0 +1,63 @@
+use proptest::{collection::vec, prelude::*};
+
+use super::*;
+
+fn left() -> impl Strategy<Value = Left> {
+    let numbers = vec(prop_oneof![2 => Just(0), 1 => any::<u64>()], NUMBERS);
+    (numbers, 0..3_u64).prop_map(|(mut numbers, role)| {
+        numbers[1] &= u64::from(u32::MAX);
+        numbers[2] = role;
+        for count in &mut numbers[9..] {
+            *count &= u64::from(u32::MAX);
+        }
+        Left::of_numbers(&numbers).expect("numbers within their bounds")
+    })
+}
+
+fn place() -> impl Strategy<Value = Place> {
+    ("\\PC{0,40}", any::<u64>()).prop_map(|(boot, netns)| Place { boot, netns })
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read(place in place(), taken_unix_ns: u64, flows in vec(left(), 0..20)) {
+        let bytes = encode(&place, taken_unix_ns, &flows);
+        let read = decode(&bytes).expect("our own");
+        prop_assert_eq!(&read, &Handover { place, taken_unix_ns, flows });
+        // Torn anywhere it is none.
+        for length in 0..bytes.len() {
+            prop_assert!(decode(&bytes[..length]).is_err(), "{length} of {}", bytes.len());
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_read_or_refused(bytes in vec(any::<u8>(), 0..200)) {
+        prop_assert!(decode(&bytes).is_err());
+    }
+
+    /// Anything that looks like one.
+    #[test]
+    fn any_numbers_are_read_or_refused(flow in vec(any::<u64>(), 0..20), version in 0..3_u32) {
+        let text = format!(
+            r#"{{"flowcar_handover":{version},"place":{{"boot":"x","netns":1}},"taken_unix_ns":1,"flows":[{flow:?}]}}"#
+        );
+        match decode(text.as_bytes()) {
+            Ok(handover) => {
+                prop_assert_eq!(version, VERSION);
+                let Handover { place, taken_unix_ns, flows } = &handover;
+                let again = decode(&encode(place, *taken_unix_ns, flows)).expect("our own");
+                prop_assert_eq!(&again, &handover);
+            }
+            Err(Unreadable::Version(of)) => prop_assert!(of == version && of != VERSION),
+            Err(Unreadable::Torn(_)) => prop_assert_eq!(version, VERSION),
+        }
+    }
+}
+
+#[test]
+fn a_quiet_connection_takes_little_room() {
+    let numbers = [123_456, u32::MAX.into(), 1, 12_345, 678_901, 321, 654, 0];
+    let flow = Left::of_numbers(&numbers).expect("within bounds");
+    let text = serde_json::to_string(&flow).expect("JSON");
+    assert_eq!(text, "[123456,4294967295,1,12345,678901,321,654]");
+}

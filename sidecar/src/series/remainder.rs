@@ -1,0 +1,56 @@
+//! What is in the books and in no series. Pure.
+
+use super::SeriesSet;
+use crate::{
+    flow::{Books, Lost},
+    snapshot::{Series, Unseen},
+};
+
+/// Finds what no series has. Most of what is lost was never told of, and is added to the connections opened at once. Where
+/// news of ends is lost, it takes two looks to tell whether series have the connection: until then it only goes off those
+/// that live, so that the sum of those opened never goes back.
+#[derive(Debug, Default)]
+pub struct Remainder {
+    /// Ends whose news were lost before the last look.
+    before_last: u64,
+    /// The same before the look that preceded it: of these, series have none as living any more.
+    settled: u64,
+    opened: u64,
+}
+
+impl Remainder {
+    /// A look is over that began when so many ends' news were lost.
+    pub const fn looked(&mut self, unheard: u64) {
+        self.settled = self.before_last;
+        self.before_last = unheard;
+    }
+
+    /// What is missing in `series`.
+    pub fn of(&mut self, books: &Books, series: &SeriesSet) -> Unseen {
+        let sum = |of: fn(&Series) -> u64| series.all().values().map(of).sum::<u64>();
+        let began = sum(|of| of.opened) + sum(|of| of.inherited);
+        let closed = sum(|of| of.closed.values().sum());
+        // Neither closed nor live: lost, and in a series.
+        let known = began.saturating_sub(closed + sum(|of| of.live));
+        let inherited = lost_to(books, Lost::Restart);
+        let lost = books.lost_total() - inherited;
+        let unheard = unheard(books);
+        let certain = lost - unheard + self.settled.min(unheard);
+        self.opened = self.opened.max(certain.saturating_sub(known));
+        let live = (self.opened + known) as i64 - lost as i64;
+        Unseen {
+            opened: self.opened,
+            inherited,
+            live: (unheard > 0).then_some(live),
+        }
+    }
+}
+
+/// Ends whose news were lost, of connections that series may have or not.
+pub fn unheard(books: &Books) -> u64 {
+    lost_to(books, Lost::RingFull) + lost_to(books, Lost::Malformed)
+}
+
+fn lost_to(books: &Books, reason: Lost) -> u64 {
+    books.lost.get(&reason).copied().unwrap_or(0)
+}
