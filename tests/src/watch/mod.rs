@@ -196,6 +196,16 @@ impl Watch {
         kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
     }
 
+    /// Ends it at once, and takes what it had sent by then.
+    ///
+    /// # Panics
+    /// It is gone.
+    pub fn kill(mut self) -> Seen {
+        self.signal(Signal::SIGKILL);
+        self.child.wait().unwrap();
+        self.rest()
+    }
+
     /// Ends it and takes all that is left.
     ///
     /// # Panics
@@ -203,11 +213,17 @@ impl Watch {
     pub fn stop(mut self) -> Seen {
         self.signal(Signal::SIGTERM);
         let status = self.child.wait().unwrap();
+        let seen = self.rest();
+        assert!(status.success(), "{status}: {:?}", seen.log);
+        seen
+    }
+
+    /// What it had sent and logged when it ended.
+    fn rest(&mut self) -> Seen {
         while let Some(export) = self.receiver.next(Duration::from_millis(300)).unwrap() {
             self.seen.take(export);
         }
         self.seen.log.extend(self.log.try_iter());
-        assert!(status.success(), "{status}: {:?}", self.seen.log);
         std::mem::take(&mut self.seen)
     }
 }

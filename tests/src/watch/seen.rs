@@ -100,8 +100,24 @@ impl Seen {
                     }
                 }
                 assert_eq!(self.sum("flowcar.self.books.unbalanced", &[]), 0.0);
+                self.points_balance();
             }
         }
+    }
+
+    /// Whoever adds up a report's points finds that each connection opened is closed, live or lost.
+    fn points_balance(&self) {
+        let all = |what: &str| -> f64 {
+            let name = format!("flowcar.tcp.connections.{what}");
+            let points = self.metrics.get(&name).into_iter().flatten();
+            points.map(|(_, value)| value).sum()
+        };
+        assert_eq!(
+            all("opened"),
+            all("closed") + all("live") + all("lost"),
+            "{:#?}",
+            self.metrics
+        );
     }
 
     /// The sum of a metric's points that have these attributes; not those of its own exports.

@@ -1,0 +1,241 @@
+//! A flowcar that is started again, by SIGTERM or SIGKILL: it counts nothing twice, and names what it missed.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
+    time::{Duration, SystemTime},
+};
+
+use flowcar_tests::{
+    place::{Place, require_cgroup2, require_root},
+    traffic::{CallPlan, ConnectionReport, Holding, ServePlan, Serving, call_in},
+    watch::{Mode, Seen, Watch, bytes_hold},
+};
+use tempfile::TempDir;
+
+const WITHIN: Duration = Duration::from_secs(60);
+
+const OPENED: &str = "flowcar.tcp.connections.opened";
+const CLOSED: &str = "flowcar.tcp.connections.closed";
+const LIVE: &str = "flowcar.tcp.connections.live";
+const LOST: &str = "flowcar.tcp.connections.lost";
+const IO: &str = "flowcar.tcp.io";
+const UNFOLLOWED: &str = "flowcar.self.unfollowed.duration";
+
+#[derive(Clone, Copy, Debug)]
+enum Ended {
+    Terminated,
+    Killed,
+}
+
+/// A directory that any user may write to, as a pod's emptyDir is.
+fn state() -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    directory
+}
+
+fn start(place: &Place, mode: Mode, state: &TempDir) -> Watch {
+    let path = state.path().to_str().unwrap();
+    Watch::start(place, mode, &[("FLOWCAR_STATE", path)])
+}
+
+fn serve(place: &Place) -> (Serving, SocketAddr) {
+    let serving = Serving::start(place, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    let target = ([127, 0, 0, 1], serving.address().port()).into();
+    (serving, target)
+}
+
+fn hold(place: &Place, target: SocketAddr, connections: u64) -> Holding {
+    let plan = CallPlan::to(target).connections(connections, 1);
+    Holding::start(place, &plan.sizes(0..=5000, 1..=5000)).unwrap()
+}
+
+/// Payload that both ends of these connections sent, by the clients' applications.
+fn payload(clients: &[ConnectionReport]) -> f64 {
+    let both = |client: &ConnectionReport| client.sent + client.received;
+    clients.iter().map(both).sum::<u64>() as f64
+}
+
+fn new(seen: &Seen) -> f64 {
+    seen.sum(OPENED, &[]) - inherited(seen)
+}
+
+fn inherited(seen: &Seen) -> f64 {
+    seen.sum(OPENED, &[("flowcar.inherited", "true")])
+}
+
+#[test]
+fn beside_ebpf_a_restart_counts_nothing_twice() {
+    restart(Mode::Both);
+}
+
+#[test]
+fn alone_a_restart_counts_nothing_twice() {
+    restart(Mode::AloneInCgroup);
+}
+
+fn restart(mode: Mode) {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    for ended in [Ended::Terminated, Ended::Killed] {
+        restarted(mode, ended);
+    }
+}
+
+/// Both ends of every connection are in the place, so each counts twice.
+fn restarted(mode: Mode, ended: Ended) {
+    let what = format!("{mode:?} {ended:?}");
+    let place = Place::new("restart").unwrap();
+    let state = state();
+    // By their server's port those that outlive the gap are told from those that end in it.
+    let ((lasting, to_lasting), (ending, to_ending)) = (serve(&place), serve(&place));
+    let port = to_lasting.port().to_string();
+    let lasts = |seen: &Seen, way| {
+        let with = [("server.port", &*port), ("network.io.direction", way)];
+        seen.sum(IO, &with)
+    };
+
+    let mut oldest = hold(&place, to_lasting, 7);
+    let doomed = hold(&place, to_ending, 5);
+    let mut watch = start(&place, mode, &state);
+    let mut older = hold(&place, to_lasting, 4);
+    let doomed_too = hold(&place, to_ending, 3);
+    let short = hold(&place, to_lasting, 2);
+    watch.until("all of them", |seen| seen.sum(LIVE, &[]) == 42.0);
+    let mut clients = short.close().unwrap();
+    watch.until("the short", |seen| seen.sum(CLOSED, &[]) == 4.0);
+    let before = lasts(watch.reports(1), "transmit");
+    let last_exchange = SystemTime::now();
+    oldest.exchange().unwrap();
+    older.exchange().unwrap();
+    // What the applications have done so far is told, and, as another report follows, known to be taken.
+    let mut told = before;
+    loop {
+        let now = lasts(watch.reports(2), "transmit");
+        if now > before && now == told {
+            break;
+        }
+        told = now;
+    }
+    let first = match ended {
+        Ended::Terminated => watch.stop(),
+        Ended::Killed => watch.kill(),
+    };
+    let gone = SystemTime::now();
+
+    oldest.exchange().unwrap();
+    let missed = [doomed.close().unwrap(), doomed_too.close().unwrap()].concat();
+    call_in(&place, &CallPlan::to(to_ending).connections(6, 2)).unwrap();
+    ending.reports(14, WITHIN).unwrap();
+    let newer = hold(&place, to_lasting, 3);
+    older.exchange().unwrap();
+
+    let restarted = SystemTime::now();
+    let mut watch = start(&place, mode, &state);
+    let following = SystemTime::now();
+    let newest = hold(&place, to_lasting, 1);
+    watch.until("what is left", |seen| {
+        let lost = seen.sum(LOST, &[("flowcar.lost", "restart")]);
+        seen.sum(LIVE, &[]) == 30.0 && lost > 0.0
+    });
+    watch.told("goes on from what the flowcar before it reported");
+    oldest.exchange().unwrap();
+    let survivors = [oldest.close().unwrap(), older.close().unwrap()].concat();
+    clients.extend(survivors.iter().cloned());
+    clients.extend(newer.close().unwrap());
+    clients.extend(newest.close().unwrap());
+    let servers = lasting.reports(17, WITHIN).unwrap();
+    watch.until("their ends", |seen| seen.sum(CLOSED, &[]) == 30.0);
+    let second = watch.stop();
+
+    assert_eq!((clients.len(), missed.len()), (17, 8));
+    // Each connection that lived under a flowcar's eyes is opened once.
+    assert_eq!((new(&first), inherited(&first)), (42.0, 0.0), "{what}");
+    assert_eq!((new(&second), inherited(&second)), (8.0, 38.0), "{what}");
+    let lost = second.sum(LOST, &[("flowcar.lost", "restart")]);
+    assert_eq!((lost, second.sum(LOST, &[])), (16.0, 16.0), "{what}");
+    assert_eq!(first.sum(LOST, &[]), 0.0, "{what}");
+    // Every byte of those that outlive the gap, once; of those that ended in it, none since.
+    for way in ["transmit", "receive"] {
+        let told = lasts(&first, way) + lasts(&second, way);
+        assert_eq!(told, payload(&clients), "{what} {way}");
+        let all = second.sum(IO, &[("network.io.direction", way)]);
+        assert_eq!(all, lasts(&second, way), "{what} {way}");
+    }
+    // A span tells of a connection's whole life.
+    assert_eq!(second.flows.len(), 30, "{what}");
+    for (role, reports) in [("client", &clients[2..]), ("server", &servers[2..])] {
+        for report in reports {
+            let flow = second.flow(report);
+            bytes_hold(flow, report);
+            assert_eq!(flow.role(), role, "{what} {flow:?}");
+        }
+    }
+    let seconds = |from: SystemTime, to: SystemTime| to.duration_since(from).unwrap().as_secs_f64();
+    let unfollowed = second.sum(UNFOLLOWED, &[]);
+    println!("{what}: {unfollowed} s that nobody followed");
+    let bounds = seconds(gone, restarted)..=seconds(last_exchange, following);
+    assert!(
+        bounds.contains(&unfollowed),
+        "{what}: {unfollowed} {bounds:?}"
+    );
+    assert_eq!(first.sum(UNFOLLOWED, &[]), 0.0, "{what}");
+    let line = second.log.iter().find(|line| line.contains("goes on from"));
+    let line = line.unwrap();
+    assert!(line.contains("taken_over=22 ended_unseen=16"), "{line}");
+}
+
+/// In another network namespace no cookie is what it was.
+#[test]
+fn what_was_followed_elsewhere_is_lost() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    let state = state();
+    for (connections, lost) in [(3, 0.0), (2, 6.0)] {
+        let place = Place::new("elsewhere").unwrap();
+        let (_serving, target) = serve(&place);
+        let _holding = hold(&place, target, connections);
+        let mut watch = start(&place, Mode::AloneInCgroup, &state);
+        let live = 2.0 * connections as f64;
+        watch.until("what is held", |seen| seen.sum(LIVE, &[]) == live);
+        let seen = watch.stop();
+        let restart = seen.sum(LOST, &[("flowcar.lost", "restart")]);
+        assert_eq!((new(&seen), inherited(&seen), restart), (live, lost, lost));
+        assert_eq!(seen.sum(UNFOLLOWED, &[]) > 0.0, lost > 0.0);
+    }
+}
+
+/// A file that is not whole, and a directory where nothing can be left, are told of in a line each, and no more.
+#[test]
+fn without_a_handover_it_starts_anew_and_says_so() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    let place = Place::new("anew").unwrap();
+    let state = state();
+    let torn = br#"{"flowcar_handover":1,"place":{"boot":"x","ne"#;
+    fs::write(state.path().join("handover.json"), torn).unwrap();
+    let (_serving, target) = serve(&place);
+    let _holding = hold(&place, target, 2);
+    let path = state.path().to_str().unwrap();
+    for (directory, word) in [(path, "taken for a first start"), ("/proc", "cannot leave")] {
+        let settings = [("FLOWCAR_STATE", directory)];
+        let mut watch = Watch::start(&place, Mode::AloneInCgroup, &settings);
+        watch.until("what is held", |seen| seen.sum(LIVE, &[]) == 4.0);
+        watch.reports(5);
+        let seen = watch.stop();
+        assert_eq!((new(&seen), inherited(&seen)), (4.0, 0.0));
+        let warnings = seen.log.iter().filter(|line| line.contains("WARN"));
+        let warnings: Vec<_> = warnings.collect();
+        assert!(
+            matches!(&warnings[..], [line] if line.contains(word)),
+            "{warnings:?}"
+        );
+        // It is removed with the directory, whoever wrote it; the next one starts without.
+        fs::remove_file(state.path().join("handover.json")).ok();
+    }
+}
