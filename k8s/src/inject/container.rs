@@ -9,12 +9,19 @@ use crate::config::Settings;
 
 const CGROUP_VOLUME: &str = "flowcar-host-cgroup";
 const NO_TOKEN_VOLUME: &str = "flowcar-no-token";
+const STATE_VOLUME: &str = "flowcar-state";
 
 /// The names of the volumes that flowcar adds.
-pub(super) const VOLUMES: [&str; 2] = [CGROUP_VOLUME, NO_TOKEN_VOLUME];
+pub(super) const VOLUMES: [&str; 3] = [CGROUP_VOLUME, NO_TOKEN_VOLUME, STATE_VOLUME];
 
 /// Where the sidecar finds the host's cgroup tree.
 const HOST_CGROUP: &str = "/run/host-cgroup";
+
+/// Where the sidecar leaves what it needs to know when its container starts again.
+const STATE: &str = "/run/flowcar";
+
+/// Most that this may take, which counts as the sidecar's memory: twice what as many flows as there may be by default need.
+const STATE_SIZE: &str = "16Mi";
 
 /// Where the ServiceAccount admission plugin mounts a token, unless something is mounted there already.
 const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -67,22 +74,21 @@ impl Sidecar<'_> {
     pub(super) fn volumes(&self) -> Vec<Value> {
         let cgroup = json!({ "name": CGROUP_VOLUME, "hostPath": { "path": "/sys/fs/cgroup", "type": "Directory" } });
         let no_token = json!({ "name": NO_TOKEN_VOLUME, "emptyDir": {} });
-        if self.form.ebpf {
-            vec![cgroup, no_token]
-        } else {
-            vec![no_token]
-        }
+        let state = json!({ "name": STATE_VOLUME, "emptyDir": { "medium": "Memory", "sizeLimit": STATE_SIZE } });
+        self.with_cgroup(cgroup, [no_token, state])
     }
 
     fn mounts(&self) -> Vec<Value> {
         let cgroup = json!({ "name": CGROUP_VOLUME, "mountPath": HOST_CGROUP, "readOnly": true });
         let no_token =
             json!({ "name": NO_TOKEN_VOLUME, "mountPath": TOKEN_PATH, "readOnly": true });
-        if self.form.ebpf {
-            vec![cgroup, no_token]
-        } else {
-            vec![no_token]
-        }
+        let state = json!({ "name": STATE_VOLUME, "mountPath": STATE });
+        self.with_cgroup(cgroup, [no_token, state])
+    }
+
+    fn with_cgroup(&self, cgroup: Value, others: [Value; 2]) -> Vec<Value> {
+        let cgroup = self.form.ebpf.then_some(cgroup);
+        cgroup.into_iter().chain(others).collect()
     }
 
     fn command(&self) -> Vec<String> {
@@ -139,6 +145,7 @@ impl Sidecar<'_> {
         if self.form.ebpf {
             env.push(value("FLOWCAR_HOST_CGROUP", HOST_CGROUP));
         }
+        env.push(value("FLOWCAR_STATE", STATE));
         for row in &TABLE {
             let Some(name) = row.env else { continue };
             let given = self.overrides.get(row.key);

@@ -38,7 +38,10 @@ fn the_ebpf_form_has_two_capabilities_and_no_more() {
     });
     assert_eq!(container["securityContext"], expected);
     let mounts = container["volumeMounts"].as_array().expect("mounts");
-    assert!(mounts.iter().all(|mount| mount["readOnly"] == true));
+    for mount in mounts {
+        let writable = mount["name"] == "flowcar-state";
+        assert_eq!(mount["readOnly"] == true, !writable, "{mount}");
+    }
     assert!(
         mounts
             .iter()
@@ -50,6 +53,23 @@ fn the_ebpf_form_has_two_capabilities_and_no_more() {
         json!({"path": "/sys/fs/cgroup", "type": "Directory"})
     );
     assert_eq!(container.get("ports"), None, "no port of ours can clash");
+    remembers(&container, &patched(&pod, &outcome));
+}
+
+/// What it needs to know when it starts again lies in memory, and goes with the pod.
+fn remembers(container: &Value, pod: &Value) {
+    let named = |list: &Value| {
+        let items = list.as_array().expect("a list").iter();
+        let mut found = items.filter(|item| item["name"] == "flowcar-state");
+        found.next().expect("one of this name").clone()
+    };
+    let place = env_value(container, "FLOWCAR_STATE").expect("a place");
+    assert_eq!(named(&container["volumeMounts"])["mountPath"], place);
+    let volume = named(&pod["spec"]["volumes"]);
+    assert_eq!(
+        volume["emptyDir"],
+        json!({"medium": "Memory", "sizeLimit": "16Mi"})
+    );
 }
 
 #[test]
@@ -80,6 +100,7 @@ fn pod_security_takes_the_capabilities_and_the_host_path_away_and_says_so() {
             Some("inet_diag")
         );
         assert_eq!(env(&container, "FLOWCAR_HOST_CGROUP"), None);
+        remembers(&container, &patched(&pod, &outcome));
         assert!(
             !patched(&pod, &outcome)["spec"]
                 .to_string()
