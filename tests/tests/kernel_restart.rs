@@ -4,6 +4,7 @@ use std::{
     fs,
     net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
+    thread,
     time::{Duration, SystemTime},
 };
 
@@ -186,6 +187,75 @@ fn restarted(mode: Mode, ended: Ended) {
     let line = second.log.iter().find(|line| line.contains("goes on from"));
     let line = line.unwrap();
     assert!(line.contains("taken_over=22 ended_unseen=16"), "{line}");
+}
+
+/// Connections end one after the other while the next flowcar starts: before it, between what it does first, and after.
+/// Each is told with all its bytes, or lost, and nothing is both.
+#[test]
+fn connections_that_end_while_it_starts_are_decided_once() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    for mode in [Mode::Both, Mode::AloneInCgroup] {
+        ending_meanwhile(mode);
+    }
+}
+
+fn ending_meanwhile(mode: Mode) {
+    const OPEN: u64 = 3_000;
+    const FLOWS: f64 = 2.0 * OPEN as f64;
+    let place = Place::new("meanwhile").unwrap();
+    // A busy machine makes the kernel probe early, and a FIN that was sent again cannot always be told from payload.
+    let netns = place.netns();
+    netns.sysctl("net.ipv4.tcp_early_retrans", "0").unwrap();
+    let state = state();
+    let (_serving, target) = serve(&place);
+    let mut watch = start(&place, mode, &state);
+    let holding = Holding::start(&place, &CallPlan::to(target).connections(OPEN, 1)).unwrap();
+    // Every exchange has the same payload.
+    const REQUEST: f64 = 132.0;
+    const RESPONSE: f64 = 1_000.0;
+    let told = OPEN as f64 * (REQUEST + RESPONSE);
+    watch.until("their first exchange", |seen| {
+        seen.sum(LIVE, &[]) == FLOWS && seen.sum(IO, &[]) == 2.0 * told
+    });
+    watch.reports(1);
+    let first = watch.kill();
+    let closing = thread::spawn(move || holding.close().unwrap());
+    let mut watch = start(&place, mode, &state);
+    watch.until("all decided", |seen| {
+        seen.sum(CLOSED, &[]) + seen.sum(LOST, &[]) == FLOWS
+    });
+    let clients = closing.join().unwrap();
+    let second = watch.stop();
+
+    assert_eq!(clients.len(), OPEN as usize);
+    for client in &clients {
+        let payload = (client.sent as f64, client.received as f64);
+        assert_eq!(payload, (2.0 * REQUEST, 2.0 * RESPONSE));
+    }
+    assert_eq!((new(&first), new(&second)), (FLOWS, 0.0), "{mode:?}");
+    assert_eq!(inherited(&second), FLOWS, "{mode:?}");
+    let (closed, lost) = (second.sum(CLOSED, &[]), second.sum(LOST, &[]));
+    println!("{mode:?}: {closed} told, {lost} lost to the restart");
+    assert_eq!(lost, second.sum(LOST, &[("flowcar.lost", "restart")]));
+    assert_eq!((closed + lost, second.sum(LIVE, &[])), (FLOWS, 0.0));
+    assert_eq!(second.flows.len() as f64, closed, "{mode:?}");
+    // One exchange of each that was told was told before.
+    let servers = second.flows.iter().filter(|flow| flow.role() == "server");
+    let servers = servers.count() as f64;
+    let since = servers * RESPONSE + (closed - servers) * REQUEST;
+    let sent = second.sum(IO, &[("network.io.direction", "transmit")]);
+    let again = second.sum("flowcar.tcp.retransmits", &[]);
+    assert_eq!(sent, since, "{mode:?}, {again} sent again");
+    // Where the other end was not heard of, its FIN may count as a byte.
+    let since = servers * REQUEST + (closed - servers) * RESPONSE;
+    let received = second.sum(IO, &[("network.io.direction", "receive")]);
+    let inexact = second.sum("flowcar.self.flows.inexact", &[]);
+    assert!(
+        (received - since).abs() <= inexact,
+        "{mode:?}: {received} {since} {inexact}"
+    );
 }
 
 /// In another network namespace no cookie is what it was.

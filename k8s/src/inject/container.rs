@@ -20,7 +20,7 @@ const HOST_CGROUP: &str = "/run/host-cgroup";
 /// Where the sidecar leaves what it needs to know when its container starts again.
 const STATE: &str = "/run/flowcar";
 
-/// Most that this may take, which counts as the sidecar's memory: twice what as many flows as there may be by default need.
+/// Most that this may take, which counts as the sidecar's memory: two files of as many flows as there may be by default.
 const STATE_SIZE: &str = "16Mi";
 
 /// Where the ServiceAccount admission plugin mounts a token, unless something is mounted there already.

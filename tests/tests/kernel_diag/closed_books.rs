@@ -34,6 +34,8 @@ fn flows_whose_close_was_dropped_are_taken_off_the_list() {
     watch.until("an empty table", |seen| {
         seen.sum(table, &[]) == 0.0 && seen.sum(live, &[]) == 0.0
     });
+    // Of those that were never told of it takes two looks to be sure.
+    watch.reports(3);
     let seen = watch.stop();
     let ring_full = seen.sum(
         "flowcar.tcp.connections.lost",
@@ -52,6 +54,8 @@ fn flows_whose_close_was_dropped_are_taken_off_the_list() {
     let closed = seen.sum("flowcar.tcp.connections.closed", &[]);
     assert_eq!(closed + ring_full, (2 * CONNECTIONS) as f64);
     assert_eq!(closed, seen.flows.len() as f64);
+    let opened = seen.sum("flowcar.tcp.connections.opened", &[]);
+    assert_eq!(opened, (2 * CONNECTIONS) as f64);
 }
 
 /// The kernel tells of ends in a work queue, which may come to them long after: waits until some found no room, and
