@@ -174,6 +174,9 @@ impl Table {
         }
         let mut looked = Looked::default();
         observe(&mut flow, &mut history, &mut looked, sight, info);
+        if let Some(left) = &inherited {
+            flow.volume = flow.volume.max(&left.volume_of_looks());
+        }
         let entry = Entry {
             flow: flow.clone(),
             history: Some(history),
