@@ -156,7 +156,8 @@ impl EbpfSource {
     /// If the map cannot be read, which a live map always can.
     pub fn counters(&self) -> Result<[u64; COUNTERS], MapError> {
         let mut sums = [0; COUNTERS];
-        for counter in Counter::ALL {
+        // Those established last, or one that is established and lost in between would be lost without ever having been.
+        for counter in Counter::ALL.into_iter().rev() {
             let values = self.counters.get(&counter.index(), 0)?;
             sums[counter.index() as usize] = values.iter().sum();
         }
