@@ -11,6 +11,7 @@ mod ctx;
 mod emit;
 mod exchange;
 mod handshake;
+mod histogram;
 mod loss;
 mod maps;
 mod packet;

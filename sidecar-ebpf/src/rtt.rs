@@ -3,7 +3,6 @@
 use aya_ebpf::bindings::{BPF_TCP_CLOSE_WAIT, BPF_TCP_ESTABLISHED};
 use flowcar_shared::{
     counter::Counter,
-    histogram::{MICROS, SLOTS},
     record::{FlowRecord, Kind, flag},
 };
 
@@ -12,9 +11,9 @@ use crate::{
     emit::{emit, emit_few},
     exchange,
     handshake::CALLBACKS,
+    histogram::Histogram,
     maps,
     seat::{self, Seat},
-    verifier::through_memory,
 };
 
 /// Counts one sample, and sends the flow's record if userspace's tick has moved since the last.
@@ -84,22 +83,13 @@ fn is_due(ctx: Ctx, tick: u32) -> bool {
 /// Counts a sample in the flow's histogram.
 #[inline(always)]
 fn count(flow: &mut FlowRecord, rtt_us: u32) {
-    flow.rtt_sum_us += u64::from(rtt_us);
-    if rtt_us < flow.rtt_min_us {
-        flow.rtt_min_us = rtt_us;
-    }
-    if rtt_us > flow.rtt_max_us {
-        flow.rtt_max_us = rtt_us;
-    }
-    let slot = MICROS.slot(rtt_us.into()) as u32;
-    // SAFETY: a field of the value that `flow` points to.
-    let slot = unsafe { through_memory(&raw mut flow.scratch, slot) };
-    if slot < SLOTS {
-        // SAFETY: the index was just compared with the array's length.
-        unsafe { *flow.rtt_slots.get_unchecked_mut(slot) += 1 };
-        let used = slot as u16 + 1;
-        if used > flow.slots_used {
-            flow.slots_used = used;
-        }
-    }
+    let histogram = Histogram {
+        sum_us: &mut flow.rtt_sum_us,
+        min_us: &mut flow.rtt_min_us,
+        max_us: &mut flow.rtt_max_us,
+        slots: &mut flow.rtt_slots,
+        slots_used: &mut flow.slots_used,
+        scratch: &mut flow.scratch,
+    };
+    histogram.count(rtt_us);
 }

@@ -4,12 +4,13 @@ use aya_ebpf::helpers::bpf_ringbuf_output;
 use flowcar_shared::{
     counter::Counter,
     exchange::{ExchangeHead, ExchangeRecord, FEW_EXCHANGES, HEAD_LEN, KIND},
-    histogram::{MICROS, SLOTS},
+    histogram::SLOTS,
 };
 
 use crate::{
     ctx::Ctx,
     emit::wake,
+    histogram::Histogram,
     maps::{RECORDS, count},
     verifier::{put, through_memory},
 };
@@ -89,24 +90,15 @@ pub(super) fn keep(head: &mut ExchangeHead, duration_us: u32) -> bool {
 pub(super) fn add(record: &mut ExchangeRecord, duration_us: u32) {
     let head = &mut record.head;
     head.count += 1;
-    head.sum_us += u64::from(duration_us);
-    if duration_us < head.min_us {
-        head.min_us = duration_us;
-    }
-    if duration_us > head.max_us {
-        head.max_us = duration_us;
-    }
-    let slot = MICROS.slot(duration_us.into()) as u32;
-    // SAFETY: as in `keep`.
-    let slot = unsafe { through_memory(&raw mut head.scratch, slot) };
-    if slot < SLOTS {
-        // SAFETY: the index was just compared with the array's length.
-        unsafe { *record.slots.get_unchecked_mut(slot) += 1 };
-        let used = slot as u16 + 1;
-        if used > head.slots_used {
-            head.slots_used = used;
-        }
-    }
+    let histogram = Histogram {
+        sum_us: &mut head.sum_us,
+        min_us: &mut head.min_us,
+        max_us: &mut head.max_us,
+        slots: &mut record.slots,
+        slots_used: &mut head.slots_used,
+        scratch: &mut head.scratch,
+    };
+    histogram.count(duration_us);
 }
 
 /// Sends the record, cut behind `slots`, if it says anything new.

@@ -156,11 +156,7 @@ impl Cluster {
             None,
         );
         let probe = admin.clone();
-        let process = Process::start(program, move || match probe.get("/readyz") {
-            Ok(reply) if reply.is_ok() => Ok(()),
-            Ok(reply) => Err(reply.text()),
-            Err(error) => Err(error.to_string()),
-        });
+        let process = Process::start(program, move || probe.finds("/readyz"));
         Controller {
             process,
             admin,

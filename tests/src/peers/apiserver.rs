@@ -80,11 +80,7 @@ impl ApiServer {
             token: ADMIN_TOKEN.to_owned(),
         };
         let probe = admin.client.clone();
-        let process = Process::start(program, move || match probe.get("/readyz?verbose") {
-            Ok(reply) if reply.is_ok() => Ok(()),
-            Ok(reply) => Err(reply.text()),
-            Err(error) => Err(error.to_string()),
-        });
+        let process = Process::start(program, move || probe.finds("/readyz?verbose"));
         let server = Self {
             process,
             etcd,

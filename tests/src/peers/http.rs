@@ -79,6 +79,15 @@ impl Client {
         self.send("GET", path, "", Vec::new())
     }
 
+    /// Whether a GET is answered with success, and if not, why: for [`Process::start`](super::Process::start).
+    pub(crate) fn finds(&self, path: &str) -> Result<(), String> {
+        match self.get(path) {
+            Ok(reply) if reply.is_ok() => Ok(()),
+            Ok(reply) => Err(reply.text()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
     /// POST of form fields, which this encodes.
     ///
     /// # Errors

@@ -54,11 +54,7 @@ impl Jaeger {
         let process = Process::start(program, move || {
             connects(&net, &listens.otlp_grpc)?;
             connects(&net, &listens.otlp_http)?;
-            match probe.get("/api/services") {
-                Ok(reply) if reply.is_ok() => Ok(()),
-                Ok(reply) => Err(reply.text()),
-                Err(error) => Err(error.to_string()),
-            }
+            probe.finds("/api/services")
         });
         Self {
             process,

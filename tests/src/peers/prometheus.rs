@@ -71,11 +71,7 @@ impl Prometheus {
             .args(args);
         let client = Client::new(net, format!("http://{address}"), None);
         let probe = client.clone();
-        let process = Process::start(program, move || match probe.get("/-/ready") {
-            Ok(reply) if reply.is_ok() => Ok(()),
-            Ok(reply) => Err(reply.text()),
-            Err(error) => Err(error.to_string()),
-        });
+        let process = Process::start(program, move || probe.finds("/-/ready"));
         Self {
             process,
             client,

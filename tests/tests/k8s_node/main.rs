@@ -2,6 +2,7 @@
 //! makes first.
 
 mod apps;
+mod disk;
 mod kubectl_flowcar_check;
 mod node;
 mod seen;

@@ -12,14 +12,13 @@ use std::{
 };
 
 use flowcar_tests::{
-    peers::{
-        ApiServer, ApiServerOptions, Authority, Net, Peer, Process, Program, binary, eventually,
-    },
+    peers::{ApiServer, ApiServerOptions, Authority, Net, Peer, Process, Program, eventually},
     place::Netns,
 };
 use nix::sched::{CloneFlags, setns};
-use serde_json::json;
 use tempfile::TempDir;
+
+use crate::disk;
 
 /// The host's loopback, as the emulated network's gateway is to the node.
 pub(crate) const HOST: &str = "10.0.2.2";
@@ -69,7 +68,7 @@ impl Network {
 
 /// What the node's kubelet proves itself by, and the API server's options that let it.
 pub(crate) struct Trust {
-    authority: Authority,
+    pub(crate) authority: Authority,
     files: TempDir,
 }
 
@@ -110,12 +109,7 @@ impl Node {
         images: &[PathBuf],
     ) -> Self {
         let files = tempfile::tempdir().unwrap();
-        let folder = files.path().join("disk");
-        fs::create_dir_all(folder.join("images")).unwrap();
-        write_disk(&folder, api, trust, driver, images);
-        let disk = files.path().join("node.ext4");
-        make_file_system(&folder, &disk);
-        fs::remove_dir_all(&folder).unwrap();
+        let disk = disk::make(files.path(), api, trust, driver, images);
         let console = files.path().join("console");
         Self {
             _machine: emulator(api.process().net(), &disk, &console),
@@ -144,16 +138,14 @@ impl Node {
 
     /// The processes of that name in a pod.
     pub(crate) fn processes(&self, pod_uid: &str, name: &str) -> Vec<u32> {
+        // Few programs: starting one takes an emulated node long.
         let script = format!(
-            "for each in /proc/[0-9]*; do
-                [ \"$(cat $each/comm 2>/dev/null)\" = {name} ] || continue
-                grep -q -e {pod_uid} -e {} $each/cgroup 2>/dev/null && echo ${{each#/proc/}}
-            done",
+            "cd /proc && grep -ls -e {pod_uid} -e {} $(grep -lsx {name} [0-9]*/comm | sed s/comm/cgroup/)",
             pod_uid.replace('-', "_")
         );
         self.shell(&script)
             .lines()
-            .map(|line| line.parse().unwrap())
+            .map(|path| path.strip_suffix("/cgroup").unwrap().parse().unwrap())
             .collect()
     }
 }
@@ -185,67 +177,6 @@ fn ask(script: &str) -> io::Result<String> {
     let mut said = String::new();
     stream.read_to_string(&mut said)?;
     Ok(said)
-}
-
-fn write_disk(folder: &Path, api: &ApiServer, trust: &Trust, driver: Driver, images: &[PathBuf]) {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("node/start");
-    fs::copy(source, folder.join("start")).unwrap();
-    fs::copy(binary("kubelet"), folder.join("kubelet")).unwrap();
-    for image in images {
-        fs::copy(
-            image,
-            folder.join("images").join(image.file_name().unwrap()),
-        )
-        .unwrap();
-    }
-    let write = |name: &str, text: &str| fs::write(folder.join(name), text).unwrap();
-    let driver = match driver {
-        Driver::Systemd => "systemd",
-        Driver::Cgroupfs => "cgroupfs",
-    };
-    write("settings", &format!("DRIVER={driver}\n"));
-    let identity = trust.authority.client("system:node:node1", "system:nodes");
-    write("node.crt", &identity.certificate);
-    write("node.key", &identity.key);
-    write("ca.crt", api.ca());
-    write("clients.crt", trust.authority.certificate());
-    let port = api.url().rsplit(':').next().unwrap();
-    let kubeconfig = json!({
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "test", "cluster": {
-            "server": format!("https://{HOST}:{port}"), "certificate-authority": "/node/ca.crt",
-        }}],
-        "users": [{"name": "node", "user": {"client-certificate": "/node/node.crt", "client-key": "/node/node.key"}}],
-        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "node"}}],
-        "current-context": "test",
-    });
-    write("kubeconfig", &kubeconfig.to_string());
-    let kubelet = json!({
-        "apiVersion": "kubelet.config.k8s.io/v1beta1",
-        "kind": "KubeletConfiguration",
-        "cgroupDriver": driver,
-        "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
-        "authentication": {"anonymous": {"enabled": false}, "webhook": {"enabled": false},
-            "x509": {"clientCAFile": "/node/clients.crt"}},
-        "authorization": {"mode": "AlwaysAllow"},
-        "failSwapOn": false,
-        "runtimeRequestTimeout": "10m",
-        // Images that no registry has must not be collected.
-        "imageGCHighThresholdPercent": 100,
-        "imageGCLowThresholdPercent": 99,
-        "evictionHard": {"memory.available": "10Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
-    });
-    write("kubelet.yaml", &kubelet.to_string());
-}
-
-fn make_file_system(folder: &Path, disk: &Path) {
-    fs::File::create(disk).unwrap().set_len(1 << 30).unwrap();
-    let mut mkfs = Command::new("mkfs.ext4");
-    mkfs.args(["-q", "-F", "-O", "^has_journal", "-d"])
-        .arg(folder)
-        .arg(disk);
-    assert!(mkfs.status().unwrap().success());
 }
 
 /// A part of the control plane. Whether it does its part is seen by what becomes of pods.
