@@ -122,7 +122,7 @@ impl Follower {
         }));
         self.drain(finished);
         if shown {
-            self.flows.settle_after_look();
+            self.flows.look_is_over();
         }
     }
 

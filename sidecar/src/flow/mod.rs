@@ -8,6 +8,7 @@ mod gone;
 pub mod handover;
 mod history;
 mod inherited;
+mod looked;
 mod looks;
 mod parts;
 mod raw;
@@ -30,6 +31,8 @@ pub use record::{Malformed, Record, decode, kind_of_malformed};
 pub use sight::{Afterlife, Sight, SocketName, State, TcpInfo};
 pub use table::{Change, Table};
 pub use trace::TraceIdentity;
+
+use looked::Looked;
 
 use crate::histogram::Histogram;
 

@@ -9,8 +9,8 @@ use std::{
 use flowcar_shared::{counter::Counter, record::Kind};
 
 use super::{
-    Books, Exchanges, Flow, History, Lost, Outcome, Record, handover::Left, inherited::Inherited,
-    looks::Looked,
+    Books, Exchanges, Flow, History, Looked, Lost, Outcome, Record, handover::Left,
+    inherited::Inherited,
 };
 use crate::histogram::Histogram;
 

@@ -13,6 +13,7 @@ use crate::{
     flow::{
         self, Adopt, Afterlife, Books, Change, Ends, Exchanges, Flow, Looking, Malformed,
         Monotonic, Sight, Table, Told,
+        handover::{Handover, Place},
     },
     series::{Remainder, SeriesSet},
     snapshot::{Own, Snapshot},
@@ -54,6 +55,27 @@ impl Flows {
             remainder: Remainder::default(),
             leaves: false,
             inheritance: None,
+        }
+    }
+
+    /// Goes on from what the flowcar before this one left, to be settled after so many looks.
+    pub(super) fn inherit(&mut self, handover: &Handover, here: &Place, looks: u8) {
+        let since = self.start_unix_ns;
+        let inheritance = Inheritance::begin(&mut self.table, handover, here, looks, since);
+        self.inheritance = Some(inheritance);
+    }
+
+    /// A look is over, and the ends that were told by then are taken in.
+    pub(super) fn look_is_over(&mut self) {
+        if let Some(inheritance) = &mut self.inheritance {
+            inheritance.look_is_over(&mut self.table);
+        }
+    }
+
+    /// There will be no look.
+    pub(super) fn settle(&mut self) {
+        if let Some(inheritance) = &mut self.inheritance {
+            inheritance.settle(&mut self.table);
         }
     }
 
