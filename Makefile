@@ -44,7 +44,7 @@ test: ## All tests, with real sockets, kernels and peers
 lint: ## Formatting and clippy, of the kernel programs too
 	@$(call setup,lint)
 	cargo fmt --all --check
-	cargo clippy --all-targets -- -D warnings
+	cargo clippy --workspace --exclude flowcar-ebpf --all-targets -- -D warnings
 	RUSTFLAGS="--cfg=bpf_target_arch=\"$$(uname -m)\"" $$FLOWCAR_BPF_CARGO clippy --package flowcar-ebpf \
 		--release --target bpfel-unknown-none -Z build-std=core --target-dir $(out)/bpf -- -D warnings
 

@@ -1,5 +1,5 @@
 //! The tests that ask something of the kernel, as one binary that can be carried to another kernel (`make test-kernels`).
-//! They are those of `tests/tests`, and none of them is here alone.
+//! They are those of `tests/tests`, and what takes more than a developer's kernel may have.
 
 #[path = "../tests/kernel_bytes.rs"]
 mod kernel_bytes;
@@ -17,6 +17,8 @@ mod kernel_neighbours;
 mod kernel_pod;
 #[path = "../tests/kernel_refusals.rs"]
 mod kernel_refusals;
+#[path = "../tests/kernel_restart.rs"]
+mod kernel_restart;
 #[path = "../tests/kernel_rights.rs"]
 mod kernel_rights;
 #[path = "../tests/kernel_round_trips.rs"]
@@ -25,3 +27,4 @@ mod kernel_round_trips;
 mod kernel_scope;
 #[path = "../tests/kernel_variants.rs"]
 mod kernel_variants;
+mod layered;

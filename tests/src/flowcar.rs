@@ -346,16 +346,22 @@ impl Server {
     /// # Errors
     /// It cannot be started, or cannot listen.
     pub fn start(place: &Place, connections: usize) -> io::Result<Self> {
-        Self::start_with(place, &[], connections)
+        Self::start_with(place, &[], connections, &[])
     }
 
-    fn start_with(place: &Place, settings: Settings, connections: usize) -> io::Result<Self> {
+    fn start_with(
+        place: &Place,
+        settings: Settings,
+        connections: usize,
+        sockets: &[&str],
+    ) -> io::Result<Self> {
         #[derive(Deserialize)]
         struct Ready {
             listening: SocketAddr,
         }
         let until = connections.to_string();
-        let words = ["serve", "--listen", "[::]:0", "--until", &until];
+        let mut words = vec!["serve", "--listen", "[::]:0", "--until", &until];
+        words.extend_from_slice(sockets);
         let mut run = Run::start_with(place, settings, &traffic::program()?, &words)?;
         let mut stdout = run.stdout()?;
         let mut line = String::new();
@@ -403,6 +409,7 @@ fn succeeded(
 #[derive(Debug)]
 pub struct Pair {
     settings: Vec<(&'static str, &'static str)>,
+    sockets: Vec<&'static str>,
     link: Link,
     client: Place,
     server: Place,
@@ -468,6 +475,7 @@ impl Pair {
         let link = Link::between(client.netns(), server.netns(), plan).map_err(io::Error::other)?;
         Ok(Self {
             settings: Vec::new(),
+            sockets: Vec::new(),
             link,
             client,
             server,
@@ -478,6 +486,13 @@ impl Pair {
     #[must_use]
     pub fn set(mut self, name: &'static str, value: &'static str) -> Self {
         self.settings.push((name, value));
+        self
+    }
+
+    /// Words for both `traffic call` and `traffic serve`: what they set on their sockets.
+    #[must_use]
+    pub fn sockets(mut self, arguments: &[&'static str]) -> Self {
+        self.sockets.extend_from_slice(arguments);
         self
     }
 
@@ -510,10 +525,11 @@ impl Pair {
         connections: usize,
         arguments: &[&str],
     ) -> io::Result<Called> {
-        let settings = &self.settings;
-        let serving = Server::start_with(&self.server, settings, connections)?;
+        let (settings, sockets) = (&self.settings, &self.sockets);
+        let serving = Server::start_with(&self.server, settings, connections, sockets)?;
         let count = connections.to_string();
         let mut words = vec!["--connections", &count];
+        words.extend_from_slice(sockets);
         words.extend_from_slice(arguments);
         let (clients, at_client) = call_with(
             &self.client,

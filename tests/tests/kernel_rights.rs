@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    io::{self, BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader},
     os::unix::process::CommandExt,
     process::{Command, Stdio},
     time::Duration,
@@ -13,8 +13,8 @@ use flowcar_tests::{
     exporting::{Exporting, has_books},
     flowcar::{self, CAPABILITIES},
     place::{
-        Capability, OnlyCaps, Place, maps_ask_for_a_right, maps_count_against, require_cgroup2,
-        require_root,
+        Capability, OnlyCaps, Place, lacks, maps_ask_for_a_right, maps_count_against,
+        require_cgroup2, require_root,
     },
     traffic::{CallPlan, ServePlan, Serving, call_in},
 };
@@ -109,7 +109,7 @@ fn two_capabilities_before_and_none_after() {
     let following = export.running.told("following");
     assert!(following.contains("source=\"ebpf\""), "{following}");
     let kept = if maps_ask_for_a_right().unwrap() {
-        tell("lacks: maps that can be read without CAP_BPF, so that it is kept");
+        lacks("maps that can be read without CAP_BPF, so that it is kept");
         BPF
     } else {
         NONE
@@ -169,16 +169,9 @@ fn a_small_memlock_limit_is_no_matter_or_is_named() {
     );
     if counts {
         // Without programs a connection that lived between two looks is not told apart from the neighbours'.
-        tell("lacks: eBPF with two capabilities where RLIMIT_MEMLOCK is small");
+        lacks("eBPF with two capabilities where RLIMIT_MEMLOCK is small");
         return;
     }
     ten_calls(&pod);
     has_books(&export.running.stop(), 20);
-}
-
-/// Not println: the test harness would swallow it when the test passes.
-fn tell(what: &str) {
-    io::stdout()
-        .write_all(format!("\n{what}\n").as_bytes())
-        .unwrap();
 }

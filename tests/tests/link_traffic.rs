@@ -10,8 +10,8 @@ use flowcar_tests::{
     },
     place::{Place, require_cgroup2, require_program, require_root, require_tun},
     traffic::{
-        CallPlan, Close, Holding, LoadPlan, Pods, ServePlan, Serving, SocketOptions, call_in,
-        load_in,
+        CallPlan, Close, Holding, LoadPlan, Pods, ServePlan, Serving, SocketOptions,
+        StreamProtocol, call_in, load_in,
     },
 };
 
@@ -326,7 +326,7 @@ fn multipath_connections_are_multipath() {
         return;
     }
     let socket = SocketOptions {
-        mptcp: true,
+        protocol: StreamProtocol::Mptcp,
         ..SocketOptions::default()
     };
     let serve = ServePlan {

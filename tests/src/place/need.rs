@@ -83,6 +83,13 @@ pub fn require_file(path: &Path, command: &str) -> bool {
     )
 }
 
+/// Says what this kernel lacks of what is under test, so that the table in the README can be written from the runs.
+pub fn lacks(what: &str) {
+    // Not println: the test harness would swallow it when the test passes. On a line of its own: the harness has
+    // begun one.
+    let _ = writeln!(io::stdout(), "\nlacks: {what}");
+}
+
 fn has(capability: Capability) -> bool {
     caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
 }

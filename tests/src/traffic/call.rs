@@ -13,6 +13,7 @@ use socket2::SockRef;
 
 use super::{
     call_plan::CallPlan,
+    kernel_tls,
     options::Close,
     protocol::{Header, Then},
     report::{ConnectionReport, Failure, Percentiles, Phase, Role, Stopwatch, nanoseconds},
@@ -95,6 +96,9 @@ impl Caller {
                 match plan.timeout {
                     None => socket.connect(&plan.target.into())?,
                     Some(timeout) => socket.connect_timeout(&plan.target.into(), timeout)?,
+                }
+                if plan.socket.kernel_tls {
+                    kernel_tls::start(&socket)?;
                 }
                 let stream = TcpStream::from(socket);
                 stream.set_read_timeout(plan.timeout)?;

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::options::{Close, CommandLine, SocketOptions, milliseconds, range};
 
@@ -147,12 +147,7 @@ impl CallPlan {
             .milliseconds("--stall", self.stall)
             .milliseconds("--pause", self.pause)
             .option("--seed", self.seed)
-            .maybe(
-                "--close",
-                self.close
-                    .to_possible_value()
-                    .map(|value| value.get_name().to_owned()),
-            )
+            .choice("--close", self.close)
             .and(self.socket.arguments());
         match self.timeout {
             Some(timeout) => line.milliseconds("--timeout", timeout),
@@ -182,6 +177,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::traffic::StreamProtocol;
 
     #[derive(Parser)]
     struct Reader {
@@ -205,7 +201,8 @@ mod tests {
                 receive_buffer: Some(4096),
                 send_buffer: Some(8192),
                 fast_open: true,
-                mptcp: true,
+                protocol: StreamProtocol::Smc,
+                kernel_tls: true,
             },
             ..CallPlan::to("[fd77::1]:80".parse().unwrap())
         };

@@ -27,6 +27,19 @@ pub enum Close {
     HalfByServer,
 }
 
+/// What carries the bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum StreamProtocol {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// Multipath TCP (RFC 8684).
+    Mptcp,
+    /// Shared memory communications (RFC 7609), which falls back to TCP where no device takes part.
+    Smc,
+}
+
 /// What both ends may set on their sockets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Args)]
 pub struct SocketOptions {
@@ -39,9 +52,12 @@ pub struct SocketOptions {
     /// TCP Fast Open; the namespace needs net.ipv4.tcp_fastopen=3
     #[arg(long)]
     pub fast_open: bool,
-    /// Multipath TCP
+    /// What carries the bytes
+    #[arg(long, value_enum, default_value_t)]
+    pub protocol: StreamProtocol,
+    /// TLS 1.3 by the kernel (kTLS), with keys that both ends know instead of a handshake
     #[arg(long)]
-    pub mptcp: bool,
+    pub kernel_tls: bool,
 }
 
 /// A command line in the making, the way back from what clap reads.
@@ -56,7 +72,8 @@ impl SocketOptions {
             .maybe("--receive-buffer", self.receive_buffer)
             .maybe("--send-buffer", self.send_buffer)
             .flag("--fast-open", self.fast_open)
-            .flag("--mptcp", self.mptcp)
+            .choice("--protocol", self.protocol)
+            .flag("--kernel-tls", self.kernel_tls)
     }
 }
 
@@ -78,6 +95,12 @@ impl CommandLine {
             Some(value) => self.option(name, value),
             None => self,
         }
+    }
+
+    /// One of the values that clap knows.
+    pub(super) fn choice(self, name: &str, value: impl ValueEnum) -> Self {
+        let value = value.to_possible_value();
+        self.maybe(name, value.map(|value| value.get_name().to_owned()))
     }
 
     pub(super) fn flag(self, name: &str, set: bool) -> Self {

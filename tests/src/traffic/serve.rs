@@ -18,6 +18,7 @@ use tokio::{
 };
 
 use super::{
+    kernel_tls,
     options::{CommandLine, SocketOptions},
     protocol::{HEADER, Header, Then},
     report::{ConnectionReport, Failure, Phase, Role, Stopwatch},
@@ -123,8 +124,12 @@ impl Server {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
-            let (stopped, on_report) = (stopped.clone(), Arc::clone(&on_report));
-            let serve = move || runtime.block_on(accept(listener.into(), stopped, on_report));
+            let accepting = Accepting {
+                kernel_tls: plan.socket.kernel_tls,
+                on_report: Arc::clone(&on_report),
+            };
+            let stopped = stopped.clone();
+            let serve = move || runtime.block_on(accept(listener.into(), stopped, accepting));
             server.workers.push(
                 thread::Builder::new()
                     .name("serve".to_owned())
@@ -163,10 +168,17 @@ impl Drop for Server {
     }
 }
 
+/// What becomes of an accepted connection.
+#[derive(Clone)]
+struct Accepting {
+    kernel_tls: bool,
+    on_report: OnReport,
+}
+
 async fn accept(
     listener: std::net::TcpListener,
     mut stopped: watch::Receiver<bool>,
-    on_report: OnReport,
+    accepting: Accepting,
 ) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
@@ -180,13 +192,24 @@ async fn accept(
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
-                    let on_report = Arc::clone(&on_report);
-                    connections.spawn(async move { on_report(Connection::new(peer)?.serve(stream).await); io::Result::Ok(()) });
+                    connections.spawn(accepting.clone().serve(stream, peer));
                 }
                 // The connection died in the queue, or descriptors ran out: those that are open go on.
                 Err(error) => eprintln!("serve: accept: {error}"),
             },
         }
+    }
+}
+
+// === impl Accepting ===
+
+impl Accepting {
+    async fn serve(self, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
+        if self.kernel_tls {
+            kernel_tls::start(&stream)?;
+        }
+        (self.on_report)(Connection::new(peer)?.serve(stream).await);
+        Ok(())
     }
 }
 

@@ -3,10 +3,13 @@ use std::{io, net::SocketAddr, os::fd::AsRawFd, time::Duration};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use super::options::SocketOptions;
+use super::options::{SocketOptions, StreamProtocol};
 
 /// Fast Open requests that may wait for their handshake.
 const FAST_OPEN_QUEUE: libc::c_int = 1024;
+
+/// The address family of SMC's sockets (include/linux/socket.h), which libc does not name.
+const AF_SMC: libc::c_int = 43;
 
 /// A socket that is about to connect from `local` (any address if none).
 pub(super) fn connecting(
@@ -58,12 +61,12 @@ pub(super) fn listening(
 }
 
 fn new(address: SocketAddr, options: SocketOptions) -> io::Result<Socket> {
-    let protocol = if options.mptcp {
-        Protocol::MPTCP
-    } else {
-        Protocol::TCP
+    let (domain, protocol) = match options.protocol {
+        StreamProtocol::Tcp => (Domain::for_address(address), Protocol::TCP),
+        StreamProtocol::Mptcp => (Domain::for_address(address), Protocol::MPTCP),
+        StreamProtocol::Smc => (Domain::from(AF_SMC), smc(address)),
     };
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(protocol))?;
+    let socket = Socket::new(domain, Type::STREAM, Some(protocol))?;
     // A request must not wait for the acknowledgement of the one before it.
     socket.set_tcp_nodelay(true)?;
     if let Some(bytes) = options.receive_buffer {
@@ -73,6 +76,11 @@ fn new(address: SocketAddr, options: SocketOptions) -> io::Result<Socket> {
         socket.set_send_buffer_size(bytes)?;
     }
     Ok(socket)
+}
+
+/// SMCPROTO_SMC or SMCPROTO_SMC6 (net/smc/smc.h): the version of IP that SMC's own TCP connection uses.
+fn smc(address: SocketAddr) -> Protocol {
+    Protocol::from(libc::c_int::from(address.is_ipv6()))
 }
 
 fn set(

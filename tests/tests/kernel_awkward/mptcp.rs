@@ -16,15 +16,23 @@ use crate::can_link;
 
 const MS: Duration = Duration::from_millis(1);
 
-/// `traffic serve --mptcp` and `traffic call --mptcp`, each followed.
+/// `traffic serve` and `traffic call`, each followed.
 fn call(pair: &Pair, arguments: &[&str]) -> (Vec<ConnectionReport>, Report, Report) {
     let program = traffic::program().unwrap();
-    let serve = ["serve", "--listen", "[::]:7000", "--until", "3", "--mptcp"];
+    let serve = [
+        "serve",
+        "--listen",
+        "[::]:7000",
+        "--until",
+        "3",
+        "--protocol",
+        "mptcp",
+    ];
     let mut server = Run::start(pair.server(), &program, &serve).unwrap();
     let mut output = server.stdout().unwrap();
     std::io::BufRead::read_line(&mut output, &mut String::new()).unwrap();
     let target: SocketAddr = (pair.link().b4(), 7000).into();
-    let mut words = vec!["--connections", "3", "--mptcp"];
+    let mut words = vec!["--connections", "3", "--protocol", "mptcp"];
     words.extend_from_slice(arguments);
     let (clients, at_client) = flowcar::call(pair.client(), target, &words).unwrap();
     assert_eq!(std::io::BufRead::lines(output).count(), 3);
