@@ -190,11 +190,12 @@ fn acknowledged(trace: &Trace, direction: Direction) -> u64 {
     most.expect("an acknowledgement").into()
 }
 
-/// A server's socket does not exist yet when its SYN-ACK leaves, which is not among its segments; the SYN is.
+/// A server's socket does not exist yet when its SYN-ACK leaves, which is not among its segments; the SYN is. Nor does one exist
+/// where a RST answers an acknowledgement that came for nothing after the end.
 fn segments_are_the_links(connection: &Connection, trace: &Trace) {
     let trace = trace.of_port(connection.client_flow.local.port);
     let carried =
-        |direction, syns: bool| trace.count(direction, |tcp: &TcpSummary| syns || !tcp.syn) as u64;
+        |direction, syns: bool| trace.count(direction, |tcp| (syns || !tcp.syn) && !tcp.rst) as u64;
     let Connection {
         client_flow,
         server_flow,

@@ -231,8 +231,10 @@ impl Sight {
         let Some(info) = &self.info else {
             return Role::Unknown;
         };
-        // A FIN that waits behind unsent data is not sent.
-        let fin = u8::from(state.has_closed() && info.notsent == 0);
+        // A FIN that waits behind unsent data is not sent; one that was sent while the kernel waited for the socket's lock is
+        // in the counts and not in the state, which it had read before (net/ipv4/tcp.c, tcp_get_info).
+        let in_state = state.has_closed() && info.notsent == 0;
+        let fin = u8::from(in_state || info.delivered_bare_fin());
         match self.excess().and_then(|excess| excess.checked_sub(fin)) {
             Some(1) if state.is_connected() => Role::Client,
             Some(0) if state.is_connected() => Role::Server,

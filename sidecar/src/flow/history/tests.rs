@@ -157,3 +157,16 @@ fn roles_follow_from_the_counts_of_the_living() {
     assert_eq!(live(50, 100, 0, 0, State::Established), Role::Unknown);
     assert_eq!(live(0, 0, 1, 0, State::SynSent), Role::Client);
 }
+
+/// The state is read before the counts: a FIN in between is acknowledged, and no SYN.
+#[test]
+fn a_fin_in_the_middle_of_a_look_is_no_syn() {
+    let closing = |acked| {
+        let mut sight = told(0, acked, 100, 50, 3).sight();
+        sight.state = State::CloseWait;
+        sight.info.as_mut().unwrap().state = State::CloseWait as u8;
+        sight.role()
+    };
+    assert_eq!(closing(51), Role::Server);
+    assert_eq!(closing(52), Role::Client);
+}
