@@ -7,7 +7,7 @@ use flowcar_tests::{
     flowcar::{Called, Connection, FlowLine, Pair, Summary},
     link::{
         Direction::{self, AtoB, BtoA},
-        Plan, TcpSummary, Trace,
+        Plan, Trace,
     },
     place::{require_cgroup2, require_root, require_tun},
     traffic::ConnectionReport,
