@@ -82,7 +82,7 @@ test-image: image ## The images, and what is in them
 	@source target/setup/image.env
 	cargo test --test image_contents
 
-test-kernels: ## The kernel tests in virtual machines, on Linux 5.10, 6.1 and 6.12 (ARGS: some of these)
+test-kernels: ## The kernel tests in virtual machines, on Linux 5.10, 6.1, 6.12 and one without bpf(2)
 	@$(call setup,kernels)
 	tests/kernels/run $(ARGS)
 

@@ -23,8 +23,11 @@ mod kernel_restart;
 mod kernel_rights;
 #[path = "../tests/kernel_round_trips.rs"]
 mod kernel_round_trips;
+#[path = "../tests/kernel_run_diag.rs"]
+mod kernel_run_diag;
 #[path = "../tests/kernel_scope.rs"]
 mod kernel_scope;
 #[path = "../tests/kernel_variants.rs"]
 mod kernel_variants;
 mod layered;
+mod without_bpf;

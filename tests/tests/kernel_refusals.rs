@@ -20,7 +20,7 @@ use serde::Deserialize;
 /// What `flowcar check --format json` prints.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Report {
+pub(crate) struct Report {
     version: String,
     source: Option<String>,
     reason: Option<String>,
@@ -37,7 +37,7 @@ struct Line {
 
 /// Where flowcar is started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Situation {
+pub(crate) enum Situation {
     Root,
     TwoCapabilities,
     NoBpf,
@@ -66,7 +66,7 @@ const UNMOUNTED: &str = r#"
 "#;
 
 /// `flowcar` in a pod's network, to be given its arguments.
-fn flowcar_in(situation: Situation, pod: &Place) -> Command {
+pub(crate) fn flowcar_in(situation: Situation, pod: &Place) -> Command {
     let program = flowcar::program().unwrap();
     let mut command = match situation {
         UserNamespace => {
@@ -120,7 +120,11 @@ fn flowcar_in(situation: Situation, pod: &Place) -> Command {
     command
 }
 
-fn check(situation: Situation, arguments: &[&str], settings: &[(&str, &str)]) -> (i32, Report) {
+pub(crate) fn check(
+    situation: Situation,
+    arguments: &[&str],
+    settings: &[(&str, &str)],
+) -> (i32, Report) {
     let pod = Place::new("check").unwrap();
     let mut command = flowcar_in(situation, &pod);
     command
@@ -137,7 +141,7 @@ fn check(situation: Situation, arguments: &[&str], settings: &[(&str, &str)]) ->
     (output.status.code().unwrap(), report)
 }
 
-fn can_run() -> bool {
+pub(crate) fn can_run() -> bool {
     require_root() && require_cgroup2() && require_program("unshare")
 }
 
@@ -147,7 +151,7 @@ const EITHER: &str = "either";
 
 /// Holds a report's every line against what is expected. Those that hang on the machine are taken from the machine.
 #[track_caller]
-fn holds(report: &Report, not_ok: &[(&str, &str)]) {
+pub(crate) fn holds(report: &Report, not_ok: &[(&str, &str)]) {
     let mut expected: BTreeMap<&str, &str> = [
         "kernel",
         "bpf",
@@ -203,13 +207,13 @@ fn holds(report: &Report, not_ok: &[(&str, &str)]) {
 }
 
 #[track_caller]
-fn takes(report: &Report, source: &str, reason: Option<&str>) {
+pub(crate) fn takes(report: &Report, source: &str, reason: Option<&str>) {
     assert_eq!(report.source.as_deref(), Some(source), "{report:#?}");
     assert_eq!(report.reason.as_deref(), reason, "{report:#?}");
 }
 
 #[track_caller]
-fn text<'a>(report: &'a Report, name: &str) -> &'a str {
+pub(crate) fn text<'a>(report: &'a Report, name: &str) -> &'a str {
     &report
         .checks
         .iter()
