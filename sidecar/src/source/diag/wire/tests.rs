@@ -13,6 +13,8 @@ fn established() -> Vec<u8> {
     put(136, &4_u32.to_ne_bytes());
     put(140, &3_u32.to_ne_bytes());
     put(148, &12_u32.to_ne_bytes());
+    put(152, &1_u32.to_ne_bytes());
+    put(156, &1_u32.to_ne_bytes());
     put(192, &2_u32.to_ne_bytes());
     put(200, &100_u64.to_ne_bytes());
     let mut body = vec![2, 1, 0, 0];
