@@ -9,7 +9,7 @@ use tracing_subscriber::EnvFilter;
 
 /// Injects flowcar into pods that opted in.
 #[derive(Parser)]
-#[command(version)]
+#[command(name = "flowcar-controller", version)]
 struct Arguments {
     #[command(flatten)]
     options: Options,
