@@ -231,11 +231,26 @@ impl Sight {
         let Some(info) = &self.info else {
             return Role::Unknown;
         };
-        // A FIN that waits behind unsent data is not sent; one that was sent while the kernel waited for the socket's lock is
-        // in the counts and not in the state, which it had read before (net/ipv4/tcp.c, tcp_get_info).
-        let in_state = state.has_closed() && info.notsent == 0;
-        let fin = u8::from(in_state || info.delivered_bare_fin());
-        match self.excess().and_then(|excess| excess.checked_sub(fin)) {
+        // The kernel reads what is unacknowledged, then the state, and then waits for the socket's lock to read the rest
+        // (net/ipv4/tcp_diag.c, tcp_diag_get_info; net/ipv4/tcp.c, tcp_get_info). A FIN that was acknowledged meanwhile may
+        // be in neither of the first two, or in all three. Nothing comes after a FIN, so that the last alone tell.
+        if info.delivered_bare_fin() {
+            return match info.bytes_acked.checked_sub(info.payload_sent()) {
+                Some(1) => Role::Server,
+                Some(2) => Role::Client,
+                _ => Role::Unknown,
+            };
+        }
+        // A FIN that waits behind unsent data is not sent.
+        let fin = state.has_closed() && info.notsent == 0;
+        // Where something was sent twice, a FIN in flight cannot be told from one that was acknowledged meanwhile.
+        if fin && self.unacknowledged == 1 && info.total_retrans > 0 {
+            return Role::Unknown;
+        }
+        match self
+            .excess()
+            .and_then(|excess| excess.checked_sub(fin.into()))
+        {
             Some(1) if state.is_connected() => Role::Client,
             Some(0) if state.is_connected() => Role::Server,
             _ => Role::Unknown,

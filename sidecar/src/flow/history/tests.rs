@@ -161,12 +161,17 @@ fn roles_follow_from_the_counts_of_the_living() {
 /// The state is read before the counts: a FIN in between is acknowledged, and no SYN.
 #[test]
 fn a_fin_in_the_middle_of_a_look_is_no_syn() {
-    let closing = |acked| {
+    let closing = |state: State, unacknowledged, acked, again| {
         let mut sight = told(0, acked, 100, 50, 3).sight();
-        sight.state = State::CloseWait;
-        sight.info.as_mut().unwrap().state = State::CloseWait as u8;
+        let info = sight.info.as_mut().unwrap();
+        (info.state, info.total_retrans) = (state as u8, again);
+        (sight.state, sight.unacknowledged) = (state, unacknowledged);
         sight.role()
     };
-    assert_eq!(closing(51), Role::Server);
-    assert_eq!(closing(52), Role::Client);
+    assert_eq!(closing(State::CloseWait, 0, 51, 0), Role::Server);
+    assert_eq!(closing(State::CloseWait, 0, 52, 0), Role::Client);
+    // In flight when that was read, and acknowledged when the counts were.
+    assert_eq!(closing(State::LastAck, 1, 51, 0), Role::Server);
+    assert_eq!(closing(State::FinWait1, 1, 52, 0), Role::Client);
+    assert_eq!(closing(State::LastAck, 1, 51, 1), Role::Unknown);
 }
