@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use flowcar_tests::{
@@ -127,13 +127,16 @@ impl Node {
     /// Asks until there is an answer.
     #[track_caller]
     pub(crate) fn wait<T>(&self, what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
-        eventually(what, LIMIT, || {
+        let begun = Instant::now();
+        let found = eventually(what, LIMIT, || {
             let answer = probe();
             if answer.is_none() {
                 thread::sleep(POLL);
             }
             answer
-        })
+        });
+        println!("{what}: {:.1} s", begun.elapsed().as_secs_f64());
+        found
     }
 
     /// The processes of that name in a pod.
