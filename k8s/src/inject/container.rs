@@ -63,8 +63,7 @@ impl Sidecar<'_> {
         set("volumeMounts", Value::Array(self.mounts()));
         // Every second for two minutes: loading under software emulation took 12 s.
         set("startupProbe", probe("started", 1, 120));
-        // Each is a process that the node's runtime starts, tens of milliseconds of its time: rare enough to cost less than
-        // what it watches over.
+        // Each is a process that the node's runtime starts; an observer that hangs harms nobody until the next.
         set("livenessProbe", probe("live", 60, 3));
         set("terminationMessagePolicy", json!("FallbackToLogsOnError"));
         if self.form.native {
