@@ -187,9 +187,9 @@ impl TcpInfo {
     }
 
     /// Whether a FIN on its own reached the peer: a packet delivered that is neither SYN nor data. Told only where nothing
-    /// was sent twice; a FIN that went with data cannot be told from none.
+    /// was sent twice; a FIN that went with data cannot be told from none. The kernel's counts wrap.
     pub const fn delivered_bare_fin(&self) -> bool {
-        self.total_retrans == 0 && self.delivered == self.data_segs_out + 2
+        self.total_retrans == 0 && self.delivered == self.data_segs_out.wrapping_add(2)
     }
 }
 
