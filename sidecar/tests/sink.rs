@@ -3,7 +3,9 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
+    path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -21,6 +23,34 @@ use nix::{
 /// Killed on drop, so that a panic leaves nothing running.
 struct Running(Child);
 
+impl Running {
+    /// A sink that writes there, and where it takes gRPC and HTTP.
+    fn start(path: &Path) -> (Self, [String; 2]) {
+        let any = "127.0.0.1:0";
+        let child = Command::new(env!("CARGO_BIN_EXE_flowcar"))
+            .args([
+                "sink", "--grpc", any, "--http", any, "--format", "json", "-o",
+            ])
+            .arg(path)
+            .stderr(Stdio::piped())
+            .spawn();
+        let mut child = Self(child.expect("a sink"));
+        let mut line = String::new();
+        let stderr = child.0.stderr.take().expect("a pipe");
+        BufReader::new(stderr).read_line(&mut line).expect("a line");
+        let mut ports = line
+            .split_whitespace()
+            .filter(|word| word.starts_with("127.0.0.1:"))
+            .map(str::to_owned);
+        let ports = [(); 2].map(|()| ports.next().expect("two addresses"));
+        (child, ports)
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.0.id().cast_signed()), signal).expect("a signal");
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         // It may have ended.
@@ -33,29 +63,13 @@ impl Drop for Running {
 fn it_writes_json_lines_to_a_file_from_either_transport() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("exports.jsonl");
-    let any = "127.0.0.1:0";
-    let child = Command::new(env!("CARGO_BIN_EXE_flowcar"))
-        .args([
-            "sink", "--grpc", any, "--http", any, "--format", "json", "-o",
-        ])
-        .arg(&path)
-        .stderr(Stdio::piped())
-        .spawn();
-    let mut child = Running(child.expect("a sink"));
-    let mut line = String::new();
-    let stderr = child.0.stderr.take().expect("a pipe");
-    BufReader::new(stderr).read_line(&mut line).expect("a line");
-    let ports: Vec<_> = line
-        .split_whitespace()
-        .filter(|word| word.starts_with("127.0.0.1:"))
-        .collect();
-    assert_eq!(ports.len(), 2, "{line}");
+    let (mut child, ports) = Running::start(&path);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .expect("a runtime");
     runtime.block_on(async {
-        for (protocol, address) in [("grpc", ports[0]), ("http/protobuf", ports[1])] {
+        for (protocol, address) in [("grpc", &ports[0]), ("http/protobuf", &ports[1])] {
             let vars = [
                 ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{address}")),
                 ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol.to_owned()),
@@ -77,7 +91,7 @@ fn it_writes_json_lines_to_a_file_from_either_transport() {
             assert!(exporter.flush(Duration::from_secs(20)).await, "{protocol}");
         }
     });
-    kill(Pid::from_raw(child.0.id().cast_signed()), Signal::SIGTERM).expect("a signal");
+    child.signal(Signal::SIGTERM);
     assert!(child.0.wait().expect("a status").success());
     let text = fs::read_to_string(&path).expect("the file");
     let lines: Vec<_> = text.lines().collect();
@@ -87,4 +101,37 @@ fn it_writes_json_lines_to_a_file_from_either_transport() {
         let scope = &export["resourceMetrics"][0]["scopeMetrics"][0]["scope"];
         assert_eq!(scope["name"], "flowcar", "{line}");
     }
+}
+
+/// What was answered is in the file, also where SIGTERM comes with the requests.
+#[test]
+fn what_it_answered_it_has_written() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("exports.jsonl");
+    let (mut child, [_, http]) = Running::start(&path);
+    let request = "POST /v1/metrics HTTP/1.1\r\nhost: sink\r\ncontent-type: application/json\r\n\
+                   connection: close\r\ncontent-length: 2\r\n\r\n{}";
+    let mut senders: Vec<_> = (0..48)
+        .map(|_| TcpStream::connect(&http).expect("a connection"))
+        .collect();
+    // Stopped, it finds all of it at once when it goes on.
+    child.signal(Signal::SIGSTOP);
+    for sender in &mut senders {
+        sender.write_all(request.as_bytes()).expect("a request");
+    }
+    child.signal(Signal::SIGTERM);
+    child.signal(Signal::SIGCONT);
+    let answered = senders.into_iter().filter_map(|mut sender| {
+        let mut answer = String::new();
+        // It may have gone with the request unread.
+        sender.read_to_string(&mut answer).ok()?;
+        answer.starts_with("HTTP/1.1 200").then_some(())
+    });
+    let answered = answered.count();
+    assert!(child.0.wait().expect("a status").success());
+    let written = fs::read_to_string(&path).expect("the file").lines().count();
+    assert!(
+        written >= answered,
+        "{answered} answered, {written} written"
+    );
 }

@@ -57,10 +57,11 @@ pub async fn sink(args: SinkArgs) -> Result<u8, Failure> {
             format_args!("cannot listen on {error}; choose others with --grpc and --http");
         Failure::new(exit::SOFTWARE, message)
     })?;
-    let (grpc, http) = (sink.grpc(), sink.http());
-    eprintln!("flowcar: OTLP is taken by gRPC on {grpc} and by HTTP on {http}");
+    // Before the line that tells whoever started it that it is there.
     let mut terminate = signal(SignalKind::terminate())
         .map_err(|error| Failure::new(exit::SOFTWARE, format_args!("no signals: {error}")))?;
+    let (grpc, http) = (sink.grpc(), sink.http());
+    eprintln!("flowcar: OTLP is taken by gRPC on {grpc} and by HTTP on {http}");
     let stop = async {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -68,15 +69,24 @@ pub async fn sink(args: SinkArgs) -> Result<u8, Failure> {
         }
     };
     tokio::pin!(stop);
+    let mut stopped = false;
     loop {
-        let export = tokio::select! {
-            () = &mut stop => return Ok(0),
-            Some(export) = received.recv() => export,
-        };
-        match print(&mut out, &export, args.format) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(0),
-            Err(error) => return Err(cannot_write(error)),
+        tokio::select! {
+            // What was answered already still comes out; no more is taken.
+            () = &mut stop, if !stopped => {
+                stopped = true;
+                received.close();
+            }
+            export = received.recv() => {
+                let Some(export) = export else {
+                    return Ok(0);
+                };
+                match print(&mut out, &export, args.format) {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(0),
+                    Err(error) => return Err(cannot_write(error)),
+                }
+            }
         }
     }
 }
