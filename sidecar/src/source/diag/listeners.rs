@@ -2,7 +2,8 @@
 //!
 //! A listener whose accept queue is full drops SYNs and the ACKs that end a handshake (net/ipv4/tcp_ipv4.c,
 //! tcp_v4_syn_recv_sock; tcp_input.c, tcp_conn_request): the client waits for a retransmission, and nothing at the
-//! server tells why. The kernel counts them at the socket.
+//! server tells why. The kernel counts them at the socket (`sk_drops`): a SYN once; the last ACK of a handshake twice, in
+//! tcp_v4_syn_recv_sock and once more in tcp_v4_rcv, which so counts a SYN that is sent again, too.
 
 use std::collections::{BTreeMap, HashMap};
 
