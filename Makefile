@@ -78,16 +78,18 @@ image: ## The images of the sidecar and of the controller, in target/image
 setup: ## Only find or install what the others need
 	@for what in build lint test; do .ci/setup $$what; done
 
-test-image: image ## The images, and what is in them
-	@source target/setup/image.env
+test-image: ## The images, and what is in them
+	@$(MAKE) --no-print-directory image ARGS=
+	source target/setup/image.env
 	cargo test --test image_contents
 
 test-kernels: ## The kernel tests in virtual machines, on Linux 5.10, 6.1, 6.12 and one without bpf(2)
 	@$(call setup,kernels)
 	tests/kernels/run $(ARGS)
 
-test-node: image ## The whole of it on a Kubernetes node: webhook, kubelet, containerd, Collector, Jaeger
-	@$(call setup,node)
+test-node: ## The whole of it on a Kubernetes node: webhook, kubelet, containerd, Collector, Jaeger
+	@$(MAKE) --no-print-directory image ARGS=
+	$(call setup,node)
 	tests/peers/build otlp k8s node
 	cargo build --bins
 	tests/node/prepare
