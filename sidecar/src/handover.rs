@@ -9,7 +9,7 @@ use std::{
 
 use nix::unistd::geteuid;
 
-use crate::flow::handover::{Handover, Left, Place, decode, encode};
+use crate::flow::handover::{Handover, Leaving, Place, decode, encode};
 
 /// Its name in the directory.
 const FILE: &str = "handover.json";
@@ -74,8 +74,8 @@ impl Keeper {
     }
 
     /// Leaves what a report told of that was made at this time (nanoseconds since the Unix epoch) and that a receiver took.
-    pub fn keep(&mut self, taken_unix_ns: u64, flows: &[Left]) {
-        let Err(error) = self.write(&encode(&self.place, taken_unix_ns, flows)) else {
+    pub fn keep(&mut self, taken_unix_ns: u64, leaving: &Leaving) {
+        let Err(error) = self.write(&encode(&self.place, taken_unix_ns, leaving)) else {
             self.complained = None;
             return;
         };
@@ -115,11 +115,11 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let mut keeper = Keeper::open(directory.path()).expect("a place");
         assert_eq!(keeper.read(), None);
-        keeper.keep(7, &[]);
+        keeper.keep(7, &Leaving::default());
         let expected = Handover {
             place: keeper.place().clone(),
             taken_unix_ns: 7,
-            flows: Vec::new(),
+            leaving: Leaving::default(),
         };
         assert_eq!(keeper.read(), Some(expected));
         assert!(!keeper.place().boot.is_empty() && keeper.place().netns > 0);
@@ -133,13 +133,13 @@ mod tests {
     fn a_directory_that_is_not_there_is_spoken_of_and_no_more() {
         let directory = tempfile::tempdir().expect("a directory");
         let mut keeper = Keeper::open(&directory.path().join("none")).expect("a place");
-        keeper.keep(7, &[]);
+        keeper.keep(7, &Leaving::default());
         let complained = keeper.complained.expect("a complaint");
-        keeper.keep(8, &[]);
+        keeper.keep(8, &Leaving::default());
         assert_eq!(keeper.complained, Some(complained));
         assert_eq!(keeper.read(), None);
         fs::create_dir(directory.path().join("none")).expect("a directory");
-        keeper.keep(9, &[]);
+        keeper.keep(9, &Leaving::default());
         assert_eq!(keeper.complained, None);
         assert_eq!(keeper.read().map(|left| left.taken_unix_ns), Some(9));
     }

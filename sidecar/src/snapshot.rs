@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
-    flow::{Books, End, Failure, Lost, Retransmits, Role, RttKind, handover::Left},
+    flow::{Books, End, Failure, Lost, Retransmits, Role, RttKind, handover::Leaving},
     histogram::Histogram,
 };
 
@@ -93,6 +93,13 @@ pub struct Unseen {
     pub live: Option<i64>,
 }
 
+impl Unseen {
+    /// Ends that are lost of connections that series have as living, at most.
+    pub fn unheard(&self) -> u64 {
+        self.live.map_or(0, |live| live.min(0).unsigned_abs())
+    }
+}
+
 /// What listening sockets of one port came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Listener {
@@ -163,7 +170,7 @@ pub struct Snapshot {
     /// What is in no series.
     pub unseen: Unseen,
     /// What to leave for the flowcar after this one, once this report is taken; nothing where that is not asked for.
-    pub left: Option<Arc<Vec<Left>>>,
+    pub left: Option<Arc<Leaving>>,
     /// Connections by what cost them (`flowcar.tcp.connections.lost`).
     pub lost: BTreeMap<Lost, u64>,
     /// Listening sockets by port; without one, those of which ports are not told.

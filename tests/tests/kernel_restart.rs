@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
     thread,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use flowcar_tests::{
@@ -13,6 +13,8 @@ use flowcar_tests::{
     traffic::{CallPlan, ConnectionReport, Holding, ServePlan, Serving, call_in},
     watch::{Mode, Seen, Watch, bytes_hold},
 };
+use nix::sys::signal::Signal;
+use serde_json::Value;
 use tempfile::TempDir;
 
 const WITHIN: Duration = Duration::from_secs(60);
@@ -256,6 +258,77 @@ fn ending_meanwhile(mode: Mode) {
         (received - since).abs() <= inexact,
         "{mode:?}: {received} {since} {inexact}"
     );
+}
+
+/// A flow whose close found the ring full stays on the list until looks miss it. When flowcar is killed before that, it is
+/// lost once: to the ring.
+#[test]
+fn what_the_ring_lost_is_not_lost_to_the_restart_too() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    // Looks show the sockets, and give up those that they miss; or nothing but records tells of them.
+    for (mode, live) in [(Mode::Both, 4.0), (Mode::Outside, 0.0)] {
+        lost_to_the_ring(mode, live);
+    }
+}
+
+/// `live` is what the second flowcar finds of the two connections that outlive the first.
+fn lost_to_the_ring(mode: Mode, live: f64) {
+    let place = Place::new("ring").unwrap();
+    let state = state();
+    let path = state.path().to_str().unwrap();
+    // Time enough between a report and the second look after it.
+    let settings = [
+        ("FLOWCAR_STATE", path),
+        ("FLOWCAR_RING_BYTES", "4096"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "1000"),
+    ];
+    let (_serving, target) = serve(&place);
+    let mut watch = Watch::start(&place, mode, &settings);
+    let mut held = Vec::new();
+    for (connections, all) in [(2, 4.0), (5, 14.0), (5, 24.0), (5, 34.0), (5, 44.0)] {
+        held.push(hold(&place, target, connections));
+        // A few at a time find room in the ring.
+        watch.until("their opening", |seen| seen.sum(LIVE, &[]) == all);
+    }
+    let lasting = held.remove(0);
+    watch.signal(Signal::SIGSTOP);
+    for each in held {
+        each.close().unwrap();
+    }
+    watch.signal(Signal::SIGCONT);
+    watch.until("their ends", |seen| seen.sum(LIVE, &[]) == 4.0);
+    let file = state.path().join("handover.json");
+    let deadline = Instant::now() + WITHIN;
+    loop {
+        let left: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        if left["unheard"].as_u64() > Some(0) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "it was never left: {left}");
+        thread::sleep(Duration::from_millis(10));
+    }
+    let first = watch.kill();
+    let mut watch = Watch::start(&place, mode, &settings);
+    watch.until("what is left", |seen| {
+        seen.sum(LIVE, &[]) == live && inherited(seen) == 4.0
+    });
+    lasting.close().unwrap();
+    watch.until("the last ends", |seen| seen.sum(CLOSED, &[]) == live);
+    let second = watch.stop();
+
+    let ring_full = first.sum(LOST, &[("flowcar.lost", "ring_full")]);
+    let closed = first.sum(CLOSED, &[]);
+    assert!(ring_full > 0.0, "{mode:?}");
+    assert_eq!(closed + ring_full, 40.0, "{mode:?}");
+    assert_eq!((new(&first), inherited(&first)), (44.0, 0.0), "{mode:?}");
+    assert_eq!((new(&second), inherited(&second)), (0.0, 4.0), "{mode:?}");
+    let restart = second.sum(LOST, &[("flowcar.lost", "restart")]);
+    assert_eq!((restart, second.sum(LOST, &[])), (4.0 - live, 4.0 - live));
+    let lost_before = format!("lost_before={ring_full}");
+    let line = second.log.iter().find(|line| line.contains("goes on from"));
+    assert!(line.unwrap().contains(&lost_before), "{line:?}");
 }
 
 /// In another network namespace no cookie is what it was.

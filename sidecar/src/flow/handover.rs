@@ -26,12 +26,22 @@ pub struct Place {
 
 /// What a flowcar left.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(from = "Read")]
 pub struct Handover {
     /// Where it was.
     pub place: Place,
     /// When its last report that a receiver took was made, nanoseconds since the Unix epoch.
     pub taken_unix_ns: u64,
-    /// The connections that lived in that report.
+    /// What that report told of.
+    pub leaving: Leaving,
+}
+
+/// What a report told of that goes on after it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leaving {
+    /// Ends that are lost, so counted, and may be those of any of these connections: the news of them did not come through.
+    pub unheard: u64,
+    /// The connections on the list.
     pub flows: Vec<Left>,
 }
 
@@ -64,19 +74,21 @@ pub enum Unreadable {
 }
 
 /// Writes a handover down.
-pub fn encode(place: &Place, taken_unix_ns: u64, flows: &[Left]) -> Vec<u8> {
+pub fn encode(place: &Place, taken_unix_ns: u64, leaving: &Leaving) -> Vec<u8> {
     #[derive(Serialize)]
     struct Written<'a> {
         flowcar_handover: u32,
         place: &'a Place,
         taken_unix_ns: u64,
+        unheard: u64,
         flows: &'a [Left],
     }
     let written = Written {
         flowcar_handover: VERSION,
         place,
         taken_unix_ns,
-        flows,
+        unheard: leaving.unheard,
+        flows: &leaving.flows,
     };
     serde_json::to_vec(&written).expect("texts and numbers in memory are always JSON")
 }
@@ -95,6 +107,27 @@ pub fn decode(bytes: &[u8]) -> Result<Handover, Unreadable> {
         return Err(Unreadable::Version(flowcar_handover));
     }
     Ok(serde_json::from_slice(bytes)?)
+}
+
+/// As it is written. Not flattened, which would take a copy of it all.
+#[derive(Deserialize)]
+struct Read {
+    place: Place,
+    taken_unix_ns: u64,
+    #[serde(default)]
+    unheard: u64,
+    flows: Vec<Left>,
+}
+
+impl From<Read> for Handover {
+    fn from(read: Read) -> Self {
+        let (unheard, flows) = (read.unheard, read.flows);
+        Self {
+            place: read.place,
+            taken_unix_ns: read.taken_unix_ns,
+            leaving: Leaving { unheard, flows },
+        }
+    }
 }
 
 // === impl Left ===

@@ -4,15 +4,17 @@ use std::collections::HashMap;
 
 use super::{
     History, Sight, Table,
-    handover::{Left, ends},
+    handover::{Leaving, Left, ends},
 };
 
 /// Connections that the flowcar before this one told of, until it is known what became of each.
 #[derive(Debug, Default)]
 pub(super) struct Inherited {
     waiting: HashMap<u64, Waiting>,
-    /// Those that count as lost: news of them comes too late.
+    /// Those that ended unseen: news of them comes too late.
     gone: HashMap<u64, u32>,
+    /// Ends that the flowcar before this one counted as lost, and that may be those of connections that it told of.
+    unheard: u64,
     lost: u64,
 }
 
@@ -23,10 +25,19 @@ struct Waiting {
     heard: bool,
 }
 
+/// What became of the connections that the flowcar before this one told of and of which nothing is heard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EndedUnseen {
+    /// Lost to the restart.
+    pub lost: u64,
+    /// Lost before, and counted then.
+    pub lost_before: u64,
+}
+
 impl Table {
     /// Goes on from what the flowcar before this one told of. Before the first look.
-    pub fn inherit(&mut self, flows: &[Left]) {
-        self.inherited = Inherited::new(flows);
+    pub fn inherit(&mut self, left: &Leaving) {
+        self.inherited = Inherited::new(left);
     }
 
     /// How many of these it is not known of yet what became of them.
@@ -34,18 +45,22 @@ impl Table {
         self.inherited.waiting().len() as u64
     }
 
-    /// Looks, and the news of ends, have had their time: what was left and is not heard of ended unseen. Gives how many.
-    pub fn settle_inherited(&mut self) -> u64 {
-        self.inherited.settle();
-        self.inherited.lost()
+    /// Looks, and the news of ends, have had their time: what was left and is not heard of ended unseen.
+    pub fn settle_inherited(&mut self) -> EndedUnseen {
+        let lost_before = self.inherited.settle();
+        let lost = self.inherited.lost();
+        EndedUnseen { lost, lost_before }
     }
 
     /// What to leave for the flowcar after this one, should nothing more be told: every connection that lives, and those of
-    /// which it is not known yet what became of them.
-    pub fn leave(&self) -> Vec<Left> {
+    /// which it is not known yet what became of them. `unheard` ends are lost of which it is not known whose they are.
+    pub fn leave(&self, unheard: u64) -> Leaving {
         let listed = self.iter().filter_map(Left::of);
         let waiting = self.inherited.waiting().copied();
-        listed.chain(waiting).take(self.bound).collect()
+        Leaving {
+            unheard: unheard.saturating_add(self.inherited.unheard),
+            flows: listed.chain(waiting).take(self.bound).collect(),
+        }
     }
 
     /// Whether the flowcar before this one told of a socket, and it is not known yet what became of it.
@@ -63,13 +78,14 @@ impl Table {
 
 impl Inherited {
     /// All that was left waits.
-    pub(super) fn new(flows: &[Left]) -> Self {
+    pub(super) fn new(left: &Leaving) -> Self {
         let waiting = |left: &Left| {
             let heard = false;
             (left.cookie, Waiting { left: *left, heard })
         };
         Self {
-            waiting: flows.iter().map(waiting).collect(),
+            waiting: left.flows.iter().map(waiting).collect(),
+            unheard: left.unheard,
             ..Self::default()
         }
     }
@@ -131,20 +147,20 @@ impl Inherited {
         waited
     }
 
-    /// Counts as lost all of which nothing was heard.
-    pub(super) fn settle(&mut self) {
-        let Self {
-            waiting,
-            gone,
-            lost,
-        } = self;
+    /// Counts as lost all of which nothing was heard, but for those that were lost before. Gives how many these are.
+    pub(super) fn settle(&mut self) -> u64 {
+        let Self { waiting, gone, .. } = self;
+        let before = waiting.len();
         waiting.retain(|cookie, waiting| {
             if !waiting.heard {
                 gone.insert(*cookie, waiting.left.ends);
-                *lost += 1;
             }
             waiting.heard
         });
+        let ended = (before - waiting.len()) as u64;
+        let lost_before = std::mem::take(&mut self.unheard).min(ended);
+        self.lost += ended - lost_before;
+        lost_before
     }
 }
 
@@ -166,16 +182,36 @@ mod tests {
 
     #[test]
     fn each_is_decided_once() {
-        let flows: Vec<_> = (1..=4).map(left).collect();
-        let mut inherited = Inherited::new(&flows);
+        let flows = (1..=4).map(left).collect();
+        let mut inherited = Inherited::new(&Leaving { unheard: 0, flows });
         inherited.take(1);
         inherited.hear(2);
         assert!(inherited.lose(3) && !inherited.lose(3));
-        inherited.settle();
+        assert_eq!(inherited.settle(), 0);
         assert_eq!((inherited.lost(), inherited.waiting().len()), (2, 1));
         assert!(inherited.gone.contains_key(&4) && !inherited.gone.contains_key(&2));
         inherited.settle();
         inherited.hear(4);
         assert_eq!((inherited.lost(), inherited.waits(2)), (2, true));
+    }
+
+    #[test]
+    fn what_was_lost_before_is_not_lost_to_the_restart_too() {
+        for (unheard, lost, lost_before) in [(0, 3, 0), (2, 1, 2), (3, 0, 3), (5, 0, 3)] {
+            let flows: Vec<_> = (1..=4).map(left).collect();
+            let mut table = Table::new(10);
+            table.inherit(&Leaving { unheard, flows });
+            table.expect_end(4);
+            assert_eq!(
+                table.leave(1).unheard,
+                unheard + 1,
+                "whoever comes next needs it"
+            );
+            let ended = table.settle_inherited();
+            assert_eq!(ended, EndedUnseen { lost, lost_before });
+            let books = table.books(|_| 0);
+            assert_eq!((books.opened, books.lost_total()), (lost, lost));
+            assert_eq!(table.leave(0).unheard, 0, "it is settled");
+        }
     }
 }

@@ -243,6 +243,7 @@ impl Flows {
     ) -> Snapshot {
         let count = |counter: Counter| kernel[counter.index() as usize];
         let books = self.books(kernel);
+        let unseen = self.remainder.of(&books, &self.series);
         own.records = self.records.clone();
         own.records_dropped = BTreeMap::from([
             ("open", count(Counter::OpenDropped)),
@@ -268,8 +269,10 @@ impl Flows {
             start_unix_ns: self.start_unix_ns,
             at_unix_ns: self.anchor.unix_ns(Anchor::now().monotonic()),
             series: self.series.all().clone(),
-            unseen: self.remainder.of(&books, &self.series),
-            left: self.leaves.then(|| Arc::new(self.table.leave())),
+            unseen,
+            left: self
+                .leaves
+                .then(|| Arc::new(self.table.leave(unseen.unheard()))),
             lost: books.lost.clone(),
             listeners: diag.map_or_else(BTreeMap::new, |diag| {
                 self.series.listeners(diag.listeners())

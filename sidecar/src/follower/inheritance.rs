@@ -29,7 +29,7 @@ impl Inheritance {
         looks: u8,
         since: u64,
     ) -> Self {
-        table.inherit(&handover.flows);
+        table.inherit(&handover.leaving);
         let mut this = Self {
             taken_unix_ns: handover.taken_unix_ns,
             unfollowed_ns: since.saturating_sub(handover.taken_unix_ns),
@@ -59,14 +59,17 @@ impl Inheritance {
         if std::mem::take(&mut self.looks) == 0 {
             return;
         }
-        let ended_unseen = table.settle_inherited();
+        let ended = table.settle_inherited();
         let last_report = Timestamp::from_nanosecond(self.taken_unix_ns.into())
             .map_or_else(|_| "unknown".to_owned(), |time| time.to_string());
         tracing::info!(
             last_report,
             unfollowed_s = self.unfollowed_ns as f64 / 1e9,
-            taken_over = self.connections.saturating_sub(ended_unseen),
-            ended_unseen,
+            taken_over = self
+                .connections
+                .saturating_sub(ended.lost + ended.lost_before),
+            ended_unseen = ended.lost,
+            lost_before = ended.lost_before,
             "goes on from what the flowcar before it reported"
         );
     }

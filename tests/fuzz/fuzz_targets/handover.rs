@@ -12,19 +12,23 @@ fuzz_target!(|bytes: &[u8]| {
     let Ok(handover) = decode(bytes) else {
         return;
     };
-    let written = encode(&handover.place, handover.taken_unix_ns, &handover.flows);
+    let written = encode(&handover.place, handover.taken_unix_ns, &handover.leaving);
     assert_eq!(decode(&written).expect("our own"), handover);
-    let mut table = Table::new(handover.flows.len());
-    table.inherit(&handover.flows);
+    let mut table = Table::new(handover.leaving.flows.len());
+    table.inherit(&handover.leaving);
     let connections = table.inherited();
-    assert!(connections <= handover.flows.len() as u64);
+    assert!(connections <= handover.leaving.flows.len() as u64);
     // Until it is settled, whoever comes next is left the same.
-    assert_eq!(table.leave().len() as u64, connections);
-    assert_eq!(table.settle_inherited(), connections);
+    let left = table.leave(0);
+    assert_eq!(left.flows.len() as u64, connections);
+    assert_eq!(left.unheard, handover.leaving.unheard);
+    let ended = table.settle_inherited();
+    assert_eq!(ended.lost + ended.lost_before, connections);
+    assert_eq!(ended.lost_before, connections.min(left.unheard));
     let books = table.books(|_| 0);
     assert!(books.balance());
     assert_eq!(
         (books.opened, books.lost_total()),
-        (connections, connections)
+        (ended.lost, ended.lost)
     );
 });

@@ -20,10 +20,11 @@ fn place() -> impl Strategy<Value = Place> {
 
 proptest! {
     #[test]
-    fn what_is_written_is_read(place in place(), taken_unix_ns: u64, flows in vec(left(), 0..20)) {
-        let bytes = encode(&place, taken_unix_ns, &flows);
+    fn what_is_written_is_read(place in place(), taken_unix_ns: u64, unheard: u64, flows in vec(left(), 0..20)) {
+        let leaving = Leaving { unheard, flows };
+        let bytes = encode(&place, taken_unix_ns, &leaving);
         let read = decode(&bytes).expect("our own");
-        prop_assert_eq!(&read, &Handover { place, taken_unix_ns, flows });
+        prop_assert_eq!(&read, &Handover { place, taken_unix_ns, leaving });
         // Torn anywhere it is none.
         for length in 0..bytes.len() {
             prop_assert!(decode(&bytes[..length]).is_err(), "{length} of {}", bytes.len());
@@ -44,8 +45,8 @@ proptest! {
         match decode(text.as_bytes()) {
             Ok(handover) => {
                 prop_assert_eq!(version, VERSION);
-                let Handover { place, taken_unix_ns, flows } = &handover;
-                let again = decode(&encode(place, *taken_unix_ns, flows)).expect("our own");
+                let Handover { place, taken_unix_ns, leaving } = &handover;
+                let again = decode(&encode(place, *taken_unix_ns, leaving)).expect("our own");
                 prop_assert_eq!(&again, &handover);
             }
             Err(Unreadable::Version(of)) => prop_assert!(of == version && of != VERSION),

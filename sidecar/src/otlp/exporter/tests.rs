@@ -17,7 +17,10 @@ use tokio::{
 
 use super::*;
 use crate::{
-    flow::{End, Monotonic, Outcome, Role, RttKind, TraceIdentity, Volume, handover::Left},
+    flow::{
+        End, Monotonic, Outcome, Role, RttKind, TraceIdentity, Volume,
+        handover::{Leaving, Left},
+    },
     handover::Keeper,
     histogram::Histogram,
     sink::{Received, Sink},
@@ -178,12 +181,16 @@ async fn both_signals_arrive_by_either_transport_however_packed() {
 async fn what_a_receiver_took_is_left() {
     let directory = tempfile::tempdir().expect("a directory");
     let keeper = || Keeper::open(directory.path()).expect("a place");
-    let left = Left::of(&Flow {
+    let lives = Flow {
         outcome: None,
         ..flow(9)
-    });
+    };
+    let left = Leaving {
+        unheard: 3,
+        flows: Vec::from_iter(Left::of(&lives)),
+    };
     let report = |at| Snapshot {
-        left: Some(Arc::new(Vec::from_iter(left))),
+        left: Some(Arc::new(left.clone())),
         ..snapshot(at, 1)
     };
     let start = |endpoint: &str| {
@@ -203,10 +210,7 @@ async fn what_a_receiver_took_is_left() {
     exporter.metrics(report(2_000));
     assert!(exporter.flush(LIMIT).await);
     let read = keeper().read().expect("a handover");
-    assert_eq!(
-        (read.taken_unix_ns, read.flows),
-        (2_000, Vec::from_iter(left))
-    );
+    assert_eq!((read.taken_unix_ns, read.leaving), (2_000, left.clone()));
 }
 
 #[tokio::test]
