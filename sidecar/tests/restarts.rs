@@ -10,10 +10,10 @@ use flowcar::{
     flow::{
         Adopt, Afterlife, Change, Looking, Lost, Monotonic, Sight, State, Table, TcpInfo, Told,
         Volume, decode,
-        handover::{self, Left, Place},
+        handover::{self, Leaving, Place},
     },
     series::{Naming, PeerNaming, Remainder, SeriesSet},
-    snapshot::{Series, Unseen},
+    snapshot::Series,
 };
 use flowcar_shared::{
     counter::Counter,
@@ -37,6 +37,10 @@ enum Event {
     End,
     /// Its own end resets it, which wipes it.
     Wipe,
+    /// Beside programs, its end finds the ring full.
+    EndUnheard,
+    /// Beside programs, all of a connection finds the ring full.
+    PassUnheard,
     Dump,
     /// A report is made, and a receiver takes it or not.
     Report {
@@ -67,6 +71,7 @@ struct Process {
     /// Beside programs.
     records: bool,
     established: u64,
+    unheard: u64,
     dumps: u64,
     settled: bool,
     /// Payload that it told of in all of each connection's life, by the latest news.
@@ -83,7 +88,7 @@ struct Taken {
     opened: u64,
     sums: (u64, u64, u64),
     told: HashMap<u64, (u64, u64, u64)>,
-    left: Vec<Left>,
+    left: Leaving,
     closed: u64,
     live: u64,
     lost: u64,
@@ -96,6 +101,8 @@ struct World {
     sockets: Vec<Socket>,
     clock: u64,
     gap: u8,
+    /// Connections of which nothing was ever heard.
+    passed_unheard: u64,
     /// Of the present flowcar.
     taken: Taken,
     /// Of those before it.
@@ -160,7 +167,7 @@ impl Socket {
 // === impl Process ===
 
 impl Process {
-    fn new(records: bool, left: &[Left]) -> Self {
+    fn new(records: bool, left: &Leaving) -> Self {
         let place = Place {
             boot: "this".to_owned(),
             netns: 1,
@@ -168,7 +175,7 @@ impl Process {
         let written = handover::encode(&place, 7, left);
         let read = handover::decode(&written).expect("our own");
         let mut table = Table::new(BOUND);
-        table.inherit(&read.flows);
+        table.inherit(&read.leaving);
         let naming = Naming {
             peer: PeerNaming::None,
             ports: true,
@@ -180,11 +187,16 @@ impl Process {
             remainder: Remainder::default(),
             records,
             established: 0,
+            unheard: 0,
             dumps: 0,
             settled: false,
             told: HashMap::new(),
             looked: HashMap::new(),
-            left: left.iter().map(|left| (left.cookie, left.volume)).collect(),
+            left: left
+                .flows
+                .iter()
+                .map(|left| (left.cookie, left.volume))
+                .collect(),
         }
     }
 
@@ -205,7 +217,7 @@ impl Process {
     /// As the follower does it.
     fn dump(&mut self, sockets: &[Socket], clock: u64) {
         self.dumps += 1;
-        let looking = self.looking(clock);
+        let (looking, unheard) = (self.looking(clock), self.unheard);
         // Looks leave retransmits to records, which know their causes.
         for socket in sockets.iter().filter(|socket| socket.recorded) {
             self.record(socket, Kind::Sample, clock);
@@ -240,6 +252,9 @@ impl Process {
         let series = &mut self.series;
         if !self.records || self.dumps > 1 {
             self.table.looked(&looking, |change| series.apply(&change));
+            if self.table.is_shown() {
+                self.remainder.looked(unheard);
+            }
         }
         if !self.settled && (self.records || self.dumps == 2) {
             self.settled = true;
@@ -292,9 +307,10 @@ impl Process {
 
     /// The equation, over what a receiver would get.
     fn report(&mut self) -> Result<Taken, TestCaseError> {
-        let established = self.established;
+        let (established, unheard) = (self.established, self.unheard);
         let books = self.table.books(|counter| match counter {
             Counter::Established => established,
+            Counter::CloseDropped => unheard,
             _ => 0,
         });
         prop_assert!(books.balance(), "{:?}", books);
@@ -309,23 +325,21 @@ impl Process {
                 sum(|of| of.retransmits.total()),
             ),
             told: self.told.clone(),
-            left: self.table.leave(),
+            left: self.table.leave(unseen.unheard()),
             closed: sum(|of| of.closed.values().sum()),
-            live: sum(|of| of.live),
+            live: sum(|of| of.live)
+                .checked_add_signed(unseen.live.unwrap_or(0))
+                .expect("no less than none"),
             lost: books.lost_total(),
         };
-        prop_assert_eq!(
-            unseen,
-            Unseen {
-                live: None,
-                ..unseen
-            }
-        );
+        prop_assert!(unseen.live.is_some() == (unheard > 0));
         prop_assert_eq!(
             taken.opened + taken.inherited,
             taken.closed + taken.live + taken.lost
         );
-        prop_assert_eq!(taken.opened + taken.inherited, books.opened);
+        // Of ends that were not heard of it takes two looks to tell whether series have their connections.
+        let opened = taken.opened + taken.inherited;
+        prop_assert!(opened <= books.opened && books.opened - opened <= unseen.unheard());
         prop_assert_eq!(
             books.lost.get(&Lost::Restart).copied().unwrap_or(0),
             unseen.inherited
@@ -339,11 +353,12 @@ impl Process {
 impl World {
     fn new(records: bool) -> Self {
         Self {
-            process: Some(Process::new(records, &[])),
+            process: Some(Process::new(records, &Leaving::default())),
             records,
             sockets: Vec::new(),
             clock: 1_000_000,
             gap: 0,
+            passed_unheard: 0,
             taken: Taken::default(),
             before: Vec::new(),
         }
@@ -371,6 +386,21 @@ impl World {
                 let socket = self.sockets.swap_remove(which % self.sockets.len());
                 if let Some(process) = &mut self.process {
                     process.end(&socket, matches!(event, Event::Wipe), clock);
+                }
+            }
+            Event::EndUnheard if !self.sockets.is_empty() => {
+                let socket = self.sockets.swap_remove(which % self.sockets.len());
+                match &mut self.process {
+                    Some(process) if socket.recorded => process.unheard += 1,
+                    Some(process) => process.end(&socket, false, clock),
+                    None => {}
+                }
+            }
+            Event::PassUnheard => {
+                if let Some(process) = self.process.as_mut().filter(|of| of.records) {
+                    process.established += 1;
+                    process.unheard += 1;
+                    self.passed_unheard += 1;
                 }
             }
             Event::Dump => {
@@ -413,13 +443,13 @@ impl World {
     }
 
     /// One that no receiver heard of leaves what there was.
-    fn left(&self, taken: &Taken) -> Vec<Left> {
+    fn left(&self, taken: &Taken) -> Leaving {
         let all = std::iter::once(taken).chain(self.before.iter().rev());
         let mut reported =
-            all.filter(|taken| taken.opened + taken.inherited > 0 || !taken.left.is_empty());
+            all.filter(|taken| taken.opened + taken.inherited > 0 || !taken.left.flows.is_empty());
         reported
             .next()
-            .map_or_else(Vec::new, |taken| taken.left.clone())
+            .map_or_else(Leaving::default, |taken| taken.left.clone())
     }
 
     fn connect(&mut self, client: bool) {
@@ -445,8 +475,10 @@ impl World {
     /// Over all flowcars, once the last one has looked and reported.
     fn holds(&mut self) -> Result<(), TestCaseError> {
         self.gap = 0;
-        for event in [Event::Dump, Event::Dump, Event::Report { taken: true }] {
-            self.happen(0, &event)?;
+        // The first may be the one that adopts; two more miss what ended unheard.
+        let looks = [Event::Dump, Event::Dump, Event::Dump];
+        for event in looks.iter().chain([&Event::Report { taken: true }]) {
+            self.happen(0, event)?;
         }
         let last = self.taken.clone();
         let all = || self.before.iter().chain([&last]);
@@ -473,21 +505,28 @@ impl World {
         for socket in &self.sockets {
             prop_assert_eq!(told.get(&socket.cookie), Some(&socket.told()));
         }
-        // Each connection is opened once, and once closed, lost or live.
-        prop_assert_eq!(
-            sum(|of| of.opened),
-            sum(|of| of.closed) + sum(|of| of.lost) + last.live
+        // Each connection is opened once, and once closed, lost or live. One of which nothing was ever heard may have been
+        // lost in the last report of a flowcar, and would have been opened in the next.
+        let opened = sum(|of| of.opened);
+        let ended = sum(|of| of.closed) + sum(|of| of.lost) + last.live;
+        prop_assert!(
+            opened <= ended && ended - opened <= self.passed_unheard,
+            "{} {}",
+            opened,
+            ended
         );
         prop_assert_eq!(last.live, self.sockets.len() as u64);
         let wiped = sum(|of| of.opened) - told.len() as u64;
         prop_assert!(
-            wiped == 0 || !self.records,
+            wiped <= self.passed_unheard || !self.records,
             "{} more opened than told of",
             wiped
         );
-        let left: HashSet<u64> = last.left.iter().map(|left| left.cookie).collect();
+        let left: HashSet<u64> = last.left.flows.iter().map(|left| left.cookie).collect();
         let living: HashSet<u64> = self.sockets.iter().map(|socket| socket.cookie).collect();
-        prop_assert_eq!(left, living);
+        // While looks have shown nothing they do not miss anything.
+        prop_assert!(left.is_superset(&living));
+        prop_assert!((left.len() - living.len()) as u64 <= last.left.unheard);
         Ok(())
     }
 }
@@ -499,6 +538,8 @@ fn event() -> impl Strategy<Value = Event> {
             .prop_map(|(sent, received, resent)| Event::Work { sent, received, resent }),
         3 => Just(Event::End),
         1 => Just(Event::Wipe),
+        1 => Just(Event::EndUnheard),
+        1 => prop_oneof![4 => Just(Event::Dump), 1 => Just(Event::PassUnheard)],
         3 => Just(Event::Dump),
         3 => any::<bool>().prop_map(|taken| Event::Report { taken }),
         1 => (0_u8..10).prop_map(|gap| Event::Kill { gap }),
@@ -535,7 +576,7 @@ fn socket(cookie: u64) -> Socket {
 /// A connection ends while nobody follows, one lives on, and the socket of a third is another connection's by then.
 #[test]
 fn what_ended_unseen_is_lost_to_the_restart() {
-    let mut first = Process::new(false, &[]);
+    let mut first = Process::new(false, &Leaving::default());
     for clock in [1_000, 1_500] {
         first.dump(&[socket(1), socket(2), socket(3)], clock);
     }
@@ -570,7 +611,7 @@ fn what_ended_unseen_is_lost_to_the_restart() {
 #[test]
 fn news_that_comes_too_late_changes_nothing() {
     for records in [false, true] {
-        let mut first = Process::new(false, &[]);
+        let mut first = Process::new(false, &Leaving::default());
         first.dump(&[socket(1), socket(2)], 1_000);
         let left = first.report().expect("books that hold").left;
         let mut second = Process::new(records, &left);

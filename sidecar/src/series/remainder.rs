@@ -30,12 +30,15 @@ impl Remainder {
         let sum = |of: fn(&Series) -> u64| series.all().values().map(of).sum::<u64>();
         let began = sum(|of| of.opened) + sum(|of| of.inherited);
         let closed = sum(|of| of.closed.values().sum());
+        let live = sum(|of| of.live);
         // Neither closed nor live: lost, and in a series.
-        let known = began.saturating_sub(closed + sum(|of| of.live));
+        let known = began.saturating_sub(closed + live);
         let inherited = lost_to(books, Lost::Restart);
         let lost = books.lost_total() - inherited;
         let unheard = unheard(books);
-        let certain = lost - unheard + self.settled.min(unheard);
+        // No more of them than live in series can be in series.
+        let settled = self.settled.max(unheard.saturating_sub(live)).min(unheard);
+        let certain = lost - unheard + settled;
         self.opened = self.opened.max(certain.saturating_sub(known));
         let live = (self.opened + known) as i64 - lost as i64;
         Unseen {
