@@ -94,11 +94,21 @@ fn resets_are_told_or_named_as_lost() {
     watch.until("the servers' ends", |seen| seen.flows.len() >= 20);
     let seen = watch.stop();
     assert_eq!((clients.len(), seen.flows.len()), (20, 20));
+    let mut in_doubt = 0;
     for report in &servers {
         let flow = seen.flow(report);
-        assert_eq!((flow.role(), flow.end()), ("server", "reset"), "{flow:?}");
+        assert_eq!(flow.role(), "server", "{flow:?}");
+        match flow.end() {
+            "reset" => {}
+            "unknown" => in_doubt += 1,
+            _ => panic!("{flow:?}"),
+        }
         bytes_hold(flow, report);
     }
+    // Where the server had to send again, which a machine that stands still makes it, the kernel may have given up.
+    let kernel = place.netns().snmp().unwrap();
+    let sent_again = kernel["Tcp.RetransSegs"];
+    assert!(in_doubt <= sent_again, "{in_doubt} of {sent_again}");
     let lost = seen.sum("flowcar.tcp.connections.lost", &[("flowcar.lost", "wiped")]);
     assert_eq!(lost, 20.0);
 }
