@@ -93,7 +93,7 @@ test-node: ## The whole of it on a Kubernetes node: webhook, kubelet, containerd
 	tests/peers/build otlp k8s node
 	cargo build --bins
 	tests/node/prepare
-	cargo test --test k8s_node -- --test-threads=1 $(ARGS)
+	cargo test --test k8s_node -- $(ARGS)
 
 test-fresh: ## The README's two commands in a bare Debian 12 (needs root and mmdebstrap or debootstrap)
 	@tests/fresh/run $(ARGS)

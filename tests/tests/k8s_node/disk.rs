@@ -9,26 +9,20 @@ use std::{
 use flowcar_tests::peers::{ApiServer, binary};
 use serde_json::json;
 
-use crate::node::{Driver, HOST, Trust};
+use crate::node::{HOST, Trust};
 
 /// Makes it in a folder; where it is.
-pub(crate) fn make(
-    files: &Path,
-    api: &ApiServer,
-    trust: &Trust,
-    driver: Driver,
-    images: &[PathBuf],
-) -> PathBuf {
+pub(crate) fn make(files: &Path, api: &ApiServer, trust: &Trust, images: &[PathBuf]) -> PathBuf {
     let folder = files.join("disk");
     fs::create_dir_all(folder.join("images")).unwrap();
-    write(&folder, api, trust, driver, images);
+    write(&folder, api, trust, images);
     let disk = files.join("node.ext4");
     make_file_system(&folder, &disk);
     fs::remove_dir_all(&folder).unwrap();
     disk
 }
 
-fn write(folder: &Path, api: &ApiServer, trust: &Trust, driver: Driver, images: &[PathBuf]) {
+fn write(folder: &Path, api: &ApiServer, trust: &Trust, images: &[PathBuf]) {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("node/start");
     fs::copy(source, folder.join("start")).unwrap();
     fs::copy(binary("kubelet"), folder.join("kubelet")).unwrap();
@@ -40,11 +34,6 @@ fn write(folder: &Path, api: &ApiServer, trust: &Trust, driver: Driver, images: 
         .unwrap();
     }
     let write = |name: &str, text: &str| fs::write(folder.join(name), text).unwrap();
-    let driver = match driver {
-        Driver::Systemd => "systemd",
-        Driver::Cgroupfs => "cgroupfs",
-    };
-    write("settings", &format!("DRIVER={driver}\n"));
     let identity = trust.authority.client("system:node:node1", "system:nodes");
     write("node.crt", &identity.certificate);
     write("node.key", &identity.key);
@@ -65,12 +54,16 @@ fn write(folder: &Path, api: &ApiServer, trust: &Trust, driver: Driver, images: 
     let kubelet = json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
-        "cgroupDriver": driver,
+        // node/start puts it in.
+        "cgroupDriver": "DRIVER",
         "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
         "authentication": {"anonymous": {"enabled": false}, "webhook": {"enabled": false},
             "x509": {"clientCAFile": "/node/clients.crt"}},
         "authorization": {"mode": "AlwaysAllow"},
         "failSwapOn": false,
+        // Else it makes keys of its own, which takes an emulated processor seconds.
+        "tlsCertFile": "/node/node.crt",
+        "tlsPrivateKeyFile": "/node/node.key",
         "runtimeRequestTimeout": "10m",
         // Images that no registry has must not be collected.
         "imageGCHighThresholdPercent": 100,

@@ -8,7 +8,7 @@ use flowcar_tests::{
 };
 use serde_json::json;
 
-use crate::stage::Stage;
+use crate::stage::{BROKEN, Stage};
 
 /// With pods that it has to find all right.
 pub(crate) fn passes(stage: &Stage) {
@@ -27,10 +27,10 @@ pub(crate) fn says_what_is_broken(stage: &Stage) {
     broken.is_told("dry-run pod", "no answer from the webhook");
 
     let pod = tools::pod("missed", json!({"flowcar.io/inject": "enabled"}));
-    stage.create_pod("shop", &pod);
+    stage.create_pod(BROKEN, &pod);
     broken.is_told(
         "opted-in pods",
-        "1 of 1 were created while the webhook could not be reached",
+        "were created while the webhook could not be reached, pod/missed first",
     );
 
     let authority = tools::base64(Authority::new("somebody else").certificate());
@@ -59,7 +59,7 @@ impl Broken<'_> {
     #[track_caller]
     fn is_told(&mut self, name: &'static str, what: &str) {
         self.names.insert(name);
-        let (ok, said) = self.stage.kubectl_flowcar("shop", &["check"]);
+        let (ok, said) = self.stage.kubectl_flowcar(BROKEN, &["check"]);
         assert!(!ok, "{said}");
         let failed = said.lines().filter_map(|line| line.strip_prefix("FAIL  "));
         let failed: Vec<_> = failed.filter_map(|line| line.split_once(": ")).collect();

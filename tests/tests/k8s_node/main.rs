@@ -3,16 +3,19 @@
 
 mod apps;
 mod disk;
+mod killed;
 mod kubectl_flowcar_check;
 mod node;
 mod seen;
 mod stage;
 mod told;
 
-use node::Driver;
+use std::thread;
+
+use killed::Killed;
 use serde_json::json;
 use stage::{NAMESPACES, Pod, Stage};
-use told::{told_but_for_a_gap, told_by_both, told_by_server};
+use told::{told_by_both, told_by_server};
 
 /// Before a connection of a client's is looked at, there are so many.
 const SOME: usize = 6;
@@ -26,67 +29,95 @@ struct Pair {
     client: Pod,
 }
 
-/// Starts all of it with a server; `more` is what is to start beside its client.
-fn open(driver: Driver, more: impl FnOnce(&Stage, &Pod)) -> Option<(Stage, Pair)> {
-    let stage = Stage::open(driver)?;
+/// Starts a server and deploys a client of it.
+fn start(stage: &Stage) -> Pod {
     stage.deploy("shop", &apps::web());
-    let web = stage.pod("shop", "web", &[]);
+    let web = stage.pod("shop", "web");
     stage.deploy("shop", &apps::client("client", &web));
-    more(&stage, &web);
-    let client = stage.pod("shop", "client", &[]);
-    Some((stage, Pair { web, client }))
+    web
 }
 
+/// One node for all of it: starting one takes longer than anything that is asked of it.
 #[test]
-fn with_systemd_as_the_cgroup_driver() {
-    let begun = |stage: &Stage, web: &Pod| {
-        stage.create(
-            "shop",
-            "apps/v1",
-            "deployments",
-            &apps::running(apps::client("other", web)),
-        );
-        stage.create(
-            "shop",
-            "batch/v1",
-            "jobs",
-            &apps::job("batch", web, CALLS_OF_JOB),
-        );
-        // The very same Deployment, in a namespace that enforces Pod Security `restricted`.
-        stage.deploy("strict", &apps::client("client", web));
-    };
-    let Some((stage, pair)) = open(Driver::Systemd, begun) else {
-        return;
-    };
-    only_theirs_are_told(&stage, &pair);
-    one_trace_and_one_edge(&stage, &pair);
-    a_job_completes(&stage, &pair.web);
-    let strict = without_capabilities_where_none_are_allowed(&stage, &pair.web);
+fn on_a_node_with_either_cgroup_driver() {
+    let Some(stage) = Stage::open() else { return };
+    with_systemd_as_the_cgroup_driver(&stage);
+    stage.node.use_cgroupfs();
+    with_cgroupfs_as_the_cgroup_driver(&stage);
+}
+
+fn with_systemd_as_the_cgroup_driver(stage: &Stage) {
+    let web = start(stage);
+    // All at once, for the node has two processors.
+    stage.deploy("shop", &apps::client("caller", &web));
+    stage.create(
+        "shop",
+        "apps/v1",
+        "deployments",
+        &apps::running(apps::client("other", &web)),
+    );
+    stage.create(
+        "shop",
+        "batch/v1",
+        "jobs",
+        &apps::job("batch", &web, CALLS_OF_JOB),
+    );
+    // The very same Deployment, in a namespace that enforces Pod Security `restricted`.
+    stage.deploy("strict", &apps::client("client", &web));
+    let client = stage.pod("shop", "client");
+    let pair = Pair { web, client };
+    assert!(cgroup_of(stage, &pair.client).contains("kubepods.slice"));
+    only_theirs_are_told(stage, &pair);
+    one_trace_and_one_edge(stage, &pair);
+    a_job_completes(stage, &pair.web);
+    let strict = without_capabilities_where_none_are_allowed(stage, &pair.web);
     for pod in [&pair.web, &pair.client, &strict] {
-        has_no_rights(&stage, pod);
+        has_no_rights(stage, pod);
     }
-    kubectl_flowcar_check::passes(&stage);
-    the_application_may_restart(&stage, &pair);
-    let next = a_deleted_pod_has_told_everything(&stage, &pair);
-    the_sidecar_may_be_killed(&stage, &next);
-    nothing_is_left(&stage);
-    kubectl_flowcar_check::says_what_is_broken(&stage);
+    kubectl_flowcar_check::passes(stage);
+    let caller = Pair {
+        web: pair.web.clone(),
+        client: stage.pod("shop", "caller"),
+    };
+    let killed = Killed::sidecar_of(stage, &caller);
+    the_application_may_restart(stage, &pair);
+    a_deleted_pod_has_told_everything(stage, &pair, || killed.goes_on(stage, &caller));
+    nothing_is_left(stage);
 }
 
-#[test]
-fn with_cgroupfs_as_the_cgroup_driver() {
-    let nothing = |_: &Stage, _: &Pod| {};
-    let Some((stage, pair)) = open(Driver::Cgroupfs, nothing) else {
-        return;
-    };
-    told_by_both(&stage, &pair.web, &pair.client, SOME);
-    has_no_rights(&stage, &pair.client);
-    nothing_is_left(&stage);
+fn with_cgroupfs_as_the_cgroup_driver(stage: &Stage) {
+    let web = start(stage);
+    stage.node.wait("client that was injected", || {
+        (!stage.pods("shop", "client").is_empty()).then_some(())
+    });
+    // Most of this is waiting for answers that do not come.
+    thread::scope(|scope| {
+        scope.spawn(|| kubectl_flowcar_check::says_what_is_broken(stage));
+        let client = stage.pod("shop", "client");
+        are_told_with_cgroupfs(stage, &Pair { web, client });
+    });
+}
+
+fn are_told_with_cgroupfs(stage: &Stage, pair: &Pair) {
+    let cgroup = cgroup_of(stage, &pair.client);
+    assert!(
+        cgroup.contains("/kubepods/") && !cgroup.contains(".slice"),
+        "{cgroup}"
+    );
+    told_by_both(stage, &pair.web, &pair.client, SOME);
+    has_no_rights(stage, &pair.client);
+    nothing_is_left(stage);
+}
+
+/// Where a pod's flowcar is, from the root of the node's tree.
+fn cgroup_of(stage: &Stage, pod: &Pod) -> String {
+    let found = stage.node.processes(&pod.uid, "flowcar");
+    stage.node.shell(&format!("cat /proc/{}/cgroup", found[0]))
 }
 
 /// A third pod, which nobody opted in, calls the server, too.
 fn only_theirs_are_told(stage: &Stage, Pair { web, client }: &Pair) {
-    let other = stage.pod("shop", "other", &[]);
+    let other = stage.pod("shop", "other");
     told_by_both(stage, web, client, SOME);
     told_by_server(stage, web, &other, SOME);
     let spans = stage.spans();
@@ -177,36 +208,23 @@ fn the_application_may_restart(stage: &Stage, Pair { web, client }: &Pair) {
     told_by_both(stage, web, client, ended + SOME);
 }
 
-/// Gives what the Deployment has then.
-fn a_deleted_pod_has_told_everything(stage: &Stage, Pair { web, client }: &Pair) -> Pair {
-    stage.kubectl("shop", &["delete", "pod", &client.name]);
+/// Something else may be asked while it goes.
+fn a_deleted_pod_has_told_everything(
+    stage: &Stage,
+    Pair { web, client }: &Pair,
+    meanwhile: impl FnOnce(),
+) {
+    stage.kubectl("shop", &["delete", "pod", "--wait=false", &client.name]);
+    meanwhile();
+    stage.node.wait("node without the pod", || {
+        let pods = stage.pods("shop", "client");
+        let is_there = pods.iter().any(|pod| Pod::of(pod).uid == client.uid);
+        (!is_there).then_some(())
+    });
     let ended = told_by_both(stage, web, client, 1);
     let count = i64::try_from(ended).unwrap();
     stage.books(client, "closed, each with its connection", |books| {
         books.live == 0 && books.lost == 0 && books.closed == count && books.opened == count
-    });
-    Pair {
-        web: web.clone(),
-        client: stage.pod("shop", "client", &[client]),
-    }
-}
-
-/// The application goes on; the kubelet starts the sidecar again, which follows the same pod and owns up to the gap.
-fn the_sidecar_may_be_killed(stage: &Stage, Pair { web, client }: &Pair) {
-    told_by_both(stage, web, client, SOME);
-    let application = stage.node.processes(&client.uid, "traffic");
-    let before = stage.node.processes(&client.uid, "flowcar");
-    assert_eq!(before.len(), 1);
-    stage.node.shell(&format!("kill -9 {}", before[0]));
-    stage.node.wait("the sidecar's next process", || {
-        let now = stage.node.processes(&client.uid, "flowcar");
-        (now.len() == 1 && now != before).then_some(())
-    });
-    told_but_for_a_gap(stage, web, client, SOME);
-    assert_eq!(stage.node.processes(&client.uid, "traffic"), application);
-    has_no_rights(stage, client);
-    stage.books(client, "balanced, and name the gap", |books| {
-        books.balance() && books.unfollowed_s > 0.0
     });
 }
 
@@ -224,7 +242,7 @@ fn a_job_completes(stage: &Stage, web: &Pod) {
 }
 
 fn without_capabilities_where_none_are_allowed(stage: &Stage, web: &Pod) -> Pod {
-    let client = stage.pod("strict", "client", &[]);
+    let client = stage.pod("strict", "client");
     told_by_both(stage, web, &client, SOME);
     let spans = stage.spans();
     let mut of_pod = spans.iter().filter(|span| span.pod() == client.name);

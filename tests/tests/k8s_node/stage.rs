@@ -11,12 +11,15 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    node::{Driver, HOST, Network, Node, Trust},
+    node::{HOST, Network, Node, Trust},
     seen::{Books, Span, spans},
 };
 
 /// Where pods are made: one without bounds, and one that enforces Pod Security `restricted`.
 pub(crate) const NAMESPACES: [&str; 2] = ["shop", "strict"];
+
+/// Where a pod is made that does not get what it asked for.
+pub(crate) const BROKEN: &str = "broken";
 
 /// Fields are dropped from the first to the last.
 pub(crate) struct Stage {
@@ -44,8 +47,7 @@ fn images() -> Option<Vec<PathBuf>> {
     let this = env::current_exe().unwrap();
     // TARGET/debug/deps/THIS
     let target = this.ancestors().nth(3).unwrap();
-    let images =
-        ["image/flowcar.tar", "node/pause.tar", "node/app.tar"].map(|name| target.join(name));
+    let images = ["image/flowcar.tar", "node/apps.tar"].map(|name| target.join(name));
     let there = |image: &PathBuf| require_file(image, "make test-node");
     (require_root() && images.iter().all(there)).then_some(images.to_vec())
 }
@@ -54,7 +56,7 @@ fn images() -> Option<Vec<PathBuf>> {
 
 impl Stage {
     /// Starts it; none, told aloud, where something is missing.
-    pub(crate) fn open(driver: Driver) -> Option<Self> {
+    pub(crate) fn open() -> Option<Self> {
         let images = images()?;
         let network = Network::enter();
         let net = network.net();
@@ -62,6 +64,7 @@ impl Stage {
         let cluster = Cluster::start_on(trust.options(net.clone()));
         let restricted = json!({"pod-security.kubernetes.io/enforce": "restricted"});
         cluster.api.create_namespace(NAMESPACES[1], &restricted);
+        cluster.api.create_namespace(BROKEN, &json!({}));
         // Its image is not on the node: it runs beside the API server.
         let path = "/apis/apps/v1/namespaces/flowcar-system/deployments/flowcar-controller";
         let none = json!({"spec": {"replicas": 0}});
@@ -84,7 +87,7 @@ impl Stage {
         let settings = json!({"imagePullPolicy": "Never", "defaults": {"endpoint": endpoint}});
         fs::write(&config, settings.to_string()).unwrap();
         let controller = cluster.controller(&[&format!("--config={}", config.display())]);
-        let node = Node::start(&cluster.api, &trust, driver, &images);
+        let node = Node::start(&cluster.api, &trust, &images);
         Some(Self {
             node,
             controller,
@@ -142,12 +145,11 @@ impl Stage {
         self.kubectl(namespace, &["scale", "--replicas=1", &workload]);
     }
 
-    /// Waits for the one pod of an application, ready, besides those that were there.
-    pub(crate) fn pod(&self, namespace: &str, app: &str, besides: &[&Pod]) -> Pod {
+    /// Waits for the one pod of an application, ready.
+    pub(crate) fn pod(&self, namespace: &str, app: &str) -> Pod {
         self.node.wait(&format!("pod of {app} in {namespace}"), || {
             let pods = self.pods(namespace, app);
-            let mut ready = pods.iter().filter(|pod| is_ready(pod)).map(Pod::of);
-            ready.find(|pod| besides.iter().all(|known| known.uid != pod.uid))
+            pods.iter().find(|pod| is_ready(pod)).map(Pod::of)
         })
     }
 
