@@ -3,7 +3,6 @@
 
 mod apps;
 mod disk;
-mod killed;
 mod kubectl_flowcar_check;
 mod node;
 mod seen;
@@ -12,10 +11,9 @@ mod told;
 
 use std::thread;
 
-use killed::Killed;
 use serde_json::json;
 use stage::{NAMESPACES, Pod, Stage};
-use told::{told_by_both, told_by_server};
+use told::{told_but_for_a_gap, told_by_both, told_by_server};
 
 /// Before a connection of a client's is looked at, there are so many.
 const SOME: usize = 6;
@@ -49,7 +47,6 @@ fn on_a_node_with_either_cgroup_driver() {
 fn with_systemd_as_the_cgroup_driver(stage: &Stage) {
     let web = start(stage);
     // All at once, for the node has two processors.
-    stage.deploy("shop", &apps::client("caller", &web));
     stage.create(
         "shop",
         "apps/v1",
@@ -75,14 +72,15 @@ fn with_systemd_as_the_cgroup_driver(stage: &Stage) {
         has_no_rights(stage, pod);
     }
     kubectl_flowcar_check::passes(stage);
-    let caller = Pair {
-        web: pair.web.clone(),
-        client: stage.pod("shop", "caller"),
-    };
-    let killed = Killed::sidecar_of(stage, &caller);
     the_application_may_restart(stage, &pair);
-    a_deleted_pod_has_told_everything(stage, &pair, || killed.goes_on(stage, &caller));
-    nothing_is_left(stage);
+    let pods = stage.all_pods();
+    // What is done with goes at the same time.
+    stage.kubectl("strict", &["delete", "deployments", "--all"]);
+    stage.kubectl("shop", &["delete", "jobs", "--all", "--wait=false"]);
+    a_deleted_pod_has_told_everything(stage, &pair);
+    let other = stage.pod("shop", "other");
+    the_sidecar_may_be_killed(stage, &pair.web, &other);
+    nothing_is_left(stage, pods);
 }
 
 fn with_cgroupfs_as_the_cgroup_driver(stage: &Stage) {
@@ -106,7 +104,7 @@ fn are_told_with_cgroupfs(stage: &Stage, pair: &Pair) {
     );
     told_by_both(stage, &pair.web, &pair.client, SOME);
     has_no_rights(stage, &pair.client);
-    nothing_is_left(stage);
+    nothing_is_left(stage, stage.all_pods());
 }
 
 /// Where a pod's flowcar is, from the root of the node's tree.
@@ -208,19 +206,17 @@ fn the_application_may_restart(stage: &Stage, Pair { web, client }: &Pair) {
     told_by_both(stage, web, client, ended + SOME);
 }
 
-/// Something else may be asked while it goes.
-fn a_deleted_pod_has_told_everything(
-    stage: &Stage,
-    Pair { web, client }: &Pair,
-    meanwhile: impl FnOnce(),
-) {
-    stage.kubectl("shop", &["delete", "pod", "--wait=false", &client.name]);
-    meanwhile();
-    stage.node.wait("node without the pod", || {
-        let pods = stage.pods("shop", "client");
-        let is_there = pods.iter().any(|pod| Pod::of(pod).uid == client.uid);
-        (!is_there).then_some(())
-    });
+fn a_deleted_pod_has_told_everything(stage: &Stage, Pair { web, client }: &Pair) {
+    // Nobody makes another in its place.
+    let owners = [
+        &["deployment", "client"][..],
+        &["replicaset", "-l", "app=client"],
+    ];
+    for owner in owners {
+        let words = [&["delete", "--cascade=orphan"], owner].concat();
+        stage.kubectl("shop", &words);
+    }
+    stage.kubectl("shop", &["delete", "pod", &client.name]);
     let ended = told_by_both(stage, web, client, 1);
     let count = i64::try_from(ended).unwrap();
     stage.books(client, "closed, each with its connection", |books| {
@@ -250,9 +246,26 @@ fn without_capabilities_where_none_are_allowed(stage: &Stage, web: &Pod) -> Pod 
     client
 }
 
-/// When the pods are gone, the node is as it was.
-fn nothing_is_left(stage: &Stage) {
-    let uids = stage.all_pods();
+/// The application goes on; the kubelet starts the sidecar again, which follows the same pod and owns up to the gap.
+fn the_sidecar_may_be_killed(stage: &Stage, web: &Pod, other: &Pod) {
+    let application = stage.node.processes(&web.uid, "traffic");
+    let before = stage.node.processes(&web.uid, "flowcar");
+    assert_eq!((application.len(), before.len()), (1, 1));
+    stage.node.shell(&format!("kill -9 {}", before[0]));
+    stage.node.wait("the sidecar's next process", || {
+        let now = stage.node.processes(&web.uid, "flowcar");
+        (now.len() == 1 && now != before).then_some(())
+    });
+    told_but_for_a_gap(stage, web, other, SOME);
+    assert_eq!(stage.node.processes(&web.uid, "traffic"), application);
+    has_no_rights(stage, web);
+    stage.books(web, "balanced, and name the gap", |books| {
+        books.balance() && books.unfollowed_s > 0.0
+    });
+}
+
+/// When all pods are gone, the node is as it was, and without a trace of these.
+fn nothing_is_left(stage: &Stage, uids: Vec<String>) {
     assert!(!uids.is_empty());
     assert!(stage.programs().iter().any(|kind| kind == "sock_ops"));
     for namespace in NAMESPACES {

@@ -187,6 +187,8 @@ fn control(name: &'static str, api: &ApiServer) -> Process {
     ];
     if name == "kube-controller-manager" {
         words.push(format!("--root-ca-file={}", ca.display()));
+        // How soon a node that is ready gets pods.
+        words.push("--node-monitor-period=1s".to_owned());
     }
     Process::start(
         Program::new(name, api.process().net().clone()).args(words),

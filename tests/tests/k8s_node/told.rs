@@ -53,8 +53,8 @@ pub(crate) fn told_by_both(stage: &Stage, web: &Pod, client: &Pod, at_least: usi
     connections.len()
 }
 
-/// The same of a client whose flowcar was killed and started again: its span of a connection may be missing, of one
-/// after the other. Waits until there are so many after them.
+/// The same of a server whose flowcar was killed and started again, and a client that is not followed: the span of a
+/// connection may be missing, of one after the other. Waits until there are so many after them.
 #[track_caller]
 pub(crate) fn told_but_for_a_gap(stage: &Stage, web: &Pod, client: &Pod, after: usize) {
     let (connections, spans) = stage.node.wait("spans after a gap", || {
@@ -62,7 +62,7 @@ pub(crate) fn told_but_for_a_gap(stage: &Stage, web: &Pod, client: &Pod, after: 
         // For what has ended just now.
         thread::sleep(SPAN_DELAY);
         let spans = stage.spans();
-        let is_told = |connection: &&ConnectionReport| ends(connection, &spans).client.is_some();
+        let is_told = |connection: &&ConnectionReport| ends(connection, &spans).server.is_some();
         let since = connections.iter().rev().take_while(is_told).count();
         let before = connections.iter().take_while(is_told).count();
         (since >= after && before < connections.len()).then_some((connections, spans))
@@ -71,7 +71,7 @@ pub(crate) fn told_but_for_a_gap(stage: &Stage, web: &Pod, client: &Pod, after: 
     for (number, connection) in connections.iter().enumerate() {
         let ends = ends(connection, &spans);
         ends.have_the_bytes();
-        if ends.client.is_none() {
+        if ends.server.is_none() {
             if gap.is_empty() {
                 gap.start = number;
             }
@@ -80,7 +80,7 @@ pub(crate) fn told_but_for_a_gap(stage: &Stage, web: &Pod, client: &Pod, after: 
     }
     let told = connections[gap.clone()]
         .iter()
-        .filter(|connection| ends(connection, &spans).client.is_some());
+        .filter(|connection| ends(connection, &spans).server.is_some());
     assert_eq!(told.count(), 0, "one gap: {gap:?} of {}", connections.len());
 }
 
