@@ -16,7 +16,7 @@ use stage::{NAMESPACES, Pod, Stage};
 use told::{told_but_for_a_gap, told_by_both, told_by_server};
 
 /// Before a connection of a client's is looked at, there are so many.
-const SOME: usize = 6;
+const SOME: usize = 4;
 
 /// Connections that the Job makes.
 const CALLS_OF_JOB: u64 = 25;
