@@ -303,7 +303,7 @@ fn lost_to_the_ring(mode: Mode, live: f64) {
     let deadline = Instant::now() + WITHIN;
     loop {
         let left: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
-        if left["unheard"].as_u64() > Some(0) {
+        if left["leaving"]["unheard"].as_u64() > Some(0) {
             break;
         }
         assert!(Instant::now() < deadline, "it was never left: {left}");

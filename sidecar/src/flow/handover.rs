@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use super::{Flow, History, Retransmits, Role, Sight, State, Volume};
 
 /// The version of what is written.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Numbers that make up a flow, at most.
 const NUMBERS: usize = 15;
@@ -26,7 +26,6 @@ pub struct Place {
 
 /// What a flowcar left.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(from = "Read")]
 pub struct Handover {
     /// Where it was.
     pub place: Place,
@@ -37,7 +36,7 @@ pub struct Handover {
 }
 
 /// What a report told of that goes on after it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Leaving {
     /// Ends that are lost, so counted, and may be those of any of these connections: the news of them did not come through.
     pub unheard: u64,
@@ -80,15 +79,13 @@ pub fn encode(place: &Place, taken_unix_ns: u64, leaving: &Leaving) -> Vec<u8> {
         flowcar_handover: u32,
         place: &'a Place,
         taken_unix_ns: u64,
-        unheard: u64,
-        flows: &'a [Left],
+        leaving: &'a Leaving,
     }
     let written = Written {
         flowcar_handover: VERSION,
         place,
         taken_unix_ns,
-        unheard: leaving.unheard,
-        flows: &leaving.flows,
+        leaving,
     };
     serde_json::to_vec(&written).expect("texts and numbers in memory are always JSON")
 }
@@ -107,27 +104,6 @@ pub fn decode(bytes: &[u8]) -> Result<Handover, Unreadable> {
         return Err(Unreadable::Version(flowcar_handover));
     }
     Ok(serde_json::from_slice(bytes)?)
-}
-
-/// As it is written. Not flattened, which would take a copy of it all.
-#[derive(Deserialize)]
-struct Read {
-    place: Place,
-    taken_unix_ns: u64,
-    #[serde(default)]
-    unheard: u64,
-    flows: Vec<Left>,
-}
-
-impl From<Read> for Handover {
-    fn from(read: Read) -> Self {
-        let (unheard, flows) = (read.unheard, read.flows);
-        Self {
-            place: read.place,
-            taken_unix_ns: read.taken_unix_ns,
-            leaving: Leaving { unheard, flows },
-        }
-    }
 }
 
 // === impl Left ===

@@ -38,9 +38,9 @@ proptest! {
 
     /// Anything that looks like one.
     #[test]
-    fn any_numbers_are_read_or_refused(flow in vec(any::<u64>(), 0..20), version in 0..3_u32) {
+    fn any_numbers_are_read_or_refused(flow in vec(any::<u64>(), 0..20), version in 0..4_u32) {
         let text = format!(
-            r#"{{"flowcar_handover":{version},"place":{{"boot":"x","netns":1}},"taken_unix_ns":1,"flows":[{flow:?}]}}"#
+            r#"{{"flowcar_handover":{version},"place":{{"boot":"x","netns":1}},"taken_unix_ns":1,"leaving":{{"unheard":1,"flows":[{flow:?}]}}}}"#
         );
         match decode(text.as_bytes()) {
             Ok(handover) => {
