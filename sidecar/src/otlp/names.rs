@@ -174,7 +174,7 @@ metrics! {
     LIMITED = Counter "flowcar.tcp.limited.duration" "s" [LIMIT]
         "Time that data to send was held back, as of the last look at each socket.";
     LISTENER_DROPS = Counter "flowcar.tcp.listener.drops" "{segment}" []
-        "Segments that listening sockets dropped, as the kernel counts there: a SYN that finds the accept queue full once, the last ACK of a handshake that does twice, a SYN sent again while its handshake goes on once.";
+        "Segments that listening sockets dropped, by the kernel's count at the socket: SYNs that find the accept queue full, last ACKs of handshakes that do (each counts twice), and SYNs sent again during a handshake.";
     LISTENER_QUEUE = UpDownCounter "flowcar.tcp.listener.queue" "{connection}" []
         "Connections that wait to be accepted, as of the last look.";
     LISTENER_LIMIT = UpDownCounter "flowcar.tcp.listener.queue.limit" "{connection}" []

@@ -4,7 +4,7 @@ use std::{fs, process::Command, time::Duration};
 
 use flowcar_tests::{
     flowcar::Pair,
-    link::Plan,
+    link::{Direction, Only, Plan, TcpSummary, When},
     place::{Place, require_cgroup2, require_root, require_tun},
     traffic::{CallPlan, ServePlan, Serving, call_in},
     watch::{Mode, Seen, Watch},
@@ -86,15 +86,13 @@ fn a_full_accept_queue_is_told() {
         let of_port = [("server.port", &*port.to_string())];
         let all = |seen: &Seen| {
             let kernel = place.netns().snmp().unwrap().since(&before);
-            let told = seen.sum(DROPS, &of_port);
+            let dropped = kernel["TcpExt.ListenDrops"];
+            let at_the_socket = dropped_at_the_listener(&place, port);
             // Of what two processors work at, the last ACK of a handshake may find the queue full, which counts twice.
-            let (least, most) = (
-                kernel["TcpExt.ListenDrops"],
-                2 * kernel["TcpExt.ListenDrops"],
-            );
-            least > 0
-                && (least as f64..=most as f64).contains(&told)
-                && told == dropped_at_the_listener(&place, port) as f64
+            dropped > 0
+                && dropped == kernel["TcpExt.ListenOverflows"]
+                && (dropped..=2 * dropped).contains(&at_the_socket)
+                && at_the_socket as f64 == seen.sum(DROPS, &of_port)
         };
         let seen = watch.until("all drops", all);
         let sum = |name| seen.sum(name, &of_port);
@@ -150,4 +148,37 @@ fn last_acks_of_handshakes_that_find_the_queue_full_are_told() {
             && twice as f64 == seen.sum(DROPS, &[])
     };
     watch.until("all drops", all);
+}
+
+/// A SYN that is sent again while its handshake goes on is dropped at the listener, whose queue has room.
+#[test]
+fn a_syn_that_is_sent_again_is_told_with_the_drops() {
+    if !require_root() || !require_cgroup2() || !require_tun() {
+        return;
+    }
+    let pair = Pair::new(Plan::rtt(Duration::from_millis(10))).unwrap();
+    let place = pair.server();
+    let serving = Serving::start(place, &ServePlan::at("0.0.0.0:0".parse().unwrap())).unwrap();
+    let port = serving.address().port();
+    let mut watch = Watch::start(place, Mode::Both, &[]);
+    watch.reports(2);
+    let before = place.netns().snmp().unwrap();
+
+    let lossy = Plan::rtt(Duration::from_millis(10)).drop(Only::SynAck, When::Nth(1));
+    pair.link().set_both(lossy);
+    let target = (pair.link().b4(), port).into();
+    let clients = call_in(pair.client(), &CallPlan::to(target)).unwrap();
+    assert!(clients.iter().all(|client| client.failure.is_none()));
+    let syns = pair
+        .link()
+        .trace()
+        .of_port(port)
+        .count(Direction::AtoB, TcpSummary::is_syn);
+    assert!(syns > 1, "the client did not send again");
+    watch.until("all drops", |seen| {
+        let kernel = place.netns().snmp().unwrap().since(&before);
+        kernel["TcpExt.ListenDrops"] == 0
+            && dropped_at_the_listener(place, port) == syns as i64 - 1
+            && seen.sum(DROPS, &[]) == syns as f64 - 1.0
+    });
 }
