@@ -58,7 +58,7 @@ pub(crate) fn client(app: &str, web: &Pod) -> Value {
         "--exchanges",
         "2-4",
         "--pause",
-        "400",
+        "250",
     ];
     deployment(app, &call(web, &many))
 }

@@ -1,6 +1,6 @@
 //! `kubectl flowcar check` where all is well, and when one thing after the other is broken.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::mpsc};
 
 use flowcar_tests::{
     cluster::{SECRET, WEBHOOK, tools},
@@ -16,8 +16,9 @@ pub(crate) fn passes(stage: &Stage) {
     assert!(ok && !said.contains("FAIL"), "{said}");
 }
 
-/// The controller hangs, so that nothing is mended, and each thing that is broken is told besides those before it.
-pub(crate) fn says_what_is_broken(stage: &Stage) {
+/// The controller hangs, so that nothing is mended, and each thing that is broken is told besides those before it. There are
+/// two pods that were injected, until it says that it has counted.
+pub(crate) fn says_what_is_broken(stage: &Stage, counted: &mpsc::Sender<()>) {
     let admin = stage.cluster.admin();
     let mut broken = Broken {
         stage,
@@ -30,8 +31,9 @@ pub(crate) fn says_what_is_broken(stage: &Stage) {
     stage.create_pod(BROKEN, &pod);
     broken.is_told(
         "opted-in pods",
-        "were created while the webhook could not be reached, pod/missed first",
+        "1 of 3 were created while the webhook could not be reached, pod/missed first",
     );
+    counted.send(()).unwrap();
 
     let authority = tools::base64(Authority::new("somebody else").certificate());
     let other =

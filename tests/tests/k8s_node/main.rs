@@ -9,14 +9,14 @@ mod seen;
 mod stage;
 mod told;
 
-use std::thread;
+use std::{sync::mpsc, thread};
 
 use serde_json::json;
 use stage::{NAMESPACES, Pod, Stage};
 use told::{told_but_for_a_gap, told_by_both, told_by_server};
 
 /// Before a connection of a client's is looked at, there are so many.
-const SOME: usize = 4;
+const SOME: usize = 6;
 
 /// Connections that the Job makes.
 const CALLS_OF_JOB: u64 = 25;
@@ -89,10 +89,13 @@ fn with_cgroupfs_as_the_cgroup_driver(stage: &Stage) {
         (!stage.pods("shop", "client").is_empty()).then_some(())
     });
     // Most of this is waiting for answers that do not come.
+    let (counted, has_counted) = mpsc::channel();
     thread::scope(|scope| {
-        scope.spawn(|| kubectl_flowcar_check::says_what_is_broken(stage));
+        scope.spawn(move || kubectl_flowcar_check::says_what_is_broken(stage, &counted));
         let client = stage.pod("shop", "client");
         are_told_with_cgroupfs(stage, &Pair { web, client });
+        has_counted.recv().unwrap();
+        nothing_is_left(stage, stage.all_pods());
     });
 }
 
@@ -104,7 +107,6 @@ fn are_told_with_cgroupfs(stage: &Stage, pair: &Pair) {
     );
     told_by_both(stage, &pair.web, &pair.client, SOME);
     has_no_rights(stage, &pair.client);
-    nothing_is_left(stage, stage.all_pods());
 }
 
 /// Where a pod's flowcar is, from the root of the node's tree.

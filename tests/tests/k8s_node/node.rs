@@ -197,48 +197,38 @@ fn control(name: &'static str, api: &ApiServer) -> Process {
 }
 
 fn emulator(net: &Net, disk: &Path, console: &Path) -> Process {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("node/root");
-    let output = Command::new(script).output().unwrap();
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let output = Command::new(scripts.join("node/root")).output().unwrap();
     assert!(
         output.status.success(),
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
     let root = PathBuf::from(String::from_utf8(output.stdout).unwrap().trim());
-    let program = Program {
-        name: "qemu",
-        path: "/usr/bin/qemu-system-x86_64".into(),
-        args: Vec::new(),
-        net: net.clone(),
-        dir: tempfile::tempdir().unwrap(),
-    };
-    // The emulator is quicker without what this processor lacks: vectors to save, five levels of page tables, SMAP, and
-    // copying byte by byte (ERMS).
-    let words = "-M q35 -accel tcg,thread=multi,tb-size=512 -cpu Westmere -smp 2 -m 1024 -nodefaults -no-reboot -display none \
-        -device virtio-rng-pci -device virtio-net-pci,netdev=n0";
     let drive = |file: &Path, more: &str| {
         [
             "-drive".to_owned(),
             format!("file={},if=virtio,format=raw,{more}", file.display()),
         ]
     };
-    let (kernel, initrd) = (root.join("vmlinuz"), root.join("initrd"));
+    let files = ["vmlinuz", "initrd"].map(|file| root.join(file).display().to_string());
+    let program = Program {
+        name: "emulator",
+        path: scripts.join("emulator"),
+        args: Vec::new(),
+        net: net.clone(),
+        dir: tempfile::tempdir().unwrap(),
+    };
     let program = program
-        .args(words.split_whitespace().map(str::to_owned))
+        .args(files)
+        .args(["root=/dev/vda rw nokaslr net.ifnames=0", "-m", "1024"].map(str::to_owned))
+        .args(["-device", "virtio-net-pci,netdev=n0"].map(str::to_owned))
         .args([
             "-netdev".to_owned(),
             format!("user,id=n0,hostfwd=tcp:127.0.0.1:{SHELL}-10.0.2.15:{SHELL}"),
         ])
         .args(drive(&root.join("root.ext4"), "snapshot=on"))
         .args(drive(disk, "readonly=on"))
-        .args(["-serial".to_owned(), format!("file:{}", console.display())])
-        .args(["-kernel".to_owned(), kernel.display().to_string()])
-        .args(["-initrd".to_owned(), initrd.display().to_string()])
-        .args([
-            "-append",
-            // Clocks are the processor's own, not a device's. 112 is REP_GOOD (arch/x86/include/asm/cpufeatures.h).
-            "root=/dev/vda rw console=ttyS0 quiet mitigations=off nokaslr audit=0 panic=-1 net.ifnames=0 \
-             tsc=reliable init_on_alloc=0 clearcpuid=112",
-        ]);
+        .args(["-serial".to_owned(), format!("file:{}", console.display())]);
     Process::start(program, || Ok(()))
 }
