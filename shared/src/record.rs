@@ -7,7 +7,7 @@
 //!
 //! Most connections are short. Socket storage costs more to make than all else that is done for one of them, so a
 //! flow gets it only when something happens that needs it: more than [`FEW_SAMPLES`] RTT samples, or a retransmission.
-//! Until then its records have no histogram; its first samples are in the header one by one, and stay there.
+//! Until then its records are short ([`SHORT_LEN`]): its first samples are in them one by one, and stay there.
 
 use core::mem::{offset_of, size_of};
 
@@ -130,18 +130,25 @@ pub struct FlowRecord {
     pub bytes_acked: u64,
     /// `tcp_sock.bytes_received` (tcpEStatsAppHCThruOctetsReceived): counts a FIN received in order.
     pub bytes_received: u64,
-    /// `tcp_sock.bytes_received` modulo 2^32 when FIN_WAIT2 was entered.
-    pub received_at_fin_wait2: u32,
-    /// Zero.
-    pub reserved: u32,
-    /// Sum of the RTT samples in the histogram, microseconds.
-    pub rtt_sum_us: u64,
     /// Segments sent, retransmissions and pure ACKs included.
     pub segs_out: u32,
     /// Segments received.
     pub segs_in: u32,
     /// Segments retransmitted, all causes (`tcp_sock.total_retrans`).
     pub total_retrans: u32,
+    /// `tcp_sock.bytes_received` modulo 2^32 when FIN_WAIT2 was entered.
+    pub received_at_fin_wait2: u32,
+    /// Bits of [`flag`].
+    pub flags: u16,
+    /// Histogram slots up to the last one in use: how many follow in a sent record.
+    pub slots_used: u16,
+    /// How many of the first RTT samples there are.
+    pub few_used: u32,
+    /// The first RTT samples, microseconds: they are not in the histogram.
+    pub few: [u32; FEW_SAMPLES],
+    /// Sum of the RTT samples in the histogram, microseconds. From here on all is zero in the record of a flow without
+    /// socket storage, which ends before it.
+    pub rtt_sum_us: u64,
     /// SYNs (client) or SYN-ACKs (server) retransmitted.
     pub retrans_handshake: u32,
     /// Segments that a fast recovery retransmitted.
@@ -158,25 +165,18 @@ pub struct FlowRecord {
     pub rtt_min_us: u32,
     /// The greatest RTT sample in the histogram, microseconds.
     pub rtt_max_us: u32,
-    /// Bits of [`flag`].
-    pub flags: u16,
-    /// Histogram slots up to the last one in use: how many follow in a sent record.
-    pub slots_used: u16,
     /// Userspace's tick when the last record was sent.
     pub tick: u32,
     /// The slot of the newest sample. The verifier needs to see the index come out of memory.
     pub scratch: u32,
-    /// The first RTT samples, microseconds: they are not in the histogram.
-    pub few: [u32; FEW_SAMPLES],
-    /// How many of them there are.
-    pub few_used: u32,
-    /// Zero.
-    pub reserved_too: u32,
     /// RTT samples after the first few by [`crate::histogram`] slot.
     pub rtt_slots: [u32; SLOTS],
 }
 
-/// Bytes of a record before its histogram.
+/// Bytes of the record of a flow without socket storage.
+pub const SHORT_LEN: usize = offset_of!(FlowRecord, rtt_sum_us);
+
+/// Bytes of every other record before its histogram.
 pub const HEADER_LEN: usize = offset_of!(FlowRecord, rtt_slots);
 
 /// Bytes of a record with all slots.
@@ -188,11 +188,12 @@ pub const FEW_SAMPLES: usize = 6;
 // The kernel allocates a socket storage element as this value behind some 80 bytes of its own
 // (kernel/bpf/bpf_local_storage.c); past 1024 bytes together, every followed socket would cost 2048.
 const _: () = assert!(RECORD_LEN <= 928);
-const _: () = assert!(HEADER_LEN == 200 && RECORD_LEN == HEADER_LEN + 4 * SLOTS);
+const _: () = assert!(SHORT_LEN == 144);
+const _: () = assert!(HEADER_LEN == 192 && RECORD_LEN == HEADER_LEN + 4 * SLOTS);
 const _: () = assert!(align_of::<FlowRecord>() == 8 && RECORD_LEN.is_multiple_of(8));
 const _: () = assert!(offset_of!(FlowRecord, local_addr) == 32);
 const _: () = assert!(offset_of!(FlowRecord, local_port) == 64);
 const _: () = assert!(offset_of!(FlowRecord, kind) == 76);
 const _: () = assert!(offset_of!(FlowRecord, bytes_acked) == 80);
-const _: () = assert!(offset_of!(FlowRecord, segs_out) == 112);
-const _: () = assert!(offset_of!(FlowRecord, flags) == 156);
+const _: () = assert!(offset_of!(FlowRecord, segs_out) == 96);
+const _: () = assert!(offset_of!(FlowRecord, flags) == 112);

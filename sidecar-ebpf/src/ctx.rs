@@ -119,13 +119,14 @@ impl Ctx {
         }
     }
 
-    /// Writes who is talking to whom into the record at `flow`, of which the header must be there.
+    /// Writes who is talking to whom into the record at `flow`, of which all that a short record has must be there. `cookie` is
+    /// the socket's.
     #[inline(always)]
-    pub(crate) fn identify(self, flow: *mut FlowRecord) {
+    pub(crate) fn identify(self, flow: *mut FlowRecord, cookie: u64) {
         let ops = self.0;
-        // SAFETY: the fields as above, one load each; the caller vouches for the header.
+        // SAFETY: the fields as above, one load each; the caller vouches for the record.
         unsafe {
-            (*flow).cookie = self.cookie();
+            (*flow).cookie = cookie;
             (*flow).local_port = (&raw const (*ops).local_port).read_volatile() as u16;
             // Network byte order in the upper half of a u32 (net/core/filter.c, sock_ops_convert_ctx_access).
             let remote_port = (&raw const (*ops).remote_port).read_volatile();

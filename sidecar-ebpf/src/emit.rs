@@ -4,7 +4,7 @@ use aya_ebpf::helpers::bpf_ringbuf_output;
 use flowcar_shared::{
     counter::Counter,
     histogram::SLOTS,
-    record::{FlowRecord, HEADER_LEN, Kind},
+    record::{FlowRecord, HEADER_LEN, Kind, SHORT_LEN},
 };
 
 use crate::{
@@ -15,14 +15,19 @@ use crate::{
 };
 
 /// `BPF_RB_NO_WAKEUP`, `BPF_RB_FORCE_WAKEUP`, `BPF_RB_AVAIL_DATA` (include/uapi/linux/bpf.h).
-const NO_WAKEUP: u64 = 1;
+pub(crate) const NO_WAKEUP: u64 = 1;
 const FORCE_WAKEUP: u64 = 2;
 const AVAIL_DATA: u64 = 0;
 
-/// A record without a histogram.
-type Header = [u64; HEADER_LEN / 8];
+/// One record of so many asks how full the ring buffer is.
+const ASKS: u64 = 16;
 
-const _: () = assert!(size_of::<Header>() == HEADER_LEN);
+const _: () = assert!(ASKS.is_power_of_two());
+
+/// The record of a flow without socket storage.
+type Short = [u64; SHORT_LEN / 8];
+
+const _: () = assert!(size_of::<Short>() == SHORT_LEN);
 
 /// Sends `flow` as a record of `kind`. Where the ring buffer is full, counts that under `dropped`; what
 /// the record would have said is said by the flow's next one.
@@ -33,9 +38,10 @@ pub(crate) fn emit(flow: &mut FlowRecord, kind: Kind, now: u64, dropped: Counter
     flow.tick = maps::tick();
     let slots = u64::from(flow.slots_used).min(SLOTS as u64);
     let len = HEADER_LEN as u64 + slots * 4;
+    let flags = wake(flow.cookie, now);
     let ring = (&raw const RECORDS).cast_mut().cast();
     // SAFETY: `len` is at most the size of the value that `flow` points to.
-    let result = unsafe { bpf_ringbuf_output(ring, (&raw mut *flow).cast(), len, wake()) };
+    let result = unsafe { bpf_ringbuf_output(ring, (&raw mut *flow).cast(), len, flags) };
     if result != 0 {
         maps::count(dropped);
     }
@@ -52,12 +58,12 @@ pub(crate) fn emit_few(
     dropped: Counter,
 ) {
     seat.tick = maps::tick();
-    let Some(mut entry) = RECORDS.reserve::<Header>(0) else {
+    let Some(mut entry) = RECORDS.reserve::<Short>(0) else {
         maps::count(dropped);
         return;
     };
     let flow = entry.as_mut_ptr().cast::<FlowRecord>();
-    ctx.identify(flow);
+    ctx.identify(flow, seat.cookie());
     ctx.number(flow, seat.role());
     ctx.measure(flow);
     put! { flow,
@@ -68,36 +74,29 @@ pub(crate) fn emit_few(
         role: seat.role(),
         last_state: last_state,
         received_at_fin_wait2: seat.received_at_fin_wait2,
-        reserved: 0,
-        rtt_sum_us: 0,
-        retrans_handshake: 0,
-        retrans_fast: 0,
-        retrans_timeout: 0,
-        retrans_probe: 0,
-        timeouts: 0,
-        timeout_high_seq: 0,
-        rtt_min_us: 0,
-        rtt_max_us: 0,
         flags: seat.flags,
         slots_used: 0,
-        tick: seat.tick,
-        scratch: 0,
+        few_used: seat.few_used(),
         few[0]: seat.few[0],
         few[1]: seat.few[1],
         few[2]: seat.few[2],
         few[3]: seat.few[3],
         few[4]: seat.few[4],
         few[5]: seat.few[5],
-        few_used: seat.few_used(),
-        reserved_too: 0,
     }
-    entry.submit(wake());
+    entry.submit(wake(seat.cookie(), now));
 }
 
 /// Userspace drains the ring on a timer, so a record wakes nobody until the ring fills up: a wake-up
 /// for each connection would cost more than everything else here together.
+///
+/// Asking how full it is costs as much as a third of the record, so few do. Which ones is told by cookie and microsecond, for
+/// no pattern of sockets may leave out those that ask.
 #[inline(always)]
-pub(crate) fn wake() -> u64 {
+fn wake(cookie: u64, now: u64) -> u64 {
+    if (cookie ^ now >> 10) & (ASKS - 1) != 0 {
+        return NO_WAKEUP;
+    }
     if RECORDS.query(AVAIL_DATA) >= u64::from(maps::wake_level()) {
         FORCE_WAKEUP
     } else {

@@ -105,7 +105,7 @@ fn begin(flow: &mut FlowRecord, role: Role) {
 
 #[inline(always)]
 fn established(ctx: Ctx, flow: &mut FlowRecord, role: Role) {
-    ctx.identify(flow);
+    ctx.identify(flow, ctx.cookie());
     ctx.number(flow, role as u8);
     ctx.measure(flow);
     // Until here only SYNs (client) or SYN-ACKs (server) can have been retransmitted.

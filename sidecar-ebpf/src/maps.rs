@@ -26,6 +26,15 @@ pub(crate) const SEATS_COUNT: usize = 4096;
 #[btf_map]
 pub(crate) static SEATS: btf_maps::Array<Seat, SEATS_COUNT> = btf_maps::Array::new();
 
+/// Userspace's tick, which paces samples: a flow sends one when its own differs. The one variable in `.bss`, through which
+/// userspace writes it.
+#[unsafe(no_mangle)]
+static mut FLOWCAR_TICK: u32 = 0;
+
+/// Bytes waiting in the ring buffer from which on userspace is woken. The loader says it, as below.
+#[unsafe(no_mangle)]
+static FLOWCAR_WAKE_LEVEL: u32 = 0;
+
 /// Whether exchanges are followed. The loader says so before the programs are loaded, and the verifier leaves out what a 0
 /// makes unreachable.
 #[unsafe(no_mangle)]
@@ -47,18 +56,13 @@ pub(crate) fn follows_exchanges() -> bool {
     unsafe { (&raw const FLOWCAR_EXCHANGES).read_volatile() != 0 }
 }
 
-/// Records on their way to userspace: 1 MiB unless the loader sets another size, some 5,000 records of short connections.
+/// Records on their way to userspace: 1 MiB unless the loader sets another size, some 6,900 records of short connections.
 #[map]
 pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 
 /// The kernel's side of the books ([`Counter`]): 8 bytes for each counter and CPU.
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTER_COUNT as u32, 0);
-
-/// Index 0: userspace's tick, which paces samples: a flow sends one when its own differs. Index 1: bytes
-/// waiting in the ring buffer from which on userspace is woken.
-#[map]
-static PACE: Array<u32> = Array::with_max_entries(2, 0);
 
 /// Adds one to `counter`.
 #[inline(always)]
@@ -73,20 +77,13 @@ pub(crate) fn count(counter: Counter) {
 /// Userspace's current tick.
 #[inline(always)]
 pub(crate) fn tick() -> u32 {
-    pace(0)
+    // SAFETY: an aligned u32 that userspace alone writes, as a whole.
+    unsafe { (&raw const FLOWCAR_TICK).read_volatile() }
 }
 
 /// Bytes waiting in the ring buffer from which on userspace is woken.
 #[inline(always)]
 pub(crate) fn wake_level() -> u32 {
-    pace(1)
-}
-
-#[inline(always)]
-fn pace(index: u32) -> u32 {
-    match PACE.get_ptr(index) {
-        // SAFETY: an aligned u32 that userspace replaces as a whole.
-        Some(value) => unsafe { value.read_volatile() },
-        None => 0,
-    }
+    // SAFETY: a static; volatile, because the loader replaces its value.
+    unsafe { (&raw const FLOWCAR_WAKE_LEVEL).read_volatile() }
 }

@@ -49,7 +49,7 @@ pub(crate) fn of(ctx: Ctx) -> Option<&'static mut Seat> {
 /// The seat of the socket with this cookie, if it has one.
 #[inline(always)]
 pub(crate) fn of_cookie(cookie: u64) -> Option<&'static mut Seat> {
-    at(cookie).filter(|seat| seat.holder >> 2 == cookie)
+    at(cookie).filter(|seat| seat.cookie() == cookie)
 }
 
 /// Takes the socket's seat, if it is free.
@@ -104,6 +104,12 @@ impl Seat {
         (self.holder & 3) as u8
     }
 
+    /// The cookie of the socket that sits here.
+    #[inline(always)]
+    pub(crate) fn cookie(&self) -> u64 {
+        self.holder >> 2
+    }
+
     /// How many samples are kept.
     #[inline(always)]
     pub(crate) fn few_used(&self) -> u32 {
@@ -146,7 +152,7 @@ impl Seat {
         flow.tick = self.tick;
         flow.received_at_fin_wait2 = self.received_at_fin_wait2;
         flow.rtt_min_us = u32::MAX;
-        ctx.identify(flow);
+        ctx.identify(flow, self.cookie());
         ctx.number(flow, self.role());
         flow.few[0] = self.few[0];
         flow.few[1] = self.few[1];

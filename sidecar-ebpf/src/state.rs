@@ -64,7 +64,7 @@ fn closed(ctx: Ctx, flow: &mut FlowRecord) {
     flow.flags |= ending(ctx, old, flow.received_at_fin_wait2) | exchange::end(ctx);
     if flow.established_ns == 0 {
         // Who failed to connect has not been identified yet.
-        ctx.identify(flow);
+        ctx.identify(flow, ctx.cookie());
     }
     let dropped = dropped(flow.established_ns);
     emit(flow, Kind::Close, now(), dropped);

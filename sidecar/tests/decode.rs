@@ -15,7 +15,7 @@ use flowcar::{
 };
 use flowcar_shared::{
     histogram::SLOTS,
-    record::{FEW_SAMPLES, FlowRecord, HEADER_LEN, Kind, RECORD_LEN, flag},
+    record::{FEW_SAMPLES, FlowRecord, HEADER_LEN, Kind, RECORD_LEN, SHORT_LEN, flag},
 };
 use proptest::prelude::*;
 
@@ -108,6 +108,8 @@ fn lengths_kinds_and_roles_are_checked() {
     for length in [
         0,
         1,
+        SHORT_LEN - 1,
+        SHORT_LEN,
         HEADER_LEN - 1,
         HEADER_LEN,
         whole.len() - 1,
@@ -126,6 +128,24 @@ fn lengths_kinds_and_roles_are_checked() {
         let result = decode(bytes(&FlowRecord { role, ..record }), 0);
         assert_eq!(result.map(drop), Err(Malformed::Role(role)));
     }
+}
+
+/// What a flow without socket storage sends is as good as the whole record with zeros behind it.
+#[test]
+fn a_short_record_is_whole() {
+    let mut record = blank(1);
+    record.few_used = 2;
+    record.few[..2].copy_from_slice(&[300, 500]);
+    record.total_retrans = 3;
+    record.rtt_min_us = 0;
+    let whole = decode(bytes(&record), 0).expect("a record");
+    let short = decode(&bytes(&record)[..SHORT_LEN], 0).expect("a record");
+    assert_eq!(short.kind, whole.kind);
+    let line = |flow| json::line(flow, &Anchor::new(Monotonic(0), 0));
+    assert_eq!(line(&short.flow), line(&whole.flow));
+    assert_eq!(short.flow.rtt.count(), 2);
+    let longer = &bytes(&record)[..SHORT_LEN + 4];
+    assert!(decode(longer, 0).is_err());
 }
 
 /// A least sample above the greatest has no quantiles: shown, it would end the process.
@@ -153,7 +173,8 @@ fn survives(bytes: &[u8]) -> Result<(), TestCaseError> {
                 .try_into()
                 .expect("two bytes"),
         ));
-        prop_assert_eq!(bytes.len(), HEADER_LEN + 4 * slots);
+        let is_short = bytes.len() == SHORT_LEN && slots == 0;
+        prop_assert!(is_short || bytes.len() == HEADER_LEN + 4 * slots);
         prop_assert!(slots <= SLOTS);
         prop_assert_eq!(record.flow.outcome.is_some(), record.kind == Kind::Close);
         let anchor = Anchor::new(Monotonic(0), 0);
@@ -170,11 +191,12 @@ prop_compose! {
     /// and a least sample that is no more than the greatest.
     fn plausible()(
         mut header in proptest::collection::vec(any::<u8>(), HEADER_LEN),
-        slots in proptest::collection::vec(any::<u32>(), 0..=SLOTS),
+        slots in prop_oneof![Just(Vec::new()), proptest::collection::vec(any::<u32>(), 0..=SLOTS)],
         kind in 1_u8..=3,
         role in 0_u8..=2,
         extremes in any::<(u32, u32)>(),
         few in 0..=FEW_SAMPLES as u32,
+        short in any::<bool>(),
     ) -> Vec<u8> {
         header[offset_of!(FlowRecord, kind)] = kind;
         header[offset_of!(FlowRecord, role)] = role;
@@ -184,6 +206,9 @@ prop_compose! {
         header[offset_of!(FlowRecord, rtt_min_us)..][..4].copy_from_slice(&least.to_ne_bytes());
         header[offset_of!(FlowRecord, rtt_max_us)..][..4].copy_from_slice(&greatest.to_ne_bytes());
         header[offset_of!(FlowRecord, few_used)..][..4].copy_from_slice(&few.to_ne_bytes());
+        if short && slots.is_empty() {
+            header.truncate(SHORT_LEN);
+        }
         header.extend(slots.iter().flat_map(|slot| slot.to_ne_bytes()));
         header
     }

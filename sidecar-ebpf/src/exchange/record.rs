@@ -9,7 +9,7 @@ use flowcar_shared::{
 
 use crate::{
     ctx::Ctx,
-    emit::wake,
+    emit::NO_WAKEUP,
     histogram::Histogram,
     maps::{RECORDS, count},
     verifier::{put, through_memory},
@@ -101,7 +101,7 @@ pub(super) fn add(record: &mut ExchangeRecord, duration_us: u32) {
     histogram.count(duration_us);
 }
 
-/// Sends the record, cut behind `slots`, if it says anything new.
+/// Sends the record, cut behind `slots`, if it says anything new. It wakes nobody: the flow's own record comes next.
 #[inline(always)]
 pub(super) fn send(head: &mut ExchangeHead, slots: u16) {
     let counted = head.count;
@@ -116,7 +116,7 @@ pub(super) fn send(head: &mut ExchangeHead, slots: u16) {
     let len = HEAD_LEN as u64 + slots * 4;
     let ring = (&raw const RECORDS).cast_mut().cast();
     // SAFETY: `len` is at most the size of the value that `head` is the first part of.
-    let result = unsafe { bpf_ringbuf_output(ring, (&raw mut *head).cast(), len, wake()) };
+    let result = unsafe { bpf_ringbuf_output(ring, (&raw mut *head).cast(), len, NO_WAKEUP) };
     if result == 0 {
         head.told = counted;
     } else {

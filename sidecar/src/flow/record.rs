@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use flowcar_shared::{
     histogram::SLOTS,
-    record::{FEW_SAMPLES, FlowRecord, HEADER_LEN, Kind, Role, flag},
+    record::{FEW_SAMPLES, FlowRecord, HEADER_LEN, Kind, Role, SHORT_LEN, flag},
 };
 
 use super::{
@@ -27,7 +27,7 @@ pub struct Record {
 pub enum Malformed {
     /// Too short or too long, or not as long as it says.
     #[error(
-        "a kernel record of {len} bytes, where its header takes {HEADER_LEN} and names {slots} histogram slots"
+        "a kernel record of {len} bytes: a short one has {SHORT_LEN}, any other {HEADER_LEN} and 4 for each histogram slot, of which it names {slots}"
     )]
     Length {
         /// Bytes received.
@@ -122,13 +122,14 @@ pub fn kind_of_malformed(bytes: &[u8]) -> Option<Kind> {
 }
 
 fn read(bytes: &[u8]) -> Result<FlowRecord, Malformed> {
-    let raw: FlowRecord = raw::read(bytes, HEADER_LEN).ok_or(Malformed::Length {
+    let raw: FlowRecord = raw::read(bytes, SHORT_LEN).ok_or(Malformed::Length {
         len: bytes.len(),
         slots: 0,
     })?;
     let slots = usize::from(raw.slots_used);
     // A record's place in the ring is rounded up to 8 bytes, its length is not.
-    if slots > SLOTS || bytes.len() != HEADER_LEN + 4 * slots {
+    let is_short = slots == 0 && bytes.len() == SHORT_LEN;
+    if !is_short && (slots > SLOTS || bytes.len() != HEADER_LEN + 4 * slots) {
         return Err(Malformed::Length {
             len: bytes.len(),
             slots,

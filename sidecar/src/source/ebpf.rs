@@ -29,9 +29,8 @@ pub struct Options {
     pub exchanges: bool,
 }
 
-/// Index of the sample tick and of the wake level in the map PACE.
-const TICK: u32 = 0;
-const WAKE_LEVEL: u32 = 1;
+/// The map that is the section of the one variable that is written while the programs run: the tick.
+const TICK: &str = ".bss";
 
 /// The capabilities that loading and attaching need (kernel/bpf/syscall.c).
 const NEEDED: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN];
@@ -103,8 +102,8 @@ pub struct EbpfSource {
     _programs: Ebpf,
     ring: AsyncFd<RingBuf<MapData>>,
     counters: PerCpuArray<MapData, u64>,
-    pace: Array<MapData, u32>,
-    tick: u32,
+    tick: Array<MapData, u32>,
+    ticks: u32,
 }
 
 impl EbpfSource {
@@ -120,9 +119,7 @@ impl EbpfSource {
             error,
         })?;
         attach_programs(&mut programs, &directory, options)?;
-        let mut source = Self::with_maps(programs)?;
-        source.set_pace(WAKE_LEVEL, options.ring_bytes / 4)?;
-        Ok(source)
+        Self::with_maps(programs)
     }
 
     /// Loads the programs, and lets them go again.
@@ -169,14 +166,10 @@ impl EbpfSource {
     /// # Errors
     /// If the map cannot be written.
     pub fn ask_for_samples(&mut self) -> Result<(), AttachError> {
-        self.tick = self.tick.wrapping_add(1);
-        self.set_pace(TICK, self.tick)
-    }
-
-    fn set_pace(&mut self, index: u32, value: u32) -> Result<(), AttachError> {
-        self.pace
-            .set(index, value, 0)
-            .map_err(|error| AttachError::of("set the pace of samples", error))
+        self.ticks = self.ticks.wrapping_add(1);
+        self.tick
+            .set(0, self.ticks, 0)
+            .map_err(|error| AttachError::of("ask for samples", error))
     }
 
     fn with_maps(mut programs: Ebpf) -> Result<Self, AttachError> {
@@ -185,7 +178,7 @@ impl EbpfSource {
                 .take_map(name)
                 .expect("sidecar-ebpf/src/maps.rs declares this map")
         };
-        let (ring, counters, pace) = (take("RECORDS"), take("COUNTERS"), take("PACE"));
+        let (ring, counters, tick) = (take("RECORDS"), take("COUNTERS"), take(TICK));
         let of = |error| AttachError::of("open its maps", error);
         let ring = RingBuf::try_from(ring).map_err(of)?;
         // SAFETY: the ring owns its descriptor, and the AsyncFd owns the ring for as long as it is registered.
@@ -195,8 +188,8 @@ impl EbpfSource {
             _programs: programs,
             ring,
             counters: PerCpuArray::try_from(counters).map_err(of)?,
-            pace: Array::try_from(pace).map_err(of)?,
-            tick: 0,
+            tick: Array::try_from(tick).map_err(of)?,
+            ticks: 0,
         })
     }
 }
@@ -235,10 +228,12 @@ fn load(options: Options) -> Result<Ebpf, AttachError> {
 
 fn create_maps(options: Options) -> Result<Ebpf, AttachError> {
     let exchanges: &u8 = if options.exchanges { &1 } else { &0 };
+    let wake_level = options.ring_bytes / 4;
     let mut loader = EbpfLoader::new();
     loader
         .map_max_entries("RECORDS", options.ring_bytes)
-        .override_global("FLOWCAR_EXCHANGES", exchanges, true);
+        .override_global("FLOWCAR_EXCHANGES", exchanges, true)
+        .override_global("FLOWCAR_WAKE_LEVEL", &wake_level, true);
     if !options.exchanges {
         loader.map_max_entries("TURNS", 1);
     }
