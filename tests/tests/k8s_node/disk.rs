@@ -74,6 +74,7 @@ fn write(folder: &Path, api: &ApiServer, trust: &Trust, images: &[PathBuf]) {
 }
 
 fn make_file_system(folder: &Path, disk: &Path) {
+    // As large as the one that tests/node/root stopped the machine with.
     fs::File::create(disk).unwrap().set_len(1 << 30).unwrap();
     let mut mkfs = Command::new("mkfs.ext4");
     mkfs.args(["-q", "-F", "-O", "^has_journal", "-d"])

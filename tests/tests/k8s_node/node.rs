@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use flowcar_tests::{
@@ -100,17 +100,30 @@ impl Node {
         let files = tempfile::tempdir().unwrap();
         let disk = disk::make(files.path(), api, trust, images);
         let console = files.path().join("console");
-        Self {
+        let control = ["kube-controller-manager", "kube-scheduler"].map(|name| control(name, api));
+        let node = Self {
             _machine: emulator(api.process().net(), &disk, &console),
             console,
-            _control: ["kube-controller-manager", "kube-scheduler"].map(|name| control(name, api)),
+            _control: control,
             _files: files,
-        }
+        };
+        node.is_told();
+        node
+    }
+
+    /// Has it read its disk. It goes on from where it was stopped, and so does its clock.
+    fn is_told(&self) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let said = self.shell(&format!(
+            "date -s @{} >/dev/null && mount -o ro /dev/vdb /node && systemd-run --quiet --unit told bash /node/start",
+            now.as_secs()
+        ));
+        assert!(said.is_empty(), "{said}");
     }
 
     /// Runs a script on the node, as root, and gives what it wrote.
     pub(crate) fn shell(&self, script: &str) -> String {
-        ask(script).unwrap_or_else(|error| panic!("the node's shell: {error}"))
+        ask(script, LIMIT).unwrap_or_else(|error| panic!("the node's shell: {error}"))
     }
 
     /// Has containerd and the kubelet make cgroups without systemd from now on. There must be no pods.
@@ -156,20 +169,20 @@ impl Drop for Node {
             let lines: Vec<_> = console.lines().collect();
             eprintln!("the node's console ends:");
             eprintln!("{}", lines[lines.len().saturating_sub(20)..].join("\n"));
-            eprintln!("{:?}", ask(COMPLAINTS).map(|said| eprintln!("{said}")));
+            eprintln!("{:?}", ask(COMPLAINTS, LIMIT).map(|said| eprintln!("{said}")));
         }
     }
 }
 
 /// What a failed test wants to know of the node.
 const COMPLAINTS: &str = "
-    journalctl -u kubelet -u containerd --no-pager | grep -E ' [EW][0-9]{4} |level=(error|warn)' | tail -n 30
+    journalctl -u told -u kubelet -u containerd --no-pager | grep -E ' [EW][0-9]{4} |level=(error|warn)' | tail -n 30
     tail -n 8 /var/log/pods/*/*/*.log
 ";
 
-fn ask(script: &str) -> io::Result<String> {
+fn ask(script: &str, limit: Duration) -> io::Result<String> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, SHELL))?;
-    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_read_timeout(Some(limit))?;
     stream.write_all(script.as_bytes())?;
     stream.shutdown(Shutdown::Write)?;
     let mut said = String::new();
@@ -197,38 +210,29 @@ fn control(name: &'static str, api: &ApiServer) -> Process {
 }
 
 fn emulator(net: &Net, disk: &Path, console: &Path) -> Process {
-    let scripts = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let output = Command::new(scripts.join("node/root")).output().unwrap();
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("node");
+    let output = Command::new(scripts.join("root")).output().unwrap();
     assert!(
         output.status.success(),
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    let root = PathBuf::from(String::from_utf8(output.stdout).unwrap().trim());
-    let drive = |file: &Path, more: &str| {
-        [
-            "-drive".to_owned(),
-            format!("file={},if=virtio,format=raw,{more}", file.display()),
-        ]
-    };
-    let files = ["vmlinuz", "initrd"].map(|file| root.join(file).display().to_string());
+    let root = String::from_utf8(output.stdout).unwrap();
     let program = Program {
         name: "emulator",
-        path: scripts.join("emulator"),
+        path: scripts.join("machine"),
         args: Vec::new(),
         net: net.clone(),
         dir: tempfile::tempdir().unwrap(),
     };
     let program = program
-        .args(files)
-        .args(["root=/dev/vda rw nokaslr net.ifnames=0", "-m", "1024"].map(str::to_owned))
-        .args(["-device", "virtio-net-pci,netdev=n0"].map(str::to_owned))
-        .args([
-            "-netdev".to_owned(),
-            format!("user,id=n0,hostfwd=tcp:127.0.0.1:{SHELL}-10.0.2.15:{SHELL}"),
-        ])
-        .args(drive(&root.join("root.ext4"), "snapshot=on"))
-        .args(drive(disk, "readonly=on"))
+        .args(["go", root.trim()].map(str::to_owned))
+        .args([disk.display().to_string()])
         .args(["-serial".to_owned(), format!("file:{}", console.display())]);
-    Process::start(program, || Ok(()))
+    Process::start(program, || {
+        ask("echo goes on", Duration::from_secs(3))
+            .is_ok_and(|said| said.contains("goes on"))
+            .then_some(())
+            .ok_or_else(|| "its shell is silent".to_owned())
+    })
 }
