@@ -169,7 +169,10 @@ impl Drop for Node {
             let lines: Vec<_> = console.lines().collect();
             eprintln!("the node's console ends:");
             eprintln!("{}", lines[lines.len().saturating_sub(20)..].join("\n"));
-            eprintln!("{:?}", ask(COMPLAINTS, LIMIT).map(|said| eprintln!("{said}")));
+            eprintln!(
+                "{:?}",
+                ask(COMPLAINTS, LIMIT).map(|said| eprintln!("{said}"))
+            );
         }
     }
 }
