@@ -179,7 +179,8 @@ impl Drop for Node {
 
 /// What a failed test wants to know of the node.
 const COMPLAINTS: &str = "
-    journalctl -u told -u kubelet -u containerd --no-pager | grep -E ' [EW][0-9]{4} |level=(error|warn)' | tail -n 30
+    journalctl -u told --no-pager | tail -n 5
+    journalctl -u kubelet -u containerd --no-pager | grep -E ' [EW][0-9]{4} |level=(error|warn)' | tail -n 30
     tail -n 8 /var/log/pods/*/*/*.log
 ";
 
