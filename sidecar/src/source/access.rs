@@ -1,6 +1,6 @@
 //! Whether maps can be used without rights.
 
-use std::{io, os::fd::AsFd as _, thread};
+use std::os::fd::AsFd as _;
 
 use caps::{CapSet, Capability};
 
@@ -10,17 +10,17 @@ use super::cause::{create_small_map, read_first};
 ///
 /// Older kernels (5.10 is one, 6.1 is not) let whoever lacks CAP_BPF call nothing of bpf(2) while
 /// kernel.unprivileged_bpf_disabled is set, not even to read a map that is open (kernel/bpf/syscall.c, __sys_bpf). It is
-/// asked of the kernel: by a thread that has given its capabilities away, and that ends.
+/// asked of the kernel while this thread's capabilities are out of effect (they stay permitted). Another thread would not
+/// do: one that has been joined can still be seen in /proc for a while, with all that it had.
 pub(super) fn still_needed() -> Option<Capability> {
     // Without a map there is nothing to be asked; whoever could attach can make one.
     let map = create_small_map().ok()?;
-    let answer = thread::scope(|scope| {
-        let reader = scope.spawn(|| -> io::Result<()> {
-            caps::clear(None, CapSet::Effective).map_err(io::Error::other)?;
-            read_first(map.as_fd()).map(drop)
-        });
-        reader.join().unwrap_or(Ok(()))
-    });
+    let effective = caps::read(None, CapSet::Effective).ok()?;
+    caps::clear(None, CapSet::Effective).ok()?;
+    let answer = read_first(map.as_fd());
+    if let Err(error) = caps::set(None, CapSet::Effective, &effective) {
+        tracing::warn!(%error, "capabilities that are permitted cannot be put in effect again");
+    }
     let refused = answer.is_err_and(|error| error.raw_os_error() == Some(libc::EPERM));
     refused.then_some(Capability::CAP_BPF)
 }
