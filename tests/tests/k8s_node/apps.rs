@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use flowcar_tests::traffic::ConnectionReport;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::stage::{Pod, Stage};
@@ -94,12 +95,23 @@ fn call(web: &Pod, how: &[&str]) -> Vec<String> {
     words(&[&["traffic", "call", &target], how].concat())
 }
 
-/// Every connection from that address that ended at the server, by the server's own word, the oldest first.
-pub(crate) fn ended(stage: &Stage, web: &Pod, from: &str) -> Vec<ConnectionReport> {
+/// A connection that ended at the server, by the server's own word.
+#[derive(Clone, Debug)]
+pub(crate) struct Ended {
+    /// When the word was written, by the node's clock.
+    pub(crate) at: Timestamp,
+    pub(crate) report: ConnectionReport,
+}
+
+/// Every connection from that address, the oldest first.
+pub(crate) fn ended(stage: &Stage, web: &Pod, from: &str) -> Vec<Ended> {
     let from: IpAddr = from.parse().unwrap();
     let lines = stage.log(web, "app");
-    let reports = lines
-        .iter()
-        .filter_map(|line| serde_json::from_str::<ConnectionReport>(line).ok());
-    reports.filter(|report| report.peer.ip() == from).collect()
+    let ended = lines.into_iter().filter_map(|(at, line)| {
+        let report = serde_json::from_str::<ConnectionReport>(&line).ok()?;
+        Some(Ended { at, report })
+    });
+    ended
+        .filter(|ended| ended.report.peer.ip() == from)
+        .collect()
 }

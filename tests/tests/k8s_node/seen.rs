@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use flowcar_tests::peers::{Received, attributes};
+use jiff::Timestamp;
 use serde_json::Value;
 
 type Attributes = BTreeMap<String, String>;
@@ -15,6 +16,8 @@ pub(crate) struct Span {
     pub(crate) trace: String,
     pub(crate) id: String,
     pub(crate) parent: String,
+    /// When the connection ended.
+    pub(crate) end: Timestamp,
 }
 
 /// Where the connections of a pod are, by its last report.
@@ -53,6 +56,7 @@ impl Span {
             trace: text("traceId"),
             id: text("spanId"),
             parent: text("parentSpanId"),
+            end: Timestamp::from_nanosecond(text("endTimeUnixNano").parse().unwrap()).unwrap(),
         }
     }
 }

@@ -7,6 +7,7 @@ use flowcar_tests::{
     peers::{Collector, CollectorOptions, Jaeger, PatchKind},
     place::{require_file, require_root},
 };
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -188,8 +189,8 @@ impl Stage {
             .collect()
     }
 
-    /// The lines that a container of a pod wrote so far, over all its runs.
-    pub(crate) fn log(&self, pod: &Pod, container: &str) -> Vec<String> {
+    /// The lines that a container of a pod wrote so far, over all its runs, and when.
+    pub(crate) fn log(&self, pod: &Pod, container: &str) -> Vec<(Timestamp, String)> {
         let Pod {
             namespace,
             name,
@@ -198,8 +199,12 @@ impl Stage {
         } = pod;
         let script = format!("cat /var/log/pods/{namespace}_{name}_{uid}/{container}/*.log");
         // Time, stream, a letter that says whether the line is whole (CRI), text.
-        let text = |line: &str| line.splitn(4, ' ').nth(3).unwrap_or_default().to_owned();
-        self.node.shell(&script).lines().map(text).collect()
+        let parts = |line: &str| {
+            let mut parts = line.splitn(4, ' ');
+            let at = parts.next()?.parse().ok()?;
+            Some((at, parts.nth(2)?.to_owned()))
+        };
+        self.node.shell(&script).lines().filter_map(parts).collect()
     }
 
     pub(crate) fn spans(&self) -> Vec<Span> {

@@ -5,7 +5,7 @@ use std::{thread, time::Duration};
 use flowcar_tests::traffic::ConnectionReport;
 
 use crate::{
-    apps,
+    apps::{self, Ended},
     seen::Span,
     stage::{Pod, Stage},
 };
@@ -13,9 +13,14 @@ use crate::{
 /// How long a span may be on its way: two seconds, and the emulated node's share.
 const SPAN_DELAY: Duration = Duration::from_secs(4);
 
+/// Within which a client's address and port are one connection's. It closes first, so they are in TIME_WAIT for 60 s
+/// (include/net/tcp.h, TCP_TIMEWAIT_LEN); after that they come again, for the kernel begins to count ports elsewhere every
+/// 10 s (net/core/secure_seq.c, EPHEMERAL_PORT_SHUFFLE_PERIOD).
+const ONE_USE: Duration = Duration::from_secs(30);
+
 /// A connection at the server, and the spans of its ends.
 struct Ends<'a> {
-    connection: &'a ConnectionReport,
+    connection: &'a Ended,
     client: Option<&'a Span>,
     server: Option<&'a Span>,
 }
@@ -62,7 +67,7 @@ pub(crate) fn told_but_for_a_gap(stage: &Stage, web: &Pod, client: &Pod, after: 
         // For what has ended just now.
         thread::sleep(SPAN_DELAY);
         let spans = stage.spans();
-        let is_told = |connection: &&ConnectionReport| ends(connection, &spans).server.is_some();
+        let is_told = |connection: &&Ended| ends(connection, &spans).server.is_some();
         let since = connections.iter().rev().take_while(is_told).count();
         let before = connections.iter().take_while(is_told).count();
         (since >= after && before < connections.len()).then_some((connections, spans))
@@ -103,7 +108,7 @@ pub(crate) fn told_by_server(stage: &Stage, web: &Pod, client: &Pod, at_least: u
     }
 }
 
-fn ended(stage: &Stage, web: &Pod, client: &Pod, at_least: usize) -> Vec<ConnectionReport> {
+fn ended(stage: &Stage, web: &Pod, client: &Pod, at_least: usize) -> Vec<Ended> {
     stage.node.wait(
         &format!("{at_least} connections of {}", client.name),
         || {
@@ -113,17 +118,28 @@ fn ended(stage: &Stage, web: &Pod, client: &Pod, at_least: usize) -> Vec<Connect
     )
 }
 
-fn ends<'a>(connection: &'a ConnectionReport, spans: &'a [Span]) -> Ends<'a> {
-    let peer = connection.peer;
+fn ends<'a>(connection: &'a Ended, spans: &'a [Span]) -> Ends<'a> {
+    let peer = connection.report.peer;
     let is = |span: &&Span| {
         let text = |key: &str| span.attributes.get(key).map(String::as_str);
         text("client.port") == Some(&*peer.port().to_string())
             && text("client.address") == Some(&*peer.ip().to_string())
+            && span.end.duration_since(connection.at).unsigned_abs() < ONE_USE
+    };
+    let one = |client: bool| {
+        let mut of_end = spans
+            .iter()
+            .filter(is)
+            .filter(|span| span.is_client() == client);
+        let first = of_end.next();
+        let second = of_end.next();
+        assert!(second.is_none(), "told twice: {first:#?}, {second:#?}");
+        first
     };
     Ends {
         connection,
-        client: spans.iter().filter(is).find(|span| span.is_client()),
-        server: spans.iter().filter(is).find(|span| !span.is_client()),
+        client: one(true),
+        server: one(false),
     }
 }
 
@@ -132,10 +148,10 @@ fn ends<'a>(connection: &'a ConnectionReport, spans: &'a [Span]) -> Ends<'a> {
 impl Ends<'_> {
     /// A connection that was cut off has bytes on their way, of which the applications know nothing.
     fn have_the_bytes(&self) {
-        if self.connection.failure.is_some() {
+        if self.connection.report.failure.is_some() {
             return;
         }
-        let ConnectionReport { sent, received, .. } = *self.connection;
+        let ConnectionReport { sent, received, .. } = self.connection.report;
         let bytes = |span: &Span| {
             ["sent", "received"].map(|way| span.number(&format!("flowcar.tcp.bytes.{way}")))
         };
