@@ -4,6 +4,7 @@
 
 use std::{env, net::SocketAddr, thread, time::Duration};
 
+use flowcar_shared::record::SHORT_LEN;
 use flowcar_tests::{
     place::{Place, require_cgroup2, require_root},
     traffic::{CallPlan, LoadPlan, LoadReport, ServePlan, Serving, load_in},
@@ -21,8 +22,8 @@ fn duration() -> Duration {
     Duration::from_secs(set.unwrap_or(10))
 }
 
-/// Both ends of every connection are in the place.
-fn load(name: &str, settings: &[(&str, &str)]) -> Option<(LoadReport, Seen)> {
+/// Both ends of every connection are in the place; so many a second, or as many as can be.
+fn load(name: &str, settings: &[(&str, &str)], rate: Option<f64>) -> Option<(LoadReport, Seen)> {
     if !require_root() || !require_cgroup2() {
         return None;
     }
@@ -36,7 +37,7 @@ fn load(name: &str, settings: &[(&str, &str)]) -> Option<(LoadReport, Seen)> {
     let plan = LoadPlan {
         call: CallPlan::to(target).connections(0, 16),
         duration: duration(),
-        rate: None,
+        rate,
     };
     let report = thread::scope(|scope| {
         let loading = scope.spawn(|| load_in(&place, &plan).unwrap());
@@ -80,7 +81,7 @@ fn closed_and_lost(report: &LoadReport, seen: &Seen) -> (f64, f64) {
 
 #[test]
 fn none_is_lost() {
-    let Some((report, seen)) = load("rate", &[FEW_SPANS]) else {
+    let Some((report, seen)) = load("rate", &[FEW_SPANS], None) else {
         return;
     };
     let (_, lost) = closed_and_lost(&report, &seen);
@@ -99,7 +100,7 @@ fn none_is_lost() {
 #[test]
 fn a_ring_that_is_too_small_costs_what_is_counted() {
     let tiny = [FEW_SPANS, ("FLOWCAR_RING_BYTES", "4096")];
-    let Some((report, seen)) = load("tiny-ring", &tiny) else {
+    let Some((report, seen)) = load("tiny-ring", &tiny, None) else {
         return;
     };
     let (closed, lost) = closed_and_lost(&report, &seen);
@@ -107,4 +108,34 @@ fn a_ring_that_is_too_small_costs_what_is_counted() {
     assert!(lost > 0.0, "the ring never overran, so this shows nothing");
     let ring_full = [("flowcar.lost", "ring_full")];
     assert_eq!(seen.sum("flowcar.tcp.connections.lost", &ring_full), lost);
+}
+
+/// The ring is drained ten times a second. What fills it sooner wakes flowcar.
+#[test]
+fn a_ring_that_fills_between_two_drains_is_drained_in_time() {
+    const RING_BYTES: u32 = 16 << 10;
+    const DRAINS_A_SECOND: f64 = 10.0;
+    // An open and a closed record of either end, and the kernel's 8 bytes before each (kernel/bpf/ringbuf.c).
+    let bytes_of_each = 4.0 * (SHORT_LEN as f64 + 8.0);
+    let rings = 2.0;
+    let rate = rings * f64::from(RING_BYTES) * DRAINS_A_SECOND / bytes_of_each;
+    let bytes = RING_BYTES.to_string();
+    let settings = [FEW_SPANS, ("FLOWCAR_RING_BYTES", &*bytes)];
+    let Some((report, seen)) = load("filling-ring", &settings, Some(rate)) else {
+        return;
+    };
+    let (_, lost) = closed_and_lost(&report, &seen);
+    let all = 2.0 * report.connections as f64;
+    let seconds = report.elapsed_ns as f64 / 1e9;
+    let drained_by_time = (seconds * DRAINS_A_SECOND + 1.0) * f64::from(RING_BYTES);
+    let lost_by_time = 1.0 - drained_by_time / (report.connections as f64 * bytes_of_each);
+    println!(
+        "{lost} of {all} lost; without waking it were {:.0} %",
+        100.0 * lost_by_time
+    );
+    assert!(
+        lost_by_time > 0.2,
+        "too slow a machine to show it: {report:?}"
+    );
+    assert!(lost / all < lost_by_time / 4.0, "{lost} of {all}");
 }

@@ -130,8 +130,8 @@ impl Seen {
                 with.iter()
                     .all(|(name, value)| attributes.get(*name).is_some_and(|is| is == value))
             })
-            .map(|(_, value)| value)
-            .sum()
+            // Of no values: Iterator::sum() gives -0.
+            .fold(0.0, |sum, (_, value)| sum + value)
     }
 
     /// The one flow of this end of this connection.
