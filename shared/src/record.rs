@@ -69,23 +69,21 @@ pub mod flag {
     pub const FIN_RECEIVED: u16 = 1 << 1;
     /// The peer acknowledged our FIN: it is counted in [`super::FlowRecord::bytes_acked`].
     pub const FIN_ACKED: u16 = 1 << 2;
-    /// This end sent its FIN before one came from the peer.
-    pub const LOCAL_FIN_FIRST: u16 = 1 << 3;
     /// The peer's FIN came before this end sent one.
-    pub const PEER_FIN_FIRST: u16 = 1 << 4;
+    pub const PEER_FIN_FIRST: u16 = 1 << 3;
     /// The retransmission timer gave up (`BPF_SOCK_OPS_RTO_CB` with `args[2]` set).
-    pub const TIMED_OUT: u16 = 1 << 5;
+    pub const TIMED_OUT: u16 = 1 << 4;
     /// The close was orderly: from LAST_ACK, CLOSING or FIN_WAIT2 after the FINs that those states wait for.
-    pub const ORDERLY: u16 = 1 << 6;
+    pub const ORDERLY: u16 = 1 << 5;
     /// The connection was established by the peer's SYN and ours crossing or by a socket whose connect
     /// was not seen: the start is the time of establishment.
-    pub const START_UNSEEN: u16 = 1 << 7;
+    pub const START_UNSEEN: u16 = 1 << 6;
     /// The application closed the socket while it was connecting.
-    pub const ABANDONED: u16 = 1 << 8;
+    pub const ABANDONED: u16 = 1 << 7;
     /// Every segment since the handshake was looked at (`FLOWCAR_EXCHANGE=on`), so that a RST of the peer's was seen.
-    pub const SEGMENTS_SEEN: u16 = 1 << 9;
+    pub const SEGMENTS_SEEN: u16 = 1 << 8;
     /// A segment with RST came from the peer.
-    pub const RESET_RECEIVED: u16 = 1 << 10;
+    pub const RESET_RECEIVED: u16 = 1 << 9;
 }
 
 /// Address family of [`FlowRecord::family`]: `AF_INET` (include/linux/socket.h).
@@ -127,6 +125,8 @@ pub struct FlowRecord {
     /// The state before the close, `TCP_ESTABLISHED` = 1 and so on (include/net/tcp_states.h); 0 while open.
     pub last_state: u8,
     /// `tcp_sock.bytes_acked` (RFC 4898 tcpEStatsAppHCThruOctetsAcked): counts the active side's SYN and an acknowledged FIN.
+    /// From here on all is zero in the open record of a flow without socket storage, which ends before it: what is counted by
+    /// then is the handshake's, and in the next record, too.
     pub bytes_acked: u64,
     /// `tcp_sock.bytes_received` (tcpEStatsAppHCThruOctetsReceived): counts a FIN received in order.
     pub bytes_received: u64,
@@ -173,7 +173,10 @@ pub struct FlowRecord {
     pub rtt_slots: [u32; SLOTS],
 }
 
-/// Bytes of the record of a flow without socket storage.
+/// Bytes of the open record of a flow without socket storage.
+pub const OPEN_LEN: usize = offset_of!(FlowRecord, bytes_acked);
+
+/// Bytes of the other records of a flow without socket storage.
 pub const SHORT_LEN: usize = offset_of!(FlowRecord, rtt_sum_us);
 
 /// Bytes of every other record before its histogram.
@@ -188,7 +191,7 @@ pub const FEW_SAMPLES: usize = 6;
 // The kernel allocates a socket storage element as this value behind some 80 bytes of its own
 // (kernel/bpf/bpf_local_storage.c); past 1024 bytes together, every followed socket would cost 2048.
 const _: () = assert!(RECORD_LEN <= 928);
-const _: () = assert!(SHORT_LEN == 144);
+const _: () = assert!(OPEN_LEN == 80 && SHORT_LEN == 144);
 const _: () = assert!(HEADER_LEN == 192 && RECORD_LEN == HEADER_LEN + 4 * SLOTS);
 const _: () = assert!(align_of::<FlowRecord>() == 8 && RECORD_LEN.is_multiple_of(8));
 const _: () = assert!(offset_of!(FlowRecord, local_addr) == 32);

@@ -4,7 +4,7 @@ use aya_ebpf::helpers::bpf_ringbuf_output;
 use flowcar_shared::{
     counter::Counter,
     histogram::SLOTS,
-    record::{FlowRecord, HEADER_LEN, Kind, SHORT_LEN},
+    record::{FlowRecord, HEADER_LEN, Kind, OPEN_LEN, SHORT_LEN},
 };
 
 use crate::{
@@ -24,9 +24,11 @@ const ASKS: u64 = 16;
 
 const _: () = assert!(ASKS.is_power_of_two());
 
-/// The record of a flow without socket storage.
+/// What a flow without socket storage sends when it opens, and later.
+type ShortOpen = [u64; OPEN_LEN / 8];
 type Short = [u64; SHORT_LEN / 8];
 
+const _: () = assert!(size_of::<ShortOpen>() == OPEN_LEN);
 const _: () = assert!(size_of::<Short>() == SHORT_LEN);
 
 /// Sends `flow` as a record of `kind`. Where the ring buffer is full, counts that under `dropped`; what
@@ -47,7 +49,7 @@ pub(crate) fn emit(flow: &mut FlowRecord, kind: Kind, now: u64, dropped: Counter
     }
 }
 
-/// The same for a flow without socket storage. `last_state` is that before the close.
+/// The same for a flow without socket storage, once it is open. `last_state` is that before the close.
 #[inline(always)]
 pub(crate) fn emit_few(
     ctx: Ctx,
@@ -83,6 +85,28 @@ pub(crate) fn emit_few(
         few[3]: seat.few[3],
         few[4]: seat.few[4],
         few[5]: seat.few[5],
+    }
+    entry.submit(wake(seat.cookie(), now));
+}
+
+/// Sends the open record of a flow without socket storage, or counts that it was dropped.
+#[inline(always)]
+pub(crate) fn emit_open(ctx: Ctx, seat: &mut Seat, now: u64) {
+    seat.tick = maps::tick();
+    let Some(mut entry) = RECORDS.reserve::<ShortOpen>(0) else {
+        maps::count(Counter::OpenDropped);
+        return;
+    };
+    let flow = entry.as_mut_ptr().cast::<FlowRecord>();
+    ctx.identify(flow, seat.cookie());
+    ctx.number(flow, seat.role());
+    put! { flow,
+        started_ns: seat.started_ns,
+        established_ns: seat.established_ns,
+        emitted_ns: now,
+        kind: Kind::Open as u8,
+        role: seat.role(),
+        last_state: 0,
     }
     entry.submit(wake(seat.cookie(), now));
 }

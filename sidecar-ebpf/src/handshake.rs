@@ -11,7 +11,7 @@ use flowcar_shared::{
 
 use crate::{
     ctx::{Ctx, now},
-    emit::{emit, emit_few},
+    emit::{emit, emit_open},
     exchange,
     maps::count,
     seat::{self, Seat},
@@ -93,7 +93,7 @@ fn seated(ctx: Ctx, seat: &mut Seat) {
         return;
     }
     exchange::begin(ctx, seat.role(), true);
-    emit_few(ctx, seat, Kind::Open, now, 0, Counter::OpenDropped);
+    emit_open(ctx, seat, now);
 }
 
 #[inline(always)]

@@ -14,6 +14,7 @@ use crate::{
     histogram::Histogram,
     maps,
     seat::{self, Seat},
+    state::fins,
 };
 
 /// Counts one sample, and sends the flow's record if userspace's tick has moved since the last.
@@ -27,7 +28,10 @@ pub(crate) fn sample(ctx: Ctx) {
         return;
     };
     count(flow, rtt_us);
-    if flow.established_ns != 0 && is_due(ctx, flow.tick) {
+    if flow.established_ns != 0
+        && let Some(fins) = due(ctx, flow.tick)
+    {
+        flow.flags |= fins;
         ctx.measure(flow);
         exchange::tell(ctx);
         emit(flow, Kind::Sample, now(), Counter::SampleDropped);
@@ -47,7 +51,10 @@ fn seated(ctx: Ctx, seat: &mut Seat) {
         // The next sample asks whether a record is due.
         return;
     }
-    if seat.established_ns != 0 && is_due(ctx, seat.tick) {
+    if seat.established_ns != 0
+        && let Some(fins) = due(ctx, seat.tick)
+    {
+        seat.flags |= fins;
         exchange::tell(ctx);
         emit_few(ctx, seat, Kind::Sample, now(), 0, Counter::SampleDropped);
     }
@@ -73,11 +80,15 @@ fn measured(ctx: Ctx, flags: &mut u16) -> Option<u32> {
     }
 }
 
-/// Whether a record is to be sent. Only in states that this end's FIN has not been sent in: past that, bytes_acked may
-/// hold the FIN before the state says so, and a sample must never count a byte that the close record will not.
+/// What the state says about FINs, if a record is to be sent. Only in states that this end's FIN has not been sent in: past that,
+/// bytes_acked may hold the FIN before the state says so, and a sample must never count a byte that the close record will not.
 #[inline(always)]
-fn is_due(ctx: Ctx, tick: u32) -> bool {
-    tick != maps::tick() && matches!(ctx.state(), BPF_TCP_ESTABLISHED | BPF_TCP_CLOSE_WAIT)
+fn due(ctx: Ctx, tick: u32) -> Option<u16> {
+    if tick == maps::tick() {
+        return None;
+    }
+    let state = ctx.state();
+    matches!(state, BPF_TCP_ESTABLISHED | BPF_TCP_CLOSE_WAIT).then(|| fins(state))
 }
 
 /// Counts a sample in the flow's histogram.

@@ -2,11 +2,10 @@
 //!
 //! `args[0]` is the old state, `args[1]` the new one, and the callback comes before the change
 //! (net/ipv4/tcp.c, tcp_set_state). Who sent the first FIN, and which FINs are among the byte counts, is
-//! read off the path through the states.
+//! told by the last state before the close, for each is reached on one path (RFC 9293 section 3.3.2).
 
 use aya_ebpf::bindings::{
-    BPF_TCP_CLOSE, BPF_TCP_CLOSE_WAIT, BPF_TCP_CLOSING, BPF_TCP_ESTABLISHED, BPF_TCP_FIN_WAIT1,
-    BPF_TCP_FIN_WAIT2, BPF_TCP_LAST_ACK,
+    BPF_TCP_CLOSE, BPF_TCP_CLOSE_WAIT, BPF_TCP_CLOSING, BPF_TCP_FIN_WAIT2, BPF_TCP_LAST_ACK,
 };
 use flowcar_shared::{
     counter::Counter,
@@ -16,43 +15,41 @@ use flowcar_shared::{
 use crate::{
     ctx::{Ctx, now},
     emit::{emit, emit_few},
-    exchange,
-    seat::{self, Seat},
+    exchange, seat,
 };
 
 /// The socket is about to change its state.
 #[inline(always)]
 pub(crate) fn changed(ctx: Ctx) {
-    let new = ctx.arg::<1>();
-    // Told by callbacks of their own, or of no interest.
-    if matches!(new, BPF_TCP_ESTABLISHED | BPF_TCP_LAST_ACK) {
-        return;
-    }
-    if let Some(seat) = seat::of(ctx) {
-        return seated(ctx, seat, new);
-    }
-    let Some(flow) = ctx.flow() else { return };
-    flow.flags |= turn(new);
-    match new {
-        BPF_TCP_FIN_WAIT2 => flow.received_at_fin_wait2 = ctx.bytes_received() as u32,
-        BPF_TCP_CLOSE => closed(ctx, flow),
+    match ctx.arg::<1>() {
+        BPF_TCP_FIN_WAIT2 => waits_for_the_peers_fin(ctx),
+        BPF_TCP_CLOSE => closes(ctx),
+        // Told by callbacks of their own, or by the last state.
         _ => {}
     }
 }
 
+/// Keeps what a FIN that may come will be told by.
 #[inline(always)]
-fn seated(ctx: Ctx, seat: &mut Seat, new: u32) {
-    seat.flags |= turn(new);
-    match new {
-        BPF_TCP_FIN_WAIT2 => seat.received_at_fin_wait2 = ctx.bytes_received() as u32,
-        BPF_TCP_CLOSE => {
-            let old = ctx.arg::<0>();
-            seat.flags |= ending(ctx, old, seat.received_at_fin_wait2) | exchange::end(ctx);
-            let dropped = dropped(seat.established_ns);
-            emit_few(ctx, seat, Kind::Close, now(), old as u8, dropped);
-            seat.leave();
-        }
-        _ => {}
+fn waits_for_the_peers_fin(ctx: Ctx) {
+    let received = ctx.bytes_received() as u32;
+    if let Some(seat) = seat::of(ctx) {
+        seat.received_at_fin_wait2 = received;
+    } else if let Some(flow) = ctx.flow() {
+        flow.received_at_fin_wait2 = received;
+    }
+}
+
+#[inline(always)]
+fn closes(ctx: Ctx) {
+    if let Some(seat) = seat::of(ctx) {
+        let old = ctx.arg::<0>();
+        seat.flags |= ending(ctx, old, seat.received_at_fin_wait2) | exchange::end(ctx);
+        let dropped = dropped(seat.established_ns);
+        emit_few(ctx, seat, Kind::Close, now(), old as u8, dropped);
+        seat.leave();
+    } else if let Some(flow) = ctx.flow() {
+        closed(ctx, flow);
     }
 }
 
@@ -81,22 +78,21 @@ const fn dropped(established_ns: u64) -> Counter {
     }
 }
 
-/// What a new state says about FINs.
+/// What a state says about FINs.
 #[inline(always)]
-const fn turn(new: u32) -> u16 {
-    match new {
-        BPF_TCP_FIN_WAIT1 => flag::LOCAL_FIN_FIRST,
-        BPF_TCP_CLOSE_WAIT => flag::PEER_FIN_FIRST | flag::FIN_RECEIVED,
+pub(crate) const fn fins(state: u32) -> u16 {
+    match state {
+        BPF_TCP_CLOSE_WAIT | BPF_TCP_LAST_ACK => flag::PEER_FIN_FIRST | flag::FIN_RECEIVED,
         BPF_TCP_CLOSING => flag::FIN_RECEIVED,
         BPF_TCP_FIN_WAIT2 => flag::FIN_ACKED,
         _ => 0,
     }
 }
 
-/// Tells an orderly end from an abort in a state that either can leave.
+/// What the last state says of the end. Tells an orderly one from an abort in a state that either can leave.
 #[inline(always)]
 fn ending(ctx: Ctx, old: u32, received_at_fin_wait2: u32) -> u16 {
-    match old {
+    let orderly = match old {
         // Left when our FIN is acknowledged, or by a reset or the timer before that.
         BPF_TCP_LAST_ACK | BPF_TCP_CLOSING if ctx.snd_una() == ctx.snd_nxt() => {
             flag::FIN_ACKED | flag::ORDERLY
@@ -108,5 +104,6 @@ fn ending(ctx: Ctx, old: u32, received_at_fin_wait2: u32) -> u16 {
         }
         BPF_TCP_FIN_WAIT2 => flag::ORDERLY,
         _ => 0,
-    }
+    };
+    fins(old) | orderly
 }

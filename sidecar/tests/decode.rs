@@ -15,7 +15,7 @@ use flowcar::{
 };
 use flowcar_shared::{
     histogram::SLOTS,
-    record::{FEW_SAMPLES, FlowRecord, HEADER_LEN, Kind, RECORD_LEN, SHORT_LEN, flag},
+    record::{FEW_SAMPLES, FlowRecord, HEADER_LEN, Kind, OPEN_LEN, RECORD_LEN, SHORT_LEN, flag},
 };
 use proptest::prelude::*;
 
@@ -56,10 +56,7 @@ fn ends_follow_from_flags_and_the_last_state() {
             .outcome
     };
     let is = |end| Some(Outcome::Closed(end));
-    assert_eq!(
-        end(5, flag::ORDERLY | flag::LOCAL_FIN_FIRST),
-        is(End::LocalFin)
-    );
+    assert_eq!(end(5, flag::ORDERLY | flag::FIN_ACKED), is(End::LocalFin));
     assert_eq!(
         end(9, flag::ORDERLY | flag::PEER_FIN_FIRST),
         is(End::PeerFin)
@@ -108,6 +105,8 @@ fn lengths_kinds_and_roles_are_checked() {
     for length in [
         0,
         1,
+        OPEN_LEN - 1,
+        OPEN_LEN + 1,
         SHORT_LEN - 1,
         SHORT_LEN,
         HEADER_LEN - 1,
@@ -148,6 +147,30 @@ fn a_short_record_is_whole() {
     assert!(decode(longer, 0).is_err());
 }
 
+/// So is what it sends when it opens, which no other record may be as short as.
+#[test]
+fn an_open_record_may_end_before_the_counts() {
+    let record = FlowRecord {
+        bytes_acked: 0,
+        rtt_min_us: 0,
+        ..blank(1)
+    };
+    let whole = decode(bytes(&record), 0).expect("a record");
+    let short = decode(&bytes(&record)[..OPEN_LEN], 0).expect("a record");
+    assert_eq!(short.kind, Kind::Open);
+    let line = |flow| json::line(flow, &Anchor::new(Monotonic(0), 0));
+    assert_eq!(line(&short.flow), line(&whole.flow));
+    for kind in [Kind::Sample, Kind::Close] {
+        let kind = kind as u8;
+        let other = FlowRecord { kind, ..record };
+        let result = decode(&bytes(&other)[..OPEN_LEN], 0);
+        assert!(
+            matches!(result, Err(Malformed::Length { .. })),
+            "{result:?}"
+        );
+    }
+}
+
 /// A least sample above the greatest has no quantiles: shown, it would end the process.
 #[test]
 fn a_record_that_contradicts_itself_is_malformed() {
@@ -168,12 +191,14 @@ fn a_record_that_contradicts_itself_is_malformed() {
 /// Whatever decodes must also be fit to be shown.
 fn survives(bytes: &[u8]) -> Result<(), TestCaseError> {
     if let Ok(record) = decode(bytes, 1) {
-        let slots = usize::from(u16::from_ne_bytes(
-            bytes[offset_of!(FlowRecord, slots_used)..][..2]
-                .try_into()
-                .expect("two bytes"),
-        ));
-        let is_short = bytes.len() == SHORT_LEN && slots == 0;
+        let slots = bytes
+            .get(offset_of!(FlowRecord, slots_used)..)
+            .map_or(0, |rest| u16::from_ne_bytes([rest[0], rest[1]]).into());
+        let is_short = match bytes.len() {
+            OPEN_LEN => record.kind == Kind::Open,
+            SHORT_LEN => slots == 0,
+            _ => false,
+        };
         prop_assert!(is_short || bytes.len() == HEADER_LEN + 4 * slots);
         prop_assert!(slots <= SLOTS);
         prop_assert_eq!(record.flow.outcome.is_some(), record.kind == Kind::Close);
@@ -207,7 +232,7 @@ prop_compose! {
         header[offset_of!(FlowRecord, rtt_max_us)..][..4].copy_from_slice(&greatest.to_ne_bytes());
         header[offset_of!(FlowRecord, few_used)..][..4].copy_from_slice(&few.to_ne_bytes());
         if short && slots.is_empty() {
-            header.truncate(SHORT_LEN);
+            header.truncate(if kind == Kind::Open as u8 { OPEN_LEN } else { SHORT_LEN });
         }
         header.extend(slots.iter().flat_map(|slot| slot.to_ne_bytes()));
         header

@@ -4,7 +4,7 @@
 
 use std::{env, net::SocketAddr, thread, time::Duration};
 
-use flowcar_shared::record::SHORT_LEN;
+use flowcar_shared::record::{OPEN_LEN, SHORT_LEN};
 use flowcar_tests::{
     place::{Place, require_cgroup2, require_root},
     traffic::{CallPlan, LoadPlan, LoadReport, ServePlan, Serving, load_in},
@@ -116,7 +116,7 @@ fn a_ring_that_fills_between_two_drains_is_drained_in_time() {
     const RING_BYTES: u32 = 16 << 10;
     const DRAINS_A_SECOND: f64 = 10.0;
     // An open and a closed record of either end, and the kernel's 8 bytes before each (kernel/bpf/ringbuf.c).
-    let bytes_of_each = 4.0 * (SHORT_LEN as f64 + 8.0);
+    let bytes_of_each = 2.0 * (OPEN_LEN + 8 + SHORT_LEN + 8) as f64;
     let rings = 2.0;
     let rate = rings * f64::from(RING_BYTES) * DRAINS_A_SECOND / bytes_of_each;
     let bytes = RING_BYTES.to_string();

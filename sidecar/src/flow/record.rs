@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use flowcar_shared::{
     histogram::SLOTS,
-    record::{FEW_SAMPLES, FlowRecord, HEADER_LEN, Kind, Role, SHORT_LEN, flag},
+    record::{FEW_SAMPLES, FlowRecord, HEADER_LEN, Kind, OPEN_LEN, Role, SHORT_LEN, flag},
 };
 
 use super::{
@@ -27,7 +27,7 @@ pub struct Record {
 pub enum Malformed {
     /// Too short or too long, or not as long as it says.
     #[error(
-        "a kernel record of {len} bytes: a short one has {SHORT_LEN}, any other {HEADER_LEN} and 4 for each histogram slot, of which it names {slots}"
+        "a kernel record of {len} bytes: a short one has {SHORT_LEN} ({OPEN_LEN} when it opens), any other {HEADER_LEN} and 4 for each histogram slot, of which it names {slots}"
     )]
     Length {
         /// Bytes received.
@@ -122,13 +122,17 @@ pub fn kind_of_malformed(bytes: &[u8]) -> Option<Kind> {
 }
 
 fn read(bytes: &[u8]) -> Result<FlowRecord, Malformed> {
-    let raw: FlowRecord = raw::read(bytes, SHORT_LEN).ok_or(Malformed::Length {
+    let raw: FlowRecord = raw::read(bytes, OPEN_LEN).ok_or(Malformed::Length {
         len: bytes.len(),
         slots: 0,
     })?;
     let slots = usize::from(raw.slots_used);
     // A record's place in the ring is rounded up to 8 bytes, its length is not.
-    let is_short = slots == 0 && bytes.len() == SHORT_LEN;
+    let is_short = match bytes.len() {
+        OPEN_LEN => raw.kind == Kind::Open as u8,
+        SHORT_LEN => slots == 0,
+        _ => false,
+    };
     if !is_short && (slots > SLOTS || bytes.len() != HEADER_LEN + 4 * slots) {
         return Err(Malformed::Length {
             len: bytes.len(),
