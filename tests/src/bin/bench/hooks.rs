@@ -14,18 +14,30 @@ use std::{
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_ENABLE_STATS: libc::c_long = 32;
-const BPF_PROG_TYPE_SOCK_OPS: u32 = 13;
-const BPF_CGROUP_SOCK_OPS: u32 = 3;
+
+/// Where a program of flowcar's is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Hook {
+    /// What happens to a connection.
+    SockOps,
+    /// A socket is closed.
+    SockRelease,
+    /// A packet goes out.
+    Egress,
+    /// A packet comes in.
+    Ingress,
+}
 
 /// The kernel counts for as long as this is held (BPF_ENABLE_STATS, Linux 5.8); then it does as before, which is
 /// why `kernel.bpf_stats_enabled` is not touched.
 #[derive(Debug)]
 pub(crate) struct Counting(#[expect(dead_code, reason = "held for its close")] OwnedFd);
 
-/// A program that only returns, called wherever flowcar's is: what the kernel counts of it is what a call and its
-/// two clock reads cost.
+/// A program that only returns, called wherever and whenever flowcar's is that it stands beside: what the kernel counts of it is
+/// what a call and its two clock reads cost.
 #[derive(Debug)]
 pub(crate) struct EmptyProgram {
+    hook: Hook,
     program: OwnedFd,
     _link: OwnedFd,
 }
@@ -38,6 +50,9 @@ pub(crate) struct Count {
     /// For how long in all.
     pub(crate) ns: u64,
 }
+
+/// Counts, by where the programs are called.
+pub(crate) type Counts = BTreeMap<Hook, Count>;
 
 #[repr(C)]
 #[derive(Default)]
@@ -64,6 +79,47 @@ struct Link {
     flags: u32,
 }
 
+// === impl Hook ===
+
+impl Hook {
+    /// All of them.
+    const ALL: [Self; 4] = [
+        Self::SockOps,
+        Self::SockRelease,
+        Self::Egress,
+        Self::Ingress,
+    ];
+
+    /// In the field's words.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::SockOps => "sock_ops",
+            Self::SockRelease => "sock_release",
+            Self::Egress => "cgroup_skb egress",
+            Self::Ingress => "cgroup_skb ingress",
+        }
+    }
+
+    /// `enum bpf_prog_type`.
+    const fn program_type(self) -> u32 {
+        match self {
+            Self::SockOps => 13,
+            Self::SockRelease => 9,
+            Self::Egress | Self::Ingress => 8,
+        }
+    }
+
+    /// `enum bpf_attach_type`.
+    const fn attach_type(self) -> u32 {
+        match self {
+            Self::SockOps => 3,
+            Self::SockRelease => 34,
+            Self::Egress => 1,
+            Self::Ingress => 0,
+        }
+    }
+}
+
 // === impl Counting ===
 
 impl Counting {
@@ -77,19 +133,19 @@ impl Counting {
 // === impl EmptyProgram ===
 
 impl EmptyProgram {
-    /// Loads it and attaches it to a cgroup.
-    pub(crate) fn attach(cgroup: &Path) -> io::Result<Self> {
+    /// Loads it and attaches it to a cgroup, behind what is attached already.
+    pub(crate) fn attach(cgroup: &Path, hook: Hook) -> io::Result<Self> {
         // r0 = 1; exit. struct bpf_insn: code, registers, offset, and in the upper half the constant.
         const INSTRUCTIONS: [u64; 2] = [0x1_0000_00b7, 0x95];
         let program = bpf(
             BPF_PROG_LOAD,
             &Load {
-                kind: BPF_PROG_TYPE_SOCK_OPS,
+                kind: hook.program_type(),
                 instructions: INSTRUCTIONS.len() as u32,
                 instructions_at: INSTRUCTIONS.as_ptr() as u64,
                 license_at: c"Apache-2.0".as_ptr() as u64,
                 name: *b"bench_empty\0\0\0\0\0",
-                expected_attach: BPF_CGROUP_SOCK_OPS,
+                expected_attach: hook.attach_type(),
                 ..Load::default()
             },
         )?;
@@ -99,18 +155,26 @@ impl EmptyProgram {
             &Link {
                 program: program.as_raw_fd().cast_unsigned(),
                 target: cgroup.as_raw_fd().cast_unsigned(),
-                attach: BPF_CGROUP_SOCK_OPS,
+                attach: hook.attach_type(),
                 flags: 0,
             },
         )?;
         Ok(Self {
+            hook,
             program,
             _link: link,
         })
     }
 
-    /// Its count so far.
-    pub(crate) fn count(&self) -> io::Result<Count> {
+    /// What the kernel counted so far of each of these.
+    pub(crate) fn counts(programs: &[Self]) -> io::Result<Counts> {
+        let counts = programs.iter();
+        counts
+            .map(|program| Ok((program.hook, program.count()?)))
+            .collect()
+    }
+
+    fn count(&self) -> io::Result<Count> {
         let path = format!("/proc/self/fdinfo/{}", self.program.as_raw_fd());
         let fields = fs::read_to_string(path)?;
         Count::read(&fields).ok_or_else(|| io::Error::other("this kernel does not count programs"))
@@ -142,7 +206,7 @@ impl Count {
 }
 
 /// The counts of all programs that a process holds attached, by hook.
-pub(crate) fn counts(process: u32) -> io::Result<BTreeMap<&'static str, Count>> {
+pub(crate) fn counts(process: u32) -> io::Result<Counts> {
     let mut programs = BTreeMap::new();
     let mut attached = Vec::new();
     for entry in fs::read_dir(format!("/proc/{process}/fdinfo"))? {
@@ -152,7 +216,7 @@ pub(crate) fn counts(process: u32) -> io::Result<BTreeMap<&'static str, Count>> 
             continue;
         };
         match (field(&fields, "attach_type"), Count::read(&fields)) {
-            (Some(attach), _) => attached.push((id, hook(attach))),
+            (Some(attach), _) => attached.push((id, hook(attach)?)),
             (None, Some(count)) => drop(programs.insert(id, count)),
             (None, None) => {}
         }
@@ -160,7 +224,7 @@ pub(crate) fn counts(process: u32) -> io::Result<BTreeMap<&'static str, Count>> 
     if attached.is_empty() {
         return Err(io::Error::other("flowcar has no program attached"));
     }
-    let mut hooks = BTreeMap::<_, Count>::new();
+    let mut hooks = Counts::new();
     for (id, hook) in attached {
         let count = programs.get(&id).copied().unwrap_or_default();
         let sum = hooks.entry(hook).or_default();
@@ -170,15 +234,15 @@ pub(crate) fn counts(process: u32) -> io::Result<BTreeMap<&'static str, Count>> 
     Ok(hooks)
 }
 
-/// `enum bpf_attach_type`.
-const fn hook(attach_type: u64) -> &'static str {
-    match attach_type {
-        0 => "cgroup_skb ingress",
-        1 => "cgroup_skb egress",
-        3 => "sock_ops",
-        34 => "sock_release",
-        _ => "other",
-    }
+fn hook(attach_type: u64) -> io::Result<Hook> {
+    Hook::ALL
+        .into_iter()
+        .find(|hook| u64::from(hook.attach_type()) == attach_type)
+        .ok_or_else(|| {
+            io::Error::other(format!(
+                "flowcar has a program attached as type {attach_type}, which nothing is measured against"
+            ))
+        })
 }
 
 fn field(fdinfo: &str, name: &str) -> Option<u64> {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use crate::{
-    hooks::Count,
+    hooks::{Counts, Hook},
     measure::{Counted, Idle, Measure, Pair},
     statistics::{Confident, Spread, confident, spread},
     worker::{End, REQUEST, RESPONSE, Run, Workload},
@@ -137,10 +137,13 @@ fn hooks(title: &str, counted: &[Counted], exchange_ns: f64, goal: f64) {
         "{title:26} {:>14} {:>12} {:>14} {:>12}",
         "calls/exchange", "ns/call", "less an empty", "ns/exchange"
     );
-    let names: BTreeSet<_> = counted.iter().flat_map(|run| run.hooks.keys()).collect();
+    let of_runs: BTreeSet<Hook> = counted
+        .iter()
+        .flat_map(|run| run.hooks.keys().copied())
+        .collect();
     let mut total = 0.0;
-    for name in names {
-        let count = |run: &Counted| run.hooks.get(name).copied().unwrap_or_default();
+    for hook in of_runs {
+        let count = |run: &Counted| run.hooks.get(&hook).copied().unwrap_or_default();
         let calls = median(counted, |run| {
             count(run).calls as f64 / run.exchanges as f64
         });
@@ -149,10 +152,11 @@ fn hooks(title: &str, counted: &[Counted], exchange_ns: f64, goal: f64) {
             continue;
         }
         let ns = median(counted, |run| count(run).ns_per_call());
-        let net = median(counted, |run| beyond_empty(count(run), run.empty));
+        let net = median(counted, |run| beyond_empty(&run.hooks, &run.empty, hook));
         total += calls * net;
         println!(
-            "{name:26} {calls:>14.2} {ns:>12.0} {net:>14.0} {:>12.0}",
+            "{:26} {calls:>14.2} {ns:>12.0} {net:>14.0} {:>12.0}",
+            hook.name(),
             calls * net
         );
     }
@@ -167,8 +171,9 @@ fn hooks(title: &str, counted: &[Counted], exchange_ns: f64, goal: f64) {
     );
 }
 
-fn beyond_empty(count: Count, empty: Count) -> f64 {
-    count.ns_per_call() - empty.ns_per_call()
+/// Nanoseconds of a call of flowcar's program, less those of the empty one beside it.
+fn beyond_empty(counts: &Counts, empty: &Counts, hook: Hook) -> f64 {
+    counts[&hook].ns_per_call() - empty[&hook].ns_per_call()
 }
 
 fn median(counted: &[Counted], figure: impl Fn(&Counted) -> f64) -> f64 {
