@@ -32,8 +32,14 @@ pub(crate) fn connecting(ctx: Ctx) {
         if !ctx.arm(HANDSHAKE) {
             seat.leave();
         }
-        return;
+    } else {
+        connecting_in_storage(ctx);
     }
+}
+
+#[cold]
+#[inline(never)]
+fn connecting_in_storage(ctx: Ctx) {
     let Some(flow) = ctx.flow_or_new() else {
         // The attempt goes on unseen; if it succeeds, `connected` tries again and counts what it finds.
         return;
@@ -49,8 +55,15 @@ pub(crate) fn connecting(ctx: Ctx) {
 pub(crate) fn connected(ctx: Ctx) {
     count(Counter::Established);
     if let Some(seat) = seat::of(ctx) {
-        return seated(ctx, seat);
+        seated(ctx, seat);
+    } else {
+        connected_in_storage(ctx);
     }
+}
+
+#[cold]
+#[inline(never)]
+fn connected_in_storage(ctx: Ctx) {
     let Some(flow) = ctx.flow_or_new() else {
         count(Counter::StorageRefused);
         return;
@@ -70,8 +83,15 @@ pub(crate) fn accepted(ctx: Ctx) {
     if ctx.total_retrans() == 0
         && let Some(seat) = seat::take(ctx, Role::Server)
     {
-        return seated(ctx, seat);
+        seated(ctx, seat);
+    } else {
+        accepted_in_storage(ctx);
     }
+}
+
+#[cold]
+#[inline(never)]
+fn accepted_in_storage(ctx: Ctx) {
     let Some(flow) = ctx.flow_or_new() else {
         count(Counter::StorageRefused);
         return;

@@ -17,7 +17,8 @@ use crate::{
 /// The kernel marks segments lost before a recovery sends them again (tcp_mark_skb_lost), so a
 /// retransmission with nothing marked is a tail loss probe (RFC 8985 section 7). After the timer expired,
 /// what lay in flight then is sent again on its account, until something newer is.
-#[inline(always)]
+#[cold]
+#[inline(never)]
 pub(crate) fn retransmitted(ctx: Ctx) {
     let Some(flow) = stored(ctx) else { return };
     let segments = ctx.arg::<1>();
@@ -33,7 +34,8 @@ pub(crate) fn retransmitted(ctx: Ctx) {
 }
 
 /// The retransmission timer expired: `args[2]` is set if the kernel gives the connection up.
-#[inline(always)]
+#[cold]
+#[inline(never)]
 pub(crate) fn timer_expired(ctx: Ctx) {
     let Some(flow) = stored(ctx) else { return };
     if ctx.arg::<2>() != 0 {

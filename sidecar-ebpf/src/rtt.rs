@@ -31,11 +31,17 @@ pub(crate) fn sample(ctx: Ctx) {
     if flow.established_ns != 0
         && let Some(fins) = due(ctx, flow.tick)
     {
-        flow.flags |= fins;
-        ctx.measure(flow);
-        exchange::tell(ctx);
-        emit(flow, Kind::Sample, now(), Counter::SampleDropped);
+        tell(ctx, flow, fins);
     }
+}
+
+#[cold]
+#[inline(never)]
+fn tell(ctx: Ctx, flow: &mut FlowRecord, fins: u16) {
+    flow.flags |= fins;
+    ctx.measure(flow);
+    exchange::tell(ctx);
+    emit(flow, Kind::Sample, now(), Counter::SampleDropped);
 }
 
 #[inline(always)]
@@ -44,20 +50,30 @@ fn seated(ctx: Ctx, seat: &mut Seat) {
         return;
     };
     if !seat.keep(rtt_us) {
-        match seat.promote(ctx) {
-            Some(flow) => count(flow, rtt_us),
-            None => maps::count(Counter::DetailRefused),
-        }
         // The next sample asks whether a record is due.
-        return;
-    }
-    if seat.established_ns != 0
+        outgrown(ctx, seat, rtt_us);
+    } else if seat.established_ns != 0
         && let Some(fins) = due(ctx, seat.tick)
     {
-        seat.flags |= fins;
-        exchange::tell(ctx);
-        emit_few(ctx, seat, Kind::Sample, now(), 0, Counter::SampleDropped);
+        tell_few(ctx, seat, fins);
     }
+}
+
+#[cold]
+#[inline(never)]
+fn outgrown(ctx: Ctx, seat: &mut Seat, rtt_us: u32) {
+    match seat.promote(ctx) {
+        Some(flow) => count(flow, rtt_us),
+        None => maps::count(Counter::DetailRefused),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn tell_few(ctx: Ctx, seat: &mut Seat, fins: u16) {
+    seat.flags |= fins;
+    exchange::tell(ctx);
+    emit_few(ctx, seat, Kind::Sample, now(), 0, Counter::SampleDropped);
 }
 
 /// The sample, microseconds.

@@ -1,4 +1,7 @@
 //! The sock_ops hook (since 4.13; on a cgroup): what happens to the sockets of the cgroup.
+//!
+//! A callback finds the processor's caches full of other things, so what counts is how much code a short connection runs
+//! through. What it seldom needs is in functions of their own (`#[cold]`, `#[inline(never)]`), out of its way.
 
 use aya_ebpf::{
     bindings::{

@@ -53,7 +53,8 @@ fn closes(ctx: Ctx) {
     }
 }
 
-#[inline(always)]
+#[cold]
+#[inline(never)]
 fn closed(ctx: Ctx, flow: &mut FlowRecord) {
     let old = ctx.arg::<0>();
     ctx.measure(flow);
