@@ -7,7 +7,8 @@
 //!
 //! Most connections are short. Socket storage costs more to make than all else that is done for one of them, so a
 //! flow gets it only when something happens that needs it: more than [`FEW_SAMPLES`] RTT samples, or a retransmission.
-//! Until then its records are short ([`SHORT_LEN`]): its first samples are in them one by one, and stay there.
+//! Until then its records are short ([`SHORT_LEN`], and [`OPEN_LEN`] when it opens): its first samples are in them one by one, and
+//! stay there.
 
 use core::mem::{offset_of, size_of};
 
