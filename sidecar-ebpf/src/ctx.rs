@@ -3,13 +3,15 @@
 //! Each field is loaded at its own width. Left alone, the compiler merges or narrows neighbouring loads
 //! and the verifier refuses the result ("invalid bpf_context access").
 
+use core::arch::asm;
+
 use aya_ebpf::{
     bindings::{bpf_sock, bpf_sock_ops},
     helpers::{bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_sock_ops_cb_flags_set},
 };
 use flowcar_shared::record::{AF_INET, FlowRecord, Role};
 
-use crate::{maps::FLOWS, storage};
+use crate::{maps::FLOWS, storage, verifier::put};
 
 /// `CLOCK_MONOTONIC`, nanoseconds. Some 50 ns on a virtual machine, so it is read once a callback at most.
 #[inline(always)]
@@ -158,52 +160,48 @@ impl Ctx {
         }
     }
 
-    /// Loads the fields of both families whatever the family is: with a load in each branch the compiler
-    /// merges the two into one from a computed place in the context, which the verifier refuses.
+    /// Word by word: loaded all before any is stored they would go by the stack.
     #[inline(always)]
     fn addresses(self, flow: *mut FlowRecord) {
-        macro_rules! load {
-            ($($field:tt)*) => {
-                // SAFETY: as in `fields`.
-                unsafe { (&raw const (*self.0).$($field)*).read_volatile() }
+        macro_rules! copy {
+            ($($from:ident $([$index:literal])? => $to:ident[$at:literal],)*) => {
+                $(
+                    // SAFETY: the context's fields as in `fields`, the record's as in `identify`.
+                    unsafe {
+                        let word = (&raw const (*self.0).$from$([$index])?).read_volatile();
+                        (&raw mut (*flow).$to[$at]).write_volatile(word);
+                    }
+                )*
             };
         }
-        let (local4, peer4) = (load!(local_ip4), load!(remote_ip4));
-        let local6 = [
-            load!(local_ip6[0]),
-            load!(local_ip6[1]),
-            load!(local_ip6[2]),
-            load!(local_ip6[3]),
-        ];
-        let peer6 = [
-            load!(remote_ip6[0]),
-            load!(remote_ip6[1]),
-            load!(remote_ip6[2]),
-            load!(remote_ip6[3]),
-        ];
-        // SAFETY: as in `identify`.
-        let (local, peer) = unsafe { (&raw mut (*flow).local_addr, &raw mut (*flow).peer_addr) };
-        // SAFETY: as above; constant indices below 4.
-        unsafe {
-            if self.family() == AF_INET {
-                let mapped = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
-                (*local)[0] = 0;
-                (*local)[1] = 0;
-                (*local)[2] = mapped;
-                (*local)[3] = local4;
-                (*peer)[0] = 0;
-                (*peer)[1] = 0;
-                (*peer)[2] = mapped;
-                (*peer)[3] = peer4;
-            } else {
-                (*local)[0] = local6[0];
-                (*local)[1] = local6[1];
-                (*local)[2] = local6[2];
-                (*local)[3] = local6[3];
-                (*peer)[0] = peer6[0];
-                (*peer)[1] = peer6[1];
-                (*peer)[2] = peer6[2];
-                (*peer)[3] = peer6[3];
+        if self.family() == AF_INET {
+            let mapped = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+            copy! {
+                local_ip4 => local_addr[3],
+                remote_ip4 => peer_addr[3],
+            }
+            put! { flow,
+                local_addr[0]: 0,
+                local_addr[1]: 0,
+                local_addr[2]: mapped,
+                peer_addr[0]: 0,
+                peer_addr[1]: 0,
+                peer_addr[2]: mapped,
+            }
+            // Else the compiler may merge loads of both branches into one from a computed place in the context, which the
+            // verifier refuses.
+            // SAFETY: no instruction at all.
+            unsafe { asm!("", options(nostack)) };
+        } else {
+            copy! {
+                local_ip6[0] => local_addr[0],
+                local_ip6[1] => local_addr[1],
+                local_ip6[2] => local_addr[2],
+                local_ip6[3] => local_addr[3],
+                remote_ip6[0] => peer_addr[0],
+                remote_ip6[1] => peer_addr[1],
+                remote_ip6[2] => peer_addr[2],
+                remote_ip6[3] => peer_addr[3],
             }
         }
     }

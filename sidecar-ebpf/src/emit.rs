@@ -8,7 +8,7 @@ use flowcar_shared::{
 };
 
 use crate::{
-    ctx::Ctx,
+    ctx::{Ctx, now},
     maps::{self, RECORDS},
     seat::Seat,
     verifier::put,
@@ -49,25 +49,29 @@ pub(crate) fn emit(flow: &mut FlowRecord, kind: Kind, now: u64, dropped: Counter
     }
 }
 
-/// The same for a flow without socket storage, once it is open. `last_state` is that before the close.
+/// The same for a flow without socket storage, once it is open. A close is told by the callback that names the state before it.
+///
+/// What is needed after a helper's call is read after it: what is kept meanwhile may lie on the stack (see `seat::at`).
 #[inline(always)]
-pub(crate) fn emit_few(
-    ctx: Ctx,
-    seat: &mut Seat,
-    kind: Kind,
-    now: u64,
-    last_state: u8,
-    dropped: Counter,
-) {
-    seat.tick = maps::tick();
+pub(crate) fn emit_few(ctx: Ctx, seat: &mut Seat, kind: Kind) {
+    seat.tell();
+    let now = now();
     let Some(mut entry) = RECORDS.reserve::<Short>(0) else {
-        maps::count(dropped);
+        maps::count(match kind {
+            Kind::Open => Counter::OpenDropped,
+            Kind::Sample => Counter::SampleDropped,
+            Kind::Close => lost_with_the_close(seat.established_ns),
+        });
         return;
     };
     let flow = entry.as_mut_ptr().cast::<FlowRecord>();
     ctx.identify(flow, seat.cookie());
     ctx.number(flow, seat.role());
     ctx.measure(flow);
+    let last_state = match kind {
+        Kind::Close => ctx.arg::<0>() as u8,
+        Kind::Open | Kind::Sample => 0,
+    };
     put! { flow,
         started_ns: seat.started_ns,
         established_ns: seat.established_ns,
@@ -89,10 +93,20 @@ pub(crate) fn emit_few(
     entry.submit(wake(seat.cookie(), now));
 }
 
+/// What is lost with the last record.
+#[inline(always)]
+pub(crate) const fn lost_with_the_close(established_ns: u64) -> Counter {
+    if established_ns == 0 {
+        Counter::FailedDropped
+    } else {
+        Counter::CloseDropped
+    }
+}
+
 /// Sends the open record of a flow without socket storage, or counts that it was dropped.
 #[inline(always)]
 pub(crate) fn emit_open(ctx: Ctx, seat: &mut Seat, now: u64) {
-    seat.tick = maps::tick();
+    seat.tell();
     let Some(mut entry) = RECORDS.reserve::<ShortOpen>(0) else {
         maps::count(Counter::OpenDropped);
         return;

@@ -13,7 +13,7 @@ use crate::{
     ctx::{Ctx, now},
     emit::{emit, emit_open},
     exchange,
-    maps::count,
+    maps::{self, count},
     seat::{self, Seat},
 };
 
@@ -53,7 +53,7 @@ fn connecting_in_storage(ctx: Ctx) {
 /// The client's handshake is complete.
 #[inline(always)]
 pub(crate) fn connected(ctx: Ctx) {
-    count(Counter::Established);
+    maps::established();
     if let Some(seat) = seat::of(ctx) {
         seated(ctx, seat);
     } else {
@@ -78,7 +78,7 @@ fn connected_in_storage(ctx: Ctx) {
 /// The server's handshake is complete; the socket is new.
 #[inline(always)]
 pub(crate) fn accepted(ctx: Ctx) {
-    count(Counter::Established);
+    maps::established();
     // A SYN-ACK that was sent again is a retransmission, which a seat has no room for.
     if ctx.total_retrans() == 0
         && let Some(seat) = seat::take(ctx, Role::Server)

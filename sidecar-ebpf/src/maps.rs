@@ -1,7 +1,10 @@
 //! Every map, with its price.
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
-    btf_maps::{self, SkStorage},
+    btf_maps::SkStorage,
+    helpers::bpf_map_lookup_elem,
     macros::{btf_map, map},
     maps::{Array, PerCpuArray, RingBuf},
 };
@@ -22,9 +25,19 @@ pub(crate) static FLOWS: SkStorage<FlowRecord> = SkStorage::new();
 pub(crate) const SEATS_COUNT: usize = 4096;
 
 /// What is known of short connections, 64 bytes each: 256 KiB, made once. A socket's seat is found by its cookie;
-/// cookies count up, so neighbours in time are neighbours here. The lock in each needs the map described by BTF.
-#[btf_map]
-pub(crate) static SEATS: btf_maps::Array<Seat, SEATS_COUNT> = btf_maps::Array::new();
+/// cookies count up, so neighbours in time are neighbours here.
+///
+/// By lookup, and not by a pointer that is moved from the first one to the socket's: without CAP_PERFMON kernels from 6.16 on
+/// warn of a bug of their verifier's own where such a pointer is copied (adjust_ptr_min_max_vals, reg_bounds_sanity_check).
+#[map]
+static SEATS: Array<Seat> = Array::with_max_entries(SEATS_COUNT as u32, 0);
+
+/// The seat with this number.
+#[inline(always)]
+pub(crate) fn seat(number: &u32) -> Option<*mut Seat> {
+    let seat = element(&raw const SEATS, number);
+    (!seat.is_null()).then_some(seat.cast())
+}
 
 /// Userspace's tick, which paces samples: a flow sends one when its own differs. The one variable in `.bss`, through which
 /// userspace writes it.
@@ -64,14 +77,36 @@ pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTER_COUNT as u32, 0);
 
-/// Adds one to `counter`.
+/// Counts a connection that was established.
 #[inline(always)]
+pub(crate) fn established() {
+    // No store to the stack (see `seat::at`).
+    static KEY: u32 = Counter::Established.index();
+    add_one(&KEY);
+}
+
+/// Adds one to a counter of what seldom happens.
+#[cold]
+#[inline(never)]
 pub(crate) fn count(counter: Counter) {
-    if let Some(value) = COUNTERS.get_ptr_mut(counter.index()) {
-        // SAFETY: a per-CPU element that no other program can be in the middle of: BPF programs do not
-        // migrate, and a nested one on this CPU finishes first.
-        unsafe { *value += 1 }
+    add_one(&counter.index());
+}
+
+#[inline(always)]
+fn add_one(key: &u32) {
+    let value = element(&raw const COUNTERS, key);
+    // SAFETY: a per-CPU element that no other program can be in the middle of: BPF programs do not
+    // migrate, and a nested one on this CPU finishes first.
+    if let Some(value) = unsafe { value.cast::<u64>().as_mut() } {
+        *value += 1;
     }
+}
+
+/// The element of an array of either kind at a key that lies wherever it likes; null where there is none.
+#[inline(always)]
+fn element<T>(array: *const T, key: &u32) -> *mut c_void {
+    // SAFETY: the helper takes a map and a key of it.
+    unsafe { bpf_map_lookup_elem(array.cast_mut().cast(), (&raw const *key).cast_mut().cast()) }
 }
 
 /// Userspace's current tick.

@@ -27,7 +27,7 @@ pub(crate) fn flowcar_sock_release(context: SockContext) -> i32 {
 #[inline(always)]
 fn abandoned(sock: *mut bpf_sock) {
     // SAFETY: the helper takes the context.
-    let cookie = unsafe { bpf_get_socket_cookie(sock.cast()) };
+    let cookie = || unsafe { bpf_get_socket_cookie(sock.cast()) };
     if let Some(seat) = seat::of_cookie(cookie) {
         seat.flags |= flag::ABANDONED;
         return;

@@ -29,7 +29,8 @@ pub(crate) fn sample(ctx: Ctx) {
     };
     count(flow, rtt_us);
     if flow.established_ns != 0
-        && let Some(fins) = due(ctx, flow.tick)
+        && flow.tick != maps::tick()
+        && let Some(fins) = open(ctx)
     {
         tell(ctx, flow, fins);
     }
@@ -53,7 +54,8 @@ fn seated(ctx: Ctx, seat: &mut Seat) {
         // The next sample asks whether a record is due.
         outgrown(ctx, seat, rtt_us);
     } else if seat.established_ns != 0
-        && let Some(fins) = due(ctx, seat.tick)
+        && !seat.told()
+        && let Some(fins) = open(ctx)
     {
         tell_few(ctx, seat, fins);
     }
@@ -73,7 +75,7 @@ fn outgrown(ctx: Ctx, seat: &mut Seat, rtt_us: u32) {
 fn tell_few(ctx: Ctx, seat: &mut Seat, fins: u16) {
     seat.flags |= fins;
     exchange::tell(ctx);
-    emit_few(ctx, seat, Kind::Sample, now(), 0, Counter::SampleDropped);
+    emit_few(ctx, seat, Kind::Sample);
 }
 
 /// The sample, microseconds.
@@ -96,13 +98,10 @@ fn measured(ctx: Ctx, flags: &mut u16) -> Option<u32> {
     }
 }
 
-/// What the state says about FINs, if a record is to be sent. Only in states that this end's FIN has not been sent in: past that,
-/// bytes_acked may hold the FIN before the state says so, and a sample must never count a byte that the close record will not.
+/// What the state says about FINs, if this end's FIN has not been sent in it: past that, bytes_acked may hold the FIN before the
+/// state says so, and a sample must never count a byte that the close record will not.
 #[inline(always)]
-fn due(ctx: Ctx, tick: u32) -> Option<u16> {
-    if tick == maps::tick() {
-        return None;
-    }
+fn open(ctx: Ctx) -> Option<u16> {
     let state = ctx.state();
     matches!(state, BPF_TCP_ESTABLISHED | BPF_TCP_CLOSE_WAIT).then(|| fins(state))
 }

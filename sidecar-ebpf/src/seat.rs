@@ -4,80 +4,70 @@
 //! which a connection that carries one exchange never earns back. A seat is one cache line, found by the socket's
 //! cookie. Whoever finds its seat taken, and whoever needs more than a seat holds, gets socket storage instead.
 
-use core::mem::offset_of;
+use core::arch::asm;
 
-use aya_ebpf::{
-    bindings::bpf_spin_lock,
-    helpers::{bpf_spin_lock, bpf_spin_unlock},
-};
 use flowcar_shared::record::{FEW_SAMPLES, FlowRecord, Role};
 
 use crate::{
     ctx::Ctx,
-    maps::{SEATS, SEATS_COUNT},
+    maps::{self, SEATS_COUNT},
     verifier::put,
 };
 
 /// What is known of a connection that has no socket storage.
 #[repr(C)]
 pub(crate) struct Seat {
-    /// Held while the seat is taken: two CPUs may want the same one. All else is written by the holder's callbacks alone,
-    /// and its socket is locked while they run. First, because without CAP_PERFMON no pointer to it may be computed.
-    lock: bpf_spin_lock,
-    pub(crate) flags: u16,
-    few_used: u16,
-    /// The socket's cookie, shifted left by 2, and its role. 0 while nobody sits here.
+    /// How many want it or have it. All else is written by the holder's callbacks alone, and its socket is locked while they run.
+    claims: u64,
+    /// The socket's cookie, how many samples are kept, and its role ([`COOKIE_SHIFT`], [`FEW_SHIFT`]). 0 while nobody sits here.
     holder: u64,
     pub(crate) started_ns: u64,
     pub(crate) established_ns: u64,
-    pub(crate) tick: u32,
     pub(crate) received_at_fin_wait2: u32,
+    pub(crate) flags: u16,
+    tick: u16,
     pub(crate) few: [u32; FEW_SAMPLES],
 }
 
-const _: () = assert!(offset_of!(Seat, lock) == 0);
 const _: () = assert!(size_of::<Seat>() == 64);
+
+/// In [`Seat::holder`]: two bits of the role, then six of the number of samples, and the cookie.
+const ROLE: u64 = 3;
+const FEW_SHIFT: u32 = 2;
+const FEW: u64 = 0x3f;
+const COOKIE_SHIFT: u32 = 8;
+
+const _: () = assert!(FEW_SAMPLES as u64 <= FEW && (Role::Server as u64) <= ROLE);
 // The index is a mask.
 const _: () = assert!(SEATS_COUNT.is_power_of_two());
 
 /// The socket's seat, if it has one.
 #[inline(always)]
 pub(crate) fn of(ctx: Ctx) -> Option<&'static mut Seat> {
-    of_cookie(ctx.cookie())
+    of_cookie(|| ctx.cookie())
 }
 
 /// The seat of the socket with this cookie, if it has one.
 #[inline(always)]
-pub(crate) fn of_cookie(cookie: u64) -> Option<&'static mut Seat> {
-    at(cookie).filter(|seat| seat.cookie() == cookie)
+pub(crate) fn of_cookie(cookie: impl FnOnce() -> u64) -> Option<&'static mut Seat> {
+    let (cookie, seat) = at(cookie)?;
+    (seat.cookie() == cookie).then_some(seat)
 }
 
 /// Takes the socket's seat, if it is free.
 #[inline(always)]
 pub(crate) fn take(ctx: Ctx, role: Role) -> Option<&'static mut Seat> {
-    let cookie = ctx.cookie();
-    let seat = at(cookie).filter(|seat| seat.holder == 0)?;
-    let (lock, holder) = (&raw mut seat.lock, &raw mut seat.holder);
-    // SAFETY: fields of the element; between the two calls are a load and stores alone, as the verifier demands.
-    let free = unsafe {
-        bpf_spin_lock(lock);
-        let free = holder.read_volatile() == 0;
-        if free {
-            holder.write_volatile(cookie << 2 | role as u64);
-        }
-        bpf_spin_unlock(lock);
-        free
-    };
-    if !free {
+    let (cookie, seat) = at(|| ctx.cookie())?;
+    if seat.holder != 0 || !seat.claim() {
         return None;
     }
     put! { seat,
+        holder: cookie << COOKIE_SHIFT | role as u64,
         started_ns: 0,
         established_ns: 0,
-        tick: 0,
         received_at_fin_wait2: 0,
         flags: 0,
-        few_used: 0,
+        tick: 0,
     }
     Some(seat)
 }
@@ -89,11 +79,21 @@ pub(crate) fn place(cookie: u64) -> u32 {
     (cookie.wrapping_add((cookie >> 12) * 1637) as usize & (SEATS_COUNT - 1)) as u32
 }
 
+/// The key is stored twice. Without CAP_PERFMON the verifier puts a barrier behind the first store to each place on the stack
+/// (kernel/bpf/verifier.c, check_stack_write_fixed_off), where the processor waits for all that it has under way: before the cookie is asked
+/// for, that is nothing yet.
 #[inline(always)]
-fn at(cookie: u64) -> Option<&'static mut Seat> {
-    let seat = SEATS.get_ptr_mut(place(cookie))?;
+fn at(cookie: impl FnOnce() -> u64) -> Option<(u64, &'static mut Seat)> {
+    let mut key = 0;
+    let key_at = &raw mut key;
+    // SAFETY: the variable above.
+    unsafe { key_at.write_volatile(0) };
+    let cookie = cookie();
+    // SAFETY: as before.
+    unsafe { key_at.write_volatile(place(cookie)) };
+    let seat = maps::seat(&key)?;
     // SAFETY: an element of the array, which stays where it is.
-    Some(unsafe { &mut *seat })
+    Some((cookie, unsafe { &mut *seat }))
 }
 
 // === impl Seat ===
@@ -101,28 +101,40 @@ fn at(cookie: u64) -> Option<&'static mut Seat> {
 impl Seat {
     #[inline(always)]
     pub(crate) fn role(&self) -> u8 {
-        (self.holder & 3) as u8
+        (self.holder & ROLE) as u8
     }
 
     /// The cookie of the socket that sits here.
     #[inline(always)]
     pub(crate) fn cookie(&self) -> u64 {
-        self.holder >> 2
+        self.holder >> COOKIE_SHIFT
+    }
+
+    /// Whether a record was sent in this tick of userspace's, of which 65,536 pass before one could be taken for another.
+    #[inline(always)]
+    pub(crate) fn told(&self) -> bool {
+        self.tick == maps::tick() as u16
+    }
+
+    /// A record is sent in this tick.
+    #[inline(always)]
+    pub(crate) fn tell(&mut self) {
+        self.tick = maps::tick() as u16;
     }
 
     /// How many samples are kept.
     #[inline(always)]
     pub(crate) fn few_used(&self) -> u32 {
-        self.few_used.into()
+        (self.holder >> FEW_SHIFT & FEW) as u32
     }
 
     /// Keeps a sample, if there is room.
     #[inline(always)]
     pub(crate) fn keep(&mut self, rtt_us: u32) -> bool {
-        if usize::from(self.few_used) >= FEW_SAMPLES {
+        if self.few_used() >= FEW_SAMPLES as u32 {
             return false;
         }
-        // The others move up: in a value with a lock the verifier allows no computed index without CAP_PERFMON.
+        // The others move up, which takes less than an index that the verifier can follow (see `through_memory`).
         macro_rules! shift {
             ($($from:literal => $to:literal)*) => {
                 // SAFETY: elements of the array. One load and one store each, for no memmove.
@@ -131,14 +143,37 @@ impl Seat {
         }
         shift!(4 => 5 3 => 4 2 => 3 1 => 2 0 => 1);
         self.few[0] = rtt_us;
-        self.few_used += 1;
+        self.holder += 1 << FEW_SHIFT;
         true
+    }
+
+    /// Whether it is the caller's: of two that want it at once, neither gets it. Kernels before 5.12 can add but not exchange, and
+    /// a lock would have to be found through a map.
+    #[inline(always)]
+    fn claim(&mut self) -> bool {
+        self.add_claims(1);
+        // SAFETY: a field of this value.
+        let claims = unsafe { (&raw const self.claims).read_volatile() };
+        if claims != 1 {
+            self.add_claims(-1);
+        }
+        claims == 1
+    }
+
+    #[inline(always)]
+    fn add_claims(&mut self, more: i64) {
+        let claims = &raw mut self.claims;
+        // SAFETY: it adds to this field, atomically (BPF_XADD; RFC 9669 section 5.3). For this target core has no function that does.
+        unsafe {
+            asm!("lock *(u64 *)({} + 0) += {}", in(reg) claims, in(reg) more, options(nostack))
+        };
     }
 
     /// Frees the seat.
     #[inline(always)]
     pub(crate) fn leave(&mut self) {
         self.holder = 0;
+        self.add_claims(-1);
     }
 
     /// Moves to socket storage; `None`, and still seated, if the kernel refuses it.
@@ -149,7 +184,7 @@ impl Seat {
         flow.established_ns = self.established_ns;
         flow.role = self.role();
         flow.flags = self.flags;
-        flow.tick = self.tick;
+        flow.tick = maps::tick();
         flow.received_at_fin_wait2 = self.received_at_fin_wait2;
         flow.rtt_min_us = u32::MAX;
         ctx.identify(flow, self.cookie());

@@ -7,14 +7,11 @@
 use aya_ebpf::bindings::{
     BPF_TCP_CLOSE, BPF_TCP_CLOSE_WAIT, BPF_TCP_CLOSING, BPF_TCP_FIN_WAIT2, BPF_TCP_LAST_ACK,
 };
-use flowcar_shared::{
-    counter::Counter,
-    record::{FlowRecord, Kind, flag},
-};
+use flowcar_shared::record::{FlowRecord, Kind, flag};
 
 use crate::{
     ctx::{Ctx, now},
-    emit::{emit, emit_few},
+    emit::{emit, emit_few, lost_with_the_close},
     exchange, seat,
 };
 
@@ -45,8 +42,7 @@ fn closes(ctx: Ctx) {
     if let Some(seat) = seat::of(ctx) {
         let old = ctx.arg::<0>();
         seat.flags |= ending(ctx, old, seat.received_at_fin_wait2) | exchange::end(ctx);
-        let dropped = dropped(seat.established_ns);
-        emit_few(ctx, seat, Kind::Close, now(), old as u8, dropped);
+        emit_few(ctx, seat, Kind::Close);
         seat.leave();
     } else if let Some(flow) = ctx.flow() {
         closed(ctx, flow);
@@ -64,19 +60,9 @@ fn closed(ctx: Ctx, flow: &mut FlowRecord) {
         // Who failed to connect has not been identified yet.
         ctx.identify(flow, ctx.cookie());
     }
-    let dropped = dropped(flow.established_ns);
+    let dropped = lost_with_the_close(flow.established_ns);
     emit(flow, Kind::Close, now(), dropped);
     ctx.forget();
-}
-
-/// What is lost with the last record.
-#[inline(always)]
-const fn dropped(established_ns: u64) -> Counter {
-    if established_ns == 0 {
-        Counter::FailedDropped
-    } else {
-        Counter::CloseDropped
-    }
 }
 
 /// What a state says about FINs.
