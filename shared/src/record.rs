@@ -76,8 +76,7 @@ pub mod flag {
     pub const TIMED_OUT: u16 = 1 << 4;
     /// The close was orderly: from LAST_ACK, CLOSING or FIN_WAIT2 after the FINs that those states wait for.
     pub const ORDERLY: u16 = 1 << 5;
-    /// The connection was established by the peer's SYN and ours crossing or by a socket whose connect
-    /// was not seen: the start is the time of establishment.
+    /// A client's connection was established whose SYN was not seen: the start is the time of establishment.
     pub const START_UNSEEN: u16 = 1 << 6;
     /// The application closed the socket while it was connecting.
     pub const ABANDONED: u16 = 1 << 7;

@@ -50,6 +50,7 @@ fn flow(number: u32, peer: SocketAddr) -> Flow {
         rtt,
         rtt_kind: RttKind::Measured,
         exchanges: Histogram::default(),
+        start_seen: true,
         looked_up: false,
         socket: None,
         outcome: Some(Outcome::Closed(End::PeerFin)),

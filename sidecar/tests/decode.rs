@@ -48,6 +48,24 @@ fn the_byte_counts_are_payload() {
 }
 
 #[test]
+fn a_client_whose_syn_was_not_seen_has_no_time_to_connect() {
+    let record = FlowRecord {
+        started_ns: 1_000,
+        established_ns: 5_000,
+        ..closed(4, 0)
+    };
+    assert_eq!(
+        decode(bytes(&record), 0).unwrap().flow.connect_ns(),
+        Some(4_000)
+    );
+    let unseen = FlowRecord {
+        flags: flag::START_UNSEEN,
+        ..record
+    };
+    assert_eq!(decode(bytes(&unseen), 0).unwrap().flow.connect_ns(), None);
+}
+
+#[test]
 fn ends_follow_from_flags_and_the_last_state() {
     let end = |last_state, flags| {
         decode(bytes(&closed(last_state, flags)), 0)

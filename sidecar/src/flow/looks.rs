@@ -273,6 +273,7 @@ pub(super) fn fresh(sight: &Sight, role: Role, looking: &Looking) -> Flow {
         rtt: Histogram::default(),
         rtt_kind: RttKind::Smoothed,
         exchanges: Histogram::default(),
+        start_seen: false,
         looked_up: true,
         socket: None,
         outcome: None,

@@ -179,7 +179,7 @@ pub struct Flow {
     pub peer: SocketAddr,
     /// Trace and span ids; random for flows whose handshake was not seen.
     pub trace: TraceIdentity,
-    /// SYN sent (client) or established (server).
+    /// SYN sent (client) or established (server); for a client, too, if its SYN was not seen.
     pub started: Monotonic,
     /// Handshake complete; `None` for an attempt that failed.
     pub established: Option<Monotonic>,
@@ -193,6 +193,8 @@ pub struct Flow {
     pub rtt_kind: RttKind,
     /// Turns so far, last byte of the request to first byte of the response; empty where not measured.
     pub exchanges: Histogram,
+    /// Whether it was seen to begin.
+    pub start_seen: bool,
     /// Whether looks at the socket alone tell of it: then its start is the first of them, or its end.
     pub looked_up: bool,
     /// What the socket itself tells; none where nobody has looked at it.
@@ -217,7 +219,7 @@ impl Flow {
 
     /// SYN sent to established, or to failure, nanoseconds: clients only, once either has come, if both were seen.
     pub fn connect_ns(&self) -> Option<u64> {
-        if self.looked_up {
+        if !self.start_seen {
             return None;
         }
         let done = match (self.role, self.established, self.outcome) {

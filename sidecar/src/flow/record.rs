@@ -106,6 +106,7 @@ pub fn decode(bytes: &[u8], seed: u64) -> Result<Record, Malformed> {
             RttKind::Measured
         },
         exchanges: Histogram::default(),
+        start_seen: raw.flags & flag::START_UNSEEN == 0,
         looked_up: false,
         socket: None,
         outcome: (kind == Kind::Close).then(|| outcome(&raw, established.is_some())),

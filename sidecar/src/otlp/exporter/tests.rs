@@ -82,6 +82,7 @@ fn flow(client_isn: u32) -> Flow {
         rtt: Histogram::default(),
         rtt_kind: RttKind::Measured,
         exchanges: Histogram::default(),
+        start_seen: true,
         looked_up: false,
         socket: None,
         outcome: Some(Outcome::Closed(End::LocalFin)),

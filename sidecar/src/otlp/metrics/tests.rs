@@ -554,6 +554,7 @@ fn flow() -> Flow {
         rtt: recorded(&[3_000_000, 20_000_000]),
         rtt_kind: RttKind::Measured,
         exchanges: recorded(&[]),
+        start_seen: true,
         looked_up: false,
         socket: None,
         outcome: Some(Outcome::Closed(End::LocalFin)),

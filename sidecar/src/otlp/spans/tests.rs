@@ -38,6 +38,7 @@ fn flow(role: Role) -> Flow {
         rtt: Histogram::default(),
         rtt_kind: RttKind::Measured,
         exchanges: Histogram::default(),
+        start_seen: true,
         looked_up: false,
         socket: None,
         outcome: Some(Outcome::Closed(End::LocalFin)),
