@@ -57,25 +57,12 @@ pub(crate) fn connected(ctx: Ctx) {
     if let Some(seat) = seat::of(ctx) {
         seated(ctx, seat);
     } else {
-        connected_in_storage(ctx);
+        in_storage(ctx, Role::Client);
     }
 }
 
-#[cold]
-#[inline(never)]
-fn connected_in_storage(ctx: Ctx) {
-    let Some(flow) = ctx.flow_or_new() else {
-        count(Counter::StorageRefused);
-        return;
-    };
-    if flow.started_ns == 0 {
-        begin(flow, Role::Client);
-        flow.flags |= flag::START_UNSEEN;
-    }
-    established(ctx, flow, Role::Client);
-}
-
-/// The server's handshake is complete; the socket is new.
+/// The server's handshake is complete and its socket is new, or two SYNs have crossed and the socket is a client's (RFC 9293
+/// section 3.5; net/ipv4/tcp_input.c, tcp_rcv_state_process).
 #[inline(always)]
 pub(crate) fn accepted(ctx: Ctx) {
     maps::established();
@@ -85,19 +72,35 @@ pub(crate) fn accepted(ctx: Ctx) {
     {
         seated(ctx, seat);
     } else {
-        accepted_in_storage(ctx);
+        crossed_or_in_storage(ctx);
     }
 }
 
 #[cold]
 #[inline(never)]
-fn accepted_in_storage(ctx: Ctx) {
+fn crossed_or_in_storage(ctx: Ctx) {
+    if let Some(seat) = seat::of(ctx) {
+        seated(ctx, seat);
+    } else {
+        in_storage(ctx, Role::Server);
+    }
+}
+
+/// `role` is the socket's if its start was not seen.
+#[cold]
+#[inline(never)]
+fn in_storage(ctx: Ctx, role: Role) {
     let Some(flow) = ctx.flow_or_new() else {
         count(Counter::StorageRefused);
         return;
     };
-    begin(flow, Role::Server);
-    established(ctx, flow, Role::Server);
+    if flow.started_ns == 0 {
+        begin(flow, role);
+        if let Role::Client = role {
+            flow.flags |= flag::START_UNSEEN;
+        }
+    }
+    established(ctx, flow);
 }
 
 #[inline(always)]
@@ -124,9 +127,9 @@ fn begin(flow: &mut FlowRecord, role: Role) {
 }
 
 #[inline(always)]
-fn established(ctx: Ctx, flow: &mut FlowRecord, role: Role) {
+fn established(ctx: Ctx, flow: &mut FlowRecord) {
     ctx.identify(flow, ctx.cookie());
-    ctx.number(flow, role as u8);
+    ctx.number(flow, flow.role);
     ctx.measure(flow);
     // Until here only SYNs (client) or SYN-ACKs (server) can have been retransmitted.
     flow.retrans_handshake = flow.total_retrans;
@@ -137,6 +140,6 @@ fn established(ctx: Ctx, flow: &mut FlowRecord, role: Role) {
         ctx.forget();
         return;
     }
-    exchange::begin(ctx, role as u8, false);
+    exchange::begin(ctx, flow.role, false);
     emit(flow, Kind::Open, now, Counter::OpenDropped);
 }

@@ -12,8 +12,8 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use flowcar_tests::traffic::{
-    CallPlan, ConnectionReport, Held, LoadPlan, ServePlan, Server, bypass, call, give, load,
-    splice, take,
+    CallPlan, ConnectionReport, Held, LoadPlan, MeetPlan, ServePlan, Server, bypass, call, give,
+    load, meet, splice, take,
 };
 use nix::sys::signal::{SigSet, Signal};
 use serde::Serialize;
@@ -59,6 +59,8 @@ enum Command {
     },
     /// Makes a connection through a proxy of its own, whose payload a sockmap moves: one line
     Splice(CallPlan),
+    /// Connects to an address that connects back at the same time: one line
+    Meet(MeetPlan),
     /// Does nothing until it is told to end
     Wait,
     /// Sends so many bytes over loopback, which a sockmap hands over past TCP: {"port":PORT,"bytes":BYTES}
@@ -96,6 +98,7 @@ fn run(command: Command) -> io::Result<()> {
             print(&take(&plan, &listener)?)
         }
         Command::Splice(plan) => print(&splice(&plan)?),
+        Command::Meet(plan) => print(&meet(&plan)?),
         Command::Wait => loop {
             thread::park();
         },

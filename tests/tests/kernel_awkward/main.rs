@@ -9,6 +9,7 @@ mod reuse;
 mod reuseport;
 mod sockmap;
 mod states;
+mod syns;
 mod wrap;
 
 use flowcar_tests::place::{require_cgroup2, require_root, require_tun};
