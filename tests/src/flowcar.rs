@@ -6,6 +6,7 @@ use std::{
     env, fs,
     io::{self, BufRead, BufReader},
     net::{IpAddr, SocketAddr},
+    os::fd::AsRawFd,
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, ExitStatus, Stdio},
 };
@@ -117,6 +118,17 @@ pub fn program() -> io::Result<PathBuf> {
                 "the program flowcar is not beside this one; build it with: cargo build -p flowcar";
             io::Error::new(io::ErrorKind::NotFound, message)
         })
+}
+
+/// `flowcar` by an open descriptor, because whoever it will run as may not look into every folder that a build may lie in. The
+/// file is to be kept until it has been started.
+///
+/// # Errors
+/// It was not built.
+pub fn by_descriptor() -> io::Result<(fs::File, Command)> {
+    let file = fs::File::open(program()?)?;
+    let command = Command::new(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    Ok((file, command))
 }
 
 /// `flowcar` in a place, to be given its arguments, with [`CAPABILITIES`] alone.

@@ -4,8 +4,8 @@ use std::{
     env, fs,
     io::{self, BufRead, BufReader},
     os::unix::process::CommandExt,
-    path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    path::Path,
+    process::{Child, ExitStatus, Stdio},
     sync::mpsc::{self, Receiver},
     thread,
     time::{Duration, Instant},
@@ -20,6 +20,11 @@ use nix::{
     unistd::Pid,
 };
 
+use crate::{
+    flowcar::{CAPABILITIES, by_descriptor},
+    place::OnlyCaps,
+};
+
 /// Words of the line that it logs once it is attached.
 const ATTACHED: &str = "following its TCP flows";
 
@@ -29,7 +34,8 @@ const ATTACHES_WITHIN: Duration = Duration::from_secs(30);
 /// Its settings are these prefixes' variables; those of whoever starts it are not handed on.
 const SETTINGS: [&str; 2] = ["OTEL_", "FLOWCAR_"];
 
-/// A running `flowcar export`. It is killed on drop, and by the kernel when the thread that started it ends.
+/// A running `flowcar export` with [`CAPABILITIES`] alone, as in a pod: for who holds more, CAP_PERFMON above all, the verifier
+/// leaves out barriers against speculation, which cost time. It is killed on drop, and by the kernel when the thread that started it ends.
 ///
 /// It is in the cgroup and the network namespace of its starter, not in the followed ones, so its own flows are
 /// not among those that it follows.
@@ -49,26 +55,6 @@ pub struct Stopped {
     pub log: Vec<String>,
 }
 
-/// Where the binary `flowcar` is, as seen from a test or another binary of this workspace.
-///
-/// # Errors
-/// It was not built: `cargo build -p flowcar`.
-pub fn program() -> io::Result<PathBuf> {
-    let this = env::current_exe()?;
-    // Binaries lie in target/PROFILE, tests in target/PROFILE/deps.
-    this.ancestors()
-        .skip(1)
-        .take(2)
-        .map(|directory| directory.join("flowcar"))
-        .find(|path| path.is_file())
-        .ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::NotFound,
-                "the program flowcar is not beside this one; build it with: cargo build -p flowcar",
-            )
-        })
-}
-
 // === impl Sidecar ===
 
 impl Sidecar {
@@ -80,7 +66,7 @@ impl Sidecar {
         cgroup: &Path,
         settings: impl IntoIterator<Item = (&'a str, String)>,
     ) -> io::Result<Self> {
-        let mut command = Command::new(program()?);
+        let (_open, mut command) = by_descriptor()?;
         for (name, _) in env::vars_os() {
             if SETTINGS
                 .iter()
@@ -95,7 +81,8 @@ impl Sidecar {
             .arg(cgroup)
             .envs(settings)
             .stdin(Stdio::null())
-            .stderr(Stdio::piped());
+            .stderr(Stdio::piped())
+            .with_only_caps(&CAPABILITIES);
         // SAFETY: between fork and exec the closure makes one system call.
         unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
         let started = Instant::now();

@@ -8,8 +8,9 @@ use std::{
 
 use flowcar_tests::{
     exporting::{Exporting, has_books},
+    flowcar,
     place::{Cgroup, Netns, cgroup2_mount, maps_ask_for_a_right, require_cgroup2, require_root},
-    sidecar, traffic,
+    traffic,
 };
 
 const UID: &str = "0a1b2c3d_4e5f_6071_8293_a4b5c6d7e8f9";
@@ -64,7 +65,7 @@ fn contained(cgroup: &Cgroup, netns: &Netns, words: &str) -> Command {
     command
         .args(["--cgroup", "--mount", "sh", "-ec", CONTAINER])
         .env("HOST", cgroup2_mount().unwrap())
-        .env("FLOWCAR", sidecar::program().unwrap())
+        .env("FLOWCAR", flowcar::program().unwrap())
         .env("WORDS", words);
     command
 }
@@ -231,7 +232,7 @@ fn its_own_connections_are_left_out_and_probes_are_answered() {
     let node = node();
     let netns = Netns::new("pod").unwrap();
     let probe = |question: &str| {
-        let mut command = Command::new(sidecar::program().unwrap());
+        let mut command = Command::new(flowcar::program().unwrap());
         netns.enter(&mut command).unwrap();
         node.sidecar.enter(&mut command).unwrap();
         command.args(["probe", question]).output().unwrap()
@@ -240,7 +241,7 @@ fn its_own_connections_are_left_out_and_probes_are_answered() {
     assert_eq!(before.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&before.stderr).contains("has not attached yet"));
 
-    let mut sink = Command::new(sidecar::program().unwrap());
+    let mut sink = Command::new(flowcar::program().unwrap());
     netns.enter(&mut sink).unwrap();
     node.other.enter(&mut sink).unwrap();
     let mut sink = sink

@@ -5,7 +5,6 @@ mod seen;
 use std::{
     fs,
     io::{BufRead, BufReader},
-    os::fd::AsRawFd as _,
     process::{Child, Stdio},
     sync::mpsc,
     thread,
@@ -19,7 +18,7 @@ use nix::{
 
 pub use self::seen::{Flow, Point, Seen, bytes_hold};
 use crate::{
-    flowcar::{CAPABILITIES, program},
+    flowcar::{CAPABILITIES, by_descriptor},
     place::{Cgroup, Netns, OnlyCaps, Place},
     receiver::Receiver,
 };
@@ -64,10 +63,7 @@ impl Watch {
         let netns = outside.as_ref().unwrap_or(place.netns());
         let receiver = netns.run(Receiver::start).unwrap().unwrap();
         let cgroup = Cgroup::new("sidecar").unwrap();
-        // By an open descriptor, because nobody may not look into every folder that a build may lie in.
-        let program = fs::File::open(program().unwrap()).unwrap();
-        let by_descriptor = format!("/proc/self/fd/{}", program.as_raw_fd());
-        let mut command = std::process::Command::new(by_descriptor);
+        let (_open, mut command) = by_descriptor().unwrap();
         cgroup.enter(&mut command).unwrap();
         netns.enter(&mut command).unwrap();
         let source = match mode {

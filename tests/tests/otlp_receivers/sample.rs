@@ -129,6 +129,7 @@ pub(super) fn flow(role: Role, client_isn: u32, server_isn: u32) -> (Flow, Ancho
         rtt: millis(&[(5, 3)]),
         rtt_kind: RttKind::Measured,
         exchanges: millis(&[(30, 1)]),
+        start_seen: true,
         looked_up: false,
         socket: None,
         outcome: Some(Outcome::Closed(End::LocalFin)),

@@ -3,10 +3,11 @@
 use std::{fs, io, time::Duration};
 
 use flowcar_tests::{
+    flowcar,
     interrupt::Interrupt,
     place::{Cgroup, Netns},
     receiver::Receiver,
-    sidecar::{self, Sidecar},
+    sidecar::Sidecar,
 };
 
 use crate::{
@@ -182,7 +183,7 @@ impl Measure<'_> {
         let used = sidecar.cpu()?;
         std::thread::sleep(IDLE);
         Ok(Idle {
-            binary: fs::metadata(sidecar::program()?)?.len(),
+            binary: fs::metadata(flowcar::program()?)?.len(),
             rss: sidecar.rss()?,
             anonymous: sidecar.anonymous()?,
             cpu_share: (sidecar.cpu()? - used).as_secs_f64() / IDLE.as_secs_f64(),
