@@ -18,6 +18,10 @@ use crate::{
 /// Runs in which the kernel counts.
 const COUNTED_RUNS: usize = 10;
 
+/// The kernel takes away the connections of a namespace that is gone beside whoever works next: hundreds of thousands in
+/// TIME_WAIT, after the pairs of runs.
+const TAKEN_AWAY: Duration = Duration::from_secs(3);
+
 /// How long flowcar has been idle when its memory is read: past several reports.
 const IDLE: Duration = Duration::from_secs(4);
 
@@ -146,6 +150,7 @@ impl Measure<'_> {
         end: End,
         follows: Follows,
     ) -> io::Result<Vec<Counted>> {
+        std::thread::sleep(TAKEN_AWAY);
         let mut ground = self.ground(end)?;
         let empty_programs = || -> io::Result<Vec<_>> {
             let attach = |hook: &Hook| EmptyProgram::attach(ground.followed.path(), *hook);
