@@ -147,8 +147,8 @@ impl Seat {
         true
     }
 
-    /// Whether it is the caller's: of two that want it at once, neither gets it. Kernels before 5.12 can add but not exchange, and
-    /// a lock would have to be found through a map.
+    /// Whether it is the caller's: of two that want it at once, neither gets it. By an addition, because kernels before 5.12 cannot
+    /// exchange, and a lock takes two calls of helpers.
     #[inline(always)]
     fn claim(&mut self) -> bool {
         self.add_claims(1);

@@ -95,6 +95,7 @@ fn a_syn_before_flowcar_came() {
     let (called, seen) = thread::scope(|scope| {
         let calling = scope.spawn(|| call_in(pair.client(), &CallPlan::to(target)).unwrap());
         while pair.link().trace().sent(AtoB).next().is_none() {
+            assert!(!calling.is_finished(), "it ended without a SYN");
             thread::sleep(Duration::from_millis(10));
         }
         let mut watch = Watch::start(pair.client(), Mode::Both, &[]);
