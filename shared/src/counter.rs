@@ -9,30 +9,33 @@
 pub enum Counter {
     /// Connections that were established under the programs' eyes, whether or not they could be followed.
     Established = 0,
+    /// Sample records that were to be sent: each is in the ring buffer, dropped, or about to be either.
+    Sampled = 1,
     /// Established connections that cannot be followed because the kernel refused socket storage.
-    StorageRefused = 1,
+    StorageRefused = 2,
     /// Open records that found the ring buffer full. The connection is announced by a later record.
-    OpenDropped = 2,
+    OpenDropped = 3,
     /// Sample records that found the ring buffer full. Counts are cumulative: the next record has all.
-    SampleDropped = 3,
+    SampleDropped = 4,
     /// Close records of established connections that found the ring buffer full: the connection's end is lost.
-    CloseDropped = 4,
+    CloseDropped = 5,
     /// Records of failed attempts that found the ring buffer full.
-    FailedDropped = 5,
+    FailedDropped = 6,
     /// Established connections whose callbacks could not be armed, so that neither samples nor the end is seen.
-    ArmRefused = 6,
+    ArmRefused = 7,
     /// RTT samples, retransmissions and exchanges that were not counted, because the kernel refused their flow socket
     /// storage or because a packet's headers cannot be read. The flow's bytes, segments and end are told all the same.
-    DetailRefused = 7,
+    DetailRefused = 8,
     /// Exchange records that found the ring buffer full. Counts are cumulative: the flow's next record has all, but that of
     /// its close has no next.
-    ExchangeDropped = 8,
+    ExchangeDropped = 9,
 }
 
 impl Counter {
     /// All counters, in index order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Established,
+        Self::Sampled,
         Self::StorageRefused,
         Self::OpenDropped,
         Self::SampleDropped,

@@ -14,7 +14,7 @@ use flowcar_shared::{
     record::FlowRecord,
 };
 
-use crate::seat::Seat;
+use crate::{seat::Seat, verifier::add};
 
 /// One record for each followed socket that has no seat, freed with the socket: 1 KiB of kernel memory each, charged
 /// to the socket's option memory (net.core.optmem_max) and, from 5.11 on, to the sidecar's memory cgroup.
@@ -95,10 +95,9 @@ pub(crate) fn count(counter: Counter) {
 #[inline(always)]
 fn add_one(key: &u32) {
     let value = element(&raw const COUNTERS, key);
-    // SAFETY: a per-CPU element that no other program can be in the middle of: BPF programs do not
-    // migrate, and a nested one on this CPU finishes first.
-    if let Some(value) = unsafe { value.cast::<u64>().as_mut() } {
-        *value += 1;
+    if !value.is_null() {
+        // SAFETY: an element of the array. At once: an interrupt may bring another callback between a load and a store.
+        unsafe { add(value.cast(), 1) };
     }
 }
 

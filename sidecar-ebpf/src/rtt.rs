@@ -39,6 +39,7 @@ pub(crate) fn sample(ctx: Ctx) {
 #[cold]
 #[inline(never)]
 fn tell(ctx: Ctx, flow: &mut FlowRecord, fins: u16) {
+    maps::count(Counter::Sampled);
     flow.flags |= fins;
     ctx.measure(flow);
     exchange::tell(ctx);
@@ -73,6 +74,7 @@ fn outgrown(ctx: Ctx, seat: &mut Seat, rtt_us: u32) {
 #[cold]
 #[inline(never)]
 fn tell_few(ctx: Ctx, seat: &mut Seat, fins: u16) {
+    maps::count(Counter::Sampled);
     seat.flags |= fins;
     exchange::tell(ctx);
     emit_few(ctx, seat, Kind::Sample);

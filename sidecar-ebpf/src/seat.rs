@@ -4,14 +4,12 @@
 //! which a connection that carries one exchange never earns back. A seat is one cache line, found by the socket's
 //! cookie. Whoever finds its seat taken, and whoever needs more than a seat holds, gets socket storage instead.
 
-use core::arch::asm;
-
 use flowcar_shared::record::{FEW_SAMPLES, FlowRecord, Role};
 
 use crate::{
     ctx::Ctx,
     maps::{self, SEATS_COUNT},
-    verifier::put,
+    verifier::{add, put},
 };
 
 /// What is known of a connection that has no socket storage.
@@ -162,11 +160,8 @@ impl Seat {
 
     #[inline(always)]
     fn add_claims(&mut self, more: i64) {
-        let claims = &raw mut self.claims;
-        // SAFETY: it adds to this field, atomically (BPF_XADD; RFC 9669 section 5.3). For this target core has no function that does.
-        unsafe {
-            asm!("lock *(u64 *)({} + 0) += {}", in(reg) claims, in(reg) more, options(nostack))
-        };
+        // SAFETY: a field of this value.
+        unsafe { add(&raw mut self.claims, more) };
     }
 
     /// Frees the seat.

@@ -1,4 +1,6 @@
-//! What the verifier asks for where CAP_PERFMON is not held.
+//! What the verifier asks for where CAP_PERFMON is not held, and what the compiler cannot do.
+
+use core::arch::asm;
 
 /// Stores fields one by one, into whatever the pointer or reference points to. Left alone, the compiler makes a memset or
 /// memcpy of neighbouring stores, a loop that the verifier refuses.
@@ -10,6 +12,16 @@ macro_rules! put {
 }
 
 pub(crate) use put;
+
+/// Adds to a value at once (BPF_XADD; RFC 9669 section 5.3). For this target core has no function that does.
+///
+/// # Safety
+/// An aligned value that the caller may write.
+#[inline(always)]
+pub(crate) unsafe fn add(to: *mut u64, more: i64) {
+    // SAFETY: the caller's.
+    unsafe { asm!("lock *(u64 *)({} + 0) += {}", in(reg) to, in(reg) more, options(nostack)) };
+}
 
 /// The value, as an index into an array of a map value has to be: unknown, and with one bound on every path. The verifier
 /// refuses an index whose bounds differ from path to path, so it goes through memory.

@@ -279,9 +279,11 @@ fn beside(
     })?;
     // A socket that is not there any more has sent its last record.
     flows.records(ebpf, finished);
+    flows.table.show(|flow| diag.is_here(flow.role, flow.local));
     flows.looked(diag, looking, finished);
     if flows.table.is_shown() {
-        flows.remainder.looked(unheard);
+        let missing = flows.table.missing();
+        flows.remainder.looked(unheard, missing);
     }
     Ok(sockets)
 }

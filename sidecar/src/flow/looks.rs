@@ -65,6 +65,17 @@ impl Table {
         !self.shown.is_empty()
     }
 
+    /// Takes in what else tells that dumps show a flow's socket if it is there: short connections may come and go between them all.
+    pub fn show(&mut self, is_shown: impl Fn(&Flow) -> bool) {
+        let Self { flows, shown, .. } = self;
+        for entry in flows.values().filter(|entry| entry.absent > 0) {
+            let ip = entry.flow.local.ip();
+            if shown.len() < MOST_SHOWN && !shown.contains(&ip) && is_shown(&entry.flow) {
+                shown.insert(ip);
+            }
+        }
+    }
+
     /// Takes in one socket of a dump. One without counts is a request or the remains of one that ended.
     pub fn look(&mut self, sight: &Sight, looking: &Looking, mut each: impl FnMut(Change)) {
         let Some(info) = &sight.info else { return };
@@ -120,6 +131,12 @@ impl Table {
             self.give_up(cookie, &mut each);
         }
         missing
+    }
+
+    /// Flows that records tell of and the last dump did not show: they may be over, and are still listed.
+    pub fn missing(&self) -> u64 {
+        let of_records = |entry: &&Entry| entry.history.is_none() && entry.absent > 0;
+        self.flows.values().filter(of_records).count() as u64
     }
 
     /// Keeps what was found under the addresses of a flow that dumps do not show any more.

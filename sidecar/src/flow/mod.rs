@@ -28,7 +28,7 @@ pub use history::{Ending, History};
 pub use inherited::EndedUnseen;
 pub use looks::{Adopt, Looking};
 pub use parts::{Part, Parts};
-pub use record::{Malformed, Record, decode, kind_of_malformed};
+pub use record::{Malformed, Record, decode, kind_of};
 pub use sight::{Afterlife, Sight, SocketName, State, TcpInfo};
 pub use table::{Change, Table};
 pub use trace::TraceIdentity;

@@ -114,8 +114,8 @@ pub fn decode(bytes: &[u8], seed: u64) -> Result<Record, Malformed> {
     Ok(Record { kind, flow })
 }
 
-/// The kind that a record which did not decode names, if it goes so far and names one.
-pub fn kind_of_malformed(bytes: &[u8]) -> Option<Kind> {
+/// The kind that a record names, whether or not it decodes, if it goes so far and names one.
+pub fn kind_of(bytes: &[u8]) -> Option<Kind> {
     bytes
         .get(offset_of!(FlowRecord, kind))
         .copied()

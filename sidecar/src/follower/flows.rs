@@ -30,6 +30,8 @@ pub(super) struct Flows {
     ends: Ends,
     records: BTreeMap<&'static str, u64>,
     malformed: u64,
+    /// Records of flows that go on.
+    heard: u64,
     inexact: u64,
     pub(super) own: OwnFlows,
     pub(super) remainder: Remainder,
@@ -50,6 +52,7 @@ impl Flows {
             ends: Ends::default(),
             records: BTreeMap::new(),
             malformed: 0,
+            heard: 0,
             inexact: 0,
             own: OwnFlows::default(),
             remainder: Remainder::default(),
@@ -106,8 +109,9 @@ impl Flows {
             }
             return Ok(());
         }
-        let record = flow::decode(bytes, self.seed)
-            .inspect_err(|_| self.table.malformed(flow::kind_of_malformed(bytes)))?;
+        let kind = flow::kind_of(bytes);
+        self.heard += u64::from(matches!(kind, Some(Kind::Open | Kind::Sample)));
+        let record = flow::decode(bytes, self.seed).inspect_err(|_| self.table.malformed(kind))?;
         *self.records.entry(kind_name(record.kind)).or_default() += 1;
         if !self.own.has_record(&record) {
             let change = self.table.apply(record);
@@ -234,6 +238,21 @@ impl Flows {
         })
     }
 
+    /// Records of flows that go on and have not been heard, though the kernel counted them before: of others that came since
+    /// the ring was drained, and of all behind one that is being written. For some it is the first word of their connection.
+    pub(super) fn waiting(&self, kernel: &[u64; COUNTERS]) -> u64 {
+        let count = |counter: Counter| kernel[counter.index() as usize];
+        let to_be_sent = count(Counter::Established) + count(Counter::Sampled);
+        let not_sent = [
+            Counter::StorageRefused,
+            Counter::ArmRefused,
+            Counter::OpenDropped,
+            Counter::SampleDropped,
+        ];
+        let not_sent: u64 = not_sent.into_iter().map(count).sum();
+        to_be_sent.saturating_sub(not_sent + self.heard)
+    }
+
     /// The report as it stands, with `own` completed by what is known here.
     pub(super) fn snapshot(
         &mut self,
@@ -243,7 +262,9 @@ impl Flows {
     ) -> Snapshot {
         let count = |counter: Counter| kernel[counter.index() as usize];
         let books = self.books(kernel);
-        let unseen = self.remainder.of(&books, &self.series);
+        let unseen = self
+            .remainder
+            .of(&books, self.waiting(kernel), &self.series);
         own.records = self.records.clone();
         own.records_dropped = BTreeMap::from([
             ("open", count(Counter::OpenDropped)),

@@ -19,14 +19,17 @@ pub struct Remainder {
 }
 
 impl Remainder {
-    /// A look is over that began when so many ends' news were lost.
-    pub const fn looked(&mut self, unheard: u64) {
-        self.settled = self.before_last;
+    /// A look is over that began when so many ends' news were lost. It left so many flows listed that it did not show: one
+    /// whose end was lost just before the look before it, or whose socket was just about to go, takes a look more to go off the
+    /// list.
+    pub const fn looked(&mut self, unheard: u64, missing: u64) {
+        self.settled = self.before_last.saturating_sub(missing);
         self.before_last = unheard;
     }
 
-    /// What is missing in `series`.
-    pub fn of(&mut self, books: &Books, series: &SeriesSet) -> Unseen {
+    /// What is missing in `series`. So many records are `waiting` to be heard that may be the first word of their connection: its
+    /// end may be among those whose news was lost, and a series will have it all the same.
+    pub fn of(&mut self, books: &Books, waiting: u64, series: &SeriesSet) -> Unseen {
         let sum = |of: fn(&Series) -> u64| series.all().values().map(of).sum::<u64>();
         let began = sum(|of| of.opened) + sum(|of| of.inherited);
         let closed = sum(|of| of.closed.values().sum());
@@ -36,8 +39,9 @@ impl Remainder {
         let inherited = lost_to(books, Lost::Restart);
         let lost = books.lost_total() - inherited;
         let unheard = unheard(books);
-        // No more of them than live in series can be in series.
-        let settled = self.settled.max(unheard.saturating_sub(live)).min(unheard);
+        // No more of them than live in series, or will once they are heard of, can be in series.
+        let never_heard = unheard.saturating_sub(live + waiting);
+        let settled = self.settled.max(never_heard).min(unheard);
         let certain = lost - unheard + settled;
         self.opened = self.opened.max(certain.saturating_sub(known));
         let live = (self.opened + known) as i64 - lost as i64;

@@ -209,7 +209,8 @@ impl Process {
         if !self.records || self.dumps > 1 {
             self.table.looked(&looking, |change| series.apply(&change));
             if self.table.is_shown() {
-                self.remainder.looked(unheard);
+                let missing = self.table.missing();
+                self.remainder.looked(unheard, missing);
             }
         }
         if !self.settled && (self.records || self.dumps == 2) {
@@ -270,7 +271,7 @@ impl Process {
             _ => 0,
         });
         prop_assert!(books.balance(), "{:?}", books);
-        let unseen = self.remainder.of(&books, &self.series);
+        let unseen = self.remainder.of(&books, 0, &self.series);
         let sum = |of: fn(&Series) -> u64| self.series.all().values().map(of).sum::<u64>();
         let taken = Taken {
             opened: sum(|of| of.opened) + unseen.opened,

@@ -11,9 +11,16 @@ mod scope;
 mod tcp_info;
 mod wire;
 
-use std::{collections::BTreeMap, io, path::Path, time::Instant};
+use std::{
+    collections::{BTreeMap, HashSet},
+    io,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    time::Instant,
+};
 
 use netlink_packet_sock_diag::inet::StateFlags;
+use nix::ifaddrs::getifaddrs;
 
 use self::{
     link::{News, Requests},
@@ -22,7 +29,7 @@ use self::{
     wire::Message,
 };
 use crate::{
-    flow::{Afterlife, Sight, SocketName, State},
+    flow::{Afterlife, Role, Sight, SocketName, State},
     histogram::Histogram,
     snapshot::{Listener, Own},
 };
@@ -60,6 +67,8 @@ pub struct DiagSource {
     backlog: Vec<Message>,
     scope: Scope,
     listeners: Listeners,
+    /// The network namespace's own addresses, but for those that every one has.
+    addresses: HashSet<IpAddr>,
     counts: Counts,
     /// Dropped by groups that were left.
     dropped_before: u64,
@@ -93,6 +102,7 @@ impl DiagSource {
             backlog: Vec::new(),
             scope,
             listeners: Listeners::default(),
+            addresses: HashSet::new(),
             counts: Counts::default(),
             dropped_before: 0,
         })
@@ -137,6 +147,7 @@ impl DiagSource {
         let began = Instant::now();
         self.scope.refresh();
         self.dump_listeners()?;
+        self.addresses = own_addresses();
         let (mut followed, mut others) = (0, 0);
         self.dump_states(wire::connections(), |side, sight| {
             if side == Side::Inside {
@@ -172,6 +183,13 @@ impl DiagSource {
     /// Followed listeners, by port.
     pub const fn listeners(&self) -> &BTreeMap<Option<u16>, Listener> {
         self.listeners.ports()
+    }
+
+    /// Whether this end of a connection is in the network namespace that dumps show, as far as what is there tells: the namespace
+    /// has its address and no other has, or a followed listener is at its port.
+    pub fn is_here(&self, role: Role, local: SocketAddr) -> bool {
+        let listens = || self.listeners.ports().contains_key(&Some(local.port()));
+        self.addresses.contains(&local.ip()) || role == Role::Server && listens()
     }
 
     fn dump_states(
@@ -311,6 +329,17 @@ impl DiagSource {
         own.sockets_unscoped = *unscoped;
         own.dump_duration = duration.clone();
     }
+}
+
+/// Where they cannot be listed, none: then a look at a socket itself has to tell.
+fn own_addresses() -> HashSet<IpAddr> {
+    let interfaces = getifaddrs().into_iter().flatten();
+    let addresses = interfaces.filter_map(|interface| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::from(v4.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::from(v6.ip())))
+    });
+    addresses.filter(|ip| !ip.is_loopback()).collect()
 }
 
 impl DiagError {

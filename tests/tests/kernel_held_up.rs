@@ -1,0 +1,77 @@
+//! A flowcar that is held up while connections come and go, so that it hears of some that no look can show any more.
+
+use std::{net::SocketAddr, time::Duration};
+
+use flowcar_tests::{
+    link::Plan,
+    place::{Place, require_cgroup2, require_root, require_tun},
+    traffic::{CallPlan, Holding, Pods, ServePlan, Serving, call_in},
+    watch::{Mode, Watch},
+};
+use nix::sys::signal::Signal;
+
+/// Of these the ring has the opening and no room for the end.
+const HELD: u64 = 8;
+/// What fills the ring meanwhile.
+const FILL: u64 = 100;
+
+/// `ends` ends of each connection are in the place.
+fn held_up(place: &Place, serving: &Serving, target: SocketAddr, ends: u64) {
+    let settings = [("FLOWCAR_RING_BYTES", "4096")];
+    let mut watch = Watch::start(place, Mode::Both, &settings);
+    watch.reports(2);
+    watch.signal(Signal::SIGSTOP);
+    let plan = |connections| CallPlan::to(target).connections(connections, 1);
+    let held = CallPlan::to(target).connections(HELD, HELD);
+    let holding = Holding::start(place, &held).unwrap();
+    call_in(place, &plan(FILL)).unwrap();
+    holding.close().unwrap();
+    let all = (HELD + FILL) as usize;
+    serving.reports(all, Duration::from_secs(60)).unwrap();
+    watch.signal(Signal::SIGCONT);
+    watch.until("what it heard of", |seen| {
+        seen.sum("flowcar.tcp.connections.opened", &[]) > 0.0
+    });
+    watch.until("none left", |seen| {
+        seen.sum("flowcar.self.table.flows", &[]) == 0.0
+            && seen.sum("flowcar.tcp.connections.live", &[]) == 0.0
+    });
+    let seen = watch.stop();
+    let sum = |name| seen.sum(name, &[]);
+    let (opened, closed, lost) = (
+        sum("flowcar.tcp.connections.opened"),
+        sum("flowcar.tcp.connections.closed"),
+        sum("flowcar.tcp.connections.lost"),
+    );
+    assert_eq!(opened, (ends * (HELD + FILL)) as f64);
+    assert_eq!(closed + lost, opened);
+    let opens = seen.sum("flowcar.self.records", &[("flowcar.record.kind", "open")]);
+    assert!(
+        opens > closed,
+        "the end of all that it heard of came, so this shows nothing: {opens}, {closed}"
+    );
+}
+
+/// Both ends, at an address that every network namespace has: the listener tells that they would be shown.
+#[test]
+fn over_loopback() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    let place = Place::new("held-up").unwrap();
+    let serving = Serving::start(&place, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    let target = ([127, 0, 0, 1], serving.address().port()).into();
+    held_up(&place, &serving, target, 2);
+}
+
+/// A client alone: its address tells.
+#[test]
+fn over_a_link() {
+    if !require_root() || !require_cgroup2() || !require_tun() {
+        return;
+    }
+    let pods = Pods::new(Plan::rtt(Duration::from_millis(1))).unwrap();
+    for target in [pods.v4(), pods.v6()] {
+        held_up(pods.client(), pods.serving(), target, 1);
+    }
+}
