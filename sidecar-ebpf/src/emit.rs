@@ -51,11 +51,11 @@ pub(crate) fn emit(flow: &mut FlowRecord, kind: Kind, now: u64, dropped: Counter
 
 /// The same for a flow without socket storage, once it is open. A close is told by the callback that names the state before it.
 ///
-/// What is needed after a helper's call is read after it: what is kept meanwhile may lie on the stack (see `seat::at`).
+/// The clock is read last: the ring's cache lines were last read by userspace, on another CPU, and come back meanwhile. What is needed
+/// after a helper's call is read after it: what is kept meanwhile may lie on the stack (see `seat::at`).
 #[inline(always)]
 pub(crate) fn emit_few(ctx: Ctx, seat: &mut Seat, kind: Kind) {
     seat.tell();
-    let now = now();
     let Some(mut entry) = RECORDS.reserve::<Short>(0) else {
         maps::count(match kind {
             Kind::Open => Counter::OpenDropped,
@@ -75,7 +75,6 @@ pub(crate) fn emit_few(ctx: Ctx, seat: &mut Seat, kind: Kind) {
     put! { flow,
         started_ns: seat.started_ns,
         established_ns: seat.established_ns,
-        emitted_ns: now,
         kind: kind as u8,
         role: seat.role(),
         last_state: last_state,
@@ -90,6 +89,8 @@ pub(crate) fn emit_few(ctx: Ctx, seat: &mut Seat, kind: Kind) {
         few[4]: seat.few[4],
         few[5]: seat.few[5],
     }
+    let now = now();
+    put! { flow, emitted_ns: now, }
     entry.submit(wake(seat.cookie(), now));
 }
 
@@ -103,11 +104,12 @@ pub(crate) const fn lost_with_the_close(established_ns: u64) -> Counter {
     }
 }
 
-/// Sends the open record of a flow without socket storage, or counts that it was dropped.
+/// Opens a flow without socket storage: says when in its seat, and sends its open record or counts that it was dropped.
 #[inline(always)]
-pub(crate) fn emit_open(ctx: Ctx, seat: &mut Seat, now: u64) {
+pub(crate) fn emit_open(ctx: Ctx, seat: &mut Seat) {
     seat.tell();
     let Some(mut entry) = RECORDS.reserve::<ShortOpen>(0) else {
+        seat.open(now());
         maps::count(Counter::OpenDropped);
         return;
     };
@@ -115,12 +117,16 @@ pub(crate) fn emit_open(ctx: Ctx, seat: &mut Seat, now: u64) {
     ctx.identify(flow, seat.cookie());
     ctx.number(flow, seat.role());
     put! { flow,
-        started_ns: seat.started_ns,
-        established_ns: seat.established_ns,
-        emitted_ns: now,
         kind: Kind::Open as u8,
         role: seat.role(),
         last_state: 0,
+    }
+    let now = now();
+    seat.open(now);
+    put! { flow,
+        started_ns: seat.started_ns,
+        established_ns: now,
+        emitted_ns: now,
     }
     entry.submit(wake(seat.cookie(), now));
 }

@@ -105,18 +105,13 @@ fn in_storage(ctx: Ctx, role: Role) {
 
 #[inline(always)]
 fn seated(ctx: Ctx, seat: &mut Seat) {
-    let now = now();
-    seat.established_ns = now;
-    if seat.started_ns == 0 {
-        seat.started_ns = now;
-    }
     if !ctx.arm(CALLBACKS) {
         count(Counter::ArmRefused);
         seat.leave();
         return;
     }
     exchange::begin(ctx, seat.role(), true);
-    emit_open(ctx, seat, now);
+    emit_open(ctx, seat);
 }
 
 #[inline(always)]

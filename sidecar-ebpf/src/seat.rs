@@ -120,6 +120,15 @@ impl Seat {
         self.tick = maps::tick() as u16;
     }
 
+    /// The connection is established; of a server's the start is not seen before.
+    #[inline(always)]
+    pub(crate) fn open(&mut self, now: u64) {
+        self.established_ns = now;
+        if self.started_ns == 0 {
+            self.started_ns = now;
+        }
+    }
+
     /// How many samples are kept.
     #[inline(always)]
     pub(crate) fn few_used(&self) -> u32 {
