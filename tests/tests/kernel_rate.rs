@@ -137,5 +137,6 @@ fn a_ring_that_fills_between_two_drains_is_drained_in_time() {
         lost_by_time > 0.2,
         "too slow a machine to show it: {report:?}"
     );
-    assert!(lost / all < lost_by_time / 4.0, "{lost} of {all}");
+    // It also has to get a processor in time, which on a busy machine it does not always.
+    assert!(lost / all < lost_by_time / 2.0, "{lost} of {all}");
 }
