@@ -2,8 +2,8 @@
 //!
 //! Throughput alone cannot answer that on a machine that other work shares: it swings by more between two equal
 //! runs than flowcar changes. So there are three figures. Throughput and CPU time are compared in many short
-//! pairs of runs, with the confidence that their number allows. Beside them stands the kernel's own count: the
-//! calls of each hook, times what a call takes beyond an empty program, as a share of a bare exchange.
+//! rounds of runs, with the confidence that their number allows. Beside them stands the kernel's own count: the
+//! calls of each hook, times what a call takes beyond an empty program, as a share of the bare exchange of its round.
 //!
 //! One end of each connection is in the followed cgroup, as one is in a pod: the client's, then the server's.
 
@@ -22,25 +22,22 @@ use flowcar_tests::{
     receiver::Receiver,
 };
 
-use measure::{Follows, Measure};
+use measure::Measure;
 use worker::{End, Workload};
 
 /// What flowcar costs on this machine.
 #[derive(Parser)]
 #[command(name = "bench")]
 struct Arguments {
-    /// Pairs of runs, with flowcar and without
+    /// Rounds: without flowcar, with it, and twice with it while the kernel counts
     #[arg(long, default_value_t = 30)]
-    pairs: usize,
+    rounds: usize,
     /// Milliseconds of each run
     #[arg(long, default_value_t = 400)]
     run: u64,
-    /// Eight pairs only
+    /// Eight rounds only
     #[arg(long)]
     quick: bool,
-    /// The kernel's own count only, without the pairs of runs
-    #[arg(long)]
-    hooks: bool,
     /// The work itself, which this program starts inside the cgroup
     #[arg(long, hide = true)]
     worker: bool,
@@ -71,18 +68,15 @@ fn bench(arguments: &Arguments) -> io::Result<()> {
         return Err(io::Error::other("run it as root: sudo make bench"));
     }
     let interrupt = Interrupt::catch()?;
-    let pairs = if arguments.quick { 8 } else { arguments.pairs };
+    let rounds = if arguments.quick { 8 } else { arguments.rounds };
     let measure = Measure {
-        pairs,
+        rounds,
         run: Duration::from_millis(arguments.run),
         receiver: &Receiver::start()?,
         interrupt: &interrupt,
     };
     report::head(&measure);
-    let measured = match arguments.hooks {
-        true => count_hooks(&measure),
-        false => measure_all(&measure),
-    };
+    let measured = measure_all(&measure);
     // Whoever was killed by the signal failed for another reason.
     interrupt.check()?;
     measured
@@ -91,21 +85,10 @@ fn bench(arguments: &Arguments) -> io::Result<()> {
 fn measure_all(measure: &Measure<'_>) -> io::Result<()> {
     let mut starts = Vec::new();
     for (workload, end) in scenes() {
-        let pairs = measure.pairs(workload, end, &mut starts)?;
-        let flows = measure.hooks(workload, end, Follows::Flows)?;
-        let exchanges = measure.hooks(workload, end, Follows::Exchanges)?;
-        report::workload(workload, end, &pairs, &flows, &exchanges);
+        let rounds = measure.rounds(workload, end, &mut starts)?;
+        report::workload(workload, end, &rounds);
     }
     report::process(&measure.idle()?, &starts);
-    Ok(())
-}
-
-fn count_hooks(measure: &Measure<'_>) -> io::Result<()> {
-    for (workload, end) in scenes() {
-        let flows = measure.hooks(workload, end, Follows::Flows)?;
-        let exchanges = measure.hooks(workload, end, Follows::Exchanges)?;
-        report::counted(workload, end, &flows, &exchanges);
-    }
     Ok(())
 }
 

@@ -10,16 +10,18 @@ use flowcar_tests::{
     sidecar::Sidecar,
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
 use crate::{
-    hooks::{self, Count, Counting, Counts, EmptyProgram, Hook},
+    hooks::{self, Count, Counts, EmptyProgram, Hook},
     worker::{End, Run, Worker, Workload},
 };
 
-/// Runs in which the kernel counts.
-const COUNTED_RUNS: usize = 10;
-
 /// The kernel takes away the connections of a namespace that is gone beside whoever works next: hundreds of thousands in
-/// TIME_WAIT, after the pairs of runs.
+/// TIME_WAIT.
 const TAKEN_AWAY: Duration = Duration::from_secs(3);
 
 /// How long flowcar has been idle when its memory is read: past several reports.
@@ -65,8 +67,8 @@ impl Follows {
 /// How much to measure.
 #[derive(Debug)]
 pub(crate) struct Measure<'a> {
-    /// Pairs of runs.
-    pub(crate) pairs: usize,
+    /// Rounds of four runs.
+    pub(crate) rounds: usize,
     /// How long each run is.
     pub(crate) run: Duration,
     /// What flowcar sends to.
@@ -75,7 +77,18 @@ pub(crate) struct Measure<'a> {
     pub(crate) interrupt: &'a Interrupt,
 }
 
-/// The same work without flowcar and with it, one right after the other.
+/// What was measured in a row.
+#[derive(Clone, Debug)]
+pub(crate) struct Round {
+    /// Without the kernel counting.
+    pub(crate) pair: Pair,
+    /// flowcar as it is by default.
+    pub(crate) flows: Counted,
+    /// With exchange latency.
+    pub(crate) exchanges: Counted,
+}
+
+/// The same work without flowcar and with it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pair {
     /// Without.
@@ -93,8 +106,6 @@ pub(crate) struct Pair {
 pub(crate) struct Counted {
     /// Exchanges.
     pub(crate) exchanges: u64,
-    /// Wall nanoseconds of one, while the kernel counted.
-    pub(crate) exchange_ns: f64,
     /// flowcar's programs.
     pub(crate) hooks: Counts,
     /// The empty ones.
@@ -114,6 +125,16 @@ pub(crate) struct Idle {
     pub(crate) cpu_share: f64,
 }
 
+/// A flowcar whose programs the kernel counts, from the first round to the last, for in steady work its maps are in the caches. It is
+/// stopped (SIGSTOP) while others run.
+struct Counting {
+    sidecar: Sidecar,
+    empty: Vec<EmptyProgram>,
+    /// Called first, they bring what the kernel counts with into the caches, which is no work of flowcar's.
+    _before: Vec<EmptyProgram>,
+    ground: Ground,
+}
+
 /// A worker, and the cgroup that one end of its connections is in.
 struct Ground {
     worker: Worker,
@@ -125,59 +146,28 @@ struct Ground {
 // === impl Measure ===
 
 impl Measure<'_> {
-    /// The pairs. How long flowcar took to attach in each is added to `starts`.
-    pub(crate) fn pairs(
+    /// The rounds. How long flowcar took to attach in each is added to `starts`.
+    pub(crate) fn rounds(
         &self,
         workload: Workload,
         end: End,
         starts: &mut Vec<Duration>,
-    ) -> io::Result<Vec<Pair>> {
+    ) -> io::Result<Vec<Round>> {
+        std::thread::sleep(TAKEN_AWAY);
+        let mut flows = Counting::start(self, workload, end, Follows::Flows)?;
+        let mut exchanges = Counting::start(self, workload, end, Follows::Exchanges)?;
         let mut ground = self.ground(end)?;
         // Once unmeasured, for cold caches.
         ground.worker.run(workload, self.run)?;
-        (0..self.pairs)
-            .map(|number| {
-                self.interrupt.check()?;
-                ground.pair(self, workload, number % 2 == 1, starts)
+        let round = |number| {
+            self.interrupt.check()?;
+            Ok(Round {
+                pair: ground.pair(self, workload, number % 2 == 1, starts)?,
+                flows: flows.run(self, workload)?,
+                exchanges: exchanges.run(self, workload)?,
             })
-            .collect()
-    }
-
-    /// Runs with flowcar in which the kernel counts.
-    pub(crate) fn hooks(
-        &self,
-        workload: Workload,
-        end: End,
-        follows: Follows,
-    ) -> io::Result<Vec<Counted>> {
-        std::thread::sleep(TAKEN_AWAY);
-        let mut ground = self.ground(end)?;
-        let empty_programs = || -> io::Result<Vec<_>> {
-            let attach = |hook: &Hook| EmptyProgram::attach(ground.followed.path(), *hook);
-            follows.hooks().iter().map(attach).collect()
         };
-        // Called first, they bring what the kernel counts with into the caches, which is no work of flowcar's.
-        let _before = empty_programs()?;
-        let sidecar = self.follow(&ground.followed, follows)?;
-        let empty = empty_programs()?;
-        let _counting = Counting::start()?;
-        (0..COUNTED_RUNS)
-            .map(|_| {
-                self.interrupt.check()?;
-                let counts = || -> io::Result<_> {
-                    Ok((hooks::counts(sidecar.id())?, EmptyProgram::counts(&empty)?))
-                };
-                let before = counts()?;
-                let run = ground.worker.run(workload, self.run)?;
-                let after = counts()?;
-                Ok(Counted {
-                    exchanges: run.exchanges,
-                    exchange_ns: run.exchange_ns(),
-                    hooks: grown(&before.0, &after.0),
-                    empty: grown(&before.1, &after.1),
-                })
-            })
-            .collect()
+        (0..self.rounds).map(round).collect()
     }
 
     /// flowcar beside a cgroup in which nothing happens.
@@ -258,5 +248,102 @@ impl Ground {
             flowcar_cpu,
             flowcar_rss,
         })
+    }
+}
+
+// === impl Counting ===
+
+impl Counting {
+    fn start(
+        measure: &Measure<'_>,
+        workload: Workload,
+        end: End,
+        follows: Follows,
+    ) -> io::Result<Self> {
+        let mut ground = measure.ground(end)?;
+        let empty_programs = || -> io::Result<Vec<_>> {
+            let attach = |hook: &Hook| EmptyProgram::attach(ground.followed.path(), *hook);
+            follows.hooks().iter().map(attach).collect()
+        };
+        let before = empty_programs()?;
+        let sidecar = measure.follow(&ground.followed, follows)?;
+        let empty = empty_programs()?;
+        // Once uncounted, for cold caches.
+        ground.worker.run(workload, measure.run)?;
+        let counting = Self {
+            sidecar,
+            empty,
+            _before: before,
+            ground,
+        };
+        counting.signal(Signal::SIGSTOP)?;
+        Ok(counting)
+    }
+
+    /// A run in which the kernel counts.
+    fn run(&mut self, measure: &Measure<'_>, workload: Workload) -> io::Result<Counted> {
+        self.signal(Signal::SIGCONT)?;
+        let counted = {
+            let _enabled = hooks::Counting::start()?;
+            let before = self.counts()?;
+            let exchanges = self.ground.worker.run(workload, measure.run)?.exchanges;
+            let after = self.counts()?;
+            Counted {
+                exchanges,
+                hooks: grown(&before.0, &after.0),
+                empty: grown(&before.1, &after.1),
+            }
+        };
+        self.signal(Signal::SIGSTOP)?;
+        Ok(counted)
+    }
+
+    fn counts(&self) -> io::Result<(Counts, Counts)> {
+        Ok((
+            hooks::counts(self.sidecar.id())?,
+            EmptyProgram::counts(&self.empty)?,
+        ))
+    }
+
+    fn signal(&self, signal: Signal) -> io::Result<()> {
+        Ok(kill(
+            Pid::from_raw(self.sidecar.id().cast_signed()),
+            signal,
+        )?)
+    }
+}
+
+// === impl Counted ===
+
+impl Counted {
+    /// Nanoseconds of an exchange in flowcar's programs, less those in empty ones.
+    pub(crate) fn ns(&self) -> f64 {
+        self.hooks
+            .keys()
+            .map(|hook| self.ns_an_exchange(*hook))
+            .sum()
+    }
+
+    /// The same of one hook.
+    pub(crate) fn ns_an_exchange(&self, hook: Hook) -> f64 {
+        match self.calls(hook) {
+            0 => 0.0,
+            _ => self.calls_an_exchange(hook) * self.beyond_empty(hook),
+        }
+    }
+
+    /// How often the hook was called.
+    pub(crate) fn calls(&self, hook: Hook) -> u64 {
+        self.hooks.get(&hook).map_or(0, |count| count.calls)
+    }
+
+    /// The same for each exchange.
+    pub(crate) fn calls_an_exchange(&self, hook: Hook) -> f64 {
+        self.calls(hook) as f64 / self.exchanges as f64
+    }
+
+    /// Nanoseconds of a call of flowcar's program, less those of the empty one beside it. One that was called.
+    pub(crate) fn beyond_empty(&self, hook: Hook) -> f64 {
+        self.hooks[&hook].ns_per_call() - self.empty[&hook].ns_per_call()
     }
 }

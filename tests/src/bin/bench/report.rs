@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use crate::{
-    hooks::{Counts, Hook},
-    measure::{Counted, Idle, Measure, Pair},
+    hooks::Hook,
+    measure::{Counted, Idle, Measure, Round},
     statistics::{Confident, Spread, confident, spread},
     worker::{End, REQUEST, RESPONSE, Run, Workload},
 };
@@ -23,8 +23,8 @@ pub(crate) fn head(measure: &Measure<'_>) {
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     println!(
-        "flowcar bench: {} pairs of {} ms, with flowcar and without in turn; Linux {}, {cpus} CPUs, {} build",
-        measure.pairs,
+        "flowcar bench: {} rounds of {} ms each without flowcar, with it, and with it while the kernel counts; Linux {}, {cpus} CPUs, {} build",
+        measure.rounds,
         measure.run.as_millis(),
         kernel.trim(),
         if cfg!(debug_assertions) {
@@ -40,24 +40,21 @@ pub(crate) fn head(measure: &Measure<'_>) {
 }
 
 /// One workload.
-pub(crate) fn workload(
-    workload: Workload,
-    end: End,
-    pairs: &[Pair],
-    flows: &[Counted],
-    exchanges: &[Counted],
-) {
+pub(crate) fn workload(workload: Workload, end: End, rounds: &[Round]) {
     title(workload, end);
     println!("{:26} {:>27} {:>27}", "", "without", "with flowcar");
-    row("exchanges a second", pairs, Run::throughput, 0);
-    row("CPU us of an exchange", pairs, |run| run.cpu_ns() / 1e3, 2);
-    ratio("with / without, throughput", pairs, Run::throughput);
-    ratio("with / without, CPU time", pairs, Run::cpu_ns);
-    let cpu =
-        spread(pairs.iter().map(|pair| {
-            100.0 * pair.flowcar_cpu.as_secs_f64() / pair.followed.elapsed.as_secs_f64()
-        }));
-    let rss = spread(pairs.iter().map(|pair| pair.flowcar_rss as f64 / MIB));
+    row("exchanges a second", rounds, Run::throughput, 0);
+    row("CPU us of an exchange", rounds, |run| run.cpu_ns() / 1e3, 2);
+    ratio("with / without, throughput", rounds, Run::throughput);
+    ratio("with / without, CPU time", rounds, Run::cpu_ns);
+    let cpu = spread(rounds.iter().map(|round| {
+        100.0 * round.pair.flowcar_cpu.as_secs_f64() / round.pair.followed.elapsed.as_secs_f64()
+    }));
+    let rss = spread(
+        rounds
+            .iter()
+            .map(|round| round.pair.flowcar_rss as f64 / MIB),
+    );
     println!(
         "{:26} {} % of one CPU, {} MiB resident",
         "the flowcar process",
@@ -65,30 +62,16 @@ pub(crate) fn workload(
         show(rss, 1)
     );
     println!();
-    let exchange_ns = spread(pairs.iter().map(|pair| pair.bare.exchange_ns())).median;
-    both(flows, exchanges, |_| exchange_ns);
-}
-
-/// One workload, by the kernel's count alone.
-pub(crate) fn counted(workload: Workload, end: End, flows: &[Counted], exchanges: &[Counted]) {
-    title(workload, end);
-    // With flowcar at work, so the share is a little too small.
-    both(flows, exchanges, |counted| {
-        median(counted, |run| run.exchange_ns)
-    });
-}
-
-fn both(flows: &[Counted], exchanges: &[Counted], exchange_ns: impl Fn(&[Counted]) -> f64) {
     hooks(
         "by the kernel's count",
-        flows,
-        exchange_ns(flows),
+        rounds,
+        |round| &round.flows,
         GOAL_SHARE,
     );
     hooks(
         "FLOWCAR_EXCHANGE=on",
-        exchanges,
-        exchange_ns(exchanges),
+        rounds,
+        |round| &round.exchanges,
         GOAL_SHARE_EXCHANGES,
     );
 }
@@ -109,9 +92,9 @@ fn title(workload: Workload, end: End) {
     }
 }
 
-fn row(name: &str, pairs: &[Pair], figure: impl Fn(&Run) -> f64, digits: usize) {
-    let bare = spread(pairs.iter().map(|pair| figure(&pair.bare)));
-    let followed = spread(pairs.iter().map(|pair| figure(&pair.followed)));
+fn row(name: &str, rounds: &[Round], figure: impl Fn(&Run) -> f64, digits: usize) {
+    let bare = spread(rounds.iter().map(|round| figure(&round.pair.bare)));
+    let followed = spread(rounds.iter().map(|round| figure(&round.pair.followed)));
     println!(
         "{name:26} {:>27} {:>27}",
         show(bare, digits),
@@ -119,65 +102,62 @@ fn row(name: &str, pairs: &[Pair], figure: impl Fn(&Run) -> f64, digits: usize) 
     );
 }
 
-fn ratio(name: &str, pairs: &[Pair], figure: impl Fn(&Run) -> f64) {
+fn ratio(name: &str, rounds: &[Round], figure: impl Fn(&Run) -> f64) {
     let Confident { median, interval } = confident(
-        pairs
+        rounds
             .iter()
-            .map(|pair| figure(&pair.followed) / figure(&pair.bare)),
+            .map(|round| figure(&round.pair.followed) / figure(&round.pair.bare)),
     );
     match interval {
         Some((low, high)) => println!("{name:26} {median:>14.3} [{low:.3}, {high:.3}]"),
-        None => println!("{name:26} {median:>14.3} [too few pairs to say]"),
+        None => println!("{name:26} {median:>14.3} [too few rounds to say]"),
     }
 }
 
-/// The kernel's count, and what it comes to against `exchange_ns`, the bare time of an exchange.
-fn hooks(title: &str, counted: &[Counted], exchange_ns: f64, goal: f64) {
+/// The kernel's count, and what it comes to against the bare exchange of each round.
+fn hooks(title: &str, rounds: &[Round], counted: impl Fn(&Round) -> &Counted, goal: f64) {
     println!(
         "{title:26} {:>14} {:>12} {:>14} {:>12}",
         "calls/exchange", "ns/call", "less an empty", "ns/exchange"
     );
-    let of_runs: BTreeSet<Hook> = counted
+    let middle = |figure: &dyn Fn(&Round) -> f64| spread(rounds.iter().map(figure)).median;
+    let hooks: BTreeSet<Hook> = rounds
         .iter()
-        .flat_map(|run| run.hooks.keys().copied())
+        .flat_map(|round| counted(round).hooks.keys().copied())
         .collect();
-    let mut total = 0.0;
-    for hook in of_runs {
-        let count = |run: &Counted| run.hooks.get(&hook).copied().unwrap_or_default();
-        let calls = median(counted, |run| {
-            count(run).calls as f64 / run.exchanges as f64
-        });
-        // Without a call in every run there is nothing to divide by.
-        if counted.iter().any(|run| count(run).calls == 0) {
+    for hook in hooks {
+        // Without a call in every round there is nothing to divide by.
+        if rounds.iter().any(|round| counted(round).calls(hook) == 0) {
             continue;
         }
-        let ns = median(counted, |run| count(run).ns_per_call());
-        let net = median(counted, |run| beyond_empty(&run.hooks, &run.empty, hook));
-        total += calls * net;
         println!(
-            "{:26} {calls:>14.2} {ns:>12.0} {net:>14.0} {:>12.0}",
+            "{:26} {:>14.2} {:>12.0} {:>14.0} {:>12.0}",
             hook.name(),
-            calls * net
+            middle(&|round| counted(round).calls_an_exchange(hook)),
+            middle(&|round| counted(round).hooks[&hook].ns_per_call()),
+            middle(&|round| counted(round).beyond_empty(hook)),
+            middle(&|round| counted(round).ns_an_exchange(hook)),
         );
     }
-    let share = total / exchange_ns;
+    let bare = |round: &Round| round.pair.bare.exchange_ns();
+    let share = confident(rounds.iter().map(|round| counted(round).ns() / bare(round)));
+    let interval = match share.interval {
+        Some((low, high)) => format!("[{:.2}, {:.2}]", 100.0 * low, 100.0 * high),
+        None => "[too few rounds to say]".to_owned(),
+    };
     println!(
-        "{:26} {:.2} % of a bare exchange ({total:.0} ns of {:.1} us): {} the goal of {:.0} %",
+        "{:26} {:.2} % {interval} of a bare exchange ({:.0} ns of {:.1} us): {} the goal of {:.0} %",
         "share",
-        100.0 * share,
-        exchange_ns / 1e3,
-        if share <= goal { "within" } else { "PAST" },
+        100.0 * share.median,
+        middle(&|round| counted(round).ns()),
+        middle(&|round| bare(round)) / 1e3,
+        if share.median <= goal {
+            "within"
+        } else {
+            "PAST"
+        },
         100.0 * goal,
     );
-}
-
-/// Nanoseconds of a call of flowcar's program, less those of the empty one beside it.
-fn beyond_empty(counts: &Counts, empty: &Counts, hook: Hook) -> f64 {
-    counts[&hook].ns_per_call() - empty[&hook].ns_per_call()
-}
-
-fn median(counted: &[Counted], figure: impl Fn(&Counted) -> f64) -> f64 {
-    spread(counted.iter().map(figure)).median
 }
 
 /// flowcar itself.
