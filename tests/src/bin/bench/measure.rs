@@ -172,6 +172,7 @@ impl Measure<'_> {
 
     /// flowcar beside a cgroup in which nothing happens.
     pub(crate) fn idle(&self) -> io::Result<Idle> {
+        std::thread::sleep(TAKEN_AWAY);
         let cgroup = Cgroup::new("bench-idle")?;
         self.interrupt.check()?;
         let sidecar = self.follow(&cgroup, Follows::Flows)?;
