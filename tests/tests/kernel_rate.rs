@@ -2,7 +2,13 @@
 //!
 //! `FLOWCAR_RATE_SECONDS` is how long each load lasts, 10 if it is not set.
 
-use std::{env, net::SocketAddr, thread, time::Duration};
+use std::{
+    env,
+    net::SocketAddr,
+    sync::{Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
 
 use flowcar_shared::record::{OPEN_LEN, SHORT_LEN};
 use flowcar_tests::{
@@ -27,6 +33,9 @@ fn load(name: &str, settings: &[(&str, &str)], rate: Option<f64>) -> Option<(Loa
     if !require_root() || !require_cgroup2() {
         return None;
     }
+    // Each takes the whole machine, and the tests of a program run side by side.
+    static MACHINE: Mutex<()> = Mutex::new(());
+    let _alone = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
     let place = Place::new(name).unwrap();
     let range = ("net.ipv4.ip_local_port_range", "1024 65535");
     place.netns().sysctl(range.0, range.1).unwrap();
@@ -137,6 +146,5 @@ fn a_ring_that_fills_between_two_drains_is_drained_in_time() {
         lost_by_time > 0.2,
         "too slow a machine to show it: {report:?}"
     );
-    // It also has to get a processor in time, which on a busy machine it does not always.
-    assert!(lost / all < lost_by_time / 2.0, "{lost} of {all}");
+    assert!(lost / all < lost_by_time / 4.0, "{lost} of {all}");
 }
