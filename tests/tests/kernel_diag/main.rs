@@ -3,5 +3,6 @@
 mod adoption;
 mod alone;
 mod closed_books;
+mod held_up;
 mod listeners;
 mod scope;
