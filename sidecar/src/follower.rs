@@ -279,12 +279,9 @@ fn beside(
     })?;
     // A socket that is not there any more has sent its last record.
     flows.records(ebpf, finished);
-    flows.table.show(|flow| diag.is_here(flow.role, flow.local));
     flows.looked(diag, looking, finished);
-    if flows.table.is_shown() {
-        let missing = flows.table.missing();
-        flows.remainder.looked(unheard, missing);
-    }
+    let absent = flows.table.absent();
+    flows.remainder.looked(unheard, absent);
     Ok(sockets)
 }
 

@@ -191,7 +191,8 @@ impl World {
             }
         }
         let series = &mut self.series;
-        self.table.looked(&looking, |change| series.apply(&change));
+        self.table
+            .looked(&looking, |_| false, |change| series.apply(&change));
     }
 
     fn tell(&mut self, socket: &Socket) {

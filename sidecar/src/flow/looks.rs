@@ -60,22 +60,6 @@ impl Table {
         self.adopted
     }
 
-    /// Whether looks show sockets of the followed cgroup.
-    pub fn is_shown(&self) -> bool {
-        !self.shown.is_empty()
-    }
-
-    /// Takes in what else tells that dumps show a flow's socket if it is there: short connections may come and go between them all.
-    pub fn show(&mut self, is_shown: impl Fn(&Flow) -> bool) {
-        let Self { flows, shown, .. } = self;
-        for entry in flows.values().filter(|entry| entry.absent > 0) {
-            let ip = entry.flow.local.ip();
-            if shown.len() < MOST_SHOWN && !shown.contains(&ip) && is_shown(&entry.flow) {
-                shown.insert(ip);
-            }
-        }
-    }
-
     /// Takes in one socket of a dump. One without counts is a request or the remains of one that ended.
     pub fn look(&mut self, sight: &Sight, looking: &Looking, mut each: impl FnMut(Change)) {
         let Some(info) = &sight.info else { return };
@@ -101,9 +85,15 @@ impl Table {
     }
 
     /// Takes in that a dump is over, all of it: what it did not show is not there any more, if dumps show such sockets at
-    /// all. `each` is told of the flows that are given up. Gives the adopted flows that this dump was the first not to show: what is under their
+    /// all. That they do is known by the address of one that was shown, or by what else tells of a flow that it `is_here`: short
+    /// connections may come and go between all dumps. `each` is told of the flows that are given up. Gives the adopted flows that this dump was the first not to show: what is under their
     /// addresses now can tell how they ended, while their applications still hold them.
-    pub fn looked(&mut self, looking: &Looking, mut each: impl FnMut(Change)) -> Vec<SocketName> {
+    pub fn looked(
+        &mut self,
+        looking: &Looking,
+        is_here: impl Fn(&Flow) -> bool,
+        mut each: impl FnMut(Change),
+    ) -> Vec<SocketName> {
         let mut missing = Vec::new();
         let mut gone = Vec::new();
         for (cookie, entry) in &mut self.flows {
@@ -112,11 +102,11 @@ impl Table {
                 continue;
             }
             entry.absent = entry.absent.saturating_add(1);
-            let dropped = match entry.history {
+            let dropped = || match entry.history {
                 Some(_) => looking.overruns > entry.overruns,
-                None => self.shown.contains(&entry.flow.local.ip()),
+                None => self.shown.contains(&entry.flow.local.ip()) || is_here(&entry.flow),
             };
-            if entry.absent >= ABSENT && dropped {
+            if entry.absent >= ABSENT && dropped() {
                 gone.push(*cookie);
             } else if let (Some(history), 1) = (&entry.history, entry.absent) {
                 missing.push(SocketName {
@@ -134,7 +124,7 @@ impl Table {
     }
 
     /// Flows that records tell of and the last dump did not show: they may be over, and are still listed.
-    pub fn missing(&self) -> u64 {
+    pub fn absent(&self) -> u64 {
         let of_records = |entry: &&Entry| entry.history.is_none() && entry.absent > 0;
         self.flows.values().filter(of_records).count() as u64
     }

@@ -154,7 +154,10 @@ impl Flows {
             anchor,
             ..
         } = self;
-        let missing = table.looked(looking, |change| take(series, &change, anchor, finished));
+        let is_here = |flow: &Flow| source.is_here(flow.role, flow.local);
+        let missing = table.looked(looking, is_here, |change| {
+            take(series, &change, anchor, finished)
+        });
         for name in missing {
             table.remains(name.cookie, source.find(&name, true));
         }

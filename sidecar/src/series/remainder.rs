@@ -22,8 +22,8 @@ impl Remainder {
     /// A look is over that began when so many ends' news were lost. It left so many flows listed that it did not show: one
     /// whose end was lost just before the look before it, or whose socket was just about to go, takes a look more to go off the
     /// list.
-    pub const fn looked(&mut self, unheard: u64, missing: u64) {
-        self.settled = self.before_last.saturating_sub(missing);
+    pub const fn looked(&mut self, unheard: u64, absent: u64) {
+        self.settled = self.before_last.saturating_sub(absent);
         self.before_last = unheard;
     }
 

@@ -207,11 +207,10 @@ impl Process {
         }
         let series = &mut self.series;
         if !self.records || self.dumps > 1 {
-            self.table.looked(&looking, |change| series.apply(&change));
-            if self.table.is_shown() {
-                let missing = self.table.missing();
-                self.remainder.looked(unheard, missing);
-            }
+            self.table
+                .looked(&looking, |_| false, |change| series.apply(&change));
+            let absent = self.table.absent();
+            self.remainder.looked(unheard, absent);
         }
         if !self.settled && (self.records || self.dumps == 2) {
             self.settled = true;

@@ -12,6 +12,7 @@ mod tcp_info;
 mod wire;
 
 use std::{
+    cell::OnceCell,
     collections::{BTreeMap, HashSet},
     io,
     net::{IpAddr, SocketAddr},
@@ -67,8 +68,8 @@ pub struct DiagSource {
     backlog: Vec<Message>,
     scope: Scope,
     listeners: Listeners,
-    /// The network namespace's own addresses, but for those that every one has.
-    addresses: HashSet<IpAddr>,
+    /// The network namespace's own addresses as of this dump, but for those that every one has; asked for where they are needed.
+    addresses: OnceCell<HashSet<IpAddr>>,
     counts: Counts,
     /// Dropped by groups that were left.
     dropped_before: u64,
@@ -102,7 +103,7 @@ impl DiagSource {
             backlog: Vec::new(),
             scope,
             listeners: Listeners::default(),
-            addresses: HashSet::new(),
+            addresses: OnceCell::new(),
             counts: Counts::default(),
             dropped_before: 0,
         })
@@ -147,7 +148,7 @@ impl DiagSource {
         let began = Instant::now();
         self.scope.refresh();
         self.dump_listeners()?;
-        self.addresses = own_addresses();
+        self.addresses = OnceCell::new();
         let (mut followed, mut others) = (0, 0);
         self.dump_states(wire::connections(), |side, sight| {
             if side == Side::Inside {
@@ -189,7 +190,11 @@ impl DiagSource {
     /// has its address and no other has, or a followed listener is at its port.
     pub fn is_here(&self, role: Role, local: SocketAddr) -> bool {
         let listens = || self.listeners.ports().contains_key(&Some(local.port()));
-        self.addresses.contains(&local.ip()) || role == Role::Server && listens()
+        let has_address = || {
+            let addresses = self.addresses.get_or_init(own_addresses);
+            addresses.contains(&local.ip())
+        };
+        role == Role::Server && listens() || has_address()
     }
 
     fn dump_states(
