@@ -8,7 +8,7 @@ mod kernel;
 
 use common::{blank, bytes};
 use flowcar::{
-    flow::{Flow, Role, Table, decode},
+    flow::{Adopt, Flow, Looking, Monotonic, Role, Table, decode},
     series::{Naming, PeerNaming},
     snapshot::SeriesKey,
 };
@@ -207,4 +207,33 @@ fn only_a_close_that_cannot_be_read_is_lost() {
     // Named nothing: the worst is assumed.
     table.malformed(None);
     assert_eq!(lost(&table), 2);
+}
+
+/// Both ends on loopback: the listener tells that dumps would show the server, and nothing tells so of the client.
+#[test]
+fn what_tells_of_one_end_tells_of_its_address() {
+    let mut table = Table::new(2);
+    let mut server = blank(1);
+    server.role = Role::Server as u8;
+    for record in [server, blank(2)] {
+        table.apply(decode(bytes(&record), 1).expect("a whole record"));
+    }
+    let is_server = |flow: &Flow| flow.role == Role::Server;
+    let mut listed = Vec::new();
+    for dump in 1..=3 {
+        let looking = Looking {
+            at: Monotonic(1_000_000),
+            dump,
+            adopt: Adopt::Connected,
+            overruns: 0,
+            seed: 1,
+        };
+        table.looked(&looking, is_server, |_| ());
+        listed.push(table.len());
+    }
+    assert_eq!(
+        (listed[0], listed[2]),
+        (2, 0),
+        "one dump may miss a socket: {listed:?}"
+    );
 }

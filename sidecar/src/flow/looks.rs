@@ -4,6 +4,8 @@
 //! the list. A flow that no record tells of is adopted: its handshake was not seen, and the news of its socket's
 //! end closes it.
 
+use std::{collections::HashSet, net::IpAddr};
+
 use super::{
     Afterlife, Change, Flow, History, Looked, Monotonic, Role, RttKind, Sight, SocketName, State,
     Table, TcpInfo, TraceIdentity, Volume, table::Entry,
@@ -42,6 +44,24 @@ const ABSENT: u8 = 2;
 
 /// Local addresses that are remembered: more than a pod has.
 const MOST_SHOWN: usize = 1_024;
+
+/// Whether dumps show sockets of a flow's address. Where it is known to be here, so is its address: a client on loopback has
+/// nothing else that tells of it than its server.
+fn would_be_shown(
+    shown: &mut HashSet<IpAddr>,
+    flow: &Flow,
+    is_here: impl FnOnce(&Flow) -> bool,
+) -> bool {
+    let ip = flow.local.ip();
+    if shown.contains(&ip) {
+        return true;
+    }
+    let known = is_here(flow);
+    if known && shown.len() < MOST_SHOWN {
+        shown.insert(ip);
+    }
+    known
+}
 
 impl Table {
     /// Whether a flow with this cookie is listed that looks told of.
@@ -84,29 +104,30 @@ impl Table {
         }
     }
 
-    /// Takes in that a dump is over, all of it: what it did not show is not there any more, if dumps show such sockets at
-    /// all. That they do is known by the address of one that was shown, or by what else tells of a flow that it `is_here`: short
-    /// connections may come and go between all dumps. `each` is told of the flows that are given up. Gives the adopted flows that this dump was the first not to show: what is under their
-    /// addresses now can tell how they ended, while their applications still hold them.
+    /// Takes in that a dump is over, all of it: what it did not show is not there any more, if dumps show sockets of its
+    /// address at all. That they do is known from one that was shown, or from a flow that else is known to be here (`is_here`):
+    /// short connections may come and go between all dumps. `each` is told of the flows that are given up. Gives the adopted flows
+    /// that this dump was the first not to show: what is under their addresses now can tell how they ended, while their
+    /// applications still hold them.
     pub fn looked(
         &mut self,
         looking: &Looking,
         is_here: impl Fn(&Flow) -> bool,
         mut each: impl FnMut(Change),
     ) -> Vec<SocketName> {
+        let Self { flows, shown, .. } = self;
         let mut missing = Vec::new();
         let mut gone = Vec::new();
-        for (cookie, entry) in &mut self.flows {
-            let shown = entry.dump == looking.dump || entry.flow.seen > looking.at;
-            if shown {
+        for (cookie, entry) in flows {
+            if entry.dump == looking.dump || entry.flow.seen > looking.at {
                 continue;
             }
             entry.absent = entry.absent.saturating_add(1);
-            let dropped = || match entry.history {
+            let dropped = match entry.history {
                 Some(_) => looking.overruns > entry.overruns,
-                None => self.shown.contains(&entry.flow.local.ip()) || is_here(&entry.flow),
+                None => would_be_shown(shown, &entry.flow, &is_here),
             };
-            if entry.absent >= ABSENT && dropped() {
+            if entry.absent >= ABSENT && dropped {
                 gone.push(*cookie);
             } else if let (Some(history), 1) = (&entry.history, entry.absent) {
                 missing.push(SocketName {
