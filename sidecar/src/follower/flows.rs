@@ -154,7 +154,7 @@ impl Flows {
             anchor,
             ..
         } = self;
-        let is_here = |flow: &Flow| source.is_here(flow.role, flow.local);
+        let is_here = |flow: &Flow| source.is_here(flow);
         let missing = table.looked(looking, is_here, |change| {
             take(series, &change, anchor, finished)
         });

@@ -30,7 +30,7 @@ use self::{
     wire::Message,
 };
 use crate::{
-    flow::{Afterlife, Role, Sight, SocketName, State},
+    flow::{Afterlife, Flow, Role, Sight, SocketName, State},
     histogram::Histogram,
     snapshot::{Listener, Own},
 };
@@ -187,14 +187,20 @@ impl DiagSource {
     }
 
     /// Whether this end of a connection is in the network namespace that dumps show, as far as what is there tells: the namespace
-    /// has its address and no other has, or a followed listener is at its port.
-    pub fn is_here(&self, role: Role, local: SocketAddr) -> bool {
-        let listens = || self.listeners.ports().contains_key(&Some(local.port()));
+    /// has its address and no other has, or a followed listener is at its server's port, be that on loopback or itself.
+    pub fn is_here(&self, flow: &Flow) -> bool {
+        let server = match flow.role {
+            Role::Server => Some(flow.local),
+            Role::Client | Role::Unknown => {
+                Some(flow.peer).filter(|peer| peer.ip().to_canonical().is_loopback())
+            }
+        };
+        let listens = |at: SocketAddr| self.listeners.ports().contains_key(&Some(at.port()));
         let has_address = || {
             let addresses = self.addresses.get_or_init(own_addresses);
-            addresses.contains(&local.ip())
+            addresses.contains(&flow.local.ip())
         };
-        role == Role::Server && listens() || has_address()
+        server.is_some_and(listens) || has_address()
     }
 
     fn dump_states(
