@@ -280,7 +280,7 @@ fn beside(
     // A socket that is not there any more has sent its last record.
     flows.records(ebpf, finished);
     flows.looked(diag, looking, finished);
-    let absent = flows.table.absent();
+    let absent = flows.table.absent() + flows.own.absent();
     flows.remainder.looked(unheard, absent);
     Ok(sockets)
 }

@@ -59,6 +59,11 @@ impl Books {
         self.lost.values().sum()
     }
 
+    /// How many more are closed or lost than were opened.
+    pub fn excess(&self) -> u64 {
+        (self.closed + self.lost_total()).saturating_sub(self.opened)
+    }
+
     /// Whether `opened = closed + live + lost`.
     pub fn balance(&self) -> bool {
         self.opened == self.closed + self.live + self.lost_total()

@@ -40,7 +40,7 @@ pub struct Looking {
 
 /// How many dumps in a row must not show a flow before it is given up: a dump walks a hash table that changes under it,
 /// and may miss a socket whose bucket moved.
-const ABSENT: u8 = 2;
+pub const ABSENT: u8 = 2;
 
 /// Local addresses that are remembered: more than a pod has.
 const MOST_SHOWN: usize = 1_024;

@@ -26,7 +26,7 @@ pub use exchanges::Exchanges;
 pub use flowcar_shared::record::Role;
 pub use history::{Ending, History};
 pub use inherited::EndedUnseen;
-pub use looks::{Adopt, Looking};
+pub use looks::{ABSENT, Adopt, Looking};
 pub use parts::{Part, Parts};
 pub use record::{Malformed, Record, decode, kind_of};
 pub use sight::{Afterlife, Sight, SocketName, State, TcpInfo};

@@ -127,7 +127,7 @@ impl Flows {
         looking: &Looking,
         finished: &mut impl FnMut(&Flow, &Anchor),
     ) {
-        if self.own.has(sight.cookie) {
+        if self.own.is_looked_at(sight.cookie, looking) {
             return;
         }
         let Self {
@@ -148,6 +148,7 @@ impl Flows {
         looking: &Looking,
         finished: &mut impl FnMut(&Flow, &Anchor),
     ) {
+        self.own.looked(looking);
         let Self {
             table,
             series,
@@ -231,14 +232,22 @@ impl Flows {
     }
 
     pub(super) fn books(&self, kernel: &[u64; COUNTERS]) -> Books {
+        let without = |own: u64| {
+            self.table.books(|counter| {
+                let count = kernel[counter.index() as usize];
+                match counter {
+                    Counter::Established => count.saturating_sub(own),
+                    _ => count,
+                }
+            })
+        };
         let own = self.own.established();
-        self.table.books(|counter| {
-            let count = kernel[counter.index() as usize];
-            match counter {
-                Counter::Established => count.saturating_sub(own),
-                _ => count,
-            }
-        })
+        let books = without(own);
+        // More have gone than were opened: among the ends that the ring lost are some of its own.
+        match books.excess().min(self.own.may_be_lost(kernel)) {
+            0 => books,
+            lost => without(own - lost),
+        }
     }
 
     /// Records of flows that go on and have not been heard, though the kernel counted them before: of others that came since

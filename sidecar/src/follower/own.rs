@@ -1,17 +1,38 @@
 //! flowcar's own connections to receivers, which are no part of the pod's figures.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
-use flowcar_shared::record::Kind;
+use flowcar_shared::{
+    counter::{COUNTERS, Counter},
+    record::Kind,
+};
 
-use crate::{flow::Record, otlp::own::OwnSockets};
+use crate::{
+    flow::{ABSENT, Looking, Monotonic, Record},
+    otlp::own::OwnSockets,
+};
 
 /// Which flows are left out, and how many of the kernel's count they are.
+///
+/// One whose end was lost with the ring full is among the kernel's lost ones, where nobody knows whose they were. It is
+/// left in with those opened, then: the books are closed, and say one lost too many.
 #[derive(Debug, Default)]
 pub(super) struct OwnFlows {
     sockets: OwnSockets,
-    open: HashSet<u64>,
+    open: HashMap<u64, Open>,
     closed: u64,
+    /// Dumps show own sockets: they are in the network namespace that is dumped, and in the cgroup that is followed.
+    shown: bool,
+}
+
+/// One that is established, as far as records told.
+#[derive(Debug)]
+struct Open {
+    seen: Monotonic,
+    /// The last dump that showed it.
+    dump: u64,
+    /// Dumps in a row that did not.
+    absent: u8,
 }
 
 impl OwnFlows {
@@ -34,7 +55,13 @@ impl OwnFlows {
             self.closed += u64::from(established);
             self.sockets.forget(cookie);
         } else if established {
-            self.open.insert(cookie);
+            let seen = record.flow.seen;
+            let open = self.open.entry(cookie);
+            open.and_modify(|open| open.seen = seen).or_insert(Open {
+                seen,
+                dump: 0,
+                absent: 0,
+            });
         }
         true
     }
@@ -42,6 +69,51 @@ impl OwnFlows {
     /// Whether the socket with this cookie is one of them.
     pub(super) fn has(&self, cookie: u64) -> bool {
         self.sockets.contains(cookie)
+    }
+
+    /// Whether the socket that a dump shows is one of them.
+    pub(super) fn is_looked_at(&mut self, cookie: u64, looking: &Looking) -> bool {
+        if !self.sockets.contains(cookie) {
+            return false;
+        }
+        self.shown = true;
+        if let Some(open) = self.open.get_mut(&cookie) {
+            open.dump = looking.dump;
+            open.absent = 0;
+        }
+        true
+    }
+
+    /// Takes in that a dump is over: what it did not show ended, and its record was lost.
+    pub(super) fn looked(&mut self, looking: &Looking) {
+        let Self {
+            sockets,
+            open,
+            shown,
+            ..
+        } = self;
+        open.retain(|cookie, open| {
+            if !*shown || open.dump == looking.dump || open.seen > looking.at {
+                return true;
+            }
+            open.absent += 1;
+            let is_kept = open.absent < ABSENT;
+            if !is_kept {
+                sockets.forget(*cookie);
+            }
+            is_kept
+        });
+    }
+
+    /// Those that the last dump did not show: they may be over.
+    pub(super) fn absent(&self) -> u64 {
+        self.open.values().filter(|open| open.absent > 0).count() as u64
+    }
+
+    /// How many at most have ended, and their end is among those that the ring lost.
+    pub(super) fn may_be_lost(&self, kernel: &[u64; COUNTERS]) -> u64 {
+        let lost = kernel[Counter::CloseDropped.index() as usize];
+        lost.min(self.open.len() as u64)
     }
 
     /// How many were established, as far as records told: the kernel counted them among all.

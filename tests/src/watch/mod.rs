@@ -192,6 +192,29 @@ impl Watch {
         kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
     }
 
+    /// Moves it into the place's cgroup, where sidecars are, and has it connect to the receiver again: its connections are among
+    /// the followed ones from then on.
+    ///
+    /// # Panics
+    /// It is gone.
+    pub fn enter(&self, place: &Place) {
+        place.cgroup().adopt(self.child.id()).unwrap();
+        self.cut_off(place);
+    }
+
+    /// Aborts its connections to the receiver, in its place.
+    ///
+    /// # Panics
+    /// It had none.
+    pub fn cut_off(&self, place: &Place) {
+        let port = format!(":{}", self.seen.receiver_port());
+        let mut ss = place.netns().command("ss").unwrap();
+        let aborted = ss.args(["-HntK", "state", "established", "dport", "=", &port]);
+        let told = aborted.output().unwrap();
+        let told = String::from_utf8_lossy(&told.stdout);
+        assert!(told.contains(&port), "nothing to abort: {told}");
+    }
+
     /// Ends it at once, and takes what it had sent by then.
     ///
     /// # Panics

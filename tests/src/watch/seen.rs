@@ -61,6 +61,10 @@ impl Seen {
         }
     }
 
+    pub(super) const fn receiver_port(&self) -> u16 {
+        self.receiver_port
+    }
+
     pub(super) fn take(&mut self, export: Received) {
         match export {
             Received::Traces(request) => {

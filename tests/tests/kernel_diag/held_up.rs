@@ -75,3 +75,40 @@ fn over_a_link() {
         held_up(pods.client(), pods.serving(), target, 1);
     }
 }
+
+/// A sidecar's own connection to the receiver ends meanwhile. Nobody knows whose the lost ends were, so its own may be among
+/// them, and then with those opened as well.
+#[test]
+fn its_own_connection_too() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    let place = Place::new("held-up").unwrap();
+    let serving = Serving::start(&place, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    let target = ([127, 0, 0, 1], serving.address().port()).into();
+    let mut watch = Watch::start(&place, Mode::Both, &[("FLOWCAR_RING_BYTES", "4096")]);
+    watch.reports(1);
+    watch.enter(&place);
+    watch.reports(3);
+    watch.signal(Signal::SIGSTOP);
+    call_in(&place, &CallPlan::to(target).connections(FILL, 1)).unwrap();
+    serving
+        .reports(FILL as usize, Duration::from_secs(60))
+        .unwrap();
+    watch.cut_off(&place);
+    watch.signal(Signal::SIGCONT);
+    watch.until("all taken off", |seen| {
+        seen.sum("flowcar.tcp.connections.opened", &[]) > 0.0
+            && seen.sum("flowcar.self.table.flows", &[]) == 0.0
+            && seen.sum("flowcar.tcp.connections.live", &[]) == 0.0
+            && seen.sum("flowcar.self.books.unbalanced", &[]) == 0.0
+    });
+    let seen = watch.stop();
+    let sum = |name| seen.sum(name, &[]);
+    let opened = sum("flowcar.tcp.connections.opened");
+    let lost = sum("flowcar.tcp.connections.lost");
+    assert_eq!(sum("flowcar.tcp.connections.closed") + lost, opened);
+    assert_eq!(sum("flowcar.self.books.unbalanced"), 0.0);
+    let own = opened - 2.0 * FILL as f64;
+    assert!((1.0..=2.0).contains(&own), "{own} of its own were lost");
+}
