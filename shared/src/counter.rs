@@ -9,7 +9,8 @@
 pub enum Counter {
     /// Connections that were established under the programs' eyes, whether or not they could be followed.
     Established = 0,
-    /// Sample records that were to be sent: each is in the ring buffer, dropped, or about to be either.
+    /// Sample records that were to be sent: each is in the ring buffer, dropped, or about to be either. Userspace reads the
+    /// counters from the last to the first, and so this one after those of the dropped.
     Sampled = 1,
     /// Established connections that cannot be followed because the kernel refused socket storage.
     StorageRefused = 2,
@@ -51,6 +52,11 @@ impl Counter {
         self as u32
     }
 }
+
+const _: () = {
+    assert!((Counter::Sampled as u32) < Counter::SampleDropped as u32);
+    assert!((Counter::Sampled as u32) < Counter::CloseDropped as u32);
+};
 
 /// Length of the per-CPU array.
 pub const COUNTERS: usize = Counter::ALL.len();

@@ -85,7 +85,7 @@ pub(crate) fn established() {
     add_one(&KEY);
 }
 
-/// Adds one to a counter of what seldom happens.
+/// Adds one to a counter, but for that of connections.
 #[cold]
 #[inline(never)]
 pub(crate) fn count(counter: Counter) {

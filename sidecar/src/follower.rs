@@ -207,6 +207,7 @@ impl Follower {
                 Source::Ebpf(_) | Source::Both(..) => Adopt::Nothing,
             },
             overruns: self.source.diag().map_or(0, DiagSource::dropped),
+            unheard: 0,
             seed: self.flows.seed,
         }
     }
@@ -239,19 +240,22 @@ fn adopt(
     let sockets = diag.dump(|sight| sights.push(*sight))?;
     flows.records(ebpf, finished);
     let dropped = kernel(ebpf)[Counter::OpenDropped.index() as usize];
-    if dropped > 0 {
+    let adopt = if dropped == 0 {
+        Adopt::Connected
+    } else {
+        Adopt::Inherited
+    };
+    let looking = Looking { adopt, ..*looking };
+    for sight in &sights {
+        flows.look(sight, &looking, finished);
+    }
+    let unadopted = flows.table.unadopted();
+    if unadopted > 0 {
         tracing::warn!(
+            unadopted,
             dropped,
             "the ring buffer overran at the start, so connections that were open before cannot be told from new ones and are not followed; raise FLOWCAR_RING_BYTES"
         );
-        return Ok(sockets);
-    }
-    let looking = Looking {
-        adopt: Adopt::Connected,
-        ..*looking
-    };
-    for sight in &sights {
-        flows.look(sight, &looking, finished);
     }
     let adopted = flows.table.adopted();
     tracing::info!(adopted, "connections that were open already");
@@ -268,7 +272,10 @@ fn beside(
     finished: &mut impl FnMut(&Flow, &Anchor),
 ) -> Result<u64, DiagError> {
     const DRAIN_EVERY: u32 = 4_096;
-    let unheard = unheard(&flows.books(&kernel(ebpf)));
+    let looking = &Looking {
+        unheard: unheard(&flows.books(&kernel(ebpf))),
+        ..*looking
+    };
     let mut count = 0;
     let sockets = diag.dump(|sight| {
         flows.look(sight, looking, finished);
@@ -281,7 +288,8 @@ fn beside(
     flows.records(ebpf, finished);
     flows.looked(diag, looking, finished);
     let absent = flows.table.absent() + flows.own.absent();
-    flows.remainder.looked(unheard, absent);
+    let waiting = flows.waiting(&kernel(ebpf));
+    flows.remainder.looked(looking.unheard, absent + waiting);
     Ok(sockets)
 }
 

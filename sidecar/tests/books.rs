@@ -8,7 +8,7 @@ mod kernel;
 
 use common::{blank, bytes};
 use flowcar::{
-    flow::{Adopt, Flow, Looking, Monotonic, Role, Table, decode},
+    flow::{Adopt, Books, Flow, Looking, Lost, Monotonic, Role, Table, decode},
     series::{Naming, PeerNaming},
     snapshot::SeriesKey,
 };
@@ -209,31 +209,83 @@ fn only_a_close_that_cannot_be_read_is_lost() {
     assert_eq!(lost(&table), 2);
 }
 
-/// Both ends on loopback: the listener tells that dumps would show the server, and nothing tells so of the client.
-#[test]
-fn what_tells_of_one_end_tells_of_its_address() {
+/// A table with a server's flow and its client's, both at the same address, and how to look at it.
+fn two_ends() -> (Table, [FlowRecord; 2]) {
     let mut table = Table::new(2);
     let mut server = blank(1);
     server.role = Role::Server as u8;
-    for record in [server, blank(2)] {
+    let records = [server, blank(2)];
+    for record in records {
         table.apply(decode(bytes(&record), 1).expect("a whole record"));
     }
-    let is_server = |flow: &Flow| flow.role == Role::Server;
-    let mut listed = Vec::new();
-    for dump in 1..=3 {
-        let looking = Looking {
-            at: Monotonic(1_000_000),
-            dump,
-            adopt: Adopt::Connected,
-            overruns: 0,
-            seed: 1,
-        };
-        table.looked(&looking, is_server, |_| ());
-        listed.push(table.len());
+    (table, records)
+}
+
+fn looking(dump: u64, unheard: u64) -> Looking {
+    Looking {
+        at: Monotonic(1_000_000),
+        dump,
+        adopt: Adopt::Nothing,
+        overruns: 0,
+        unheard,
+        seed: 1,
     }
+}
+
+/// What three dumps that show nothing leave on the list.
+fn listed(table: &mut Table, unheard: u64, is_here: impl Fn(&Flow) -> bool) -> Vec<usize> {
+    let after = |dump| {
+        table.looked(&looking(dump, unheard), &is_here, |_| ());
+        table.len()
+    };
+    (2..=4).map(after).collect()
+}
+
+fn books(table: &Table, lost: u64) -> Books {
+    table.books(|counter| match counter {
+        Counter::Established => 2,
+        Counter::CloseDropped => lost,
+        _ => 0,
+    })
+}
+
+/// Both ends on loopback: the listener tells that dumps would show the server, and nothing tells so of the client.
+#[test]
+fn what_tells_of_one_end_tells_of_its_address() {
+    let (mut table, _) = two_ends();
+    let listed = listed(&mut table, 2, |flow| flow.role == Role::Server);
     assert_eq!(
         (listed[0], listed[2]),
         (2, 0),
         "one dump may miss a socket: {listed:?}"
     );
+    let books = books(&table, 2);
+    assert_eq!((books.live, books.lost_total()), (0, 2));
+}
+
+/// As in a container with a network namespace of its own, which has the same addresses.
+#[test]
+fn what_no_dump_has_shown_is_given_up_for_an_end_that_was_lost_and_for_no_other() {
+    for unheard in 0..=2 {
+        let (mut table, _) = two_ends();
+        let listed = listed(&mut table, unheard, |_| true);
+        assert_eq!(listed[2] as u64, 2 - unheard);
+        let books = books(&table, unheard);
+        assert_eq!((books.live, books.lost_total()), (2 - unheard, unheard));
+    }
+}
+
+/// Another program took the callbacks off one of two sockets that dumps showed, and no end was lost.
+#[test]
+fn what_dumps_do_not_show_any_more_is_lost_though_no_end_was() {
+    let (mut table, records) = two_ends();
+    for record in &records {
+        table.look(&kernel::sight(record), &looking(1, 0), |_| ());
+        // What is told since does not make it one that no dump has shown.
+        table.apply(decode(bytes(record), 1).expect("a whole record"));
+    }
+    table.look(&kernel::sight(&records[0]), &looking(2, 0), |_| ());
+    assert_eq!(listed(&mut table, 0, |_| false), [2, 1, 0]);
+    let books = books(&table, 0);
+    assert_eq!(books.lost, [(Lost::Callbacks, 2)].into());
 }

@@ -120,6 +120,7 @@ impl World {
             dump: self.dumps,
             adopt: Adopt::All,
             overruns: self.overruns,
+            unheard: 0,
             seed: 1,
         }
     }

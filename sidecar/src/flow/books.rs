@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use flowcar_shared::counter::Counter;
+
 /// What cost a connection its place in the figures (`flowcar.lost`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Lost {
     /// The kernel refused socket storage.
     Storage,
-    /// The kernel refused to arm the socket's callbacks.
+    /// The kernel refused to arm the socket's callbacks; or another program took them off, so that its end was not told: looks do
+    /// not show it any more.
     Callbacks,
     /// The ring buffer was full when the connection closed.
     RingFull,
@@ -68,4 +71,18 @@ impl Books {
     pub fn balance(&self) -> bool {
         self.opened == self.closed + self.live + self.lost_total()
     }
+}
+
+/// Records of flows that go on and have not been heard, where so many were, though the kernel counted them before: of others that
+/// came since the ring was drained, and of all behind one that is being written. For some it is the first word of their connection.
+pub fn waiting(kernel: impl Fn(Counter) -> u64, heard: u64) -> u64 {
+    let to_be_sent = kernel(Counter::Established) + kernel(Counter::Sampled);
+    let not_sent = [
+        Counter::StorageRefused,
+        Counter::ArmRefused,
+        Counter::OpenDropped,
+        Counter::SampleDropped,
+    ];
+    let not_sent: u64 = not_sent.into_iter().map(kernel).sum();
+    to_be_sent.saturating_sub(not_sent + heard)
 }

@@ -151,8 +151,13 @@ impl Table {
     }
 
     /// Takes a flow off the list whose end was not delivered. The kernel has counted the close record that it dropped; a
-    /// dropped news of a socket's end is counted here.
-    pub(super) fn give_up(&mut self, cookie: u64, each: &mut impl FnMut(Change)) {
+    /// dropped news of a socket's end is counted here, and so is an end without a record.
+    pub(super) fn give_up(
+        &mut self,
+        cookie: u64,
+        looking: &Looking,
+        each: &mut impl FnMut(Change),
+    ) {
         let Some(Entry { flow, history, .. }) = self.flows.remove(&cookie) else {
             return;
         };
@@ -162,6 +167,10 @@ impl Table {
             if self.given_up.len() < self.bound {
                 self.given_up.insert(cookie);
             }
+        } else if self.forgone < looking.unheard {
+            self.forgone += 1;
+        } else {
+            self.unheard += 1;
         }
         each(Change {
             before: Some(flow.clone()),

@@ -17,6 +17,9 @@ use crate::histogram::Histogram;
 pub enum Adopt {
     /// None.
     Nothing,
+    /// Established ones that the flowcar before this one told of. Others may be older than the programs, or those whose opening
+    /// found no room in the ring: they are counted.
+    Inherited,
     /// Established ones: records will tell of those that are still connecting.
     Connected,
     /// All: there are no records.
@@ -34,6 +37,8 @@ pub struct Looking {
     pub adopt: Adopt,
     /// News of sockets' ends that were dropped so far.
     pub overruns: u64,
+    /// Records of connections' ends that were lost before it began.
+    pub unheard: u64,
     /// Makes ids of flows without a handshake differ from process to process.
     pub seed: u64,
 }
@@ -45,8 +50,7 @@ pub const ABSENT: u8 = 2;
 /// Local addresses that are remembered: more than a pod has.
 const MOST_SHOWN: usize = 1_024;
 
-/// Whether dumps show sockets of a flow's address. Where it is known to be here, so is its address: a client on loopback has
-/// nothing else that tells of it than its server.
+/// Whether dumps show sockets of a flow's address. Where one flow is known to be here, so is its address.
 fn would_be_shown(
     shown: &mut HashSet<IpAddr>,
     flow: &Flow,
@@ -80,6 +84,11 @@ impl Table {
         self.adopted
     }
 
+    /// Sockets that may be older than the programs, and are not followed.
+    pub const fn unadopted(&self) -> u64 {
+        self.unadopted
+    }
+
     /// Takes in one socket of a dump. One without counts is a request or the remains of one that ended.
     pub fn look(&mut self, sight: &Sight, looking: &Looking, mut each: impl FnMut(Change)) {
         let Some(info) = &sight.info else { return };
@@ -104,18 +113,24 @@ impl Table {
         }
     }
 
-    /// Takes in that a dump is over, all of it: what it did not show is not there any more, if dumps show sockets of its
-    /// address at all. That they do is known from one that was shown, or from a flow that else is known to be here (`is_here`):
-    /// short connections may come and go between all dumps. `each` is told of the flows that are given up. Gives the adopted flows
-    /// that this dump was the first not to show: what is under their addresses now can tell how they ended, while their
-    /// applications still hold them.
+    /// Takes in that a dump is over, all of it: what it did not show is not there any more, if a dump has shown it before. What
+    /// no dump has shown may be of another network namespace. It is given up only for an end that was lost, and if dumps show
+    /// sockets of its address: one was shown, or a flow of it else is known to be here (`is_here`), as short connections may come
+    /// and go between all dumps. `each` is told of the flows that are given up. Gives the adopted flows that this dump was the
+    /// first not to show: what is under their addresses now can tell how they ended, while their applications still hold them.
     pub fn looked(
         &mut self,
         looking: &Looking,
         is_here: impl Fn(&Flow) -> bool,
         mut each: impl FnMut(Change),
     ) -> Vec<SocketName> {
-        let Self { flows, shown, .. } = self;
+        let Self {
+            flows,
+            shown,
+            forgone,
+            ..
+        } = self;
+        let mut unaccounted = looking.unheard.saturating_sub(*forgone);
         let mut missing = Vec::new();
         let mut gone = Vec::new();
         for (cookie, entry) in flows {
@@ -123,11 +138,16 @@ impl Table {
                 continue;
             }
             entry.absent = entry.absent.saturating_add(1);
+            let was_shown = entry.dump > 0;
             let dropped = match entry.history {
                 Some(_) => looking.overruns > entry.overruns,
-                None => would_be_shown(shown, &entry.flow, &is_here),
+                None => {
+                    let known = would_be_shown(shown, &entry.flow, &is_here);
+                    was_shown || known && unaccounted > 0
+                }
             };
             if entry.absent >= ABSENT && dropped {
+                unaccounted = unaccounted.saturating_sub(1);
                 gone.push(*cookie);
             } else if let (Some(history), 1) = (&entry.history, entry.absent) {
                 missing.push(SocketName {
@@ -139,7 +159,7 @@ impl Table {
             }
         }
         for cookie in gone {
-            self.give_up(cookie, &mut each);
+            self.give_up(cookie, looking, &mut each);
         }
         missing
     }
@@ -168,11 +188,14 @@ impl Table {
         let state = sight.state_of_counts();
         let wanted = match looking.adopt {
             Adopt::Nothing => false,
+            Adopt::Inherited => state.is_connected() && self.inherits(sight.cookie),
             Adopt::Connected => state.is_connected(),
             Adopt::All => state.is_connected() || state == State::SynSent,
         };
         let late = self.given_up.contains(&sight.cookie) || self.inherited.is_gone(sight);
         if !wanted || late {
+            let may_be_older = looking.adopt == Adopt::Inherited && state.is_connected();
+            self.unadopted += u64::from(may_be_older && !late);
             return;
         }
         // Without records a later look, or the news of its end, tells of what this one cannot take in.

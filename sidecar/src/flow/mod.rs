@@ -19,7 +19,7 @@ mod trace;
 
 use std::net::SocketAddr;
 
-pub use books::{Books, Lost};
+pub use books::{Books, Lost, waiting};
 pub use end::{End, Failure, Outcome};
 pub use ends::{Ends, Told};
 pub use exchanges::Exchanges;

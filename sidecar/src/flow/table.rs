@@ -63,6 +63,11 @@ pub struct Table {
     pub(super) looked_up: u64,
     /// Listed flows that looks alone tell of.
     pub(super) adopted: usize,
+    pub(super) unadopted: u64,
+    /// Flows of records that were given up for an end that was lost.
+    pub(super) forgone: u64,
+    /// Those given up beyond: no end was lost, and none was told.
+    pub(super) unheard: u64,
     pub(super) overrun: u64,
     pub(super) wiped: u64,
     /// Sockets seen once whose role could not be told.
@@ -71,8 +76,8 @@ pub struct Table {
     pub(super) given_up: HashSet<u64>,
     /// Connections that the flowcar before this one told of.
     pub(super) inherited: Inherited,
-    /// Local addresses of sockets that dumps have shown. A dump shows the sockets of flowcar's own network namespace, and
-    /// the followed cgroup may live in another.
+    /// Local addresses of sockets that dumps have shown, or would if they were asked in time. A dump shows the sockets of
+    /// flowcar's own network namespace, and the followed cgroup may live in another.
     pub(super) shown: HashSet<IpAddr>,
 }
 
@@ -90,6 +95,9 @@ impl Table {
             malformed_closes: 0,
             looked_up: 0,
             adopted: 0,
+            unadopted: 0,
+            forgone: 0,
+            unheard: 0,
             overrun: 0,
             wiped: 0,
             undecided: HashSet::new(),
@@ -160,7 +168,7 @@ impl Table {
         let opened = kernel(Counter::Established) + self.looked_up + self.inherited.lost();
         let lost: BTreeMap<Lost, u64> = [
             (Lost::Storage, kernel(Counter::StorageRefused)),
-            (Lost::Callbacks, kernel(Counter::ArmRefused)),
+            (Lost::Callbacks, kernel(Counter::ArmRefused) + self.unheard),
             (Lost::RingFull, kernel(Counter::CloseDropped)),
             (Lost::Malformed, self.malformed_closes),
             (Lost::Overrun, self.overrun),
@@ -190,7 +198,12 @@ impl Table {
                 if same {
                     follows(&mut flow, &entry.flow);
                 }
-                let old = std::mem::replace(entry, Entry::of_record(flow.clone()));
+                let dump = if same { entry.dump } else { 0 };
+                let new = Entry {
+                    dump,
+                    ..Entry::of_record(flow.clone())
+                };
+                let old = std::mem::replace(entry, new);
                 // The news of the socket's end cannot come before its new connection's, and tells of that one.
                 if old.history.is_some() {
                     self.adopted -= 1;

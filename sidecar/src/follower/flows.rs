@@ -250,19 +250,9 @@ impl Flows {
         }
     }
 
-    /// Records of flows that go on and have not been heard, though the kernel counted them before: of others that came since
-    /// the ring was drained, and of all behind one that is being written. For some it is the first word of their connection.
+    /// Records of flows that go on and have not been heard.
     pub(super) fn waiting(&self, kernel: &[u64; COUNTERS]) -> u64 {
-        let count = |counter: Counter| kernel[counter.index() as usize];
-        let to_be_sent = count(Counter::Established) + count(Counter::Sampled);
-        let not_sent = [
-            Counter::StorageRefused,
-            Counter::ArmRefused,
-            Counter::OpenDropped,
-            Counter::SampleDropped,
-        ];
-        let not_sent: u64 = not_sent.into_iter().map(count).sum();
-        to_be_sent.saturating_sub(not_sent + self.heard)
+        flow::waiting(|counter| kernel[counter.index() as usize], self.heard)
     }
 
     /// The report as it stands, with `own` completed by what is known here.
@@ -292,6 +282,7 @@ impl Flows {
         own.records_malformed = self.malformed;
         own.flows_inexact = self.inexact;
         own.table_unlisted = self.table.unlisted();
+        own.sockets_unadopted = self.table.unadopted();
         own.table_flows = self.table.len() as u64;
         own.series = self.series.all().len() as u64;
         own.unfollowed_ns = self.inheritance.map_or(0, |of| of.unfollowed_ns);

@@ -121,3 +121,80 @@ impl OwnFlows {
         self.closed + self.open.len() as u64
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        flow::{Adopt, Flow, Role, RttKind, TraceIdentity, Volume},
+        histogram::Histogram,
+    };
+
+    const OWN: u64 = 7;
+
+    fn opened(cookie: u64) -> Record {
+        let flow = Flow {
+            cookie,
+            role: Role::Client,
+            local: ([10, 0, 0, 1], 41_000).into(),
+            peer: ([10, 0, 0, 2], 4317).into(),
+            trace: TraceIdentity::of_handshake(1, 2, Role::Client),
+            started: Monotonic(1_000),
+            established: Some(Monotonic(2_000)),
+            seen: Monotonic(2_000),
+            volume: Volume::default(),
+            rtt: Histogram::default(),
+            rtt_kind: RttKind::Measured,
+            exchanges: Histogram::default(),
+            start_seen: true,
+            looked_up: false,
+            socket: None,
+            outcome: None,
+        };
+        Record {
+            kind: Kind::Open,
+            flow,
+        }
+    }
+
+    fn looking(dump: u64) -> Looking {
+        Looking {
+            at: Monotonic(3_000),
+            dump,
+            adopt: Adopt::Nothing,
+            overruns: 0,
+            unheard: 1,
+            seed: 1,
+        }
+    }
+
+    /// How many are left out after each of three dumps that show none.
+    fn left_out(own: &mut OwnFlows) -> [u64; 3] {
+        [2, 3, 4].map(|dump| {
+            own.looked(&looking(dump));
+            own.established()
+        })
+    }
+
+    #[test]
+    fn one_that_dumps_do_not_show_any_more_is_left_in_with_the_others() {
+        let sockets = OwnSockets::default();
+        sockets.add(OWN);
+        let mut own = OwnFlows::new(sockets.clone());
+        assert!(own.has_record(&opened(OWN)) && !own.has_record(&opened(8)));
+        assert!(own.is_looked_at(OWN, &looking(1)) && !own.is_looked_at(8, &looking(1)));
+        own.looked(&looking(1));
+        assert_eq!((own.established(), own.absent()), (1, 0));
+        assert_eq!(left_out(&mut own), [1, 0, 0]);
+        assert!(sockets.is_empty());
+    }
+
+    #[test]
+    fn where_dumps_show_none_all_stay() {
+        let sockets = OwnSockets::default();
+        sockets.add(OWN);
+        let mut own = OwnFlows::new(sockets);
+        own.has_record(&opened(OWN));
+        assert_eq!(left_out(&mut own), [1, 1, 1]);
+    }
+}

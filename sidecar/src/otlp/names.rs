@@ -193,6 +193,8 @@ metrics! {
         "Connections of the network namespace at the last dump.";
     OWN_UNSCOPED = Counter "flowcar.self.sockets.unscoped" "{socket}" []
         "Sockets that lived and ended between two dumps and may have been of the followed cgroup or not.";
+    OWN_UNADOPTED = Counter "flowcar.self.sockets.unadopted" "{socket}" []
+        "Connections found at the start that may be older than flowcar and are not followed, because the ring buffer overran.";
     OWN_INEXACT = Counter "flowcar.self.flows.inexact" "{flow}" []
         "Flows whose payload counts may be off by the peer's FIN, or are those of the last look before a reset.";
     OWN_DUMP_DURATION = Histogram "flowcar.self.dump.duration" "s" []
@@ -202,7 +204,7 @@ metrics! {
     OWN_SERIES = UpDownCounter "flowcar.self.series" "{series}" []
         "Series held.";
     OWN_UNBALANCED = Gauge "flowcar.self.books.unbalanced" "{connection}" []
-        "Connections opened less those closed, live and lost: not 0 is a defect.";
+        "Connections that are not accounted for, by all points or by the kernel's count: not 0 is a defect.";
     OWN_EXPORTS = Counter "flowcar.self.exports" "{export}" [SIGNAL, OUTCOME]
         "Exports, by how they ended.";
     OWN_EXPORT_DURATION = Histogram "otel.sdk.exporter.operation.duration" "s" [SIGNAL, ERROR_TYPE]

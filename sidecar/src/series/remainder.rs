@@ -19,11 +19,11 @@ pub struct Remainder {
 }
 
 impl Remainder {
-    /// A look is over that began when so many ends' news were lost. It left so many flows listed that it did not show: one
-    /// whose end was lost just before the look before it, or whose socket was just about to go, takes a look more to go off the
-    /// list.
-    pub const fn looked(&mut self, unheard: u64, absent: u64) {
-        self.settled = self.before_last.saturating_sub(absent);
+    /// A look is over that began when so many ends' news were lost. It left so many flows listed that it did not show, or not
+    /// heard of yet: one whose end was lost just before the look before it, or whose socket was just about to go, takes a look
+    /// more to go off the list.
+    pub const fn looked(&mut self, unheard: u64, unsettled: u64) {
+        self.settled = self.before_last.saturating_sub(unsettled);
         self.before_last = unheard;
     }
 

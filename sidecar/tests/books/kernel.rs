@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use flowcar::{
-    flow::{Adopt, Books, Looking, Lost, Monotonic, Sight, State, Table, TcpInfo, decode},
+    flow::{self, Adopt, Books, Looking, Lost, Monotonic, Sight, State, Table, TcpInfo, decode},
     series::{Naming, Remainder, SeriesSet, unheard},
     snapshot::Series,
 };
@@ -30,6 +30,8 @@ pub(crate) struct Kernel {
     /// Since when flowcar is held up, and the records that wait in the ring.
     held_up: Option<u64>,
     ring: Vec<(FlowRecord, Arrival)>,
+    /// Records of flows that go on, and were heard.
+    heard: u64,
     /// Sockets in the middle of their last callback: the kernel has not taken them away yet.
     pub(crate) going: Vec<FlowRecord>,
     dumps: u64,
@@ -66,6 +68,7 @@ impl Kernel {
             clock: 1_000_000,
             held_up: None,
             ring: Vec::new(),
+            heard: 0,
             going: Vec::new(),
             dumps: 0,
             elsewhere: false,
@@ -120,10 +123,15 @@ impl Kernel {
     /// Records that wait of flows that go on.
     fn waiting(&self) -> u64 {
         let open = |(record, _): &&(FlowRecord, Arrival)| record.kind != Kind::Close as u8;
-        self.ring.iter().filter(open).count() as u64
+        let waiting = self.ring.iter().filter(open).count() as u64;
+        let counters = &self.counters;
+        let told = flow::waiting(|counter| counters[counter.index() as usize], self.heard);
+        assert_eq!(told, waiting);
+        waiting
     }
 
     fn hear(&mut self, record: &FlowRecord) {
+        self.heard += u64::from(record.kind != Kind::Close as u8);
         if record.kind == Kind::Close as u8 {
             match record.established_ns {
                 0 => self.truth.failed += 1,
@@ -201,6 +209,7 @@ impl Kernel {
                 sample(&mut record, rtt_us.into());
                 record.kind = Kind::Sample as u8;
                 self.sockets[at] = record;
+                self.count(Counter::Sampled);
                 if delivered {
                     self.deliver(&record);
                 } else {
@@ -226,6 +235,7 @@ impl Kernel {
             dump: self.dumps,
             adopt: Adopt::Nothing,
             overruns: 0,
+            unheard: lost_before,
             seed: 1,
         };
         let Self {
@@ -255,8 +265,8 @@ impl Kernel {
         self.catch_up();
         let Self { table, series, .. } = self;
         table.looked(&looking, |_| false, |change| series.apply(&change));
-        let absent = self.table.absent();
-        self.remainder.looked(lost_before, absent);
+        let unsettled = self.table.absent() + self.waiting();
+        self.remainder.looked(lost_before, unsettled);
     }
 
     pub(crate) fn connect_one(&mut self) {
@@ -326,6 +336,7 @@ impl Kernel {
         let (listed, others) = (sum(|series| series.live), unseen.live.unwrap_or(0));
         let gone = (closed + books.lost_total()) as i64;
         prop_assert_eq!(opened as i64, gone + listed as i64 + others);
+        prop_assert!(others <= 0, "{} live in no series", others);
         prop_assert!(opened >= self.truth.opened_most, "{} opened", opened);
         prop_assert!(opened <= books.opened, "{} of {:?}", opened, books);
         self.truth.opened_most = opened;
@@ -380,7 +391,7 @@ impl Kernel {
     }
 }
 
-fn sight(record: &FlowRecord) -> Sight {
+pub(crate) fn sight(record: &FlowRecord) -> Sight {
     Sight {
         cookie: record.cookie,
         local: ([10, 0, 0, 1], record.local_port).into(),

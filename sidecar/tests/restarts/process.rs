@@ -166,6 +166,7 @@ impl Process {
                 (true, _) => Adopt::Nothing,
             },
             overruns: 0,
+            unheard: self.unheard,
             seed: 1,
         }
     }

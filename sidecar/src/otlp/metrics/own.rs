@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{CountPoint, DurationPoint, Encoder, signed, text};
 use crate::{
     otlp::names::{self, Metric, attribute as name},
-    snapshot::{Own, Snapshot},
+    snapshot::Own,
 };
 
 pub(super) fn encode(encoder: &mut Encoder<'_>) {
@@ -28,6 +28,7 @@ pub(super) fn encode(encoder: &mut Encoder<'_>) {
     let sockets = sockets.map(|(side, count)| (vec![text(name::SOCKETS, side)], signed(*count)));
     encoder.up_down(names::OWN_SOCKETS, sockets.collect());
     counted(encoder, names::OWN_UNSCOPED, |own| own.sockets_unscoped);
+    counted(encoder, names::OWN_UNADOPTED, |own| own.sockets_unadopted);
     counted(encoder, names::OWN_INEXACT, |own| own.flows_inexact);
     let before = encoder.before.map(|before| &before.own.dump_duration);
     encoder.histograms(
@@ -41,7 +42,7 @@ pub(super) fn encode(encoder: &mut Encoder<'_>) {
     );
     unfollowed(encoder);
     level(encoder, names::OWN_SERIES, now.series);
-    encoder.gauge(names::OWN_UNBALANCED, unbalanced(encoder.now));
+    encoder.gauge(names::OWN_UNBALANCED, encoder.now.unbalanced());
     exports(encoder);
     counted_by(encoder, names::OWN_REJECTED, name::SIGNAL, |own| {
         &own.rejected
@@ -148,11 +149,4 @@ fn counted_by(
 
 fn level(encoder: &mut Encoder<'_>, metric: Metric, value: u64) {
     encoder.up_down(metric, vec![(Vec::new(), signed(value))]);
-}
-
-/// What the books fail to account for.
-fn unbalanced(snapshot: &Snapshot) -> i64 {
-    let books = &snapshot.books;
-    let accounted = books.closed + books.live + books.lost_total();
-    books.opened as i64 - accounted as i64
 }

@@ -102,6 +102,7 @@ fn full() -> Snapshot {
             table_unlisted: 0,
             sockets: BTreeMap::from([("followed", 1), ("other", 2)]),
             sockets_unscoped: 3,
+            sockets_unadopted: 0,
             flows_inexact: 1,
             dump_duration: recorded(&[100_000]),
             unfollowed_ns: 1_500_000_000,
@@ -366,16 +367,17 @@ fn books_that_do_not_balance_show() {
             other => panic!("{other:?}"),
         }
     };
-    let mut snapshot = full();
-    assert_eq!(
-        unbalanced(&snapshot),
-        Some(number_data_point::Value::AsInt(0))
-    );
-    snapshot.books.closed -= 2;
-    assert_eq!(
-        unbalanced(&snapshot),
-        Some(number_data_point::Value::AsInt(2))
-    );
+    let int = |value| Some(number_data_point::Value::AsInt(value));
+    assert_eq!(unbalanced(&full()), int(0));
+    let mut counted_twice = full();
+    counted_twice.books.closed -= 2;
+    assert_eq!(unbalanced(&counted_twice), int(2));
+    let mut given_up = full();
+    given_up.series.get_mut(&key()).unwrap().live -= 1;
+    assert_eq!(unbalanced(&given_up), int(1));
+    // As of one that was given up where others were lost, which takes what is missing for one that lives.
+    given_up.unseen.live = Some(1);
+    assert_eq!(unbalanced(&given_up), int(1));
 }
 
 /// What a restart and refusals cost shows where connections are opened, so that the points add up to the books.

@@ -5,7 +5,7 @@
 //! server tells why. The kernel counts them at the socket (`sk_drops`): a SYN once; the last ACK of a handshake twice, in
 //! tcp_v4_syn_recv_sock and once more in tcp_v4_rcv, which so counts a SYN that is sent again, too.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::{flow::Sight, snapshot::Listener};
 
@@ -21,12 +21,15 @@ pub(super) struct Listeners {
     drops: HashMap<u64, u32>,
     seen: HashMap<u64, u32>,
     ports: BTreeMap<Option<u16>, Listener>,
+    /// Ports that this dump or the last one has shown.
+    now: HashSet<u16>,
 }
 
 impl Listeners {
     /// A dump begins.
     pub(super) fn begin(&mut self) {
         self.seen.clear();
+        self.now.clear();
         for figures in self.ports.values_mut() {
             (figures.waiting, figures.limit) = (0, 0);
         }
@@ -38,6 +41,7 @@ impl Listeners {
         let first = if self.began { 0 } else { drops };
         let before = self.drops.get(&sight.cookie).copied().unwrap_or(first);
         self.seen.insert(sight.cookie, drops);
+        self.now.insert(sight.local.port());
         let port = Some(sight.local.port());
         let known = self.ports.contains_key(&port) || self.ports.len() < MOST_PORTS;
         let figures = self.ports.entry(port.filter(|_| known)).or_default();
@@ -51,6 +55,11 @@ impl Listeners {
     pub(super) fn end(&mut self) {
         self.began = true;
         std::mem::swap(&mut self.drops, &mut self.seen);
+    }
+
+    /// Whether the last dump has shown one at this port.
+    pub(super) fn is_at(&self, port: u16) -> bool {
+        self.now.contains(&port)
     }
 
     /// By port; without one, all that came past the bound.
@@ -116,5 +125,8 @@ mod tests {
         assert_eq!(ports.len(), MOST_PORTS + 1);
         assert_eq!(ports[&None].drops, 300 - MOST_PORTS as u64);
         assert_eq!(ports.values().map(|of| of.drops).sum::<u64>(), 300);
+        assert!(listeners.is_at(1299));
+        dump(&mut listeners, &[]);
+        assert!(!listeners.is_at(1299));
     }
 }

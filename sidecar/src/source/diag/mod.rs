@@ -15,7 +15,7 @@ use std::{
     cell::OnceCell,
     collections::{BTreeMap, HashSet},
     io,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     path::Path,
     time::Instant,
 };
@@ -187,20 +187,18 @@ impl DiagSource {
     }
 
     /// Whether this end of a connection is in the network namespace that dumps show, as far as what is there tells: the namespace
-    /// has its address and no other has, or a followed listener is at its server's port, be that on loopback or itself.
+    /// has its address, or a followed listener is at the port of its server on loopback.
     pub fn is_here(&self, flow: &Flow) -> bool {
         let server = match flow.role {
-            Role::Server => Some(flow.local),
-            Role::Client | Role::Unknown => {
-                Some(flow.peer).filter(|peer| peer.ip().to_canonical().is_loopback())
-            }
+            Role::Server => flow.local,
+            Role::Client | Role::Unknown => flow.peer,
         };
-        let listens = |at: SocketAddr| self.listeners.ports().contains_key(&Some(at.port()));
-        let has_address = || {
+        let listens =
+            server.ip().to_canonical().is_loopback() && self.listeners.is_at(server.port());
+        listens || {
             let addresses = self.addresses.get_or_init(own_addresses);
             addresses.contains(&flow.local.ip())
-        };
-        server.is_some_and(listens) || has_address()
+        }
     }
 
     fn dump_states(
