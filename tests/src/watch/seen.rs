@@ -22,7 +22,7 @@ pub type Point = (BTreeMap<String, String>, f64);
 pub struct Seen {
     /// A flow for each span of one that ended; those of its own exports are left out.
     pub flows: Vec<Flow>,
-    /// The latest report: each metric's points by their attributes.
+    /// The latest report: each metric's points by their attributes; of a histogram, how many values there were.
     pub metrics: BTreeMap<String, Vec<Point>>,
     /// When flowcar began to count, and when the latest report was made, both by its own word: nanoseconds since 1970.
     pub counted_unix_ns: (u64, u64),
@@ -88,6 +88,13 @@ impl Seen {
                         let points = match metric.data {
                             Some(Data::Sum(sum)) => sum.data_points,
                             Some(Data::Gauge(gauge)) => gauge.data_points,
+                            Some(Data::ExponentialHistogram(histogram)) => {
+                                let counts = histogram.data_points.into_iter();
+                                let counts =
+                                    counts.map(|of| (texts(&of.attributes), of.count as f64));
+                                self.metrics.insert(metric.name, counts.collect());
+                                continue;
+                            }
                             _ => continue,
                         };
                         let points = points.into_iter().map(|point| {

@@ -1,11 +1,11 @@
 //! Connections that were open before flowcar was.
 
-use std::time::Duration;
+use std::{thread, time::Duration};
 
 use flowcar_tests::{
     place::{Place, require_cgroup2, require_root},
-    traffic::{CallPlan, Holding, ServePlan, Serving, call_in},
-    watch::{Mode, Watch, bytes_hold},
+    traffic::{CallPlan, Holding, LoadPlan, ServePlan, Serving, call_in, load_in},
+    watch::{Mode, Seen, Watch, bytes_hold},
 };
 
 const OPEN: u64 = 1_000;
@@ -35,6 +35,51 @@ fn beside_ebpf_a_thousand_open_connections_are_adopted_and_closed_to_the_byte() 
 #[test]
 fn alone_a_thousand_open_connections_are_adopted_and_closed_to_the_byte() {
     adopt(Mode::Alone);
+}
+
+/// Openings that found no room in the ring look like connections that are older than flowcar.
+#[test]
+fn where_the_ring_overran_at_the_start_what_is_not_adopted_is_counted() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    const OLD: u64 = 20;
+    let place = Place::new("overrun").unwrap();
+    let serving = Serving::start(&place, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    let target = ([127, 0, 0, 1], serving.address().port()).into();
+    let hold = |connections| CallPlan::to(target).connections(connections, connections);
+    let old = Holding::start(&place, &hold(OLD)).unwrap();
+    let load = LoadPlan {
+        call: CallPlan::to(target).connections(0, 16),
+        duration: Duration::from_secs(10),
+        rate: None,
+    };
+    let unadopted = |seen: &Seen| seen.sum("flowcar.self.sockets.unadopted", &[]);
+    let mut watch = thread::scope(|scope| {
+        let loading = scope.spawn(|| load_in(&place, &load).unwrap());
+        // A page of ring has room for few openings, if they come while flowcar is on its way to the first look.
+        loop {
+            let mut watch = Watch::start(&place, Mode::Both, &[("FLOWCAR_RING_BYTES", "4096")]);
+            if unadopted(watch.reports(2)) > 0.0 {
+                break watch;
+            }
+            assert!(
+                !loading.is_finished(),
+                "the ring never overran at the start"
+            );
+        }
+    });
+    watch.until("only the old ones", |seen| {
+        seen.sum("flowcar.self.table.flows", &[]) == 0.0
+    });
+    assert!(unadopted(watch.reports(1)) >= 2.0 * OLD as f64);
+    old.close().unwrap();
+    let seen = watch.stop();
+    assert!(
+        seen.flows
+            .iter()
+            .all(|flow| flow.get("flowcar.adopted") != "true")
+    );
 }
 
 fn adopt(mode: Mode) {

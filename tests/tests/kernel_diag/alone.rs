@@ -66,11 +66,25 @@ fn every_connection_of_the_namespace_is_reported_with_exact_bytes() {
     let seen = watch.stop();
     assert_eq!(seen.flows.len(), count);
     assert_eq!(seen.source, "inet_diag");
-    let sum = |name| seen.sum(name, &[]);
+    let sum = |name: &str| seen.sum(name, &[]);
     assert_eq!(sum("flowcar.tcp.connections.opened"), count as f64);
     assert_eq!(sum("flowcar.tcp.connections.closed"), count as f64);
     assert_eq!(sum("flowcar.tcp.connections.lost"), 0.0);
     assert_eq!(sum("flowcar.self.records.malformed"), 0.0);
+    let smoothed = [("flowcar.rtt.kind", "smoothed")];
+    let samples = seen.sum("flowcar.tcp.rtt", &smoothed);
+    assert!(
+        samples >= count as f64,
+        "one of each connection at least: {samples}"
+    );
+    assert_eq!(sum("flowcar.tcp.rtt"), samples);
+    for absent in [
+        "connect.duration",
+        "connection.duration",
+        "exchange.duration",
+    ] {
+        assert_eq!(sum(&format!("flowcar.tcp.{absent}")), 0.0);
+    }
 }
 
 /// A client that resets its connection takes its own counts along; what cannot be known is counted under its cause.

@@ -5,4 +5,5 @@ mod alone;
 mod closed_books;
 mod held_up;
 mod listeners;
+mod lossy;
 mod scope;

@@ -43,7 +43,12 @@ fn a_neighbours_sockets_are_told_apart() {
 
     let mut watch = Watch::start(&place, Mode::AloneInCgroup, &[]);
     let live = "flowcar.tcp.connections.live";
-    watch.until("what is held", |seen| seen.sum(live, &[]) == 6.0);
+    let sockets = |side| [("flowcar.sockets", side)];
+    watch.until("what is held", |seen| {
+        let sum = |side| seen.sum("flowcar.self.sockets", &sockets(side));
+        // Both ends of flowcar's own connection are others.
+        (seen.sum(live, &[]), sum("followed"), sum("other")) == (6.0, 6.0, 2.0)
+    });
     let callers = call(&place, &neighbour, &target.to_string(), "20");
     assert!(callers.iter().all(|caller| caller.failure.is_none()));
     let servers = serving.reports(20, Duration::from_secs(60)).unwrap();
