@@ -163,6 +163,9 @@ impl Report {
     ///
     /// # Errors
     /// They are not as the contract says.
+    ///
+    /// # Panics
+    /// The books do not balance.
     pub fn parse(text: &str) -> io::Result<Self> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
@@ -174,6 +177,8 @@ impl Report {
             .pop()
             .ok_or_else(|| io::Error::new(io::ErrorKind::UnexpectedEof, "an empty report"))?;
         let Last { summary } = parse(last)?;
+        let accounted = summary.closed + summary.live + summary.lost;
+        assert_eq!(summary.opened, accounted, "{summary:?}");
         let flows = lines.into_iter().map(parse).collect::<io::Result<_>>()?;
         Ok(Self { flows, summary })
     }
@@ -234,7 +239,7 @@ fn parse<T: DeserializeOwned>(line: &str) -> io::Result<T> {
 }
 
 /// Names and values of flowcar's settings.
-type Settings<'a> = &'a [(&'a str, &'a str)];
+pub type Settings<'a> = &'a [(&'a str, &'a str)];
 
 /// `flowcar run --format json -o FILE -- COMMAND` in a place. It is killed on drop; what it runs, with the
 /// place.
@@ -255,7 +260,11 @@ impl Run {
         Self::start_with(place, &[], program, arguments)
     }
 
-    fn start_with(
+    /// As [`Run::start`], with these settings.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_with(
         place: &Place,
         settings: Settings,
         program: &Path,

@@ -27,6 +27,25 @@ pub fn percentile(values: &[Duration], quantile: f64) -> Duration {
         .unwrap_or_default()
 }
 
+/// Asserts that a figure of flowcar's is in the same bucket as what was carried, or in the next one: exponential histograms of
+/// scale 3 have buckets `(base^index, base^(index + 1)]` with base 2^(1/8) (opentelemetry-proto, metrics.proto,
+/// `ExponentialHistogramDataPoint`).
+///
+/// # Panics
+/// It is not.
+#[track_caller]
+pub fn within_a_bucket(what: &str, found_s: f64, carried: Duration) {
+    // A figure on a bucket's bound belongs to either.
+    let bucket = |seconds: f64, aside: f64| (seconds.log2() * 8.0 + aside).ceil() as i32;
+    let carried_s = carried.as_secs_f64();
+    println!("{what}: {found_s} s, on the wire {carried_s} s");
+    let apart = [-1e-9, 1e-9].map(|aside| bucket(found_s, aside).abs_diff(bucket(carried_s, 0.0)));
+    assert!(
+        apart.contains(&0) || apart.contains(&1),
+        "{what}: {found_s} s, on the wire {carried_s} s"
+    );
+}
+
 // === impl Trace ===
 
 impl Trace {
@@ -191,6 +210,16 @@ mod tests {
     }
 
     use Direction::{AtoB, BtoA};
+
+    #[test]
+    fn a_bucket_is_nine_percent_wide() {
+        within_a_bucket("the same", 0.020, MS * 20);
+        within_a_bucket("the next", 0.0215, MS * 20);
+        // 2^(-45/8) s and 2^(-44/8) s are bounds.
+        within_a_bucket("a bound", 2_f64.powf(-44.0 / 8.0), MS * 20);
+        let far = std::panic::catch_unwind(|| within_a_bucket("far", 0.0245, MS * 20));
+        assert!(far.is_err());
+    }
 
     #[test]
     fn percentiles_are_members() {

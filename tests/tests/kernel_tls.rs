@@ -1,0 +1,110 @@
+//! Exchange latency inside TLS, with a handshake and session tickets, against a packet capture at the same end.
+
+use std::{
+    io::{self, Read, Write},
+    net::TcpListener,
+    path::Path,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use flowcar_tests::{
+    flowcar::Run,
+    link::{Capture, Link, Plan, percentile, within_a_bucket},
+    place::{Place, require_cgroup2, require_root, require_tun},
+};
+use rustls::{ServerConfig, ServerConnection, StreamOwned, crypto::ring};
+
+const RTT: Duration = Duration::from_millis(20);
+
+/// How long the server thinks.
+const DELAY: Duration = Duration::from_millis(10);
+
+/// Requests on the connection.
+const REQUESTS: usize = 20;
+
+fn config() -> Arc<ServerConfig> {
+    let made = rcgen::generate_simple_self_signed(["flowcar.test".to_owned()]).unwrap();
+    let key = made.signing_key.serialize_der().try_into().unwrap();
+    let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let config = builder
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.into()], key);
+    Arc::new(config.unwrap())
+}
+
+/// Answers every request of one connection.
+fn serve(listener: &TcpListener, config: Arc<ServerConfig>) -> io::Result<()> {
+    const END: &[u8] = b"\r\n\r\n";
+    const BODY: usize = 5_000;
+    let (socket, _) = listener.accept()?;
+    let connection = ServerConnection::new(config).map_err(io::Error::other)?;
+    let mut stream = StreamOwned::new(connection, socket);
+    let mut response = format!("HTTP/1.1 200 OK\r\ncontent-length: {BODY}\r\n\r\n").into_bytes();
+    response.resize(response.len() + BODY, b'.');
+    let mut request = Vec::new();
+    loop {
+        let mut bytes = [0; 4096];
+        let count = match stream.read(&mut bytes)? {
+            0 => return Ok(()),
+            count => count,
+        };
+        request.extend_from_slice(&bytes[..count]);
+        if request.ends_with(END) {
+            request.clear();
+            thread::sleep(DELAY);
+            stream.write_all(&response)?;
+            stream.flush()?;
+        }
+    }
+}
+
+/// The handshake's turns are exchanges, too; all are what the wire says, and most are the application's.
+#[test]
+fn exchanges_inside_tls_are_the_wires() {
+    if !require_root() || !require_cgroup2() || !require_tun() {
+        return;
+    }
+    let (client, server) = (
+        Place::new("tls-client").unwrap(),
+        Place::new("tls-server").unwrap(),
+    );
+    let link = Link::between(client.netns(), server.netns(), Plan::rtt(RTT)).unwrap();
+    let capture = Capture::start(client.netns(), &link.device()).unwrap();
+    let listener = server.netns().run(|| TcpListener::bind((link.b4(), 0)));
+    let listener = listener.unwrap().unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let serving = thread::spawn(move || serve(&listener, config()));
+    let url = format!("https://{}:{port}/[1-{REQUESTS}]", link.b4());
+    let settings = [("FLOWCAR_EXCHANGE", "on")];
+    let words = [
+        "--silent",
+        "--insecure",
+        "--http1.1",
+        "--output",
+        "/dev/null",
+        &url,
+    ];
+    let run = Run::start_with(&client, &settings, Path::new("curl"), &words).unwrap();
+    let (status, report) = run.finish().unwrap();
+    assert!(status.success(), "{status}");
+    // curl ends without a word (close_notify), which is no concern of this test's.
+    let _ = serving.join().unwrap();
+
+    let flow = report.of_peer_port(port);
+    let carried = capture.take().unwrap().of_port(port).exchanges(true);
+    assert_eq!(flow.exchanges.count, carried.len() as u64);
+    assert!(
+        (REQUESTS..REQUESTS + 3).contains(&carried.len()),
+        "{carried:?}"
+    );
+    for (found, quantile) in [(flow.exchanges.p50_s, 0.5), (flow.exchanges.p99_s, 0.99)] {
+        let name = format!("{quantile}");
+        within_a_bucket(&name, found.unwrap(), percentile(&carried, quantile));
+    }
+    // As long as the application waits for each.
+    assert!(flow.exchanges.p50_s.unwrap() >= (RTT + DELAY).as_secs_f64() * 0.95);
+}
