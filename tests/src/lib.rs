@@ -10,5 +10,6 @@ pub mod peers;
 pub mod place;
 pub mod receiver;
 pub mod sidecar;
+pub mod states;
 pub mod traffic;
 pub mod watch;

@@ -8,7 +8,6 @@ mod mptcp;
 mod reuse;
 mod reuseport;
 mod sockmap;
-mod states;
 mod syns;
 mod wrap;
 

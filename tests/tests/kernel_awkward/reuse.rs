@@ -4,11 +4,12 @@ use std::{net::SocketAddr, time::Duration};
 
 use flowcar_tests::{
     place::Place,
+    states,
     traffic::{CallPlan, Close, ServePlan, Serving, call_in},
     watch::{Mode, Watch},
 };
 
-use crate::{can_run, states};
+use crate::can_run;
 
 const CLIENTS_PORT: u16 = 4_000;
 

@@ -1,6 +1,6 @@
 //! Connections as fast as the machine makes them: the books are closed at all times, and to the last flow.
 //!
-//! `FLOWCAR_RATE_SECONDS` is how long each load lasts, 10 if it is not set.
+//! `FLOWCAR_RATE_SECONDS` is how long the loads last that want as much as can be, 60 if it is not set.
 
 use std::{
     env,
@@ -23,13 +23,21 @@ const RATE: f64 = 10_000.0;
 /// Spans are a sample at such a rate; the books are not.
 const FEW_SPANS: (&str, &str) = ("FLOWCAR_SPANS_PER_SECOND", "100");
 
+/// Long enough for a hundred drains.
+const FILLING: Duration = Duration::from_secs(10);
+
 fn duration() -> Duration {
     let set = env::var("FLOWCAR_RATE_SECONDS").map(|seconds| seconds.parse().unwrap());
-    Duration::from_secs(set.unwrap_or(10))
+    Duration::from_secs(set.unwrap_or(60))
 }
 
 /// Both ends of every connection are in the place; so many a second, or as many as can be.
-fn load(name: &str, settings: &[(&str, &str)], rate: Option<f64>) -> Option<(LoadReport, Seen)> {
+fn load(
+    name: &str,
+    settings: &[(&str, &str)],
+    rate: Option<f64>,
+    duration: Duration,
+) -> Option<(LoadReport, Seen)> {
     if !require_root() || !require_cgroup2() {
         return None;
     }
@@ -45,7 +53,7 @@ fn load(name: &str, settings: &[(&str, &str)], rate: Option<f64>) -> Option<(Loa
     // As many threads as keep the machine busy, each with a share of the rate.
     let plan = LoadPlan {
         call: CallPlan::to(target).connections(0, 16),
-        duration: duration(),
+        duration,
         rate,
     };
     let report = thread::scope(|scope| {
@@ -90,7 +98,7 @@ fn closed_and_lost(report: &LoadReport, seen: &Seen) -> (f64, f64) {
 
 #[test]
 fn none_is_lost() {
-    let Some((report, seen)) = load("rate", &[FEW_SPANS], None) else {
+    let Some((report, seen)) = load("rate", &[FEW_SPANS], None, duration()) else {
         return;
     };
     let (_, lost) = closed_and_lost(&report, &seen);
@@ -109,7 +117,7 @@ fn none_is_lost() {
 #[test]
 fn a_ring_that_is_too_small_costs_what_is_counted() {
     let tiny = [FEW_SPANS, ("FLOWCAR_RING_BYTES", "4096")];
-    let Some((report, seen)) = load("tiny-ring", &tiny, None) else {
+    let Some((report, seen)) = load("tiny-ring", &tiny, None, duration()) else {
         return;
     };
     let (closed, lost) = closed_and_lost(&report, &seen);
@@ -130,7 +138,7 @@ fn a_ring_that_fills_between_two_drains_is_drained_in_time() {
     let rate = rings * f64::from(RING_BYTES) * DRAINS_A_SECOND / bytes_of_each;
     let bytes = RING_BYTES.to_string();
     let settings = [FEW_SPANS, ("FLOWCAR_RING_BYTES", &*bytes)];
-    let Some((report, seen)) = load("filling-ring", &settings, Some(rate)) else {
+    let Some((report, seen)) = load("filling-ring", &settings, Some(rate), FILLING) else {
         return;
     };
     let (_, lost) = closed_and_lost(&report, &seen);

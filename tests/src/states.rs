@@ -1,16 +1,22 @@
-//! The states of a network namespace's connections, as the kernel's own table has them.
+//! The states of a network namespace's connections, as the kernel's own table has them, by their numbers
+//! (include/net/tcp_states.h).
 
 use std::fs;
 
-use flowcar_tests::place::Place;
+use crate::place::Place;
 
-/// States by their numbers (include/net/tcp_states.h).
-pub(crate) const FIN_WAIT2: u8 = 5;
-pub(crate) const TIME_WAIT: u8 = 6;
-pub(crate) const CLOSE_WAIT: u8 = 8;
+/// `TCP_FIN_WAIT2`
+pub const FIN_WAIT2: u8 = 5;
+/// `TCP_TIME_WAIT`
+pub const TIME_WAIT: u8 = 6;
+/// `TCP_CLOSE_WAIT`
+pub const CLOSE_WAIT: u8 = 8;
 
 /// How many connections of IPv4 with this port are in this state.
-pub(crate) fn count(place: &Place, port: u16, state: u8) -> usize {
+///
+/// # Panics
+/// The kernel's table cannot be read.
+pub fn count(place: &Place, port: u16, state: u8) -> usize {
     let table = place
         .netns()
         .run(|| fs::read_to_string("/proc/thread-self/net/tcp"));
