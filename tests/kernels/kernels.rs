@@ -9,6 +9,8 @@ mod kernel_diag;
 mod kernel_exchange;
 #[path = "../tests/kernel_failures.rs"]
 mod kernel_failures;
+#[path = "../tests/kernel_faults/main.rs"]
+mod kernel_faults;
 #[path = "../tests/kernel_loss.rs"]
 mod kernel_loss;
 #[path = "../tests/kernel_neighbours.rs"]

@@ -10,7 +10,7 @@ use flowcar_tests::{
     traffic::CallPlan,
 };
 
-use crate::told::{Findings, Told, can_run, causes};
+use super::told::{Findings, Told, can_run, causes};
 
 const RTT: Duration = Duration::from_millis(20);
 

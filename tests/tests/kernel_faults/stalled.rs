@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use flowcar_tests::{
-    link::{Direction::AtoB, Plan},
+    link::{Direction::AtoB, Only, Plan, When},
     traffic::{CallPlan, FailureKind, Holding, Phase, ServePlan},
 };
 
-use crate::told::{Told, can_run, sent_again};
+use super::told::{Told, can_run, causes, sent_again};
 
 const MS: Duration = Duration::from_millis(1);
 const RTT: Duration = Duration::from_millis(20);
@@ -66,6 +66,46 @@ fn a_peer_that_stops_reading() {
     assert_eq!(findings.client.flow(&reports[0]).end(), "local_fin");
 }
 
+/// A send buffer holds less than a round trip could carry. The kernel tells of that only where the congestion window was reduced
+/// before (net/ipv4/tcp_output.c, `tcp_cwnd_validate`).
+#[test]
+fn a_send_buffer_that_is_too_small() {
+    if !can_run() {
+        return;
+    }
+    let told = Told::new(Plan::rtt(RTT));
+    let lossy = Plan::rtt(RTT).drop(Only::Data, When::Every(100));
+    told.pods.link().set(AtoB, lossy);
+    let mut plan = CallPlan::to(told.pods.v4()).sizes(2_000_000..=2_000_000, 1..=1);
+    plan.socket.send_buffer = Some(8_000);
+    let mut holding = Holding::start(told.pods.client(), &plan).unwrap();
+    assert_eq!(holding.exchange().unwrap(), 1);
+    // As above.
+    std::thread::sleep(MS * 1_000);
+    let reports = holding.close().unwrap();
+    let findings = told.findings(1, 1);
+    let info = reports[0].tcp_info.unwrap();
+    let by = |limit| {
+        findings
+            .client
+            .sum("flowcar.tcp.limited.duration", &[("flowcar.limit", limit)])
+    };
+    println!("{} s of {} us", by("send_buffer"), info.sndbuf_limited);
+    let all = seconds(info.sndbuf_limited);
+    assert!(all > 0.0, "it was never limited, so this shows nothing");
+    // The last of three exchanges came after the last look.
+    assert!((0.2 * all..=all).contains(&by("send_buffer")));
+    let flow = findings.client.flow(&reports[0]);
+    let number = |name| flow.get(name).parse::<f64>().unwrap();
+    // As of a moment in the middle: from a segment a round trip to twice what the buffer holds.
+    let round_trip = number("flowcar.tcp.delivery_rate") * RTT.as_secs_f64();
+    assert!((1_448.0..=200_000.0).contains(&round_trip), "{round_trip}");
+    let min = number("flowcar.tcp.rtt.min") / seconds(info.min_rtt.into());
+    assert!((1.0..=1.05).contains(&min), "{min}: {info:?}");
+    let again = sent_again(&findings.trace, AtoB);
+    findings.retransmits(causes([("fast", again)]), causes([]));
+}
+
 /// The kernel sends again until it gives up, and says which it was.
 #[test]
 fn a_peer_that_vanishes() {
@@ -73,7 +113,7 @@ fn a_peer_that_vanishes() {
         return;
     }
     let told = Told::new(Plan::rtt(RTT));
-    told.sysctl("net.ipv4.tcp_rto_min_us", "200000");
+    told.least_timeout("200000");
     told.sysctl("net.ipv4.tcp_retries2", "2");
     let mut holding = Holding::start(told.pods.client(), &CallPlan::to(told.pods.v4())).unwrap();
     told.pods.link().set_both(Plan::nothing_passes());
