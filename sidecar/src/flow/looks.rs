@@ -141,10 +141,8 @@ impl Table {
             let was_shown = entry.dump > 0;
             let dropped = match entry.history {
                 Some(_) => looking.overruns > entry.overruns,
-                None => {
-                    let known = would_be_shown(shown, &entry.flow, &is_here);
-                    was_shown || known && unaccounted > 0
-                }
+                None if was_shown => true,
+                None => unaccounted > 0 && would_be_shown(shown, &entry.flow, &is_here),
             };
             if entry.absent >= ABSENT && dropped {
                 unaccounted = unaccounted.saturating_sub(1);
