@@ -9,7 +9,8 @@ use flowcar_tests::{
     place::{
         Callbacks, Cgroup, Neighbour, Place, Sharing, require_cgroup2, require_root, require_tun,
     },
-    traffic::{CallPlan, ServePlan, Serving, call_in},
+    traffic::{CallPlan, Holding, ServePlan, Serving, call_in},
+    watch::{Mode, Watch},
 };
 
 /// `BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB`, `..PASSIVE_ESTABLISHED_CB`, `..STATE_CB`, `..RTT_CB`.
@@ -90,6 +91,34 @@ fn a_neighbour_above_that_wants_round_trips() {
     for neighbour in &neighbours {
         assert!(neighbour.count(RTT).unwrap() >= CONNECTIONS as u64);
     }
+}
+
+/// One that takes all callbacks away takes every end away. Looks have shown the sockets, and then do not.
+#[test]
+fn a_neighbour_that_wants_nothing() {
+    if !can_run() {
+        return;
+    }
+    const HELD: u64 = 5;
+    let place = Place::new("pod").unwrap();
+    let serving = Serving::start(&place, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    let target = ([127, 0, 0, 1], serving.address().port()).into();
+    let mut watch = Watch::start(&place, Mode::Both, &[]);
+    // It is heard after flowcar.
+    let _neighbour = Neighbour::attach(place.cgroup(), Sharing::Multi, Callbacks::None).unwrap();
+    let held = CallPlan::to(target).connections(HELD, HELD);
+    let holding = Holding::start(&place, &held).unwrap();
+    let all = 2.0 * HELD as f64;
+    let live = "flowcar.tcp.connections.live";
+    watch.until("all of them", |seen| seen.sum(live, &[]) == all);
+    watch.reports(3);
+    holding.close().unwrap();
+    watch.until("none left", |seen| seen.sum(live, &[]) == 0.0);
+    let seen = watch.stop();
+    let sum = |what| seen.sum(&format!("flowcar.tcp.connections.{what}"), &[]);
+    assert_eq!((sum("opened"), sum("closed"), sum("lost")), (all, 0.0, all));
+    let callbacks = [("flowcar.lost", "callbacks")];
+    assert_eq!(seen.sum("flowcar.tcp.connections.lost", &callbacks), all);
 }
 
 fn export(of: &Cgroup, place: &Place, settings: &[(&str, &str)]) -> Exporting {

@@ -34,6 +34,8 @@ pub enum Sharing {
 /// Callbacks that a program asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Callbacks {
+    /// None, whoever else wants them
+    None = 0,
     /// `BPF_SOCK_OPS_STATE_CB_FLAG`
     State = 4,
     /// `BPF_SOCK_OPS_RTT_CB_FLAG`
