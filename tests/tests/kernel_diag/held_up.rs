@@ -15,8 +15,6 @@ const HELD: u64 = 8;
 /// What fills the ring meanwhile.
 const FILL: u64 = 100;
 
-/// What lives on all the time.
-const LIVING: u64 = 2;
 const LIVE: &str = "flowcar.tcp.connections.live";
 
 /// `ends` ends of each connection are in the place.
@@ -92,32 +90,30 @@ fn its_own_connection_too() {
     let mut watch = Watch::start(&place, Mode::Both, &[("FLOWCAR_RING_BYTES", "4096")]);
     watch.reports(1);
     watch.enter(&place);
-    let living = CallPlan::to(target).connections(LIVING, LIVING);
-    let living = Holding::start(&place, &living).unwrap();
-    // Its new connection is there when it tells of these, and a look at the sockets comes with each report.
-    watch.until("those that live", |seen| {
-        seen.sum(LIVE, &[]) == 2.0 * LIVING as f64
+    let call = |connections| {
+        call_in(&place, &CallPlan::to(target).connections(connections, 1)).unwrap();
+        let within = Duration::from_secs(60);
+        serving.reports(connections as usize, within).unwrap();
+    };
+    call(1);
+    // Its new connection is there when it tells of this one, and a look at the sockets comes with each report.
+    watch.until("the first", |seen| {
+        seen.sum("flowcar.tcp.connections.closed", &[]) == 2.0
     });
     watch.reports(3);
     watch.signal(Signal::SIGSTOP);
-    call_in(&place, &CallPlan::to(target).connections(FILL, 1)).unwrap();
-    serving
-        .reports(FILL as usize, Duration::from_secs(60))
-        .unwrap();
+    call(FILL);
     watch.cut_off(&place);
     watch.signal(Signal::SIGCONT);
-    watch.until("the others taken off", |seen| {
-        seen.sum("flowcar.tcp.connections.opened", &[]) > 0.0
-            && seen.sum("flowcar.self.table.flows", &[]) == 2.0 * LIVING as f64
-            && seen.sum(LIVE, &[]) == 2.0 * LIVING as f64
+    watch.until("none left", |seen| {
+        seen.sum("flowcar.tcp.connections.opened", &[]) > 2.0
+            && seen.sum("flowcar.self.table.flows", &[]) == 0.0
+            && seen.sum(LIVE, &[]) == 0.0
     });
+    // Every report has asserted that the books balance.
     let seen = watch.stop();
-    let sum = |name| seen.sum(name, &[]);
-    let opened = sum("flowcar.tcp.connections.opened");
-    let lost = sum("flowcar.tcp.connections.lost");
-    let gone = sum("flowcar.tcp.connections.closed") + lost;
-    assert_eq!(gone + 2.0 * LIVING as f64, opened);
-    let own = opened - 2.0 * (FILL + LIVING) as f64;
+    let sum = |what| seen.sum(&format!("flowcar.tcp.connections.{what}"), &[]);
+    assert_eq!(sum("closed") + sum("lost"), sum("opened"));
+    let own = sum("opened") - 2.0 * (1 + FILL) as f64;
     assert!((1.0..=2.0).contains(&own), "{own} of its own were lost");
-    drop(living);
 }
