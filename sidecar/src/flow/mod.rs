@@ -3,6 +3,8 @@
 mod books;
 mod end;
 mod ends;
+#[cfg(test)]
+pub(crate) mod example;
 mod exchanges;
 mod gone;
 pub mod handover;

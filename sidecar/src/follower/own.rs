@@ -125,31 +125,15 @@ impl OwnFlows {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        flow::{Adopt, Flow, Role, RttKind, TraceIdentity, Volume},
-        histogram::Histogram,
-    };
+    use crate::flow::{Adopt, Flow, example};
 
     const OWN: u64 = 7;
 
     fn opened(cookie: u64) -> Record {
         let flow = Flow {
             cookie,
-            role: Role::Client,
-            local: ([10, 0, 0, 1], 41_000).into(),
-            peer: ([10, 0, 0, 2], 4317).into(),
-            trace: TraceIdentity::of_handshake(1, 2, Role::Client),
-            started: Monotonic(1_000),
-            established: Some(Monotonic(2_000)),
-            seen: Monotonic(2_000),
-            volume: Volume::default(),
-            rtt: Histogram::default(),
-            rtt_kind: RttKind::Measured,
-            exchanges: Histogram::default(),
-            start_seen: true,
-            looked_up: false,
-            socket: None,
             outcome: None,
+            ..example::closed(1)
         };
         Record {
             kind: Kind::Open,

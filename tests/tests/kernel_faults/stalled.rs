@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use flowcar_tests::{
     link::{Direction::AtoB, Only, Plan, When},
-    traffic::{CallPlan, FailureKind, Holding, Phase, ServePlan},
+    traffic::{CallPlan, ConnectionReport, FailureKind, Holding, Phase, ServePlan},
 };
 
-use super::told::{Told, can_run, causes, sent_again};
+use super::told::{Findings, Told, can_run, causes, sent_again};
 
 const MS: Duration = Duration::from_millis(1);
 const RTT: Duration = Duration::from_millis(20);
@@ -15,6 +15,19 @@ const RTT: Duration = Duration::from_millis(20);
 /// Microseconds as the seconds that the metric is in.
 fn seconds(us: u64) -> f64 {
     us as f64 / 1e6
+}
+
+/// Closes the one connection when a look has told of it: one comes with each report.
+fn closed(told: Told, holding: Holding) -> (Findings, ConnectionReport) {
+    std::thread::sleep(MS * 1_000);
+    let mut reports = holding.close().unwrap();
+    (told.findings(1, 1), reports.remove(0))
+}
+
+/// How long the client was held back by this, seconds.
+fn limited(findings: &Findings, limit: &str) -> f64 {
+    let limit = [("flowcar.limit", limit)];
+    findings.client.sum("flowcar.tcp.limited.duration", &limit)
 }
 
 /// A receiver that does not read shuts its window; nothing is lost by that.
@@ -32,22 +45,15 @@ fn a_peer_that_stops_reading() {
     };
     let mut holding = Holding::start(told.pods.client(), &plan).unwrap();
     assert_eq!(holding.exchange().unwrap(), 1);
-    let limited = told.pods.link().trace();
+    let trace = told.pods.link().trace();
     assert!(
-        limited.count(flowcar_tests::link::Direction::BtoA, |tcp| tcp.window == 0
+        trace.count(flowcar_tests::link::Direction::BtoA, |tcp| tcp.window == 0
             && !tcp.rst)
             > 0
     );
-    // A look at the sockets comes with the reports, and at the latest look all of it is over.
-    std::thread::sleep(MS * 1_000);
-    let reports = holding.close().unwrap();
-    let findings = told.findings(1, 1);
-    let info = reports[0].tcp_info.unwrap();
-    let by = |limit| {
-        findings
-            .client
-            .sum("flowcar.tcp.limited.duration", &[("flowcar.limit", limit)])
-    };
+    let (findings, client) = closed(told, holding);
+    let info = client.tcp_info.unwrap();
+    let by = |limit| limited(&findings, limit);
     println!("{} s of {} us", by("receive_window"), info.rwnd_limited);
     assert!(
         by("receive_window") >= 2.0 * 1.2,
@@ -63,7 +69,7 @@ fn a_peer_that_stops_reading() {
         findings.server.sum("flowcar.tcp.limited.duration", &[]),
         0.0
     );
-    assert_eq!(findings.client.flow(&reports[0]).end(), "local_fin");
+    assert_eq!(findings.client.flow(&client).end(), "local_fin");
 }
 
 /// A send buffer holds less than a round trip could carry. The kernel tells of that only where the congestion window was reduced
@@ -80,22 +86,15 @@ fn a_send_buffer_that_is_too_small() {
     plan.socket.send_buffer = Some(8_000);
     let mut holding = Holding::start(told.pods.client(), &plan).unwrap();
     assert_eq!(holding.exchange().unwrap(), 1);
-    // As above.
-    std::thread::sleep(MS * 1_000);
-    let reports = holding.close().unwrap();
-    let findings = told.findings(1, 1);
-    let info = reports[0].tcp_info.unwrap();
-    let by = |limit| {
-        findings
-            .client
-            .sum("flowcar.tcp.limited.duration", &[("flowcar.limit", limit)])
-    };
+    let (findings, client) = closed(told, holding);
+    let info = client.tcp_info.unwrap();
+    let by = |limit| limited(&findings, limit);
     println!("{} s of {} us", by("send_buffer"), info.sndbuf_limited);
     let all = seconds(info.sndbuf_limited);
     assert!(all > 0.0, "it was never limited, so this shows nothing");
     // The last of three exchanges came after the last look.
     assert!((0.2 * all..=all).contains(&by("send_buffer")));
-    let flow = findings.client.flow(&reports[0]);
+    let flow = findings.client.flow(&client);
     let number = |name| flow.get(name).parse::<f64>().unwrap();
     // As of a moment in the middle: from a segment in ten round trips, where one is sent again alone, to twice what the buffer
     // holds in each.

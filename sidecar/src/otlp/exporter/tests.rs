@@ -18,7 +18,8 @@ use tokio::{
 use super::*;
 use crate::{
     flow::{
-        End, Monotonic, Outcome, Role, RttKind, TraceIdentity, Volume,
+        End, Monotonic, Outcome, Role, RttKind, TraceIdentity,
+        example::closed as flow,
         handover::{Leaving, Left},
     },
     handover::Keeper,
@@ -65,27 +66,6 @@ fn snapshot(at: u64, bytes_sent: u64) -> Snapshot {
         listeners: BTreeMap::new(),
         books: Default::default(),
         own: Own::default(),
-    }
-}
-
-fn flow(client_isn: u32) -> Flow {
-    Flow {
-        cookie: client_isn.into(),
-        role: Role::Client,
-        local: "10.0.0.1:41000".parse().expect("an address"),
-        peer: "10.0.0.2:8080".parse().expect("an address"),
-        trace: TraceIdentity::of_handshake(client_isn, 7, Role::Client),
-        started: Monotonic(0),
-        established: Some(Monotonic(1_000)),
-        seen: Monotonic(2_000),
-        volume: Volume::default(),
-        rtt: Histogram::default(),
-        rtt_kind: RttKind::Measured,
-        exchanges: Histogram::default(),
-        start_seen: true,
-        looked_up: false,
-        socket: None,
-        outcome: Some(Outcome::Closed(End::LocalFin)),
     }
 }
 

@@ -10,8 +10,8 @@ use crate::{
     clock::Anchor,
     config::Config,
     flow::{
-        Books, End, Failure, Flow, Lost, Monotonic, Outcome, Retransmits, Role, RttKind,
-        TraceIdentity, Volume,
+        Books, End, Failure, Flow, Lost, Monotonic, Retransmits, Role, RttKind, TraceIdentity,
+        example,
     },
     otlp::{
         exemplars::{Candidates, Measure},
@@ -102,7 +102,7 @@ fn full() -> Snapshot {
             table_unlisted: 0,
             sockets: BTreeMap::from([("followed", 1), ("other", 2)]),
             sockets_unscoped: 3,
-            sockets_unadopted: 0,
+            sockets_unadopted: 4,
             flows_inexact: 1,
             dump_duration: recorded(&[100_000]),
             unfollowed_ns: 1_500_000_000,
@@ -544,21 +544,10 @@ fn of_two_durations_the_slower_is_the_exemplar_also_past_the_bound_of_series() {
 /// A connection of the series that [`key`] names.
 fn flow() -> Flow {
     Flow {
-        cookie: 1,
-        role: Role::Client,
-        local: "10.0.0.1:41000".parse().expect("an address"),
         peer: "10.1.2.3:8080".parse().expect("an address"),
-        trace: TraceIdentity::of_handshake(1, 7, Role::Client),
-        started: Monotonic(0),
         established: Some(Monotonic(5)),
         seen: Monotonic(9),
-        volume: Volume::default(),
         rtt: recorded(&[3_000_000, 20_000_000]),
-        rtt_kind: RttKind::Measured,
-        exchanges: recorded(&[]),
-        start_seen: true,
-        looked_up: false,
-        socket: None,
-        outcome: Some(Outcome::Closed(End::LocalFin)),
+        ..example::closed(1)
     }
 }

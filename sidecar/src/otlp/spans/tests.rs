@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use opentelemetry::Value;
 
 use super::*;
-use crate::flow::{End, Failure, Retransmits, TraceIdentity, Volume};
+use crate::flow::{End, Failure, Retransmits, TraceIdentity, Volume, example};
 
 const CLIENT_ISN: u32 = 0x1234_5678;
 const SERVER_ISN: u32 = 0x9abc_def0;
@@ -35,13 +35,7 @@ fn flow(role: Role) -> Flow {
                 ..Default::default()
             },
         },
-        rtt: Histogram::default(),
-        rtt_kind: RttKind::Measured,
-        exchanges: Histogram::default(),
-        start_seen: true,
-        looked_up: false,
-        socket: None,
-        outcome: Some(Outcome::Closed(End::LocalFin)),
+        ..example::closed(CLIENT_ISN)
     }
 }
 
