@@ -5,6 +5,7 @@
 
 use json_patch::Patch;
 use k8s_openapi::ByteString;
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::config::Settings;
@@ -86,10 +87,8 @@ impl Request {
     /// # Errors
     /// [`Malformed`], which [`Malformed::answer`] turns into an answer.
     pub fn decode(body: &[u8]) -> Result<Self, Malformed> {
-        let mut review: Value = serde_json::from_slice(body).map_err(|error| Malformed {
-            uid: String::new(),
-            reason: format!("the review is not JSON: {error}"),
-        })?;
+        let mut review: Value =
+            serde_json::from_slice(body).map_err(|error| Malformed::of(body, &error))?;
         let uid = review
             .pointer("/request/uid")
             .and_then(Value::as_str)
@@ -294,9 +293,39 @@ impl Request {
     }
 }
 
+/// As much of a review as an answer needs. Whatever else is in it is skipped, however deep it is: the parser
+/// does not recurse into what it skips.
+#[derive(Deserialize)]
+struct Outline {
+    request: OutlineRequest,
+}
+
+#[derive(Deserialize)]
+struct OutlineRequest {
+    uid: String,
+}
+
 // === impl Malformed ===
 
 impl Malformed {
+    /// The parser gave up on a body. Without the uid of the request the API server would take the answer for
+    /// none, and nobody would see the warning.
+    fn of(body: &[u8], error: &serde_json::Error) -> Self {
+        // The library has no name for it.
+        let is_too_deep = error.to_string().starts_with("recursion limit");
+        let outline = is_too_deep.then(|| serde_json::from_slice::<Outline>(body));
+        match outline {
+            Some(Ok(outline)) => Self {
+                uid: outline.request.uid,
+                reason: format!("not injected: the review is nested too deeply: {error}"),
+            },
+            _ => Self {
+                uid: String::new(),
+                reason: format!("the review is not JSON: {error}"),
+            },
+        }
+    }
+
     /// An answer that lets the object pass: whatever cannot be read must not block anyone.
     #[must_use]
     pub fn answer(self) -> Answer {
@@ -485,6 +514,30 @@ mod tests {
                     .count()
                     <= 120
             );
+        }
+    }
+
+    /// 127 levels can be read (serde_json's limit); one more is as good as thousands.
+    #[test]
+    fn a_review_that_is_nested_too_deeply_passes_with_a_warning() {
+        let review_of = |levels: usize| {
+            let deep = format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+            let pod = pod(json!({"flowcar.io/inject": "enabled"}));
+            let review = review("Pod", &pod).to_string();
+            review.replacen("\"spec\":{", &format!("\"spec\":{{\"deep\":{deep},"), 1)
+        };
+        // The review, the request, the object and its spec are levels too.
+        let read = answer_bytes(review_of(123).as_bytes(), &Settings::default());
+        assert_eq!(read.decision, "injected");
+        for levels in [124, 128, 5_000, 500_000] {
+            let answer = answer_bytes(review_of(levels).as_bytes(), &Settings::default());
+            let response = &answer.review["response"];
+            assert_eq!(response["uid"], "u-1", "{levels}");
+            assert_eq!(response["allowed"], true);
+            assert_eq!(response.get("patch"), None);
+            let warning = response["warnings"][0].as_str().expect("a warning");
+            assert!(warning.starts_with("flowcar: not injected: the review is nested too deeply"));
+            assert_eq!(answer.decision, "malformed");
         }
     }
 

@@ -1,5 +1,6 @@
 //! What is known about the cluster: its namespaces' labels, and whether it runs native sidecars.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -9,6 +10,8 @@ use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use serde_json::{Map, Value, json};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::admit::Cluster;
 use crate::config::NativeSidecar;
@@ -16,11 +19,15 @@ use crate::config::NativeSidecar;
 /// A namespace that the watch has not brought yet is asked for, but not for long: the API server waits.
 const ASK: Duration = Duration::from_secs(2);
 
+/// How many namespaces are asked for at once.
+const ASKING: usize = 16;
+
 /// The cluster as the controller sees it.
 #[derive(Clone)]
 pub struct ClusterView {
     namespaces: Store<PartialObjectMeta<Namespace>>,
     api: Api<Namespace>,
+    asking: Arc<Semaphore>,
     own_namespace: String,
     native_sidecar: bool,
 }
@@ -49,6 +56,7 @@ impl ClusterView {
         let view = Self {
             namespaces,
             api,
+            asking: Arc::new(Semaphore::new(ASKING)),
             own_namespace: own_namespace.to_owned(),
             native_sidecar,
         };
@@ -65,11 +73,11 @@ impl ClusterView {
     /// What a review of an object in this namespace needs to know.
     ///
     /// A namespace that cannot be read counts as one that enforces `restricted`: that form is admitted anywhere.
-    pub async fn for_namespace(&self, name: &str) -> Cluster {
+    pub async fn for_namespace(&self, name: &str, deadline: Instant) -> Cluster {
         let namespace_labels = match self.labels(name) {
             Some(labels) => labels,
-            None => match tokio::time::timeout(ASK, self.api.get_metadata_opt(name)).await {
-                Ok(Ok(Some(namespace))) => labels_of(&namespace),
+            None => match self.ask(name, deadline).await {
+                Some(namespace) => labels_of(&namespace),
                 _ => Map::from_iter([(
                     "pod-security.kubernetes.io/enforce".to_owned(),
                     json!("restricted"),
@@ -81,6 +89,14 @@ impl ClusterView {
             own_namespace: self.own_namespace.clone(),
             native_sidecar: self.native_sidecar,
         }
+    }
+
+    /// Asks for a namespace, beside a few others only: anyone can name one that does not exist.
+    async fn ask(&self, name: &str, deadline: Instant) -> Option<PartialObjectMeta<Namespace>> {
+        let _asking = self.asking.try_acquire().ok()?;
+        let until = deadline.min(Instant::now() + ASK);
+        let asked = tokio::time::timeout_at(until, self.api.get_metadata_opt(name));
+        asked.await.ok()?.ok()?
     }
 
     /// The labels of a namespace that the watch has brought.

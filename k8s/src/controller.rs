@@ -9,7 +9,6 @@ use anyhow::Context as _;
 use futures_util::StreamExt;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::jiff::SignedDuration;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use tokio::net::TcpListener;
@@ -22,7 +21,8 @@ use crate::config::{Config, Settings};
 use crate::events::Events;
 use crate::lease::{self, Claim};
 use crate::metrics::Metrics;
-use crate::serve::{App, Certificate, serve_admin, serve_admission};
+use crate::serve::{App, Certificate, ClientAuthority, serve_admin, serve_admission};
+use crate::text::duration;
 
 /// Who makes the webhook's certificates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -79,6 +79,16 @@ pub struct Options {
     /// How long every API server may take to see a new authority.
     #[arg(long, value_parser = duration, default_value = "10m")]
     pub settle: Duration,
+    /// How long the API server waits for an answer, as the MutatingWebhookConfiguration says (timeoutSeconds).
+    #[arg(long, value_parser = duration, default_value = "5s")]
+    pub timeout: Duration,
+    /// The authorities, in PEM, of the certificate that the API server shows as a client; whoever shows none is
+    /// turned away. Where it is left out, anyone may ask, and Events are told only about objects that are there.
+    #[arg(long)]
+    pub client_ca: Option<PathBuf>,
+    /// Who may ask, by a name in such a certificate; every one of them where it is left out.
+    #[arg(long, value_delimiter = ',', requires = "client_ca")]
+    pub client_names: Vec<String>,
     /// How long to go on accepting after a request to stop, until every API server knows.
     #[arg(long, value_parser = duration, default_value = "5s")]
     pub drain_delay: Duration,
@@ -87,20 +97,14 @@ pub struct Options {
     pub drain_deadline: Duration,
 }
 
-/// `10m`, `720h`, `1h30m`, as people write durations.
-fn duration(text: &str) -> Result<Duration, String> {
-    let parsed: SignedDuration = text
-        .parse()
-        .map_err(|error| format!("{error}; write it as in 10m or 720h"))?;
-    Duration::try_from(parsed).map_err(|error| error.to_string())
-}
-
 /// Runs until `stop` completes, then drains.
 ///
 /// # Errors
 /// If the configuration is wrong, an address is taken, or the API server cannot be reached at the start.
 pub async fn run(options: Options, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    crate::descriptors::raise_limit();
     let settings = read_settings(&options)?;
+    let certificate = read_client_authority(&options)?;
     let client = Client::try_default()
         .await
         .context("no way to the API server: neither a service account nor a kubeconfig")?;
@@ -114,17 +118,19 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> anyhow::Re
         .await
         .with_context(|| format!("listening on {}", options.admin_listen))?;
     let (cluster, namespaces) = ClusterView::new(client.clone(), &options.namespace, native);
-    let (events, publisher) = Events::new(client.clone(), options.replica.clone());
+    let metrics = Metrics::default();
+    let (events, publisher) = Events::new(client.clone(), options.replica.clone(), metrics.clone());
     let (draining, drained) = watch::channel(false);
     let (stopping, stopped) = watch::channel(false);
     let app = Arc::new(App {
         settings,
         cluster,
         events,
-        metrics: Metrics::default(),
-        certificate: Certificate::default(),
+        metrics,
+        certificate,
         draining: drained,
         large: Semaphore::new(1),
+        timeout: options.timeout,
     });
     tracing::info!(address = %options.listen, native_sidecars = native, config = app.settings.hash, "flowcar-controller starts");
     let changed = Arc::new(Notify::new());
@@ -175,6 +181,16 @@ fn read_settings(options: &Options) -> anyhow::Result<Settings> {
     let text =
         std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     Config::parse(&text).with_context(|| format!("in {}", path.display()))
+}
+
+fn read_client_authority(options: &Options) -> anyhow::Result<Certificate> {
+    let Some(path) = &options.client_ca else {
+        return Ok(Certificate::default());
+    };
+    let pem = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    let authority = ClientAuthority::read(&pem, options.client_names.clone())
+        .with_context(|| format!("in {}", path.display()))?;
+    Ok(Certificate::for_clients_of(authority))
 }
 
 /// Takes every version of the Secret into use.
@@ -305,18 +321,5 @@ async fn reconcile(keeper: &mut Keeper, metrics: &Metrics) -> Duration {
             tracing::warn!(%error, "certificates could not be kept; trying again");
             Duration::from_secs(1)
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::duration;
-    use std::time::Duration;
-
-    #[test]
-    fn durations_are_read_as_people_write_them() {
-        assert_eq!(duration("10m"), Ok(Duration::from_secs(600)));
-        assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
-        assert!(duration("-1s").is_err() && duration("ten").is_err());
     }
 }

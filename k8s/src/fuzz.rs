@@ -28,7 +28,10 @@ pub fn review(body: &[u8]) {
     };
     let response = &answer.review["response"];
     let uid = sent.pointer("/request/uid").and_then(Value::as_str);
-    assert_eq!(response["uid"], uid.unwrap_or_default());
+    // A review that is too deep for the parser is answered under its uid all the same.
+    if !sent.is_null() {
+        assert_eq!(response["uid"], uid.unwrap_or_default());
+    }
     assert_eq!(response["allowed"], true);
     assert_eq!(
         response.get("patch").is_some(),

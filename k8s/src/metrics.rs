@@ -16,6 +16,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::events::Dropped;
+
 /// Upper bounds of the latency buckets, in seconds: around the 5 ms that an admission may take.
 const BOUNDS: [f64; 12] = [
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0,
@@ -28,7 +30,9 @@ pub struct Metrics {
     reviews: Family<Decision, Counter>,
     reasons: Family<Reason, Counter>,
     latency: Arc<Latency>,
-    events_dropped: Counter,
+    events_dropped: Family<Reason, Counter>,
+    unread: Family<Reason, Counter>,
+    connections_closed: Family<Reason, Counter>,
     /// Pods that opted in and carry no word of ours, as the detector sees them.
     pub pods_missed: Gauge,
     /// 1 while this replica holds the Lease.
@@ -46,6 +50,17 @@ struct Decision {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Reason {
     reason: &'static str,
+}
+
+/// Why flowcar ended a connection that its client held open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// Its TLS handshake took too long.
+    Handshake,
+    /// Nothing was asked on it for too long.
+    Idle,
+    /// Another connection needed its place.
+    NoRoom,
 }
 
 /// Latencies in microseconds, up to ten seconds at three digits.
@@ -74,12 +89,27 @@ impl Default for Metrics {
         );
         let latency = Arc::new(Latency::new());
         registry.register_collector(Box::new(latency.clone()));
-        let (events_dropped, keeper_errors) = (Counter::default(), Counter::default());
+        let (events_dropped, unread, connections_closed) = (
+            Family::<Reason, Counter>::default(),
+            Family::<Reason, Counter>::default(),
+            Family::<Reason, Counter>::default(),
+        );
         registry.register(
             "events_dropped",
-            "Events that the queue had no room for",
+            "Events that were not told, by reason",
             events_dropped.clone(),
         );
+        registry.register(
+            "admission_unread",
+            "Requests whose body was not read to its end, by reason",
+            unread.clone(),
+        );
+        registry.register(
+            "connections_closed",
+            "Connections that the controller ended while their client held them open, by reason",
+            connections_closed.clone(),
+        );
+        let keeper_errors = Counter::default();
         registry.register(
             "certificate_errors",
             "Times that certificates could not be kept",
@@ -111,6 +141,8 @@ impl Default for Metrics {
             reasons,
             latency,
             events_dropped,
+            unread,
+            connections_closed,
             pods_missed,
             leader,
             certificate_ends,
@@ -130,8 +162,25 @@ impl Metrics {
     }
 
     /// Counts one Event that is not told.
-    pub fn event_dropped(&self) {
-        self.events_dropped.inc();
+    pub fn event_dropped(&self, why: Dropped) {
+        let reason = why.reason();
+        self.events_dropped.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// Counts one request whose body was not read to its end.
+    pub fn unread(&self, reason: &'static str) {
+        self.unread.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// Counts one connection that the controller ended.
+    pub fn connection_closed(&self, why: Closed) {
+        let reason = match why {
+            Closed::Handshake => "handshake",
+            Closed::Idle => "idle",
+            Closed::NoRoom => "no_room",
+        };
+        let counter = self.connections_closed.get_or_create(&Reason { reason });
+        counter.inc();
     }
 
     /// Says when the serving certificate ends.

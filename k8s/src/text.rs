@@ -1,4 +1,8 @@
-//! Cutting text to the sizes that Kubernetes shows.
+//! Text as people and Kubernetes write it, and cut to the sizes that Kubernetes shows.
+
+use std::time::Duration;
+
+use k8s_openapi::jiff::SignedDuration;
 
 /// The longest admission warning that clients show whole, in characters (Kubernetes' webhook documentation).
 pub(crate) const WARNING_CHARS: usize = 120;
@@ -16,9 +20,29 @@ pub(crate) fn clip(text: &str, max: usize) -> String {
     format!("{kept}...")
 }
 
+/// `10m`, `720h`, `1h30m`, as people write durations.
+///
+/// # Errors
+/// If it is no such text, or negative.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let parsed: SignedDuration = text
+        .parse()
+        .map_err(|error| format!("{error}; write it as in 10m or 720h"))?;
+    Duration::try_from(parsed).map_err(|error| error.to_string())
+}
+
 #[cfg(test)]
 mod tests {
-    use super::clip;
+    use std::time::Duration;
+
+    use super::{clip, duration};
+
+    #[test]
+    fn durations_are_read_as_people_write_them() {
+        assert_eq!(duration("10m"), Ok(Duration::from_secs(600)));
+        assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
+        assert!(duration("-1s").is_err() && duration("ten").is_err());
+    }
 
     #[test]
     fn a_short_text_stays_and_a_long_one_is_cut_on_a_character() {

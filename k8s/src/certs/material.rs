@@ -1,6 +1,7 @@
 //! Keys and certificates, and their form in a Secret.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use k8s_openapi::ByteString;
@@ -8,6 +9,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
+use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use time::OffsetDateTime;
@@ -198,7 +200,7 @@ impl Material {
         life(&material.signer.cert)?;
         life(&material.cert)?;
         KeyPair::from_pem(&material.signer.key)?;
-        server_config(&material.cert, &material.key)?;
+        server_config(&material.cert, &material.key, None)?;
         let known = [Some(&material.signer), material.next.as_ref()];
         let is_known = |pem: &String| {
             known
@@ -237,31 +239,42 @@ impl Material {
     }
 }
 
-/// The server side of TLS with the certificate chain and key of a Secret of type `kubernetes.io/tls`.
+/// The server side of TLS with the certificate chain and key of a Secret of type `kubernetes.io/tls`, for clients
+/// that `clients` verifies, or for any.
 ///
 /// # Errors
 /// If either is missing, unreadable, or they do not belong together.
-pub(crate) fn server_config_of(data: &SecretData) -> Result<rustls::ServerConfig, MaterialError> {
+pub(crate) fn server_config_of(
+    data: &SecretData,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+) -> Result<rustls::ServerConfig, MaterialError> {
     let part = |name: &'static str| {
         let bytes = data.get(name).ok_or(MaterialError::Missing(name))?;
         String::from_utf8(bytes.0.clone())
             .map_err(|error| MaterialError::Unreadable(error.to_string()))
     };
-    server_config(&part("tls.crt")?, &part("tls.key")?)
+    server_config(&part("tls.crt")?, &part("tls.key")?, clients)
 }
 
-fn server_config(cert: &str, key: &str) -> Result<rustls::ServerConfig, MaterialError> {
+fn server_config(
+    cert: &str,
+    key: &str,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+) -> Result<rustls::ServerConfig, MaterialError> {
     let unreadable =
         |error: rustls_pki_types::pem::Error| MaterialError::Unreadable(error.to_string());
     let chain = CertificateDer::pem_slice_iter(cert.as_bytes())
         .collect::<Result<Vec<_>, _>>()
         .map_err(unreadable)?;
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(unreadable)?;
-    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?;
+    let config = match clients {
+        Some(verifier) => config.with_client_cert_verifier(verifier),
+        None => config.with_no_client_auth(),
+    };
+    let mut config = config.with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
@@ -320,7 +333,7 @@ fn with_certificate<T>(
     Ok(read(&certificate))
 }
 
-fn split_bundle(bundle: &str) -> Vec<String> {
+pub(super) fn split_bundle(bundle: &str) -> Vec<String> {
     const END: &str = "-----END CERTIFICATE-----";
     bundle
         .split_inclusive(END)

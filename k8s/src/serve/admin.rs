@@ -1,40 +1,49 @@
 //! Metrics and health, over plain HTTP.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::server::conn::auto;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
+use super::body::Answer;
+use super::connections::{Connections, InProgress, Limits};
 use super::http::{App, Reply, reply, text};
+use super::listener::{Caller, Listener};
+
+/// Few ask: the kubelet and whoever scrapes the metrics.
+const LIMITS: Limits = Limits {
+    total: 64,
+    per_source: 16,
+    memory: 1 << 20,
+};
+
+/// How long a new connection may take to become one, which is nothing without TLS.
+const HANDSHAKE: Duration = Duration::from_secs(1);
 
 /// Serves `/metrics`, `/healthz` and `/readyz` until the process ends.
-pub async fn serve_admin(listener: TcpListener, app: Arc<App>) {
-    let builder = auto::Builder::new(TokioExecutor::new());
-    loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            continue;
-        };
-        let (app, builder) = (app.clone(), builder.clone());
-        tokio::spawn(async move {
-            let service = service_fn(move |request: Request<Incoming>| {
-                let reply = admin(request.uri().path(), &app);
-                async move { Ok::<_, Infallible>(reply) }
-            });
-            // A prober that hangs up is no news.
-            drop(
-                builder
-                    .serve_connection(TokioIo::new(stream), service)
-                    .await,
-            );
-        });
-    }
+pub async fn serve_admin(socket: TcpListener, app: Arc<App>) {
+    // Never stopped: health is asked for until the end.
+    let (_running, stop) = watch::channel(false);
+    let listener = Listener {
+        socket,
+        connections: Connections::new(LIMITS),
+        metrics: app.metrics.clone(),
+        handshake: HANDSHAKE,
+        stop,
+    };
+    let service = move |request: Request<Incoming>, _: Arc<Caller>, mut progress: InProgress| {
+        let reply = admin(request.uri().path(), &app);
+        if reply.status() != StatusCode::NOT_FOUND {
+            progress.proves();
+        }
+        async move { reply }
+    };
+    listener
+        .serve(|stream| async move { Some((stream, false)) }, service)
+        .await;
 }
 
 fn admin(path: &str, app: &App) -> Reply {
@@ -46,7 +55,11 @@ fn admin(path: &str, app: &App) -> Reply {
         },
         "/metrics" => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            reply(StatusCode::OK, kind, app.metrics.render())
+            reply(
+                StatusCode::OK,
+                kind,
+                Answer::new(app.metrics.render(), None),
+            )
         }
         _ => text(
             StatusCode::NOT_FOUND,

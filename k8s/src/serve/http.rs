@@ -1,26 +1,24 @@
-//! Connections, requests and the way they end.
+//! Reviews, from the request to the answer.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
-use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Body as _, Incoming};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, Uri, header};
+use hyper::body::Incoming;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::Certificate;
+use super::body::{self, Unread};
+use super::connections::{Connections, InProgress, Limits};
+use super::listener::{Caller, Listener};
 use crate::admit::{self, Answer};
 use crate::cluster::ClusterView;
 use crate::config::Settings;
-use crate::events::Events;
+use crate::events::{Asked, Events};
 use crate::metrics::Metrics;
 
 /// Where reviews are posted.
@@ -30,17 +28,19 @@ pub const ADMIT_PATH: &str = "/admit";
 /// carries up to two of them.
 pub const MAX_BODY: usize = 10 << 20;
 
-/// How much of a body that is too large is read on all the same, in bytes: a client that still writes when the
-/// connection is closed does not see the answer.
-const DRAIN: usize = 4 * MAX_BODY;
-
-/// A handshake, a request's head or its body that takes longer is somebody else's: the API server itself gives up
-/// after the webhook's timeout of 5 s.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Larger bodies are read on another thread, so that they hold nobody up, and one after the other, as each
+/// Larger bodies are decoded on another thread, so that they hold nobody up, and one after the other, as each
 /// costs many times its size in memory.
-const INLINE_BODY: usize = 256 << 10;
+pub(super) const INLINE_BODY: usize = 256 << 10;
+
+/// Connections at once: every API server of a cluster has a few.
+const CONNECTIONS: usize = 512;
+
+/// Connections of one source at once.
+const PER_SOURCE: usize = 128;
+
+/// Bytes of requests and answers in progress. With what decoding one large body takes, it has to stay below the
+/// container's limit of 128 MiB in the chart.
+const MEMORY: usize = 24 << 20;
 
 /// All that a request needs.
 pub struct App {
@@ -56,192 +56,196 @@ pub struct App {
     pub certificate: Certificate,
     /// True once the process was asked to stop.
     pub draining: watch::Receiver<bool>,
-    /// The turn of the large body that is being answered.
+    /// The turn of the large body that is being decoded.
     pub large: Semaphore,
+    /// How long the API server waits for an answer, where it does not say so itself.
+    pub timeout: Duration,
 }
 
-/// Why a request has no body to answer.
-enum Unread {
-    TooLarge,
-    Late,
-    Broken,
-}
+pub(super) type Reply = Response<body::Answer>;
 
-pub(super) type Reply = Response<Full<Bytes>>;
-
-/// Serves admission until `stop`, then ends the connections, each after the request in progress.
+/// Serves admission until `stop`, then ends the connections, each after the requests in progress.
 pub async fn serve_admission(
-    listener: TcpListener,
+    socket: TcpListener,
     app: Arc<App>,
-    mut stop: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
     deadline: Duration,
 ) {
-    let graceful = GracefulShutdown::new();
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(PATIENCE);
-    loop {
-        let stream = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                // Out of descriptors, most likely: others will be freed.
-                Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
-                }
-            },
-            () = asked(&mut stop) => break,
-        };
-        let (app, builder, watcher) = (app.clone(), builder.clone(), graceful.watcher());
-        tokio::spawn(async move {
-            let Some(stream) = handshake(stream, &app.certificate).await else {
-                return;
-            };
-            let service = service_fn(move |request| admission(request, app.clone()));
-            let connection = builder
-                .serve_connection(TokioIo::new(stream), service)
-                .into_owned();
-            if let Err(error) = watcher.watch(connection).await {
-                tracing::debug!(error, "a connection ended early");
-            }
-        });
-    }
-    drop(listener);
-    if tokio::time::timeout(deadline, graceful.shutdown())
-        .await
-        .is_err()
-    {
-        tracing::warn!("connections were still busy when the drain's deadline passed");
+    let listener = Listener {
+        socket,
+        connections: Connections::new(Limits {
+            total: crate::descriptors::share_of(CONNECTIONS),
+            per_source: PER_SOURCE,
+            memory: MEMORY,
+        }),
+        metrics: app.metrics.clone(),
+        handshake: patience(app.timeout),
+        stop: stop.clone(),
+    };
+    let certificate = app.certificate.clone();
+    let handshake = move |stream| secure(stream, certificate.clone());
+    let service =
+        move |request, caller, progress| admission(request, caller, progress, app.clone());
+    let serving = listener.serve(handshake, service);
+    let overdue = async {
+        let mut stop = stop;
+        drop(stop.wait_for(|stop| *stop).await);
+        tokio::time::sleep(deadline).await;
+    };
+    tokio::select! {
+        () = serving => {}
+        () = overdue => tracing::warn!("connections were still busy when the drain's deadline passed"),
     }
 }
 
-/// Drops the guard that the channel lends, which may not be held while others are awaited.
-async fn asked(stop: &mut watch::Receiver<bool>) {
-    drop(stop.wait_for(|stop| *stop).await);
+/// How long anything may take for which an API server waits that long: it has to have its answer in time.
+fn patience(timeout: Duration) -> Duration {
+    timeout * 4 / 5
 }
 
-async fn handshake(
+/// How long the API server waits for this answer: it says so in `?timeout=5s`
+/// (`k8s.io/apiserver/pkg/admission/plugin/webhook/mutating/dispatcher.go`).
+fn timeout_of(uri: &Uri) -> Option<Duration> {
+    let mut parameters = uri.query()?.split('&');
+    let text = parameters.find_map(|pair| pair.strip_prefix("timeout="))?;
+    crate::text::duration(text).ok()
+}
+
+async fn secure(
     stream: TcpStream,
-    certificate: &Certificate,
-) -> Option<tokio_rustls::server::TlsStream<TcpStream>> {
-    stream.set_nodelay(true).ok()?;
+    certificate: Certificate,
+) -> Option<(TlsStream<TcpStream>, bool)> {
     let acceptor = TlsAcceptor::from(certificate.current()?);
-    match tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => Some(stream),
-        Ok(Err(error)) => {
+    match acceptor.accept(stream).await {
+        Ok(stream) => match certificate.client(stream.get_ref().1) {
+            Ok(verified) => Some((stream, verified)),
+            Err(name) => {
+                tracing::warn!(%name, "a client with a valid certificate is not one of those that may ask");
+                None
+            }
+        },
+        Err(error) => {
             tracing::debug!(%error, "a TLS handshake failed");
             None
         }
-        Err(_) => None,
     }
 }
 
-async fn admission(request: Request<Incoming>, app: Arc<App>) -> Result<Reply, Infallible> {
+async fn admission(
+    request: Request<Incoming>,
+    caller: Arc<Caller>,
+    mut progress: InProgress,
+    app: Arc<App>,
+) -> Reply {
     if request.uri().path() != ADMIT_PATH {
-        return Ok(text(
-            StatusCode::NOT_FOUND,
-            "reviews are posted to /admit\n",
-        ));
+        return text(StatusCode::NOT_FOUND, "reviews are posted to /admit\n");
     }
     if request.method() != Method::POST {
-        return Ok(text(StatusCode::METHOD_NOT_ALLOWED, "reviews are posted\n"));
+        return text(StatusCode::METHOD_NOT_ALLOWED, "reviews are posted\n");
     }
     let started = Instant::now();
-    let most = request.body().size_hint().upper();
-    let is_small = most.is_some_and(|most| most <= INLINE_BODY as u64);
-    let _turn = match is_small {
+    let asked = timeout_of(request.uri()).unwrap_or(app.timeout);
+    let deadline = tokio::time::Instant::now() + patience(asked.min(app.timeout));
+    let (bytes, charge) = match body::read(request.into_body(), &caller.place, deadline).await {
+        Ok(read) => read,
+        Err(unread) => return refuse(&unread, &app),
+    };
+    // A large body waits for its turn only when it is all there: nobody waits for somebody else's network.
+    let _turn = match bytes.len() <= INLINE_BODY {
         true => None,
-        false => app.large.acquire().await.ok(),
+        false => match tokio::time::timeout_at(deadline, app.large.acquire()).await {
+            Ok(turn) => turn.ok(),
+            Err(_) => return refuse(&Unread::NoRoom, &app),
+        },
     };
-    let body = tokio::time::timeout(PATIENCE, read(request.into_body())).await;
-    let body = match body.unwrap_or(Err(Unread::Late)) {
-        Ok(body) => body,
-        Err(unread) => return Ok(unread.reply()),
-    };
-    let answer = answer(body, &app).await;
+    let answer = answer(bytes, deadline, &app).await;
+    if answer.decision != "malformed" {
+        progress.proves();
+    }
     app.metrics
         .reviewed(answer.decision, &answer.reasons, started.elapsed());
+    let asked = match caller.verified {
+        true => Asked::ByApiServer,
+        false => Asked::By(caller.source),
+    };
     for told in answer.events {
-        app.events.tell(told, &app.metrics);
+        app.events.offer(told, asked, &app.metrics);
     }
-    let bytes = answer.review.to_string();
-    Ok(reply(StatusCode::OK, "application/json", bytes))
+    let body = body::Answer::new(answer.review.to_string(), Some(charge));
+    reply(StatusCode::OK, "application/json", body)
 }
 
-async fn read(mut body: Incoming) -> Result<Bytes, Unread> {
-    let most = usize::try_from(body.size_hint().upper().unwrap_or_default()).unwrap_or(usize::MAX);
-    if most > DRAIN {
-        return Err(Unread::TooLarge);
-    }
-    let mut bytes = BytesMut::with_capacity(most.min(MAX_BODY));
-    let mut length = 0;
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(|_| Unread::Broken)?.into_data() else {
-            continue;
-        };
-        length += data.len();
-        if length > DRAIN {
-            break;
-        }
-        if length <= MAX_BODY {
-            bytes.extend_from_slice(&data);
-        }
-    }
-    if length > MAX_BODY {
-        return Err(Unread::TooLarge);
-    }
-    Ok(bytes.freeze())
-}
-
-async fn answer(body: Bytes, app: &Arc<App>) -> Answer {
+async fn answer(body: Bytes, deadline: tokio::time::Instant, app: &Arc<App>) -> Answer {
     if body.len() <= INLINE_BODY {
         return match admit::Request::decode(&body) {
-            Ok(request) => finish(request, app).await,
+            Ok(request) => finish(request, deadline, app).await,
             Err(malformed) => malformed.answer(),
         };
     }
     match tokio::task::spawn_blocking(move || admit::Request::decode(&body)).await {
-        Ok(Ok(request)) => finish(request, app).await,
+        Ok(Ok(request)) => finish(request, deadline, app).await,
         Ok(Err(malformed)) => malformed.answer(),
         Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
     }
 }
 
-async fn finish(request: admit::Request, app: &App) -> Answer {
-    let cluster = app.cluster.for_namespace(&request.namespace).await;
+async fn finish(request: admit::Request, deadline: tokio::time::Instant, app: &App) -> Answer {
+    let cluster = app
+        .cluster
+        .for_namespace(&request.namespace, deadline)
+        .await;
     request.answer(cluster, &app.settings)
 }
 
-// === impl Unread ===
-
-impl Unread {
-    fn reply(self) -> Reply {
-        match self {
-            Self::TooLarge => text(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "a review has at most 10 MiB\n",
-            ),
-            Self::Late => text(
-                StatusCode::REQUEST_TIMEOUT,
-                "the body took longer than 5 s\n",
-            ),
-            Self::Broken => text(StatusCode::BAD_REQUEST, "the body ended early\n"),
-        }
-    }
+fn refuse(unread: &Unread, app: &App) -> Reply {
+    app.metrics.unread(unread.reason());
+    let (status, words) = unread.words();
+    text(status, words)
 }
 
 pub(super) fn text(status: StatusCode, text: &'static str) -> Reply {
-    reply(status, "text/plain; charset=utf-8", text)
+    let body = body::Answer::new(text, None);
+    reply(status, "text/plain; charset=utf-8", body)
 }
 
-pub(super) fn reply(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Reply {
-    let mut reply = Response::new(Full::new(body.into()));
+pub(super) fn reply(status: StatusCode, kind: &'static str, body: body::Answer) -> Reply {
+    let mut reply = Response::new(body);
     *reply.status_mut() = status;
     reply
         .headers_mut()
         .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
     reply
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{patience, timeout_of};
+
+    #[test]
+    fn the_api_servers_own_timeout_is_read() {
+        let of = |uri: &str| timeout_of(&uri.parse().expect("a URI"));
+        assert_eq!(of("/admit?timeout=5s"), Some(Duration::from_secs(5)));
+        assert_eq!(
+            of("/admit?a=b&timeout=1m30s"),
+            Some(Duration::from_secs(90))
+        );
+        for nothing in [
+            "/admit",
+            "/admit?timeout=",
+            "/admit?timeout=-5s",
+            "/admit?t=5s",
+        ] {
+            assert_eq!(of(nothing), None, "{nothing}");
+        }
+    }
+
+    #[test]
+    fn the_answer_comes_before_the_api_server_gives_up() {
+        for seconds in 1..=30 {
+            let timeout = Duration::from_secs(seconds);
+            assert!(patience(timeout) + Duration::from_millis(200) <= timeout);
+        }
+    }
 }

@@ -1,0 +1,147 @@
+//! Bodies of requests, read within bounds, and of answers, which hold their memory until they are sent.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::Instant;
+
+use super::connections::{Charge, Place};
+use super::http::{INLINE_BODY, MAX_BODY};
+
+/// How much of a body that is too large is read on all the same, in bytes: a client that still writes when the
+/// connection is closed does not see the answer.
+const DRAIN: usize = 4 * MAX_BODY;
+
+/// What a request costs besides its body, in bytes: its head, its task and its answer.
+const REQUEST: usize = 16 << 10;
+
+/// Why a request has no body to answer.
+#[derive(Debug)]
+pub(super) enum Unread {
+    TooLarge,
+    Late,
+    Broken,
+    NoRoom,
+}
+
+/// The body of an answer.
+pub(super) struct Answer {
+    bytes: Full<Bytes>,
+    _held: Option<Charge>,
+}
+
+// === impl Unread ===
+
+impl Unread {
+    /// A word for metrics.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::TooLarge => "too_large",
+            Self::Late => "late",
+            Self::Broken => "broken",
+            Self::NoRoom => "no_room",
+        }
+    }
+
+    pub(super) fn words(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::TooLarge => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "a review has at most 10 MiB\n",
+            ),
+            Self::Late => (
+                StatusCode::REQUEST_TIMEOUT,
+                "the body took longer than the API server waits\n",
+            ),
+            Self::Broken => (StatusCode::BAD_REQUEST, "the body ended early\n"),
+            Self::NoRoom => (StatusCode::SERVICE_UNAVAILABLE, "too much is in progress\n"),
+        }
+    }
+}
+
+/// Reads a whole body until `deadline`, and holds the memory that it takes.
+pub(super) async fn read(
+    body: Incoming,
+    place: &Arc<Place>,
+    deadline: Instant,
+) -> Result<(Bytes, Charge), Unread> {
+    let charge = place.charge(REQUEST).ok_or(Unread::NoRoom)?;
+    let bytes = tokio::time::timeout_at(deadline, collect(body, &charge))
+        .await
+        .unwrap_or(Err(Unread::Late))?;
+    Ok((bytes, charge))
+}
+
+async fn collect(mut body: Incoming, charge: &Charge) -> Result<Bytes, Unread> {
+    let most = usize::try_from(body.size_hint().upper().unwrap_or_default()).unwrap_or(usize::MAX);
+    if most > DRAIN {
+        return Err(Unread::TooLarge);
+    }
+    // A length is only a promise: the room for a large body is made when its start has come.
+    let mut bytes = BytesMut::with_capacity(most.min(INLINE_BODY));
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| Unread::Broken)?.into_data() else {
+            continue;
+        };
+        length += data.len();
+        if length > DRAIN {
+            break;
+        }
+        if length > MAX_BODY {
+            continue;
+        }
+        if !charge.grow(data.len()) {
+            return Err(Unread::NoRoom);
+        }
+        if length > bytes.capacity() {
+            bytes.reserve(
+                most.min(MAX_BODY)
+                    .saturating_sub(bytes.len())
+                    .max(data.len()),
+            );
+        }
+        bytes.extend_from_slice(&data);
+    }
+    if length > MAX_BODY {
+        return Err(Unread::TooLarge);
+    }
+    Ok(bytes.freeze())
+}
+
+// === impl Answer ===
+
+impl Answer {
+    pub(super) fn new(bytes: impl Into<Bytes>, held: Option<Charge>) -> Self {
+        Self {
+            bytes: Full::new(bytes.into()),
+            _held: held,
+        }
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Pin::new(&mut self.bytes).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.bytes.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.bytes.size_hint()
+    }
+}

@@ -1,0 +1,320 @@
+//! The table of open connections: how many there may be, and which one goes when there is no room.
+//!
+//! A newcomer is never refused and never waits. Whoever holds many connections loses one of them instead, so
+//! that a client that fills the table harms itself before it harms the API server.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// How much there may be at once.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Connections in all.
+    pub(super) total: usize,
+    /// Connections of one source.
+    pub(super) per_source: usize,
+    /// Bytes of requests and answers in progress, of all connections.
+    pub(super) memory: usize,
+}
+
+/// Where connections come from: an IPv4 address, or the /64 that an IPv6 host has to itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Source(IpAddr);
+
+/// What of a connection decides whether it goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Trust {
+    /// Nothing is known.
+    Unproven,
+    /// A review was answered on it.
+    Proven,
+    /// Its client certificate was verified.
+    Verified,
+}
+
+/// The open connections of one listener.
+#[derive(Clone)]
+pub(super) struct Connections {
+    limits: Limits,
+    table: Arc<Mutex<Table>>,
+}
+
+#[derive(Default)]
+struct Table {
+    entries: HashMap<u64, Entry>,
+    next: u64,
+    /// The sum of every entry's charges, in bytes.
+    held: usize,
+}
+
+struct Entry {
+    source: Source,
+    trust: Trust,
+    /// When it was accepted, or its last request was answered.
+    active: Instant,
+    requests: usize,
+    /// Bytes by charge, with the time at which each began.
+    charges: HashMap<u64, (Instant, usize)>,
+    evicted: Arc<Notify>,
+}
+
+/// A connection's entry, which goes when this is dropped.
+pub(super) struct Place {
+    connections: Connections,
+    id: u64,
+    evicted: Arc<Notify>,
+}
+
+/// A request in progress.
+pub(super) struct InProgress {
+    place: Arc<Place>,
+    proves: bool,
+}
+
+/// Memory that a request and its answer hold, until dropped.
+pub(super) struct Charge {
+    place: Arc<Place>,
+    id: u64,
+}
+
+// === impl Source ===
+
+impl Source {
+    pub(super) fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V6(v6) => {
+                let prefix = v6.to_bits() & (u128::MAX << 64);
+                Self(IpAddr::V6(Ipv6Addr::from_bits(prefix)))
+            }
+            v4 @ IpAddr::V4(_) => Self(v4),
+        }
+    }
+}
+
+// === impl Connections ===
+
+impl Connections {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            table: Arc::default(),
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives a new connection a place, for which another one has to go where there is none.
+    pub(super) fn admit(&self, source: Source) -> Place {
+        let mut table = self.table();
+        let of_source = table.entries.values().filter(|e| e.source == source);
+        let victim = if of_source.count() >= self.limits.per_source {
+            table.victim(self.limits.per_source, |entry| entry.source == source)
+        } else if table.entries.len() >= self.limits.total {
+            table.victim(self.limits.total, |_| true)
+        } else {
+            None
+        };
+        if let Some(victim) = victim {
+            table.evict(victim);
+        }
+        let id = table.next_id();
+        let evicted = Arc::new(Notify::new());
+        let entry = Entry {
+            source,
+            trust: Trust::Unproven,
+            active: Instant::now(),
+            requests: 0,
+            charges: HashMap::new(),
+            evicted: evicted.clone(),
+        };
+        table.entries.insert(id, entry);
+        Place {
+            connections: self.clone(),
+            id,
+            evicted,
+        }
+    }
+}
+
+// === impl Table ===
+
+impl Table {
+    fn next_id(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Which of the candidates goes. Connections that no review came on go first, but those that one came on
+    /// may not have more than half of the places: an attacker can post reviews, too. Of either kind, the
+    /// source with the most loses the one that has been idle for the longest.
+    fn victim(&self, places: usize, is_candidate: impl Fn(&Entry) -> bool) -> Option<u64> {
+        let candidates = || self.entries.iter().filter(|(_, entry)| is_candidate(entry));
+        let count = |trust| {
+            candidates()
+                .filter(|(_, entry)| entry.trust == trust)
+                .count()
+        };
+        let (unproven, proven) = (count(Trust::Unproven), count(Trust::Proven));
+        let trust = match (unproven, proven) {
+            (0, 0) => Trust::Verified,
+            (0, _) => Trust::Proven,
+            _ if proven * 2 > places => Trust::Proven,
+            _ => Trust::Unproven,
+        };
+        let group = || candidates().filter(|(_, entry)| entry.trust == trust);
+        let mut by_source: HashMap<Source, usize> = HashMap::new();
+        for (_, entry) in group() {
+            *by_source.entry(entry.source).or_default() += 1;
+        }
+        let most = by_source.values().max()?;
+        group()
+            .filter(|(_, entry)| by_source[&entry.source] == *most)
+            .min_by_key(|(id, entry)| (entry.requests > 0, entry.active, **id))
+            .map(|(id, _)| *id)
+    }
+
+    /// Whose memory is taken back: whoever has held some for the longest. The API server's bodies take
+    /// milliseconds.
+    fn slowest(&self) -> Option<u64> {
+        let begun = |entry: &Entry| entry.charges.values().map(|(begun, _)| *begun).min();
+        self.entries
+            .iter()
+            .filter_map(|(id, entry)| Some((begun(entry)?, *id)))
+            .min()
+            .map(|(_, id)| id)
+    }
+
+    fn evict(&mut self, id: u64) {
+        if let Some(entry) = self.entries.remove(&id) {
+            self.held -= entry.charged();
+            entry.evicted.notify_one();
+        }
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    fn charged(&self) -> usize {
+        self.charges.values().map(|(_, bytes)| bytes).sum()
+    }
+}
+
+// === impl Place ===
+
+impl Place {
+    /// Completes when the connection has to go, to make room.
+    pub(super) async fn evicted(&self) {
+        self.evicted.notified().await;
+    }
+
+    /// Its client certificate was verified.
+    pub(super) fn verified(&self) {
+        if let Some(entry) = self.connections.table().entries.get_mut(&self.id) {
+            entry.trust = Trust::Verified;
+        }
+    }
+
+    /// Since when it has been idle, and whether a request was answered on it; none while one is in progress.
+    pub(super) fn idle(&self) -> Option<(Instant, bool)> {
+        let table = self.connections.table();
+        let entry = table.entries.get(&self.id)?;
+        (entry.requests == 0).then_some((entry.active, entry.trust != Trust::Unproven))
+    }
+
+    /// Begins a request.
+    pub(super) fn begin(self: &Arc<Self>) -> InProgress {
+        if let Some(entry) = self.connections.table().entries.get_mut(&self.id) {
+            entry.requests += 1;
+        }
+        InProgress {
+            place: self.clone(),
+            proves: false,
+        }
+    }
+
+    /// Begins to hold memory; none where there is not so much.
+    pub(super) fn charge(self: &Arc<Self>, bytes: usize) -> Option<Charge> {
+        let charge = Charge {
+            place: self.clone(),
+            id: self.connections.table().next_id(),
+        };
+        charge.grow(bytes).then_some(charge)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.connections.table().evict(self.id);
+    }
+}
+
+// === impl InProgress ===
+
+impl InProgress {
+    /// The request was one that this listener is for.
+    pub(super) fn proves(&mut self) {
+        self.proves = true;
+    }
+}
+
+impl Drop for InProgress {
+    fn drop(&mut self) {
+        let mut table = self.place.connections.table();
+        let Some(entry) = table.entries.get_mut(&self.place.id) else {
+            return;
+        };
+        entry.requests -= 1;
+        if self.proves {
+            entry.active = Instant::now();
+            if entry.trust == Trust::Unproven {
+                entry.trust = Trust::Proven;
+            }
+        }
+    }
+}
+
+// === impl Charge ===
+
+impl Charge {
+    /// Holds so much more, in bytes. Where there is not so much, the slowest connection goes; false where that
+    /// is this one, or it has gone already.
+    pub(super) fn grow(&self, bytes: usize) -> bool {
+        let connections = &self.place.connections;
+        let mut table = connections.table();
+        while table.held + bytes > connections.limits.memory {
+            match table.slowest() {
+                Some(id) if id != self.place.id => table.evict(id),
+                _ => return false,
+            }
+        }
+        let Some(entry) = table.entries.get_mut(&self.place.id) else {
+            return false;
+        };
+        let new = || (Instant::now(), 0);
+        entry.charges.entry(self.id).or_insert_with(new).1 += bytes;
+        table.held += bytes;
+        true
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        let mut table = self.place.connections.table();
+        let entry = table.entries.get_mut(&self.place.id);
+        if let Some((_, bytes)) = entry.and_then(|entry| entry.charges.remove(&self.id)) {
+            table.held -= bytes;
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "connections_tests.rs"]
+mod tests;
