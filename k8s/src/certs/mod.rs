@@ -5,9 +5,11 @@
 
 mod keeper;
 mod material;
+mod remaining;
 mod rotation;
 
 pub use keeper::{Keeper, KeeperError, WEBHOOK_FIELD_MANAGER};
 pub use material::{Authority, Material, MaterialError, SecretData};
 pub(crate) use material::{ends, server_config_of};
+pub(crate) use remaining::{Remaining, is_own, remaining};
 pub use rotation::{Policy, Step, advance};

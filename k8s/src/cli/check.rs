@@ -15,10 +15,19 @@ use serde_json::{Value, json};
 use super::ClusterArgs;
 use super::remote::{Remote, fate};
 use crate::annotations::INJECT;
+use crate::certs::Remaining;
 use crate::inject::CONTAINER;
 
 /// A check's name, and what it found.
-type Line = (&'static str, Result<String, String>);
+type Line = (&'static str, Found);
+
+/// What a check found.
+enum Found {
+    Fine(String),
+    /// It works, and soon will not.
+    Soon(String),
+    Wrong(String),
+}
 
 /// What the controller does: group, resource, name, verb, and whether in its own namespace.
 const RIGHTS: [(&str, &str, &str, &str, bool); 8] = [
@@ -51,7 +60,7 @@ const RIGHTS: [(&str, &str, &str, &str, bool); 8] = [
 ];
 
 /// What the installing user creates: group and resource.
-const INSTALLS: [(&str, &str); 5] = [
+const INSTALLS: [(&str, &str); 7] = [
     ("", "namespaces"),
     ("apps", "deployments"),
     ("rbac.authorization.k8s.io", "clusterroles"),
@@ -60,30 +69,51 @@ const INSTALLS: [(&str, &str); 5] = [
         "admissionregistration.k8s.io",
         "mutatingwebhookconfigurations",
     ),
+    (
+        "admissionregistration.k8s.io",
+        "validatingadmissionpolicies",
+    ),
+    (
+        "admissionregistration.k8s.io",
+        "validatingadmissionpolicybindings",
+    ),
 ];
+
+// === impl Found ===
+
+impl From<Result<String, String>> for Found {
+    fn from(found: Result<String, String>) -> Self {
+        match found {
+            Ok(detail) => Self::Fine(detail),
+            Err(detail) => Self::Wrong(detail),
+        }
+    }
+}
 
 pub(super) async fn run(pre: bool, cluster: &ClusterArgs) -> anyhow::Result<bool> {
     let remote = Remote::connect(cluster).await?;
-    let mut lines: Vec<Line> = vec![("API server version", version(&remote).await)];
+    let mut lines: Vec<Line> = vec![("API server version", version(&remote).await.into())];
     if pre {
-        lines.push(("rights to install", rights_to_install(&remote).await));
+        lines.push(("rights to install", rights_to_install(&remote).await.into()));
     } else {
         lines.push((
             "rights of the controller",
-            rights_of_controller(&remote).await,
+            rights_of_controller(&remote).await.into(),
         ));
         lines.push(("certificates", certificates(&remote).await));
-        lines.push(("caBundle", ca_bundle(&remote).await));
-        lines.push(("dry-run pod", dry_run(&remote).await));
-        lines.push(("opted-in pods", missed(&remote).await));
+        lines.push(("caBundle", ca_bundle(&remote).await.into()));
+        lines.push(("dry-run pod", dry_run(&remote).await.into()));
+        lines.push(("opted-in pods", missed(&remote).await.into()));
     }
     for (name, found) in &lines {
         match found {
-            Ok(detail) => println!("ok    {name}: {detail}"),
-            Err(detail) => println!("FAIL  {name}: {detail}"),
+            Found::Fine(detail) => println!("ok    {name}: {detail}"),
+            Found::Soon(detail) => println!("WARN  {name}: {detail}"),
+            Found::Wrong(detail) => println!("FAIL  {name}: {detail}"),
         }
     }
-    Ok(lines.iter().all(|(_, found)| found.is_ok()))
+    let is_wrong = |(_, found): &Line| matches!(found, Found::Wrong(_));
+    Ok(!lines.iter().any(is_wrong))
 }
 
 async fn version(remote: &Remote) -> Result<String, String> {
@@ -136,7 +166,14 @@ async fn rights_to_install(remote: &Remote) -> Result<String, String> {
 async fn rights_of_controller(remote: &Remote) -> Result<String, String> {
     let reviews: Api<SubjectAccessReview> = Api::all(remote.client.clone());
     let mut lacking = Vec::new();
+    let makes_certificates = match secret(remote).await {
+        Ok(secret) => crate::certs::is_own(&secret.data.unwrap_or_default()),
+        Err(_) => true,
+    };
     for (group, resource, name, verb, own) in RIGHTS {
+        if verb == "patch" && !makes_certificates {
+            continue;
+        }
         let namespace = own.then_some(remote.own_namespace.as_str());
         let review = SubjectAccessReview {
             spec: SubjectAccessReviewSpec {
@@ -194,16 +231,31 @@ async fn secret(remote: &Remote) -> Result<Secret, String> {
     })
 }
 
-async fn certificates(remote: &Remote) -> Result<String, String> {
-    let data = secret(remote).await?.data.unwrap_or_default();
-    let pem = data
-        .get("tls.crt")
-        .map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned())
-        .unwrap_or_default();
-    let ends = crate::certs::ends(&pem).map_err(|error| error.to_string())?;
-    match ends.duration_since(SystemTime::now()) {
-        Ok(left) => Ok(format!("valid for {} more hours", left.as_secs() / 3600)),
-        Err(_) => Err("the serving certificate has ended: does the controller run?".to_owned()),
+async fn certificates(remote: &Remote) -> Found {
+    let data = match secret(remote).await {
+        Ok(secret) => secret.data.unwrap_or_default(),
+        Err(why) => return Found::Wrong(why),
+    };
+    match crate::certs::remaining(&data, SystemTime::now()) {
+        Ok(remaining) => judge_remaining(&remaining),
+        Err(error) => Found::Wrong(error.to_string()),
+    }
+}
+
+fn judge_remaining(remaining: &Remaining) -> Found {
+    let who = match remaining.is_own {
+        true => "does the controller run, and what does its log say about certificates?",
+        false => "does cert-manager run, and what does its Certificate say?",
+    };
+    let (what, hours) = (remaining.what, remaining.left.as_secs() / 3600);
+    if remaining.left.is_zero() {
+        Found::Wrong(format!("the {what} has ended: {who}"))
+    } else if remaining.is_overdue {
+        Found::Soon(format!(
+            "the {what} ends in {hours} hours and should have been renewed by now: {who}"
+        ))
+    } else {
+        Found::Fine(format!("valid for {hours} more hours"))
     }
 }
 
