@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+mod scalar;
+
 use crate::annotations::{INJECT, Kind, Overrides, PREFIX, Permissions, Problem};
 
 /// The version of flowcar, which names the default image.
@@ -20,10 +22,16 @@ pub struct Config {
     /// `Always`, `IfNotPresent` or `Never`; Kubernetes' own default where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image_pull_policy: Option<PullPolicy>,
-    /// Defaults for any annotation but `inject`, under its name without the prefix.
+    /// Secrets that the sidecar's image is pulled with, by name; each is added to the pods that have it not, and
+    /// has to be in their namespaces.
+    pub image_pull_secrets: Vec<String>,
+    /// Defaults for any annotation but `inject`, under its name without the prefix. Numbers and booleans are
+    /// taken for what they look like: Helm makes them of `sampling: 100` and `exchange: on`.
+    #[serde(deserialize_with = "scalar::map")]
     pub defaults: BTreeMap<String, String>,
     /// CPU request and limit of the sidecar in a Guaranteed pod that does not say otherwise. Loading the
     /// programs under a much tighter limit takes seconds.
+    #[serde(deserialize_with = "scalar::one")]
     pub guaranteed_cpu: String,
     /// Deny pods with mistaken annotations instead of warning.
     pub strict: bool,
@@ -106,6 +114,7 @@ impl Default for Config {
         Self {
             image: format!("ghcr.io/flowcar/flowcar:{VERSION}"),
             image_pull_policy: None,
+            image_pull_secrets: Vec::new(),
             defaults: BTreeMap::new(),
             guaranteed_cpu: "100m".to_owned(),
             strict: false,
@@ -143,6 +152,14 @@ impl Config {
         let (defaults, mut mistakes) = self.parse_defaults();
         if !Kind::Image.accepts(&self.image) {
             mistakes.push(format!("image={:?} is no image reference", self.image));
+        }
+        for name in &self.image_pull_secrets {
+            // `name/key` is a reference too, but not to a whole Secret.
+            if name.contains('/') || !Kind::SecretRef.accepts(name) {
+                mistakes.push(format!(
+                    "imagePullSecrets has {name:?}: expected the name of a Secret"
+                ));
+            }
         }
         if !Kind::Cpu.accepts(&self.guaranteed_cpu) {
             mistakes.push(format!(
@@ -276,6 +293,42 @@ mod tests {
             Config::parse("defaults: {endpoint: 'http://c:4317', log-level: warn}").expect("valid");
         assert_eq!(settings.defaults.get(Key::Endpoint), Some("http://c:4317"));
         assert_eq!(settings.defaults.get(Key::LogLevel), Some("warn"));
+    }
+
+    /// What Helm's YAML 1.1 makes of values that nobody quotes, down to large numbers as floating point.
+    #[test]
+    fn defaults_may_be_numbers_and_booleans() {
+        let text = "{guaranteedCpu: 1, defaults: {sampling: 1e+06, exchange: true, log-level: false, cpu-limit: 0.5, \
+                    memory-limit: 134217728, service-name: 7}}";
+        let settings = Config::parse(text).expect("valid");
+        assert_eq!(settings.config.guaranteed_cpu, "1");
+        for (key, value) in [
+            (Key::Sampling, "1000000"),
+            (Key::Exchange, "on"),
+            (Key::LogLevel, "off"),
+            (Key::CpuLimit, "0.5"),
+            (Key::MemoryLimit, "134217728"),
+            (Key::ServiceName, "7"),
+        ] {
+            assert_eq!(settings.defaults.get(key), Some(value));
+        }
+        let wrong = "{defaults: {peer: true, sampling: [1], service-name: {a: b}}}";
+        assert!(Config::parse(wrong).is_err());
+        let error = Config::parse("{defaults: {peer: true}}").expect_err("no word of peer's");
+        assert!(
+            error.to_string().contains("flowcar.io/peer=\"true\""),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn pull_secrets_are_names() {
+        let secrets = Config::parse("imagePullSecrets: [registry, a.b]").expect("valid");
+        assert_eq!(secrets.config.image_pull_secrets, ["registry", "a.b"]);
+        for wrong in ["Registry", "a/b", ""] {
+            let text = format!("imagePullSecrets: [{wrong:?}]");
+            assert!(Config::parse(&text).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -10,6 +10,10 @@ app.kubernetes.io/name: flowcar
 app.kubernetes.io/component: controller
 {{- end }}
 
+{{- define "flowcar.image" -}}
+{{- .repository }}:{{ .tag }}{{ with .digest }}@{{ . }}{{ end }}
+{{- end }}
+
 {{- define "flowcar.clientConfig" -}}
 {{- if .Values.webhook.url -}}
 url: {{ .Values.webhook.url | quote }}
@@ -19,5 +23,33 @@ service:
   namespace: {{ .Release.Namespace }}
   path: /admit
   port: 443
+{{- end }}
+{{- end }}
+
+{{- /* The operator's selector, and what a webhook adds to it. Where no answer means no pod, flowcar's own namespace is
+left out, or its controller could never start again. Takes (list root labels). */}}
+{{- define "flowcar.namespaceSelector" -}}
+{{- $root := index . 0 }}
+{{- $selector := deepCopy $root.Values.webhook.namespaceSelector }}
+{{- with index . 1 }}
+{{- $_ := set $selector "matchLabels" (mergeOverwrite (default dict $selector.matchLabels) .) }}
+{{- end }}
+{{- if eq $root.Values.webhook.failurePolicy "Fail" }}
+{{- $own := dict "key" "kubernetes.io/metadata.name" "operator" "NotIn" "values" (list $root.Release.Namespace) }}
+{{- $_ := set $selector "matchExpressions" (append (default list $selector.matchExpressions) $own) }}
+{{- end }}
+{{- with $selector }}
+namespaceSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- /* Cluster-wide objects have fixed names, and two webhooks would both inject. */}}
+{{- define "flowcar.onlyOne" -}}
+{{- $there := lookup "admissionregistration.k8s.io/v1" "MutatingWebhookConfiguration" "" "flowcar" }}
+{{- $annotations := dig "metadata" "annotations" dict (default dict $there) }}
+{{- $release := get $annotations "meta.helm.sh/release-name" }}
+{{- $namespace := get $annotations "meta.helm.sh/release-namespace" }}
+{{- if and $release (or (ne $release .Release.Name) (ne $namespace .Release.Namespace)) }}
+{{- fail (printf "flowcar is installed in this cluster already, as release %s in namespace %s, and there can be one only: upgrade it (helm upgrade %s --namespace %s), or uninstall it first" $release $namespace $release $namespace) }}
 {{- end }}
 {{- end }}

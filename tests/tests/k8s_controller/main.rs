@@ -1,6 +1,8 @@
 //! The controller against a real API server: needs `tests/peers/build k8s`.
 
+mod attack;
 mod cli;
+mod identity;
 mod judged;
 mod manifests;
 mod readme;
@@ -8,6 +10,7 @@ mod service;
 mod serving;
 mod skips;
 mod strict;
+mod values;
 
 use std::time::{Duration, Instant};
 
