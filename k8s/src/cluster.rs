@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::Namespace;
-use kube::core::PartialObjectMeta;
+use kube::core::{ObjectMeta, PartialObjectMeta};
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::admit::Cluster;
+use crate::annotations::{INJECT, PREFIX};
 use crate::config::NativeSidecar;
 
 /// A namespace that the watch has not brought yet is asked for, but not for long: the API server waits.
@@ -115,11 +116,17 @@ impl ClusterView {
 }
 
 fn labels_of(namespace: &PartialObjectMeta<Namespace>) -> Map<String, Value> {
-    namespace
-        .metadata
-        .labels
-        .iter()
-        .flatten()
+    said_of(&namespace.metadata)
+}
+
+/// What a namespace says: its labels, and the defaults for its pods, which are annotations as labels hold no URL. It
+/// opts in by its label alone: selectors see no annotations.
+pub(crate) fn said_of(metadata: &ObjectMeta) -> Map<String, Value> {
+    let is_default = |(name, _): &(&String, &String)| name.starts_with(PREFIX) && *name != INJECT;
+    let defaults = metadata.annotations.iter().flatten().filter(is_default);
+    let labels = metadata.labels.iter().flatten();
+    labels
+        .chain(defaults)
         .map(|(name, value)| (name.clone(), json!(value)))
         .collect()
 }
@@ -151,7 +158,20 @@ fn has_native_sidecars(major: &str, minor: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::has_native_sidecars;
+    use serde_json::json;
+
+    use super::{has_native_sidecars, said_of};
+
+    #[test]
+    fn a_namespace_says_its_labels_and_its_defaults() {
+        let metadata = json!({
+            "labels": {"team": "a", "flowcar.io/inject": "enabled"},
+            "annotations": {"flowcar.io/endpoint": "http://c:4317", "flowcar.io/inject": "disabled", "note": "b"},
+        });
+        let said = said_of(&serde_json::from_value(metadata).expect("metadata"));
+        let expected = json!({"team": "a", "flowcar.io/inject": "enabled", "flowcar.io/endpoint": "http://c:4317"});
+        assert_eq!(json!(said), expected);
+    }
 
     #[test]
     fn native_sidecars_came_with_1_29() {

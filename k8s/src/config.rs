@@ -239,8 +239,34 @@ impl Settings {
     /// Reads the overrides of one pod, on top of the operator's defaults, and every mistake among them.
     #[must_use]
     pub fn overrides(&self, annotations: &Map<String, Value>) -> (Overrides, Vec<Problem>) {
+        self.overrides_in(&Map::new(), annotations)
+    }
+
+    /// The same in a namespace, whose defaults come before the operator's.
+    #[must_use]
+    pub fn overrides_in(
+        &self,
+        namespace: &Map<String, Value>,
+        annotations: &Map<String, Value>,
+    ) -> (Overrides, Vec<Problem>) {
         let (own, problems) = Overrides::parse(annotations, &self.permissions);
-        (own.or(&self.defaults), problems)
+        let (of_namespace, _) = self.of_namespace(namespace);
+        (own.or(&of_namespace).or(&self.defaults), problems)
+    }
+
+    /// The mistakes in a namespace's defaults, in words. They are nobody's who writes a pod, so strict mode denies
+    /// none for them.
+    #[must_use]
+    pub fn mistakes_of_namespace(&self, namespace: &Map<String, Value>) -> Vec<String> {
+        let (_, problems) = self.of_namespace(namespace);
+        problems
+            .iter()
+            .map(|problem| format!("on the namespace: {problem}"))
+            .collect()
+    }
+
+    fn of_namespace(&self, namespace: &Map<String, Value>) -> (Overrides, Vec<Problem>) {
+        Overrides::parse(namespace, &self.permissions)
     }
 }
 

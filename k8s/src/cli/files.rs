@@ -92,12 +92,10 @@ pub fn inject_text(text: &str, files: &Files) -> anyhow::Result<(String, Vec<Str
                     .pointer("/metadata/name")
                     .and_then(Value::as_str)
                     .unwrap_or_default();
-                let labels = object
-                    .pointer("/metadata/labels")
-                    .and_then(Value::as_object)
-                    .cloned()
-                    .unwrap_or_default();
-                files.namespaces.insert(name.to_owned(), labels);
+                // A manifest that is wrong says nothing.
+                let metadata = serde_json::from_value(object["metadata"].clone());
+                let said = crate::cluster::said_of(&metadata.unwrap_or_default());
+                files.namespaces.insert(name.to_owned(), said);
             }
         });
     }

@@ -182,11 +182,7 @@ impl Remote {
 }
 
 fn labels(namespace: &Namespace) -> serde_json::Map<String, Value> {
-    namespace
-        .labels()
-        .iter()
-        .map(|(name, value)| (name.clone(), json!(value)))
-        .collect()
+    crate::cluster::said_of(&namespace.metadata)
 }
 
 /// Annotates the workload; the webhook does the rest when it is written.

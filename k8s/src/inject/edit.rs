@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::decide::{Form, Skip};
 use super::status::Status;
-use super::view;
+use super::{pull_secrets, view};
 use crate::annotations::STATUS;
 use crate::config::{Settings, VERSION};
 
@@ -29,6 +29,7 @@ pub(super) fn add_sidecar(
     pod: &Value,
     container: Value,
     volumes: Vec<Value>,
+    secrets: Vec<String>,
     form: Form,
     settings: &Settings,
 ) -> Patch {
@@ -43,11 +44,16 @@ pub(super) fn add_sidecar(
         edit.insert("/spec/containers", vec![container], &Place::Last);
     }
     edit.insert("/spec/volumes", volumes, &Place::Last);
+    if !secrets.is_empty() {
+        let items = pull_secrets::items(&secrets);
+        edit.insert(pull_secrets::LIST, items, &Place::Last);
+    }
     edit.set_status(|absent, null| Status::Injected {
         version: VERSION.to_owned(),
         config: settings.hash.clone(),
         form: if form.ebpf { "ebpf" } else { "inet_diag" }.to_owned(),
         volumes: names,
+        secrets,
         absent,
         null,
     });

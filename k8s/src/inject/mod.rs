@@ -7,6 +7,7 @@ mod container;
 mod decide;
 mod edit;
 mod owner;
+mod pull_secrets;
 mod resources;
 mod status;
 mod uninject;
@@ -36,7 +37,7 @@ pub const CONTAINER: &str = "flowcar";
 pub struct Context {
     /// The pod's namespace: `metadata.namespace` is empty while a pod is being created.
     pub namespace: String,
-    /// The namespace's labels.
+    /// The namespace's labels, and under the same names the defaults that its annotations set for its pods.
     pub namespace_labels: Map<String, Value>,
     /// flowcar's own namespace, which is never injected.
     pub own_namespace: String,
@@ -102,7 +103,7 @@ pub fn inject(pod: &Value, context: &Context, settings: &Settings) -> Outcome {
     if opted_in == Err(NotOptedIn::PodDisabled) {
         return Outcome::of(Decision::NotOptedIn(NotOptedIn::PodDisabled));
     }
-    let (overrides, mut problems) = settings.overrides(annotations);
+    let (overrides, mut problems) = settings.overrides_in(&context.namespace_labels, annotations);
     if let Err(reason) = opted_in {
         // A slip such as `flowcar.io/injcet` must be heard, though it opts nothing in.
         let refused = settings.config.strict && !problems.is_empty();
@@ -161,7 +162,9 @@ pub fn inject(pod: &Value, context: &Context, settings: &Settings) -> Outcome {
         form,
     };
     let container = sidecar.container(&mut notes);
-    let patch = edit::add_sidecar(pod, container, sidecar.volumes(), form, settings);
+    notes.extend(settings.mistakes_of_namespace(&context.namespace_labels));
+    let secrets = pull_secrets::missing(pod, context, settings, &mut notes);
+    let patch = edit::add_sidecar(pod, container, sidecar.volumes(), secrets, form, settings);
     Outcome {
         decision: Decision::Injected(form),
         patch,

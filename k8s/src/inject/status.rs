@@ -19,6 +19,9 @@ pub enum Status {
         form: String,
         /// The volumes that were added.
         volumes: Vec<String>,
+        /// The Secrets that were added to those that images are pulled with.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        secrets: Vec<String>,
         /// Fields that were absent, as JSON pointers, for the way back.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         absent: Vec<String>,

@@ -3,6 +3,7 @@
 mod decision;
 mod environment;
 mod form;
+mod namespace;
 mod resources;
 mod undo;
 

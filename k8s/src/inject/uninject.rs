@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::container::VOLUMES;
 use super::status::Status;
-use super::{CONTAINER, view};
+use super::{CONTAINER, pull_secrets, view};
 use crate::annotations::STATUS;
 
 /// The pod without what flowcar added: for every pod without a sidecar, `uninject(inject(pod)) == pod`.
@@ -15,12 +15,18 @@ pub fn uninject(pod: &Value) -> Value {
     let Some(status) = Status::read(view::annotations(&pod)) else {
         return pod;
     };
-    if let Status::Injected { volumes, .. } = &status {
+    if let Status::Injected {
+        volumes, secrets, ..
+    } = &status
+    {
         remove_named(&mut pod, "/spec/initContainers", |name| name == CONTAINER);
         remove_named(&mut pod, "/spec/containers", |name| name == CONTAINER);
         // The names come from an annotation that anyone can write: only ours are ever removed.
         remove_named(&mut pod, "/spec/volumes", |name| {
             VOLUMES.contains(&name) && volumes.iter().any(|v| v == name)
+        });
+        remove_named(&mut pod, pull_secrets::LIST, |name| {
+            secrets.iter().any(|secret| secret == name)
         });
     }
     if let Some(annotations) = pod
@@ -48,12 +54,13 @@ fn remove_named(pod: &mut Value, list: &str, is_ours: impl Fn(&str) -> bool) {
 
 /// Puts a field back to what it was, unless someone else has put something into it since.
 fn restore(pod: &mut Value, field: &str, before: Option<Value>) {
-    const MADE: [&str; 5] = [
+    const MADE: [&str; 6] = [
         "/metadata",
         "/metadata/annotations",
         "/spec/initContainers",
         "/spec/containers",
         "/spec/volumes",
+        pull_secrets::LIST,
     ];
     let is_empty = pod.pointer(field).is_some_and(|value| match value {
         Value::Array(items) => items.is_empty(),
