@@ -52,7 +52,7 @@ fn main() -> ExitCode {
     match start(command) {
         Ok(status) => status.into(),
         Err(failure) => {
-            eprintln!("flowcar: {}", failure.message);
+            logs::last_line(format_args!("flowcar: {}", failure.message));
             failure.status.into()
         }
     }

@@ -154,6 +154,8 @@ pub struct Own {
     pub span_queue_bytes: u64,
     /// How long exports took, by (signal, outcome).
     pub export_duration: BTreeMap<(&'static str, &'static str), Histogram>,
+    /// Log lines that standard error did not take.
+    pub log_lines_dropped: u64,
     /// CPU seconds used by this process.
     pub cpu_s: f64,
     /// Resident set size now, bytes.

@@ -1,6 +1,8 @@
 //! The tests that ask something of the kernel, as one binary that can be carried to another kernel (`make test-kernels`).
 //! They are those of `tests/tests`, and what takes more than a developer's kernel may have.
 
+#[path = "../tests/kernel_attacks/main.rs"]
+mod kernel_attacks;
 #[path = "../tests/kernel_bytes.rs"]
 mod kernel_bytes;
 #[path = "../tests/kernel_diag/main.rs"]

@@ -3,13 +3,17 @@
 use std::{
     collections::HashMap,
     io::{self, Write},
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use tracing::{Metadata, callsite::Identifier};
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::stderr;
 use crate::config::LogFormat;
 
 /// Lines of one place in [`PERIOD`], at most.
@@ -18,11 +22,19 @@ const MOST: u32 = 10;
 /// The time in which lines are counted.
 const PERIOD: Duration = Duration::from_secs(60);
 
+/// Said of lines that a limit left out.
+const LEFT_OUT: &str = "log lines like the next were left out";
+
+/// Said of lines that standard error did not take.
+const LOST: &str = "log lines were lost: standard error took nothing";
+
 /// Writes to standard error what the limits let through.
 #[derive(Debug)]
 pub(super) struct Limited {
     places: Mutex<HashMap<Identifier, Place>>,
     format: LogFormat,
+    /// Lines that standard error did not take, of those that a line has spoken of.
+    lost_reported: AtomicU64,
 }
 
 /// What came from one place.
@@ -35,8 +47,8 @@ struct Place {
 
 /// One line's way out.
 pub(super) struct Line {
-    /// `None` for a line that is left out.
-    out: Option<io::Stderr>,
+    /// Whether it is written; else it is left out.
+    admitted: bool,
 }
 
 // === impl Limited ===
@@ -46,21 +58,30 @@ impl Limited {
         Self {
             places: Mutex::default(),
             format,
+            lost_reported: AtomicU64::new(0),
         }
     }
 
-    /// What is said of lines that were left out before this one.
-    fn summary(&self, left_out: u64) -> String {
-        const WHAT: &str = "log lines like the next were left out";
+    /// A line that counts lines that are missing before it.
+    fn count_line(&self, what: &str, count: u64) -> String {
         match self.format {
-            LogFormat::Text => format!(" WARN {WHAT} count={left_out}\n"),
+            LogFormat::Text => format!(" WARN {what} count={count}\n"),
             LogFormat::Json => {
-                let fields = serde_json::json!({"message": WHAT, "count": left_out});
+                let fields = serde_json::json!({"message": what, "count": count});
                 format!(
                     "{}\n",
                     serde_json::json!({"level": "WARN", "fields": fields})
                 )
             }
+        }
+    }
+
+    /// Says how many lines standard error did not take, once it takes one again.
+    fn report_lost(&self) {
+        let lost = stderr::lost();
+        let unreported = lost - self.lost_reported.load(Ordering::Relaxed);
+        if unreported > 0 && stderr::write_line(self.count_line(LOST, unreported).as_bytes()) {
+            self.lost_reported.store(lost, Ordering::Relaxed);
         }
     }
 }
@@ -69,9 +90,7 @@ impl<'a> MakeWriter<'a> for Limited {
     type Writer = Line;
 
     fn make_writer(&'a self) -> Line {
-        Line {
-            out: Some(io::stderr()),
-        }
+        Line { admitted: true }
     }
 
     fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Line {
@@ -81,14 +100,13 @@ impl<'a> MakeWriter<'a> for Limited {
             .entry(meta.callsite())
             .or_insert_with(|| Place::new(now));
         let Some(left_out) = place.admit(now) else {
-            return Line { out: None };
+            return Line { admitted: false };
         };
-        let mut line = self.make_writer();
+        self.report_lost();
         if left_out > 0 {
-            // Who cannot be told of this cannot be told of the line, either.
-            let _ = line.write_all(self.summary(left_out).as_bytes());
+            stderr::write_line(self.count_line(LEFT_OUT, left_out).as_bytes());
         }
-        line
+        self.make_writer()
     }
 }
 
@@ -120,15 +138,16 @@ impl Place {
 // === impl Line ===
 
 impl Write for Line {
+    /// Never fails: a line that is not taken is counted.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        match &mut self.out {
-            Some(out) => out.write(line),
-            None => Ok(line.len()),
+        if self.admitted {
+            stderr::write_line(line);
         }
+        Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.out.as_mut().map_or(Ok(()), Write::flush)
+        Ok(())
     }
 }
 
@@ -152,11 +171,11 @@ mod tests {
 
     #[test]
     fn the_summary_is_a_line_of_the_log_in_its_form() {
-        let json = Limited::new(LogFormat::Json).summary(7);
+        let json = Limited::new(LogFormat::Json).count_line(LEFT_OUT, 7);
         let line: serde_json::Value = serde_json::from_str(&json).expect("JSON");
         assert_eq!(line["fields"]["count"], 7);
         assert_eq!(line["level"], "WARN");
-        let text = Limited::new(LogFormat::Text).summary(7);
+        let text = Limited::new(LogFormat::Text).count_line(LEFT_OUT, 7);
         assert!(text.ends_with("count=7\n"), "{text}");
     }
 }

@@ -1,12 +1,14 @@
 //! flowcar's own log lines, on standard error: few of a kind in a time, as text or as JSON.
 
 mod limit;
+mod stderr;
 
 use std::io::IsTerminal as _;
 
 use tracing_subscriber::filter::LevelFilter;
 
 use self::limit::Limited;
+pub use self::stderr::lost;
 use crate::config::{Config, LogFormat};
 
 /// Starts logging. Beside a command, only warnings are told unless `FLOWCAR_LOG` says more.
@@ -18,9 +20,16 @@ pub fn start(config: &Config, beside_command: bool) {
     let lines = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(Limited::new(config.log_format))
+        // Where a line cannot be written it would say so by `eprintln!`, which panics there.
+        .log_internal_errors(false)
         .with_target(false);
     match config.log_format {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => lines.json().init(),
     }
+}
+
+/// Writes a process's last line, why it ends, to standard error.
+pub fn last_line(line: std::fmt::Arguments<'_>) {
+    stderr::write_line(format!("{line}\n").as_bytes());
 }

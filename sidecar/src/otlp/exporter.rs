@@ -44,6 +44,7 @@ use crate::{
     config::{Config, Export, Signal},
     flow::{Flow, Part},
     handover::Keeper,
+    logs,
     series::Naming,
     snapshot::{Own, Snapshot},
 };
@@ -167,6 +168,7 @@ impl Exporter {
     pub fn own(&self) -> Own {
         let (spans, bytes) = self.spans.as_ref().map_or((0, 0), SpanLane::queued);
         Own {
+            log_lines_dropped: logs::lost(),
             cpu_s: process::cpu_s(),
             rss_bytes: process::rss_bytes(),
             span_queue: spans as u64,

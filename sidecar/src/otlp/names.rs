@@ -201,6 +201,8 @@ metrics! {
         "How long dumps of the sockets took.";
     OWN_UNFOLLOWED = Counter "flowcar.self.unfollowed.duration" "s" []
         "Time between the last report that a receiver took of the flowcar before a restart and this one's attaching.";
+    OWN_LOG_DROPPED = Counter "flowcar.self.log.dropped" "{line}" []
+        "Log lines that were lost because standard error took nothing: its reader is slow or gone, or its disk is full.";
     OWN_SERIES = UpDownCounter "flowcar.self.series" "{series}" []
         "Series held.";
     OWN_UNBALANCED = Gauge "flowcar.self.books.unbalanced" "{connection}" []

@@ -41,6 +41,7 @@ pub(super) fn encode(encoder: &mut Encoder<'_>) {
         }],
     );
     unfollowed(encoder);
+    counted(encoder, names::OWN_LOG_DROPPED, |own| own.log_lines_dropped);
     level(encoder, names::OWN_SERIES, now.series);
     encoder.gauge(names::OWN_UNBALANCED, encoder.now.unbalanced());
     exports(encoder);

@@ -106,6 +106,7 @@ fn full() -> Snapshot {
             flows_inexact: 1,
             dump_duration: recorded(&[100_000]),
             unfollowed_ns: 1_500_000_000,
+            log_lines_dropped: 2,
             series: 1,
             exports: BTreeMap::from([(("metrics", "success"), 3)]),
             exported: BTreeMap::from([("traces", 9), ("metrics", 30)]),

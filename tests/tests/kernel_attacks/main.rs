@@ -1,0 +1,4 @@
+//! What somebody else in the pod can try against a running flowcar, or what breaks around it: nothing of it makes flowcar lie
+//! unnoticed, and nothing of it makes flowcar stop.
+
+mod standard_error;

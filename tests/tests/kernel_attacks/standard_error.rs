@@ -1,0 +1,140 @@
+//! Standard error that takes nothing: reports, probes and signals do not wait for it.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::Read as _,
+    os::fd::OwnedFd,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use flowcar_tests::{
+    flowcar::{CAPABILITIES, by_descriptor},
+    place::{OnlyCaps as _, Place, require_cgroup2, require_root},
+    receiver::Receiver,
+    traffic::{CallPlan, ServePlan, Serving, call_in},
+};
+use nix::{
+    fcntl::{FcntlArg, fcntl},
+    sys::signal::{Signal, kill},
+    unistd::{Pid, pipe},
+};
+
+const WITHIN: Duration = Duration::from_secs(60);
+
+/// Bytes of a pipe that a few lines fill: two pages.
+const SMALL_PIPE: i32 = 8_192;
+
+/// A flowcar that logs all it can, and a receiver for it.
+struct Export {
+    child: Child,
+    receiver: Receiver,
+}
+
+#[test]
+fn reports_go_on_while_nobody_reads_standard_error() {
+    let (reader, writer) = pipe().unwrap();
+    fcntl(&writer, FcntlArg::F_SETPIPE_SZ(SMALL_PIPE)).unwrap();
+    let mut log = File::from(reader);
+    let mut start = vec![0; SMALL_PIPE as usize];
+    // Whoever reads at last finds room made for the line that says how much is missing.
+    let mut read_all = || {
+        let length = log.read(&mut start).unwrap();
+        assert!(length > 4_096, "the pipe was never full: {length} bytes");
+    };
+    goes_on("unread", writer, &mut read_all);
+    let mut rest = String::new();
+    log.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains("standard error took nothing"), "{rest}");
+}
+
+#[test]
+fn reports_go_on_when_the_reader_of_standard_error_is_gone() {
+    let (reader, writer) = pipe().unwrap();
+    drop(reader);
+    goes_on("gone", writer, || ());
+}
+
+#[test]
+fn reports_go_on_when_standard_error_is_a_file_on_a_full_disk() {
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    goes_on("full", full.into(), || ());
+}
+
+#[test]
+fn reports_go_on_when_standard_error_is_closed() {
+    let (_open, mut command) = by_descriptor().unwrap();
+    // SAFETY: between fork and exec the closure makes one system call.
+    unsafe {
+        std::os::unix::process::CommandExt::pre_exec(&mut command, || {
+            libc::close(2);
+            Ok(())
+        });
+    }
+    export_goes_on("closed", command, Stdio::null(), || ());
+}
+
+fn goes_on(name: &str, stderr: OwnedFd, before_stop: impl FnOnce()) {
+    let (_open, command) = by_descriptor().unwrap();
+    export_goes_on(name, command, stderr.into(), before_stop);
+}
+
+fn export_goes_on(name: &str, mut command: Command, stderr: Stdio, before_stop: impl FnOnce()) {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    let place = Place::new(name).unwrap();
+    let receiver = Receiver::start().unwrap();
+    command
+        .args(["export", "--cgroup"])
+        .arg(place.cgroup().path())
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint())
+        .env("OTEL_METRIC_EXPORT_INTERVAL", "100")
+        .env("FLOWCAR_LOG", "trace")
+        .stdin(Stdio::null())
+        .stderr(stderr)
+        .with_only_caps(&CAPABILITIES);
+    let child = command.spawn().unwrap();
+    // It holds this end of a pipe.
+    drop(command);
+    let mut export = Export { child, receiver };
+    let serving = Serving::start(&place, &ServePlan::at("127.0.0.1:0".parse().unwrap())).unwrap();
+    export.wait_for_reports(1);
+    call_in(&place, &CallPlan::to(serving.address()).connections(3, 1)).unwrap();
+    export.wait_for_reports(50);
+    before_stop();
+    let pid = Pid::from_raw(export.child.id().cast_signed());
+    kill(pid, Signal::SIGTERM).unwrap();
+    let deadline = Instant::now() + WITHIN;
+    let status = loop {
+        match export.child.try_wait().unwrap() {
+            Some(status) => break status,
+            None => assert!(Instant::now() < deadline, "SIGTERM is not heard"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert!(status.success(), "{status}");
+}
+
+// === impl Export ===
+
+impl Export {
+    /// Metrics of flowcar's, so many times.
+    #[track_caller]
+    fn wait_for_reports(&self, count: usize) {
+        let deadline = Instant::now() + WITHIN;
+        for number in 0..count {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let export = self.receiver.next(left).unwrap();
+            assert!(export.is_some(), "{number} exports of {count} came");
+        }
+    }
+}
+
+impl Drop for Export {
+    fn drop(&mut self) {
+        // It has ended if the test has passed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
