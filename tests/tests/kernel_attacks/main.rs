@@ -1,4 +1,5 @@
 //! What somebody else in the pod can try against a running flowcar, or what breaks around it: nothing of it makes flowcar lie
 //! unnoticed, and nothing of it makes flowcar stop.
 
+mod forged_netlink;
 mod standard_error;

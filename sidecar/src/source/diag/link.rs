@@ -60,13 +60,14 @@ impl Requests {
         self.socket.send(request, 0)?;
         let (mut whole, mut interrupted) = (false, false);
         while !whole {
-            let length = self.socket.recv(&mut &mut self.buffer[..], 0)?;
-            interrupted |= wire::parse(&self.buffer[..length], |of, message| {
-                // What is left of an answer that failed half way belongs to nobody.
-                if of == sequence {
-                    whole |= each(message);
-                }
-            });
+            if let Received::Kernel(length) = receive(&self.socket, &mut self.buffer)? {
+                interrupted |= wire::parse(&self.buffer[..length], |of, message| {
+                    // What is left of an answer that failed half way belongs to nobody.
+                    if of == sequence {
+                        whole |= each(message);
+                    }
+                });
+            }
             between()?;
         }
         Ok(interrupted)
@@ -102,10 +103,11 @@ impl News {
     /// Hands over all news that waits.
     pub(super) fn drain(&mut self, mut each: impl FnMut(Message)) -> io::Result<()> {
         loop {
-            match self.socket.get_ref().recv(&mut &mut self.buffer[..], 0) {
-                Ok(length) => {
+            match receive(self.socket.get_ref(), &mut self.buffer) {
+                Ok(Received::Kernel(length)) => {
                     wire::parse(&self.buffer[..length], |_, message| each(message));
                 }
+                Ok(Received::Process) => each(Message::Malformed),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 // Some were dropped, which the kernel counts; the rest is still there.
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
@@ -136,6 +138,23 @@ impl News {
             Ok(values[DROPS].into())
         }
     }
+}
+
+/// A datagram, by who sent it.
+enum Received {
+    /// The kernel, so many bytes.
+    Kernel(usize),
+    /// A process: whoever has CAP_NET_ADMIN in the network namespace may send one to any netlink socket (netlink(7)).
+    Process,
+}
+
+/// Reads the next datagram. Only the kernel's are to be believed: its port number is 0 (netlink(7)).
+fn receive(socket: &Socket, buffer: &mut [u8]) -> io::Result<Received> {
+    let (length, sender) = socket.recv_from(&mut &mut buffer[..], 0)?;
+    Ok(match sender.port_number() {
+        0 => Received::Kernel(length),
+        _ => Received::Process,
+    })
 }
 
 fn open() -> io::Result<Socket> {

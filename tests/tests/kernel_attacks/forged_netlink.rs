@@ -1,0 +1,126 @@
+//! Datagrams that a process sends to flowcar's netlink sockets, with the bytes of a genuine one.
+
+use std::{
+    fs, io,
+    os::fd::{AsRawFd as _, OwnedFd},
+    time::Duration,
+};
+
+use flowcar_tests::{
+    place::{Netns, Place, require_cgroup2, require_root},
+    traffic::{CallPlan, ServePlan, Serving, call_in},
+    watch::{Mode, Watch},
+};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, sendto,
+    setsockopt, socket, sockopt,
+};
+
+const WITHIN: Duration = Duration::from_secs(60);
+
+/// `NETLINK_SOCK_DIAG` (include/uapi/linux/netlink.h), as /proc/net/netlink shows it.
+const SOCK_DIAG: &str = "4";
+
+/// `SKNLGRP_INET_TCP_DESTROY` as a bit of a netlink address (include/uapi/linux/sock_diag.h).
+const DESTROY_GROUP: u32 = 1;
+
+/// Where `struct inet_diag_msg` has the local port, behind the netlink header (include/uapi/linux/inet_diag.h).
+const LOCAL_PORT: usize = 16 + 4;
+
+/// Where it has the cookie: behind the ports, two addresses and the interface.
+const COOKIE: usize = LOCAL_PORT + 4 + 32 + 4;
+
+/// How many are sent to each of its sockets.
+const FORGED: u16 = 250;
+
+#[test]
+fn netlink_datagrams_of_a_process_make_no_connection_and_are_counted() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    let place = Place::new("forged").unwrap();
+    let serving = Serving::start(&place, &ServePlan::at("127.0.0.1:0".parse().unwrap())).unwrap();
+    let mut watch = Watch::start(&place, Mode::Alone, &[]);
+    watch.reports(1);
+    let attacker = place.netns().run(listen_for_closes).unwrap().unwrap();
+    let call = || {
+        let plan = CallPlan::to(serving.address()).connections(1, 1);
+        call_in(&place, &plan).unwrap();
+        serving.reports(1, WITHIN).unwrap();
+    };
+    call();
+    watch.until("both ends", |seen| seen.flows.len() >= 2);
+    let genuine = datagram(&attacker).unwrap();
+    let sent = forge(place.netns(), &attacker, &genuine);
+    assert!(sent >= u64::from(FORGED), "{sent}");
+    // A genuine close that comes behind them is still taken.
+    call();
+    watch.until("both ends of the second", |seen| seen.flows.len() >= 4);
+    watch.reports(2);
+    let seen = watch.stop();
+    assert_eq!(seen.flows.len(), 4);
+    let sum = |name: &str| seen.sum(name, &[]);
+    assert_eq!(sum("flowcar.tcp.connections.opened"), 4.0);
+    assert_eq!(sum("flowcar.tcp.connections.closed"), 4.0);
+    assert_eq!(sum("flowcar.tcp.connections.lost"), 0.0);
+    // What is sent to the socket of requests is passed over when the next dump is read.
+    let refused = sum("flowcar.self.records.malformed");
+    assert!(refused >= f64::from(FORGED), "{refused} of {sent}");
+}
+
+/// As anyone may, without any right.
+fn listen_for_closes() -> io::Result<OwnedFd> {
+    let socket = socket(
+        AddressFamily::Netlink,
+        SockType::Datagram,
+        SockFlag::empty(),
+        SockProtocol::NetlinkSockDiag,
+    )?;
+    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, DESTROY_GROUP))?;
+    let timeout = nix::sys::time::TimeVal::new(30, 0);
+    setsockopt(&socket, sockopt::ReceiveTimeout, &timeout)?;
+    Ok(socket)
+}
+
+/// The kernel's news of a close.
+fn datagram(socket: &OwnedFd) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; 4096];
+    let length = recv(socket.as_raw_fd(), &mut bytes, MsgFlags::empty())?;
+    bytes.truncate(length);
+    Ok(bytes)
+}
+
+/// Sends closes of connections that never were to every socket of flowcar's; gives how many.
+fn forge(netns: &Netns, attacker: &OwnedFd, genuine: &[u8]) -> u64 {
+    let table = netns
+        .run(|| fs::read_to_string("/proc/thread-self/net/netlink"))
+        .unwrap()
+        .unwrap();
+    let own = attacker_port(attacker);
+    let ports = table.lines().skip(1).filter_map(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        let (protocol, port) = (fields.next()?, fields.next()?.parse::<u32>().ok()?);
+        (protocol == SOCK_DIAG && port != 0 && port != own).then_some(port)
+    });
+    let mut sent = 0;
+    for port in ports {
+        for number in 0..FORGED {
+            let mut forged = genuine.to_vec();
+            let local = 20_000 + number;
+            forged[LOCAL_PORT..LOCAL_PORT + 2].copy_from_slice(&local.to_be_bytes());
+            let cookie = 0xffff_0000 + u64::from(number);
+            forged[COOKIE..COOKIE + 8].copy_from_slice(&cookie.to_ne_bytes());
+            let to = NetlinkAddr::new(port, 0);
+            // Its buffer may be full of them.
+            let done = sendto(attacker.as_raw_fd(), &forged, &to, MsgFlags::MSG_DONTWAIT);
+            sent += u64::from(done.is_ok());
+        }
+    }
+    sent
+}
+
+fn attacker_port(attacker: &OwnedFd) -> u32 {
+    nix::sys::socket::getsockname::<NetlinkAddr>(attacker.as_raw_fd())
+        .unwrap()
+        .pid()
+}
