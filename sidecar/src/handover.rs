@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::unistd::geteuid;
+use nix::{sys::statvfs::statvfs, unistd::geteuid};
 
 use crate::flow::handover::{Handover, Leaving, Place, decode, encode};
 
@@ -16,6 +16,9 @@ const FILE: &str = "handover.json";
 
 /// A file that is larger is not ours: a million flows take less.
 const MOST_BYTES: u64 = 256 << 20;
+
+/// The file takes no more than this part of the room that is left.
+const SHARE: u64 = 8;
 
 /// What cannot be written is spoken of once in this time.
 const QUIET: Duration = Duration::from_secs(600);
@@ -94,6 +97,8 @@ impl Keeper {
     /// Whole or not at all: whoever reads it finds the old one or the new one. It need not outlive the machine's start, as
     /// no connection does.
     fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        let directory = self.file.parent().unwrap_or(&self.file);
+        leaves_room(directory, bytes.len())?;
         let new = self.file.with_extension("new");
         let mut file = fs::OpenOptions::new()
             .write(true)
@@ -104,6 +109,17 @@ impl Keeper {
         io::Write::write_all(&mut file, bytes)?;
         fs::rename(&new, &self.file)
     }
+}
+
+/// The place may be shared with an application, which is not to find it full.
+fn leaves_room(directory: &Path, bytes: usize) -> io::Result<()> {
+    let left = statvfs(directory)?;
+    let left = left.blocks_available().saturating_mul(left.fragment_size());
+    if bytes as u64 > left / SHARE {
+        let message = format!("it would take {bytes} bytes of {left} that are left");
+        return Err(io::Error::other(message));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -286,7 +286,9 @@ impl<'a> SignalReader<'a> {
             authorities: Some(client.certificate.clone()),
             client: Some(client.clone()),
         };
-        if let Err(error) = pair.load(b"")
+        if !may_come(&client.certificate)
+            && !may_come(&client.key)
+            && let Err(error) = pair.load(b"")
             && let Some((prefix, value)) = key_set
         {
             reader.add_once(&format!("{prefix}CLIENT_KEY"), value, mismatch(&error));
@@ -304,6 +306,9 @@ impl<'a> SignalReader<'a> {
     ) -> Option<PathBuf> {
         self.setting(reader, name, pick, |text| {
             let path = PathBuf::from(text);
+            if may_come(&path) {
+                return Ok(path);
+            }
             check(&path).map_err(|error| Wrong::new(error.wrong, "give the path of a PEM file"))?;
             Ok(path)
         })
@@ -402,6 +407,14 @@ fn headers(text: &str) -> Result<Headers, Wrong> {
         })
         .collect::<Result<_, _>>()
         .map(Headers)
+}
+
+/// Where the injector mounts certificates, from a Secret that may be made after the pod: until then exports fail, and the
+/// pod starts.
+const MOUNTED: &str = "/run/flowcar-tls";
+
+fn may_come(path: &Path) -> bool {
+    path.starts_with(MOUNTED) && !path.exists()
 }
 
 fn mismatch(error: &CertError) -> Wrong {

@@ -142,6 +142,8 @@ pub struct Pod {
     pub ips: Option<String>,
     /// `FLOWCAR_NODE_NAME`
     pub node: Option<String>,
+    /// `FLOWCAR_HOST_IP`: the node's address.
+    pub host_ip: Option<String>,
     /// `FLOWCAR_OWNER_KIND`
     pub owner_kind: Option<String>,
     /// `FLOWCAR_OWNER_NAME`
@@ -390,6 +392,7 @@ fn pod(own: &RawFlowcar) -> Pod {
         ip: own.pod_ip.clone(),
         ips: own.pod_ips.clone(),
         node: own.node_name.clone(),
+        host_ip: own.host_ip.clone(),
         owner_kind: own.owner_kind.clone(),
         owner_name: own.owner_name.clone(),
     }

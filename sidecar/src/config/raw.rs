@@ -67,6 +67,7 @@ pub(super) struct RawFlowcar {
     pub(super) pod_ip: Option<String>,
     pub(super) pod_ips: Option<String>,
     pub(super) node_name: Option<String>,
+    pub(super) host_ip: Option<String>,
     pub(super) owner_kind: Option<String>,
     pub(super) owner_name: Option<String>,
 }

@@ -267,7 +267,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "FLOWCAR_STATE",
         "none",
-        "directory in which `flowcar export` leaves what its last report told of, for the flowcar after it: a restart then counts nothing twice, and names what ended unseen; some 50 bytes for each flow",
+        "directory in which `flowcar export` leaves what its last report told of, for the flowcar after it: a restart then counts nothing twice, and names what ended unseen; some 50 bytes for each flow, and never more than an eighth of the room that is left",
     ),
     setting(
         "FLOWCAR_HOST_CGROUP",
@@ -292,6 +292,11 @@ pub const SETTINGS: &[Setting] = &[
         "`flowcar.pod.ips`, where there is more than one: of a pod with two address families, say",
     ),
     setting("FLOWCAR_NODE_NAME", "", "`k8s.node.name`"),
+    setting(
+        "FLOWCAR_HOST_IP",
+        "",
+        "the node's address, where the endpoint refers to it: `http://$(FLOWCAR_HOST_IP):4317`",
+    ),
     setting(
         "FLOWCAR_OWNER_KIND",
         "",
