@@ -8,8 +8,9 @@ use k8s_openapi::ByteString;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use crate::budget::Budgets;
 use crate::config::Settings;
-use crate::inject::{Context, Decision, inject};
+use crate::inject::{Context, Decision, inject_within};
 use crate::workload::{copy_opt_in, template_pointer};
 
 /// A request that was understood.
@@ -38,6 +39,8 @@ pub struct Malformed {
 pub struct Cluster {
     /// The labels of the request's namespace.
     pub namespace_labels: Map<String, Value>,
+    /// What the namespace lets its pods ask for.
+    pub budgets: Budgets,
     /// flowcar's own namespace.
     pub own_namespace: String,
     /// Whether the cluster runs native sidecars.
@@ -181,7 +184,7 @@ impl Request {
             workload_annotations: Map::new(),
             opted_in: false,
         };
-        let outcome = inject(&self.object, &context, settings);
+        let outcome = inject_within(&self.object, &context, settings, &cluster.budgets);
         let mut reasons: Vec<_> = outcome
             .problems
             .iter()
@@ -352,12 +355,13 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::{Map, Value, json};
 
-    use super::{Answer, Cluster, Request};
+    use super::{Answer, Budgets, Cluster, Request};
     use crate::config::{Config, Settings};
 
     fn cluster() -> Cluster {
         Cluster {
             namespace_labels: Map::new(),
+            budgets: Budgets::default(),
             own_namespace: "flowcar-system".to_owned(),
             native_sidecar: true,
         }

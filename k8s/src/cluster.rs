@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::core::{ObjectMeta, PartialObjectMeta};
 use kube::runtime::reflector::{self, ObjectRef, Store};
@@ -15,7 +15,9 @@ use tokio::time::Instant;
 
 use crate::admit::Cluster;
 use crate::annotations::{INJECT, PREFIX};
+use crate::budget::BudgetView;
 use crate::config::NativeSidecar;
+use crate::opted::written_at;
 
 /// A namespace that the watch has not brought yet is asked for, but not for long: the API server waits.
 const ASK: Duration = Duration::from_secs(2);
@@ -27,6 +29,7 @@ const ASKING: usize = 16;
 #[derive(Clone)]
 pub struct ClusterView {
     namespaces: Store<PartialObjectMeta<Namespace>>,
+    budgets: BudgetView,
     api: Api<Namespace>,
     asking: Arc<Semaphore>,
     own_namespace: String,
@@ -49,13 +52,18 @@ impl ClusterView {
             watcher::Config::default(),
         )
         .default_backoff();
-        let run = reflector::reflector(writer, stream).for_each(|event| async move {
+        let namespaces_kept = reflector::reflector(writer, stream).for_each(|event| async move {
             if let Err(error) = event {
                 tracing::warn!(%error, "watching namespaces");
             }
         });
+        let (budgets, budgets_kept) = BudgetView::new(client);
+        let run = async move {
+            future::join(namespaces_kept, budgets_kept).await;
+        };
         let view = Self {
             namespaces,
+            budgets,
             api,
             asking: Arc::new(Semaphore::new(ASKING)),
             own_namespace: own_namespace.to_owned(),
@@ -64,11 +72,12 @@ impl ClusterView {
         (view, run)
     }
 
-    /// Whether the namespaces were listed once.
+    /// Whether the namespaces, and what they let pods ask for, were listed once.
     #[must_use]
     pub fn is_synced(&self) -> bool {
         // Polled once: the future is ready as soon as the store is.
-        futures_util::FutureExt::now_or_never(self.namespaces.wait_until_ready()).is_some()
+        let namespaces = self.namespaces.wait_until_ready();
+        futures_util::FutureExt::now_or_never(namespaces).is_some() && self.budgets.is_synced()
     }
 
     /// What a review of an object in this namespace needs to know.
@@ -87,6 +96,7 @@ impl ClusterView {
         };
         Cluster {
             namespace_labels,
+            budgets: self.budgets.of(name),
             own_namespace: self.own_namespace.clone(),
             native_sidecar: self.native_sidecar,
         }
@@ -106,6 +116,14 @@ impl ClusterView {
         self.namespaces
             .get(&ObjectRef::new(name))
             .map(|namespace| labels_of(&namespace))
+    }
+
+    /// When a namespace's opt-in was last written, in RFC 3339, where that is known.
+    #[must_use]
+    pub(crate) fn opted_in_at(&self, name: &str) -> Option<String> {
+        let namespace = self.namespaces.get(&ObjectRef::new(name))?;
+        let metadata = serde_json::to_value(&namespace.metadata).ok()?;
+        written_at(&metadata, "labels").map(str::to_owned)
     }
 
     /// flowcar's own namespace.

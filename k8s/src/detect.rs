@@ -1,6 +1,8 @@
-//! The detector: pods that opted in and carry no word of ours, because the webhook was down.
+//! The detector: pods that opted in when they were created and carry no word of ours, as the webhook did not see them.
+//!
+//! Those that are older than their opt-in are nobody's mistake: of them nothing is told.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
@@ -15,7 +17,9 @@ use crate::annotations::{INJECT, STATUS};
 use crate::cluster::ClusterView;
 use crate::config::Settings;
 use crate::events::Events;
+use crate::inject::ANNOTATIONS_MOST;
 use crate::metrics::Metrics;
+use crate::opted::opted_in_later;
 
 /// How many pods a page of the first list has: the detector keeps none but the missed.
 const PAGE: u32 = 500;
@@ -39,7 +43,9 @@ pub(crate) async fn watch(
                 let labels = cluster
                     .labels(&pod.namespace().unwrap_or_default())
                     .unwrap_or_default();
-                if is_missed(&pod, &labels, cluster.own_namespace(), &settings) {
+                let is_missed = is_missed(&pod, &labels, cluster.own_namespace(), &settings)
+                    && !is_older(&pod, &cluster);
+                if is_missed {
                     if missed.add(&pod) {
                         events.tell(told(&pod), &metrics);
                     }
@@ -91,6 +97,12 @@ impl Missed {
     }
 }
 
+fn is_older(pod: &PartialObjectMeta<Pod>, cluster: &ClusterView) -> bool {
+    let metadata = serde_json::to_value(&pod.metadata).unwrap_or_default();
+    let by_namespace = cluster.opted_in_at(&pod.namespace().unwrap_or_default());
+    opted_in_later(&metadata, by_namespace.as_deref()).is_some()
+}
+
 /// A pod that the webhook has seen carries a status, also when it was skipped.
 fn is_missed(
     pod: &PartialObjectMeta<Pod>,
@@ -106,14 +118,21 @@ fn is_missed(
     };
     asked
         && !annotations.contains_key(STATUS)
+        && !is_full(annotations)
         && !annotations.contains_key("kubernetes.io/config.mirror")
         && pod.metadata.deletion_timestamp.is_none()
         && namespace != own_namespace
         && !settings.config.excluded_namespaces.contains(&namespace)
 }
 
+/// There is no room for a word of ours either.
+fn is_full(annotations: &BTreeMap<String, String>) -> bool {
+    let of = |(name, value): (&String, &String)| name.len() + value.len();
+    annotations.iter().map(of).sum::<usize>() > ANNOTATIONS_MOST
+}
+
 fn told(pod: &PartialObjectMeta<Pod>) -> Told {
-    let message = "the pod opted in, but was made while flowcar's webhook could not be reached: delete it to inject its successor";
+    let message = "the pod opted in, and flowcar's webhook did not see it: it could not be reached, or another webhook opted the pod in behind it; delete the pod to inject its successor";
     Told {
         regarding: Regarding {
             api_version: "v1".to_owned(),

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::admit::{Cluster, Request};
 use crate::annotations::{Overrides, Permissions};
+use crate::budget::Budgets;
 use crate::cli::{Files, inject_text, objects, uninject_text};
 use crate::config::Settings;
 use crate::inject::{Context, Decision, inject, uninject};
@@ -19,6 +20,7 @@ pub fn review(body: &[u8]) {
     let sent: Value = serde_json::from_slice(body).unwrap_or_default();
     let cluster = Cluster {
         namespace_labels: Map::new(),
+        budgets: Budgets::default(),
         own_namespace: "flowcar-system".to_owned(),
         native_sidecar: true,
     };

@@ -10,6 +10,7 @@
 
 pub mod admit;
 pub mod annotations;
+pub mod budget;
 pub mod certs;
 pub mod cli;
 pub mod cluster;
@@ -22,6 +23,7 @@ pub mod fuzz;
 pub mod inject;
 mod lease;
 pub mod metrics;
+mod opted;
 mod quantity;
 mod rate;
 pub mod serve;

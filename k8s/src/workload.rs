@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::annotations::{Annotation, COPIED, INJECT, Key, OWN_MARKS, PREFIX, Problem, WORKLOAD};
 use crate::config::Settings;
+use crate::inject::{ANNOTATIONS_MOST, annotations_size};
 use crate::text::{WARNING_CHARS, clip};
 
 /// The JSON pointer of the pod (in a Pod, the object itself) or of the pod template in an object of this kind;
@@ -30,6 +31,85 @@ pub fn template_pointer(kind: &str) -> Option<&'static str> {
     }
 }
 
+/// Kinds, and groups of kinds, that have templates in them and make no pods of them.
+const NO_WORKLOADS: [&str; 2] = ["ControllerRevision", "CustomResourceDefinition"];
+const NO_WORKLOAD_GROUPS: [&str; 2] = ["kyverno.io", "policies.kyverno.io"];
+
+/// How deep a template may be in an object of a kind that is not known.
+const DEPTH: usize = 16;
+
+/// The JSON pointers of an object's pod templates (of a Pod: of itself).
+///
+/// Kinds that are not known, such as an Argo Rollout, a Knative Service, a PodTemplate or any custom resource, have theirs
+/// found by its shape: an object of `metadata` and `spec` alone, whose `spec` has containers with names.
+#[must_use]
+pub fn templates(object: &Value) -> Vec<String> {
+    let kind = text(object, "kind").unwrap_or_default();
+    if let Some(known) = template_pointer(kind)
+        && object.pointer(known).is_some()
+    {
+        return vec![known.to_owned()];
+    }
+    let group = text(object, "apiVersion").and_then(|version| version.split_once('/'));
+    let is_policy = group.is_some_and(|(group, _)| NO_WORKLOAD_GROUPS.contains(&group));
+    let mut found = Vec::new();
+    if NO_WORKLOADS.contains(&kind) || is_policy {
+        return found;
+    }
+    for (name, value) in object.as_object().into_iter().flatten() {
+        if !matches!(name.as_str(), "metadata" | "status") {
+            find_templates(value, &format!("/{}", escaped(name)), DEPTH, &mut found);
+        }
+    }
+    found
+}
+
+fn find_templates(value: &Value, pointer: &str, depth: usize, found: &mut Vec<String>) {
+    if is_template(value) {
+        found.push(pointer.to_owned());
+        return;
+    }
+    let Some(depth) = depth.checked_sub(1) else {
+        return;
+    };
+    match value {
+        Value::Object(members) => {
+            for (name, member) in members {
+                find_templates(
+                    member,
+                    &format!("{pointer}/{}", escaped(name)),
+                    depth,
+                    found,
+                );
+            }
+        }
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                find_templates(item, &format!("{pointer}/{index}"), depth, found);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// A PodTemplateSpec, by its shape.
+fn is_template(value: &Value) -> bool {
+    let Some(members) = value.as_object() else {
+        return false;
+    };
+    let is_member =
+        |name: &String| matches!(name.as_str(), "apiVersion" | "kind" | "metadata" | "spec");
+    let containers = value.pointer("/spec/containers").and_then(Value::as_array);
+    members.keys().all(is_member)
+        && containers.is_some_and(|containers| {
+            !containers.is_empty() && containers.iter().all(|item| text(item, "name").is_some())
+        })
+}
+
+fn escaped(name: &str) -> String {
+    name.replace('~', "~0").replace('/', "~1")
+}
+
 /// Whether writing an object of this kind copies its annotations into its template.
 #[must_use]
 pub fn is_copied_from(kind: &str) -> bool {
@@ -47,6 +127,10 @@ pub fn said_to_pods(object: &Value) -> Map<String, Value> {
     }
     let mut said = map(object, "/metadata/annotations");
     said.retain(|name, _| name.starts_with(PREFIX) && !OWN_MARKS.contains(&name.as_str()));
+    if let (None, Some(start)) = names(object) {
+        let kind = text(object, "kind").unwrap_or_default();
+        said.insert(WORKLOAD.to_owned(), json!(format!("{kind}/{start}")));
+    }
     said
 }
 
@@ -72,10 +156,9 @@ pub fn copy_opt_in(
     settings: &Settings,
 ) -> Copy {
     let kind = text(object, "kind").unwrap_or_default();
-    let name = object
-        .pointer("/metadata/name")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
+    // The API server makes up the rest of a name only after the webhooks.
+    let (name, start) = names(object);
+    let name = name.or(start).unwrap_or_default();
     let workload_annotations = map(object, "/metadata/annotations");
     let (_, mut problems) = settings.overrides(&workload_annotations);
     let by_namespace = namespace_labels.get(INJECT).and_then(Value::as_str) == Some("enabled");
@@ -93,6 +176,11 @@ pub fn copy_opt_in(
     }
     let template = Template::read(object, pointer, kind);
     let patch = template.patch(&wanted, &format!("{kind}/{name}"));
+    if kind != "Job" && template.would_be_full(&patch) {
+        let note = "its annotations do not fit into its template: they are not copied";
+        let notes = vec![note.to_owned()];
+        return Copy { notes, ..unchanged };
+    }
     if kind == "Job" && before.is_some() {
         let changed =
             before.map(|before| map(before, "/metadata/annotations")) != Some(workload_annotations);
@@ -106,6 +194,15 @@ pub fn copy_opt_in(
         return Copy { notes, ..unchanged };
     }
     Copy { patch, ..unchanged }
+}
+
+/// An object's name, and the start of the one that is made up for it.
+fn names(object: &Value) -> (Option<&str>, Option<&str>) {
+    let of = |pointer| {
+        let name = object.pointer(pointer).and_then(Value::as_str);
+        name.filter(|name| !name.is_empty())
+    };
+    (of("/metadata/name"), of("/metadata/generateName"))
 }
 
 /// The annotations to copy. A wrong opt-in is told here. It is only copied where the namespace would inject all
@@ -192,12 +289,29 @@ impl<'a> Template<'a> {
         }
         if !copies.is_empty() {
             next.insert(COPIED.to_owned(), json!(copies.join(",")));
-            next.insert(WORKLOAD.to_owned(), json!(workload));
+            // A name that was made up since is no reason for new pods.
+            let is_same = |mark: &&Value| {
+                let mark = mark.as_str().filter(|mark| mark.ends_with('-'));
+                !self.copied.is_empty() && mark.is_some_and(|mark| workload.starts_with(mark))
+            };
+            let mark = self.annotations.get(WORKLOAD).filter(is_same).cloned();
+            let mark = mark.unwrap_or_else(|| json!(workload));
+            next.insert(WORKLOAD.to_owned(), mark);
         } else if !self.copied.is_empty() {
             next.shift_remove(COPIED);
             next.shift_remove(WORKLOAD);
         }
         self.difference(next)
+    }
+
+    /// Whether the API server would refuse the template for the size of its annotations.
+    fn would_be_full(&self, patch: &Patch) -> bool {
+        let of = |operation: &PatchOperation| match operation {
+            PatchOperation::Add(add) => add.value.to_string().len() + add.path.as_str().len(),
+            _ => 0,
+        };
+        let added: usize = patch.0.iter().map(of).sum();
+        added > 0 && annotations_size(&self.annotations) + added > ANNOTATIONS_MOST
     }
 
     /// The operations from the annotations as they are to `next`.
@@ -219,12 +333,7 @@ impl<'a> Template<'a> {
         if next.is_empty() {
             return Patch(vec![remove(&annotations)]);
         }
-        let path = |name: &str| {
-            format!(
-                "{annotations}/{}",
-                name.replace('~', "~0").replace('/', "~1")
-            )
-        };
+        let path = |name: &str| format!("{annotations}/{}", escaped(name));
         let gone = self
             .annotations
             .keys()
@@ -445,6 +554,95 @@ mod tests {
         let mut written = object;
         json_patch::patch(&mut written, &copy.patch).expect("the patch applies");
         assert_eq!(template(&written)["flowcar.io/inject"], "yes");
+    }
+
+    #[test]
+    fn a_name_that_is_made_up_later_loses_no_annotation_and_rolls_nothing() {
+        let mut object = deployment(json!({"flowcar.io/inject": "enabled"}), json!({}));
+        object["metadata"]["name"] = Value::Null;
+        object["metadata"]["generateName"] = json!("web-");
+        let mut once = written(&object);
+        let mark = &template(&once)["flowcar.io/workload"];
+        assert_eq!(mark, "Deployment/web-");
+        once["metadata"]["name"] = json!("web-x7k2p");
+        assert_eq!(written(&once), once, "pods stay as they are");
+        assert_eq!(
+            said_to_pods(&object)["flowcar.io/workload"],
+            "Deployment/web-"
+        );
+        let mut nameless = object;
+        nameless["metadata"] = json!({"annotations": {"flowcar.io/inject": "enabled"}});
+        assert_eq!(written(&nameless), nameless);
+    }
+
+    #[test]
+    fn annotations_that_would_make_the_template_too_large_are_not_copied() {
+        let large = "x".repeat(260_000);
+        let object = deployment(json!({"flowcar.io/inject": "enabled"}), json!({"a": large}));
+        let copy = copy_opt_in(&object, None, &Map::new(), &Settings::default());
+        assert!(copy.patch.0.is_empty());
+        assert!(
+            copy.warnings()[0].contains("do not fit"),
+            "{:?}",
+            copy.warnings()
+        );
+    }
+
+    #[test]
+    fn templates_of_unknown_kinds_are_found_by_their_shape() {
+        let template =
+            json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "app"}]}});
+        let custom = |spec: Value| json!({"apiVersion": "x.test/v1", "kind": "Custom", "metadata": {}, "spec": spec});
+        let rows: [(Value, &[&str]); 12] = [
+            (custom(json!({"template": template})), &["/spec/template"]),
+            (
+                custom(json!({"nodeSets": [{"podTemplate": template}, {"podTemplate": template}]})),
+                &[
+                    "/spec/nodeSets/0/podTemplate",
+                    "/spec/nodeSets/1/podTemplate",
+                ],
+            ),
+            (
+                custom(json!({"tasks": {"a/b": {"template": template}}})),
+                &["/spec/tasks/a~1b/template"],
+            ),
+            (
+                json!({"apiVersion": "v1", "kind": "PodTemplate", "template": template}),
+                &["/template"],
+            ),
+            (
+                json!({"apiVersion": "batch.volcano.sh/v1alpha1", "kind": "Job", "spec": {"tasks": [{"template": template}]}}),
+                &["/spec/tasks/0/template"],
+            ),
+            (
+                json!({"apiVersion": "apps/v1", "kind": "Deployment", "spec": {"template": template}}),
+                &["/spec/template"],
+            ),
+            (
+                json!({"apiVersion": "apps/v1", "kind": "ControllerRevision", "data": {"spec": {"template": template}}}),
+                &[],
+            ),
+            (
+                json!({"apiVersion": "kyverno.io/v1", "kind": "Policy", "spec": {"template": template}}),
+                &[],
+            ),
+            (custom(json!({"containers": [{"name": "patch"}]})), &[]),
+            (
+                custom(json!({"pattern": {"spec": {"containers": [{"(name)": "*"}]}}})),
+                &[],
+            ),
+            (
+                custom(json!({"template": {"spec": {"containers": []}}})),
+                &[],
+            ),
+            (
+                json!({"apiVersion": "v1", "kind": "Service", "spec": {}}),
+                &[],
+            ),
+        ];
+        for (object, expected) in rows {
+            assert_eq!(super::templates(&object), expected, "{object}");
+        }
     }
 
     #[test]

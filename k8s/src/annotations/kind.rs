@@ -11,7 +11,8 @@ use crate::quantity;
 pub enum Kind {
     /// One of these words.
     Choice(&'static [&'static str]),
-    /// An `http://` or `https://` URL with a host and without credentials.
+    /// An `http://` or `https://` URL with a host and without credentials, or `unix:///path` of a socket. Its host may
+    /// be, or have in it, one of [`REFERENCES`].
     Url,
     /// A whole number within these bounds, both included.
     Integer {
@@ -20,8 +21,10 @@ pub enum Kind {
         /// The greatest.
         max: u64,
     },
-    /// `name` or `name/key` of a Secret.
+    /// `name` or `name/key` of a Secret or ConfigMap.
     SecretRef,
+    /// The name of an object or volume.
+    Name,
     /// A Kubernetes CPU quantity from 1m to 64.
     Cpu,
     /// A Kubernetes memory quantity from 16Mi to 16Gi: runtimes refuse to start a container below a few MiB.
@@ -53,6 +56,7 @@ impl Kind {
             Self::Url => is_endpoint(value),
             Self::Integer { min, max } => is_integer(value, min, max),
             Self::SecretRef => parse_secret_ref(value).is_some(),
+            Self::Name => is_dns_subdomain(value),
             Self::Cpu => quantity::parse(value).is_some_and(|n| {
                 (NANO / 1_000..=64 * NANO).contains(&n) && n % (NANO / 1_000) == 0
             }),
@@ -80,9 +84,10 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Choice(words) => f.write_str(&words.join(" | ")),
-            Self::Url => f.write_str("http(s) URL"),
+            Self::Url => f.write_str("http(s) URL or unix:///path"),
             Self::Integer { min, max } => write!(f, "whole number {min} to {max}"),
             Self::SecretRef => f.write_str("NAME or NAME/KEY"),
+            Self::Name => f.write_str("NAME"),
             Self::Cpu => f.write_str("CPU quantity 1m to 64"),
             Self::Memory => f.write_str("memory quantity 16Mi to 16Gi"),
             Self::Attributes => f.write_str("key=value,key=value"),
@@ -103,10 +108,52 @@ fn is_integer(value: &str, min: u64, max: u64) -> bool {
         && value.parse().is_ok_and(|n: u64| (min..=max).contains(&n))
 }
 
+/// The sidecar's own variables that an endpoint may refer to, as `$(NAME)`; the kubelet fills them in.
+pub(crate) const REFERENCES: [&str; 3] = [
+    "FLOWCAR_HOST_IP",
+    "FLOWCAR_NODE_NAME",
+    "FLOWCAR_POD_NAMESPACE",
+];
+
+/// The path of a `unix:///path` endpoint.
+pub(crate) fn socket_path(endpoint: &str) -> Option<&str> {
+    endpoint
+        .strip_prefix("unix://")
+        .filter(|path| path.starts_with('/'))
+}
+
+/// A path that can be mounted: absolute, without `..`, and in a directory that is not the root.
+fn is_socket_path(path: &str) -> bool {
+    let parts: Vec<_> = path.split('/').skip(1).collect();
+    parts.len() >= 2
+        && parts
+            .iter()
+            .all(|part| !matches!(*part, "" | "." | "..") && !part.contains([':', '$']))
+        && !matches!(parts[0], "proc" | "sys" | "dev")
+}
+
+/// The endpoint with a value in the place of each reference: an address of the family that its brackets tell of.
+pub(super) fn with_values(endpoint: &str) -> String {
+    let endpoint = endpoint.replace("[$(FLOWCAR_HOST_IP)]", "[fd00::1]");
+    let endpoint = endpoint.replace("$(FLOWCAR_HOST_IP)", "192.0.2.1");
+    REFERENCES.iter().fold(endpoint, |text, name| {
+        text.replace(&format!("$({name})"), "name")
+    })
+}
+
 fn is_endpoint(value: &str) -> bool {
     if !is_text(value, 2048) || value.contains(char::is_whitespace) {
         return false;
     }
+    if let Some(path) = socket_path(value) {
+        return is_socket_path(path);
+    }
+    let value = with_values(value);
+    // Any other reference would reach the sidecar as it is written.
+    if value.contains("$(") {
+        return false;
+    }
+    let value = value.as_str();
     let Ok(url) = url::Url::parse(value) else {
         return false;
     };
@@ -124,7 +171,12 @@ fn is_endpoint(value: &str) -> bool {
 /// The Secret's name and key of a `name` or `name/key` value; the key is `headers` where it is left out.
 #[must_use]
 pub fn parse_secret_ref(value: &str) -> Option<(&str, &str)> {
-    let (name, key) = value.split_once('/').unwrap_or((value, "headers"));
+    parse_reference(value, "headers")
+}
+
+/// The name and the key of a `name` or `name/key` value, with the key where it is left out.
+pub(crate) fn parse_reference<'a>(value: &'a str, key: &'a str) -> Option<(&'a str, &'a str)> {
+    let (name, key) = value.split_once('/').unwrap_or((value, key));
     let key_ok = (1..=253).contains(&key.len())
         && key
             .bytes()

@@ -11,8 +11,9 @@ mod problem;
 mod table;
 
 pub use docs::markdown;
-pub(crate) use kind::parse_command;
+use kind::with_values;
 pub use kind::{Kind, parse_secret_ref};
+pub(crate) use kind::{REFERENCES, parse_command, parse_reference, socket_path};
 pub use overrides::{Overrides, Permissions};
 pub use problem::Problem;
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::problem::unknown_key;
-use super::{Annotation, Key, OWN_MARKS, Problem, TABLE};
+use super::{Annotation, Key, OWN_MARKS, Problem, TABLE, socket_path, with_values};
 
 /// The valid overrides of one pod. A value that was refused is absent, so its default holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -130,6 +130,10 @@ impl Permissions {
 }
 
 fn endpoint_matches(pattern: &str, endpoint: &str) -> bool {
+    if let (Some(pattern), Some(path)) = (socket_path(pattern), socket_path(endpoint)) {
+        return pattern == path;
+    }
+    let (pattern, endpoint) = (&with_values(pattern), &with_values(endpoint));
     // `*` is no host character of a URL: parse the pattern with a label in its place.
     let any_host = pattern.contains("://*.");
     let pattern = pattern.replacen("://*.", "://", 1);

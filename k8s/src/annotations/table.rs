@@ -11,8 +11,12 @@ use super::Kind;
 pub enum Key {
     Inject,
     Endpoint,
+    EndpointVolume,
     Protocol,
     HeadersSecret,
+    CaSecret,
+    CaConfigMap,
+    ClientCertificateSecret,
     Compression,
     ServiceName,
     ResourceAttributes,
@@ -29,6 +33,9 @@ pub enum Key {
     CpuLimit,
     MemoryRequest,
     MemoryLimit,
+    RunAsUser,
+    RunAsGroup,
+    Checkpoint,
     HostNetwork,
     Image,
     Command,
@@ -84,7 +91,7 @@ const fn by_permission(row: Annotation) -> Annotation {
 }
 
 /// Every annotation a user may write, in the order in which people meet them.
-pub static TABLE: [Annotation; 23] = [
+pub static TABLE: [Annotation; 30] = [
     row(
         Key::Inject,
         "flowcar.io/inject",
@@ -101,7 +108,16 @@ pub static TABLE: [Annotation; 23] = [
         "`http://localhost:4317`; with http/protobuf port 4318",
         "http://collector.observability:4317",
         Some("OTEL_EXPORTER_OTLP_ENDPOINT"),
-        "Where the telemetry goes: the Collector's OTLP address. The operator may restrict it to an allow-list.",
+        "Where the telemetry goes: the Collector's OTLP address, or `unix:///path` of its socket. `$(FLOWCAR_HOST_IP)` stands for the node's address, for a Collector on every node (`$(FLOWCAR_NODE_NAME)` and `$(FLOWCAR_POD_NAMESPACE)` likewise; in square brackets for IPv6). The operator may restrict it to an allow-list.",
+    ),
+    row(
+        Key::EndpointVolume,
+        "flowcar.io/endpoint-volume",
+        Kind::Name,
+        "the node's directory, as a hostPath volume",
+        "otlp-socket",
+        None,
+        "The volume of the pod's own that holds the socket of a `unix://` endpoint, mounted at the socket's directory. Where Pod Security forbids hostPath, it is needed.",
     ),
     row(
         Key::Protocol,
@@ -120,6 +136,33 @@ pub static TABLE: [Annotation; 23] = [
         "otlp-auth/headers",
         None,
         "The Secret of the pod's namespace (`name` or `name/key`, key `headers` if left out) whose value, `key1=value1,key2=value2`, is sent as OTLP headers.",
+    ),
+    row(
+        Key::CaSecret,
+        "flowcar.io/ca-secret",
+        Kind::SecretRef,
+        "none",
+        "collector-ca/ca.crt",
+        None,
+        "The Secret of the pod's namespace (key `ca.crt` if left out) with the authorities that the Collector's certificate is checked against, PEM. Read again when it changes.",
+    ),
+    row(
+        Key::CaConfigMap,
+        "flowcar.io/ca-configmap",
+        Kind::SecretRef,
+        "none",
+        "collector-ca/ca.crt",
+        None,
+        "The same from a ConfigMap.",
+    ),
+    row(
+        Key::ClientCertificateSecret,
+        "flowcar.io/client-certificate-secret",
+        Kind::Name,
+        "none",
+        "shop-client-tls",
+        None,
+        "The Secret of type `kubernetes.io/tls` with the certificate that the sidecar shows to the Collector (mTLS). Read again when it changes.",
     ),
     row(
         Key::Compression,
@@ -267,6 +310,39 @@ pub static TABLE: [Annotation; 23] = [
         "256Mi",
         None,
         "The sidecar's memory limit.",
+    ),
+    row(
+        Key::RunAsUser,
+        "flowcar.io/run-as-user",
+        Kind::Integer {
+            min: 1,
+            max: 2_147_483_647,
+        },
+        "the pod's, else the image's (65532)",
+        "1000650000",
+        None,
+        "The user that the form without capabilities runs as. The form with eBPF is always root, with two capabilities.",
+    ),
+    row(
+        Key::RunAsGroup,
+        "flowcar.io/run-as-group",
+        Kind::Integer {
+            min: 1,
+            max: 2_147_483_647,
+        },
+        "the pod's, else the image's (65532)",
+        "1000650000",
+        None,
+        "Its group.",
+    ),
+    row(
+        Key::Checkpoint,
+        "flowcar.io/checkpoint",
+        Kind::Choice(&["on", "off"]),
+        "on",
+        "off",
+        None,
+        "Whether a restart of the sidecar's container counts nothing twice: it leaves some 50 bytes for each connection in the pod's own `/dev/shm`. Never with `hostIPC`.",
     ),
     row(
         Key::HostNetwork,

@@ -67,6 +67,10 @@ fn every_override_takes_what_it_should_and_nothing_else() {
                 "http://[::1]:4317",
                 "HTTP://A:4317",
                 "http://10.0.0.1:65535",
+                "http://$(FLOWCAR_HOST_IP):4317",
+                "http://[$(FLOWCAR_HOST_IP)]:4317",
+                "https://$(FLOWCAR_NODE_NAME).nodes:4317",
+                "unix:///run/otel/otlp.sock",
             ],
             &[
                 "",
@@ -82,7 +86,21 @@ fn every_override_takes_what_it_should_and_nothing_else() {
                 "http://a/#f",
                 "http://süß",
                 "http://a/<b>",
+                "http://$(HOST_IP):4317",
+                "http://$(FLOWCAR_HOST_IP",
+                "unix://run/a.sock",
+                "unix:///a.sock",
+                "unix:///run/../a.sock",
+                "unix:///run//a.sock",
+                "unix:///run/otel/",
+                "unix:///proc/1/a.sock",
+                "unix:///run/$(FLOWCAR_POD_NAMESPACE)/a.sock",
             ],
+        ),
+        (
+            Key::EndpointVolume,
+            &["otel", "a-1"],
+            &["", "A", "a/b", "a_b"],
         ),
         (
             Key::Protocol,
@@ -96,6 +114,20 @@ fn every_override_takes_what_it_should_and_nothing_else() {
                 "", "/", "a/", "/b", "A", "a/b/c", "a_b", "-a", "a/..b", "a/.", "a b",
             ],
         ),
+        (Key::CaSecret, &["a", "a/b.pem"], &["", "A", "a/b/c"]),
+        (Key::CaConfigMap, &["a", "a/b.pem"], &["", "A", "a/b/c"]),
+        (
+            Key::ClientCertificateSecret,
+            &["a", "a.b"],
+            &["", "a/b", "A"],
+        ),
+        (
+            Key::RunAsUser,
+            &["1", "2147483647"],
+            &["", "0", "-1", "2147483648", "root"],
+        ),
+        (Key::RunAsGroup, &["1", "2147483647"], &["0", "2147483648"]),
+        (Key::Checkpoint, &["on", "off"], &["true"]),
         (Key::Compression, &["none", "gzip", "zstd"], &["", "br"]),
         (
             Key::ServiceName,
@@ -302,6 +334,8 @@ fn the_allow_list_cannot_be_talked_around() {
         "https://*.example.com:4317",
         "http://collector.obs:4318/v1",
         "https://one.test",
+        "http://$(FLOWCAR_HOST_IP):4317",
+        "unix:///run/otel/otlp.sock",
     ]);
     for allowed in [
         "https://a.example.com:4317",
@@ -309,6 +343,8 @@ fn the_allow_list_cannot_be_talked_around() {
         "http://collector.obs:4318/v1",
         "http://collector.obs:4318/v1/metrics",
         "https://one.test:443",
+        "http://$(FLOWCAR_HOST_IP):4317",
+        "unix:///run/otel/otlp.sock",
     ] {
         assert!(list.allows_endpoint(allowed), "{allowed}");
     }
@@ -323,6 +359,8 @@ fn the_allow_list_cannot_be_talked_around() {
         "http://collector.obs:4318/v10",
         "http://collector.obs:4318/v1/../other",
         "http://collector.obs:4318",
+        "http://$(FLOWCAR_NODE_NAME):4317",
+        "unix:///run/other/otlp.sock",
     ] {
         assert!(!list.allows_endpoint(refused), "{refused}");
     }

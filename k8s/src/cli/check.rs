@@ -13,7 +13,7 @@ use kube::api::PostParams;
 use serde_json::{Value, json};
 
 use super::ClusterArgs;
-use super::remote::{Remote, fate};
+use super::remote::{Fate, Remote, fate};
 use crate::annotations::INJECT;
 use crate::certs::Remaining;
 use crate::inject::CONTAINER;
@@ -30,9 +30,11 @@ enum Found {
 }
 
 /// What the controller does: group, resource, name, verb, and whether in its own namespace.
-const RIGHTS: [(&str, &str, &str, &str, bool); 8] = [
+const RIGHTS: [(&str, &str, &str, &str, bool); 10] = [
     ("", "namespaces", "", "watch", false),
     ("", "pods", "", "watch", false),
+    ("", "limitranges", "", "watch", false),
+    ("", "resourcequotas", "", "watch", false),
     ("events.k8s.io", "events", "", "create", false),
     (
         "admissionregistration.k8s.io",
@@ -333,15 +335,23 @@ async fn dry_run(remote: &Remote) -> Result<String, String> {
 }
 
 async fn missed(remote: &Remote) -> Result<String, String> {
-    let pods = remote
+    let (pods, files) = remote
         .opted_in_pods()
         .await
         .map_err(|error| format!("{error:#}"))?;
-    let missed: Vec<_> = pods.iter().filter(|pod| fate(pod) == 2).collect();
+    let of = |wanted: Fate| {
+        let is_meant = |pod: &&Value| fate(pod, &files) == wanted;
+        pods.iter().filter(is_meant).collect::<Vec<_>>()
+    };
+    let (missed, older) = (of(Fate::Missed), of(Fate::Older).len());
     match missed.first() {
-        None => Ok(format!("{}, all seen by the webhook", pods.len())),
+        None if older == 0 => Ok(format!("{}, all seen by the webhook", pods.len())),
+        None => Ok(format!(
+            "{}, {older} of them older than their opt-in: restart their workloads to inject their successors",
+            pods.len()
+        )),
         Some(first) => Err(format!(
-            "{} of {} were created while the webhook could not be reached, {} first: delete them",
+            "{} of {} opted in and were not seen by the webhook, {} first: it could not be reached, or another webhook opted them in behind it; delete them to inject their successors",
             missed.len(),
             pods.len(),
             super::files::title(first)

@@ -6,6 +6,7 @@ use super::files::{Files, judge, objects, title};
 use super::remote::Remote;
 use super::{ClusterArgs, ExplainArgs, FileArgs};
 use crate::inject::{Decision, Form, Outcome, Status, has_sidecar};
+use crate::opted::Later;
 use crate::workload::{copy_opt_in, is_copied_from};
 
 /// Explains a pod (or a workload's template) of a file, or `stored` in the cluster, in one sentence, and each
@@ -17,7 +18,7 @@ pub fn explain_pod(object: &Value, files: &Files, stored: bool) -> Vec<String> {
     };
     let pod = object.pointer(pointer).unwrap_or(&Value::Null);
     let first = match object["kind"].as_str() {
-        Some("Pod") if stored => past(pod, &outcome),
+        Some("Pod") if stored => past(pod, &outcome, files.opted_in_later(object)),
         Some(kind) if stored && is_behind(object, files) => behind(kind).to_owned(),
         _ => sentence(&outcome, status_of(pod).as_ref()),
     };
@@ -34,7 +35,7 @@ fn status_of(pod: &Value) -> Option<Status> {
 }
 
 /// What became of a pod that runs, and what would become of its successor where that differs.
-fn past(pod: &Value, outcome: &Outcome) -> String {
+fn past(pod: &Value, outcome: &Outcome, later: Option<Later>) -> String {
     let status = status_of(pod);
     match (&outcome.decision, &status) {
         (Decision::AlreadyInjected { .. }, _) => sentence(outcome, status.as_ref()),
@@ -45,9 +46,12 @@ fn past(pod: &Value, outcome: &Outcome) -> String {
         (Decision::Injected(_), Some(Status::Skipped { message, .. })) => {
             format!("was not injected: {message}; a new pod would be")
         }
-        (Decision::Injected(_), _) => {
-            "opted in, but was created while the webhook could not be reached: delete it to inject its successor".to_owned()
-        }
+        (Decision::Injected(_), _) => match later {
+            Some(Later { created, written }) => format!(
+                "is older than its opt-in: it was created at {created}, and the opt-in was last written at {written}; a new pod gets the sidecar"
+            ),
+            None => "opted in, and the webhook did not see it: it could not be reached, or another webhook opted the pod in behind it; delete it to inject its successor".to_owned(),
+        },
         _ => sentence(outcome, status.as_ref()),
     }
 }
@@ -67,7 +71,7 @@ fn behind(kind: &str) -> &'static str {
     if kind == "Job" {
         "its pods do not follow its annotations, as a Job's template cannot change: create the Job anew"
     } else {
-        "its pods do not follow its annotations, as it was written while the webhook could not be reached: run kubectl flowcar enable or disable again"
+        "its pods do not follow its annotations, as the webhook has not copied them into its template: run kubectl flowcar enable or disable again"
     }
 }
 
@@ -116,12 +120,11 @@ pub(super) async fn run(args: ExplainArgs, cluster: &ClusterArgs) -> anyhow::Res
         return Ok(true);
     }
     let remote = Remote::connect(cluster).await?;
-    let found = match &args.target {
-        Some(target) => vec![remote.get(target).await?],
+    let (found, mut files) = match &args.target {
+        Some(target) => (vec![remote.get(target).await?], remote.files().await?),
         None => remote.opted_in_pods().await?,
     };
-    let mut files = remote.files().await?;
-    remote.learn_namespaces(&mut files).await?;
+    remote.learn(&mut files, &found).await?;
     if found.is_empty() {
         println!("no pod has opted in: kubectl flowcar enable deployment/NAME");
     }

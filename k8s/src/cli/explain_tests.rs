@@ -61,6 +61,15 @@ fn is_clear(line: &str) -> bool {
     words >= 4 && line.len() <= 200 && !line.contains('\n') && !line.ends_with([':', ';', ' '])
 }
 
+/// A pod that asks for little, in a namespace with this LimitRange or ResourceQuota.
+fn budgeted(object: Value, said: &'static str) -> (Value, Files, &'static str) {
+    let resources = json!({"requests": {"cpu": "1m", "memory": "1Mi"}});
+    let pod = asked(json!({"containers": [{"name": "a", "resources": resources}]}));
+    let mut files = files();
+    files.add_budget("default", &object);
+    (pod, files, said)
+}
+
 /// A pod for every skip; a new skip does not compile without one.
 fn skipped(kind: SkipKind) -> (Value, Files, &'static str) {
     let plain = |pod, said| (pod, files(), said);
@@ -75,6 +84,20 @@ fn skipped(kind: SkipKind) -> (Value, Files, &'static str) {
         SkipKind::MirrorPod => plain(annotated("kubernetes.io/config.mirror", "x"), "mirror pod"),
         SkipKind::HostNetwork => plain(asked(json!({"hostNetwork": true})), "force overrules"),
         SkipKind::Windows => plain(asked(json!({"os": {"name": "windows"}})), "Windows"),
+        SkipKind::VirtualNode => plain(
+            asked(json!({"nodeSelector": {"type": "virtual-kubelet"}})),
+            "a virtual kubelet",
+        ),
+        SkipKind::AnnotationsFull => plain(annotated("a", &"x".repeat(260_000)), "no room"),
+        SkipKind::LimitRange => budgeted(
+            json!({"kind": "LimitRange", "metadata": {"name": "r"},
+                "spec": {"limits": [{"type": "Container", "min": {"example.test/device": "1"}}]}}),
+            "LimitRange r wants example.test/device",
+        ),
+        SkipKind::Quota => budgeted(
+            json!({"kind": "ResourceQuota", "metadata": {"name": "q"}, "status": {"hard": {"requests.memory": "1Mi"}}}),
+            "ResourceQuota q has no room",
+        ),
         SkipKind::UserNamespace => plain(asked(json!({"hostUsers": false})), "source=inet_diag"),
         SkipKind::Sandboxed => plain(asked(json!({"runtimeClassName": "kata-fc"})), "kata-fc"),
         SkipKind::NameTaken => plain(
@@ -198,7 +221,7 @@ fn every_decision_is_told_of_what_is_and_of_what_would_be() {
                 plain,
                 files(),
                 "gets the sidecar, with eBPF, before every other container",
-                "opted in, but was created while the webhook could not be reached",
+                "opted in, and the webhook did not see it",
             ),
             DecisionKind::AlreadyInjected => (
                 injected(&plain, &files()),

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
+use k8s_openapi::api::core::v1::Namespace;
 use serde_json::{Map, Value, json};
 
 use super::yaml;
+use crate::budget::Budgets;
 use crate::config::{Level, Settings};
-use crate::inject::{Context, Decision, Outcome, Owner, inject, uninject};
+use crate::inject::{Context, Decision, Outcome, Owner, inject_within, uninject};
+use crate::opted::{Later, opted_in_later, written_at};
 use crate::workload::{said_to_pods, template_pointer};
 
 /// What the objects of a file are judged by.
@@ -23,6 +26,10 @@ pub struct Files {
     pub namespace: String,
     /// Labels of namespaces; those in the file itself are added.
     pub namespaces: BTreeMap<String, Map<String, Value>>,
+    /// When the namespaces' opt-in was last written, in RFC 3339.
+    pub(super) opted_in_at: BTreeMap<String, String>,
+    /// What namespaces let their pods ask for.
+    pub budgets: BTreeMap<String, Budgets>,
     /// What is enforced in namespaces that nobody knows.
     pub pod_security: Option<Level>,
 }
@@ -40,8 +47,33 @@ impl Files {
             native_sidecar: true,
             namespace,
             namespaces,
+            opted_in_at: BTreeMap::new(),
+            budgets: BTreeMap::new(),
             pod_security: None,
         }
+    }
+
+    /// Takes what is known of a namespace of the cluster.
+    pub(super) fn learn_namespace(&mut self, name: &str, namespace: &Namespace) {
+        let said = crate::cluster::said_of(&namespace.metadata);
+        self.namespaces.insert(name.to_owned(), said);
+        let metadata = serde_json::to_value(&namespace.metadata).unwrap_or_default();
+        if let Some(at) = written_at(&metadata, "labels") {
+            self.opted_in_at.insert(name.to_owned(), at.to_owned());
+        }
+    }
+
+    /// Whether a pod of the cluster is older than its opt-in.
+    pub(super) fn opted_in_later(&self, pod: &Value) -> Option<Later> {
+        let namespace = self.context(pod, false).namespace;
+        let by_namespace = self.opted_in_at.get(&namespace);
+        opted_in_later(&pod["metadata"], by_namespace.map(String::as_str))
+    }
+
+    /// Takes a LimitRange or a ResourceQuota of a namespace into account.
+    pub fn add_budget(&mut self, namespace: &str, object: &Value) {
+        let budgets = self.budgets.entry(namespace.to_owned());
+        budgets.or_default().add(object);
     }
 
     /// The context of an object; a pod counts as opted in unless it says no.
@@ -156,10 +188,11 @@ pub(super) fn judge(
 ) -> Option<(&'static str, Outcome)> {
     let pointer = template_pointer(object["kind"].as_str()?)?;
     let pod = object.pointer(pointer)?;
-    Some((
-        pointer,
-        inject(pod, &files.context(object, opted_in), &files.settings),
-    ))
+    let context = files.context(object, opted_in);
+    let none = Budgets::default();
+    let budgets = files.budgets.get(&context.namespace).unwrap_or(&none);
+    let outcome = inject_within(pod, &context, &files.settings, budgets);
+    Some((pointer, outcome))
 }
 
 /// `deployment/web`, as people name objects.

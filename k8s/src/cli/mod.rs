@@ -1,9 +1,11 @@
 //! `kubectl flowcar`: the webhook's own functions over files, and questions to the cluster.
 
 mod check;
+mod enable;
 mod explain;
 mod files;
 mod remote;
+mod resources;
 mod yaml;
 
 use std::io::{Read as _, Write as _};
@@ -97,7 +99,7 @@ pub struct CheckArgs {
 /// A workload.
 #[derive(Clone, Debug, Args)]
 pub struct TargetArgs {
-    /// `deployment/NAME`, `statefulset/NAME`, `daemonset/NAME`, `job/NAME` or `cronjob/NAME`.
+    /// `deployment/NAME`, `statefulset/NAME`, `cronjob/NAME`, or any kind with a pod template, as `rollout/NAME`.
     pub target: String,
 }
 
@@ -114,8 +116,8 @@ pub async fn run(command: Command, cluster: ClusterArgs) -> anyhow::Result<bool>
         }
         Command::Explain(args) => explain::run(args, &cluster).await,
         Command::Check(args) => check::run(args.pre, &cluster).await,
-        Command::Enable(args) => remote::enable(&args.target, &cluster).await,
-        Command::Disable(args) => remote::disable(&args.target, &cluster).await,
+        Command::Enable(args) => enable::enable(&args.target, &cluster).await,
+        Command::Disable(args) => enable::disable(&args.target, &cluster).await,
         Command::Status => remote::status(&cluster).await,
     }
 }

@@ -1,21 +1,20 @@
 //! The cluster, as the user of `kubectl flowcar` may see it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, bail};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
-use kube::api::{ListParams, Patch, PatchParams};
-use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
+use k8s_openapi::api::core::v1::{ConfigMap, LimitRange, Namespace, Pod, ResourceQuota};
+use kube::api::ListParams;
+use kube::core::DynamicObject;
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
-use super::ClusterArgs;
 use super::files::{Files, objects};
+use super::{ClusterArgs, resources};
 use crate::annotations::{INJECT, STATUS};
 use crate::cluster::native_sidecars;
 use crate::config::{Config, Settings};
-use crate::inject::Status;
-use crate::workload::template_pointer;
+use crate::inject::{ANNOTATIONS_MOST, Status, annotations_size};
 
 /// Pods are listed by pages of this many.
 const PAGE: u32 = 500;
@@ -63,46 +62,89 @@ impl Remote {
     /// The same into `files`, with the namespaces that a file's objects are in.
     pub(super) async fn tell(&self, files: &mut Files, text: &str) -> anyhow::Result<()> {
         *files = self.files().await?;
-        let mut names: Vec<_> = objects(text)?
+        self.learn(files, &objects(text)?).await
+    }
+
+    /// What is known of the namespaces of these objects, and of no others. What the user may not read is told.
+    pub(super) async fn learn(&self, files: &mut Files, found: &[Value]) -> anyhow::Result<()> {
+        let names: BTreeSet<_> = found
             .iter()
             .map(|object| files.context(object, false).namespace)
             .collect();
-        names.sort();
-        names.dedup();
-        let namespaces: Api<Namespace> = Api::all(self.client.clone());
         for name in names {
-            if let Some(namespace) = namespaces
-                .get_opt(&name)
-                .await
+            let namespaces: Api<Namespace> = Api::all(self.client.clone());
+            let namespace = permitted(namespaces.get_opt(&name).await, || {
+                format!("read namespace {name}: its labels are taken for absent")
+            });
+            if let Some(namespace) = namespace
                 .with_context(|| format!("reading namespace {name}"))?
+                .flatten()
             {
-                files.namespaces.insert(name, labels(&namespace));
+                files.learn_namespace(&name, &namespace);
             }
+            self.learn_budgets(files, &name).await?;
         }
         Ok(())
     }
 
-    /// The labels of every namespace.
-    pub(super) async fn learn_namespaces(&self, files: &mut Files) -> anyhow::Result<()> {
-        let namespaces: Api<Namespace> = Api::all(self.client.clone());
-        let list = namespaces
-            .list(&ListParams::default())
-            .await
-            .context("listing namespaces")?;
-        files.namespaces = list
-            .iter()
-            .map(|namespace| (namespace.name_any(), labels(namespace)))
-            .collect();
+    async fn learn_budgets(&self, files: &mut Files, namespace: &str) -> anyhow::Result<()> {
+        let all = ListParams::default();
+        let ranges: Api<LimitRange> = Api::namespaced(self.client.clone(), namespace);
+        let ranges = permitted(ranges.list(&all).await, || {
+            format!("list the LimitRanges of {namespace}: they are taken for absent")
+        });
+        for range in ranges.context("listing LimitRanges")?.into_iter().flatten() {
+            let mut range = serde_json::to_value(range)?;
+            range["kind"] = json!("LimitRange");
+            files.add_budget(namespace, &range);
+        }
+        let quotas: Api<ResourceQuota> = Api::namespaced(self.client.clone(), namespace);
+        let quotas = permitted(quotas.list(&all).await, || {
+            format!("list the ResourceQuotas of {namespace}: they are taken for absent")
+        });
+        for quota in quotas
+            .context("listing ResourceQuotas")?
+            .into_iter()
+            .flatten()
+        {
+            let mut quota = serde_json::to_value(quota)?;
+            quota["kind"] = json!("ResourceQuota");
+            files.add_budget(namespace, &quota);
+        }
         Ok(())
+    }
+
+    /// The namespaces that the user may see: all, or the one that was named.
+    async fn namespaces(&self) -> anyhow::Result<(Vec<Namespace>, bool)> {
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        let list = permitted(namespaces.list(&ListParams::default()).await, || {
+            format!("list namespaces: only {} is looked at", self.namespace)
+        });
+        match list.context("listing namespaces")? {
+            Some(list) => Ok((list.items, true)),
+            None => {
+                let own = permitted(namespaces.get_opt(&self.namespace).await, || {
+                    let namespace = &self.namespace;
+                    format!("read namespace {namespace}: its labels are taken for absent")
+                });
+                let own = own.with_context(|| format!("reading namespace {}", self.namespace))?;
+                Ok((own.flatten().into_iter().collect(), false))
+            }
+        }
     }
 
     async fn settings(&self) -> anyhow::Result<Settings> {
         let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.own_namespace);
-        let Some(map) = maps
-            .get_opt("flowcar-config")
-            .await
-            .context("reading the ConfigMap flowcar-config")?
-        else {
+        let map = permitted(maps.get_opt("flowcar-config").await, || {
+            format!(
+                "read the ConfigMap flowcar-config in {}: the default configuration is assumed (its operator can bind you to the Role flowcar-tenant there)",
+                self.own_namespace
+            )
+        });
+        let Some(map) = map.context("reading the ConfigMap flowcar-config")? else {
+            return Ok(Settings::default());
+        };
+        let Some(map) = map else {
             eprintln!(
                 "flowcar: {} has no ConfigMap flowcar-config, the defaults hold",
                 self.own_namespace
@@ -119,45 +161,42 @@ impl Remote {
 
     /// An object by `kind/name`.
     pub(super) async fn get(&self, target: &str) -> anyhow::Result<Value> {
-        let (api, kind, name) = self.api(target)?;
-        let object = api
-            .get(&name)
+        Ok(self.target(target).await?.1)
+    }
+
+    /// An object by `kind/name`, and the way to change it.
+    pub(super) async fn target(&self, target: &str) -> anyhow::Result<(Api<DynamicObject>, Value)> {
+        let Some((word, name)) = target.split_once('/') else {
+            bail!("{target:?} names no object; write it as deployment/NAME");
+        };
+        let resource = match resources::known(word) {
+            Some(known) => known,
+            None => resources::discovered(&self.client, word).await?,
+        };
+        let api = Api::namespaced_with(self.client.clone(), &self.namespace, &resource);
+        let object: DynamicObject = api
+            .get(name)
             .await
             .with_context(|| format!("reading {target} in namespace {}", self.namespace))?;
         let mut value = serde_json::to_value(object)?;
-        value["kind"] = json!(kind);
-        Ok(value)
+        value["kind"] = json!(resource.kind);
+        value["apiVersion"] = json!(resource.api_version);
+        Ok((api, value))
     }
 
-    fn api(&self, target: &str) -> anyhow::Result<(Api<DynamicObject>, &'static str, String)> {
-        let Some((kind, name)) = target.split_once('/') else {
-            bail!("{target:?} names no object; write it as deployment/NAME");
+    /// Every pod that opted in, of all namespaces that the user may see, with its kind; and what is known of those
+    /// namespaces.
+    pub(super) async fn opted_in_pods(&self) -> anyhow::Result<(Vec<Value>, Files)> {
+        let mut files = self.files().await?;
+        let (namespaces, all) = self.namespaces().await?;
+        for namespace in &namespaces {
+            files.learn_namespace(&namespace.name_any(), namespace);
+        }
+        let pods: Api<Pod> = if all {
+            Api::all(self.client.clone())
+        } else {
+            Api::namespaced(self.client.clone(), &self.namespace)
         };
-        let (group, kind) = match kind.to_lowercase().as_str() {
-            "pod" | "pods" | "po" => ("", "Pod"),
-            "deployment" | "deployments" | "deploy" => ("apps", "Deployment"),
-            "statefulset" | "statefulsets" | "sts" => ("apps", "StatefulSet"),
-            "daemonset" | "daemonsets" | "ds" => ("apps", "DaemonSet"),
-            "replicaset" | "replicasets" | "rs" => ("apps", "ReplicaSet"),
-            "job" | "jobs" => ("batch", "Job"),
-            "cronjob" | "cronjobs" | "cj" => ("batch", "CronJob"),
-            other => bail!(
-                "{other:?} has no pods that flowcar could follow; it may be a deployment, statefulset, daemonset, job, cronjob or pod"
-            ),
-        };
-        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, "v1", kind));
-        Ok((
-            Api::namespaced_with(self.client.clone(), &self.namespace, &resource),
-            kind,
-            name.to_owned(),
-        ))
-    }
-
-    /// Every pod that opted in, of all namespaces, with its kind.
-    pub(super) async fn opted_in_pods(&self) -> anyhow::Result<Vec<Value>> {
-        let mut files = Files::new(Settings::default(), self.own_namespace.clone());
-        self.learn_namespaces(&mut files).await?;
-        let pods: Api<Pod> = Api::all(self.client.clone());
         let mut found = Vec::new();
         let mut page = ListParams::default().limit(PAGE);
         loop {
@@ -175,112 +214,76 @@ impl Remote {
             }
             match list.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => page = page.continue_token(&token),
-                None => return Ok(found),
+                None => return Ok((found, files)),
             }
         }
     }
 }
 
-fn labels(namespace: &Namespace) -> serde_json::Map<String, Value> {
-    crate::cluster::said_of(&namespace.metadata)
-}
-
-/// Annotates the workload; the webhook does the rest when it is written.
-pub(super) async fn enable(target: &str, cluster: &ClusterArgs) -> anyhow::Result<bool> {
-    let remote = Remote::connect(cluster).await?;
-    annotate(&remote, target, Some("enabled")).await
-}
-
-/// Takes the annotation off, or, in a namespace that opted in, says no.
-pub(super) async fn disable(target: &str, cluster: &ClusterArgs) -> anyhow::Result<bool> {
-    let remote = Remote::connect(cluster).await?;
-    let namespaces: Api<Namespace> = Api::all(remote.client.clone());
-    let namespace = namespaces
-        .get(&remote.namespace)
-        .await
-        .with_context(|| format!("reading namespace {}", remote.namespace))?;
-    let by_namespace = namespace
-        .labels()
-        .get(INJECT)
-        .is_some_and(|value| value == "enabled");
-    annotate(&remote, target, by_namespace.then_some("disabled")).await
-}
-
-async fn annotate(remote: &Remote, target: &str, value: Option<&str>) -> anyhow::Result<bool> {
-    let (api, kind, name) = remote.api(target)?;
-    if kind == "Pod" {
-        bail!("a pod that runs cannot be changed; name its workload, as in deployment/NAME");
+/// What was read, or `None`, and a word about it, where the user has no right to it.
+pub(super) fn permitted<T>(
+    read: Result<T, kube::Error>,
+    what: impl FnOnce() -> String,
+) -> Result<Option<T>, kube::Error> {
+    match read {
+        Ok(found) => Ok(Some(found)),
+        Err(kube::Error::Api(status)) if status.code == 403 => {
+            eprintln!("flowcar: you may not {}", what());
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
-    let patch = json!({ "metadata": { "annotations": { INJECT: value } } });
-    let params = PatchParams {
-        field_manager: Some("kubectl-flowcar".to_owned()),
-        ..PatchParams::default()
-    };
-    let written = api
-        .patch(&name, &params, &Patch::Merge(patch))
-        .await
-        .with_context(|| format!("annotating {target}"))?;
-    let written = serde_json::to_value(written)?;
-    let template = template_pointer(kind)
-        .and_then(|pointer| written.pointer(pointer))
-        .unwrap_or(&Value::Null);
-    let copied = template["metadata"]["annotations"][INJECT].as_str();
-    let said = value.map_or_else(
-        || "no annotation any more".to_owned(),
-        |value| format!("{INJECT}={value}"),
-    );
-    println!("{} {target}: {said}", remote.namespace);
-    if copied == value {
-        return Ok(true);
-    }
-    let why = if kind == "Job" {
-        "a Job's template cannot change: create the Job anew"
-    } else {
-        "the pod template says otherwise itself, or the webhook did not answer: see kubectl flowcar check"
-    };
-    println!(
-        "{} {target}: its pods do not follow: {why}",
-        remote.namespace
-    );
-    Ok(false)
+}
+
+/// What became of a pod that opted in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    Injected,
+    Skipped,
+    /// The webhook has not seen it.
+    Missed,
+    /// It was created before its opt-in was written.
+    Older,
 }
 
 /// Prints a line for each namespace with pods that opted in.
 pub(super) async fn status(cluster: &ClusterArgs) -> anyhow::Result<bool> {
     let remote = Remote::connect(cluster).await?;
-    let mut counts: BTreeMap<String, [usize; 3]> = BTreeMap::new();
-    for pod in remote.opted_in_pods().await? {
+    let mut counts: BTreeMap<String, [usize; 4]> = BTreeMap::new();
+    let (pods, files) = remote.opted_in_pods().await?;
+    for pod in pods {
         let namespace = pod["metadata"]["namespace"]
             .as_str()
             .unwrap_or_default()
             .to_owned();
-        counts.entry(namespace).or_default()[fate(&pod)] += 1;
+        counts.entry(namespace).or_default()[fate(&pod, &files) as usize] += 1;
     }
     println!(
         "{:<32} {:>8} {:>8} {:>8}",
         "NAMESPACE", "INJECTED", "SKIPPED", "MISSED"
     );
-    for (namespace, [injected, skipped, missed]) in &counts {
+    for (namespace, [injected, skipped, missed, _]) in &counts {
         println!("{namespace:<32} {injected:>8} {skipped:>8} {missed:>8}");
     }
-    Ok(counts.values().all(|[_, _, missed]| *missed == 0))
+    for (namespace, [.., older]) in counts.iter().filter(|(_, [.., older])| *older > 0) {
+        println!(
+            "{namespace}: {older} pods are older than their opt-in; restart their workloads to inject their successors"
+        );
+    }
+    Ok(counts.values().all(|[_, _, missed, _]| *missed == 0))
 }
 
-/// 0 injected, 1 skipped, 2 missed.
-pub(super) fn fate(pod: &Value) -> usize {
-    let annotations = pod["metadata"]["annotations"]
-        .as_object()
-        .cloned()
-        .unwrap_or_default();
-    match Status::read(&annotations) {
-        Some(Status::Injected { .. }) => 0,
-        Some(Status::Skipped { .. }) => 1,
-        None => {
-            if annotations.contains_key(STATUS) {
-                0
-            } else {
-                2
-            }
-        }
+/// What became of a pod of the cluster.
+pub(super) fn fate(pod: &Value, files: &Files) -> Fate {
+    let empty = serde_json::Map::new();
+    let annotations = pod["metadata"]["annotations"].as_object().unwrap_or(&empty);
+    match Status::read(annotations) {
+        Some(Status::Injected { .. }) => Fate::Injected,
+        Some(Status::Skipped { .. }) => Fate::Skipped,
+        None if annotations.contains_key(STATUS) => Fate::Injected,
+        // There was no room for a word.
+        None if annotations_size(annotations) > ANNOTATIONS_MOST => Fate::Skipped,
+        None if files.opted_in_later(pod).is_some() => Fate::Older,
+        None => Fate::Missed,
     }
 }

@@ -4,10 +4,9 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-use super::{CONTAINER, Context, container, view};
-use crate::annotations::{Annotation, INJECT, Key, Overrides};
+use super::{CONTAINER, Context, Skip, edit, placement, view, volumes};
+use crate::annotations::{INJECT, Key, Overrides};
 use crate::config::{Level, Settings};
-use crate::text::clip;
 
 /// The form of the sidecar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,53 +27,6 @@ pub enum NotOptedIn {
     NothingSaid,
     /// The pod says nothing and its namespace says something else than `enabled`.
     NamespaceDisabled,
-}
-
-/// Why a pod that asked for a sidecar gets none.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(test, derive(strum::EnumDiscriminants))]
-#[cfg_attr(
-    test,
-    strum_discriminants(vis(pub(crate)), name(SkipKind), derive(strum::EnumIter))
-)]
-pub enum Skip {
-    /// The opt-in's value is neither `enabled` nor `disabled`.
-    UnknownValue {
-        /// The value, as written.
-        value: String,
-    },
-    /// Not a pod that can be patched.
-    Malformed {
-        /// The field that is not what it should be.
-        field: &'static str,
-    },
-    /// A namespace of the cluster's own, or flowcar's.
-    ExcludedNamespace {
-        /// Its name.
-        namespace: String,
-    },
-    /// The kubelet's mirror of a static pod: it never reads the mirror's spec.
-    MirrorPod,
-    /// The pod is on the host's network.
-    HostNetwork,
-    /// The pod runs Windows.
-    Windows,
-    /// The pod has a user namespace of its own.
-    UserNamespace,
-    /// The pod has a kernel of its own.
-    Sandboxed {
-        /// Its runtime class.
-        class: String,
-    },
-    /// Something in the pod already has a name that flowcar needs.
-    NameTaken {
-        /// `container` or `volume`.
-        what: &'static str,
-        /// The name.
-        name: &'static str,
-    },
-    /// The pod is meant to end, and a regular sidecar would not.
-    WouldNeverEnd,
 }
 
 /// Whether anybody asked for a sidecar. A wrong value counts as asked, so that it can be answered.
@@ -105,8 +57,9 @@ pub(super) fn skip(
     unknown_value(annotations)
         .or_else(|| malformed(pod))
         .or_else(|| excluded(context, settings))
-        .or_else(|| unsuitable(pod, settings, overrides))
+        .or_else(|| unsuitable(pod, context, settings, overrides))
         .or_else(|| name_taken(pod))
+        .or_else(|| annotations_full(pod))
         .or_else(|| {
             (!context.native_sidecar && is_meant_to_end(pod)).then_some(Skip::WouldNeverEnd)
         })
@@ -146,16 +99,21 @@ fn excluded(context: &Context, settings: &Settings) -> Option<Skip> {
     })
 }
 
-fn unsuitable(pod: &Value, settings: &Settings, overrides: &Overrides) -> Option<Skip> {
+fn unsuitable(
+    pod: &Value,
+    context: &Context,
+    settings: &Settings,
+    overrides: &Overrides,
+) -> Option<Skip> {
     let flag = |pointer| pod.pointer(pointer).and_then(Value::as_bool);
-    let windows_selector = view::map(pod, "/spec/nodeSelector")
-        .get("kubernetes.io/os")
-        .and_then(Value::as_str);
     if view::annotations(pod).contains_key("kubernetes.io/config.mirror") {
         return Some(Skip::MirrorPod);
     }
-    if view::text(pod, "/spec/os/name") == Some("windows") || windows_selector == Some("windows") {
+    if placement::is_windows(pod) {
         return Some(Skip::Windows);
+    }
+    if let Some(what) = placement::virtual_node(pod) {
+        return Some(Skip::VirtualNode { what });
     }
     if flag("/spec/hostNetwork") == Some(true) && overrides.get(Key::HostNetwork) != Some("force") {
         return Some(Skip::HostNetwork);
@@ -171,15 +129,21 @@ fn unsuitable(pod: &Value, settings: &Settings, overrides: &Overrides) -> Option
             class: class.to_owned(),
         });
     }
-    (flag("/spec/hostUsers") == Some(false) && overrides.get(Key::Source) != Some("inet_diag"))
-        .then_some(Skip::UserNamespace)
+    // Where Pod Security leaves only the form without capabilities, a user namespace takes nothing away.
+    let wants_ebpf = context.level(settings) == Level::Privileged
+        && overrides.get(Key::Source) != Some("inet_diag");
+    (flag("/spec/hostUsers") == Some(false) && wants_ebpf).then_some(Skip::UserNamespace)
+}
+
+fn annotations_full(pod: &Value) -> Option<Skip> {
+    let bytes = edit::annotations_size(view::annotations(pod));
+    (bytes > edit::ANNOTATIONS_MOST).then_some(Skip::AnnotationsFull { bytes })
 }
 
 fn name_taken(pod: &Value) -> Option<Skip> {
-    let volumes = view::list(pod, "/spec/volumes");
-    let volume = container::VOLUMES
+    let volume = volumes::VOLUMES
         .into_iter()
-        .find(|name| volumes.iter().any(|volume| view::is_named(volume, name)));
+        .find(|name| volumes::has_volume(pod, name));
     let containers = view::has_container(pod).then_some(Skip::NameTaken {
         what: "container",
         name: CONTAINER,
@@ -223,6 +187,23 @@ pub(super) fn form(level: Level, native: bool, overrides: &Overrides) -> (Form, 
     )
 }
 
+/// What the overrides ask for and this form cannot give.
+pub(super) fn unheard(overrides: &Overrides, form: Form) -> Vec<String> {
+    let given = |key| overrides.get(key).is_some();
+    let mut notes = Vec::new();
+    if form.ebpf && (given(Key::RunAsUser) || given(Key::RunAsGroup)) {
+        let note =
+            "flowcar.io/run-as-user and -group: ignored, eBPF needs root with two capabilities";
+        notes.push(note.to_owned());
+    }
+    if given(Key::CaSecret) && given(Key::CaConfigMap) {
+        notes.push(
+            "flowcar.io/ca-configmap: ignored, flowcar.io/ca-secret goes before it".to_owned(),
+        );
+    }
+    notes
+}
+
 // === impl NotOptedIn ===
 
 impl fmt::Display for NotOptedIn {
@@ -232,72 +213,5 @@ impl fmt::Display for NotOptedIn {
             Self::NothingSaid => "nobody asked: annotate the workload or label the namespace flowcar.io/inject=enabled",
             Self::NamespaceDisabled => "the namespace's label flowcar.io/inject is not `enabled`, and the pod says nothing",
         })
-    }
-}
-
-// === impl Skip ===
-
-impl Skip {
-    /// A word for metrics, Events and the status annotation, of a small fixed set.
-    #[must_use]
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::UnknownValue { .. } => "unknown_value",
-            Self::Malformed { .. } => "malformed",
-            Self::ExcludedNamespace { .. } => "excluded_namespace",
-            Self::MirrorPod => "mirror_pod",
-            Self::HostNetwork => "host_network",
-            Self::Windows => "windows",
-            Self::UserNamespace => "user_namespace",
-            Self::Sandboxed { .. } => "sandboxed",
-            Self::NameTaken { .. } => "name_taken",
-            Self::WouldNeverEnd => "would_never_end",
-        }
-    }
-}
-
-impl fmt::Display for Skip {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::UnknownValue { value } => {
-                let meant = Annotation::of(Key::Inject)
-                    .kind
-                    .nearest(value)
-                    .unwrap_or("enabled");
-                write!(
-                    f,
-                    "{INJECT}={} is unknown; did you mean {meant:?}?",
-                    clip(&format!("{value:?}"), 24)
-                )
-            }
-            Self::Malformed { field } => write!(f, "the pod's {field} has the wrong type"),
-            Self::ExcludedNamespace { namespace } => {
-                write!(f, "namespace {} is never injected", clip(namespace, 63))
-            }
-            Self::MirrorPod => f.write_str(
-                "the kubelet never reads a mirror pod; add flowcar to the static pod's file",
-            ),
-            Self::HostNetwork => f.write_str(
-                "the pod is on the host's network; flowcar.io/host-network=force overrules",
-            ),
-            Self::Windows => f.write_str("flowcar runs on Linux, and the pod is for Windows"),
-            Self::UserNamespace => {
-                f.write_str("hostUsers: false rules eBPF out; set flowcar.io/source=inet_diag")
-            }
-            Self::Sandboxed { class } => {
-                write!(
-                    f,
-                    "runtime class {} has its own kernel, out of flowcar's reach",
-                    clip(class, 40)
-                )
-            }
-            Self::NameTaken { what, name } => write!(
-                f,
-                "the pod has a {what} named {name} that flowcar did not add"
-            ),
-            Self::WouldNeverEnd => f.write_str(
-                "without native sidecars (Kubernetes 1.29) the pod would never complete",
-            ),
-        }
     }
 }

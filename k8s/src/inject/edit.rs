@@ -2,13 +2,28 @@
 
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, Patch, PatchOperation};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::decide::{Form, Skip};
+use super::decide::Form;
+use super::skip::Skip;
 use super::status::Status;
-use super::{pull_secrets, view};
+use super::{evict, pull_secrets, view};
 use crate::annotations::STATUS;
 use crate::config::{Settings, VERSION};
+
+/// The most that the API server takes of annotations, names and values together, in bytes
+/// (`TotalAnnotationSizeLimitB` in `k8s.io/apimachinery/pkg/api/validation/objectmeta.go`).
+const ANNOTATIONS_LIMIT: usize = 256 << 10;
+
+/// The most that a pod's annotations may have before flowcar adds to them, in bytes: flowcar's own take less than a
+/// kibibyte, and webhooks that come later add some, too.
+pub(crate) const ANNOTATIONS_MOST: usize = ANNOTATIONS_LIMIT - (8 << 10);
+
+/// What annotations take, as the API server counts them, in bytes.
+pub(crate) fn annotations_size(annotations: &Map<String, Value>) -> usize {
+    let of = |(name, value): (&String, &Value)| name.len() + value.as_str().map_or(0, str::len);
+    annotations.iter().map(of).sum()
+}
 
 /// Collects operations, and what the way back needs to know.
 struct Edit<'a> {
@@ -43,22 +58,28 @@ pub(super) fn add_sidecar(
     } else {
         edit.insert("/spec/containers", vec![container], &Place::Last);
     }
+    let local = evict::local_names(&volumes).collect();
     edit.insert("/spec/volumes", volumes, &Place::Last);
     if !secrets.is_empty() {
         let items = pull_secrets::items(&secrets);
         edit.insert(pull_secrets::LIST, items, &Place::Last);
     }
+    let evictable = edit.keep_evictable(local);
     edit.set_status(|absent, null| Status::Injected {
         version: VERSION.to_owned(),
         config: settings.hash.clone(),
         form: if form.ebpf { "ebpf" } else { "inet_diag" }.to_owned(),
         volumes: names,
         secrets,
+        evictable,
         absent,
         null,
     });
     Patch(edit.operations)
 }
+
+/// Most that a status takes besides its message, in bytes.
+const STATUS_FRAME: usize = 512;
 
 /// Says on the pod why it has no sidecar. A pod that is not even shaped like one is left alone, and so is
 /// one that already says the same.
@@ -70,8 +91,12 @@ pub(super) fn mark_skipped(pod: &Value, skip: &Skip) -> Patch {
         pod.pointer(pointer)
             .is_some_and(|v: &Value| !v.is_null() && !v.is_object())
     };
+    let message = skip.to_string();
+    let size = annotations_size(view::annotations(pod)) + STATUS.len() + message.len();
+    let is_full = size > ANNOTATIONS_LIMIT - STATUS_FRAME;
     if unfit
         || same
+        || is_full
         || not_object("/metadata")
         || not_object("/metadata/annotations")
         || !pod.is_object()
@@ -81,7 +106,7 @@ pub(super) fn mark_skipped(pod: &Value, skip: &Skip) -> Patch {
     let mut edit = Edit::new(pod);
     edit.set_status(|absent, null| Status::Skipped {
         skipped: skip.reason().to_owned(),
-        message: skip.to_string(),
+        message,
         absent,
         null,
     });
@@ -122,6 +147,9 @@ impl<'a> Edit<'a> {
 
     /// Adds a whole field where it is absent or null, and remembers which; false where it is there.
     fn make(&mut self, field: &str, value: Value) -> bool {
+        if self.is_made(field) {
+            return false;
+        }
         match self.pod.pointer(field) {
             None => self.absent.push(field.to_owned()),
             Some(Value::Null) => self.null.push(field.to_owned()),
@@ -131,21 +159,47 @@ impl<'a> Edit<'a> {
         true
     }
 
+    /// Tells the cluster autoscaler that these volumes hold nothing which a move to another node would lose; those that
+    /// it was not told of before.
+    fn keep_evictable(&mut self, volumes: Vec<String>) -> Vec<String> {
+        let annotations = view::annotations(self.pod);
+        let own = annotations.get(evict::SAFE_LOCAL_VOLUMES);
+        let missing = evict::missing(own, volumes);
+        if missing.is_empty() {
+            return missing;
+        }
+        self.make_annotations();
+        if own.is_none() {
+            self.absent.push(annotation(evict::SAFE_LOCAL_VOLUMES));
+        }
+        let own = own.and_then(Value::as_str).unwrap_or_default();
+        let value = evict::with(own, &missing);
+        self.add(&annotation(evict::SAFE_LOCAL_VOLUMES), json!(value));
+        missing
+    }
+
+    fn make_annotations(&mut self) {
+        self.make("/metadata", json!({}));
+        self.make("/metadata/annotations", json!({}));
+    }
+
+    fn is_made(&self, field: &str) -> bool {
+        self.absent
+            .iter()
+            .chain(&self.null)
+            .any(|made| made == field)
+    }
+
     /// Writes the status annotation last, when all that the way back needs is known.
     fn set_status(&mut self, status: impl FnOnce(Vec<String>, Vec<String>) -> Status) {
-        self.make("/metadata", json!({}));
-        if self
-            .pod
-            .pointer("/metadata/annotations")
-            .is_none_or(Value::is_null)
-        {
-            self.make("/metadata/annotations", json!({}));
-        }
+        self.make_annotations();
         let status = status(self.absent.clone(), self.null.clone());
-        let key = STATUS.replace('~', "~0").replace('/', "~1");
-        self.add(
-            &format!("/metadata/annotations/{key}"),
-            json!(status.to_text()),
-        );
+        self.add(&annotation(STATUS), json!(status.to_text()));
     }
+}
+
+/// The JSON pointer of an annotation.
+fn annotation(name: &str) -> String {
+    let key = name.replace('~', "~0").replace('/', "~1");
+    format!("/metadata/annotations/{key}")
 }

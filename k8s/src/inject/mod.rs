@@ -6,26 +6,36 @@
 mod container;
 mod decide;
 mod edit;
+mod endpoint;
+mod environment;
+mod evict;
+mod fit;
 mod owner;
+mod placement;
 mod pull_secrets;
 mod resources;
+mod skip;
 mod status;
 mod uninject;
 mod view;
+mod volumes;
 
 use std::borrow::Cow;
 
 use json_patch::Patch;
 use serde_json::{Map, Value};
 
-#[cfg(test)]
-pub(crate) use decide::SkipKind;
-pub use decide::{Form, NotOptedIn, Skip};
+pub use decide::{Form, NotOptedIn};
+pub(crate) use edit::{ANNOTATIONS_MOST, annotations_size};
 pub use owner::Owner;
+pub use skip::Skip;
+#[cfg(test)]
+pub(crate) use skip::SkipKind;
 pub use status::Status;
 pub use uninject::uninject;
 
 use crate::annotations::Problem;
+use crate::budget::Budgets;
 use crate::config::{Level, Settings};
 use crate::text::{WARNING_CHARS, clip};
 
@@ -95,9 +105,20 @@ pub fn has_sidecar(pod: &Value) -> bool {
     view::has_container(pod) && matches!(status, Some(Status::Injected { .. }))
 }
 
-/// Decides about one pod and works out the patch.
+/// Decides about one pod and works out the patch, in a namespace without LimitRanges and ResourceQuotas.
 #[must_use]
 pub fn inject(pod: &Value, context: &Context, settings: &Settings) -> Outcome {
+    inject_within(pod, context, settings, &Budgets::default())
+}
+
+/// Decides about one pod and works out the patch.
+#[must_use]
+pub fn inject_within(
+    pod: &Value,
+    context: &Context,
+    settings: &Settings,
+    budgets: &Budgets,
+) -> Outcome {
     let annotations = &context.annotations(pod);
     let opted_in = decide::opted_in(annotations, context);
     if opted_in == Err(NotOptedIn::PodDisabled) {
@@ -142,18 +163,12 @@ pub fn inject(pod: &Value, context: &Context, settings: &Settings) -> Outcome {
         };
     }
     if let Some(skip) = skip {
-        let patch = edit::mark_skipped(pod, &skip);
-        return Outcome {
-            problems,
-            patch,
-            ..Outcome::of(Decision::Skipped(skip))
-        };
+        return Outcome::skipped(pod, skip, problems);
     }
-    let level = Level::of_namespace(
-        &context.namespace_labels,
-        settings.config.pod_security_default,
-    );
+    let level = context.level(settings);
     let (form, mut notes) = decide::form(level, context.native_sidecar, &overrides);
+    let overrides = endpoint::keep_reachable(overrides, pod, level, settings, &mut notes);
+    notes.extend(decide::unheard(&overrides, form));
     let sidecar = container::Sidecar {
         pod,
         context,
@@ -161,7 +176,19 @@ pub fn inject(pod: &Value, context: &Context, settings: &Settings) -> Outcome {
         overrides: &overrides,
         form,
     };
-    let container = sidecar.container(&mut notes);
+    let asked = resources::resources(pod, form.native, &overrides, settings, &mut notes);
+    let mut container = sidecar.container(asked);
+    let fitting = fit::Fitting {
+        pod,
+        native: form.native,
+        budgets,
+        overrides: &overrides,
+        settings,
+    };
+    match fitting.fit(&container, &mut notes) {
+        Ok(resources) => container["resources"] = resources,
+        Err(skip) => return Outcome::skipped(pod, skip, problems),
+    }
     notes.extend(settings.mistakes_of_namespace(&context.namespace_labels));
     let secrets = pull_secrets::missing(pod, context, settings, &mut notes);
     let patch = edit::add_sidecar(pod, container, sidecar.volumes(), secrets, form, settings);
@@ -176,6 +203,11 @@ pub fn inject(pod: &Value, context: &Context, settings: &Settings) -> Outcome {
 // === impl Context ===
 
 impl Context {
+    /// What Pod Security enforces in the pod's namespace.
+    fn level(&self, settings: &Settings) -> Level {
+        Level::of_namespace(&self.namespace_labels, settings.config.pod_security_default)
+    }
+
     /// What the pod says, itself or by its workload.
     fn annotations<'a>(&self, pod: &'a Value) -> Cow<'a, Map<String, Value>> {
         let own = view::annotations(pod);
@@ -197,6 +229,14 @@ impl Outcome {
             patch: Patch(Vec::new()),
             problems: Vec::new(),
             notes: Vec::new(),
+        }
+    }
+
+    fn skipped(pod: &Value, skip: Skip, problems: Vec<Problem>) -> Self {
+        Self {
+            problems,
+            patch: edit::mark_skipped(pod, &skip),
+            ..Self::of(Decision::Skipped(skip))
         }
     }
 

@@ -1,6 +1,10 @@
 //! The workload a pod belongs to, without asking the API server.
+//!
+//! A name that changes with every run or revision is no name of a service: what made the pod's owner is derived where
+//! Kubernetes and the common controllers leave enough to be sure, in the way of OpenTelemetry's `k8sattributes` processor
+//! and of Istio (`GetWorkloadMetaFromPod`).
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::view;
 use crate::annotations::WORKLOAD;
@@ -14,10 +18,15 @@ pub struct Owner {
     pub name: String,
 }
 
-/// The workload of a pod: from the mark that flowcar left in the template, else from the owner reference.
-///
-/// A ReplicaSet made by a Deployment is named `<deployment>-<pod-template-hash>`, and the hash is a label of
-/// the pod. A CronJob's Job carries no such proof, so without our mark the Job itself is named.
+/// Labels and annotations by which a controller names itself on its pods, whatever stands between: the label, the kind.
+const NAMED_BY: [(&str, &str); 3] = [
+    // Knative: Service, Configuration, Revision, Deployment, ReplicaSet.
+    ("serving.knative.dev/service", "Service"),
+    ("workflows.argoproj.io/cron-workflow", "CronWorkflow"),
+    ("openshift.io/deployment-config.name", "DeploymentConfig"),
+];
+
+/// The workload of a pod: from the mark that flowcar left in the template, else from labels and the owner reference.
 pub(super) fn of(pod: &Value) -> Option<Owner> {
     let reference = view::list(pod, "/metadata/ownerReferences")
         .iter()
@@ -26,17 +35,36 @@ pub(super) fn of(pod: &Value) -> Option<Owner> {
     let name = view::text(reference, "/name")?;
     Some(
         marked(pod, kind, name)
-            .or_else(|| deployment(pod, kind, name))
+            .or_else(|| named(pod))
+            .or_else(|| revision(pod, kind, name))
+            .or_else(|| run(kind, name))
             .unwrap_or_else(|| Owner::new(kind, name)),
     )
 }
 
+/// What the service is called, where the workload's own name is made anew for each object (`generateName`) and each object
+/// is one run: the start of the name, which the mark in the template tells.
+pub(super) fn service(pod: &Value, annotations: &Map<String, Value>) -> Option<String> {
+    let (kind, start) = mark(annotations)?;
+    let start = start.strip_suffix('-').filter(|start| !start.is_empty())?;
+    let controller = view::list(pod, "/metadata/ownerReferences")
+        .iter()
+        .find(|owner| owner.get("controller").and_then(Value::as_bool) == Some(true));
+    let made = |owner: &Value| {
+        view::text(owner, "/kind") == Some(kind)
+            && view::text(owner, "/name").is_some_and(|name| name.starts_with(start))
+    };
+    // Without an owner this is still a template, in a file.
+    (kind == "Job" && controller.is_none_or(made)).then(|| start.to_owned())
+}
+
+fn mark(annotations: &Map<String, Value>) -> Option<(&str, &str)> {
+    annotations.get(WORKLOAD)?.as_str()?.split_once('/')
+}
+
 /// The mark counts only where the owner could have been made by that workload: a template may be copied.
 fn marked(pod: &Value, kind: &str, name: &str) -> Option<Owner> {
-    let (marked_kind, marked_name) = view::annotations(pod)
-        .get(WORKLOAD)?
-        .as_str()?
-        .split_once('/')?;
+    let (marked_kind, marked_name) = mark(view::annotations(pod))?;
     let maker = match kind {
         "ReplicaSet" => "Deployment",
         "Job" => "CronJob",
@@ -48,12 +76,49 @@ fn marked(pod: &Value, kind: &str, name: &str) -> Option<Owner> {
     (marked_kind == maker && made).then(|| Owner::new(marked_kind, marked_name))
 }
 
-fn deployment(pod: &Value, kind: &str, name: &str) -> Option<Owner> {
-    let hash = view::map(pod, "/metadata/labels")
-        .get("pod-template-hash")?
-        .as_str()?;
-    let name = name.strip_suffix(hash)?.strip_suffix('-')?;
-    (kind == "ReplicaSet" && !name.is_empty()).then(|| Owner::new("Deployment", name))
+fn named(pod: &Value) -> Option<Owner> {
+    let labels = view::map(pod, "/metadata/labels");
+    let annotations = view::annotations(pod);
+    NAMED_BY.iter().find_map(|(label, kind)| {
+        let name = labels.get(*label).or_else(|| annotations.get(*label));
+        let name = name?.as_str().filter(|name| !name.is_empty())?;
+        Some(Owner::new(kind, name))
+    })
+}
+
+/// A ReplicaSet made by a Deployment is named `<deployment>-<pod-template-hash>`, one of an Argo Rollout
+/// `<rollout>-<rollouts-pod-template-hash>`; the hash is a label of the pod. A ReplicationController of a DeploymentConfig
+/// is named `<config>-<number>`, and the config is a label.
+fn revision(pod: &Value, kind: &str, name: &str) -> Option<Owner> {
+    let labels = view::map(pod, "/metadata/labels");
+    let label = |name: &str| labels.get(name).and_then(Value::as_str);
+    let without = |hash: &str| name.strip_suffix(hash)?.strip_suffix('-');
+    let (maker, made_by) = match kind {
+        "ReplicaSet" => {
+            let rollout = label("rollouts-pod-template-hash").and_then(without);
+            let deployment = || label("pod-template-hash").and_then(without);
+            match rollout {
+                Some(name) => ("Rollout", name),
+                None => ("Deployment", deployment()?),
+            }
+        }
+        "ReplicationController" => {
+            let config = label("deploymentconfig")?;
+            let number = name.strip_prefix(config)?.strip_prefix('-')?;
+            number.parse::<u32>().ok()?;
+            ("DeploymentConfig", config)
+        }
+        _ => return None,
+    };
+    (!made_by.is_empty()).then(|| Owner::new(maker, made_by))
+}
+
+/// A CronJob's Job is named `<cronjob>-<minutes since 1970>` (`getJobName` in
+/// `kubernetes/pkg/controller/cronjob/utils.go`): eight digits until 2160. Before 1.21 it was seconds, ten digits.
+fn run(kind: &str, name: &str) -> Option<Owner> {
+    let (start, digits) = name.rsplit_once('-')?;
+    let is_time = (8..=10).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+    (kind == "Job" && is_time && !start.is_empty()).then(|| Owner::new("CronJob", start))
 }
 
 // === impl Owner ===

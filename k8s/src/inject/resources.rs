@@ -4,12 +4,26 @@ use serde_json::{Map, Value, json};
 
 use super::view;
 use crate::annotations::{Key, Overrides, Problem};
+use crate::budget::{of_containers, of_running};
 use crate::config::Settings;
 use crate::quantity;
 
 const CPU_REQUEST: &str = "10m";
 const MEMORY_REQUEST: &str = "32Mi";
 const MEMORY_LIMIT: &str = "128Mi";
+
+/// The lowest CPU limit that the sidecar gets unless somebody asks for less, in nano-units: starting takes some 50 ms of it.
+pub(super) const CPU_FLOOR: i128 = 10_000_000;
+/// The same of memory.
+pub(super) const MEMORY_FLOOR: i128 = (32 << 20) * 1_000_000_000;
+
+/// Where each override lands: the list, the resource, the override.
+pub(super) const KEYS: [(&str, &str, Key); 4] = [
+    ("requests", "cpu", Key::CpuRequest),
+    ("limits", "cpu", Key::CpuLimit),
+    ("requests", "memory", Key::MemoryRequest),
+    ("limits", "memory", Key::MemoryLimit),
+];
 
 /// The names of a resource and of the overrides that set it.
 struct Resource {
@@ -64,6 +78,7 @@ pub(super) fn drop_contradictions(
 /// The `resources` of the sidecar. Requests are always set; in a Guaranteed pod limits equal them.
 pub(super) fn resources(
     pod: &Value,
+    native: bool,
     overrides: &Overrides,
     settings: &Settings,
     notes: &mut Vec<String>,
@@ -72,11 +87,11 @@ pub(super) fn resources(
     let mut requests = Map::new();
     let mut limits = Map::new();
     for resource in &RESOURCES {
-        let (request, limit) = if guaranteed && !has_pod_resources(pod) {
+        let (request, limit) = if guaranteed {
             let both = resource.guaranteed(overrides, settings);
             (both.clone(), Some(both))
         } else {
-            resource.fitting(pod, overrides, notes)
+            resource.fitting(pod, native, overrides, notes)
         };
         requests.insert(resource.name.to_owned(), json!(request));
         if let Some(limit) = limit {
@@ -88,7 +103,10 @@ pub(super) fn resources(
 
 /// Kubernetes' rule (`pkg/apis/core/v1/helper/qos/qos.go`): every container, init containers too, has limits
 /// for both resources and requests that are equal or, before defaulting, absent.
-fn is_guaranteed(pod: &Value) -> bool {
+pub(super) fn is_guaranteed(pod: &Value) -> bool {
+    if has_pod_resources(pod) {
+        return false;
+    }
     let mut containers = view::all_containers(pod).peekable();
     containers.peek().is_some()
         && containers.all(|container| {
@@ -158,6 +176,7 @@ impl Resource {
     fn fitting(
         &self,
         pod: &Value,
+        native: bool,
         overrides: &Overrides,
         notes: &mut Vec<String>,
     ) -> (String, Option<String>) {
@@ -165,12 +184,13 @@ impl Resource {
         let spec = pod.get("spec").unwrap_or(&Value::Null);
         let ceiling = amount(spec, "limits", self.name);
         let budget = amount(spec, "requests", self.name).or(ceiling);
-        let used: i128 = view::all_containers(pod)
-            .filter_map(|container| {
-                amount(container, "requests", self.name)
-                    .or_else(|| amount(container, "limits", self.name))
-            })
-            .sum();
+        // A native sidecar runs beside every init container, a regular one beside those that stay.
+        let used = if native {
+            of_containers(pod)
+        } else {
+            of_running(pod)
+        };
+        let used = used.requests.get(self.name).copied().unwrap_or_default();
         let lowered = |wanted: &str, most: Option<i128>| match (quantity::parse(wanted), most) {
             (Some(nanos), Some(most)) if nanos > most => quantity::format_nanos(most.max(0)),
             _ => wanted.to_owned(),

@@ -19,6 +19,9 @@ pub enum Status {
         form: String,
         /// The volumes that were added.
         volumes: Vec<String>,
+        /// Those of them that the cluster autoscaler was told it may lose.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        evictable: Vec<String>,
         /// The Secrets that were added to those that images are pulled with.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         secrets: Vec<String>,

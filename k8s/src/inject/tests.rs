@@ -1,5 +1,6 @@
 //! Injection, part by part.
 
+mod budgets;
 mod decision;
 mod environment;
 mod form;

@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use super::container::VOLUMES;
 use super::status::Status;
-use super::{CONTAINER, pull_secrets, view};
+use super::volumes::VOLUMES;
+use super::{CONTAINER, evict, pull_secrets, view};
 use crate::annotations::STATUS;
 
 /// The pod without what flowcar added: for every pod without a sidecar, `uninject(inject(pod)) == pod`.
@@ -15,8 +15,12 @@ pub fn uninject(pod: &Value) -> Value {
     let Some(status) = Status::read(view::annotations(&pod)) else {
         return pod;
     };
+    let (absent, null) = status.before();
     if let Status::Injected {
-        volumes, secrets, ..
+        volumes,
+        secrets,
+        evictable,
+        ..
     } = &status
     {
         remove_named(&mut pod, "/spec/initContainers", |name| name == CONTAINER);
@@ -28,6 +32,9 @@ pub fn uninject(pod: &Value) -> Value {
         remove_named(&mut pod, pull_secrets::LIST, |name| {
             secrets.iter().any(|secret| secret == name)
         });
+        if !evictable.is_empty() {
+            restore_evictable(&mut pod, evictable, absent);
+        }
     }
     if let Some(annotations) = pod
         .pointer_mut("/metadata/annotations")
@@ -35,7 +42,6 @@ pub fn uninject(pod: &Value) -> Value {
     {
         annotations.shift_remove(STATUS);
     }
-    let (absent, null) = status.before();
     // Inner fields were made after outer ones, so they are emptied first.
     for field in absent.iter().rev() {
         restore(&mut pod, field, None);
@@ -44,6 +50,36 @@ pub fn uninject(pod: &Value) -> Value {
         restore(&mut pod, field, Some(Value::Null));
     }
     pod
+}
+
+/// Takes our volumes out of what the autoscaler is told, and the annotation with them where it was not there before.
+fn restore_evictable(pod: &mut Value, evictable: &[String], absent: &[String]) {
+    let Some(annotations) = pod
+        .pointer_mut("/metadata/annotations")
+        .and_then(Value::as_object_mut)
+    else {
+        return;
+    };
+    let Some(value) = annotations
+        .get(evict::SAFE_LOCAL_VOLUMES)
+        .and_then(Value::as_str)
+    else {
+        return;
+    };
+    let ours: Vec<_> = evictable
+        .iter()
+        .filter(|name| VOLUMES.contains(&name.as_str()))
+        .cloned()
+        .collect();
+    let rest = evict::without(value, &ours);
+    let was_absent = absent
+        .iter()
+        .any(|field| field.ends_with("safe-to-evict-local-volumes"));
+    if rest.is_empty() && was_absent {
+        annotations.shift_remove(evict::SAFE_LOCAL_VOLUMES);
+    } else {
+        annotations.insert(evict::SAFE_LOCAL_VOLUMES.to_owned(), rest.into());
+    }
 }
 
 fn remove_named(pod: &mut Value, list: &str, is_ours: impl Fn(&str) -> bool) {

@@ -26,6 +26,10 @@ pub(super) fn text<'a>(value: &'a Value, pointer: &str) -> Option<&'a str> {
     value.pointer(pointer).and_then(Value::as_str)
 }
 
+pub(super) fn number(value: &Value, pointer: &str) -> Option<u64> {
+    value.pointer(pointer).and_then(Value::as_u64)
+}
+
 pub(super) fn annotations(pod: &Value) -> &Map<String, Value> {
     map(pod, "/metadata/annotations")
 }

@@ -102,9 +102,7 @@ fn enable_explain_check_and_status_say_what_is() {
     assert_eq!(out.matches("FAIL").count(), 1, "{out}");
     let (_, out, _) = run(&cluster, &["-n", "shop", "explain", "pod/missed"]);
     assert!(
-        out.starts_with(
-            "shop pod/missed: opted in, but was created while the webhook could not be reached"
-        ),
+        out.starts_with("shop pod/missed: opted in, and the webhook did not see it"),
         "{out}"
     );
     cluster

@@ -1,10 +1,13 @@
 //! The controller against a real API server: needs `tests/peers/build k8s`.
 
 mod attack;
+mod budgets;
 mod cli;
+mod drain;
 mod identity;
 mod judged;
 mod manifests;
+mod older;
 mod readme;
 mod service;
 mod serving;

@@ -31,7 +31,7 @@ pub(crate) fn says_what_is_broken(stage: &Stage, counted: &mpsc::Sender<()>) {
     stage.create_pod(BROKEN, &pod);
     broken.is_told(
         "opted-in pods",
-        "1 of 3 were created while the webhook could not be reached, pod/missed first",
+        "1 of 3 opted in and were not seen by the webhook, pod/missed first",
     );
     counted.send(()).unwrap();
 

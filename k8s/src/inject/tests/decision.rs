@@ -66,6 +66,15 @@ fn every_skip_has_its_reason() {
             with("/spec/nodeSelector", json!({"kubernetes.io/os": "windows"})),
             "windows",
         ),
+        (
+            with("/spec/nodeSelector", json!({"type": "virtual-kubelet"})),
+            "virtual_node",
+        ),
+        (
+            with("/spec/schedulerName", json!("fargate-scheduler")),
+            "virtual_node",
+        ),
+        (annotated("a", &"x".repeat(260_000)), "annotations_full"),
         (with("/spec/hostUsers", json!(false)), "user_namespace"),
         (with("/spec/runtimeClassName", json!("gvisor")), "sandboxed"),
         (
@@ -131,6 +140,17 @@ fn what_overrules_a_skip() {
     let mut diag = with("/spec/hostUsers", json!(false));
     diag["metadata"]["annotations"]["flowcar.io/source"] = json!("inet_diag");
     assert!(matches!(run(&diag).decision, Decision::Injected(_)));
+    // Where nothing but the form without capabilities is left, a user namespace takes nothing away.
+    for level in ["baseline", "restricted"] {
+        let context = labelled("pod-security.kubernetes.io/enforce", level);
+        let pod = with("/spec/hostUsers", json!(false));
+        let decision = inject(&pod, &context, &Settings::default()).decision;
+        let form = Form {
+            ebpf: false,
+            native: true,
+        };
+        assert_eq!(decision, Decision::Injected(form), "{level}");
+    }
     assert!(matches!(
         run(&with("/spec/hostUsers", json!(true))).decision,
         Decision::Injected(_)
@@ -179,4 +199,24 @@ fn strict_mode_denies_every_mistake_and_only_mistakes() {
         Decision::Skipped(Skip::HostNetwork),
         "a skip is no mistake"
     );
+}
+
+/// The API server counts names and values (`TotalAnnotationSizeLimitB`).
+#[test]
+fn annotations_never_grow_beyond_what_the_api_server_takes() {
+    for length in (254_000..262_144).step_by(500) {
+        for inject in ["enabled", "yes"] {
+            let mut pod = annotated("flowcar.io/inject", inject);
+            pod["metadata"]["annotations"]["a"] = json!("x".repeat(length));
+            let after = patched(&pod, &run(&pod));
+            let annotations = after["metadata"]["annotations"]
+                .as_object()
+                .expect("annotations");
+            let size: usize = annotations
+                .iter()
+                .map(|(name, value)| name.len() + value.as_str().expect("a text").len())
+                .sum();
+            assert!(size <= 262_144, "{length}: {size}");
+        }
+    }
 }

@@ -105,6 +105,17 @@ fn the_workload_is_read_from_the_owner() {
         "a copied mark"
     );
     assert_eq!(owned("Rollout", "r", None, None), "Rollout/r");
+    // Eight digits, as the controller of CronJobs writes the minutes since 1970.
+    for (job, owner) in [
+        ("nightly-29301234", "CronJob/nightly"),
+        ("a-b-29301234", "CronJob/a-b"),
+        ("nightly-1612345678", "CronJob/nightly"),
+        ("import-2024", "Job/import-2024"),
+        ("import-123456789012", "Job/import-123456789012"),
+        ("-29301234", "Job/-29301234"),
+    ] {
+        assert_eq!(owned("Job", job, None, None), owner);
+    }
     let bare = pod();
     assert_eq!(
         env(&sidecar(&bare, &run(&bare)), "FLOWCAR_OWNER_KIND"),
@@ -119,4 +130,152 @@ fn the_workload_is_read_from_the_owner() {
         env_value(&container, "FLOWCAR_OWNER_NAME").as_deref(),
         Some("web")
     );
+}
+
+#[test]
+fn a_name_stays_the_same_over_runs_and_revisions() {
+    let owner = |kind: &str, name: &str, label: &str, value: &str| {
+        let mut pod = with(
+            "/metadata/ownerReferences",
+            json!([{"kind": kind, "name": name, "controller": true}]),
+        );
+        pod["metadata"]["labels"] = json!({label: value, "pod-template-hash": "77c4"});
+        let container = sidecar(&pod, &run(&pod));
+        let part = |name| env_value(&container, name).expect("an owner");
+        format!(
+            "{}/{}",
+            part("FLOWCAR_OWNER_KIND"),
+            part("FLOWCAR_OWNER_NAME")
+        )
+    };
+    let rows = [
+        (
+            "ReplicaSet",
+            "canary-6b9f",
+            "rollouts-pod-template-hash",
+            "6b9f",
+            "Rollout/canary",
+        ),
+        (
+            "ReplicaSet",
+            "canary-77c4",
+            "rollouts-pod-template-hash",
+            "other",
+            "Deployment/canary",
+        ),
+        (
+            "ReplicationController",
+            "shop-3",
+            "deploymentconfig",
+            "shop",
+            "DeploymentConfig/shop",
+        ),
+        (
+            "ReplicationController",
+            "shop",
+            "deploymentconfig",
+            "shop",
+            "ReplicationController/shop",
+        ),
+        (
+            "ReplicationController",
+            "db-x",
+            "app",
+            "db",
+            "ReplicationController/db-x",
+        ),
+        (
+            "ReplicaSet",
+            "hello-00002-deployment-77c4",
+            "serving.knative.dev/service",
+            "hello",
+            "Service/hello",
+        ),
+        (
+            "Workflow",
+            "etl-1722",
+            "workflows.argoproj.io/cron-workflow",
+            "etl",
+            "CronWorkflow/etl",
+        ),
+    ];
+    for (kind, name, label, value, expected) in rows {
+        assert_eq!(owner(kind, name, label, value), expected);
+    }
+}
+
+#[test]
+fn each_run_of_a_job_with_a_made_up_name_is_one_service() {
+    let run_of = |mark: &str, name: &str| {
+        let mut pod = with(
+            "/metadata/ownerReferences",
+            json!([{"kind": "Job", "name": name, "controller": true}]),
+        );
+        pod["metadata"]["annotations"]["flowcar.io/workload"] = json!(mark);
+        let container = sidecar(&pod, &run(&pod));
+        assert_eq!(
+            env_value(&container, "FLOWCAR_OWNER_NAME").as_deref(),
+            Some(name)
+        );
+        env_value(&container, "OTEL_SERVICE_NAME")
+    };
+    assert_eq!(
+        run_of("Job/migrate-", "migrate-x7k2p").as_deref(),
+        Some("migrate")
+    );
+    assert_eq!(run_of("Job/migrate", "migrate"), None);
+    assert_eq!(run_of("Job/other-", "migrate-x7k2p"), None, "a copied mark");
+    let mut named = annotated("flowcar.io/service-name", "mine");
+    named["metadata"]["annotations"]["flowcar.io/workload"] = json!("Job/migrate-");
+    let container = sidecar(&named, &run(&named));
+    let names = container["env"].as_array().expect("an environment").iter();
+    assert_eq!(
+        names
+            .filter(|entry| entry["name"] == "OTEL_SERVICE_NAME")
+            .count(),
+        1
+    );
+}
+
+#[test]
+fn an_endpoint_may_refer_to_the_node_and_to_nothing_that_is_not_known() {
+    for (written, stored) in [
+        (
+            "http://$(FLOWCAR_HOST_IP):4317",
+            "http://$(FLOWCAR_HOST_IP):4317",
+        ),
+        (
+            "http://[$(FLOWCAR_HOST_IP)]:4317",
+            "http://[$(FLOWCAR_HOST_IP)]:4317",
+        ),
+        (
+            "http://c.$(FLOWCAR_POD_NAMESPACE)/a$b",
+            "http://c.$(FLOWCAR_POD_NAMESPACE)/a$$b",
+        ),
+    ] {
+        let pod = annotated("flowcar.io/endpoint", written);
+        let outcome = run(&pod);
+        assert_eq!(outcome.warnings(), Vec::<String>::new());
+        let container = sidecar(&pod, &outcome);
+        let endpoint = env_value(&container, "OTEL_EXPORTER_OTLP_ENDPOINT");
+        assert_eq!(endpoint.as_deref(), Some(stored));
+        // The kubelet expands only what stands before.
+        let env = container["env"].as_array().expect("an environment");
+        let at = |name: &str| env.iter().position(|entry| entry["name"] == name);
+        let refers = written.contains("HOST_IP");
+        assert_eq!(at("FLOWCAR_HOST_IP").is_some(), refers);
+        assert!(at("FLOWCAR_HOST_IP") < at("OTEL_EXPORTER_OTLP_ENDPOINT"));
+        if refers {
+            let entry = &env[at("FLOWCAR_HOST_IP").expect("an entry")];
+            assert_eq!(entry["valueFrom"]["fieldRef"]["fieldPath"], "status.hostIP");
+        }
+    }
+    for unknown in ["http://$(HOST_IP):4317", "http://$(FLOWCAR_POD_ID):4317"] {
+        let pod = annotated("flowcar.io/endpoint", unknown);
+        assert_eq!(run(&pod).problems[0].reason(), "invalid_value");
+    }
+    let settings =
+        Config::parse("defaults: {endpoint: 'http://$(FLOWCAR_HOST_IP):4317'}").expect("valid");
+    let container = sidecar(&pod(), &inject(&pod(), &context(), &settings));
+    assert!(env(&container, "FLOWCAR_HOST_IP").is_some());
 }

@@ -39,8 +39,7 @@ fn the_ebpf_form_has_two_capabilities_and_no_more() {
     assert_eq!(container["securityContext"], expected);
     let mounts = container["volumeMounts"].as_array().expect("mounts");
     for mount in mounts {
-        let writable = mount["name"] == "flowcar-state";
-        assert_eq!(mount["readOnly"] == true, !writable, "{mount}");
+        assert_eq!(mount["readOnly"], true, "{mount}");
     }
     assert!(
         mounts
@@ -56,20 +55,160 @@ fn the_ebpf_form_has_two_capabilities_and_no_more() {
     remembers(&container, &patched(&pod, &outcome));
 }
 
-/// What it needs to know when it starts again lies in memory, and goes with the pod.
+/// What it needs to know when it starts again lies in the pod's own shared memory, which is no volume.
 fn remembers(container: &Value, pod: &Value) {
-    let named = |list: &Value| {
-        let items = list.as_array().expect("a list").iter();
-        let mut found = items.filter(|item| item["name"] == "flowcar-state");
-        found.next().expect("one of this name").clone()
-    };
-    let place = env_value(container, "FLOWCAR_STATE").expect("a place");
-    assert_eq!(named(&container["volumeMounts"])["mountPath"], place);
-    let volume = named(&pod["spec"]["volumes"]);
-    assert_eq!(
-        volume["emptyDir"],
-        json!({"medium": "Memory", "sizeLimit": "16Mi"})
+    let place = env_value(container, "FLOWCAR_STATE");
+    assert_eq!(place.as_deref(), Some("/dev/shm"));
+    assert!(!pod["spec"].to_string().contains("emptyDir"), "{pod}");
+}
+
+#[test]
+fn checkpoints_can_be_turned_off_and_are_never_on_the_hosts_own_shared_memory() {
+    for pod in [
+        annotated("flowcar.io/checkpoint", "off"),
+        with("/spec/hostIPC", json!(true)),
+    ] {
+        assert_eq!(env(&sidecar(&pod, &run(&pod)), "FLOWCAR_STATE"), None);
+    }
+}
+
+/// The cluster autoscaler's rule (`isLocalVolume`), written down from its source.
+fn keeps_a_node(pod: &Value) -> bool {
+    let named = pod.pointer(
+        "/metadata/annotations/cluster-autoscaler.kubernetes.io~1safe-to-evict-local-volumes",
     );
+    let named: Vec<_> = named
+        .and_then(Value::as_str)
+        .unwrap_or("")
+        .split(',')
+        .collect();
+    let volumes = pod["spec"]["volumes"].as_array().expect("volumes");
+    volumes.iter().any(|volume| {
+        let is_memory = volume["emptyDir"]["medium"] == "Memory";
+        let is_local =
+            volume.get("hostPath").is_some() || (volume.get("emptyDir").is_some() && !is_memory);
+        is_local && !named.contains(&volume["name"].as_str().expect("a name"))
+    })
+}
+
+#[test]
+fn an_injected_pod_keeps_no_node_and_its_own_word_on_that_comes_back() {
+    let key = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
+    let socket = annotated("flowcar.io/endpoint", "unix:///run/otel/otlp.sock");
+    let mut own = annotated(key, "cache,scratch");
+    own["spec"]["volumes"] = json!([{"name": "cache", "emptyDir": {}}]);
+    for pod in [pod(), socket, own, annotated(key, "")] {
+        let once = patched(&pod, &run(&pod));
+        assert!(!keeps_a_node(&once), "{once}");
+        assert_eq!(uninject(&once), pod);
+    }
+    let mut data = pod();
+    data["spec"]["volumes"] = json!([{"name": "data", "emptyDir": {}}]);
+    assert!(
+        keeps_a_node(&patched(&data, &run(&data))),
+        "the application's own counts"
+    );
+}
+
+#[test]
+fn without_capabilities_it_is_whoever_the_namespace_says() {
+    let context_of = |pod: &Value| sidecar(pod, &run(pod))["securityContext"].clone();
+    let mut diag = annotated("flowcar.io/source", "inet_diag");
+    let free = context_of(&diag);
+    assert_eq!(
+        (free.get("runAsUser"), free.get("runAsGroup")),
+        (None, None)
+    );
+    assert_eq!(free["runAsNonRoot"], true);
+    diag["spec"]["securityContext"] = json!({"runAsUser": 0});
+    let beside_root = context_of(&diag);
+    assert_eq!(beside_root["runAsUser"], 65_532, "or it would never start");
+    diag["metadata"]["annotations"]["flowcar.io/run-as-user"] = json!("1000650000");
+    diag["metadata"]["annotations"]["flowcar.io/run-as-group"] = json!("7");
+    let said = context_of(&diag);
+    assert_eq!(
+        (&said["runAsUser"], &said["runAsGroup"]),
+        (&json!(1_000_650_000), &json!(7))
+    );
+    let ebpf = annotated("flowcar.io/run-as-user", "7");
+    assert_eq!(context_of(&ebpf)["runAsUser"], 0);
+    assert!(run(&ebpf).warnings()[0].contains("run-as-user"));
+}
+
+#[test]
+fn certificates_come_from_secrets_that_need_not_be_there() {
+    let mut pod = annotated("flowcar.io/ca-secret", "collector-ca");
+    pod["metadata"]["annotations"]["flowcar.io/client-certificate-secret"] = json!("shop-tls");
+    let outcome = run(&pod);
+    let container = sidecar(&pod, &outcome);
+    let volumes = patched(&pod, &outcome)["spec"]["volumes"].clone();
+    let sources = volumes
+        .as_array()
+        .expect("volumes")
+        .iter()
+        .find_map(|volume| volume["projected"]["sources"].as_array());
+    let expected = json!([
+        {"secret": {"name": "collector-ca", "optional": true, "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+        {"secret": {"name": "shop-tls", "optional": true, "items": [
+            {"key": "tls.crt", "path": "tls.crt"}, {"key": "tls.key", "path": "tls.key"}]}},
+    ]);
+    assert_eq!(&json!(sources.expect("a projected volume")), &expected);
+    for (name, file) in [
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "ca.crt"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "tls.crt"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "tls.key"),
+    ] {
+        let path = env_value(&container, name).expect(name);
+        assert_eq!(path, format!("/run/flowcar-tls/{file}"));
+    }
+    let map = annotated("flowcar.io/ca-configmap", "roots/bundle.pem");
+    let volumes = patched(&map, &run(&map))["spec"]["volumes"].to_string();
+    assert!(
+        volumes.contains(
+            r#""configMap":{"name":"roots","optional":true,"items":[{"key":"bundle.pem""#
+        ),
+        "{volumes}"
+    );
+}
+
+#[test]
+fn a_sockets_directory_is_mounted_where_it_may_be() {
+    let restricted = labelled("pod-security.kubernetes.io/enforce", "restricted");
+    let mounted = |pod: &Value, context: &Context| {
+        let outcome = inject(pod, context, &Settings::default());
+        let container = sidecar(pod, &outcome);
+        let mounts = container["volumeMounts"]
+            .as_array()
+            .expect("mounts")
+            .clone();
+        let mount = mounts
+            .into_iter()
+            .find(|mount| mount["mountPath"] == "/run/otel");
+        let endpoint = env_value(&container, "OTEL_EXPORTER_OTLP_ENDPOINT");
+        (
+            mount.map(|mount| mount["name"].clone()),
+            endpoint,
+            outcome.warnings().join("; "),
+        )
+    };
+    let mut pod = annotated("flowcar.io/endpoint", "unix:///run/otel/otlp.sock");
+    let socket = Some("unix:///run/otel/otlp.sock".to_owned());
+    let (mount, endpoint, _) = mounted(&pod, &context());
+    assert_eq!(
+        (mount, endpoint),
+        (Some(json!("flowcar-endpoint")), socket.clone())
+    );
+    let (mount, endpoint, told) = mounted(&pod, &restricted);
+    assert_eq!((mount, endpoint), (None, None));
+    assert!(told.contains("forbids hostPath"), "{told}");
+    pod["metadata"]["annotations"]["flowcar.io/endpoint-volume"] = json!("otel");
+    pod["spec"]["volumes"] = json!([{"name": "otel", "csi": {"driver": "x"}}]);
+    let (mount, endpoint, _) = mounted(&pod, &restricted);
+    assert_eq!((mount, endpoint), (Some(json!("otel")), socket));
+    let outcome = inject(&pod, &restricted, &Settings::default());
+    assert_eq!(uninject(&patched(&pod, &outcome)), pod);
+    pod["spec"]["volumes"] = json!([]);
+    assert!(mounted(&pod, &restricted).2.contains("no volume otel"));
 }
 
 #[test]

@@ -84,3 +84,36 @@ fn the_sidecar_fits_into_a_pod_level_budget() {
         outcome.warnings()
     );
 }
+
+/// What a heavy init container asks for is no more than the rest asks for at the same time.
+#[test]
+fn a_pod_level_budget_is_reckoned_by_kubernetes_own_rule() {
+    let container = |cpu: &str| json!({"name": "x", "resources": {"requests": {"cpu": cpu}}});
+    let budgeted = |init: Value| {
+        let mut pod = with("/spec/resources", json!({"requests": {"cpu": "1"}}));
+        pod["spec"]["containers"] = json!([container("400m")]);
+        pod["spec"]["initContainers"] = init;
+        pod
+    };
+    let mut stays = container("600m");
+    stays["restartPolicy"] = json!("Always");
+    let stays_beside = json!([stays.clone(), container("395m")]);
+    for (init, request) in [
+        (json!([]), "10m"),
+        (json!([container("900m")]), "10m"),
+        (json!([container("900m"), container("900m")]), "10m"),
+        (json!([container("995m")]), "5m"),
+        (json!([stays]), "0"),
+        (stays_beside, "0"),
+    ] {
+        let resources = resources_of(&budgeted(init.clone()));
+        assert_eq!(resources["requests"]["cpu"], request, "{init}");
+    }
+    let old = Context {
+        native_sidecar: false,
+        ..context()
+    };
+    let pod = budgeted(json!([container("995m")]));
+    let container = sidecar(&pod, &inject(&pod, &old, &Settings::default()));
+    assert_eq!(container["resources"]["requests"]["cpu"], "10m");
+}

@@ -81,6 +81,12 @@ fn any_pod() -> impl Strategy<Value = Value> {
             json!({"flowcar.io/inject": "enabled", "flowcar.io/peer": "none", "flowcar.io/nope": "1"})
         )),
         Just(Some(json!({"flowcar.io/inject": "oui"}))),
+        "[a-z,]{0,6}".prop_map(|own| Some(
+            json!({"cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes": own})
+        )),
+        Just(Some(
+            json!({"cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes": "flowcar-host-cgroup"})
+        )),
     ];
     let metadata = prop_oneof![
         1 => Just(None),
@@ -156,6 +162,8 @@ fn without_ours(pod: &Value) -> Value {
         .cloned()
         .unwrap_or_default();
     annotations.remove("flowcar.io/status");
+    let evictable = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
+    annotations.remove(evictable);
     pod["metadata"]["annotations"] = Value::Object(annotations);
     pod
 }

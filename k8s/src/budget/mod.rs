@@ -1,0 +1,104 @@
+//! What a namespace lets its pods ask for: LimitRanges and ResourceQuotas, as the API server will judge by them.
+//!
+//! A pod that is admitted without the sidecar has to be admitted with it; so what they say is known before
+//! ([`Budgets`]), and compared with what they say of the pod as it came.
+
+mod demand;
+mod quota;
+mod ranges;
+mod watch;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+pub(crate) use demand::{Demand, is_best_effort, of_containers, of_running};
+use quota::Quota;
+pub(crate) use ranges::Bounds;
+use ranges::LimitRange;
+pub use watch::BudgetView;
+
+const NANO: i128 = 1_000_000_000;
+
+/// The LimitRanges and ResourceQuotas of one namespace.
+#[derive(Clone, Debug, Default)]
+pub struct Budgets {
+    ranges: Vec<Arc<LimitRange>>,
+    quotas: Vec<Arc<Quota>>,
+}
+
+/// What one of them says against a pod, as a sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Complaint {
+    LimitRange(String),
+    Quota(String),
+}
+
+// === impl Budgets ===
+
+impl Budgets {
+    /// Reads a LimitRange or a ResourceQuota; any other object says nothing.
+    pub fn add(&mut self, object: &Value) {
+        match object.get("kind").and_then(Value::as_str) {
+            Some("LimitRange") => self.ranges.push(Arc::new(LimitRange::read(object))),
+            Some("ResourceQuota") => self.quotas.push(Arc::new(Quota::read(object))),
+            _ => {}
+        }
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ranges.is_empty() && self.quotas.is_empty()
+    }
+
+    /// What a container's request and limit of this resource have to keep to.
+    pub(crate) fn bounds(&self, resource: &str) -> Bounds {
+        let mut bounds = Bounds::default();
+        for range in &self.ranges {
+            range.bound(resource, &mut bounds);
+        }
+        bounds
+    }
+
+    /// Whether a container needs a limit on this resource.
+    pub(crate) fn wants_limit(&self, resource: &str) -> bool {
+        let bounds = self.bounds(resource);
+        bounds.max.is_some()
+            || bounds.ratio.is_some()
+            || self.quotas.iter().any(|quota| quota.wants_limit(resource))
+    }
+
+    /// The resources of containers that LimitRanges speak of.
+    pub(crate) fn resources(&self) -> BTreeSet<&str> {
+        let all = self.ranges.iter().flat_map(|range| range.resources());
+        all.map(String::as_str).collect()
+    }
+
+    /// What is said against `pod` because of this container in it, and was not said of the pod without it.
+    pub(crate) fn complaint(
+        &self,
+        without: &Value,
+        pod: &Value,
+        container: &Value,
+    ) -> Option<Complaint> {
+        let before = self.complaints(without, None);
+        let now = self.complaints(pod, Some(container));
+        now.into_iter()
+            .find(|complaint| !before.contains(complaint))
+    }
+
+    fn complaints(&self, pod: &Value, container: Option<&Value>) -> Vec<Complaint> {
+        let demand = Demand::of_pod(pod);
+        let mut complaints = Vec::new();
+        let container = container.map(Demand::of_container);
+        for range in &self.ranges {
+            range.complaints(container.as_ref(), &demand, &mut complaints);
+        }
+        for quota in &self.quotas {
+            quota.complaints(pod, &demand, &mut complaints);
+        }
+        complaints
+    }
+}

@@ -1,0 +1,154 @@
+//! LimitRanges: what each container, and each pod, may ask for
+//! (`PodValidateLimitFunc` in `kubernetes/plugin/pkg/admission/limitranger/admission.go`).
+
+use serde_json::Value;
+
+use super::demand::{Amounts, Demand, amounts, list};
+use super::{Complaint, NANO};
+use crate::quantity::format_nanos;
+use crate::text::clip;
+
+/// One LimitRange.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LimitRange {
+    name: String,
+    containers: Vec<Item>,
+    pods: Vec<Item>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Item {
+    min: Amounts,
+    max: Amounts,
+    default: Amounts,
+    default_request: Amounts,
+    ratio: Amounts,
+}
+
+/// What all LimitRanges say of one resource of a container, in nano-units.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    pub(crate) min: Option<i128>,
+    pub(crate) max: Option<i128>,
+    /// The limit of a container that has none.
+    pub(crate) default: Option<i128>,
+    pub(crate) default_request: Option<i128>,
+    /// The most that a limit may be of its request, in thousand-millionths.
+    pub(crate) ratio: Option<i128>,
+}
+
+// === impl LimitRange ===
+
+impl LimitRange {
+    pub(crate) fn read(object: &Value) -> Self {
+        let items = |kind: &str| {
+            list(object, "/spec/limits")
+                .iter()
+                .filter(|item| item["type"] == kind)
+                .map(Item::read)
+                .collect()
+        };
+        let name = object.pointer("/metadata/name").and_then(Value::as_str);
+        Self {
+            name: name.unwrap_or_default().to_owned(),
+            containers: items("Container"),
+            pods: items("Pod"),
+        }
+    }
+
+    /// Adds what it says of this resource of a container to what others say.
+    pub(super) fn bound(&self, resource: &str, bounds: &mut Bounds) {
+        let tighter =
+            |mine: &mut Option<i128>, theirs: Option<&i128>, better: fn(i128, i128) -> i128| {
+                if let Some(theirs) = theirs {
+                    *mine = Some(mine.map_or(*theirs, |mine| better(mine, *theirs)));
+                }
+            };
+        for item in &self.containers {
+            tighter(&mut bounds.min, item.min.get(resource), i128::max);
+            tighter(&mut bounds.max, item.max.get(resource), i128::min);
+            tighter(&mut bounds.ratio, item.ratio.get(resource), i128::min);
+            // The first to be applied counts, in no certain order.
+            tighter(&mut bounds.default, item.default.get(resource), i128::min);
+            let request = item.default_request.get(resource);
+            tighter(&mut bounds.default_request, request, i128::min);
+        }
+    }
+
+    /// The resources of a container that it speaks of.
+    pub(super) fn resources(&self) -> impl Iterator<Item = &String> {
+        self.containers.iter().flat_map(|item| {
+            [&item.min, &item.max, &item.ratio, &item.default]
+                .into_iter()
+                .flat_map(Amounts::keys)
+        })
+    }
+
+    /// What it says against a container and its pod.
+    pub(super) fn complaints(
+        &self,
+        container: Option<&Demand>,
+        pod: &Demand,
+        to: &mut Vec<Complaint>,
+    ) {
+        if let Some(container) = container {
+            for item in &self.containers {
+                item.complaints(&self.name, "container", container, to);
+            }
+        }
+        for item in &self.pods {
+            item.complaints(&self.name, "pod", pod, to);
+        }
+    }
+}
+
+// === impl Item ===
+
+impl Item {
+    fn read(item: &Value) -> Self {
+        let field = |name: &str| item.get(name).map(amounts).unwrap_or_default();
+        Self {
+            min: field("min"),
+            max: field("max"),
+            default: field("default"),
+            default_request: field("defaultRequest"),
+            ratio: field("maxLimitRequestRatio"),
+        }
+    }
+
+    fn complaints(&self, range: &str, whose: &str, demand: &Demand, to: &mut Vec<Complaint>) {
+        let mut complain = |rule: &str, resource: &str, bound: i128| {
+            let (range, bound) = (clip(range, 30), format_nanos(bound));
+            let why = format!("LimitRange {range} wants {resource} of a {whose} {rule} {bound}");
+            to.push(Complaint::LimitRange(why));
+        };
+        for (name, least) in &self.min {
+            let (request, limit) = (demand.requests.get(name), demand.limits.get(name));
+            if request.is_none_or(|request| request < least)
+                || limit.is_some_and(|limit| limit < least)
+            {
+                complain("of at least", name, *least);
+            }
+        }
+        for (name, most) in &self.max {
+            let (request, limit) = (demand.requests.get(name), demand.limits.get(name));
+            if limit.is_none_or(|limit| limit > most)
+                || request.is_some_and(|request| request > most)
+            {
+                complain("of at most", name, *most);
+            }
+        }
+        for (name, ratio) in &self.ratio {
+            let of = |list: &Amounts| list.get(name).copied().filter(|amount| *amount > 0);
+            let fits = match (of(&demand.requests), of(&demand.limits)) {
+                (Some(request), Some(limit)) => {
+                    limit.saturating_mul(NANO) <= ratio.saturating_mul(request)
+                }
+                _ => false,
+            };
+            if !fits {
+                complain("limited to request times", name, *ratio);
+            }
+        }
+    }
+}

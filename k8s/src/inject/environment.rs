@@ -1,0 +1,122 @@
+//! The sidecar's environment.
+
+use serde_json::{Value, json};
+
+use super::container::Sidecar;
+use super::owner;
+use super::volumes::{
+    AUTHORITIES, CHECKPOINTS, CLIENT_CERTIFICATE, CLIENT_KEY, HOST_CGROUP, has_checkpoints,
+};
+use crate::annotations::{Key, REFERENCES, TABLE, parse_secret_ref};
+
+/// All of it, what others refer to first: the kubelet expands `$(NAME)` only where NAME stands before.
+pub(super) fn of(sidecar: &Sidecar<'_>) -> Vec<Value> {
+    let mut env = vec![
+        field("FLOWCAR_POD_NAME", "metadata.name"),
+        field("FLOWCAR_POD_NAMESPACE", "metadata.namespace"),
+        field("FLOWCAR_POD_UID", "metadata.uid"),
+        field("FLOWCAR_POD_IP", "status.podIP"),
+        field("FLOWCAR_POD_IPS", "status.podIPs"),
+        field("FLOWCAR_NODE_NAME", "spec.nodeName"),
+    ];
+    let endpoint = sidecar.overrides.get(Key::Endpoint).unwrap_or_default();
+    if endpoint.contains("$(FLOWCAR_HOST_IP)") {
+        env.push(field("FLOWCAR_HOST_IP", "status.hostIP"));
+    }
+    env.extend(workload(sidecar));
+    if sidecar.form.ebpf {
+        env.push(value("FLOWCAR_HOST_CGROUP", HOST_CGROUP));
+    }
+    if has_checkpoints(sidecar) {
+        env.push(value("FLOWCAR_STATE", CHECKPOINTS));
+    }
+    env.extend(settings(sidecar));
+    env.extend(certificates(sidecar));
+    env.extend(headers(sidecar));
+    env
+}
+
+/// The workload, and a name for what it does where the workload's own name is new every time.
+fn workload(sidecar: &Sidecar<'_>) -> Vec<Value> {
+    let annotations = sidecar.context.annotations(sidecar.pod);
+    let told = sidecar.context.workload.clone();
+    let mut env = Vec::new();
+    if let Some(owner) = told.or_else(|| owner::of(sidecar.pod)) {
+        env.push(value("FLOWCAR_OWNER_KIND", &owner.kind));
+        env.push(value("FLOWCAR_OWNER_NAME", &owner.name));
+    }
+    let names_itself = sidecar.overrides.get(Key::ServiceName).is_some();
+    if let Some(name) = owner::service(sidecar.pod, &annotations).filter(|_| !names_itself) {
+        env.push(value("OTEL_SERVICE_NAME", &name));
+    }
+    env
+}
+
+/// What the annotations say, under the names of the sidecar's settings.
+fn settings(sidecar: &Sidecar<'_>) -> Vec<Value> {
+    let mut env = Vec::new();
+    for row in &TABLE {
+        let Some(name) = row.env else { continue };
+        let given = sidecar.overrides.get(row.key);
+        let forced = (row.key == Key::Source).then(|| source(sidecar));
+        match forced.or(given) {
+            Some(text) if row.key == Key::Endpoint => {
+                env.push(json!({ "name": name, "value": with_references(text) }));
+            }
+            Some(text) => env.push(value(name, text)),
+            None => {}
+        }
+    }
+    env
+}
+
+fn source<'a>(sidecar: &'a Sidecar<'_>) -> &'a str {
+    if sidecar.form.ebpf {
+        sidecar.overrides.get(Key::Source).unwrap_or("auto")
+    } else {
+        "inet_diag"
+    }
+}
+
+fn certificates(sidecar: &Sidecar<'_>) -> Vec<Value> {
+    let given = |key| sidecar.overrides.get(key).is_some();
+    let mut env = Vec::new();
+    if given(Key::CaSecret) || given(Key::CaConfigMap) {
+        env.push(value("OTEL_EXPORTER_OTLP_CERTIFICATE", AUTHORITIES));
+    }
+    if given(Key::ClientCertificateSecret) {
+        let name = "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE";
+        env.push(value(name, CLIENT_CERTIFICATE));
+        env.push(value("OTEL_EXPORTER_OTLP_CLIENT_KEY", CLIENT_KEY));
+    }
+    env
+}
+
+/// Optional, because a Secret that is missing must cost the headers and not the pod.
+fn headers(sidecar: &Sidecar<'_>) -> Option<Value> {
+    let (name, key) = parse_secret_ref(sidecar.overrides.get(Key::HeadersSecret)?)?;
+    let reference = json!({ "name": name, "key": key, "optional": true });
+    Some(
+        json!({ "name": "OTEL_EXPORTER_OTLP_HEADERS", "valueFrom": { "secretKeyRef": reference } }),
+    )
+}
+
+fn field(name: &str, path: &str) -> Value {
+    json!({ "name": name, "valueFrom": { "fieldRef": { "apiVersion": "v1", "fieldPath": path } } })
+}
+
+fn value(name: &str, text: &str) -> Value {
+    json!({ "name": name, "value": literal(text) })
+}
+
+/// The kubelet expands `$(NAME)` in values and commands; doubling every `$` keeps a text as it was written.
+pub(super) fn literal(text: &str) -> String {
+    text.replace('$', "$$")
+}
+
+/// The text as it was written, but for the references that an endpoint may have, which the kubelet is to expand.
+fn with_references(text: &str) -> String {
+    REFERENCES.iter().fold(literal(text), |text, name| {
+        text.replace(&format!("$$({name})"), &format!("$({name})"))
+    })
+}

@@ -1,0 +1,251 @@
+//! The sidecar's resources, fitted to what the namespace's LimitRanges and ResourceQuotas admit.
+
+use serde_json::{Map, Value, json};
+
+use super::resources::{self, CPU_FLOOR, MEMORY_FLOOR};
+use super::{Skip, view};
+use crate::annotations::Overrides;
+use crate::budget::{Bounds, Budgets, Complaint, is_best_effort};
+use crate::config::Settings;
+use crate::quantity;
+
+/// What the sidecar may leave on the node's disk where that is limited: its log, with room.
+const STORAGE: i128 = (128 << 20) * NANO;
+/// With a limit below this, the log alone could have the pod evicted.
+const STORAGE_FLOOR: i128 = (32 << 20) * NANO;
+
+const NANO: i128 = 1_000_000_000;
+
+/// All that the sizes depend on.
+pub(super) struct Fitting<'a> {
+    pub(super) pod: &'a Value,
+    pub(super) native: bool,
+    pub(super) budgets: &'a Budgets,
+    pub(super) overrides: &'a Overrides,
+    pub(super) settings: &'a Settings,
+}
+
+/// How hard to try.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Attempt {
+    /// What was asked for.
+    AsAsked,
+    /// Within the bounds for containers, with a limit where one is wanted.
+    Bounded,
+    /// The same, with limits as low as the requests.
+    Lowered,
+    /// Nothing: the pod asks for nothing either, and is to stay among those that do.
+    Nothing,
+}
+
+/// Request and limit of one resource, in nano-units.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Size {
+    request: i128,
+    limit: Option<i128>,
+}
+
+// === impl Fitting ===
+
+impl Fitting<'_> {
+    /// The container with resources that are admitted, `asked` where those are.
+    ///
+    /// # Errors
+    /// The [`Skip`] with what is said against the last attempt, where all fail.
+    pub(super) fn fit(&self, container: &Value, notes: &mut Vec<String>) -> Result<Value, Skip> {
+        if self.budgets.is_empty() {
+            return Ok(container["resources"].clone());
+        }
+        let mut last = None;
+        for attempt in [
+            Attempt::AsAsked,
+            Attempt::Bounded,
+            Attempt::Lowered,
+            Attempt::Nothing,
+        ] {
+            let Some(resources) = self.attempt(attempt, &container["resources"]) else {
+                continue;
+            };
+            match self.complaint(container, &resources) {
+                None => {
+                    let asked = &container["resources"];
+                    notes.extend(self.overruled(asked, &resources));
+                    return Ok(resources);
+                }
+                // Of the lowest that the sidecar could do with; that it asked for nothing is no reason.
+                Some(_) if attempt == Attempt::Nothing => {}
+                Some(complaint) => last = Some(complaint),
+            }
+        }
+        Err(match last {
+            Some(Complaint::Quota(why)) => Skip::Quota { why },
+            Some(Complaint::LimitRange(why)) => Skip::LimitRange { why },
+            None => Skip::LimitRange {
+                why: "the namespace's LimitRange leaves too little for the sidecar".to_owned(),
+            },
+        })
+    }
+
+    /// What is said against the pod with this container, after what the LimitRanger plugin fills in.
+    fn complaint(&self, container: &Value, resources: &Value) -> Option<Complaint> {
+        let mut container = container.clone();
+        container["resources"] = self.filled_in(resources);
+        let mut pod = self.pod.clone();
+        let field = if self.native {
+            "initContainers"
+        } else {
+            "containers"
+        };
+        let list = &mut pod["spec"][field];
+        match list.as_array_mut() {
+            Some(list) => list.insert(0, container.clone()),
+            None => *list = json!([container]),
+        }
+        self.budgets.complaint(self.pod, &pod, &container)
+    }
+
+    fn filled_in(&self, resources: &Value) -> Value {
+        let mut filled = resources.clone();
+        for name in self.budgets.resources() {
+            let bounds = self.budgets.bounds(name);
+            let defaults = [
+                ("limits", bounds.default),
+                ("requests", bounds.default_request),
+            ];
+            for (list, default) in defaults {
+                let is_absent = filled[list].get(name).is_none();
+                if let Some(default) = default.filter(|_| is_absent) {
+                    filled[list][name] = json!(quantity::format_nanos(default));
+                }
+            }
+        }
+        filled
+    }
+
+    fn attempt(&self, attempt: Attempt, asked: &Value) -> Option<Value> {
+        if attempt == Attempt::Nothing {
+            return is_best_effort(self.pod).then(|| json!({}));
+        }
+        let (mut requests, mut limits) = (
+            view::map(asked, "/requests").clone(),
+            view::map(asked, "/limits").clone(),
+        );
+        for name in self.budgets.resources() {
+            // Devices and huge pages: without a word, LimitRanger would give the sidecar some.
+            if !matches!(name, "cpu" | "memory" | "ephemeral-storage") {
+                requests.insert(name.to_owned(), json!("0"));
+                limits.insert(name.to_owned(), json!("0"));
+            }
+        }
+        if attempt != Attempt::AsAsked {
+            for name in ["cpu", "memory", "ephemeral-storage"] {
+                self.bound(name, attempt, (&mut requests, &mut limits))?;
+            }
+        }
+        Some(json!({ "requests": requests, "limits": limits }))
+    }
+
+    fn bound(
+        &self,
+        name: &str,
+        attempt: Attempt,
+        (requests, limits): (&mut Map<String, Value>, &mut Map<String, Value>),
+    ) -> Option<()> {
+        let bounds = self.budgets.bounds(name);
+        let amount = |list: &Map<String, Value>| list.get(name)?.as_str().and_then(quantity::parse);
+        let asked = Size {
+            request: amount(requests).unwrap_or_default(),
+            limit: amount(limits),
+        };
+        if name == "ephemeral-storage" && bounds == Bounds::default() {
+            return Some(());
+        }
+        let floor = match name {
+            "cpu" => CPU_FLOOR,
+            "memory" => MEMORY_FLOOR,
+            _ => STORAGE_FLOOR,
+        };
+        let wants_limit = self.budgets.wants_limit(name) || bounds.default.is_some();
+        let limit = asked.limit.or_else(|| {
+            let own = match name {
+                "cpu" => quantity::parse(&self.settings.config.guaranteed_cpu).unwrap_or(floor),
+                _ => STORAGE,
+            };
+            wants_limit.then(|| bounds.default.unwrap_or(own))
+        });
+        let is_guaranteed = resources::is_guaranteed(self.pod);
+        let size = Size {
+            limit: limit.map(|limit| match attempt {
+                Attempt::Lowered if is_guaranteed => floor,
+                Attempt::Lowered => asked.request.max(floor),
+                _ => limit,
+            }),
+            ..asked
+        };
+        let size = size.within(&bounds, is_guaranteed && name != "ephemeral-storage");
+        if size
+            .limit
+            .is_some_and(|limit| limit < floor.min(limit_floor(name)))
+        {
+            return None;
+        }
+        let write = |list: &mut Map<String, Value>, nanos: i128| {
+            if amount(list) != Some(nanos) {
+                list.insert(name.to_owned(), json!(quantity::format_nanos(nanos)));
+            }
+        };
+        write(requests, size.request);
+        if let Some(limit) = size.limit {
+            write(limits, limit);
+        }
+        Some(())
+    }
+
+    /// Told only where somebody asked for something else.
+    fn overruled(&self, asked: &Value, given: &Value) -> Option<String> {
+        let is_changed = resources::KEYS.iter().any(|(list, name, key)| {
+            self.overrides.get(*key).is_some() && asked[list][name] != given[list][name]
+        });
+        is_changed.then(|| {
+            "the sidecar's resources are what the namespace's LimitRange or ResourceQuota admits"
+                .to_owned()
+        })
+    }
+}
+
+/// The least limit that the sidecar can start with, in nano-units.
+fn limit_floor(name: &str) -> i128 {
+    match name {
+        "cpu" => NANO / 200,
+        "memory" => (16 << 20) * NANO,
+        _ => STORAGE_FLOOR,
+    }
+}
+
+// === impl Size ===
+
+impl Size {
+    fn within(self, bounds: &Bounds, equal: bool) -> Self {
+        let least = bounds.min.unwrap_or_default();
+        let most = |amount: i128| bounds.max.map_or(amount, |max| amount.min(max));
+        let limit = self
+            .limit
+            .map(|limit| most(limit.max(self.request).max(least)));
+        if let Some(limit) = limit.filter(|_| equal) {
+            return Self {
+                request: limit,
+                limit: Some(limit),
+            };
+        }
+        let mut request = most(self.request.max(least));
+        if let Some(limit) = limit {
+            let ratio = bounds.ratio.unwrap_or(i128::MAX).max(1);
+            // Rounded up: a request that is a nano-unit too low is refused.
+            let lowest = limit.saturating_mul(NANO) / ratio;
+            let lowest = lowest
+                + i128::from(bounds.ratio.is_some() && lowest * ratio < limit.saturating_mul(NANO));
+            request = request.max(lowest).min(limit);
+        }
+        Self { request, limit }
+    }
+}

@@ -1,0 +1,155 @@
+//! Why a pod that asked for a sidecar gets none.
+
+use std::fmt;
+
+use crate::annotations::{Annotation, INJECT, Key};
+use crate::text::clip;
+
+/// Why a pod that asked for a sidecar gets none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(strum::EnumDiscriminants))]
+#[cfg_attr(
+    test,
+    strum_discriminants(vis(pub(crate)), name(SkipKind), derive(strum::EnumIter))
+)]
+pub enum Skip {
+    /// The opt-in's value is neither `enabled` nor `disabled`.
+    UnknownValue {
+        /// The value, as written.
+        value: String,
+    },
+    /// Not a pod that can be patched.
+    Malformed {
+        /// The field that is not what it should be.
+        field: &'static str,
+    },
+    /// A namespace of the cluster's own, or flowcar's.
+    ExcludedNamespace {
+        /// Its name.
+        namespace: String,
+    },
+    /// The kubelet's mirror of a static pod: it never reads the mirror's spec.
+    MirrorPod,
+    /// The pod is on the host's network.
+    HostNetwork,
+    /// The pod runs Windows.
+    Windows,
+    /// The pod runs on a node that is no machine.
+    VirtualNode {
+        /// What runs it.
+        what: &'static str,
+    },
+    /// The pod has a user namespace of its own.
+    UserNamespace,
+    /// The pod has a kernel of its own.
+    Sandboxed {
+        /// Its runtime class.
+        class: String,
+    },
+    /// Something in the pod already has a name that flowcar needs.
+    NameTaken {
+        /// `container` or `volume`.
+        what: &'static str,
+        /// The name.
+        name: &'static str,
+    },
+    /// The pod is meant to end, and a regular sidecar would not.
+    WouldNeverEnd,
+    /// The API server takes 256 KiB of annotations, and flowcar's would not fit.
+    AnnotationsFull {
+        /// What the pod's own take, in bytes.
+        bytes: usize,
+    },
+    /// With the sidecar, the namespace's LimitRange would refuse the pod.
+    LimitRange {
+        /// What it refuses.
+        why: String,
+    },
+    /// With the sidecar, the namespace's ResourceQuota would refuse the pod.
+    Quota {
+        /// What it refuses.
+        why: String,
+    },
+}
+
+// === impl Skip ===
+
+impl Skip {
+    /// A word for metrics, Events and the status annotation, of a small fixed set.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::UnknownValue { .. } => "unknown_value",
+            Self::Malformed { .. } => "malformed",
+            Self::ExcludedNamespace { .. } => "excluded_namespace",
+            Self::MirrorPod => "mirror_pod",
+            Self::HostNetwork => "host_network",
+            Self::Windows => "windows",
+            Self::VirtualNode { .. } => "virtual_node",
+            Self::UserNamespace => "user_namespace",
+            Self::Sandboxed { .. } => "sandboxed",
+            Self::NameTaken { .. } => "name_taken",
+            Self::WouldNeverEnd => "would_never_end",
+            Self::AnnotationsFull { .. } => "annotations_full",
+            Self::LimitRange { .. } => "limit_range",
+            Self::Quota { .. } => "quota",
+        }
+    }
+}
+
+impl fmt::Display for Skip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownValue { value } => {
+                let meant = Annotation::of(Key::Inject)
+                    .kind
+                    .nearest(value)
+                    .unwrap_or("enabled");
+                write!(
+                    f,
+                    "{INJECT}={} is unknown; did you mean {meant:?}?",
+                    clip(&format!("{value:?}"), 24)
+                )
+            }
+            Self::Malformed { field } => write!(f, "the pod's {field} has the wrong type"),
+            Self::ExcludedNamespace { namespace } => {
+                write!(f, "namespace {} is never injected", clip(namespace, 63))
+            }
+            Self::MirrorPod => f.write_str(
+                "the kubelet never reads a mirror pod; add flowcar to the static pod's file",
+            ),
+            Self::HostNetwork => f.write_str(
+                "the pod is on the host's network; flowcar.io/host-network=force overrules",
+            ),
+            Self::Windows => f.write_str("flowcar runs on Linux, and the pod is for Windows"),
+            Self::VirtualNode { what } => {
+                write!(
+                    f,
+                    "the pod is for {what}, where no sidecar can follow flows"
+                )
+            }
+            Self::UserNamespace => {
+                f.write_str("hostUsers: false rules eBPF out; set flowcar.io/source=inet_diag")
+            }
+            Self::Sandboxed { class } => {
+                write!(
+                    f,
+                    "runtime class {} has its own kernel, out of flowcar's reach",
+                    clip(class, 40)
+                )
+            }
+            Self::NameTaken { what, name } => write!(
+                f,
+                "the pod has a {what} named {name} that flowcar did not add"
+            ),
+            Self::WouldNeverEnd => f.write_str(
+                "without native sidecars (Kubernetes 1.29) the pod would never complete",
+            ),
+            Self::AnnotationsFull { bytes } => write!(
+                f,
+                "its annotations take {bytes} of the 262144 bytes there are: no room for flowcar's"
+            ),
+            Self::LimitRange { why } | Self::Quota { why } => f.write_str(why),
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! The sidecar beside LimitRanges and ResourceQuotas. The API server's own word on these rows is in `k8s_controller`.
+
+use super::*;
+use crate::budget::Budgets;
+use crate::inject::inject_within;
+
+fn budgets(objects: &[Value]) -> Budgets {
+    let mut budgets = Budgets::default();
+    for object in objects {
+        budgets.add(object);
+    }
+    budgets
+}
+
+fn range(kind: &str, fields: Value) -> Value {
+    let mut item = fields;
+    item["type"] = json!(kind);
+    json!({"kind": "LimitRange", "metadata": {"name": "range"}, "spec": {"limits": [item]}})
+}
+
+fn quota(hard: &Value, used: &Value, spec: Value) -> Value {
+    let mut quota = json!({"kind": "ResourceQuota", "metadata": {"name": "quota"}, "spec": spec,
+        "status": {"hard": hard, "used": used}});
+    quota["spec"]["hard"] = hard.clone();
+    quota
+}
+
+fn app(resources: Value) -> Value {
+    with(
+        "/spec/containers",
+        json!([{"name": "app", "resources": resources}]),
+    )
+}
+
+fn limited() -> Value {
+    app(json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m"}}))
+}
+
+/// The resources given, or the reason of the skip.
+fn given(pod: &Value, objects: &[Value]) -> Result<Value, String> {
+    let outcome = inject_within(pod, &context(), &Settings::default(), &budgets(objects));
+    match &outcome.decision {
+        Decision::Injected(_) => Ok(sidecar(pod, &outcome)["resources"].clone()),
+        Decision::Skipped(skip) => Err(skip.to_string()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_quota_on_limits_gives_the_sidecar_some() {
+    let hard = json!({"limits.cpu": "10", "limits.memory": "10Gi"});
+    let quota = quota(&hard, &json!({}), json!({}));
+    let resources = given(&limited(), &[quota]).expect("injected");
+    assert_eq!(
+        resources["limits"],
+        json!({"cpu": "100m", "memory": "128Mi"})
+    );
+    assert_eq!(
+        resources["requests"],
+        json!({"cpu": "10m", "memory": "32Mi"})
+    );
+}
+
+#[test]
+fn a_quota_with_little_room_gets_low_limits_and_one_without_any_no_sidecar() {
+    let hard = json!({"limits.cpu": "2", "limits.memory": "2Gi"});
+    let used = |memory: &str| json!({"limits.cpu": "500m", "limits.memory": memory});
+    let little = quota(&hard, &used("984Mi"), json!({}));
+    let resources = given(&limited(), &[little]).expect("injected");
+    assert_eq!(resources["limits"]["memory"], "33554432");
+    let none = quota(&hard, &used("1020Mi"), json!({}));
+    let why = given(&limited(), &[none]).expect_err("no room");
+    assert_eq!(
+        why,
+        "ResourceQuota quota has no room for the sidecar's limits.memory"
+    );
+    // A pod that is refused anyway is refused for its own sake.
+    let full = quota(&hard, &used("2Gi"), json!({}));
+    assert!(given(&limited(), &[full]).is_ok());
+}
+
+#[test]
+fn limit_ranges_bound_the_sidecar_or_rule_it_out() {
+    let rows = [
+        (
+            json!({"min": {"cpu": "50m", "memory": "64Mi"}}),
+            Ok(json!({
+            "requests": {"cpu": "50m", "memory": "67108864"}, "limits": {"memory": "128Mi"}})),
+        ),
+        (
+            json!({"max": {"cpu": "50m", "memory": "64Mi"}}),
+            Ok(json!({
+            "requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"cpu": "50m", "memory": "67108864"}})),
+        ),
+        (
+            json!({"maxLimitRequestRatio": {"memory": "2"}}),
+            Ok(json!({
+            "requests": {"cpu": "10m", "memory": "67108864"}, "limits": {"memory": "128Mi"}})),
+        ),
+        (
+            json!({"maxLimitRequestRatio": {"cpu": "1"}, "default": {"cpu": "200m"}}),
+            Ok(json!({
+            "requests": {"cpu": "200m", "memory": "32Mi"}, "limits": {"cpu": "200m", "memory": "128Mi"}})),
+        ),
+        (
+            json!({"max": {"nvidia.com/gpu": "2"}, "default": {"nvidia.com/gpu": "2"}}),
+            Ok(json!({
+            "requests": {"cpu": "10m", "memory": "32Mi", "nvidia.com/gpu": "0"},
+            "limits": {"memory": "128Mi", "nvidia.com/gpu": "0"}})),
+        ),
+        (
+            json!({"max": {"memory": "8Mi"}}),
+            Err("memory of a container of at most 8388608"),
+        ),
+        (
+            json!({"min": {"nvidia.com/gpu": "1"}}),
+            Err("nvidia.com/gpu of a container of at least 1"),
+        ),
+    ];
+    for (fields, expected) in rows {
+        let found = given(&limited(), &[range("Container", fields.clone())]);
+        match expected {
+            Ok(expected) => assert_eq!(found.expect("injected"), expected, "{fields}"),
+            Err(why) => {
+                let found = found.expect_err("ruled out");
+                assert!(found.contains(why), "{fields}: {found}");
+                assert!(found.starts_with("LimitRange range wants "), "{found}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_limit_range_for_pods_counts_all_containers() {
+    let most = |memory: &str| range("Pod", json!({"max": {"memory": memory}}));
+    let memory = |pod: &Value, most: Value| {
+        given(pod, &[most]).map(|given| given["limits"]["memory"].clone())
+    };
+    assert_eq!(memory(&limited(), most("2Gi")), Ok(json!("128Mi")));
+    assert_eq!(memory(&limited(), most("1060Mi")), Ok(json!("33554432")));
+    assert!(memory(&limited(), most("1Gi")).is_err());
+    // An init container that ends is not there at the same time as the application.
+    let mut heavy = limited();
+    heavy["spec"]["initContainers"] =
+        json!([{"name": "init", "resources": {"limits": {"cpu": "1", "memory": "1Gi"}}}]);
+    assert_eq!(memory(&heavy, most("1200Mi")), Ok(json!("128Mi")));
+}
+
+#[test]
+fn the_class_of_a_pod_and_the_scope_of_a_quota_are_kept() {
+    let hard = json!({"limits.cpu": "10", "pods": "10"});
+    let scoped = |scope: &str| quota(&hard, &json!({}), json!({"scopes": [scope]}));
+    // Nothing is asked for, so that the pod stays out of a quota that wants limits of every container.
+    let best_effort = app(json!({}));
+    assert_eq!(
+        given(&best_effort, &[scoped("NotBestEffort")]),
+        Ok(json!({}))
+    );
+    let full = quota(
+        &json!({"pods": "0"}),
+        &json!({}),
+        json!({"scopes": ["NotBestEffort"]}),
+    );
+    assert_eq!(given(&best_effort, &[full]), Ok(json!({})));
+    let normal =
+        json!({"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}});
+    for (scope, pod) in [
+        ("BestEffort", limited()),
+        ("Terminating", limited()),
+        ("PriorityClass", limited()),
+        ("CrossNamespacePodAffinity", limited()),
+    ] {
+        assert_eq!(
+            given(&pod, &[scoped(scope)]),
+            Ok(normal.clone()),
+            "{scope} is not of it"
+        );
+    }
+    let mut ends = limited();
+    ends["spec"]["activeDeadlineSeconds"] = json!(60);
+    let limits = |given: Result<Value, String>| given.expect("injected")["limits"]["cpu"].clone();
+    assert_eq!(limits(given(&ends, &[scoped("Terminating")])), "100m");
+    let mut urgent = limited();
+    urgent["spec"]["priorityClassName"] = json!("high");
+    let selector = |operator: &str, values: Value| {
+        let expression =
+            json!({"scopeName": "PriorityClass", "operator": operator, "values": values});
+        quota(
+            &hard,
+            &json!({}),
+            json!({"scopeSelector": {"matchExpressions": [expression]}}),
+        )
+    };
+    assert_eq!(
+        limits(given(&urgent, &[selector("In", json!(["high"]))])),
+        "100m"
+    );
+    assert_eq!(
+        limits(given(&urgent, &[selector("NotIn", json!(["low"]))])),
+        "100m"
+    );
+    assert_eq!(
+        given(&urgent, &[selector("In", json!(["low"]))]),
+        Ok(normal)
+    );
+    // Guaranteed stays Guaranteed, within what is left.
+    let guaranteed = app(json!({"limits": {"cpu": "1", "memory": "1Gi"}}));
+    let resources = given(
+        &guaranteed,
+        &[range("Container", json!({"max": {"memory": "64Mi"}}))],
+    );
+    let resources = resources.expect("injected");
+    assert_eq!(resources["requests"]["memory"], "67108864");
+    assert_eq!(
+        resources["limits"]["memory"],
+        resources["requests"]["memory"]
+    );
+}
+
+#[test]
+fn what_somebody_asked_for_is_overruled_aloud() {
+    let mut pod = limited();
+    pod["metadata"]["annotations"]["flowcar.io/memory-limit"] = json!("512Mi");
+    let budgets = budgets(&[range("Container", json!({"max": {"memory": "256Mi"}}))]);
+    let outcome = inject_within(&pod, &context(), &Settings::default(), &budgets);
+    assert!(
+        outcome.warnings()[0].contains("LimitRange or ResourceQuota admits"),
+        "{:?}",
+        outcome.warnings()
+    );
+}

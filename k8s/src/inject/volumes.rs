@@ -1,0 +1,156 @@
+//! The sidecar's volumes, and where it mounts them.
+//!
+//! None is an `emptyDir`, which would keep a node from being drained (`super::evict`), and none has to be there for the pod
+//! to start.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::container::Sidecar;
+use super::view;
+use crate::annotations::{Key, parse_reference, socket_path};
+
+const CGROUP: &str = "flowcar-host-cgroup";
+const NO_TOKEN: &str = "flowcar-no-token";
+const TLS: &str = "flowcar-tls";
+const ENDPOINT: &str = "flowcar-endpoint";
+
+/// The names of the volumes that flowcar adds, in this version or in one before it.
+pub(super) const VOLUMES: [&str; 5] = [CGROUP, NO_TOKEN, TLS, ENDPOINT, "flowcar-state"];
+
+/// Where the sidecar finds the host's cgroup tree.
+pub(super) const HOST_CGROUP: &str = "/run/host-cgroup";
+
+/// Where the sidecar leaves what it needs to know when its container starts again: the runtime mounts the pod's own shared
+/// memory here in every container, and it lives as long as the pod's sandbox.
+pub(super) const CHECKPOINTS: &str = "/dev/shm";
+
+/// Where the ServiceAccount admission plugin mounts a token, unless something is mounted there already.
+const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// Where the certificates are.
+const TLS_PATH: &str = "/run/flowcar-tls";
+/// The authorities that the receiver's certificate is checked against.
+pub(super) const AUTHORITIES: &str = "/run/flowcar-tls/ca.crt";
+/// What the sidecar shows of itself.
+pub(super) const CLIENT_CERTIFICATE: &str = "/run/flowcar-tls/tls.crt";
+/// The private key of that.
+pub(super) const CLIENT_KEY: &str = "/run/flowcar-tls/tls.key";
+
+/// A volume in the sidecar.
+pub(super) struct Volume {
+    /// The volume's source, where it is not one that the pod has already.
+    source: Option<Value>,
+    /// The container's mount.
+    pub(super) mount: Value,
+}
+
+/// All of them, in the order in which they are added.
+pub(super) fn of(sidecar: &Sidecar<'_>) -> Vec<Volume> {
+    let cgroup = sidecar.form.ebpf.then(|| {
+        let source = json!({ "hostPath": { "path": "/sys/fs/cgroup", "type": "Directory" } });
+        Volume::new(CGROUP, source, HOST_CGROUP)
+    });
+    let volumes = [
+        cgroup,
+        Some(no_token()),
+        certificates(sidecar),
+        endpoint(sidecar),
+    ];
+    volumes.into_iter().flatten().collect()
+}
+
+/// Something that is mounted where the token would be, and that no drain counts. The uid is no secret to its own pod.
+fn no_token() -> Volume {
+    let file = json!({ "path": "pod-uid", "fieldRef": { "apiVersion": "v1", "fieldPath": "metadata.uid" } });
+    Volume::new(
+        NO_TOKEN,
+        json!({ "downwardAPI": { "items": [file] } }),
+        TOKEN_PATH,
+    )
+}
+
+/// Optional, because a Secret that is missing must cost the telemetry and not the pod.
+fn certificates(sidecar: &Sidecar<'_>) -> Option<Volume> {
+    let item = |key: &str, path: &str| json!({ "key": key, "path": path });
+    let reference = |key| parse_reference(sidecar.overrides.get(key)?, "ca.crt");
+    let secret = reference(Key::CaSecret).map(|(name, key)| {
+        json!({ "secret": { "name": name, "optional": true, "items": [item(key, "ca.crt")] } })
+    });
+    // One file: a Secret goes before a ConfigMap.
+    let map = reference(Key::CaConfigMap).filter(|_| secret.is_none());
+    let map = map.map(|(name, key)| {
+        json!({ "configMap": { "name": name, "optional": true, "items": [item(key, "ca.crt")] } })
+    });
+    let client = sidecar.overrides.get(Key::ClientCertificateSecret);
+    let client = client.map(|name| {
+        let items = json!([item("tls.crt", "tls.crt"), item("tls.key", "tls.key")]);
+        json!({ "secret": { "name": name, "optional": true, "items": items } })
+    });
+    let sources: Vec<_> = [secret, map, client].into_iter().flatten().collect();
+    (!sources.is_empty()).then(|| {
+        let source = json!({ "projected": { "sources": sources } });
+        Volume::new(TLS, source, TLS_PATH)
+    })
+}
+
+/// The directory of the receiver's socket: in a volume of the pod's own where it names one, else the node's.
+fn endpoint(sidecar: &Sidecar<'_>) -> Option<Volume> {
+    let directory = socket_directory(sidecar.overrides.get(Key::Endpoint)?)?;
+    if let Some(own) = sidecar.overrides.get(Key::EndpointVolume) {
+        return Some(Volume {
+            source: None,
+            mount: json!({ "name": own, "mountPath": directory }),
+        });
+    }
+    // A directory that is not there is made: its absence must not hold the pod up.
+    let source = json!({ "hostPath": { "path": directory, "type": "DirectoryOrCreate" } });
+    Some(Volume::new(ENDPOINT, source, directory))
+}
+
+/// The directory that holds the socket of a `unix://` endpoint.
+pub(super) fn socket_directory(endpoint: &str) -> Option<&str> {
+    Path::new(socket_path(endpoint)?).parent()?.to_str()
+}
+
+/// Whether something of flowcar's is mounted there already.
+pub(super) fn is_taken(directory: &str) -> bool {
+    [HOST_CGROUP, TLS_PATH, TOKEN_PATH].contains(&directory)
+}
+
+/// The volume of that name, if the pod has it.
+pub(super) fn has_volume(pod: &Value, name: &str) -> bool {
+    let volumes = view::list(pod, "/spec/volumes");
+    volumes.iter().any(|volume| view::is_named(volume, name))
+}
+
+/// Whether a checkpoint would be the pod's alone: with the host's IPC namespace, `/dev/shm` is the host's.
+pub(super) fn has_checkpoints(sidecar: &Sidecar<'_>) -> bool {
+    let is_hosts = sidecar
+        .pod
+        .pointer("/spec/hostIPC")
+        .and_then(Value::as_bool)
+        == Some(true);
+    !is_hosts && sidecar.overrides.get(Key::Checkpoint) != Some("off")
+}
+
+// === impl Volume ===
+
+impl Volume {
+    fn new(name: &str, mut source: Value, path: &str) -> Self {
+        let mount = json!({ "name": name, "mountPath": path, "readOnly": true });
+        if let Some(source) = source.as_object_mut() {
+            source.shift_insert(0, "name".to_owned(), json!(name));
+        }
+        Self {
+            source: Some(source),
+            mount,
+        }
+    }
+
+    /// What is added to the pod.
+    pub(super) fn into_pods(self) -> Option<Value> {
+        self.source
+    }
+}

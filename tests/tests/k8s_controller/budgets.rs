@@ -1,0 +1,286 @@
+//! LimitRanges and ResourceQuotas, by the API server's own word: a pod that it admits without the sidecar it admits with it.
+
+use flowcar_tests::cluster::tools::{containers, pod};
+use flowcar_tests::cluster::{Cluster, LIMIT};
+use flowcar_tests::peers::{PatchKind, eventually};
+use serde_json::{Value, json};
+
+/// A namespace, the kind and the `spec` of what it has, what of a quota is used, the application's resources, and whether
+/// there is room for a sidecar.
+type Row = (&'static str, &'static str, Value, Value, Value, bool);
+
+fn rows() -> Vec<Row> {
+    let limited = || json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m", "memory": "64Mi"}});
+    let quota = |hard: Value| json!({"hard": hard});
+    let range = |kind: &str, mut item: Value| {
+        item["type"] = json!(kind);
+        json!({"limits": [item]})
+    };
+    let row = |name, kind, spec, used, resources, room| (name, kind, spec, used, resources, room);
+    let (quotas, ranges) = ("ResourceQuota", "LimitRange");
+    let none = || json!({});
+    let scoped = |hard: Value, scope: &str| json!({"hard": hard, "scopes": [scope]});
+    vec![
+        row(
+            "limits-cpu",
+            quotas,
+            quota(json!({"limits.cpu": "10"})),
+            none(),
+            limited(),
+            true,
+        ),
+        row(
+            "limits-both",
+            quotas,
+            quota(json!({"limits.cpu": "2", "limits.memory": "2Gi"})),
+            none(),
+            limited(),
+            true,
+        ),
+        row(
+            "requests",
+            quotas,
+            quota(json!({"requests.cpu": "2", "cpu": "2", "memory": "1Gi"})),
+            none(),
+            limited(),
+            true,
+        ),
+        row(
+            "little-memory",
+            quotas,
+            quota(json!({"limits.memory": "2Gi"})),
+            json!({"limits.memory": "984Mi"}),
+            limited(),
+            true,
+        ),
+        row(
+            "no-memory",
+            quotas,
+            quota(json!({"limits.memory": "2Gi"})),
+            json!({"limits.memory": "1020Mi"}),
+            limited(),
+            false,
+        ),
+        row(
+            "no-cpu",
+            quotas,
+            quota(json!({"requests.cpu": "505m"})),
+            none(),
+            limited(),
+            false,
+        ),
+        row(
+            "best-effort",
+            quotas,
+            scoped(json!({"pods": "9"}), "BestEffort"),
+            none(),
+            none(),
+            true,
+        ),
+        row(
+            "not-best-effort",
+            quotas,
+            scoped(json!({"limits.cpu": "9", "pods": "9"}), "NotBestEffort"),
+            none(),
+            none(),
+            true,
+        ),
+        row(
+            "not-best-effort-full",
+            quotas,
+            scoped(json!({"pods": "0"}), "NotBestEffort"),
+            none(),
+            none(),
+            true,
+        ),
+        row(
+            "terminating",
+            quotas,
+            scoped(json!({"limits.cpu": "1"}), "Terminating"),
+            none(),
+            limited(),
+            true,
+        ),
+        row(
+            "min",
+            ranges,
+            range(
+                "Container",
+                json!({"min": {"cpu": "50m", "memory": "48Mi"}}),
+            ),
+            none(),
+            limited(),
+            true,
+        ),
+        row(
+            "max",
+            ranges,
+            range("Container", json!({"max": {"cpu": "1", "memory": "1Gi"}})),
+            none(),
+            limited(),
+            true,
+        ),
+        row(
+            "max-small",
+            ranges,
+            range(
+                "Container",
+                json!({"max": {"cpu": "50m", "memory": "48Mi"}}),
+            ),
+            none(),
+            json!({"limits": {"cpu": "40m", "memory": "40Mi"}}),
+            true,
+        ),
+        row(
+            "max-too-small",
+            ranges,
+            range("Container", json!({"max": {"memory": "8Mi"}})),
+            none(),
+            json!({"limits": {"memory": "8Mi"}}),
+            false,
+        ),
+        row(
+            "ratio",
+            ranges,
+            range("Container", json!({"maxLimitRequestRatio": {"cpu": "2"}})),
+            none(),
+            json!({"limits": {"cpu": "1"}, "requests": {"cpu": "500m"}}),
+            true,
+        ),
+        row(
+            "ratio-memory",
+            ranges,
+            range(
+                "Container",
+                json!({"maxLimitRequestRatio": {"memory": "1"}}),
+            ),
+            none(),
+            json!({"limits": {"memory": "64Mi"}, "requests": {"memory": "64Mi"}}),
+            true,
+        ),
+        row(
+            "defaults",
+            ranges,
+            range(
+                "Container",
+                json!({
+            "default": {"cpu": "1", "memory": "256Mi"}, "defaultRequest": {"cpu": "500m", "memory": "256Mi"},
+            "maxLimitRequestRatio": {"cpu": "2"}}),
+            ),
+            none(),
+            none(),
+            true,
+        ),
+        row(
+            "storage",
+            ranges,
+            range(
+                "Container",
+                json!({"min": {"ephemeral-storage": "64Mi"}, "max": {"ephemeral-storage": "1Gi"}}),
+            ),
+            none(),
+            json!({"limits": {"ephemeral-storage": "64Mi"}}),
+            true,
+        ),
+        row(
+            "device",
+            ranges,
+            range("Container", json!({"max": {"example.test/device": "4"}})),
+            none(),
+            json!({"limits": {"example.test/device": "1"}}),
+            true,
+        ),
+        row(
+            "pod-max",
+            ranges,
+            range("Pod", json!({"max": {"memory": "1100Mi"}})),
+            none(),
+            limited(),
+            true,
+        ),
+        row(
+            "pod-max-full",
+            ranges,
+            range("Pod", json!({"max": {"memory": "1Gi"}})),
+            none(),
+            limited(),
+            false,
+        ),
+        row(
+            "pod-ratio",
+            ranges,
+            range("Pod", json!({"maxLimitRequestRatio": {"cpu": "2"}})),
+            none(),
+            limited(),
+            true,
+        ),
+    ]
+}
+
+/// Makes the namespace and what it has. What keeps a quota's status in a cluster, the controller manager, is not here.
+fn prepare(cluster: &Cluster, (name, kind, spec, used, ..): &Row) {
+    cluster.api.create_namespace(name, &json!({}));
+    let api = format!("/api/v1/namespaces/{name}/{}s", kind.to_lowercase());
+    let object = json!({"metadata": {"name": "budget"}, "spec": spec});
+    cluster.admin().create(&api, &object).success();
+    if *kind == "ResourceQuota" {
+        let hard = &spec["hard"];
+        let mut all_used: Value = hard.clone();
+        for (resource, amount) in all_used.as_object_mut().expect("amounts") {
+            *amount = used.get(resource).cloned().unwrap_or_else(|| json!("0"));
+        }
+        let status = json!({"status": {"hard": hard, "used": all_used}});
+        let path = format!("{api}/budget/status");
+        cluster
+            .admin()
+            .patch(&path, PatchKind::Merge, &status)
+            .success();
+    }
+}
+
+#[test]
+fn a_pod_that_is_admitted_without_the_sidecar_is_admitted_with_it() {
+    let cluster = Cluster::start();
+    let _controller = cluster.controller(&[]);
+    for row in rows() {
+        prepare(&cluster, &row);
+        let (name, kind, _, _, resources, room) = row;
+        let create = |annotations: Value| {
+            let mut pod = pod("app", annotations);
+            pod["spec"]["containers"][0]["resources"] = resources.clone();
+            let path = format!("/api/v1/namespaces/{name}/pods?dryRun=All");
+            cluster.admin().create(&path, &pod)
+        };
+        eventually(&format!("{name}: its {kind} in force"), LIMIT, || {
+            create(json!({})).is_ok().then_some(())
+        });
+        let injected = || {
+            let answer = create(json!({"flowcar.io/inject": "enabled"}));
+            if !answer.is_ok() {
+                return None;
+            }
+            Some(answer.json())
+        };
+        // The webhook's watch may be a moment behind the API server.
+        let stored = eventually(&format!("{name}: admitted with its {kind}"), LIMIT, || {
+            injected().filter(|pod| containers(pod).0.is_empty() != room)
+        });
+        if room {
+            let (plain, pod) = (create(json!({})).json(), stored);
+            let class = |pod: &Value| pod["status"]["qosClass"].clone();
+            let was_best_effort =
+                class(&plain) == "BestEffort" && name.starts_with("not-best-effort");
+            if was_best_effort || class(&plain) == "Guaranteed" {
+                assert_eq!(class(&pod), class(&plain), "{name}");
+            }
+            let limits = &pod["spec"]["initContainers"][0]["resources"]["limits"];
+            assert_ne!(
+                limits["example.test/device"], "4",
+                "{name}: no device for the sidecar"
+            );
+        } else {
+            let status = stored["metadata"]["annotations"]["flowcar.io/status"].clone();
+            assert!(status.to_string().contains(kind), "{name}: {status}");
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Pods that are older than their opt-in, and users who have only a namespace.
+
+use std::process::Command;
+use std::time::Duration;
+
+use flowcar_tests::cluster::tools::{pipe, pod, product};
+use flowcar_tests::cluster::{Cluster, LIMIT};
+use flowcar_tests::peers::{PatchKind, eventually};
+use serde_json::{Value, json};
+
+use crate::cli;
+
+#[test]
+fn pods_that_are_older_than_their_opt_in_are_nobodys_mistake() {
+    let cluster = Cluster::start();
+    let controller = cluster.controller(&[]);
+    cluster.api.create_namespace("late", &json!({}));
+    for index in 0..5 {
+        cluster.create_pod("late", &pod(&format!("old-{index}"), json!({})));
+    }
+    cluster.create_pod("shop", &pod("one", json!({})));
+    // Times are kept in whole seconds.
+    std::thread::sleep(Duration::from_secs(2));
+    let label = json!({"metadata": {"labels": {"flowcar.io/inject": "enabled"}}});
+    cluster
+        .admin()
+        .patch("/api/v1/namespaces/late", PatchKind::Merge, &label)
+        .success();
+    let annotation = json!({"metadata": {"annotations": {"flowcar.io/inject": "enabled"}}});
+    cluster
+        .admin()
+        .patch(
+            "/api/v1/namespaces/shop/pods/one",
+            PatchKind::Merge,
+            &annotation,
+        )
+        .success();
+    // As the kubelet does: every pod is written again.
+    for index in 0..5 {
+        let path = format!("/api/v1/namespaces/late/pods/old-{index}/status");
+        let ready = json!({"status": {"phase": "Running"}});
+        cluster
+            .admin()
+            .patch(&path, PatchKind::Merge, &ready)
+            .success();
+    }
+    // One that the webhook really did not see comes last, so that what is told of the others would be there by then.
+    let process = controller.process;
+    process.kill();
+    cluster.create_pod(
+        "shop",
+        &pod("missed", json!({"flowcar.io/inject": "enabled"})),
+    );
+    process.restart();
+    eventually("an Event about the one that was missed", LIMIT, || {
+        cluster.events("shop", "FlowcarMissed", "missed").pop()
+    });
+    assert!(cluster.events("shop", "FlowcarMissed", "one").is_empty());
+    for index in 0..5 {
+        let name = format!("old-{index}");
+        assert!(cluster.events("late", "FlowcarMissed", &name).is_empty());
+    }
+    for (namespace, name) in [("late", "old-0"), ("shop", "one")] {
+        let (ok, out, error) = cli::run(
+            &cluster,
+            &["-n", namespace, "explain", &format!("pod/{name}")],
+        );
+        assert!(
+            ok && out.contains("is older than its opt-in"),
+            "{out}{error}"
+        );
+    }
+    cluster
+        .admin()
+        .delete("/api/v1/namespaces/shop/pods/missed?gracePeriodSeconds=0")
+        .success();
+    let (ok, out, error) = cli::run(&cluster, &["status"]);
+    assert!(ok && out.contains("late: 5 pods are older"), "{out}{error}");
+    let (_, out, error) = cli::run(&cluster, &["-n", "shop", "check"]);
+    assert!(
+        out.contains("ok    opted-in pods: 6, 6 of them older"),
+        "{out}{error}"
+    );
+}
+
+#[test]
+fn a_namespaces_own_roles_are_enough_for_its_pods() {
+    let cluster = Cluster::start();
+    let _controller = cluster.controller(&[]);
+    cluster.api.create_service_account("shop", "tenant");
+    // What the built-in roles are made of: the controller that puts them together is not here.
+    for role in ["system:aggregate-to-view", "system:aggregate-to-edit"] {
+        let binding = json!({
+            "metadata": {"name": role.replace(':', "-")},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": [{"kind": "ServiceAccount", "name": "tenant", "namespace": "shop"}],
+        });
+        let path = "/apis/rbac.authorization.k8s.io/v1/namespaces/shop/rolebindings";
+        cluster.admin().create(path, &binding).success();
+    }
+    let stored = cluster.create_pod("shop", &pod("in", json!({"flowcar.io/inject": "enabled"})));
+    let kubeconfig = cluster.api.kubeconfig_for(
+        "tenant.json",
+        &cluster.api.service_account_token("shop", "tenant"),
+    );
+    let tenant = |args: &[&str], input: &str| {
+        let mut command = Command::new(product("kubectl-flowcar"));
+        command
+            .env("KUBECONFIG", &kubeconfig)
+            .args(["-n", "shop"])
+            .args(args);
+        pipe(command, input)
+    };
+    let explains = |may_read: bool| {
+        let (ok, out, error) = tenant(&["explain", "pod/in"], "");
+        assert!(ok && out.contains("has the sidecar"), "{out}{error}");
+        assert_eq!(
+            error.contains("you may not read the ConfigMap"),
+            !may_read,
+            "{error}"
+        );
+        let (ok, out, error) = tenant(&["explain"], "");
+        assert!(
+            ok && out.contains("pod/in: has the sidecar"),
+            "{out}{error}"
+        );
+        assert!(
+            error.contains("you may not list namespaces: only shop"),
+            "{error}"
+        );
+        let mut object: Value = pod("file", json!({"flowcar.io/inject": "enabled"}));
+        object["apiVersion"] = json!("v1");
+        object["kind"] = json!("Pod");
+        let (ok, out, error) = tenant(&["inject", "-f", "-"], &object.to_string());
+        assert!(ok && out.contains("flowcar.io/status"), "{out}{error}");
+    };
+    explains(true);
+    let binding =
+        "/apis/rbac.authorization.k8s.io/v1/namespaces/flowcar-system/rolebindings/flowcar-tenant";
+    cluster.admin().delete(binding).success();
+    explains(false);
+    assert_eq!(stored["metadata"]["namespace"], "shop");
+}
