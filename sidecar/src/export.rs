@@ -11,7 +11,7 @@ use crate::{
     follower::Follower,
     handover::Keeper,
     memory,
-    otlp::exporter::Exporter,
+    otlp::exporter::{Exporter, Patience},
     rights,
     scope::{self, ScopeError},
     session::Session,
@@ -84,7 +84,7 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
         "stopping: sending what is left"
     );
     tokio::select! {
-        () = session.close(config.shutdown_timeout) => Ok(0),
+        () = session.close(config.shutdown_timeout, Patience::Whole) => Ok(0),
         _ = terminate.recv() => Ok(exit::SOFTWARE),
         _ = interrupt.recv() => Ok(exit::SOFTWARE),
     }

@@ -33,6 +33,7 @@ pub mod clock;
 pub mod config;
 pub mod exit;
 pub mod export;
+pub mod files;
 pub mod flow;
 pub mod follower;
 pub mod handover;

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use flowcar::{
     admin::{ProbeArgs, probe},
     check::{CheckArgs, check},
-    config::Config,
+    config::{Config, Shared},
     exit::{self, Failure},
     export::{ExportArgs, export},
     logs,
@@ -67,7 +67,12 @@ fn start(command: Commands) -> Result<u8, Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::new(exit::SOFTWARE, format_args!("cannot start: {error}")))?;
-    let config = Config::from_env();
+    // A command's variables, and what has nothing to do with a sink, are no reason not to start.
+    let shared = match command {
+        Commands::Run(_) | Commands::Sink(_) => Shared::Inherited,
+        _ => Shared::Ours,
+    };
+    let config = Config::from_env(shared);
     runtime.block_on(async {
         // Mistakes in settings are a part of its answer.
         if let Commands::Check(args) = &command {
@@ -75,6 +80,9 @@ fn start(command: Commands) -> Result<u8, Failure> {
         }
         let config = config.map_err(|mistakes| Failure::new(exit::USAGE, mistakes))?;
         logs::start(&config, matches!(command, Commands::Run(_)));
+        if !matches!(command, Commands::Sink(_)) {
+            logs::notices(&config);
+        }
         match command {
             Commands::Check(args) => check(&args, Ok(config)),
             Commands::Run(args) => run(args, &config).await,

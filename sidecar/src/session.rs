@@ -10,7 +10,7 @@ use crate::{
     config::Config,
     flow::{Flow, Parts},
     follower::Follower,
-    otlp::exporter::Exporter,
+    otlp::exporter::{Exporter, Patience},
 };
 
 /// How often the ring buffer is drained. A flow's end is seen this much later at most; waking up for each record
@@ -114,10 +114,10 @@ impl Session {
     }
 
     /// Sends the last report and waits for what is under way, for at most `deadline`. Conclude first.
-    pub async fn close(mut self, deadline: Duration) {
+    pub async fn close(mut self, deadline: Duration, patience: Patience) {
         self.report();
         if let Some(exporter) = self.exporter {
-            exporter.flush(deadline).await;
+            exporter.flush_with(deadline, patience).await;
         }
     }
 

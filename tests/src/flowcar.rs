@@ -133,10 +133,18 @@ pub fn by_descriptor() -> io::Result<(fs::File, Command)> {
 
 /// `flowcar` in a place, to be given its arguments, with [`CAPABILITIES`] alone.
 ///
+/// It has no setting of the tests' own environment.
+///
 /// # Errors
 /// It was not built, or the place cannot be entered.
 pub fn command(place: &Place) -> io::Result<Command> {
     let mut command = Command::new(program()?);
+    for (name, _) in env::vars_os() {
+        let of = |prefix| name.to_string_lossy().starts_with(prefix);
+        if of("FLOWCAR_") || of("OTEL_") {
+            command.env_remove(name);
+        }
+    }
     place.enter(&mut command)?;
     command.with_only_caps(&CAPABILITIES);
     Ok(command)

@@ -174,6 +174,68 @@ fn the_status_is_that_of_the_command() {
     }
 }
 
+/// The command's environment is flowcar's, too; what is wrong in it is said, and no more.
+#[test]
+fn settings_of_the_command_are_no_reason_not_to_run_it() {
+    if !can_run() {
+        return;
+    }
+    let place = place();
+    for (name, value) in [
+        ("OTEL_TRACES_EXPORTER", "console"),
+        ("OTEL_METRICS_EXPORTER", "prometheus"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:99999"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "Bearer s3cret"),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "s3cret"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "1"),
+    ] {
+        let mut run = flowcar::command(&place).unwrap();
+        run.args(["run", "--format", "json", "--", "sh", "-c", "exit 7"]);
+        let output = run.env(name, value).stdin(Stdio::null()).output().unwrap();
+        assert_eq!(status(&output), 7, "{name}: {output:?}");
+        let told = text(&output.stderr);
+        let lines: Vec<_> = told.lines().collect();
+        assert_eq!(lines.len(), 2, "{name}: {told}");
+        assert!(lines[0].contains(&format!("WARN {name} is ")), "{told}");
+        assert!(!told.contains("s3cret"), "{told}");
+        assert_eq!(Report::parse(lines[1]).unwrap().summary.exit_status, 7);
+    }
+    let run = |name, value| {
+        let mut run = flowcar::command(&place).unwrap();
+        run.args(["run", "--", "true"]).env(name, value);
+        run.stdin(Stdio::null()).output().unwrap()
+    };
+    let own = run("FLOWCAR_RING_BYTES", "5000");
+    assert_eq!(status(&own), 64, "{own:?}");
+    let unused = run("OTEL_BSP_SCHEDULE_DELAY", "100");
+    assert_eq!(text(&unused.stderr).lines().count(), 1, "{unused:?}");
+}
+
+/// Nothing listens in the place.
+#[test]
+fn an_endpoint_that_nobody_serves_is_not_waited_for() {
+    if !can_run() {
+        return;
+    }
+    let place = place();
+    let patience = Duration::from_secs(3600);
+    for endpoint in ["http://127.0.0.1:4317", "http://nowhere.invalid:4317"] {
+        let began = std::time::Instant::now();
+        let mut run = flowcar::command(&place).unwrap();
+        run.args(["run", "--", "true"])
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+            .env("FLOWCAR_SHUTDOWN_TIMEOUT", patience.as_millis().to_string());
+        let output = run.stdin(Stdio::null()).output().unwrap();
+        assert_eq!(status(&output), 0, "{output:?}");
+        assert!(began.elapsed() < patience / 2, "{endpoint}");
+        let told = text(&output.stderr);
+        assert!(told.contains("cannot export metrics"), "{told}");
+    }
+}
+
 #[test]
 fn standard_streams_are_the_commands() {
     if !can_run() {

@@ -39,7 +39,7 @@ pub(super) fn look(named: Option<&Path>, config: Result<Config, Mistakes>) -> Re
         scope,
     };
     let verdict = Verdict::of(&findings);
-    let checks = vec![
+    let mut checks = vec![
         kernel(),
         btf(),
         syscall(&around),
@@ -56,8 +56,10 @@ pub(super) fn look(named: Option<&Path>, config: Result<Config, Mistakes>) -> Re
             Err(text) => Line::no("inet_diag", text),
         },
         settings(&config),
-        verdict.line(&findings),
     ];
+    let notices = config.iter().flat_map(|config| &config.notices);
+    checks.extend(notices.map(|notice| Line::info("settings", notice.to_string())));
+    checks.push(verdict.line(&findings));
     Report {
         version: env!("CARGO_PKG_VERSION"),
         source: verdict.source,
@@ -319,5 +321,11 @@ fn told(target: &Target) -> String {
         Protocol::Grpc => "gRPC",
         Protocol::HttpProtobuf => "HTTP",
     };
-    format!("{} by {protocol}", target.url())
+    let proxy = target.proxy.as_ref();
+    let proxy = proxy.map(|proxy| format!(" through {proxy}"));
+    format!(
+        "{} by {protocol}{}",
+        target.url(),
+        proxy.unwrap_or_default()
+    )
 }

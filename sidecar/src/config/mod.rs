@@ -3,11 +3,16 @@
 //! envy fills flat structs of texts, which cannot fail; this room parses them, so that **all** mistakes are
 //! reported together. An empty value is as good as none (OpenTelemetry's rule for environment variables).
 
+mod endpoint;
 mod export;
+mod headers;
 mod mistake;
+mod names;
 mod parse;
+mod proxy;
 mod raw;
 mod settings;
+mod target;
 
 use std::{env, path::PathBuf, time::Duration};
 
@@ -17,11 +22,13 @@ use crate::{
     source::ebpf::Options,
 };
 
-pub use export::{Compression, Export, Headers, Protocol, Signal, Target};
-pub use mistake::{Mistake, Mistakes};
+pub use headers::Headers;
+pub use mistake::{Mistake, Mistakes, Notice};
+pub use proxy::Proxy;
 pub use settings::{SETTINGS, Setting, markdown};
+pub use target::{Compression, Export, Protocol, Signal, Target};
 
-use mistake::Reader;
+use mistake::{Reader, Wrong};
 use raw::{Raw, RawFlowcar, RawSdk};
 
 /// All settings, with their defaults filled in.
@@ -73,6 +80,18 @@ pub struct Config {
     pub host_cgroup: PathBuf,
     /// The pod that flowcar is a part of, by the downward API.
     pub pod: Pod,
+    /// What is worth a line at the start.
+    pub notices: Vec<Notice>,
+}
+
+/// Whose the variables are that are not flowcar's own: OpenTelemetry's, and those of proxies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shared {
+    /// flowcar's: a mistake in one stops it.
+    Ours,
+    /// A command's, whose environment flowcar has as well: of a mistake in one there is a notice, and what it is of is
+    /// not exported.
+    Inherited,
 }
 
 /// `OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE`
@@ -156,25 +175,39 @@ impl Config {
     /// Reads the process's environment.
     ///
     /// # Errors
-    /// Every setting that does not parse.
-    pub fn from_env() -> Result<Self, Mistakes> {
+    /// Every setting that does not parse; of inherited ones see [`Shared`].
+    pub fn from_env(shared: Shared) -> Result<Self, Mistakes> {
         let mut reader = Reader::default();
         let vars = env::vars_os()
             .filter_map(|(name, value)| {
                 let name = name.into_string().ok()?;
-                let ours = name.starts_with("OTEL_") || name.starts_with("FLOWCAR_");
-                ours.then(|| reader.unicode(name, value)).flatten()
+                if SETTINGS.iter().any(|setting| setting.name == name) {
+                    return reader.unicode(name, value);
+                }
+                let value = value.to_string_lossy().into_owned();
+                raw::concerns(&name).then_some((name, value))
             })
             .collect();
-        Self::read(vars, reader)
+        Self::read(vars, reader, shared)
     }
 
     /// Reads the variables given.
     ///
     /// # Errors
+    /// Every setting that does not parse; of inherited ones see [`Shared`].
+    pub fn from_vars_of(
+        vars: impl IntoIterator<Item = (String, String)>,
+        shared: Shared,
+    ) -> Result<Self, Mistakes> {
+        Self::read(vars.into_iter().collect(), Reader::default(), shared)
+    }
+
+    /// Reads the variables given, all of them flowcar's.
+    ///
+    /// # Errors
     /// Every setting that does not parse.
     pub fn from_vars(vars: impl IntoIterator<Item = (String, String)>) -> Result<Self, Mistakes> {
-        Self::read(vars.into_iter().collect(), Reader::default())
+        Self::from_vars_of(vars, Shared::Ours)
     }
 
     /// The same, with a signal whose endpoint is not set sent to where OpenTelemetry says it goes by default: to
@@ -204,11 +237,39 @@ impl Config {
         }
     }
 
-    fn read(vars: Vec<(String, String)>, mut reader: Reader) -> Result<Self, Mistakes> {
-        let raw = Raw::from_vars(vars);
+    fn read(
+        mut vars: Vec<(String, String)>,
+        mut reader: Reader,
+        shared: Shared,
+    ) -> Result<Self, Mistakes> {
+        // By OpenTelemetry's rule an empty value is as good as none.
+        vars.iter_mut()
+            .for_each(|(_, value)| *value = value.trim().to_owned());
+        vars.retain(|(_, value)| !value.is_empty());
+        let raw = Raw::from_vars(&vars);
         let (export, defaults) = export::read(&raw, &mut reader);
-        let config = Self::assemble(export, defaults, &raw, &mut reader);
-        reader.finish(config)
+        let mut config = Self::assemble(export, defaults, &raw, &mut reader);
+        for (name, value) in &vars {
+            // What a command is told by is its own matter.
+            if shared == Shared::Ours || name.starts_with("FLOWCAR_") {
+                reader.unused(name, value);
+            }
+        }
+        if shared == Shared::Inherited {
+            for signal in reader.tolerate() {
+                config.leave_out(signal);
+            }
+        }
+        reader.finish(|notices| Self { notices, ..config })
+    }
+
+    fn leave_out(&mut self, signal: Signal) {
+        for export in [&mut self.export, &mut self.defaults] {
+            match signal {
+                Signal::Metrics => export.metrics = None,
+                Signal::Traces => export.traces = None,
+            }
+        }
     }
 
     fn assemble(export: Export, defaults: Export, raw: &Raw, reader: &mut Reader) -> Self {
@@ -239,12 +300,7 @@ impl Config {
                 parse::interval,
             ),
             service_name: service_name.clone(),
-            resource_attributes: reader.read(
-                "OTEL_RESOURCE_ATTRIBUTES",
-                resource_attributes,
-                Vec::new(),
-                parse::pairs,
-            ),
+            resource_attributes: attributes(resource_attributes.as_deref(), reader),
             temporality: reader.read(
                 "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
                 &raw.metrics.temporality_preference,
@@ -346,8 +402,22 @@ impl Config {
                 .unwrap_or("/run/host-cgroup")
                 .into(),
             pod: pod(own),
+            notices: Vec::new(),
         }
     }
+}
+
+/// All of them or, where one is malformed, none (OpenTelemetry specification, "Specifying resource information via an
+/// environment variable").
+fn attributes(text: Option<&str>, reader: &mut Reader) -> Vec<(String, String)> {
+    let name = "OTEL_RESOURCE_ATTRIBUTES";
+    parse::attributes(text.unwrap_or_default()).unwrap_or_else(|Wrong { wrong, remedy }| {
+        reader.notice(
+            name,
+            format!("is not used at all, because {wrong}; {remedy}"),
+        );
+        Vec::new()
+    })
 }
 
 fn naming(own: &RawFlowcar, reader: &mut Reader) -> Naming {

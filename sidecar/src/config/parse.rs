@@ -13,6 +13,19 @@ const LEAST_INTERVAL: Duration = Duration::from_millis(100);
 /// The page size that ring buffers are made of on every machine that flowcar runs on is a multiple of this.
 const PAGE: u32 = 4096;
 
+/// Exporters that OpenTelemetry's SDKs have and flowcar has not.
+const OTHER_EXPORTERS: [&str; 9] = [
+    "console",
+    "jaeger",
+    "logging",
+    "logging-otlp",
+    "otlp/stdout",
+    "otlp_file",
+    "otlp_stdout",
+    "prometheus",
+    "zipkin",
+];
+
 pub(super) fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, Wrong> {
     choices
         .iter()
@@ -24,8 +37,51 @@ pub(super) fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, Wr
         })
 }
 
-pub(super) fn boolean(text: &str) -> Result<bool, Wrong> {
-    choice(text, &[("true", true), ("false", false)])
+/// Only "true", in letters of either case, is true, and whatever else is false (OpenTelemetry specification, "Boolean");
+/// the second tells whether it is a value that means either.
+pub(super) fn boolean(text: &str) -> (bool, bool) {
+    let is = |value: &str| text.eq_ignore_ascii_case(value);
+    (is("true"), is("true") || is("false"))
+}
+
+/// A list of exporters: whether OTLP is among them, and those that flowcar has not.
+pub(super) fn exporters(text: &str) -> Result<(bool, Vec<&str>), Wrong> {
+    const REMEDY: &str = "set it to otlp, or to none";
+    let named = text
+        .split(',')
+        .map(str::trim)
+        .filter(|name| !name.is_empty());
+    let named: Vec<_> = named.collect();
+    let has = |value: &str| named.iter().any(|name| name.eq_ignore_ascii_case(value));
+    if named.is_empty() {
+        return Ok((true, Vec::new()));
+    }
+    let (otlp, none) = (has("otlp"), has("none"));
+    let is_ours = |name: &&&str| {
+        ["otlp", "none"]
+            .iter()
+            .any(|ours| ours.eq_ignore_ascii_case(name))
+    };
+    let others: Vec<_> = named
+        .iter()
+        .filter(|name| !is_ours(name))
+        .copied()
+        .collect();
+    let known = |name: &str| {
+        OTHER_EXPORTERS
+            .iter()
+            .any(|known| known.eq_ignore_ascii_case(name))
+    };
+    if !others.iter().all(|name| known(name)) {
+        return Err(Wrong::new("is not known", REMEDY));
+    }
+    if none && named.iter().any(|name| !name.eq_ignore_ascii_case("none")) {
+        return Err(Wrong::new("has none beside others", REMEDY));
+    }
+    if !otlp && !none {
+        return Err(Wrong::new("is an exporter that flowcar has not", REMEDY));
+    }
+    Ok((otlp, others))
 }
 
 pub(super) fn count(text: &str) -> Result<usize, Wrong> {
@@ -48,12 +104,17 @@ pub(super) fn millis(text: &str) -> Result<Duration, Wrong> {
     }
 }
 
+/// Milliseconds, or 0 for no limit (OpenTelemetry specification, "Timeout").
+pub(super) fn limit(text: &str) -> Result<Option<Duration>, Wrong> {
+    let limit = millis_or_never(text)?;
+    Ok(Some(limit).filter(|limit| !limit.is_zero()))
+}
+
 /// Milliseconds, or 0 for never.
 pub(super) fn millis_or_never(text: &str) -> Result<Duration, Wrong> {
-    if text == "0" {
-        Ok(Duration::ZERO)
-    } else {
-        millis(text)
+    match text.parse::<u64>() {
+        Ok(0) => Ok(Duration::ZERO),
+        _ => millis(text),
     }
 }
 
@@ -108,50 +169,64 @@ pub(super) fn level(text: &str) -> Result<LevelFilter, Wrong> {
     )
 }
 
-/// `key=value,key=value`, values percent-decoded: the W3C Baggage format, without properties.
-pub(super) fn pairs(text: &str) -> Result<Vec<(String, String)>, Wrong> {
-    text.split(',')
-        .map(str::trim)
-        .filter(|pair| !pair.is_empty())
-        .enumerate()
-        .map(|(at, pair)| {
-            let (key, value) = pair.split_once('=').ok_or_else(|| {
-                Wrong::new(
-                    format!("its {} part is not key=value", ordinal(at + 1)),
-                    "write key=value,key=value; a comma inside a value is %2C",
-                )
-            })?;
-            let key = decoded(key, at)?;
-            if key.is_empty() {
-                return Err(Wrong::new(
-                    format!("its {} part has no key", ordinal(at + 1)),
-                    "write key=value,key=value",
-                ));
-            }
-            Ok((key, decoded(value, at)?))
-        })
-        .collect()
+/// The parts of `key=value,key=value`, each with its number, the first being 1. A part without `=` is all key, which no
+/// key may be.
+pub(super) fn parts(text: &str) -> impl Iterator<Item = (usize, &str, Option<&str>)> {
+    let parts = text.split(',').map(str::trim);
+    let parts = parts.filter(|part| !part.is_empty()).enumerate();
+    parts.map(|(at, part)| match part.split_once('=') {
+        Some((key, value)) => (at + 1, key.trim(), Some(value.trim())),
+        None => (at + 1, part, None),
+    })
 }
 
-fn decoded(text: &str, at: usize) -> Result<String, Wrong> {
-    let text = percent_decode_str(text.trim()).decode_utf8();
+/// `key=value,key=value`, percent-encoded (OpenTelemetry specification, "Specifying resource information via an environment
+/// variable"). An empty `service.name` is none.
+pub(super) fn attributes(text: &str) -> Result<Vec<(String, String)>, Wrong> {
+    let remedy = "write key=value,key=value; in a value a comma is %2C and a percent sign %25";
+    let mut attributes = Vec::new();
+    for (at, key, value) in parts(text) {
+        let wrong = |what| Wrong::new(format!("its {} part {what}", ordinal(at)), remedy);
+        let value = value.ok_or_else(|| wrong("is not key=value"))?;
+        if key.is_empty() {
+            return Err(wrong("has no key"));
+        }
+        if !well_encoded(key) || !well_encoded(value) {
+            return Err(wrong("has a % without two hexadecimal digits behind it"));
+        }
+        attributes.push((decoded(key, at)?, decoded(value, at)?));
+    }
+    attributes.retain(|(key, value)| key != "service.name" || !value.is_empty());
+    Ok(attributes)
+}
+
+fn well_encoded(text: &str) -> bool {
+    text.split('%').skip(1).all(|rest| {
+        let digits = rest.bytes().take(2).filter(u8::is_ascii_hexdigit);
+        digits.count() == 2
+    })
+}
+
+/// The text percent-decoded; `at` is the number of its part.
+pub(super) fn decoded(text: &str, at: usize) -> Result<String, Wrong> {
+    let text = percent_decode_str(text).decode_utf8();
     text.map(|text| text.into_owned()).map_err(|_| {
         Wrong::new(
             format!(
                 "its {} part is not valid UTF-8 once percent-decoded",
-                ordinal(at + 1)
+                ordinal(at)
             ),
             "percent-encode the bytes of UTF-8",
         )
     })
 }
 
-fn ordinal(n: usize) -> String {
-    match n {
-        1 => "1st".to_owned(),
-        2 => "2nd".to_owned(),
-        3 => "3rd".to_owned(),
-        n => format!("{n}th"),
+pub(super) fn ordinal(n: usize) -> String {
+    match (n % 10, n % 100) {
+        (1, rest) if rest != 11 => format!("{n}st"),
+        (2, rest) if rest != 12 => format!("{n}nd"),
+        (3, rest) if rest != 13 => format!("{n}rd"),
+        _ => format!("{n}th"),
     }
 }
 

@@ -10,6 +10,7 @@ pub(super) struct Raw {
     pub(super) metrics: RawSignal,
     pub(super) traces: RawSignal,
     pub(super) flowcar: RawFlowcar,
+    pub(super) proxies: RawProxies,
 }
 
 /// `OTEL_*`
@@ -29,6 +30,7 @@ pub(super) struct RawSignal {
     pub(super) endpoint: Option<String>,
     pub(super) protocol: Option<String>,
     pub(super) headers: Option<String>,
+    pub(super) headers_file: Option<String>,
     pub(super) timeout: Option<String>,
     pub(super) compression: Option<String>,
     pub(super) insecure: Option<String>,
@@ -72,27 +74,60 @@ pub(super) struct RawFlowcar {
     pub(super) owner_name: Option<String>,
 }
 
+/// The proxies' variables, which programs of all kinds read; of two spellings that in capitals goes first.
+#[derive(Debug)]
+pub(super) struct RawProxies {
+    pub(super) http: Option<Named>,
+    pub(super) https: Option<Named>,
+    pub(super) all: Option<Named>,
+    pub(super) no: Option<Named>,
+}
+
+/// A variable's name and its value.
+pub(super) type Named = (String, String);
+
 // === impl Raw ===
 
 impl Raw {
-    pub(super) fn from_vars(vars: Vec<(String, String)>) -> Self {
-        let vars: Vec<_> = vars
-            .into_iter()
-            .map(|(name, value)| (name, value.trim().to_owned()))
-            .filter(|(_, value)| !value.is_empty())
-            .collect();
+    /// Of `vars` those that have a value: an empty one is as good as none.
+    pub(super) fn from_vars(vars: &[Named]) -> Self {
         Self {
-            sdk: part(&vars, "OTEL_"),
-            any: part(&vars, "OTEL_EXPORTER_OTLP_"),
-            metrics: part(&vars, "OTEL_EXPORTER_OTLP_METRICS_"),
-            traces: part(&vars, "OTEL_EXPORTER_OTLP_TRACES_"),
-            flowcar: part(&vars, "FLOWCAR_"),
+            sdk: part(vars, "OTEL_"),
+            any: part(vars, "OTEL_EXPORTER_OTLP_"),
+            metrics: part(vars, "OTEL_EXPORTER_OTLP_METRICS_"),
+            traces: part(vars, "OTEL_EXPORTER_OTLP_TRACES_"),
+            flowcar: part(vars, "FLOWCAR_"),
+            proxies: RawProxies {
+                http: either(vars, "HTTP_PROXY"),
+                https: either(vars, "HTTPS_PROXY"),
+                all: either(vars, "ALL_PROXY"),
+                no: either(vars, "NO_PROXY"),
+            },
         }
     }
 }
 
-fn part<T: DeserializeOwned>(vars: &[(String, String)], prefix: &'static str) -> T {
+/// Whether this is the name of a variable that flowcar reads, or that somebody may think it reads.
+pub(super) fn concerns(name: &str) -> bool {
+    let proxy = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"];
+    name.starts_with("OTEL_")
+        || name.starts_with("FLOWCAR_")
+        || proxy.iter().any(|known| known.eq_ignore_ascii_case(name))
+}
+
+/// envy takes names for the same whatever their case, and one name twice for an error.
+fn part<T: DeserializeOwned>(vars: &[Named], prefix: &'static str) -> T {
+    let vars = vars
+        .iter()
+        .filter(|(name, _)| !name.contains(|c: char| c.is_ascii_lowercase()));
     envy::prefixed(prefix)
-        .from_iter(vars.iter().cloned())
+        .from_iter(vars.cloned())
         .expect("optional texts take any value, or none")
+}
+
+fn either(vars: &[Named], name: &str) -> Option<Named> {
+    let find = |name: &str| vars.iter().find(|(known, _)| known == name);
+    find(name)
+        .or_else(|| find(&name.to_ascii_lowercase()))
+        .cloned()
 }

@@ -24,7 +24,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "OTEL_EXPORTER_OTLP_ENDPOINT",
         "none: no export; `flowcar export`: `http://localhost:4317`",
-        "URL of the receiver, or `unix:///path` of its socket. HTTP adds `/v1/metrics` and `/v1/traces`. Without a scheme (gRPC only): https",
+        "URL of the receiver, or `unix:///path` of its socket. HTTP adds `/v1/metrics` and `/v1/traces` to its path, before a query; gRPC uses host and port only. Without a scheme (gRPC only): https",
     ),
     setting(
         "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
@@ -67,9 +67,24 @@ pub const SETTINGS: &[Setting] = &[
         "the same for spans",
     ),
     setting(
+        "OTEL_EXPORTER_OTLP_HEADERS_FILE",
+        "none",
+        "file of more headers in that form, a line for each, at most 64 KiB; read again when it changes, for tokens that rotate",
+    ),
+    setting(
+        "OTEL_EXPORTER_OTLP_METRICS_HEADERS_FILE",
+        "",
+        "the same for metrics",
+    ),
+    setting(
+        "OTEL_EXPORTER_OTLP_TRACES_HEADERS_FILE",
+        "",
+        "the same for spans",
+    ),
+    setting(
         "OTEL_EXPORTER_OTLP_TIMEOUT",
         "`10000`",
-        "milliseconds for one request and its answer",
+        "milliseconds for one request and its answer; 0: no limit",
     ),
     setting(
         "OTEL_EXPORTER_OTLP_METRICS_TIMEOUT",
@@ -114,7 +129,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "OTEL_EXPORTER_OTLP_CERTIFICATE",
         "the system's authorities",
-        "PEM file of the authorities that the receiver's certificate is checked against; read again when it changes",
+        "PEM file of the authorities that the receiver's certificate is checked against, or of that certificate itself; read again when it changes",
     ),
     setting(
         "OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE",
@@ -166,8 +181,16 @@ pub const SETTINGS: &[Setting] = &[
         "`10000`",
         "milliseconds between reports; not OpenTelemetry's 60000, so that a pod's first minute is seen while it lasts",
     ),
-    setting("OTEL_METRICS_EXPORTER", "`otlp`", "`otlp` or `none`"),
-    setting("OTEL_TRACES_EXPORTER", "`otlp`", "`otlp` or `none`"),
+    setting(
+        "OTEL_METRICS_EXPORTER",
+        "`otlp`",
+        "`otlp` or `none`; of a list others are left out",
+    ),
+    setting(
+        "OTEL_TRACES_EXPORTER",
+        "`otlp`",
+        "`otlp` or `none`; of a list others are left out",
+    ),
     setting(
         "OTEL_SDK_DISABLED",
         "`false`",
@@ -181,7 +204,23 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "OTEL_RESOURCE_ATTRIBUTES",
         "none",
-        "`key=value,key=value`, values percent-encoded: more about the pod; these win over what flowcar finds",
+        "`key=value,key=value`, values percent-encoded: more about the pod; these win over what flowcar finds. If one is malformed, all are left out",
+    ),
+    setting(
+        "HTTP_PROXY",
+        "none",
+        "proxy for receivers at `http://`: `http://user:password@proxy:3128`. OTLP by HTTP is forwarded, by gRPC tunnelled (CONNECT). Proxies that want TLS or SOCKS are refused. This and the next three also in lower case",
+    ),
+    setting(
+        "HTTPS_PROXY",
+        "none",
+        "the same for receivers at `https://`, always tunnelled",
+    ),
+    setting("ALL_PROXY", "none", "the same where the others are not set"),
+    setting(
+        "NO_PROXY",
+        "none",
+        "hosts that are reached without a proxy: `name` (and what ends in `.name`), address, `10.0.0.0/8`, each also with `:port`, or `*`; this host always is",
     ),
     setting(
         "FLOWCAR_SOURCE",

@@ -33,3 +33,20 @@ pub fn start(config: &Config, beside_command: bool) {
 pub fn last_line(line: std::fmt::Arguments<'_>) {
     stderr::write_line(format!("{line}\n").as_bytes());
 }
+
+/// Tells what is worth a line about the settings: those that are wrong, and those that change nothing.
+pub fn notices(config: &Config) {
+    // The limit for lines of one place would leave the rest out without a word.
+    const LINES: usize = 8;
+    let (first, rest) = config.notices.split_at(config.notices.len().min(LINES));
+    for notice in first {
+        tracing::warn!("{notice}");
+    }
+    if !rest.is_empty() {
+        let names: Vec<_> = rest.iter().map(|notice| notice.name.as_str()).collect();
+        tracing::warn!(
+            "of these settings there is as much to say: {}",
+            names.join(", ")
+        );
+    }
+}

@@ -1,5 +1,9 @@
 //! Connections to a receiver: found by name anew each time, noted as flowcar's own, TLS by the files as they are now.
 
+mod contact;
+mod stream;
+mod tunnel;
+
 use std::{
     future::Future,
     io,
@@ -11,25 +15,24 @@ use std::{
     time::Duration,
 };
 
-use http::Uri;
-use hyper_util::{
-    client::legacy::connect::{Connected, Connection},
-    rt::TokioIo,
-};
+use http::{HeaderMap, Uri, header::PROXY_AUTHORIZATION};
+use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpSocket, TcpStream, UnixStream, lookup_host},
     time::timeout,
 };
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
-use super::own::OwnSockets;
+pub(super) use self::{contact::Contact, stream::Stream};
+use self::{stream::Carrier, tunnel::tunnel};
+use super::{error::Cause, own::OwnSockets};
 use crate::{
-    certs::{CertError, Stamps},
-    config::{Protocol, Target},
+    certs,
+    config::{Headers, Protocol, Target},
+    files::{FileError, Stamps},
 };
 
 /// Makes the connections of one signal. Clones share what they know of the certificates.
@@ -38,6 +41,16 @@ pub(super) struct Connector {
     target: Arc<Target>,
     own: OwnSockets,
     tls: Arc<Mutex<Tls>>,
+    file: Arc<Mutex<HeadersFile>>,
+    contact: Contact,
+}
+
+/// The headers of the file that were good last.
+#[derive(Debug, Default)]
+struct HeadersFile {
+    headers: Option<Headers>,
+    /// Of the file when it was read last, good or not.
+    stamps: Stamps,
 }
 
 /// The certificates that were good last.
@@ -61,22 +74,35 @@ pub(super) enum ConnectError {
     Tls(String),
     /// A file of this end.
     #[error("{0}")]
-    Files(#[from] CertError),
+    Files(#[from] FileError),
+    /// The proxy in between.
+    #[error("{0}")]
+    Proxy(String),
 }
 
 // === impl Connector ===
 
 impl Connector {
     pub(super) fn new(target: Target, own: OwnSockets) -> Self {
-        Self {
+        let connector = Self {
             target: Arc::new(target),
             own,
             tls: Arc::default(),
-        }
+            file: Arc::default(),
+            contact: Contact::default(),
+        };
+        // What was good at the start serves for as long as nothing better comes. What is wrong is told by the first request.
+        let _ = connector.headers();
+        connector
     }
 
     pub(super) fn target(&self) -> &Target {
         &self.target
+    }
+
+    /// Whether the receiver was ever there.
+    pub(super) fn contact(&self) -> Contact {
+        self.contact.clone()
     }
 
     /// Looks whether the certificates have changed; connections are good for as long as the number stays the same.
@@ -88,12 +114,67 @@ impl Connector {
         self.lock().generation
     }
 
+    /// The headers of a request, by the settings and their file as it is now. While that is no good (gone, say), what it had
+    /// last serves.
+    pub(super) fn headers(&self) -> Result<HeaderMap, FileError> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in self.target.headers.iter() {
+            headers.insert(name.clone(), value.clone());
+        }
+        if let Some(path) = &self.target.headers_file {
+            for (name, value) in self.headers_file(path)?.iter() {
+                headers.insert(name.clone(), value.clone());
+            }
+        }
+        let proxy = self.target.proxy.as_ref().filter(|_| self.is_forwarded());
+        if let Some(authorization) = proxy.and_then(|proxy| proxy.authorization.clone()) {
+            headers.insert(PROXY_AUTHORIZATION, authorization);
+        }
+        Ok(headers)
+    }
+
+    fn headers_file(&self, path: &Path) -> Result<Headers, FileError> {
+        let stamps = Stamps::of(std::iter::once(path));
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(headers) = file.headers.clone()
+            && file.stamps == stamps
+        {
+            return Ok(headers);
+        }
+        match (Headers::read(path), file.headers.clone()) {
+            (Ok(headers), before) => {
+                if before.is_some_and(|before| before != headers) {
+                    tracing::info!("the headers in {} have changed", path.display());
+                }
+                *file = HeadersFile {
+                    headers: Some(headers.clone()),
+                    stamps,
+                };
+                Ok(headers)
+            }
+            (Err(error), Some(before)) => {
+                // Said once for each change.
+                file.stamps = stamps;
+                tracing::warn!("the headers that were there last stay in use because {error}");
+                Ok(before)
+            }
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    /// Whether requests are a proxy's to forward. What is encrypted, and HTTP/2, it can only let through.
+    fn is_forwarded(&self) -> bool {
+        self.target.proxy.is_some()
+            && self.target.protocol == Protocol::HttpProtobuf
+            && !self.is_tls()
+    }
+
     fn is_tls(&self) -> bool {
         self.target.endpoint.scheme_str() == Some("https")
     }
 
     /// The certificates as they are now. While new ones are no good (half written, say), the last good ones serve.
-    fn tls(&self) -> Result<Arc<ClientConfig>, CertError> {
+    fn tls(&self) -> Result<Arc<ClientConfig>, FileError> {
         let files = &self.target.tls;
         let stamps = files.stamps();
         let mut tls = self.lock();
@@ -131,25 +212,62 @@ impl Connector {
 
     async fn connect(self) -> Result<TokioIo<Stream>, ConnectError> {
         if let Some(path) = &self.target.socket {
-            return Ok(TokioIo::new(Stream::Unix(unix(path).await?)));
+            let stream = Carrier::Unix(unix(path).await?);
+            return Ok(TokioIo::new(Stream::Plain(stream)));
         }
+        let carrier = match &self.target.proxy {
+            None => Carrier::Tcp(self.straight().await?),
+            Some(proxy) => {
+                let stream = self.tcp(&proxy.host, proxy.port).await;
+                let stream = stream.map_err(|error| {
+                    ConnectError::Proxy(format!("no connection to {proxy}: {error}"))
+                })?;
+                if self.is_forwarded() {
+                    return Ok(TokioIo::new(Stream::Forwarded(stream)));
+                }
+                let (host, port) = self.host_and_port();
+                Carrier::Tunnel(tunnel(stream, &format!("{host}:{port}"), proxy).await?)
+            }
+        };
+        let stream = if self.is_tls() {
+            self.secured(carrier).await?
+        } else {
+            Stream::Plain(carrier)
+        };
+        Ok(TokioIo::new(stream))
+    }
+
+    /// The receiver's host, an IPv6 address in brackets, and its port.
+    fn host_and_port(&self) -> (&str, u16) {
         let uri = &self.target.endpoint;
-        let host = uri.host().unwrap_or_default();
-        let host = host.trim_start_matches('[').trim_end_matches(']');
         let port = uri.port_u16();
         let port = port.unwrap_or(if self.is_tls() { 443 } else { 80 });
-        let stream = self.tcp(host, port).await?;
-        if !self.is_tls() {
-            return Ok(TokioIo::new(Stream::Tcp(stream)));
+        (uri.host().unwrap_or_default(), port)
+    }
+
+    async fn straight(&self) -> Result<TcpStream, ConnectError> {
+        let (host, port) = self.host_and_port();
+        let host = host.trim_matches(['[', ']']);
+        match &self.target.zone {
+            Some(zone) => self.tcp(&format!("{host}%{zone}"), port).await,
+            None => self.tcp(host, port).await,
         }
+    }
+
+    async fn secured(&self, carrier: Carrier) -> Result<Stream, ConnectError> {
+        let (host, _) = self.host_and_port();
+        let host = host.trim_matches(['[', ']']);
         let name = ServerName::try_from(host.to_owned())
             .map_err(|error| ConnectError::Tls(format!("{host} cannot be checked ({error})")))?;
         let connector = TlsConnector::from(self.tls()?);
-        let stream = connector.connect(name, stream).await.map_err(|error| {
+        let stream = connector.connect(name, carrier).await.map_err(|error| {
             let files = &self.target.tls;
-            ConnectError::Tls(format!("{error}; {files}"))
+            let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+            let why = inner.and_then(certs::explain);
+            let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+            ConnectError::Tls(format!("{error}{why}; {files}"))
         })?;
-        Ok(TokioIo::new(Stream::Tls(Box::new(stream))))
+        Ok(Stream::Tls(Box::new(stream)))
     }
 
     /// Tries each address that the name has now.
@@ -160,8 +278,12 @@ impl Connector {
             .await
             .map_err(unreachable)?
             .collect();
-        let share = u32::try_from(found.len())
-            .map_or(Duration::ZERO, |count| self.target.timeout / count.max(1));
+        let count = u32::try_from(found.len()).unwrap_or(u32::MAX).max(1);
+        // Without a limit of ours the kernel's holds, some two minutes for each address.
+        let share = self
+            .target
+            .timeout
+            .map_or(Duration::MAX, |limit| limit / count);
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in found {
             match timeout(share, self.dial(address)).await {
@@ -187,11 +309,23 @@ impl Connector {
         // Before it is connected: then no record of the kernel about it can come earlier.
         self.own.note(&socket);
         socket.set_nodelay(true)?;
+        // Whoever waits without a limit shall notice all the same that nobody is there any more.
+        socket.set_keepalive(true)?;
         socket.connect(address).await
     }
 
     fn lock(&self) -> MutexGuard<'_, Tls> {
         self.tls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What comes of the work within the time that the target has for a request.
+pub(super) async fn in_time<T>(target: &Target, work: impl Future<Output = T>) -> Result<T, Cause> {
+    match target.timeout {
+        Some(limit) => timeout(limit, work)
+            .await
+            .map_err(|_| Cause::Timeout(limit)),
+        None => Ok(work.await),
     }
 }
 
@@ -211,59 +345,12 @@ impl Service<Uri> for Connector {
 
     /// The URL is the target's: there is no other.
     fn call(&mut self, _: Uri) -> Self::Future {
-        Box::pin(self.clone().connect())
-    }
-}
-
-/// A connection of any kind.
-#[derive(Debug)]
-pub(super) enum Stream {
-    Tcp(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-    Unix(UnixStream),
-}
-
-impl Connection for Stream {
-    fn connected(&self) -> Connected {
-        Connected::new()
-    }
-}
-
-/// Hands a call on to the stream that it is.
-macro_rules! each {
-    ($self:expr, $stream:ident => $call:expr) => {
-        match $self.get_mut() {
-            Stream::Tcp($stream) => $call,
-            Stream::Tls($stream) => $call,
-            Stream::Unix($stream) => $call,
-        }
-    };
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        each!(self, stream => Pin::new(stream).poll_read(cx, buf))
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        each!(self, stream => Pin::new(stream).poll_write(cx, buf))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, stream => Pin::new(stream).poll_flush(cx))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, stream => Pin::new(stream).poll_shutdown(cx))
+        let contact = self.contact();
+        let connecting = self.clone().connect();
+        Box::pin(async move {
+            let stream = connecting.await;
+            contact.note(stream.is_ok());
+            stream
+        })
     }
 }

@@ -60,6 +60,9 @@ pub enum Cause {
         /// Whether it asked to be tried again (`RetryInfo`).
         retry_info: bool,
     },
+    /// A proxy does not let it through.
+    #[error("no connection through the proxy ({0})")]
+    Proxy(String),
     /// The connection cannot be set up from this end.
     #[error("the connection cannot be set up ({0})")]
     Setup(String),
@@ -96,7 +99,11 @@ impl ExportError {
     /// Whether the same request may be taken later (OTLP specification, "Failures").
     pub fn retryable(&self) -> bool {
         match &self.cause {
-            Cause::Unreachable(_) | Cause::Tls(_) | Cause::Timeout(_) | Cause::Setup(_) => true,
+            Cause::Unreachable(_)
+            | Cause::Tls(_)
+            | Cause::Timeout(_)
+            | Cause::Proxy(_)
+            | Cause::Setup(_) => true,
             Cause::Http { status, .. } => matches!(status, 429 | 502 | 503 | 504),
             Cause::Grpc {
                 code, retry_info, ..
@@ -151,6 +158,9 @@ impl Cause {
             Self::Tls(_) => {
                 "check OTEL_EXPORTER_OTLP_CERTIFICATE, _CLIENT_CERTIFICATE and _CLIENT_KEY against what the receiver shows and wants"
             }
+            Self::Proxy(_) | Self::Http { status: 407, .. } => {
+                "check HTTP_PROXY and HTTPS_PROXY, or name the receiver's host in NO_PROXY"
+            }
             Self::Setup(_) => "check that file; it is read again before the next try",
             Self::Http {
                 status: 401 | 403, ..
@@ -200,6 +210,7 @@ pub(super) fn no_answer(error: &(dyn Error + 'static), target: &Target) -> Cause
                 ConnectError::Unreachable(why) => Cause::Unreachable(why.clone()),
                 ConnectError::Tls(why) => Cause::Tls(why.clone()),
                 ConnectError::Files(error) => Cause::Setup(error.to_string()),
+                ConnectError::Proxy(why) => Cause::Proxy(why.clone()),
             };
         }
         let inner = error

@@ -32,6 +32,7 @@ use self::{
     transport::Transport,
 };
 use super::{
+    connect::Contact,
     error::{Accepted, ExportError},
     exemplars::{Candidates, Exemplars},
     metrics::Options,
@@ -60,6 +61,23 @@ pub struct Exporter {
     exemplars: Exemplary,
     own: OwnSockets,
     ledger: Ledger,
+    contacts: Contacts,
+}
+
+/// Whether the receivers were ever there.
+#[derive(Debug, Default)]
+struct Contacts {
+    metrics: Contact,
+    spans: Contact,
+}
+
+/// How long the last exports are waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// The whole time: the receiver may come back.
+    Whole,
+    /// Not at all for a receiver that never was there.
+    IfEverThere,
 }
 
 /// Exemplars for the next report: of spans that were delivered.
@@ -102,8 +120,10 @@ impl Exporter {
             temporality: config.temporality,
             histograms: config.histograms,
         };
+        let mut contacts = Contacts::default();
         let metrics = config.export.metrics.clone().map(|target| {
             let transport = transport::metrics(target, own.clone());
+            contacts.metrics = transport.contact();
             let resource = resource.clone();
             MetricsLane::start(transport, resource, options, ledger.clone(), keeper)
         });
@@ -114,6 +134,7 @@ impl Exporter {
                 per_second: config.spans_per_second,
             };
             let transport = transport::spans(target, own.clone(), resource.clone());
+            contacts.spans = transport.contact();
             SpanLane::start(transport, bounds, ledger.clone(), exemplars.clone())
         });
         Self {
@@ -127,6 +148,7 @@ impl Exporter {
             exemplars,
             own,
             ledger,
+            contacts,
         }
     }
 
@@ -180,21 +202,40 @@ impl Exporter {
 
     /// Sends what waits, until all is out or the time is over. Gives whether all went out.
     pub async fn flush(&self, within: Duration) -> bool {
+        self.flush_with(within, Patience::Whole).await
+    }
+
+    /// The same, with as much patience as is said.
+    pub async fn flush_with(&self, within: Duration, patience: Patience) -> bool {
         let deadline = Instant::now() + within;
         let metrics = async {
-            match &self.metrics {
-                Some(lane) => lane.flush(deadline).await,
-                None => true,
+            let Some(lane) = &self.metrics else {
+                return true;
+            };
+            tokio::select! {
+                all = lane.flush(deadline) => all,
+                () = hopeless(&self.contacts.metrics, patience) => false,
             }
         };
         let spans = async {
-            match &self.spans {
-                Some(lane) => lane.flush(deadline).await,
-                None => true,
+            let Some(lane) = &self.spans else { return true };
+            tokio::select! {
+                all = lane.flush(deadline) => return all,
+                () = hopeless(&self.contacts.spans, patience) => {}
             }
+            // What is left is counted.
+            lane.flush(Instant::now()).await
         };
         let (metrics, spans) = tokio::join!(metrics, spans);
         metrics && spans
+    }
+}
+
+/// Waits until it is of no use to wait.
+async fn hopeless(contact: &Contact, patience: Patience) {
+    match patience {
+        Patience::Whole => std::future::pending().await,
+        Patience::IfEverThere => contact.absent().await,
     }
 }
 

@@ -19,17 +19,19 @@ use tonic::{
 
 use super::{
     USER_AGENT_NAME, answer,
-    connect::Connector,
+    connect::{Connector, in_time},
     error::{Accepted, Cause, ExportError, no_answer},
 };
-use crate::config::{Compression, Signal, Target};
+use crate::{
+    config::{Compression, Signal, Target},
+    files::FileError,
+};
 
 /// Calls one method of one receiver.
 #[derive(Debug)]
 pub(super) struct Grpc {
     signal: Signal,
     connector: Connector,
-    metadata: MetadataMap,
     client: Client<Channel>,
 }
 
@@ -43,7 +45,6 @@ impl Grpc {
         }
         Self {
             signal,
-            metadata: metadata(target),
             connector,
             client,
         }
@@ -55,15 +56,15 @@ impl Grpc {
         message: M,
     ) -> Result<Accepted, ExportError> {
         let target = self.connector.target();
+        let metadata = metadata(&self.connector).map_err(|error| {
+            ExportError::new(self.signal, target, Cause::Setup(error.to_string()))
+        })?;
         // The channel's own timeout does not hold while it connects.
-        let call = tokio::time::timeout(
-            target.timeout,
-            call(&mut self.client, self.signal, message, &self.metadata),
-        );
-        let (cause, retry_after) = match call.await {
+        let call = call(&mut self.client, self.signal, message, metadata);
+        let (cause, retry_after) = match in_time(target, call).await {
             Ok(Ok(body)) => return Ok(answer::accepted(self.signal, &body)),
             Ok(Err(status)) => failure(&status, target),
-            Err(_) => (Cause::Timeout(target.timeout), None),
+            Err(cause) => (cause, None),
         };
         Err(ExportError::new(self.signal, target, cause).after(retry_after))
     }
@@ -73,14 +74,14 @@ async fn call<M: Message + 'static>(
     client: &mut Client<Channel>,
     signal: Signal,
     message: M,
-    metadata: &MetadataMap,
+    metadata: MetadataMap,
 ) -> Result<Bytes, Status> {
     client
         .ready()
         .await
         .map_err(|error| Status::from_error(Box::new(error)))?;
     let mut request = Request::new(message);
-    *request.metadata_mut() = metadata.clone();
+    *request.metadata_mut() = metadata;
     let path = PathAndQuery::from_static(match signal {
         Signal::Metrics => "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
         Signal::Traces => "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
@@ -93,20 +94,19 @@ async fn call<M: Message + 'static>(
 /// channel is told of a plain connection.
 fn channel(connector: &Connector) -> Channel {
     let target = connector.target();
-    Endpoint::from(Uri::from_static("http://receiver"))
-        .origin(target.endpoint.clone())
-        .timeout(target.timeout)
-        .connect_timeout(target.timeout)
-        .connect_with_connector_lazy(connector.clone())
+    let mut endpoint =
+        Endpoint::from(Uri::from_static("http://receiver")).origin(target.endpoint.clone());
+    if let Some(limit) = target.timeout {
+        endpoint = endpoint.timeout(limit).connect_timeout(limit);
+    }
+    endpoint.connect_with_connector_lazy(connector.clone())
 }
 
-fn metadata(target: &Target) -> MetadataMap {
+fn metadata(connector: &Connector) -> Result<MetadataMap, FileError> {
     let mut headers = HeaderMap::new();
     headers.insert(USER_AGENT, HeaderValue::from_static(USER_AGENT_NAME));
-    for (name, value) in target.headers.iter() {
-        headers.insert(name.clone(), value.clone());
-    }
-    MetadataMap::from_headers(headers)
+    headers.extend(connector.headers()?);
+    Ok(MetadataMap::from_headers(headers))
 }
 
 const fn encoding(compression: Compression) -> CompressionEncoding {

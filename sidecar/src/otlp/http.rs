@@ -17,7 +17,7 @@ use prost::Message;
 use super::{
     USER_AGENT_NAME,
     answer::{self, PROTOBUF},
-    connect::Connector,
+    connect::{Connector, in_time},
     error::{Accepted, Cause, ExportError, no_answer},
 };
 use crate::config::{Compression, Signal};
@@ -25,8 +25,7 @@ use crate::config::{Compression, Signal};
 /// Bytes of an answer that are read: what OpenTelemetry's own clients take.
 const MOST_ANSWER: usize = 4 << 20;
 
-/// Posts to one target. It follows no redirect, which may lose the body or take the headers to a stranger, and
-/// knows no proxy, as gRPC does not either.
+/// Posts to one target. It follows no redirect, which may lose the body or take the headers to a stranger.
 #[derive(Clone, Debug)]
 pub(super) struct Http {
     signal: Signal,
@@ -71,14 +70,13 @@ impl Http {
         let target = self.connector.target();
         let headers = request.headers_mut();
         headers.insert(USER_AGENT, HeaderValue::from_static(USER_AGENT_NAME));
-        for (name, value) in target.headers.iter() {
-            headers.insert(name.clone(), value.clone());
+        let own = self.connector.headers();
+        let own = own.map_err(|error| self.error(Cause::Setup(error.to_string())))?;
+        for (name, value) in &own {
+            headers.insert(name, value.clone());
         }
-        let answered = tokio::time::timeout(target.timeout, self.receive(request)).await;
-        let answer = match answered {
-            Ok(answer) => answer.map_err(|cause| self.error(cause))?,
-            Err(_) => return Err(self.error(Cause::Timeout(target.timeout))),
-        };
+        let answered = in_time(target, self.receive(request)).await;
+        let answer = answered.flatten().map_err(|cause| self.error(cause))?;
         if answer.status().is_success() {
             return Ok(answer);
         }

@@ -5,11 +5,17 @@
 //! of a failure no more than a text, so its HTTP client is ours, which keeps what the receiver truly said. Over gRPC
 //! there is no such place: it hides `partial_success` and `RetryInfo`.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{
+    Request, Response,
+    header::{CONTENT_ENCODING, CONTENT_TYPE},
+};
 use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_otlp::{
     Compression as OtlpCompression, RetryPolicy, SpanExporter, WithExportConfig, WithHttpConfig,
@@ -28,7 +34,7 @@ use opentelemetry_sdk::{
 
 use super::{
     answer::accepted,
-    connect::Connector,
+    connect::{Connector, in_time},
     error::{Accepted, Cause, ExportError},
     grpc::Grpc,
     http::Http,
@@ -54,6 +60,9 @@ pub(super) struct HttpSpans {
     /// What the receiver said to the last request.
     said: Said,
 }
+
+/// The exporter has no word for no limit; nobody waits longer.
+const NO_LIMIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 type Said = Arc<Mutex<Option<Result<Accepted, ExportError>>>>;
 
@@ -107,7 +116,7 @@ impl HttpSpans {
             })
             .with_endpoint(target.endpoint.to_string())
             .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
-            .with_timeout(target.timeout)
+            .with_timeout(target.timeout.unwrap_or(NO_LIMIT))
             .with_retry_policy(RetryPolicy::disabled());
         if let Some(compression) = target.compression {
             builder = builder.with_compression(packing(compression));
@@ -125,16 +134,15 @@ impl HttpSpans {
 
     async fn export(&self, spans: Vec<SpanData>) -> Result<Accepted, ExportError> {
         let export = self.exporter.export(spans);
-        let answer = tokio::time::timeout(self.target.timeout, export).await;
+        let answer = in_time(&self.target, export).await;
         let said = self
             .said
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         let cause = match (answer, said) {
-            (Err(_), _) | (Ok(Err(OTelSdkError::Timeout(_))), _) => {
-                Cause::Timeout(self.target.timeout)
-            }
+            (Err(cause), _) => cause,
+            (Ok(Err(OTelSdkError::Timeout(limit))), _) => Cause::Timeout(limit),
             (Ok(_), Some(said)) => return said,
             (Ok(Ok(())), None) => return Ok(Accepted::default()),
             // It never asked our client.
@@ -153,7 +161,14 @@ const fn packing(compression: Compression) -> OtlpCompression {
 
 #[async_trait]
 impl HttpClient for Listening {
-    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+    async fn send_bytes(&self, mut request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        // The exporter reads OTEL_EXPORTER_OTLP_HEADERS by other rules than ours.
+        let headers = std::mem::take(request.headers_mut());
+        for name in [CONTENT_TYPE, CONTENT_ENCODING] {
+            if let Some(value) = headers.get(&name) {
+                request.headers_mut().insert(name, value.clone());
+            }
+        }
         let answer = self.http.send(request).await;
         let said = match &answer {
             Ok(answer) => Ok(accepted(Signal::Traces, answer.body())),

@@ -14,7 +14,7 @@ use crate::{
     config::{Config, SourceChoice},
     exit::{self, Failure},
     follower::{Follower, Limits},
-    otlp::exporter::Exporter,
+    otlp::exporter::{Exporter, Patience},
     session::Session,
     source::Source,
     view::Sums,
@@ -76,7 +76,10 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
         unscoped: session.follower().unscoped(),
         exit_status: status.into(),
     };
-    session.close(config.shutdown_timeout).await;
+    // The receiver may be one that the command's environment names and nobody started.
+    session
+        .close(config.shutdown_timeout, Patience::IfEverThere)
+        .await;
     report.finish(&sums).map_err(|error| {
         Failure::new(
             exit::CANNOT_CREATE,

@@ -28,6 +28,8 @@ use crate::{
     snapshot::{NetworkType, Peer, Series, SeriesKey},
 };
 
+mod headers;
+mod proxy;
 mod tls;
 mod virtual_time;
 
@@ -284,6 +286,38 @@ async fn what_is_left_when_the_time_is_over_is_counted() {
     let own = exporter.own();
     assert_eq!(own.spans_dropped, BTreeMap::from([("shutdown", 1)]));
     assert_eq!(own.span_queue, 0);
+}
+
+#[tokio::test]
+async fn a_receiver_that_never_was_there_is_not_waited_for_unless_it_is_wished() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("its address");
+    drop(listener);
+    let (untrusted, _front) = tls::untrusted().await;
+    for endpoint in [
+        format!("http://{address}"),
+        "http://no-such-host.invalid:4317".to_owned(),
+        format!("https://{untrusted}"),
+    ] {
+        for protocol in ["grpc", "http/protobuf"] {
+            let mut exporter = start(&endpoint, &[("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)]);
+            exporter.metrics(snapshot(2_000, 1));
+            exporter.flow(&flow(1), &anchor());
+            // Far more than the test may take.
+            let long = Duration::from_secs(600);
+            let flushed = exporter.flush_with(long, Patience::IfEverThere);
+            let flushed = timeout(LIMIT, flushed).await;
+            assert!(!flushed.expect("no wait"), "{endpoint} {protocol}");
+            let dropped = exporter.own().spans_dropped;
+            assert_eq!(dropped, BTreeMap::from([("shutdown", 1)]), "{endpoint}");
+        }
+    }
+    // One that is there and slow is waited for.
+    let away = answer("503 Service Unavailable", "retry-after: 1\r\n", b"");
+    let (endpoint, _requests) = scripted(vec![away, answer("200 OK", "", b"")]).await;
+    let exporter = start(&endpoint, &[HTTP, NO_TRACES]);
+    exporter.metrics(snapshot(2_000, 1));
+    assert!(exporter.flush_with(LIMIT, Patience::IfEverThere).await);
 }
 
 #[tokio::test]

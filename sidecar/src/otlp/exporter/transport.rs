@@ -8,7 +8,7 @@ use opentelemetry_sdk::trace::SpanData;
 use crate::{
     config::{Protocol, Signal, Target},
     otlp::{
-        connect::Connector,
+        connect::{Connector, Contact},
         error::{Accepted, ExportError},
         grpc::Grpc,
         http::Http,
@@ -75,6 +75,11 @@ impl<C> Remote<C> {
             client: None,
             make: Box::new(make),
         }
+    }
+
+    /// Whether the target was ever there.
+    pub(super) fn contact(&self) -> Contact {
+        self.connector.contact()
     }
 
     /// The client: a new one where the certificates have changed since it was made.

@@ -11,13 +11,13 @@ use super::*;
 use crate::certs::{authorities, chain, private_key};
 
 /// An authority, and what it signs, as files in a folder.
-struct Authority {
+pub(super) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
@@ -26,9 +26,10 @@ impl Authority {
         Self { issuer, pem }
     }
 
-    /// Writes `NAME.crt` and `NAME.key` for localhost.
-    fn sign(&self, dir: &Path, name: &str, usage: ExtendedKeyUsagePurpose) {
-        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+    /// Writes `NAME.crt` and `NAME.key` for localhost and collector.test.
+    pub(super) fn sign(&self, dir: &Path, name: &str, usage: ExtendedKeyUsagePurpose) {
+        let mut params = CertificateParams::new(["localhost", "collector.test"].map(str::to_owned))
+            .expect("a name");
         params.extended_key_usages = vec![usage];
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
@@ -36,13 +37,17 @@ impl Authority {
         fs::write(dir.join(format!("{name}.crt")), certificate.pem()).expect("a file");
     }
 
-    fn write(&self, dir: &Path, name: &str) {
+    pub(super) fn write(&self, dir: &Path, name: &str) {
         fs::write(dir.join(name), &self.pem).expect("a file");
     }
 }
 
 /// Takes TLS on a port and hands on to the sink; it reads its certificates for each connection.
-async fn front(dir: &Path, alpn: &'static [u8], to: SocketAddr) -> (SocketAddr, JoinHandle<()>) {
+pub(super) async fn front(
+    dir: &Path,
+    alpn: &'static [u8],
+    to: SocketAddr,
+) -> (SocketAddr, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("its address");
     let dir = dir.to_owned();
@@ -57,6 +62,24 @@ async fn front(dir: &Path, alpn: &'static [u8], to: SocketAddr) -> (SocketAddr, 
                 let mut outside = tokio::net::TcpStream::connect(to).await.expect("the sink");
                 let _ = tokio::io::copy_bidirectional(&mut inside, &mut outside).await;
             });
+        }
+    });
+    (address, task)
+}
+
+/// A receiver that nobody has reason to trust.
+pub(super) async fn untrusted() -> (SocketAddr, JoinHandle<()>) {
+    let dir = tempfile::tempdir().expect("a folder");
+    files(dir.path());
+    let (acceptor, listener) = (
+        acceptor(dir.path(), b"h2"),
+        TcpListener::bind("127.0.0.1:0").await.expect("a free port"),
+    );
+    let address = listener.local_addr().expect("its address");
+    let task = tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.expect("a connection");
+            let _ = acceptor.accept(stream).await;
         }
     });
     (address, task)

@@ -1,0 +1,330 @@
+//! Files of every kind, and whom they make flowcar trust, by real handshakes.
+
+use std::{fs, path::PathBuf};
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+use rustls::{ClientConnection, ServerConfig, ServerConnection};
+use rustls_pki_types::ServerName;
+
+use super::*;
+
+const HOST: &str = "collector.test";
+
+/// A certificate and its key.
+struct Pair {
+    certificate: rcgen::Certificate,
+    key: KeyPair,
+}
+
+fn params(names: &[&str]) -> CertificateParams {
+    let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut params = CertificateParams::new(names).expect("names");
+    params.distinguished_name.push(DnType::CommonName, HOST);
+    params
+}
+
+fn itself(params: &CertificateParams) -> Pair {
+    let key = KeyPair::generate().expect("a key");
+    let certificate = params.self_signed(&key).expect("a certificate");
+    Pair { certificate, key }
+}
+
+fn with(names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Pair {
+    let mut params = params(names);
+    change(&mut params);
+    itself(&params)
+}
+
+/// What comes of a handshake with a server that shows this certificate, if that in the file is trusted.
+fn handshake(file: &Path, shown: &Pair) -> Result<(), String> {
+    let files = TlsFiles {
+        authorities: Some(file.to_owned()),
+        client: None,
+    };
+    let client = files.load(b"h2").map_err(|error| error.to_string())?;
+    let provider = Arc::new(ring::default_provider());
+    let key = PrivateKeyDer::from_pem_slice(shown.key.serialize_pem().as_bytes()).expect("a key");
+    let mut server = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![shown.certificate.der().clone()], key)
+        .expect("a pair");
+    server.alpn_protocols = vec![b"h2".to_vec()];
+    let name = ServerName::try_from(HOST).expect("a name");
+    let mut client = ClientConnection::new(Arc::new(client), name).expect("a client");
+    let mut server = ServerConnection::new(Arc::new(server)).expect("a server");
+    while client.is_handshaking() || server.is_handshaking() {
+        let mut bytes = Vec::new();
+        client.write_tls(&mut bytes).expect("memory");
+        server.read_tls(&mut &bytes[..]).expect("memory");
+        server
+            .process_new_packets()
+            .map_err(|error| format!("server: {error}"))?;
+        let mut bytes = Vec::new();
+        server.write_tls(&mut bytes).expect("memory");
+        client.read_tls(&mut &bytes[..]).expect("memory");
+        client.process_new_packets().map_err(|error| {
+            let why = explain(&error).unwrap_or_default();
+            format!("{error}: {why}")
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_certificate_that_was_given_is_trusted_for_itself_and_for_its_name_and_dates_only() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("ca.crt");
+    let ca = |params: &mut CertificateParams| {
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    };
+    let none = |params: &mut CertificateParams| params.is_ca = IsCa::ExplicitNoCa;
+    let old = |params: &mut CertificateParams| {
+        params.not_before = date_time_ymd(2001, 1, 1);
+        params.not_after = date_time_ymd(2002, 1, 1);
+    };
+    let authority = {
+        let mut params = CertificateParams::default();
+        ca(&mut params);
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "an authority");
+        let key = KeyPair::generate().expect("a key");
+        Issuer::new(params, key)
+    };
+    let signed = |change: &dyn Fn(&mut CertificateParams)| {
+        let mut params = params(&[HOST]);
+        change(&mut params);
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.signed_by(&key, &authority).expect("a certificate");
+        Pair { certificate, key }
+    };
+    for (what, pair, expected) in [
+        // openssl req -x509 makes an authority.
+        ("of its own, an authority", with(&[HOST], ca), Ok(())),
+        ("of its own, CA:FALSE", with(&[HOST], none), Ok(())),
+        ("of its own, says nothing", with(&[HOST], |_| {}), Ok(())),
+        ("of an authority that is not given", signed(&|_| {}), Ok(())),
+        (
+            "an authority, old",
+            with(&[HOST], |p| {
+                ca(p);
+                old(p);
+            }),
+            Err("expired"),
+        ),
+        (
+            "CA:FALSE, old",
+            with(&[HOST], |p| {
+                none(p);
+                old(p);
+            }),
+            Err("expired"),
+        ),
+        ("of an authority, old", signed(&old), Err("expired")),
+        (
+            "an authority, not yet",
+            with(&[HOST], |p| {
+                ca(p);
+                p.not_before = date_time_ymd(4000, 1, 1);
+            }),
+            Err("not valid yet"),
+        ),
+        (
+            "an authority, other name",
+            with(&["other.test"], ca),
+            Err("not valid for name"),
+        ),
+        (
+            "CA:FALSE, other name",
+            with(&["other.test"], none),
+            Err("not valid for name"),
+        ),
+        (
+            "an authority, no name",
+            with(&[], ca),
+            Err("has no subjectAltName: make one that has"),
+        ),
+    ] {
+        fs::write(&file, pair.certificate.pem()).expect("a file");
+        match (handshake(&file, &pair), expected) {
+            (Ok(()), Ok(())) => {}
+            (Err(told), Err(why)) => assert!(told.contains(why), "{what}: {told}"),
+            (came, _) => panic!("{what}: {came:?}"),
+        }
+        // It is trusted for itself, and not for another of the same names.
+        let other = with(&[HOST], ca);
+        let told = handshake(&file, &other).expect_err("another's");
+        assert!(told.contains("invalid peer certificate"), "{what}: {told}");
+    }
+    // Beside others in one file.
+    let (one, two) = (with(&[HOST], ca), with(&[HOST], ca));
+    fs::write(&file, one.certificate.pem() + &two.certificate.pem()).expect("a file");
+    assert_eq!(
+        (handshake(&file, &one), handshake(&file, &two)),
+        (Ok(()), Ok(()))
+    );
+}
+
+/// What two readers say of one file: as certificates, and as a private key.
+fn read(path: &Path) -> (String, String) {
+    let told = |error: FileError| format!("{}; {}", error.wrong, error.remedy);
+    (
+        chain(path).map_or_else(told, |_| "good".to_owned()),
+        private_key(path).map_or_else(told, |_| "good".to_owned()),
+    )
+}
+
+#[test]
+fn files_of_the_wrong_kind_each_get_a_sentence() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let pair = with(&[HOST], |_| {});
+    let (certificate, key) = (pair.certificate.pem(), pair.key.serialize_pem());
+    let pem = |label: &str, head: &str| {
+        format!("-----BEGIN {label}-----\n{head}czNjcmV0czNjcmV0\n-----END {label}-----\n")
+    };
+    let traditional = pem(
+        "RSA PRIVATE KEY",
+        "Proc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\n",
+    );
+    let store = [0x30, 0x82, 0x09, 0x00, 0x02, 0x01, 0x03, 0x30];
+    let cut = &certificate[..certificate.len() - 40];
+    for (content, as_certificate, as_key) in [
+        (
+            certificate.as_bytes(),
+            "good",
+            "has no PEM private key in it, but a certificate; ",
+        ),
+        (
+            key.as_bytes(),
+            "has no PEM certificate in it, but a private key; ",
+            "good",
+        ),
+        ((certificate.clone() + &key).as_bytes(), "good", "good"),
+        (
+            pair.certificate.der(),
+            "has no PEM certificate in it: it is DER; make PEM of it with openssl x509 -inform DER",
+            "has no PEM private key in it: it is DER",
+        ),
+        (
+            &pair.key.serialize_der(),
+            "has no PEM certificate in it: it is DER",
+            "has no PEM private key in it: it is DER; make PEM of it with openssl pkey -inform DER",
+        ),
+        (
+            &store,
+            "has no PEM certificate in it: it is a PKCS #12 store; export it with openssl pkcs12",
+            "has no PEM private key in it: it is a PKCS #12 store",
+        ),
+        (
+            &[0xFE, 0xED, 0xFE, 0xED, 0, 0, 0, 2],
+            "has no PEM certificate in it: it is a Java key store",
+            "has no PEM private key in it: it is a Java key store",
+        ),
+        (
+            pem("ENCRYPTED PRIVATE KEY", "").as_bytes(),
+            "has no PEM certificate in it, but a private key",
+            "has a private key that is encrypted, and nobody to ask for its passphrase; write it without",
+        ),
+        (
+            traditional.as_bytes(),
+            "",
+            "has a private key that is encrypted, and nobody to ask for its passphrase; write it without",
+        ),
+        (
+            pem("OPENSSH PRIVATE KEY", "").as_bytes(),
+            "has no PEM certificate in it, but a private key",
+            "has no PEM private key in it, but a key of OpenSSH's",
+        ),
+        (
+            pem("PUBLIC KEY", "").as_bytes(),
+            "has no PEM certificate in it, but a PUBLIC KEY",
+            "has no PEM private key in it, but a PUBLIC KEY",
+        ),
+        (
+            pem("CERTIFICATE REQUEST", "").as_bytes(),
+            "has no PEM certificate in it, but a CERTIFICATE REQUEST",
+            "has no PEM private key in it, but a CERTIFICATE REQUEST",
+        ),
+        (
+            b"s3cret",
+            "has no PEM certificate in it; give the path",
+            "has no PEM private key in it; give the path",
+        ),
+        (
+            cut.as_bytes(),
+            "is not PEM (an END line is missing)",
+            "has no PEM private key in it, but a certificate",
+        ),
+        (b"", "is empty", "is empty"),
+    ] {
+        let path = dir.path().join("file.pem");
+        fs::write(&path, content).expect("a file");
+        let (certificate, key) = read(&path);
+        let content = String::from_utf8_lossy(content);
+        assert!(
+            certificate.starts_with(as_certificate),
+            "{certificate}: {content}"
+        );
+        assert!(key.starts_with(as_key), "{key}: {content}");
+        assert!(
+            !format!("{certificate}{key}").contains("s3cret"),
+            "{certificate} {key}"
+        );
+    }
+    let (certificate, key) = read(dir.path());
+    assert!(certificate.starts_with("is a directory") && key.starts_with("is a directory"));
+}
+
+#[test]
+fn certificates_of_another_time_are_told() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path: PathBuf = dir.path().join("a.crt");
+    let good = with(&[HOST], |_| {}).certificate.pem();
+    for is_ca in [IsCa::NoCa, IsCa::Ca(BasicConstraints::Unconstrained)] {
+        let old = with(&[HOST], |params| {
+            params.is_ca = is_ca;
+            params.not_before = date_time_ymd(2001, 1, 1);
+            params.not_after = date_time_ymd(2002, 1, 1);
+        });
+        let early = with(&[HOST], |params| {
+            params.is_ca = is_ca;
+            params.not_before = date_time_ymd(4000, 1, 1);
+        });
+        let (old, early) = (old.certificate.pem(), early.certificate.pem());
+        for (content, of_all, of_any) in [
+            (good.clone(), None, None),
+            (
+                old.clone(),
+                Some("expired at 2002-01-01T00:00:00Z"),
+                Some("expired at 2002-01-01T00:00:00Z"),
+            ),
+            (
+                early.clone(),
+                Some("is not valid before 4000-01-01T00:00:00Z"),
+                Some("is not valid before 4000-01-01T00:00:00Z"),
+            ),
+            (
+                good.clone() + &old,
+                None,
+                Some("expired at 2002-01-01T00:00:00Z"),
+            ),
+        ] {
+            fs::write(&path, content).expect("a file");
+            assert_eq!(out_of_date(&path, true).as_deref(), of_all);
+            assert_eq!(out_of_date(&path, false).as_deref(), of_any);
+        }
+    }
+}
+
+#[test]
+fn without_files_the_system_is_trusted_or_it_is_said_that_it_cannot_be() {
+    match TlsFiles::default().load(b"h2") {
+        Ok(config) => assert_eq!(config.alpn_protocols, [b"h2"]),
+        Err(error) => assert!(
+            error.to_string().contains("install ca-certificates"),
+            "{error}"
+        ),
+    }
+}

@@ -1,0 +1,102 @@
+//! Headers of requests. They carry credentials, so nothing of them but names of good headers is ever shown.
+
+use std::{fmt, path::Path};
+
+use http::{HeaderName, HeaderValue, header};
+
+use super::{mistake::Wrong, parse};
+use crate::files::{self, FileError};
+
+/// A file of headers is no larger, bytes: receivers take some 8 KiB of headers in all.
+const MOST_FILE: u64 = 64 << 10;
+
+/// What the two transports say themselves; another value would break the request.
+const OURS: [HeaderName; 8] = [
+    header::CONNECTION,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_TYPE,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// Headers of requests.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Headers(Vec<(HeaderName, HeaderValue)>);
+
+impl Headers {
+    /// Names and values. Of two of one name the last holds.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&HeaderName, &HeaderValue)> {
+        self.0.iter().map(|(name, value)| (name, value))
+    }
+
+    /// These, and then `later`.
+    #[must_use]
+    pub fn and(&self, later: &Self) -> Self {
+        Self(self.0.iter().chain(&later.0).cloned().collect())
+    }
+
+    /// The headers in a file: `name=value` as in `OTEL_EXPORTER_OTLP_HEADERS`, one on each line, or separated by commas.
+    ///
+    /// # Errors
+    /// The file cannot be read, is not a regular one, or has no headers in it; nothing of it is quoted.
+    pub fn read(path: &Path) -> Result<Self, FileError> {
+        let text = files::read(path, MOST_FILE)?;
+        let wrong = |wrong: String| FileError::new(path, wrong, REMEDY_FILE);
+        let text = String::from_utf8(text).map_err(|_| wrong("is not UTF-8".to_owned()))?;
+        let parsed = parse(&text.replace(['\r', '\n'], ","));
+        let parsed = parsed.map_err(|error| wrong(error.wrong))?;
+        if parsed.0.is_empty() {
+            return Err(wrong("has no header in it".to_owned()));
+        }
+        Ok(parsed)
+    }
+}
+
+const REMEDY: &str = "write name=value,name=value, values percent-encoded";
+const REMEDY_FILE: &str = "write name=value on a line, the value percent-encoded";
+
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.0.iter().map(|(name, _)| (name.as_str(), "(hidden)"));
+        f.debug_map().entries(names).finish()
+    }
+}
+
+/// `name=value,name=value`, values percent-decoded, names not (OpenTelemetry specification, protocol/exporter).
+pub(super) fn parse(text: &str) -> Result<Headers, Wrong> {
+    parse::parts(text)
+        .map(|(at, name, value)| {
+            let part = parse::ordinal(at);
+            let Some(value) = value else {
+                return Err(Wrong::new(
+                    format!("its {part} part is not name=value"),
+                    REMEDY,
+                ));
+            };
+            // What stands for a name may be a secret, too: `authorization: Bearer abc=`.
+            let name: HeaderName = name.parse().map_err(|_| {
+                Wrong::new(
+                    format!("its {part} part does not begin with a header's name and ="),
+                    REMEDY,
+                )
+            })?;
+            if OURS.contains(&name) {
+                let wrong = format!("{name:?} is for flowcar to say");
+                return Err(Wrong::new(wrong, "leave that header out"));
+            }
+            let value = parse::decoded(value, at)?;
+            let mut value = HeaderValue::from_str(&value).map_err(|_| {
+                Wrong::new(
+                    format!("{name:?} has a value that no header can have"),
+                    REMEDY,
+                )
+            })?;
+            value.set_sensitive(true);
+            Ok((name, value))
+        })
+        .collect::<Result<_, _>>()
+        .map(Headers)
+}

@@ -1,0 +1,280 @@
+//! Variables that are set and change nothing here: told once, with the name that was meant.
+
+use std::net::IpAddr;
+
+use super::{mistake::Notice, settings::SETTINGS};
+
+/// What a name must have in common with a setting's to be taken for it misspelt: of 1 for the same name.
+const ALIKE: f64 = 0.75;
+
+/// What building and testing flowcar is told by.
+const BUILD: [&str; 5] = [
+    "FLOWCAR_BPF",
+    "FLOWCAR_BPF_CARGO",
+    "FLOWCAR_BPF_TOOLCHAIN",
+    "FLOWCAR_CACHE",
+    "FLOWCAR_STATIC_TARGET",
+];
+
+/// Variables of OpenTelemetry's specification that are not honoured, or those that begin so (`*`), and what to do instead.
+/// The first that fits holds.
+const NOT_HONOURED: &[(&str, &str)] = &[
+    (
+        "OTEL_CONFIG_FILE",
+        "flowcar reads no configuration file: set the variables themselves",
+    ),
+    (
+        "OTEL_EXPERIMENTAL_CONFIG_FILE",
+        "flowcar reads no configuration file: set the variables themselves",
+    ),
+    ("OTEL_LOG_LEVEL", "set FLOWCAR_LOG"),
+    (
+        "OTEL_PROPAGATORS",
+        "flowcar propagates nothing: see FLOWCAR_TRACE_PARENT",
+    ),
+    ("OTEL_TRACES_SAMPLER*", "set FLOWCAR_SPANS_PER_SECOND"),
+    ("OTEL_BSP_MAX_QUEUE_SIZE", "set FLOWCAR_SPAN_QUEUE"),
+    (
+        "OTEL_BSP_EXPORT_TIMEOUT",
+        "set OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
+    ),
+    (
+        "OTEL_BSP_*",
+        "FLOWCAR_SPAN_QUEUE and FLOWCAR_SPANS_PER_SECOND bound the spans, which are sent every second",
+    ),
+    (
+        "OTEL_METRIC_EXPORT_TIMEOUT",
+        "set OTEL_EXPORTER_OTLP_METRICS_TIMEOUT",
+    ),
+    (
+        "OTEL_METRICS_EXEMPLAR_FILTER",
+        "exemplars name spans that the receiver has",
+    ),
+    (
+        "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
+        "set FLOWCAR_HISTOGRAMS",
+    ),
+    (
+        "OTEL_EXPORTER_OTLP_SPAN_INSECURE",
+        "set OTEL_EXPORTER_OTLP_TRACES_INSECURE",
+    ),
+    (
+        "OTEL_EXPORTER_OTLP_METRIC_INSECURE",
+        "set OTEL_EXPORTER_OTLP_METRICS_INSECURE",
+    ),
+    (
+        "OTEL_ATTRIBUTE_*",
+        "flowcar's attributes have no limits to set",
+    ),
+    ("OTEL_SPAN_*", "flowcar's spans have no limits to set"),
+    ("OTEL_EVENT_*", "flowcar's spans have no events"),
+    ("OTEL_LINK_*", "flowcar's spans have no links"),
+    ("OTEL_LOGS_EXPORTER", "flowcar sends no logs"),
+    ("OTEL_LOGRECORD_*", "flowcar sends no logs"),
+    ("OTEL_BLRP_*", "flowcar sends no logs"),
+    ("OTEL_EXPORTER_OTLP_LOGS_*", "flowcar sends no logs"),
+    ("OTEL_EXPORTER_PROMETHEUS_*", "flowcar exports by OTLP only"),
+    ("OTEL_EXPORTER_ZIPKIN_*", "flowcar exports by OTLP only"),
+    ("OTEL_EXPORTER_JAEGER_*", "flowcar exports by OTLP only"),
+    ("OTEL_EXPORTER_CONSOLE_*", "flowcar exports by OTLP only"),
+    (
+        "OTEL_SEMCONV_STABILITY_OPT_IN",
+        "flowcar has one set of names",
+    ),
+    ("OTEL_ENTITIES", "set OTEL_RESOURCE_ATTRIBUTES"),
+];
+
+/// What is to be told of this variable, which has this value, if anything.
+pub(super) fn notice(name: &str, value: &str) -> Option<Notice> {
+    let known = SETTINGS.iter().any(|setting| setting.name == name) || BUILD.contains(&name);
+    if known || value.is_empty() || is_service_link(name, value) {
+        return None;
+    }
+    if name.starts_with("FLOWCAR_") {
+        let meant = match alike(name) {
+            Some(alike) => format!("did you mean {alike}?"),
+            None => "flowcar's README lists them all".to_owned(),
+        };
+        return Some(Notice::new(
+            name,
+            format!("is no setting of flowcar's; {meant}"),
+        ));
+    }
+    let fits = |pattern: &str| match pattern.strip_suffix('*') {
+        Some(start) => name.starts_with(start),
+        None => name == pattern,
+    };
+    if let Some((_, instead)) = NOT_HONOURED.iter().find(|(pattern, _)| fits(pattern)) {
+        return Some(Notice::new(name, format!("is not honoured; {instead}")));
+    }
+    // Others are for other programs: SDKs have their own for each language.
+    let alike = alike(name).filter(|alike| alike.starts_with("OTEL_"))?;
+    Some(Notice::new(
+        name,
+        format!("is not known; did you mean {alike}?"),
+    ))
+}
+
+/// The setting that was meant by a name that is none.
+fn alike(name: &str) -> Option<&'static str> {
+    let name = name.to_ascii_uppercase();
+    let end = end(&name);
+    // FLOWCAR_LOG_LEVEL is FLOWCAR_LOG, and FLOWCAR_SPANS is FLOWCAR_SPANS_PER_SECOND.
+    let begins = |known: &&str| {
+        let ours = name.starts_with("FLOWCAR_") && end.len() > 2;
+        ours && (name.starts_with(known) || known.starts_with(&name))
+    };
+    let names = || SETTINGS.iter().map(|setting| setting.name);
+    let likeness = |known: &str| {
+        if name.starts_with("OTEL_") {
+            strsim::normalized_damerau_levenshtein(&name, known)
+        } else {
+            strsim::normalized_damerau_levenshtein(end, self::end(known))
+        }
+    };
+    let nearest = names()
+        .map(|known| (likeness(known), known))
+        .filter(|(likeness, _)| *likeness >= ALIKE)
+        // Of equals the first: that of any signal before those of one.
+        .rev()
+        .max_by(|(a, _), (b, _)| a.total_cmp(b));
+    let begun = || {
+        names()
+            .filter(begins)
+            .max_by_key(|known| known.len().min(name.len()))
+    };
+    nearest.map(|(_, known)| known).or_else(begun)
+}
+
+/// A name without whose it is.
+fn end(name: &str) -> &str {
+    ["OTEL_EXPORTER_OTLP_", "OTEL_", "FLOWCAR_"]
+        .iter()
+        .find_map(|prefix| name.strip_prefix(prefix))
+        .unwrap_or(name)
+}
+
+/// Whether Kubernetes (or Docker) set it for a Service that happens to be called flowcar or otel-something: `X_SERVICE_HOST`,
+/// `X_SERVICE_PORT`, `X_SERVICE_PORT_NAME`, `X_PORT`, `X_PORT_4317_TCP` and what belongs to it (Kubernetes, "Service",
+/// "Environment variables").
+fn is_service_link(name: &str, value: &str) -> bool {
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit());
+    if name.ends_with("_SERVICE_HOST") {
+        return value.parse::<IpAddr>().is_ok();
+    }
+    if name.ends_with("_SERVICE_PORT") || name.contains("_SERVICE_PORT_") {
+        return number(value);
+    }
+    if name.ends_with("_PORT") && value.contains("://") {
+        return true;
+    }
+    let mut rest = name
+        .match_indices("_PORT_")
+        .map(|(at, found)| &name[at + found.len()..]);
+    rest.any(|rest| {
+        let mut parts = rest.split('_');
+        parts.next().is_some_and(number)
+            && matches!(parts.next(), Some("TCP" | "UDP" | "SCTP"))
+            && matches!(parts.next(), None | Some("PROTO" | "PORT" | "ADDR"))
+            && parts.next().is_none()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(name: &str, value: &str) -> String {
+        notice(name, value)
+            .map(|notice| notice.to_string())
+            .unwrap_or_default()
+    }
+
+    #[test]
+    fn a_name_that_changes_nothing_is_told_with_the_one_that_was_meant() {
+        for (name, meant) in [
+            ("FLOWCAR_LOG_LEVEL", "FLOWCAR_LOG?"),
+            ("FLOWCAR_LOGLEVEL", "FLOWCAR_LOG?"),
+            ("FLOWCAR_log", "FLOWCAR_LOG?"),
+            ("FLOWCAR_EXCHANGES", "FLOWCAR_EXCHANGE?"),
+            ("FLOWCAR_SPANS", "FLOWCAR_SPANS_PER_SECOND?"),
+            ("FLOWCAR_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT?"),
+            ("FLOWCAR_SERVICE_NAME", "OTEL_SERVICE_NAME?"),
+            ("FLOWCAR_PORT", "FLOWCAR_PORTS?"),
+            ("FLOWCAR_PODNAME", "FLOWCAR_POD_NAME?"),
+            ("FLOWCAR_RINGBYTES", "FLOWCAR_RING_BYTES?"),
+            ("FLOWCAR_WHATEVER", "README lists them all"),
+            (
+                "OTEL_EXPORTER_OTLP_ENDPIONT",
+                "OTEL_EXPORTER_OTLP_ENDPOINT?",
+            ),
+            (
+                "OTEL_EXPORTER_OTLP_TRACE_ENDPOINT",
+                "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT?",
+            ),
+            ("OTEL_EXPORTER_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT?"),
+            ("OTEL_RESOURCE_ATTRIBUTE", "OTEL_RESOURCE_ATTRIBUTES?"),
+            (
+                "OTEL_METRICS_EXPORT_INTERVAL",
+                "OTEL_METRIC_EXPORT_INTERVAL?",
+            ),
+            ("OTEL_CONFIG_FILE", "no configuration file"),
+            ("OTEL_EXPERIMENTAL_CONFIG_FILE", "no configuration file"),
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "FLOWCAR_SPAN_QUEUE"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "FLOWCAR_SPANS_PER_SECOND"),
+            (
+                "OTEL_METRIC_EXPORT_TIMEOUT",
+                "OTEL_EXPORTER_OTLP_METRICS_TIMEOUT",
+            ),
+            ("OTEL_TRACES_SAMPLER_ARG", "FLOWCAR_SPANS_PER_SECOND"),
+            ("OTEL_PROPAGATORS", "FLOWCAR_TRACE_PARENT"),
+            ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "no limits"),
+            ("OTEL_LOGS_EXPORTER", "no logs"),
+        ] {
+            let told = told(name, "s3cret");
+            assert!(told.starts_with(&format!("{name} is no")), "{told}");
+            assert!(
+                told.ends_with(meant) || !meant.ends_with('?') && told.contains(meant),
+                "{told}"
+            );
+            assert!(!told.contains("s3cret"), "{told}");
+        }
+    }
+
+    #[test]
+    fn what_is_meant_for_others_or_means_nothing_is_no_noise() {
+        for (name, value) in [
+            // Services called flowcar, flowcar-controller and otel-collector.
+            ("FLOWCAR_SERVICE_HOST", "10.96.0.7"),
+            ("FLOWCAR_SERVICE_HOST", "fd00::7"),
+            ("FLOWCAR_SERVICE_PORT", "443"),
+            ("FLOWCAR_SERVICE_PORT_HTTPS_WEBHOOK", "443"),
+            ("FLOWCAR_PORT", "tcp://10.96.0.7:443"),
+            ("FLOWCAR_PORT_443_TCP", "tcp://10.96.0.7:443"),
+            ("FLOWCAR_PORT_443_TCP_PROTO", "tcp"),
+            ("FLOWCAR_PORT_443_TCP_PORT", "443"),
+            ("FLOWCAR_PORT_443_TCP_ADDR", "10.96.0.7"),
+            ("FLOWCAR_PORT_53_UDP_ADDR", "10.96.0.7"),
+            ("FLOWCAR_CONTROLLER_SERVICE_HOST", "10.96.0.8"),
+            ("FLOWCAR_CONTROLLER_PORT_443_TCP_ADDR", "10.96.0.8"),
+            ("OTEL_COLLECTOR_SERVICE_PORT_OTLP_GRPC", "4317"),
+            ("OTEL_COLLECTOR_PORT", "tcp://10.96.0.9:4317"),
+            ("OTEL_COLLECTOR_PORT_4317_TCP", "tcp://10.96.0.9:4317"),
+            // Of SDKs for other languages.
+            ("OTEL_PYTHON_LOG_CORRELATION", "true"),
+            ("OTEL_JAVAAGENT_ENABLED", "true"),
+            ("OTEL_GO_AUTO_TARGET_EXE", "/app"),
+            ("OTEL_NODE_RESOURCE_DETECTORS", "all"),
+            ("OTEL_DOTNET_AUTO_HOME", "/otel"),
+            ("OTEL_SERVICE_VERSION", "1"),
+            // Empty is not set.
+            ("FLOWCAR_LOG_LEVEL", ""),
+            ("OTEL_CONFIG_FILE", ""),
+        ] {
+            assert_eq!(told(name, value), "", "{name}={value}");
+        }
+        for setting in SETTINGS {
+            assert_eq!(told(setting.name, "x"), "");
+        }
+    }
+}

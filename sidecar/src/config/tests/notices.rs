@@ -1,0 +1,133 @@
+//! What is said about the settings, and what is not.
+
+use super::*;
+
+fn notices(vars: &[(&str, &str)]) -> Vec<String> {
+    let config = read(vars).expect("good settings");
+    config.notices.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_secret_in_the_wrong_place_is_not_shown() {
+    let key = "-----BEGIN PRIVATE KEY-----\ns3cret\n-----END PRIVATE KEY-----";
+    for name in [
+        "OTEL_EXPORTER_OTLP_CERTIFICATE",
+        "OTEL_EXPORTER_OTLP_CLIENT_KEY",
+        "OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE",
+        "OTEL_EXPORTER_OTLP_HEADERS_FILE",
+        "OTEL_EXPORTER_OTLP_HEADERS",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+        "HTTPS_PROXY",
+    ] {
+        for value in [
+            key,
+            "authorization=s3cret",
+            "Bearer s3cret",
+            "http://u:s3cret@c:0",
+        ] {
+            let other = if name == "HTTPS_PROXY" {
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4317")
+            } else {
+                ("OTEL_SERVICE_NAME", "shop")
+            };
+            let vars = [other, (name, value)];
+            let told = match read(&vars) {
+                Ok(config) => format!("{config:?}"),
+                Err(mistakes) => mistakes.to_string(),
+            };
+            assert!(!told.contains("s3cret"), "{name}={value}: {told}");
+        }
+    }
+    let query = "http://collector:4318/base?token=s3cret";
+    for protocol in ["grpc", "http/protobuf"] {
+        let vars = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", query),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+        ];
+        let config = read(&vars).expect("good settings");
+        assert!(!format!("{config:?}").contains("s3cret"), "{config:?}");
+        assert_eq!(config.notices.is_empty(), protocol != "grpc");
+        let url = config.export.traces.expect("spans").url();
+        assert!(url.ends_with("?(hidden)"), "{url}");
+    }
+}
+
+#[test]
+fn a_commands_settings_are_its_own_matter() {
+    let inherited = |vars: &[(&str, &str)]| {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        Config::from_vars_of(vars.iter().map(owned), Shared::Inherited)
+    };
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");
+    for (name, value, metrics, traces) in [
+        ("OTEL_TRACES_EXPORTER", "console", true, false),
+        ("OTEL_METRICS_EXPORTER", "prometheus", false, true),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", false, false),
+        (
+            "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+            "http/json",
+            true,
+            false,
+        ),
+        ("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT", "10s", false, true),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "s3cret", false, false),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere", false, false),
+        (
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+            "http://collector:0",
+            true,
+            false,
+        ),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "1", false, true),
+        ("HTTP_PROXY", "socks5://proxy:1080", false, false),
+    ] {
+        let config = inherited(&[endpoint, (name, value)]).expect("no reason not to run");
+        let export = (
+            config.export.metrics.is_some(),
+            config.export.traces.is_some(),
+        );
+        assert_eq!(export, (metrics, traces), "{name}={value}");
+        let [told] = &config.notices[..] else {
+            panic!("{name}={value}: {:?}", config.notices)
+        };
+        let told = told.to_string();
+        assert!(
+            told.starts_with(name) && told.contains("exported"),
+            "{told}"
+        );
+        assert!(!told.contains("s3cret"), "{told}");
+        read(&[endpoint, (name, value)]).expect_err("flowcar's own");
+    }
+    // What an SDK takes is nothing to speak of.
+    let config = inherited(&[endpoint, ("OTEL_BSP_SCHEDULE_DELAY", "1")]).expect("settings");
+    assert_eq!(config.notices, []);
+    // flowcar's own count as ever.
+    inherited(&[("FLOWCAR_RING_BYTES", "5000")]).expect_err("a mistake");
+    let config = inherited(&[("FLOWCAR_RINGS", "5000")]).expect("no mistake");
+    assert_eq!(config.notices.len(), 1);
+}
+
+#[test]
+fn what_changes_nothing_is_told_once() {
+    let told = notices(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317/base"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "100"),
+        ("FLOWCAR_LOG_LEVEL", "debug"),
+        ("FLOWCAR_PORT_443_TCP", "tcp://10.0.0.1:443"),
+        ("PATH", "/bin"),
+    ]);
+    let expected = [
+        "OTEL_EXPORTER_OTLP_ENDPOINT has a path or a query, which gRPC does not send: only its host and port are used",
+        "OTEL_BSP_MAX_QUEUE_SIZE is not honoured; set FLOWCAR_SPAN_QUEUE",
+        "FLOWCAR_LOG_LEVEL is no setting of flowcar's; did you mean FLOWCAR_LOG?",
+    ];
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn a_name_in_small_letters_is_another_name() {
+    let config = read(&[("FLOWCAR_LOG", "warn"), ("FLOWCAR_log", "debug")]).expect("settings");
+    assert_eq!(config.log.as_deref(), Some("warn"));
+    assert_eq!(config.notices.len(), 1);
+}

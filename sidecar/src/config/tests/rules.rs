@@ -1,0 +1,226 @@
+//! What OpenTelemetry's specification says of values.
+
+use super::*;
+
+#[test]
+fn only_true_is_true_and_what_is_neither_is_told() {
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317");
+    for (value, is_true, told) in [
+        ("true", true, false),
+        ("TRUE", true, false),
+        ("True", true, false),
+        ("false", false, false),
+        ("FALSE", false, false),
+        ("", false, false),
+        (" ", false, false),
+        ("1", false, true),
+        ("0", false, true),
+        ("yes", false, true),
+        ("on", false, true),
+        ("t", false, true),
+        ("truee", false, true),
+    ] {
+        let vars = [endpoint, ("OTEL_SDK_DISABLED", value)];
+        let config = read(&vars).expect("no reason not to start");
+        assert_eq!(config.export == Export::default(), is_true, "{value}");
+        assert_eq!(config.notices.len(), usize::from(told), "{value}");
+        let vars = [endpoint, ("OTEL_EXPORTER_OTLP_INSECURE", value)];
+        let config = read(&vars).expect("no reason not to start");
+        let metrics = config.export.metrics.expect("metrics");
+        let scheme = if is_true { "http" } else { "https" };
+        assert_eq!(metrics.endpoint.scheme_str(), Some(scheme), "{value}");
+        assert_eq!(config.notices.len(), usize::from(told), "{value}");
+    }
+}
+
+#[test]
+fn of_a_list_of_exporters_otlp_is_ours() {
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");
+    for (value, wanted, told) in [
+        ("otlp", true, 0),
+        ("OTLP", true, 0),
+        ("otlp,otlp", true, 0),
+        (" otlp , ", true, 0),
+        (",", true, 0),
+        ("none", false, 0),
+        ("none,none", false, 0),
+        ("otlp,console", true, 1),
+        ("prometheus, otlp", true, 1),
+    ] {
+        let config = read(&[endpoint, ("OTEL_METRICS_EXPORTER", value)]).expect(value);
+        assert_eq!(config.export.metrics.is_some(), wanted, "{value}");
+        assert!(config.export.traces.is_some(), "{value}");
+        assert_eq!(config.notices.len(), told, "{value}");
+    }
+    for (value, wrong) in [
+        ("console", "is an exporter that flowcar has not"),
+        ("prometheus", "is an exporter that flowcar has not"),
+        ("console,zipkin", "is an exporter that flowcar has not"),
+        ("otlp,none", "has none beside others"),
+        ("none,console", "has none beside others"),
+        ("otpl", "is not known"),
+        ("otlp,otpl", "is not known"),
+    ] {
+        let mistakes = read(&[endpoint, ("OTEL_TRACES_EXPORTER", value)]).expect_err(value);
+        let line = format!("OTEL_TRACES_EXPORTER={value}: {wrong}; set it to otlp, or to none");
+        assert_eq!(mistakes.to_string(), line);
+    }
+}
+
+#[test]
+fn malformed_resource_attributes_are_left_out_all_together() {
+    for (value, wrong) in [
+        ("a=1,b", "its 2nd part is not key=value"),
+        ("a=1,=2", "its 2nd part has no key"),
+        ("a=%FF,b=2", "its 1st part is not valid UTF-8"),
+        (
+            "a=1,b=50%",
+            "its 2nd part has a % without two hexadecimal digits",
+        ),
+        (
+            "a=1,%zz=2",
+            "its 2nd part has a % without two hexadecimal digits",
+        ),
+        (
+            "a=1,b=%2",
+            "its 2nd part has a % without two hexadecimal digits",
+        ),
+    ] {
+        let config = read(&[("OTEL_RESOURCE_ATTRIBUTES", value)]).expect("no reason not to start");
+        assert_eq!(config.resource_attributes, [], "{value}");
+        let [told] = &config.notices[..] else {
+            panic!("{value}: {:?}", config.notices)
+        };
+        let start = format!("OTEL_RESOURCE_ATTRIBUTES is not used at all, because {wrong}");
+        assert!(told.to_string().starts_with(&start), "{told}");
+    }
+    for (value, expected) in [
+        ("a=1,b=2", &[("a", "1"), ("b", "2")][..]),
+        (" a = 1 ,, b=2,", &[("a", "1"), ("b", "2")]),
+        ("a=x%2Cy%3D%25", &[("a", "x,y=%")]),
+        ("a%20b=1", &[("a b", "1")]),
+        ("a=b=c", &[("a", "b=c")]),
+        ("a=", &[("a", "")]),
+        ("service.name=,a=1", &[("a", "1")]),
+        ("service.name=shop", &[("service.name", "shop")]),
+        (",", &[]),
+    ] {
+        let config = read(&[("OTEL_RESOURCE_ATTRIBUTES", value)]).expect(value);
+        let found = config.resource_attributes.iter();
+        let found: Vec<_> = found.map(|(key, value)| (&**key, &**value)).collect();
+        assert_eq!(found, expected, "{value}");
+        assert_eq!(config.notices, [], "{value}");
+    }
+}
+
+#[test]
+fn a_timeout_of_zero_is_no_limit() {
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");
+    for (value, expected) in [
+        ("0", None),
+        ("00", None),
+        ("1", Some(1)),
+        ("2500", Some(2500)),
+    ] {
+        let config = read(&[endpoint, ("OTEL_EXPORTER_OTLP_TIMEOUT", value)]).expect(value);
+        let expected = expected.map(Duration::from_millis);
+        assert_eq!(config.export.metrics.expect("metrics").timeout, expected);
+    }
+    read(&[("OTEL_EXPORTER_OTLP_TIMEOUT", "-1")]).expect_err("no time");
+}
+
+#[test]
+fn names_of_headers_are_taken_as_they_are_and_their_values_decoded() {
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");
+    for (value, expected) in [
+        ("a=1,b=2", &[("a", "1"), ("b", "2")][..]),
+        ("x%2Dy=a%2Db", &[("x%2dy", "a-b")]),
+        ("a=b=c==", &[("a", "b=c==")]),
+        (" A = b c ", &[("a", "b c")]),
+        ("a=", &[("a", "")]),
+    ] {
+        let config = read(&[endpoint, ("OTEL_EXPORTER_OTLP_HEADERS", value)]).expect(value);
+        let headers = config.export.metrics.expect("metrics").headers;
+        let found = headers.iter();
+        let found: Vec<_> = found
+            .map(|(name, value)| (name.as_str(), value.to_str().expect("a text")))
+            .collect();
+        assert_eq!(found, expected, "{value}");
+    }
+    for value in [
+        "s3cret",
+        "a=1,s3cret",
+        "authorization: Bearer s3cret=",
+        "Bearer s3cret==",
+        "=s3cret",
+        "a=s3cret%0Ab",
+        "a=s3cret%FF",
+        "content-length=s3cret",
+        "Transfer-Encoding=s3cret",
+    ] {
+        let vars = [endpoint, ("OTEL_EXPORTER_OTLP_HEADERS", value)];
+        let told = read(&vars).expect_err(value).to_string();
+        assert!(
+            told.starts_with("OTEL_EXPORTER_OTLP_HEADERS=(hidden): "),
+            "{told}"
+        );
+        assert!(!told.contains("s3cret"), "{told}");
+    }
+}
+
+#[test]
+fn headers_may_be_in_a_file() {
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("headers");
+    let name = path.to_str().expect("a path");
+    let own = dir.path().join("own");
+    std::fs::write(&own, "b=2").expect("a file");
+    let own = own.to_str().expect("a path");
+    std::fs::write(&path, "authorization=Bearer%20s3cret\r\n\nx-a=1, x-b=2\n").expect("a file");
+    let vars = [
+        endpoint,
+        ("OTEL_EXPORTER_OTLP_HEADERS_FILE", name),
+        ("OTEL_EXPORTER_OTLP_TRACES_HEADERS_FILE", own),
+    ];
+    let export = read(&vars).expect("good settings").export;
+    let files = [export.metrics, export.traces].map(|of| of.expect("a target").headers_file);
+    assert_eq!(files, [Some(name.into()), Some(own.into())]);
+    let headers = Headers::read(&path).expect("headers");
+    let found = headers.iter();
+    let found: Vec<_> = found
+        .map(|(name, value)| (name.as_str(), value.to_str().expect("a text")))
+        .collect();
+    let expected = [
+        ("authorization", "Bearer s3cret"),
+        ("x-a", "1"),
+        ("x-b", "2"),
+    ];
+    assert_eq!(found, expected);
+    for (content, wrong) in [
+        (&b"s3cret"[..], "its 1st part is not name=value"),
+        (
+            b"a=1\nauthorization: Bearer s3cret=\n",
+            "its 2nd part does not begin with a header's name",
+        ),
+        (b"a=s3cret\xFF", "is not UTF-8"),
+        (b"\n \n", "has no header in it"),
+        (b"", "is empty"),
+        (&[b'a'; 70_000], "has more than 65536 bytes"),
+    ] {
+        std::fs::write(&path, content).expect("a file");
+        let told = read(&vars).expect_err(wrong).to_string();
+        let start = format!("OTEL_EXPORTER_OTLP_HEADERS_FILE={name}: {wrong}");
+        assert!(told.starts_with(&start), "{told}");
+        assert!(!told.contains("s3cret"), "{told}");
+    }
+    let absent = [
+        endpoint,
+        ("OTEL_EXPORTER_OTLP_HEADERS_FILE", "/nowhere/headers"),
+    ];
+    let told = read(&absent).expect_err("no file").to_string();
+    assert!(
+        told.contains("=/nowhere/headers: cannot be read (No such file"),
+        "{told}"
+    );
+}

@@ -1,0 +1,140 @@
+//! Files that the settings name: read whole within a bound, and read again when they change.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Read as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+/// A file that is not what it is to be.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{} {wrong}; {remedy}", path.display())]
+pub struct FileError {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it; never its content.
+    pub wrong: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+/// What a file was when it was looked at: device, inode, size, time of the last change.
+type Stamp = Option<(u64, u64, u64, i64, i64)>;
+
+/// Tells whether files have changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stamps(Vec<Stamp>);
+
+// === impl FileError ===
+
+impl FileError {
+    /// What is wrong with the file at `path`, and what to do.
+    pub fn new(path: &Path, wrong: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            path: path.to_owned(),
+            wrong: wrong.into(),
+            remedy: remedy.into(),
+        }
+    }
+}
+
+// === impl Stamps ===
+
+impl Stamps {
+    /// What the files are now, for comparison with later.
+    pub fn of<'a>(paths: impl Iterator<Item = &'a Path>) -> Self {
+        Self(paths.map(stamp).collect())
+    }
+}
+
+fn stamp(path: &Path) -> Stamp {
+    let meta = fs::metadata(path).ok()?;
+    Some((
+        meta.dev(),
+        meta.ino(),
+        meta.size(),
+        meta.ctime(),
+        meta.ctime_nsec(),
+    ))
+}
+
+/// The content of a regular file of at most `most` bytes. It never waits for one, as for the writer of a FIFO.
+///
+/// # Errors
+/// It cannot be opened or read, is something else than a regular file, is empty, or is larger.
+pub fn read(path: &Path, most: u64) -> Result<Vec<u8>, FileError> {
+    let wrong = |wrong: String| {
+        FileError::new(path, wrong, "give the path of a file that flowcar may read")
+    };
+    let unreadable = |error: io::Error| wrong(format!("cannot be read ({error})"));
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .map_err(unreadable)?;
+    let meta = file.metadata().map_err(unreadable)?;
+    if meta.is_dir() {
+        return Err(wrong("is a directory".to_owned()));
+    }
+    if !meta.is_file() {
+        return Err(wrong("is not a regular file".to_owned()));
+    }
+    let mut content = Vec::new();
+    file.take(most + 1)
+        .read_to_end(&mut content)
+        .map_err(unreadable)?;
+    if content.is_empty() {
+        return Err(wrong("is empty".to_owned()));
+    }
+    if content.len() as u64 > most {
+        return Err(wrong(format!("has more than {most} bytes")));
+    }
+    Ok(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_was_replaced_has_another_stamp_though_size_and_name_are_the_same() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("ca.crt");
+        let stamps = || Stamps::of(std::iter::once(path.as_path()));
+        let absent = stamps();
+        fs::write(&path, "one").expect("a file");
+        let first = stamps();
+        assert_ne!(absent, first);
+        assert_eq!(first, stamps());
+        // As Kubernetes replaces a mounted secret: by a rename.
+        let next = dir.path().join("next");
+        fs::write(&next, "two").expect("a file");
+        fs::rename(&next, &path).expect("a file");
+        assert_ne!(first, stamps());
+    }
+
+    #[test]
+    fn only_a_regular_file_within_the_bound_is_read() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| dir.path().join(name);
+        fs::write(path("good"), "12345").expect("a file");
+        fs::write(path("large"), "123456").expect("a file");
+        fs::write(path("empty"), "").expect("a file");
+        nix::unistd::mkfifo(&path("fifo"), nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
+        assert_eq!(read(&path("good"), 5).expect("a file"), b"12345");
+        for (name, why) in [
+            ("large", "has more than 5 bytes"),
+            ("empty", "is empty"),
+            ("fifo", "is not a regular file"),
+            ("", "is a directory"),
+            ("absent", "cannot be read (No such file"),
+            ("good/below", "cannot be read (Not a directory"),
+        ] {
+            let error = read(&path(name), 5).expect_err(name);
+            assert!(error.wrong.starts_with(why), "{name}: {error}");
+        }
+        let error = read(Path::new("/dev/zero"), 5).expect_err("endless");
+        assert_eq!(error.wrong, "is not a regular file");
+    }
+}
