@@ -20,6 +20,8 @@ pub const FEW_EXCHANGES: usize = 11;
 pub mod flag {
     /// A segment with RST came from the peer.
     pub const RESET_RECEIVED: u8 = 1 << 0;
+    /// A segment with FIN came from the peer.
+    pub const FIN_RECEIVED: u8 = 1 << 1;
 }
 
 /// All but the histogram. Times are `CLOCK_MONOTONIC`.

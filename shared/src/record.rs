@@ -84,6 +84,14 @@ pub mod flag {
     pub const SEGMENTS_SEEN: u16 = 1 << 8;
     /// A segment with RST came from the peer.
     pub const RESET_RECEIVED: u16 = 1 << 9;
+    /// No segment came since the mark ([`super::FlowRecord::marked_segs_in`]): no RST of the peer's closed the connection.
+    pub const NOTHING_RECEIVED: u16 = 1 << 10;
+    /// No segment without payload came since the mark, and a RST has none.
+    pub const ONLY_DATA_RECEIVED: u16 = 1 << 11;
+    /// FIN_WAIT2 was left after payload had come: whether the peer's FIN is among the bytes received is not known.
+    pub const FIN_UNCERTAIN: u16 = 1 << 12;
+    /// A segment with FIN came from the peer; told where [`SEGMENTS_SEEN`] is.
+    pub const FIN_SEEN: u16 = 1 << 13;
 }
 
 /// Address family of [`FlowRecord::family`]: `AF_INET` (include/linux/socket.h).
@@ -136,8 +144,10 @@ pub struct FlowRecord {
     pub segs_in: u32,
     /// Segments retransmitted, all causes (`tcp_sock.total_retrans`).
     pub total_retrans: u32,
-    /// `tcp_sock.bytes_received` modulo 2^32 when FIN_WAIT2 was entered.
-    pub received_at_fin_wait2: u32,
+    /// `tcp_sock.bytes_received` modulo 2^16 when FIN_WAIT2 was entered.
+    pub received_at_fin_wait2: u16,
+    /// The state in which the application closed the socket (`sock_release`), as [`FlowRecord::last_state`]; 0 before.
+    pub released_in: u16,
     /// Bits of [`flag`].
     pub flags: u16,
     /// Histogram slots up to the last one in use: how many follow in a sent record.
@@ -169,6 +179,12 @@ pub struct FlowRecord {
     pub tick: u32,
     /// The slot of the newest sample. The verifier needs to see the index come out of memory.
     pub scratch: u32,
+    /// `tcp_sock.segs_in` modulo 2^16 at the mark: the last time that the connection was seen to go on.
+    pub marked_segs_in: u16,
+    /// `tcp_sock.data_segs_in` modulo 2^16 at the mark.
+    pub marked_data_segs_in: u16,
+    /// Zero.
+    pub reserved: u32,
     /// RTT samples after the first few by [`crate::histogram`] slot.
     pub rtt_slots: [u32; SLOTS],
 }
@@ -192,11 +208,12 @@ pub const FEW_SAMPLES: usize = 6;
 // (kernel/bpf/bpf_local_storage.c); past 1024 bytes together, every followed socket would cost 2048.
 const _: () = assert!(RECORD_LEN <= 928);
 const _: () = assert!(OPEN_LEN == 80 && SHORT_LEN == 144);
-const _: () = assert!(HEADER_LEN == 192 && RECORD_LEN == HEADER_LEN + 4 * SLOTS);
+const _: () = assert!(HEADER_LEN == 200 && RECORD_LEN == HEADER_LEN + 4 * SLOTS);
 const _: () = assert!(align_of::<FlowRecord>() == 8 && RECORD_LEN.is_multiple_of(8));
 const _: () = assert!(offset_of!(FlowRecord, local_addr) == 32);
 const _: () = assert!(offset_of!(FlowRecord, local_port) == 64);
 const _: () = assert!(offset_of!(FlowRecord, kind) == 76);
 const _: () = assert!(offset_of!(FlowRecord, bytes_acked) == 80);
 const _: () = assert!(offset_of!(FlowRecord, segs_out) == 96);
+const _: () = assert!(offset_of!(FlowRecord, released_in) == 110);
 const _: () = assert!(offset_of!(FlowRecord, flags) == 112);

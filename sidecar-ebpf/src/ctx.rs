@@ -52,6 +52,8 @@ impl Ctx {
         lost_out: u32,
         total_retrans: u32,
         segs_in: u32,
+        /// Segments received with payload.
+        data_segs_in: u32,
         segs_out: u32,
         bytes_received: u64,
         bytes_acked: u64,

@@ -17,7 +17,7 @@ use flowcar_shared::{
 };
 
 use self::record::{clear, send};
-pub(crate) use self::turn::{Way, payload, reset, unread};
+pub(crate) use self::turn::{Way, last, payload, unread};
 use crate::{
     ctx::Ctx,
     maps::{EXCHANGES, TURNS, count, follows_exchanges},
@@ -113,9 +113,12 @@ fn stored_or_new(sk: *mut bpf_sock) -> Option<&'static mut ExchangeRecord> {
 /// What the end says of its segments, in the flow's own flags.
 #[inline(always)]
 const fn seen(flags: u8) -> u16 {
+    let mut seen = flow::flag::SEGMENTS_SEEN;
     if flags & flag::RESET_RECEIVED != 0 {
-        flow::flag::SEGMENTS_SEEN | flow::flag::RESET_RECEIVED
-    } else {
-        flow::flag::SEGMENTS_SEEN
+        seen |= flow::flag::RESET_RECEIVED;
     }
+    if flags & flag::FIN_RECEIVED != 0 {
+        seen |= flow::flag::FIN_SEEN;
+    }
+    seen
 }

@@ -14,6 +14,7 @@ use crate::{
     emit::{emit, emit_open},
     exchange,
     maps::{self, count},
+    mark::Mark,
     seat::{self, Seat},
 };
 
@@ -110,6 +111,7 @@ fn seated(ctx: Ctx, seat: &mut Seat) {
         seat.leave();
         return;
     }
+    seat.mark = Mark::now(ctx);
     exchange::begin(ctx, seat.role(), true);
     emit_open(ctx, seat);
 }
@@ -130,6 +132,7 @@ fn established(ctx: Ctx, flow: &mut FlowRecord) {
     flow.retrans_handshake = flow.total_retrans;
     let now = now();
     flow.established_ns = now;
+    Mark::now(ctx).write(flow);
     if !ctx.arm(CALLBACKS) {
         count(Counter::ArmRefused);
         ctx.forget();

@@ -9,6 +9,7 @@ use flowcar_shared::{
 use crate::{
     ctx::{Ctx, before},
     maps::count,
+    mark::Mark,
     seat,
 };
 
@@ -21,6 +22,7 @@ use crate::{
 #[inline(never)]
 pub(crate) fn retransmitted(ctx: Ctx) {
     let Some(flow) = stored(ctx) else { return };
+    Mark::now(ctx).write(flow);
     let segments = ctx.arg::<1>();
     if flow.established_ns == 0 {
         flow.retrans_handshake += segments;
@@ -38,6 +40,7 @@ pub(crate) fn retransmitted(ctx: Ctx) {
 #[inline(never)]
 pub(crate) fn timer_expired(ctx: Ctx) {
     let Some(flow) = stored(ctx) else { return };
+    Mark::now(ctx).write(flow);
     if ctx.arg::<2>() != 0 {
         flow.flags |= flag::TIMED_OUT;
     }

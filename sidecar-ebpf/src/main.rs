@@ -15,6 +15,7 @@ mod handshake;
 mod histogram;
 mod loss;
 mod maps;
+mod mark;
 mod packet;
 mod release;
 mod rtt;

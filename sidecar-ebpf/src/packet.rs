@@ -24,9 +24,10 @@ const IPV4_LEN: u32 = 20;
 const TCP_LEN: u32 = 20;
 const IPV6_LEN: u32 = 40;
 
-/// The RST and SYN flags, in the byte after the data offset (RFC 9293 section 3.1).
+/// The RST, SYN and FIN flags, in the byte after the data offset (RFC 9293 section 3.1).
 const RST: u8 = 1 << 2;
 const SYN: u8 = 1 << 1;
+const FIN: u8 = 1 << 0;
 
 type TcpHeader = [u8; TCP_LEN as usize];
 
@@ -101,13 +102,14 @@ fn segment(skb: *mut __sk_buff, way: Way, offset: u32, sequence: u32, data_offse
     // SAFETY: the verifier has proven the context pointer; the field is UAPI.
     let len = unsafe { (&raw const (*skb).len).read_volatile() };
     let headers = offset + u32::from(data_offset >> 4) * 4;
+    if flags & (RST | FIN) != 0 && matches!(way, Way::In) {
+        exchange::last(skb, flags & RST != 0);
+    }
     if len > headers {
         // What travels with a SYN belongs to a connection that is not followed yet.
         if flags & SYN == 0 {
             exchange::payload(skb, way, sequence.wrapping_add(len - headers));
         }
-    } else if flags & RST != 0 && matches!(way, Way::In) {
-        exchange::reset(skb);
     }
 }
 

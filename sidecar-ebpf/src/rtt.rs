@@ -13,6 +13,7 @@ use crate::{
     handshake::CALLBACKS,
     histogram::Histogram,
     maps,
+    mark::Mark,
     seat::{self, Seat},
     state::fins,
 };
@@ -24,6 +25,7 @@ pub(crate) fn sample(ctx: Ctx) {
         return seated(ctx, seat);
     }
     let Some(flow) = ctx.flow() else { return };
+    Mark::now(ctx).write(flow);
     let Some(rtt_us) = measured(ctx, &mut flow.flags) else {
         return;
     };
@@ -48,6 +50,7 @@ fn tell(ctx: Ctx, flow: &mut FlowRecord, fins: u16) {
 
 #[inline(always)]
 fn seated(ctx: Ctx, seat: &mut Seat) {
+    seat.mark = Mark::now(ctx);
     let Some(rtt_us) = measured(ctx, &mut seat.flags) else {
         return;
     };

@@ -4,30 +4,36 @@
 //! which a connection that carries one exchange never earns back. A seat is one cache line, found by the socket's
 //! cookie. Whoever finds its seat taken, and whoever needs more than a seat holds, gets socket storage instead.
 
+use core::mem::offset_of;
+
 use flowcar_shared::record::{FEW_SAMPLES, FlowRecord, Role};
 
 use crate::{
     ctx::Ctx,
     maps::{self, SEATS_COUNT},
+    mark::{Closing, Mark},
     verifier::{add, put},
 };
 
 /// What is known of a connection that has no socket storage.
 #[repr(C)]
 pub(crate) struct Seat {
-    /// How many want it or have it. All else is written by the holder's callbacks alone, and its socket is locked while they run.
-    claims: u64,
+    /// How many want it or have it. All else is written by the holder's callbacks alone, and its socket is locked while they run;
+    /// but for
+    /// [`Closing::released_in`].
+    claims: u32,
+    pub(crate) mark: Mark,
     /// The socket's cookie, how many samples are kept, and its role ([`COOKIE_SHIFT`], [`FEW_SHIFT`]). 0 while nobody sits here.
     holder: u64,
     pub(crate) started_ns: u64,
     pub(crate) established_ns: u64,
-    pub(crate) received_at_fin_wait2: u32,
+    pub(crate) closing: Closing,
     pub(crate) flags: u16,
     tick: u16,
     pub(crate) few: [u32; FEW_SAMPLES],
 }
 
-const _: () = assert!(size_of::<Seat>() == 64);
+const _: () = assert!(size_of::<Seat>() == 64 && offset_of!(Seat, claims) == 0);
 
 /// In [`Seat::holder`]: two bits of the role, then six of the number of samples, and the cookie.
 const ROLE: u64 = 3;
@@ -63,9 +69,11 @@ pub(crate) fn take(ctx: Ctx, role: Role) -> Option<&'static mut Seat> {
         holder: cookie << COOKIE_SHIFT | role as u64,
         started_ns: 0,
         established_ns: 0,
-        received_at_fin_wait2: 0,
         flags: 0,
         tick: 0,
+    }
+    put! { &raw mut seat.closing,
+        released_in: 0,
     }
     Some(seat)
 }
@@ -169,8 +177,10 @@ impl Seat {
 
     #[inline(always)]
     fn add_claims(&mut self, more: i64) {
-        // SAFETY: a field of this value.
-        unsafe { add(&raw mut self.claims, more) };
+        // What lies above it in the word stays as it is: there is never less than nothing to take away, and the holder's plain
+        // stores are not torn by an addition at once. For half a word the compiler has no such instruction on this target.
+        // SAFETY: the first eight bytes of this value, which is aligned to as many.
+        unsafe { add((&raw mut *self).cast(), more) };
     }
 
     /// Frees the seat.
@@ -189,7 +199,9 @@ impl Seat {
         flow.role = self.role();
         flow.flags = self.flags;
         flow.tick = maps::tick();
-        flow.received_at_fin_wait2 = self.received_at_fin_wait2;
+        self.mark.write(flow);
+        self.closing.write(flow);
+        flow.released_in = self.closing.released_in;
         flow.rtt_min_us = u32::MAX;
         ctx.identify(flow, self.cookie());
         ctx.number(flow, self.role());

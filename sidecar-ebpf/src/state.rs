@@ -2,7 +2,9 @@
 //!
 //! `args[0]` is the old state, `args[1]` the new one, and the callback comes before the change
 //! (net/ipv4/tcp.c, tcp_set_state). Who sent the first FIN, and which FINs are among the byte counts, is
-//! told by the last state before the close, for each is reached on one path (RFC 9293 section 3.3.2).
+//! told by the last state before the close, for each is reached on one path (RFC 9293 section 3.3.2). What made it leave that
+//! state is told by what came since the connection was last seen to go on ([`crate::mark`]), and by whether its application
+//! had closed it ([`crate::release`]); userspace draws the conclusions.
 
 use aya_ebpf::bindings::{
     BPF_TCP_CLOSE, BPF_TCP_CLOSE_WAIT, BPF_TCP_CLOSING, BPF_TCP_FIN_WAIT2, BPF_TCP_LAST_ACK,
@@ -12,7 +14,9 @@ use flowcar_shared::record::{FlowRecord, Kind, flag};
 use crate::{
     ctx::{Ctx, now},
     emit::{emit, emit_few, lost_with_the_close},
-    exchange, seat,
+    exchange,
+    mark::{self, Closing, Mark},
+    seat,
 };
 
 /// The socket is about to change its state.
@@ -26,14 +30,17 @@ pub(crate) fn changed(ctx: Ctx) {
     }
 }
 
-/// Keeps what a FIN that may come will be told by.
+/// Keeps what the end of it will be told by.
 #[inline(always)]
 fn waits_for_the_peers_fin(ctx: Ctx) {
-    let received = ctx.bytes_received() as u32;
     if let Some(seat) = seat::of(ctx) {
-        seat.received_at_fin_wait2 = received;
+        seat.mark = Mark::now(ctx);
+        seat.closing.enter_fin_wait2(ctx);
     } else if let Some(flow) = ctx.flow() {
-        flow.received_at_fin_wait2 = received;
+        Mark::now(ctx).write(flow);
+        let mut closing = Closing::of(flow);
+        closing.enter_fin_wait2(ctx);
+        closing.write(flow);
     }
 }
 
@@ -41,7 +48,8 @@ fn waits_for_the_peers_fin(ctx: Ctx) {
 fn closes(ctx: Ctx) {
     if let Some(seat) = seat::of(ctx) {
         let old = ctx.arg::<0>();
-        seat.flags |= ending(ctx, old, seat.received_at_fin_wait2) | exchange::end(ctx);
+        let marked = (seat.mark, seat.closing);
+        seat.flags |= ending(ctx, old, marked) | exchange::end(ctx);
         emit_few(ctx, seat, Kind::Close);
         seat.leave();
     } else if let Some(flow) = ctx.flow() {
@@ -55,7 +63,8 @@ fn closed(ctx: Ctx, flow: &mut FlowRecord) {
     let old = ctx.arg::<0>();
     ctx.measure(flow);
     flow.last_state = old as u8;
-    flow.flags |= ending(ctx, old, flow.received_at_fin_wait2) | exchange::end(ctx);
+    let marked = (Mark::of(flow), Closing::of(flow));
+    flow.flags |= ending(ctx, old, marked) | exchange::end(ctx);
     if flow.established_ns == 0 {
         // Who failed to connect has not been identified yet.
         ctx.identify(flow, ctx.cookie());
@@ -76,21 +85,36 @@ pub(crate) const fn fins(state: u32) -> u16 {
     }
 }
 
-/// What the last state says of the end. Tells an orderly one from an abort in a state that either can leave.
+/// What is known of the end: what the last state says, and what came since the mark.
 #[inline(always)]
-fn ending(ctx: Ctx, old: u32, received_at_fin_wait2: u32) -> u16 {
+fn ending(ctx: Ctx, old: u32, (mark, closing): (Mark, Closing)) -> u16 {
+    let since = mark.since(ctx);
     let orderly = match old {
         // Left when our FIN is acknowledged, or by a reset or the timer before that.
         BPF_TCP_LAST_ACK | BPF_TCP_CLOSING if ctx.snd_una() == ctx.snd_nxt() => {
             flag::FIN_ACKED | flag::ORDERLY
         }
-        // Left when the peer's FIN comes, which counts as one byte received; an orphan leaves at once,
-        // or when it has waited long enough, without it.
-        BPF_TCP_FIN_WAIT2 if ctx.bytes_received() as u32 != received_at_fin_wait2 => {
-            flag::ORDERLY | flag::FIN_RECEIVED
-        }
-        BPF_TCP_FIN_WAIT2 => flag::ORDERLY,
+        BPF_TCP_FIN_WAIT2 => after_fin_wait2(ctx, since, closing),
         _ => 0,
     };
-    fins(old) | orderly
+    fins(old) | orderly | mark::received(since)
+}
+
+/// Left when the peer's FIN comes, which counts as one byte received, or by a reset or a timer. What is left of one that its
+/// application has closed waits elsewhere, and so leaves at once, or when its time here is over, without anything coming.
+#[inline(always)]
+fn after_fin_wait2(ctx: Ctx, (all, with_data): (u16, u16), closing: Closing) -> u16 {
+    let released_in = u32::from(closing.released_in);
+    let is_orphan = released_in != 0 && released_in != BPF_TCP_FIN_WAIT2;
+    let received = closing.received_since(ctx);
+    // The segment that acknowledged our FIN may have brought payload, too, which is not among those since.
+    if with_data != 0 || received > 1 {
+        flag::FIN_UNCERTAIN
+    } else if received == 1 {
+        flag::ORDERLY | flag::FIN_RECEIVED
+    } else if is_orphan && all == 0 {
+        flag::ORDERLY
+    } else {
+        0
+    }
 }

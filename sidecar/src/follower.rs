@@ -3,6 +3,7 @@
 mod flows;
 mod inheritance;
 mod own;
+mod timers;
 
 use std::time::Duration;
 
@@ -80,11 +81,13 @@ impl Follower {
     pub fn drain(&mut self, mut finished: impl FnMut(&Flow, &Anchor)) {
         let looking = self.looking();
         let Self { source, flows, .. } = self;
-        if let Some(ebpf) = source.ebpf_mut() {
-            flows.records(ebpf, &mut finished);
-        }
-        if let Some(diag) = source.diag_mut() {
-            flows.ends(diag, &looking, &mut finished);
+        match source {
+            Source::Ebpf(ebpf) => flows.records(ebpf, None, &mut finished),
+            Source::Diag(diag) => flows.ends(diag, &looking, &mut finished),
+            Source::Both(ebpf, diag) => {
+                flows.records(ebpf, Some(diag), &mut finished);
+                flows.ends(diag, &looking, &mut finished);
+            }
         }
         self.leave();
     }
@@ -109,6 +112,7 @@ impl Follower {
         let looking = self.looking();
         let first = self.dumps == 1;
         let Self { source, flows, .. } = self;
+        flows.dump_begins();
         let looked = match source {
             Source::Ebpf(_) => return,
             Source::Diag(diag) => alone(diag, flows, &looking, &mut finished),
@@ -238,7 +242,7 @@ fn adopt(
     diag.subscribe()?;
     let mut sights: Vec<Sight> = Vec::new();
     let sockets = diag.dump(|sight| sights.push(*sight))?;
-    flows.records(ebpf, finished);
+    flows.records(ebpf, Some(diag), finished);
     let dropped = kernel(ebpf)[Counter::OpenDropped.index() as usize];
     let adopt = if dropped == 0 {
         Adopt::Connected
@@ -281,11 +285,11 @@ fn beside(
         flows.look(sight, looking, finished);
         count += 1;
         if count % DRAIN_EVERY == 0 {
-            flows.records(ebpf, finished);
+            flows.records(ebpf, None, finished);
         }
     })?;
     // A socket that is not there any more has sent its last record.
-    flows.records(ebpf, finished);
+    flows.records(ebpf, Some(diag), finished);
     flows.looked(diag, looking, finished);
     let absent = flows.table.absent() + flows.own.absent();
     let waiting = flows.waiting(&kernel(ebpf));

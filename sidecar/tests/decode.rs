@@ -79,7 +79,7 @@ fn ends_follow_from_flags_and_the_last_state() {
         end(9, flag::ORDERLY | flag::PEER_FIN_FIRST),
         is(End::PeerFin)
     );
-    assert_eq!(end(1, 0), is(End::Reset));
+    assert_eq!(end(1, 0), is(End::Reset), "too short for a timer");
     assert_eq!(end(8, flag::PEER_FIN_FIRST), is(End::Reset));
     assert_eq!(end(1, flag::TIMED_OUT), is(End::Timeout));
     assert_eq!(end(1, flag::SEGMENTS_SEEN), is(End::ResetSent));

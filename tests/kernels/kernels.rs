@@ -7,6 +7,8 @@ mod kernel_attacks;
 mod kernel_bytes;
 #[path = "../tests/kernel_diag/main.rs"]
 mod kernel_diag;
+#[path = "../tests/kernel_ends/main.rs"]
+mod kernel_ends;
 #[path = "../tests/kernel_exchange.rs"]
 mod kernel_exchange;
 #[path = "../tests/kernel_failures.rs"]

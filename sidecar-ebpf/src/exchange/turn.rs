@@ -45,13 +45,18 @@ pub(crate) fn payload(skb: *mut __sk_buff, way: Way, end: u32) {
     }
 }
 
-/// A segment with RST came.
+/// The peer's last segment came: one with RST, or with FIN.
 #[inline(always)]
-pub(crate) fn reset(skb: *mut __sk_buff) {
+pub(crate) fn last(skb: *mut __sk_buff, is_reset: bool) {
+    let flag = if is_reset {
+        flag::RESET_RECEIVED
+    } else {
+        flag::FIN_RECEIVED
+    };
     if let Some(head) = of(cookie(skb)) {
-        head.flags |= flag::RESET_RECEIVED;
+        head.flags |= flag;
     } else if let Some(record) = stored(socket(skb)) {
-        record.head.flags |= flag::RESET_RECEIVED;
+        record.head.flags |= flag;
     }
 }
 

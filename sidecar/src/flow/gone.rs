@@ -1,8 +1,8 @@
 //! What the news of a socket's end does to the table. Pure.
 
 use super::{
-    Afterlife, Change, End, Failure, Flow, History, Monotonic, Outcome, Role, Sight, SocketFigures,
-    Table, Told,
+    Afterlife, Answers, Change, End, Failure, Flow, History, Monotonic, Outcome, Role, Sight,
+    SocketFigures, Table, Told,
     looks::{Adopt, Looking, fresh},
     table::Entry,
 };
@@ -24,7 +24,9 @@ impl Table {
             found,
             peers_payload: None,
         };
-        info.was_established() && !sight.is_wiped() && !history.end(&told, info).exact
+        info.was_established()
+            && !sight.is_wiped()
+            && !history.end(&told, info, &self.answers).exact
     }
 
     /// What is remembered of a socket before its end.
@@ -39,6 +41,9 @@ impl Table {
     pub fn destroyed(&mut self, told: &Told, looking: &Looking, mut each: impl FnMut(Change)) {
         let sight = &told.sight;
         self.undecided.remove(&sight.cookie);
+        if let Some(ended) = self.held.remove(&sight.cookie) {
+            return rest_of_held(told, ended, each);
+        }
         if self.given_up.remove(&sight.cookie) || self.inherited.is_gone(sight) {
             return;
         }
@@ -77,7 +82,7 @@ impl Table {
             if !self.wiped(sight, before.is_some(), &mut now, looking.at) {
                 return;
             }
-        } else if !finish(told, history, &mut now, looking.at) {
+        } else if !finish(told, history, &self.answers, &mut now, looking.at) {
             self.inherited.lose(sight.cookie);
             return;
         }
@@ -150,6 +155,42 @@ impl Table {
         });
     }
 
+    /// Ends a connection that is over while its application still holds the socket. Its last counts come with the news of the
+    /// socket's end, which may be long in coming; until then they are those of the look before.
+    pub(super) fn end_held(&mut self, cookie: u64, each: &mut impl FnMut(Change)) {
+        let Some(entry) = self.flows.remove(&cookie) else {
+            return;
+        };
+        self.adopted -= 1;
+        let before = entry.flow;
+        let outcome = match (before.established, &entry.history) {
+            (Some(_), Some(history)) => Outcome::Closed(history.end_while_held()),
+            _ => Outcome::Failed(Failure::Other),
+        };
+        let now = Flow {
+            seen: entry.absent_since.max(before.seen),
+            outcome: Some(outcome),
+            socket: before.socket.map(|figures| SocketFigures {
+                exact: false,
+                ..figures
+            }),
+            ..before.clone()
+        };
+        self.count(now.outcome);
+        if self.held.len() < self.bound {
+            self.held.insert(cookie, now.clone());
+        } else {
+            self.given_up.insert(cookie);
+        }
+        each(Change {
+            before: Some(before),
+            now,
+            replaced: None,
+            inherited: None,
+            listed: false,
+        });
+    }
+
     /// Takes a flow off the list whose end was not delivered. The kernel has counted the close record that it dropped; a
     /// dropped news of a socket's end is counted here, and so is an end without a record.
     pub(super) fn give_up(
@@ -182,8 +223,39 @@ impl Table {
     }
 }
 
+/// The socket of a connection that was told as ended is closed at last: what was counted since the last look at it.
+fn rest_of_held(told: &Told, ended: Flow, mut each: impl FnMut(Change)) {
+    let sight = &told.sight;
+    let Some(info) = sight.info.as_ref().filter(|_| !sight.is_wiped()) else {
+        return;
+    };
+    let before = Flow {
+        outcome: None,
+        ..ended
+    };
+    let ending = History::of_role(before.role).end(told, info, &Answers::default());
+    let now = Flow {
+        volume: before.volume.max(&ending.volume),
+        ..before.clone()
+    };
+    // Open before and after: it is closed already, and lives no more.
+    each(Change {
+        before: Some(before),
+        now,
+        replaced: None,
+        inherited: None,
+        listed: true,
+    });
+}
+
 /// The end of a socket whose counts are whole. Gives whether it was a connection or an attempt at one.
-fn finish(told: &Told, history: Option<History>, now: &mut Flow, at: Monotonic) -> bool {
+fn finish(
+    told: &Told,
+    history: Option<History>,
+    answers: &Answers,
+    now: &mut Flow,
+    at: Monotonic,
+) -> bool {
     let sight = &told.sight;
     let Some(info) = &sight.info else {
         return false;
@@ -198,7 +270,7 @@ fn finish(told: &Told, history: Option<History>, now: &mut Flow, at: Monotonic) 
     }
     let ending = if established {
         now.established.get_or_insert(at);
-        history.end(told, info)
+        history.end(told, info, answers)
     } else {
         history.fail(info)
     };

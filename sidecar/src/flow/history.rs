@@ -3,8 +3,8 @@
 use flowcar_shared::record::Role;
 
 use super::{
-    Afterlife, End, Failure, Outcome, Retransmits, Sight, SocketFigures, State, TcpInfo, Told,
-    Volume,
+    Afterlife, Answers, End, Failure, Outcome, Retransmits, Sight, SocketFigures, State, TcpInfo,
+    Timer, Told, Volume,
 };
 
 /// What is remembered of a socket from look to look.
@@ -16,8 +16,18 @@ pub struct History {
     last: State,
     afterlife: Afterlife,
     syn_retransmits: u64,
+    /// Segments that had come by the last look, and whether a timer had sent something that was not answered.
+    polled: Option<(u32, bool)>,
     /// Segments received when the RTT was last taken: without new ones it is the old value.
     segments_at_rtt: u32,
+}
+
+/// Whether a connection was closed in order.
+enum Orderly {
+    /// So, and this end or the peer went first.
+    Yes(End),
+    No,
+    Unknown,
 }
 
 /// How a connection, or the attempt at one, ended.
@@ -42,6 +52,7 @@ impl History {
             last: sight.state_of_counts(),
             afterlife: Afterlife::NotLooked,
             syn_retransmits: 0,
+            polled: None,
             segments_at_rtt: 0,
         }
     }
@@ -54,6 +65,7 @@ impl History {
             last: State::Closed,
             afterlife: Afterlife::NotLooked,
             syn_retransmits: 0,
+            polled: None,
             segments_at_rtt: 0,
         }
     }
@@ -87,10 +99,25 @@ impl History {
         self.afterlife = found;
     }
 
+    /// What was found under its addresses.
+    pub const fn remains(&self) -> Afterlife {
+        self.afterlife
+    }
+
+    /// The end of a connection that is over while its application still holds the socket: there are no last counts.
+    pub const fn end_while_held(&self) -> End {
+        match (self.afterlife, self.last) {
+            (Afterlife::TimeWait | Afterlife::FinWait2, _) => End::LocalFin,
+            (_, State::CloseWait | State::LastAck) => End::PeerFin,
+            _ => End::Unknown,
+        }
+    }
+
     /// Counts as of a look at the socket while it lives. Exact: which FINs are counted follows from the state.
     pub fn see(&mut self, sight: &Sight, info: &TcpInfo) -> Volume {
         let state = sight.state_of_counts();
         self.last = state;
+        self.polled = Some((info.segs_in, info.has_unanswered()));
         if state == State::SynSent {
             self.syn_retransmits = info.total_retrans.into();
             return Volume {
@@ -130,7 +157,7 @@ impl History {
     }
 
     /// The end, from the last counts of an established connection and what else is known of it.
-    pub fn end(&self, told: &Told, info: &TcpInfo) -> Ending {
+    pub fn end(&self, told: &Told, info: &TcpInfo, answers: &Answers) -> Ending {
         let sight = &told.sight;
         let found = match self.afterlife {
             Afterlife::NotLooked => told.found,
@@ -138,11 +165,19 @@ impl History {
         };
         let (role, fin_sent) = self.syn_and_fin(sight, info, found);
         let fin_acked = fin_sent.map(|sent| sent && sight.unacknowledged == 0);
-        let end = self.how(sight, info, fin_acked, found);
-        let (peers_fin, received_exact) = match told.peers_payload {
-            Some(payload) if info.bytes_received == payload => (false, true),
-            Some(payload) if info.bytes_received == payload + 1 => (true, true),
-            _ => self.peers_fin(sight, info, end, found),
+        // Whether the peer's FIN came, by the other end's own count.
+        let by_peer = told.peers_payload.and_then(|payload| {
+            let more = info.bytes_received.checked_sub(payload)?;
+            (more <= 1).then_some(more == 1)
+        });
+        let end = match self.orderly(info, fin_acked, found, by_peer) {
+            Orderly::Yes(end) => end,
+            Orderly::No => self.cut_off(sight, info, answers),
+            Orderly::Unknown => End::Unknown,
+        };
+        let (peers_fin, received_exact) = match by_peer {
+            Some(came) => (came, true),
+            None => self.peers_fin(sight, info, end, (fin_acked, found)),
         };
         let (bytes_sent, sent_exact) = self.acked(role, fin_acked == Some(true), sight, info);
         Ending {
@@ -200,25 +235,55 @@ impl History {
         }
     }
 
-    fn how(&self, sight: &Sight, info: &TcpInfo, fin_acked: Option<bool>, found: Afterlife) -> End {
+    /// Whether both FINs were exchanged, as far as is known. `by_peer`: whether the peer's FIN came, by its own count.
+    fn orderly(
+        &self,
+        info: &TcpInfo,
+        fin_acked: Option<bool>,
+        found: Afterlife,
+        by_peer: Option<bool>,
+    ) -> Orderly {
+        let peer_first = matches!(self.last, State::CloseWait | State::LastAck);
         match (fin_acked, found) {
-            (_, Afterlife::TimeWait | Afterlife::FinWait2) => End::LocalFin,
-            (Some(true), _) if matches!(self.last, State::CloseWait | State::LastAck) => {
-                End::PeerFin
-            }
-            // Half-closed when last seen, and no trace: it may have been reset since.
-            (Some(true), _) if self.last.has_closed() => End::Unknown,
-            (Some(true), Afterlife::Nothing | Afterlife::Listener) => End::PeerFin,
-            (Some(true), Afterlife::NotLooked) => End::Unknown,
-            (None, _) if sight.unacknowledged == 0 => End::Unknown,
-            // Its timers had run when it ended: the kernel may have given up, or a RST come in the meantime.
-            _ if info.retransmits > 0 || info.probes > 0 => End::Unknown,
-            _ => End::Reset,
+            (_, Afterlife::TimeWait | Afterlife::FinWait2) => Orderly::Yes(End::LocalFin),
+            (Some(true), _) if peer_first => Orderly::Yes(End::PeerFin),
+            (Some(true), Afterlife::NotLooked) | (None, _) => Orderly::Unknown,
+            (Some(false), _) => Orderly::No,
+            // Its FIN was acknowledged, and nothing is left: the peer's came first, or this one was cut off half-closed.
+            (Some(true), Afterlife::Nothing | Afterlife::Listener) => match by_peer {
+                Some(false) => Orderly::No,
+                _ if self.last.has_closed() => Orderly::No,
+                Some(true) => Orderly::Yes(End::PeerFin),
+                None if info.bytes_received > 0 && info.ended_with_an_acknowledgement() => {
+                    Orderly::Yes(End::PeerFin)
+                }
+                None => Orderly::Unknown,
+            },
+        }
+    }
+
+    /// Why it ended, where that was not in order.
+    fn cut_off(&self, sight: &Sight, info: &TcpInfo, answers: &Answers) -> End {
+        // With something unread, its application's own close may be what cut it off.
+        let silent = self.polled == Some((info.segs_in, true)) && sight.unread == 0;
+        match answers.timer {
+            Timer::NotExpired if answers.sent_no_reset => End::ResetReceived,
+            Timer::NotExpired => End::Reset,
+            _ if !info.could_expire() => End::Reset,
+            Timer::Expired => End::Timeout,
+            Timer::Unknown if silent => End::Timeout,
+            Timer::Unknown => End::Unknown,
         }
     }
 
     /// Whether the peer's FIN is among the bytes received, and whether that is certain.
-    fn peers_fin(&self, sight: &Sight, info: &TcpInfo, end: End, found: Afterlife) -> (bool, bool) {
+    fn peers_fin(
+        &self,
+        sight: &Sight,
+        info: &TcpInfo,
+        end: End,
+        (fin_acked, found): (Option<bool>, Afterlife),
+    ) -> (bool, bool) {
         if info.bytes_received == 0 {
             return (false, true);
         }
@@ -231,6 +296,12 @@ impl History {
             // it (it closed its direction first and waited), or it came so late that the remains took it.
             (_, Afterlife::TimeWait) => (true, sight.unread > 0),
             (End::PeerFin, _) => (true, true),
+            // Seen half-closed, and nothing is left: the peer's FIN would have left something.
+            (_, Afterlife::Nothing | Afterlife::Listener)
+                if fin_acked == Some(true) && self.last.has_closed() =>
+            {
+                (false, true)
+            }
             _ => (false, false),
         }
     }

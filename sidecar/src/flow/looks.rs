@@ -51,7 +51,7 @@ pub const ABSENT: u8 = 2;
 const MOST_SHOWN: usize = 1_024;
 
 /// Whether dumps show sockets of a flow's address. Where one flow is known to be here, so is its address.
-fn would_be_shown(
+pub(super) fn would_be_shown(
     shown: &mut HashSet<IpAddr>,
     flow: &Flow,
     is_here: impl FnOnce(&Flow) -> bool,
@@ -101,6 +101,10 @@ impl Table {
         let same = entry.flow.local == sight.local && entry.flow.peer == sight.peer;
         if same {
             entry.absent = 0;
+            entry.polled_segs_in = Some(info.segs_in);
+            if let Some(history) = &mut entry.history {
+                history.unlisted(Afterlife::NotLooked);
+            }
             entry.dump = looking.dump;
             entry.overruns = looking.overruns;
             let (change, opened) = entry.look(sight, info, looking);
@@ -116,8 +120,9 @@ impl Table {
     /// Takes in that a dump is over, all of it: what it did not show is not there any more, if a dump has shown it before. What
     /// no dump has shown may be of another network namespace. It is given up only for an end that was lost, and if dumps show
     /// sockets of its address: one was shown, or a flow of it else is known to be here (`is_here`), as short connections may come
-    /// and go between all dumps. `each` is told of the flows that are given up. Gives the adopted flows that this dump was the
-    /// first not to show: what is under their addresses now can tell how they ended, while their applications still hold them.
+    /// and go between all dumps. An adopted flow of which nothing was found under its addresses either is over: its application
+    /// still holds the socket, or the news of its end would have come. `each` is told of the flows that are given up. Gives the adopted flows that this dump did not
+    /// show and of which it is not known yet what is left: what is under their addresses now can tell how they ended, while their applications still hold them.
     pub fn looked(
         &mut self,
         looking: &Looking,
@@ -132,10 +137,13 @@ impl Table {
         } = self;
         let mut unaccounted = looking.unheard.saturating_sub(*forgone);
         let mut missing = Vec::new();
-        let mut gone = Vec::new();
+        let (mut gone, mut over) = (Vec::new(), Vec::new());
         for (cookie, entry) in flows {
             if entry.dump == looking.dump || entry.flow.seen > looking.at {
                 continue;
+            }
+            if entry.absent == 0 {
+                entry.absent_since = looking.at;
             }
             entry.absent = entry.absent.saturating_add(1);
             let was_shown = entry.dump > 0;
@@ -147,7 +155,11 @@ impl Table {
             if entry.absent >= ABSENT && dropped {
                 unaccounted = unaccounted.saturating_sub(1);
                 gone.push(*cookie);
-            } else if let (Some(history), 1) = (&entry.history, entry.absent) {
+            } else if entry.absent >= ABSENT && entry.is_over() {
+                over.push(*cookie);
+            } else if let Some(history) = &entry.history
+                && !entry.is_over()
+            {
                 missing.push(SocketName {
                     cookie: *cookie,
                     local: entry.flow.local,
@@ -158,6 +170,9 @@ impl Table {
         }
         for cookie in gone {
             self.give_up(cookie, looking, &mut each);
+        }
+        for cookie in over {
+            self.end_held(cookie, &mut each);
         }
         missing
     }
@@ -230,7 +245,9 @@ impl Table {
             flow: flow.clone(),
             history: Some(history),
             looked,
+            polled_segs_in: Some(info.segs_in),
             absent: 0,
+            absent_since: Monotonic::default(),
             dump: looking.dump,
             overruns: looking.overruns,
         };
@@ -247,6 +264,12 @@ impl Table {
 }
 
 impl Entry {
+    /// Whether an adopted flow that dumps do not show was looked for by its addresses, and is not there.
+    fn is_over(&self) -> bool {
+        let is_over = |history: &History| history.remains() != Afterlife::NotLooked;
+        self.history.as_ref().is_some_and(is_over)
+    }
+
     /// The flow as of a look at its socket, and whether it was established since the one before.
     fn look(&mut self, sight: &Sight, info: &TcpInfo, looking: &Looking) -> (Change, bool) {
         let before = self.flow.clone();

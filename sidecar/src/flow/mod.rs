@@ -1,6 +1,7 @@
 //! What a flow is: one TCP connection as seen from one of its ends. Pure: no clock, no I/O.
 
 mod books;
+mod cut_off;
 mod end;
 mod ends;
 #[cfg(test)]
@@ -22,6 +23,7 @@ mod trace;
 use std::net::SocketAddr;
 
 pub use books::{Books, Lost, waiting};
+pub use cut_off::{Answers, CloseEvidence, Timer, Verdict};
 pub use end::{End, Failure, Outcome};
 pub use ends::{Ends, Told};
 pub use exchanges::Exchanges;
@@ -30,7 +32,7 @@ pub use history::{Ending, History};
 pub use inherited::EndedUnseen;
 pub use looks::{ABSENT, Adopt, Looking};
 pub use parts::{Part, Parts};
-pub use record::{Malformed, Record, decode, kind_of};
+pub use record::{Malformed, Record, decode, evidence, kind_of};
 pub use sight::{Afterlife, Sight, SocketName, State, TcpInfo};
 pub use table::{Change, Table};
 pub use trace::TraceIdentity;

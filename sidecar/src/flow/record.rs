@@ -9,7 +9,8 @@ use flowcar_shared::{
 };
 
 use super::{
-    End, Failure, Flow, Monotonic, Outcome, Retransmits, RttKind, TraceIdentity, Volume, raw,
+    Answers, CloseEvidence, Failure, Flow, Monotonic, Outcome, Retransmits, RttKind, TraceIdentity,
+    Volume, raw,
 };
 use crate::histogram::Histogram;
 
@@ -114,6 +115,14 @@ pub fn decode(bytes: &[u8], seed: u64) -> Result<Record, Malformed> {
     Ok(Record { kind, flow })
 }
 
+/// What the record of an established connection's close says of its reason; `None` of any other record. What [`decode`] tells
+/// is what follows from this alone.
+pub fn evidence(bytes: &[u8]) -> Option<CloseEvidence> {
+    let raw = read(bytes).ok()?;
+    let is_close = raw.kind == Kind::Close as u8 && raw.established_ns != 0;
+    is_close.then(|| CloseEvidence::of(&raw))
+}
+
 /// The kind that a record names, whether or not it decodes, if it goes so far and names one.
 pub fn kind_of(bytes: &[u8]) -> Option<Kind> {
     bytes
@@ -210,34 +219,9 @@ fn rtt(raw: &FlowRecord) -> Histogram {
 
 fn outcome(raw: &FlowRecord, established: bool) -> Outcome {
     if established {
-        Outcome::Closed(end(raw))
+        Outcome::Closed(CloseEvidence::of(raw).verdict(&Answers::default()).end)
     } else {
         Outcome::Failed(failure(raw))
-    }
-}
-
-fn end(raw: &FlowRecord) -> End {
-    let has = |bit| raw.flags & bit != 0;
-    if has(flag::TIMED_OUT) {
-        End::Timeout
-    } else if !has(flag::ORDERLY) {
-        reset(has)
-    } else if has(flag::PEER_FIN_FIRST) {
-        End::PeerFin
-    } else {
-        End::LocalFin
-    }
-}
-
-/// Where every segment was looked at, a RST of the peer's was seen if there was one. The kernel sends its own only after it
-/// has told of the close (net/ipv4/tcp.c, __tcp_close and tcp_disconnect).
-fn reset(has: impl Fn(u16) -> bool) -> End {
-    if has(flag::RESET_RECEIVED) {
-        End::ResetReceived
-    } else if has(flag::SEGMENTS_SEEN) {
-        End::ResetSent
-    } else {
-        End::Reset
     }
 }
 

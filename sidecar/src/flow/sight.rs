@@ -43,6 +43,10 @@ pub struct TcpInfo {
     pub retransmits: u8,
     /// `tcpi_probes`: probes of the window or of the peer's life without an answer.
     pub probes: u8,
+    /// `tcpi_last_data_recv`: since payload came last, milliseconds, in steps of the kernel's tick.
+    pub last_data_recv_ms: u32,
+    /// `tcpi_last_ack_recv`: since an acknowledgement came last, milliseconds.
+    pub last_ack_recv_ms: u32,
     /// `tcpi_rtt`: smoothed RTT, microseconds.
     pub rtt_us: u32,
     /// `tcpi_total_retrans`: segments sent again.
@@ -184,6 +188,25 @@ impl TcpInfo {
     /// Whether the handshake was ever completed: the SYN, or the SYN-ACK, reached the peer.
     pub const fn was_established(&self) -> bool {
         self.bytes_acked > 0 || self.delivered > 0 || self.bytes_received > 0
+    }
+
+    /// Whether a timer has sent something that was not answered: data again, or a probe.
+    pub const fn has_unanswered(&self) -> bool {
+        self.retransmits > 0 || self.probes > 0
+    }
+
+    /// Whether a timer may have given it up: none does that has not sent something, or waits to send.
+    pub const fn could_expire(&self) -> bool {
+        self.has_unanswered() || self.notsent > 0
+    }
+
+    /// Whether the socket went with an acknowledgement that no payload came with, as one does that was closed by its
+    /// application and waited for that of its FIN. One that is reset goes when its application closes it, or right after the
+    /// payload that came last.
+    pub const fn ended_with_an_acknowledgement(&self) -> bool {
+        // A few ticks of the kernel's, which makes the news of the end later (net/core/sock_diag.c, a work queue).
+        const AT_ONCE_MS: u32 = 10;
+        self.last_ack_recv_ms < AT_ONCE_MS && self.last_data_recv_ms > self.last_ack_recv_ms
     }
 
     /// Whether a FIN on its own reached the peer: a packet delivered that is neither SYN nor data. Told only where nothing

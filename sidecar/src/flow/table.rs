@@ -9,8 +9,8 @@ use std::{
 use flowcar_shared::{counter::Counter, record::Kind};
 
 use super::{
-    Books, Exchanges, Flow, History, Looked, Lost, Outcome, Record, handover::Left,
-    inherited::Inherited,
+    Answers, Books, Exchanges, Flow, History, Looked, Lost, Monotonic, Outcome, Record,
+    handover::Left, inherited::Inherited,
 };
 use crate::histogram::Histogram;
 
@@ -38,8 +38,12 @@ pub(super) struct Entry {
     /// Of a flow that is known by looks alone; records tell of all others.
     pub(super) history: Option<History>,
     pub(super) looked: Looked,
+    /// Segments that had come by the last look at it.
+    pub(super) polled_segs_in: Option<u32>,
     /// Dumps in a row that did not show it.
     pub(super) absent: u8,
+    /// When the first of these dumps began.
+    pub(super) absent_since: Monotonic,
     /// The dump that showed it last.
     pub(super) dump: u64,
     /// News of sockets' ends dropped by then.
@@ -74,6 +78,11 @@ pub struct Table {
     pub(super) undecided: HashSet<u64>,
     /// Sockets counted as lost whose end may still be told.
     pub(super) given_up: HashSet<u64>,
+    /// Connections that were over while their applications still held the sockets, as they were told; the news of those
+    /// sockets brings the rest of their counts.
+    pub(super) held: HashMap<u64, Flow, Hasher>,
+    /// What else is known of the ends that are told now.
+    pub(super) answers: Answers,
     /// Connections that the flowcar before this one told of.
     pub(super) inherited: Inherited,
     /// Local addresses of sockets that dumps have shown, or would if they were asked in time. A dump shows the sockets of
@@ -102,6 +111,8 @@ impl Table {
             wiped: 0,
             undecided: HashSet::new(),
             given_up: HashSet::new(),
+            held: HashMap::default(),
+            answers: Answers::default(),
             inherited: Inherited::default(),
             shown: HashSet::new(),
         }
@@ -140,6 +151,22 @@ impl Table {
         if matches!(kind, Some(Kind::Close) | None) {
             self.malformed_closes += 1;
         }
+    }
+
+    /// What is known of the ends that are told from now on, besides the news of them.
+    pub const fn answer(&mut self, answers: Answers) {
+        self.answers = answers;
+    }
+
+    /// Segments that had come by the last look at a flow's socket.
+    pub fn polled_segs_in(&self, cookie: u64) -> Option<u32> {
+        self.flows.get(&cookie)?.polled_segs_in
+    }
+
+    /// Whether dumps show sockets of a flow's address: one was shown, or `is_here` knows it.
+    pub fn would_show(&mut self, flow: &Flow, is_here: impl FnOnce(&Flow) -> bool) -> bool {
+        let dumped = self.flows.get(&flow.cookie).is_some_and(|of| of.dump > 0);
+        dumped || super::looks::would_be_shown(&mut self.shown, flow, is_here)
     }
 
     /// The flows that live and are listed.
@@ -198,9 +225,14 @@ impl Table {
                 if same {
                     follows(&mut flow, &entry.flow);
                 }
-                let dump = if same { entry.dump } else { 0 };
+                let (dump, polled_segs_in) = if same {
+                    (entry.dump, entry.polled_segs_in)
+                } else {
+                    (0, None)
+                };
                 let new = Entry {
                     dump,
+                    polled_segs_in,
                     ..Entry::of_record(flow.clone())
                 };
                 let old = std::mem::replace(entry, new);
@@ -294,7 +326,9 @@ impl Entry {
             flow,
             history: None,
             looked: Looked::default(),
+            polled_segs_in: None,
             absent: 0,
+            absent_since: Monotonic::default(),
             dump: 0,
             overruns: 0,
         }

@@ -7,18 +7,38 @@ use flowcar_shared::{
     record::Kind,
 };
 
-use super::{Limits, inheritance::Inheritance, own::OwnFlows};
+use super::{
+    Limits,
+    inheritance::Inheritance,
+    own::OwnFlows,
+    timers::{Candidates, Reading, Since, Timers},
+};
 use crate::{
     clock::Anchor,
     flow::{
-        self, Adopt, Afterlife, Books, Change, Ends, Exchanges, Flow, Looking, Malformed,
-        Monotonic, Sight, Table, Told,
+        self, Adopt, Afterlife, Answers, Books, Change, End, Ends, Exchanges, Failure, Flow,
+        Looking, Malformed, Monotonic, Outcome, Record, Sight, SocketName, Table, Timer, Told,
         handover::{Handover, Place},
     },
     series::{Remainder, SeriesSet},
     snapshot::{Own, Snapshot},
     source::{diag::DiagSource, ebpf::EbpfSource},
 };
+
+/// As many as a pod with many addresses has need of; where the followed cgroup is of another network namespace, all are in vain.
+const ADDRESS_ASKS: u32 = 64;
+
+/// What the record of a close leaves open.
+#[derive(Clone, Copy, Debug)]
+struct Doubts {
+    at: Monotonic,
+    answers: Answers,
+    /// No RST can have closed it.
+    is_quiet: bool,
+    /// The kernel gave up connections in the meantime, and this may have been one.
+    needs_the_others: bool,
+    since: Since,
+}
 
 /// All flows, and all that is counted of them.
 pub(super) struct Flows {
@@ -28,6 +48,12 @@ pub(super) struct Flows {
     pub(super) start_unix_ns: u64,
     pub(super) seed: u64,
     ends: Ends,
+    timers: Timers,
+    /// What the namespace had counted before the last dump, and before the one before it: whatever ends after a dump that showed
+    /// it, or that did not yet, was counted since.
+    counted: [Reading; 2],
+    /// How often it may still be asked whether an address is of this network namespace.
+    asks_left: u32,
     records: BTreeMap<&'static str, u64>,
     malformed: u64,
     /// Records of flows that go on.
@@ -50,6 +76,9 @@ impl Flows {
             start_unix_ns: anchor.unix_ns(anchor.monotonic()),
             seed: fastrand::u64(..),
             ends: Ends::default(),
+            timers: Timers::new(),
+            counted: [Reading::now(); 2],
+            asks_left: ADDRESS_ASKS,
             records: BTreeMap::new(),
             malformed: 0,
             heard: 0,
@@ -82,23 +111,145 @@ impl Flows {
         }
     }
 
-    /// Takes in every record that waits in the ring.
+    /// Takes in every record that waits in the ring. `diag` tells more of ends that records leave in doubt.
     pub(super) fn records(
         &mut self,
         source: &mut EbpfSource,
+        mut diag: Option<&mut DiagSource>,
         finished: &mut impl FnMut(&Flow, &Anchor),
     ) {
+        // From the first end that only the count of the others can decide: they are taken in as they came.
+        let mut held_back: Vec<Box<[u8]>> = Vec::new();
+        self.timers.begin();
         source.drain(|bytes| {
-            if let Err(error) = self.record(bytes, finished) {
-                self.malformed += 1;
-                tracing::error!(%error, "a kernel record was not understood: please report this");
+            if let Some(diag) = diag.as_deref_mut().filter(|_| self.asks_left > 0) {
+                self.learn_address(bytes, diag);
             }
+            if held_back.is_empty() {
+                let doubts = self.doubts(bytes, diag.as_deref_mut());
+                if !doubts.is_some_and(|doubts| doubts.needs_the_others) {
+                    return self.record(bytes, doubts.map(|doubts| doubts.answers), finished);
+                }
+            }
+            held_back.push(bytes.into());
         });
+        if !held_back.is_empty() {
+            self.held_back(&held_back, diag, finished);
+        }
+    }
+
+    /// Asks whether a connection that opened is in the network namespace that dumps show, unless its address is known to be. No
+    /// dump may come before it ends.
+    fn learn_address(&mut self, bytes: &[u8], diag: &mut DiagSource) {
+        if flow::kind_of(bytes) != Some(Kind::Open) {
+            return;
+        }
+        let Ok(Record { flow, .. }) = flow::decode(bytes, self.seed) else {
+            return;
+        };
+        let asks_left = &mut self.asks_left;
+        self.table.would_show(&flow, |flow| {
+            *asks_left -= 1;
+            diag.is_there(&name_of(flow))
+        });
+    }
+
+    /// Takes in records of which some are of ends that are decided together.
+    fn held_back(
+        &mut self,
+        records: &[Box<[u8]>],
+        mut diag: Option<&mut DiagSource>,
+        finished: &mut impl FnMut(&Flow, &Anchor),
+    ) {
+        let mut doubts = |bytes: &[u8]| self.doubts(bytes, diag.as_deref_mut());
+        let all: Vec<_> = records.iter().map(|bytes| doubts(bytes)).collect();
+        let mut candidates = Candidates::default();
+        for doubts in all.iter().flatten().filter(|of| of.needs_the_others) {
+            if doubts.is_quiet {
+                candidates.quiet += 1;
+            } else {
+                candidates.others += 1;
+            }
+        }
+        // All are as old as the first at least, and it asks for the longest time.
+        let first = all.iter().flatten().find(|of| of.needs_the_others);
+        let since = first.map_or_else(Since::default, |of| of.since);
+        let alone = diag.is_some_and(|diag| self.own.are_all_of(diag.others()));
+        let (quiet, others) = candidates.judge(since, alone);
+        for (bytes, doubts) in records.iter().zip(all) {
+            let answers = doubts.map(|doubts| {
+                let mut answers = doubts.answers;
+                if doubts.needs_the_others {
+                    answers.timer = if doubts.is_quiet { quiet } else { others };
+                    if answers.timer == Timer::Expired {
+                        self.timers.is_known(doubts.at);
+                    }
+                }
+                answers
+            });
+            self.record(bytes, answers, finished);
+        }
+    }
+
+    /// What a record of a close leaves open, with what else tells of it; `None` where it leaves nothing open.
+    fn doubts(&mut self, bytes: &[u8], diag: Option<&mut DiagSource>) -> Option<Doubts> {
+        let evidence = flow::evidence(bytes)?;
+        if evidence.timed_out() {
+            return None;
+        }
+        let wants_remains = evidence.wants_remains();
+        if !wants_remains && !evidence.wants_timer(Afterlife::NotLooked) {
+            return None;
+        }
+        let flow = flow::decode(bytes, self.seed).ok()?.flow;
+        let diag = diag?;
+        let mut answers = Answers {
+            polled_segs_in: self.table.polled_segs_in(flow.cookie),
+            ..Answers::default()
+        };
+        let mut doubts = Doubts {
+            at: evidence.at,
+            answers,
+            is_quiet: false,
+            needs_the_others: false,
+            since: Since::default(),
+        };
+        if !self.table.would_show(&flow, |flow| diag.is_here(flow)) {
+            return Some(doubts);
+        }
+        if wants_remains {
+            answers.remains = diag.find(&name_of(&flow), false);
+        }
+        if evidence.wants_timer(answers.remains) {
+            let since = self.timers.since(&evidence);
+            doubts.since = since;
+            answers.sent_no_reset = since.sent_no_reset;
+            if since.given_up == Some(0) {
+                answers.timer = Timer::NotExpired;
+            }
+            doubts.needs_the_others = since.given_up.is_some_and(|count| count > 0);
+            doubts.is_quiet = evidence.is_quiet(&answers);
+        }
+        doubts.answers = answers;
+        Some(doubts)
     }
 
     fn record(
         &mut self,
         bytes: &[u8],
+        answers: Option<Answers>,
+        finished: &mut impl FnMut(&Flow, &Anchor),
+    ) {
+        if let Err(error) = self.take_record(bytes, answers, finished) {
+            self.malformed += 1;
+            tracing::error!(%error, "a kernel record was not understood: please report this");
+        }
+    }
+
+    fn take_record(
+        &mut self,
+        bytes: &[u8],
+        answers: Option<Answers>,
         finished: &mut impl FnMut(&Flow, &Anchor),
     ) -> Result<(), Malformed> {
         if Exchanges::are_in(bytes) {
@@ -111,9 +262,17 @@ impl Flows {
         }
         let kind = flow::kind_of(bytes);
         self.heard += u64::from(matches!(kind, Some(Kind::Open | Kind::Sample)));
-        let record = flow::decode(bytes, self.seed).inspect_err(|_| self.table.malformed(kind))?;
+        let mut record =
+            flow::decode(bytes, self.seed).inspect_err(|_| self.table.malformed(kind))?;
         *self.records.entry(kind_name(record.kind)).or_default() += 1;
+        if let Some(Outcome::Closed(End::Timeout) | Outcome::Failed(Failure::Timeout)) =
+            record.flow.outcome
+        {
+            self.timers.is_known(record.flow.seen);
+        }
+        let is_exact = settle(&mut record.flow, bytes, answers);
         if !self.own.has_record(&record) {
+            self.inexact += u64::from(!is_exact);
             let change = self.table.apply(record);
             take(&mut self.series, &change, &self.anchor, finished);
         }
@@ -139,6 +298,11 @@ impl Flows {
         table.look(sight, looking, |change| {
             take(series, &change, anchor, finished)
         });
+    }
+
+    /// A dump begins.
+    pub(super) fn dump_begins(&mut self) {
+        self.counted = [Reading::now(), self.counted[0]];
     }
 
     /// A dump is over: gives up what dumps do not show any more, and looks what is left of it.
@@ -179,7 +343,13 @@ impl Flows {
         let known = |table: &Table, sight: &Sight| {
             table.knows(sight.cookie) || table.inherits(sight.cookie)
         };
-        for sight in source.ends(|sight| known(table, sight), others) {
+        let news = source.ends(|sight| known(table, sight), others);
+        if !news.is_empty() {
+            let alone = own.are_all_of(source.others());
+            let since = self.timers.since_reading(&self.counted[1]);
+            table.answer(since.of_news(&news, alone));
+        }
+        for sight in news {
             if own.has(sight.cookie) {
                 continue;
             }
@@ -220,10 +390,14 @@ impl Flows {
             series,
             anchor,
             inexact,
+            timers,
             ..
         } = self;
         for told in told {
             table.destroyed(told, looking, |change| {
+                if change.now.outcome == Some(Outcome::Closed(End::Timeout)) {
+                    timers.is_known(looking.at);
+                }
                 let exact = change.now.socket.is_none_or(|figures| figures.exact);
                 *inexact += u64::from(!exact);
                 take(series, &change, anchor, finished);
@@ -305,6 +479,29 @@ impl Flows {
             own,
         }
     }
+}
+
+const fn name_of(flow: &Flow) -> SocketName {
+    SocketName {
+        cookie: flow.cookie,
+        local: flow.local,
+        peer: flow.peer,
+        interface: 0,
+    }
+}
+
+/// Tells the end of a flow by all that is known of it. Gives whether its payload counts are exact.
+fn settle(flow: &mut Flow, bytes: &[u8], answers: Option<Answers>) -> bool {
+    let Some(evidence) = flow::evidence(bytes) else {
+        return true;
+    };
+    let verdict = evidence.verdict(&answers.unwrap_or_default());
+    flow.outcome = Some(Outcome::Closed(verdict.end));
+    // The record says so itself of every other FIN, and is decoded by that.
+    if evidence.leaves_fin_open() && verdict.fin_received == Some(true) {
+        flow.volume.bytes_received = flow.volume.bytes_received.saturating_sub(1);
+    }
+    verdict.fin_received.is_some()
 }
 
 /// Adds a change to the series, and tells of a flow that ended.

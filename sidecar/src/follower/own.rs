@@ -84,6 +84,11 @@ impl OwnFlows {
         true
     }
 
+    /// Whether so many sockets are its own, and their other ends where these are here, too.
+    pub(super) fn are_all_of(&self, others: u64) -> bool {
+        others <= 2 * self.sockets.len() as u64
+    }
+
     /// Takes in that a dump is over: what it did not show ended, and its record was lost.
     pub(super) fn looked(&mut self, looking: &Looking) {
         let Self {

@@ -4,6 +4,7 @@ mod access;
 pub mod cause;
 pub mod diag;
 pub mod ebpf;
+pub mod given_up;
 
 use std::path::Path;
 

@@ -26,6 +26,7 @@ pub(crate) fn blank(cookie: u64) -> FlowRecord {
         bytes_acked: 1,
         bytes_received: 0,
         received_at_fin_wait2: 0,
+        released_in: 0,
         segs_out: 0,
         segs_in: 0,
         total_retrans: 0,
@@ -44,6 +45,9 @@ pub(crate) fn blank(cookie: u64) -> FlowRecord {
         rtt_max_us: 0,
         tick: 0,
         scratch: 0,
+        marked_segs_in: 0,
+        marked_data_segs_in: 0,
+        reserved: 0,
         rtt_slots: [0; SLOTS],
     }
 }

@@ -12,8 +12,8 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use flowcar_tests::traffic::{
-    CallPlan, ConnectionReport, Held, LoadPlan, MeetPlan, ServePlan, Server, bypass, call, give,
-    load, meet, splice, take,
+    CallPlan, ConnectionReport, Held, LoadPlan, MeetPlan, ServePlan, Server, Way, bypass, call,
+    end, give, load, meet, splice, take,
 };
 use nix::sys::signal::{SigSet, Signal};
 use serde::Serialize;
@@ -61,6 +61,12 @@ enum Command {
     Splice(CallPlan),
     /// Connects to an address that connects back at the same time: one line
     Meet(MeetPlan),
+    /// Makes a connection of its own over loopback. First line: {"open":1}. A line on standard input ends it this way: one line
+    End {
+        way: Way,
+        #[arg(long)]
+        v6: bool,
+    },
     /// Does nothing until it is told to end
     Wait,
     /// Sends so many bytes over loopback, which a sockmap hands over past TCP: {"port":PORT,"bytes":BYTES}
@@ -99,6 +105,10 @@ fn run(command: Command) -> io::Result<()> {
         }
         Command::Splice(plan) => print(&splice(&plan)?),
         Command::Meet(plan) => print(&meet(&plan)?),
+        Command::End { way, v6 } => {
+            let opened = || print(&serde_json::json!({ "open": 1 }));
+            print(&end(way, v6, opened)?)
+        }
         Command::Wait => loop {
             thread::park();
         },

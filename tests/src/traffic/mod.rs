@@ -6,6 +6,7 @@
 
 mod call;
 mod call_plan;
+mod ending;
 mod handover;
 mod held;
 mod kernel_tls;
@@ -26,13 +27,14 @@ use std::{env, io, path::PathBuf};
 
 pub use call::{Caller, call};
 pub use call_plan::CallPlan;
+pub use ending::{Ended, Way, end};
 pub use handover::{give, take};
 pub use held::Held;
 pub use load::{LoadPlan, LoadReport, load};
 pub use meet::{MeetPlan, Met, meet};
 pub use options::{Close, SocketOptions, StreamProtocol};
 pub use pods::Pods;
-pub use programs::{Holding, Serving, call_in, load_in};
+pub use programs::{Ending, Holding, Serving, call_in, load_in};
 pub use report::{ConnectionReport, Failure, FailureKind, Percentiles, Phase, Role};
 pub use serve::{ServePlan, Server};
 pub use splice::{Bypassed, bypass, splice};

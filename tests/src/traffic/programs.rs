@@ -8,10 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use clap::ValueEnum as _;
 use serde::de::DeserializeOwned;
 
 use super::{
     call_plan::CallPlan,
+    ending::{Ended, Way},
     load::{LoadPlan, LoadReport},
     program,
     report::ConnectionReport,
@@ -34,6 +36,14 @@ pub struct Holding {
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
     open: usize,
+}
+
+/// `traffic end` in a place: a connection that is open until it is told to end. It is killed on drop.
+#[derive(Debug)]
+pub struct Ending {
+    child: Running,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
 }
 
 #[derive(Debug)]
@@ -218,6 +228,51 @@ impl Holding {
             .collect::<io::Result<_>>()?;
         child.succeed()?;
         Ok(reports)
+    }
+}
+
+// === impl Ending ===
+
+impl Ending {
+    /// Starts it and waits until its connection is open.
+    ///
+    /// # Errors
+    /// The program cannot be started, or fails.
+    pub fn start(place: &Place, way: Way, v6: bool) -> io::Result<Self> {
+        let name = way.to_possible_value().ok_or_else(no_pipe)?;
+        let mut arguments = vec![name.get_name().into()];
+        arguments.extend(v6.then(|| "--v6".into()));
+        let mut child = Running(
+            prepare(place, "end", arguments)?
+                .stdin(Stdio::piped())
+                .spawn()?,
+        );
+        let stdin = child.0.stdin.take().ok_or_else(no_pipe)?;
+        let mut stdout = BufReader::new(child.0.stdout.take().ok_or_else(no_pipe)?);
+        read_line::<serde_json::Value>(&mut stdout)?;
+        Ok(Self {
+            child,
+            stdin,
+            stdout,
+        })
+    }
+
+    /// Lets it go on: to the end of the connection, or, where the socket is held, to the end of that.
+    ///
+    /// # Errors
+    /// The program ended.
+    pub fn go_on(&mut self) -> io::Result<()> {
+        self.stdin.write_all(b"\n")
+    }
+
+    /// What the ends were, once the connection has ended.
+    ///
+    /// # Errors
+    /// The program failed.
+    pub fn ended(mut self) -> io::Result<Ended> {
+        let ended = read_line(&mut self.stdout)?;
+        self.child.succeed()?;
+        Ok(ended)
     }
 }
 

@@ -25,6 +25,7 @@ impl News {
             bytes_sent: self.sent,
             delivered: self.delivered,
             data_segs_out: 1,
+            last_data_recv_ms: 20,
             segs_out: 4,
             segs_in: 4,
             ..TcpInfo::default()
@@ -54,7 +55,7 @@ impl News {
             found,
             peers_payload,
         };
-        history.end(&told, &sight.info.unwrap())
+        history.end(&told, &sight.info.unwrap(), &Answers::default())
     }
 }
 
@@ -125,6 +126,78 @@ fn resets_are_resets_and_what_the_peers_fin_would_change_is_named() {
     // The same, never seen: a client's SYN or a server's FIN? It is not said.
     let ending = told(10, 101, 60, 100, 2).end(History::none(), Afterlife::Nothing);
     assert_end(ending, Role::Unknown, End::Unknown, (100, 60), false);
+}
+
+/// The client's FIN was acknowledged and 50 bytes came; nothing is left of the socket.
+#[test]
+fn a_half_closed_end_that_was_cut_off_is_not_taken_for_the_peers_close() {
+    let news = told(0, 102, 50, 100, 3);
+    let mut sight = news.sight();
+    let mut end = |history: History, last_data_recv_ms, peers_payload| {
+        let info = sight.info.as_mut().unwrap();
+        info.last_data_recv_ms = last_data_recv_ms;
+        let told = Told {
+            sight,
+            found: Afterlife::Nothing,
+            peers_payload,
+        };
+        history.end(&told, &sight.info.unwrap(), &Answers::default())
+    };
+    // It went right after the payload, so no acknowledgement of a FIN ended it for certain.
+    let ending = end(History::none(), 0, None);
+    assert_end(ending, Role::Client, End::Unknown, CLIENT, false);
+    // The other end sent as much, and so no FIN came.
+    let ending = end(History::none(), 20, Some(50));
+    assert_end(ending, Role::Client, End::Reset, CLIENT, true);
+    // A look saw it half-closed.
+    let mut seen = History::of_role(Role::Client);
+    let mut living = news.sight();
+    living.info.as_mut().unwrap().state = State::FinWait2 as u8;
+    seen.see(&living, &living.info.unwrap());
+    let ending = end(seen, 20, None);
+    assert_end(ending, Role::Client, End::Reset, CLIENT, true);
+}
+
+/// Probes that nothing answered: by the look before, and by the kernel's count of connections given up.
+#[test]
+fn timers_that_give_up_are_told_from_resets() {
+    let mut news = told(0, 101, 50, 100, 2).sight();
+    let info = news.info.as_mut().unwrap();
+    info.probes = 1;
+    let info = *info;
+    let mut seen = History::of_role(Role::Client);
+    seen.see(&news, &info);
+    let end = |segs_in, timer| {
+        let info = TcpInfo { segs_in, ..info };
+        let told = Told {
+            sight: Sight {
+                info: Some(info),
+                ..news
+            },
+            found: Afterlife::Nothing,
+            peers_payload: None,
+        };
+        let answers = Answers {
+            timer,
+            ..Answers::default()
+        };
+        seen.end(&told, &info, &answers).outcome
+    };
+    let (same, more) = (info.segs_in, info.segs_in + 1);
+    for (segs_in, timer, is) in [
+        (same, Timer::Unknown, End::Timeout),
+        (same, Timer::Expired, End::Timeout),
+        (same, Timer::NotExpired, End::Reset),
+        (more, Timer::Unknown, End::Unknown),
+        (more, Timer::Expired, End::Timeout),
+        (more, Timer::NotExpired, End::Reset),
+    ] {
+        assert_eq!(
+            end(segs_in, timer),
+            Outcome::Closed(is),
+            "{segs_in} {timer:?}"
+        );
+    }
 }
 
 #[test]

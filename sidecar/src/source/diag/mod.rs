@@ -310,6 +310,24 @@ impl DiagSource {
         }
     }
 
+    /// Whether anything is under a connection's addresses: it, its remains or its listener.
+    pub fn is_there(&mut self, name: &SocketName) -> bool {
+        let sequence = self.requests.next();
+        let request = wire::find(name, sequence);
+        let mut there = false;
+        let each = |message| {
+            there = matches!(message, Message::Socket(_));
+            true
+        };
+        let asked = self.requests.ask(&request, sequence, each, || Ok(()));
+        asked.is_ok() && there
+    }
+
+    /// Connections of the network namespace that are not followed, as of the last dump.
+    pub fn others(&self) -> u64 {
+        self.counts.sockets.get("other").copied().unwrap_or(0)
+    }
+
     /// News of sockets' ends that found no room, ever.
     pub fn dropped(&self) -> u64 {
         let now = self.news.as_ref().map(News::dropped);

@@ -8,6 +8,8 @@ mod at {
     pub(super) const STATE: usize = 0;
     pub(super) const RETRANSMITS: usize = 2;
     pub(super) const PROBES: usize = 3;
+    pub(super) const LAST_DATA_RECV: usize = 52;
+    pub(super) const LAST_ACK_RECV: usize = 56;
     pub(super) const RTT: usize = 68;
     pub(super) const TOTAL_RETRANS: usize = 100;
     pub(super) const BYTES_ACKED: usize = 120;
@@ -37,6 +39,8 @@ pub(super) fn parse(bytes: &[u8]) -> Option<TcpInfo> {
         state: bytes[at::STATE],
         retransmits: bytes[at::RETRANSMITS],
         probes: bytes[at::PROBES],
+        last_data_recv_ms: u32_at(at::LAST_DATA_RECV),
+        last_ack_recv_ms: u32_at(at::LAST_ACK_RECV),
         rtt_us: u32_at(at::RTT),
         total_retrans: u32_at(at::TOTAL_RETRANS),
         bytes_acked: u64_at(at::BYTES_ACKED),

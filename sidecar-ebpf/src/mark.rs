@@ -1,0 +1,115 @@
+//! What a later callback is held against: how many segments had come when the connection was last seen to go on.
+//!
+//! A state callback does not say what closed the connection. A RST counts as a segment received (net/ipv4/tcp_ipv4.c,
+//! tcp_v4_rcv), so a connection that closes with no more of them than it had when it was alive was closed by a timer or by
+//! this end. Counts are kept modulo 2^16: nobody gets a whole round of them between two callbacks.
+
+use flowcar_shared::record::{FlowRecord, flag};
+
+use crate::{ctx::Ctx, verifier::put};
+
+/// Segments that had come, modulo 2^16.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Mark {
+    segs_in: u16,
+    data_segs_in: u16,
+}
+
+/// How far the close has come.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Closing {
+    /// `bytes_received` when FIN_WAIT2 was entered, modulo 2^16.
+    received: u16,
+    /// The state in which the application closed the socket; 0 before. Written by its release, and by nobody else while the
+    /// connection lasts.
+    pub(crate) released_in: u16,
+}
+
+// === impl Mark ===
+
+impl Mark {
+    /// The mark of a flow in socket storage.
+    #[inline(always)]
+    pub(crate) fn of(flow: &FlowRecord) -> Self {
+        Self {
+            segs_in: flow.marked_segs_in,
+            data_segs_in: flow.marked_data_segs_in,
+        }
+    }
+
+    /// Writes it into the record at `flow`.
+    #[inline(always)]
+    pub(crate) fn write(self, flow: &mut FlowRecord) {
+        put! { flow,
+            marked_segs_in: self.segs_in,
+            marked_data_segs_in: self.data_segs_in,
+        }
+    }
+
+    /// The connection goes on.
+    #[inline(always)]
+    pub(crate) fn now(ctx: Ctx) -> Self {
+        Self {
+            segs_in: ctx.segs_in() as u16,
+            data_segs_in: ctx.data_segs_in() as u16,
+        }
+    }
+
+    /// Segments that came since, and how many of them with payload.
+    #[inline(always)]
+    pub(crate) fn since(self, ctx: Ctx) -> (u16, u16) {
+        let now = Self::now(ctx);
+        let all = now.segs_in.wrapping_sub(self.segs_in);
+        (all, now.data_segs_in.wrapping_sub(self.data_segs_in))
+    }
+}
+
+/// What segments that came since the mark say: how many, and how many with payload.
+#[inline(always)]
+pub(crate) const fn received((all, with_data): (u16, u16)) -> u16 {
+    if all == 0 {
+        flag::NOTHING_RECEIVED | flag::ONLY_DATA_RECEIVED
+    } else if all == with_data {
+        flag::ONLY_DATA_RECEIVED
+    } else {
+        0
+    }
+}
+
+// === impl Closing ===
+
+impl Closing {
+    /// That of a flow in socket storage.
+    #[inline(always)]
+    pub(crate) fn of(flow: &FlowRecord) -> Self {
+        Self {
+            received: flow.received_at_fin_wait2,
+            released_in: flow.released_in,
+        }
+    }
+
+    /// Writes it into the record at `flow`, but for the release.
+    #[inline(always)]
+    pub(crate) fn write(self, flow: &mut FlowRecord) {
+        put! { flow,
+            received_at_fin_wait2: self.received,
+        }
+    }
+
+    /// FIN_WAIT2 is entered.
+    #[inline(always)]
+    pub(crate) fn enter_fin_wait2(&mut self, ctx: Ctx) {
+        let received = ctx.bytes_received() as u16;
+        put! { self,
+            received: received,
+        }
+    }
+
+    /// Sequence numbers that came since, modulo 2^16.
+    #[inline(always)]
+    pub(crate) fn received_since(self, ctx: Ctx) -> u16 {
+        (ctx.bytes_received() as u16).wrapping_sub(self.received)
+    }
+}

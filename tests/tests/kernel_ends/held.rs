@@ -1,0 +1,49 @@
+//! Connections that are over while their application still holds the socket.
+
+use flowcar_tests::{
+    place::{Place, require_cgroup2, require_root},
+    traffic::{Ending, Way},
+    watch::{Mode, Watch},
+};
+
+/// The peer has reset it, and a pool keeps the descriptor: it is over for all that.
+#[test]
+fn what_is_over_does_not_live_on_in_its_descriptor() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    // (mode, open before flowcar)
+    for (mode, is_adopted) in [
+        (Mode::Alone, false),
+        (Mode::Alone, true),
+        (Mode::Both, true),
+    ] {
+        let place = Place::new("held").unwrap();
+        let start = || Ending::start(&place, Way::HeldAfterReset, false).unwrap();
+        let early = is_adopted.then(start);
+        let mut watch = Watch::start(&place, mode, &[]);
+        let mut ending = early.unwrap_or_else(start);
+        let live = "flowcar.tcp.connections.live";
+        watch.until("both ends", |seen| seen.sum(live, &[]) == 2.0);
+        ending.go_on().unwrap();
+        watch.until("both are over", |seen| {
+            seen.sum(live, &[]) == 0.0 && !seen.flows.is_empty()
+        });
+        let seen = watch.reports(2);
+        let clients = seen.flows.iter().filter(|flow| flow.role() == "client");
+        let ends: Vec<_> = clients.map(|flow| flow.end().to_owned()).collect();
+        assert_eq!(ends, ["unknown"], "{mode:?}: there are no last counts");
+        ending.go_on().unwrap();
+        let ended = ending.ended().unwrap();
+        // The client's counts are whole, and it is no connection more.
+        watch.reports(3);
+        let seen = watch.stop();
+        let sum = |name: &str| seen.sum(name, &[]);
+        assert_eq!(sum("flowcar.tcp.connections.opened"), 2.0, "{mode:?}");
+        let closed_or_lost =
+            sum("flowcar.tcp.connections.closed") + sum("flowcar.tcp.connections.lost");
+        assert_eq!((closed_or_lost, sum(live)), (2.0, 0.0), "{mode:?}");
+        let client = seen.flows.iter().find(|flow| flow.role() == "client");
+        assert_eq!(client.unwrap().local, ended.client);
+    }
+}

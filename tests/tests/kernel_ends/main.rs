@@ -1,0 +1,5 @@
+//! Every way in which a connection ends, with real sockets, against what the kernel did to them: the reason at each end, and the
+//! payload to the byte, in every mode.
+
+mod held;
+mod ways;

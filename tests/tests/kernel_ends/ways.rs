@@ -1,0 +1,261 @@
+//! The table: each way, and what each end is to say of it.
+
+use std::{net::SocketAddr, thread};
+
+use flowcar_tests::{
+    place::{Place, require_cgroup2, require_program, require_root},
+    traffic::{Ended, Ending, Way},
+    watch::{Flow, Mode, Seen, Watch},
+};
+
+/// What may be told of one end: where the programs tell, where they look at segments too, and by inet_diag alone. More than one
+/// reason where a run may go either way, or evidence may be missing.
+struct Told {
+    ebpf: &'static [&'static str],
+    exchange: &'static [&'static str],
+    alone: &'static [&'static str],
+}
+
+struct Row {
+    way: Way,
+    client: Told,
+    server: Told,
+}
+
+const fn told(
+    ebpf: &'static [&'static str],
+    exchange: &'static [&'static str],
+    alone: &'static [&'static str],
+) -> Told {
+    Told {
+        ebpf,
+        exchange,
+        alone,
+    }
+}
+
+const fn row(way: Way, client: Told, server: Told) -> Row {
+    Row {
+        way,
+        client,
+        server,
+    }
+}
+
+/// The same in each mode.
+const fn all(reasons: &'static [&'static str]) -> Told {
+    told(reasons, reasons, reasons)
+}
+
+const fn rows() -> [Row; 21] {
+    use Way::{
+        Disconnected, FinWait2Timer, HalfClosedInOrder, HalfClosedInSilence, HalfClosedKeepalive,
+        HalfClosedThenClosed, HalfClosedThenReset, HalfClosedThenResetInSilence,
+        HalfClosedThenUnread, Keepalive, KeepaliveUserTimeout, OrphanInFinWait1, OrphanInLastAck,
+        ProbeAnsweredByReset, ResetByClient, ResetByServer, Retransmission, UnreadByClient,
+        UserTimeout, ZeroWindowCut, ZeroWindowUserTimeout,
+    };
+    const TIMEOUT: Told = told(&["timeout"], &["timeout"], &["timeout", "unknown"]);
+    const LOCAL: Told = all(&["local_fin"]);
+    const PEER: Told = told(&["peer_fin"], &["peer_fin"], &["peer_fin", "unknown"]);
+    // Own counts are wiped where SO_LINGER is 0.
+    const SENT: Told = told(
+        &["reset_sent"],
+        &["reset_sent"],
+        &["reset", "unknown", "lost"],
+    );
+    // The peer's FIN came first.
+    const SENT_BEHIND: Told = told(
+        &["reset_sent", "peer_fin"],
+        &["reset_sent", "peer_fin"],
+        &["reset", "peer_fin", "unknown", "lost"],
+    );
+    const RECEIVED: Told = told(
+        &["reset", "reset_received"],
+        &["reset_received"],
+        &["reset", "reset_received", "unknown"],
+    );
+    [
+        row(Keepalive, TIMEOUT, TIMEOUT),
+        row(KeepaliveUserTimeout, TIMEOUT, TIMEOUT),
+        row(UserTimeout, TIMEOUT, TIMEOUT),
+        row(Retransmission, TIMEOUT, TIMEOUT),
+        // Acknowledgements come to the last, and sockets of others are there: without a look after them nothing tells.
+        row(
+            ZeroWindowUserTimeout,
+            told(
+                &["timeout", "unknown"],
+                &["timeout"],
+                &["timeout", "unknown"],
+            ),
+            SENT,
+        ),
+        row(ZeroWindowCut, TIMEOUT, TIMEOUT),
+        row(HalfClosedKeepalive, TIMEOUT, TIMEOUT),
+        row(OrphanInFinWait1, TIMEOUT, TIMEOUT),
+        row(OrphanInLastAck, LOCAL, TIMEOUT),
+        row(FinWait2Timer, LOCAL, PEER),
+        row(HalfClosedThenUnread, RECEIVED, SENT_BEHIND),
+        row(HalfClosedThenReset, RECEIVED, SENT_BEHIND),
+        row(HalfClosedThenResetInSilence, RECEIVED, SENT_BEHIND),
+        row(HalfClosedInOrder, LOCAL, PEER),
+        row(HalfClosedInSilence, LOCAL, PEER),
+        row(HalfClosedThenClosed, LOCAL, PEER),
+        row(ResetByClient, SENT, RECEIVED),
+        row(ResetByServer, RECEIVED, SENT),
+        row(UnreadByClient, SENT, RECEIVED),
+        row(
+            Disconnected,
+            told(
+                &["reset_sent", "reset"],
+                &["reset_sent"],
+                &["reset", "unknown", "lost"],
+            ),
+            RECEIVED,
+        ),
+        row(ProbeAnsweredByReset, RECEIVED, SENT),
+    ]
+}
+
+/// By how many bytes a flow without an exact count may be off: the peer's FIN.
+const FIN: u64 = 1;
+
+/// Rows at the same time: most of each is waiting.
+const AT_ONCE: usize = 7;
+
+#[test]
+fn over_ipv4() {
+    each(false);
+}
+
+#[test]
+fn over_ipv6() {
+    each(true);
+}
+
+fn each(v6: bool) {
+    if !require_root() || !require_cgroup2() || !require_program("nft") {
+        return;
+    }
+    let only = std::env::var("FLOWCAR_ENDS_WAY").ok();
+    let rows: Vec<_> = rows().into_iter().collect();
+    let rows: Vec<_> = rows
+        .iter()
+        .filter(|row| {
+            only.as_ref()
+                .is_none_or(|only| format!("{:?}", row.way) == *only)
+        })
+        .collect();
+    let mut wrong = Vec::new();
+    for some in rows.chunks(AT_ONCE) {
+        thread::scope(|scope| {
+            let running: Vec<_> = some
+                .iter()
+                .map(|row| scope.spawn(move || check(row, v6)))
+                .collect();
+            for row in running {
+                wrong.extend(row.join().unwrap_or_else(|_| vec!["a row panicked".into()]));
+            }
+        });
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// In a network namespace of its own, followed in every mode at once. Gives what is told wrongly.
+fn check(row: &Row, v6: bool) -> Vec<String> {
+    let place = Place::new("ends").unwrap();
+    for (key, value) in [
+        ("net.ipv4.tcp_retries2", "3"),
+        ("net.ipv4.tcp_orphan_retries", "2"),
+        ("net.ipv4.tcp_early_retrans", "0"),
+    ] {
+        place.netns().sysctl(key, value).unwrap();
+    }
+    let modes = [
+        ("ebpf", Mode::Both, "off"),
+        ("exchange", Mode::Both, "on"),
+        ("alone", Mode::Alone, "off"),
+    ];
+    let mut watches = modes
+        .map(|(_, mode, exchange)| Watch::start(&place, mode, &[("FLOWCAR_EXCHANGE", exchange)]));
+    let mut ending = Ending::start(&place, row.way, v6).unwrap();
+    // Every look has shown it.
+    for watch in &mut watches {
+        watch.reports(2);
+    }
+    ending.go_on().unwrap();
+    let ended = ending.ended().unwrap();
+    let mut wrong = Vec::new();
+    for ((name, ..), mut watch) in modes.into_iter().zip(watches) {
+        watch.until("both ends", |seen| {
+            flow(seen, ended.client).is_some() && flow(seen, ended.server).is_some()
+                || name == "alone" && seen.sum("flowcar.tcp.connections.live", &[]) == 0.0
+        });
+        let seen = watch.stop();
+        wrong.extend(wrongs(row, name, &seen, &ended));
+    }
+    wrong
+}
+
+fn flow(seen: &Seen, local: SocketAddr) -> Option<&Flow> {
+    seen.flows.iter().find(|flow| flow.local == local)
+}
+
+fn wrongs(row: &Row, mode: &str, seen: &Seen, ended: &Ended) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let inexact = seen.sum("flowcar.self.flows.inexact", &[]) as u64;
+    let ends = [
+        (
+            ended.client,
+            &row.client,
+            ended.from_client,
+            ended.from_server,
+        ),
+        (
+            ended.server,
+            &row.server,
+            ended.from_server,
+            ended.from_client,
+        ),
+    ];
+    for (local, told, sent, received) in ends {
+        let allowed = match mode {
+            "ebpf" => told.ebpf,
+            "exchange" => told.exchange,
+            _ => told.alone,
+        };
+        let flow = flow(seen, local);
+        let end = flow.map_or("lost", Flow::end);
+        if !allowed.contains(&end) {
+            let flow = flow.map(|flow| &flow.attributes);
+            wrong.push(format!(
+                "{:?} {mode} {local}: {end} and not {allowed:?}: {flow:?}",
+                row.way
+            ));
+        }
+        let Some(flow) = flow else { continue };
+        let is_error = !["local_fin", "peer_fin", "unknown"].contains(&end);
+        if is_error != !flow.get("error.type").is_empty() {
+            wrong.push(format!(
+                "{:?} {mode} {local}: {end} with error {:?}",
+                row.way,
+                flow.get("error.type")
+            ));
+        }
+        let off = if inexact > 0 { FIN } else { 0 };
+        // Of a socket whose counts are wiped those of the look before are told.
+        let is_wiped = mode == "alone" && end == "unknown" && inexact > 0;
+        if is_wiped && flow.sent <= sent && flow.received <= received + off {
+            continue;
+        }
+        if flow.sent != sent || flow.received.abs_diff(received) > off {
+            let counts = (flow.sent, flow.received);
+            wrong.push(format!(
+                "{:?} {mode} {local}: {counts:?} and not {:?}, {inexact} inexact",
+                row.way,
+                (sent, received)
+            ));
+        }
+    }
+    wrong
+}
