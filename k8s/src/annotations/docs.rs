@@ -11,7 +11,8 @@ pub fn markdown() -> String {
         "# Annotations\n\n\
          Written on a pod, or on its workload (Deployment, StatefulSet, DaemonSet, Job, CronJob), from where flowcar copies\n\
          them into the pod template. A wrong value never blocks a pod: its default holds, and a warning says so. The operator\n\
-         sets other defaults for a cluster in the controller's configuration, `defaults`, under the names without prefix. In YAML, quote `\"on\"` and\n\
+         sets other defaults for a cluster in the controller's configuration, `defaults`, under the names without prefix, and an\n\
+         annotation on a Namespace (all but `inject`, which is a label there) is the default of its pods. In YAML, quote `\"on\"` and\n\
          `\"off\"`: kubectl takes them for booleans.\n\n\
          | annotation | type | default | meaning | example |\n|---|---|---|---|---|\n",
     );

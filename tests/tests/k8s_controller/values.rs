@@ -31,8 +31,10 @@ fn cases() -> Vec<Case> {
     let image = |rest: &str| json!(format!("registry.test/c{rest}"));
     let spread = json!([{"maxSkew": 2, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "DoNotSchedule"}]);
     let toleration = json!({"key": "a", "operator": "Exists", "effect": "NoSchedule"});
-    let affinity =
-        json!({"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}});
+    let term = json!({"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"a": "b"}}});
+    let affinity = json!({"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+        {"weight": 1, "podAffinityTerm": term},
+    ]}});
     let peers = json!([{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]);
     let certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     let expression = json!([{"key": "team", "operator": "In", "values": ["a"]}]);
@@ -100,7 +102,7 @@ fn cases() -> Vec<Case> {
                     json!({"kubernetes.io/os": "linux", "pool": "infra"}),
                 ),
                 (DEPLOYMENT, pod("/tolerations/0"), toleration.clone()),
-                (DEPLOYMENT, pod("/affinity"), json!({"podAntiAffinity": {}})),
+                (DEPLOYMENT, pod("/affinity"), affinity.clone()),
                 (
                     DEPLOYMENT,
                     pod("/priorityClassName"),
@@ -171,7 +173,7 @@ fn cases() -> Vec<Case> {
                     pod("/dnsPolicy"),
                     json!("ClusterFirstWithHostNet"),
                 ),
-                (DEPLOYMENT, at("/ports/0/hostPort"), json!(10250)),
+                (DEPLOYMENT, at("/ports/0/containerPort"), json!(10250)),
                 (DEPLOYMENT, at("/ports/1/containerPort"), json!(18080)),
                 (DEPLOYMENT, at("/args/6"), json!("--listen=[::]:10250")),
                 (
@@ -473,7 +475,7 @@ fn defaults_of_annotations_are_checked_by_the_schema() {
         let parsed = ok.then(|| {
             let maps = manifests
                 .split("\n---\n")
-                .filter(|m| m.contains("name: flowcar-config\n"));
+                .filter(|m| m.contains("kind: ConfigMap\n"));
             let map: Value =
                 serde_yaml_ng::from_str(maps.last().expect("the ConfigMap")).expect("YAML");
             Config::parse(map["data"]["config.yaml"].as_str().expect("a text"))
