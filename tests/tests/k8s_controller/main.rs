@@ -3,6 +3,7 @@
 mod attack;
 mod budgets;
 mod cli;
+mod defaults;
 mod drain;
 mod identity;
 mod judged;

@@ -194,6 +194,18 @@ fn cases() -> Vec<Case> {
             ],
         ),
         case(
+            json!({"tenants": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "team"}]}),
+            vec![(
+                "RoleBinding/flowcar-tenant",
+                "/subjects/0/name",
+                json!("team"),
+            )],
+        ),
+        case(
+            json!({"tenants": []}),
+            vec![("RoleBinding/flowcar-tenant", "", Value::Null)],
+        ),
+        case(
             json!({"logLevel": "debug"}),
             vec![(DEPLOYMENT, at("/env/2/value"), json!("debug"))],
         ),
