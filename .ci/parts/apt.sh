@@ -11,13 +11,46 @@ as_root() {
     if [[ $EUID == 0 ]]; then "$@"; else sudo "$@"; fi
 }
 
+# How long another's lock is waited for, seconds: a fresh machine installs its updates by itself.
+apt_patience=1800
+
+# apt_get WORD ...: apt-get with its output in the log. While another process holds a lock (the lists', the archives', dpkg's) it
+# waits, and says so: apt's own DPkg::Lock::Timeout knows only the last of them.
+apt_get() {
+    local start holder waited=0
+    while :; do
+        printf '\n$ apt-get %s\n' "$*" >>"$log"
+        start=$(wc -l <"$log")
+        as_root env LC_ALL=C DEBIAN_FRONTEND=noninteractive apt-get "$@" >>"$log" 2>&1 </dev/null && return
+        holder=$(lock_holder "$start") || return 1
+        if ((waited >= apt_patience)); then
+            took waiting "given up: $holder still holds a lock of apt's after $((waited / 60)) minutes"
+            return 1
+        fi
+        ((waited % 60)) || took waiting "for a lock of apt's, which $holder holds"
+        sleep 5
+        ((waited += 5))
+    done
+}
+
+# Who holds the lock that the log tells of behind this line; fails if it tells of none.
+lock_holder() {
+    local line
+    line=$(tail -n "+$(($1 + 1))" "$log" | grep -m 1 -e 'Could not get lock' -e 'locked by another process') || return 1
+    if [[ $line =~ (process|pid)" "([0-9]+) ]]; then
+        echo "process ${BASH_REMATCH[2]} ($(cat "/proc/${BASH_REMATCH[2]}/comm" 2>/dev/null || echo "gone by now"))"
+    else
+        echo "another process"
+    fi
+}
+
 # Lists are fetched once, and only when something is missing.
 refresh() {
     if [[ -n $refreshed ]] || ! may_install; then return 0; fi
     refreshed=yes
     doing "apt-get update"
     # One source that does not answer must not hide the others: the install that follows is the judge.
-    as_root apt-get update -qq >>"$log" 2>&1 || true
+    apt_get update -qq || true
 }
 
 # The version that apt would install of a package; fails if there is none.
@@ -34,7 +67,6 @@ install_packages() {
     may_install || die "missing packages, by their Debian names: $*
 setup: They cannot be installed from here: $(have_apt && echo "not root, and no sudo" || echo "no apt-get"). Install them and run this again"
     doing "installing $*"
-    logged as_root env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -y --no-install-recommends --no-remove "$@" ||
-        die "apt-get could not install: $*. Its last words are above, all of them in $log"
+    apt_get install -y --no-install-recommends --no-remove "$@" ||
+        { tail -n 40 "$log" >&2 && die "apt-get could not install: $*. Its last words are above, all of them in $log"; }
 }
