@@ -10,6 +10,8 @@ pub const UNAVAILABLE: u8 = 69;
 pub const SOFTWARE: u8 = 70;
 /// A file cannot be written (EX_CANTCREAT).
 pub const CANNOT_CREATE: u8 = 73;
+/// Started again, it can do what it cannot now (EX_TEMPFAIL).
+pub const START_AGAIN: u8 = 75;
 /// A right is missing (EX_NOPERM).
 pub const NO_PERMISSION: u8 = 77;
 /// The command was found and cannot be executed (POSIX shell).

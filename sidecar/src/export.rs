@@ -1,19 +1,24 @@
 //! `flowcar export`: the sidecar. Attach, export until told to stop, then flush within a deadline.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
 
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     admin::Desk,
-    config::{Config, SourceChoice},
+    config::{Config, Export, SourceChoice},
     exit::{self, Failure},
     follower::Follower,
     handover::Keeper,
+    host::Host,
     memory,
     otlp::exporter::{Exporter, Patience},
     rights,
-    scope::{self, ScopeError},
+    scope::{self, Change, ScopeError, Watch},
     session::Session,
     source::{self, Source, cause::Cause},
 };
@@ -37,7 +42,8 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     let keeper = config.state.as_deref().and_then(keeper);
     let before = keeper.as_ref().and_then(Keeper::read);
     let source = Source::open(choice, cgroup.as_deref(), config.programs())?;
-    rights::give_away(source.still_needs())?;
+    // In a pod no capability is worth keeping: its cgroup outlives flowcar.
+    rights::give_away(&source.still_needs(args.cgroup.is_some()))?;
     let name = source.name();
     let mut follower = Follower::new(source, &config.limits());
     if let Some(keeper) = &keeper {
@@ -49,7 +55,11 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
         }
         None => tracing::info!(source = name, "following the network namespace's TCP flows"),
     }
-    let exporter = Exporter::start_keeping(config, name, None, keeper);
+    announce(config);
+    let host = Host::of_cgroup(args.cgroup.as_deref().and(cgroup.as_deref()));
+    let exporter = Exporter::start_keeping(config, name, &host, keeper);
+    let watch = cgroup.as_deref().zip(follower.cgroup());
+    let mut watch = watch.map(|(path, id)| Watch::new(path, id));
     let mut session = Session::new(follower, exporter, config.report_interval / 2, config);
     let signals = || -> std::io::Result<_> {
         Ok((
@@ -63,13 +73,15 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
             format_args!("cannot catch signals: {error}"),
         )
     })?;
-    let desk = Desk::open();
+    let desk = Desk::open(args.cgroup.as_deref().and(cgroup.as_deref()));
     memory::let_go_of_start();
-    loop {
+    let mut failed = None;
+    while failed.is_none() {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             asked = desk.asked() => asked.answer(session.health()),
+            change = changed(&mut watch) => failed = follow_again(&mut session, &mut watch, change).err(),
             () = session.step(|_, _| {}) => {}
         }
     }
@@ -84,9 +96,79 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
         "stopping: sending what is left"
     );
     tokio::select! {
-        () = session.close(config.shutdown_timeout, Patience::Whole) => Ok(0),
+        () = session.close(config.shutdown_timeout, Patience::Whole) => failed.map_or(Ok(0), Err),
         _ = terminate.recv() => Ok(exit::SOFTWARE),
         _ = interrupt.recv() => Ok(exit::SOFTWARE),
+    }
+}
+
+/// Says where reports go, how, and how often.
+fn announce(config: &Config) {
+    let Export { metrics, traces } = &config.export;
+    if let Some(target) = metrics {
+        tracing::info!(
+            endpoint = target.url(),
+            protocol = target.protocol.name(),
+            every_s = config.report_interval.as_secs_f64(),
+            "exporting metrics"
+        );
+    }
+    if let Some(target) = traces {
+        tracing::info!(
+            endpoint = target.url(),
+            protocol = target.protocol.name(),
+            per_second_at_most = config.spans_per_second,
+            "exporting spans"
+        );
+    }
+    if metrics.is_none() && traces.is_none() {
+        tracing::warn!(
+            "nothing is exported: OTEL_SDK_DISABLED, or OTEL_METRICS_EXPORTER and OTEL_TRACES_EXPORTER, say so"
+        );
+    }
+}
+
+/// Waits until something becomes of the cgroup; for ever where there is none.
+async fn changed(watch: &mut Option<Watch>) -> Change {
+    match watch {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Follows the cgroup that was made in place of the one that was followed. While there is none, the flows of the old one are
+/// followed to their ends.
+fn follow_again(
+    session: &mut Session,
+    watch: &mut Option<Watch>,
+    change: Change,
+) -> Result<(), Failure> {
+    let Some(watch) = watch else { return Ok(()) };
+    let path = watch.path().to_owned();
+    let cgroup = path.display();
+    if change == Change::Removed {
+        tracing::warn!(
+            %cgroup,
+            "the followed cgroup was removed: its connections are followed to their ends, and another in its place will be followed"
+        );
+        return Ok(());
+    }
+    let there = || fs::metadata(&path).map(|found| found.ino()).ok();
+    let before = there();
+    match session.follow(&path, |_, _| {}) {
+        Ok(id) => {
+            watch.follows(id);
+            tracing::info!(%cgroup, "the cgroup was made anew: following its TCP flows");
+            Ok(())
+        }
+        // It was removed again meanwhile.
+        Err(_) if there() != before => Ok(()),
+        Err(error) => Err(Failure::new(
+            exit::START_AGAIN,
+            format_args!(
+                "the followed cgroup {cgroup} was removed and made anew, and the new one cannot be followed: {error}. flowcar ends with status 75, so that whoever supervises it starts it again"
+            ),
+        )),
     }
 }
 

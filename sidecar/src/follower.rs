@@ -5,7 +5,7 @@ mod inheritance;
 mod own;
 mod timers;
 
-use std::time::Duration;
+use std::{collections::HashSet, path::Path, time::Duration};
 
 use flowcar_shared::counter::{COUNTERS, Counter};
 
@@ -20,7 +20,7 @@ use crate::{
     series::{Naming, unheard},
     snapshot::{Own, Snapshot},
     source::{
-        Source,
+        Source, SourceError,
         diag::{DiagError, DiagSource, Pace},
         ebpf::EbpfSource,
     },
@@ -116,18 +116,59 @@ impl Follower {
         let looked = match source {
             Source::Ebpf(_) => return,
             Source::Diag(diag) => alone(diag, flows, &looking, &mut finished),
-            Source::Both(ebpf, diag) if first => adopt(ebpf, diag, flows, &looking, &mut finished),
+            Source::Both(ebpf, diag) if first => {
+                adopt(ebpf, diag, flows, &looking, &[0; COUNTERS], &mut finished)
+            }
             Source::Both(ebpf, diag) => beside(ebpf, diag, flows, &looking, &mut finished),
         };
         let shown = looked.is_ok() || self.source.ebpf().is_some();
-        self.pace.dumped(looked.unwrap_or_else(|error| {
-            tracing::warn!(%error, "the sockets cannot be looked at");
-            0
-        }));
+        self.dumped(looked);
         self.drain(finished);
         if shown {
             self.flows.look_is_over();
         }
+    }
+
+    /// Follows the cgroup that is at this path now, besides what is left of the one that was there before: its flows end as they
+    /// would have. Connections that the new one has already are adopted. Gives its id.
+    ///
+    /// # Errors
+    /// [`SourceError`]: then all is as it was.
+    pub fn follow(
+        &mut self,
+        cgroup: &Path,
+        mut finished: impl FnMut(&Flow, &Anchor),
+    ) -> Result<u64, SourceError> {
+        if self.dumps == 0 {
+            self.look(&mut finished);
+        }
+        self.drain(&mut finished);
+        let before = self.kernel();
+        let id = self.source.follow(cgroup)?;
+        self.dumps += 1;
+        let looking = self.looking();
+        let Self { source, flows, .. } = self;
+        flows.dump_begins();
+        let looked = match source {
+            Source::Ebpf(_) => return Ok(id),
+            Source::Diag(diag) => alone(diag, flows, &looking, &mut finished),
+            Source::Both(ebpf, diag) => adopt(ebpf, diag, flows, &looking, &before, &mut finished),
+        };
+        self.dumped(looked);
+        self.drain(finished);
+        Ok(id)
+    }
+
+    /// The id of the cgroup that is followed, if one is.
+    pub fn cgroup(&self) -> Option<u64> {
+        self.source.cgroup()
+    }
+
+    fn dumped(&mut self, looked: Result<u64, DiagError>) {
+        self.pace.dumped(looked.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the sockets cannot be looked at");
+            0
+        }));
     }
 
     /// Looks at the sockets whether that is due or not: what began since the last look is not to be missed.
@@ -229,31 +270,44 @@ fn alone(
     Ok(sockets)
 }
 
-/// Beside the programs the first dump is kept until the ring is drained: what the table does not know then is older than
-/// they are.
+/// Beside the programs the first dump after they were attached is kept until the ring is drained: what the table does not know
+/// then is older than they are. `before` are the kernel's counters as of the attachment. Sockets of a cgroup that was followed
+/// before are all known, or counted where they are not.
 fn adopt(
     ebpf: &mut EbpfSource,
     diag: &mut DiagSource,
     flows: &mut Flows,
     looking: &Looking,
+    before: &[u64; COUNTERS],
     finished: &mut impl FnMut(&Flow, &Anchor),
 ) -> Result<u64, DiagError> {
     // Before the dump, so that no end falls between the two.
     diag.subscribe()?;
     let mut sights: Vec<Sight> = Vec::new();
     let sockets = diag.dump(|sight| sights.push(*sight))?;
-    flows.records(ebpf, Some(diag), finished);
-    let dropped = kernel(ebpf)[Counter::OpenDropped.index() as usize];
-    let adopt = if dropped == 0 {
+    // Their records have told of all of them.
+    let mut over = HashSet::new();
+    flows.records(ebpf, Some(&mut *diag), &mut |flow: &Flow, anchor: &Anchor| {
+        over.insert(flow.cookie);
+        finished(flow, anchor);
+    });
+    let open_dropped = Counter::OpenDropped.index() as usize;
+    let dropped = kernel(ebpf)[open_dropped] - before[open_dropped];
+    let new = if dropped == 0 {
         Adopt::Connected
     } else {
         Adopt::Inherited
     };
-    let looking = Looking { adopt, ..*looking };
-    for sight in &sights {
+    let (adopted, unadopted) = (flows.table.adopted(), flows.table.unadopted());
+    for sight in sights.iter().filter(|sight| !over.contains(&sight.cookie)) {
+        let adopt = match diag.is_newest(sight) {
+            true => new,
+            false => Adopt::Nothing,
+        };
+        let looking = Looking { adopt, ..*looking };
         flows.look(sight, &looking, finished);
     }
-    let unadopted = flows.table.unadopted();
+    let unadopted = flows.table.unadopted() - unadopted;
     if unadopted > 0 {
         tracing::warn!(
             unadopted,
@@ -261,7 +315,7 @@ fn adopt(
             "the ring buffer overran at the start, so connections that were open before cannot be told from new ones and are not followed; raise FLOWCAR_RING_BYTES"
         );
     }
-    let adopted = flows.table.adopted();
+    let adopted = flows.table.adopted().saturating_sub(adopted);
     tracing::info!(adopted, "connections that were open already");
     Ok(sockets)
 }

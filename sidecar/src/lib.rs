@@ -38,6 +38,7 @@ pub mod flow;
 pub mod follower;
 pub mod handover;
 pub mod histogram;
+pub mod host;
 pub mod logs;
 pub mod memory;
 pub mod otlp;

@@ -3,7 +3,7 @@
 //! What is attached stays attached, maps can be read and written and the ring buffer drained without any of them
 //! (kernel/bpf/syscall.c asks for rights where objects are made, not where a descriptor is used), and sockets are
 //! looked at without any from the start. So nothing that comes from the network is ever read with a right; but for one,
-//! on old kernels, which ask for it wherever maps are used.
+//! on old kernels, which ask for it wherever maps are used, and one where packet programs are to be attached again.
 
 use std::collections::HashSet;
 
@@ -38,12 +38,12 @@ pub enum RightsError {
     },
 }
 
-/// Gives every capability but `kept` away, for this thread and all that it will start, and checks that they are gone. To
+/// Gives every capability but those that are kept (each with why) away, for this thread and all that it will start, and checks that they are gone. To
 /// be called before there are other threads: each has its own (capabilities(7)).
 ///
 /// # Errors
 /// [`RightsError`]. The process has then more rights than it should have.
-pub fn give_away(kept: Option<Capability>) -> Result<(), RightsError> {
+pub fn give_away(kept: &[(Capability, &str)]) -> Result<(), RightsError> {
     prctl::set_no_new_privs()?;
     if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)? {
         for capability in caps::read(None, CapSet::Bounding)? {
@@ -51,8 +51,9 @@ pub fn give_away(kept: Option<Capability>) -> Result<(), RightsError> {
         }
     }
     let left_in = |may_keep: bool| {
-        kept.into_iter()
+        kept.iter()
             .filter(|_| may_keep)
+            .map(|(capability, _)| *capability)
             .collect::<HashSet<_>>()
     };
     for (set, may_keep) in SETS {
@@ -67,11 +68,13 @@ pub fn give_away(kept: Option<Capability>) -> Result<(), RightsError> {
             return Err(RightsError::Left { set, left });
         }
     }
-    match kept {
-        None => tracing::info!("all capabilities are given away; none is needed to go on"),
-        Some(kept) => tracing::warn!(
-            "all capabilities but {kept} are given away: this kernel (as 5.10, unlike 6.1) lets maps be read and written only with it while kernel.unprivileged_bpf_disabled is set"
-        ),
+    for (capability, why) in kept {
+        tracing::warn!("{capability} is kept: {why}");
+    }
+    if kept.is_empty() {
+        tracing::info!("all capabilities are given away; none is needed to go on");
+    } else {
+        tracing::info!("all other capabilities are given away");
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Which cgroup is followed.
 
 mod pod;
+mod watch;
 
 use std::{
     fs, io,
@@ -9,6 +10,7 @@ use std::{
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 pub use pod::{PodCgroup, discover};
+pub use watch::{Change, Watch};
 
 /// Why there is no cgroup to follow.
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,6 @@
 //! The main loop that `flowcar run` and `flowcar export` share: drain, sample, report.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
@@ -11,6 +11,7 @@ use crate::{
     flow::{Flow, Parts},
     follower::Follower,
     otlp::exporter::{Exporter, Patience},
+    source::SourceError,
 };
 
 /// How often the ring buffer is drained. A flow's end is seen this much later at most; waking up for each record
@@ -85,6 +86,20 @@ impl Session {
         let mut finished = told(&mut self.exporter, finished);
         self.follower.drain(&mut finished);
         self.follower.look(finished);
+    }
+
+    /// Follows the cgroup that was made where the one that is followed was removed. Gives its id.
+    ///
+    /// # Errors
+    /// [`SourceError`].
+    pub fn follow(
+        &mut self,
+        cgroup: &Path,
+        finished: impl FnMut(&Flow, &Anchor),
+    ) -> Result<u64, SourceError> {
+        self.looked = true;
+        let finished = told(&mut self.exporter, finished);
+        self.follower.follow(cgroup, finished)
     }
 
     /// Looks at the sockets for the last time, due or not, and takes in all that waits.

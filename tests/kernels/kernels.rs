@@ -5,6 +5,8 @@
 mod kernel_attacks;
 #[path = "../tests/kernel_bytes.rs"]
 mod kernel_bytes;
+#[path = "../tests/kernel_cgroup_anew.rs"]
+mod kernel_cgroup_anew;
 #[path = "../tests/kernel_diag/main.rs"]
 mod kernel_diag;
 #[path = "../tests/kernel_ends/main.rs"]

@@ -2,6 +2,7 @@
 //! cgroup tree, with two capabilities and without a word of where it is.
 
 use std::{
+    fs,
     io::{BufRead, BufReader},
     process::{Command, Stdio},
 };
@@ -32,7 +33,7 @@ struct Node {
     app: Cgroup,
     sidecar: Cgroup,
     other: Cgroup,
-    _pods: [Cgroup; 2],
+    pods: [Cgroup; 2],
     _parents: [Cgroup; 2],
     _root: Cgroup,
 }
@@ -51,7 +52,7 @@ fn node() -> Node {
         app: own.child("cri-containerd-app.scope").unwrap(),
         sidecar: own.child("cri-containerd-flowcar.scope").unwrap(),
         other: neighbour.child("cri-containerd-app.scope").unwrap(),
-        _pods: [own, neighbour],
+        pods: [own, neighbour],
         _parents: [burstable, kubepods],
         _root: root,
     }
@@ -105,8 +106,8 @@ fn has_no_rights(process: u32) {
         none
     };
     let mut threads = 0;
-    for thread in std::fs::read_dir(format!("/proc/{process}/task")).unwrap() {
-        let status = std::fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+    for thread in fs::read_dir(format!("/proc/{process}/task")).unwrap() {
+        let status = fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
         let field = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
             line.unwrap().trim_start_matches(':').trim().to_owned()
@@ -266,4 +267,37 @@ fn its_own_connections_are_left_out_and_probes_are_answered() {
     has_books(&sidecar.stop(), 3);
     sink.kill().unwrap();
     sink.wait().unwrap();
+}
+
+/// A pod's cgroup is not made anew under a sidecar that is in it; where it is all the same, and no right is left with which the
+/// new one could be followed, it ends so that it is started again.
+#[test]
+fn a_pods_cgroup_that_is_made_anew_is_followed_or_ends_it() {
+    if !can_run() {
+        return;
+    }
+    let netns = Netns::new("pod").unwrap();
+    for exchange in ["off", "on"] {
+        let node = node();
+        let pod = &node.pods[0];
+        let mut sidecar = export(&node.sidecar, &netns, &[("FLOWCAR_EXCHANGE", exchange)]);
+        sidecar.told("following");
+        has_no_rights(sidecar.id());
+        node.other.adopt(sidecar.id()).unwrap();
+        for container in [&node.sidecar, &node.app, pod] {
+            fs::remove_dir(container.path()).unwrap();
+        }
+        sidecar.told("was removed");
+        fs::create_dir(pod.path()).unwrap();
+        if exchange == "on" {
+            let told = sidecar.told("flowcar: ");
+            assert!(told.contains("cannot be followed"), "{told}");
+            assert_eq!(sidecar.wait().code(), Some(75));
+            continue;
+        }
+        sidecar.told("made anew");
+        fs::create_dir(node.app.path()).unwrap();
+        calls(&node.app, &node.other, &netns, "127.0.0.1:7005", "3");
+        has_books(&sidecar.stop(), 3);
+    }
 }

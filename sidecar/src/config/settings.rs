@@ -198,7 +198,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         "OTEL_SERVICE_NAME",
-        "the workload's name, or the command's",
+        "the workload's name, the command's, or the unit's",
         "`service.name`",
     ),
     setting(

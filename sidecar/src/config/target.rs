@@ -146,6 +146,14 @@ impl fmt::Debug for Target {
 // === impl Protocol ===
 
 impl Protocol {
+    /// Its name in settings.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::HttpProtobuf => "http/protobuf",
+        }
+    }
+
     pub(super) const fn default_endpoint(self) -> &'static str {
         match self {
             Self::Grpc => "http://localhost:4317",

@@ -37,7 +37,7 @@ use super::{
     exemplars::{Candidates, Exemplars},
     metrics::Options,
     own::OwnSockets,
-    resource::{Resource, random_instance},
+    resource::Resource,
     spans::{SpanOptions, part, span},
 };
 use crate::{
@@ -45,6 +45,7 @@ use crate::{
     config::{Config, Export, Signal},
     flow::{Flow, Part},
     handover::Keeper,
+    host::Host,
     logs,
     series::Naming,
     snapshot::{Own, Snapshot},
@@ -91,22 +92,22 @@ impl Exporter {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn start(config: &Config, source: &str, command: Option<&str>) -> Option<Self> {
-        Self::start_keeping(config, source, command, None)
+        Self::start_keeping(config, source, &Host::of_command(command), None)
     }
 
-    /// The same; `keeper` leaves what each report told of that a receiver took.
+    /// The same of what `host` names; `keeper` leaves what each report told of that a receiver took.
     ///
     /// # Panics
     /// Outside a tokio runtime.
     pub fn start_keeping(
         config: &Config,
         source: &str,
-        command: Option<&str>,
+        host: &Host,
         keeper: Option<Keeper>,
     ) -> Option<Self> {
         let Export { metrics, traces } = &config.export;
         let any = metrics.is_some() || traces.is_some();
-        let resource = || Resource::new(config, source, command, random_instance());
+        let resource = || Resource::new(config, source, host);
         any.then(|| Self::start_as(config, &resource(), keeper))
     }
 

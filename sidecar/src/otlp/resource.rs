@@ -1,12 +1,15 @@
 //! Who speaks: the pod. One list, for metrics and spans alike.
 
-use std::{collections::BTreeMap, fs};
+use std::collections::BTreeMap;
 
 use opentelemetry::KeyValue;
 use opentelemetry_proto::tonic::resource::v1::Resource as ProtoResource;
 
 use super::metrics::text;
-use crate::config::{Config, Pod};
+use crate::{
+    config::{Config, Pod},
+    host::Host,
+};
 
 /// The resource's attributes, sorted by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,17 +21,13 @@ impl Resource {
     /// The resource that `config` tells of, with its figures from `source` (`ebpf`, `inet_diag`).
     ///
     /// Its `service.name` is the first there is of: `OTEL_SERVICE_NAME`, that in `OTEL_RESOURCE_ATTRIBUTES`, the
-    /// workload's name, `command` (the program that `flowcar run` runs), the pod's name. `instance` names this instance
-    /// where there is no pod uid; see [`random_instance`].
-    pub fn new(
-        config: &Config,
-        source: &str,
-        command: Option<&str>,
-        instance: Option<String>,
-    ) -> Self {
+    /// workload's name, that of `host` (the command's, the unit's), the pod's name. Of the host itself a pod tells nothing.
+    pub fn new(config: &Config, source: &str, host: &Host) -> Self {
         let pod = &config.pod;
-        let name = pod.owner_name.as_deref().or(command);
-        let name = name.or(pod.name.as_deref());
+        let is_pod = pod.uid.is_some() || pod.name.is_some();
+        let host_name = host.host_name.clone().filter(|_| !is_pod);
+        let name = pod.owner_name.as_ref().or(host.service_name.as_ref());
+        let name = name.or(pod.name.as_ref()).map(String::as_str);
         let mut attributes = BTreeMap::from([
             ("flowcar.source".to_owned(), source.to_owned()),
             (
@@ -38,7 +37,12 @@ impl Resource {
         ]);
         let found = [
             ("service.namespace", pod.namespace.clone()),
-            ("service.instance.id", pod.uid.clone().or(instance)),
+            (
+                "service.instance.id",
+                pod.uid.clone().or(host.instance.clone()),
+            ),
+            ("host.name", host_name),
+            ("container.id", host.container_id.clone()),
             ("k8s.namespace.name", pod.namespace.clone()),
             ("k8s.pod.name", pod.name.clone()),
             ("k8s.pod.uid", pod.uid.clone()),
@@ -88,12 +92,6 @@ impl Resource {
     }
 }
 
-/// A random UUID of the kernel's; none where there is no /proc.
-pub fn random_instance() -> Option<String> {
-    let id = fs::read_to_string("/proc/sys/kernel/random/uuid").ok()?;
-    Some(id.trim().to_owned())
-}
-
 /// The workload under the name of its kind, for the kinds that have one.
 fn owner(pod: &Pod) -> Option<(String, String)> {
     let kind = match pod.owner_kind.as_deref()? {
@@ -118,7 +116,13 @@ mod tests {
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let config = Config::from_vars(vars).expect("good settings");
-        Resource::new(&config, "ebpf", command, Some("random".to_owned())).attributes
+        let host = Host {
+            service_name: command.map(str::to_owned),
+            instance: Some("random".to_owned()),
+            host_name: Some("node-1.example".to_owned()),
+            container_id: None,
+        };
+        Resource::new(&config, "ebpf", &host).attributes
     }
 
     #[test]
@@ -160,6 +164,7 @@ mod tests {
         assert_eq!(found["service.name"], "a");
         assert_eq!(found["team"], "x,y");
         assert_eq!(found["service.instance.id"], "random");
+        assert_eq!(found["host.name"], "node-1.example");
         let found = resource(&[attributes, ("OTEL_SERVICE_NAME", "b")], Some("curl"));
         assert_eq!(found["service.name"], "b");
         assert_eq!(resource(&[], Some("curl"))["service.name"], "curl");
@@ -172,7 +177,7 @@ mod tests {
     #[test]
     fn metrics_and_spans_carry_the_same() {
         let config = Config::from_vars([]).expect("defaults");
-        let resource = Resource::new(&config, "ebpf", None, random_instance());
+        let resource = Resource::new(&config, "ebpf", &Host::of_command(None));
         let sdk = ProtoResource::from(&resource.to_sdk());
         let mut attributes = sdk.attributes;
         attributes.sort_by(|a, b| a.key.cmp(&b.key));

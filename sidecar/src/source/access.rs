@@ -6,6 +6,9 @@ use caps::{CapSet, Capability};
 
 use super::cause::{create_small_map, read_first};
 
+/// Why one is kept.
+pub(super) const WHY: &str = "this kernel (as 5.10, unlike 6.1) lets maps be read and written only with it while kernel.unprivileged_bpf_disabled is set";
+
 /// The capability that reading and writing maps goes on to need once programs are attached, if any.
 ///
 /// Older kernels (5.10 is one, 6.1 is not) let whoever lacks CAP_BPF call nothing of bpf(2) while

@@ -1,6 +1,6 @@
 //! The kernel programs: loaded, attached to one cgroup, and drained.
 
-use std::{fs::File, io, path::Path};
+use std::{fs::File, io, os::unix::fs::MetadataExt as _, path::Path};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -15,7 +15,10 @@ use flowcar_shared::counter::{COUNTERS, Counter};
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use tokio::io::unix::AsyncFd;
 
-use super::cause::Cause;
+use super::{
+    cause::Cause,
+    generations::{Generations, Links},
+};
 
 /// What `sidecar-ebpf` compiled to; empty where there was no toolchain for it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flowcar"));
@@ -98,8 +101,9 @@ impl AttachError {
 
 /// The attached programs. Dropping it detaches them: their link is held by this process alone.
 pub struct EbpfSource {
-    // Held for its links.
-    _programs: Ebpf,
+    programs: Ebpf,
+    options: Options,
+    generations: Generations,
     ring: AsyncFd<RingBuf<MapData>>,
     counters: PerCpuArray<MapData, u64>,
     tick: Array<MapData, u32>,
@@ -113,13 +117,39 @@ impl EbpfSource {
     /// # Errors
     /// [`AttachError`], which says what is missing and what to do about it.
     pub fn attach(cgroup: &Path, options: Options) -> Result<Self, AttachError> {
-        let mut programs = load(options)?;
-        let directory = File::open(cgroup).map_err(|error| AttachError::Cgroup {
+        let mut source = Self::with_maps(load(options)?, options)?;
+        source.follow(cgroup)?;
+        Ok(source)
+    }
+
+    /// Attaches the programs to the cgroup that is at this path now as well: to the first, or to the one that was made where
+    /// the one before it was removed. Gives its id.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn follow(&mut self, cgroup: &Path) -> Result<u64, AttachError> {
+        let unreadable = |error| AttachError::Cgroup {
             path: cgroup.display().to_string(),
             error,
-        })?;
-        attach_programs(&mut programs, &directory, options)?;
-        Self::with_maps(programs)
+        };
+        let directory = File::open(cgroup).map_err(unreadable)?;
+        let id = directory.metadata().map_err(unreadable)?.ino();
+        // Attached twice, they would count everything twice.
+        if self.generations.newest() != Some(id) {
+            let links = attach_programs(&mut self.programs, &directory, id, self.options)?;
+            self.generations.add(links);
+        }
+        Ok(id)
+    }
+
+    /// The id of the cgroup that was followed last.
+    pub fn cgroup(&self) -> Option<u64> {
+        self.generations.newest()
+    }
+
+    /// Whether packets are looked at.
+    pub const fn looks_at_packets(&self) -> bool {
+        self.options.exchanges
     }
 
     /// Loads the programs, and lets them go again.
@@ -172,7 +202,7 @@ impl EbpfSource {
             .map_err(|error| AttachError::of("ask for samples", error))
     }
 
-    fn with_maps(mut programs: Ebpf) -> Result<Self, AttachError> {
+    fn with_maps(mut programs: Ebpf, options: Options) -> Result<Self, AttachError> {
         let mut take = |name: &str| {
             programs
                 .take_map(name)
@@ -185,7 +215,9 @@ impl EbpfSource {
         let ring = unsafe { AsyncFd::register_with_interest(ring, tokio::io::Interest::READABLE) }
             .map_err(|error| AttachError::Poll(error.into()))?;
         Ok(Self {
-            _programs: programs,
+            programs,
+            options,
+            generations: Generations::default(),
             ring,
             counters: PerCpuArray::try_from(counters).map_err(of)?,
             tick: Array::try_from(tick).map_err(of)?,
@@ -246,29 +278,38 @@ fn create_maps(options: Options) -> Result<Ebpf, AttachError> {
 fn attach_programs(
     programs: &mut Ebpf,
     cgroup: &File,
+    id: u64,
     options: Options,
-) -> Result<(), AttachError> {
+) -> Result<Links, AttachError> {
     // Single is flags 0: with cgroup bpf_link, which always allows several programs, the kernel takes no others.
     const MODE: CgroupAttachMode = CgroupAttachMode::Single;
+    let refused = |what| move |error| AttachError::of_attachment(what, error);
+    let mut packets = Vec::new();
     if options.exchanges {
         for (name, way) in [
             (EGRESS, CgroupSkbAttachType::Egress),
             (INGRESS, CgroupSkbAttachType::Ingress),
         ] {
-            program::<CgroupSkb>(programs, name)
-                .attach(cgroup, way, MODE)
-                .map_err(|error| {
-                    AttachError::of_attachment("attach its cgroup_skb program", error)
-                })?;
+            let program = program::<CgroupSkb>(programs, name);
+            let link = program.attach(cgroup, way, MODE);
+            let link = link.and_then(|link| program.take_link(link));
+            packets.push(link.map_err(refused("attach its cgroup_skb program"))?);
         }
     }
-    program::<CgroupSock>(programs, RELEASE)
-        .attach(cgroup, MODE)
-        .map_err(|error| AttachError::of_attachment("attach its sock_release program", error))?;
-    program::<SockOps>(programs, CALLBACKS)
-        .attach(cgroup, MODE)
-        .map_err(|error| AttachError::of_attachment("attach its sock_ops program", error))?;
-    Ok(())
+    let release = program::<CgroupSock>(programs, RELEASE);
+    let link = release.attach(cgroup, MODE);
+    let link = link.and_then(|link| release.take_link(link));
+    let release = link.map_err(refused("attach its sock_release program"))?;
+    let callbacks = program::<SockOps>(programs, CALLBACKS);
+    let link = callbacks.attach(cgroup, MODE);
+    let link = link.and_then(|link| callbacks.take_link(link));
+    let callbacks = link.map_err(refused("attach its sock_ops program"))?;
+    Ok(Links {
+        cgroup: id,
+        _packets: packets,
+        _release: release,
+        _callbacks: callbacks,
+    })
 }
 
 fn program<'a, P>(programs: &'a mut Ebpf, name: &str) -> &'a mut P

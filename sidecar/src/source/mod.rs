@@ -4,6 +4,7 @@ mod access;
 pub mod cause;
 pub mod diag;
 pub mod ebpf;
+mod generations;
 pub mod given_up;
 
 use std::path::Path;
@@ -96,9 +97,42 @@ impl Source {
         }
     }
 
-    /// The capability that following flows goes on to need; none on newer kernels, and none without programs.
-    pub fn still_needs(&self) -> Option<Capability> {
-        self.ebpf().and_then(|_| access::still_needed())
+    /// The capabilities that following flows goes on to need, and why: none on newer kernels, and none without programs.
+    /// `again` is whether the cgroup may be removed and made anew.
+    pub fn still_needs(&self, again: bool) -> Vec<(Capability, &'static str)> {
+        let Some(ebpf) = self.ebpf() else {
+            return Vec::new();
+        };
+        let maps = access::still_needed().map(|capability| (capability, access::WHY));
+        // The other programs' attachment asks for no right (kernel/bpf/syscall.c, bpf_prog_attach_check_attach_type).
+        let packets = (again && ebpf.looks_at_packets()).then_some((
+            Capability::CAP_NET_ADMIN,
+            "with FLOWCAR_EXCHANGE=on it is needed to follow the cgroup of --cgroup when that is removed and made anew",
+        ));
+        maps.into_iter().chain(packets).collect()
+    }
+
+    /// Follows the cgroup that is at this path now, and what is left of the one that was there before. Gives its id.
+    ///
+    /// # Errors
+    /// [`SourceError`]: then all is as it was.
+    pub fn follow(&mut self, cgroup: &Path) -> Result<u64, SourceError> {
+        let id = match self.ebpf_mut() {
+            Some(ebpf) => ebpf.follow(cgroup)?,
+            None => diag::id_of(cgroup)?,
+        };
+        if let Some(diag) = self.diag_mut() {
+            diag.follow(id);
+        }
+        Ok(id)
+    }
+
+    /// The id of the cgroup that is followed, if one is.
+    pub fn cgroup(&self) -> Option<u64> {
+        match self {
+            Self::Ebpf(ebpf) | Self::Both(ebpf, _) => ebpf.cgroup(),
+            Self::Diag(diag) => diag.cgroup(),
+        }
     }
 
     /// The value of `flowcar.source`.

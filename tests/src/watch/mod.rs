@@ -184,6 +184,11 @@ impl Watch {
         Duration::from_nanos(nanoseconds.parse().unwrap())
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends it a signal.
     ///
     /// # Panics

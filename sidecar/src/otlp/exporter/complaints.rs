@@ -25,6 +25,8 @@ pub(super) struct Complaints {
     causes: HashMap<(Discriminant<Cause>, u32), Spoken>,
     last_partial: Option<Instant>,
     failing: Option<Failing>,
+    /// Whether an export was ever taken.
+    taken: bool,
 }
 
 /// When a cause was spoken of.
@@ -109,6 +111,9 @@ impl Complaints {
                 signal.name()
             );
         }
+        if !std::mem::replace(&mut self.taken, true) {
+            tracing::info!("the receiver accepted the first {}", signal.name());
+        }
         let Accepted { rejected, message } = accepted;
         let now = Instant::now();
         let quiet = self
@@ -169,7 +174,9 @@ mod tests {
             complaints.failed(&error);
             tokio::time::sleep(Duration::from_secs(10)).await;
         }
-        complaints.accepted(Signal::Metrics, &Accepted::default());
+        for _ in 0..100 {
+            complaints.accepted(Signal::Metrics, &Accepted::default());
+        }
         // It flaps: there is nothing new in that.
         for _ in 0..100 {
             complaints.failed(&error);
@@ -182,10 +189,16 @@ mod tests {
             all[0].contains("cannot export metrics to http://collector:4317/"),
             "{text}"
         );
-        let last = all.last().expect("a line");
+        let [.., again, first] = all[..] else {
+            panic!("{text}");
+        };
         assert!(
-            last.contains("metrics are taken again failed_exports=8640 failed_for_s=86400"),
-            "{last}"
+            again.contains("metrics are taken again failed_exports=8640 failed_for_s=86400"),
+            "{again}"
+        );
+        assert!(
+            first.contains("the receiver accepted the first metrics"),
+            "said once, and last: {first}"
         );
     }
 }

@@ -82,7 +82,14 @@ impl MetricsLane {
         let last = self.sent.load(Ordering::Relaxed);
         let mut settled = self.settled.clone();
         let all = settled.wait_for(|number| *number >= last);
-        matches!(timeout_at(deadline, all).await, Ok(Ok(_)))
+        if matches!(timeout_at(deadline, all).await, Ok(Ok(_))) {
+            return true;
+        }
+        tracing::warn!(
+            reports = last - *self.settled.borrow(),
+            "metrics are lost: the receiver did not take the last reports in time; raise FLOWCAR_SHUTDOWN_TIMEOUT if it can"
+        );
+        false
     }
 }
 
@@ -137,6 +144,8 @@ impl<T: Transport<ExportMetricsServiceRequest>> Sender<T> {
             if taken {
                 self.acknowledged = deltas.then(|| Arc::clone(of));
                 self.keep(&of.0);
+            } else if *self.hurry.borrow() {
+                tracing::warn!("metrics are lost: the receiver refused the last report");
             }
             self.settled.send_replace(*number);
             return;

@@ -178,7 +178,8 @@ async fn what_a_receiver_took_is_left() {
     };
     let start = |endpoint: &str| {
         let config = config(&[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)]);
-        Exporter::start_keeping(&config, "ebpf", None, Some(keeper())).expect("an endpoint")
+        Exporter::start_keeping(&config, "ebpf", &Host::default(), Some(keeper()))
+            .expect("an endpoint")
     };
     let closed = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = closed.local_addr().expect("its address");

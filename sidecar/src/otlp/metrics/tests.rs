@@ -13,6 +13,7 @@ use crate::{
         Books, End, Failure, Flow, Lost, Monotonic, Retransmits, Role, RttKind, TraceIdentity,
         example,
     },
+    host::Host,
     otlp::{
         exemplars::{Candidates, Measure},
         names::METRICS,
@@ -27,6 +28,13 @@ const PLAIN: Options = Options {
     temporality: Temporality::Cumulative,
     histograms: Histograms::Exponential,
 };
+
+fn web() -> Host {
+    Host {
+        service_name: Some("web".to_owned()),
+        ..Host::default()
+    }
+}
 
 fn recorded(durations_ns: &[u64]) -> Histogram {
     let mut histogram = Histogram::default();
@@ -124,7 +132,7 @@ fn full() -> Snapshot {
 
 fn metrics(snapshot: &Snapshot, options: Options, before: Option<&Snapshot>) -> Vec<ProtoMetric> {
     let config = Config::from_vars([]).expect("defaults");
-    let resource = Resource::new(&config, "ebpf", Some("web"), None);
+    let resource = Resource::new(&config, "ebpf", &web());
     let mut export = encode(snapshot, &resource, options, before, &Exemplars::default());
     let mut scopes = export.resource_metrics.remove(0).scope_metrics;
     assert_eq!(scopes.len(), 1);
@@ -498,7 +506,7 @@ fn a_histogram_names_the_span_of_its_slowest_duration_of_the_time_it_tells_of() 
         exemplars.placed(&full().series)
     };
     let config = Config::from_vars([]).expect("defaults");
-    let resource = Resource::new(&config, "ebpf", Some("web"), None);
+    let resource = Resource::new(&config, "ebpf", &web());
     let told = |exemplars: &Exemplars| {
         let export = encode(&full(), &resource, PLAIN, None, exemplars);
         let metrics = export.resource_metrics[0].scope_metrics[0].metrics.clone();

@@ -14,8 +14,9 @@ mod wire;
 use std::{
     cell::OnceCell,
     collections::{BTreeMap, HashSet},
-    io,
+    fs, io,
     net::IpAddr,
+    os::unix::fs::MetadataExt as _,
     path::Path,
     time::Instant,
 };
@@ -92,10 +93,8 @@ impl DiagSource {
     /// # Errors
     /// [`DiagError`].
     pub fn open(cgroup: Option<&Path>) -> Result<Self, DiagError> {
-        let scope = Scope::new(cgroup).map_err(|error| DiagError::Cgroup {
-            path: cgroup.map_or_else(String::new, |path| path.display().to_string()),
-            error,
-        })?;
+        let path = cgroup.unwrap_or(Path::new(""));
+        let scope = Scope::new(cgroup).map_err(DiagError::of_cgroup(path))?;
         let requests = Requests::open().map_err(DiagError::of("ask for sockets"))?;
         Ok(Self {
             requests,
@@ -107,6 +106,21 @@ impl DiagSource {
             counts: Counts::default(),
             dropped_before: 0,
         })
+    }
+
+    /// The cgroup of this id has taken the place of the one that was followed, whose sockets may outlive it.
+    pub fn follow(&mut self, id: u64) {
+        self.scope.follow(id);
+    }
+
+    /// The id of the cgroup that is followed, if one is.
+    pub fn cgroup(&self) -> Option<u64> {
+        self.scope.cgroup()
+    }
+
+    /// Whether a followed socket is of the cgroup that is there now, not of one that was there before it.
+    pub fn is_newest(&self, sight: &Sight) -> bool {
+        self.scope.is_newest(sight)
     }
 
     /// Joins the destroy group. From here on the end of every socket is told.
@@ -369,7 +383,23 @@ fn own_addresses() -> HashSet<IpAddr> {
     addresses.filter(|ip| !ip.is_loopback()).collect()
 }
 
+/// The id of the cgroup at this path.
+///
+/// # Errors
+/// [`DiagError::Cgroup`].
+pub fn id_of(cgroup: &Path) -> Result<u64, DiagError> {
+    let found = fs::metadata(cgroup).map_err(DiagError::of_cgroup(cgroup))?;
+    Ok(found.ino())
+}
+
 impl DiagError {
+    fn of_cgroup(path: &Path) -> impl Fn(io::Error) -> Self {
+        move |error| Self::Cgroup {
+            path: path.display().to_string(),
+            error,
+        }
+    }
+
     fn of(what: &'static str) -> impl Fn(io::Error) -> Self {
         move |error| Self::Netlink { what, error }
     }

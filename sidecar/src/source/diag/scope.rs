@@ -16,14 +16,18 @@ pub(super) enum Scope {
     /// Every one of the network namespace: the pod's.
     Namespace,
     /// Those of a cgroup2 directory and of those below it.
-    Cgroup(Cgroups),
+    Cgroup(Box<Cgroups>),
 }
 
 /// The cgroups that are followed, by id. A cgroup that was removed is remembered: its sockets may outlive it.
 #[derive(Debug)]
 pub(super) struct Cgroups {
     root: PathBuf,
+    /// The id of the one that was found under the root's path last.
+    root_id: u64,
     inside: HashSet<u64>,
+    /// Of those inside, the root that was found last, and those below it.
+    newest: HashSet<u64>,
     /// Known to be elsewhere; forgotten with every dump, as it may be about to be made.
     outside: HashSet<u64>,
     /// Whether each listener, by its address, is followed. A connection has the cgroup of the listener that it came from.
@@ -49,13 +53,38 @@ impl Scope {
         };
         let mut cgroups = Cgroups {
             root: root.to_owned(),
+            root_id: 0,
             inside: HashSet::new(),
+            newest: HashSet::new(),
             outside: HashSet::new(),
             listeners: HashMap::new(),
         };
-        cgroups.inside.insert(fs::metadata(root)?.ino());
-        cgroups.walk();
-        Ok(Self::Cgroup(cgroups))
+        cgroups.follow(fs::metadata(root)?.ino());
+        Ok(Self::Cgroup(Box::new(cgroups)))
+    }
+
+    /// The cgroup of this id has taken the place of the one that was followed.
+    pub(super) fn follow(&mut self, id: u64) {
+        if let Self::Cgroup(cgroups) = self {
+            cgroups.follow(id);
+        }
+    }
+
+    /// The id of the cgroup that is followed.
+    pub(super) fn cgroup(&self) -> Option<u64> {
+        match self {
+            Self::Namespace => None,
+            Self::Cgroup(cgroups) => Some(cgroups.root_id),
+        }
+    }
+
+    /// Whether a socket that is followed is of the cgroup that is there now, not of one that was there before it.
+    pub(super) fn is_newest(&self, sight: &Sight) -> bool {
+        match (self, sight.cgroup) {
+            (Self::Namespace, _) => true,
+            (Self::Cgroup(cgroups), Some(id)) => cgroups.newest.contains(&id),
+            (Self::Cgroup(_), None) => false,
+        }
     }
 
     /// A dump begins: what was outside may have moved, and listeners come anew.
@@ -87,6 +116,17 @@ impl Scope {
 }
 
 impl Cgroups {
+    fn follow(&mut self, id: u64) {
+        if self.root_id == id {
+            return;
+        }
+        self.root_id = id;
+        self.newest = HashSet::from([id]);
+        self.inside.insert(id);
+        self.outside.clear();
+        self.walk();
+    }
+
     fn side(&mut self, id: u64) -> Side {
         if self.inside.contains(&id) {
             return Side::Inside;
@@ -130,6 +170,7 @@ impl Cgroups {
             for entry in entries.flatten() {
                 if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                     self.inside.insert(entry.ino());
+                    self.newest.insert(entry.ino());
                     waiting.push(entry.path());
                 }
             }

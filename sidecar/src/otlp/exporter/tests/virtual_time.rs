@@ -214,7 +214,7 @@ async fn reports(
 ) -> Vec<ExportMetricsServiceRequest> {
     let (scripted, taken) = Scripted::new(steps);
     let config = Config::from_vars([]).expect("defaults");
-    let resource = Resource::new(&config, "ebpf", None, None);
+    let resource = Resource::new(&config, "ebpf", &Host::default());
     let options = Options {
         temporality,
         histograms: Histograms::Exponential,
