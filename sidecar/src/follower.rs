@@ -287,10 +287,14 @@ fn adopt(
     let sockets = diag.dump(|sight| sights.push(*sight))?;
     // Their records have told of all of them.
     let mut over = HashSet::new();
-    flows.records(ebpf, Some(&mut *diag), &mut |flow: &Flow, anchor: &Anchor| {
-        over.insert(flow.cookie);
-        finished(flow, anchor);
-    });
+    flows.records(
+        ebpf,
+        Some(&mut *diag),
+        &mut |flow: &Flow, anchor: &Anchor| {
+            over.insert(flow.cookie);
+            finished(flow, anchor);
+        },
+    );
     let open_dropped = Counter::OpenDropped.index() as usize;
     let dropped = kernel(ebpf)[open_dropped] - before[open_dropped];
     let new = if dropped == 0 {

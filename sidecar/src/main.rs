@@ -31,7 +31,8 @@ enum Commands {
     Run(RunArgs),
     /// Follow a cgroup's flows and export them until SIGTERM (the sidecar)
     Export(ExportArgs),
-    /// Tell whether flows can be followed here, by which source, and what stands in the way: exit status 69 if nothing can
+    /// Tell whether flows can be followed here, by which source, and what stands in the way; with --send, whether receivers take
+    /// what is sent. Exit status 69 if not
     Check(CheckArgs),
     /// Ask the sidecar of this container how it is, for exec probes: exit status 0 is yes
     Probe(ProbeArgs),
@@ -76,7 +77,7 @@ fn start(command: Commands) -> Result<u8, Failure> {
     runtime.block_on(async {
         // Mistakes in settings are a part of its answer.
         if let Commands::Check(args) = &command {
-            return check(args, config);
+            return check(args, config).await;
         }
         let config = config.map_err(|mistakes| Failure::new(exit::USAGE, mistakes))?;
         logs::start(&config, matches!(command, Commands::Run(_)));
@@ -84,7 +85,7 @@ fn start(command: Commands) -> Result<u8, Failure> {
             logs::notices(&config);
         }
         match command {
-            Commands::Check(args) => check(&args, Ok(config)),
+            Commands::Check(args) => check(&args, Ok(config)).await,
             Commands::Run(args) => run(args, &config).await,
             Commands::Export(args) => export(args, &config).await,
             Commands::Sink(args) => sink(args).await,

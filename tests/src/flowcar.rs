@@ -11,7 +11,7 @@ use std::{
     process::{Child, ChildStdout, Command, ExitStatus, Stdio},
 };
 
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use tempfile::NamedTempFile;
 
 use crate::{
@@ -41,9 +41,16 @@ pub struct FlowLine {
     pub retransmits: u64,
     pub rtt: Rtt,
     pub exchanges: Exchanges,
+    #[serde(deserialize_with = "end_or_open")]
     pub end: String,
     pub trace_id: String,
     pub span_id: String,
+}
+
+/// A connection that is still open has no end: it is read as `open`.
+fn end_or_open<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let end = Option::<String>::deserialize(from)?;
+    Ok(end.unwrap_or_else(|| "open".to_owned()))
 }
 
 /// An end of a flow.
@@ -95,7 +102,7 @@ pub struct Summary {
 /// All that one `flowcar run --format json` wrote.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// One for each flow that ended.
+    /// One for each flow that ended, and for each connection that is still open at the end.
     pub flows: Vec<FlowLine>,
     /// The last line.
     pub summary: Summary,

@@ -279,6 +279,28 @@ fn the_report_goes_where_it_is_told_to() {
     assert_eq!(text(&output.stderr).lines().count(), 1);
 }
 
+/// `| head -1`: who reads the report may have read enough.
+#[test]
+fn a_reader_that_leaves_is_no_failure() {
+    if !can_run() {
+        return;
+    }
+    let place = place();
+    for format in ["json", "table"] {
+        let mut run = flowcar::command(&place).unwrap();
+        run.args([
+            "run", "--format", format, "-o", "-", "--", "sh", "-c", "exit 7",
+        ]);
+        let mut run = run.stdin(Stdio::null()).stdout(Stdio::piped());
+        run = run.stderr(Stdio::piped());
+        let mut child = run.spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(status(&output), 7, "{format}: {output:?}");
+        assert_eq!(text(&output.stderr), "", "{format}");
+    }
+}
+
 /// What the command leaves running goes on, and does not keep the cgroup.
 #[test]
 fn signals_are_passed_on() {

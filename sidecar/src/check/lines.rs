@@ -26,7 +26,8 @@ const DEFAULTS: Options = Options {
     exchanges: false,
 };
 
-pub(super) fn look(named: Option<&Path>, config: Result<Config, Mistakes>) -> Report {
+/// `sends` is whether receivers are tried as well.
+pub(super) fn look(named: Option<&Path>, config: &Result<Config, Mistakes>, sends: bool) -> Report {
     let around = Surroundings::read();
     let loaded = EbpfSource::try_load(config.as_ref().map_or(DEFAULTS, Config::programs));
     let refused = loaded.as_ref().err().map(Cause::of);
@@ -55,7 +56,7 @@ pub(super) fn look(named: Option<&Path>, config: Result<Config, Mistakes>) -> Re
             Ok(text) => Line::ok("inet_diag", text),
             Err(text) => Line::no("inet_diag", text),
         },
-        settings(&config),
+        settings(config, sends),
     ];
     let notices = config.iter().flat_map(|config| &config.notices);
     checks.extend(notices.map(|notice| Line::info("settings", notice.to_string())));
@@ -294,7 +295,7 @@ fn sockets() -> Result<String, String> {
         .map_err(|error: crate::source::diag::DiagError| error.to_string())
 }
 
-fn settings(config: &Result<Config, Mistakes>) -> Line {
+fn settings(config: &Result<Config, Mistakes>, sends: bool) -> Line {
     let name = "settings";
     match config {
         Err(mistakes) => {
@@ -311,12 +312,18 @@ fn settings(config: &Result<Config, Mistakes>) -> Line {
                     None => format!("no {signal}"),
                 })
                 .collect();
-            Line::ok(name, format!("{} (not tried)", texts.join(", ")))
+            let tried = if sends {
+                ""
+            } else {
+                " (not tried: --send does)"
+            };
+            Line::ok(name, format!("{}{tried}", texts.join(", ")))
         }
     }
 }
 
-fn told(target: &Target) -> String {
+/// A receiver, and how it is spoken to.
+pub(super) fn told(target: &Target) -> String {
     let protocol = match target.protocol {
         Protocol::Grpc => "gRPC",
         Protocol::HttpProtobuf => "HTTP",

@@ -1,13 +1,17 @@
 //! `flowcar check`: whether flows can be followed here, by which source, and what stands in the way.
 //!
 //! It tries what it tells of (programs are loaded, sockets are dumped) and leaves nothing behind: no program is
-//! attached, and nothing is sent to the network.
+//! attached, and nothing is sent to the network unless `--send` asks for it.
 
 mod lines;
 mod report;
+mod send;
 mod verdict;
 
-use std::{io::Write as _, path::PathBuf};
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+};
 
 pub use self::report::{Line, Report, State};
 use crate::{
@@ -25,29 +29,37 @@ pub struct CheckArgs {
     /// For people or for programs
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
+    /// Send a small export of each signal to its receiver as well, and tell what becomes of it
+    #[arg(long)]
+    send: bool,
 }
 
-/// Looks, and prints what it saw. Gives 0 if flows can be followed, else [`exit::UNAVAILABLE`].
+/// Looks, and prints what it saw. Gives 0 if flows can be followed and, where they are tried, every receiver took what it was
+/// sent; else [`exit::UNAVAILABLE`].
 ///
 /// # Errors
 /// Standard output cannot be written.
-pub fn check(args: &CheckArgs, config: Result<Config, Mistakes>) -> Result<u8, Failure> {
-    let report = lines::look(args.cgroup.as_deref(), config);
+pub async fn check(args: &CheckArgs, config: Result<Config, Mistakes>) -> Result<u8, Failure> {
+    let mut report = lines::look(args.cgroup.as_deref(), &config, args.send);
+    let mut fine = report.source.is_some();
+    if let Ok(config) = config.as_ref()
+        && args.send
+    {
+        let (lines, taken) = send::send(config).await;
+        report.checks.extend(lines);
+        fine &= taken;
+    }
     let text = match args.format {
         Format::Table => report.table(),
         Format::Json => report.json(),
     };
-    std::io::stdout()
-        .write_all(text.as_bytes())
-        .map_err(|error| {
-            Failure::new(
-                exit::CANNOT_CREATE,
-                format_args!("cannot write to standard output: {error}"),
-            )
-        })?;
-    Ok(if report.source.is_some() {
-        0
-    } else {
-        exit::UNAVAILABLE
-    })
+    match io::stdout().write_all(text.as_bytes()) {
+        // Whoever read it has read enough.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            let message = format_args!("cannot write to standard output: {error}");
+            Err(Failure::new(exit::CANNOT_CREATE, message))
+        }
+        _ if fine => Ok(0),
+        _ => Ok(exit::UNAVAILABLE),
+    }
 }

@@ -11,7 +11,6 @@ use http::{
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use prost::Message;
 
 use super::{
@@ -43,11 +42,8 @@ impl Http {
         }
     }
 
-    /// Sends metrics.
-    pub(super) async fn export(
-        &self,
-        request: ExportMetricsServiceRequest,
-    ) -> Result<Accepted, ExportError> {
+    /// Sends the signal's request.
+    pub(super) async fn export(&self, request: impl Message) -> Result<Accepted, ExportError> {
         let target = self.connector.target();
         let (body, encoding) = pack(request.encode_to_vec(), target.compression);
         let mut request = Request::post(target.endpoint.clone())

@@ -1,7 +1,8 @@
 //! From snapshots and flows to OTLP, and on to a receiver.
 //!
 //! `names`, `metrics`, `spans`, `exemplars` and `resource` are pure; `connect` makes connections, `grpc`, `http` and
-//! `span_client` talk over them, `answer` reads what comes back; `exporter` is what the main loop talks to.
+//! `span_client` talk over them, `answer` reads what comes back; `exporter` is what the main loop talks to, `trial` what
+//! `flowcar check --send` does.
 
 pub mod answer;
 mod connect;
@@ -17,6 +18,7 @@ pub mod resource;
 mod retry;
 mod span_client;
 pub mod spans;
+pub mod trial;
 
 /// What requests call their sender.
 const USER_AGENT_NAME: &str = concat!("flowcar/", env!("CARGO_PKG_VERSION"));

@@ -71,6 +71,7 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
     let status = follow(&mut session, &mut child, &mut report, looks).await?;
     settle(&mut session, &mut report, looks).await;
     session.conclude(|flow, anchor| report.flow(flow, anchor));
+    still_open(&session, &mut report);
     let sums = Sums {
         books: session.follower().books(),
         unscoped: session.follower().unscoped(),
@@ -142,6 +143,17 @@ async fn follow(
     }
 }
 
+/// Reports connections that the command leaves open: with those that are over they are all that were opened.
+fn still_open(session: &Session, report: &mut Report) {
+    let follower = session.follower();
+    let open = follower.flows().filter(|flow| flow.established.is_some());
+    let mut open: Vec<_> = open.collect();
+    open.sort_by_key(|flow| (flow.started, flow.cookie));
+    for flow in open {
+        report.open(flow, follower.anchor());
+    }
+}
+
 /// Waits for the flows that are still closing, and without the programs for the news of those that have.
 async fn settle(session: &mut Session, report: &mut Report, looks: bool) {
     let began = Instant::now();
@@ -153,8 +165,12 @@ async fn settle(session: &mut Session, report: &mut Report, looks: bool) {
     loop {
         session.drain(|flow, anchor| report.flow(flow, anchor));
         let (now, live) = (Instant::now(), session.follower().books().live);
-        if now >= end || (now >= least && live == 0) {
+        if now >= least && live == 0 {
             return;
+        }
+        if now >= end {
+            // For the figures of those that stay open.
+            return session.last_look(|flow, anchor| report.flow(flow, anchor));
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

@@ -71,6 +71,15 @@ impl Report {
         } else {
             self.failed += 1
         }
+        self.row(flow, anchor);
+    }
+
+    /// A connection that is still open when the report is.
+    pub(super) fn open(&mut self, flow: &Flow, anchor: &Anchor) {
+        self.row(flow, anchor);
+    }
+
+    fn row(&mut self, flow: &Flow, anchor: &Anchor) {
         let line = match self.format {
             Format::Json => json::line(flow, anchor),
             Format::Table => table::flow(flow, self.style),
@@ -92,7 +101,7 @@ impl Report {
         }
     }
 
-    /// The last line, or lines. Gives the first error of all writes.
+    /// The last line, or lines. Gives the first error of all writes; that whoever read it has read enough is none.
     pub(super) fn finish(mut self, sums: &Sums) -> io::Result<()> {
         self.clear_status();
         let line = match self.format {
@@ -101,7 +110,10 @@ impl Report {
         };
         self.line(&line);
         let flushed = self.out.flush();
-        self.broken.map_or(flushed, Err)
+        match self.broken.map_or(flushed, Err) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            written => written,
+        }
     }
 
     fn clear_status(&mut self) {

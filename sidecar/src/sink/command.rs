@@ -7,9 +7,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tokio::signal::{
-    self,
-    unix::{SignalKind, signal},
+use tokio::{
+    net::lookup_host,
+    signal::{
+        self,
+        unix::{SignalKind, signal},
+    },
+    sync::mpsc,
 };
 
 use super::{Received, Sink, json_line, text};
@@ -19,11 +23,11 @@ use crate::exit::{self, Failure};
 #[derive(Debug, clap::Args)]
 pub struct SinkArgs {
     /// Where OTLP by gRPC is taken
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:4317")]
-    grpc: SocketAddr,
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:4317", value_parser = place)]
+    grpc: String,
     /// Where OTLP by HTTP is taken
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:4318")]
-    http: SocketAddr,
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:4318", value_parser = place)]
+    http: String,
     /// What is printed
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
@@ -51,7 +55,7 @@ pub async fn sink(args: SinkArgs) -> Result<u8, Failure> {
         Failure::new(exit::CANNOT_CREATE, message)
     };
     let mut out = open(&args.output).map_err(cannot_write)?;
-    let listen = Sink::start(args.grpc, args.http).await;
+    let listen = listen(&args).await;
     let (sink, mut received) = listen.map_err(|error| {
         let message =
             format_args!("cannot listen on {error}; choose others with --grpc and --http");
@@ -60,7 +64,8 @@ pub async fn sink(args: SinkArgs) -> Result<u8, Failure> {
     // Before the line that tells whoever started it that it is there.
     let mut terminate = signal(SignalKind::terminate())
         .map_err(|error| Failure::new(exit::SOFTWARE, format_args!("no signals: {error}")))?;
-    let (grpc, http) = (sink.grpc(), sink.http());
+    let (grpc, http) = sink.addresses();
+    let (grpc, http) = (all(grpc), all(http));
     eprintln!("flowcar: OTLP is taken by gRPC on {grpc} and by HTTP on {http}");
     let stop = async {
         tokio::select! {
@@ -91,6 +96,44 @@ pub async fn sink(args: SinkArgs) -> Result<u8, Failure> {
     }
 }
 
+/// A name or an address with a port; IPv6 addresses are in brackets.
+fn place(text: &str) -> Result<String, String> {
+    let (host, port) = text
+        .rsplit_once(':')
+        .ok_or("there is no port: write localhost:4317 or [::1]:4317, say")?;
+    let is_address = text.parse::<SocketAddr>().is_ok();
+    if host.is_empty() || (!is_address && host.contains(['[', ']', ':'])) {
+        return Err("not a host and a port: write localhost:4317 or [::1]:4317, say".to_owned());
+    }
+    match port.parse::<u16>() {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!("port {port}: {error}")),
+    }
+}
+
+async fn listen(args: &SinkArgs) -> io::Result<(Sink, mpsc::Receiver<Received>)> {
+    let (grpc, http) = (resolve(&args.grpc).await?, resolve(&args.http).await?);
+    Sink::start_on(&grpc, &http).await
+}
+
+/// Each address of a name once: with several hosts files lines some come twice.
+async fn resolve(place: &str) -> io::Result<Vec<SocketAddr>> {
+    let found = lookup_host(place).await;
+    let found = found.map_err(|error| io::Error::new(error.kind(), format!("{place}: {error}")))?;
+    let mut addresses = Vec::new();
+    for address in found {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    Ok(addresses)
+}
+
+fn all(addresses: &[SocketAddr]) -> String {
+    let texts: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    texts.join(" and ")
+}
+
 fn open(path: &Path) -> io::Result<Box<dyn Write>> {
     Ok(if path == Path::new("-") {
         Box::new(io::stdout())
@@ -105,4 +148,51 @@ fn print(out: &mut dyn Write, export: &Received, format: Format) -> io::Result<(
         Format::Json => writeln!(out, "{}", json_line(export))?,
     }
     out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_a_host_and_a_port() {
+        for good in [
+            "localhost:4317",
+            "127.0.0.1:0",
+            "[::1]:4317",
+            "collector.example:65535",
+        ] {
+            assert_eq!(place(good).as_deref(), Ok(good));
+        }
+        for bad in [
+            "localhost",
+            "4317",
+            ":4317",
+            "::1:4317",
+            "[::1]",
+            "localhost:99999",
+            "[x]:1",
+            "a:b",
+        ] {
+            assert!(place(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_is_listened_on_at_all_its_addresses() {
+        let args = SinkArgs {
+            grpc: "localhost:0".to_owned(),
+            http: "127.0.0.1:0".to_owned(),
+            format: Format::Text,
+            output: "-".into(),
+        };
+        let (sink, _received) = listen(&args).await.expect("localhost is loopback");
+        let (grpc, http) = sink.addresses();
+        assert!(
+            grpc.iter()
+                .chain(http)
+                .all(|address| address.ip().is_loopback())
+        );
+        assert!(resolve("no-such-name.invalid:1").await.is_err());
+    }
 }

@@ -41,8 +41,8 @@ type Hand = mpsc::Sender<Received>;
 /// Both servers; they stop when it is dropped.
 #[derive(Debug)]
 pub struct Sink {
-    grpc: SocketAddr,
-    http: SocketAddr,
+    grpc: Vec<SocketAddr>,
+    http: Vec<SocketAddr>,
     _servers: JoinSet<()>,
 }
 
@@ -56,13 +56,27 @@ impl Sink {
         grpc: SocketAddr,
         http: SocketAddr,
     ) -> io::Result<(Self, mpsc::Receiver<Received>)> {
+        Self::start_on(&[grpc], &[http]).await
+    }
+
+    /// The same, on all addresses of names.
+    ///
+    /// # Errors
+    /// If none of a name's addresses can be listened on.
+    pub async fn start_on(
+        grpc: &[SocketAddr],
+        http: &[SocketAddr],
+    ) -> io::Result<(Self, mpsc::Receiver<Received>)> {
         let (hand, received) = mpsc::channel(WAITING);
-        let grpc_listener = listen(grpc).await?;
-        let http_listener = listen(http).await?;
-        let (grpc, http) = (grpc_listener.local_addr()?, http_listener.local_addr()?);
+        let (grpc_listeners, http_listeners) = (listen(grpc).await?, listen(http).await?);
+        let (grpc, http) = (addresses(&grpc_listeners)?, addresses(&http_listeners)?);
         let mut servers = JoinSet::new();
-        servers.spawn(grpc::serve(grpc_listener, hand.clone()));
-        servers.spawn(http::serve(http_listener, hand));
+        for listener in grpc_listeners {
+            servers.spawn(grpc::serve(listener, hand.clone()));
+        }
+        for listener in http_listeners {
+            servers.spawn(http::serve(listener, hand.clone()));
+        }
         let sink = Self {
             grpc,
             http,
@@ -71,20 +85,47 @@ impl Sink {
         Ok((sink, received))
     }
 
-    /// Where it takes gRPC.
-    pub const fn grpc(&self) -> SocketAddr {
-        self.grpc
+    /// Where it takes gRPC: the first address.
+    pub fn grpc(&self) -> SocketAddr {
+        self.grpc[0]
     }
 
-    /// Where it takes HTTP.
-    pub const fn http(&self) -> SocketAddr {
-        self.http
+    /// Where it takes HTTP: the first address.
+    pub fn http(&self) -> SocketAddr {
+        self.http[0]
+    }
+
+    /// All addresses for gRPC, and all for HTTP.
+    pub fn addresses(&self) -> (&[SocketAddr], &[SocketAddr]) {
+        (&self.grpc, &self.http)
     }
 }
 
-async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let listener = TcpListener::bind(address).await;
-    listener.map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))
+/// Listens on each of a name's addresses that can be listened on, which is at least one.
+async fn listen(name: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
+    let mut listeners = Vec::new();
+    let mut failed = None;
+    for address in name {
+        match TcpListener::bind(address).await {
+            Ok(listener) => listeners.push(listener),
+            Err(error) => {
+                let text = format!("{address}: {error}");
+                failed.get_or_insert(io::Error::new(error.kind(), text));
+            }
+        }
+        // A free port of one address need not be free at the next.
+        if address.port() == 0 && !listeners.is_empty() {
+            break;
+        }
+    }
+    match failed {
+        Some(error) if listeners.is_empty() => Err(error),
+        _ => Ok(listeners),
+    }
+}
+
+fn addresses(listeners: &[TcpListener]) -> io::Result<Vec<SocketAddr>> {
+    listeners.iter().map(TcpListener::local_addr).collect()
 }
 
 #[cfg(test)]

@@ -49,6 +49,11 @@ impl From<&HistogramDataPoint> for Plot {
 }
 
 impl Plot {
+    /// The least value, where it came with it.
+    pub(super) const fn min(&self) -> Option<f64> {
+        self.min
+    }
+
     /// The `q`-quantile: by geometric interpolation in its bucket, and between the extremes where known.
     pub(super) fn quantile(&self, q: f64) -> Option<f64> {
         let total: u64 = self.buckets.iter().map(|(_, _, count)| count).sum();

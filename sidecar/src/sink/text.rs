@@ -86,8 +86,11 @@ fn plotted(count: u64, plot: &Plot, unit: &str) -> String {
         None => "-".to_owned(),
     };
     let (p50, p90, p99) = (quantile(0.5), quantile(0.9), quantile(0.99));
+    let min = plot
+        .min()
+        .map_or_else(|| "-".to_owned(), |min| quantity(min, unit));
     let drawing = plot.draw();
-    format!("{count:>10}  {drawing:<24} p50 {p50:>6} p90 {p90:>6} p99 {p99:>6}")
+    format!("{count:>10}  {drawing:<24} min {min:>6} p50 {p50:>6} p90 {p90:>6} p99 {p99:>6}")
 }
 
 fn number(value: Option<number_data_point::Value>, unit: &str) -> String {

@@ -1,4 +1,4 @@
-//! `flowcar run --format json`: one object for each finished flow, then the summary.
+//! `flowcar run --format json`: one object for each flow, then the summary.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
@@ -11,7 +11,7 @@ use crate::{
     view::Sums,
 };
 
-/// One finished flow, in the order of fields that the CLI promises.
+/// One flow, in the order of fields that the CLI promises.
 #[derive(Serialize)]
 struct Line<'a> {
     role: &'a str,
@@ -27,7 +27,8 @@ struct Line<'a> {
     retransmits: u64,
     rtt: Rtt<'a>,
     exchanges: Exchanges,
-    end: &'a str,
+    /// Null where it is still open.
+    end: Option<&'a str>,
     trace_id: String,
     span_id: String,
 }
@@ -82,7 +83,7 @@ pub const fn role_name(role: Role) -> &'static str {
     }
 }
 
-/// One line, without its end, for a finished flow.
+/// One line, without its end, for a flow that is over, or still open.
 pub fn line(flow: &Flow, anchor: &Anchor) -> String {
     let line = Line {
         role: role_name(flow.role),
@@ -111,7 +112,7 @@ pub fn line(flow: &Flow, anchor: &Anchor) -> String {
             p50_s: quantile(&flow.exchanges, 0.5),
             p99_s: quantile(&flow.exchanges, 0.99),
         },
-        end: flow.outcome.map_or("unknown", |outcome| outcome.name()),
+        end: flow.outcome.map(|outcome| outcome.name()),
         trace_id: format!("{:032x}", flow.trace.trace_id),
         span_id: format!("{:016x}", flow.trace.span_id),
     };

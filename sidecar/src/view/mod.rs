@@ -1,4 +1,4 @@
-//! Flows for people and for scripts: one row, or one line of JSON, for each that ended. Pure.
+//! Flows for people and for scripts: one row, or one line of JSON, for each. Pure.
 
 pub mod json;
 pub mod quantity;

@@ -1,10 +1,14 @@
-//! `flowcar run`'s table: one row for each finished flow, within 100 columns.
+//! `flowcar run`'s table: one row for each flow, within 100 columns.
 
 use super::{
     json::role_name,
     quantity::{bytes, duration},
 };
-use crate::{flow::Flow, histogram::Histogram, view::Sums};
+use crate::{
+    flow::{Flow, Role},
+    histogram::Histogram,
+    view::Sums,
+};
 
 /// Colours, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,19 +37,25 @@ impl Style {
 /// The head of the table.
 pub fn head(style: Style) -> String {
     let text = row([
-        "role", "peer", "lasted", "sent", "received", "resent", "connect", "rtt p50", "p99", "end",
+        "role", "peer", "lasted", "sent", "recv", "resent", "connect", "minrtt", "p50", "p99",
+        "end",
     ]);
     style.paint(BOLD, &text)
 }
 
-/// The row of a finished flow.
+/// The row of a flow that is over, or still open.
 pub fn flow(flow: &Flow, style: Style) -> String {
     let none = || "-".to_owned();
     let quantile = |q| flow.rtt.quantile_s(q).map_or_else(none, duration);
     let retransmits = flow.volume.retransmits.total();
-    let end = flow.outcome.map_or("unknown", |outcome| outcome.name());
+    let end = flow.outcome.map_or("open", |outcome| outcome.name());
+    let role = match flow.role {
+        Role::Unknown => "-",
+        role => role_name(role),
+    };
+    let min = flow.rtt.min_ns().map(|ns| duration(ns as f64 / 1e9));
     let cells = [
-        role_name(flow.role).to_owned(),
+        role.to_owned(),
         peer(&flow.peer.to_string()),
         flow.duration_ns()
             .map_or_else(none, |ns| duration(ns as f64 / 1e9)),
@@ -54,6 +64,7 @@ pub fn flow(flow: &Flow, style: Style) -> String {
         retransmits.to_string(),
         flow.connect_ns()
             .map_or_else(none, |ns| duration(ns as f64 / 1e9)),
+        min.unwrap_or_else(none),
         quantile(0.5),
         quantile(0.99),
         end.to_owned(),
@@ -121,7 +132,7 @@ pub fn status<'a>(live: impl Iterator<Item = &'a Flow>, closed: u64, failed: u64
 }
 
 /// 100 columns with the longest end, `reset_received`.
-fn row(cells: [&str; 10]) -> String {
+fn row(cells: [&str; 11]) -> String {
     let [
         role,
         peer,
@@ -130,21 +141,53 @@ fn row(cells: [&str; 10]) -> String {
         received,
         resent,
         connect,
+        min,
         p50,
         p99,
         end,
     ] = cells;
     format!(
-        "{role:<7} {peer:<24} {lasted:>6} {sent:>6} {received:>8} {resent:>6} {connect:>7} {p50:>7} {p99:>6} {end}"
+        "{role:<6} {peer:<21} {lasted:>6} {sent:>6} {received:>6} {resent:>6} {connect:>7} {min:>6} {p50:>6} {p99:>6} {end}"
     )
 }
 
 /// A peer that does not fit loses its middle: the head names the network, the tail the port.
 fn peer(text: &str) -> String {
-    const ROOM: usize = 24;
+    const ROOM: usize = 21;
     if text.len() <= ROOM {
         return text.to_owned();
     }
     let tail = &text[text.len() - 13..];
     format!("{}..{tail}", &text[..ROOM - 15])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::example;
+
+    #[test]
+    fn a_connection_that_is_open_is_a_row_and_the_minimum_stands_beside_the_percentiles() {
+        let mut rtt = Histogram::default();
+        for _ in 0..10 {
+            rtt.record(40_000_000);
+        }
+        rtt.record(25_000);
+        let open = Flow {
+            outcome: None,
+            rtt,
+            ..example::closed(1)
+        };
+        let (head, row) = (head(Style::Plain), flow(&open, Style::Plain));
+        let under = |name: &str| {
+            let end = head.find(name).expect("a column") + name.len();
+            row[..end].rsplit(' ').next().expect("a cell")
+        };
+        assert_eq!(under("minrtt"), "25us");
+        assert!(
+            under("p50").ends_with("ms") && under("p99").ends_with("ms"),
+            "{row}"
+        );
+        assert!(row.ends_with(" open"), "{row}");
+    }
 }

@@ -1,0 +1,45 @@
+//! Whether receivers take what is sent: one small request for each signal.
+
+use std::time::Instant;
+
+use super::{lines::told, report::Line};
+use crate::{
+    config::{Config, Export, Signal},
+    host::Host,
+    otlp::{resource::Resource, trial::try_receiver},
+    view::quantity::duration,
+};
+
+/// A line for each signal, and whether every receiver took its request.
+pub(super) async fn send(config: &Config) -> (Vec<Line>, bool) {
+    let config = config.clone().with_default_endpoint();
+    let Export { metrics, traces } = &config.export;
+    let resource = Resource::new(&config, "check", &Host::of_command(Some("flowcar-check")));
+    let (mut lines, mut taken) = (Vec::new(), true);
+    for (signal, name, target) in [
+        (Signal::Metrics, "send metrics", metrics),
+        (Signal::Traces, "send spans", traces),
+    ] {
+        let Some(target) = target else {
+            lines.push(Line::info(name, "not exported"));
+            continue;
+        };
+        let began = Instant::now();
+        lines.push(match try_receiver(signal, target, &resource).await {
+            Ok(accepted) => {
+                let took = duration(began.elapsed().as_secs_f64());
+                let said = match accepted.message.as_str() {
+                    "" => String::new(),
+                    message => format!("; it says {message:?}"),
+                };
+                let text = format!("{} took an empty export in {took}{said}", told(target));
+                Line::ok(name, text)
+            }
+            Err(error) => {
+                taken = false;
+                Line::no(name, error.to_string())
+            }
+        });
+    }
+    (lines, taken)
+}
