@@ -56,7 +56,118 @@ impl Anchor {
     }
 }
 
+/// The times of reports: the wall clock's, but never back, whatever is done to the clock.
+///
+/// A receiver takes a point that lies before the last one of its series for a mistake, and a start that lies after its
+/// time for nonsense. So while the wall clock is behind, because it was set back, reports follow each other at the
+/// least distance that every back end can tell apart, until the clock has caught up. Nothing is lost by that: the
+/// figures are as of when they are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReportClock {
+    last_unix_ns: u64,
+}
+
+/// The least time from one report to the next: Prometheus tells times apart by the millisecond.
+const LEAST_NS: u64 = 1_000_000;
+
+impl ReportClock {
+    /// Reports come after this time, nanoseconds since the Unix epoch.
+    pub const fn after(unix_ns: u64) -> Self {
+        Self {
+            last_unix_ns: unix_ns,
+        }
+    }
+
+    /// The time of a report that is made when the wall clock says `wall_unix_ns`; both in nanoseconds since the Unix
+    /// epoch.
+    pub fn report(&mut self, wall_unix_ns: u64) -> u64 {
+        self.last_unix_ns = wall_unix_ns.max(self.last_unix_ns.saturating_add(LEAST_NS));
+        self.last_unix_ns
+    }
+}
+
 fn read(clock: ClockId) -> u64 {
     let time = clock_gettime(clock).expect("CLOCK_MONOTONIC and CLOCK_REALTIME are always there");
     time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: i64 = 1_000_000_000;
+    const HOUR: i64 = 3_600 * S;
+    const DAY: i64 = 24 * HOUR;
+
+    /// When it started, and how often it reports.
+    const START: u64 = 1_700_000_000_000_000_000;
+    const INTERVAL: u64 = 10_000_000_000;
+
+    /// What may be done to the wall clock: before which report, and by how much it is stepped then. A suspend is a step
+    /// forward, too: the monotonic clock stands still while the machine sleeps.
+    const STEPS: &[(&str, &[(usize, i64)])] = &[
+        ("none", &[]),
+        ("an hour forward", &[(3, HOUR)]),
+        ("an hour back", &[(3, -HOUR)]),
+        ("an hour back before the first report", &[(0, -HOUR)]),
+        ("an hour back, long after the start", &[(400, -HOUR)]),
+        ("a day forward", &[(3, DAY)]),
+        ("a day back", &[(3, -DAY)]),
+        ("a month back", &[(3, -30 * DAY)]),
+        ("a weekend's suspend", &[(3, 60 * HOUR)]),
+        ("forward and back again", &[(3, HOUR), (5, -HOUR)]),
+        ("back and forward again", &[(3, -HOUR), (5, HOUR)]),
+        ("back twice", &[(3, -HOUR), (100, -HOUR)]),
+        ("back and a suspend", &[(3, -HOUR), (5, 8 * HOUR)]),
+        (
+            "a little back, often",
+            &[(1, -S), (2, -S), (3, -S), (4, -S), (5, -S)],
+        ),
+        (
+            "less than is called a step",
+            &[(3, -40_000_000), (4, 40_000_000)],
+        ),
+        ("to before the epoch", &[(3, -(START as i64))]),
+    ];
+
+    #[test]
+    fn times_of_reports_never_run_back_and_come_back_to_the_wall_clock() {
+        for (name, steps) in STEPS {
+            let mut clock = ReportClock::after(START);
+            let (mut wall, mut last) = (START, START);
+            for report in 0..10_000 {
+                wall += INTERVAL;
+                let step = steps.iter().find(|(at, _)| *at == report);
+                wall = wall.saturating_add_signed(step.map_or(0, |(_, step)| *step));
+                let at = clock.report(wall);
+                assert!(at >= last + LEAST_NS, "{name}: {report}");
+                assert!(at >= START + LEAST_NS, "{name}: {report}");
+                // It is the wall clock's, unless that lies before the reports so far.
+                assert!(at == wall || wall < last + LEAST_NS, "{name}: {report}");
+                last = at;
+            }
+        }
+        let mut clock = ReportClock::after(u64::MAX);
+        assert_eq!(clock.report(0), u64::MAX);
+    }
+
+    #[test]
+    fn a_flow_keeps_its_duration_and_its_order_over_every_step() {
+        let monotonic = 5 * HOUR as u64;
+        for (name, steps) in STEPS {
+            let mut anchor = Anchor::new(Monotonic(monotonic), START);
+            for (_, step) in *steps {
+                let wall = anchor.unix_ns(Monotonic(monotonic));
+                let stepped = Anchor::new(Monotonic(monotonic), wall.saturating_add_signed(*step));
+                let told = anchor.refresh(stepped);
+                assert_eq!(told.is_some(), step.unsigned_abs() > STEP_NS, "{name}");
+            }
+            for lasted in [0, 1, HOUR as u64, monotonic] {
+                let started = anchor.unix_ns(Monotonic(monotonic - lasted));
+                let ended = anchor.unix_ns(Monotonic(monotonic));
+                assert!(started <= ended, "{name}");
+                assert!(ended - started == lasted || started == 0, "{name}");
+            }
+        }
+    }
 }

@@ -192,7 +192,7 @@ impl Follower {
         if let Some(step_ns) = self.flows.anchor.refresh(Anchor::now()) {
             tracing::warn!(
                 step_s = step_ns as f64 / 1e9,
-                "the wall clock was stepped; flows that end from now on have the new time"
+                "the wall clock was stepped; flows that end from now on have the new time, and so have reports once it is later than the last one's"
             );
         }
     }

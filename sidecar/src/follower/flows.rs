@@ -14,7 +14,7 @@ use super::{
     timers::{Candidates, Reading, Since, Timers},
 };
 use crate::{
-    clock::Anchor,
+    clock::{Anchor, ReportClock},
     flow::{
         self, Adopt, Afterlife, Answers, Books, Change, End, Ends, Exchanges, Failure, Flow,
         Looking, Malformed, Monotonic, Outcome, Record, Sight, SocketName, Table, Timer, Told,
@@ -40,12 +40,16 @@ struct Doubts {
     since: Since,
 }
 
+/// A report of the flowcar before this one that lies further ahead of the wall clock was made by a clock that was wrong.
+const MOST_AHEAD_NS: u64 = 25 * 3_600 * 1_000_000_000;
+
 /// All flows, and all that is counted of them.
 pub(super) struct Flows {
     pub(super) table: Table,
     pub(super) series: SeriesSet,
     pub(super) anchor: Anchor,
     pub(super) start_unix_ns: u64,
+    clock: ReportClock,
     pub(super) seed: u64,
     ends: Ends,
     timers: Timers,
@@ -69,11 +73,13 @@ pub(super) struct Flows {
 impl Flows {
     pub(super) fn new(limits: &Limits) -> Self {
         let anchor = Anchor::now();
+        let start_unix_ns = anchor.unix_ns(anchor.monotonic());
         Self {
             table: Table::new(limits.flows),
             series: SeriesSet::new(limits.naming),
             anchor,
-            start_unix_ns: anchor.unix_ns(anchor.monotonic()),
+            start_unix_ns,
+            clock: ReportClock::after(start_unix_ns),
             seed: fastrand::u64(..),
             ends: Ends::default(),
             timers: Timers::new(),
@@ -90,8 +96,18 @@ impl Flows {
         }
     }
 
-    /// Goes on from what the flowcar before this one left, to be settled after so many looks.
+    /// Goes on from what the flowcar before this one left, to be settled after so many looks. Its reports are of the same
+    /// series as this one's, so that these are later, too.
     pub(super) fn inherit(&mut self, handover: &Handover, here: &Place, looks: u8) {
+        let ahead = handover.taken_unix_ns.saturating_sub(self.start_unix_ns);
+        if (1..=MOST_AHEAD_NS).contains(&ahead) {
+            tracing::warn!(
+                ahead_s = ahead as f64 / 1e9,
+                "the wall clock is behind the last report of the flowcar before this one; reports keep that time until it has caught up"
+            );
+            self.start_unix_ns = handover.taken_unix_ns;
+            self.clock = ReportClock::after(self.start_unix_ns);
+        }
         let since = self.start_unix_ns;
         let inheritance = Inheritance::begin(&mut self.table, handover, here, looks, since);
         self.inheritance = Some(inheritance);
@@ -465,7 +481,9 @@ impl Flows {
         }
         Snapshot {
             start_unix_ns: self.start_unix_ns,
-            at_unix_ns: self.anchor.unix_ns(Anchor::now().monotonic()),
+            at_unix_ns: self
+                .clock
+                .report(self.anchor.unix_ns(Anchor::now().monotonic())),
             series: self.series.all().clone(),
             unseen,
             left: self
@@ -524,3 +542,6 @@ const fn kind_name(kind: Kind) -> &'static str {
         Kind::Close => "close",
     }
 }
+
+#[cfg(test)]
+mod tests;
