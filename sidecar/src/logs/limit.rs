@@ -13,7 +13,7 @@ use std::{
 use tracing::{Metadata, callsite::Identifier};
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::stderr;
+use super::{one_line::one_line, stderr};
 use crate::config::LogFormat;
 
 /// Lines of one place in [`PERIOD`], at most.
@@ -138,10 +138,10 @@ impl Place {
 // === impl Line ===
 
 impl Write for Line {
-    /// Never fails: a line that is not taken is counted.
+    /// Never fails: a line that is not taken is counted. The subscriber writes an event at once.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if self.admitted {
-            stderr::write_line(line);
+            stderr::write_line(&one_line(line));
         }
         Ok(line.len())
     }

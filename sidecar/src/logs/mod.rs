@@ -1,6 +1,7 @@
 //! flowcar's own log lines, on standard error: few of a kind in a time, as text or as JSON.
 
 mod limit;
+mod one_line;
 mod stderr;
 
 use std::io::IsTerminal as _;
