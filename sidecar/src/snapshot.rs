@@ -144,6 +144,8 @@ pub struct Own {
     pub exported: BTreeMap<&'static str, u64>,
     /// Items that a receiver refused (`partial_success`), by signal.
     pub rejected: BTreeMap<&'static str, u64>,
+    /// Items that a receiver refused for their size though each was sent alone, by signal.
+    pub too_large: BTreeMap<&'static str, u64>,
     /// Spans that were not sent, by reason.
     pub spans_dropped: BTreeMap<&'static str, u64>,
     /// Spans waiting to be sent now.

@@ -12,26 +12,56 @@ use opentelemetry_proto::tonic::collector::{
 };
 use prost::Message;
 use tonic::Status;
-use tonic_types::StatusExt as _;
 
-use super::error::{Accepted, Cause};
+use super::{
+    error::{Accepted, Cause},
+    quote::Quoted,
+    redirect,
+};
 use crate::config::Signal;
 
 /// The content type of OTLP in protobuf.
 pub(super) const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf");
 
-/// The longest time that a receiver is left alone for because it asked to be.
-const MOST_RETRY_AFTER: Duration = Duration::from_secs(600);
-
-/// What OTLP answers by HTTP when it does not take a request.
+/// google.rpc.Status: what OTLP answers when it does not take a request, as HTTP's body or as gRPC's details.
 #[derive(Clone, PartialEq, Message)]
 struct RpcStatus {
     #[prost(string, tag = "2")]
     message: String,
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<Detail>,
 }
 
-/// What a success says. One that does not decode is a success all the same: sending again would count twice.
-pub fn accepted(signal: Signal, body: &[u8]) -> Accepted {
+/// google.protobuf.Any
+#[derive(Clone, PartialEq, Message)]
+struct Detail {
+    #[prost(string, tag = "1")]
+    type_url: String,
+    #[prost(bytes = "bytes", tag = "2")]
+    value: Bytes,
+}
+
+/// google.rpc.RetryInfo
+#[derive(Clone, Copy, PartialEq, Message)]
+struct RetryInfo {
+    #[prost(message, optional, tag = "1")]
+    retry_delay: Option<Delay>,
+}
+
+/// google.protobuf.Duration. prost's own does not bear every value: the negative of the least one overflows.
+#[derive(Clone, Copy, PartialEq, Message)]
+struct Delay {
+    #[prost(int64, tag = "1")]
+    seconds: i64,
+    #[prost(int32, tag = "2")]
+    nanos: i32,
+}
+
+/// What a success says.
+///
+/// # Errors
+/// It is no OTLP message. Then it is not known who answered, or what became of the request.
+pub fn accepted(signal: Signal, body: &[u8]) -> Result<Accepted, Cause> {
     let partial = match signal {
         Signal::Metrics => ExportMetricsServiceResponse::decode(body).map(|answer| {
             let partial = answer.partial_success.unwrap_or_default();
@@ -42,58 +72,119 @@ pub fn accepted(signal: Signal, body: &[u8]) -> Accepted {
             (partial.rejected_spans, partial.error_message)
         }),
     };
-    match partial {
-        Ok((rejected, message)) => Accepted {
-            rejected: rejected.try_into().unwrap_or(0),
-            message,
-        },
-        Err(error) => Accepted {
-            rejected: 0,
-            message: format!("its answer does not decode ({error})"),
-        },
+    let (rejected, message) =
+        partial.map_err(|_| Cause::NotOtlp(format!("it begins {}", beginning(body))))?;
+    Ok(Accepted {
+        rejected: rejected.try_into().unwrap_or(0),
+        message,
+    })
+}
+
+/// What a success by HTTP says. An empty body is an empty message, whatever it is called; any other has to be called
+/// protobuf, or nothing: the text of a proxy's page may decode by chance.
+///
+/// # Errors
+/// It is no OTLP message.
+pub fn http_accepted(signal: Signal, answer: &Response<Bytes>) -> Result<Accepted, Cause> {
+    let body = answer.body();
+    match answer.headers().get(CONTENT_TYPE) {
+        Some(kind) if !body.is_empty() && !is_protobuf(kind) => Err(not_otlp(kind, body)),
+        _ => accepted(signal, body),
     }
 }
 
-/// Why a receiver did not take a request by HTTP, and for how long it is to be left alone.
+/// What a success by gRPC says that is no gRPC: a proxy's page, say.
+pub(super) fn not_grpc(answer: &Response<Bytes>) -> Cause {
+    match answer.headers().get(CONTENT_TYPE) {
+        Some(kind) => not_otlp(kind, answer.body()),
+        None => Cause::NotOtlp(format!("it begins {}", beginning(answer.body()))),
+    }
+}
+
+fn not_otlp(kind: &HeaderValue, body: &[u8]) -> Cause {
+    let kind = String::from_utf8_lossy(kind.as_bytes());
+    let (kind, beginning) = (Quoted(&kind), beginning(body));
+    Cause::NotOtlp(format!("content type {kind}, it begins {beginning}"))
+}
+
+/// The first words of a body.
+fn beginning(body: &[u8]) -> String {
+    const SHOWN: usize = 60;
+    let text = String::from_utf8_lossy(&body[..body.len().min(4 * SHOWN)]);
+    let words: String = text.chars().take(SHOWN).collect();
+    Quoted(&words).to_string()
+}
+
+/// `application/x-protobuf`, or the name without `x-`, with parameters or without.
+fn is_protobuf(kind: &HeaderValue) -> bool {
+    let kind = kind.to_str().unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    ["application/x-protobuf", "application/protobuf"]
+        .iter()
+        .any(|protobuf| kind.eq_ignore_ascii_case(protobuf))
+}
+
+/// Why a receiver did not take a request by HTTP, and for how long it asks to be left alone.
 pub fn http_failure(answer: &Response<Bytes>, now: SystemTime) -> (Cause, Option<Duration>) {
-    let cause = Cause::Http {
-        status: answer.status().as_u16(),
-        message: message(answer),
+    let status = answer.status().as_u16();
+    let cause = if redirect::is_redirect(status) {
+        let target = redirect::target(answer.headers());
+        Cause::Redirect { status, target }
+    } else {
+        let message = message(answer);
+        Cause::Http { status, message }
     };
     (cause, retry_after(answer.headers(), now))
 }
 
 /// The same by gRPC.
 pub fn grpc_failure(status: &Status) -> (Cause, Option<Duration>) {
-    let retry_info = status.get_details_retry_info();
+    let retry_info = retry_info(status.details());
     let cause = Cause::Grpc {
         code: status.code(),
         message: status.message().to_owned(),
         retry_info: retry_info.is_some(),
     };
     let asked = retry_info.and_then(|info| info.retry_delay);
-    (cause, asked.map(|asked| asked.min(MOST_RETRY_AFTER)))
+    (cause, asked.map(Delay::positive))
+}
+
+/// The RetryInfo in gRPC's details, if there is one.
+fn retry_info(details: &[u8]) -> Option<RetryInfo> {
+    let details = RpcStatus::decode(details).ok()?.details.into_iter();
+    let mut infos = details.filter(|of| of.type_url.ends_with("/google.rpc.RetryInfo"));
+    RetryInfo::decode(infos.next()?.value).ok()
+}
+
+impl Delay {
+    /// Less than nothing is nothing.
+    fn positive(self) -> Duration {
+        let whole = u64::try_from(self.seconds).unwrap_or(0);
+        let part = u64::try_from(self.nanos).unwrap_or(0);
+        if self.seconds < 0 || self.nanos < 0 {
+            return Duration::ZERO;
+        }
+        Duration::from_secs(whole).saturating_add(Duration::from_nanos(part))
+    }
 }
 
 fn message(answer: &Response<Bytes>) -> String {
-    let is_protobuf = answer.headers().get(CONTENT_TYPE) == Some(&PROTOBUF);
+    let is_protobuf = answer.headers().get(CONTENT_TYPE).is_some_and(is_protobuf);
     match RpcStatus::decode(answer.body().as_ref()) {
         Ok(status) if is_protobuf => status.message,
         _ => String::from_utf8_lossy(answer.body()).into_owned(),
     }
 }
 
-/// `Retry-After` in seconds or as a date (RFC 9110 section 10.2.3).
+/// `Retry-After` in seconds or as a date (RFC 9110 section 10.2.3). More seconds than a number holds are still many;
+/// a date in the past asks for nothing.
 fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    let wait = match text.parse() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            let date = httpdate::parse_http_date(text).ok()?;
-            date.duration_since(now).unwrap_or_default()
-        }
-    };
-    Some(wait.min(MOST_RETRY_AFTER))
+    if !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit()) {
+        return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
+    }
+    let date = httpdate::parse_http_date(text).ok()?;
+    Some(date.duration_since(now).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -105,34 +196,133 @@ mod tests {
     use super::*;
 
     #[test]
-    fn retry_after_is_seconds_or_a_date_and_bounded() {
+    fn retry_after_is_seconds_or_a_date() {
         let now = httpdate::parse_http_date("Fri, 31 Dec 1999 23:59:00 GMT").expect("a date");
-        let wait = |text: &str| {
-            let text = HeaderValue::from_str(text).expect("a header");
-            retry_after(&HeaderMap::from_iter([(RETRY_AFTER, text)]), now)
-        };
-        assert_eq!(wait("7"), Some(Duration::from_secs(7)));
-        assert_eq!(
-            wait("Fri, 31 Dec 1999 23:59:59 GMT"),
-            Some(Duration::from_secs(59))
-        );
-        assert_eq!(wait("Fri, 31 Dec 1999 23:00:00 GMT"), Some(Duration::ZERO));
-        assert_eq!(wait("99999999"), Some(MOST_RETRY_AFTER));
-        assert_eq!(wait("soon"), None);
+        for (text, seconds) in [
+            ("7", Some(7)),
+            ("0", Some(0)),
+            ("007", Some(7)),
+            ("18446744073709551615", Some(u64::MAX)),
+            ("99999999999999999999999999999999", Some(u64::MAX)),
+            ("Fri, 31 Dec 1999 23:59:59 GMT", Some(59)),
+            ("Friday, 31-Dec-99 23:59:59 GMT", Some(59)),
+            ("Fri Dec 31 23:59:59 1999", Some(59)),
+            ("Fri, 31 Dec 1999 23:59:00 GMT", Some(0)),
+            ("Fri, 31 Dec 1999 23:00:00 GMT", Some(0)),
+            ("Thu, 01 Jan 1970 00:00:00 GMT", Some(0)),
+            ("-5", None),
+            ("+5", None),
+            ("1.5", None),
+            ("", None),
+            ("soon", None),
+            ("5 seconds", None),
+        ] {
+            let value = HeaderValue::from_str(text).expect("a header");
+            let wait = retry_after(&HeaderMap::from_iter([(RETRY_AFTER, value)]), now);
+            assert_eq!(wait, seconds.map(Duration::from_secs), "{text:?}");
+        }
+        let odd = HeaderValue::from_bytes(b"\xff\xfe").expect("a header");
+        let headers = HeaderMap::from_iter([(RETRY_AFTER, odd)]);
+        assert_eq!(retry_after(&headers, now), None);
     }
 
     #[test]
-    fn retry_info_is_read_and_bounded() {
-        let asked = |delay| {
-            let details = ErrorDetails::with_retry_info(Some(delay));
-            let status = Status::with_error_details(Code::ResourceExhausted, "full", details);
-            grpc_failure(&status).1
-        };
-        assert_eq!(
-            asked(Duration::from_millis(1500)),
-            Some(Duration::from_millis(1500))
-        );
-        assert_eq!(asked(Duration::from_secs(1 << 40)), Some(MOST_RETRY_AFTER));
+    fn retry_info_is_read() {
+        /// google.protobuf.Duration in google.rpc.RetryInfo in google.rpc.Status, by hand from the wire format.
+        fn status(seconds: Option<i64>, nanos: Option<i32>) -> Status {
+            fn field(number: u8, body: &[u8]) -> Vec<u8> {
+                let length = u8::try_from(body.len()).expect("short");
+                [&[number << 3 | 2, length], body].concat()
+            }
+            fn varint(number: u8, value: u64) -> Vec<u8> {
+                let mut bytes = vec![number << 3];
+                prost::encoding::encode_varint(value, &mut bytes);
+                bytes
+            }
+            let seconds = seconds.map_or(Vec::new(), |value| varint(1, value.cast_unsigned()));
+            let nanos = nanos.map_or(Vec::new(), |value| {
+                varint(2, i64::from(value).cast_unsigned())
+            });
+            let info = field(1, &[seconds, nanos].concat());
+            let any = [
+                field(1, b"type.googleapis.com/google.rpc.RetryInfo"),
+                field(2, &info),
+            ]
+            .concat();
+            let details = [varint(1, 8), field(3, &any)].concat();
+            Status::with_details(Code::ResourceExhausted, "full", details.into())
+        }
+        for (seconds, nanos, millis) in [
+            (Some(1), Some(500_000_000), 1_500),
+            (Some(7), None, 7_000),
+            (None, Some(20_000_000), 20),
+            (None, None, 0),
+            (Some(0), Some(0), 0),
+            (Some(-5), None, 0),
+            (None, Some(-1), 0),
+            (Some(-5), Some(-1), 0),
+            (Some(i64::MIN), Some(i32::MIN), 0),
+        ] {
+            let (cause, wait) = grpc_failure(&status(seconds, nanos));
+            let Cause::Grpc { retry_info, .. } = cause else {
+                panic!("{cause:?}");
+            };
+            assert!(retry_info, "{seconds:?} {nanos:?}");
+            let expected = Duration::from_millis(millis);
+            assert_eq!(wait, Some(expected), "{seconds:?} {nanos:?}");
+        }
+        let (_, huge) = grpc_failure(&status(Some(i64::MAX), Some(i32::MAX)));
+        assert!(huge.is_some_and(|huge| huge > Duration::from_secs(1 << 40)));
+        let without = ErrorDetails::with_retry_info(None);
+        let without = Status::with_error_details(Code::ResourceExhausted, "full", without);
+        assert_eq!(grpc_failure(&without).1, None);
+    }
+
+    #[test]
+    fn a_success_is_an_otlp_message_and_nothing_else() {
+        // partial_success { rejected: 3, error_message: "old" }, by hand from the wire format.
+        let partial: &[u8] = &[0x0a, 7, 0x08, 3, 0x12, 3, b'o', b'l', b'd'];
+        let warning: &[u8] = &[0x0a, 5, 0x12, 3, b'o', b'l', b'd'];
+        let negative: &[u8] = &[
+            0x0a, 11, 0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1,
+        ];
+        let protobuf = Some("application/x-protobuf");
+        // Rejected, or none where it is no success.
+        for (kind, body, rejected) in [
+            (protobuf, &b""[..], Some(0)),
+            (None, b"", Some(0)),
+            (Some("text/plain"), b"", Some(0)),
+            (protobuf, partial, Some(3)),
+            (None, partial, Some(3)),
+            (Some("Application/X-Protobuf; a=b"), partial, Some(3)),
+            (Some("application/protobuf"), partial, Some(3)),
+            (protobuf, warning, Some(0)),
+            (protobuf, negative, Some(0)),
+            (Some("text/html"), b"<html>Sign in</html>", None),
+            (None, b"<html>Sign in</html>", None),
+            (protobuf, b"<html>Sign in</html>", None),
+            (Some("application/json"), b"{}", None),
+            (None, b"{}", None),
+            (protobuf, b"{\"partialSuccess\":{}}", None),
+            (Some("text/plain"), b"ok", None),
+            (protobuf, b"ok", None),
+            // Decodes as a field that nobody knows.
+            (Some("text/plain"), b"accepted\n", None),
+            (protobuf, b"\xff\xff\xff garbage", None),
+            (protobuf, &partial[..5], None),
+            (Some("text/plain"), partial, None),
+        ] {
+            for signal in [Signal::Metrics, Signal::Traces] {
+                let mut answer = Response::new(Bytes::from_static(body));
+                if let Some(kind) = kind {
+                    let kind = HeaderValue::from_static(kind);
+                    answer.headers_mut().insert(CONTENT_TYPE, kind);
+                }
+                let accepted = http_accepted(signal, &answer);
+                let told = accepted.as_ref().ok().map(|accepted| accepted.rejected);
+                assert_eq!(told, rejected, "{kind:?} {body:?}: {accepted:?}");
+            }
+        }
     }
 
     proptest! {
@@ -146,7 +336,9 @@ mod tests {
         ) {
             for signal in [Signal::Metrics, Signal::Traces] {
                 // A negative count of what was rejected is none.
-                prop_assert!(accepted(signal, &body).rejected <= i64::MAX as u64);
+                if let Ok(accepted) = accepted(signal, &body) {
+                    prop_assert!(accepted.rejected <= i64::MAX as u64);
+                }
             }
             let mut answer = Response::new(Bytes::from(body.clone()));
             *answer.status_mut() = http::StatusCode::from_u16(status).expect("three digits");
@@ -156,12 +348,12 @@ mod tests {
             if protobuf {
                 answer.headers_mut().insert(CONTENT_TYPE, PROTOBUF);
             }
-            let (_, wait) = http_failure(&answer, SystemTime::now());
-            prop_assert!(wait.is_none_or(|wait| wait <= MOST_RETRY_AFTER));
+            let (cause, _) = http_failure(&answer, SystemTime::now());
+            prop_assert!(!cause.to_string().contains(|c: char| c.is_control()));
             let status = Status::with_details_and_metadata(
                 Code::from_i32(code), "odd", body.into(), MetadataMap::new());
-            let (_, wait) = grpc_failure(&status);
-            prop_assert!(wait.is_none_or(|wait| wait <= MOST_RETRY_AFTER));
+            let (cause, _) = grpc_failure(&status);
+            prop_assert!(!cause.to_string().contains(|c: char| c.is_control()));
         }
     }
 }

@@ -4,7 +4,11 @@ use std::{error::Error, fmt, io, time::Duration};
 
 use tonic::Code;
 
-use super::connect::ConnectError;
+use super::{
+    connect::ConnectError,
+    quote::{Quoted, Said, Shown},
+    retry::MOST_ASKED,
+};
 use crate::config::{Signal, Target};
 
 /// What a receiver took.
@@ -18,7 +22,7 @@ pub struct Accepted {
 
 /// A failed export.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("cannot export {} to {endpoint}: {cause}; {}", signal.name(), cause.remedy())]
+#[error("cannot export {} to {endpoint}: {cause}{}; {}", signal.name(), LeftAlone(*retry_after), cause.remedy())]
 pub struct ExportError {
     /// What was to be exported.
     pub signal: Signal,
@@ -26,7 +30,7 @@ pub struct ExportError {
     pub endpoint: String,
     /// Why it failed.
     pub cause: Cause,
-    /// For how long the receiver asked to be left alone.
+    /// For how long the receiver asked to be left alone; flowcar heeds [`MOST_ASKED`] of it.
     pub retry_after: Option<Duration>,
 }
 
@@ -34,10 +38,10 @@ pub struct ExportError {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Cause {
     /// No connection, or it broke.
-    #[error("no connection ({0})")]
+    #[error("no connection ({})", Shown(.0))]
     Unreachable(String),
     /// The two ends do not trust each other.
-    #[error("TLS does not come about ({0})")]
+    #[error("TLS does not come about ({})", Shown(.0))]
     Tls(String),
     /// The request or its answer hung.
     #[error("no answer within {0:?}")]
@@ -61,17 +65,28 @@ pub enum Cause {
         retry_info: bool,
     },
     /// A proxy does not let it through.
-    #[error("no connection through the proxy ({0})")]
+    #[error("no connection through the proxy ({})", Shown(.0))]
     Proxy(String),
+    /// An HTTP status that sends the client elsewhere.
+    #[error("the receiver redirects{} (HTTP {status}), and flowcar follows no redirect", Elsewhere(target.as_deref()))]
+    Redirect {
+        /// The status.
+        status: u16,
+        /// Where to, without what may be a secret.
+        target: Option<String>,
+    },
+    /// A success by its status, and no OTLP in it: nothing says that a receiver has taken anything.
+    #[error("the answer is a success and not OTLP ({})", Shown(.0))]
+    NotOtlp(String),
     /// The connection cannot be set up from this end.
-    #[error("the connection cannot be set up ({0})")]
+    #[error("the connection cannot be set up ({})", Shown(.0))]
     Setup(String),
 }
 
 impl Accepted {
-    /// `success` or `partial`.
+    /// `success` or `partial`. With nothing rejected a message is a warning (OTLP specification, "Partial Success").
     pub fn outcome(&self) -> &'static str {
-        if self.rejected == 0 && self.message.is_empty() {
+        if self.rejected == 0 {
             "success"
         } else {
             "partial"
@@ -103,7 +118,9 @@ impl ExportError {
             | Cause::Tls(_)
             | Cause::Timeout(_)
             | Cause::Proxy(_)
-            | Cause::Setup(_) => true,
+            | Cause::Setup(_)
+            | Cause::NotOtlp(_) => true,
+            Cause::Redirect { .. } => false,
             Cause::Http { status, .. } => matches!(status, 429 | 502 | 503 | 504),
             Cause::Grpc {
                 code, retry_info, ..
@@ -120,6 +137,29 @@ impl ExportError {
         }
     }
 
+    /// Whether a smaller request may be taken. Go's servers say that a body is too large with HTTP 400, tonic's that a
+    /// message is with OUT_OF_RANGE.
+    pub(super) fn too_large(&self) -> bool {
+        match &self.cause {
+            Cause::Http { status: 413, .. } => true,
+            Cause::Http {
+                status: 400,
+                message,
+            } => message.contains("request body too large"),
+            Cause::Grpc {
+                code: Code::ResourceExhausted,
+                retry_info,
+                ..
+            } => !retry_info,
+            Cause::Grpc {
+                code: Code::OutOfRange,
+                message,
+                ..
+            } => message.contains("message length too large"),
+            _ => false,
+        }
+    }
+
     /// Whether the receiver says that it has these very points already.
     pub(super) fn says_known(&self) -> bool {
         matches!(
@@ -132,9 +172,12 @@ impl ExportError {
         )
     }
 
-    /// Whether the receiver may have taken the request all the same: its answer did not come.
+    /// Whether the receiver may have taken the request all the same: its answer did not come, or is not OTLP's.
     pub(super) fn outcome_unknown(&self) -> bool {
-        matches!(self.cause, Cause::Unreachable(_) | Cause::Timeout(_))
+        matches!(
+            self.cause,
+            Cause::Unreachable(_) | Cause::Timeout(_) | Cause::NotOtlp(_)
+        )
     }
 
     /// `failure`, which may work later, or `refused`, which will not.
@@ -162,6 +205,10 @@ impl Cause {
                 "check HTTP_PROXY and HTTPS_PROXY, or name the receiver's host in NO_PROXY"
             }
             Self::Setup(_) => "check that file; it is read again before the next try",
+            Self::Redirect { .. } => "set OTEL_EXPORTER_OTLP_ENDPOINT to where the receiver is",
+            Self::NotOtlp(_) => {
+                "check that OTEL_EXPORTER_OTLP_ENDPOINT names an OTLP receiver, and that no proxy answers in its place"
+            }
             Self::Http {
                 status: 401 | 403, ..
             }
@@ -181,22 +228,32 @@ impl Cause {
     }
 }
 
-/// Somebody else's words, if any, kept to a line of readable length.
-struct Said<'a>(&'a str);
+/// Where a redirect leads to.
+struct Elsewhere<'a>(Option<&'a str>);
 
-impl fmt::Display for Said<'_> {
+impl fmt::Display for Elsewhere<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const MOST: usize = 200;
-        let mut words = self
-            .0
-            .chars()
-            .filter(|c| !c.is_control())
-            .take(MOST)
-            .peekable();
-        if words.peek().is_some() {
-            write!(f, ": {}", words.collect::<String>().trim())?;
+        match self.0 {
+            Some(target) => write!(f, " to {}", Quoted(target)),
+            None => f.write_str(" and does not say where to"),
         }
-        Ok(())
+    }
+}
+
+/// What a receiver asked for beyond reason.
+struct LeftAlone(Option<Duration>);
+
+impl fmt::Display for LeftAlone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(asked) if asked > MOST_ASKED => write!(
+                f,
+                "; it asks to be left alone for {} s, of which flowcar heeds {} s",
+                asked.as_secs(),
+                MOST_ASKED.as_secs()
+            ),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Exemplars: of each histogram's durations the slowest whose span a receiver has. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use opentelemetry_proto::tonic::metrics::v1::{Exemplar as ProtoExemplar, exemplar::Value};
 
@@ -47,7 +47,7 @@ pub struct Candidates {
     values: Vec<(Measure, Exemplar)>,
 }
 
-/// The slowest of each histogram since the last report.
+/// The slowest of each histogram.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Exemplars(BTreeMap<SeriesKey, BTreeMap<Measure, Exemplar>>);
 
@@ -125,6 +125,39 @@ impl Exemplars {
             }
         }
         placed
+    }
+
+    /// Takes in those of `newer`, the slower of two.
+    pub fn absorb(&mut self, newer: Self) {
+        for (series, measures) in newer.0 {
+            let values = measures.into_iter().collect();
+            self.offer(Candidates { series, values });
+        }
+    }
+
+    /// These, and those of `older` where there is none here.
+    #[must_use]
+    pub fn or(mut self, older: &Self) -> Self {
+        for (series, measures) in &older.0 {
+            if self.0.len() >= MOST_SERIES && !self.0.contains_key(series) {
+                continue;
+            }
+            let known = self.0.entry(series.clone()).or_default();
+            for (measure, exemplar) in measures {
+                known.entry(*measure).or_insert(*exemplar);
+            }
+        }
+        self
+    }
+
+    /// These without those that name one of these spans.
+    #[must_use]
+    pub fn without(mut self, spans: &HashSet<u64>) -> Self {
+        self.0.retain(|_, measures| {
+            measures.retain(|_, exemplar| !spans.contains(&exemplar.span_id));
+            !measures.is_empty()
+        });
+        self
     }
 
     /// The exemplar of one histogram.

@@ -1,40 +1,41 @@
 //! What the main loop talks to: hands reports and spans over without ever waiting.
 //!
-//! Each signal has one task with one export in flight. Metrics never queue: a newer report takes the place of an
+//! Each signal has one task with one export in flight, of a size that receivers take. Metrics never queue: a newer report takes the place of an
 //! older one, as it carries everything that the older one did. Spans are a fair sample of each second's connections,
 //! failed, slow and lossy ones first, and queue up to a bound. A receiver that is away, slow or hostile costs exports,
 //! which are counted, and nothing else.
 
+mod baselines;
 mod complaints;
+mod exemplary;
 mod ledger;
 mod metrics;
 mod notable;
+mod outbox;
 mod process;
 mod queue;
 mod spans;
 mod transport;
 mod window;
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use self::{
     complaints::Complaints,
+    exemplary::Exemplary,
     ledger::Ledger,
     metrics::MetricsLane,
     notable::{Judge, judge_part},
-    queue::{Bounds, Entry},
+    queue::Bounds,
     spans::SpanLane,
     transport::Transport,
 };
 use super::{
     connect::Contact,
     error::{Accepted, ExportError},
-    exemplars::{Candidates, Exemplars},
+    exemplars::Candidates,
     metrics::Options,
     own::OwnSockets,
     resource::Resource,
@@ -59,7 +60,6 @@ pub struct Exporter {
     span_options: SpanOptions,
     naming: Naming,
     judge: Judge,
-    exemplars: Exemplary,
     own: OwnSockets,
     ledger: Ledger,
     contacts: Contacts,
@@ -80,10 +80,6 @@ pub enum Patience {
     /// Not at all for a receiver that never was there.
     IfEverThere,
 }
-
-/// Exemplars for the next report: of spans that were delivered.
-#[derive(Clone, Debug, Default)]
-struct Exemplary(Arc<Mutex<Exemplars>>);
 
 impl Exporter {
     /// The exports that `config` asks for, if any, of flows that are learnt of by `source` (`flowcar.source`);
@@ -126,7 +122,8 @@ impl Exporter {
             let transport = transport::metrics(target, own.clone());
             contacts.metrics = transport.contact();
             let resource = resource.clone();
-            MetricsLane::start(transport, resource, options, ledger.clone(), keeper)
+            let (ledger, exemplars) = (ledger.clone(), exemplars.clone());
+            MetricsLane::start(transport, resource, options, ledger, exemplars, keeper)
         });
         let spans = config.export.traces.clone().map(|target| {
             let bounds = Bounds {
@@ -136,7 +133,8 @@ impl Exporter {
             };
             let transport = transport::spans(target, own.clone(), resource.clone());
             contacts.spans = transport.contact();
-            SpanLane::start(transport, bounds, ledger.clone(), exemplars.clone())
+            let (ledger, exemplars) = (ledger.clone(), exemplars.clone());
+            SpanLane::start(transport, resource, bounds, ledger, exemplars)
         });
         Self {
             metrics,
@@ -146,7 +144,6 @@ impl Exporter {
             },
             naming: config.naming,
             judge: Judge::default(),
-            exemplars,
             own,
             ledger,
             contacts,
@@ -161,8 +158,7 @@ impl Exporter {
     /// Hands a report over.
     pub fn metrics(&self, snapshot: Snapshot) {
         if let Some(lane) = &self.metrics {
-            let exemplars = self.exemplars.take().placed(&snapshot.series);
-            lane.send(snapshot, exemplars);
+            lane.send(snapshot);
         }
     }
 
@@ -237,22 +233,6 @@ async fn hopeless(contact: &Contact, patience: Patience) {
     match patience {
         Patience::Whole => std::future::pending().await,
         Patience::IfEverThere => contact.absent().await,
-    }
-}
-
-// === impl Exemplary ===
-
-impl Exemplary {
-    /// Takes in what delivered spans stand for.
-    fn offer(&self, batch: Vec<Entry>) {
-        let mut exemplars = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for candidates in batch.into_iter().filter_map(|entry| entry.candidates) {
-            exemplars.offer(candidates);
-        }
-    }
-
-    fn take(&self) -> Exemplars {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

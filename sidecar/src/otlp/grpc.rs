@@ -1,6 +1,8 @@
 //! OTLP by gRPC.
 
-use std::{error::Error, marker::PhantomData};
+mod foreign;
+
+use std::{error::Error, time::Duration};
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 use http::{
@@ -8,15 +10,15 @@ use http::{
     header::{HeaderMap, HeaderValue, USER_AGENT},
     uri::PathAndQuery,
 };
-use prost::Message;
 use tonic::{
-    Request, Status,
+    Code, Request, Status,
     client::Grpc as Client,
     codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder},
     metadata::MetadataMap,
     transport::{Channel, Endpoint},
 };
 
+use self::foreign::{Checked, Foreign};
 use super::{
     USER_AGENT_NAME, answer,
     connect::{Connector, in_time},
@@ -32,14 +34,14 @@ use crate::{
 pub(super) struct Grpc {
     signal: Signal,
     connector: Connector,
-    client: Client<Channel>,
+    client: Client<Checked>,
 }
 
 impl Grpc {
     /// Connects when first used, and again, by a fresh look-up of the name, when the connection has broken.
     pub(super) fn new(signal: Signal, connector: Connector) -> Self {
         let target = connector.target();
-        let mut client = Client::new(channel(&connector));
+        let mut client = Client::new(Checked::new(channel(&connector)));
         if let Some(encoding) = target.compression.map(encoding) {
             client = client.send_compressed(encoding).accept_compressed(encoding);
         }
@@ -50,19 +52,19 @@ impl Grpc {
         }
     }
 
-    /// Sends the signal's request.
-    pub(super) async fn export<M: Message + 'static>(
-        &mut self,
-        message: M,
-    ) -> Result<Accepted, ExportError> {
+    /// Sends an encoded request.
+    pub(super) async fn export(&mut self, request: Bytes) -> Result<Accepted, ExportError> {
         let target = self.connector.target();
         let metadata = metadata(&self.connector).map_err(|error| {
             ExportError::new(self.signal, target, Cause::Setup(error.to_string()))
         })?;
         // The channel's own timeout does not hold while it connects.
-        let call = call(&mut self.client, self.signal, message, metadata);
+        let call = call(&mut self.client, self.signal, request, metadata);
         let (cause, retry_after) = match in_time(target, call).await {
-            Ok(Ok(body)) => return Ok(answer::accepted(self.signal, &body)),
+            Ok(Ok(body)) => match answer::accepted(self.signal, &body) {
+                Ok(accepted) => return Ok(accepted),
+                Err(cause) => (cause, None),
+            },
             Ok(Err(status)) => failure(&status, target),
             Err(cause) => (cause, None),
         };
@@ -70,23 +72,20 @@ impl Grpc {
     }
 }
 
-async fn call<M: Message + 'static>(
-    client: &mut Client<Channel>,
+async fn call(
+    client: &mut Client<Checked>,
     signal: Signal,
-    message: M,
+    request: Bytes,
     metadata: MetadataMap,
 ) -> Result<Bytes, Status> {
-    client
-        .ready()
-        .await
-        .map_err(|error| Status::from_error(Box::new(error)))?;
-    let mut request = Request::new(message);
+    client.ready().await.map_err(Status::from_error)?;
+    let mut request = Request::new(request);
     *request.metadata_mut() = metadata;
     let path = PathAndQuery::from_static(match signal {
         Signal::Metrics => "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
         Signal::Traces => "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
     });
-    let answer = client.unary(request, path, LenientCodec::default()).await?;
+    let answer = client.unary(request, path, Encoded).await?;
     Ok(answer.into_inner())
 }
 
@@ -116,51 +115,66 @@ const fn encoding(compression: Compression) -> CompressionEncoding {
     }
 }
 
-/// A status that has a source was made on this side: there was no answer.
-fn failure(status: &Status, target: &Target) -> (Cause, Option<std::time::Duration>) {
+/// A status that has a source was made on this side: there was no answer, or none by gRPC.
+fn failure(status: &Status, target: &Target) -> (Cause, Option<Duration>) {
+    let mut next = Error::source(status);
+    while let Some(error) = next {
+        if let Some(Foreign { cause, retry_after }) = error.downcast_ref() {
+            return (cause.clone(), *retry_after);
+        }
+        next = error.source();
+    }
     match Error::source(status) {
         Some(source) => (no_answer(source, target), None),
+        None if is_cut_off(status) => (
+            Cause::NotOtlp("its gRPC answer ends without a status".to_owned()),
+            None,
+        ),
         None => answer::grpc_failure(status),
     }
 }
 
-/// Messages out, bytes in: an answer that does not decode is for [`answer`] to judge, like HTTP's.
-struct LenientCodec<M>(PhantomData<fn(M)>);
-
-impl<M> Default for LenientCodec<M> {
-    fn default() -> Self {
-        Self(PhantomData)
-    }
+/// Whether the answer ended before its status, which tonic tells by its words only. What became of the request is not
+/// known then.
+fn is_cut_off(status: &Status) -> bool {
+    status.code() == Code::Unknown
+        && status
+            .message()
+            .starts_with("protocol error: missing grpc-status")
 }
 
-impl<M: Message + 'static> Codec for LenientCodec<M> {
-    type Encode = M;
+/// Bytes out, bytes in: requests are encoded already, and an answer that does not decode is for [`answer`] to judge, like
+/// HTTP's.
+#[derive(Clone, Copy, Debug)]
+struct Encoded;
+
+impl Codec for Encoded {
+    type Encode = Bytes;
     type Decode = Bytes;
     type Encoder = Self;
     type Decoder = Self;
 
     fn encoder(&mut self) -> Self::Encoder {
-        Self::default()
+        Self
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        Self::default()
+        Self
     }
 }
 
-impl<M: Message> Encoder for LenientCodec<M> {
-    type Item = M;
+impl Encoder for Encoded {
+    type Item = Bytes;
     type Error = Status;
 
-    fn encode(&mut self, message: M, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        to.reserve(message.encoded_len());
-        message
-            .encode(to)
-            .map_err(|error| Status::internal(error.to_string()))
+    fn encode(&mut self, message: Bytes, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        to.reserve(message.len());
+        to.put(message);
+        Ok(())
     }
 }
 
-impl<M> Decoder for LenientCodec<M> {
+impl Decoder for Encoded {
     type Item = Bytes;
     type Error = Status;
 

@@ -8,21 +8,17 @@ use http::{
     Request, Response,
     header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, USER_AGENT},
 };
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
+use http_body_util::Full;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-use prost::Message;
 
 use super::{
     USER_AGENT_NAME,
     answer::{self, PROTOBUF},
+    body,
     connect::{Connector, in_time},
     error::{Accepted, Cause, ExportError, no_answer},
 };
 use crate::config::{Compression, Signal};
-
-/// Bytes of an answer that are read: what OpenTelemetry's own clients take.
-const MOST_ANSWER: usize = 4 << 20;
 
 /// Posts to one target. It follows no redirect, which may lose the body or take the headers to a stranger.
 #[derive(Clone, Debug)]
@@ -42,10 +38,10 @@ impl Http {
         }
     }
 
-    /// Sends the signal's request.
-    pub(super) async fn export(&self, request: impl Message) -> Result<Accepted, ExportError> {
+    /// Sends an encoded request.
+    pub(super) async fn export(&self, request: Bytes) -> Result<Accepted, ExportError> {
         let target = self.connector.target();
-        let (body, encoding) = pack(request.encode_to_vec(), target.compression);
+        let (body, encoding) = pack(request, target.compression);
         let mut request = Request::post(target.endpoint.clone())
             .body(body)
             .expect("a URL that was parsed makes a request");
@@ -54,8 +50,12 @@ impl Http {
             let encoding = HeaderValue::from_static(encoding);
             request.headers_mut().insert(CONTENT_ENCODING, encoding);
         }
-        let answer = self.send(request).await?;
-        Ok(answer::accepted(self.signal, answer.body()))
+        self.accepted(&self.send(request).await?)
+    }
+
+    /// What a success says.
+    pub(super) fn accepted(&self, answer: &Response<Bytes>) -> Result<Accepted, ExportError> {
+        answer::http_accepted(self.signal, answer).map_err(|cause| self.error(cause))
     }
 
     /// Sends a request with the target's headers; any status but success is an error.
@@ -85,25 +85,9 @@ impl Http {
         let answer = self.client.request(request).await;
         let answer = answer.map_err(|error| no_answer(&error, self.connector.target()))?;
         let (head, body) = answer.into_parts();
-        let body = self.body(body).await?;
+        let body = body::read(body).await;
+        let body = body.map_err(|error| no_answer(&error, self.connector.target()))?;
         Ok(Response::from_parts(head, body))
-    }
-
-    /// The body, cut off where it is longer than any answer has to be.
-    async fn body(&self, mut body: Incoming) -> Result<Bytes, Cause> {
-        let mut all = Vec::new();
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| no_answer(&error, self.connector.target()))?;
-            let Ok(data) = frame.into_data() else {
-                continue;
-            };
-            let room = MOST_ANSWER - all.len();
-            all.extend_from_slice(&data[..data.len().min(room)]);
-            if data.len() >= room {
-                break;
-            }
-        }
-        Ok(all.into())
     }
 
     fn error(&self, cause: Cause) -> ExportError {
@@ -111,9 +95,9 @@ impl Http {
     }
 }
 
-fn pack(body: Vec<u8>, compression: Option<Compression>) -> (Bytes, Option<&'static str>) {
+fn pack(body: Bytes, compression: Option<Compression>) -> (Bytes, Option<&'static str>) {
     match compression {
-        None => (body.into(), None),
+        None => (body, None),
         Some(Compression::Gzip) => {
             let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::default());
             let packed = encoder.write_all(&body).and_then(|()| encoder.finish());

@@ -186,14 +186,18 @@ impl<'a> Encoder<'a> {
                     Some(before) => point.now.since(before),
                     None => point.now.clone(),
                 };
-                // One of an earlier time is no example of these.
-                let exemplar = point.exemplar.filter(|of| of.at_unix_ns >= start);
+                // Of one that ended since, the histogram does not know yet.
+                let exemplar = point.exemplar.filter(|of| of.at_unix_ns <= at);
                 (!histogram.is_empty()).then_some(HistogramPoint {
                     attributes: point.attributes,
                     start,
                     at,
                     histogram,
-                    exemplar: exemplar.copied(),
+                    // Its span is delivered a little later than the interval may end in which the flow did.
+                    exemplar: exemplar.map(|of| Exemplar {
+                        at_unix_ns: of.at_unix_ns.max(start),
+                        ..*of
+                    }),
                 })
             })
             .collect();

@@ -5,6 +5,7 @@
 //! `flowcar check --send` does.
 
 pub mod answer;
+mod body;
 mod connect;
 pub mod error;
 pub mod exemplars;
@@ -14,10 +15,14 @@ mod http;
 pub mod metrics;
 pub mod names;
 pub mod own;
+mod points;
+pub mod quote;
+mod redirect;
 pub mod resource;
 mod retry;
 mod span_client;
 pub mod spans;
+mod split;
 pub mod trial;
 
 /// What requests call their sender.

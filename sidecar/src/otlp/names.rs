@@ -67,7 +67,7 @@ pub mod attribute {
     pub const DIRECTION: &str = "network.io.direction";
     /// `true` on the series of what came past the bound of series.
     pub const OVERFLOW: &str = "otel.metric.overflow";
-    /// `refused`, `timeout`, `reset`, `unreachable` or `other`; of exports `rejected`, `failure` or `refused`
+    /// `refused`, `timeout`, `reset`, `unreachable` or `other`; of exports `rejected`, `too_large`, `failure` or `refused`
     pub const ERROR_TYPE: &str = "error.type";
     /// `local_fin`, `peer_fin`, `reset_sent`, `reset_received`, `reset`, `timeout` or `unknown`
     pub const END: &str = "flowcar.end";
@@ -222,9 +222,9 @@ metrics! {
     OWN_SPAN_QUEUE_BYTES = UpDownCounter "flowcar.self.spans.queued.memory" "By" []
         "Memory that spans take that wait.";
     OWN_EXPORTED_SPANS = Counter "otel.sdk.exporter.span.exported" "{span}" [ERROR_TYPE]
-        "Spans that the receiver took; as rejected, those that it did not of an export that it took.";
+        "Spans that the receiver took; as rejected, those that it did not of an export that it took; as too_large, those that it refused alone for their size.";
     OWN_EXPORTED_POINTS = Counter "otel.sdk.exporter.metric_data_point.exported" "{data_point}" [ERROR_TYPE]
-        "Points that the receiver took; as rejected, those that it did not of an export that it took.";
+        "Points that the receiver took; as rejected, those that it did not of an export that it took; as too_large, those that it refused alone for their size.";
     OWN_CPU = Counter "flowcar.self.cpu.time" "s" []
         "CPU time used.";
     OWN_RSS = UpDownCounter "flowcar.self.memory.rss" "By" []

@@ -1,5 +1,5 @@
 //! Spans: by gRPC over our own client, by HTTP by opentelemetry-otlp's exporter, which turns them into a request, packs
-//! and posts it.
+//! and posts it. Whoever sends has seen to it that they are not too many for one request.
 //!
 //! The exporter reads environment variables for what it is not told, so it is told everything; and it says
 //! of a failure no more than a text, so its HTTP client is ours, which keeps what the receiver truly said. Over gRPC
@@ -20,20 +20,12 @@ use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_otlp::{
     Compression as OtlpCompression, RetryPolicy, SpanExporter, WithExportConfig, WithHttpConfig,
 };
-use opentelemetry_proto::{
-    tonic::collector::trace::v1::ExportTraceServiceRequest,
-    transform::{
-        common::tonic::ResourceAttributesWithSchema,
-        trace::tonic::group_spans_by_resource_and_scope,
-    },
-};
 use opentelemetry_sdk::{
     error::OTelSdkError,
     trace::{SpanData, SpanExporter as _},
 };
 
 use super::{
-    answer::accepted,
     connect::{Connector, in_time},
     error::{Accepted, Cause, ExportError},
     grpc::Grpc,
@@ -42,13 +34,19 @@ use super::{
 };
 use crate::config::{Compression, Protocol, Signal, Target};
 
+/// Spans, and the request that they make.
+#[derive(Clone, Debug)]
+pub(super) struct Batch {
+    /// The request message.
+    pub(super) encoded: Bytes,
+    /// What is in it.
+    pub(super) spans: Vec<SpanData>,
+}
+
 /// Sends spans.
 #[derive(Debug)]
 pub(super) enum SpanClient {
-    Grpc {
-        grpc: Box<Grpc>,
-        resource: Box<ResourceAttributesWithSchema>,
-    },
+    Grpc(Box<Grpc>),
     Http(Box<HttpSpans>),
 }
 
@@ -77,24 +75,18 @@ struct Listening {
 
 impl SpanClient {
     pub(super) fn new(connector: Connector, resource: &Resource) -> Result<Self, ExportError> {
-        let resource = resource.to_sdk();
         Ok(match connector.target().protocol {
-            Protocol::Grpc => Self::Grpc {
-                grpc: Box::new(Grpc::new(Signal::Traces, connector)),
-                resource: Box::new(ResourceAttributesWithSchema::from(&resource)),
-            },
-            Protocol::HttpProtobuf => Self::Http(Box::new(HttpSpans::new(connector, &resource)?)),
+            Protocol::Grpc => Self::Grpc(Box::new(Grpc::new(Signal::Traces, connector))),
+            Protocol::HttpProtobuf => {
+                Self::Http(Box::new(HttpSpans::new(connector, &resource.to_sdk())?))
+            }
         })
     }
 
-    pub(super) async fn export(&mut self, spans: Vec<SpanData>) -> Result<Accepted, ExportError> {
+    pub(super) async fn export(&mut self, batch: Batch) -> Result<Accepted, ExportError> {
         match self {
-            Self::Grpc { grpc, resource } => {
-                let resource_spans = group_spans_by_resource_and_scope(spans, resource);
-                grpc.export(ExportTraceServiceRequest { resource_spans })
-                    .await
-            }
-            Self::Http(http) => http.export(spans).await,
+            Self::Grpc(grpc) => grpc.export(batch.encoded).await,
+            Self::Http(http) => http.export(batch.spans).await,
         }
     }
 }
@@ -171,7 +163,7 @@ impl HttpClient for Listening {
         }
         let answer = self.http.send(request).await;
         let said = match &answer {
-            Ok(answer) => Ok(accepted(Signal::Traces, answer.body())),
+            Ok(answer) => self.http.accepted(answer),
             Err(error) => Err(error.clone()),
         };
         *self.said.lock().unwrap_or_else(PoisonError::into_inner) = Some(said);

@@ -57,11 +57,12 @@ pub async fn try_receiver(
     }
 }
 
-async fn send<M: Message + 'static>(
+async fn send(
     signal: Signal,
     target: &Target,
-    request: M,
+    request: impl Message,
 ) -> Result<Accepted, ExportError> {
+    let request = request.encode_to_vec().into();
     let connector = Connector::new(target.clone(), OwnSockets::default());
     match target.protocol {
         Protocol::Grpc => Grpc::new(signal, connector).export(request).await,

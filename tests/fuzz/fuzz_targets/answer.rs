@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use flowcar::{config::Signal, otlp::answer};
 use libfuzzer_sys::fuzz_target;
@@ -10,15 +10,16 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|input: (u16, &str, &[u8])| {
     let (status, retry_after, body) = input;
     for signal in [Signal::Metrics, Signal::Traces] {
-        let accepted = answer::accepted(signal, body);
-        assert!(accepted.rejected <= i64::MAX as u64);
+        if let Ok(accepted) = answer::accepted(signal, body) {
+            assert!(accepted.rejected <= i64::MAX as u64);
+        }
     }
     let response = http::Response::builder()
         .status(status.clamp(100, 999))
         .header("retry-after", retry_after)
         .body(body.to_vec().into());
     if let Ok(response) = response {
-        let (_, wait) = answer::http_failure(&response, SystemTime::UNIX_EPOCH);
-        assert!(wait.is_none_or(|wait| wait <= Duration::from_secs(600)));
+        let (cause, _) = answer::http_failure(&response, SystemTime::UNIX_EPOCH);
+        assert!(!cause.to_string().contains(|c: char| c.is_control()));
     }
 });

@@ -63,10 +63,9 @@ fn survives(protocol: &str, temporality: &str) {
         });
         for signal in ["metrics", "traces"] {
             let count = |outcome| own.exports.get(&(signal, outcome)).copied().unwrap_or(0);
-            // Partly, and garbage, which is no reason to send again.
-            assert_eq!(count("partial"), 2, "{signal}");
-            // Unavailable, throttled, hung, reset.
-            assert_eq!(count("failure"), 4, "{signal}");
+            assert_eq!(count("partial"), 1, "{signal}");
+            // Unavailable, throttled, hung, reset, and garbage: nobody knows what becomes of that.
+            assert_eq!(count("failure"), 5, "{signal}");
             assert_eq!(count("refused"), 0, "{signal}");
         }
         assert_eq!(

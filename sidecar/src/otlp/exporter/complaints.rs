@@ -10,7 +10,10 @@ use tokio::time::Instant;
 
 use crate::{
     config::Signal,
-    otlp::error::{Accepted, Cause, ExportError},
+    otlp::{
+        error::{Accepted, Cause, ExportError},
+        quote::{Quoted, Said},
+    },
 };
 
 /// A cause is spoken of once in this time, and, while it lasts, after ever longer ones.
@@ -23,7 +26,7 @@ const MOST_QUIET: Duration = Duration::from_secs(3_600);
 #[derive(Debug, Default)]
 pub(super) struct Complaints {
     causes: HashMap<(Discriminant<Cause>, u32), Spoken>,
-    last_partial: Option<Instant>,
+    last_said: Option<Instant>,
     failing: Option<Failing>,
     /// Whether an export was ever taken.
     taken: bool,
@@ -70,6 +73,7 @@ impl Complaints {
         let code = match cause {
             Cause::Http { status, .. } => u32::from(*status),
             Cause::Grpc { code, .. } => *code as u32,
+            Cause::Redirect { status, .. } => u32::from(*status),
             _ => 0,
         };
         let key = (discriminant(cause), code);
@@ -114,17 +118,30 @@ impl Complaints {
         if !std::mem::replace(&mut self.taken, true) {
             tracing::info!("the receiver accepted the first {}", signal.name());
         }
+        self.said(signal, accepted, Instant::now());
+    }
+
+    /// Tells what a receiver says with a success.
+    fn said(&mut self, signal: Signal, accepted: &Accepted, now: Instant) {
         let Accepted { rejected, message } = accepted;
-        let now = Instant::now();
         let quiet = self
-            .last_partial
+            .last_said
             .is_some_and(|spoken| now.duration_since(spoken) < QUIET);
-        if accepted.outcome() == "partial" && !quiet {
-            self.last_partial = Some(now);
-            let signal = signal.name();
+        if quiet || (*rejected == 0 && message.trim().is_empty()) {
+            return;
+        }
+        self.last_said = Some(now);
+        let signal = signal.name();
+        if *rejected > 0 {
             tracing::warn!(
                 rejected,
-                "the receiver took {signal} only in part: {message}; look at its log"
+                "the receiver took {signal} only in part{}; look at its log",
+                Said(message)
+            );
+        } else {
+            tracing::warn!(
+                "the receiver took all {signal}, and warns: {}",
+                Quoted(message)
             );
         }
     }

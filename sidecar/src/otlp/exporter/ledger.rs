@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use crate::snapshot::Own;
+use crate::{config::Signal, snapshot::Own};
 
 /// Shared by the tasks and the main loop.
 #[derive(Clone, Debug, Default)]
@@ -35,7 +35,19 @@ impl Ledger {
             .record(took.as_nanos().try_into().unwrap_or(u64::MAX));
     }
 
-    /// Books spans that are not sent: `rate_limit`, `queue_full`, `expired`, `refused` or `shutdown`.
+    /// Books points or spans that a receiver refuses for their size though each was sent alone.
+    pub(super) fn too_large(&self, signal: Signal, items: usize) {
+        *self.lock().too_large.entry(signal.name()).or_default() += items as u64;
+    }
+
+    /// Books points or spans that a receiver will never have, though it took the rest.
+    pub(super) fn rejected(&self, signal: Signal, items: usize) {
+        if items > 0 {
+            *self.lock().rejected.entry(signal.name()).or_default() += items as u64;
+        }
+    }
+
+    /// Books spans that are not sent: `rate_limit`, `queue_full`, `expired`, `refused`, `too_large` or `shutdown`.
     pub(super) fn dropped(&self, reason: &'static str, spans: usize) {
         if spans > 0 {
             *self.lock().spans_dropped.entry(reason).or_default() += spans as u64;

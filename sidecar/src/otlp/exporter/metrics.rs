@@ -1,28 +1,33 @@
-//! The task that sends metrics: the latest report, or, of deltas, first the one whose fate is unknown.
+//! The task that sends metrics: the latest report, or first the rest of one that the receiver took a part of, or may have.
 
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
 
-use opentelemetry_proto::tonic::{
-    collector::metrics::v1::ExportMetricsServiceRequest, metrics::v1::metric::Data,
-};
+use bytes::Bytes;
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use tokio::{
     sync::watch,
-    time::{Duration, Instant, sleep, timeout_at},
+    time::{Duration, Instant, sleep, sleep_until, timeout_at},
 };
 
-use super::{Complaints, Ledger, Transport, settle};
+use super::{
+    Complaints, Ledger, Transport,
+    baselines::Baselines,
+    exemplary::{self, Exemplary, Untold},
+    outbox::{Next, Outbox, SizeLimit},
+    settle,
+};
 use crate::{
     config::{Signal, Temporality},
     handover::Keeper,
     otlp::{
         error::{Accepted, ExportError},
-        exemplars::Exemplars,
         metrics::{Options, encode},
         resource::Resource,
-        retry::Backoff,
+        retry::{Backoff, asked_for},
+        split::{self, Part},
     },
     snapshot::Snapshot,
 };
@@ -37,14 +42,15 @@ pub(super) struct MetricsLane {
 }
 
 /// A report and its number; the first is 1.
-type Report = (u64, Option<Arc<(Snapshot, Exemplars)>>);
+type Report = (u64, Option<Arc<Snapshot>>);
 
 impl MetricsLane {
     pub(super) fn start(
-        transport: impl Transport<ExportMetricsServiceRequest>,
+        transport: impl Transport<Bytes>,
         resource: Resource,
         options: Options,
         ledger: Ledger,
+        exemplars: Exemplary,
         keeper: Option<Keeper>,
     ) -> Self {
         let (reports, receiver) = watch::channel((0, None));
@@ -57,7 +63,9 @@ impl MetricsLane {
             transport,
             resource,
             options,
-            acknowledged: None,
+            baselines: Baselines::default(),
+            size: SizeLimit::default(),
+            exemplars: Untold::new(exemplars),
             ledger,
             keeper,
             complaints: Complaints::default(),
@@ -71,10 +79,9 @@ impl MetricsLane {
         }
     }
 
-    pub(super) fn send(&self, snapshot: Snapshot, exemplars: Exemplars) {
+    pub(super) fn send(&self, report: Snapshot) {
         let number = self.sent.fetch_add(1, Ordering::Relaxed) + 1;
-        self.reports
-            .send_replace((number, Some(Arc::new((snapshot, exemplars)))));
+        self.reports.send_replace((number, Some(Arc::new(report))));
     }
 
     pub(super) async fn flush(&self, deadline: Instant) -> bool {
@@ -103,13 +110,25 @@ struct Sender<T> {
     resource: Resource,
     options: Options,
     /// What deltas are against; kept for them only.
-    acknowledged: Option<Arc<(Snapshot, Exemplars)>>,
+    baselines: Baselines,
+    size: SizeLimit,
+    exemplars: Untold,
     ledger: Ledger,
     keeper: Option<Keeper>,
     complaints: Complaints,
 }
 
-impl<T: Transport<ExportMetricsServiceRequest>> Sender<T> {
+/// How far a report got.
+enum Progress {
+    /// Every part was taken, or refused for good: these.
+    Done(Vec<Part>),
+    /// No part was taken, and a newer report may take its place.
+    Replaceable,
+    /// There is nobody to report for any more.
+    Over,
+}
+
+impl<T: Transport<Bytes>> Sender<T> {
     async fn run(mut self) {
         while self.reports.changed().await.is_ok() {
             self.send_latest().await;
@@ -118,59 +137,111 @@ impl<T: Transport<ExportMetricsServiceRequest>> Sender<T> {
 
     /// Sends the latest report until it is settled. While it fails, a newer one takes its place, but not of
     /// deltas: a receiver may have taken them without our hearing of it, and can tell that the same points come
-    /// again only by their times. Deltas that are refused for good stay unacknowledged, so that the next report has
-    /// them as well.
+    /// again only by their times; nor of one that was taken in part: the rest would never have its turn. Deltas that
+    /// are refused for good stay unacknowledged, so that the next report has them as well.
     async fn send_latest(&mut self) {
         let mut backoff = Backoff::new();
-        let deltas = self.options.temporality != Temporality::Cumulative;
-        let mut report = self.reports.borrow_and_update().clone();
+        loop {
+            let (number, report) = self.reports.borrow_and_update().clone();
+            let Some(report) = report else { return };
+            let most = self.size.most();
+            let request = self.encode(&report);
+            let told = exemplary::spans(&request);
+            let parts = split::metrics(request, most);
+            let mut outbox = Outbox::new(Signal::Metrics, parts, most);
+            match self.send_parts(&mut outbox, &mut backoff).await {
+                Progress::Done(refused) => {
+                    self.size.learn(&outbox);
+                    if outbox.any_taken() {
+                        self.exemplars.told(&told);
+                        self.acknowledge(report, &refused);
+                    }
+                    if !refused.is_empty() && *self.hurry.borrow() {
+                        tracing::warn!("metrics are lost: the receiver refused the last report");
+                    }
+                    self.settled.send_replace(number);
+                    return;
+                }
+                Progress::Replaceable => {}
+                Progress::Over => return,
+            }
+        }
+    }
+
+    /// Sends part after part, each until it is taken or refused for good.
+    async fn send_parts(&mut self, outbox: &mut Outbox, backoff: &mut Backoff) -> Progress {
+        let mut refused = Vec::new();
         let mut perhaps_taken = false;
-        while let (number, Some(of)) = &report {
-            let taken = match self.send(of).await {
-                Ok(_) => true,
+        while let Some(next) = outbox.next() {
+            let part = match next {
+                Next::Send(part) => part,
+                Next::GiveUp(part) => {
+                    self.ledger.too_large(Signal::Metrics, part.items);
+                    refused.push(part);
+                    continue;
+                }
+            };
+            match self.send(&part).await {
+                Ok(_) => outbox.taken(&part),
+                Err(error) if perhaps_taken && error.says_known() => outbox.taken(&part),
+                Err(error) if error.too_large() => {
+                    if let Some(alone) = outbox.too_large(part) {
+                        self.ledger.too_large(Signal::Metrics, alone.items);
+                        refused.push(alone);
+                    }
+                }
                 Err(error) if error.retryable() => {
                     perhaps_taken |= error.outcome_unknown();
-                    wait(&mut backoff, error.retry_after, &mut self.hurry).await;
+                    outbox.put_back(part);
+                    wait(backoff, error.retry_after, &mut self.hurry).await;
                     if self.reports.has_changed().is_err() {
-                        return;
+                        return Progress::Over;
                     }
-                    if !deltas {
-                        report = self.reports.borrow_and_update().clone();
+                    if !self.deltas() && outbox.is_untouched() && refused.is_empty() {
+                        return Progress::Replaceable;
                     }
                     continue;
                 }
-                Err(error) => perhaps_taken && error.says_known(),
-            };
-            if taken {
-                self.acknowledged = deltas.then(|| Arc::clone(of));
-                self.keep(&of.0);
-            } else if *self.hurry.borrow() {
-                tracing::warn!("metrics are lost: the receiver refused the last report");
+                Err(_) => refused.push(part),
             }
-            self.settled.send_replace(*number);
-            return;
+            perhaps_taken = false;
+            *backoff = Backoff::new();
+        }
+        Progress::Done(refused)
+    }
+
+    fn deltas(&self) -> bool {
+        self.options.temporality != Temporality::Cumulative
+    }
+
+    /// Books what the receiver has now. What it took whole need not be told by the flowcar after this one.
+    fn acknowledge(&mut self, report: Arc<Snapshot>, refused: &[Part]) {
+        if refused.is_empty()
+            && let (Some(keeper), Some(left)) = (&mut self.keeper, &report.left)
+        {
+            keeper.keep(report.at_unix_ns, left);
+        }
+        if self.deltas() {
+            let given_up = self.baselines.acknowledge(report, refused);
+            self.ledger.rejected(Signal::Metrics, given_up);
         }
     }
 
-    /// What was told of need not be told by the flowcar after this one.
-    fn keep(&mut self, told: &Snapshot) {
-        if let (Some(keeper), Some(left)) = (&mut self.keeper, &told.left) {
-            keeper.keep(told.at_unix_ns, left);
-        }
+    fn encode(&mut self, report: &Snapshot) -> ExportMetricsServiceRequest {
+        let exemplars = self.exemplars.of(report);
+        let (resource, options) = (&self.resource, self.options);
+        self.baselines
+            .encode(|previous| encode(report, resource, options, previous, &exemplars))
     }
 
-    async fn send(&mut self, report: &(Snapshot, Exemplars)) -> Result<Accepted, ExportError> {
-        let (snapshot, exemplars) = report;
-        let previous = self.acknowledged.as_deref().map(|(snapshot, _)| snapshot);
-        let request = encode(snapshot, &self.resource, self.options, previous, exemplars);
-        let points = points(&request);
+    async fn send(&mut self, part: &Part) -> Result<Accepted, ExportError> {
         let started = Instant::now();
-        let outcome = self.transport.send(request).await;
+        let outcome = self.transport.send(part.body.clone()).await;
         settle(
             &self.ledger,
             &mut self.complaints,
             Signal::Metrics,
-            points,
+            part.items,
             started.elapsed(),
             &outcome,
         );
@@ -178,44 +249,20 @@ impl<T: Transport<ExportMetricsServiceRequest>> Sender<T> {
     }
 }
 
-/// Points in a request.
-fn points(request: &ExportMetricsServiceRequest) -> usize {
-    let scopes = request
-        .resource_metrics
-        .iter()
-        .flat_map(|of| &of.scope_metrics);
-    let metrics = scopes.flat_map(|of| &of.metrics);
-    let count = |data: &Data| match data {
-        Data::Gauge(of) => of.data_points.len(),
-        Data::Sum(of) => of.data_points.len(),
-        Data::Histogram(of) => of.data_points.len(),
-        Data::ExponentialHistogram(of) => of.data_points.len(),
-        Data::Summary(of) => of.data_points.len(),
-    };
-    metrics
-        .filter_map(|metric| metric.data.as_ref())
-        .map(count)
-        .sum()
-}
-
-/// Waits before another try: as long as the receiver asked for, else our own time, which a flush cuts short.
+/// Waits before another try: our own time, which a flush cuts short, and as long as the receiver asked for, if that is
+/// longer.
 pub(super) async fn wait(
     backoff: &mut Backoff,
     retry_after: Option<Duration>,
     hurry: &mut watch::Receiver<bool>,
 ) {
     const HURRIED: Duration = Duration::from_millis(200);
+    let failed = Instant::now();
     let own = backoff.next(fastrand::f64());
-    let Some(asked) = retry_after else {
-        if *hurry.borrow() {
-            sleep(own.min(HURRIED)).await;
-        } else {
-            tokio::select! {
-                () = sleep(own) => {}
-                _ = hurry.wait_for(|hurry| *hurry) => {}
-            }
-        }
-        return;
-    };
-    sleep(asked).await;
+    sleep(own.min(HURRIED)).await;
+    tokio::select! {
+        () = sleep_until(failed + own) => {}
+        _ = hurry.wait_for(|hurry| *hurry) => {}
+    }
+    sleep_until(failed + asked_for(retry_after)).await;
 }

@@ -192,15 +192,16 @@ impl Waiting {
         (batch, ("expired", expired))
     }
 
-    /// The spans under way have arrived, or never will.
-    pub(super) fn settled(&mut self, batch: &[Entry]) {
+    /// These spans under way have arrived, or never will.
+    pub(super) fn settled(&mut self, spans: &[Entry]) {
         // A flush that gave up has cleared all.
-        if std::mem::take(&mut self.in_flight) > 0 {
-            self.bytes -= batch.iter().map(|entry| entry.bytes).sum::<usize>();
+        if self.in_flight > 0 {
+            self.in_flight -= spans.len();
+            self.bytes -= spans.iter().map(|entry| entry.bytes).sum::<usize>();
         }
     }
 
-    /// The spans under way are to be sent again. Gives what was dropped for want of room.
+    /// The spans still under way are to be sent again. Gives what was dropped for want of room.
     pub(super) fn requeue(&mut self, batch: Vec<Entry>) -> Dropped {
         if std::mem::take(&mut self.in_flight) > 0 {
             for entry in batch.into_iter().rev() {

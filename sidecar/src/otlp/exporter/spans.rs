@@ -2,6 +2,13 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use opentelemetry_proto::{
+    tonic::collector::trace::v1::ExportTraceServiceRequest,
+    transform::{
+        common::tonic::ResourceAttributesWithSchema,
+        trace::tonic::group_spans_by_resource_and_scope,
+    },
+};
 use opentelemetry_sdk::trace::SpanData;
 use tokio::{
     sync::{Notify, watch},
@@ -12,12 +19,20 @@ use super::{
     Complaints, Exemplary, Ledger, Transport,
     metrics::wait,
     notable::Class,
+    outbox::{Next, Outbox, SizeLimit},
     queue::{Bounds, Dropped, Entry, Waiting},
     settle,
 };
 use crate::{
     config::Signal,
-    otlp::{error::ExportError, exemplars::Candidates, retry::Backoff},
+    otlp::{
+        error::{Accepted, ExportError},
+        exemplars::Candidates,
+        resource::Resource,
+        retry::Backoff,
+        span_client::Batch,
+        split::{self, Part},
+    },
 };
 
 /// The main loop's end.
@@ -44,7 +59,8 @@ struct Queue {
 
 impl SpanLane {
     pub(super) fn start(
-        transport: impl Transport<Vec<SpanData>>,
+        transport: impl Transport<Batch>,
+        resource: &Resource,
         bounds: Bounds,
         ledger: Ledger,
         exemplars: Exemplary,
@@ -60,6 +76,8 @@ impl SpanLane {
             queue: Arc::clone(&queue),
             hurry: hurried,
             transport,
+            resource: ResourceAttributesWithSchema::from(&resource.to_sdk()),
+            size: SizeLimit::default(),
             ledger: ledger.clone(),
             exemplars,
             complaints: Complaints::default(),
@@ -176,13 +194,15 @@ struct Sender<T> {
     queue: Arc<Queue>,
     hurry: watch::Receiver<bool>,
     transport: T,
+    resource: ResourceAttributesWithSchema,
+    size: SizeLimit,
     ledger: Ledger,
     exemplars: Exemplary,
     complaints: Complaints,
     backoff: Backoff,
 }
 
-impl<T: Transport<Vec<SpanData>>> Sender<T> {
+impl<T: Transport<Batch>> Sender<T> {
     async fn run(mut self, mut closed: watch::Receiver<()>) {
         tokio::select! {
             () = self.send_all() => {}
@@ -204,46 +224,90 @@ impl<T: Transport<Vec<SpanData>>> Sender<T> {
         }
     }
 
-    /// Sends a batch once. One that may be taken later is queued again, at its place.
-    async fn send(&mut self, batch: Vec<Entry>) -> Option<ExportError> {
-        if batch.is_empty() {
-            return None;
+    /// Sends a batch once, part after part. From the first part on that may be taken later it is queued again, at its
+    /// place.
+    async fn send(&mut self, mut batch: Vec<Entry>) -> Option<ExportError> {
+        let most = self.size.most();
+        let mut outbox = Outbox::new(Signal::Traces, self.encode(&batch, most), most);
+        let mut failed = None;
+        while let Some(next) = outbox.next() {
+            let part = match next {
+                Next::Send(part) => part,
+                Next::GiveUp(part) => {
+                    self.too_large(&mut batch, &part);
+                    continue;
+                }
+            };
+            match self.send_part(&part, &batch[..part.items]).await {
+                Ok(accepted) => {
+                    outbox.taken(&part);
+                    let taken = self.settle_first(&mut batch, &part);
+                    // Of spans that were taken in part it is not said which.
+                    if accepted.rejected == 0 {
+                        self.exemplars.offer(taken);
+                    }
+                }
+                Err(error) if error.too_large() => {
+                    if let Some(alone) = outbox.too_large(part) {
+                        self.too_large(&mut batch, &alone);
+                    }
+                }
+                Err(error) if error.retryable() => {
+                    failed = Some(error);
+                    break;
+                }
+                Err(_) => self.drop_first(&mut batch, &part, "refused"),
+            }
+            self.backoff = Backoff::new();
         }
+        self.size.learn(&outbox);
+        let dropped = self.queue.lock().requeue(batch);
+        book(&self.ledger, dropped);
+        failed
+    }
+
+    /// The batch in parts of at most `most` bytes.
+    fn encode(&self, batch: &[Entry], most: usize) -> Vec<Part> {
+        let resource_spans = group_spans_by_resource_and_scope(spans(batch), &self.resource);
+        split::traces(ExportTraceServiceRequest { resource_spans }, most)
+    }
+
+    async fn send_part(&mut self, part: &Part, of: &[Entry]) -> Result<Accepted, ExportError> {
         let started = Instant::now();
-        let spans = batch.iter().map(|entry| entry.span.clone()).collect();
-        let outcome = self.transport.send(spans).await;
-        let (signal, count) = (Signal::Traces, batch.len());
+        let batch = Batch {
+            encoded: part.body.clone(),
+            spans: spans(of),
+        };
+        let outcome = self.transport.send(batch).await;
         settle(
             &self.ledger,
             &mut self.complaints,
-            signal,
-            count,
+            Signal::Traces,
+            part.items,
             started.elapsed(),
             &outcome,
         );
-        match outcome {
-            Ok(accepted) => {
-                self.queue.lock().settled(&batch);
-                self.backoff = Backoff::new();
-                // Of spans that were taken in part it is not said which.
-                if accepted.rejected == 0 {
-                    self.exemplars.offer(batch);
-                }
-                None
-            }
-            Err(error) if error.retryable() => {
-                let dropped = self.queue.lock().requeue(batch);
-                book(&self.ledger, dropped);
-                Some(error)
-            }
-            Err(_) => {
-                let mut waiting = self.queue.lock();
-                waiting.settled(&batch);
-                drop(waiting);
-                self.backoff = Backoff::new();
-                self.ledger.dropped("refused", count);
-                None
-            }
-        }
+        outcome
     }
+
+    /// Takes the spans of a part that is settled off the batch.
+    fn settle_first(&self, batch: &mut Vec<Entry>, part: &Part) -> Vec<Entry> {
+        let settled: Vec<_> = batch.drain(..part.items).collect();
+        self.queue.lock().settled(&settled);
+        settled
+    }
+
+    fn too_large(&self, batch: &mut Vec<Entry>, part: &Part) {
+        self.ledger.too_large(Signal::Traces, part.items);
+        self.drop_first(batch, part, "too_large");
+    }
+
+    fn drop_first(&self, batch: &mut Vec<Entry>, part: &Part, reason: &'static str) {
+        let dropped = self.settle_first(batch, part).len();
+        self.ledger.dropped(reason, dropped);
+    }
+}
+
+fn spans(batch: &[Entry]) -> Vec<SpanData> {
+    batch.iter().map(|entry| entry.span.clone()).collect()
 }

@@ -1,6 +1,6 @@
 //! Over real connections: to our own sink, and to a receiver that answers by a script.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use opentelemetry_proto::tonic::{
@@ -610,4 +610,85 @@ async fn an_exemplar_names_a_span_that_was_delivered() {
         named.expect("among the delivered").trace_id,
         exemplar.trace_id
     );
+}
+
+/// Deltas over a time that is shorter than a span's way: the exemplar comes with the next point of its series.
+#[tokio::test]
+async fn deltas_have_exemplars_too() {
+    let (sink, mut received) = sink().await;
+    let delta = ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta");
+    let mut exporter = start(&format!("http://{}", sink.grpc()), &[delta]);
+    let start = 1_700_000_000_000_000_000;
+    let mut rtt = Histogram::default();
+    let mut told = Vec::new();
+    for number in 1..=4u32 {
+        let mut flow = flow(number);
+        flow.rtt.record(u64::from(number) * 1_000_000);
+        rtt.merge(&flow.rtt);
+        let mut report = snapshot(start + u64::from(number) * 1_000_000_000, 1);
+        report.start_unix_ns = start;
+        for series in report.series.values_mut() {
+            series.rtt.insert(RttKind::Measured, rtt.clone());
+        }
+        exporter.metrics(report);
+        let Received::Metrics(metrics) = next(&mut received).await else {
+            panic!("no metrics");
+        };
+        let metrics = &metrics.resource_metrics[0].scope_metrics[0].metrics;
+        let rtt = metrics.iter().find(|of| of.name == "flowcar.tcp.rtt");
+        let Some(Data::ExponentialHistogram(rtt)) = rtt.and_then(|rtt| rtt.data.as_ref()) else {
+            panic!("no RTTs");
+        };
+        let point = &rtt.data_points[0];
+        assert_eq!(point.count, 1);
+        for exemplar in &point.exemplars {
+            let times = point.start_time_unix_nano..=point.time_unix_nano;
+            assert!(times.contains(&exemplar.time_unix_nano), "{point:?}");
+            told.push(exemplar.span_id.clone());
+        }
+        // It ended in the time of this report; its span arrives after it.
+        exporter.flow(&flow, &anchor());
+        assert_eq!(spans(next(&mut received).await).len(), 1);
+        while exporter.own().span_queue > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    let expected = (1..=3).map(|isn| {
+        let trace = TraceIdentity::of_handshake(isn, 7, Role::Client);
+        trace.span_id.to_be_bytes().to_vec()
+    });
+    assert_eq!(told, expected.collect::<Vec<_>>());
+}
+
+/// A partial success with nothing rejected is a warning; a page is no success; a redirect is told with its target.
+#[tokio::test]
+async fn what_a_receiver_says_is_told_for_what_it_is() {
+    let page = answer(
+        "200 OK",
+        "content-type: text/html\r\n",
+        b"<html>Sign\nin</html>",
+    );
+    let elsewhere = "location: https://me:s3cret@o.example/v1/metrics?token=s3cret\r\n";
+    let moved = answer("308 Permanent Redirect", elsewhere, b"");
+    for (said, retryable, words) in [
+        (page, true, "\"<html>Sign\\nin</html>\""),
+        (
+            moved,
+            false,
+            "redirects to \"https://(hidden)@o.example/v1/metrics?(hidden)\" (HTTP 308)",
+        ),
+    ] {
+        let (endpoint, _requests) = scripted(vec![said]).await;
+        let target = config(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint), HTTP]);
+        let target = target.export.metrics.expect("a target");
+        let mut transport = transport::metrics(target, OwnSockets::default());
+        let error = transport
+            .send(Bytes::from_static(b"x"))
+            .await
+            .expect_err("no success");
+        assert_eq!(error.retryable(), retryable, "{error}");
+        let error = error.to_string();
+        assert!(error.contains(words), "{error}");
+        assert!(!error.contains("s3cret"), "{error}");
+    }
 }

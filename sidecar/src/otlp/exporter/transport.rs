@@ -2,8 +2,7 @@
 
 use std::future::Future;
 
-use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
-use opentelemetry_sdk::trace::SpanData;
+use bytes::Bytes;
 
 use crate::{
     config::{Protocol, Signal, Target},
@@ -14,7 +13,7 @@ use crate::{
         http::Http,
         own::OwnSockets,
         resource::Resource,
-        span_client::SpanClient,
+        span_client::{Batch, SpanClient},
     },
 };
 
@@ -108,11 +107,8 @@ impl<C> Remote<C> {
     }
 }
 
-impl Transport<ExportMetricsServiceRequest> for Remote<MetricsClient> {
-    async fn send(
-        &mut self,
-        request: ExportMetricsServiceRequest,
-    ) -> Result<Accepted, ExportError> {
+impl Transport<Bytes> for Remote<MetricsClient> {
+    async fn send(&mut self, request: Bytes) -> Result<Accepted, ExportError> {
         let outcome = match self.client()? {
             MetricsClient::Grpc(grpc) => grpc.export(request).await,
             MetricsClient::Http(http) => http.export(request).await,
@@ -122,9 +118,9 @@ impl Transport<ExportMetricsServiceRequest> for Remote<MetricsClient> {
     }
 }
 
-impl Transport<Vec<SpanData>> for Remote<SpanClient> {
-    async fn send(&mut self, spans: Vec<SpanData>) -> Result<Accepted, ExportError> {
-        let outcome = self.client()?.export(spans).await;
+impl Transport<Batch> for Remote<SpanClient> {
+    async fn send(&mut self, batch: Batch) -> Result<Accepted, ExportError> {
+        let outcome = self.client()?.export(batch).await;
         self.judge(&outcome);
         outcome
     }

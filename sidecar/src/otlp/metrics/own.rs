@@ -118,7 +118,16 @@ fn exported(encoder: &mut Encoder<'_>, metric: Metric, signal: &str) {
         now: of(&now.rejected),
         before: before.map_or(0, |before| of(&before.rejected)),
     };
-    encoder.counter(metric, vec![taken, rejected]);
+    let too_large = CountPoint {
+        attributes: vec![text(name::ERROR_TYPE, "too_large")],
+        now: of(&now.too_large),
+        before: before.map_or(0, |before| of(&before.too_large)),
+    };
+    let seen = too_large.now > 0;
+    let points = [taken, rejected]
+        .into_iter()
+        .chain(seen.then_some(too_large));
+    encoder.counter(metric, points.collect());
 }
 
 fn counted(encoder: &mut Encoder<'_>, metric: Metric, pick: impl Fn(&Own) -> u64) {

@@ -119,6 +119,7 @@ fn full() -> Snapshot {
             exports: BTreeMap::from([(("metrics", "success"), 3)]),
             exported: BTreeMap::from([("traces", 9), ("metrics", 30)]),
             rejected: BTreeMap::from([("traces", 2)]),
+            too_large: BTreeMap::from([("traces", 1)]),
             spans_dropped: BTreeMap::from([("queue_full", 6)]),
             span_queue: 8,
             span_queue_capacity: 2048,
@@ -522,6 +523,11 @@ fn a_histogram_names_the_span_of_its_slowest_duration_of_the_time_it_tells_of() 
     assert_eq!(found[0].time_unix_nano, START + 9);
     let value = found[0].value.expect("a value");
     assert_eq!(value, exemplar::Value::AsDouble(0.02));
+
+    // One that ended since the report is not in the histogram yet.
+    flow.seen = Monotonic(1 << 60);
+    assert!(told(&exemplars(&flow)).is_empty());
+    flow.seen = Monotonic(9);
 
     // Of a series past the bound: it goes with the rest, of which this snapshot has none.
     flow.peer = "10.9.9.9:8080".parse().expect("an address");

@@ -9,17 +9,21 @@ use std::{
 };
 
 use opentelemetry_proto::tonic::{
-    collector::metrics::v1::ExportMetricsServiceRequest, metrics::v1::metric::Data,
+    collector::{metrics::v1::ExportMetricsServiceRequest, trace::v1::ExportTraceServiceRequest},
+    common::v1::any_value,
+    metrics::v1::metric::Data,
+    trace::v1::status::StatusCode,
 };
-use opentelemetry_sdk::trace::SpanData;
 use proptest::{collection::vec, prelude::*};
 use tonic::Code;
 
 use super::*;
 use crate::{
     config::{Histograms, Temporality},
-    otlp::error::Cause,
+    otlp::{error::Cause, span_client::Batch},
 };
+
+mod sizes;
 
 /// What the receiver does with one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +59,10 @@ fn step() -> impl Strategy<Value = Step> {
 /// The receiver, and what it has seen.
 struct Scripted<R> {
     steps: VecDeque<Step>,
+    /// Bytes of a request that it takes.
+    most: usize,
+    /// Requests that were larger.
+    too_large: usize,
     busy: Arc<AtomicBool>,
     left_alone_until: Instant,
     last_failure: Option<Instant>,
@@ -68,11 +76,13 @@ const SCRIPT: usize = 25;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-impl<R: Clone + PartialEq + Send + 'static> Scripted<R> {
+impl<R: Message + Default + Clone + PartialEq + 'static> Scripted<R> {
     fn new(steps: Vec<Step>) -> (Self, Taken<R>) {
         let taken = Taken::default();
         let scripted = Self {
             steps: steps.into(),
+            most: usize::MAX,
+            too_large: 0,
             busy: Arc::default(),
             left_alone_until: Instant::now(),
             last_failure: None,
@@ -91,8 +101,35 @@ impl<R: Clone + PartialEq + Send + 'static> Scripted<R> {
         Err(ExportError::new(Signal::Metrics, &target, cause).after(asked))
     }
 
-    async fn answer(&mut self, request: R) -> Result<Accepted, ExportError> {
+    /// By HTTP or by gRPC, in turn.
+    fn refuse_size(&mut self) -> Result<Accepted, ExportError> {
+        let message = String::new();
+        let cause = if self.too_large.is_multiple_of(2) {
+            Cause::Http {
+                status: 413,
+                message,
+            }
+        } else {
+            Cause::Grpc {
+                code: Code::ResourceExhausted,
+                message,
+                retry_info: false,
+            }
+        };
+        let outcome = self.failed(cause, None);
+        // The next request is another one and need not wait.
+        self.last_failure = None;
+        outcome
+    }
+
+    async fn answer(&mut self, body: Bytes) -> Result<Accepted, ExportError> {
         assert!(!self.busy.swap(true, Ordering::SeqCst), "two at once");
+        if body.len() > self.most {
+            self.busy.store(false, Ordering::SeqCst);
+            self.too_large += 1;
+            return self.refuse_size();
+        }
+        let request = R::decode(body).expect("a request");
         assert!(
             Instant::now() >= self.left_alone_until,
             "it was to be left alone"
@@ -167,19 +204,45 @@ impl<R: Clone + PartialEq + Send + 'static> Scripted<R> {
     }
 }
 
-impl Transport<ExportMetricsServiceRequest> for Scripted<ExportMetricsServiceRequest> {
-    async fn send(
-        &mut self,
-        request: ExportMetricsServiceRequest,
-    ) -> Result<Accepted, ExportError> {
+impl Transport<Bytes> for Scripted<ExportMetricsServiceRequest> {
+    async fn send(&mut self, request: Bytes) -> Result<Accepted, ExportError> {
         self.answer(request).await
     }
 }
 
-impl Transport<Vec<SpanData>> for Scripted<Vec<SpanData>> {
-    async fn send(&mut self, spans: Vec<SpanData>) -> Result<Accepted, ExportError> {
-        self.answer(spans).await
+impl Transport<Batch> for Scripted<ExportTraceServiceRequest> {
+    async fn send(&mut self, batch: Batch) -> Result<Accepted, ExportError> {
+        let request = ExportTraceServiceRequest::decode(batch.encoded.clone());
+        let request = request.expect("a request");
+        let encoded: Vec<_> = all_spans(std::slice::from_ref(&request))
+            .map(|span| span.span_id.clone())
+            .collect();
+        let spans = batch.spans.iter();
+        let spans: Vec<_> = spans
+            .map(|span| span.span_context.span_id().to_bytes().to_vec())
+            .collect();
+        assert_eq!(encoded, spans, "the request has these spans in this order");
+        self.answer(batch.encoded).await
     }
+}
+
+/// A lane of spans to this receiver.
+fn span_lane(
+    scripted: Scripted<ExportTraceServiceRequest>,
+    bounds: Bounds,
+    ledger: &Ledger,
+) -> SpanLane {
+    let resource = Resource::new(&config(&[]), "ebpf", None, None);
+    let exemplars = Exemplary::default();
+    SpanLane::start(scripted, &resource, bounds, ledger.clone(), exemplars)
+}
+
+/// The spans of requests.
+fn all_spans(requests: &[ExportTraceServiceRequest]) -> impl Iterator<Item = &Span> {
+    let resources = requests.iter().flat_map(|request| &request.resource_spans);
+    resources
+        .flat_map(|resource| &resource.scope_spans)
+        .flat_map(|scope| &scope.spans)
 }
 
 /// Runs on a clock that jumps ahead whenever all wait.
@@ -219,19 +282,20 @@ async fn reports(
         temporality,
         histograms: Histograms::Exponential,
     };
-    let lane = MetricsLane::start(scripted, resource, options, Ledger::default(), None);
+    let (ledger, exemplars) = (Ledger::default(), Exemplary::default());
+    let lane = MetricsLane::start(scripted, resource, options, ledger, exemplars, None);
     let (mut total, mut at) = (0, 1_000);
     for (bytes, gap) in counts {
         total += u64::from(*bytes);
         at += 1_000;
-        lane.send(snapshot(at, total), Exemplars::default());
+        lane.send(snapshot(at, total));
         tokio::time::sleep(Duration::from_millis((*gap).into())).await;
     }
     let last = Instant::now() + Duration::from_secs(3_600);
     assert!(lane.flush(last).await);
     // What was refused for good is told with the next report that is not.
     for more in 1..=SCRIPT as u64 + 1 {
-        lane.send(snapshot(at + more * 1_000, total), Exemplars::default());
+        lane.send(snapshot(at + more * 1_000, total));
         assert!(lane.flush(last).await);
     }
     drop(lane);
@@ -295,7 +359,7 @@ proptest! {
             let (scripted, taken) = Scripted::new(steps);
             let bounds = Bounds { spans, bytes: kib << 10, per_second };
             let ledger = Ledger::default();
-            let lane = SpanLane::start(scripted, bounds, ledger.clone(), Exemplary::default());
+            let lane = span_lane(scripted, bounds, &ledger);
             let mut isn = 0;
             let options = SpanOptions { trace_parent: crate::config::TraceParent::Never };
             for (count, gap) in bursts {
@@ -317,8 +381,7 @@ proptest! {
             assert_eq!(lane.queued(), (0, 0), "no byte is left in the books");
             let dropped: u64 = ledger.read().spans_dropped.values().sum();
             let taken = taken.lock().expect("no panic");
-            let ids: BTreeSet<_> = taken.iter().flatten()
-                .map(|span| span.span_context.span_id().to_bytes()).collect();
+            let ids: BTreeSet<_> = all_spans(&taken).map(|span| span.span_id.clone()).collect();
             (u64::from(isn), ids.len() as u64, dropped)
         });
         // What was taken unheard may be given up, too.
@@ -338,7 +401,7 @@ fn the_connections_of_a_busy_minute_can_be_counted_from_the_spans_that_were_kept
             bytes: 64 << 20,
             per_second: 50,
         };
-        let lane = SpanLane::start(scripted, bounds, Ledger::default(), Exemplary::default());
+        let lane = span_lane(scripted, bounds, &Ledger::default());
         let options = SpanOptions {
             trace_parent: crate::config::TraceParent::Never,
         };
@@ -360,17 +423,20 @@ fn the_connections_of_a_busy_minute_can_be_counted_from_the_spans_that_were_kept
         }
         assert!(lane.flush(Instant::now() + TIMEOUT).await);
         let taken = taken.lock().expect("no panic");
-        let spans: Vec<_> = taken.iter().flatten().collect();
-        let probability = |span: &SpanData| {
+        let spans: Vec<_> = all_spans(&taken).collect();
+        let probability = |span: &Span| {
             let mut found = span.attributes.iter();
-            let found = found.find(|a| a.key.as_str() == "flowcar.sample.probability");
-            match found.expect("a probability").value {
-                opentelemetry::Value::F64(probability) => probability,
-                ref other => panic!("{other:?}"),
+            let found = found.find(|a| a.key == "flowcar.sample.probability");
+            let value = found.and_then(|found| found.value.as_ref()?.value.as_ref());
+            match value.expect("a probability") {
+                any_value::Value::DoubleValue(probability) => *probability,
+                other => panic!("{other:?}"),
             }
         };
-        let failed =
-            |span: &&&SpanData| matches!(span.status, opentelemetry::trace::Status::Error { .. });
+        let failed = |span: &&&Span| {
+            let status = span.status.as_ref();
+            status.is_some_and(|status| status.code() == StatusCode::Error)
+        };
         let rebuilt: f64 = spans.iter().map(|span| 1.0 / probability(span)).sum();
         (rebuilt, spans.len(), spans.iter().filter(failed).count())
     });
@@ -394,7 +460,7 @@ fn spans_are_tried_for_a_quarter_of_an_hour_and_no_longer() {
             per_second: 10,
         };
         let ledger = Ledger::default();
-        let lane = SpanLane::start(scripted, bounds, ledger.clone(), Exemplary::default());
+        let lane = span_lane(scripted, bounds, &ledger);
         let options = SpanOptions {
             trace_parent: crate::config::TraceParent::Never,
         };

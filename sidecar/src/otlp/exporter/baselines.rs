@@ -1,0 +1,105 @@
+//! What deltas are against: the last report that the receiver acknowledged, and for points that it refused then, the one
+//! before.
+
+use std::{collections::HashSet, sync::Arc};
+
+use opentelemetry_proto::tonic::{
+    collector::metrics::v1::ExportMetricsServiceRequest, metrics::v1::Metric,
+};
+use prost::Message as _;
+
+use crate::{
+    otlp::{
+        points::{self, PointId},
+        split::Part,
+    },
+    snapshot::Snapshot,
+};
+
+/// Older reports that are kept for points that were refused since, at most.
+const MOST_HELD: usize = 4;
+
+/// A report that deltas are against; none for all since the start.
+type Baseline = Option<Arc<Snapshot>>;
+
+/// The baselines of every point.
+#[derive(Debug, Default)]
+pub(super) struct Baselines {
+    latest: Baseline,
+    /// Points whose baseline is an older one, the oldest first.
+    held: Vec<(Baseline, HashSet<PointId>)>,
+}
+
+impl Baselines {
+    /// The request that `encode` makes of each baseline, with the points that it is the baseline of.
+    pub(super) fn encode(
+        &self,
+        encode: impl Fn(Option<&Snapshot>) -> ExportMetricsServiceRequest,
+    ) -> ExportMetricsServiceRequest {
+        let mut request = encode(self.latest.as_deref());
+        if self.held.is_empty() {
+            return request;
+        }
+        retain(&mut request, |id| !self.is_held(id));
+        for (baseline, ids) in &self.held {
+            let mut older = encode(baseline.as_deref());
+            retain(&mut older, |id| ids.contains(id));
+            add(&mut request, older);
+        }
+        request
+    }
+
+    /// The receiver took all of the report but these parts. Gives how many points it will never be told of: where the
+    /// baselines would become too many, the oldest is given up.
+    pub(super) fn acknowledge(&mut self, report: Arc<Snapshot>, refused: &[Part]) -> usize {
+        let refused: HashSet<_> = refused.iter().flat_map(ids).collect();
+        for (_, held) in &mut self.held {
+            held.retain(|id| refused.contains(id));
+        }
+        let new = refused.into_iter().filter(|id| !self.is_held(id));
+        let new: HashSet<_> = new.collect();
+        self.held.push((self.latest.replace(report), new));
+        self.held.retain(|(_, ids)| !ids.is_empty());
+        if self.held.len() <= MOST_HELD {
+            return 0;
+        }
+        let (_, given_up) = self.held.remove(0);
+        let count = given_up.len();
+        self.held[0].1.extend(given_up);
+        count
+    }
+
+    fn is_held(&self, id: &PointId) -> bool {
+        self.held.iter().any(|(_, ids)| ids.contains(id))
+    }
+}
+
+/// Which points a part has.
+fn ids(part: &Part) -> Vec<PointId> {
+    let mut request = ExportMetricsServiceRequest::decode(part.body.clone())
+        .expect("what was encoded here decodes");
+    metrics(&mut request)
+        .flat_map(|of| of.iter().flat_map(points::ids).collect::<Vec<_>>())
+        .collect()
+}
+
+fn retain(request: &mut ExportMetricsServiceRequest, keep: impl Fn(&PointId) -> bool) {
+    for metrics in metrics(request) {
+        metrics.retain_mut(|metric| points::retain(metric, &keep));
+    }
+}
+
+/// Adds the metrics of another request of the same resource and scope.
+fn add(to: &mut ExportMetricsServiceRequest, mut from: ExportMetricsServiceRequest) {
+    for (to, from) in metrics(to).zip(metrics(&mut from)) {
+        to.append(from);
+    }
+}
+
+/// The metrics of each scope.
+fn metrics(request: &mut ExportMetricsServiceRequest) -> impl Iterator<Item = &mut Vec<Metric>> {
+    let resources = request.resource_metrics.iter_mut();
+    resources
+        .flat_map(|resource| &mut resource.scope_metrics)
+        .map(|scope| &mut scope.metrics)
+}

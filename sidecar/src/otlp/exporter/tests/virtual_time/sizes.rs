@@ -1,0 +1,333 @@
+//! A receiver that takes requests of a certain size only.
+
+use std::collections::BTreeMap;
+
+use opentelemetry_proto::tonic::{common::v1::KeyValue, metrics::v1::Metric};
+
+use super::*;
+
+/// What tells a point from others of its report.
+type Id = (String, String);
+
+/// Start and end.
+type Interval = (u64, u64);
+
+/// What was counted, and in which buckets.
+type Counted = (i64, BTreeMap<i32, u64>);
+
+/// An application with so many peers.
+struct Peers(BTreeMap<SeriesKey, Series>);
+
+impl Peers {
+    fn new(count: usize) -> Self {
+        let series = (0..count).map(|peer| {
+            let key = SeriesKey::Flows {
+                role: Role::Client,
+                network: NetworkType::Ipv4,
+                peer: Peer::Named(format!("10.0.{}.{}", peer / 250, peer % 250)),
+                server_port: Some(8080),
+            };
+            (key, Series::default())
+        });
+        Self(series.collect())
+    }
+
+    /// Each `every`-th peer gets some traffic.
+    fn go_on(&mut self, step: u64, every: usize) {
+        for (at, series) in self.0.values_mut().enumerate() {
+            if at.is_multiple_of(every) {
+                series.bytes_sent += step + at as u64;
+                series.opened += 1;
+                *series.closed.entry(End::LocalFin).or_default() += 1;
+                let rtt = series.rtt.entry(RttKind::Measured).or_default();
+                rtt.record(1_000_000 * (1 + step) + at as u64);
+            }
+        }
+    }
+
+    fn report(&self, at: u64) -> Snapshot {
+        Snapshot {
+            series: self.0.clone(),
+            ..snapshot(at, 0)
+        }
+    }
+}
+
+fn id(metric: &Metric, attributes: &[KeyValue]) -> Id {
+    (metric.name.clone(), format!("{attributes:?}"))
+}
+
+/// Every point of the pod's counters and histograms that the receiver took, by what it is of.
+fn points(requests: &[ExportMetricsServiceRequest]) -> BTreeMap<Id, Vec<(Interval, Counted)>> {
+    let mut all: BTreeMap<Id, Vec<_>> = BTreeMap::new();
+    let scopes = requests.iter().map(|request| {
+        let resource = &request.resource_metrics[0];
+        let names = &resource.resource.as_ref().expect("a resource").attributes;
+        assert!(names.iter().any(|name| name.key == "service.name"));
+        let scope = &resource.scope_metrics[0];
+        assert_eq!(scope.scope.as_ref().expect("a scope").name, "flowcar");
+        scope
+    });
+    for metric in scopes.flat_map(|scope| &scope.metrics) {
+        assert!(!metric.unit.is_empty() && !metric.description.is_empty());
+        match metric.data.as_ref().expect("data") {
+            Data::Sum(sum) if sum.is_monotonic => {
+                for point in &sum.data_points {
+                    let Some(Value::AsInt(value)) = point.value else {
+                        continue;
+                    };
+                    let times = (point.start_time_unix_nano, point.time_unix_nano);
+                    let of = all.entry(id(metric, &point.attributes)).or_default();
+                    of.push((times, (value, BTreeMap::new())));
+                }
+            }
+            Data::ExponentialHistogram(histogram) => {
+                for point in &histogram.data_points {
+                    let buckets = point.positive.clone().unwrap_or_default();
+                    let counts = (buckets.offset..).zip(buckets.bucket_counts);
+                    let counts = counts.filter(|(_, count)| *count > 0).collect();
+                    let times = (point.start_time_unix_nano, point.time_unix_nano);
+                    let of = all.entry(id(metric, &point.attributes)).or_default();
+                    of.push((times, (point.count as i64, counts)));
+                }
+            }
+            _ => {}
+        }
+    }
+    all.retain(|(name, _), _| name.starts_with("flowcar.tcp."));
+    all
+}
+
+/// What deltas of one point add up to: those of the same times are the same.
+fn sum(deltas: &[(Interval, Counted)]) -> Counted {
+    let mut distinct = BTreeMap::new();
+    for (times, value) in deltas {
+        let known = distinct.insert(*times, value);
+        assert!(known.is_none_or(|known| known == value), "{deltas:?}");
+    }
+    let mut upto = 0;
+    let mut all = (0, BTreeMap::new());
+    for ((start, end), (count, buckets)) in distinct {
+        assert!(upto <= start && start <= end, "{deltas:?}");
+        upto = end;
+        all.0 += count;
+        for (bucket, count) in buckets {
+            *all.1.entry(*bucket).or_default() += count;
+        }
+    }
+    all
+}
+
+/// The last of cumulative values, which never shrink and never go back in time.
+fn last(values: &[(Interval, Counted)]) -> Counted {
+    for pair in values.windows(2) {
+        assert!(
+            pair[0].0.0 == pair[1].0.0 && pair[0].0.1 <= pair[1].0.1,
+            "{pair:?}"
+        );
+        assert!(pair[0].1.0 <= pair[1].1.0, "{pair:?}");
+    }
+    values.last().expect("a value").1.clone()
+}
+
+/// What the receiver took of some reports, and flowcar's own figures.
+struct Outcome {
+    taken: Vec<ExportMetricsServiceRequest>,
+    own: Own,
+}
+
+async fn reports(
+    temporality: Temporality,
+    (steps, most): (Vec<Step>, usize),
+    peers: &mut Peers,
+    counts: &[(u8, u16)],
+) -> Outcome {
+    let (mut scripted, taken) = Scripted::new(steps);
+    scripted.most = most;
+    let resource = Resource::new(&config(&[]), "ebpf", None, None);
+    let options = Options {
+        temporality,
+        histograms: Histograms::Exponential,
+    };
+    let (ledger, exemplars) = (Ledger::default(), Exemplary::default());
+    let lane = MetricsLane::start(scripted, resource, options, ledger.clone(), exemplars, None);
+    let mut at = 1_000;
+    for (step, gap) in counts {
+        peers.go_on((*step).into(), usize::from(step % 3) + 1);
+        at += 1_000;
+        lane.send(peers.report(at));
+        tokio::time::sleep(Duration::from_millis((*gap).into())).await;
+    }
+    let limit = Instant::now() + Duration::from_secs(36_000);
+    assert!(lane.flush(limit).await);
+    // What was refused for good is told with the next report that is not.
+    for _ in 0..=SCRIPT {
+        at += 1_000;
+        lane.send(peers.report(at));
+        assert!(lane.flush(limit).await);
+    }
+    drop(lane);
+    let taken = taken.lock().expect("no panic").clone();
+    Outcome {
+        taken,
+        own: ledger.read(),
+    }
+}
+
+/// All of an application's points as one receiver without any limit has them.
+fn truth(peers: &Peers) -> BTreeMap<Id, Counted> {
+    let resource = Resource::new(&config(&[]), "ebpf", None, None);
+    let options = Options {
+        temporality: Temporality::Cumulative,
+        histograms: Histograms::Exponential,
+    };
+    let report = peers.report(1);
+    let exemplars = crate::otlp::exemplars::Exemplars::default();
+    let whole = crate::otlp::metrics::encode(&report, &resource, options, None, &exemplars);
+    let all = points(&[whole]).into_iter();
+    all.map(|(id, values)| (id, last(&values))).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Every point arrives once and exactly, whatever the receiver's limit, and whatever else it does.
+    #[test]
+    fn sums_are_exact_in_parts(
+        delta: bool,
+        steps in vec(step(), 0..SCRIPT),
+        most in 3_000usize..60_000,
+        peers in 1usize..60,
+        counts in vec((any::<u8>(), 0u16..20_000), 1..8),
+    ) {
+        let mut peers = Peers::new(peers);
+        let temporality = if delta { Temporality::Delta } else { Temporality::Cumulative };
+        let outcome = in_virtual_time(reports(temporality, (steps, most), &mut peers, &counts));
+        prop_assert_eq!(outcome.own.too_large.get("metrics"), None);
+        let found: BTreeMap<_, _> = points(&outcome.taken).into_iter()
+            .map(|(id, values)| (id, if delta { sum(&values) } else { last(&values) }))
+            .filter(|(_, value)| value.0 > 0)
+            .collect();
+        let mut expected = truth(&peers);
+        expected.retain(|_, value| value.0 > 0);
+        prop_assert_eq!(found, expected);
+    }
+
+    /// Every span is delivered or counted under what cost it, whatever the receiver's limit.
+    #[test]
+    fn spans_are_delivered_or_counted_in_parts(
+        most in 600usize..40_000,
+        count in 1u32..900,
+    ) {
+        let (delivered, own) = in_virtual_time(async {
+            let (mut scripted, taken) = Scripted::new(Vec::new());
+            scripted.most = most;
+            let bounds = Bounds { spans: 2_000, bytes: 64 << 20, per_second: 1_000 };
+            let ledger = Ledger::default();
+            let lane = span_lane(scripted, bounds, &ledger);
+            let options = SpanOptions { trace_parent: crate::config::TraceParent::Never };
+            for isn in 0..count {
+                let flow = flow(isn);
+                lane.send(notable::Class::Dull, u64::from(isn), || {
+                    (span(&flow, &anchor(), &options), None)
+                });
+            }
+            assert!(lane.flush(Instant::now() + Duration::from_secs(3_600)).await);
+            assert_eq!(lane.queued(), (0, 0));
+            let taken = taken.lock().expect("no panic");
+            let ids: BTreeSet<_> = all_spans(&taken).map(|span| span.span_id.clone()).collect();
+            (ids.len() as u64, ledger.read())
+        });
+        let dropped = own.spans_dropped.get("too_large").copied().unwrap_or(0);
+        prop_assert_eq!(delivered + dropped, u64::from(count));
+        prop_assert_eq!(own.exported.get("traces").copied().unwrap_or(0), delivered);
+        prop_assert_eq!(own.too_large.get("traces").copied().unwrap_or(0), dropped);
+        // A span takes some 800 bytes with its resource.
+        prop_assert!(dropped == 0 || most < 1_600, "{dropped} of {count} at {most}");
+    }
+}
+
+/// A receiver whose quota is used up, and which does not say for how long, is not flooded.
+#[test]
+fn a_receiver_that_refuses_all_sizes_is_asked_a_few_times_only() {
+    let mut peers = Peers::new(2_000);
+    peers.go_on(1, 1);
+    let resource = Resource::new(&config(&[]), "ebpf", None, None);
+    let options = Options {
+        temporality: Temporality::Delta,
+        histograms: Histograms::Exponential,
+    };
+    in_virtual_time(async {
+        let (mut scripted, taken) = Scripted::<ExportMetricsServiceRequest>::new(Vec::new());
+        scripted.most = 0;
+        let ledger = Ledger::default();
+        let lane = MetricsLane::start(
+            scripted,
+            resource,
+            options,
+            ledger.clone(),
+            Exemplary::default(),
+            None,
+        );
+        lane.send(peers.report(2_000));
+        assert!(lane.flush(Instant::now() + TIMEOUT).await);
+        assert!(taken.lock().expect("no panic").is_empty());
+        let own = ledger.read();
+        let asked: u64 = own.exports.values().sum();
+        assert!((2..=60).contains(&asked), "{:?}", own.exports);
+        assert!(own.too_large["metrics"] > 10_000, "{:?}", own.too_large);
+    });
+}
+
+/// A limit that was learnt is kept to: what was refused once is not tried with every report.
+#[test]
+fn a_limit_is_learnt() {
+    let mut peers = Peers::new(500);
+    let counts = [(7, 10_000); 20];
+    let outcome = in_virtual_time(reports(
+        Temporality::Cumulative,
+        (Vec::new(), 100_000),
+        &mut peers,
+        &counts,
+    ));
+    let refused = outcome.own.exports.get(&("metrics", "refused"));
+    assert!((1..=6).contains(refused.expect("some")), "{refused:?}");
+    let parts = outcome.own.exports[&("metrics", "success")];
+    assert!(parts > 100, "{parts}");
+}
+
+/// One item that is too large costs itself and nothing else.
+#[test]
+fn an_item_that_is_too_large_alone_is_counted_and_the_rest_arrives() {
+    let mut peers = Peers::new(40);
+    peers.go_on(1, 1);
+    let long = SeriesKey::Flows {
+        role: Role::Client,
+        network: NetworkType::Ipv4,
+        peer: Peer::Named("x".repeat(20_000)),
+        server_port: Some(1),
+    };
+    let series = Series {
+        bytes_sent: 5,
+        ..Series::default()
+    };
+    peers.0.insert(long, series);
+    for temporality in [Temporality::Cumulative, Temporality::Delta] {
+        let outcome = in_virtual_time(reports(
+            temporality,
+            (Vec::new(), 10_000),
+            &mut peers,
+            &[(1, 1_000)],
+        ));
+        let found = points(&outcome.taken);
+        let arrived = found.keys().filter(|(name, _)| name == "flowcar.tcp.io");
+        // Of all but one: nothing was received, of which deltas say nothing.
+        let directions = if temporality == Temporality::Delta {
+            1
+        } else {
+            2
+        };
+        assert_eq!(arrived.count(), 40 * directions);
+        assert!(outcome.own.too_large["metrics"] > 0);
+    }
+}

@@ -1,0 +1,141 @@
+//! The points of an OTLP metric, whatever its kind. Pure.
+
+use opentelemetry_proto::tonic::{
+    common::v1::KeyValue,
+    metrics::v1::{
+        Exemplar, ExponentialHistogram, Gauge, Histogram, Metric, Sum, Summary, metric::Data,
+    },
+};
+use prost::Message as _;
+
+/// Does the same with every kind of points.
+macro_rules! each_kind {
+    ($data:expr, $of:ident => $body:expr) => {
+        match $data {
+            Data::Gauge($of) => $body,
+            Data::Sum($of) => $body,
+            Data::Histogram($of) => $body,
+            Data::ExponentialHistogram($of) => $body,
+            Data::Summary($of) => $body,
+        }
+    };
+}
+
+/// What tells a point from all others of one report: its metric's name and its attributes, encoded.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct PointId(Vec<u8>);
+
+impl PointId {
+    fn new(metric: &str, attributes: &[KeyValue]) -> Self {
+        let mut id = [metric.as_bytes(), b"\0"].concat();
+        for attribute in attributes {
+            attribute
+                .encode_length_delimited(&mut id)
+                .expect("memory takes every byte");
+        }
+        Self(id)
+    }
+}
+
+/// How many points a metric has.
+pub(super) fn count(metric: &Metric) -> usize {
+    let count = |data: &Data| each_kind!(data, of => of.data_points.len());
+    metric.data.as_ref().map_or(0, count)
+}
+
+/// How many of its points, from the first on, take no more than so many bytes in an encoded metric.
+pub(super) fn fitting(metric: &Metric, bytes: usize) -> usize {
+    let mut room = bytes;
+    let mut fits = |length: usize| {
+        let left = room.checked_sub(framed(length));
+        room = left.unwrap_or(0);
+        left.is_some()
+    };
+    metric.data.as_ref().map_or(0, |data| {
+        each_kind!(data, of => of.data_points.iter().take_while(|point| fits(point.encoded_len())).count())
+    })
+}
+
+/// Takes its points off from number `at` on, as a metric of the same name and kind.
+pub(super) fn split_off(metric: &mut Metric, at: usize) -> Metric {
+    let data = metric.data.as_mut().map(|data| match data {
+        Data::Gauge(of) => Data::Gauge(Gauge {
+            data_points: of.data_points.split_off(at),
+        }),
+        Data::Sum(of) => Data::Sum(Sum {
+            data_points: of.data_points.split_off(at),
+            aggregation_temporality: of.aggregation_temporality,
+            is_monotonic: of.is_monotonic,
+        }),
+        Data::Histogram(of) => Data::Histogram(Histogram {
+            data_points: of.data_points.split_off(at),
+            aggregation_temporality: of.aggregation_temporality,
+        }),
+        Data::ExponentialHistogram(of) => Data::ExponentialHistogram(ExponentialHistogram {
+            data_points: of.data_points.split_off(at),
+            aggregation_temporality: of.aggregation_temporality,
+        }),
+        Data::Summary(of) => Data::Summary(Summary {
+            data_points: of.data_points.split_off(at),
+        }),
+    });
+    Metric {
+        name: metric.name.clone(),
+        description: metric.description.clone(),
+        unit: metric.unit.clone(),
+        metadata: metric.metadata.clone(),
+        data,
+    }
+}
+
+/// Keeps the points that `keep` wants. Gives whether any is left.
+pub(super) fn retain(metric: &mut Metric, mut keep: impl FnMut(&PointId) -> bool) -> bool {
+    let name = &metric.name;
+    let Some(data) = &mut metric.data else {
+        return false;
+    };
+    each_kind!(data, of => {
+        of.data_points.retain(|point| keep(&PointId::new(name, &point.attributes)));
+        !of.data_points.is_empty()
+    })
+}
+
+/// Which points a metric has.
+pub(super) fn ids(metric: &Metric) -> Vec<PointId> {
+    let of = |data: &Data| {
+        each_kind!(data, of => of
+            .data_points
+            .iter()
+            .map(|point| PointId::new(&metric.name, &point.attributes))
+            .collect())
+    };
+    metric.data.as_ref().map_or_else(Vec::new, of)
+}
+
+/// The spans that its exemplars name.
+pub(super) fn exemplar_spans(metric: &Metric) -> Vec<u64> {
+    let spans = |exemplars: &[Exemplar]| -> Vec<u64> {
+        let ids = exemplars.iter().map(|exemplar| exemplar.span_id.as_slice());
+        ids.filter_map(|id| Some(u64::from_be_bytes(id.try_into().ok()?)))
+            .collect()
+    };
+    match &metric.data {
+        Some(Data::Histogram(of)) => of
+            .data_points
+            .iter()
+            .flat_map(|point| spans(&point.exemplars))
+            .collect(),
+        Some(Data::ExponentialHistogram(of)) => of
+            .data_points
+            .iter()
+            .flat_map(|point| spans(&point.exemplars))
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// The most bytes that a message of this length takes in another, with its tag and its length.
+pub(super) const fn framed(length: usize) -> usize {
+    const TAG_AND_LENGTH: usize = 6;
+    length + TAG_AND_LENGTH
+}

@@ -1,0 +1,176 @@
+//! Requests, encoded, in parts that receivers take: gRPC's take 4 MiB by default, proxies less. Pure.
+
+use bytes::Bytes;
+use opentelemetry_proto::tonic::{
+    collector::{metrics::v1::ExportMetricsServiceRequest, trace::v1::ExportTraceServiceRequest},
+    metrics::v1::{Metric, ResourceMetrics, ScopeMetrics},
+    trace::v1::{ResourceSpans, ScopeSpans, Span},
+};
+use prost::Message as _;
+
+use super::points::{self, framed};
+use crate::config::Signal;
+
+/// Bytes of a request before compression, at most, unless a single item is larger: a quarter of gRPC's default limit
+/// (4 MiB of what was compressed), and what nginx takes by default (1 MiB).
+pub(super) const MOST_BYTES: usize = 1_000_000;
+
+/// One request, or a part of it, encoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Part {
+    /// The whole request message.
+    pub(super) body: Bytes,
+    /// Points or spans in it.
+    pub(super) items: usize,
+}
+
+/// The request for metrics in parts of at most `most` bytes, or of one point; each with its resource, its scope and all that
+/// is said of its metrics.
+pub(super) fn metrics(request: ExportMetricsServiceRequest, most: usize) -> Vec<Part> {
+    let mut parts = Vec::new();
+    for resource in request.resource_metrics {
+        for scope in resource.scope_metrics {
+            let frame = ResourceMetrics {
+                resource: resource.resource.clone(),
+                scope_metrics: vec![ScopeMetrics {
+                    metrics: Vec::new(),
+                    scope: scope.scope,
+                    schema_url: scope.schema_url,
+                }],
+                schema_url: resource.schema_url.clone(),
+            };
+            metrics_of_scope(&frame, scope.metrics, most, &mut parts);
+        }
+    }
+    parts
+}
+
+fn metrics_of_scope(
+    frame: &ResourceMetrics,
+    metrics: Vec<Metric>,
+    most: usize,
+    parts: &mut Vec<Part>,
+) {
+    // Two more lengths grow with what is put in.
+    let empty = framed(framed(framed(frame.encoded_len())));
+    let mut held: Vec<Metric> = Vec::new();
+    let mut size = empty;
+    for mut metric in metrics {
+        loop {
+            let all = points::count(&metric);
+            if all == 0 {
+                break;
+            }
+            let rest = points::split_off(&mut metric, 0);
+            let head = framed(framed(metric.encoded_len()));
+            metric = rest;
+            let mut fit = points::fitting(&metric, most.saturating_sub(size + head));
+            if fit == 0 && held.is_empty() {
+                fit = 1;
+            }
+            let rest = points::split_off(&mut metric, fit);
+            if fit > 0 {
+                size += framed(metric.encoded_len());
+                held.push(metric);
+            }
+            if fit == all {
+                break;
+            }
+            parts.push(metrics_part(frame, std::mem::take(&mut held)));
+            size = empty;
+            metric = rest;
+        }
+    }
+    if !held.is_empty() {
+        parts.push(metrics_part(frame, held));
+    }
+}
+
+fn metrics_part(frame: &ResourceMetrics, metrics: Vec<Metric>) -> Part {
+    let items = metrics.iter().map(points::count).sum();
+    let mut resource = frame.clone();
+    resource.scope_metrics[0].metrics = metrics;
+    let request = ExportMetricsServiceRequest {
+        resource_metrics: vec![resource],
+    };
+    Part {
+        body: request.encode_to_vec().into(),
+        items,
+    }
+}
+
+/// The request for spans in parts of at most `most` bytes, or of one span, in their order.
+pub(super) fn traces(request: ExportTraceServiceRequest, most: usize) -> Vec<Part> {
+    let mut parts = Vec::new();
+    for resource in request.resource_spans {
+        for scope in resource.scope_spans {
+            let frame = ResourceSpans {
+                resource: resource.resource.clone(),
+                scope_spans: vec![ScopeSpans {
+                    spans: Vec::new(),
+                    scope: scope.scope,
+                    schema_url: scope.schema_url,
+                }],
+                schema_url: resource.schema_url.clone(),
+            };
+            spans_of_scope(&frame, scope.spans, most, &mut parts);
+        }
+    }
+    parts
+}
+
+fn spans_of_scope(frame: &ResourceSpans, spans: Vec<Span>, most: usize, parts: &mut Vec<Part>) {
+    let empty = framed(framed(framed(frame.encoded_len())));
+    let mut held: Vec<Span> = Vec::new();
+    let mut size = empty;
+    for span in spans {
+        let more = framed(span.encoded_len());
+        if size + more > most && !held.is_empty() {
+            parts.push(spans_part(frame, std::mem::take(&mut held)));
+            size = empty;
+        }
+        size += more;
+        held.push(span);
+    }
+    if !held.is_empty() {
+        parts.push(spans_part(frame, held));
+    }
+}
+
+fn spans_part(frame: &ResourceSpans, spans: Vec<Span>) -> Part {
+    let items = spans.len();
+    let mut resource = frame.clone();
+    resource.scope_spans[0].spans = spans;
+    let request = ExportTraceServiceRequest {
+        resource_spans: vec![resource],
+    };
+    Part {
+        body: request.encode_to_vec().into(),
+        items,
+    }
+}
+
+impl Part {
+    /// Bytes of the encoded request.
+    pub(super) const fn len(&self) -> usize {
+        self.body.len()
+    }
+
+    /// Cuts a part of several items that is larger than `most` into smaller ones.
+    pub(super) fn cut(&self, signal: Signal, most: usize) -> Vec<Self> {
+        let ours = "what was encoded here decodes";
+        match signal {
+            Signal::Metrics => {
+                let request = ExportMetricsServiceRequest::decode(self.body.clone());
+                metrics(request.expect(ours), most)
+            }
+            Signal::Traces => {
+                let request = ExportTraceServiceRequest::decode(self.body.clone());
+                traces(request.expect(ours), most)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
