@@ -51,6 +51,9 @@ pub enum Role {
 }
 
 impl Role {
+    /// Every role.
+    pub const ALL: [Self; 3] = [Self::Client, Self::Server, Self::Unknown];
+
     /// The role with this number.
     pub const fn from_u8(value: u8) -> Option<Self> {
         match value {
@@ -78,7 +81,7 @@ pub mod flag {
     pub const ORDERLY: u16 = 1 << 5;
     /// A client's connection was established whose SYN was not seen: the start is the time of establishment.
     pub const START_UNSEEN: u16 = 1 << 6;
-    /// The application closed the socket while it was connecting.
+    /// The application closed the socket before the connection was established.
     pub const ABANDONED: u16 = 1 << 7;
     /// Every segment since the handshake was looked at (`FLOWCAR_EXCHANGE=on`), so that a RST of the peer's was seen.
     pub const SEGMENTS_SEEN: u16 = 1 << 8;
@@ -92,6 +95,12 @@ pub mod flag {
     pub const FIN_UNCERTAIN: u16 = 1 << 12;
     /// A segment with FIN came from the peer; told where [`SEGMENTS_SEEN`] is.
     pub const FIN_SEEN: u16 = 1 << 13;
+    /// Of an attempt that ended: the socket is of userspace's own network namespace. Set by the program that can tell.
+    pub const OWN_NETNS: u16 = 1 << 14;
+    /// Of an attempt that ended: its SYN was no longer queued when it did (`tcp_sock.packets_out` is 0). A RST and, since Linux
+    /// 6.10, ICMP errors and SOCK_DESTROY discard the queue before they end the attempt (net/ipv4/tcp.c,
+    /// tcp_done_with_error); `close()`, `shutdown()` and `connect(AF_UNSPEC)` discard it afterwards (tcp_disconnect).
+    pub const SYN_DISCARDED: u16 = 1 << 15;
 }
 
 /// Address family of [`FlowRecord::family`]: `AF_INET` (include/linux/socket.h).

@@ -7,7 +7,9 @@ use core::arch::asm;
 
 use aya_ebpf::{
     bindings::{bpf_sock, bpf_sock_ops},
-    helpers::{bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_sock_ops_cb_flags_set},
+    helpers::{
+        bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_sock_ops_cb_flags_set,
+    },
 };
 use flowcar_shared::record::{AF_INET, FlowRecord, Role};
 
@@ -48,6 +50,8 @@ impl Ctx {
         rcv_nxt: u32,
         snd_nxt: u32,
         snd_una: u32,
+        /// Segments sent and neither acknowledged nor discarded, a SYN included.
+        packets_out: u32,
         /// Segments marked lost and not yet acknowledged.
         lost_out: u32,
         total_retrans: u32,
@@ -83,6 +87,13 @@ impl Ctx {
     pub(crate) fn cookie(self) -> u64 {
         // SAFETY: the helper takes the context.
         unsafe { bpf_get_socket_cookie(self.0.cast()) }
+    }
+
+    /// The cookie of the socket's network namespace: unique among all namespaces, past and present. Since 5.15 for these programs.
+    #[inline(always)]
+    pub(crate) fn netns_cookie(self) -> u64 {
+        // SAFETY: the helper takes the context.
+        unsafe { bpf_get_netns_cookie(self.0.cast()) }
     }
 
     /// Asks for more callbacks on this socket, and keeps those that other programs asked for.

@@ -39,6 +39,13 @@ pub(crate) fn retransmitted(ctx: Ctx) {
 #[cold]
 #[inline(never)]
 pub(crate) fn timer_expired(ctx: Ctx) {
+    // What gives up needs no room for causes, and says so even where the kernel refuses it.
+    if ctx.arg::<2>() != 0
+        && let Some(seat) = seat::of(ctx)
+    {
+        seat.flags |= flag::TIMED_OUT;
+        return;
+    }
     let Some(flow) = stored(ctx) else { return };
     Mark::now(ctx).write(flow);
     if ctx.arg::<2>() != 0 {

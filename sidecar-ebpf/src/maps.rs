@@ -53,6 +53,17 @@ static FLOWCAR_WAKE_LEVEL: u32 = 0;
 #[unsafe(no_mangle)]
 static FLOWCAR_EXCHANGES: u8 = 0;
 
+/// The cookie of userspace's network namespace. The loader says it.
+#[unsafe(no_mangle)]
+static FLOWCAR_NETNS: u64 = 0;
+
+/// The cookie of userspace's network namespace.
+#[inline(always)]
+pub(crate) fn own_netns() -> u64 {
+    // SAFETY: a static; volatile, because the loader replaces its value.
+    unsafe { (&raw const FLOWCAR_NETNS).read_volatile() }
+}
+
 /// Exchanges of short connections, found as their [`SEATS`] are: 104 bytes each, 416 KiB. A single one where exchanges are
 /// not followed.
 #[map]

@@ -1,12 +1,11 @@
 //! The sock_release hook (since 5.9; on a cgroup): the application closes a socket.
 //!
 //! A state callback does not say who wanted the change. The hook comes before the protocol's own close (net/ipv4/af_inet.c,
-//! inet_release): an attempt to connect that ends without an answer was given up by the application if it closed the socket
-//! first; and a connection that goes from ESTABLISHED or CLOSE_WAIT straight to CLOSE was aborted by it, because every other
-//! close sends a FIN.
+//! inet_release): an attempt to connect was abandoned by its application if it closed the socket first; and a connection that goes
+//! from ESTABLISHED or CLOSE_WAIT straight to CLOSE was aborted by it, because every other close sends a FIN.
 
 use aya_ebpf::{
-    bindings::{BPF_TCP_CLOSE, BPF_TCP_LISTEN, BPF_TCP_SYN_SENT, bpf_sock},
+    bindings::{BPF_TCP_CLOSE, BPF_TCP_LISTEN, BPF_TCP_SYN_RECV, BPF_TCP_SYN_SENT, bpf_sock},
     helpers::bpf_get_socket_cookie,
     macros::cgroup_sock,
     programs::SockContext,
@@ -37,7 +36,8 @@ pub(crate) fn flowcar_sock_release(context: SockContext) -> i32 {
 
 #[inline(always)]
 fn released(sock: *mut bpf_sock, state: u32) {
-    let given_up = if state == BPF_TCP_SYN_SENT {
+    // Of a client SYN_RECV is what follows when two SYNs cross.
+    let given_up = if state == BPF_TCP_SYN_SENT || state == BPF_TCP_SYN_RECV {
         flag::ABANDONED
     } else {
         0

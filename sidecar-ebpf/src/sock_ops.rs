@@ -15,13 +15,24 @@ use aya_ebpf::{
 
 use crate::{ctx::Ctx, handshake, loss, rtt, state};
 
-/// Dispatches a callback. Always answers 1: with 0 the kernel would tell other programs on the way -EPERM.
+/// Answers 1, as every program here must: with 0 the kernel would tell other programs on the way -EPERM.
 #[sock_ops]
 pub(crate) fn flowcar_sock_ops(context: SockOpsContext) -> u32 {
-    let ctx = Ctx(context.ops);
+    dispatch::<false>(Ctx(context.ops))
+}
+
+/// The same for kernels that tell the network namespace of a socket (5.15): loaded instead of the other. A constant that the loader sets
+/// would not do, because without CAP_PERFMON verifiers also look at what it makes unreachable.
+#[sock_ops]
+pub(crate) fn flowcar_sock_ops_netns(context: SockOpsContext) -> u32 {
+    dispatch::<true>(Ctx(context.ops))
+}
+
+#[inline(always)]
+fn dispatch<const NETNS: bool>(ctx: Ctx) -> u32 {
     match ctx.op() {
         BPF_SOCK_OPS_RTT_CB => rtt::sample(ctx),
-        BPF_SOCK_OPS_STATE_CB => state::changed(ctx),
+        BPF_SOCK_OPS_STATE_CB => state::changed::<NETNS>(ctx),
         BPF_SOCK_OPS_TCP_CONNECT_CB => handshake::connecting(ctx),
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => handshake::connected(ctx),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => handshake::accepted(ctx),

@@ -14,17 +14,17 @@ use flowcar_shared::record::{FlowRecord, Kind, flag};
 use crate::{
     ctx::{Ctx, now},
     emit::{emit, emit_few, lost_with_the_close},
-    exchange,
+    exchange, maps,
     mark::{self, Closing, Mark},
     seat,
 };
 
 /// The socket is about to change its state.
 #[inline(always)]
-pub(crate) fn changed(ctx: Ctx) {
+pub(crate) fn changed<const NETNS: bool>(ctx: Ctx) {
     match ctx.arg::<1>() {
         BPF_TCP_FIN_WAIT2 => waits_for_the_peers_fin(ctx),
-        BPF_TCP_CLOSE => closes(ctx),
+        BPF_TCP_CLOSE => closes::<NETNS>(ctx),
         // Told by callbacks of their own, or by the last state.
         _ => {}
     }
@@ -45,21 +45,40 @@ fn waits_for_the_peers_fin(ctx: Ctx) {
 }
 
 #[inline(always)]
-fn closes(ctx: Ctx) {
+fn closes<const NETNS: bool>(ctx: Ctx) {
     if let Some(seat) = seat::of(ctx) {
         let old = ctx.arg::<0>();
+        if seat.established_ns == 0 {
+            seat.flags |= attempt::<NETNS>(ctx);
+        }
         let marked = (seat.mark, seat.closing);
         seat.flags |= ending(ctx, old, marked) | exchange::end(ctx);
         emit_few(ctx, seat, Kind::Close);
         seat.leave();
     } else if let Some(flow) = ctx.flow() {
-        closed(ctx, flow);
+        closed::<NETNS>(ctx, flow);
+    }
+}
+
+/// What tells who ended an attempt.
+#[cold]
+#[inline(never)]
+fn attempt<const NETNS: bool>(ctx: Ctx) -> u16 {
+    let queue = if ctx.packets_out() == 0 {
+        flag::SYN_DISCARDED
+    } else {
+        0
+    };
+    if NETNS && ctx.netns_cookie() == maps::own_netns() {
+        queue | flag::OWN_NETNS
+    } else {
+        queue
     }
 }
 
 #[cold]
 #[inline(never)]
-fn closed(ctx: Ctx, flow: &mut FlowRecord) {
+fn closed<const NETNS: bool>(ctx: Ctx, flow: &mut FlowRecord) {
     let old = ctx.arg::<0>();
     ctx.measure(flow);
     flow.last_state = old as u8;
@@ -68,6 +87,7 @@ fn closed(ctx: Ctx, flow: &mut FlowRecord) {
     if flow.established_ns == 0 {
         // Who failed to connect has not been identified yet.
         ctx.identify(flow, ctx.cookie());
+        flow.flags |= attempt::<NETNS>(ctx);
     }
     let dropped = lost_with_the_close(flow.established_ns);
     emit(flow, Kind::Close, now(), dropped);

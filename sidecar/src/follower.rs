@@ -1,5 +1,6 @@
 //! Flows followed: the sources, the flow table and the series, owned by one task without a lock.
 
+mod attempts;
 mod flows;
 mod inheritance;
 mod own;

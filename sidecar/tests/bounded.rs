@@ -54,6 +54,7 @@ fn flow(number: u32, peer: SocketAddr) -> Flow {
         looked_up: false,
         socket: None,
         outcome: Some(Outcome::Closed(End::PeerFin)),
+        reset_after_fin: false,
     }
 }
 

@@ -7,7 +7,7 @@ use std::mem::offset_of;
 use common::{blank, bytes, sample};
 use flowcar::{
     clock::Anchor,
-    flow::{End, Failure, Malformed, Monotonic, Outcome, Role, RttKind, decode},
+    flow::{End, Failure, LastSeen, Malformed, Monotonic, Outcome, Role, RttKind, decode},
     view::{
         json,
         table::{self, Style},
@@ -80,13 +80,42 @@ fn ends_follow_from_flags_and_the_last_state() {
         is(End::PeerFin)
     );
     assert_eq!(end(1, 0), is(End::Reset), "too short for a timer");
-    assert_eq!(end(8, flag::PEER_FIN_FIRST), is(End::Reset));
+    assert_eq!(end(11, flag::FIN_RECEIVED), is(End::LocalFin));
     assert_eq!(end(1, flag::TIMED_OUT), is(End::Timeout));
     assert_eq!(end(1, flag::SEGMENTS_SEEN), is(End::ResetSent));
     assert_eq!(
         end(1, flag::SEGMENTS_SEEN | flag::RESET_RECEIVED),
         is(End::ResetReceived)
     );
+}
+
+/// Whoever sends to a peer that has closed is answered by a RST, and that is no failure.
+#[test]
+fn a_reset_after_the_peers_fin_is_no_error() {
+    let told = |last_state, flags| decode(bytes(&closed(last_state, flags)), 0).unwrap().flow;
+    let seen = flag::SEGMENTS_SEEN | flag::RESET_RECEIVED;
+    let received = flag::FIN_RECEIVED;
+    for (last_state, fins, expected) in [
+        // CLOSE_WAIT, LAST_ACK, CLOSING
+        (8, flag::PEER_FIN_FIRST | received, End::PeerFin),
+        (9, flag::PEER_FIN_FIRST | received, End::PeerFin),
+        (11, received, End::LocalFin),
+    ] {
+        for flags in [fins, fins | flag::SEGMENTS_SEEN, fins | seen] {
+            let flow = told(last_state, flags);
+            assert_eq!(flow.outcome, Some(Outcome::Closed(expected)));
+            assert!(flow.reset_after_fin && !flow.is_failure());
+        }
+        assert!(!told(last_state, fins | flag::ORDERLY).reset_after_fin);
+        let timeout = told(last_state, fins | flag::TIMED_OUT);
+        assert_eq!(timeout.outcome, Some(Outcome::Closed(End::Timeout)));
+        assert!(!timeout.reset_after_fin && timeout.is_failure());
+    }
+    for last_state in [1, 4] {
+        let flow = told(last_state, seen);
+        assert_eq!(flow.outcome, Some(Outcome::Closed(End::ResetReceived)));
+        assert!(!flow.reset_after_fin && flow.is_failure());
+    }
 }
 
 #[test]
@@ -99,18 +128,53 @@ fn failures_follow_from_what_came_back() {
         decode(bytes(&record), 0).unwrap().flow.outcome
     };
     let is = |failure| Some(Outcome::Failed(failure));
-    let syn_sent = closed(2, 0);
-    assert_eq!(
-        failure(FlowRecord {
-            segs_in: 1,
-            ..syn_sent
-        }),
-        is(Failure::Refused)
-    );
-    assert_eq!(failure(closed(2, flag::TIMED_OUT)), is(Failure::Timeout));
-    assert_eq!(failure(closed(2, flag::ABANDONED)), is(Failure::Other));
-    assert_eq!(failure(syn_sent), is(Failure::Unreachable));
-    assert_eq!(failure(closed(3, 0)), is(Failure::Reset));
+    let attempt = |last_state, flags, segs_in| FlowRecord {
+        segs_out: 1,
+        segs_in,
+        ..closed(last_state, flags)
+    };
+    let discarded = flag::SYN_DISCARDED;
+    for (last_state, flags, segs_in, expected) in [
+        (2, discarded, 1, Failure::Refused),
+        (2, flag::TIMED_OUT | discarded, 0, Failure::Timeout),
+        (2, flag::TIMED_OUT | discarded, 1, Failure::Timeout),
+        // SYNs crossed.
+        (3, discarded, 2, Failure::Reset),
+        (4, 0, 1, Failure::Abandoned),
+    ] {
+        let told = failure(attempt(last_state, flags, segs_in));
+        assert_eq!(told, is(expected), "{last_state} {flags:x} {segs_in}");
+    }
+    assert_eq!(failure(closed(2, 0)), is(Failure::Local));
+}
+
+/// What the record alone does not tell is said to be open.
+#[test]
+fn attempts_without_an_answer_are_left_open() {
+    for (last_state, flags, segs_in, last_seen) in [
+        (2, 0, 0, LastSeen::Queued),
+        (2, flag::SYN_DISCARDED, 0, LastSeen::Discarded),
+        // A RST would have discarded the SYN.
+        (2, 0, 1, LastSeen::Queued),
+        (3, 0, 1, LastSeen::Queued),
+        (3, flag::SYN_DISCARDED, 1, LastSeen::Discarded),
+        (2, flag::ABANDONED, 0, LastSeen::Closed),
+        // A segment that was no answer came before.
+        (2, flag::ABANDONED, 1, LastSeen::Closed),
+        (3, flag::ABANDONED, 1, LastSeen::Closed),
+    ] {
+        let record = FlowRecord {
+            established_ns: 0,
+            segs_out: 1,
+            segs_in,
+            ..closed(last_state, flags)
+        };
+        let record = decode(bytes(&record), 0).unwrap();
+        let failed = record.failed.unwrap();
+        assert_eq!(failed.unanswered.unwrap().last_seen, last_seen);
+        assert_eq!(failed.is_here, None);
+        assert_eq!(record.flow.outcome, Some(Outcome::Failed(Failure::Other)));
+    }
 }
 
 #[test]

@@ -1,26 +1,42 @@
-//! README.md's tables are those of the code. `FLOWCAR_UPDATE_README=1 cargo test -p flowcar --test readme` writes them.
+//! The tables of README.md and docs/attributes.md are those of the code. `FLOWCAR_UPDATE_README=1 cargo test -p flowcar --test readme`
+//! writes them.
 
 use std::{env, fs, path::PathBuf};
 
 #[test]
 fn its_tables_are_those_of_the_code() {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../README.md");
-    let readme = fs::read_to_string(&path).expect("README.md at the top of the repository");
-    let fresh = [
-        ("metrics", flowcar::otlp::names::markdown()),
-        ("settings", flowcar::config::markdown()),
-    ]
-    .into_iter()
-    .fold(readme.clone(), |text, (name, table)| {
-        replace(&text, name, &table)
+    is_fresh(
+        "README.md",
+        &[
+            ("metrics", flowcar::otlp::names::markdown()),
+            ("settings", flowcar::config::markdown()),
+        ],
+    );
+}
+
+#[test]
+fn the_values_of_attributes_are_those_of_the_code() {
+    is_fresh(
+        "docs/attributes.md",
+        &[("values", flowcar::otlp::values::markdown())],
+    );
+}
+
+fn is_fresh(name: &str, tables: &[(&str, String)]) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("..")
+        .join(name);
+    let text = fs::read_to_string(&path).expect("a file of the repository");
+    let fresh = tables.iter().fold(text.clone(), |text, (mark, table)| {
+        replace(&text, mark, table)
     });
     if env::var_os("FLOWCAR_UPDATE_README").is_some() {
-        fs::write(&path, &fresh).expect("README.md can be written");
+        fs::write(&path, &fresh).expect("a file that can be written");
         return;
     }
     assert_eq!(
-        readme, fresh,
-        "README.md is stale: FLOWCAR_UPDATE_README=1 cargo test -p flowcar --test readme"
+        text, fresh,
+        "{name} is stale: FLOWCAR_UPDATE_README=1 cargo test -p flowcar --test readme"
     );
 }
 
@@ -29,9 +45,9 @@ fn replace(text: &str, name: &str, table: &str) -> String {
     let (open, close) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->"));
     let (before, rest) = text
         .split_once(&open)
-        .unwrap_or_else(|| panic!("README.md has no mark {open}"));
+        .unwrap_or_else(|| panic!("no mark {open}"));
     let (_, after) = rest
         .split_once(&close)
-        .unwrap_or_else(|| panic!("README.md has no mark {close}"));
+        .unwrap_or_else(|| panic!("no mark {close}"));
     format!("{before}{open}{table}{close}{after}")
 }

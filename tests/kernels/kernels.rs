@@ -3,6 +3,8 @@
 
 #[path = "../tests/kernel_attacks/main.rs"]
 mod kernel_attacks;
+#[path = "../tests/kernel_attempts/main.rs"]
+mod kernel_attempts;
 #[path = "../tests/kernel_bytes.rs"]
 mod kernel_bytes;
 #[path = "../tests/kernel_cgroup_anew.rs"]

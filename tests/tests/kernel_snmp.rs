@@ -95,7 +95,8 @@ fn sums_of_a_mixed_load_are_the_namespaces() {
 /// What the kernel counts of connections' beginnings and ends (net/ipv4/tcp.c, tcp_set_state; RFC 4022).
 fn agree(report: &Report, counters: &Counters) {
     let opened = |role: &str| {
-        let is_opened = |end: &str| !["refused", "timeout", "unreachable", "other"].contains(&end);
+        let is_opened =
+            |end: &str| !["refused", "timeout", "unreachable", "abandoned"].contains(&end);
         let flows = report.flows.iter().filter(|flow| flow.role == role);
         flows.filter(|flow| is_opened(&flow.end)).count() as i64
     };
@@ -103,7 +104,7 @@ fn agree(report: &Report, counters: &Counters) {
     assert_eq!(opened("client") + failed, counters["Tcp.ActiveOpens"]);
     assert_eq!(opened("server"), counters["Tcp.PassiveOpens"]);
     // The kernel counts those that it ended itself, not those whose application closed the socket meanwhile.
-    let given_up = report.flows.iter().filter(|flow| flow.end == "other");
+    let given_up = report.flows.iter().filter(|flow| flow.end == "abandoned");
     assert_eq!(
         failed - given_up.count() as i64,
         counters["Tcp.AttemptFails"]

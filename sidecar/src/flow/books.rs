@@ -26,6 +26,17 @@ pub enum Lost {
 }
 
 impl Lost {
+    /// Every cause.
+    pub const ALL: [Self; 7] = [
+        Self::Storage,
+        Self::Callbacks,
+        Self::RingFull,
+        Self::Malformed,
+        Self::Overrun,
+        Self::Wiped,
+        Self::Restart,
+    ];
+
     /// The value of `flowcar.lost`.
     pub const fn name(self) -> &'static str {
         match self {

@@ -122,8 +122,34 @@ impl CloseEvidence {
             || (self.has(flag::SEGMENTS_SEEN) && !self.has(flag::RESET_RECEIVED))
     }
 
-    /// How it ended.
+    /// How it ended. What a RST does to a connection whose peer had closed is no failure: the peer had said all that it would, and
+    /// whoever still sends to it (as the close_notify of TLS) is answered by a RST (RFC 9293 section 3.10.7.1).
     pub fn verdict(&self, answers: &Answers) -> Verdict {
+        let verdict = self.by_socket(answers);
+        let end = match (self.has_peer_closed(), verdict.end) {
+            (true, End::Reset | End::ResetSent | End::ResetReceived) => {
+                if self.has(flag::PEER_FIN_FIRST) {
+                    End::PeerFin
+                } else {
+                    End::LocalFin
+                }
+            }
+            (_, end) => end,
+        };
+        Verdict { end, ..verdict }
+    }
+
+    /// Whether a RST ended it after the peer had closed its direction.
+    pub fn reset_after_fin(&self, answers: &Answers) -> bool {
+        let end = self.by_socket(answers).end;
+        self.has_peer_closed() && matches!(end, End::Reset | End::ResetSent | End::ResetReceived)
+    }
+
+    const fn has_peer_closed(&self) -> bool {
+        self.has(flag::PEER_FIN_FIRST) || self.state == State::Closing as u8
+    }
+
+    fn by_socket(&self, answers: &Answers) -> Verdict {
         let Self {
             state, released_in, ..
         } = *self;

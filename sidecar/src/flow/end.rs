@@ -62,19 +62,26 @@ pub enum Failure {
     Timeout,
     /// A RST came after the peer had answered.
     Reset,
-    /// The network said that there is no way.
+    /// An ICMP error came: destination unreachable, time exceeded or parameter problem.
     Unreachable,
-    /// Given up by the application, or not seen.
+    /// The application dropped it: `close()`, `shutdown()`, `connect(AF_UNSPEC)`, a timer of its own, or its process's end; or an
+    /// operator did (`ss -K`).
+    Abandoned,
+    /// This end could not send its SYN.
+    Local,
+    /// Not seen.
     Other,
 }
 
 impl Failure {
     /// Every failure.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Refused,
         Self::Timeout,
         Self::Reset,
         Self::Unreachable,
+        Self::Abandoned,
+        Self::Local,
         Self::Other,
     ];
 
@@ -85,6 +92,8 @@ impl Failure {
             Self::Timeout => "timeout",
             Self::Reset => "reset",
             Self::Unreachable => "unreachable",
+            Self::Abandoned => "abandoned",
+            Self::Local => "local",
             Self::Other => "other",
         }
     }

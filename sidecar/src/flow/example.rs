@@ -22,5 +22,6 @@ pub(crate) fn closed(client_isn: u32) -> Flow {
         looked_up: false,
         socket: None,
         outcome: Some(Outcome::Closed(End::LocalFin)),
+        reset_after_fin: false,
     }
 }

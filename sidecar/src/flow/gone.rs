@@ -279,6 +279,7 @@ fn finish(
     }
     now.seen = at;
     now.outcome = Some(ending.outcome);
+    now.reset_after_fin = ending.reset_after_fin;
     now.volume = now.volume.max(&ending.volume);
     now.socket = Some(SocketFigures {
         exact: ending.exact,

@@ -41,6 +41,8 @@ pub struct Ending {
     pub volume: Volume,
     /// Whether the payload counts are exact.
     pub exact: bool,
+    /// Whether a RST ended it after the peer had closed its direction.
+    pub reset_after_fin: bool,
 }
 
 impl History {
@@ -172,7 +174,11 @@ impl History {
         });
         let end = match self.orderly(info, fin_acked, found, by_peer) {
             Orderly::Yes(end) => end,
-            Orderly::No => self.cut_off(sight, info, answers),
+            Orderly::No => match self.cut_off(sight, info, answers) {
+                // What a RST does after the peer's FIN is no failure.
+                End::Reset | End::ResetReceived if self.peer_closed_first() => End::PeerFin,
+                end => end,
+            },
             Orderly::Unknown => End::Unknown,
         };
         let (peers_fin, received_exact) = match by_peer {
@@ -191,6 +197,7 @@ impl History {
                 retransmits: self.retransmits(info),
             },
             exact: received_exact && sent_exact,
+            reset_after_fin: end == End::PeerFin && fin_acked != Some(true),
         }
     }
 
@@ -214,6 +221,7 @@ impl History {
                 ..Volume::default()
             },
             exact: true,
+            reset_after_fin: false,
         }
     }
 
@@ -235,6 +243,11 @@ impl History {
         }
     }
 
+    /// Whether the peer had closed its direction first when the socket was last seen.
+    const fn peer_closed_first(&self) -> bool {
+        matches!(self.last, State::CloseWait | State::LastAck)
+    }
+
     /// Whether both FINs were exchanged, as far as is known. `by_peer`: whether the peer's FIN came, by its own count.
     fn orderly(
         &self,
@@ -243,10 +256,9 @@ impl History {
         found: Afterlife,
         by_peer: Option<bool>,
     ) -> Orderly {
-        let peer_first = matches!(self.last, State::CloseWait | State::LastAck);
         match (fin_acked, found) {
             (_, Afterlife::TimeWait | Afterlife::FinWait2) => Orderly::Yes(End::LocalFin),
-            (Some(true), _) if peer_first => Orderly::Yes(End::PeerFin),
+            (Some(true), _) if self.peer_closed_first() => Orderly::Yes(End::PeerFin),
             (Some(true), Afterlife::NotLooked) | (None, _) => Orderly::Unknown,
             (Some(false), _) => Orderly::No,
             // Its FIN was acknowledged, and nothing is left: the peer's came first, or this one was cut off half-closed.

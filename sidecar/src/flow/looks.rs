@@ -349,5 +349,6 @@ pub(super) fn fresh(sight: &Sight, role: Role, looking: &Looking) -> Flow {
         looked_up: true,
         socket: None,
         outcome: None,
+        reset_after_fin: false,
     }
 }

@@ -1,5 +1,6 @@
 //! What a flow is: one TCP connection as seen from one of its ends. Pure: no clock, no I/O.
 
+mod attempt;
 mod books;
 mod cut_off;
 mod end;
@@ -22,6 +23,7 @@ mod trace;
 
 use std::net::SocketAddr;
 
+pub use attempt::{AttemptJudge, LastSeen, NamespaceCounts, Unanswered};
 pub use books::{Books, Lost, waiting};
 pub use cut_off::{Answers, CloseEvidence, Timer, Verdict};
 pub use end::{End, Failure, Outcome};
@@ -32,7 +34,7 @@ pub use history::{Ending, History};
 pub use inherited::EndedUnseen;
 pub use looks::{ABSENT, Adopt, Looking};
 pub use parts::{Part, Parts};
-pub use record::{Malformed, Record, decode, evidence, kind_of};
+pub use record::{FailedAttempt, Malformed, Record, decode, evidence, kind_of};
 pub use sight::{Afterlife, Sight, SocketName, State, TcpInfo};
 pub use table::{Change, Table};
 pub use trace::TraceIdentity;
@@ -59,6 +61,11 @@ pub enum RttKind {
     Measured,
     /// The kernel's smoothed value: all that kernels before 6.10 tell.
     Smoothed,
+}
+
+impl RttKind {
+    /// Both kinds.
+    pub const ALL: [Self; 2] = [Self::Measured, Self::Smoothed];
 }
 
 /// Segments sent again, by cause (`flowcar.cause`).
@@ -205,6 +212,8 @@ pub struct Flow {
     pub socket: Option<SocketFigures>,
     /// How it ended; `None` while it lives.
     pub outcome: Option<Outcome>,
+    /// Whether a RST ended it after the peer had closed its direction.
+    pub reset_after_fin: bool,
 }
 
 impl Flow {
@@ -232,6 +241,24 @@ impl Flow {
             _ => return None,
         };
         Some(done.since_ns(self.started))
+    }
+
+    /// Whether somebody failed: it was cut off, or never came to be. A health check is no failure.
+    pub fn is_failure(&self) -> bool {
+        let is_error = self.outcome.is_some_and(|outcome| outcome.is_error());
+        is_error && !self.is_health_check()
+    }
+
+    /// Whether the end that opened it reset it before any payload went either way, as health checks do by design: keepalived's TCP_CHECK and
+    /// HAProxy's `check` close with SO_LINGER 0. Where a server's end does not know who sent the RST, it was most likely
+    /// such a check. A client that is reset before it could send anything is not one: its server turned it away.
+    fn is_health_check(&self) -> bool {
+        let by_opener = match self.outcome {
+            Some(Outcome::Closed(End::ResetSent)) => self.role == Role::Client,
+            Some(Outcome::Closed(End::ResetReceived | End::Reset)) => self.role == Role::Server,
+            _ => false,
+        };
+        by_opener && self.volume.bytes_sent == 0 && self.volume.bytes_received == 0
     }
 
     /// Established to closed, or to the last sight of it, nanoseconds; `None` for a failed attempt.

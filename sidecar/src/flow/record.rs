@@ -9,8 +9,8 @@ use flowcar_shared::{
 };
 
 use super::{
-    Answers, CloseEvidence, Failure, Flow, Monotonic, Outcome, Retransmits, RttKind, TraceIdentity,
-    Volume, raw,
+    Answers, CloseEvidence, Failure, Flow, LastSeen, Monotonic, Outcome, Retransmits, RttKind,
+    TraceIdentity, Unanswered, Volume, raw,
 };
 use crate::histogram::Histogram;
 
@@ -21,6 +21,17 @@ pub struct Record {
     pub kind: Kind,
     /// The flow, cumulative since it began.
     pub flow: Flow,
+    /// Of an attempt that failed.
+    pub failed: Option<FailedAttempt>,
+}
+
+/// What the record of a failed attempt says besides its flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FailedAttempt {
+    /// `Some(true)` if it is of flowcar's own network namespace. If not, it is of another, or the loaded program cannot tell.
+    pub is_here: Option<bool>,
+    /// Set where the record does not say why it failed.
+    pub unanswered: Option<Unanswered>,
 }
 
 /// A record that the kernel programs of this version cannot have sent.
@@ -64,6 +75,7 @@ pub enum Malformed {
 /// States before a close (include/net/tcp_states.h).
 mod tcp_state {
     pub(super) const SYN_SENT: u8 = 2;
+    pub(super) const SYN_RECEIVED: u8 = 3;
 }
 
 /// Decodes a record. `seed` makes the ids of flows without a handshake differ from process to process.
@@ -111,8 +123,12 @@ pub fn decode(bytes: &[u8], seed: u64) -> Result<Record, Malformed> {
         looked_up: false,
         socket: None,
         outcome: (kind == Kind::Close).then(|| outcome(&raw, established.is_some())),
+        reset_after_fin: kind == Kind::Close
+            && established.is_some()
+            && CloseEvidence::of(&raw).reset_after_fin(&Answers::default()),
     };
-    Ok(Record { kind, flow })
+    let failed = (kind == Kind::Close && established.is_none()).then(|| failed(&raw, &flow));
+    Ok(Record { kind, flow, failed })
 }
 
 /// What the record of an established connection's close says of its reason; `None` of any other record. What [`decode`] tells
@@ -221,22 +237,54 @@ fn outcome(raw: &FlowRecord, established: bool) -> Outcome {
     if established {
         Outcome::Closed(CloseEvidence::of(raw).verdict(&Answers::default()).end)
     } else {
-        Outcome::Failed(failure(raw))
+        Outcome::Failed(failure(raw).unwrap_or(Failure::Other))
     }
 }
 
-/// In SYN_SENT the only segment that ends the attempt is a RST, so one received segment tells a refusal. What ends without one, and neither by
-/// the timer nor by the application, was ended by an ICMP error (net/ipv4/tcp_ipv4.c, tcp_v4_err).
-fn failure(raw: &FlowRecord) -> Failure {
-    if raw.flags & flag::TIMED_OUT != 0 {
-        Failure::Timeout
-    } else if raw.last_state == tcp_state::SYN_SENT && raw.segs_in > 0 {
-        Failure::Refused
-    } else if raw.last_state != tcp_state::SYN_SENT {
-        Failure::Reset
-    } else if raw.flags & flag::ABANDONED != 0 {
-        Failure::Other
+fn failed(raw: &FlowRecord, flow: &Flow) -> FailedAttempt {
+    let has = |bit| raw.flags & bit != 0;
+    let is_here = has(flag::OWN_NETNS).then_some(true);
+    let last_seen = if has(flag::ABANDONED) {
+        LastSeen::Closed
+    } else if has(flag::SYN_DISCARDED) {
+        LastSeen::Discarded
     } else {
-        Failure::Unreachable
+        LastSeen::Queued
+    };
+    let unanswered = failure(raw).is_none().then_some(Unanswered {
+        started: flow.started,
+        at: flow.seen,
+        ipv6: flow.peer.is_ipv6(),
+        sent_again: raw.total_retrans > 0,
+        last_seen,
+        is_here,
+    });
+    FailedAttempt {
+        is_here,
+        unanswered,
+    }
+}
+
+/// Why an attempt failed; `None` where that follows from nothing that a record has.
+///
+/// The only segment that ends an attempt is a RST, and it discards the queue first (net/ipv4/tcp_input.c, tcp_reset); others that are
+/// received, as the acknowledgement of an older connection, do not end it (RFC 9293 section 3.10.7.3).
+fn failure(raw: &FlowRecord) -> Option<Failure> {
+    let has = |bit| raw.flags & bit != 0;
+    // Where SYNs crossed, the peer's is among the segments received.
+    let (answers, by_reset) = match raw.last_state {
+        tcp_state::SYN_SENT => (raw.segs_in, Failure::Refused),
+        tcp_state::SYN_RECEIVED => (raw.segs_in.saturating_sub(1), Failure::Reset),
+        // Past these, an attempt that was not established is one that its application has closed.
+        _ => return Some(Failure::Abandoned),
+    };
+    if has(flag::TIMED_OUT) {
+        Some(Failure::Timeout)
+    } else if raw.segs_out == 0 {
+        Some(Failure::Local)
+    } else if has(flag::SYN_DISCARDED) && !has(flag::ABANDONED) && answers > 0 {
+        Some(by_reset)
+    } else {
+        None
     }
 }

@@ -120,7 +120,7 @@ impl Table {
 
     /// Takes in a record.
     pub fn apply(&mut self, record: Record) -> Change {
-        let Record { kind, mut flow } = record;
+        let Record { kind, mut flow, .. } = record;
         if let Some(exchanges) = self.exchanges.remove(&flow.cookie) {
             flow.exchanges = exchanges;
         }

@@ -9,6 +9,7 @@ use flowcar_shared::{
 
 use super::{
     Limits,
+    attempts::Attempts,
     inheritance::Inheritance,
     own::OwnFlows,
     timers::{Candidates, Reading, Since, Timers},
@@ -58,6 +59,7 @@ pub(super) struct Flows {
     counted: [Reading; 2],
     /// How often it may still be asked whether an address is of this network namespace.
     asks_left: u32,
+    attempts: Attempts,
     records: BTreeMap<&'static str, u64>,
     malformed: u64,
     /// Records of flows that go on.
@@ -85,6 +87,7 @@ impl Flows {
             timers: Timers::new(),
             counted: [Reading::now(); 2],
             asks_left: ADDRESS_ASKS,
+            attempts: Attempts::new(),
             records: BTreeMap::new(),
             malformed: 0,
             heard: 0,
@@ -134,6 +137,8 @@ impl Flows {
         mut diag: Option<&mut DiagSource>,
         finished: &mut impl FnMut(&Flow, &Anchor),
     ) {
+        self.attempts.refresh();
+        self.attempts.tells_netns = source.tells_netns();
         // From the first end that only the count of the others can decide: they are taken in as they came.
         let mut held_back: Vec<Box<[u8]>> = Vec::new();
         self.timers.begin();
@@ -151,6 +156,15 @@ impl Flows {
         });
         if !held_back.is_empty() {
             self.held_back(&held_back, diag, finished);
+        }
+        self.settle_attempts(finished);
+    }
+
+    /// Takes in the attempts that wait for the counters.
+    fn settle_attempts(&mut self, finished: &mut impl FnMut(&Flow, &Anchor)) {
+        for record in self.attempts.settle() {
+            let change = self.table.apply(record);
+            take(&mut self.series, &change, &self.anchor, finished);
         }
     }
 
@@ -287,8 +301,14 @@ impl Flows {
             self.timers.is_known(record.flow.seen);
         }
         let is_exact = settle(&mut record.flow, bytes, answers);
-        if !self.own.has_record(&record) {
-            self.inexact += u64::from(!is_exact);
+        if self.own.has_record(&record) {
+            return Ok(());
+        }
+        self.inexact += u64::from(!is_exact);
+        if self.attempts.go_before(&record) {
+            self.settle_attempts(finished);
+        }
+        if let Some(record) = self.attempts.sort(record) {
             let change = self.table.apply(record);
             take(&mut self.series, &change, &self.anchor, finished);
         }
@@ -513,8 +533,10 @@ fn settle(flow: &mut Flow, bytes: &[u8], answers: Option<Answers>) -> bool {
     let Some(evidence) = flow::evidence(bytes) else {
         return true;
     };
-    let verdict = evidence.verdict(&answers.unwrap_or_default());
+    let answers = answers.unwrap_or_default();
+    let verdict = evidence.verdict(&answers);
     flow.outcome = Some(Outcome::Closed(verdict.end));
+    flow.reset_after_fin = evidence.reset_after_fin(&answers);
     // The record says so itself of every other FIN, and is decoded by that.
     if evidence.leaves_fin_open() && verdict.fin_received == Some(true) {
         flow.volume.bytes_received = flow.volume.bytes_received.saturating_sub(1);

@@ -143,6 +143,7 @@ mod tests {
         Record {
             kind: Kind::Open,
             flow,
+            failed: None,
         }
     }
 

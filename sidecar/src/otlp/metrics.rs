@@ -19,6 +19,7 @@ use super::{
     exemplars::{Exemplar, Exemplars},
     names::{Kind, Metric, SCHEMA_URL, SCOPE, VERSION},
     resource::Resource,
+    values::is_known,
 };
 use crate::{
     config::{Histograms, Temporality},
@@ -68,6 +69,7 @@ pub fn encode(
 
 /// An attribute with a text.
 pub(super) fn text(name: &str, value: &str) -> KeyValue {
+    debug_assert!(is_known(name, value), "{name}={value} is not documented");
     attribute(name, Value::StringValue(value.to_owned()))
 }
 

@@ -24,6 +24,7 @@ mod span_client;
 pub mod spans;
 mod split;
 pub mod trial;
+pub mod values;
 
 /// What requests call their sender.
 const USER_AGENT_NAME: &str = concat!("flowcar/", env!("CARGO_PKG_VERSION"));

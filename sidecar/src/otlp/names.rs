@@ -67,9 +67,9 @@ pub mod attribute {
     pub const DIRECTION: &str = "network.io.direction";
     /// `true` on the series of what came past the bound of series.
     pub const OVERFLOW: &str = "otel.metric.overflow";
-    /// `refused`, `timeout`, `reset`, `unreachable` or `other`; of exports `rejected`, `too_large`, `failure` or `refused`
+    /// Why it failed: values and remedies in docs/attributes.md, as of all attributes with a list of values.
     pub const ERROR_TYPE: &str = "error.type";
-    /// `local_fin`, `peer_fin`, `reset_sent`, `reset_received`, `reset`, `timeout` or `unknown`
+    /// How a connection ended; on spans of attempts, too.
     pub const END: &str = "flowcar.end";
     /// The bound or fault that cost the connection.
     pub const LOST: &str = "flowcar.lost";
@@ -94,6 +94,9 @@ pub mod attribute {
     pub const OUTCOME: &str = "flowcar.outcome";
     /// Why it was dropped.
     pub const REASON: &str = "flowcar.reason";
+    /// `true` where a RST came or went after the peer's FIN: the connection had been closed by then, and it is no failure; on spans
+    /// only.
+    pub const RESET_AFTER_FIN: &str = "flowcar.tcp.reset_after_fin";
     /// How likely the span was to be sent, 0 to 1: it stands for 1/probability connections; on spans only.
     pub const SAMPLE_PROBABILITY: &str = "flowcar.sample.probability";
     /// Payload bytes acknowledged by the peer; on spans only.

@@ -15,7 +15,7 @@ use super::names::{SCHEMA_URL, SCOPE, VERSION, attribute};
 use crate::{
     clock::Anchor,
     config::TraceParent,
-    flow::{Flow, Monotonic, Outcome, Part, Role, RttKind, SocketFigures, Volume},
+    flow::{Flow, Monotonic, Part, Role, RttKind, SocketFigures, Volume},
     histogram::Histogram,
 };
 
@@ -50,7 +50,7 @@ pub fn span(flow: &Flow, anchor: &Anchor, options: &SpanOptions) -> SpanData {
         dropped_attributes_count: 0,
         events: SpanEvents::default(),
         links: SpanLinks::default(),
-        status: status(flow.outcome),
+        status: status(flow),
         instrumentation_scope: InstrumentationScope::builder(SCOPE)
             .with_version(VERSION)
             .with_schema_url(SCHEMA_URL)
@@ -117,9 +117,9 @@ fn wall(anchor: &Anchor, time: Monotonic) -> SystemTime {
     UNIX_EPOCH + Duration::from_nanos(anchor.unix_ns(time))
 }
 
-fn status(outcome: Option<Outcome>) -> Status {
-    match outcome {
-        Some(outcome) if outcome.is_error() => Status::error(outcome.name()),
+fn status(flow: &Flow) -> Status {
+    match flow.outcome {
+        Some(outcome) if flow.is_failure() => Status::error(outcome.name()),
         _ => Status::Unset,
     }
 }
@@ -130,9 +130,12 @@ fn attributes(flow: &Flow) -> Vec<KeyValue> {
     all.extend(latencies(flow));
     if let Some(outcome) = flow.outcome {
         all.push(KeyValue::new(attribute::END, outcome.name()));
-        if outcome.is_error() {
+        if flow.is_failure() {
             all.push(KeyValue::new(attribute::ERROR_TYPE, outcome.name()));
         }
+    }
+    if flow.reset_after_fin {
+        all.push(KeyValue::new(attribute::RESET_AFTER_FIN, true));
     }
     if flow.adopted() {
         all.push(KeyValue::new(attribute::ADOPTED, true));

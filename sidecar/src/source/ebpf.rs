@@ -1,6 +1,12 @@
 //! The kernel programs: loaded, attached to one cgroup, and drained.
 
-use std::{fs::File, io, os::unix::fs::MetadataExt as _, path::Path};
+use std::{
+    fs::File,
+    io,
+    net::{Ipv4Addr, UdpSocket},
+    os::{fd::AsRawFd, unix::fs::MetadataExt as _},
+    path::Path,
+};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -108,6 +114,8 @@ pub struct EbpfSource {
     counters: PerCpuArray<MapData, u64>,
     tick: Array<MapData, u32>,
     ticks: u32,
+    /// The name of the program of the callbacks.
+    callbacks: &'static str,
 }
 
 impl EbpfSource {
@@ -117,7 +125,8 @@ impl EbpfSource {
     /// # Errors
     /// [`AttachError`], which says what is missing and what to do about it.
     pub fn attach(cgroup: &Path, options: Options) -> Result<Self, AttachError> {
-        let mut source = Self::with_maps(load(options)?, options)?;
+        let (programs, callbacks) = load(options)?;
+        let mut source = Self::with_maps(programs, options, callbacks)?;
         source.follow(cgroup)?;
         Ok(source)
     }
@@ -136,7 +145,13 @@ impl EbpfSource {
         let id = directory.metadata().map_err(unreadable)?.ino();
         // Attached twice, they would count everything twice.
         if self.generations.newest() != Some(id) {
-            let links = attach_programs(&mut self.programs, &directory, id, self.options)?;
+            let links = attach_programs(
+                &mut self.programs,
+                &directory,
+                id,
+                self.options,
+                self.callbacks,
+            )?;
             self.generations.add(links);
         }
         Ok(id)
@@ -145,6 +160,11 @@ impl EbpfSource {
     /// The id of the cgroup that was followed last.
     pub fn cgroup(&self) -> Option<u64> {
         self.generations.newest()
+    }
+
+    /// Whether records of attempts tell if they are of flowcar's own network namespace.
+    pub fn tells_netns(&self) -> bool {
+        self.callbacks == CALLBACKS[0]
     }
 
     /// Whether packets are looked at.
@@ -202,7 +222,11 @@ impl EbpfSource {
             .map_err(|error| AttachError::of("ask for samples", error))
     }
 
-    fn with_maps(mut programs: Ebpf, options: Options) -> Result<Self, AttachError> {
+    fn with_maps(
+        mut programs: Ebpf,
+        options: Options,
+        callbacks: &'static str,
+    ) -> Result<Self, AttachError> {
         let mut take = |name: &str| {
             programs
                 .take_map(name)
@@ -222,6 +246,7 @@ impl EbpfSource {
             counters: PerCpuArray::try_from(counters).map_err(of)?,
             tick: Array::try_from(tick).map_err(of)?,
             ticks: 0,
+            callbacks,
         })
     }
 }
@@ -229,10 +254,11 @@ impl EbpfSource {
 const EGRESS: &str = "flowcar_egress";
 const INGRESS: &str = "flowcar_ingress";
 const RELEASE: &str = "flowcar_sock_release";
-const CALLBACKS: &str = "flowcar_sock_ops";
+/// The callbacks: one program for kernels that tell a socket's network namespace, and one for others.
+const CALLBACKS: [&str; 2] = ["flowcar_sock_ops_netns", "flowcar_sock_ops"];
 
-/// Creates the maps and has the kernel check the programs.
-fn load(options: Options) -> Result<Ebpf, AttachError> {
+/// Creates the maps and has the kernel check the programs. Gives the name of the one for callbacks, too.
+fn load(options: Options) -> Result<(Ebpf, &'static str), AttachError> {
     if OBJECT.is_empty() {
         return Err(AttachError::BuiltWithout);
     }
@@ -241,10 +267,9 @@ fn load(options: Options) -> Result<Ebpf, AttachError> {
         return Err(AttachError::Missing(missing));
     }
     raise_memlock();
-    let mut programs = create_maps(options)?;
-    program::<SockOps>(&mut programs, CALLBACKS)
-        .load()
-        .map_err(|error| AttachError::of("load its sock_ops program", error))?;
+    let netns = own_netns();
+    let mut programs = create_maps(options, netns)?;
+    let callbacks = load_callbacks(&mut programs, netns)?;
     program::<CgroupSock>(&mut programs, RELEASE)
         .load()
         .map_err(|error| AttachError::of("load its sock_release program", error))?;
@@ -255,17 +280,62 @@ fn load(options: Options) -> Result<Ebpf, AttachError> {
                 .map_err(|error| AttachError::of("load its cgroup_skb program", error))?;
         }
     }
-    Ok(programs)
+    Ok((programs, callbacks))
 }
 
-fn create_maps(options: Options) -> Result<Ebpf, AttachError> {
+/// Loads the program of the callbacks that this kernel takes, and gives its name.
+fn load_callbacks(programs: &mut Ebpf, netns: u64) -> Result<&'static str, AttachError> {
+    let [newer, older] = CALLBACKS;
+    if netns != 0 {
+        match program::<SockOps>(programs, newer).load() {
+            Ok(()) => return Ok(newer),
+            Err(error) => tracing::debug!(%error, "network namespaces of sockets are not told"),
+        }
+    }
+    program::<SockOps>(programs, older)
+        .load()
+        .map_err(|error| AttachError::of("load its sock_ops program", error))?;
+    Ok(older)
+}
+
+/// The cookie of the network namespace that this thread is in (SO_NETNS_COOKIE, since 5.14); 0, which is none's, where it is not
+/// told.
+fn own_netns() -> u64 {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0));
+    socket
+        .and_then(|socket| netns_cookie(&socket))
+        .unwrap_or_default()
+}
+
+fn netns_cookie(socket: &UdpSocket) -> io::Result<u64> {
+    let mut cookie = 0u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, which is the size of what the pointer points to.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 {
+        Ok(cookie)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+fn create_maps(options: Options, netns: u64) -> Result<Ebpf, AttachError> {
     let exchanges: &u8 = if options.exchanges { &1 } else { &0 };
     let wake_level = options.ring_bytes / 4;
     let mut loader = EbpfLoader::new();
     loader
         .map_max_entries("RECORDS", options.ring_bytes)
         .override_global("FLOWCAR_EXCHANGES", exchanges, true)
-        .override_global("FLOWCAR_WAKE_LEVEL", &wake_level, true);
+        .override_global("FLOWCAR_WAKE_LEVEL", &wake_level, true)
+        .override_global("FLOWCAR_NETNS", &netns, true);
     if !options.exchanges {
         loader.map_max_entries("TURNS", 1);
     }
@@ -280,6 +350,7 @@ fn attach_programs(
     cgroup: &File,
     id: u64,
     options: Options,
+    callbacks: &'static str,
 ) -> Result<Links, AttachError> {
     // Single is flags 0: with cgroup bpf_link, which always allows several programs, the kernel takes no others.
     const MODE: CgroupAttachMode = CgroupAttachMode::Single;
@@ -300,7 +371,7 @@ fn attach_programs(
     let link = release.attach(cgroup, MODE);
     let link = link.and_then(|link| release.take_link(link));
     let release = link.map_err(refused("attach its sock_release program"))?;
-    let callbacks = program::<SockOps>(programs, CALLBACKS);
+    let callbacks = program::<SockOps>(programs, callbacks);
     let link = callbacks.attach(cgroup, MODE);
     let link = link.and_then(|link| callbacks.take_link(link));
     let callbacks = link.map_err(refused("attach its sock_ops program"))?;

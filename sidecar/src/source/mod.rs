@@ -6,6 +6,7 @@ pub mod diag;
 pub mod ebpf;
 mod generations;
 pub mod given_up;
+pub mod namespace;
 
 use std::path::Path;
 

@@ -70,7 +70,7 @@ pub fn flow(flow: &Flow, style: Style) -> String {
         end.to_owned(),
     ];
     let text = row(cells.each_ref().map(String::as_str));
-    if flow.outcome.is_some_and(|outcome| outcome.is_error()) {
+    if flow.is_failure() {
         style.paint(RED, &text)
     } else if retransmits > 0 {
         style.paint(YELLOW, &text)

@@ -12,8 +12,8 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use flowcar_tests::traffic::{
-    CallPlan, ConnectionReport, Held, LoadPlan, MeetPlan, ServePlan, Server, Way, bypass, call,
-    end, give, load, meet, splice, take,
+    AttemptPlan, CallPlan, ConnectionReport, CutOff, Held, LoadPlan, MeetPlan, ServePlan, Server,
+    Way, attempt, bypass, call, cut_off, end, give, load, meet, splice, take,
 };
 use nix::sys::signal::{SigSet, Signal};
 use serde::Serialize;
@@ -67,6 +67,15 @@ enum Command {
         #[arg(long)]
         v6: bool,
     },
+    /// Tries to connect, and gives up as it is told. First line: {"local":ADDRESS}, while the SYN is under way; then one
+    Attempt(AttemptPlan),
+    /// Makes connections to itself whose server closes first and that are cut off afterwards: one line for each
+    CutOff {
+        #[arg(value_enum)]
+        how: CutOff,
+        #[arg(long, default_value_t = 1)]
+        connections: u32,
+    },
     /// Does nothing until it is told to end
     Wait,
     /// Sends so many bytes over loopback, which a sockmap hands over past TCP: {"port":PORT,"bytes":BYTES}
@@ -108,6 +117,13 @@ fn run(command: Command) -> io::Result<()> {
         Command::End { way, v6 } => {
             let opened = || print(&serde_json::json!({ "open": 1 }));
             print(&end(way, v6, opened)?)
+        }
+        Command::Attempt(plan) => {
+            let under_way = |local| print(&serde_json::json!({ "local": local }));
+            print(&attempt(&plan, under_way)?)
+        }
+        Command::CutOff { how, connections } => {
+            (0..connections).try_for_each(|_| print(&cut_off(how)?))
         }
         Command::Wait => loop {
             thread::park();

@@ -4,8 +4,10 @@
 //! Everything here runs in the namespace of the thread that calls it. The binary `traffic` offers the same
 //! as commands, to be started inside a cgroup; it writes one JSON object a line.
 
+mod attempt;
 mod call;
 mod call_plan;
+mod cut_off;
 mod ending;
 mod handover;
 mod held;
@@ -25,8 +27,10 @@ mod tcp_info;
 
 use std::{env, io, path::PathBuf};
 
+pub use attempt::{AttemptPlan, Attempted, GiveUp, attempt};
 pub use call::{Caller, call};
 pub use call_plan::CallPlan;
+pub use cut_off::{CutOff, CutOffReport, cut_off};
 pub use ending::{Ended, Way, end};
 pub use handover::{give, take};
 pub use held::Held;

@@ -68,8 +68,8 @@ fn a_filter_that_resets() {
     attempts("reject with tcp reset", FailureKind::Refused, &["refused"]);
 }
 
-/// The application hears that it was refused. What ICMP said is in no field that a program may read; that no segment came back
-/// is.
+/// The application hears that it was refused. What ICMP said is in no field that a program may read; that ICMP said something is in
+/// the counters of the network namespace.
 #[test]
 fn a_filter_that_says_unreachable() {
     attempts(

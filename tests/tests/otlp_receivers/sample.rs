@@ -133,6 +133,7 @@ pub(super) fn flow(role: Role, client_isn: u32, server_isn: u32) -> (Flow, Ancho
         looked_up: false,
         socket: None,
         outcome: Some(Outcome::Closed(End::LocalFin)),
+        reset_after_fin: false,
     };
     (flow, anchor)
 }

@@ -53,8 +53,7 @@ impl Judge {
         for (measure, value_ns) in measures(flow) {
             slow |= self.meter(measure).is_slow(value_ns);
         }
-        let failed = flow.outcome.is_some_and(|outcome| outcome.is_error());
-        class(failed || slow || flow.volume.retransmits.total() > 0)
+        class(flow.is_failure() || slow || flow.volume.retransmits.total() > 0)
     }
 
     fn meter(&mut self, measure: Measure) -> &mut Meter {
@@ -101,6 +100,51 @@ impl Meter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flow::{End, Failure, Outcome, Role, Volume, example};
+
+    /// What has the reason of a failure and is none must not take the place of what is one.
+    #[test]
+    fn a_health_check_that_is_cut_off_is_like_any_connection() {
+        let judged = |role, end, bytes_sent, bytes_received| {
+            let flow = Flow {
+                role,
+                outcome: Some(Outcome::Closed(end)),
+                volume: Volume {
+                    bytes_sent,
+                    bytes_received,
+                    ..Volume::default()
+                },
+                ..example::closed(1)
+            };
+            Judge::default().judge(&flow)
+        };
+        for (role, end, expected) in [
+            // By whoever opened it: keepalived, HAProxy, a port scan.
+            (Role::Server, End::ResetReceived, Class::Dull),
+            (Role::Server, End::Reset, Class::Dull),
+            (Role::Client, End::ResetSent, Class::Dull),
+            // A server that turns its clients away.
+            (Role::Server, End::ResetSent, Class::Notable),
+            (Role::Client, End::ResetReceived, Class::Notable),
+            (Role::Client, End::Reset, Class::Notable),
+            (Role::Unknown, End::Reset, Class::Notable),
+            (Role::Server, End::Timeout, Class::Notable),
+            (Role::Client, End::Timeout, Class::Notable),
+        ] {
+            assert_eq!(judged(role, end, 0, 0), expected, "{role:?} {end:?}");
+            // With payload either way it was in use.
+            assert_eq!(judged(role, end, 1, 0), Class::Notable);
+            assert_eq!(judged(role, end, 0, 1), Class::Notable);
+        }
+        for failure in Failure::ALL {
+            let flow = Flow {
+                established: None,
+                outcome: Some(Outcome::Failed(failure)),
+                ..example::closed(1)
+            };
+            assert_eq!(Judge::default().judge(&flow), Class::Notable);
+        }
+    }
 
     #[test]
     fn what_is_like_all_others_is_not_slow_whatever_it_takes() {

@@ -373,7 +373,7 @@ impl DiagSource {
 }
 
 /// Where they cannot be listed, none: then a look at a socket itself has to tell.
-fn own_addresses() -> HashSet<IpAddr> {
+pub(super) fn own_addresses() -> HashSet<IpAddr> {
     let interfaces = getifaddrs().into_iter().flatten();
     let addresses = interfaces.filter_map(|interface| {
         let address = interface.address?;

@@ -1,0 +1,94 @@
+//! Attempts of all kinds that end at the same time, while ICMP errors come for others.
+
+use std::{
+    net::{IpAddr, SocketAddr, UdpSocket},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use flowcar_tests::watch::{Mode, Watch};
+
+use super::{OWN4, can_run, filter, pod, ways::Attempting};
+
+const DROPPED: u16 = 7100;
+const PROHIBITED: u16 = 7101;
+const REFUSED: u16 = 7102;
+
+/// Each kind is told for what it is, or is said to be open; none is told for another.
+#[test]
+fn kinds_are_not_confused() {
+    if !can_run() {
+        return;
+    }
+    let place = pod("at-once");
+    filter(&place, "input", DROPPED, "drop");
+    filter(
+        &place,
+        "input",
+        PROHIBITED,
+        "reject with icmp type admin-prohibited",
+    );
+    let mut watch = Watch::start(&place, Mode::Both, &[]);
+    let at: IpAddr = OWN4.parse().unwrap();
+    // ICMP errors come after a second, when the kernel sends the SYN again: while the application is in connect() they are ignored.
+    let abandoned: [&[&str]; 4] = [
+        &["--give-up", "shutdown", "--patience", "1000"],
+        &["--give-up", "disconnect", "--patience", "1010"],
+        &["--give-up", "close", "--patience", "1020"],
+        &["--give-up", "shutdown", "--patience", "1030"],
+    ];
+    let done = AtomicBool::new(false);
+    let mut expected = Vec::new();
+    thread::scope(|scope| {
+        // Datagrams to a port that nobody has bring an ICMP error each.
+        scope.spawn(|| {
+            place
+                .netns()
+                .run(|| {
+                    let socket = UdpSocket::bind((at, 0)).unwrap();
+                    while !done.load(Ordering::Relaxed) {
+                        // What the last one brought is told by the next.
+                        let _ = socket.send_to(&[1], (at, 7103));
+                        thread::sleep(Duration::from_millis(5));
+                    }
+                })
+                .unwrap();
+        });
+        let mut running = Vec::new();
+        for _ in 0..3 {
+            for arguments in abandoned {
+                running.push((start(&place, at, DROPPED, arguments), "abandoned"));
+            }
+            running.push((start(&place, at, PROHIBITED, &[]), "unreachable"));
+            running.push((start(&place, at, REFUSED, &[]), "refused"));
+        }
+        for (attempting, reason) in running {
+            expected.push((attempting.local.port(), reason));
+            attempting.finish();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    let seen = watch.until("every flow", |seen| seen.flows.len() >= expected.len());
+    let mut told = 0;
+    for (port, reason) in &expected {
+        let mut flows = seen.flows.iter().filter(|flow| flow.local.port() == *port);
+        let flow = flows.next().unwrap();
+        let is = flow.get("error.type");
+        assert!(is == *reason || is == "other", "{reason}: {flow:?}");
+        told += usize::from(is == *reason);
+        // Never open.
+        assert!(is != "other" || *reason != "refused", "{flow:?}");
+    }
+    println!("{told} of {} told", expected.len());
+    drop(watch.stop());
+}
+
+fn start(
+    place: &flowcar_tests::place::Place,
+    at: IpAddr,
+    port: u16,
+    arguments: &[&str],
+) -> Attempting {
+    Attempting::start(place, SocketAddr::new(at, port), arguments)
+}

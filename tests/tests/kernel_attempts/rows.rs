@@ -1,0 +1,313 @@
+//! Every way in which an attempt ends: what the application heard, and what flowcar says in every mode.
+
+use std::net::{IpAddr, SocketAddr};
+
+use flowcar_tests::{
+    place::{Place, lacks},
+    watch::{Mode, Watch},
+};
+use libc::{EACCES, ECONNREFUSED, EHOSTUNREACH, ENETUNREACH, ENOPROTOOPT, EPERM, ETIMEDOUT};
+
+use super::{OWN4, OWN6, can_run, filter, pod, ways::Attempting};
+
+/// What ends the attempt besides what the network does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// The network or the kernel.
+    Itself,
+    /// `kill -9`
+    Kill,
+    /// `ss -K`
+    Destroy,
+}
+
+/// A way to end.
+struct Row {
+    what: &'static str,
+    /// The hook and verdict of a packet filter; without one nobody listens at the port.
+    filter: Option<(&'static str, &'static str)>,
+    arguments: &'static [&'static str],
+    by: By,
+    /// Over IPv6.
+    v6: bool,
+    /// What the application hears, where the kernel ends the attempt.
+    errnos: &'static [i32],
+    reason: &'static str,
+}
+
+const DROP: Option<(&str, &str)> = Some(("input", "drop"));
+const FOREVER: &[&str] = &[];
+
+const fn row(
+    what: &'static str,
+    filter: Option<(&'static str, &'static str)>,
+    arguments: &'static [&'static str],
+    errnos: &'static [i32],
+    reason: &'static str,
+) -> Row {
+    Row {
+        what,
+        filter,
+        arguments,
+        by: By::Itself,
+        v6: false,
+        errnos,
+        reason,
+    }
+}
+
+const fn icmp(what: &'static str, verdict: &'static str, errnos: &'static [i32]) -> Row {
+    row(
+        what,
+        Some(("input", verdict)),
+        FOREVER,
+        errnos,
+        "unreachable",
+    )
+}
+
+/// The application drops it.
+const fn dropped(what: &'static str, arguments: &'static [&'static str]) -> Row {
+    row(what, DROP, arguments, &[], "abandoned")
+}
+
+const fn v6(row: Row) -> Row {
+    Row { v6: true, ..row }
+}
+
+const fn by(by: By, row: Row) -> Row {
+    Row { by, ..row }
+}
+
+const ROWS: &[Row] = &[
+    row("nobody listens", None, FOREVER, &[ECONNREFUSED], "refused"),
+    v6(row(
+        "nobody listens",
+        None,
+        FOREVER,
+        &[ECONNREFUSED],
+        "refused",
+    )),
+    row(
+        "a filter resets",
+        Some(("input", "reject with tcp reset")),
+        FOREVER,
+        &[ECONNREFUSED],
+        "refused",
+    ),
+    icmp(
+        "network",
+        "reject with icmp type net-unreachable",
+        &[ENETUNREACH],
+    ),
+    icmp(
+        "host",
+        "reject with icmp type host-unreachable",
+        &[EHOSTUNREACH],
+    ),
+    icmp(
+        "protocol",
+        "reject with icmp type prot-unreachable",
+        &[ENOPROTOOPT],
+    ),
+    icmp(
+        "port",
+        "reject with icmp type port-unreachable",
+        &[ECONNREFUSED],
+    ),
+    icmp(
+        "network prohibited",
+        "reject with icmp type net-prohibited",
+        &[ENETUNREACH],
+    ),
+    icmp(
+        "host prohibited",
+        "reject with icmp type host-prohibited",
+        &[EHOSTUNREACH],
+    ),
+    icmp(
+        "prohibited",
+        "reject with icmp type admin-prohibited",
+        &[EHOSTUNREACH],
+    ),
+    v6(icmp(
+        "no route",
+        "reject with icmpv6 type no-route",
+        &[ENETUNREACH],
+    )),
+    v6(icmp(
+        "prohibited",
+        "reject with icmpv6 type admin-prohibited",
+        &[EACCES],
+    )),
+    v6(icmp(
+        "address",
+        "reject with icmpv6 type addr-unreachable",
+        &[EHOSTUNREACH],
+    )),
+    v6(icmp(
+        "port",
+        "reject with icmpv6 type port-unreachable",
+        &[ECONNREFUSED],
+    )),
+    row(
+        "SYN retries spent",
+        DROP,
+        &["--syn-retries", "1"],
+        &[ETIMEDOUT],
+        "timeout",
+    ),
+    v6(row(
+        "SYN retries spent",
+        DROP,
+        &["--syn-retries", "1"],
+        &[ETIMEDOUT],
+        "timeout",
+    )),
+    row(
+        "TCP_USER_TIMEOUT",
+        DROP,
+        &["--user-timeout", "500"],
+        &[ETIMEDOUT],
+        "timeout",
+    ),
+    // The kernel takes the SYN for lost and sends it again.
+    row(
+        "an output filter drops",
+        Some(("output", "drop")),
+        &["--syn-retries", "1"],
+        &[ETIMEDOUT, EPERM],
+        "timeout",
+    ),
+    dropped("poll, then close()", &["--give-up", "close"]),
+    v6(dropped("poll, then close()", &["--give-up", "close"])),
+    dropped("poll, then shutdown()", &["--give-up", "shutdown"]),
+    v6(dropped("poll, then shutdown()", &["--give-up", "shutdown"])),
+    dropped("connect(AF_UNSPEC)", &["--give-up", "disconnect"]),
+    v6(dropped("connect(AF_UNSPEC)", &["--give-up", "disconnect"])),
+    dropped("the process exits", &["--give-up", "exit"]),
+    // After the kernel has sent the SYN again.
+    dropped(
+        "shutdown() later",
+        &["--give-up", "shutdown", "--patience", "1300"],
+    ),
+    by(By::Kill, dropped("kill -9", FOREVER)),
+    by(By::Destroy, dropped("ss -K", FOREVER)),
+    v6(by(By::Destroy, dropped("ss -K", FOREVER))),
+];
+
+#[test]
+fn by_ebpf_and_inet_diag() {
+    every_row("both", Mode::Both, &[], |row| vec![row.reason]);
+}
+
+#[test]
+fn with_exchanges() {
+    let settings = [("FLOWCAR_EXCHANGE", "on")];
+    every_row("exchange", Mode::Both, &settings, |row| vec![row.reason]);
+}
+
+/// The counters of another network namespace cannot be read: what they would tell is said to be open, and nothing false.
+#[test]
+fn from_another_network_namespace() {
+    every_row("outside", Mode::Outside, &[], |row| match row.reason {
+        // Where the error found the application inside connect(), it was the application that closed the socket.
+        "unreachable" => vec!["other", "abandoned"],
+        "abandoned" if row.by == By::Destroy => vec!["other"],
+        // Only kernels that discard the SYN before they end an attempt themselves show who ended it.
+        "abandoned" if is_disconnected(row) => vec!["abandoned", "other"],
+        reason => vec![reason],
+    });
+}
+
+/// Without eBPF nothing tells why there was no answer.
+#[test]
+fn by_inet_diag_alone() {
+    every_row("alone", Mode::Alone, &[], |row| match row.reason {
+        "refused" => vec!["refused"],
+        _ => vec!["other"],
+    });
+}
+
+fn is_disconnected(row: &Row) -> bool {
+    row.arguments.contains(&"shutdown") || row.arguments.contains(&"disconnect")
+}
+
+fn every_row(
+    name: &str,
+    mode: Mode,
+    settings: &[(&str, &str)],
+    expected: impl Fn(&Row) -> Vec<&'static str>,
+) {
+    if !can_run() {
+        return;
+    }
+    let place = pod(name);
+    // Since 6.5 the first SYNs are sent again each second.
+    let _ = place
+        .netns()
+        .sysctl("net.ipv4.tcp_syn_linear_timeouts", "0");
+    let mut watch = Watch::start(&place, mode, settings);
+    let mut done = 0;
+    for (row, port) in ROWS.iter().zip(7000..) {
+        if let Some((hook, verdict)) = row.filter {
+            filter(&place, hook, port, verdict);
+        }
+        let at: IpAddr = if row.v6 { OWN6 } else { OWN4 }.parse().unwrap();
+        if !happens(row, &place, (at, port).into()) {
+            lacks("SOCK_DESTROY");
+            continue;
+        }
+        let seen = watch.until("its flow", |seen| seen.flows.len() > done);
+        let flow = &seen.flows[done];
+        done += 1;
+        let reasons = expected(row);
+        let what = row.what;
+        assert!(
+            reasons.contains(&flow.get("error.type")),
+            "{name}, {what}: {reasons:?} {flow:?}"
+        );
+        assert_eq!(flow.end(), flow.get("error.type"), "{what}");
+        // Of a socket that was disconnected inet_diag does not know the addresses.
+        if mode != Mode::Alone {
+            assert_eq!(flow.peer, (at, port).into(), "{what}");
+            assert_eq!((flow.role(), flow.sent, flow.received), ("client", 0, 0));
+        }
+    }
+    let seen = watch.reports(2);
+    assert_eq!(seen.sum("flowcar.tcp.connections.failed", &[]), done as f64);
+    assert_eq!(seen.sum("flowcar.tcp.connections.opened", &[]), 0.0);
+    assert_eq!(watch.stop().flows.len(), done);
+}
+
+/// Has it happen, and holds what the application heard to the row. Gives whether this kernel can do it.
+fn happens(row: &Row, place: &Place, target: SocketAddr) -> bool {
+    let mut attempting = Attempting::start(place, target, row.arguments);
+    match row.by {
+        By::Itself => {
+            let heard = attempting.finish().and_then(|attempted| attempted.errno);
+            let what = row.what;
+            match heard {
+                Some(errno) => assert!(row.errnos.contains(&errno), "{what}: {errno}"),
+                None => assert_eq!(row.errnos, [0; 0], "{what}"),
+            }
+            true
+        }
+        By::Kill => {
+            attempting.kill();
+            assert_eq!(attempting.finish(), None);
+            true
+        }
+        By::Destroy => {
+            let destroyed = attempting.destroy(place);
+            if destroyed {
+                let errno = attempting.finish().unwrap().errno;
+                assert_eq!(errno, Some(libc::ECONNABORTED));
+            } else {
+                attempting.kill();
+                attempting.finish();
+            }
+            destroyed
+        }
+    }
+}

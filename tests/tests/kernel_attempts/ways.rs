@@ -1,0 +1,71 @@
+//! One attempt in a pod, by the program that makes it.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    process::{Child, ChildStdout, Stdio},
+};
+
+use flowcar_tests::{
+    place::Place,
+    traffic::{self, Attempted},
+};
+use serde::Deserialize;
+
+/// An attempt under way.
+pub(crate) struct Attempting {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+    pub(crate) local: SocketAddr,
+    target: SocketAddr,
+}
+
+impl Attempting {
+    /// Starts it, and waits until its SYN is sent.
+    pub(crate) fn start(place: &Place, target: SocketAddr, arguments: &[&str]) -> Self {
+        #[derive(Deserialize)]
+        struct UnderWay {
+            local: SocketAddr,
+        }
+        let program = traffic::program().unwrap();
+        let mut command = place.command(program.to_str().unwrap()).unwrap();
+        command.arg("attempt").arg(target.to_string());
+        let mut child = command
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        let UnderWay { local } = serde_json::from_str(&line).unwrap();
+        Self {
+            child,
+            stdout,
+            local,
+            target,
+        }
+    }
+
+    /// Waits for its end; nothing where its process was killed or exited.
+    pub(crate) fn finish(mut self) -> Option<Attempted> {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        self.child.wait().unwrap();
+        (!line.is_empty()).then(|| serde_json::from_str(&line).unwrap())
+    }
+
+    /// `kill -9`
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+    }
+
+    /// `ss -K`: SOCK_DESTROY, for which the kernel needs CONFIG_INET_DIAG_DESTROY. Gives whether it did.
+    pub(crate) fn destroy(&self, place: &Place) -> bool {
+        let mut ss = place.netns().command("ss").unwrap();
+        let port = format!(":{}", self.target.port());
+        let filter = ["-HntK", "state", "syn-sent", "dport", "=", &port];
+        let output = ss.args(filter).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).contains(&port)
+    }
+}
