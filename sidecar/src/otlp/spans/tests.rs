@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use opentelemetry::Value;
 
 use super::*;
-use crate::flow::{End, Failure, Retransmits, TraceIdentity, Volume, example};
+use crate::flow::{End, Failure, Outcome, Retransmits, TraceIdentity, Volume, example};
 
 const CLIENT_ISN: u32 = 0x1234_5678;
 const SERVER_ISN: u32 = 0x9abc_def0;
@@ -193,4 +193,17 @@ fn resets_and_timeouts_are_errors_and_orderly_ends_are_not() {
         );
         assert_eq!(is_error, expected, "{}", end.name());
     }
+}
+
+#[test]
+fn a_reset_after_the_peers_fin_is_told_and_is_no_error() {
+    let mut flow = flow(Role::Server);
+    flow.outcome = Some(Outcome::Closed(End::PeerFin));
+    flow.reset_after_fin = true;
+    let span = made(&flow, TraceParent::Auto);
+    assert_eq!(span.status, Status::Unset);
+    let found = values(&span);
+    assert_eq!(found["flowcar.tcp.reset_after_fin"], Value::Bool(true));
+    assert_eq!(found["flowcar.end"], Value::from("peer_fin"));
+    assert!(!found.contains_key("error.type"));
 }
