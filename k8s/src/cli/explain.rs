@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::files::{Files, judge, objects, title};
+use super::files::{Files, judge, title};
 use super::remote::Remote;
 use super::{ClusterArgs, ExplainArgs, FileArgs};
 use crate::inject::{Decision, Form, Outcome, Status, has_sidecar};
@@ -106,17 +106,17 @@ fn describe(form: Form) -> &'static str {
 }
 
 pub(super) async fn run(args: ExplainArgs, cluster: &ClusterArgs) -> anyhow::Result<bool> {
-    if let Some(filename) = args.filename {
-        let text = super::read(&filename)?;
+    if !args.sources.filename.is_empty() {
+        let found = super::every_object(&args.sources.read()?)?;
         let file = FileArgs {
-            filename,
+            sources: args.sources,
             config: None,
             offline: false,
             pod_security: None,
             no_native_sidecars: false,
         };
-        let files = super::judged_by(&file, cluster, &text).await?;
-        tell(&objects(&text)?, &files, false);
+        let files = super::judged_by(&file, cluster, &found).await?;
+        tell(&found, &files, false);
         return Ok(true);
     }
     let remote = Remote::connect(cluster).await?;

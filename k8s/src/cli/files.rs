@@ -6,12 +6,15 @@ use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Namespace;
 use serde_json::{Map, Value, json};
 
-use super::yaml;
+use super::yaml::{Document, Stream};
 use crate::budget::Budgets;
 use crate::config::{Level, Settings};
-use crate::inject::{Context, Decision, Outcome, Owner, inject_within, uninject};
+use crate::inject::{Context, Decision, Outcome, Owner, inject_within, take_back_copies, uninject};
 use crate::opted::{Later, opted_in_later, written_at};
 use crate::workload::{said_to_pods, template_pointer};
+
+/// Before the line of a file that cannot be read.
+const REFUSED: &str = "this is nothing that kubectl would take";
 
 /// What the objects of a file are judged by.
 #[derive(Clone, Debug)]
@@ -76,6 +79,19 @@ impl Files {
         budgets.or_default().add(object);
     }
 
+    /// Takes what the Namespaces among some objects say.
+    pub(super) fn learn_namespaces(&mut self, objects: &[Value]) {
+        let is_namespace = |object: &&Value| object["kind"] == "Namespace";
+        for object in objects.iter().filter(is_namespace) {
+            let name = object.pointer("/metadata/name").and_then(Value::as_str);
+            // A manifest that is wrong says nothing.
+            let metadata = serde_json::from_value(object["metadata"].clone());
+            let said = crate::cluster::said_of(&metadata.unwrap_or_default());
+            self.namespaces
+                .insert(name.unwrap_or_default().to_owned(), said);
+        }
+    }
+
     /// The context of an object; a pod counts as opted in unless it says no.
     pub(super) fn context(&self, object: &Value, opted_in: bool) -> Context {
         let namespace = object
@@ -111,73 +127,83 @@ impl Files {
     }
 }
 
-/// Injects every pod and template of a file: its new text, and what there is to tell.
+/// What became of a file.
+#[derive(Clone, Debug)]
+pub struct Rewritten {
+    /// The new text.
+    pub text: String,
+    /// What there is to tell, in the order of the file.
+    pub told: Vec<String>,
+    /// Whether every object was rewritten that had to be; each other one is told, with its line, and left as it was.
+    pub is_complete: bool,
+}
+
+/// What an object becomes, where it changes, and what is told of it besides.
+#[derive(Default)]
+struct Change {
+    object: Option<Value>,
+    told: Vec<String>,
+}
+
+/// Injects every pod and template of a file.
 ///
 /// # Errors
-/// If a document is no YAML.
-pub fn inject_text(text: &str, files: &Files) -> anyhow::Result<(String, Vec<String>)> {
+/// If kubectl would not take the file, with the line.
+pub fn inject_text(text: &str, files: &Files) -> anyhow::Result<Rewritten> {
     let mut files = files.clone();
-    for document in yaml::split(text) {
-        each_object(&mut parse(document)?, &mut |object| {
-            if object["kind"] == "Namespace" {
-                let name = object
-                    .pointer("/metadata/name")
-                    .and_then(Value::as_str)
-                    .unwrap_or_default();
-                // A manifest that is wrong says nothing.
-                let metadata = serde_json::from_value(object["metadata"].clone());
-                let said = crate::cluster::said_of(&metadata.unwrap_or_default());
-                files.namespaces.insert(name.to_owned(), said);
-            }
-        });
-    }
-    let mut told = Vec::new();
-    let text = rewrite(text, &mut told, |object, told| {
-        let Some((pod, outcome)) = judge(object, &files, true) else {
-            return;
-        };
-        let name = title(object);
-        told.extend(
-            outcome
-                .warnings()
-                .iter()
-                .map(|warning| format!("{name}: {warning}")),
-        );
-        match &outcome.decision {
-            Decision::Injected(_) => {
-                let pod = object.pointer_mut(pod).expect("it was judged");
-                // A status that says why there was no sidecar is one more thing that injection replaces.
-                json_patch::patch(pod, &outcome.patch).expect("the patch was made for this pod");
-                told.push(format!("{name}: injected"));
-            }
-            Decision::AlreadyInjected { current: true } => {
-                told.push(format!("{name}: already injected"))
-            }
-            Decision::AlreadyInjected { current: false } => {
-                told.push(format!(
-                    "{name}: injected by another configuration; run uninject first to renew it"
-                ));
-            }
-            Decision::NotOptedIn(reason) => told.push(format!("{name}: not injected: {reason}")),
-            Decision::Skipped(_) => {}
-            Decision::Denied => told.push(format!("{name}: denied, as the controller is strict")),
+    files.learn_namespaces(&objects(text)?);
+    rewrite(text, "injected", |object| inject_object(object, &files))
+}
+
+fn inject_object(object: &Value, files: &Files) -> Change {
+    let Some((pointer, outcome)) = judge(object, files, true) else {
+        return Change::default();
+    };
+    let mut told = outcome.warnings();
+    let mut injected = None;
+    match &outcome.decision {
+        Decision::Injected(_) => {
+            let mut object = object.clone();
+            let pod = object.pointer_mut(pointer).expect("it was judged");
+            // A status that says why there was no sidecar is one more thing that injection replaces.
+            json_patch::patch(pod, &outcome.patch).expect("the patch was made for this pod");
+            injected = Some(object);
         }
-    })?;
-    Ok((text, told))
+        Decision::AlreadyInjected { current: true } => told.push("already injected".to_owned()),
+        Decision::AlreadyInjected { current: false } => told
+            .push("injected by another configuration; run uninject first to renew it".to_owned()),
+        Decision::NotOptedIn(reason) => told.push(format!("not injected: {reason}")),
+        Decision::Skipped(_) => {}
+        Decision::Denied => told.push("denied, as the controller is strict".to_owned()),
+    }
+    Change {
+        object: injected,
+        told,
+    }
 }
 
 /// The way back, for every pod and template of a file.
 ///
 /// # Errors
-/// If a document is no YAML.
-pub fn uninject_text(text: &str) -> anyhow::Result<String> {
-    let mut told = Vec::new();
-    rewrite(text, &mut told, |object, _| {
-        let kind = object["kind"].as_str().unwrap_or_default();
-        if let Some(pod) = template_pointer(kind).and_then(|pointer| object.pointer_mut(pointer)) {
-            *pod = uninject(pod);
-        }
+/// If kubectl would not take the file, with the line.
+pub fn uninject_text(text: &str) -> anyhow::Result<Rewritten> {
+    rewrite(text, "uninjected", |object| Change {
+        object: undone(object),
+        told: Vec::new(),
     })
+}
+
+/// The object without what flowcar added to it; `None` where that is nothing.
+fn undone(object: &Value) -> Option<Value> {
+    let pointer = template_pointer(object["kind"].as_str()?)?;
+    let pod = object.pointer(pointer)?;
+    let clean = take_back_copies(uninject(pod));
+    if clean == *pod {
+        return None;
+    }
+    let mut object = object.clone();
+    *object.pointer_mut(pointer)? = clean;
+    Some(object)
 }
 
 /// Where an object's pod is, and what would become of it.
@@ -208,60 +234,61 @@ pub(super) fn title(object: &Value) -> String {
 
 /// Every object of a file, those inside Lists too.
 pub(crate) fn objects(text: &str) -> anyhow::Result<Vec<Value>> {
-    let mut all = Vec::new();
-    for document in yaml::split(text) {
-        each_object(&mut parse(document)?, &mut |object| {
-            all.push(object.clone())
-        });
-    }
-    Ok(all)
+    let stream = Stream::read(text).context(REFUSED)?;
+    let objects = stream.documents.iter().flat_map(Document::objects);
+    Ok(objects.cloned().collect())
 }
 
-fn rewrite(
-    text: &str,
-    told: &mut Vec<String>,
-    mut change: impl FnMut(&mut Value, &mut Vec<String>),
-) -> anyhow::Result<String> {
-    let mut out = String::new();
-    for document in yaml::split(text) {
-        let before = parse(document)?;
-        let mut after = before.clone();
-        each_object(&mut after, &mut |object| change(object, told));
-        let (text, kept) = yaml::rewrite(document, &before, &after);
-        if !kept {
-            told.push(format!(
-                "{}: comments of this document could not be kept",
-                title(&before)
-            ));
+/// Changes the objects of a file. `verb` says in the past tense what is done to them.
+fn rewrite(text: &str, verb: &str, change: impl Fn(&Value) -> Change) -> anyhow::Result<Rewritten> {
+    let stream = Stream::read(text).context(REFUSED)?;
+    let (mut told, mut texts, mut is_complete) = (Vec::new(), Vec::new(), true);
+    for document in &stream.documents {
+        let objects: Vec<_> = document.objects().collect();
+        let mut lines = Vec::new();
+        let mut after = Vec::new();
+        for object in &objects {
+            let change = change(object);
+            lines.push(change.told);
+            after.push(change.object);
         }
-        out.push_str(&text);
+        let mut changed = None;
+        if after.iter().any(Option::is_some) {
+            let rewritten = document.change(&after, |text| comes_back(document, text));
+            is_complete &= rewritten.refused.is_empty();
+            for (index, why) in rewritten.refused {
+                after[index] = None;
+                lines[index].push(format!("not {verb}: {why}"));
+            }
+            changed = Some(rewritten.text);
+        }
+        for ((object, mut lines), after) in objects.iter().zip(lines).zip(after) {
+            lines.extend(after.map(|_| verb.to_owned()));
+            let name = title(object);
+            told.extend(lines.iter().map(|line| format!("{name}: {line}")));
+        }
+        told.extend(document.unread().map(|unread| unread.to_string()));
+        texts.push(changed);
     }
-    Ok(out)
-}
-
-fn each_object(value: &mut Value, visit: &mut impl FnMut(&mut Value)) {
-    if value["kind"]
-        .as_str()
-        .is_some_and(|kind| kind.ends_with("List"))
-    {
-        let items = value.get_mut("items").and_then(Value::as_array_mut);
-        items
-            .into_iter()
-            .flatten()
-            .for_each(|item| each_object(item, visit));
-    } else if value.is_object() {
-        visit(value);
-    }
-}
-
-fn parse(document: &str) -> anyhow::Result<Value> {
-    let value = yaml::parse(document)
-        .context("a document of the file is no YAML that Kubernetes would take")?;
-    Ok(if value.is_object() {
-        value
-    } else {
-        Value::Null
+    let text = stream.with(&texts);
+    Ok(Rewritten {
+        text,
+        told,
+        is_complete,
     })
+}
+
+/// Whether cleaning a document that was changed makes of it, to the byte, what cleaning makes of it as it was.
+fn comes_back(document: &Document<'_>, changed: &str) -> bool {
+    let clean = |document: &Document<'_>| {
+        let after: Vec<_> = document.objects().map(undone).collect();
+        match after.iter().any(Option::is_some) {
+            true => document.change(&after, |_| true).text,
+            false => document.text().to_owned(),
+        }
+    };
+    let changed = Document::alone(changed, document.is_json());
+    changed.is_some_and(|changed| clean(&changed) == clean(document))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-use super::{Files, inject_text, objects, uninject_text};
+use super::{Files, Rewritten, inject_text, objects, uninject_text};
 use crate::config::Settings;
 use serde_json::json;
 
@@ -64,7 +64,7 @@ spec:
 
 #[test]
 fn every_pod_of_a_file_is_injected_and_undone() {
-    let (text, told) = inject_text(FILE, &files()).expect("YAML");
+    let Rewritten { text, told, .. } = inject_text(FILE, &files()).expect("YAML");
     let all = objects(&text).expect("YAML");
     assert_eq!(all.len(), 5);
     let web = &all[1]["spec"]["template"]["spec"];
@@ -97,13 +97,13 @@ fn every_pod_of_a_file_is_injected_and_undone() {
         "{told:?}"
     );
 
-    let (again, _) = inject_text(&text, &files()).expect("YAML");
-    assert_eq!(again, text, "a second time changes nothing");
-    let back = uninject_text(&text).expect("YAML");
+    let again = inject_text(&text, &files()).expect("YAML");
+    assert_eq!(again.text, text, "a second time changes nothing");
+    let back = uninject_text(&text).expect("YAML").text;
     assert_eq!(objects(&back).expect("YAML"), objects(FILE).expect("YAML"));
     assert_eq!(back, FILE, "to the byte");
     assert_eq!(
-        uninject_text(FILE).expect("YAML"),
+        uninject_text(FILE).expect("YAML").text,
         FILE,
         "nothing to undo, nothing touched"
     );
@@ -115,7 +115,11 @@ fn the_examples_come_back_to_the_byte() {
     for file in std::fs::read_dir(folder).expect("the examples") {
         let path = file.expect("a file").path();
         let text = std::fs::read_to_string(&path).expect("an example");
-        let (injected, told) = inject_text(&text, &files()).expect("YAML");
+        let Rewritten {
+            text: injected,
+            told,
+            ..
+        } = inject_text(&text, &files()).expect("YAML");
         assert!(
             told.iter().all(|line| line.ends_with(": injected")),
             "{told:?}"
@@ -124,7 +128,7 @@ fn the_examples_come_back_to_the_byte() {
         let lines: Vec<_> = injected.lines().collect();
         assert!(text.lines().all(|line| lines.contains(&line)), "{injected}");
         assert_eq!(
-            uninject_text(&injected).expect("YAML"),
+            uninject_text(&injected).expect("YAML").text,
             text,
             "{}",
             path.display()
@@ -139,7 +143,7 @@ fn a_workloads_own_annotations_count_as_if_they_were_copied() {
             "  namespace: locked\n",
             &format!("  annotations: {annotations}\n"),
         );
-        let (text, told) = inject_text(&text, &files()).expect("YAML");
+        let Rewritten { text, told, .. } = inject_text(&text, &files()).expect("YAML");
         (objects(&text).expect("YAML")[1].clone(), told)
     };
     let (web, _) = with("{flowcar.io/peer: none, flowcar.io/inject: enabled}");
@@ -181,7 +185,9 @@ fn a_workloads_own_annotations_count_as_if_they_were_copied() {
 #[test]
 fn json_stays_json() {
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}]}});
-    let (text, _) = inject_text(&pod.to_string(), &files()).expect("JSON");
+    let compact = pod.to_string();
+    let text = inject_text(&compact, &files()).expect("JSON").text;
+    assert_eq!(uninject_text(&text).expect("JSON").text, compact);
     let value: serde_json::Value = serde_json::from_str(&text).expect("still JSON");
     assert_eq!(value["spec"]["initContainers"][0]["name"], "flowcar");
     let kind = text.find("\"kind\"").expect("a kind");
@@ -191,13 +197,308 @@ fn json_stays_json() {
         "in its order"
     );
     let pretty = format!("{}\n", serde_json::to_string_pretty(&pod).expect("JSON"));
-    let (injected, _) = inject_text(&pretty, &files()).expect("JSON");
-    assert_eq!(uninject_text(&injected).expect("JSON"), pretty);
+    let injected = inject_text(&pretty, &files()).expect("JSON").text;
+    assert_eq!(uninject_text(&injected).expect("JSON").text, pretty);
 }
 
 #[test]
 fn what_is_no_yaml_is_said() {
     assert!(inject_text("a: [", &files()).is_err());
     let empty = "# nothing here\n";
-    assert_eq!(inject_text(empty, &files()).expect("YAML").0, empty);
+    assert_eq!(inject_text(empty, &files()).expect("YAML").text, empty);
+}
+
+/// A Deployment whose pod spec is this, by lines that are indented by six.
+fn deployment(spec: &str) -> String {
+    format!(
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: web\nspec:\n  template:\n    spec:\n{spec}"
+    )
+}
+
+/// Every form that the way back has to undo; a line of a pod spec each.
+#[test]
+fn every_way_of_writing_comes_back_to_the_byte() {
+    const BASE: &str = "      containers:\n      - name: a\n";
+    for spec in [
+        "      volumes:\n",
+        "      volumes: # none\n",
+        "      volumes: ~ # none\n",
+        "      volumes: null",
+        "      volumes: []\n",
+        "      volumes: [ ] # none",
+        "      \"volumes\":\t[]\t\n",
+        "      initContainers: []\n      volumes:\n      - {name: v, configMap: {name: c, defaultMode: 0644}}\n# behind\n",
+        "      volumes:\n      - name: v\n        configMap: {name: c, defaultMode: 0644}\n        # behind\n      # - name: w\n",
+        "      volumes:\n        - name: v\n\n        # w\n\n      hostNetwork: no\n",
+        "      initContainers: ~\n      volumes: !!seq\n      - name: v",
+        "      initContainers: &i\n      - name: i\n        command: [sh, -c, \"x\n\n          y\"]\n",
+        "      initContainers:\n      -\n        name: i\n      volumes: [{name: v}, # x\n        {name: w} # y\n      ]\n",
+        "      initContainers:\n      - name: i\n        args:\n        - |+\n          x\n\n\n",
+        "      initContainers:\n      - name: i\n        args:\n        - >-\n          x\n\n\n      # y\n\n",
+        "      terminationGracePeriodSeconds: 0o17\n...\n",
+        "      nodeName: 'a\n\n        b'\n",
+        "      nodeName: a\n        b # c\n",
+    ] {
+        for text in [
+            deployment(&format!("{BASE}{spec}")),
+            deployment(&format!("{BASE}{spec}")).replace('\n', "\r\n"),
+            format!("\u{feff}# x\n---\n{}", deployment(&format!("{BASE}{spec}"))),
+        ] {
+            returns(&text);
+        }
+    }
+    for text in [
+        deployment("      {containers: [{name: a}], volumes: ~,\n       initContainers: }\n"),
+        deployment("      {\"containers\": [{\"name\": \"a\"}], volumes: [ {name: v} ]}"),
+        deployment("      containers: [{name: a}]\n").replace("template:", "template: # x\n    metadata: ~"),
+        deployment("      containers: [{name: a}]\n").replace("template:", "template:\n    metadata:\n      annotations: {}"),
+        deployment("      containers: [{name: a}]\n").replace("template:", "template:\n    metadata: {}"),
+        deployment("      containers: [{name: a}]").replace("template:", "template:\n    metadata: {labels: {a: b}, annotations: }"),
+        "{\"kind\": \"Pod\", \"metadata\": null, \"spec\": {\"volumes\": [], \"initContainers\": null, \"containers\":[{\"name\":\"a\"}]}}{\"kind\": \"Pod\", \"spec\": {\"containers\": [{\"name\": \"\\ud83d\"}]}}".to_owned(),
+        "{\r\n\t\"kind\": \"Pod\",\r\n\t\"spec\": {\r\n\t\t\"containers\": [\r\n\t\t\t{\"name\": \"a\"}\r\n\t\t],\r\n\t\t\"initContainers\": [\r\n\t\t\t{\"name\": \"b\"}\r\n\t\t],\"volumes\": [ ]\r\n\t}\r\n}".to_owned(),
+    ] {
+        returns(&text);
+    }
+}
+
+/// Injected, and back to the byte.
+fn returns(text: &str) -> String {
+    let injected = inject_text(text, &files()).unwrap_or_else(|error| panic!("{text}: {error:#}"));
+    assert!(injected.is_complete, "{text}\n{:?}", injected.told);
+    assert_ne!(injected.text, text);
+    let back = uninject_text(&injected.text).expect("YAML");
+    assert_eq!(back.text, text, "from\n{}", injected.text);
+    injected.text
+}
+
+const SHARED: &str = "\
+apiVersion: v1
+kind: List
+items:
+- apiVersion: apps/v1
+  kind: Deployment
+  metadata: {name: a}
+  spec:
+    template:
+      spec: &pod
+        containers:
+        - name: a
+        volumes:
+        - name: v
+- apiVersion: apps/v1
+  kind: Deployment
+  metadata: {name: b}
+  spec:
+    template:
+      spec:
+        <<: *pod
+        initContainers:
+        - name: migrate
+";
+
+#[test]
+fn a_spec_that_is_merged_into_another_loses_nothing() {
+    let text = returns(SHARED);
+    let names = |spec: &serde_json::Value, list: &str| -> Vec<String> {
+        let items = spec[list].as_array().cloned().unwrap_or_default();
+        items
+            .iter()
+            .map(|item| item["name"].as_str().unwrap_or_default().to_owned())
+            .collect()
+    };
+    let all = objects(&text).expect("YAML");
+    let spec = |index: usize| &all[index]["spec"]["template"]["spec"];
+    assert_eq!(names(spec(0), "initContainers"), ["flowcar"]);
+    assert_eq!(names(spec(1), "initContainers"), ["flowcar", "migrate"]);
+    for index in [0, 1] {
+        assert_eq!(names(spec(index), "volumes")[0], "v");
+        assert!(names(spec(index), "volumes").len() > 1);
+    }
+}
+
+#[test]
+fn what_would_change_another_object_is_refused_with_its_line() {
+    // The second says no, so the first's spec is not the first's alone.
+    let other_no = SHARED.replace(
+        "{name: b}\n  spec:\n    template:\n",
+        "{name: b}\n  spec:\n    template:\n      metadata: {annotations: {flowcar.io/inject: disabled}}\n",
+    );
+    let whole = SHARED.replace(
+        "      spec:\n        <<: *pod\n        initContainers:\n        - name: migrate\n",
+        "      spec: *pod\n",
+    );
+    // go-yaml lets a merge behind a key win.
+    let late = SHARED.replace(
+        "        <<: *pod\n        initContainers:\n        - name: migrate\n",
+        "        initContainers:\n        - name: migrate\n        <<: *pod\n",
+    );
+    for (text, refused) in [
+        (&other_no, "deployment/a"),
+        (&whole, "deployment/a"),
+        (&late, "deployment/a"),
+    ] {
+        let injected = inject_text(text, &files()).expect("YAML");
+        assert!(!injected.is_complete);
+        let line = format!("{refused}: not injected: line ");
+        assert!(
+            injected.told.iter().any(|told| told.starts_with(&line)),
+            "{:?}",
+            injected.told
+        );
+        let (before, after) = (
+            objects(text).expect("YAML"),
+            objects(&injected.text).expect("YAML"),
+        );
+        assert_eq!(before[0], after[0], "left as it was");
+        let back = uninject_text(&injected.text).expect("YAML");
+        assert_eq!(back.text, *text);
+    }
+}
+
+#[test]
+fn kubectls_booleans_decide() {
+    let text = deployment("      hostNetwork: yes\n      containers: [{name: a}]\n");
+    let injected = inject_text(&text, &files()).expect("YAML");
+    assert_eq!(injected.text, text);
+    assert!(
+        injected.told[0].contains("host's network"),
+        "{:?}",
+        injected.told
+    );
+}
+
+#[test]
+fn one_documents_tag_is_no_matter_to_another() {
+    let text = format!(
+        "kind: ConfigMap\ndata: !vault {{a: !x b}}\n---\n{}",
+        deployment("      containers: [{name: a}]\n")
+    );
+    returns(&text);
+}
+
+/// As `kubectl get -o yaml` shows a Deployment that the webhook wrote.
+#[test]
+fn a_live_workload_loses_what_the_webhook_copied() {
+    let text = "\
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  annotations:
+    flowcar.io/inject: enabled
+  name: web
+spec:
+  template:
+    metadata:
+      annotations:
+        flowcar.io/copied: inject
+        flowcar.io/inject: enabled
+        flowcar.io/workload: Deployment/web
+      labels:
+        app: web
+    spec:
+      containers:
+      - name: a
+";
+    let clean = uninject_text(text).expect("YAML").text;
+    let template = "    metadata:\n      labels:\n        app: web\n";
+    assert!(clean.contains(template), "{clean}");
+    assert_eq!(
+        clean.matches("flowcar.io/").count(),
+        1,
+        "its own stays: {clean}"
+    );
+    let with_team = text.replace("      labels:", "        team: x\n      labels:");
+    let clean = uninject_text(&with_team).expect("YAML").text;
+    assert!(
+        clean.contains("      annotations:\n        team: x\n"),
+        "{clean}"
+    );
+}
+
+#[test]
+fn a_list_takes_time_as_it_is_long() {
+    let item = "- kind: Pod\n  metadata: {name: p}\n  spec:\n    containers:\n    - name: a\n    volumes:\n    - name: v\n";
+    let text = format!("kind: List\nitems:\n{}", item.repeat(600));
+    let injected = returns(&text);
+    assert_eq!(injected.matches("name: flowcar\n").count(), 600);
+}
+
+// === properties ===
+
+/// Each part of a Deployment in the ways of writing that it has; what is empty is absent.
+const HEADS: [&str; 4] = ["", "\u{feff}", "# a\n---\n# b\n", "--- # c\n"];
+const METADATA: [&str; 9] = [
+    "",
+    "    metadata:\n",
+    "    metadata: ~ # m\n",
+    "    metadata: {}\n",
+    "    metadata: {annotations: null, labels: {a: b}}\n",
+    "    metadata:\n      annotations: # a\n      labels: {a: b}\n",
+    "    metadata:\n      # l\n      labels:\n        a: yes\n",
+    "    \"metadata\":\n        annotations:\n            a: |\n              b\n\n            # c\n",
+    "    metadata:\n      annotations: {\n        a: b # c\n      }\n",
+];
+const CONTAINERS: [&str; 4] = [
+    "      containers: [{name: a, args: [0644, 1e3]}] # c\n",
+    "      containers:\n      - name: a\n        args:\n        - >+\n          x\n\n\n",
+    "      'containers':\n          # c\n          -   name: a\n              tty: no\n          # - name: b\n",
+    "      containers: &c\n      - name: a\n      x: *c\n",
+];
+const INIT: [&str; 8] = [
+    "",
+    "      initContainers:\n",
+    "      initContainers:\t\n      # none\n",
+    "      initContainers: []\n",
+    "      initContainers: [ {name: i}, # i\n        ]\n",
+    "      initContainers:\n      # i\n\n      # j\n      - name: i\n        args: [\"x\\\n          y\"]\n",
+    "      initContainers:\n        - # i\n          name: i\n# far left\n        - {name: j}\n",
+    "      \"initContainers\": Null # was\n",
+];
+const VOLUMES: [&str; 9] = [
+    "",
+    "      volumes:\n",
+    "      volumes: null\n",
+    "      volumes: [ ] # none\n",
+    "      volumes: [{name: v}, {name: w}]\n",
+    "      volumes: [\n        {name: v}\n      ]\n",
+    "      volumes:\n      - name: v\n        configMap: {name: c, defaultMode: 0644}\n      # - name: w\n",
+    "      volumes:\n        - configMap:\n            name: c\n          name: v\n\n        # - name: w\n# far left\n",
+    "      volumes: !!seq\n      - {name: v} # v\n",
+];
+const ENDS: [&str; 4] = [
+    "",
+    "...\n",
+    "# end\n",
+    "---\nkind: ConfigMap\ndata: !x {a: b}\n",
+];
+
+proptest::proptest! {
+    #[test]
+    fn every_mixture_of_styles_comes_back_to_the_byte(
+        head in proptest::sample::select(&HEADS[..]),
+        metadata in proptest::sample::select(&METADATA[..]),
+        containers in proptest::sample::select(&CONTAINERS[..]),
+        init in proptest::sample::select(&INIT[..]),
+        volumes in proptest::sample::select(&VOLUMES[..]),
+        end in proptest::sample::select(&ENDS[..]),
+        order in 0..6_usize,
+        metadata_last: bool,
+        crlf: bool,
+        open: bool,
+    ) {
+        let orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+        let spec: String = orders[order].map(|part| [containers, init, volumes][part]).concat();
+        let spec = format!("    spec:\n{spec}");
+        let template = if metadata_last { [&spec, metadata] } else { [metadata, &spec] }.concat();
+        let mut text = format!("{head}kind: Deployment\nmetadata: {{name: web}}\nspec:\n  template:\n{template}{end}");
+        if crlf {
+            text = text.replace('\n', "\r\n");
+        }
+        if open {
+            text.truncate(text.trim_end().len());
+        }
+        let injected = returns(&text);
+        let name = "FLOWCAR_OWNER_NAME";
+        proptest::prop_assert_eq!(injected.matches(name).count(), 1);
+    }
 }

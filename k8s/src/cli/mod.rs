@@ -4,19 +4,23 @@ mod check;
 mod enable;
 mod explain;
 mod files;
+mod input;
 mod remote;
 mod resources;
 mod yaml;
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use serde_json::Value;
 
 pub use explain::explain_pod;
-pub(crate) use files::objects;
-pub use files::{Files, inject_text, uninject_text};
+pub use files::{Files, Rewritten, inject_text, uninject_text};
+pub use input::Sources;
+
+use input::{Input, join};
 
 use crate::config::{Config, Level, Settings};
 
@@ -53,9 +57,9 @@ pub struct ClusterArgs {
 /// What files are judged by.
 #[derive(Clone, Debug, Args)]
 pub struct FileArgs {
-    /// The file; `-` is the standard input.
-    #[arg(short, long)]
-    pub filename: PathBuf,
+    /// The files.
+    #[command(flatten)]
+    pub sources: Sources,
     /// The controller's configuration in a file, instead of the cluster's.
     #[arg(long)]
     pub config: Option<PathBuf>,
@@ -70,12 +74,12 @@ pub struct FileArgs {
     pub no_native_sidecars: bool,
 }
 
-/// The file to clean.
+/// The files to clean.
 #[derive(Clone, Debug, Args)]
 pub struct UninjectArgs {
-    /// The file; `-` is the standard input.
-    #[arg(short, long)]
-    pub filename: PathBuf,
+    /// The files.
+    #[command(flatten)]
+    pub sources: Sources,
 }
 
 /// What to explain.
@@ -83,9 +87,9 @@ pub struct UninjectArgs {
 pub struct ExplainArgs {
     /// `pod/NAME`, `deployment/NAME` ...; every pod that opted in where left out.
     pub target: Option<String>,
-    /// Explain the pods of a file instead.
-    #[arg(short, long)]
-    pub filename: Option<PathBuf>,
+    /// Explain the pods of these files instead.
+    #[command(flatten)]
+    pub sources: Sources,
 }
 
 /// What to check.
@@ -110,10 +114,7 @@ pub struct TargetArgs {
 pub async fn run(command: Command, cluster: ClusterArgs) -> anyhow::Result<bool> {
     match command {
         Command::Inject(args) => inject(args, &cluster).await,
-        Command::Uninject(args) => {
-            print(&uninject_text(&read(&args.filename)?)?)?;
-            Ok(true)
-        }
+        Command::Uninject(args) => rewrite(&args.sources.read()?, uninject_text),
         Command::Explain(args) => explain::run(args, &cluster).await,
         Command::Check(args) => check::run(args.pre, &cluster).await,
         Command::Enable(args) => enable::enable(&args.target, &cluster).await,
@@ -123,18 +124,51 @@ pub async fn run(command: Command, cluster: ClusterArgs) -> anyhow::Result<bool>
 }
 
 async fn inject(args: FileArgs, cluster: &ClusterArgs) -> anyhow::Result<bool> {
-    let text = read(&args.filename)?;
-    let files = judged_by(&args, cluster, &text).await?;
-    let (text, told) = inject_text(&text, &files)?;
-    for line in told {
-        eprintln!("{line}");
-    }
-    print(&text)?;
-    Ok(true)
+    let inputs = args.sources.read()?;
+    let files = judged_by(&args, cluster, &every_object(&inputs)?).await?;
+    rewrite(&inputs, |text| inject_text(text, &files))
 }
 
-/// What a file is judged by: its own Namespaces, then the cluster, then the defaults.
-async fn judged_by(args: &FileArgs, cluster: &ClusterArgs, text: &str) -> anyhow::Result<Files> {
+/// The objects of all files.
+fn every_object(inputs: &[Input]) -> anyhow::Result<Vec<Value>> {
+    let mut all = Vec::new();
+    for input in inputs {
+        all.extend(files::objects(&input.text).with_context(|| input.name.clone())?);
+    }
+    Ok(all)
+}
+
+/// Writes every file anew, as one stream. Nothing is written unless every file can be read; whether every object
+/// that had to be was rewritten.
+fn rewrite(
+    inputs: &[Input],
+    change: impl Fn(&str) -> anyhow::Result<Rewritten>,
+) -> anyhow::Result<bool> {
+    let (mut texts, mut all_told, mut is_complete) = (Vec::new(), Vec::new(), true);
+    for input in inputs {
+        let rewritten = change(&input.text).with_context(|| input.name.clone())?;
+        let file = if inputs.len() > 1 {
+            format!("{}: ", input.name)
+        } else {
+            String::new()
+        };
+        all_told.extend(rewritten.told.iter().map(|line| format!("{file}{line}")));
+        is_complete &= rewritten.is_complete;
+        texts.push((input, rewritten.text));
+    }
+    for line in all_told {
+        eprintln!("{line}");
+    }
+    print(&join(&texts))?;
+    Ok(is_complete)
+}
+
+/// What files are judged by: their own Namespaces, then the cluster, then the defaults.
+async fn judged_by(
+    args: &FileArgs,
+    cluster: &ClusterArgs,
+    objects: &[Value],
+) -> anyhow::Result<Files> {
     let mut files = Files::new(Settings::default(), cluster.flowcar_namespace.clone());
     files.namespace = cluster
         .namespace
@@ -142,13 +176,15 @@ async fn judged_by(args: &FileArgs, cluster: &ClusterArgs, text: &str) -> anyhow
         .unwrap_or_else(|| "default".to_owned());
     if !args.offline {
         match remote::Remote::connect(cluster).await {
-            Ok(remote) => remote.tell(&mut files, text).await?,
+            Ok(remote) => remote.tell(&mut files, objects).await?,
             Err(error) => eprintln!("flowcar: no cluster is asked, the defaults hold: {error:#}"),
         }
     }
+    files.learn_namespaces(objects);
     if let Some(path) = &args.config {
-        files.settings =
-            Config::parse(&read(path)?).with_context(|| format!("in {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        files.settings = Config::parse(&text).with_context(|| format!("in {}", path.display()))?;
     }
     if args.no_native_sidecars {
         files.native_sidecar = false;
@@ -166,20 +202,9 @@ async fn judged_by(args: &FileArgs, cluster: &ClusterArgs, text: &str) -> anyhow
     Ok(files)
 }
 
-fn read(path: &PathBuf) -> anyhow::Result<String> {
-    let mut text = String::new();
-    if path.as_os_str() == "-" {
-        std::io::stdin()
-            .read_to_string(&mut text)
-            .context("reading the standard input")?;
-        return Ok(text);
-    }
-    std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
-}
-
 /// A reader that hangs up has had enough.
-fn print(text: &str) -> anyhow::Result<()> {
-    match std::io::stdout().write_all(text.as_bytes()) {
+fn print(bytes: &[u8]) -> anyhow::Result<()> {
+    match std::io::stdout().write_all(bytes) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(error).context("writing the result")
         }

@@ -1,6 +1,7 @@
 //! The cluster, as the user of `kubectl flowcar` may see it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::core::v1::{ConfigMap, LimitRange, Namespace, Pod, ResourceQuota};
@@ -9,7 +10,7 @@ use kube::core::DynamicObject;
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
-use super::files::{Files, objects};
+use super::files::Files;
 use super::{ClusterArgs, resources};
 use crate::annotations::{INJECT, STATUS};
 use crate::cluster::native_sidecars;
@@ -18,6 +19,9 @@ use crate::inject::{ANNOTATIONS_MOST, Status, annotations_size};
 
 /// Pods are listed by pages of this many.
 const PAGE: u32 = 500;
+
+/// An API server that works answers what is asked here far sooner.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A connection to the cluster.
 pub(super) struct Remote {
@@ -37,11 +41,11 @@ impl Remote {
             .namespace
             .clone()
             .unwrap_or_else(|| config.default_namespace.clone());
+        let server = config.cluster_url.clone();
         let client = Client::try_from(config).context("the kubeconfig is no way to a cluster")?;
-        client
-            .apiserver_version()
+        in_time(client.apiserver_version())
             .await
-            .context("the API server does not answer")?;
+            .with_context(|| format!("the API server at {server} does not answer"))?;
         Ok(Self {
             client,
             namespace,
@@ -51,8 +55,12 @@ impl Remote {
 
     /// What the cluster's controller judges by.
     pub(super) async fn files(&self) -> anyhow::Result<Files> {
-        let settings = self.settings().await?;
-        let native = native_sidecars(&self.client, settings.config.native_sidecar).await?;
+        let settings = in_time(self.settings()).await?;
+        let native = in_time(native_sidecars(
+            &self.client,
+            settings.config.native_sidecar,
+        ));
+        let native = native.await?;
         let mut files = Files::new(settings, self.own_namespace.clone());
         files.native_sidecar = native;
         files.namespace.clone_from(&self.namespace);
@@ -60,9 +68,9 @@ impl Remote {
     }
 
     /// The same into `files`, with the namespaces that a file's objects are in.
-    pub(super) async fn tell(&self, files: &mut Files, text: &str) -> anyhow::Result<()> {
+    pub(super) async fn tell(&self, files: &mut Files, objects: &[Value]) -> anyhow::Result<()> {
         *files = self.files().await?;
-        self.learn(files, &objects(text)?).await
+        self.learn(files, objects).await
     }
 
     /// What is known of the namespaces of these objects, and of no others. What the user may not read is told.
@@ -72,19 +80,23 @@ impl Remote {
             .map(|object| files.context(object, false).namespace)
             .collect();
         for name in names {
-            let namespaces: Api<Namespace> = Api::all(self.client.clone());
-            let namespace = permitted(namespaces.get_opt(&name).await, || {
-                format!("read namespace {name}: its labels are taken for absent")
-            });
-            if let Some(namespace) = namespace
-                .with_context(|| format!("reading namespace {name}"))?
-                .flatten()
-            {
-                files.learn_namespace(&name, &namespace);
-            }
-            self.learn_budgets(files, &name).await?;
+            in_time(self.learn_one(files, &name)).await?;
         }
         Ok(())
+    }
+
+    async fn learn_one(&self, files: &mut Files, name: &str) -> anyhow::Result<()> {
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        let namespace = permitted(namespaces.get_opt(name).await, || {
+            format!("read namespace {name}: its labels are taken for absent")
+        });
+        if let Some(namespace) = namespace
+            .with_context(|| format!("reading namespace {name}"))?
+            .flatten()
+        {
+            files.learn_namespace(name, &namespace);
+        }
+        self.learn_budgets(files, name).await
     }
 
     async fn learn_budgets(&self, files: &mut Files, namespace: &str) -> anyhow::Result<()> {
@@ -217,6 +229,17 @@ impl Remote {
                 None => return Ok((found, files)),
             }
         }
+    }
+}
+
+/// The answer of an API server that gives one in [`PATIENCE`].
+async fn in_time<T, E: Into<anyhow::Error>>(
+    answer: impl Future<Output = Result<T, E>>,
+) -> anyhow::Result<T> {
+    let seconds = PATIENCE.as_secs();
+    match tokio::time::timeout(PATIENCE, answer).await {
+        Ok(answer) => answer.map_err(Into::into),
+        Err(_) => bail!("there was no answer for {seconds} s"),
     }
 }
 

@@ -32,7 +32,7 @@ pub use skip::Skip;
 #[cfg(test)]
 pub(crate) use skip::SkipKind;
 pub use status::Status;
-pub use uninject::uninject;
+pub use uninject::{take_back_copies, uninject};
 
 use crate::annotations::Problem;
 use crate::budget::Budgets;

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::status::Status;
 use super::volumes::VOLUMES;
 use super::{CONTAINER, evict, pull_secrets, view};
-use crate::annotations::STATUS;
+use crate::annotations::{COPIED, PREFIX, STATUS, WORKLOAD};
 
 /// The pod without what flowcar added: for every pod without a sidecar, `uninject(inject(pod)) == pod`.
 /// A pod that flowcar did not touch comes back as it is, even if it has a container of that name.
@@ -80,6 +80,33 @@ fn restore_evictable(pod: &mut Value, evictable: &[String], absent: &[String]) {
     } else {
         annotations.insert(evict::SAFE_LOCAL_VOLUMES.to_owned(), rest.into());
     }
+}
+
+/// The pod, or the template, without the annotations that the webhook copied into it from its workload.
+#[must_use]
+pub fn take_back_copies(mut pod: Value) -> Value {
+    let Some(annotations) = pod
+        .pointer_mut("/metadata/annotations")
+        .and_then(Value::as_object_mut)
+    else {
+        return pod;
+    };
+    let (Some(copied), Some(_)) = (annotations.get(COPIED), annotations.get(WORKLOAD)) else {
+        return pod;
+    };
+    let copied = copied.as_str().unwrap_or_default().to_owned();
+    for key in copied.split(',').filter(|key| !key.is_empty()) {
+        annotations.shift_remove(&format!("{PREFIX}{key}"));
+    }
+    annotations.shift_remove(COPIED);
+    annotations.shift_remove(WORKLOAD);
+    // The webhook makes the field where it is absent, and takes it away with the last copy.
+    if annotations.is_empty()
+        && let Some(metadata) = pod.pointer_mut("/metadata").and_then(Value::as_object_mut)
+    {
+        metadata.shift_remove("annotations");
+    }
+    pod
 }
 
 fn remove_named(pod: &mut Value, list: &str, is_ours: impl Fn(&str) -> bool) {

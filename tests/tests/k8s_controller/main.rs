@@ -5,6 +5,7 @@ mod budgets;
 mod cli;
 mod defaults;
 mod drain;
+mod files;
 mod identity;
 mod judged;
 mod manifests;

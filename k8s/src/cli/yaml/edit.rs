@@ -1,214 +1,383 @@
-//! The changes from one value to another, made in the text one after the other.
+//! The changes from one value to another, as edits at byte positions.
+//!
+//! What `inject` adds is only inserted, so that taking the same bytes out again leaves what was there. What stood for
+//! nothing (`~`, or an absent value with a comment) is kept in a comment.
 
-use std::borrow::Cow;
+use std::ops::Range;
 
 use serde_json::{Map, Value};
-use yamlpatch::{Op, Patch, Style};
-use yamlpath::{Component, Document, Route};
 
-use super::write::token;
+use super::flow;
+use super::locate::Lines;
+use super::resolve::Scalar;
+use super::tree::{Content, Entry, Flow, Node, NodeId, Tree};
+use super::value::Member;
+use super::write;
 
-type Path = Vec<Component<'static>>;
-type Members = Map<String, Value>;
+/// Keeps the token of a null field in a block behind it.
+const WAS: &str = "# flowcar: was ";
 
-/// Makes the changes with tokens in the places of values: the text, and the tokens' values. `None` where the
-/// text has a form that none of the changes can be made in.
-pub(super) fn apply(
-    document: Document,
+/// Bytes to replace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Edit {
+    pub(super) at: Range<usize>,
+    pub(super) text: String,
+    /// Takes or adds whole lines.
+    pub(super) is_lines: bool,
+    /// The anchored node that it is in, where an alias uses that too.
+    pub(super) shared: Option<NodeId>,
+}
+
+/// Why a value cannot be changed by edits, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) at: usize,
+    pub(super) why: String,
+}
+
+pub(super) type Planned = Result<(), Refusal>;
+
+/// Collects edits.
+pub(super) struct Editor<'a> {
+    pub(super) lines: Lines<'a>,
+    pub(super) tree: &'a Tree,
+    pub(super) edits: Vec<Edit>,
+    /// The innermost shared node around what is edited.
+    shared: Option<NodeId>,
+}
+
+/// The edits that make `after` of the node, whose value is `before`.
+///
+/// # Errors
+/// Where the text has a form that the change cannot be written in.
+pub(super) fn plan(
+    lines: Lines<'_>,
+    tree: &Tree,
+    node: NodeId,
     before: &Value,
     after: &Value,
-) -> Option<(String, Vec<(String, Value)>)> {
-    let mut changes = Changes {
-        document,
-        values: Vec::new(),
+) -> Result<Vec<Edit>, Refusal> {
+    let mut editor = Editor {
+        lines,
+        tree,
+        edits: Vec::new(),
+        shared: None,
     };
-    changes.between(&mut Vec::new(), before, after)?;
-    Some((changes.document.source().to_owned(), changes.values))
+    editor.between(node, before, after)?;
+    Ok(editor.edits)
 }
 
-/// The document so far, and the values that tokens stand for.
-struct Changes {
-    document: Document,
-    values: Vec<(String, Value)>,
+pub(super) fn refuse<T>(at: usize, why: &str) -> Result<T, Refusal> {
+    let why = why.to_owned();
+    Err(Refusal { at, why })
 }
 
-// === impl Changes ===
+// === impl Editor ===
 
-impl Changes {
-    fn between(&mut self, path: &mut Path, before: &Value, after: &Value) -> Option<()> {
-        match (before, after) {
-            _ if before == after => Some(()),
-            (Value::Object(old), Value::Object(new)) if self.can_change_mapping(path, old, new) => {
-                self.mapping(path, old, new)
-            }
-            (Value::Array(old), Value::Array(new)) if old.len() == new.len() => {
-                for (index, (old, new)) in old.iter().zip(new).enumerate() {
-                    path.push(Component::Index(index));
-                    self.between(path, old, new)?;
-                    path.pop();
-                }
-                Some(())
-            }
-            (Value::Array(old), Value::Array(new)) if self.can_change_list(path) => {
-                self.list(path, old, new)
-            }
-            _ => self.replace(path, after),
-        }
+impl<'a> Editor<'a> {
+    pub(super) fn replace_bytes(&mut self, at: Range<usize>, text: impl Into<String>) {
+        let (text, is_lines, shared) = (text.into(), false, self.shared);
+        self.edits.push(Edit {
+            at,
+            text,
+            is_lines,
+            shared,
+        });
     }
 
-    fn mapping(&mut self, path: &mut Path, old: &Members, new: &Members) -> Option<()> {
+    /// Puts lines at the start of a line, or behind a last line that has no end.
+    pub(super) fn insert_lines(&mut self, at: usize, lines: String) {
+        let is_open = at > self.lines.base && !self.lines.text[..at].ends_with('\n');
+        let newline = self.lines.newline(at);
+        let text = match is_open {
+            true => format!("{newline}{}", lines.strip_suffix(newline).unwrap_or(&lines)),
+            false => lines,
+        };
+        self.replace_bytes(at..at, text);
+    }
+
+    pub(super) fn remove_lines(&mut self, at: Range<usize>) {
+        self.replace_bytes(at, "");
+        self.edits
+            .last_mut()
+            .expect("it was just put there")
+            .is_lines = true;
+    }
+
+    pub(super) fn node(&self, id: NodeId) -> &'a Node {
+        self.tree.node(id)
+    }
+
+    pub(super) fn between(&mut self, id: NodeId, before: &Value, after: &Value) -> Planned {
+        if before == after {
+            return Ok(());
+        }
+        let id = self.tree.behind_alias(id);
+        let around = self.shared;
+        if self.node(id).alias.is_some() {
+            self.shared = Some(id);
+        }
+        let planned = match (before, after, &self.node(id).content) {
+            (Value::Object(old), Value::Object(new), Content::Mapping { .. }) => {
+                self.mapping(id, old, new)
+            }
+            (Value::Array(old), Value::Array(new), Content::Sequence { .. }) => {
+                self.sequence(id, old, new)
+            }
+            _ => self.replace(id, after),
+        };
+        self.shared = around;
+        planned
+    }
+
+    fn mapping(
+        &mut self,
+        id: NodeId,
+        old: &Map<String, Value>,
+        new: &Map<String, Value>,
+    ) -> Planned {
         for key in old.keys().filter(|key| !new.contains_key(*key)) {
-            path.push(Component::Key(Cow::Owned(key.clone())));
-            self.remove(path)?;
-            path.pop();
+            self.remove_member(id, key)?;
         }
+        let mut added = Vec::new();
         for (key, value) in new {
-            let Some(old) = old.get(key) else {
-                let (key, value) = (key.clone(), self.token(value).into());
-                self.patch(path, Op::Add { key, value })?;
-                continue;
-            };
-            path.push(Component::Key(Cow::Owned(key.clone())));
-            self.between(path, old, value)?;
-            path.pop();
+            match old.get(key) {
+                None => added.push((key.as_str(), value)),
+                Some(old) if old == value => {}
+                Some(old) => self.change_member(id, key, old, value)?,
+            }
         }
-        Some(())
+        if added.is_empty() {
+            return Ok(());
+        }
+        match &self.node(id).content {
+            Content::Mapping { entries, flow } if *flow == Flow::Block => {
+                self.add_members(entries, &added)
+            }
+            Content::Mapping { entries, flow } => {
+                let spans = self.entry_spans(entries);
+                flow::add_members(self, *flow, &spans, &added, self.node(id).start)
+            }
+            _ => refuse(self.node(id).start, "here is no mapping"),
+        }
     }
 
-    /// Items that come to either end, and items that go.
-    fn list(&mut self, path: &mut Path, old: &[Value], new: &[Value]) -> Option<()> {
-        if new.starts_with(old) {
-            for item in &new[old.len()..] {
-                let value = self.token(item).into();
-                self.patch(path, Op::Append { value })?;
-            }
-        } else if new.ends_with(old) {
-            for item in new[..new.len() - old.len()].iter().rev() {
-                self.prepend(path, item)?;
-            }
-        } else if !new.is_empty() && is_subsequence(new, old) {
-            let mut kept = new.iter().rev().peekable();
-            for (index, item) in old.iter().enumerate().rev() {
-                if kept.next_if(|kept| *kept == item).is_none() {
-                    path.push(Component::Index(index));
-                    self.remove(path)?;
-                    path.pop();
-                }
-            }
-        } else {
-            self.replace(path, &Value::from(new))?;
-        }
-        Some(())
+    fn entry_spans(&self, entries: &[Entry]) -> Vec<Range<usize>> {
+        let span = |entry: &Entry| {
+            let end = flow::behind_was(self.lines.text, self.entry_end(entry, true));
+            self.node(entry.key).start..end
+        };
+        entries.iter().map(span).collect()
     }
 
-    fn replace(&mut self, path: &Path, value: &Value) -> Option<()> {
-        let exact = self.document.query_exact(&Route::from(path.clone()));
-        // Absent where a key has no value at all.
-        if exact.ok()?.is_some() {
-            self.style(path)?;
+    /// Where an entry ends. An absent value is at its colon in a block, before what follows in brackets.
+    fn entry_end(&self, entry: &Entry, is_flow: bool) -> usize {
+        let (key, value) = (self.node(entry.key), self.node(entry.value));
+        match (value.start < value.end, self.lines.behind_colon(key.end)) {
+            (true, _) => value.end,
+            (false, None) => key.end,
+            (false, Some(_)) if is_flow => value.end,
+            (false, Some(colon)) => colon,
         }
-        let value = self.token(value).into();
-        self.patch(path, Op::Replace(value))
     }
 
-    fn patch(&mut self, path: &Path, operation: Op<'static>) -> Option<()> {
-        let route = Route::from(path.clone());
-        let patch = Patch { route, operation };
-        self.document = yamlpatch::apply_yaml_patches(&self.document, &[patch]).ok()?;
-        Some(())
+    pub(super) fn behind(&self, end: usize) -> Result<usize, Refusal> {
+        match self.lines.behind(end) {
+            Some(behind) => Ok(behind),
+            None => refuse(end, "something else follows in the line"),
+        }
     }
 
-    /// Takes the lines of a member or an item. The library would also take comments that follow it.
-    fn remove(&mut self, path: &Path) -> Option<()> {
-        let route = Route::from(path.clone());
-        let feature = self.document.query_pretty(&route).ok()?;
-        let source = self.document.source();
-        let (from, to) = feature.location.byte_span;
-        let start = source[..from].rfind('\n').map_or(0, |end| end + 1);
-        let (mut at, mut end) = (start, start);
-        for line in source[start..].split_inclusive('\n') {
-            if at >= to {
-                break;
-            }
-            let content = at + line.len() - line.trim_start().len();
-            at += line.len();
-            if !line.trim().is_empty() && !self.document.offset_inside_comment(content) {
-                end = at;
-            }
-        }
-        let text = format!("{}{}", &source[..start], &source[end..]);
-        self.document = Document::new(text).ok()?;
-        Some(())
+    /// Behind the last entry: `<<` may stand before it, and what comes later holds.
+    fn add_members(&mut self, entries: &[Entry], added: &[(&str, &Value)]) -> Planned {
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
+            return Ok(());
+        };
+        let key = self.node(first.key).start;
+        let column = self.lines.column(key);
+        let behind = self.behind(self.entry_end(last, false))?;
+        let at = self.lines.behind_comments(behind, column);
+        let newline = self.lines.newline(key);
+        let members = added
+            .iter()
+            .map(|(key, value)| write::member(key, value, column, newline));
+        self.insert_lines(at, members.collect());
+        Ok(())
     }
 
-    /// The library has no such operation. The item goes above the comments of the item that was first.
-    fn prepend(&mut self, path: &Path, item: &Value) -> Option<()> {
-        let token = self.token(item);
-        let source = self.document.source();
-        let list = self
-            .document
-            .query_exact(&Route::from(path.clone()))
-            .ok()??;
-        let first = list.location.byte_span.0;
-        let mut start = source[..first].rfind('\n')? + 1;
-        let indent = &source[start..first];
-        // A list in a list may begin behind another dash.
-        if !indent.trim().is_empty() {
-            return None;
+    fn remove_member(&mut self, id: NodeId, key: &str) -> Planned {
+        let Some(Member::Own(index)) = self.tree.member(id, key) else {
+            return refuse(
+                self.node(id).start,
+                &format!("{key} comes from what is merged here"),
+            );
+        };
+        let Content::Mapping { entries, flow } = &self.node(id).content else {
+            return Ok(());
+        };
+        let entry = &entries[index];
+        let start = self.node(entry.key).start;
+        if *flow != Flow::Block {
+            return flow::remove(self, *flow, &self.entry_spans(entries), index);
         }
-        while let Some(above) = source[..start - 1].rfind('\n').map(|end| end + 1) {
-            if !source[above..start].trim_start().starts_with('#') {
-                break;
+        if !self.lines.is_first(start) {
+            return refuse(start, "something else stands before it in the line");
+        }
+        let behind = self.behind(self.entry_end(entry, false))?;
+        self.remove_lines(self.lines.start(start)..behind);
+        Ok(())
+    }
+
+    fn change_member(&mut self, id: NodeId, key: &str, old: &Value, new: &Value) -> Planned {
+        let index = match self.tree.member(id, key) {
+            Some(Member::Own(index)) => index,
+            Some(Member::Merged(source, value)) => {
+                let around = self.shared.replace(source);
+                let planned = self.between(value, old, new);
+                self.shared = around;
+                return planned;
             }
-            start = above;
-        }
-        let text = format!(
-            "{}{indent}- {token}\n{}",
-            &source[..start],
-            &source[start..]
+            None => return refuse(self.node(id).start, &format!("{key} is not found here")),
+        };
+        let entry = self.tree.entries(id)[index];
+        let is_flow = !matches!(
+            self.node(id).content,
+            Content::Mapping {
+                flow: Flow::Block,
+                ..
+            }
         );
-        self.document = Document::new(text).ok()?;
-        Some(())
-    }
-
-    /// Whether the library can make these changes in this mapping. Of `{a: 1, b: 2}` it would take the whole line.
-    fn can_change_mapping(&self, path: &Path, old: &Members, new: &Members) -> bool {
-        let only_adds = old.keys().all(|key| new.contains_key(key));
-        match self.style(path) {
-            _ if path.is_empty() => true,
-            Some(Style::BlockMapping) => true,
-            Some(Style::FlowMapping) => only_adds,
-            _ => false,
+        let value = self.node(entry.value);
+        match (&value.content, old, new) {
+            (Content::Scalar { .. }, Value::Null, Value::Array(_) | Value::Object(_)) => {
+                self.fill_null(entry, is_flow, new)
+            }
+            (Content::Sequence { .. } | Content::Mapping { .. }, _, Value::Null) => match is_flow {
+                true => flow::restore_null(self, value),
+                false => self.take_block(entry, None),
+            },
+            (Content::Sequence { flow, .. } | Content::Mapping { flow, .. }, _, _)
+                if *flow == Flow::Block && is_empty(new) =>
+            {
+                self.take_block(entry, Some(new))
+            }
+            _ => self.between(entry.value, old, new),
         }
     }
 
-    fn can_change_list(&self, path: &Path) -> bool {
-        self.style(path) == Some(Style::BlockSequence)
+    /// A field that was null: its token goes into a comment, and the block follows.
+    fn fill_null(&mut self, entry: Entry, is_flow: bool, new: &Value) -> Planned {
+        let (key, value) = (self.node(entry.key), self.node(entry.value));
+        let Some(colon) = self.lines.behind_colon(key.end) else {
+            return refuse(key.start, "this null field has no colon");
+        };
+        if is_flow {
+            flow::fill_null(self, value.start..value.end, new);
+            return Ok(());
+        }
+        let token = match value.start == value.end {
+            true => colon..colon,
+            false => value.start..value.end,
+        };
+        if !token.is_empty() {
+            self.replace_bytes(token.start..token.start, WAS);
+        }
+        let column = self.lines.column(key.start) + 2;
+        let newline = self.lines.newline(key.start);
+        let behind = self.behind(token.end)?;
+        self.insert_lines(behind, write::block(new, column, newline));
+        Ok(())
     }
 
-    fn style(&self, path: &Path) -> Option<Style> {
-        let feature = self
-            .document
-            .query_exact(&Route::from(path.clone()))
-            .ok()??;
-        // The library panics on these.
-        let is_marked = self
-            .document
-            .extract(&feature)
-            .starts_with(['&', '*', '!', '#']);
-        (!is_marked).then(|| Style::from_feature(&feature, &self.document))
+    /// Takes a block's lines from behind its key: what was null is null again, or the field is `instead`.
+    fn take_block(&mut self, entry: Entry, instead: Option<&Value>) -> Planned {
+        let (key, value) = (self.node(entry.key), self.node(entry.value));
+        let Some(colon) = self.lines.behind_colon(key.end) else {
+            return refuse(key.start, "this field has no colon");
+        };
+        let is_block = matches!(
+            value.content,
+            Content::Sequence {
+                flow: Flow::Block,
+                ..
+            } | Content::Mapping {
+                flow: Flow::Block,
+                ..
+            }
+        );
+        if !is_block || !self.lines.is_first(value.start) {
+            return self.replace(entry.value, instead.unwrap_or(&Value::Null));
+        }
+        if let Some(instead) = instead {
+            self.replace_bytes(colon..colon, format!(" {}", write::inline(instead)));
+        } else if let Some(at) = self.lines.text[colon..value.start].find(WAS) {
+            self.replace_bytes(colon + at..colon + at + WAS.len(), "");
+        }
+        let behind = self.behind(value.end)?;
+        self.remove_lines(self.lines.start(value.start)..behind);
+        Ok(())
     }
 
-    /// A token in the value's place.
-    fn token(&mut self, value: &Value) -> String {
-        let token = token("Value", self.values.len());
-        self.values.push((token.clone(), value.clone()));
-        token
+    /// The edit at the end of a string that grows or shrinks there, in its own quotes.
+    fn tail(&self, node: &Node, value: &Value) -> Option<(Range<usize>, String)> {
+        let Content::Scalar {
+            scalar: Scalar::Text(old),
+            is_block: false,
+        } = &node.content
+        else {
+            return None;
+        };
+        let new = value
+            .as_str()
+            .filter(|new| !new.is_empty() && !old.is_empty())?;
+        let token = &self.lines.text[node.start..node.end];
+        let end = node.start + token.trim_end_matches(['"', '\'']).len();
+        if let Some(more) = new.strip_prefix(old.as_str()) {
+            return is_same_in_quotes(more).then(|| (end..end, more.to_owned()));
+        }
+        let less = old.strip_prefix(new)?;
+        let is_there = is_same_in_quotes(less) && self.lines.text[..end].ends_with(less);
+        is_there.then(|| (end - less.len()..end, String::new()))
+    }
+
+    /// Another value in the place of a scalar or of what is in brackets.
+    fn replace(&mut self, id: NodeId, value: &Value) -> Planned {
+        let node = self.node(id);
+        if let Some(edit) = self.tail(node, value) {
+            self.replace_bytes(edit.0, edit.1);
+            return Ok(());
+        }
+        let text = write::inline(value);
+        match &node.content {
+            Content::Scalar { is_block: true, .. } => {
+                let newline = self.lines.newline(node.start);
+                self.replace_bytes(node.start..node.end, format!("{text}{newline}"));
+            }
+            Content::Scalar { .. } if node.start < node.end => {
+                self.replace_bytes(node.start..node.end, text);
+            }
+            Content::Sequence {
+                flow: Flow::In(_), ..
+            }
+            | Content::Mapping {
+                flow: Flow::In(_), ..
+            } => self.replace_bytes(node.start..node.end, text),
+            _ => return refuse(node.start, "another value cannot be written in its place"),
+        }
+        Ok(())
     }
 }
 
-fn is_subsequence(part: &[Value], whole: &[Value]) -> bool {
-    let mut whole = whole.iter();
-    part.iter()
-        .all(|item| whole.any(|candidate| candidate == item))
+/// What has to be written in the same way in every kind of quotes, and without.
+fn is_same_in_quotes(text: &str) -> bool {
+    let is_same = |b: u8| b.is_ascii_alphanumeric() || b"-_.,".contains(&b);
+    text.bytes().all(is_same)
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Array(items) => items.is_empty(),
+        Value::Object(members) => members.is_empty(),
+        _ => false,
+    }
 }
