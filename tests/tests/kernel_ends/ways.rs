@@ -235,7 +235,7 @@ fn wrongs(row: &Row, mode: &str, seen: &Seen, ended: &Ended) -> Vec<String> {
         }
         let Some(flow) = flow else { continue };
         let is_error = !["local_fin", "peer_fin", "unknown"].contains(&end);
-        if is_error != !flow.get("error.type").is_empty() {
+        if is_error == flow.get("error.type").is_empty() {
             wrong.push(format!(
                 "{:?} {mode} {local}: {end} with error {:?}",
                 row.way,
