@@ -110,6 +110,37 @@ fn a_receiver_that_is_not_there_is_told_so() {
 }
 
 #[test]
+fn a_receiver_that_speaks_something_else_is_told_with_the_setting_to_change() {
+    let sink = Running::start("127.0.0.1");
+    for (protocol, address, told) in [
+        (
+            "grpc",
+            &sink.http,
+            "it speaks HTTP here: set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, or use port 4317",
+        ),
+        (
+            "http/protobuf",
+            &sink.grpc,
+            "it speaks gRPC here: set OTEL_EXPORTER_OTLP_PROTOCOL=grpc, or use port 4318",
+        ),
+    ] {
+        let endpoint = format!("http://{address}");
+        let settings = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &*endpoint),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+        ];
+        let output = check(&["--send", "--format", "json"], &settings);
+        let report = report(&output);
+        for name in ["send metrics", "send spans"] {
+            let (state, text) = line(&report, name);
+            assert_eq!(state, "no", "{protocol}: {text}");
+            assert!(text.contains(told), "{protocol}: {text}");
+        }
+        assert_eq!(output.status.code(), Some(69), "{report:#}");
+    }
+}
+
+#[test]
 fn nothing_is_sent_unless_it_is_asked_for() {
     let output = check(&["--format", "json"], &[]);
     let report = report(&output);

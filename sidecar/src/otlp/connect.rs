@@ -17,9 +17,10 @@ use std::{
 
 use http::{HeaderMap, Uri, header::PROXY_AUTHORIZATION};
 use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
+use rustls::{AlertDescription, ClientConfig};
 use rustls_pki_types::ServerName;
 use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream, UnixStream, lookup_host},
     time::timeout,
 };
@@ -28,7 +29,11 @@ use tower_service::Service;
 
 pub(super) use self::{contact::Contact, stream::Stream};
 use self::{stream::Carrier, tunnel::tunnel};
-use super::{error::Cause, own::OwnSockets};
+use super::{
+    error::Cause,
+    own::OwnSockets,
+    speech::{Heard, Mismatch, Speech},
+};
 use crate::{
     certs,
     config::{Headers, Protocol, Target},
@@ -43,6 +48,7 @@ pub(super) struct Connector {
     tls: Arc<Mutex<Tls>>,
     file: Arc<Mutex<HeadersFile>>,
     contact: Contact,
+    heard: Heard,
 }
 
 /// The headers of the file that were good last.
@@ -72,6 +78,9 @@ pub(super) enum ConnectError {
     /// The two ends do not trust each other.
     #[error("{0}")]
     Tls(String),
+    /// It speaks something else.
+    #[error("{0}")]
+    Mismatch(Mismatch),
     /// A file of this end.
     #[error("{0}")]
     Files(#[from] FileError),
@@ -90,6 +99,7 @@ impl Connector {
             tls: Arc::default(),
             file: Arc::default(),
             contact: Contact::default(),
+            heard: Heard::default(),
         };
         // What was good at the start serves for as long as nothing better comes. What is wrong is told by the first request.
         let _ = connector.headers();
@@ -103,6 +113,36 @@ impl Connector {
     /// Whether the receiver was ever there.
     pub(super) fn contact(&self) -> Contact {
         self.contact.clone()
+    }
+
+    /// How the receiver speaks, if that is not how it is spoken to.
+    pub(super) fn mismatch(&self) -> Option<Mismatch> {
+        self.heard.mismatch(self.target.protocol)
+    }
+
+    /// Whether the newest connection ended before anything came over it.
+    pub(super) fn heard_nothing(&self) -> bool {
+        self.heard.nothing()
+    }
+
+    /// What a receiver speaks that hung up on HTTP/2 without a word, as some HTTP/1 servers do: asked over a connection of its
+    /// own. `None` where it does not answer that, either.
+    pub(super) async fn ask_in_http1(&self) -> Option<Mismatch> {
+        const PATIENCE: Duration = Duration::from_secs(2);
+        let target = &self.target;
+        if self.is_tls() || target.socket.is_some() || target.proxy.is_some() {
+            return None;
+        }
+        let (host, port) = self.host_and_port();
+        let request = format!("GET / HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n");
+        let mut answer = [0; 64];
+        let ask = async {
+            let mut stream = self.straight().await.ok()?;
+            stream.write_all(request.as_bytes()).await.ok()?;
+            stream.read(&mut answer).await.ok()
+        };
+        let read = timeout(PATIENCE, ask).await.ok()??;
+        Mismatch::between(target.protocol, false, &answer[..read])
     }
 
     /// Looks whether the certificates have changed; connections are good for as long as the number stays the same.
@@ -211,9 +251,10 @@ impl Connector {
     }
 
     async fn connect(self) -> Result<TokioIo<Stream>, ConnectError> {
+        self.heard.forget();
         if let Some(path) = &self.target.socket {
             let stream = Carrier::Unix(unix(path).await?);
-            return Ok(TokioIo::new(Stream::Plain(stream)));
+            return Ok(TokioIo::new(self.plain(stream)));
         }
         let carrier = match &self.target.proxy {
             None => Carrier::Tcp(self.straight().await?),
@@ -232,7 +273,7 @@ impl Connector {
         let stream = if self.is_tls() {
             self.secured(carrier).await?
         } else {
-            Stream::Plain(carrier)
+            self.plain(carrier)
         };
         Ok(TokioIo::new(stream))
     }
@@ -260,20 +301,53 @@ impl Connector {
         let name = ServerName::try_from(host.to_owned())
             .map_err(|error| ConnectError::Tls(format!("{host} cannot be checked ({error})")))?;
         let connector = TlsConnector::from(self.tls()?);
-        let stream = connector.connect(name, carrier).await.map_err(|error| {
-            let files = &self.target.tls;
-            let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
-            let why = inner.and_then(certs::explain);
-            let why = why.map(|why| format!(": {why}")).unwrap_or_default();
-            ConnectError::Tls(format!("{error}{why}; {files}"))
-        })?;
-        Ok(Stream::Tls(Box::new(stream)))
+        self.heard.begin(true);
+        let stream = connector.connect(name, self.heard.over(carrier)).await;
+        let stream = stream.map_err(|error| self.no_tls(&error))?;
+        self.heard.begin(false);
+        Ok(Stream::Tls(Box::new(self.heard.over(stream))))
+    }
+
+    fn plain(&self, carrier: Carrier) -> Stream {
+        self.heard.begin(false);
+        Stream::Plain(self.heard.over(carrier))
+    }
+
+    /// Why TLS does not come about.
+    fn no_tls(&self, error: &io::Error) -> ConnectError {
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+        let mismatch = match inner {
+            // It knows what is asked for (RFC 7301), and does not speak it.
+            Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
+                Some(Mismatch {
+                    wanted: self.target.protocol,
+                    speech: match self.target.protocol {
+                        Protocol::Grpc => Speech::Http1,
+                        Protocol::HttpProtobuf => Speech::Http2,
+                    },
+                    without_tls: false,
+                })
+            }
+            _ => self.mismatch(),
+        };
+        if let Some(mismatch) = mismatch {
+            return ConnectError::Mismatch(mismatch);
+        }
+        let why = inner.and_then(certs::explain);
+        let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+        ConnectError::Tls(format!("{error}{why}; {}", self.target.tls))
     }
 
     /// Tries each address that the name has now.
     async fn tcp(&self, host: &str, port: u16) -> Result<TcpStream, ConnectError> {
-        let unreachable =
-            |error: io::Error| ConnectError::Unreachable(format!("{host}:{port}: {error}"));
+        let unreachable = |error: io::Error| {
+            let (open, close) = if host.contains(':') {
+                ("[", "]")
+            } else {
+                ("", "")
+            };
+            ConnectError::Unreachable(format!("{open}{host}{close}:{port}: {error}"))
+        };
         let found: Vec<_> = lookup_host((host, port))
             .await
             .map_err(unreachable)?

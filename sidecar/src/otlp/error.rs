@@ -1,13 +1,14 @@
 //! Why an export failed, and whether it is worth another try.
 
-use std::{error::Error, fmt, io, time::Duration};
+use std::{borrow::Cow, error::Error, fmt, io, time::Duration};
 
 use tonic::Code;
 
 use super::{
-    connect::ConnectError,
+    connect::{ConnectError, Connector},
     quote::{Quoted, Said, Shown},
     retry::MOST_ASKED,
+    speech::Mismatch,
 };
 use crate::config::{Signal, Target};
 
@@ -22,7 +23,7 @@ pub struct Accepted {
 
 /// A failed export.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("cannot export {} to {endpoint}: {cause}{}; {}", signal.name(), LeftAlone(*retry_after), cause.remedy())]
+#[error("cannot export {} to {endpoint}: {cause}{}{} {}", signal.name(), LeftAlone(*retry_after), cause.pause(), cause.remedy())]
 pub struct ExportError {
     /// What was to be exported.
     pub signal: Signal,
@@ -40,6 +41,12 @@ pub enum Cause {
     /// No connection, or it broke.
     #[error("no connection ({})", Shown(.0))]
     Unreachable(String),
+    /// The connection came about, and ended before anything came over it.
+    #[error("it closed the connection without an answer ({0})")]
+    Silent(String),
+    /// The receiver speaks something else than it is spoken to in.
+    #[error("{0}")]
+    Mismatch(Mismatch),
     /// The two ends do not trust each other.
     #[error("TLS does not come about ({})", Shown(.0))]
     Tls(String),
@@ -115,6 +122,8 @@ impl ExportError {
     pub fn retryable(&self) -> bool {
         match &self.cause {
             Cause::Unreachable(_)
+            | Cause::Silent(_)
+            | Cause::Mismatch(_)
             | Cause::Tls(_)
             | Cause::Timeout(_)
             | Cause::Proxy(_)
@@ -176,7 +185,7 @@ impl ExportError {
     pub(super) fn outcome_unknown(&self) -> bool {
         matches!(
             self.cause,
-            Cause::Unreachable(_) | Cause::Timeout(_) | Cause::NotOtlp(_)
+            Cause::Unreachable(_) | Cause::Silent(_) | Cause::Timeout(_) | Cause::NotOtlp(_)
         )
     }
 
@@ -191,11 +200,23 @@ impl ExportError {
 }
 
 impl Cause {
-    /// What to do.
-    pub fn remedy(&self) -> &'static str {
+    /// What stands between it and its remedy.
+    const fn pause(&self) -> char {
         match self {
+            Self::Mismatch(_) => ':',
+            _ => ';',
+        }
+    }
+
+    /// What to do.
+    pub fn remedy(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Self::Mismatch(mismatch) => return mismatch.remedy().into(),
             Self::Unreachable(_) => {
                 "check that the receiver runs and that OTEL_EXPORTER_OTLP_ENDPOINT names it"
+            }
+            Self::Silent(_) => {
+                "check OTEL_EXPORTER_OTLP_PROTOCOL, and whether OTEL_EXPORTER_OTLP_ENDPOINT is to begin with http:// or https://"
             }
             Self::Timeout(_) => "look at the receiver's load, or raise OTEL_EXPORTER_OTLP_TIMEOUT",
             Self::Tls(_) => {
@@ -224,7 +245,7 @@ impl Cause {
                 ..
             } => "check OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_PROTOCOL",
             Self::Http { .. } | Self::Grpc { .. } => "look at the receiver's log",
-        }
+        })
     }
 }
 
@@ -257,14 +278,17 @@ impl fmt::Display for LeftAlone {
     }
 }
 
-/// Why there was no answer, from the error of a client: what our connector said, or the TLS that it set up, else
-/// what the error comes from in the end, which says most.
-pub(super) fn no_answer(error: &(dyn Error + 'static), target: &Target) -> Cause {
+/// Why there was no answer, from the error of a client: what our connector said, that the receiver speaks something else, or
+/// the TLS that was set up, else what the error comes from in the end, which says most.
+pub(super) fn no_answer(error: &(dyn Error + 'static), connector: &Connector) -> Cause {
+    let target = connector.target();
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(error) = error.downcast_ref::<ConnectError>() {
             return match error {
                 ConnectError::Unreachable(why) => Cause::Unreachable(why.clone()),
+                ConnectError::Mismatch(mismatch) => Cause::Mismatch(mismatch.clone()),
+                ConnectError::Tls(why) if connector.heard_nothing() => Cause::Silent(why.clone()),
                 ConnectError::Tls(why) => Cause::Tls(why.clone()),
                 ConnectError::Files(error) => Cause::Setup(error.to_string()),
                 ConnectError::Proxy(why) => Cause::Proxy(why.clone()),
@@ -279,13 +303,22 @@ pub(super) fn no_answer(error: &(dyn Error + 'static), target: &Target) -> Cause
         }
         next = error.source();
     }
+    if let Some(mismatch) = connector.mismatch() {
+        return Cause::Mismatch(mismatch);
+    }
     // HTTP/2 keeps no more of it than its words.
     match root(error) {
         alert if alert.contains("received fatal alert") => {
             Cause::Tls(format!("{alert}; {}", target.tls))
         }
+        why if connector.heard_nothing() => Cause::Silent(why),
         why => Cause::Unreachable(why),
     }
+}
+
+/// Why there was no answer in time: the receiver waits for something else, perhaps.
+pub(super) fn late(cause: Cause, connector: &Connector) -> Cause {
+    connector.mismatch().map_or(cause, Cause::Mismatch)
 }
 
 /// What an error comes from in the end.

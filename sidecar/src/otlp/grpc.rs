@@ -22,10 +22,10 @@ use self::foreign::{Checked, Foreign};
 use super::{
     USER_AGENT_NAME, answer,
     connect::{Connector, in_time},
-    error::{Accepted, Cause, ExportError, no_answer},
+    error::{Accepted, Cause, ExportError, late, no_answer},
 };
 use crate::{
-    config::{Compression, Signal, Target},
+    config::{Compression, Signal},
     files::FileError,
 };
 
@@ -65,8 +65,14 @@ impl Grpc {
                 Ok(accepted) => return Ok(accepted),
                 Err(cause) => (cause, None),
             },
-            Ok(Err(status)) => failure(&status, target),
-            Err(cause) => (cause, None),
+            Ok(Err(status)) => match failure(&status, &self.connector) {
+                (silent @ Cause::Silent(_), retry_after) => {
+                    let mismatch = self.connector.ask_in_http1().await;
+                    (mismatch.map_or(silent, Cause::Mismatch), retry_after)
+                }
+                failure => failure,
+            },
+            Err(cause) => (late(cause, &self.connector), None),
         };
         Err(ExportError::new(self.signal, target, cause).after(retry_after))
     }
@@ -116,7 +122,7 @@ const fn encoding(compression: Compression) -> CompressionEncoding {
 }
 
 /// A status that has a source was made on this side: there was no answer, or none by gRPC.
-fn failure(status: &Status, target: &Target) -> (Cause, Option<Duration>) {
+fn failure(status: &Status, connector: &Connector) -> (Cause, Option<Duration>) {
     let mut next = Error::source(status);
     while let Some(error) = next {
         if let Some(Foreign { cause, retry_after }) = error.downcast_ref() {
@@ -125,7 +131,7 @@ fn failure(status: &Status, target: &Target) -> (Cause, Option<Duration>) {
         next = error.source();
     }
     match Error::source(status) {
-        Some(source) => (no_answer(source, target), None),
+        Some(source) => (no_answer(source, connector), None),
         None if is_cut_off(status) => (
             Cause::NotOtlp("its gRPC answer ends without a status".to_owned()),
             None,

@@ -16,7 +16,8 @@ use super::{
     answer::{self, PROTOBUF},
     body,
     connect::{Connector, in_time},
-    error::{Accepted, Cause, ExportError, no_answer},
+    error::{Accepted, Cause, ExportError, late, no_answer},
+    speech::{Mismatch, Speech, expects_tls},
 };
 use crate::config::{Compression, Signal};
 
@@ -72,9 +73,17 @@ impl Http {
             headers.insert(name, value.clone());
         }
         let answered = in_time(target, self.receive(request)).await;
+        let answered = answered.map_err(|cause| late(cause, &self.connector));
         let answer = answered.flatten().map_err(|cause| self.error(cause))?;
         if answer.status().is_success() {
             return Ok(answer);
+        }
+        if target.endpoint.scheme_str() == Some("http") && expects_tls(answer.body()) {
+            return Err(self.error(Cause::Mismatch(Mismatch {
+                wanted: target.protocol,
+                speech: Speech::Tls,
+                without_tls: false,
+            })));
         }
         let (cause, retry_after) = answer::http_failure(&answer, SystemTime::now());
         Err(self.error(cause).after(retry_after))
@@ -83,10 +92,10 @@ impl Http {
     async fn receive(&self, request: Request<Bytes>) -> Result<Response<Bytes>, Cause> {
         let request = request.map(Full::new);
         let answer = self.client.request(request).await;
-        let answer = answer.map_err(|error| no_answer(&error, self.connector.target()))?;
+        let answer = answer.map_err(|error| no_answer(&error, &self.connector))?;
         let (head, body) = answer.into_parts();
         let body = body::read(body).await;
-        let body = body.map_err(|error| no_answer(&error, self.connector.target()))?;
+        let body = body.map_err(|error| no_answer(&error, &self.connector))?;
         Ok(Response::from_parts(head, body))
     }
 

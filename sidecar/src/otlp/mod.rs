@@ -1,8 +1,8 @@
 //! From snapshots and flows to OTLP, and on to a receiver.
 //!
 //! `names`, `metrics`, `spans`, `exemplars` and `resource` are pure; `connect` makes connections, `grpc`, `http` and
-//! `span_client` talk over them, `answer` reads what comes back; `exporter` is what the main loop talks to, `trial` what
-//! `flowcar check --send` does.
+//! `span_client` talk over them, `answer` reads what comes back, `speech` tells a receiver of another kind by its first bytes;
+//! `exporter` is what the main loop talks to, `trial` what `flowcar check --send` does.
 
 pub mod answer;
 mod body;
@@ -22,6 +22,7 @@ pub mod resource;
 mod retry;
 mod span_client;
 pub mod spans;
+pub mod speech;
 mod split;
 pub mod trial;
 pub mod values;

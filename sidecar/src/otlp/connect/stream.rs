@@ -17,11 +17,13 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
+use crate::otlp::speech::Listened;
+
 /// A connection of any kind.
 #[derive(Debug)]
 pub(in crate::otlp) enum Stream {
-    Plain(Carrier),
-    Tls(Box<TlsStream<Carrier>>),
+    Plain(Listened<Carrier>),
+    Tls(Box<Listened<TlsStream<Listened<Carrier>>>>),
     /// To a proxy, which is asked for each request by its whole URL.
     Forwarded(TcpStream),
 }

@@ -30,6 +30,7 @@ use crate::{
 
 mod headers;
 mod proxy;
+mod speech;
 mod tls;
 mod virtual_time;
 

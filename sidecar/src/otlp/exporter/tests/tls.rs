@@ -105,7 +105,7 @@ fn acceptor(dir: &Path, alpn: &[u8]) -> TlsAcceptor {
 }
 
 /// Both ends' files: the server's by one authority, the client's by another.
-fn files(dir: &Path) -> (Authority, Authority) {
+pub(super) fn files(dir: &Path) -> (Authority, Authority) {
     let (servers, clients) = (Authority::new(), Authority::new());
     servers.write(dir, "servers.crt");
     clients.write(dir, "clients.crt");

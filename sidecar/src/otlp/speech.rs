@@ -1,0 +1,309 @@
+//! What a receiver speaks, by its first bytes: where that is not what the settings say, the error tells which setting to
+//! change. Pure but for [`Heard`].
+
+use std::{
+    fmt, io,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::config::Protocol;
+
+/// Bytes that are kept: an HTTP server's answer to what it does not understand, up to the words that tell why.
+const MOST: usize = 512;
+
+/// What the first bytes that came are the beginning of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Speech {
+    /// HTTP/1.
+    Http1,
+    /// HTTP/2 (RFC 9113 section 3.4: the server begins with a SETTINGS frame).
+    Http2,
+    /// A TLS record (RFC 8446 section 5.1), or HTTP that says that TLS was expected.
+    Tls,
+    /// Something else: its first words.
+    Other(String),
+}
+
+/// A receiver that speaks something else than the settings say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mismatch {
+    /// What was to be spoken.
+    pub wanted: Protocol,
+    /// What it speaks.
+    pub speech: Speech,
+    /// Whether TLS was to be spoken, and it answers without.
+    pub without_tls: bool,
+}
+
+// === impl Speech ===
+
+impl Speech {
+    /// What these bytes are the beginning of; `None` if there are none.
+    pub fn of(bytes: &[u8]) -> Option<Self> {
+        Some(match bytes {
+            [] => return None,
+            [b'H', b'T', b'T', b'P', b'/', ..] if expects_tls(bytes) => Self::Tls,
+            [b'H', b'T', b'T', b'P', b'/', ..] => Self::Http1,
+            // An alert or a handshake message, of SSL 3.0 or later.
+            [21 | 22, 3, 0..=4, ..] => Self::Tls,
+            // The length, SETTINGS or GOAWAY, flags, and stream 0.
+            [0, _, _, 4 | 7, _, 0, 0, 0, 0, ..] => Self::Http2,
+            _ => Self::Other(first_words(bytes)),
+        })
+    }
+}
+
+/// Whether an HTTP server says to plain HTTP that it wants TLS: in the words of Go, of nginx, or of Apache.
+pub fn expects_tls(answer: &[u8]) -> bool {
+    const WORDS: [&str; 3] = [
+        "http request to an https server",
+        "plain http request was sent to https port",
+        "speaking plain http to an ssl-enabled server port",
+    ];
+    let text = String::from_utf8_lossy(answer).to_ascii_lowercase();
+    WORDS.iter().any(|words| text.contains(words))
+}
+
+fn first_words(bytes: &[u8]) -> String {
+    const MOST: usize = 40;
+    let text = String::from_utf8_lossy(bytes);
+    let line = text.lines().next().unwrap_or_default();
+    line.chars().take(MOST).collect()
+}
+
+// === impl Mismatch ===
+
+impl Mismatch {
+    /// Compares what was heard with what was wanted; `handshaking` while TLS has not come about.
+    pub fn between(wanted: Protocol, handshaking: bool, heard: &[u8]) -> Option<Self> {
+        let speech = Speech::of(heard)?;
+        let fits = match (&speech, wanted) {
+            (Speech::Tls, _) => handshaking,
+            (Speech::Http2, Protocol::Grpc) | (Speech::Http1, Protocol::HttpProtobuf) => {
+                !handshaking
+            }
+            _ => false,
+        };
+        let without_tls = handshaking;
+        (!fits).then_some(Self {
+            wanted,
+            speech,
+            without_tls,
+        })
+    }
+
+    /// Which setting to change.
+    pub fn remedy(&self) -> String {
+        const HTTP: &str = "set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, or use port 4317";
+        const GRPC: &str = "set OTEL_EXPORTER_OTLP_PROTOCOL=grpc, or use port 4318";
+        let scheme = |scheme| format!("begin OTEL_EXPORTER_OTLP_ENDPOINT with {scheme}://");
+        let protocol = match (&self.speech, self.wanted) {
+            (Speech::Tls, _) => return scheme("https"),
+            (Speech::Other(_), _) => {
+                return "check host and port in OTEL_EXPORTER_OTLP_ENDPOINT".to_owned();
+            }
+            (Speech::Http1, Protocol::Grpc) => HTTP,
+            (Speech::Http2, Protocol::HttpProtobuf) => GRPC,
+            (Speech::Http1, Protocol::HttpProtobuf) | (Speech::Http2, Protocol::Grpc) => {
+                return scheme("http");
+            }
+        };
+        if self.without_tls {
+            format!("{}, and {protocol}", scheme("http"))
+        } else {
+            protocol.to_owned()
+        }
+    }
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let without = if self.without_tls { " without TLS" } else { "" };
+        match &self.speech {
+            Speech::Http1 => write!(f, "it speaks HTTP{without} here"),
+            Speech::Http2 => write!(f, "it speaks gRPC{without} here"),
+            Speech::Tls => f.write_str("it speaks TLS here"),
+            Speech::Other(words) => write!(f, "it does not speak OTLP here: it says {words:?}"),
+        }
+    }
+}
+
+/// The first bytes that came over the newest connection. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Heard(Arc<Mutex<First>>);
+
+#[derive(Debug, Default)]
+struct First {
+    connected: bool,
+    handshaking: bool,
+    bytes: Vec<u8>,
+}
+
+// === impl Heard ===
+
+impl Heard {
+    /// A connection is about to be made: what the one before said is of no interest.
+    pub(super) fn forget(&self) {
+        *self.lock() = First::default();
+    }
+
+    /// The connection is there, and TLS is about to come about, or has, or is not wanted.
+    pub(super) fn begin(&self, handshaking: bool) {
+        *self.lock() = First {
+            connected: true,
+            handshaking,
+            bytes: Vec::new(),
+        };
+    }
+
+    /// Whether the connection was there and nothing came over it.
+    pub(super) fn nothing(&self) -> bool {
+        let first = self.lock();
+        first.connected && first.bytes.is_empty()
+    }
+
+    /// What does not fit in what came.
+    pub(super) fn mismatch(&self, wanted: Protocol) -> Option<Mismatch> {
+        let first = self.lock();
+        Mismatch::between(wanted, first.handshaking, &first.bytes)
+    }
+
+    /// A stream whose first bytes are kept here.
+    pub(super) fn over<S>(&self, stream: S) -> Listened<S> {
+        Listened {
+            stream,
+            left: MOST,
+            heard: self.clone(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, First> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A stream whose first bytes are kept.
+#[derive(Debug)]
+pub(super) struct Listened<S> {
+    stream: S,
+    /// Bytes that may still be kept.
+    left: usize,
+    heard: Heard,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Listened<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let came = &buf.filled()[before..];
+        if self.left > 0 && !came.is_empty() {
+            let kept = came.len().min(self.left);
+            self.left -= kept;
+            self.heard.lock().bytes.extend_from_slice(&came[..kept]);
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Listened<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\n";
+    /// What nginx 1.22 and Go 1.26 send.
+    const WANTS_TLS: [&[u8]; 2] = [
+        b"HTTP/1.1 400 Bad Request\r\n\r\n<center>The plain HTTP request was sent to HTTPS port</center>",
+        b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n",
+    ];
+    /// SETTINGS with five values, as grpc-go sends it; GOAWAY.
+    const SETTINGS: &[u8] = &[0, 0, 30, 4, 0, 0, 0, 0, 0, 0, 3];
+    const GOAWAY: &[u8] = &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0];
+    /// An alert, unexpected_message; the beginning of a handshake message.
+    const ALERT: &[u8] = &[21, 3, 3, 0, 2, 2, 10];
+    const HANDSHAKE: &[u8] = &[22, 3, 3, 0, 90];
+    const SSH: &[u8] = b"SSH-2.0-OpenSSH_9.2p1\r\n";
+
+    /// What is wanted, whether TLS has still to come about, what comes, and what is told.
+    #[test]
+    fn every_mismatch_has_a_sentence_with_a_remedy() {
+        use Protocol::{Grpc, HttpProtobuf as Http};
+        let http =
+            "it speaks HTTP here: set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, or use port 4317";
+        let grpc = "it speaks gRPC here: set OTEL_EXPORTER_OTLP_PROTOCOL=grpc, or use port 4318";
+        let tls = "it speaks TLS here: begin OTEL_EXPORTER_OTLP_ENDPOINT with https://";
+        let no_tls = " without TLS here: begin OTEL_EXPORTER_OTLP_ENDPOINT with http://";
+        let no_tls_grpc = &format!("it speaks gRPC{no_tls}");
+        let no_tls_http = &format!("it speaks HTTP{no_tls}");
+        let both = &format!(
+            "it speaks HTTP{no_tls}, and set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, or use port 4317"
+        );
+        let both_grpc = &format!(
+            "it speaks gRPC{no_tls}, and set OTEL_EXPORTER_OTLP_PROTOCOL=grpc, or use port 4318"
+        );
+        let other = "it does not speak OTLP here: it says \"SSH-2.0-OpenSSH_9.2p1\": check host and port in OTEL_EXPORTER_OTLP_ENDPOINT";
+        for (wanted, handshaking, came, told) in [
+            (Grpc, false, HTTP, Some(http)),
+            (Grpc, false, SETTINGS, None),
+            (Grpc, false, GOAWAY, None),
+            (Grpc, false, ALERT, Some(tls)),
+            (Grpc, false, HANDSHAKE, Some(tls)),
+            (Grpc, false, WANTS_TLS[0], Some(tls)),
+            (Grpc, false, WANTS_TLS[1], Some(tls)),
+            (Grpc, false, SSH, Some(other)),
+            (Grpc, false, b"", None),
+            (Http, false, HTTP, None),
+            (Http, false, SETTINGS, Some(grpc)),
+            (Http, false, GOAWAY, Some(grpc)),
+            (Http, false, ALERT, Some(tls)),
+            (Http, false, HANDSHAKE, Some(tls)),
+            (Http, false, WANTS_TLS[0], Some(tls)),
+            (Http, false, WANTS_TLS[1], Some(tls)),
+            (Http, false, SSH, Some(other)),
+            (Http, false, b"", None),
+            (Grpc, true, HTTP, Some(both)),
+            (Grpc, true, SETTINGS, Some(no_tls_grpc)),
+            (Grpc, true, GOAWAY, Some(no_tls_grpc)),
+            (Grpc, true, ALERT, None),
+            (Grpc, true, HANDSHAKE, None),
+            (Grpc, true, SSH, Some(other)),
+            (Grpc, true, b"", None),
+            (Http, true, HTTP, Some(no_tls_http)),
+            (Http, true, SETTINGS, Some(both_grpc)),
+            (Http, true, ALERT, None),
+            (Http, true, HANDSHAKE, None),
+            (Http, true, SSH, Some(other)),
+            (Http, true, b"", None),
+        ] {
+            let mismatch = Mismatch::between(wanted, handshaking, came);
+            let said = mismatch.map(|mismatch| format!("{mismatch}: {}", mismatch.remedy()));
+            let words = String::from_utf8_lossy(came);
+            assert_eq!(said.as_deref(), told, "{wanted:?} {handshaking} {words:?}");
+        }
+    }
+}
