@@ -14,9 +14,9 @@ use crate::workload::{copy_opt_in, is_copied_from};
 #[must_use]
 pub fn explain_pod(object: &Value, files: &Files, stored: bool) -> Vec<String> {
     let Some((pointer, outcome)) = judge(object, files, false) else {
-        return vec!["this kind has no pods".to_owned()];
+        return vec!["has no pod template that flowcar can find".to_owned()];
     };
-    let pod = object.pointer(pointer).unwrap_or(&Value::Null);
+    let pod = object.pointer(&pointer).unwrap_or(&Value::Null);
     let first = match object["kind"].as_str() {
         Some("Pod") if stored => past(pod, &outcome, files.opted_in_later(object)),
         Some(kind) if stored && is_behind(object, files) => behind(kind).to_owned(),
@@ -135,7 +135,7 @@ pub(super) async fn run(args: ExplainArgs, cluster: &ClusterArgs) -> anyhow::Res
 fn tell(found: &[Value], files: &Files, stored: bool) {
     for object in found
         .iter()
-        .filter(|object| judge(object, files, false).is_some())
+        .filter(|object| stored || judge(object, files, false).is_some())
     {
         let namespace = files.context(object, false).namespace;
         for line in explain_pod(object, files, stored) {

@@ -11,7 +11,7 @@ use crate::budget::Budgets;
 use crate::config::{Level, Settings};
 use crate::inject::{Context, Decision, Outcome, Owner, inject_within, take_back_copies, uninject};
 use crate::opted::{Later, opted_in_later, written_at};
-use crate::workload::{said_to_pods, template_pointer};
+use crate::workload::{said_to_pods, template_pointer, templates};
 
 /// Before the line of a file that cannot be read.
 const REFUSED: &str = "this is nothing that kubectl would take";
@@ -134,7 +134,8 @@ pub struct Rewritten {
     pub text: String,
     /// What there is to tell, in the order of the file.
     pub told: Vec<String>,
-    /// Whether every object was rewritten that had to be; each other one is told, with its line, and left as it was.
+    /// Whether every object was rewritten that had to be, and would be admitted; each other one is told, with its line
+    /// where that is the reason, and left as it was.
     pub is_complete: bool,
 }
 
@@ -143,6 +144,8 @@ pub struct Rewritten {
 struct Change {
     object: Option<Value>,
     told: Vec<String>,
+    /// The API server would refuse the object.
+    is_denied: bool,
 }
 
 /// Injects every pod and template of a file.
@@ -156,30 +159,47 @@ pub fn inject_text(text: &str, files: &Files) -> anyhow::Result<Rewritten> {
 }
 
 fn inject_object(object: &Value, files: &Files) -> Change {
-    let Some((pointer, outcome)) = judge(object, files, true) else {
-        return Change::default();
-    };
-    let mut told = outcome.warnings();
-    let mut injected = None;
-    match &outcome.decision {
-        Decision::Injected(_) => {
-            let mut object = object.clone();
-            let pod = object.pointer_mut(pointer).expect("it was judged");
-            // A status that says why there was no sidecar is one more thing that injection replaces.
-            json_patch::patch(pod, &outcome.patch).expect("the patch was made for this pod");
-            injected = Some(object);
+    let judged = judge_each(object, files, true);
+    let mut change = Change::default();
+    if judged.is_empty() && is_expected_to_have_pods(object) {
+        let told = "not injected: no pod template was found in it";
+        change.told.push(told.to_owned());
+    }
+    for (pointer, outcome) in judged {
+        let told = &mut change.told;
+        told.extend(outcome.warnings());
+        match &outcome.decision {
+            Decision::Injected(_) => {
+                let object = change.object.get_or_insert_with(|| object.clone());
+                let pod = object.pointer_mut(&pointer).expect("it was judged");
+                // A status that says why there was no sidecar is one more thing that injection replaces.
+                json_patch::patch(pod, &outcome.patch).expect("the patch was made for this pod");
+            }
+            Decision::AlreadyInjected { current: true } => told.push("already injected".to_owned()),
+            Decision::AlreadyInjected { current: false } => told.push(
+                "injected by another configuration; run uninject first to renew it".to_owned(),
+            ),
+            Decision::NotOptedIn(reason) => told.push(format!("not injected: {reason}")),
+            Decision::Skipped(_) => {}
+            Decision::Denied => {
+                told.push("denied, as the controller is strict".to_owned());
+                change.is_denied = true;
+            }
         }
-        Decision::AlreadyInjected { current: true } => told.push("already injected".to_owned()),
-        Decision::AlreadyInjected { current: false } => told
-            .push("injected by another configuration; run uninject first to renew it".to_owned()),
-        Decision::NotOptedIn(reason) => told.push(format!("not injected: {reason}")),
-        Decision::Skipped(_) => {}
-        Decision::Denied => told.push("denied, as the controller is strict".to_owned()),
     }
-    Change {
-        object: injected,
-        told,
-    }
+    change.told.dedup();
+    change
+}
+
+/// Whether nothing to inject is worth a word: of a workload, and of kinds that flowcar does not know.
+fn is_expected_to_have_pods(object: &Value) -> bool {
+    let text = |field: &str| object[field].as_str().unwrap_or_default();
+    let group = text("apiVersion")
+        .split_once('/')
+        .map_or("", |(group, _)| group);
+    let is_kubernetes = matches!(group, "" | "apps" | "batch" | "autoscaling" | "policy")
+        || group.ends_with(".k8s.io");
+    template_pointer(text("kind")).is_some() || (!is_kubernetes && !text("kind").is_empty())
 }
 
 /// The way back, for every pod and template of a file.
@@ -189,36 +209,36 @@ fn inject_object(object: &Value, files: &Files) -> Change {
 pub fn uninject_text(text: &str) -> anyhow::Result<Rewritten> {
     rewrite(text, "uninjected", |object| Change {
         object: undone(object),
-        told: Vec::new(),
+        ..Change::default()
     })
 }
 
 /// The object without what flowcar added to it; `None` where that is nothing.
 fn undone(object: &Value) -> Option<Value> {
-    let pointer = template_pointer(object["kind"].as_str()?)?;
-    let pod = object.pointer(pointer)?;
-    let clean = take_back_copies(uninject(pod));
-    if clean == *pod {
-        return None;
+    let mut clean = object.clone();
+    for pointer in templates(object) {
+        let pod = clean.pointer_mut(&pointer)?;
+        *pod = take_back_copies(uninject(pod));
     }
-    let mut object = object.clone();
-    *object.pointer_mut(pointer)? = clean;
-    Some(object)
+    (clean != *object).then_some(clean)
 }
 
-/// Where an object's pod is, and what would become of it.
-pub(super) fn judge(
-    object: &Value,
-    files: &Files,
-    opted_in: bool,
-) -> Option<(&'static str, Outcome)> {
-    let pointer = template_pointer(object["kind"].as_str()?)?;
-    let pod = object.pointer(pointer)?;
+/// Where an object's pods are, and what would become of each.
+fn judge_each(object: &Value, files: &Files, opted_in: bool) -> Vec<(String, Outcome)> {
     let context = files.context(object, opted_in);
     let none = Budgets::default();
     let budgets = files.budgets.get(&context.namespace).unwrap_or(&none);
-    let outcome = inject_within(pod, &context, &files.settings, budgets);
-    Some((pointer, outcome))
+    let judge = |pointer: String| {
+        let pod = object.pointer(&pointer)?;
+        let outcome = inject_within(pod, &context, &files.settings, budgets);
+        Some((pointer, outcome))
+    };
+    templates(object).into_iter().filter_map(judge).collect()
+}
+
+/// Where an object's pod, or the first of them, is, and what would become of it.
+pub(super) fn judge(object: &Value, files: &Files, opted_in: bool) -> Option<(String, Outcome)> {
+    judge_each(object, files, opted_in).into_iter().next()
 }
 
 /// `deployment/web`, as people name objects.
@@ -249,6 +269,7 @@ fn rewrite(text: &str, verb: &str, change: impl Fn(&Value) -> Change) -> anyhow:
         let mut after = Vec::new();
         for object in &objects {
             let change = change(object);
+            is_complete &= !change.is_denied;
             lines.push(change.told);
             after.push(change.object);
         }

@@ -502,3 +502,55 @@ proptest::proptest! {
         proptest::prop_assert_eq!(injected.matches(name).count(), 1);
     }
 }
+
+#[test]
+fn kinds_that_are_not_known_are_injected_by_the_shape_of_their_templates() {
+    let rollout = "apiVersion: argoproj.io/v1alpha1\nkind: Rollout\nmetadata:\n  name: web\nspec:\n  template:\n    spec:\n      containers:\n        - name: web\n          image: web:1\n";
+    let template = "apiVersion: v1\nkind: PodTemplate\nmetadata:\n  name: t\ntemplate:\n  spec:\n    containers:\n      - name: web\n";
+    let two = "apiVersion: x.test/v1\nkind: Two\nmetadata:\n  name: two\nspec:\n  a:\n    template:\n      spec:\n        containers:\n          - name: a\n  b:\n    template:\n      spec:\n        containers:\n          - name: b\n";
+    for (file, sidecars) in [(rollout, 1), (template, 1), (two, 2)] {
+        let injected = inject_text(file, &files()).expect("YAML");
+        assert!(injected.is_complete, "{:?}", injected.told);
+        let found = injected.text.matches("FLOWCAR_POD_NAME").count();
+        assert_eq!(found, sidecars, "{:?}\n{}", injected.told, injected.text);
+        assert_eq!(uninject_text(&injected.text).expect("YAML").text, file);
+    }
+}
+
+#[test]
+fn a_kind_without_a_template_is_told_unless_it_is_known_to_have_none() {
+    let told = |text: &str| inject_text(text, &files()).expect("YAML").told.join("; ");
+    let reference = "apiVersion: argoproj.io/v1alpha1\nkind: Rollout\nmetadata: {name: web}\nspec: {workloadRef: {name: web}}\n";
+    assert_eq!(
+        told(reference),
+        "rollout/web: not injected: no pod template was found in it"
+    );
+    assert_eq!(
+        told("apiVersion: v1\nkind: Service\nmetadata: {name: web}\n"),
+        ""
+    );
+    let broken = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\n";
+    assert!(told(broken).contains("no pod template"));
+}
+
+#[test]
+fn what_a_strict_controller_denies_is_not_complete() {
+    let strict = Files {
+        settings: crate::config::Config::parse("strict: true").expect("valid"),
+        ..files()
+    };
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: p\n  annotations:\n    flowcar.io/peer: x\nspec:\n  containers:\n    - name: a\n";
+    let denied = inject_text(pod, &strict).expect("YAML");
+    assert!(
+        !denied.is_complete && denied.text == pod,
+        "{:?}",
+        denied.told
+    );
+    assert!(
+        denied
+            .told
+            .join(" ")
+            .contains("denied, as the controller is strict")
+    );
+    assert!(inject_text(pod, &files()).expect("YAML").is_complete);
+}
