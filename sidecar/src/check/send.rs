@@ -6,7 +6,7 @@ use super::{lines::told, report::Line};
 use crate::{
     config::{Config, Export, Signal},
     host::Host,
-    otlp::{resource::Resource, trial::try_receiver},
+    otlp::{quote::Quoted, resource::Resource, trial::try_receiver},
     view::quantity::duration,
 };
 
@@ -30,7 +30,7 @@ pub(super) async fn send(config: &Config) -> (Vec<Line>, bool) {
                 let took = duration(began.elapsed().as_secs_f64());
                 let said = match accepted.message.as_str() {
                     "" => String::new(),
-                    message => format!("; it says {message:?}"),
+                    message => format!("; it says {}", Quoted(message)),
                 };
                 let text = format!("{} took an empty export in {took}{said}", told(target));
                 Line::ok(name, text)
