@@ -511,7 +511,7 @@ fn kinds_that_are_not_known_are_injected_by_the_shape_of_their_templates() {
     for (file, sidecars) in [(rollout, 1), (template, 1), (two, 2)] {
         let injected = inject_text(file, &files()).expect("YAML");
         assert!(injected.is_complete, "{:?}", injected.told);
-        let found = injected.text.matches("FLOWCAR_POD_NAME").count();
+        let found = injected.text.matches("FLOWCAR_POD_UID").count();
         assert_eq!(found, sidecars, "{:?}\n{}", injected.told, injected.text);
         assert_eq!(uninject_text(&injected.text).expect("YAML").text, file);
     }
