@@ -95,7 +95,7 @@ fn an_injected_file_is_to_kubectl_what_it_was_with_the_patch_and_comes_back_to_t
 
 #[test]
 fn what_cannot_be_edited_is_told_with_its_line_and_stays() {
-    let written = "kind: List\nitems:\n- kind: Pod\n  spec: &pod\n    containers: [{name: a}]\n- kind: Job\n  spec: {template: {spec: *pod}}\n";
+    let written = "kind: List\nitems:\n- kind: Pod\n  spec: &pod\n    containers: [{name: a}]\n- kind: Job\n  metadata: {name: j}\n  spec: {template: {spec: *pod}}\n";
     let (ok, out, told) = pipe(flowcar(&["inject", "--offline", "-f", "-"]), written);
     assert!(!ok, "the status says it");
     assert!(told.contains("not injected: line 4: "), "{told}");
