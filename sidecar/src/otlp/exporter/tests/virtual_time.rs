@@ -232,7 +232,7 @@ fn span_lane(
     bounds: Bounds,
     ledger: &Ledger,
 ) -> SpanLane {
-    let resource = Resource::new(&config(&[]), "ebpf", None, None);
+    let resource = Resource::new(&config(&[]), "ebpf", &Host::default());
     let exemplars = Exemplary::default();
     SpanLane::start(scripted, &resource, bounds, ledger.clone(), exemplars)
 }

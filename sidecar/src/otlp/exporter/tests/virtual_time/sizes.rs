@@ -144,7 +144,7 @@ async fn reports(
 ) -> Outcome {
     let (mut scripted, taken) = Scripted::new(steps);
     scripted.most = most;
-    let resource = Resource::new(&config(&[]), "ebpf", None, None);
+    let resource = Resource::new(&config(&[]), "ebpf", &Host::default());
     let options = Options {
         temporality,
         histograms: Histograms::Exponential,
@@ -176,7 +176,7 @@ async fn reports(
 
 /// All of an application's points as one receiver without any limit has them.
 fn truth(peers: &Peers) -> BTreeMap<Id, Counted> {
-    let resource = Resource::new(&config(&[]), "ebpf", None, None);
+    let resource = Resource::new(&config(&[]), "ebpf", &Host::default());
     let options = Options {
         temporality: Temporality::Cumulative,
         histograms: Histograms::Exponential,
@@ -252,7 +252,7 @@ proptest! {
 fn a_receiver_that_refuses_all_sizes_is_asked_a_few_times_only() {
     let mut peers = Peers::new(2_000);
     peers.go_on(1, 1);
-    let resource = Resource::new(&config(&[]), "ebpf", None, None);
+    let resource = Resource::new(&config(&[]), "ebpf", &Host::default());
     let options = Options {
         temporality: Temporality::Delta,
         histograms: Histograms::Exponential,
