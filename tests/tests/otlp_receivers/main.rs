@@ -2,6 +2,9 @@
 //! The figures and flows are made by hand, so that every value is known. They are well, do what a script says, are
 //! stopped, killed and started again, or want certificates.
 
+mod answering;
+mod answers;
+mod backoff;
 mod collector;
 mod exemplars;
 mod faults;
@@ -11,5 +14,6 @@ mod outages;
 mod prometheus;
 mod sample;
 mod scripted;
+mod sizes;
 mod tls;
 mod totals;

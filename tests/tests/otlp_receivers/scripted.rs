@@ -226,7 +226,7 @@ fn by_grpc(say: Say) -> Response<Answer> {
 pub(super) struct Answer(VecDeque<io::Result<Frame<Bytes>>>);
 
 impl Answer {
-    fn of(data: impl IntoIterator<Item = Vec<u8>>) -> Self {
+    pub(super) fn of(data: impl IntoIterator<Item = Vec<u8>>) -> Self {
         let frames = data.into_iter().map(|data| Ok(Frame::data(data.into())));
         Self(frames.collect())
     }
@@ -239,7 +239,7 @@ impl Answer {
         answer
     }
 
-    fn and_trailers(mut self) -> Self {
+    pub(super) fn and_trailers(mut self) -> Self {
         let status = HeaderMap::from_iter([(
             "grpc-status".parse().expect("a name"),
             HeaderValue::from_static("0"),

@@ -1,0 +1,203 @@
+//! Answers that are no success, and what is said of them.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use flowcar::{flow::Role, snapshot::Own};
+use hyper::Response;
+use tonic::Code;
+
+use crate::{
+    answering::{Answering, Asked, grpc, grpc_refusal, http, taken},
+    sample::{LIMIT, export, flow, snapshot},
+    scripted::Answer,
+};
+
+const HTML: &[u8] = b"<html><body>Please sign in</body></html>";
+
+/// A report and a span to a receiver that gives this answer once and takes what comes after it, with one try only or until
+/// all is settled.
+fn outcome(
+    protocol: &str,
+    answer: impl Fn(&Asked) -> Response<Answer> + Send + Sync + 'static,
+) -> (Own, usize) {
+    let settings = [("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)];
+    export("web", &settings, async |start| {
+        let seen = std::sync::Mutex::new(BTreeMap::new());
+        let receiver = Answering::start(move |asked| {
+            let mut seen = seen.lock().expect("no panic");
+            let times = seen.entry(asked.metrics).or_insert(0);
+            *times += 1;
+            if *times == 1 {
+                answer(asked)
+            } else {
+                taken(asked)
+            }
+        })
+        .await;
+        let mut exporter = start(&receiver.endpoint());
+        let (flow, anchor) = flow(Role::Client, 1, 2);
+        exporter.flow(&flow, &anchor);
+        exporter.metrics(snapshot());
+        assert!(exporter.flush(LIMIT).await);
+        (exporter.own(), receiver.count())
+    })
+}
+
+fn count(own: &Own, outcome: &'static str) -> u64 {
+    ["metrics", "traces"]
+        .iter()
+        .filter_map(|signal| own.exports.get(&(*signal, outcome)))
+        .sum()
+}
+
+#[test]
+fn a_success_that_is_not_otlp_is_none_and_is_sent_again() {
+    let page = [("content-type", "text/html")];
+    let json = [("content-type", "application/json")];
+    for (protocol, name) in [
+        ("http/protobuf", "page"),
+        ("http/protobuf", "json"),
+        ("http/protobuf", "unnamed"),
+        ("http/protobuf", "garbage"),
+        ("grpc", "page"),
+        ("grpc", "garbage"),
+        ("grpc", "no status"),
+    ] {
+        let (own, requests) = outcome(protocol, move |_| match (protocol, name) {
+            (_, "page") => http(200, &page, HTML),
+            (_, "json") => http(200, &json, b"{\"partialSuccess\":{}}"),
+            (_, "unnamed") => http(200, &[], HTML),
+            ("grpc", "garbage") => grpc(b"\xff\xff garbage"),
+            ("grpc", _) => http(200, &[("content-type", "application/grpc")], b"\0\0\0\0\0"),
+            _ => http(
+                200,
+                &[("content-type", "application/x-protobuf")],
+                b"\xff\xff",
+            ),
+        });
+        assert_eq!(
+            count(&own, "failure"),
+            2,
+            "{protocol} {name}: {:?}",
+            own.exports
+        );
+        assert_eq!(
+            count(&own, "success"),
+            2,
+            "{protocol} {name}: {:?}",
+            own.exports
+        );
+        assert_eq!(
+            count(&own, "partial"),
+            0,
+            "{protocol} {name}: {:?}",
+            own.exports
+        );
+        assert_eq!(requests, 4, "{protocol} {name}");
+        assert!(own.spans_dropped.is_empty(), "{:?}", own.spans_dropped);
+    }
+}
+
+#[test]
+fn a_warning_with_nothing_rejected_is_a_success() {
+    // partial_success { error_message: "old" }, by hand from the wire format.
+    let warning: &[u8] = &[0x0a, 5, 0x12, 3, b'o', b'l', b'd'];
+    for protocol in ["grpc", "http/protobuf"] {
+        let (own, requests) = outcome(protocol, move |asked| {
+            if asked.grpc {
+                grpc(warning)
+            } else {
+                http(200, &[], warning)
+            }
+        });
+        let expected = BTreeMap::from([(("metrics", "success"), 1), (("traces", "success"), 1)]);
+        assert_eq!((own.exports, requests), (expected, 2), "{protocol}");
+        assert!(own.rejected.is_empty(), "{:?}", own.rejected);
+    }
+}
+
+#[test]
+fn a_redirect_is_not_followed() {
+    for protocol in ["grpc", "http/protobuf"] {
+        for status in [301, 302, 303, 307, 308] {
+            export(
+                "web",
+                &[("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)],
+                async |start| {
+                    let elsewhere = Answering::start(taken).await;
+                    let target = format!("{}/v1/metrics", elsewhere.endpoint());
+                    let receiver =
+                        Answering::start(move |_| http(status, &[("location", &target)], b""))
+                            .await;
+                    let mut exporter = start(&receiver.endpoint());
+                    let (flow, anchor) = flow(Role::Client, 1, 2);
+                    exporter.flow(&flow, &anchor);
+                    exporter.metrics(snapshot());
+                    assert!(exporter.flush(LIMIT).await);
+                    let own = exporter.own();
+                    let expected =
+                        BTreeMap::from([(("metrics", "refused"), 1), (("traces", "refused"), 1)]);
+                    assert_eq!(own.exports, expected, "{protocol} {status}");
+                    assert_eq!(own.spans_dropped, BTreeMap::from([("refused", 1)]));
+                    assert_eq!((receiver.count(), elsewhere.count()), (2, 0));
+                },
+            );
+        }
+    }
+}
+
+/// What `flowcar export` logs of a receiver's words, in either form.
+#[test]
+fn a_receiver_cannot_write_lines_into_the_log() {
+    const FORGERY: &str = "full\n2026-01-01T00:00:00.000000Z  INFO forged\r\x1b[31m\u{202e}";
+    let program = flowcar_tests::flowcar::program().expect("cargo build --bins");
+    for (protocol, format) in [
+        ("grpc", "text"),
+        ("grpc", "json"),
+        ("http/protobuf", "text"),
+        ("http/protobuf", "json"),
+    ] {
+        let log = export("web", &[], async |_| {
+            let receiver = Answering::start(move |asked| {
+                if asked.grpc {
+                    return grpc_refusal(Code::InvalidArgument, FORGERY, Vec::new());
+                }
+                http(400, &[], FORGERY.as_bytes())
+            })
+            .await;
+            let mut child = std::process::Command::new(&program);
+            child
+                .arg("export")
+                .env_clear()
+                .env("FLOWCAR_SOURCE", "inet_diag")
+                .env("FLOWCAR_LOG_FORMAT", format)
+                .env("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+                .env("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint())
+                .stderr(std::process::Stdio::piped());
+            let mut child = child.spawn().expect("flowcar starts");
+            let asked = async {
+                while receiver.count() == 0 {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            let asked = tokio::time::timeout(LIMIT, asked).await;
+            let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("it runs");
+            let output = tokio::task::spawn_blocking(move || {
+                let mut log = Vec::new();
+                let stderr = child.stderr.as_mut().expect("a pipe, as asked for");
+                std::io::Read::read_to_end(stderr, &mut log).expect("its log");
+                child.wait().expect("a child can be waited for");
+                log
+            });
+            let log = output.await.expect("its log");
+            asked.expect("a request");
+            String::from_utf8(log).expect("text")
+        });
+        assert!(log.contains("forged"), "{protocol} {format}: {log}");
+        let forged = log.lines().find(|line| line.starts_with("2026-01-01"));
+        assert_eq!(forged, None, "{protocol} {format}");
+        let odd = |c: char| c.is_control() && c != '\n' || c == '\u{202e}';
+        assert!(!log.contains(odd), "{protocol} {format}: {log:?}");
+    }
+}
