@@ -191,10 +191,12 @@ fn no_answer_makes_flowcar_ask_without_a_pause() {
                 let (Row::Http(_, _, long) | Row::Grpc(_, _, long) | Row::Proxy(_, _, long)) = row;
                 !long
             };
-            let mut left = all.iter().filter(|(row, ..)| waits(row));
-            while left.any(|(_, _, receiver, _)| receiver.count() < 2) {
+            let tried_again = || {
+                let mut all = all.iter();
+                all.all(|(row, _, receiver, _)| !waits(row) || receiver.count() >= 2)
+            };
+            while !tried_again() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
-                left = all.iter().filter(|(row, ..)| waits(row));
             }
         };
         tokio::time::timeout(LIMIT, again)
