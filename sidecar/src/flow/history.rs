@@ -172,7 +172,7 @@ impl History {
             let more = info.bytes_received.checked_sub(payload)?;
             (more <= 1).then_some(more == 1)
         });
-        let end = match self.orderly(info, fin_acked, found, by_peer) {
+        let end = match self.orderly(role, info, (fin_acked, found), by_peer) {
             Orderly::Yes(end) => end,
             Orderly::No => match self.cut_off(sight, info, answers) {
                 // What a RST does after the peer's FIN is no failure.
@@ -251,9 +251,9 @@ impl History {
     /// Whether both FINs were exchanged, as far as is known. `by_peer`: whether the peer's FIN came, by its own count.
     fn orderly(
         &self,
+        role: Role,
         info: &TcpInfo,
-        fin_acked: Option<bool>,
-        found: Afterlife,
+        (fin_acked, found): (Option<bool>, Afterlife),
         by_peer: Option<bool>,
     ) -> Orderly {
         match (fin_acked, found) {
@@ -266,7 +266,10 @@ impl History {
                 Some(false) => Orderly::No,
                 _ if self.last.has_closed() => Orderly::No,
                 Some(true) => Orderly::Yes(End::PeerFin),
-                None if info.bytes_received > 0 && info.ended_with_an_acknowledgement() => {
+                // A server that closes its own direction first and is cut off between two looks is the exception.
+                None if info.bytes_received > 0
+                    && (role == Role::Server || info.ended_with_an_acknowledgement()) =>
+                {
                     Orderly::Yes(End::PeerFin)
                 }
                 None => Orderly::Unknown,

@@ -188,6 +188,8 @@ impl Pair {
             Way::OrphanInLastAck => {
                 close(client)?;
                 reads_end(server)?;
+                // The acknowledgement of the client's FIN may wait for the server's own (net/ipv4/tcp_input.c, tcp_fin).
+                set(server, libc::IPPROTO_TCP, libc::TCP_QUICKACK, 1)?;
                 cut(at, true)?;
                 close(server)?;
                 thread::sleep(Duration::from_secs(4));

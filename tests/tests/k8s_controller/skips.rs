@@ -160,13 +160,14 @@ fn every_skip_is_told_in_every_way() {
         );
         assert!(out.contains(sentence), "{out}");
     }
-    // A pod that nobody owns and that has no name yet is told of too.
+    // A pod that nobody owns and that has no name yet when it is reviewed gets its Event by the name that it is given.
     let mut nameless = pod("", json!({"flowcar.io/inject": "enabled"}));
     nameless["metadata"]["name"] = Value::Null;
     nameless["metadata"]["generateName"] = json!("some-");
     nameless["spec"]["hostNetwork"] = json!(true);
-    cluster.create_pod("shop", &nameless);
+    let created = cluster.create_pod("shop", &nameless);
+    let name = created["metadata"]["name"].as_str().expect("a name");
     eventually("an Event about a pod without a name", LIMIT, || {
-        cluster.events("shop", "FlowcarNotInjected", "some").pop()
+        cluster.events("shop", "FlowcarNotInjected", name).pop()
     });
 }
