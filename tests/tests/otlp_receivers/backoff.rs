@@ -47,7 +47,7 @@ const LONG: [&str; 5] = [
     "31536000",
     "18446744073709551616",
     "99999999999999999999999999",
-    "Sun, 06 Nov 2094 08:49:37 GMT",
+    "Sat, 06 Nov 2094 08:49:37 GMT",
 ];
 
 /// `RetryInfo.retry_delay` in seconds and nanoseconds, each perhaps left out.
