@@ -22,13 +22,12 @@ pub(crate) fn texts(crates: &[Crate]) -> anyhow::Result<String> {
     for each in crates {
         let name = format!("{} {}", each.name, each.version);
         let files = files(each)?;
-        let declared = each.license.as_deref().unwrap_or("none declared");
         let carried = if files.is_empty() {
             " (its package carries no text)"
         } else {
             ""
         };
-        writeln!(all, "{name}: {declared}{carried}")?;
+        writeln!(all, "{name}: {}{carried}", each.licence)?;
         for file in files {
             let bytes =
                 fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;

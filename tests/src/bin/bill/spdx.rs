@@ -33,12 +33,7 @@ fn relation(of: &Value, kind: &str, to: &Value) -> Value {
 
 fn entry(each: &Crate) -> Value {
     let Crate { name, version, .. } = each;
-    // The older way to write a choice.
-    let licence = each
-        .license
-        .as_deref()
-        .map(|text| text.replace('/', " OR "));
-    let mut entry = linked(name, version, licence.as_deref().unwrap_or("NOASSERTION"));
+    let mut entry = linked(name, version, &each.licence);
     if let Some(repository) = &each.repository {
         entry["homepage"] = json!(repository);
     }
