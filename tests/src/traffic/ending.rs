@@ -69,6 +69,11 @@ pub enum Way {
     Disconnected,
     /// Cut; the server resets; then not cut any more: the client's probe is answered by a RST.
     ProbeAnsweredByReset,
+    /// Cut; both close; then not cut any more: their FINs cross, so that both ends pass through CLOSING.
+    ClosedAtOnce,
+    /// The client closes with TCP_LINGER2 of -1, so that nothing is left of it once its FIN is acknowledged. Then the server
+    /// closes, and is answered by a RST.
+    ClosedWithoutFinWait2,
 }
 
 /// The ends, and what their sockets counted of payload: by `tcp_info` where an application cannot know it.
@@ -270,6 +275,23 @@ impl Pair {
                 dies(server)?;
                 Ok((first, first))
             }
+            Way::ClosedAtOnce => {
+                cut(at, true)?;
+                close(client)?;
+                close(server)?;
+                cut(at, false)?;
+                // Until the second FINs, which are not long in coming, have crossed and are acknowledged.
+                thread::sleep(Duration::from_secs(3));
+                Ok((first, first))
+            }
+            Way::ClosedWithoutFinWait2 => {
+                set(client, libc::IPPROTO_TCP, libc::TCP_LINGER2, -1)?;
+                close(client)?;
+                reads_end(server)?;
+                thread::sleep(Duration::from_millis(300));
+                close(server)?;
+                Ok((first, first))
+            }
             Way::ProbeAnsweredByReset => {
                 probe(client, 9)?;
                 cut(at, true)?;
@@ -377,11 +399,11 @@ fn cut(server: SocketAddr, on: bool) -> io::Result<()> {
     let port = server.port();
     let rules = if on {
         format!(
-            "table inet cut {{ chain input {{ type filter hook input priority 0; \
+            "table inet cut{port} {{ chain input {{ type filter hook input priority 0; \
              tcp sport {port} drop; tcp dport {port} drop; }}; }}"
         )
     } else {
-        "delete table inet cut".to_owned()
+        format!("delete table inet cut{port}")
     };
     let status = Command::new("nft").arg(rules).status()?;
     if status.success() {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use flowcar_tests::{
     place::{Place, lacks},
-    watch::{Mode, Watch},
+    watch::{Flow, Mode, Watch},
 };
 use libc::{EACCES, ECONNREFUSED, EHOSTUNREACH, ENETUNREACH, ENOPROTOOPT, EPERM, ETIMEDOUT};
 
@@ -196,88 +196,112 @@ const ROWS: &[Row] = &[
     v6(by(By::Destroy, dropped("ss -K", FOREVER))),
 ];
 
-#[test]
-fn by_ebpf_and_inet_diag() {
-    every_row("both", Mode::Both, &[], |row| vec![row.reason]);
+/// A way to follow, and what it may say of each row.
+struct Follower {
+    name: &'static str,
+    mode: Mode,
+    exchange: &'static str,
+    reasons: fn(&Row) -> Vec<&'static str>,
 }
 
-#[test]
-fn with_exchanges() {
-    let settings = [("FLOWCAR_EXCHANGE", "on")];
-    every_row("exchange", Mode::Both, &settings, |row| vec![row.reason]);
-}
-
-/// The counters of another network namespace cannot be read: what they would tell is said to be open, and nothing false.
-#[test]
-fn from_another_network_namespace() {
-    every_row("outside", Mode::Outside, &[], |row| match row.reason {
-        // Where the error found the application inside connect(), it was the application that closed the socket.
-        "unreachable" => vec!["other", "abandoned"],
-        "abandoned" if row.by == By::Destroy => vec!["other"],
-        // Only kernels that discard the SYN before they end an attempt themselves show who ended it.
-        "abandoned" if is_disconnected(row) => vec!["abandoned", "other"],
-        reason => vec![reason],
-    });
-}
-
-/// Without eBPF nothing tells why there was no answer.
-#[test]
-fn by_inet_diag_alone() {
-    every_row("alone", Mode::Alone, &[], |row| match row.reason {
-        "refused" => vec!["refused"],
-        _ => vec!["other"],
-    });
-}
+const FOLLOWERS: [Follower; 4] = [
+    Follower {
+        name: "eBPF and inet_diag",
+        mode: Mode::Both,
+        exchange: "off",
+        reasons: |row| vec![row.reason],
+    },
+    Follower {
+        name: "with exchanges",
+        mode: Mode::Both,
+        exchange: "on",
+        reasons: |row| vec![row.reason],
+    },
+    // The counters of another network namespace cannot be read: what they would tell is said to be open, and nothing false.
+    Follower {
+        name: "from another network namespace",
+        mode: Mode::Outside,
+        exchange: "off",
+        reasons: |row| match row.reason {
+            // Where the error found the application inside connect(), it was the application that closed the socket.
+            "unreachable" => vec!["other", "abandoned"],
+            "abandoned" if row.by == By::Destroy => vec!["other"],
+            // Only kernels that discard the SYN before they end an attempt themselves show who ended it.
+            "abandoned" if is_disconnected(row) => vec!["abandoned", "other"],
+            reason => vec![reason],
+        },
+    },
+    // Without eBPF nothing tells why there was no answer.
+    Follower {
+        name: "inet_diag alone",
+        mode: Mode::Alone,
+        exchange: "off",
+        reasons: |row| match row.reason {
+            "refused" => vec!["refused"],
+            _ => vec!["other"],
+        },
+    },
+];
 
 fn is_disconnected(row: &Row) -> bool {
     row.arguments.contains(&"shutdown") || row.arguments.contains(&"disconnect")
 }
 
-fn every_row(
-    name: &str,
-    mode: Mode,
-    settings: &[(&str, &str)],
-    expected: impl Fn(&Row) -> Vec<&'static str>,
-) {
+#[test]
+fn every_row_in_every_mode() {
     if !can_run() {
         return;
     }
-    let place = pod(name);
+    let place = pod("rows");
     // Since 6.5 the first SYNs are sent again each second.
     let _ = place
         .netns()
         .sysctl("net.ipv4.tcp_syn_linear_timeouts", "0");
-    let mut watch = Watch::start(&place, mode, settings);
+    let mut watches = FOLLOWERS
+        .each_ref()
+        .map(|of| Watch::start(&place, of.mode, &[("FLOWCAR_EXCHANGE", of.exchange)]));
     let mut done = 0;
     for (row, port) in ROWS.iter().zip(7000..) {
         if let Some((hook, verdict)) = row.filter {
             filter(&place, hook, port, verdict);
         }
         let at: IpAddr = if row.v6 { OWN6 } else { OWN4 }.parse().unwrap();
-        if !happens(row, &place, (at, port).into()) {
+        let at = (at, port).into();
+        if !happens(row, &place, at) {
             lacks("SOCK_DESTROY");
             continue;
         }
-        let seen = watch.until("its flow", |seen| seen.flows.len() > done);
-        let flow = &seen.flows[done];
+        for (follower, watch) in FOLLOWERS.iter().zip(&mut watches) {
+            let seen = watch.until("its flow", |seen| seen.flows.len() > done);
+            is_right(row, follower, &seen.flows[done], at);
+        }
         done += 1;
-        let reasons = expected(row);
-        let what = row.what;
-        assert!(
-            reasons.contains(&flow.get("error.type")),
-            "{name}, {what}: {reasons:?} {flow:?}"
-        );
-        assert_eq!(flow.end(), flow.get("error.type"), "{what}");
-        // Of a socket that was disconnected inet_diag does not know the addresses.
-        if mode != Mode::Alone {
-            assert_eq!(flow.peer, (at, port).into(), "{what}");
-            assert_eq!((flow.role(), flow.sent, flow.received), ("client", 0, 0));
+    }
+    for (follower, mut watch) in FOLLOWERS.iter().zip(watches) {
+        let seen = watch.reports(2);
+        assert_eq!(seen.sum("flowcar.tcp.connections.failed", &[]), done as f64);
+        // One that follows the network namespace sees the connections of the others to their receivers.
+        if follower.mode != Mode::Alone {
+            assert_eq!(seen.sum("flowcar.tcp.connections.opened", &[]), 0.0);
+            assert_eq!(watch.stop().flows.len(), done);
         }
     }
-    let seen = watch.reports(2);
-    assert_eq!(seen.sum("flowcar.tcp.connections.failed", &[]), done as f64);
-    assert_eq!(seen.sum("flowcar.tcp.connections.opened", &[]), 0.0);
-    assert_eq!(watch.stop().flows.len(), done);
+}
+
+fn is_right(row: &Row, follower: &Follower, flow: &Flow, at: SocketAddr) {
+    let Follower { name, .. } = follower;
+    let what = row.what;
+    let reasons = (follower.reasons)(row);
+    assert!(
+        reasons.contains(&flow.get("error.type")),
+        "{name}, {what}: {reasons:?} {flow:?}"
+    );
+    assert_eq!(flow.end(), flow.get("error.type"), "{name}, {what}");
+    // Of a socket that was disconnected inet_diag does not know the addresses.
+    if follower.mode != Mode::Alone {
+        assert_eq!(flow.peer, at, "{name}, {what}");
+        assert_eq!((flow.role(), flow.sent, flow.received), ("client", 0, 0));
+    }
 }
 
 /// Has it happen, and holds what the application heard to the row. Gives whether this kernel can do it.
