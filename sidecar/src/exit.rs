@@ -62,6 +62,15 @@ impl From<crate::source::SourceError> for Failure {
     }
 }
 
+impl From<crate::otlp::exporter::TaskEnded> for Failure {
+    fn from(ended: crate::otlp::exporter::TaskEnded) -> Self {
+        Self::new(
+            SOFTWARE,
+            format_args!("{ended}. flowcar ends, so that whoever supervises it starts it again"),
+        )
+    }
+}
+
 impl From<crate::rights::RightsError> for Failure {
     fn from(error: crate::rights::RightsError) -> Self {
         Self::new(SOFTWARE, error)

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     admin::Desk,
@@ -30,9 +30,12 @@ pub struct ExportArgs {
     /// that flowcar runs in; with FLOWCAR_SOURCE=inet_diag the whole network namespace]
     #[arg(long, value_name = "PATH")]
     cgroup: Option<PathBuf>,
+    /// Exit with status 69 if the receiver did not take the last report and the last spans in time
+    #[arg(long)]
+    strict: bool,
 }
 
-/// Follows and exports until SIGTERM or SIGINT. A second signal ends it at once.
+/// Follows and exports until SIGTERM, SIGINT or SIGHUP. A second signal ends it at once.
 ///
 /// # Errors
 /// [`Failure`] if the flows cannot be followed. An endpoint that cannot be reached is no failure.
@@ -61,28 +64,16 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     let watch = cgroup.as_deref().zip(follower.cgroup());
     let mut watch = watch.map(|(path, id)| Watch::new(path, id));
     let mut session = Session::new(follower, exporter, config.report_interval / 2, config);
-    let signals = || -> std::io::Result<_> {
-        Ok((
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::interrupt())?,
-        ))
-    };
-    let (mut terminate, mut interrupt) = signals().map_err(|error| {
-        Failure::new(
-            exit::SOFTWARE,
-            format_args!("cannot catch signals: {error}"),
-        )
-    })?;
+    let mut signals = Signals::catch()?;
     let desk = Desk::open(args.cgroup.as_deref().and(cgroup.as_deref()));
     memory::let_go_of_start();
     let mut failed = None;
     while failed.is_none() {
         tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            () = signals.came() => break,
             asked = desk.asked() => asked.answer(session.health()),
             change = changed(&mut watch) => failed = follow_again(&mut session, &mut watch, change).err(),
-            () = session.step(|_, _| {}) => {}
+            done = session.step(|_, _| {}) => failed = done.err().map(Failure::from),
         }
     }
     session.conclude(|_, _| {});
@@ -96,10 +87,62 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
         "stopping: sending what is left"
     );
     tokio::select! {
-        () = session.close(config.shutdown_timeout, Patience::Whole) => failed.map_or(Ok(0), Err),
-        _ = terminate.recv() => Ok(exit::SOFTWARE),
-        _ = interrupt.recv() => Ok(exit::SOFTWARE),
+        delivered = session.close(config.shutdown_timeout, Patience::Whole) => match failed {
+            Some(failure) => Err(failure),
+            None if args.strict && !delivered => Ok(exit::UNAVAILABLE),
+            None => Ok(0),
+        },
+        () = signals.came() => Ok(exit::SOFTWARE),
     }
+}
+
+/// What asks flowcar to end. A terminal that is closed does, too (SIGHUP): the last report is sent all the same.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Option<Signal>,
+}
+
+impl Signals {
+    fn catch() -> Result<Self, Failure> {
+        let catch = |kind| {
+            signal(kind).map_err(|error| {
+                Failure::new(
+                    exit::SOFTWARE,
+                    format_args!("cannot catch signals: {error}"),
+                )
+            })
+        };
+        // Under nohup it is to go on.
+        let hangup = !is_ignored(SignalKind::hangup());
+        Ok(Self {
+            terminate: catch(SignalKind::terminate())?,
+            interrupt: catch(SignalKind::interrupt())?,
+            hangup: hangup.then(|| catch(SignalKind::hangup())).transpose()?,
+        })
+    }
+
+    async fn came(&mut self) {
+        let hung_up = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = hung_up => {}
+        }
+    }
+}
+
+/// Whether this process was started with a signal ignored: a mask in /proc/self/status, from bit 0 for signal 1 (proc_pid_status(5)).
+fn is_ignored(kind: SignalKind) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & (1 << (kind.as_raw_value() - 1)) != 0)
 }
 
 /// Says where reports go, how, and how often.

@@ -21,8 +21,8 @@ use crate::{
     series::{Naming, unheard},
     snapshot::{Own, Snapshot},
     source::{
-        Source, SourceError,
-        diag::{DiagError, DiagSource, Pace},
+        Source, SourceError, Turn,
+        diag::{DiagError, DiagSource, Dumping, Pace},
         ebpf::EbpfSource,
     },
 };
@@ -78,24 +78,36 @@ impl Follower {
         self.source.woken().await;
     }
 
-    /// Takes in all that waits; `finished` sees the flows that ended.
-    pub fn drain(&mut self, mut finished: impl FnMut(&Flow, &Anchor)) {
+    /// Takes in what waits, but no more than one turn of the main loop may take; `finished` sees the flows that ended. Gives
+    /// whether more waits.
+    pub fn drain(&mut self, finished: impl FnMut(&Flow, &Anchor)) -> bool {
+        self.drain_at_most(Turn::Short, finished)
+    }
+
+    /// Takes in all that waits now.
+    pub fn drain_all(&mut self, finished: impl FnMut(&Flow, &Anchor)) {
+        self.drain_at_most(Turn::Whole, finished);
+    }
+
+    fn drain_at_most(&mut self, turn: Turn, mut finished: impl FnMut(&Flow, &Anchor)) -> bool {
         let looking = self.looking();
         let Self { source, flows, .. } = self;
-        match source {
-            Source::Ebpf(ebpf) => flows.records(ebpf, None, &mut finished),
-            Source::Diag(diag) => flows.ends(diag, &looking, &mut finished),
+        let more = match source {
+            Source::Ebpf(ebpf) => flows.records(ebpf, None, turn, &mut finished),
+            Source::Diag(diag) => flows.ends(diag, turn, &looking, &mut finished),
             Source::Both(ebpf, diag) => {
-                flows.records(ebpf, Some(diag), &mut finished);
-                flows.ends(diag, &looking, &mut finished);
+                let records = flows.records(ebpf, Some(diag), turn, &mut finished);
+                let ends = flows.ends(diag, turn, &looking, &mut finished);
+                records || ends
             }
-        }
+        };
         self.leave();
+        more
     }
 
     /// Takes in all that waits, for the last time.
     pub fn conclude(&mut self, mut finished: impl FnMut(&Flow, &Anchor)) {
-        self.drain(&mut finished);
+        self.drain_all(&mut finished);
         let looking = self.looking();
         self.flows.conclude(&looking, &mut finished);
     }
@@ -109,6 +121,7 @@ impl Follower {
         if !self.pace.is_due() {
             return;
         }
+        let dumping = Dumping::begin();
         self.dumps += 1;
         let looking = self.looking();
         let first = self.dumps == 1;
@@ -123,8 +136,8 @@ impl Follower {
             Source::Both(ebpf, diag) => beside(ebpf, diag, flows, &looking, &mut finished),
         };
         let shown = looked.is_ok() || self.source.ebpf().is_some();
-        self.dumped(looked);
-        self.drain(finished);
+        self.dumped(looked, &dumping);
+        self.drain_all(finished);
         if shown {
             self.flows.look_is_over();
         }
@@ -143,9 +156,10 @@ impl Follower {
         if self.dumps == 0 {
             self.look(&mut finished);
         }
-        self.drain(&mut finished);
+        self.drain_all(&mut finished);
         let before = self.kernel();
         let id = self.source.follow(cgroup)?;
+        let dumping = Dumping::begin();
         self.dumps += 1;
         let looking = self.looking();
         let Self { source, flows, .. } = self;
@@ -155,8 +169,8 @@ impl Follower {
             Source::Diag(diag) => alone(diag, flows, &looking, &mut finished),
             Source::Both(ebpf, diag) => adopt(ebpf, diag, flows, &looking, &before, &mut finished),
         };
-        self.dumped(looked);
-        self.drain(finished);
+        self.dumped(looked, &dumping);
+        self.drain_all(finished);
         Ok(id)
     }
 
@@ -165,11 +179,12 @@ impl Follower {
         self.source.cgroup()
     }
 
-    fn dumped(&mut self, looked: Result<u64, DiagError>) {
-        self.pace.dumped(looked.unwrap_or_else(|error| {
+    fn dumped(&mut self, looked: Result<u64, DiagError>, dumping: &Dumping) {
+        let sockets = looked.unwrap_or_else(|error| {
             tracing::warn!(%error, "the sockets cannot be looked at");
             0
-        }));
+        });
+        self.pace.dumped(dumping, sockets);
     }
 
     /// Looks at the sockets whether that is due or not: what began since the last look is not to be missed.
@@ -291,6 +306,7 @@ fn adopt(
     flows.records(
         ebpf,
         Some(&mut *diag),
+        Turn::Whole,
         &mut |flow: &Flow, anchor: &Anchor| {
             over.insert(flow.cookie);
             finished(flow, anchor);
@@ -344,11 +360,11 @@ fn beside(
         flows.look(sight, looking, finished);
         count += 1;
         if count % DRAIN_EVERY == 0 {
-            flows.records(ebpf, None, finished);
+            flows.records(ebpf, None, Turn::Whole, finished);
         }
     })?;
     // A socket that is not there any more has sent its last record.
-    flows.records(ebpf, Some(diag), finished);
+    flows.records(ebpf, Some(diag), Turn::Whole, finished);
     flows.looked(diag, looking, finished);
     let absent = flows.table.absent() + flows.own.absent();
     let waiting = flows.waiting(&kernel(ebpf));

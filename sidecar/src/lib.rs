@@ -40,6 +40,7 @@ pub mod handover;
 pub mod histogram;
 pub mod host;
 pub mod logs;
+pub mod losses;
 pub mod memory;
 pub mod otlp;
 pub mod rights;

@@ -50,6 +50,10 @@ fn main() -> ExitCode {
             return status.into();
         }
     };
+    // The standard library's own would wait for whoever reads standard error.
+    std::panic::set_hook(Box::new(|panic| {
+        logs::last_line(format_args!("flowcar: {panic}"));
+    }));
     match start(command) {
         Ok(status) => status.into(),
         Err(failure) => {

@@ -10,7 +10,8 @@ use crate::{
     config::Config,
     flow::{Flow, Parts},
     follower::Follower,
-    otlp::exporter::{Exporter, Patience},
+    losses::Losses,
+    otlp::exporter::{Exporter, Patience, TaskEnded},
     source::SourceError,
 };
 
@@ -29,7 +30,10 @@ pub struct Session {
     sample: Interval,
     report: Interval,
     parts: Parts,
+    losses: Losses,
     looked: bool,
+    /// The last turn left records in the ring.
+    more: bool,
 }
 
 impl Session {
@@ -47,7 +51,9 @@ impl Session {
         let part_ns = u64::try_from(config.span_interval.as_nanos()).unwrap_or(u64::MAX);
         Self {
             parts: Parts::every(part_ns),
+            losses: Losses::default(),
             looked: false,
+            more: false,
             follower,
             exporter,
             drain: every(DRAIN_EVERY),
@@ -58,14 +64,20 @@ impl Session {
 
     /// Waits for the next thing to do and does it. Flows that ended go to `finished` and become spans.
     /// Nothing is lost if the wait is dropped.
-    pub async fn step(&mut self, finished: impl FnMut(&Flow, &Anchor)) {
+    ///
+    /// # Errors
+    /// [`TaskEnded`]: nothing of a signal is exported any more.
+    pub async fn step(&mut self, finished: impl FnMut(&Flow, &Anchor)) -> Result<(), TaskEnded> {
         // The sooner, the more of what was open before is still open.
         if !std::mem::replace(&mut self.looked, true) {
-            return self.look(finished);
+            self.look(finished);
+            return Ok(());
         }
         tokio::select! {
+            ended = ended(&mut self.exporter) => return Err(ended),
             _ = self.drain.tick() => self.drain(finished),
             () = self.follower.woken() => self.drain(finished),
+            () = std::future::ready(()), if self.more => self.drain(finished),
             _ = self.sample.tick() => self.follower.ask_for_samples(),
             _ = self.report.tick() => {
                 self.follower.anchor_again();
@@ -74,17 +86,24 @@ impl Session {
                 self.report();
             }
         }
+        Ok(())
     }
 
-    /// Takes in all that waits.
+    /// Exports nothing more.
+    pub fn stop_exporting(&mut self) {
+        self.exporter = None;
+    }
+
+    /// Takes in what waits, but no more than one turn may take: reports, signals and probes have their turns, too.
     pub fn drain(&mut self, finished: impl FnMut(&Flow, &Anchor)) {
-        self.follower.drain(told(&mut self.exporter, finished));
+        self.more = self.follower.drain(told(&mut self.exporter, finished));
     }
 
     /// Looks at the sockets where that is due, and takes in all that waits.
     pub fn look(&mut self, finished: impl FnMut(&Flow, &Anchor)) {
         let mut finished = told(&mut self.exporter, finished);
-        self.follower.drain(&mut finished);
+        self.follower.drain_all(&mut finished);
+        self.more = false;
         self.follower.look(finished);
     }
 
@@ -128,11 +147,12 @@ impl Session {
         &self.follower
     }
 
-    /// Sends the last report and waits for what is under way, for at most `deadline`. Conclude first.
-    pub async fn close(mut self, deadline: Duration, patience: Patience) {
+    /// Sends the last report and waits for what is under way, for at most `deadline`. Conclude first. Gives whether all went out.
+    pub async fn close(mut self, deadline: Duration, patience: Patience) -> bool {
         self.report();
-        if let Some(exporter) = self.exporter {
-            exporter.flush_with(deadline, patience).await;
+        match self.exporter {
+            Some(exporter) => exporter.flush_with(deadline, patience).await,
+            None => true,
         }
     }
 
@@ -155,8 +175,17 @@ impl Session {
     fn report(&mut self) {
         if let Some(exporter) = &self.exporter {
             let snapshot = self.follower.snapshot(exporter.own());
+            self.losses.report(&snapshot.books);
             exporter.metrics(snapshot);
         }
+    }
+}
+
+/// Waits until a task of the exporter ends, which is before its time; for ever where nothing is exported.
+async fn ended(exporter: &mut Option<Exporter>) -> TaskEnded {
+    match exporter {
+        Some(exporter) => exporter.ended().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
     },
     series::{Remainder, SeriesSet},
     snapshot::{Own, Snapshot},
-    source::{diag::DiagSource, ebpf::EbpfSource},
+    source::{Turn, diag::DiagSource, ebpf::EbpfSource},
 };
 
 /// As many as a pod with many addresses has need of; where the followed cgroup is of another network namespace, all are in vain.
@@ -130,19 +130,21 @@ impl Flows {
         }
     }
 
-    /// Takes in every record that waits in the ring. `diag` tells more of ends that records leave in doubt.
+    /// Takes in the records that wait in the ring, for one turn. `diag` tells more of ends that records leave in doubt. Gives
+    /// whether more waits.
     pub(super) fn records(
         &mut self,
         source: &mut EbpfSource,
         mut diag: Option<&mut DiagSource>,
+        turn: Turn,
         finished: &mut impl FnMut(&Flow, &Anchor),
-    ) {
+    ) -> bool {
         self.attempts.refresh();
         self.attempts.tells_netns = source.tells_netns();
         // From the first end that only the count of the others can decide: they are taken in as they came.
         let mut held_back: Vec<Box<[u8]>> = Vec::new();
         self.timers.begin();
-        source.drain(|bytes| {
+        let more = source.drain(turn, |bytes| {
             if let Some(diag) = diag.as_deref_mut().filter(|_| self.asks_left > 0) {
                 self.learn_address(bytes, diag);
             }
@@ -158,6 +160,7 @@ impl Flows {
             self.held_back(&held_back, diag, finished);
         }
         self.settle_attempts(finished);
+        more
     }
 
     /// Takes in the attempts that wait for the counters.
@@ -364,13 +367,14 @@ impl Flows {
         }
     }
 
-    /// Takes in every socket whose end was told.
+    /// Takes in the sockets whose end was told, for one turn. Gives whether more waits.
     pub(super) fn ends(
         &mut self,
         source: &mut DiagSource,
+        turn: Turn,
         looking: &Looking,
         finished: &mut impl FnMut(&Flow, &Anchor),
-    ) {
+    ) -> bool {
         let Self {
             table, ends, own, ..
         } = self;
@@ -379,7 +383,7 @@ impl Flows {
         let known = |table: &Table, sight: &Sight| {
             table.knows(sight.cookie) || table.inherits(sight.cookie)
         };
-        let news = source.ends(|sight| known(table, sight), others);
+        let (news, more) = source.ends(turn, |sight| known(table, sight), others);
         if !news.is_empty() {
             let alone = own.are_all_of(source.others());
             let since = self.timers.since_reading(&self.counted[1]);
@@ -408,6 +412,7 @@ impl Flows {
         }
         told.extend(ends.ready(looking.at));
         self.end(&told, looking, finished);
+        more
     }
 
     /// Ends what still waits for its other end.

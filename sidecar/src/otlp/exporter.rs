@@ -15,6 +15,7 @@ mod outbox;
 mod process;
 mod queue;
 mod spans;
+mod task;
 mod transport;
 mod window;
 
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub use self::task::TaskEnded;
 use self::{
     complaints::Complaints,
     exemplary::Exemplary,
@@ -194,6 +196,26 @@ impl Exporter {
             span_queue_capacity: self.spans.as_ref().map_or(0, SpanLane::most) as u64,
             span_queue_bytes: bytes as u64,
             ..self.ledger.read()
+        }
+    }
+
+    /// Waits for the end of a task, which is one before its time: from then on nothing of its signal is exported.
+    pub async fn ended(&mut self) -> TaskEnded {
+        let metrics = async {
+            match &mut self.metrics {
+                Some(lane) => lane.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        let spans = async {
+            match &mut self.spans {
+                Some(lane) => lane.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ended = metrics => ended,
+            ended = spans => ended,
         }
     }
 

@@ -138,7 +138,13 @@ async fn follow(
                 }
                 report.status(session.follower().flows());
             }
-            () = session.step(|flow, anchor| report.flow(flow, anchor)) => {}
+            done = session.step(|flow, anchor| report.flow(flow, anchor)) => {
+                if let Err(ended) = done {
+                    // The command goes on, and so does what is told of it here.
+                    tracing::error!(error = %ended, "nothing more is exported");
+                    session.stop_exporting();
+                }
+            }
         }
     }
 }

@@ -22,6 +22,7 @@ use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use tokio::io::unix::AsyncFd;
 
 use super::{
+    Turn,
     cause::Cause,
     generations::{Generations, Links},
 };
@@ -105,6 +106,12 @@ impl AttachError {
     }
 }
 
+/// Bytes of the ring that a short turn takes in: some 1,500 records of short connections, at a microsecond or two each.
+const SHORT_TURN: u32 = 128 << 10;
+
+/// Bytes of the header in front of each record (`BPF_RINGBUF_HDR_SZ`, include/uapi/linux/bpf.h).
+const RECORD_HEADER: usize = 8;
+
 /// The attached programs. Dropping it detaches them: their link is held by this process alone.
 pub struct EbpfSource {
     programs: Ebpf,
@@ -187,14 +194,22 @@ impl EbpfSource {
         }
     }
 
-    /// Hands over every record that waits, and gives how many they were.
-    pub fn drain(&mut self, mut take: impl FnMut(&[u8])) -> usize {
-        let mut records = 0;
+    /// Hands over the records that wait, for one turn. Gives whether the turn ended before they did: with little CPU time, more
+    /// may come than are taken in.
+    pub fn drain(&mut self, turn: Turn, mut take: impl FnMut(&[u8])) -> bool {
+        let most = match turn {
+            Turn::Short => self.options.ring_bytes.min(SHORT_TURN) as usize,
+            Turn::Whole => self.options.ring_bytes as usize,
+        };
+        let mut taken = 0;
         while let Some(record) = self.ring.get_mut().next() {
             take(&record);
-            records += 1;
+            taken += RECORD_HEADER + record.len();
+            if taken >= most {
+                return true;
+            }
         }
-        records
+        false
     }
 
     /// The kernel's own counts so far, summed over its CPUs, by [`Counter::index`].

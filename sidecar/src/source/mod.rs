@@ -30,6 +30,16 @@ pub enum Source {
     Both(EbpfSource, DiagSource),
 }
 
+/// How much of what waits is taken in at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Some milliseconds of CPU time at most: reports, signals and probes wait meanwhile, and with 1 % of a CPU for a hundred
+    /// times as long.
+    Short,
+    /// As much as the kernel can keep, and so all that waits when it begins.
+    Whole,
+}
+
 /// Why there is nothing to learn of flows from.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {

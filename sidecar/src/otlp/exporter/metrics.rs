@@ -18,6 +18,7 @@ use super::{
     exemplary::{self, Exemplary, Untold},
     outbox::{Next, Outbox, SizeLimit},
     settle,
+    task::{Task, TaskEnded},
 };
 use crate::{
     config::{Signal, Temporality},
@@ -39,6 +40,7 @@ pub(super) struct MetricsLane {
     sent: AtomicU64,
     settled: watch::Receiver<u64>,
     hurry: watch::Sender<bool>,
+    task: Task,
 }
 
 /// A report and its number; the first is 1.
@@ -70,13 +72,18 @@ impl MetricsLane {
             keeper,
             complaints: Complaints::default(),
         };
-        tokio::spawn(sender.run());
         Self {
+            task: Task::spawn(Signal::Metrics, sender.run()),
             reports,
             sent: AtomicU64::new(0),
             settled,
             hurry,
         }
+    }
+
+    /// Waits for the end of its task, which is one before its time.
+    pub(super) async fn ended(&mut self) -> TaskEnded {
+        self.task.ended().await
     }
 
     pub(super) fn send(&self, report: Snapshot) {

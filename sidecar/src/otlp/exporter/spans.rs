@@ -22,6 +22,7 @@ use super::{
     outbox::{Next, Outbox, SizeLimit},
     queue::{Bounds, Dropped, Entry, Waiting},
     settle,
+    task::{Task, TaskEnded},
 };
 use crate::{
     config::Signal,
@@ -43,6 +44,7 @@ pub(super) struct SpanLane {
     hurry: watch::Sender<bool>,
     /// With it the task ends.
     _open: watch::Sender<()>,
+    task: Task,
 }
 
 /// What waits, shared by both ends.
@@ -83,13 +85,18 @@ impl SpanLane {
             complaints: Complaints::default(),
             backoff: Backoff::new(),
         };
-        tokio::spawn(sender.run(closed));
         Self {
+            task: Task::spawn(Signal::Traces, sender.run(closed)),
             queue,
             ledger,
             hurry,
             _open: open,
         }
+    }
+
+    /// Waits for the end of its task, which is one before its time.
+    pub(super) async fn ended(&mut self) -> TaskEnded {
+        self.task.ended().await
     }
 
     /// Queues the span that `make` makes, if there may be one now. Of equal class the lower rank goes first.
@@ -137,6 +144,12 @@ impl SpanLane {
                 }
                 idle.await;
             }
+        };
+        // A task that is no more sends nothing.
+        let deadline = if self.task.is_over() {
+            Instant::now()
+        } else {
+            deadline
         };
         if timeout_at(deadline, all).await.is_ok() {
             return true;

@@ -9,7 +9,10 @@ use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::wire::{self, Message};
+use super::{
+    super::Turn,
+    wire::{self, Message},
+};
 
 /// Larger than any datagram that the kernel makes of a dump (net/netlink/af_netlink.c, netlink_recvmsg: 32 KiB).
 const DATAGRAM: usize = 64 << 10;
@@ -17,6 +20,12 @@ const DATAGRAM: usize = 64 << 10;
 /// Room for the news of ends that wait. The kernel halves what it counts against it, and takes at most
 /// `net.core.rmem_max` where CAP_NET_ADMIN is missing.
 const NEWS_BYTES: usize = 16 << 20;
+
+/// What a piece of news takes of that at least: a header, a `struct inet_diag_msg` and a `tcp_info`.
+const LEAST_NEWS: usize = 256;
+
+/// Pieces of news that a short turn takes in, at two microseconds or three each.
+const SHORT_TURN: usize = 1_500;
 
 /// `SKNLGRP_INET_TCP_DESTROY` and `SKNLGRP_INET6_TCP_DESTROY` (include/uapi/linux/sock_diag.h).
 const GROUPS: [u32; 2] = [1, 3];
@@ -100,21 +109,26 @@ impl News {
         }
     }
 
-    /// Hands over all news that waits.
-    pub(super) fn drain(&mut self, mut each: impl FnMut(Message)) -> io::Result<()> {
-        loop {
+    /// Hands over the news that waits, for one turn. Gives whether more may wait.
+    pub(super) fn drain(&mut self, turn: Turn, mut each: impl FnMut(Message)) -> io::Result<bool> {
+        let most = match turn {
+            Turn::Short => SHORT_TURN,
+            Turn::Whole => NEWS_BYTES / LEAST_NEWS,
+        };
+        for _ in 0..most {
             match receive(self.socket.get_ref(), &mut self.buffer) {
                 Ok(Received::Kernel(length)) => {
                     wire::parse(&self.buffer[..length], |_, message| each(message));
                 }
                 Ok(Received::Process) => each(Message::Malformed),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 // Some were dropped, which the kernel counts; the rest is still there.
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
+        Ok(true)
     }
 
     /// How many pieces of news found no room, ever: `SK_MEMINFO_DROPS` of `SO_MEMINFO` (include/uapi/linux/sock_diag.h).

@@ -30,13 +30,14 @@ use self::{
     scope::{Scope, Side},
     wire::Message,
 };
+use super::Turn;
 use crate::{
     flow::{Afterlife, Flow, Role, Sight, SocketName, State},
     histogram::Histogram,
     snapshot::{Listener, Own},
 };
 
-pub use self::pace::{Pace, interval};
+pub use self::pace::{Dumping, Pace};
 
 /// Why sockets cannot be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -230,7 +231,9 @@ impl DiagSource {
         } = self;
         // A dump may take longer than the room for news lasts.
         let mut between = || match news {
-            Some(news) => news.drain(|message| backlog.push(message)),
+            Some(news) => news
+                .drain(Turn::Whole, |message| backlog.push(message))
+                .map(|_| ()),
             None => Ok(()),
         };
         for family in wire::FAMILIES {
@@ -260,9 +263,15 @@ impl DiagSource {
         Ok(())
     }
 
-    /// Every socket whose end was told that is `known`, and, if `others`, those that are followed all the same: they must be
-    /// placed in the scope by what is left, their listener. One that cannot be is counted.
-    pub fn ends(&mut self, known: impl Fn(&Sight) -> bool, others: bool) -> Vec<Sight> {
+    /// The sockets whose end was told that are `known`, and, if `others`, those that are followed all the same: they must be
+    /// placed in the scope by what is left, their listener. One that cannot be is counted. Those of one turn, and whether more
+    /// wait.
+    pub fn ends(
+        &mut self,
+        turn: Turn,
+        known: impl Fn(&Sight) -> bool,
+        others: bool,
+    ) -> (Vec<Sight>, bool) {
         let mut ends = Vec::new();
         let Self {
             news: Some(news),
@@ -272,7 +281,7 @@ impl DiagSource {
             ..
         } = self
         else {
-            return ends;
+            return (ends, false);
         };
         let mut take = |message| {
             let Message::Socket(sight) = message else {
@@ -292,10 +301,11 @@ impl DiagSource {
             }
         };
         std::mem::take(backlog).into_iter().for_each(&mut take);
-        if let Err(error) = news.drain(take) {
+        let more = news.drain(turn, take).unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot hear of sockets that end");
-        }
-        ends
+            false
+        });
+        (ends, more)
     }
 
     /// What is under a connection's addresses now that its end was told. Its remains have its cookie if a dump showed it:
