@@ -40,6 +40,8 @@ pub struct ExportArgs {
 /// # Errors
 /// [`Failure`] if the flows cannot be followed. An endpoint that cannot be reached is no failure.
 pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
+    // What comes while it starts ends it in order, too.
+    let mut signals = Signals::catch()?;
     let config = &config.clone().with_default_endpoint();
     let (choice, cgroup) = followed(args.cgroup.as_deref(), config)?;
     let keeper = config.state.as_deref().and_then(keeper);
@@ -64,7 +66,6 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     let watch = cgroup.as_deref().zip(follower.cgroup());
     let mut watch = watch.map(|(path, id)| Watch::new(path, id));
     let mut session = Session::new(follower, exporter, config.report_interval / 2, config);
-    let mut signals = Signals::catch()?;
     let desk = Desk::open(args.cgroup.as_deref().and(cgroup.as_deref()));
     memory::let_go_of_start();
     let mut failed = None;

@@ -2,3 +2,4 @@
 
 mod half_closed;
 mod rate;
+mod starved;

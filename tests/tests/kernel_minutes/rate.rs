@@ -5,7 +5,7 @@
 use std::{
     env,
     net::SocketAddr,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
@@ -31,6 +31,12 @@ fn duration() -> Duration {
     Duration::from_secs(set.unwrap_or(60))
 }
 
+/// Each takes the whole machine, and the tests of a program run side by side.
+pub(crate) fn the_machine() -> MutexGuard<'static, ()> {
+    static MACHINE: Mutex<()> = Mutex::new(());
+    MACHINE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Both ends of every connection are in the place; so many a second, or as many as can be.
 fn load(
     name: &str,
@@ -41,9 +47,7 @@ fn load(
     if !require_root() || !require_cgroup2() {
         return None;
     }
-    // Each takes the whole machine, and the tests of a program run side by side.
-    static MACHINE: Mutex<()> = Mutex::new(());
-    let _alone = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = the_machine();
     let place = Place::new(name).unwrap();
     let range = ("net.ipv4.ip_local_port_range", "1024 65535");
     place.netns().sysctl(range.0, range.1).unwrap();
