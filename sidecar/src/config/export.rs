@@ -75,6 +75,7 @@ struct SignalReader<'a> {
     own: &'a RawSignal,
     any: &'a RawSignal,
     proxies: &'a RawProxies,
+    is_injected: bool,
 }
 
 impl<'a> SignalReader<'a> {
@@ -84,6 +85,7 @@ impl<'a> SignalReader<'a> {
             own,
             any: &raw.any,
             proxies: &raw.proxies,
+            is_injected: raw.flowcar.pod_uid.is_some(),
         }
     }
 
@@ -94,7 +96,7 @@ impl<'a> SignalReader<'a> {
         let insecure = insecure.is_some_and(|(prefix, value)| {
             reader.boolean(&format!("{prefix}INSECURE"), &Some(value.clone()))
         });
-        let headers = self.setting(reader, "HEADERS", |raw| &raw.headers, headers::parse);
+        let headers = self.headers(reader);
         let pick = |raw: &'a RawSignal| &raw.headers_file;
         let headers_file = self.file(reader, "HEADERS_FILE", pick, |path| {
             Headers::read(path).map(drop)
@@ -117,6 +119,24 @@ impl<'a> SignalReader<'a> {
                 tls,
             }),
             asked: self.set(|raw| &raw.endpoint).is_some(),
+        }
+    }
+
+    /// In a pod they come from a Secret that the pod does not wait for, and neither does it for a right one: see [`MOUNTED`].
+    fn headers(&self, reader: &mut Reader) -> Option<Headers> {
+        let pick = |raw: &'a RawSignal| &raw.headers;
+        let Some((prefix, value)) = self.set(pick).filter(|_| self.is_injected) else {
+            return self.setting(reader, "HEADERS", pick, headers::parse);
+        };
+        match headers::parse(value) {
+            Ok(headers) => Some(headers),
+            Err(Wrong { wrong, remedy }) => {
+                let text = format!(
+                    "are wrong ({wrong}), and none are sent until the Secret behind them is right and the pod is made anew; {remedy}"
+                );
+                reader.notice(&format!("{prefix}HEADERS"), text);
+                None
+            }
         }
     }
 
@@ -225,16 +245,18 @@ impl<'a> SignalReader<'a> {
             authorities: Some(client.certificate.clone()),
             client: Some(client.clone()),
         };
-        if !may_come(&client.certificate)
-            && !may_come(&client.key)
+        if let Some((prefix, value)) = key_set
             && let Err(error) = pair.load(b"")
-            && let Some((prefix, value)) = key_set
         {
-            reader.add_once(
-                &format!("{prefix}CLIENT_KEY"),
-                value,
-                Wrong::new(error.wrong, error.remedy),
-            );
+            let name = format!("{prefix}CLIENT_KEY");
+            if !is_mounted(&client.certificate) && !is_mounted(&client.key) {
+                reader.add_once(&name, value, Wrong::new(error.wrong, error.remedy));
+            } else if certs::chain(&client.certificate).is_ok()
+                && certs::private_key(&client.key).is_ok()
+            {
+                // What is wrong with either alone has been told of it.
+                reader.notice(&name, until_right(&error));
+            }
         }
         Some(client)
     }
@@ -247,14 +269,19 @@ impl<'a> SignalReader<'a> {
         pick: impl Fn(&'a RawSignal) -> &'a Option<String>,
         check: impl Fn(&Path) -> Result<(), FileError>,
     ) -> Option<PathBuf> {
-        self.setting(reader, name, pick, |text| {
+        let mut notice = None;
+        let path = self.setting(reader, name, &pick, |text| {
             let path = PathBuf::from(text);
-            if may_come(&path) {
-                return Ok(path);
+            match check(&path) {
+                Err(error) if is_mounted(&path) => notice = Some(until_right(&error)),
+                checked => checked.map_err(|error| Wrong::new(error.wrong, error.remedy))?,
             }
-            check(&path).map_err(|error| Wrong::new(error.wrong, error.remedy))?;
             Ok(path)
-        })
+        });
+        if let (Some(text), Some((prefix, _))) = (notice, self.set(pick)) {
+            reader.notice(&format!("{prefix}{name}"), text);
+        }
+        path
     }
 
     /// The signal's own variable, else that of any signal: the beginning of its name, and its value.
@@ -273,7 +300,7 @@ impl<'a> SignalReader<'a> {
         reader: &mut Reader,
         name: &str,
         pick: impl Fn(&'a RawSignal) -> &'a Option<String>,
-        parse: impl Fn(&str) -> Result<T, Wrong>,
+        parse: impl FnOnce(&str) -> Result<T, Wrong>,
     ) -> Option<T> {
         let (prefix, value) = self.set(pick)?;
         match parse(value) {
@@ -311,10 +338,23 @@ fn compression(text: &str) -> Result<Option<Compression>, Wrong> {
     )
 }
 
-/// Where the injector mounts certificates, from a Secret that may be made after the pod: until then exports fail, and the
-/// pod starts.
+/// Where the injector mounts certificates, from Secrets that may be made, and set right, after the pod is. An end of the
+/// process would keep the whole pod from starting, as the containers of the application wait for a native sidecar: until the
+/// files are right, exports fail, and that is said.
 const MOUNTED: &str = "/run/flowcar-tls";
 
-fn may_come(path: &Path) -> bool {
-    path.starts_with(MOUNTED) && !path.exists()
+fn is_mounted(path: &Path) -> bool {
+    path.starts_with(MOUNTED)
+}
+
+fn until_right(error: &FileError) -> String {
+    let FileError {
+        path,
+        wrong,
+        remedy,
+    } = error;
+    format!(
+        "is {}, which {wrong}: exports fail until the Secret or ConfigMap behind it is right; {remedy}",
+        path.display()
+    )
 }

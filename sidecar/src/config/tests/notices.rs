@@ -131,3 +131,31 @@ fn a_name_in_small_letters_is_another_name() {
     assert_eq!(config.log.as_deref(), Some("warn"));
     assert_eq!(config.notices.len(), 1);
 }
+
+/// An end of the process would keep the whole pod from starting.
+#[test]
+fn what_a_pod_takes_from_secrets_ends_no_sidecar() {
+    let pod = ("FLOWCAR_POD_UID", "8c1f");
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4317");
+    let headers = ("OTEL_EXPORTER_OTLP_HEADERS", "s3cret");
+    let told = notices(&[pod, endpoint, headers]).join("\n");
+    assert!(
+        told.starts_with("OTEL_EXPORTER_OTLP_HEADERS are wrong (its 1st part"),
+        "{told}"
+    );
+    assert!(!told.contains("s3cret"), "{told}");
+    assert!(
+        read(&[endpoint, headers]).is_err(),
+        "who sets it by hand is told at once"
+    );
+
+    let ca = ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/run/flowcar-tls/ca.crt");
+    let told = notices(&[pod, endpoint, ca]).join("\n");
+    assert!(
+        told.contains("/run/flowcar-tls/ca.crt, which cannot be read")
+            && told.contains("exports fail until"),
+        "{told}"
+    );
+    let elsewhere = ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/run/flowcar-tlsx/ca.crt");
+    assert!(read(&[pod, endpoint, elsewhere]).is_err());
+}

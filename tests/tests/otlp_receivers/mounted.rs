@@ -1,0 +1,100 @@
+//! Certificates that an injected sidecar finds in its mount: those that are missing or wrong end no process, which would keep
+//! the application's containers from starting, and are taken once they are right.
+
+use std::{fs, path::Path, process::Command, time::Duration};
+
+use flowcar_tests::{
+    cluster::tools::product,
+    exporting::Exporting,
+    peers::{Authority, Collector, CollectorOptions, Pair, Tls, eventually},
+};
+
+const WITHIN: Duration = Duration::from_secs(120);
+
+/// As the kubelet does: by a rename.
+fn put(dir: &Path, name: &str, content: &str) {
+    let next = dir.join("next");
+    fs::write(&next, content).expect("a file");
+    fs::rename(next, dir.join(name)).expect("a file");
+}
+
+/// The sidecar with this folder where the injector mounts certificates, in a mount namespace of its own.
+fn start(dir: &Path, endpoint: &str) -> Exporting {
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-ec"]);
+    command.arg(
+        "mount -t tmpfs none /run; mkdir /run/flowcar-tls; mount --bind \"$1\" /run/flowcar-tls; exec \"$2\" export",
+    );
+    command.arg("sh").arg(dir).arg(product("flowcar"));
+    command.envs([
+        ("FLOWCAR_SOURCE", "inet_diag"),
+        ("FLOWCAR_POD_UID", "8c1f"),
+        ("FLOWCAR_LOG", "info"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "500"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/run/flowcar-tls/ca.crt"),
+        (
+            "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
+            "/run/flowcar-tls/tls.crt",
+        ),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/run/flowcar-tls/tls.key"),
+    ]);
+    Exporting::start(&mut command)
+}
+
+#[test]
+fn wrong_files_of_a_secret_hold_no_pod_and_are_taken_once_they_are_right() {
+    let (servers, clients) = (Authority::new("servers"), Authority::new("clients"));
+    let collector = Collector::start_with(CollectorOptions {
+        tls: Some(Tls {
+            server: servers.server(&["127.0.0.1"]),
+            client_ca: Some(clients.certificate().to_owned()),
+        }),
+        ..Default::default()
+    });
+    let own: Pair = clients.client("flowcar", "pods");
+    let other = clients.client("another", "pods");
+    let right = [
+        ("ca.crt", servers.certificate()),
+        ("tls.crt", own.certificate.as_str()),
+        ("tls.key", own.key.as_str()),
+    ];
+    let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    // The file, and what is in it; nothing where it is missing.
+    let rows: [(&str, Option<&str>); 9] = [
+        ("ca.crt", None),
+        ("ca.crt", Some("")),
+        ("ca.crt", Some("no PEM")),
+        ("ca.crt", Some(broken)),
+        ("ca.crt", Some(&own.key)),
+        ("tls.crt", Some("no PEM")),
+        ("tls.key", None),
+        ("tls.key", Some(&own.certificate)),
+        // Each of the two is right.
+        ("tls.key", Some(&other.key)),
+    ];
+    for (wrong, content) in rows {
+        let dir = tempfile::tempdir().expect("a folder");
+        for (name, text) in right {
+            put(dir.path(), name, text);
+        }
+        match content {
+            None => fs::remove_file(dir.path().join(wrong)).expect("a file"),
+            Some(text) => put(dir.path(), wrong, text),
+        }
+        let mut sidecar = start(dir.path(), &collector.grpc_endpoint());
+        let line = sidecar.told("exports fail until");
+        assert!(
+            line.contains(&format!("/run/flowcar-tls/{wrong}")),
+            "{content:?}: {line}"
+        );
+        let before = collector.received_metrics().len();
+        for (name, text) in right {
+            put(dir.path(), name, text);
+        }
+        eventually(&format!("an export with {wrong} set right"), WITHIN, || {
+            (collector.received_metrics().len() > before).then_some(())
+        });
+        sidecar.stop();
+    }
+}
