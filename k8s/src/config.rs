@@ -8,7 +8,10 @@ use sha2::{Digest, Sha256};
 
 mod scalar;
 
-use crate::annotations::{INJECT, Kind, Overrides, PREFIX, Permissions, Problem};
+use crate::annotations::{
+    INJECT, Key, Kind, Limits, Overrides, PREFIX, Permissions, Problem, Written, identity_of,
+    is_secure,
+};
 
 /// The version of flowcar, which names the default image.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -39,6 +42,20 @@ pub struct Config {
     pub allow_image_and_command: bool,
     /// Endpoints that pods may choose; empty for any. See [`Permissions::allows_endpoint`].
     pub allowed_endpoints: Vec<String>,
+    /// Annotations that only `defaults` decide, by their names without the prefix.
+    pub locked: Vec<String>,
+    /// The least that annotations may ask for, by their names without the prefix.
+    #[serde(deserialize_with = "scalar::map")]
+    pub minimum: BTreeMap<String, String>,
+    /// The most that annotations may ask for, by their names without the prefix.
+    #[serde(deserialize_with = "scalar::map")]
+    pub maximum: BTreeMap<String, String>,
+    /// The only values that annotations may have, by their names without the prefix. A Secret without a key stands for all
+    /// of its keys.
+    #[serde(deserialize_with = "scalar::lists")]
+    pub allowed: BTreeMap<String, Vec<String>>,
+    /// Telemetry goes to `https://` and `unix://` only.
+    pub require_tls: bool,
     /// Whether pods get a native sidecar.
     pub native_sidecar: NativeSidecar,
     /// Namespaces that are never injected, besides flowcar's own.
@@ -102,6 +119,8 @@ pub struct Settings {
     pub defaults: Overrides,
     /// What annotations may decide.
     pub permissions: Permissions,
+    /// What of that is locked or bounded.
+    pub limits: Limits,
     /// Names this configuration and this version of flowcar: 16 hexadecimal digits.
     pub hash: String,
 }
@@ -120,6 +139,11 @@ impl Default for Config {
             strict: false,
             allow_image_and_command: false,
             allowed_endpoints: Vec::new(),
+            locked: Vec::new(),
+            minimum: BTreeMap::new(),
+            maximum: BTreeMap::new(),
+            allowed: BTreeMap::new(),
+            require_tls: false,
             native_sidecar: NativeSidecar::Auto,
             excluded_namespaces: strings(&["kube-system", "kube-public", "kube-node-lease"]),
             sandboxed_runtime_classes: strings(&[
@@ -175,6 +199,20 @@ impl Config {
                 ));
             }
         }
+        let (limits, wrong) = Limits::read(Written {
+            locked: &self.locked,
+            minimum: &self.minimum,
+            maximum: &self.maximum,
+            allowed: &self.allowed,
+            require_tls: self.require_tls,
+        });
+        mistakes.extend(wrong);
+        if self.require_tls && !defaults.get(Key::Endpoint).is_some_and(is_secure) {
+            mistakes.push(
+                "requireTls: defaults.endpoint has to be an https:// or unix:// address, as it holds where a pod names none"
+                    .to_owned(),
+            );
+        }
         if !mistakes.is_empty() {
             return Err(ConfigError::Values(mistakes));
         }
@@ -186,6 +224,7 @@ impl Config {
             hash: self.hash(),
             defaults,
             permissions,
+            limits,
             config: self,
         })
     }
@@ -249,24 +288,39 @@ impl Settings {
         namespace: &Map<String, Value>,
         annotations: &Map<String, Value>,
     ) -> (Overrides, Vec<Problem>) {
-        let (own, problems) = Overrides::parse(annotations, &self.permissions);
-        let (of_namespace, _) = self.of_namespace(namespace);
-        (own.or(&of_namespace).or(&self.defaults), problems)
+        let (own, problems) = self.limited(annotations);
+        let (of_namespace, _) = self.limited(namespace);
+        let given = own.or(&of_namespace).with_identity_of(&self.defaults);
+        (given.or(&self.defaults), problems)
     }
 
     /// The mistakes in a namespace's defaults, in words. They are nobody's who writes a pod, so strict mode denies
     /// none for them.
     #[must_use]
     pub fn mistakes_of_namespace(&self, namespace: &Map<String, Value>) -> Vec<String> {
-        let (_, problems) = self.of_namespace(namespace);
+        let (_, problems) = self.limited(namespace);
         problems
             .iter()
             .map(|problem| format!("on the namespace: {problem}"))
             .collect()
     }
 
-    fn of_namespace(&self, namespace: &Map<String, Value>) -> (Overrides, Vec<Problem>) {
-        Overrides::parse(namespace, &self.permissions)
+    /// What these annotations decide, within the operator's limits.
+    fn limited(&self, annotations: &Map<String, Value>) -> (Overrides, Vec<Problem>) {
+        let (mut overrides, mut problems) = Overrides::parse(annotations, &self.permissions);
+        problems.extend(self.limits.apply(&mut overrides));
+        (overrides, problems)
+    }
+
+    /// Whether attributes say nothing of which pod it is but what the operator's own say.
+    #[must_use]
+    pub fn are_own_identity(&self, attributes: &str) -> bool {
+        let operators = self
+            .defaults
+            .get(Key::ResourceAttributes)
+            .unwrap_or_default();
+        let known: Vec<_> = identity_of(operators).collect();
+        identity_of(attributes).all(|pair| known.contains(&pair))
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
-use crate::certs::{Keeper, Policy};
+use crate::certs::{Keeper, MaterialError, Names, Policy};
 use crate::cluster::{ClusterView, native_sidecars};
 use crate::config::{Config, Settings};
 use crate::events::Events;
@@ -54,6 +54,13 @@ pub struct Options {
     /// The Secret of the certificates.
     #[arg(long, default_value = "flowcar-webhook-tls")]
     pub secret: String,
+    /// The Secret of the authorities' keys, which only the leader reads.
+    #[arg(long, default_value = "flowcar-webhook-ca")]
+    pub keys: String,
+    /// Look for pods that the webhook did not see, which needs the right to list all pods. Without it, Events about pods
+    /// that no workload of Kubernetes' own kinds has made are not told, as whether they are there cannot be verified.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    pub detect_missed: bool,
     /// The MutatingWebhookConfiguration.
     #[arg(long, default_value = "flowcar")]
     pub webhook_configuration: String,
@@ -202,6 +209,8 @@ async fn watch_secret(client: Client, options: Options, app: Arc<App>, changed: 
         match event {
             Ok(watcher::Event::InitApply(secret) | watcher::Event::Apply(secret)) => {
                 match app.certificate.load(&secret.data.unwrap_or_default()) {
+                    // As it is installed: the leader fills it.
+                    Err(MaterialError::Missing(_)) if !app.certificate.is_loaded() => {}
                     Ok(ends) => app.metrics.certificate(ends),
                     Err(error) => {
                         tracing::warn!(%error, "the Secret's certificate is not taken into use")
@@ -249,13 +258,12 @@ async fn lead(
         settle: options.settle,
     };
     let mut keeper = (options.certificates == Certificates::Own).then(|| {
-        Keeper::new(
-            &client,
-            &options.namespace,
-            &options.secret,
-            &options.webhook_configuration,
-            policy,
-        )
+        let names = Names {
+            secret: options.secret.clone(),
+            keys: options.keys.clone(),
+            webhook: options.webhook_configuration.clone(),
+        };
+        Keeper::new(&client, &options.namespace, names, policy)
     });
     let mut detector: Option<tokio::task::AbortHandle> = None;
     let mut held: Option<Instant> = None;
@@ -273,7 +281,7 @@ async fn lead(
             app.metrics.leader.set(i64::from(held.is_some()));
         }
         match (held.is_some(), &detector) {
-            (true, None) => {
+            (true, None) if options.detect_missed => {
                 let app = app.clone();
                 let watch = crate::detect::watch(
                     client.clone(),

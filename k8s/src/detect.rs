@@ -17,9 +17,9 @@ use crate::annotations::{INJECT, STATUS};
 use crate::cluster::ClusterView;
 use crate::config::Settings;
 use crate::events::Events;
-use crate::inject::ANNOTATIONS_MOST;
+use crate::inject::{ANNOTATIONS_MOST, Status};
 use crate::metrics::Metrics;
-use crate::opted::opted_in_later;
+use crate::opted::{UNSEEN, opted_in_later};
 
 /// How many pods a page of the first list has: the detector keeps none but the missed.
 const PAGE: u32 = 500;
@@ -117,12 +117,19 @@ fn is_missed(
         None => namespace_labels.get(INJECT).and_then(Value::as_str) == Some("enabled"),
     };
     asked
-        && !annotations.contains_key(STATUS)
+        && !has_status(annotations)
         && !is_full(annotations)
         && !annotations.contains_key("kubernetes.io/config.mirror")
         && pod.metadata.deletion_timestamp.is_none()
         && namespace != own_namespace
         && !settings.config.excluded_namespaces.contains(&namespace)
+}
+
+/// A status that cannot be read is none of ours. One that can be is taken for ours: the detector sees no containers, and only
+/// where no webhook answered does a status stay that somebody else wrote.
+fn has_status(annotations: &BTreeMap<String, String>) -> bool {
+    let status = annotations.get(STATUS);
+    status.is_some_and(|text| serde_json::from_str::<Status>(text).is_ok())
 }
 
 /// There is no room for a word of ours either.
@@ -132,7 +139,6 @@ fn is_full(annotations: &BTreeMap<String, String>) -> bool {
 }
 
 fn told(pod: &PartialObjectMeta<Pod>) -> Told {
-    let message = "the pod opted in, and flowcar's webhook did not see it: it could not be reached, or another webhook opted the pod in behind it; delete the pod to inject its successor";
     Told {
         regarding: Regarding {
             api_version: "v1".to_owned(),
@@ -142,7 +148,7 @@ fn told(pod: &PartialObjectMeta<Pod>) -> Told {
             uid: pod.uid(),
         },
         reason: "FlowcarMissed",
-        message: message.to_owned(),
+        message: format!("the pod {UNSEEN}"),
     }
 }
 
@@ -180,9 +186,17 @@ mod tests {
         ));
         assert!(!missed(
             "shop",
-            json!({"flowcar.io/inject": "enabled", "flowcar.io/status": "{}"}),
+            json!({"flowcar.io/inject": "enabled", "flowcar.io/status": r#"{"skipped":"windows","message":"m"}"#}),
             json!({})
         ));
+        assert!(
+            missed(
+                "shop",
+                json!({"flowcar.io/inject": "enabled", "flowcar.io/status": "{}"}),
+                json!({})
+            ),
+            "no status of ours"
+        );
         assert!(!missed(
             "shop",
             json!({"flowcar.io/inject": "enabled", "kubernetes.io/config.mirror": "x"}),

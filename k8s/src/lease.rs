@@ -9,7 +9,7 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
-use kube::api::{ObjectMeta, PostParams};
+use kube::api::PostParams;
 use tokio::time::Instant;
 
 /// How long a silent holder keeps the Lease.
@@ -27,6 +27,17 @@ pub(crate) struct Claim {
     seen: Option<(Option<MicroTime>, Instant)>,
 }
 
+/// Why the Lease cannot be held.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LeaseError {
+    /// flowcar's manifests have it, and it is not there.
+    #[error("there is no Lease {0}; flowcar may not create it: install its manifests again")]
+    Absent(String),
+    /// The API server refused or did not answer.
+    #[error(transparent)]
+    Api(#[from] kube::Error),
+}
+
 // === impl Claim ===
 
 impl Claim {
@@ -41,26 +52,19 @@ impl Claim {
     }
 
     /// Takes or renews the Lease if it can be had; whether this replica holds it now.
-    pub(crate) async fn hold(&mut self) -> Result<bool, kube::Error> {
-        let result = match self.leases.get_opt(&self.name).await? {
-            None => {
-                self.leases
-                    .create(&PostParams::default(), &self.lease(None))
-                    .await
-            }
-            Some(lease) if self.is_free(&lease) => {
-                let mine = self.lease(Some(&lease));
-                self.leases
-                    .replace(&self.name, &PostParams::default(), &mine)
-                    .await
-            }
-            Some(_) => return Ok(false),
-        };
-        match result {
+    pub(crate) async fn hold(&mut self) -> Result<bool, LeaseError> {
+        let found = self.leases.get_opt(&self.name).await?;
+        let lease = found.ok_or_else(|| LeaseError::Absent(self.name.clone()))?;
+        if !self.is_free(&lease) {
+            return Ok(false);
+        }
+        let mine = self.lease(&lease);
+        let params = PostParams::default();
+        match self.leases.replace(&self.name, &params, &mine).await {
             Ok(_) => Ok(true),
             // Another replica was quicker.
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
-            Err(error) => Err(error),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -96,18 +100,11 @@ impl Claim {
         holder.is_empty() || holder == self.identity || silent
     }
 
-    fn lease(&self, old: Option<&Lease>) -> Lease {
+    fn lease(&self, old: &Lease) -> Lease {
         let now = MicroTime(Timestamp::now());
-        let old_spec = old.and_then(|lease| lease.spec.clone()).unwrap_or_default();
+        let old_spec = old.spec.clone().unwrap_or_default();
         let kept = old_spec.holder_identity.as_ref() == Some(&self.identity);
         let transitions = old_spec.lease_transitions.unwrap_or_default();
-        let metadata = old.map_or_else(
-            || ObjectMeta {
-                name: Some(self.name.clone()),
-                ..ObjectMeta::default()
-            },
-            |lease| lease.metadata.clone(),
-        );
         let spec = LeaseSpec {
             holder_identity: Some(self.identity.clone()),
             acquire_time: if kept {
@@ -125,7 +122,7 @@ impl Claim {
             ..old_spec
         };
         Lease {
-            metadata,
+            metadata: old.metadata.clone(),
             spec: Some(spec),
         }
     }

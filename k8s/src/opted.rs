@@ -8,6 +8,11 @@ use serde_json::Value;
 
 use crate::annotations::INJECT;
 
+/// What is known of a pod that opted in and has no mark of the webhook, and what to do: the API server does not record why a
+/// webhook was not called.
+pub(crate) const UNSEEN: &str = "opted in, and the webhook did not see it; why is not recorded. Delete it; if its successor gets no \
+    sidecar either, opt in on the workload or the namespace, or have flowcar's webhook run last";
+
 /// A pod that was created before its opt-in was last written, and both times, in RFC 3339.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Later {

@@ -43,13 +43,18 @@ namespaceSelector: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
-{{- /* Cluster-wide objects have fixed names, and two webhooks would both inject. */}}
+{{- /* Cluster-wide objects have fixed names, and two webhooks would both inject. flowcar's is known by its first webhook,
+as its own name is the operator's choice. */}}
 {{- define "flowcar.onlyOne" -}}
-{{- $there := lookup "admissionregistration.k8s.io/v1" "MutatingWebhookConfiguration" "" "flowcar" }}
-{{- $annotations := dig "metadata" "annotations" dict (default dict $there) }}
+{{- range (lookup "admissionregistration.k8s.io/v1" "MutatingWebhookConfiguration" "" "").items }}
+{{- $annotations := default dict .metadata.annotations }}
 {{- $release := get $annotations "meta.helm.sh/release-name" }}
 {{- $namespace := get $annotations "meta.helm.sh/release-namespace" }}
-{{- if and $release (or (ne $release .Release.Name) (ne $namespace .Release.Namespace)) }}
+{{- $isOther := and $release (or (ne $release $.Release.Name) (ne $namespace $.Release.Namespace)) }}
+{{- range .webhooks }}
+{{- if and $isOther (eq .name "pods.flowcar.io") }}
 {{- fail (printf "flowcar is installed in this cluster already, as release %s in namespace %s, and there can be one only: upgrade it (helm upgrade %s --namespace %s), or uninstall it first" $release $namespace $release $namespace) }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end }}

@@ -12,7 +12,8 @@ pub fn markdown() -> String {
          Written on a pod, or on its workload (Deployment, StatefulSet, DaemonSet, Job, CronJob), from where flowcar copies\n\
          them into the pod template. A wrong value never blocks a pod: its default holds, and a warning says so. The operator\n\
          sets other defaults for a cluster in the controller's configuration, `defaults`, under the names without prefix, and an\n\
-         annotation on a Namespace (all but `inject`, which is a label there) is the default of its pods. In YAML, quote `\"on\"` and\n\
+         annotation on a Namespace (all but `inject`, which is a label there) is the default of its pods. The operator can lock or\n\
+         bound any of them (docs/security/injector.md). In YAML, quote `\"on\"` and\n\
          `\"off\"`: kubectl takes them for booleans.\n\n\
          | annotation | type | default | meaning | example |\n|---|---|---|---|---|\n",
     );

@@ -6,6 +6,7 @@
 
 mod docs;
 mod kind;
+mod limits;
 mod overrides;
 mod problem;
 mod table;
@@ -14,6 +15,8 @@ pub use docs::markdown;
 use kind::with_values;
 pub use kind::{Kind, parse_secret_ref};
 pub(crate) use kind::{REFERENCES, parse_command, parse_reference, socket_path};
+pub use limits::Limits;
+pub(crate) use limits::{Written, identity_of, is_secure};
 pub use overrides::{Overrides, Permissions};
 pub use problem::Problem;
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::problem::unknown_key;
-use super::{Annotation, Key, OWN_MARKS, Problem, TABLE, socket_path, with_values};
+use super::{Annotation, Key, OWN_MARKS, Problem, TABLE, identity_of, socket_path, with_values};
 
 /// The valid overrides of one pod. A value that was refused is absent, so its default holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -69,6 +69,23 @@ impl Overrides {
     pub fn or(mut self, defaults: &Self) -> Self {
         for (key, value) in &defaults.values {
             self.values.entry(*key).or_insert_with(|| value.clone());
+        }
+        self
+    }
+
+    /// Puts a value in the place of the one that is there.
+    pub(super) fn set(&mut self, key: Key, value: String) {
+        self.values.insert(key, value);
+    }
+
+    /// Adds to the attributes, where there are any, those that say which pod it is from the operator's own.
+    #[must_use]
+    pub(crate) fn with_identity_of(mut self, defaults: &Self) -> Self {
+        let key = Key::ResourceAttributes;
+        if let (Some(own), Some(operators)) = (self.get(key), defaults.get(key)) {
+            let all: Vec<_> = own.split(',').chain(identity_of(operators)).collect();
+            let all = all.join(",");
+            self.set(key, all);
         }
         self
     }

@@ -37,6 +37,30 @@ pub enum Problem {
         /// The endpoint, as written.
         endpoint: String,
     },
+    /// The operator lets no annotation decide it.
+    Locked {
+        /// The annotation.
+        row: &'static Annotation,
+    },
+    /// The value is not within what the operator allows.
+    OutOfBounds {
+        /// The annotation.
+        row: &'static Annotation,
+        /// The value, as written.
+        value: String,
+        /// What the operator allows, in words.
+        bound: String,
+    },
+    /// A resource attribute by which the pod would speak in another one's name.
+    Identity {
+        /// The attribute.
+        key: String,
+    },
+    /// The endpoint is neither `https://` nor `unix://`, and the operator wants one of them.
+    TlsRequired {
+        /// The endpoint, as written.
+        endpoint: String,
+    },
     /// A request above its limit, which the API server would refuse.
     RequestAboveLimit {
         /// `cpu` or `memory`.
@@ -55,6 +79,10 @@ impl Problem {
             Self::InvalidValue { .. } => "invalid_value",
             Self::NotPermitted { .. } => "not_permitted",
             Self::EndpointNotAllowed { .. } => "endpoint_not_allowed",
+            Self::Locked { .. } => "locked",
+            Self::OutOfBounds { .. } => "out_of_bounds",
+            Self::Identity { .. } => "identity",
+            Self::TlsRequired { .. } => "tls_required",
             Self::RequestAboveLimit { .. } => "request_above_limit",
         }
     }
@@ -106,6 +134,32 @@ impl fmt::Display for Problem {
                     f,
                     "flowcar.io/endpoint={:?}: ignored, not on the allow-list",
                     clip(endpoint, 60)
+                )
+            }
+            Self::Locked { row } => {
+                write!(f, "{}: ignored, the operator has locked it", row.name)
+            }
+            Self::OutOfBounds { row, value, bound } => {
+                let quoted = clip(&format!("{value:?}"), 20);
+                write!(
+                    f,
+                    "{}={quoted}: ignored, the operator allows {}",
+                    row.name,
+                    clip(bound, 24)
+                )
+            }
+            Self::Identity { key } => {
+                write!(
+                    f,
+                    "flowcar.io/resource-attributes: {} is ignored, it is fixed for each pod",
+                    clip(key, 40)
+                )
+            }
+            Self::TlsRequired { endpoint } => {
+                write!(
+                    f,
+                    "flowcar.io/endpoint={:?}: ignored, the operator requires https:// or unix://",
+                    clip(endpoint, 36)
                 )
             }
             Self::RequestAboveLimit { resource } => {

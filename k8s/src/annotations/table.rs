@@ -189,7 +189,7 @@ pub static TABLE: [Annotation; 30] = [
         "none",
         "team=payments,deployment.environment.name=staging",
         Some("OTEL_RESOURCE_ATTRIBUTES"),
-        "Further resource attributes, in OpenTelemetry's `key=value,key=value` form, values percent-encoded.",
+        "Further resource attributes, in OpenTelemetry's `key=value,key=value` form, values percent-encoded. `k8s.*` is the pod's own identity, which no annotation changes.",
     ),
     row(
         Key::Source,

@@ -1,4 +1,4 @@
-//! Keeps the Secret and the webhook's `caBundle` as they should be.
+//! Keeps the Secrets and the webhook's `caBundle` as they should be.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,10 +6,10 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
-use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 
-use super::material::{Material, MaterialError};
+use super::material::{Material, MaterialError, SecretData};
 use super::rotation::{Policy, advance};
 
 /// The field manager of `caBundle`, and of nothing else.
@@ -19,11 +19,21 @@ pub const WEBHOOK_FIELD_MANAGER: &str = "flowcar-controller";
 pub struct Keeper {
     secrets: Api<Secret>,
     webhooks: Api<MutatingWebhookConfiguration>,
-    secret_name: String,
-    webhook_name: String,
+    names: Names,
     policy: Policy,
-    /// What the Secret held last, so that deleting it costs no call.
+    /// What the Secrets held last, so that emptying one costs no call.
     last: Option<Material>,
+}
+
+/// What is kept, by name.
+#[derive(Clone, Debug)]
+pub struct Names {
+    /// The Secret that every replica serves from.
+    pub secret: String,
+    /// The Secret with the authorities' keys.
+    pub keys: String,
+    /// The MutatingWebhookConfiguration.
+    pub webhook: String,
 }
 
 /// Why certificates are not as they should be.
@@ -37,6 +47,9 @@ pub enum KeeperError {
         /// Its answer.
         source: Box<kube::Error>,
     },
+    /// A Secret that flowcar's manifests have is not there.
+    #[error("there is no Secret {0}; flowcar may not create it: install its manifests again")]
+    Absent(String),
     /// See [`MaterialError`].
     #[error(transparent)]
     Material(#[from] MaterialError),
@@ -45,20 +58,13 @@ pub enum KeeperError {
 // === impl Keeper ===
 
 impl Keeper {
-    /// A keeper of this Secret and this MutatingWebhookConfiguration.
+    /// A keeper of these objects.
     #[must_use]
-    pub fn new(
-        client: &kube::Client,
-        namespace: &str,
-        secret: &str,
-        webhook: &str,
-        policy: Policy,
-    ) -> Self {
+    pub fn new(client: &kube::Client, namespace: &str, names: Names, policy: Policy) -> Self {
         Self {
             secrets: Api::namespaced(client.clone(), namespace),
             webhooks: Api::all(client.clone()),
-            secret_name: secret.to_owned(),
-            webhook_name: webhook.to_owned(),
+            names,
             policy,
             last: None,
         }
@@ -69,25 +75,25 @@ impl Keeper {
     /// # Errors
     /// See [`KeeperError`]; a conflict with another writer is one too, and is gone at the next call.
     pub async fn reconcile(&mut self) -> Result<Duration, KeeperError> {
-        let stored = self
-            .secrets
-            .get_opt(&self.secret_name)
-            .await
-            .map_err(api("reading the Secret"))?;
-        let readable = stored.as_ref().and_then(|secret| {
-            Material::from_secret(&secret.data.clone().unwrap_or_default())
+        let serving = self.read(&self.names.secret).await?;
+        let keys = self.read(&self.names.keys).await?;
+        let readable = match (data_of(&serving), data_of(&keys)) {
+            (serving, keys) if serving.is_empty() && keys.is_empty() => None,
+            (serving, keys) => Material::from_secrets(&serving, &keys)
                 .inspect_err(|error| tracing::warn!(%error, "the certificates are made anew"))
-                .ok()
-        });
-        let was_stored = readable.is_some();
+                .ok(),
+        };
         let current = readable.or_else(|| self.last.clone());
         let published = match &current {
             Some(material) => self.is_published(&material.bundle()).await?,
             None => false,
         };
         let step = advance(current, SystemTime::now(), &self.policy, published)?;
-        if step.changed || !was_stored {
-            self.store(stored, &step.material).await?;
+        // The keys first: of a leaf that is served, the authority is never lost.
+        let keys = self.store(keys, step.material.to_keys()).await?;
+        let serving = self.store(serving, step.material.to_secret()).await?;
+        if keys || serving {
+            tracing::info!(secret = self.names.secret, "certificates written");
         }
         self.last = Some(step.material.clone());
         self.publish(&step.material.bundle()).await?;
@@ -97,42 +103,32 @@ impl Keeper {
             .unwrap_or_default())
     }
 
-    /// Writes under the version that was read: of two writers one gets a conflict and reads again.
-    async fn store(&self, stored: Option<Secret>, material: &Material) -> Result<(), KeeperError> {
-        let data = Some(material.to_secret());
-        match stored {
-            Some(secret) => {
-                let secret = Secret { data, ..secret };
-                let replaced = self
-                    .secrets
-                    .replace(&self.secret_name, &PostParams::default(), &secret)
-                    .await;
-                replaced.map_err(api("writing the Secret"))?;
-            }
-            None => {
-                let metadata = ObjectMeta {
-                    name: Some(self.secret_name.clone()),
-                    ..ObjectMeta::default()
-                };
-                let secret = Secret {
-                    metadata,
-                    data,
-                    type_: Some("kubernetes.io/tls".to_owned()),
-                    ..Secret::default()
-                };
-                self.secrets
-                    .create(&PostParams::default(), &secret)
-                    .await
-                    .map_err(api("creating the Secret"))?;
-            }
+    async fn read(&self, name: &str) -> Result<Secret, KeeperError> {
+        let found = self.secrets.get_opt(name).await;
+        let found = found.map_err(api("reading a Secret"))?;
+        found.ok_or_else(|| KeeperError::Absent(name.to_owned()))
+    }
+
+    /// Writes what differs under the version that was read: of two writers one gets a conflict and reads again. Whether it
+    /// wrote.
+    async fn store(&self, stored: Secret, data: SecretData) -> Result<bool, KeeperError> {
+        if data_of(&stored) == data {
+            return Ok(false);
         }
-        tracing::info!(secret = self.secret_name, "certificates written");
-        Ok(())
+        let name = stored.metadata.name.clone().unwrap_or_default();
+        let secret = Secret {
+            data: Some(data),
+            ..stored
+        };
+        let params = PostParams::default();
+        let replaced = self.secrets.replace(&name, &params, &secret).await;
+        replaced.map_err(api("writing a Secret"))?;
+        Ok(true)
     }
 
     async fn configuration(&self) -> Result<MutatingWebhookConfiguration, KeeperError> {
         self.webhooks
-            .get(&self.webhook_name)
+            .get(&self.names.webhook)
             .await
             .map_err(api("reading the MutatingWebhookConfiguration"))
     }
@@ -157,18 +153,22 @@ impl Keeper {
         let apply = json!({
             "apiVersion": "admissionregistration.k8s.io/v1",
             "kind": "MutatingWebhookConfiguration",
-            "metadata": { "name": self.webhook_name },
+            "metadata": { "name": self.names.webhook },
             "webhooks": webhooks,
         });
         let params = PatchParams::apply(WEBHOOK_FIELD_MANAGER).force();
         let applied = self
             .webhooks
-            .patch(&self.webhook_name, &params, &Patch::Apply(apply))
+            .patch(&self.names.webhook, &params, &Patch::Apply(apply))
             .await;
         applied.map_err(api("setting caBundle"))?;
-        tracing::info!(webhook = self.webhook_name, "caBundle published");
+        tracing::info!(webhook = self.names.webhook, "caBundle published");
         Ok(())
     }
+}
+
+fn data_of(secret: &Secret) -> SecretData {
+    secret.data.clone().unwrap_or_default()
 }
 
 fn carries(configuration: &MutatingWebhookConfiguration, bundle: &str) -> bool {

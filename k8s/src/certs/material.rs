@@ -29,7 +29,8 @@ pub struct Authority {
     key: String,
 }
 
-/// All that the Secret holds.
+/// All that the two Secrets hold: one is served from and read by every replica, the other has the authorities' keys and is
+/// read by the leader alone.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Material {
     /// The authority that signed the leaf.
@@ -47,11 +48,11 @@ pub struct Material {
 #[derive(Debug, thiserror::Error)]
 pub enum MaterialError {
     /// The Secret lacks a part.
-    #[error("the Secret has no {0}; delete the Secret and flowcar makes it anew")]
+    #[error("the Secret has no {0}; empty the Secret and flowcar makes its content anew")]
     Missing(&'static str),
     /// A part is no PEM certificate.
     #[error(
-        "a certificate in the Secret cannot be read ({0}); delete the Secret and flowcar makes it anew"
+        "a certificate in the Secret cannot be read ({0}); empty the Secret and flowcar makes its content anew"
     )]
     Unreadable(String),
     /// The library refused.
@@ -169,12 +170,20 @@ impl Material {
         all.map(|pem| format!("{}\n", pem.trim_end())).collect()
     }
 
-    /// Reads a Secret.
+    /// Reads the Secret that is served from and the one with the authorities' keys. A flowcar before this one kept all in the
+    /// first.
     ///
     /// # Errors
     /// [`MaterialError::Missing`] or [`MaterialError::Unreadable`].
-    pub fn from_secret(data: &SecretData) -> Result<Self, MaterialError> {
+    pub fn from_secrets(serving: &SecretData, keys: &SecretData) -> Result<Self, MaterialError> {
+        let is_together = !keys.contains_key("signing-ca.key");
         let part = |name: &'static str| {
+            let is_serving = matches!(name, "ca.crt" | "tls.crt" | "tls.key");
+            let data = if is_serving || is_together {
+                serving
+            } else {
+                keys
+            };
             let bytes = data
                 .get(name)
                 .filter(|value| !value.0.is_empty())
@@ -218,16 +227,23 @@ impl Material {
         })
     }
 
-    /// Writes a Secret's data.
+    /// The data of the Secret that is served from: no key of an authority is in it.
     #[must_use]
     pub fn to_secret(&self) -> SecretData {
-        let part = |name: &str, text: &str| (name.to_owned(), ByteString(text.as_bytes().to_vec()));
-        let mut data = SecretData::from([
+        SecretData::from([
             part("ca.crt", &self.bundle()),
             part("signing-ca.crt", &self.signer.cert),
-            part("signing-ca.key", &self.signer.key),
             part("tls.crt", &self.cert),
             part("tls.key", &self.key),
+        ])
+    }
+
+    /// The data of the Secret with the authorities' keys.
+    #[must_use]
+    pub fn to_keys(&self) -> SecretData {
+        let mut data = SecretData::from([
+            part("signing-ca.crt", &self.signer.cert),
+            part("signing-ca.key", &self.signer.key),
         ]);
         if let Some(next) = &self.next {
             data.extend([
@@ -237,6 +253,10 @@ impl Material {
         }
         data
     }
+}
+
+fn part(name: &str, text: &str) -> (String, ByteString) {
+    (name.to_owned(), ByteString(text.as_bytes().to_vec()))
 }
 
 /// The server side of TLS with the certificate chain and key of a Secret of type `kubernetes.io/tls`, for clients

@@ -115,7 +115,7 @@ mod tests {
     use rustls_pki_types::pem::PemObject;
     use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-    use super::super::Material;
+    use super::super::{Material, SecretData};
     use super::{Policy, advance};
 
     const HOUR: Duration = Duration::from_secs(3600);
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_holds_everything() {
+    fn two_secrets_hold_everything() {
         let first = advance(None, start(), &policy(), true)
             .expect("makes")
             .material;
@@ -184,11 +184,25 @@ mod tests {
             .expect("advances")
             .material;
         assert!(overlapping.next.is_some());
-        let read = Material::from_secret(&overlapping.to_secret()).expect("reads back");
+        let (serving, keys) = (overlapping.to_secret(), overlapping.to_keys());
+        assert_eq!(
+            serving
+                .keys()
+                .filter(|name| name.ends_with("ca.key"))
+                .count(),
+            0
+        );
+        let read = Material::from_secrets(&serving, &keys).expect("reads back");
         assert!(read == overlapping);
-        let mut broken = overlapping.to_secret();
+        // A flowcar before this one kept all in one.
+        let mut together = keys.clone();
+        together.extend(serving.clone());
+        let read = Material::from_secrets(&together, &SecretData::new()).expect("reads back");
+        assert!(read == overlapping);
+        assert!(Material::from_secrets(&serving, &SecretData::new()).is_err());
+        let mut broken = serving;
         broken.remove("tls.key");
-        assert!(Material::from_secret(&broken).is_err());
+        assert!(Material::from_secrets(&broken, &keys).is_err());
     }
 
     /// A year of hours with clients that see every bundle, and replicas that see every leaf, up to an hour late.

@@ -8,8 +8,8 @@ use k8s_openapi::api::authorization::v1::{
     SubjectAccessReviewSpec,
 };
 use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::Api;
-use kube::api::PostParams;
+use kube::api::{ListParams, PostParams};
+use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
 use super::ClusterArgs;
@@ -30,26 +30,13 @@ enum Found {
 }
 
 /// What the controller does: group, resource, name, verb, and whether in its own namespace.
-const RIGHTS: [(&str, &str, &str, &str, bool); 10] = [
+const RIGHTS: [(&str, &str, &str, &str, bool); 8] = [
     ("", "namespaces", "", "watch", false),
-    ("", "pods", "", "watch", false),
     ("", "limitranges", "", "watch", false),
     ("", "resourcequotas", "", "watch", false),
     ("events.k8s.io", "events", "", "create", false),
-    (
-        "admissionregistration.k8s.io",
-        "mutatingwebhookconfigurations",
-        "flowcar",
-        "get",
-        false,
-    ),
-    (
-        "admissionregistration.k8s.io",
-        "mutatingwebhookconfigurations",
-        "flowcar",
-        "patch",
-        false,
-    ),
+    ("admissionregistration.k8s.io", WEBHOOKS, "", "get", false),
+    ("admissionregistration.k8s.io", WEBHOOKS, "", "patch", false),
     ("", "secrets", "flowcar-webhook-tls", "get", true),
     (
         "coordination.k8s.io",
@@ -58,8 +45,10 @@ const RIGHTS: [(&str, &str, &str, &str, bool); 10] = [
         "update",
         true,
     ),
-    ("coordination.k8s.io", "leases", "", "create", true),
 ];
+
+/// The resource of webhooks' configurations; which of them is flowcar's, the operator names.
+const WEBHOOKS: &str = "mutatingwebhookconfigurations";
 
 /// What the installing user creates: group and resource.
 const INSTALLS: [(&str, &str); 7] = [
@@ -104,6 +93,7 @@ pub(super) async fn run(pre: bool, cluster: &ClusterArgs) -> anyhow::Result<bool
         ));
         lines.push(("certificates", certificates(&remote).await));
         lines.push(("caBundle", ca_bundle(&remote).await.into()));
+        lines.push(("order of webhooks", order(&remote).await.into()));
         lines.push(("dry-run pod", dry_run(&remote).await.into()));
         lines.push(("opted-in pods", missed(&remote).await.into()));
     }
@@ -172,10 +162,18 @@ async fn rights_of_controller(remote: &Remote) -> Result<String, String> {
         Ok(secret) => crate::certs::is_own(&secret.data.unwrap_or_default()),
         Err(_) => true,
     };
+    let configuration = match configuration(remote).await {
+        Ok(found) => found.name_any(),
+        Err(_) => "flowcar".to_owned(),
+    };
     for (group, resource, name, verb, own) in RIGHTS {
         if verb == "patch" && !makes_certificates {
             continue;
         }
+        let name = match resource {
+            WEBHOOKS => &configuration,
+            _ => name,
+        };
         let namespace = own.then_some(remote.own_namespace.as_str());
         let review = SubjectAccessReview {
             spec: SubjectAccessReviewSpec {
@@ -228,9 +226,14 @@ async fn secret(remote: &Remote) -> Result<Secret, String> {
         .get_opt("flowcar-webhook-tls")
         .await
         .map_err(|error| error.to_string())?;
-    found.ok_or_else(|| {
-        "there is no Secret flowcar-webhook-tls: does the controller run?".to_owned()
-    })
+    let is_filled = |secret: &Secret| secret.data.iter().flatten().next().is_some();
+    match found {
+        Some(secret) if is_filled(&secret) => Ok(secret),
+        Some(_) => {
+            Err("the Secret flowcar-webhook-tls is empty: does the controller run?".to_owned())
+        }
+        None => Err("there is no Secret flowcar-webhook-tls: install the manifests".to_owned()),
+    }
 }
 
 async fn certificates(remote: &Remote) -> Found {
@@ -261,15 +264,58 @@ fn judge_remaining(remaining: &Remaining) -> Found {
     }
 }
 
-async fn ca_bundle(remote: &Remote) -> Result<String, String> {
+async fn configurations(remote: &Remote) -> Result<Vec<MutatingWebhookConfiguration>, String> {
     let webhooks: Api<MutatingWebhookConfiguration> = Api::all(remote.client.clone());
-    let found = webhooks
-        .get_opt("flowcar")
-        .await
-        .map_err(|error| error.to_string())?;
-    let found = found.ok_or_else(|| {
-        "there is no MutatingWebhookConfiguration flowcar: install the manifests".to_owned()
-    })?;
+    let list = webhooks.list(&ListParams::default()).await;
+    Ok(list.map_err(|error| error.to_string())?.items)
+}
+
+/// flowcar's own, by its first webhook: its name is the operator's choice.
+async fn configuration(remote: &Remote) -> Result<MutatingWebhookConfiguration, String> {
+    let is_ours = |found: &MutatingWebhookConfiguration| {
+        let mut webhooks = found.webhooks.iter().flatten();
+        webhooks.any(|webhook| webhook.name == "pods.flowcar.io")
+    };
+    let found = configurations(remote).await?.into_iter().find(is_ours);
+    found.ok_or_else(|| {
+        "there is no MutatingWebhookConfiguration of flowcar's: install the manifests".to_owned()
+    })
+}
+
+/// Which webhooks for pods the API server calls after flowcar's: what they opt in is too late.
+async fn order(remote: &Remote) -> Result<String, String> {
+    let own = configuration(remote).await?.name_any();
+    let all = configurations(remote).await?;
+    let behind: Vec<_> = all
+        .iter()
+        .filter(|other| other.name_any() > own && is_for_pods(other))
+        .map(ResourceExt::name_any)
+        .collect();
+    Ok(match behind.is_empty() {
+        true => format!("{own} is the last one for pods"),
+        false => format!(
+            "{} come after {own}: pods that they opt in are not injected",
+            behind.join(", ")
+        ),
+    })
+}
+
+fn is_for_pods(configuration: &MutatingWebhookConfiguration) -> bool {
+    let has = |list: &Option<Vec<String>>, names: &[&str]| {
+        let mut list = list.iter().flatten();
+        list.any(|item| names.contains(&item.as_str()))
+    };
+    let webhooks = configuration.webhooks.iter().flatten();
+    let mut rules = webhooks.flat_map(|webhook| webhook.rules.iter().flatten());
+    rules.any(|rule| {
+        has(&rule.api_groups, &["", "*"])
+            && has(&rule.resources, &["pods", "*", "*/*"])
+            && has(&rule.operations, &["CREATE", "*"])
+    })
+}
+
+async fn ca_bundle(remote: &Remote) -> Result<String, String> {
+    let found = configuration(remote).await?;
     let bundle = secret(remote)
         .await?
         .data
@@ -351,7 +397,7 @@ async fn missed(remote: &Remote) -> Result<String, String> {
             pods.len()
         )),
         Some(first) => Err(format!(
-            "{} of {} opted in and were not seen by the webhook, {} first: it could not be reached, or another webhook opted them in behind it; delete them to inject their successors",
+            "{} of {} opted in and were not seen by the webhook, {} first: kubectl flowcar explain says what to do",
             missed.len(),
             pods.len(),
             super::files::title(first)

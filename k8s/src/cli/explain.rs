@@ -5,8 +5,9 @@ use serde_json::Value;
 use super::files::{Files, judge, title};
 use super::remote::Remote;
 use super::{ClusterArgs, ExplainArgs, FileArgs};
-use crate::inject::{Decision, Form, Outcome, Status, has_sidecar};
-use crate::opted::Later;
+use crate::config::Settings;
+use crate::inject::{Decision, Form, Outcome, Skip, Status, has_sidecar};
+use crate::opted::{Later, UNSEEN};
 use crate::workload::{copy_opt_in, is_copied_from};
 
 /// Explains a pod (or a workload's template) of a file, or `stored` in the cluster, in one sentence, and each
@@ -18,7 +19,7 @@ pub fn explain_pod(object: &Value, files: &Files, stored: bool) -> Vec<String> {
     };
     let pod = object.pointer(&pointer).unwrap_or(&Value::Null);
     let first = match object["kind"].as_str() {
-        Some("Pod") if stored => past(pod, &outcome, files.opted_in_later(object)),
+        Some("Pod") if stored => past(pod, &outcome, files.opted_in_later(object), &files.settings),
         Some(kind) if stored && is_behind(object, files) => behind(kind).to_owned(),
         _ => sentence(&outcome, status_of(pod).as_ref()),
     };
@@ -35,13 +36,17 @@ fn status_of(pod: &Value) -> Option<Status> {
 }
 
 /// What became of a pod that runs, and what would become of its successor where that differs.
-fn past(pod: &Value, outcome: &Outcome, later: Option<Later>) -> String {
+fn past(pod: &Value, outcome: &Outcome, later: Option<Later>, settings: &Settings) -> String {
     let status = status_of(pod);
     match (&outcome.decision, &status) {
         (Decision::AlreadyInjected { .. }, _) => sentence(outcome, status.as_ref()),
-        (_, Some(Status::Injected { form, version, .. })) if has_sidecar(pod) => {
+        (_, Some(Status::Injected { form, version, .. })) if has_sidecar(pod, settings) => {
             let next = sentence(outcome, None);
             format!("has the sidecar, in the {form} form, by flowcar {version}; a new pod {next}")
+        }
+        // The status that the container came with is gone: what was wrong with it has been written down.
+        (Decision::Skipped(Skip::NameTaken { .. }), Some(Status::Skipped { message, .. })) => {
+            format!("gets no sidecar: {message}")
         }
         (Decision::Injected(_), Some(Status::Skipped { message, .. })) => {
             format!("was not injected: {message}; a new pod would be")
@@ -50,7 +55,7 @@ fn past(pod: &Value, outcome: &Outcome, later: Option<Later>) -> String {
             Some(Later { created, written }) => format!(
                 "is older than its opt-in: it was created at {created}, and the opt-in was last written at {written}; a new pod gets the sidecar"
             ),
-            None => "opted in, and the webhook did not see it: it could not be reached, or another webhook opted the pod in behind it; delete it to inject its successor".to_owned(),
+            None => UNSEEN.to_owned(),
         },
         _ => sentence(outcome, status.as_ref()),
     }

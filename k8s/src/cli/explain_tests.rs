@@ -104,6 +104,18 @@ fn skipped(kind: SkipKind) -> (Value, Files, &'static str) {
             asked(json!({"initContainers": [{"name": "flowcar"}]})),
             "container named flowcar",
         ),
+        SkipKind::ReservedMount => {
+            let mounts = json!([{"name": "flowcar-host-cgroup", "mountPath": "/node"}]);
+            plain(
+                asked(json!({"containers": [{"name": "a", "volumeMounts": mounts}]})),
+                "which only flowcar may mount",
+            )
+        }
+        SkipKind::Preset => {
+            let mut pod = injected(&asked(json!({})), &files());
+            pod["spec"]["initContainers"][0]["image"] = json!("evil.example/flowcar:1");
+            plain(pod, "not as flowcar writes it (image)")
+        }
         SkipKind::WouldNeverEnd => {
             let old = Files {
                 native_sidecar: false,
@@ -155,6 +167,28 @@ fn mistaken(kind: ProblemKind) -> (Value, Files, &'static str) {
             annotated("flowcar.io/endpoint", "http://evil"),
             configured("allowedEndpoints: ['https://*.example.com']"),
             "not on the allow-list",
+        ),
+        ProblemKind::Locked => (
+            annotated("flowcar.io/host-network", "force"),
+            configured("locked: [host-network]"),
+            "the operator has locked it",
+        ),
+        ProblemKind::OutOfBounds => (
+            annotated("flowcar.io/memory-limit", "1Gi"),
+            configured("maximum: {memory-limit: 256Mi}"),
+            "the operator allows at most 256Mi",
+        ),
+        ProblemKind::Identity => plain(
+            annotated(
+                "flowcar.io/resource-attributes",
+                "k8s.namespace.name=payments",
+            ),
+            "k8s.namespace.name is ignored",
+        ),
+        ProblemKind::TlsRequired => (
+            annotated("flowcar.io/endpoint", "http://collector:4317"),
+            configured("{requireTls: true, defaults: {endpoint: 'https://collector:4317'}}"),
+            "the operator requires https:// or unix://",
         ),
         ProblemKind::RequestAboveLimit => plain(
             annotated("flowcar.io/memory-request", "1Gi"),

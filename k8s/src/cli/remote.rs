@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 
 use super::files::Files;
 use super::{ClusterArgs, resources};
-use crate::annotations::{INJECT, STATUS};
+use crate::annotations::INJECT;
 use crate::cluster::native_sidecars;
 use crate::config::{Config, Settings};
-use crate::inject::{ANNOTATIONS_MOST, Status, annotations_size};
+use crate::inject::{ANNOTATIONS_MOST, Status, annotations_size, has_container, has_sidecar};
 
 /// Pods are listed by pages of this many.
 const PAGE: u32 = 500;
@@ -288,6 +288,12 @@ pub(super) async fn status(cluster: &ClusterArgs) -> anyhow::Result<bool> {
     for (namespace, [injected, skipped, missed, _]) in &counts {
         println!("{namespace:<32} {injected:>8} {skipped:>8} {missed:>8}");
     }
+    for (namespace, [_, _, missed, _]) in counts.iter().filter(|(_, [_, _, missed, _])| *missed > 0)
+    {
+        println!(
+            "{namespace}: {missed} pods opted in, and the webhook did not see them; kubectl flowcar explain -n {namespace} says what to do"
+        );
+    }
     for (namespace, [.., older]) in counts.iter().filter(|(_, [.., older])| *older > 0) {
         println!(
             "{namespace}: {older} pods are older than their opt-in; restart their workloads to inject their successors"
@@ -300,13 +306,15 @@ pub(super) async fn status(cluster: &ClusterArgs) -> anyhow::Result<bool> {
 pub(super) fn fate(pod: &Value, files: &Files) -> Fate {
     let empty = serde_json::Map::new();
     let annotations = pod["metadata"]["annotations"].as_object().unwrap_or(&empty);
+    // A status that claims a sidecar counts with the container that it is about.
+    let is_there = has_sidecar(pod, &files.settings);
     match Status::read(annotations) {
-        Some(Status::Injected { .. }) => Fate::Injected,
+        Some(Status::Injected { .. }) if is_there => Fate::Injected,
+        Some(Status::Injected { .. }) if has_container(pod) => Fate::Skipped,
         Some(Status::Skipped { .. }) => Fate::Skipped,
-        None if annotations.contains_key(STATUS) => Fate::Injected,
         // There was no room for a word.
-        None if annotations_size(annotations) > ANNOTATIONS_MOST => Fate::Skipped,
-        None if files.opted_in_later(pod).is_some() => Fate::Older,
-        None => Fate::Missed,
+        _ if annotations_size(annotations) > ANNOTATIONS_MOST => Fate::Skipped,
+        _ if files.opted_in_later(pod).is_some() => Fate::Older,
+        _ => Fate::Missed,
     }
 }

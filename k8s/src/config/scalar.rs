@@ -39,16 +39,31 @@ pub(super) fn one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, 
     Ok(Scalar::deserialize(deserializer)?.text(false))
 }
 
+/// Lists of them, by the names of annotations without their prefix.
+pub(super) fn lists<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, Vec<String>>, D::Error> {
+    let lists: BTreeMap<String, Vec<Scalar>> = BTreeMap::deserialize(deserializer)?;
+    let texts = lists.into_iter().map(|(name, list)| {
+        let is_switch = is_switch(&name);
+        let texts = list.into_iter().map(|scalar| scalar.text(is_switch));
+        (name, texts.collect())
+    });
+    Ok(texts.collect())
+}
+
+fn is_switch(name: &str) -> bool {
+    let row = Annotation::named(&format!("{PREFIX}{name}"));
+    row.is_some_and(|row| matches!(row.kind, Kind::Choice(words) if words.contains(&"off")))
+}
+
 /// By the names of annotations without their prefix.
 pub(super) fn map<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<BTreeMap<String, String>, D::Error> {
     let scalars: BTreeMap<String, Scalar> = BTreeMap::deserialize(deserializer)?;
     let texts = scalars.into_iter().map(|(name, scalar)| {
-        let row = Annotation::named(&format!("{PREFIX}{name}"));
-        let is_switch = row
-            .is_some_and(|row| matches!(row.kind, Kind::Choice(words) if words.contains(&"off")));
-        let text = scalar.text(is_switch);
+        let text = scalar.text(is_switch(&name));
         (name, text)
     });
     Ok(texts.collect())

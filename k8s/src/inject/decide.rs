@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-use super::{CONTAINER, Context, Skip, edit, placement, view, volumes};
-use crate::annotations::{INJECT, Key, Overrides};
+use super::{CONTAINER, Context, Skip, Status, edit, placement, preset, view, volumes};
+use crate::annotations::{INJECT, Key, Overrides, is_secure};
 use crate::config::{Level, Settings};
 
 /// The form of the sidecar.
@@ -58,6 +58,7 @@ pub(super) fn skip(
         .or_else(|| malformed(pod))
         .or_else(|| excluded(context, settings))
         .or_else(|| unsuitable(pod, context, settings, overrides))
+        .or_else(|| reserved_mount(pod))
         .or_else(|| name_taken(pod))
         .or_else(|| annotations_full(pod))
         .or_else(|| {
@@ -156,6 +157,17 @@ fn name_taken(pod: &Value) -> Option<Skip> {
     })
 }
 
+fn reserved_mount(pod: &Value) -> Option<Skip> {
+    let (container, volume) = volumes::mounted_elsewhere(pod)?;
+    Some(Skip::ReservedMount { container, volume })
+}
+
+/// The pod brings a container and a status of ours that do not fit.
+pub(super) fn preset(pod: &Value, status: &Status, settings: &Settings) -> Option<Skip> {
+    let field = preset::difference(pod, status, settings)?;
+    Some(Skip::Preset { field })
+}
+
 fn is_meant_to_end(pod: &Value) -> bool {
     let owned_by_job = view::list(pod, "/metadata/ownerReferences")
         .iter()
@@ -202,6 +214,32 @@ pub(super) fn unheard(overrides: &Overrides, form: Form) -> Vec<String> {
         );
     }
     notes
+}
+
+/// Headers are credentials, mostly.
+pub(super) fn exposed(overrides: &Overrides) -> Option<String> {
+    overrides.get(Key::HeadersSecret)?;
+    let endpoint = overrides.get(Key::Endpoint).unwrap_or("http://localhost");
+    if is_secure(endpoint) {
+        return None;
+    }
+    Some(match is_local(endpoint) {
+        true => "the headers go to whatever listens on localhost in the pod: use https:// or unix://",
+        false => "the headers go unencrypted to another host: use https:// or unix://",
+    }
+    .to_owned())
+}
+
+fn is_local(endpoint: &str) -> bool {
+    let host = url::Url::parse(endpoint).ok().and_then(|url| {
+        let host = url.host()?.to_owned();
+        Some(match host {
+            url::Host::Domain(name) => name == "localhost" || name.ends_with(".localhost"),
+            url::Host::Ipv4(address) => address.is_loopback(),
+            url::Host::Ipv6(address) => address.is_loopback(),
+        })
+    });
+    host == Some(true)
 }
 
 // === impl NotOptedIn ===

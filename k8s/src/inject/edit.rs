@@ -86,12 +86,16 @@ const STATUS_FRAME: usize = 512;
 pub(super) fn mark_skipped(pod: &Value, skip: &Skip) -> Patch {
     let unfit = matches!(skip, Skip::Malformed { .. });
     let said = Status::read(view::annotations(pod));
-    let same = matches!(&said, Some(Status::Skipped { skipped, .. }) if skipped == skip.reason());
+    let sentence = skip.to_string();
+    // The size that is told grows by what is told.
+    let is_counting = matches!(skip, Skip::AnnotationsFull { .. });
+    let same = matches!(&said, Some(Status::Skipped { skipped, message, .. })
+        if skipped == skip.reason() && (is_counting || *message == sentence));
     let not_object = |pointer| {
         pod.pointer(pointer)
             .is_some_and(|v: &Value| !v.is_null() && !v.is_object())
     };
-    let message = skip.to_string();
+    let message = sentence;
     let size = annotations_size(view::annotations(pod)) + STATUS.len() + message.len();
     let is_full = size > ANNOTATIONS_LIMIT - STATUS_FRAME;
     if unfit

@@ -12,6 +12,7 @@ mod evict;
 mod fit;
 mod owner;
 mod placement;
+mod preset;
 mod pull_secrets;
 mod resources;
 mod skip;
@@ -33,6 +34,7 @@ pub use skip::Skip;
 pub(crate) use skip::SkipKind;
 pub use status::Status;
 pub use uninject::{take_back_copies, uninject};
+pub(crate) use view::has_container;
 
 use crate::annotations::Problem;
 use crate::budget::Budgets;
@@ -98,11 +100,12 @@ pub enum Decision {
     Denied,
 }
 
-/// Whether the pod carries the sidecar that flowcar added.
+/// Whether the pod carries the sidecar that flowcar added: a status, and the container that it is about.
 #[must_use]
-pub fn has_sidecar(pod: &Value) -> bool {
+pub fn has_sidecar(pod: &Value, settings: &Settings) -> bool {
     let status = Status::read(view::annotations(pod));
-    view::has_container(pod) && matches!(status, Some(Status::Injected { .. }))
+    status.is_some_and(|status| preset::difference(pod, &status, settings).is_none())
+        && volumes::mounted_elsewhere(pod).is_none()
 }
 
 /// Decides about one pod and works out the patch, in a namespace without LimitRanges and ResourceQuotas.
@@ -153,10 +156,15 @@ pub fn inject_within(
             ..Outcome::of(Decision::Denied)
         };
     }
-    if view::has_container(pod)
-        && let Some(Status::Injected { config, .. }) = Status::read(view::annotations(pod))
+    if has_container(pod)
+        && let Some(status) = Status::read(view::annotations(pod))
+        && let Status::Injected { config, .. } = &status
     {
-        let current = config == settings.hash;
+        let reserved = skip.filter(|skip| matches!(skip, Skip::ReservedMount { .. }));
+        if let Some(skip) = reserved.or_else(|| decide::preset(pod, &status, settings)) {
+            return Outcome::skipped(pod, skip, problems);
+        }
+        let current = *config == settings.hash;
         return Outcome {
             problems,
             ..Outcome::of(Decision::AlreadyInjected { current })
@@ -169,6 +177,7 @@ pub fn inject_within(
     let (form, mut notes) = decide::form(level, context.native_sidecar, &overrides);
     let overrides = endpoint::keep_reachable(overrides, pod, level, settings, &mut notes);
     notes.extend(decide::unheard(&overrides, form));
+    notes.extend(decide::exposed(&overrides));
     let sidecar = container::Sidecar {
         pod,
         context,

@@ -53,6 +53,18 @@ pub enum Skip {
         /// The name.
         name: &'static str,
     },
+    /// A container of the application's mounts a volume that is flowcar's.
+    ReservedMount {
+        /// The container.
+        container: String,
+        /// The volume.
+        volume: &'static str,
+    },
+    /// The pod came with a container and a status of flowcar's, and the container is not as flowcar writes it.
+    Preset {
+        /// The field that differs.
+        field: &'static str,
+    },
     /// The pod is meant to end, and a regular sidecar would not.
     WouldNeverEnd,
     /// The API server takes 256 KiB of annotations, and flowcar's would not fit.
@@ -89,6 +101,8 @@ impl Skip {
             Self::UserNamespace => "user_namespace",
             Self::Sandboxed { .. } => "sandboxed",
             Self::NameTaken { .. } => "name_taken",
+            Self::ReservedMount { .. } => "reserved_mount",
+            Self::Preset { .. } => "preset",
             Self::WouldNeverEnd => "would_never_end",
             Self::AnnotationsFull { .. } => "annotations_full",
             Self::LimitRange { .. } => "limit_range",
@@ -141,6 +155,15 @@ impl fmt::Display for Skip {
             Self::NameTaken { what, name } => write!(
                 f,
                 "the pod has a {what} named {name} that flowcar did not add"
+            ),
+            Self::ReservedMount { container, volume } => write!(
+                f,
+                "container {} mounts {volume}, which only flowcar may mount",
+                clip(container, 30)
+            ),
+            Self::Preset { field } => write!(
+                f,
+                "its container flowcar is not as flowcar writes it ({field}): take it out"
             ),
             Self::WouldNeverEnd => f.write_str(
                 "without native sidecars (Kubernetes 1.29) the pod would never complete",

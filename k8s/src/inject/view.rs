@@ -45,6 +45,6 @@ pub(super) fn is_named(item: &Value, name: &str) -> bool {
     item.get("name").and_then(Value::as_str) == Some(name)
 }
 
-pub(super) fn has_container(pod: &Value) -> bool {
+pub(crate) fn has_container(pod: &Value) -> bool {
     all_containers(pod).any(|container| is_named(container, CONTAINER))
 }

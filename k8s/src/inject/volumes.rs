@@ -8,16 +8,21 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::container::Sidecar;
-use super::view;
+use super::{CONTAINER, view};
 use crate::annotations::{Key, parse_reference, socket_path};
 
-const CGROUP: &str = "flowcar-host-cgroup";
-const NO_TOKEN: &str = "flowcar-no-token";
+pub(super) const CGROUP: &str = "flowcar-host-cgroup";
+pub(super) const NO_TOKEN: &str = "flowcar-no-token";
 const TLS: &str = "flowcar-tls";
 const ENDPOINT: &str = "flowcar-endpoint";
 
 /// The names of the volumes that flowcar adds, in this version or in one before it.
 pub(super) const VOLUMES: [&str; 5] = [CGROUP, NO_TOKEN, TLS, ENDPOINT, "flowcar-state"];
+
+/// The host's cgroup tree. Its parts are named by the kubelet's cgroup driver and root (`kubepods.slice`, `kubepods`,
+/// `kubelet.slice/...`), which no pod can know, and a `hostPath` that is not there would keep the pod from starting: this is
+/// the narrowest that works on every node. A container sees the names and figures of other pods' cgroups by it.
+pub(super) const CGROUP_TREE: &str = "/sys/fs/cgroup";
 
 /// Where the sidecar finds the host's cgroup tree.
 pub(super) const HOST_CGROUP: &str = "/run/host-cgroup";
@@ -49,8 +54,8 @@ pub(super) struct Volume {
 /// All of them, in the order in which they are added.
 pub(super) fn of(sidecar: &Sidecar<'_>) -> Vec<Volume> {
     let cgroup = sidecar.form.ebpf.then(|| {
-        let source = json!({ "hostPath": { "path": "/sys/fs/cgroup", "type": "Directory" } });
-        Volume::new(CGROUP, source, HOST_CGROUP)
+        let source = json!({ "hostPath": { "path": CGROUP_TREE, "type": "Directory" } });
+        Volume::new(CGROUP, source, HOST_CGROUP).with_all_below(sidecar)
     });
     let volumes = [
         cgroup,
@@ -106,7 +111,7 @@ fn endpoint(sidecar: &Sidecar<'_>) -> Option<Volume> {
     }
     // A directory that is not there is made: its absence must not hold the pod up.
     let source = json!({ "hostPath": { "path": directory, "type": "DirectoryOrCreate" } });
-    Some(Volume::new(ENDPOINT, source, directory))
+    Some(Volume::new(ENDPOINT, source, directory).with_all_below(sidecar))
 }
 
 /// The directory that holds the socket of a `unix://` endpoint.
@@ -117,6 +122,49 @@ pub(super) fn socket_directory(endpoint: &str) -> Option<&str> {
 /// Whether something of flowcar's is mounted there already.
 pub(super) fn is_taken(directory: &str) -> bool {
     [HOST_CGROUP, TLS_PATH, TOKEN_PATH].contains(&directory)
+}
+
+/// Whether that is a volume of flowcar's, and the one place where it is mounted if there is one only.
+pub(super) fn place(volume: &str) -> Option<Option<&'static str>> {
+    Some(match volume {
+        CGROUP => Some(HOST_CGROUP),
+        NO_TOKEN => Some(TOKEN_PATH),
+        TLS => Some(TLS_PATH),
+        _ if VOLUMES.contains(&volume) => None,
+        _ => return None,
+    })
+}
+
+/// What flowcar has at that path, above it or below it.
+pub(super) fn owner_of(path: &str) -> Option<&'static str> {
+    let path = Path::new(path);
+    [HOST_CGROUP, TLS_PATH, TOKEN_PATH]
+        .into_iter()
+        .find(|own| path.starts_with(own) || Path::new(own).starts_with(path))
+}
+
+/// The first of the application's containers, of every kind, that mounts a volume of flowcar's, and that volume. Whether the
+/// pod defines the volume makes no difference: by the name alone it would gain what the sidecar has.
+pub(super) fn mounted_elsewhere(pod: &Value) -> Option<(String, &'static str)> {
+    let lists = ["initContainers", "containers", "ephemeralContainers"];
+    lists.into_iter().find_map(|list| {
+        let containers = view::list(pod, &format!("/spec/{list}")).iter();
+        // No ephemeral container is flowcar's, whatever its name is.
+        let mut others = containers.filter(|container| {
+            list == "ephemeralContainers" || !view::is_named(container, CONTAINER)
+        });
+        others.find_map(|container| {
+            let mounts = view::list(container, "/volumeMounts").iter();
+            let mut all = mounts.chain(view::list(container, "/volumeDevices"));
+            let volume = all.find_map(|mount| {
+                VOLUMES
+                    .into_iter()
+                    .find(|volume| view::is_named(mount, volume))
+            })?;
+            let name = view::text(container, "/name").unwrap_or_default();
+            Some((name.to_owned(), volume))
+        })
+    })
 }
 
 /// The volume of that name, if the pod has it.
@@ -147,6 +195,16 @@ impl Volume {
             source: Some(source),
             mount,
         }
+    }
+
+    /// Read-only with whatever is mounted below, where the runtime can (`recursiveReadOnly`, Kubernetes 1.31; 1.30 with a
+    /// feature gate). API servers of 1.30 and before drop the field; a file for one before 1.29, which would be refused with
+    /// it, gets none.
+    fn with_all_below(mut self, sidecar: &Sidecar<'_>) -> Self {
+        if sidecar.context.native_sidecar {
+            self.mount["recursiveReadOnly"] = json!("IfPossible");
+        }
+        self
     }
 
     /// What is added to the pod.

@@ -21,6 +21,9 @@ pub const WEBHOOK: &str =
 /// Path of the Secret with the webhook's certificates.
 pub const SECRET: &str = "/api/v1/namespaces/flowcar-system/secrets/flowcar-webhook-tls";
 
+/// Path of the Secret with the keys of the authorities that sign them.
+pub const KEYS: &str = "/api/v1/namespaces/flowcar-system/secrets/flowcar-webhook-ca";
+
 /// The API server, and where it calls the webhook.
 pub struct Cluster {
     /// The API server.
@@ -84,7 +87,8 @@ impl Cluster {
         Self::bare_on(ApiServerOptions::default())
     }
 
-    fn bare_on(options: ApiServerOptions) -> Self {
+    /// The same, on an API server of these options.
+    pub fn bare_on(options: ApiServerOptions) -> Self {
         let net = options.net.clone();
         let port = net.claim_port();
         let cluster = Self {

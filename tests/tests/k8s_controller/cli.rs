@@ -87,7 +87,7 @@ fn enable_explain_check_and_status_say_what_is() {
     assert!(!ok, "{out}");
     for line in [
         "ok    rights of the controller",
-        "FAIL  certificates: there is no Secret",
+        "FAIL  certificates: the Secret flowcar-webhook-tls is empty",
         "FAIL  dry-run pod: not injected",
     ] {
         assert!(out.contains(line), "{line} in\n{out}");

@@ -134,7 +134,11 @@ fn a_stolen_token_cannot_widen_the_webhook() {
         .admin()
         .patch(WEBHOOK, PatchKind::Json, &longer)
         .success();
-    cluster.admin().delete(SECRET).success();
+    let emptied = json!({"data": null});
+    cluster
+        .admin()
+        .patch(SECRET, PatchKind::Merge, &emptied)
+        .success();
     controller.process.restart();
     eventually("a published caBundle", LIMIT, || {
         cluster.is_published().then_some(())

@@ -2,6 +2,7 @@
 
 mod attack;
 mod budgets;
+mod chain;
 mod cli;
 mod defaults;
 mod drain;
@@ -11,11 +12,13 @@ mod judged;
 mod manifests;
 mod older;
 mod readme;
+mod rights;
 mod service;
 mod serving;
 mod skips;
 mod strict;
 mod values;
+mod volumes;
 
 use std::time::{Duration, Instant};
 
@@ -373,16 +376,33 @@ fn two_replicas_that_start_at_once_make_one_authority_and_repair_it() {
     injected("before");
 
     let bundle = cluster.admin().get(SECRET).success()["data"]["ca.crt"].clone();
+    let restored = |what: &str| {
+        let again = eventually(what, LIMIT, || {
+            let secret = cluster.admin().get(SECRET);
+            (secret.is_ok() && secret.json()["data"].is_object()).then(|| secret.json())
+        });
+        assert_eq!(again["data"]["ca.crt"], bundle, "the very same authority");
+    };
+    let emptied = json!({"data": null});
+    cluster
+        .admin()
+        .patch(SECRET, PatchKind::Merge, &emptied)
+        .success();
+    injected("secret-emptied");
+    restored("the Secret's content again");
+    // What is deleted, the manifests bring back: the controller may not.
     cluster.admin().delete(SECRET).success();
     injected("secret-deleted");
-    let restored = eventually("the Secret again", LIMIT, || {
-        Some(cluster.admin().get(SECRET)).filter(|reply| reply.is_ok())
+    eventually("a word about it", LIMIT, || {
+        let log = one.process.log() + &two.process.log();
+        log.contains("install its manifests again").then_some(())
     });
-    assert_eq!(
-        restored.json()["data"]["ca.crt"],
-        bundle,
-        "the very same authority"
-    );
+    let empty = json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": {"name": "flowcar-webhook-tls", "namespace": "flowcar-system"},
+    });
+    cluster.apply(&empty.to_string());
+    restored("the Secret again");
     injected("secret-restored");
 
     // "Y2xvYmJlcmVk" would be refused as no certificate: an authority of somebody else's is the real clobbering.

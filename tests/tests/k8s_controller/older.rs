@@ -83,21 +83,44 @@ fn pods_that_are_older_than_their_opt_in_are_nobodys_mistake() {
     );
 }
 
+/// What the controller manager, which is not here, makes of a built-in role: all rules of the roles that it aggregates, the
+/// chart's among them.
+fn aggregate(cluster: &Cluster, role: &str) {
+    let roles = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
+    let label = format!("rbac.authorization.k8s.io/aggregate-to-{role}");
+    let all = cluster.admin().get(roles).success()["items"].clone();
+    let parts = all.as_array().expect("roles").iter();
+    let parts: Vec<_> = parts
+        .filter(|part| part["metadata"]["labels"][&label] == "true")
+        .collect();
+    let is_ours = |part: &&Value| part["metadata"]["name"] == "flowcar-tenant";
+    assert!(parts.iter().any(is_ours), "{role}");
+    let rules: Vec<_> = parts
+        .iter()
+        .flat_map(|part| part["rules"].as_array().into_iter().flatten())
+        .collect();
+    let path = format!("{roles}/{role}");
+    let patch = json!({"rules": rules});
+    cluster
+        .admin()
+        .patch(&path, PatchKind::Merge, &patch)
+        .success();
+}
+
 #[test]
 fn a_namespaces_own_roles_are_enough_for_its_pods() {
     let cluster = Cluster::start();
     let _controller = cluster.controller(&[]);
     cluster.api.create_service_account("shop", "tenant");
-    // What the built-in roles are made of: the controller that puts them together is not here.
-    for role in ["system:aggregate-to-view", "system:aggregate-to-edit"] {
+    let bindings = "/apis/rbac.authorization.k8s.io/v1/namespaces/shop/rolebindings";
+    let bind = |role: &str| {
         let binding = json!({
-            "metadata": {"name": role.replace(':', "-")},
+            "metadata": {"name": role},
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
             "subjects": [{"kind": "ServiceAccount", "name": "tenant", "namespace": "shop"}],
         });
-        let path = "/apis/rbac.authorization.k8s.io/v1/namespaces/shop/rolebindings";
-        cluster.admin().create(path, &binding).success();
-    }
+        cluster.admin().create(bindings, &binding).success();
+    };
     let stored = cluster.create_pod("shop", &pod("in", json!({"flowcar.io/inject": "enabled"})));
     let kubeconfig = cluster.api.kubeconfig_for(
         "tenant.json",
@@ -133,8 +156,31 @@ fn a_namespaces_own_roles_are_enough_for_its_pods() {
         object["kind"] = json!("Pod");
         let (ok, out, error) = tenant(&["inject", "-f", "-"], &object.to_string());
         assert!(ok && out.contains("flowcar.io/status"), "{out}{error}");
+        let (ok, out, error) = tenant(&["status"], "");
+        let line = out.lines().find(|line| line.starts_with("shop "));
+        let figures: Vec<_> = line.unwrap_or_default().split_whitespace().collect();
+        assert!(ok && figures == ["shop", "1", "0", "0"], "{out}{error}");
+        assert!(
+            error.contains("you may not list namespaces: only shop"),
+            "{error}"
+        );
+        let all = out + &error;
+        assert!(!all.contains("you may not list the LimitRanges"), "{all}");
+        assert!(!all.contains("you may not read namespace"), "{all}");
     };
-    explains(true);
+    let mut earlier = None;
+    for role in ["view", "edit", "admin"] {
+        aggregate(&cluster, role);
+        if let Some(earlier) = earlier.replace(role) {
+            let path = format!("{bindings}/{earlier}");
+            cluster.admin().delete(&path).success();
+        }
+        bind(role);
+        eventually("the role", LIMIT, || {
+            tenant(&["explain", "pod/in"], "").0.then_some(())
+        });
+        explains(true);
+    }
     let binding =
         "/apis/rbac.authorization.k8s.io/v1/namespaces/flowcar-system/rolebindings/flowcar-tenant";
     cluster.admin().delete(binding).success();

@@ -4,7 +4,7 @@ use flowcar_tests::peers::eventually;
 use serde_json::{Value, json};
 
 use crate::cli;
-use flowcar_tests::cluster::tools::{containers, pod};
+use flowcar_tests::cluster::tools::{containers, pipe, pod};
 use flowcar_tests::cluster::{Cluster, LIMIT};
 
 const CONFIG: &str = "\
@@ -141,4 +141,119 @@ fn without_native_sidecars_a_regular_container_is_added_and_jobs_are_left() {
     assert!(event["note"].to_string().contains("would never complete"));
     let (ok, out, error) = cli::run(&cluster, &["-n", "shop", "explain", "pod/job"]);
     assert!(ok && out.contains("would never complete"), "{out}{error}");
+}
+
+#[test]
+fn what_the_operator_has_locked_stays_locked() {
+    let config = "locked: [host-network]\nmaximum: {memory-limit: 256Mi}\nallowed: {headers-secret: [otlp]}\n\
+                  defaults: {endpoint: 'https://c:4317'}\nallowedEndpoints: ['https://*.observability:4317']\n";
+    let (cluster, controller, _dir) = configured(config);
+    let rows = [
+        (
+            "flowcar.io/memory-limit",
+            "1Gi",
+            "the operator allows at most 256Mi",
+            "out_of_bounds",
+        ),
+        (
+            "flowcar.io/headers-secret",
+            "payments",
+            "the operator allows only otlp",
+            "out_of_bounds",
+        ),
+        (
+            "flowcar.io/endpoint",
+            "http://evil:4317",
+            "not on the allow-list",
+            "endpoint_not_allowed",
+        ),
+        (
+            "flowcar.io/resource-attributes",
+            "k8s.namespace.name=payments,team=a",
+            "k8s.namespace.name is ignored",
+            "identity",
+        ),
+    ];
+    for (row, (annotation, value, said, reason)) in rows.iter().enumerate() {
+        let name = format!("p-{row}");
+        let mut object = annotated(&name, annotation, value);
+        object["apiVersion"] = json!("v1");
+        object["kind"] = json!("Pod");
+        let mut kubectl = cluster.api.kubectl();
+        kubectl.args(["-n", "shop", "create", "-o", "json", "-f", "-"]);
+        let (ok, stored, warnings) = pipe(kubectl, &object.to_string());
+        assert!(ok && warnings.contains(said), "{annotation}: {warnings}");
+        let stored: Value = serde_json::from_str(&stored).expect("a pod");
+        assert_eq!(containers(&stored).0, ["flowcar"], "{annotation}");
+        let spec = stored["spec"].to_string();
+        let refused = value.split(',').next().expect("a part");
+        assert!(!spec.contains(refused), "{annotation}: {spec}");
+        let metric = format!("flowcar_admission_reasons_total{{reason=\"{reason}\"}}");
+        assert!(controller.metric(&metric) >= Some(1.0), "{annotation}");
+        let event = eventually("an Event", LIMIT, || {
+            cluster.events("shop", "FlowcarAnnotation", &name).pop()
+        });
+        assert!(event["note"].to_string().contains(said), "{event}");
+        let target = format!("pod/{name}");
+        let (ok, out, error) = cli::run(&cluster, &["-n", "shop", "explain", &target]);
+        assert!(ok && out.contains(said), "{annotation}: {out}{error}");
+    }
+    let mut host = annotated("host", "flowcar.io/host-network", "force");
+    host["spec"]["hostNetwork"] = json!(true);
+    let stored = cluster.create_pod("shop", &host);
+    assert_eq!(containers(&stored).0, Vec::<&str>::new());
+    let (_, out, error) = cli::run(&cluster, &["-n", "shop", "explain", "pod/host"]);
+    assert!(
+        out.contains("flowcar.io/host-network: ignored, the operator has locked it"),
+        "{out}{error}"
+    );
+}
+
+#[test]
+fn headers_in_the_clear_are_told_and_can_be_forbidden() {
+    let warnings = |cluster: &Cluster, endpoint: &str| {
+        let mut object = annotated("p", "flowcar.io/headers-secret", "otlp");
+        object["metadata"]["annotations"]["flowcar.io/endpoint"] = json!(endpoint);
+        object["apiVersion"] = json!("v1");
+        object["kind"] = json!("Pod");
+        let mut kubectl = cluster.api.kubectl();
+        kubectl.args(["-n", "shop", "create", "--dry-run=server", "-f", "-"]);
+        let (ok, _, warnings) = pipe(kubectl, &object.to_string());
+        assert!(ok, "{warnings}");
+        warnings
+    };
+    let (cluster, _controller, _dir) = configured("{}");
+    for (endpoint, said) in [
+        ("http://collector:4317", Some("unencrypted to another host")),
+        (
+            "http://$(FLOWCAR_HOST_IP):4317",
+            Some("unencrypted to another host"),
+        ),
+        ("HTTP://192.0.2.1:4317", Some("unencrypted to another host")),
+        (
+            "http://localhost:4317",
+            Some("whatever listens on localhost"),
+        ),
+        (
+            "http://127.9.9.9:4317",
+            Some("whatever listens on localhost"),
+        ),
+        ("http://[::1]:4317", Some("whatever listens on localhost")),
+        ("https://collector:4317", None),
+        ("unix:///run/otel/otlp.sock", None),
+    ] {
+        let told = warnings(&cluster, endpoint);
+        match said {
+            Some(said) => assert!(told.contains(said), "{endpoint}: {told}"),
+            None => assert_eq!(told, "", "{endpoint}"),
+        }
+    }
+    let (cluster, _controller, _dir) =
+        configured("requireTls: true\ndefaults: {endpoint: 'https://c:4317'}\n");
+    let told = warnings(&cluster, "http://collector:4317");
+    assert!(
+        told.contains("the operator requires https:// or unix://"),
+        "{told}"
+    );
+    assert_eq!(warnings(&cluster, "unix:///run/otel/otlp.sock"), "");
 }

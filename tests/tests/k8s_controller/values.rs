@@ -254,6 +254,22 @@ fn cases() -> Vec<Case> {
             ],
         ),
         case(
+            json!({"webhook": {"configurationName": "zz-flowcar"}}),
+            vec![
+                (WEBHOOK, "", Value::Null),
+                (
+                    "MutatingWebhookConfiguration/zz-flowcar",
+                    "/webhooks/0/name",
+                    json!("pods.flowcar.io"),
+                ),
+                (
+                    DEPLOYMENT,
+                    at("/args/8"),
+                    json!("--webhook-configuration=zz-flowcar"),
+                ),
+            ],
+        ),
+        case(
             json!({"webhook": {"failurePolicy": "Fail", "namespaceSelector": {"matchLabels": {"env": "prod"}, "matchExpressions": expression}}}),
             vec![
                 (WEBHOOK, "/webhooks/0/failurePolicy", json!("Fail")),
@@ -317,6 +333,18 @@ fn cases() -> Vec<Case> {
                     "/spec/ingress/1/from",
                     peers.clone(),
                 ),
+            ],
+        ),
+        case(
+            json!({"detectMissed": false, "volumesPolicy": false}),
+            vec![
+                (DEPLOYMENT, at("/args/9"), json!("--detect-missed=false")),
+                (
+                    "ClusterRole/flowcar-controller",
+                    "/rules/2/resources/0",
+                    json!("deployments"),
+                ),
+                ("ValidatingAdmissionPolicy/flowcar-volumes", "", Value::Null),
             ],
         ),
         case(

@@ -1,0 +1,414 @@
+//! What the operator leaves to annotations: which are locked, which are bounded, and that a pod speaks for itself only.
+//!
+//! It holds for pods, workloads and namespaces, and not for the operator's own defaults.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use percent_encoding::percent_decode_str;
+
+use super::problem::nearest;
+use super::{Annotation, Key, Kind, Overrides, PREFIX, Problem, TABLE};
+use crate::quantity;
+
+/// The operator's limits as written, under the names of annotations without their prefix.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Written<'a> {
+    pub(crate) locked: &'a [String],
+    pub(crate) minimum: &'a BTreeMap<String, String>,
+    pub(crate) maximum: &'a BTreeMap<String, String>,
+    pub(crate) allowed: &'a BTreeMap<String, Vec<String>>,
+    pub(crate) require_tls: bool,
+}
+
+/// The operator's limits.
+#[derive(Clone, Debug, Default)]
+pub struct Limits {
+    locked: BTreeSet<Key>,
+    minimum: BTreeMap<Key, String>,
+    maximum: BTreeMap<Key, String>,
+    allowed: BTreeMap<Key, Vec<String>>,
+    require_tls: bool,
+}
+
+/// What is locked with what: by the second, a pod would get around the first.
+const IMPLIED: [(Key, Key); 3] = [
+    // The pod's own volume in the place of the node's directory of the socket.
+    (Key::Endpoint, Key::EndpointVolume),
+    (Key::CaSecret, Key::CaConfigMap),
+    (Key::CaConfigMap, Key::CaSecret),
+];
+
+// === impl Limits ===
+
+impl Limits {
+    /// Reads the operator's limits, and every mistake in them in words.
+    pub(crate) fn read(written: Written<'_>) -> (Self, Vec<String>) {
+        let mut mistakes = Vec::new();
+        let mut limits = Self {
+            require_tls: written.require_tls,
+            ..Self::default()
+        };
+        for name in written.locked {
+            if let Some(row) = named("locked", name, &mut mistakes) {
+                limits.locked.insert(row.key);
+                let implied = IMPLIED.iter().filter(|(key, _)| *key == row.key);
+                limits.locked.extend(implied.map(|(_, with)| *with));
+            }
+        }
+        for (field, from, into) in [
+            ("minimum", written.minimum, &mut limits.minimum),
+            ("maximum", written.maximum, &mut limits.maximum),
+        ] {
+            for (name, value) in from {
+                let Some(row) = named(field, name, &mut mistakes) else {
+                    continue;
+                };
+                match amount(row.kind, value) {
+                    Some(_) => drop(into.insert(row.key, value.clone())),
+                    None => mistakes.push(format!(
+                        "{field}: {name}={value:?}: expected {}, of an annotation that is an amount; others are bounded by `allowed`",
+                        row.kind
+                    )),
+                }
+            }
+        }
+        for (name, values) in written.allowed {
+            let Some(row) = named("allowed", name, &mut mistakes) else {
+                continue;
+            };
+            if row.key == Key::Endpoint {
+                mistakes.push("allowed: endpoints are in `allowedEndpoints`".to_owned());
+            }
+            let wrong = values.iter().filter(|value| !row.kind.accepts(value));
+            mistakes.extend(
+                wrong.map(|value| format!("allowed: {name} has {value:?}: expected {}", row.kind)),
+            );
+            limits.allowed.insert(row.key, values.clone());
+        }
+        (limits, mistakes)
+    }
+
+    /// Takes away what the operator does not leave to annotations; each with its reason.
+    pub(crate) fn apply(&self, overrides: &mut Overrides) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for row in &TABLE {
+            let Some(value) = overrides.get(row.key) else {
+                continue;
+            };
+            if let Some(problem) = self.against(row, value) {
+                problems.push(problem);
+                overrides.forget(row.key);
+            } else if row.key == Key::ResourceAttributes {
+                let (kept, refused) = self.attributes(value);
+                problems.extend(refused.into_iter().map(|key| Problem::Identity { key }));
+                match kept.is_empty() {
+                    true => overrides.forget(row.key),
+                    false => overrides.set(row.key, kept),
+                }
+            }
+        }
+        problems
+    }
+
+    fn against(&self, row: &'static Annotation, value: &str) -> Option<Problem> {
+        if self.locked.contains(&row.key) {
+            return Some(Problem::Locked { row });
+        }
+        if row.key == Key::Endpoint && self.require_tls && !is_secure(value) {
+            return Some(Problem::TlsRequired {
+                endpoint: value.to_owned(),
+            });
+        }
+        let out_of_bounds = |bound: String| Problem::OutOfBounds {
+            row,
+            value: value.to_owned(),
+            bound,
+        };
+        let of = |bounds: &BTreeMap<Key, String>| {
+            let text = bounds.get(&row.key)?;
+            Some((text.clone(), amount(row.kind, text)?))
+        };
+        let asked = amount(row.kind, value);
+        if let (Some((text, least)), Some(asked)) = (of(&self.minimum), asked)
+            && asked < least
+        {
+            return Some(out_of_bounds(format!("at least {text}")));
+        }
+        if let (Some((text, most)), Some(asked)) = (of(&self.maximum), asked)
+            && asked > most
+        {
+            return Some(out_of_bounds(format!("at most {text}")));
+        }
+        let allowed = self.allowed.get(&row.key)?;
+        (!allowed.iter().any(|one| is_one(row.kind, one, value)))
+            .then(|| out_of_bounds(format!("only {}", allowed.join(" | "))))
+    }
+
+    /// The attributes that the pod may say of itself, and the names of the others.
+    fn attributes(&self, text: &str) -> (String, Vec<String>) {
+        let names_itself = !self.locked.contains(&Key::ServiceName)
+            && !self.allowed.contains_key(&Key::ServiceName);
+        let (mut kept, mut refused) = (Vec::new(), Vec::new());
+        for pair in text.split(',') {
+            let name = name_of(pair);
+            if is_identity(&name) || (name == "service.name" && !names_itself) {
+                refused.push(name);
+            } else {
+                kept.push(pair);
+            }
+        }
+        (kept.join(","), refused)
+    }
+}
+
+/// `key=value` pairs of `text` that say which pod it is.
+pub(crate) fn identity_of(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').filter(|pair| is_identity(&name_of(pair)))
+}
+
+/// Whether telemetry that goes there can be read by nobody on the way.
+pub(crate) fn is_secure(endpoint: &str) -> bool {
+    let endpoint = endpoint.to_ascii_lowercase();
+    endpoint.starts_with("https://") || endpoint.starts_with("unix://")
+}
+
+/// The name in a `name=value` pair, as the sidecar reads it.
+fn name_of(pair: &str) -> String {
+    let name = pair.split_once('=').map_or(pair, |(name, _)| name).trim();
+    percent_decode_str(name)
+        .decode_utf8_lossy()
+        .trim()
+        .to_owned()
+}
+
+/// OpenTelemetry's names for where in Kubernetes something runs (semantic conventions, resource/k8s).
+fn is_identity(name: &str) -> bool {
+    name.to_ascii_lowercase().starts_with("k8s.")
+}
+
+/// The value as a number, for kinds that are one.
+fn amount(kind: Kind, value: &str) -> Option<i128> {
+    match kind {
+        Kind::Integer { .. } => value.parse().ok(),
+        Kind::Cpu | Kind::Memory => quantity::parse(value),
+        _ => None,
+    }
+}
+
+/// A Secret that is allowed without a key is allowed with any.
+fn is_one(kind: Kind, allowed: &str, value: &str) -> bool {
+    let name = value.split_once('/').map_or(value, |(name, _)| name);
+    allowed == value || (kind == Kind::SecretRef && allowed == name)
+}
+
+fn named(field: &str, name: &str, mistakes: &mut Vec<String>) -> Option<&'static Annotation> {
+    if name == "inject" {
+        mistakes.push(format!(
+            "{field}: `inject` is the pod's own; leave namespaces out by webhook.namespaceSelector"
+        ));
+        return None;
+    }
+    let found = Annotation::named(&format!("{PREFIX}{name}"));
+    if found.is_none() {
+        let names = TABLE.iter().map(|row| &row.name[PREFIX.len()..]);
+        let meant = nearest(name, names);
+        let meant = meant.map_or_else(String::new, |name| format!("; did you mean {name:?}?"));
+        mistakes.push(format!(
+            "{field} has {name:?}: no annotation has this name{meant}"
+        ));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::{Key, Problem};
+    use crate::config::Config;
+
+    /// What becomes of annotations under a configuration: the value of `key`, and what is told.
+    fn judged(config: &str, annotations: &Value, key: Key) -> (Option<String>, Vec<String>) {
+        let settings = Config::parse(config).expect("valid");
+        let annotations = annotations.as_object().expect("annotations");
+        let (overrides, problems) = settings.overrides(annotations);
+        let told = problems.iter().map(Problem::to_string).collect();
+        (overrides.get(key).map(str::to_owned), told)
+    }
+
+    #[test]
+    fn every_kind_of_limit_holds_and_leaves_the_operators_default() {
+        let rows = [
+            (
+                "{locked: [host-network]}",
+                json!({"flowcar.io/host-network": "force"}),
+                Key::HostNetwork,
+                None,
+                "flowcar.io/host-network: ignored, the operator has locked it",
+            ),
+            (
+                "{locked: [endpoint], defaults: {endpoint: 'https://c:4317'}}",
+                json!({"flowcar.io/endpoint": "https://evil:4317"}),
+                Key::Endpoint,
+                Some("https://c:4317"),
+                "the operator has locked it",
+            ),
+            (
+                "{locked: [endpoint], defaults: {endpoint: 'unix:///run/otel/o.sock'}}",
+                json!({"flowcar.io/endpoint-volume": "mine"}),
+                Key::EndpointVolume,
+                None,
+                "the operator has locked it",
+            ),
+            (
+                "{locked: [ca-configmap]}",
+                json!({"flowcar.io/ca-secret": "mine"}),
+                Key::CaSecret,
+                None,
+                "the operator has locked it",
+            ),
+            (
+                "{locked: [headers-secret]}",
+                json!({"flowcar.io/headers-secret": "payments"}),
+                Key::HeadersSecret,
+                None,
+                "the operator has locked it",
+            ),
+            (
+                "{allowed: {headers-secret: [otlp]}}",
+                json!({"flowcar.io/headers-secret": "payments/key"}),
+                Key::HeadersSecret,
+                None,
+                "ignored, the operator allows only otlp",
+            ),
+            (
+                "{allowed: {headers-secret: [otlp]}}",
+                json!({"flowcar.io/headers-secret": "otlp/key"}),
+                Key::HeadersSecret,
+                Some("otlp/key"),
+                "",
+            ),
+            (
+                "{maximum: {memory-limit: 256Mi}}",
+                json!({"flowcar.io/memory-limit": "257Mi"}),
+                Key::MemoryLimit,
+                None,
+                "ignored, the operator allows at most 256Mi",
+            ),
+            (
+                "{maximum: {memory-limit: 256Mi}}",
+                json!({"flowcar.io/memory-limit": "268435456"}),
+                Key::MemoryLimit,
+                Some("268435456"),
+                "",
+            ),
+            (
+                "{minimum: {cpu-request: 10m}}",
+                json!({"flowcar.io/cpu-request": "0.005"}),
+                Key::CpuRequest,
+                None,
+                "at least 10m",
+            ),
+            (
+                "{maximum: {sampling: 100}}",
+                json!({"flowcar.io/sampling": "101"}),
+                Key::Sampling,
+                None,
+                "at most 100",
+            ),
+            (
+                "{allowed: {exchange: [off]}}",
+                json!({"flowcar.io/exchange": "on"}),
+                Key::Exchange,
+                None,
+                "only off",
+            ),
+            (
+                "{requireTls: true, defaults: {endpoint: 'https://c'}}",
+                json!({"flowcar.io/endpoint": "HTTP://c:4317"}),
+                Key::Endpoint,
+                Some("https://c"),
+                "the operator requires https:// or unix://",
+            ),
+        ];
+        for (config, annotations, key, value, said) in rows {
+            let (found, told) = judged(config, &annotations, key);
+            assert_eq!(found.as_deref(), value, "{config} {annotations}");
+            match said {
+                "" => assert_eq!(told, Vec::<String>::new(), "{config}"),
+                said => assert!(told.len() == 1 && told[0].contains(said), "{told:?}"),
+            }
+        }
+    }
+
+    /// In every spelling: the sidecar decodes names.
+    #[test]
+    fn a_pod_speaks_in_no_other_pods_name() {
+        let rows = [
+            ("", "team=a,k8s.namespace.name=payments", Some("team=a"), 1),
+            (
+                "",
+                "k8s%2Enamespace.name=payments,team=a",
+                Some("team=a"),
+                1,
+            ),
+            ("", "%6B8s.pod.uid=u", None, 1),
+            ("", "K8S.pod.name=p", None, 1),
+            ("", "k8s.cluster.name=c,k8s.node.name=n", None, 2),
+            ("", "my.k8s.x=1", Some("my.k8s.x=1"), 0),
+            ("", "service.name=other", Some("service.name=other"), 0),
+            ("{locked: [service-name]}", "service.name=other", None, 1),
+            (
+                "{defaults: {resource-attributes: 'k8s.cluster.name=prod,zone=a'}}",
+                "team=a,k8s.cluster.name=mine",
+                Some("team=a,k8s.cluster.name=prod"),
+                1,
+            ),
+        ];
+        for (config, attributes, kept, problems) in rows {
+            let annotations = json!({"flowcar.io/resource-attributes": attributes});
+            let (found, told) = judged(config, &annotations, Key::ResourceAttributes);
+            assert_eq!(told.len(), problems, "{attributes}: {told:?}");
+            let default = config.contains("defaults").then_some("");
+            assert_eq!(
+                found.as_deref().or(default),
+                kept.or(default),
+                "{attributes}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_namespaces_own_defaults_are_limited_too() {
+        let settings = Config::parse("{locked: [host-network]}").expect("valid");
+        let namespace = json!({"flowcar.io/host-network": "force", "flowcar.io/resource-attributes": "k8s.pod.name=p"});
+        let namespace = namespace.as_object().expect("annotations");
+        let (overrides, _) = settings.overrides_in(namespace, &serde_json::Map::new());
+        assert_eq!(overrides.get(Key::HostNetwork), None);
+        assert_eq!(overrides.get(Key::ResourceAttributes), None);
+        assert_eq!(settings.mistakes_of_namespace(namespace).len(), 2);
+    }
+
+    #[test]
+    fn mistakes_of_the_operator_are_told() {
+        for (config, said) in [
+            ("{locked: [host-netwrok]}", "did you mean \"host-network\"?"),
+            ("{locked: [inject]}", "webhook.namespaceSelector"),
+            ("{maximum: {peer: none}}", "bounded by `allowed`"),
+            ("{maximum: {memory-limit: much}}", "maximum: memory-limit"),
+            (
+                "{allowed: {peer: [nobody]}}",
+                "allowed: peer has \"nobody\"",
+            ),
+            ("{allowed: {endpoint: ['http://c']}}", "allowedEndpoints"),
+            ("{requireTls: true}", "requireTls: "),
+            (
+                "{requireTls: true, defaults: {endpoint: 'http://c'}}",
+                "requireTls: ",
+            ),
+        ] {
+            let error = Config::parse(config).expect_err(config).to_string();
+            assert!(error.contains(said), "{error}");
+        }
+    }
+}
