@@ -42,17 +42,20 @@ fn reports_and_signals_have_their_turns_though_the_ring_is_never_empty() {
     let mut watch = Watch::start(&place, Mode::Both, &settings);
     watch.reports(1);
     let plan = LoadPlan {
-        call: CallPlan::to(target).connections(0, 2),
+        call: CallPlan::to(target).connections(0, 1),
         duration: Duration::from_secs(2),
         rate: None,
     };
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
-        scope.spawn(|| {
-            while !over.load(Ordering::Relaxed) {
-                load_in(&place, &plan).unwrap();
-            }
-        });
+        // The ring is not to be empty while one of them starts anew.
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    load_in(&place, &plan).unwrap();
+                }
+            });
+        }
         scope.spawn(|| keep_busy(&over));
         starve(watch.id());
         let _over = Over(&over);
