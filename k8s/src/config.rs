@@ -9,9 +9,14 @@ use sha2::{Digest, Sha256};
 mod scalar;
 
 use crate::annotations::{
-    INJECT, Key, Kind, Limits, Overrides, PREFIX, Permissions, Problem, Written, identity_of,
-    is_secure,
+    Annotation, INJECT, Key, Kind, Limits, Overrides, PREFIX, Permissions, Problem, Written,
+    identity_of, is_secure,
 };
+
+/// The node's cgroup tree. Its parts are named by the kubelet's cgroup driver and root (`kubepods.slice`, `kubepods`,
+/// `kubelet.slice/...`), which the webhook cannot know, and a `hostPath` that is not there would keep the pod from starting:
+/// this is the narrowest that works on every node. A container sees the names and figures of other pods' cgroups by it.
+const CGROUP_TREE: &str = "/sys/fs/cgroup";
 
 /// The version of flowcar, which names the default image.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -62,6 +67,9 @@ pub struct Config {
     pub excluded_namespaces: Vec<String>,
     /// Runtime classes whose pods have a kernel of their own, each a name or its beginning.
     pub sandboxed_runtime_classes: Vec<String>,
+    /// What of the node's cgroup tree the sidecar mounts: `/sys/fs/cgroup`, or the part of it that has all pods where every
+    /// node names it alike, such as `/sys/fs/cgroup/kubepods.slice`.
+    pub host_cgroup_path: String,
     /// What Pod Security enforces in namespaces without a label (the API server's own default).
     pub pod_security_default: Level,
 }
@@ -153,6 +161,7 @@ impl Default for Config {
                 "firecracker",
                 "cloud-hypervisor",
             ]),
+            host_cgroup_path: CGROUP_TREE.to_owned(),
             pod_security_default: Level::Privileged,
         }
     }
@@ -198,6 +207,12 @@ impl Config {
                     "allowedEndpoints has {pattern:?}: expected a URL, its host may start with `*.`"
                 ));
             }
+        }
+        if !is_cgroup_path(&self.host_cgroup_path) {
+            mistakes.push(format!(
+                "hostCgroupPath={:?}: expected /sys/fs/cgroup or a path below it",
+                self.host_cgroup_path
+            ));
         }
         let (limits, wrong) = Limits::read(Written {
             locked: &self.locked,
@@ -312,6 +327,14 @@ impl Settings {
         (overrides, problems)
     }
 
+    /// Whether a sidecar may be told this: it is the operator's own word, or one that is left to annotations.
+    #[must_use]
+    pub fn allows(&self, row: &'static Annotation, value: &str) -> bool {
+        let may_be_said = row.kind.accepts(value) && self.limits.allow(row, value);
+        let is_reachable = row.key != Key::Endpoint || self.permissions.allows_endpoint(value);
+        self.defaults.get(row.key) == Some(value) || (may_be_said && is_reachable)
+    }
+
     /// Whether attributes say nothing of which pod it is but what the operator's own say.
     #[must_use]
     pub fn are_own_identity(&self, attributes: &str) -> bool {
@@ -322,6 +345,22 @@ impl Settings {
         let known: Vec<_> = identity_of(operators).collect();
         identity_of(attributes).all(|pair| known.contains(&pair))
     }
+}
+
+/// Only what the sidecar is for: any other directory of the node would be in every pod.
+pub(crate) fn is_cgroup_path(path: &str) -> bool {
+    let below = path.strip_prefix(CGROUP_TREE);
+    below.is_some_and(|below| {
+        below.is_empty()
+            || below.strip_prefix('/').is_some_and(|names| {
+                names.split('/').all(|name| {
+                    !matches!(name, "" | "." | "..")
+                        && name
+                            .bytes()
+                            .all(|b| b.is_ascii_alphanumeric() || b"-_.:@".contains(&b))
+                })
+            })
+    })
 }
 
 // === impl Level ===

@@ -110,6 +110,11 @@ impl Limits {
         problems
     }
 
+    /// Whether an annotation may say this.
+    pub(crate) fn allow(&self, row: &'static Annotation, value: &str) -> bool {
+        self.against(row, value).is_none()
+    }
+
     fn against(&self, row: &'static Annotation, value: &str) -> Option<Problem> {
         if self.locked.contains(&row.key) {
             return Some(Problem::Locked { row });

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::volumes::{self, HOST_CGROUP};
 use super::{CONTAINER, Status, view};
-use crate::annotations::Key;
-use crate::config::Settings;
+use crate::annotations::{Annotation, Key, TABLE};
+use crate::config::{Settings, is_cgroup_path};
 
 /// Fields of a container that flowcar never sets, and by which another program could run in it or what it is told change.
 const NEVER_SET: [&str; 5] = ["args", "envFrom", "lifecycle", "volumeDevices", "tty"];
@@ -57,8 +57,9 @@ pub(super) fn difference(
         .or_else(|| (!are_probes(container)).then_some("probes"))
         .or_else(|| (!is_security(container, ebpf)).then_some("securityContext"))
         .or_else(|| (!is_environment(container, ebpf, settings)).then_some("env"))
+        .or_else(|| (is_current && !is_left_to_it(container, settings)).then_some("env"))
         .or_else(|| (!are_mounts(container, ebpf)).then_some("volumeMounts"))
-        .or_else(|| (!are_volumes(pod, ebpf)).then_some("volumes"))
+        .or_else(|| (!are_volumes(pod, ebpf, is_current, settings)).then_some("volumes"))
 }
 
 fn is_nothing(value: &Value) -> bool {
@@ -152,6 +153,39 @@ fn is_environment(container: &Value, ebpf: bool, settings: &Settings) -> bool {
         && says_nothing_else
 }
 
+/// What annotations may not say, a container that comes along may not either. One of an earlier configuration, which had other
+/// limits, is not held to these.
+fn is_left_to_it(container: &Value, settings: &Settings) -> bool {
+    let env = view::list(container, "/env");
+    let find = |name: &str| env.iter().find(|entry| view::is_named(entry, name));
+    let are_allowed = TABLE.iter().all(|row| {
+        let Some(entry) = row.env.and_then(find) else {
+            return true;
+        };
+        // The kubelet's own escape.
+        let text = view::text(entry, "/value").map(|text| text.replace("$$", "$"));
+        text.is_some_and(|text| is_decided_elsewhere(row) || settings.allows(row, &text))
+    });
+    let row = Annotation::of(Key::HeadersSecret);
+    let is_secret_allowed = find("OTEL_EXPORTER_OTLP_HEADERS").is_none_or(|entry| {
+        let part = |field: &str| view::text(entry, &format!("/valueFrom/secretKeyRef/{field}"));
+        let named = part("name").zip(part("key"));
+        named.is_some_and(|(name, key)| {
+            let is_own = settings.defaults.get(row.key) == Some(name);
+            is_own || settings.allows(row, &format!("{name}/{key}"))
+        })
+    });
+    are_allowed && is_secret_allowed
+}
+
+/// The source follows from the form, the service's name from the workload, and attributes are looked at one by one.
+fn is_decided_elsewhere(row: &Annotation) -> bool {
+    matches!(
+        row.key,
+        Key::Source | Key::ServiceName | Key::ResourceAttributes
+    )
+}
+
 fn are_mounts(container: &Value, ebpf: bool) -> bool {
     let mounts = view::list(container, "/volumeMounts");
     let fits = |mount: &Value| {
@@ -176,7 +210,7 @@ fn are_mounts(container: &Value, ebpf: bool) -> bool {
     mounts.iter().all(fits) && has(volumes::NO_TOKEN) && has(volumes::CGROUP) == ebpf
 }
 
-fn are_volumes(pod: &Value, ebpf: bool) -> bool {
+fn are_volumes(pod: &Value, ebpf: bool, is_current: bool, settings: &Settings) -> bool {
     let find = |name: &str| {
         let mut all = view::list(pod, "/spec/volumes").iter();
         all.find(|volume| view::is_named(volume, name))
@@ -185,5 +219,10 @@ fn are_volumes(pod: &Value, ebpf: bool) -> bool {
     let cgroup = cgroup.and_then(|volume| view::text(volume, "/hostPath/path"));
     let token = find(volumes::NO_TOKEN);
     let is_token = token.is_some_and(|volume| volume.get("downwardAPI").is_some());
-    is_token && cgroup == ebpf.then_some(volumes::CGROUP_TREE)
+    let is_cgroup = match cgroup {
+        Some(path) if is_current => path == settings.config.host_cgroup_path,
+        Some(path) => is_cgroup_path(path),
+        None => false,
+    };
+    is_token && is_cgroup == ebpf && cgroup.is_some() == ebpf
 }

@@ -19,11 +19,6 @@ const ENDPOINT: &str = "flowcar-endpoint";
 /// The names of the volumes that flowcar adds, in this version or in one before it.
 pub(super) const VOLUMES: [&str; 5] = [CGROUP, NO_TOKEN, TLS, ENDPOINT, "flowcar-state"];
 
-/// The host's cgroup tree. Its parts are named by the kubelet's cgroup driver and root (`kubepods.slice`, `kubepods`,
-/// `kubelet.slice/...`), which no pod can know, and a `hostPath` that is not there would keep the pod from starting: this is
-/// the narrowest that works on every node. A container sees the names and figures of other pods' cgroups by it.
-pub(super) const CGROUP_TREE: &str = "/sys/fs/cgroup";
-
 /// Where the sidecar finds the host's cgroup tree.
 pub(super) const HOST_CGROUP: &str = "/run/host-cgroup";
 
@@ -54,7 +49,8 @@ pub(super) struct Volume {
 /// All of them, in the order in which they are added.
 pub(super) fn of(sidecar: &Sidecar<'_>) -> Vec<Volume> {
     let cgroup = sidecar.form.ebpf.then(|| {
-        let source = json!({ "hostPath": { "path": CGROUP_TREE, "type": "Directory" } });
+        let path = &sidecar.settings.config.host_cgroup_path;
+        let source = json!({ "hostPath": { "path": path, "type": "Directory" } });
         Volume::new(CGROUP, source, HOST_CGROUP).with_all_below(sidecar)
     });
     let volumes = [

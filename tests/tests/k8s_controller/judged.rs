@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use flowcar_tests::cluster::tools::{containers, k8s, pod, run};
-use flowcar_tests::cluster::{Cluster, WEBHOOK};
+use flowcar_tests::cluster::{Cluster, KEYS, SECRET, WEBHOOK};
 
 fn golden() -> Vec<(String, Value, Value)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/k8s");
@@ -149,4 +149,57 @@ fn the_chart_installs_and_an_upgrade_leaves_the_bundle_where_it_is() {
     }
     assert!(cluster.is_published());
     injected("upgraded");
+}
+
+/// A controller of an earlier version made its Secret and its Lease by itself: helm takes over nothing of another's.
+#[test]
+fn what_an_earlier_controller_made_stays_when_the_chart_is_installed() {
+    let cluster = Cluster::bare();
+    cluster.api.create_namespace("flowcar-system", &json!({}));
+    let metadata = |name: &str| json!({"name": name, "namespace": "flowcar-system"});
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": metadata("flowcar-webhook-tls"),
+        "data": {"tls.crt": "", "tls.key": ""},
+    });
+    let lease = json!({
+        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata("flowcar-controller"),
+        "spec": {"holderIdentity": "", "leaseTransitions": 7},
+    });
+    let created = cluster
+        .admin()
+        .create("/api/v1/namespaces/flowcar-system/secrets", &secret);
+    created.success();
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/flowcar-system/leases";
+    cluster.admin().create(leases, &lease).success();
+    for verb in ["install", "upgrade"] {
+        let mut helm = cluster.api.helm();
+        helm.args([verb, "flowcar"]).arg(k8s("chart"));
+        helm.args(["--namespace=flowcar-system"]);
+        helm.args(["--set", &format!("webhook.url={}", cluster.url())]);
+        run(helm, "");
+    }
+    let _controller = cluster.controller(&[]);
+    let asked = pod("p", json!({"flowcar.io/inject": "enabled"}));
+    let stored = cluster.create_pod("shop", &asked);
+    assert_eq!(containers(&stored).0, ["flowcar"]);
+    let secret = cluster.admin().get(SECRET).success();
+    assert_eq!(secret["type"], "kubernetes.io/tls");
+    let lease = cluster
+        .admin()
+        .get(&format!("{leases}/flowcar-controller"))
+        .success();
+    assert_eq!(lease["spec"]["leaseTransitions"], 8, "the very same Lease");
+    // Another upgrade takes nothing away of what the controller has written.
+    let mut helm = cluster.api.helm();
+    helm.args(["upgrade", "flowcar"]).arg(k8s("chart"));
+    helm.args([
+        "--namespace=flowcar-system",
+        "--reuse-values",
+        "--set",
+        "replicas=1",
+    ]);
+    run(helm, "");
+    let keys = cluster.admin().get(KEYS).success();
+    assert!(keys["data"]["signing-ca.key"].is_string(), "kept");
+    assert!(cluster.is_published());
 }

@@ -75,6 +75,8 @@ fn mistaken_values_are_refused_by_the_schema() {
         "config.maximum.memory-limit=much",
         "config.allowed.endpoint={http://c}",
         "config.requireTls=yes please",
+        "config.hostCgroupPath=/",
+        "config.hostCgroupPath=/sys/fs/cgroup/../..",
     ] {
         assert!(!helm(&["--set", mistake]).0, "{mistake}");
     }

@@ -22,7 +22,7 @@ fn annotated(name: &str, annotation: &str, value: &str) -> Value {
 }
 
 /// A cluster and a controller with this configuration, which `kubectl flowcar` reads too.
-fn configured(
+pub(crate) fn configured(
     config: &str,
 ) -> (
     Cluster,

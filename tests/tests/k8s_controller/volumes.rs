@@ -6,6 +6,7 @@ use flowcar_tests::peers::{Api, ApiServerOptions, PatchKind, Reply, eventually};
 use serde_json::{Value, json};
 
 use crate::cli;
+use crate::strict::configured;
 
 const PODS: &str = "/api/v1/namespaces/shop/pods";
 const VOLUMES: [&str; 5] = [
@@ -268,6 +269,20 @@ const FAKES: &[Fake] = &[
             json!({"name": "FLOWCAR_HOST_CGROUP", "value": "/mine"}),
         );
     }),
+    ("env", |pod| {
+        // The operator allows no such endpoint.
+        let endpoint =
+            json!({"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://evil.example:4317"});
+        set_env(pod, "OTEL_EXPORTER_OTLP_ENDPOINT", endpoint);
+    }),
+    ("env", |pod| {
+        let secret = json!({"secretKeyRef": {"name": "payments", "key": "headers"}});
+        set_env(
+            pod,
+            "OTEL_EXPORTER_OTLP_HEADERS",
+            json!({"name": "OTEL_EXPORTER_OTLP_HEADERS", "valueFrom": secret}),
+        );
+    }),
     ("volumeMounts", |pod| {
         sidecar(pod)["volumeMounts"][0]["mountPath"] = json!("/elsewhere");
     }),
@@ -325,8 +340,8 @@ fn preset(stored: &Value, name: &str) -> Value {
 
 #[test]
 fn no_pod_counts_as_injected_by_what_its_author_claims() {
-    let cluster = Cluster::start();
-    let controller = cluster.controller(&[]);
+    let config = "allowedEndpoints: ['https://*.observability']\nlocked: [headers-secret]\n";
+    let (cluster, controller, _dir) = configured(config);
     let tenant = tenant(&cluster);
     let real = tenant.create(PODS, &pod("real", on())).success();
     let skips = |reason: &str| {

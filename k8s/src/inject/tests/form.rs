@@ -55,6 +55,34 @@ fn the_ebpf_form_has_two_capabilities_and_no_more() {
     remembers(&container, &patched(&pod, &outcome));
 }
 
+/// Only below the cgroup tree: nothing else of the node is to be in every pod.
+#[test]
+fn the_operator_narrows_what_of_the_cgroup_tree_is_mounted() {
+    let path = "/sys/fs/cgroup/kubepods.slice";
+    let settings = Config::parse(&format!("hostCgroupPath: {path}")).expect("valid");
+    let pod = pod();
+    let outcome = inject(&pod, &context(), &settings);
+    let once = patched(&pod, &outcome);
+    assert_eq!(once["spec"]["volumes"][0]["hostPath"]["path"], path);
+    let again = inject(&once, &context(), &settings).decision;
+    assert_eq!(again, Decision::AlreadyInjected { current: true });
+    for wrong in [
+        "/",
+        "/sys/fs",
+        "/sys/fs/cgroupx",
+        "/sys/fs/cgroup/",
+        "/sys/fs/cgroup/../..",
+        "/sys/fs/cgroup/a/./b",
+        "/sys/fs/cgroup//a",
+        "sys/fs/cgroup",
+        "/sys/fs/cgroup/$(X)",
+        "",
+    ] {
+        let error = Config::parse(&format!("hostCgroupPath: {wrong:?}")).expect_err(wrong);
+        assert!(error.to_string().contains("hostCgroupPath"), "{error}");
+    }
+}
+
 /// What it needs to know when it starts again lies in the pod's own shared memory, which is no volume.
 fn remembers(container: &Value, pod: &Value) {
     let place = env_value(container, "FLOWCAR_STATE");
