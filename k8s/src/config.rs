@@ -27,6 +27,9 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub struct Config {
     /// The sidecar's image.
     pub image: String,
+    /// Repositories that other webhooks rewrite the sidecar's image to, such as mirrors: a container from there still counts
+    /// as flowcar's.
+    pub image_mirrors: Vec<String>,
     /// `Always`, `IfNotPresent` or `Never`; Kubernetes' own default where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image_pull_policy: Option<PullPolicy>,
@@ -140,6 +143,7 @@ impl Default for Config {
         let strings = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
         Self {
             image: format!("ghcr.io/flowcar/flowcar:{VERSION}"),
+            image_mirrors: Vec::new(),
             image_pull_policy: None,
             image_pull_secrets: Vec::new(),
             defaults: BTreeMap::new(),
@@ -185,6 +189,13 @@ impl Config {
         let (defaults, mut mistakes) = self.parse_defaults();
         if !Kind::Image.accepts(&self.image) {
             mistakes.push(format!("image={:?} is no image reference", self.image));
+        }
+        for mirror in &self.image_mirrors {
+            if !Kind::Image.accepts(&format!("{mirror}:tag")) {
+                mistakes.push(format!(
+                    "imageMirrors has {mirror:?}: expected a repository, without tag and digest"
+                ));
+            }
         }
         for name in &self.image_pull_secrets {
             // `name/key` is a reference too, but not to a whole Secret.
@@ -447,6 +458,24 @@ mod tests {
         for wrong in ["Registry", "a/b", ""] {
             let text = format!("imagePullSecrets: [{wrong:?}]");
             assert!(Config::parse(&text).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn mirrors_are_repositories() {
+        let mirrors =
+            Config::parse("imageMirrors: [mirror.test:5000/ghcr/flowcar]").expect("valid");
+        assert_eq!(mirrors.config.image_mirrors.len(), 1);
+        for wrong in [
+            "mirror.test/flowcar:1",
+            "mirror.test/flowcar@sha256:00",
+            "A",
+            "",
+        ] {
+            assert!(
+                Config::parse(&format!("imageMirrors: [{wrong:?}]")).is_err(),
+                "{wrong}"
+            );
         }
     }
 

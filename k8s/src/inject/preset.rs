@@ -78,7 +78,10 @@ fn is_image(container: &Value, is_current: bool, settings: &Settings) -> bool {
     let image = view::text(container, "/image").unwrap_or_default();
     let own = settings.defaults.get(Key::Image);
     let own = own.unwrap_or(&settings.config.image);
-    image == own || (!is_current && repository(image) == repository(own))
+    let mirrors = &settings.config.image_mirrors;
+    image == own
+        || (!is_current && repository(image) == repository(own))
+        || mirrors.iter().any(|mirror| mirror == repository(image))
 }
 
 /// The reference without tag and digest.

@@ -340,7 +340,7 @@ fn preset(stored: &Value, name: &str) -> Value {
 
 #[test]
 fn no_pod_counts_as_injected_by_what_its_author_claims() {
-    let config = "allowedEndpoints: ['https://*.observability']\nlocked: [headers-secret]\n";
+    let config = "allowedEndpoints: ['https://*.observability']\nlocked: [headers-secret]\nimageMirrors: [mirror.test/ghcr/flowcar]\n";
     let (cluster, controller, _dir) = configured(config);
     let tenant = tenant(&cluster);
     let real = tenant.create(PODS, &pod("real", on())).success();
@@ -373,6 +373,21 @@ fn no_pod_counts_as_injected_by_what_its_author_claims() {
         again["metadata"]["annotations"]["flowcar.io/status"],
         real["metadata"]["annotations"]["flowcar.io/status"]
     );
+    // So does it with what other webhooks add to every container, and from their mirror.
+    let mut beside = preset(&real, "beside");
+    let env = sidecar(&mut beside)["env"].as_array_mut().expect("a list");
+    env.push(json!({"name": "AWS_REGION", "value": "eu-central-1"}));
+    let volumes = beside["spec"]["volumes"].as_array_mut().expect("a list");
+    volumes.push(json!({"name": "aws-token", "emptyDir": {}}));
+    let mounts = sidecar(&mut beside)["volumeMounts"].as_array_mut();
+    let path = "/var/run/secrets/eks.amazonaws.com/serviceaccount";
+    mounts
+        .expect("a list")
+        .push(json!({"name": "aws-token", "mountPath": path}));
+    sidecar(&mut beside)["image"] = json!("mirror.test/ghcr/flowcar:0.1.0");
+    let before = skips("preset");
+    tenant.create(PODS, &beside).success();
+    assert_eq!(skips("preset"), before);
     // A status alone changes nothing: the pod is injected.
     let mut claimed = pod("claimed", on());
     claimed["metadata"]["annotations"]["flowcar.io/status"] =
@@ -397,7 +412,7 @@ fn no_pod_counts_as_injected_by_what_its_author_claims() {
     let line = out.lines().find(|line| line.starts_with("shop "));
     let figures: Vec<_> = line.expect("a line").split_whitespace().collect();
     let skipped = (FAKES.len() + 1).to_string();
-    assert_eq!(figures, ["shop", "3", &skipped, "1"], "{out}");
+    assert_eq!(figures, ["shop", "4", &skipped, "1"], "{out}");
     assert!(!ok);
     let (_, out, error) = cli::run(&cluster, &["-n", "shop", "explain", "pod/alone"]);
     assert!(out.contains("the webhook did not see it"), "{out}{error}");
