@@ -2,6 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use flowcar_tests::cluster::tools::{containers, pod};
 use flowcar_tests::cluster::{Cluster, KEYS, LIMIT, SECRET, WEBHOOK};
@@ -249,7 +253,7 @@ fn every_right_of_the_controller_is_used_and_written_down() {
     };
     let started = std::time::Instant::now();
     while !unused().is_empty() && started.elapsed() < LIMIT {
-        std::thread::sleep(std::time::Duration::from_millis(200));
+        std::thread::sleep(Duration::from_millis(200));
     }
     assert_eq!(unused(), Vec::<Right>::new(), "granted and never asked for");
     let (_, refused) = asked(dir.path());
@@ -278,6 +282,52 @@ fn without_the_detector_nobodys_pods_are_listed() {
     assert_eq!(refused, Vec::<Value>::new());
 }
 
+/// The Lease, held by somebody who goes on renewing it.
+struct Held {
+    stop: Arc<AtomicBool>,
+    renewing: Option<JoinHandle<()>>,
+}
+
+// === impl Held ===
+
+impl Held {
+    fn start(cluster: &Cluster) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (admin, stopped) = (cluster.admin().clone(), stop.clone());
+        let path =
+            "/apis/coordination.k8s.io/v1/namespaces/flowcar-system/leases/flowcar-controller";
+        let renew = move |turn: u32| {
+            let spec = json!({
+                "holderIdentity": "somebody", "renewTime": format!("2026-01-02T10:00:{:02}.000000Z", turn % 60),
+            });
+            let patch = json!({"spec": spec});
+            admin.patch(path, PatchKind::Merge, &patch).success();
+        };
+        renew(0);
+        let renewing = std::thread::spawn(move || {
+            for turn in 1.. {
+                std::thread::sleep(Duration::from_secs(1));
+                if stopped.load(Ordering::Relaxed) {
+                    return;
+                }
+                renew(turn);
+            }
+        });
+        Self {
+            stop,
+            renewing: Some(renewing),
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // A panic of it has been printed.
+        drop(self.renewing.take().map(JoinHandle::join));
+    }
+}
+
 /// The keys are in a Secret of their own, which the replicas that do not lead never ask for.
 #[test]
 fn only_the_leader_reads_the_authorities_keys() {
@@ -287,7 +337,7 @@ fn only_the_leader_reads_the_authorities_keys() {
     for secret in [SECRET, KEYS] {
         assert_eq!(cluster.admin().get(secret).success().get("data"), None);
     }
-    let _leader = cluster.controller(&[]);
+    let leader = cluster.controller(&[]);
     let data = |path: &str| cluster.admin().get(path).success()["data"].clone();
     let names = |data: &Value| {
         data.as_object()
@@ -313,12 +363,22 @@ fn only_the_leader_reads_the_authorities_keys() {
             })
             .count()
     };
+    assert!(reads() > 0 && leader.process.stop(LIMIT).success());
+    drop(leader);
     let before = reads();
-    let port = cluster.net.claim_port();
-    let follower = cluster.replica("two", cluster.net.socket(&port), &[]);
-    assert!(follower.is_ready() && follower.metric("flowcar_leader") == Some(0.0));
-    // The leader asks again when something changes, which nothing does.
-    assert_eq!(reads(), before);
+    {
+        let _held = Held::start(&cluster);
+        let port = cluster.net.claim_port();
+        let follower = cluster.replica("two", cluster.net.socket(&port), &[]);
+        assert!(follower.is_ready());
+        assert_eq!(follower.metric("flowcar_leader"), Some(0.0));
+        // It looks at the Lease again and again, and takes new certificates.
+        let label = json!({"metadata": {"labels": {"a": "b"}}});
+        let secret = cluster.admin().patch(SECRET, PatchKind::Merge, &label);
+        secret.success();
+        std::thread::sleep(Duration::from_secs(5));
+        assert_eq!(reads(), before);
+    }
 
     // An upgrade from all in one: the same authority, and its key out of the Secret that is served from.
     let (serving, keys) = (data(SECRET), data(KEYS));
@@ -329,8 +389,6 @@ fn only_the_leader_reads_the_authorities_keys() {
             .patch(path, PatchKind::Merge, patch)
             .success();
     };
-    drop(follower);
-    drop(_leader);
     set(KEYS, &json!({"data": null}));
     set(SECRET, &together);
     let _leader = cluster.controller(&[]);
