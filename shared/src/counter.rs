@@ -12,7 +12,8 @@ pub enum Counter {
     /// Sample records that were to be sent: each is in the ring buffer, dropped, or about to be either. Userspace reads the
     /// counters from the last to the first, and so this one after those of the dropped.
     Sampled = 1,
-    /// Established connections that cannot be followed because the kernel refused socket storage.
+    /// Established connections that cannot be followed because the kernel refused socket storage, or because userspace said that
+    /// its memory limit has no room for it.
     StorageRefused = 2,
     /// Open records that found the ring buffer full. The connection is announced by a later record.
     OpenDropped = 3,

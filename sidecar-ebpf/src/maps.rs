@@ -39,10 +39,18 @@ pub(crate) fn seat(number: &u32) -> Option<*mut Seat> {
     (!seat.is_null()).then_some(seat.cast())
 }
 
-/// Userspace's tick, which paces samples: a flow sends one when its own differs. The one variable in `.bss`, through which
-/// userspace writes it.
+/// What userspace says while the programs run: the one variable in `.bss`, through which userspace writes it.
+#[repr(C)]
+struct Said {
+    /// Paces samples: a flow sends one when its own differs.
+    tick: u32,
+    /// Not 0 where userspace's memory limit has no room for what is kept beside one more socket.
+    full: u32,
+}
+
+/// See [`Said`].
 #[unsafe(no_mangle)]
-static mut FLOWCAR_TICK: u32 = 0;
+static mut FLOWCAR_SAID: Said = Said { tick: 0, full: 0 };
 
 /// Bytes waiting in the ring buffer from which on userspace is woken. The loader says it, as below.
 #[unsafe(no_mangle)]
@@ -123,7 +131,14 @@ fn element<T>(array: *const T, key: &u32) -> *mut c_void {
 #[inline(always)]
 pub(crate) fn tick() -> u32 {
     // SAFETY: an aligned u32 that userspace alone writes, as a whole.
-    unsafe { (&raw const FLOWCAR_TICK).read_volatile() }
+    unsafe { (&raw const FLOWCAR_SAID.tick).read_volatile() }
+}
+
+/// Whether there is no room for what is kept beside one more socket.
+#[inline(always)]
+pub(crate) fn is_full() -> bool {
+    // SAFETY: as for the tick.
+    unsafe { (&raw const FLOWCAR_SAID.full).read_volatile() != 0 }
 }
 
 /// Bytes waiting in the ring buffer from which on userspace is woken.

@@ -8,6 +8,8 @@ use aya_ebpf::{
     helpers::{bpf_sk_storage_delete, bpf_sk_storage_get},
 };
 
+use crate::maps;
+
 /// The socket's value; `None` where it has none.
 ///
 /// # Safety
@@ -19,7 +21,8 @@ pub(crate) unsafe fn get<T>(map: *const SkStorage<T>, sk: *mut c_void) -> Option
     unsafe { find(map, sk, 0) }
 }
 
-/// The socket's value, made of zeros where there is none; `None` if the kernel refuses the memory.
+/// The socket's value, made of zeros where there is none; `None` if the kernel refuses the memory, or userspace's limit has no
+/// room for it.
 ///
 /// # Safety
 /// As [`get`].
@@ -28,8 +31,13 @@ pub(crate) unsafe fn get_or_new<T>(
     map: *const SkStorage<T>,
     sk: *mut c_void,
 ) -> Option<&'static mut T> {
+    let flags = if maps::is_full() {
+        0
+    } else {
+        BPF_SK_STORAGE_GET_F_CREATE.into()
+    };
     // SAFETY: the caller's.
-    unsafe { find(map, sk, BPF_SK_STORAGE_GET_F_CREATE.into()) }
+    unsafe { find(map, sk, flags) }
 }
 
 /// Takes the socket's value away, if it has one.

@@ -12,10 +12,10 @@ use crate::{
     admin::Desk,
     config::{Config, Export, SourceChoice},
     exit::{self, Failure},
-    follower::Follower,
+    follower::{Follower, Limits},
     handover::Keeper,
     host::Host,
-    memory,
+    memory::{self, Budget},
     otlp::exporter::{Exporter, Patience},
     rights,
     scope::{self, Change, ScopeError, Watch},
@@ -50,7 +50,7 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     // In a pod no capability is worth keeping: its cgroup outlives flowcar.
     rights::give_away(&source.still_needs(args.cgroup.is_some()))?;
     let name = source.name();
-    let mut follower = Follower::new(source, &config.limits());
+    let mut follower = Follower::new(source, &limits(config));
     if let Some(keeper) = &keeper {
         follower.hand_over(before.as_ref(), keeper.place());
     }
@@ -144,6 +144,24 @@ fn is_ignored(kind: SignalKind) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
     mask.is_some_and(|mask| mask & (1 << (kind.as_raw_value() - 1)) != 0)
+}
+
+/// What bounds the flows that are followed, of which the memory limit is a part.
+fn limits(config: &Config) -> Limits {
+    let limits = config.limits();
+    let budget = Budget::find(config.span_queue_bytes, config.exchanges);
+    if let Some(budget) = budget {
+        let (flows, series) = (budget.flows(0), budget.series(0));
+        let is_tight = flows < limits.flows || series < limits.naming.limit;
+        if is_tight {
+            tracing::info!(
+                connections = flows.min(limits.flows),
+                or_series = series.min(limits.naming.limit),
+                "the memory limit has room for so many at once"
+            );
+        }
+    }
+    Limits { budget, ..limits }
 }
 
 /// Says where reports go, how, and how often.

@@ -4,6 +4,7 @@ mod attempts;
 mod flows;
 mod inheritance;
 mod own;
+mod room;
 mod timers;
 
 use std::{collections::HashSet, path::Path, time::Duration};
@@ -17,6 +18,7 @@ use crate::{
         Adopt, Books, Flow, Looking, Sight,
         handover::{Handover, Place},
     },
+    memory::Budget,
     otlp::own::OwnSockets,
     series::{Naming, unheard},
     snapshot::{Own, Snapshot},
@@ -36,6 +38,8 @@ pub struct Limits {
     pub flows: usize,
     /// What names a series.
     pub naming: Naming,
+    /// What the memory limit has room for, where there is one.
+    pub budget: Option<Budget>,
 }
 
 /// Follows flows.
@@ -101,8 +105,20 @@ impl Follower {
                 records || ends
             }
         };
+        self.bound_memory();
         self.leave();
         more
+    }
+
+    /// Has the table, the series and the kernel take no more memory than there is.
+    fn bound_memory(&mut self) {
+        let is_full = self.flows.bound_memory();
+        let Some(ebpf) = self.source.ebpf_mut() else {
+            return;
+        };
+        if let Err(error) = ebpf.set_full(is_full) {
+            tracing::warn!(%error, "the kernel may keep more than the memory limit has room for");
+        }
     }
 
     /// Takes in all that waits, for the last time.
@@ -300,7 +316,15 @@ fn adopt(
     // Before the dump, so that no end falls between the two.
     diag.subscribe()?;
     let mut sights: Vec<Sight> = Vec::new();
-    let sockets = diag.dump(|sight| sights.push(*sight))?;
+    let (room, mut left_out) = (flows.table.room(), 0);
+    let sockets = diag.dump(|sight| {
+        if sights.len() < room {
+            sights.push(*sight);
+        } else {
+            left_out += 1;
+        }
+    })?;
+    flows.table.leave_out(left_out);
     // Their records have told of all of them.
     let mut over = HashSet::new();
     flows.records(

@@ -54,6 +54,11 @@ impl SeriesSet {
         }
     }
 
+    /// There may be so many series from now on; those that are there stay.
+    pub const fn limit(&mut self, limit: usize) {
+        self.naming.limit = limit;
+    }
+
     /// Listeners as they are told: together where ports are left out.
     pub fn listeners(
         &self,

@@ -226,6 +226,7 @@ impl Config {
             report: self.report_interval,
             flows: self.max_flows,
             naming: self.naming,
+            budget: None,
         }
     }
 

@@ -250,7 +250,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "FLOWCAR_MAX_FLOWS",
         "`65536`",
-        "flows in the table, at most; flows past it count when they close",
+        "flows in the table, at most, and no more than the memory limit has room for; flows past it count when they close",
     ),
     setting(
         "FLOWCAR_RING_BYTES",

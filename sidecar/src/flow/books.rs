@@ -7,7 +7,7 @@ use flowcar_shared::counter::Counter;
 /// What cost a connection its place in the figures (`flowcar.lost`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Lost {
-    /// The kernel refused socket storage.
+    /// The kernel refused socket storage, or flowcar's memory limit has no room for it.
     Storage,
     /// The kernel refused to arm the socket's callbacks; or another program took them off, so that its end was not told: looks do
     /// not show it any more.

@@ -118,6 +118,21 @@ impl Table {
         }
     }
 
+    /// So many flows may be listed from now on; those that are stay.
+    pub const fn set_bound(&mut self, bound: usize) {
+        self.bound = bound;
+    }
+
+    /// How many more flows may be listed.
+    pub fn room(&self) -> usize {
+        self.bound.saturating_sub(self.flows.len())
+    }
+
+    /// The kernel showed so many sockets that were not even kept to be looked at: the table had no room for them.
+    pub const fn leave_out(&mut self, sockets: u64) {
+        self.unlisted += sockets;
+    }
+
     /// Takes in a record.
     pub fn apply(&mut self, record: Record) -> Change {
         let Record { kind, mut flow, .. } = record;

@@ -12,6 +12,7 @@ use super::{
     attempts::Attempts,
     inheritance::Inheritance,
     own::OwnFlows,
+    room::Room,
     timers::{Candidates, Reading, Since, Timers},
 };
 use crate::{
@@ -64,6 +65,7 @@ pub(super) struct Flows {
     malformed: u64,
     /// Records of flows that go on.
     heard: u64,
+    room: Room,
     inexact: u64,
     pub(super) own: OwnFlows,
     pub(super) remainder: Remainder,
@@ -91,6 +93,7 @@ impl Flows {
             records: BTreeMap::new(),
             malformed: 0,
             heard: 0,
+            room: Room::new(limits),
             inexact: 0,
             own: OwnFlows::default(),
             remainder: Remainder::default(),
@@ -298,6 +301,7 @@ impl Flows {
         let mut record =
             flow::decode(bytes, self.seed).inspect_err(|_| self.table.malformed(kind))?;
         *self.records.entry(kind_name(record.kind)).or_default() += 1;
+        self.room.record(&record);
         if let Some(Outcome::Closed(End::Timeout) | Outcome::Failed(Failure::Timeout)) =
             record.flow.outcome
         {
@@ -337,6 +341,12 @@ impl Flows {
         table.look(sight, looking, |change| {
             take(series, &change, anchor, finished)
         });
+    }
+
+    /// Has the table and the series take no more memory than there is. Gives whether the kernel is to keep nothing beside one more
+    /// socket.
+    pub(super) fn bound_memory(&mut self) -> bool {
+        self.room.bound(&mut self.table, &mut self.series)
     }
 
     /// A dump begins.
@@ -479,6 +489,7 @@ impl Flows {
     ) -> Snapshot {
         let count = |counter: Counter| kernel[counter.index() as usize];
         let books = self.books(kernel);
+        self.room.counted(books.live);
         let unseen = self
             .remainder
             .of(&books, self.waiting(kernel), &self.series);

@@ -49,7 +49,7 @@ use crate::{
     flow::{Flow, Part},
     handover::Keeper,
     host::Host,
-    logs,
+    logs, memory,
     series::Naming,
     snapshot::{Own, Snapshot},
 };
@@ -191,7 +191,7 @@ impl Exporter {
         Own {
             log_lines_dropped: logs::lost(),
             cpu_s: process::cpu_s(),
-            rss_bytes: process::rss_bytes(),
+            rss_bytes: memory::resident(),
             span_queue: spans as u64,
             span_queue_capacity: self.spans.as_ref().map_or(0, SpanLane::most) as u64,
             span_queue_bytes: bytes as u64,

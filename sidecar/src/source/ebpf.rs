@@ -39,8 +39,8 @@ pub struct Options {
     pub exchanges: bool,
 }
 
-/// The map that is the section of the one variable that is written while the programs run: the tick.
-const TICK: &str = ".bss";
+/// The map that is the section of the one variable that is written while the programs run: the tick, and whether there is no room.
+const SAID: &str = ".bss";
 
 /// The capabilities that loading and attaching need (kernel/bpf/syscall.c).
 const NEEDED: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN];
@@ -119,8 +119,9 @@ pub struct EbpfSource {
     generations: Generations,
     ring: AsyncFd<RingBuf<MapData>>,
     counters: PerCpuArray<MapData, u64>,
-    tick: Array<MapData, u32>,
+    said: Array<MapData, [u32; 2]>,
     ticks: u32,
+    is_full: bool,
     /// The name of the program of the callbacks.
     callbacks: &'static str,
 }
@@ -232,9 +233,25 @@ impl EbpfSource {
     /// If the map cannot be written.
     pub fn ask_for_samples(&mut self) -> Result<(), AttachError> {
         self.ticks = self.ticks.wrapping_add(1);
-        self.tick
-            .set(0, self.ticks, 0)
+        self.say()
             .map_err(|error| AttachError::of("ask for samples", error))
+    }
+
+    /// Says whether the memory limit has no room for what the kernel keeps beside one more socket. Those that find none are lost to
+    /// [`Counter::StorageRefused`].
+    ///
+    /// # Errors
+    /// If the map cannot be written.
+    pub fn set_full(&mut self, is_full: bool) -> Result<(), AttachError> {
+        if std::mem::replace(&mut self.is_full, is_full) == is_full {
+            return Ok(());
+        }
+        self.say()
+            .map_err(|error| AttachError::of("bound its memory", error))
+    }
+
+    fn say(&mut self) -> Result<(), MapError> {
+        self.said.set(0, [self.ticks, self.is_full.into()], 0)
     }
 
     fn with_maps(
@@ -247,7 +264,7 @@ impl EbpfSource {
                 .take_map(name)
                 .expect("sidecar-ebpf/src/maps.rs declares this map")
         };
-        let (ring, counters, tick) = (take("RECORDS"), take("COUNTERS"), take(TICK));
+        let (ring, counters, said) = (take("RECORDS"), take("COUNTERS"), take(SAID));
         let of = |error| AttachError::of("open its maps", error);
         let ring = RingBuf::try_from(ring).map_err(of)?;
         // SAFETY: the ring owns its descriptor, and the AsyncFd owns the ring for as long as it is registered.
@@ -259,8 +276,9 @@ impl EbpfSource {
             generations: Generations::default(),
             ring,
             counters: PerCpuArray::try_from(counters).map_err(of)?,
-            tick: Array::try_from(tick).map_err(of)?,
+            said: Array::try_from(said).map_err(of)?,
             ticks: 0,
+            is_full: false,
             callbacks,
         })
     }

@@ -5,7 +5,7 @@ mod seen;
 use std::{
     fs,
     io::{BufRead, BufReader},
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
     sync::mpsc,
     thread,
     time::{Duration, Instant},
@@ -58,6 +58,19 @@ impl Watch {
     /// # Panics
     /// It cannot be started, or does not follow.
     pub fn start(place: &Place, mode: Mode, settings: &[(&str, &str)]) -> Self {
+        Self::start_with(place, mode, settings, |_| ())
+    }
+
+    /// The same, with the last word on the command.
+    ///
+    /// # Panics
+    /// As [`Watch::start`].
+    pub fn start_with(
+        place: &Place,
+        mode: Mode,
+        settings: &[(&str, &str)],
+        prepare: impl FnOnce(&mut Command),
+    ) -> Self {
         // The processes inside keep it.
         let outside = (mode == Mode::Outside).then(|| Netns::new("outside").unwrap());
         let netns = outside.as_ref().unwrap_or(place.netns());
@@ -84,6 +97,7 @@ impl Watch {
         if mode != Mode::Alone {
             command.arg("--cgroup").arg(place.cgroup().path());
         }
+        prepare(&mut command);
         let mut child = command
             .env("FLOWCAR_SOURCE", source)
             .env("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint())

@@ -1,6 +1,25 @@
-//! Memory that only the start has needed.
+//! What memory there is, and what only the start has needed.
+
+mod budget;
+mod limit;
 
 use std::{fs, ops::Range};
+
+use nix::unistd::{SysconfVar, sysconf};
+
+pub use self::budget::Budget;
+
+/// Resident memory, bytes; 0 where there is no /proc. The second field of statm (proc_pid_statm(5)), in pages.
+pub fn resident() -> u64 {
+    let pages = fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok());
+    let page = sysconf(SysconfVar::PAGE_SIZE)
+        .ok()
+        .flatten()
+        .unwrap_or(4096);
+    pages.unwrap_or(0) * page as u64
+}
 
 /// Lets go of what loading and attaching took and following does not need: free heap, and pages of code, of which the
 /// start touches a good part of the binary. Code that is needed again comes back from the page cache.

@@ -1,0 +1,110 @@
+//! A memory limit, and more connections than it has room for: flowcar goes on, and what it cannot keep is counted and told.
+
+use std::{
+    fs,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process,
+};
+
+use flowcar_tests::{
+    place::{Place, lacks, require_cgroup2, require_root},
+    traffic::{CallPlan, Holding, ServePlan, Serving, call_in},
+    watch::{Mode, Watch},
+};
+
+/// Room for flowcar itself, in a debug build, and for some thousands of connections.
+const LIMIT: u64 = 64 << 20;
+
+/// Both ends are followed: twice as many sockets, of which each takes flowcar and the kernel three kilobytes.
+const CONNECTIONS: u64 = 14_000;
+
+/// A memory cgroup of this test's own, of version 1 or 2.
+struct Memory(PathBuf);
+
+impl Memory {
+    fn new() -> Option<Self> {
+        let name = format!("flowcar-memory-{}", process::id());
+        let version_1 = Path::new("/sys/fs/cgroup/memory");
+        let version_2 = Path::new("/sys/fs/cgroup");
+        let controllers = fs::read_to_string(version_2.join("cgroup.subtree_control"));
+        let is_delegated = controllers.is_ok_and(|text| text.contains("memory"));
+        let (mount, file) = if version_1.join("memory.limit_in_bytes").is_file() {
+            (version_1, "memory.limit_in_bytes")
+        } else if is_delegated {
+            (version_2, "memory.max")
+        } else {
+            return None;
+        };
+        let path = mount.join(name);
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join(file), LIMIT.to_string()).unwrap();
+        Some(Self(path))
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // Its process has ended.
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn more_connections_than_the_memory_limit_has_room_for_are_counted_and_kill_nothing() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    let Some(memory) = Memory::new() else {
+        return lacks("a memory cgroup");
+    };
+    let place = Place::new("memory").unwrap();
+    let range = ("net.ipv4.ip_local_port_range", "1024 65535");
+    place.netns().sysctl(range.0, range.1).unwrap();
+    let serving = Serving::start(&place, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    let target = ([127, 0, 0, 1], serving.address().port()).into();
+    let settings = [
+        ("FLOWCAR_SPAN_QUEUE_BYTES", "1000000"),
+        ("FLOWCAR_SPANS_PER_SECOND", "10"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "1000"),
+    ];
+    let processes = memory.0.join("cgroup.procs");
+    let mut watch = Watch::start_with(&place, Mode::Both, &settings, |command| {
+        // SAFETY: between fork and exec the closure opens and writes a file; its path is made before.
+        unsafe {
+            command.pre_exec(move || fs::write(&processes, "0"));
+        }
+    });
+    let sum = |watch: &mut Watch, name: &str| watch.reports(2).sum(name, &[]);
+    let plan = CallPlan::to(target).connections(CONNECTIONS, 4);
+    let holding = Holding::start(&place, &plan).unwrap();
+    let open = 2.0 * holding.open() as f64;
+    // Those that the kernel keeps and the table does not list are told of when they close.
+    watch.until("most of them", |seen| {
+        seen.sum("flowcar.tcp.connections.opened", &[]) > 0.8 * open
+    });
+    let listed = sum(&mut watch, "flowcar.self.table.flows");
+    assert!(listed > 100.0 && listed < open / 2.0, "{listed} of {open}");
+    let lost = sum(&mut watch, "flowcar.tcp.connections.lost");
+    assert!(lost > 0.0, "the kernel kept all of them");
+    assert_eq!(holding.close().unwrap().len() as f64, open / 2.0);
+    watch.until("their ends", |seen| {
+        seen.sum("flowcar.tcp.connections.opened", &[]) == open
+            && seen.sum("flowcar.tcp.connections.live", &[]) == 0.0
+    });
+    // There is room again, and for as long as it takes the kernel to hear of it others may be lost.
+    let (mut tries, mut closed) = (0, 0.0);
+    while closed < 20.0 {
+        assert!(tries < 20, "none is followed any more");
+        tries += 1;
+        let before = sum(&mut watch, "flowcar.tcp.connections.closed");
+        call_in(&place, &CallPlan::to(target).connections(10, 1)).unwrap();
+        closed = sum(&mut watch, "flowcar.tcp.connections.closed") - before;
+    }
+    let seen = watch.stop();
+    let told = |line: &String| line.contains("the memory limit has no room for more connections");
+    assert!(seen.log.iter().any(told), "{:?}", seen.log);
+    let reason = [("flowcar.lost", "socket_storage")];
+    let lost = "flowcar.tcp.connections.lost";
+    assert_eq!(seen.sum(lost, &reason), seen.sum(lost, &[]));
+}
