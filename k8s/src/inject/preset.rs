@@ -205,7 +205,9 @@ fn are_mounts(container: &Value, ebpf: bool) -> bool {
                         view::text(mount, &format!("/{field}"))
                             .is_none_or(|value| value.is_empty() || value == "None")
                     });
-                is_placed && is_whole && mount["readOnly"] == json!(true)
+                // The checkpoints of an earlier version, which had a volume of their own.
+                let is_read_only = mount["readOnly"] == json!(true) || name == volumes::STATE;
+                is_placed && is_whole && is_read_only
             }
         }
     };
@@ -221,7 +223,10 @@ fn are_volumes(pod: &Value, ebpf: bool, is_current: bool, settings: &Settings) -
     let cgroup = find(volumes::CGROUP);
     let cgroup = cgroup.and_then(|volume| view::text(volume, "/hostPath/path"));
     let token = find(volumes::NO_TOKEN);
-    let is_token = token.is_some_and(|volume| volume.get("downwardAPI").is_some());
+    // An emptyDir in an earlier version.
+    let has = |volume: &Value, source: &str| volume.get(source).is_some();
+    let is_token =
+        token.is_some_and(|volume| has(volume, "downwardAPI") || has(volume, "emptyDir"));
     let is_cgroup = match cgroup {
         Some(path) if is_current => path == settings.config.host_cgroup_path,
         Some(path) => is_cgroup_path(path),

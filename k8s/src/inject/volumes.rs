@@ -16,8 +16,10 @@ pub(super) const NO_TOKEN: &str = "flowcar-no-token";
 const TLS: &str = "flowcar-tls";
 const ENDPOINT: &str = "flowcar-endpoint";
 
+pub(super) const STATE: &str = "flowcar-state";
+
 /// The names of the volumes that flowcar adds, in this version or in one before it.
-pub(super) const VOLUMES: [&str; 5] = [CGROUP, NO_TOKEN, TLS, ENDPOINT, "flowcar-state"];
+pub(super) const VOLUMES: [&str; 5] = [CGROUP, NO_TOKEN, TLS, ENDPOINT, STATE];
 
 /// Where the sidecar finds the host's cgroup tree.
 pub(super) const HOST_CGROUP: &str = "/run/host-cgroup";

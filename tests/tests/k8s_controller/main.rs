@@ -11,12 +11,14 @@ mod identity;
 mod judged;
 mod manifests;
 mod older;
+mod presets;
 mod readme;
 mod rights;
 mod service;
 mod serving;
 mod skips;
 mod strict;
+mod threats;
 mod values;
 mod volumes;
 
