@@ -16,10 +16,19 @@ use_nightly() {
     command -v rustup >/dev/null || return 1
     local each
     for each in "$NIGHTLY" nightly; do
-        if rustup run "$each" rustc --version >/dev/null 2>&1 && take_nightly "$each"; then return; fi
+        if nightly_serves "$each" && take_nightly "$each"; then return; fi
     done
     doing "installing $NIGHTLY by rustup"
     logged rustup toolchain install "$NIGHTLY" --profile minimal && take_nightly "$NIGHTLY"
+}
+
+# It runs and, for images, is the pinned one: a nightly is named by the day after its last commit's.
+nightly_serves() {
+    local version
+    version=$(rustup run "$1" rustc --version 2>/dev/null) || return 1
+    case $what in
+    image | node) [[ $version == *" $(date -u -d "${NIGHTLY#nightly-} -1 day" +%F))" ]] ;;
+    esac
 }
 
 take_nightly() {

@@ -117,6 +117,10 @@ fn they_hold_a_binary_and_what_tells_of_it() {
             "usr/share/doc/flowcar/sbom.spdx.json".into(),
         ];
         assert_eq!(found, expected.into(), "{}", image.name);
+        let authorities = image.root.path().join("etc/ssl/certs/ca-certificates.crt");
+        let authorities = fs::read_to_string(authorities).unwrap();
+        let count = authorities.matches("-----BEGIN CERTIFICATE-----").count();
+        assert_eq!(count, webpki_root_certs::TLS_SERVER_ROOT_CERTS.len());
         let size = fs::metadata(&image.archive).unwrap().len();
         assert!(size < MOST_BYTES, "{}: {size} bytes", image.name);
     }
@@ -219,10 +223,21 @@ fn the_bill_of_materials_is_that_of_the_lock_file() {
             assert!(identifiers.contains(relation["relatedSpdxElement"].as_str().unwrap()));
         }
         let linked: &[&str] = match image.name {
-            "flowcar" => &["flowcar", "aya", "tonic", "opentelemetry-proto", "ring"],
+            "flowcar" => &[
+                "flowcar",
+                "aya",
+                "tonic",
+                "opentelemetry-proto",
+                "ring",
+                // In the kernel programs that it embeds.
+                "flowcar-ebpf",
+                "aya-ebpf",
+            ],
             _ => &["flowcar-k8s", "kube-client", "k8s-openapi", "ring"],
         };
         assert!(linked.iter().all(|name| names.contains(name)), "{names:?}");
+        // Where the certificate authorities are from.
+        assert!(names.contains("webpki-root-certs"), "{names:?}");
         assert!(!names.contains("proptest"), "tests' crates are not linked");
         assert!(
             licences.contains("Apache License")

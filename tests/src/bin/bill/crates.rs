@@ -1,7 +1,7 @@
 //! Which crates are linked.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -70,50 +70,66 @@ struct Metadata {
     packages: Vec<Package>,
 }
 
-/// The crates of which code is linked into `package`'s binary, itself first.
-pub(crate) fn linked(package: &str, target: &str) -> anyhow::Result<Vec<Crate>> {
-    let edges = [
-        "--edges",
-        "normal,no-proc-macro",
-        "--prefix",
-        "none",
-        "--format",
-        "{p}",
-    ];
-    let tree = cargo(
-        &[
-            &["tree", "--locked", "--package", package, "--target", target],
-            &edges[..],
-        ]
-        .concat(),
-    )?;
-    let metadata = cargo(&["metadata", "--locked", "--format-version", "1"])?;
-    let Metadata { packages } = serde_json::from_str(&metadata)?;
-    let mut known: HashMap<_, _> = packages
-        .into_iter()
-        .map(|each| ((each.name.clone(), each.version.clone()), each))
-        .collect();
-    let (mut crates, mut seen) = (Vec::new(), BTreeSet::new());
-    for line in tree.lines().filter(|line| !line.is_empty()) {
-        // NAME vVERSION [(PATH)] [(*)]
-        let mut words = line.split(' ');
-        let (name, version) = (
-            words.next(),
-            words.next().and_then(|word| word.strip_prefix('v')),
-        );
-        let key = name
-            .zip(version)
-            .with_context(|| format!("cargo tree says {line:?}"))?;
-        let key = (key.0.to_owned(), key.1.to_owned());
-        if seen.insert(key.clone()) {
-            let found = known.remove(&key);
-            let found = found.with_context(|| format!("cargo metadata knows no {line}"))?;
-            crates.push(found.into_crate()?);
-        }
+/// What cargo knows of every locked crate, less those that were taken.
+pub(crate) struct Catalogue(HashMap<(String, String), Package>);
+
+impl Catalogue {
+    pub(crate) fn read() -> anyhow::Result<Self> {
+        let metadata = cargo(&["metadata", "--locked", "--format-version", "1"])?;
+        let Metadata { packages } = serde_json::from_str(&metadata)?;
+        let keyed = packages
+            .into_iter()
+            .map(|each| ((each.name.clone(), each.version.clone()), each));
+        Ok(Self(keyed.collect()))
     }
-    ensure!(!crates.is_empty(), "cargo tree says nothing of {package}");
-    crates[1..].sort_by(|a, b| (&a.name, &a.version).cmp(&(&b.name, &b.version)));
-    Ok(crates)
+
+    /// The crates of which code is linked into `package`'s binary, itself first, but for those that were taken before.
+    pub(crate) fn take_linked(
+        &mut self,
+        package: &str,
+        target: &str,
+    ) -> anyhow::Result<Vec<Crate>> {
+        let edges = [
+            "--edges",
+            "normal,no-proc-macro",
+            "--prefix",
+            "none",
+            "--format",
+            "{p}",
+        ];
+        let tree = cargo(
+            &[
+                &["tree", "--locked", "--package", package, "--target", target],
+                &edges[..],
+            ]
+            .concat(),
+        )?;
+        let mut crates = Vec::new();
+        for line in tree.lines().filter(|line| !line.is_empty()) {
+            // NAME vVERSION [(PATH)] [(*)]
+            let mut words = line.split(' ');
+            let (name, version) = (
+                words.next(),
+                words.next().and_then(|word| word.strip_prefix('v')),
+            );
+            let (name, version) = name
+                .zip(version)
+                .with_context(|| format!("cargo tree says {line:?}"))?;
+            if let Some(found) = self.0.remove(&(name.to_owned(), version.to_owned())) {
+                crates.push(found.into_crate()?);
+            }
+        }
+        ensure!(!crates.is_empty(), "cargo tree says nothing of {package}");
+        crates[1..].sort_by(|a, b| (&a.name, &a.version).cmp(&(&b.name, &b.version)));
+        Ok(crates)
+    }
+
+    /// The one crate of this name, if it was not taken before.
+    pub(crate) fn take(&mut self, name: &str) -> anyhow::Result<Option<Crate>> {
+        let key = self.0.keys().find(|(of, _)| of == name).cloned();
+        let found = key.and_then(|key| self.0.remove(&key));
+        found.map(Package::into_crate).transpose()
+    }
 }
 
 /// The SPDX expression of a crate's licence.

@@ -1,0 +1,135 @@
+//! What may be linked: every locked crate is held to deny.toml, by cargo's own word.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    process::Command,
+};
+
+use serde::Deserialize;
+use spdx::{Expression, ParseMode};
+
+#[derive(Deserialize)]
+struct Metadata {
+    packages: Vec<Package>,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    name: String,
+    version: String,
+    license: Option<String>,
+    source: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Deny {
+    licenses: Licenses,
+    sources: Sources,
+    bans: Bans,
+}
+
+#[derive(Deserialize)]
+struct Licenses {
+    allow: BTreeSet<String>,
+    clarify: Vec<Clarified>,
+}
+
+#[derive(Deserialize)]
+struct Clarified {
+    #[serde(rename = "crate")]
+    name: String,
+    expression: String,
+}
+
+#[derive(Deserialize)]
+struct Sources {
+    #[serde(rename = "allow-registry")]
+    allow_registry: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Bans {
+    skip: Vec<Skipped>,
+}
+
+#[derive(Deserialize)]
+struct Skipped {
+    #[serde(rename = "crate")]
+    name: String,
+}
+
+fn root(file: &str) -> String {
+    format!("{}/../{file}", env!("CARGO_MANIFEST_DIR"))
+}
+
+fn deny() -> Deny {
+    toml::from_str(&fs::read_to_string(root("deny.toml")).unwrap()).unwrap()
+}
+
+fn packages() -> Vec<Package> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--locked", "--format-version", "1"])
+        .args(["--manifest-path", &root("Cargo.toml")])
+        .output()
+        .unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{message}");
+    let Metadata { packages } = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(packages.len() > 100);
+    packages
+}
+
+#[test]
+fn every_licence_is_an_allowed_one() {
+    let Licenses { allow, clarify } = deny().licenses;
+    for package in packages() {
+        let Package { name, version, .. } = &package;
+        let clarified = clarify.iter().find(|of| of.name == *name);
+        let text = match (&package.license, clarified) {
+            (Some(license), _) => license,
+            (None, Some(clarified)) => &clarified.expression,
+            (None, None) => panic!("{name} {version} declares no licence"),
+        };
+        let expression = Expression::parse_mode(text, ParseMode::LAX).unwrap();
+        let is_allowed = expression.evaluate(|licence| allow.contains(&licence.to_string()));
+        assert!(is_allowed, "{name} {version}: {text}");
+    }
+}
+
+#[test]
+fn every_crate_is_of_this_workspace_or_of_an_allowed_registry() {
+    let allowed = deny().sources.allow_registry;
+    for Package {
+        name,
+        version,
+        source,
+        ..
+    } in packages()
+    {
+        let Some(source) = source else { continue };
+        let is_allowed = allowed
+            .iter()
+            .any(|registry| source == format!("registry+{registry}"));
+        assert!(is_allowed, "{name} {version} is from {source}");
+    }
+}
+
+/// A second version of a crate is a second chance for a fault, and memory: each has been looked at.
+#[test]
+fn crates_of_two_versions_are_those_that_are_named() {
+    let mut versions: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for package in packages() {
+        versions
+            .entry(package.name)
+            .or_default()
+            .insert(package.version);
+    }
+    let found: BTreeSet<_> = versions
+        .into_iter()
+        .filter(|(_, versions)| versions.len() > 1)
+        .map(|(name, _)| name)
+        .collect();
+    let named: BTreeSet<_> = deny().bans.skip.into_iter().map(|of| of.name).collect();
+    assert_eq!(found, named);
+}
