@@ -155,6 +155,10 @@ pub fn out_of_date(path: &Path, all: bool) -> Option<String> {
 }
 
 fn system_roots() -> Result<RootCertStore, FileError> {
+    // rustls-native-certs reads the file that OpenSSL's variable names to its end, whatever it is.
+    if let Some(path) = std::env::var_os("SSL_CERT_FILE") {
+        files::read(Path::new(&path), MOST)?;
+    }
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(found.certs);

@@ -83,7 +83,9 @@ impl From<crate::scope::ScopeError> for Failure {
         let status = match error {
             ScopeError::Make { .. } => NO_PERMISSION,
             ScopeError::Unreadable { .. } | ScopeError::NotCgroup2 { .. } => USAGE,
-            ScopeError::NoHostTree { .. } => USAGE,
+            ScopeError::NoHostTree { .. }
+            | ScopeError::OutsidePod { .. }
+            | ScopeError::PodUnknown { .. } => USAGE,
             ScopeError::NotInTree { .. }
             | ScopeError::NotInAPod { .. }
             | ScopeError::NotMounted

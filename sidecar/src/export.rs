@@ -27,7 +27,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub struct ExportArgs {
     /// The cgroup2 directory whose flows are followed, those of the cgroups below it included [default: that of the pod
-    /// that flowcar runs in; with FLOWCAR_SOURCE=inet_diag the whole network namespace]
+    /// that flowcar runs in; with FLOWCAR_SOURCE=inet_diag the whole network namespace]. In a pod: the pod's, or one below it
     #[arg(long, value_name = "PATH")]
     cgroup: Option<PathBuf>,
     /// Exit with status 69 if the receiver did not take the last report and the last spans in time
@@ -44,11 +44,15 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     let mut signals = Signals::catch()?;
     let config = &config.clone().with_default_endpoint();
     let (choice, cgroup) = followed(args.cgroup.as_deref(), config)?;
-    let keeper = config.state.as_deref().and_then(keeper);
-    let before = keeper.as_ref().and_then(Keeper::read);
     let source = Source::open(choice, cgroup.as_deref(), config.programs())?;
     // In a pod no capability is worth keeping: its cgroup outlives flowcar.
-    rights::give_away(&source.still_needs(args.cgroup.is_some()))?;
+    let kept = source.still_needs(args.cgroup.is_some());
+    rights::give_away(&kept)?;
+    rights::tell(&kept);
+    // An application may write where the file lies.
+    let keeper = config.state.as_deref();
+    let keeper = keeper.and_then(|directory| open_keeper(directory, config.max_flows));
+    let before = keeper.as_ref().and_then(Keeper::read);
     let name = source.name();
     let mut follower = Follower::new(source, &limits(config));
     if let Some(keeper) = &keeper {
@@ -235,8 +239,8 @@ fn follow_again(
 }
 
 /// Without it flowcar follows as well, and the flowcar after it counts anew.
-fn keeper(directory: &Path) -> Option<Keeper> {
-    Keeper::open(directory)
+fn open_keeper(directory: &Path, flows: usize) -> Option<Keeper> {
+    Keeper::open(directory, flows)
         .inspect_err(|error| {
             tracing::warn!(%error, "FLOWCAR_STATE is of no use: /proc does not tell this boot and network namespace");
         })
@@ -250,7 +254,8 @@ fn followed(
     config: &Config,
 ) -> Result<(SourceChoice, Option<PathBuf>), ScopeError> {
     if let Some(path) = named {
-        return Ok((config.source, Some(scope::check(path)?)));
+        let path = scope::named(path, config.pod.is_known(), &config.host_cgroup)?;
+        return Ok((config.source, Some(path)));
     }
     if config.source == SourceChoice::InetDiag {
         return Ok((config.source, None));

@@ -1,11 +1,15 @@
 //! Files that the settings name: read whole within a bound, and read again when they change.
 
+mod directory;
+
 use std::{
     fs::{self, OpenOptions},
     io::{self, Read as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
+
+pub use directory::Directory;
 
 /// A file that is not what it is to be.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -2,23 +2,20 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use nix::{sys::statvfs::statvfs, unistd::geteuid};
+use nix::unistd::geteuid;
 
-use crate::flow::handover::{Handover, Leaving, Place, decode, encode};
+use crate::{
+    files::Directory,
+    flow::handover::{Handover, Leaving, Most, Place, decode, encode},
+};
 
 /// Its name in the directory.
 const FILE: &str = "handover.json";
-
-/// A file that is larger is not ours: a million flows take less.
-const MOST_BYTES: u64 = 256 << 20;
-
-/// The file takes no more than this part of the room that is left.
-const SHARE: u64 = 8;
 
 /// What cannot be written is spoken of once in this time.
 const QUIET: Duration = Duration::from_secs(600);
@@ -26,20 +23,22 @@ const QUIET: Duration = Duration::from_secs(600);
 /// Keeps the file.
 #[derive(Debug)]
 pub struct Keeper {
-    file: PathBuf,
+    directory: PathBuf,
+    most: Most,
     place: Place,
     complained: Option<Instant>,
 }
 
 impl Keeper {
-    /// Keeps it in `directory`, which need not be there.
+    /// Keeps it in `directory`, which need not be there, with at most so many flows.
     ///
     /// # Errors
     /// The kernel does not say where this process is.
-    pub fn open(directory: &Path) -> io::Result<Self> {
+    pub fn open(directory: &Path, flows: usize) -> io::Result<Self> {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
         Ok(Self {
-            file: directory.join(FILE),
+            directory: directory.to_owned(),
+            most: Most { flows },
             place: Place {
                 boot: boot.trim().to_owned(),
                 netns: fs::metadata("/proc/self/ns/net")?.ino(),
@@ -53,21 +52,22 @@ impl Keeper {
         &self.place
     }
 
-    /// What the flowcar before this one left. What cannot be read is as good as nothing, and is told.
+    /// What the flowcar before this one left. What cannot be read is as good as nothing, and is told. An application may share the
+    /// directory, so a file is taken only if flowcar's own user wrote it.
     pub fn read(&self) -> Option<Handover> {
         let unreadable = |error: &dyn std::error::Error| {
             tracing::warn!(
-                file = %self.file.display(),
+                file = %self.directory.join(FILE).display(),
                 %error,
                 "what the flowcar before this one left cannot be read, so this is taken for a first start: connections that are open count as new"
             );
         };
-        let read = || match fs::metadata(&self.file)?.len() {
-            0..=MOST_BYTES => fs::read(&self.file),
-            _ => Err(io::Error::other("it is too large to be a flowcar's")),
-        };
-        match read() {
-            Ok(bytes) => decode(&bytes).inspect_err(|error| unreadable(error)).ok(),
+        let read =
+            Directory::open(&self.directory).and_then(|open| open.read(FILE, self.most.bytes()));
+        match read {
+            Ok(bytes) => decode(&bytes, self.most)
+                .inspect_err(|error| unreadable(error))
+                .ok(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
                 unreadable(&error);
@@ -86,7 +86,7 @@ impl Keeper {
         if !self.complained.is_some_and(quiet) {
             self.complained = Some(Instant::now());
             tracing::warn!(
-                file = %self.file.display(),
+                file = %self.directory.join(FILE).display(),
                 %error,
                 "cannot leave what was reported for the flowcar after this one, so it would count connections that are open twice; FLOWCAR_STATE must be a directory with room that user {} may write to",
                 geteuid()
@@ -94,42 +94,21 @@ impl Keeper {
         }
     }
 
-    /// Whole or not at all: whoever reads it finds the old one or the new one. It need not outlive the machine's start, as
-    /// no connection does.
     fn write(&self, bytes: &[u8]) -> io::Result<()> {
-        let directory = self.file.parent().unwrap_or(&self.file);
-        leaves_room(directory, bytes.len())?;
-        let new = self.file.with_extension("new");
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&new)?;
-        io::Write::write_all(&mut file, bytes)?;
-        fs::rename(&new, &self.file)
+        Directory::open(&self.directory)?.write(FILE, bytes)
     }
-}
-
-/// The place may be shared with an application, which is not to find it full.
-fn leaves_room(directory: &Path, bytes: usize) -> io::Result<()> {
-    let left = statvfs(directory)?;
-    let left = left.blocks_available().saturating_mul(left.fragment_size());
-    if bytes as u64 > left / SHARE {
-        let message = format!("it would take {bytes} bytes of {left} that are left");
-        return Err(io::Error::other(message));
-    }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const FLOWS: usize = 100;
+
     #[test]
     fn what_is_kept_is_read_again_and_all_else_is_a_first_start() {
         let directory = tempfile::tempdir().expect("a directory");
-        let mut keeper = Keeper::open(directory.path()).expect("a place");
+        let mut keeper = Keeper::open(directory.path(), FLOWS).expect("a place");
         assert_eq!(keeper.read(), None);
         keeper.keep(7, &Leaving::default());
         let expected = Handover {
@@ -148,7 +127,7 @@ mod tests {
     #[test]
     fn a_directory_that_is_not_there_is_spoken_of_and_no_more() {
         let directory = tempfile::tempdir().expect("a directory");
-        let mut keeper = Keeper::open(&directory.path().join("none")).expect("a place");
+        let mut keeper = Keeper::open(&directory.path().join("none"), FLOWS).expect("a place");
         keeper.keep(7, &Leaving::default());
         let complained = keeper.complained.expect("a complaint");
         keeper.keep(8, &Leaving::default());

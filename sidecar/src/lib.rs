@@ -37,6 +37,7 @@ pub mod files;
 pub mod flow;
 pub mod follower;
 pub mod handover;
+pub mod hardening;
 pub mod histogram;
 pub mod host;
 pub mod logs;

@@ -9,7 +9,7 @@ use flowcar::{
     config::{Config, Shared},
     exit::{self, Failure},
     export::{ExportArgs, export},
-    logs,
+    hardening, logs, rights,
     run::{RunArgs, run},
     sink::{SinkArgs, sink},
 };
@@ -41,6 +41,12 @@ enum Commands {
 }
 
 fn main() -> ExitCode {
+    if let Err(error) = hardening::at_start() {
+        logs::last_line(format_args!(
+            "flowcar: the kernel refuses to shut others out of this process's memory ({error})"
+        ));
+        return exit::SOFTWARE.into();
+    }
     let command = match Cli::try_parse() {
         Ok(cli) => cli.command,
         Err(error) => {
@@ -77,8 +83,9 @@ fn start(command: Commands) -> Result<u8, Failure> {
         Commands::Run(_) | Commands::Sink(_) => Shared::Inherited,
         _ => Shared::Ours,
     };
-    let config = Config::from_env(shared);
-    runtime.block_on(async {
+    // The files that settings name are read as they will be read later on: without a right.
+    let config = rights::without(|| Config::from_env(shared));
+    let status = runtime.block_on(async {
         // Mistakes in settings are a part of its answer.
         if let Commands::Check(args) = &command {
             return check(args, config).await;
@@ -95,5 +102,8 @@ fn start(command: Commands) -> Result<u8, Failure> {
             Commands::Sink(args) => sink(args).await,
             Commands::Probe(args) => probe(&args),
         }
-    })
+    });
+    // A write to a disk that hangs, or a name that is being looked up, is not waited for.
+    runtime.shutdown_background();
+    status
 }

@@ -68,6 +68,11 @@ pub fn give_away(kept: &[(Capability, &str)]) -> Result<(), RightsError> {
             return Err(RightsError::Left { set, left });
         }
     }
+    Ok(())
+}
+
+/// Says which are left.
+pub fn tell(kept: &[(Capability, &str)]) {
     for (capability, why) in kept {
         tracing::warn!("{capability} is kept: {why}");
     }
@@ -76,5 +81,17 @@ pub fn give_away(kept: &[(Capability, &str)]) -> Result<(), RightsError> {
     } else {
         tracing::info!("all other capabilities are given away");
     }
-    Ok(())
+}
+
+/// Does something while no capability is in effect. They stay permitted, and are in effect again afterwards.
+pub fn without<T>(work: impl FnOnce() -> T) -> T {
+    let effective = caps::read(None, CapSet::Effective).unwrap_or_default();
+    if effective.is_empty() || caps::clear(None, CapSet::Effective).is_err() {
+        return work();
+    }
+    let done = work();
+    if let Err(error) = caps::set(None, CapSet::Effective, &effective) {
+        tracing::warn!(%error, "capabilities that are permitted cannot be put in effect again");
+    }
+    done
 }

@@ -59,6 +59,26 @@ pub enum ScopeError {
         /// This process's cgroup in the host's tree.
         own: String,
     },
+    /// In a pod, a cgroup that is not the pod's.
+    #[error(
+        "--cgroup {path} is refused: flowcar is in a pod (FLOWCAR_POD_UID is set), where it follows the pod's own cgroup {pod} or one below it. Leave --cgroup out to follow the pod"
+    )]
+    OutsidePod {
+        /// The path as given.
+        path: String,
+        /// The pod's cgroup.
+        pod: String,
+    },
+    /// In a pod, and which cgroup is the pod's cannot be told.
+    #[error(
+        "--cgroup {path} is refused: flowcar is in a pod (FLOWCAR_POD_UID is set), where it follows the pod's own cgroup only, and {why}. Leave --cgroup out, or run flowcar without FLOWCAR_POD_UID outside of pods"
+    )]
+    PodUnknown {
+        /// The path as given.
+        path: String,
+        /// Why the pod's cgroup is not known.
+        why: Box<ScopeError>,
+    },
     /// No cgroup2 is mounted here.
     #[error("no cgroup2 file system is mounted; mount one: mount -t cgroup2 none /sys/fs/cgroup")]
     NotMounted,
@@ -80,6 +100,19 @@ pub enum ScopeError {
         /// Why.
         error: io::Error,
     },
+}
+
+/// The cgroup that was named for following, in full: any cgroup2 directory, but in a pod (`in_pod`) only the pod's own or one
+/// below it, by the host's tree at `host`.
+///
+/// # Errors
+/// [`ScopeError`].
+pub fn named(path: &Path, in_pod: bool, host: &Path) -> Result<PathBuf, ScopeError> {
+    if in_pod {
+        pod::within(path, host)
+    } else {
+        check(path)
+    }
 }
 
 /// Checks that `path` is a cgroup2 directory, and gives it in full.

@@ -10,66 +10,10 @@ use std::{
 use flowcar_tests::{
     exporting::{Exporting, has_books},
     flowcar,
-    place::{Cgroup, Netns, cgroup2_mount, maps_ask_for_a_right, require_cgroup2, require_root},
+    node::{NEIGHBOUR, Node, UID, contained},
+    place::{Cgroup, Netns, maps_ask_for_a_right, require_cgroup2, require_root},
     traffic,
 };
-
-const UID: &str = "0a1b2c3d_4e5f_6071_8293_a4b5c6d7e8f9";
-const NEIGHBOUR: &str = "1a1b2c3d_4e5f_6071_8293_a4b5c6d7e8f9";
-
-/// Makes what a container runtime makes, and gives flowcar no more than it would have there.
-const CONTAINER: &str = r#"
-    mount --make-rprivate /
-    mount -t tmpfs none /run
-    mkdir /run/host-cgroup /run/own-cgroup
-    mount --rbind "$HOST" /run/host-cgroup
-    mount -o remount,bind,ro /run/host-cgroup
-    mount -t cgroup2 none /run/own-cgroup
-    exec setpriv --bounding-set=-all,+bpf,+net_admin --inh-caps=-all,+bpf,+net_admin "$FLOWCAR" $WORDS
-"#;
-
-/// A node's tree, below a cgroup of this test's own. Innermost first, as they are removed.
-struct Node {
-    app: Cgroup,
-    sidecar: Cgroup,
-    other: Cgroup,
-    pods: [Cgroup; 2],
-    _parents: [Cgroup; 2],
-    _root: Cgroup,
-}
-
-fn node() -> Node {
-    let root = Cgroup::new("node").unwrap();
-    let kubepods = root.child("kubepods.slice").unwrap();
-    let burstable = kubepods.child("kubepods-burstable.slice").unwrap();
-    let pod = |uid: &str| {
-        burstable
-            .child(&format!("kubepods-burstable-pod{uid}.slice"))
-            .unwrap()
-    };
-    let (own, neighbour) = (pod(UID), pod(NEIGHBOUR));
-    Node {
-        app: own.child("cri-containerd-app.scope").unwrap(),
-        sidecar: own.child("cri-containerd-flowcar.scope").unwrap(),
-        other: neighbour.child("cri-containerd-app.scope").unwrap(),
-        pods: [own, neighbour],
-        _parents: [burstable, kubepods],
-        _root: root,
-    }
-}
-
-/// flowcar in a container, with these words.
-fn contained(cgroup: &Cgroup, netns: &Netns, words: &str) -> Command {
-    let mut command = Command::new("unshare");
-    netns.enter(&mut command).unwrap();
-    cgroup.enter(&mut command).unwrap();
-    command
-        .args(["--cgroup", "--mount", "sh", "-ec", CONTAINER])
-        .env("HOST", cgroup2_mount().unwrap())
-        .env("FLOWCAR", flowcar::program().unwrap())
-        .env("WORDS", words);
-    command
-}
 
 fn export(cgroup: &Cgroup, netns: &Netns, settings: &[(&str, &str)]) -> Exporting {
     let mut command = contained(cgroup, netns, "export");
@@ -135,7 +79,7 @@ fn the_pod_is_found_and_only_the_pod_is_followed() {
     if !can_run() {
         return;
     }
-    let node = node();
+    let node = Node::new();
     let netns = Netns::new("pod").unwrap();
     let mut sidecar = export(&node.sidecar, &netns, &[]);
     let attached = sidecar.told("following");
@@ -162,7 +106,7 @@ fn another_uid_than_the_apis_is_told() {
     if !can_run() {
         return;
     }
-    let node = node();
+    let node = Node::new();
     let netns = Netns::new("pod").unwrap();
     let uid = NEIGHBOUR.replace('_', "-");
     let mut sidecar = export(&node.sidecar, &netns, &[("FLOWCAR_POD_UID", &uid)]);
@@ -180,7 +124,7 @@ fn a_check_finds_the_pod() {
     if !can_run() {
         return;
     }
-    let node = node();
+    let node = Node::new();
     let netns = Netns::new("pod").unwrap();
     for (uid, state) in [(UID, "ok"), (NEIGHBOUR, "info")] {
         let output = contained(&node.sidecar, &netns, "check --format json")
@@ -230,7 +174,7 @@ fn its_own_connections_are_left_out_and_probes_are_answered() {
     if !can_run() {
         return;
     }
-    let node = node();
+    let node = Node::new();
     let netns = Netns::new("pod").unwrap();
     let probe = |question: &str| {
         let mut command = Command::new(flowcar::program().unwrap());
@@ -278,7 +222,7 @@ fn a_pods_cgroup_that_is_made_anew_is_followed_or_ends_it() {
     }
     let netns = Netns::new("pod").unwrap();
     for exchange in ["off", "on"] {
-        let node = node();
+        let node = Node::new();
         let pod = &node.pods[0];
         let mut sidecar = export(&node.sidecar, &netns, &[("FLOWCAR_EXCHANGE", exchange)]);
         sidecar.told("following");

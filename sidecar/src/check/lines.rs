@@ -230,18 +230,19 @@ fn mount() -> Line {
 
 /// The cgroup that would be followed.
 fn pod(named: Option<&Path>, config: Option<&Config>) -> (Scope, Line) {
+    let host = config.map_or_else(
+        || PathBuf::from(DEFAULT_HOST),
+        |config| config.host_cgroup.clone(),
+    );
     if let Some(path) = named {
         let name = "cgroup";
-        return match scope::check(path) {
+        let in_pod = config.is_some_and(|config| config.pod.is_known());
+        return match scope::named(path, in_pod, &host) {
             Ok(path) => (Scope::Found, Line::ok(name, path.display().to_string())),
             Err(error) => (Scope::Missing, Line::no(name, error.to_string())),
         };
     }
     let name = "pod";
-    let host = config.map_or_else(
-        || PathBuf::from(DEFAULT_HOST),
-        |config| config.host_cgroup.clone(),
-    );
     let (uid, wants_none) = config.map_or((None, false), |config| {
         (
             config.pod.uid.as_ref(),

@@ -169,6 +169,15 @@ pub struct Pod {
     pub owner_name: Option<String>,
 }
 
+// === impl Pod ===
+
+impl Pod {
+    /// Whether flowcar is in a pod, by its environment.
+    pub const fn is_known(&self) -> bool {
+        self.uid.is_some()
+    }
+}
+
 // === impl Config ===
 
 impl Config {

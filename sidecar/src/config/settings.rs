@@ -306,7 +306,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "FLOWCAR_STATE",
         "none",
-        "directory in which `flowcar export` leaves what its last report told of, for the flowcar after it: a restart then counts nothing twice, and names what ended unseen; some 50 bytes for each flow, and never more than an eighth of the room that is left",
+        "directory in which `flowcar export` leaves what its last report told of, for the flowcar after it: a restart then counts nothing twice, and names what ended unseen; some 50 bytes for each flow, and never more than an eighth of the room that is left. A link, or a file that another user wrote, is not read",
     ),
     setting(
         "FLOWCAR_HOST_CGROUP",

@@ -61,12 +61,25 @@ pub struct Left {
     pub send_buffer_limited_us: u64,
 }
 
+/// How much a handover may hold. It may have been forged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Most {
+    /// Flows on its list.
+    pub flows: usize,
+}
+
+/// No connection counts more of anything: what is added up stays far from overflowing.
+const MOST_COUNTED: u64 = 1 << 48;
+
 /// Why bytes are no handover.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
     /// They are torn, or something else.
     #[error("it is torn, or no flowcar wrote it ({0})")]
     Torn(#[from] serde_json::Error),
+    /// More flows, or more of something, than a flowcar writes down.
+    #[error("it tells of more than there can be")]
+    TooMuch,
     /// Another version's.
     #[error("it is of version {0}, and this flowcar reads version {VERSION}")]
     Version(u32),
@@ -94,7 +107,7 @@ pub fn encode(place: &Place, taken_unix_ns: u64, leaving: &Leaving) -> Vec<u8> {
 ///
 /// # Errors
 /// [`Unreadable`].
-pub fn decode(bytes: &[u8]) -> Result<Handover, Unreadable> {
+pub fn decode(bytes: &[u8], most: Most) -> Result<Handover, Unreadable> {
     #[derive(Deserialize)]
     struct Head {
         flowcar_handover: u32,
@@ -103,7 +116,31 @@ pub fn decode(bytes: &[u8]) -> Result<Handover, Unreadable> {
     if flowcar_handover != VERSION {
         return Err(Unreadable::Version(flowcar_handover));
     }
-    Ok(serde_json::from_slice(bytes)?)
+    if !most.admits(bytes) {
+        return Err(Unreadable::TooMuch);
+    }
+    let handover: Handover = serde_json::from_slice(bytes)?;
+    let counts = |left: &Left| left.numbers()[3..].iter().all(|n| *n <= MOST_COUNTED);
+    if handover.leaving.unheard > MOST_COUNTED || !handover.leaving.flows.iter().all(counts) {
+        return Err(Unreadable::TooMuch);
+    }
+    Ok(handover)
+}
+
+// === impl Most ===
+
+impl Most {
+    /// Bytes that a file may have: numbers have twenty digits at most, and the head a few hundred bytes.
+    pub const fn bytes(self) -> u64 {
+        4_096 + (self.flows * NUMBERS * 21) as u64
+    }
+
+    /// Whether what the bytes would become takes no more memory than what a flowcar writes down: lists are begun by brackets, and
+    /// their members are told apart by commas.
+    fn admits(self, bytes: &[u8]) -> bool {
+        let count = |wanted: u8| bytes.iter().filter(|byte| **byte == wanted).count();
+        count(b'[') <= self.flows + 1 && count(b',') <= self.flows * (NUMBERS + 1) + 16
+    }
 }
 
 // === impl Left ===

@@ -6,6 +6,7 @@
 //! which are counted, and nothing else.
 
 mod baselines;
+mod checkpoints;
 mod complaints;
 mod exemplary;
 mod ledger;

@@ -17,7 +17,10 @@ use tokio::{
 };
 
 use super::cgroup::CommandCgroup;
-use crate::exit::{self, Failure};
+use crate::{
+    exit::{self, Failure},
+    hardening::CoreLimit,
+};
 
 /// The running command.
 pub(super) struct Child {
@@ -49,8 +52,15 @@ impl Child {
         let signals = Signals::catch().map_err(software)?;
         let mut process = Command::new(&command[0]);
         process.args(&command[1..]);
-        // SAFETY: between fork and exec only write(2) is called, on a descriptor that was opened before.
-        unsafe { process.pre_exec(move || members.write_all(b"0")) };
+        let core = CoreLimit::at_start();
+        let before_exec = move || {
+            if let Some(limit) = core {
+                limit.restore()?;
+            }
+            members.write_all(b"0")
+        };
+        // SAFETY: between fork and exec only setrlimit(2) is called, and write(2) on a descriptor that was opened before.
+        unsafe { process.pre_exec(before_exec) };
         let process = process
             .spawn()
             .map_err(|error| not_started(&command[0], &error))?;
@@ -75,7 +85,8 @@ impl Child {
         if let Some(pid) = self.process.id()
             && let Err(error) = kill(Pid::from_raw(pid.cast_signed()), number)
         {
-            tracing::debug!(%error, signal = number.as_str(), "the signal was not passed on");
+            // flowcar has no right left to signal a command that took another user.
+            tracing::warn!(%error, signal = number.as_str(), "the signal was not passed on to the command");
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::{
     exit::{self, Failure},
     follower::{Follower, Limits},
     otlp::exporter::{Exporter, Patience},
+    rights,
     session::Session,
     source::Source,
     view::Sums,
@@ -63,11 +64,14 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
     })?;
     let cgroup = CommandCgroup::make()?;
     let source = Source::open(source(config), Some(cgroup.path()), config.programs())?;
+    let kept = source.still_needs(false);
     let exporter = exporter(config, source.name(), &args.command[0]);
     let looks = source.ebpf().is_none();
     let follower = Follower::new(source, &limits(config, looks));
     let mut session = Session::new(follower, exporter, STATUS_EVERY, config);
     let mut child = Child::spawn(&args.command, &cgroup)?;
+    // The command has what it would have without flowcar. Nothing has been received yet, and no other thread was started.
+    rights::give_away(&kept)?;
     let status = follow(&mut session, &mut child, &mut report, looks).await?;
     settle(&mut session, &mut report, looks).await;
     session.conclude(|flow, anchor| report.flow(flow, anchor));

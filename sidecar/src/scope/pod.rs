@@ -54,6 +54,31 @@ pub fn discover(host: &Path) -> Result<PodCgroup, ScopeError> {
     })
 }
 
+/// The cgroup at `path`, if it is the cgroup of the pod that this process is in, or one below that; by its path in the host's
+/// tree at `host`. The kernel's id of the cgroup decides, whatever links, mounts and `..` lead to it.
+///
+/// # Errors
+/// [`ScopeError`] if it is outside the pod, or if the pod cannot be told.
+pub(super) fn within(path: &Path, host: &Path) -> Result<PathBuf, ScopeError> {
+    let named = check(path)?;
+    let pod = discover(host).map_err(|error| ScopeError::PodUnknown {
+        path: path.display().to_string(),
+        why: Box::new(error),
+    })?;
+    let id = |path: &Path| fs::metadata(path).map(|found| found.ino());
+    let wanted = id(&named).map_err(|error| ScopeError::Unreadable {
+        path: path.display().to_string(),
+        error,
+    })?;
+    if id(&pod.path).is_ok_and(|id| id == wanted) {
+        return Ok(pod.path);
+    }
+    locate(&pod.path, wanted).ok_or_else(|| ScopeError::OutsidePod {
+        path: path.display().to_string(),
+        pod: pod.path.display().to_string(),
+    })
+}
+
 /// The cgroup2 tree at `host`, or beside cgroup v1 at `host/unified`.
 fn tree(host: &Path) -> Result<PathBuf, ScopeError> {
     match fs::exists(host) {

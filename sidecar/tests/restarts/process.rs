@@ -129,7 +129,7 @@ impl Process {
             netns: 1,
         };
         let written = handover::encode(&place, 7, left);
-        let read = handover::decode(&written).expect("our own");
+        let read = handover::decode(&written, handover::Most { flows: BOUND }).expect("our own");
         let mut table = Table::new(BOUND);
         table.inherit(&read.leaving);
         let naming = Naming {

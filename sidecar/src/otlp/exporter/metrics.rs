@@ -15,6 +15,7 @@ use tokio::{
 use super::{
     Complaints, Ledger, Transport,
     baselines::Baselines,
+    checkpoints::Checkpoints,
     exemplary::{self, Exemplary, Untold},
     outbox::{Next, Outbox, SizeLimit},
     settle,
@@ -69,7 +70,7 @@ impl MetricsLane {
             size: SizeLimit::default(),
             exemplars: Untold::new(exemplars),
             ledger,
-            keeper,
+            checkpoints: keeper.map(Checkpoints::new),
             complaints: Complaints::default(),
         };
         Self {
@@ -121,7 +122,7 @@ struct Sender<T> {
     size: SizeLimit,
     exemplars: Untold,
     ledger: Ledger,
-    keeper: Option<Keeper>,
+    checkpoints: Option<Checkpoints>,
     complaints: Complaints,
 }
 
@@ -161,7 +162,7 @@ impl<T: Transport<Bytes>> Sender<T> {
                     self.size.learn(&outbox);
                     if outbox.any_taken() {
                         self.exemplars.told(&told);
-                        self.acknowledge(report, &refused);
+                        self.acknowledge(report, &refused).await;
                     }
                     if !refused.is_empty() && *self.hurry.borrow() {
                         tracing::warn!("metrics are lost: the receiver refused the last report");
@@ -222,11 +223,11 @@ impl<T: Transport<Bytes>> Sender<T> {
     }
 
     /// Books what the receiver has now. What it took whole need not be told by the flowcar after this one.
-    fn acknowledge(&mut self, report: Arc<Snapshot>, refused: &[Part]) {
+    async fn acknowledge(&mut self, report: Arc<Snapshot>, refused: &[Part]) {
         if refused.is_empty()
-            && let (Some(keeper), Some(left)) = (&mut self.keeper, &report.left)
+            && let Some(checkpoints) = &mut self.checkpoints
         {
-            keeper.keep(report.at_unix_ns, left);
+            checkpoints.keep(&report).await;
         }
         if self.deltas() {
             let given_up = self.baselines.acknowledge(report, refused);

@@ -164,7 +164,7 @@ async fn both_signals_arrive_by_either_transport_however_packed() {
 #[tokio::test]
 async fn what_a_receiver_took_is_left() {
     let directory = tempfile::tempdir().expect("a directory");
-    let keeper = || Keeper::open(directory.path()).expect("a place");
+    let keeper = || Keeper::open(directory.path(), 100).expect("a place");
     let lives = Flow {
         outcome: None,
         ..flow(9)

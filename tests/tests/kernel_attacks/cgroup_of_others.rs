@@ -1,0 +1,82 @@
+//! Somebody who may start flowcar in the sidecar's container (`kubectl exec`) names cgroups of other pods.
+
+use std::process::{Command, Stdio};
+
+use flowcar_tests::{
+    exporting::Exporting,
+    node::{Node, UID, contained, in_container},
+    place::{Cgroup, Netns, require_cgroup2, require_root},
+};
+
+/// A link to the neighbour's cgroup, which lies where anybody may make one.
+const LINK: &str = "/run/link";
+
+struct Attack {
+    node: Node,
+    netns: Netns,
+}
+
+impl Attack {
+    /// In the sidecar's container, as the injector starts it.
+    fn command(&self, words: &str, source: &str) -> Command {
+        let mut command = contained(&self.node.sidecar, &self.netns, words);
+        let link = format!("ln -s {} {LINK}", in_container(&self.node.pods[1]));
+        command
+            .env("EXTRA", link)
+            .env("FLOWCAR_POD_UID", UID.replace('_', "-"))
+            .env("FLOWCAR_SOURCE", source)
+            .stdin(Stdio::null());
+        command
+    }
+}
+
+#[test]
+fn a_pod_follows_no_cgroup_but_its_own() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    let attack = Attack {
+        node: Node::new(),
+        netns: Netns::new("pod").unwrap(),
+    };
+    let node = &attack.node;
+    let path = |cgroup: &Cgroup| in_container(cgroup);
+    let beside = format!("{}/../../{}", path(&node.app), name(&node.pods[1]));
+    for (what, path) in [
+        ("the whole node", "/run/host-cgroup".to_owned()),
+        ("all pods", path(node.all_pods())),
+        ("another pod", path(&node.pods[1])),
+        ("another pod's container", path(&node.other)),
+        ("another pod by ..", beside),
+        ("another pod by a link", LINK.to_owned()),
+    ] {
+        for source in ["auto", "inet_diag"] {
+            let words = format!("export --cgroup {path}");
+            let mut export = Exporting::start(&mut attack.command(&words, source));
+            let told = export.told("cgroup");
+            assert!(told.contains("the pod's own cgroup"), "{what}: {told}");
+            assert_eq!(export.wait().code(), Some(64), "{what}");
+        }
+    }
+    let words = format!("check --cgroup {}", path(&node.other));
+    let check = attack.command(&words, "auto").output().unwrap();
+    assert_eq!(check.status.code(), Some(69), "{check:?}");
+
+    for (what, path) in [
+        ("the pod", path(&node.pods[0])),
+        ("its application", path(&node.app)),
+        (
+            "the sidecar, as it sees itself",
+            "/run/own-cgroup".to_owned(),
+        ),
+    ] {
+        let words = format!("export --cgroup {path}");
+        let mut export = Exporting::start(&mut attack.command(&words, "auto"));
+        let told = export.told("following its TCP flows");
+        assert!(told.contains(UID), "{what}: {told}");
+    }
+}
+
+fn name(cgroup: &Cgroup) -> String {
+    cgroup.path().file_name().unwrap().display().to_string()
+}

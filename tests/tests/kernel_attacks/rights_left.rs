@@ -1,0 +1,118 @@
+//! A process of flowcar's own user, without a right, in its PID namespace; and what flowcar holds while it goes on.
+
+use std::{
+    fs, io,
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use flowcar_tests::{
+    flowcar,
+    place::{Place, maps_ask_for_a_right, require_cgroup2, require_root, with_only_caps},
+    watch::{Mode, Watch},
+};
+
+const WITHIN: Duration = Duration::from_secs(60);
+const NONE: &str = "0000000000000000";
+
+#[test]
+fn nobody_without_rights_takes_its_descriptors_or_reads_its_memory() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    let place = Place::new("taken").unwrap();
+    let watch = Watch::start(&place, Mode::Both, &[]);
+    let process = watch.id();
+    let (taken, memory, descriptor) = with_only_caps(&[], || {
+        let taken = (3..64).filter(|fd| take(process, *fd).is_ok()).count();
+        let memory = fs::File::open(format!("/proc/{process}/mem"));
+        let descriptor = fs::read_link(format!("/proc/{process}/fd/3"));
+        (taken, memory.is_ok(), descriptor.is_ok())
+    })
+    .unwrap();
+    assert_eq!((taken, memory, descriptor), (0, false, false));
+    let limits = fs::read_to_string(format!("/proc/{process}/limits")).unwrap();
+    let core = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"));
+    let soft = core.unwrap().split_whitespace().nth(4);
+    assert_eq!(soft, Some("0"), "{limits}");
+    watch.stop();
+}
+
+/// pidfd_getfd(2), since Linux 5.6.
+fn take(process: u32, fd: i32) -> io::Result<OwnedFd> {
+    let owned = |result: libc::c_long| match i32::try_from(result) {
+        // SAFETY: a descriptor that the kernel just made, and that nobody else has.
+        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
+    };
+    // SAFETY: both calls take numbers only.
+    let pidfd = owned(unsafe { libc::syscall(libc::SYS_pidfd_open, process, 0) })?;
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) })
+}
+
+/// The command has all that it would have without flowcar; flowcar, which goes on exporting, has nothing.
+#[test]
+fn run_keeps_no_right_and_its_command_keeps_all() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    let place = Place::new("run").unwrap();
+    let mut command = Command::new(flowcar::program().unwrap());
+    place.enter(&mut command).unwrap();
+    let mut run = command
+        .args([
+            "run",
+            "--",
+            "sh",
+            "-c",
+            "cat /proc/self/status /proc/self/limits; read wait",
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let own = fs::read_to_string("/proc/self/status").unwrap();
+    let expected = if maps_ask_for_a_right().unwrap() {
+        "0000008000000000"
+    } else {
+        NONE
+    };
+    let deadline = Instant::now() + WITHIN;
+    loop {
+        let status = fs::read_to_string(format!("/proc/{}/status", run.id())).unwrap();
+        let sets = ["CapPrm", "CapEff"].map(|name| field(&status, name));
+        let nothing_else = field(&status, "CapInh") == NONE && field(&status, "NoNewPrivs") == "1";
+        if sets == [expected, expected] && nothing_else {
+            assert_eq!(field(&status, "CapBnd"), NONE);
+            break;
+        }
+        assert!(Instant::now() < deadline, "it keeps rights: {status}");
+        thread::sleep(Duration::from_millis(20));
+    }
+    drop(run.stdin.take());
+    let output = run.wait_with_output().unwrap();
+    let told = String::from_utf8(output.stdout).unwrap();
+    for name in ["CapEff", "CapPrm", "CapBnd", "CapInh", "NoNewPrivs"] {
+        assert_eq!(
+            field(&told, name),
+            field(&own, name),
+            "{name} of the command"
+        );
+    }
+    let limits = fs::read_to_string("/proc/self/limits").unwrap();
+    let core = |text: &str| {
+        let line = text.lines().find(|line| line.starts_with("Max core"));
+        line.unwrap().to_owned()
+    };
+    assert_eq!(core(&told), core(&limits));
+}
+
+fn field<'a>(status: &'a str, name: &str) -> &'a str {
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    line.unwrap().trim_start_matches(':').trim()
+}
