@@ -4,60 +4,38 @@
 //! goes away with the process, so that nothing stale can answer. Its name holds the id of the container's cgroup:
 //! the probe runs in the same container, and two containers of a pod never meet. With `--cgroup`, on a host, where several run
 //! in one cgroup, there is a second name that holds the followed cgroup's path.
+//!
+//! Everybody in the network namespace may take such a name. So the probe takes an answer only from a process of its own container
+//! ([`peer`]), and a flowcar that finds its name taken answers under another one that nobody can know before ([`name`]).
+
+mod ask;
+mod name;
+mod peer;
 
 use std::{
-    fs,
-    io::{self, Read},
-    os::{
-        linux::net::SocketAddrExt,
-        unix::{
-            ffi::OsStrExt,
-            fs::MetadataExt,
-            net::{SocketAddr, UnixListener as Bound, UnixStream},
-        },
-    },
-    path::{Path, PathBuf},
+    fs::File,
+    io,
+    os::unix::net::UnixListener as Bound,
+    path::Path,
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
-use tokio::net::UnixListener;
-use uuid::Uuid;
+use tokio::net::{UnixListener, UnixStream};
 
-use crate::{
-    exit::{self, Failure},
-    scope,
-};
+pub use self::ask::{ProbeArgs, Question, probe};
+use self::name::{Name, Suffix};
 
-/// How long an answer may take: the main loop takes milliseconds, the rest is for a throttled container.
-const PATIENCE: Duration = Duration::from_secs(4);
-
-/// What is asked of a running sidecar.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Question {
-    /// Does its main loop turn?
-    Live,
-    /// Does it follow flows, and has a receiver taken a report (or is none to be sent)?
-    Ready,
-    /// Does it follow flows?
-    Started,
-}
-
-/// What to ask.
-#[derive(Debug, clap::Args)]
-pub struct ProbeArgs {
-    /// What is asked
-    #[arg(value_enum)]
-    question: Question,
-    /// Ask the one that was started with this --cgroup
-    #[arg(long, value_name = "PATH")]
-    cgroup: Option<PathBuf>,
-}
+/// How long nothing is accepted where that fails: the connection that cannot be taken stays, and would make it fail again at once.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// How the sidecar is, as far as its main loop knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Health {
     /// A receiver has taken a report, or none is to be sent.
     pub delivering: bool,
+    /// How often somebody else detached the programs.
+    pub detached: u64,
 }
 
 /// Where probes are answered.
@@ -67,17 +45,26 @@ pub struct Desk {
     of_cgroup: Option<UnixListener>,
     /// Whoever asks for the one of this container.
     of_container: Option<UnixListener>,
+    /// A descriptor to let go of where none is left, so that a probe is answered all the same.
+    reserve: Mutex<Option<File>>,
 }
 
 // === impl Health ===
 
 impl Health {
-    /// One word for each question whose answer is yes. There is nobody to answer before the sidecar has attached.
-    const fn line(self) -> &'static str {
-        if self.delivering {
+    /// One word for each question whose answer is yes, and a line for people. There is nobody to answer before the sidecar has
+    /// attached.
+    fn answer(self) -> String {
+        let words = if self.delivering {
             "live started ready\n"
         } else {
             "live started\n"
+        };
+        match self.detached {
+            0 => words.to_owned(),
+            times => format!(
+                "{words}somebody detached flowcar's programs, which are attached again; so far {times} times\n"
+            ),
         }
     }
 }
@@ -88,8 +75,9 @@ impl Desk {
     /// Opens it, for a flowcar that was told to follow this cgroup. Where that fails following goes on, and probes say that
     /// nobody answers. Of several in a container, each of a cgroup of its own, the first answers for the container.
     pub fn open(cgroup: Option<&Path>) -> Self {
-        let of_cgroup = cgroup.map(|path| bind(Some(path)));
-        let of_container = bind(None);
+        let mut suffix = None;
+        let of_cgroup = cgroup.map(|path| bind(Name::of(Some(path)), &mut suffix));
+        let of_container = bind(Name::of(None), &mut suffix);
         let answers = of_cgroup.as_ref().unwrap_or(&of_container);
         if let Err(error) = answers {
             tracing::warn!(%error, "probes cannot be answered; another flowcar here that follows the same answers them, perhaps");
@@ -97,88 +85,88 @@ impl Desk {
         Self {
             of_cgroup: of_cgroup.and_then(Result::ok),
             of_container: of_container.ok(),
+            reserve: Mutex::new(reserve()),
         }
     }
 
     /// Waits for the next question.
     pub async fn asked(&self) -> Asked {
+        let mut held = self.reserve.lock().unwrap_or_else(PoisonError::into_inner);
+        *held = held.take().or_else(reserve);
+        drop(held);
         tokio::select! {
-            asked = accept(&self.of_cgroup) => asked,
-            asked = accept(&self.of_container) => asked,
+            asked = self.accept(&self.of_cgroup) => asked,
+            asked = self.accept(&self.of_container) => asked,
+        }
+    }
+
+    async fn accept(&self, listener: &Option<UnixListener>) -> Asked {
+        let Some(listener) = listener else {
+            return std::future::pending().await;
+        };
+        loop {
+            let error = match listener.accept().await {
+                Ok((stream, _)) => return Asked(stream),
+                Err(error) => error,
+            };
+            let none_left = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
+            let mut held = self.reserve.lock().unwrap_or_else(PoisonError::into_inner);
+            if none_left && held.take().is_some() {
+                continue;
+            }
+            drop(held);
+            tracing::warn!(%error, "a probe cannot be answered now");
+            tokio::time::sleep(PAUSE).await;
         }
     }
 }
 
-async fn accept(listener: &Option<UnixListener>) -> Asked {
-    match listener {
-        Some(listener) => Asked(listener.accept().await.ok().map(|(stream, _)| stream)),
-        None => std::future::pending().await,
-    }
+fn reserve() -> Option<File> {
+    File::open("/dev/null").ok()
 }
 
-fn bind(cgroup: Option<&Path>) -> io::Result<UnixListener> {
-    let bound = Bound::bind_addr(&address(cgroup)?)?;
+/// Binds the name; or, where somebody else has it who is no flowcar of this container, the name with a suffix, which the process's
+/// own name tells to the probe.
+fn bind(name: io::Result<Name>, suffix: &mut Option<Suffix>) -> io::Result<UnixListener> {
+    let name = name?;
+    let bound = Bound::bind_addr(&name.address(None)?).or_else(|error| {
+        let Some(stranger) = taken_by(&error, &name) else {
+            return Err(error);
+        };
+        let suffix = match suffix {
+            Some(suffix) => suffix,
+            none => none.insert(Suffix::take()?),
+        };
+        let bound = Bound::bind_addr(&name.address(Some(suffix))?)?;
+        tracing::error!(
+            %stranger,
+            "the name under which flowcar answers probes was taken before by somebody else; probes are answered under another one"
+        );
+        Ok(bound)
+    })?;
     bound.set_nonblocking(true)?;
     UnixListener::from_std(bound)
 }
 
+/// Who has the name, if that is no flowcar of this container.
+fn taken_by(error: &io::Error, name: &Name) -> Option<peer::Stranger> {
+    let taken = error.kind() == io::ErrorKind::AddrInUse;
+    let stream = taken.then(|| peer::connect(name, None).ok())?;
+    match stream {
+        Some(stream) => peer::check(&stream).err(),
+        // One that lets nobody in.
+        None => Some(peer::Stranger::Silent),
+    }
+}
+
 /// Somebody who waits for the answer.
 #[derive(Debug)]
-pub struct Asked(Option<tokio::net::UnixStream>);
+pub struct Asked(UnixStream);
 
 impl Asked {
     /// Answers all questions at once. Whoever does not read it has gone.
     pub fn answer(self, health: Health) {
-        if let Some(stream) = self.0 {
-            // An empty socket buffer takes a line at once.
-            let _ = stream.try_write(health.line().as_bytes());
-        }
+        // An empty socket buffer takes a line at once.
+        let _ = self.0.try_write(health.answer().as_bytes());
     }
-}
-
-/// Asks the sidecar of this container.
-///
-/// # Errors
-/// [`Failure`] with status 1 if the answer is no, or if nobody answers.
-pub fn probe(args: &ProbeArgs) -> Result<u8, Failure> {
-    let no = |why: String| Failure::new(exit::NO, why);
-    let answer = ask(args.cgroup.as_deref()).map_err(|error| {
-        no(format!(
-            "nobody answers ({error}): flowcar export has not attached yet, or does not run in this container"
-        ))
-    })?;
-    let wanted = match args.question {
-        Question::Live => "live",
-        Question::Ready => "ready",
-        Question::Started => "started",
-    };
-    if answer.split_whitespace().any(|word| word == wanted) {
-        return Ok(0);
-    }
-    Err(no(format!(
-        "not {wanted}: flows are followed, but no receiver has taken a report yet"
-    )))
-}
-
-fn ask(cgroup: Option<&Path>) -> io::Result<String> {
-    // One that is not there any more has the path that it was given.
-    let full = cgroup.map(|path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()));
-    let mut stream = UnixStream::connect_addr(&address(full.as_deref())?)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
-}
-
-/// An abstract name has at most 107 bytes (unix(7)), and a path may have more: a number made from it serves.
-fn address(cgroup: Option<&Path>) -> io::Result<SocketAddr> {
-    let own = scope::own_cgroup().map_err(io::Error::other)?;
-    let id = fs::metadata(own)?.ino();
-    SocketAddr::from_abstract_name(match cgroup {
-        Some(path) => format!(
-            "flowcar.{id}.{}",
-            Uuid::new_v5(&Uuid::NAMESPACE_URL, path.as_os_str().as_bytes()).simple()
-        ),
-        None => format!("flowcar.{id}"),
-    })
 }

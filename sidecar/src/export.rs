@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::{MissedTickBehavior, interval},
+};
 
 use crate::{
     admin::Desk,
@@ -72,11 +75,14 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     let mut session = Session::new(follower, exporter, config.report_interval / 2, config);
     let desk = Desk::open(args.cgroup.as_deref().and(cgroup.as_deref()));
     memory::let_go_of_start();
+    let mut links = interval(config.report_interval);
+    links.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failed = None;
     while failed.is_none() {
         tokio::select! {
             () = signals.came() => break,
             asked = desk.asked() => asked.answer(session.health()),
+            _ = links.tick() => failed = look_after_links(&mut session).err(),
             change = changed(&mut watch) => failed = follow_again(&mut session, &mut watch, change).err(),
             done = session.step(|_, _| {}) => failed = done.err().map(Failure::from),
         }
@@ -236,6 +242,18 @@ fn follow_again(
             ),
         )),
     }
+}
+
+/// Where the programs cannot be attached again nothing would be followed, without a word.
+fn look_after_links(session: &mut Session) -> Result<(), Failure> {
+    session.look_after_links(|_, _| {}).map_err(|error| {
+        Failure::new(
+            exit::START_AGAIN,
+            format_args!(
+                "flowcar's programs were detached from the cgroup by another process, and cannot be attached again: {error}. flowcar ends with status 75, so that whoever supervises it starts it again"
+            ),
+        )
+    })
 }
 
 /// Without it flowcar follows as well, and the flowcar after it counts anew.

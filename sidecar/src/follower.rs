@@ -3,6 +3,7 @@
 mod attempts;
 mod flows;
 mod inheritance;
+mod links;
 mod own;
 mod room;
 mod timers;
@@ -11,7 +12,7 @@ use std::{collections::HashSet, path::Path, time::Duration};
 
 use flowcar_shared::counter::{COUNTERS, Counter};
 
-use self::{flows::Flows, own::OwnFlows};
+use self::{flows::Flows, links::Links, own::OwnFlows};
 use crate::{
     clock::Anchor,
     flow::{
@@ -47,6 +48,7 @@ pub struct Follower {
     source: Source,
     flows: Flows,
     dumps: u64,
+    links: Links,
     pace: Pace,
 }
 
@@ -57,6 +59,7 @@ impl Follower {
             source,
             flows: Flows::new(limits),
             dumps: 0,
+            links: Links::default(),
             pace: Pace::new(limits.report),
         }
     }
@@ -167,6 +170,15 @@ impl Follower {
     pub fn follow(
         &mut self,
         cgroup: &Path,
+        finished: impl FnMut(&Flow, &Anchor),
+    ) -> Result<u64, SourceError> {
+        self.attach(|source| source.follow(cgroup), finished)
+    }
+
+    /// Attaches programs, and adopts the connections that are there already.
+    fn attach(
+        &mut self,
+        attach: impl FnOnce(&mut Source) -> Result<u64, SourceError>,
         mut finished: impl FnMut(&Flow, &Anchor),
     ) -> Result<u64, SourceError> {
         if self.dumps == 0 {
@@ -174,7 +186,7 @@ impl Follower {
         }
         self.drain_all(&mut finished);
         let before = self.kernel();
-        let id = self.source.follow(cgroup)?;
+        let id = attach(&mut self.source)?;
         let dumping = Dumping::begin();
         self.dumps += 1;
         let looking = self.looking();

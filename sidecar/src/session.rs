@@ -121,6 +121,18 @@ impl Session {
         self.follower.follow(cgroup, finished)
     }
 
+    /// Asks whether the programs are still attached, and attaches them again where somebody took them off.
+    ///
+    /// # Errors
+    /// [`SourceError`]: nothing is followed from here on.
+    pub fn look_after_links(
+        &mut self,
+        finished: impl FnMut(&Flow, &Anchor),
+    ) -> Result<(), SourceError> {
+        let finished = told(&mut self.exporter, finished);
+        self.follower.look_after_links(finished)
+    }
+
     /// Looks at the sockets for the last time, due or not, and takes in all that waits.
     pub fn last_look(&mut self, finished: impl FnMut(&Flow, &Anchor)) {
         self.follower.look_again(told(&mut self.exporter, finished));
@@ -139,6 +151,7 @@ impl Session {
         };
         Health {
             delivering: self.exporter.as_ref().is_none_or(taken),
+            detached: self.follower.detached(),
         }
     }
 

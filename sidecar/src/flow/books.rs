@@ -21,19 +21,22 @@ pub enum Lost {
     /// Its socket was disconnected before it was first seen (a reset by `SO_LINGER`, a server's multipath subflow), which wiped
     /// its counts and its peer's address.
     Wiped,
+    /// It ended while flowcar's programs were detached: somebody else took them off the cgroup.
+    Detached,
     /// It ended while no flowcar followed: between the last report of the one before this and this one's first look.
     Restart,
 }
 
 impl Lost {
     /// Every cause.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Storage,
         Self::Callbacks,
         Self::RingFull,
         Self::Malformed,
         Self::Overrun,
         Self::Wiped,
+        Self::Detached,
         Self::Restart,
     ];
 
@@ -46,6 +49,7 @@ impl Lost {
             Self::Malformed => "malformed_record",
             Self::Overrun => "destroy_overrun",
             Self::Wiped => "wiped",
+            Self::Detached => "detached",
             Self::Restart => "restart",
         }
     }

@@ -199,7 +199,13 @@ impl Table {
         looking: &Looking,
         each: &mut impl FnMut(Change),
     ) {
-        let Some(Entry { flow, history, .. }) = self.flows.remove(&cookie) else {
+        let Some(Entry {
+            flow,
+            history,
+            detached,
+            ..
+        }) = self.flows.remove(&cookie)
+        else {
             return;
         };
         if history.is_some() {
@@ -208,6 +214,8 @@ impl Table {
             if self.given_up.len() < self.bound {
                 self.given_up.insert(cookie);
             }
+        } else if detached {
+            self.detached += 1;
         } else if self.forgone < looking.unheard {
             self.forgone += 1;
         } else {

@@ -150,10 +150,11 @@ impl Table {
             let dropped = match entry.history {
                 Some(_) => looking.overruns > entry.overruns,
                 None if was_shown => true,
+                None if entry.detached => would_be_shown(shown, &entry.flow, &is_here),
                 None => unaccounted > 0 && would_be_shown(shown, &entry.flow, &is_here),
             };
             if entry.absent >= ABSENT && dropped {
-                unaccounted = unaccounted.saturating_sub(1);
+                unaccounted = unaccounted.saturating_sub(u64::from(!entry.detached));
                 gone.push(*cookie);
             } else if entry.absent >= ABSENT && entry.is_over() {
                 over.push(*cookie);
@@ -181,6 +182,13 @@ impl Table {
     pub fn absent(&self) -> u64 {
         let of_records = |entry: &&Entry| entry.history.is_none() && entry.absent > 0;
         self.flows.values().filter(of_records).count() as u64
+    }
+
+    /// Takes in that the programs were detached: a flow that records tell of may have ended without one. Dumps that do not show it
+    /// tell, until its next record.
+    pub fn detached(&mut self) {
+        let of_records = self.flows.values_mut().filter(|of| of.history.is_none());
+        of_records.for_each(|entry| entry.detached = true);
     }
 
     /// Keeps what was found under the addresses of a flow that dumps do not show any more.
@@ -250,6 +258,7 @@ impl Table {
             absent_since: Monotonic::default(),
             dump: looking.dump,
             overruns: looking.overruns,
+            detached: false,
         };
         self.flows.insert(sight.cookie, entry);
         self.adopted += 1;

@@ -48,6 +48,8 @@ pub(super) struct Entry {
     pub(super) dump: u64,
     /// News of sockets' ends dropped by then.
     pub(super) overruns: u64,
+    /// The programs were detached since its last record, which so may have been its last.
+    pub(super) detached: bool,
 }
 
 /// The flows that live, at most `bound` of them. A flow past the bound costs nothing but its place on the
@@ -72,6 +74,8 @@ pub struct Table {
     pub(super) forgone: u64,
     /// Those given up beyond: no end was lost, and none was told.
     pub(super) unheard: u64,
+    /// Those given up that ended while the programs were detached.
+    pub(super) detached: u64,
     pub(super) overrun: u64,
     pub(super) wiped: u64,
     /// Sockets seen once whose role could not be told.
@@ -107,6 +111,7 @@ impl Table {
             unadopted: 0,
             forgone: 0,
             unheard: 0,
+            detached: 0,
             overrun: 0,
             wiped: 0,
             undecided: HashSet::new(),
@@ -215,6 +220,7 @@ impl Table {
             (Lost::Malformed, self.malformed_closes),
             (Lost::Overrun, self.overrun),
             (Lost::Wiped, self.wiped),
+            (Lost::Detached, self.detached),
             (Lost::Restart, self.inherited.lost()),
         ]
         .into_iter()
@@ -346,6 +352,7 @@ impl Entry {
             absent_since: Monotonic::default(),
             dump: 0,
             overruns: 0,
+            detached: false,
         }
     }
 }

@@ -72,6 +72,8 @@ pub(super) struct Flows {
     /// Whether reports tell what to leave for the flowcar after this one.
     pub(super) leaves: bool,
     pub(super) inheritance: Option<Inheritance>,
+    /// How long, at most, programs were detached by somebody else.
+    pub(super) detached_ns: u64,
 }
 
 impl Flows {
@@ -99,6 +101,7 @@ impl Flows {
             remainder: Remainder::default(),
             leaves: false,
             inheritance: None,
+            detached_ns: 0,
         }
     }
 
@@ -511,7 +514,7 @@ impl Flows {
         own.sockets_unadopted = self.table.unadopted();
         own.table_flows = self.table.len() as u64;
         own.series = self.series.all().len() as u64;
-        own.unfollowed_ns = self.inheritance.map_or(0, |of| of.unfollowed_ns);
+        own.unfollowed_ns = self.detached_ns + self.inheritance.map_or(0, |of| of.unfollowed_ns);
         if let Some(diag) = diag {
             diag.tell(&mut own);
         }

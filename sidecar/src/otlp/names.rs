@@ -203,7 +203,7 @@ metrics! {
     OWN_DUMP_DURATION = Histogram "flowcar.self.dump.duration" "s" []
         "How long dumps of the sockets took.";
     OWN_UNFOLLOWED = Counter "flowcar.self.unfollowed.duration" "s" []
-        "Time between the last report that a receiver took of the flowcar before a restart and this one's attaching.";
+        "Time in which no program was attached: between the last report that a receiver took of the flowcar before a restart and this one's attaching, and, at most, while they were detached by somebody else.";
     OWN_LOG_DROPPED = Counter "flowcar.self.log.dropped" "{line}" []
         "Log lines that were lost because standard error took nothing: its reader is slow or gone, or its disk is full.";
     OWN_SERIES = UpDownCounter "flowcar.self.series" "{series}" []

@@ -212,6 +212,10 @@ const fn lost(lost: Lost) -> Value {
             "Without eBPF: its socket was disconnected before it was first seen, which wipes its counts.",
             "Use the eBPF source.",
         ),
+        Lost::Detached => (
+            "It ended while flowcar's programs were off the cgroup: another process detached them.",
+            "Find who did it (`flowcar.self.unfollowed.duration` and the log tell when): whoever holds CAP_SYS_ADMIN, or shares flowcar's PID namespace with CAP_SYS_PTRACE, can.",
+        ),
         Lost::Restart => ("It ended while no flowcar followed.", ""),
     };
     value(lost.name(), meaning, remedy)

@@ -131,6 +131,7 @@ async fn follow(
     report: &mut Report,
     looks: bool,
 ) -> Result<u8, Failure> {
+    let mut watched = true;
     let mut status = interval(STATUS_EVERY);
     status.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
@@ -139,6 +140,10 @@ async fn follow(
             _ = status.tick() => {
                 if looks {
                     session.look(|flow, anchor| report.flow(flow, anchor));
+                }
+                if watched && let Err(error) = session.look_after_links(|flow, anchor| report.flow(flow, anchor)) {
+                    watched = false;
+                    tracing::error!(%error, "flowcar's programs were detached from the command's cgroup by another process, and cannot be attached again: flows from here on are missing");
                 }
                 report.status(session.follower().flows());
             }

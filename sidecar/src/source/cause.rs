@@ -32,6 +32,8 @@ pub enum Cause {
     CgroupV1,
     /// The cgroup cannot be opened.
     Cgroup,
+    /// The process, or the machine, has no file descriptor left.
+    Descriptors,
     /// This binary holds no programs.
     Build,
     /// None of what is known to refuse was seen.
@@ -60,6 +62,8 @@ impl Cause {
             AttachError::Unsupported { .. } | AttachError::Verifier(_) | AttachError::Poll(_) => {
                 Self::Kernel
             }
+            AttachError::Cgroup { error, .. } if no_descriptor(error) => Self::Descriptors,
+            AttachError::Descriptors(_) => Self::Descriptors,
             AttachError::Cgroup { .. } => Self::Cgroup,
             AttachError::BuiltWithout => Self::Build,
         }
@@ -88,6 +92,7 @@ impl Cause {
             Self::Exclusive => "exclusive_program",
             Self::CgroupV1 => "cgroup_v1",
             Self::Cgroup => "cgroup",
+            Self::Descriptors => "descriptors",
             Self::Build => "build",
             Self::Unknown => "unknown",
         }
@@ -125,12 +130,19 @@ impl fmt::Display for Cause {
                 "no cgroup2 is mounted, and programs attach to cgroup2 only: boot the node with systemd.unified_cgroup_hierarchy=1",
             ),
             Self::Cgroup => f.write_str("the cgroup cannot be opened"),
+            Self::Descriptors => f.write_str(
+                "no file descriptor is left: raise the limit of open files (ulimit -n, LimitNOFILE=), or see who uses them up",
+            ),
             Self::Build => f.write_str("this flowcar was built without its programs"),
             Self::Unknown => f.write_str(
                 "neither a user namespace, a seccomp filter, SELinux, AppArmor nor RLIMIT_MEMLOCK is seen to be why",
             ),
         }
     }
+}
+
+fn no_descriptor(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 /// From what is seen, and from what two calls are answered: one with an unknown command, one that makes a map of a few

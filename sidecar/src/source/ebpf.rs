@@ -21,6 +21,7 @@ use flowcar_shared::counter::{COUNTERS, Counter};
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use tokio::io::unix::AsyncFd;
 
+pub use super::generations::Attachment;
 use super::{
     Turn,
     cause::Cause,
@@ -81,6 +82,9 @@ pub enum AttachError {
         /// The kernel's answer.
         error: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// No file descriptor is left.
+    #[error("cannot {0}: {cause}", cause = Cause::Descriptors)]
+    Descriptors(&'static str),
     /// The kernel's verifier does not accept a program.
     #[error(
         "this kernel's verifier refuses flowcar's program: {0}. Please report this line with the output of `uname -r`"
@@ -155,13 +159,38 @@ impl EbpfSource {
         if self.generations.newest() != Some(id) {
             let links = attach_programs(
                 &mut self.programs,
-                &directory,
+                directory,
                 id,
                 self.options,
                 self.callbacks,
             )?;
             self.generations.add(links);
         }
+        Ok(id)
+    }
+
+    /// Whether the programs are still attached to the cgroup that was followed last. A cgroup that was removed takes them off itself.
+    pub fn attachment(&self) -> Attachment {
+        self.generations.attachment()
+    }
+
+    /// Attaches the programs to the cgroup that was followed last, after somebody took them off. Gives its id.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn attach_again(&mut self) -> Result<u64, AttachError> {
+        let (id, directory) = self.generations.detached().ok_or(AttachError::Cgroup {
+            path: "that was followed".to_owned(),
+            error: io::ErrorKind::NotFound.into(),
+        })?;
+        let links = attach_programs(
+            &mut self.programs,
+            directory,
+            id,
+            self.options,
+            self.callbacks,
+        )?;
+        self.generations.add(links);
         Ok(id)
     }
 
@@ -380,7 +409,7 @@ fn create_maps(options: Options, netns: u64) -> Result<Ebpf, AttachError> {
 /// What looks at packets comes first, so that no connection is followed whose first request it did not see.
 fn attach_programs(
     programs: &mut Ebpf,
-    cgroup: &File,
+    cgroup: File,
     id: u64,
     options: Options,
     callbacks: &'static str,
@@ -395,25 +424,20 @@ fn attach_programs(
             (INGRESS, CgroupSkbAttachType::Ingress),
         ] {
             let program = program::<CgroupSkb>(programs, name);
-            let link = program.attach(cgroup, way, MODE);
+            let link = program.attach(&cgroup, way, MODE);
             let link = link.and_then(|link| program.take_link(link));
             packets.push(link.map_err(refused("attach its cgroup_skb program"))?);
         }
     }
     let release = program::<CgroupSock>(programs, RELEASE);
-    let link = release.attach(cgroup, MODE);
+    let link = release.attach(&cgroup, MODE);
     let link = link.and_then(|link| release.take_link(link));
     let release = link.map_err(refused("attach its sock_release program"))?;
     let callbacks = program::<SockOps>(programs, callbacks);
-    let link = callbacks.attach(cgroup, MODE);
+    let link = callbacks.attach(&cgroup, MODE);
     let link = link.and_then(|link| callbacks.take_link(link));
     let callbacks = link.map_err(refused("attach its sock_ops program"))?;
-    Ok(Links {
-        cgroup: id,
-        _packets: packets,
-        _release: release,
-        _callbacks: callbacks,
-    })
+    Ok(Links::new(id, cgroup, packets, release, callbacks))
 }
 
 fn program<'a, P>(programs: &'a mut Ebpf, name: &str) -> &'a mut P
@@ -458,7 +482,11 @@ impl AttachError {
         if let Some(complaint) = verifier_complaint(&error) {
             return Self::Verifier(complaint);
         }
-        let refused = errno(&error).is_some_and(|code| code == libc::EPERM || code == libc::EACCES);
+        let code = errno(&error);
+        if matches!(code, Some(libc::EMFILE | libc::ENFILE)) {
+            return Self::Descriptors(what);
+        }
+        let refused = code.is_some_and(|code| code == libc::EPERM || code == libc::EACCES);
         let error = chain(&error).into();
         if refused {
             let cause = Cause::of_refusal();

@@ -4,10 +4,19 @@
 //! The kernel runs programs of a removed cgroup for the sockets that were made in it until the last is gone, and then
 //! takes them off by itself (kernel/bpf/cgroup.c, cgroup_bpf_release). So its links are held until then.
 
-use std::{collections::HashSet, fs, io};
+use std::{
+    collections::HashSet,
+    fs::{self, File},
+    io,
+    os::fd::RawFd,
+};
 
 use aya::programs::{
     cgroup_skb::CgroupSkbLink, cgroup_sock::CgroupSockLink, sock_ops::SockOpsLink,
+};
+use nix::{
+    fcntl::AtFlags,
+    unistd::{AccessFlags, faccessat},
 };
 
 /// Removed cgroups that are still listened to, at most. What ends in one that is given up is found missing by dumps.
@@ -17,10 +26,73 @@ const MOST: usize = 64;
 #[derive(Debug)]
 pub(super) struct Links {
     /// The cgroup's id.
-    pub(super) cgroup: u64,
-    pub(super) _packets: Vec<CgroupSkbLink>,
-    pub(super) _release: CgroupSockLink,
-    pub(super) _callbacks: SockOpsLink,
+    cgroup: u64,
+    directory: File,
+    /// Descriptors of the links; fewer where the kernel does not tell them.
+    descriptors: Vec<RawFd>,
+    packets: Vec<CgroupSkbLink>,
+    _release: CgroupSockLink,
+    _callbacks: SockOpsLink,
+}
+
+/// Whether programs are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attachment {
+    /// All are, or the cgroup is gone.
+    Attached,
+    /// Somebody took one off.
+    Detached,
+    /// The kernel does not tell.
+    Unknown,
+}
+
+// === impl Links ===
+
+impl Links {
+    /// Links of programs that were just attached to the cgroup with this id and directory.
+    pub(super) fn new(
+        cgroup: u64,
+        directory: File,
+        packets: Vec<CgroupSkbLink>,
+        release: CgroupSockLink,
+        callbacks: SockOpsLink,
+    ) -> Self {
+        let links = links().unwrap_or_default();
+        let own = links.iter().filter(|(_, of)| *of == cgroup);
+        Self {
+            cgroup,
+            directory,
+            descriptors: own.map(|(descriptor, _)| *descriptor).collect(),
+            packets,
+            _release: release,
+            _callbacks: callbacks,
+        }
+    }
+
+    fn attachment(&self) -> Attachment {
+        const RELEASE_AND_CALLBACKS: usize = 2;
+        // Those that were taken off before are no longer this cgroup's.
+        if self.descriptors.len() != self.packets.len() + RELEASE_AND_CALLBACKS {
+            return Attachment::Unknown;
+        }
+        let of = |descriptor: &RawFd| {
+            let text = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}"));
+            text.ok().and_then(|text| cgroup_of(&text))
+        };
+        let cgroups: Option<Vec<u64>> = self.descriptors.iter().map(of).collect();
+        match cgroups {
+            None => Attachment::Unknown,
+            Some(all) if all.iter().all(|id| *id == self.cgroup) => Attachment::Attached,
+            Some(_) if self.is_removed() => Attachment::Attached,
+            Some(_) => Attachment::Detached,
+        }
+    }
+
+    /// Nothing is found in the directory of a cgroup that was removed.
+    fn is_removed(&self) -> bool {
+        let (flags, any) = (AccessFlags::F_OK, AtFlags::empty());
+        faccessat(&self.directory, "cgroup.procs", flags, any).is_err()
+    }
 }
 
 /// The links to all cgroups that still matter, the newest last.
@@ -40,22 +112,45 @@ impl Generations {
         self.0.push(newest);
     }
 
+    /// Whether the newest are attached.
+    pub(super) fn attachment(&self) -> Attachment {
+        let newest = self.0.last();
+        newest.map_or(Attachment::Unknown, Links::attachment)
+    }
+
+    /// Lets go of the newest, of which somebody took some off: those that are left would count twice beside new ones. Gives the
+    /// cgroup's id and directory.
+    pub(super) fn detached(&mut self) -> Option<(u64, File)> {
+        let Links {
+            cgroup, directory, ..
+        } = self.0.pop()?;
+        Some((cgroup, directory))
+    }
+
     /// The id of the newest cgroup.
     pub(super) fn newest(&self) -> Option<u64> {
         self.0.last().map(|links| links.cgroup)
     }
 }
 
-/// Ids of the cgroups that links of this process are attached to (proc_pid_fdinfo(5); kernel/bpf/cgroup.c,
-/// bpf_cgroup_link_show_fdinfo: 0 once a link was taken off).
+/// Ids of the cgroups that links of this process are attached to.
 fn attached() -> io::Result<HashSet<u64>> {
-    let mut ids = HashSet::new();
+    Ok(links()?.into_iter().map(|(_, cgroup)| cgroup).collect())
+}
+
+/// Descriptors of this process's links, and the id of the cgroup that each is attached to (proc_pid_fdinfo(5); kernel/bpf/cgroup.c,
+/// bpf_cgroup_link_show_fdinfo: 0 once a link was taken off).
+fn links() -> io::Result<Vec<(RawFd, u64)>> {
+    let mut links = Vec::new();
     for entry in fs::read_dir("/proc/self/fdinfo")? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
         // A descriptor may be closed meanwhile.
-        let text = fs::read_to_string(entry?.path()).unwrap_or_default();
-        ids.extend(cgroup_of(&text));
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let descriptor = name.and_then(|name| name.parse().ok());
+        links.extend(descriptor.zip(cgroup_of(&text)));
     }
-    Ok(ids)
+    Ok(links)
 }
 
 fn cgroup_of(fdinfo: &str) -> Option<u64> {

@@ -138,6 +138,15 @@ impl Source {
         Ok(id)
     }
 
+    /// Attaches the programs to the followed cgroup again, after somebody took them off. Gives its id.
+    ///
+    /// # Errors
+    /// [`SourceError`].
+    pub fn attach_again(&mut self) -> Result<u64, SourceError> {
+        let ebpf = self.ebpf_mut().ok_or(SourceError::NoCgroup)?;
+        Ok(ebpf.attach_again()?)
+    }
+
     /// The id of the cgroup that is followed, if one is.
     pub fn cgroup(&self) -> Option<u64> {
         match self {

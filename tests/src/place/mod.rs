@@ -14,6 +14,7 @@ mod bpf;
 mod caps;
 mod cgroup;
 mod counters;
+mod detach;
 mod error;
 mod filter;
 mod need;

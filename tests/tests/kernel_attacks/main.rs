@@ -2,7 +2,9 @@
 //! unnoticed, and nothing of it makes flowcar stop.
 
 mod cgroup_of_others;
+mod detached;
 mod forged_netlink;
+mod probe;
 mod rights_left;
 mod standard_error;
 mod state_file;

@@ -1,0 +1,75 @@
+//! Programs that somebody else takes off the cgroup: what ends meanwhile is lost and told, and flowcar goes on, or ends.
+
+use std::time::Duration;
+
+use flowcar_tests::{
+    exporting::Exporting,
+    node::{Node, contained},
+    place::{Netns, Place, require_cgroup2, require_root},
+    traffic::{CallPlan, Held, ServePlan, Serving, call_in},
+    watch::{Mode, Watch},
+};
+use nix::sys::signal::Signal;
+
+const WITHIN: Duration = Duration::from_secs(60);
+
+#[test]
+fn detached_programs_are_told_and_attached_again() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    let place = Place::new("detached").unwrap();
+    let serving = Serving::start(&place, &ServePlan::at("127.0.0.1:0".parse().unwrap())).unwrap();
+    let plan = CallPlan::to(serving.address()).connections(1, 1);
+    let mut watch = Watch::start(&place, Mode::Both, &[]);
+    watch.reports(1);
+    // The servers' ends are followed: the test itself is not in the cgroup.
+    let held = place.netns().run(|| Held::open(&plan)).unwrap().unwrap();
+    watch.until("it is open", |seen| {
+        seen.sum("flowcar.tcp.connections.live", &[]) == 1.0
+    });
+    // Stopped, it does nothing between the two.
+    watch.signal(Signal::SIGSTOP);
+    assert_eq!(place.cgroup().detach_programs().unwrap(), 2);
+    place.netns().run(|| held.close()).unwrap().unwrap();
+    serving.reports(1, WITHIN).unwrap();
+    watch.signal(Signal::SIGCONT);
+    let told = watch.told("were detached from the cgroup");
+    assert!(told.contains("attached again"), "{told}");
+
+    // Both ends of these.
+    call_in(&place, &CallPlan::to(serving.address()).connections(3, 1)).unwrap();
+    serving.reports(3, WITHIN).unwrap();
+    watch.until("flows are followed again", |seen| seen.flows.len() >= 6);
+    watch.until("the lost one is told", |seen| {
+        let detached = [("flowcar.lost", "detached")];
+        seen.sum("flowcar.tcp.connections.lost", &detached) == 1.0
+    });
+    watch.reports(1);
+    let seen = watch.stop();
+    let sum = |name: &str| seen.sum(name, &[]);
+    assert_eq!(sum("flowcar.tcp.connections.opened"), 7.0);
+    assert_eq!(sum("flowcar.tcp.connections.closed"), 6.0);
+    assert_eq!(sum("flowcar.tcp.connections.lost"), 1.0);
+    assert_eq!(sum("flowcar.tcp.connections.live"), 0.0);
+    assert!(sum("flowcar.self.unfollowed.duration") > 0.0);
+}
+
+/// Programs that look at packets are attached with a right, and a pod's flowcar has none left.
+#[test]
+fn where_they_cannot_be_attached_again_flowcar_ends_to_be_started_anew() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    let (node, netns) = (Node::new(), Netns::new("pod").unwrap());
+    let mut command = contained(&node.sidecar, &netns, "export");
+    command
+        .env("FLOWCAR_EXCHANGE", "on")
+        .env("OTEL_METRIC_EXPORT_INTERVAL", "200");
+    let mut export = Exporting::start(&mut command);
+    export.told("following its TCP flows");
+    assert_eq!(node.pods[0].detach_programs().unwrap(), 4);
+    let told = export.told("flowcar: ");
+    assert!(told.contains("cannot be attached again"), "{told}");
+    assert_eq!(export.wait().code(), Some(75));
+}

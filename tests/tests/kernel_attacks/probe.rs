@@ -1,0 +1,200 @@
+//! Somebody else in the network namespace answers probes in flowcar's place, or takes what answering needs.
+
+use std::{
+    fs,
+    io::Write as _,
+    os::{
+        linux::net::SocketAddrExt as _,
+        unix::net::{SocketAddr, UnixListener},
+    },
+    process::{Command, Output},
+    thread,
+    time::{Duration, Instant},
+};
+
+use flowcar_tests::{
+    exporting::Exporting,
+    flowcar,
+    node::{Node, contained},
+    place::{Cgroup, Netns, require_cgroup2, require_root},
+};
+
+/// A probe gives up after 4 s; the rest is for a busy machine.
+const BOUNDED: Duration = Duration::from_secs(30);
+
+struct Pod {
+    node: Node,
+    netns: Netns,
+}
+
+impl Pod {
+    fn new() -> Option<Self> {
+        (require_root() && require_cgroup2()).then(|| Self {
+            node: Node::new(),
+            netns: Netns::new("pod").unwrap(),
+        })
+    }
+
+    fn name(&self) -> SocketAddr {
+        let id = self.node.sidecar.id().unwrap();
+        SocketAddr::from_abstract_name(format!("flowcar.{id}")).unwrap()
+    }
+
+    /// The test takes the name, as the application may.
+    fn squat(&self) -> UnixListener {
+        let name = self.name();
+        let bound = self.netns.run(|| UnixListener::bind_addr(&name));
+        bound.unwrap().unwrap()
+    }
+
+    fn export(&self) -> Exporting {
+        let mut command = contained(&self.node.sidecar, &self.netns, "export");
+        Exporting::start(command.env("OTEL_METRIC_EXPORT_INTERVAL", "200"))
+    }
+
+    /// As the kubelet has it run in the sidecar's container.
+    fn probe(&self, before: &[&str]) -> Output {
+        let program = flowcar::program().unwrap();
+        let mut words = before
+            .iter()
+            .map(Into::into)
+            .chain([program.into_os_string()]);
+        let mut command = Command::new(words.next().unwrap());
+        self.enter(&self.node.sidecar, &mut command);
+        let began = Instant::now();
+        let output = command
+            .args(words)
+            .args(["probe", "live"])
+            .output()
+            .unwrap();
+        assert!(began.elapsed() < BOUNDED, "{output:?}");
+        output
+    }
+
+    fn enter(&self, cgroup: &Cgroup, command: &mut Command) {
+        self.netns.enter(command).unwrap();
+        cgroup.enter(command).unwrap();
+    }
+}
+
+/// Says yes to whoever asks, and for ever.
+fn answer_without_end(listener: UnixListener) {
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            thread::spawn(move || while stream.write_all(b"live started ready\n").is_ok() {});
+        }
+    });
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn an_answer_of_somebody_else_counts_for_nothing() {
+    let Some(pod) = Pod::new() else { return };
+    answer_without_end(pod.squat());
+    // With the application's processes in sight (shareProcessNamespace), and without.
+    for before in [
+        &[] as &[&str],
+        &["unshare", "--pid", "--fork", "--mount-proc"],
+    ] {
+        let output = pod.probe(before);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(
+            text(&output).contains("taken by somebody else"),
+            "{output:?}"
+        );
+    }
+}
+
+#[test]
+fn a_name_that_nobody_serves_ends_the_probe_in_time() {
+    let Some(pod) = Pod::new() else { return };
+    let _never_accepts = pod.squat();
+    let output = pod.probe(&[]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+}
+
+#[test]
+fn flowcar_answers_although_its_name_is_taken() {
+    let Some(pod) = Pod::new() else { return };
+    answer_without_end(pod.squat());
+    let mut export = pod.export();
+    let told = export.told("was taken before by somebody else");
+    assert!(told.contains("ERROR"), "{told}");
+    let output = pod.probe(&[]);
+    assert!(output.status.success(), "{output:?}");
+    export.stop();
+}
+
+/// A detached program is told of by the probe, too.
+#[test]
+fn a_probe_tells_that_programs_were_detached() {
+    let Some(pod) = Pod::new() else { return };
+    let mut export = pod.export();
+    export.told("following its TCP flows");
+    assert_eq!(pod.node.pods[0].detach_programs().unwrap(), 2);
+    export.told("attached again");
+    let output = pod.probe(&[]);
+    assert!(output.status.success(), "{output:?}");
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        told.contains("somebody detached flowcar's programs"),
+        "{told}"
+    );
+    export.stop();
+}
+
+#[test]
+fn probes_are_answered_without_a_free_descriptor() {
+    let Some(pod) = Pod::new() else { return };
+    let mut export = pod.export();
+    export.told("following its TCP flows");
+    let answered = |what: &str| {
+        let output = pod.probe(&[]);
+        assert!(output.status.success(), "{what}: {output:?}");
+    };
+    answered("before");
+    let process = export.id();
+    let descriptors = fs::read_dir(format!("/proc/{process}/fd")).unwrap().count();
+    limit_descriptors(process, descriptors as u64);
+    for _ in 0..3 {
+        answered("with none left");
+    }
+    // Not even one in reserve.
+    limit_descriptors(process, 3);
+    let before = cpu_time(process);
+    let unanswered = pod.probe(&[]);
+    assert_eq!(unanswered.status.code(), Some(1), "{unanswered:?}");
+    let spent = cpu_time(process) - before;
+    assert!(spent < Duration::from_secs(1), "{spent:?} of 4 s");
+}
+
+/// prlimit(2), soft limit.
+fn limit_descriptors(process: u32, most: u64) {
+    let limit = libc::rlimit64 {
+        rlim_cur: most,
+        rlim_max: 1024,
+    };
+    // SAFETY: the new limit lives through the call, and the old one is not asked for.
+    let result = unsafe {
+        libc::prlimit64(
+            process.cast_signed(),
+            libc::RLIMIT_NOFILE,
+            &raw const limit,
+            std::ptr::null_mut(),
+        )
+    };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// `utime` and `stime` of /proc/PID/stat, in hundredths of a second (proc_pid_stat(5), USER_HZ).
+fn cpu_time(process: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let (_, behind_name) = stat.rsplit_once(')').unwrap();
+    let fields = behind_name.split_whitespace().skip(11).take(2);
+    let ticks: u64 = fields.map(|field| field.parse::<u64>().unwrap()).sum();
+    Duration::from_millis(ticks * 10)
+}
