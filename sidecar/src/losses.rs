@@ -72,6 +72,7 @@ const fn remedy(cause: Lost) -> &'static str {
             "more sockets closed at once than the kernel keeps news of; give flowcar CAP_BPF and CAP_NET_ADMIN, or more CPU time"
         }
         Lost::Malformed => "please report this with the output of `uname -r`",
+        Lost::Detached => "somebody else took flowcar's programs off the cgroup; find who may",
         Lost::Wiped | Lost::Restart => "this cannot be helped",
     }
 }

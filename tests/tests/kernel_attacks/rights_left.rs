@@ -39,7 +39,6 @@ fn nobody_without_rights_takes_its_descriptors_or_reads_its_memory() {
         .find(|line| line.starts_with("Max core file size"));
     let soft = core.unwrap().split_whitespace().nth(4);
     assert_eq!(soft, Some("0"), "{limits}");
-    watch.stop();
 }
 
 /// pidfd_getfd(2), since Linux 5.6.
