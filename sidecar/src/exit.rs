@@ -85,7 +85,8 @@ impl From<crate::scope::ScopeError> for Failure {
             ScopeError::Unreadable { .. } | ScopeError::NotCgroup2 { .. } => USAGE,
             ScopeError::NoHostTree { .. }
             | ScopeError::OutsidePod { .. }
-            | ScopeError::PodUnknown { .. } => USAGE,
+            | ScopeError::PodUnknown { .. }
+            | ScopeError::WritableTree { .. } => USAGE,
             ScopeError::NotInTree { .. }
             | ScopeError::NotInAPod { .. }
             | ScopeError::NotMounted

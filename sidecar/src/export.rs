@@ -17,6 +17,7 @@ use crate::{
     exit::{self, Failure},
     follower::{Follower, Limits},
     handover::Keeper,
+    hardening::{self, Needs},
     host::Host,
     memory::{self, Budget},
     otlp::exporter::{Exporter, Patience},
@@ -52,6 +53,10 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     let kept = source.still_needs(args.cgroup.is_some());
     rights::give_away(&kept)?;
     rights::tell(&kept);
+    hardening::confine(&Needs {
+        writes: config.state.as_deref(),
+        child: false,
+    });
     // An application may write where the file lies.
     let keeper = config.state.as_deref();
     let keeper = keeper.and_then(|directory| open_keeper(directory, config.max_flows));
@@ -285,6 +290,16 @@ fn followed(
         }
         found => found?,
     };
+    if let Some(mount) = scope::writable_at(&config.host_cgroup) {
+        let error = ScopeError::WritableTree {
+            mount: mount.display().to_string(),
+        };
+        if config.source != SourceChoice::Auto {
+            return Err(error);
+        }
+        source::tell_refusal(&Cause::WritableTree, &error);
+        return Ok((SourceChoice::InetDiag, None));
+    }
     // A static pod's cgroup has another uid than the API's: the inode is the proof, the uid a hint.
     if let Some(uid) = config.pod.uid.as_ref().filter(|uid| **uid != found.uid) {
         tracing::warn!(

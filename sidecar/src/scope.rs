@@ -8,7 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+use nix::sys::{
+    statfs::{CGROUP2_SUPER_MAGIC, statfs},
+    statvfs::{FsFlags, statvfs},
+};
 pub use pod::{PodCgroup, discover};
 pub use watch::{Change, Watch};
 
@@ -78,6 +81,14 @@ pub enum ScopeError {
         path: String,
         /// Why the pod's cgroup is not known.
         why: Box<ScopeError>,
+    },
+    /// Somebody who takes flowcar over could freeze and kill other pods.
+    #[error(
+        "{mount}, a part of the node's cgroup tree, is mounted writable, and flowcar is to hold nothing with which other pods can be frozen or killed: mount the tree with readOnly and recursiveReadOnly (readOnly alone does not reach mounts below)"
+    )]
+    WritableTree {
+        /// Where.
+        mount: String,
     },
     /// No cgroup2 is mounted here.
     #[error("no cgroup2 file system is mounted; mount one: mount -t cgroup2 none /sys/fs/cgroup")]
@@ -149,6 +160,17 @@ pub fn mount_point() -> Result<PathBuf, ScopeError> {
     let path = "/proc/self/mountinfo";
     let text = fs::read_to_string(path).map_err(|error| ScopeError::Proc { path, error })?;
     cgroup2_mount(&text).ok_or(ScopeError::NotMounted)
+}
+
+/// The first mount at `host` or below it that is not read-only: one that is says nothing of those below it, as beside cgroup v1.
+pub fn writable_at(host: &Path) -> Option<PathBuf> {
+    let text = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let mut mounts = text.lines().filter_map(|line| line.split(' ').nth(4));
+    let writable = |mount: &PathBuf| {
+        let read_only = statvfs(mount).is_ok_and(|of| of.flags().contains(FsFlags::ST_RDONLY));
+        mount.starts_with(host) && !read_only
+    };
+    mounts.by_ref().map(unescape).find(writable)
 }
 
 /// Whether no cgroup2 is mounted anywhere that this process can see.

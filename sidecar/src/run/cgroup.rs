@@ -35,6 +35,11 @@ impl CommandCgroup {
         &self.path
     }
 
+    /// The cgroup that it lies in, to which the processes that are left go back.
+    pub(super) fn parent(&self) -> &Path {
+        &self.parent
+    }
+
     /// A process that writes `0` here joins the cgroup.
     pub(super) fn members(&self) -> io::Result<File> {
         OpenOptions::new()
@@ -48,8 +53,14 @@ impl Drop for CommandCgroup {
     /// What the command left running goes on in flowcar's own cgroup, where it would have been without flowcar.
     fn drop(&mut self) {
         for _ in 0..100 {
-            if fs::remove_dir(&self.path).is_ok() {
-                return;
+            match fs::remove_dir(&self.path) {
+                Ok(()) => return,
+                // The hierarchy's root may be changed only with rights, which are gone; the next flowcar removes it.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    move_members(&self.path, &self.parent);
+                    return tracing::debug!(cgroup = %self.path.display(), "the cgroup is left to the next flowcar");
+                }
+                Err(_) => {}
             }
             move_members(&self.path, &self.parent);
             std::thread::sleep(std::time::Duration::from_millis(5));

@@ -14,6 +14,7 @@ use crate::{
     config::{Config, SourceChoice},
     exit::{self, Failure},
     follower::{Follower, Limits},
+    hardening::{self, Needs},
     otlp::exporter::{Exporter, Patience},
     rights,
     session::Session,
@@ -72,6 +73,10 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
     let mut child = Child::spawn(&args.command, &cgroup)?;
     // The command has what it would have without flowcar. Nothing has been received yet, and no other thread was started.
     rights::give_away(&kept)?;
+    hardening::confine(&Needs {
+        writes: Some(cgroup.parent()),
+        child: true,
+    });
     let status = follow(&mut session, &mut child, &mut report, looks).await?;
     settle(&mut session, &mut report, looks).await;
     session.conclude(|flow, anchor| report.flow(flow, anchor));

@@ -32,6 +32,8 @@ pub enum Cause {
     CgroupV1,
     /// The cgroup cannot be opened.
     Cgroup,
+    /// The node's cgroup tree could be written to.
+    WritableTree,
     /// The process, or the machine, has no file descriptor left.
     Descriptors,
     /// This binary holds no programs.
@@ -92,6 +94,7 @@ impl Cause {
             Self::Exclusive => "exclusive_program",
             Self::CgroupV1 => "cgroup_v1",
             Self::Cgroup => "cgroup",
+            Self::WritableTree => "writable_cgroup_tree",
             Self::Descriptors => "descriptors",
             Self::Build => "build",
             Self::Unknown => "unknown",
@@ -130,6 +133,9 @@ impl fmt::Display for Cause {
                 "no cgroup2 is mounted, and programs attach to cgroup2 only: boot the node with systemd.unified_cgroup_hierarchy=1",
             ),
             Self::Cgroup => f.write_str("the cgroup cannot be opened"),
+            Self::WritableTree => f.write_str(
+                "the node's cgroup tree is mounted so that flowcar could write to it (Kubernetes: readOnly with recursiveReadOnly)",
+            ),
             Self::Descriptors => f.write_str(
                 "no file descriptor is left: raise the limit of open files (ulimit -n, LimitNOFILE=), or see who uses them up",
             ),

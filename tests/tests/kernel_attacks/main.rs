@@ -2,6 +2,7 @@
 //! unnoticed, and nothing of it makes flowcar stop.
 
 mod cgroup_of_others;
+mod confined;
 mod detached;
 mod forged_netlink;
 mod probe;
