@@ -108,7 +108,7 @@ pub static TABLE: [Annotation; 30] = [
         "`http://localhost:4317`; with http/protobuf port 4318",
         "http://collector.observability:4317",
         Some("OTEL_EXPORTER_OTLP_ENDPOINT"),
-        "Where the telemetry goes: the Collector's OTLP address, or `unix:///path` of its socket. `$(FLOWCAR_HOST_IP)` stands for the node's address, for a Collector on every node (`$(FLOWCAR_NODE_NAME)` and `$(FLOWCAR_POD_NAMESPACE)` likewise; in square brackets for IPv6). The operator may restrict it to an allow-list.",
+        "Where the telemetry goes: the Collector's OTLP address, or `unix:///path` of its socket, which nobody on the network can read or answer for. `$(FLOWCAR_HOST_IP)` stands for the node's address, for a Collector on every node (`$(FLOWCAR_NODE_NAME)` and `$(FLOWCAR_POD_NAMESPACE)` likewise; in square brackets for IPv6). The operator may restrict it to an allow-list.",
     ),
     row(
         Key::EndpointVolume,

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
+use flowcar_k8s::annotations::{INJECT, Kind, PREFIX, TABLE};
+use flowcar_k8s::config::Config;
 use flowcar_tests::cluster::Cluster;
 use flowcar_tests::cluster::tools::{k8s, pipe, run};
 use flowcar_tests::peers::binary;
@@ -505,27 +507,80 @@ fn no_value_is_left_out() {
     assert!(left.is_empty(), "{left:?}");
 }
 
+/// Whether the chart takes this configuration; then the controller has to, too.
+fn is_taken(config: &Value) -> bool {
+    let (ok, manifests, _) = template(&json!({"config": config}));
+    if !ok {
+        return false;
+    }
+    let maps = manifests
+        .split("\n---\n")
+        .filter(|document| document.contains("kind: ConfigMap\n"));
+    let map: Value = serde_yaml_ng::from_str(maps.last().expect("the ConfigMap")).expect("YAML");
+    let text = map["data"]["config.yaml"].as_str().expect("a text");
+    if let Err(error) = Config::parse(text) {
+        panic!("{config} passes the schema: {error}");
+    }
+    true
+}
+
+/// The chart and the controller take, and refuse, the same limits.
+#[test]
+fn limits_of_annotations_are_checked_by_the_schema() {
+    let (mut locked, mut amounts, mut allowed) = (Vec::new(), json!({}), json!({}));
+    for row in TABLE.iter().filter(|row| row.name != INJECT) {
+        let name = row.name.strip_prefix(PREFIX).expect("ours");
+        locked.push(name);
+        match row.kind {
+            Kind::Integer { .. } | Kind::Cpu | Kind::Memory => amounts[name] = json!(row.example),
+            _ => assert!(
+                !is_taken(&json!({"maximum": {name: row.example}})),
+                "{name}"
+            ),
+        }
+        if name != "endpoint" {
+            allowed[name] = json!([row.example]);
+        }
+        if !matches!(row.kind, Kind::Text { .. }) {
+            assert!(!is_taken(&json!({"allowed": {name: ["?"]}})), "{name}");
+        }
+    }
+    let all = json!({"locked": locked, "minimum": amounts, "maximum": amounts, "allowed": allowed});
+    assert!(is_taken(&all), "{all}");
+    assert!(!is_taken(&json!({"allowed": {"endpoint": ["http://c"]}})));
+    for (config, taken) in [
+        (json!({"locked": ["inject"]}), false),
+        (json!({"allowed": {"exchange": [false]}}), true),
+        (json!({"maximum": {"sampling": 1000}}), true),
+        (json!({"requireTls": true}), false),
+        (json!({"requireTls": false}), true),
+        (
+            json!({"requireTls": true, "defaults": {"endpoint": "http://c"}}),
+            false,
+        ),
+        (
+            json!({"requireTls": true, "defaults": {"endpoint": "https://c"}}),
+            true,
+        ),
+        (
+            json!({"requireTls": true, "defaults": {"endpoint": "unix:///run/otel/o.sock"}}),
+            true,
+        ),
+        (json!({"imageMirrors": ["mirror.test:5000/a/b"]}), true),
+        (json!({"imageMirrors": ["mirror.test/a:1"]}), false),
+        (
+            json!({"hostCgroupPath": "/sys/fs/cgroup/kubepods.slice"}),
+            true,
+        ),
+    ] {
+        assert_eq!(is_taken(&config), taken, "{config}");
+    }
+}
+
 /// The chart and the controller take, and refuse, the same defaults.
 #[test]
 fn defaults_of_annotations_are_checked_by_the_schema() {
-    use flowcar_k8s::annotations::{INJECT, Kind, PREFIX, TABLE};
-    use flowcar_k8s::config::Config;
-    let taken = |name: &str, value: &Value| {
-        let (ok, manifests, _) = template(&json!({"config": {"defaults": {name: value}}}));
-        let parsed = ok.then(|| {
-            let maps = manifests
-                .split("\n---\n")
-                .filter(|m| m.contains("kind: ConfigMap\n"));
-            let map: Value =
-                serde_yaml_ng::from_str(maps.last().expect("the ConfigMap")).expect("YAML");
-            Config::parse(map["data"]["config.yaml"].as_str().expect("a text"))
-        });
-        match parsed {
-            Some(Ok(_)) => true,
-            Some(Err(error)) => panic!("{name}: {value} passes the schema: {error}"),
-            None => false,
-        }
-    };
+    let taken = |name: &str, value: &Value| is_taken(&json!({"defaults": {name: value}}));
     for row in TABLE.iter().filter(|row| row.name != INJECT) {
         let name = row.name.strip_prefix(PREFIX).expect("ours");
         assert!(
