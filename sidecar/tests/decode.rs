@@ -253,6 +253,21 @@ fn an_open_record_may_end_before_the_counts() {
     }
 }
 
+/// Its application may have chosen both numbers (TCP_REPAIR), to have another connection's trace.
+#[test]
+fn a_connection_on_which_nothing_was_received_shares_no_trace() {
+    for (segs_in, shared) in [(0, false), (1, true)] {
+        let record = FlowRecord {
+            kind: Kind::Close as u8,
+            segs_in,
+            ..blank(1)
+        };
+        let flow = decode(bytes(&record), 0).expect("a record").flow;
+        assert!(flow.established.is_some());
+        assert_eq!(flow.trace.shared, shared, "{segs_in} segments");
+    }
+}
+
 /// A least sample above the greatest has no quantiles: shown, it would end the process.
 #[test]
 fn a_record_that_contradicts_itself_is_malformed() {

@@ -9,6 +9,9 @@ use super::{mistake::Wrong, target::Protocol};
 /// The longest path that a Unix-domain socket's address has room for, in bytes (unix(7): 108 with a NUL).
 const LONGEST_SOCKET: usize = 107;
 
+/// Longer texts without a scheme or a port are not shown: a label of a host's name has no more in practice.
+const LONGEST_NAME: usize = 32;
+
 /// Longer texts are not shown: nobody reads them, and keys are long.
 const LONGEST_SHOWN: usize = 200;
 
@@ -232,7 +235,14 @@ pub(super) fn shown_text(text: &str) -> String {
     // `name:password` looks like `host:port` where the @ is missing.
     let plain_port = port.bytes().all(|byte| byte.is_ascii_digit());
     let odd = |c: char| matches!(c, '@' | '=' | ',') || c.is_whitespace() || c.is_control();
-    if text.contains('@') || before.contains(odd) || !plain_port || before.len() > LONGEST_SHOWN {
+    // A token has no scheme, no dot and no port.
+    let token = !text.contains("://") && port.is_empty() && text.len() > LONGEST_NAME;
+    if token
+        || text.contains('@')
+        || before.contains(odd)
+        || !plain_port
+        || before.len() > LONGEST_SHOWN
+    {
         return hidden.to_owned();
     }
     format!("{before}{end}")

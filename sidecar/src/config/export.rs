@@ -30,7 +30,13 @@ pub(super) fn read(raw: &Raw, reader: &mut Reader) -> (Export, Export) {
             Ok((otlp, others.into_iter().map(str::to_owned).collect()))
         });
         if !others.is_empty() {
-            let others = others.join(" and ");
+            let known = ["console", "logging", "prometheus", "zipkin", "jaeger"];
+            let named = others.iter().all(|other| known.contains(&other.as_str()));
+            let others = if named {
+                others.join(" and ")
+            } else {
+                "others".to_owned()
+            };
             reader.notice(
                 name,
                 format!("has {others}, which flowcar has not: it exports by OTLP only"),
@@ -105,6 +111,12 @@ impl<'a> SignalReader<'a> {
         let compression = self.setting(reader, "COMPRESSION", |raw| &raw.compression, compression);
         let tls = self.tls(reader);
         let endpoint = self.endpoint(reader, protocol, insecure);
+        let secrets = headers.as_ref().is_some_and(|headers| !headers.is_empty());
+        if let Some(endpoint) = &endpoint
+            && (secrets || headers_file.is_some())
+        {
+            self.unencrypted(reader, endpoint);
+        }
         Read {
             target: endpoint.map(|endpoint| Target {
                 proxy: proxy(self.proxies, &endpoint, reader),
@@ -137,6 +149,34 @@ impl<'a> SignalReader<'a> {
                 reader.notice(&format!("{prefix}HEADERS"), text);
                 None
             }
+        }
+    }
+
+    /// Headers carry credentials, which are sent as they are where there is no TLS.
+    fn unencrypted(&self, reader: &mut Reader, endpoint: &Endpoint) {
+        let plain = endpoint.socket.is_none() && endpoint.uri.scheme_str() == Some("http");
+        if !plain {
+            return;
+        }
+        let names = [
+            self.set(|raw| &raw.headers)
+                .map(|(prefix, _)| (prefix, "HEADERS")),
+            self.set(|raw| &raw.headers_file)
+                .map(|(prefix, _)| (prefix, "HEADERS_FILE")),
+        ];
+        let host = endpoint.uri.host().unwrap_or_default();
+        let bare = host.trim_matches(['[', ']']);
+        let here = bare.parse::<std::net::IpAddr>().map_or_else(
+            |_| bare.eq_ignore_ascii_case("localhost"),
+            |address| address.is_loopback(),
+        );
+        let text = if here {
+            "goes without encryption to this host, where any process may listen in the receiver's place: use https:// or unix:///path"
+        } else {
+            "goes without encryption over the network, where others may read it: use https://"
+        };
+        for (prefix, name) in names.into_iter().flatten() {
+            reader.notice(&format!("{prefix}{name}"), text);
         }
     }
 

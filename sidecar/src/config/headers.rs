@@ -1,4 +1,4 @@
-//! Headers of requests. They carry credentials, so nothing of them but names of good headers is ever shown.
+//! Headers of requests. They carry credentials, so nothing of them is ever shown.
 
 use std::{fmt, path::Path};
 
@@ -11,7 +11,14 @@ use crate::files::{self, FileError};
 const MOST_FILE: u64 = 64 << 10;
 
 /// What the two transports say themselves; another value would break the request.
-const OURS: [HeaderName; 8] = [
+const OURS: [HeaderName; 15] = [
+    header::HOST,
+    header::EXPECT,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("http2-settings"),
+    HeaderName::from_static("grpc-encoding"),
+    HeaderName::from_static("grpc-timeout"),
     header::CONNECTION,
     header::CONTENT_ENCODING,
     header::CONTENT_LENGTH,
@@ -21,6 +28,9 @@ const OURS: [HeaderName; 8] = [
     header::TRANSFER_ENCODING,
     header::UPGRADE,
 ];
+
+/// What HTTP/2 says in front of headers.
+const PSEUDO: [&str; 4] = [":authority", ":method", ":path", ":scheme"];
 
 /// Headers of requests.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -60,8 +70,8 @@ const REMEDY_FILE: &str = "write name=value on a line, the value percent-encoded
 
 impl fmt::Debug for Headers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = self.0.iter().map(|(name, _)| (name.as_str(), "(hidden)"));
-        f.debug_map().entries(names).finish()
+        // A comma that is not percent-encoded makes a name of the rest of a value.
+        write!(f, "{} (hidden)", self.0.len())
     }
 }
 
@@ -70,6 +80,11 @@ pub(super) fn parse(text: &str) -> Result<Headers, Wrong> {
     parse::parts(text)
         .map(|(at, name, value)| {
             let part = parse::ordinal(at);
+            // RFC 9113, 8.3.
+            if let Some(pseudo) = PSEUDO.iter().find(|known| **known == name) {
+                let wrong = format!("{pseudo} is for flowcar to say");
+                return Err(Wrong::new(wrong, "leave that header out"));
+            }
             let Some(value) = value else {
                 return Err(Wrong::new(
                     format!("its {part} part is not name=value"),
@@ -90,7 +105,7 @@ pub(super) fn parse(text: &str) -> Result<Headers, Wrong> {
             let value = parse::decoded(value, at)?;
             let mut value = HeaderValue::from_str(&value).map_err(|_| {
                 Wrong::new(
-                    format!("{name:?} has a value that no header can have"),
+                    format!("its {part} part has a value that no header can have"),
                     REMEDY,
                 )
             })?;
@@ -99,4 +114,37 @@ pub(super) fn parse(text: &str) -> Result<Headers, Wrong> {
         })
         .collect::<Result<_, _>>()
         .map(Headers)
+}
+
+impl Headers {
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_frames_a_request_is_refused_by_name() {
+        for name in OURS.iter().map(HeaderName::as_str).chain(PSEUDO) {
+            for text in [format!("{name}=x"), format!("a=1,{name}=x")] {
+                let wrong = parse(&text).expect_err(name).wrong;
+                assert!(wrong.contains(name), "{text}: {wrong}");
+            }
+        }
+        assert!(parse("Host=x").is_err() && parse("x-host=x").is_ok());
+    }
+
+    #[test]
+    fn a_value_with_a_comma_is_not_shown_as_a_name() {
+        let wrong = parse("api-key=abc,s3cret=%01")
+            .expect_err("no header")
+            .wrong;
+        assert!(!wrong.contains("s3cret"), "{wrong}");
+        let headers = parse("api-key=abc,s3cret=x").expect("two headers");
+        assert!(!format!("{headers:?}").contains("s3cret"));
+    }
 }

@@ -215,37 +215,104 @@ impl Reader {
     }
 }
 
+/// Settings whose values are words and numbers: what somebody wrote there by mistake may be shown if it looks like one. Whatever is
+/// not here, a new setting too, is told by its name.
+const PLAIN: &[&str] = &[
+    "_PROTOCOL",
+    "_TIMEOUT",
+    "_COMPRESSION",
+    "_INSECURE",
+    "_TEMPORALITY_PREFERENCE",
+    "_EXPORTER",
+    "OTEL_METRIC_EXPORT_INTERVAL",
+    "OTEL_SDK_DISABLED",
+    "FLOWCAR_SOURCE",
+    "FLOWCAR_PEER",
+    "FLOWCAR_PEER_PREFIX",
+    "FLOWCAR_PORTS",
+    "FLOWCAR_SERIES_LIMIT",
+    "FLOWCAR_MAX_FLOWS",
+    "FLOWCAR_RING_BYTES",
+    "FLOWCAR_EXCHANGE",
+    "FLOWCAR_TRACE_PARENT",
+    "FLOWCAR_SPANS_PER_SECOND",
+    "FLOWCAR_SPAN_QUEUE",
+    "FLOWCAR_SPAN_QUEUE_BYTES",
+    "FLOWCAR_SPAN_INTERVAL",
+    "FLOWCAR_HISTOGRAMS",
+    "FLOWCAR_LOG",
+    "FLOWCAR_LOG_FORMAT",
+    "FLOWCAR_SHUTDOWN_TIMEOUT",
+];
+
+/// Settings that name a file.
+const FILES: &[&str] = &["_CERTIFICATE", "_KEY", "_FILE"];
+
 /// A value as far as it may be shown: a key that was pasted into the wrong variable is none of the log's business.
 fn shown(name: &str, value: &str) -> String {
-    const LONGEST: usize = 100;
-    let hidden = "(hidden)".to_owned();
-    if name.ends_with("_HEADERS") || name.ends_with("_ATTRIBUTES") {
-        return hidden;
-    }
+    const LONGEST_WORD: usize = 24;
+    const LONGEST_PATH: usize = 128;
+    let ends_with = |names: &[&str]| names.iter().any(|end| name.ends_with(end));
     if name.ends_with("_ENDPOINT") || name.to_ascii_uppercase().ends_with("_PROXY") {
         return endpoint::shown_text(value);
     }
-    let odd = value.contains(|c: char| c.is_control() || c.is_whitespace());
-    if ["_CERTIFICATE", "_KEY", "_FILE"]
-        .iter()
-        .any(|end| name.ends_with(end))
-    {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-+/,".contains(c);
+    let may_be = if ends_with(FILES) {
         let path = ["/", "./", "../"]
             .iter()
             .any(|start| value.starts_with(start));
-        let shown = path && !odd || Path::new(value).exists();
-        return if shown {
-            value.escape_debug().to_string()
-        } else {
-            hidden
-        };
+        path && value.len() <= LONGEST_PATH && value.chars().all(plain) || Path::new(value).exists()
+    } else {
+        ends_with(PLAIN) && value.len() <= LONGEST_WORD && value.chars().all(plain)
+    };
+    if may_be {
+        value.escape_debug().to_string()
+    } else {
+        "(hidden)".to_owned()
     }
-    if value.chars().count() > LONGEST {
-        return hidden;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::SETTINGS;
+
+    /// Keys and tokens, as they are pasted into the wrong variable.
+    const SECRETS: [&str; 6] = [
+        "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANs3cret\n-----END PRIVATE KEY-----",
+        "authorization=Bearer s3cret=",
+        "Bearer s3cret",
+        "eyJhbGciOiJIUzI1NiJ9.s3cret.b3VyIHNlY3JldCBpcyBsb25n",
+        "user:s3cret@host:4317",
+        "glc_s3cretOiIxMjM0NTY3ODkwMTIzNDU2Nzg5MCJ9",
+    ];
+
+    #[test]
+    fn no_setting_shows_a_secret() {
+        for setting in SETTINGS {
+            for secret in SECRETS {
+                let wrong = Wrong::new("is wrong", "write it anew");
+                let mut reader = Reader::default();
+                reader.add(setting.name, secret, wrong);
+                let told = reader.finish(|_| ()).expect_err("a mistake").to_string();
+                assert!(!told.contains("s3cret"), "{told}");
+                assert!(told.contains(setting.name), "{told}");
+            }
+        }
     }
-    // No value may look like a line of its own.
-    value
-        .chars()
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect()
+
+    #[test]
+    fn a_slip_is_shown() {
+        for (name, value) in [
+            ("FLOWCAR_SOURCE", "magic"),
+            ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json"),
+            ("OTEL_METRIC_EXPORT_INTERVAL", "10s"),
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/run/absent/ca.crt"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "htp://collector:4317"),
+        ] {
+            assert_eq!(shown(name, value), value);
+        }
+        // Whatever is not known to be harmless is hidden.
+        assert_eq!(shown("FLOWCAR_TO_COME", "1"), "(hidden)");
+    }
 }

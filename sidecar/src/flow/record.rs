@@ -96,9 +96,12 @@ pub fn decode(bytes: &[u8], seed: u64) -> Result<Record, Malformed> {
         });
     }
     let established = (raw.established_ns != 0).then_some(Monotonic(raw.established_ns));
+    // Of a connection on which nothing was received the application may have said itself what the numbers are (TCP_REPAIR). The
+    // record of an opening may end before its counts.
+    let received = kind == Kind::Open || raw.segs_in > 0;
     let trace = match established {
-        Some(_) => TraceIdentity::of_handshake(raw.client_isn, raw.server_isn, role),
-        None => TraceIdentity::unshared(
+        Some(_) if received => TraceIdentity::of_handshake(raw.client_isn, raw.server_isn, role),
+        _ => TraceIdentity::unshared(
             u128::from(seed) << 64 | u128::from(raw.cookie ^ raw.started_ns.rotate_left(32)),
         ),
     };
