@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-webhook fuzz build image setup test-image test-kernels test-node test-fresh clean
+.PHONY: help demo test lint bench bench-webhook fuzz build image setup test-image test-kernels test-node test-fresh soak clean
 
 ARGS ?=
 out := $(or $(CARGO_TARGET_DIR),target)
@@ -77,6 +77,12 @@ image: ## The images of the sidecar and of the controller, in target/image
 
 setup: ## Only find or install what the others need
 	@for what in build lint test; do .ci/setup $$what; done
+
+soak: ## An hour of load that never repeats: what flowcar holds stays as it is (FLOWCAR_SOAK_SECONDS)
+	@$(say_sudo)
+	$(call setup,test)
+	cargo build --bins
+	cargo test $(if $(sudo),$(runner)) --test soak -- --nocapture $(ARGS)
 
 test-image: ## The images, and what is in them
 	@$(MAKE) --no-print-directory image ARGS=

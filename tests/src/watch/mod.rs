@@ -198,6 +198,11 @@ impl Watch {
         Duration::from_nanos(nanoseconds.parse().unwrap())
     }
 
+    /// The port at which its receiver listens.
+    pub fn receiver_port(&self) -> u16 {
+        self.seen.receiver_port()
+    }
+
     /// Its process.
     pub fn id(&self) -> u32 {
         self.child.id()
