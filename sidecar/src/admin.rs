@@ -91,13 +91,22 @@ impl Desk {
 
     /// Waits for the next question.
     pub async fn asked(&self) -> Asked {
-        let mut held = self.reserve.lock().unwrap_or_else(PoisonError::into_inner);
-        *held = held.take().or_else(reserve);
-        drop(held);
+        self.fill_reserve();
         tokio::select! {
             asked = self.accept(&self.of_cgroup) => asked,
             asked = self.accept(&self.of_container) => asked,
         }
+    }
+
+    fn fill_reserve(&self) {
+        let mut held = self.reserve.lock().unwrap_or_else(PoisonError::into_inner);
+        *held = held.take().or_else(reserve);
+    }
+
+    /// Gives the descriptor in reserve back to the process. False where there was none.
+    fn give_up_reserve(&self) -> bool {
+        let mut held = self.reserve.lock().unwrap_or_else(PoisonError::into_inner);
+        held.take().is_some()
     }
 
     async fn accept(&self, listener: &Option<UnixListener>) -> Asked {
@@ -110,11 +119,9 @@ impl Desk {
                 Err(error) => error,
             };
             let none_left = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
-            let mut held = self.reserve.lock().unwrap_or_else(PoisonError::into_inner);
-            if none_left && held.take().is_some() {
+            if none_left && self.give_up_reserve() {
                 continue;
             }
-            drop(held);
             tracing::warn!(%error, "a probe cannot be answered now");
             tokio::time::sleep(PAUSE).await;
         }

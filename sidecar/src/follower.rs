@@ -207,12 +207,11 @@ impl Follower {
         self.source.cgroup()
     }
 
-    fn dumped(&mut self, looked: Result<u64, DiagError>, dumping: &Dumping) {
-        let sockets = looked.unwrap_or_else(|error| {
+    fn dumped(&mut self, looked: Result<(), DiagError>, dumping: &Dumping) {
+        if let Err(error) = looked {
             tracing::warn!(%error, "the sockets cannot be looked at");
-            0
-        });
-        self.pace.dumped(dumping, sockets);
+        }
+        self.pace.dumped(dumping);
     }
 
     /// Looks at the sockets whether that is due or not: what began since the last look is not to be missed.
@@ -308,10 +307,10 @@ fn alone(
     flows: &mut Flows,
     looking: &Looking,
     finished: &mut impl FnMut(&Flow, &Anchor),
-) -> Result<u64, DiagError> {
-    let sockets = diag.dump(|sight| flows.look(sight, looking, finished))?;
+) -> Result<(), DiagError> {
+    diag.dump(|sight| flows.look(sight, looking, finished))?;
     flows.looked(diag, looking, finished);
-    Ok(sockets)
+    Ok(())
 }
 
 /// Beside the programs the first dump after they were attached is kept until the ring is drained: what the table does not know
@@ -324,12 +323,12 @@ fn adopt(
     looking: &Looking,
     before: &[u64; COUNTERS],
     finished: &mut impl FnMut(&Flow, &Anchor),
-) -> Result<u64, DiagError> {
+) -> Result<(), DiagError> {
     // Before the dump, so that no end falls between the two.
     diag.subscribe()?;
     let mut sights: Vec<Sight> = Vec::new();
     let (room, mut left_out) = (flows.table.room(), 0);
-    let sockets = diag.dump(|sight| {
+    diag.dump(|sight| {
         if sights.len() < room {
             sights.push(*sight);
         } else {
@@ -374,7 +373,7 @@ fn adopt(
     }
     let adopted = flows.table.adopted().saturating_sub(adopted);
     tracing::info!(adopted, "connections that were open already");
-    Ok(sockets)
+    Ok(())
 }
 
 /// Beside the programs dumps feed the flows that the table knows. The ring goes on being drained in the middle of one, for
@@ -385,14 +384,14 @@ fn beside(
     flows: &mut Flows,
     looking: &Looking,
     finished: &mut impl FnMut(&Flow, &Anchor),
-) -> Result<u64, DiagError> {
+) -> Result<(), DiagError> {
     const DRAIN_EVERY: u32 = 4_096;
     let looking = &Looking {
         unheard: unheard(&flows.books(&kernel(ebpf))),
         ..*looking
     };
     let mut count = 0;
-    let sockets = diag.dump(|sight| {
+    diag.dump(|sight| {
         flows.look(sight, looking, finished);
         count += 1;
         if count % DRAIN_EVERY == 0 {
@@ -405,7 +404,7 @@ fn beside(
     let absent = flows.table.absent() + flows.own.absent();
     let waiting = flows.waiting(&kernel(ebpf));
     flows.remainder.looked(looking.unheard, absent + waiting);
-    Ok(sockets)
+    Ok(())
 }
 
 fn kernel(source: &EbpfSource) -> [u64; COUNTERS] {

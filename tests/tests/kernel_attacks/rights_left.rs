@@ -50,6 +50,7 @@ fn take(process: u32, fd: i32) -> io::Result<OwnedFd> {
     };
     // SAFETY: both calls take numbers only.
     let pidfd = owned(unsafe { libc::syscall(libc::SYS_pidfd_open, process, 0) })?;
+    // SAFETY: a system call without memory.
     owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) })
 }
 
