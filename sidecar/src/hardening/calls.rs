@@ -17,13 +17,14 @@ const BPF_COMMANDS: [u64; 4] = [
     28, // BPF_LINK_CREATE
 ];
 
-/// Requests of ioctl(2): is it a terminal, how wide is it, do not wait, how much is there, an interface's number.
+/// Requests of ioctl(2): is it a terminal, how wide is it, do not wait, how much is there, an interface's number. By
+/// include/uapi/asm-generic/ioctls.h and include/uapi/linux/sockios.h: the C libraries disagree about their type.
 const IOCTLS: [u64; 5] = [
-    libc::TCGETS,
-    libc::TIOCGWINSZ,
-    libc::FIONBIO,
-    libc::FIONREAD,
-    libc::SIOCGIFINDEX,
+    0x5401, // TCGETS
+    0x5413, // TIOCGWINSZ
+    0x5421, // FIONBIO
+    0x541b, // FIONREAD
+    0x8933, // SIOCGIFINDEX
 ];
 
 /// Calls with any arguments.
