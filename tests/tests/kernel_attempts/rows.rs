@@ -257,9 +257,13 @@ fn every_row_in_every_mode() {
     let _ = place
         .netns()
         .sysctl("net.ipv4.tcp_syn_linear_timeouts", "0");
-    let mut watches = FOLLOWERS
-        .each_ref()
-        .map(|of| Watch::start(&place, of.mode, &[("FLOWCAR_EXCHANGE", of.exchange)]));
+    let mut watches = FOLLOWERS.each_ref().map(|of| {
+        let settings = [
+            ("FLOWCAR_EXCHANGE", of.exchange),
+            ("OTEL_METRIC_EXPORT_INTERVAL", "1000"),
+        ];
+        Watch::start(&place, of.mode, &settings)
+    });
     let mut done = 0;
     for (row, port) in ROWS.iter().zip(7000..) {
         if let Some((hook, verdict)) = row.filter {

@@ -179,13 +179,19 @@ fn check(row: &Row) -> Vec<String> {
     ] {
         place.netns().sysctl(key, value).unwrap();
     }
+    // Reports often enough for looks by inet_diag alone, and not so often that two dozen flowcars are all that the machine does.
     let modes = [
-        ("ebpf", Mode::Both, "off"),
-        ("exchange", Mode::Both, "on"),
-        ("alone", Mode::Alone, "off"),
+        ("ebpf", Mode::Both, "off", "1000"),
+        ("exchange", Mode::Both, "on", "1000"),
+        ("alone", Mode::Alone, "off", "400"),
     ];
-    let mut watches = modes
-        .map(|(_, mode, exchange)| Watch::start(&place, mode, &[("FLOWCAR_EXCHANGE", exchange)]));
+    let mut watches = modes.map(|(_, mode, exchange, interval)| {
+        let settings = [
+            ("FLOWCAR_EXCHANGE", exchange),
+            ("OTEL_METRIC_EXPORT_INTERVAL", interval),
+        ];
+        Watch::start(&place, mode, &settings)
+    });
     let ended = [false, true].map(|v6| end(row.way, v6, &place, &mut watches));
     let mut wrong = Vec::new();
     for ((name, ..), watch) in modes.into_iter().zip(watches) {
