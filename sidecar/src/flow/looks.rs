@@ -47,6 +47,10 @@ pub struct Looking {
 /// and may miss a socket whose bucket moved.
 pub const ABSENT: u8 = 2;
 
+/// How long the news of a socket's end may take, which brings its last counts: the kernel tells it from a work queue, and dumps
+/// may come often.
+const NEWS_WITHIN_NS: u64 = 1_000_000_000;
+
 /// Local addresses that are remembered: more than a pod has.
 const MOST_SHOWN: usize = 1_024;
 
@@ -156,7 +160,10 @@ impl Table {
             if entry.absent >= ABSENT && dropped {
                 unaccounted = unaccounted.saturating_sub(u64::from(!entry.detached));
                 gone.push(*cookie);
-            } else if entry.absent >= ABSENT && entry.is_over() {
+            } else if entry.absent >= ABSENT
+                && entry.is_over()
+                && looking.at.since_ns(entry.absent_since) >= NEWS_WITHIN_NS
+            {
                 over.push(*cookie);
             } else if let Some(history) = &entry.history
                 && !entry.is_over()
