@@ -25,12 +25,17 @@ const LEAST_SHARE: u32 = 20;
 /// See [`LEAST_SHARE`].
 const ONCE_A_SECOND: Duration = Duration::from_secs(1);
 
+/// However often reports are asked for: what happens to a connection between two dumps is told by its end, and dumps that come
+/// closer than that see states that pass.
+const LEAST: Duration = Duration::from_millis(360);
+
 /// A dump that took longer is not to keep the next one off for ever: the machine may have had a bad moment.
 const LONGEST: Duration = Duration::from_secs(600);
 
 /// The least time between two dumps of which the first took this much CPU time, where there is a report every `report`.
 fn interval(took: Duration, report: Duration) -> Duration {
-    report.max(took.saturating_mul(share(report)).min(LONGEST))
+    let by_cost = took.saturating_mul(share(report));
+    report.max(by_cost.clamp(LEAST, LONGEST))
 }
 
 fn share(report: Duration) -> u32 {
@@ -104,7 +109,7 @@ mod tests {
             (60_000, 10_000, 600_000),
             (5, 1_000, 1_000),
             (300, 1_000, 6_000),
-            (5, 200, 200),
+            (5, 200, 360),
             (300, 200, 6_000),
         ] {
             let [took, report] = [took_ms, report_ms].map(Duration::from_millis);
