@@ -52,7 +52,7 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     // In a pod no capability is worth keeping: its cgroup outlives flowcar.
     let kept = source.still_needs(args.cgroup.is_some());
     rights::give_away(&kept)?;
-    rights::tell(&kept);
+    rights::log_kept(&kept);
     hardening::confine(&Needs {
         writes: config.state.as_deref(),
         child: false,

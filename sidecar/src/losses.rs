@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_share_that_is_new_and_large_enough_is_told_with_its_main_cause() {
+    fn only_a_share_that_is_new_and_large_enough_is_reported_with_its_main_cause() {
         let mut losses = Losses::default();
         assert_eq!(losses.share(&books(1_000, &[])), None);
         let few = [(Lost::RingFull, 9)];

@@ -17,7 +17,7 @@ use flowcar::{
 /// Follows TCP flows in the kernel and exports them as OTLP metrics and spans.
 ///
 /// Settings are environment variables: OTEL_EXPORTER_OTLP_ENDPOINT and its kin as OpenTelemetry
-/// specifies them, and flowcar's own, FLOWCAR_*; the README lists them all.
+/// specifies them, and flowcar's own, FLOWCAR_*; docs/configuration.md lists them all.
 #[derive(Parser)]
 #[command(name = "flowcar", version, max_term_width = 100)]
 struct Cli {

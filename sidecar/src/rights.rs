@@ -72,7 +72,7 @@ pub fn give_away(kept: &[(Capability, &str)]) -> Result<(), RightsError> {
 }
 
 /// Says which are left.
-pub fn tell(kept: &[(Capability, &str)]) {
+pub fn log_kept(kept: &[(Capability, &str)]) {
     for (capability, why) in kept {
         tracing::warn!("{capability} is kept: {why}");
     }

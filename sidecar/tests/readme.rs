@@ -1,16 +1,20 @@
-//! The tables of README.md and docs/attributes.md are those of the code. `FLOWCAR_UPDATE_README=1 cargo test -p flowcar --test readme`
-//! writes them.
+//! The tables in docs/ are those of the code. `FLOWCAR_UPDATE_README=1 cargo test -p flowcar --test readme` writes them.
 
 use std::{env, fs, path::PathBuf};
 
 #[test]
-fn its_tables_are_those_of_the_code() {
+fn the_metrics_are_those_of_the_code() {
     is_fresh(
-        "README.md",
-        &[
-            ("metrics", flowcar::otlp::names::markdown()),
-            ("settings", flowcar::config::markdown()),
-        ],
+        "docs/metrics.md",
+        &[("metrics", flowcar::otlp::names::markdown())],
+    );
+}
+
+#[test]
+fn the_settings_are_those_of_the_code() {
+    is_fresh(
+        "docs/configuration.md",
+        &[("settings", flowcar::config::markdown())],
     );
 }
 

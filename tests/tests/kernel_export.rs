@@ -73,7 +73,7 @@ fn a_hangup_ends_it_in_order_unless_it_is_ignored() {
     has_books(&start(true).stop(), 0);
 }
 
-/// Reports that nobody took are told of; in the exit status where that is asked for.
+/// Reports that nobody took are logged; in the exit status where that is asked for.
 #[test]
 fn reports_that_nobody_took_are_in_the_exit_status_if_strict() {
     if !require_root() || !require_cgroup2() {

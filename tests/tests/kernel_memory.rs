@@ -1,4 +1,4 @@
-//! A memory limit, and more connections than it has room for: flowcar goes on, and what it cannot keep is counted and told.
+//! A memory limit, and more connections than it has room for: flowcar goes on, and what it cannot keep is counted and reported.
 
 use std::{
     fs,
@@ -79,7 +79,7 @@ fn more_connections_than_the_memory_limit_has_room_for_are_counted_and_kill_noth
     let plan = CallPlan::to(target).connections(CONNECTIONS, 4);
     let holding = Holding::start(&place, &plan).unwrap();
     let open = 2.0 * holding.open() as f64;
-    // Those that the kernel keeps and the table does not list are told of when they close.
+    // Those that the kernel keeps and the table does not list are reported when they close.
     watch.until("most of them", |seen| {
         seen.sum("flowcar.tcp.connections.opened", &[]) > 0.8 * open
     });
@@ -102,8 +102,9 @@ fn more_connections_than_the_memory_limit_has_room_for_are_counted_and_kill_noth
         closed = sum(&mut watch, "flowcar.tcp.connections.closed") - before;
     }
     let seen = watch.stop();
-    let told = |line: &String| line.contains("the memory limit has no room for more connections");
-    assert!(seen.log.iter().any(told), "{:?}", seen.log);
+    let message =
+        |line: &String| line.contains("the memory limit has no room for more connections");
+    assert!(seen.log.iter().any(message), "{:?}", seen.log);
     let reason = [("flowcar.lost", "socket_storage")];
     let lost = "flowcar.tcp.connections.lost";
     assert_eq!(seen.sum(lost, &reason), seen.sum(lost, &[]));

@@ -3,13 +3,13 @@ use serde_json::{Value, json};
 use super::super::{Key, Problem};
 use crate::config::Config;
 
-/// What becomes of annotations under a configuration: the value of `key`, and what is told.
+/// What becomes of annotations under a configuration: the value of `key`, and what is reported.
 fn judged(config: &str, annotations: &Value, key: Key) -> (Option<String>, Vec<String>) {
     let settings = Config::parse(config).expect("valid");
     let annotations = annotations.as_object().expect("annotations");
     let (overrides, problems) = settings.overrides(annotations);
-    let told = problems.iter().map(Problem::to_string).collect();
-    (overrides.get(key).map(str::to_owned), told)
+    let message = problems.iter().map(Problem::to_string).collect();
+    (overrides.get(key).map(str::to_owned), message)
 }
 
 #[test]
@@ -108,11 +108,14 @@ fn every_kind_of_limit_holds_and_leaves_the_operators_default() {
         ),
     ];
     for (config, annotations, key, value, said) in rows {
-        let (found, told) = judged(config, &annotations, key);
+        let (found, message) = judged(config, &annotations, key);
         assert_eq!(found.as_deref(), value, "{config} {annotations}");
         match said {
-            "" => assert_eq!(told, Vec::<String>::new(), "{config}"),
-            said => assert!(told.len() == 1 && told[0].contains(said), "{told:?}"),
+            "" => assert_eq!(message, Vec::<String>::new(), "{config}"),
+            said => assert!(
+                message.len() == 1 && message[0].contains(said),
+                "{message:?}"
+            ),
         }
     }
 }
@@ -143,8 +146,8 @@ fn a_pod_speaks_in_no_other_pods_name() {
     ];
     for (config, attributes, kept, problems) in rows {
         let annotations = json!({"flowcar.io/resource-attributes": attributes});
-        let (found, told) = judged(config, &annotations, Key::ResourceAttributes);
-        assert_eq!(told.len(), problems, "{attributes}: {told:?}");
+        let (found, message) = judged(config, &annotations, Key::ResourceAttributes);
+        assert_eq!(message.len(), problems, "{attributes}: {message:?}");
         let default = config.contains("defaults").then_some("");
         assert_eq!(
             found.as_deref().or(default),
@@ -166,7 +169,7 @@ fn a_namespaces_own_defaults_are_limited_too() {
 }
 
 #[test]
-fn mistakes_of_the_operator_are_told() {
+fn mistakes_of_the_operator_are_reported() {
     for (config, said) in [
         ("{locked: [host-netwrok]}", "did you mean \"host-network\"?"),
         ("{locked: [inject]}", "webhook.namespaceSelector"),

@@ -9,16 +9,22 @@ use super::volumes::{
 };
 use crate::annotations::{Key, REFERENCES, TABLE, parse_secret_ref};
 
+/// The pod's identity: each variable, and the field of the pod that the kubelet fills it from.
+pub(super) const IDENTITY: [(&str, &str); 6] = [
+    ("FLOWCAR_POD_NAME", "metadata.name"),
+    ("FLOWCAR_POD_NAMESPACE", "metadata.namespace"),
+    ("FLOWCAR_POD_UID", "metadata.uid"),
+    ("FLOWCAR_POD_IP", "status.podIP"),
+    ("FLOWCAR_POD_IPS", "status.podIPs"),
+    ("FLOWCAR_NODE_NAME", "spec.nodeName"),
+];
+
 /// All of it, what others refer to first: the kubelet expands `$(NAME)` only where NAME stands before.
 pub(super) fn of(sidecar: &Sidecar<'_>) -> Vec<Value> {
-    let mut env = vec![
-        field("FLOWCAR_POD_NAME", "metadata.name"),
-        field("FLOWCAR_POD_NAMESPACE", "metadata.namespace"),
-        field("FLOWCAR_POD_UID", "metadata.uid"),
-        field("FLOWCAR_POD_IP", "status.podIP"),
-        field("FLOWCAR_POD_IPS", "status.podIPs"),
-        field("FLOWCAR_NODE_NAME", "spec.nodeName"),
-    ];
+    let mut env: Vec<_> = IDENTITY
+        .into_iter()
+        .map(|(name, path)| field(name, path))
+        .collect();
     let endpoint = sidecar.overrides.get(Key::Endpoint).unwrap_or_default();
     if endpoint.contains("$(FLOWCAR_HOST_IP)") {
         env.push(field("FLOWCAR_HOST_IP", "status.hostIP"));

@@ -7,6 +7,7 @@
 
 use serde_json::{Value, json};
 
+use super::environment::IDENTITY;
 use super::volumes::{self, HOST_CGROUP};
 use super::{CONTAINER, Status, view};
 use crate::annotations::{Annotation, Key, TABLE};
@@ -14,16 +15,6 @@ use crate::config::{Settings, is_cgroup_path};
 
 /// Fields of a container that flowcar never sets, and by which another program could run in it or what it is told change.
 const NEVER_SET: [&str; 5] = ["args", "envFrom", "lifecycle", "volumeDevices", "tty"];
-
-/// The pod's identity: the variable, and the field that the kubelet fills it from.
-const IDENTITY: [(&str, &str); 6] = [
-    ("FLOWCAR_POD_NAME", "metadata.name"),
-    ("FLOWCAR_POD_NAMESPACE", "metadata.namespace"),
-    ("FLOWCAR_POD_UID", "metadata.uid"),
-    ("FLOWCAR_POD_IP", "status.podIP"),
-    ("FLOWCAR_POD_IPS", "status.podIPs"),
-    ("FLOWCAR_NODE_NAME", "spec.nodeName"),
-];
 
 /// The first field of the pod's own container that is not as flowcar writes it.
 pub(super) fn difference(

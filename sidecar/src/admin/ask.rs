@@ -102,8 +102,8 @@ fn renamed(name: &Name, deadline: Instant) -> Option<UnixStream> {
     let processes = fs::read_dir("/proc").ok()?.flatten();
     let mut processes = processes.filter_map(|entry| {
         let process: i32 = entry.file_name().to_str()?.parse().ok()?;
-        let told = fs::read_to_string(entry.path().join("comm")).ok()?;
-        Some((process, Suffix::of_process(&told)?))
+        let message = fs::read_to_string(entry.path().join("comm")).ok()?;
+        Some((process, Suffix::of_process(&message)?))
     });
     processes.find_map(|(process, suffix)| {
         let stream = connect(name, Some(&suffix), deadline).ok()?;

@@ -216,7 +216,7 @@ impl Reader {
 }
 
 /// Settings whose values are words and numbers: what somebody wrote there by mistake may be shown if it looks like one. Whatever is
-/// not here, a new setting too, is told by its name.
+/// not here, a new setting too, is reported by its name.
 const PLAIN: &[&str] = &[
     "_PROTOCOL",
     "_TIMEOUT",
@@ -294,9 +294,9 @@ mod tests {
                 let wrong = Wrong::new("is wrong", "write it anew");
                 let mut reader = Reader::default();
                 reader.add(setting.name, secret, wrong);
-                let told = reader.finish(|_| ()).expect_err("a mistake").to_string();
-                assert!(!told.contains("s3cret"), "{told}");
-                assert!(told.contains(setting.name), "{told}");
+                let message = reader.finish(|_| ()).expect_err("a mistake").to_string();
+                assert!(!message.contains("s3cret"), "{message}");
+                assert!(message.contains(setting.name), "{message}");
             }
         }
     }

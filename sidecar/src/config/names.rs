@@ -93,7 +93,7 @@ pub(super) fn notice(name: &str, value: &str) -> Option<Notice> {
     if name.starts_with("FLOWCAR_") {
         let meant = match alike(name) {
             Some(alike) => format!("did you mean {alike}?"),
-            None => "flowcar's README lists them all".to_owned(),
+            None => "flowcar's docs/configuration.md lists them all".to_owned(),
         };
         return Some(Notice::new(
             name,
@@ -203,7 +203,7 @@ mod tests {
             ("FLOWCAR_PORT", "FLOWCAR_PORTS?"),
             ("FLOWCAR_PODNAME", "FLOWCAR_POD_NAME?"),
             ("FLOWCAR_RINGBYTES", "FLOWCAR_RING_BYTES?"),
-            ("FLOWCAR_WHATEVER", "README lists them all"),
+            ("FLOWCAR_WHATEVER", "docs/configuration.md lists them all"),
             (
                 "OTEL_EXPORTER_OTLP_ENDPIONT",
                 "OTEL_EXPORTER_OTLP_ENDPOINT?",

@@ -1,4 +1,4 @@
-//! The table of all settings, which the README shows.
+//! The table of all settings, which docs/configuration.md shows.
 
 /// One setting.
 #[derive(Clone, Copy, Debug)]

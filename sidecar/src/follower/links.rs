@@ -15,8 +15,8 @@ pub(super) struct Links {
     seen: Option<Monotonic>,
     /// How often they were found detached.
     detached: u64,
-    /// That they cannot be asked for was told.
-    told: bool,
+    /// Whether it was logged that they cannot be asked for.
+    is_logged: bool,
 }
 
 impl Follower {
@@ -43,7 +43,7 @@ impl Follower {
         match attachment {
             Attachment::Attached => Ok(()),
             Attachment::Unknown => {
-                if !std::mem::replace(&mut self.links.told, true) {
+                if !std::mem::replace(&mut self.links.is_logged, true) {
                     tracing::warn!(
                         "whether programs stay attached cannot be asked here (/proc/self/fdinfo): if somebody detaches them, flowcar does not see it"
                     );

@@ -157,16 +157,21 @@ impl EbpfSource {
         let id = directory.metadata().map_err(unreadable)?.ino();
         // Attached twice, they would count everything twice.
         if self.generations.newest() != Some(id) {
-            let links = attach_programs(
-                &mut self.programs,
-                directory,
-                id,
-                self.options,
-                self.callbacks,
-            )?;
-            self.generations.add(links);
+            self.attach_to(directory, id)?;
         }
         Ok(id)
+    }
+
+    fn attach_to(&mut self, directory: File, id: u64) -> Result<(), AttachError> {
+        let Self {
+            programs,
+            options,
+            callbacks,
+            ..
+        } = self;
+        let links = attach_programs(programs, directory, id, *options, callbacks)?;
+        self.generations.add(links);
+        Ok(())
     }
 
     /// Whether the programs are still attached to the cgroup that was followed last. A cgroup that was removed takes them off itself.
@@ -183,14 +188,7 @@ impl EbpfSource {
             path: "that was followed".to_owned(),
             error: io::ErrorKind::NotFound.into(),
         })?;
-        let links = attach_programs(
-            &mut self.programs,
-            directory,
-            id,
-            self.options,
-            self.callbacks,
-        )?;
-        self.generations.add(links);
+        self.attach_to(directory, id)?;
         Ok(id)
     }
 

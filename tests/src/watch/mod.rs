@@ -198,6 +198,21 @@ impl Watch {
         Duration::from_nanos(nanoseconds.parse().unwrap())
     }
 
+    /// Takes what it has sent while nobody waited for it, so that what is waited for next is new.
+    ///
+    /// # Panics
+    /// The receiver broke.
+    pub fn catch_up(&mut self) {
+        while let Some(export) = self.receiver.next(Duration::ZERO).unwrap() {
+            self.seen.take(export);
+        }
+    }
+
+    /// What it has sent so far.
+    pub const fn seen(&self) -> &Seen {
+        &self.seen
+    }
+
     /// The port at which its receiver listens.
     pub fn receiver_port(&self) -> u16 {
         self.seen.receiver_port()

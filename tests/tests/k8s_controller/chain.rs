@@ -165,8 +165,11 @@ fn a_webhook_that_opts_pods_in_has_to_come_before_flowcars() {
     let before = create(&cluster, "before", "");
     assert!(is_annotated(&before) && is_injected(&before), "{before}");
     let check = || cli::run(&cluster, &["-n", "shop", "check"]).1;
-    let told = check();
-    assert!(told.contains("flowcar is the last one for pods"), "{told}");
+    let message = check();
+    assert!(
+        message.contains("flowcar is the last one for pods"),
+        "{message}"
+    );
 
     let path = format!("{CONFIGURATIONS}/a-opts-in");
     cluster.admin().delete(&path).success();
@@ -191,10 +194,10 @@ fn a_webhook_that_opts_pods_in_has_to_come_before_flowcars() {
         cluster.events("shop", "FlowcarMissed", "behind").pop()
     });
     assert_eq!(event["note"], format!("the pod {said}"));
-    let told = check();
+    let message = check();
     assert!(
-        told.contains("z-opts-in come after flowcar: pods that they opt in are not injected"),
-        "{told}"
+        message.contains("z-opts-in come after flowcar: pods that they opt in are not injected"),
+        "{message}"
     );
 }
 

@@ -95,7 +95,7 @@ fn strict_mode_denies_every_mistake_and_says_which() {
     assert_eq!(
         refused.status,
         400,
-        "a workload is told when it is written: {}",
+        "a workload is message when it is written: {}",
         refused.text()
     );
     assert_eq!(
@@ -210,7 +210,7 @@ fn what_the_operator_has_locked_stays_locked() {
 }
 
 #[test]
-fn headers_in_the_clear_are_told_and_can_be_forbidden() {
+fn headers_in_the_clear_are_reported_and_can_be_forbidden() {
     let warnings = |cluster: &Cluster, endpoint: &str| {
         let mut object = annotated("p", "flowcar.io/headers-secret", "otlp");
         object["metadata"]["annotations"]["flowcar.io/endpoint"] = json!(endpoint);
@@ -242,18 +242,18 @@ fn headers_in_the_clear_are_told_and_can_be_forbidden() {
         ("https://collector:4317", None),
         ("unix:///run/otel/otlp.sock", None),
     ] {
-        let told = warnings(&cluster, endpoint);
+        let message = warnings(&cluster, endpoint);
         match said {
-            Some(said) => assert!(told.contains(said), "{endpoint}: {told}"),
-            None => assert_eq!(told, "", "{endpoint}"),
+            Some(said) => assert!(message.contains(said), "{endpoint}: {message}"),
+            None => assert_eq!(message, "", "{endpoint}"),
         }
     }
     let (cluster, _controller, _dir) =
         configured("requireTls: true\ndefaults: {endpoint: 'https://c:4317'}\n");
-    let told = warnings(&cluster, "http://collector:4317");
+    let message = warnings(&cluster, "http://collector:4317");
     assert!(
-        told.contains("the operator requires https:// or unix://"),
-        "{told}"
+        message.contains("the operator requires https:// or unix://"),
+        "{message}"
     );
     assert_eq!(warnings(&cluster, "unix:///run/otel/otlp.sock"), "");
 }

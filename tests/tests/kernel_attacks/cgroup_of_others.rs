@@ -53,8 +53,11 @@ fn a_pod_follows_no_cgroup_but_its_own() {
         for source in ["auto", "inet_diag"] {
             let words = format!("export --cgroup {path}");
             let mut export = Exporting::start(&mut attack.command(&words, source));
-            let told = export.told("cgroup");
-            assert!(told.contains("the pod's own cgroup"), "{what}: {told}");
+            let message = export.told("cgroup");
+            assert!(
+                message.contains("the pod's own cgroup"),
+                "{what}: {message}"
+            );
             assert_eq!(export.wait().code(), Some(64), "{what}");
         }
     }
@@ -72,8 +75,8 @@ fn a_pod_follows_no_cgroup_but_its_own() {
     ] {
         let words = format!("export --cgroup {path}");
         let mut export = Exporting::start(&mut attack.command(&words, "auto"));
-        let told = export.told("following its TCP flows");
-        assert!(told.contains(UID), "{what}: {told}");
+        let message = export.told("following its TCP flows");
+        assert!(message.contains(UID), "{what}: {message}");
     }
 }
 

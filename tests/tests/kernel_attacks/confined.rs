@@ -34,7 +34,7 @@ fn attempt(state: &Path, attack: fn(&Path) -> io::Result<()>) -> Outcome {
     let mut command = Command::new("/proc/self/exe");
     command.arg("--help");
     let before_exec = move || {
-        // As a process of its own it would have been told by its first call.
+        // As a process of its own it would have been reported by its first call.
         // SAFETY: the call takes numbers.
         unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
         confine(&Needs {

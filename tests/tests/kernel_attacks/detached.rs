@@ -1,4 +1,4 @@
-//! Programs that somebody else takes off the cgroup: what ends meanwhile is lost and told, and flowcar goes on, or ends.
+//! Programs that somebody else takes off the cgroup: what ends meanwhile is lost and reported, and flowcar goes on, or ends.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 const WITHIN: Duration = Duration::from_secs(60);
 
 #[test]
-fn detached_programs_are_told_and_attached_again() {
+fn detached_programs_are_reported_and_attached_again() {
     if !require_root() || !require_cgroup2() {
         return;
     }
@@ -34,14 +34,14 @@ fn detached_programs_are_told_and_attached_again() {
     place.netns().run(|| held.close()).unwrap().unwrap();
     serving.reports(1, WITHIN).unwrap();
     watch.signal(Signal::SIGCONT);
-    let told = watch.told("were detached from the cgroup");
-    assert!(told.contains("attached again"), "{told}");
+    let message = watch.told("were detached from the cgroup");
+    assert!(message.contains("attached again"), "{message}");
 
     // Both ends of these.
     call_in(&place, &CallPlan::to(serving.address()).connections(3, 1)).unwrap();
     serving.reports(3, WITHIN).unwrap();
     watch.until("flows are followed again", |seen| seen.flows.len() >= 6);
-    watch.until("the lost one is told", |seen| {
+    watch.until("the lost one is message", |seen| {
         let detached = [("flowcar.lost", "detached")];
         seen.sum("flowcar.tcp.connections.lost", &detached) == 1.0
     });
@@ -69,7 +69,7 @@ fn where_they_cannot_be_attached_again_flowcar_ends_to_be_started_anew() {
     let mut export = Exporting::start(&mut command);
     export.told("following its TCP flows");
     assert_eq!(node.pods[0].detach_programs().unwrap(), 4);
-    let told = export.told("flowcar: ");
-    assert!(told.contains("cannot be attached again"), "{told}");
+    let message = export.told("flowcar: ");
+    assert!(message.contains("cannot be attached again"), "{message}");
     assert_eq!(export.wait().code(), Some(75));
 }

@@ -122,14 +122,14 @@ fn flowcar_answers_although_its_name_is_taken() {
     let Some(pod) = Pod::new() else { return };
     answer_without_end(pod.squat());
     let mut export = pod.export();
-    let told = export.told("was taken before by somebody else");
-    assert!(told.contains("ERROR"), "{told}");
+    let message = export.told("was taken before by somebody else");
+    assert!(message.contains("ERROR"), "{message}");
     let output = pod.probe(&[]);
     assert!(output.status.success(), "{output:?}");
     export.stop();
 }
 
-/// A detached program is told of by the probe, too.
+/// A detached program is reported by the probe, too.
 #[test]
 fn a_probe_tells_that_programs_were_detached() {
     let Some(pod) = Pod::new() else { return };
@@ -139,10 +139,10 @@ fn a_probe_tells_that_programs_were_detached() {
     export.told("attached again");
     let output = pod.probe(&[]);
     assert!(output.status.success(), "{output:?}");
-    let told = String::from_utf8_lossy(&output.stdout);
+    let message = String::from_utf8_lossy(&output.stdout);
     assert!(
-        told.contains("somebody detached flowcar's programs"),
-        "{told}"
+        message.contains("somebody detached flowcar's programs"),
+        "{message}"
     );
     export.stop();
 }

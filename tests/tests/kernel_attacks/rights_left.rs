@@ -96,10 +96,10 @@ fn run_keeps_no_right_and_its_command_keeps_all() {
     }
     drop(run.stdin.take());
     let output = run.wait_with_output().unwrap();
-    let told = String::from_utf8(output.stdout).unwrap();
+    let message = String::from_utf8(output.stdout).unwrap();
     for name in ["CapEff", "CapPrm", "CapBnd", "CapInh", "NoNewPrivs"] {
         assert_eq!(
-            field(&told, name),
+            field(&message, name),
             field(&own, name),
             "{name} of the command"
         );
@@ -109,7 +109,7 @@ fn run_keeps_no_right_and_its_command_keeps_all() {
         let line = text.lines().find(|line| line.starts_with("Max core"));
         line.unwrap().to_owned()
     };
-    assert_eq!(core(&told), core(&limits));
+    assert_eq!(core(&message), core(&limits));
 }
 
 fn field<'a>(status: &'a str, name: &str) -> &'a str {

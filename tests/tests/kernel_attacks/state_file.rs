@@ -70,8 +70,8 @@ fn what_is_planted_as_the_state_file_is_not_followed() {
             0.0,
             "{planted}"
         );
-        let told = seen.log.iter().any(|line| line.contains("cannot be read"));
-        assert!(told, "{planted}: {:?}", seen.log);
+        let message = seen.log.iter().any(|line| line.contains("cannot be read"));
+        assert!(message, "{planted}: {:?}", seen.log);
         assert_eq!(fs::read_to_string(victim.path()).unwrap(), "the victim's");
         if planted != "folder" {
             let kept = fs::symlink_metadata(&path).unwrap();

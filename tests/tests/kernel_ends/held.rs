@@ -28,8 +28,8 @@ fn what_is_over_does_not_live_on_in_its_descriptor() {
         ending.go_on().unwrap();
         // Spans go out once a second, the client's perhaps behind the server's.
         watch.until("both are over", |seen| {
-            let is_told = seen.flows.iter().any(|flow| flow.role() == "client");
-            seen.sum(live, &[]) == 0.0 && is_told
+            let is_reported = seen.flows.iter().any(|flow| flow.role() == "client");
+            seen.sum(live, &[]) == 0.0 && is_reported
         });
         let seen = watch.reports(2);
         let clients = seen.flows.iter().filter(|flow| flow.role() == "client");

@@ -1,5 +1,5 @@
 //! A flowcar that has hardly any CPU time, under more connections than it can take in: reports and signals have their turns, and
-//! what is lost is counted and told.
+//! what is lost is counted and reported.
 
 use std::{
     net::SocketAddr,
@@ -64,8 +64,8 @@ fn reports_and_signals_have_their_turns_though_the_ring_is_never_empty() {
         });
         watch.reports(2);
         let seen = watch.stop();
-        let told = |line: &String| line.contains("connections were lost since the last report");
-        assert!(seen.log.iter().any(told), "{:?}", seen.log);
+        let message = |line: &String| line.contains("connections were lost since the last report");
+        assert!(seen.log.iter().any(message), "{:?}", seen.log);
     });
 }
 

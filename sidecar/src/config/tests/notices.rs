@@ -32,11 +32,11 @@ fn a_secret_in_the_wrong_place_is_not_shown() {
                 ("OTEL_SERVICE_NAME", "shop")
             };
             let vars = [other, (name, value)];
-            let told = match read(&vars) {
+            let message = match read(&vars) {
                 Ok(config) => format!("{config:?}"),
                 Err(mistakes) => mistakes.to_string(),
             };
-            assert!(!told.contains("s3cret"), "{name}={value}: {told}");
+            assert!(!message.contains("s3cret"), "{name}={value}: {message}");
         }
     }
     let query = "http://collector:4318/base?token=s3cret";
@@ -88,15 +88,15 @@ fn a_commands_settings_are_its_own_matter() {
             config.export.traces.is_some(),
         );
         assert_eq!(export, (metrics, traces), "{name}={value}");
-        let [told] = &config.notices[..] else {
+        let [message] = &config.notices[..] else {
             panic!("{name}={value}: {:?}", config.notices)
         };
-        let told = told.to_string();
+        let message = message.to_string();
         assert!(
-            told.starts_with(name) && told.contains("exported"),
-            "{told}"
+            message.starts_with(name) && message.contains("exported"),
+            "{message}"
         );
-        assert!(!told.contains("s3cret"), "{told}");
+        assert!(!message.contains("s3cret"), "{message}");
         read(&[endpoint, (name, value)]).expect_err("flowcar's own");
     }
     // What an SDK takes is nothing to speak of.
@@ -109,8 +109,8 @@ fn a_commands_settings_are_its_own_matter() {
 }
 
 #[test]
-fn what_changes_nothing_is_told_once() {
-    let told = notices(&[
+fn what_changes_nothing_is_reported_once() {
+    let message = notices(&[
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317/base"),
         ("OTEL_BSP_MAX_QUEUE_SIZE", "100"),
         ("FLOWCAR_LOG_LEVEL", "debug"),
@@ -122,7 +122,7 @@ fn what_changes_nothing_is_told_once() {
         "OTEL_BSP_MAX_QUEUE_SIZE is not honoured; set FLOWCAR_SPAN_QUEUE",
         "FLOWCAR_LOG_LEVEL is no setting of flowcar's; did you mean FLOWCAR_LOG?",
     ];
-    assert_eq!(told, expected);
+    assert_eq!(message, expected);
 }
 
 #[test]
@@ -138,23 +138,23 @@ fn what_a_pod_takes_from_secrets_ends_no_sidecar() {
     let pod = ("FLOWCAR_POD_UID", "8c1f");
     let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4317");
     let headers = ("OTEL_EXPORTER_OTLP_HEADERS", "s3cret");
-    let told = notices(&[pod, endpoint, headers]).join("\n");
+    let message = notices(&[pod, endpoint, headers]).join("\n");
     assert!(
-        told.starts_with("OTEL_EXPORTER_OTLP_HEADERS are wrong (its 1st part"),
-        "{told}"
+        message.starts_with("OTEL_EXPORTER_OTLP_HEADERS are wrong (its 1st part"),
+        "{message}"
     );
-    assert!(!told.contains("s3cret"), "{told}");
+    assert!(!message.contains("s3cret"), "{message}");
     assert!(
         read(&[endpoint, headers]).is_err(),
-        "who sets it by hand is told at once"
+        "who sets it by hand is message at once"
     );
 
     let ca = ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/run/flowcar-tls/ca.crt");
-    let told = notices(&[pod, endpoint, ca]).join("\n");
+    let message = notices(&[pod, endpoint, ca]).join("\n");
     assert!(
-        told.contains("/run/flowcar-tls/ca.crt, which cannot be read")
-            && told.contains("exports fail until"),
-        "{told}"
+        message.contains("/run/flowcar-tls/ca.crt, which cannot be read")
+            && message.contains("exports fail until"),
+        "{message}"
     );
     let elsewhere = ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/run/flowcar-tlsx/ca.crt");
     assert!(read(&[pod, endpoint, elsewhere]).is_err());

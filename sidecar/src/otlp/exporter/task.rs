@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_end_of_a_task_is_told_with_its_reason() {
+    async fn the_end_of_a_task_is_reported_with_its_reason() {
         let mut task = Task::spawn(Signal::Metrics, async { panic!("no {}", "writer") });
         let ended = task.ended().await.to_string();
         assert!(
