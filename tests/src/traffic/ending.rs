@@ -276,6 +276,10 @@ impl Pair {
                 Ok((first, first))
             }
             Way::ClosedAtOnce => {
+                // However long the rules take: else the FINs' retries would be used up before they may cross.
+                for socket in [&*client, &*server] {
+                    SockRef::from(socket).set_tcp_user_timeout(Some(PATIENCE))?;
+                }
                 cut(at, true)?;
                 close(client)?;
                 close(server)?;
