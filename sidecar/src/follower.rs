@@ -39,6 +39,8 @@ pub struct Limits {
     pub flows: usize,
     /// What names a series.
     pub naming: Naming,
+    /// How long a series may have no connection and nothing new; zero for ever.
+    pub series_idle: Duration,
     /// What the memory limit has room for, where there is one.
     pub budget: Option<Budget>,
 }

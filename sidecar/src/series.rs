@@ -1,12 +1,12 @@
-//! Flows added up into series: what is alike in role, network type, peer and server port. Pure.
+//! Flows added up into series: what is alike in role, peer and server port. Pure.
 
 mod remainder;
 
 use std::{collections::BTreeMap, net::IpAddr};
 
 use crate::{
-    flow::{Change, Flow, Outcome, SocketFigures, Volume, handover::Left},
-    snapshot::{Listener, NetworkType, Peer, Series, SeriesKey},
+    flow::{AdoptedBy, Change, Flow, Outcome, Role, SocketFigures, Volume, handover::Left},
+    snapshot::{Listener, Peer, Series, SeriesKey},
 };
 
 pub use remainder::{Remainder, unheard};
@@ -16,6 +16,8 @@ pub use remainder::{Remainder, unheard};
 pub enum PeerNaming {
     /// The whole address.
     Address,
+    /// The whole address of the server on a client's end, and nothing on the others: a server may have thousands of clients.
+    Auto,
     /// The network it lies in, by prefix lengths.
     Prefix {
         /// Prefix length for IPv4, at most 32.
@@ -38,19 +40,45 @@ pub struct Naming {
     pub limit: usize,
 }
 
-/// Every series so far. None is ever taken away, so a flow stays in the series that it was first counted in.
+/// Every series. A flow stays in the series that it was first counted in; one of which no flow is left may be dropped.
 #[derive(Debug)]
 pub struct SeriesSet {
     naming: Naming,
-    series: BTreeMap<SeriesKey, Series>,
+    series: BTreeMap<SeriesKey, Held>,
+    /// Flows that go on and are counted in [`SeriesKey::Overflow`], by what would name their series.
+    overflowing: BTreeMap<SeriesKey, u64>,
+    dropped: DroppedSeries,
+}
+
+/// A series, and what tells whether it is idle.
+#[derive(Debug, Default)]
+struct Held {
+    series: Series,
+    /// Flows in it that go on.
+    flows: u64,
+    /// Whether anything was added since the last report.
+    changed: bool,
+    /// When the last report was made that had something new of it, nanoseconds since the Unix epoch.
+    changed_unix_ns: u64,
+}
+
+/// Connections of series that were dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DroppedSeries {
+    /// Opened or adopted.
+    pub began: u64,
+    /// Closed.
+    pub closed: u64,
 }
 
 impl SeriesSet {
     /// No series yet.
-    pub const fn new(naming: Naming) -> Self {
+    pub fn new(naming: Naming) -> Self {
         Self {
             naming,
             series: BTreeMap::new(),
+            overflowing: BTreeMap::new(),
+            dropped: DroppedSeries::default(),
         }
     }
 
@@ -87,12 +115,14 @@ impl SeriesSet {
             listed,
         } = change;
         if let Some(replaced) = replaced {
-            self.series_of(replaced).live -= u64::from(is_open(replaced));
+            let held = self.series_of(replaced, true, false);
+            held.series.live -= u64::from(is_open(replaced));
         }
         if !listed && now.outcome.is_none() && before.is_none() {
             return;
         }
-        let series = self.series_of(now);
+        let goes_on = *listed && now.outcome.is_none();
+        let series = &mut self.series_of(now, before.is_some(), goes_on).series;
         match before {
             None => begin(series, now, inherited.as_ref()),
             Some(before) => {
@@ -106,7 +136,9 @@ impl SeriesSet {
                     .exchange
                     .merge_since(&now.exchanges, Some(&before.exchanges));
                 add_limited(series, now, before.socket.as_ref().map(limited));
-                series.opened += u64::from(!is_open(before) && is_open(now));
+                if !is_open(before) && is_open(now) {
+                    count_opened(series, now);
+                }
             }
         }
         // Listed and open before, listed and open now. A flow that was lost is neither closed nor live any more.
@@ -118,20 +150,92 @@ impl SeriesSet {
     }
 
     /// Every series, by what names it.
-    pub const fn all(&self) -> &BTreeMap<SeriesKey, Series> {
-        &self.series
+    pub fn all(&self) -> impl ExactSizeIterator<Item = (&SeriesKey, &Series)> {
+        self.series.iter().map(|(key, held)| (key, &held.series))
     }
 
-    fn series_of(&mut self, flow: &Flow) -> &mut Series {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.series.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.series.is_empty()
+    }
+
+    /// Connections of series that were dropped.
+    pub const fn dropped(&self) -> DroppedSeries {
+        self.dropped
+    }
+
+    /// Every series by what names it, for the report that is made at this time.
+    pub fn report(&mut self, at_unix_ns: u64) -> BTreeMap<SeriesKey, Series> {
+        for held in self.series.values_mut().filter(|held| held.changed) {
+            held.changed = false;
+            held.changed_unix_ns = at_unix_ns;
+            if held.series.since_unix_ns == 0 {
+                held.series.since_unix_ns = at_unix_ns;
+            }
+        }
+        let all = self.series.iter();
+        all.map(|(key, held)| (key.clone(), held.series.clone()))
+            .collect()
+    }
+
+    /// Drops the series that have had no flow and nothing new since this time, as of reports that were made; what is dropped can
+    /// never be sent again.
+    pub fn drop_idle(&mut self, since_unix_ns: u64) {
+        let dropped = &mut self.dropped;
+        self.series.retain(|_, held| {
+            let idle = !held.changed && held.flows == 0 && held.changed_unix_ns <= since_unix_ns;
+            if idle {
+                dropped.began += held.series.began();
+                dropped.closed += held.series.closed.values().sum::<u64>();
+            }
+            !idle
+        });
+    }
+
+    /// The series of a flow: whether it went on in it before, and whether it does now.
+    fn series_of(&mut self, flow: &Flow, before: bool, now: bool) -> &mut Held {
         let key = series_key(&self.naming, flow);
         let room = self.series.len() < self.naming.limit;
-        let key = if room || self.series.contains_key(&key) {
-            key
-        } else {
+        let has_series = room || self.series.contains_key(&key);
+        // The others of its name go on in the overflow: what came of them there is not to be taken off another series.
+        let overflows = !has_series || self.overflowing.contains_key(&key);
+        let key = if overflows {
+            let flows = self.overflowing.entry(key.clone()).or_default();
+            *flows = (*flows + u64::from(now)).saturating_sub(u64::from(before));
+            if *flows == 0 {
+                self.overflowing.remove(&key);
+            }
             SeriesKey::Overflow
+        } else {
+            key
         };
-        self.series.entry(key).or_default()
+        let held = self.series.entry(key).or_default();
+        held.flows = (held.flows + u64::from(now)).saturating_sub(u64::from(before));
+        held.changed = true;
+        held
     }
+}
+
+/// Takes so many off the connections that live, where most do: they are lost, and it is not known yet of which series.
+/// Gives how many more these are than live at all.
+pub fn take_off_live(all: &mut BTreeMap<SeriesKey, Series>, count: u64) -> u64 {
+    let mut left = count;
+    while left > 0 {
+        let Some(most) = all.values_mut().max_by_key(|series| series.live) else {
+            return left;
+        };
+        if most.live == 0 {
+            return left;
+        }
+        most.live -= 1;
+        left -= 1;
+    }
+    0
 }
 
 /// What names the series that `flow` is counted in, if there is room for it.
@@ -139,22 +243,15 @@ pub fn series_key(naming: &Naming, flow: &Flow) -> SeriesKey {
     let address = flow.peer.ip();
     SeriesKey::Flows {
         role: flow.role,
-        network: if address.is_ipv4() {
-            NetworkType::Ipv4
-        } else {
-            NetworkType::Ipv6
-        },
         peer: match naming.peer {
             // The kernel has forgotten it.
             _ if address.is_unspecified() => Peer::Unnamed,
-            PeerNaming::Address => Peer::Named(address.to_string()),
-            PeerNaming::Prefix { v4, v6 } => Peer::Named(prefix(address, v4, v6)),
-            PeerNaming::None => Peer::Unnamed,
+            PeerNaming::Address => Peer::Address(address),
+            PeerNaming::Auto if flow.role == Role::Client => Peer::Address(address),
+            PeerNaming::Prefix { v4, v6 } => Peer::Prefix(prefix(address, v4, v6)),
+            PeerNaming::Auto | PeerNaming::None => Peer::Unnamed,
         },
-        server_port: naming
-            .ports
-            .then(|| flow.server_port())
-            .filter(|port| *port != 0),
+        server_port: flow.server_port().filter(|_| naming.ports),
     }
 }
 
@@ -200,7 +297,7 @@ fn add_limited(series: &mut Series, now: &Flow, before: Option<Limited>) {
 /// Adds a flow that is new here. Of one that the flowcar before this one told of, only what came since.
 fn begin(series: &mut Series, flow: &Flow, inherited: Option<&Left>) {
     if let Some(left) = inherited {
-        series.inherited += 1;
+        series.adopted_at_restart += 1;
         add_volume(series, &flow.volume.since(&left.volume_of_looks()));
         let told = (left.receive_window_limited_us, left.send_buffer_limited_us);
         add_limited(series, flow, Some(told));
@@ -217,9 +314,17 @@ fn begin(series: &mut Series, flow: &Flow, inherited: Option<&Left>) {
     series.exchange.merge(&flow.exchanges);
 }
 
+fn count_opened(series: &mut Series, flow: &Flow) {
+    match flow.adopted {
+        None => series.opened += 1,
+        Some(AdoptedBy::Startup) => series.adopted_at_startup += 1,
+        Some(AdoptedBy::Restart) => series.adopted_at_restart += 1,
+    }
+}
+
 fn begin_new(series: &mut Series, flow: &Flow) {
     if flow.established.is_some() {
-        series.opened += 1;
+        count_opened(series, flow);
         if let Some(connect_ns) = flow.connect_ns() {
             series.connect.entry(None).or_default().record(connect_ns);
         }
@@ -232,8 +337,8 @@ fn finish(series: &mut Series, flow: &Flow, outcome: Outcome) {
     match outcome {
         Outcome::Closed(end) => {
             *series.closed.entry(end).or_default() += 1;
-            // When an adopted flow was established is not known.
-            if let Some(duration_ns) = flow.duration_ns().filter(|_| !flow.adopted()) {
+            let duration_ns = flow.duration_ns();
+            if let Some(duration_ns) = duration_ns.filter(|_| !flow.established_unseen()) {
                 series.duration.entry(end).or_default().record(duration_ns);
             }
         }

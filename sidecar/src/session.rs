@@ -162,10 +162,34 @@ impl Session {
 
     /// Sends the last report and waits for what is under way, for at most `deadline`. Conclude first. Gives whether all went out.
     pub async fn close(mut self, deadline: Duration, patience: Patience) -> bool {
+        self.open_spans();
         self.report();
         match self.exporter {
             Some(exporter) => exporter.flush_with(deadline, patience).await,
             None => true,
+        }
+    }
+
+    /// Sends the spans of the connections that are open, as far as they go: their interim spans name them.
+    fn open_spans(&mut self) {
+        let Self {
+            follower,
+            exporter: Some(exporter),
+            parts,
+            ..
+        } = self
+        else {
+            return;
+        };
+        let anchor = *follower.anchor();
+        let open = follower.flows().filter(|flow| flow.established.is_some());
+        for flow in open.filter(|_| parts.any()) {
+            let seen = anchor.monotonic().max(flow.seen);
+            let flow = Flow {
+                seen,
+                ..flow.clone()
+            };
+            exporter.flow(&flow, &anchor);
         }
     }
 

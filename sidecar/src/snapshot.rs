@@ -1,29 +1,23 @@
 //! What all flows come to at one time: the cumulative state of every series and of flowcar itself,
 //! ready for an encoder. Pure data.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use crate::{
     flow::{Books, End, Failure, Lost, Retransmits, Role, RttKind, handover::Leaving},
     histogram::Histogram,
+    series::DroppedSeries,
 };
 
-/// Which of the peer's addresses a series is named by (`network.peer.address`).
+/// What of the peer names a series.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Peer {
-    /// By none (`FLOWCAR_PEER=none`).
+    /// Nothing.
     Unnamed,
-    /// By an address, or by a prefix in CIDR notation.
-    Named(String),
-}
-
-/// `network.type`: what is on the wire, so v4-mapped sockets are IPv4.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum NetworkType {
-    /// `ipv4`
-    Ipv4,
-    /// `ipv6`
-    Ipv6,
+    /// Its address (`network.peer.address`).
+    Address(IpAddr),
+    /// The network it lies in, in CIDR notation (`flowcar.peer.prefix`).
+    Prefix(String),
 }
 
 /// The attributes that make a series.
@@ -33,11 +27,9 @@ pub enum SeriesKey {
     Flows {
         /// `network.tcp.handshake.role`
         role: Role,
-        /// `network.type`
-        network: NetworkType,
-        /// `network.peer.address`
+        /// The peer's part.
         peer: Peer,
-        /// `server.port`, unless ports are left out.
+        /// `server.port`, unless ports are left out or the role is unknown.
         server_port: Option<u16>,
     },
     /// What came past the bound of series (`otel.metric.overflow`).
@@ -47,15 +39,19 @@ pub enum SeriesKey {
 /// Cumulative figures of one series.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Series {
-    /// `flowcar.tcp.connections.opened`
+    /// The report that had it first, nanoseconds since the Unix epoch: one that was dropped begins anew.
+    pub since_unix_ns: u64,
+    /// `flowcar.tcp.connection.opened`
     pub opened: u64,
-    /// The same of connections that the flowcar before this one told of (`flowcar.inherited`)
-    pub inherited: u64,
-    /// `flowcar.tcp.connections.closed` by `flowcar.end`
+    /// `flowcar.tcp.connection.adopted` by `startup`
+    pub adopted_at_startup: u64,
+    /// The same by `restart`
+    pub adopted_at_restart: u64,
+    /// `flowcar.tcp.connection.closed` by `flowcar.tcp.close.reason`
     pub closed: BTreeMap<End, u64>,
-    /// `flowcar.tcp.connections.failed` by `error.type`
+    /// `flowcar.tcp.connection.failed` by `error.type`
     pub failed: BTreeMap<Failure, u64>,
-    /// `flowcar.tcp.connections.live`: open now
+    /// `flowcar.tcp.connection.live`: open now
     pub live: u64,
     /// `flowcar.tcp.io`, transmit
     pub bytes_sent: u64,
@@ -65,39 +61,41 @@ pub struct Series {
     pub segments_sent: u64,
     /// `flowcar.tcp.segments`, receive
     pub segments_received: u64,
-    /// `flowcar.tcp.retransmits` by `flowcar.cause`
+    /// `flowcar.tcp.retransmits` by `flowcar.tcp.retransmit.type`
     pub retransmits: Retransmits,
-    /// `flowcar.tcp.limited.duration` by the peer's window, microseconds
+    /// `flowcar.tcp.limited.time` by the peer's window, microseconds
     pub receive_window_limited_us: u64,
-    /// `flowcar.tcp.limited.duration` by the send buffer, microseconds
+    /// `flowcar.tcp.limited.time` by the send buffer, microseconds
     pub send_buffer_limited_us: u64,
     /// `flowcar.tcp.connect.duration`; by `error.type` where it failed
     pub connect: BTreeMap<Option<Failure>, Histogram>,
-    /// `flowcar.tcp.rtt` by `flowcar.rtt.kind`
+    /// `flowcar.tcp.rtt` by `flowcar.tcp.rtt.kind`
     pub rtt: BTreeMap<RttKind, Histogram>,
     /// `flowcar.tcp.exchange.duration`
     pub exchange: Histogram,
-    /// `flowcar.tcp.connection.duration` by `flowcar.end`
+    /// `flowcar.tcp.connection.duration` by `flowcar.tcp.close.reason`
     pub duration: BTreeMap<End, Histogram>,
 }
 
-/// Connections that no series has, so that the books hold over all points.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Unseen {
-    /// `flowcar.tcp.connections.opened`: lost before anything was told of them
-    pub opened: u64,
-    /// The same of connections that the flowcar before this one told of: lost to the restart
-    pub inherited: u64,
-    /// `flowcar.tcp.connections.live`, less than nothing for those that series still have and that are lost; only once news
-    /// of ends was ever lost
-    pub live: Option<i64>,
+impl Series {
+    /// Connections opened or adopted.
+    pub const fn began(&self) -> u64 {
+        self.opened + self.adopted_at_startup + self.adopted_at_restart
+    }
 }
 
-impl Unseen {
-    /// Ends that are lost of connections that series have as living, at most.
-    pub fn unheard(&self) -> u64 {
-        self.live.map_or(0, |live| live.min(0).unsigned_abs())
-    }
+/// Connections that no series has (`flowcar.tcp.unattributed`), so that the books hold over all points.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unseen {
+    /// `flowcar.tcp.connection.opened`: lost before anything was known of them
+    pub opened: u64,
+    /// `flowcar.tcp.connection.adopted` by `restart`: lost to the restart
+    pub adopted_at_restart: u64,
+    /// Ends that are lost of connections that series have as living, at most. It is not known yet which they are: they are taken off
+    /// where most live.
+    pub pending: u64,
+    /// So many too many are reported as lost: they were before it came out that no series has them yet.
+    pub too_many: u64,
 }
 
 /// What listening sockets of one port came to.
@@ -105,9 +103,9 @@ impl Unseen {
 pub struct Listener {
     /// `flowcar.tcp.listener.drops`: cumulative
     pub drops: u64,
-    /// `flowcar.tcp.listener.queue`: connections that waited to be accepted at the last look
+    /// `flowcar.tcp.listener.queue.size`: connections that waited to be accepted at the last look
     pub waiting: u64,
-    /// `flowcar.tcp.listener.queue.limit`: how many may wait
+    /// `flowcar.tcp.listener.queue.capacity`: how many may wait
     pub limit: u64,
 }
 
@@ -158,6 +156,9 @@ pub struct Own {
     pub export_duration: BTreeMap<(&'static str, &'static str), Histogram>,
     /// Log lines that standard error did not take.
     pub log_lines_dropped: u64,
+    /// When the newest report was made that the receiver has whole, nanoseconds since the Unix epoch; where none is sent, the end
+    /// of time.
+    pub taken_unix_ns: u64,
     /// CPU seconds used by this process.
     pub cpu_s: f64,
     /// Resident set size now, bytes.
@@ -173,11 +174,13 @@ pub struct Snapshot {
     pub at_unix_ns: u64,
     /// Every series.
     pub series: BTreeMap<SeriesKey, Series>,
+    /// Connections of series that were dropped.
+    pub dropped: DroppedSeries,
     /// What is in no series.
     pub unseen: Unseen,
     /// What to leave for the flowcar after this one, once this report is taken; nothing where that is not asked for.
     pub left: Option<Arc<Leaving>>,
-    /// Connections by what cost them (`flowcar.tcp.connections.lost`).
+    /// Connections by what cost them (`flowcar.tcp.connection.lost`).
     pub lost: BTreeMap<Lost, u64>,
     /// Listening sockets by port; without one, those of which ports are not told.
     pub listeners: BTreeMap<Option<u16>, Listener>,
@@ -188,19 +191,19 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// What is not accounted for: of all points, connections opened less those closed, live and lost; or of the books over the kernel's
-    /// count; or those that live and no series has, though each that lives is in one once it was heard of. Not 0 is a defect.
+    /// What is not accounted for: of all points, connections opened or adopted less those closed, live and lost; or of the books
+    /// over the kernel's count. Not 0 is a defect.
     pub fn unbalanced(&self) -> i64 {
         let sum = |of: fn(&Series) -> u64| self.series.values().map(of).sum::<u64>();
-        let opened =
-            sum(|of| of.opened + of.inherited) + self.unseen.opened + self.unseen.inherited;
-        let closed = sum(|of| of.closed.values().sum());
+        let unseen = &self.unseen;
+        let began = sum(Series::began) + unseen.opened + unseen.adopted_at_restart;
+        let began = began + self.dropped.began;
+        let closed = sum(|of| of.closed.values().sum()) + self.dropped.closed;
         let lost: u64 = self.lost.values().sum();
-        let unseen = self.unseen.live.unwrap_or(0);
-        let points = opened as i64 - (closed + lost + sum(|of| of.live)) as i64 - unseen;
+        let points = (began + unseen.too_many) as i64 - (closed + lost + sum(|of| of.live)) as i64;
         let books = &self.books;
         let kernel = books.opened as i64 - (books.closed + books.live + books.lost_total()) as i64;
-        [points, kernel, unseen.max(0)]
+        [points, kernel]
             .into_iter()
             .find(|difference| *difference != 0)
             .unwrap_or(0)

@@ -1,6 +1,7 @@
 //! What must not grow does not: series of a million peers, and spans of ten minutes without a receiver.
 
 use std::{
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -15,6 +16,7 @@ use flowcar::{
     histogram::Histogram,
     otlp::exporter::Exporter,
     series::{Naming, PeerNaming, SeriesSet},
+    snapshot::SeriesKey,
 };
 
 /// Memory is the process's: one at a time.
@@ -52,6 +54,7 @@ fn flow(number: u32, peer: SocketAddr) -> Flow {
         exchanges: Histogram::default(),
         start_seen: true,
         looked_up: false,
+        adopted: None,
         socket: None,
         outcome: Some(Outcome::Closed(End::PeerFin)),
         reset_after_fin: false,
@@ -91,8 +94,9 @@ fn a_million_peers_are_two_thousand_series_and_no_byte_is_missing() {
     );
     // The bound, and what came past it.
     assert_eq!(series.all().len(), 2_001);
-    let sum =
-        |pick: fn(&flowcar::snapshot::Series) -> u64| series.all().values().map(pick).sum::<u64>();
+    let sum = |pick: fn(&flowcar::snapshot::Series) -> u64| {
+        series.all().map(|(_, one)| pick(one)).sum::<u64>()
+    };
     assert_eq!(sum(|series| series.bytes_sent), sent);
     assert_eq!(sum(|series| series.bytes_received), received);
     assert_eq!(sum(|series| series.closed.values().sum()), 1_000_000);
@@ -100,6 +104,137 @@ fn a_million_peers_are_two_thousand_series_and_no_byte_is_missing() {
         sum(|series| series.rtt.values().map(Histogram::count).sum()),
         1_000_000
     );
+}
+
+/// Peers that come and go for days: once a series has been idle it gives its place to another, and whoever adds up the increases
+/// of all reports has every byte.
+#[test]
+fn idle_series_give_their_places_to_others_and_no_byte_is_missing() {
+    const HOUR: u64 = 3_600_000_000_000;
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut series = SeriesSet::new(Naming {
+        peer: PeerNaming::Address,
+        ports: true,
+        limit: 2_000,
+    });
+    let (mut sent, mut increases, mut last) = (0, 0, BTreeMap::new());
+    let mut resident = Vec::new();
+    for round in 1..=20_u32 {
+        for number in 0..900 {
+            let peer = (
+                Ipv4Addr::from_bits(0x0b00_0000 + round * 10_000 + number),
+                40_000,
+            )
+                .into();
+            let now = flow(number, peer);
+            sent += now.volume.bytes_sent;
+            series.apply(&Change {
+                before: None,
+                now,
+                replaced: None,
+                inherited: None,
+                listed: false,
+            });
+        }
+        let at = u64::from(round) * HOUR;
+        series.drop_idle(at - HOUR);
+        let report = series.report(at);
+        assert!(report.len() <= 2_000, "{} series", report.len());
+        assert!(!report.contains_key(&SeriesKey::Overflow), "there is room");
+        increases += report
+            .iter()
+            .map(|(key, now)| {
+                let before = last
+                    .get(key)
+                    .filter(|(since, _)| *since == now.since_unix_ns);
+                now.bytes_sent - before.map_or(0, |(_, before)| *before)
+            })
+            .sum::<u64>();
+        let kept = report.into_iter();
+        last = kept
+            .map(|(key, now)| (key, (now.since_unix_ns, now.bytes_sent)))
+            .collect();
+        resident.push(anonymous());
+    }
+    assert_eq!(increases, sent);
+    let grown = resident[19].saturating_sub(resident[4]);
+    assert!(grown < 1 << 20, "{grown} bytes more after 15 more hours");
+    let dropped = series.dropped();
+    assert_eq!((dropped.began, dropped.closed), (19 * 900, 19 * 900));
+}
+
+/// A series with a connection that is open is not idle, however still it is; nor is one that the receiver does not have.
+#[test]
+fn a_series_stays_for_its_connections_and_for_its_receiver() {
+    let peer = "10.1.2.3:40000".parse().expect("an address");
+    let open = Flow {
+        outcome: None,
+        ..flow(1, peer)
+    };
+    let mut series = SeriesSet::new(Naming {
+        peer: PeerNaming::Address,
+        ports: true,
+        limit: 10,
+    });
+    let change = |before: Option<&Flow>, now: &Flow, listed| Change {
+        before: before.cloned(),
+        now: now.clone(),
+        replaced: None,
+        inherited: None,
+        listed,
+    };
+    series.apply(&change(None, &open, true));
+    series.report(100);
+    series.drop_idle(1_000);
+    assert_eq!(series.len(), 1, "a connection is open");
+    series.apply(&change(Some(&open), &flow(1, peer), false));
+    series.drop_idle(1_000);
+    assert_eq!(series.len(), 1, "it was never reported as closed");
+    series.report(2_000);
+    series.drop_idle(1_999);
+    assert_eq!(
+        series.len(),
+        1,
+        "the receiver does not have the last report"
+    );
+    series.drop_idle(2_000);
+    assert!(series.is_empty());
+}
+
+/// A flow that began in the overflow ends there, though a place has become free.
+#[test]
+fn a_flow_ends_in_the_series_that_it_began_in() {
+    let peer = |octet: u8| SocketAddr::from(([10, 0, 0, octet], 40_000));
+    let open = |octet: u8| Flow {
+        outcome: None,
+        ..flow(octet.into(), peer(octet))
+    };
+    let mut series = SeriesSet::new(Naming {
+        peer: PeerNaming::Address,
+        ports: true,
+        limit: 1,
+    });
+    let change = |before: Option<Flow>, now: Flow, listed| Change {
+        before,
+        now,
+        replaced: None,
+        inherited: None,
+        listed,
+    };
+    series.apply(&change(None, flow(1, peer(1)), false));
+    series.apply(&change(None, open(2), true));
+    series.report(100);
+    series.drop_idle(100);
+    assert_eq!(series.len(), 1, "the overflow has a connection");
+    series.apply(&change(Some(open(2)), flow(2, peer(2)), false));
+    let all = series.report(200);
+    let overflow = &all[&SeriesKey::Overflow];
+    assert_eq!((overflow.opened, overflow.live), (1, 0));
+    assert_eq!(all.len(), 1);
+    series.drop_idle(200);
+    series.apply(&change(None, open(2), true));
+    let named = series.all().filter(|(key, _)| **key != SeriesKey::Overflow);
+    assert_eq!(named.count(), 1, "the next one has a series");
 }
 
 /// In virtual time, over a closed port: 600,000 connections, each failed export backed off from.

@@ -26,14 +26,26 @@ fn the_values_of_attributes_are_those_of_the_code() {
     );
 }
 
+/// OpenTelemetry's model format.
+#[test]
+fn the_registry_is_that_of_the_code() {
+    is_same("docs/schema/flowcar.yaml", |_| flowcar::otlp::names::yaml());
+}
+
 fn is_fresh(name: &str, tables: &[(&str, String)]) {
+    is_same(name, |text| {
+        tables.iter().fold(text.to_owned(), |text, (mark, table)| {
+            replace(&text, mark, table)
+        })
+    });
+}
+
+fn is_same(name: &str, made: impl FnOnce(&str) -> String) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("..")
         .join(name);
     let text = fs::read_to_string(&path).expect("a file of the repository");
-    let fresh = tables.iter().fold(text.clone(), |text, (mark, table)| {
-        replace(&text, mark, table)
-    });
+    let fresh = made(&text);
     if env::var_os("FLOWCAR_UPDATE_README").is_some() {
         fs::write(&path, &fresh).expect("a file that can be written");
         return;

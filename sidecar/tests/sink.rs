@@ -82,6 +82,7 @@ fn it_writes_json_lines_to_a_file_from_either_transport() {
                 at_unix_ns: 2,
                 series: Default::default(),
                 unseen: Default::default(),
+                dropped: Default::default(),
                 left: None,
                 listeners: BTreeMap::new(),
                 lost: Default::default(),

@@ -42,6 +42,7 @@ pub struct FlowLine {
     pub rtt: Rtt,
     pub exchanges: Exchanges,
     #[serde(deserialize_with = "end_or_open")]
+    #[serde(rename = "close_reason")]
     pub end: String,
     pub trace_id: String,
     pub span_id: String,

@@ -17,10 +17,9 @@ use flowcar_tests::{
 };
 use nix::sys::signal::Signal;
 
-const OPENED: &str = "flowcar.tcp.connections.opened";
-const CLOSED: &str = "flowcar.tcp.connections.closed";
-const LIVE: &str = "flowcar.tcp.connections.live";
-const LOST: &str = "flowcar.tcp.connections.lost";
+const CLOSED: &str = "flowcar.tcp.connection.closed";
+const LIVE: &str = "flowcar.tcp.connection.live";
+const LOST: &str = "flowcar.tcp.connection.lost";
 const EMPTY_WITHIN: Duration = Duration::from_secs(20);
 
 /// A unit whose cgroup is removed although connections of it live on: its processes are moved away.
@@ -97,7 +96,7 @@ const MODES: [(Mode, &[(&str, &str)]); 4] = [
 fn holds(seen: &Seen, reports: &[ConnectionReport], what: &str) {
     let opened = reports.len() as f64;
     let sum = |name| seen.sum(name, &[]);
-    assert_eq!((sum(OPENED), sum(CLOSED)), (opened, opened), "{what}");
+    assert_eq!((seen.began(), sum(CLOSED)), (opened, opened), "{what}");
     assert_eq!((sum(LIVE), sum(LOST)), (0.0, 0.0), "{what}");
     assert_eq!(seen.flows.len(), reports.len(), "{what}: {:#?}", seen.flows);
     for report in reports {
@@ -177,7 +176,7 @@ fn many_restarts_leave_nothing_behind() {
     for restarts in 1..=8 {
         let open = unit.connect(1);
         let opened = 2.0 * f64::from(restarts);
-        watch.until("it", |seen| seen.sum(OPENED, &[]) == opened);
+        watch.until("it", |seen| seen.began() == opened);
         reports.extend(open.close());
         unit.remove(&[]);
         unit.make();

@@ -8,7 +8,7 @@ use flowcar_tests::{
     watch::{Mode, Watch},
 };
 
-const LIVE: &str = "flowcar.tcp.connections.live";
+const LIVE: &str = "flowcar.tcp.connection.live";
 
 #[test]
 fn ten_thousand_idle_connections() {
@@ -38,12 +38,9 @@ fn ten_thousand_idle_connections() {
         .unwrap();
     watch.until("their close", |seen| seen.sum(LIVE, &[]) == 0.0);
     let seen = watch.stop();
-    let (opened, closed) = (
-        seen.sum("flowcar.tcp.connections.opened", &[]),
-        seen.sum("flowcar.tcp.connections.closed", &[]),
-    );
+    let (opened, closed) = (seen.began(), seen.sum("flowcar.tcp.connection.closed", &[]));
     assert_eq!((opened, closed), (FLOWS, FLOWS));
-    assert_eq!(seen.sum("flowcar.tcp.connections.lost", &[]), 0.0);
+    assert_eq!(seen.sum("flowcar.tcp.connection.lost", &[]), 0.0);
     let bytes: u64 = clients.iter().chain(&servers).map(|end| end.sent).sum();
     let told = seen.sum("flowcar.tcp.io", &[("network.io.direction", "transmit")]);
     assert_eq!(told, bytes as f64);

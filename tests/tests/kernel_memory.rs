@@ -80,32 +80,29 @@ fn more_connections_than_the_memory_limit_has_room_for_are_counted_and_kill_noth
     let holding = Holding::start(&place, &plan).unwrap();
     let open = 2.0 * holding.open() as f64;
     // Those that the kernel keeps and the table does not list are reported when they close.
-    watch.until("most of them", |seen| {
-        seen.sum("flowcar.tcp.connections.opened", &[]) > 0.8 * open
-    });
-    let listed = sum(&mut watch, "flowcar.self.table.flows");
+    watch.until("most of them", |seen| seen.began() > 0.8 * open);
+    let listed = sum(&mut watch, "flowcar.self.flow.count");
     assert!(listed > 100.0 && listed < open / 2.0, "{listed} of {open}");
-    let lost = sum(&mut watch, "flowcar.tcp.connections.lost");
+    let lost = sum(&mut watch, "flowcar.tcp.connection.lost");
     assert!(lost > 0.0, "the kernel kept all of them");
     assert_eq!(holding.close().unwrap().len() as f64, open / 2.0);
     watch.until("their ends", |seen| {
-        seen.sum("flowcar.tcp.connections.opened", &[]) == open
-            && seen.sum("flowcar.tcp.connections.live", &[]) == 0.0
+        seen.began() == open && seen.sum("flowcar.tcp.connection.live", &[]) == 0.0
     });
     // There is room again, and for as long as it takes the kernel to hear of it others may be lost.
     let (mut tries, mut closed) = (0, 0.0);
     while closed < 20.0 {
         assert!(tries < 20, "none is followed any more");
         tries += 1;
-        let before = sum(&mut watch, "flowcar.tcp.connections.closed");
+        let before = sum(&mut watch, "flowcar.tcp.connection.closed");
         call_in(&place, &CallPlan::to(target).connections(10, 1)).unwrap();
-        closed = sum(&mut watch, "flowcar.tcp.connections.closed") - before;
+        closed = sum(&mut watch, "flowcar.tcp.connection.closed") - before;
     }
     let seen = watch.stop();
     let message =
         |line: &String| line.contains("the memory limit has no room for more connections");
     assert!(seen.log.iter().any(message), "{:?}", seen.log);
-    let reason = [("flowcar.lost", "socket_storage")];
-    let lost = "flowcar.tcp.connections.lost";
+    let reason = [("flowcar.tcp.lost.reason", "socket_storage")];
+    let lost = "flowcar.tcp.connection.lost";
     assert_eq!(seen.sum(lost, &reason), seen.sum(lost, &[]));
 }

@@ -109,16 +109,16 @@ fn a_neighbour_that_wants_nothing() {
     let held = CallPlan::to(target).connections(HELD, HELD);
     let holding = Holding::start(&place, &held).unwrap();
     let all = 2.0 * HELD as f64;
-    let live = "flowcar.tcp.connections.live";
+    let live = "flowcar.tcp.connection.live";
     watch.until("all of them", |seen| seen.sum(live, &[]) == all);
     watch.reports(3);
     holding.close().unwrap();
     watch.until("none left", |seen| seen.sum(live, &[]) == 0.0);
     let seen = watch.stop();
-    let sum = |what| seen.sum(&format!("flowcar.tcp.connections.{what}"), &[]);
+    let sum = |what| seen.sum(&format!("flowcar.tcp.connection.{what}"), &[]);
     assert_eq!((sum("opened"), sum("closed"), sum("lost")), (all, 0.0, all));
-    let callbacks = [("flowcar.lost", "callbacks")];
-    assert_eq!(seen.sum("flowcar.tcp.connections.lost", &callbacks), all);
+    let callbacks = [("flowcar.tcp.lost.reason", "callbacks")];
+    assert_eq!(seen.sum("flowcar.tcp.connection.lost", &callbacks), all);
 }
 
 fn export(of: &Cgroup, place: &Place, settings: &[(&str, &str)]) -> Exporting {

@@ -48,18 +48,16 @@ fn a_connection_without_storage_is_lost_to_it() {
     call();
     assert_eq!(pods.link().trace().dropped(BtoA, TcpSummary::is_syn_ack), 1);
     let (_, servers) = call();
-    watch.until("both", |seen| {
-        seen.sum("flowcar.tcp.connections.opened", &[]) == 2.0 && !seen.flows.is_empty()
-    });
+    watch.until("both", |seen| seen.began() == 2.0 && !seen.flows.is_empty());
     let seen = watch.stop();
-    let lost = "flowcar.tcp.connections.lost";
-    let to_storage = [("flowcar.lost", "socket_storage")];
+    let lost = "flowcar.tcp.connection.lost";
+    let to_storage = [("flowcar.tcp.lost.reason", "socket_storage")];
     assert_eq!(
         (seen.sum(lost, &to_storage), seen.sum(lost, &[])),
         (1.0, 1.0)
     );
-    assert_eq!(seen.sum("flowcar.tcp.connections.closed", &[]), 1.0);
-    assert_eq!(seen.sum("flowcar.tcp.connections.live", &[]), 0.0);
+    assert_eq!(seen.sum("flowcar.tcp.connection.closed", &[]), 1.0);
+    assert_eq!(seen.sum("flowcar.tcp.connection.live", &[]), 0.0);
     assert_eq!(seen.flows.len(), 1);
     all_are_told(&seen, &servers);
 }
@@ -78,17 +76,20 @@ fn what_storage_would_have_told_is_counted_as_dropped() {
     assert_eq!(trace.dropped(AtoB, TcpSummary::is_data), 1);
     watch.until("it", |seen| !seen.flows.is_empty());
     let seen = watch.stop();
-    let detail = [("flowcar.record.kind", "detail")];
-    assert!(seen.sum("flowcar.self.records.dropped", &detail) > 0.0);
+    let detail = [("flowcar.self.record.kind", "detail")];
+    assert!(seen.sum("flowcar.self.record.dropped", &detail) > 0.0);
     all_are_told(&seen, &clients);
     let again = trace.sent_again(AtoB) as f64;
     assert!(again > 0.0);
-    let (all, unknown) = ("flowcar.tcp.retransmits", [("flowcar.cause", "unknown")]);
+    let (all, unknown) = (
+        "flowcar.tcp.retransmits",
+        [("flowcar.tcp.retransmit.type", "unknown")],
+    );
     assert_eq!(
         (seen.sum(all, &unknown), seen.sum(all, &[])),
         (again, again)
     );
-    assert_eq!(seen.sum("flowcar.tcp.connections.lost", &[]), 0.0);
+    assert_eq!(seen.sum("flowcar.tcp.connection.lost", &[]), 0.0);
 }
 
 #[test]
@@ -104,11 +105,11 @@ fn flows_past_a_full_table_are_told_when_they_close() {
     let mut watch = Watch::start(&place, Mode::Both, &[("FLOWCAR_MAX_FLOWS", "10")]);
     let plan = CallPlan::to(target).connections(CONNECTIONS, CONNECTIONS);
     let holding = Holding::start(&place, &plan).unwrap();
-    let table = "flowcar.self.table.flows";
+    let table = "flowcar.self.flow.count";
     watch.until("a full table", |seen| seen.sum(table, &[]) == LISTED);
     let seen = watch.reports(3);
     assert_eq!(seen.sum(table, &[]), LISTED);
-    assert!(seen.sum("flowcar.self.table.full", &[]) >= 2.0 * CONNECTIONS as f64 - LISTED);
+    assert!(seen.sum("flowcar.self.flow.rejected", &[]) >= 2.0 * CONNECTIONS as f64 - LISTED);
 
     let clients = holding.close().unwrap();
     let servers = serving.reports(CONNECTIONS as usize, Duration::from_secs(60));
@@ -118,7 +119,7 @@ fn flows_past_a_full_table_are_told_when_they_close() {
     let seen = watch.stop();
     all_are_told(&seen, &clients);
     all_are_told(&seen, &servers.unwrap());
-    let sum = |what| seen.sum(&format!("flowcar.tcp.connections.{what}"), &[]);
+    let sum = |what| seen.sum(&format!("flowcar.tcp.connection.{what}"), &[]);
     let all = 2.0 * CONNECTIONS as f64;
     assert_eq!(
         (sum("opened"), sum("closed"), sum("live"), sum("lost")),

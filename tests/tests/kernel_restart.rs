@@ -19,12 +19,13 @@ use tempfile::TempDir;
 
 const WITHIN: Duration = Duration::from_secs(60);
 
-const OPENED: &str = "flowcar.tcp.connections.opened";
-const CLOSED: &str = "flowcar.tcp.connections.closed";
-const LIVE: &str = "flowcar.tcp.connections.live";
-const LOST: &str = "flowcar.tcp.connections.lost";
+const OPENED: &str = "flowcar.tcp.connection.opened";
+const ADOPTED: &str = "flowcar.tcp.connection.adopted";
+const CLOSED: &str = "flowcar.tcp.connection.closed";
+const LIVE: &str = "flowcar.tcp.connection.live";
+const LOST: &str = "flowcar.tcp.connection.lost";
 const IO: &str = "flowcar.tcp.io";
-const UNFOLLOWED: &str = "flowcar.self.unfollowed.duration";
+const UNFOLLOWED: &str = "flowcar.self.unfollowed.time";
 
 #[derive(Clone, Copy, Debug)]
 enum Ended {
@@ -62,11 +63,11 @@ fn payload(clients: &[ConnectionReport]) -> f64 {
 }
 
 fn new(seen: &Seen) -> f64 {
-    seen.sum(OPENED, &[]) - inherited(seen)
+    seen.sum(OPENED, &[]) + seen.sum(ADOPTED, &[]) - inherited(seen)
 }
 
 fn inherited(seen: &Seen) -> f64 {
-    seen.sum(OPENED, &[("flowcar.inherited", "true")])
+    seen.sum(ADOPTED, &[("flowcar.tcp.adopted.by", "restart")])
 }
 
 #[test]
@@ -141,7 +142,7 @@ fn restarted(mode: Mode, ended: Ended) {
     let following = SystemTime::now();
     let newest = hold(&place, to_lasting, 1);
     watch.until("what is left", |seen| {
-        let lost = seen.sum(LOST, &[("flowcar.lost", "restart")]);
+        let lost = seen.sum(LOST, &[("flowcar.tcp.lost.reason", "restart")]);
         seen.sum(LIVE, &[]) == 30.0 && lost > 0.0
     });
     watch.told("goes on from what the flowcar before it reported");
@@ -158,7 +159,7 @@ fn restarted(mode: Mode, ended: Ended) {
     // Each connection that lived under a flowcar's eyes is opened once.
     assert_eq!((new(&first), inherited(&first)), (42.0, 0.0), "{what}");
     assert_eq!((new(&second), inherited(&second)), (8.0, 38.0), "{what}");
-    let lost = second.sum(LOST, &[("flowcar.lost", "restart")]);
+    let lost = second.sum(LOST, &[("flowcar.tcp.lost.reason", "restart")]);
     assert_eq!((lost, second.sum(LOST, &[])), (16.0, 16.0), "{what}");
     assert_eq!(first.sum(LOST, &[]), 0.0, "{what}");
     // Every byte of those that outlive the gap, once; of those that ended in it, none since.
@@ -240,7 +241,10 @@ fn ending_meanwhile(mode: Mode) {
     assert_eq!(inherited(&second), FLOWS, "{mode:?}");
     let (closed, lost) = (second.sum(CLOSED, &[]), second.sum(LOST, &[]));
     println!("{mode:?}: {closed} told, {lost} lost to the restart");
-    assert_eq!(lost, second.sum(LOST, &[("flowcar.lost", "restart")]));
+    assert_eq!(
+        lost,
+        second.sum(LOST, &[("flowcar.tcp.lost.reason", "restart")])
+    );
     assert_eq!((closed + lost, second.sum(LIVE, &[])), (FLOWS, 0.0));
     assert_eq!(second.flows.len() as f64, closed, "{mode:?}");
     // One exchange of each that was told was told before.
@@ -253,7 +257,7 @@ fn ending_meanwhile(mode: Mode) {
     // Where the other end was not heard of, its FIN may count as a byte.
     let since = servers * REQUEST + (closed - servers) * RESPONSE;
     let received = second.sum(IO, &[("network.io.direction", "receive")]);
-    let inexact = second.sum("flowcar.self.flows.inexact", &[]);
+    let inexact = second.sum("flowcar.self.flow.inexact", &[]);
     assert!(
         (received - since).abs() <= inexact,
         "{mode:?}: {received} {since} {inexact}"
@@ -318,13 +322,13 @@ fn lost_to_the_ring(mode: Mode, live: f64) {
     watch.until("the last ends", |seen| seen.sum(CLOSED, &[]) == live);
     let second = watch.stop();
 
-    let ring_full = first.sum(LOST, &[("flowcar.lost", "ring_full")]);
+    let ring_full = first.sum(LOST, &[("flowcar.tcp.lost.reason", "ring_full")]);
     let closed = first.sum(CLOSED, &[]);
     assert!(ring_full > 0.0, "{mode:?}");
     assert_eq!(closed + ring_full, 40.0, "{mode:?}");
     assert_eq!((new(&first), inherited(&first)), (44.0, 0.0), "{mode:?}");
     assert_eq!((new(&second), inherited(&second)), (0.0, 4.0), "{mode:?}");
-    let restart = second.sum(LOST, &[("flowcar.lost", "restart")]);
+    let restart = second.sum(LOST, &[("flowcar.tcp.lost.reason", "restart")]);
     assert_eq!((restart, second.sum(LOST, &[])), (4.0 - live, 4.0 - live));
     let lost_before = format!("lost_before={ring_full}");
     let line = second.log.iter().find(|line| line.contains("goes on from"));
@@ -346,7 +350,7 @@ fn what_was_followed_elsewhere_is_lost() {
         let live = 2.0 * connections as f64;
         watch.until("what is held", |seen| seen.sum(LIVE, &[]) == live);
         let seen = watch.stop();
-        let restart = seen.sum(LOST, &[("flowcar.lost", "restart")]);
+        let restart = seen.sum(LOST, &[("flowcar.tcp.lost.reason", "restart")]);
         assert_eq!((new(&seen), inherited(&seen), restart), (live, lost, lost));
         assert_eq!(seen.sum(UNFOLLOWED, &[]) > 0.0, lost > 0.0);
     }

@@ -93,11 +93,11 @@ fn the_books_are_whole_and_memory_is_bounded_after_an_outage_under_load() {
     }
     // Both ends are in the pod.
     for name in ["opened", "closed"] {
-        let name = format!("flowcar.tcp.connections.{name}");
+        let name = format!("flowcar.tcp.connection.{name}");
         assert_eq!(last_sum(&collector, &name), 2 * connections, "{name}");
     }
-    assert_eq!(last_sum(&collector, "flowcar.tcp.connections.lost"), 0);
+    assert_eq!(last_sum(&collector, "flowcar.tcp.connection.lost"), 0);
     // What either end sent the other received: transmitted and received, all bytes are there twice.
     assert_eq!(last_sum(&collector, "flowcar.tcp.io"), 2 * sent);
-    assert_eq!(last_sum(&collector, "flowcar.tcp.connections.failed"), 0);
+    assert_eq!(last_sum(&collector, "flowcar.tcp.connection.failed"), 0);
 }

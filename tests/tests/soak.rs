@@ -81,8 +81,8 @@ fn what_it_holds_stays_as_it_is() {
     assert_flat(&middle, &last);
     holding.close().unwrap();
     watch.until("the load's end", |seen| {
-        seen.sum("flowcar.self.table.flows", &[]) == 0.0
-            && seen.sum("flowcar.tcp.connections.live", &[]) == 0.0
+        seen.sum("flowcar.self.flow.count", &[]) == 0.0
+            && seen.sum("flowcar.tcp.connection.live", &[]) == 0.0
     });
     let after = held(watch.id(), watch.reports(2));
     println!("idle {idle:?}\nafter {after:?}");
@@ -95,7 +95,7 @@ fn what_it_holds_stays_as_it_is() {
         "{last:?} {after:?}"
     );
     let seen = watch.stop();
-    let opened = seen.sum("flowcar.tcp.connections.opened", &[]);
+    let opened = seen.began();
     assert_eq!(opened, 2.0 * (calls + 50) as f64);
 }
 
@@ -127,7 +127,7 @@ fn held(process: u32, seen: &Seen) -> Held {
     Held {
         resident: 4096 * pages,
         files: fs::read_dir(format!("/proc/{process}/fd")).unwrap().count(),
-        series: seen.sum("flowcar.self.series", &[]),
+        series: seen.sum("flowcar.self.series.count", &[]),
         points: seen.metrics.values().map(Vec::len).sum(),
     }
 }

@@ -157,7 +157,7 @@ fn mistaken(kind: ProblemKind) -> (Value, Files, &'static str) {
         ),
         ProblemKind::InvalidValue => plain(
             annotated("flowcar.io/peer", "nobody"),
-            "expected address | prefix | none",
+            "expected auto | address | prefix | none",
         ),
         ProblemKind::NotPermitted => plain(
             annotated("flowcar.io/image", "a"),

@@ -14,7 +14,7 @@ use crate::{
 pub(super) async fn send(config: &Config) -> (Vec<Line>, bool) {
     let config = config.clone().with_default_endpoint();
     let Export { metrics, traces } = &config.export;
-    let resource = Resource::new(&config, "check", &Host::of_command(Some("flowcar-check")));
+    let resource = Resource::new(&config, &Host::of_command(Some("flowcar-check")));
     let (mut lines, mut taken) = (Vec::new(), true);
     for (signal, name, target) in [
         (Signal::Metrics, "send metrics", metrics),

@@ -52,6 +52,10 @@ pub struct Config {
     pub histograms: Histograms,
     /// What names a series, and how many there may be.
     pub naming: Naming,
+    /// How long a series may have no connection and nothing new before it is dropped; zero for ever.
+    pub series_idle: Duration,
+    /// Which of its own figures flowcar sends.
+    pub self_metrics: SelfMetrics,
     /// Flows in the table, at most.
     pub max_flows: usize,
     /// Size of the kernel's ring buffer, bytes.
@@ -104,6 +108,17 @@ pub enum Temporality {
     /// Histograms since the last report, all sums since the start: what the preference asks for of
     /// asynchronous counters, which ours are, being read from the kernel's.
     LowMemory,
+}
+
+/// `FLOWCAR_SELF_METRICS`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SelfMetrics {
+    /// Once a minute what tells whether flowcar is well; of what counts losses only what was ever lost.
+    Basic,
+    /// All, with each report.
+    Detailed,
+    /// None.
+    None,
 }
 
 /// `FLOWCAR_HISTOGRAMS`
@@ -235,6 +250,7 @@ impl Config {
             report: self.report_interval,
             flows: self.max_flows,
             naming: self.naming,
+            series_idle: self.series_idle,
             budget: None,
         }
     }
@@ -341,6 +357,27 @@ impl Config {
                 },
             ),
             naming: naming(own, reader),
+            series_idle: reader.read(
+                "FLOWCAR_SERIES_IDLE",
+                &own.series_idle,
+                Duration::from_secs(3_600),
+                parse::millis_or_never,
+            ),
+            self_metrics: reader.read(
+                "FLOWCAR_SELF_METRICS",
+                &own.self_metrics,
+                SelfMetrics::Basic,
+                |text| {
+                    parse::choice(
+                        text,
+                        &[
+                            ("basic", SelfMetrics::Basic),
+                            ("detailed", SelfMetrics::Detailed),
+                            ("none", SelfMetrics::None),
+                        ],
+                    )
+                },
+            ),
             max_flows: reader.read("FLOWCAR_MAX_FLOWS", &own.max_flows, 65_536, parse::count),
             ring_bytes: reader.read(
                 "FLOWCAR_RING_BYTES",
@@ -452,10 +489,11 @@ fn peer(own: &RawFlowcar, reader: &mut Reader) -> PeerNaming {
         (24, 64),
         parse::prefixes,
     );
-    reader.read("FLOWCAR_PEER", &own.peer, PeerNaming::Address, |text| {
+    reader.read("FLOWCAR_PEER", &own.peer, PeerNaming::Auto, |text| {
         parse::choice(
             text,
             &[
+                ("auto", PeerNaming::Auto),
                 ("address", PeerNaming::Address),
                 ("prefix", PeerNaming::Prefix { v4, v6 }),
                 ("none", PeerNaming::None),

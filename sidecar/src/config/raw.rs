@@ -49,6 +49,8 @@ pub(super) struct RawFlowcar {
     pub(super) peer_prefix: Option<String>,
     pub(super) ports: Option<String>,
     pub(super) series_limit: Option<String>,
+    pub(super) series_idle: Option<String>,
+    pub(super) self_metrics: Option<String>,
     pub(super) max_flows: Option<String>,
     pub(super) ring_bytes: Option<String>,
     pub(super) exchange: Option<String>,

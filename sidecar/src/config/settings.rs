@@ -229,8 +229,8 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         "FLOWCAR_PEER",
-        "`address`",
-        "`network.peer.address` of metrics: `address`, `prefix` or `none`",
+        "`auto`",
+        "what of the peer is on metrics: `auto` (on a client's end the server's address, on a server's end nothing: spans have it), `address` (always), `prefix` (`flowcar.peer.prefix`) or `none`",
     ),
     setting(
         "FLOWCAR_PEER_PREFIX",
@@ -246,6 +246,16 @@ pub const SETTINGS: &[Setting] = &[
         "FLOWCAR_SERIES_LIMIT",
         "`2000`",
         "series, at most; the rest is summed under `otel.metric.overflow`",
+    ),
+    setting(
+        "FLOWCAR_SERIES_IDLE",
+        "`3600000`",
+        "milliseconds without a connection or anything new after which a series is dropped, once the receiver has all of it; it begins anew from zero. 0: never",
+    ),
+    setting(
+        "FLOWCAR_SELF_METRICS",
+        "`basic`",
+        "flowcar's own figures, sent as `service.name=flowcar`: `basic` (ten points a minute, and what was ever lost), `detailed` (all, with each report) or `none`",
     ),
     setting(
         "FLOWCAR_MAX_FLOWS",

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use flowcar_shared::counter::Counter;
 
-/// What cost a connection its place in the figures (`flowcar.lost`).
+/// What cost a connection its place in the figures (`flowcar.tcp.lost.reason`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Lost {
     /// The kernel refused socket storage, or flowcar's memory limit has no room for it.
@@ -40,7 +40,7 @@ impl Lost {
         Self::Restart,
     ];
 
-    /// The value of `flowcar.lost`.
+    /// The value of `flowcar.tcp.lost.reason`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Storage => "socket_storage",

@@ -1,6 +1,6 @@
 //! How flows end.
 
-/// How an established connection ended (`flowcar.end`).
+/// How an established connection ended (`flowcar.tcp.close.reason`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum End {
     /// This end sent the first FIN.
@@ -31,7 +31,7 @@ impl End {
         Self::Unknown,
     ];
 
-    /// The value of `flowcar.end`.
+    /// The value of `flowcar.tcp.close.reason`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::LocalFin => "local_fin",
@@ -94,7 +94,7 @@ impl Failure {
             Self::Unreachable => "unreachable",
             Self::Abandoned => "abandoned",
             Self::Local => "local",
-            Self::Other => "other",
+            Self::Other => "_OTHER",
         }
     }
 }
@@ -109,7 +109,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// The value of `flowcar.end` on a span and of `end` in JSON.
+    /// The value of `flowcar.tcp.close.reason` of a connection, of `error.type` of an attempt, and of `close_reason` in JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Closed(end) => end.name(),

@@ -20,6 +20,7 @@ pub(crate) fn closed(client_isn: u32) -> Flow {
         exchanges: Histogram::default(),
         start_seen: true,
         looked_up: false,
+        adopted: None,
         socket: None,
         outcome: Some(Outcome::Closed(End::LocalFin)),
         reset_after_fin: false,

@@ -1,8 +1,8 @@
 //! What the news of a socket's end does to the table. Pure.
 
 use super::{
-    Afterlife, Answers, Change, End, Failure, Flow, History, Monotonic, Outcome, Role, Sight,
-    SocketFigures, Table, Told,
+    AdoptedBy, Afterlife, Answers, Change, End, Failure, Flow, History, Monotonic, Outcome, Role,
+    Sight, SocketFigures, Table, Told,
     looks::{Adopt, Looking, fresh},
     table::Entry,
 };
@@ -77,6 +77,7 @@ impl Table {
         };
         if inherited.is_some() {
             now.established = Some(looking.at);
+            now.adopted = Some(AdoptedBy::Restart);
         }
         if sight.is_wiped() {
             if !self.wiped(sight, before.is_some(), &mut now, looking.at) {

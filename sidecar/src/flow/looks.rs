@@ -7,8 +7,8 @@
 use std::{collections::HashSet, net::IpAddr};
 
 use super::{
-    Afterlife, Change, Flow, History, Looked, Monotonic, Role, RttKind, Sight, SocketName, State,
-    Table, TcpInfo, TraceIdentity, Volume, table::Entry,
+    AdoptedBy, Afterlife, Change, Flow, History, Looked, Monotonic, Role, RttKind, Sight,
+    SocketName, State, Table, TcpInfo, TraceIdentity, Volume, table::Entry,
 };
 use crate::histogram::Histogram;
 
@@ -244,12 +244,18 @@ impl Table {
         if again && history.role() == Role::Unknown && self.undecided.insert(sight.cookie) {
             return;
         }
-        self.undecided.remove(&sight.cookie);
+        let first_dump = looking.dump - u64::from(self.undecided.remove(&sight.cookie));
         self.inherited.take(sight.cookie);
         let mut flow = fresh(sight, history.role(), looking);
         if state.is_connected() {
             flow.established = Some(looking.at);
             self.looked_up += 1;
+            // Without records, dumps after the first show what began since.
+            flow.adopted = match &inherited {
+                Some(_) => Some(AdoptedBy::Restart),
+                None if again && first_dump > 1 => None,
+                None => Some(AdoptedBy::Startup),
+            };
         }
         let mut looked = Looked::default();
         observe(&mut flow, &mut history, &mut looked, sight, info);
@@ -363,6 +369,7 @@ pub(super) fn fresh(sight: &Sight, role: Role, looking: &Looking) -> Flow {
         exchanges: Histogram::default(),
         start_seen: false,
         looked_up: true,
+        adopted: None,
         socket: None,
         outcome: None,
         reset_after_fin: false,

@@ -54,7 +54,29 @@ impl Monotonic {
     }
 }
 
-/// The kind of a flow's RTT samples (`flowcar.rtt.kind`).
+/// Why a connection's handshake was not seen (`flowcar.tcp.adopted.by`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum AdoptedBy {
+    /// It was open before flowcar followed.
+    Startup,
+    /// It was open, and the flowcar before this one had counted it.
+    Restart,
+}
+
+impl AdoptedBy {
+    /// Every reason.
+    pub const ALL: [Self; 2] = [Self::Startup, Self::Restart];
+
+    /// The value of `flowcar.tcp.adopted.by`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Startup => "startup",
+            Self::Restart => "restart",
+        }
+    }
+}
+
+/// The kind of a flow's RTT samples (`flowcar.tcp.rtt.kind`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RttKind {
     /// Measured, one a round trip.
@@ -68,7 +90,7 @@ impl RttKind {
     pub const ALL: [Self; 2] = [Self::Measured, Self::Smoothed];
 }
 
-/// Segments sent again, by cause (`flowcar.cause`).
+/// Segments sent again, by cause (`flowcar.tcp.retransmit.type`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Retransmits {
     /// SYN: the client's.
@@ -151,6 +173,11 @@ impl Retransmits {
 }
 
 impl Volume {
+    /// Whether no payload went or came, not even again.
+    pub const fn is_silent(&self) -> bool {
+        self.bytes_sent == 0 && self.bytes_received == 0 && self.retransmits.total() == 0
+    }
+
     /// The greater of both in each figure: of counts that only grow, the newer.
     #[must_use]
     pub fn max(&self, other: &Self) -> Self {
@@ -206,8 +233,11 @@ pub struct Flow {
     pub exchanges: Histogram,
     /// Whether it was seen to begin.
     pub start_seen: bool,
-    /// Whether looks at the socket alone tell of it: then its start is the first of them, or its end.
+    /// Whether socket dumps alone report it: then its start is the first of them, or its end.
     pub looked_up: bool,
+    /// Why its handshake was not seen, of a connection that was open before flowcar followed. `None` of all that began since, of
+    /// which dumps may have been the first to show some.
+    pub adopted: Option<AdoptedBy>,
     /// What the socket itself tells; none where nobody has looked at it.
     pub socket: Option<SocketFigures>,
     /// How it ended; `None` while it lives.
@@ -217,17 +247,19 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// Whether it was established and its handshake was not seen (`flowcar.adopted`).
-    pub const fn adopted(&self) -> bool {
+    /// Whether it was established at a time that is not known: socket dumps alone report it.
+    pub const fn established_unseen(&self) -> bool {
         self.established.is_some() && self.looked_up
     }
 
-    /// The port that names the service: the server's. Where the role is unknown, the peer's.
-    pub const fn server_port(&self) -> u16 {
-        match self.role {
+    /// The port that names the service: the server's. `None` where the role is unknown, and where the kernel has forgotten it.
+    pub fn server_port(&self) -> Option<u16> {
+        let port = match self.role {
             Role::Server => self.local.port(),
-            Role::Client | Role::Unknown => self.peer.port(),
-        }
+            Role::Client => self.peer.port(),
+            Role::Unknown => return None,
+        };
+        (port != 0).then_some(port)
     }
 
     /// SYN sent to established, or to failure, nanoseconds: clients only, once either has come, if both were seen.

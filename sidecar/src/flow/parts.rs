@@ -41,8 +41,13 @@ impl Parts {
         }
     }
 
+    /// Whether anything is cut.
+    pub const fn any(&self) -> bool {
+        self.interval_ns > 0
+    }
+
     /// Gives `each` of the flows that live and have lived for an interval since they were last cut their part up to
-    /// `now`. Flows that are not among them any more are forgotten.
+    /// `now`, unless no payload went or came in it. Flows that are not among them any more are forgotten.
     pub fn cut<'a>(
         &mut self,
         flows: impl Iterator<Item = &'a Flow>,
@@ -70,17 +75,20 @@ impl Parts {
             let mut at = *known.unwrap_or(&fresh);
             if now.since_ns(at.upto) >= self.interval_ns {
                 let volume = flow.volume.since(&at.volume);
-                each(
-                    flow,
-                    &Part {
-                        number: at.parts,
-                        from: at.upto,
-                        to: now,
-                        volume,
-                    },
-                );
+                let is_silent = volume.is_silent();
+                if !is_silent {
+                    each(
+                        flow,
+                        &Part {
+                            number: at.parts,
+                            from: at.upto,
+                            to: now,
+                            volume,
+                        },
+                    );
+                }
                 at = Cut {
-                    parts: at.parts + 1,
+                    parts: at.parts + u64::from(!is_silent),
                     upto: now,
                     volume: flow.volume,
                     ..at

@@ -124,6 +124,7 @@ pub fn decode(bytes: &[u8], seed: u64) -> Result<Record, Malformed> {
         exchanges: Histogram::default(),
         start_seen: raw.flags & flag::START_UNSEEN == 0,
         looked_up: false,
+        adopted: None,
         socket: None,
         outcome: (kind == Kind::Close).then(|| outcome(&raw, established.is_some())),
         reset_after_fin: kind == Kind::Close

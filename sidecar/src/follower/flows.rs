@@ -22,8 +22,8 @@ use crate::{
         Looking, Malformed, Monotonic, Outcome, Record, Sight, SocketName, Table, Timer, Told,
         handover::{Handover, Place},
     },
-    series::{Remainder, SeriesSet},
-    snapshot::{Own, Snapshot},
+    series::{Remainder, SeriesSet, take_off_live},
+    snapshot::{Own, Snapshot, Unseen},
     source::{Turn, diag::DiagSource, ebpf::EbpfSource},
 };
 
@@ -49,6 +49,8 @@ const MOST_AHEAD_NS: u64 = 25 * 3_600 * 1_000_000_000;
 pub(super) struct Flows {
     pub(super) table: Table,
     pub(super) series: SeriesSet,
+    /// How long a series may be idle; for ever where there is none.
+    series_idle_ns: Option<u64>,
     pub(super) anchor: Anchor,
     pub(super) start_unix_ns: u64,
     clock: ReportClock,
@@ -83,6 +85,9 @@ impl Flows {
         Self {
             table: Table::new(limits.flows),
             series: SeriesSet::new(limits.naming),
+            series_idle_ns: u64::try_from(limits.series_idle.as_nanos())
+                .ok()
+                .filter(|ns| *ns > 0),
             anchor,
             start_unix_ns,
             clock: ReportClock::after(start_unix_ns),
@@ -513,22 +518,31 @@ impl Flows {
         own.table_unlisted = self.table.unlisted();
         own.sockets_unadopted = self.table.unadopted();
         own.table_flows = self.table.len() as u64;
-        own.series = self.series.all().len() as u64;
+        own.series = self.series.len() as u64;
         own.unfollowed_ns = self.detached_ns + self.inheritance.map_or(0, |of| of.unfollowed_ns);
         if let Some(diag) = diag {
             diag.tell(&mut own);
         }
+        let now_unix_ns = self.anchor.unix_ns(Anchor::now().monotonic());
+        let at_unix_ns = self.clock.report(now_unix_ns);
+        if let Some(idle_ns) = self.series_idle_ns {
+            let since = at_unix_ns.saturating_sub(idle_ns);
+            self.series.drop_idle(since.min(own.taken_unix_ns));
+        }
+        let mut series = self.series.report(at_unix_ns);
+        let waits = take_off_live(&mut series, unseen.pending);
+        let (lost, too_many) = self.remainder.report_lost(waits, &books);
+        let unseen = Unseen { too_many, ..unseen };
         Snapshot {
             start_unix_ns: self.start_unix_ns,
-            at_unix_ns: self
-                .clock
-                .report(self.anchor.unix_ns(Anchor::now().monotonic())),
-            series: self.series.all().clone(),
+            at_unix_ns,
+            series,
+            dropped: self.series.dropped(),
             unseen,
             left: self
                 .leaves
-                .then(|| Arc::new(self.table.leave(unseen.unheard()))),
-            lost: books.lost.clone(),
+                .then(|| Arc::new(self.table.leave(unseen.pending))),
+            lost,
             listeners: diag.map_or_else(BTreeMap::new, |diag| {
                 self.series.listeners(diag.listeners())
             }),

@@ -56,7 +56,7 @@ impl Room {
         let Some(budget) = self.budget else {
             return false;
         };
-        let most = budget.flows(series.all().len());
+        let most = budget.flows(series.len());
         table.set_bound(self.flows.min(most));
         series.limit(self.series.min(budget.series(table.len())));
         let most = most as u64;
@@ -67,7 +67,7 @@ impl Room {
             tracing::warn!(
                 live = self.live,
                 most,
-                "the memory limit has no room for more connections: of those that come now some are lost (flowcar.lost=socket_storage); raise flowcar's memory limit"
+                "the memory limit has no room for more connections: of those that come now some are lost (flowcar.tcp.lost.reason=socket_storage); raise flowcar's memory limit"
             );
         }
         self.is_full

@@ -16,6 +16,7 @@ mod outbox;
 mod process;
 mod queue;
 mod spans;
+mod starts;
 mod task;
 mod transport;
 mod window;
@@ -39,7 +40,7 @@ use super::{
     connect::Contact,
     error::{Accepted, ExportError},
     exemplars::Candidates,
-    metrics::Options,
+    metrics::{Components, Options},
     own::OwnSockets,
     resource::Resource,
     spans::{SpanOptions, part, span},
@@ -90,7 +91,7 @@ impl Exporter {
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn start(config: &Config, source: &str, command: Option<&str>) -> Option<Self> {
+    pub fn start(config: &Config, source: &'static str, command: Option<&str>) -> Option<Self> {
         Self::start_keeping(config, source, &Host::of_command(command), None)
     }
 
@@ -100,25 +101,35 @@ impl Exporter {
     /// Outside a tokio runtime.
     pub fn start_keeping(
         config: &Config,
-        source: &str,
+        source: &'static str,
         host: &Host,
         keeper: Option<Keeper>,
     ) -> Option<Self> {
         let Export { metrics, traces } = &config.export;
         let any = metrics.is_some() || traces.is_some();
-        let resource = || Resource::new(config, source, host);
-        any.then(|| Self::start_as(config, &resource(), keeper))
+        any.then(|| Self::start_as(config, source, &Resource::new(config, host), keeper))
     }
 
     /// Starts a task for each signal that `config` sends somewhere. Nothing is connected before there is
     /// something to say.
-    fn start_as(config: &Config, resource: &Resource, keeper: Option<Keeper>) -> Self {
+    fn start_as(
+        config: &Config,
+        source: &'static str,
+        resource: &Resource,
+        keeper: Option<Keeper>,
+    ) -> Self {
         let ledger = Ledger::default();
         let own = OwnSockets::default();
         let exemplars = Exemplary::default();
         let options = Options {
             temporality: config.temporality,
             histograms: config.histograms,
+            self_metrics: config.self_metrics,
+            source,
+            components: Components::new(
+                config.export.metrics.as_ref().map(|target| target.protocol),
+                config.export.traces.as_ref().map(|target| target.protocol),
+            ),
         };
         let mut contacts = Contacts::default();
         let metrics = config.export.metrics.clone().map(|target| {
@@ -144,6 +155,7 @@ impl Exporter {
             spans,
             span_options: SpanOptions {
                 trace_parent: config.trace_parent,
+                source: source.to_owned(),
             },
             naming: config.naming,
             judge: Judge::default(),
@@ -189,14 +201,19 @@ impl Exporter {
     /// What became of the exports so far, and what this process costs.
     pub fn own(&self) -> Own {
         let (spans, bytes) = self.spans.as_ref().map_or((0, 0), SpanLane::queued);
+        let read = self.ledger.read();
         Own {
+            taken_unix_ns: match self.metrics {
+                Some(_) => read.taken_unix_ns,
+                None => u64::MAX,
+            },
             log_lines_dropped: logs::lost(),
             cpu_s: process::cpu_s(),
             rss_bytes: memory::resident(),
             span_queue: spans as u64,
             span_queue_capacity: self.spans.as_ref().map_or(0, SpanLane::most) as u64,
             span_queue_bytes: bytes as u64,
-            ..self.ledger.read()
+            ..read
         }
     }
 

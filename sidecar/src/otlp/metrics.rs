@@ -17,12 +17,12 @@ use opentelemetry_proto::tonic::{
 use self::histogram::HistogramPoint;
 use super::{
     exemplars::{Exemplar, Exemplars},
-    names::{Kind, Metric, SCHEMA_URL, SCOPE, VERSION},
+    names::{Kind, Metric, SCHEMA_URL, SCOPE, VERSION, attribute as name},
     resource::Resource,
     values::is_known,
 };
 use crate::{
-    config::{Histograms, Temporality},
+    config::{Histograms, Protocol, SelfMetrics, Signal, Temporality},
     histogram::Histogram,
     snapshot::Snapshot,
 };
@@ -34,36 +34,90 @@ pub struct Options {
     pub temporality: Temporality,
     /// The kind of histograms.
     pub histograms: Histograms,
+    /// Which of its own figures flowcar sends.
+    pub self_metrics: SelfMetrics,
+    /// Where flows are learnt of (`flowcar.source`).
+    pub source: &'static str,
+    /// What sends metrics and spans.
+    pub components: Components,
 }
 
-/// The request that tells `snapshot`. Deltas are against `previous`, the snapshot that the receiver
-/// acknowledged last; none means all since the start.
+/// What flowcar's own figures of its exports are of (`otel.component.type`), if it exports them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Components {
+    /// The exporter of metrics; empty where there is none.
+    pub metrics: &'static str,
+    /// The exporter of spans; empty where there is none.
+    pub spans: &'static str,
+}
+
+impl Components {
+    /// The exporters of what goes over these protocols.
+    pub const fn new(metrics: Option<Protocol>, spans: Option<Protocol>) -> Self {
+        Self {
+            metrics: match metrics {
+                Some(Protocol::Grpc) => "otlp_grpc_metric_exporter",
+                Some(Protocol::HttpProtobuf) => "otlp_http_metric_exporter",
+                None => "",
+            },
+            spans: match spans {
+                Some(Protocol::Grpc) => "otlp_grpc_span_exporter",
+                Some(Protocol::HttpProtobuf) => "otlp_http_span_exporter",
+                None => "",
+            },
+        }
+    }
+
+    /// The exporter of a signal, by its name.
+    fn of(&self, signal: &str) -> &'static str {
+        if signal == Signal::Metrics.name() {
+            self.metrics
+        } else {
+            self.spans
+        }
+    }
+}
+
+/// The request of a `snapshot`: the pod's metrics, and flowcar's own under a resource of their own. Deltas are against `previous`,
+/// the snapshot that the receiver acknowledged last; none means all since the start. `own_levels`: whether flowcar's own figures
+/// are due that no delta is made of.
 pub fn encode(
     snapshot: &Snapshot,
     resource: &Resource,
     options: Options,
     previous: Option<&Snapshot>,
     exemplars: &Exemplars,
+    own_levels: bool,
 ) -> ExportMetricsServiceRequest {
-    let mut encoder = Encoder::new(snapshot, options, previous, exemplars);
-    tcp::encode(&mut encoder);
-    listeners::encode(&mut encoder);
-    own::encode(&mut encoder);
-    let scope_metrics = ScopeMetrics {
-        scope: Some(InstrumentationScope {
-            name: SCOPE.to_owned(),
-            version: VERSION.to_owned(),
-            ..Default::default()
-        }),
-        metrics: encoder.metrics,
+    let encoder = || Encoder::new(snapshot, options, previous, exemplars);
+    let mut pods = encoder();
+    tcp::encode(&mut pods);
+    listeners::encode(&mut pods);
+    let mut own = encoder();
+    own::encode(&mut own, own_levels);
+    let of = |resource: &Resource, metrics| ResourceMetrics {
+        resource: Some(resource.to_proto()),
+        scope_metrics: vec![ScopeMetrics {
+            scope: Some(scope(options.source)),
+            metrics,
+            schema_url: SCHEMA_URL.to_owned(),
+        }],
         schema_url: SCHEMA_URL.to_owned(),
     };
     ExportMetricsServiceRequest {
-        resource_metrics: vec![ResourceMetrics {
-            resource: Some(resource.to_proto()),
-            scope_metrics: vec![scope_metrics],
-            schema_url: SCHEMA_URL.to_owned(),
-        }],
+        resource_metrics: vec![
+            of(resource, pods.metrics),
+            of(&resource.of_flowcar(), own.metrics),
+        ],
+    }
+}
+
+fn scope(source: &str) -> InstrumentationScope {
+    InstrumentationScope {
+        name: SCOPE.to_owned(),
+        version: VERSION.to_owned(),
+        attributes: vec![text(name::SOURCE, source)],
+        ..Default::default()
     }
 }
 
@@ -121,13 +175,18 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    /// Adds a counter. Deltas of 0 are left out: they say nothing.
+    /// Whether flowcar sends spans, too.
+    const fn sends_spans(&self) -> bool {
+        !self.options.components.spans.is_empty()
+    }
+
+    /// Adds a counter. Points that count nothing are left out: they say nothing.
     fn counter(&mut self, metric: Metric, points: Vec<CountPoint>) {
         let delta = self.options.temporality == Temporality::Delta;
         let start = self.start(delta);
         let points = points
             .into_iter()
-            .filter(|point| !delta || point.now != point.before)
+            .filter(|point| point.now != if delta { point.before } else { 0 })
             .map(|point| {
                 let value = point.now - if delta { point.before } else { 0 };
                 self.point(point.attributes, start, int(value))
@@ -148,14 +207,14 @@ impl<'a> Encoder<'a> {
         self.sum(metric, points, false, false);
     }
 
-    /// Adds a counter of seconds: attributes, what it counts now, and what it did before. Deltas of 0 are left out.
+    /// Adds a counter of seconds: attributes, what it counts now, and what it did before. Points that count nothing are left out.
     fn seconds(&mut self, metric: Metric, points: Vec<(Vec<KeyValue>, f64, f64)>) {
         let delta = self.options.temporality == Temporality::Delta;
         let start = self.start(delta);
         let points = points
             .into_iter()
             .map(|(attributes, now, before)| (attributes, now - if delta { before } else { 0.0 }))
-            .filter(|(_, value)| !delta || *value != 0.0)
+            .filter(|(_, value)| *value != 0.0)
             .map(|(attributes, value)| {
                 let value = number_data_point::Value::AsDouble(value);
                 self.point(attributes, start, value)

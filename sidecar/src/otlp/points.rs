@@ -1,5 +1,7 @@
 //! The points of an OTLP metric, whatever its kind. Pure.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 use opentelemetry_proto::tonic::{
     common::v1::KeyValue,
     metrics::v1::{
@@ -35,6 +37,14 @@ impl PointId {
         }
         Self(id)
     }
+}
+
+/// The same as a number, of one of a report's resources. That two points of a process share one is as likely as a fault of its
+/// memory: with 20,000 points one in 10^11.
+pub(super) fn hash(resource: usize, metric: &str, attributes: &[KeyValue]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (resource, PointId::new(metric, attributes)).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// How many points a metric has.

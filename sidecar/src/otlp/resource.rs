@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use opentelemetry::KeyValue;
 use opentelemetry_proto::tonic::resource::v1::Resource as ProtoResource;
 
-use super::metrics::text;
+use super::{metrics::text, names::VERSION};
 use crate::{
     config::{Config, Pod},
     host::Host,
@@ -18,23 +18,20 @@ pub struct Resource {
 }
 
 impl Resource {
-    /// The resource that `config` tells of, with its figures from `source` (`ebpf`, `inet_diag`).
+    /// The resource that `config` tells of.
     ///
     /// Its `service.name` is the first there is of: `OTEL_SERVICE_NAME`, that in `OTEL_RESOURCE_ATTRIBUTES`, the
     /// workload's name, that of `host` (the command's, the unit's), the pod's name. Of the host itself a pod tells nothing.
-    pub fn new(config: &Config, source: &str, host: &Host) -> Self {
+    pub fn new(config: &Config, host: &Host) -> Self {
         let pod = &config.pod;
         let is_pod = pod.uid.is_some() || pod.name.is_some();
         let host_name = host.host_name.clone().filter(|_| !is_pod);
         let name = pod.owner_name.as_ref().or(host.service_name.as_ref());
         let name = name.or(pod.name.as_ref()).map(String::as_str);
-        let mut attributes = BTreeMap::from([
-            ("flowcar.source".to_owned(), source.to_owned()),
-            (
-                "service.name".to_owned(),
-                name.unwrap_or("unknown_service:flowcar").to_owned(),
-            ),
-        ]);
+        let mut attributes = BTreeMap::from([(
+            "service.name".to_owned(),
+            name.unwrap_or("unknown_service:flowcar").to_owned(),
+        )]);
         let found = [
             ("service.namespace", pod.namespace.clone()),
             (
@@ -63,6 +60,16 @@ impl Resource {
         if let Some(name) = &config.service_name {
             attributes.insert("service.name".to_owned(), name.clone());
         }
+        Self { attributes }
+    }
+
+    /// flowcar itself, beside the workload: the same place, and another service.
+    #[must_use]
+    pub fn of_flowcar(&self) -> Self {
+        let mut attributes = self.attributes.clone();
+        attributes.remove("service.namespace");
+        attributes.insert("service.name".to_owned(), "flowcar".to_owned());
+        attributes.insert("service.version".to_owned(), VERSION.to_owned());
         Self { attributes }
     }
 
@@ -122,7 +129,7 @@ mod tests {
             host_name: Some("node-1.example".to_owned()),
             container_id: None,
         };
-        Resource::new(&config, "ebpf", &host).attributes
+        Resource::new(&config, &host).attributes
     }
 
     #[test]
@@ -142,7 +149,6 @@ mod tests {
         );
         let expected = [
             ("flowcar.pod.ips", "10.1.2.3,fd00::3"),
-            ("flowcar.source", "ebpf"),
             ("k8s.deployment.name", "web"),
             ("k8s.namespace.name", "shop"),
             ("k8s.node.name", "node-1"),
@@ -177,7 +183,7 @@ mod tests {
     #[test]
     fn metrics_and_spans_carry_the_same() {
         let config = Config::from_vars([]).expect("defaults");
-        let resource = Resource::new(&config, "ebpf", &Host::of_command(None));
+        let resource = Resource::new(&config, &Host::of_command(None));
         let sdk = ProtoResource::from(&resource.to_sdk());
         let mut attributes = sdk.attributes;
         attributes.sort_by(|a, b| a.key.cmp(&b.key));

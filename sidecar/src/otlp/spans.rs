@@ -15,18 +15,20 @@ use super::names::{SCHEMA_URL, SCOPE, VERSION, attribute};
 use crate::{
     clock::Anchor,
     config::TraceParent,
-    flow::{Flow, Monotonic, Part, Role, RttKind, SocketFigures, Volume},
+    flow::{Flow, Monotonic, Outcome, Part, Role, RttKind, SocketFigures, Volume},
     histogram::Histogram,
 };
 
 /// What a span depends on besides its flow.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct SpanOptions {
     /// Whether a server's span names the client's as its parent.
     pub trace_parent: TraceParent,
+    /// Where flows are learnt of (`flowcar.source`).
+    pub source: String,
 }
 
-/// The span of a flow: of one that is over, or, so far, of one that lives.
+/// The span of a flow: of one that is over, or, so far, of one that is still open when flowcar ends.
 pub fn span(flow: &Flow, anchor: &Anchor, options: &SpanOptions) -> SpanData {
     let parent = flow
         .trace
@@ -43,7 +45,7 @@ pub fn span(flow: &Flow, anchor: &Anchor, options: &SpanOptions) -> SpanData {
         parent_span_id: parent.map_or(SpanId::INVALID, SpanId::from),
         parent_span_is_remote: parent.is_some(),
         span_kind: kind(flow.role),
-        name: format!("tcp {}", flow.server_port()).into(),
+        name: name(flow).into(),
         start_time: wall(anchor, flow.started),
         end_time: wall(anchor, flow.seen.max(flow.started)),
         attributes: attributes(flow),
@@ -54,11 +56,20 @@ pub fn span(flow: &Flow, anchor: &Anchor, options: &SpanOptions) -> SpanData {
         instrumentation_scope: InstrumentationScope::builder(SCOPE)
             .with_version(VERSION)
             .with_schema_url(SCHEMA_URL)
+            .with_attributes([KeyValue::new(attribute::SOURCE, options.source.clone())])
             .build(),
     }
 }
 
-/// The span of one part of a flow that lives: a child of the flow's own span, which is sent when the flow ends.
+fn name(flow: &Flow) -> String {
+    match flow.server_port() {
+        Some(port) => format!("tcp {port}"),
+        None => "tcp".to_owned(),
+    }
+}
+
+/// The interim span of one part of a flow that lives: a child of the flow's own span, which is sent when the flow ends, or flowcar.
+/// Its figures are of that part alone and have names of their own, so that no sum over spans counts a byte twice.
 pub fn part(flow: &Flow, part: &Part, anchor: &Anchor, options: &SpanOptions) -> SpanData {
     let whole = span(flow, anchor, options);
     SpanData {
@@ -73,9 +84,10 @@ pub fn part(flow: &Flow, part: &Part, anchor: &Anchor, options: &SpanOptions) ->
         parent_span_is_remote: false,
         // The connection's own span is the one that draws the edge from client to server.
         span_kind: SpanKind::Internal,
+        name: format!("{} interim", whole.name).into(),
         start_time: wall(anchor, part.from),
         end_time: wall(anchor, part.to),
-        attributes: ends(flow).into_iter().chain(volume(&part.volume)).collect(),
+        attributes: interim(flow, &part.volume),
         ..whole
     }
 }
@@ -119,7 +131,8 @@ fn wall(anchor: &Anchor, time: Monotonic) -> SystemTime {
 
 fn status(flow: &Flow) -> Status {
     match flow.outcome {
-        Some(outcome) if flow.is_failure() => Status::error(outcome.name()),
+        // error.type says why.
+        Some(_) if flow.is_failure() => Status::error(""),
         _ => Status::Unset,
     }
 }
@@ -128,19 +141,42 @@ fn attributes(flow: &Flow) -> Vec<KeyValue> {
     let mut all = ends(flow);
     all.extend(volume(&flow.volume));
     all.extend(latencies(flow));
-    if let Some(outcome) = flow.outcome {
-        all.push(KeyValue::new(attribute::END, outcome.name()));
-        if flow.is_failure() {
-            all.push(KeyValue::new(attribute::ERROR_TYPE, outcome.name()));
-        }
+    match flow.outcome {
+        Some(Outcome::Closed(end)) => all.push(KeyValue::new(attribute::END, end.name())),
+        Some(Outcome::Failed(_)) => {}
+        None => all.push(KeyValue::new(attribute::OPEN, true)),
+    }
+    if let Some(outcome) = flow.outcome.filter(|_| flow.is_failure()) {
+        all.push(KeyValue::new(attribute::ERROR_TYPE, outcome.name()));
     }
     if flow.reset_after_fin {
         all.push(KeyValue::new(attribute::RESET_AFTER_FIN, true));
     }
-    if flow.adopted() {
-        all.push(KeyValue::new(attribute::ADOPTED, true));
+    if let Some(by) = flow.adopted {
+        all.push(KeyValue::new(attribute::ADOPTED_BY, by.name()));
     }
     all
+}
+
+fn interim(flow: &Flow, volume: &Volume) -> Vec<KeyValue> {
+    let figures = [
+        (attribute::INTERIM_BYTES_SENT, volume.bytes_sent),
+        (attribute::INTERIM_BYTES_RECEIVED, volume.bytes_received),
+        (attribute::INTERIM_SEGMENTS_SENT, volume.segments_sent),
+        (
+            attribute::INTERIM_SEGMENTS_RECEIVED,
+            volume.segments_received,
+        ),
+        (attribute::INTERIM_RETRANSMITS, volume.retransmits.total()),
+    ];
+    let mut all = ends(flow);
+    all.push(KeyValue::new(attribute::INTERIM, true));
+    all.extend(figures.map(counted));
+    all
+}
+
+fn counted((name, count): (&'static str, u64)) -> KeyValue {
+    KeyValue::new(name, i64::try_from(count).unwrap_or(i64::MAX))
 }
 
 fn ends(flow: &Flow) -> Vec<KeyValue> {
@@ -178,7 +214,7 @@ fn volume(volume: &Volume) -> [KeyValue; 5] {
         (attribute::SEGMENTS_RECEIVED, volume.segments_received),
         (attribute::RETRANSMITS, volume.retransmits.total()),
     ]
-    .map(|(name, count)| KeyValue::new(name, i64::try_from(count).unwrap_or(i64::MAX)))
+    .map(counted)
 }
 
 fn latencies(flow: &Flow) -> Vec<KeyValue> {
@@ -257,7 +293,7 @@ pub(super) const fn role(role: Role) -> &'static str {
     }
 }
 
-/// The value of `flowcar.rtt.kind`.
+/// The value of `flowcar.tcp.rtt.kind`.
 pub(super) const fn rtt_kind(kind: RttKind) -> &'static str {
     match kind {
         RttKind::Measured => "measured",

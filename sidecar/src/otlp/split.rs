@@ -24,10 +24,16 @@ pub(super) struct Part {
     pub(super) items: usize,
 }
 
-/// The request for metrics in parts of at most `most` bytes, or of one point; each with its resource, its scope and all that
+/// The request for metrics in parts of at most `most` bytes, or of one point; each with its resources, their scopes and all that
 /// is said of its metrics.
 pub(super) fn metrics(request: ExportMetricsServiceRequest, most: usize) -> Vec<Part> {
-    let mut parts = Vec::new();
+    let mut packer = Packer {
+        most,
+        parts: Vec::new(),
+        resources: Vec::new(),
+        held: Vec::new(),
+        size: 0,
+    };
     for resource in request.resource_metrics {
         for scope in resource.scope_metrics {
             let frame = ResourceMetrics {
@@ -39,63 +45,89 @@ pub(super) fn metrics(request: ExportMetricsServiceRequest, most: usize) -> Vec<
                 }],
                 schema_url: resource.schema_url.clone(),
             };
-            metrics_of_scope(&frame, scope.metrics, most, &mut parts);
+            for metric in scope.metrics {
+                packer.add(&frame, metric);
+            }
+            packer.close(&frame);
         }
     }
-    parts
+    packer.finish();
+    packer.parts
 }
 
-fn metrics_of_scope(
-    frame: &ResourceMetrics,
-    metrics: Vec<Metric>,
+/// Packs metrics into parts.
+struct Packer {
     most: usize,
-    parts: &mut Vec<Part>,
-) {
-    // Two more lengths grow with what is put in.
-    let empty = framed(framed(framed(frame.encoded_len())));
-    let mut held: Vec<Metric> = Vec::new();
-    let mut size = empty;
-    for mut metric in metrics {
+    parts: Vec<Part>,
+    /// What the next part has of scopes that are through.
+    resources: Vec<ResourceMetrics>,
+    /// What it has of the present scope.
+    held: Vec<Metric>,
+    /// Bytes of both, encoded.
+    size: usize,
+}
+
+impl Packer {
+    /// Adds a metric of the present scope, of which `frame` is all but the metrics.
+    fn add(&mut self, frame: &ResourceMetrics, mut metric: Metric) {
         loop {
             let all = points::count(&metric);
             if all == 0 {
-                break;
+                return;
             }
+            // Two more lengths grow with what is put in.
+            let scope = match self.held.is_empty() {
+                true => framed(framed(framed(frame.encoded_len()))),
+                false => 0,
+            };
             let rest = points::split_off(&mut metric, 0);
-            let head = framed(framed(metric.encoded_len()));
+            let head = scope + framed(framed(metric.encoded_len()));
             metric = rest;
-            let mut fit = points::fitting(&metric, most.saturating_sub(size + head));
-            if fit == 0 && held.is_empty() {
+            let mut fit = points::fitting(&metric, self.most.saturating_sub(self.size + head));
+            if fit == 0 && self.held.is_empty() && self.resources.is_empty() {
                 fit = 1;
             }
             let rest = points::split_off(&mut metric, fit);
             if fit > 0 {
-                size += framed(metric.encoded_len());
-                held.push(metric);
+                self.size += scope + framed(metric.encoded_len());
+                self.held.push(metric);
             }
             if fit == all {
-                break;
+                return;
             }
-            parts.push(metrics_part(frame, std::mem::take(&mut held)));
-            size = empty;
+            self.close(frame);
+            self.finish();
             metric = rest;
         }
     }
-    if !held.is_empty() {
-        parts.push(metrics_part(frame, held));
-    }
-}
 
-fn metrics_part(frame: &ResourceMetrics, metrics: Vec<Metric>) -> Part {
-    let items = metrics.iter().map(points::count).sum();
-    let mut resource = frame.clone();
-    resource.scope_metrics[0].metrics = metrics;
-    let request = ExportMetricsServiceRequest {
-        resource_metrics: vec![resource],
-    };
-    Part {
-        body: request.encode_to_vec().into(),
-        items,
+    /// The present scope is through, or the present part.
+    fn close(&mut self, frame: &ResourceMetrics) {
+        if !self.held.is_empty() {
+            let mut resource = frame.clone();
+            resource.scope_metrics[0].metrics = std::mem::take(&mut self.held);
+            self.resources.push(resource);
+        }
+    }
+
+    /// The present part is through.
+    fn finish(&mut self) {
+        self.size = 0;
+        if self.resources.is_empty() {
+            return;
+        }
+        let request = ExportMetricsServiceRequest {
+            resource_metrics: std::mem::take(&mut self.resources),
+        };
+        let scopes = request
+            .resource_metrics
+            .iter()
+            .flat_map(|of| &of.scope_metrics);
+        let items = scopes.flat_map(|of| &of.metrics).map(points::count).sum();
+        self.parts.push(Part {
+            body: request.encode_to_vec().into(),
+            items,
+        });
     }
 }
 

@@ -7,7 +7,10 @@ use std::{
 };
 
 use super::names::attribute;
-use crate::flow::{End, Failure, Lost, Role, RttKind};
+use crate::flow::{AdoptedBy, End, Failure, Lost, Role, RttKind};
+
+/// Which of [`End::ALL`] are of connections that were cut off.
+const CUT_OFF: std::ops::Range<usize> = 2..6;
 
 /// A value of an attribute.
 #[derive(Clone, Copy, Debug)]
@@ -43,13 +46,18 @@ pub fn all() -> Vec<Attribute> {
     vec![
         of(
             attribute::END,
-            "Connections that were established: `flowcar.tcp.connections.closed`, `flowcar.tcp.connection.duration`, spans. The span of a failed attempt has the reason of its `error.type` here, too.",
+            "Connections that were established: `flowcar.tcp.connection.closed`, `flowcar.tcp.connection.duration`, spans.",
             &ends,
         ),
         of(
             attribute::ERROR_TYPE,
-            "Attempts that were never established: `flowcar.tcp.connections.failed`, `flowcar.tcp.connect.duration`, spans. The span of a connection that was cut off has its `flowcar.end` here, too.",
+            "Attempts that were never established: `flowcar.tcp.connection.failed`, `flowcar.tcp.connect.duration`, spans.",
             &failures,
+        ),
+        of(
+            attribute::ERROR_TYPE,
+            "Connections that were cut off: `flowcar.tcp.connection.closed`, `flowcar.tcp.connection.duration`, spans. Absent of those that were closed.",
+            &ends[CUT_OFF],
         ),
         of(
             attribute::ERROR_TYPE,
@@ -58,11 +66,11 @@ pub fn all() -> Vec<Attribute> {
         ),
         of(
             attribute::LOST,
-            "`flowcar.tcp.connections.lost`",
+            "`flowcar.tcp.connection.lost`",
             &Lost::ALL.map(lost),
         ),
         of(attribute::CAUSE, "`flowcar.tcp.retransmits`", &CAUSES),
-        of(attribute::LIMIT, "`flowcar.tcp.limited.duration`", &LIMITS),
+        of(attribute::LIMIT, "`flowcar.tcp.limited.time`", &LIMITS),
         of(
             attribute::RTT_KIND,
             "`flowcar.tcp.rtt`, spans",
@@ -78,25 +86,30 @@ pub fn all() -> Vec<Attribute> {
             "`flowcar.tcp.io`, `flowcar.tcp.segments`",
             &DIRECTIONS,
         ),
-        of(
-            attribute::TRANSPORT,
-            "All of `flowcar.tcp.*` but `.lost`, spans",
-            &TRANSPORTS,
-        ),
-        of(
-            attribute::NETWORK_TYPE,
-            "All of `flowcar.tcp.*` but listeners and `.lost`, spans",
-            &NETWORK_TYPES,
-        ),
+        of(attribute::TRANSPORT, "Spans", &TRANSPORTS),
+        of(attribute::NETWORK_TYPE, "Spans", &NETWORK_TYPES),
         of(
             attribute::RECORD_KIND,
-            "`flowcar.self.records`, `flowcar.self.records.dropped`",
+            "`flowcar.self.record.decoded`, `flowcar.self.record.dropped`",
             &RECORD_KINDS,
         ),
-        of(attribute::SOCKETS, "`flowcar.self.sockets`", &SOCKETS),
-        of(attribute::REASON, "`flowcar.self.spans.dropped`", &REASONS),
-        of(attribute::SIGNAL, "flowcar's own exports", &SIGNALS),
-        of(attribute::OUTCOME, "`flowcar.self.exports`", &OUTCOMES),
+        of(attribute::SOCKETS, "`flowcar.self.socket.count`", &SOCKETS),
+        of(attribute::REASON, "`flowcar.self.span.dropped`", &REASONS),
+        of(
+            attribute::ADOPTED_BY,
+            "`flowcar.tcp.connection.adopted`, spans",
+            &AdoptedBy::ALL.map(adopted_by),
+        ),
+        of(
+            attribute::SOURCE,
+            "The instrumentation scope of all metrics and spans",
+            &SOURCES,
+        ),
+        of(
+            attribute::COMPONENT_TYPE,
+            "`otel.sdk.*`: flowcar's own exports",
+            &COMPONENTS,
+        ),
     ]
 }
 
@@ -214,7 +227,7 @@ const fn lost(lost: Lost) -> Value {
         ),
         Lost::Detached => (
             "It ended while flowcar's programs were off the cgroup: another process detached them.",
-            "Find who did it (`flowcar.self.unfollowed.duration` and the log tell when): whoever holds CAP_SYS_ADMIN, or shares flowcar's PID namespace with CAP_SYS_PTRACE, can.",
+            "Find who did it (`flowcar.self.unfollowed.time` and the log tell when): whoever holds CAP_SYS_ADMIN, or shares flowcar's PID namespace with CAP_SYS_PTRACE, can.",
         ),
         Lost::Restart => ("It ended while no flowcar followed.", ""),
     };
@@ -325,6 +338,42 @@ const NETWORK_TYPES: [Value; 2] = [
     value("ipv6", "IPv6.", ""),
 ];
 
+const fn adopted_by(by: AdoptedBy) -> Value {
+    match by {
+        AdoptedBy::Startup => value(
+            "startup",
+            "It was open when flowcar began to follow, or when the followed cgroup was made anew.",
+            "",
+        ),
+        AdoptedBy::Restart => value(
+            "restart",
+            "It was open when flowcar began to follow, and the flowcar before this one had counted it as opened or adopted.",
+            "Over restarts, count `startup` alone.",
+        ),
+    }
+}
+
+const SOURCES: [Value; 2] = [
+    value(
+        "ebpf",
+        "eBPF programs on the cgroup, and socket dumps beside them where they can be had.",
+        "",
+    ),
+    value(
+        "inet_diag",
+        "Socket dumps alone: no handshake is seen, and short connections are missed.",
+        "`flowcar check` says what stands in the way of eBPF.",
+    ),
+];
+
+const COMPONENTS: [Value; 5] = [
+    value("otlp_grpc_metric_exporter", "Metrics over gRPC.", ""),
+    value("otlp_http_metric_exporter", "Metrics over HTTP.", ""),
+    value("otlp_grpc_span_exporter", "Spans over gRPC.", ""),
+    value("otlp_http_span_exporter", "Spans over HTTP.", ""),
+    value("batching_span_processor", "Spans that wait.", ""),
+];
+
 const RECORD_KINDS: [Value; 8] = [
     value(
         "open",
@@ -395,30 +444,6 @@ const REASONS: [Value; 6] = [
         "shutdown",
         "flowcar ended before the receiver took them.",
         "Raise FLOWCAR_SHUTDOWN_TIMEOUT.",
-    ),
-];
-
-const SIGNALS: [Value; 2] = [
-    value("metrics", "Metrics.", ""),
-    value("traces", "Spans.", ""),
-];
-
-const OUTCOMES: [Value; 4] = [
-    value("success", "The receiver took all.", ""),
-    value(
-        "partial",
-        "The receiver took it with a remark, or in part.",
-        "Read the receiver's message in flowcar's log.",
-    ),
-    value(
-        "failure",
-        "It failed, and is tried again.",
-        "Look at the receiver and the way to it.",
-    ),
-    value(
-        "refused",
-        "The receiver refused it for good.",
-        "Read the receiver's message in flowcar's log.",
     ),
 ];
 

@@ -121,7 +121,7 @@ fn limits(config: &Config, looks: bool) -> Limits {
 }
 
 /// Exports where an endpoint is set; the service is the command if nothing else names it.
-fn exporter(config: &Config, source: &str, command: &OsString) -> Option<Exporter> {
+fn exporter(config: &Config, source: &'static str, command: &OsString) -> Option<Exporter> {
     let name = std::path::Path::new(command)
         .file_name()
         .unwrap_or(command)

@@ -1,5 +1,7 @@
 //! What is in the books and in no series. Pure.
 
+use std::collections::BTreeMap;
+
 use super::SeriesSet;
 use crate::{
     flow::{Books, Lost},
@@ -7,8 +9,8 @@ use crate::{
 };
 
 /// Finds what no series has. Most of what is lost was never told of, and is added to the connections opened at once. Where
-/// news of ends is lost, it takes two looks to tell whether series have the connection: until then it only goes off those
-/// that live, so that the sum of those opened never goes back.
+/// news of ends is lost, it takes two looks to tell whether series have the connection: until then it only goes off those that live,
+/// so that the sum of those opened never goes back.
 #[derive(Debug, Default)]
 pub struct Remainder {
     /// Ends whose news were lost before the last look.
@@ -16,6 +18,8 @@ pub struct Remainder {
     /// The same before the look that preceded it: of these, series have none as living any more.
     settled: u64,
     opened: u64,
+    /// As they were reported last.
+    lost: BTreeMap<Lost, u64>,
 }
 
 impl Remainder {
@@ -30,26 +34,46 @@ impl Remainder {
     /// What is missing in `series`. So many records are `waiting` to be heard that may be the first word of their connection: its
     /// end may be among those whose news was lost, and a series will have it all the same.
     pub fn of(&mut self, books: &Books, waiting: u64, series: &SeriesSet) -> Unseen {
-        let sum = |of: fn(&Series) -> u64| series.all().values().map(of).sum::<u64>();
-        let began = sum(|of| of.opened) + sum(|of| of.inherited);
-        let closed = sum(|of| of.closed.values().sum());
+        let sum = |of: fn(&Series) -> u64| series.all().map(|(_, one)| of(one)).sum::<u64>();
+        let dropped = series.dropped();
+        let began = sum(Series::began) + dropped.began;
+        let closed = sum(|of| of.closed.values().sum()) + dropped.closed;
         let live = sum(|of| of.live);
         // Neither closed nor live: lost, and in a series.
         let known = began.saturating_sub(closed + live);
-        let inherited = lost_to(books, Lost::Restart);
-        let lost = books.lost_total() - inherited;
+        let at_restart = lost_to(books, Lost::Restart);
+        let lost = books.lost_total() - at_restart;
         let unheard = unheard(books);
         // No more of them than live in series, or will once they are heard of, can be in series.
         let never_heard = unheard.saturating_sub(live + waiting);
         let settled = self.settled.max(never_heard).min(unheard);
         let certain = lost - unheard + settled;
         self.opened = self.opened.max(certain.saturating_sub(known));
-        let live = (self.opened + known) as i64 - lost as i64;
         Unseen {
             opened: self.opened,
-            inherited,
-            live: (unheard > 0).then_some(live),
+            adopted_at_restart: at_restart,
+            pending: lost.saturating_sub(self.opened + known),
+            too_many: 0,
         }
+    }
+
+    /// The lost by cause, as they are reported: but for so many of which the first word still `waits` in the ring, so that no series
+    /// has them. What was reported is never taken back: gives how many too many that makes.
+    pub fn report_lost(&mut self, waits: u64, books: &Books) -> (BTreeMap<Lost, u64>, u64) {
+        let (mut held_back, mut too_many) = (waits, 0);
+        for (cause, count) in &books.lost {
+            let held = match cause {
+                Lost::RingFull | Lost::Malformed => held_back.min(*count),
+                _ => 0,
+            };
+            held_back -= held;
+            let reported = self.lost.entry(*cause).or_default();
+            too_many += reported.saturating_sub(count - held);
+            *reported = (count - held).max(*reported);
+        }
+        let mut lost = self.lost.clone();
+        lost.retain(|_, count| *count > 0);
+        (lost, too_many)
     }
 }
 

@@ -47,7 +47,10 @@ fn write_metric(out: &mut String, metric: &Metric) -> fmt::Result {
         Some(Data::Sum(sum)) => write_numbers(out, metric, &sum.data_points),
         Some(Data::Gauge(gauge)) => write_numbers(out, metric, &gauge.data_points),
         Some(Data::ExponentialHistogram(histogram)) => {
-            histogram.data_points.iter().try_for_each(|point| {
+            let begun = histogram.data_points.iter();
+            let mut begun =
+                begun.filter(|of| !is_start(of.start_time_unix_nano, of.time_unix_nano));
+            begun.try_for_each(|point| {
                 let line = plotted(point.count, &Plot::from(point), &metric.unit);
                 writeln!(
                     out,
@@ -57,6 +60,9 @@ fn write_metric(out: &mut String, metric: &Metric) -> fmt::Result {
             })
         }
         Some(Data::Histogram(histogram)) => histogram.data_points.iter().try_for_each(|point| {
+            if is_start(point.start_time_unix_nano, point.time_unix_nano) {
+                return Ok(());
+            }
             let line = plotted(point.count, &Plot::from(point), &metric.unit);
             writeln!(
                 out,
@@ -68,9 +74,17 @@ fn write_metric(out: &mut String, metric: &Metric) -> fmt::Result {
     }
 }
 
+/// Whether a point is only what a sum or a histogram begins with.
+const fn is_start(start_unix_nano: u64, at_unix_nano: u64) -> bool {
+    start_unix_nano > 0 && start_unix_nano == at_unix_nano
+}
+
 fn write_numbers(out: &mut String, metric: &Metric, points: &[NumberDataPoint]) -> fmt::Result {
     let (name, unit) = (one_line(&metric.name), &metric.unit);
-    points.iter().try_for_each(|point| {
+    let mut begun = points
+        .iter()
+        .filter(|of| !is_start(of.start_time_unix_nano, of.time_unix_nano));
+    begun.try_for_each(|point| {
         let value = number(point.value, unit);
         writeln!(
             out,
@@ -146,7 +160,10 @@ fn write_span(out: &mut String, span: &Span) -> fmt::Result {
         .as_ref()
         .filter(|s| s.code() == StatusCode::Error)
     {
-        write!(out, "  error: {}", one_line(&status.message))?;
+        match one_line(&status.message).as_str() {
+            "" => write!(out, "  error")?,
+            message => write!(out, "  error: {message}")?,
+        }
     }
     writeln!(out, "  {}", attributes(&span.attributes))
 }

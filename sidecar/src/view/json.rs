@@ -27,8 +27,8 @@ struct Line<'a> {
     retransmits: u64,
     rtt: Rtt<'a>,
     exchanges: Exchanges,
-    /// Null where it is still open.
-    end: Option<&'a str>,
+    /// Why it ended, or why it was never established; null where it is still open.
+    close_reason: Option<&'a str>,
     trace_id: String,
     span_id: String,
 }
@@ -112,7 +112,7 @@ pub fn line(flow: &Flow, anchor: &Anchor) -> String {
             p50_s: quantile(&flow.exchanges, 0.5),
             p99_s: quantile(&flow.exchanges, 0.99),
         },
-        end: flow.outcome.map(|outcome| outcome.name()),
+        close_reason: flow.outcome.map(|outcome| outcome.name()),
         trace_id: format!("{:032x}", flow.trace.trace_id),
         span_id: format!("{:016x}", flow.trace.span_id),
     };

@@ -106,6 +106,7 @@ impl Watch {
             .env("FLOWCAR_SPAN_QUEUE", "1000000")
             .env("FLOWCAR_SPAN_QUEUE_BYTES", "1000000000")
             .env("FLOWCAR_SPAN_INTERVAL", "0")
+            .env("FLOWCAR_SELF_METRICS", "detailed")
             .env("FLOWCAR_SHUTDOWN_TIMEOUT", "30000")
             .envs(settings.iter().copied())
             .stdin(Stdio::null())

@@ -81,25 +81,37 @@ impl Seen {
             Received::Metrics(request) => {
                 self.reports += 1;
                 self.metrics.clear();
+                self.counted_unix_ns = (u64::MAX, 0);
                 for resource in request.resource_metrics {
-                    let attributes = resource.resource.unwrap_or_default().attributes;
-                    self.source = texts(&attributes)["flowcar.source"].clone();
-                    for metric in resource.scope_metrics.into_iter().flat_map(|of| of.metrics) {
+                    let scopes = resource.scope_metrics.into_iter();
+                    let metrics = scopes.flat_map(|of| {
+                        let scope = of.scope.unwrap_or_default().attributes;
+                        self.source = texts(&scope)["flowcar.source"].clone();
+                        of.metrics
+                    });
+                    for metric in metrics.collect::<Vec<_>>() {
                         let points = match metric.data {
                             Some(Data::Sum(sum)) => sum.data_points,
                             Some(Data::Gauge(gauge)) => gauge.data_points,
                             Some(Data::ExponentialHistogram(histogram)) => {
                                 let counts = histogram.data_points.into_iter();
-                                let counts =
-                                    counts.map(|of| (texts(&of.attributes), of.count as f64));
+                                let counts = counts
+                                    .filter(|of| of.start_time_unix_nano < of.time_unix_nano)
+                                    .map(|of| (texts(&of.attributes), of.count as f64));
                                 self.metrics.insert(metric.name, counts.collect());
                                 continue;
                             }
                             _ => continue,
                         };
-                        let points = points.into_iter().map(|point| {
-                            self.counted_unix_ns =
-                                (point.start_time_unix_nano, point.time_unix_nano);
+                        // What a series begins with is no value.
+                        let begun = points
+                            .into_iter()
+                            .filter(|point| point.start_time_unix_nano < point.time_unix_nano);
+                        let points = begun.map(|point| {
+                            let (start, at) = (point.start_time_unix_nano, point.time_unix_nano);
+                            if start > 0 {
+                                self.counted_unix_ns = (self.counted_unix_ns.0.min(start), at);
+                            }
                             let value = match point.value {
                                 Some(number_data_point::Value::AsInt(value)) => value as f64,
                                 Some(number_data_point::Value::AsDouble(value)) => value,
@@ -116,19 +128,25 @@ impl Seen {
         }
     }
 
-    /// Whoever adds up a report's points finds that each connection opened is closed, live or lost.
+    /// Whoever adds up a report's points finds that each connection opened or adopted is closed, live or lost.
     fn points_balance(&self) {
         let all = |what: &str| -> f64 {
-            let name = format!("flowcar.tcp.connections.{what}");
+            let name = format!("flowcar.tcp.connection.{what}");
             let points = self.metrics.get(&name).into_iter().flatten();
             points.map(|(_, value)| value).sum()
         };
         assert_eq!(
-            all("opened"),
+            all("opened") + all("adopted"),
             all("closed") + all("live") + all("lost"),
             "{:#?}",
             self.metrics
         );
+    }
+
+    /// Connections opened or adopted.
+    pub fn began(&self) -> f64 {
+        let sum = |what| self.sum(&format!("flowcar.tcp.connection.{what}"), &[]);
+        sum("opened") + sum("adopted")
     }
 
     /// The sum of a metric's points that have these attributes; not those of its own exports.
@@ -206,9 +224,12 @@ impl Flow {
         self.get("network.tcp.handshake.role")
     }
 
-    /// `flowcar.end`
+    /// `flowcar.tcp.close.reason` of a connection, `error.type` of an attempt.
     pub fn end(&self) -> &str {
-        self.get("flowcar.end")
+        match self.get("flowcar.tcp.close.reason") {
+            "" => self.get("error.type"),
+            reason => reason,
+        }
     }
 }
 

@@ -131,7 +131,7 @@ fn only_theirs_are_told(stage: &Stage, Pair { web, client }: &Pair) {
             assert_eq!(resource("k8s.deployment.name"), Some(workload));
             assert_eq!(resource("service.name"), Some(workload));
             assert_eq!(resource("k8s.node.name"), Some("node1"));
-            assert_eq!(resource("flowcar.source"), Some("ebpf"));
+            assert_eq!(span.scope["flowcar.source"], "ebpf");
             assert_eq!(span.is_client(), workload == "client");
         }
         stage.books(pod, "balanced", |books| books.opened > 0 && books.balance());
@@ -244,7 +244,7 @@ fn without_capabilities_where_none_are_allowed(stage: &Stage, web: &Pod) -> Pod 
     told_by_both(stage, web, &client, SOME);
     let spans = stage.spans();
     let mut of_pod = spans.iter().filter(|span| span.pod() == client.name);
-    assert!(of_pod.all(|span| span.resource["flowcar.source"] == "inet_diag"));
+    assert!(of_pod.all(|span| span.scope["flowcar.source"] == "inet_diag"));
     client
 }
 

@@ -12,6 +12,7 @@ type Attributes = BTreeMap<String, String>;
 #[derive(Debug)]
 pub(crate) struct Span {
     pub(crate) resource: Attributes,
+    pub(crate) scope: Attributes,
     pub(crate) attributes: Attributes,
     pub(crate) trace: String,
     pub(crate) id: String,
@@ -48,10 +49,11 @@ impl Span {
         value.parse().unwrap()
     }
 
-    fn of(resource: &Attributes, span: &Value) -> Self {
+    fn of(resource: &Attributes, scope: &Attributes, span: &Value) -> Self {
         let text = |key: &str| span[key].as_str().unwrap_or_default().to_owned();
         Self {
             resource: resource.clone(),
+            scope: scope.clone(),
             attributes: attributes(span),
             trace: text("traceId"),
             id: text("spanId"),
@@ -67,32 +69,43 @@ pub(crate) fn spans(received: &Received) -> Vec<Span> {
     for export in &received.traces {
         for (resource, scope) in scopes(export, "resourceSpans", "scopeSpans") {
             let all = scope["spans"].as_array().into_iter().flatten();
-            spans.extend(all.map(|span| Span::of(&resource, span)));
+            let of_scope = attributes(&scope["scope"]);
+            spans.extend(all.map(|span| Span::of(&resource, &of_scope, span)));
         }
     }
-    spans.retain(|span| span.attributes.contains_key("flowcar.end"));
+    spans.retain(|span| span.attributes.contains_key("flowcar.tcp.close.reason"));
     spans
 }
 
 // === impl Books ===
 
 impl Books {
-    /// Of the last report with connections in it.
+    /// Of the last report with connections in it; the time in which nobody followed of the last that has flowcar's own figures.
     pub(crate) fn of(received: &Received, pod: &str) -> Option<Self> {
-        received.metrics.iter().rev().find_map(|export| {
-            let (_, scope) = scopes(export, "resourceMetrics", "scopeMetrics")
-                .into_iter()
-                .find(|(resource, _)| {
-                    resource.get("k8s.pod.name").is_some_and(|name| name == pod)
-                })?;
-            let count = |name| sum(&scope, name, "asInt").map(|sum| sum as i64);
-            Some(Self {
-                opened: count("flowcar.tcp.connections.opened")?,
-                closed: count("flowcar.tcp.connections.closed").unwrap_or(0),
-                live: count("flowcar.tcp.connections.live").unwrap_or(0),
-                lost: count("flowcar.tcp.connections.lost").unwrap_or(0),
-                unfollowed_s: sum(&scope, "flowcar.self.unfollowed.duration", "asDouble")
-                    .unwrap_or(0.0),
+        let scope_of = |export: &Value, is_own: bool| {
+            let scopes = scopes(export, "resourceMetrics", "scopeMetrics");
+            let mut of_pod = scopes.into_iter().filter(|(resource, _)| {
+                resource.get("k8s.pod.name").is_some_and(|name| name == pod)
+                    && (resource["service.name"] == "flowcar") == is_own
+            });
+            of_pod.next().map(|(_, scope)| scope)
+        };
+        let exports = || received.metrics.iter().rev();
+        let unfollowed = exports().find_map(|export| {
+            let own = scope_of(export, true)?;
+            sum(&own, "flowcar.self.unfollowed.time", "asDouble")
+        });
+        exports().find_map(|export| {
+            let scope = scope_of(export, false)?;
+            let count = |name| sum(&scope, name, "asInt").map_or(0, |sum| sum as i64);
+            let began =
+                count("flowcar.tcp.connection.opened") + count("flowcar.tcp.connection.adopted");
+            (began > 0).then(|| Self {
+                opened: began,
+                closed: count("flowcar.tcp.connection.closed"),
+                live: count("flowcar.tcp.connection.live"),
+                lost: count("flowcar.tcp.connection.lost"),
+                unfollowed_s: unfollowed.unwrap_or(0.0),
             })
         })
     }

@@ -50,7 +50,7 @@ pub(crate) fn told_by_both(stage: &Stage, web: &Pod, client: &Pod, at_least: usi
         );
         ends.have_the_bytes();
         // Without eBPF the sequence numbers that make a trace are not known.
-        if at_client.resource["flowcar.source"] == "ebpf" {
+        if at_client.scope["flowcar.source"] == "ebpf" {
             assert_eq!(at_client.trace, at_server.trace);
             assert_eq!(at_client.id, at_server.parent);
         }

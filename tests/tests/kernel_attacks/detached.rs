@@ -26,7 +26,7 @@ fn detached_programs_are_reported_and_attached_again() {
     // The servers' ends are followed: the test itself is not in the cgroup.
     let held = place.netns().run(|| Held::open(&plan)).unwrap().unwrap();
     watch.until("it is open", |seen| {
-        seen.sum("flowcar.tcp.connections.live", &[]) == 1.0
+        seen.sum("flowcar.tcp.connection.live", &[]) == 1.0
     });
     // Stopped, it does nothing between the two.
     watch.signal(Signal::SIGSTOP);
@@ -42,22 +42,22 @@ fn detached_programs_are_reported_and_attached_again() {
     serving.reports(3, WITHIN).unwrap();
     watch.until("flows are followed again", |seen| seen.flows.len() >= 6);
     watch.until("the lost one is message", |seen| {
-        let detached = [("flowcar.lost", "detached")];
-        seen.sum("flowcar.tcp.connections.lost", &detached) == 1.0
+        let detached = [("flowcar.tcp.lost.reason", "detached")];
+        seen.sum("flowcar.tcp.connection.lost", &detached) == 1.0
     });
     watch.reports(1);
     let seen = watch.stop();
     let sum = |name: &str| seen.sum(name, &[]);
-    assert_eq!(sum("flowcar.tcp.connections.opened"), 7.0);
-    assert_eq!(sum("flowcar.tcp.connections.closed"), 6.0);
-    assert_eq!(sum("flowcar.tcp.connections.lost"), 1.0);
-    assert_eq!(sum("flowcar.tcp.connections.live"), 0.0);
-    assert!(sum("flowcar.self.unfollowed.duration") > 0.0);
+    assert_eq!(seen.began(), 7.0);
+    assert_eq!(sum("flowcar.tcp.connection.closed"), 6.0);
+    assert_eq!(sum("flowcar.tcp.connection.lost"), 1.0);
+    assert_eq!(sum("flowcar.tcp.connection.live"), 0.0);
+    assert!(sum("flowcar.self.unfollowed.time") > 0.0);
 }
 
 /// Programs that look at packets are attached with a right, and a pod's flowcar has none left.
 #[test]
-fn where_they_cannot_be_attached_again_flowcar_ends_to_be_started_anew() {
+fn where_they_cannot_be_attached_again_flowcar_tcp_close_reasons_to_be_started_anew() {
     if !require_root() || !require_cgroup2() {
         return;
     }

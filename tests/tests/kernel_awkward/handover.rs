@@ -113,7 +113,7 @@ fn a_process_that_moves_takes_no_socket_along() {
         let target: SocketAddr = ([127, 0, 0, 1], serving.address().port()).into();
         let mut watch = Watch::start(&place, mode, &[]);
         let mut holding = Holding::start(&place, &CallPlan::to(target).connections(3, 1)).unwrap();
-        let live = "flowcar.tcp.connections.live";
+        let live = "flowcar.tcp.connection.live";
         watch.until("both ends", |seen| seen.sum(live, &[]) == 6.0);
 
         neighbour.adopt(holding.id()).unwrap();

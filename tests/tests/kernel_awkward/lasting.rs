@@ -10,14 +10,15 @@ use flowcar_tests::{
 
 use crate::can_run;
 
-const LIVE: &str = "flowcar.tcp.connections.live";
+const LIVE: &str = "flowcar.tcp.connection.live";
 
 /// Figures that only traffic may change.
 fn figures(seen: &Seen) -> BTreeMap<&'static str, f64> {
     let names = [
         LIVE,
-        "flowcar.tcp.connections.opened",
-        "flowcar.tcp.connections.closed",
+        "flowcar.tcp.connection.opened",
+        "flowcar.tcp.connection.adopted",
+        "flowcar.tcp.connection.closed",
         "flowcar.tcp.io",
         "flowcar.tcp.segments",
         "flowcar.tcp.retransmits",
@@ -56,8 +57,8 @@ fn no_byte_moves_between_two_reports() {
         assert_eq!(seen.flows.len(), 2);
         bytes_hold(seen.flow(&clients[0]), &clients[0]);
         let after = figures(&seen);
-        assert_eq!(after["flowcar.tcp.connections.opened"], 2.0);
-        assert_eq!(after["flowcar.tcp.connections.closed"], 2.0);
+        assert_eq!(seen.began(), 2.0);
+        assert_eq!(after["flowcar.tcp.connection.closed"], 2.0);
         assert_eq!(after["flowcar.tcp.io"], 6.0 * 1132.0, "three exchanges");
     }
 }
@@ -84,7 +85,7 @@ fn no_look_can_show_it() {
     let seen = watch.stop();
     bytes_hold(seen.flow(&clients[0]), &clients[0]);
     for name in ["opened", "closed"] {
-        let sum = seen.sum(&format!("flowcar.tcp.connections.{name}"), &[]);
+        let sum = seen.sum(&format!("flowcar.tcp.connection.{name}"), &[]);
         assert_eq!(sum, 2.0, "{name}");
     }
     assert_eq!(seen.sum(LIVE, &[]), 0.0);

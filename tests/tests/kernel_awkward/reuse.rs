@@ -68,8 +68,8 @@ fn the_same_addresses_and_ports_twice() {
             }
         }
         assert_ne!(clients[0].trace_id, clients[1].trace_id, "two connections");
-        assert_eq!(seen.sum("flowcar.tcp.connections.opened", &[]), 4.0);
-        assert_eq!(seen.sum("flowcar.tcp.connections.closed", &[]), 4.0);
-        assert_eq!(seen.sum("flowcar.tcp.connections.lost", &[]), 0.0);
+        assert_eq!(seen.began(), 4.0);
+        assert_eq!(seen.sum("flowcar.tcp.connection.closed", &[]), 4.0);
+        assert_eq!(seen.sum("flowcar.tcp.connection.lost", &[]), 0.0);
     }
 }

@@ -88,7 +88,7 @@ fn a_neighbour_on_the_same_port() {
             Mode::Both => watch.until("the pod's", |seen| seen.flows.len() >= own.len()),
             // Of a listener that is both's, nothing tells whose a short connection was; that is said.
             _ => watch.until("what is told", |seen| {
-                let unscoped = seen.sum("flowcar.self.sockets.unscoped", &[]);
+                let unscoped = seen.sum("flowcar.self.socket.unscoped", &[]);
                 unscoped + seen.flows.len() as f64 >= 2.0 * CONNECTIONS as f64
             }),
         };

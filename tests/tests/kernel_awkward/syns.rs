@@ -107,10 +107,14 @@ fn a_syn_before_flowcar_came() {
     let flow = seen.flow(&called[0]);
     bytes_hold(flow, &called[0]);
     assert_eq!((flow.role(), flow.end()), ("client", "local_fin"));
-    assert_eq!(flow.get("flowcar.adopted"), "", "it was not open yet");
+    assert_eq!(
+        flow.get("flowcar.tcp.adopted.by"),
+        "",
+        "it was not open yet"
+    );
     assert_eq!(flow.get("flowcar.tcp.connect.duration"), "");
-    assert_eq!(seen.sum("flowcar.tcp.connections.opened", &[]), 1.0);
-    assert_eq!(seen.sum("flowcar.tcp.connections.closed", &[]), 1.0);
+    assert_eq!(seen.began(), 1.0);
+    assert_eq!(seen.sum("flowcar.tcp.connection.closed", &[]), 1.0);
 }
 
 /// One end, followed by flowcar.

@@ -54,7 +54,7 @@ fn where_the_ring_overran_at_the_start_what_is_not_adopted_is_counted() {
         duration: Duration::from_secs(10),
         rate: None,
     };
-    let unadopted = |seen: &Seen| seen.sum("flowcar.self.sockets.unadopted", &[]);
+    let unadopted = |seen: &Seen| seen.sum("flowcar.self.socket.unadopted", &[]);
     let mut watch = thread::scope(|scope| {
         let loading = scope.spawn(|| load_in(&place, &load).unwrap());
         // A page of ring has room for few openings, if they come while flowcar is on its way to the first look.
@@ -70,7 +70,7 @@ fn where_the_ring_overran_at_the_start_what_is_not_adopted_is_counted() {
         }
     });
     watch.until("only the old ones", |seen| {
-        seen.sum("flowcar.self.table.flows", &[]) == 0.0
+        seen.sum("flowcar.self.flow.count", &[]) == 0.0
     });
     assert!(unadopted(watch.reports(1)) >= 2.0 * OLD as f64);
     old.close().unwrap();
@@ -78,7 +78,7 @@ fn where_the_ring_overran_at_the_start_what_is_not_adopted_is_counted() {
     assert!(
         seen.flows
             .iter()
-            .all(|flow| flow.get("flowcar.adopted") != "true")
+            .all(|flow| flow.get("flowcar.tcp.adopted.by").is_empty())
     );
 }
 
@@ -97,7 +97,7 @@ fn adopt(mode: Mode) {
 
     let often = [("OTEL_METRIC_EXPORT_INTERVAL", "100")];
     let mut watch = Watch::start(&place, mode, &often);
-    let live = "flowcar.tcp.connections.live";
+    let live = "flowcar.tcp.connection.live";
     let waited = watch.waited_for_a_processor();
     let seen = watch.until("their adoption", |seen| seen.sum(live, &[]) >= FLOWS as f64);
     // From when the programs are attached, and the news of ends is heard, to the first report with all of them.
@@ -147,17 +147,14 @@ fn adopt(mode: Mode) {
             );
         }
     }
-    let adopted = |flow: &&flowcar_tests::watch::Flow| flow.get("flowcar.adopted") == "true";
-    let expected = if mode == Mode::Both {
-        FLOWS
-    } else {
-        FLOWS + 20
-    };
-    assert_eq!(seen.flows.iter().filter(adopted).count(), expected);
+    let adopted =
+        |flow: &&flowcar_tests::watch::Flow| flow.get("flowcar.tcp.adopted.by") == "startup";
+    assert_eq!(seen.flows.iter().filter(adopted).count(), FLOWS);
     let sum = |name| seen.sum(name, &[]);
-    assert_eq!(sum("flowcar.tcp.connections.opened"), (FLOWS + 20) as f64);
-    assert_eq!(sum("flowcar.tcp.connections.closed"), (FLOWS + 20) as f64);
-    assert_eq!((sum(live), sum("flowcar.tcp.connections.lost")), (0.0, 0.0));
+    assert_eq!(sum("flowcar.tcp.connection.adopted"), FLOWS as f64);
+    assert_eq!(sum("flowcar.tcp.connection.opened"), 20.0);
+    assert_eq!(sum("flowcar.tcp.connection.closed"), (FLOWS + 20) as f64);
+    assert_eq!((sum(live), sum("flowcar.tcp.connection.lost")), (0.0, 0.0));
     let bytes: u64 = clients
         .iter()
         .chain(&servers)

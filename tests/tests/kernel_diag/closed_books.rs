@@ -29,7 +29,7 @@ fn flows_whose_close_was_dropped_are_taken_off_the_list() {
         .reports(CONNECTIONS as usize, Duration::from_secs(60))
         .unwrap();
 
-    let (live, table) = ("flowcar.tcp.connections.live", "flowcar.self.table.flows");
+    let (live, table) = ("flowcar.tcp.connection.live", "flowcar.self.flow.count");
     watch.reports(1);
     watch.until("an empty table", |seen| {
         seen.sum(table, &[]) == 0.0 && seen.sum(live, &[]) == 0.0
@@ -38,8 +38,8 @@ fn flows_whose_close_was_dropped_are_taken_off_the_list() {
     watch.reports(3);
     let seen = watch.stop();
     let ring_full = seen.sum(
-        "flowcar.tcp.connections.lost",
-        &[("flowcar.lost", "ring_full")],
+        "flowcar.tcp.connection.lost",
+        &[("flowcar.tcp.lost.reason", "ring_full")],
     );
     println!(
         "{ring_full} of {} closes found the ring full",
@@ -49,12 +49,12 @@ fn flows_whose_close_was_dropped_are_taken_off_the_list() {
         ring_full > 0.0,
         "the ring never overran, so this shows nothing"
     );
-    assert_eq!(ring_full, seen.sum("flowcar.tcp.connections.lost", &[]));
+    assert_eq!(ring_full, seen.sum("flowcar.tcp.connection.lost", &[]));
     // What was told of is closed; what was not is lost, to the last flow.
-    let closed = seen.sum("flowcar.tcp.connections.closed", &[]);
+    let closed = seen.sum("flowcar.tcp.connection.closed", &[]);
     assert_eq!(closed + ring_full, (2 * CONNECTIONS) as f64);
     assert_eq!(closed, seen.flows.len() as f64);
-    let opened = seen.sum("flowcar.tcp.connections.opened", &[]);
+    let opened = seen.began();
     assert_eq!(opened, (2 * CONNECTIONS) as f64);
 }
 
@@ -98,7 +98,7 @@ fn ends_that_found_no_room_are_lost_to_the_last_flow() {
     let plan = CallPlan::to(target).connections(HELD as u64, 20);
     let holding = Holding::start(&place, &plan).unwrap();
     let mut watch = Watch::start(&place, Mode::Alone, &[]);
-    let live = "flowcar.tcp.connections.live";
+    let live = "flowcar.tcp.connection.live";
     let all = 2 * HELD;
     watch.until("all live", |seen| seen.sum(live, &[]) == all as f64);
 
@@ -112,10 +112,10 @@ fn ends_that_found_no_room_are_lost_to_the_last_flow() {
     watch.until("none left", |seen| seen.sum(live, &[]) == 0.0);
     // The kernel tells of ends in a work queue, behind the closes themselves.
     watch.until("every end told or dropped", |seen| {
-        let told = seen.sum("flowcar.tcp.connections.closed", &[]);
+        let told = seen.sum("flowcar.tcp.connection.closed", &[]);
         let dropped = seen.sum(
-            "flowcar.self.records.dropped",
-            &[("flowcar.record.kind", "end")],
+            "flowcar.self.record.dropped",
+            &[("flowcar.self.record.kind", "end")],
         );
         told + dropped >= 2.0 * servers.len() as f64
     });
@@ -128,12 +128,12 @@ fn ends_that_found_no_room_are_lost_to_the_last_flow() {
         |flow: &&Flow| ports.contains(&flow.local.port()) || ports.contains(&flow.peer.port());
     let heard_of = seen.flows.iter().filter(is_held).count();
     let lost = seen.sum(
-        "flowcar.tcp.connections.lost",
-        &[("flowcar.lost", "destroy_overrun")],
+        "flowcar.tcp.connection.lost",
+        &[("flowcar.tcp.lost.reason", "destroy_overrun")],
     );
     let dropped = seen.sum(
-        "flowcar.self.records.dropped",
-        &[("flowcar.record.kind", "end")],
+        "flowcar.self.record.dropped",
+        &[("flowcar.self.record.kind", "end")],
     );
     println!(
         "{dropped} of {} ends found no room, {lost} of {all} held",
@@ -144,6 +144,6 @@ fn ends_that_found_no_room_are_lost_to_the_last_flow() {
     // What it never knew of it cannot count among the flows; that there was more, it says.
     let told = seen.flows.len() as f64;
     assert_eq!(told + dropped, 2.0 * servers.len() as f64);
-    assert_eq!(seen.sum("flowcar.tcp.connections.closed", &[]), told);
-    assert_eq!(seen.sum("flowcar.tcp.connections.opened", &[]), told + lost);
+    assert_eq!(seen.sum("flowcar.tcp.connection.closed", &[]), told);
+    assert_eq!(seen.began(), told + lost);
 }

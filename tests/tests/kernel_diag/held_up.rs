@@ -15,7 +15,7 @@ const HELD: u64 = 8;
 /// What fills the ring meanwhile.
 const FILL: u64 = 100;
 
-const LIVE: &str = "flowcar.tcp.connections.live";
+const LIVE: &str = "flowcar.tcp.connection.live";
 
 /// `ends` ends of each connection are in the place.
 fn held_up(place: &Place, serving: &Serving, target: SocketAddr, ends: u64) {
@@ -31,22 +31,23 @@ fn held_up(place: &Place, serving: &Serving, target: SocketAddr, ends: u64) {
     let all = (HELD + FILL) as usize;
     serving.reports(all, Duration::from_secs(60)).unwrap();
     watch.signal(Signal::SIGCONT);
-    watch.until("what it heard of", |seen| {
-        seen.sum("flowcar.tcp.connections.opened", &[]) > 0.0
-    });
+    watch.until("what it heard of", |seen| seen.began() > 0.0);
     watch.until("none left", |seen| {
-        seen.sum("flowcar.self.table.flows", &[]) == 0.0 && seen.sum(LIVE, &[]) == 0.0
+        seen.sum("flowcar.self.flow.count", &[]) == 0.0 && seen.sum(LIVE, &[]) == 0.0
     });
     let seen = watch.stop();
     let sum = |name| seen.sum(name, &[]);
     let (opened, closed, lost) = (
-        sum("flowcar.tcp.connections.opened"),
-        sum("flowcar.tcp.connections.closed"),
-        sum("flowcar.tcp.connections.lost"),
+        seen.began(),
+        sum("flowcar.tcp.connection.closed"),
+        sum("flowcar.tcp.connection.lost"),
     );
     assert_eq!(opened, (ends * (HELD + FILL)) as f64);
     assert_eq!(closed + lost, opened);
-    let opens = seen.sum("flowcar.self.records", &[("flowcar.record.kind", "open")]);
+    let opens = seen.sum(
+        "flowcar.self.record.decoded",
+        &[("flowcar.self.record.kind", "open")],
+    );
     assert!(
         opens > closed,
         "the end of all that it heard of came, so this shows nothing: {opens}, {closed}"
@@ -98,7 +99,7 @@ fn its_own_connection_too() {
     call(1);
     // Its new connection is there when it tells of this one, and a look at the sockets comes with each report.
     watch.until("the first", |seen| {
-        seen.sum("flowcar.tcp.connections.closed", &[]) == 2.0
+        seen.sum("flowcar.tcp.connection.closed", &[]) == 2.0
     });
     watch.reports(3);
     watch.signal(Signal::SIGSTOP);
@@ -106,13 +107,13 @@ fn its_own_connection_too() {
     watch.cut_off(&place);
     watch.signal(Signal::SIGCONT);
     watch.until("none left", |seen| {
-        seen.sum("flowcar.tcp.connections.opened", &[]) > 2.0
-            && seen.sum("flowcar.self.table.flows", &[]) == 0.0
+        seen.began() > 2.0
+            && seen.sum("flowcar.self.flow.count", &[]) == 0.0
             && seen.sum(LIVE, &[]) == 0.0
     });
     // Every report has asserted that the books balance.
     let seen = watch.stop();
-    let sum = |what| seen.sum(&format!("flowcar.tcp.connections.{what}"), &[]);
+    let sum = |what| seen.sum(&format!("flowcar.tcp.connection.{what}"), &[]);
     assert_eq!(sum("closed") + sum("lost"), sum("opened"));
     let own = sum("opened") - 2.0 * (1 + FILL) as f64;
     assert!((1.0..=2.0).contains(&own), "{own} of its own were lost");

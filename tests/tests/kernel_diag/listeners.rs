@@ -96,15 +96,15 @@ fn a_full_accept_queue_is_told() {
         };
         let seen = watch.until("all drops", all);
         let sum = |name| seen.sum(name, &of_port);
-        assert_eq!(sum("flowcar.tcp.listener.queue.limit"), 4.0);
+        assert_eq!(sum("flowcar.tcp.listener.queue.capacity"), 4.0);
         // Full is what holds more than its limit (include/net/sock.h, sk_acceptq_is_full), by one for each processor that
         // looks at the same time.
         let queued = accept_queue(&place, port);
         assert!(queued > 4, "{queued}");
-        assert_eq!(sum("flowcar.tcp.listener.queue"), queued as f64);
+        assert_eq!(sum("flowcar.tcp.listener.queue.size"), queued as f64);
 
         kill(server, Signal::SIGCONT).unwrap();
-        let queue = "flowcar.tcp.listener.queue";
+        let queue = "flowcar.tcp.listener.queue.size";
         watch.until("an empty queue", |seen| {
             seen.sum(queue, &of_port) == 0.0 && all(seen)
         });

@@ -66,7 +66,10 @@ fn without_ebpf(chance: f64, request: u64, response: u64) {
             let wire = trace.of_port(client.local.unwrap().port());
             counts_are_the_links(seen.flow(report), report, &wire, way);
         }
-        let told = seen.sum("flowcar.tcp.retransmits", &[("flowcar.cause", "unknown")]);
+        let told = seen.sum(
+            "flowcar.tcp.retransmits",
+            &[("flowcar.tcp.retransmit.type", "unknown")],
+        );
         let flows = seen.flows.iter();
         let of_flows = flows.map(|flow| flow.get("flowcar.tcp.retransmits").parse::<f64>());
         assert_eq!(told, of_flows.map(Result::unwrap).sum::<f64>());
@@ -102,7 +105,7 @@ fn while_it_lives(mode: Mode) {
         let seen = watch.reports(2);
         assert!(is_told(seen));
         assert!(live_figures(seen).2 > 0.0, "nothing was sent again");
-        assert_eq!(seen.sum("flowcar.tcp.connections.live", &[]), 1.0);
+        assert_eq!(seen.sum("flowcar.tcp.connection.live", &[]), 1.0);
     }
     holding.close().unwrap();
 }

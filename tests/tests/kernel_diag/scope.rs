@@ -42,10 +42,10 @@ fn a_neighbours_sockets_are_told_apart() {
     let holding = Holding::start(&place, &CallPlan::to(target).connections(3, 1)).unwrap();
 
     let mut watch = Watch::start(&place, Mode::AloneInCgroup, &[]);
-    let live = "flowcar.tcp.connections.live";
-    let sockets = |side| [("flowcar.sockets", side)];
+    let live = "flowcar.tcp.connection.live";
+    let sockets = |side| [("flowcar.self.socket.scope", side)];
     watch.until("what is held", |seen| {
-        let sum = |side| seen.sum("flowcar.self.sockets", &sockets(side));
+        let sum = |side| seen.sum("flowcar.self.socket.count", &sockets(side));
         // Both ends of flowcar's own connection are others.
         (seen.sum(live, &[]), sum("followed"), sum("other")) == (6.0, 6.0, 2.0)
     });
@@ -69,6 +69,6 @@ fn a_neighbours_sockets_are_told_apart() {
         );
     }
     // Its short connections may have been the pod's for all that the news of their end says.
-    let unscoped = seen.sum("flowcar.self.sockets.unscoped", &[]);
+    let unscoped = seen.sum("flowcar.self.socket.unscoped", &[]);
     assert!(unscoped >= 20.0, "{unscoped}");
 }

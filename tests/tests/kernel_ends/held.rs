@@ -23,7 +23,7 @@ fn what_is_over_does_not_live_on_in_its_descriptor() {
         let early = is_adopted.then(start);
         let mut watch = Watch::start(&place, mode, &[]);
         let mut ending = early.unwrap_or_else(start);
-        let live = "flowcar.tcp.connections.live";
+        let live = "flowcar.tcp.connection.live";
         watch.until("both ends", |seen| seen.sum(live, &[]) == 2.0);
         ending.go_on().unwrap();
         // Spans go out once a second, the client's perhaps behind the server's.
@@ -41,9 +41,9 @@ fn what_is_over_does_not_live_on_in_its_descriptor() {
         watch.reports(3);
         let seen = watch.stop();
         let sum = |name: &str| seen.sum(name, &[]);
-        assert_eq!(sum("flowcar.tcp.connections.opened"), 2.0, "{mode:?}");
+        assert_eq!(seen.began(), 2.0, "{mode:?}");
         let closed_or_lost =
-            sum("flowcar.tcp.connections.closed") + sum("flowcar.tcp.connections.lost");
+            sum("flowcar.tcp.connection.closed") + sum("flowcar.tcp.connection.lost");
         assert_eq!((closed_or_lost, sum(live)), (2.0, 0.0), "{mode:?}");
         let client = seen.flows.iter().find(|flow| flow.role() == "client");
         assert_eq!(client.unwrap().local, ended.client);

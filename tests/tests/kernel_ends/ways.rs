@@ -240,7 +240,7 @@ fn report(watches: &mut [Watch; 3], counts: [u64; 3]) {
 /// the one without go out once a second.
 fn inexact(watches: &mut [Watch; 3]) -> [u64; 3] {
     report(watches, [2, 2, 4]);
-    let name = "flowcar.self.flows.inexact";
+    let name = "flowcar.self.flow.inexact";
     watches
         .each_ref()
         .map(|watch| watch.seen().sum(name, &[]) as u64)
@@ -279,7 +279,7 @@ fn end(way: Way, place: &Place, watches: &mut [Watch; 3]) -> io::Result<[Ended; 
 
 fn is_live(seen: &Seen, ended: &Ended) -> bool {
     let port = ended.server.port().to_string();
-    let live = "flowcar.tcp.connections.live";
+    let live = "flowcar.tcp.connection.live";
     seen.sum(live, &[("server.port", port.as_str())]) != 0.0
 }
 

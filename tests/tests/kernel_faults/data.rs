@@ -54,7 +54,7 @@ fn clean(plan: Plan) {
     assert_eq!(findings.trace.fates(Fate::Dropped), 0);
     findings.retransmits(causes([]), causes([]));
     for seen in [&findings.client, &findings.server] {
-        assert_eq!(seen.sum("flowcar.tcp.limited.duration", &[]), 0.0);
+        assert_eq!(seen.sum("flowcar.tcp.limited.time", &[]), 0.0);
     }
 }
 

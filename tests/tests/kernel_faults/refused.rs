@@ -22,16 +22,16 @@ fn filter(place: &Place, port: u16, verdict: &str) {
     assert!(nft.unwrap().success());
 }
 
-/// `flowcar.tcp.connections.failed` of this reason, and that there is no other.
+/// `flowcar.tcp.connection.failed` of this reason, and that there is no other.
 #[track_caller]
 fn failed(seen: &Seen, reasons: &[&str], count: f64) {
-    let name = "flowcar.tcp.connections.failed";
+    let name = "flowcar.tcp.connection.failed";
     let of_reasons: f64 = reasons
         .iter()
         .map(|reason| seen.sum(name, &[("error.type", reason)]))
         .sum();
     assert_eq!((of_reasons, seen.sum(name, &[])), (count, count));
-    assert_eq!(seen.sum("flowcar.tcp.connections.opened", &[]), 0.0);
+    assert_eq!(seen.began(), 0.0);
     for flow in &seen.flows {
         assert!(reasons.contains(&flow.get("error.type")), "{flow:?}");
     }
@@ -56,9 +56,10 @@ fn attempts(verdict: &str, told_application: FailureKind, reasons: &[&str]) {
     let findings = told.findings(2, 0);
     failed(&findings.client, reasons, 2.0);
     let again = findings.trace.count(AtoB, TcpSummary::is_syn) as f64 - 2.0;
-    let resent = findings
-        .client
-        .sum("flowcar.tcp.retransmits", &[("flowcar.cause", "syn")]);
+    let resent = findings.client.sum(
+        "flowcar.tcp.retransmits",
+        &[("flowcar.tcp.retransmit.type", "syn")],
+    );
     assert_eq!(resent, again);
     assert_eq!(findings.client.sum("flowcar.tcp.retransmits", &[]), again);
 }
@@ -112,8 +113,5 @@ fn a_filter_that_resets_what_is_open() {
         "{flow:?}"
     );
     assert_eq!(findings.client.sum("flowcar.tcp.retransmits", &[]), 0.0);
-    assert_eq!(
-        findings.server.sum("flowcar.tcp.connections.live", &[]),
-        1.0
-    );
+    assert_eq!(findings.server.sum("flowcar.tcp.connection.live", &[]), 1.0);
 }

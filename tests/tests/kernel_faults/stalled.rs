@@ -26,8 +26,8 @@ fn closed(told: Told, holding: Holding) -> (Findings, ConnectionReport) {
 
 /// How long the client was held back by this, seconds.
 fn limited(findings: &Findings, limit: &str) -> f64 {
-    let limit = [("flowcar.limit", limit)];
-    findings.client.sum("flowcar.tcp.limited.duration", &limit)
+    let limit = [("flowcar.tcp.limited.by", limit)];
+    findings.client.sum("flowcar.tcp.limited.time", &limit)
 }
 
 /// A receiver that does not read shuts its window; nothing is lost by that.
@@ -65,10 +65,7 @@ fn a_peer_that_stops_reading() {
         0.0,
         "probes of a window are none"
     );
-    assert_eq!(
-        findings.server.sum("flowcar.tcp.limited.duration", &[]),
-        0.0
-    );
+    assert_eq!(findings.server.sum("flowcar.tcp.limited.time", &[]), 0.0);
     assert_eq!(findings.client.flow(&client).end(), "local_fin");
 }
 
@@ -128,9 +125,10 @@ fn a_peer_that_vanishes() {
     assert_eq!(findings.client.flow(&reports[0]).end(), "timeout");
     let again = sent_again(&findings.trace, AtoB) as f64;
     assert!(again >= 2.0, "{again}");
-    let by_timeout = findings
-        .client
-        .sum("flowcar.tcp.retransmits", &[("flowcar.cause", "timeout")]);
+    let by_timeout = findings.client.sum(
+        "flowcar.tcp.retransmits",
+        &[("flowcar.tcp.retransmit.type", "timeout")],
+    );
     assert_eq!(
         (
             by_timeout,
@@ -139,9 +137,6 @@ fn a_peer_that_vanishes() {
         (again, again)
     );
     // Who has nothing to send does not notice.
-    assert_eq!(
-        findings.server.sum("flowcar.tcp.connections.live", &[]),
-        1.0
-    );
+    assert_eq!(findings.server.sum("flowcar.tcp.connection.live", &[]), 1.0);
     assert_eq!(findings.server.sum("flowcar.tcp.retransmits", &[]), 0.0);
 }

@@ -130,8 +130,8 @@ impl Findings {
         let counts = (by_cause(&self.client), by_cause(&self.server));
         assert_eq!(counts, (client, server));
         for seen in [&self.client, &self.server] {
-            assert_eq!(seen.sum("flowcar.tcp.connections.failed", &[]), 0.0);
-            assert_eq!(seen.sum("flowcar.tcp.connections.lost", &[]), 0.0);
+            assert_eq!(seen.sum("flowcar.tcp.connection.failed", &[]), 0.0);
+            assert_eq!(seen.sum("flowcar.tcp.connection.lost", &[]), 0.0);
             let ends: Vec<_> = seen.flows.iter().map(|flow| flow.end()).collect();
             let orderly = ["local_fin", "peer_fin"];
             assert!(ends.iter().all(|end| orderly.contains(end)), "{ends:?}");
@@ -163,7 +163,7 @@ fn by_cause(seen: &Seen) -> Causes {
         .flatten()
     {
         *causes
-            .entry(attributes["flowcar.cause"].clone())
+            .entry(attributes["flowcar.tcp.retransmit.type"].clone())
             .or_default() += *count as u64;
     }
     causes.retain(|_, count| *count > 0);

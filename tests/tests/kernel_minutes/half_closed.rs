@@ -57,7 +57,7 @@ fn half_closed(mode: Mode, close: Close, ends: (&str, &str)) {
     };
     let clients = thread::scope(|scope| {
         let calling = scope.spawn(|| call_in(&place, &plan).unwrap());
-        let live = "flowcar.tcp.connections.live";
+        let live = "flowcar.tcp.connection.live";
         let is_half_closed = || {
             let in_state = |state| states::count(&place, target.port(), state);
             (in_state(states::FIN_WAIT2), in_state(states::CLOSE_WAIT)) == (1, 1)
@@ -88,5 +88,5 @@ fn half_closed(mode: Mode, close: Close, ends: (&str, &str)) {
         bytes_hold(flow, report);
         assert_eq!(flow.end(), end, "{mode:?}");
     }
-    assert_eq!(seen.sum("flowcar.tcp.connections.closed", &[]), 2.0);
+    assert_eq!(seen.sum("flowcar.tcp.connection.closed", &[]), 2.0);
 }

@@ -74,8 +74,8 @@ fn load(
         .reports(connections, Duration::from_secs(60))
         .unwrap();
     watch.until("none left", |seen| {
-        seen.sum("flowcar.self.table.flows", &[]) == 0.0
-            && seen.sum("flowcar.tcp.connections.live", &[]) == 0.0
+        seen.sum("flowcar.self.flow.count", &[]) == 0.0
+            && seen.sum("flowcar.tcp.connection.live", &[]) == 0.0
     });
     let rate = report.connections as f64 / (report.elapsed_ns as f64 / 1e9);
     println!(
@@ -92,10 +92,10 @@ fn closed_and_lost(report: &LoadReport, seen: &Seen) -> (f64, f64) {
     let sum = |name| seen.sum(name, &[]);
     let all = 2.0 * report.connections as f64;
     let (closed, lost) = (
-        sum("flowcar.tcp.connections.closed"),
-        sum("flowcar.tcp.connections.lost"),
+        sum("flowcar.tcp.connection.closed"),
+        sum("flowcar.tcp.connection.lost"),
     );
-    assert_eq!(sum("flowcar.tcp.connections.failed"), 0.0);
+    assert_eq!(sum("flowcar.tcp.connection.failed"), 0.0);
     assert_eq!(closed + lost, all, "to the last flow");
     (closed, lost)
 }
@@ -107,8 +107,8 @@ fn none_is_lost() {
     };
     let (_, lost) = closed_and_lost(&report, &seen);
     assert_eq!(lost, 0.0);
-    assert_eq!(seen.sum("flowcar.self.records.dropped", &[]), 0.0);
-    let opened = seen.sum("flowcar.tcp.connections.opened", &[]);
+    assert_eq!(seen.sum("flowcar.self.record.dropped", &[]), 0.0);
+    let opened = seen.began();
     assert_eq!(opened, 2.0 * report.connections as f64);
     // What one end sends the other receives.
     let bytes = (report.sent + report.received) as f64;
@@ -127,8 +127,8 @@ fn a_ring_that_is_too_small_costs_what_is_counted() {
     let (closed, lost) = closed_and_lost(&report, &seen);
     println!("{closed} closed, {lost} lost");
     assert!(lost > 0.0, "the ring never overran, so this shows nothing");
-    let ring_full = [("flowcar.lost", "ring_full")];
-    assert_eq!(seen.sum("flowcar.tcp.connections.lost", &ring_full), lost);
+    let ring_full = [("flowcar.tcp.lost.reason", "ring_full")];
+    assert_eq!(seen.sum("flowcar.tcp.connection.lost", &ring_full), lost);
 }
 
 /// The ring is drained ten times a second. What fills it sooner wakes flowcar.

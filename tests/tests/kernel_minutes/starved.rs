@@ -60,7 +60,7 @@ fn reports_and_signals_have_their_turns_though_the_ring_is_never_empty() {
         starve(watch.id());
         let _over = Over(&over);
         watch.until("losses", |seen| {
-            seen.sum("flowcar.tcp.connections.lost", &[]) > 0.0
+            seen.sum("flowcar.tcp.connection.lost", &[]) > 0.0
         });
         watch.reports(2);
         let seen = watch.stop();

@@ -14,11 +14,11 @@ const CONTRACT: [(&str, &str, &str); 12] = [
     ("flowcar.tcp.rtt", "s", "histogram"),
     ("flowcar.tcp.exchange.duration", "s", "histogram"),
     ("flowcar.tcp.connection.duration", "s", "histogram"),
-    ("flowcar.tcp.connections.opened", "{connection}", "counter"),
-    ("flowcar.tcp.connections.closed", "{connection}", "counter"),
-    ("flowcar.tcp.connections.failed", "{connection}", "counter"),
-    ("flowcar.tcp.connections.lost", "{connection}", "counter"),
-    ("flowcar.tcp.connections.live", "{connection}", "up-down"),
+    ("flowcar.tcp.connection.opened", "{connection}", "counter"),
+    ("flowcar.tcp.connection.closed", "{connection}", "counter"),
+    ("flowcar.tcp.connection.failed", "{connection}", "counter"),
+    ("flowcar.tcp.connection.lost", "{connection}", "counter"),
+    ("flowcar.tcp.connection.live", "{connection}", "up-down"),
     ("flowcar.tcp.io", "By", "counter"),
     ("flowcar.tcp.segments", "{segment}", "counter"),
     ("flowcar.tcp.retransmits", "{segment}", "counter"),
@@ -44,9 +44,11 @@ fn value(received: &Received, name: &str, attribute: &str, is: &str) -> u64 {
     let metric = metric(received, name);
     let points = points(metric, "counter");
     let mut found = points.iter().filter(|point| {
-        attributes(point)
-            .get(attribute)
-            .is_some_and(|value| value == is)
+        // Not what it begins with.
+        point["startTimeUnixNano"] != point["timeUnixNano"]
+            && attributes(point)
+                .get(attribute)
+                .is_some_and(|value| value == is)
     });
     let point = found
         .next()
@@ -66,9 +68,7 @@ fn check_metrics(received: &Received) {
         assert!(!metric["description"].as_str().expect("a text").is_empty());
         for point in points(metric, kind) {
             let found = attributes(point);
-            if name != "flowcar.tcp.connections.lost" {
-                assert_eq!(found["network.transport"], "tcp", "{name}");
-                assert_eq!(found["network.type"], "ipv4", "{name}");
+            if name != "flowcar.tcp.connection.lost" {
                 assert_eq!(found["network.tcp.handshake.role"], "client", "{name}");
                 assert_eq!(found["server.port"], "8080", "{name}");
                 assert_eq!(found["network.peer.address"], "10.1.2.3", "{name}");
@@ -84,27 +84,27 @@ fn check_metrics(received: &Received) {
         }
     }
     let expected = [
-        ("flowcar.tcp.connections.opened", "server.port", "8080", 7),
+        ("flowcar.tcp.connection.opened", "server.port", "8080", 7),
         (
-            "flowcar.tcp.connections.closed",
-            "flowcar.end",
+            "flowcar.tcp.connection.closed",
+            "flowcar.tcp.close.reason",
             "local_fin",
             4,
         ),
         (
-            "flowcar.tcp.connections.closed",
-            "flowcar.end",
+            "flowcar.tcp.connection.closed",
+            "flowcar.tcp.close.reason",
             "timeout",
             1,
         ),
-        ("flowcar.tcp.connections.failed", "error.type", "refused", 2),
+        ("flowcar.tcp.connection.failed", "error.type", "refused", 2),
         (
-            "flowcar.tcp.connections.lost",
-            "flowcar.lost",
+            "flowcar.tcp.connection.lost",
+            "flowcar.tcp.lost.reason",
             "ring_full",
             1,
         ),
-        ("flowcar.tcp.connections.live", "server.port", "8080", 1),
+        ("flowcar.tcp.connection.live", "server.port", "8080", 1),
         ("flowcar.tcp.io", "network.io.direction", "transmit", 1_000),
         ("flowcar.tcp.io", "network.io.direction", "receive", 50_000),
         (
@@ -119,14 +119,24 @@ fn check_metrics(received: &Received) {
             "receive",
             90,
         ),
-        ("flowcar.tcp.retransmits", "flowcar.cause", "syn", 1),
         (
             "flowcar.tcp.retransmits",
-            "flowcar.cause",
+            "flowcar.tcp.retransmit.type",
+            "syn",
+            1,
+        ),
+        (
+            "flowcar.tcp.retransmits",
+            "flowcar.tcp.retransmit.type",
             "tail_loss_probe",
             3,
         ),
-        ("flowcar.self.records", "flowcar.record.kind", "close", 7),
+        (
+            "flowcar.self.record.decoded",
+            "flowcar.self.record.kind",
+            "close",
+            7,
+        ),
     ];
     for (name, attribute, is, count) in expected {
         assert_eq!(
@@ -141,8 +151,8 @@ fn check_metrics(received: &Received) {
 }
 
 fn check_histograms(received: &Received) {
-    let rtt = &points(metric(received, "flowcar.tcp.rtt"), "histogram")[0];
-    assert_eq!(attributes(rtt)["flowcar.rtt.kind"], "measured");
+    let rtt = &points(metric(received, "flowcar.tcp.rtt"), "histogram")[1];
+    assert_eq!(attributes(rtt)["flowcar.tcp.rtt.kind"], "measured");
     assert_eq!((&rtt["count"], &rtt["scale"]), (&json!("110"), &json!(3)));
     assert_eq!(rtt["sum"].as_f64(), Some(0.7));
     assert_eq!(rtt["min"].as_f64(), Some(0.005));
@@ -177,7 +187,7 @@ fn check_histograms(received: &Received) {
     );
     let ends: BTreeSet<_> = duration
         .iter()
-        .map(|point| attributes(point)["flowcar.end"].clone())
+        .map(|point| attributes(point)["flowcar.tcp.close.reason"].clone())
         .collect();
     assert_eq!(
         ends,
@@ -186,17 +196,16 @@ fn check_histograms(received: &Received) {
     let exchange = &points(
         metric(received, "flowcar.tcp.exchange.duration"),
         "histogram",
-    )[0];
+    )[1];
     assert_eq!(exchange["sum"].as_f64(), Some(0.36));
 }
 
 fn check_resource(received: &Received) {
     for resource in received.resources() {
         let found = attributes(resource);
-        assert_eq!(found["service.name"], "web");
+        assert!(["web", "flowcar"].contains(&found["service.name"].as_str()));
         assert_eq!(found["service.instance.id"], "0b1d");
         assert_eq!(found["k8s.pod.uid"], "0b1d");
-        assert_eq!(found["flowcar.source"], "ebpf");
         assert_eq!(found["team"], "a,b");
     }
 }
@@ -219,6 +228,7 @@ fn the_collector_understands_metrics_by_either_transport_however_packed() {
         let settings = [
             ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
             ("OTEL_EXPORTER_OTLP_COMPRESSION", packing),
+            ("FLOWCAR_SELF_METRICS", "detailed"),
         ];
         send_metrics(&endpoint, &settings, snapshot());
         let received = collector.received();
@@ -226,6 +236,8 @@ fn the_collector_understands_metrics_by_either_transport_however_packed() {
         check_resource(&received);
         let scope = &received.metrics[0]["resourceMetrics"][0]["scopeMetrics"][0];
         assert_eq!(scope["scope"]["name"], "flowcar", "{protocol} {packing}");
+        let of_scope = attributes(&scope["scope"]);
+        assert_eq!(of_scope["flowcar.source"], "ebpf", "{protocol} {packing}");
     }
 }
 
@@ -235,7 +247,7 @@ fn the_collector_understands_explicit_histograms() {
     let explicit = [("FLOWCAR_HISTOGRAMS", "explicit")];
     send_metrics(&collector.grpc_endpoint(), &explicit, snapshot());
     let received = collector.received();
-    let rtt = &metric(&received, "flowcar.tcp.rtt")["histogram"]["dataPoints"][0];
+    let rtt = &metric(&received, "flowcar.tcp.rtt")["histogram"]["dataPoints"][1];
     let list = |name: &str| rtt[name].as_array().expect("a list").clone();
     let (bounds, counts) = (list("explicitBounds"), list("bucketCounts"));
     assert_eq!(counts.len(), bounds.len() + 1);
@@ -312,12 +324,11 @@ fn check_server_span(span: &Value, flow: &flowcar::flow::Flow) {
         ("flowcar.tcp.rtt.min", "0.005"),
         ("flowcar.tcp.rtt.p50", "0.005"),
         ("flowcar.tcp.rtt.p99", "0.005"),
-        ("flowcar.rtt.kind", "measured"),
+        ("flowcar.tcp.rtt.kind", "measured"),
         ("flowcar.tcp.exchanges", "1"),
         ("flowcar.tcp.exchange.p50", "0.03"),
         ("flowcar.tcp.exchange.p99", "0.03"),
-        ("flowcar.end", "local_fin"),
-        ("flowcar.sample.probability", "1"),
+        ("flowcar.tcp.close.reason", "local_fin"),
     ];
     let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
     assert_eq!(found, BTreeMap::from(expected));

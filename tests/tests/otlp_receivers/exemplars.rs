@@ -57,7 +57,7 @@ fn the_exemplar_of_a_slow_sample_in_prometheus_is_a_trace_in_jaeger() {
             .await
             .expect("spans taken");
         let mut report = snapshot();
-        report.series = series.all().clone();
+        report.series = series.report(report.at_unix_ns);
         exporter.metrics(report);
         assert!(exporter.flush(LIMIT).await, "{:?}", exporter.own().exports);
         assert!(exporter.own().spans_dropped["rate_limit"] > 200);

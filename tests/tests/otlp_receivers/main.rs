@@ -13,6 +13,7 @@ mod mounted;
 mod names;
 mod outages;
 mod prometheus;
+mod questions;
 mod sample;
 mod scripted;
 mod sizes;

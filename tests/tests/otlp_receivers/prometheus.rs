@@ -39,9 +39,9 @@ fn prometheus_gives_quantiles_of_native_histograms_and_the_sums() {
     assert_eq!(number("histogram_sum(flowcar_tcp_rtt_seconds)"), 0.7);
     let sent = r#"flowcar_tcp_io_bytes_total{network_io_direction="transmit"}"#;
     assert_eq!(number(sent), 1_000.0);
-    assert_eq!(number("sum(flowcar_tcp_connections_closed_total)"), 5.0);
-    assert_eq!(number("flowcar_tcp_connections_live"), 1.0);
-    assert_eq!(number("flowcar_tcp_connections_lost_total"), 1.0);
+    assert_eq!(number("sum(flowcar_tcp_connection_closed_total)"), 5.0);
+    assert_eq!(number("flowcar_tcp_connection_live"), 1.0);
+    assert_eq!(number("flowcar_tcp_connection_lost_total"), 1.0);
     assert_eq!(number("flowcar_self_books_unbalanced"), 0.0);
 }
 
@@ -50,8 +50,9 @@ fn prometheus_takes_the_next_report_as_the_same_series() {
     let prometheus = Prometheus::start(&["service.name"]);
     let first = snapshot();
     let mut second = first.clone();
-    // Prometheus tells times apart by the millisecond.
-    second.at_unix_ns += 1_000_000;
+    // Of another process. Prometheus tells times apart by the millisecond.
+    second.start_unix_ns = first.at_unix_ns + 1_000_000;
+    second.at_unix_ns = second.start_unix_ns + 1_000_000;
     let series = second.series.values_mut().next().expect("a series");
     series.bytes_sent += 234;
     // What lies below the zero threshold, and a wider range, must not make another kind of histogram of it.

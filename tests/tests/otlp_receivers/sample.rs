@@ -13,7 +13,7 @@ use flowcar::flow::{
 };
 use flowcar::histogram::Histogram;
 use flowcar::otlp::exporter::Exporter;
-use flowcar::snapshot::{NetworkType, Own, Peer, Series, SeriesKey, Snapshot};
+use flowcar::snapshot::{Own, Peer, Series, SeriesKey, Snapshot};
 
 pub(super) const LIMIT: Duration = Duration::from_secs(20);
 
@@ -34,13 +34,14 @@ pub(super) fn snapshot() -> Snapshot {
     let at_unix_ns = now.unix_ns(now.monotonic());
     let key = SeriesKey::Flows {
         role: Role::Client,
-        network: NetworkType::Ipv4,
-        peer: Peer::Named("10.1.2.3".to_owned()),
+        peer: Peer::Address([10, 1, 2, 3].into()),
         server_port: Some(8080),
     };
     let series = Series {
+        since_unix_ns: at_unix_ns,
         opened: 7,
-        inherited: 0,
+        adopted_at_startup: 0,
+        adopted_at_restart: 0,
         closed: BTreeMap::from([(End::LocalFin, 4), (End::Timeout, 1)]),
         failed: BTreeMap::from([(Failure::Refused, 2)]),
         live: 1,
@@ -71,6 +72,7 @@ pub(super) fn snapshot() -> Snapshot {
         at_unix_ns,
         series: BTreeMap::from([(key, series)]),
         unseen: Default::default(),
+        dropped: Default::default(),
         left: None,
         listeners: BTreeMap::new(),
         lost: BTreeMap::from([(Lost::RingFull, 1)]),
@@ -131,6 +133,7 @@ pub(super) fn flow(role: Role, client_isn: u32, server_isn: u32) -> (Flow, Ancho
         exchanges: millis(&[(30, 1)]),
         start_seen: true,
         looked_up: false,
+        adopted: None,
         socket: None,
         outcome: Some(Outcome::Closed(End::LocalFin)),
         reset_after_fin: false,

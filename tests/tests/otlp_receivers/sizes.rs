@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use flowcar::flow::{End, Role, RttKind};
-use flowcar::snapshot::{NetworkType, Peer, Series, SeriesKey, Snapshot};
+use flowcar::snapshot::{Peer, Series, SeriesKey, Snapshot};
 use flowcar_tests::peers::{Collector, CollectorOptions};
 use opentelemetry_proto::tonic::{
     collector::metrics::v1::ExportMetricsServiceRequest,
@@ -30,8 +30,11 @@ fn report(peers: usize, rounds: u64) -> Snapshot {
         .map(|peer| {
             let key = SeriesKey::Flows {
                 role: Role::Client,
-                network: NetworkType::Ipv4,
-                peer: Peer::Named(format!("10.7.{}.{}", peer / 250, peer % 250)),
+                peer: Peer::Address(
+                    format!("10.7.{}.{}", peer / 250, peer % 250)
+                        .parse()
+                        .unwrap(),
+                ),
                 server_port: Some(8080),
             };
             let mut series = Series {
@@ -101,8 +104,8 @@ fn expected(peers: usize, rounds: u64) -> BTreeMap<String, i64> {
             ("flowcar.tcp.rtt", 2 * peers * rounds),
             ("flowcar.tcp.exchange.duration", peers * rounds),
             ("flowcar.tcp.connection.duration", peers * rounds),
-            ("flowcar.tcp.connections.opened", peers * rounds),
-            ("flowcar.tcp.connections.closed", peers * rounds),
+            ("flowcar.tcp.connection.opened", peers * rounds),
+            ("flowcar.tcp.connection.closed", peers * rounds),
             ("flowcar.tcp.io", rounds * (peers * (peers + 1) / 2 + peers)),
             ("flowcar.tcp.segments", 16 * peers * rounds),
         ]

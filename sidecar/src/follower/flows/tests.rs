@@ -10,6 +10,7 @@ const HOUR_NS: u64 = 3_600_000_000_000;
 
 fn flows() -> Flows {
     Flows::new(&Limits {
+        series_idle: Duration::ZERO,
         budget: None,
         report: Duration::from_secs(10),
         flows: 10,

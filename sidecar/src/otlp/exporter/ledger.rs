@@ -35,6 +35,11 @@ impl Ledger {
             .record(took.as_nanos().try_into().unwrap_or(u64::MAX));
     }
 
+    /// Books that the receiver has all of the report that was made at this time.
+    pub(super) fn taken(&self, at_unix_ns: u64) {
+        self.lock().taken_unix_ns = at_unix_ns;
+    }
+
     /// Books points or spans that a receiver refuses for their size though each was sent alone.
     pub(super) fn too_large(&self, signal: Signal, items: usize) {
         *self.lock().too_large.entry(signal.name()).or_default() += items as u64;

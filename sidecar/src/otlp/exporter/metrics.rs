@@ -19,6 +19,7 @@ use super::{
     exemplary::{self, Exemplary, Untold},
     outbox::{Next, Outbox, SizeLimit},
     settle,
+    starts::Starts,
     task::{Task, TaskEnded},
 };
 use crate::{
@@ -67,6 +68,8 @@ impl MetricsLane {
             resource,
             options,
             baselines: Baselines::default(),
+            starts: Starts::default(),
+            own_unix_ns: None,
             size: SizeLimit::default(),
             exemplars: Untold::new(exemplars),
             ledger,
@@ -119,6 +122,9 @@ struct Sender<T> {
     options: Options,
     /// What deltas are against; kept for them only.
     baselines: Baselines,
+    starts: Starts,
+    /// When the last report was made that had flowcar's own levels, and was settled.
+    own_unix_ns: Option<u64>,
     size: SizeLimit,
     exemplars: Untold,
     ledger: Ledger,
@@ -153,13 +159,18 @@ impl<T: Transport<Bytes>> Sender<T> {
             let (number, report) = self.reports.borrow_and_update().clone();
             let Some(report) = report else { return };
             let most = self.size.most();
-            let request = self.encode(&report);
+            let own_levels = self.own_levels_are_due(&report);
+            let request = self.encode(&report, own_levels);
             let told = exemplary::spans(&request);
             let parts = split::metrics(request, most);
             let mut outbox = Outbox::new(Signal::Metrics, parts, most);
             match self.send_parts(&mut outbox, &mut backoff).await {
                 Progress::Done(refused) => {
                     self.size.learn(&outbox);
+                    self.starts.settled(report.at_unix_ns);
+                    if own_levels {
+                        self.own_unix_ns = Some(report.at_unix_ns);
+                    }
                     if outbox.any_taken() {
                         self.exemplars.told(&told);
                         self.acknowledge(report, &refused).await;
@@ -218,16 +229,27 @@ impl<T: Transport<Bytes>> Sender<T> {
         Progress::Done(refused)
     }
 
+    /// Whether flowcar's own levels go with this report: once a minute, and with the last.
+    fn own_levels_are_due(&self, report: &Snapshot) -> bool {
+        // Reports do not come to the nanosecond.
+        const NEARLY_A_MINUTE_NS: u64 = 59_500_000_000;
+        let next = self
+            .own_unix_ns
+            .map(|last| last.saturating_add(NEARLY_A_MINUTE_NS));
+        *self.hurry.borrow() || next.is_none_or(|next| report.at_unix_ns >= next)
+    }
+
     fn deltas(&self) -> bool {
         self.options.temporality != Temporality::Cumulative
     }
 
     /// Books what the receiver has now. What it took whole need not be told by the flowcar after this one.
     async fn acknowledge(&mut self, report: Arc<Snapshot>, refused: &[Part]) {
-        if refused.is_empty()
-            && let Some(checkpoints) = &mut self.checkpoints
-        {
-            checkpoints.keep(&report).await;
+        if refused.is_empty() {
+            self.ledger.taken(report.at_unix_ns);
+            if let Some(checkpoints) = &mut self.checkpoints {
+                checkpoints.keep(&report).await;
+            }
         }
         if self.deltas() {
             let given_up = self.baselines.acknowledge(report, refused);
@@ -235,11 +257,15 @@ impl<T: Transport<Bytes>> Sender<T> {
         }
     }
 
-    fn encode(&mut self, report: &Snapshot) -> ExportMetricsServiceRequest {
+    fn encode(&mut self, report: &Snapshot, own_levels: bool) -> ExportMetricsServiceRequest {
         let exemplars = self.exemplars.of(report);
         let (resource, options) = (&self.resource, self.options);
-        self.baselines
-            .encode(|previous| encode(report, resource, options, previous, &exemplars))
+        let mut request = self
+            .baselines
+            .encode(|previous| encode(report, resource, options, previous, &exemplars, own_levels));
+        let (start, at) = (report.start_unix_ns, report.at_unix_ns);
+        self.starts.apply(&mut request, start, at);
+        request
     }
 
     async fn send(&mut self, part: &Part) -> Result<Accepted, ExportError> {

@@ -168,8 +168,10 @@ impl Waiting {
         // The sample has them by rank.
         kept.sort_by_key(|(_, _, entry)| entry.came);
         for (_, probability, mut entry) in kept {
-            let probability = KeyValue::new(attribute::SAMPLE_PROBABILITY, probability);
-            entry.span.attributes.push(probability);
+            if probability < 1.0 {
+                let probability = KeyValue::new(attribute::SAMPLE_PROBABILITY, probability);
+                entry.span.attributes.push(probability);
+            }
             self.of(entry.class).push_back(entry);
         }
     }

@@ -25,7 +25,7 @@ use crate::{
     handover::Keeper,
     histogram::Histogram,
     sink::{Received, Sink},
-    snapshot::{NetworkType, Peer, Series, SeriesKey},
+    snapshot::{Peer, Series, SeriesKey},
 };
 
 mod headers;
@@ -51,8 +51,7 @@ fn start(endpoint: &str, vars: &[(&str, &str)]) -> Exporter {
 fn snapshot(at: u64, bytes_sent: u64) -> Snapshot {
     let key = SeriesKey::Flows {
         role: Role::Client,
-        network: NetworkType::Ipv4,
-        peer: Peer::Named("10.0.0.2".to_owned()),
+        peer: Peer::Address([10, 0, 0, 2].into()),
         server_port: Some(8080),
     };
     let series = Series {
@@ -65,6 +64,7 @@ fn snapshot(at: u64, bytes_sent: u64) -> Snapshot {
         series: BTreeMap::from([(key, series)]),
         lost: BTreeMap::new(),
         unseen: Default::default(),
+        dropped: Default::default(),
         left: None,
         listeners: BTreeMap::new(),
         books: Default::default(),
@@ -102,7 +102,8 @@ fn io_sent(
         .iter()
         .find(|metric| metric.name == "flowcar.tcp.io");
     match io.and_then(|metric| metric.data.as_ref()) {
-        Some(Data::Sum(sum)) => match sum.data_points[0].value {
+        // Behind the zero that it begins with.
+        Some(Data::Sum(sum)) => match sum.data_points.last().expect("a point").value {
             Some(Value::AsInt(int)) => int,
             other => panic!("{other:?}"),
         },
@@ -153,7 +154,7 @@ async fn both_signals_arrive_by_either_transport_however_packed() {
             let exports: u64 = own.export_duration.values().map(Histogram::count).sum();
             assert_eq!((own.span_queue, exports), (0, 2));
             assert_eq!(own.exported["traces"], 1, "{protocol} {packing}");
-            assert!(own.exported["metrics"] > 10, "{protocol} {packing}");
+            assert!(own.exported["metrics"] > 5, "{protocol} {packing}");
             // A connection for each signal.
             assert_eq!(exporter.own_sockets().len(), 2, "{protocol} {packing}");
         }
@@ -601,7 +602,7 @@ async fn an_exemplar_names_a_span_that_was_delivered() {
     let Some(Data::ExponentialHistogram(rtt)) = rtt.and_then(|rtt| rtt.data.as_ref()) else {
         panic!("no RTTs");
     };
-    let [exemplar] = &rtt.data_points[0].exemplars[..] else {
+    let [exemplar] = &rtt.data_points.last().expect("a point").exemplars[..] else {
         panic!("{rtt:?}");
     };
     let named = delivered

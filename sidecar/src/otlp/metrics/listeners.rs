@@ -2,7 +2,7 @@
 
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
 
-use super::{CountPoint, Encoder, attribute, signed, text};
+use super::{CountPoint, Encoder, attribute, signed};
 use crate::{
     otlp::names::{self, Metric, attribute as name},
     snapshot::Listener,
@@ -30,7 +30,5 @@ fn level(encoder: &mut Encoder<'_>, metric: Metric, pick: impl Fn(&Listener) -> 
 
 fn attributes(port: Option<u16>) -> Vec<KeyValue> {
     let port = port.map(|port| attribute(name::SERVER_PORT, Value::IntValue(port.into())));
-    std::iter::once(text(name::TRANSPORT, "tcp"))
-        .chain(port)
-        .collect()
+    port.into_iter().collect()
 }

@@ -1,18 +1,39 @@
-//! `flowcar.self.*`: flowcar's own figures.
+//! `flowcar.self.*`, `otel.sdk.*` and `process.*`: flowcar's own figures, under a resource of its own.
 
 use std::collections::BTreeMap;
 
+use opentelemetry_proto::tonic::common::v1::KeyValue;
+
 use super::{CountPoint, DurationPoint, Encoder, signed, text};
 use crate::{
+    config::{SelfMetrics, Temporality},
     otlp::names::{self, Metric, attribute as name},
     snapshot::Own,
 };
 
-pub(super) fn encode(encoder: &mut Encoder<'_>) {
-    let now = &encoder.now.own;
-    counted_by(encoder, names::OWN_RECORDS, name::RECORD_KIND, |own| {
-        &own.records
-    });
+/// Adds the figures that are wanted. Where they come once a minute, `due` says whether this report has them. Deltas come with every
+/// report: what they are against is the report before.
+pub(super) fn encode(encoder: &mut Encoder<'_>, due: bool) {
+    let deltas = encoder.options.temporality == Temporality::Delta;
+    match encoder.options.self_metrics {
+        SelfMetrics::None => {}
+        SelfMetrics::Basic => {
+            if due || deltas {
+                counters(encoder);
+            }
+            if due {
+                levels(encoder);
+            }
+        }
+        SelfMetrics::Detailed => {
+            counters(encoder);
+            levels(encoder);
+            details(encoder);
+        }
+    }
+}
+
+fn counters(encoder: &mut Encoder<'_>) {
     counted_by(
         encoder,
         names::OWN_RECORDS_DROPPED,
@@ -22,14 +43,42 @@ pub(super) fn encode(encoder: &mut Encoder<'_>) {
     counted(encoder, names::OWN_RECORDS_MALFORMED, |own| {
         own.records_malformed
     });
-    level(encoder, names::OWN_TABLE, now.table_flows);
     counted(encoder, names::OWN_TABLE_FULL, |own| own.table_unlisted);
-    let sockets = now.sockets.iter();
-    let sockets = sockets.map(|(side, count)| (vec![text(name::SOCKETS, side)], signed(*count)));
-    encoder.up_down(names::OWN_SOCKETS, sockets.collect());
     counted(encoder, names::OWN_UNSCOPED, |own| own.sockets_unscoped);
     counted(encoder, names::OWN_UNADOPTED, |own| own.sockets_unadopted);
     counted(encoder, names::OWN_INEXACT, |own| own.flows_inexact);
+    unfollowed(encoder);
+    counted(encoder, names::OWN_LOG_DROPPED, |own| own.log_lines_dropped);
+    counted_by(encoder, names::OWN_SPANS_DROPPED, name::REASON, |own| {
+        &own.spans_dropped
+    });
+    exported(encoder, names::OWN_EXPORTED_SPANS, "traces");
+    exported(encoder, names::OWN_EXPORTED_POINTS, "metrics");
+    let before = encoder.before.map_or(0.0, |before| before.own.cpu_s);
+    let now = encoder.now.own.cpu_s;
+    encoder.seconds(names::OWN_CPU, vec![(Vec::new(), now, before)]);
+}
+
+fn levels(encoder: &mut Encoder<'_>) {
+    let now = &encoder.now.own;
+    level(encoder, names::OWN_TABLE, Vec::new(), now.table_flows);
+    level(encoder, names::OWN_SERIES, Vec::new(), now.series);
+    level(encoder, names::OWN_RSS, Vec::new(), now.rss_bytes);
+    if encoder.sends_spans() {
+        let queue = component("batching_span_processor");
+        level(encoder, names::OWN_SPAN_QUEUE, queue, now.span_queue);
+    }
+    encoder.gauge(names::OWN_UNBALANCED, encoder.now.unbalanced());
+}
+
+fn details(encoder: &mut Encoder<'_>) {
+    let now = &encoder.now.own;
+    counted_by(encoder, names::OWN_RECORDS, name::RECORD_KIND, |own| {
+        &own.records
+    });
+    let sockets = now.sockets.iter();
+    let sockets = sockets.map(|(side, count)| (vec![text(name::SOCKETS, side)], signed(*count)));
+    encoder.up_down(names::OWN_SOCKETS, sockets.collect());
     let before = encoder.before.map(|before| &before.own.dump_duration);
     encoder.histograms(
         names::OWN_DUMP_DURATION,
@@ -40,29 +89,22 @@ pub(super) fn encode(encoder: &mut Encoder<'_>) {
             exemplar: None,
         }],
     );
-    unfollowed(encoder);
-    counted(encoder, names::OWN_LOG_DROPPED, |own| own.log_lines_dropped);
-    level(encoder, names::OWN_SERIES, now.series);
-    encoder.gauge(names::OWN_UNBALANCED, encoder.now.unbalanced());
-    exports(encoder);
-    counted_by(encoder, names::OWN_REJECTED, name::SIGNAL, |own| {
-        &own.rejected
-    });
-    counted_by(encoder, names::OWN_SPANS_DROPPED, name::REASON, |own| {
-        &own.spans_dropped
-    });
-    level(encoder, names::OWN_SPAN_QUEUE, now.span_queue);
-    level(
-        encoder,
-        names::OWN_SPAN_QUEUE_CAPACITY,
-        now.span_queue_capacity,
-    );
-    level(encoder, names::OWN_SPAN_QUEUE_BYTES, now.span_queue_bytes);
-    exported(encoder, names::OWN_EXPORTED_SPANS, "traces");
-    exported(encoder, names::OWN_EXPORTED_POINTS, "metrics");
-    let before = encoder.before.map_or(0.0, |before| before.own.cpu_s);
-    encoder.seconds(names::OWN_CPU, vec![(Vec::new(), now.cpu_s, before)]);
-    level(encoder, names::OWN_RSS, now.rss_bytes);
+    export_durations(encoder);
+    if encoder.sends_spans() {
+        let queue = component("batching_span_processor");
+        let capacity = now.span_queue_capacity;
+        level(encoder, names::OWN_SPAN_QUEUE_CAPACITY, queue, capacity);
+        let bytes = now.span_queue_bytes;
+        level(encoder, names::OWN_SPAN_QUEUE_BYTES, Vec::new(), bytes);
+    }
+}
+
+/// The one component of its type.
+fn component(kind: &str) -> Vec<KeyValue> {
+    vec![
+        text(name::COMPONENT_TYPE, kind),
+        text(name::COMPONENT_NAME, &format!("{kind}/0")),
+    ]
 }
 
 fn unfollowed(encoder: &mut Encoder<'_>) {
@@ -72,19 +114,10 @@ fn unfollowed(encoder: &mut Encoder<'_>) {
     encoder.seconds(names::OWN_UNFOLLOWED, vec![(Vec::new(), now, before)]);
 }
 
-fn exports(encoder: &mut Encoder<'_>) {
+fn export_durations(encoder: &mut Encoder<'_>) {
     let before = encoder.before.map(|before| &before.own);
-    let points = encoder.now.own.exports.iter().map(|(key, count)| {
-        let (signal, outcome) = key;
-        let before = before.and_then(|own| own.exports.get(key));
-        CountPoint {
-            attributes: vec![text(name::SIGNAL, signal), text(name::OUTCOME, outcome)],
-            now: *count,
-            before: before.copied().unwrap_or(0),
-        }
-    });
-    encoder.counter(names::OWN_EXPORTS, points.collect());
-    let durations = encoder.now.own.export_duration.iter().map(|(key, now)| {
+    let (now, components) = (encoder.now, encoder.options.components);
+    let durations = now.own.export_duration.iter().map(|(key, now)| {
         let (signal, outcome) = key;
         let error = match *outcome {
             "success" => None,
@@ -93,7 +126,8 @@ fn exports(encoder: &mut Encoder<'_>) {
         };
         let error = error.map(|error| text(name::ERROR_TYPE, error));
         DurationPoint {
-            attributes: std::iter::once(text(name::SIGNAL, signal))
+            attributes: component(components.of(signal))
+                .into_iter()
                 .chain(error)
                 .collect(),
             now,
@@ -106,28 +140,27 @@ fn exports(encoder: &mut Encoder<'_>) {
 
 /// What was taken, and, as OpenTelemetry's conventions have it, under the same name what was not.
 fn exported(encoder: &mut Encoder<'_>, metric: Metric, signal: &str) {
-    let of = |own: &BTreeMap<&'static str, u64>| own.get(signal).copied().unwrap_or(0);
-    let (now, before) = (&encoder.now.own, encoder.before.map(|before| &before.own));
-    let taken = CountPoint {
-        attributes: Vec::new(),
-        now: of(&now.exported),
-        before: before.map_or(0, |before| of(&before.exported)),
-    };
-    let rejected = CountPoint {
-        attributes: vec![text(name::ERROR_TYPE, "rejected")],
-        now: of(&now.rejected),
-        before: before.map_or(0, |before| of(&before.rejected)),
-    };
-    let too_large = CountPoint {
-        attributes: vec![text(name::ERROR_TYPE, "too_large")],
-        now: of(&now.too_large),
-        before: before.map_or(0, |before| of(&before.too_large)),
-    };
-    let seen = too_large.now > 0;
-    let points = [taken, rejected]
-        .into_iter()
-        .chain(seen.then_some(too_large));
-    encoder.counter(metric, points.collect());
+    type Counts = BTreeMap<&'static str, u64>;
+    let kinds: [(Option<&str>, fn(&Own) -> &Counts); 3] = [
+        (None, |own| &own.exported),
+        (Some("rejected"), |own| &own.rejected),
+        (Some("too_large"), |own| &own.too_large),
+    ];
+    let (now, before) = (encoder.now, encoder.before);
+    let exporter = encoder.options.components.of(signal);
+    if exporter.is_empty() {
+        return;
+    }
+    let points = kinds.map(|(error, pick)| {
+        let of = |own: &Own| pick(own).get(signal).copied().unwrap_or(0);
+        let error = error.map(|error| text(name::ERROR_TYPE, error));
+        CountPoint {
+            attributes: component(exporter).into_iter().chain(error).collect(),
+            now: of(&now.own),
+            before: before.map_or(0, |before| of(&before.own)),
+        }
+    });
+    encoder.counter(metric, points.into());
 }
 
 fn counted(encoder: &mut Encoder<'_>, metric: Metric, pick: impl Fn(&Own) -> u64) {
@@ -157,6 +190,6 @@ fn counted_by(
     encoder.counter(metric, points.collect());
 }
 
-fn level(encoder: &mut Encoder<'_>, metric: Metric, value: u64) {
-    encoder.up_down(metric, vec![(Vec::new(), signed(value))]);
+fn level(encoder: &mut Encoder<'_>, metric: Metric, attributes: Vec<KeyValue>, value: u64) {
+    encoder.up_down(metric, vec![(attributes, signed(value))]);
 }

@@ -6,14 +6,14 @@ use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
 
 use super::{CountPoint, DurationPoint, Encoder, attribute, signed, text};
 use crate::{
-    flow::{End, Failure, Retransmits, RttKind},
+    flow::{AdoptedBy, End, Failure, Retransmits, RttKind},
     histogram::Histogram,
     otlp::{
         exemplars::Measure,
         names::{self, Metric, attribute as name},
         spans::{role, rtt_kind},
     },
-    snapshot::{NetworkType, Peer, Series, SeriesKey, Unseen},
+    snapshot::{Peer, Series, SeriesKey, Unseen},
 };
 
 /// A series now, what it was in the snapshot before, and its attributes.
@@ -33,7 +33,10 @@ pub(super) fn encode(encoder: &mut Encoder<'_>) {
             key,
             attributes: series_attributes(key),
             now: series,
-            before: before.and_then(|before| before.series.get(key)),
+            before: before
+                .and_then(|before| before.series.get(key))
+                // One that was dropped in the meantime counts from zero.
+                .filter(|before| before.since_unix_ns == series.since_unix_ns),
         })
         .collect();
     histograms(encoder, &pairs);
@@ -51,28 +54,21 @@ pub(super) fn encode(encoder: &mut Encoder<'_>) {
 fn series_attributes(key: &SeriesKey) -> Vec<KeyValue> {
     let SeriesKey::Flows {
         role: of,
-        network,
         peer,
         server_port,
     } = key
     else {
         return vec![attribute(name::OVERFLOW, Value::BoolValue(true))];
     };
-    let network = match network {
-        NetworkType::Ipv4 => "ipv4",
-        NetworkType::Ipv6 => "ipv6",
-    };
-    let mut all = vec![
-        text(name::TRANSPORT, "tcp"),
-        text(name::NETWORK_TYPE, network),
-        text(name::ROLE, role(*of)),
-    ];
+    let mut all = vec![text(name::ROLE, role(*of))];
     if let Some(port) = server_port {
         let port = Value::IntValue(i64::from(*port));
         all.push(attribute(name::SERVER_PORT, port));
     }
-    if let Peer::Named(address) = peer {
-        all.push(text(name::PEER_ADDRESS, address));
+    match peer {
+        Peer::Unnamed => {}
+        Peer::Address(address) => all.push(text(name::PEER_ADDRESS, &address.to_string())),
+        Peer::Prefix(prefix) => all.push(text(name::PEER_PREFIX, prefix)),
     }
     all
 }
@@ -80,13 +76,13 @@ fn series_attributes(key: &SeriesKey) -> Vec<KeyValue> {
 fn histograms(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>]) {
     let failure = |failure: &Option<Failure>| {
         let extra = failure.map(|failure| (name::ERROR_TYPE, failure.name()));
-        (extra, Measure::Connect(*failure))
+        (extra.into_iter().collect(), Measure::Connect(*failure))
     };
     let kind = |kind: &RttKind| {
-        let extra = Some((name::RTT_KIND, rtt_kind(*kind)));
+        let extra = vec![(name::RTT_KIND, rtt_kind(*kind))];
         (extra, Measure::Rtt(*kind))
     };
-    let end = |end: &End| (Some((name::END, end.name())), Measure::Duration(*end));
+    let end = |end: &End| (closed_as(*end), Measure::Duration(*end));
     by(encoder, names::CONNECT, pairs, |of| &of.connect, failure);
     by(encoder, names::RTT, pairs, |of| &of.rtt, kind);
     let exemplars = encoder.exemplars;
@@ -100,19 +96,30 @@ fn histograms(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>]) {
     by(encoder, names::DURATION, pairs, |of| &of.duration, end);
 }
 
+/// Attributes of a point besides those of its series.
+type Extra = Vec<(&'static str, &'static str)>;
+
+/// How a connection ended, and that it was cut off, if it was.
+fn closed_as(end: End) -> Extra {
+    let cut_off = end.is_error().then_some((name::ERROR_TYPE, end.name()));
+    std::iter::once((name::END, end.name()))
+        .chain(cut_off)
+        .collect()
+}
+
 /// Adds a metric of one histogram for each value of an attribute.
 fn by<'a, K: Ord + 'a>(
     encoder: &mut Encoder<'_>,
     metric: Metric,
     pairs: &'a [Pair<'a>],
     pick: impl Fn(&'a Series) -> &'a BTreeMap<K, Histogram>,
-    tell: impl Fn(&K) -> (Option<(&'static str, &'static str)>, Measure),
+    describe: impl Fn(&K) -> (Extra, Measure),
 ) {
     let mut points = Vec::new();
     for pair in pairs {
         let before = pair.before.map(&pick);
         for (key, now) in pick(pair.now) {
-            let (extra, measure) = tell(key);
+            let (extra, measure) = describe(key);
             points.push(DurationPoint {
                 attributes: pair.with(extra),
                 now,
@@ -129,50 +136,52 @@ fn connections(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>]) {
     let closed = pairs.iter().flat_map(|pair| {
         pair.now.closed.keys().map(|end| {
             let count = |series: &Series| series.closed.get(end).copied().unwrap_or(0);
-            pair.count(Some((name::END, end.name())), count)
+            pair.count(closed_as(*end), count)
         })
     });
     encoder.counter(names::CLOSED, closed.collect());
     let failed = pairs.iter().flat_map(|pair| {
         pair.now.failed.keys().map(|failure| {
             let count = |series: &Series| series.failed.get(failure).copied().unwrap_or(0);
-            pair.count(Some((name::ERROR_TYPE, failure.name())), count)
+            pair.count([(name::ERROR_TYPE, failure.name())], count)
         })
     });
     encoder.counter(names::FAILED, failed.collect());
     let live = pairs
         .iter()
         .map(|pair| (pair.attributes.clone(), signed(pair.now.live)));
-    let unseen = encoder.now.unseen.live.map(|live| (Vec::new(), live));
-    encoder.up_down(names::LIVE, live.chain(unseen).collect());
+    encoder.up_down(names::LIVE, live.collect());
 }
 
+/// Those opened and those adopted, and of both what is of no series because nothing but the loss is known.
 fn opened(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>]) {
-    let inherited = || attribute(name::INHERITED, Value::BoolValue(true));
-    let mut points = Vec::new();
-    for pair in pairs {
-        points.push(pair.count(None, |series| series.opened));
-        if pair.now.inherited > 0 {
-            let mut point = pair.count(None, |series| series.inherited);
-            point.attributes.push(inherited());
-            points.push(point);
-        }
-    }
     let before = encoder
         .before
         .map_or(Unseen::default(), |before| before.unseen);
     let now = encoder.now.unseen;
-    let unseen = [
-        (Vec::new(), now.opened, before.opened),
-        (vec![inherited()], now.inherited, before.inherited),
-    ];
-    let unseen = unseen.into_iter().filter(|(_, now, _)| *now > 0);
-    points.extend(unseen.map(|(attributes, now, before)| CountPoint {
-        attributes,
-        now,
-        before,
-    }));
-    encoder.counter(names::OPENED, points);
+    let unattributed = |extra: Option<KeyValue>, pick: fn(&Unseen) -> u64| {
+        let mark = attribute(name::UNATTRIBUTED, Value::BoolValue(true));
+        CountPoint {
+            attributes: extra.into_iter().chain([mark]).collect(),
+            now: pick(&now),
+            before: pick(&before),
+        }
+    };
+    let opened = pairs
+        .iter()
+        .map(|pair| pair.count([], |series| series.opened));
+    let lost = unattributed(None, |unseen| unseen.opened);
+    encoder.counter(names::OPENED, opened.chain([lost]).collect());
+    let by = |by: AdoptedBy| (name::ADOPTED_BY, by.name());
+    let adopted = pairs.iter().flat_map(|pair| {
+        [
+            pair.count([by(AdoptedBy::Startup)], |of| of.adopted_at_startup),
+            pair.count([by(AdoptedBy::Restart)], |of| of.adopted_at_restart),
+        ]
+    });
+    let (name, value) = by(AdoptedBy::Restart);
+    let lost = unattributed(Some(text(name, value)), |unseen| unseen.adopted_at_restart);
+    encoder.counter(names::ADOPTED, adopted.chain([lost]).collect());
 }
 
 fn traffic(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>]) {
@@ -181,8 +190,8 @@ fn traffic(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>]) {
             .iter()
             .flat_map(|pair| {
                 [
-                    pair.count(Some((name::DIRECTION, "transmit")), sent),
-                    pair.count(Some((name::DIRECTION, "receive")), received),
+                    pair.count([(name::DIRECTION, "transmit")], sent),
+                    pair.count([(name::DIRECTION, "receive")], received),
                 ]
             })
             .collect()
@@ -199,9 +208,7 @@ fn traffic(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>]) {
             .iter()
             .filter(|(_, pick)| pick(&pair.now.retransmits) > 0);
         causes.map(|(cause, pick)| {
-            pair.count(Some((name::CAUSE, cause)), |series| {
-                pick(&series.retransmits)
-            })
+            pair.count([(name::CAUSE, *cause)], |series| pick(&series.retransmits))
         })
     });
     encoder.counter(names::RETRANSMITS, retransmits.collect());
@@ -214,7 +221,7 @@ fn limited(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>]) {
         let limits = LIMITS.iter().filter(|(_, pick)| pick(pair.now) > 0);
         limits.map(|(limit, pick)| {
             let seconds = |series| pick(series) as f64 / 1e6;
-            let attributes = pair.with(Some((name::LIMIT, limit)));
+            let attributes = pair.with([(name::LIMIT, *limit)]);
             (
                 attributes,
                 seconds(pair.now),
@@ -246,12 +253,16 @@ const CAUSES: [Cause; 6] = [
 ];
 
 impl Pair<'_> {
-    fn with(&self, extra: Option<(&str, &str)>) -> Vec<KeyValue> {
-        let extra = extra.map(|(name, value)| text(name, value));
+    fn with(&self, extra: impl IntoIterator<Item = (&'static str, &'static str)>) -> Vec<KeyValue> {
+        let extra = extra.into_iter().map(|(name, value)| text(name, value));
         self.attributes.iter().cloned().chain(extra).collect()
     }
 
-    fn count(&self, extra: Option<(&str, &str)>, count: impl Fn(&Series) -> u64) -> CountPoint {
+    fn count(
+        &self,
+        extra: impl IntoIterator<Item = (&'static str, &'static str)>,
+        count: impl Fn(&Series) -> u64,
+    ) -> CountPoint {
         CountPoint {
             attributes: self.with(extra),
             now: count(self.now),

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use opentelemetry::Value;
 
 use super::*;
-use crate::flow::{End, Failure, Outcome, Retransmits, TraceIdentity, Volume, example};
+use crate::flow::{AdoptedBy, End, Failure, Outcome, Retransmits, TraceIdentity, Volume, example};
 
 const CLIENT_ISN: u32 = 0x1234_5678;
 const SERVER_ISN: u32 = 0x9abc_def0;
@@ -41,7 +41,11 @@ fn flow(role: Role) -> Flow {
 
 fn made(flow: &Flow, trace_parent: TraceParent) -> SpanData {
     let anchor = Anchor::new(Monotonic(0), 1_700_000_000_000_000_000);
-    span(flow, &anchor, &SpanOptions { trace_parent })
+    let options = SpanOptions {
+        trace_parent,
+        source: "ebpf".to_owned(),
+    };
+    span(flow, &anchor, &options)
 }
 
 fn values(span: &SpanData) -> BTreeMap<String, Value> {
@@ -147,9 +151,9 @@ fn attributes_tell_the_ends_the_volume_and_the_latencies() {
     };
     assert!((0.05 / 1.1..0.05 * 1.1).contains(&median), "{median}");
     assert_eq!(found["flowcar.tcp.exchanges"], Value::I64(1));
-    assert_eq!(text("flowcar.end"), "local_fin");
+    assert_eq!(text("flowcar.tcp.close.reason"), "local_fin");
     assert!(!found.contains_key("flowcar.tcp.connect.duration"));
-    assert!(!found.contains_key("flowcar.adopted"));
+    assert!(!found.contains_key("flowcar.tcp.adopted.by"));
 }
 
 #[test]
@@ -160,12 +164,19 @@ fn a_failed_attempt_is_a_span_with_an_error() {
     flow.seen = Monotonic(2_001_000);
     flow.outcome = Some(Outcome::Failed(Failure::Refused));
     let span = made(&flow, TraceParent::Always);
-    assert_eq!(span.status, Status::error("refused"));
+    assert_eq!(span.status, Status::error(""));
     assert!(span.span_context.is_valid());
     let found = values(&span);
     assert_eq!(found["error.type"], Value::from("refused"));
     assert_eq!(found["flowcar.tcp.connect.duration"], Value::F64(0.002));
-    assert!(!found.contains_key("flowcar.adopted"), "it was seen whole");
+    assert!(
+        !found.contains_key("flowcar.tcp.close.reason"),
+        "nothing was closed"
+    );
+    assert!(
+        !found.contains_key("flowcar.tcp.adopted.by"),
+        "it was seen whole"
+    );
 }
 
 #[test]
@@ -173,11 +184,16 @@ fn a_flow_whose_handshake_was_not_seen_says_so_and_claims_no_side() {
     let mut flow = flow(Role::Unknown);
     flow.trace = TraceIdentity::unshared(4);
     flow.looked_up = true;
+    flow.adopted = Some(AdoptedBy::Startup);
     let span = made(&flow, TraceParent::Always);
     assert_eq!(span.span_kind, SpanKind::Internal);
     assert_eq!(span.parent_span_id, SpanId::INVALID);
     let found = values(&span);
-    assert_eq!(found["flowcar.adopted"], Value::Bool(true));
+    assert_eq!(found["flowcar.tcp.adopted.by"], Value::from("startup"));
+    assert_eq!(
+        span.name, "tcp",
+        "which of the ports is the server's is not known"
+    );
     assert!(!found.contains_key("server.address") && !found.contains_key("client.address"));
 }
 
@@ -204,6 +220,48 @@ fn a_reset_after_the_peers_fin_is_told_and_is_no_error() {
     assert_eq!(span.status, Status::Unset);
     let found = values(&span);
     assert_eq!(found["flowcar.tcp.reset_after_fin"], Value::Bool(true));
-    assert_eq!(found["flowcar.end"], Value::from("peer_fin"));
+    assert_eq!(found["flowcar.tcp.close.reason"], Value::from("peer_fin"));
     assert!(!found.contains_key("error.type"));
+}
+
+/// Whoever adds up the spans of connections does not count what their interim spans have.
+#[test]
+fn an_interim_span_is_marked_and_has_no_figure_of_its_connection() {
+    let flow = Flow {
+        outcome: None,
+        ..flow(Role::Server)
+    };
+    let cut = Part {
+        number: 2,
+        from: Monotonic(60_000),
+        to: Monotonic(120_000),
+        volume: flow.volume,
+    };
+    let anchor = Anchor::new(Monotonic(0), 1_700_000_000_000_000_000);
+    let options = SpanOptions {
+        trace_parent: TraceParent::Auto,
+        source: "ebpf".to_owned(),
+    };
+    let (whole, interim) = (
+        span(&flow, &anchor, &options),
+        part(&flow, &cut, &anchor, &options),
+    );
+    assert_eq!(interim.name, "tcp 8080 interim");
+    assert_eq!(interim.parent_span_id, whole.span_context.span_id());
+    assert_eq!(interim.span_kind, SpanKind::Internal);
+    let (of_whole, of_interim) = (values(&whole), values(&interim));
+    assert_eq!(of_interim["flowcar.tcp.is_interim"], Value::Bool(true));
+    assert_eq!(
+        of_interim["flowcar.tcp.interim.bytes.sent"],
+        Value::I64(100)
+    );
+    assert_eq!(of_whole["flowcar.tcp.open"], Value::Bool(true));
+    let figures = |of: &BTreeMap<String, Value>| -> Vec<String> {
+        let own = of.keys().filter(|name| name.starts_with("flowcar."));
+        own.cloned().collect()
+    };
+    let shared = figures(&of_interim)
+        .into_iter()
+        .filter(|name| of_whole.contains_key(name));
+    assert_eq!(shared.collect::<Vec<_>>(), Vec::<String>::new());
 }

@@ -52,11 +52,18 @@ impl Seen {
     pub(crate) fn take(&mut self, export: Received) {
         match export {
             Received::Metrics(export) => {
-                for of_pod in export.resource_metrics {
-                    let metrics = of_pod.scope_metrics.into_iter().flat_map(|s| s.metrics);
-                    self.of(of_pod.resource.as_ref()).metrics = metrics
-                        .map(|metric| (metric.name.clone(), metric))
-                        .collect();
+                let mut workload = String::new();
+                for resource in export.resource_metrics {
+                    let metrics = resource.scope_metrics.into_iter().flat_map(|s| s.metrics);
+                    // flowcar's own metrics follow those of the workload that it is beside.
+                    let service = service(resource.resource.as_ref());
+                    if service != "flowcar" {
+                        service.clone_into(&mut workload);
+                        self.0.entry(workload.clone()).or_default().metrics.clear();
+                    }
+                    let named = metrics.map(|metric| (metric.name.clone(), metric));
+                    let pod = self.0.entry(workload.clone()).or_default();
+                    pod.metrics.extend(named);
                 }
             }
             Received::Traces(export) => {
@@ -93,10 +100,13 @@ impl Seen {
     }
 
     fn of(&mut self, resource: Option<&Resource>) -> &mut Pod {
-        let attributes = resource.map_or(&[][..], |resource| &resource.attributes);
-        let service = text(attributes, "service.name").unwrap_or_default();
-        self.0.entry(service.to_owned()).or_default()
+        self.0.entry(service(resource).to_owned()).or_default()
     }
+}
+
+fn service(resource: Option<&Resource>) -> &str {
+    let attributes = resource.map_or(&[][..], |resource| &resource.attributes);
+    text(attributes, "service.name").unwrap_or_default()
 }
 
 // === impl Pod ===

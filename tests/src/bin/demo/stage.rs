@@ -203,6 +203,7 @@ fn attach(
         ("OTEL_METRIC_EXPORT_INTERVAL", "1000".to_owned()),
         ("OTEL_SERVICE_NAME", service.to_owned()),
         ("FLOWCAR_EXCHANGE", "on".to_owned()),
+        ("FLOWCAR_SELF_METRICS", "detailed".to_owned()),
         ("FLOWCAR_POD_NAME", pod.to_owned()),
         ("FLOWCAR_POD_NAMESPACE", "demo".to_owned()),
     ];

@@ -19,7 +19,7 @@ use tonic::Code;
 
 use super::*;
 use crate::{
-    config::{Histograms, Temporality},
+    config::{Histograms, Protocol, Temporality},
     otlp::{error::Cause, span_client::Batch},
 };
 
@@ -232,7 +232,7 @@ fn span_lane(
     bounds: Bounds,
     ledger: &Ledger,
 ) -> SpanLane {
-    let resource = Resource::new(&config(&[]), "ebpf", &Host::default());
+    let resource = Resource::new(&config(&[]), &Host::default());
     let exemplars = Exemplary::default();
     SpanLane::start(scripted, &resource, bounds, ledger.clone(), exemplars)
 }
@@ -277,10 +277,13 @@ async fn reports(
 ) -> Vec<ExportMetricsServiceRequest> {
     let (scripted, taken) = Scripted::new(steps);
     let config = Config::from_vars([]).expect("defaults");
-    let resource = Resource::new(&config, "ebpf", &Host::default());
+    let resource = Resource::new(&config, &Host::default());
     let options = Options {
         temporality,
         histograms: Histograms::Exponential,
+        self_metrics: crate::config::SelfMetrics::Detailed,
+        source: "ebpf",
+        components: Components::new(Some(Protocol::Grpc), Some(Protocol::Grpc)),
     };
     let (ledger, exemplars) = (Ledger::default(), Exemplary::default());
     let lane = MetricsLane::start(scripted, resource, options, ledger, exemplars, None);
@@ -361,7 +364,7 @@ proptest! {
             let ledger = Ledger::default();
             let lane = span_lane(scripted, bounds, &ledger);
             let mut isn = 0;
-            let options = SpanOptions { trace_parent: crate::config::TraceParent::Never };
+            let options = SpanOptions { trace_parent: crate::config::TraceParent::Never, source: "ebpf".to_owned() };
             for (count, gap) in bursts {
                 for _ in 0..count {
                     isn += 1;
@@ -404,6 +407,7 @@ fn the_connections_of_a_busy_minute_can_be_counted_from_the_spans_that_were_kept
         let lane = span_lane(scripted, bounds, &Ledger::default());
         let options = SpanOptions {
             trace_parent: crate::config::TraceParent::Never,
+            source: "ebpf".to_owned(),
         };
         for isn in 0..60_000 {
             let mut flow = flow(isn);
@@ -428,7 +432,8 @@ fn the_connections_of_a_busy_minute_can_be_counted_from_the_spans_that_were_kept
             let mut found = span.attributes.iter();
             let found = found.find(|a| a.key == "flowcar.sample.probability");
             let value = found.and_then(|found| found.value.as_ref()?.value.as_ref());
-            match value.expect("a probability") {
+            // Absent where it is 1.
+            match value.unwrap_or(&any_value::Value::DoubleValue(1.0)) {
                 any_value::Value::DoubleValue(probability) => *probability,
                 other => panic!("{other:?}"),
             }
@@ -463,6 +468,7 @@ fn spans_are_tried_for_a_quarter_of_an_hour_and_no_longer() {
         let lane = span_lane(scripted, bounds, &ledger);
         let options = SpanOptions {
             trace_parent: crate::config::TraceParent::Never,
+            source: "ebpf".to_owned(),
         };
         lane.send(notable::Class::Dull, 1, || {
             (span(&flow(1), &anchor(), &options), None)

@@ -10,7 +10,7 @@ use crate::{
     truth::{Truth, Way},
 };
 
-/// The values of `flowcar.cause`.
+/// The values of `flowcar.tcp.retransmit.type`.
 const CAUSES: [&str; 6] = [
     "syn",
     "synack",
