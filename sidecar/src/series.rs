@@ -221,21 +221,28 @@ impl SeriesSet {
     }
 }
 
-/// Takes so many off the connections that live, where most do: they are lost, and it is not known yet of which series.
+/// Takes so many off the connections that live, of each series its share: they are lost, and it is not known yet of which series.
 /// Gives how many more these are than live at all.
 pub fn take_off_live(all: &mut BTreeMap<SeriesKey, Series>, count: u64) -> u64 {
-    let mut left = count;
-    while left > 0 {
-        let Some(most) = all.values_mut().max_by_key(|series| series.live) else {
-            return left;
-        };
-        if most.live == 0 {
-            return left;
-        }
-        most.live -= 1;
-        left -= 1;
+    let total: u64 = all.values().map(|series| series.live).sum();
+    let taken = count.min(total);
+    if taken == 0 {
+        return count;
     }
-    0
+    let mut left = taken;
+    for series in all.values_mut() {
+        let share = u128::from(series.live) * u128::from(taken) / u128::from(total);
+        let share = u64::try_from(share).expect("no more than live");
+        series.live -= share;
+        left -= share;
+    }
+    // What is left by rounding down is less than one of each.
+    for series in all.values_mut().filter(|series| series.live > 0) {
+        let one = left.min(1);
+        series.live -= one;
+        left -= one;
+    }
+    count - taken
 }
 
 /// What names the series that `flow` is counted in, if there is room for it.

@@ -92,7 +92,7 @@ pub struct Unseen {
     /// `flowcar.tcp.connection.adopted` by `restart`: lost to the restart
     pub adopted_at_restart: u64,
     /// Ends that are lost of connections that series have as living, at most. It is not known yet which they are: they are taken off
-    /// where most live.
+    /// each series by its share.
     pub pending: u64,
     /// So many too many are reported as lost: they were before it came out that no series has them yet.
     pub too_many: u64,

@@ -15,8 +15,8 @@ use flowcar::{
     },
     histogram::Histogram,
     otlp::exporter::Exporter,
-    series::{Naming, PeerNaming, SeriesSet},
-    snapshot::SeriesKey,
+    series::{Naming, PeerNaming, SeriesSet, take_off_live},
+    snapshot::{Peer, Series, SeriesKey},
 };
 
 /// Memory is the process's: one at a time.
@@ -94,9 +94,7 @@ fn a_million_peers_are_two_thousand_series_and_no_byte_is_missing() {
     );
     // The bound, and what came past it.
     assert_eq!(series.all().len(), 2_001);
-    let sum = |pick: fn(&flowcar::snapshot::Series) -> u64| {
-        series.all().map(|(_, one)| pick(one)).sum::<u64>()
-    };
+    let sum = |pick: fn(&Series) -> u64| series.all().map(|(_, one)| pick(one)).sum::<u64>();
     assert_eq!(sum(|series| series.bytes_sent), sent);
     assert_eq!(sum(|series| series.bytes_received), received);
     assert_eq!(sum(|series| series.closed.values().sum()), 1_000_000);
@@ -235,6 +233,41 @@ fn a_flow_ends_in_the_series_that_it_began_in() {
     series.apply(&change(None, open(2), true));
     let named = series.all().filter(|(key, _)| **key != SeriesKey::Overflow);
     assert_eq!(named.count(), 1, "the next one has a series");
+}
+
+/// Lost connections of which it is not known which they are, come off the living as they are spread, and never below none.
+#[test]
+fn what_is_lost_comes_off_the_living_by_shares() {
+    let series = |lives: &[u64]| -> BTreeMap<SeriesKey, Series> {
+        let ports = (1_u16..).zip(lives);
+        let all = ports.map(|(port, live)| {
+            let key = SeriesKey::Flows {
+                role: Role::Server,
+                peer: Peer::Unnamed,
+                server_port: Some(port),
+            };
+            let series = Series {
+                live: *live,
+                ..Series::default()
+            };
+            (key, series)
+        });
+        all.collect()
+    };
+    let rows: [(&[u64], u64, &[u64], u64); 6] = [
+        (&[], 3, &[], 3),
+        (&[5, 3], 0, &[5, 3], 0),
+        (&[60, 30, 10], 10, &[54, 27, 9], 0),
+        (&[1, 1, 1], 2, &[0, 0, 1], 0),
+        (&[4, 0, 2], 9, &[0, 0, 0], 3),
+        (&[u64::MAX / 2, 1], u64::MAX / 2, &[0, 1], 0),
+    ];
+    for (lives, count, expected, left) in rows {
+        let mut all = series(lives);
+        assert_eq!(take_off_live(&mut all, count), left, "{lives:?} {count}");
+        let now: Vec<_> = all.values().map(|series| series.live).collect();
+        assert_eq!(now, expected, "{lives:?} {count}");
+    }
 }
 
 /// In virtual time, over a closed port: 600,000 connections, each failed export backed off from.

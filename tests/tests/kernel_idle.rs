@@ -4,8 +4,8 @@ use std::{net::SocketAddr, time::Duration};
 
 use flowcar_tests::{
     place::{Place, require_cgroup2, require_root},
-    traffic::{CallPlan, Holding, ServePlan, Serving},
-    watch::{Mode, Watch},
+    traffic::{CallPlan, Holding, ServePlan, Serving, call_in},
+    watch::{Flow, Mode, Seen, Watch},
 };
 
 const LIVE: &str = "flowcar.tcp.connection.live";
@@ -44,4 +44,76 @@ fn ten_thousand_idle_connections() {
     let bytes: u64 = clients.iter().chain(&servers).map(|end| end.sent).sum();
     let told = seen.sum("flowcar.tcp.io", &[("network.io.direction", "transmit")]);
     assert_eq!(told, bytes as f64);
+}
+
+/// A peer that is gone gives its series back, and begins anew from zero: whoever adds up the increases has all.
+#[test]
+fn a_series_without_connections_is_dropped_and_begins_anew() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    const SERIES: &str = "flowcar.self.series.count";
+    let place = Place::new("series").unwrap();
+    let serving = Serving::start(&place, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    let target: SocketAddr = ([127, 0, 0, 1], serving.address().port()).into();
+    // Each report is a chance to see it dropped.
+    let idle = [("FLOWCAR_SERIES_IDLE", "1")];
+    let mut watch = Watch::start(&place, Mode::Both, &idle);
+    for round in 1..=3_usize {
+        let clients = call_in(&place, &CallPlan::to(target).connections(5, 5)).unwrap();
+        assert!(clients.iter().all(|client| client.failure.is_none()));
+        // Only of this round.
+        watch.until("its connections", |seen| seen.flows.len() == round * 10);
+        watch.until("no series", |seen| {
+            seen.sum(SERIES, &[]) == 0.0 && seen.began() == 0.0
+        });
+    }
+    // A connection that is open keeps its series, however still it is.
+    let holding = Holding::start(&place, &CallPlan::to(target).connections(2, 2)).unwrap();
+    watch.until("both series", |seen| seen.sum(LIVE, &[]) == 4.0);
+    watch.reports(5);
+    assert_eq!(watch.seen().began(), 4.0, "two connections, of both ends");
+    holding.close().unwrap();
+    watch.until("no series", |seen| seen.sum(SERIES, &[]) == 0.0);
+    watch.stop();
+}
+
+/// A connection that stays open sends marked spans for the intervals in which payload went, none for the others, and its own span
+/// when flowcar ends.
+#[test]
+fn an_open_connection_sends_interim_spans_and_its_own_at_the_end() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    let place = Place::new("interim").unwrap();
+    let serving = Serving::start(&place, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    let target: SocketAddr = ([127, 0, 0, 1], serving.address().port()).into();
+    let often = [("FLOWCAR_SPAN_INTERVAL", "300")];
+    let mut watch = Watch::start(&place, Mode::Both, &often);
+    let holding = Holding::start(&place, &CallPlan::to(target).connections(1, 1)).unwrap();
+    let interim = |seen: &Seen| -> Vec<Flow> {
+        let all = seen.flows.iter();
+        let interim = all.filter(|flow| flow.get("flowcar.tcp.is_interim") == "true");
+        interim.cloned().collect()
+    };
+    let sent = |flows: &[Flow]| flows.iter().map(|flow| flow.sent).sum::<u64>();
+    // A request of 132 bytes and its response of 1,000.
+    watch.until("the exchange", |seen| sent(&interim(seen)) == 1_132);
+    let spans = interim(watch.seen()).len();
+    // Much longer than an interval, and nothing goes.
+    let quiet = watch.reports(10);
+    assert_eq!(interim(quiet).len(), spans, "{:#?}", quiet.flows);
+    let seen = watch.stop();
+    let open = seen.flows.iter();
+    let open = open.filter(|flow| flow.get("flowcar.tcp.open") == "true");
+    let open: Vec<_> = open.cloned().collect();
+    assert_eq!(open.len(), 2, "{:#?}", seen.flows);
+    assert_eq!(
+        sent(&open),
+        1_132,
+        "the interim spans add up to the connection"
+    );
+    assert!(open.iter().all(|flow| flow.end().is_empty()));
+    assert_eq!(seen.flows.len(), spans + 2);
+    holding.close().unwrap();
 }

@@ -44,8 +44,7 @@ fuzz_target!(|stream: &[u8]| {
     assert!(series.all().len() <= SERIES + 1);
     let counted: u64 = series
         .all()
-        .values()
-        .flat_map(|series| series.closed.values())
+        .flat_map(|(_, series)| series.closed.values())
         .sum();
     assert_eq!(counted, closed);
 });

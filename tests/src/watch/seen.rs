@@ -46,9 +46,9 @@ pub struct Flow {
     pub local: SocketAddr,
     /// `network.peer.address` and `.port`
     pub peer: SocketAddr,
-    /// `flowcar.tcp.bytes.sent`
+    /// `flowcar.tcp.bytes.sent`, or of an interim span that of its interval.
     pub sent: u64,
-    /// `flowcar.tcp.bytes.received`
+    /// `flowcar.tcp.bytes.received`, or of an interim span that of its interval.
     pub received: u64,
 }
 
@@ -203,12 +203,14 @@ impl Flow {
                 attributes[&format!("network.{end}.port")].parse().unwrap(),
             )
         };
-        let count = |name: &str| attributes[name].parse().unwrap();
+        let is_interim = attributes.contains_key("flowcar.tcp.is_interim");
+        let of = if is_interim { "interim.bytes" } else { "bytes" };
+        let count = |what| attributes[&format!("flowcar.tcp.{of}.{what}")].parse();
         Self {
             local: address("local"),
             peer: address("peer"),
-            sent: count("flowcar.tcp.bytes.sent"),
-            received: count("flowcar.tcp.bytes.received"),
+            sent: count("sent").unwrap(),
+            received: count("received").unwrap(),
             trace_id: span.trace_id.clone(),
             attributes,
         }
