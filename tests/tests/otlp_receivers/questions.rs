@@ -156,9 +156,11 @@ fn questions() -> BTreeMap<String, String> {
     questions.collect()
 }
 
-/// What each question's answers are if everything happens once: labels, value, and whether it grows with the number of times.
+/// A question's title, its answers by label if everything happens once, and whether they grow with the number of times.
+type Answer = (&'static str, &'static [(&'static str, f64)], bool);
+
 #[rustfmt::skip]
-const ANSWERS: [(&str, &[(&str, f64)], bool); 12] = [
+const ANSWERS: [Answer; 12] = [
     ("Connections a second", &[("8080", 15.0 / 300.0)], true),
     ("Attempts that failed", &[("refused", 5.0)], true),
     ("Share of attempts that failed", &[("", 0.25)], false),

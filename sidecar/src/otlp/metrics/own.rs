@@ -140,8 +140,12 @@ fn export_durations(encoder: &mut Encoder<'_>) {
 
 /// What was taken, and, as OpenTelemetry's conventions have it, under the same name what was not.
 fn exported(encoder: &mut Encoder<'_>, metric: Metric, signal: &str) {
-    type Counts = BTreeMap<&'static str, u64>;
-    let kinds: [(Option<&str>, fn(&Own) -> &Counts); 3] = [
+    /// Why the items were not taken, if they were not, and their counts by signal.
+    type Kind = (
+        Option<&'static str>,
+        fn(&Own) -> &BTreeMap<&'static str, u64>,
+    );
+    let kinds: [Kind; 3] = [
         (None, |own| &own.exported),
         (Some("rejected"), |own| &own.rejected),
         (Some("too_large"), |own| &own.too_large),
