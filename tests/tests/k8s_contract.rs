@@ -88,6 +88,7 @@ const CASES: &[Case] = &[
     (Key::ResourceAttributes, "a=,b=c%2Cd", |c| {
         attributes(c) == [("a", ""), ("b", "c,d")]
     }),
+    (Key::Peer, "auto", |c| c.naming.peer == PeerNaming::Auto),
     (Key::Peer, "address", |c| {
         c.naming.peer == PeerNaming::Address
     }),
