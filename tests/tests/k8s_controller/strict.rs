@@ -56,7 +56,7 @@ fn strict_mode_denies_every_mistake_and_says_which() {
         (
             "value",
             annotated("value", "flowcar.io/peer", "x"),
-            "expected address | prefix | none",
+            "expected auto | address | prefix | none",
         ),
         (
             "endpoint",
