@@ -274,6 +274,7 @@ impl Watch {
         let status = self.child.wait().unwrap();
         let seen = self.rest();
         assert!(status.success(), "{status}: {:?}", seen.log);
+        seen.points_balance(true);
         seen
     }
 

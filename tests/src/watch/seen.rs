@@ -123,24 +123,27 @@ impl Seen {
                     }
                 }
                 assert_eq!(self.sum("flowcar.self.books.unbalanced", &[]), 0.0);
-                self.points_balance();
+                self.points_balance(false);
             }
         }
     }
 
     /// Whoever adds up a report's points finds that each connection opened or adopted is closed, live or lost.
-    fn points_balance(&self) {
+    pub(super) fn points_balance(&self, is_last: bool) {
         let all = |what: &str| -> f64 {
             let name = format!("flowcar.tcp.connection.{what}");
             let points = self.metrics.get(&name).into_iter().flatten();
             points.map(|(_, value)| value).sum()
         };
-        assert_eq!(
-            all("opened") + all("adopted"),
-            all("closed") + all("live") + all("lost"),
-            "{:#?}",
-            self.metrics
-        );
+        let began = all("opened") + all("adopted");
+        let accounted = all("closed") + all("live") + all("lost");
+        // Where the ring overflows, a connection may be reported as lost before its opening has been read (docs/limits.md).
+        let overflows = self.sum(
+            "flowcar.tcp.connection.lost",
+            &[("flowcar.tcp.lost.reason", "ring_full")],
+        ) > 0.0;
+        let holds = began == accounted || overflows && began < accounted && !is_last;
+        assert!(holds, "{began} and not {accounted}: {:#?}", self.metrics);
     }
 
     /// Connections opened or adopted.
