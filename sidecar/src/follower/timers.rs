@@ -17,6 +17,9 @@ const EVERY_NS: u64 = 1_000_000_000;
 /// What the kernel may take from a close to its count.
 const LAG_NS: u64 = 2_000_000;
 
+/// What it may take from a close to the news of the socket's end, which are taken in ten times a second.
+const NEWS_NS: u64 = 250_000_000;
+
 /// Closes by a timer that are remembered, at most: more than are known in the time that is looked back.
 const MOST: usize = 65_536;
 
@@ -26,14 +29,23 @@ pub(super) struct Timers {
     /// Closes that have not been taken in came after it.
     before: Reading,
     latest: Reading,
-    known: VecDeque<Monotonic>,
+    known: VecDeque<Close>,
 }
 
-/// The namespace's counts at one time.
+/// The namespace's counts, read within a time: a busy machine may take its time for that, and what closes meanwhile is in the
+/// counts or not.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reading {
-    at: Monotonic,
+    from: Monotonic,
+    to: Monotonic,
     counts: Option<Counts>,
+}
+
+/// A close by a timer, within a time.
+#[derive(Clone, Copy, Debug)]
+struct Close {
+    from: Monotonic,
+    to: Monotonic,
 }
 
 /// What was counted since a connection was seen alive, and is nobody's yet.
@@ -100,20 +112,30 @@ impl Timers {
 
     /// What waits is about to be taken in.
     pub(super) fn begin(&mut self) {
-        if Anchor::now().monotonic().since_ns(self.latest.at) < EVERY_NS {
+        if Anchor::now().monotonic().since_ns(self.latest.from) < EVERY_NS {
             return;
         }
         self.before = std::mem::replace(&mut self.latest, Reading::now());
-        let upto = self.before.at;
-        self.known.retain(|at| *at > upto);
+        let oldest = self.before;
+        self.known.retain(|close| !oldest.has(close));
     }
 
-    /// A connection, or an attempt, was given up by a timer.
+    /// A connection, or an attempt, was given up by a timer at this time.
     pub(super) fn is_known(&mut self, at: Monotonic) {
+        self.remember(Close { from: at, to: at });
+    }
+
+    /// A connection was given up by a timer a little before this time, when the news of it came.
+    pub(super) fn is_known_by_news(&mut self, at: Monotonic) {
+        let from = Monotonic(at.0.saturating_sub(NEWS_NS));
+        self.remember(Close { from, to: at });
+    }
+
+    fn remember(&mut self, close: Close) {
         if self.known.len() >= MOST {
             self.known.pop_front();
         }
-        self.known.push_back(at);
+        self.known.push_back(close);
     }
 
     /// What was counted since before the close of `evidence`, which was just taken in.
@@ -122,20 +144,34 @@ impl Timers {
         if now.since_ns(evidence.at) < LAG_NS {
             thread::sleep(Duration::from_nanos(LAG_NS));
         }
-        let is_older = |reading: &Reading| reading.at.0 + LAG_NS < evidence.at.0;
-        let from = Some(self.latest).filter(is_older).unwrap_or(self.before);
-        self.between(&from, &Reading::now())
+        let is_older = |reading: &&Reading| reading.to.0 + LAG_NS < evidence.at.0;
+        let older = [&self.latest, &self.before].into_iter().filter(is_older);
+        let to = Reading::now();
+        older
+            .map(|from| self.between(from, &to))
+            .find(|since| since.given_up.is_some())
+            .unwrap_or_default()
     }
 
+    /// What was counted between two readings. Nothing is known of it if a close by a timer may be among the counts of the first or
+    /// not.
     fn between(&self, from: &Reading, to: &Reading) -> Since {
         let (Some(before), Some(now)) = (from.counts, to.counts) else {
             return Since::default();
         };
-        let known = self.known.iter().filter(|at| **at > from.at).count() as u64;
+        let sent_no_reset = now.resets_sent == before.resets_sent;
+        let since = self.known.iter().filter(|close| !from.has(close));
+        if since.clone().any(|close| from.may_have(close)) {
+            return Since {
+                given_up: None,
+                sent_no_reset,
+            };
+        }
+        let known = since.count() as u64;
         let given_up = now.given_up.saturating_sub(before.given_up);
         Since {
             given_up: Some(given_up.saturating_sub(known)),
-            sent_no_reset: now.resets_sent == before.resets_sent,
+            sent_no_reset,
         }
     }
 
@@ -146,12 +182,24 @@ impl Timers {
 }
 
 impl Reading {
-    /// The time first, so that whatever came after it is not missed.
     pub(super) fn now() -> Self {
+        let from = Anchor::now().monotonic();
+        let counts = Counts::read();
         Self {
-            at: Anchor::now().monotonic(),
-            counts: Counts::read(),
+            from,
+            to: Anchor::now().monotonic(),
+            counts,
         }
+    }
+
+    /// Whether its counts have a close for certain.
+    const fn has(&self, close: &Close) -> bool {
+        close.to.0 + LAG_NS < self.from.0
+    }
+
+    /// Whether its counts may have a close, or for certain.
+    const fn may_have(&self, close: &Close) -> bool {
+        close.from.0 <= self.to.0
     }
 }
 
@@ -190,21 +238,43 @@ mod tests {
 
     #[test]
     fn what_is_known_to_be_a_timers_explains_a_count() {
-        let reading = |at, given_up| Reading {
-            at: Monotonic(at),
+        const MS: u64 = 1_000_000;
+        let reading = |from_ms, to_ms, given_up| Reading {
+            from: Monotonic(from_ms * MS),
+            to: Monotonic(to_ms * MS),
             counts: Some(Counts {
                 given_up,
                 resets_sent: 4,
             }),
         };
-        let mut timers = Timers::new();
-        timers.is_known(Monotonic(5));
-        timers.is_known(Monotonic(15));
-        let since = timers.between(&reading(10, 7), &reading(20, 9));
-        let told = Since {
-            given_up: Some(1),
-            sent_no_reset: true,
-        };
-        assert_eq!(since, told);
+        // When others closed, and what is left of two that were counted since a reading that took from 1,000 to 1,050 ms.
+        let rows: [(&[u64], &[u64], Option<u64>); 9] = [
+            (&[], &[], Some(2)),
+            (&[900], &[], Some(2)),
+            (&[1_100], &[], Some(1)),
+            (&[900, 1_100, 1_200], &[], Some(0)),
+            // It may have been counted before the counts were read, or after.
+            (&[1_020], &[], None),
+            // It closed before, and may have been counted after.
+            (&[999], &[], None),
+            (&[900, 1_050], &[], None),
+            // The news came then, and it closed a little before.
+            (&[], &[1_200], None),
+            (&[], &[900, 1_400], Some(1)),
+        ];
+        for (closes, news, left) in rows {
+            let mut timers = Timers::new();
+            closes
+                .iter()
+                .for_each(|at| timers.is_known(Monotonic(at * MS)));
+            news.iter()
+                .for_each(|at| timers.is_known_by_news(Monotonic(at * MS)));
+            let since = timers.between(&reading(1_000, 1_050, 7), &reading(2_000, 2_050, 9));
+            let expected = Since {
+                given_up: left,
+                sent_no_reset: true,
+            };
+            assert_eq!(since, expected, "{closes:?} {news:?}");
+        }
     }
 }
