@@ -222,12 +222,12 @@ impl SeriesSet {
 }
 
 /// Takes so many off the connections that live, of each series its share: they are lost, and it is not known yet of which series.
-/// Gives how many more these are than live at all.
-pub fn take_off_live(all: &mut BTreeMap<SeriesKey, Series>, count: u64) -> u64 {
+/// No more than live at all.
+pub fn take_off_live(all: &mut BTreeMap<SeriesKey, Series>, count: u64) {
     let total: u64 = all.values().map(|series| series.live).sum();
     let taken = count.min(total);
     if taken == 0 {
-        return count;
+        return;
     }
     let mut left = taken;
     for series in all.values_mut() {
@@ -242,7 +242,6 @@ pub fn take_off_live(all: &mut BTreeMap<SeriesKey, Series>, count: u64) -> u64 {
         series.live -= one;
         left -= one;
     }
-    count - taken
 }
 
 /// What names the series that `flow` is counted in, if there is room for it.

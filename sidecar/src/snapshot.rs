@@ -91,11 +91,10 @@ pub struct Unseen {
     pub opened: u64,
     /// `flowcar.tcp.connection.adopted` by `restart`: lost to the restart
     pub adopted_at_restart: u64,
-    /// Ends that are lost of connections that series have as living, at most. It is not known yet which they are: they are taken off
-    /// each series by its share.
+    /// Ends that are lost, and it is not known yet of which connections: they live in series, or their openings wait in the ring.
     pub pending: u64,
-    /// So many too many are reported as lost: they were before it came out that no series has them yet.
-    pub too_many: u64,
+    /// Those of them that are reported as lost: they live in series, and are taken off each by its share.
+    pub dead: u64,
 }
 
 /// What listening sockets of one port came to.
@@ -200,7 +199,7 @@ impl Snapshot {
         let began = began + self.dropped.began;
         let closed = sum(|of| of.closed.values().sum()) + self.dropped.closed;
         let lost: u64 = self.lost.values().sum();
-        let points = (began + unseen.too_many) as i64 - (closed + lost + sum(|of| of.live)) as i64;
+        let points = began as i64 - (closed + lost + sum(|of| of.live)) as i64;
         let books = &self.books;
         let kernel = books.opened as i64 - (books.closed + books.live + books.lost_total()) as i64;
         [points, kernel]

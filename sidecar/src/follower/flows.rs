@@ -23,7 +23,7 @@ use crate::{
         handover::{Handover, Place},
     },
     series::{Remainder, SeriesSet, take_off_live},
-    snapshot::{Own, Snapshot, Unseen},
+    snapshot::{Own, Snapshot},
     source::{Turn, diag::DiagSource, ebpf::EbpfSource},
 };
 
@@ -455,7 +455,7 @@ impl Flows {
         for told in told {
             table.destroyed(told, looking, |change| {
                 if change.now.outcome == Some(Outcome::Closed(End::Timeout)) {
-                    timers.is_known(looking.at);
+                    timers.is_known_by_news(looking.at);
                 }
                 let exact = change.now.socket.is_none_or(|figures| figures.exact);
                 *inexact += u64::from(!exact);
@@ -530,9 +530,7 @@ impl Flows {
             self.series.drop_idle(since.min(own.taken_unix_ns));
         }
         let mut series = self.series.report(at_unix_ns);
-        let waits = take_off_live(&mut series, unseen.pending);
-        let (lost, too_many) = self.remainder.report_lost(waits, &books);
-        let unseen = Unseen { too_many, ..unseen };
+        take_off_live(&mut series, unseen.dead);
         Snapshot {
             start_unix_ns: self.start_unix_ns,
             at_unix_ns,
@@ -542,7 +540,7 @@ impl Flows {
             left: self
                 .leaves
                 .then(|| Arc::new(self.table.leave(unseen.pending))),
-            lost,
+            lost: self.remainder.lost().clone(),
             listeners: diag.map_or_else(BTreeMap::new, |diag| {
                 self.series.listeners(diag.listeners())
             }),

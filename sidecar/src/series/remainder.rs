@@ -49,31 +49,47 @@ impl Remainder {
         let settled = self.settled.max(never_heard).min(unheard);
         let certain = lost - unheard + settled;
         self.opened = self.opened.max(certain.saturating_sub(known));
+        let pending = lost.saturating_sub(self.opened + known);
+        // The others live in series, though it is not known which they are.
+        let unopened = pending.min(waiting);
+        self.report(lost - unopened, books);
         Unseen {
             opened: self.opened,
             adopted_at_restart: at_restart,
-            pending: lost.saturating_sub(self.opened + known),
-            too_many: 0,
+            pending,
+            dead: self.reported().saturating_sub(self.opened + known),
         }
     }
 
-    /// The lost by cause, as they are reported: but for so many of which the first word still `waits` in the ring, so that no series
-    /// has them. What was reported is never taken back: gives how many too many that makes.
-    pub fn report_lost(&mut self, waits: u64, books: &Books) -> (BTreeMap<Lost, u64>, u64) {
-        let (mut held_back, mut too_many) = (waits, 0);
+    /// The lost by cause, as they are reported: without those of which not even the opening may have been reported.
+    pub const fn lost(&self) -> &BTreeMap<Lost, u64> {
+        &self.lost
+    }
+
+    /// Reports that at least so many are lost, besides those lost to the restart. What was reported is never taken back.
+    fn report(&mut self, at_least: u64, books: &Books) {
+        let mut more = at_least.saturating_sub(self.reported());
         for (cause, count) in &books.lost {
-            let held = match cause {
-                Lost::RingFull | Lost::Malformed => held_back.min(*count),
-                _ => 0,
-            };
-            held_back -= held;
-            let reported = self.lost.entry(*cause).or_default();
-            too_many += reported.saturating_sub(count - held);
-            *reported = (count - held).max(*reported);
+            if *cause == Lost::Restart {
+                self.lost.insert(*cause, *count);
+                continue;
+            }
+            let reported = self.lost.get(cause).copied().unwrap_or(0);
+            let new = more.min(count.saturating_sub(reported));
+            more -= new;
+            if new > 0 {
+                self.lost.insert(*cause, reported + new);
+            }
         }
-        let mut lost = self.lost.clone();
-        lost.retain(|_, count| *count > 0);
-        (lost, too_many)
+    }
+
+    /// How many were reported, besides those lost to the restart.
+    fn reported(&self) -> u64 {
+        let others = self
+            .lost
+            .iter()
+            .filter(|(cause, _)| **cause != Lost::Restart);
+        others.map(|(_, count)| count).sum()
     }
 }
 

@@ -55,7 +55,7 @@ pub(crate) struct Truth {
     pub(crate) lost_cookies: Vec<u64>,
     /// The most connections opened that any report told of.
     opened_most: u64,
-    lost_most: u64,
+    lost_most: BTreeMap<Lost, u64>,
 }
 
 impl Kernel {
@@ -339,14 +339,17 @@ impl Kernel {
             .all()
             .map(|(key, one)| (key.clone(), one.clone()))
             .collect();
-        let waits = take_off_live(&mut series, unseen.pending);
-        prop_assert!(waits <= self.waiting(), "{} of {}", waits, self.waiting());
-        let (lost, too_many) = self.remainder.report_lost(waits, &books);
-        let lost: u64 = lost.values().sum();
-        prop_assert!(lost >= self.truth.lost_most && lost <= books.lost_total());
+        take_off_live(&mut series, unseen.dead);
+        let lost = self.remainder.lost().clone();
+        for (cause, count) in &lost {
+            let before = self.truth.lost_most.get(cause).copied().unwrap_or(0);
+            prop_assert!(*count >= before, "{:?}: {} after {}", cause, count, before);
+            prop_assert!(*count <= books.lost[cause], "{:?}: {}", cause, count);
+        }
+        let lost_total: u64 = lost.values().sum();
         self.truth.lost_most = lost;
         let live: u64 = series.values().map(|one| one.live).sum();
-        prop_assert_eq!(opened + too_many, closed + lost + live);
+        prop_assert_eq!(opened, closed + lost_total + live);
         prop_assert!(opened >= self.truth.opened_most, "{} opened", opened);
         prop_assert!(opened <= books.opened, "{} of {:?}", opened, books);
         self.truth.opened_most = opened;

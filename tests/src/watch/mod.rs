@@ -274,7 +274,6 @@ impl Watch {
         let status = self.child.wait().unwrap();
         let seen = self.rest();
         assert!(status.success(), "{status}: {:?}", seen.log);
-        seen.points_balance(true);
         seen
     }
 

@@ -417,7 +417,7 @@ fn connections_of_no_series_are_marked() {
         opened: 6,
         adopted_at_restart: 7,
         pending: 1,
-        too_many: 0,
+        dead: 1,
     };
     let points = |metrics: &[ProtoMetric], name| -> Vec<_> {
         let points = &sum(metrics, name).data_points;
