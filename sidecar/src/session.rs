@@ -172,18 +172,12 @@ impl Session {
 
     /// Sends the spans of the connections that are open, as far as they go: their interim spans name them.
     fn open_spans(&mut self) {
-        let Self {
-            follower,
-            exporter: Some(exporter),
-            parts,
-            ..
-        } = self
-        else {
+        let Some(exporter) = self.exporter.as_mut().filter(|_| self.parts.any()) else {
             return;
         };
-        let anchor = *follower.anchor();
-        let open = follower.flows().filter(|flow| flow.established.is_some());
-        for flow in open.filter(|_| parts.any()) {
+        let anchor = *self.follower.anchor();
+        let flows = self.follower.flows();
+        for flow in flows.filter(|flow| flow.established.is_some()) {
             let seen = anchor.monotonic().max(flow.seen);
             let flow = Flow {
                 seen,
@@ -194,19 +188,13 @@ impl Session {
     }
 
     fn cut_parts(&mut self) {
-        let Self {
-            follower,
-            exporter: Some(exporter),
-            parts,
-            ..
-        } = self
-        else {
+        let Some(exporter) = &mut self.exporter else {
             return;
         };
-        let anchor = *follower.anchor();
-        parts.cut(follower.flows(), anchor.monotonic(), |flow, part| {
-            exporter.part(flow, part, &anchor)
-        });
+        let anchor = *self.follower.anchor();
+        let (flows, now) = (self.follower.flows(), anchor.monotonic());
+        self.parts
+            .cut(flows, now, |flow, part| exporter.part(flow, part, &anchor));
     }
 
     fn report(&mut self) {

@@ -76,13 +76,7 @@ fn a_million_peers_are_two_thousand_series_and_no_byte_is_missing() {
         let now = flow(number, peer);
         sent += now.volume.bytes_sent;
         received += now.volume.bytes_received;
-        series.apply(&Change {
-            before: None,
-            now,
-            replaced: None,
-            inherited: None,
-            listed: false,
-        });
+        series.apply(&Change::new(now, false));
         if number == 10_000 {
             after_the_bound = anonymous();
         }
@@ -126,13 +120,7 @@ fn idle_series_give_their_places_to_others_and_no_byte_is_missing() {
                 .into();
             let now = flow(number, peer);
             sent += now.volume.bytes_sent;
-            series.apply(&Change {
-                before: None,
-                now,
-                replaced: None,
-                inherited: None,
-                listed: false,
-            });
+            series.apply(&Change::new(now, false));
         }
         let at = u64::from(round) * HOUR;
         series.drop_idle(at - HOUR);
@@ -176,10 +164,7 @@ fn a_series_stays_for_its_connections_and_for_its_receiver() {
     });
     let change = |before: Option<&Flow>, now: &Flow, listed| Change {
         before: before.cloned(),
-        now: now.clone(),
-        replaced: None,
-        inherited: None,
-        listed,
+        ..Change::new(now.clone(), listed)
     };
     series.apply(&change(None, &open, true));
     series.report(100);
@@ -214,10 +199,7 @@ fn a_flow_ends_in_the_series_that_it_began_in() {
     });
     let change = |before: Option<Flow>, now: Flow, listed| Change {
         before,
-        now,
-        replaced: None,
-        inherited: None,
-        listed,
+        ..Change::new(now, listed)
     };
     series.apply(&change(None, flow(1, peer(1)), false));
     series.apply(&change(None, open(2), true));

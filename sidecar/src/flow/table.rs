@@ -31,6 +31,19 @@ pub struct Change {
     pub listed: bool,
 }
 
+impl Change {
+    /// A flow that is new to the table, and whether it stays there.
+    pub const fn new(now: Flow, listed: bool) -> Self {
+        Self {
+            before: None,
+            now,
+            replaced: None,
+            inherited: None,
+            listed,
+        }
+    }
+}
+
 /// A flow on the list.
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -277,23 +290,11 @@ impl Table {
             }
             Place::Vacant(_) if full => {
                 self.unlisted += 1;
-                Change {
-                    before: None,
-                    now: flow,
-                    replaced: None,
-                    inherited: None,
-                    listed: false,
-                }
+                Change::new(flow, false)
             }
             Place::Vacant(place) => {
                 place.insert(Entry::of_record(flow.clone()));
-                Change {
-                    before: None,
-                    now: flow,
-                    replaced: None,
-                    inherited: None,
-                    listed: true,
-                }
+                Change::new(flow, true)
             }
         }
     }

@@ -40,13 +40,7 @@ fn the_exemplar_of_a_slow_sample_in_prometheus_is_a_trace_in_jaeger() {
                 slowest = now.trace.trace_id;
             }
             exporter.flow(&now, &anchor);
-            series.apply(&Change {
-                before: None,
-                now,
-                replaced: None,
-                inherited: None,
-                listed: false,
-            });
+            series.apply(&Change::new(now, false));
         }
         let sent = async {
             while exporter.own().span_queue > 0 {

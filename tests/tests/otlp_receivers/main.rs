@@ -17,5 +17,6 @@ mod questions;
 mod sample;
 mod scripted;
 mod sizes;
+mod span_metrics;
 mod tls;
 mod totals;

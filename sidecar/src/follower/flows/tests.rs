@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     flow::handover::Leaving,
     series::{Naming, PeerNaming},
+    snapshot::Own,
 };
 
 const HOUR_NS: u64 = 3_600_000_000_000;

@@ -1,3 +1,8 @@
+mod exemplars;
+mod histograms;
+mod own;
+mod sizes;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use opentelemetry_proto::tonic::metrics::v1::{
@@ -166,31 +171,6 @@ fn sum<'a>(metrics: &'a [ProtoMetric], name: &str) -> &'a Sum {
         Some(Data::Sum(sum)) => sum,
         other => panic!("{name} is {other:?}"),
     }
-}
-
-fn exponential(histogram: &Histogram) -> ExponentialHistogramDataPoint {
-    match histogram_data(histogram, Histograms::Exponential) {
-        Data::ExponentialHistogram(mut data) => data.data_points.remove(0),
-        other => panic!("{other:?}"),
-    }
-}
-
-fn explicit(histogram: &Histogram) -> HistogramDataPoint {
-    match histogram_data(histogram, Histograms::Explicit) {
-        Data::Histogram(mut data) => data.data_points.remove(0),
-        other => panic!("{other:?}"),
-    }
-}
-
-fn histogram_data(of: &Histogram, kind: Histograms) -> Data {
-    let point = HistogramPoint {
-        attributes: Vec::new(),
-        start: START,
-        at: AT,
-        histogram: of.clone(),
-        exemplar: None,
-    };
-    histogram::data(vec![point], kind, AggregationTemporality::Cumulative)
 }
 
 /// Values of attributes as text, by name.
@@ -496,156 +476,6 @@ fn deltas_of_a_series_that_began_anew_are_all_of_it() {
     );
 }
 
-/// Which metrics are of the pod and which of flowcar, and how many points of its own it sends by default.
-#[test]
-fn own_figures_are_of_a_resource_of_their_own() {
-    let resource = Resource::new(&Config::from_vars([]).expect("defaults"), &web());
-    let sent = |self_metrics, own_levels| {
-        let options = Options {
-            self_metrics,
-            ..PLAIN
-        };
-        let exemplars = Exemplars::default();
-        let export = encode(&full(), &resource, options, None, &exemplars, own_levels);
-        let [pods, own] = <[_; 2]>::try_from(export.resource_metrics).expect("two resources");
-        let name = |of: &ResourceMetrics| {
-            let resource = of.resource.clone().expect("a resource");
-            attributes(&resource.attributes)["service.name"].clone()
-        };
-        assert_eq!(
-            (name(&pods).as_str(), name(&own).as_str()),
-            ("web", "flowcar")
-        );
-        let own = own.scope_metrics.into_iter().flat_map(|of| of.metrics);
-        let pods = pods.scope_metrics.into_iter().flat_map(|of| of.metrics);
-        for metric in pods {
-            assert!(metric.name.starts_with("flowcar.tcp."), "{}", metric.name);
-        }
-        let own: Vec<_> = own.collect();
-        assert!(own.iter().all(|of| !of.name.starts_with("flowcar.tcp.")));
-        own.iter().map(points::count).sum::<usize>()
-    };
-    assert_eq!(sent(SelfMetrics::None, true), 0);
-    assert_eq!(sent(SelfMetrics::Basic, false), 0);
-    // Everything that may be lost is lost here.
-    assert_eq!(sent(SelfMetrics::Basic, true), 19);
-    assert!(sent(SelfMetrics::Detailed, false) > 25);
-}
-
-#[test]
-fn a_range_of_more_than_160_buckets_is_told_in_wider_ones() {
-    // 10 us to 9 hours is 30 doublings: 244 buckets of scale 3, 122 of scale 2.
-    let point = exponential(&recorded(&[10_000, 32_400_000_000_000]));
-    assert_eq!(point.scale, 2);
-    let buckets = point.positive.expect("buckets");
-    assert!(buckets.bucket_counts.len() <= 160);
-    assert_eq!(buckets.bucket_counts.iter().sum::<u64>(), 2);
-    // The specification's formula: index = ceil(log2(value) * 2^scale) - 1.
-    assert_eq!(
-        buckets.offset,
-        ((0.000_01_f64).log2() * 4.0).ceil() as i32 - 1
-    );
-}
-
-proptest! {
-    #[test]
-    fn every_duration_is_in_the_bucket_whose_bounds_hold_it(
-        durations in prop::collection::vec(0u64..40_000_000_000_000, 1..50),
-    ) {
-        let point = exponential(&recorded(&durations));
-        let buckets = point.positive.clone().unwrap_or_default();
-        prop_assert!(buckets.bucket_counts.len() <= 160);
-        prop_assert_eq!(point.count, durations.len() as u64);
-        let total = point.zero_count + buckets.bucket_counts.iter().sum::<u64>();
-        prop_assert_eq!(total, point.count);
-        let base = 2f64.powi(point.scale);
-        let mut cumulative = point.zero_count;
-        for (at, count) in buckets.bucket_counts.iter().enumerate() {
-            cumulative += count;
-            let upper = (f64::from(buckets.offset + at as i32 + 1) / base).exp2();
-            let below = durations.iter().filter(|ns| **ns as f64 / 1e9 <= upper).count();
-            prop_assert_eq!(cumulative, below as u64, "up to {} s", upper);
-        }
-        let at_zero = durations.iter().filter(|ns| **ns as f64 / 1e9 <= point.zero_threshold);
-        prop_assert_eq!(point.zero_count, at_zero.count() as u64);
-    }
-
-    #[test]
-    fn explicit_buckets_count_what_lies_within_their_bounds(
-        durations in prop::collection::vec(0u64..40_000_000_000_000, 1..50),
-    ) {
-        let point = explicit(&recorded(&durations));
-        prop_assert_eq!(point.bucket_counts.len(), point.explicit_bounds.len() + 1);
-        let mut cumulative = 0;
-        for (count, upper) in point.bucket_counts.iter().zip(&point.explicit_bounds) {
-            cumulative += count;
-            let below = durations.iter().filter(|ns| **ns as f64 / 1e9 <= *upper).count();
-            prop_assert_eq!(cumulative, below as u64, "up to {} s", upper);
-        }
-        prop_assert_eq!(point.bucket_counts.iter().sum::<u64>(), durations.len() as u64);
-    }
-}
-
-#[test]
-fn a_histogram_names_the_span_of_its_slowest_duration_of_the_time_it_tells_of() {
-    let mut flow = flow();
-    let anchor = Anchor::new(Monotonic(0), START);
-    let exemplars = |flow: &Flow| {
-        let mut exemplars = Exemplars::default();
-        let naming = Config::from_vars([]).expect("defaults").naming;
-        exemplars.offer(Candidates::of(flow, &naming, &anchor));
-        exemplars.placed(&full().series)
-    };
-    let config = Config::from_vars([]).expect("defaults");
-    let resource = Resource::new(&config, &web());
-    let told = |exemplars: &Exemplars| {
-        let export = encode(&full(), &resource, PLAIN, None, exemplars, true);
-        let metrics = export.resource_metrics[0].scope_metrics[0].metrics.clone();
-        let Some(Data::ExponentialHistogram(rtt)) = &named(&metrics, "flowcar.tcp.rtt").data else {
-            panic!("no histogram");
-        };
-        rtt.data_points[0].exemplars.clone()
-    };
-    let found = told(&exemplars(&flow));
-    assert_eq!(found.len(), 1);
-    assert_eq!(found[0].trace_id, flow.trace.trace_id.to_be_bytes());
-    assert_eq!(found[0].span_id, flow.trace.span_id.to_be_bytes());
-    assert_eq!(found[0].time_unix_nano, START + 9);
-    let value = found[0].value.expect("a value");
-    assert_eq!(value, exemplar::Value::AsDouble(0.02));
-
-    // One that ended since the report is not in the histogram yet.
-    flow.seen = Monotonic(1 << 60);
-    assert!(told(&exemplars(&flow)).is_empty());
-    flow.seen = Monotonic(9);
-
-    // Of a series past the bound: it goes with the rest, of which this snapshot has none.
-    flow.peer = "10.9.9.9:8080".parse().expect("an address");
-    assert!(told(&exemplars(&flow)).is_empty());
-}
-
-#[test]
-fn of_two_durations_the_slower_is_the_exemplar_also_past_the_bound_of_series() {
-    let naming = Config::from_vars([]).expect("defaults").naming;
-    let anchor = Anchor::new(Monotonic(0), START);
-    let mut exemplars = Exemplars::default();
-    for (isn, peer, rtt_ns) in [(1, 1, 5_000_000), (2, 2, 7_000_000), (3, 2, 6_000_000)] {
-        let mut flow = flow();
-        flow.trace = TraceIdentity::of_handshake(isn, 7, Role::Client);
-        flow.peer = format!("10.9.9.{peer}:8080").parse().expect("an address");
-        flow.rtt = recorded(&[rtt_ns]);
-        exemplars.offer(Candidates::of(&flow, &naming, &anchor));
-    }
-    let placed = exemplars.placed(&BTreeMap::new());
-    let slowest = placed.get(&SeriesKey::Overflow, Measure::Rtt(RttKind::Measured));
-    let slowest = slowest.expect("an exemplar");
-    let expected = TraceIdentity::of_handshake(2, 7, Role::Client);
-    assert_eq!(
-        (slowest.value_ns, slowest.span_id),
-        (7_000_000, expected.span_id)
-    );
-}
-
 /// A connection of the series that [`key`] names.
 fn flow() -> Flow {
     Flow {
@@ -655,58 +485,4 @@ fn flow() -> Flow {
         rtt: recorded(&[3_000_000, 20_000_000]),
         ..example::closed(1)
     }
-}
-
-/// Bytes of a report, without its start: a busy server's does not grow with its clients, and a client's takes less than three quarters
-/// of what it did when each point said what is constant (2.47 MB for 1,000 peers).
-#[test]
-fn reports_are_small() {
-    const BEFORE: usize = 2_470;
-    let typical = Series {
-        opened: 40,
-        closed: BTreeMap::from([(End::LocalFin, 39)]),
-        live: 1,
-        bytes_sent: 12_345,
-        bytes_received: 1_234_567,
-        segments_sent: 400,
-        segments_received: 900,
-        connect: BTreeMap::from([(None, recorded(&[150_000, 200_000, 180_000, 900_000]))]),
-        rtt: BTreeMap::from([(
-            RttKind::Measured,
-            recorded(&[120_000, 150_000, 180_000, 400_000, 900_000]),
-        )]),
-        duration: BTreeMap::from([(End::LocalFin, recorded(&[5_000_000, 9_000_000, 80_000_000]))]),
-        ..Series::default()
-    };
-    let bytes = |role: Role, peers: u32| {
-        let naming = Config::from_vars([]).expect("defaults").naming;
-        let keys = (0..peers).map(|peer| {
-            let flow = Flow {
-                role,
-                peer: (std::net::Ipv4Addr::from_bits(0x0a00_0000 + peer), 8080).into(),
-                local: "10.255.0.1:8080".parse().expect("an address"),
-                ..flow()
-            };
-            crate::series::series_key(&naming, &flow)
-        });
-        let series: BTreeMap<_, _> = keys.map(|key| (key, typical.clone())).collect();
-        let snapshot = Snapshot { series, ..full() };
-        let resource = Resource::new(&Config::from_vars([]).expect("defaults"), &web());
-        let options = Options {
-            self_metrics: SelfMetrics::Basic,
-            ..PLAIN
-        };
-        let exemplars = Exemplars::default();
-        let request = encode(&snapshot, &resource, options, None, &exemplars, false);
-        prost::Message::encoded_len(&request)
-    };
-    for peers in [10, 1_000, 2_200] {
-        let before = BEFORE * peers as usize;
-        let client = bytes(Role::Client, peers);
-        assert!(4 * client <= 3 * before + 30_000, "{client} of {before}");
-        let server = bytes(Role::Server, peers);
-        assert!(10 * server <= before + 100_000, "{server} of {before}");
-    }
-    let idle = bytes(Role::Client, 0);
-    assert!(idle < 3_000, "{idle}");
 }
