@@ -1,5 +1,5 @@
 # flowcar's commands; `make` alone lists them. Each first finds or installs what it needs (.ci/setup), which
-# takes no time when all is there. Words for cargo, or for the program that is run: make test ARGS=...
+# takes no time when all is there. Arguments for cargo, or for the program that is run: make test ARGS=...
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -29,8 +29,8 @@ help: ## List these commands
 demo: ## Two pods on a slow link, a flowcar beside each: tables, histograms and a trace
 	@$(say_sudo)
 	$(call setup,build)
-	cargo build --release --package flowcar --package flowcar-tests --bins
-	$(as_root) $(out)/release/demo $(ARGS)
+	cargo build --profile demo --package flowcar --package flowcar-tests --bin flowcar --bin demo --bin traffic
+	$(as_root) $(out)/demo/demo $(ARGS)
 
 test: ## All tests, with real sockets, kernels and peers
 	@$(say_sudo)
@@ -41,8 +41,9 @@ test: ## All tests, with real sockets, kernels and peers
 	cargo build --bins --tests
 	cargo test $(if $(sudo),$(runner)) $(ARGS)
 
-lint: ## Formatting and clippy, of the kernel programs too
+lint: ## Formatting, words and clippy, of the kernel programs too
 	@$(call setup,lint)
+	.ci/parts/words
 	cargo fmt --all --check
 	cargo clippy --workspace --exclude flowcar-ebpf --all-targets -- -D warnings
 	RUSTFLAGS="--cfg=bpf_target_arch=\"$$(uname -m)\"" $$FLOWCAR_BPF_CARGO clippy --package flowcar-ebpf \
@@ -60,7 +61,7 @@ bench-webhook: ## Latency of an admission call, and the controller's memory
 	cargo build --release --package flowcar-k8s --bins
 	cargo bench --package flowcar-tests --bench admission $(ARGS)
 
-fuzz: ## Fuzz what is read from outside, each for a minute (ARGS: libFuzzer's)
+fuzz: ## Fuzz each parser of foreign bytes for a minute (ARGS: libFuzzer's)
 	@$(call setup,fuzz)
 	cd tests/fuzz
 	for target in $$($$FLOWCAR_BPF_CARGO fuzz list --fuzz-dir .); do
@@ -78,7 +79,7 @@ image: ## The images of the sidecar and of the controller, in target/image
 setup: ## Only find or install what the others need
 	@for what in build lint test; do .ci/setup $$what; done
 
-soak: ## An hour of load that never repeats: what flowcar holds stays as it is (FLOWCAR_SOAK_SECONDS)
+soak: ## An hour of load that never repeats: memory and descriptors do not grow (FLOWCAR_SOAK_SECONDS)
 	@$(say_sudo)
 	$(call setup,test)
 	cargo build --bins
@@ -93,7 +94,7 @@ test-kernels: ## The kernel tests in virtual machines, on Linux 5.10, 6.1, 6.12 
 	@$(call setup,kernels)
 	tests/kernels/run $(ARGS)
 
-test-node: ## The whole of it on a Kubernetes node: webhook, kubelet, containerd, Collector, Jaeger
+test-node: ## Everything on a Kubernetes node: webhook, kubelet, containerd, Collector, Jaeger
 	@$(MAKE) --no-print-directory image ARGS=
 	$(call setup,node)
 	tests/peers/build otlp k8s node

@@ -15,7 +15,7 @@ as_root() {
 apt_patience=1800
 
 # apt_get WORD ...: apt-get with its output in the log. While another process holds a lock (the lists', the archives', dpkg's) it
-# waits, and says so: apt's own DPkg::Lock::Timeout knows only the last of them.
+# waits, and prints so: apt's own DPkg::Lock::Timeout knows only the last of them.
 apt_get() {
     local start holder waited=0
     while :; do
@@ -24,7 +24,7 @@ apt_get() {
         as_root env LC_ALL=C DEBIAN_FRONTEND=noninteractive apt-get "$@" >>"$log" 2>&1 </dev/null && return
         holder=$(lock_holder "$start") || return 1
         if ((waited >= apt_patience)); then
-            took waiting "given up: $holder still holds a lock of apt's after $((waited / 60)) minutes"
+            took waiting "timed out: $holder still holds a lock of apt's after $((waited / 60)) minutes"
             return 1
         fi
         ((waited % 60)) || took waiting "for a lock of apt's, which $holder holds"
@@ -33,12 +33,12 @@ apt_get() {
     done
 }
 
-# Who holds the lock that the log tells of behind this line; fails if it tells of none.
+# Prints the holder of the lock that the log names after this line; fails if it names none.
 lock_holder() {
     local line
     line=$(tail -n "+$(($1 + 1))" "$log" | grep -m 1 -e 'Could not get lock' -e 'locked by another process') || return 1
     if [[ $line =~ (process|pid)" "([0-9]+) ]]; then
-        echo "process ${BASH_REMATCH[2]} ($(cat "/proc/${BASH_REMATCH[2]}/comm" 2>/dev/null || echo "gone by now"))"
+        echo "process ${BASH_REMATCH[2]} ($(cat "/proc/${BASH_REMATCH[2]}/comm" 2>/dev/null || echo "has exited"))"
     else
         echo "another process"
     fi
@@ -68,5 +68,5 @@ install_packages() {
 setup: They cannot be installed from here: $(have_apt && echo "not root, and no sudo" || echo "no apt-get"). Install them and run this again"
     doing "installing $*"
     apt_get install -y --no-install-recommends --no-remove "$@" ||
-        { tail -n 40 "$log" >&2 && die "apt-get could not install: $*. Its last words are above, all of them in $log"; }
+        { tail -n 40 "$log" >&2 && die "apt-get could not install: $*. Its last lines are above, all of them in $log"; }
 }

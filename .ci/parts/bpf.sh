@@ -131,6 +131,6 @@ build_linker() {
         CARGO_PROFILE_RELEASE_DEBUG=0 \
         cargo install bpf-linker --version "$BPF_LINKER" --locked --no-default-features \
         --features "llvm-$bpf_llvm" --root "$into" ||
-        die "bpf-linker does not build; its last words are above, all of them in $log"
+        die "bpf-linker does not build; its last lines are above, all of them in $log"
     rm -rf "$work"
 }

@@ -9,7 +9,7 @@ find_fuzz() {
     if [[ ! -x $each ]]; then
         doing "building cargo-fuzz $CARGO_FUZZ"
         logged cargo install cargo-fuzz --version "$CARGO_FUZZ" --locked --root "$built" ||
-            die "cargo-fuzz does not build; its last words are above, all of them in $log"
+            die "cargo-fuzz does not build; its last lines are above, all of them in $log"
     fi
     command -v c++ >/dev/null || install_packages g++
     in_front "$(dirname "$each")"

@@ -34,7 +34,7 @@ fetch_go() {
     fetched=$("$1" env GOMODCACHE)/$module/bin/go
     if [[ ! -x $fetched ]]; then
         doing "fetching $GO_TOOLCHAIN by Go $(go_version "$1")"
-        (cd / && logged "$1" mod download "$module") || die "Go cannot fetch $module; all that it said is in $log"
+        (cd / && logged "$1" mod download "$module") || die "Go cannot fetch $module; its output is in $log"
         # The module cache keeps no execute bits; Go itself sets them in just these folders.
         chmod -R u+w,a+x "${fetched%/go}" "${fetched%/bin/go}/pkg/tool"
     fi

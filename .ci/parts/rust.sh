@@ -5,7 +5,7 @@ links_c() { echo 'int main(void) { return 0; }' | cc -x c -o /dev/null - 2>/dev/
 
 find_compiler() {
     links_c || install_packages gcc libc6-dev
-    links_c || die "cc does not link a C program; see what \`cc hello.c\` says"
+    links_c || die "cc does not link a C program; see the errors of \`cc hello.c\`"
     took "C compiler" "$(cc --version | head -n 1)"
     depends_on "$(command -v cc)"
 }
