@@ -2,8 +2,8 @@
 //!
 //! They need a compiler that can build `core` for the BPF target, and `bpf-linker`; `make setup` finds or
 //! installs both. Without them, everything that never loads a program (clippy, unit tests, the pure
-//! rooms) still builds: the object is then empty, and the cfg `flowcar_no_bpf` is set so that loading it
-//! can say why it fails.
+//! modules) still builds: the object is then empty, and the cfg `flowcar_no_bpf` is set so that the error of
+//! loading it names the reason.
 //!
 //! | variable | meaning |
 //! |---|---|
@@ -23,7 +23,7 @@ use aya_build::{Package, Toolchain};
 const PINS: &str = include_str!("../.ci/pins");
 const PACKAGE: &str = "flowcar-ebpf";
 const SOURCE: &str = "../sidecar-ebpf";
-/// What the kernel programs are made from besides `SOURCE`, which aya-build names to cargo itself.
+/// The sources of the kernel programs besides `SOURCE`, which aya-build names to cargo itself.
 const INPUTS: [&str; 4] = ["build.rs", "../.ci/pins", "../Cargo.lock", "../shared"];
 const LINKER: &str = "bpf-linker";
 const HELP: &str =
@@ -69,13 +69,13 @@ enum Mode {
     Skip,
 }
 
-/// A toolchain that was seen to hold all that the kernel programs need.
+/// A toolchain that has everything that the kernel programs need.
 struct Bpf {
     rust: Rust,
     linker: PathBuf,
 }
 
-/// Whose compiler builds the kernel programs.
+/// The compiler that builds the kernel programs.
 enum Rust {
     /// A toolchain of rustup's, by name.
     Rustup(String),
@@ -100,7 +100,7 @@ impl Mode {
 // === impl Bpf ===
 
 impl Bpf {
-    /// Looks without building anything; the error names what is missing.
+    /// Checks the toolchain without building anything; the error names what is missing.
     fn find() -> Result<Self, String> {
         Ok(Self {
             rust: Rust::find()?,
@@ -222,7 +222,7 @@ fn path() -> impl Iterator<Item = PathBuf> {
 }
 
 fn write_stub(why: &str) -> Result<()> {
-    // Whatever was missing arrives by a change of PATH or of the variables above.
+    // A missing tool arrives with a change of PATH or of the variables above.
     println!("cargo::rerun-if-env-changed=PATH");
     println!("cargo::rustc-cfg=flowcar_no_bpf");
     println!("cargo::warning=built without the kernel programs: {why}");

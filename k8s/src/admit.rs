@@ -1,7 +1,7 @@
-//! Admission, pure: the bytes of an AdmissionReview in, the answer out, and what there is to tell about it.
+//! Admission, pure: the bytes of an AdmissionReview in, the answer and its Event out.
 //!
-//! An answer always allows, except in strict mode; it always echoes the request's uid; and whatever cannot be
-//! understood is answered cleanly too.
+//! An answer always allows, except in strict mode, and always echoes the request's uid. A malformed review is answered
+//! too.
 
 use json_patch::Patch;
 use k8s_openapi::ByteString;
@@ -13,11 +13,11 @@ use crate::config::Settings;
 use crate::inject::{Context, Decision, inject_within};
 use crate::workload::{copy_opt_in, template_pointer};
 
-/// A request that was understood.
+/// A parsed request.
 #[derive(Clone, Debug)]
 pub struct Request {
     uid: String,
-    /// No side effect may follow: no Event is told.
+    /// No side effect may follow: no Event is created.
     pub dry_run: bool,
     /// The namespace of the object.
     pub namespace: String,
@@ -47,22 +47,22 @@ pub struct Cluster {
     pub native_sidecar: bool,
 }
 
-/// An answer, and what it means to people and metrics.
+/// An answer, with its reasons and its Event.
 #[derive(Clone, Debug)]
 pub struct Answer {
     /// The AdmissionReview to send back.
     pub review: Value,
-    /// A word for metrics: what was decided.
+    /// The decision, as a metric attribute.
     pub decision: &'static str,
-    /// Words for metrics: why, for a skip and for each mistake.
+    /// The reason of a skip and of each invalid annotation, as metric attributes.
     pub reasons: Vec<&'static str>,
-    /// What to tell as an Event, and about which object; never on a dry run.
-    pub events: Vec<Told>,
+    /// The Event to create; `None` on a dry run.
+    pub events: Vec<PendingEvent>,
 }
 
-/// One Event to be.
+/// An Event that is not created yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct PendingEvent {
     /// The object: the pod's controller, as the pod has neither a name nor a uid yet; else the object itself.
     pub regarding: Regarding,
     /// CamelCase, as Kubernetes wants it.
@@ -150,7 +150,7 @@ impl Request {
         if self.kind == "Pod" {
             return self.answer_pod(cluster, settings);
         }
-        // Objects inside a review may leave their kind to the request's.
+        // An object inside a review may lack its kind: the request has it.
         self.object["kind"] = json!(self.kind);
         let copy = copy_opt_in(
             &self.object,
@@ -245,7 +245,7 @@ impl Request {
         }
     }
 
-    fn events(&self, decision: &str, warnings: &[String]) -> Vec<Told> {
+    fn events(&self, decision: &str, warnings: &[String]) -> Vec<PendingEvent> {
         let reason = match decision {
             "skipped" => "FlowcarNotInjected",
             "denied" => "FlowcarDenied",
@@ -254,7 +254,7 @@ impl Request {
         let Some(regarding) = self.regarding().filter(|_| !warnings.is_empty()) else {
             return Vec::new();
         };
-        vec![Told {
+        vec![PendingEvent {
             regarding,
             reason,
             message: warnings.join("; "),
@@ -281,7 +281,7 @@ impl Request {
                 (api_version, self.kind.clone(), self.object.get("metadata")?)
             }
         };
-        // A pod that nobody owns may have no name yet, only the start of one.
+        // A pod without an owner may have no name yet, only its start (`generateName`).
         let start = || {
             let start = text(from, "generateName")?;
             Some(start.trim_end_matches(['-', '.']).to_owned())
@@ -311,8 +311,8 @@ struct OutlineRequest {
 // === impl Malformed ===
 
 impl Malformed {
-    /// The parser gave up on a body. Without the uid of the request the API server would take the answer for
-    /// none, and nobody would see the warning.
+    /// An answer to a body that the parser refused. The API server ignores an answer without the request's uid, and
+    /// with it the warning.
     fn of(body: &[u8], error: &serde_json::Error) -> Self {
         // The library has no name for it.
         let is_too_deep = error.to_string().starts_with("recursion limit");
@@ -329,7 +329,7 @@ impl Malformed {
         }
     }
 
-    /// An answer that lets the object pass: whatever cannot be read must not block anyone.
+    /// An answer that allows the object: an unreadable review must block nothing.
     #[must_use]
     pub fn answer(self) -> Answer {
         let warning = crate::text::clip(
@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_asked_for_nothing_is_answered_without_a_patch() {
+    fn pod_without_opt_in_gets_no_patch() {
         let answer = answer(&review("Pod", &pod(json!({}))), &Settings::default());
         assert_eq!(answer.review["response"].get("patch"), None);
         assert_eq!(
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn a_workload_gets_the_copy() {
+    fn opt_in_is_copied_into_the_template() {
         let object = json!({
             "metadata": {"name": "web", "annotations": {"flowcar.io/inject": "enabled"}}, "spec": {"template": {}},
         });
@@ -442,27 +442,27 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_told_to_the_controller_of_the_pod_but_never_on_a_dry_run() {
+    fn invalid_annotation_makes_an_event_except_on_dry_run() {
         let mut review = review(
             "Pod",
             &pod(json!({"flowcar.io/inject": "enabled", "flowcar.io/pear": "x"})),
         );
-        let told = answer(&review, &Settings::default());
-        assert_eq!(told.reasons, ["unknown_annotation"]);
-        let event = &told.events[0];
+        let reported = answer(&review, &Settings::default());
+        assert_eq!(reported.reasons, ["unknown_annotation"]);
+        let event = &reported.events[0];
         assert_eq!(
             (event.regarding.kind.as_str(), event.regarding.name.as_str()),
             ("ReplicaSet", "web-1")
         );
-        assert_eq!(told.review["response"]["warnings"][0], event.message);
+        assert_eq!(reported.review["response"]["warnings"][0], event.message);
         review["request"]["dryRun"] = json!(true);
         let dry = answer(&review, &Settings::default());
-        assert_eq!(dry.review, told.review);
+        assert_eq!(dry.review, reported.review);
         assert!(dry.events.is_empty());
     }
 
     #[test]
-    fn strict_mode_denies_with_every_mistake() {
+    fn strict_mode_denial_lists_every_error() {
         let strict = Config {
             strict: true,
             ..Config::default()
@@ -485,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_review_gets_a_clean_answer_with_the_uid_that_can_be_found() {
+    fn malformed_review_is_answered_with_its_uid() {
         let no_object = json!({
             "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {"uid": "u-2", "kind": {"kind": "Pod"}},
         });
@@ -523,7 +523,7 @@ mod tests {
 
     /// 127 levels can be read (serde_json's limit); one more is as good as thousands.
     #[test]
-    fn a_review_that_is_nested_too_deeply_passes_with_a_warning() {
+    fn too_deep_review_is_allowed_with_a_warning() {
         let review_of = |levels: usize| {
             let deep = format!("{}{}", "[".repeat(levels), "]".repeat(levels));
             let pod = pod(json!({"flowcar.io/inject": "enabled"}));
@@ -548,7 +548,7 @@ mod tests {
     proptest! {
         /// Any bytes, and any mutation of a valid review, get an answer that allows.
         #[test]
-        fn decoding_is_total(bytes in prop::collection::vec(any::<u8>(), 0..200), at in 0..400_usize, byte: u8) {
+        fn decoding_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200), at in 0..400_usize, byte: u8) {
             let mut valid = review("Pod", &pod(json!({"flowcar.io/inject": "enabled"}))).to_string().into_bytes();
             let at = at % valid.len();
             valid[at] = byte;

@@ -134,12 +134,12 @@ impl ClusterView {
 }
 
 fn labels_of(namespace: &PartialObjectMeta<Namespace>) -> Map<String, Value> {
-    said_of(&namespace.metadata)
+    opt_in_of(&namespace.metadata)
 }
 
-/// What a namespace says: its labels, and the defaults for its pods, which are annotations as labels hold no URL. It
+/// The labels of a namespace, and the defaults for its pods, which are annotations because labels hold no URL. It
 /// opts in by its label alone: selectors see no annotations.
-pub(crate) fn said_of(metadata: &ObjectMeta) -> Map<String, Value> {
+pub(crate) fn opt_in_of(metadata: &ObjectMeta) -> Map<String, Value> {
     let is_default = |(name, _): &(&String, &String)| name.starts_with(PREFIX) && *name != INJECT;
     let defaults = metadata.annotations.iter().flatten().filter(is_default);
     let labels = metadata.labels.iter().flatten();
@@ -178,21 +178,21 @@ fn has_native_sidecars(major: &str, minor: &str) -> bool {
 mod tests {
     use serde_json::json;
 
-    use super::{has_native_sidecars, said_of};
+    use super::{has_native_sidecars, opt_in_of};
 
     #[test]
-    fn a_namespace_says_its_labels_and_its_defaults() {
+    fn namespace_gives_its_labels_and_defaults() {
         let metadata = json!({
             "labels": {"team": "a", "flowcar.io/inject": "enabled"},
             "annotations": {"flowcar.io/endpoint": "http://c:4317", "flowcar.io/inject": "disabled", "note": "b"},
         });
-        let said = said_of(&serde_json::from_value(metadata).expect("metadata"));
+        let message = opt_in_of(&serde_json::from_value(metadata).expect("metadata"));
         let expected = json!({"team": "a", "flowcar.io/inject": "enabled", "flowcar.io/endpoint": "http://c:4317"});
-        assert_eq!(json!(said), expected);
+        assert_eq!(json!(message), expected);
     }
 
     #[test]
-    fn native_sidecars_came_with_1_29() {
+    fn native_sidecars_need_kubernetes_1_29() {
         for (major, minor, expected) in [
             ("1", "28", false),
             ("1", "29", true),

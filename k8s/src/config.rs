@@ -37,14 +37,14 @@ pub struct Config {
     /// has to be in their namespaces.
     pub image_pull_secrets: Vec<String>,
     /// Defaults for any annotation but `inject`, under its name without the prefix. Numbers and booleans are
-    /// taken for what they look like: Helm makes them of `sampling: 100` and `exchange: on`.
+    /// read as text: Helm makes them of `sampling: 100` and `exchange: on`.
     #[serde(deserialize_with = "scalar::map")]
     pub defaults: BTreeMap<String, String>,
-    /// CPU request and limit of the sidecar in a Guaranteed pod that does not say otherwise. Loading the
+    /// CPU request and limit of the sidecar in a Guaranteed pod that does not set them. Loading the
     /// programs under a much tighter limit takes seconds.
     #[serde(deserialize_with = "scalar::one")]
     pub guaranteed_cpu: String,
-    /// Deny pods with mistaken annotations instead of warning.
+    /// Deny pods with invalid annotations instead of warning.
     pub strict: bool,
     /// Honour `flowcar.io/image` and `flowcar.io/command`.
     pub allow_image_and_command: bool,
@@ -79,7 +79,7 @@ pub struct Config {
 
 /// `imagePullPolicy` of the sidecar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "Kubernetes' own words")]
+#[expect(missing_docs, reason = "Kubernetes' own names")]
 pub enum PullPolicy {
     Always,
     IfNotPresent,
@@ -101,14 +101,14 @@ pub enum NativeSidecar {
 /// A Pod Security level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "Kubernetes' own words")]
+#[expect(missing_docs, reason = "Kubernetes' own names")]
 pub enum Level {
     Privileged,
     Baseline,
     Restricted,
 }
 
-/// Why a configuration was refused; every mistake at once.
+/// Why a configuration was refused, with every error.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// Not YAML, or not of this shape.
@@ -117,7 +117,7 @@ pub enum ConfigError {
     )]
     Shape(#[from] serde_yaml_ng::Error),
     /// Values that no pod could carry.
-    #[error("the configuration has mistakes: {}", .0.join("; "))]
+    #[error("the configuration has errors: {}", .0.join("; "))]
     Values(Vec<String>),
 }
 
@@ -184,15 +184,15 @@ impl Config {
     /// Checks every value and works out what follows from them.
     ///
     /// # Errors
-    /// [`ConfigError::Values`] with every mistake.
+    /// [`ConfigError::Values`] with every error.
     pub fn check(self) -> Result<Settings, ConfigError> {
-        let (defaults, mut mistakes) = self.parse_defaults();
+        let (defaults, mut errors) = self.parse_defaults();
         if !Kind::Image.accepts(&self.image) {
-            mistakes.push(format!("image={:?} is no image reference", self.image));
+            errors.push(format!("image={:?} is no image reference", self.image));
         }
         for mirror in &self.image_mirrors {
             if !Kind::Image.accepts(&format!("{mirror}:tag")) {
-                mistakes.push(format!(
+                errors.push(format!(
                     "imageMirrors has {mirror:?}: expected a repository, without tag and digest"
                 ));
             }
@@ -200,13 +200,13 @@ impl Config {
         for name in &self.image_pull_secrets {
             // `name/key` is a reference too, but not to a whole Secret.
             if name.contains('/') || !Kind::SecretRef.accepts(name) {
-                mistakes.push(format!(
+                errors.push(format!(
                     "imagePullSecrets has {name:?}: expected the name of a Secret"
                 ));
             }
         }
         if !Kind::Cpu.accepts(&self.guaranteed_cpu) {
-            mistakes.push(format!(
+            errors.push(format!(
                 "guaranteedCpu={:?}: expected {}",
                 self.guaranteed_cpu,
                 Kind::Cpu
@@ -214,13 +214,13 @@ impl Config {
         }
         for pattern in &self.allowed_endpoints {
             if !Kind::Url.accepts(&pattern.replacen("://*.", "://", 1)) {
-                mistakes.push(format!(
+                errors.push(format!(
                     "allowedEndpoints has {pattern:?}: expected a URL, its host may start with `*.`"
                 ));
             }
         }
         if !is_cgroup_path(&self.host_cgroup_path) {
-            mistakes.push(format!(
+            errors.push(format!(
                 "hostCgroupPath={:?}: expected /sys/fs/cgroup or a path below it",
                 self.host_cgroup_path
             ));
@@ -232,15 +232,15 @@ impl Config {
             allowed: &self.allowed,
             require_tls: self.require_tls,
         });
-        mistakes.extend(wrong);
+        errors.extend(wrong);
         if self.require_tls && !defaults.get(Key::Endpoint).is_some_and(is_secure) {
-            mistakes.push(
+            errors.push(
                 "requireTls: defaults.endpoint has to be an https:// or unix:// address, as it holds where a pod names none"
                     .to_owned(),
             );
         }
-        if !mistakes.is_empty() {
-            return Err(ConfigError::Values(mistakes));
+        if !errors.is_empty() {
+            return Err(ConfigError::Values(errors));
         }
         let permissions = Permissions {
             image_and_command: self.allow_image_and_command,
@@ -266,16 +266,16 @@ impl Config {
             endpoints: Vec::new(),
         };
         let (defaults, problems) = Overrides::parse(&named, &everything);
-        let mut mistakes: Vec<_> = problems
+        let mut errors: Vec<_> = problems
             .iter()
             .map(|problem| format!("defaults: {problem}"))
             .collect();
         if named.contains_key(INJECT) {
-            mistakes.push(
+            errors.push(
                 "defaults: `inject` has no cluster-wide default; label the namespaces".to_owned(),
             );
         }
-        (defaults, mistakes)
+        (defaults, errors)
     }
 
     fn hash(&self) -> String {
@@ -301,7 +301,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Reads the overrides of one pod, on top of the operator's defaults, and every mistake among them.
+    /// Reads the overrides of one pod, on top of the operator's defaults, and every problem among them.
     #[must_use]
     pub fn overrides(&self, annotations: &Map<String, Value>) -> (Overrides, Vec<Problem>) {
         self.overrides_in(&Map::new(), annotations)
@@ -320,10 +320,10 @@ impl Settings {
         (given.or(&self.defaults), problems)
     }
 
-    /// The mistakes in a namespace's defaults, in words. They are nobody's who writes a pod, so strict mode denies
-    /// none for them.
+    /// The errors in a namespace's defaults, in words. The author of a pod did not make them, so strict mode denies no
+    /// pod for them.
     #[must_use]
-    pub fn mistakes_of_namespace(&self, namespace: &Map<String, Value>) -> Vec<String> {
+    pub fn namespace_errors(&self, namespace: &Map<String, Value>) -> Vec<String> {
         let (_, problems) = self.limited(namespace);
         problems
             .iter()
@@ -338,15 +338,15 @@ impl Settings {
         (overrides, problems)
     }
 
-    /// Whether a sidecar may be told this: it is the operator's own word, or one that is left to annotations.
+    /// Whether a sidecar may have this setting: it is the operator's own value, or one that annotations may set.
     #[must_use]
     pub fn allows(&self, row: &'static Annotation, value: &str) -> bool {
-        let may_be_said = row.kind.accepts(value) && self.limits.allow(row, value);
+        let may_be_printed = row.kind.accepts(value) && self.limits.allow(row, value);
         let is_reachable = row.key != Key::Endpoint || self.permissions.allows_endpoint(value);
-        self.defaults.get(row.key) == Some(value) || (may_be_said && is_reachable)
+        self.defaults.get(row.key) == Some(value) || (may_be_printed && is_reachable)
     }
 
-    /// Whether attributes say nothing of which pod it is but what the operator's own say.
+    /// Whether the attributes that identify a pod are the operator's own.
     #[must_use]
     pub fn are_own_identity(&self, attributes: &str) -> bool {
         let operators = self
@@ -409,7 +409,7 @@ mod tests {
     use crate::annotations::Key;
 
     #[test]
-    fn nothing_written_is_the_default_configuration() {
+    fn empty_file_is_the_default_configuration() {
         assert_eq!(Config::parse("").expect("valid").config, Config::default());
         assert_eq!(
             Config::parse("{}").expect("valid").hash,
@@ -444,7 +444,7 @@ mod tests {
         }
         let wrong = "{defaults: {peer: true, sampling: [1], service-name: {a: b}}}";
         assert!(Config::parse(wrong).is_err());
-        let error = Config::parse("{defaults: {peer: true}}").expect_err("no word of peer's");
+        let error = Config::parse("{defaults: {peer: true}}").expect_err("no value of peer's");
         assert!(
             error.to_string().contains("flowcar.io/peer=\"true\""),
             "{error}"
@@ -480,9 +480,9 @@ mod tests {
     }
 
     #[test]
-    fn every_mistake_is_told_at_once() {
+    fn every_configuration_error_is_reported_at_once() {
         let text = "{image: A, guaranteedCpu: x, allowedEndpoints: [nowhere], defaults: {log-levle: warn, inject: enabled}}";
-        let error = Config::parse(text).expect_err("five mistakes").to_string();
+        let error = Config::parse(text).expect_err("five errors").to_string();
         for part in [
             "image=",
             "guaranteedCpu",
@@ -501,7 +501,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hash_follows_every_field() {
+    fn hash_changes_with_every_field() {
         let hash = |text: &str| Config::parse(text).expect("valid").hash;
         assert_eq!(hash("strict: true"), hash("strict: true"));
         assert_ne!(hash("strict: true"), hash(""));

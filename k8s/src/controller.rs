@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
-use crate::certs::{Keeper, MaterialError, Names, Policy};
+use crate::certs::{CertificateReconciler, MaterialError, Names, Policy};
 use crate::cluster::{ClusterView, native_sidecars};
 use crate::config::{Config, Settings};
 use crate::events::Events;
@@ -29,7 +29,7 @@ use crate::text::duration;
 pub enum Certificates {
     /// flowcar does, and sets caBundle.
     Own,
-    /// Somebody else writes the Secret and sets caBundle, as cert-manager does.
+    /// Another program, such as cert-manager, writes the Secret and sets caBundle.
     External,
 }
 
@@ -57,8 +57,8 @@ pub struct Options {
     /// The Secret of the authorities' keys, which only the leader reads.
     #[arg(long, default_value = "flowcar-webhook-ca")]
     pub keys: String,
-    /// Look for pods that the webhook did not see, which needs the right to list all pods. Without it, Events about pods
-    /// that no workload of Kubernetes' own kinds has made are not told, as whether they are there cannot be verified.
+    /// Detect pods that the webhook did not see, which needs the right to list all pods. Without it, pods that no
+    /// workload of Kubernetes' own kinds has made get no Events, as their existence cannot be verified.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     pub detect_missed: bool,
     /// The MutatingWebhookConfiguration.
@@ -86,14 +86,14 @@ pub struct Options {
     /// How long every API server may take to see a new authority.
     #[arg(long, value_parser = duration, default_value = "10m")]
     pub settle: Duration,
-    /// How long the API server waits for an answer, as the MutatingWebhookConfiguration says (timeoutSeconds).
+    /// How long the API server waits for an answer, as the MutatingWebhookConfiguration sets it (timeoutSeconds).
     #[arg(long, value_parser = duration, default_value = "5s")]
     pub timeout: Duration,
     /// The authorities, in PEM, of the certificate that the API server shows as a client; whoever shows none is
-    /// turned away. Where it is left out, anyone may ask, and Events are told only about objects that are there.
+    /// turned away. Where it is left out, anyone may ask, and only objects that exist get Events.
     #[arg(long)]
     pub client_ca: Option<PathBuf>,
-    /// Who may ask, by a name in such a certificate; every one of them where it is left out.
+    /// Who may ask, by a name in such a certificate; any name where it is left out.
     #[arg(long, value_delimiter = ',', requires = "client_ca")]
     pub client_names: Vec<String>,
     /// How long to go on accepting after a request to stop, until every API server knows.
@@ -257,13 +257,13 @@ async fn lead(
         leaf_lifetime: options.leaf_lifetime,
         settle: options.settle,
     };
-    let mut keeper = (options.certificates == Certificates::Own).then(|| {
+    let mut reconciler = (options.certificates == Certificates::Own).then(|| {
         let names = Names {
             secret: options.secret.clone(),
             keys: options.keys.clone(),
             webhook: options.webhook_configuration.clone(),
         };
-        Keeper::new(&client, &options.namespace, names, policy)
+        CertificateReconciler::new(&client, &options.namespace, names, policy)
     });
     let mut detector: Option<tokio::task::AbortHandle> = None;
     let mut held: Option<Instant> = None;
@@ -299,11 +299,11 @@ async fn lead(
             }
             _ => {}
         }
-        if let Some(keeper) = keeper
+        if let Some(reconciler) = reconciler
             .as_mut()
             .filter(|_| held.is_some() && Instant::now() >= due)
         {
-            due = Instant::now() + reconcile(keeper, &app.metrics).await;
+            due = Instant::now() + reconcile(reconciler, &app.metrics).await;
         }
         tokio::select! {
             () = changed.notified() => due = Instant::now(),
@@ -315,18 +315,18 @@ async fn lead(
     if held.is_some()
         && let Err(error) = claim.release().await
     {
-        tracing::warn!(%error, "the Lease could not be given up");
+        tracing::warn!(%error, "the Lease could not be released");
     }
 }
 
 /// Reconciles once; how long to wait until the next time.
-async fn reconcile(keeper: &mut Keeper, metrics: &Metrics) -> Duration {
-    match keeper.reconcile().await {
+async fn reconcile(reconciler: &mut CertificateReconciler, metrics: &Metrics) -> Duration {
+    match reconciler.reconcile().await {
         // At least a second, as certificates count in seconds.
         Ok(wait) => wait.clamp(Duration::from_secs(1), Duration::from_secs(3600)),
         Err(error) => {
-            metrics.keeper_errors.inc();
-            tracing::warn!(%error, "certificates could not be kept; trying again");
+            metrics.reconcile_errors.inc();
+            tracing::warn!(%error, "certificates could not be renewed or published; trying again");
             Duration::from_secs(1)
         }
     }

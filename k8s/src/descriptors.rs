@@ -13,7 +13,7 @@ pub(crate) fn raise_limit() {
 }
 
 /// How many connections a listener may have that would like this many: at most half of all descriptors, as
-/// connections that have just ended still have theirs.
+/// connections that have just closed still have theirs.
 pub(crate) fn share_of(connections: usize) -> usize {
     let soft = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
     let half = usize::try_from(soft / 2).unwrap_or(usize::MAX);

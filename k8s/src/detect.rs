@@ -1,6 +1,7 @@
-//! The detector: pods that opted in when they were created and carry no word of ours, as the webhook did not see them.
+//! The detector: pods that opted in when they were created and have no status of flowcar's, as the webhook did not see
+//! them.
 //!
-//! Those that are older than their opt-in are nobody's mistake: of them nothing is told.
+//! Pods that are older than their opt-in are not reported.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -12,7 +13,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Map, Value};
 
-use crate::admit::{Regarding, Told};
+use crate::admit::{PendingEvent, Regarding};
 use crate::annotations::{INJECT, STATUS};
 use crate::cluster::ClusterView;
 use crate::config::Settings;
@@ -24,7 +25,7 @@ use crate::opted::{UNSEEN, opted_in_later};
 /// How many pods a page of the first list has: the detector keeps none but the missed.
 const PAGE: u32 = 500;
 
-/// Watches every pod's metadata and tells each missed pod once. Runs until dropped.
+/// Watches every pod's metadata and reports each missed pod once. Runs until dropped.
 pub(crate) async fn watch(
     client: Client,
     cluster: ClusterView,
@@ -47,7 +48,7 @@ pub(crate) async fn watch(
                     && !is_older(&pod, &cluster);
                 if is_missed {
                     if missed.add(&pod) {
-                        events.tell(told(&pod), &metrics);
+                        events.report(missed_event(&pod), &metrics);
                     }
                 } else {
                     missed.remove(&pod);
@@ -125,21 +126,21 @@ fn is_missed(
         && !settings.config.excluded_namespaces.contains(&namespace)
 }
 
-/// A status that cannot be read is none of ours. One that can be is taken for ours: the detector sees no containers, and only
-/// where no webhook answered does a status stay that somebody else wrote.
+/// A status that cannot be parsed is not flowcar's. One that can be counts as flowcar's: the detector sees no containers,
+/// and a forged status only stays where no webhook answered.
 fn has_status(annotations: &BTreeMap<String, String>) -> bool {
     let status = annotations.get(STATUS);
     status.is_some_and(|text| serde_json::from_str::<Status>(text).is_ok())
 }
 
-/// There is no room for a word of ours either.
+/// The annotations have no room for a status either.
 fn is_full(annotations: &BTreeMap<String, String>) -> bool {
     let of = |(name, value): (&String, &String)| name.len() + value.len();
     annotations.iter().map(of).sum::<usize>() > ANNOTATIONS_MOST
 }
 
-fn told(pod: &PartialObjectMeta<Pod>) -> Told {
-    Told {
+fn missed_event(pod: &PartialObjectMeta<Pod>) -> PendingEvent {
+    PendingEvent {
         regarding: Regarding {
             api_version: "v1".to_owned(),
             kind: "Pod".to_owned(),

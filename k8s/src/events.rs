@@ -1,8 +1,7 @@
-//! Events, told beside the work: a queue with a bound, and a counter for each that is not told.
+//! Events, created in the background: a bounded queue, and a counter of dropped ones.
 //!
-//! Whoever reaches the webhook's port can post a review. An Event is told only where the API server is known to
-//! have asked, or where the object turns out to be there, and never more often than [`NAMESPACE`] and [`SOURCE`]
-//! allow.
+//! Whoever reaches the webhook's port can post a review. An Event is created only if the API server is known to
+//! have asked or the object exists, and never more often than [`NAMESPACE`] and [`SOURCE`] allow.
 
 use std::sync::Arc;
 
@@ -12,8 +11,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::admit::Told;
-use crate::metrics::Metrics;
+use crate::admit::PendingEvent;
+use crate::metrics::{Dropped, Metrics};
 use crate::rate::Rate;
 use crate::serve::Source;
 use crate::verify::Verify;
@@ -21,8 +20,8 @@ use crate::verify::Verify;
 /// How many Events may wait. The API server takes a few milliseconds for each.
 const QUEUE: usize = 256;
 
-/// How many objects are looked for at once.
-const LOOKING: usize = 64;
+/// How many objects are verified at once.
+const VERIFYING: usize = 64;
 
 /// Events of one namespace: at once, and then a second.
 const NAMESPACE: (u32, f64) = (50, 2.0);
@@ -35,27 +34,14 @@ const NOTE_BYTES: usize = 1024;
 
 /// Who asked for an Event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
+pub enum AskedBy {
     /// The API server, by its client certificate.
     ByApiServer,
-    /// Whoever is there.
+    /// Anyone else.
     By(Source),
 }
 
-/// Why an Event is not told: a word for metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dropped {
-    /// The queue was full.
-    Queue,
-    /// There were too many from one source, or for one namespace.
-    Rate,
-    /// The object is not there.
-    Unverified,
-    /// The API server refused it or did not answer.
-    Refused,
-}
-
-/// The way to tell an Event without waiting.
+/// Creates Events without waiting.
 #[derive(Clone)]
 pub struct Events {
     queue: mpsc::Sender<Queued>,
@@ -68,23 +54,8 @@ struct Rates {
 }
 
 struct Queued {
-    told: Told,
+    event: PendingEvent,
     is_known: bool,
-}
-
-// === impl Dropped ===
-
-impl Dropped {
-    /// The word.
-    #[must_use]
-    pub fn reason(self) -> &'static str {
-        match self {
-            Self::Queue => "queue",
-            Self::Rate => "rate",
-            Self::Unverified => "unverified",
-            Self::Refused => "refused",
-        }
-    }
 }
 
 // === impl Events ===
@@ -117,27 +88,27 @@ impl Events {
         (events, publisher.run(waiting))
     }
 
-    /// Tells an Event about an object that the controller has read itself, or counts that it was dropped.
-    pub fn tell(&self, told: Told, metrics: &Metrics) {
-        self.queue(told, true, metrics);
+    /// Queues an Event about an object that the controller has read itself, or counts that it was dropped.
+    pub fn report(&self, event: PendingEvent, metrics: &Metrics) {
+        self.queue(event, true, metrics);
     }
 
-    /// Tells an Event that a review gave rise to, if it can be believed, or counts that it was dropped.
-    pub fn offer(&self, told: Told, asked: Asked, metrics: &Metrics) {
+    /// Queues the Event of a review, if it can be trusted, or counts that it was dropped.
+    pub fn offer(&self, event: PendingEvent, asked: AskedBy, metrics: &Metrics) {
         let now = Instant::now();
         let from_source = match asked {
-            Asked::ByApiServer => true,
-            Asked::By(source) => self.rates.sources.allows(source, now),
+            AskedBy::ByApiServer => true,
+            AskedBy::By(source) => self.rates.sources.allows(source, now),
         };
-        let namespace = told.regarding.namespace.clone();
+        let namespace = event.regarding.namespace.clone();
         if !from_source || !self.rates.namespaces.allows(namespace, now) {
             return metrics.event_dropped(Dropped::Rate);
         }
-        self.queue(told, asked == Asked::ByApiServer, metrics);
+        self.queue(event, asked == AskedBy::ByApiServer, metrics);
     }
 
-    fn queue(&self, told: Told, is_known: bool, metrics: &Metrics) {
-        if self.queue.try_send(Queued { told, is_known }).is_err() {
+    fn queue(&self, event: PendingEvent, is_known: bool, metrics: &Metrics) {
+        if self.queue.try_send(Queued { event, is_known }).is_err() {
             metrics.event_dropped(Dropped::Queue);
         }
     }
@@ -153,44 +124,44 @@ struct Publisher {
 
 impl Publisher {
     async fn run(self, mut waiting: mpsc::Receiver<Queued>) {
-        let mut looking: JoinSet<Option<Told>> = JoinSet::new();
+        let mut verifying: JoinSet<Option<PendingEvent>> = JoinSet::new();
         loop {
             tokio::select! {
-                queued = waiting.recv(), if looking.len() < LOOKING => match queued {
-                    Some(Queued { told, is_known: true }) => self.publish(told).await,
-                    Some(Queued { told, .. }) => {
+                queued = waiting.recv(), if verifying.len() < VERIFYING => match queued {
+                    Some(Queued { event, is_known: true }) => self.publish(event).await,
+                    Some(Queued { event, .. }) => {
                         let verify = self.verify.clone();
-                        looking.spawn(async move { verify.told(told).await });
+                        verifying.spawn(async move { verify.event(event).await });
                     }
                     None => return,
                 },
-                Some(looked) = looking.join_next() => match looked {
-                    Ok(Some(told)) => self.publish(told).await,
+                Some(verified) = verifying.join_next() => match verified {
+                    Ok(Some(event)) => self.publish(event).await,
                     Ok(None) | Err(_) => self.metrics.event_dropped(Dropped::Unverified),
                 },
             }
         }
     }
 
-    async fn publish(&self, told: Told) {
+    async fn publish(&self, event: PendingEvent) {
         let regarding = ObjectReference {
-            api_version: Some(told.regarding.api_version),
-            kind: Some(told.regarding.kind),
-            namespace: Some(told.regarding.namespace),
-            name: Some(told.regarding.name),
-            uid: told.regarding.uid,
+            api_version: Some(event.regarding.api_version),
+            kind: Some(event.regarding.kind),
+            namespace: Some(event.regarding.namespace),
+            name: Some(event.regarding.name),
+            uid: event.regarding.uid,
             ..ObjectReference::default()
         };
         let event = Event {
             type_: EventType::Warning,
-            reason: told.reason.to_owned(),
-            note: Some(cut(told.message)),
+            reason: event.reason.to_owned(),
+            note: Some(cut(event.message)),
             action: "Inject".to_owned(),
             secondary: None,
         };
         if let Err(error) = self.recorder.publish(&event, &regarding).await {
             self.metrics.event_dropped(Dropped::Refused);
-            tracing::warn!(%error, "an Event could not be told");
+            tracing::warn!(%error, "an Event could not be created");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What holds for any bytes: one function for each way in, for coverage-guided fuzzing and for the property tests
-//! alike. Each panics where something does not hold.
+//! Properties that hold for any bytes: one function for each input, for coverage-guided fuzzing and for property tests.
+//! Each panics where a property does not hold.
 
 use json_patch::PatchOperation;
 use serde_json::{Map, Value};
@@ -83,14 +83,14 @@ pub fn mutation(pod: &[u8]) {
             let there = Decision::AlreadyInjected { current: true };
             assert_eq!(again.decision, there);
         }
-        // A status that somebody wrote is replaced, and does not come back.
+        // A forged status is replaced, and not restored.
         if !had_status {
             assert_eq!(uninject(&once), pod);
         }
     }
 }
 
-/// Annotations, one `name=value` a line: every mistake is told in one short line.
+/// Annotations, one `name=value` a line: every problem is reported in one short line.
 ///
 /// # Panics
 /// Where one of these does not hold.
@@ -108,9 +108,9 @@ pub fn annotations(lines: &[u8]) {
         let (overrides, problems) = Overrides::parse(&written, &permissions);
         assert!(overrides.env().count() + problems.len() <= written.len());
         for problem in problems {
-            let told = problem.to_string();
-            assert!(told.chars().count() <= WARNING_CHARS, "{told}");
-            assert!(!told.contains(char::is_control), "{told}");
+            let reported = problem.to_string();
+            assert!(reported.chars().count() <= WARNING_CHARS, "{reported}");
+            assert!(!reported.contains(char::is_control), "{reported}");
         }
     }
 }
@@ -144,7 +144,7 @@ mod tests {
     const POD: &str = r#"{"kind": "Pod", "metadata": {"name": "p", "annotations": {"flowcar.io/inject": "enabled", "flowcar.io/peer": "none"}}, "spec": {"containers": [{"name": "a", "resources": {"limits": {"cpu": "1", "memory": "1Gi"}}}], "initContainers": null, "volumes": [{"name": "v"}]}}"#;
 
     const FILE: &str = "\
-# a
+# ä
 kind: Deployment
 metadata: {name: web, annotations: {flowcar.io/inject: enabled}}
 spec:
@@ -152,7 +152,7 @@ spec:
     metadata:
       annotations:
         a: |
-          text # none
+          text # 日本
     spec: # b
       initContainers:
       # c
@@ -209,6 +209,10 @@ items:
             "\r\n",
             "kind: Pod\n",
             "é",
+            "# 😀\r\n",
+            "日本: |\n",
+            "\u{2028}",
+            "\u{85}",
             ",",
         ]);
         let any = prop::collection::vec(any::<u8>(), 0..4);
@@ -217,24 +221,24 @@ items:
 
     proptest! {
         #[test]
-        fn near_a_review(at: usize, length in 0..6_usize, with in snippet()) {
+        fn mutated_review_is_answered(at: usize, length in 0..6_usize, with in snippet()) {
             let body = format!(r#"{{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {{"uid": "u", "kind": {{"kind": "Pod"}}, "namespace": "shop", "object": {POD}}}}}"#);
             review(&cut(&body, at, length, &with));
         }
 
         #[test]
-        fn near_a_pod(at: usize, length in 0..6_usize, with in snippet()) {
+        fn mutated_pod_is_injected_and_restored(at: usize, length in 0..6_usize, with in snippet()) {
             mutation(&cut(POD, at, length, &with));
         }
 
         #[test]
-        fn near_annotations(at: usize, length in 0..6_usize, with in snippet()) {
+        fn mutated_annotations_are_parsed(at: usize, length in 0..6_usize, with in snippet()) {
             let lines = "flowcar.io/endpoint=https://a.example.com\nflowcar.io/command=[\"a\"]\nflowcar.io/sampling=1\nflowcar.io/x=\n";
             annotations(&cut(lines, at, length, &with));
         }
 
         #[test]
-        fn near_a_file(at: usize, length in 0..6_usize, with in snippet(), again: usize, more in snippet()) {
+        fn mutated_file_is_injected_and_restored(at: usize, length in 0..6_usize, with in snippet(), again: usize, more in snippet()) {
             let once = String::from_utf8_lossy(&cut(FILE, at, length, &with)).into_owned();
             file(&cut(&once, again, 0, &more));
         }

@@ -30,7 +30,7 @@ pub(crate) struct Claim {
 /// Why the Lease cannot be held.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LeaseError {
-    /// flowcar's manifests have it, and it is not there.
+    /// The Lease of flowcar's manifests is missing.
     #[error("there is no Lease {0}; flowcar may not create it: install its manifests again")]
     Absent(String),
     /// The API server refused or did not answer.
@@ -68,7 +68,7 @@ impl Claim {
         }
     }
 
-    /// Gives the Lease up, so that the next replica need not wait.
+    /// Releases the Lease, so that the next replica need not wait.
     pub(crate) async fn release(&self) -> Result<(), kube::Error> {
         let Some(mut lease) = self.leases.get_opt(&self.name).await? else {
             return Ok(());

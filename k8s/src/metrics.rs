@@ -1,4 +1,4 @@
-//! The controller's own numbers, in OpenMetrics text.
+//! The controller's own metrics, in OpenMetrics text.
 
 use std::fmt;
 use std::sync::atomic::AtomicU64;
@@ -16,14 +16,40 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::events::Dropped;
+/// Why an Event is dropped, as a metric attribute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dropped {
+    /// The queue was full.
+    Queue,
+    /// There were too many from one source, or for one namespace.
+    Rate,
+    /// The object does not exist.
+    Unverified,
+    /// The API server refused it or did not answer.
+    Refused,
+}
+
+// === impl Dropped ===
+
+impl Dropped {
+    /// The metric attribute.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::Rate => "rate",
+            Self::Unverified => "unverified",
+            Self::Refused => "refused",
+        }
+    }
+}
 
 /// Upper bounds of the latency buckets, in seconds: around the 5 ms that an admission may take.
 const BOUNDS: [f64; 12] = [
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0,
 ];
 
-/// Every number of the controller.
+/// Every metric of the controller.
 #[derive(Clone)]
 pub struct Metrics {
     registry: Arc<Registry>,
@@ -33,13 +59,13 @@ pub struct Metrics {
     events_dropped: Family<Reason, Counter>,
     unread: Family<Reason, Counter>,
     connections_closed: Family<Reason, Counter>,
-    /// Pods that opted in and carry no word of ours, as the detector sees them.
+    /// Pods that opted in and have no status of flowcar's, as the detector sees them.
     pub pods_missed: Gauge,
     /// 1 while this replica holds the Lease.
     pub leader: Gauge,
     certificate_ends: Gauge<f64, AtomicU64>,
-    /// Times that certificates could not be kept.
-    pub keeper_errors: Counter,
+    /// Failures to renew or publish the certificates.
+    pub reconcile_errors: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -52,14 +78,14 @@ struct Reason {
     reason: &'static str,
 }
 
-/// Why flowcar ended a connection that its client held open.
+/// Why flowcar closed a connection that its client held open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closed {
     /// Its TLS handshake took too long.
     Handshake,
-    /// Nothing was asked on it for too long.
+    /// It was idle for too long.
     Idle,
-    /// Another connection needed its place.
+    /// It was evicted for another connection.
     NoRoom,
 }
 
@@ -84,7 +110,7 @@ impl Default for Metrics {
         );
         registry.register(
             "admission_reasons",
-            "Skips and mistakes, by reason",
+            "Skips and invalid annotations, by reason",
             reasons.clone(),
         );
         let latency = Arc::new(Latency::new());
@@ -96,7 +122,7 @@ impl Default for Metrics {
         );
         registry.register(
             "events_dropped",
-            "Events that were not told, by reason",
+            "Events that were dropped, by reason",
             events_dropped.clone(),
         );
         registry.register(
@@ -106,14 +132,14 @@ impl Default for Metrics {
         );
         registry.register(
             "connections_closed",
-            "Connections that the controller ended while their client held them open, by reason",
+            "Connections that the controller closed while their client held them open, by reason",
             connections_closed.clone(),
         );
-        let keeper_errors = Counter::default();
+        let reconcile_errors = Counter::default();
         registry.register(
             "certificate_errors",
-            "Times that certificates could not be kept",
-            keeper_errors.clone(),
+            "Failures to renew or publish the certificates",
+            reconcile_errors.clone(),
         );
         let (pods_missed, leader) = (Gauge::default(), Gauge::default());
         registry.register(
@@ -127,7 +153,7 @@ impl Default for Metrics {
             leader.clone(),
         );
         let certificate_ends = Gauge::default();
-        let help = "When the serving certificate ends, since 1970";
+        let help = "Expiry of the serving certificate, as Unix time";
         registry.register_with_unit(
             "certificate_ends",
             help,
@@ -146,7 +172,7 @@ impl Default for Metrics {
             pods_missed,
             leader,
             certificate_ends,
-            keeper_errors,
+            reconcile_errors,
         }
     }
 }
@@ -161,7 +187,7 @@ impl Metrics {
         self.latency.record(took);
     }
 
-    /// Counts one Event that is not told.
+    /// Counts one dropped Event.
     pub fn event_dropped(&self, why: Dropped) {
         let reason = why.reason();
         self.events_dropped.get_or_create(&Reason { reason }).inc();
@@ -172,7 +198,7 @@ impl Metrics {
         self.unread.get_or_create(&Reason { reason }).inc();
     }
 
-    /// Counts one connection that the controller ended.
+    /// Counts one connection that the controller closed.
     pub fn connection_closed(&self, why: Closed) {
         let reason = match why {
             Closed::Handshake => "handshake",
@@ -183,7 +209,7 @@ impl Metrics {
         counter.inc();
     }
 
-    /// Says when the serving certificate ends.
+    /// Sets the expiry of the serving certificate.
     pub fn certificate(&self, ends: SystemTime) {
         self.certificate_ends.set(
             ends.duration_since(UNIX_EPOCH)
@@ -285,7 +311,7 @@ mod tests {
     use super::Metrics;
 
     #[test]
-    fn answers_are_counted_and_their_latency_falls_into_its_bucket() {
+    fn answers_and_their_latency_are_counted() {
         let metrics = Metrics::default();
         metrics.reviewed("injected", &[], Duration::from_micros(700));
         metrics.reviewed("skipped", &["host_network"], Duration::from_millis(3));

@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_written_after_the_pod_makes_it_older() {
+    fn pod_is_older_only_than_a_later_opt_in() {
         let on = || json!({"flowcar.io/inject": "enabled"});
         let (before, same, after) = (
             "2026-01-02T09:59:59Z",

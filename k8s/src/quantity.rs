@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_quantity_is_refused() {
+    fn invalid_quantity_is_refused() {
         for text in [
             "",
             "m",

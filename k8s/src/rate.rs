@@ -56,7 +56,7 @@ mod tests {
     use super::{Instant, KEYS, Rate};
 
     #[test]
-    fn a_burst_passes_and_then_what_refills() {
+    fn burst_passes_and_then_the_refill() {
         let (rate, now) = (Rate::new(3, 0.5), Instant::now());
         let passed = |key, now| (0..10).filter(|_| rate.allows(key, now)).count();
         assert_eq!(passed("a", now), 3);
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_bounded_and_forgotten_when_they_are_quiet() {
+    fn idle_keys_are_evicted_at_the_bound() {
         let (rate, now) = (Rate::new(1, 1.0), Instant::now());
         assert!((0..KEYS).all(|key| rate.allows(key, now)));
         assert!(!rate.allows(KEYS, now), "every bucket is in use");

@@ -45,7 +45,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_text_stays_and_a_long_one_is_cut_on_a_character() {
+    fn long_text_is_cut_at_a_character() {
         assert_eq!(clip("short", 5), "short");
         assert_eq!(clip("öööööööö", 6), "ööö...");
         assert_eq!(clip("two\nlines", 20), "two lines");

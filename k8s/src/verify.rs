@@ -1,4 +1,4 @@
-//! Whether the object of an Event is there: a review alone proves nothing.
+//! Whether the object of an Event exists: a review alone proves nothing.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use kube::api::ListParams;
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind, ObjectMeta};
 use kube::{Api, Client};
 
-use crate::admit::{Regarding, Told};
+use crate::admit::{PendingEvent, Regarding};
 
-/// When to look: an object that is being created is there a moment after its review.
-const LOOKS: [Duration; 4] = [
+/// When to read the object: one that is being created exists a moment after its review.
+const DELAYS: [Duration; 4] = [
     Duration::ZERO,
     Duration::from_millis(300),
     Duration::from_secs(1),
@@ -32,19 +32,19 @@ const KINDS: [(&str, &str, &str); 7] = [
     ("", "v1", "ReplicationController"),
 ];
 
-/// Looks for objects.
+/// Reads the objects of Events.
 #[derive(Clone)]
 pub(crate) struct Verify {
     client: Client,
 }
 
-/// What looking for an object found.
+/// The result of reading an object.
 enum Found {
-    /// It is there, with this name and uid.
+    /// It exists, with this name and uid.
     There { name: String, uid: Option<String> },
-    /// It is not there.
+    /// It does not exist.
     Nothing,
-    /// Another one of that name is there.
+    /// Another one of that name exists.
     Other,
 }
 
@@ -55,26 +55,26 @@ impl Verify {
         Self { client }
     }
 
-    /// The Event, about the object as it is, if it is there. What strict mode denied never will be: its Event is
-    /// told where nothing of that name is, so that it cannot be forged about something that is.
-    pub(crate) async fn told(&self, mut told: Told) -> Option<Told> {
-        let never_is = told.reason == "FlowcarDenied" && told.regarding.uid.is_none();
-        for wait in LOOKS {
+    /// The Event, about the object as it is, if it exists. An object that strict mode denied never exists: its Event is
+    /// created only if nothing has that name, so that it cannot be forged about an existing object.
+    pub(crate) async fn event(&self, mut event: PendingEvent) -> Option<PendingEvent> {
+        let never_is = event.reason == "FlowcarDenied" && event.regarding.uid.is_none();
+        for wait in DELAYS {
             tokio::time::sleep(wait).await;
-            match self.find(&told.regarding).await {
+            match self.find(&event.regarding).await {
                 Ok(Found::There { name, uid }) if !never_is => {
-                    (told.regarding.name, told.regarding.uid) = (name, uid);
-                    return Some(told);
+                    (event.regarding.name, event.regarding.uid) = (name, uid);
+                    return Some(event);
                 }
                 Ok(Found::Nothing) if never_is => {
                     return self
-                        .is_namespace(&told.regarding.namespace)
+                        .is_namespace(&event.regarding.namespace)
                         .await
-                        .then_some(told);
+                        .then_some(event);
                 }
                 Ok(Found::Nothing) => {}
                 Ok(Found::There { .. } | Found::Other) => return None,
-                Err(error) => tracing::debug!(%error, "looking for the object of an Event"),
+                Err(error) => tracing::debug!(%error, "the object of an Event could not be read"),
             }
         }
         None
@@ -108,7 +108,7 @@ impl Verify {
         }))
     }
 
-    /// The right to list pods is there for the detector; a name is a field that they can be listed by.
+    /// Lists pods by name, with the detector's right to list them.
     async fn find_pod(&self, regarding: &Regarding) -> Result<Found, kube::Error> {
         let by_name = ListParams::default().fields(&format!("metadata.name={}", regarding.name));
         if let Some(pod) = self.pods(regarding, &by_name).await?.first() {
@@ -130,7 +130,7 @@ impl Verify {
         Ok(newest.map_or(Found::Nothing, |pod| Found::of(pod, regarding)))
     }
 
-    /// A controller of some other kind is there if a pod of it is.
+    /// A controller of some other kind exists if a pod of it does.
     async fn find_by_pods(&self, regarding: &Regarding) -> Result<Found, kube::Error> {
         let pods = self.pods(regarding, &cached()).await?;
         let mut owners = pods

@@ -1,7 +1,7 @@
 //! Workloads: where their pod template is, and the opt-in that is copied into it.
 //!
-//! The copy is marked (`flowcar.io/copied`, `flowcar.io/workload`), so that taking an annotation off the
-//! workload takes only our copy back, and a template's own annotation is never overwritten.
+//! The copy is marked (`flowcar.io/copied`, `flowcar.io/workload`), so that removing an annotation from the
+//! workload removes only flowcar's copy, and a template's own annotation is never overwritten.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,6 +31,30 @@ pub fn template_pointer(kind: &str) -> Option<&'static str> {
     }
 }
 
+/// The API groups of the kinds that [`template_pointer`] knows; other groups have kinds of the same names.
+fn is_of_kubernetes(object: &Value) -> bool {
+    let Some(version) = text(object, "apiVersion") else {
+        return true;
+    };
+    let group = version.split_once('/').map_or("", |(group, _)| group);
+    match text(object, "kind").unwrap_or_default() {
+        "Pod" | "ReplicationController" => group.is_empty(),
+        "Job" | "CronJob" => group == "batch",
+        _ => matches!(group, "apps" | "extensions"),
+    }
+}
+
+/// Where the pod or its template is in an object of one of Kubernetes' own kinds.
+fn known_template(object: &Value) -> Option<&'static str> {
+    template_pointer(text(object, "kind")?).filter(|_| is_of_kubernetes(object))
+}
+
+/// Whether the object is of one of Kubernetes' own kinds that have pods.
+#[must_use]
+pub fn is_known(object: &Value) -> bool {
+    known_template(object).is_some()
+}
+
 /// Kinds, and groups of kinds, that have templates in them and make no pods of them.
 const NO_WORKLOADS: [&str; 2] = ["ControllerRevision", "CustomResourceDefinition"];
 const NO_WORKLOAD_GROUPS: [&str; 2] = ["kyverno.io", "policies.kyverno.io"];
@@ -41,27 +65,53 @@ const DEPTH: usize = 16;
 /// The JSON pointers of an object's pod templates (of a Pod: of itself).
 ///
 /// Kinds that are not known, such as an Argo Rollout, a Knative Service, a PodTemplate or any custom resource, have theirs
-/// found by its shape: an object of `metadata` and `spec` alone, whose `spec` has containers with names.
+/// found by its shape: an object of `metadata` and `spec` alone, whose `spec` has containers with names or images. Those of
+/// objects inside the object, as in an OpenShift Template, are found likewise.
 #[must_use]
 pub fn templates(object: &Value) -> Vec<String> {
-    let kind = text(object, "kind").unwrap_or_default();
-    if let Some(known) = template_pointer(kind)
+    let mut found = Vec::new();
+    find_in_object(object, "", DEPTH, &mut found);
+    found
+}
+
+/// The object that a template is in: the nearest one around it that has a kind and metadata of its own, as the objects in an
+/// OpenShift Template have.
+#[must_use]
+pub fn around<'a>(object: &'a Value, pointer: &str) -> &'a Value {
+    let ends = pointer.char_indices().filter(|(_, c)| *c == '/');
+    let outer = ends
+        .filter_map(|(end, _)| object.pointer(&pointer[..end]))
+        .rfind(|value| is_object(value));
+    let own = object
+        .pointer(pointer)
+        .filter(|pod| text(pod, "kind") == Some("Pod") && is_of_kubernetes(pod) && is_object(pod));
+    own.or(outer).unwrap_or(object)
+}
+
+/// Whether this is an object of the API, by its shape.
+fn is_object(value: &Value) -> bool {
+    text(value, "kind").is_some() && value.get("metadata").is_some_and(Value::is_object)
+}
+
+fn find_in_object(object: &Value, pointer: &str, depth: usize, found: &mut Vec<String>) {
+    if let Some(known) = known_template(object)
         && object.pointer(known).is_some()
     {
-        return vec![known.to_owned()];
+        found.push(format!("{pointer}{known}"));
+        return;
     }
+    let kind = text(object, "kind").unwrap_or_default();
     let group = text(object, "apiVersion").and_then(|version| version.split_once('/'));
     let is_policy = group.is_some_and(|(group, _)| NO_WORKLOAD_GROUPS.contains(&group));
-    let mut found = Vec::new();
     if NO_WORKLOADS.contains(&kind) || is_policy {
-        return found;
+        return;
     }
     for (name, value) in object.as_object().into_iter().flatten() {
         if !matches!(name.as_str(), "metadata" | "status") {
-            find_templates(value, &format!("/{}", escaped(name)), DEPTH, &mut found);
+            let pointer = format!("{pointer}/{}", escaped(name));
+            find_templates(value, &pointer, depth, found);
         }
     }
-    found
 }
 
 fn find_templates(value: &Value, pointer: &str, depth: usize, found: &mut Vec<String>) {
@@ -73,6 +123,7 @@ fn find_templates(value: &Value, pointer: &str, depth: usize, found: &mut Vec<St
         return;
     };
     match value {
+        Value::Object(_) if is_object(value) => find_in_object(value, pointer, depth, found),
         Value::Object(members) => {
             for (name, member) in members {
                 find_templates(
@@ -102,7 +153,13 @@ fn is_template(value: &Value) -> bool {
     let containers = value.pointer("/spec/containers").and_then(Value::as_array);
     members.keys().all(is_member)
         && containers.is_some_and(|containers| {
-            !containers.is_empty() && containers.iter().all(|item| text(item, "name").is_some())
+            // A Knative Service's need no names.
+            let is_container = |item: &Value| {
+                ["name", "image"]
+                    .iter()
+                    .any(|field| text(item, field).is_some())
+            };
+            !containers.is_empty() && containers.iter().all(is_container)
         })
 }
 
@@ -110,28 +167,37 @@ fn escaped(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
 }
 
-/// Whether writing an object of this kind copies its annotations into its template.
+/// Whether writing this object copies its annotations into its template.
 #[must_use]
-pub fn is_copied_from(kind: &str) -> bool {
-    matches!(
-        kind,
-        "Deployment" | "StatefulSet" | "DaemonSet" | "Job" | "CronJob"
-    )
+pub fn is_copied_from(object: &Value) -> bool {
+    let kinds = ["Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob"];
+    text(object, "kind").is_some_and(|kind| kinds.contains(&kind)) && is_of_kubernetes(object)
 }
 
-/// What a workload's own annotations will say to its pods, for callers that judge before they are copied.
+/// The object's own annotations of flowcar, by their names, where none of them has an effect on its pods.
 #[must_use]
-pub fn said_to_pods(object: &Value) -> Map<String, Value> {
-    if !text(object, "kind").is_some_and(is_copied_from) {
+pub fn without_effect(object: &Value) -> Vec<String> {
+    if is_copied_from(object) || known_template(object) == Some("") {
+        return Vec::new();
+    }
+    let own = map(object, "/metadata/annotations");
+    let names = own.keys().filter(|name| name.starts_with(PREFIX));
+    names.cloned().collect()
+}
+
+/// The annotations that a workload's pods will get from it, for callers that judge before they are copied.
+#[must_use]
+pub fn pod_annotations(object: &Value) -> Map<String, Value> {
+    if !is_copied_from(object) {
         return Map::new();
     }
-    let mut said = map(object, "/metadata/annotations");
-    said.retain(|name, _| name.starts_with(PREFIX) && !OWN_MARKS.contains(&name.as_str()));
+    let mut message = map(object, "/metadata/annotations");
+    message.retain(|name, _| name.starts_with(PREFIX) && !OWN_MARKS.contains(&name.as_str()));
     if let (None, Some(start)) = names(object) {
         let kind = text(object, "kind").unwrap_or_default();
-        said.insert(WORKLOAD.to_owned(), json!(format!("{kind}/{start}")));
+        message.insert(WORKLOAD.to_owned(), json!(format!("{kind}/{start}")));
     }
-    said
+    message
 }
 
 /// What writing a workload changes in its template.
@@ -139,13 +205,13 @@ pub fn said_to_pods(object: &Value) -> Map<String, Value> {
 pub struct Copy {
     /// Empty where nothing changes.
     pub patch: Patch,
-    /// Mistakes in the workload's annotations, told where they are made.
+    /// Problems in the workload's own annotations.
     pub problems: Vec<Problem>,
     /// What else the user should know.
     pub notes: Vec<String>,
 }
 
-/// Copies the workload's annotations of flowcar into its template, and takes back what is no longer there.
+/// Copies the workload's annotations of flowcar into its template, and removes copies of removed ones.
 ///
 /// `before` is the object as it is stored, on an update: the template of a Job cannot change any more then.
 #[must_use]
@@ -205,8 +271,8 @@ fn names(object: &Value) -> (Option<&str>, Option<&str>) {
     (of("/metadata/name"), of("/metadata/generateName"))
 }
 
-/// The annotations to copy. A wrong opt-in is told here. It is only copied where the namespace would inject all
-/// the same, as a wrong value injects nothing; elsewhere it would roll the workload for nothing.
+/// The annotations to copy. An invalid opt-in is reported here. It is only copied where the namespace would inject
+/// otherwise, as an invalid value injects nothing; elsewhere it would roll the workload for nothing.
 fn wanted(
     annotations: &Map<String, Value>,
     by_namespace: bool,
@@ -231,7 +297,7 @@ fn wanted(
     wanted
 }
 
-/// A pod template's annotations, and which of them are our copies.
+/// A pod template's annotations, and which of them are flowcar's copies.
 struct Template<'a> {
     pointer: &'a str,
     metadata: Option<&'a Value>,
@@ -247,7 +313,7 @@ impl<'a> Template<'a> {
             .pointer(&format!("{pointer}/metadata"))
             .filter(|value| value.is_object());
         let annotations = map(object, &format!("{pointer}/metadata/annotations"));
-        // A CronJob's mark is inherited by its Jobs, whose own copies they are not.
+        // A CronJob's Jobs have its mark, but the copies are not their own.
         let ours = annotations
             .get(WORKLOAD)
             .and_then(Value::as_str)
@@ -334,7 +400,7 @@ impl<'a> Template<'a> {
             return Patch(vec![remove(&annotations)]);
         }
         let path = |name: &str| format!("{annotations}/{}", escaped(name));
-        let gone = self
+        let removed = self
             .annotations
             .keys()
             .filter(|name| !next.contains_key(*name))
@@ -343,7 +409,8 @@ impl<'a> Template<'a> {
             .iter()
             .filter(|(name, value)| self.annotations.get(*name) != Some(value));
         Patch(
-            gone.chain(changed.map(|(name, value)| add(&path(name), value.clone())))
+            removed
+                .chain(changed.map(|(name, value)| add(&path(name), value.clone())))
                 .collect(),
         )
     }
@@ -352,7 +419,7 @@ impl<'a> Template<'a> {
 // === impl Copy ===
 
 impl Copy {
-    /// Everything that the user should be told, each within the length that clients show.
+    /// Every warning for the user, each within the length that clients show.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let problems = self.problems.iter().map(ToString::to_string);
@@ -411,7 +478,7 @@ fn map(value: &Value, pointer: &str) -> Map<String, Value> {
 mod tests {
     use serde_json::{Map, Value, json};
 
-    use super::{copy_opt_in, said_to_pods, template_pointer};
+    use super::{copy_opt_in, pod_annotations, template_pointer};
     use crate::config::Settings;
 
     fn deployment(own: Value, template: Value) -> Value {
@@ -433,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn annotating_copies_and_taking_off_takes_only_the_copy_back() {
+    fn opt_in_is_copied_and_only_the_copy_is_removed() {
         let plain = deployment(json!({}), json!({"team": "x"}));
         assert_eq!(written(&plain), plain);
         let mut asked = plain.clone();
@@ -460,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_template_says_itself_is_never_touched() {
+    fn templates_own_annotations_are_never_changed() {
         let own = json!({"flowcar.io/inject": "disabled"});
         let object = deployment(json!({"flowcar.io/inject": "enabled"}), own.clone());
         assert_eq!(template(&written(&object)), own);
@@ -470,7 +537,7 @@ mod tests {
     }
 
     #[test]
-    fn absent_and_null_metadata_is_made() {
+    fn absent_or_null_metadata_is_created() {
         for metadata in [
             None,
             Some(Value::Null),
@@ -504,7 +571,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_of_a_cron_job_keeps_the_copies_it_was_made_with() {
+    fn job_of_a_cron_job_keeps_its_copies() {
         let annotations = json!({
             "flowcar.io/inject": "enabled", "flowcar.io/copied": "inject", "flowcar.io/workload": "CronJob/n",
         });
@@ -515,7 +582,7 @@ mod tests {
     }
 
     #[test]
-    fn a_written_job_cannot_change_and_says_so_once() {
+    fn stored_job_is_unchanged_with_one_warning() {
         let job = |annotations: Value| json!({"kind": "Job", "metadata": {"name": "j", "annotations": annotations}, "spec": {"template": {}}});
         let asked = job(json!({"flowcar.io/inject": "enabled"}));
         let copy = copy_opt_in(
@@ -534,7 +601,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_told_where_they_are_made() {
+    fn invalid_workload_annotation_warns_at_the_workload() {
         let object = deployment(
             json!({"flowcar.io/inject": "yes", "flowcar.io/pear": "x"}),
             json!({}),
@@ -548,7 +615,7 @@ mod tests {
                 r#"flowcar.io/inject="yes": ignored; expected enabled | disabled"#,
             ]
         );
-        // Where the namespace injects, the pods are to be left alone, as a wrong value injects nothing.
+        // Where the namespace injects, an invalid value is copied, as it injects nothing.
         let labels = Map::from_iter([("flowcar.io/inject".to_owned(), json!("enabled"))]);
         let copy = copy_opt_in(&object, None, &labels, &Settings::default());
         let mut written = object;
@@ -557,7 +624,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_made_up_later_loses_no_annotation_and_rolls_nothing() {
+    fn generated_name_keeps_annotations_and_rolls_nothing() {
         let mut object = deployment(json!({"flowcar.io/inject": "enabled"}), json!({}));
         object["metadata"]["name"] = Value::Null;
         object["metadata"]["generateName"] = json!("web-");
@@ -567,7 +634,7 @@ mod tests {
         once["metadata"]["name"] = json!("web-x7k2p");
         assert_eq!(written(&once), once, "pods stay as they are");
         assert_eq!(
-            said_to_pods(&object)["flowcar.io/workload"],
+            pod_annotations(&object)["flowcar.io/workload"],
             "Deployment/web-"
         );
         let mut nameless = object;
@@ -576,7 +643,7 @@ mod tests {
     }
 
     #[test]
-    fn annotations_that_would_make_the_template_too_large_are_not_copied() {
+    fn annotations_too_large_for_the_template_are_not_copied() {
         let large = "x".repeat(260_000);
         let object = deployment(json!({"flowcar.io/inject": "enabled"}), json!({"a": large}));
         let copy = copy_opt_in(&object, None, &Map::new(), &Settings::default());
@@ -646,15 +713,15 @@ mod tests {
     }
 
     #[test]
-    fn only_what_would_be_copied_is_said_to_pods() {
+    fn only_copied_annotations_apply_to_pods() {
         let own = json!({"flowcar.io/peer": "none", "flowcar.io/pear": "x", "flowcar.io/status": "{}", "team": "a"});
         let mut object = deployment(own, json!({}));
-        let said = said_to_pods(&object);
+        let message = pod_annotations(&object);
         assert_eq!(
-            Value::Object(said),
+            Value::Object(message),
             json!({"flowcar.io/peer": "none", "flowcar.io/pear": "x"})
         );
         object["kind"] = json!("ReplicaSet");
-        assert!(said_to_pods(&object).is_empty());
+        assert!(pod_annotations(&object).is_empty());
     }
 }

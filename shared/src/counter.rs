@@ -1,32 +1,31 @@
 //! Ids of the counters that the kernel programs keep in a per-CPU array.
 //!
-//! They are the kernel's own side of the books: userspace balances what it heard in records against
-//! what the kernel counted without the ring buffer.
+//! Userspace balances the records that it received against these counts, which do not pass through the ring buffer.
 
 /// One kernel counter. The discriminant is its index in the per-CPU array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u32)]
 pub enum Counter {
-    /// Connections that were established under the programs' eyes, whether or not they could be followed.
+    /// Connections established while the programs were attached, followed or not.
     Established = 0,
-    /// Sample records that were to be sent: each is in the ring buffer, dropped, or about to be either. Userspace reads the
-    /// counters from the last to the first, and so this one after those of the dropped.
+    /// Sample records that were due: each is in the ring buffer, dropped, or about to be either. Userspace reads the counters from
+    /// the last to the first, so it reads the dropped ones before this one.
     Sampled = 1,
-    /// Established connections that cannot be followed because the kernel refused socket storage, or because userspace said that
-    /// its memory limit has no room for it.
+    /// Established connections that cannot be followed because the kernel refused socket storage, or because userspace's memory
+    /// limit has no room for it.
     StorageRefused = 2,
     /// Open records that found the ring buffer full. The connection is announced by a later record.
     OpenDropped = 3,
     /// Sample records that found the ring buffer full. Counts are cumulative: the next record has all.
     SampleDropped = 4,
-    /// Close records of established connections that found the ring buffer full: the connection's end is lost.
+    /// Close records of established connections that found the ring buffer full: the close is lost.
     CloseDropped = 5,
     /// Records of failed attempts that found the ring buffer full.
     FailedDropped = 6,
-    /// Established connections whose callbacks could not be armed, so that neither samples nor the end is seen.
+    /// Established connections whose callbacks could not be armed, so that neither samples nor the close are seen.
     ArmRefused = 7,
     /// RTT samples, retransmissions and exchanges that were not counted, because the kernel refused their flow socket
-    /// storage or because a packet's headers cannot be read. The flow's bytes, segments and end are told all the same.
+    /// storage or because a packet's headers cannot be read. The flow's bytes, segments and close are reported all the same.
     DetailRefused = 8,
     /// Exchange records that found the ring buffer full. Counts are cumulative: the flow's next record has all, but that of
     /// its close has no next.

@@ -1,20 +1,20 @@
-//! What the kernel keeps of a connection's turns, and, byte for byte, what it sends of them.
+//! A connection's exchanges as the kernel keeps them and, byte for byte, sends them.
 //!
-//! An exchange is a request and its response: the time from the last byte of the one to the first byte of the other, seen
-//! at this end. A protocol's own framing is not read: a turn is over when payload goes the other way.
+//! An exchange is a request and its response: the time from the last byte of the request to the first byte of the response,
+//! seen at this end. No protocol's framing is read: a request ends where payload goes the other way.
 //!
 //! An [`ExchangeRecord`] is sent right before the flow's own record (a sample or the close), if there are exchanges that
-//! userspace has not heard of. Counts are cumulative since the connection was established.
+//! were not reported yet. Counts are cumulative since the connection was established.
 
 use core::mem::{offset_of, size_of};
 
 use crate::{histogram::SLOTS, record::FlowRecord};
 
-/// [`ExchangeHead::kind`]: told apart from the kinds of flow records, in the same place.
+/// [`ExchangeHead::kind`]: differs from the kinds of flow records, at the same offset.
 pub const KIND: u8 = 4;
 
 /// Exchanges that are kept one by one before a connection has a histogram of them.
-pub const FEW_EXCHANGES: usize = 11;
+pub const INLINE_EXCHANGES: usize = 11;
 
 /// Bits of [`ExchangeHead::flags`].
 pub mod flag {
@@ -36,7 +36,7 @@ pub struct ExchangeHead {
     /// Sum of the exchanges in the histogram, microseconds.
     pub sum_us: u64,
     /// The first exchanges, microseconds: they are not in the histogram.
-    pub few: [u32; FEW_EXCHANGES],
+    pub inline_samples: [u32; INLINE_EXCHANGES],
     /// The shortest exchange in the histogram, microseconds; meaningless while there is none.
     pub min_us: u32,
     /// The longest exchange in the histogram, microseconds.
@@ -45,11 +45,11 @@ pub struct ExchangeHead {
     pub kind: u8,
     /// [`crate::record::Role`].
     pub role: u8,
-    /// How many of the first exchanges there are.
-    pub few_used: u8,
+    /// How many inline samples there are.
+    pub inline_samples_used: u8,
     /// Bits of [`flag`].
     pub flags: u8,
-    /// The sequence number after the newest payload sent: what ends no later was sent before.
+    /// The sequence number after the newest payload sent: a segment that ends no later is a retransmission.
     pub sent_end: u32,
     /// The sequence number after the newest payload received.
     pub received_end: u32,
@@ -57,12 +57,12 @@ pub struct ExchangeHead {
     pub slots_used: u16,
     /// Zero.
     pub reserved: u16,
-    /// A place for the verifier to see an index come out of memory.
+    /// Scratch memory: the verifier must see an index come out of memory.
     pub scratch: u32,
     /// Exchanges so far.
     pub count: u32,
-    /// Exchanges that userspace has heard of.
-    pub told: u32,
+    /// Exchanges reported to userspace.
+    pub reported: u32,
 }
 
 /// One connection's exchanges, as kept in socket storage and as sent.
@@ -71,7 +71,7 @@ pub struct ExchangeHead {
 pub struct ExchangeRecord {
     /// All but the histogram.
     pub head: ExchangeHead,
-    /// Exchanges after the first few by [`crate::histogram`] slot.
+    /// Exchanges after the inline samples, by [`crate::histogram`] slot.
     pub slots: [u32; SLOTS],
 }
 
@@ -83,5 +83,5 @@ pub const RECORD_LEN: usize = size_of::<ExchangeRecord>();
 
 const _: () = assert!(offset_of!(ExchangeHead, kind) == offset_of!(FlowRecord, kind));
 const _: () = assert!(HEAD_LEN == 104 && RECORD_LEN == HEAD_LEN + 4 * SLOTS);
-// As for flow records: with the kernel's own part it stays below 1024 bytes.
+// As for flow records: with the kernel's part it stays below 1024 bytes.
 const _: () = assert!(RECORD_LEN <= 928 && RECORD_LEN.is_multiple_of(8));

@@ -1,8 +1,8 @@
 //! The RTT histogram that the kernel fills: slots that *are* OTLP exponential buckets.
 //!
 //! OTLP's exponential bucket `i` at scale 3 covers `(2^(i/8), 2^((i+1)/8)]` **seconds**
-//! (opentelemetry-proto, `ExponentialHistogramDataPoint`). A bucket counted in the kernel can
-//! therefore leave as it is, without a second rounding, if the kernel decides by the boundaries in
+//! (opentelemetry-proto, `ExponentialHistogramDataPoint`). A bucket counted in the kernel
+//! can therefore be sent as it is, without a second rounding, if the kernel decides by the boundaries in
 //! seconds although it measures in microseconds. One second is not a power of two of microseconds,
 //! so a plain logarithm of the microseconds would not nest.
 //!

@@ -5,8 +5,8 @@
 //! histogram slot in use ([`FlowRecord::slots_used`]). All counts are cumulative since the socket was
 //! first seen, so a lost record costs nothing that the next one does not bring.
 //!
-//! Most connections are short. Socket storage costs more to make than all else that is done for one of them, so a
-//! flow gets it only when something happens that needs it: more than [`FEW_SAMPLES`] RTT samples, or a retransmission.
+//! Most connections are short. Making socket storage costs more than everything else that is done for one of them, so a flow gets
+//! it only when it needs it: for more than [`INLINE_SAMPLES`] RTT samples, or a retransmission.
 //! Until then its records are short ([`SHORT_LEN`], and [`OPEN_LEN`] when it opens): its first samples are in them one by one, and
 //! stay there.
 
@@ -20,7 +20,7 @@ use crate::histogram::SLOTS;
 pub enum Kind {
     /// The connection was established.
     Open = 1,
-    /// The connection lives; at most one for each flow and tick of userspace's.
+    /// The connection is open; at most one for each flow and sample epoch.
     Sample = 2,
     /// The connection closed, or the attempt failed ([`FlowRecord::established_ns`] is 0).
     Close = 3,
@@ -75,7 +75,7 @@ pub mod flag {
     pub const FIN_ACKED: u16 = 1 << 2;
     /// The peer's FIN came before this end sent one.
     pub const PEER_FIN_FIRST: u16 = 1 << 3;
-    /// The retransmission timer gave up (`BPF_SOCK_OPS_RTO_CB` with `args[2]` set).
+    /// The retransmission timer aborted the connection (`BPF_SOCK_OPS_RTO_CB` with `args[2]` set).
     pub const TIMED_OUT: u16 = 1 << 4;
     /// The close was orderly: from LAST_ACK, CLOSING or FIN_WAIT2 after the FINs that those states wait for.
     pub const ORDERLY: u16 = 1 << 5;
@@ -83,7 +83,7 @@ pub mod flag {
     pub const START_UNSEEN: u16 = 1 << 6;
     /// The application closed the socket before the connection was established.
     pub const ABANDONED: u16 = 1 << 7;
-    /// Every segment since the handshake was looked at (`FLOWCAR_EXCHANGE=on`), so that a RST of the peer's was seen.
+    /// Every segment since the handshake was inspected (`FLOWCAR_EXCHANGE=on`), so that a RST of the peer's was seen.
     pub const SEGMENTS_SEEN: u16 = 1 << 8;
     /// A segment with RST came from the peer.
     pub const RESET_RECEIVED: u16 = 1 << 9;
@@ -91,13 +91,13 @@ pub mod flag {
     pub const NOTHING_RECEIVED: u16 = 1 << 10;
     /// No segment without payload came since the mark, and a RST has none.
     pub const ONLY_DATA_RECEIVED: u16 = 1 << 11;
-    /// FIN_WAIT2 was left after payload had come: whether the peer's FIN is among the bytes received is not known.
+    /// FIN_WAIT2 ended after payload had come: whether the peer's FIN is among the bytes received is not known.
     pub const FIN_UNCERTAIN: u16 = 1 << 12;
-    /// A segment with FIN came from the peer; told where [`SEGMENTS_SEEN`] is.
+    /// A segment with FIN came from the peer; set only together with [`SEGMENTS_SEEN`].
     pub const FIN_SEEN: u16 = 1 << 13;
-    /// Of an attempt that ended: the socket is of userspace's own network namespace. Set by the program that can tell.
+    /// Of a failed attempt: the socket is in userspace's network namespace. Set by the program that can read the namespace.
     pub const OWN_NETNS: u16 = 1 << 14;
-    /// Of an attempt that ended: its SYN was no longer queued when it did (`tcp_sock.packets_out` is 0). A RST and, since Linux
+    /// Of a failed attempt: its SYN was no longer queued when it failed (`tcp_sock.packets_out` is 0). A RST and, since Linux
     /// 6.10, ICMP errors and SOCK_DESTROY discard the queue before they end the attempt (net/ipv4/tcp.c,
     /// tcp_done_with_error); `close()`, `shutdown()` and `connect(AF_UNSPEC)` discard it afterwards (tcp_disconnect).
     pub const SYN_DISCARDED: u16 = 1 << 15;
@@ -142,8 +142,8 @@ pub struct FlowRecord {
     /// The state before the close, `TCP_ESTABLISHED` = 1 and so on (include/net/tcp_states.h); 0 while open.
     pub last_state: u8,
     /// `tcp_sock.bytes_acked` (RFC 4898 tcpEStatsAppHCThruOctetsAcked): counts the active side's SYN and an acknowledged FIN.
-    /// From here on all is zero in the open record of a flow without socket storage, which ends before it: what is counted by
-    /// then is the handshake's, and in the next record, too.
+    /// The open record of a flow without socket storage ends before this field, so that it and all that follow decode as zero. What
+    /// is counted by then is the handshake's, and the next record has it, too.
     pub bytes_acked: u64,
     /// `tcp_sock.bytes_received` (tcpEStatsAppHCThruOctetsReceived): counts a FIN received in order.
     pub bytes_received: u64,
@@ -161,12 +161,12 @@ pub struct FlowRecord {
     pub flags: u16,
     /// Histogram slots up to the last one in use: how many follow in a sent record.
     pub slots_used: u16,
-    /// How many of the first RTT samples there are.
-    pub few_used: u32,
+    /// How many inline RTT samples there are.
+    pub inline_samples_used: u32,
     /// The first RTT samples, microseconds: they are not in the histogram.
-    pub few: [u32; FEW_SAMPLES],
-    /// Sum of the RTT samples in the histogram, microseconds. From here on all is zero in the record of a flow without
-    /// socket storage, which ends before it.
+    pub inline_samples: [u32; INLINE_SAMPLES],
+    /// Sum of the RTT samples in the histogram, microseconds. The records of a flow without socket
+    /// storage end before this field, so that it and all that follow decode as zero.
     pub rtt_sum_us: u64,
     /// SYNs (client) or SYN-ACKs (server) retransmitted.
     pub retrans_handshake: u32,
@@ -184,17 +184,17 @@ pub struct FlowRecord {
     pub rtt_min_us: u32,
     /// The greatest RTT sample in the histogram, microseconds.
     pub rtt_max_us: u32,
-    /// Userspace's tick when the last record was sent.
-    pub tick: u32,
+    /// The sample epoch when the last record was sent.
+    pub sample_epoch: u32,
     /// The slot of the newest sample. The verifier needs to see the index come out of memory.
     pub scratch: u32,
-    /// `tcp_sock.segs_in` modulo 2^16 at the mark: the last time that the connection was seen to go on.
+    /// `tcp_sock.segs_in` modulo 2^16 at the mark: the last callback that showed the connection alive.
     pub marked_segs_in: u16,
     /// `tcp_sock.data_segs_in` modulo 2^16 at the mark.
     pub marked_data_segs_in: u16,
     /// Zero.
     pub reserved: u32,
-    /// RTT samples after the first few by [`crate::histogram`] slot.
+    /// RTT samples after the inline ones, by [`crate::histogram`] slot.
     pub rtt_slots: [u32; SLOTS],
 }
 
@@ -211,9 +211,9 @@ pub const HEADER_LEN: usize = offset_of!(FlowRecord, rtt_slots);
 pub const RECORD_LEN: usize = size_of::<FlowRecord>();
 
 /// RTT samples that are kept one by one before a flow has a histogram.
-pub const FEW_SAMPLES: usize = 6;
+pub const INLINE_SAMPLES: usize = 6;
 
-// The kernel allocates a socket storage element as this value behind some 80 bytes of its own
+// The kernel allocates a socket storage element as this value behind some 80 bytes of the kernel's
 // (kernel/bpf/bpf_local_storage.c); past 1024 bytes together, every followed socket would cost 2048.
 const _: () = assert!(RECORD_LEN <= 928);
 const _: () = assert!(OPEN_LEN == 80 && SHORT_LEN == 144);

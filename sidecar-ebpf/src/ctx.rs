@@ -13,7 +13,7 @@ use aya_ebpf::{
 };
 use flowcar_shared::record::{AF_INET, FlowRecord, Role};
 
-use crate::{maps::FLOWS, storage, verifier::put};
+use crate::verifier::put;
 
 /// `CLOCK_MONOTONIC`, nanoseconds. Some 50 ns on a virtual machine, so it is read once a callback at most.
 #[inline(always)]
@@ -96,7 +96,7 @@ impl Ctx {
         unsafe { bpf_get_netns_cookie(self.0.cast()) }
     }
 
-    /// Asks for more callbacks on this socket, and keeps those that other programs asked for.
+    /// Enables callbacks on this socket, and keeps those that other programs enabled.
     #[inline(always)]
     pub(crate) fn arm(self, flags: u32) -> bool {
         // SAFETY: as above.
@@ -108,34 +108,8 @@ impl Ctx {
         unsafe { bpf_sock_ops_cb_flags_set(self.0, (present | flags) as i32) == 0 }
     }
 
-    /// The socket's record, if it is followed.
-    #[inline(always)]
-    pub(crate) fn flow(self) -> Option<&'static mut FlowRecord> {
-        let sk = self.sk();
-        // SAFETY: a socket that was checked; it is locked while its callbacks run.
-        (!sk.is_null()).then(|| unsafe { storage::get(&raw const FLOWS, sk.cast()) })?
-    }
-
-    /// The socket's record, made where there is none; `None` if the kernel refuses the memory.
-    #[inline(always)]
-    pub(crate) fn flow_or_new(self) -> Option<&'static mut FlowRecord> {
-        let sk = self.sk();
-        // SAFETY: as in `flow`.
-        (!sk.is_null()).then(|| unsafe { storage::get_or_new(&raw const FLOWS, sk.cast()) })?
-    }
-
-    /// Stops following the socket: one that connects again after `connect(AF_UNSPEC)` starts afresh.
-    #[inline(always)]
-    pub(crate) fn forget(self) {
-        let sk = self.sk();
-        if !sk.is_null() {
-            // SAFETY: as in `flow`.
-            unsafe { storage::delete(&raw const FLOWS, sk.cast()) };
-        }
-    }
-
-    /// Writes who is talking to whom into the record at `flow`, of which all that a short record has must be there. `cookie` is
-    /// the socket's.
+    /// Writes the addresses into the record at `flow`, which must have at least the fields of a short record. `cookie` is the
+    /// socket's.
     #[inline(always)]
     pub(crate) fn identify(self, flow: *mut FlowRecord, cookie: u64) {
         let ops = self.0;
@@ -173,7 +147,7 @@ impl Ctx {
         }
     }
 
-    /// Word by word: loaded all before any is stored they would go by the stack.
+    /// Word by word: if all were loaded before any is stored, they would go through the stack.
     #[inline(always)]
     fn addresses(self, flow: *mut FlowRecord) {
         macro_rules! copy {
@@ -201,7 +175,7 @@ impl Ctx {
                 peer_addr[1]: 0,
                 peer_addr[2]: mapped,
             }
-            // Else the compiler may merge loads of both branches into one from a computed place in the context, which the
+            // Else the compiler may merge loads of both branches into one from a computed offset in the context, which the
             // verifier refuses.
             // SAFETY: no instruction at all.
             unsafe { asm!("", options(nostack)) };

@@ -1,4 +1,4 @@
-//! Records into the ring buffer, or the drop into the books.
+//! Sends records into the ring buffer, or counts them as dropped.
 
 use aya_ebpf::helpers::bpf_ringbuf_output;
 use flowcar_shared::{
@@ -10,7 +10,7 @@ use flowcar_shared::{
 use crate::{
     ctx::{Ctx, now},
     maps::{self, RECORDS},
-    seat::Seat,
+    short_flow::ShortFlow,
     verifier::put,
 };
 
@@ -19,10 +19,10 @@ pub(crate) const NO_WAKEUP: u64 = 1;
 const FORCE_WAKEUP: u64 = 2;
 const AVAIL_DATA: u64 = 0;
 
-/// One record of so many asks how full the ring buffer is.
-const ASKS: u64 = 16;
+/// One record of so many queries how full the ring buffer is.
+const QUERY_EVERY: u64 = 16;
 
-const _: () = assert!(ASKS.is_power_of_two());
+const _: () = assert!(QUERY_EVERY.is_power_of_two());
 
 /// What a flow without socket storage sends when it opens, and later.
 type ShortOpen = [u64; OPEN_LEN / 8];
@@ -31,13 +31,13 @@ type Short = [u64; SHORT_LEN / 8];
 const _: () = assert!(size_of::<ShortOpen>() == OPEN_LEN);
 const _: () = assert!(size_of::<Short>() == SHORT_LEN);
 
-/// Sends `flow` as a record of `kind`. Where the ring buffer is full, counts that under `dropped`; what
-/// the record would have said is said by the flow's next one.
+/// Sends `flow` as a record of `kind`. Where the ring buffer is full, counts that under `dropped`: the
+/// flow's next record has the same counts.
 #[inline(always)]
 pub(crate) fn emit(flow: &mut FlowRecord, kind: Kind, now: u64, dropped: Counter) {
     flow.kind = kind as u8;
     flow.emitted_ns = now;
-    flow.tick = maps::tick();
+    flow.sample_epoch = maps::sample_epoch();
     let slots = u64::from(flow.slots_used).min(SLOTS as u64);
     let len = HEADER_LEN as u64 + slots * 4;
     let flags = wake(flow.cookie, now);
@@ -49,55 +49,55 @@ pub(crate) fn emit(flow: &mut FlowRecord, kind: Kind, now: u64, dropped: Counter
     }
 }
 
-/// The same for a flow without socket storage, once it is open. A close is told by the callback that names the state before it.
+/// The same for a flow without socket storage, once it is open. For a close the callback's first argument is the state before it.
 ///
-/// The clock is read last: the ring's cache lines were last read by userspace, on another CPU, and come back meanwhile. What is needed
-/// after a helper's call is read after it: what is kept meanwhile may lie on the stack (see `seat::at`).
+/// The clock is read last: userspace read the ring's cache lines last, on another CPU, and they come back meanwhile. A value that is
+/// needed after a helper's call is read after it: kept meanwhile it may lie on the stack (see `short_flow::at`).
 #[inline(always)]
-pub(crate) fn emit_few(ctx: Ctx, seat: &mut Seat, kind: Kind) {
-    seat.tell();
+pub(crate) fn emit_short(ctx: Ctx, short_flow: &mut ShortFlow, kind: Kind) {
+    short_flow.report();
     let Some(mut entry) = RECORDS.reserve::<Short>(0) else {
         maps::count(match kind {
             Kind::Open => Counter::OpenDropped,
             Kind::Sample => Counter::SampleDropped,
-            Kind::Close => lost_with_the_close(seat.established_ns),
+            Kind::Close => dropped_close(short_flow.established_ns),
         });
         return;
     };
     let flow = entry.as_mut_ptr().cast::<FlowRecord>();
-    ctx.identify(flow, seat.cookie());
-    ctx.number(flow, seat.role());
+    ctx.identify(flow, short_flow.cookie());
+    ctx.number(flow, short_flow.role());
     ctx.measure(flow);
     let last_state = match kind {
         Kind::Close => ctx.arg::<0>() as u8,
         Kind::Open | Kind::Sample => 0,
     };
     put! { flow,
-        started_ns: seat.started_ns,
-        established_ns: seat.established_ns,
+        started_ns: short_flow.started_ns,
+        established_ns: short_flow.established_ns,
         kind: kind as u8,
-        role: seat.role(),
+        role: short_flow.role(),
         last_state: last_state,
         received_at_fin_wait2: 0,
-        released_in: seat.closing.released_in,
-        flags: seat.flags,
+        released_in: short_flow.closing.released_in,
+        flags: short_flow.flags,
         slots_used: 0,
-        few_used: seat.few_used(),
-        few[0]: seat.few[0],
-        few[1]: seat.few[1],
-        few[2]: seat.few[2],
-        few[3]: seat.few[3],
-        few[4]: seat.few[4],
-        few[5]: seat.few[5],
+        inline_samples_used: short_flow.inline_samples_used(),
+        inline_samples[0]: short_flow.inline_samples[0],
+        inline_samples[1]: short_flow.inline_samples[1],
+        inline_samples[2]: short_flow.inline_samples[2],
+        inline_samples[3]: short_flow.inline_samples[3],
+        inline_samples[4]: short_flow.inline_samples[4],
+        inline_samples[5]: short_flow.inline_samples[5],
     }
     let now = now();
     put! { flow, emitted_ns: now, }
-    entry.submit(wake(seat.cookie(), now));
+    entry.submit(wake(short_flow.cookie(), now));
 }
 
-/// What is lost with the last record.
+/// The counter of a dropped close record.
 #[inline(always)]
-pub(crate) const fn lost_with_the_close(established_ns: u64) -> Counter {
+pub(crate) const fn dropped_close(established_ns: u64) -> Counter {
     if established_ns == 0 {
         Counter::FailedDropped
     } else {
@@ -105,41 +105,41 @@ pub(crate) const fn lost_with_the_close(established_ns: u64) -> Counter {
     }
 }
 
-/// Opens a flow without socket storage: says when in its seat, and sends its open record or counts that it was dropped.
+/// Opens a flow without socket storage: writes the time into its slot, and sends its open record or counts it as dropped.
 #[inline(always)]
-pub(crate) fn emit_open(ctx: Ctx, seat: &mut Seat) {
-    seat.tell();
+pub(crate) fn emit_open(ctx: Ctx, short_flow: &mut ShortFlow) {
+    short_flow.report();
     let Some(mut entry) = RECORDS.reserve::<ShortOpen>(0) else {
-        seat.open(now());
+        short_flow.open(now());
         maps::count(Counter::OpenDropped);
         return;
     };
     let flow = entry.as_mut_ptr().cast::<FlowRecord>();
-    ctx.identify(flow, seat.cookie());
-    ctx.number(flow, seat.role());
+    ctx.identify(flow, short_flow.cookie());
+    ctx.number(flow, short_flow.role());
     put! { flow,
         kind: Kind::Open as u8,
-        role: seat.role(),
+        role: short_flow.role(),
         last_state: 0,
     }
     let now = now();
-    seat.open(now);
+    short_flow.open(now);
     put! { flow,
-        started_ns: seat.started_ns,
+        started_ns: short_flow.started_ns,
         established_ns: now,
         emitted_ns: now,
     }
-    entry.submit(wake(seat.cookie(), now));
+    entry.submit(wake(short_flow.cookie(), now));
 }
 
-/// Userspace drains the ring on a timer, so a record wakes nobody until the ring fills up: a wake-up
-/// for each connection would cost more than everything else here together.
+/// Userspace drains the ring on a timer, so a record wakes it only when the ring fills up: a wake-up for each connection would
+/// cost more than everything else here together.
 ///
-/// Asking how full it is costs as much as a third of the record, so few do. Which ones is told by cookie and microsecond, for
-/// no pattern of sockets may leave out those that ask.
+/// Querying how full the ring is costs a third of a record, so one record in [`QUERY_EVERY`] does. Cookie and microsecond together
+/// select it, so that no pattern of sockets avoids all queries.
 #[inline(always)]
 fn wake(cookie: u64, now: u64) -> u64 {
-    if (cookie ^ now >> 10) & (ASKS - 1) != 0 {
+    if (cookie ^ now >> 10) & (QUERY_EVERY - 1) != 0 {
         return NO_WAKEUP;
     }
     if RECORDS.query(AVAIL_DATA) >= u64::from(maps::wake_level()) {

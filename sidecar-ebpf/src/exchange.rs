@@ -1,15 +1,15 @@
-//! A connection's turns: when a request went, and how long its response took.
+//! A connection's exchanges: when the request was sent, and how long the response took.
 //!
-//! The state has two homes, as the flow's own (see [`crate::seat`]), and moves on its own: an element of [`TURNS`], claimed
-//! by whoever holds the seat with the same number, or socket storage. Packets that come find their socket unlocked, so
-//! their program runs beside a callback of the same socket, or, where the network delivers one connection on two CPUs at
-//! once, beside itself. Each field has one writer but for that last case, which costs a wrong turn at worst; counts only
-//! grow, so a record that is sent meanwhile misses what the next one brings.
+//! The state is in an element of [`TURNS`], which belongs to the holder of the short-flow slot of the same number, or in socket
+//! storage (see [`crate::short_flow`]); it moves independently of the flow's record. A received packet finds its socket unlocked, so
+//! its program runs beside a callback of the same socket, or, where the network delivers one connection on two CPUs at once, beside
+//! itself. Each field has one writer except in that last case, which costs one wrong exchange at worst. Counts only grow, so a record
+//! that is sent meanwhile lacks only what the next one has.
 
 mod record;
 mod turn;
 
-use aya_ebpf::bindings::bpf_sock;
+use aya_ebpf::{bindings::bpf_sock, macros::map, maps::Array};
 use flowcar_shared::{
     counter::Counter,
     exchange::{ExchangeHead, ExchangeRecord, flag},
@@ -20,19 +20,25 @@ use self::record::{clear, send};
 pub(crate) use self::turn::{Way, last, payload, unread};
 use crate::{
     ctx::Ctx,
-    maps::{EXCHANGES, TURNS, count, follows_exchanges},
-    seat, storage,
+    maps::{EXCHANGES, count, follows_exchanges},
+    short_flow::{self, SHORT_FLOW_COUNT},
+    storage,
 };
 
-/// The connection is established. `seated`: its flow has a seat.
+/// Exchanges of short connections, found as their short-flow slots are: 104 bytes each, 416 KiB. A single one where exchanges are
+/// not followed.
+#[map]
+static TURNS: Array<ExchangeHead> = Array::with_max_entries(SHORT_FLOW_COUNT as u32, 0);
+
+/// The connection is established. `in_short_flow`: its flow has a short-flow slot.
 #[inline(always)]
-pub(crate) fn begin(ctx: Ctx, role: u8, seated: bool) {
+pub(crate) fn begin(ctx: Ctx, role: u8, in_short_flow: bool) {
     if !follows_exchanges() {
         return;
     }
     let cookie = ctx.cookie();
-    // Only the holder of the seat claims this, so no two do at once.
-    if seated
+    // Only the holder of the short-flow slot claims this, so no two do at once.
+    if in_short_flow
         && let Some(head) = element(cookie)
         && head.cookie == 0
     {
@@ -48,9 +54,9 @@ pub(crate) fn begin(ctx: Ctx, role: u8, seated: bool) {
     record.head.cookie = cookie;
 }
 
-/// Sends what userspace has not heard of.
+/// Sends the exchanges that were not reported yet.
 #[inline(always)]
-pub(crate) fn tell(ctx: Ctx) {
+pub(crate) fn report(ctx: Ctx) {
     if !follows_exchanges() {
         return;
     }
@@ -62,9 +68,9 @@ pub(crate) fn tell(ctx: Ctx) {
     }
 }
 
-/// The connection is over: sends what is left, and gives back the flow's flags.
+/// The connection closed: sends the rest, and returns the flow's flags.
 #[inline(always)]
-pub(crate) fn end(ctx: Ctx) -> u16 {
+pub(crate) fn close(ctx: Ctx) -> u16 {
     if !follows_exchanges() {
         return 0;
     }
@@ -93,7 +99,7 @@ fn of(cookie: u64) -> Option<&'static mut ExchangeHead> {
 
 #[inline(always)]
 fn element(cookie: u64) -> Option<&'static mut ExchangeHead> {
-    let head = TURNS.get_ptr_mut(seat::place(cookie))?;
+    let head = TURNS.get_ptr_mut(short_flow::slot(cookie))?;
     // SAFETY: an element of the array, which stays where it is.
     Some(unsafe { &mut *head })
 }
@@ -110,7 +116,7 @@ fn stored_or_new(sk: *mut bpf_sock) -> Option<&'static mut ExchangeRecord> {
     (!sk.is_null()).then(|| unsafe { storage::get_or_new(&raw const EXCHANGES, sk.cast()) })?
 }
 
-/// What the end says of its segments, in the flow's own flags.
+/// The peer's RST and FIN, as flags of the flow's record.
 #[inline(always)]
 const fn seen(flags: u8) -> u16 {
     let mut seen = flow::flag::SEGMENTS_SEEN;

@@ -15,23 +15,23 @@ use crate::{
     exchange,
     maps::{self, count},
     mark::Mark,
-    seat::{self, Seat},
+    short_flow::{self, ShortFlow},
 };
 
-/// How an attempt fails. The round trip of the handshake is the time that it took to connect, and told as that.
+/// The callbacks that show how an attempt fails. The handshake's round trip is reported as the time to connect.
 const HANDSHAKE: u32 =
     BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RETRANS_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG;
 
-/// What is heard of an established connection.
+/// The callbacks of an established connection.
 pub(crate) const CALLBACKS: u32 = HANDSHAKE | BPF_SOCK_OPS_RTT_CB_FLAG;
 
 /// `connect()` was called and the SYN is about to go. Addresses are known, sequence numbers not yet.
 #[inline(always)]
 pub(crate) fn connecting(ctx: Ctx) {
-    if let Some(seat) = seat::take(ctx, Role::Client) {
-        seat.started_ns = now();
+    if let Some(short_flow) = short_flow::take(ctx, Role::Client) {
+        short_flow.started_ns = now();
         if !ctx.arm(HANDSHAKE) {
-            seat.leave();
+            short_flow.free();
         }
     } else {
         connecting_in_storage(ctx);
@@ -42,7 +42,7 @@ pub(crate) fn connecting(ctx: Ctx) {
 #[inline(never)]
 fn connecting_in_storage(ctx: Ctx) {
     let Some(flow) = ctx.flow_or_new() else {
-        // The attempt goes on unseen; if it succeeds, `connected` tries again and counts what it finds.
+        // The attempt goes on unseen; if it succeeds, `connected` tries again and counts the refusal.
         return;
     };
     begin(flow, Role::Client);
@@ -55,8 +55,8 @@ fn connecting_in_storage(ctx: Ctx) {
 #[inline(always)]
 pub(crate) fn connected(ctx: Ctx) {
     maps::established();
-    if let Some(seat) = seat::of(ctx) {
-        seated(ctx, seat);
+    if let Some(short_flow) = short_flow::of(ctx) {
+        in_short_flow(ctx, short_flow);
     } else {
         in_storage(ctx, Role::Client);
     }
@@ -67,11 +67,11 @@ pub(crate) fn connected(ctx: Ctx) {
 #[inline(always)]
 pub(crate) fn accepted(ctx: Ctx) {
     maps::established();
-    // A SYN-ACK that was sent again is a retransmission, which a seat has no room for.
+    // A SYN-ACK that was sent again is a retransmission, which a short-flow slot has no room for.
     if ctx.total_retrans() == 0
-        && let Some(seat) = seat::take(ctx, Role::Server)
+        && let Some(short_flow) = short_flow::take(ctx, Role::Server)
     {
-        seated(ctx, seat);
+        in_short_flow(ctx, short_flow);
     } else {
         crossed_or_in_storage(ctx);
     }
@@ -80,8 +80,8 @@ pub(crate) fn accepted(ctx: Ctx) {
 #[cold]
 #[inline(never)]
 fn crossed_or_in_storage(ctx: Ctx) {
-    if let Some(seat) = seat::of(ctx) {
-        seated(ctx, seat);
+    if let Some(short_flow) = short_flow::of(ctx) {
+        in_short_flow(ctx, short_flow);
     } else {
         in_storage(ctx, Role::Server);
     }
@@ -105,15 +105,15 @@ fn in_storage(ctx: Ctx, role: Role) {
 }
 
 #[inline(always)]
-fn seated(ctx: Ctx, seat: &mut Seat) {
+fn in_short_flow(ctx: Ctx, short_flow: &mut ShortFlow) {
     if !ctx.arm(CALLBACKS) {
         count(Counter::ArmRefused);
-        seat.leave();
+        short_flow.free();
         return;
     }
-    seat.mark = Mark::now(ctx);
-    exchange::begin(ctx, seat.role(), true);
-    emit_open(ctx, seat);
+    short_flow.mark = Mark::now(ctx);
+    exchange::begin(ctx, short_flow.role(), true);
+    emit_open(ctx, short_flow);
 }
 
 #[inline(always)]

@@ -1,4 +1,4 @@
-//! `BPF_SOCK_OPS_RETRANS_CB` and `BPF_SOCK_OPS_RTO_CB` (since 4.16): what was sent again, and why.
+//! `BPF_SOCK_OPS_RETRANS_CB` and `BPF_SOCK_OPS_RTO_CB` (since 4.16): retransmissions, and their cause.
 
 use aya_ebpf::bindings::BPF_TCP_SYN_SENT;
 use flowcar_shared::{
@@ -10,14 +10,14 @@ use crate::{
     ctx::{Ctx, before},
     maps::count,
     mark::Mark,
-    seat,
+    short_flow,
 };
 
 /// Segments were retransmitted: `args[0]` is the first one's sequence number, `args[1]` how many.
 ///
 /// The kernel marks segments lost before a recovery sends them again (tcp_mark_skb_lost), so a
 /// retransmission with nothing marked is a tail loss probe (RFC 8985 section 7). After the timer expired,
-/// what lay in flight then is sent again on its account, until something newer is.
+/// it causes the retransmission of all that was in flight then, until something newer is sent again.
 #[cold]
 #[inline(never)]
 pub(crate) fn retransmitted(ctx: Ctx) {
@@ -35,15 +35,15 @@ pub(crate) fn retransmitted(ctx: Ctx) {
     }
 }
 
-/// The retransmission timer expired: `args[2]` is set if the kernel gives the connection up.
+/// The retransmission timer expired: `args[2]` is set if the kernel aborts the connection.
 #[cold]
 #[inline(never)]
 pub(crate) fn timer_expired(ctx: Ctx) {
-    // What gives up needs no room for causes, and says so even where the kernel refuses it.
+    // An aborted connection needs no room for causes: its flag is set even where the kernel refuses socket storage.
     if ctx.arg::<2>() != 0
-        && let Some(seat) = seat::of(ctx)
+        && let Some(short_flow) = short_flow::of(ctx)
     {
-        seat.flags |= flag::TIMED_OUT;
+        short_flow.flags |= flag::TIMED_OUT;
         return;
     }
     let Some(flow) = stored(ctx) else { return };
@@ -57,13 +57,13 @@ pub(crate) fn timer_expired(ctx: Ctx) {
     }
 }
 
-/// The flow's record in socket storage, where it moves for this.
+/// The flow's record in socket storage, where it is moved if need be.
 #[inline(always)]
 fn stored(ctx: Ctx) -> Option<&'static mut FlowRecord> {
-    let Some(seat) = seat::of(ctx) else {
+    let Some(short_flow) = short_flow::of(ctx) else {
         return ctx.flow();
     };
-    let flow = seat.promote(ctx);
+    let flow = short_flow.promote(ctx);
     if flow.is_none() {
         count(Counter::DetailRefused);
     }

@@ -19,7 +19,7 @@ mod mark;
 mod packet;
 mod release;
 mod rtt;
-mod seat;
+mod short_flow;
 mod sock_ops;
 mod state;
 mod storage;

@@ -1,4 +1,4 @@
-//! Every map, with its price.
+//! The maps that several hooks share, with their memory, and what the loader and userspace set. A map of one type stands beside the type.
 
 use core::ffi::c_void;
 
@@ -6,76 +6,56 @@ use aya_ebpf::{
     btf_maps::SkStorage,
     helpers::bpf_map_lookup_elem,
     macros::{btf_map, map},
-    maps::{Array, PerCpuArray, RingBuf},
+    maps::{PerCpuArray, RingBuf},
 };
 use flowcar_shared::{
     counter::{COUNTERS as COUNTER_COUNT, Counter},
-    exchange::{ExchangeHead, ExchangeRecord},
+    exchange::ExchangeRecord,
     record::FlowRecord,
 };
 
-use crate::{seat::Seat, verifier::add};
+use crate::verifier::add;
 
-/// One record for each followed socket that has no seat, freed with the socket: 1 KiB of kernel memory each, charged
+/// One record for each followed socket that has no short-flow slot, freed with the socket: 1 KiB of kernel memory each, charged
 /// to the socket's option memory (net.core.optmem_max) and, from 5.11 on, to the sidecar's memory cgroup.
 #[btf_map]
 pub(crate) static FLOWS: SkStorage<FlowRecord> = SkStorage::new();
 
-/// How many [`SEATS`] there are.
-pub(crate) const SEATS_COUNT: usize = 4096;
-
-/// What is known of short connections, 64 bytes each: 256 KiB, made once. A socket's seat is found by its cookie;
-/// cookies count up, so neighbours in time are neighbours here.
-///
-/// By lookup, and not by a pointer that is moved from the first one to the socket's: without CAP_PERFMON kernels from 6.16 on
-/// warn of a bug of their verifier's own where such a pointer is copied (adjust_ptr_min_max_vals, reg_bounds_sanity_check).
-#[map]
-static SEATS: Array<Seat> = Array::with_max_entries(SEATS_COUNT as u32, 0);
-
-/// The seat with this number.
-#[inline(always)]
-pub(crate) fn seat(number: &u32) -> Option<*mut Seat> {
-    let seat = element(&raw const SEATS, number);
-    (!seat.is_null()).then_some(seat.cast())
-}
-
-/// What userspace says while the programs run: the one variable in `.bss`, through which userspace writes it.
+/// What userspace writes while the programs run: the one variable in `.bss`.
 #[repr(C)]
-struct Said {
-    /// Paces samples: a flow sends one when its own differs.
-    tick: u32,
+struct Userspace {
+    /// Paces samples: a flow sends one when the epoch of its last record differs.
+    sample_epoch: u32,
     /// Not 0 where userspace's memory limit has no room for what is kept beside one more socket.
     full: u32,
 }
 
-/// See [`Said`].
+/// See [`Userspace`].
 #[unsafe(no_mangle)]
-static mut FLOWCAR_SAID: Said = Said { tick: 0, full: 0 };
+static mut FLOWCAR_USERSPACE: Userspace = Userspace {
+    sample_epoch: 0,
+    full: 0,
+};
 
-/// Bytes waiting in the ring buffer from which on userspace is woken. The loader says it, as below.
+/// Bytes waiting in the ring buffer from which on userspace is woken. The loader sets it, as below.
 #[unsafe(no_mangle)]
 static FLOWCAR_WAKE_LEVEL: u32 = 0;
 
-/// Whether exchanges are followed. The loader says so before the programs are loaded, and the verifier leaves out what a 0
-/// makes unreachable.
+/// Whether exchanges are followed. The loader sets it before the programs are loaded, and the verifier removes what a 0 makes
+/// unreachable.
 #[unsafe(no_mangle)]
 static FLOWCAR_EXCHANGES: u8 = 0;
 
-/// The cookie of userspace's network namespace. The loader says it.
+/// The cookie of userspace's network namespace. The loader sets it.
 #[unsafe(no_mangle)]
 static FLOWCAR_NETNS: u64 = 0;
 
 /// The cookie of userspace's network namespace.
 #[inline(always)]
-pub(crate) fn own_netns() -> u64 {
+pub(crate) fn userspace_netns() -> u64 {
     // SAFETY: a static; volatile, because the loader replaces its value.
     unsafe { (&raw const FLOWCAR_NETNS).read_volatile() }
 }
-
-/// Exchanges of short connections, found as their [`SEATS`] are: 104 bytes each, 416 KiB. A single one where exchanges are
-/// not followed.
-#[map]
-pub(crate) static TURNS: Array<ExchangeHead> = Array::with_max_entries(SEATS_COUNT as u32, 0);
 
 /// Exchanges of all others: 1 KiB for each socket, as [`FLOWS`].
 #[btf_map]
@@ -99,7 +79,7 @@ static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTER_COUNT 
 /// Counts a connection that was established.
 #[inline(always)]
 pub(crate) fn established() {
-    // No store to the stack (see `seat::at`).
+    // No store to the stack (see `short_flow::at`).
     static KEY: u32 = Counter::Established.index();
     add_one(&KEY);
 }
@@ -115,30 +95,30 @@ pub(crate) fn count(counter: Counter) {
 fn add_one(key: &u32) {
     let value = element(&raw const COUNTERS, key);
     if !value.is_null() {
-        // SAFETY: an element of the array. At once: an interrupt may bring another callback between a load and a store.
+        // SAFETY: an element of the array. Atomic: an interrupt may run another callback between a load and a store.
         unsafe { add(value.cast(), 1) };
     }
 }
 
-/// The element of an array of either kind at a key that lies wherever it likes; null where there is none.
+/// The element of an array of either kind at a key in any memory; null where there is none.
 #[inline(always)]
-fn element<T>(array: *const T, key: &u32) -> *mut c_void {
+pub(crate) fn element<T>(array: *const T, key: &u32) -> *mut c_void {
     // SAFETY: the helper takes a map and a key of it.
     unsafe { bpf_map_lookup_elem(array.cast_mut().cast(), (&raw const *key).cast_mut().cast()) }
 }
 
-/// Userspace's current tick.
+/// The current sample epoch.
 #[inline(always)]
-pub(crate) fn tick() -> u32 {
+pub(crate) fn sample_epoch() -> u32 {
     // SAFETY: an aligned u32 that userspace alone writes, as a whole.
-    unsafe { (&raw const FLOWCAR_SAID.tick).read_volatile() }
+    unsafe { (&raw const FLOWCAR_USERSPACE.sample_epoch).read_volatile() }
 }
 
 /// Whether there is no room for what is kept beside one more socket.
 #[inline(always)]
 pub(crate) fn is_full() -> bool {
-    // SAFETY: as for the tick.
-    unsafe { (&raw const FLOWCAR_SAID.full).read_volatile() != 0 }
+    // SAFETY: as for the epoch.
+    unsafe { (&raw const FLOWCAR_USERSPACE.full).read_volatile() != 0 }
 }
 
 /// Bytes waiting in the ring buffer from which on userspace is woken.

@@ -1,8 +1,8 @@
-//! What a later callback is held against: how many segments had come when the connection was last seen to go on.
+//! The mark that a later callback is compared with: how many segments had come when the connection was last seen alive.
 //!
-//! A state callback does not say what closed the connection. A RST counts as a segment received (net/ipv4/tcp_ipv4.c,
-//! tcp_v4_rcv), so a connection that closes with no more of them than it had when it was alive was closed by a timer or by
-//! this end. Counts are kept modulo 2^16: nobody gets a whole round of them between two callbacks.
+//! A state callback does not show what closed the connection. A RST counts as a segment received (net/ipv4/tcp_ipv4.c,
+//! tcp_v4_rcv), so a connection that closes with no more segments than at the mark was closed by a timer or by this end.
+//! Counts are kept modulo 2^16: no socket receives that many segments between two callbacks.
 
 use flowcar_shared::record::{FlowRecord, flag};
 
@@ -16,13 +16,13 @@ pub(crate) struct Mark {
     data_segs_in: u16,
 }
 
-/// How far the close has come.
+/// The progress of a close.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Closing {
     /// `bytes_received` when FIN_WAIT2 was entered, modulo 2^16.
     received: u16,
-    /// The state in which the application closed the socket; 0 before. Written by its release, and by nobody else while the
+    /// The state in which the application closed the socket; 0 before. Written by the release hook alone while the
     /// connection lasts.
     pub(crate) released_in: u16,
 }
@@ -48,7 +48,7 @@ impl Mark {
         }
     }
 
-    /// The connection goes on.
+    /// The mark of a connection that is alive now.
     #[inline(always)]
     pub(crate) fn now(ctx: Ctx) -> Self {
         Self {
@@ -66,7 +66,7 @@ impl Mark {
     }
 }
 
-/// What segments that came since the mark say: how many, and how many with payload.
+/// The flags for the segments that came since the mark: how many, and how many with payload.
 #[inline(always)]
 pub(crate) const fn received((all, with_data): (u16, u16)) -> u16 {
     if all == 0 {

@@ -1,6 +1,6 @@
 //! The cgroup_skb hooks (since 4.10; on a cgroup): every IP packet that a socket of the cgroup sends or receives.
 //!
-//! Attached only where exchanges are followed. What carries no payload costs one look at its headers; the rest goes to
+//! Attached only where exchanges are followed. A packet without payload costs one read of its headers; the rest goes to
 //! [`exchange`]. All reads are by `bpf_skb_load_bytes`: direct access to a packet compares pointers, which verifiers before
 //! 6.6 refuse without CAP_PERFMON.
 
@@ -34,19 +34,19 @@ type TcpHeader = [u8; TCP_LEN as usize];
 /// A packet leaves. Always answers 1: let it pass.
 #[cgroup_skb(egress)]
 pub(crate) fn flowcar_egress(context: SkBuffContext) -> i32 {
-    look(context.skb.skb, Way::Out);
+    observe_packet(context.skb.skb, Way::Out);
     1
 }
 
 /// A packet has come. Always answers 1.
 #[cgroup_skb(ingress)]
 pub(crate) fn flowcar_ingress(context: SkBuffContext) -> i32 {
-    look(context.skb.skb, Way::In);
+    observe_packet(context.skb.skb, Way::In);
     1
 }
 
 #[inline(always)]
-fn look(skb: *mut __sk_buff, way: Way) {
+fn observe_packet(skb: *mut __sk_buff, way: Way) {
     // An IPv4 and a TCP header without options, or an IPv6 header: whatever is shorter is no TCP segment.
     let Some(start) = load::<40>(skb, 0) else {
         return;
@@ -116,7 +116,7 @@ fn segment(skb: *mut __sk_buff, way: Way, offset: u32, sequence: u32, data_offse
 #[inline(always)]
 fn load<const N: usize>(skb: *mut __sk_buff, offset: u32) -> Option<[u8; N]> {
     let mut bytes = MaybeUninit::<[u8; N]>::uninit();
-    // SAFETY: the helper fills the array, or says that it did not.
+    // SAFETY: the helper fills the array, or returns an error.
     unsafe {
         match bpf_skb_load_bytes(skb.cast(), offset, bytes.as_mut_ptr().cast(), N as u32) {
             0 => Some(bytes.assume_init()),

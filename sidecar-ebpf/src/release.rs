@@ -1,8 +1,8 @@
 //! The sock_release hook (since 5.9; on a cgroup): the application closes a socket.
 //!
-//! A state callback does not say who wanted the change. The hook comes before the protocol's own close (net/ipv4/af_inet.c,
+//! A state callback does not show who caused the change. The hook runs before the protocol's close (net/ipv4/af_inet.c,
 //! inet_release): an attempt to connect was abandoned by its application if it closed the socket first; and a connection that goes
-//! from ESTABLISHED or CLOSE_WAIT straight to CLOSE was aborted by it, because every other close sends a FIN.
+//! from ESTABLISHED or CLOSE_WAIT straight to CLOSE was aborted by its application, because every other close sends a FIN.
 
 use aya_ebpf::{
     bindings::{BPF_TCP_CLOSE, BPF_TCP_LISTEN, BPF_TCP_SYN_RECV, BPF_TCP_SYN_SENT, bpf_sock},
@@ -12,7 +12,7 @@ use aya_ebpf::{
 };
 use flowcar_shared::record::flag;
 
-use crate::{maps::FLOWS, seat, storage};
+use crate::{maps::FLOWS, short_flow, storage};
 
 /// `IPPROTO_TCP` (RFC 9293). A connected UDP socket has a state, too.
 const TCP: u32 = 6;
@@ -37,27 +37,27 @@ pub(crate) fn flowcar_sock_release(context: SockContext) -> i32 {
 #[inline(always)]
 fn released(sock: *mut bpf_sock, state: u32) {
     // Of a client SYN_RECV is what follows when two SYNs cross.
-    let given_up = if state == BPF_TCP_SYN_SENT || state == BPF_TCP_SYN_RECV {
+    let abandoned = if state == BPF_TCP_SYN_SENT || state == BPF_TCP_SYN_RECV {
         flag::ABANDONED
     } else {
         0
     };
     // SAFETY: the helper takes the context.
     let cookie = || unsafe { bpf_get_socket_cookie(sock.cast()) };
-    if let Some(seat) = seat::of_cookie(cookie) {
-        seat.closing.released_in = state as u16;
-        if given_up != 0 {
-            seat.flags |= given_up;
+    if let Some(short_flow) = short_flow::of_cookie(cookie) {
+        short_flow.closing.released_in = state as u16;
+        if abandoned != 0 {
+            short_flow.flags |= abandoned;
         }
         return;
     }
-    // SAFETY: the context is the socket. What its callbacks write meanwhile is other fields, but for those of an attempt: an
-    // answer that comes at this moment only ends it.
+    // SAFETY: the context is the socket. Its callbacks write other fields meanwhile, except for an attempt's, which an answer at
+    // this moment ends anyway.
     let flow = unsafe { storage::get(&raw const FLOWS, sock.cast()) };
     if let Some(flow) = flow {
         flow.released_in = state as u16;
-        if given_up != 0 {
-            flow.flags |= given_up;
+        if abandoned != 0 {
+            flow.flags |= abandoned;
         }
     }
 }

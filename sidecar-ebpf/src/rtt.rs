@@ -8,21 +8,21 @@ use flowcar_shared::{
 
 use crate::{
     ctx::{Ctx, now},
-    emit::{emit, emit_few},
+    emit::{emit, emit_short},
     exchange,
     handshake::CALLBACKS,
     histogram::Histogram,
     maps,
     mark::Mark,
-    seat::{self, Seat},
+    short_flow::{self, ShortFlow},
     state::fins,
 };
 
-/// Counts one sample, and sends the flow's record if userspace's tick has moved since the last.
+/// Counts one sample, and sends the flow's record if the sample epoch has moved since the last.
 #[inline(always)]
 pub(crate) fn sample(ctx: Ctx) {
-    if let Some(seat) = seat::of(ctx) {
-        return seated(ctx, seat);
+    if let Some(short_flow) = short_flow::of(ctx) {
+        return in_short_flow(ctx, short_flow);
     }
     let Some(flow) = ctx.flow() else { return };
     Mark::now(ctx).write(flow);
@@ -31,44 +31,44 @@ pub(crate) fn sample(ctx: Ctx) {
     };
     count(flow, rtt_us);
     if flow.established_ns != 0
-        && flow.tick != maps::tick()
+        && flow.sample_epoch != maps::sample_epoch()
         && let Some(fins) = open(ctx)
     {
-        tell(ctx, flow, fins);
+        report(ctx, flow, fins);
     }
 }
 
 #[cold]
 #[inline(never)]
-fn tell(ctx: Ctx, flow: &mut FlowRecord, fins: u16) {
+fn report(ctx: Ctx, flow: &mut FlowRecord, fins: u16) {
     maps::count(Counter::Sampled);
     flow.flags |= fins;
     ctx.measure(flow);
-    exchange::tell(ctx);
+    exchange::report(ctx);
     emit(flow, Kind::Sample, now(), Counter::SampleDropped);
 }
 
 #[inline(always)]
-fn seated(ctx: Ctx, seat: &mut Seat) {
-    seat.mark = Mark::now(ctx);
-    let Some(rtt_us) = measured(ctx, &mut seat.flags) else {
+fn in_short_flow(ctx: Ctx, short_flow: &mut ShortFlow) {
+    short_flow.mark = Mark::now(ctx);
+    let Some(rtt_us) = measured(ctx, &mut short_flow.flags) else {
         return;
     };
-    if !seat.keep(rtt_us) {
-        // The next sample asks whether a record is due.
-        outgrown(ctx, seat, rtt_us);
-    } else if seat.established_ns != 0
-        && !seat.told()
+    if !short_flow.keep(rtt_us) {
+        // The next sample checks whether a record is due.
+        outgrown(ctx, short_flow, rtt_us);
+    } else if short_flow.established_ns != 0
+        && !short_flow.reported()
         && let Some(fins) = open(ctx)
     {
-        tell_few(ctx, seat, fins);
+        report_inline(ctx, short_flow, fins);
     }
 }
 
 #[cold]
 #[inline(never)]
-fn outgrown(ctx: Ctx, seat: &mut Seat, rtt_us: u32) {
-    match seat.promote(ctx) {
+fn outgrown(ctx: Ctx, short_flow: &mut ShortFlow, rtt_us: u32) {
+    match short_flow.promote(ctx) {
         Some(flow) => count(flow, rtt_us),
         None => maps::count(Counter::DetailRefused),
     }
@@ -76,11 +76,11 @@ fn outgrown(ctx: Ctx, seat: &mut Seat, rtt_us: u32) {
 
 #[cold]
 #[inline(never)]
-fn tell_few(ctx: Ctx, seat: &mut Seat, fins: u16) {
+fn report_inline(ctx: Ctx, short_flow: &mut ShortFlow, fins: u16) {
     maps::count(Counter::Sampled);
-    seat.flags |= fins;
-    exchange::tell(ctx);
-    emit_few(ctx, seat, Kind::Sample);
+    short_flow.flags |= fins;
+    exchange::report(ctx);
+    emit_short(ctx, short_flow, Kind::Sample);
 }
 
 /// The sample, microseconds.
@@ -90,7 +90,7 @@ fn tell_few(ctx: Ctx, seat: &mut Seat, fins: u16) {
 /// that older smoothed value is all there is (net/ipv4/tcp_input.c, tcp_rtt_estimator).
 #[inline(always)]
 fn measured(ctx: Ctx, flags: &mut u16) -> Option<u32> {
-    // Another program on the way may have set what it wants to hear of, and wiped what this one wants with it.
+    // Another program on the way may have replaced the callback flags by its own.
     ctx.arm(CALLBACKS);
     if ctx.arg::<1>() != 0 {
         return Some(ctx.arg::<0>());
@@ -103,8 +103,8 @@ fn measured(ctx: Ctx, flags: &mut u16) -> Option<u32> {
     }
 }
 
-/// What the state says about FINs, if this end's FIN has not been sent in it: past that, bytes_acked may hold the FIN before the
-/// state says so, and a sample must never count a byte that the close record will not.
+/// The FIN flags of the state, if this end's FIN has not been sent in it: after that, bytes_acked may hold the FIN before the state
+/// shows it, and a sample must never count a byte that the close record will not.
 #[inline(always)]
 fn open(ctx: Ctx) -> Option<u16> {
     let state = ctx.state();

@@ -1,7 +1,7 @@
 //! The sock_ops hook (since 4.13; on a cgroup): what happens to the sockets of the cgroup.
 //!
-//! A callback finds the processor's caches full of other things, so what counts is how much code a short connection runs
-//! through. What it seldom needs is in functions of their own (`#[cold]`, `#[inline(never)]`), out of its way.
+//! A callback starts with cold caches, so the amount of code that a short connection runs decides its cost. What it seldom needs is in
+//! functions of its own (`#[cold]`, `#[inline(never)]`).
 
 use aya_ebpf::{
     bindings::{
@@ -15,14 +15,14 @@ use aya_ebpf::{
 
 use crate::{ctx::Ctx, handshake, loss, rtt, state};
 
-/// Answers 1, as every program here must: with 0 the kernel would tell other programs on the way -EPERM.
+/// Returns 1, as every program here must: with 0 the kernel would return -EPERM to other programs on the way.
 #[sock_ops]
 pub(crate) fn flowcar_sock_ops(context: SockOpsContext) -> u32 {
     dispatch::<false>(Ctx(context.ops))
 }
 
-/// The same for kernels that tell the network namespace of a socket (5.15): loaded instead of the other. A constant that the loader sets
-/// would not do, because without CAP_PERFMON verifiers also look at what it makes unreachable.
+/// The same for kernels that return the network namespace of a socket (5.15): loaded instead of the other. A constant that the
+/// loader sets would not do, because without CAP_PERFMON verifiers also check what it makes unreachable.
 #[sock_ops]
 pub(crate) fn flowcar_sock_ops_netns(context: SockOpsContext) -> u32 {
     dispatch::<true>(Ctx(context.ops))

@@ -1,10 +1,10 @@
-//! `BPF_SOCK_OPS_STATE_CB` (since 4.16): how a connection ends.
+//! `BPF_SOCK_OPS_STATE_CB` (since 4.16): how a connection closes.
 //!
 //! `args[0]` is the old state, `args[1]` the new one, and the callback comes before the change
-//! (net/ipv4/tcp.c, tcp_set_state). Who sent the first FIN, and which FINs are among the byte counts, is
-//! told by the last state before the close, for each is reached on one path (RFC 9293 section 3.3.2). What made it leave that
-//! state is told by what came since the connection was last seen to go on ([`crate::mark`]), and by whether its application
-//! had closed it ([`crate::release`]); userspace draws the conclusions.
+//! (net/ipv4/tcp.c, tcp_set_state). The last state before the close shows who sent the first FIN and
+//! which FINs are among the byte counts, for each is reached on one path (RFC 9293 section 3.3.2). What ended that state follows from
+//! the segments that came since the connection was last seen alive ([`crate::mark`]), and from whether its application had closed it
+//! ([`crate::release`]); userspace draws the conclusions.
 
 use aya_ebpf::bindings::{
     BPF_TCP_CLOSE, BPF_TCP_CLOSE_WAIT, BPF_TCP_CLOSING, BPF_TCP_FIN_WAIT2, BPF_TCP_LAST_ACK,
@@ -13,29 +13,29 @@ use flowcar_shared::record::{FlowRecord, Kind, flag};
 
 use crate::{
     ctx::{Ctx, now},
-    emit::{emit, emit_few, lost_with_the_close},
+    emit::{dropped_close, emit, emit_short},
     exchange, maps,
     mark::{self, Closing, Mark},
-    seat,
+    short_flow,
 };
 
 /// The socket is about to change its state.
 #[inline(always)]
 pub(crate) fn changed<const NETNS: bool>(ctx: Ctx) {
     match ctx.arg::<1>() {
-        BPF_TCP_FIN_WAIT2 => waits_for_the_peers_fin(ctx),
-        BPF_TCP_CLOSE => closes::<NETNS>(ctx),
-        // Told by callbacks of their own, or by the last state.
+        BPF_TCP_FIN_WAIT2 => enter_fin_wait2(ctx),
+        BPF_TCP_CLOSE => close::<NETNS>(ctx),
+        // Other callbacks, or the last state, report them.
         _ => {}
     }
 }
 
-/// Keeps what the end of it will be told by.
+/// Keeps what the close reason will be derived from.
 #[inline(always)]
-fn waits_for_the_peers_fin(ctx: Ctx) {
-    if let Some(seat) = seat::of(ctx) {
-        seat.mark = Mark::now(ctx);
-        seat.closing.enter_fin_wait2(ctx);
+fn enter_fin_wait2(ctx: Ctx) {
+    if let Some(short_flow) = short_flow::of(ctx) {
+        short_flow.mark = Mark::now(ctx);
+        short_flow.closing.enter_fin_wait2(ctx);
     } else if let Some(flow) = ctx.flow() {
         Mark::now(ctx).write(flow);
         let mut closing = Closing::of(flow);
@@ -45,31 +45,31 @@ fn waits_for_the_peers_fin(ctx: Ctx) {
 }
 
 #[inline(always)]
-fn closes<const NETNS: bool>(ctx: Ctx) {
-    if let Some(seat) = seat::of(ctx) {
+fn close<const NETNS: bool>(ctx: Ctx) {
+    if let Some(short_flow) = short_flow::of(ctx) {
         let old = ctx.arg::<0>();
-        if seat.established_ns == 0 {
-            seat.flags |= attempt::<NETNS>(ctx);
+        if short_flow.established_ns == 0 {
+            short_flow.flags |= attempt_flags::<NETNS>(ctx);
         }
-        let marked = (seat.mark, seat.closing);
-        seat.flags |= ending(ctx, old, marked) | exchange::end(ctx);
-        emit_few(ctx, seat, Kind::Close);
-        seat.leave();
+        let marked = (short_flow.mark, short_flow.closing);
+        short_flow.flags |= close_flags(ctx, old, marked) | exchange::close(ctx);
+        emit_short(ctx, short_flow, Kind::Close);
+        short_flow.free();
     } else if let Some(flow) = ctx.flow() {
-        closed::<NETNS>(ctx, flow);
+        close_stored::<NETNS>(ctx, flow);
     }
 }
 
-/// What tells who ended an attempt.
+/// Flags that show who ended an attempt.
 #[cold]
 #[inline(never)]
-fn attempt<const NETNS: bool>(ctx: Ctx) -> u16 {
+fn attempt_flags<const NETNS: bool>(ctx: Ctx) -> u16 {
     let queue = if ctx.packets_out() == 0 {
         flag::SYN_DISCARDED
     } else {
         0
     };
-    if NETNS && ctx.netns_cookie() == maps::own_netns() {
+    if NETNS && ctx.netns_cookie() == maps::userspace_netns() {
         queue | flag::OWN_NETNS
     } else {
         queue
@@ -78,23 +78,23 @@ fn attempt<const NETNS: bool>(ctx: Ctx) -> u16 {
 
 #[cold]
 #[inline(never)]
-fn closed<const NETNS: bool>(ctx: Ctx, flow: &mut FlowRecord) {
+fn close_stored<const NETNS: bool>(ctx: Ctx, flow: &mut FlowRecord) {
     let old = ctx.arg::<0>();
     ctx.measure(flow);
     flow.last_state = old as u8;
     let marked = (Mark::of(flow), Closing::of(flow));
-    flow.flags |= ending(ctx, old, marked) | exchange::end(ctx);
+    flow.flags |= close_flags(ctx, old, marked) | exchange::close(ctx);
     if flow.established_ns == 0 {
-        // Who failed to connect has not been identified yet.
+        // The addresses of an attempt have not been written yet.
         ctx.identify(flow, ctx.cookie());
-        flow.flags |= attempt::<NETNS>(ctx);
+        flow.flags |= attempt_flags::<NETNS>(ctx);
     }
-    let dropped = lost_with_the_close(flow.established_ns);
+    let dropped = dropped_close(flow.established_ns);
     emit(flow, Kind::Close, now(), dropped);
     ctx.forget();
 }
 
-/// What a state says about FINs.
+/// The FIN flags that follow from a state.
 #[inline(always)]
 pub(crate) const fn fins(state: u32) -> u16 {
     match state {
@@ -105,12 +105,12 @@ pub(crate) const fn fins(state: u32) -> u16 {
     }
 }
 
-/// What is known of the end: what the last state says, and what came since the mark.
+/// Flags of the close: from the last state, and from the segments since the mark.
 #[inline(always)]
-fn ending(ctx: Ctx, old: u32, (mark, closing): (Mark, Closing)) -> u16 {
+fn close_flags(ctx: Ctx, old: u32, (mark, closing): (Mark, Closing)) -> u16 {
     let since = mark.since(ctx);
     let orderly = match old {
-        // Left when our FIN is acknowledged, or by a reset or the timer before that.
+        // This state ends when our FIN is acknowledged, or before that by a reset or the timer.
         BPF_TCP_LAST_ACK | BPF_TCP_CLOSING if ctx.snd_una() == ctx.snd_nxt() => {
             flag::FIN_ACKED | flag::ORDERLY
         }
@@ -120,14 +120,14 @@ fn ending(ctx: Ctx, old: u32, (mark, closing): (Mark, Closing)) -> u16 {
     fins(old) | orderly | mark::received(since)
 }
 
-/// Left when the peer's FIN comes, which counts as one byte received, or by a reset or a timer. What is left of one that its
-/// application has closed waits elsewhere, and so leaves at once, or when its time here is over, without anything coming.
+/// FIN_WAIT2 ends with the peer's FIN, which counts as one byte received, or with a reset or a timer. A socket that its application
+/// has closed becomes a timewait socket, at once or after a time-out, so this one closes without anything received.
 #[inline(always)]
 fn after_fin_wait2(ctx: Ctx, (all, with_data): (u16, u16), closing: Closing) -> u16 {
     let released_in = u32::from(closing.released_in);
     let is_orphan = released_in != 0 && released_in != BPF_TCP_FIN_WAIT2;
     let received = closing.received_since(ctx);
-    // The segment that acknowledged our FIN may have brought payload, too, which is not among those since.
+    // The segment that acknowledged our FIN may have carried payload, too; it is not among those since.
     if with_data != 0 || received > 1 {
         flag::FIN_UNCERTAIN
     } else if received == 1 {

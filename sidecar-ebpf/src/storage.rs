@@ -1,4 +1,4 @@
-//! What the kernel keeps beside a socket, and frees with it.
+//! Socket storage: memory that the kernel keeps beside a socket, and frees with it.
 
 use core::ffi::c_void;
 
@@ -8,7 +8,12 @@ use aya_ebpf::{
     helpers::{bpf_sk_storage_delete, bpf_sk_storage_get},
 };
 
-use crate::maps;
+use flowcar_shared::record::FlowRecord;
+
+use crate::{
+    ctx::Ctx,
+    maps::{self, FLOWS},
+};
 
 /// The socket's value; `None` where it has none.
 ///
@@ -57,5 +62,35 @@ unsafe fn find<T>(map: *const SkStorage<T>, sk: *mut c_void, flags: u64) -> Opti
         bpf_sk_storage_get(map.cast_mut().cast(), sk, core::ptr::null_mut(), flags)
             .cast::<T>()
             .as_mut()
+    }
+}
+
+// === impl Ctx ===
+
+impl Ctx {
+    /// The socket's record, if it is followed.
+    #[inline(always)]
+    pub(crate) fn flow(self) -> Option<&'static mut FlowRecord> {
+        let sk = self.sk();
+        // SAFETY: a socket that was checked; it is locked while its callbacks run.
+        (!sk.is_null()).then(|| unsafe { get(&raw const FLOWS, sk.cast()) })?
+    }
+
+    /// The socket's record, made where there is none; `None` if the kernel refuses the memory.
+    #[inline(always)]
+    pub(crate) fn flow_or_new(self) -> Option<&'static mut FlowRecord> {
+        let sk = self.sk();
+        // SAFETY: as in `flow`.
+        (!sk.is_null()).then(|| unsafe { get_or_new(&raw const FLOWS, sk.cast()) })?
+    }
+
+    /// Stops following the socket: one that connects again after `connect(AF_UNSPEC)` starts afresh.
+    #[inline(always)]
+    pub(crate) fn forget(self) {
+        let sk = self.sk();
+        if !sk.is_null() {
+            // SAFETY: as in `flow`.
+            unsafe { delete(&raw const FLOWS, sk.cast()) };
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! What the verifier asks for where CAP_PERFMON is not held, and what the compiler cannot do.
+//! What the verifier requires without CAP_PERFMON, and what the compiler cannot do.
 
 use core::arch::asm;
 
@@ -13,7 +13,7 @@ macro_rules! put {
 
 pub(crate) use put;
 
-/// Adds to a value at once (BPF_XADD; RFC 9669 section 5.3). For this target core has no function that does.
+/// Adds to a value atomically (BPF_XADD; RFC 9669 section 5.3). For this target core has no function that does.
 ///
 /// # Safety
 /// An aligned value that the caller may write.

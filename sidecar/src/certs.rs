@@ -16,15 +16,15 @@ pub use self::verifier::explain;
 use self::{content::Wanted, verifier::Verifier};
 use crate::files::{self, FileError, Stamps};
 
-/// No file of certificates is larger, bytes: a system's whole list of authorities has some 200 KiB.
+/// The largest file of certificates, bytes: a system's whole list of authorities has some 200 KiB.
 const MOST: u64 = 4 << 20;
 
-/// The files of one connection's TLS; with none of them, what the system trusts is trusted.
+/// The files of one connection's TLS; without any, the system's authorities are trusted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsFiles {
     /// Authorities that a receiver's certificate is checked against, or that certificate itself, PEM.
     pub authorities: Option<PathBuf>,
-    /// What this end shows of itself (mTLS).
+    /// The certificate that this end shows (mTLS).
     pub client: Option<ClientFiles>,
 }
 
@@ -40,7 +40,7 @@ pub struct ClientFiles {
 // === impl TlsFiles ===
 
 impl TlsFiles {
-    /// What the files are now, for comparison with later.
+    /// The stamps of the files, for a later comparison.
     pub fn stamps(&self) -> Stamps {
         Stamps::of(self.paths())
     }
@@ -69,7 +69,7 @@ impl TlsFiles {
                     FileError::new(
                         key,
                         format!("does not go with the certificate {certificate} ({error})"),
-                        "give the key that the certificate was made for",
+                        "give the key of the certificate",
                     )
                 })?,
         };
@@ -105,7 +105,7 @@ pub fn authorities(path: &Path) -> Result<RootCertStore, FileError> {
     let mut roots = RootCertStore::empty();
     for certificate in chain(path)? {
         roots.add(certificate).map_err(|error| {
-            let wrong = format!("has a certificate that is none ({error})");
+            let wrong = format!("has an invalid certificate ({error})");
             FileError::new(path, wrong, content::GIVE_PEM)
         })?;
     }
@@ -135,23 +135,23 @@ pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, FileError> {
     let key = PrivateKeyDer::from_pem_slice(&text)
         .map_err(|_| content::instead(path, &text, Wanted::Key))?;
     ring::sign::any_supported_type(&key).map_err(|error| {
-        let wrong = format!("has a private key of a kind that flowcar does not know ({error})");
+        let wrong = format!("has a private key of a kind that flowcar does not support ({error})");
         FileError::new(path, wrong, "use RSA, ECDSA on P-256 or P-384, or Ed25519")
     })?;
     Ok(key)
 }
 
-/// What the dates of the certificates in a file forbid now, if they do of each (`all`) or of any.
+/// The error in the dates of the certificates in a file, if each (`all`) or any certificate has one.
 pub fn out_of_date(path: &Path, all: bool) -> Option<String> {
-    let told: Vec<_> = chain(path)
+    let reported: Vec<_> = chain(path)
         .ok()?
         .iter()
         .map(verifier::out_of_date)
         .collect();
-    if all && told.contains(&None) {
+    if all && reported.contains(&None) {
         return None;
     }
-    told.into_iter().flatten().next()
+    reported.into_iter().flatten().next()
 }
 
 fn system_roots() -> Result<RootCertStore, FileError> {

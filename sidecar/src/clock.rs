@@ -7,8 +7,8 @@ use crate::flow::Monotonic;
 /// A pair of readings that names one instant in both clocks.
 ///
 /// Flows are timed in `CLOCK_MONOTONIC`, which NTP slews but nobody steps; OTLP wants Unix time. The pair is
-/// taken again in every report ([`Anchor::refresh`]), so a step of the wall clock moves flows that end after it
-/// and leaves durations alone.
+/// taken again in every report ([`Anchor::refresh`]), so a step of the wall clock moves flows that close after it
+/// and does not change durations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Anchor {
     monotonic_ns: u64,
@@ -58,16 +58,15 @@ impl Anchor {
 
 /// The times of reports: the wall clock's, but never back, whatever is done to the clock.
 ///
-/// A receiver takes a point that lies before the last one of its series for a mistake, and a start that lies after its
-/// time for nonsense. So while the wall clock is behind, because it was set back, reports follow each other at the
-/// least distance that every back end can tell apart, until the clock has caught up. Nothing is lost by that: the
-/// figures are as of when they are told.
+/// A receiver rejects a point that is older than the last one of its series, and a start that is later than its point. So while the
+/// wall clock is behind, because it was set back, reports follow each other at the least distance that every back end can
+/// distinguish, until the clock has caught up. Nothing is lost by that: the figures are as of the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReportClock {
     last_unix_ns: u64,
 }
 
-/// The least time from one report to the next: Prometheus tells times apart by the millisecond.
+/// The least time from one report to the next: Prometheus distinguishes times by the millisecond.
 const LEAST_NS: u64 = 1_000_000;
 
 impl ReportClock {
@@ -78,7 +77,7 @@ impl ReportClock {
         }
     }
 
-    /// The time of a report that is made when the wall clock says `wall_unix_ns`; both in nanoseconds since the Unix
+    /// The time of a report that is made when the wall clock is at `wall_unix_ns`; both in nanoseconds since the Unix
     /// epoch.
     pub fn report(&mut self, wall_unix_ns: u64) -> u64 {
         self.last_unix_ns = wall_unix_ns.max(self.last_unix_ns.saturating_add(LEAST_NS));
@@ -99,7 +98,7 @@ mod tests {
     const HOUR: i64 = 3_600 * S;
     const DAY: i64 = 24 * HOUR;
 
-    /// When it started, and how often it reports.
+    /// When flowcar started, and how often it reports.
     const START: u64 = 1_700_000_000_000_000_000;
     const INTERVAL: u64 = 10_000_000_000;
 
@@ -131,7 +130,7 @@ mod tests {
     ];
 
     #[test]
-    fn times_of_reports_never_run_back_and_come_back_to_the_wall_clock() {
+    fn report_times_increase_and_return_to_the_wall_clock() {
         for (name, steps) in STEPS {
             let mut clock = ReportClock::after(START);
             let (mut wall, mut last) = (START, START);
@@ -152,21 +151,21 @@ mod tests {
     }
 
     #[test]
-    fn a_flow_keeps_its_duration_and_its_order_over_every_step() {
+    fn flow_keeps_its_duration_over_clock_steps() {
         let monotonic = 5 * HOUR as u64;
         for (name, steps) in STEPS {
             let mut anchor = Anchor::new(Monotonic(monotonic), START);
             for (_, step) in *steps {
                 let wall = anchor.unix_ns(Monotonic(monotonic));
                 let stepped = Anchor::new(Monotonic(monotonic), wall.saturating_add_signed(*step));
-                let told = anchor.refresh(stepped);
-                assert_eq!(told.is_some(), step.unsigned_abs() > STEP_NS, "{name}");
+                let reported = anchor.refresh(stepped);
+                assert_eq!(reported.is_some(), step.unsigned_abs() > STEP_NS, "{name}");
             }
-            for lasted in [0, 1, HOUR as u64, monotonic] {
-                let started = anchor.unix_ns(Monotonic(monotonic - lasted));
+            for duration in [0, 1, HOUR as u64, monotonic] {
+                let started = anchor.unix_ns(Monotonic(monotonic - duration));
                 let ended = anchor.unix_ns(Monotonic(monotonic));
                 assert!(started <= ended, "{name}");
-                assert!(ended - started == lasted || started == 0, "{name}");
+                assert!(ended - started == duration || started == 0, "{name}");
             }
         }
     }

@@ -10,16 +10,16 @@ pub const UNAVAILABLE: u8 = 69;
 pub const SOFTWARE: u8 = 70;
 /// A file cannot be written (EX_CANTCREAT).
 pub const CANNOT_CREATE: u8 = 73;
-/// Started again, it can do what it cannot now (EX_TEMPFAIL).
+/// A restart may succeed (EX_TEMPFAIL).
 pub const START_AGAIN: u8 = 75;
-/// A right is missing (EX_NOPERM).
+/// A capability is missing (EX_NOPERM).
 pub const NO_PERMISSION: u8 = 77;
 /// The command was found and cannot be executed (POSIX shell).
 pub const NOT_EXECUTABLE: u8 = 126;
 /// The command was not found (POSIX shell).
 pub const NOT_FOUND: u8 = 127;
 
-/// Why flowcar itself ends without having done what it was asked to.
+/// Why flowcar itself exits before it has done its task.
 #[derive(Debug)]
 pub struct Failure {
     /// The process's exit status.
@@ -66,31 +66,31 @@ impl From<crate::otlp::exporter::TaskEnded> for Failure {
     fn from(ended: crate::otlp::exporter::TaskEnded) -> Self {
         Self::new(
             SOFTWARE,
-            format_args!("{ended}. flowcar ends, so that whoever supervises it starts it again"),
+            format_args!("{ended}. flowcar exits, so that its supervisor restarts it"),
         )
     }
 }
 
-impl From<crate::rights::RightsError> for Failure {
-    fn from(error: crate::rights::RightsError) -> Self {
+impl From<crate::capabilities::CapabilityError> for Failure {
+    fn from(error: crate::capabilities::CapabilityError) -> Self {
         Self::new(SOFTWARE, error)
     }
 }
 
-impl From<crate::scope::ScopeError> for Failure {
-    fn from(error: crate::scope::ScopeError) -> Self {
-        use crate::scope::ScopeError;
+impl From<crate::cgroup::CgroupError> for Failure {
+    fn from(error: crate::cgroup::CgroupError) -> Self {
+        use crate::cgroup::CgroupError;
         let status = match error {
-            ScopeError::Make { .. } => NO_PERMISSION,
-            ScopeError::Unreadable { .. } | ScopeError::NotCgroup2 { .. } => USAGE,
-            ScopeError::NoHostTree { .. }
-            | ScopeError::OutsidePod { .. }
-            | ScopeError::PodUnknown { .. }
-            | ScopeError::WritableTree { .. } => USAGE,
-            ScopeError::NotInTree { .. }
-            | ScopeError::NotInAPod { .. }
-            | ScopeError::NotMounted
-            | ScopeError::Proc { .. } => SOFTWARE,
+            CgroupError::Make { .. } => NO_PERMISSION,
+            CgroupError::Unreadable { .. } | CgroupError::NotCgroup2 { .. } => USAGE,
+            CgroupError::NoHostTree { .. }
+            | CgroupError::OutsidePod { .. }
+            | CgroupError::PodUnknown { .. }
+            | CgroupError::WritableTree { .. } => USAGE,
+            CgroupError::NotInTree { .. }
+            | CgroupError::NotInAPod { .. }
+            | CgroupError::NotMounted
+            | CgroupError::Proc { .. } => SOFTWARE,
         };
         Self::new(status, error)
     }

@@ -1,4 +1,4 @@
-//! `flowcar export`: the sidecar. Attach, export until told to stop, then flush within a deadline.
+//! `flowcar export`: the sidecar. It attaches, exports until SIGTERM, then flushes within a deadline.
 
 use std::{
     fs,
@@ -12,19 +12,19 @@ use tokio::{
 };
 
 use crate::{
-    admin::Desk,
+    capabilities,
+    cgroup::{self, CgroupError, Change, Watch},
+    checkpoint::CheckpointFile,
     config::{Config, Export, SourceChoice},
+    control::ProbeServer,
     exit::{self, Failure},
     follower::{Follower, Limits},
-    handover::Keeper,
     hardening::{self, Needs},
     host::Host,
     memory::{self, Budget},
     otlp::exporter::{Exporter, Patience},
-    rights,
-    scope::{self, Change, ScopeError, Watch},
     session::Session,
-    source::{self, Source, cause::Cause},
+    source::{self, Source, cause::Cause, ebpf::Options},
 };
 
 /// What to follow.
@@ -39,32 +39,32 @@ pub struct ExportArgs {
     strict: bool,
 }
 
-/// Follows and exports until SIGTERM, SIGINT or SIGHUP. A second signal ends it at once.
+/// Follows and exports until SIGTERM, SIGINT or SIGHUP. A second signal ends the process at once.
 ///
 /// # Errors
 /// [`Failure`] if the flows cannot be followed. An endpoint that cannot be reached is no failure.
 pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
-    // What comes while it starts ends it in order, too.
+    // A signal that comes during the start stops flowcar in order, too.
     let mut signals = Signals::catch()?;
     let config = &config.clone().with_default_endpoint();
     let (choice, cgroup) = followed(args.cgroup.as_deref(), config)?;
-    let source = Source::open(choice, cgroup.as_deref(), config.programs())?;
-    // In a pod no capability is worth keeping: its cgroup outlives flowcar.
+    let source = Source::open(choice, cgroup.as_deref(), Options::from(config))?;
+    // In a pod no capability is kept: the pod's cgroup outlives flowcar.
     let kept = source.still_needs(args.cgroup.is_some());
-    rights::give_away(&kept)?;
-    rights::log_kept(&kept);
+    capabilities::drop_all(&kept)?;
+    capabilities::log_kept(&kept);
     hardening::confine(&Needs {
-        writes: config.state.as_deref(),
+        writes: config.state_dir.as_deref(),
         child: false,
     });
-    // An application may write where the file lies.
-    let keeper = config.state.as_deref();
-    let keeper = keeper.and_then(|directory| open_keeper(directory, config.max_flows));
-    let before = keeper.as_ref().and_then(Keeper::read);
+    // An application may write to the file's directory.
+    let checkpoint = config.state_dir.as_deref();
+    let checkpoint = checkpoint.and_then(|directory| open_checkpoint(directory, config.max_flows));
+    let before = checkpoint.as_ref().and_then(CheckpointFile::read);
     let name = source.name();
     let mut follower = Follower::new(source, &limits(config));
-    if let Some(keeper) = &keeper {
-        follower.hand_over(before.as_ref(), keeper.place());
+    if let Some(checkpoint) = &checkpoint {
+        follower.restore(before.as_ref(), checkpoint.instance());
     }
     match &cgroup {
         Some(cgroup) => {
@@ -74,24 +74,25 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     }
     announce(config);
     let host = Host::of_cgroup(args.cgroup.as_deref().and(cgroup.as_deref()));
-    let exporter = Exporter::start_keeping(config, name, &host, keeper);
+    let exporter = Exporter::start_keeping(config, name, &host, checkpoint);
     let watch = cgroup.as_deref().zip(follower.cgroup());
     let mut watch = watch.map(|(path, id)| Watch::new(path, id));
     let mut session = Session::new(follower, exporter, config.report_interval / 2, config);
-    let desk = Desk::open(args.cgroup.as_deref().and(cgroup.as_deref()));
-    memory::let_go_of_start();
+    let probe_server = ProbeServer::open(args.cgroup.as_deref().and(cgroup.as_deref()));
+    memory::release_startup_memory();
     let mut links = interval(config.report_interval);
     links.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failed = None;
     while failed.is_none() {
         tokio::select! {
             () = signals.came() => break,
-            asked = desk.asked() => asked.answer(session.health()),
-            _ = links.tick() => failed = look_after_links(&mut session).err(),
+            asked = probe_server.asked() => asked.answer(session.health()),
+            _ = links.tick() => failed = check_links(&mut session).err(),
             change = changed(&mut watch) => failed = follow_again(&mut session, &mut watch, change).err(),
             done = session.step(|_, _| {}) => failed = done.err().map(Failure::from),
         }
     }
+    session.last_poll(|_, _| {});
     session.conclude(|_, _| {});
     let books = session.follower().books();
     tracing::info!(
@@ -100,7 +101,7 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
         live = books.live,
         lost = books.lost_total(),
         failed = books.failed,
-        "stopping: sending what is left"
+        "stopping: sending the last report and spans"
     );
     tokio::select! {
         delivered = session.close(config.shutdown_timeout, Patience::Whole) => match failed {
@@ -112,7 +113,7 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     }
 }
 
-/// What asks flowcar to end. A terminal that is closed does, too (SIGHUP): the last report is sent all the same.
+/// The signals that stop flowcar. After SIGHUP from a closed terminal the last report is sent as well.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -129,7 +130,7 @@ impl Signals {
                 )
             })
         };
-        // Under nohup it is to go on.
+        // Under nohup flowcar continues.
         let hangup = !is_ignored(SignalKind::hangup());
         Ok(Self {
             terminate: catch(SignalKind::terminate())?,
@@ -161,9 +162,9 @@ fn is_ignored(kind: SignalKind) -> bool {
     mask.is_some_and(|mask| mask & (1 << (kind.as_raw_value() - 1)) != 0)
 }
 
-/// What bounds the flows that are followed, of which the memory limit is a part.
+/// The bounds of the flows that are followed, of which one is the memory limit.
 fn limits(config: &Config) -> Limits {
-    let limits = config.limits();
+    let limits = Limits::from(config);
     let budget = Budget::find(config.span_queue_bytes, config.exchanges);
     if let Some(budget) = budget {
         let (flows, series) = (budget.flows(0), budget.series(0));
@@ -172,14 +173,14 @@ fn limits(config: &Config) -> Limits {
             tracing::info!(
                 connections = flows.min(limits.flows),
                 or_series = series.min(limits.naming.limit),
-                "the memory limit has room for so many at once"
+                "the memory limit bounds flows and series"
             );
         }
     }
     Limits { budget, ..limits }
 }
 
-/// Says where reports go, how, and how often.
+/// Logs where reports go, how, and how often.
 fn announce(config: &Config) {
     let Export { metrics, traces } = &config.export;
     if let Some(target) = metrics {
@@ -200,12 +201,12 @@ fn announce(config: &Config) {
     }
     if metrics.is_none() && traces.is_none() {
         tracing::warn!(
-            "nothing is exported: OTEL_SDK_DISABLED, or OTEL_METRICS_EXPORTER and OTEL_TRACES_EXPORTER, say so"
+            "nothing is exported: OTEL_SDK_DISABLED, or OTEL_METRICS_EXPORTER and OTEL_TRACES_EXPORTER, switch it off"
         );
     }
 }
 
-/// Waits until something becomes of the cgroup; for ever where there is none.
+/// Waits for a change of the cgroup; for ever if there is none.
 async fn changed(watch: &mut Option<Watch>) -> Change {
     match watch {
         Some(watch) => watch.changed().await,
@@ -213,8 +214,8 @@ async fn changed(watch: &mut Option<Watch>) -> Change {
     }
 }
 
-/// Follows the cgroup that was made in place of the one that was followed. While there is none, the flows of the old one are
-/// followed to their ends.
+/// Follows the cgroup that was created in place of the one that was followed. Until there is one, the flows of the old one are
+/// followed until they close.
 fn follow_again(
     session: &mut Session,
     watch: &mut Option<Watch>,
@@ -226,7 +227,7 @@ fn follow_again(
     if change == Change::Removed {
         tracing::warn!(
             %cgroup,
-            "the followed cgroup was removed: its connections are followed to their ends, and another in its place will be followed"
+            "the followed cgroup was removed: its connections are followed until they close, and a new cgroup at the path will be followed"
         );
         return Ok(());
     }
@@ -235,7 +236,7 @@ fn follow_again(
     match session.follow(&path, |_, _| {}) {
         Ok(id) => {
             watch.follows(id);
-            tracing::info!(%cgroup, "the cgroup was made anew: following its TCP flows");
+            tracing::info!(%cgroup, "the cgroup was recreated: following its TCP flows");
             Ok(())
         }
         // It was removed again meanwhile.
@@ -243,68 +244,68 @@ fn follow_again(
         Err(error) => Err(Failure::new(
             exit::START_AGAIN,
             format_args!(
-                "the followed cgroup {cgroup} was removed and made anew, and the new one cannot be followed: {error}. flowcar ends with status 75, so that whoever supervises it starts it again"
+                "the followed cgroup {cgroup} was removed and recreated, and the new one cannot be followed: {error}. flowcar exits with status 75, so that its supervisor restarts it"
             ),
         )),
     }
 }
 
-/// Where the programs cannot be attached again nothing would be followed, without a word.
-fn look_after_links(session: &mut Session) -> Result<(), Failure> {
-    session.look_after_links(|_, _| {}).map_err(|error| {
+/// Fails if the programs cannot be attached again: nothing would be followed, silently.
+fn check_links(session: &mut Session) -> Result<(), Failure> {
+    session.check_links(|_, _| {}).map_err(|error| {
         Failure::new(
             exit::START_AGAIN,
             format_args!(
-                "flowcar's programs were detached from the cgroup by another process, and cannot be attached again: {error}. flowcar ends with status 75, so that whoever supervises it starts it again"
+                "flowcar's programs were detached from the cgroup by another process, and cannot be attached again: {error}. flowcar exits with status 75, so that its supervisor restarts it"
             ),
         )
     })
 }
 
-/// Without it flowcar follows as well, and the flowcar after it counts anew.
-fn open_keeper(directory: &Path, flows: usize) -> Option<Keeper> {
-    Keeper::open(directory, flows)
+/// Without a checkpoint flowcar follows as well, and the next flowcar starts its counts anew.
+fn open_checkpoint(directory: &Path, flows: usize) -> Option<CheckpointFile> {
+    CheckpointFile::open(directory, flows)
         .inspect_err(|error| {
-            tracing::warn!(%error, "FLOWCAR_STATE is of no use: /proc does not tell this boot and network namespace");
+            tracing::warn!(%error, "FLOWCAR_STATE_DIR is ignored: /proc does not show this boot and network namespace");
         })
         .ok()
 }
 
-/// The source and the cgroup that was named, or the pod's. Without programs and without a name it is the network
-/// namespace, which is the pod's too. So it is for `auto` where there is no cgroup2, which programs are attached to.
+/// The source, and the cgroup that was named or the pod's. Without programs and without a named cgroup flowcar follows the network
+/// namespace, which is the pod's too. `auto` does so if there is no cgroup2 to attach programs to.
 fn followed(
     named: Option<&Path>,
     config: &Config,
-) -> Result<(SourceChoice, Option<PathBuf>), ScopeError> {
+) -> Result<(SourceChoice, Option<PathBuf>), CgroupError> {
     if let Some(path) = named {
-        let path = scope::named(path, config.pod.is_known(), &config.host_cgroup)?;
+        let path = cgroup::named(path, config.pod.is_known(), &config.host_cgroup)?;
         return Ok((config.source, Some(path)));
     }
     if config.source == SourceChoice::InetDiag {
         return Ok((config.source, None));
     }
-    let found = match scope::discover(&config.host_cgroup) {
-        Err(error) if config.source == SourceChoice::Auto && scope::is_version_1_only() => {
-            source::tell_refusal(&Cause::CgroupV1, &error);
+    let found = match cgroup::discover(&config.host_cgroup) {
+        Err(error) if config.source == SourceChoice::Auto && cgroup::is_version_1_only() => {
+            source::log_refusal(&Cause::CgroupV1, &error);
             return Ok((SourceChoice::InetDiag, None));
         }
         found => found?,
     };
-    if let Some(mount) = scope::writable_at(&config.host_cgroup) {
-        let error = ScopeError::WritableTree {
+    if let Some(mount) = cgroup::writable_at(&config.host_cgroup) {
+        let error = CgroupError::WritableTree {
             mount: mount.display().to_string(),
         };
         if config.source != SourceChoice::Auto {
             return Err(error);
         }
-        source::tell_refusal(&Cause::WritableTree, &error);
+        source::log_refusal(&Cause::WritableTree, &error);
         return Ok((SourceChoice::InetDiag, None));
     }
     // A static pod's cgroup has another uid than the API's: the inode is the proof, the uid a hint.
     if let Some(uid) = config.pod.uid.as_ref().filter(|uid| **uid != found.uid) {
         tracing::warn!(
             cgroup = %found.path.display(),
-            "the pod's cgroup is named by another uid than the API's ({uid}): right for a static pod only"
+            "the pod's cgroup is named by another uid than the API's ({uid}): correct for a static pod only"
         );
     }
     Ok((config.source, Some(found.path)))

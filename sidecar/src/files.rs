@@ -11,7 +11,7 @@ use std::{
 
 pub use directory::Directory;
 
-/// A file that is not what it is to be.
+/// A file with wrong content or type.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{} {wrong}; {remedy}", path.display())]
 pub struct FileError {
@@ -23,17 +23,17 @@ pub struct FileError {
     pub remedy: String,
 }
 
-/// What a file was when it was looked at: device, inode, size, time of the last change.
+/// The state of a file when it was read: device, inode, size, time of the last change.
 type Stamp = Option<(u64, u64, u64, i64, i64)>;
 
-/// Tells whether files have changed.
+/// The state of files, to detect changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stamps(Vec<Stamp>);
 
 // === impl FileError ===
 
 impl FileError {
-    /// What is wrong with the file at `path`, and what to do.
+    /// The error of the file at `path`, and what to do.
     pub fn new(path: &Path, wrong: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self {
             path: path.to_owned(),
@@ -46,7 +46,7 @@ impl FileError {
 // === impl Stamps ===
 
 impl Stamps {
-    /// What the files are now, for comparison with later.
+    /// The state of the files, for a later comparison.
     pub fn of<'a>(paths: impl Iterator<Item = &'a Path>) -> Self {
         Self(paths.map(stamp).collect())
     }
@@ -63,7 +63,7 @@ fn stamp(path: &Path) -> Stamp {
     ))
 }
 
-/// The content of a regular file of at most `most` bytes. It never waits for one, as for the writer of a FIFO.
+/// The content of a regular file of at most `most` bytes. It never blocks, as on a FIFO without a writer.
 ///
 /// # Errors
 /// It cannot be opened or read, is something else than a regular file, is empty, or is larger.
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_was_replaced_has_another_stamp_though_size_and_name_are_the_same() {
+    fn replaced_file_of_same_name_and_size_has_a_new_stamp() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("ca.crt");
         let stamps = || Stamps::of(std::iter::once(path.as_path()));
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_regular_file_within_the_bound_is_read() {
+    fn only_regular_file_within_the_bound_is_read() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = |name: &str| dir.path().join(name);
         fs::write(path("good"), "12345").expect("a file");

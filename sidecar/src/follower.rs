@@ -1,10 +1,10 @@
-//! Flows followed: the sources, the flow table and the series, owned by one task without a lock.
+//! The follower: the sources, the flow table and the series, owned by one task without a lock.
 
 mod attempts;
+mod excluded;
 mod flows;
-mod inheritance;
 mod links;
-mod own;
+mod restore;
 mod room;
 mod timers;
 
@@ -12,17 +12,18 @@ use std::{collections::HashSet, path::Path, time::Duration};
 
 use flowcar_shared::counter::{COUNTERS, Counter};
 
-use self::{flows::Flows, links::Links, own::OwnFlows};
+use self::{excluded::ExcludedFlows, flows::Flows, links::Links};
 use crate::{
     clock::Anchor,
+    config::Config,
+    exporter_sockets::ExporterSockets,
     flow::{
-        Adopt, Books, Flow, Looking, Sight,
-        handover::{Handover, Place},
+        Adopt, Books, Flow, PollContext, SocketSnapshot,
+        checkpoint::{Checkpoint, KernelInstance},
     },
     memory::Budget,
-    otlp::own::OwnSockets,
-    series::{Naming, unheard},
-    snapshot::{Own, Snapshot},
+    series::{SeriesLabels, lost_closes},
+    snapshot::{SelfMetrics, Snapshot},
     source::{
         Source, SourceError, Turn,
         diag::{DiagError, DiagSource, Dumping, Pace},
@@ -30,19 +31,32 @@ use crate::{
     },
 };
 
-/// Bounds and names.
+/// Limits and labels.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Time from one report to the next, and at least from one look at the sockets to the next.
+    /// Time from one report to the next, and at least from one poll of the sockets to the next.
     pub report: Duration,
     /// Flows listed at once.
     pub flows: usize,
-    /// What names a series.
-    pub naming: Naming,
+    /// The labels of a series.
+    pub naming: SeriesLabels,
     /// How long a series may have no connection and nothing new; zero for ever.
     pub series_idle: Duration,
-    /// What the memory limit has room for, where there is one.
+    /// The memory budget, where there is a limit.
     pub budget: Option<Budget>,
+}
+
+impl From<&Config> for Limits {
+    /// The limits as configured, without a memory budget.
+    fn from(config: &Config) -> Self {
+        Self {
+            report: config.report_interval,
+            flows: config.max_flows,
+            naming: config.naming,
+            series_idle: config.series_idle,
+            budget: None,
+        }
+    }
 }
 
 /// Follows flows.
@@ -55,7 +69,7 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Follows the flows that `source` tells of from here on.
+    /// Follows the flows that `source` reports from here on.
     pub fn new(source: Source, limits: &Limits) -> Self {
         Self {
             source,
@@ -66,28 +80,27 @@ impl Follower {
         }
     }
 
-    /// Has reports tell what to leave for the flowcar after this one, and goes on from what the one before it left. Before
-    /// the first look.
-    pub fn hand_over(&mut self, before: Option<&Handover>, here: &Place) {
-        self.flows.leaves = true;
-        if let Some(handover) = before {
-            // Beside the programs nothing is adopted by later looks. Alone, one look may miss a socket.
-            let looks = if self.source.ebpf().is_some() { 1 } else { 2 };
-            self.flows.inherit(handover, here, looks);
+    /// Has reports carry a checkpoint, and restores the checkpoint of the previous flowcar. Before the first poll.
+    pub fn restore(&mut self, before: Option<&Checkpoint>, here: &KernelInstance) {
+        self.flows.writes_checkpoint = true;
+        if let Some(checkpoint) = before {
+            // Beside the programs later polls adopt nothing. Without them one poll may miss a socket.
+            let polls = if self.source.ebpf().is_some() { 1 } else { 2 };
+            self.flows.restore(checkpoint, here, polls);
         }
     }
 
-    /// Leaves the flows of these sockets out of all figures. Before the first of them is connected.
-    pub fn leave_out(&mut self, sockets: OwnSockets) {
-        self.flows.own = OwnFlows::new(sockets);
+    /// Excludes the flows of these sockets from all figures. Before the first of them is connected.
+    pub fn exclude(&mut self, sockets: ExporterSockets) {
+        self.flows.excluded = ExcludedFlows::new(sockets);
     }
 
-    /// Waits until the kernel wants to be heard before its time.
+    /// Waits until the kernel wakes flowcar before the next drain is due.
     pub async fn woken(&self) {
         self.source.woken().await;
     }
 
-    /// Takes in what waits, but no more than one turn of the main loop may take; `finished` sees the flows that ended. Gives
+    /// Takes in what waits, but no more than one turn of the main loop may take; `finished` sees the flows that closed. Gives
     /// whether more waits.
     pub fn drain(&mut self, finished: impl FnMut(&Flow, &Anchor)) -> bool {
         self.drain_at_most(Turn::Short, finished)
@@ -99,23 +112,23 @@ impl Follower {
     }
 
     fn drain_at_most(&mut self, turn: Turn, mut finished: impl FnMut(&Flow, &Anchor)) -> bool {
-        let looking = self.looking();
+        let poll = self.poll();
         let Self { source, flows, .. } = self;
         let more = match source {
             Source::Ebpf(ebpf) => flows.records(ebpf, None, turn, &mut finished),
-            Source::Diag(diag) => flows.ends(diag, turn, &looking, &mut finished),
+            Source::Diag(diag) => flows.destroy_events(diag, turn, &poll, &mut finished),
             Source::Both(ebpf, diag) => {
                 let records = flows.records(ebpf, Some(diag), turn, &mut finished);
-                let ends = flows.ends(diag, turn, &looking, &mut finished);
-                records || ends
+                let closes = flows.destroy_events(diag, turn, &poll, &mut finished);
+                records || closes
             }
         };
         self.bound_memory();
-        self.leave();
+        self.leave_destroy_group();
         more
     }
 
-    /// Has the table, the series and the kernel take no more memory than there is.
+    /// Limits the table, the series and the kernel's storage by the memory budget.
     fn bound_memory(&mut self) {
         let is_full = self.flows.bound_memory();
         let Some(ebpf) = self.source.ebpf_mut() else {
@@ -129,13 +142,13 @@ impl Follower {
     /// Takes in all that waits, for the last time.
     pub fn conclude(&mut self, mut finished: impl FnMut(&Flow, &Anchor)) {
         self.drain_all(&mut finished);
-        let looking = self.looking();
-        self.flows.conclude(&looking, &mut finished);
+        let poll = self.poll();
+        self.flows.conclude(&poll, &mut finished);
     }
 
-    /// Looks at the sockets, if that is due. The first look adopts the connections that are open already; from then on it is
-    /// repeated as often as its cost allows.
-    pub fn look(&mut self, mut finished: impl FnMut(&Flow, &Anchor)) {
+    /// Polls the sockets, if that is due. The first poll adopts the connections that are open already; later polls come as often as
+    /// their cost allows.
+    pub fn poll_sockets(&mut self, mut finished: impl FnMut(&Flow, &Anchor)) {
         if self.source.diag().is_none() {
             return self.flows.settle();
         }
@@ -144,28 +157,28 @@ impl Follower {
         }
         let dumping = Dumping::begin();
         self.dumps += 1;
-        let looking = self.looking();
+        let poll = self.poll();
         let first = self.dumps == 1;
         let Self { source, flows, .. } = self;
         flows.dump_begins();
-        let looked = match source {
+        let polled = match source {
             Source::Ebpf(_) => return,
-            Source::Diag(diag) => alone(diag, flows, &looking, &mut finished),
+            Source::Diag(diag) => alone(diag, flows, &poll, &mut finished),
             Source::Both(ebpf, diag) if first => {
-                adopt(ebpf, diag, flows, &looking, &[0; COUNTERS], &mut finished)
+                adopt(ebpf, diag, flows, &poll, &[0; COUNTERS], &mut finished)
             }
-            Source::Both(ebpf, diag) => beside(ebpf, diag, flows, &looking, &mut finished),
+            Source::Both(ebpf, diag) => beside(ebpf, diag, flows, &poll, &mut finished),
         };
-        let shown = looked.is_ok() || self.source.ebpf().is_some();
-        self.dumped(looked, &dumping);
+        let shown = polled.is_ok() || self.source.ebpf().is_some();
+        self.dumped(polled, &dumping);
         self.drain_all(finished);
         if shown {
-            self.flows.look_is_over();
+            self.flows.poll_finished();
         }
     }
 
-    /// Follows the cgroup that is at this path now, besides what is left of the one that was there before: its flows end as they
-    /// would have. Connections that the new one has already are adopted. Gives its id.
+    /// Follows the cgroup that is at this path now, beside the previous one, whose flows stay followed until they close. Connections that
+    /// the new one has already are adopted. Gives its id.
     ///
     /// # Errors
     /// [`SourceError`]: then all is as it was.
@@ -184,22 +197,22 @@ impl Follower {
         mut finished: impl FnMut(&Flow, &Anchor),
     ) -> Result<u64, SourceError> {
         if self.dumps == 0 {
-            self.look(&mut finished);
+            self.poll_sockets(&mut finished);
         }
         self.drain_all(&mut finished);
         let before = self.kernel();
         let id = attach(&mut self.source)?;
         let dumping = Dumping::begin();
         self.dumps += 1;
-        let looking = self.looking();
+        let poll = self.poll();
         let Self { source, flows, .. } = self;
         flows.dump_begins();
-        let looked = match source {
+        let polled = match source {
             Source::Ebpf(_) => return Ok(id),
-            Source::Diag(diag) => alone(diag, flows, &looking, &mut finished),
-            Source::Both(ebpf, diag) => adopt(ebpf, diag, flows, &looking, &before, &mut finished),
+            Source::Diag(diag) => alone(diag, flows, &poll, &mut finished),
+            Source::Both(ebpf, diag) => adopt(ebpf, diag, flows, &poll, &before, &mut finished),
         };
-        self.dumped(looked, &dumping);
+        self.dumped(polled, &dumping);
         self.drain_all(finished);
         Ok(id)
     }
@@ -209,40 +222,40 @@ impl Follower {
         self.source.cgroup()
     }
 
-    fn dumped(&mut self, looked: Result<(), DiagError>, dumping: &Dumping) {
-        if let Err(error) = looked {
-            tracing::warn!(%error, "the sockets cannot be looked at");
+    fn dumped(&mut self, polled: Result<(), DiagError>, dumping: &Dumping) {
+        if let Err(error) = polled {
+            tracing::warn!(%error, "the sockets cannot be polled");
         }
         self.pace.dumped(dumping);
     }
 
-    /// Looks at the sockets whether that is due or not: what began since the last look is not to be missed.
-    pub fn look_again(&mut self, finished: impl FnMut(&Flow, &Anchor)) {
+    /// Polls the sockets whether that is due or not, so that connections since the last poll are not missed.
+    pub fn poll_again(&mut self, finished: impl FnMut(&Flow, &Anchor)) {
         self.pace.hurry();
-        self.look(finished);
+        self.poll_sockets(finished);
     }
 
-    /// Asks every flow for one sample with its next round trip.
+    /// Requests one sample of every flow with its next round trip.
     pub fn ask_for_samples(&mut self) {
         let Some(source) = self.source.ebpf_mut() else {
             return;
         };
         if let Err(error) = source.ask_for_samples() {
-            tracing::warn!(%error, "flows that live are not sampled");
+            tracing::warn!(%error, "open flows are not sampled");
         }
     }
 
-    /// Reads the clocks again, and says so when the wall clock was stepped.
+    /// Reads the clocks again, and logs it when the wall clock was stepped.
     pub fn anchor_again(&mut self) {
         if let Some(step_ns) = self.flows.anchor.refresh(Anchor::now()) {
             tracing::warn!(
                 step_s = step_ns as f64 / 1e9,
-                "the wall clock was stepped; flows that end from now on have the new time, and so have reports once it is later than the last one's"
+                "the wall clock was stepped; flows that close from now on have the new time, and so have reports once it is later than the last report's"
             );
         }
     }
 
-    /// The flows that live.
+    /// The open flows.
     pub fn flows(&self) -> impl ExactSizeIterator<Item = &Flow> {
         self.flows.table.iter()
     }
@@ -257,8 +270,8 @@ impl Follower {
         self.flows.books(&self.kernel())
     }
 
-    /// Sockets of the network namespace that ended and may have been of the cgroup or not; `None` where the programs tell, which
-    /// see none but the cgroup's.
+    /// Closed sockets of the network namespace that may or may not have been in the cgroup; `None` with the programs, which see the
+    /// cgroup's alone.
     pub fn unscoped(&self) -> Option<u64> {
         match &self.source {
             Source::Diag(diag) => Some(diag.unscoped()),
@@ -266,18 +279,19 @@ impl Follower {
         }
     }
 
-    /// The report as it stands, with `own` completed by what is known here. Drain first.
-    pub fn snapshot(&mut self, own: Own) -> Snapshot {
+    /// The report as it stands, with `self_metrics` completed by what is known here. Drain first.
+    pub fn snapshot(&mut self, self_metrics: SelfMetrics) -> Snapshot {
         let kernel = self.kernel();
-        self.flows.snapshot(&kernel, self.source.diag(), own)
+        self.flows
+            .snapshot(&kernel, self.source.diag(), self_metrics)
     }
 
     fn kernel(&self) -> [u64; COUNTERS] {
         self.source.ebpf().map_or([0; COUNTERS], kernel)
     }
 
-    /// Beside the programs the end of sockets is of no interest once the last adopted flow is gone.
-    fn leave(&mut self) {
+    /// Beside the programs destroy events are not needed once the last adopted flow has closed.
+    fn leave_destroy_group(&mut self) {
         if let Source::Both(_, diag) = &mut self.source
             && diag.is_subscribed()
             && !self.flows.table.has_adopted()
@@ -286,18 +300,18 @@ impl Follower {
         }
     }
 
-    /// The circumstances of a look now.
-    fn looking(&self) -> Looking {
-        Looking {
+    /// The circumstances of a poll now.
+    fn poll(&self) -> PollContext {
+        PollContext {
             at: Anchor::now().monotonic(),
             dump: self.dumps,
-            // Records tell of what is new; without them everything is to be adopted.
+            // Records report what is new; without them everything is adopted.
             adopt: match self.source {
                 Source::Diag(_) => Adopt::All,
                 Source::Ebpf(_) | Source::Both(..) => Adopt::Nothing,
             },
             overruns: self.source.diag().map_or(0, DiagSource::dropped),
-            unheard: 0,
+            lost_closes: 0,
             seed: self.flows.seed,
         }
     }
@@ -307,38 +321,38 @@ impl Follower {
 fn alone(
     diag: &mut DiagSource,
     flows: &mut Flows,
-    looking: &Looking,
+    poll: &PollContext,
     finished: &mut impl FnMut(&Flow, &Anchor),
 ) -> Result<(), DiagError> {
-    diag.dump(|sight| flows.look(sight, looking, finished))?;
-    flows.looked(diag, looking, finished);
+    diag.dump(|observed| flows.poll_sockets(observed, poll, finished))?;
+    flows.finish_poll(diag, poll, finished);
     Ok(())
 }
 
-/// Beside the programs the first dump after they were attached is kept until the ring is drained: what the table does not know
-/// then is older than they are. `before` are the kernel's counters as of the attachment. Sockets of a cgroup that was followed
+/// Beside the programs the first dump after they were attached is kept until the ring is drained: sockets that the table does not
+/// know then are older than the programs. `before` are the kernel's counters as of the attachment. Sockets of a cgroup that was followed
 /// before are all known, or counted where they are not.
 fn adopt(
     ebpf: &mut EbpfSource,
     diag: &mut DiagSource,
     flows: &mut Flows,
-    looking: &Looking,
+    poll: &PollContext,
     before: &[u64; COUNTERS],
     finished: &mut impl FnMut(&Flow, &Anchor),
 ) -> Result<(), DiagError> {
-    // Before the dump, so that no end falls between the two.
+    // Before the dump, so that no close falls between the two.
     diag.subscribe()?;
-    let mut sights: Vec<Sight> = Vec::new();
+    let mut observed_sockets: Vec<SocketSnapshot> = Vec::new();
     let (room, mut left_out) = (flows.table.room(), 0);
-    diag.dump(|sight| {
-        if sights.len() < room {
-            sights.push(*sight);
+    diag.dump(|observed| {
+        if observed_sockets.len() < room {
+            observed_sockets.push(*observed);
         } else {
             left_out += 1;
         }
     })?;
-    flows.table.leave_out(left_out);
-    // Their records have told of all of them.
+    flows.table.count_over_capacity(left_out);
+    // Records have reported all of these.
     let mut over = HashSet::new();
     flows.records(
         ebpf,
@@ -354,23 +368,26 @@ fn adopt(
     let new = if dropped == 0 {
         Adopt::Connected
     } else {
-        Adopt::Inherited
+        Adopt::Restored
     };
     let (adopted, unadopted) = (flows.table.adopted(), flows.table.unadopted());
-    for sight in sights.iter().filter(|sight| !over.contains(&sight.cookie)) {
-        let adopt = match diag.is_newest(sight) {
+    for observed in observed_sockets
+        .iter()
+        .filter(|observed| !over.contains(&observed.cookie))
+    {
+        let adopt = match diag.is_newest(observed) {
             true => new,
             false => Adopt::Nothing,
         };
-        let looking = Looking { adopt, ..*looking };
-        flows.look(sight, &looking, finished);
+        let poll = PollContext { adopt, ..*poll };
+        flows.poll_sockets(observed, &poll, finished);
     }
     let unadopted = flows.table.unadopted() - unadopted;
     if unadopted > 0 {
         tracing::warn!(
             unadopted,
             dropped,
-            "the ring buffer overran at the start, so connections that were open before cannot be told from new ones and are not followed; raise FLOWCAR_RING_BYTES"
+            "the ring buffer overran at the start, so connections that were open before cannot be distinguished from new ones and are not followed; raise FLOWCAR_RING_BYTES"
         );
     }
     let adopted = flows.table.adopted().saturating_sub(adopted);
@@ -378,34 +395,36 @@ fn adopt(
     Ok(())
 }
 
-/// Beside the programs dumps feed the flows that the table knows. The ring goes on being drained in the middle of one, for
-/// it may take longer than the ring lasts.
+/// Beside the programs dumps update the flows that the table knows. The ring is drained during a dump, which may take longer than
+/// the ring takes to fill.
 fn beside(
     ebpf: &mut EbpfSource,
     diag: &mut DiagSource,
     flows: &mut Flows,
-    looking: &Looking,
+    poll: &PollContext,
     finished: &mut impl FnMut(&Flow, &Anchor),
 ) -> Result<(), DiagError> {
     const DRAIN_EVERY: u32 = 4_096;
-    let looking = &Looking {
-        unheard: unheard(&flows.books(&kernel(ebpf))),
-        ..*looking
+    let poll = &PollContext {
+        lost_closes: lost_closes(&flows.books(&kernel(ebpf))),
+        ..*poll
     };
     let mut count = 0;
-    diag.dump(|sight| {
-        flows.look(sight, looking, finished);
+    diag.dump(|observed| {
+        flows.poll_sockets(observed, poll, finished);
         count += 1;
         if count % DRAIN_EVERY == 0 {
             flows.records(ebpf, None, Turn::Whole, finished);
         }
     })?;
-    // A socket that is not there any more has sent its last record.
+    // A closed socket has sent its last record.
     flows.records(ebpf, Some(diag), Turn::Whole, finished);
-    flows.looked(diag, looking, finished);
-    let absent = flows.table.absent() + flows.own.absent();
+    flows.finish_poll(diag, poll, finished);
+    let absent = flows.table.absent() + flows.excluded.absent();
     let waiting = flows.waiting(&kernel(ebpf));
-    flows.remainder.looked(looking.unheard, absent + waiting);
+    flows
+        .unattributed
+        .finish_poll(poll.lost_closes, absent + waiting);
     Ok(())
 }
 

@@ -1,12 +1,11 @@
-//! Who is followed on a host, where no pod is: named by the unit's or the container's cgroup, told apart from others by an id
-//! that survives a restart.
+//! The identity of a followed cgroup on a host without pods: its name is that of the unit or container, its id survives a restart.
 
 use std::{fs, path::Path};
 
 use nix::unistd::gethostname;
 use uuid::Uuid;
 
-use crate::scope;
+use crate::cgroup;
 
 /// The namespace that OpenTelemetry gives for a `service.instance.id` of version 5 (semantic conventions,
 /// attributes-registry/service).
@@ -15,7 +14,7 @@ const NAMESPACE: Uuid = Uuid::from_u128(0x4d63009a_8d0f_11ee_aad7_4c796ed8e320);
 /// Where systemd (machine-id(5)) and D-Bus keep the machine's id.
 const MACHINE_ID: [&str; 2] = ["/etc/machine-id", "/var/lib/dbus/machine-id"];
 
-/// What is known of what is followed besides what the settings tell.
+/// The resource's attributes that do not come from the settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Host {
     /// `service.name`
@@ -29,7 +28,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// Of a command that `flowcar run` runs: each run is an instance of its own.
+    /// For a command that `flowcar run` runs: each run is an instance of its own.
     pub fn of_command(command: Option<&str>) -> Self {
         Self {
             service_name: command.map(str::to_owned),
@@ -39,11 +38,11 @@ impl Host {
         }
     }
 
-    /// Of a cgroup that was named, or else of all that there is in the network namespace.
+    /// For a cgroup that was named, or else for the whole network namespace.
     pub fn of_cgroup(cgroup: Option<&Path>) -> Self {
         let path = match cgroup {
             Some(path) => below_mount(path),
-            None => scope::own_cgroup().map_or_else(|_| String::new(), |own| below_mount(&own)),
+            None => cgroup::own_cgroup().map_or_else(|_| String::new(), |own| below_mount(&own)),
         };
         let (service_name, container_id) = match cgroup {
             Some(_) => named_by(&path),
@@ -62,17 +61,17 @@ impl Host {
 
 /// The path of a cgroup as /proc/PID/cgroup would have it, wherever cgroup2 is mounted.
 fn below_mount(path: &Path) -> String {
-    let mount = scope::mount_point().unwrap_or_default();
+    let mount = cgroup::mount_point().unwrap_or_default();
     let below = path.strip_prefix(&mount).unwrap_or(path);
     format!("/{}", below.display().to_string().trim_start_matches('/'))
 }
 
-/// Not the machine's id itself, which is to be kept secret (machine-id(5)).
+/// Not the machine's id itself, which must be kept secret (machine-id(5)).
 fn derived(machine: &str, path: &str) -> String {
     Uuid::new_v5(&NAMESPACE, format!("{machine} {path}").as_bytes()).to_string()
 }
 
-/// A machine's id is 32 hex digits; while an image has none yet there may be `uninitialized` instead.
+/// A machine's id is 32 hex digits; in an image that was never booted it may be `uninitialized`.
 fn machine_id() -> Option<String> {
     MACHINE_ID.into_iter().find_map(|file| {
         let text = fs::read_to_string(file).ok()?;
@@ -107,13 +106,13 @@ fn named_by(path: &str) -> (Option<String>, Option<String>) {
     let bare = suffixes.into_iter().find_map(|end| name.strip_suffix(end));
     let name = unescape(bare.unwrap_or(name));
     match container(&name) {
-        // As its engine shows it in lists.
+        // The short form that container engines list.
         Some((before, id)) => (Some(format!("{before}{}", &id[..12])), Some(id.to_owned())),
         None => (Some(name), None),
     }
 }
 
-/// What container engines call their scopes and directories: `docker-<id>`, `libpod-<id>`, `cri-containerd-<id>`, `<id>`.
+/// The names of container engines' scopes and directories: `docker-<id>`, `libpod-<id>`, `cri-containerd-<id>`, `<id>`.
 fn container(name: &str) -> Option<(&str, &str)> {
     let at = name.rfind('-').map_or(0, |at| at + 1);
     let (before, id) = name.split_at(at);
@@ -121,7 +120,7 @@ fn container(name: &str) -> Option<(&str, &str)> {
     is_id.then_some((before, id))
 }
 
-/// Undoes systemd's escapes in a unit's name (systemd-escape(1)): `\x2d` is `-`. What is none stays.
+/// Undoes systemd's escapes in a unit's name (systemd-escape(1)): `\x2d` is `-`. Other text stays.
 fn unescape(name: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = name;
@@ -149,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cgroup_names_its_service() {
+    fn cgroup_names_its_service() {
         let id = "0123456789abcdef".repeat(4);
         for (path, name, container) in [
             ("/system.slice/nginx.service", Some("nginx"), false),
@@ -193,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn the_instance_is_that_of_a_machine_and_a_cgroup_and_tells_nothing_of_the_machines_id() {
+    fn instance_id_depends_on_machine_and_cgroup_and_hides_the_id() {
         let machine = "0123456789abcdef0123456789abcdef";
         let one = derived(machine, "/system.slice/nginx.service");
         assert_eq!(one, derived(machine, "/system.slice/nginx.service"));
@@ -205,7 +204,7 @@ mod tests {
                 "/system.slice/nginx.service"
             )
         );
-        // By another's count (Python's uuid.uuid5).
+        // Computed with Python's uuid.uuid5.
         assert_eq!(one, "7e8315c3-2d69-5b26-b3e7-c3fe37a4b859");
         assert!(!one.contains(&machine[..8]));
     }

@@ -6,37 +6,41 @@
 //! ------                                  ---------------------------------------------------------
 //! sock_ops -- connect/established/state/  source::ebpf --> flow::decode --+
 //!   |         rtt/retransmit/rto          (ring buffer)     (pure)        |
-//!   |  per-socket record: seat or storage                                 +--> flow::Table -> series -> snapshot
+//!   |  per-socket record: slot or storage                                 +--> flow::Table -> series -> snapshot
 //!   +-> one record per open/sample/close                                  |      (pure)       (pure)      |
-//! sock_release - attempts that are given up                               |        |                      |
-//! cgroup_skb - turns, if they are asked for                               |        |                      v
-//! inet_diag - every socket's tcp_info, -> source::diag --> flow::Sight ---+        |                otlp::metrics
+//! sock_release - attempts that are abandoned                              |        |                      |
+//! cgroup_skb - exchanges, if configured                                   |        |                      v
+//! inet_diag - every socket's tcp_info, -> source::diag --> SocketSnapshot +        |                otlp::metrics
 //!             and the last one of each    (netlink)         (pure)                 v                      |
-//!             that ends                                         finished flows --> otlp::spans --> grpc | http
+//!             that closes                                       finished flows --> otlp::spans --> grpc | http
 //!                                                                              +-> view: table, JSON
 //! ```
 //!
-//! The two sources join by the socket's cookie. Records tell of what begins under the programs' eyes; looks feed those
-//! flows between records, add what is older, and take off the list what ended unheard. Where the programs are refused,
-//! looks are all there is.
+//! The two sources join by the socket's cookie. Records report the connections that open while the programs are attached; polls
+//! update those flows between records, adopt older connections, and evict flows whose close was lost. Where the programs are
+//! refused, polls are the only source.
 //!
-//! What a report told of that a receiver took is left for the flowcar after this one (`flow::handover`, kept in a file by
-//! `handover`): it counts connections that are still open from there, and those that are not as lost to the restart.
+//! After each acknowledged report flowcar writes a checkpoint (`flow::checkpoint`, kept in a file by `checkpoint`). The next flowcar
+//! counts connections that are still open from there, and those that are not as lost to the restart.
 //!
-//! Data only walks to the right; nothing on the right is imported on the left. `flow`, `series`,
+//! Data only flows to the right; nothing on the right is imported on the left. `flow`, `series`,
 //! `snapshot`, `histogram` and the encoders of `otlp` are pure: no clock, no I/O; time comes in as an argument.
 
-pub mod admin;
+pub mod capabilities;
 pub mod certs;
+pub mod cgroup;
 pub mod check;
+pub mod checkpoint;
 pub mod clock;
 pub mod config;
+pub mod confinement;
+pub mod control;
 pub mod exit;
 pub mod export;
+pub mod exporter_sockets;
 pub mod files;
 pub mod flow;
 pub mod follower;
-pub mod handover;
 pub mod hardening;
 pub mod histogram;
 pub mod host;
@@ -44,13 +48,10 @@ pub mod logs;
 pub mod losses;
 pub mod memory;
 pub mod otlp;
-pub mod rights;
 pub mod run;
-pub mod scope;
 pub mod series;
 pub mod session;
 pub mod sink;
 pub mod snapshot;
 pub mod source;
-pub mod surroundings;
 pub mod view;

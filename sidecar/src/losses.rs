@@ -1,10 +1,10 @@
-//! The line that says when a part of the ends that matters is lost. Each loss is counted as well, by its cause.
+//! The log line for a significant share of lost closes. Each loss is counted as well, by its cause.
 
 use std::collections::BTreeMap;
 
 use crate::flow::{Books, Lost};
 
-/// One end in so many may be lost without a line.
+/// One close in so many may be lost without a line.
 const SHARE: u64 = 100;
 
 /// Compares each report's books with those of the one before it.
@@ -24,7 +24,7 @@ struct Share {
 }
 
 impl Losses {
-    /// Says so if more than one in a hundred connections that ended since the last report were lost.
+    /// Logs it if more than one in a hundred connections that closed since the last report were lost.
     pub fn report(&mut self, books: &Books) {
         if let Some(Share { lost, ended, cause }) = self.share(books) {
             tracing::warn!(
@@ -56,7 +56,7 @@ impl Losses {
     }
 }
 
-/// What to do about it.
+/// What the operator can do.
 const fn remedy(cause: Lost) -> &'static str {
     match cause {
         Lost::RingFull => {
@@ -69,11 +69,16 @@ const fn remedy(cause: Lost) -> &'static str {
             "another program of this cgroup takes flowcar's callbacks off its sockets"
         }
         Lost::Overrun => {
-            "more sockets closed at once than the kernel keeps news of; give flowcar CAP_BPF and CAP_NET_ADMIN, or more CPU time"
+            "the kernel dropped destroy events of sockets that closed at once; give flowcar CAP_BPF and CAP_NET_ADMIN, or more CPU time"
         }
         Lost::Malformed => "please report this with the output of `uname -r`",
-        Lost::Detached => "somebody else took flowcar's programs off the cgroup; find who may",
-        Lost::Wiped | Lost::Restart => "this cannot be helped",
+        Lost::Detached => {
+            "another process detached flowcar's programs from the cgroup; find out which may"
+        }
+        Lost::Disconnected => {
+            "inet_diag loses the counts of a short connection whose socket is disconnected; use the eBPF source, which counts such connections"
+        }
+        Lost::Restart => "they closed while no flowcar followed them",
     }
 }
 
@@ -90,19 +95,19 @@ mod tests {
     }
 
     #[test]
-    fn only_a_share_that_is_new_and_large_enough_is_reported_with_its_main_cause() {
+    fn new_loss_above_one_percent_is_reported_with_its_main_cause() {
         let mut losses = Losses::default();
         assert_eq!(losses.share(&books(1_000, &[])), None);
-        let few = [(Lost::RingFull, 9)];
-        assert_eq!(losses.share(&books(2_000, &few)), None);
-        let more = [(Lost::RingFull, 59), (Lost::Wiped, 2)];
+        let below = [(Lost::RingFull, 9)];
+        assert_eq!(losses.share(&books(2_000, &below)), None);
+        let more = [(Lost::RingFull, 59), (Lost::Disconnected, 2)];
         let expected = Share {
             lost: 52,
             ended: 1_052,
             cause: Lost::RingFull,
         };
         assert_eq!(losses.share(&books(3_000, &more)), Some(expected));
-        // The same counts are no news.
+        // The same counts are no new loss.
         assert_eq!(losses.share(&books(3_000, &more)), None);
         assert_eq!(losses.share(&books(3_001, &more)), None);
     }

@@ -4,12 +4,13 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use flowcar::{
-    admin::{ProbeArgs, probe},
+    capabilities,
     check::{CheckArgs, check},
     config::{Config, Shared},
+    control::{ProbeArgs, probe},
     exit::{self, Failure},
     export::{ExportArgs, export},
-    hardening, logs, rights,
+    hardening, logs,
     run::{RunArgs, run},
     sink::{SinkArgs, sink},
 };
@@ -27,36 +28,36 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Commands {
-    /// Run a command, follow its flows, and report each one that ends
+    /// Run a command, follow its flows, and report each one that closes
     Run(RunArgs),
     /// Follow a cgroup's flows and export them until SIGTERM (the sidecar)
     Export(ExportArgs),
-    /// Tell whether flows can be followed here, by which source, and what stands in the way; with --send, whether receivers take
-    /// what is sent. Exit status 69 if not
+    /// Check whether flows can be followed here, by which source, and what prevents it; with --send, whether receivers take
+    /// exports. Exit status 69 if not
     Check(CheckArgs),
-    /// Ask the sidecar of this container how it is, for exec probes: exit status 0 is yes
+    /// Ask the sidecar of this container for its health, for exec probes: exit status 0 is yes
     Probe(ProbeArgs),
-    /// Receive OTLP and print it, for trying things out
+    /// Receive OTLP and print it, for trials
     Sink(SinkArgs),
 }
 
 fn main() -> ExitCode {
     if let Err(error) = hardening::at_start() {
         logs::last_line(format_args!(
-            "flowcar: the kernel refuses to shut others out of this process's memory ({error})"
+            "flowcar: the kernel refuses to protect this process's memory from other processes ({error})"
         ));
         return exit::SOFTWARE.into();
     }
     let command = match Cli::try_parse() {
         Ok(cli) => cli.command,
         Err(error) => {
-            // Help and version are no mistakes.
+            // Help and version are no errors.
             let status = if error.use_stderr() { exit::USAGE } else { 0 };
             let _ = error.print();
             return status.into();
         }
     };
-    // The standard library's own would wait for whoever reads standard error.
+    // The standard library's own would wait for the reader of standard error.
     std::panic::set_hook(Box::new(|panic| {
         logs::last_line(format_args!("flowcar: {panic}"));
     }));
@@ -70,7 +71,7 @@ fn main() -> ExitCode {
 }
 
 fn start(command: Commands) -> Result<u8, Failure> {
-    // Before the settings are read: a probe is of the process that runs.
+    // Before the settings are read: a probe asks the process that runs.
     if let Commands::Probe(args) = &command {
         return probe(args);
     }
@@ -78,19 +79,19 @@ fn start(command: Commands) -> Result<u8, Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::new(exit::SOFTWARE, format_args!("cannot start: {error}")))?;
-    // A command's variables, and what has nothing to do with a sink, are no reason not to start.
+    // A command's variables, and variables that a sink does not use, never prevent the start.
     let shared = match command {
-        Commands::Run(_) | Commands::Sink(_) => Shared::Inherited,
+        Commands::Run(_) | Commands::Sink(_) => Shared::Restored,
         _ => Shared::Ours,
     };
-    // The files that settings name are read as they will be read later on: without a right.
-    let config = rights::without(|| Config::from_env(shared));
+    // The files that settings name are read as later on: without a capability.
+    let config = capabilities::without(|| Config::from_env(shared));
     let status = runtime.block_on(async {
-        // Mistakes in settings are a part of its answer.
+        // Errors in settings are part of its report.
         if let Commands::Check(args) = &command {
             return check(args, config).await;
         }
-        let config = config.map_err(|mistakes| Failure::new(exit::USAGE, mistakes))?;
+        let config = config.map_err(|errors| Failure::new(exit::USAGE, errors))?;
         logs::start(&config, matches!(command, Commands::Run(_)));
         if !matches!(command, Commands::Sink(_)) {
             logs::notices(&config);
@@ -103,7 +104,7 @@ fn start(command: Commands) -> Result<u8, Failure> {
             Commands::Probe(args) => probe(&args),
         }
     });
-    // A write to a disk that hangs, or a name that is being looked up, is not waited for.
+    // A write to a disk that hangs, or a name that is being resolved, is not waited for.
     runtime.shutdown_background();
     status
 }

@@ -1,19 +1,21 @@
-//! Flows added up into series: what is alike in role, peer and server port. Pure.
+//! Flows added up into series by role, peer and server port. Pure.
 
-mod remainder;
+mod unattributed;
 
 use std::{collections::BTreeMap, net::IpAddr};
 
 use crate::{
-    flow::{AdoptedBy, Change, Flow, Outcome, Role, SocketFigures, Volume, handover::Left},
-    snapshot::{Listener, Peer, Series, SeriesKey},
+    flow::{
+        AdoptedBy, Change, Flow, Outcome, Role, SocketFigures, Volume, checkpoint::CheckpointFlow,
+    },
+    snapshot::{DroppedSeries, Listener, Peer, Series, SeriesKey},
 };
 
-pub use remainder::{Remainder, unheard};
+pub use unattributed::{Unattributed, lost_closes};
 
 /// How much of the peer's address names a series (`FLOWCAR_PEER`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PeerNaming {
+pub enum PeerLabel {
     /// The whole address.
     Address,
     /// The whole address of the server on a client's end, and nothing on the others: a server may have thousands of clients.
@@ -29,51 +31,42 @@ pub enum PeerNaming {
     None,
 }
 
-/// What names a series, and how many there may be.
+/// The labels of a series, and how many series there may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Naming {
+pub struct SeriesLabels {
     /// The peer's part.
-    pub peer: PeerNaming,
+    pub peer: PeerLabel,
     /// Whether the server's port is part of it.
     pub ports: bool,
-    /// Series at most; all that comes past them goes into [`SeriesKey::Overflow`].
+    /// Series at most; flows of more go into [`SeriesKey::Overflow`].
     pub limit: usize,
 }
 
-/// Every series. A flow stays in the series that it was first counted in; one of which no flow is left may be dropped.
+/// Every series. A flow stays in the series that it was first counted in; a series without flows may be dropped.
 #[derive(Debug)]
 pub struct SeriesSet {
-    naming: Naming,
+    naming: SeriesLabels,
     series: BTreeMap<SeriesKey, Held>,
-    /// Flows that go on and are counted in [`SeriesKey::Overflow`], by what would name their series.
+    /// Open flows that are counted in [`SeriesKey::Overflow`], by the key that their series would have.
     overflowing: BTreeMap<SeriesKey, u64>,
     dropped: DroppedSeries,
 }
 
-/// A series, and what tells whether it is idle.
+/// A series, and whether it is idle.
 #[derive(Debug, Default)]
 struct Held {
     series: Series,
-    /// Flows in it that go on.
+    /// Open flows in it.
     flows: u64,
     /// Whether anything was added since the last report.
     changed: bool,
-    /// When the last report was made that had something new of it, nanoseconds since the Unix epoch.
+    /// Time of the last report with something new of it, nanoseconds since the Unix epoch.
     changed_unix_ns: u64,
-}
-
-/// Connections of series that were dropped.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DroppedSeries {
-    /// Opened or adopted.
-    pub began: u64,
-    /// Closed.
-    pub closed: u64,
 }
 
 impl SeriesSet {
     /// No series yet.
-    pub fn new(naming: Naming) -> Self {
+    pub fn new(naming: SeriesLabels) -> Self {
         Self {
             naming,
             series: BTreeMap::new(),
@@ -87,7 +80,7 @@ impl SeriesSet {
         self.naming.limit = limit;
     }
 
-    /// Listeners as they are told: together where ports are left out.
+    /// Listeners as they are reported: together where ports are left out.
     pub fn listeners(
         &self,
         ports: &BTreeMap<Option<u16>, Listener>,
@@ -105,13 +98,13 @@ impl SeriesSet {
         any.then_some((None, all)).into_iter().collect()
     }
 
-    /// Adds what changed. A flow that found the flow table full is added when it has ended.
+    /// Adds a change. A flow that found the flow table full is added when it closes.
     pub fn apply(&mut self, change: &Change) {
         let Change {
             before,
             now,
             replaced,
-            inherited,
+            restored,
             listed,
         } = change;
         if let Some(replaced) = replaced {
@@ -121,10 +114,10 @@ impl SeriesSet {
         if !listed && now.outcome.is_none() && before.is_none() {
             return;
         }
-        let goes_on = *listed && now.outcome.is_none();
-        let series = &mut self.series_of(now, before.is_some(), goes_on).series;
+        let stays_open = *listed && now.outcome.is_none();
+        let series = &mut self.series_of(now, before.is_some(), stays_open).series;
         match before {
-            None => begin(series, now, inherited.as_ref()),
+            None => begin(series, now, restored.as_ref()),
             Some(before) => {
                 add_volume(series, &now.volume.since(&before.volume));
                 series
@@ -141,7 +134,7 @@ impl SeriesSet {
                 }
             }
         }
-        // Listed and open before, listed and open now. A flow that was lost is neither closed nor live any more.
+        // Live is what is listed and open. A flow that was lost is neither closed nor live any more.
         series.live += u64::from(*listed && is_open(now));
         series.live -= u64::from(before.as_ref().is_some_and(is_open));
         if let Some(outcome) = now.outcome {
@@ -183,8 +176,7 @@ impl SeriesSet {
             .collect()
     }
 
-    /// Drops the series that have had no flow and nothing new since this time, as of reports that were made; what is dropped can
-    /// never be sent again.
+    /// Drops the series that have had no flow and nothing new in the reports since this time; a dropped series is never sent again.
     pub fn drop_idle(&mut self, since_unix_ns: u64) {
         let dropped = &mut self.dropped;
         self.series.retain(|_, held| {
@@ -197,12 +189,12 @@ impl SeriesSet {
         });
     }
 
-    /// The series of a flow: whether it went on in it before, and whether it does now.
+    /// The series of a flow; `before` and `now`: whether it is an open flow of the series before the change and after.
     fn series_of(&mut self, flow: &Flow, before: bool, now: bool) -> &mut Held {
         let key = series_key(&self.naming, flow);
         let room = self.series.len() < self.naming.limit;
         let has_series = room || self.series.contains_key(&key);
-        // The others of its name go on in the overflow: what came of them there is not to be taken off another series.
+        // Flows of the same key that began in the overflow stay there: their counts must not be taken off another series.
         let overflows = !has_series || self.overflowing.contains_key(&key);
         let key = if overflows {
             let flows = self.overflowing.entry(key.clone()).or_default();
@@ -221,8 +213,8 @@ impl SeriesSet {
     }
 }
 
-/// Takes so many off the connections that live, of each series its share: they are lost, and it is not known yet of which series.
-/// No more than live at all.
+/// Takes so many off the live connections, of each series its share: they are lost, and their series is not known yet. Never more
+/// than there are.
 pub fn take_off_live(all: &mut BTreeMap<SeriesKey, Series>, count: u64) {
     let total: u64 = all.values().map(|series| series.live).sum();
     let taken = count.min(total);
@@ -232,11 +224,11 @@ pub fn take_off_live(all: &mut BTreeMap<SeriesKey, Series>, count: u64) {
     let mut left = taken;
     for series in all.values_mut() {
         let share = u128::from(series.live) * u128::from(taken) / u128::from(total);
-        let share = u64::try_from(share).expect("no more than live");
+        let share = u64::try_from(share).expect("no more than are live");
         series.live -= share;
         left -= share;
     }
-    // What is left by rounding down is less than one of each.
+    // Rounding down leaves less than one for each series.
     for series in all.values_mut().filter(|series| series.live > 0) {
         let one = left.min(1);
         series.live -= one;
@@ -244,18 +236,18 @@ pub fn take_off_live(all: &mut BTreeMap<SeriesKey, Series>, count: u64) {
     }
 }
 
-/// What names the series that `flow` is counted in, if there is room for it.
-pub fn series_key(naming: &Naming, flow: &Flow) -> SeriesKey {
+/// The key of the series that `flow` is counted in, if there is room for it.
+pub fn series_key(naming: &SeriesLabels, flow: &Flow) -> SeriesKey {
     let address = flow.peer.ip();
     SeriesKey::Flows {
         role: flow.role,
         peer: match naming.peer {
-            // The kernel has forgotten it.
+            // A disconnected socket has no peer address any more.
             _ if address.is_unspecified() => Peer::Unnamed,
-            PeerNaming::Address => Peer::Address(address),
-            PeerNaming::Auto if flow.role == Role::Client => Peer::Address(address),
-            PeerNaming::Prefix { v4, v6 } => Peer::Prefix(prefix(address, v4, v6)),
-            PeerNaming::Auto | PeerNaming::None => Peer::Unnamed,
+            PeerLabel::Address => Peer::Address(address),
+            PeerLabel::Auto if flow.role == Role::Client => Peer::Address(address),
+            PeerLabel::Prefix { v4, v6 } => Peer::Prefix(prefix(address, v4, v6)),
+            PeerLabel::Auto | PeerLabel::None => Peer::Unnamed,
         },
         server_port: flow.server_port().filter(|_| naming.ports),
     }
@@ -292,7 +284,7 @@ const fn limited(of: &SocketFigures) -> Limited {
     (of.receive_window_limited_us, of.send_buffer_limited_us)
 }
 
-/// Adds the time that looks at the socket told of since.
+/// Adds the limited time that polls reported since.
 fn add_limited(series: &mut Series, now: &Flow, before: Option<Limited>) {
     let Some(now) = &now.socket else { return };
     let (now, before) = (limited(now), before.unwrap_or_default());
@@ -300,13 +292,16 @@ fn add_limited(series: &mut Series, now: &Flow, before: Option<Limited>) {
     series.send_buffer_limited_us += now.1.saturating_sub(before.1);
 }
 
-/// Adds a flow that is new here. Of one that the flowcar before this one told of, only what came since.
-fn begin(series: &mut Series, flow: &Flow, inherited: Option<&Left>) {
-    if let Some(left) = inherited {
+/// Adds a flow that is new here. Of a restored flow it adds only what came since the checkpoint.
+fn begin(series: &mut Series, flow: &Flow, restored: Option<&CheckpointFlow>) {
+    if let Some(reported) = restored {
         series.adopted_at_restart += 1;
-        add_volume(series, &flow.volume.since(&left.volume_of_looks()));
-        let told = (left.receive_window_limited_us, left.send_buffer_limited_us);
-        add_limited(series, flow, Some(told));
+        add_volume(series, &flow.volume.since(&reported.volume_of_polls()));
+        let limited = (
+            reported.receive_window_limited_us,
+            reported.send_buffer_limited_us,
+        );
+        add_limited(series, flow, Some(limited));
     } else {
         begin_new(series, flow);
     }
@@ -341,11 +336,15 @@ fn begin_new(series: &mut Series, flow: &Flow) {
 
 fn finish(series: &mut Series, flow: &Flow, outcome: Outcome) {
     match outcome {
-        Outcome::Closed(end) => {
-            *series.closed.entry(end).or_default() += 1;
+        Outcome::Closed(reason) => {
+            *series.closed.entry(reason).or_default() += 1;
             let duration_ns = flow.duration_ns();
             if let Some(duration_ns) = duration_ns.filter(|_| !flow.established_unseen()) {
-                series.duration.entry(end).or_default().record(duration_ns);
+                series
+                    .duration
+                    .entry(reason)
+                    .or_default()
+                    .record(duration_ns);
             }
         }
         Outcome::Failed(failure) => {

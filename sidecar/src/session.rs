@@ -5,39 +5,39 @@ use std::{path::Path, time::Duration};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::{
-    admin::Health,
     clock::Anchor,
     config::Config,
-    flow::{Flow, Parts},
+    control::Health,
+    flow::{Flow, InterimSpans},
     follower::Follower,
     losses::Losses,
     otlp::exporter::{Exporter, Patience, TaskEnded},
     source::SourceError,
 };
 
-/// How often the ring buffer is drained. A flow's end is seen this much later at most; waking up for each record
-/// would cost the kernel side more than following the flow does.
+/// How often the ring buffer is drained. A flow's close is seen this much later at most; waking up for each record would cost the
+/// kernel side more than following the flow does.
 const DRAIN_EVERY: Duration = Duration::from_millis(100);
 
 /// The first report comes early: whoever has just started flowcar is waiting for it.
 const FIRST_REPORT: Duration = Duration::from_secs(1);
 
-/// Follows flows, and exports what it is told to.
+/// Follows flows, and exports what is configured.
 pub struct Session {
     follower: Follower,
     exporter: Option<Exporter>,
     drain: Interval,
     sample: Interval,
     report: Interval,
-    parts: Parts,
+    interim: InterimSpans,
     losses: Losses,
-    looked: bool,
+    polled: bool,
     /// The last turn left records in the ring.
     more: bool,
 }
 
 impl Session {
-    /// A session that asks live flows for a sample every `sample`, and reports as `config` says.
+    /// A session that requests a sample of every live flow once in `sample`, and reports by `config`.
     pub fn new(
         mut follower: Follower,
         exporter: Option<Exporter>,
@@ -45,14 +45,14 @@ impl Session {
         config: &Config,
     ) -> Self {
         if let Some(exporter) = &exporter {
-            follower.leave_out(exporter.own_sockets());
+            follower.exclude(exporter.own_sockets());
         }
         let report = config.report_interval;
-        let part_ns = u64::try_from(config.span_interval.as_nanos()).unwrap_or(u64::MAX);
+        let interim_ns = u64::try_from(config.span_interval.as_nanos()).unwrap_or(u64::MAX);
         Self {
-            parts: Parts::every(part_ns),
+            interim: InterimSpans::every(interim_ns),
             losses: Losses::default(),
-            looked: false,
+            polled: false,
             more: false,
             follower,
             exporter,
@@ -62,15 +62,15 @@ impl Session {
         }
     }
 
-    /// Waits for the next thing to do and does it. Flows that ended go to `finished` and become spans.
+    /// Waits for the next thing to do and does it. Flows that closed go to `finished` and become spans.
     /// Nothing is lost if the wait is dropped.
     ///
     /// # Errors
     /// [`TaskEnded`]: nothing of a signal is exported any more.
     pub async fn step(&mut self, finished: impl FnMut(&Flow, &Anchor)) -> Result<(), TaskEnded> {
-        // The sooner, the more of what was open before is still open.
-        if !std::mem::replace(&mut self.looked, true) {
-            self.look(finished);
+        // The sooner the first poll, the more of the older connections are still open.
+        if !std::mem::replace(&mut self.polled, true) {
+            self.poll_sockets(finished);
             return Ok(());
         }
         tokio::select! {
@@ -81,8 +81,8 @@ impl Session {
             _ = self.sample.tick() => self.follower.ask_for_samples(),
             _ = self.report.tick() => {
                 self.follower.anchor_again();
-                self.look(finished);
-                self.cut_parts();
+                self.poll_sockets(finished);
+                self.cut_interim_spans();
                 self.report();
             }
         }
@@ -96,18 +96,18 @@ impl Session {
 
     /// Takes in what waits, but no more than one turn may take: reports, signals and probes have their turns, too.
     pub fn drain(&mut self, finished: impl FnMut(&Flow, &Anchor)) {
-        self.more = self.follower.drain(told(&mut self.exporter, finished));
+        self.more = self.follower.drain(reported(&mut self.exporter, finished));
     }
 
-    /// Looks at the sockets where that is due, and takes in all that waits.
-    pub fn look(&mut self, finished: impl FnMut(&Flow, &Anchor)) {
-        let mut finished = told(&mut self.exporter, finished);
+    /// Polls the sockets where that is due, and takes in all that waits.
+    pub fn poll_sockets(&mut self, finished: impl FnMut(&Flow, &Anchor)) {
+        let mut finished = reported(&mut self.exporter, finished);
         self.follower.drain_all(&mut finished);
         self.more = false;
-        self.follower.look(finished);
+        self.follower.poll_sockets(finished);
     }
 
-    /// Follows the cgroup that was made where the one that is followed was removed. Gives its id.
+    /// Follows the cgroup that was made in place of the removed one. Gives its id.
     ///
     /// # Errors
     /// [`SourceError`].
@@ -116,37 +116,38 @@ impl Session {
         cgroup: &Path,
         finished: impl FnMut(&Flow, &Anchor),
     ) -> Result<u64, SourceError> {
-        self.looked = true;
-        let finished = told(&mut self.exporter, finished);
+        self.polled = true;
+        let finished = reported(&mut self.exporter, finished);
         self.follower.follow(cgroup, finished)
     }
 
-    /// Asks whether the programs are still attached, and attaches them again where somebody took them off.
+    /// Checks whether the programs are still attached, and attaches them again where another process detached them.
     ///
     /// # Errors
     /// [`SourceError`]: nothing is followed from here on.
-    pub fn look_after_links(
-        &mut self,
-        finished: impl FnMut(&Flow, &Anchor),
-    ) -> Result<(), SourceError> {
-        let finished = told(&mut self.exporter, finished);
-        self.follower.look_after_links(finished)
+    pub fn check_links(&mut self, finished: impl FnMut(&Flow, &Anchor)) -> Result<(), SourceError> {
+        let finished = reported(&mut self.exporter, finished);
+        self.follower.check_links(finished)
     }
 
-    /// Looks at the sockets for the last time, due or not, and takes in all that waits.
-    pub fn last_look(&mut self, finished: impl FnMut(&Flow, &Anchor)) {
-        self.follower.look_again(told(&mut self.exporter, finished));
+    /// Polls the sockets for the last time, due or not, and takes in all that waits. Twice, because a poll proves the last byte of a
+    /// connection only where it finds the same count as the one before.
+    pub fn last_poll(&mut self, finished: impl FnMut(&Flow, &Anchor)) {
+        let mut finished = reported(&mut self.exporter, finished);
+        self.follower.poll_again(&mut finished);
+        self.follower.poll_again(finished);
     }
 
     /// Takes in all that waits, for the last time.
     pub fn conclude(&mut self, finished: impl FnMut(&Flow, &Anchor)) {
-        self.follower.conclude(told(&mut self.exporter, finished));
+        self.follower
+            .conclude(reported(&mut self.exporter, finished));
     }
 
-    /// How it is.
+    /// Its health, for probes.
     pub fn health(&self) -> Health {
         let taken = |exporter: &Exporter| {
-            let exports = exporter.own().exports;
+            let exports = exporter.self_metrics().exports;
             exports.keys().any(|(_, outcome)| *outcome == "success")
         };
         Health {
@@ -170,9 +171,9 @@ impl Session {
         }
     }
 
-    /// Sends the spans of the connections that are open, as far as they go: their interim spans name them.
+    /// Sends the spans of the open connections as of now: their interim spans name them as parents.
     fn open_spans(&mut self) {
-        let Some(exporter) = self.exporter.as_mut().filter(|_| self.parts.any()) else {
+        let Some(exporter) = self.exporter.as_mut().filter(|_| self.interim.any()) else {
             return;
         };
         let anchor = *self.follower.anchor();
@@ -187,26 +188,27 @@ impl Session {
         }
     }
 
-    fn cut_parts(&mut self) {
+    fn cut_interim_spans(&mut self) {
         let Some(exporter) = &mut self.exporter else {
             return;
         };
         let anchor = *self.follower.anchor();
         let (flows, now) = (self.follower.flows(), anchor.monotonic());
-        self.parts
-            .cut(flows, now, |flow, part| exporter.part(flow, part, &anchor));
+        self.interim.cut(flows, now, |flow, span| {
+            exporter.interim(flow, span, &anchor)
+        });
     }
 
     fn report(&mut self) {
         if let Some(exporter) = &self.exporter {
-            let snapshot = self.follower.snapshot(exporter.own());
+            let snapshot = self.follower.snapshot(exporter.self_metrics());
             self.losses.report(&snapshot.books);
             exporter.metrics(snapshot);
         }
     }
 }
 
-/// Waits until a task of the exporter ends, which is before its time; for ever where nothing is exported.
+/// Waits until a task of the exporter ends prematurely; for ever where nothing is exported.
 async fn ended(exporter: &mut Option<Exporter>) -> TaskEnded {
     match exporter {
         Some(exporter) => exporter.ended().await,
@@ -214,8 +216,8 @@ async fn ended(exporter: &mut Option<Exporter>) -> TaskEnded {
     }
 }
 
-/// Hands flows that ended to the exporter, too.
-fn told(
+/// Hands flows that closed to the exporter, too.
+fn reported(
     exporter: &mut Option<Exporter>,
     mut finished: impl FnMut(&Flow, &Anchor),
 ) -> impl FnMut(&Flow, &Anchor) {

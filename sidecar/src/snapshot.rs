@@ -1,15 +1,17 @@
-//! What all flows come to at one time: the cumulative state of every series and of flowcar itself,
+//! The sum of all flows at one time: the cumulative state of every series and of flowcar itself,
 //! ready for an encoder. Pure data.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
+pub use crate::flow::Listener;
 use crate::{
-    flow::{Books, End, Failure, Lost, Retransmits, Role, RttKind, handover::Leaving},
+    flow::{
+        Books, CloseReason, Failure, Lost, Retransmits, Role, RttKind, checkpoint::CheckpointFlows,
+    },
     histogram::Histogram,
-    series::DroppedSeries,
 };
 
-/// What of the peer names a series.
+/// How a series names the peer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Peer {
     /// Nothing.
@@ -32,14 +34,14 @@ pub enum SeriesKey {
         /// `server.port`, unless ports are left out or the role is unknown.
         server_port: Option<u16>,
     },
-    /// What came past the bound of series (`otel.metric.overflow`).
+    /// Flows over the limit of series (`otel.metric.overflow`).
     Overflow,
 }
 
 /// Cumulative figures of one series.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Series {
-    /// The report that had it first, nanoseconds since the Unix epoch: one that was dropped begins anew.
+    /// Time of the first report that had it, nanoseconds since the Unix epoch: a series that was dropped begins anew.
     pub since_unix_ns: u64,
     /// `flowcar.tcp.connection.opened`
     pub opened: u64,
@@ -48,7 +50,7 @@ pub struct Series {
     /// The same by `restart`
     pub adopted_at_restart: u64,
     /// `flowcar.tcp.connection.closed` by `flowcar.tcp.close.reason`
-    pub closed: BTreeMap<End, u64>,
+    pub closed: BTreeMap<CloseReason, u64>,
     /// `flowcar.tcp.connection.failed` by `error.type`
     pub failed: BTreeMap<Failure, u64>,
     /// `flowcar.tcp.connection.live`: open now
@@ -74,7 +76,7 @@ pub struct Series {
     /// `flowcar.tcp.exchange.duration`
     pub exchange: Histogram,
     /// `flowcar.tcp.connection.duration` by `flowcar.tcp.close.reason`
-    pub duration: BTreeMap<End, Histogram>,
+    pub duration: BTreeMap<CloseReason, Histogram>,
 }
 
 impl Series {
@@ -86,44 +88,42 @@ impl Series {
 
 /// Connections that no series has (`flowcar.tcp.unattributed`), so that the books hold over all points.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Unseen {
+pub struct UnattributedCounts {
     /// `flowcar.tcp.connection.opened`: lost before anything was known of them
     pub opened: u64,
     /// `flowcar.tcp.connection.adopted` by `restart`: lost to the restart
     pub adopted_at_restart: u64,
-    /// Ends that are lost, and it is not known yet of which connections: they live in series, or their openings wait in the ring.
+    /// Lost closes of unknown connections: these are live in series, or their open records wait in the ring.
     pub pending: u64,
-    /// Those of them that are reported as lost: they live in series, and are taken off each by its share.
+    /// Those of them that are reported as lost: they are live in series, and each series loses its share.
     pub dead: u64,
 }
 
-/// What listening sockets of one port came to.
+/// Connections of series that were dropped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Listener {
-    /// `flowcar.tcp.listener.drops`: cumulative
-    pub drops: u64,
-    /// `flowcar.tcp.listener.queue.size`: connections that waited to be accepted at the last look
-    pub waiting: u64,
-    /// `flowcar.tcp.listener.queue.capacity`: how many may wait
-    pub limit: u64,
+pub struct DroppedSeries {
+    /// Opened or adopted.
+    pub began: u64,
+    /// Closed.
+    pub closed: u64,
 }
 
-/// flowcar's own figures (`flowcar.self.*`), cumulative but for the gauges.
+/// flowcar's metrics of itself (`flowcar.self.*`), cumulative but for the gauges.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Own {
+pub struct SelfMetrics {
     /// Records decoded, by kind's name.
     pub records: BTreeMap<&'static str, u64>,
-    /// Records that the kernel could not deliver, by kind's name; open and sample records are made good by later ones.
+    /// Records that the kernel could not deliver, by kind's name; later records have what open and sample records had.
     pub records_dropped: BTreeMap<&'static str, u64>,
     /// Records that did not decode.
     pub records_malformed: u64,
     /// Flows in the table now.
     pub table_flows: u64,
-    /// Records and looks that found the table full.
-    pub table_unlisted: u64,
+    /// Records and polled sockets that found the table full.
+    pub table_over_capacity: u64,
     /// TCP sockets of the network namespace at the last dump, by whether they are followed.
     pub sockets: BTreeMap<&'static str, u64>,
-    /// Sockets whose end was told and not whether they were of the followed cgroup.
+    /// Closed sockets of which it is unknown whether they were in the followed cgroup.
     pub sockets_unscoped: u64,
     /// Sockets found at the start that may be older than flowcar, and are not followed.
     pub sockets_unadopted: u64,
@@ -131,7 +131,7 @@ pub struct Own {
     pub flows_inexact: u64,
     /// How long dumps of the sockets took.
     pub dump_duration: Histogram,
-    /// From the last report of the flowcar before this one to this one's first sight, nanoseconds.
+    /// From the last report of the previous flowcar to this one's start, nanoseconds.
     pub unfollowed_ns: u64,
     /// Series now.
     pub series: u64,
@@ -155,8 +155,8 @@ pub struct Own {
     pub export_duration: BTreeMap<(&'static str, &'static str), Histogram>,
     /// Log lines that standard error did not take.
     pub log_lines_dropped: u64,
-    /// When the newest report was made that the receiver has whole, nanoseconds since the Unix epoch; where none is sent, the end
-    /// of time.
+    /// Time of the newest report that the receiver acknowledged as a whole, nanoseconds since the Unix epoch; where none is sent, the
+    /// greatest time.
     pub taken_unix_ns: u64,
     /// CPU seconds used by this process.
     pub cpu_s: f64,
@@ -169,33 +169,33 @@ pub struct Own {
 pub struct Snapshot {
     /// Since when figures count, nanoseconds since the Unix epoch.
     pub start_unix_ns: u64,
-    /// As of when they stand, nanoseconds since the Unix epoch.
+    /// As of when they count, nanoseconds since the Unix epoch.
     pub at_unix_ns: u64,
     /// Every series.
     pub series: BTreeMap<SeriesKey, Series>,
     /// Connections of series that were dropped.
     pub dropped: DroppedSeries,
-    /// What is in no series.
-    pub unseen: Unseen,
-    /// What to leave for the flowcar after this one, once this report is taken; nothing where that is not asked for.
-    pub left: Option<Arc<Leaving>>,
-    /// Connections by what cost them (`flowcar.tcp.connection.lost`).
+    /// Connections in no series.
+    pub unattributed: UnattributedCounts,
+    /// The flows of the checkpoint to write once this report is acknowledged; `None` where none is configured.
+    pub checkpoint: Option<Arc<CheckpointFlows>>,
+    /// Lost connections by reason (`flowcar.tcp.connection.lost`).
     pub lost: BTreeMap<Lost, u64>,
-    /// Listening sockets by port; without one, those of which ports are not told.
+    /// Listening sockets by port; under `None` those that are reported together.
     pub listeners: BTreeMap<Option<u16>, Listener>,
     /// The books over all series.
     pub books: Books,
     /// flowcar itself.
-    pub own: Own,
+    pub self_metrics: SelfMetrics,
 }
 
 impl Snapshot {
-    /// What is not accounted for: of all points, connections opened or adopted less those closed, live and lost; or of the books
-    /// over the kernel's count. Not 0 is a defect.
+    /// Connections not accounted for: opened or adopted less closed, live and lost, over all points; or the same over the books with
+    /// the kernel's count. Any value but 0 is a defect.
     pub fn unbalanced(&self) -> i64 {
         let sum = |of: fn(&Series) -> u64| self.series.values().map(of).sum::<u64>();
-        let unseen = &self.unseen;
-        let began = sum(Series::began) + unseen.opened + unseen.adopted_at_restart;
+        let unattributed = &self.unattributed;
+        let began = sum(Series::began) + unattributed.opened + unattributed.adopted_at_restart;
         let began = began + self.dropped.began;
         let closed = sum(|of| of.closed.values().sum()) + self.dropped.closed;
         let lost: u64 = self.lost.values().sum();

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 
 use common::{blank, bytes};
 use flowcar::{
-    flow::{Adopt, Books, Flow, Looking, Lost, Monotonic, Role, Table, decode},
-    series::{Naming, PeerNaming},
+    flow::{Adopt, Books, Flow, Lost, Monotonic, PollContext, Role, Table, decode},
+    series::{PeerLabel, SeriesLabels},
     snapshot::SeriesKey,
 };
 use flowcar_shared::{
@@ -23,8 +23,8 @@ use proptest::prelude::*;
 use event::{Event, Fault, events};
 use kernel::Kernel;
 
-fn naming(peer: PeerNaming, limit: usize) -> Naming {
-    Naming {
+fn naming(peer: PeerLabel, limit: usize) -> SeriesLabels {
+    SeriesLabels {
         peer,
         ports: true,
         limit,
@@ -36,7 +36,7 @@ proptest! {
 
     #[test]
     fn books_balance_after_every_event(events in events(), bound in 0_usize..8) {
-        let mut kernel = Kernel::new(bound, naming(PeerNaming::None, 10));
+        let mut kernel = Kernel::new(bound, naming(PeerLabel::None, 10));
         for (which, event) in &events {
             kernel.happen(*which, event);
             prop_assert!(kernel.table.len() <= bound);
@@ -46,8 +46,8 @@ proptest! {
     }
 
     #[test]
-    fn series_sum_to_what_was_told(events in events(), bound in 0_usize..8, limit in 0_usize..6) {
-        let mut kernel = Kernel::new(bound, naming(PeerNaming::Address, limit));
+    fn series_sum_to_the_reported_totals(events in events(), bound in 0_usize..8, limit in 0_usize..6) {
+        let mut kernel = Kernel::new(bound, naming(PeerLabel::Address, limit));
         for (which, event) in &events {
             kernel.happen(*which, event);
             kernel.points_balance()?;
@@ -55,7 +55,7 @@ proptest! {
         kernel.catch_up();
         kernel.going.clear();
         kernel.sums_are_exact()?;
-        // Two looks take off the list what closed without a word, and nothing else, once they have shown any.
+        // Two socket dumps evict flows that closed silently, and nothing else, once dumps have shown any.
         kernel.connect_one();
         let listed = kernel.table.len();
         let living: Vec<u64> = kernel.sockets.iter().map(|record| record.cookie).collect();
@@ -63,25 +63,24 @@ proptest! {
         let living = kernel.table.iter().filter(|flow| lives(flow)).count();
         for _ in 0..2 {
             kernel.clock += 1_000_000;
-            kernel.look();
+            kernel.poll_sockets();
         }
         prop_assert_eq!(kernel.table.len(), living, "of {} listed", listed);
         kernel.books_balance()?;
         kernel.sums_are_exact()?;
         let truth = &kernel.truth;
-        let untold = |cookie: &&u64| !truth.opened_told.contains(*cookie);
-        let lost_untold = truth.lost_cookies.iter().filter(untold).count();
-        let known = (truth.opened_told.len() + lost_untold) as u64;
+        let unreported = |cookie: &&u64| !truth.opened_reported.contains(*cookie);
+        let lost_unreported = truth.lost_cookies.iter().filter(unreported).count();
+        let known = (truth.opened_reported.len() + lost_unreported) as u64;
         prop_assert_eq!(kernel.points_balance()?, (known, 0));
         let named = kernel.series.all().filter(|(key, _)| **key != SeriesKey::Overflow).count();
         prop_assert!(named <= limit);
     }
 
-    /// Followed from another network namespace, where dumps show none of it, flows stay for as long as they live, and are
-    /// counted once.
+    /// Flows of another network namespace, where dumps show none of them, stay for as long as they live, and are counted once.
     #[test]
-    fn what_no_dump_can_show_is_not_given_up(events in events(), bound in 0_usize..8) {
-        let mut kernel = Kernel::new(bound, naming(PeerNaming::None, 10));
+    fn undumpable_flow_is_not_evicted(events in events(), bound in 0_usize..8) {
+        let mut kernel = Kernel::new(bound, naming(PeerLabel::None, 10));
         kernel.elsewhere = true;
         for (which, event) in &events {
             kernel.happen(*which, event);
@@ -94,7 +93,7 @@ proptest! {
 
     /// Records in any order, of any flow, known or not, as after an arbitrary loss.
     #[test]
-    fn the_table_takes_records_in_any_order(
+    fn table_accepts_records_in_any_order(
         records in proptest::collection::vec((0_u64..6, 1_u8..=3, 0_u64..3, any::<bool>()), 0..200),
         bound in 0_usize..4,
     ) {
@@ -125,8 +124,8 @@ proptest! {
 }
 
 #[test]
-fn past_the_limit_there_is_one_more_series_and_no_less_in_the_sum() {
-    let mut kernel = Kernel::new(100, naming(PeerNaming::Address, 3));
+fn overflow_series_keeps_the_total() {
+    let mut kernel = Kernel::new(100, naming(PeerLabel::Address, 3));
     for peer in 0..10 {
         kernel.happen(0, &Event::Connect(peer));
         let last = kernel.sockets.len() - 1;
@@ -153,7 +152,7 @@ fn past_the_limit_there_is_one_more_series_and_no_less_in_the_sum() {
 }
 
 #[test]
-fn peers_are_named_as_asked() {
+fn peers_are_named_by_setting() {
     let peers = |peer| {
         let mut kernel = Kernel::new(100, naming(peer, 100));
         for octet in [1, 2, 130] {
@@ -173,7 +172,7 @@ fn peers_are_named_as_asked() {
         names.sort_unstable();
         names
     };
-    assert_eq!(peers(PeerNaming::None), ["Unnamed"]);
+    assert_eq!(peers(PeerLabel::None), ["Unnamed"]);
     let named = |names: &[&str]| {
         let shown = names.iter().map(|name| match name.contains('/') {
             true => format!("Prefix({name:?})"),
@@ -182,22 +181,22 @@ fn peers_are_named_as_asked() {
         shown.collect::<Vec<_>>()
     };
     assert_eq!(
-        peers(PeerNaming::Address),
+        peers(PeerLabel::Address),
         named(&["10.0.0.1", "10.0.0.130", "10.0.0.2"])
     );
     assert_eq!(
-        peers(PeerNaming::Prefix { v4: 25, v6: 64 }),
+        peers(PeerLabel::Prefix { v4: 25, v6: 64 }),
         named(&["10.0.0.0/25", "10.0.0.128/25"])
     );
     assert_eq!(
-        peers(PeerNaming::Prefix { v4: 0, v6: 0 }),
+        peers(PeerLabel::Prefix { v4: 0, v6: 0 }),
         named(&["0.0.0.0/0"])
     );
 }
 
-/// What an open or a sample said, the next record says again; only a close that cannot be read is a loss.
+/// The next record repeats what an open or a sample reports; only an undecodable close is a loss.
 #[test]
-fn only_a_close_that_cannot_be_read_is_lost() {
+fn only_an_undecodable_close_is_lost() {
     let mut table = Table::new(1);
     let lost = |table: &Table| {
         table
@@ -209,12 +208,12 @@ fn only_a_close_that_cannot_be_read_is_lost() {
     assert_eq!(lost(&table), 0);
     table.malformed(Some(Kind::Close));
     assert_eq!(lost(&table), 1);
-    // Named nothing: the worst is assumed.
+    // The kind is unreadable: the worst case is assumed.
     table.malformed(None);
     assert_eq!(lost(&table), 2);
 }
 
-/// A table with a server's flow and its client's, both at the same address, and how to look at it.
+/// A table with a server's flow and its client's, both at the same address, and the context of a poll.
 fn two_ends() -> (Table, [FlowRecord; 2]) {
     let mut table = Table::new(2);
     let mut server = blank(1);
@@ -226,21 +225,21 @@ fn two_ends() -> (Table, [FlowRecord; 2]) {
     (table, records)
 }
 
-fn looking(dump: u64, unheard: u64) -> Looking {
-    Looking {
+fn poll(dump: u64, lost_closes: u64) -> PollContext {
+    PollContext {
         at: Monotonic(1_000_000),
         dump,
         adopt: Adopt::Nothing,
         overruns: 0,
-        unheard,
+        lost_closes,
         seed: 1,
     }
 }
 
-/// What three dumps that show nothing leave on the list.
-fn listed(table: &mut Table, unheard: u64, is_here: impl Fn(&Flow) -> bool) -> Vec<usize> {
+/// The flows that three empty dumps leave on the list.
+fn listed(table: &mut Table, lost_closes: u64, is_here: impl Fn(&Flow) -> bool) -> Vec<usize> {
     let after = |dump| {
-        table.looked(&looking(dump, unheard), &is_here, |_| ());
+        table.finish_poll(&poll(dump, lost_closes), &is_here, |_| ());
         table.len()
     };
     (2..=4).map(after).collect()
@@ -254,9 +253,9 @@ fn books(table: &Table, lost: u64) -> Books {
     })
 }
 
-/// Both ends on loopback: the listener tells that dumps would show the server, and nothing tells so of the client.
+/// Both ends on loopback: the listener proves that dumps cover the server, and nothing proves it for the client.
 #[test]
-fn what_tells_of_one_end_tells_of_its_address() {
+fn dump_of_one_end_covers_only_its_address() {
     let (mut table, _) = two_ends();
     let listed = listed(&mut table, 2, |flow| flow.role == Role::Server);
     assert_eq!(
@@ -270,26 +269,29 @@ fn what_tells_of_one_end_tells_of_its_address() {
 
 /// As in a container with a network namespace of its own, which has the same addresses.
 #[test]
-fn what_no_dump_has_shown_is_given_up_for_an_end_that_was_lost_and_for_no_other() {
-    for unheard in 0..=2 {
+fn unseen_flow_is_evicted_only_after_a_lost_close() {
+    for lost_closes in 0..=2 {
         let (mut table, _) = two_ends();
-        let listed = listed(&mut table, unheard, |_| true);
-        assert_eq!(listed[2] as u64, 2 - unheard);
-        let books = books(&table, unheard);
-        assert_eq!((books.live, books.lost_total()), (2 - unheard, unheard));
+        let listed = listed(&mut table, lost_closes, |_| true);
+        assert_eq!(listed[2] as u64, 2 - lost_closes);
+        let books = books(&table, lost_closes);
+        assert_eq!(
+            (books.live, books.lost_total()),
+            (2 - lost_closes, lost_closes)
+        );
     }
 }
 
-/// Another program took the callbacks off one of two sockets that dumps showed, and no end was lost.
+/// Another program cleared the callbacks of one of two sockets that dumps showed, and no close was lost.
 #[test]
-fn what_dumps_do_not_show_any_more_is_lost_though_no_end_was() {
+fn vanished_socket_is_lost_without_a_lost_close() {
     let (mut table, records) = two_ends();
     for record in &records {
-        table.look(&kernel::sight(record), &looking(1, 0), |_| ());
-        // What is told since does not make it one that no dump has shown.
+        table.poll_sockets(&kernel::observed(record), &poll(1, 0), |_| ());
+        // A later record does not turn it into a flow that no dump has shown.
         table.apply(decode(bytes(record), 1).expect("a whole record"));
     }
-    table.look(&kernel::sight(&records[0]), &looking(2, 0), |_| ());
+    table.poll_sockets(&kernel::observed(&records[0]), &poll(2, 0), |_| ());
     assert_eq!(listed(&mut table, 0, |_| false), [2, 1, 0]);
     let books = books(&table, 0);
     assert_eq!(books.lost, [(Lost::Callbacks, 2)].into());

@@ -1,4 +1,4 @@
-//! What must not grow does not: series of a million peers, and spans of ten minutes without a receiver.
+//! Memory is bounded: series of a million peers, and spans of ten minutes without a receiver.
 
 use std::{
     collections::BTreeMap,
@@ -11,11 +11,12 @@ use flowcar::{
     clock::Anchor,
     config::Config,
     flow::{
-        Change, End, Flow, Monotonic, Outcome, Retransmits, Role, RttKind, TraceIdentity, Volume,
+        Change, CloseReason, Flow, Monotonic, Outcome, Retransmits, Role, RttKind, TraceIdentity,
+        Volume,
     },
     histogram::Histogram,
     otlp::exporter::Exporter,
-    series::{Naming, PeerNaming, SeriesSet, take_off_live},
+    series::{PeerLabel, SeriesLabels, SeriesSet, take_off_live},
     snapshot::{Peer, Series, SeriesKey},
 };
 
@@ -53,19 +54,19 @@ fn flow(number: u32, peer: SocketAddr) -> Flow {
         rtt_kind: RttKind::Measured,
         exchanges: Histogram::default(),
         start_seen: true,
-        looked_up: false,
+        polled: false,
         adopted: None,
         socket: None,
-        outcome: Some(Outcome::Closed(End::PeerFin)),
+        outcome: Some(Outcome::Closed(CloseReason::PeerFin)),
         reset_after_fin: false,
     }
 }
 
 #[test]
-fn a_million_peers_are_two_thousand_series_and_no_byte_is_missing() {
+fn million_peers_fit_2000_series_without_losing_bytes() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut series = SeriesSet::new(Naming {
-        peer: PeerNaming::Address,
+    let mut series = SeriesSet::new(SeriesLabels {
+        peer: PeerLabel::Address,
         ports: true,
         limit: 2_000,
     });
@@ -86,7 +87,7 @@ fn a_million_peers_are_two_thousand_series_and_no_byte_is_missing() {
         grown < 1 << 20,
         "{grown} bytes more after 990,000 more peers"
     );
-    // The bound, and what came past it.
+    // The bound, and the overflow series.
     assert_eq!(series.all().len(), 2_001);
     let sum = |pick: fn(&Series) -> u64| series.all().map(|(_, one)| pick(one)).sum::<u64>();
     assert_eq!(sum(|series| series.bytes_sent), sent);
@@ -98,14 +99,14 @@ fn a_million_peers_are_two_thousand_series_and_no_byte_is_missing() {
     );
 }
 
-/// Peers that come and go for days: once a series has been idle it gives its place to another, and whoever adds up the increases
-/// of all reports has every byte.
+/// Peers come and go for days: a new series replaces an idle one, and the sum of the increases of all reports has every
+/// byte.
 #[test]
-fn idle_series_give_their_places_to_others_and_no_byte_is_missing() {
+fn idle_series_are_replaced_without_losing_bytes() {
     const HOUR: u64 = 3_600_000_000_000;
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut series = SeriesSet::new(Naming {
-        peer: PeerNaming::Address,
+    let mut series = SeriesSet::new(SeriesLabels {
+        peer: PeerLabel::Address,
         ports: true,
         limit: 2_000,
     });
@@ -149,16 +150,16 @@ fn idle_series_give_their_places_to_others_and_no_byte_is_missing() {
     assert_eq!((dropped.began, dropped.closed), (19 * 900, 19 * 900));
 }
 
-/// A series with a connection that is open is not idle, however still it is; nor is one that the receiver does not have.
+/// A series with an open connection is never idle; nor is one that the receiver does not have.
 #[test]
-fn a_series_stays_for_its_connections_and_for_its_receiver() {
+fn series_stays_while_open_or_unacknowledged() {
     let peer = "10.1.2.3:40000".parse().expect("an address");
     let open = Flow {
         outcome: None,
         ..flow(1, peer)
     };
-    let mut series = SeriesSet::new(Naming {
-        peer: PeerNaming::Address,
+    let mut series = SeriesSet::new(SeriesLabels {
+        peer: PeerLabel::Address,
         ports: true,
         limit: 10,
     });
@@ -184,16 +185,16 @@ fn a_series_stays_for_its_connections_and_for_its_receiver() {
     assert!(series.is_empty());
 }
 
-/// A flow that began in the overflow ends there, though a place has become free.
+/// A flow that opened in the overflow series closes there, even if a series has become free.
 #[test]
-fn a_flow_ends_in_the_series_that_it_began_in() {
+fn flow_closes_in_the_series_it_opened_in() {
     let peer = |octet: u8| SocketAddr::from(([10, 0, 0, octet], 40_000));
     let open = |octet: u8| Flow {
         outcome: None,
         ..flow(octet.into(), peer(octet))
     };
-    let mut series = SeriesSet::new(Naming {
-        peer: PeerNaming::Address,
+    let mut series = SeriesSet::new(SeriesLabels {
+        peer: PeerLabel::Address,
         ports: true,
         limit: 1,
     });
@@ -217,9 +218,9 @@ fn a_flow_ends_in_the_series_that_it_began_in() {
     assert_eq!(named.count(), 1, "the next one has a series");
 }
 
-/// Lost connections of which it is not known which they are, come off the living as they are spread, and never below none.
+/// Unidentified lost connections are subtracted from the live counts in proportion, and never below 0.
 #[test]
-fn what_is_lost_comes_off_the_living_by_shares() {
+fn unattributed_losses_reduce_live_counts_by_share() {
     let series = |lives: &[u64]| -> BTreeMap<SeriesKey, Series> {
         let ports = (1_u16..).zip(lives);
         let all = ports.map(|(port, live)| {
@@ -252,9 +253,9 @@ fn what_is_lost_comes_off_the_living_by_shares() {
     }
 }
 
-/// In virtual time, over a closed port: 600,000 connections, each failed export backed off from.
+/// In virtual time, over a closed port: 600,000 connections, with a back-off after each failed export.
 #[test]
-fn ten_minutes_without_a_receiver_at_a_thousand_connections_a_second_stay_in_bounds() {
+fn ten_minutes_without_receiver_use_bounded_memory() {
     const BOUND: u64 = 2 << 20;
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -285,24 +286,28 @@ fn ten_minutes_without_a_receiver_at_a_thousand_connections_a_second_stay_in_bou
                 exporter.flow(&flow(number, peer), &anchor);
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
-            let own = exporter.own();
-            assert!(own.span_queue_bytes <= BOUND, "{}", own.span_queue_bytes);
+            let self_metrics = exporter.self_metrics();
+            assert!(
+                self_metrics.span_queue_bytes <= BOUND,
+                "{}",
+                self_metrics.span_queue_bytes
+            );
             if tick == 600 {
                 warm = anonymous();
             }
         }
-        let own = exporter.own();
+        let self_metrics = exporter.self_metrics();
         assert!(
-            own.exports[&("traces", "failure")] > 10,
+            self_metrics.exports[&("traces", "failure")] > 10,
             "{:?}",
-            own.exports
+            self_metrics.exports
         );
-        let dropped: u64 = own.spans_dropped.values().sum();
+        let dropped: u64 = self_metrics.spans_dropped.values().sum();
         assert_eq!(
-            dropped + own.span_queue,
+            dropped + self_metrics.span_queue,
             u64::from(number),
             "{:?}",
-            own.spans_dropped
+            self_metrics.spans_dropped
         );
         let grown = anonymous().saturating_sub(warm);
         assert!(grown < 4 << 20, "{grown} bytes more in nine minutes more");

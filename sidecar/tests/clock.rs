@@ -16,7 +16,7 @@ fn anchor(monotonic: u64, unix: u64) -> Anchor {
 
 proptest! {
     #[test]
-    fn time_runs_alike_on_both_clocks(at in DAY..2 * DAY, before in 0..DAY, after in 0..DAY) {
+    fn both_clocks_advance_equally(at in DAY..2 * DAY, before in 0..DAY, after in 0..DAY) {
         let anchor = anchor(at, EPOCH);
         prop_assert_eq!(anchor.unix_ns(Monotonic(at)), EPOCH);
         prop_assert_eq!(anchor.unix_ns(Monotonic(at - before)), EPOCH - before);
@@ -24,19 +24,19 @@ proptest! {
     }
 
     #[test]
-    fn only_steps_are_told(elapsed in 0..DAY, step in -10 * STEP..10 * STEP) {
+    fn only_clock_steps_are_reported(elapsed in 0..DAY, step in -10 * STEP..10 * STEP) {
         let mut held = anchor(DAY, EPOCH);
         let now = EPOCH + elapsed;
         let newer = anchor(DAY + elapsed, now.checked_add_signed(step).expect("in range"));
-        let told = held.refresh(newer);
-        prop_assert_eq!(told, (step.abs() > STEP).then_some(step));
+        let reported = held.refresh(newer);
+        prop_assert_eq!(reported, (step.abs() > STEP).then_some(step));
         prop_assert_eq!(held, newer, "the newer pair holds either way");
     }
 }
 
 #[test]
-fn a_step_of_exactly_the_bound_is_drift() {
-    for (step, told) in [
+fn step_equal_to_the_bound_is_drift() {
+    for (step, reported) in [
         (STEP, None),
         (STEP + 1, Some(STEP + 1)),
         (-STEP, None),
@@ -44,13 +44,13 @@ fn a_step_of_exactly_the_bound_is_drift() {
     ] {
         let mut held = anchor(DAY, EPOCH);
         let newer = anchor(DAY, EPOCH.checked_add_signed(step).unwrap());
-        assert_eq!(held.refresh(newer), told);
+        assert_eq!(held.refresh(newer), reported);
     }
 }
 
-/// A step moves flows that end after it, and leaves their durations alone.
+/// A step shifts flows that close after it, and does not change their durations.
 #[test]
-fn durations_do_not_know_of_steps() {
+fn durations_are_unaffected_by_clock_steps() {
     let mut held = anchor(DAY, EPOCH);
     let hour = DAY / 24;
     held.refresh(anchor(DAY + hour, EPOCH + 2 * hour));

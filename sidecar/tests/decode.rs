@@ -1,4 +1,4 @@
-//! The decoder against records whose meaning is known, and against bytes that mean nothing.
+//! The decoder against records of known meaning, and against arbitrary bytes.
 
 mod common;
 
@@ -7,7 +7,7 @@ use std::mem::offset_of;
 use common::{blank, bytes, sample};
 use flowcar::{
     clock::Anchor,
-    flow::{End, Failure, LastSeen, Malformed, Monotonic, Outcome, Role, RttKind, decode},
+    flow::{CloseReason, Failure, LastSeen, Malformed, Monotonic, Outcome, Role, RttKind, decode},
     view::{
         json,
         table::{self, Style},
@@ -15,7 +15,7 @@ use flowcar::{
 };
 use flowcar_shared::{
     histogram::SLOTS,
-    record::{FEW_SAMPLES, FlowRecord, HEADER_LEN, Kind, OPEN_LEN, RECORD_LEN, SHORT_LEN, flag},
+    record::{FlowRecord, HEADER_LEN, INLINE_SAMPLES, Kind, OPEN_LEN, RECORD_LEN, SHORT_LEN, flag},
 };
 use proptest::prelude::*;
 
@@ -29,7 +29,7 @@ fn closed(last_state: u8, flags: u16) -> FlowRecord {
 }
 
 #[test]
-fn the_byte_counts_are_payload() {
+fn byte_counts_are_payload() {
     let record = FlowRecord {
         // A SYN, 100 bytes and a FIN; 4,000 bytes and a FIN.
         bytes_acked: 102,
@@ -48,7 +48,7 @@ fn the_byte_counts_are_payload() {
 }
 
 #[test]
-fn a_client_whose_syn_was_not_seen_has_no_time_to_connect() {
+fn client_without_seen_syn_has_no_connect_duration() {
     let record = FlowRecord {
         started_ns: 1_000,
         established_ns: 5_000,
@@ -58,15 +58,18 @@ fn a_client_whose_syn_was_not_seen_has_no_time_to_connect() {
         decode(bytes(&record), 0).unwrap().flow.connect_ns(),
         Some(4_000)
     );
-    let unseen = FlowRecord {
+    let unattributed = FlowRecord {
         flags: flag::START_UNSEEN,
         ..record
     };
-    assert_eq!(decode(bytes(&unseen), 0).unwrap().flow.connect_ns(), None);
+    assert_eq!(
+        decode(bytes(&unattributed), 0).unwrap().flow.connect_ns(),
+        None
+    );
 }
 
 #[test]
-fn ends_follow_from_flags_and_the_last_state() {
+fn close_reasons_follow_from_flags_and_last_state() {
     let end = |last_state, flags| {
         decode(bytes(&closed(last_state, flags)), 0)
             .unwrap()
@@ -74,52 +77,58 @@ fn ends_follow_from_flags_and_the_last_state() {
             .outcome
     };
     let is = |end| Some(Outcome::Closed(end));
-    assert_eq!(end(5, flag::ORDERLY | flag::FIN_ACKED), is(End::LocalFin));
+    assert_eq!(
+        end(5, flag::ORDERLY | flag::FIN_ACKED),
+        is(CloseReason::LocalFin)
+    );
     assert_eq!(
         end(9, flag::ORDERLY | flag::PEER_FIN_FIRST),
-        is(End::PeerFin)
+        is(CloseReason::PeerFin)
     );
-    assert_eq!(end(1, 0), is(End::Reset), "too short for a timer");
-    assert_eq!(end(11, flag::FIN_RECEIVED), is(End::LocalFin));
-    assert_eq!(end(1, flag::TIMED_OUT), is(End::Timeout));
-    assert_eq!(end(1, flag::SEGMENTS_SEEN), is(End::ResetSent));
+    assert_eq!(end(1, 0), is(CloseReason::Reset), "too short for a timer");
+    assert_eq!(end(11, flag::FIN_RECEIVED), is(CloseReason::LocalFin));
+    assert_eq!(end(1, flag::TIMED_OUT), is(CloseReason::Timeout));
+    assert_eq!(end(1, flag::SEGMENTS_SEEN), is(CloseReason::ResetSent));
     assert_eq!(
         end(1, flag::SEGMENTS_SEEN | flag::RESET_RECEIVED),
-        is(End::ResetReceived)
+        is(CloseReason::ResetReceived)
     );
 }
 
-/// Whoever sends to a peer that has closed is answered by a RST, and that is no failure.
+/// Data to a peer that has closed is answered with a RST, which is no failure.
 #[test]
-fn a_reset_after_the_peers_fin_is_no_error() {
-    let told = |last_state, flags| decode(bytes(&closed(last_state, flags)), 0).unwrap().flow;
+fn reset_after_peer_fin_is_no_error() {
+    let reported = |last_state, flags| decode(bytes(&closed(last_state, flags)), 0).unwrap().flow;
     let seen = flag::SEGMENTS_SEEN | flag::RESET_RECEIVED;
     let received = flag::FIN_RECEIVED;
     for (last_state, fins, expected) in [
         // CLOSE_WAIT, LAST_ACK, CLOSING
-        (8, flag::PEER_FIN_FIRST | received, End::PeerFin),
-        (9, flag::PEER_FIN_FIRST | received, End::PeerFin),
-        (11, received, End::LocalFin),
+        (8, flag::PEER_FIN_FIRST | received, CloseReason::PeerFin),
+        (9, flag::PEER_FIN_FIRST | received, CloseReason::PeerFin),
+        (11, received, CloseReason::LocalFin),
     ] {
         for flags in [fins, fins | flag::SEGMENTS_SEEN, fins | seen] {
-            let flow = told(last_state, flags);
+            let flow = reported(last_state, flags);
             assert_eq!(flow.outcome, Some(Outcome::Closed(expected)));
             assert!(flow.reset_after_fin && !flow.is_failure());
         }
-        assert!(!told(last_state, fins | flag::ORDERLY).reset_after_fin);
-        let timeout = told(last_state, fins | flag::TIMED_OUT);
-        assert_eq!(timeout.outcome, Some(Outcome::Closed(End::Timeout)));
+        assert!(!reported(last_state, fins | flag::ORDERLY).reset_after_fin);
+        let timeout = reported(last_state, fins | flag::TIMED_OUT);
+        assert_eq!(timeout.outcome, Some(Outcome::Closed(CloseReason::Timeout)));
         assert!(!timeout.reset_after_fin && timeout.is_failure());
     }
     for last_state in [1, 4] {
-        let flow = told(last_state, seen);
-        assert_eq!(flow.outcome, Some(Outcome::Closed(End::ResetReceived)));
+        let flow = reported(last_state, seen);
+        assert_eq!(
+            flow.outcome,
+            Some(Outcome::Closed(CloseReason::ResetReceived))
+        );
         assert!(!flow.reset_after_fin && flow.is_failure());
     }
 }
 
 #[test]
-fn failures_follow_from_what_came_back() {
+fn failures_follow_from_the_answer() {
     let failure = |record: FlowRecord| {
         let record = FlowRecord {
             established_ns: 0,
@@ -142,15 +151,15 @@ fn failures_follow_from_what_came_back() {
         (3, discarded, 2, Failure::Reset),
         (4, 0, 1, Failure::Abandoned),
     ] {
-        let told = failure(attempt(last_state, flags, segs_in));
-        assert_eq!(told, is(expected), "{last_state} {flags:x} {segs_in}");
+        let reported = failure(attempt(last_state, flags, segs_in));
+        assert_eq!(reported, is(expected), "{last_state} {flags:x} {segs_in}");
     }
     assert_eq!(failure(closed(2, 0)), is(Failure::Local));
 }
 
-/// What the record alone does not tell is said to be open.
+/// A failure that the record alone does not determine is left open.
 #[test]
-fn attempts_without_an_answer_are_left_open() {
+fn unanswered_attempts_have_an_undetermined_failure() {
     for (last_state, flags, segs_in, last_seen) in [
         (2, 0, 0, LastSeen::Queued),
         (2, flag::SYN_DISCARDED, 0, LastSeen::Discarded),
@@ -211,12 +220,12 @@ fn lengths_kinds_and_roles_are_checked() {
     }
 }
 
-/// What a flow without socket storage sends is as good as the whole record with zeros behind it.
+/// The short record of a flow without socket storage equals the whole record with zeros after it.
 #[test]
-fn a_short_record_is_whole() {
+fn short_record_decodes_as_whole() {
     let mut record = blank(1);
-    record.few_used = 2;
-    record.few[..2].copy_from_slice(&[300, 500]);
+    record.inline_samples_used = 2;
+    record.inline_samples[..2].copy_from_slice(&[300, 500]);
     record.total_retrans = 3;
     record.rtt_min_us = 0;
     let whole = decode(bytes(&record), 0).expect("a record");
@@ -229,9 +238,9 @@ fn a_short_record_is_whole() {
     assert!(decode(longer, 0).is_err());
 }
 
-/// So is what it sends when it opens, which no other record may be as short as.
+/// So does its open record, which is shorter than any other record may be.
 #[test]
-fn an_open_record_may_end_before_the_counts() {
+fn open_record_may_omit_the_counts() {
     let record = FlowRecord {
         bytes_acked: 0,
         rtt_min_us: 0,
@@ -253,9 +262,9 @@ fn an_open_record_may_end_before_the_counts() {
     }
 }
 
-/// Its application may have chosen both numbers (TCP_REPAIR), to have another connection's trace.
+/// Its application may have chosen both numbers (TCP_REPAIR), to join another connection's trace.
 #[test]
-fn a_connection_on_which_nothing_was_received_shares_no_trace() {
+fn connection_without_received_data_shares_no_trace() {
     for (segs_in, shared) in [(0, false), (1, true)] {
         let record = FlowRecord {
             kind: Kind::Close as u8,
@@ -268,24 +277,24 @@ fn a_connection_on_which_nothing_was_received_shares_no_trace() {
     }
 }
 
-/// A least sample above the greatest has no quantiles: shown, it would end the process.
+/// A minimum above the maximum has no quantiles: showing them would panic.
 #[test]
-fn a_record_that_contradicts_itself_is_malformed() {
+fn inconsistent_record_is_malformed() {
     let mut record = blank(1);
     sample(&mut record, 500);
     record.rtt_min_us = record.rtt_max_us + 1;
     assert!(decode(bytes(&record), 0).is_err());
     let record = FlowRecord {
-        few_used: FEW_SAMPLES as u32 + 1,
+        inline_samples_used: INLINE_SAMPLES as u32 + 1,
         ..blank(1)
     };
     assert_eq!(
         decode(bytes(&record), 0).map(drop),
-        Err(Malformed::Few(FEW_SAMPLES as u32 + 1))
+        Err(Malformed::InlineSamples(INLINE_SAMPLES as u32 + 1))
     );
 }
 
-/// Whatever decodes must also be fit to be shown.
+/// Every record that decodes can also be shown.
 fn survives(bytes: &[u8]) -> Result<(), TestCaseError> {
     if let Ok(record) = decode(bytes, 1) {
         let slots = bytes
@@ -317,7 +326,7 @@ prop_compose! {
         kind in 1_u8..=3,
         role in 0_u8..=2,
         extremes in any::<(u32, u32)>(),
-        few in 0..=FEW_SAMPLES as u32,
+        inline_samples in 0..=INLINE_SAMPLES as u32,
         short in any::<bool>(),
     ) -> Vec<u8> {
         header[offset_of!(FlowRecord, kind)] = kind;
@@ -327,7 +336,7 @@ prop_compose! {
         let (least, greatest) = (extremes.0.min(extremes.1), extremes.0.max(extremes.1));
         header[offset_of!(FlowRecord, rtt_min_us)..][..4].copy_from_slice(&least.to_ne_bytes());
         header[offset_of!(FlowRecord, rtt_max_us)..][..4].copy_from_slice(&greatest.to_ne_bytes());
-        header[offset_of!(FlowRecord, few_used)..][..4].copy_from_slice(&few.to_ne_bytes());
+        header[offset_of!(FlowRecord, inline_samples_used)..][..4].copy_from_slice(&inline_samples.to_ne_bytes());
         if short && slots.is_empty() {
             header.truncate(if kind == Kind::Open as u8 { OPEN_LEN } else { SHORT_LEN });
         }
@@ -340,24 +349,24 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn no_bytes_break_it(bytes in proptest::collection::vec(any::<u8>(), 0..RECORD_LEN + 16)) {
+    fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..RECORD_LEN + 16)) {
         survives(&bytes)?;
     }
 
     #[test]
-    fn no_plausible_bytes_break_it(bytes in plausible()) {
+    fn plausible_bytes_never_panic(bytes in plausible()) {
         prop_assert!(decode(&bytes, 1).is_ok());
         survives(&bytes)?;
     }
 
-    /// What was counted comes out again.
+    /// The counts come out again.
     #[test]
     fn samples_survive(samples in proptest::collection::vec(8_u32..16_000_000, 1..200)) {
         let mut record = blank(3);
-        // The kernel keeps the first few one by one.
-        let (few, more) = samples.split_at(samples.len().min(FEW_SAMPLES));
-        record.few[..few.len()].copy_from_slice(few);
-        record.few_used = few.len() as u32;
+        // The kernel keeps the first samples inline.
+        let (inline_samples, more) = samples.split_at(samples.len().min(INLINE_SAMPLES));
+        record.inline_samples[..inline_samples.len()].copy_from_slice(inline_samples);
+        record.inline_samples_used = inline_samples.len() as u32;
         for rtt_us in more {
             sample(&mut record, *rtt_us);
         }

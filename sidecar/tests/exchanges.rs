@@ -1,11 +1,11 @@
-//! Exchange records, byte for byte as the layout says, and where their figures go.
+//! Exchange records, byte for byte in the record's layout, and the flows that get their samples.
 
 mod common;
 
 use common::{blank, bytes, sample};
 use flowcar::flow::{Exchanges, Malformed, Table, decode};
 use flowcar_shared::{
-    exchange::{FEW_EXCHANGES, HEAD_LEN, RECORD_LEN},
+    exchange::{HEAD_LEN, INLINE_EXCHANGES, RECORD_LEN},
     histogram::{MICROS, SLOTS},
     record::{FlowRecord, Kind},
 };
@@ -13,8 +13,8 @@ use proptest::prelude::*;
 
 /// A record with these exchanges, microseconds: the first one by one, the others by slot.
 fn record(cookie: u64, exchanges: &[u32]) -> Vec<u8> {
-    let few = exchanges.len().min(FEW_EXCHANGES);
-    let (single, others) = exchanges.split_at(few);
+    let inline_samples = exchanges.len().min(INLINE_EXCHANGES);
+    let (single, others) = exchanges.split_at(inline_samples);
     let mut slots = Vec::new();
     for duration_us in others {
         let slot = MICROS.slot((*duration_us).into());
@@ -31,7 +31,7 @@ fn record(cookie: u64, exchanges: &[u32]) -> Vec<u8> {
     }
     put(68, &others.iter().min().unwrap_or(&u32::MAX).to_ne_bytes());
     put(72, &others.iter().max().unwrap_or(&0).to_ne_bytes());
-    put(76, &[4, 1, few as u8, 0]);
+    put(76, &[4, 1, inline_samples as u8, 0]);
     put(88, &(slots.len() as u16).to_ne_bytes());
     bytes.extend(slots.iter().flat_map(|count| count.to_ne_bytes()));
     bytes
@@ -77,7 +77,7 @@ proptest! {
 }
 
 #[test]
-fn what_does_not_hold_together_is_malformed() {
+fn inconsistent_exchange_record_is_malformed() {
     let whole = record(1, &[500; 30]);
     assert!(Exchanges::decode(&whole).is_ok());
     let wrong = |bytes: &[u8]| {
@@ -95,15 +95,15 @@ fn what_does_not_hold_together_is_malformed() {
         bytes[at..at + value.len()].copy_from_slice(value);
         bytes
     };
-    wrong(&with(78, &[FEW_EXCHANGES as u8 + 1]));
+    wrong(&with(78, &[INLINE_EXCHANGES as u8 + 1]));
     wrong(&with(88, &(SLOTS as u16 + 1).to_ne_bytes()));
-    // A least one above the greatest has no quantiles.
+    // A minimum above the maximum has no quantiles.
     wrong(&with(68, &501_u32.to_ne_bytes()));
 }
 
-/// They come right before the flow's own record, and are the flow's from then on.
+/// They come right before the flow's own record, and belong to the flow from then on.
 #[test]
-fn exchanges_go_to_the_flow_whose_record_follows() {
+fn exchanges_belong_to_the_following_flow_record() {
     let mut table = Table::new(8);
     let apply = |table: &mut Table, cookie, kind| {
         table.apply(decode(bytes(&of_kind(cookie, kind)), 1).unwrap())
@@ -116,7 +116,7 @@ fn exchanges_go_to_the_flow_whose_record_follows() {
     assert_eq!(count_of(&table, 2), Some(0));
     apply(&mut table, 1, Kind::Sample);
     assert_eq!(count_of(&table, 1), Some(3));
-    // A record without news keeps what is known.
+    // A record without new exchanges keeps the known ones.
     apply(&mut table, 1, Kind::Sample);
     assert_eq!(count_of(&table, 1), Some(3));
     table.exchanges(Exchanges::decode(&record(1, &[700; 20])).unwrap());
@@ -128,16 +128,16 @@ fn exchanges_go_to_the_flow_whose_record_follows() {
     assert_eq!(apply(&mut table, 7, Kind::Close).now.exchanges.count(), 1);
 }
 
-/// Exchanges whose flow's record never comes take no more room than the table has.
+/// Exchanges whose flow's record never comes take bounded memory.
 #[test]
-fn exchanges_that_wait_are_bounded_and_counted() {
+fn pending_exchanges_are_bounded_and_counted() {
     let mut table = Table::new(2);
     for cookie in 1..=5 {
         table.exchanges(Exchanges::decode(&record(cookie, &[900])).unwrap());
     }
     assert_eq!(table.exchanges_dropped(), 3);
     table.exchanges(Exchanges::decode(&record(1, &[900; 2])).unwrap());
-    assert_eq!(table.exchanges_dropped(), 3, "the newer takes the older's");
+    assert_eq!(table.exchanges_dropped(), 3, "the newer replaces the older");
     let change = table.apply(decode(bytes(&of_kind(1, Kind::Close)), 1).unwrap());
     assert_eq!(change.now.exchanges.count(), 2);
 }

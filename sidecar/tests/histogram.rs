@@ -4,7 +4,7 @@ use flowcar::histogram::{Histogram, ZERO_THRESHOLD_S};
 use flowcar_shared::histogram::MICROS;
 use proptest::prelude::*;
 
-/// One bucket of scale 3, and what two conversions to floating point may cost.
+/// One bucket of scale 3, and the error of two conversions to floating point.
 const BUCKET: f64 = 1.090_507_732_665_257_7 * (1.0 + 1e-12);
 
 /// Nanoseconds of every magnitude from 1 ns to 1,000 s.
@@ -58,7 +58,7 @@ proptest! {
     }
 
     #[test]
-    fn merged_is_as_if_recorded_in_one(a in durations(), b in durations()) {
+    fn merged_histogram_equals_one_recording(a in durations(), b in durations()) {
         let mut merged = of(&a);
         merged.merge(&of(&b));
         let one = of(&[a, b].concat());
@@ -67,7 +67,7 @@ proptest! {
     }
 
     #[test]
-    fn a_difference_is_what_came_since(before in durations(), after in durations(), other in durations()) {
+    fn difference_holds_the_newer_samples(before in durations(), after in durations(), other in durations()) {
         let older = of(&before);
         let newer = of(&[before, after.clone()].concat());
         prop_assert_eq!(counts(&newer.since(&older)), counts(&of(&after)));
@@ -80,7 +80,7 @@ proptest! {
 
     /// The kernel's slots are microseconds; the same durations in nanoseconds lie in the same buckets.
     #[test]
-    fn slots_of_the_kernel_are_the_same_buckets(samples in proptest::collection::vec(1_u32..16_000_000, 1..200)) {
+    fn kernel_slots_are_the_same_buckets(samples in proptest::collection::vec(1_u32..16_000_000, 1..200)) {
         let nanoseconds: Vec<u64> = samples.iter().map(|us| u64::from(*us) * 1000).collect();
         let recorded = of(&nanoseconds);
         let mut added = Histogram::default();
@@ -94,7 +94,7 @@ proptest! {
 }
 
 #[test]
-fn an_empty_one_has_no_quantiles() {
+fn empty_histogram_has_no_quantiles() {
     let empty = Histogram::default();
     assert!(empty.is_empty());
     assert_eq!(empty.quantile_s(0.5), None);

@@ -1,4 +1,4 @@
-//! Ids that two ends derive without talking.
+//! Ids that two ends derive without communication.
 
 use std::collections::HashSet;
 
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 proptest! {
     #[test]
-    fn both_ends_agree(client_isn in any::<u32>(), server_isn in any::<u32>()) {
+    fn both_ends_derive_the_same_ids(client_isn in any::<u32>(), server_isn in any::<u32>()) {
         let client = TraceIdentity::of_handshake(client_isn, server_isn, Role::Client);
         let server = TraceIdentity::of_handshake(client_isn, server_isn, Role::Server);
         prop_assert_eq!(client.trace_id, server.trace_id);
@@ -19,7 +19,7 @@ proptest! {
     }
 
     #[test]
-    fn other_numbers_are_another_trace(a in any::<(u32, u32)>(), b in any::<(u32, u32)>()) {
+    fn different_numbers_give_a_different_trace(a in any::<(u32, u32)>(), b in any::<(u32, u32)>()) {
         prop_assume!(a != b);
         let trace = |(client, server)| TraceIdentity::of_handshake(client, server, Role::Client);
         prop_assert_ne!(trace(a).trace_id, trace(b).trace_id);
@@ -27,7 +27,7 @@ proptest! {
     }
 
     #[test]
-    fn flows_without_a_handshake_are_alone(a in any::<u128>(), b in any::<u128>()) {
+    fn flows_without_handshake_share_no_trace(a in any::<u128>(), b in any::<u128>()) {
         prop_assume!(a != b);
         let (a, b) = (TraceIdentity::unshared(a), TraceIdentity::unshared(b));
         prop_assert!(!a.shared && a.parent_span_id.is_none());
@@ -38,7 +38,7 @@ proptest! {
 
 /// Neighbouring numbers, as one host draws them for one peer, spread over all bits.
 #[test]
-fn neighbours_share_nothing() {
+fn neighbouring_numbers_share_no_ids() {
     let mut ids = HashSet::new();
     for isn in 0..10_000 {
         let client = TraceIdentity::of_handshake(isn, 1, Role::Client);

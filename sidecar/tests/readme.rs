@@ -1,9 +1,9 @@
-//! The tables in docs/ are those of the code. `FLOWCAR_UPDATE_README=1 cargo test -p flowcar --test readme` writes them.
+//! The tables in docs/ match the code. `FLOWCAR_UPDATE_README=1 cargo test --test readme` writes them.
 
 use std::{env, fs, path::PathBuf};
 
 #[test]
-fn the_metrics_are_those_of_the_code() {
+fn metrics_table_matches_the_code() {
     is_fresh(
         "docs/metrics.md",
         &[("metrics", flowcar::otlp::names::markdown())],
@@ -11,7 +11,7 @@ fn the_metrics_are_those_of_the_code() {
 }
 
 #[test]
-fn the_settings_are_those_of_the_code() {
+fn settings_table_matches_the_code() {
     is_fresh(
         "docs/configuration.md",
         &[("settings", flowcar::config::markdown())],
@@ -19,7 +19,7 @@ fn the_settings_are_those_of_the_code() {
 }
 
 #[test]
-fn the_values_of_attributes_are_those_of_the_code() {
+fn attribute_values_match_the_code() {
     is_fresh(
         "docs/attributes.md",
         &[("values", flowcar::otlp::values::markdown())],
@@ -28,7 +28,7 @@ fn the_values_of_attributes_are_those_of_the_code() {
 
 /// OpenTelemetry's model format.
 #[test]
-fn the_registry_is_that_of_the_code() {
+fn registry_matches_the_code() {
     is_same("docs/schema/flowcar.yaml", |_| flowcar::otlp::names::yaml());
 }
 
@@ -52,7 +52,7 @@ fn is_same(name: &str, made: impl FnOnce(&str) -> String) {
     }
     assert_eq!(
         text, fresh,
-        "{name} is stale: FLOWCAR_UPDATE_README=1 cargo test -p flowcar --test readme"
+        "{name} is stale: FLOWCAR_UPDATE_README=1 cargo test --test readme"
     );
 }
 

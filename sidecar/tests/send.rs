@@ -1,7 +1,8 @@
-//! `flowcar check --send` tries the receivers, and tells which setting to change where they speak something else.
+//! `flowcar check --send` tries the receivers, and names the setting to change if they speak another protocol.
 
 use std::{
     io::{BufRead as _, BufReader},
+    net::TcpListener,
     process::{Child, Command, Output, Stdio},
 };
 
@@ -38,13 +39,13 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended.
+        // It may have exited.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Of sockets alone, so that nothing depends on rights.
+/// With socket dumps alone, so that the tests need no capability.
 fn check(words: &[&str], settings: &[(&str, &str)]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_flowcar"))
         .arg("check")
@@ -68,7 +69,7 @@ fn line<'a>(report: &'a Value, name: &str) -> (&'a str, &'a str) {
 }
 
 #[test]
-fn a_receiver_that_takes_it_is_told_so() {
+fn accepting_receiver_is_reported() {
     let sink = Running::start("localhost");
     for (protocol, address) in [("grpc", &sink.grpc), ("http/protobuf", &sink.http)] {
         let endpoint = format!("http://{address}");
@@ -91,7 +92,7 @@ fn a_receiver_that_takes_it_is_told_so() {
 }
 
 #[test]
-fn a_receiver_that_is_not_there_is_told_so() {
+fn absent_receiver_is_reported() {
     for protocol in ["grpc", "http/protobuf"] {
         let settings = [
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1"),
@@ -105,14 +106,39 @@ fn a_receiver_that_is_not_there_is_told_so() {
             assert!(text.contains("check that the receiver runs"), "{text}");
         }
         assert_eq!(output.status.code(), Some(69), "{report:#}");
-        assert_eq!(report["source"], "inet_diag", "following is another matter");
+        assert_eq!(report["source"], "inet_diag", "flows can still be followed");
+    }
+}
+
+/// The kernel accepts its connections, and nothing answers.
+#[test]
+fn silent_receiver_is_reported_within_the_timeout() {
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let endpoint = format!("http://{}", silent.local_addr().expect("its address"));
+    // A limit of 0 is none for exports, and not for somebody who waits for the verdict.
+    for (protocol, limit, reported) in [
+        ("grpc", "300", "no answer within 300ms"),
+        ("http/protobuf", "300", "no answer within 300ms"),
+        ("grpc", "0", "no answer within 10s"),
+    ] {
+        let settings = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &*endpoint),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", limit),
+            ("OTEL_TRACES_EXPORTER", "none"),
+        ];
+        let output = check(&["--send", "--format", "json"], &settings);
+        let report = report(&output);
+        let (state, text) = line(&report, "send metrics");
+        assert_eq!(state, "no", "{protocol} {limit}: {text}");
+        assert!(text.contains(reported), "{protocol} {limit}: {text}");
     }
 }
 
 #[test]
-fn a_receiver_that_speaks_something_else_is_told_with_the_setting_to_change() {
+fn wrong_protocol_is_reported_with_the_setting_to_change() {
     let sink = Running::start("127.0.0.1");
-    for (protocol, address, told) in [
+    for (protocol, address, reported) in [
         (
             "grpc",
             &sink.http,
@@ -134,14 +160,14 @@ fn a_receiver_that_speaks_something_else_is_told_with_the_setting_to_change() {
         for name in ["send metrics", "send spans"] {
             let (state, text) = line(&report, name);
             assert_eq!(state, "no", "{protocol}: {text}");
-            assert!(text.contains(told), "{protocol}: {text}");
+            assert!(text.contains(reported), "{protocol}: {text}");
         }
         assert_eq!(output.status.code(), Some(69), "{report:#}");
     }
 }
 
 #[test]
-fn nothing_is_sent_unless_it_is_asked_for() {
+fn nothing_is_sent_without_the_option() {
     let output = check(&["--format", "json"], &[]);
     let report = report(&output);
     let lines = report["checks"].as_array().expect("checks");

@@ -13,7 +13,7 @@ use std::{
 use flowcar::{
     config::Config,
     otlp::exporter::Exporter,
-    snapshot::{Own, Snapshot},
+    snapshot::{SelfMetrics, Snapshot},
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -24,7 +24,7 @@ use nix::{
 struct Running(Child);
 
 impl Running {
-    /// A sink that writes there, and where it takes gRPC and HTTP.
+    /// A sink that writes to a file, and its addresses for gRPC and HTTP.
     fn start(path: &Path) -> (Self, [String; 2]) {
         let any = "127.0.0.1:0";
         let child = Command::new(env!("CARGO_BIN_EXE_flowcar"))
@@ -53,14 +53,14 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended.
+        // It may have exited.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
 #[test]
-fn it_writes_json_lines_to_a_file_from_either_transport() {
+fn json_lines_of_both_transports_are_written_to_a_file() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("exports.jsonl");
     let (mut child, ports) = Running::start(&path);
@@ -81,13 +81,13 @@ fn it_writes_json_lines_to_a_file_from_either_transport() {
                 start_unix_ns: 1,
                 at_unix_ns: 2,
                 series: Default::default(),
-                unseen: Default::default(),
+                unattributed: Default::default(),
                 dropped: Default::default(),
-                left: None,
+                checkpoint: None,
                 listeners: BTreeMap::new(),
                 lost: Default::default(),
                 books: Default::default(),
-                own: Own::default(),
+                self_metrics: SelfMetrics::default(),
             });
             assert!(exporter.flush(Duration::from_secs(20)).await, "{protocol}");
         }
@@ -104,9 +104,9 @@ fn it_writes_json_lines_to_a_file_from_either_transport() {
     }
 }
 
-/// What was answered is in the file, also where SIGTERM comes with the requests.
+/// Answered requests are in the file, even if SIGTERM comes with the requests.
 #[test]
-fn what_it_answered_it_has_written() {
+fn answered_requests_are_written_before_exit() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("exports.jsonl");
     let (mut child, [_, http]) = Running::start(&path);
@@ -115,7 +115,7 @@ fn what_it_answered_it_has_written() {
     let mut senders: Vec<_> = (0..48)
         .map(|_| TcpStream::connect(&http).expect("a connection"))
         .collect();
-    // Stopped, it finds all of it at once when it goes on.
+    // A stopped sink finds all of it at once when it continues.
     child.signal(Signal::SIGSTOP);
     for sender in &mut senders {
         sender.write_all(request.as_bytes()).expect("a request");
@@ -124,7 +124,7 @@ fn what_it_answered_it_has_written() {
     child.signal(Signal::SIGCONT);
     let answered = senders.into_iter().filter_map(|mut sender| {
         let mut answer = String::new();
-        // It may have gone with the request unread.
+        // It may have exited with the request unread.
         sender.read_to_string(&mut answer).ok()?;
         answer.starts_with("HTTP/1.1 200").then_some(())
     });

@@ -1,5 +1,5 @@
 //! What an admission call costs, and the controller's memory: `cargo bench -p flowcar-tests --bench admission`; needs
-//! `tests/peers/build k8s`. The bounds are said, not judged: what the machine does besides is not known.
+//! `tests/peers/build k8s`. A latency or size over its bound is printed and fails nothing: the machine may be busy.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ const PODS: u32 = 1_000;
 /// What an admission call may take at p99.
 const LATENCY: Duration = Duration::from_millis(5);
 
-/// What the controller may hold.
+/// Memory that the controller may use.
 const MEMORY_KB: u64 = 30 << 10;
 
 fn main() {

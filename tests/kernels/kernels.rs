@@ -1,5 +1,5 @@
 //! The tests that ask something of the kernel, as one binary that can be carried to another kernel (`make test-kernels`).
-//! They are those of `tests/tests`, and what takes more than a developer's kernel may have.
+//! They are those of `tests/tests`, and those that need more than a developer's kernel may have.
 
 #[path = "../tests/kernel_attacks/main.rs"]
 mod kernel_attacks;
@@ -21,8 +21,8 @@ mod kernel_failures;
 mod kernel_faults;
 #[path = "../tests/kernel_loss.rs"]
 mod kernel_loss;
-#[path = "../tests/kernel_neighbours.rs"]
-mod kernel_neighbours;
+#[path = "../tests/kernel_other_programs.rs"]
+mod kernel_other_programs;
 #[path = "../tests/kernel_pod.rs"]
 mod kernel_pod;
 #[path = "../tests/kernel_refusals.rs"]

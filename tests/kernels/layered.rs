@@ -1,4 +1,4 @@
-//! What the kernel lays over TCP, or puts in its place: kernel TLS, and SMC.
+//! What the kernel layers over TCP, or uses instead of it: kernel TLS, and SMC.
 
 use std::{process::Command, time::Duration};
 
@@ -34,7 +34,7 @@ fn has_module(name: &str) -> bool {
         .success()
 }
 
-/// The flow of each end has what its application sent and received and this many bytes more, and exchanges are told
+/// The flow of each end has its application's bytes and this many bytes more, and exchanges are reported
 /// as on any connection.
 fn has_bytes_besides(connection: &Connection, to_server: u64, to_client: u64) {
     let Connection {

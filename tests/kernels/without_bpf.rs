@@ -1,6 +1,6 @@
 //! A kernel that was built without bpf(2). Run on that alone: elsewhere these fail.
 
-use flowcar_tests::place::Place;
+use flowcar_tests::place::TestPod;
 
 use crate::kernel_refusals::{
     Situation::{Root, TwoCapabilities},
@@ -8,7 +8,7 @@ use crate::kernel_refusals::{
 };
 
 #[test]
-fn a_check_says_so() {
+fn check_names_the_missing_bpf_config() {
     if !can_run() {
         return;
     }
@@ -17,8 +17,8 @@ fn a_check_says_so() {
         holds(&report, &[("bpf", "no"), ("programs", "no")]);
         takes(&report, "inet_diag", Some("kernel"));
         for line in ["bpf", "programs"] {
-            let said = text(&report, line);
-            assert!(said.contains("CONFIG_BPF_SYSCALL"), "{report:#?}");
+            let message = text(&report, line);
+            assert!(message.contains("CONFIG_BPF_SYSCALL"), "{report:#?}");
         }
         assert_eq!(status, 0);
     }
@@ -29,14 +29,14 @@ fn ebpf_by_name_is_refused() {
     if !can_run() {
         return;
     }
-    let pod = Place::new("by-name").unwrap();
+    let pod = TestPod::new("by-name").unwrap();
     let output = flowcar_in(TwoCapabilities, &pod)
         .env("FLOWCAR_SOURCE", "ebpf")
         .args(["export", "--cgroup"])
         .arg(pod.cgroup().path())
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("CONFIG_BPF_SYSCALL"), "{said}");
-    assert_ne!(output.status.code(), Some(0), "{said}");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(message.contains("CONFIG_BPF_SYSCALL"), "{message}");
+    assert_ne!(output.status.code(), Some(0), "{message}");
 }

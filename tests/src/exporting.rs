@@ -46,24 +46,24 @@ impl Exporting {
         self.child.stdout.take()
     }
 
-    /// Waits until it logs a line with these words, and gives the line.
+    /// Waits until it logs a line that contains `what`, and returns the line.
     ///
     /// # Panics
-    /// It ends without.
+    /// It exits without that line.
     #[track_caller]
-    pub fn told(&mut self, what: &str) -> String {
-        let mut said = Vec::new();
+    pub fn reported(&mut self, what: &str) -> String {
+        let mut printed = Vec::new();
         for line in self.log.by_ref() {
             let line = line.expect("its log is text");
             if line.contains(what) {
                 return line;
             }
-            said.push(line);
+            printed.push(line);
         }
-        panic!("it never said {what:?}, but: {said:#?}");
+        panic!("it never logged {what:?}, but: {printed:#?}");
     }
 
-    /// Waits until it ends.
+    /// Waits until it exits.
     ///
     /// # Panics
     /// It cannot be waited for.
@@ -71,14 +71,14 @@ impl Exporting {
         self.child.wait().expect("a child can be waited for")
     }
 
-    /// Ends it by SIGTERM, and gives the line with its books.
+    /// Stops it by SIGTERM, and returns the line with its books.
     ///
     /// # Panics
-    /// It tells none, or fails.
+    /// It logs no such line, or fails.
     #[track_caller]
     pub fn stop(mut self) -> String {
         kill(Pid::from_raw(self.id().cast_signed()), Signal::SIGTERM).expect("it runs");
-        let last = self.told("stopping");
+        let last = self.reported("stopping");
         assert_eq!(self.wait().code(), Some(0), "{last}");
         last
     }
@@ -86,7 +86,7 @@ impl Exporting {
 
 impl Drop for Exporting {
     fn drop(&mut self) {
-        // It may have ended.
+        // It may have exited.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -95,7 +95,7 @@ impl Drop for Exporting {
 /// Asserts that its last line has these books, with nothing live, lost or failed.
 ///
 /// # Panics
-/// It has others.
+/// It has other books.
 #[track_caller]
 pub fn has_books(last: &str, flows: u32) {
     let books = format!("opened={flows} closed={flows} live=0 lost=0 failed=0");

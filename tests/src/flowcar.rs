@@ -1,4 +1,4 @@
-//! The product under test: `flowcar run` and `flowcar export` in a place, with the two capabilities that they
+//! The product under test: `flowcar run` and `flowcar export` in a test pod, with the two capabilities that they
 //! may have, and their JSON lines read strictly, so that a field too many or too few fails.
 
 use std::{
@@ -16,11 +16,11 @@ use tempfile::NamedTempFile;
 
 use crate::{
     link::{Link, Plan},
-    place::{Capability, OnlyCaps, Place},
+    place::{Capability, OnlyCaps, TestPod},
     traffic::{self, ConnectionReport},
 };
 
-/// All that flowcar may need.
+/// All capabilities that flowcar may need.
 pub const CAPABILITIES: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN];
 
 /// One flow as `flowcar run --format json` writes it.
@@ -48,7 +48,7 @@ pub struct FlowLine {
     pub span_id: String,
 }
 
-/// A connection that is still open has no end: it is read as `open`.
+/// A connection that is still open has no close reason: it is read as `open`.
 fn end_or_open<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     let end = Option::<String>::deserialize(from)?;
     Ok(end.unwrap_or_else(|| "open".to_owned()))
@@ -103,7 +103,7 @@ pub struct Summary {
 /// All that one `flowcar run --format json` wrote.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// One for each flow that ended, and for each connection that is still open at the end.
+    /// One for each closed flow, and for each connection that is still open at the end.
     pub flows: Vec<FlowLine>,
     /// The last line.
     pub summary: Summary,
@@ -128,7 +128,7 @@ pub fn program() -> io::Result<PathBuf> {
         })
 }
 
-/// `flowcar` by an open descriptor, because whoever it will run as may not look into every folder that a build may lie in. The
+/// `flowcar` by an open descriptor, because its user may not be allowed to open every folder above the build. The
 /// file is to be kept until it has been started.
 ///
 /// # Errors
@@ -139,13 +139,13 @@ pub fn by_descriptor() -> io::Result<(fs::File, Command)> {
     Ok((file, command))
 }
 
-/// `flowcar` in a place, to be given its arguments, with [`CAPABILITIES`] alone.
+/// `flowcar` in a test pod, to be given its arguments, with [`CAPABILITIES`] alone.
 ///
 /// It has no setting of the tests' own environment.
 ///
 /// # Errors
-/// It was not built, or the place cannot be entered.
-pub fn command(place: &Place) -> io::Result<Command> {
+/// It was not built, or the pod cannot be entered.
+pub fn command(pod: &TestPod) -> io::Result<Command> {
     let mut command = Command::new(program()?);
     for (name, _) in env::vars_os() {
         let of = |prefix| name.to_string_lossy().starts_with(prefix);
@@ -153,7 +153,7 @@ pub fn command(place: &Place) -> io::Result<Command> {
             command.env_remove(name);
         }
     }
-    place.enter(&mut command)?;
+    pod.enter(&mut command)?;
     command.with_only_caps(&CAPABILITIES);
     Ok(command)
 }
@@ -178,7 +178,7 @@ impl Report {
     /// Reads the lines: flows, then one summary, and nothing else.
     ///
     /// # Errors
-    /// They are not as the contract says.
+    /// They violate the telemetry contract.
     ///
     /// # Panics
     /// The books do not balance.
@@ -257,8 +257,8 @@ fn parse<T: DeserializeOwned>(line: &str) -> io::Result<T> {
 /// Names and values of flowcar's settings.
 pub type Settings<'a> = &'a [(&'a str, &'a str)];
 
-/// `flowcar run --format json -o FILE -- COMMAND` in a place. It is killed on drop; what it runs, with the
-/// place.
+/// `flowcar run --format json -o FILE -- COMMAND` in a test pod. It is killed on drop; its command, with the
+/// pod.
 #[derive(Debug)]
 pub struct Run {
     child: Child,
@@ -272,8 +272,8 @@ impl Run {
     ///
     /// # Errors
     /// It cannot be started.
-    pub fn start(place: &Place, program: &Path, arguments: &[&str]) -> io::Result<Self> {
-        Self::start_with(place, &[], program, arguments)
+    pub fn start(pod: &TestPod, program: &Path, arguments: &[&str]) -> io::Result<Self> {
+        Self::start_with(pod, &[], program, arguments)
     }
 
     /// As [`Run::start`], with these settings.
@@ -281,13 +281,13 @@ impl Run {
     /// # Errors
     /// It cannot be started.
     pub fn start_with(
-        place: &Place,
+        pod: &TestPod,
         settings: Settings,
         program: &Path,
         arguments: &[&str],
     ) -> io::Result<Self> {
         let report = NamedTempFile::new()?;
-        let child = command(place)?
+        let child = command(pod)?
             .envs(settings.iter().copied())
             .args(["run", "--format", "json", "-o"])
             .arg(report.path())
@@ -319,7 +319,7 @@ impl Run {
     /// Waits until it ends, and reads its report.
     ///
     /// # Errors
-    /// The report is not as the contract says.
+    /// The report violates the telemetry contract.
     pub fn finish(mut self) -> io::Result<(ExitStatus, Report)> {
         let status = self.child.wait()?;
         let text = fs::read_to_string(self.report.path())?;
@@ -335,26 +335,26 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        // It may have ended, or have been killed with its place.
+        // It may have exited, or have been killed with its pod.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// `traffic call TARGET ARGUMENTS` in a place, followed by a flowcar of its own.
+/// `traffic call TARGET ARGUMENTS` in a test pod, followed by a flowcar of its own.
 ///
 /// # Errors
 /// A program cannot be started or fails.
 pub fn call(
-    place: &Place,
+    pod: &TestPod,
     target: SocketAddr,
     arguments: &[&str],
 ) -> io::Result<(Vec<ConnectionReport>, Report)> {
-    call_with(place, &[], target, arguments)
+    call_with(pod, &[], target, arguments)
 }
 
 fn call_with(
-    place: &Place,
+    pod: &TestPod,
     settings: Settings,
     target: SocketAddr,
     arguments: &[&str],
@@ -362,12 +362,12 @@ fn call_with(
     let target = target.to_string();
     let mut words = vec!["call", &target];
     words.extend_from_slice(arguments);
-    let mut run = Run::start_with(place, settings, &traffic::program()?, &words)?;
+    let mut run = Run::start_with(pod, settings, &traffic::program()?, &words)?;
     let reports = lines(run.stdout()?)?;
     succeeded(reports, run)
 }
 
-/// `traffic serve` in a place, followed by a flowcar of its own, until so many connections have ended.
+/// `traffic serve` in a test pod, followed by a flowcar of its own, until so many connections are closed.
 #[derive(Debug)]
 pub struct Server {
     run: Run,
@@ -382,12 +382,12 @@ impl Server {
     ///
     /// # Errors
     /// It cannot be started, or cannot listen.
-    pub fn start(place: &Place, connections: usize) -> io::Result<Self> {
-        Self::start_with(place, &[], connections, &[])
+    pub fn start(pod: &TestPod, connections: usize) -> io::Result<Self> {
+        Self::start_with(pod, &[], connections, &[])
     }
 
     fn start_with(
-        place: &Place,
+        pod: &TestPod,
         settings: Settings,
         connections: usize,
         sockets: &[&str],
@@ -399,7 +399,7 @@ impl Server {
         let until = connections.to_string();
         let mut words = vec!["serve", "--listen", "[::]:0", "--until", &until];
         words.extend_from_slice(sockets);
-        let mut run = Run::start_with(place, settings, &traffic::program()?, &words)?;
+        let mut run = Run::start_with(pod, settings, &traffic::program()?, &words)?;
         let mut stdout = run.stdout()?;
         let mut line = String::new();
         stdout.read_line(&mut line)?;
@@ -416,7 +416,7 @@ impl Server {
         self.address.port()
     }
 
-    /// Waits until its connections have ended.
+    /// Waits until its connections are closed.
     ///
     /// # Errors
     /// It failed.
@@ -448,11 +448,11 @@ pub struct Pair {
     settings: Vec<(&'static str, &'static str)>,
     sockets: Vec<&'static str>,
     link: Link,
-    client: Place,
-    server: Place,
+    client: TestPod,
+    server: TestPod,
 }
 
-/// One connection as four saw it.
+/// One connection as reported by both applications and both flowcars.
 #[derive(Clone, Debug)]
 pub struct Connection {
     /// The application at the client.
@@ -465,7 +465,7 @@ pub struct Connection {
     pub server_flow: FlowLine,
 }
 
-/// What came of [`Pair::call`].
+/// The result of [`Pair::call`].
 #[derive(Clone, Debug)]
 pub struct Called {
     /// Every connection.
@@ -505,10 +505,10 @@ impl Pair {
     /// Makes them; the link has this plan in both directions.
     ///
     /// # Errors
-    /// As its parts.
+    /// As [`TestPod::new`] and [`Link::between`].
     pub fn new(plan: Plan) -> io::Result<Self> {
-        let client = Place::new("client")?;
-        let server = Place::new("server")?;
+        let client = TestPod::new("client")?;
+        let server = TestPod::new("server")?;
         let link = Link::between(client.netns(), server.netns(), plan).map_err(io::Error::other)?;
         Ok(Self {
             settings: Vec::new(),
@@ -526,7 +526,7 @@ impl Pair {
         self
     }
 
-    /// Words for both `traffic call` and `traffic serve`: what they set on their sockets.
+    /// Arguments for both `traffic call` and `traffic serve`: the options of their sockets.
     #[must_use]
     pub fn sockets(mut self, arguments: &[&'static str]) -> Self {
         self.sockets.extend_from_slice(arguments);
@@ -534,12 +534,12 @@ impl Pair {
     }
 
     /// The client's pod.
-    pub fn client(&self) -> &Place {
+    pub fn client(&self) -> &TestPod {
         &self.client
     }
 
     /// The server's pod.
-    pub fn server(&self) -> &Place {
+    pub fn server(&self) -> &TestPod {
         &self.server
     }
 
@@ -549,7 +549,7 @@ impl Pair {
     }
 
     /// Makes so many connections by `traffic call ARGUMENTS` to the server at `server` (an address of the
-    /// link's end b), and joins what all four saw of each by the client's port.
+    /// link's end b), and joins the four reports of each by the client's port.
     ///
     /// # Errors
     /// A program fails.
@@ -583,7 +583,7 @@ impl Pair {
         let connections = clients.into_iter().map(|client| {
             let port = client
                 .local
-                .unwrap_or_else(|| panic!("it never came to be: {client:?}"))
+                .unwrap_or_else(|| panic!("it was never established: {client:?}"))
                 .port();
             let server = servers.iter().find(|server| server.peer.port() == port);
             Connection {

@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM for programs that hold cgroups: everything is given back before they end.
+//! SIGINT and SIGTERM for programs that hold cgroups: everything is removed before they exit.
 
 use std::{
     fs, io,
@@ -17,7 +17,7 @@ use crate::place::Cgroup;
 
 /// Catches both signals for as long as the process lives.
 ///
-/// The first one kills what runs in the cgroups that were named, so that whoever waits for those processes
+/// The first one kills the processes of the named cgroups, so that whoever waits for those processes
 /// gets an error, returns, and drops what it holds. Nothing is torn down from within a signal handler.
 #[derive(Clone, Debug)]
 pub struct Interrupt(Arc<Shared>);
@@ -62,7 +62,7 @@ impl Interrupt {
         self.0.caught.load(Ordering::SeqCst)
     }
 
-    /// To be asked between the steps of a long work.
+    /// To be called between the steps of a long work.
     ///
     /// # Errors
     /// [`io::ErrorKind::Interrupted`]: a signal came.
@@ -84,7 +84,7 @@ impl Shared {
     fn interrupt(&self) {
         self.caught.store(true, Ordering::SeqCst);
         for cgroup in self.lock().iter() {
-            // It may be gone already. Before 5.14 there is no such file; then the owner's drop does it.
+            // It may be removed already. Before 5.14 there is no such file; then the owner's drop does it.
             let _ = fs::write(cgroup.join("cgroup.kill"), "1");
         }
     }

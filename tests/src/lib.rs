@@ -1,4 +1,4 @@
-//! What flowcar's tests stand on. Nothing in here is a second copy of product code: it makes the
+//! The common code of flowcar's tests. Nothing in here is a second copy of product code: it makes the
 //! independent truth that the product is held against.
 
 pub mod cluster;

@@ -62,7 +62,7 @@ impl Receiver {
         }
     }
 
-    /// Hands over every export that comes until `enough` says so, and gives whether it did in time.
+    /// Passes on every export until `enough` holds, and returns whether it held in time.
     ///
     /// # Errors
     /// The receiver broke.

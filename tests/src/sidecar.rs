@@ -31,7 +31,7 @@ const ATTACHED: &str = "following its TCP flows";
 /// How long it may take to attach: 50 ms are usual, the rest is for a busy machine.
 const ATTACHES_WITHIN: Duration = Duration::from_secs(30);
 
-/// Its settings are these prefixes' variables; those of whoever starts it are not handed on.
+/// Its settings are the variables with these prefixes; those of its starter are not passed on.
 const SETTINGS: [&str; 2] = ["OTEL_", "FLOWCAR_"];
 
 /// A running `flowcar export` with [`CAPABILITIES`] alone, as in a pod: for who holds more, CAP_PERFMON above all, the verifier
@@ -46,7 +46,7 @@ pub struct Sidecar {
     attached_after: Duration,
 }
 
-/// How it ended.
+/// How it exited.
 #[derive(Debug)]
 pub struct Stopped {
     /// Its exit status.
@@ -61,7 +61,7 @@ impl Sidecar {
     /// Starts it with these settings (no others reach it) and waits until it is attached to the cgroup.
     ///
     /// # Errors
-    /// It cannot be started, or ends or does nothing instead; the message has what it logged.
+    /// It cannot be started, exits, or does not attach; the message has what it logged.
     pub fn follow<'a>(
         cgroup: &Path,
         settings: impl IntoIterator<Item = (&'a str, String)>,
@@ -129,7 +129,7 @@ impl Sidecar {
         self.child.id()
     }
 
-    /// How long it took from its start until it said that it is attached.
+    /// How long it took from its start until it logged that it is attached.
     pub fn attached_after(&self) -> Duration {
         self.attached_after
     }
@@ -137,7 +137,7 @@ impl Sidecar {
     /// CPU time that it has used.
     ///
     /// # Errors
-    /// It ended.
+    /// It has exited.
     pub fn cpu(&self) -> io::Result<Duration> {
         Ok(clock_gettime(clock_getcpuclockid(self.pid())?)?.into())
     }
@@ -145,7 +145,7 @@ impl Sidecar {
     /// Its resident memory, bytes. Its ring buffer is counted twice in it, because it is mapped twice.
     ///
     /// # Errors
-    /// It ended.
+    /// It has exited.
     pub fn rss(&self) -> io::Result<u64> {
         self.status("VmRSS:")
     }
@@ -153,7 +153,7 @@ impl Sidecar {
     /// The part of its resident memory that belongs to no file, bytes: heap and stacks.
     ///
     /// # Errors
-    /// It ended.
+    /// It has exited.
     pub fn anonymous(&self) -> io::Result<u64> {
         self.status("RssAnon:")
     }
@@ -169,10 +169,10 @@ impl Sidecar {
             .lines()
             .find_map(value)
             .map(|kib| kib * 1024)
-            .ok_or_else(|| io::Error::other(format!("no {field} flowcar export ended")))
+            .ok_or_else(|| io::Error::other(format!("no {field}: flowcar export has exited")))
     }
 
-    /// Ends it as a container runtime does, by SIGTERM, and waits until it has sent what is left.
+    /// Stops it as a container runtime does, by SIGTERM, and waits until it has sent its last export.
     ///
     /// # Errors
     /// It cannot be waited for.
@@ -192,7 +192,7 @@ impl Sidecar {
 
 impl Drop for Sidecar {
     fn drop(&mut self) {
-        // It may have ended.
+        // It may have exited.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use crate::place::Place;
+use crate::place::TestPod;
 
 /// `TCP_FIN_WAIT2`
 pub const FIN_WAIT2: u8 = 5;
@@ -16,8 +16,8 @@ pub const CLOSE_WAIT: u8 = 8;
 ///
 /// # Panics
 /// The kernel's table cannot be read.
-pub fn count(place: &Place, port: u16, state: u8) -> usize {
-    let table = place
+pub fn count(pod: &TestPod, port: u16, state: u8) -> usize {
+    let table = pod
         .netns()
         .run(|| fs::read_to_string("/proc/thread-self/net/tcp"));
     let table = table.unwrap().unwrap();

@@ -1,4 +1,4 @@
-//! What is in the images that `make image` builds, read from their archives.
+//! The contents of the images that `make image` builds, read from their archives.
 
 use std::{
     collections::BTreeSet,
@@ -27,7 +27,7 @@ struct Image {
 }
 
 impl Image {
-    /// None, told aloud, where it has not been built.
+    /// None, with a message, where it has not been built.
     fn open(name: &'static str) -> Option<Self> {
         let this = env::current_exe().unwrap();
         // TARGET/debug/deps/THIS
@@ -105,7 +105,7 @@ fn files(below: &Path, prefix: &Path, into: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn they_hold_a_binary_and_what_tells_of_it() {
+fn images_hold_a_binary_its_licences_and_its_bill() {
     for image in images() {
         let mut found = BTreeSet::new();
         files(image.root.path(), image.root.path(), &mut found);
@@ -127,7 +127,7 @@ fn they_hold_a_binary_and_what_tells_of_it() {
 }
 
 #[test]
-fn their_configuration_says_what_runs_and_as_whom() {
+fn image_configuration_names_entrypoint_and_user() {
     for image in images() {
         let config = &image.config["config"];
         assert_eq!(
@@ -149,9 +149,9 @@ fn their_configuration_says_what_runs_and_as_whom() {
     }
 }
 
-/// Without anything but what is in the image.
+/// Run with the files of the image alone.
 #[test]
-fn their_binaries_need_nothing() {
+fn image_binaries_are_static() {
     if !require_root() {
         return;
     }
@@ -171,8 +171,8 @@ fn their_binaries_need_nothing() {
             .env("PATH", "/usr/sbin:/usr/bin")
             .output()
             .unwrap();
-        let said = String::from_utf8(output.stdout).unwrap();
-        assert_eq!(said.trim(), format!("{} {VERSION}", image.name));
+        let printed = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(printed.trim(), format!("{} {VERSION}", image.name));
     }
 }
 
@@ -192,9 +192,9 @@ fn wants_an_interpreter(elf: &[u8]) -> bool {
         .any(|at| number(at, 4) == PT_INTERP)
 }
 
-/// Every crate of the bill is locked at that version, and its licence is told of.
+/// Every crate of the bill is locked at that version, and its licence is in the image.
 #[test]
-fn the_bill_of_materials_is_that_of_the_lock_file() {
+fn bill_of_materials_matches_the_lock_file() {
     let lock = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.lock");
     let lock = fs::read_to_string(lock).unwrap();
     for image in images() {

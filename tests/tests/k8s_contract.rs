@@ -7,7 +7,7 @@ use flowcar::config::{
     Compression, Config, Histograms, LogFormat, Protocol, SETTINGS, SourceChoice, Target,
     TraceParent,
 };
-use flowcar::series::PeerNaming;
+use flowcar::series::PeerLabel;
 use flowcar_k8s::annotations::{Annotation, Key, Kind, TABLE};
 use flowcar_k8s::config::Settings;
 use flowcar_k8s::inject::{Context, inject};
@@ -88,14 +88,14 @@ const CASES: &[Case] = &[
     (Key::ResourceAttributes, "a=,b=c%2Cd", |c| {
         attributes(c) == [("a", ""), ("b", "c,d")]
     }),
-    (Key::Peer, "auto", |c| c.naming.peer == PeerNaming::Auto),
+    (Key::Peer, "auto", |c| c.naming.peer == PeerLabel::Auto),
     (Key::Peer, "address", |c| {
-        c.naming.peer == PeerNaming::Address
+        c.naming.peer == PeerLabel::Address
     }),
     (Key::Peer, "prefix", |c| {
-        c.naming.peer == PeerNaming::Prefix { v4: 24, v6: 64 }
+        c.naming.peer == PeerLabel::Prefix { v4: 24, v6: 64 }
     }),
-    (Key::Peer, "none", |c| c.naming.peer == PeerNaming::None),
+    (Key::Peer, "none", |c| c.naming.peer == PeerLabel::None),
     (Key::Ports, "include", |c| c.naming.ports),
     (Key::Ports, "exclude", |c| !c.naming.ports),
     (Key::Sampling, "100", |c| c.spans_per_second == 100),
@@ -217,7 +217,7 @@ fn understood(env: Vec<(String, String)>, whose: &str) -> Config {
     let names: BTreeSet<_> = env.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names.difference(&known).count(), 0, "{whose}: {names:?}");
     assert_eq!(names.len(), env.len(), "{whose}: a name twice");
-    let config = Config::from_vars(env).unwrap_or_else(|mistakes| panic!("{whose}: {mistakes}"));
+    let config = Config::from_vars(env).unwrap_or_else(|errors| panic!("{whose}: {errors}"));
     config.with_default_endpoint()
 }
 
@@ -236,7 +236,7 @@ fn annotated(annotations: &[(&str, &str)]) -> Config {
 }
 
 #[test]
-fn every_annotation_has_the_effect_that_it_names_and_no_other_has() {
+fn every_annotation_has_its_effect_and_no_other() {
     let plain = annotated(&[]);
     for (key, value, holds) in CASES {
         let row = Annotation::of(*key);
@@ -256,7 +256,7 @@ fn every_annotation_has_the_effect_that_it_names_and_no_other_has() {
 }
 
 #[test]
-fn no_annotation_is_left_out() {
+fn every_annotation_is_tested() {
     let proven = |key: Key, value: &str| CASES.iter().any(|(k, v, _)| *k == key && *v == value);
     for row in &TABLE {
         annotated(&[(row.name, row.example)]);
@@ -275,7 +275,7 @@ fn no_annotation_is_left_out() {
 }
 
 #[test]
-fn golden_pods_are_understood() {
+fn sidecar_accepts_the_environment_of_golden_pods() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/k8s");
     let mut injected = 0;
     for file in std::fs::read_dir(folder).expect("the golden pods") {
@@ -318,7 +318,7 @@ fn golden_pods_are_understood() {
 }
 
 #[test]
-fn every_override_together_has_every_effect() {
+fn all_overrides_together_take_effect() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/k8s/every-override.yaml");
     let text = std::fs::read_to_string(path).expect("the golden pod");
     let pod: Value = serde_yaml_ng::from_str(&text).expect("YAML");
@@ -334,7 +334,7 @@ fn every_override_together_has_every_effect() {
     assert!(all(has_headers));
     assert_eq!(config.service_name.as_deref(), Some("pay$(X)"));
     assert_eq!(attributes(&config), [("team", "a")]);
-    assert_eq!(config.naming.peer, PeerNaming::Prefix { v4: 24, v6: 64 });
+    assert_eq!(config.naming.peer, PeerLabel::Prefix { v4: 24, v6: 64 });
     assert!(!config.naming.ports);
     assert_eq!(config.spans_per_second, 5);
     assert_eq!(config.trace_parent, TraceParent::Never);
@@ -343,4 +343,121 @@ fn every_override_together_has_every_effect() {
         (log(&config), config.log_format),
         ("debug", LogFormat::Json)
     );
+}
+
+/// Endpoints, and whether the injector and the sidecar take them.
+const ENDPOINTS: &[(&str, bool)] = &[
+    ("http://c", true),
+    ("http://c:4317", true),
+    ("HTTPS://C.Example_1.test:65535/v1?a=b", true),
+    ("http://10.0.0.1:1/", true),
+    ("http://[::1]:4317", true),
+    ("http://[::ffff:10.0.0.1]", true),
+    ("http://[fe80::1%25eth0]:4317", true),
+    ("http://[fe80::1%eth0]:4317", true),
+    ("http://c/%C3%BC", true),
+    ("http://c?x=1&y=2", true),
+    ("unix:///run/otel/otlp.sock", true),
+    ("unix:///run/ü/otlp.sock", true),
+    ("", false),
+    ("http://", false),
+    ("http:///v1", false),
+    ("http:c", false),
+    ("ftp://c", false),
+    ("http://c:", false),
+    ("http://c:0", false),
+    ("http://c:65536", false),
+    ("http://c:+80", false),
+    ("http://c:80:81", false),
+    ("http://[::1]:0", false),
+    ("http://[::1]:", false),
+    ("http://[::1]4317", false),
+    ("http://[::1", false),
+    ("http://[c]:4317", false),
+    ("http://[fe80::1%25]:4317", false),
+    ("http://::1:4317", false),
+    ("http://@c:4317", false),
+    ("http://u:p@c", false),
+    ("http://c*:4317", false),
+    ("http://c~", false),
+    ("http://c'd", false),
+    ("http://c!", false),
+    ("http://c$d", false),
+    ("http://(c)", false),
+    ("http://c;d", false),
+    ("http://c=d", false),
+    ("http://c,d", false),
+    ("http://c+d", false),
+    ("http://c&d", false),
+    ("http://c%41", false),
+    ("http://ü", false),
+    ("http://c/ü", false),
+    ("http://c?ü", false),
+    ("http://c/#f", false),
+    ("http://c/#", false),
+    ("http://c d", false),
+    ("http://c/a b", false),
+    ("http://c\n/a", false),
+    ("http://c/\u{7f}", false),
+    ("http://c/<b>", false),
+    ("http://c\\d", false),
+    ("unix://run/otlp.sock", false),
+    ("unix:run/otlp.sock", false),
+];
+
+/// The sidecar takes these, and the injector does not: why.
+const ONLY_THE_SIDECAR: &[(&str, &str)] = &[
+    ("c:4317", "https for gRPC only: the scheme is to be seen"),
+    (
+        "unix:/run/otel/otlp.sock",
+        "one way of writing it is enough",
+    ),
+    ("http://c\n", "what is around a value does not matter to it"),
+    ("unix:///otlp.sock", "the root cannot be mounted"),
+    ("unix:///run/../otlp.sock", "Kubernetes mounts no such path"),
+    ("unix:///run//otlp.sock", "one way of writing it is enough"),
+    ("unix:///run/otel/", "a directory"),
+    ("unix:///proc/1/otlp.sock", "the container has its own"),
+    (
+        "unix:///run/a:b/otlp.sock",
+        "Kubernetes mounts no such path",
+    ),
+];
+
+#[test]
+fn injector_accepts_the_endpoints_that_the_sidecar_accepts() {
+    let by_injector = |endpoint: &str| Annotation::of(Key::Endpoint).kind.accepts(endpoint);
+    let by_sidecar = |endpoint: &str| {
+        ["grpc", "http/protobuf"].map(|protocol| {
+            let vars = [
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
+                ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+            ];
+            let vars = vars.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            // An empty one is as one that is not set.
+            !endpoint.is_empty() && Config::from_vars(vars).is_ok()
+        })
+    };
+    let long = |length: usize| {
+        let path = "/run/otel/";
+        format!("unix://{path}{}", "s".repeat(length - path.len()))
+    };
+    let lengths = [
+        (long(107), true),
+        (long(108), false),
+        (format!("http://c/{}", "a".repeat(2000)), true),
+    ];
+    let all = ENDPOINTS
+        .iter()
+        .map(|(endpoint, taken)| ((*endpoint).to_owned(), *taken));
+    for (endpoint, taken) in all.chain(lengths) {
+        assert_eq!(by_injector(&endpoint), taken, "the injector: {endpoint}");
+        assert_eq!(by_sidecar(&endpoint), [taken; 2], "the sidecar: {endpoint}");
+    }
+    for (endpoint, why) in ONLY_THE_SIDECAR {
+        assert!(
+            !by_injector(endpoint) && by_sidecar(endpoint)[0],
+            "{endpoint}: {why}"
+        );
+    }
 }

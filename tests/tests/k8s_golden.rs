@@ -1,6 +1,6 @@
 //! Golden pods: for each `tests/golden/k8s/NAME.yaml` the patch, the warnings and the decision, as committed.
 //!
-//! The API server's own word on such patches is in `k8s_controller`; these keep them from changing unseen.
+//! `k8s_controller` checks such patches against the API server; these tests detect changes.
 //! `FLOWCAR_BLESS=1` writes them anew, and the diff is to be read.
 
 use std::path::{Path, PathBuf};

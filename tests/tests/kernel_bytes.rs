@@ -1,4 +1,4 @@
-//! Every flow against what its application sent and received, what its socket counted, and what the link
+//! Every flow against its application's bytes, its socket's counts, and what the link
 //! carried, at both ends.
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
@@ -72,9 +72,9 @@ fn a_hundred_connections(pair: &Pair, server: IpAddr) {
     all_in_the_books(&called, 100);
 }
 
-/// Every way in which a connection can end, by what `traffic` does and the wire shows.
+/// Every way in which a connection can close, by `traffic`'s reports and the wire.
 #[test]
-fn ends_are_told_apart() {
+fn close_reasons_are_distinguished() {
     if !can_run() {
         return;
     }
@@ -234,8 +234,8 @@ fn segments_are_the_links(connection: &Connection, trace: &Trace) {
             carried(AtoB, true),
         ),
     ] {
-        // What either end sends again for nothing, or what answers it, may come when this socket has closed: what is
-        // left of it counts neither. Nor does it the peer's FIN and its acknowledgement, where our own was acknowledged before
+        // Needless retransmits of either end, and their answers, may come when this socket has closed: the TIME_WAIT
+        // socket counts neither. Nor does it count the peer's FIN and its acknowledgement, where our own was acknowledged before
         // (net/ipv4/tcp.c, __tcp_close: FIN_WAIT2 without a socket).
         let ours_was_first = u64::from(flow.end == "local_fin");
         let again = flow.retransmits + other.retransmits + ours_was_first;

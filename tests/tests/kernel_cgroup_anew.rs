@@ -1,5 +1,5 @@
-//! The followed cgroup is removed and made anew, as `systemctl restart` does with a unit's: both are followed, the old one until
-//! its last socket is gone, and nothing is counted twice.
+//! The followed cgroup is removed and recreated, as `systemctl restart` does with a unit's: both are followed, the old one until
+//! its last socket is closed, and nothing is counted twice.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use std::{
 use flowcar_tests::{
     exporting::Exporting,
     flowcar,
-    place::{Cgroup, Place, require_cgroup2, require_root},
+    place::{Cgroup, TestPod, require_cgroup2, require_root},
     traffic::{CallPlan, ConnectionReport, Holding, ServePlan, Serving},
     watch::{Mode, Seen, Watch, bytes_hold},
 };
@@ -24,7 +24,7 @@ const EMPTY_WITHIN: Duration = Duration::from_secs(20);
 
 /// A unit whose cgroup is removed although connections of it live on: its processes are moved away.
 struct Unit {
-    place: Place,
+    pod: TestPod,
     elsewhere: Cgroup,
 }
 
@@ -37,17 +37,17 @@ struct Open {
 impl Unit {
     fn new() -> Self {
         Self {
-            place: Place::new("unit").unwrap(),
+            pod: TestPod::new("unit").unwrap(),
             elsewhere: Cgroup::new("elsewhere").unwrap(),
         }
     }
 
     fn connect(&self, connections: u64) -> Open {
         let any = "[::]:0".parse().unwrap();
-        let serving = Serving::start(&self.place, &ServePlan::at(any)).unwrap();
+        let serving = Serving::start(&self.pod, &ServePlan::at(any)).unwrap();
         let target = SocketAddr::from(([127, 0, 0, 1], serving.address().port()));
         let plan = CallPlan::to(target).connections(connections, 1);
-        let holding = Holding::start(&self.place, &plan.sizes(1..=5000, 1..=5000)).unwrap();
+        let holding = Holding::start(&self.pod, &plan.sizes(1..=5000, 1..=5000)).unwrap();
         Open { serving, holding }
     }
 
@@ -56,18 +56,18 @@ impl Unit {
             self.elsewhere.adopt(open.serving.id()).unwrap();
             self.elsewhere.adopt(open.holding.id()).unwrap();
         }
-        let cgroup = self.place.cgroup();
+        let cgroup = self.pod.cgroup();
         assert!(cgroup.wait_empty(EMPTY_WITHIN).unwrap());
         fs::remove_dir(cgroup.path()).unwrap();
     }
 
     fn make(&self) {
-        fs::create_dir(self.place.cgroup().path()).unwrap();
+        fs::create_dir(self.pod.cgroup().path()).unwrap();
     }
 }
 
 impl Open {
-    /// Closes all, and gives what both applications tell of them.
+    /// Closes all, and returns both applications' reports of them.
     fn close(self) -> Vec<ConnectionReport> {
         let mut reports = self.holding.close().unwrap();
         let count = reports.len();
@@ -92,7 +92,7 @@ const MODES: [(Mode, &[(&str, &str)]); 4] = [
     (Mode::Auto, &[]),
 ];
 
-/// All that the applications know, and no more.
+/// All that the applications report, and no more.
 fn holds(seen: &Seen, reports: &[ConnectionReport], what: &str) {
     let opened = reports.len() as f64;
     let sum = |name| seen.sum(name, &[]);
@@ -112,18 +112,18 @@ fn a_removed_cgroup_is_waited_for_and_followed_again() {
     for (mode, settings) in MODES {
         let what = format!("{mode:?} {settings:?}");
         let unit = Unit::new();
-        let mut watch = Watch::start(&unit.place, mode, settings);
+        let mut watch = Watch::start(&unit.pod, mode, settings);
         let mut old = unit.connect(3);
         watch.until("the old ones", |seen| seen.sum(LIVE, &[]) == 6.0);
 
         unit.remove(&[&old]);
-        watch.told("the followed cgroup was removed");
-        // The old cgroup's connections go on, are counted, and end, while there is no cgroup.
+        watch.reported("the followed cgroup was removed");
+        // The old cgroup's connections go on, are counted, and close, while there is no cgroup.
         old.holding.exchange().unwrap();
         let mut reports = old.close();
         watch.until("their ends", |seen| seen.sum(CLOSED, &[]) == 6.0);
         unit.make();
-        watch.told("the cgroup was made anew");
+        watch.reported("the cgroup was recreated");
 
         let new = unit.connect(2);
         watch.until("the new ones", |seen| seen.sum(LIVE, &[]) == 4.0);
@@ -132,21 +132,21 @@ fn a_removed_cgroup_is_waited_for_and_followed_again() {
         let seen = watch.stop();
         holds(&seen, &reports, &what);
         let removed = seen.log.iter().filter(|line| line.contains("was removed"));
-        assert_eq!(removed.count(), 1, "said once: {:#?}", seen.log);
+        assert_eq!(removed.count(), 1, "logged once: {:#?}", seen.log);
     }
 }
 
-/// Nothing is seen of it but that the directory is another one: connections that the new cgroup has by then are adopted, and
-/// those of the old one, which are open as well, are not.
+/// flowcar sees only that the directory is another one: connections that the new cgroup has by then are adopted, and
+/// the open connections of the old one are not.
 #[test]
-fn between_two_looks_it_may_be_removed_and_made() {
+fn cgroup_recreated_between_polls_is_followed() {
     if !can_run() {
         return;
     }
     for (mode, settings) in MODES {
         let what = format!("{mode:?} {settings:?}");
         let unit = Unit::new();
-        let mut watch = Watch::start(&unit.place, mode, settings);
+        let mut watch = Watch::start(&unit.pod, mode, settings);
         let old = unit.connect(3);
         watch.until("the old ones", |seen| seen.sum(LIVE, &[]) == 6.0);
         watch.signal(Signal::SIGSTOP);
@@ -154,7 +154,7 @@ fn between_two_looks_it_may_be_removed_and_made() {
         unit.make();
         let mut new = unit.connect(2);
         watch.signal(Signal::SIGCONT);
-        watch.told("the cgroup was made anew");
+        watch.reported("the cgroup was recreated");
         watch.until("all", |seen| seen.sum(LIVE, &[]) == 10.0);
         new.holding.exchange().unwrap();
         let mut reports = old.close();
@@ -164,14 +164,14 @@ fn between_two_looks_it_may_be_removed_and_made() {
     }
 }
 
-/// A unit may be started again for ever: what held on to the cgroups before is let go of.
+/// A unit may be restarted without end: programs and descriptors of removed cgroups are released.
 #[test]
 fn many_restarts_leave_nothing_behind() {
     if !can_run() {
         return;
     }
     let unit = Unit::new();
-    let mut watch = Watch::start(&unit.place, Mode::Both, &[]);
+    let mut watch = Watch::start(&unit.pod, Mode::Both, &[]);
     let mut reports = Vec::new();
     for restarts in 1..=8 {
         let open = unit.connect(1);
@@ -180,9 +180,9 @@ fn many_restarts_leave_nothing_behind() {
         reports.extend(open.close());
         unit.remove(&[]);
         unit.make();
-        watch.told("the cgroup was made anew");
+        watch.reported("the cgroup was recreated");
     }
-    // Two programs on each cgroup: on the newest, and perhaps on those whose sockets the kernel has only just let go of.
+    // Two programs on each cgroup: on the newest, and perhaps on those whose sockets the kernel has only just freed.
     let links = |watch: &Watch| {
         let descriptors = fs::read_dir(format!("/proc/{}/fdinfo", watch.id())).unwrap();
         let texts = descriptors.map(|entry| fs::read_to_string(entry.unwrap().path()));
@@ -198,13 +198,13 @@ fn many_restarts_leave_nothing_behind() {
         assert!(Instant::now() < deadline, "{} links", links(&watch));
         unit.remove(&[]);
         unit.make();
-        watch.told("the cgroup was made anew");
+        watch.reported("the cgroup was recreated");
     }
     watch.until("all ends", |seen| seen.sum(CLOSED, &[]) == 16.0);
     holds(&watch.stop(), &reports, "restarts");
 }
 
-/// Packet programs ask for CAP_NET_ADMIN whenever they are attached; the others for nothing.
+/// Attaching packet programs needs CAP_NET_ADMIN; attaching the others needs no capability.
 #[test]
 fn a_capability_is_kept_only_for_packet_programs() {
     if !can_run() {
@@ -212,13 +212,13 @@ fn a_capability_is_kept_only_for_packet_programs() {
     }
     const NET_ADMIN: u64 = 1 << 12;
     for (exchange, kept) in [("off", 0), ("on", NET_ADMIN)] {
-        let place = Place::new("kept").unwrap();
-        let mut command = flowcar::command(&place).unwrap();
+        let pod = TestPod::new("kept").unwrap();
+        let mut command = flowcar::command(&pod).unwrap();
         let command = command.arg("export").arg("--cgroup");
-        let command = command.arg(place.cgroup().path());
+        let command = command.arg(pod.cgroup().path());
         let command = command.env("FLOWCAR_EXCHANGE", exchange);
         let mut export = Exporting::start(command.stdout(Stdio::null()));
-        export.told("following");
+        export.reported("following");
         let status = fs::read_to_string(format!("/proc/{}/status", export.id())).unwrap();
         for set in ["CapPrm:", "CapEff:"] {
             let value = status

@@ -1,4 +1,4 @@
-//! `flowcar run` as a command among commands: what it follows, and that the command does not notice.
+//! `flowcar run`: what it follows, and that the command runs as it does without flowcar.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use std::{
 
 use flowcar_tests::{
     flowcar::{self, Report},
-    place::{Capability, OnlyCaps, Place, require_cgroup2, require_program, require_root},
+    place::{Capability, OnlyCaps, TestPod, require_cgroup2, require_program, require_root},
     traffic,
 };
 use nix::{
@@ -23,19 +23,19 @@ use nix::{
 const BODY: usize = 123_457;
 
 /// Time for a killed process to leave its cgroup; the machine may be busy.
-const GONE_WITHIN: Duration = Duration::from_secs(10);
+const EXIT_WITHIN: Duration = Duration::from_secs(10);
 
 fn can_run() -> bool {
     require_root() && require_cgroup2()
 }
 
-fn place() -> Place {
-    Place::new("cli").unwrap()
+fn pod() -> TestPod {
+    TestPod::new("cli").unwrap()
 }
 
 /// `flowcar run OPTIONS -- COMMAND` until it ends.
-fn run(place: &Place, options: &[&str], command: &[&str]) -> Output {
-    let mut run = flowcar::command(place).unwrap();
+fn run(pod: &TestPod, options: &[&str], command: &[&str]) -> Output {
+    let mut run = flowcar::command(pod).unwrap();
     run.arg("run").args(options).arg("--").args(command);
     run.stdin(Stdio::null()).output().unwrap()
 }
@@ -51,9 +51,9 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
-/// The cgroups that flowcar made in the place and has not removed.
-fn left_behind(place: &Place) -> Vec<String> {
-    let entries = fs::read_dir(place.cgroup().path()).unwrap();
+/// The cgroups that flowcar made in the pod and has not removed.
+fn left_behind(pod: &TestPod) -> Vec<String> {
+    let entries = fs::read_dir(pod.cgroup().path()).unwrap();
     entries
         .map(|entry| entry.unwrap())
         .filter(|entry| entry.file_type().unwrap().is_dir())
@@ -62,9 +62,9 @@ fn left_behind(place: &Place) -> Vec<String> {
 }
 
 /// Answers one request with [`BODY`] bytes, waits for the client to close, and gives how many bytes it read and wrote.
-/// It is in the place's network and not in its cgroup.
-fn serve_one(place: &Place) -> (SocketAddr, thread::JoinHandle<(u64, u64)>) {
-    let bound = place
+/// It is in the pod's network and not in its cgroup.
+fn serve_one(pod: &TestPod) -> (SocketAddr, thread::JoinHandle<(u64, u64)>) {
+    let bound = pod
         .netns()
         .run(|| TcpListener::bind("127.0.0.1:0").unwrap());
     let listener = bound.unwrap();
@@ -93,11 +93,11 @@ fn curl_is_one_client_flow_with_exact_bytes() {
     if !can_run() || !require_program("curl") {
         return;
     }
-    let place = place();
-    let (address, serving) = serve_one(&place);
+    let pod = pod();
+    let (address, serving) = serve_one(&pod);
     let file = tempfile::NamedTempFile::new().unwrap();
     let output = run(
-        &place,
+        &pod,
         &["--format", "json", "-o", file.path().to_str().unwrap()],
         &[
             "curl",
@@ -134,15 +134,15 @@ fn curl_is_one_client_flow_with_exact_bytes() {
     let books = &report.summary;
     assert_eq!((books.opened, books.closed, books.live), (1, 1, 0));
     assert_eq!((books.failed, books.lost, books.exit_status), (0, 0, 0));
-    assert_eq!(left_behind(&place), [""; 0]);
+    assert_eq!(left_behind(&pod), [""; 0]);
 }
 
 #[test]
-fn the_status_is_that_of_the_command() {
+fn exit_status_is_the_commands() {
     if !can_run() {
         return;
     }
-    let place = place();
+    let pod = pod();
     let plain = tempfile::NamedTempFile::new().unwrap();
     let plain = plain.path().to_str().unwrap();
     for (command, expected) in [
@@ -155,32 +155,32 @@ fn the_status_is_that_of_the_command() {
         (&[plain], 126),
         (&["/"], 126),
     ] {
-        let output = run(&place, &["--format", "json"], command);
+        let output = run(&pod, &["--format", "json"], command);
         assert_eq!(status(&output), expected, "{command:?}: {output:?}");
         assert_eq!(output.stdout, b"", "{command:?}");
-        let told = text(&output.stderr);
-        assert_eq!(told.lines().count(), 1, "{command:?}: {told}");
+        let reported = text(&output.stderr);
+        assert_eq!(reported.lines().count(), 1, "{command:?}: {reported}");
         if matches!(expected, 126 | 127) {
             assert!(
-                told.starts_with("flowcar: ") && told.contains(command[0]),
-                "{told}"
+                reported.starts_with("flowcar: ") && reported.contains(command[0]),
+                "{reported}"
             );
         } else {
-            let report = Report::parse(told).unwrap();
+            let report = Report::parse(reported).unwrap();
             assert_eq!(report.summary.exit_status, expected);
             assert_eq!(report.flows.len(), 0);
         }
-        assert_eq!(left_behind(&place), [""; 0], "{command:?}");
+        assert_eq!(left_behind(&pod), [""; 0], "{command:?}");
     }
 }
 
-/// The command's environment is flowcar's, too; what is wrong in it is said, and no more.
+/// The command's environment is flowcar's, too: an invalid setting in it is logged, and no more.
 #[test]
-fn settings_of_the_command_are_no_reason_not_to_run_it() {
+fn invalid_settings_do_not_prevent_the_command() {
     if !can_run() {
         return;
     }
-    let place = place();
+    let pod = pod();
     for (name, value) in [
         ("OTEL_TRACES_EXPORTER", "console"),
         ("OTEL_METRICS_EXPORTER", "prometheus"),
@@ -192,19 +192,19 @@ fn settings_of_the_command_are_no_reason_not_to_run_it() {
         ("OTEL_RESOURCE_ATTRIBUTES", "s3cret"),
         ("OTEL_METRIC_EXPORT_INTERVAL", "1"),
     ] {
-        let mut run = flowcar::command(&place).unwrap();
+        let mut run = flowcar::command(&pod).unwrap();
         run.args(["run", "--format", "json", "--", "sh", "-c", "exit 7"]);
         let output = run.env(name, value).stdin(Stdio::null()).output().unwrap();
         assert_eq!(status(&output), 7, "{name}: {output:?}");
-        let told = text(&output.stderr);
-        let lines: Vec<_> = told.lines().collect();
-        assert_eq!(lines.len(), 2, "{name}: {told}");
-        assert!(lines[0].contains(&format!("WARN {name} is ")), "{told}");
-        assert!(!told.contains("s3cret"), "{told}");
+        let reported = text(&output.stderr);
+        let lines: Vec<_> = reported.lines().collect();
+        assert_eq!(lines.len(), 2, "{name}: {reported}");
+        assert!(lines[0].contains(&format!("WARN {name} is ")), "{reported}");
+        assert!(!reported.contains("s3cret"), "{reported}");
         assert_eq!(Report::parse(lines[1]).unwrap().summary.exit_status, 7);
     }
     let run = |name, value| {
-        let mut run = flowcar::command(&place).unwrap();
+        let mut run = flowcar::command(&pod).unwrap();
         run.args(["run", "--", "true"]).env(name, value);
         run.stdin(Stdio::null()).output().unwrap()
     };
@@ -214,25 +214,25 @@ fn settings_of_the_command_are_no_reason_not_to_run_it() {
     assert_eq!(text(&unused.stderr).lines().count(), 1, "{unused:?}");
 }
 
-/// Nothing listens in the place.
+/// Nothing listens in the pod.
 #[test]
-fn an_endpoint_that_nobody_serves_is_not_waited_for() {
+fn run_does_not_wait_for_an_unreachable_endpoint() {
     if !can_run() {
         return;
     }
-    let place = place();
+    let pod = pod();
     let patience = Duration::from_secs(3600);
     for endpoint in ["http://127.0.0.1:4317", "http://nowhere.invalid:4317"] {
         let began = std::time::Instant::now();
-        let mut run = flowcar::command(&place).unwrap();
+        let mut run = flowcar::command(&pod).unwrap();
         run.args(["run", "--", "true"])
             .env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
             .env("FLOWCAR_SHUTDOWN_TIMEOUT", patience.as_millis().to_string());
         let output = run.stdin(Stdio::null()).output().unwrap();
         assert_eq!(status(&output), 0, "{output:?}");
         assert!(began.elapsed() < patience / 2, "{endpoint}");
-        let told = text(&output.stderr);
-        assert!(told.contains("cannot export metrics"), "{told}");
+        let reported = text(&output.stderr);
+        assert!(reported.contains("cannot export metrics"), "{reported}");
     }
 }
 
@@ -241,8 +241,8 @@ fn standard_streams_are_the_commands() {
     if !can_run() {
         return;
     }
-    let place = place();
-    let mut run = flowcar::command(&place).unwrap();
+    let pod = pod();
+    let mut run = flowcar::command(&pod).unwrap();
     run.args(["run", "--", "sh", "-c", "cat; printf err >&2"]);
     run.stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -260,34 +260,34 @@ fn standard_streams_are_the_commands() {
 }
 
 #[test]
-fn the_report_goes_where_it_is_told_to() {
+fn report_goes_to_the_requested_output() {
     if !can_run() {
         return;
     }
-    let place = place();
-    let output = run(&place, &["--format", "json", "-o", "-"], &["printf", ""]);
+    let pod = pod();
+    let output = run(&pod, &["--format", "json", "-o", "-"], &["printf", ""]);
     assert_eq!(
         Report::parse(text(&output.stdout)).unwrap().summary.opened,
         0
     );
     assert_eq!(output.stderr, b"");
 
-    let output = run(&place, &["-o", "/nowhere/report"], &["echo", "ran"]);
+    let output = run(&pod, &["-o", "/nowhere/report"], &["echo", "ran"]);
     assert_eq!(status(&output), 73, "{output:?}");
-    assert_eq!(output.stdout, b"", "the command was not run in vain");
+    assert_eq!(output.stdout, b"", "the command was not run");
     assert!(text(&output.stderr).contains("/nowhere/report"));
     assert_eq!(text(&output.stderr).lines().count(), 1);
 }
 
-/// `| head -1`: who reads the report may have read enough.
+/// `| head -1`: the reader of the report may close the pipe early.
 #[test]
-fn a_reader_that_leaves_is_no_failure() {
+fn closed_report_pipe_is_no_failure() {
     if !can_run() {
         return;
     }
-    let place = place();
+    let pod = pod();
     for format in ["json", "table"] {
-        let mut run = flowcar::command(&place).unwrap();
+        let mut run = flowcar::command(&pod).unwrap();
         run.args([
             "run", "--format", format, "-o", "-", "--", "sh", "-c", "exit 7",
         ]);
@@ -301,22 +301,22 @@ fn a_reader_that_leaves_is_no_failure() {
     }
 }
 
-/// What the command leaves running goes on, and does not keep the cgroup.
+/// A process that the command leaves behind goes on, and leaves flowcar's cgroup.
 #[test]
 fn signals_are_passed_on() {
     if !can_run() {
         return;
     }
-    let place = place();
+    let pod = pod();
     let script = "trap 'exit 3' TERM; trap 'echo user' USR1; sleep 1000 >/dev/null 2>&1 & \
                   echo $!; wait; wait; wait";
-    let mut run = flowcar::Run::start(&place, Path::new("sh"), &["-c", script]).unwrap();
+    let mut run = flowcar::Run::start(&pod, Path::new("sh"), &["-c", script]).unwrap();
     let flowcar = Pid::from_raw(run.id().cast_signed());
     let mut stdout = run.stdout().unwrap();
     let mut line = String::new();
     stdout.read_line(&mut line).unwrap();
     let sleep: i32 = line.trim().parse().unwrap();
-    assert_eq!(left_behind(&place), [format!("flowcar-run-{flowcar}")]);
+    assert_eq!(left_behind(&pod), [format!("flowcar-run-{flowcar}")]);
 
     kill(flowcar, Signal::SIGUSR1).unwrap();
     line.clear();
@@ -325,10 +325,10 @@ fn signals_are_passed_on() {
     kill(flowcar, Signal::SIGTERM).unwrap();
     let (status, report) = run.finish().unwrap();
     assert_eq!((status.code(), report.summary.exit_status), (Some(3), 3));
-    assert_eq!(left_behind(&place), [""; 0]);
+    assert_eq!(left_behind(&pod), [""; 0]);
     kill(Pid::from_raw(sleep), None).expect("it goes on");
     let cgroup = fs::read_to_string(format!("/proc/{sleep}/cgroup")).unwrap();
-    let own = place.cgroup().path().file_name().unwrap().to_str().unwrap();
+    let own = pod.cgroup().path().file_name().unwrap().to_str().unwrap();
     assert!(
         cgroup
             .lines()
@@ -338,27 +338,27 @@ fn signals_are_passed_on() {
 }
 
 #[test]
-fn a_killed_flowcar_is_cleaned_up_after_by_the_next() {
+fn next_run_removes_the_cgroup_of_a_killed_flowcar() {
     if !can_run() {
         return;
     }
-    let place = place();
+    let pod = pod();
     let script = "echo $$; exec sleep 1000";
-    let mut run = flowcar::Run::start(&place, Path::new("sh"), &["-c", script]).unwrap();
+    let mut run = flowcar::Run::start(&pod, Path::new("sh"), &["-c", script]).unwrap();
     let mut line = String::new();
     run.stdout().unwrap().read_line(&mut line).unwrap();
     let name = format!("flowcar-run-{}", run.id());
     // Dropping it kills and reaps flowcar, not the command.
     drop(run);
-    assert_eq!(left_behind(&place), std::slice::from_ref(&name));
+    assert_eq!(left_behind(&pod), std::slice::from_ref(&name));
 
-    let again = || assert_eq!(status(&self::run(&place, &[], &["true"])), 0);
+    let again = || assert_eq!(status(&self::run(&pod, &[], &["true"])), 0);
     again();
-    assert_eq!(left_behind(&place), [name], "somebody still lives there");
+    assert_eq!(left_behind(&pod), [name], "a process is still in it");
     kill(Pid::from_raw(line.trim().parse().unwrap()), Signal::SIGKILL).unwrap();
-    assert!(place.cgroup().wait_empty(GONE_WITHIN).unwrap());
+    assert!(pod.cgroup().wait_empty(EXIT_WITHIN).unwrap());
     again();
-    assert_eq!(left_behind(&place), [""; 0]);
+    assert_eq!(left_behind(&pod), [""; 0]);
 }
 
 #[test]
@@ -366,7 +366,7 @@ fn the_table_is_plain_and_narrow_in_a_file() {
     if !can_run() {
         return;
     }
-    let place = place();
+    let pod = pod();
     let file = tempfile::NamedTempFile::new().unwrap();
     let traffic = traffic::program().unwrap();
     // Both ends in one cgroup: two rows for each connection.
@@ -377,7 +377,7 @@ fn the_table_is_plain_and_narrow_in_a_file() {
         traffic.display()
     );
     let output = run(
-        &place,
+        &pod,
         &["-o", file.path().to_str().unwrap()],
         &["sh", "-c", &script],
     );
@@ -405,7 +405,7 @@ fn a_missing_capability_is_named() {
     if !can_run() {
         return;
     }
-    let place = place();
+    let pod = pod();
     let cases: [(&[Capability], &str); 3] = [
         (&[Capability::CAP_NET_ADMIN], "missing CAP_BPF:"),
         (&[Capability::CAP_BPF], "missing CAP_NET_ADMIN:"),
@@ -413,37 +413,37 @@ fn a_missing_capability_is_named() {
     ];
     for (kept, expected) in cases {
         let mut run = Command::new(flowcar::program().unwrap());
-        place.enter(&mut run).unwrap();
+        pod.enter(&mut run).unwrap();
         run.with_only_caps(kept);
         let output = run.args(["run", "--", "echo", "ran"]).output().unwrap();
         assert_eq!(status(&output), 77, "{kept:?}: {output:?}");
-        let told = text(&output.stderr);
-        assert!(told.contains(expected), "{kept:?}: {told}");
-        assert_eq!(told.lines().count(), 1, "{told}");
+        let reported = text(&output.stderr);
+        assert!(reported.contains(expected), "{kept:?}: {reported}");
+        assert_eq!(reported.lines().count(), 1, "{reported}");
         assert_eq!(output.stdout, b"", "the command was not run unfollowed");
-        assert_eq!(left_behind(&place), [""; 0]);
+        assert_eq!(left_behind(&pod), [""; 0]);
     }
 }
 
-/// One line each, that says what, why and what to do.
+/// One line each: what, why and what to do.
 #[test]
-fn mistakes_are_told_before_anything_runs() {
+fn configuration_errors_are_reported_before_anything_runs() {
     if !can_run() {
         return;
     }
-    let place = place();
-    let procs = place.cgroup().path().join("cgroup.procs");
+    let pod = pod();
+    let procs = pod.cgroup().path().join("cgroup.procs");
     for path in [Path::new("/tmp"), Path::new("/nowhere"), &procs] {
-        let mut export = flowcar::command(&place).unwrap();
+        let mut export = flowcar::command(&pod).unwrap();
         let output = export.arg("export").arg("--cgroup").arg(path);
         let output = output.output().unwrap();
         assert_eq!(status(&output), 64, "{path:?}: {output:?}");
-        let told = text(&output.stderr);
+        let reported = text(&output.stderr);
         assert!(
-            told.contains(path.to_str().unwrap()) && told.contains("cgroup2"),
-            "{told}"
+            reported.contains(path.to_str().unwrap()) && reported.contains("cgroup2"),
+            "{reported}"
         );
-        assert_eq!(told.lines().count(), 1, "{told}");
+        assert_eq!(reported.lines().count(), 1, "{reported}");
     }
     for arguments in [
         &["run"][..],
@@ -451,7 +451,7 @@ fn mistakes_are_told_before_anything_runs() {
         &["export"],
         &["no-such-command"],
     ] {
-        let mut flowcar = flowcar::command(&place).unwrap();
+        let mut flowcar = flowcar::command(&pod).unwrap();
         let output = flowcar.args(arguments).output().unwrap();
         assert_eq!(status(&output), 64, "{arguments:?}: {output:?}");
         assert_eq!(output.stdout, b"", "{arguments:?}");

@@ -32,7 +32,7 @@ fn percentiles_are_within_a_bucket_of_the_wires() {
 fn percentiles(link: &str, plan: Plan, exchanges: u64) {
     let pair = Pair::new(plan).unwrap();
     let captures = [pair.client(), pair.server()]
-        .map(|place| Capture::start(place.netns(), &pair.link().device()).unwrap());
+        .map(|pod| Capture::start(pod.netns(), &pair.link().device()).unwrap());
     for server in [pair.link().b4(), pair.link().b6()] {
         let arguments = ["--exchanges", &exchanges.to_string()];
         let called = pair.call(server, 1, &arguments).unwrap();

@@ -25,7 +25,7 @@ fn pair(plan: Plan) -> Pair {
 /// Calls once, and gives what the client's and the server's end captured of it.
 fn call(pair: &Pair, arguments: &[&str]) -> (Connection, [Captured; 2]) {
     let captures = [pair.client(), pair.server()]
-        .map(|place| Capture::start(place.netns(), &pair.link().device()).unwrap());
+        .map(|pod| Capture::start(pod.netns(), &pair.link().device()).unwrap());
     let mut called = pair.call(pair.link().b4(), 1, arguments).unwrap();
     let connection = called.connections.remove(0);
     let port = connection.client_flow.local.port;
@@ -53,9 +53,9 @@ fn both_are_the_wires(name: &str, connection: &Connection, captured: &[Captured;
     }
 }
 
-/// Few enough to be kept one by one, and so many that there is a histogram; small, and of many segments.
+/// Few exchanges (inline samples), and many (a histogram); small ones, and of many segments.
 #[test]
-fn an_exchange_is_what_the_wire_says_at_either_end() {
+fn exchanges_match_the_capture_at_both_ends() {
     if !can_run() {
         return;
     }
@@ -75,7 +75,7 @@ fn an_exchange_is_what_the_wire_says_at_either_end() {
             ];
             let (connection, captured) = call(&pair, &arguments);
             both_are_the_wires(&name, &connection, &captured);
-            // The server takes the 3 ms that it was told to, the client waits for those and for the link.
+            // The server takes the 3 ms of --delay, the client waits for those and for the link.
             let p50 = |flow: &FlowLine| flow.exchanges.p50_s.unwrap();
             assert!(p50(&connection.server_flow) >= 0.003, "{name}");
             assert!(p50(&connection.client_flow) >= 0.008, "{name}");
@@ -85,7 +85,7 @@ fn an_exchange_is_what_the_wire_says_at_either_end() {
 
 /// With jitter each way takes up to 5 ms more or less than half a round trip.
 #[test]
-fn an_exchange_takes_as_long_as_its_link_makes_it() {
+fn exchange_latency_follows_the_link() {
     if !can_run() {
         return;
     }
@@ -103,7 +103,7 @@ fn an_exchange_takes_as_long_as_its_link_makes_it() {
 
 /// A request that has to be sent again, or whose response has, took as long as it took; and is one exchange.
 #[test]
-fn a_lost_segment_is_part_of_the_exchange() {
+fn exchange_includes_a_retransmitted_segment() {
     if !can_run() {
         return;
     }
@@ -128,9 +128,9 @@ fn a_lost_segment_is_part_of_the_exchange() {
     assert!(waits(&connection.client_flow) > 2.0 * waits(&connection.server_flow));
 }
 
-/// Off is the default, and then there is nothing.
+/// By default exchanges are off, and no exchange is reported.
 #[test]
-fn unless_it_is_on_there_are_none() {
+fn exchanges_are_off_by_default() {
     if !can_run() {
         return;
     }
@@ -142,9 +142,9 @@ fn unless_it_is_on_there_are_none() {
     }
 }
 
-/// Whose segments are looked at is told who sent a RST; also on connections long enough for storage.
+/// With packet programs the sender of a RST is reported; also on connections long enough for socket storage.
 #[test]
-fn the_side_that_sent_a_reset_is_told() {
+fn sender_of_a_reset_is_reported() {
     if !can_run() {
         return;
     }

@@ -1,11 +1,11 @@
-//! `flowcar export` as a sidecar: it follows a cgroup that it is not in, whether anybody takes what it exports or not.
+//! `flowcar export` as a sidecar: it follows a cgroup that it is not in, with or without a receiver.
 
 use std::{os::unix::process::CommandExt as _, time::Duration};
 
 use flowcar_tests::{
     exporting::{Exporting, has_books},
     flowcar,
-    place::{Place, require_cgroup2, require_root},
+    place::{TestPod, require_cgroup2, require_root},
     traffic::{CallPlan, ServePlan, Serving, call_in},
 };
 use nix::{
@@ -14,12 +14,12 @@ use nix::{
 };
 
 #[test]
-fn it_follows_another_cgroup_until_it_is_told_to_stop() {
+fn export_follows_another_cgroup_until_sigterm() {
     if !require_root() || !require_cgroup2() {
         return;
     }
-    let pod = Place::new("pod").unwrap();
-    let sidecar = Place::new("sidecar").unwrap();
+    let pod = TestPod::new("pod").unwrap();
+    let sidecar = TestPod::new("sidecar").unwrap();
     // Nobody listens in the sidecar's network: exports fail, following goes on.
     let mut command = flowcar::command(&sidecar).unwrap();
     command
@@ -27,7 +27,7 @@ fn it_follows_another_cgroup_until_it_is_told_to_stop() {
         .arg("--cgroup")
         .arg(pod.cgroup().path());
     let mut export = Exporting::start(&mut command);
-    export.told("following");
+    export.reported("following");
 
     let serving = Serving::start(&pod, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
     let target = ([127, 0, 0, 1], serving.address().port()).into();
@@ -38,13 +38,13 @@ fn it_follows_another_cgroup_until_it_is_told_to_stop() {
     has_books(&export.stop(), 20);
 }
 
-/// A terminal that is closed ends it as SIGTERM does; one that was started to outlive its terminal (nohup) goes on.
+/// SIGHUP of a closed terminal stops it as SIGTERM does; a flowcar that ignores SIGHUP (nohup) goes on.
 #[test]
-fn a_hangup_ends_it_in_order_unless_it_is_ignored() {
+fn sighup_stops_export_unless_ignored() {
     if !require_root() || !require_cgroup2() {
         return;
     }
-    let pod = Place::new("hangup").unwrap();
+    let pod = TestPod::new("hangup").unwrap();
     let start = |ignored: bool| {
         let mut command = flowcar::command(&pod).unwrap();
         command
@@ -61,25 +61,25 @@ fn a_hangup_ends_it_in_order_unless_it_is_ignored() {
             }
         }
         let mut export = Exporting::start(&mut command);
-        export.told("following");
+        export.reported("following");
         let pid = Pid::from_raw(export.id().cast_signed());
         kill(pid, Signal::SIGHUP).unwrap();
         export
     };
     let mut ended = start(false);
-    has_books(&ended.told("stopping"), 0);
+    has_books(&ended.reported("stopping"), 0);
     assert_eq!(ended.wait().code(), Some(0));
-    // Else it would have ended by the first signal, without this one's status.
+    // Otherwise it would have exited by the first signal, with another status.
     has_books(&start(true).stop(), 0);
 }
 
-/// Reports that nobody took are logged; in the exit status where that is asked for.
+/// Lost reports are logged; the exit status shows them in strict mode only.
 #[test]
-fn reports_that_nobody_took_are_in_the_exit_status_if_strict() {
+fn lost_reports_fail_the_exit_status_if_strict() {
     if !require_root() || !require_cgroup2() {
         return;
     }
-    let pod = Place::new("strict").unwrap();
+    let pod = TestPod::new("strict").unwrap();
     for (arguments, status) in [(&[][..], 0), (&["--strict"][..], 69)] {
         let mut command = flowcar::command(&pod).unwrap();
         command
@@ -91,10 +91,10 @@ fn reports_that_nobody_took_are_in_the_exit_status_if_strict() {
             .env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
             .env("FLOWCAR_SHUTDOWN_TIMEOUT", "300");
         let mut export = Exporting::start(&mut command);
-        export.told("following");
+        export.reported("following");
         let pid = Pid::from_raw(export.id().cast_signed());
         kill(pid, Signal::SIGTERM).unwrap();
-        export.told("metrics are lost");
+        export.reported("metrics are lost");
         assert_eq!(export.wait().code(), Some(status), "{arguments:?}");
     }
 }

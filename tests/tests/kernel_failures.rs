@@ -8,7 +8,7 @@ use flowcar_tests::{
         Direction::{AtoB, BtoA},
         Only, Plan, TcpSummary, When,
     },
-    place::{Place, require_cgroup2, require_program, require_root, require_tun},
+    place::{TestPod, require_cgroup2, require_program, require_root, require_tun},
     traffic::{ConnectionReport, FailureKind, Phase},
 };
 
@@ -16,10 +16,10 @@ fn can_run() -> bool {
     require_root() && require_cgroup2() && require_tun()
 }
 
-/// What the application was told, and the one flow of it.
-fn attempt(place: &Place, target: SocketAddr, arguments: &[&str]) -> (ConnectionReport, FlowLine) {
+/// The application's report, and its one flow.
+fn attempt(pod: &TestPod, target: SocketAddr, arguments: &[&str]) -> (ConnectionReport, FlowLine) {
     let (mut applications, Report { mut flows, summary }) =
-        flowcar::call(place, target, arguments).unwrap();
+        flowcar::call(pod, target, arguments).unwrap();
     assert_eq!((applications.len(), flows.len()), (1, 1), "{flows:?}");
     assert_eq!((summary.failed, summary.opened, summary.closed), (1, 0, 0));
     assert_eq!((summary.live, summary.lost), (0, 0));
@@ -29,9 +29,9 @@ fn attempt(place: &Place, target: SocketAddr, arguments: &[&str]) -> (Connection
     assert_eq!(flow.peer(), target);
     assert_eq!((flow.bytes_sent, flow.bytes_received), (0, 0));
     assert_eq!(flow.rtt.count, 0, "an attempt has no round trips");
-    let told = Duration::from_nanos(application.connect_ns.unwrap()).as_secs_f64();
+    let reported = Duration::from_nanos(application.connect_ns.unwrap()).as_secs_f64();
     let connect = flow.connect_s.unwrap();
-    assert!(connect > 0.0 && connect <= told, "{connect} {told}");
+    assert!(connect > 0.0 && connect <= reported, "{connect} {reported}");
     (application, flow)
 }
 
@@ -78,9 +78,9 @@ fn nobody_answers() {
     }
 }
 
-/// The application loses patience before the kernel does.
+/// The application's time-out is shorter than the kernel's.
 #[test]
-fn the_application_gives_up() {
+fn application_aborts_the_attempt() {
     if !can_run() {
         return;
     }
@@ -92,7 +92,7 @@ fn the_application_gives_up() {
     assert_eq!(flow.segments_received, 0);
 }
 
-/// A SYN that is lost costs the connection a second, not its place in the figures.
+/// A lost SYN delays the connection by a second; the connection is counted as any other.
 #[test]
 fn a_lost_syn_is_sent_again() {
     if !can_run() {
@@ -112,7 +112,7 @@ fn a_lost_syn_is_sent_again() {
     assert_eq!(called.client.failed, 0);
 }
 
-/// The server's socket comes to be with what its SYN-ACK took.
+/// The server's socket starts with the retransmits of its SYN-ACK.
 #[test]
 fn a_lost_syn_ack_is_sent_again() {
     if !can_run() {
@@ -141,7 +141,7 @@ fn a_lost_syn_ack_is_sent_again() {
     );
 }
 
-/// The network says that there is no way.
+/// The network answers that there is no route.
 #[test]
 fn a_host_is_unreachable() {
     if !can_run() || !require_program("nft") {

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use flowcar_tests::{
-    place::{Place, require_cgroup2, require_root},
+    place::{TestPod, require_cgroup2, require_root},
     traffic::{CallPlan, Holding, ServePlan, Serving, call_in},
     watch::{Flow, Mode, Seen, Watch},
 };
@@ -17,14 +17,14 @@ fn ten_thousand_idle_connections() {
     }
     const OPEN: u64 = 10_000;
     const FLOWS: f64 = 2.0 * OPEN as f64;
-    let place = Place::new("idle").unwrap();
-    let serving = Serving::start(&place, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    let pod = TestPod::new("idle").unwrap();
+    let serving = Serving::start(&pod, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
     let target: SocketAddr = ([127, 0, 0, 1], serving.address().port()).into();
     // Their books are of interest here, and a sample of their spans.
-    let few = [("FLOWCAR_SPANS_PER_SECOND", "100")];
-    let mut watch = Watch::start(&place, Mode::Both, &few);
+    let inline_samples = [("FLOWCAR_SPANS_PER_SECOND", "100")];
+    let mut watch = Watch::start(&pod, Mode::Both, &inline_samples);
     let plan = CallPlan::to(target).connections(OPEN, 200);
-    let holding = Holding::start(&place, &plan).unwrap();
+    let holding = Holding::start(&pod, &plan).unwrap();
     assert_eq!(holding.open() as u64, OPEN);
     watch.until("all live", |seen| seen.sum(LIVE, &[]) == FLOWS);
     for _ in 0..5 {
@@ -42,25 +42,25 @@ fn ten_thousand_idle_connections() {
     assert_eq!((opened, closed), (FLOWS, FLOWS));
     assert_eq!(seen.sum("flowcar.tcp.connection.lost", &[]), 0.0);
     let bytes: u64 = clients.iter().chain(&servers).map(|end| end.sent).sum();
-    let told = seen.sum("flowcar.tcp.io", &[("network.io.direction", "transmit")]);
-    assert_eq!(told, bytes as f64);
+    let reported = seen.sum("flowcar.tcp.io", &[("network.io.direction", "transmit")]);
+    assert_eq!(reported, bytes as f64);
 }
 
-/// A peer that is gone gives its series back, and begins anew from zero: whoever adds up the increases has all.
+/// The series of a peer without connections is dropped, and begins anew from zero: the sum of the increases is complete.
 #[test]
-fn a_series_without_connections_is_dropped_and_begins_anew() {
+fn series_without_connections_is_dropped_and_begins_anew() {
     if !require_root() || !require_cgroup2() {
         return;
     }
     const SERIES: &str = "flowcar.self.series.count";
-    let place = Place::new("series").unwrap();
-    let serving = Serving::start(&place, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    let pod = TestPod::new("series").unwrap();
+    let serving = Serving::start(&pod, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
     let target: SocketAddr = ([127, 0, 0, 1], serving.address().port()).into();
     // Each report is a chance to see it dropped.
     let idle = [("FLOWCAR_SERIES_IDLE", "1")];
-    let mut watch = Watch::start(&place, Mode::Both, &idle);
+    let mut watch = Watch::start(&pod, Mode::Both, &idle);
     for round in 1..=3_usize {
-        let clients = call_in(&place, &CallPlan::to(target).connections(5, 5)).unwrap();
+        let clients = call_in(&pod, &CallPlan::to(target).connections(5, 5)).unwrap();
         assert!(clients.iter().all(|client| client.failure.is_none()));
         // Only of this round.
         watch.until("its connections", |seen| seen.flows.len() == round * 10);
@@ -69,7 +69,7 @@ fn a_series_without_connections_is_dropped_and_begins_anew() {
         });
     }
     // A connection that is open keeps its series, however still it is.
-    let holding = Holding::start(&place, &CallPlan::to(target).connections(2, 2)).unwrap();
+    let holding = Holding::start(&pod, &CallPlan::to(target).connections(2, 2)).unwrap();
     watch.until("both series", |seen| seen.sum(LIVE, &[]) == 4.0);
     watch.reports(5);
     assert_eq!(watch.seen().began(), 4.0, "two connections, of both ends");
@@ -81,16 +81,16 @@ fn a_series_without_connections_is_dropped_and_begins_anew() {
 /// A connection that stays open sends marked spans for the intervals in which payload went, none for the others, and its own span
 /// when flowcar ends.
 #[test]
-fn an_open_connection_sends_interim_spans_and_its_own_at_the_end() {
+fn open_connection_sends_interim_spans_and_its_own_at_exit() {
     if !require_root() || !require_cgroup2() {
         return;
     }
-    let place = Place::new("interim").unwrap();
-    let serving = Serving::start(&place, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    let pod = TestPod::new("interim").unwrap();
+    let serving = Serving::start(&pod, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
     let target: SocketAddr = ([127, 0, 0, 1], serving.address().port()).into();
     let often = [("FLOWCAR_SPAN_INTERVAL", "300")];
-    let mut watch = Watch::start(&place, Mode::Both, &often);
-    let holding = Holding::start(&place, &CallPlan::to(target).connections(1, 1)).unwrap();
+    let mut watch = Watch::start(&pod, Mode::Both, &often);
+    let holding = Holding::start(&pod, &CallPlan::to(target).connections(1, 1)).unwrap();
     let interim = |seen: &Seen| -> Vec<Flow> {
         let all = seen.flows.iter();
         let interim = all.filter(|flow| flow.get("flowcar.tcp.is_interim") == "true");

@@ -1,4 +1,4 @@
-//! Retransmits against the socket's own count and against the link, which saw each segment that came twice.
+//! Retransmits against the socket's own count and against the link, which carried each segment that came twice.
 
 use std::time::Duration;
 
@@ -46,9 +46,9 @@ fn retransmits_are_the_sockets(called: &Called, trace: &Trace) {
             assert_eq!(flow.retransmits, trace.sent_again(direction), "{flow:?}");
             // The application asked before its FIN, which may be sent again, too.
             let fins_again = trace.count(direction, |tcp| tcp.fin) as u64 - 1;
-            let told = u64::from(info.total_retrans);
+            let reported = u64::from(info.total_retrans);
             assert!(
-                (told..=told + fins_again).contains(&flow.retransmits),
+                (reported..=reported + fins_again).contains(&flow.retransmits),
                 "{info:?}: {flow:?}"
             );
         }

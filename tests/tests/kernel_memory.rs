@@ -8,7 +8,7 @@ use std::{
 };
 
 use flowcar_tests::{
-    place::{Place, lacks, require_cgroup2, require_root},
+    place::{TestPod, lacks, require_cgroup2, require_root},
     traffic::{CallPlan, Holding, ServePlan, Serving, call_in},
     watch::{Mode, Watch},
 };
@@ -51,17 +51,17 @@ impl Drop for Memory {
 }
 
 #[test]
-fn more_connections_than_the_memory_limit_has_room_for_are_counted_and_kill_nothing() {
+fn connections_over_the_memory_limit_are_counted_as_lost() {
     if !require_root() || !require_cgroup2() {
         return;
     }
     let Some(memory) = Memory::new() else {
         return lacks("a memory cgroup");
     };
-    let place = Place::new("memory").unwrap();
+    let pod = TestPod::new("memory").unwrap();
     let range = ("net.ipv4.ip_local_port_range", "1024 65535");
-    place.netns().sysctl(range.0, range.1).unwrap();
-    let serving = Serving::start(&place, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    pod.netns().sysctl(range.0, range.1).unwrap();
+    let serving = Serving::start(&pod, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
     let target = ([127, 0, 0, 1], serving.address().port()).into();
     let settings = [
         ("FLOWCAR_SPAN_QUEUE_BYTES", "1000000"),
@@ -69,7 +69,7 @@ fn more_connections_than_the_memory_limit_has_room_for_are_counted_and_kill_noth
         ("OTEL_METRIC_EXPORT_INTERVAL", "1000"),
     ];
     let processes = memory.0.join("cgroup.procs");
-    let mut watch = Watch::start_with(&place, Mode::Both, &settings, |command| {
+    let mut watch = Watch::start_with(&pod, Mode::Both, &settings, |command| {
         // SAFETY: between fork and exec the closure opens and writes a file; its path is made before.
         unsafe {
             command.pre_exec(move || fs::write(&processes, "0"));
@@ -77,7 +77,7 @@ fn more_connections_than_the_memory_limit_has_room_for_are_counted_and_kill_noth
     });
     let sum = |watch: &mut Watch, name: &str| watch.reports(2).sum(name, &[]);
     let plan = CallPlan::to(target).connections(CONNECTIONS, 4);
-    let holding = Holding::start(&place, &plan).unwrap();
+    let holding = Holding::start(&pod, &plan).unwrap();
     let open = 2.0 * holding.open() as f64;
     // Those that the kernel keeps and the table does not list are reported when they close.
     watch.until("most of them", |seen| seen.began() > 0.8 * open);
@@ -89,13 +89,13 @@ fn more_connections_than_the_memory_limit_has_room_for_are_counted_and_kill_noth
     watch.until("their ends", |seen| {
         seen.began() == open && seen.sum("flowcar.tcp.connection.live", &[]) == 0.0
     });
-    // There is room again, and for as long as it takes the kernel to hear of it others may be lost.
+    // There is room again; until the kernel programs are informed of it, more may be lost.
     let (mut tries, mut closed) = (0, 0.0);
     while closed < 20.0 {
-        assert!(tries < 20, "none is followed any more");
+        assert!(tries < 20, "no connection is followed any more");
         tries += 1;
         let before = sum(&mut watch, "flowcar.tcp.connection.closed");
-        call_in(&place, &CallPlan::to(target).connections(10, 1)).unwrap();
+        call_in(&pod, &CallPlan::to(target).connections(10, 1)).unwrap();
         closed = sum(&mut watch, "flowcar.tcp.connection.closed") - before;
     }
     let seen = watch.stop();

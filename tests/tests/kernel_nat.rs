@@ -5,7 +5,7 @@ use std::time::Duration;
 use flowcar_tests::{
     flowcar::{self, Server},
     link::{Nat, Plan, Rewrite},
-    place::{Place, require_cgroup2, require_program, require_root, require_tun},
+    place::{TestPod, require_cgroup2, require_program, require_root, require_tun},
 };
 
 #[test]
@@ -14,7 +14,10 @@ fn one_trace_through_translation() {
         return;
     }
     for rewrite in [Rewrite::Destination, Rewrite::Source, Rewrite::Both] {
-        let (client, server) = (Place::new("client").unwrap(), Place::new("server").unwrap());
+        let (client, server) = (
+            TestPod::new("client").unwrap(),
+            TestPod::new("server").unwrap(),
+        );
         let plan = Plan::rtt(Duration::from_millis(2));
         let nat = Nat::between(client.netns(), server.netns(), plan, rewrite).unwrap();
         for service in [nat.service4(), nat.service6()] {

@@ -1,5 +1,5 @@
 //! `flowcar export` where a pod's container has it: in a private cgroup namespace, beside a read-only view of the node's
-//! cgroup tree, with two capabilities and without a word of where it is.
+//! cgroup tree, with two capabilities and without a setting of its cgroup.
 
 use std::{
     fs,
@@ -41,7 +41,7 @@ fn calls(from: &Cgroup, to: &Cgroup, netns: &Netns, address: &str, count: &str) 
     assert!(server.wait().unwrap().success());
 }
 
-/// By the kernel's word, for each thread. CAP_BPF is left where the kernel asks for it whenever a map is read.
+/// By /proc, for each thread. CAP_BPF is left where the kernel asks for it whenever a map is read.
 fn has_no_rights(process: u32) {
     let none = "0000000000000000";
     let left = if maps_ask_for_a_right().unwrap() {
@@ -82,7 +82,7 @@ fn the_pod_is_found_and_only_the_pod_is_followed() {
     let node = Node::new();
     let netns = Netns::new("pod").unwrap();
     let mut sidecar = export(&node.sidecar, &netns, &[]);
-    let attached = sidecar.told("following");
+    let attached = sidecar.reported("following");
     assert!(
         attached.contains(&format!("kubepods-burstable-pod{UID}.slice")),
         "{attached}"
@@ -100,9 +100,9 @@ fn the_pod_is_found_and_only_the_pod_is_followed() {
     has_books(&sidecar.stop(), 7);
 }
 
-/// The API's uid is a check: a static pod's cgroup has another one, so it is told and not refused.
+/// The API's uid is a check: a static pod's cgroup has another one, so a difference is logged and not refused.
 #[test]
-fn another_uid_than_the_apis_is_told() {
+fn different_pod_uid_is_reported() {
     if !can_run() {
         return;
     }
@@ -110,9 +110,9 @@ fn another_uid_than_the_apis_is_told() {
     let netns = Netns::new("pod").unwrap();
     let uid = NEIGHBOUR.replace('_', "-");
     let mut sidecar = export(&node.sidecar, &netns, &[("FLOWCAR_POD_UID", &uid)]);
-    let told = sidecar.told("another uid");
-    assert!(told.contains(&uid), "{told}");
-    let attached = sidecar.told("following");
+    let reported = sidecar.reported("another uid");
+    assert!(reported.contains(&uid), "{reported}");
+    let attached = sidecar.reported("following");
     assert!(
         attached.contains(UID),
         "the neighbour is never followed: {attached}"
@@ -152,25 +152,25 @@ fn outside_a_pod_nothing_is_followed() {
     let slice = root.child("kubepods.slice").unwrap();
     let container = slice.child("cri-containerd-app.scope").unwrap();
     let mut sidecar = export(&container, &netns, &[]);
-    let told = sidecar.told("flowcar: ");
+    let reported = sidecar.reported("flowcar: ");
     assert!(
-        told.contains("none above it is named like a pod's"),
-        "{told}"
+        reported.contains("no cgroup above it is named like a pod's"),
+        "{reported}"
     );
     assert_eq!(sidecar.wait().code(), Some(70));
 
     let mut sidecar = export(&container, &netns, &[("FLOWCAR_HOST_CGROUP", "/run/none")]);
-    let told = sidecar.told("flowcar: ");
+    let reported = sidecar.reported("flowcar: ");
     assert!(
-        told.contains("/run/none") && told.contains("FLOWCAR_HOST_CGROUP"),
-        "{told}"
+        reported.contains("/run/none") && reported.contains("FLOWCAR_HOST_CGROUP"),
+        "{reported}"
     );
     assert_eq!(sidecar.wait().code(), Some(64));
 }
 
 /// Its own connections to the receiver are in the pod's cgroup, too.
 #[test]
-fn its_own_connections_are_left_out_and_probes_are_answered() {
+fn own_connections_are_excluded_and_probes_are_answered() {
     if !can_run() {
         return;
     }
@@ -198,7 +198,7 @@ fn its_own_connections_are_left_out_and_probes_are_answered() {
     let mut received = BufReader::new(sink.stdout.take().unwrap()).lines();
     let settings = [("OTEL_METRIC_EXPORT_INTERVAL", "200")];
     let mut sidecar = export(&node.sidecar, &netns, &settings);
-    sidecar.told("following");
+    sidecar.reported("following");
     for question in ["live", "started"] {
         assert!(probe(question).status.success(), "{question}");
     }
@@ -213,10 +213,10 @@ fn its_own_connections_are_left_out_and_probes_are_answered() {
     sink.wait().unwrap();
 }
 
-/// A pod's cgroup is not made anew under a sidecar that is in it; where it is all the same, and no right is left with which the
-/// new one could be followed, it ends so that it is started again.
+/// A pod's cgroup is not recreated under a sidecar that is in it; where it is all the same, and no capability is left with which the
+/// new one could be followed, it exits so that it is started again.
 #[test]
-fn a_pods_cgroup_that_is_made_anew_is_followed_or_ends_it() {
+fn recreated_pod_cgroup_is_followed_or_flowcar_exits() {
     if !can_run() {
         return;
     }
@@ -225,21 +225,21 @@ fn a_pods_cgroup_that_is_made_anew_is_followed_or_ends_it() {
         let node = Node::new();
         let pod = &node.pods[0];
         let mut sidecar = export(&node.sidecar, &netns, &[("FLOWCAR_EXCHANGE", exchange)]);
-        sidecar.told("following");
+        sidecar.reported("following");
         has_no_rights(sidecar.id());
         node.other.adopt(sidecar.id()).unwrap();
         for container in [&node.sidecar, &node.app, pod] {
             fs::remove_dir(container.path()).unwrap();
         }
-        sidecar.told("was removed");
+        sidecar.reported("was removed");
         fs::create_dir(pod.path()).unwrap();
         if exchange == "on" {
-            let told = sidecar.told("flowcar: ");
-            assert!(told.contains("cannot be followed"), "{told}");
+            let reported = sidecar.reported("flowcar: ");
+            assert!(reported.contains("cannot be followed"), "{reported}");
             assert_eq!(sidecar.wait().code(), Some(75));
             continue;
         }
-        sidecar.told("made anew");
+        sidecar.reported("recreated");
         fs::create_dir(node.app.path()).unwrap();
         calls(&node.app, &node.other, &netns, "127.0.0.1:7005", "3");
         has_books(&sidecar.stop(), 3);

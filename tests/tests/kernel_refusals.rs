@@ -12,7 +12,7 @@ use std::{
 use flowcar_tests::{
     flowcar::{self, CAPABILITIES},
     place::{
-        Capability, Filtered, OnlyCaps, Place, require_cgroup2, require_program, require_root,
+        Capability, Filtered, OnlyCaps, TestPod, require_cgroup2, require_program, require_root,
     },
 };
 use serde::Deserialize;
@@ -54,7 +54,7 @@ pub(crate) enum Situation {
 
 use Situation::*;
 
-/// A shell's words for what cannot be done between fork and exec. `$0` is flowcar.
+/// Shell commands for what cannot be done between fork and exec. `$0` is flowcar.
 const UNMOUNTED: &str = r#"
     mount --make-rprivate /
     while grep -q ' - cgroup2 ' /proc/self/mountinfo; do
@@ -66,7 +66,7 @@ const UNMOUNTED: &str = r#"
 "#;
 
 /// `flowcar` in a pod's network, to be given its arguments.
-pub(crate) fn flowcar_in(situation: Situation, pod: &Place) -> Command {
+pub(crate) fn flowcar_in(situation: Situation, pod: &TestPod) -> Command {
     let program = flowcar::program().unwrap();
     let mut command = match situation {
         UserNamespace => {
@@ -125,7 +125,7 @@ pub(crate) fn check(
     arguments: &[&str],
     settings: &[(&str, &str)],
 ) -> (i32, Report) {
-    let pod = Place::new("check").unwrap();
+    let pod = TestPod::new("check").unwrap();
     let mut command = flowcar_in(situation, &pod);
     command
         .args(["check", "--format", "json"])
@@ -133,11 +133,11 @@ pub(crate) fn check(
         .envs(settings.iter().copied());
     let output = command.output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
+    let printed = String::from_utf8_lossy(&output.stderr);
     let report: Report =
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}{said}"));
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}{printed}"));
     assert_eq!(report.version, env!("CARGO_PKG_VERSION"));
-    assert_eq!(said, "", "it does not log");
+    assert_eq!(printed, "", "it does not log");
     (output.status.code().unwrap(), report)
 }
 
@@ -149,7 +149,7 @@ pub(crate) fn can_run() -> bool {
 /// (kernel.unprivileged_bpf_disabled, and the kernel's version).
 const EITHER: &str = "either";
 
-/// Holds a report's every line against what is expected. Those that hang on the machine are taken from the machine.
+/// Compares every line of a report with the expected state. Lines that depend on the machine are read from the machine.
 #[track_caller]
 pub(crate) fn holds(report: &Report, not_ok: &[(&str, &str)]) {
     let mut expected: BTreeMap<&str, &str> = [
@@ -176,7 +176,7 @@ pub(crate) fn holds(report: &Report, not_ok: &[(&str, &str)]) {
         .find(|line| line.starts_with("Max locked memory"))
         .unwrap();
     let unlimited = locked.split_whitespace().nth(3) == Some("unlimited");
-    // flowcar, which may be allowed to, raises it before it looks.
+    // flowcar raises it first, where it may.
     let memlock = report
         .checks
         .iter()
@@ -244,7 +244,7 @@ fn a_cgroup_can_be_named() {
     if !can_run() {
         return;
     }
-    let pod = Place::new("named").unwrap();
+    let pod = TestPod::new("named").unwrap();
     let path = pod.cgroup().path().to_str().unwrap();
     let (_, report) = check(TwoCapabilities, &["--cgroup", path], &[]);
     assert_eq!(text(&report, "cgroup"), path);
@@ -331,7 +331,7 @@ fn cgroup_version_1_is_named() {
 }
 
 #[test]
-fn where_nothing_can_follow_it_ends_with_69() {
+fn exit_status_is_69_if_nothing_can_follow() {
     if !can_run() {
         return;
     }
@@ -377,11 +377,11 @@ fn where_nothing_can_follow_it_ends_with_69() {
 }
 
 #[test]
-fn people_get_a_table() {
+fn check_prints_a_table_by_default() {
     if !can_run() {
         return;
     }
-    let pod = Place::new("table").unwrap();
+    let pod = TestPod::new("table").unwrap();
     let output = flowcar_in(TwoCapabilities, &pod)
         .arg("check")
         .output()
@@ -408,13 +408,13 @@ struct Killed(Child);
 
 impl Drop for Killed {
     fn drop(&mut self) {
-        // It may have ended.
+        // It may have exited.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// One line tells why, and flows are followed all the same.
+/// One line has the reason, and flows are followed all the same.
 #[test]
 fn auto_names_the_reason_and_goes_on() {
     if !can_run() {
@@ -429,38 +429,38 @@ fn auto_names_the_reason_and_goes_on() {
         (UserNamespace, "user_namespace"),
         (Version1, "cgroup_v1"),
     ] {
-        let pod = Place::new("auto").unwrap();
+        let pod = TestPod::new("auto").unwrap();
         let mut command = flowcar_in(situation, &pod);
         command.arg("export");
         if situation != Version1 {
             command.arg("--cgroup").arg(pod.cgroup().path());
         }
         let mut export = Killed(command.stderr(Stdio::piped()).spawn().unwrap());
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         for line in BufReader::new(export.0.stderr.take().unwrap()).lines() {
-            told.push(line.unwrap());
-            if told.last().unwrap().contains("source=") {
+            reported.push(line.unwrap());
+            if reported.last().unwrap().contains("source=") {
                 break;
             }
         }
-        let refused: Vec<_> = told
+        let refused: Vec<_> = reported
             .iter()
             .filter(|line| line.contains("is refused"))
             .collect();
-        assert_eq!(refused.len(), 1, "{situation:?}: {told:#?}");
+        assert_eq!(refused.len(), 1, "{situation:?}: {reported:#?}");
         assert!(
             refused[0].contains(&format!("reason=\"{reason}\"")),
             "{situation:?}: {refused:?}"
         );
-        let following = told.last().unwrap();
+        let following = reported.last().unwrap();
         assert!(
             following.contains("source=\"inet_diag\""),
-            "{situation:?}: {told:#?}"
+            "{situation:?}: {reported:#?}"
         );
     }
 }
 
-/// What is asked for by name is not replaced.
+/// A source that is set by name is not replaced.
 #[test]
 fn ebpf_by_name_is_refused_with_the_reason() {
     if !can_run() {
@@ -471,15 +471,19 @@ fn ebpf_by_name_is_refused_with_the_reason() {
         (Seccomp(libc::EPERM), 77, "a seccomp filter denies bpf(2)"),
         (UserNamespace, 77, "user namespace"),
     ] {
-        let pod = Place::new("by-name").unwrap();
+        let pod = TestPod::new("by-name").unwrap();
         let mut command = flowcar_in(situation, &pod);
         command
             .env("FLOWCAR_SOURCE", "ebpf")
             .args(["export", "--cgroup"])
             .arg(pod.cgroup().path());
         let output = command.output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(said.contains(words), "{situation:?}: {said}");
-        assert_eq!(output.status.code(), Some(status), "{situation:?}: {said}");
+        let printed = String::from_utf8_lossy(&output.stderr);
+        assert!(printed.contains(words), "{situation:?}: {printed}");
+        assert_eq!(
+            output.status.code(),
+            Some(status),
+            "{situation:?}: {printed}"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Two capabilities are enough, and none is left once flows are followed; by the kernel's word, on whichever kernel
+//! Two capabilities are enough, and none is left once flows are followed; by /proc, on whichever kernel
 //! this is.
 
 use std::{
@@ -13,7 +13,7 @@ use flowcar_tests::{
     exporting::{Exporting, has_books},
     flowcar::{self, CAPABILITIES},
     place::{
-        Capability, OnlyCaps, Place, lacks, maps_ask_for_a_right, maps_count_against,
+        Capability, OnlyCaps, TestPod, lacks, maps_ask_for_a_right, maps_count_against,
         require_cgroup2, require_root,
     },
     traffic::{CallPlan, ServePlan, Serving, call_in},
@@ -29,7 +29,7 @@ const BPF: &str = "0000008000000000";
 /// What the kernel gave a process by default before 5.16 (include/uapi/linux/resource.h, MLOCK_LIMIT), bytes.
 const SMALL: u64 = 64 << 10;
 
-/// `flowcar export` of a pod, which tells of its own rights before it is flowcar.
+/// `flowcar export` of a pod; its shell prints its own capabilities first.
 struct Export {
     running: Exporting,
     before: String,
@@ -37,7 +37,7 @@ struct Export {
 
 impl Export {
     /// Has these capabilities; `limit` is its RLIMIT_MEMLOCK, bytes.
-    fn start(pod: &Place, capabilities: &[Capability], limit: Option<u64>) -> Self {
+    fn start(pod: &TestPod, capabilities: &[Capability], limit: Option<u64>) -> Self {
         let mut command = Command::new("sh");
         pod.netns().enter(&mut command).unwrap();
         if let Some(limit) = limit {
@@ -86,7 +86,7 @@ fn can_run() -> bool {
 }
 
 /// Ten connections within the pod, both ends of which are followed.
-fn ten_calls(pod: &Place) {
+fn ten_calls(pod: &TestPod) {
     let serving = Serving::start(pod, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
     let target = ([127, 0, 0, 1], serving.address().port()).into();
     let calls = call_in(pod, &CallPlan::to(target).connections(10, 2)).unwrap();
@@ -99,14 +99,14 @@ fn two_capabilities_before_and_none_after() {
     if !can_run() {
         return;
     }
-    let pod = Place::new("rights").unwrap();
+    let pod = TestPod::new("rights").unwrap();
     let mut export = Export::start(&pod, &CAPABILITIES, None);
     for set in ["CapPrm", "CapEff", "CapBnd"] {
         assert_eq!(field(&export.before, set), TWO, "{set}");
     }
     assert_eq!(field(&export.before, "CapInh"), NONE);
 
-    let following = export.running.told("following");
+    let following = export.running.reported("following");
     assert!(following.contains("source=\"ebpf\""), "{following}");
     let kept = if maps_ask_for_a_right().unwrap() {
         lacks("maps that can be read without CAP_BPF, so that it is kept");
@@ -133,15 +133,15 @@ fn two_capabilities_before_and_none_after() {
 
 /// A process that may narrow its bounding set does.
 #[test]
-fn with_a_right_to_narrow_it_the_bounding_set_is_emptied() {
+fn bounding_set_is_emptied_with_cap_setpcap() {
     if !can_run() {
         return;
     }
-    let pod = Place::new("bounding").unwrap();
+    let pod = TestPod::new("bounding").unwrap();
     let three = [CAPABILITIES[0], CAPABILITIES[1], Capability::CAP_SETPCAP];
     let mut export = Export::start(&pod, &three, None);
     assert_ne!(field(&export.before, "CapBnd"), NONE);
-    export.running.told("following");
+    export.running.reported("following");
     for status in export.threads() {
         assert_eq!(field(&status, "CapBnd"), NONE);
     }
@@ -150,25 +150,25 @@ fn with_a_right_to_narrow_it_the_bounding_set_is_emptied() {
 /// Before 5.11 maps count against RLIMIT_MEMLOCK, so two capabilities are not enough under the usual limit. Whether they
 /// count here is asked of the kernel by a map of the test's own.
 #[test]
-fn a_small_memlock_limit_is_no_matter_or_is_named() {
+fn small_memlock_limit_is_harmless_or_named() {
     if !can_run() {
         return;
     }
-    let pod = Place::new("memlock").unwrap();
+    let pod = TestPod::new("memlock").unwrap();
     let counts = maps_count_against(SMALL).unwrap();
     let mut export = Export::start(&pod, &CAPABILITIES, Some(SMALL));
     if counts {
-        let refused = export.running.told("is refused");
+        let refused = export.running.reported("is refused");
         assert!(refused.contains("RLIMIT_MEMLOCK"), "{refused}");
     }
-    let following = export.running.told("following");
+    let following = export.running.reported("following");
     let source = if counts { "inet_diag" } else { "ebpf" };
     assert!(
         following.contains(&format!("source=\"{source}\"")),
         "{following}"
     );
     if counts {
-        // Without programs a connection that lived between two looks is not told apart from the neighbours'.
+        // Without programs a connection that lived between two polls is not distinguished from the neighbours'.
         lacks("eBPF with two capabilities where RLIMIT_MEMLOCK is small");
         return;
     }

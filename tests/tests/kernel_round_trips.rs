@@ -1,4 +1,4 @@
-//! Which round trips a kernel tells of: each by itself, or only their smoothed value.
+//! Which round trips a kernel reports: each one, or only their smoothed value.
 
 use std::{fs, time::Duration};
 
@@ -13,7 +13,7 @@ const RTT: Duration = Duration::from_millis(20);
 /// The first kernel that hands the measured round trip to the callback (net/ipv4/tcp_input.c, tcp_rtt_estimator).
 const HANDS_OVER: (u32, u32) = (6, 10);
 
-/// This kernel's version: what flowcar itself never asks for.
+/// This kernel's version, which flowcar itself never reads.
 fn release() -> (u32, u32) {
     let text = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut numbers = text.split('.').map(|part| part.parse().unwrap());
@@ -21,7 +21,7 @@ fn release() -> (u32, u32) {
 }
 
 #[test]
-fn round_trips_are_measured_or_said_to_be_smoothed() {
+fn rtts_are_measured_or_marked_as_smoothed() {
     if !require_root() || !require_cgroup2() || !require_tun() {
         return;
     }

@@ -1,4 +1,4 @@
-//! What is followed is the cgroup: no more than it, also where the network is the same.
+//! flowcar follows its cgroup alone, also where other cgroups share the network.
 
 use std::{
     collections::BTreeSet,
@@ -8,22 +8,22 @@ use std::{
 
 use flowcar_tests::{
     flowcar::{Run, Server},
-    place::{Cgroup, Place, require_cgroup2, require_root},
+    place::{Cgroup, TestPod, require_cgroup2, require_root},
     traffic::{self, ConnectionReport, ServePlan, Serving},
 };
 
-/// `traffic` in the place's network and in another cgroup.
-fn beside(place: &Place, neighbour: &Cgroup, arguments: &[&str]) -> Command {
+/// `traffic` in the pod's network and in another cgroup.
+fn beside(pod: &TestPod, neighbour: &Cgroup, arguments: &[&str]) -> Command {
     let mut command = Command::new(traffic::program().unwrap());
     neighbour.enter(&mut command).unwrap();
-    place.netns().enter(&mut command).unwrap();
+    pod.netns().enter(&mut command).unwrap();
     command.args(arguments).stdout(Stdio::piped());
     command
 }
 
-fn call(place: &Place, neighbour: &Cgroup, target: &str, count: &str) -> Vec<ConnectionReport> {
+fn call(pod: &TestPod, neighbour: &Cgroup, target: &str, count: &str) -> Vec<ConnectionReport> {
     let arguments = ["call", target, "--connections", count];
-    let output = beside(place, neighbour, &arguments).output().unwrap();
+    let output = beside(pod, neighbour, &arguments).output().unwrap();
     assert!(output.status.success());
     let lines = output.stdout.lines().map(|line| line.unwrap());
     let reports: Vec<ConnectionReport> = lines
@@ -39,19 +39,19 @@ fn a_neighbours_flows_are_never_seen() {
     if !require_root() || !require_cgroup2() {
         return;
     }
-    let place = Place::new("followed").unwrap();
+    let pod = TestPod::new("followed").unwrap();
     let neighbour = Cgroup::new("neighbour").unwrap();
     let serve = ["serve", "--listen", "127.0.0.1:7000", "--until", "50"];
-    let mut neighbours_own = beside(&place, &neighbour, &serve).spawn().unwrap();
+    let mut neighbours_own = beside(&pod, &neighbour, &serve).spawn().unwrap();
     let mut its_output = BufReader::new(neighbours_own.stdout.take().unwrap());
     its_output.read_line(&mut String::new()).unwrap();
 
-    let followed = Server::start(&place, 10).unwrap();
+    let followed = Server::start(&pod, 10).unwrap();
     let target = format!("127.0.0.1:{}", followed.port());
-    assert_eq!(call(&place, &neighbour, "127.0.0.1:7000", "25").len(), 25);
-    let mut callers = call(&place, &neighbour, &target, "5");
-    assert_eq!(call(&place, &neighbour, "127.0.0.1:7000", "25").len(), 25);
-    callers.extend(call(&place, &neighbour, &target, "5"));
+    assert_eq!(call(&pod, &neighbour, "127.0.0.1:7000", "25").len(), 25);
+    let mut callers = call(&pod, &neighbour, &target, "5");
+    assert_eq!(call(&pod, &neighbour, "127.0.0.1:7000", "25").len(), 25);
+    callers.extend(call(&pod, &neighbour, &target, "5"));
     let served = its_output.lines().count();
     assert!(neighbours_own.wait().unwrap().success());
     assert_eq!(served, 50);
@@ -69,13 +69,13 @@ fn a_neighbours_flows_are_never_seen() {
 
 /// Connections that the command leaves open are neither closed nor lost, and are shown.
 #[test]
-fn what_is_still_open_is_live() {
+fn connections_open_at_the_end_are_live() {
     if !require_root() || !require_cgroup2() {
         return;
     }
-    let place = Place::new("live").unwrap();
-    // In the place's cgroup, above the one that is followed.
-    let serving = Serving::start(&place, &ServePlan::at("127.0.0.1:0".parse().unwrap())).unwrap();
+    let pod = TestPod::new("live").unwrap();
+    // In the pod's cgroup, above the one that is followed.
+    let serving = Serving::start(&pod, &ServePlan::at("127.0.0.1:0".parse().unwrap())).unwrap();
     let directory = tempfile::tempdir().unwrap();
     let script = format!(
         "mkfifo {0}/opened; (sleep 1000 | {1} hold {2} --connections 3 >{0}/opened) & \
@@ -84,7 +84,7 @@ fn what_is_still_open_is_live() {
         traffic::program().unwrap().display(),
         serving.address()
     );
-    let run = Run::start(&place, "sh".as_ref(), &["-c", &script]).unwrap();
+    let run = Run::start(&pod, "sh".as_ref(), &["-c", &script]).unwrap();
     let (status, report) = run.finish().unwrap();
     assert!(status.success());
     let mut open = report.flows.iter().filter(|flow| flow.end == "open");
@@ -95,6 +95,11 @@ fn what_is_still_open_is_live() {
         .filter(|flow| flow.end == "open")
         .count();
     assert_eq!((report.flows.len(), open), (4, 3), "{report:#?}");
+    // The one exchange of each: a request of 100 bytes behind its header, and the response.
+    for flow in report.flows.iter().filter(|flow| flow.end == "open") {
+        let bytes = (flow.bytes_sent, flow.bytes_received);
+        assert_eq!(bytes, (132, 1000), "{flow:?}");
+    }
     let books = report.summary;
     assert_eq!((books.opened, books.closed, books.live), (4, 1, 3));
     assert_eq!((books.failed, books.lost), (0, 0));

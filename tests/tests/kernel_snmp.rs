@@ -15,10 +15,10 @@ const RESET: u64 = 5 + 5;
 const REFUSED: u64 = 4;
 const GIVEN_UP: u64 = 1;
 
-/// Exchanges of all sizes, resets from both ends, ports without a listener and attempts that are given up, over a link that
-/// loses whatever it likes.
+/// Exchanges of all sizes, resets from both ends, ports without a listener and aborted attempts, over a link that
+/// loses at random.
 #[test]
-fn sums_of_a_mixed_load_are_the_namespaces() {
+fn mixed_load_matches_the_snmp_counters() {
     if !require_root() || !require_cgroup2() || !require_tun() {
         return;
     }
@@ -28,11 +28,11 @@ fn sums_of_a_mixed_load_are_the_namespaces() {
             .drop(Only::Data, When::Chance(0.03))
             .drop(Only::Syn, When::Chance(0.1))
             .drop(Only::SynAck, When::Chance(0.1))
-            // One in its place, however the dice fall.
+            // One that is certain, besides the random ones.
             .drop(Only::Data, When::Nth(30))
             .seed(seed)
     };
-    let before = [pair.client(), pair.server()].map(|place| place.netns().snmp().unwrap());
+    let before = [pair.client(), pair.server()].map(|pod| pod.netns().snmp().unwrap());
     let serving = Server::start(pair.server(), ACCEPTED as usize).unwrap();
     pair.link().set_both(lossy(4));
     let to = |words: &str| {
@@ -52,7 +52,7 @@ fn sums_of_a_mixed_load_are_the_namespaces() {
         pair.link().b4()
     );
     // Before the answer can come.
-    let given_up = format!(
+    let evicted = format!(
         "{} call {}:9 --timeout 1",
         traffic::program().unwrap().display(),
         pair.link().b4()
@@ -66,7 +66,7 @@ fn sums_of_a_mixed_load_are_the_namespaces() {
         to("--connections 5 --close reset-by-server"),
         to("--connections 3 --close half-by-client --delay 50"),
         refused,
-        given_up,
+        evicted,
     ];
     let script = format!("exec >/dev/null; {}", script.join("; "));
     let run = Run::start(pair.client(), "sh".as_ref(), &["-c", &script]).unwrap();
@@ -74,7 +74,7 @@ fn sums_of_a_mixed_load_are_the_namespaces() {
     assert!(status.success());
     let (_, at_server) = serving.finish().unwrap();
     let [client, server] = [(pair.client(), &before[0]), (pair.server(), &before[1])]
-        .map(|(place, before)| place.netns().snmp().unwrap().since(before));
+        .map(|(pod, before)| pod.netns().snmp().unwrap().since(before));
     println!("{:?}", client.nonzero().collect::<Vec<_>>());
     println!("{:?}", server.nonzero().collect::<Vec<_>>());
 
@@ -92,7 +92,7 @@ fn sums_of_a_mixed_load_are_the_namespaces() {
     assert_eq!(client["Tcp.EstabResets"], RESET as i64);
 }
 
-/// What the kernel counts of connections' beginnings and ends (net/ipv4/tcp.c, tcp_set_state; RFC 4022).
+/// The kernel's counts of opened and closed connections (net/ipv4/tcp.c, tcp_set_state; RFC 4022).
 fn agree(report: &Report, counters: &Counters) {
     let opened = |role: &str| {
         let is_opened =
@@ -104,9 +104,9 @@ fn agree(report: &Report, counters: &Counters) {
     assert_eq!(opened("client") + failed, counters["Tcp.ActiveOpens"]);
     assert_eq!(opened("server"), counters["Tcp.PassiveOpens"]);
     // The kernel counts those that it ended itself, not those whose application closed the socket meanwhile.
-    let given_up = report.flows.iter().filter(|flow| flow.end == "abandoned");
+    let evicted = report.flows.iter().filter(|flow| flow.end == "abandoned");
     assert_eq!(
-        failed - given_up.count() as i64,
+        failed - evicted.count() as i64,
         counters["Tcp.AttemptFails"]
     );
     let resets = report

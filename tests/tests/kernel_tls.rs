@@ -12,7 +12,7 @@ use std::{
 use flowcar_tests::{
     flowcar::Run,
     link::{Capture, Link, Plan, percentile, within_a_bucket},
-    place::{Place, require_cgroup2, require_root, require_tun},
+    place::{TestPod, require_cgroup2, require_root, require_tun},
 };
 use rustls::{ServerConfig, ServerConnection, StreamOwned, crypto::ring};
 
@@ -62,15 +62,15 @@ fn serve(listener: &TcpListener, config: Arc<ServerConfig>) -> io::Result<()> {
     }
 }
 
-/// The handshake's turns are exchanges, too; all are what the wire says, and most are the application's.
+/// The handshake's turns are exchanges, too; all match the wire, and most are the application's.
 #[test]
-fn exchanges_inside_tls_are_the_wires() {
+fn tls_exchanges_match_the_capture() {
     if !require_root() || !require_cgroup2() || !require_tun() {
         return;
     }
     let (client, server) = (
-        Place::new("tls-client").unwrap(),
-        Place::new("tls-server").unwrap(),
+        TestPod::new("tls-client").unwrap(),
+        TestPod::new("tls-server").unwrap(),
     );
     let link = Link::between(client.netns(), server.netns(), Plan::rtt(RTT)).unwrap();
     let capture = Capture::start(client.netns(), &link.device()).unwrap();
@@ -91,7 +91,7 @@ fn exchanges_inside_tls_are_the_wires() {
     let run = Run::start_with(&client, &settings, Path::new("curl"), &words).unwrap();
     let (status, report) = run.finish().unwrap();
     assert!(status.success(), "{status}");
-    // curl ends without a word (close_notify), which is no concern of this test's.
+    // curl closes without close_notify, which this test ignores.
     let _ = serving.join().unwrap();
 
     let flow = report.of_peer_port(port);

@@ -1,11 +1,11 @@
-//! Connections out of the ordinary: the same bytes, roles and traces hold.
+//! Unusual connections: bytes, roles and traces hold.
 
 use std::time::Duration;
 
 use flowcar_tests::{
     flowcar::{self, Called, Pair, Run, both_ends},
     link::{Direction::AtoB, Plan},
-    place::{Place, require_cgroup2, require_root, require_tun},
+    place::{TestPod, require_cgroup2, require_root, require_tun},
     traffic,
 };
 
@@ -32,9 +32,8 @@ fn holds(called: &Called) {
 #[test]
 fn another_congestion_control() {
     let Some(pair) = pair() else { return };
-    for place in [pair.client(), pair.server()] {
-        place
-            .netns()
+    for pod in [pair.client(), pair.server()] {
+        pod.netns()
             .sysctl("net.ipv4.tcp_congestion_control", "bbr")
             .unwrap();
     }
@@ -46,10 +45,10 @@ fn another_congestion_control() {
 #[test]
 fn plain_tcp_without_options() {
     let Some(pair) = pair() else { return };
-    for place in [pair.client(), pair.server()] {
+    for pod in [pair.client(), pair.server()] {
         for option in ["tcp_timestamps", "tcp_sack", "tcp_window_scaling"] {
             let key = format!("net.ipv4.{option}");
-            place.netns().sysctl(&key, "0").unwrap();
+            pod.netns().sysctl(&key, "0").unwrap();
         }
     }
     let called = pair
@@ -64,7 +63,7 @@ fn plain_tcp_without_options() {
     );
 }
 
-/// With SYN cookies the server's socket knows nothing of the SYN.
+/// With SYN cookies the server's socket keeps nothing of the SYN.
 #[test]
 fn syn_cookies() {
     let Some(pair) = pair() else { return };
@@ -84,14 +83,14 @@ fn both_ends_in_one_cgroup() {
     if !require_root() || !require_cgroup2() {
         return;
     }
-    let place = Place::new("both").unwrap();
+    let pod = TestPod::new("both").unwrap();
     let traffic = traffic::program().unwrap();
     let script = format!(
         "{0} serve --listen '[::]:7000' --until 10 | {{ read -r listening; \
          {0} call '[::1]:7000' --connections 10; cat; }} >/dev/null",
         traffic.display()
     );
-    let run = Run::start(&place, "sh".as_ref(), &["-c", &script]).unwrap();
+    let run = Run::start(&pod, "sh".as_ref(), &["-c", &script]).unwrap();
     let (status, report) = run.finish().unwrap();
     assert!(status.success());
     assert_eq!((report.summary.opened, report.summary.closed), (20, 20));
@@ -117,8 +116,8 @@ fn both_ends_in_one_cgroup() {
 #[test]
 fn fast_open() {
     let Some(pair) = pair() else { return };
-    for place in [pair.client(), pair.server()] {
-        place.netns().sysctl("net.ipv4.tcp_fastopen", "3").unwrap();
+    for pod in [pair.client(), pair.server()] {
+        pod.netns().sysctl("net.ipv4.tcp_fastopen", "3").unwrap();
     }
     let traffic = traffic::program().unwrap();
     let serve = [

@@ -40,7 +40,7 @@ fn delays_are_those_of_the_plan() {
     }
 }
 
-/// What each clock says of a batch's round trips: the least, which is the one that neighbours took least from.
+/// Each clock's least round trip of a batch, which other processes delayed least.
 #[derive(Debug)]
 struct Measured {
     log: Duration,
@@ -60,7 +60,7 @@ fn one_batch(pods: &Pods, plan: &CallPlan) -> Measured {
     Measured {
         log: percentile(&trace.round_trips(AtoB), 0.0),
         log_handshake: trace.handshakes(AtoB)[0],
-        // Told to three digits, rounded down.
+        // Reported to three digits, rounded down.
         application: Duration::from_nanos(client.exchange.min_ns + client.exchange.min_ns / 1000),
         connect: Duration::from_nanos(client.connect_ns.unwrap()),
         kernel_least: Duration::from_micros(client.tcp_info.unwrap().min_rtt.into()),
@@ -84,7 +84,7 @@ fn is_near(rtt: Duration, measured: &Measured) -> bool {
         application >= log && connect >= log_handshake,
         "{rtt:?}: {measured:?}"
     );
-    // What is measured against the link is told in buckets of 2^(1/8), so its own programs may take that much, and on a
+    // Measurements against the link are in buckets of 2^(1/8), so the link's programs may take that much, and on a
     // machine that others share a millisecond of it is theirs.
     all.iter().all(|time| *time < rtt + MS.max(rtt / 11))
 }

@@ -1,4 +1,4 @@
-//! Faults happen exactly as asked: what the link drops, delays and doubles is what the kernels at its ends
+//! Faults happen exactly as planned: the link's drops, delays and duplicates are those that the kernels at its ends
 //! count.
 
 use std::time::Duration;
@@ -8,7 +8,7 @@ use flowcar_tests::{
         Direction::{AtoB, BtoA},
         Fate, Only, Plan, TcpSummary, Trace, When,
     },
-    place::{Place, require_cgroup2, require_root, require_tun},
+    place::{TestPod, require_cgroup2, require_root, require_tun},
     traffic::{CallPlan, ConnectionReport, FailureKind, Holding, Phase, Pods, call_in},
 };
 
@@ -22,17 +22,16 @@ fn can_run() -> bool {
 /// Pods whose kernels send nothing again without a reason: no tail loss probes.
 fn pods(plan: Plan) -> Pods {
     let pods = Pods::new(plan).unwrap();
-    for place in [pods.client(), pods.server()] {
-        place
-            .netns()
+    for pod in [pods.client(), pods.server()] {
+        pod.netns()
             .sysctl("net.ipv4.tcp_early_retrans", "0")
             .unwrap();
     }
     pods
 }
 
-fn counter(place: &Place, name: &str) -> i64 {
-    place.netns().snmp().unwrap()[name]
+fn counter(pod: &TestPod, name: &str) -> i64 {
+    pod.netns().snmp().unwrap()[name]
 }
 
 fn all_well(reports: &[ConnectionReport]) {
@@ -41,7 +40,7 @@ fn all_well(reports: &[ConnectionReport]) {
     }
 }
 
-/// Segments with payload that were sent before, told by their sequence numbers alone.
+/// Segments with payload that were sent before, by their sequence numbers alone.
 fn sent_again(trace: &Trace) -> usize {
     let mut seen = std::collections::HashSet::new();
     trace
@@ -112,7 +111,7 @@ fn random_loss_is_counted_to_the_segment() {
 }
 
 #[test]
-fn lost_handshakes_are_told_apart() {
+fn lost_syn_and_syn_ack_are_distinguished() {
     if !can_run() {
         return;
     }
@@ -223,12 +222,12 @@ fn doubled_segments_arrive_twice() {
     let trace = pods.link().trace();
     assert_eq!(trace.copies(), trace.count(AtoB, TcpSummary::is_data) / 10);
     assert!(trace.copies() >= 13);
-    // The receiver tells of each old segment (RFC 2883). The sender hears of those whose acknowledgement still finds
+    // The receiver acknowledges each old segment (RFC 2883). The sender counts those whose acknowledgement still finds
     // its socket: one that comes after the response has been read and the socket closed is nobody's.
     let copies = trace.copies() as i64;
     assert_eq!(counter(pods.server(), "TcpExt.TCPDSACKOldSent"), copies);
-    let heard = counter(pods.client(), "TcpExt.TCPDSACKRecv");
-    assert!((1..=copies).contains(&heard), "{heard} of {copies}");
+    let received = counter(pods.client(), "TcpExt.TCPDSACKRecv");
+    assert!((1..=copies).contains(&received), "{received} of {copies}");
     assert_eq!(counter(pods.client(), "Tcp.RetransSegs"), 0);
 }
 
@@ -274,7 +273,7 @@ fn a_peer_vanishes_and_comes_back() {
 }
 
 #[test]
-fn a_refused_connection_is_told_from_a_silent_one() {
+fn refused_and_silent_peers_are_distinguished() {
     if !can_run() {
         return;
     }

@@ -1,4 +1,4 @@
-//! Places hold what they promise: isolation, exact capabilities, and nothing left behind.
+//! Test pods: isolation, exact capabilities, and nothing left behind.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use std::{
 };
 
 use flowcar_tests::place::{
-    Capability, Cgroup, Netns, OnlyCaps, Place, cgroup2_mount, require_cgroup2, require_root,
+    Capability, Cgroup, Netns, OnlyCaps, TestPod, cgroup2_mount, require_cgroup2, require_root,
     with_only_caps,
 };
 
@@ -24,12 +24,12 @@ fn can_run() -> bool {
 }
 
 #[test]
-fn processes_are_in_the_place_before_they_run() {
+fn processes_are_in_the_pod_before_they_run() {
     if !can_run() {
         return;
     }
-    let place = Place::new("inside").unwrap();
-    let output = place
+    let pod = TestPod::new("inside").unwrap();
+    let output = pod
         .command("sh")
         .unwrap()
         .args([
@@ -39,12 +39,12 @@ fn processes_are_in_the_place_before_they_run() {
         .output()
         .unwrap();
     let lines = String::from_utf8(output.stdout).unwrap();
-    let cgroup = place
+    let cgroup = pod
         .cgroup()
         .path()
         .strip_prefix(cgroup2_mount().unwrap())
         .unwrap();
-    let netns = fs::read_link(place.netns().path()).unwrap();
+    let netns = fs::read_link(pod.netns().path()).unwrap();
     assert_eq!(
         lines,
         format!("0::/{}\n{}\n", cgroup.display(), netns.display())
@@ -103,13 +103,13 @@ fn a_panic_leaves_nothing_behind() {
         return;
     }
     let panicked = panic::catch_unwind(|| {
-        let place = Place::new("panic").unwrap();
-        let child = place.cgroup().child("kubepods-pod0.slice").unwrap();
+        let pod = TestPod::new("panic").unwrap();
+        let child = pod.cgroup().child("kubepods-pod0.slice").unwrap();
         let grandchild = child.child("container").unwrap();
         let mut sleep = Command::new("sleep");
         grandchild.enter(&mut sleep).unwrap();
         let sleep = sleep.arg("1000").spawn().unwrap();
-        panic::panic_any((place.cgroup().path().to_owned(), sleep));
+        panic::panic_any((pod.cgroup().path().to_owned(), sleep));
     });
     let (path, mut sleep) = *panicked
         .unwrap_err()
@@ -130,7 +130,7 @@ fn panics_inside_a_namespace_reach_the_test() {
 }
 
 #[test]
-fn a_cgroup_empties_and_tells_its_id() {
+fn cgroup_empties_and_has_its_id() {
     if !can_run() {
         return;
     }
@@ -155,7 +155,7 @@ fn a_killed_run_is_swept() {
     let mut victim = Command::new(std::env::current_exe().unwrap())
         .args([
             "--exact",
-            "be_killed_in_a_place",
+            "be_killed_in_a_pod",
             "--nocapture",
             "--include-ignored",
         ])
@@ -181,7 +181,7 @@ fn a_killed_run_is_swept() {
 
     // This process may have swept already, a new one has not.
     let sweeper = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_cgroup_empties_and_tells_its_id"])
+        .args(["--exact", "cgroup_empties_and_has_its_id"])
         .stdout(Stdio::null())
         .status()
         .unwrap();
@@ -191,13 +191,13 @@ fn a_killed_run_is_swept() {
 
 #[test]
 #[ignore = "not a test: the process that a_killed_run_is_swept kills"]
-fn be_killed_in_a_place() {
+fn be_killed_in_a_pod() {
     if std::env::var_os(VICTIM).is_none() {
         return;
     }
-    let place = Place::new("victim").unwrap();
-    let mut sleep = place.spawn("sleep", &["1000"]).unwrap();
-    println!("\nvictim in {}", place.cgroup().path().display());
+    let pod = TestPod::new("victim").unwrap();
+    let mut sleep = pod.spawn("sleep", &["1000"]).unwrap();
+    println!("\nvictim in {}", pod.cgroup().path().display());
     sleep.wait().unwrap();
 }
 
@@ -209,8 +209,8 @@ fn a_command_has_exactly_the_capabilities_of_a_pod() {
     if !can_run() {
         return;
     }
-    let place = Place::new("caps").unwrap();
-    let mut command = place.command("cat").unwrap();
+    let pod = TestPod::new("caps").unwrap();
+    let mut command = pod.command("cat").unwrap();
     command
         .with_only_caps(&[BPF, NET_ADMIN])
         .arg("/proc/self/status");
@@ -225,7 +225,7 @@ fn a_command_has_exactly_the_capabilities_of_a_pod() {
     assert_eq!(status.get("NoNewPrivs"), "1");
     assert_eq!(status.get("Uid"), "0\t0\t0\t0");
 
-    let mut command = place.command("cat").unwrap();
+    let mut command = pod.command("cat").unwrap();
     command.with_only_caps(&[]).arg("/proc/self/status");
     assert_eq!(Status::of(&mut command).get("CapEff"), "0000000000000000");
 }
@@ -235,8 +235,8 @@ fn an_unprivileged_command_has_nothing() {
     if !can_run() {
         return;
     }
-    let place = Place::new("nobody").unwrap();
-    let mut command = place.command("cat").unwrap();
+    let pod = TestPod::new("nobody").unwrap();
+    let mut command = pod.command("cat").unwrap();
     command.unprivileged().arg("/proc/self/status");
     let status = Status::of(&mut command);
     for set in ["CapPrm", "CapEff", "CapBnd", "CapInh", "CapAmb"] {

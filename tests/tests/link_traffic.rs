@@ -1,5 +1,5 @@
-//! The applications say truly what they did: both ends agree, the kernel agrees, and connections end on the
-//! wire as they were asked to.
+//! The applications' reports are true: both ends agree, the kernel agrees, and connections close on the
+//! wire as requested.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -8,7 +8,7 @@ use flowcar_tests::{
         Direction::{self, AtoB, BtoA},
         Nat, PacketRecord, Plan, Rewrite, TcpSummary, Trace,
     },
-    place::{Place, require_cgroup2, require_program, require_root, require_tun},
+    place::{TestPod, require_cgroup2, require_program, require_root, require_tun},
     traffic::{
         CallPlan, Close, Holding, LoadPlan, Pods, ServePlan, Serving, SocketOptions,
         StreamProtocol, call_in, load_in,
@@ -89,9 +89,9 @@ fn the_same_seed_sends_the_same_bytes() {
     assert_ne!(first, sizes(2));
 }
 
-/// Every ending, judged by who sent the first FIN or RST and whether FINs crossed.
+/// Every way to close, by the sender of the first FIN or RST and whether FINs crossed.
 #[test]
-fn connections_end_as_asked() {
+fn connections_close_as_requested() {
     if !can_run() {
         return;
     }
@@ -166,7 +166,7 @@ fn connections_end_as_asked() {
     assert_eq!(trace.count(BtoA, |tcp| tcp.fin), 0);
 }
 
-/// The server is told of a client's reset by an error, which is not a failure of the test.
+/// The server gets an error for a client's reset, which is not a failure of the test.
 #[test]
 fn a_client_can_reset() {
     if !can_run() {
@@ -188,7 +188,7 @@ fn a_client_can_reset() {
 }
 
 #[test]
-fn held_connections_stay_open_until_told() {
+fn held_connections_stay_open_until_closed() {
     if !can_run() {
         return;
     }
@@ -216,19 +216,19 @@ fn held_connections_stay_open_until_told() {
 }
 
 #[test]
-fn load_counts_what_it_did() {
+fn load_report_matches_the_load() {
     if !can_run() {
         return;
     }
-    let place = Place::new("load").unwrap();
+    let pod = TestPod::new("load").unwrap();
     let serve = ServePlan {
         workers: 2,
         ..ServePlan::at("127.0.0.1:0".parse().unwrap())
     };
-    let serving = Serving::start(&place, &serve).unwrap();
+    let serving = Serving::start(&pod, &serve).unwrap();
     let call = CallPlan::to(serving.address()).connections(1, 2);
     let report = load_in(
-        &place,
+        &pod,
         &LoadPlan {
             call,
             duration: MS * 500,
@@ -246,7 +246,7 @@ fn load_counts_what_it_did() {
         servers.iter().map(|server| server.received).sum::<u64>(),
         13_200
     );
-    assert_eq!(place.netns().snmp().unwrap()["Tcp.PassiveOpens"], 100);
+    assert_eq!(pod.netns().snmp().unwrap()["Tcp.PassiveOpens"], 100);
 }
 
 /// A receiver that stops reading closes its window, and the sender's kernel accounts for the time.
@@ -292,8 +292,8 @@ fn fast_open_carries_data_in_the_syn() {
         ..ServePlan::at("[::]:0".parse().unwrap())
     };
     let pods = Pods::with(Plan::rtt(MS * 2), &serve).unwrap();
-    for place in [pods.client(), pods.server()] {
-        place.netns().sysctl("net.ipv4.tcp_fastopen", "3").unwrap();
+    for pod in [pods.client(), pods.server()] {
+        pod.netns().sysctl("net.ipv4.tcp_fastopen", "3").unwrap();
     }
     let plan = CallPlan {
         socket,
@@ -363,7 +363,10 @@ fn translation_changes_addresses_and_keeps_sequence_numbers() {
         return;
     }
     for rewrite in [Rewrite::Destination, Rewrite::Source, Rewrite::Both] {
-        let (client, server) = (Place::new("client").unwrap(), Place::new("server").unwrap());
+        let (client, server) = (
+            TestPod::new("client").unwrap(),
+            TestPod::new("server").unwrap(),
+        );
         let nat = Nat::between(client.netns(), server.netns(), Plan::rtt(MS * 2), rewrite).unwrap();
         let serving = Serving::start(&server, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
         let port = serving.address().port();

@@ -64,11 +64,8 @@ fn the_log_is_complete_by_the_kernels_counters() {
     ] {
         assert_eq!(trace.fates(fate), 0, "{fate:?}");
     }
-    for place in [pods.client(), pods.server()] {
-        assert_eq!(
-            place.netns().device_drops(&pods.link().device()).unwrap(),
-            0
-        );
+    for pod in [pods.client(), pods.server()] {
+        assert_eq!(pod.netns().device_drops(&pods.link().device()).unwrap(), 0);
     }
 }
 
@@ -117,7 +114,7 @@ fn a_dropped_link_takes_its_devices_away() {
     });
 }
 
-/// The kernel counts what it sends again apart (RFC 4022, tcpOutSegs), and on a busy machine a round trip may
+/// The kernel counts retransmits separately (RFC 4022, tcpOutSegs), and on a busy machine a round trip may
 /// take longer than its time-out.
 fn sent(counters: &Counters) -> i64 {
     counters["Tcp.OutSegs"] + counters["Tcp.RetransSegs"]

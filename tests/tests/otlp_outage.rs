@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use flowcar_tests::{
     peers::{Collector, Peer},
-    place::{Place, require_cgroup2, require_root},
+    place::{TestPod, require_cgroup2, require_root},
     sidecar::Sidecar,
     traffic::{CallPlan, LoadPlan, ServePlan, Serving, load_in},
 };
@@ -13,7 +13,7 @@ use serde_json::Value;
 /// Connections a second; flowcar sees both ends of each.
 const RATE: f64 = 500.0;
 
-/// What flowcar may take more during the outage: the spans that wait, twice for those under way, and what the
+/// The memory that flowcar may add during the outage: the spans that wait, twice for those under way, and what the
 /// allocator keeps.
 const GROWTH: u64 = 6 << 20;
 const SPAN_BYTES: u64 = 1 << 20;
@@ -31,11 +31,11 @@ fn last_sum(collector: &Collector, name: &str) -> u64 {
 }
 
 #[test]
-fn the_books_are_whole_and_memory_is_bounded_after_an_outage_under_load() {
+fn books_are_closed_and_memory_is_bounded_after_an_outage() {
     if !require_root() || !require_cgroup2() {
         return;
     }
-    let pod = Place::new("outage").unwrap();
+    let pod = TestPod::new("outage").unwrap();
     let serving = Serving::start(&pod, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
     let target = ([127, 0, 0, 1], serving.address().port()).into();
     let collector = Collector::start();
@@ -85,7 +85,7 @@ fn the_books_are_whole_and_memory_is_bounded_after_an_outage_under_load() {
     let stopped = sidecar.stop().unwrap();
     let log = stopped.log.join("\n");
     assert!(stopped.status.success(), "{log}");
-    // Failures, the recovery, and the farewell: no line for each export.
+    // Failures, the recovery, and the exit: no line for each export.
     assert!(stopped.log.len() <= 12, "{log}");
     assert!(log.contains("are taken again"), "{log}");
     for line in &stopped.log {

@@ -24,7 +24,7 @@ fn output(command: &mut Command) -> String {
 }
 
 #[test]
-fn api_server_keeps_objects_by_its_own_rules() {
+fn api_server_stores_and_validates_objects() {
     let server = ApiServer::start();
     let admin = server.admin();
     assert_eq!(admin.get("/version").success()["gitVersion"], "v1.34.4");
@@ -80,7 +80,7 @@ fn api_server_keeps_objects_by_its_own_rules() {
 }
 
 #[test]
-fn kubectl_helm_and_a_service_account_see_the_server_as_they_may() {
+fn kubectl_helm_and_a_service_account_reach_the_server() {
     let server = ApiServer::start();
     server.create_namespace("shop", &json!({}));
     server
@@ -123,7 +123,7 @@ fn kubectl_helm_and_a_service_account_see_the_server_as_they_may() {
         .get("/api/v1/namespaces/shop/configmaps/one-settings")
         .success();
 
-    // A service account may nothing until RBAC says so, and then only that.
+    // A service account may do only what RBAC grants.
     server.create_service_account("shop", "reader");
     let token = server.service_account_token("shop", "reader");
     let reader = server.with_token(&token);

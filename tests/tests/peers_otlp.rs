@@ -1,5 +1,5 @@
-//! The OTLP receivers that other tests ask for a verdict: each starts, takes real OTLP made by hand, and gives it
-//! back as its users would see it.
+//! The OTLP receivers of other tests: each starts, takes real OTLP made by hand, and returns it
+//! as its users would see it.
 
 use flowcar_tests::peers::{
     Authority, Client, Collector, CollectorOptions, Jaeger, Net, Peer, Prometheus,
@@ -126,7 +126,7 @@ fn values(metrics: &[&Value]) -> Vec<String> {
 }
 
 #[test]
-fn collector_says_what_it_understood_by_either_transport() {
+fn collector_returns_what_it_decoded_by_either_transport() {
     let collector = Collector::start();
 
     let http = client(collector.http_endpoint());
@@ -221,7 +221,7 @@ fn collector_can_be_paused_killed_restarted_and_misconfigured() {
 }
 
 #[test]
-fn collector_with_tls_is_reached_with_its_authority_only() {
+fn collector_with_tls_requires_its_authority() {
     let authority = Authority::new("collector tests");
     let tls = Tls {
         server: authority.server(&["127.0.0.1"]),
@@ -252,7 +252,7 @@ fn collector_with_tls_is_reached_with_its_authority_only() {
 }
 
 #[test]
-fn collector_with_mutual_tls_is_reached_with_a_client_certificate_only() {
+fn collector_with_mtls_requires_a_client_certificate() {
     let authority = Authority::new("collector tests");
     let tls = Tls {
         server: authority.server(&["127.0.0.1"]),

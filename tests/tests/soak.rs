@@ -1,7 +1,7 @@
 //! A flowcar that runs for long under load that never repeats: `make soak`.
 //!
 //! Peers rotate, some connections live throughout, and the receiver goes away and comes back. What flowcar holds is to stay as it
-//! is: memory, descriptors, series and points of a report do not grow once the load has been seen, and connections are gone from
+//! is: memory, descriptors, series and points of a report do not grow once the load has been seen, and closed connections are removed from
 //! its list when the load ends. `FLOWCAR_SOAK_SECONDS` is how long, an hour if it is not set.
 
 use std::{
@@ -11,7 +11,7 @@ use std::{
 };
 
 use flowcar_tests::{
-    place::{Place, require_cgroup2, require_program, require_root},
+    place::{TestPod, require_cgroup2, require_program, require_root},
     traffic::{CallPlan, Holding, ServePlan, Serving, call_in},
     watch::{Mode, Seen, Watch},
 };
@@ -37,36 +37,36 @@ struct Held {
 }
 
 #[test]
-fn what_it_holds_stays_as_it_is() {
+fn held_resources_do_not_grow() {
     if !require_root() || !require_cgroup2() || !require_program("nft") {
         return;
     }
     let seconds = env::var("FLOWCAR_SOAK_SECONDS").map_or(3_600, |text| text.parse().unwrap());
-    let place = Place::new("soak").unwrap();
+    let pod = TestPod::new("soak").unwrap();
     let range = ("net.ipv4.ip_local_port_range", "1024 65535");
-    place.netns().sysctl(range.0, range.1).unwrap();
-    let serving = Serving::start(&place, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    pod.netns().sysctl(range.0, range.1).unwrap();
+    let serving = Serving::start(&pod, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
     let port = serving.address().port();
     let settings = [
         SERIES,
         ("FLOWCAR_SPANS_PER_SECOND", "5"),
         ("OTEL_METRIC_EXPORT_INTERVAL", "1000"),
     ];
-    let mut watch = Watch::start(&place, Mode::Both, &settings);
+    let mut watch = Watch::start(&pod, Mode::Both, &settings);
     watch.reports(2);
     let idle = held(watch.id(), watch.reports(1));
     let long = CallPlan::to(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)).connections(50, 2);
-    let mut holding = Holding::start(&place, &long).unwrap();
+    let mut holding = Holding::start(&pod, &long).unwrap();
     let end = Instant::now() + Duration::from_secs(seconds);
     let mut samples = Vec::new();
     let mut calls = 0;
     let mut round = 0;
     while Instant::now() < end {
         let is_there = round % (THERE + AWAY) < THERE;
-        receiver(&place, &watch, is_there);
+        receiver(&pod, &watch, is_there);
         for peer in peers(round) {
             let plan = CallPlan::to(SocketAddr::new(peer, port)).connections(25, 2);
-            calls += call_in(&place, &plan).unwrap().len();
+            calls += call_in(&pod, &plan).unwrap().len();
         }
         holding.exchange().unwrap();
         if is_there {
@@ -76,11 +76,11 @@ fn what_it_holds_stays_as_it_is() {
         }
         round += 1;
     }
-    receiver(&place, &watch, true);
+    receiver(&pod, &watch, true);
     let (middle, last) = (part(&samples, 1), part(&samples, 3));
     assert_flat(&middle, &last);
     holding.close().unwrap();
-    watch.until("the load's end", |seen| {
+    watch.until("no live connections", |seen| {
         seen.sum("flowcar.self.flow.count", &[]) == 0.0
             && seen.sum("flowcar.tcp.connection.live", &[]) == 0.0
     });
@@ -107,8 +107,8 @@ fn peers(round: u64) -> impl Iterator<Item = IpAddr> {
     })
 }
 
-/// Has the receiver take packets, or not.
-fn receiver(place: &Place, watch: &Watch, is_there: bool) {
+/// Lets the receiver take packets, or drops them.
+fn receiver(pod: &TestPod, watch: &Watch, is_there: bool) {
     let port = watch.receiver_port();
     let rules = if is_there {
         "table inet away { }; delete table inet away".to_owned()
@@ -117,7 +117,7 @@ fn receiver(place: &Place, watch: &Watch, is_there: bool) {
             "table inet away {{ chain input {{ type filter hook input priority 0; tcp dport {port} drop; }}; }}"
         )
     };
-    let status = place.netns().command("nft").unwrap().arg(rules).status();
+    let status = pod.netns().command("nft").unwrap().arg(rules).status();
     assert!(status.unwrap().success());
 }
 
@@ -150,7 +150,7 @@ fn assert_flat(middle: &Held, last: &Held) {
     let both = format!("{middle:?} {last:?}");
     assert!(last.resident <= middle.resident + SLACK_BYTES, "{both}");
     assert!(last.files <= middle.files + SLACK_FILES, "{both}");
-    // Both are at the bound by then, or the time is too short for it.
+    // Both are at the bound, or the time is too short to reach it.
     assert!(last.series <= 301.0, "{both}");
     assert!(last.points <= middle.points.max(301 * 12), "{both}");
 }

@@ -1,4 +1,4 @@
-//! What may be linked: every locked crate is held to deny.toml, by cargo's own word.
+//! What may be linked: every locked crate is checked against deny.toml, by cargo's metadata.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -115,9 +115,9 @@ fn every_crate_is_of_this_workspace_or_of_an_allowed_registry() {
     }
 }
 
-/// A second version of a crate is a second chance for a fault, and memory: each has been looked at.
+/// A second version of a crate adds memory and a chance of a fault: each is reviewed.
 #[test]
-fn crates_of_two_versions_are_those_that_are_named() {
+fn duplicate_crate_versions_are_those_that_are_named() {
     let mut versions: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for package in packages() {
         versions

@@ -10,7 +10,7 @@ pub fn markdown() -> String {
     let mut text = String::from(
         "# Annotations\n\n\
          Written on a pod, or on its workload (Deployment, StatefulSet, DaemonSet, Job, CronJob), from where flowcar copies\n\
-         them into the pod template. A wrong value never blocks a pod: its default holds, and a warning says so. The operator\n\
+         them into the pod template. An invalid value never blocks a pod: its default holds, and a warning names it. The operator\n\
          sets other defaults for a cluster in the controller's configuration, `defaults`, under the names without prefix, and an\n\
          annotation on a Namespace (all but `inject`, which is a label there) is the default of its pods. The operator can lock or\n\
          bound any of them (docs/security/injector.md). In YAML, quote `\"on\"` and\n\
@@ -41,7 +41,7 @@ mod tests {
 
     /// Set `FLOWCAR_BLESS=1` to write the file anew.
     #[test]
-    fn the_committed_table_is_this_table() {
+    fn annotations_md_matches_the_table() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/ANNOTATIONS.md");
         if std::env::var_os("FLOWCAR_BLESS").is_some() {
             std::fs::write(path, markdown()).expect("ANNOTATIONS.md can be written");

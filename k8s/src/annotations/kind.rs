@@ -1,18 +1,19 @@
-//! The types of annotation values: what is valid, and how that is said.
+//! The types of annotation values: what is valid, and how that is described.
 
 use std::fmt;
 
 use percent_encoding::percent_decode_str;
 
+use super::endpoint::is_endpoint;
 use crate::quantity;
 
 /// The type of an annotation's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// One of these words.
+    /// One of these choices.
     Choice(&'static [&'static str]),
     /// An `http://` or `https://` URL with a host and without credentials, or `unix:///path` of a socket. Its host may
-    /// be, or have in it, one of [`REFERENCES`].
+    /// be, or have in it, one of [`REFERENCES`](super::REFERENCES).
     Url,
     /// A whole number within these bounds, both included.
     Integer {
@@ -70,7 +71,7 @@ impl Kind {
         }
     }
 
-    /// The valid word nearest to `value`, for types that have words.
+    /// The choice nearest to `value`, for types with choices.
     #[must_use]
     pub fn nearest(self, value: &str) -> Option<&'static str> {
         let Self::Choice(words) = self else {
@@ -106,66 +107,6 @@ fn is_text(value: &str, max: usize) -> bool {
 fn is_integer(value: &str, min: u64, max: u64) -> bool {
     value.bytes().all(|b| b.is_ascii_digit())
         && value.parse().is_ok_and(|n: u64| (min..=max).contains(&n))
-}
-
-/// The sidecar's own variables that an endpoint may refer to, as `$(NAME)`; the kubelet fills them in.
-pub(crate) const REFERENCES: [&str; 3] = [
-    "FLOWCAR_HOST_IP",
-    "FLOWCAR_NODE_NAME",
-    "FLOWCAR_POD_NAMESPACE",
-];
-
-/// The path of a `unix:///path` endpoint.
-pub(crate) fn socket_path(endpoint: &str) -> Option<&str> {
-    endpoint
-        .strip_prefix("unix://")
-        .filter(|path| path.starts_with('/'))
-}
-
-/// A path that can be mounted: absolute, without `..`, and in a directory that is not the root.
-fn is_socket_path(path: &str) -> bool {
-    let parts: Vec<_> = path.split('/').skip(1).collect();
-    parts.len() >= 2
-        && parts
-            .iter()
-            .all(|part| !matches!(*part, "" | "." | "..") && !part.contains([':', '$']))
-        && !matches!(parts[0], "proc" | "sys" | "dev")
-}
-
-/// The endpoint with a value in the place of each reference: an address of the family that its brackets tell of.
-pub(super) fn with_values(endpoint: &str) -> String {
-    let endpoint = endpoint.replace("[$(FLOWCAR_HOST_IP)]", "[fd00::1]");
-    let endpoint = endpoint.replace("$(FLOWCAR_HOST_IP)", "192.0.2.1");
-    REFERENCES.iter().fold(endpoint, |text, name| {
-        text.replace(&format!("$({name})"), "name")
-    })
-}
-
-fn is_endpoint(value: &str) -> bool {
-    if !is_text(value, 2048) || value.contains(char::is_whitespace) {
-        return false;
-    }
-    if let Some(path) = socket_path(value) {
-        return is_socket_path(path);
-    }
-    let value = with_values(value);
-    // Any other reference would reach the sidecar as it is written.
-    if value.contains("$(") {
-        return false;
-    }
-    let value = value.as_str();
-    let Ok(url) = url::Url::parse(value) else {
-        return false;
-    };
-    matches!(url.scheme(), "http" | "https")
-        && url.has_host()
-        && url.username().is_empty()
-        && url.password().is_none()
-        && url.fragment().is_none()
-        // The parser forgives `http:host`; the exporters do not.
-        && value.to_ascii_lowercase().starts_with(&format!("{}://", url.scheme()))
-        // Nor do they encode what a browser would: the sidecar takes a URI (RFC 3986) as it is.
-        && value.parse::<http::Uri>().is_ok()
 }
 
 /// The Secret's name and key of a `name` or `name/key` value; the key is `headers` where it is left out.

@@ -1,4 +1,5 @@
-//! What the operator leaves to annotations: which are locked, which are bounded, and that a pod speaks for itself only.
+//! What the operator lets annotations set: which are locked, which are bounded, and that a pod cannot set another one's
+//! identity.
 //!
 //! It holds for pods, workloads and namespaces, and not for the operator's own defaults.
 
@@ -32,7 +33,7 @@ pub struct Limits {
 
 /// What is locked with what: by the second, a pod would get around the first.
 const IMPLIED: [(Key, Key); 3] = [
-    // The pod's own volume in the place of the node's directory of the socket.
+    // The pod's own volume replaces the node's directory of the socket.
     (Key::Endpoint, Key::EndpointVolume),
     (Key::CaSecret, Key::CaConfigMap),
     (Key::CaConfigMap, Key::CaSecret),
@@ -41,15 +42,15 @@ const IMPLIED: [(Key, Key); 3] = [
 // === impl Limits ===
 
 impl Limits {
-    /// Reads the operator's limits, and every mistake in them in words.
+    /// Reads the operator's limits, and describes every error in them.
     pub(crate) fn read(written: Written<'_>) -> (Self, Vec<String>) {
-        let mut mistakes = Vec::new();
+        let mut errors = Vec::new();
         let mut limits = Self {
             require_tls: written.require_tls,
             ..Self::default()
         };
         for name in written.locked {
-            if let Some(row) = named("locked", name, &mut mistakes) {
+            if let Some(row) = named("locked", name, &mut errors) {
                 limits.locked.insert(row.key);
                 let implied = IMPLIED.iter().filter(|(key, _)| *key == row.key);
                 limits.locked.extend(implied.map(|(_, with)| *with));
@@ -60,12 +61,12 @@ impl Limits {
             ("maximum", written.maximum, &mut limits.maximum),
         ] {
             for (name, value) in from {
-                let Some(row) = named(field, name, &mut mistakes) else {
+                let Some(row) = named(field, name, &mut errors) else {
                     continue;
                 };
                 match amount(row.kind, value) {
                     Some(_) => drop(into.insert(row.key, value.clone())),
-                    None => mistakes.push(format!(
+                    None => errors.push(format!(
                         "{field}: {name}={value:?}: expected {}, of an annotation that is an amount; others are bounded by `allowed`",
                         row.kind
                     )),
@@ -73,22 +74,22 @@ impl Limits {
             }
         }
         for (name, values) in written.allowed {
-            let Some(row) = named("allowed", name, &mut mistakes) else {
+            let Some(row) = named("allowed", name, &mut errors) else {
                 continue;
             };
             if row.key == Key::Endpoint {
-                mistakes.push("allowed: endpoints are in `allowedEndpoints`".to_owned());
+                errors.push("allowed: endpoints are in `allowedEndpoints`".to_owned());
             }
             let wrong = values.iter().filter(|value| !row.kind.accepts(value));
-            mistakes.extend(
+            errors.extend(
                 wrong.map(|value| format!("allowed: {name} has {value:?}: expected {}", row.kind)),
             );
             limits.allowed.insert(row.key, values.clone());
         }
-        (limits, mistakes)
+        (limits, errors)
     }
 
-    /// Takes away what the operator does not leave to annotations; each with its reason.
+    /// Removes the values that the operator does not allow, and reports each with its reason.
     pub(crate) fn apply(&self, overrides: &mut Overrides) -> Vec<Problem> {
         let mut problems = Vec::new();
         for row in &TABLE {
@@ -110,7 +111,7 @@ impl Limits {
         problems
     }
 
-    /// Whether an annotation may say this.
+    /// Whether an annotation may have this value.
     pub(crate) fn allow(&self, row: &'static Annotation, value: &str) -> bool {
         self.against(row, value).is_none()
     }
@@ -149,7 +150,7 @@ impl Limits {
             .then(|| out_of_bounds(format!("only {}", allowed.join(" | "))))
     }
 
-    /// The attributes that the pod may say of itself, and the names of the others.
+    /// The attributes that the pod may set, and the names of the others.
     fn attributes(&self, text: &str) -> (String, Vec<String>) {
         let names_itself = !self.locked.contains(&Key::ServiceName)
             && !self.allowed.contains_key(&Key::ServiceName);
@@ -166,12 +167,12 @@ impl Limits {
     }
 }
 
-/// `key=value` pairs of `text` that say which pod it is.
+/// The `key=value` pairs of `text` that identify a pod.
 pub(crate) fn identity_of(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').filter(|pair| is_identity(&name_of(pair)))
 }
 
-/// Whether telemetry that goes there can be read by nobody on the way.
+/// Whether nobody between pod and receiver can read the telemetry.
 pub(crate) fn is_secure(endpoint: &str) -> bool {
     let endpoint = endpoint.to_ascii_lowercase();
     endpoint.starts_with("https://") || endpoint.starts_with("unix://")
@@ -206,9 +207,9 @@ fn is_one(kind: Kind, allowed: &str, value: &str) -> bool {
     allowed == value || (kind == Kind::SecretRef && allowed == name)
 }
 
-fn named(field: &str, name: &str, mistakes: &mut Vec<String>) -> Option<&'static Annotation> {
+fn named(field: &str, name: &str, errors: &mut Vec<String>) -> Option<&'static Annotation> {
     if name == "inject" {
-        mistakes.push(format!(
+        errors.push(format!(
             "{field}: `inject` is the pod's own; leave namespaces out by webhook.namespaceSelector"
         ));
         return None;
@@ -218,7 +219,7 @@ fn named(field: &str, name: &str, mistakes: &mut Vec<String>) -> Option<&'static
         let names = TABLE.iter().map(|row| &row.name[PREFIX.len()..]);
         let meant = nearest(name, names);
         let meant = meant.map_or_else(String::new, |name| format!("; did you mean {name:?}?"));
-        mistakes.push(format!(
+        errors.push(format!(
             "{field} has {name:?}: no annotation has this name{meant}"
         ));
     }

@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 use super::super::{Key, Problem};
 use crate::config::Config;
 
-/// What becomes of annotations under a configuration: the value of `key`, and what is reported.
+/// Annotations under a configuration: the value of `key`, and what is reported.
 fn judged(config: &str, annotations: &Value, key: Key) -> (Option<String>, Vec<String>) {
     let settings = Config::parse(config).expect("valid");
     let annotations = annotations.as_object().expect("annotations");
@@ -13,7 +13,7 @@ fn judged(config: &str, annotations: &Value, key: Key) -> (Option<String>, Vec<S
 }
 
 #[test]
-fn every_kind_of_limit_holds_and_leaves_the_operators_default() {
+fn value_beyond_a_limit_falls_back_to_the_default() {
     let rows = [
         (
             "{locked: [host-network]}",
@@ -107,13 +107,13 @@ fn every_kind_of_limit_holds_and_leaves_the_operators_default() {
             "the operator requires https:// or unix://",
         ),
     ];
-    for (config, annotations, key, value, said) in rows {
+    for (config, annotations, key, value, expected) in rows {
         let (found, message) = judged(config, &annotations, key);
         assert_eq!(found.as_deref(), value, "{config} {annotations}");
-        match said {
+        match expected {
             "" => assert_eq!(message, Vec::<String>::new(), "{config}"),
-            said => assert!(
-                message.len() == 1 && message[0].contains(said),
+            expected => assert!(
+                message.len() == 1 && message[0].contains(expected),
                 "{message:?}"
             ),
         }
@@ -122,7 +122,7 @@ fn every_kind_of_limit_holds_and_leaves_the_operators_default() {
 
 /// In every spelling: the sidecar decodes names.
 #[test]
-fn a_pod_speaks_in_no_other_pods_name() {
+fn identity_attributes_of_a_pod_are_ignored() {
     let rows = [
         ("", "team=a,k8s.namespace.name=payments", Some("team=a"), 1),
         (
@@ -158,19 +158,19 @@ fn a_pod_speaks_in_no_other_pods_name() {
 }
 
 #[test]
-fn a_namespaces_own_defaults_are_limited_too() {
+fn namespace_defaults_obey_the_limits() {
     let settings = Config::parse("{locked: [host-network]}").expect("valid");
     let namespace = json!({"flowcar.io/host-network": "force", "flowcar.io/resource-attributes": "k8s.pod.name=p"});
     let namespace = namespace.as_object().expect("annotations");
     let (overrides, _) = settings.overrides_in(namespace, &serde_json::Map::new());
     assert_eq!(overrides.get(Key::HostNetwork), None);
     assert_eq!(overrides.get(Key::ResourceAttributes), None);
-    assert_eq!(settings.mistakes_of_namespace(namespace).len(), 2);
+    assert_eq!(settings.namespace_errors(namespace).len(), 2);
 }
 
 #[test]
-fn mistakes_of_the_operator_are_reported() {
-    for (config, said) in [
+fn invalid_limits_are_reported() {
+    for (config, message) in [
         ("{locked: [host-netwrok]}", "did you mean \"host-network\"?"),
         ("{locked: [inject]}", "webhook.namespaceSelector"),
         ("{maximum: {peer: none}}", "bounded by `allowed`"),
@@ -187,6 +187,6 @@ fn mistakes_of_the_operator_are_reported() {
         ),
     ] {
         let error = Config::parse(config).expect_err(config).to_string();
-        assert!(error.contains(said), "{error}");
+        assert!(error.contains(message), "{error}");
     }
 }

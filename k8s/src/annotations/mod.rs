@@ -5,6 +5,7 @@
 //! all read from it, so a new override is one new row.
 
 mod docs;
+mod endpoint;
 mod kind;
 mod limits;
 mod overrides;
@@ -12,9 +13,10 @@ mod problem;
 mod table;
 
 pub use docs::markdown;
-use kind::with_values;
+use endpoint::with_values;
+pub(crate) use endpoint::{LONGEST_SOCKET, REFERENCES, socket_path};
 pub use kind::{Kind, parse_secret_ref};
-pub(crate) use kind::{REFERENCES, parse_command, parse_reference, socket_path};
+pub(crate) use kind::{parse_command, parse_reference};
 pub use limits::Limits;
 pub(crate) use limits::{Written, identity_of, is_secure};
 pub use overrides::{Overrides, Permissions};

@@ -25,7 +25,7 @@ pub struct Permissions {
 // === impl Overrides ===
 
 impl Overrides {
-    /// Reads every annotation of flowcar, and tells each mistake. Annotations of others are not looked at,
+    /// Reads every annotation of flowcar, and reports each problem. Annotations of others are not read,
     /// nor is [`Key::Inject`] judged here: what it means also depends on the namespace.
     #[must_use]
     pub fn parse(
@@ -64,7 +64,7 @@ impl Overrides {
         self.values.get(&key).map(String::as_str)
     }
 
-    /// These overrides, and `defaults` where they say nothing.
+    /// These overrides, and `defaults` for keys that they do not set.
     #[must_use]
     pub fn or(mut self, defaults: &Self) -> Self {
         for (key, value) in &defaults.values {
@@ -73,12 +73,12 @@ impl Overrides {
         self
     }
 
-    /// Puts a value in the place of the one that is there.
+    /// Replaces the value of `key`.
     pub(super) fn set(&mut self, key: Key, value: String) {
         self.values.insert(key, value);
     }
 
-    /// Adds to the attributes, where there are any, those that say which pod it is from the operator's own.
+    /// Adds to the attributes, where there are any, the operator's own that identify the pod.
     #[must_use]
     pub(crate) fn with_identity_of(mut self, defaults: &Self) -> Self {
         let key = Key::ResourceAttributes;
@@ -151,7 +151,7 @@ fn endpoint_matches(pattern: &str, endpoint: &str) -> bool {
         return pattern == path;
     }
     let (pattern, endpoint) = (&with_values(pattern), &with_values(endpoint));
-    // `*` is no host character of a URL: parse the pattern with a label in its place.
+    // `*` is no host character of a URL: parse the pattern with a label instead.
     let any_host = pattern.contains("://*.");
     let pattern = pattern.replacen("://*.", "://", 1);
     let (Ok(pattern), Ok(endpoint)) = (url::Url::parse(&pattern), url::Url::parse(endpoint)) else {

@@ -5,7 +5,7 @@ use std::fmt;
 use super::{Annotation, PREFIX, TABLE};
 use crate::text::clip;
 
-/// One mistake in a set of annotations.
+/// One problem in a set of annotations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(test, derive(strum::EnumDiscriminants))]
 #[cfg_attr(
@@ -51,7 +51,7 @@ pub enum Problem {
         /// What the operator allows, in words.
         bound: String,
     },
-    /// A resource attribute by which the pod would speak in another one's name.
+    /// A resource attribute that would give the pod another one's identity.
     Identity {
         /// The attribute.
         key: String,
@@ -71,7 +71,7 @@ pub enum Problem {
 // === impl Problem ===
 
 impl Problem {
-    /// A word for metrics, of a small fixed set.
+    /// The problem as a metric attribute, of a small fixed set.
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
@@ -202,7 +202,7 @@ pub(super) fn unknown_key(name: &str) -> Option<Option<&'static str>> {
     if prefix == ours {
         return Some(nearest(short, short_names()).and_then(row_of));
     }
-    // A slip in the prefix is only named where the rest is exactly one of ours.
+    // A misspelled prefix is only reported where the rest is exactly a name of flowcar's.
     let slipped = strsim::damerau_levenshtein(prefix, ours) <= 3;
     (slipped && short_names().any(|known| known == short)).then(|| row_of(short))
 }

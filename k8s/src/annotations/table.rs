@@ -117,7 +117,7 @@ pub static TABLE: [Annotation; 30] = [
         "the node's directory, as a hostPath volume",
         "otlp-socket",
         None,
-        "The volume of the pod's own that holds the socket of a `unix://` endpoint, mounted at the socket's directory. Where Pod Security forbids hostPath, it is needed.",
+        "The volume of the pod's own in whose root the socket of a `unix://` endpoint is. Where Pod Security forbids hostPath, it is needed.",
     ),
     row(
         Key::Protocol,
@@ -225,7 +225,7 @@ pub static TABLE: [Annotation; 30] = [
         "off",
         "on",
         Some("FLOWCAR_EXCHANGE"),
-        "Whether request-to-response latency is measured, and who sent a RST told, by a look at every packet's headers.",
+        "Whether flowcar reads every packet's headers, to measure request-to-response latency and to report who sent a RST.",
     ),
     row(
         Key::Sampling,
@@ -342,7 +342,7 @@ pub static TABLE: [Annotation; 30] = [
         "on",
         "off",
         None,
-        "Whether a restart of the sidecar's container counts nothing twice: it leaves some 50 bytes for each connection in the pod's own `/dev/shm`. Never with `hostIPC`.",
+        "Whether flowcar writes a checkpoint, some 50 bytes for each connection, to the pod's own `/dev/shm`, so that a restart of the sidecar's container counts nothing twice. Never with `hostIPC`.",
     ),
     row(
         Key::HostNetwork,

@@ -52,7 +52,7 @@ fn every_example_is_valid() {
 
 /// Valid values and boundaries, invalid values and one past each boundary, by hand.
 #[test]
-fn every_override_takes_what_it_should_and_nothing_else() {
+fn every_kind_accepts_valid_values_only() {
     let cases: &[(Key, &[&str], &[&str])] = &[
         (
             Key::Inject,
@@ -70,6 +70,8 @@ fn every_override_takes_what_it_should_and_nothing_else() {
                 "http://$(FLOWCAR_HOST_IP):4317",
                 "http://[$(FLOWCAR_HOST_IP)]:4317",
                 "https://$(FLOWCAR_NODE_NAME).nodes:4317",
+                "http://[fe80::1%25eth0]:4317",
+                "http://a_b:4317/%C3%BC?x=1",
                 "unix:///run/otel/otlp.sock",
             ],
             &[
@@ -95,6 +97,13 @@ fn every_override_takes_what_it_should_and_nothing_else() {
                 "unix:///run/otel/",
                 "unix:///proc/1/a.sock",
                 "unix:///run/$(FLOWCAR_POD_NAMESPACE)/a.sock",
+                "http://a:",
+                "http://a:0",
+                "http://[::1]:0",
+                "http://@a:4317",
+                "http://a*:4317",
+                "http://a/ü",
+                "http://a?ü",
             ],
         ),
         (
@@ -241,7 +250,7 @@ fn every_override_takes_what_it_should_and_nothing_else() {
 }
 
 #[test]
-fn long_values_have_a_bound() {
+fn too_long_values_are_refused() {
     let text = |n| "x".repeat(n);
     assert!(Annotation::of(Key::ServiceName).kind.accepts(&text(255)));
     assert!(!Annotation::of(Key::ServiceName).kind.accepts(&text(256)));
@@ -249,7 +258,7 @@ fn long_values_have_a_bound() {
 }
 
 #[test]
-fn a_valid_override_is_read_and_becomes_environment() {
+fn valid_override_sets_its_environment_variable() {
     let (overrides, problems) = parse(&[
         ("flowcar.io/sampling", "7"),
         ("flowcar.io/log-level", "debug"),
@@ -264,7 +273,7 @@ fn a_valid_override_is_read_and_becomes_environment() {
 }
 
 #[test]
-fn a_wrong_value_leaves_the_default_and_names_the_right_word() {
+fn invalid_value_keeps_the_default_and_suggests_nearest() {
     let (overrides, problems) = parse(&[("flowcar.io/log-level", "degub")]);
     assert_eq!(overrides, Overrides::default());
     assert_eq!(
@@ -279,7 +288,7 @@ fn a_wrong_value_leaves_the_default_and_names_the_right_word() {
 }
 
 #[test]
-fn an_unknown_key_names_the_nearest_right_one() {
+fn unknown_annotation_suggests_the_nearest_name() {
     for (written, meant) in [
         ("flowcar.io/end-point", "flowcar.io/endpoint"),
         ("flowcar.io/logLevel", "flowcar.io/log-level"),
@@ -303,7 +312,7 @@ fn an_unknown_key_names_the_nearest_right_one() {
 }
 
 #[test]
-fn annotations_of_others_and_our_own_marks_are_no_mistake() {
+fn foreign_annotations_and_flowcars_marks_are_ignored() {
     let (_, problems) = parse(&[
         ("sidecar.istio.io/inject", "false"),
         ("inject", "x"),
@@ -314,7 +323,7 @@ fn annotations_of_others_and_our_own_marks_are_no_mistake() {
 }
 
 #[test]
-fn image_and_command_need_the_operator() {
+fn image_and_command_need_permission() {
     let map = annotations(&[("flowcar.io/image", "a"), ("flowcar.io/command", "[\"a\"]")]);
     let (overrides, problems) = Overrides::parse(&map, &Permissions::default());
     assert_eq!(overrides, Overrides::default());
@@ -329,7 +338,7 @@ fn image_and_command_need_the_operator() {
 }
 
 #[test]
-fn the_allow_list_cannot_be_talked_around() {
+fn endpoint_allow_list_cannot_be_bypassed() {
     let list = endpoints(&[
         "https://*.example.com:4317",
         "http://collector.obs:4318/v1",
@@ -372,9 +381,9 @@ fn the_allow_list_cannot_be_talked_around() {
 }
 
 proptest! {
-    /// Whatever is written, parsing ends, and every mistake fits a warning on one line.
+    /// Parsing any text ends, and every problem fits a warning on one line.
     #[test]
-    fn parsing_is_total_and_its_sentences_are_short(
+    fn parsing_never_panics_and_its_messages_are_short(
         pairs in prop::collection::btree_map("(flowcar\\.io/)?[a-z-]{0,30}|flowcar\\.io/\\PC{0,300}", "\\PC{0,300}|[\\x00-\\x7f]{0,40}", 0..6),
         key in 0..TABLE.len(), value in ".{0,400}",
     ) {

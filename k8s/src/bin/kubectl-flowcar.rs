@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use flowcar_k8s::cli::{ClusterArgs, Command, run};
 
-/// Injects flowcar, and explains what became of it.
+/// Injects flowcar, and explains the result.
 #[derive(Parser)]
 #[command(name = "kubectl-flowcar", bin_name = "kubectl flowcar", version)]
 struct Arguments {
@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         }
     };
     let outcome = runtime.block_on(run(arguments.command, arguments.cluster));
-    // A host name that is still being looked up, for a cluster that was given up, is not waited for.
+    // Do not wait for a name lookup of a cluster whose request timed out.
     runtime.shutdown_background();
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

@@ -17,7 +17,7 @@ pub(crate) struct Demand {
     pub(crate) limits: Amounts,
 }
 
-/// A list of quantities; what is none is left out.
+/// A list of quantities, without what is no quantity.
 pub(crate) fn amounts(list: &Value) -> Amounts {
     let of = |(name, value): (&String, &Value)| {
         let amount = match value {
@@ -60,7 +60,7 @@ pub(crate) fn of_containers(pod: &Value) -> Demand {
     running
 }
 
-/// What only the containers that stay ask for: no init container that ends.
+/// The sum of the containers that keep running, without init containers that complete.
 pub(crate) fn of_running(pod: &Value) -> Demand {
     let mut running = Demand::default();
     let stay = list(pod, "/spec/initContainers")
@@ -175,7 +175,7 @@ mod tests {
 
     /// The rows of KEP-753's table, "resource calculation".
     #[test]
-    fn of_init_containers_the_largest_counts_with_the_sidecars_before_it() {
+    fn largest_init_container_counts_with_earlier_sidecars() {
         let rows = [
             (vec![], vec!["1", "2"], 3_000),
             (vec![container("5")], vec!["1", "2"], 5_000),
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pods_own_budget_goes_before_its_containers_and_overhead_is_added() {
+    fn pod_level_budget_precedes_containers_plus_overhead() {
         let pod = json!({"spec": {
             "containers": [container("1")], "overhead": {"cpu": "1"},
             "resources": {"requests": {"cpu": "3"}, "limits": {"cpu": "4"}},

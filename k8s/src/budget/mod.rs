@@ -1,7 +1,7 @@
 //! What a namespace lets its pods ask for: LimitRanges and ResourceQuotas, as the API server will judge by them.
 //!
-//! A pod that is admitted without the sidecar has to be admitted with it; so what they say is known before
-//! ([`Budgets`]), and compared with what they say of the pod as it came.
+//! A pod that is admitted without the sidecar has to be admitted with it. [`Budgets`] judges the pod with the sidecar
+//! and compares that with its judgement of the pod as it came.
 
 mod demand;
 mod quota;
@@ -28,9 +28,9 @@ pub struct Budgets {
     quotas: Vec<Arc<Quota>>,
 }
 
-/// What one of them says against a pod, as a sentence.
+/// Why one of them refuses a pod, as a sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Complaint {
+pub(crate) enum Violation {
     LimitRange(String),
     Quota(String),
 }
@@ -38,7 +38,7 @@ pub(crate) enum Complaint {
 // === impl Budgets ===
 
 impl Budgets {
-    /// Reads a LimitRange or a ResourceQuota; any other object says nothing.
+    /// Reads a LimitRange or a ResourceQuota; any other object is ignored.
     pub fn add(&mut self, object: &Value) {
         match object.get("kind").and_then(Value::as_str) {
             Some("LimitRange") => self.ranges.push(Arc::new(LimitRange::read(object))),
@@ -70,35 +70,35 @@ impl Budgets {
             || self.quotas.iter().any(|quota| quota.wants_limit(resource))
     }
 
-    /// The resources of containers that LimitRanges speak of.
+    /// The resources of containers that LimitRanges name.
     pub(crate) fn resources(&self) -> BTreeSet<&str> {
         let all = self.ranges.iter().flat_map(|range| range.resources());
         all.map(String::as_str).collect()
     }
 
-    /// What is said against `pod` because of this container in it, and was not said of the pod without it.
-    pub(crate) fn complaint(
+    /// Why `pod` is refused with this container in it and not without it.
+    pub(crate) fn violation(
         &self,
         without: &Value,
         pod: &Value,
         container: &Value,
-    ) -> Option<Complaint> {
-        let before = self.complaints(without, None);
-        let now = self.complaints(pod, Some(container));
+    ) -> Option<Violation> {
+        let before = self.violations(without, None);
+        let now = self.violations(pod, Some(container));
         now.into_iter()
-            .find(|complaint| !before.contains(complaint))
+            .find(|violation| !before.contains(violation))
     }
 
-    fn complaints(&self, pod: &Value, container: Option<&Value>) -> Vec<Complaint> {
+    fn violations(&self, pod: &Value, container: Option<&Value>) -> Vec<Violation> {
         let demand = Demand::of_pod(pod);
-        let mut complaints = Vec::new();
+        let mut violations = Vec::new();
         let container = container.map(Demand::of_container);
         for range in &self.ranges {
-            range.complaints(container.as_ref(), &demand, &mut complaints);
+            range.violations(container.as_ref(), &demand, &mut violations);
         }
         for quota in &self.quotas {
-            quota.complaints(pod, &demand, &mut complaints);
+            quota.violations(pod, &demand, &mut violations);
         }
-        complaints
+        violations
     }
 }

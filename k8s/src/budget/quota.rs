@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::Complaint;
+use super::Violation;
 use super::demand::{Amounts, Demand, amounts, is_best_effort, list};
 use crate::text::clip;
 
@@ -13,19 +13,19 @@ pub(crate) struct Quota {
     name: String,
     hard: Amounts,
     used: Amounts,
-    scopes: Vec<Scope>,
+    scopes: Vec<QuotaScope>,
 }
 
 /// Which pods it is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Scope {
+struct QuotaScope {
     name: String,
     operator: String,
     values: Vec<String>,
 }
 
-/// Quotas on these have every container say how much it wants.
-const SAID_BY_ALL: [(&str, &str, bool); 6] = [
+/// Quotas on these require a request or limit of every container.
+const SET_BY_ALL: [(&str, &str, bool); 6] = [
     ("cpu", "cpu", false),
     ("memory", "memory", false),
     ("requests.cpu", "cpu", false),
@@ -43,16 +43,16 @@ impl Quota {
             let text = value.get(name).and_then(Value::as_str);
             text.unwrap_or_default().to_owned()
         };
-        // What is enforced stands in the status, a moment after it is written into the spec.
+        // The status holds what is enforced, a moment after it is written into the spec.
         let mut hard = field("/spec/hard");
         hard.extend(field("/status/hard"));
-        let plain = list(object, "/spec/scopes").iter().map(|name| Scope {
+        let plain = list(object, "/spec/scopes").iter().map(|name| QuotaScope {
             name: name.as_str().unwrap_or_default().to_owned(),
             operator: "Exists".to_owned(),
             values: Vec::new(),
         });
         let selected = list(object, "/spec/scopeSelector/matchExpressions");
-        let selected = selected.iter().map(|expression| Scope {
+        let selected = selected.iter().map(|expression| QuotaScope {
             name: text(expression, "scopeName"),
             operator: text(expression, "operator"),
             values: list(expression, "/values")
@@ -73,16 +73,16 @@ impl Quota {
         self.hard.contains_key(&format!("limits.{resource}"))
     }
 
-    /// What it says against a pod that asks for so much.
-    pub(super) fn complaints(&self, pod: &Value, demand: &Demand, to: &mut Vec<Complaint>) {
+    /// Why it refuses a pod that asks for so much.
+    pub(super) fn violations(&self, pod: &Value, demand: &Demand, to: &mut Vec<Violation>) {
         if !self.scopes.iter().all(|scope| scope.is_of(pod)) {
             return;
         }
         let name = clip(&self.name, 30);
-        for (hard, resource, is_limit) in SAID_BY_ALL {
-            if self.hard.contains_key(hard) && !is_said_by_all(pod, resource, is_limit) {
+        for (hard, resource, is_limit) in SET_BY_ALL {
+            if self.hard.contains_key(hard) && !is_set_by_all(pod, resource, is_limit) {
                 let why = format!("ResourceQuota {name} wants {hard} of every container");
-                to.push(Complaint::Quota(why));
+                to.push(Violation::Quota(why));
             }
         }
         for (resource, hard) in &self.hard {
@@ -90,13 +90,13 @@ impl Quota {
             let used = self.used.get(resource).copied().unwrap_or_default();
             if wanted > 0 && used + wanted > *hard {
                 let why = format!("ResourceQuota {name} has no room for the sidecar's {resource}");
-                to.push(Complaint::Quota(why));
+                to.push(Violation::Quota(why));
             }
         }
     }
 }
 
-fn is_said_by_all(pod: &Value, resource: &str, is_limit: bool) -> bool {
+fn is_set_by_all(pod: &Value, resource: &str, is_limit: bool) -> bool {
     let containers = list(pod, "/spec/containers").iter();
     containers
         .chain(list(pod, "/spec/initContainers"))
@@ -126,9 +126,9 @@ fn wanted(resource: &str, demand: &Demand) -> i128 {
     }
 }
 
-// === impl Scope ===
+// === impl QuotaScope ===
 
-impl Scope {
+impl QuotaScope {
     fn is_of(&self, pod: &Value) -> bool {
         let deadline = pod.pointer("/spec/activeDeadlineSeconds");
         let is_terminating = deadline.is_some_and(Value::is_number);
@@ -139,7 +139,7 @@ impl Scope {
             "NotBestEffort" => !is_best_effort(pod),
             "PriorityClass" => self.has_priority(pod),
             "CrossNamespacePodAffinity" => has_foreign_affinity(pod),
-            // Of volumes, and what is not known yet.
+            // Scopes of volumes, and unknown scopes.
             _ => false,
         }
     }

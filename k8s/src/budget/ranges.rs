@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use super::demand::{Amounts, Demand, amounts, list};
-use super::{Complaint, NANO};
+use super::{NANO, Violation};
 use crate::quantity::format_nanos;
 use crate::text::clip;
 
@@ -25,7 +25,7 @@ struct Item {
     ratio: Amounts,
 }
 
-/// What all LimitRanges say of one resource of a container, in nano-units.
+/// The bounds of all LimitRanges on one resource of a container, in nano-units.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Bounds {
     pub(crate) min: Option<i128>,
@@ -56,7 +56,7 @@ impl LimitRange {
         }
     }
 
-    /// Adds what it says of this resource of a container to what others say.
+    /// Adds its bounds on this resource of a container to those of others.
     pub(super) fn bound(&self, resource: &str, bounds: &mut Bounds) {
         let tighter =
             |mine: &mut Option<i128>, theirs: Option<&i128>, better: fn(i128, i128) -> i128| {
@@ -75,7 +75,7 @@ impl LimitRange {
         }
     }
 
-    /// The resources of a container that it speaks of.
+    /// The resources of a container that it names.
     pub(super) fn resources(&self) -> impl Iterator<Item = &String> {
         self.containers.iter().flat_map(|item| {
             [&item.min, &item.max, &item.ratio, &item.default]
@@ -84,20 +84,20 @@ impl LimitRange {
         })
     }
 
-    /// What it says against a container and its pod.
-    pub(super) fn complaints(
+    /// Why it refuses a container and its pod.
+    pub(super) fn violations(
         &self,
         container: Option<&Demand>,
         pod: &Demand,
-        to: &mut Vec<Complaint>,
+        to: &mut Vec<Violation>,
     ) {
         if let Some(container) = container {
             for item in &self.containers {
-                item.complaints(&self.name, "container", container, to);
+                item.violations(&self.name, "container", container, to);
             }
         }
         for item in &self.pods {
-            item.complaints(&self.name, "pod", pod, to);
+            item.violations(&self.name, "pod", pod, to);
         }
     }
 }
@@ -116,18 +116,18 @@ impl Item {
         }
     }
 
-    fn complaints(&self, range: &str, whose: &str, demand: &Demand, to: &mut Vec<Complaint>) {
-        let mut complain = |rule: &str, resource: &str, bound: i128| {
+    fn violations(&self, range: &str, whose: &str, demand: &Demand, to: &mut Vec<Violation>) {
+        let mut violates = |rule: &str, resource: &str, bound: i128| {
             let (range, bound) = (clip(range, 30), format_nanos(bound));
             let why = format!("LimitRange {range} wants {resource} of a {whose} {rule} {bound}");
-            to.push(Complaint::LimitRange(why));
+            to.push(Violation::LimitRange(why));
         };
         for (name, least) in &self.min {
             let (request, limit) = (demand.requests.get(name), demand.limits.get(name));
             if request.is_none_or(|request| request < least)
                 || limit.is_some_and(|limit| limit < least)
             {
-                complain("of at least", name, *least);
+                violates("of at least", name, *least);
             }
         }
         for (name, most) in &self.max {
@@ -135,7 +135,7 @@ impl Item {
             if limit.is_none_or(|limit| limit > most)
                 || request.is_some_and(|request| request > most)
             {
-                complain("of at most", name, *most);
+                violates("of at most", name, *most);
             }
         }
         for (name, ratio) in &self.ratio {
@@ -147,7 +147,7 @@ impl Item {
                 _ => false,
             };
             if !fits {
-                complain("limited to request times", name, *ratio);
+                violates("limited to request times", name, *ratio);
             }
         }
     }

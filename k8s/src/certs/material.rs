@@ -170,7 +170,7 @@ impl Material {
         all.map(|pem| format!("{}\n", pem.trim_end())).collect()
     }
 
-    /// Reads the Secret that is served from and the one with the authorities' keys. A flowcar before this one kept all in the
+    /// Reads the Secret that is served from and the one with the authorities' keys. Earlier versions kept everything in the
     /// first.
     ///
     /// # Errors
@@ -299,7 +299,7 @@ fn server_config(
     Ok(config)
 }
 
-/// When the first certificate in this PEM text ends.
+/// When the first certificate in this PEM text expires.
 pub(crate) fn ends(pem: &str) -> Result<SystemTime, MaterialError> {
     Ok(life(pem)?.ends)
 }

@@ -1,15 +1,15 @@
-//! How long the certificates in a Secret still hold, and whether somebody should have renewed them.
+//! How long the certificates in a Secret are still valid, and whether their renewal is overdue.
 
 use std::time::{Duration, SystemTime};
 
 use super::material::{MaterialError, SecretData, life, split_bundle};
 
-/// What ends first.
+/// The certificate that expires first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Remaining {
     /// Which certificate it is.
     pub(crate) what: &'static str,
-    /// How long it holds; zero once it has ended.
+    /// How long it is valid; zero once it has expired.
     pub(crate) left: Duration,
     /// Less than a quarter of its life is left: flowcar and cert-manager both renew when a third is.
     pub(crate) is_overdue: bool,
@@ -22,7 +22,7 @@ pub(crate) fn is_own(data: &SecretData) -> bool {
     data.contains_key("signing-ca.crt")
 }
 
-/// Of the serving certificate and the authority that lives longest, what ends first.
+/// Of the serving certificate and the authority that lives longest, the one that expires first.
 ///
 /// # Errors
 /// If the Secret lacks the serving certificate, or one cannot be read.
@@ -69,7 +69,7 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
 
     #[test]
-    fn what_ends_first_is_told_before_it_ends() {
+    fn earliest_expiry_is_reported_before_it_passes() {
         let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
         let names = ["w.ns.svc".to_owned()];
         let material = Material::make(&names, start, 400 * HOUR, 100 * HOUR).expect("makes");

@@ -2,7 +2,7 @@
 //!
 //! An authority is replaced in three steps, so that at every moment every client trusts every server:
 //! the new one is made and trusted beside the old; once that is published and has settled, it signs the leaf;
-//! the old one stays trusted until it ends.
+//! the old one stays trusted until it expires.
 
 use std::time::{Duration, SystemTime};
 
@@ -21,7 +21,7 @@ pub struct Policy {
     pub settle: Duration,
 }
 
-/// The next state, and when to look again.
+/// The next state, and when to run again.
 pub struct Step {
     /// What the Secret should hold.
     pub material: Material,
@@ -31,7 +31,7 @@ pub struct Step {
     pub next: SystemTime,
 }
 
-/// Works out what is due at `now`. `published` says that the webhook configuration carries the whole bundle.
+/// Works out what is due at `now`. `published`: the webhook configuration carries the whole bundle.
 ///
 /// # Errors
 /// If the cryptography library fails or the material cannot be read.
@@ -51,7 +51,7 @@ pub fn advance(
         .retired
         .retain(|pem| life(pem).is_ok_and(|life| life.ends > now));
     if life(&material.signer.cert)?.ends <= now {
-        // Asleep for too long: nothing is left to overlap with.
+        // The authority has expired: nothing is left to overlap with.
         let fresh = Material::make(&policy.names, now, policy.ca_lifetime, policy.leaf_lifetime)?;
         return Step::of(fresh, true, policy);
     }
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_material_serves_its_names_and_no_others() {
+    fn new_certificate_is_valid_for_its_names_only() {
         let step = advance(None, start(), &policy(), false).expect("makes");
         let leaf = &step.material.cert;
         assert!(step.changed);
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn two_secrets_hold_everything() {
+    fn material_reads_back_from_two_secrets() {
         let first = advance(None, start(), &policy(), true)
             .expect("makes")
             .material;
@@ -194,7 +194,7 @@ mod tests {
         );
         let read = Material::from_secrets(&serving, &keys).expect("reads back");
         assert!(read == overlapping);
-        // A flowcar before this one kept all in one.
+        // Earlier versions kept everything in one Secret.
         let mut together = keys.clone();
         together.extend(serving.clone());
         let read = Material::from_secrets(&together, &SecretData::new()).expect("reads back");
@@ -207,7 +207,7 @@ mod tests {
 
     /// A year of hours with clients that see every bundle, and replicas that see every leaf, up to an hour late.
     #[test]
-    fn at_every_hour_every_client_trusts_every_server() {
+    fn every_client_trusts_every_server_during_rotation() {
         let mut history: Vec<(String, String)> = Vec::new();
         let (mut current, mut signers, mut leaves) = (None, 0, 0);
         for hour in 0..1000 {
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_authority_does_not_sign_before_it_is_published() {
+    fn new_authority_signs_only_once_published() {
         let first = advance(None, start(), &policy(), true)
             .expect("makes")
             .material;
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn other_names_and_a_long_sleep_make_a_new_leaf() {
+    fn changed_names_or_expiry_make_a_new_leaf() {
         let first = advance(None, start(), &policy(), true)
             .expect("makes")
             .material;

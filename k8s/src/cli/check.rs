@@ -24,7 +24,7 @@ type Line = (&'static str, Found);
 /// What a check found.
 enum Found {
     Fine(String),
-    /// It works, and soon will not.
+    /// It works, and will soon fail.
     Soon(String),
     Wrong(String),
 }
@@ -249,15 +249,15 @@ async fn certificates(remote: &Remote) -> Found {
 
 fn judge_remaining(remaining: &Remaining) -> Found {
     let who = match remaining.is_own {
-        true => "does the controller run, and what does its log say about certificates?",
-        false => "does cert-manager run, and what does its Certificate say?",
+        true => "does the controller run, and what does its log report about certificates?",
+        false => "does cert-manager run, and what is the status of its Certificate?",
     };
     let (what, hours) = (remaining.what, remaining.left.as_secs() / 3600);
     if remaining.left.is_zero() {
-        Found::Wrong(format!("the {what} has ended: {who}"))
+        Found::Wrong(format!("the {what} has expired: {who}"))
     } else if remaining.is_overdue {
         Found::Soon(format!(
-            "the {what} ends in {hours} hours and should have been renewed by now: {who}"
+            "the {what} expires in {hours} hours and should have been renewed by now: {who}"
         ))
     } else {
         Found::Fine(format!("valid for {hours} more hours"))
@@ -282,7 +282,7 @@ async fn configuration(remote: &Remote) -> Result<MutatingWebhookConfiguration, 
     })
 }
 
-/// Which webhooks for pods the API server calls after flowcar's: what they opt in is too late.
+/// The webhooks for pods that the API server calls after flowcar's: pods that they opt in are not injected.
 async fn order(remote: &Remote) -> Result<String, String> {
     let own = configuration(remote).await?.name_any();
     let all = configurations(remote).await?;
@@ -397,7 +397,7 @@ async fn missed(remote: &Remote) -> Result<String, String> {
             pods.len()
         )),
         Some(first) => Err(format!(
-            "{} of {} opted in and were not seen by the webhook, {} first: kubectl flowcar explain says what to do",
+            "{} of {} opted in and were not seen by the webhook, {} first: for what to do, run kubectl flowcar explain",
             missed.len(),
             pods.len(),
             super::files::title(first)

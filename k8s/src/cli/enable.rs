@@ -18,7 +18,7 @@ pub(super) async fn enable(target: &str, cluster: &ClusterArgs) -> anyhow::Resul
     annotate(&remote, target, Some("enabled")).await
 }
 
-/// Takes the annotation off, or, in a namespace that opted in, says no.
+/// Removes the annotation, or sets it to `disabled` in a namespace that opted in.
 pub(super) async fn disable(target: &str, cluster: &ClusterArgs) -> anyhow::Result<bool> {
     let remote = Remote::connect(cluster).await?;
     let namespaces: Api<Namespace> = Api::all(remote.client.clone());
@@ -48,7 +48,7 @@ async fn annotate(remote: &Remote, target: &str, value: Option<&str>) -> anyhow:
             "{target} has no pod template that flowcar can find; annotate where its pods come from, or label the namespace {INJECT}=enabled"
         );
     }
-    let patch = if is_copied_from(kind) {
+    let patch = if is_copied_from(&object) {
         Patch::Merge(json!({ "metadata": { "annotations": { INJECT: value } } }))
     } else {
         Patch::Json::<Value>(in_templates(&object, &pointers, value)?)
@@ -66,11 +66,11 @@ async fn annotate(remote: &Remote, target: &str, value: Option<&str>) -> anyhow:
         .await
         .with_context(|| format!("annotating {target}"))?;
     let written = serde_json::to_value(written)?;
-    let said = value.map_or_else(
+    let expected = value.map_or_else(
         || "no annotation any more".to_owned(),
         |value| format!("{INJECT}={value}"),
     );
-    println!("{} {target}: {said}", remote.namespace);
+    println!("{} {target}: {expected}", remote.namespace);
     let follows = |pointer: &String| {
         let template = written.pointer(pointer).unwrap_or(&Value::Null);
         template["metadata"]["annotations"][INJECT].as_str() == value
@@ -81,7 +81,7 @@ async fn annotate(remote: &Remote, target: &str, value: Option<&str>) -> anyhow:
     let why = if kind == "Job" {
         "a Job's template cannot change: create the Job anew"
     } else {
-        "the pod template says otherwise itself, or the webhook did not answer: see kubectl flowcar check"
+        "the pod template has another value of its own, or the webhook did not answer: see kubectl flowcar check"
     };
     println!(
         "{} {target}: its pods do not follow: {why}",

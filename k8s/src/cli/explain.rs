@@ -2,31 +2,67 @@
 
 use serde_json::Value;
 
-use super::files::{Files, judge, title};
+#[cfg(test)]
+use super::files::judge;
+use super::files::{
+    Files, is_expected_to_have_pods, judge_each, place_of_annotations, title, unused,
+};
 use super::remote::Remote;
 use super::{ClusterArgs, ExplainArgs, FileArgs};
 use crate::config::Settings;
-use crate::inject::{Decision, Form, Outcome, Skip, Status, has_sidecar};
+use crate::inject::{Decision, Form, NotOptedIn, Outcome, Skip, Status, has_sidecar};
 use crate::opted::{Later, UNSEEN};
-use crate::workload::{copy_opt_in, is_copied_from};
+use crate::workload::{around, copy_opt_in, is_copied_from};
 
-/// Explains a pod (or a workload's template) of a file, or `stored` in the cluster, in one sentence, and each
-/// mistaken annotation in one more.
+/// Explains a pod (or each template of a workload) of a file, or `stored` in the cluster, in one sentence, and each
+/// invalid annotation in one more.
 #[must_use]
 pub fn explain_pod(object: &Value, files: &Files, stored: bool) -> Vec<String> {
-    let Some((pointer, outcome)) = judge(object, files, false) else {
+    let judged = judge_each(object, files, false);
+    if judged.is_empty() {
         return vec!["has no pod template that flowcar can find".to_owned()];
-    };
-    let pod = object.pointer(&pointer).unwrap_or(&Value::Null);
+    }
+    let has_several = judged.len() > 1;
+    let explained = judged.into_iter().flat_map(|(pointer, outcome)| {
+        let which = match has_several {
+            true => format!("{}: ", pointer.trim_start_matches('/').replace('/', ".")),
+            false => String::new(),
+        };
+        let lines = explain_at(object, &pointer, &outcome, files, stored);
+        lines.into_iter().map(move |line| format!("{which}{line}"))
+    });
+    explained.collect()
+}
+
+fn explain_at(
+    object: &Value,
+    pointer: &str,
+    outcome: &Outcome,
+    files: &Files,
+    stored: bool,
+) -> Vec<String> {
+    let pod = object.pointer(pointer).unwrap_or(&Value::Null);
     let first = match object["kind"].as_str() {
-        Some("Pod") if stored => past(pod, &outcome, files.opted_in_later(object), &files.settings),
+        Some("Pod") if stored => past(pod, outcome, files.opted_in_later(object), &files.settings),
         Some(kind) if stored && is_behind(object, files) => behind(kind).to_owned(),
-        _ => sentence(&outcome, status_of(pod).as_ref()),
+        _ => match (&outcome.decision, around(object, pointer)) {
+            // The webhook copies annotations from Kubernetes' own workloads only.
+            (Decision::NotOptedIn(NotOptedIn::NotRequested), inner)
+                if !is_copied_from(inner) && !pointer.is_empty() && inner["kind"] != "Pod" =>
+            {
+                format!(
+                    "gets no sidecar: nobody asked: write flowcar.io/inject=enabled to {}, or label the namespace so",
+                    place_of_annotations(pointer)
+                )
+            }
+            _ => sentence(outcome, status_of(pod).as_ref()),
+        },
     };
-    let mistakes = outcome.problems.iter().map(ToString::to_string);
+    let problems = outcome.problems.iter().map(ToString::to_string);
     [first]
         .into_iter()
-        .chain(mistakes)
+        .chain(unused(object, pointer))
+        .chain(problems)
         .chain(outcome.notes.clone())
         .collect()
 }
@@ -35,7 +71,7 @@ fn status_of(pod: &Value) -> Option<Status> {
     Status::read(pod.pointer("/metadata/annotations")?.as_object()?)
 }
 
-/// What became of a pod that runs, and what would become of its successor where that differs.
+/// The state of a pod that runs, and of its successor where that differs.
 fn past(pod: &Value, outcome: &Outcome, later: Option<Later>, settings: &Settings) -> String {
     let status = status_of(pod);
     match (&outcome.decision, &status) {
@@ -44,7 +80,7 @@ fn past(pod: &Value, outcome: &Outcome, later: Option<Later>, settings: &Setting
             let next = sentence(outcome, None);
             format!("has the sidecar, in the {form} form, by flowcar {version}; a new pod {next}")
         }
-        // The status that the container came with is gone: what was wrong with it has been written down.
+        // The status that the container came with was replaced by the reason why it does not count.
         (Decision::Skipped(Skip::NameTaken { .. }), Some(Status::Skipped { message, .. })) => {
             format!("gets no sidecar: {message}")
         }
@@ -64,8 +100,7 @@ fn past(pod: &Value, outcome: &Outcome, later: Option<Later>, settings: &Setting
 /// Whether a stored workload's template lacks what the webhook copies, or still has what it takes back.
 fn is_behind(object: &Value, files: &Files) -> bool {
     let labels = files.context(object, false).namespace_labels;
-    let is_copied = object["kind"].as_str().is_some_and(is_copied_from);
-    is_copied
+    is_copied_from(object)
         && !copy_opt_in(object, None, &labels, &files.settings)
             .patch
             .0
@@ -96,7 +131,7 @@ fn sentence(outcome: &Outcome, status: Option<&Status>) -> String {
         (Decision::NotOptedIn(reason), _) => format!("gets no sidecar: {reason}"),
         (Decision::Skipped(skip), _) => format!("gets no sidecar: {skip}"),
         (Decision::Denied, _) => {
-            "is denied: its annotations have mistakes and the controller is strict".to_owned()
+            "is denied: its annotations have errors and the controller is strict".to_owned()
         }
     }
 }
@@ -121,7 +156,7 @@ pub(super) async fn run(args: ExplainArgs, cluster: &ClusterArgs) -> anyhow::Res
             no_native_sidecars: false,
         };
         let files = super::judged_by(&file, cluster, &found).await?;
-        tell(&found, &files, false);
+        print_messages(&found, &files, false);
         return Ok(true);
     }
     let remote = Remote::connect(cluster).await?;
@@ -133,20 +168,37 @@ pub(super) async fn run(args: ExplainArgs, cluster: &ClusterArgs) -> anyhow::Res
     if found.is_empty() {
         println!("no pod has opted in: kubectl flowcar enable deployment/NAME");
     }
-    tell(&found, &files, true);
+    print_messages(&found, &files, true);
     Ok(true)
 }
 
-fn tell(found: &[Value], files: &Files, stored: bool) {
-    for object in found
-        .iter()
-        .filter(|object| stored || judge(object, files, false).is_some())
-    {
-        let namespace = files.context(object, false).namespace;
-        for line in explain_pod(object, files, stored) {
-            println!("{namespace} {}: {line}", title(object));
+fn print_messages(found: &[Value], files: &Files, stored: bool) {
+    let lines = messages(found, files, stored);
+    for line in &lines {
+        println!("{line}");
+    }
+    if lines.is_empty() && !stored {
+        println!("nothing here has pods");
+    }
+}
+
+/// What is said of objects; of a file, of those that have pods or may have.
+fn messages(found: &[Value], files: &Files, stored: bool) -> Vec<String> {
+    let mut lines = Vec::new();
+    for object in found {
+        let explained = explain_pod(object, files, stored);
+        let has_pods = !judge_each(object, files, false).is_empty();
+        if stored || has_pods || is_expected_to_have_pods(object) {
+            let namespace = files.context(object, false).namespace;
+            let name = title(object);
+            lines.extend(
+                explained
+                    .iter()
+                    .map(|line| format!("{namespace} {name}: {line}")),
+            );
         }
     }
+    lines
 }
 
 #[cfg(test)]

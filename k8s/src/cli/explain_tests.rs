@@ -62,17 +62,17 @@ fn is_clear(line: &str) -> bool {
 }
 
 /// A pod that asks for little, in a namespace with this LimitRange or ResourceQuota.
-fn budgeted(object: Value, said: &'static str) -> (Value, Files, &'static str) {
+fn budgeted(object: Value, expected: &'static str) -> (Value, Files, &'static str) {
     let resources = json!({"requests": {"cpu": "1m", "memory": "1Mi"}});
     let pod = asked(json!({"containers": [{"name": "a", "resources": resources}]}));
     let mut files = files();
     files.add_budget("default", &object);
-    (pod, files, said)
+    (pod, files, expected)
 }
 
 /// A pod for every skip; a new skip does not compile without one.
 fn skipped(kind: SkipKind) -> (Value, Files, &'static str) {
-    let plain = |pod, said| (pod, files(), said);
+    let plain = |pod, expected| (pod, files(), expected);
     match kind {
         SkipKind::UnknownValue => plain(annotated("flowcar.io/inject", "on"), "did you mean"),
         SkipKind::Malformed => plain(asked(json!({"volumes": {}})), "/spec/volumes"),
@@ -131,9 +131,9 @@ fn skipped(kind: SkipKind) -> (Value, Files, &'static str) {
 }
 
 #[test]
-fn every_skip_has_one_clear_sentence() {
+fn every_skip_is_explained_in_one_sentence() {
     for kind in SkipKind::iter() {
-        let (pod, files, said) = skipped(kind);
+        let (pod, files, expected) = skipped(kind);
         let (_, outcome) = judge(&pod, &files, false).expect("a pod");
         let Decision::Skipped(skip) = &outcome.decision else {
             panic!("{kind:?}: {:?}", outcome.decision);
@@ -142,14 +142,17 @@ fn every_skip_has_one_clear_sentence() {
         for stored in [false, true] {
             let lines = explain_pod(&pod, &files, stored);
             assert_eq!(lines, [format!("gets no sidecar: {skip}")], "{kind:?}");
-            assert!(lines[0].contains(said) && is_clear(&lines[0]), "{lines:?}");
+            assert!(
+                lines[0].contains(expected) && is_clear(&lines[0]),
+                "{lines:?}"
+            );
         }
     }
 }
 
-/// A pod for every mistake; a new one does not compile without.
-fn mistaken(kind: ProblemKind) -> (Value, Files, &'static str) {
-    let plain = |pod, said| (pod, files(), said);
+/// A pod for every problem; a new problem does not compile without one.
+fn pod_with(kind: ProblemKind) -> (Value, Files, &'static str) {
+    let plain = |pod, expected| (pod, files(), expected);
     match kind {
         ProblemKind::UnknownKey => plain(
             annotated("flowcar.io/end-point", "x"),
@@ -198,45 +201,48 @@ fn mistaken(kind: ProblemKind) -> (Value, Files, &'static str) {
 }
 
 #[test]
-fn every_mistake_has_one_clear_sentence_and_its_pod_another() {
+fn every_problem_is_explained_in_one_sentence() {
     for kind in ProblemKind::iter() {
-        let (pod, files, said) = mistaken(kind);
+        let (pod, files, expected) = pod_with(kind);
         let (_, outcome) = judge(&pod, &files, false).expect("a pod");
         let kinds: Vec<_> = outcome.problems.iter().map(ProblemKind::from).collect();
         assert_eq!(kinds, [kind]);
         let lines = explain_pod(&pod, &files, false);
         assert_eq!(lines.len(), 2, "{lines:?}");
         assert!(lines[0].starts_with("gets the sidecar"), "{lines:?}");
-        assert!(lines[1].contains(said) && is_clear(&lines[1]), "{lines:?}");
+        assert!(
+            lines[1].contains(expected) && is_clear(&lines[1]),
+            "{lines:?}"
+        );
     }
 }
 
 #[test]
-fn a_wrong_value_of_any_annotation_is_named_with_what_is_right() {
+fn invalid_value_is_explained_with_what_is_expected() {
     for row in TABLE.iter().filter(|row| row.key != Key::Inject) {
         let files = configured("allowImageAndCommand: true");
         let lines = explain_pod(&annotated(row.name, "\u{1f648} "), &files, false);
-        let mistake = if row.key == Key::ServiceName {
+        let lines = if row.key == Key::ServiceName {
             // It takes every text but an empty one.
             assert_eq!(lines.len(), 1);
             explain_pod(&annotated(row.name, ""), &files, false)
         } else {
             lines
         };
-        assert_eq!(mistake.len(), 2, "{mistake:?}");
-        assert!(mistake[1].starts_with(row.name) && mistake[1].contains("expected"));
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[1].starts_with(row.name) && lines[1].contains("expected"));
     }
 }
 
 #[test]
-fn every_reason_not_to_be_asked_is_told() {
+fn every_missing_opt_in_is_explained() {
     for reason in NotOptedIn::iter() {
         let (pod, files) = match reason {
             NotOptedIn::PodDisabled => {
                 let annotations = json!({"flowcar.io/inject": "disabled"});
                 (pod(&annotations, &json!({})), labelled("enabled"))
             }
-            NotOptedIn::NothingSaid => (pod(&json!({}), &json!({})), files()),
+            NotOptedIn::NotRequested => (pod(&json!({}), &json!({})), files()),
             NotOptedIn::NamespaceDisabled => (pod(&json!({}), &json!({})), labelled("no")),
         };
         let lines = explain_pod(&pod, &files, false);
@@ -246,7 +252,7 @@ fn every_reason_not_to_be_asked_is_told() {
 }
 
 #[test]
-fn every_decision_is_told_of_what_is_and_of_what_would_be() {
+fn every_decision_is_explained_for_pod_and_template() {
     for kind in DecisionKind::iter() {
         let plain = asked(json!({}));
         let strict = configured("strict: true");
@@ -278,8 +284,8 @@ fn every_decision_is_told_of_what_is_and_of_what_would_be() {
             DecisionKind::Denied => (
                 annotated("flowcar.io/peer", "x"),
                 strict,
-                "is denied: its annotations have mistakes",
-                "is denied: its annotations have mistakes",
+                "is denied: its annotations have errors",
+                "is denied: its annotations have errors",
             ),
         };
         let (_, outcome) = judge(&object, &files, false).expect("a pod");
@@ -292,30 +298,30 @@ fn every_decision_is_told_of_what_is_and_of_what_would_be() {
 }
 
 #[test]
-fn a_pod_that_runs_tells_what_it_has_and_what_its_successor_would_have() {
+fn running_pod_is_explained_with_its_successor() {
     let renewed = configured("defaults: {peer: none}");
     let with = injected(&asked(json!({})), &files());
     let line = |pod: &Value, files: &Files| explain_pod(pod, files, true).remove(0);
     assert!(line(&with, &renewed).ends_with("restart the workload to renew it"));
     let mut off = with.clone();
     off["metadata"]["annotations"]["flowcar.io/inject"] = json!("disabled");
-    let said = line(&off, &files());
+    let expected = line(&off, &files());
     assert!(
-        said.starts_with("has the sidecar, in the ebpf form"),
-        "{said}"
+        expected.starts_with("has the sidecar, in the ebpf form"),
+        "{expected}"
     );
     assert!(
-        said.contains("; a new pod gets no sidecar: the pod is annotated"),
-        "{said}"
+        expected.contains("; a new pod gets no sidecar: the pod is annotated"),
+        "{expected}"
     );
     let mut skipped = injected(&asked(json!({"hostNetwork": true})), &files());
     skipped["metadata"]["annotations"]["flowcar.io/host-network"] = json!("force");
-    let said = line(&skipped, &files());
+    let expected = line(&skipped, &files());
     assert!(
-        said.starts_with("was not injected: the pod is on the host's network"),
-        "{said}"
+        expected.starts_with("was not injected: the pod is on the host's network"),
+        "{expected}"
     );
-    assert!(said.ends_with("; a new pod would be"), "{said}");
+    assert!(expected.ends_with("; a new pod would be"), "{expected}");
 }
 
 fn deployment(kind: &str, own: &Value, template: &Value) -> Value {
@@ -326,7 +332,7 @@ fn deployment(kind: &str, own: &Value, template: &Value) -> Value {
 }
 
 #[test]
-fn a_workload_is_explained_by_its_own_annotations_too() {
+fn workload_is_explained_by_its_own_annotations() {
     let own = json!({"flowcar.io/inject": "enabled", "flowcar.io/pear": "none", "flowcar.io/source": "inet_diag"});
     let lines = explain_pod(&deployment("Deployment", &own, &json!({})), &files(), false);
     assert_eq!(
@@ -343,9 +349,9 @@ fn a_workload_is_explained_by_its_own_annotations_too() {
             &files(),
             stored,
         );
-        let said =
+        let expected =
             r#"gets no sidecar: flowcar.io/inject="enable" is unknown; did you mean "enabled"?"#;
-        assert_eq!(lines, [said]);
+        assert_eq!(lines, [expected]);
     }
     let template = json!({"flowcar.io/inject": "disabled"});
     let line = &explain_pod(&deployment("Deployment", &on(), &template), &files(), true)[0];
@@ -356,13 +362,13 @@ fn a_workload_is_explained_by_its_own_annotations_too() {
 }
 
 #[test]
-fn a_workload_whose_template_was_never_written_is_found() {
-    for (kind, said) in [
+fn workload_without_the_copied_opt_in_is_found() {
+    for (kind, expected) in [
         ("Deployment", "flowcar enable or disable again"),
         ("Job", "create the Job anew"),
     ] {
         let line = &explain_pod(&deployment(kind, &on(), &json!({})), &files(), true)[0];
-        assert!(line.ends_with(said) && is_clear(line), "{line}");
+        assert!(line.ends_with(expected) && is_clear(line), "{line}");
     }
     let left = json!({"flowcar.io/inject": "enabled", "flowcar.io/copied": "inject", "flowcar.io/workload": "Deployment/web"});
     let line = &explain_pod(&deployment("Deployment", &json!({}), &left), &files(), true)[0];
@@ -378,7 +384,7 @@ fn a_workload_whose_template_was_never_written_is_found() {
 }
 
 #[test]
-fn sentences_name_what_was_written_without_its_line_breaks() {
+fn explanations_contain_no_line_breaks() {
     let skip = Skip::UnknownValue {
         value: "a\nb".repeat(50),
     };
@@ -387,4 +393,118 @@ fn sentences_name_what_was_written_without_its_line_breaks() {
         value: "x\ny".repeat(50),
     };
     assert!(is_clear(&skip.to_string()) && is_clear(&problem.to_string()));
+}
+
+fn own(version: &str, kind: &str, spec: Value) -> Value {
+    json!({"apiVersion": version, "kind": kind, "metadata": {"name": "web", "annotations": on()}, "spec": spec})
+}
+
+#[test]
+fn annotation_without_effect_is_explained_with_where_it_counts() {
+    let template = json!({"template": {"spec": {"containers": [{"name": "a"}]}}});
+    let tasks = json!({"tasks": [template]});
+    for (version, kind, spec, place) in [
+        (
+            "argoproj.io/v1alpha1",
+            "Rollout",
+            &template,
+            "spec.template.metadata.annotations",
+        ),
+        (
+            "apps/v1",
+            "ReplicaSet",
+            &template,
+            "spec.template.metadata.annotations",
+        ),
+        (
+            "v1",
+            "ReplicationController",
+            &template,
+            "spec.template.metadata.annotations",
+        ),
+        (
+            "apps.kruise.io/v1beta1",
+            "StatefulSet",
+            &template,
+            "spec.template.metadata.annotations",
+        ),
+        (
+            "batch.volcano.sh/v1alpha1",
+            "Job",
+            &tasks,
+            "spec.tasks.0.template.metadata.annotations",
+        ),
+    ] {
+        let object = own(version, kind, spec.clone());
+        for stored in [false, true] {
+            let lines = explain_pod(&object, &files(), stored);
+            assert_eq!(lines.len(), 2, "{lines:?}");
+            assert!(
+                lines[0].starts_with("gets no sidecar: nobody asked: ") && lines[0].contains(place),
+                "{lines:?}"
+            );
+            let unused = format!(
+                "flowcar.io/inject: without effect on a {kind} itself; write it to {place}"
+            );
+            assert_eq!(lines[1], unused);
+            assert!(lines.iter().all(|line| is_clear(line)), "{lines:?}");
+        }
+        let text = object.to_string();
+        let injected = crate::cli::inject_text(&text, &files()).expect("JSON");
+        let unused = "flowcar.io/inject: without effect";
+        assert!(
+            injected.messages.iter().any(|line| line.contains(unused)),
+            "{:?}",
+            injected.messages
+        );
+    }
+    let deployment = own("apps/v1", "Deployment", template);
+    assert_eq!(explain_pod(&deployment, &files(), false).len(), 1);
+}
+
+#[test]
+fn every_template_of_an_object_is_explained() {
+    let pod = |more: Value| {
+        let mut pod =
+            json!({"metadata": {"annotations": on()}, "spec": {"containers": [{"name": "a"}]}});
+        pod["spec"]
+            .as_object_mut()
+            .expect("a spec")
+            .extend(more.as_object().expect("fields").clone());
+        json!({"template": {"spec": {"template": pod}}})
+    };
+    let jobs = json!([pod(json!({})), pod(json!({"hostNetwork": true}))]);
+    let object = json!({"apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet", "metadata": {"name": "two"}, "spec": {"replicatedJobs": jobs}});
+    let lines = explain_pod(&object, &files(), false);
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(
+        lines[0].starts_with("spec.replicatedJobs.0.template.spec.template: gets the sidecar"),
+        "{lines:?}"
+    );
+    assert!(
+        lines[1].starts_with(
+            "spec.replicatedJobs.1.template.spec.template: gets no sidecar: the pod is on"
+        ),
+        "{lines:?}"
+    );
+}
+
+#[test]
+fn every_object_of_a_file_that_may_have_pods_is_explained() {
+    let found = json!([
+        {"apiVersion": "serving.knative.dev/v1", "kind": "Service", "metadata": {"name": "k"}, "spec": {"template": {"spec": {"containers": [{"image": "x"}]}}}},
+        {"apiVersion": "monitoring.coreos.com/v1", "kind": "Prometheus", "metadata": {"name": "p"}, "spec": {"containers": [{"name": "prometheus"}]}},
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": {}},
+    ]);
+    let found: Vec<Value> = found.as_array().expect("objects").clone();
+    let lines = super::messages(&found, &files(), false);
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(
+        lines[0].starts_with("default service/k: gets no sidecar: nobody asked: "),
+        "{lines:?}"
+    );
+    assert_eq!(
+        lines[1],
+        "default prometheus/p: has no pod template that flowcar can find"
+    );
 }

@@ -11,7 +11,7 @@ use crate::budget::Budgets;
 use crate::config::{Level, Settings};
 use crate::inject::{Context, Decision, Outcome, Owner, inject_within, take_back_copies, uninject};
 use crate::opted::{Later, opted_in_later, written_at};
-use crate::workload::{said_to_pods, template_pointer, templates};
+use crate::workload::{around, is_known, pod_annotations, templates, without_effect};
 
 /// Before the line of a file that cannot be read.
 const REFUSED: &str = "this is nothing that kubectl would take";
@@ -33,7 +33,7 @@ pub struct Files {
     pub(super) opted_in_at: BTreeMap<String, String>,
     /// What namespaces let their pods ask for.
     pub budgets: BTreeMap<String, Budgets>,
-    /// What is enforced in namespaces that nobody knows.
+    /// What is enforced in unknown namespaces.
     pub pod_security: Option<Level>,
 }
 
@@ -58,8 +58,8 @@ impl Files {
 
     /// Takes what is known of a namespace of the cluster.
     pub(super) fn learn_namespace(&mut self, name: &str, namespace: &Namespace) {
-        let said = crate::cluster::said_of(&namespace.metadata);
-        self.namespaces.insert(name.to_owned(), said);
+        let expected = crate::cluster::opt_in_of(&namespace.metadata);
+        self.namespaces.insert(name.to_owned(), expected);
         let metadata = serde_json::to_value(&namespace.metadata).unwrap_or_default();
         if let Some(at) = written_at(&metadata, "labels") {
             self.opted_in_at.insert(name.to_owned(), at.to_owned());
@@ -79,20 +79,33 @@ impl Files {
         budgets.or_default().add(object);
     }
 
-    /// Takes what the Namespaces among some objects say.
+    /// Takes the labels and annotations of the Namespaces among some objects.
     pub(super) fn learn_namespaces(&mut self, objects: &[Value]) {
         let is_namespace = |object: &&Value| object["kind"] == "Namespace";
         for object in objects.iter().filter(is_namespace) {
             let name = object.pointer("/metadata/name").and_then(Value::as_str);
-            // A manifest that is wrong says nothing.
+            // A malformed manifest is ignored.
             let metadata = serde_json::from_value(object["metadata"].clone());
-            let said = crate::cluster::said_of(&metadata.unwrap_or_default());
+            let expected = crate::cluster::opt_in_of(&metadata.unwrap_or_default());
             self.namespaces
-                .insert(name.unwrap_or_default().to_owned(), said);
+                .insert(name.unwrap_or_default().to_owned(), expected);
         }
     }
 
-    /// The context of an object; a pod counts as opted in unless it says no.
+    /// The context of the pod, or of the template, that is there in an object.
+    fn context_at(&self, object: &Value, pointer: &str, opted_in: bool) -> Context {
+        let inner = around(object, pointer);
+        let mut context = self.context(inner, opted_in);
+        // It is made where the object around it is.
+        if inner["metadata"]["namespace"].is_null() {
+            let outer = self.context(object, opted_in);
+            context.namespace = outer.namespace;
+            context.namespace_labels = outer.namespace_labels;
+        }
+        context
+    }
+
+    /// The context of an object; a pod counts as opted in unless it is `disabled`.
     pub(super) fn context(&self, object: &Value, opted_in: bool) -> Context {
         let namespace = object
             .pointer("/metadata/namespace")
@@ -118,32 +131,33 @@ impl Files {
                 .unwrap_or_else(unknown),
             own_namespace: self.own_namespace.clone(),
             native_sidecar: self.native_sidecar,
-            workload: name
-                .filter(|_| kind != "Pod")
-                .map(|name| Owner::new(kind, name)),
-            workload_annotations: said_to_pods(object),
+            workload: controller_of(object).or_else(|| {
+                name.filter(|_| kind != "Pod")
+                    .map(|name| Owner::new(kind, name))
+            }),
+            workload_annotations: pod_annotations(object),
             opted_in,
         }
     }
 }
 
-/// What became of a file.
+/// A rewritten file.
 #[derive(Clone, Debug)]
 pub struct Rewritten {
     /// The new text.
     pub text: String,
-    /// What there is to tell, in the order of the file.
-    pub told: Vec<String>,
-    /// Whether every object was rewritten that had to be, and would be admitted; each other one is told, with its line
-    /// where that is the reason, and left as it was.
+    /// Messages, in the order of the file.
+    pub messages: Vec<String>,
+    /// Whether every object was rewritten that had to be, and would be admitted. Every other one is reported, with its
+    /// line where that is the reason, and left as it was.
     pub is_complete: bool,
 }
 
-/// What an object becomes, where it changes, and what is told of it besides.
+/// The changed object, if it changes, and the messages about it.
 #[derive(Default)]
 struct Change {
     object: Option<Value>,
-    told: Vec<String>,
+    messages: Vec<String>,
     /// The API server would refuse the object.
     is_denied: bool,
 }
@@ -162,47 +176,50 @@ fn inject_object(object: &Value, files: &Files) -> Change {
     let judged = judge_each(object, files, true);
     let mut change = Change::default();
     if judged.is_empty() && is_expected_to_have_pods(object) {
-        let told = "not injected: no pod template was found in it";
-        change.told.push(told.to_owned());
+        let messages = "not injected: no pod template was found in it";
+        change.messages.push(messages.to_owned());
     }
     for (pointer, outcome) in judged {
-        let told = &mut change.told;
-        told.extend(outcome.warnings());
+        let messages = &mut change.messages;
+        messages.extend(unused(object, &pointer));
+        messages.extend(outcome.warnings());
         match &outcome.decision {
             Decision::Injected(_) => {
                 let object = change.object.get_or_insert_with(|| object.clone());
                 let pod = object.pointer_mut(&pointer).expect("it was judged");
-                // A status that says why there was no sidecar is one more thing that injection replaces.
+                // Injection also replaces a status that holds the reason of a skip.
                 json_patch::patch(pod, &outcome.patch).expect("the patch was made for this pod");
             }
-            Decision::AlreadyInjected { current: true } => told.push("already injected".to_owned()),
-            Decision::AlreadyInjected { current: false } => told.push(
+            Decision::AlreadyInjected { current: true } => {
+                messages.push("already injected".to_owned())
+            }
+            Decision::AlreadyInjected { current: false } => messages.push(
                 "injected by another configuration; run uninject first to renew it".to_owned(),
             ),
-            Decision::NotOptedIn(reason) => told.push(format!("not injected: {reason}")),
+            Decision::NotOptedIn(reason) => messages.push(format!("not injected: {reason}")),
             Decision::Skipped(_) => {}
             Decision::Denied => {
-                told.push("denied, as the controller is strict".to_owned());
+                messages.push("denied, as the controller is strict".to_owned());
                 change.is_denied = true;
             }
         }
     }
-    change.told.dedup();
+    change.messages.dedup();
     change
 }
 
-/// Whether nothing to inject is worth a word: of a workload, and of kinds that flowcar does not know.
-fn is_expected_to_have_pods(object: &Value) -> bool {
+/// Whether to report that an object has nothing to inject: for workloads and for unknown kinds.
+pub(super) fn is_expected_to_have_pods(object: &Value) -> bool {
     let text = |field: &str| object[field].as_str().unwrap_or_default();
     let group = text("apiVersion")
         .split_once('/')
         .map_or("", |(group, _)| group);
     let is_kubernetes = matches!(group, "" | "apps" | "batch" | "autoscaling" | "policy")
         || group.ends_with(".k8s.io");
-    template_pointer(text("kind")).is_some() || (!is_kubernetes && !text("kind").is_empty())
+    is_known(object) || (!is_kubernetes && !text("kind").is_empty())
 }
 
-/// The way back, for every pod and template of a file.
+/// Undoes the injection of every pod and template of a file.
 ///
 /// # Errors
 /// If kubectl would not take the file, with the line.
@@ -223,22 +240,56 @@ fn undone(object: &Value) -> Option<Value> {
     (clean != *object).then_some(clean)
 }
 
-/// Where an object's pods are, and what would become of each.
-fn judge_each(object: &Value, files: &Files, opted_in: bool) -> Vec<(String, Outcome)> {
-    let context = files.context(object, opted_in);
+/// Where an object's pods are, and the outcome of each.
+pub(super) fn judge_each(object: &Value, files: &Files, opted_in: bool) -> Vec<(String, Outcome)> {
     let none = Budgets::default();
-    let budgets = files.budgets.get(&context.namespace).unwrap_or(&none);
     let judge = |pointer: String| {
         let pod = object.pointer(&pointer)?;
+        let context = files.context_at(object, &pointer, opted_in);
+        let budgets = files.budgets.get(&context.namespace).unwrap_or(&none);
         let outcome = inject_within(pod, &context, &files.settings, budgets);
         Some((pointer, outcome))
     };
     templates(object).into_iter().filter_map(judge).collect()
 }
 
-/// Where an object's pod, or the first of them, is, and what would become of it.
+/// Where an object's pod, or the first of them, is, and its outcome.
+#[cfg(test)]
 pub(super) fn judge(object: &Value, files: &Files, opted_in: bool) -> Option<(String, Outcome)> {
     judge_each(object, files, opted_in).into_iter().next()
+}
+
+/// What made an object of a cluster: a CronJob's Job, a Deployment's ReplicaSet.
+fn controller_of(object: &Value) -> Option<Owner> {
+    if !matches!(
+        object["kind"].as_str(),
+        Some("Job" | "ReplicaSet" | "ReplicationController")
+    ) {
+        return None;
+    }
+    let mut owners = object["metadata"]["ownerReferences"].as_array()?.iter();
+    let owner = owners.find(|owner| owner["controller"] == true)?;
+    Some(Owner::new(owner["kind"].as_str()?, owner["name"].as_str()?))
+}
+
+/// Where the annotations of a pod template are, as people write it.
+pub(super) fn place_of_annotations(pointer: &str) -> String {
+    let path = pointer.trim_start_matches('/').replace('/', ".");
+    format!("{path}.metadata.annotations")
+}
+
+/// That an object's own annotations are of no use, and where they would be.
+pub(super) fn unused(object: &Value, pointer: &str) -> Option<String> {
+    let inner = around(object, pointer);
+    let names = without_effect(inner);
+    let kind = inner["kind"].as_str().unwrap_or("object");
+    (!names.is_empty()).then(|| {
+        format!(
+            "{}: without effect on a {kind} itself; write it to {}",
+            names.join(", "),
+            place_of_annotations(pointer)
+        )
+    })
 }
 
 /// `deployment/web`, as people name objects.
@@ -259,10 +310,10 @@ pub(crate) fn objects(text: &str) -> anyhow::Result<Vec<Value>> {
     Ok(objects.cloned().collect())
 }
 
-/// Changes the objects of a file. `verb` says in the past tense what is done to them.
+/// Changes the objects of a file. `verb` is what is done to them, in the past tense.
 fn rewrite(text: &str, verb: &str, change: impl Fn(&Value) -> Change) -> anyhow::Result<Rewritten> {
     let stream = Stream::read(text).context(REFUSED)?;
-    let (mut told, mut texts, mut is_complete) = (Vec::new(), Vec::new(), true);
+    let (mut messages, mut texts, mut is_complete) = (Vec::new(), Vec::new(), true);
     for document in &stream.documents {
         let objects: Vec<_> = document.objects().collect();
         let mut lines = Vec::new();
@@ -270,12 +321,12 @@ fn rewrite(text: &str, verb: &str, change: impl Fn(&Value) -> Change) -> anyhow:
         for object in &objects {
             let change = change(object);
             is_complete &= !change.is_denied;
-            lines.push(change.told);
+            lines.push(change.messages);
             after.push(change.object);
         }
         let mut changed = None;
         if after.iter().any(Option::is_some) {
-            let rewritten = document.change(&after, |text| comes_back(document, text));
+            let rewritten = document.change(&after, Some(&undone));
             is_complete &= rewritten.refused.is_empty();
             for (index, why) in rewritten.refused {
                 after[index] = None;
@@ -286,30 +337,17 @@ fn rewrite(text: &str, verb: &str, change: impl Fn(&Value) -> Change) -> anyhow:
         for ((object, mut lines), after) in objects.iter().zip(lines).zip(after) {
             lines.extend(after.map(|_| verb.to_owned()));
             let name = title(object);
-            told.extend(lines.iter().map(|line| format!("{name}: {line}")));
+            messages.extend(lines.iter().map(|line| format!("{name}: {line}")));
         }
-        told.extend(document.unread().map(|unread| unread.to_string()));
+        messages.extend(document.unread().map(|unread| unread.to_string()));
         texts.push(changed);
     }
     let text = stream.with(&texts);
     Ok(Rewritten {
         text,
-        told,
+        messages,
         is_complete,
     })
-}
-
-/// Whether cleaning a document that was changed makes of it, to the byte, what cleaning makes of it as it was.
-fn comes_back(document: &Document<'_>, changed: &str) -> bool {
-    let clean = |document: &Document<'_>| {
-        let after: Vec<_> = document.objects().map(undone).collect();
-        match after.iter().any(Option::is_some) {
-            true => document.change(&after, |_| true).text,
-            false => document.text().to_owned(),
-        }
-    };
-    let changed = Document::alone(changed, document.is_json());
-    changed.is_some_and(|changed| clean(&changed) == clean(document))
 }
 
 #[cfg(test)]

@@ -64,12 +64,12 @@ spec:
 
 #[test]
 fn every_pod_of_a_file_is_injected_and_undone() {
-    let Rewritten { text, told, .. } = inject_text(FILE, &files()).expect("YAML");
+    let Rewritten { text, messages, .. } = inject_text(FILE, &files()).expect("YAML");
     let all = objects(&text).expect("YAML");
     assert_eq!(all.len(), 5);
     let web = &all[1]["spec"]["template"]["spec"];
     assert_eq!(web["initContainers"][0]["name"], "flowcar");
-    // The Namespace in the same file says what may be in it.
+    // The Namespace in the same file sets its Pod Security level.
     assert_eq!(
         web["initContainers"][0]["securityContext"]["runAsNonRoot"],
         true
@@ -88,13 +88,16 @@ fn every_pod_of_a_file_is_injected_and_undone() {
         assert!(text.contains(comment), "{comment} in\n{text}");
     }
     assert!(
-        told.iter().any(|line| line == "deployment/web: injected"),
-        "{told:?}"
+        messages
+            .iter()
+            .any(|line| line == "deployment/web: injected"),
+        "{messages:?}"
     );
     assert!(
-        told.iter()
+        messages
+            .iter()
             .any(|line| line.starts_with("pod/never: not injected: ")),
-        "{told:?}"
+        "{messages:?}"
     );
 
     let again = inject_text(&text, &files()).expect("YAML");
@@ -110,19 +113,19 @@ fn every_pod_of_a_file_is_injected_and_undone() {
 }
 
 #[test]
-fn the_examples_come_back_to_the_byte() {
+fn uninject_restores_the_examples_byte_for_byte() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
     for file in std::fs::read_dir(folder).expect("the examples") {
         let path = file.expect("a file").path();
         let text = std::fs::read_to_string(&path).expect("an example");
         let Rewritten {
             text: injected,
-            told,
+            messages,
             ..
         } = inject_text(&text, &files()).expect("YAML");
         assert!(
-            told.iter().all(|line| line.ends_with(": injected")),
-            "{told:?}"
+            messages.iter().all(|line| line.ends_with(": injected")),
+            "{messages:?}"
         );
         assert_ne!(injected, text);
         let lines: Vec<_> = injected.lines().collect();
@@ -137,14 +140,14 @@ fn the_examples_come_back_to_the_byte() {
 }
 
 #[test]
-fn a_workloads_own_annotations_count_as_if_they_were_copied() {
+fn workload_annotations_count_before_they_are_copied() {
     let with = |annotations: &str| {
         let text = FILE.replace(
             "  namespace: locked\n",
             &format!("  annotations: {annotations}\n"),
         );
-        let Rewritten { text, told, .. } = inject_text(&text, &files()).expect("YAML");
-        (objects(&text).expect("YAML")[1].clone(), told)
+        let Rewritten { text, messages, .. } = inject_text(&text, &files()).expect("YAML");
+        (objects(&text).expect("YAML")[1].clone(), messages)
     };
     let (web, _) = with("{flowcar.io/peer: none, flowcar.io/inject: enabled}");
     let sidecar = &web["spec"]["template"]["spec"]["initContainers"][0];
@@ -160,7 +163,7 @@ fn a_workloads_own_annotations_count_as_if_they_were_copied() {
             .len(),
         2
     );
-    for (annotations, said) in [
+    for (annotations, expected) in [
         (
             "{flowcar.io/inject: disabled}",
             "not injected: the pod is annotated",
@@ -170,15 +173,19 @@ fn a_workloads_own_annotations_count_as_if_they_were_copied() {
             r#"did you mean "disabled"?"#,
         ),
     ] {
-        let (web, told) = with(annotations);
+        let (web, messages) = with(annotations);
         assert_eq!(web["spec"]["template"]["spec"].get("initContainers"), None);
-        assert!(told.iter().any(|line| line.contains(said)), "{told:?}");
+        assert!(
+            messages.iter().any(|line| line.contains(expected)),
+            "{messages:?}"
+        );
     }
-    let (_, told) = with("{flowcar.io/pear: none}");
+    let (_, messages) = with("{flowcar.io/pear: none}");
     assert!(
-        told.iter()
+        messages
+            .iter()
             .any(|line| line.contains("did you mean flowcar.io/peer?")),
-        "{told:?}"
+        "{messages:?}"
     );
 }
 
@@ -202,7 +209,7 @@ fn json_stays_json() {
 }
 
 #[test]
-fn what_is_no_yaml_is_said() {
+fn invalid_yaml_is_reported() {
     assert!(inject_text("a: [", &files()).is_err());
     let empty = "# nothing here\n";
     assert_eq!(inject_text(empty, &files()).expect("YAML").text, empty);
@@ -215,9 +222,9 @@ fn deployment(spec: &str) -> String {
     )
 }
 
-/// Every form that the way back has to undo; a line of a pod spec each.
+/// Every form that uninject has to undo; a line of a pod spec each.
 #[test]
-fn every_way_of_writing_comes_back_to_the_byte() {
+fn every_yaml_style_is_restored_byte_for_byte() {
     const BASE: &str = "      containers:\n      - name: a\n";
     for spec in [
         "      volumes:\n",
@@ -261,14 +268,238 @@ fn every_way_of_writing_comes_back_to_the_byte() {
     }
 }
 
+/// The parser's positions are those of bytes, wherever a character has more than one.
+#[test]
+fn text_beyond_ascii_is_restored_byte_for_byte() {
+    const TEXT: &str = "\
+# LL
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: web # LL
+  annotations:
+    owner: LL
+    LL: 'LL ''LL'
+    \"LL\tLL\": !LL \"LL \\
+      LL\"
+spec:
+  template:
+    # LL
+    metadata: {annotations: {LL: LL}, labels: {\"LL\": 'LL'}}
+    spec:
+      containers: # LL
+      # LL
+      - name: LL
+        args:
+        - |
+          LL
+
+        - >-
+          LL
+          LL
+        - LL
+          LL
+        # LL
+      volumes: [{name: LL}, {\"name\": \"LL\"}] # LL
+      initContainers:
+        # LL
+        - {name: LL}
+---
+apiVersion: v1
+kind: List
+items: [ # LL
+  {kind: Pod, metadata: {name: LL}, spec: {containers: [{name: LL}], volumes: ~}} # LL
+]
+";
+    for letters in &LETTERS[1..] {
+        let text = TEXT
+            .replace("!LL", "!x")
+            .replace("LL", &format!("a{letters}b"));
+        for text in [
+            text.clone(),
+            text.replace('\n', "\r\n"),
+            format!("\u{feff}{text}"),
+            text.trim_end().to_owned(),
+        ] {
+            returns(&text);
+        }
+        let json = json!({"kind": "Pod", "metadata": {"name": letters, *letters: [letters]}, "spec": {"containers": [{"name": letters}]}});
+        returns(&json.to_string());
+        returns(&serde_json::to_string_pretty(&json).expect("JSON"));
+    }
+}
+
 /// Injected, and back to the byte.
 fn returns(text: &str) -> String {
     let injected = inject_text(text, &files()).unwrap_or_else(|error| panic!("{text}: {error:#}"));
-    assert!(injected.is_complete, "{text}\n{:?}", injected.told);
+    assert!(injected.is_complete, "{text}\n{:?}", injected.messages);
     assert_ne!(injected.text, text);
     let back = uninject_text(&injected.text).expect("YAML");
     assert_eq!(back.text, text, "from\n{}", injected.text);
     injected.text
+}
+
+/// Every way of writing the annotation that injection makes longer.
+#[test]
+fn longer_annotation_is_restored_byte_for_byte() {
+    const NAME: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
+    let in_block = [
+        "x",
+        "\"x\" # c",
+        "'x'",
+        "''",
+        "\"\"",
+        "x' # c",
+        "x\"",
+        "\"x'\"",
+        "'it''s'",
+        "'x'''",
+        "it's",
+        "a\n          b",
+        "\"x\\\n          y\"",
+        "\"x\\x79\"",
+        "!!str x",
+        "!!str \"\"",
+        "&e x # c",
+        "|\n          x",
+        "|2-\n          x\n\n",
+        ">- # c\n          x,\n          y",
+        "|+\n          x\n\n\n",
+        "!!str |-\n          ü\n",
+    ];
+    let in_brackets = [
+        "x",
+        "'x'",
+        "\"\"",
+        "x'",
+        "x y",
+        "\"x\\\n          y\"",
+        "!!str x",
+        "x\n          y",
+        "ü",
+    ];
+    let last = ["", "\n        # c", "\n        z: 1"];
+    for value in in_block {
+        for last in last {
+            let text = deployment("      containers: [{name: a}]\n").replace(
+                "    spec:\n      cont",
+                &format!("    metadata:\n      annotations:\n        {NAME}: {}{last}\n    spec:\n      cont", value.trim_end_matches('\n')),
+            );
+            returns(&text);
+            returns(&text.replace('\n', "\r\n"));
+        }
+    }
+    for value in in_brackets {
+        for (before, after) in [
+            ("", ""),
+            ("a: b, ", " "),
+            (" ", ", z: 1 # c\n       "),
+            ("", ",\n        "),
+        ] {
+            let text = deployment("      containers: [{name: a}]\n").replace(
+                "    spec:\n      cont",
+                &format!("    metadata: {{annotations: {{{before}{NAME}: {value}{after}}}}}\n    spec:\n      cont"),
+            );
+            returns(&text);
+            returns(&text.replace('\n', "\r\n"));
+        }
+    }
+    let alias = deployment("      containers: [{name: a}]\n").replace(
+        "    spec:\n      cont",
+        &format!("    metadata:\n      labels: {{e: &e x}}\n      annotations:\n        {NAME}: *e # c\n    spec:\n      cont"),
+    );
+    let changed = returns(&alias);
+    assert!(changed.contains("labels: {e: &e x}"), "{changed}");
+    let pod = json!({"kind": "Pod", "metadata": {"annotations": {NAME: ""}}, "spec": {"containers": [{"name": "a"}]}});
+    returns(&pod.to_string());
+    // Where it cannot be, its own line is named.
+    let shared = alias
+        .replace("{e: &e x}", "{}")
+        .replace("*e # c", "&e x")
+        .replace("    spec:", "        z: *e\n    spec:");
+    let refused = inject_text(&shared, &files()).expect("YAML");
+    let line = 1 + shared
+        .lines()
+        .position(|line| line.contains(NAME))
+        .expect("its line");
+    let expected = format!("deployment/web: not injected: line {line}: ");
+    assert!(
+        refused
+            .messages
+            .iter()
+            .any(|message| message.starts_with(&expected)),
+        "{:?}",
+        refused.messages
+    );
+}
+
+/// However many there are, those that cannot be changed do not keep the others from it.
+#[test]
+fn every_object_is_injected_that_can_be() {
+    // The comment looks like one that keeps a token: it would not come back.
+    let bad = "- kind: Pod\n  metadata: {name: bad}\n  spec:\n    volumes: # flowcar: was x\n    containers:\n    - name: a\n";
+    let good = "- kind: Pod\n  metadata: {name: p}\n  spec:\n    containers:\n    - name: a\n";
+    for (good_ones, bad_ones) in [(1, 1), (150, 1), (150, 150), (0, 150)] {
+        let (good, bad) = (good.repeat(good_ones / 2), bad.repeat(bad_ones));
+        let more = "- kind: Pod\n  metadata: {name: q}\n  spec:\n    containers:\n    - name: a\n"
+            .repeat(good_ones - good_ones / 2);
+        let text = format!("kind: List\nitems:\n{good}{bad}{more}");
+        let injected = inject_text(&text, &files()).expect("YAML");
+        let refused = injected
+            .messages
+            .iter()
+            .filter(|line| line.starts_with("pod/bad: not injected: line "))
+            .count();
+        assert_eq!(
+            (injected.text.matches("name: flowcar\n").count(), refused),
+            (good_ones, bad_ones),
+            "{:?}",
+            injected.messages
+        );
+        assert_eq!(uninject_text(&injected.text).expect("YAML").text, text);
+    }
+}
+
+#[test]
+fn items_of_a_typed_list_have_its_kind() {
+    let item = |name: &str, more: &str| {
+        format!(
+            "- metadata:\n    name: {name}\n    {more}\n  spec:\n    template:\n      spec:\n        containers:\n        - name: a\n"
+        )
+    };
+    let off = "annotations: {flowcar.io/inject: disabled}";
+    let text = format!(
+        "apiVersion: apps/v1\nkind: DeploymentList\nitems:\n{}{}",
+        item("web", "labels: {}"),
+        item("no-more", off)
+    );
+    let injected = inject_text(&text, &files()).expect("YAML");
+    assert_eq!(injected.messages[0], "deployment/web: injected");
+    assert!(
+        injected.messages[1].starts_with("deployment/no-more: not injected: "),
+        "{:?}",
+        injected.messages
+    );
+    assert_eq!(injected.text.matches("FLOWCAR_POD_UID").count(), 1);
+    assert_eq!(
+        objects(&injected.text).expect("YAML")[0]["apiVersion"],
+        "apps/v1"
+    );
+    assert!(
+        !injected.text.contains("kind: Deployment\n"),
+        "{}",
+        injected.text
+    );
+    assert_eq!(uninject_text(&injected.text).expect("YAML").text, text);
+    let pods = "kind: PodList\napiVersion: v1\nitems: [{metadata: {name: p}, spec: {containers: [{name: a}]}}]\n";
+    let injected = returns(pods);
+    assert!(injected.contains("FLOWCAR_POD_UID") && !injected.contains("FLOWCAR_OWNER_KIND"));
+    returns(
+        r#"{"kind": "PodList", "apiVersion": "v1", "items": [{"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}]}}]}"#,
+    );
+    // To kubectl this is no list, whatever its kind is called.
+    let named = "apiVersion: x.test/v1\nkind: AllowList\nmetadata: {name: l}\nspec: {template: {spec: {containers: [{name: a}]}}}\n";
+    returns(named);
 }
 
 const SHARED: &str = "\
@@ -297,7 +528,7 @@ items:
 ";
 
 #[test]
-fn a_spec_that_is_merged_into_another_loses_nothing() {
+fn merged_spec_loses_nothing() {
     let text = returns(SHARED);
     let names = |spec: &serde_json::Value, list: &str| -> Vec<String> {
         let items = spec[list].as_array().cloned().unwrap_or_default();
@@ -317,8 +548,8 @@ fn a_spec_that_is_merged_into_another_loses_nothing() {
 }
 
 #[test]
-fn what_would_change_another_object_is_refused_with_its_line() {
-    // The second says no, so the first's spec is not the first's alone.
+fn edit_of_a_shared_node_is_refused_with_its_line() {
+    // The second is `disabled`, so the shared spec cannot change.
     let other_no = SHARED.replace(
         "{name: b}\n  spec:\n    template:\n",
         "{name: b}\n  spec:\n    template:\n      metadata: {annotations: {flowcar.io/inject: disabled}}\n",
@@ -341,9 +572,12 @@ fn what_would_change_another_object_is_refused_with_its_line() {
         assert!(!injected.is_complete);
         let line = format!("{refused}: not injected: line ");
         assert!(
-            injected.told.iter().any(|told| told.starts_with(&line)),
+            injected
+                .messages
+                .iter()
+                .any(|messages| messages.starts_with(&line)),
             "{:?}",
-            injected.told
+            injected.messages
         );
         let (before, after) = (
             objects(text).expect("YAML"),
@@ -356,19 +590,19 @@ fn what_would_change_another_object_is_refused_with_its_line() {
 }
 
 #[test]
-fn kubectls_booleans_decide() {
+fn booleans_are_read_as_kubectl_reads_them() {
     let text = deployment("      hostNetwork: yes\n      containers: [{name: a}]\n");
     let injected = inject_text(&text, &files()).expect("YAML");
     assert_eq!(injected.text, text);
     assert!(
-        injected.told[0].contains("host's network"),
+        injected.messages[0].contains("host's network"),
         "{:?}",
-        injected.told
+        injected.messages
     );
 }
 
 #[test]
-fn one_documents_tag_is_no_matter_to_another() {
+fn tag_applies_to_its_own_document_only() {
     let text = format!(
         "kind: ConfigMap\ndata: !vault {{a: !x b}}\n---\n{}",
         deployment("      containers: [{name: a}]\n")
@@ -378,7 +612,7 @@ fn one_documents_tag_is_no_matter_to_another() {
 
 /// As `kubectl get -o yaml` shows a Deployment that the webhook wrote.
 #[test]
-fn a_live_workload_loses_what_the_webhook_copied() {
+fn uninject_removes_what_the_webhook_copied() {
     let text = "\
 apiVersion: apps/v1
 kind: Deployment
@@ -416,7 +650,7 @@ spec:
 }
 
 #[test]
-fn a_list_takes_time_as_it_is_long() {
+fn long_list_takes_linear_time() {
     let item = "- kind: Pod\n  metadata: {name: p}\n  spec:\n    containers:\n    - name: a\n    volumes:\n    - name: v\n";
     let text = format!("kind: List\nitems:\n{}", item.repeat(600));
     let injected = returns(&text);
@@ -472,9 +706,32 @@ const ENDS: [&str; 4] = [
     "---\nkind: ConfigMap\ndata: !x {a: b}\n",
 ];
 
+/// Characters of one to four bytes, two that combine, and one whose UTF-16 has two units.
+const LETTERS: [&str; 6] = [
+    "",
+    "ü",
+    "日本語",
+    "e\u{301}",
+    "👩\u{200d}💻",
+    "\u{a0}é\u{3000}x",
+];
+
+/// In keys, values, comments, block scalars and quotes of the parts above, letters can follow these.
+const WHERE_LETTERS: [&str; 9] = [
+    "# ",
+    "name: a",
+    "name: v",
+    "{a",
+    "{name: i",
+    ": |\n              b",
+    ">+\n          x",
+    "[\"x",
+    "   y",
+];
+
 proptest::proptest! {
     #[test]
-    fn every_mixture_of_styles_comes_back_to_the_byte(
+    fn mixed_yaml_styles_are_restored_byte_for_byte(
         head in proptest::sample::select(&HEADS[..]),
         metadata in proptest::sample::select(&METADATA[..]),
         containers in proptest::sample::select(&CONTAINERS[..]),
@@ -485,12 +742,16 @@ proptest::proptest! {
         metadata_last: bool,
         crlf: bool,
         open: bool,
+        letters in proptest::sample::select(&LETTERS[..]),
     ) {
         let orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
         let spec: String = orders[order].map(|part| [containers, init, volumes][part]).concat();
         let spec = format!("    spec:\n{spec}");
         let template = if metadata_last { [&spec, metadata] } else { [metadata, &spec] }.concat();
         let mut text = format!("{head}kind: Deployment\nmetadata: {{name: web}}\nspec:\n  template:\n{template}{end}");
+        for before in WHERE_LETTERS {
+            text = text.replace(before, &format!("{before}{letters}"));
+        }
         if crlf {
             text = text.replace('\n', "\r\n");
         }
@@ -504,37 +765,46 @@ proptest::proptest! {
 }
 
 #[test]
-fn kinds_that_are_not_known_are_injected_by_the_shape_of_their_templates() {
+fn unknown_kind_is_injected_by_its_templates_shape() {
     let rollout = "apiVersion: argoproj.io/v1alpha1\nkind: Rollout\nmetadata:\n  name: web\nspec:\n  template:\n    spec:\n      containers:\n        - name: web\n          image: web:1\n";
     let template = "apiVersion: v1\nkind: PodTemplate\nmetadata:\n  name: t\ntemplate:\n  spec:\n    containers:\n      - name: web\n";
     let two = "apiVersion: x.test/v1\nkind: Two\nmetadata:\n  name: two\nspec:\n  a:\n    template:\n      spec:\n        containers:\n          - name: a\n  b:\n    template:\n      spec:\n        containers:\n          - name: b\n";
     for (file, sidecars) in [(rollout, 1), (template, 1), (two, 2)] {
         let injected = inject_text(file, &files()).expect("YAML");
-        assert!(injected.is_complete, "{:?}", injected.told);
+        assert!(injected.is_complete, "{:?}", injected.messages);
         let found = injected.text.matches("FLOWCAR_POD_UID").count();
-        assert_eq!(found, sidecars, "{:?}\n{}", injected.told, injected.text);
+        assert_eq!(
+            found, sidecars,
+            "{:?}\n{}",
+            injected.messages, injected.text
+        );
         assert_eq!(uninject_text(&injected.text).expect("YAML").text, file);
     }
 }
 
 #[test]
-fn a_kind_without_a_template_is_told_unless_it_is_known_to_have_none() {
-    let told = |text: &str| inject_text(text, &files()).expect("YAML").told.join("; ");
+fn unknown_kind_without_a_template_is_reported() {
+    let messages = |text: &str| {
+        inject_text(text, &files())
+            .expect("YAML")
+            .messages
+            .join("; ")
+    };
     let reference = "apiVersion: argoproj.io/v1alpha1\nkind: Rollout\nmetadata: {name: web}\nspec: {workloadRef: {name: web}}\n";
     assert_eq!(
-        told(reference),
+        messages(reference),
         "rollout/web: not injected: no pod template was found in it"
     );
     assert_eq!(
-        told("apiVersion: v1\nkind: Service\nmetadata: {name: web}\n"),
+        messages("apiVersion: v1\nkind: Service\nmetadata: {name: web}\n"),
         ""
     );
     let broken = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\n";
-    assert!(told(broken).contains("no pod template"));
+    assert!(messages(broken).contains("no pod template"));
 }
 
 #[test]
-fn what_a_strict_controller_denies_is_not_complete() {
+fn pod_denied_by_strict_mode_is_not_complete() {
     let strict = Files {
         settings: crate::config::Config::parse("strict: true").expect("valid"),
         ..files()
@@ -544,13 +814,106 @@ fn what_a_strict_controller_denies_is_not_complete() {
     assert!(
         !denied.is_complete && denied.text == pod,
         "{:?}",
-        denied.told
+        denied.messages
     );
     assert!(
         denied
-            .told
+            .messages
             .join(" ")
             .contains("denied, as the controller is strict")
     );
     assert!(inject_text(pod, &files()).expect("YAML").is_complete);
+}
+
+/// The owner that each sidecar of a text names, in its order.
+fn owners(text: &str) -> Vec<String> {
+    let value = |line: &str| {
+        line.trim()
+            .trim_start_matches("value: ")
+            .trim_matches('"')
+            .to_owned()
+    };
+    let lines: Vec<_> = text.lines().collect();
+    let mut found = Vec::new();
+    for (index, line) in lines.iter().enumerate() {
+        if line.trim() == "- name: FLOWCAR_OWNER_KIND" {
+            found.push(format!(
+                "{}/{}",
+                value(lines[index + 1]),
+                value(lines[index + 3])
+            ));
+        }
+    }
+    found
+}
+
+/// As in an OpenShift Template or a ManifestWork.
+#[test]
+fn workload_inside_an_object_is_the_owner_of_its_pods() {
+    let nested = "\
+apiVersion: template.openshift.io/v1
+kind: Template
+metadata:
+  name: outer
+objects:
+- apiVersion: apps/v1
+  kind: Deployment
+  metadata:
+    name: web
+    annotations:
+      flowcar.io/peer: none
+  spec:
+    template:
+      spec:
+        containers:
+        - name: a
+- apiVersion: v1
+  kind: Pod
+  metadata:
+    name: alone
+  spec:
+    containers:
+    - name: a
+- apiVersion: batch/v1
+  kind: CronJob
+  metadata:
+    name: nightly
+    annotations:
+      flowcar.io/inject: disabled
+  spec:
+    jobTemplate:
+      spec:
+        template:
+          spec:
+            containers:
+            - name: a
+- apiVersion: apps.openshift.io/v1
+  kind: DeploymentConfig
+  metadata:
+    name: config
+  spec:
+    template:
+      spec:
+        containers:
+        - image: a
+";
+    let injected = inject_text(nested, &files()).expect("YAML");
+    assert_eq!(
+        owners(&injected.text),
+        ["Deployment/web", "DeploymentConfig/config"]
+    );
+    assert_eq!(
+        injected.text.matches("FLOWCAR_POD_UID").count(),
+        3,
+        "{}",
+        injected.text
+    );
+    assert_eq!(injected.text.matches("- name: FLOWCAR_PEER").count(), 1);
+    assert_eq!(uninject_text(&injected.text).expect("YAML").text, nested);
+}
+
+#[test]
+fn job_of_a_cluster_names_what_made_it() {
+    let job = "apiVersion: batch/v1\nkind: Job\nmetadata:\n  name: manual\n  ownerReferences:\n  - {kind: CronJob, name: nightly, controller: true}\nspec:\n  template:\n    spec:\n      containers:\n      - name: a\n";
+    assert_eq!(owners(&returns(job)), ["CronJob/nightly"]);
 }

@@ -7,12 +7,13 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::Args;
 
+use super::glob::glob;
 use super::yaml::standalone;
 
 /// Files in directories are read where their names end so.
 const EXTENSIONS: [&str; 3] = ["json", "yaml", "yml"];
 
-/// A URL is asked this often, and given up after so long.
+/// Attempts for a URL, and its timeout.
 const ATTEMPTS: usize = 3;
 const ATTEMPT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_secs(1);
@@ -23,7 +24,7 @@ const LARGEST: u64 = 64 << 20;
 /// Where manifests are.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Sources {
-    /// Files, directories or URLs, with commas or by repeating this; `-` is the standard input.
+    /// Files, directories, patterns of their names or URLs, with commas or by repeating this; `-` is the standard input.
     #[arg(short, long, value_delimiter = ',')]
     pub filename: Vec<String>,
     /// Read directories with everything below them.
@@ -74,7 +75,9 @@ impl Sources {
             } else if name.starts_with("http://") || name.starts_with("https://") {
                 inputs.push(Input::decode(name, &get(name)?)?);
             } else {
-                self.read_path(Path::new(name), &mut inputs)?;
+                for path in paths(name) {
+                    self.read_path(&path, &mut inputs)?;
+                }
             }
         }
         Ok(inputs)
@@ -112,9 +115,10 @@ impl Sources {
             .collect::<Result<Vec<_>, _>>()?;
         paths.sort();
         for path in paths {
-            let is_read = path
-                .extension()
-                .is_some_and(|own| EXTENSIONS.iter().any(|known| own == *known));
+            let extension = path
+                .file_name()
+                .and_then(|name| name.to_str()?.rsplit_once('.'));
+            let is_read = extension.is_some_and(|(_, own)| EXTENSIONS.contains(&own));
             if path.symlink_metadata()?.is_dir() {
                 if self.recursive {
                     self.walk(&path, files)?;
@@ -124,6 +128,19 @@ impl Sources {
             }
         }
         Ok(())
+    }
+}
+
+/// What a name stands for: where nothing is called so, the files that it fits as a pattern.
+fn paths(name: &str) -> Vec<PathBuf> {
+    let own = PathBuf::from(name);
+    let fitting = match own.symlink_metadata() {
+        Ok(_) => Vec::new(),
+        Err(_) => glob(name),
+    };
+    match fitting.is_empty() {
+        true => vec![own],
+        false => fitting,
     }
 }
 

@@ -17,7 +17,7 @@ fn texts(sources: &Sources) -> Vec<String> {
 }
 
 #[test]
-fn directories_are_read_by_name_and_extension_and_below_them_where_asked() {
+fn directories_are_read_recursively_only_on_request() {
     let folder = tempfile::tempdir().expect("a folder");
     for (name, text) in [
         ("b.yaml", "b"),
@@ -38,6 +38,16 @@ fn directories_are_read_by_name_and_extension_and_below_them_where_asked() {
         ["c", "a", "b"],
         "a file that is named may end in anything"
     );
+    std::fs::write(folder.path().join(".yaml"), "hidden").expect("a file");
+    assert_eq!(texts(&sources(&[path], false)), ["hidden", "a", "b"]);
+    std::fs::remove_file(folder.path().join(".yaml")).expect("it was there");
+    let pattern = format!("{path}/[ab].*");
+    assert_eq!(texts(&sources(&[&pattern], false)), ["a", "b"]);
+    std::fs::write(&pattern, "named so").expect("a file");
+    assert_eq!(texts(&sources(&[&pattern], false)), ["named so"]);
+    std::fs::remove_file(&pattern).expect("it was there");
+    let nothing = sources(&[&format!("{path}/*.none")], false).read();
+    assert!(format!("{:#}", nothing.expect_err("none fits")).contains("*.none"));
     let below = format!("{path}/aa");
     std::fs::remove_file(format!("{below}/d.json")).expect("it was there");
     let error = sources(&[&below], false).read().expect_err("nothing there");
@@ -67,7 +77,7 @@ fn server(answers: Vec<&'static str>) -> String {
 }
 
 #[test]
-fn urls_are_fetched_and_a_servers_failure_is_tried_again() {
+fn url_fetch_is_retried_after_a_server_error() {
     const FAILS: &str = "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
     const FINE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\na: 1";
     const NONE: &str = "HTTP/1.1 404 None\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
@@ -81,7 +91,7 @@ fn urls_are_fetched_and_a_servers_failure_is_tried_again() {
 }
 
 #[test]
-fn utf_16_is_read_by_its_mark_and_written_again() {
+fn utf_16_is_read_by_its_mark_and_written_back() {
     for little in [true, false] {
         let units = "\u{feff}a: é\n".encode_utf16();
         let bytes: Vec<u8> = match little {
@@ -98,7 +108,7 @@ fn utf_16_is_read_by_its_mark_and_written_again() {
 }
 
 #[test]
-fn several_texts_are_one_stream() {
+fn several_inputs_become_one_stream() {
     let texts: Vec<_> = [
         "\u{feff}a: 1",
         "{\"b\": 2}{\"c\": 3}",

@@ -4,6 +4,7 @@ mod check;
 mod enable;
 mod explain;
 mod files;
+mod glob;
 mod input;
 mod remote;
 mod resources;
@@ -31,15 +32,15 @@ pub enum Command {
     Inject(FileArgs),
     /// Takes out of a file what `inject` or the webhook added.
     Uninject(UninjectArgs),
-    /// Says in one sentence why pods have, would get, or will not get a sidecar.
+    /// Explains in one sentence why pods have, would get, or will not get a sidecar.
     Explain(ExplainArgs),
-    /// Looks at everything that injection needs.
+    /// Checks everything that injection needs.
     Check(CheckArgs),
     /// Opts a workload in: `enable deployment/web`.
     Enable(TargetArgs),
     /// Opts a workload out again.
     Disable(TargetArgs),
-    /// Counts, for each namespace, the pods that opted in and what became of them.
+    /// Counts, for each namespace, the pods that opted in, by their state.
     Status,
 }
 
@@ -107,10 +108,10 @@ pub struct TargetArgs {
     pub target: String,
 }
 
-/// Runs a command; whether all was well.
+/// Runs a command; returns whether everything succeeded.
 ///
 /// # Errors
-/// Whatever kept the command from its work, with what to do next.
+/// Why the command failed, with what to do next.
 pub async fn run(command: Command, cluster: ClusterArgs) -> anyhow::Result<bool> {
     match command {
         Command::Inject(args) => inject(args, &cluster).await,
@@ -144,7 +145,7 @@ fn rewrite(
     inputs: &[Input],
     change: impl Fn(&str) -> anyhow::Result<Rewritten>,
 ) -> anyhow::Result<bool> {
-    let (mut texts, mut all_told, mut is_complete) = (Vec::new(), Vec::new(), true);
+    let (mut texts, mut all_messages, mut is_complete) = (Vec::new(), Vec::new(), true);
     for input in inputs {
         let rewritten = change(&input.text).with_context(|| input.name.clone())?;
         let file = if inputs.len() > 1 {
@@ -152,11 +153,16 @@ fn rewrite(
         } else {
             String::new()
         };
-        all_told.extend(rewritten.told.iter().map(|line| format!("{file}{line}")));
+        all_messages.extend(
+            rewritten
+                .messages
+                .iter()
+                .map(|line| format!("{file}{line}")),
+        );
         is_complete &= rewritten.is_complete;
         texts.push((input, rewritten.text));
     }
-    for line in all_told {
+    for line in all_messages {
         eprintln!("{line}");
     }
     print(&join(&texts))?;
@@ -176,7 +182,7 @@ async fn judged_by(
         .unwrap_or_else(|| "default".to_owned());
     if !args.offline {
         match remote::Remote::connect(cluster).await {
-            Ok(remote) => remote.tell(&mut files, objects).await?,
+            Ok(remote) => remote.print_messages(&mut files, objects).await?,
             Err(error) => eprintln!("flowcar: no cluster is asked, the defaults hold: {error:#}"),
         }
     }
@@ -202,7 +208,7 @@ async fn judged_by(
     Ok(files)
 }
 
-/// A reader that hangs up has had enough.
+/// A reader that closes the pipe is no error.
 fn print(bytes: &[u8]) -> anyhow::Result<()> {
     match std::io::stdout().write_all(bytes) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {

@@ -68,12 +68,16 @@ impl Remote {
     }
 
     /// The same into `files`, with the namespaces that a file's objects are in.
-    pub(super) async fn tell(&self, files: &mut Files, objects: &[Value]) -> anyhow::Result<()> {
+    pub(super) async fn print_messages(
+        &self,
+        files: &mut Files,
+        objects: &[Value],
+    ) -> anyhow::Result<()> {
         *files = self.files().await?;
         self.learn(files, objects).await
     }
 
-    /// What is known of the namespaces of these objects, and of no others. What the user may not read is told.
+    /// What is known of the namespaces of these objects, and of no others. What the user may not read is reported.
     pub(super) async fn learn(&self, files: &mut Files, found: &[Value]) -> anyhow::Result<()> {
         let names: BTreeSet<_> = found
             .iter()
@@ -130,7 +134,7 @@ impl Remote {
     async fn namespaces(&self) -> anyhow::Result<(Vec<Namespace>, bool)> {
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
         let list = permitted(namespaces.list(&ListParams::default()).await, || {
-            format!("list namespaces: only {} is looked at", self.namespace)
+            format!("list namespaces: only {} is read", self.namespace)
         });
         match list.context("listing namespaces")? {
             Some(list) => Ok((list.items, true)),
@@ -232,7 +236,7 @@ impl Remote {
     }
 }
 
-/// The answer of an API server that gives one in [`PATIENCE`].
+/// The answer of an API server, within [`PATIENCE`].
 async fn in_time<T, E: Into<anyhow::Error>>(
     answer: impl Future<Output = Result<T, E>>,
 ) -> anyhow::Result<T> {
@@ -243,7 +247,7 @@ async fn in_time<T, E: Into<anyhow::Error>>(
     }
 }
 
-/// What was read, or `None`, and a word about it, where the user has no right to it.
+/// What was read, or `None` and a message where the user has no right to it.
 pub(super) fn permitted<T>(
     read: Result<T, kube::Error>,
     what: impl FnOnce() -> String,
@@ -258,7 +262,7 @@ pub(super) fn permitted<T>(
     }
 }
 
-/// What became of a pod that opted in.
+/// The state of a pod that opted in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
     Injected,
@@ -291,7 +295,7 @@ pub(super) async fn status(cluster: &ClusterArgs) -> anyhow::Result<bool> {
     for (namespace, [_, _, missed, _]) in counts.iter().filter(|(_, [_, _, missed, _])| *missed > 0)
     {
         println!(
-            "{namespace}: {missed} pods opted in, and the webhook did not see them; kubectl flowcar explain -n {namespace} says what to do"
+            "{namespace}: {missed} pods opted in, and the webhook did not see them; for what to do, run kubectl flowcar explain -n {namespace}"
         );
     }
     for (namespace, [.., older]) in counts.iter().filter(|(_, [.., older])| *older > 0) {
@@ -302,7 +306,7 @@ pub(super) async fn status(cluster: &ClusterArgs) -> anyhow::Result<bool> {
     Ok(counts.values().all(|[_, _, missed, _]| *missed == 0))
 }
 
-/// What became of a pod of the cluster.
+/// The state of a pod of the cluster.
 pub(super) fn fate(pod: &Value, files: &Files) -> Fate {
     let empty = serde_json::Map::new();
     let annotations = pod["metadata"]["annotations"].as_object().unwrap_or(&empty);
@@ -312,7 +316,7 @@ pub(super) fn fate(pod: &Value, files: &Files) -> Fate {
         Some(Status::Injected { .. }) if is_there => Fate::Injected,
         Some(Status::Injected { .. }) if has_container(pod) => Fate::Skipped,
         Some(Status::Skipped { .. }) => Fate::Skipped,
-        // There was no room for a word.
+        // There was no room for a status.
         _ if annotations_size(annotations) > ANNOTATIONS_MOST => Fate::Skipped,
         _ if files.opted_in_later(pod).is_some() => Fate::Older,
         _ => Fate::Missed,

@@ -2,23 +2,13 @@
 
 use serde_json::{Map, Value, json};
 
-use super::decide::Form;
+use super::sidecar::Sidecar;
 use super::volumes::Volume;
-use super::{CONTAINER, Context, environment, view, volumes};
-use crate::annotations::{Key, Overrides};
-use crate::config::Settings;
+use super::{CONTAINER, environment, view, volumes};
+use crate::annotations::Key;
 
-/// Whom the form without capabilities runs as where the pod itself says root: nobody's number in distroless images.
+/// The uid of the form without capabilities where the pod runs as root: `nobody` in distroless images.
 const UNPRIVILEGED: u64 = 65_532;
-
-/// All that decides what the sidecar looks like.
-pub(super) struct Sidecar<'a> {
-    pub(super) pod: &'a Value,
-    pub(super) context: &'a Context,
-    pub(super) settings: &'a Settings,
-    pub(super) overrides: &'a Overrides,
-    pub(super) form: Form,
-}
 
 // === impl Sidecar ===
 
@@ -43,7 +33,7 @@ impl Sidecar<'_> {
         set("volumeMounts", mounts.collect());
         // Every second for two minutes: loading under software emulation took 12 s.
         set("startupProbe", probe("started", 1, 120));
-        // Each is a process that the node's runtime starts; an observer that hangs harms nobody until the next.
+        // Each is a process that the node's runtime starts; a sidecar that hangs does no harm until the next probe.
         set("livenessProbe", probe("live", 60, 3));
         set("terminationMessagePolicy", json!("FallbackToLogsOnError"));
         if self.form.native {
@@ -72,10 +62,10 @@ impl Sidecar<'_> {
     }
 
     /// Kubernetes has no ambient capabilities: only root holds added ones. A pod-level `runAsNonRoot: true`
-    /// would stop such a container, so both forms say explicitly whether they are root.
+    /// would stop such a container, so both forms set it explicitly.
     ///
-    /// Who else the form without capabilities is, the pod, the image (nobody) or the namespace decides: OpenShift's
-    /// `MustRunAsRange` refuses every number but those of the namespace's own range.
+    /// Otherwise the pod, the image (nobody) or the namespace decides the uid of the form without capabilities:
+    /// OpenShift's `MustRunAsRange` refuses every uid outside the namespace's own range.
     fn security_context(&self) -> Value {
         let mut context = Map::new();
         let (user, group, capabilities) = if self.form.ebpf {
@@ -101,7 +91,7 @@ impl Sidecar<'_> {
         Value::Object(context)
     }
 
-    /// User and group of the form without capabilities, where somebody has to say.
+    /// User and group of the form without capabilities, where they have to be set.
     fn unprivileged(&self) -> (Option<u64>, Option<u64>) {
         let given = |key| self.overrides.get(key).and_then(|text| text.parse().ok());
         let pods = |field: &str| view::number(self.pod, field);

@@ -4,32 +4,23 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-use super::{CONTAINER, Context, Skip, Status, edit, placement, preset, view, volumes};
+use super::{CONTAINER, Context, Form, Skip, Status, edit, placement, preset, view, volumes};
 use crate::annotations::{INJECT, Key, Overrides, is_secure};
 use crate::config::{Level, Settings};
 
-/// The form of the sidecar.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Form {
-    /// With the two capabilities and the host's cgroup tree that the eBPF source needs.
-    pub ebpf: bool,
-    /// As an init container that keeps running.
-    pub native: bool,
-}
-
-/// Why nobody asked for a sidecar.
+/// Why a pod is not opted in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(test, derive(strum::EnumIter))]
 pub enum NotOptedIn {
-    /// The pod says `disabled`.
+    /// The pod is `disabled`.
     PodDisabled,
-    /// Neither the pod nor its namespace says anything.
-    NothingSaid,
-    /// The pod says nothing and its namespace says something else than `enabled`.
+    /// Neither the pod nor its namespace has the opt-in.
+    NotRequested,
+    /// The pod has no opt-in and its namespace has another value than `enabled`.
     NamespaceDisabled,
 }
 
-/// Whether anybody asked for a sidecar. A wrong value counts as asked, so that it can be answered.
+/// Whether the pod is opted in. An invalid value counts as opted in, so that it is reported.
 pub(super) fn opted_in(
     annotations: &Map<String, Value>,
     context: &Context,
@@ -41,12 +32,12 @@ pub(super) fn opted_in(
         None => match context.namespace_labels.get(INJECT).and_then(Value::as_str) {
             Some("enabled") => Ok(()),
             Some(_) => Err(NotOptedIn::NamespaceDisabled),
-            None => Err(NotOptedIn::NothingSaid),
+            None => Err(NotOptedIn::NotRequested),
         },
     }
 }
 
-/// The first reason to leave a pod alone that asked for a sidecar.
+/// The first reason to skip a pod that opted in.
 pub(super) fn skip(
     pod: &Value,
     annotations: &Map<String, Value>,
@@ -130,7 +121,7 @@ fn unsuitable(
             class: class.to_owned(),
         });
     }
-    // Where Pod Security leaves only the form without capabilities, a user namespace takes nothing away.
+    // Where Pod Security allows only the form without capabilities, a user namespace makes no difference.
     let wants_ebpf = context.level(settings) == Level::Privileged
         && overrides.get(Key::Source) != Some("inet_diag");
     (flag("/spec/hostUsers") == Some(false) && wants_ebpf).then_some(Skip::UserNamespace)
@@ -162,7 +153,7 @@ fn reserved_mount(pod: &Value) -> Option<Skip> {
     Some(Skip::ReservedMount { container, volume })
 }
 
-/// The pod brings a container and a status of ours that do not fit.
+/// The pod brings a container and a status of flowcar's that do not match.
 pub(super) fn preset(pod: &Value, status: &Status, settings: &Settings) -> Option<Skip> {
     let field = preset::difference(pod, status, settings)?;
     Some(Skip::Preset { field })
@@ -179,7 +170,7 @@ fn is_meant_to_end(pod: &Value) -> bool {
         )
 }
 
-/// The form that the namespace and the overrides allow, and what to tell the user about it.
+/// The form that the namespace and the overrides allow, and the warnings about it.
 pub(super) fn form(level: Level, native: bool, overrides: &Overrides) -> (Form, Vec<String>) {
     let source = overrides.get(Key::Source);
     let mut notes = Vec::new();
@@ -199,8 +190,8 @@ pub(super) fn form(level: Level, native: bool, overrides: &Overrides) -> (Form, 
     )
 }
 
-/// What the overrides ask for and this form cannot give.
-pub(super) fn unheard(overrides: &Overrides, form: Form) -> Vec<String> {
+/// Warnings about overrides that have no effect in this form.
+pub(super) fn ineffective(overrides: &Overrides, form: Form) -> Vec<String> {
     let given = |key| overrides.get(key).is_some();
     let mut notes = Vec::new();
     if form.ebpf && (given(Key::RunAsUser) || given(Key::RunAsGroup)) {
@@ -248,8 +239,8 @@ impl fmt::Display for NotOptedIn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::PodDisabled => "the pod is annotated flowcar.io/inject=disabled, which always wins",
-            Self::NothingSaid => "nobody asked: annotate the workload or label the namespace flowcar.io/inject=enabled",
-            Self::NamespaceDisabled => "the namespace's label flowcar.io/inject is not `enabled`, and the pod says nothing",
+            Self::NotRequested => "nobody asked: annotate the workload or label the namespace flowcar.io/inject=enabled",
+            Self::NamespaceDisabled => "the namespace's label flowcar.io/inject is not `enabled`, and the pod has no opt-in",
         })
     }
 }

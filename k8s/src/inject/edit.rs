@@ -4,7 +4,7 @@ use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, Patch, PatchOperation};
 use serde_json::{Map, Value, json};
 
-use super::decide::Form;
+use super::form::Form;
 use super::skip::Skip;
 use super::status::Status;
 use super::{evict, pull_secrets, view};
@@ -25,7 +25,7 @@ pub(crate) fn annotations_size(annotations: &Map<String, Value>) -> usize {
     annotations.iter().map(of).sum()
 }
 
-/// Collects operations, and what the way back needs to know.
+/// Collects operations, and what undoing them needs.
 struct Edit<'a> {
     pod: &'a Value,
     operations: Vec<PatchOperation>,
@@ -34,7 +34,7 @@ struct Edit<'a> {
 }
 
 /// Where in a list an item goes.
-enum Place {
+enum Position {
     First,
     Last,
 }
@@ -54,15 +54,15 @@ pub(super) fn add_sidecar(
         .filter_map(|volume| view::text(volume, "/name").map(str::to_owned))
         .collect();
     if form.native {
-        edit.insert("/spec/initContainers", vec![container], &Place::First);
+        edit.insert("/spec/initContainers", vec![container], &Position::First);
     } else {
-        edit.insert("/spec/containers", vec![container], &Place::Last);
+        edit.insert("/spec/containers", vec![container], &Position::Last);
     }
     let local = evict::local_names(&volumes).collect();
-    edit.insert("/spec/volumes", volumes, &Place::Last);
+    edit.insert("/spec/volumes", volumes, &Position::Last);
     if !secrets.is_empty() {
         let items = pull_secrets::items(&secrets);
-        edit.insert(pull_secrets::LIST, items, &Place::Last);
+        edit.insert(pull_secrets::LIST, items, &Position::Last);
     }
     let evictable = edit.keep_evictable(local);
     edit.set_status(|absent, null| Status::Injected {
@@ -81,15 +81,15 @@ pub(super) fn add_sidecar(
 /// Most that a status takes besides its message, in bytes.
 const STATUS_FRAME: usize = 512;
 
-/// Says on the pod why it has no sidecar. A pod that is not even shaped like one is left alone, and so is
-/// one that already says the same.
+/// Writes to the pod's status annotation why the pod has no sidecar. A pod that is malformed, or that already has the same status, stays
+/// as it is.
 pub(super) fn mark_skipped(pod: &Value, skip: &Skip) -> Patch {
     let unfit = matches!(skip, Skip::Malformed { .. });
-    let said = Status::read(view::annotations(pod));
+    let status = Status::read(view::annotations(pod));
     let sentence = skip.to_string();
-    // The size that is told grows by what is told.
+    // The message names the annotations' size, which the message itself changes.
     let is_counting = matches!(skip, Skip::AnnotationsFull { .. });
-    let same = matches!(&said, Some(Status::Skipped { skipped, message, .. })
+    let same = matches!(&status, Some(Status::Skipped { skipped, message, .. })
         if skipped == skip.reason() && (is_counting || *message == sentence));
     let not_object = |pointer| {
         pod.pointer(pointer)
@@ -136,20 +136,20 @@ impl<'a> Edit<'a> {
     }
 
     /// Puts items into a list, which is made where it is absent or null.
-    fn insert(&mut self, list: &str, items: Vec<Value>, place: &Place) {
+    fn insert(&mut self, list: &str, items: Vec<Value>, position: &Position) {
         if self.make(list, Value::Array(items.clone())) {
             return;
         }
         for item in items {
-            let path = match place {
-                Place::First => format!("{list}/0"),
-                Place::Last => format!("{list}/-"),
+            let path = match position {
+                Position::First => format!("{list}/0"),
+                Position::Last => format!("{list}/-"),
             };
             self.add(&path, item);
         }
     }
 
-    /// Adds a whole field where it is absent or null, and remembers which; false where it is there.
+    /// Adds a whole field where it is absent or null, and remembers which; false where it exists.
     fn make(&mut self, field: &str, value: Value) -> bool {
         if self.is_made(field) {
             return false;
@@ -163,8 +163,8 @@ impl<'a> Edit<'a> {
         true
     }
 
-    /// Tells the cluster autoscaler that these volumes hold nothing which a move to another node would lose; those that
-    /// it was not told of before.
+    /// Declares to the cluster autoscaler that these volumes hold nothing which a move to another node would lose.
+    /// Returns those that were not declared before.
     fn keep_evictable(&mut self, volumes: Vec<String>) -> Vec<String> {
         let annotations = view::annotations(self.pod);
         let own = annotations.get(evict::SAFE_LOCAL_VOLUMES);
@@ -194,7 +194,7 @@ impl<'a> Edit<'a> {
             .any(|made| made == field)
     }
 
-    /// Writes the status annotation last, when all that the way back needs is known.
+    /// Writes the status annotation last, when all that undoing needs is known.
     fn set_status(&mut self, status: impl FnOnce(Vec<String>, Vec<String>) -> Status) {
         self.make_annotations();
         let status = status(self.absent.clone(), self.null.clone());

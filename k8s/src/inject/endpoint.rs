@@ -2,11 +2,11 @@
 
 use serde_json::Value;
 
-use super::volumes::{has_volume, is_taken, socket_directory};
+use super::volumes::{Socket, has_volume};
 use crate::annotations::{Key, Overrides};
 use crate::config::{Level, Settings};
 
-/// Leaves only an endpoint that the pod can have: one that it cannot costs the endpoint and not the pod.
+/// Drops an endpoint that the pod cannot have: the pod is injected without it.
 pub(super) fn keep_reachable(
     mut overrides: Overrides,
     pod: &Value,
@@ -40,12 +40,14 @@ pub(super) fn keep_reachable(
 
 /// Why the endpoint's socket cannot be mounted.
 fn unreachable(overrides: &Overrides, level: Level) -> Option<String> {
-    let directory = socket_directory(overrides.get(Key::Endpoint)?)?;
-    if is_taken(directory) {
-        return Some(format!("{directory} is flowcar's own: move the socket"));
+    let socket = Socket::of(overrides)?;
+    if let Some(excess) = socket.excess() {
+        let what = if socket.is_on_node() { "name" } else { "path" };
+        return Some(format!(
+            "its path in the sidecar would be {excess} bytes too long: shorten the socket's {what}"
+        ));
     }
-    let needs_host = overrides.get(Key::EndpointVolume).is_none();
-    (needs_host && level != Level::Privileged).then(|| {
+    (socket.is_on_node() && level != Level::Privileged).then(|| {
         format!(
             "Pod Security {} forbids hostPath: name a volume in endpoint-volume",
             level.name()

@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::container::Sidecar;
 use super::owner;
+use super::sidecar::Sidecar;
 use super::volumes::{
-    AUTHORITIES, CHECKPOINTS, CLIENT_CERTIFICATE, CLIENT_KEY, HOST_CGROUP, has_checkpoints,
+    AUTHORITIES, CHECKPOINTS, CLIENT_CERTIFICATE, CLIENT_KEY, HOST_CGROUP, Socket, has_checkpoints,
 };
 use crate::annotations::{Key, REFERENCES, TABLE, parse_secret_ref};
 
@@ -19,7 +19,7 @@ pub(super) const IDENTITY: [(&str, &str); 6] = [
     ("FLOWCAR_NODE_NAME", "spec.nodeName"),
 ];
 
-/// All of it, what others refer to first: the kubelet expands `$(NAME)` only where NAME stands before.
+/// All variables, referenced ones first: the kubelet expands `$(NAME)` only where NAME stands before.
 pub(super) fn of(sidecar: &Sidecar<'_>) -> Vec<Value> {
     let mut env: Vec<_> = IDENTITY
         .into_iter()
@@ -34,7 +34,7 @@ pub(super) fn of(sidecar: &Sidecar<'_>) -> Vec<Value> {
         env.push(value("FLOWCAR_HOST_CGROUP", HOST_CGROUP));
     }
     if has_checkpoints(sidecar) {
-        env.push(value("FLOWCAR_STATE", CHECKPOINTS));
+        env.push(value("FLOWCAR_STATE_DIR", CHECKPOINTS));
     }
     env.extend(settings(sidecar));
     env.extend(certificates(sidecar));
@@ -42,12 +42,12 @@ pub(super) fn of(sidecar: &Sidecar<'_>) -> Vec<Value> {
     env
 }
 
-/// The workload, and a name for what it does where the workload's own name is new every time.
+/// The workload, and a service name where the workload's own name is new every time.
 fn workload(sidecar: &Sidecar<'_>) -> Vec<Value> {
     let annotations = sidecar.context.annotations(sidecar.pod);
-    let told = sidecar.context.workload.clone();
+    let reported = sidecar.context.workload.clone();
     let mut env = Vec::new();
-    if let Some(owner) = told.or_else(|| owner::of(sidecar.pod)) {
+    if let Some(owner) = reported.or_else(|| owner::of(sidecar.pod)) {
         env.push(value("FLOWCAR_OWNER_KIND", &owner.kind));
         env.push(value("FLOWCAR_OWNER_NAME", &owner.name));
     }
@@ -58,7 +58,7 @@ fn workload(sidecar: &Sidecar<'_>) -> Vec<Value> {
     env
 }
 
-/// What the annotations say, under the names of the sidecar's settings.
+/// The annotations' values, under the names of the sidecar's settings.
 fn settings(sidecar: &Sidecar<'_>) -> Vec<Value> {
     let mut env = Vec::new();
     for row in &TABLE {
@@ -69,7 +69,9 @@ fn settings(sidecar: &Sidecar<'_>) -> Vec<Value> {
         let default = (row.key == Key::Compression).then_some("gzip");
         match forced.or(given).or(default) {
             Some(text) if row.key == Key::Endpoint => {
-                env.push(json!({ "name": name, "value": with_references(text) }));
+                let socket = Socket::of(sidecar.overrides).map(|socket| socket.endpoint());
+                let text = socket.unwrap_or_else(|| with_references(text));
+                env.push(json!({ "name": name, "value": text }));
             }
             Some(text) => env.push(value(name, text)),
             None => {}
@@ -100,7 +102,7 @@ fn certificates(sidecar: &Sidecar<'_>) -> Vec<Value> {
     env
 }
 
-/// Optional, because a Secret that is missing must cost the headers and not the pod.
+/// Optional: the pod starts without the headers if the Secret is missing.
 fn headers(sidecar: &Sidecar<'_>) -> Option<Value> {
     let (name, key) = parse_secret_ref(sidecar.overrides.get(Key::HeadersSecret)?)?;
     let reference = json!({ "name": name, "key": key, "optional": true });

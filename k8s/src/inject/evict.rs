@@ -1,4 +1,4 @@
-//! What keeps a node from being emptied, and how flowcar's volumes do not.
+//! Which volumes keep a node from being drained, and how flowcar's do not.
 //!
 //! `kubectl drain` refuses a pod with an `emptyDir` (`k8s.io/kubectl/pkg/drain/filters.go`), so flowcar adds none. The
 //! cluster autoscaler counts a `hostPath`, too, unless the pod's annotation names the volume
@@ -8,11 +8,11 @@ use serde_json::Value;
 
 use super::view;
 
-/// Volumes that the cluster autoscaler need not mind, by name, separated by commas.
+/// Volumes that the cluster autoscaler ignores, by name, separated by commas.
 pub(super) const SAFE_LOCAL_VOLUMES: &str =
     "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
 
-/// The names of the volumes that the autoscaler minds.
+/// The names of the volumes that block the autoscaler.
 pub(super) fn local_names(volumes: &[Value]) -> impl Iterator<Item = String> {
     volumes
         .iter()
@@ -41,7 +41,7 @@ pub(super) fn with(own: &str, volumes: &[String]) -> String {
     names.join(",")
 }
 
-/// The way back: the value without these volumes.
+/// Undoes that: the value without these volumes.
 pub(super) fn without(value: &str, volumes: &[String]) -> String {
     let mut names: Vec<_> = value.split(',').collect();
     for volume in volumes {
@@ -59,7 +59,7 @@ mod tests {
     use super::{missing, with, without};
 
     #[test]
-    fn the_applications_own_value_is_kept_and_comes_back() {
+    fn applications_value_is_kept_and_restored() {
         let ours = ["a".to_owned(), "b".to_owned()];
         for (own, merged) in [
             ("", "a,b"),

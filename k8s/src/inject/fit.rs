@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::resources::{self, CPU_FLOOR, MEMORY_FLOOR};
 use super::{Skip, view};
 use crate::annotations::Overrides;
-use crate::budget::{Bounds, Budgets, Complaint, is_best_effort};
+use crate::budget::{Bounds, Budgets, Violation, is_best_effort};
 use crate::config::Settings;
 use crate::quantity;
 
@@ -25,7 +25,7 @@ pub(super) struct Fitting<'a> {
     pub(super) settings: &'a Settings,
 }
 
-/// How hard to try.
+/// The attempts, in their order.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Attempt {
     /// What was asked for.
@@ -51,7 +51,7 @@ impl Fitting<'_> {
     /// The container with resources that are admitted, `asked` where those are.
     ///
     /// # Errors
-    /// The [`Skip`] with what is said against the last attempt, where all fail.
+    /// The [`Skip`] with the reason against the last attempt, where all fail.
     pub(super) fn fit(&self, container: &Value, notes: &mut Vec<String>) -> Result<Value, Skip> {
         if self.budgets.is_empty() {
             return Ok(container["resources"].clone());
@@ -66,28 +66,28 @@ impl Fitting<'_> {
             let Some(resources) = self.attempt(attempt, &container["resources"]) else {
                 continue;
             };
-            match self.complaint(container, &resources) {
+            match self.violation(container, &resources) {
                 None => {
                     let asked = &container["resources"];
                     notes.extend(self.overruled(asked, &resources));
                     return Ok(resources);
                 }
-                // Of the lowest that the sidecar could do with; that it asked for nothing is no reason.
+                // The reason against the lowest resources that the sidecar could run with.
                 Some(_) if attempt == Attempt::Nothing => {}
-                Some(complaint) => last = Some(complaint),
+                Some(violation) => last = Some(violation),
             }
         }
         Err(match last {
-            Some(Complaint::Quota(why)) => Skip::Quota { why },
-            Some(Complaint::LimitRange(why)) => Skip::LimitRange { why },
+            Some(Violation::Quota(why)) => Skip::Quota { why },
+            Some(Violation::LimitRange(why)) => Skip::LimitRange { why },
             None => Skip::LimitRange {
                 why: "the namespace's LimitRange leaves too little for the sidecar".to_owned(),
             },
         })
     }
 
-    /// What is said against the pod with this container, after what the LimitRanger plugin fills in.
-    fn complaint(&self, container: &Value, resources: &Value) -> Option<Complaint> {
+    /// Why the pod is refused with this container, after what the LimitRanger plugin fills in.
+    fn violation(&self, container: &Value, resources: &Value) -> Option<Violation> {
         let mut container = container.clone();
         container["resources"] = self.filled_in(resources);
         let mut pod = self.pod.clone();
@@ -101,7 +101,7 @@ impl Fitting<'_> {
             Some(list) => list.insert(0, container.clone()),
             None => *list = json!([container]),
         }
-        self.budgets.complaint(self.pod, &pod, &container)
+        self.budgets.violation(self.pod, &pod, &container)
     }
 
     fn filled_in(&self, resources: &Value) -> Value {
@@ -131,7 +131,7 @@ impl Fitting<'_> {
             view::map(asked, "/limits").clone(),
         );
         for name in self.budgets.resources() {
-            // Devices and huge pages: without a word, LimitRanger would give the sidecar some.
+            // Devices and huge pages: LimitRanger would give some to a sidecar that does not set them.
             if !matches!(name, "cpu" | "memory" | "ephemeral-storage") {
                 requests.insert(name.to_owned(), json!("0"));
                 limits.insert(name.to_owned(), json!("0"));
@@ -201,7 +201,7 @@ impl Fitting<'_> {
         Some(())
     }
 
-    /// Told only where somebody asked for something else.
+    /// Reported only where an annotation or the operator asked for something else.
     fn overruled(&self, asked: &Value, given: &Value) -> Option<String> {
         let is_changed = resources::KEYS.iter().any(|(list, name, key)| {
             self.overrides.get(*key).is_some() && asked[list][name] != given[list][name]

@@ -1,6 +1,6 @@
 //! Injection, pure: a pod as JSON in, an `add`-only JSON patch out.
 //!
-//! [`inject`] never fails and never blocks: it injects, or says in one sentence why not. Fields that flowcar
+//! [`inject`] never fails and never blocks: it injects, or returns in one sentence why not. Fields that flowcar
 //! does not know are never touched, and [`uninject`] restores the very pod that came in.
 
 mod container;
@@ -10,11 +10,13 @@ mod endpoint;
 mod environment;
 mod evict;
 mod fit;
+mod form;
 mod owner;
 mod placement;
 mod preset;
 mod pull_secrets;
 mod resources;
+mod sidecar;
 mod skip;
 mod status;
 mod uninject;
@@ -26,8 +28,9 @@ use std::borrow::Cow;
 use json_patch::Patch;
 use serde_json::{Map, Value};
 
-pub use decide::{Form, NotOptedIn};
+pub use decide::NotOptedIn;
 pub(crate) use edit::{ANNOTATIONS_MOST, annotations_size};
+pub use form::Form;
 pub use owner::Owner;
 pub use skip::Skip;
 #[cfg(test)]
@@ -44,7 +47,7 @@ use crate::text::{WARNING_CHARS, clip};
 /// The name of the sidecar's container in every pod.
 pub const CONTAINER: &str = "flowcar";
 
-/// What is known about a pod besides the pod.
+/// What is known about a pod besides its object.
 #[derive(Clone, Debug)]
 pub struct Context {
     /// The pod's namespace: `metadata.namespace` is empty while a pod is being created.
@@ -60,18 +63,18 @@ pub struct Context {
     /// The workload's own annotations of flowcar, where they are not copied into the pod yet; the pod's own go
     /// before them.
     pub workload_annotations: Map<String, Value>,
-    /// Treat a pod that says nothing as opted in, as `kubectl flowcar inject` does.
+    /// Treat a pod without an opt-in as opted in, as `kubectl flowcar inject` does.
     pub opted_in: bool,
 }
 
-/// What became of a pod.
+/// The outcome for a pod.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// The decision.
     pub decision: Decision,
     /// What to add to the pod; empty where nothing changes.
     pub patch: Patch,
-    /// Mistakes in the annotations; their defaults hold.
+    /// Problems in the annotations; their defaults hold.
     pub problems: Vec<Problem>,
     /// What else the user should know.
     pub notes: Vec<String>,
@@ -87,16 +90,16 @@ pub struct Outcome {
 pub enum Decision {
     /// The patch adds it.
     Injected(Form),
-    /// It is there already, by this or (`current` is false) another configuration.
+    /// The pod has it already, by this or (`current` is false) another configuration.
     AlreadyInjected {
         /// The configuration is the one in force.
         current: bool,
     },
-    /// Nobody asked for it.
+    /// The pod is not opted in.
     NotOptedIn(NotOptedIn),
-    /// It was asked for and cannot be.
+    /// The pod is opted in and cannot have it.
     Skipped(Skip),
-    /// Strict mode and a mistaken annotation.
+    /// Strict mode and an invalid annotation.
     Denied,
 }
 
@@ -129,7 +132,7 @@ pub fn inject_within(
     }
     let (overrides, mut problems) = settings.overrides_in(&context.namespace_labels, annotations);
     if let Err(reason) = opted_in {
-        // A slip such as `flowcar.io/injcet` must be heard, though it opts nothing in.
+        // A misspelling such as `flowcar.io/injcet` must be reported, though it opts nothing in.
         let refused = settings.config.strict && !problems.is_empty();
         let decision = if refused {
             Decision::Denied
@@ -143,10 +146,10 @@ pub fn inject_within(
     }
     let overrides = resources::drop_contradictions(overrides, settings, &mut problems);
     let skip = decide::skip(pod, annotations, context, settings, &overrides);
-    let mistaken_opt_in = matches!(skip, Some(Skip::UnknownValue { .. }));
-    if settings.config.strict && (mistaken_opt_in || !problems.is_empty()) {
+    let invalid_opt_in = matches!(skip, Some(Skip::UnknownValue { .. }));
+    if settings.config.strict && (invalid_opt_in || !problems.is_empty()) {
         let notes = skip
-            .filter(|_| mistaken_opt_in)
+            .filter(|_| invalid_opt_in)
             .map(|skip| skip.to_string())
             .into_iter()
             .collect();
@@ -176,9 +179,9 @@ pub fn inject_within(
     let level = context.level(settings);
     let (form, mut notes) = decide::form(level, context.native_sidecar, &overrides);
     let overrides = endpoint::keep_reachable(overrides, pod, level, settings, &mut notes);
-    notes.extend(decide::unheard(&overrides, form));
+    notes.extend(decide::ineffective(&overrides, form));
     notes.extend(decide::exposed(&overrides));
-    let sidecar = container::Sidecar {
+    let sidecar = sidecar::Sidecar {
         pod,
         context,
         settings,
@@ -198,7 +201,7 @@ pub fn inject_within(
         Ok(resources) => container["resources"] = resources,
         Err(skip) => return Outcome::skipped(pod, skip, problems),
     }
-    notes.extend(settings.mistakes_of_namespace(&context.namespace_labels));
+    notes.extend(settings.namespace_errors(&context.namespace_labels));
     let secrets = pull_secrets::missing(pod, context, settings, &mut notes);
     let patch = edit::add_sidecar(pod, container, sidecar.volumes(), secrets, form, settings);
     Outcome {
@@ -217,7 +220,7 @@ impl Context {
         Level::of_namespace(&self.namespace_labels, settings.config.pod_security_default)
     }
 
-    /// What the pod says, itself or by its workload.
+    /// The annotations of the pod, and of its workload.
     fn annotations<'a>(&self, pod: &'a Value) -> Cow<'a, Map<String, Value>> {
         let own = view::annotations(pod);
         if self.workload_annotations.is_empty() {
@@ -249,7 +252,7 @@ impl Outcome {
         }
     }
 
-    /// Everything that the user should be told, each within the length that clients show.
+    /// Every warning for the user, each within the length that clients show.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let skip = match &self.decision {

@@ -1,7 +1,7 @@
 //! The workload a pod belongs to, without asking the API server.
 //!
 //! A name that changes with every run or revision is no name of a service: what made the pod's owner is derived where
-//! Kubernetes and the common controllers leave enough to be sure, in the way of OpenTelemetry's `k8sattributes` processor
+//! Kubernetes and the common controllers record enough to be sure, in the way of OpenTelemetry's `k8sattributes` processor
 //! and of Istio (`GetWorkloadMetaFromPod`).
 
 use serde_json::{Map, Value};
@@ -26,7 +26,7 @@ const NAMED_BY: [(&str, &str); 3] = [
     ("openshift.io/deployment-config.name", "DeploymentConfig"),
 ];
 
-/// The workload of a pod: from the mark that flowcar left in the template, else from labels and the owner reference.
+/// The workload of a pod: from flowcar's mark in the template, else from labels and the owner reference.
 pub(super) fn of(pod: &Value) -> Option<Owner> {
     let reference = view::list(pod, "/metadata/ownerReferences")
         .iter()
@@ -37,13 +37,13 @@ pub(super) fn of(pod: &Value) -> Option<Owner> {
         marked(pod, kind, name)
             .or_else(|| named(pod))
             .or_else(|| revision(pod, kind, name))
-            .or_else(|| run(kind, name))
+            .or_else(|| run(pod, kind, name))
             .unwrap_or_else(|| Owner::new(kind, name)),
     )
 }
 
-/// What the service is called, where the workload's own name is made anew for each object (`generateName`) and each object
-/// is one run: the start of the name, which the mark in the template tells.
+/// What the service is called, where the workload's own name is recreated for each object (`generateName`) and each object
+/// is one run: the start of the name, which the mark in the template holds.
 pub(super) fn service(pod: &Value, annotations: &Map<String, Value>) -> Option<String> {
     let (kind, start) = mark(annotations)?;
     let start = start.strip_suffix('-').filter(|start| !start.is_empty())?;
@@ -114,11 +114,42 @@ fn revision(pod: &Value, kind: &str, name: &str) -> Option<Owner> {
 }
 
 /// A CronJob's Job is named `<cronjob>-<minutes since 1970>` (`getJobName` in
-/// `kubernetes/pkg/controller/cronjob/utils.go`): eight digits until 2160. Before 1.21 it was seconds, ten digits.
-fn run(kind: &str, name: &str) -> Option<Owner> {
+/// `kubernetes/pkg/controller/cronjob/utils.go`): the time that it was scheduled for, eight digits until 2160. A number that
+/// is no such time, as `20261128`, belongs to the Job's own name.
+fn run(pod: &Value, kind: &str, name: &str) -> Option<Owner> {
     let (start, digits) = name.rsplit_once('-')?;
-    let is_time = (8..=10).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+    let is_number = digits.len() == 8 && digits.bytes().all(|b| b.is_ascii_digit());
+    let minute: i64 = digits.parse().ok().filter(|_| is_number)?;
+    let created = view::text(pod, "/metadata/creationTimestamp").and_then(day_of);
+    let days = match created {
+        Some(day) => day - EARLIER..=day + 1,
+        None => CRONJOBS_SINCE..=i64::MAX,
+    };
+    let is_time = days.contains(&(minute / (24 * 60)));
     (kind == "Job" && is_time && !start.is_empty()).then(|| Owner::new("CronJob", start))
+}
+
+/// A Job's pods are made later than the Job was scheduled for by no more than this, in days.
+const EARLIER: i64 = 2 * 365;
+
+/// 2020, in days since 1970: CronJobs name their Jobs so since Kubernetes 1.21.
+const CRONJOBS_SINCE: i64 = 18_262;
+
+/// The day of a time in RFC 3339, in days since 1970.
+fn day_of(time: &str) -> Option<i64> {
+    let mut parts = time
+        .get(..10)?
+        .split('-')
+        .map(|part| part.parse::<i64>().ok());
+    let (year, month, day) = (parts.next()??, parts.next()??, parts.next()??);
+    // Years begin in March, so that a leap day is the last one of a year.
+    let (year, month) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year - 1, month + 9)
+    };
+    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1;
+    Some(days - 719_468)
 }
 
 // === impl Owner ===

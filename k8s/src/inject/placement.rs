@@ -1,7 +1,7 @@
 //! Which nodes a pod asks for: those of other operating systems, and those that are no machines.
 //!
-//! A pod is for such a node only if it can run nowhere else: every term of a required node affinity has to say so,
-//! as the terms are alternatives (`k8s.io/component-helpers/scheduling/corev1/nodeaffinity`).
+//! A pod is for such a node only if it can run nowhere else: every term of a required node affinity has to require
+//! it, as the terms are alternatives (`k8s.io/component-helpers/scheduling/corev1/nodeaffinity`).
 
 use serde_json::Value;
 
@@ -26,7 +26,7 @@ const VIRTUAL_LABELS: [(&str, &str, &str); 5] = [
     ("liqo.io/type", "virtual-node", VIRTUAL_KUBELET),
 ];
 
-/// Taints of such nodes: whoever tolerates one by name is meant for it. Keys, or how they begin.
+/// Taints of such nodes: a pod that tolerates one by name is meant for it. Keys, or how they begin.
 const VIRTUAL_TAINTS: [(&str, &str); 5] = [
     ("virtual-kubelet.io/", VIRTUAL_KUBELET),
     ("azure.com/aci", VIRTUAL_KUBELET),
@@ -146,7 +146,7 @@ fn is_windows_node(key: &str, wanted: &Wanted<'_>) -> bool {
     is_os(key, wanted, "windows", "linux") || WINDOWS_LABELS.iter().any(by_name)
 }
 
-/// The API server refuses these options on a pod of Linux, where it is told the operating system.
+/// The API server refuses these options on a pod whose `spec.os` is Linux.
 fn has_windows_options(pod: &Value) -> bool {
     let is_set = |owner: &Value, field: &str| !view::map(owner, field).is_empty();
     is_set(pod, "/spec/securityContext/windowsOptions")
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn windows_is_known_by_every_spelling() {
+    fn windows_pod_is_detected_in_every_spelling() {
         let os = "kubernetes.io/os";
         let build = "node.kubernetes.io/windows-build";
         let hybrid = json!([
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn nodes_that_are_no_machines_are_known_by_every_spelling() {
+    fn virtual_node_is_detected_in_every_spelling() {
         let kubelet = Some("a virtual kubelet");
         let fargate = Some("Fargate");
         let compute = "eks.amazonaws.com/compute-type";

@@ -1,9 +1,9 @@
 //! Whether a container that a pod brings along is the one that flowcar adds.
 //!
-//! Whoever writes pods can write a container of that name and a status that claims it. Such a pod counts as injected only
-//! where everything is as flowcar writes it by which the container could be another program, have other rights, or speak in
-//! another pod's name. What the operator's configuration decides is compared with the one in force. Containers of a file
-//! that `kubectl flowcar inject` made, of an older configuration and behind other webhooks fit.
+//! The author of a pod can write a container of that name and a status that claims it. Such a pod counts as injected only
+//! if flowcar would write the same program, rights and identity. What the operator's configuration decides is compared
+//! with the one in force. Containers of a file that `kubectl flowcar inject` made, of an older configuration and behind
+//! other webhooks fit.
 
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ use super::{CONTAINER, Status, view};
 use crate::annotations::{Annotation, Key, TABLE};
 use crate::config::{Settings, is_cgroup_path};
 
-/// Fields of a container that flowcar never sets, and by which another program could run in it or what it is told change.
+/// Fields of a container that flowcar never sets, and by which another program could run in it or its settings change.
 const NEVER_SET: [&str; 5] = ["args", "envFrom", "lifecycle", "volumeDevices", "tty"];
 
 /// The first field of the pod's own container that is not as flowcar writes it.
@@ -30,7 +30,7 @@ pub(super) fn difference(
         all.find(|container| view::is_named(container, CONTAINER))
     };
     let container = match (find("/spec/initContainers"), find("/spec/containers")) {
-        // An init container that ends follows nothing.
+        // An init container that completes follows nothing.
         (Some(init), _) if view::text(init, "/restartPolicy") != Some("Always") => {
             return Some("restartPolicy");
         }
@@ -48,7 +48,7 @@ pub(super) fn difference(
         .or_else(|| (!are_probes(container)).then_some("probes"))
         .or_else(|| (!is_security(container, ebpf)).then_some("securityContext"))
         .or_else(|| (!is_environment(container, ebpf, settings)).then_some("env"))
-        .or_else(|| (is_current && !is_left_to_it(container, settings)).then_some("env"))
+        .or_else(|| (is_current && !is_left_to_it(pod, container, settings)).then_some("env"))
         .or_else(|| (!are_mounts(container, ebpf)).then_some("volumeMounts"))
         .or_else(|| (!are_volumes(pod, ebpf, is_current, settings)).then_some("volumes"))
 }
@@ -136,20 +136,20 @@ fn is_environment(container: &Value, ebpf: bool, settings: &Settings) -> bool {
         })
     };
     let text = |name: &str| find(name).and_then(|entry| view::text(entry, "/value"));
-    // What is read from elsewhere says who knows what.
-    let says_nothing_else = find("OTEL_RESOURCE_ATTRIBUTES").is_none_or(|entry| {
+    // The content of another source is unknown.
+    let has_nothing_else = find("OTEL_RESOURCE_ATTRIBUTES").is_none_or(|entry| {
         view::text(entry, "/value").is_some_and(|text| settings.are_own_identity(text))
     });
     env.iter().all(is_single)
         && IDENTITY.into_iter().all(is_field)
         && (!ebpf || text("FLOWCAR_HOST_CGROUP") == Some(HOST_CGROUP))
         && (ebpf || text("FLOWCAR_SOURCE") == Some("inet_diag"))
-        && says_nothing_else
+        && has_nothing_else
 }
 
-/// What annotations may not say, a container that comes along may not either. One of an earlier configuration, which had other
+/// A container that comes along is bound by the limits of annotations. One of an earlier configuration, which had other
 /// limits, is not held to these.
-fn is_left_to_it(container: &Value, settings: &Settings) -> bool {
+fn is_left_to_it(pod: &Value, container: &Value, settings: &Settings) -> bool {
     let env = view::list(container, "/env");
     let find = |name: &str| env.iter().find(|entry| view::is_named(entry, name));
     let are_allowed = TABLE.iter().all(|row| {
@@ -158,6 +158,10 @@ fn is_left_to_it(container: &Value, settings: &Settings) -> bool {
         };
         // The kubelet's own escape.
         let text = view::text(entry, "/value").map(|text| text.replace("$$", "$"));
+        let text = text.map(|text| match row.key {
+            Key::Endpoint => volumes::named_endpoint(pod, container, &text),
+            _ => text,
+        });
         text.is_some_and(|text| is_decided_elsewhere(row) || settings.allows(row, &text))
     });
     let row = Annotation::of(Key::HeadersSecret);
@@ -172,7 +176,7 @@ fn is_left_to_it(container: &Value, settings: &Settings) -> bool {
     are_allowed && is_secret_allowed
 }
 
-/// The source follows from the form, the service's name from the workload, and attributes are looked at one by one.
+/// The source follows from the form, the service's name from the workload, and attributes are checked one by one.
 fn is_decided_elsewhere(row: &Annotation) -> bool {
     matches!(
         row.key,
@@ -185,11 +189,12 @@ fn are_mounts(container: &Value, ebpf: bool) -> bool {
     let fits = |mount: &Value| {
         let name = view::text(mount, "/name").unwrap_or_default();
         let path = view::text(mount, "/mountPath").unwrap_or_default();
-        match (volumes::place(name), volumes::owner_of(path)) {
+        match (volumes::mount_path(name), volumes::owner_of(path)) {
             // Nothing else where flowcar's own things are.
             (None, taken) => taken.is_none(),
-            (Some(place), _) => {
-                let is_placed = place.is_none_or(|place| place == path);
+            (Some(wanted), _) => {
+                let taken = volumes::owner_of(path);
+                let is_placed = wanted.map_or(taken.is_none(), |wanted| wanted == path);
                 let is_whole = ["subPath", "subPathExpr", "mountPropagation"]
                     .iter()
                     .all(|field| {

@@ -12,7 +12,7 @@ pub(super) const LIST: &str = "/spec/imagePullSecrets";
 /// The names to add: those that the operator configured and the pod has not.
 ///
 /// The ServiceAccount admission plugin gives a pod the Secrets of its service account only where the pod has none.
-/// The webhook comes after it; a file comes before it, so one without the list is left without.
+/// The webhook comes after it. A file comes before it, so a file without the list gets none.
 pub(super) fn missing(
     pod: &Value,
     context: &Context,

@@ -46,7 +46,7 @@ pub enum Skip {
         /// Its runtime class.
         class: String,
     },
-    /// Something in the pod already has a name that flowcar needs.
+    /// A container or volume of the pod already has a name that flowcar needs.
     NameTaken {
         /// `container` or `volume`.
         what: &'static str,
@@ -65,7 +65,7 @@ pub enum Skip {
         /// The field that differs.
         field: &'static str,
     },
-    /// The pod is meant to end, and a regular sidecar would not.
+    /// The pod is meant to complete, and a regular sidecar would not.
     WouldNeverEnd,
     /// The API server takes 256 KiB of annotations, and flowcar's would not fit.
     AnnotationsFull {
@@ -87,7 +87,7 @@ pub enum Skip {
 // === impl Skip ===
 
 impl Skip {
-    /// A word for metrics, Events and the status annotation, of a small fixed set.
+    /// The reason for metrics, Events and the status annotation, of a small fixed set.
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {

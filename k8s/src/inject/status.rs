@@ -1,4 +1,4 @@
-//! The annotation that says, on the pod, what flowcar did.
+//! The annotation on the pod that records what flowcar did.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -19,16 +19,16 @@ pub enum Status {
         form: String,
         /// The volumes that were added.
         volumes: Vec<String>,
-        /// Those of them that the cluster autoscaler was told it may lose.
+        /// Those of them that were declared to the cluster autoscaler as safe to lose.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         evictable: Vec<String>,
         /// The Secrets that were added to those that images are pulled with.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         secrets: Vec<String>,
-        /// Fields that were absent, as JSON pointers, for the way back.
+        /// Fields that were absent, as JSON pointers, to undo the injection.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         absent: Vec<String>,
-        /// Fields that were null, as JSON pointers, for the way back.
+        /// Fields that were null, as JSON pointers, to undo the injection.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         null: Vec<String>,
     },

@@ -1,4 +1,4 @@
-//! The way back.
+//! Undoes an injection.
 
 use serde_json::Value;
 
@@ -25,7 +25,7 @@ pub fn uninject(pod: &Value) -> Value {
     {
         remove_named(&mut pod, "/spec/initContainers", |name| name == CONTAINER);
         remove_named(&mut pod, "/spec/containers", |name| name == CONTAINER);
-        // The names come from an annotation that anyone can write: only ours are ever removed.
+        // The names come from an annotation that anyone can write: only flowcar's are ever removed.
         remove_named(&mut pod, "/spec/volumes", |name| {
             VOLUMES.contains(&name) && volumes.iter().any(|v| v == name)
         });
@@ -52,7 +52,7 @@ pub fn uninject(pod: &Value) -> Value {
     pod
 }
 
-/// Takes our volumes out of what the autoscaler is told, and the annotation with them where it was not there before.
+/// Removes flowcar's volumes from the autoscaler's annotation, and the annotation where it was absent before.
 fn restore_evictable(pod: &mut Value, evictable: &[String], absent: &[String]) {
     let Some(annotations) = pod
         .pointer_mut("/metadata/annotations")

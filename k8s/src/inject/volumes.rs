@@ -7,9 +7,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::container::Sidecar;
+use super::sidecar::Sidecar;
 use super::{CONTAINER, view};
-use crate::annotations::{Key, parse_reference, socket_path};
+use crate::annotations::{Key, LONGEST_SOCKET, Overrides, parse_reference, socket_path};
 
 pub(super) const CGROUP: &str = "flowcar-host-cgroup";
 pub(super) const NO_TOKEN: &str = "flowcar-no-token";
@@ -24,8 +24,8 @@ pub(super) const VOLUMES: [&str; 5] = [CGROUP, NO_TOKEN, TLS, ENDPOINT, STATE];
 /// Where the sidecar finds the host's cgroup tree.
 pub(super) const HOST_CGROUP: &str = "/run/host-cgroup";
 
-/// Where the sidecar leaves what it needs to know when its container starts again: the runtime mounts the pod's own shared
-/// memory here in every container, and it lives as long as the pod's sandbox.
+/// Where the sidecar writes its checkpoint: the runtime mounts the pod's own shared memory here in every container, and it
+/// lives as long as the pod's sandbox.
 pub(super) const CHECKPOINTS: &str = "/dev/shm";
 
 /// Where the ServiceAccount admission plugin mounts a token, unless something is mounted there already.
@@ -35,10 +35,23 @@ const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const TLS_PATH: &str = "/run/flowcar-tls";
 /// The authorities that the receiver's certificate is checked against.
 pub(super) const AUTHORITIES: &str = "/run/flowcar-tls/ca.crt";
-/// What the sidecar shows of itself.
+/// The client certificate of the sidecar.
 pub(super) const CLIENT_CERTIFICATE: &str = "/run/flowcar-tls/tls.crt";
-/// The private key of that.
+/// The private key of that certificate.
 pub(super) const CLIENT_KEY: &str = "/run/flowcar-tls/tls.key";
+
+/// Below this are the directories of receivers' sockets: where they are on the node, the sidecar has other things.
+const ENDPOINT_PATH: &str = "/run/flowcar-endpoint";
+
+/// A receiver's socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Socket<'a> {
+    /// The volume of the pod's own that it is in; else it is on the node.
+    own: Option<&'a str>,
+    /// Its directory on the node, or as the annotation names it.
+    directory: &'a str,
+    name: &'a str,
+}
 
 /// A volume in the sidecar.
 pub(super) struct Volume {
@@ -74,7 +87,7 @@ fn no_token() -> Volume {
     )
 }
 
-/// Optional, because a Secret that is missing must cost the telemetry and not the pod.
+/// Optional: the pod starts without telemetry if the Secret is missing.
 fn certificates(sidecar: &Sidecar<'_>) -> Option<Volume> {
     let item = |key: &str, path: &str| json!({ "key": key, "path": path });
     let reference = |key| parse_reference(sidecar.overrides.get(key)?, "ca.crt");
@@ -100,30 +113,40 @@ fn certificates(sidecar: &Sidecar<'_>) -> Option<Volume> {
 
 /// The directory of the receiver's socket: in a volume of the pod's own where it names one, else the node's.
 fn endpoint(sidecar: &Sidecar<'_>) -> Option<Volume> {
-    let directory = socket_directory(sidecar.overrides.get(Key::Endpoint)?)?;
-    if let Some(own) = sidecar.overrides.get(Key::EndpointVolume) {
+    let socket = Socket::of(sidecar.overrides)?;
+    let mounted = socket.mounted();
+    if let Some(own) = socket.own {
         return Some(Volume {
             source: None,
-            mount: json!({ "name": own, "mountPath": directory }),
+            mount: json!({ "name": own, "mountPath": mounted }),
         });
     }
-    // A directory that is not there is made: its absence must not hold the pod up.
-    let source = json!({ "hostPath": { "path": directory, "type": "DirectoryOrCreate" } });
-    Some(Volume::new(ENDPOINT, source, directory).with_all_below(sidecar))
+    // A missing directory is created: its absence must not block the pod.
+    let source = json!({ "hostPath": { "path": socket.directory, "type": "DirectoryOrCreate" } });
+    Some(Volume::new(ENDPOINT, source, &mounted).with_all_below(sidecar))
 }
 
-/// The directory that holds the socket of a `unix://` endpoint.
-pub(super) fn socket_directory(endpoint: &str) -> Option<&str> {
-    Path::new(socket_path(endpoint)?).parent()?.to_str()
+/// The endpoint as a pod that is there names it, for what the sidecar's own is: undoes [`Socket::endpoint`].
+pub(super) fn named_endpoint(pod: &Value, container: &Value, endpoint: &str) -> String {
+    let named = || {
+        let (directory, name) = socket_path(endpoint)?.rsplit_once('/')?;
+        let below = directory.strip_prefix(ENDPOINT_PATH)?;
+        let mounts = view::list(container, "/volumeMounts").iter();
+        let mut here = mounts.filter(|mount| view::text(mount, "/mountPath") == Some(directory));
+        let mount = here.next()?;
+        if !view::is_named(mount, ENDPOINT) {
+            return Some(format!("unix://{below}/{name}"));
+        }
+        let mut volumes = view::list(pod, "/spec/volumes").iter();
+        let volume = volumes.find(|volume| view::is_named(volume, ENDPOINT))?;
+        let directory = view::text(volume, "/hostPath/path")?;
+        Some(format!("unix://{directory}/{name}"))
+    };
+    named().unwrap_or_else(|| endpoint.to_owned())
 }
 
-/// Whether something of flowcar's is mounted there already.
-pub(super) fn is_taken(directory: &str) -> bool {
-    [HOST_CGROUP, TLS_PATH, TOKEN_PATH].contains(&directory)
-}
-
-/// Whether that is a volume of flowcar's, and the one place where it is mounted if there is one only.
-pub(super) fn place(volume: &str) -> Option<Option<&'static str>> {
+/// `None` if the volume is not flowcar's; else its mount path, if it always has the same.
+pub(super) fn mount_path(volume: &str) -> Option<Option<&'static str>> {
     Some(match volume {
         CGROUP => Some(HOST_CGROUP),
         NO_TOKEN => Some(TOKEN_PATH),
@@ -179,6 +202,45 @@ pub(super) fn has_checkpoints(sidecar: &Sidecar<'_>) -> bool {
         .and_then(Value::as_bool)
         == Some(true);
     !is_hosts && sidecar.overrides.get(Key::Checkpoint) != Some("off")
+}
+
+// === impl Socket ===
+
+impl<'a> Socket<'a> {
+    /// The socket of a `unix://` endpoint.
+    pub(super) fn of(overrides: &'a Overrides) -> Option<Self> {
+        let (directory, name) = socket_path(overrides.get(Key::Endpoint)?)?.rsplit_once('/')?;
+        let own = overrides.get(Key::EndpointVolume);
+        Some(Self {
+            own,
+            directory,
+            name,
+        })
+    }
+
+    /// Where the sidecar has its directory: the node's at one place, whatever it is called there, and that of a volume
+    /// below, so that its name is not lost.
+    fn mounted(&self) -> String {
+        match self.own {
+            Some(_) => format!("{ENDPOINT_PATH}{}", self.directory),
+            None => ENDPOINT_PATH.to_owned(),
+        }
+    }
+
+    /// The endpoint for the sidecar.
+    pub(super) fn endpoint(&self) -> String {
+        format!("unix://{}/{}", self.mounted(), self.name)
+    }
+
+    pub(super) fn is_on_node(&self) -> bool {
+        self.own.is_none()
+    }
+
+    /// How much longer its path in the sidecar is than that of any socket can be, in bytes.
+    pub(super) fn excess(&self) -> Option<usize> {
+        let length = self.mounted().len() + 1 + self.name.len();
+        length.checked_sub(LONGEST_SOCKET).filter(|more| *more > 0)
+    }
 }
 
 // === impl Volume ===

@@ -13,7 +13,7 @@ use super::connections::{Connections, InProgress, Limits};
 use super::http::{App, Reply, reply, text};
 use super::listener::{Caller, Listener};
 
-/// Few ask: the kubelet and whoever scrapes the metrics.
+/// Few clients connect: the kubelet and the scraper of the metrics.
 const LIMITS: Limits = Limits {
     total: 64,
     per_source: 16,

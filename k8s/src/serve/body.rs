@@ -11,8 +11,15 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Instant;
 
-use super::connections::{Charge, Place};
-use super::http::{INLINE_BODY, MAX_BODY};
+use super::connections::{Charge, ConnectionPermit};
+
+/// The largest review that is read, in bytes. The API server's own limit on objects is 3 MiB, and a review
+/// carries up to two of them.
+pub const MAX_BODY: usize = 10 << 20;
+
+/// Larger bodies are decoded on another thread, so that they delay no other request, and one after the other, as each
+/// costs many times its size in memory.
+pub(super) const INLINE_BODY: usize = 256 << 10;
 
 /// How much of a body that is too large is read on all the same, in bytes: a client that still writes when the
 /// connection is closed does not see the answer.
@@ -39,7 +46,7 @@ pub(super) struct Answer {
 // === impl Unread ===
 
 impl Unread {
-    /// A word for metrics.
+    /// The reason as a metric attribute.
     pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::TooLarge => "too_large",
@@ -68,10 +75,10 @@ impl Unread {
 /// Reads a whole body until `deadline`, and holds the memory that it takes.
 pub(super) async fn read(
     body: Incoming,
-    place: &Arc<Place>,
+    permit: &Arc<ConnectionPermit>,
     deadline: Instant,
 ) -> Result<(Bytes, Charge), Unread> {
-    let charge = place.charge(REQUEST).ok_or(Unread::NoRoom)?;
+    let charge = permit.charge(REQUEST).ok_or(Unread::NoRoom)?;
     let bytes = tokio::time::timeout_at(deadline, collect(body, &charge))
         .await
         .unwrap_or(Err(Unread::Late))?;
@@ -83,7 +90,7 @@ async fn collect(mut body: Incoming, charge: &Charge) -> Result<Bytes, Unread> {
     if most > DRAIN {
         return Err(Unread::TooLarge);
     }
-    // A length is only a promise: the room for a large body is made when its start has come.
+    // A length is only a promise: memory for a large body is allocated after its first bytes.
     let mut bytes = BytesMut::with_capacity(most.min(INLINE_BODY));
     let mut length = 0;
     while let Some(frame) = body.frame().await {

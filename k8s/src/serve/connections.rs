@@ -1,7 +1,7 @@
-//! The table of open connections: how many there may be, and which one goes when there is no room.
+//! The table of open connections: how many there may be, and which one is evicted when the table is full.
 //!
-//! A newcomer is never refused and never waits. Whoever holds many connections loses one of them instead, so
-//! that a client that fills the table harms itself before it harms the API server.
+//! A new connection is never refused and never waits. The source with the most connections loses one instead, so that
+//! a client that fills the table harms itself before it harms the API server.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -26,7 +26,7 @@ pub(super) struct Limits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Source(IpAddr);
 
-/// What of a connection decides whether it goes first.
+/// How much a connection is trusted: the least trusted is evicted first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Trust {
     /// Nothing is known.
@@ -63,8 +63,8 @@ struct Entry {
     evicted: Arc<Notify>,
 }
 
-/// A connection's entry, which goes when this is dropped.
-pub(super) struct Place {
+/// A connection's entry, which is removed when this is dropped.
+pub(super) struct ConnectionPermit {
     connections: Connections,
     id: u64,
     evicted: Arc<Notify>,
@@ -72,13 +72,13 @@ pub(super) struct Place {
 
 /// A request in progress.
 pub(super) struct InProgress {
-    place: Arc<Place>,
+    permit: Arc<ConnectionPermit>,
     proves: bool,
 }
 
 /// Memory that a request and its answer hold, until dropped.
 pub(super) struct Charge {
-    place: Arc<Place>,
+    permit: Arc<ConnectionPermit>,
     id: u64,
 }
 
@@ -110,8 +110,8 @@ impl Connections {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives a new connection a place, for which another one has to go where there is none.
-    pub(super) fn admit(&self, source: Source) -> Place {
+    /// Admits a new connection, and evicts another one if the table is full.
+    pub(super) fn admit(&self, source: Source) -> ConnectionPermit {
         let mut table = self.table();
         let of_source = table.entries.values().filter(|e| e.source == source);
         let victim = if of_source.count() >= self.limits.per_source {
@@ -135,7 +135,7 @@ impl Connections {
             evicted: evicted.clone(),
         };
         table.entries.insert(id, entry);
-        Place {
+        ConnectionPermit {
             connections: self.clone(),
             id,
             evicted,
@@ -151,10 +151,10 @@ impl Table {
         self.next
     }
 
-    /// Which of the candidates goes. Connections that no review came on go first, but those that one came on
-    /// may not have more than half of the places: an attacker can post reviews, too. Of either kind, the
-    /// source with the most loses the one that has been idle for the longest.
-    fn victim(&self, places: usize, is_candidate: impl Fn(&Entry) -> bool) -> Option<u64> {
+    /// Which of the candidates is evicted. Connections without a review are evicted first, but those with one may not
+    /// have more than half of the capacity: an attacker can post reviews, too. Of either kind, the source with the
+    /// most loses the one that has been idle for the longest.
+    fn victim(&self, capacity: usize, is_candidate: impl Fn(&Entry) -> bool) -> Option<u64> {
         let candidates = || self.entries.iter().filter(|(_, entry)| is_candidate(entry));
         let count = |trust| {
             candidates()
@@ -165,7 +165,7 @@ impl Table {
         let trust = match (unproven, proven) {
             (0, 0) => Trust::Verified,
             (0, _) => Trust::Proven,
-            _ if proven * 2 > places => Trust::Proven,
+            _ if proven * 2 > capacity => Trust::Proven,
             _ => Trust::Unproven,
         };
         let group = || candidates().filter(|(_, entry)| entry.trust == trust);
@@ -180,7 +180,7 @@ impl Table {
             .map(|(id, _)| *id)
     }
 
-    /// Whose memory is taken back: whoever has held some for the longest. The API server's bodies take
+    /// The connection that has held memory for the longest, to evict it. The API server's bodies take
     /// milliseconds.
     fn slowest(&self) -> Option<u64> {
         let begun = |entry: &Entry| entry.charges.values().map(|(begun, _)| *begun).min();
@@ -207,10 +207,10 @@ impl Entry {
     }
 }
 
-// === impl Place ===
+// === impl ConnectionPermit ===
 
-impl Place {
-    /// Completes when the connection has to go, to make room.
+impl ConnectionPermit {
+    /// Completes when the connection is evicted.
     pub(super) async fn evicted(&self) {
         self.evicted.notified().await;
     }
@@ -235,22 +235,22 @@ impl Place {
             entry.requests += 1;
         }
         InProgress {
-            place: self.clone(),
+            permit: self.clone(),
             proves: false,
         }
     }
 
-    /// Begins to hold memory; none where there is not so much.
+    /// Begins to hold memory; `None` where there is not so much.
     pub(super) fn charge(self: &Arc<Self>, bytes: usize) -> Option<Charge> {
         let charge = Charge {
-            place: self.clone(),
+            permit: self.clone(),
             id: self.connections.table().next_id(),
         };
         charge.grow(bytes).then_some(charge)
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.connections.table().evict(self.id);
     }
@@ -267,8 +267,8 @@ impl InProgress {
 
 impl Drop for InProgress {
     fn drop(&mut self) {
-        let mut table = self.place.connections.table();
-        let Some(entry) = table.entries.get_mut(&self.place.id) else {
+        let mut table = self.permit.connections.table();
+        let Some(entry) = table.entries.get_mut(&self.permit.id) else {
             return;
         };
         entry.requests -= 1;
@@ -284,18 +284,18 @@ impl Drop for InProgress {
 // === impl Charge ===
 
 impl Charge {
-    /// Holds so much more, in bytes. Where there is not so much, the slowest connection goes; false where that
-    /// is this one, or it has gone already.
+    /// Holds so much more, in bytes. Where there is not so much, the slowest connection is evicted; false where
+    /// that is this one, or it was evicted already.
     pub(super) fn grow(&self, bytes: usize) -> bool {
-        let connections = &self.place.connections;
+        let connections = &self.permit.connections;
         let mut table = connections.table();
         while table.held + bytes > connections.limits.memory {
             match table.slowest() {
-                Some(id) if id != self.place.id => table.evict(id),
+                Some(id) if id != self.permit.id => table.evict(id),
                 _ => return false,
             }
         }
-        let Some(entry) = table.entries.get_mut(&self.place.id) else {
+        let Some(entry) = table.entries.get_mut(&self.permit.id) else {
             return false;
         };
         let new = || (Instant::now(), 0);
@@ -307,8 +307,8 @@ impl Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        let mut table = self.place.connections.table();
-        let entry = table.entries.get_mut(&self.place.id);
+        let mut table = self.permit.connections.table();
+        let entry = table.entries.get_mut(&self.permit.id);
         if let Some((_, bytes)) = entry.and_then(|entry| entry.charges.remove(&self.id)) {
             table.held -= bytes;
         }

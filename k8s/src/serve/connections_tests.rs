@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 
-use super::{Connections, Limits, Place, Source};
+use super::{ConnectionPermit, Connections, Limits, Source};
 
 const LIMITS: Limits = Limits {
     total: 12,
@@ -16,20 +16,20 @@ fn source(address: &str) -> Source {
 }
 
 /// Opens connections from one source, one after the other.
-fn open(connections: &Connections, from: &str, count: usize) -> Vec<Arc<Place>> {
-    let mut places = Vec::new();
+fn open(connections: &Connections, from: &str, count: usize) -> Vec<Arc<ConnectionPermit>> {
+    let mut permits = Vec::new();
     for _ in 0..count {
-        places.push(Arc::new(connections.admit(source(from))));
+        permits.push(Arc::new(connections.admit(source(from))));
     }
-    places
+    permits
 }
 
-fn is_evicted(place: &Place) -> bool {
-    place.evicted().now_or_never().is_some()
+fn is_evicted(permit: &ConnectionPermit) -> bool {
+    permit.evicted().now_or_never().is_some()
 }
 
-fn prove(place: &Arc<Place>) {
-    place.begin().proves();
+fn prove(permit: &Arc<ConnectionPermit>) {
+    permit.begin().proves();
 }
 
 #[test]
@@ -41,13 +41,13 @@ fn a_source_is_an_ipv4_address_or_an_ipv6_network() {
 }
 
 #[test]
-fn a_source_that_is_full_loses_its_own_oldest_idle_connection() {
+fn full_source_loses_its_oldest_idle_connection() {
     let connections = Connections::new(LIMITS);
     let server = open(&connections, "10.0.0.1", 1);
     let mut crowd = open(&connections, "10.0.0.66", 6);
     let busy = crowd[0].begin();
     crowd.extend(open(&connections, "10.0.0.66", 2));
-    let evicted: Vec<_> = crowd.iter().map(|place| is_evicted(place)).collect();
+    let evicted: Vec<_> = crowd.iter().map(|permit| is_evicted(permit)).collect();
     let expected = [false, true, true, false, false, false, false, false];
     assert_eq!(evicted, expected);
     assert!(!is_evicted(&server[0]));
@@ -55,26 +55,26 @@ fn a_source_that_is_full_loses_its_own_oldest_idle_connection() {
 }
 
 #[test]
-fn a_full_table_takes_from_the_source_with_the_most() {
+fn full_table_evicts_from_the_largest_source() {
     let connections = Connections::new(LIMITS);
     let server = open(&connections, "10.0.0.1", 1);
     let one = open(&connections, "10.0.0.66", 6);
     let two = open(&connections, "10.0.0.67", 5);
     let newcomer = open(&connections, "10.0.0.2", 1);
-    assert!(is_evicted(&one[0]) && one[1..].iter().all(|place| !is_evicted(place)));
+    assert!(is_evicted(&one[0]) && one[1..].iter().all(|permit| !is_evicted(permit)));
     for kept in server.iter().chain(&two).chain(&newcomer) {
         assert!(!is_evicted(kept));
     }
 }
 
 #[test]
-fn connections_with_reviews_go_last_but_may_not_have_more_than_half() {
+fn connections_with_reviews_are_evicted_last_up_to_half() {
     let connections = Connections::new(LIMITS);
     let server = open(&connections, "10.0.0.1", 1);
     prove(&server[0]);
     let crowd = open(&connections, "10.0.0.1", 20);
     assert!(!is_evicted(&server[0]), "behind the crowd's own address");
-    assert_eq!(crowd.iter().filter(|place| is_evicted(place)).count(), 15);
+    assert_eq!(crowd.iter().filter(|permit| is_evicted(permit)).count(), 15);
 
     // All of them post reviews: a new connection still lives until two more have come.
     let connections = Connections::new(LIMITS);
@@ -87,7 +87,7 @@ fn connections_with_reviews_go_last_but_may_not_have_more_than_half() {
 }
 
 #[test]
-fn verified_connections_stay() {
+fn verified_connections_are_not_evicted() {
     let connections = Connections::new(LIMITS);
     let server = open(&connections, "10.0.0.1", 1);
     server[0].verified();
@@ -98,13 +98,13 @@ fn verified_connections_stay() {
 }
 
 #[test]
-fn an_ended_connection_frees_its_place_and_its_memory() {
+fn closed_connection_frees_its_permit_and_memory() {
     let connections = Connections::new(LIMITS);
     for _ in 0..100 {
-        let place = open(&connections, "10.0.0.1", 1).remove(0);
-        let charge = place.charge(900).expect("room");
+        let permit = open(&connections, "10.0.0.1", 1).remove(0);
+        let charge = permit.charge(900).expect("room");
         assert!(charge.grow(100));
-        drop(place);
+        drop(permit);
         drop(charge);
     }
     assert!(connections.table().entries.is_empty());
@@ -112,17 +112,17 @@ fn an_ended_connection_frees_its_place_and_its_memory() {
 }
 
 #[test]
-fn memory_is_taken_back_from_the_slowest() {
+fn memory_shortage_evicts_the_slowest_connection() {
     let connections = Connections::new(LIMITS);
-    let places = open(&connections, "10.0.0.66", 3);
+    let permits = open(&connections, "10.0.0.66", 3);
     let mut charges = Vec::new();
-    for place in &places {
-        charges.push(place.charge(300).expect("room"));
+    for permit in &permits {
+        charges.push(permit.charge(300).expect("room"));
     }
     let server = open(&connections, "10.0.0.1", 1);
     let own = server[0].charge(500).expect("room is made");
-    assert!(is_evicted(&places[0]) && is_evicted(&places[1]) && !is_evicted(&places[2]));
-    assert!(!charges[0].grow(1), "it has gone");
+    assert!(is_evicted(&permits[0]) && is_evicted(&permits[1]) && !is_evicted(&permits[2]));
+    assert!(!charges[0].grow(1), "it was evicted");
     drop(charges);
     assert_eq!(connections.table().held, 500);
     assert!(!own.grow(600), "more than there is");

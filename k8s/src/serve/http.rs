@@ -12,25 +12,17 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::Certificate;
-use super::body::{self, Unread};
+use super::body::{self, INLINE_BODY, Unread};
 use super::connections::{Connections, InProgress, Limits};
 use super::listener::{Caller, Listener};
 use crate::admit::{self, Answer};
 use crate::cluster::ClusterView;
 use crate::config::Settings;
-use crate::events::{Asked, Events};
+use crate::events::{AskedBy, Events};
 use crate::metrics::Metrics;
 
 /// Where reviews are posted.
 pub const ADMIT_PATH: &str = "/admit";
-
-/// The largest review that is read, in bytes. The API server's own limit on objects is 3 MiB, and a review
-/// carries up to two of them.
-pub const MAX_BODY: usize = 10 << 20;
-
-/// Larger bodies are decoded on another thread, so that they hold nobody up, and one after the other, as each
-/// costs many times its size in memory.
-pub(super) const INLINE_BODY: usize = 256 << 10;
 
 /// Connections at once: every API server of a cluster has a few.
 const CONNECTIONS: usize = 512;
@@ -50,21 +42,21 @@ pub struct App {
     pub cluster: ClusterView,
     /// Where Events go.
     pub events: Events,
-    /// Where numbers go.
+    /// Where metrics go.
     pub metrics: Metrics,
     /// The serving certificate.
     pub certificate: Certificate,
     /// True once the process was asked to stop.
     pub draining: watch::Receiver<bool>,
-    /// The turn of the large body that is being decoded.
+    /// Held while a large body is decoded.
     pub large: Semaphore,
-    /// How long the API server waits for an answer, where it does not say so itself.
+    /// How long the API server waits for an answer, where the request does not state it.
     pub timeout: Duration,
 }
 
 pub(super) type Reply = Response<body::Answer>;
 
-/// Serves admission until `stop`, then ends the connections, each after the requests in progress.
+/// Serves admission until `stop`, then closes the connections, each after the requests in progress.
 pub async fn serve_admission(
     socket: TcpListener,
     app: Arc<App>,
@@ -98,12 +90,12 @@ pub async fn serve_admission(
     }
 }
 
-/// How long anything may take for which an API server waits that long: it has to have its answer in time.
+/// How long answering may take if the API server waits that long.
 fn patience(timeout: Duration) -> Duration {
     timeout * 4 / 5
 }
 
-/// How long the API server waits for this answer: it says so in `?timeout=5s`
+/// How long the API server waits for this answer: the request states it in `?timeout=5s`
 /// (`k8s.io/apiserver/pkg/admission/plugin/webhook/mutating/dispatcher.go`).
 fn timeout_of(uri: &Uri) -> Option<Duration> {
     let mut parameters = uri.query()?.split('&');
@@ -146,11 +138,11 @@ async fn admission(
     let started = Instant::now();
     let asked = timeout_of(request.uri()).unwrap_or(app.timeout);
     let deadline = tokio::time::Instant::now() + patience(asked.min(app.timeout));
-    let (bytes, charge) = match body::read(request.into_body(), &caller.place, deadline).await {
+    let (bytes, charge) = match body::read(request.into_body(), &caller.permit, deadline).await {
         Ok(read) => read,
         Err(unread) => return refuse(&unread, &app),
     };
-    // A large body waits for its turn only when it is all there: nobody waits for somebody else's network.
+    // A large body waits for its turn only when it is complete: no request waits for another one's network.
     let _turn = match bytes.len() <= INLINE_BODY {
         true => None,
         false => match tokio::time::timeout_at(deadline, app.large.acquire()).await {
@@ -165,11 +157,11 @@ async fn admission(
     app.metrics
         .reviewed(answer.decision, &answer.reasons, started.elapsed());
     let asked = match caller.verified {
-        true => Asked::ByApiServer,
-        false => Asked::By(caller.source),
+        true => AskedBy::ByApiServer,
+        false => AskedBy::By(caller.source),
     };
-    for told in answer.events {
-        app.events.offer(told, asked, &app.metrics);
+    for event in answer.events {
+        app.events.offer(event, asked, &app.metrics);
     }
     let body = body::Answer::new(answer.review.to_string(), Some(charge));
     reply(StatusCode::OK, "application/json", body)
@@ -242,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_comes_before_the_api_server_gives_up() {
+    fn answer_comes_before_the_api_servers_timeout() {
         for seconds in 1..=30 {
             let timeout = Duration::from_secs(seconds);
             assert!(patience(timeout) + Duration::from_millis(200) <= timeout);

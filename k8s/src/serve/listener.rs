@@ -1,4 +1,4 @@
-//! Accepting connections, and the way each one ends.
+//! Accepts connections, and closes each one.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -17,17 +17,17 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::connections::{Connections, InProgress, Place, Source};
+use super::connections::{ConnectionPermit, Connections, InProgress, Source};
 use crate::metrics::{Closed, Metrics};
 
-/// A connection without an answered request is ended after this: a client connects in order to ask.
+/// A connection without an answered request is closed after this: a client connects in order to ask.
 const FIRST: Duration = Duration::from_secs(10);
 
-/// An idle connection is ended after this. Longer than the 90 s after which the API server ends it itself
-/// (`k8s.io/apimachinery/pkg/util/net`, `http.DefaultTransport`), so that it never asks on one that just ends.
+/// An idle connection is closed after this. Longer than the 90 s after which the API server closes it itself
+/// (`k8s.io/apimachinery/pkg/util/net`, `http.DefaultTransport`), so that it never asks on one that is being closed.
 const IDLE: Duration = Duration::from_secs(120);
 
-/// How long what is in progress on a connection that ends may take.
+/// How long requests in progress may take on a connection that is being closed.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// How often a client that is silent is asked over HTTP/2 whether it is still there, and how long it has to
@@ -43,7 +43,7 @@ const STREAMS: u32 = 128;
 /// Who asks.
 pub(super) struct Caller {
     /// The connection.
-    pub(super) place: Arc<Place>,
+    pub(super) permit: Arc<ConnectionPermit>,
     /// Where it comes from.
     pub(super) source: Source,
     /// The API server has shown its client certificate.
@@ -64,8 +64,8 @@ pub(super) struct Listener {
 // === impl Listener ===
 
 impl Listener {
-    /// Serves until it is stopped, then ends every connection after the requests in progress; returns when
-    /// none is left. `handshake` makes a stream of a connection and says whether the client is verified.
+    /// Serves until it is stopped, then closes every connection after the requests in progress; returns when
+    /// none is left. `handshake` makes a stream of a connection and returns whether the client is verified.
     pub(super) async fn serve<H, F, T, S, R, B>(mut self, handshake: H, service: S)
     where
         H: Fn(TcpStream) -> F + Clone + Send + 'static,
@@ -93,7 +93,7 @@ impl Listener {
             };
             let source = Source::of(address.ip());
             let life = Life {
-                place: Arc::new(self.connections.admit(source)),
+                permit: Arc::new(self.connections.admit(source)),
                 source,
                 metrics: self.metrics.clone(),
                 stop: self.stop.clone(),
@@ -103,9 +103,9 @@ impl Listener {
                 (handshake.clone(), service.clone(), builder.clone());
             let left = left.clone();
             tokio::spawn(async move {
-                let (place, metrics) = (life.place.clone(), life.metrics.clone());
+                let (permit, metrics) = (life.permit.clone(), life.metrics.clone());
                 tokio::select! {
-                    () = place.evicted() => metrics.connection_closed(Closed::NoRoom),
+                    () = permit.evicted() => metrics.connection_closed(Closed::NoRoom),
                     () = life.live(stream, handshake, service, builder) => {}
                 }
                 drop(left);
@@ -139,9 +139,9 @@ async fn asked(stop: &mut watch::Receiver<bool>) {
     drop(stop.wait_for(|stop| *stop).await);
 }
 
-/// One connection, from its acceptance to its end.
+/// One connection, from its acceptance to its close.
 struct Life {
-    place: Arc<Place>,
+    permit: Arc<ConnectionPermit>,
     source: Source,
     metrics: Metrics,
     stop: watch::Receiver<bool>,
@@ -176,22 +176,22 @@ impl Life {
             Err(_) => return self.metrics.connection_closed(Closed::Handshake),
         };
         if verified {
-            self.place.verified();
+            self.permit.verified();
         }
         let caller = Arc::new(Caller {
-            place: self.place.clone(),
+            permit: self.permit.clone(),
             source: self.source,
             verified,
         });
         let service = service_fn(move |request| {
-            let reply = service(request, caller.clone(), caller.place.begin());
+            let reply = service(request, caller.clone(), caller.permit.begin());
             async move { Ok::<_, Infallible>(reply.await) }
         });
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         self.converse(pin!(connection)).await;
     }
 
-    /// Lets the connection live until it ends itself, has been idle for too long or the process stops.
+    /// Serves the connection until the client closes it, it has been idle for too long or the process stops.
     async fn converse<C>(mut self, mut connection: std::pin::Pin<&mut C>)
     where
         C: hyper_util::server::graceful::GracefulConnection,
@@ -200,7 +200,7 @@ impl Life {
         let mut end: Option<Instant> = None;
         let mut stopping = false;
         loop {
-            let look = end.unwrap_or_else(|| self.due());
+            let verify = end.unwrap_or_else(|| self.due());
             tokio::select! {
                 ended = connection.as_mut() => {
                     if let Err(error) = ended {
@@ -212,11 +212,11 @@ impl Life {
                     stopping = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                () = tokio::time::sleep_until(look) => {
+                () = tokio::time::sleep_until(verify) => {
                     if end.is_some() {
                         return;
                     }
-                    if self.place.idle().is_some() && self.due() <= Instant::now() {
+                    if self.permit.idle().is_some() && self.due() <= Instant::now() {
                         self.metrics.connection_closed(Closed::Idle);
                         connection.as_mut().graceful_shutdown();
                         end = Some(Instant::now() + GRACE);
@@ -226,9 +226,9 @@ impl Life {
         }
     }
 
-    /// When it will have been idle for too long; while a request is in progress, when to look again.
+    /// When it will have been idle for too long; while a request is in progress, when to check again.
     fn due(&self) -> Instant {
-        match self.place.idle() {
+        match self.permit.idle() {
             Some((since, true)) => since + IDLE,
             Some((since, false)) => since + FIRST,
             None => Instant::now() + GRACE,

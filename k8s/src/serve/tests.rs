@@ -1,4 +1,4 @@
-//! The whole server on real sockets, and clients that do not mean well.
+//! The whole server on real sockets, and malicious clients.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -88,10 +88,10 @@ impl Server {
         connector.connect(name, stream).await.expect("a handshake")
     }
 
-    /// A connection that has said so much.
-    async fn said(&self, host: u8, words: &[u8]) -> TlsStream<TcpStream> {
+    /// A connection that has sent these bytes.
+    async fn message(&self, host: u8, words: &[u8]) -> TlsStream<TcpStream> {
         let mut stream = self.secured(host).await;
-        // The server may have taken its place away by then.
+        // The server may have evicted it by then.
         drop(stream.write_all(words).await);
         drop(stream.flush().await);
         stream
@@ -105,7 +105,7 @@ impl Server {
             review.len()
         );
         let words = [head.as_bytes(), review.as_bytes()].concat();
-        let answer = until_ended(self.said(host, &words).await).await;
+        let answer = until_ended(self.message(host, &words).await).await;
         let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
         assert!(head.starts_with("HTTP/1.1 200 "), "{answer}");
         let answer: Value = serde_json::from_str(body).expect("JSON");
@@ -153,21 +153,21 @@ fn review(bytes: usize) -> String {
     review.to_string()
 }
 
-/// Reads until the server ends the connection; what came.
+/// Reads until the server closes the connection; returns what came.
 async fn until_ended(mut stream: impl tokio::io::AsyncRead + Unpin) -> String {
     let mut all = Vec::new();
     let ended = tokio::time::timeout(LIMIT, stream.read_to_end(&mut all)).await;
-    // An error is an end, too: without TLS's word for it, or a reset.
+    // An error is a close, too: without TLS's close_notify, or a reset.
     drop(ended.expect("the server ends it"));
     String::from_utf8_lossy(&all).into_owned()
 }
 
 #[tokio::test]
-async fn a_crowd_of_idle_connections_keeps_nobody_out() {
+async fn many_idle_connections_block_nobody() {
     let server = Server::start().await;
     let mut crowd = Vec::new();
     for n in 0..1_100 {
-        // Half of them at the address of the one who means well, as behind one node's.
+        // Half of them from the honest client's address, as behind one node's.
         let host = if n % 2 == 0 {
             1
         } else {
@@ -189,7 +189,7 @@ async fn a_crowd_of_idle_connections_keeps_nobody_out() {
 }
 
 #[tokio::test]
-async fn every_kind_of_silence_has_an_end() {
+async fn every_silent_client_is_disconnected() {
     let server = Server::start().await;
     let head = b"POST /admit HTTP/1.1\r\nhost: w\r\ncontent-length: 5000\r\n\r\n{";
     // HEADERS of stream 1 without END_HEADERS, of which no CONTINUATION follows.
@@ -204,15 +204,17 @@ async fn every_kind_of_silence_has_an_end() {
         .expect("written");
     let silent = [
         server.secured(66).await,
-        server.said(66, PREFACE).await,
-        server.said(66, &PREFACE[..9]).await,
-        server.said(66, &headers).await,
-        server.said(66, &body).await,
-        server.said(66, &head[..30]).await,
+        server.message(66, PREFACE).await,
+        server.message(66, &PREFACE[..9]).await,
+        server.message(66, &headers).await,
+        server.message(66, &body).await,
+        server.message(66, &head[..30]).await,
         // Requests that are not reviews prove nothing.
-        server.said(66, b"GET / HTTP/1.1\r\nhost: w\r\n\r\n").await,
+        server
+            .message(66, b"GET / HTTP/1.1\r\nhost: w\r\n\r\n")
+            .await,
     ];
-    let late = until_ended(server.said(66, head).await).await;
+    let late = until_ended(server.message(66, head).await).await;
     assert!(late.starts_with("HTTP/1.1 408 "), "{late}");
     until_ended(bare).await;
     until_ended(hello).await;
@@ -227,14 +229,14 @@ async fn every_kind_of_silence_has_an_end() {
 }
 
 #[tokio::test]
-async fn slow_bodies_make_nobody_wait() {
+async fn slow_bodies_delay_nobody() {
     const LARGE: usize = 400 << 10;
     let server = Server::start().await;
     let head = b"POST /admit HTTP/1.1\r\nhost: w\r\ncontent-length: 8000000\r\n\r\n";
     let part = |bytes: usize| [&head[..], &vec![b' '; bytes]].concat();
     let mut slow = Vec::new();
     for _ in 0..10 {
-        slow.push(server.said(66, &part(300 << 10)).await);
+        slow.push(server.message(66, &part(300 << 10)).await);
     }
     server.injects(1, LARGE).await;
     assert_eq!(
@@ -248,14 +250,14 @@ async fn slow_bodies_make_nobody_wait() {
     // And more than there is memory for, from many addresses.
     let mut slow = Vec::new();
     for n in 0..10 {
-        slow.push(server.said(66 + n, &part(5 << 20)).await);
+        slow.push(server.message(66 + n, &part(5 << 20)).await);
     }
     server.injects(1, LARGE).await;
     assert!(server.closed("no_room") > 0.0);
 }
 
 #[tokio::test]
-async fn a_stop_ends_idle_connections_at_once_and_a_request_after_its_answer() {
+async fn stop_closes_idle_connections_and_drains_requests() {
     let server = Server::start().await;
     let idle = server.secured(66).await;
     let review = review(0);
@@ -263,7 +265,7 @@ async fn a_stop_ends_idle_connections_at_once_and_a_request_after_its_answer() {
         "POST /admit HTTP/1.1\r\nhost: w\r\ncontent-length: {}\r\n\r\n",
         review.len()
     );
-    let mut busy = server.said(1, head.as_bytes()).await;
+    let mut busy = server.message(1, head.as_bytes()).await;
     // Its request has begun once the server has read the head.
     tokio::time::sleep(Duration::from_millis(200)).await;
     server.stop.send_replace(true);

@@ -51,7 +51,7 @@ impl Certificate {
         }
     }
 
-    /// Takes the certificate and key of a `kubernetes.io/tls` Secret, and says when it ends.
+    /// Takes the certificate and key of a `kubernetes.io/tls` Secret, and returns when it expires.
     ///
     /// # Errors
     /// If they cannot be served; the one in use stays.
@@ -77,7 +77,7 @@ impl Certificate {
     /// Whether the client's certificate was verified, after the handshake.
     ///
     /// # Errors
-    /// The names of a certificate that is valid and of none who may ask.
+    /// The names of a certificate that is valid and not permitted.
     pub(super) fn client(&self, connection: &rustls::ServerConnection) -> Result<bool, String> {
         let Some(clients) = &self.clients else {
             return Ok(false);
@@ -141,7 +141,7 @@ mod tests {
     use super::ClientAuthority;
 
     #[test]
-    fn a_file_without_an_authority_is_refused_in_words() {
+    fn client_ca_without_an_authority_is_refused() {
         for pem in [
             "",
             "no PEM",

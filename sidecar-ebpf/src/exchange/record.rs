@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::bpf_ringbuf_output;
 use flowcar_shared::{
     counter::Counter,
-    exchange::{ExchangeHead, ExchangeRecord, FEW_EXCHANGES, HEAD_LEN, KIND},
+    exchange::{ExchangeHead, ExchangeRecord, HEAD_LEN, INLINE_EXCHANGES, KIND},
     histogram::SLOTS,
 };
 
@@ -15,7 +15,7 @@ use crate::{
     verifier::{put, through_memory},
 };
 
-/// A state with nothing counted, and all that has been sent and received known as such.
+/// A state with nothing counted, which takes what was sent and received so far as known.
 #[inline(always)]
 pub(super) fn clear(head: &mut ExchangeHead, ctx: Ctx, role: u8) {
     put! { head,
@@ -25,7 +25,7 @@ pub(super) fn clear(head: &mut ExchangeHead, ctx: Ctx, role: u8) {
         max_us: 0,
         kind: KIND,
         role: role,
-        few_used: 0,
+        inline_samples_used: 0,
         flags: 0,
         sent_end: ctx.snd_nxt(),
         received_end: ctx.rcv_nxt(),
@@ -33,7 +33,7 @@ pub(super) fn clear(head: &mut ExchangeHead, ctx: Ctx, role: u8) {
         reserved: 0,
         scratch: 0,
         count: 0,
-        told: 0,
+        reported: 0,
     }
 }
 
@@ -43,22 +43,22 @@ pub(super) fn copy(from: &ExchangeHead, to: &mut ExchangeHead) {
         cookie: from.cookie,
         asked_ns: from.asked_ns,
         sum_us: from.sum_us,
-        few[0]: from.few[0],
-        few[1]: from.few[1],
-        few[2]: from.few[2],
-        few[3]: from.few[3],
-        few[4]: from.few[4],
-        few[5]: from.few[5],
-        few[6]: from.few[6],
-        few[7]: from.few[7],
-        few[8]: from.few[8],
-        few[9]: from.few[9],
-        few[10]: from.few[10],
+        inline_samples[0]: from.inline_samples[0],
+        inline_samples[1]: from.inline_samples[1],
+        inline_samples[2]: from.inline_samples[2],
+        inline_samples[3]: from.inline_samples[3],
+        inline_samples[4]: from.inline_samples[4],
+        inline_samples[5]: from.inline_samples[5],
+        inline_samples[6]: from.inline_samples[6],
+        inline_samples[7]: from.inline_samples[7],
+        inline_samples[8]: from.inline_samples[8],
+        inline_samples[9]: from.inline_samples[9],
+        inline_samples[10]: from.inline_samples[10],
         min_us: from.min_us,
         max_us: from.max_us,
         kind: from.kind,
         role: from.role,
-        few_used: from.few_used,
+        inline_samples_used: from.inline_samples_used,
         flags: from.flags,
         sent_end: from.sent_end,
         received_end: from.received_end,
@@ -66,21 +66,21 @@ pub(super) fn copy(from: &ExchangeHead, to: &mut ExchangeHead) {
         reserved: 0,
         scratch: 0,
         count: from.count,
-        told: from.told,
+        reported: from.reported,
     }
 }
 
-/// Keeps an exchange among the first few, if there is room.
+/// Keeps an exchange as an inline sample, if there is room.
 #[inline(always)]
 pub(super) fn keep(head: &mut ExchangeHead, duration_us: u32) -> bool {
     // SAFETY: a field of the value that `head` points to.
-    let index = unsafe { through_memory(&raw mut head.scratch, head.few_used.into()) };
-    if index >= FEW_EXCHANGES {
+    let index = unsafe { through_memory(&raw mut head.scratch, head.inline_samples_used.into()) };
+    if index >= INLINE_EXCHANGES {
         return false;
     }
     // SAFETY: the index was just compared with the array's length.
-    unsafe { *head.few.get_unchecked_mut(index) = duration_us };
-    head.few_used = index as u8 + 1;
+    unsafe { *head.inline_samples.get_unchecked_mut(index) = duration_us };
+    head.inline_samples_used = index as u8 + 1;
     head.count += 1;
     true
 }
@@ -101,11 +101,11 @@ pub(super) fn add(record: &mut ExchangeRecord, duration_us: u32) {
     histogram.count(duration_us);
 }
 
-/// Sends the record, cut behind `slots`, if it says anything new. It wakes nobody: the flow's own record comes next.
+/// Sends the record, cut behind `slots`, if it has anything new. It does not wake userspace: the flow's record comes next.
 #[inline(always)]
 pub(super) fn send(head: &mut ExchangeHead, slots: u16) {
     let counted = head.count;
-    if counted == head.told {
+    if counted == head.reported {
         return;
     }
     let slots = if slots as usize > SLOTS {
@@ -118,7 +118,7 @@ pub(super) fn send(head: &mut ExchangeHead, slots: u16) {
     // SAFETY: `len` is at most the size of the value that `head` is the first part of.
     let result = unsafe { bpf_ringbuf_output(ring, (&raw mut *head).cast(), len, NO_WAKEUP) };
     if result == 0 {
-        head.told = counted;
+        head.reported = counted;
     } else {
         count(Counter::ExchangeDropped);
     }

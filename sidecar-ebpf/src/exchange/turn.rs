@@ -1,4 +1,4 @@
-//! What packets tell: who asked last, and when.
+//! Exchanges from packets: which end sent the last request, and when.
 
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock},
@@ -34,7 +34,7 @@ pub(crate) fn payload(skb: *mut __sk_buff, way: Way, end: u32) {
         if let Some(duration_us) = turn(head, skb, way, end)
             && !keep(head, duration_us)
         {
-            moved(head, skb, duration_us);
+            promote(head, skb, duration_us);
         }
         return;
     }
@@ -60,7 +60,7 @@ pub(crate) fn last(skb: *mut __sk_buff, is_reset: bool) {
     }
 }
 
-/// A packet whose headers are not understood, which may have been a turn.
+/// A packet whose headers cannot be parsed: it may belong to an exchange.
 #[inline(always)]
 pub(crate) fn unread(skb: *mut __sk_buff) {
     if of(cookie(skb)).is_some() || stored(socket(skb)).is_some() {
@@ -68,7 +68,7 @@ pub(crate) fn unread(skb: *mut __sk_buff) {
     }
 }
 
-/// The exchange that the segment completes, microseconds. One whose end is not new was sent again.
+/// The exchange that the segment completes, microseconds. A segment whose end is not new is a retransmission.
 #[inline(always)]
 fn turn(head: &mut ExchangeHead, skb: *mut __sk_buff, way: Way, end: u32) -> Option<u32> {
     let asks = match way {
@@ -124,7 +124,7 @@ fn cookie(skb: *mut __sk_buff) -> u64 {
     unsafe { bpf_get_socket_cookie(skb.cast()) }
 }
 
-/// The packet's socket; null where it has none, or one that is not whole yet.
+/// The packet's socket; null where it has none, or not yet a full one.
 #[inline(always)]
 fn socket(skb: *mut __sk_buff) -> *mut bpf_sock {
     // SAFETY: the verifier has proven the context pointer; the field is UAPI.
@@ -136,9 +136,9 @@ fn socket(skb: *mut __sk_buff) -> *mut bpf_sock {
     unsafe { bpf_sk_fullsock(sk) }
 }
 
-/// Moves to socket storage, where there is a histogram for what comes next.
+/// Moves to socket storage, which has a histogram for the exchanges that follow.
 #[inline(always)]
-fn moved(head: &mut ExchangeHead, skb: *mut __sk_buff, duration_us: u32) {
+fn promote(head: &mut ExchangeHead, skb: *mut __sk_buff, duration_us: u32) {
     let Some(record) = stored_or_new(socket(skb)) else {
         count(Counter::DetailRefused);
         return;

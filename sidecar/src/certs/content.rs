@@ -1,4 +1,4 @@
-//! What is in a file that has not what was looked for: each kind with what to make of it.
+//! What a file without the expected content holds instead: each kind with its remedy.
 
 use std::path::Path;
 
@@ -8,14 +8,14 @@ use crate::files::FileError;
 
 pub(super) const GIVE_PEM: &str = "give the path of a PEM file";
 
-/// What was looked for.
+/// The expected content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
     Certificate,
     Key,
 }
 
-/// What is there instead.
+/// The error about the content that is there instead.
 pub(super) fn instead(path: &Path, content: &[u8], wanted: Wanted) -> FileError {
     let (what, openssl) = match wanted {
         Wanted::Certificate => ("certificate", "x509"),
@@ -23,8 +23,8 @@ pub(super) fn instead(path: &Path, content: &[u8], wanted: Wanted) -> FileError 
     };
     let error = |wrong: String, remedy: &str| FileError::new(path, wrong, remedy);
     let absent = format!("has no PEM {what} in it");
-    // DER begins with a SEQUENCE and is no text, a PKCS #12 store goes on with its version, which is 3 (RFC 7292, 4), and a
-    // Java key store begins with a number of its own.
+    // DER begins with a SEQUENCE and is no text, in a PKCS #12 store its version follows, which is 3 (RFC 7292, 4), and a
+    // Java key store begins with its own magic number.
     match content {
         [0xFE, 0xED, 0xFE, 0xED, ..] => {
             let remedy = "export it with keytool -importkeystore -deststoretype PKCS12, and that with openssl pkcs12 -nodes";
@@ -52,7 +52,7 @@ pub(super) fn instead(path: &Path, content: &[u8], wanted: Wanted) -> FileError 
     {
         let remedy = "write it without a passphrase, readable for flowcar alone: openssl pkey -in FILE -out FILE.pem";
         return error(
-            "has a private key that is encrypted, and nobody to ask for its passphrase".to_owned(),
+            "has an encrypted private key, and flowcar cannot ask for its passphrase".to_owned(),
             remedy,
         );
     }
@@ -71,7 +71,7 @@ pub(super) fn instead(path: &Path, content: &[u8], wanted: Wanted) -> FileError 
     }
 }
 
-/// What `-----BEGIN X-----` says; of what may be anything only that.
+/// The label in `-----BEGIN X-----`.
 fn label(line: &str) -> Option<&str> {
     let label = line
         .trim()
@@ -81,7 +81,7 @@ fn label(line: &str) -> Option<&str> {
     (label.len() < 40 && label.chars().all(plain)).then_some(label)
 }
 
-/// PEM that ends too early, or is none inside. The error would quote the line.
+/// The error about PEM that is cut off or malformed. The parser's own error would quote the line.
 pub(super) fn broken(path: &Path, error: &pem::Error) -> FileError {
     let why = match error {
         pem::Error::MissingSectionEnd { .. } => "an END line is missing",

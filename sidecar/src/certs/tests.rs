@@ -1,4 +1,4 @@
-//! Files of every kind, and whom they make flowcar trust, by real handshakes.
+//! Files of every kind, and which receivers flowcar trusts with them, by real handshakes.
 
 use std::{fs, path::PathBuf};
 
@@ -35,7 +35,7 @@ fn with(names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Pair {
     itself(&params)
 }
 
-/// What comes of a handshake with a server that shows this certificate, if that in the file is trusted.
+/// The result of a handshake with a server that shows this certificate, if the one in the file is trusted.
 fn handshake(file: &Path, shown: &Pair) -> Result<(), String> {
     let files = TlsFiles {
         authorities: Some(file.to_owned()),
@@ -73,7 +73,7 @@ fn handshake(file: &Path, shown: &Pair) -> Result<(), String> {
 }
 
 #[test]
-fn a_certificate_that_was_given_is_trusted_for_itself_and_for_its_name_and_dates_only() {
+fn given_certificate_is_trusted_within_its_name_and_dates() {
     let dir = tempfile::tempdir().expect("a folder");
     let file = dir.path().join("ca.crt");
     let ca = |params: &mut CertificateParams| {
@@ -102,9 +102,9 @@ fn a_certificate_that_was_given_is_trusted_for_itself_and_for_its_name_and_dates
     };
     for (what, pair, expected) in [
         // openssl req -x509 makes an authority.
-        ("of its own, an authority", with(&[HOST], ca), Ok(())),
-        ("of its own, CA:FALSE", with(&[HOST], none), Ok(())),
-        ("of its own, says nothing", with(&[HOST], |_| {}), Ok(())),
+        ("self-signed, an authority", with(&[HOST], ca), Ok(())),
+        ("self-signed, CA:FALSE", with(&[HOST], none), Ok(())),
+        ("self-signed, no constraint", with(&[HOST], |_| {}), Ok(())),
         ("of an authority that is not given", signed(&|_| {}), Ok(())),
         (
             "an authority, old",
@@ -144,19 +144,22 @@ fn a_certificate_that_was_given_is_trusted_for_itself_and_for_its_name_and_dates
         (
             "an authority, no name",
             with(&[], ca),
-            Err("has no subjectAltName: make one that has"),
+            Err("has no subjectAltName: create one that has"),
         ),
     ] {
         fs::write(&file, pair.certificate.pem()).expect("a file");
         match (handshake(&file, &pair), expected) {
             (Ok(()), Ok(())) => {}
-            (Err(told), Err(why)) => assert!(told.contains(why), "{what}: {told}"),
+            (Err(reported), Err(why)) => assert!(reported.contains(why), "{what}: {reported}"),
             (came, _) => panic!("{what}: {came:?}"),
         }
         // It is trusted for itself, and not for another of the same names.
         let other = with(&[HOST], ca);
-        let told = handshake(&file, &other).expect_err("another's");
-        assert!(told.contains("invalid peer certificate"), "{what}: {told}");
+        let reported = handshake(&file, &other).expect_err("another's");
+        assert!(
+            reported.contains("invalid peer certificate"),
+            "{what}: {reported}"
+        );
     }
     // Beside others in one file.
     let (one, two) = (with(&[HOST], ca), with(&[HOST], ca));
@@ -167,17 +170,17 @@ fn a_certificate_that_was_given_is_trusted_for_itself_and_for_its_name_and_dates
     );
 }
 
-/// What two readers say of one file: as certificates, and as a private key.
+/// The errors of two readers of one file: as certificates, and as a private key.
 fn read(path: &Path) -> (String, String) {
-    let told = |error: FileError| format!("{}; {}", error.wrong, error.remedy);
+    let reported = |error: FileError| format!("{}; {}", error.wrong, error.remedy);
     (
-        chain(path).map_or_else(told, |_| "good".to_owned()),
-        private_key(path).map_or_else(told, |_| "good".to_owned()),
+        chain(path).map_or_else(reported, |_| "good".to_owned()),
+        private_key(path).map_or_else(reported, |_| "good".to_owned()),
     )
 }
 
 #[test]
-fn files_of_the_wrong_kind_each_get_a_sentence() {
+fn file_of_wrong_kind_error_names_the_kind() {
     let dir = tempfile::tempdir().expect("a folder");
     let pair = with(&[HOST], |_| {});
     let (certificate, key) = (pair.certificate.pem(), pair.key.serialize_pem());
@@ -225,12 +228,12 @@ fn files_of_the_wrong_kind_each_get_a_sentence() {
         (
             pem("ENCRYPTED PRIVATE KEY", "").as_bytes(),
             "has no PEM certificate in it, but a private key",
-            "has a private key that is encrypted, and nobody to ask for its passphrase; write it without",
+            "has an encrypted private key, and flowcar cannot ask for its passphrase; write it without",
         ),
         (
             traditional.as_bytes(),
             "",
-            "has a private key that is encrypted, and nobody to ask for its passphrase; write it without",
+            "has an encrypted private key, and flowcar cannot ask for its passphrase; write it without",
         ),
         (
             pem("OPENSSH PRIVATE KEY", "").as_bytes(),
@@ -278,7 +281,7 @@ fn files_of_the_wrong_kind_each_get_a_sentence() {
 }
 
 #[test]
-fn certificates_of_another_time_are_told() {
+fn expired_and_future_certificates_are_reported() {
     let dir = tempfile::tempdir().expect("a folder");
     let path: PathBuf = dir.path().join("a.crt");
     let good = with(&[HOST], |_| {}).certificate.pem();
@@ -319,7 +322,7 @@ fn certificates_of_another_time_are_told() {
 }
 
 #[test]
-fn without_files_the_system_is_trusted_or_it_is_said_that_it_cannot_be() {
+fn without_files_system_roots_are_used_or_the_error_explains() {
     match TlsFiles::default().load(b"h2") {
         Ok(config) => assert_eq!(config.alpn_protocols, [b"h2"]),
         Err(error) => assert!(

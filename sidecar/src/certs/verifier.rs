@@ -1,4 +1,4 @@
-//! Whether a receiver is who it is to be.
+//! Verifies a receiver's certificate.
 
 use std::sync::Arc;
 
@@ -16,8 +16,8 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 
-/// Trusts a certificate that an authority vouches for, and one that was given itself, as curl and OpenSSL do: a self-signed
-/// one says of itself that it is an authority, or is one that no authority is known of. Names and dates hold for both.
+/// Trusts a certificate that a trusted authority signed, and one that was given itself, as curl and OpenSSL do: a self-signed
+/// certificate is its own authority, and of a given one the authority may be unknown. Names and dates are checked for both.
 #[derive(Debug)]
 pub(super) struct Verifier {
     authorities: Arc<WebPkiServerVerifier>,
@@ -25,7 +25,7 @@ pub(super) struct Verifier {
 }
 
 impl Verifier {
-    /// `roots` are not empty.
+    /// `roots` must not be empty.
     pub(super) fn new(
         roots: RootCertStore,
         given: Vec<CertificateDer<'static>>,
@@ -56,7 +56,7 @@ impl ServerCertVerifier for Verifier {
         if vouched.is_ok() || !self.given.iter().any(|given| given == end_entity) {
             return vouched;
         }
-        // These are found once the dates are found to be good.
+        // These errors are found after the dates are found valid.
         match verify(&[]) {
             Err(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {}
             Err(error) if webpki_error(&error) == Some(&webpki::Error::CaUsedAsEndEntity) => {}
@@ -100,7 +100,7 @@ fn webpki_error(error: &Error) -> Option<&webpki::Error> {
     }
 }
 
-/// What an error of TLS means for who made the receiver's certificate, where its own words do not say it.
+/// What an error of TLS means for the creator of the receiver's certificate, if the error itself does not explain it.
 pub fn explain(error: &Error) -> Option<&'static str> {
     match error {
         Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
@@ -109,11 +109,11 @@ pub fn explain(error: &Error) -> Option<&'static str> {
         Error::InvalidCertificate(CertificateError::NotValidForNameContext {
             presented, ..
         }) if presented.is_empty() => Some(
-            "the certificate has no subjectAltName: make one that has, with openssl req -x509 -addext subjectAltName=DNS:HOST, say",
+            "the certificate has no subjectAltName: create one that has, for example with openssl req -x509 -addext subjectAltName=DNS:HOST",
         ),
         _ => match webpki_error(error)? {
             webpki::Error::UnsupportedCertVersion => Some(
-                "the certificate is of X.509 version 1, which has no subjectAltName: make one of version 3, with openssl req -x509 -addext subjectAltName=DNS:HOST, say",
+                "the certificate is of X.509 version 1, which has no subjectAltName: create one of version 3, for example with openssl req -x509 -addext subjectAltName=DNS:HOST",
             ),
             webpki::Error::CaUsedAsEndEntity => Some(
                 "the receiver shows an authority's certificate: give that very certificate in OTEL_EXPORTER_OTLP_CERTIFICATE, or let the authority sign one for the receiver",
@@ -123,10 +123,10 @@ pub fn explain(error: &Error) -> Option<&'static str> {
     }
 }
 
-/// What a certificate's dates forbid now, if they do.
+/// The error in a certificate's dates, if there is one.
 pub(super) fn out_of_date(certificate: &CertificateDer<'_>) -> Option<String> {
     let parsed = EndEntityCert::try_from(certificate).ok()?;
-    // Dates are looked at first, so that authorities and algorithms do not matter.
+    // Dates are checked first, so that authorities and algorithms do not matter.
     let judged = parsed.verify_for_usage(
         &[],
         &[],

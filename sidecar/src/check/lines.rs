@@ -1,4 +1,4 @@
-//! One line for each thing that is looked at.
+//! One line for each check.
 
 use std::{path::Path, path::PathBuf};
 
@@ -6,20 +6,20 @@ use caps::{CapSet, Capability};
 
 use super::{
     report::{Line, Report},
-    verdict::{Findings, Scope, Verdict},
+    verdict::{Findings, Reach, Verdict},
 };
 use crate::{
-    config::{Config, Mistakes, Protocol, SourceChoice, Target},
-    scope::{self, ScopeError},
+    cgroup::{self, CgroupError},
+    config::{Config, ConfigErrors, Protocol, SourceChoice, Target},
+    confinement::{Confinement, Seccomp, Surroundings},
     source::{
         cause::{self, Answer, Cause},
         diag::DiagSource,
         ebpf::{AttachError, EbpfSource, Options, missing_capabilities},
     },
-    surroundings::{Confinement, Seccomp, Surroundings},
 };
 
-/// Where the host's tree is looked for, and what is loaded, where the settings do not hold.
+/// The host's tree and the programs' parameters for the check if the settings do not parse.
 const DEFAULT_HOST: &str = "/run/host-cgroup";
 const DEFAULTS: Options = Options {
     ring_bytes: 1 << 20,
@@ -27,10 +27,14 @@ const DEFAULTS: Options = Options {
 };
 
 /// `sends` is whether receivers are tried as well.
-pub(super) fn look(named: Option<&Path>, config: &Result<Config, Mistakes>, sends: bool) -> Report {
+pub(super) fn report(
+    named: Option<&Path>,
+    config: &Result<Config, ConfigErrors>,
+    sends: bool,
+) -> Report {
     let around = Surroundings::read();
-    let loaded = EbpfSource::try_load(config.as_ref().map_or(DEFAULTS, Config::programs));
-    let refused = loaded.as_ref().err().map(Cause::of);
+    let loaded = EbpfSource::try_load(config.as_ref().map_or(DEFAULTS, Options::from));
+    let refused = loaded.as_ref().err().map(AttachError::cause);
     let (scope, pod) = pod(named, config.as_ref().ok());
     let diag = sockets();
     let findings = Findings {
@@ -79,15 +83,15 @@ fn kernel() -> Line {
     }
 }
 
-/// The programs bring their own types; nothing of the kernel's is looked up.
+/// The programs bring their own types; they use none of the kernel's.
 fn btf() -> Line {
     let path = "/sys/kernel/btf/vmlinux";
     if Path::new(path).exists() {
-        Line::ok("btf", format!("{path} is there (flowcar does not need it)"))
+        Line::ok("btf", format!("{path} exists (flowcar does not need it)"))
     } else {
         Line::info(
             "btf",
-            format!("{path} is not there (flowcar does not need it)"),
+            format!("{path} does not exist (flowcar does not need it)"),
         )
     }
 }
@@ -115,7 +119,7 @@ fn programs(loaded: &Result<(), AttachError>) -> Line {
     match loaded {
         Ok(()) => Line::ok(
             name,
-            "the verifier takes them (loaded, attached to nothing, let go)",
+            "the verifier accepts them (loaded, not attached, unloaded)",
         ),
         Err(error) => Line::no(name, error.to_string()),
     }
@@ -152,17 +156,15 @@ fn seccomp(around: &Surroundings) -> Line {
     let name = "seccomp";
     match (around.seccomp, cause::unknown_command()) {
         (Seccomp::Off, _) => Line::ok(name, "no filter"),
-        (Seccomp::Filtered, Answer::Reached) => {
-            Line::ok(name, "a filter, which lets bpf(2) through")
-        }
+        (Seccomp::Filtered, Answer::Reached) => Line::ok(name, "a filter, which allows bpf(2)"),
         (Seccomp::Filtered, Answer::Refused(_)) if holds_bpf() && !around.user_namespace => {
             Line::no(name, Cause::Seccomp.to_string())
         }
         (Seccomp::Filtered, Answer::Refused(_)) => Line::info(
             name,
-            "a filter; whether it lets bpf(2) through cannot be told without CAP_BPF",
+            "a filter; whether it allows bpf(2) is unknown without CAP_BPF",
         ),
-        (Seccomp::Unknown, _) => Line::info(name, "the kernel does not say"),
+        (Seccomp::Unknown, _) => Line::info(name, "unknown: the kernel does not report it"),
     }
 }
 
@@ -214,22 +216,22 @@ fn memlock(around: &Surroundings, refused: Option<&Cause>) -> Line {
         (_, None) => Line::ok(name, "RLIMIT_MEMLOCK is unlimited"),
         (_, Some(limit)) => Line::info(
             name,
-            format!("RLIMIT_MEMLOCK is {limit} bytes, against which maps count before Linux 5.11"),
+            format!("RLIMIT_MEMLOCK is {limit} bytes; before Linux 5.11 maps count against it"),
         ),
     }
 }
 
 fn mount() -> Line {
     let name = "cgroup2";
-    match scope::mount_point() {
+    match cgroup::mount_point() {
         Ok(path) => Line::ok(name, path.display().to_string()),
-        Err(ScopeError::NotMounted) => Line::no(name, Cause::CgroupV1.to_string()),
+        Err(CgroupError::NotMounted) => Line::no(name, Cause::CgroupV1.to_string()),
         Err(error) => Line::no(name, error.to_string()),
     }
 }
 
 /// The cgroup that would be followed.
-fn pod(named: Option<&Path>, config: Option<&Config>) -> (Scope, Line) {
+fn pod(named: Option<&Path>, config: Option<&Config>) -> (Reach, Line) {
     let host = config.map_or_else(
         || PathBuf::from(DEFAULT_HOST),
         |config| config.host_cgroup.clone(),
@@ -237,9 +239,9 @@ fn pod(named: Option<&Path>, config: Option<&Config>) -> (Scope, Line) {
     if let Some(path) = named {
         let name = "cgroup";
         let in_pod = config.is_some_and(|config| config.pod.is_known());
-        return match scope::named(path, in_pod, &host) {
-            Ok(path) => (Scope::Found, Line::ok(name, path.display().to_string())),
-            Err(error) => (Scope::Missing, Line::no(name, error.to_string())),
+        return match cgroup::named(path, in_pod, &host) {
+            Ok(path) => (Reach::Found, Line::ok(name, path.display().to_string())),
+            Err(error) => (Reach::Missing, Line::no(name, error.to_string())),
         };
     }
     let name = "pod";
@@ -249,58 +251,56 @@ fn pod(named: Option<&Path>, config: Option<&Config>) -> (Scope, Line) {
             config.source == SourceChoice::InetDiag,
         )
     });
-    match scope::discover(&host) {
+    match cgroup::discover(&host) {
         Ok(found) => {
             let text = format!("{} (uid {})", found.path.display(), found.uid);
             match uid {
                 Some(uid) if *uid != found.uid => (
-                    Scope::Found,
+                    Reach::Found,
                     Line::info(
                         name,
-                        format!(
-                            "{text}, another uid than the API's {uid}: right for a static pod only"
-                        ),
+                        format!("{text}, not the API's uid {uid}: correct for a static pod only"),
                     ),
                 ),
-                _ => (Scope::Found, Line::ok(name, text)),
+                _ => (Reach::Found, Line::ok(name, text)),
             }
         }
         Err(_) if wants_none => (
-            Scope::ToBeNamed,
+            Reach::ToBeNamed,
             Line::ok(
                 name,
                 "the whole network namespace is followed (FLOWCAR_SOURCE=inet_diag)",
             ),
         ),
-        Err(error) if scope::is_version_1_only() => {
-            (Scope::Version1, Line::no(name, error.to_string()))
+        Err(error) if cgroup::is_version_1_only() => {
+            (Reach::Version1, Line::no(name, error.to_string()))
         }
         // The injector sets the uid.
-        Err(error) if uid.is_some() => (Scope::Missing, Line::no(name, error.to_string())),
-        Err(error) => (Scope::ToBeNamed, Line::info(name, error.to_string())),
+        Err(error) if uid.is_some() => (Reach::Missing, Line::no(name, error.to_string())),
+        Err(error) => (Reach::ToBeNamed, Line::info(name, error.to_string())),
     }
 }
 
-/// What a dump showed, or why there is none.
+/// The result of a socket dump, or why there is none.
 fn sockets() -> Result<String, String> {
-    let look = || {
+    let dump = || {
         let mut source = DiagSource::open(None)?;
         let sockets = source.dump(|_| {})?;
         source.subscribe()?;
         Ok(sockets)
     };
-    look()
+    dump()
         .map(|sockets| {
-            format!("{sockets} connections of this network namespace are shown, and ends are told")
+            format!("the kernel dumps {sockets} connections of this network namespace, and reports closes")
         })
         .map_err(|error: crate::source::diag::DiagError| error.to_string())
 }
 
-fn settings(config: &Result<Config, Mistakes>, sends: bool) -> Line {
+fn settings(config: &Result<Config, ConfigErrors>, sends: bool) -> Line {
     let name = "settings";
     match config {
-        Err(mistakes) => {
-            let texts: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
+        Err(errors) => {
+            let texts: Vec<_> = errors.iter().map(ToString::to_string).collect();
             Line::no(name, texts.join("; "))
         }
         Ok(config) => {
@@ -309,7 +309,7 @@ fn settings(config: &Result<Config, Mistakes>, sends: bool) -> Line {
             let texts: Vec<_> = signals
                 .iter()
                 .map(|(signal, target)| match target {
-                    Some(target) => format!("{signal} to {}", told(target)),
+                    Some(target) => format!("{signal} to {}", reported(target)),
                     None => format!("no {signal}"),
                 })
                 .collect();
@@ -323,8 +323,8 @@ fn settings(config: &Result<Config, Mistakes>, sends: bool) -> Line {
     }
 }
 
-/// A receiver, and how it is spoken to.
-pub(super) fn told(target: &Target) -> String {
+/// A receiver, its protocol and its proxy.
+pub(super) fn reported(target: &Target) -> String {
     let protocol = match target.protocol {
         Protocol::Grpc => "gRPC",
         Protocol::HttpProtobuf => "HTTP",

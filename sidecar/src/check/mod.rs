@@ -1,7 +1,7 @@
 //! `flowcar check`: whether flows can be followed here, by which source, and what stands in the way.
 //!
-//! It tries what it tells of (programs are loaded, sockets are dumped) and leaves nothing behind: no program is
-//! attached, and nothing is sent to the network unless `--send` asks for it.
+//! It tries what it reports (it loads the programs and dumps the sockets) and leaves nothing behind: no program is
+//! attached, and nothing is sent to the network without `--send`.
 
 mod lines;
 mod report;
@@ -15,12 +15,12 @@ use std::{
 
 pub use self::report::{Line, Report, State};
 use crate::{
-    config::{Config, Mistakes},
+    config::{Config, ConfigErrors},
     exit::{self, Failure},
     run::Format,
 };
 
-/// What to look at.
+/// What to check.
 #[derive(Debug, clap::Args)]
 pub struct CheckArgs {
     /// The cgroup2 directory that `flowcar export` would be given [default: that of the pod that flowcar runs in]
@@ -29,18 +29,18 @@ pub struct CheckArgs {
     /// For people or for programs
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
-    /// Send a small export of each signal to its receiver as well, and tell what becomes of it
+    /// Also send a small export of each signal to its receiver, and report the result
     #[arg(long)]
     send: bool,
 }
 
-/// Looks, and prints what it saw. Gives 0 if flows can be followed and, where they are tried, every receiver took what it was
-/// sent; else [`exit::UNAVAILABLE`].
+/// Checks, and prints the report. Returns 0 if flows can be followed and, with `--send`, every receiver took its export;
+/// else [`exit::UNAVAILABLE`].
 ///
 /// # Errors
 /// Standard output cannot be written.
-pub async fn check(args: &CheckArgs, config: Result<Config, Mistakes>) -> Result<u8, Failure> {
-    let mut report = lines::look(args.cgroup.as_deref(), &config, args.send);
+pub async fn check(args: &CheckArgs, config: Result<Config, ConfigErrors>) -> Result<u8, Failure> {
+    let mut report = lines::report(args.cgroup.as_deref(), &config, args.send);
     let mut fine = report.source.is_some();
     if let Ok(config) = config.as_ref()
         && args.send
@@ -54,7 +54,7 @@ pub async fn check(args: &CheckArgs, config: Result<Config, Mistakes>) -> Result
         Format::Json => report.json(),
     };
     match io::stdout().write_all(text.as_bytes()) {
-        // Whoever read it has read enough.
+        // The reader has closed the pipe.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             let message = format_args!("cannot write to standard output: {error}");
             Err(Failure::new(exit::CANNOT_CREATE, message))

@@ -1,57 +1,57 @@
-//! What was seen, as a table for people and as JSON.
+//! The report, as a table for people and as JSON.
 
 use serde::Serialize;
 
-/// All that was seen.
+/// The report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// flowcar's version.
     pub version: &'static str,
-    /// The source that flows would be learnt of by; none if they cannot be followed.
+    /// The source that flowcar would use; none if flows cannot be followed.
     pub source: Option<&'static str>,
     /// Why it is not eBPF, in one word: [`crate::source::cause::Cause::name`], or `settings` or `scope`.
     pub reason: Option<&'static str>,
-    /// Each thing that was looked at.
+    /// Each check.
     pub checks: Vec<Line>,
 }
 
-/// One thing that was looked at.
+/// One check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Line {
-    /// What.
+    /// Its name.
     pub name: &'static str,
-    /// Whether it stands in the way.
+    /// Its result.
     pub state: State,
-    /// What was seen.
+    /// What it found.
     pub text: String,
 }
 
-/// Whether something stands in the way.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// It does not.
+    /// Nothing prevents flowcar.
     Ok,
-    /// It does, for one source or for both.
+    /// It prevents one source or both.
     No,
-    /// It may, or it is good to know.
+    /// Information.
     Info,
 }
 
 // === impl Line ===
 
 impl Line {
-    /// Nothing stands in the way.
+    /// A check that passed.
     pub fn ok(name: &'static str, text: impl Into<String>) -> Self {
         Self::new(name, State::Ok, text)
     }
 
-    /// Something does.
+    /// A check that failed.
     pub fn no(name: &'static str, text: impl Into<String>) -> Self {
         Self::new(name, State::No, text)
     }
 
-    /// Good to know.
+    /// Information.
     pub fn info(name: &'static str, text: impl Into<String>) -> Self {
         Self::new(name, State::Info, text)
     }
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn long_texts_are_broken_between_words() {
+    fn long_texts_wrap_between_words() {
         let table = report().table();
         let lines: Vec<_> = table.lines().collect();
         assert_eq!(lines[0], "kernel           ok  Linux 6.1");

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{lines::told, report::Line};
+use super::{lines::reported, report::Line};
 use crate::{
     config::{Config, Export, Signal},
     host::Host,
@@ -28,11 +28,14 @@ pub(super) async fn send(config: &Config) -> (Vec<Line>, bool) {
         lines.push(match try_receiver(signal, target, &resource).await {
             Ok(accepted) => {
                 let took = duration(began.elapsed().as_secs_f64());
-                let said = match accepted.message.as_str() {
+                let printed = match accepted.message.as_str() {
                     "" => String::new(),
-                    message => format!("; it says {}", Quoted(message)),
+                    message => format!("; its message is {}", Quoted(message)),
                 };
-                let text = format!("{} took an empty export in {took}{said}", told(target));
+                let text = format!(
+                    "{} took an empty export in {took}{printed}",
+                    reported(target)
+                );
                 Line::ok(name, text)
             }
             Err(error) => {

@@ -3,27 +3,27 @@
 use super::report::Line;
 use crate::{config::SourceChoice, source::cause::Cause};
 
-/// What the choice hangs on.
+/// The input of the choice.
 #[derive(Clone, Debug)]
 pub(super) struct Findings {
-    /// `FLOWCAR_SOURCE`; none if the settings do not hold.
+    /// `FLOWCAR_SOURCE`; none if the settings do not parse.
     pub choice: Option<SourceChoice>,
     /// Why the programs are refused, if they are.
     pub refused: Option<Cause>,
-    /// Whether sockets can be looked at.
+    /// Whether sockets can be dumped.
     pub diag: bool,
     /// The cgroup.
-    pub scope: Scope,
+    pub scope: Reach,
 }
 
-/// What there is to attach to.
+/// The cgroup to attach to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Scope {
+pub(super) enum Reach {
     /// A pod's cgroup, or the one that was named.
     Found,
-    /// This is no pod, so one has to be named.
+    /// This is no pod, so `--cgroup` is needed.
     ToBeNamed,
-    /// A pod's cgroup should be there and is not, or the one that was named is none.
+    /// A pod's cgroup is expected and absent, or the one that was named is no cgroup.
     Missing,
     /// There is no cgroup2.
     Version1,
@@ -46,18 +46,18 @@ impl Verdict {
         let diag = findings.diag.then_some("inet_diag");
         if choice == SourceChoice::InetDiag {
             return match findings.scope {
-                Scope::Missing => Self::nothing("scope"),
+                Reach::Missing => Self::nothing("scope"),
                 _ => Self {
                     source: diag,
                     reason: Some("settings"),
                 },
             };
         }
-        // Without programs, too, a cgroup that is wrong is refused.
+        // A wrong cgroup is refused without programs, too.
         let refused = match findings.scope {
-            Scope::Missing => return Self::nothing("scope"),
-            Scope::Version1 => Some(Cause::CgroupV1.name()),
-            Scope::Found | Scope::ToBeNamed => findings.refused.as_ref().map(Cause::name),
+            Reach::Missing => return Self::nothing("scope"),
+            Reach::Version1 => Some(Cause::CgroupV1.name()),
+            Reach::Found | Reach::ToBeNamed => findings.refused.as_ref().map(Cause::name),
         };
         match (refused, choice) {
             (None, _) => Self {
@@ -90,10 +90,10 @@ impl Verdict {
         let reason = self.reason.unwrap_or_default();
         let name = "source";
         match self.source {
-            Some("ebpf") if findings.scope == Scope::ToBeNamed => Line::ok(
+            Some("ebpf") if findings.scope == Reach::ToBeNamed => Line::ok(
                 name,
                 format!(
-                    "ebpf (FLOWCAR_SOURCE={setting}), of a cgroup that is named: flowcar export --cgroup PATH, or flowcar run -- COMMAND"
+                    "ebpf (FLOWCAR_SOURCE={setting}), with a named cgroup: flowcar export --cgroup PATH, or flowcar run -- COMMAND"
                 ),
             ),
             Some("ebpf") => Line::ok(name, format!("ebpf (FLOWCAR_SOURCE={setting})")),
@@ -123,7 +123,7 @@ mod tests {
             choice: Some(SourceChoice::Auto),
             refused: None,
             diag: true,
-            scope: Scope::Found,
+            scope: Reach::Found,
         }
     }
 
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn auto_takes_what_there_is() {
+    fn auto_takes_the_available_source() {
         let mut findings = findings();
         assert_eq!(verdict(&findings), (Some("ebpf"), None));
         findings.refused = Some(Cause::Seccomp);
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_choice_is_kept() {
+    fn chosen_source_is_kept() {
         let mut findings = findings();
         findings.choice = Some(SourceChoice::Ebpf);
         findings.refused = Some(Cause::Kernel);
@@ -161,13 +161,13 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_cgroup_is_never_replaced_by_another() {
+    fn wrong_cgroup_is_never_replaced() {
         let mut findings = findings();
-        findings.scope = Scope::Missing;
+        findings.scope = Reach::Missing;
         assert_eq!(verdict(&findings), (None, Some("scope")));
-        findings.scope = Scope::Version1;
+        findings.scope = Reach::Version1;
         assert_eq!(verdict(&findings), (Some("inet_diag"), Some("cgroup_v1")));
-        findings.scope = Scope::ToBeNamed;
+        findings.scope = Reach::ToBeNamed;
         assert_eq!(verdict(&findings), (Some("ebpf"), None));
     }
 }

@@ -1,24 +1,24 @@
-//! A receiver's URL: what of it is dialled, what is sent, and what may be shown (RFC 3986, RFC 6874).
+//! A receiver's URL: which part is dialled, which is sent, and which may be shown (RFC 3986, RFC 6874).
 
 use std::{fmt, net::Ipv6Addr, path::PathBuf};
 
 use http::Uri;
 
-use super::{mistake::Wrong, target::Protocol};
+use super::{error::ParseError, signal::Protocol};
 
 /// The longest path that a Unix-domain socket's address has room for, in bytes (unix(7): 108 with a NUL).
 const LONGEST_SOCKET: usize = 107;
 
-/// Longer texts without a scheme or a port are not shown: a label of a host's name has no more in practice.
+/// Longer texts without a scheme or a port are not shown: no label of a host's name is longer in practice.
 const LONGEST_NAME: usize = 32;
 
-/// Longer texts are not shown: nobody reads them, and keys are long.
+/// Longer texts are not shown: keys are long.
 const LONGEST_SHOWN: usize = 200;
 
 /// A URL, taken apart.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Endpoint {
-    /// What requests are sent to: scheme, host without a zone, path and query.
+    /// The URL of requests: scheme, host without a zone, path and query.
     pub(super) uri: Uri,
     /// The interface that a link-local IPv6 address is on.
     pub(super) zone: Option<String>,
@@ -36,12 +36,16 @@ pub(super) struct Authority<'a> {
     pub(super) port: Option<u16>,
 }
 
-/// Reads a receiver's URL. The scheme may be missing with gRPC only: then it is https, or http if `insecure`.
-pub(super) fn endpoint(text: &str, protocol: Protocol, insecure: bool) -> Result<Endpoint, Wrong> {
+/// Parses a receiver's URL. The scheme may be missing with gRPC only: then it is https, or http if `insecure`.
+pub(super) fn endpoint(
+    text: &str,
+    protocol: Protocol,
+    insecure: bool,
+) -> Result<Endpoint, ParseError> {
     if let Some(path) = socket(text) {
         return on_socket(path);
     }
-    let example = || format!("set it to {}, say", protocol.default_endpoint());
+    let example = || format!("set it to {}, for example", protocol.default_endpoint());
     let (scheme, rest) = match (text.split_once("://"), protocol) {
         (Some((scheme, rest)), _) => (scheme, rest),
         (None, Protocol::Grpc) if insecure => ("http", text),
@@ -52,25 +56,25 @@ pub(super) fn endpoint(text: &str, protocol: Protocol, insecure: bool) -> Result
         .iter()
         .any(|known| known.eq_ignore_ascii_case(scheme))
     {
-        return Err(Wrong::new(
+        return Err(ParseError::new(
             "does not begin with http:// or https://",
             example(),
         ));
     }
     if !text.is_ascii() {
-        return Err(Wrong::new(
+        return Err(ParseError::new(
             "has characters that are not ASCII",
             "write the host in Punycode (xn--...), and percent-encode the rest",
         ));
     }
     if text.contains(|c: char| c.is_ascii_whitespace() || c.is_ascii_control()) {
-        return Err(Wrong::new(
+        return Err(ParseError::new(
             "has a space or a control character in it",
             "percent-encode it, or take it out",
         ));
     }
     if rest.contains('#') {
-        return Err(Wrong::new(
+        return Err(ParseError::new(
             "has a fragment (what follows #), which HTTP never sends",
             "take it out, or write # as %23 if it belongs to the query",
         ));
@@ -78,9 +82,9 @@ pub(super) fn endpoint(text: &str, protocol: Protocol, insecure: bool) -> Result
     let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
     if authority.contains('@') {
         let remedy = "take it out, and send the credentials in OTEL_EXPORTER_OTLP_HEADERS";
-        return Err(Wrong::new("has a user in it", remedy));
+        return Err(ParseError::new("has a user in it", remedy));
     }
-    let authority = split(authority).map_err(|wrong| Wrong::new(wrong, example()))?;
+    let authority = split(authority).map_err(|wrong| ParseError::new(wrong, example()))?;
     Ok(Endpoint {
         uri: format!("{scheme}://{authority}{path}")
             .parse()
@@ -176,15 +180,15 @@ fn socket(text: &str) -> Option<PathBuf> {
     Some(PathBuf::from(path))
 }
 
-fn on_socket(path: PathBuf) -> Result<Endpoint, Wrong> {
-    let example = "set it to unix:///run/collector.sock, say";
+fn on_socket(path: PathBuf) -> Result<Endpoint, ParseError> {
+    let example = "set it to unix:///run/collector.sock, for example";
     if !path.is_absolute() {
-        return Err(Wrong::new("has no absolute path", example));
+        return Err(ParseError::new("has no absolute path", example));
     }
     if path.as_os_str().len() > LONGEST_SOCKET {
         let wrong =
             format!("has a path of more than {LONGEST_SOCKET} bytes, which no socket can have");
-        return Err(Wrong::new(wrong, example));
+        return Err(ParseError::new(wrong, example));
     }
     Ok(Endpoint {
         uri: Uri::from_static("http://localhost"),
@@ -195,7 +199,7 @@ fn on_socket(path: PathBuf) -> Result<Endpoint, Wrong> {
 
 impl Endpoint {
     /// The signal's URL below this one: its path behind this one's, its query last.
-    pub(super) fn below(self, path: &str) -> Result<Self, Wrong> {
+    pub(super) fn below(self, path: &str) -> Result<Self, ParseError> {
         let text = self.uri.to_string();
         let (base, query) = text.split_at(text.find('?').unwrap_or(text.len()));
         let uri = format!("{}{path}{query}", base.trim_end_matches('/'));
@@ -232,7 +236,7 @@ pub(super) fn shown_text(text: &str) -> String {
         .rsplit_once(']')
         .map_or(authority, |(_, rest)| rest);
     let port = behind.rsplit_once(':').map_or("", |(_, port)| port);
-    // `name:password` looks like `host:port` where the @ is missing.
+    // Without the @, `name:password` has the form of `host:port`.
     let plain_port = port.bytes().all(|byte| byte.is_ascii_digit());
     let odd = |c: char| matches!(c, '@' | '=' | ',') || c.is_whitespace() || c.is_control();
     // A token has no scheme, no dot and no port.
@@ -248,9 +252,9 @@ pub(super) fn shown_text(text: &str) -> String {
     format!("{before}{end}")
 }
 
-pub(super) fn not_a_url(error: &http::uri::InvalidUri) -> Wrong {
+pub(super) fn not_a_url(error: &http::uri::InvalidUri) -> ParseError {
     let wrong = format!("is not a URL ({error})");
-    Wrong::new(wrong, "set it to http://collector:4317, say")
+    ParseError::new(wrong, "set it to http://collector:4317, for example")
 }
 
 #[cfg(test)]

@@ -7,12 +7,14 @@ use std::{
 
 use super::{
     endpoint::{self, Endpoint},
+    error::ParseError,
     headers::{self, Headers},
-    mistake::{Reader, Wrong},
     parse,
     proxy::proxy,
     raw::{Raw, RawProxies, RawSignal},
-    target::{Compression, Export, Protocol, Signal, Target},
+    reader::Reader,
+    signal::{Compression, Protocol, Signal},
+    target::{Export, Target},
 };
 use crate::{
     certs::{self, ClientFiles, TlsFiles},
@@ -47,7 +49,7 @@ pub(super) fn read(raw: &Raw, reader: &mut Reader) -> (Export, Export) {
     let metrics_wanted = wanted("OTEL_METRICS_EXPORTER", &raw.sdk.metrics_exporter);
     let traces_wanted = wanted("OTEL_TRACES_EXPORTER", &raw.sdk.traces_exporter);
 
-    // Of a signal that is not wanted the mistakes count all the same.
+    // Errors in the settings of a signal that is switched off count as well.
     let metrics = SignalReader::new(Signal::Metrics, &raw.metrics, raw).read(reader);
     let traces = SignalReader::new(Signal::Traces, &raw.traces, raw).read(reader);
     let (metrics, metrics_default) = metrics.wanted(metrics_wanted);
@@ -61,7 +63,7 @@ pub(super) fn read(raw: &Raw, reader: &mut Reader) -> (Export, Export) {
     )
 }
 
-/// A signal's target, and whether anybody asked for it.
+/// A signal's target, and whether its endpoint is set.
 struct Read {
     target: Option<Target>,
     asked: bool,
@@ -134,7 +136,7 @@ impl<'a> SignalReader<'a> {
         }
     }
 
-    /// In a pod they come from a Secret that the pod does not wait for, and neither does it for a right one: see [`MOUNTED`].
+    /// In a pod they come from a Secret. The pod starts without it or with a wrong one: see [`MOUNTED`].
     fn headers(&self, reader: &mut Reader) -> Option<Headers> {
         let pick = |raw: &'a RawSignal| &raw.headers;
         let Some((prefix, value)) = self.set(pick).filter(|_| self.is_injected) else {
@@ -142,9 +144,9 @@ impl<'a> SignalReader<'a> {
         };
         match headers::parse(value) {
             Ok(headers) => Some(headers),
-            Err(Wrong { wrong, remedy }) => {
+            Err(ParseError { wrong, remedy }) => {
                 let text = format!(
-                    "are wrong ({wrong}), and none are sent until the Secret behind them is right and the pod is made anew; {remedy}"
+                    "are wrong ({wrong}), and none are sent until the Secret behind them is corrected and the pod is recreated; {remedy}"
                 );
                 reader.notice(&format!("{prefix}HEADERS"), text);
                 None
@@ -152,7 +154,7 @@ impl<'a> SignalReader<'a> {
         }
     }
 
-    /// Headers carry credentials, which are sent as they are where there is no TLS.
+    /// Headers carry credentials, which are sent in plain text without TLS.
     fn unencrypted(&self, reader: &mut Reader, endpoint: &Endpoint) {
         let plain = endpoint.socket.is_none() && endpoint.uri.scheme_str() == Some("http");
         if !plain {
@@ -180,7 +182,7 @@ impl<'a> SignalReader<'a> {
         }
     }
 
-    /// Where it is: for HTTP, the signal's path below the endpoint of any signal, and below a socket's own in any case.
+    /// The endpoint: for HTTP, the signal's path below the common endpoint; below a Unix-domain socket always.
     fn endpoint(
         &self,
         reader: &mut Reader,
@@ -218,7 +220,7 @@ impl<'a> SignalReader<'a> {
         Some(endpoint)
     }
 
-    /// The certificates' files, each read once so that a wrong one is told before anything is exported.
+    /// The certificates' files, each read once so that a wrong one is reported before the first export.
     fn tls(&self, reader: &mut Reader) -> TlsFiles {
         let authorities = self.file(
             reader,
@@ -241,7 +243,7 @@ impl<'a> SignalReader<'a> {
         }
     }
 
-    /// Certificates of another time are no mistake: the files may be replaced, and this clock set.
+    /// Expired and future certificates are no error: the files may be replaced, and the clock may be set.
     fn dates(&self, reader: &mut Reader, name: &str, path: Option<&Path>, all: bool) {
         let Some(path) = path else { return };
         if let Some(dates) = certs::out_of_date(path, all) {
@@ -253,7 +255,7 @@ impl<'a> SignalReader<'a> {
         }
     }
 
-    /// The pair, both of it or none.
+    /// Certificate and key: both or none.
     fn client(
         &self,
         reader: &mut Reader,
@@ -262,7 +264,7 @@ impl<'a> SignalReader<'a> {
     ) -> Option<ClientFiles> {
         let alone = |other: &str| {
             let remedy = format!("set {ANY}{other} as well, or neither");
-            Wrong::new("is of no use alone", remedy)
+            ParseError::new("is of no use alone", remedy)
         };
         let key_set = self.set(|raw| &raw.client_key);
         match (self.set(|raw| &raw.client_certificate), key_set) {
@@ -281,7 +283,7 @@ impl<'a> SignalReader<'a> {
             key: key?,
         };
         let pair = TlsFiles {
-            // The authorities have been told of: what is asked here is whether key and certificate match.
+            // The authorities were checked above: this checks whether key and certificate match.
             authorities: Some(client.certificate.clone()),
             client: Some(client.clone()),
         };
@@ -290,11 +292,11 @@ impl<'a> SignalReader<'a> {
         {
             let name = format!("{prefix}CLIENT_KEY");
             if !is_mounted(&client.certificate) && !is_mounted(&client.key) {
-                reader.add_once(&name, value, Wrong::new(error.wrong, error.remedy));
+                reader.add_once(&name, value, ParseError::new(error.wrong, error.remedy));
             } else if certs::chain(&client.certificate).is_ok()
                 && certs::private_key(&client.key).is_ok()
             {
-                // What is wrong with either alone has been told of it.
+                // An error in either file alone was reported above.
                 reader.notice(&name, until_right(&error));
             }
         }
@@ -314,7 +316,7 @@ impl<'a> SignalReader<'a> {
             let path = PathBuf::from(text);
             match check(&path) {
                 Err(error) if is_mounted(&path) => notice = Some(until_right(&error)),
-                checked => checked.map_err(|error| Wrong::new(error.wrong, error.remedy))?,
+                checked => checked.map_err(|error| ParseError::new(error.wrong, error.remedy))?,
             }
             Ok(path)
         });
@@ -340,7 +342,7 @@ impl<'a> SignalReader<'a> {
         reader: &mut Reader,
         name: &str,
         pick: impl Fn(&'a RawSignal) -> &'a Option<String>,
-        parse: impl FnOnce(&str) -> Result<T, Wrong>,
+        parse: impl FnOnce(&str) -> Result<T, ParseError>,
     ) -> Option<T> {
         let (prefix, value) = self.set(pick)?;
         match parse(value) {
@@ -353,10 +355,10 @@ impl<'a> SignalReader<'a> {
     }
 }
 
-fn protocol(text: &str) -> Result<Protocol, Wrong> {
+fn protocol(text: &str) -> Result<Protocol, ParseError> {
     if text.eq_ignore_ascii_case("http/json") {
         let remedy = "set it to http/protobuf, which the same receivers take on the same port";
-        return Err(Wrong::new("is not spoken here", remedy));
+        return Err(ParseError::new("is not supported", remedy));
     }
     parse::choice(
         text,
@@ -367,7 +369,7 @@ fn protocol(text: &str) -> Result<Protocol, Wrong> {
     )
 }
 
-fn compression(text: &str) -> Result<Option<Compression>, Wrong> {
+fn compression(text: &str) -> Result<Option<Compression>, ParseError> {
     parse::choice(
         text,
         &[
@@ -378,9 +380,8 @@ fn compression(text: &str) -> Result<Option<Compression>, Wrong> {
     )
 }
 
-/// Where the injector mounts certificates, from Secrets that may be made, and set right, after the pod is. An end of the
-/// process would keep the whole pod from starting, as the containers of the application wait for a native sidecar: until the
-/// files are right, exports fail, and that is said.
+/// Where the injector mounts certificates, from Secrets that may be created and corrected after the pod. If flowcar exited, the pod would
+/// not start, as the application's containers wait for a native sidecar. So until the files are right, exports fail, and the log says so.
 const MOUNTED: &str = "/run/flowcar-tls";
 
 fn is_mounted(path: &Path) -> bool {
@@ -394,7 +395,7 @@ fn until_right(error: &FileError) -> String {
         remedy,
     } = error;
     format!(
-        "is {}, which {wrong}: exports fail until the Secret or ConfigMap behind it is right; {remedy}",
+        "is {}, which {wrong}: exports fail until the Secret or ConfigMap behind it is corrected; {remedy}",
         path.display()
     )
 }

@@ -4,13 +4,13 @@ use std::{fmt, path::Path};
 
 use http::{HeaderName, HeaderValue, header};
 
-use super::{mistake::Wrong, parse};
+use super::{error::ParseError, parse};
 use crate::files::{self, FileError};
 
-/// A file of headers is no larger, bytes: receivers take some 8 KiB of headers in all.
+/// The largest file of headers, bytes: receivers take some 8 KiB of headers in all.
 const MOST_FILE: u64 = 64 << 10;
 
-/// What the two transports say themselves; another value would break the request.
+/// Headers that the two transports set; another value would break the request.
 const OURS: [HeaderName; 15] = [
     header::HOST,
     header::EXPECT,
@@ -29,7 +29,7 @@ const OURS: [HeaderName; 15] = [
     header::UPGRADE,
 ];
 
-/// What HTTP/2 says in front of headers.
+/// HTTP/2's pseudo-headers.
 const PSEUDO: [&str; 4] = [":authority", ":method", ":path", ":scheme"];
 
 /// Headers of requests.
@@ -37,7 +37,7 @@ const PSEUDO: [&str; 4] = [":authority", ":method", ":path", ":scheme"];
 pub struct Headers(Vec<(HeaderName, HeaderValue)>);
 
 impl Headers {
-    /// Names and values. Of two of one name the last holds.
+    /// Names and values. Of two with the same name the last wins.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&HeaderName, &HeaderValue)> {
         self.0.iter().map(|(name, value)| (name, value))
     }
@@ -76,35 +76,35 @@ impl fmt::Debug for Headers {
 }
 
 /// `name=value,name=value`, values percent-decoded, names not (OpenTelemetry specification, protocol/exporter).
-pub(super) fn parse(text: &str) -> Result<Headers, Wrong> {
+pub(super) fn parse(text: &str) -> Result<Headers, ParseError> {
     parse::parts(text)
         .map(|(at, name, value)| {
             let part = parse::ordinal(at);
             // RFC 9113, 8.3.
             if let Some(pseudo) = PSEUDO.iter().find(|known| **known == name) {
-                let wrong = format!("{pseudo} is for flowcar to say");
-                return Err(Wrong::new(wrong, "leave that header out"));
+                let wrong = format!("{pseudo} is set by flowcar");
+                return Err(ParseError::new(wrong, "leave that header out"));
             }
             let Some(value) = value else {
-                return Err(Wrong::new(
+                return Err(ParseError::new(
                     format!("its {part} part is not name=value"),
                     REMEDY,
                 ));
             };
-            // What stands for a name may be a secret, too: `authorization: Bearer abc=`.
+            // The text in the name's position may be a secret, too: `authorization: Bearer abc=`.
             let name: HeaderName = name.parse().map_err(|_| {
-                Wrong::new(
+                ParseError::new(
                     format!("its {part} part does not begin with a header's name and ="),
                     REMEDY,
                 )
             })?;
             if OURS.contains(&name) {
-                let wrong = format!("{name:?} is for flowcar to say");
-                return Err(Wrong::new(wrong, "leave that header out"));
+                let wrong = format!("{name:?} is set by flowcar");
+                return Err(ParseError::new(wrong, "leave that header out"));
             }
             let value = parse::decoded(value, at)?;
             let mut value = HeaderValue::from_str(&value).map_err(|_| {
-                Wrong::new(
+                ParseError::new(
                     format!("its {part} part has a value that no header can have"),
                     REMEDY,
                 )
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_frames_a_request_is_refused_by_name() {
+    fn framing_header_is_refused_by_name() {
         for name in OURS.iter().map(HeaderName::as_str).chain(PSEUDO) {
             for text in [format!("{name}=x"), format!("a=1,{name}=x")] {
                 let wrong = parse(&text).expect_err(name).wrong;
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_with_a_comma_is_not_shown_as_a_name() {
+    fn value_with_a_comma_is_not_shown_as_a_name() {
         let wrong = parse("api-key=abc,s3cret=%01")
             .expect_err("no header")
             .wrong;

@@ -1,40 +1,40 @@
-//! What flowcar is told by its environment. The only reader of it.
+//! flowcar's settings, read from the environment. Nothing else reads the environment.
 //!
-//! envy fills flat structs of texts, which cannot fail; this room parses them, so that **all** mistakes are
-//! reported together. An empty value is as good as none (OpenTelemetry's rule for environment variables).
+//! envy fills flat structs of texts, which cannot fail; this module parses them, so that **all** errors are
+//! reported together. An empty value counts as unset (OpenTelemetry's rule for environment variables).
 
 mod endpoint;
+mod error;
 mod export;
 mod headers;
-mod mistake;
 mod names;
 mod parse;
 mod proxy;
 mod raw;
+mod reader;
 mod settings;
+mod signal;
 mod target;
 
 use std::{env, path::PathBuf, time::Duration};
 
-use crate::{
-    follower::Limits,
-    series::{Naming, PeerNaming},
-    source::ebpf::Options,
-};
+use crate::series::{PeerLabel, SeriesLabels};
 
+pub use error::{ConfigError, ConfigErrors, Notice};
 pub use headers::Headers;
-pub use mistake::{Mistake, Mistakes, Notice};
 pub use proxy::Proxy;
 pub use settings::{SETTINGS, Setting, markdown};
-pub use target::{Compression, Export, Protocol, Signal, Target};
+pub use signal::{Compression, Protocol, Signal};
+pub use target::{Export, Target};
 
-use mistake::{Reader, Wrong};
+use error::ParseError;
 use raw::{Raw, RawFlowcar, RawSdk};
+use reader::Reader;
 
 /// All settings, with their defaults filled in.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where flows are learnt of.
+    /// Where connections are read.
     pub source: SourceChoice,
     /// Where each signal goes, for the signals whose endpoint is set.
     pub export: Export,
@@ -46,17 +46,17 @@ pub struct Config {
     pub service_name: Option<String>,
     /// `OTEL_RESOURCE_ATTRIBUTES`, decoded.
     pub resource_attributes: Vec<(String, String)>,
-    /// Whether sums are since the start or since the last report.
+    /// Whether sums count since the start or since the last report.
     pub temporality: Temporality,
     /// The kind of histograms.
     pub histograms: Histograms,
     /// What names a series, and how many there may be.
-    pub naming: Naming,
-    /// How long a series may have no connection and nothing new before it is dropped; zero for ever.
+    pub naming: SeriesLabels,
+    /// The time without a connection or a new value after which a series is dropped; zero for never.
     pub series_idle: Duration,
-    /// Which of its own figures flowcar sends.
-    pub self_metrics: SelfMetrics,
-    /// Flows in the table, at most.
+    /// Which self metrics flowcar sends.
+    pub self_metrics: SelfMetricsLevel,
+    /// The most flows in the table.
     pub max_flows: usize,
     /// Size of the kernel's ring buffer, bytes.
     pub ring_bytes: u32,
@@ -64,38 +64,37 @@ pub struct Config {
     pub exchanges: bool,
     /// Whether a server's span names the client's as its parent.
     pub trace_parent: TraceParent,
-    /// Spans sent, at most.
+    /// The most spans sent a second.
     pub spans_per_second: u32,
-    /// Spans waiting, at most.
+    /// The most spans that wait.
     pub span_queue: usize,
-    /// Memory that waiting spans take, at most, bytes.
+    /// The most memory for spans that wait, bytes.
     pub span_queue_bytes: usize,
     /// Time after which an open connection sends a span for its life so far; zero for never.
     pub span_interval: Duration,
-    /// The least severe messages that are logged, by their level's name; what is fitting where it is not set.
+    /// The name of the log level, if it is set.
     pub log: Option<String>,
     /// The form of log lines.
     pub log_format: LogFormat,
     /// Time for the last exports after SIGTERM.
     pub shutdown_timeout: Duration,
-    /// Where `flowcar export` leaves what the flowcar after it needs to know, if anywhere.
-    pub state: Option<PathBuf>,
-    /// Where the node's cgroup tree is mounted, in which the pod's cgroup is looked for.
+    /// The directory for the checkpoint of `flowcar export`, if there is one.
+    pub state_dir: Option<PathBuf>,
+    /// Where the node's cgroup tree is mounted, in which flowcar finds the pod's cgroup.
     pub host_cgroup: PathBuf,
     /// The pod that flowcar is a part of, by the downward API.
     pub pod: Pod,
-    /// What is worth a line at the start.
+    /// Warnings to log at the start.
     pub notices: Vec<Notice>,
 }
 
-/// Whose the variables are that are not flowcar's own: OpenTelemetry's, and those of proxies.
+/// The owner of the variables that are not flowcar's own: OpenTelemetry's, and those of proxies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shared {
-    /// flowcar's: a mistake in one stops it.
+    /// flowcar: an error in one stops it.
     Ours,
-    /// A command's, whose environment flowcar has as well: of a mistake in one there is a notice, and what it is of is
-    /// not exported.
-    Inherited,
+    /// A command, whose environment flowcar has as well: an error in one gives a notice, and its signal is not exported.
+    Restored,
 }
 
 /// `OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE`
@@ -112,8 +111,8 @@ pub enum Temporality {
 
 /// `FLOWCAR_SELF_METRICS`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SelfMetrics {
-    /// Once a minute what tells whether flowcar is well; of what counts losses only what was ever lost.
+pub enum SelfMetricsLevel {
+    /// Once a minute those that show flowcar's health; counters of losses only if they are not zero.
     Basic,
     /// All, with each report.
     Detailed,
@@ -133,7 +132,7 @@ pub enum Histograms {
 /// `FLOWCAR_TRACE_PARENT`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TraceParent {
-    /// Where the peer's address is not a public one, so that a flowcar may follow it.
+    /// If the peer's address is not public, so that a flowcar may follow the peer.
     Auto,
     /// On every server span.
     Always,
@@ -144,7 +143,7 @@ pub enum TraceParent {
 /// `FLOWCAR_SOURCE`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SourceChoice {
-    /// eBPF, and inet_diag where that is refused.
+    /// eBPF, and inet_diag where eBPF is refused.
     Auto,
     /// eBPF, or nothing.
     Ebpf,
@@ -161,7 +160,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// Who the pod is, as far as the environment says.
+/// The pod's identity, from the environment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pod {
     /// `FLOWCAR_POD_NAME`
@@ -199,8 +198,8 @@ impl Config {
     /// Reads the process's environment.
     ///
     /// # Errors
-    /// Every setting that does not parse; of inherited ones see [`Shared`].
-    pub fn from_env(shared: Shared) -> Result<Self, Mistakes> {
+    /// Every setting that does not parse; for variables of others see [`Shared`].
+    pub fn from_env(shared: Shared) -> Result<Self, ConfigErrors> {
         let mut reader = Reader::default();
         let vars = env::vars_os()
             .filter_map(|(name, value)| {
@@ -218,11 +217,11 @@ impl Config {
     /// Reads the variables given.
     ///
     /// # Errors
-    /// Every setting that does not parse; of inherited ones see [`Shared`].
+    /// Every setting that does not parse; for variables of others see [`Shared`].
     pub fn from_vars_of(
         vars: impl IntoIterator<Item = (String, String)>,
         shared: Shared,
-    ) -> Result<Self, Mistakes> {
+    ) -> Result<Self, ConfigErrors> {
         Self::read(vars.into_iter().collect(), Reader::default(), shared)
     }
 
@@ -230,12 +229,13 @@ impl Config {
     ///
     /// # Errors
     /// Every setting that does not parse.
-    pub fn from_vars(vars: impl IntoIterator<Item = (String, String)>) -> Result<Self, Mistakes> {
+    pub fn from_vars(
+        vars: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigErrors> {
         Self::from_vars_of(vars, Shared::Ours)
     }
 
-    /// The same, with a signal whose endpoint is not set sent to where OpenTelemetry says it goes by default: to
-    /// this host's port 4317 (gRPC) or 4318 (HTTP).
+    /// The same. A signal without an endpoint goes to OpenTelemetry's default: this host's port 4317 (gRPC) or 4318 (HTTP).
     #[must_use]
     pub fn with_default_endpoint(mut self) -> Self {
         let Export { metrics, traces } = self.defaults.clone();
@@ -243,32 +243,12 @@ impl Config {
         self.export.traces = self.export.traces.or(traces);
         self
     }
-
-    /// What bounds and names the flows that are followed.
-    pub const fn limits(&self) -> Limits {
-        Limits {
-            report: self.report_interval,
-            flows: self.max_flows,
-            naming: self.naming,
-            series_idle: self.series_idle,
-            budget: None,
-        }
-    }
-
-    /// What the kernel programs are loaded with.
-    pub const fn programs(&self) -> Options {
-        Options {
-            ring_bytes: self.ring_bytes,
-            exchanges: self.exchanges,
-        }
-    }
-
     fn read(
         mut vars: Vec<(String, String)>,
         mut reader: Reader,
         shared: Shared,
-    ) -> Result<Self, Mistakes> {
-        // By OpenTelemetry's rule an empty value is as good as none.
+    ) -> Result<Self, ConfigErrors> {
+        // By OpenTelemetry's rule an empty value counts as unset.
         vars.iter_mut()
             .for_each(|(_, value)| *value = value.trim().to_owned());
         vars.retain(|(_, value)| !value.is_empty());
@@ -276,12 +256,12 @@ impl Config {
         let (export, defaults) = export::read(&raw, &mut reader);
         let mut config = Self::assemble(export, defaults, &raw, &mut reader);
         for (name, value) in &vars {
-            // What a command is told by is its own matter.
+            // The command's variables are not flowcar's to check.
             if shared == Shared::Ours || name.starts_with("FLOWCAR_") {
                 reader.unused(name, value);
             }
         }
-        if shared == Shared::Inherited {
+        if shared == Shared::Restored {
             for signal in reader.tolerate() {
                 config.leave_out(signal);
             }
@@ -366,14 +346,14 @@ impl Config {
             self_metrics: reader.read(
                 "FLOWCAR_SELF_METRICS",
                 &own.self_metrics,
-                SelfMetrics::Basic,
+                SelfMetricsLevel::Basic,
                 |text| {
                     parse::choice(
                         text,
                         &[
-                            ("basic", SelfMetrics::Basic),
-                            ("detailed", SelfMetrics::Detailed),
-                            ("none", SelfMetrics::None),
+                            ("basic", SelfMetricsLevel::Basic),
+                            ("detailed", SelfMetricsLevel::Detailed),
+                            ("none", SelfMetricsLevel::None),
                         ],
                     )
                 },
@@ -442,7 +422,7 @@ impl Config {
                 Duration::from_secs(5),
                 parse::millis,
             ),
-            state: own.state.as_deref().map(PathBuf::from),
+            state_dir: own.state_dir.as_deref().map(PathBuf::from),
             host_cgroup: own
                 .host_cgroup
                 .as_deref()
@@ -454,11 +434,11 @@ impl Config {
     }
 }
 
-/// All of them or, where one is malformed, none (OpenTelemetry specification, "Specifying resource information via an
+/// All of them or, if one is malformed, none (OpenTelemetry specification, "Specifying resource information via an
 /// environment variable").
 fn attributes(text: Option<&str>, reader: &mut Reader) -> Vec<(String, String)> {
     let name = "OTEL_RESOURCE_ATTRIBUTES";
-    parse::attributes(text.unwrap_or_default()).unwrap_or_else(|Wrong { wrong, remedy }| {
+    parse::attributes(text.unwrap_or_default()).unwrap_or_else(|ParseError { wrong, remedy }| {
         reader.notice(
             name,
             format!("is not used at all, because {wrong}; {remedy}"),
@@ -467,8 +447,8 @@ fn attributes(text: Option<&str>, reader: &mut Reader) -> Vec<(String, String)> 
     })
 }
 
-fn naming(own: &RawFlowcar, reader: &mut Reader) -> Naming {
-    Naming {
+fn naming(own: &RawFlowcar, reader: &mut Reader) -> SeriesLabels {
+    SeriesLabels {
         peer: peer(own, reader),
         ports: reader.read("FLOWCAR_PORTS", &own.ports, true, |text| {
             parse::choice(text, &[("include", true), ("exclude", false)])
@@ -482,21 +462,21 @@ fn naming(own: &RawFlowcar, reader: &mut Reader) -> Naming {
     }
 }
 
-fn peer(own: &RawFlowcar, reader: &mut Reader) -> PeerNaming {
+fn peer(own: &RawFlowcar, reader: &mut Reader) -> PeerLabel {
     let (v4, v6) = reader.read(
         "FLOWCAR_PEER_PREFIX",
         &own.peer_prefix,
         (24, 64),
         parse::prefixes,
     );
-    reader.read("FLOWCAR_PEER", &own.peer, PeerNaming::Auto, |text| {
+    reader.read("FLOWCAR_PEER", &own.peer, PeerLabel::Auto, |text| {
         parse::choice(
             text,
             &[
-                ("auto", PeerNaming::Auto),
-                ("address", PeerNaming::Address),
-                ("prefix", PeerNaming::Prefix { v4, v6 }),
-                ("none", PeerNaming::None),
+                ("auto", PeerLabel::Auto),
+                ("address", PeerLabel::Address),
+                ("prefix", PeerLabel::Prefix { v4, v6 }),
+                ("none", PeerLabel::None),
             ],
         )
     })

@@ -1,13 +1,13 @@
-//! Variables that are set and change nothing here: told once, with the name that was meant.
+//! Variables that are set and change nothing: reported once, with the name that was probably meant.
 
 use std::net::IpAddr;
 
-use super::{mistake::Notice, settings::SETTINGS};
+use super::{error::Notice, settings::SETTINGS};
 
-/// What a name must have in common with a setting's to be taken for it misspelt: of 1 for the same name.
+/// The similarity to a setting's name from which on a name counts as misspelt; 1 is the same name.
 const ALIKE: f64 = 0.75;
 
-/// What building and testing flowcar is told by.
+/// Variables of flowcar's build and tests.
 const BUILD: [&str; 5] = [
     "FLOWCAR_BPF",
     "FLOWCAR_BPF_CARGO",
@@ -16,8 +16,8 @@ const BUILD: [&str; 5] = [
     "FLOWCAR_STATIC_TARGET",
 ];
 
-/// Variables of OpenTelemetry's specification that are not honoured, or those that begin so (`*`), and what to do instead.
-/// The first that fits holds.
+/// Variables of OpenTelemetry's specification that are not honoured, as names or prefixes (`*`), and what to do instead.
+/// The first match wins.
 const NOT_HONOURED: &[(&str, &str)] = &[
     (
         "OTEL_CONFIG_FILE",
@@ -84,7 +84,7 @@ const NOT_HONOURED: &[(&str, &str)] = &[
     ("OTEL_ENTITIES", "set OTEL_RESOURCE_ATTRIBUTES"),
 ];
 
-/// What is to be told of this variable, which has this value, if anything.
+/// The notice about a variable with this value, if there is one.
 pub(super) fn notice(name: &str, value: &str) -> Option<Notice> {
     let known = SETTINGS.iter().any(|setting| setting.name == name) || BUILD.contains(&name);
     if known || value.is_empty() || is_service_link(name, value) {
@@ -97,7 +97,7 @@ pub(super) fn notice(name: &str, value: &str) -> Option<Notice> {
         };
         return Some(Notice::new(
             name,
-            format!("is no setting of flowcar's; {meant}"),
+            format!("is not a setting of flowcar; {meant}"),
         ));
     }
     let fits = |pattern: &str| match pattern.strip_suffix('*') {
@@ -107,7 +107,7 @@ pub(super) fn notice(name: &str, value: &str) -> Option<Notice> {
     if let Some((_, instead)) = NOT_HONOURED.iter().find(|(pattern, _)| fits(pattern)) {
         return Some(Notice::new(name, format!("is not honoured; {instead}")));
     }
-    // Others are for other programs: SDKs have their own for each language.
+    // Other variables belong to other programs: SDKs have their own for each language.
     let alike = alike(name).filter(|alike| alike.starts_with("OTEL_"))?;
     Some(Notice::new(
         name,
@@ -115,7 +115,7 @@ pub(super) fn notice(name: &str, value: &str) -> Option<Notice> {
     ))
 }
 
-/// The setting that was meant by a name that is none.
+/// The setting with the most similar name.
 fn alike(name: &str) -> Option<&'static str> {
     let name = name.to_ascii_uppercase();
     let end = end(&name);
@@ -135,7 +135,7 @@ fn alike(name: &str) -> Option<&'static str> {
     let nearest = names()
         .map(|known| (likeness(known), known))
         .filter(|(likeness, _)| *likeness >= ALIKE)
-        // Of equals the first: that of any signal before those of one.
+        // Of equals the first: the common setting before those of one signal.
         .rev()
         .max_by(|(a, _), (b, _)| a.total_cmp(b));
     let begun = || {
@@ -146,7 +146,7 @@ fn alike(name: &str) -> Option<&'static str> {
     nearest.map(|(_, known)| known).or_else(begun)
 }
 
-/// A name without whose it is.
+/// A name without its owner's prefix.
 fn end(name: &str) -> &str {
     ["OTEL_EXPORTER_OTLP_", "OTEL_", "FLOWCAR_"]
         .iter()
@@ -184,14 +184,14 @@ fn is_service_link(name: &str, value: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn told(name: &str, value: &str) -> String {
+    fn error(name: &str, value: &str) -> String {
         notice(name, value)
             .map(|notice| notice.to_string())
             .unwrap_or_default()
     }
 
     #[test]
-    fn a_name_that_changes_nothing_is_told_with_the_one_that_was_meant() {
+    fn unknown_name_is_reported_with_the_likely_one() {
         for (name, meant) in [
             ("FLOWCAR_LOG_LEVEL", "FLOWCAR_LOG?"),
             ("FLOWCAR_LOGLEVEL", "FLOWCAR_LOG?"),
@@ -231,18 +231,18 @@ mod tests {
             ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "no limits"),
             ("OTEL_LOGS_EXPORTER", "no logs"),
         ] {
-            let told = told(name, "s3cret");
-            assert!(told.starts_with(&format!("{name} is no")), "{told}");
+            let error = error(name, "s3cret");
+            assert!(error.starts_with(&format!("{name} is no")), "{error}");
             assert!(
-                told.ends_with(meant) || !meant.ends_with('?') && told.contains(meant),
-                "{told}"
+                error.ends_with(meant) || !meant.ends_with('?') && error.contains(meant),
+                "{error}"
             );
-            assert!(!told.contains("s3cret"), "{told}");
+            assert!(!error.contains("s3cret"), "{error}");
         }
     }
 
     #[test]
-    fn what_is_meant_for_others_or_means_nothing_is_no_noise() {
+    fn variable_of_other_programs_is_not_reported() {
         for (name, value) in [
             // Services called flowcar, flowcar-controller and otel-collector.
             ("FLOWCAR_SERVICE_HOST", "10.96.0.7"),
@@ -271,10 +271,10 @@ mod tests {
             ("FLOWCAR_LOG_LEVEL", ""),
             ("OTEL_CONFIG_FILE", ""),
         ] {
-            assert_eq!(told(name, value), "", "{name}={value}");
+            assert_eq!(error(name, value), "", "{name}={value}");
         }
         for setting in SETTINGS {
-            assert_eq!(told(setting.name, "x"), "");
+            assert_eq!(error(setting.name, "x"), "");
         }
     }
 }

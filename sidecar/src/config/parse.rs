@@ -1,19 +1,19 @@
-//! From one setting's text to its value.
+//! Parses one setting's text.
 
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 use tracing::level_filters::LevelFilter;
 
-use super::mistake::Wrong;
+use super::error::ParseError;
 
-/// The least interval between reports: below it flowcar would be its own heaviest load.
+/// The shortest interval between reports: below it the reports would be flowcar's heaviest load.
 const LEAST_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The page size that ring buffers are made of on every machine that flowcar runs on is a multiple of this.
+/// The page size of ring buffers is a multiple of this on every machine that flowcar runs on.
 const PAGE: u32 = 4096;
 
-/// Exporters that OpenTelemetry's SDKs have and flowcar has not.
+/// Exporters that OpenTelemetry's SDKs have and flowcar does not.
 const OTHER_EXPORTERS: [&str; 9] = [
     "console",
     "jaeger",
@@ -26,26 +26,26 @@ const OTHER_EXPORTERS: [&str; 9] = [
     "zipkin",
 ];
 
-pub(super) fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, Wrong> {
+pub(super) fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, ParseError> {
     choices
         .iter()
         .find(|(name, _)| name.eq_ignore_ascii_case(text))
         .map(|(_, value)| *value)
         .ok_or_else(|| {
             let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
-            Wrong::new("is not known", format!("set it to {}", one_of(&names)))
+            ParseError::new("is not known", format!("set it to {}", one_of(&names)))
         })
 }
 
 /// Only "true", in letters of either case, is true, and whatever else is false (OpenTelemetry specification, "Boolean");
-/// the second tells whether it is a value that means either.
+/// the second is whether the value is either of these.
 pub(super) fn boolean(text: &str) -> (bool, bool) {
     let is = |value: &str| text.eq_ignore_ascii_case(value);
     (is("true"), is("true") || is("false"))
 }
 
-/// A list of exporters: whether OTLP is among them, and those that flowcar has not.
-pub(super) fn exporters(text: &str) -> Result<(bool, Vec<&str>), Wrong> {
+/// A list of exporters: whether OTLP is among them, and those that flowcar does not have.
+pub(super) fn exporters(text: &str) -> Result<(bool, Vec<&str>), ParseError> {
     const REMEDY: &str = "set it to otlp, or to none";
     let named = text
         .split(',')
@@ -73,20 +73,23 @@ pub(super) fn exporters(text: &str) -> Result<(bool, Vec<&str>), Wrong> {
             .any(|known| known.eq_ignore_ascii_case(name))
     };
     if !others.iter().all(|name| known(name)) {
-        return Err(Wrong::new("is not known", REMEDY));
+        return Err(ParseError::new("is not known", REMEDY));
     }
     if none && named.iter().any(|name| !name.eq_ignore_ascii_case("none")) {
-        return Err(Wrong::new("has none beside others", REMEDY));
+        return Err(ParseError::new("has none beside others", REMEDY));
     }
     if !otlp && !none {
-        return Err(Wrong::new("is an exporter that flowcar has not", REMEDY));
+        return Err(ParseError::new(
+            "is an exporter that flowcar has not",
+            REMEDY,
+        ));
     }
     Ok((otlp, others))
 }
 
-pub(super) fn count(text: &str) -> Result<usize, Wrong> {
+pub(super) fn count(text: &str) -> Result<usize, ParseError> {
     match text.parse() {
-        Ok(0) | Err(_) => Err(Wrong::new(
+        Ok(0) | Err(_) => Err(ParseError::new(
             "is not a whole number above 0",
             "write it in digits",
         )),
@@ -94,9 +97,9 @@ pub(super) fn count(text: &str) -> Result<usize, Wrong> {
     }
 }
 
-pub(super) fn millis(text: &str) -> Result<Duration, Wrong> {
+pub(super) fn millis(text: &str) -> Result<Duration, ParseError> {
     match text.parse() {
-        Ok(0) | Err(_) => Err(Wrong::new(
+        Ok(0) | Err(_) => Err(ParseError::new(
             "is not a time above 0",
             "give whole milliseconds, digits only, 5000 for 5 s",
         )),
@@ -105,24 +108,24 @@ pub(super) fn millis(text: &str) -> Result<Duration, Wrong> {
 }
 
 /// Milliseconds, or 0 for no limit (OpenTelemetry specification, "Timeout").
-pub(super) fn limit(text: &str) -> Result<Option<Duration>, Wrong> {
+pub(super) fn limit(text: &str) -> Result<Option<Duration>, ParseError> {
     let limit = millis_or_never(text)?;
     Ok(Some(limit).filter(|limit| !limit.is_zero()))
 }
 
 /// Milliseconds, or 0 for never.
-pub(super) fn millis_or_never(text: &str) -> Result<Duration, Wrong> {
+pub(super) fn millis_or_never(text: &str) -> Result<Duration, ParseError> {
     match text.parse::<u64>() {
         Ok(0) => Ok(Duration::ZERO),
         _ => millis(text),
     }
 }
 
-pub(super) fn interval(text: &str) -> Result<Duration, Wrong> {
+pub(super) fn interval(text: &str) -> Result<Duration, ParseError> {
     let interval = millis(text)?;
     if interval < LEAST_INTERVAL {
         let least = LEAST_INTERVAL.as_millis();
-        return Err(Wrong::new(
+        return Err(ParseError::new(
             format!("is less than {least} ms"),
             format!("set it to {least} or more"),
         ));
@@ -130,10 +133,10 @@ pub(super) fn interval(text: &str) -> Result<Duration, Wrong> {
     Ok(interval)
 }
 
-pub(super) fn ring_bytes(text: &str) -> Result<u32, Wrong> {
+pub(super) fn ring_bytes(text: &str) -> Result<u32, ParseError> {
     match text.parse::<u32>() {
         Ok(bytes) if bytes >= PAGE && bytes.is_power_of_two() => Ok(bytes),
-        _ => Err(Wrong::new(
+        _ => Err(ParseError::new(
             format!("is not a size that the kernel takes: a power of two, at least {PAGE}"),
             "set it to 1048576 for 1 MiB",
         )),
@@ -141,21 +144,21 @@ pub(super) fn ring_bytes(text: &str) -> Result<u32, Wrong> {
 }
 
 /// `24/64`: leading bits of IPv4 and of IPv6 addresses.
-pub(super) fn prefixes(text: &str) -> Result<(u8, u8), Wrong> {
+pub(super) fn prefixes(text: &str) -> Result<(u8, u8), ParseError> {
     let lengths = text.split_once('/').and_then(|(v4, v6)| {
         let v4 = v4.parse().ok().filter(|bits| *bits <= 32)?;
         let v6 = v6.parse().ok().filter(|bits| *bits <= 128)?;
         Some((v4, v6))
     });
     lengths.ok_or_else(|| {
-        Wrong::new(
+        ParseError::new(
             "is not two prefix lengths, of IPv4 (0 to 32) and of IPv6 (0 to 128)",
-            "set it to 24/64, say",
+            "set it to 24/64, for example",
         )
     })
 }
 
-pub(super) fn level(text: &str) -> Result<LevelFilter, Wrong> {
+pub(super) fn level(text: &str) -> Result<LevelFilter, ParseError> {
     choice(
         text,
         &[
@@ -182,11 +185,11 @@ pub(super) fn parts(text: &str) -> impl Iterator<Item = (usize, &str, Option<&st
 
 /// `key=value,key=value`, percent-encoded (OpenTelemetry specification, "Specifying resource information via an environment
 /// variable"). An empty `service.name` is none.
-pub(super) fn attributes(text: &str) -> Result<Vec<(String, String)>, Wrong> {
+pub(super) fn attributes(text: &str) -> Result<Vec<(String, String)>, ParseError> {
     let remedy = "write key=value,key=value; in a value a comma is %2C and a percent sign %25";
     let mut attributes = Vec::new();
     for (at, key, value) in parts(text) {
-        let wrong = |what| Wrong::new(format!("its {} part {what}", ordinal(at)), remedy);
+        let wrong = |what| ParseError::new(format!("its {} part {what}", ordinal(at)), remedy);
         let value = value.ok_or_else(|| wrong("is not key=value"))?;
         if key.is_empty() {
             return Err(wrong("has no key"));
@@ -208,10 +211,10 @@ fn well_encoded(text: &str) -> bool {
 }
 
 /// The text percent-decoded; `at` is the number of its part.
-pub(super) fn decoded(text: &str, at: usize) -> Result<String, Wrong> {
+pub(super) fn decoded(text: &str, at: usize) -> Result<String, ParseError> {
     let text = percent_decode_str(text).decode_utf8();
     text.map(|text| text.into_owned()).map_err(|_| {
-        Wrong::new(
+        ParseError::new(
             format!(
                 "its {} part is not valid UTF-8 once percent-decoded",
                 ordinal(at)

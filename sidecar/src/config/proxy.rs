@@ -1,4 +1,4 @@
-//! `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`: what curl and Go's programs make of them.
+//! `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, read as curl and Go's programs read them.
 
 use std::{fmt, net::IpAddr};
 
@@ -7,8 +7,9 @@ use hyper_util::client::proxy::matcher::Matcher;
 
 use super::{
     endpoint::{self, Endpoint},
-    mistake::{Reader, Wrong},
+    error::ParseError,
     raw::RawProxies,
+    reader::Reader,
 };
 
 /// The HTTP proxy that the connections to a receiver go through.
@@ -18,7 +19,7 @@ pub struct Proxy {
     pub host: String,
     /// Its port.
     pub port: u16,
-    /// What it is told of who asks (RFC 7617); secret.
+    /// The credentials that are sent to it (RFC 7617); secret.
     pub authorization: Option<HeaderValue>,
     /// The variable that names it.
     pub variable: String,
@@ -42,8 +43,7 @@ impl fmt::Debug for Proxy {
     }
 }
 
-/// The proxy for what is at `endpoint`, by its scheme. This host is reached without one, whatever the variables say, as Go
-/// has it.
+/// The proxy for `endpoint`, by its scheme. This host is always reached without one, as in Go.
 pub(super) fn proxy(raw: &RawProxies, endpoint: &Endpoint, reader: &mut Reader) -> Option<Proxy> {
     let own = if endpoint.uri.scheme_str() == Some("https") {
         &raw.https
@@ -69,7 +69,7 @@ pub(super) fn proxy(raw: &RawProxies, endpoint: &Endpoint, reader: &mut Reader) 
                 variable: variable.clone(),
             })
         }
-        // One that is not to be used here may be as wrong as it likes.
+        // A proxy that is not used here may be wrong.
         Err(wrong) if is_used(&endpoint.uri, exempt) => {
             reader.add_once(variable, value, wrong);
             None
@@ -92,8 +92,8 @@ fn is_this_host(uri: &Uri) -> bool {
     })
 }
 
-/// The entries of `NO_PROXY` that may hold for `uri`, as the matcher takes them; none if every host is exempt. An entry with a
-/// port holds for that port, `*.example.org` is `.example.org`.
+/// The entries of `NO_PROXY` that may apply to `uri`, as the matcher takes them; none if every host is exempt. An entry with a
+/// port applies to that port, `*.example.org` is `.example.org`.
 fn exempt(no: &str, uri: &Uri) -> Option<String> {
     let default = if uri.scheme_str() == Some("https") {
         443
@@ -119,26 +119,30 @@ fn exempt(no: &str, uri: &Uri) -> Option<String> {
     Some(entries.join(","))
 }
 
-/// The proxy's URL, if flowcar can speak to it.
-fn parse(text: &str) -> Result<String, Wrong> {
-    const REMEDY: &str = "set it to http://proxy:3128, say, or the receiver's host in NO_PROXY";
+/// The proxy's URL, if flowcar supports it.
+fn parse(text: &str) -> Result<String, ParseError> {
+    const REMEDY: &str =
+        "set it to http://proxy:3128, for example, or name the receiver's host in NO_PROXY";
     let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
     if scheme.eq_ignore_ascii_case("https") {
-        let wrong = "is a proxy that is spoken to by TLS, which flowcar does not";
-        return Err(Wrong::new(wrong, REMEDY));
+        let wrong = "is a proxy behind TLS, which flowcar does not support";
+        return Err(ParseError::new(wrong, REMEDY));
     }
     if !scheme.eq_ignore_ascii_case("http") {
-        let wrong = "is not an HTTP proxy, the only kind that flowcar knows";
-        return Err(Wrong::new(wrong, REMEDY));
+        let wrong = "is not an HTTP proxy, the only kind that flowcar supports";
+        return Err(ParseError::new(wrong, REMEDY));
     }
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let (user, host) = match authority.rsplit_once('@') {
         Some((user, host)) => (format!("{user}@"), host),
         None => (String::new(), authority),
     };
-    let host = endpoint::split(host).map_err(|wrong| Wrong::new(wrong, REMEDY))?;
+    let host = endpoint::split(host).map_err(|wrong| ParseError::new(wrong, REMEDY))?;
     if host.zone.is_some() {
-        return Err(Wrong::new("has an interface's name in its host", REMEDY));
+        return Err(ParseError::new(
+            "has an interface's name in its host",
+            REMEDY,
+        ));
     }
     let url = format!("http://{user}{host}");
     url.parse::<Uri>()
@@ -148,9 +152,9 @@ fn parse(text: &str) -> Result<String, Wrong> {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::{Config, Mistakes, Target};
+    use crate::config::{Config, ConfigErrors, Target};
 
-    fn target(endpoint: &str, vars: &[(&str, &str)]) -> Result<Target, Mistakes> {
+    fn target(endpoint: &str, vars: &[(&str, &str)]) -> Result<Target, ConfigErrors> {
         let endpoint = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)];
         let vars = endpoint.iter().chain(vars);
         let vars = vars.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
@@ -163,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn the_scheme_chooses_the_variable() {
+    fn endpoint_scheme_selects_the_proxy_variable() {
         let both = [("HTTP_PROXY", "http://a:1"), ("HTTPS_PROXY", "http://b:2")];
         for (endpoint, expected) in [
             ("http://c:4317", Some("http://a:1")),
@@ -215,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_may_be_exempt() {
+    fn no_proxy_exempts_hosts() {
         for (endpoint, no, exempt) in [
             ("http://c.example.org:4317", "example.org", true),
             ("http://c.example.org:4317", ".example.org", true),
@@ -254,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn user_and_password_are_sent_and_never_shown() {
+    fn proxy_credentials_are_sent_and_never_shown() {
         // RFC 7617's own example, percent-encoded for a URL.
         let vars = [("HTTPS_PROXY", "http://Aladdin:open%20sesame@proxy:3128")];
         let target = target("https://c:4317", &vars).expect("good settings");
@@ -269,9 +273,9 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_that_cannot_be_used_is_a_mistake_where_it_would_be() {
+    fn unusable_proxy_is_an_error_where_it_applies() {
         for (value, wrong) in [
-            ("https://proxy:3128", "is a proxy that is spoken to by TLS"),
+            ("https://proxy:3128", "is a proxy behind TLS"),
             ("socks5://proxy:1080", "is not an HTTP proxy"),
             (
                 "http://proxy:99999",
@@ -287,10 +291,10 @@ mod tests {
             ("http://u:s3 cret@proxy:1", "is not a URL"),
         ] {
             let vars = [("HTTP_PROXY", value)];
-            let told = target("http://c:4317", &vars).expect_err(value).to_string();
-            assert!(told.starts_with("HTTP_PROXY="), "{told}");
-            assert!(told.contains(&format!(": {wrong}")), "{told}");
-            assert!(!told.contains("s3"), "{told}");
+            let error = target("http://c:4317", &vars).expect_err(value).to_string();
+            assert!(error.starts_with("HTTP_PROXY="), "{error}");
+            assert!(error.contains(&format!(": {wrong}")), "{error}");
+            assert!(!error.contains("s3"), "{error}");
             for endpoint in ["http://localhost:4317", "https://c:4317"] {
                 assert_eq!(proxy(endpoint, &vars), None, "{value}");
             }

@@ -1,4 +1,4 @@
-//! The environment as it stands, read by envy: flat structs of texts, so that nothing can fail to deserialize.
+//! The raw environment, read by envy: flat structs of texts, so that nothing can fail to deserialize.
 
 use serde::{Deserialize, de::DeserializeOwned};
 
@@ -37,7 +37,7 @@ pub(super) struct RawSignal {
     pub(super) certificate: Option<String>,
     pub(super) client_certificate: Option<String>,
     pub(super) client_key: Option<String>,
-    /// Of metrics alone.
+    /// For metrics only.
     pub(super) temporality_preference: Option<String>,
 }
 
@@ -63,7 +63,7 @@ pub(super) struct RawFlowcar {
     pub(super) log: Option<String>,
     pub(super) log_format: Option<String>,
     pub(super) shutdown_timeout: Option<String>,
-    pub(super) state: Option<String>,
+    pub(super) state_dir: Option<String>,
     pub(super) host_cgroup: Option<String>,
     pub(super) pod_name: Option<String>,
     pub(super) pod_namespace: Option<String>,
@@ -76,7 +76,7 @@ pub(super) struct RawFlowcar {
     pub(super) owner_name: Option<String>,
 }
 
-/// The proxies' variables, which programs of all kinds read; of two spellings that in capitals goes first.
+/// The proxies' variables, which programs of all kinds read; of two spellings the one in capitals wins.
 #[derive(Debug)]
 pub(super) struct RawProxies {
     pub(super) http: Option<Named>,
@@ -91,7 +91,7 @@ pub(super) type Named = (String, String);
 // === impl Raw ===
 
 impl Raw {
-    /// Of `vars` those that have a value: an empty one is as good as none.
+    /// The variables with a value: an empty one counts as unset.
     pub(super) fn from_vars(vars: &[Named]) -> Self {
         Self {
             sdk: part(vars, "OTEL_"),
@@ -109,7 +109,7 @@ impl Raw {
     }
 }
 
-/// Whether this is the name of a variable that flowcar reads, or that somebody may think it reads.
+/// Whether flowcar reads the variable, or somebody may think that it does.
 pub(super) fn concerns(name: &str) -> bool {
     let proxy = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"];
     name.starts_with("OTEL_")
@@ -117,7 +117,7 @@ pub(super) fn concerns(name: &str) -> bool {
         || proxy.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
-/// envy takes names for the same whatever their case, and one name twice for an error.
+/// envy ignores the case of names, and takes a name that occurs twice for an error.
 fn part<T: DeserializeOwned>(vars: &[Named], prefix: &'static str) -> T {
     let vars = vars
         .iter()

@@ -1,11 +1,11 @@
-//! The table of all settings, which docs/configuration.md shows.
+//! The table of all settings, from which docs/configuration.md is generated.
 
 /// One setting.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
     /// The environment variable.
     pub name: &'static str,
-    /// What holds where it is not set.
+    /// The default.
     pub default: &'static str,
     /// What it does.
     pub meaning: &'static str,
@@ -19,7 +19,7 @@ const fn setting(name: &'static str, default: &'static str, meaning: &'static st
     }
 }
 
-/// Every setting. Those of `OTEL_EXPORTER_OTLP_` exist for one signal, too, and then go first.
+/// Every setting. Those of `OTEL_EXPORTER_OTLP_` exist for a single signal, too, and then win.
 pub const SETTINGS: &[Setting] = &[
     setting(
         "OTEL_EXPORTER_OTLP_ENDPOINT",
@@ -179,17 +179,17 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "OTEL_METRIC_EXPORT_INTERVAL",
         "`10000`",
-        "milliseconds between reports; not OpenTelemetry's 60000, so that a pod's first minute is seen while it lasts",
+        "milliseconds between reports; not OpenTelemetry's 60000, so that a pod's first minute is visible while it lasts",
     ),
     setting(
         "OTEL_METRICS_EXPORTER",
         "`otlp`",
-        "`otlp` or `none`; of a list others are left out",
+        "`otlp` or `none`; others in a list are ignored",
     ),
     setting(
         "OTEL_TRACES_EXPORTER",
         "`otlp`",
-        "`otlp` or `none`; of a list others are left out",
+        "`otlp` or `none`; others in a list are ignored",
     ),
     setting(
         "OTEL_SDK_DISABLED",
@@ -204,7 +204,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "OTEL_RESOURCE_ATTRIBUTES",
         "none",
-        "`key=value,key=value`, values percent-encoded: more about the pod; these win over what flowcar finds. If one is malformed, all are left out",
+        "`key=value,key=value`, values percent-encoded: more attributes of the resource; they win over those that flowcar finds. If one is malformed, all are ignored",
     ),
     setting(
         "HTTP_PROXY",
@@ -220,17 +220,17 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "NO_PROXY",
         "none",
-        "hosts that are reached without a proxy: `name` (and what ends in `.name`), address, `10.0.0.0/8`, each also with `:port`, or `*`; this host always is",
+        "hosts that are reached without a proxy: `name` (and every name that ends in `.name`), address, `10.0.0.0/8`, each also with `:port`, or `*`; this host always is",
     ),
     setting(
         "FLOWCAR_SOURCE",
         "`auto`",
-        "where flows are learnt of: `ebpf`; `inet_diag`, which needs no right, sees no handshake and one RTT a look; or `auto`: `ebpf`, and `inet_diag` where that is refused (`flowcar run`: `ebpf`)",
+        "where flowcar reads connections: `ebpf`; `inet_diag`, which needs no capability, sees no handshake and gives one RTT for each socket dump; or `auto`: `ebpf`, and `inet_diag` where eBPF is refused (`flowcar run`: `ebpf`)",
     ),
     setting(
         "FLOWCAR_PEER",
         "`auto`",
-        "what of the peer is on metrics: `auto` (on a client's end the server's address, on a server's end nothing: spans have it), `address` (always), `prefix` (`flowcar.peer.prefix`) or `none`",
+        "the peer's attribute on metrics: `auto` (on a client's end the server's address, on a server's end nothing: spans have it), `address` (always), `prefix` (`flowcar.peer.prefix`) or `none`",
     ),
     setting(
         "FLOWCAR_PEER_PREFIX",
@@ -240,27 +240,27 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "FLOWCAR_PORTS",
         "`include`",
-        "`exclude`: metrics are not by `server.port`",
+        "`exclude`: metrics have no `server.port`",
     ),
     setting(
         "FLOWCAR_SERIES_LIMIT",
         "`2000`",
-        "series, at most; the rest is summed under `otel.metric.overflow`",
+        "most series; the rest is summed under `otel.metric.overflow`",
     ),
     setting(
         "FLOWCAR_SERIES_IDLE",
         "`3600000`",
-        "milliseconds without a connection or anything new after which a series is dropped, once the receiver has all of it; it begins anew from zero. 0: never",
+        "milliseconds without a connection or a new value after which a series is dropped, once the receiver has all of it; it restarts from zero. 0: never",
     ),
     setting(
         "FLOWCAR_SELF_METRICS",
         "`basic`",
-        "flowcar's own figures, sent as `service.name=flowcar`: `basic` (ten points a minute, and what was ever lost), `detailed` (all, with each report) or `none`",
+        "self metrics, sent as `service.name=flowcar`: `basic` (some ten points a minute, and counters of losses that are not 0), `detailed` (all, with each report) or `none`",
     ),
     setting(
         "FLOWCAR_MAX_FLOWS",
         "`65536`",
-        "flows in the table, at most, and no more than the memory limit has room for; flows past it count when they close",
+        "most flows in the table, and no more than the memory limit has room for; flows beyond it are counted when they close",
     ),
     setting(
         "FLOWCAR_RING_BYTES",
@@ -270,7 +270,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "FLOWCAR_EXCHANGE",
         "`off`",
-        "`on`: every packet's headers are looked at, for `flowcar.tcp.exchange.duration` and for who sent a RST; needs the eBPF source",
+        "`on`: reads every packet's headers, for `flowcar.tcp.exchange.duration` and for which end sent a RST; needs the eBPF source",
     ),
     setting(
         "FLOWCAR_TRACE_PARENT",
@@ -280,22 +280,22 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "FLOWCAR_SPANS_PER_SECOND",
         "`200`",
-        "spans sent, at most, on average: of each second's the failed, slow and lossy ones first, the rest by chance; each span's `flowcar.sample.probability` says how likely it was to be sent",
+        "most spans sent a second, on average: of each second's spans the failed, slow and lossy ones first, then a random sample of the rest; each span has its `flowcar.sample.probability`",
     ),
     setting(
         "FLOWCAR_SPAN_QUEUE",
         "`2048`",
-        "spans waiting for the receiver, at most; those past it are counted",
+        "most spans that wait for the receiver; spans beyond it are dropped and counted",
     ),
     setting(
         "FLOWCAR_SPAN_QUEUE_BYTES",
         "`8388608`",
-        "memory for spans that wait, at most; of those past it the oldest ordinary ones go first, failed, slow and lossy ones last",
+        "most memory for spans that wait, in bytes; beyond it the oldest ordinary spans are dropped first, failed, slow and lossy ones last",
     ),
     setting(
         "FLOWCAR_SPAN_INTERVAL",
         "`60000`",
-        "milliseconds after which a connection that is still open sends a span of its own for that time; 0: none before it ends",
+        "milliseconds after which a connection that is still open sends an interim span; 0: none before it closes",
     ),
     setting(
         "FLOWCAR_HISTOGRAMS",
@@ -314,9 +314,9 @@ pub const SETTINGS: &[Setting] = &[
         "milliseconds for the last exports after SIGTERM",
     ),
     setting(
-        "FLOWCAR_STATE",
+        "FLOWCAR_STATE_DIR",
         "none",
-        "directory in which `flowcar export` leaves what its last report told of, for the flowcar after it: a restart then counts nothing twice, and names what ended unseen; some 50 bytes for each flow, and never more than an eighth of the room that is left. A link, or a file that another user wrote, is not read",
+        "directory for the checkpoint, which `flowcar export` writes after each acknowledged report: a restart then counts nothing twice and names connections that closed meanwhile; some 50 bytes for each flow, and never more than an eighth of the free space. A link, or a file that another user wrote, is not read",
     ),
     setting(
         "FLOWCAR_HOST_CGROUP",
@@ -338,7 +338,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "FLOWCAR_POD_IPS",
         "",
-        "`flowcar.pod.ips`, where there is more than one: of a pod with two address families, say",
+        "`flowcar.pod.ips`, if there is more than one, as in a pod with two address families",
     ),
     setting("FLOWCAR_NODE_NAME", "", "`k8s.node.name`"),
     setting(

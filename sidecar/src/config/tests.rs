@@ -8,7 +8,7 @@ use crate::certs::{ClientFiles, TlsFiles};
 mod notices;
 mod rules;
 
-fn read(vars: &[(&str, &str)]) -> Result<Config, Mistakes> {
+fn read(vars: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
     let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
     Config::from_vars(vars.iter().map(owned))
 }
@@ -20,8 +20,8 @@ fn endpoints(vars: &[(&str, &str)]) -> (String, String) {
 }
 
 #[test]
-fn all_mistakes_are_reported_together_each_in_a_line_of_its_own() {
-    let mistakes = read(&[
+fn all_errors_are_reported_each_on_its_own_line() {
+    let errors = read(&[
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "ftp://collector"),
         ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "http/json"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "authorization"),
@@ -30,11 +30,8 @@ fn all_mistakes_are_reported_together_each_in_a_line_of_its_own() {
         ("FLOWCAR_RING_BYTES", "5000"),
         ("FLOWCAR_PEER_PREFIX", "33/64"),
     ])
-    .expect_err("seven mistakes");
-    let names: Vec<_> = mistakes
-        .iter()
-        .map(|mistake| mistake.name.as_str())
-        .collect();
+    .expect_err("seven errors");
+    let names: Vec<_> = errors.iter().map(|error| error.name.as_str()).collect();
     let expected = BTreeSet::from([
         "OTEL_EXPORTER_OTLP_ENDPOINT",
         "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL",
@@ -44,9 +41,9 @@ fn all_mistakes_are_reported_together_each_in_a_line_of_its_own() {
         "FLOWCAR_RING_BYTES",
         "FLOWCAR_PEER_PREFIX",
     ]);
-    assert_eq!(names.len(), 7, "{mistakes}");
+    assert_eq!(names.len(), 7, "{errors}");
     assert_eq!(BTreeSet::from_iter(names), expected);
-    let text = mistakes.to_string();
+    let text = errors.to_string();
     assert_eq!(text.lines().count(), 7, "{text}");
     let interval = "OTEL_METRIC_EXPORT_INTERVAL=1: is less than 100 ms; set it to 100 or more";
     assert!(text.lines().any(|line| line == interval), "{text}");
@@ -101,7 +98,7 @@ fn a_grpc_endpoint_without_a_scheme_is_https_unless_insecure() {
 }
 
 #[test]
-fn no_endpoint_means_no_export_until_the_default_is_asked_for() {
+fn no_endpoint_means_no_export_unless_default_is_requested() {
     let config = read(&[("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "http/protobuf")]).unwrap();
     assert_eq!(config.export, Export::default());
     let export = config.with_default_endpoint().export;
@@ -121,7 +118,7 @@ fn a_signal_can_be_turned_off() {
 }
 
 #[test]
-fn the_signals_own_variable_goes_first_and_an_empty_one_is_none() {
+fn signal_variable_wins_and_empty_counts_as_unset() {
     let config = read(&[
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317"),
         ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
@@ -158,15 +155,15 @@ fn headers_are_decoded_and_never_shown() {
     assert!(!format!("{config:?}").contains(secret));
 
     let wrong = format!("auth orization={secret}");
-    let mistakes = read(&[endpoint, ("OTEL_EXPORTER_OTLP_HEADERS", &wrong)]).unwrap_err();
-    assert!(!mistakes.to_string().contains(secret), "{mistakes}");
+    let errors = read(&[endpoint, ("OTEL_EXPORTER_OTLP_HEADERS", &wrong)]).unwrap_err();
+    assert!(!errors.to_string().contains(secret), "{errors}");
     let user = format!("http://me:{secret}@collector:4317");
-    let mistakes = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &user)]).unwrap_err();
-    assert!(!mistakes.to_string().contains(secret), "{mistakes}");
+    let errors = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &user)]).unwrap_err();
+    assert!(!errors.to_string().contains(secret), "{errors}");
 }
 
 #[test]
-fn every_setting_of_the_table_is_read_and_no_other() {
+fn exactly_the_settings_of_the_table_are_read() {
     let default = format!("{:?}", read(&[]).unwrap().with_default_endpoint());
     for setting in SETTINGS {
         // Proxies are for receivers elsewhere.
@@ -177,7 +174,7 @@ fn every_setting_of_the_table_is_read_and_no_other() {
         let changed = ["%zz nonsense", "true"].into_iter().any(|value| {
             match read(&[(setting.name, value)]) {
                 Ok(config) => format!("{:?}", config.with_default_endpoint()) != default,
-                Err(mistakes) => mistakes.iter().all(|mistake| mistake.name == setting.name),
+                Err(errors) => errors.iter().all(|error| error.name == setting.name),
             }
         });
         assert!(changed, "{} changes nothing", setting.name);
@@ -187,7 +184,7 @@ fn every_setting_of_the_table_is_read_and_no_other() {
 }
 
 #[test]
-fn defaults_in_the_table_are_the_defaults() {
+fn table_defaults_match_the_code() {
     let default = format!("{:?}", read(&[]).unwrap().with_default_endpoint());
     for setting in SETTINGS {
         let quoted = setting
@@ -207,14 +204,14 @@ fn defaults_in_the_table_are_the_defaults() {
 
 proptest! {
     #[test]
-    fn no_text_makes_it_panic_or_report_another_setting(
+    fn arbitrary_value_never_panics_or_blames_another_setting(
         at in 0..SETTINGS.len(),
         value in "\\PC{0,40}",
     ) {
         let name = SETTINGS[at].name;
-        if let Err(mistakes) = read(&[(name, &value)]) {
-            for mistake in mistakes.iter() {
-                prop_assert_eq!(&mistake.name, name);
+        if let Err(errors) = read(&[(name, &value)]) {
+            for error in errors.iter() {
+                prop_assert_eq!(&error.name, name);
             }
         }
     }
@@ -237,7 +234,7 @@ fn pem(dir: &Path, name: &str) -> (String, String) {
 }
 
 #[test]
-fn certificates_are_those_of_the_signal_before_those_of_any() {
+fn signal_certificates_win_over_common_ones() {
     let dir = tempfile::tempdir().expect("a folder");
     let (any, any_key) = pem(dir.path(), "any");
     let (own, own_key) = pem(dir.path(), "own");
@@ -268,7 +265,7 @@ fn certificates_are_those_of_the_signal_before_those_of_any() {
 }
 
 #[test]
-fn a_wrong_certificate_file_is_a_mistake_that_names_it() {
+fn wrong_certificate_file_error_names_the_file() {
     let dir = tempfile::tempdir().expect("a folder");
     let (certificate, key) = pem(dir.path(), "a");
     let (_, other_key) = pem(dir.path(), "b");
@@ -278,7 +275,7 @@ fn a_wrong_certificate_file_is_a_mistake_that_names_it() {
         .to_str()
         .expect("a path")
         .to_owned();
-    let wrong = |vars: &[(&str, &str)]| read(vars).expect_err("mistakes").to_string();
+    let wrong = |vars: &[(&str, &str)]| read(vars).expect_err("errors").to_string();
 
     let text = wrong(&[
         ("OTEL_EXPORTER_OTLP_CERTIFICATE", &key),
@@ -288,16 +285,16 @@ fn a_wrong_certificate_file_is_a_mistake_that_names_it() {
     ]);
     let lines: Vec<_> = text.lines().collect();
     assert_eq!(lines.len(), 4, "{text}");
-    let told = |name: &str, path: &str, why: &str| {
+    let error = |name: &str, path: &str, why: &str| {
         let start = format!("OTEL_EXPORTER_OTLP_{name}={path}: {why}");
         assert!(
             lines.iter().any(|line| line.starts_with(&start)),
             "{start}\n{text}"
         );
     };
-    told("CERTIFICATE", &key, "has no PEM certificate in it");
-    told("CLIENT_CERTIFICATE", &absent, "cannot be read");
-    told("CLIENT_KEY", &certificate, "has no PEM private key in it");
+    error("CERTIFICATE", &key, "has no PEM certificate in it");
+    error("CLIENT_CERTIFICATE", &absent, "cannot be read");
+    error("CLIENT_KEY", &certificate, "has no PEM private key in it");
 
     let text = wrong(&[
         ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", &certificate),
@@ -342,8 +339,8 @@ fn a_receiver_may_listen_on_a_socket_of_this_host() {
             assert_eq!(target.url(), "unix:///run/collector.sock");
         }
     }
-    let mistakes = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "unix:collector.sock")]);
-    let text = mistakes.expect_err("one").to_string();
+    let errors = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "unix:collector.sock")]);
+    let text = errors.expect_err("one").to_string();
     assert!(
         text.contains("has no absolute path; set it to unix:///"),
         "{text}"

@@ -1,5 +1,5 @@
-//! A directory in which somebody else may write, too: what lies there under our name may be a link, a FIFO, a device, or another
-//! user's file.
+//! A directory in which other users may write: the entry with flowcar's file name may be a link, a FIFO, a device, or another user's
+//! file.
 
 use std::{
     fs::File,
@@ -15,30 +15,29 @@ use nix::{
     unistd::{UnlinkatFlags, geteuid, unlinkat},
 };
 
-/// A file takes no more than this part of the room that is left.
+/// The largest share of the free space that a file takes.
 const SHARE: u64 = 8;
 
-/// An open directory. Everything in it is named without a path, so that nothing is followed but what led to the directory.
+/// An open directory. Files in it are named without a path, so that no link below the directory is followed.
 #[derive(Debug)]
 pub struct Directory(OwnedFd);
 
 // === impl Directory ===
 
 impl Directory {
-    /// Opens it. Links on the way to it are followed: that way is the operator's.
+    /// Opens it. Links in its path are followed: the operator names that path.
     ///
     /// # Errors
-    /// It is not there, or no directory.
+    /// It is absent, or no directory.
     pub fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         Ok(Self(open(path, flags, Mode::empty())?))
     }
 
-    /// The content of a file of at most `most` bytes that this process's user wrote. It never waits, as for the writer of a FIFO.
+    /// The content of a file of at most `most` bytes that this process's user wrote. It never blocks, as on a FIFO without a writer.
     ///
     /// # Errors
-    /// It is not there; it is a link, something else than a file, larger, another user's, or one that everybody may write; or it
-    /// cannot be read.
+    /// It is absent; it is a link, not a regular file, larger, another user's, or writable for everybody; or it cannot be read.
     pub fn read(&self, name: &str, most: u64) -> io::Result<Vec<u8>> {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let file = openat(&self.0, name, flags, Mode::empty()).map_err(|errno| match errno {
@@ -68,11 +67,11 @@ impl Directory {
         Ok(content)
     }
 
-    /// Puts a file in place of what is under its name, whole or not at all: whoever reads it finds the old one or the new one.
-    /// Links are replaced, not followed. It need not outlive the machine's start.
+    /// Replaces the file with this name atomically: a reader finds the old one or the new one.
+    /// Links are replaced, not followed. It need not outlive a reboot.
     ///
     /// # Errors
-    /// There is no room to spare, or it cannot be written.
+    /// There is too little free space, or it cannot be written.
     pub fn write(&self, name: &str, content: &[u8]) -> io::Result<()> {
         self.leaves_room(content.len())?;
         let new = format!("{name}.new");
@@ -80,19 +79,19 @@ impl Directory {
             Ok(()) | Err(Errno::ENOENT) => {}
             Err(errno) => return Err(errno.into()),
         }
-        // With O_EXCL nothing is followed, and what somebody made meanwhile is not written to.
+        // With O_EXCL no link is followed, and a file that another process created meanwhile is not written to.
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
         let file = openat(&self.0, &*new, flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
         File::from(file).write_all(content)?;
         Ok(renameat(&self.0, &*new, &self.0, name)?)
     }
 
-    /// The place may be shared with an application, which is not to find it full.
+    /// The file system may be shared with an application, for which it must not be full.
     fn leaves_room(&self, bytes: usize) -> io::Result<()> {
         let left = fstatvfs(&self.0)?;
         let left = left.blocks_available().saturating_mul(left.fragment_size());
         if bytes as u64 > left / SHARE {
-            let message = format!("it would take {bytes} bytes of {left} that are left");
+            let message = format!("it would take {bytes} of {left} free bytes");
             return Err(io::Error::other(message));
         }
         Ok(())
@@ -109,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_file_of_ones_own_is_read() {
+    fn only_own_users_file_is_read() {
         let there = tempfile::tempdir().expect("a folder");
         let path = |name: &str| there.path().join(name);
         let directory = Directory::open(there.path()).expect("open");
@@ -140,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn writing_follows_nothing_that_was_planted() {
+    fn write_replaces_planted_links() {
         let (there, victim) = (tempfile::tempdir(), tempfile::NamedTempFile::new());
         let (there, victim) = (there.expect("a folder"), victim.expect("a file"));
         fs::write(victim.path(), "mine").expect("written");

@@ -1,6 +1,6 @@
-//! Attempts that ended without an answer: whether their application abandoned them or an ICMP error ended them. Pure.
+//! Attempts that failed without an answer: whether their application abandoned them or an ICMP error ended them. Pure.
 //!
-//! No program may read a socket's error. What is in reach: whether the socket was closed, whether the SYN was still queued when the
+//! No program may read a socket's error. What it can read: whether the socket was closed, whether the SYN was still queued when the
 //! attempt ended, and the counters of the network namespace. An ICMP error is counted before it has an effect, and an attempt that
 //! the kernel ends is counted as failed (`tcpAttemptFails` of RFC 4022), while one that its application drops is not
 //! (net/ipv4/tcp.c, tcp_done and tcp_disconnect).
@@ -19,14 +19,14 @@ const SLACK_NS: u64 = 20_000_000;
 /// Readings that are kept.
 const READINGS: usize = 16;
 
-/// How an attempt ended, as far as its socket tells.
+/// How an attempt ended, as far as its socket shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LastSeen {
     /// The application had closed the socket.
     Closed,
-    /// The SYN was still queued: it was disconnected, or, by kernels that discard the queue last, anything.
+    /// The SYN was still queued: the socket was disconnected, or, on kernels that discard the queue last, anything happened.
     Queued,
-    /// The SYN had been discarded: the kernel ended it.
+    /// The SYN had been discarded: the kernel ended the attempt.
     Discarded,
 }
 
@@ -39,7 +39,7 @@ pub struct Unanswered {
     pub at: Monotonic,
     /// Whether the packets were IPv6.
     pub ipv6: bool,
-    /// Whether the SYN was sent again, and so met no error the first time that it still meets.
+    /// Whether the SYN was sent again: the first one met no error.
     pub sent_again: bool,
     /// How it ended.
     pub last_seen: LastSeen,
@@ -47,7 +47,7 @@ pub struct Unanswered {
     pub is_here: Option<bool>,
 }
 
-/// What the kernel has counted of a network namespace.
+/// Counters of a network namespace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NamespaceCounts {
     /// When they had been read.
@@ -56,13 +56,13 @@ pub struct NamespaceCounts {
     pub icmp: u64,
     /// The same of ICMPv6.
     pub icmp6: u64,
-    /// Those of either that found their application inside a system call on the socket.
+    /// ICMP errors of either family that came while the application was inside a system call on the socket.
     pub kept: u64,
     /// Attempts that the kernel ended (`tcpAttemptFails`).
     pub failed: u64,
 }
 
-/// Tells how attempts ended.
+/// Decides why attempts failed.
 #[derive(Debug, Default)]
 pub struct AttemptJudge {
     readings: VecDeque<Reading>,
@@ -71,7 +71,7 @@ pub struct AttemptJudge {
 #[derive(Debug, Default)]
 struct Reading {
     counts: NamespaceCounts,
-    /// What is known by now of the attempts that ended from then on until the next reading.
+    /// The part of the counts that attempts explain which ended between this reading and the next.
     explained: NamespaceCounts,
 }
 
@@ -82,9 +82,9 @@ impl NamespaceCounts {
 }
 
 impl Unanswered {
-    /// Whether it may have been dropped for an error that its application heard: such a one comes with the first SYN, and meets
-    /// the second one at the latest when the application is not inside `connect()` any more.
-    fn may_have_heard(&self, discards_first: bool) -> bool {
+    /// Whether its application may have closed it for an ICMP error: such an error answers the first SYN; by the second one the
+    /// application is not inside `connect()` any more.
+    fn may_have_received(&self, discards_first: bool) -> bool {
         let dropped = match self.last_seen {
             LastSeen::Closed => true,
             LastSeen::Queued => discards_first,
@@ -93,7 +93,7 @@ impl Unanswered {
         dropped && !self.sent_again && self.is_here != Some(false)
     }
 
-    /// Whether an error may have ended it.
+    /// Whether an ICMP error may have ended it.
     fn may_be_ended(&self, discards_first: bool) -> bool {
         let by_kernel = match self.last_seen {
             LastSeen::Closed => false,
@@ -126,7 +126,7 @@ impl AttemptJudge {
         self.explain(at, |explained| explained.failed += 1);
     }
 
-    /// Why these attempts failed; `now` is read after they were told. `discards_first` asks whether this kernel discards the queue
+    /// Why these attempts failed; `now` is read after their records. `discards_first` returns whether this kernel discards the queue
     /// before it ends an attempt for an ICMP error; false where that is not known.
     pub fn judge(
         &mut self,
@@ -139,7 +139,7 @@ impl AttemptJudge {
             attempts.iter().any(|of| of.last_seen == LastSeen::Queued) && discards_first();
         let judged = attempts
             .iter()
-            .filter(|of| of.may_have_heard(discards_first) || of.may_be_ended(discards_first));
+            .filter(|of| of.may_have_received(discards_first) || of.may_be_ended(discards_first));
         let base = judged.map(|of| self.base_of(of)).min().flatten();
         let unexplained = now
             .zip(base)
@@ -152,7 +152,7 @@ impl AttemptJudge {
             unexplained,
             ended: [false, true]
                 .map(|ipv6| count(&|of| of.ipv6 == ipv6 && of.may_be_ended(discards_first))),
-            heard: count(&|of| of.may_have_heard(discards_first)),
+            seen: count(&|of| of.may_have_received(discards_first)),
         };
         let failures: Vec<_> = attempts.iter().map(|of| circumstances.why(of)).collect();
         for (attempt, failure) in attempts.iter().zip(&failures) {
@@ -164,7 +164,7 @@ impl AttemptJudge {
         failures
     }
 
-    /// What was counted since a reading, less what is known of.
+    /// Counts since a reading, less those that attempts explain.
     fn unexplained(&self, now: &NamespaceCounts, base: usize) -> NamespaceCounts {
         let before = &self.readings[base].counts;
         let left = |of: fn(&NamespaceCounts) -> u64| {
@@ -181,8 +181,8 @@ impl AttemptJudge {
         }
     }
 
-    /// The newest reading that has nothing of this attempt: none was counted before it began, nor, where it was the error that ended
-    /// it, long before it ended.
+    /// The newest reading that counts nothing of this attempt: one before it began, or, where an error may have ended it, one well
+    /// before it ended.
     fn base_of(&self, attempt: &Unanswered) -> Option<usize> {
         let has_nothing = |reading: &Reading| {
             reading.counts.at <= attempt.started
@@ -214,7 +214,7 @@ impl AttemptJudge {
     }
 }
 
-/// Whether a reading has nothing of what ended at this time.
+/// Whether a reading counts nothing of an attempt that ended at this time.
 const fn is_before(reading: &Reading, at: Monotonic) -> bool {
     reading.counts.at.0 + SLACK_NS <= at.0
 }
@@ -222,12 +222,12 @@ const fn is_before(reading: &Reading, at: Monotonic) -> bool {
 /// What is known of all attempts that are judged together.
 struct Circumstances {
     discards_first: bool,
-    /// Since before the first of them; `None` where it is not known.
+    /// Unexplained counts since before the first of them; `None` where not known.
     unexplained: Option<NamespaceCounts>,
     /// How many may have been ended by an ICMP error of either family.
     ended: [u64; 2],
-    /// How many may have been dropped for an error that their application heard.
-    heard: u64,
+    /// How many may have been closed by their application for an ICMP error.
+    seen: u64,
 }
 
 impl Circumstances {
@@ -236,7 +236,7 @@ impl Circumstances {
             return self.ended(attempt);
         }
         match attempt.last_seen {
-            // In another namespace, by a kernel that does not show who ended it.
+            // In another namespace, on a kernel that does not show who ended it.
             LastSeen::Discarded => Failure::Other,
             LastSeen::Queued if !self.discards_first => Failure::Other,
             LastSeen::Queued | LastSeen::Closed => self.dropped(attempt),
@@ -246,12 +246,12 @@ impl Circumstances {
     /// Why one that its application dropped failed.
     fn dropped(&self, attempt: &Unanswered) -> Failure {
         let kept = self.unexplained.map_or(0, |counted| counted.kept);
-        if !attempt.may_have_heard(self.discards_first) || kept == 0 {
+        if !attempt.may_have_received(self.discards_first) || kept == 0 {
             return Failure::Abandoned;
         }
         // Attempts that an error ended may have met one before.
         let [ended, ended6] = self.ended;
-        if kept >= self.heard + ended + ended6 {
+        if kept >= self.seen + ended + ended6 {
             Failure::Unreachable
         } else {
             Failure::Other
@@ -265,7 +265,7 @@ impl Circumstances {
         };
         let icmp = counted.icmp_of(attempt.ipv6);
         if icmp == 0 || (counted.failed == 0 && attempt.last_seen == LastSeen::Queued) {
-            // In another namespace the counters say nothing.
+            // In another namespace the counters show nothing.
             return match attempt.is_here {
                 Some(true) => Failure::Abandoned,
                 _ => Failure::Other,
@@ -276,7 +276,7 @@ impl Circumstances {
         if enough && counted.failed >= self.ended.iter().sum() {
             Failure::Unreachable
         } else {
-            // Some of them were ended by ICMP errors and some were not: nothing says which.
+            // Some were ended by ICMP errors and some were not: nothing shows which.
             Failure::Other
         }
     }

@@ -1,29 +1,29 @@
-//! Where every connection is.
+//! The books: every connection is closed, live or lost.
 
 use std::collections::BTreeMap;
 
 use flowcar_shared::counter::Counter;
 
-/// What cost a connection its place in the figures (`flowcar.tcp.lost.reason`).
+/// Why a connection was lost (`flowcar.tcp.lost.reason`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Lost {
     /// The kernel refused socket storage, or flowcar's memory limit has no room for it.
     Storage,
-    /// The kernel refused to arm the socket's callbacks; or another program took them off, so that its end was not told: looks do
-    /// not show it any more.
+    /// The kernel refused to arm the socket's callbacks; or another program disabled them, so that its close was not
+    /// reported: polls do not show it any more.
     Callbacks,
     /// The ring buffer was full when the connection closed.
     RingFull,
     /// The record of its close did not decode.
     Malformed,
-    /// More sockets closed at once than the destroy group's receive buffer holds, and this one's news was not seen since.
+    /// More sockets closed at once than the destroy group's receive buffer holds, and this one's destroy event was dropped.
     Overrun,
-    /// Its socket was disconnected before it was first seen (a reset by `SO_LINGER`, a server's multipath subflow), which wiped
-    /// its counts and its peer's address.
-    Wiped,
-    /// It ended while flowcar's programs were detached: somebody else took them off the cgroup.
+    /// Its socket was disconnected before it was first seen (a reset by `SO_LINGER`, a server's multipath subflow), which
+    /// erased its counts and its peer's address.
+    Disconnected,
+    /// It closed while flowcar's programs were detached from the cgroup by another process.
     Detached,
-    /// It ended while no flowcar followed: between the last report of the one before this and this one's first look.
+    /// It closed while no flowcar followed it: between the last report of the previous flowcar and this one's first poll.
     Restart,
 }
 
@@ -35,7 +35,7 @@ impl Lost {
         Self::RingFull,
         Self::Malformed,
         Self::Overrun,
-        Self::Wiped,
+        Self::Disconnected,
         Self::Detached,
         Self::Restart,
     ];
@@ -48,26 +48,26 @@ impl Lost {
             Self::RingFull => "ring_full",
             Self::Malformed => "malformed_record",
             Self::Overrun => "destroy_overrun",
-            Self::Wiped => "wiped",
+            Self::Disconnected => "disconnected",
             Self::Detached => "detached",
             Self::Restart => "restart",
         }
     }
 }
 
-/// Where every connection is: `opened = closed + live + lost`.
+/// Every connection, by what became of it: `opened = closed + live + lost`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Books {
-    /// Established under our eyes, by the kernel's own count, those that were found open or told of by their end, and those
-    /// that were lost to the restart.
+    /// Established while the programs were attached, by the kernel's count; found open by a poll; reported only by their close; and
+    /// lost to the restart.
     pub opened: u64,
-    /// Reported closed, with everything that was to be known.
+    /// Reported closed, with a close reason and all counts.
     pub closed: u64,
     /// Neither reported closed nor lost.
     pub live: u64,
     /// Attempts that were never established; not among the opened.
     pub failed: u64,
-    /// Connections of which the end is not known, by what cost it.
+    /// Connections whose close is not known, by reason.
     pub lost: BTreeMap<Lost, u64>,
 }
 
@@ -88,9 +88,9 @@ impl Books {
     }
 }
 
-/// Records of flows that go on and have not been heard, where so many were, though the kernel counted them before: of others that
-/// came since the ring was drained, and of all behind one that is being written. For some it is the first word of their connection.
-pub fn waiting(kernel: impl Fn(Counter) -> u64, heard: u64) -> u64 {
+/// Open and sample records that the kernel counted and that were not received yet, where `seen` were: those sent since the ring was
+/// drained, and all behind one that is being written. Some are the first record of their connection.
+pub fn waiting(kernel: impl Fn(Counter) -> u64, seen: u64) -> u64 {
     let to_be_sent = kernel(Counter::Established) + kernel(Counter::Sampled);
     let not_sent = [
         Counter::StorageRefused,
@@ -99,5 +99,5 @@ pub fn waiting(kernel: impl Fn(Counter) -> u64, heard: u64) -> u64 {
         Counter::SampleDropped,
     ];
     let not_sent: u64 = not_sent.into_iter().map(kernel).sum();
-    to_be_sent.saturating_sub(not_sent + heard)
+    to_be_sent.saturating_sub(not_sent + seen)
 }

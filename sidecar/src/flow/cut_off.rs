@@ -1,43 +1,43 @@
-//! Why a connection ended that was not closed in order, from what was seen of it. Pure.
+//! The close reason of a connection that was not closed in order, from the evidence. Pure.
 //!
-//! A reason is told where it follows; else the end is [`End::Unknown`], or [`End::Reset`] where a reset is certain and its side is
-//! not. The kernel closes a connection without an exchange of FINs for one of three reasons: a RST came, one of its timers gave
-//! up, or this end aborted (net/ipv4/tcp.c, __tcp_close, tcp_disconnect and tcp_abort; tcp_timer.c; tcp_input.c, tcp_reset).
+//! A reason is given where it follows; else it is [`CloseReason::Unknown`], or [`CloseReason::Reset`] where a reset is certain and
+//! its side is not. The kernel closes a connection without an exchange of FINs for one of three reasons: a RST came, one of its
+//! timers expired, or this end aborted (net/ipv4/tcp.c, __tcp_close, tcp_disconnect and tcp_abort; tcp_timer.c; tcp_input.c, tcp_reset).
 
 use flowcar_shared::record::{FlowRecord, flag};
 
-use super::{Afterlife, End, Monotonic, State};
+use super::{CloseReason, Monotonic, PostCloseState, State};
 
-/// A connection that lived no longer than this was not given up by a timer: the least time after which one that probes does is
-/// the least retransmission time-out, 200 ms (include/net/tcp.h, TCP_RTO_MIN).
+/// No timer aborts a connection that lived no longer than this: the least time after which a probing timer does is the least
+/// retransmission time-out, 200 ms (include/net/tcp.h, TCP_RTO_MIN).
 const NO_TIMER_BEFORE_NS: u64 = 200_000_000;
 
-/// Whether a timer of the kernel's gave up: for keepalive, user time-out, zero window, retransmission, or orphans.
+/// Whether a timer of the kernel aborted the connection: for keepalive, user time-out, zero window, retransmission, or orphans.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Timer {
     /// One did.
     Expired,
     /// None did.
     NotExpired,
-    /// Nothing tells.
+    /// Not known.
     #[default]
     Unknown,
 }
 
-/// What else tells of an end.
+/// What else is known of a close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answers {
     /// What is under the connection's addresses.
-    pub remains: Afterlife,
-    /// Whether a timer gave up.
+    pub post_close: PostCloseState,
+    /// Whether a timer expired.
     pub timer: Timer,
     /// No socket of the network namespace sent a RST since the connection was seen alive.
     pub sent_no_reset: bool,
-    /// Segments that had come when the connection was last looked at.
+    /// Segments that had come when the connection was last polled.
     pub polled_segs_in: Option<u32>,
 }
 
-/// What the record of a close says of its reason.
+/// What a close record shows of its reason.
 #[derive(Clone, Copy, Debug)]
 pub struct CloseEvidence {
     /// When it closed.
@@ -49,11 +49,11 @@ pub struct CloseEvidence {
     lifetime_ns: u64,
 }
 
-/// How a connection ended, as far as is known.
+/// How a connection closed, as far as is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// How.
-    pub end: End,
+    /// The close reason.
+    pub reason: CloseReason,
     /// Whether the peer's FIN is among the bytes received; `None` where that is not known.
     pub fin_received: Option<bool>,
 }
@@ -61,7 +61,7 @@ pub struct Verdict {
 impl Default for Answers {
     fn default() -> Self {
         Self {
-            remains: Afterlife::NotLooked,
+            post_close: PostCloseState::NotPolled,
             timer: Timer::Unknown,
             sent_no_reset: false,
             polled_segs_in: None,
@@ -70,7 +70,7 @@ impl Default for Answers {
 }
 
 impl CloseEvidence {
-    /// That of the record of an established connection's close.
+    /// The evidence of an established connection's close record.
     pub(super) const fn of(raw: &FlowRecord) -> Self {
         Self {
             at: Monotonic(raw.emitted_ns),
@@ -86,27 +86,27 @@ impl CloseEvidence {
         self.flags & flag != 0
     }
 
-    /// Whether the record alone says that a timer gave up.
+    /// Whether the record alone shows that a timer expired.
     pub const fn timed_out(&self) -> bool {
         self.has(flag::TIMED_OUT)
     }
 
-    /// Whether the record does not say if the peer's FIN is among the bytes received.
-    pub const fn leaves_fin_open(&self) -> bool {
+    /// Whether the record does not show if the peer's FIN is among the bytes received.
+    pub const fn fin_is_uncertain(&self) -> bool {
         self.has(flag::FIN_UNCERTAIN)
     }
 
-    /// Whether what is under the connection's addresses tells more.
-    pub const fn wants_remains(&self) -> bool {
-        let is_told = self.has(flag::ORDERLY) || self.has(flag::TIMED_OUT);
+    /// Whether the state under the connection's addresses is needed.
+    pub const fn wants_post_close(&self) -> bool {
+        let is_reported = self.has(flag::ORDERLY) || self.has(flag::TIMED_OUT);
         let in_doubt = self.has(flag::FIN_UNCERTAIN) && !self.has(flag::SEGMENTS_SEEN);
-        !is_told && (in_doubt || self.released_in == State::FinWait2 as u8)
+        !is_reported && (in_doubt || self.released_in == State::FinWait2 as u8)
     }
 
-    /// Whether it was cut off, and it tells more whether a timer gave up.
-    pub fn wants_timer(&self, remains: Afterlife) -> bool {
+    /// Whether the reason depends on whether a timer expired.
+    pub fn wants_timer(&self, post_close: PostCloseState) -> bool {
         let answers = Answers {
-            remains,
+            post_close,
             ..Answers::default()
         };
         let of = |timer| self.verdict(&Answers { timer, ..answers });
@@ -122,27 +122,31 @@ impl CloseEvidence {
             || (self.has(flag::SEGMENTS_SEEN) && !self.has(flag::RESET_RECEIVED))
     }
 
-    /// How it ended. What a RST does to a connection whose peer had closed is no failure: the peer had said all that it would, and
-    /// whoever still sends to it (as the close_notify of TLS) is answered by a RST (RFC 9293 section 3.10.7.1).
+    /// How it closed. A RST on a connection whose peer had closed is no failure: the peer had sent all its data, and what is still sent
+    /// to it (as the close_notify of TLS) is answered by a RST (RFC 9293 section 3.10.7.1).
     pub fn verdict(&self, answers: &Answers) -> Verdict {
         let verdict = self.by_socket(answers);
-        let end = match (self.has_peer_closed(), verdict.end) {
-            (true, End::Reset | End::ResetSent | End::ResetReceived) => {
+        let reason = match (self.has_peer_closed(), verdict.reason) {
+            (true, CloseReason::Reset | CloseReason::ResetSent | CloseReason::ResetReceived) => {
                 if self.has(flag::PEER_FIN_FIRST) {
-                    End::PeerFin
+                    CloseReason::PeerFin
                 } else {
-                    End::LocalFin
+                    CloseReason::LocalFin
                 }
             }
-            (_, end) => end,
+            (_, reason) => reason,
         };
-        Verdict { end, ..verdict }
+        Verdict { reason, ..verdict }
     }
 
-    /// Whether a RST ended it after the peer had closed its direction.
+    /// Whether a RST closed it after the peer had closed its direction.
     pub fn reset_after_fin(&self, answers: &Answers) -> bool {
-        let end = self.by_socket(answers).end;
-        self.has_peer_closed() && matches!(end, End::Reset | End::ResetSent | End::ResetReceived)
+        let reason = self.by_socket(answers).reason;
+        self.has_peer_closed()
+            && matches!(
+                reason,
+                CloseReason::Reset | CloseReason::ResetSent | CloseReason::ResetReceived
+            )
     }
 
     const fn has_peer_closed(&self) -> bool {
@@ -153,19 +157,19 @@ impl CloseEvidence {
         let Self {
             state, released_in, ..
         } = *self;
-        let told = |end| Verdict {
-            end,
+        let verdict = |reason| Verdict {
+            reason,
             fin_received: Some(self.has(flag::FIN_RECEIVED)),
         };
         if self.timed_out() {
-            return told(End::Timeout);
+            return verdict(CloseReason::Timeout);
         }
         if self.has(flag::ORDERLY) {
             let peer_first = self.has(flag::PEER_FIN_FIRST);
-            return told(if peer_first {
-                End::PeerFin
+            return verdict(if peer_first {
+                CloseReason::PeerFin
             } else {
-                End::LocalFin
+                CloseReason::LocalFin
             });
         }
         if state == State::FinWait2 as u8 {
@@ -174,54 +178,64 @@ impl CloseEvidence {
         let is_open = state == State::Established as u8 || state == State::CloseWait as u8;
         // Every other close by the application sends a FIN first.
         if is_open && released_in == state {
-            return told(End::ResetSent);
+            return verdict(CloseReason::ResetSent);
         }
-        told(self.cut_off(answers))
+        verdict(self.cut_off(answers))
     }
 
-    /// FIN_WAIT2 ends in order with the peer's FIN, or leaves remains that wait for it.
+    /// FIN_WAIT2 ends in order with the peer's FIN, or leaves a timewait socket that waits for it.
     fn after_fin_wait2(&self, answers: &Answers) -> Verdict {
         let seen = self.has(flag::SEGMENTS_SEEN);
-        let fin_received = match answers.remains {
+        let fin_received = match answers.post_close {
             _ if !self.has(flag::FIN_UNCERTAIN) => Some(false),
             _ if seen => Some(self.has(flag::FIN_SEEN)),
-            Afterlife::TimeWait => Some(true),
-            Afterlife::NotLooked => None,
-            Afterlife::Nothing | Afterlife::FinWait2 | Afterlife::Listener => Some(false),
+            PostCloseState::TimeWait => Some(true),
+            PostCloseState::NotPolled => None,
+            PostCloseState::Nothing | PostCloseState::FinWait2 | PostCloseState::Listener => {
+                Some(false)
+            }
         };
-        let left_remains = matches!(answers.remains, Afterlife::TimeWait | Afterlife::FinWait2);
+        let left_timewait = matches!(
+            answers.post_close,
+            PostCloseState::TimeWait | PostCloseState::FinWait2
+        );
         let is_open_question = fin_received.is_none()
             || (self.released_in == State::FinWait2 as u8
-                && answers.remains == Afterlife::NotLooked);
-        let end = if left_remains || fin_received == Some(true) {
-            End::LocalFin
+                && answers.post_close == PostCloseState::NotPolled);
+        let reason = if left_timewait || fin_received == Some(true) {
+            CloseReason::LocalFin
         } else if is_open_question {
-            End::Unknown
+            CloseReason::Unknown
         } else {
             self.cut_off(answers)
         };
-        Verdict { end, fin_received }
+        Verdict {
+            reason,
+            fin_received,
+        }
     }
 
-    fn cut_off(&self, answers: &Answers) -> End {
+    fn cut_off(&self, answers: &Answers) -> CloseReason {
         if self.has(flag::RESET_RECEIVED) {
-            return End::ResetReceived;
+            return CloseReason::ResetReceived;
         }
         let timer = match answers.timer {
             Timer::Unknown if self.lifetime_ns < NO_TIMER_BEFORE_NS => Timer::NotExpired,
-            told => told,
+            known => known,
         };
         let is_quiet = self.is_quiet(answers);
-        // A closed socket is not aborted any more, but by data that comes for it.
+        // Only data that comes for it aborts a closed socket.
         let is_orphan = self.released_in != 0 && self.released_in != self.state;
         match timer {
-            Timer::Expired => End::Timeout,
-            Timer::NotExpired if self.has(flag::NOTHING_RECEIVED) => End::ResetSent,
-            Timer::NotExpired if is_quiet && self.has(flag::SEGMENTS_SEEN) => End::ResetSent,
-            Timer::NotExpired if answers.sent_no_reset && !is_quiet => End::ResetReceived,
-            Timer::NotExpired => End::Reset,
-            Timer::Unknown if is_orphan && self.has(flag::NOTHING_RECEIVED) => End::Timeout,
-            Timer::Unknown => End::Unknown,
+            Timer::Expired => CloseReason::Timeout,
+            Timer::NotExpired if self.has(flag::NOTHING_RECEIVED) => CloseReason::ResetSent,
+            Timer::NotExpired if is_quiet && self.has(flag::SEGMENTS_SEEN) => {
+                CloseReason::ResetSent
+            }
+            Timer::NotExpired if answers.sent_no_reset && !is_quiet => CloseReason::ResetReceived,
+            Timer::NotExpired => CloseReason::Reset,
+            Timer::Unknown if is_orphan && self.has(flag::NOTHING_RECEIVED) => CloseReason::Timeout,
+            Timer::Unknown => CloseReason::Unknown,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A flow for unit tests.
 
-use super::{End, Flow, Monotonic, Outcome, Role, RttKind, TraceIdentity, Volume};
+use super::{CloseReason, Flow, Monotonic, Outcome, Role, RttKind, TraceIdentity, Volume};
 use crate::histogram::Histogram;
 
 /// A client's connection without payload, closed by its FIN; its server's initial sequence number is 7.
@@ -19,10 +19,10 @@ pub(crate) fn closed(client_isn: u32) -> Flow {
         rtt_kind: RttKind::Measured,
         exchanges: Histogram::default(),
         start_seen: true,
-        looked_up: false,
+        polled: false,
         adopted: None,
         socket: None,
-        outcome: Some(Outcome::Closed(End::LocalFin)),
+        outcome: Some(Outcome::Closed(CloseReason::LocalFin)),
         reset_after_fin: false,
     }
 }

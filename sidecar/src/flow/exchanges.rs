@@ -3,14 +3,14 @@
 use std::mem::offset_of;
 
 use flowcar_shared::{
-    exchange::{ExchangeHead, ExchangeRecord, FEW_EXCHANGES, HEAD_LEN, KIND},
+    exchange::{ExchangeHead, ExchangeRecord, HEAD_LEN, INLINE_EXCHANGES, KIND},
     histogram::SLOTS,
 };
 
 use super::{Malformed, raw};
 use crate::histogram::Histogram;
 
-/// All exchanges of a flow so far. The flow's own record comes right behind.
+/// All exchanges of a flow so far. The flow's record follows directly.
 #[derive(Clone, Debug)]
 pub struct Exchanges {
     /// The flow's cookie.
@@ -32,13 +32,18 @@ impl Exchanges {
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let malformed = Malformed::Exchanges { len: bytes.len() };
         let ExchangeRecord { head, slots } = raw::read(bytes, HEAD_LEN).ok_or(malformed)?;
-        let (few, used) = (usize::from(head.few_used), usize::from(head.slots_used));
-        let whole = few <= FEW_EXCHANGES && used <= SLOTS && bytes.len() == HEAD_LEN + 4 * used;
+        let (inline_samples, used) = (
+            usize::from(head.inline_samples_used),
+            usize::from(head.slots_used),
+        );
+        let whole = inline_samples <= INLINE_EXCHANGES
+            && used <= SLOTS
+            && bytes.len() == HEAD_LEN + 4 * used;
         if !whole || (used != 0 && head.min_us > head.max_us) {
             return Err(malformed);
         }
         let mut durations = Histogram::default();
-        for duration_us in &head.few[..few] {
+        for duration_us in &head.inline_samples[..inline_samples] {
             durations.record(u64::from(*duration_us) * 1000);
         }
         let slots = slots[..used].iter().map(|count| u64::from(*count));

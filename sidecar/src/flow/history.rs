@@ -1,22 +1,22 @@
-//! What looks at one socket told so far, and what follows from them when it ends. Pure.
+//! What polls of one socket have shown, and what follows from them when it closes. Pure.
 
 use flowcar_shared::record::Role;
 
 use super::{
-    Afterlife, Answers, End, Failure, Outcome, Retransmits, Sight, SocketFigures, State, TcpInfo,
-    Timer, Told, Volume,
+    Answers, CloseEvent, CloseReason, Failure, Outcome, PostCloseState, Retransmits, SocketFigures,
+    SocketSnapshot, State, TcpInfo, Timer, Volume,
 };
 
-/// What is remembered of a socket from look to look.
+/// What is kept of a socket from poll to poll.
 #[derive(Clone, Copy, Debug)]
 pub struct History {
     interface: u32,
-    /// As told by the first look that could tell. It names the flow's series and so never changes.
+    /// The role by the first poll that showed it. It names the flow's series and so never changes.
     role: Role,
     last: State,
-    afterlife: Afterlife,
+    post_close: PostCloseState,
     syn_retransmits: u64,
-    /// Segments that had come by the last look, and whether a timer had sent something that was not answered.
+    /// Segments that had come by the last poll, and whether a timer had sent something that was not answered.
     polled: Option<(u32, bool)>,
     /// Segments received when the RTT was last taken: without new ones it is the old value.
     segments_at_rtt: u32,
@@ -24,48 +24,48 @@ pub struct History {
 
 /// Whether a connection was closed in order.
 enum Orderly {
-    /// So, and this end or the peer went first.
-    Yes(End),
+    /// In order; this end or the peer sent the first FIN.
+    Yes(CloseReason),
     No,
     Unknown,
 }
 
-/// How a connection, or the attempt at one, ended.
+/// How a connection closed, or an attempt failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ending {
+pub struct CloseSummary {
     /// Which end of the handshake this was.
     pub role: Role,
-    /// How it ended.
+    /// The close reason or failure.
     pub outcome: Outcome,
     /// Its counts.
     pub volume: Volume,
     /// Whether the payload counts are exact.
     pub exact: bool,
-    /// Whether a RST ended it after the peer had closed its direction.
+    /// Whether a RST closed it after the peer had closed its direction.
     pub reset_after_fin: bool,
 }
 
 impl History {
-    /// The history that begins with this look.
-    pub fn new(sight: &Sight) -> Self {
+    /// The history that begins with this poll.
+    pub fn new(observed: &SocketSnapshot) -> Self {
         Self {
-            interface: sight.interface,
-            role: sight.role(),
-            last: sight.state_of_counts(),
-            afterlife: Afterlife::NotLooked,
+            interface: observed.interface,
+            role: observed.role(),
+            last: observed.state_of_counts(),
+            post_close: PostCloseState::NotPolled,
             syn_retransmits: 0,
             polled: None,
             segments_at_rtt: 0,
         }
     }
 
-    /// No look before the end.
+    /// No poll before the close.
     pub const fn none() -> Self {
         Self {
             interface: 0,
             role: Role::Unknown,
             last: State::Closed,
-            afterlife: Afterlife::NotLooked,
+            post_close: PostCloseState::NotPolled,
             syn_retransmits: 0,
             polled: None,
             segments_at_rtt: 0,
@@ -95,29 +95,28 @@ impl History {
         self.interface
     }
 
-    /// Keeps what was found under the addresses of a socket that dumps no longer show: closed, and still held by its
-    /// application.
-    pub const fn unlisted(&mut self, found: Afterlife) {
-        self.afterlife = found;
+    /// Keeps the state found under the addresses of a socket that dumps no longer show: closed, and still held by its application.
+    pub const fn set_post_close(&mut self, found: PostCloseState) {
+        self.post_close = found;
     }
 
-    /// What was found under its addresses.
-    pub const fn remains(&self) -> Afterlife {
-        self.afterlife
+    /// The state that was found under its addresses.
+    pub const fn post_close(&self) -> PostCloseState {
+        self.post_close
     }
 
-    /// The end of a connection that is over while its application still holds the socket: there are no last counts.
-    pub const fn end_while_held(&self) -> End {
-        match (self.afterlife, self.last) {
-            (Afterlife::TimeWait | Afterlife::FinWait2, _) => End::LocalFin,
-            (_, State::CloseWait | State::LastAck) => End::PeerFin,
-            _ => End::Unknown,
+    /// The close reason of a connection that is over while its application still holds the socket: there are no last counts.
+    pub const fn reason_while_held(&self) -> CloseReason {
+        match (self.post_close, self.last) {
+            (PostCloseState::TimeWait | PostCloseState::FinWait2, _) => CloseReason::LocalFin,
+            (_, State::CloseWait | State::LastAck) => CloseReason::PeerFin,
+            _ => CloseReason::Unknown,
         }
     }
 
-    /// Counts as of a look at the socket while it lives. Exact: which FINs are counted follows from the state.
-    pub fn see(&mut self, sight: &Sight, info: &TcpInfo) -> Volume {
-        let state = sight.state_of_counts();
+    /// Counts of a poll of the open socket. Exact: which FINs are counted follows from the state.
+    pub fn see(&mut self, observed: &SocketSnapshot, info: &TcpInfo) -> Volume {
+        let state = observed.state_of_counts();
         self.last = state;
         self.polled = Some((info.segs_in, info.has_unanswered()));
         if state == State::SynSent {
@@ -131,7 +130,7 @@ impl History {
         }
         let fin_acked = state == State::FinWait2;
         Volume {
-            bytes_sent: self.acked(self.role, fin_acked, sight, info).0,
+            bytes_sent: self.acked(self.role, fin_acked, observed, info).0,
             bytes_received: info.bytes_received
                 - u64::from(state.has_peers_fin() && info.bytes_received > 0),
             segments_sent: info.segs_out.into(),
@@ -142,53 +141,55 @@ impl History {
 
     /// The smoothed RTT in nanoseconds, if segments came in since it was last taken.
     pub fn take_rtt(&mut self, info: &TcpInfo) -> Option<u64> {
-        let news = info.rtt_us > 0 && info.segs_in != self.segments_at_rtt;
+        let is_new = info.rtt_us > 0 && info.segs_in != self.segments_at_rtt;
         self.segments_at_rtt = info.segs_in;
-        news.then(|| u64::from(info.rtt_us) * 1000)
+        is_new.then(|| u64::from(info.rtt_us) * 1000)
     }
 
-    /// Whether the end of this socket leaves open what only a look under its addresses can tell.
-    pub fn needs_a_look(&self, sight: &Sight) -> bool {
+    /// Whether the close of this socket can be classified only by a query for its addresses.
+    pub fn needs_poll(&self, observed: &SocketSnapshot) -> bool {
         let reset = matches!(
-            (self.role, sight.excess()),
+            (self.role, observed.excess()),
             (Role::Client, Some(1)) | (Role::Server, Some(0))
         );
         let peer_first = matches!(self.last, State::CloseWait | State::LastAck);
-        let established = sight.info.is_some_and(|info| info.was_established());
+        let established = observed.info.is_some_and(|info| info.was_established());
         established && !reset && !(peer_first && self.role != Role::Unknown)
     }
 
-    /// The end, from the last counts of an established connection and what else is known of it.
-    pub fn end(&self, told: &Told, info: &TcpInfo, answers: &Answers) -> Ending {
-        let sight = &told.sight;
-        let found = match self.afterlife {
-            Afterlife::NotLooked => told.found,
+    /// The close, from the last counts of an established connection and what else is known of it.
+    pub fn close(&self, event: &CloseEvent, info: &TcpInfo, answers: &Answers) -> CloseSummary {
+        let observed = &event.observed;
+        let found = match self.post_close {
+            PostCloseState::NotPolled => event.found,
             earlier => earlier,
         };
-        let (role, fin_sent) = self.syn_and_fin(sight, info, found);
-        let fin_acked = fin_sent.map(|sent| sent && sight.unacknowledged == 0);
+        let (role, fin_sent) = self.syn_and_fin(observed, info, found);
+        let fin_acked = fin_sent.map(|sent| sent && observed.unacknowledged == 0);
         // Whether the peer's FIN came, by the other end's own count.
-        let by_peer = told.peers_payload.and_then(|payload| {
+        let by_peer = event.peers_payload.and_then(|payload| {
             let more = info.bytes_received.checked_sub(payload)?;
             (more <= 1).then_some(more == 1)
         });
-        let end = match self.orderly(role, info, (fin_acked, found), by_peer) {
-            Orderly::Yes(end) => end,
-            Orderly::No => match self.cut_off(sight, info, answers) {
-                // What a RST does after the peer's FIN is no failure.
-                End::Reset | End::ResetReceived if self.peer_closed_first() => End::PeerFin,
-                end => end,
+        let reason = match self.orderly(role, info, (fin_acked, found), by_peer) {
+            Orderly::Yes(reason) => reason,
+            Orderly::No => match self.cut_off(observed, info, answers) {
+                // A RST after the peer's FIN is no failure.
+                CloseReason::Reset | CloseReason::ResetReceived if self.peer_closed_first() => {
+                    CloseReason::PeerFin
+                }
+                reason => reason,
             },
-            Orderly::Unknown => End::Unknown,
+            Orderly::Unknown => CloseReason::Unknown,
         };
         let (peers_fin, received_exact) = match by_peer {
             Some(came) => (came, true),
-            None => self.peers_fin(sight, info, end, (fin_acked, found)),
+            None => self.peers_fin(observed, info, reason, (fin_acked, found)),
         };
-        let (bytes_sent, sent_exact) = self.acked(role, fin_acked == Some(true), sight, info);
-        Ending {
+        let (bytes_sent, sent_exact) = self.acked(role, fin_acked == Some(true), observed, info);
+        CloseSummary {
             role,
-            outcome: Outcome::Closed(end),
+            outcome: Outcome::Closed(reason),
             volume: Volume {
                 bytes_sent,
                 bytes_received: info.bytes_received.saturating_sub(peers_fin.into()),
@@ -197,18 +198,18 @@ impl History {
                 retransmits: self.retransmits(info),
             },
             exact: received_exact && sent_exact,
-            reset_after_fin: end == End::PeerFin && fin_acked != Some(true),
+            reset_after_fin: reason == CloseReason::PeerFin && fin_acked != Some(true),
         }
     }
 
-    /// The end of an attempt that was never established. In SYN_SENT the only segment that ends it is a RST.
-    pub fn fail(&self, info: &TcpInfo) -> Ending {
+    /// The failure of an attempt. In SYN_SENT the only segment that ends it is a RST.
+    pub fn fail(&self, info: &TcpInfo) -> CloseSummary {
         let failure = if info.segs_in > 0 {
             Failure::Refused
         } else {
             Failure::Other
         };
-        Ending {
+        CloseSummary {
             role: Role::Client,
             outcome: Outcome::Failed(failure),
             volume: Volume {
@@ -225,19 +226,24 @@ impl History {
         }
     }
 
-    /// The role, and whether our FIN was sent where that can be told.
-    fn syn_and_fin(&self, sight: &Sight, info: &TcpInfo, found: Afterlife) -> (Role, Option<bool>) {
-        let excess = sight.excess();
+    /// The role, and whether our FIN was sent, where that is known.
+    fn syn_and_fin(
+        &self,
+        observed: &SocketSnapshot,
+        info: &TcpInfo,
+        found: PostCloseState,
+    ) -> (Role, Option<bool>) {
+        let excess = observed.excess();
         let served = matches!(
             found,
-            Afterlife::TimeWait | Afterlife::FinWait2 | Afterlife::Listener
-        ) || (sight.unacknowledged == 0 && info.delivered_bare_fin());
+            PostCloseState::TimeWait | PostCloseState::FinWait2 | PostCloseState::Listener
+        ) || (observed.unacknowledged == 0 && info.delivered_bare_fin());
         match (self.role, excess) {
             (Role::Client, Some(excess @ 1..=2)) => (Role::Client, Some(excess == 2)),
             (Role::Server, Some(excess @ 0..=1)) => (Role::Server, Some(excess == 1)),
             (Role::Unknown, Some(0)) => (Role::Server, Some(false)),
             (Role::Unknown, Some(2)) => (Role::Client, Some(true)),
-            // A SYN or a FIN: where our FIN was seen to be sent, it is that.
+            // A SYN or a FIN: where our FIN was seen, it is the FIN.
             (Role::Unknown, Some(1)) if served => (Role::Server, Some(true)),
             (role, _) => (role, None),
         }
@@ -253,51 +259,53 @@ impl History {
         &self,
         role: Role,
         info: &TcpInfo,
-        (fin_acked, found): (Option<bool>, Afterlife),
+        (fin_acked, found): (Option<bool>, PostCloseState),
         by_peer: Option<bool>,
     ) -> Orderly {
         match (fin_acked, found) {
-            (_, Afterlife::TimeWait | Afterlife::FinWait2) => Orderly::Yes(End::LocalFin),
-            (Some(true), _) if self.peer_closed_first() => Orderly::Yes(End::PeerFin),
-            (Some(true), Afterlife::NotLooked) | (None, _) => Orderly::Unknown,
+            (_, PostCloseState::TimeWait | PostCloseState::FinWait2) => {
+                Orderly::Yes(CloseReason::LocalFin)
+            }
+            (Some(true), _) if self.peer_closed_first() => Orderly::Yes(CloseReason::PeerFin),
+            (Some(true), PostCloseState::NotPolled) | (None, _) => Orderly::Unknown,
             (Some(false), _) => Orderly::No,
             // Its FIN was acknowledged, and nothing is left: the peer's came first, or this one was cut off half-closed.
-            (Some(true), Afterlife::Nothing | Afterlife::Listener) => match by_peer {
+            (Some(true), PostCloseState::Nothing | PostCloseState::Listener) => match by_peer {
                 Some(false) => Orderly::No,
                 _ if self.last.has_closed() => Orderly::No,
-                Some(true) => Orderly::Yes(End::PeerFin),
-                // A server that closes its own direction first and is cut off between two looks is the exception.
+                Some(true) => Orderly::Yes(CloseReason::PeerFin),
+                // A server that closes its direction first and is cut off between two polls is the exception.
                 None if info.bytes_received > 0
                     && (role == Role::Server || info.ended_with_an_acknowledgement()) =>
                 {
-                    Orderly::Yes(End::PeerFin)
+                    Orderly::Yes(CloseReason::PeerFin)
                 }
                 None => Orderly::Unknown,
             },
         }
     }
 
-    /// Why it ended, where that was not in order.
-    fn cut_off(&self, sight: &Sight, info: &TcpInfo, answers: &Answers) -> End {
-        // With something unread, its application's own close may be what cut it off.
-        let silent = self.polled == Some((info.segs_in, true)) && sight.unread == 0;
+    /// The close reason of a connection that was not closed in order.
+    fn cut_off(&self, observed: &SocketSnapshot, info: &TcpInfo, answers: &Answers) -> CloseReason {
+        // With something unread, its application's close may have cut it off.
+        let silent = self.polled == Some((info.segs_in, true)) && observed.unread == 0;
         match answers.timer {
-            Timer::NotExpired if answers.sent_no_reset => End::ResetReceived,
-            Timer::NotExpired => End::Reset,
-            _ if !info.could_expire() => End::Reset,
-            Timer::Expired => End::Timeout,
-            Timer::Unknown if silent => End::Timeout,
-            Timer::Unknown => End::Unknown,
+            Timer::NotExpired if answers.sent_no_reset => CloseReason::ResetReceived,
+            Timer::NotExpired => CloseReason::Reset,
+            _ if !info.could_expire() => CloseReason::Reset,
+            Timer::Expired => CloseReason::Timeout,
+            Timer::Unknown if silent => CloseReason::Timeout,
+            Timer::Unknown => CloseReason::Unknown,
         }
     }
 
     /// Whether the peer's FIN is among the bytes received, and whether that is certain.
     fn peers_fin(
         &self,
-        sight: &Sight,
+        observed: &SocketSnapshot,
         info: &TcpInfo,
-        end: End,
-        (fin_acked, found): (Option<bool>, Afterlife),
+        reason: CloseReason,
+        (fin_acked, found): (Option<bool>, PostCloseState),
     ) -> (bool, bool) {
         if info.bytes_received == 0 {
             return (false, true);
@@ -305,14 +313,14 @@ impl History {
         if self.last.has_peers_fin() {
             return (true, true);
         }
-        match (end, found) {
-            (_, Afterlife::FinWait2) => (false, true),
+        match (reason, found) {
+            (_, PostCloseState::FinWait2) => (false, true),
             // After an orderly close nothing can be unread but the peer's FIN. With nothing unread, the application read up to
-            // it (it closed its direction first and waited), or it came so late that the remains took it.
-            (_, Afterlife::TimeWait) => (true, sight.unread > 0),
-            (End::PeerFin, _) => (true, true),
+            // it (it closed its direction first and waited), or it came so late that the timewait socket took it.
+            (_, PostCloseState::TimeWait) => (true, observed.unread > 0),
+            (CloseReason::PeerFin, _) => (true, true),
             // Seen half-closed, and nothing is left: the peer's FIN would have left something.
-            (_, Afterlife::Nothing | Afterlife::Listener)
+            (_, PostCloseState::Nothing | PostCloseState::Listener)
                 if fin_acked == Some(true) && self.last.has_closed() =>
             {
                 (false, true)
@@ -322,9 +330,15 @@ impl History {
     }
 
     /// Payload that the peer acknowledged, and whether it is exact.
-    fn acked(&self, role: Role, fin_acked: bool, sight: &Sight, info: &TcpInfo) -> (u64, bool) {
+    fn acked(
+        &self,
+        role: Role,
+        fin_acked: bool,
+        observed: &SocketSnapshot,
+        info: &TcpInfo,
+    ) -> (u64, bool) {
         let fin = u64::from(fin_acked);
-        let in_flight = sight.unacknowledged.saturating_sub(info.notsent);
+        let in_flight = observed.unacknowledged.saturating_sub(info.notsent);
         match role {
             Role::Client => (info.bytes_acked.saturating_sub(1 + fin), true),
             Role::Server => (info.bytes_acked.saturating_sub(fin), true),

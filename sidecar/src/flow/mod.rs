@@ -2,44 +2,47 @@
 
 mod attempt;
 mod books;
+pub mod checkpoint;
+mod close;
+mod close_reason;
 mod cut_off;
-mod end;
-mod ends;
 #[cfg(test)]
 pub(crate) mod example;
 mod exchanges;
-mod gone;
-pub mod handover;
 mod history;
-mod inherited;
-mod looked;
-mod looks;
-mod parts;
+mod interim;
+mod listener;
+mod pending_closes;
 mod raw;
+mod reconcile;
 mod record;
-mod sight;
+mod restored;
+mod shown;
+mod socket_snapshot;
 mod table;
 mod trace;
+mod watermark;
 
 use std::net::SocketAddr;
 
 pub use attempt::{AttemptJudge, LastSeen, NamespaceCounts, Unanswered};
 pub use books::{Books, Lost, waiting};
+pub use close_reason::{CloseReason, Failure, Outcome};
 pub use cut_off::{Answers, CloseEvidence, Timer, Verdict};
-pub use end::{End, Failure, Outcome};
-pub use ends::{Ends, Told};
 pub use exchanges::Exchanges;
 pub use flowcar_shared::record::Role;
-pub use history::{Ending, History};
-pub use inherited::EndedUnseen;
-pub use looks::{ABSENT, Adopt, Looking};
-pub use parts::{Part, Parts};
+pub use history::{CloseSummary, History};
+pub use interim::{InterimSpan, InterimSpans};
+pub use listener::Listener;
+pub use pending_closes::{CloseEvent, PendingCloses};
+pub use reconcile::{ABSENT, Adopt, PollContext};
 pub use record::{FailedAttempt, Malformed, Record, decode, evidence, kind_of};
-pub use sight::{Afterlife, Sight, SocketName, State, TcpInfo};
+pub use restored::EndedWhileUnfollowed;
+pub use socket_snapshot::{PostCloseState, SocketName, SocketSnapshot, State, TcpInfo};
 pub use table::{Change, Table};
 pub use trace::TraceIdentity;
 
-use looked::Looked;
+use watermark::PayloadWatermark;
 
 use crate::histogram::Histogram;
 
@@ -59,7 +62,7 @@ impl Monotonic {
 pub enum AdoptedBy {
     /// It was open before flowcar followed.
     Startup,
-    /// It was open, and the flowcar before this one had counted it.
+    /// It was open, and the previous flowcar had counted it.
     Restart,
 }
 
@@ -81,7 +84,7 @@ impl AdoptedBy {
 pub enum RttKind {
     /// Measured, one a round trip.
     Measured,
-    /// The kernel's smoothed value: all that kernels before 6.10 tell.
+    /// The kernel's smoothed value: all that kernels before 6.10 give.
     Smoothed,
 }
 
@@ -129,7 +132,7 @@ pub struct Volume {
     pub retransmits: Retransmits,
 }
 
-/// What a socket itself tells of its flow (`tcp_info`), as of the last look at it.
+/// The socket's figures (`tcp_info`), as of its last poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketFigures {
     /// Time that it had data to send and no room in the peer's window, microseconds.
@@ -140,8 +143,8 @@ pub struct SocketFigures {
     pub min_rtt_us: Option<u32>,
     /// The newest delivery rate, bytes a second.
     pub delivery_rate: Option<u64>,
-    /// Whether payload counts are exact. Not so where the flow's end left open whether the peer's FIN is among the bytes
-    /// received, or wiped the counts, which then are those of the look before.
+    /// Whether payload counts are exact. Not so where it is uncertain whether the peer's FIN is among the bytes received, or where a
+    /// disconnect erased the counts, which then are those of the last poll.
     pub exact: bool,
 }
 
@@ -173,7 +176,7 @@ impl Retransmits {
 }
 
 impl Volume {
-    /// Whether no payload went or came, not even again.
+    /// Whether no payload was sent or received, not even again.
     pub const fn is_silent(&self) -> bool {
         self.bytes_sent == 0 && self.bytes_received == 0 && self.retransmits.total() == 0
     }
@@ -221,7 +224,7 @@ pub struct Flow {
     pub started: Monotonic,
     /// Handshake complete; `None` for an attempt that failed.
     pub established: Option<Monotonic>,
-    /// When the kernel last told of it; the close, for one that is over.
+    /// When the kernel last reported it; for a closed flow the time of the close.
     pub seen: Monotonic,
     /// Counts so far.
     pub volume: Volume,
@@ -229,30 +232,30 @@ pub struct Flow {
     pub rtt: Histogram,
     /// What kind of samples they are.
     pub rtt_kind: RttKind,
-    /// Turns so far, last byte of the request to first byte of the response; empty where not measured.
+    /// Exchanges so far, last byte of the request to first byte of the response; empty where not measured.
     pub exchanges: Histogram,
-    /// Whether it was seen to begin.
+    /// Whether its begin was seen.
     pub start_seen: bool,
     /// Whether socket dumps alone report it: then its start is the first of them, or its end.
-    pub looked_up: bool,
-    /// Why its handshake was not seen, of a connection that was open before flowcar followed. `None` of all that began since, of
-    /// which dumps may have been the first to show some.
+    pub polled: bool,
+    /// Why its handshake was not seen, for a connection that was open before flowcar followed. `None` for all that opened since, even
+    /// where a dump showed them first.
     pub adopted: Option<AdoptedBy>,
-    /// What the socket itself tells; none where nobody has looked at it.
+    /// The socket's figures; `None` where it was never polled.
     pub socket: Option<SocketFigures>,
-    /// How it ended; `None` while it lives.
+    /// The close reason or failure; `None` while it is open.
     pub outcome: Option<Outcome>,
-    /// Whether a RST ended it after the peer had closed its direction.
+    /// Whether a RST closed it after the peer had closed its direction.
     pub reset_after_fin: bool,
 }
 
 impl Flow {
     /// Whether it was established at a time that is not known: socket dumps alone report it.
     pub const fn established_unseen(&self) -> bool {
-        self.established.is_some() && self.looked_up
+        self.established.is_some() && self.polled
     }
 
-    /// The port that names the service: the server's. `None` where the role is unknown, and where the kernel has forgotten it.
+    /// The port that names the service: the server's. `None` where the role is unknown, and where the socket is disconnected.
     pub fn server_port(&self) -> Option<u16> {
         let port = match self.role {
             Role::Server => self.local.port(),
@@ -275,25 +278,27 @@ impl Flow {
         Some(done.since_ns(self.started))
     }
 
-    /// Whether somebody failed: it was cut off, or never came to be. A health check is no failure.
+    /// Whether it failed: it was cut off, or never established. A health check is no failure.
     pub fn is_failure(&self) -> bool {
         let is_error = self.outcome.is_some_and(|outcome| outcome.is_error());
         is_error && !self.is_health_check()
     }
 
-    /// Whether the end that opened it reset it before any payload went either way, as health checks do by design: keepalived's TCP_CHECK and
-    /// HAProxy's `check` close with SO_LINGER 0. Where a server's end does not know who sent the RST, it was most likely
-    /// such a check. A client that is reset before it could send anything is not one: its server turned it away.
+    /// Whether the end that opened it reset it before any payload went either way, as health checks do by design: keepalived's
+    /// TCP_CHECK and HAProxy's `check` close with SO_LINGER 0. Where the server's end does not know who sent the RST, it was most
+    /// likely such a check. A client that is reset before it could send anything is none: its server refused it.
     fn is_health_check(&self) -> bool {
         let by_opener = match self.outcome {
-            Some(Outcome::Closed(End::ResetSent)) => self.role == Role::Client,
-            Some(Outcome::Closed(End::ResetReceived | End::Reset)) => self.role == Role::Server,
+            Some(Outcome::Closed(CloseReason::ResetSent)) => self.role == Role::Client,
+            Some(Outcome::Closed(CloseReason::ResetReceived | CloseReason::Reset)) => {
+                self.role == Role::Server
+            }
             _ => false,
         };
         by_opener && self.volume.bytes_sent == 0 && self.volume.bytes_received == 0
     }
 
-    /// Established to closed, or to the last sight of it, nanoseconds; `None` for a failed attempt.
+    /// Established to closed, or to the last record or poll, nanoseconds; `None` for a failed attempt.
     pub fn duration_ns(&self) -> Option<u64> {
         self.established
             .map(|established| self.seen.since_ns(established))

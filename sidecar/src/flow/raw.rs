@@ -1,4 +1,4 @@
-//! The one read of foreign memory.
+//! The only place that reads the kernel's bytes as structs.
 
 use flowcar_shared::{exchange::ExchangeRecord, record::FlowRecord};
 

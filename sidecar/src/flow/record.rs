@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use flowcar_shared::{
     histogram::SLOTS,
-    record::{FEW_SAMPLES, FlowRecord, HEADER_LEN, Kind, OPEN_LEN, Role, SHORT_LEN, flag},
+    record::{FlowRecord, HEADER_LEN, INLINE_SAMPLES, Kind, OPEN_LEN, Role, SHORT_LEN, flag},
 };
 
 use super::{
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::histogram::Histogram;
 
-/// What a record says: why it was sent, and the flow as it stood.
+/// A decoded record: why it was sent, and the flow at that time.
 #[derive(Clone, Debug)]
 pub struct Record {
     /// Why it was sent.
@@ -25,19 +25,19 @@ pub struct Record {
     pub failed: Option<FailedAttempt>,
 }
 
-/// What the record of a failed attempt says besides its flow.
+/// What the record of a failed attempt has besides its flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FailedAttempt {
-    /// `Some(true)` if it is of flowcar's own network namespace. If not, it is of another, or the loaded program cannot tell.
+    /// `Some(true)` if it is in flowcar's network namespace. If not, it is in another, or the loaded program cannot know.
     pub is_here: Option<bool>,
-    /// Set where the record does not say why it failed.
+    /// Set where the record does not show why it failed.
     pub unanswered: Option<Unanswered>,
 }
 
 /// A record that the kernel programs of this version cannot have sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// Too short or too long, or not as long as it says.
+    /// Too short or too long, or not of the length that its header gives.
     #[error(
         "a kernel record of {len} bytes: a short one has {SHORT_LEN} ({OPEN_LEN} when it opens), any other {HEADER_LEN} and 4 for each histogram slot, of which it names {slots}"
     )]
@@ -50,9 +50,9 @@ pub enum Malformed {
     /// No such kind.
     #[error("a kernel record of unknown kind {0}")]
     Kind(u8),
-    /// More single samples than there is room for.
-    #[error("a kernel record with {0} single RTT samples, where {FEW_SAMPLES} have room")]
-    Few(u32),
+    /// More inline samples than there is room for.
+    #[error("a kernel record with {0} inline RTT samples, where {INLINE_SAMPLES} have room")]
+    InlineSamples(u32),
     /// The least RTT sample is greater than the greatest.
     #[error("a kernel record with RTT samples from {min_us} us up to {max_us} us")]
     Extremes {
@@ -86,8 +86,8 @@ pub fn decode(bytes: &[u8], seed: u64) -> Result<Record, Malformed> {
     let raw = read(bytes)?;
     let kind = Kind::from_u8(raw.kind).ok_or(Malformed::Kind(raw.kind))?;
     let role = Role::from_u8(raw.role).ok_or(Malformed::Role(raw.role))?;
-    if raw.few_used as usize > FEW_SAMPLES {
-        return Err(Malformed::Few(raw.few_used));
+    if raw.inline_samples_used as usize > INLINE_SAMPLES {
+        return Err(Malformed::InlineSamples(raw.inline_samples_used));
     }
     if raw.slots_used != 0 && raw.rtt_min_us > raw.rtt_max_us {
         return Err(Malformed::Extremes {
@@ -96,8 +96,8 @@ pub fn decode(bytes: &[u8], seed: u64) -> Result<Record, Malformed> {
         });
     }
     let established = (raw.established_ns != 0).then_some(Monotonic(raw.established_ns));
-    // Of a connection on which nothing was received the application may have said itself what the numbers are (TCP_REPAIR). The
-    // record of an opening may end before its counts.
+    // Where nothing was received, the application may have set the sequence numbers (TCP_REPAIR). An open record may end before its
+    // counts.
     let received = kind == Kind::Open || raw.segs_in > 0;
     let trace = match established {
         Some(_) if received => TraceIdentity::of_handshake(raw.client_isn, raw.server_isn, role),
@@ -123,7 +123,7 @@ pub fn decode(bytes: &[u8], seed: u64) -> Result<Record, Malformed> {
         },
         exchanges: Histogram::default(),
         start_seen: raw.flags & flag::START_UNSEEN == 0,
-        looked_up: false,
+        polled: false,
         adopted: None,
         socket: None,
         outcome: (kind == Kind::Close).then(|| outcome(&raw, established.is_some())),
@@ -135,8 +135,8 @@ pub fn decode(bytes: &[u8], seed: u64) -> Result<Record, Malformed> {
     Ok(Record { kind, flow, failed })
 }
 
-/// What the record of an established connection's close says of its reason; `None` of any other record. What [`decode`] tells
-/// is what follows from this alone.
+/// What the close record of an established connection shows of its reason; `None` for any other record. The outcome that [`decode`]
+/// gives follows from this alone.
 pub fn evidence(bytes: &[u8]) -> Option<CloseEvidence> {
     let raw = read(bytes).ok()?;
     let is_close = raw.kind == Kind::Close as u8 && raw.established_ns != 0;
@@ -220,7 +220,7 @@ fn retransmits(raw: &FlowRecord, role: Role) -> Retransmits {
 
 fn rtt(raw: &FlowRecord) -> Histogram {
     let mut histogram = Histogram::default();
-    for rtt_us in &raw.few[..raw.few_used as usize] {
+    for rtt_us in &raw.inline_samples[..raw.inline_samples_used as usize] {
         histogram.record(u64::from(*rtt_us) * 1000);
     }
     let slots = raw.rtt_slots[..usize::from(raw.slots_used)]
@@ -239,7 +239,7 @@ fn rtt(raw: &FlowRecord) -> Histogram {
 
 fn outcome(raw: &FlowRecord, established: bool) -> Outcome {
     if established {
-        Outcome::Closed(CloseEvidence::of(raw).verdict(&Answers::default()).end)
+        Outcome::Closed(CloseEvidence::of(raw).verdict(&Answers::default()).reason)
     } else {
         Outcome::Failed(failure(raw).unwrap_or(Failure::Other))
     }
@@ -269,7 +269,7 @@ fn failed(raw: &FlowRecord, flow: &Flow) -> FailedAttempt {
     }
 }
 
-/// Why an attempt failed; `None` where that follows from nothing that a record has.
+/// Why an attempt failed; `None` where the record does not show it.
 ///
 /// The only segment that ends an attempt is a RST, and it discards the queue first (net/ipv4/tcp_input.c, tcp_reset); others that are
 /// received, as the acknowledgement of an older connection, do not end it (RFC 9293 section 3.10.7.3).

@@ -1,33 +1,32 @@
-//! The flows that live, and the books over all that ever did.
+//! The open flows, and the books over all flows so far.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, hash_map::Entry as Place},
+    collections::{BTreeMap, HashMap, HashSet, hash_map::Entry as MapEntry},
     hash::BuildHasherDefault,
-    net::IpAddr,
 };
 
 use flowcar_shared::{counter::Counter, record::Kind};
 
 use super::{
-    Answers, Books, Exchanges, Flow, History, Looked, Lost, Monotonic, Outcome, Record,
-    handover::Left, inherited::Inherited,
+    Answers, Books, Exchanges, Flow, History, Lost, Monotonic, Outcome, PayloadWatermark, Record,
+    checkpoint::CheckpointFlow, restored::Restored, shown::ShownAddresses,
 };
 use crate::histogram::Histogram;
 
 type Hasher = BuildHasherDefault<std::hash::DefaultHasher>;
 
-/// What a record, a look or the end of a socket changed.
+/// What a record, a poll or a destroy event changed.
 #[derive(Debug)]
 pub struct Change {
     /// The flow as it was before; `None` if it is new to the table.
     pub before: Option<Flow>,
     /// The flow as it is now.
     pub now: Flow,
-    /// The flow whose place it took: its socket was connected again, and its end was not told.
+    /// The flow that it replaced: the socket was connected again, and the close of the old flow was not reported.
     pub replaced: Option<Flow>,
-    /// What the flowcar before this one told of it, of a flow that is new to the table.
-    pub inherited: Option<Left>,
-    /// Whether it stays in the table. A listed flow that is not any more and has no outcome is lost.
+    /// The checkpoint of a flow that is new to the table and was restored.
+    pub restored: Option<CheckpointFlow>,
+    /// Whether it stays in the table. A flow that is no longer listed and has no outcome is lost.
     pub listed: bool,
 }
 
@@ -38,20 +37,20 @@ impl Change {
             before: None,
             now,
             replaced: None,
-            inherited: None,
+            restored: None,
             listed,
         }
     }
 }
 
-/// A flow on the list.
+/// A listed flow.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) flow: Flow,
-    /// Of a flow that is known by looks alone; records tell of all others.
+    /// Of a flow that polls alone report; records report all others.
     pub(super) history: Option<History>,
-    pub(super) looked: Looked,
-    /// Segments that had come by the last look at it.
+    pub(super) watermark: PayloadWatermark,
+    /// Segments that had come by its last poll.
     pub(super) polled_segs_in: Option<u32>,
     /// Dumps in a row that did not show it.
     pub(super) absent: u8,
@@ -59,96 +58,95 @@ pub(super) struct Entry {
     pub(super) absent_since: Monotonic,
     /// The dump that showed it last.
     pub(super) dump: u64,
-    /// News of sockets' ends dropped by then.
+    /// Destroy events dropped by then.
     pub(super) overruns: u64,
-    /// The programs were detached since its last record, which so may have been its last.
+    /// The programs were detached since its last record, so that no further one may come.
     pub(super) detached: bool,
 }
 
-/// The flows that live, at most `bound` of them. A flow past the bound costs nothing but its place on the
-/// list: its close still carries all its figures.
+/// The open flows, at most `capacity` of them. A flow over capacity is only not listed: its close record still has all its figures.
 #[derive(Debug)]
 pub struct Table {
     pub(super) flows: HashMap<u64, Entry, Hasher>,
-    pub(super) bound: usize,
-    /// Exchanges whose flow's own record has not come yet.
+    pub(super) capacity: usize,
+    /// Exchanges whose flow's record has not come yet.
     exchanges: HashMap<u64, Histogram, Hasher>,
     exchanges_dropped: u64,
-    pub(super) unlisted: u64,
+    pub(super) over_capacity: u64,
     pub(super) closed: u64,
     pub(super) failed: u64,
     malformed_closes: u64,
-    /// Connections that looks, and not records, told of.
-    pub(super) looked_up: u64,
-    /// Listed flows that looks alone tell of.
+    /// Connections that polls, and not records, reported.
+    pub(super) opened_by_polls: u64,
+    /// Listed flows that polls alone report.
     pub(super) adopted: usize,
     pub(super) unadopted: u64,
-    /// Flows of records that were given up for an end that was lost.
-    pub(super) forgone: u64,
-    /// Those given up beyond: no end was lost, and none was told.
-    pub(super) unheard: u64,
-    /// Those given up that ended while the programs were detached.
+    /// Flows of records that were evicted for a close that is known to be lost.
+    pub(super) evicted_after_known_loss: u64,
+    /// Those evicted beyond: no lost close is known, and none was reported.
+    pub(super) lost_closes: u64,
+    /// Those evicted that closed while the programs were detached.
     pub(super) detached: u64,
     pub(super) overrun: u64,
-    pub(super) wiped: u64,
-    /// Sockets seen once whose role could not be told.
-    pub(super) undecided: HashSet<u64>,
-    /// Sockets counted as lost whose end may still be told.
-    pub(super) given_up: HashSet<u64>,
-    /// Connections that were over while their applications still held the sockets, as they were told; the news of those
-    /// sockets brings the rest of their counts.
+    pub(super) disconnected: u64,
+    /// Sockets seen once whose role is not known.
+    pub(super) role_pending: HashSet<u64>,
+    /// Sockets counted as lost whose close may still be reported.
+    pub(super) evicted: HashSet<u64>,
+    /// Connections that closed while their applications still held the sockets, as they were reported; the destroy events of those
+    /// sockets have the rest of their counts.
     pub(super) held: HashMap<u64, Flow, Hasher>,
-    /// What else is known of the ends that are told now.
+    /// What else is known of the closes that are taken in now.
     pub(super) answers: Answers,
-    /// Connections that the flowcar before this one told of.
-    pub(super) inherited: Inherited,
-    /// Local addresses of sockets that dumps have shown, or would if they were asked in time. A dump shows the sockets of
-    /// flowcar's own network namespace, and the followed cgroup may live in another.
-    pub(super) shown: HashSet<IpAddr>,
+    /// Connections of the checkpoint.
+    pub(super) restored: Restored,
+    /// Local addresses of sockets that dumps have shown, or would have shown in time. A dump shows the sockets of flowcar's network
+    /// namespace, and the followed cgroup may be in another.
+    pub(super) shown: ShownAddresses,
 }
 
 impl Table {
-    /// An empty table for at most `bound` flows.
-    pub fn new(bound: usize) -> Self {
+    /// An empty table for at most `capacity` flows.
+    pub fn new(capacity: usize) -> Self {
         Self {
             flows: HashMap::default(),
-            bound,
+            capacity,
             exchanges: HashMap::default(),
             exchanges_dropped: 0,
-            unlisted: 0,
+            over_capacity: 0,
             closed: 0,
             failed: 0,
             malformed_closes: 0,
-            looked_up: 0,
+            opened_by_polls: 0,
             adopted: 0,
             unadopted: 0,
-            forgone: 0,
-            unheard: 0,
+            evicted_after_known_loss: 0,
+            lost_closes: 0,
             detached: 0,
             overrun: 0,
-            wiped: 0,
-            undecided: HashSet::new(),
-            given_up: HashSet::new(),
+            disconnected: 0,
+            role_pending: HashSet::new(),
+            evicted: HashSet::new(),
             held: HashMap::default(),
             answers: Answers::default(),
-            inherited: Inherited::default(),
-            shown: HashSet::new(),
+            restored: Restored::default(),
+            shown: ShownAddresses::default(),
         }
     }
 
-    /// So many flows may be listed from now on; those that are stay.
-    pub const fn set_bound(&mut self, bound: usize) {
-        self.bound = bound;
+    /// So many flows may be listed from now on; those already listed stay.
+    pub const fn set_capacity(&mut self, capacity: usize) {
+        self.capacity = capacity;
     }
 
     /// How many more flows may be listed.
     pub fn room(&self) -> usize {
-        self.bound.saturating_sub(self.flows.len())
+        self.capacity.saturating_sub(self.flows.len())
     }
 
-    /// The kernel showed so many sockets that were not even kept to be looked at: the table had no room for them.
-    pub const fn leave_out(&mut self, sockets: u64) {
-        self.unlisted += sockets;
+    /// Counts sockets of a dump that were not even kept for adoption: the table had no room for them.
+    pub const fn count_over_capacity(&mut self, sockets: u64) {
+        self.over_capacity += sockets;
     }
 
     /// Takes in a record.
@@ -163,11 +161,11 @@ impl Table {
         }
     }
 
-    /// Takes in a flow's exchanges, for its own record, which comes right behind them. Those whose flow's record was dropped
-    /// wait for the next one.
-    pub fn exchanges(&mut self, news: Exchanges) {
-        if self.exchanges.len() < self.bound || self.exchanges.contains_key(&news.cookie) {
-            self.exchanges.insert(news.cookie, news.durations);
+    /// Takes in a flow's exchanges, for its record, which follows directly. Those whose flow's record was dropped wait for the next
+    /// one.
+    pub fn exchanges(&mut self, new: Exchanges) {
+        if self.exchanges.len() < self.capacity || self.exchanges.contains_key(&new.cookie) {
+            self.exchanges.insert(new.cookie, new.durations);
         } else {
             self.exchanges_dropped += 1;
         }
@@ -178,20 +176,20 @@ impl Table {
         self.exchanges_dropped
     }
 
-    /// Counts a record that did not decode. What an open or a sample said, the flow's next record says again; one that
-    /// names no kind is taken for a close, the worst case.
+    /// Counts a record that did not decode. The flow's next record repeats what an open or sample record had; one without a valid kind is
+    /// taken for a close, the worst case.
     pub fn malformed(&mut self, kind: Option<Kind>) {
         if matches!(kind, Some(Kind::Close) | None) {
             self.malformed_closes += 1;
         }
     }
 
-    /// What is known of the ends that are told from now on, besides the news of them.
+    /// Sets what is known of the closes that are taken in from now on, besides their destroy events.
     pub const fn answer(&mut self, answers: Answers) {
         self.answers = answers;
     }
 
-    /// Segments that had come by the last look at a flow's socket.
+    /// Segments that had come by the last poll of a flow's socket.
     pub fn polled_segs_in(&self, cookie: u64) -> Option<u32> {
         self.flows.get(&cookie)?.polled_segs_in
     }
@@ -199,10 +197,10 @@ impl Table {
     /// Whether dumps show sockets of a flow's address: one was shown, or `is_here` knows it.
     pub fn would_show(&mut self, flow: &Flow, is_here: impl FnOnce(&Flow) -> bool) -> bool {
         let dumped = self.flows.get(&flow.cookie).is_some_and(|of| of.dump > 0);
-        dumped || super::looks::would_be_shown(&mut self.shown, flow, is_here)
+        dumped || self.shown.would_show(flow, is_here)
     }
 
-    /// The flows that live and are listed.
+    /// The open flows that are listed.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Flow> {
         self.flows.values().map(|entry| &entry.flow)
     }
@@ -217,43 +215,46 @@ impl Table {
         self.flows.is_empty()
     }
 
-    /// Records and looks of flows that found the table full.
-    pub const fn unlisted(&self) -> u64 {
-        self.unlisted
+    /// Records and polls of flows that found the table full.
+    pub const fn over_capacity(&self) -> u64 {
+        self.over_capacity
     }
 
     /// The books, given the kernel's counters **read after** the last record was applied: then every flow
-    /// that a record told of is among them.
+    /// of a record is among them.
     pub fn books(&self, kernel: impl Fn(Counter) -> u64) -> Books {
-        let opened = kernel(Counter::Established) + self.looked_up + self.inherited.lost();
+        let opened = kernel(Counter::Established) + self.opened_by_polls + self.restored.lost();
         let lost: BTreeMap<Lost, u64> = [
             (Lost::Storage, kernel(Counter::StorageRefused)),
-            (Lost::Callbacks, kernel(Counter::ArmRefused) + self.unheard),
+            (
+                Lost::Callbacks,
+                kernel(Counter::ArmRefused) + self.lost_closes,
+            ),
             (Lost::RingFull, kernel(Counter::CloseDropped)),
             (Lost::Malformed, self.malformed_closes),
             (Lost::Overrun, self.overrun),
-            (Lost::Wiped, self.wiped),
+            (Lost::Disconnected, self.disconnected),
             (Lost::Detached, self.detached),
-            (Lost::Restart, self.inherited.lost()),
+            (Lost::Restart, self.restored.lost()),
         ]
         .into_iter()
         .filter(|(_, count)| *count > 0)
         .collect();
-        let gone = self.closed + lost.values().sum::<u64>();
+        let not_live = self.closed + lost.values().sum::<u64>();
         Books {
             opened,
             closed: self.closed,
-            live: opened.saturating_sub(gone),
+            live: opened.saturating_sub(not_live),
             failed: self.failed,
             lost,
         }
     }
 
     fn update(&mut self, mut flow: Flow) -> Change {
-        let full = self.flows.len() >= self.bound;
+        let full = self.flows.len() >= self.capacity;
         match self.flows.entry(flow.cookie) {
-            Place::Occupied(mut place) => {
-                let entry = place.get_mut();
+            MapEntry::Occupied(mut occupied) => {
+                let entry = occupied.get_mut();
                 // A socket that was disconnected and connected again is another flow under the same cookie.
                 let same = entry.flow.started == flow.started;
                 if same {
@@ -270,10 +271,10 @@ impl Table {
                     ..Entry::of_record(flow.clone())
                 };
                 let old = std::mem::replace(entry, new);
-                // The news of the socket's end cannot come before its new connection's, and tells of that one.
+                // The socket's destroy event comes only after its new connection, and reports that one.
                 if old.history.is_some() {
                     self.adopted -= 1;
-                    self.wiped += u64::from(old.flow.established.is_some());
+                    self.disconnected += u64::from(old.flow.established.is_some());
                 }
                 let (before, replaced) = if same {
                     (Some(old.flow), None)
@@ -284,16 +285,16 @@ impl Table {
                     before,
                     now: flow,
                     replaced,
-                    inherited: None,
+                    restored: None,
                     listed: true,
                 }
             }
-            Place::Vacant(_) if full => {
-                self.unlisted += 1;
+            MapEntry::Vacant(_) if full => {
+                self.over_capacity += 1;
                 Change::new(flow, false)
             }
-            Place::Vacant(place) => {
-                place.insert(Entry::of_record(flow.clone()));
+            MapEntry::Vacant(vacant) => {
+                vacant.insert(Entry::of_record(flow.clone()));
                 Change::new(flow, true)
             }
         }
@@ -303,7 +304,7 @@ impl Table {
         let old = self.flows.remove(&flow.cookie);
         if old.as_ref().is_some_and(|old| old.history.is_some()) {
             self.adopted -= 1;
-            self.wiped += 1;
+            self.disconnected += 1;
         }
         let old = old.map(|entry| entry.flow);
         let same = |old: &Flow| old.started == flow.started;
@@ -319,7 +320,7 @@ impl Table {
             before,
             now: flow,
             replaced,
-            inherited: None,
+            restored: None,
             listed: false,
         }
     }
@@ -332,7 +333,7 @@ impl Table {
     }
 }
 
-/// A look may have told of more already than a record that waited in the ring says.
+/// A poll may have shown more already than a record that waited in the ring has.
 fn follows(flow: &mut Flow, before: &Flow) {
     flow.volume = flow.volume.max(&before.volume);
     flow.seen = flow.seen.max(before.seen);
@@ -347,7 +348,7 @@ impl Entry {
         Self {
             flow,
             history: None,
-            looked: Looked::default(),
+            watermark: PayloadWatermark::default(),
             polled_segs_in: None,
             absent: 0,
             absent_since: Monotonic::default(),

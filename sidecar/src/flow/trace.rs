@@ -1,4 +1,4 @@
-//! Trace and span ids that both ends of a connection derive without talking to each other.
+//! Trace and span ids that both ends of a connection derive without communicating.
 //!
 //! After the handshake each end knows both initial sequence numbers, and address translation leaves them
 //! alone. Linux draws them from SipHash over the addresses and a clock (RFC 6528; net/core/secure_seq.c),
@@ -21,7 +21,7 @@ pub struct TraceIdentity {
 }
 
 impl TraceIdentity {
-    /// The ids of the end that plays `role` in the connection with these initial sequence numbers.
+    /// The ids of the end with this `role` in the connection with these initial sequence numbers.
     pub fn of_handshake(client_isn: u32, server_isn: u32, role: Role) -> Self {
         let pair = u64::from(client_isn) << 32 | u64::from(server_isn);
         let client = non_zero(mix(pair ^ 0x636c_6965_6e74));
@@ -50,7 +50,7 @@ impl TraceIdentity {
         }
     }
 
-    /// The id of the `n`-th span that reports on a part of this flow.
+    /// The id of the `n`-th interim span of this flow.
     pub fn part(&self, n: u64) -> u64 {
         non_zero(mix(self.span_id ^ mix(n.wrapping_add(1))))
     }

@@ -1,13 +1,13 @@
-//! Attempts whose record does not say why they failed, until the network namespace's counters are read.
+//! Attempts whose record does not show why they failed, until the network namespace's counters are read.
 
 use crate::{
     clock::Anchor,
     flow::{AttemptJudge, Failure, Outcome, Record, Unanswered},
-    source::namespace::{NamespaceCounters, discards_first, place},
+    source::namespace::{NamespaceCounters, discards_first, locate},
 };
 
-/// How often the counters are read while no attempt asks for it: the older a reading, the more lies between it and an attempt that
-/// is no matter of the attempt's.
+/// How often the counters are read while no attempt needs it: the older a reading, the more unrelated counts lie between it and an
+/// attempt.
 const READ_EVERY_NS: u64 = 1_000_000_000;
 
 /// Attempts that wait at once.
@@ -20,8 +20,8 @@ pub(super) struct Attempts {
     counters: Option<NamespaceCounters>,
     judge: AttemptJudge,
     waiting: Vec<(Record, Unanswered)>,
-    /// Whether records tell if they are of flowcar's own network namespace.
-    pub(super) tells_netns: bool,
+    /// Whether records show if they are of flowcar's network namespace.
+    pub(super) knows_netns: bool,
 }
 
 impl Attempts {
@@ -34,7 +34,7 @@ impl Attempts {
             counters: counters.ok(),
             judge: AttemptJudge::default(),
             waiting: Vec::new(),
-            tells_netns: false,
+            knows_netns: false,
         };
         attempts.refresh();
         attempts
@@ -51,8 +51,9 @@ impl Attempts {
         }
     }
 
-    /// Whether those that wait are to be settled before this record is taken in: one of them is an earlier connection of its socket.
-    pub(super) fn go_before(&self, record: &Record) -> bool {
+    /// Whether the waiting attempts must be settled before this record is taken in: one is an earlier connection of its socket, or too many
+    /// wait.
+    pub(super) fn must_settle_before(&self, record: &Record) -> bool {
         let cookie = record.flow.cookie;
         self.waiting.len() >= MOST
             || self
@@ -61,18 +62,18 @@ impl Attempts {
                 .any(|(waiting, _)| waiting.flow.cookie == cookie)
     }
 
-    /// Keeps a record that does not say why its attempt failed; gives back every other.
+    /// Keeps a record that does not show why its attempt failed; returns every other.
     pub(super) fn sort(&mut self, record: Record) -> Option<Record> {
         let Some(failed) = record.failed else {
             return Some(record);
         };
-        let is_here = failed.is_here.or(self.tells_netns.then_some(false));
+        let is_here = failed.is_here.or(self.knows_netns.then_some(false));
         if let Some(unanswered) = failed.unanswered {
             let unanswered = Unanswered {
                 is_here,
                 ..unanswered
             };
-            let unanswered = place(unanswered, &record.flow);
+            let unanswered = locate(unanswered, &record.flow);
             self.waiting.push((record, unanswered));
             return None;
         }

@@ -1,4 +1,4 @@
-//! The flow table and the series, and what each piece of news does to them.
+//! The flow table and the series, and how records, polls and destroy events change them.
 
 mod report;
 
@@ -12,38 +12,39 @@ use flowcar_shared::{
 use super::{
     Limits,
     attempts::Attempts,
-    inheritance::Inheritance,
-    own::OwnFlows,
+    excluded::ExcludedFlows,
+    restore::Restore,
     room::Room,
     timers::{Candidates, Reading, Since, Timers},
 };
 use crate::{
     clock::{Anchor, ReportClock},
     flow::{
-        self, Adopt, Afterlife, Answers, Books, Change, End, Ends, Exchanges, Failure, Flow,
-        Looking, Malformed, Monotonic, Outcome, Record, Sight, SocketName, Table, Timer, Told,
-        handover::{Handover, Place},
+        self, Adopt, Answers, Books, Change, CloseEvent, CloseReason, Exchanges, Failure, Flow,
+        Malformed, Monotonic, Outcome, PendingCloses, PollContext, PostCloseState, Record,
+        SocketName, SocketSnapshot, Table, Timer,
+        checkpoint::{Checkpoint, KernelInstance},
     },
-    series::{Remainder, SeriesSet},
+    series::{SeriesSet, Unattributed},
     source::{Turn, diag::DiagSource, ebpf::EbpfSource},
 };
 
-/// As many as a pod with many addresses has need of; where the followed cgroup is of another network namespace, all are in vain.
-const ADDRESS_ASKS: u32 = 64;
+/// Address queries at most: enough for a pod with many addresses. Where the followed cgroup is in another network namespace, all fail.
+const ADDRESS_QUERIES: u32 = 64;
 
-/// What the record of a close leaves open.
+/// What a close record leaves undecided.
 #[derive(Clone, Copy, Debug)]
 struct Doubts {
     at: Monotonic,
     answers: Answers,
     /// No RST can have closed it.
     is_quiet: bool,
-    /// The kernel gave up connections in the meantime, and this may have been one.
+    /// Timers aborted connections in the meantime, and this may have been one: it is decided together with the others.
     needs_the_others: bool,
     since: Since,
 }
 
-/// A report of the flowcar before this one that lies further ahead of the wall clock was made by a clock that was wrong.
+/// A report of the previous flowcar that is further ahead of the wall clock came from a wrong clock.
 const MOST_AHEAD_NS: u64 = 25 * 3_600 * 1_000_000_000;
 
 /// All flows, and all that is counted of them.
@@ -56,26 +57,26 @@ pub(super) struct Flows {
     pub(super) start_unix_ns: u64,
     clock: ReportClock,
     pub(super) seed: u64,
-    ends: Ends,
+    pending_closes: PendingCloses,
     timers: Timers,
-    /// What the namespace had counted before the last dump, and before the one before it: whatever ends after a dump that showed
-    /// it, or that did not yet, was counted since.
+    /// The namespace's counts before the last dump, and before the previous one: a close after a dump that showed the connection, or that
+    /// did not yet, was counted since.
     counted: [Reading; 2],
-    /// How often it may still be asked whether an address is of this network namespace.
-    asks_left: u32,
+    /// How many more queries may be made whether an address is in this network namespace.
+    queries_left: u32,
     attempts: Attempts,
     records: BTreeMap<&'static str, u64>,
     malformed: u64,
-    /// Records of flows that go on.
-    heard: u64,
+    /// Open and sample records received.
+    records_seen: u64,
     room: Room,
     inexact: u64,
-    pub(super) own: OwnFlows,
-    pub(super) remainder: Remainder,
-    /// Whether reports tell what to leave for the flowcar after this one.
-    pub(super) leaves: bool,
-    pub(super) inheritance: Option<Inheritance>,
-    /// How long, at most, programs were detached by somebody else.
+    pub(super) excluded: ExcludedFlows,
+    pub(super) unattributed: Unattributed,
+    /// Whether reports carry a checkpoint.
+    pub(super) writes_checkpoint: bool,
+    pub(super) restore: Option<Restore>,
+    /// How long, at most, the programs were detached by another process.
     pub(super) detached_ns: u64,
 }
 
@@ -93,56 +94,56 @@ impl Flows {
             start_unix_ns,
             clock: ReportClock::after(start_unix_ns),
             seed: fastrand::u64(..),
-            ends: Ends::default(),
+            pending_closes: PendingCloses::default(),
             timers: Timers::new(),
             counted: [Reading::now(); 2],
-            asks_left: ADDRESS_ASKS,
+            queries_left: ADDRESS_QUERIES,
             attempts: Attempts::new(),
             records: BTreeMap::new(),
             malformed: 0,
-            heard: 0,
+            records_seen: 0,
             room: Room::new(limits),
             inexact: 0,
-            own: OwnFlows::default(),
-            remainder: Remainder::default(),
-            leaves: false,
-            inheritance: None,
+            excluded: ExcludedFlows::default(),
+            unattributed: Unattributed::default(),
+            writes_checkpoint: false,
+            restore: None,
             detached_ns: 0,
         }
     }
 
-    /// Goes on from what the flowcar before this one left, to be settled after so many looks. Its reports are of the same
-    /// series as this one's, so that these are later, too.
-    pub(super) fn inherit(&mut self, handover: &Handover, here: &Place, looks: u8) {
-        let ahead = handover.taken_unix_ns.saturating_sub(self.start_unix_ns);
+    /// Restores a checkpoint, to be settled after so many polls. The previous flowcar's reports are of the same series, so that this
+    /// one's must be later.
+    pub(super) fn restore(&mut self, checkpoint: &Checkpoint, here: &KernelInstance, polls: u8) {
+        let ahead = checkpoint.taken_unix_ns.saturating_sub(self.start_unix_ns);
         if (1..=MOST_AHEAD_NS).contains(&ahead) {
             tracing::warn!(
                 ahead_s = ahead as f64 / 1e9,
-                "the wall clock is behind the last report of the flowcar before this one; reports keep that time until it has caught up"
+                "the wall clock is behind the last report of the previous flowcar; reports keep that time until it has caught up"
             );
-            self.start_unix_ns = handover.taken_unix_ns;
+            self.start_unix_ns = checkpoint.taken_unix_ns;
             self.clock = ReportClock::after(self.start_unix_ns);
         }
         let since = self.start_unix_ns;
-        let inheritance = Inheritance::begin(&mut self.table, handover, here, looks, since);
-        self.inheritance = Some(inheritance);
+        let restore = Restore::begin(&mut self.table, checkpoint, here, polls, since);
+        self.restore = Some(restore);
     }
 
-    /// A look is over, and the ends that were told by then are taken in.
-    pub(super) fn look_is_over(&mut self) {
-        if let Some(inheritance) = &mut self.inheritance {
-            inheritance.look_is_over(&mut self.table);
+    /// A poll is over, and the closes that came by then are taken in.
+    pub(super) fn poll_finished(&mut self) {
+        if let Some(restore) = &mut self.restore {
+            restore.poll_finished(&mut self.table);
         }
     }
 
-    /// There will be no look.
+    /// There will be no poll.
     pub(super) fn settle(&mut self) {
-        if let Some(inheritance) = &mut self.inheritance {
-            inheritance.settle(&mut self.table);
+        if let Some(restore) = &mut self.restore {
+            restore.settle(&mut self.table);
         }
     }
 
-    /// Takes in the records that wait in the ring, for one turn. `diag` tells more of ends that records leave in doubt. Gives
+    /// Takes in the records that wait in the ring, for one turn. `diag` is queried for closes that records leave in doubt. Gives
     /// whether more waits.
     pub(super) fn records(
         &mut self,
@@ -152,12 +153,12 @@ impl Flows {
         finished: &mut impl FnMut(&Flow, &Anchor),
     ) -> bool {
         self.attempts.refresh();
-        self.attempts.tells_netns = source.tells_netns();
-        // From the first end that only the count of the others can decide: they are taken in as they came.
+        self.attempts.knows_netns = source.knows_netns();
+        // Records from the first close on that must be decided together with others: they are taken in in their order.
         let mut held_back: Vec<Box<[u8]>> = Vec::new();
         self.timers.begin();
         let more = source.drain(turn, |bytes| {
-            if let Some(diag) = diag.as_deref_mut().filter(|_| self.asks_left > 0) {
+            if let Some(diag) = diag.as_deref_mut().filter(|_| self.queries_left > 0) {
                 self.learn_address(bytes, diag);
             }
             if held_back.is_empty() {
@@ -183,8 +184,8 @@ impl Flows {
         }
     }
 
-    /// Asks whether a connection that opened is in the network namespace that dumps show, unless its address is known to be. No
-    /// dump may come before it ends.
+    /// Queries whether a connection that opened is in the network namespace that dumps show, unless its address is known to be. It may
+    /// close before the next dump.
     fn learn_address(&mut self, bytes: &[u8], diag: &mut DiagSource) {
         if flow::kind_of(bytes) != Some(Kind::Open) {
             return;
@@ -192,14 +193,14 @@ impl Flows {
         let Ok(Record { flow, .. }) = flow::decode(bytes, self.seed) else {
             return;
         };
-        let asks_left = &mut self.asks_left;
+        let queries_left = &mut self.queries_left;
         self.table.would_show(&flow, |flow| {
-            *asks_left -= 1;
+            *queries_left -= 1;
             diag.is_there(&name_of(flow))
         });
     }
 
-    /// Takes in records of which some are of ends that are decided together.
+    /// Takes in records of which some are closes that are decided together.
     fn held_back(
         &mut self,
         records: &[Box<[u8]>],
@@ -216,10 +217,10 @@ impl Flows {
                 candidates.others += 1;
             }
         }
-        // All are as old as the first at least, and it asks for the longest time.
+        // The first is the oldest, so its time covers all.
         let first = all.iter().flatten().find(|of| of.needs_the_others);
         let since = first.map_or_else(Since::default, |of| of.since);
-        let alone = diag.is_some_and(|diag| self.own.are_all_of(diag.others()));
+        let alone = diag.is_some_and(|diag| self.excluded.are_all_of(diag.others()));
         let (quiet, others) = candidates.judge(since, alone);
         for (bytes, doubts) in records.iter().zip(all) {
             let answers = doubts.map(|doubts| {
@@ -236,14 +237,14 @@ impl Flows {
         }
     }
 
-    /// What a record of a close leaves open, with what else tells of it; `None` where it leaves nothing open.
+    /// What a close record leaves undecided, with what else is known of it; `None` where it leaves nothing undecided.
     fn doubts(&mut self, bytes: &[u8], diag: Option<&mut DiagSource>) -> Option<Doubts> {
         let evidence = flow::evidence(bytes)?;
         if evidence.timed_out() {
             return None;
         }
-        let wants_remains = evidence.wants_remains();
-        if !wants_remains && !evidence.wants_timer(Afterlife::NotLooked) {
+        let wants_post_close = evidence.wants_post_close();
+        if !wants_post_close && !evidence.wants_timer(PostCloseState::NotPolled) {
             return None;
         }
         let flow = flow::decode(bytes, self.seed).ok()?.flow;
@@ -262,17 +263,17 @@ impl Flows {
         if !self.table.would_show(&flow, |flow| diag.is_here(flow)) {
             return Some(doubts);
         }
-        if wants_remains {
-            answers.remains = diag.find(&name_of(&flow), false);
+        if wants_post_close {
+            answers.post_close = diag.find(&name_of(&flow), false);
         }
-        if evidence.wants_timer(answers.remains) {
+        if evidence.wants_timer(answers.post_close) {
             let since = self.timers.since(&evidence);
             doubts.since = since;
             answers.sent_no_reset = since.sent_no_reset;
-            if since.given_up == Some(0) {
+            if since.aborted_by_timer == Some(0) {
                 answers.timer = Timer::NotExpired;
             }
-            doubts.needs_the_others = since.given_up.is_some_and(|count| count > 0);
+            doubts.needs_the_others = since.aborted_by_timer.is_some_and(|count| count > 0);
             doubts.is_quiet = evidence.is_quiet(&answers);
         }
         doubts.answers = answers;
@@ -287,7 +288,7 @@ impl Flows {
     ) {
         if let Err(error) = self.take_record(bytes, answers, finished) {
             self.malformed += 1;
-            tracing::error!(%error, "a kernel record was not understood: please report this");
+            tracing::error!(%error, "a kernel record did not decode: please report this");
         }
     }
 
@@ -300,28 +301,28 @@ impl Flows {
         if Exchanges::are_in(bytes) {
             let exchanges = Exchanges::decode(bytes)?;
             *self.records.entry("exchange").or_default() += 1;
-            if !self.own.has(exchanges.cookie) {
+            if !self.excluded.has(exchanges.cookie) {
                 self.table.exchanges(exchanges);
             }
             return Ok(());
         }
         let kind = flow::kind_of(bytes);
-        self.heard += u64::from(matches!(kind, Some(Kind::Open | Kind::Sample)));
+        self.records_seen += u64::from(matches!(kind, Some(Kind::Open | Kind::Sample)));
         let mut record =
             flow::decode(bytes, self.seed).inspect_err(|_| self.table.malformed(kind))?;
         *self.records.entry(kind_name(record.kind)).or_default() += 1;
         self.room.record(&record);
-        if let Some(Outcome::Closed(End::Timeout) | Outcome::Failed(Failure::Timeout)) =
+        if let Some(Outcome::Closed(CloseReason::Timeout) | Outcome::Failed(Failure::Timeout)) =
             record.flow.outcome
         {
             self.timers.is_known(record.flow.seen);
         }
         let is_exact = settle(&mut record.flow, bytes, answers);
-        if self.own.has_record(&record) {
+        if self.excluded.has_record(&record) {
             return Ok(());
         }
         self.inexact += u64::from(!is_exact);
-        if self.attempts.go_before(&record) {
+        if self.attempts.must_settle_before(&record) {
             self.settle_attempts(finished);
         }
         if let Some(record) = self.attempts.sort(record) {
@@ -332,13 +333,13 @@ impl Flows {
     }
 
     /// Takes in one socket of a dump.
-    pub(super) fn look(
+    pub(super) fn poll_sockets(
         &mut self,
-        sight: &Sight,
-        looking: &Looking,
+        observed: &SocketSnapshot,
+        poll: &PollContext,
         finished: &mut impl FnMut(&Flow, &Anchor),
     ) {
-        if self.own.is_looked_at(sight.cookie, looking) {
+        if self.excluded.is_excluded_socket(observed.cookie, poll) {
             return;
         }
         let Self {
@@ -347,13 +348,12 @@ impl Flows {
             anchor,
             ..
         } = self;
-        table.look(sight, looking, |change| {
+        table.poll_sockets(observed, poll, |change| {
             take(series, &change, anchor, finished)
         });
     }
 
-    /// Has the table and the series take no more memory than there is. Gives whether the kernel is to keep nothing beside one more
-    /// socket.
+    /// Limits the table and the series by the memory budget. Gives whether the kernel must not allocate storage for one more socket.
     pub(super) fn bound_memory(&mut self) -> bool {
         self.room.bound(&mut self.table, &mut self.series)
     }
@@ -363,14 +363,14 @@ impl Flows {
         self.counted = [Reading::now(), self.counted[0]];
     }
 
-    /// A dump is over: gives up what dumps do not show any more, and looks what is left of it.
-    pub(super) fn looked(
+    /// A dump is complete: evicts flows that dumps do not show any more, and queries their addresses.
+    pub(super) fn finish_poll(
         &mut self,
         source: &mut DiagSource,
-        looking: &Looking,
+        poll: &PollContext,
         finished: &mut impl FnMut(&Flow, &Anchor),
     ) {
-        self.own.looked(looking);
+        self.excluded.finish_poll(poll);
         let Self {
             table,
             series,
@@ -378,73 +378,81 @@ impl Flows {
             ..
         } = self;
         let is_here = |flow: &Flow| source.is_here(flow);
-        let missing = table.looked(looking, is_here, |change| {
+        let missing = table.finish_poll(poll, is_here, |change| {
             take(series, &change, anchor, finished)
         });
         for name in missing {
-            table.remains(name.cookie, source.find(&name, true));
+            table.set_post_close(name.cookie, source.find(&name, true));
         }
     }
 
-    /// Takes in the sockets whose end was told, for one turn. Gives whether more waits.
-    pub(super) fn ends(
+    /// Takes in the destroy events that wait, for one turn. Gives whether more wait.
+    pub(super) fn destroy_events(
         &mut self,
         source: &mut DiagSource,
         turn: Turn,
-        looking: &Looking,
+        poll: &PollContext,
         finished: &mut impl FnMut(&Flow, &Anchor),
     ) -> bool {
         let Self {
-            table, ends, own, ..
+            table,
+            pending_closes,
+            excluded,
+            ..
         } = self;
-        let others = looking.adopt == Adopt::All;
-        let mut told = Vec::new();
-        let known = |table: &Table, sight: &Sight| {
-            table.knows(sight.cookie) || table.inherits(sight.cookie)
+        let others = poll.adopt == Adopt::All;
+        let mut events = Vec::new();
+        let known = |table: &Table, observed: &SocketSnapshot| {
+            table.knows(observed.cookie) || table.restores(observed.cookie)
         };
-        let (news, more) = source.ends(turn, |sight| known(table, sight), others);
-        if !news.is_empty() {
-            let alone = own.are_all_of(source.others());
+        let (closed, more) = source.closed(turn, |observed| known(table, observed), others);
+        if !closed.is_empty() {
+            let alone = excluded.are_all_of(source.others());
             let since = self.timers.since_reading(&self.counted[1]);
-            table.answer(since.of_news(&news, alone));
+            table.answer(since.answers(&closed, alone));
         }
-        for sight in news {
-            if own.has(sight.cookie) {
+        for observed in closed {
+            if excluded.has(observed.cookie) {
                 continue;
             }
-            ends.heard(&sight, looking.at);
-            let found = if table.needs_a_look(&sight) {
-                source.find(&sight.name(), known(table, &sight))
+            pending_closes.note_sent(&observed, poll.at);
+            let found = if table.needs_poll(&observed) {
+                source.find(&observed.name(), known(table, &observed))
             } else {
-                Afterlife::NotLooked
+                PostCloseState::NotPolled
             };
-            if table.leaves_open(&sight, found) {
-                table.expect_end(sight.cookie);
-                ends.wait(sight, found, looking.at);
+            if table.fin_is_uncertain(&observed, found) {
+                table.expect_close(observed.cookie);
+                pending_closes.wait(observed, found, poll.at);
             } else {
-                told.push(Told {
-                    sight,
+                events.push(CloseEvent {
+                    observed,
                     found,
                     peers_payload: None,
                 });
             }
         }
-        told.extend(ends.ready(looking.at));
-        self.end(&told, looking, finished);
+        events.extend(pending_closes.ready(poll.at));
+        self.close(&events, poll, finished);
         more
     }
 
-    /// Ends what still waits for its other end.
+    /// Takes in the closes that still wait for their other end.
     pub(super) fn conclude(
         &mut self,
-        looking: &Looking,
+        poll: &PollContext,
         finished: &mut impl FnMut(&Flow, &Anchor),
     ) {
-        let told = self.ends.ready(Monotonic(u64::MAX));
-        self.end(&told, looking, finished);
+        let events = self.pending_closes.ready(Monotonic(u64::MAX));
+        self.close(&events, poll, finished);
     }
 
-    fn end(&mut self, told: &[Told], looking: &Looking, finished: &mut impl FnMut(&Flow, &Anchor)) {
+    fn close(
+        &mut self,
+        events: &[CloseEvent],
+        poll: &PollContext,
+        finished: &mut impl FnMut(&Flow, &Anchor),
+    ) {
         let Self {
             table,
             series,
@@ -453,10 +461,10 @@ impl Flows {
             timers,
             ..
         } = self;
-        for told in told {
-            table.destroyed(told, looking, |change| {
-                if change.now.outcome == Some(Outcome::Closed(End::Timeout)) {
-                    timers.is_known_by_news(looking.at);
+        for event in events {
+            table.destroyed(event, poll, |change| {
+                if change.now.outcome == Some(Outcome::Closed(CloseReason::Timeout)) {
+                    timers.is_known_by_destroy_event(poll.at);
                 }
                 let exact = change.now.socket.is_none_or(|figures| figures.exact);
                 *inexact += u64::from(!exact);
@@ -466,27 +474,30 @@ impl Flows {
     }
 
     pub(super) fn books(&self, kernel: &[u64; COUNTERS]) -> Books {
-        let without = |own: u64| {
+        let without = |excluded: u64| {
             self.table.books(|counter| {
                 let count = kernel[counter.index() as usize];
                 match counter {
-                    Counter::Established => count.saturating_sub(own),
+                    Counter::Established => count.saturating_sub(excluded),
                     _ => count,
                 }
             })
         };
-        let own = self.own.established();
-        let books = without(own);
-        // More have gone than were opened: among the ends that the ring lost are some of its own.
-        match books.excess().min(self.own.may_be_lost(kernel)) {
+        let excluded = self.excluded.established();
+        let books = without(excluded);
+        // More were closed or lost than opened: some of the closes that the ring lost are of excluded flows.
+        match books.excess().min(self.excluded.may_be_lost(kernel)) {
             0 => books,
-            lost => without(own - lost),
+            lost => without(excluded - lost),
         }
     }
 
-    /// Records of flows that go on and have not been heard.
+    /// Open and sample records that were sent and not received yet.
     pub(super) fn waiting(&self, kernel: &[u64; COUNTERS]) -> u64 {
-        flow::waiting(|counter| kernel[counter.index() as usize], self.heard)
+        flow::waiting(
+            |counter| kernel[counter.index() as usize],
+            self.records_seen,
+        )
     }
 }
 
@@ -499,23 +510,23 @@ const fn name_of(flow: &Flow) -> SocketName {
     }
 }
 
-/// Tells the end of a flow by all that is known of it. Gives whether its payload counts are exact.
+/// Sets the outcome of a closed flow from all that is known of it. Gives whether its payload counts are exact.
 fn settle(flow: &mut Flow, bytes: &[u8], answers: Option<Answers>) -> bool {
     let Some(evidence) = flow::evidence(bytes) else {
         return true;
     };
     let answers = answers.unwrap_or_default();
     let verdict = evidence.verdict(&answers);
-    flow.outcome = Some(Outcome::Closed(verdict.end));
+    flow.outcome = Some(Outcome::Closed(verdict.reason));
     flow.reset_after_fin = evidence.reset_after_fin(&answers);
-    // The record says so itself of every other FIN, and is decoded by that.
-    if evidence.leaves_fin_open() && verdict.fin_received == Some(true) {
+    // The record shows every other FIN, and decoding subtracts it.
+    if evidence.fin_is_uncertain() && verdict.fin_received == Some(true) {
         flow.volume.bytes_received = flow.volume.bytes_received.saturating_sub(1);
     }
     verdict.fin_received.is_some()
 }
 
-/// Adds a change to the series, and tells of a flow that ended.
+/// Adds a change to the series, and hands over a flow that closed.
 fn take(
     series: &mut SeriesSet,
     change: &Change,

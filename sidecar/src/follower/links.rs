@@ -1,5 +1,5 @@
-//! Whether the programs are still attached. Whoever holds their links, or more rights than flowcar, can take them off
-//! (BPF_LINK_DETACH), and then the kernel tells of nothing without a word.
+//! Whether the programs are still attached. A process that holds their links, or has more rights than flowcar, can detach them
+//! (BPF_LINK_DETACH), and then no more records come, without an error.
 
 use super::Follower;
 use crate::{
@@ -8,32 +8,29 @@ use crate::{
     source::{SourceError, ebpf::Attachment},
 };
 
-/// What is known of the links.
+/// The state of the links.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Links {
     /// When they were last seen attached.
     seen: Option<Monotonic>,
     /// How often they were found detached.
     detached: u64,
-    /// Whether it was logged that they cannot be asked for.
+    /// Whether it was logged that they cannot be checked.
     is_logged: bool,
 }
 
 impl Follower {
-    /// How often the programs were found detached by somebody else.
+    /// How often the programs were found detached by another process.
     pub const fn detached(&self) -> u64 {
         self.links.detached
     }
 
-    /// Asks whether the programs are still attached to the followed cgroup, and attaches them again where somebody took them off.
-    /// Connections that are there by then are adopted; those that ended meanwhile are lost as `detached` once dumps do not show them.
+    /// Checks whether the programs are still attached to the followed cgroup, and attaches them again where another process detached them.
+    /// Connections that are open by then are adopted; those that closed meanwhile are lost as `detached` once dumps do not show them.
     ///
     /// # Errors
     /// They cannot be attached again: nothing is followed from here on.
-    pub fn look_after_links(
-        &mut self,
-        finished: impl FnMut(&Flow, &Anchor),
-    ) -> Result<(), SourceError> {
+    pub fn check_links(&mut self, finished: impl FnMut(&Flow, &Anchor)) -> Result<(), SourceError> {
         let Some(ebpf) = self.source.ebpf() else {
             return Ok(());
         };
@@ -45,7 +42,7 @@ impl Follower {
             Attachment::Unknown => {
                 if !std::mem::replace(&mut self.links.is_logged, true) {
                     tracing::warn!(
-                        "whether programs stay attached cannot be asked here (/proc/self/fdinfo): if somebody detaches them, flowcar does not see it"
+                        "flowcar cannot check here whether its programs stay attached (/proc/self/fdinfo): if another process detaches them, flowcar does not notice"
                     );
                 }
                 Ok(())
@@ -58,7 +55,7 @@ impl Follower {
                 self.attach(|source| source.attach_again(), finished)?;
                 tracing::error!(
                     within_s = since as f64 / 1e9,
-                    "flowcar's programs were detached from the cgroup by another process, and are attached again: connections that began and ended meanwhile are in no figure, others that ended are lost (detached)"
+                    "flowcar's programs were detached from the cgroup by another process, and are attached again: connections that opened and closed meanwhile are in no figure, others that closed are lost (detached)"
                 );
                 Ok(())
             }

@@ -1,4 +1,4 @@
-//! How much of the memory limit the connections and the series take, and what is done where they would take more.
+//! Keeps connections and series within the memory limit.
 
 use flowcar_shared::record::Kind;
 
@@ -9,16 +9,16 @@ use crate::{
     series::SeriesSet,
 };
 
-/// Once there is no room, so many of a hundred connections may live until there is again: else each that ends would let one in.
+/// Once there is no room, there is again at so many percent of the limit: else each close would let one connection in.
 const AGAIN: u64 = 95;
 
-/// Bounds the memory by what there is.
+/// Limits the memory by the budget.
 #[derive(Debug)]
 pub(super) struct Room {
     flows: usize,
     series: usize,
     budget: Option<Budget>,
-    /// Connections that live: by the books of the last report, and by the records since.
+    /// Live connections: by the books of the last report, and by the records since.
     live: u64,
     is_full: bool,
 }
@@ -34,7 +34,7 @@ impl Room {
         }
     }
 
-    /// A record has come. Those that were lost are made good with the next report.
+    /// A record has come. The next report corrects for lost ones.
     pub(super) const fn record(&mut self, record: &Record) {
         match record.kind {
             Kind::Open => self.live += 1,
@@ -45,19 +45,19 @@ impl Room {
         }
     }
 
-    /// So many connections live by the books.
+    /// So many connections are live by the books.
     pub(super) const fn counted(&mut self, live: u64) {
         self.live = live;
     }
 
-    /// Bounds both. Gives whether the kernel is to keep nothing beside one more socket: what it keeps is charged to the same limit,
-    /// whether the table has room for it or not.
+    /// Limits both. Gives whether the kernel must not allocate storage for one more socket: its storage is charged to the same limit,
+    /// whether the table has room or not.
     pub(super) fn bound(&mut self, table: &mut Table, series: &mut SeriesSet) -> bool {
         let Some(budget) = self.budget else {
             return false;
         };
         let most = budget.flows(series.len());
-        table.set_bound(self.flows.min(most));
+        table.set_capacity(self.flows.min(most));
         series.limit(self.series.min(budget.series(table.len())));
         let most = most as u64;
         let was_full = self.is_full;
@@ -67,7 +67,7 @@ impl Room {
             tracing::warn!(
                 live = self.live,
                 most,
-                "the memory limit has no room for more connections: of those that come now some are lost (flowcar.tcp.lost.reason=socket_storage); raise flowcar's memory limit"
+                "the memory limit has no room for more connections: some new ones are lost (flowcar.tcp.lost.reason=socket_storage); raise flowcar's memory limit"
             );
         }
         self.is_full

@@ -1,4 +1,4 @@
-//! Which system calls are made once programs are attached: by tokio, rustls, the resolvers of glibc and musl, and flowcar.
+//! The system calls after programs are attached: of tokio, rustls, the resolvers of glibc and musl, and flowcar.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +8,8 @@ use seccompiler::{
 
 type Calls = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// Commands of bpf(2) (include/uapi/linux/bpf.h): maps are read and written, programs are attached again. None is loaded, no map
-/// is made, nothing is pinned.
+/// Commands of bpf(2) (include/uapi/linux/bpf.h): maps are read and written, programs are attached again. No program is loaded, no map
+/// is created, nothing is pinned.
 const BPF_COMMANDS: [u64; 4] = [
     1,  // BPF_MAP_LOOKUP_ELEM
     2,  // BPF_MAP_UPDATE_ELEM
@@ -38,10 +38,10 @@ const ANY: &[libc::c_long] = &[
     libc::SYS_restart_syscall, libc::SYS_nanosleep, libc::SYS_clock_nanosleep, libc::SYS_clock_gettime,
     libc::SYS_clock_getres, libc::SYS_gettimeofday, libc::SYS_getrandom, libc::SYS_sigaltstack,
     libc::SYS_rt_sigaction, libc::SYS_rt_sigprocmask, libc::SYS_rt_sigreturn,
-    // Who it is.
+    // The process's identity.
     libc::SYS_getpid, libc::SYS_gettid, libc::SYS_getppid, libc::SYS_getuid, libc::SYS_geteuid, libc::SYS_getgid,
     libc::SYS_getegid, libc::SYS_getrusage, libc::SYS_uname, libc::SYS_sysinfo, libc::SYS_capget, libc::SYS_getcwd,
-    // Files. Which may be written is Landlock's matter.
+    // Files. Landlock decides which may be written.
     libc::SYS_openat, libc::SYS_close, libc::SYS_read, libc::SYS_write, libc::SYS_readv, libc::SYS_writev, libc::SYS_pread64,
     libc::SYS_lseek, libc::SYS_fstat, libc::SYS_newfstatat, libc::SYS_statx, libc::SYS_statfs, libc::SYS_fstatfs,
     libc::SYS_readlinkat, libc::SYS_faccessat, libc::SYS_faccessat2, libc::SYS_getdents64, libc::SYS_fcntl,
@@ -56,7 +56,7 @@ const ANY: &[libc::c_long] = &[
     libc::SYS_sendmsg, libc::SYS_recvmsg, libc::SYS_sendmmsg, libc::SYS_recvmmsg, libc::SYS_shutdown,
 ];
 
-/// What newer processors' kernels do without.
+/// Calls that kernels of newer processors do not have.
 #[cfg(target_arch = "x86_64")]
 #[rustfmt::skip]
 const OLDER: &[libc::c_long] = &[
@@ -67,7 +67,7 @@ const OLDER: &[libc::c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const OLDER: &[libc::c_long] = &[];
 
-/// What waiting for a child and signalling it take.
+/// Calls to wait for a child and to signal it.
 const CHILD: &[libc::c_long] = &[
     libc::SYS_kill,
     libc::SYS_wait4,
@@ -76,7 +76,7 @@ const CHILD: &[libc::c_long] = &[
     libc::SYS_pidfd_send_signal,
 ];
 
-/// Whoever makes one of these from here on is not flowcar: other programs, other processes, other namespaces, the kernel itself.
+/// Calls that flowcar never makes from here on: other programs, other processes, other namespaces, the kernel itself.
 #[rustfmt::skip]
 const HOSTILE: &[libc::c_long] = &[
     libc::SYS_execve, libc::SYS_execveat, libc::SYS_ptrace, libc::SYS_process_vm_readv, libc::SYS_process_vm_writev,

@@ -1,5 +1,5 @@
-//! Landlock (landlock(7), Linux 5.13): files are shut for writing and for execution, for good and for every thread that is
-//! started from here on. What can be read stays: certificates and headers are read again when they change.
+//! Landlock (landlock(7), Linux 5.13): denies writing and executing files, permanently and for every thread that is started from
+//! here on. Reading stays allowed: certificates and headers are read again when they change.
 
 use std::{
     fs::File,
@@ -28,7 +28,7 @@ mod right {
     /// From MAKE_CHAR to MAKE_SYM.
     pub(super) const MAKE: u64 = 0b111_1111 << 6;
     pub(super) const MAKE_REG: u64 = 1 << 8;
-    /// To another directory, from the second version on; before, that is always refused.
+    /// To another directory, from the second version on; the first version always refuses that.
     pub(super) const REFER: u64 = 1 << 13;
     /// From the third version on.
     pub(super) const TRUNCATE: u64 = 1 << 14;
@@ -41,7 +41,7 @@ struct Beneath {
     directory: i32,
 }
 
-/// Shuts all files for writing, but those below `writes`. Gives the version of Landlock.
+/// Denies writing all files except those below `writes`. Returns the version of Landlock.
 ///
 /// # Errors
 /// The kernel has none, or it is switched off.

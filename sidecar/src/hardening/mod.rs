@@ -1,5 +1,5 @@
-//! What flowcar takes from itself, so that whoever takes it over has little: memory that nobody else may read, no core dump, and once
-//! programs are attached no right, no system call but those that following and exporting need, and no file to write but its own.
+//! Hardening, so that an attacker in flowcar gains little: other processes cannot read its memory, it leaves no core dump, and once
+//! programs are attached it has no capability, only the system calls that following and exporting need, and no file to write but its own.
 
 mod calls;
 mod landlock;
@@ -11,7 +11,7 @@ use seccompiler::{BackendError, BpfProgram, Error as ApplyError, SeccompAction, 
 
 pub use self::start::{CoreLimit, at_start};
 
-/// What a command goes on to do.
+/// What a command needs after its start.
 #[derive(Clone, Copy, Debug)]
 pub struct Needs<'a> {
     /// The directory that it writes to.
@@ -24,18 +24,18 @@ pub struct Needs<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum FilterError {
     /// No filter for this processor.
-    #[error("no filter of system calls can be made: {0}")]
+    #[error("no filter of system calls can be built: {0}")]
     Build(#[from] BackendError),
-    /// The kernel takes none.
-    #[error("the kernel takes no filter of system calls: {0}")]
+    /// The kernel refuses a filter.
+    #[error("the kernel refuses a filter of system calls: {0}")]
     Apply(#[from] ApplyError),
 }
 
-/// Filters system calls and file accesses of all threads from here on. To be called once no right is left. A kernel without one of
-/// both is told of: flowcar goes on with the other.
+/// Filters system calls and file accesses of all threads from here on. To be called once all capabilities are dropped. If the kernel
+/// lacks one of both, flowcar logs that and uses the other.
 pub fn confine(needs: &Needs<'_>) {
     let landlock = landlock::restrict(needs.writes).unwrap_or_else(|error| {
-        tracing::info!(%error, "files are not shut by Landlock on this kernel");
+        tracing::info!(%error, "Landlock does not restrict files on this kernel");
         0
     });
     match filter_calls(needs) {
@@ -44,9 +44,9 @@ pub fn confine(needs: &Needs<'_>) {
     }
 }
 
-/// Three filters, of which the strictest answer holds (seccomp(2)): those that nobody honest makes from here on kill the process;
-/// clone3(2), whose arguments no filter can read, does not exist, so that threads are made by clone(2); all that is not needed
-/// is refused with EPERM, which a library that tries something new takes for an answer.
+/// Three filters, of which the strictest answer wins (seccomp(2)): calls that flowcar never makes from here on kill the process;
+/// clone3(2), whose arguments no filter can read, fails with ENOSYS, so that threads are created by clone(2); all other calls that are
+/// not needed fail with EPERM, which a library that tries a new call accepts.
 fn filter_calls(needs: &Needs<'_>) -> Result<(), FilterError> {
     let of = |calls, otherwise, answer| -> Result<BpfProgram, BackendError> {
         let arch = std::env::consts::ARCH.try_into()?;

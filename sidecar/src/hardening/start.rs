@@ -1,4 +1,4 @@
-//! The first thing that the process does: other processes of the same user cannot read its memory or take its descriptors, and
+//! The first step of the process: other processes of the same user cannot read its memory or take its descriptors, and
 //! it leaves no core dump.
 
 use std::sync::OnceLock;
@@ -21,7 +21,7 @@ pub struct CoreLimit {
 static AT_START: OnceLock<CoreLimit> = OnceLock::new();
 
 /// Makes the process not dumpable (PR_SET_DUMPABLE), so that ptrace(2), process_vm_readv(2), pidfd_getfd(2) and `/proc/PID/mem` are
-/// refused to whoever has no CAP_SYS_PTRACE, and takes its core limit away. To be called before anything is read.
+/// refused without CAP_SYS_PTRACE, and sets its core limit to 0. To be called before anything is read.
 ///
 /// # Errors
 /// The kernel refused.
@@ -40,7 +40,7 @@ impl CoreLimit {
         AT_START.get().copied()
     }
 
-    /// Gives a command the limit that it would have without flowcar. One system call: fit for the time between fork and exec.
+    /// Gives a command the limit that it would have without flowcar. One system call: safe between fork and exec.
     ///
     /// # Errors
     /// The kernel refused.

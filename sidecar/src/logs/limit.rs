@@ -1,4 +1,4 @@
-//! No place in the code fills the log: of each so many lines are written in a time, and the rest is counted.
+//! A rate limit of log lines: each call site writes so many lines in a time, and the rest is counted.
 
 use std::{
     collections::HashMap,
@@ -16,30 +16,30 @@ use tracing_subscriber::fmt::MakeWriter;
 use super::{one_line::one_line, stderr};
 use crate::config::LogFormat;
 
-/// Lines of one place in [`PERIOD`], at most.
+/// The most lines of one call site in [`PERIOD`].
 const MOST: u32 = 10;
 
 /// The time in which lines are counted.
 const PERIOD: Duration = Duration::from_secs(60);
 
-/// Said of lines that a limit left out.
-const LEFT_OUT: &str = "log lines like the next were left out";
+/// The message about lines that the limit omitted.
+const OMITTED: &str = "log lines like the next were omitted";
 
-/// Said of lines that standard error did not take.
+/// The message about lines that standard error did not take.
 const LOST: &str = "log lines were lost: standard error took nothing";
 
 /// Writes to standard error what the limits let through.
 #[derive(Debug)]
 pub(super) struct Limited {
-    places: Mutex<HashMap<Identifier, Place>>,
+    places: Mutex<HashMap<Identifier, CallSite>>,
     format: LogFormat,
-    /// Lines that standard error did not take, of those that a line has spoken of.
+    /// Lines that standard error did not take, as far as they were reported.
     lost_reported: AtomicU64,
 }
 
-/// What came from one place.
+/// The lines of one call site.
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct CallSite {
     since: Instant,
     lines: u32,
     left_out: u64,
@@ -47,7 +47,7 @@ struct Place {
 
 /// One line's way out.
 pub(super) struct Line {
-    /// Whether it is written; else it is left out.
+    /// Whether it is written; else it is omitted.
     admitted: bool,
 }
 
@@ -62,7 +62,7 @@ impl Limited {
         }
     }
 
-    /// A line that counts lines that are missing before it.
+    /// A line with the number of lines that are missing before it.
     fn count_line(&self, what: &str, count: u64) -> String {
         match self.format {
             LogFormat::Text => format!(" WARN {what} count={count}\n"),
@@ -76,7 +76,7 @@ impl Limited {
         }
     }
 
-    /// Says how many lines standard error did not take, once it takes one again.
+    /// Reports how many lines standard error did not take, once it takes one again.
     fn report_lost(&self) {
         let lost = stderr::lost();
         let unreported = lost - self.lost_reported.load(Ordering::Relaxed);
@@ -98,21 +98,21 @@ impl<'a> MakeWriter<'a> for Limited {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         let place = places
             .entry(meta.callsite())
-            .or_insert_with(|| Place::new(now));
+            .or_insert_with(|| CallSite::new(now));
         let Some(left_out) = place.admit(now) else {
             return Line { admitted: false };
         };
         self.report_lost();
         if left_out > 0 {
-            stderr::write_line(self.count_line(LEFT_OUT, left_out).as_bytes());
+            stderr::write_line(self.count_line(OMITTED, left_out).as_bytes());
         }
         self.make_writer()
     }
 }
 
-// === impl Place ===
+// === impl CallSite ===
 
-impl Place {
+impl CallSite {
     const fn new(now: Instant) -> Self {
         Self {
             since: now,
@@ -121,7 +121,7 @@ impl Place {
         }
     }
 
-    /// Whether a line may go out now, and how many did not since the last that did.
+    /// Whether a line may be written now, and how many were omitted since the last one that was.
     fn admit(&mut self, now: Instant) -> Option<u64> {
         if now.duration_since(self.since) >= PERIOD {
             (self.since, self.lines) = (now, 0);
@@ -156,9 +156,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_writes_so_many_lines_and_then_says_how_many_it_did_not() {
+    fn call_site_is_limited_and_reports_the_omitted_count() {
         let start = Instant::now();
-        let mut place = Place::new(start);
+        let mut place = CallSite::new(start);
         for _ in 0..MOST {
             assert_eq!(place.admit(start), Some(0));
         }
@@ -170,12 +170,12 @@ mod tests {
     }
 
     #[test]
-    fn the_summary_is_a_line_of_the_log_in_its_form() {
-        let json = Limited::new(LogFormat::Json).count_line(LEFT_OUT, 7);
+    fn omitted_count_line_has_the_log_format() {
+        let json = Limited::new(LogFormat::Json).count_line(OMITTED, 7);
         let line: serde_json::Value = serde_json::from_str(&json).expect("JSON");
         assert_eq!(line["fields"]["count"], 7);
         assert_eq!(line["level"], "WARN");
-        let text = Limited::new(LogFormat::Text).count_line(LEFT_OUT, 7);
+        let text = Limited::new(LogFormat::Text).count_line(OMITTED, 7);
         assert!(text.ends_with("count=7\n"), "{text}");
     }
 }

@@ -1,4 +1,4 @@
-//! flowcar's own log lines, on standard error: few of a kind in a time, as text or as JSON.
+//! flowcar's own log lines, on standard error: rate limited by call site, as text or as JSON.
 
 mod limit;
 mod one_line;
@@ -12,7 +12,7 @@ use self::limit::Limited;
 pub use self::stderr::lost;
 use crate::config::{Config, LogFormat};
 
-/// Starts logging. Beside a command, only warnings are told unless `FLOWCAR_LOG` says more.
+/// Starts logging. Beside a command, only warnings are logged unless `FLOWCAR_LOG` is set.
 pub fn start(config: &Config, beside_command: bool) {
     let default = if beside_command { "warn" } else { "info" };
     let level = config.log.as_deref().unwrap_or(default);
@@ -21,7 +21,7 @@ pub fn start(config: &Config, beside_command: bool) {
     let lines = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(Limited::new(config.log_format))
-        // Where a line cannot be written it would say so by `eprintln!`, which panics there.
+        // If a line cannot be written, the subscriber would call `eprintln!`, which panics then.
         .log_internal_errors(false)
         .with_target(false);
     match config.log_format {
@@ -35,9 +35,9 @@ pub fn last_line(line: std::fmt::Arguments<'_>) {
     stderr::write_line(format!("{line}\n").as_bytes());
 }
 
-/// Tells what is worth a line about the settings: those that are wrong, and those that change nothing.
+/// Logs warnings about settings that are wrong or change nothing.
 pub fn notices(config: &Config) {
-    // The limit for lines of one place would leave the rest out without a word.
+    // The limit for lines of one call site would omit the rest silently.
     const LINES: usize = 8;
     let (first, rest) = config.notices.split_at(config.notices.len().min(LINES));
     for notice in first {
@@ -45,9 +45,6 @@ pub fn notices(config: &Config) {
     }
     if !rest.is_empty() {
         let names: Vec<_> = rest.iter().map(|notice| notice.name.as_str()).collect();
-        tracing::warn!(
-            "of these settings there is as much to say: {}",
-            names.join(", ")
-        );
+        tracing::warn!("more settings with warnings: {}", names.join(", "));
     }
 }

@@ -1,9 +1,9 @@
-//! One event is one line, whatever words are in it: a line break, or a character that turns the text around, would let
-//! others say something in flowcar's name.
+//! One event is one line, whatever text is in it: a line break, or a character that reverses the text, would let
+//! others forge flowcar's log lines.
 
 use std::borrow::Cow;
 
-/// The line with all line breaks but the last, and all characters that are not to be seen, escaped. Escape sequences
+/// The line with all line breaks but the last, and all invisible characters, escaped. Escape sequences
 /// are the subscriber's own: it escapes those of others.
 pub(super) fn one_line(line: &[u8]) -> Cow<'_, [u8]> {
     let Ok(text) = std::str::from_utf8(line) else {
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_is_one_line_and_reads_as_it_is_written() {
+    fn event_is_one_line_with_escapes() {
         for (line, written) in [
             ("INFO all is well\n", "INFO all is well\n"),
             (

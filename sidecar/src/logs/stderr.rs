@@ -1,7 +1,7 @@
-//! Standard error, as a place that may be full, gone or read by nobody.
+//! Standard error, which may be full, closed or unread.
 //!
-//! A log line never blocks the one thread and never ends it: what standard error does not take at once is lost and
-//! counted, and the next line that is taken says how many were lost.
+//! A log line never blocks the one thread and never ends it: a line that standard error does not take at once is lost and
+//! counted, and the next line that is taken reports how many were lost.
 
 use std::{
     io,
@@ -27,7 +27,7 @@ pub fn lost() -> u64 {
     LOST.load(Ordering::Relaxed)
 }
 
-/// Writes a line to standard error if it is taken at once; else counts it as lost. Whether it was taken.
+/// Writes a line to standard error if it is taken at once; else counts it as lost. Returns whether it was taken.
 pub(super) fn write_line(line: &[u8]) -> bool {
     let taken = take(io::stderr().as_fd(), line);
     if !taken {
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn line_is_lost_without_a_panic_when_the_reader_is_gone_or_the_disk_is_full() {
+    fn line_is_lost_without_panic_on_closed_reader_or_full_disk() {
         let (reader, writer) = pipe();
         drop(reader);
         assert!(!take(writer.as_fd(), b"x\n"));

@@ -1,28 +1,27 @@
-//! What the memory limit has room for: one budget for all that grows with the traffic.
+//! The memory budget of everything that grows with the traffic.
 
 use super::{limit, resident};
 
-/// What a listed connection takes of flowcar's memory at most: its entry, its histograms, and its place in the state file.
+/// The most memory that a listed connection takes: its entry, its histograms, and its entry in the checkpoint.
 const FLOW: u64 = 2_200;
 
-/// What the kernel keeps beside a connection, and charges to flowcar's container: a record, and another one where exchanges are
-/// followed (`sidecar-ebpf/src/maps.rs`).
+/// The kernel's memory for a connection, charged to flowcar's container: a record, and another one if exchanges are measured
+/// (`sidecar-ebpf/src/maps.rs`).
 const KERNEL: u64 = 1_024;
 
-/// What a series takes: its histograms, and those of the report that is on its way.
+/// The memory of a series: its histograms, and those of the report in flight.
 const SERIES: u64 = 33_500;
 
-/// Of a hundred parts of the limit, those that are planned with: the rest is for what comes and goes, such as a report that is
-/// encoded.
+/// The percentage of the limit that is budgeted: the rest is for temporary memory, such as a report that is encoded.
 const PLANNED: u64 = 85;
 
-/// Maps and page tables, charged to the container, that are no part of the resident memory.
+/// Maps and page tables, which are charged to the container and not part of the resident memory.
 const MAPS: u64 = 3 << 20;
 
-/// However little memory there is.
+/// The minimum, however small the limit is.
 const LEAST: usize = 64;
 
-/// How many connections and series there may be, together.
+/// The bounds of connections and series together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     room: u64,
@@ -30,8 +29,8 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// That of this process's memory limit, as of now, that is before there are connections; `None` without a limit. Waiting spans
-    /// take so many bytes at most.
+    /// The budget of this process's memory limit, taken before there are connections; `None` without a limit. Waiting spans
+    /// take at most so many bytes.
     pub fn find(span_queue_bytes: usize, exchanges: bool) -> Option<Self> {
         limit::limit().map(|limit| Self::of(limit, resident(), span_queue_bytes as u64, exchanges))
     }
@@ -45,12 +44,12 @@ impl Budget {
         }
     }
 
-    /// Connections at most, where there are so many series.
+    /// The most connections with so many series.
     pub fn flows(&self, series: usize) -> usize {
         share(self.room, series as u64 * SERIES, self.flow)
     }
 
-    /// Series at most, where there are so many connections.
+    /// The most series with so many connections.
     pub fn series(&self, flows: usize) -> usize {
         share(self.room, flows as u64 * self.flow, SERIES)
     }
@@ -68,7 +67,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     #[test]
-    fn connections_and_series_share_what_the_limit_has_room_for() {
+    fn connections_and_series_share_the_memory_limit() {
         let budget = Budget::of(128 * MIB, 10 * MIB, 8 * MIB, false);
         let all = budget.flows(0);
         assert!((25_000..30_000).contains(&all), "{all}");
@@ -77,13 +76,13 @@ mod tests {
         assert!(budget.series(all) < 100);
         let with_exchanges = Budget::of(128 * MIB, 10 * MIB, 8 * MIB, true);
         assert!(with_exchanges.flows(0) < all);
-        // What is planned for is within the limit.
+        // The budget is within the limit.
         let planned = beside as u64 * budget.flow + 1_000 * SERIES;
         assert!(planned + 21 * MIB <= 128 * MIB * PLANNED / 100 + MIB);
     }
 
     #[test]
-    fn too_small_a_limit_leaves_the_least() {
+    fn too_small_limit_gives_the_minimum() {
         let budget = Budget::of(8 * MIB, 10 * MIB, 8 * MIB, false);
         assert_eq!((budget.flows(0), budget.series(0)), (LEAST, LEAST));
     }

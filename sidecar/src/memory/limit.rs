@@ -1,4 +1,4 @@
-//! The memory limit that this process finds: that of its own cgroup and of those above it, as far as they are shown.
+//! The memory limit of this process: the lowest of its own cgroup and the visible cgroups above it.
 
 use std::{
     fs,
@@ -13,17 +13,17 @@ struct Hierarchy {
     files: &'static [&'static str],
 }
 
-/// Files of cgroup v2 (Documentation/admin-guide/cgroup-v2.rst): above `memory.high` a process is slowed down until it is of no
-/// use, above `memory.max` it is killed.
+/// Files of cgroup v2 (Documentation/admin-guide/cgroup-v2.rst): above `memory.high` a process is throttled until it is useless,
+/// above `memory.max` it is killed.
 const VERSION_2: &[&str] = &["memory.max", "memory.high"];
 
 /// The file of cgroup v1 (Documentation/admin-guide/cgroup-v1/memory.rst).
 const VERSION_1: &[&str] = &["memory.limit_in_bytes"];
 
-/// Version 1 says no limit by the largest number of whole pages.
+/// In version 1 the largest number of whole pages means no limit.
 const NO_LIMIT: u64 = 1 << 62;
 
-/// The least of all limits, bytes; `None` where there is none.
+/// The lowest of all limits, bytes; `None` if there is none.
 pub(super) fn limit() -> Option<u64> {
     let mountinfo = fs::read_to_string("/proc/self/mountinfo").ok()?;
     let cgroup = fs::read_to_string("/proc/self/cgroup").ok()?;
@@ -76,7 +76,7 @@ fn names_memory(list: &str) -> bool {
 fn least(of: &Hierarchy) -> Option<u64> {
     let Hierarchy { mount, own, files } = of;
     let below = own.strip_prefix("/").unwrap_or(own);
-    // Without a cgroup namespace a container is told a path that its mount does not have: the mount shows the container's own.
+    // Without a cgroup namespace a container's path is not in its mount: the mount shows the container's own cgroup.
     let lowest = mount.join(below);
     let lowest = if lowest.is_dir() {
         lowest
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_least_limit_on_the_way_up_counts_in_either_version() {
+    fn lowest_ancestor_limit_applies_in_both_cgroup_versions() {
         let directory = tempfile::tempdir().expect("a directory");
         let mount = directory.path();
         let own = mount.join("pods/flowcar");
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nodes_tree_and_other_controllers_are_left_out() {
+    fn node_tree_and_other_controllers_are_ignored() {
         let mountinfo = "70 60 0:26 /../../.. /run/host-cgroup ro - cgroup2 cgroup rw\n\
                          71 60 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
                          72 60 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";

@@ -1,4 +1,4 @@
-//! What memory there is, and what only the start has needed.
+//! Resident memory, and the release of memory that only the start needs.
 
 mod budget;
 mod limit;
@@ -21,11 +21,11 @@ pub fn resident() -> u64 {
     pages.unwrap_or(0) * page as u64
 }
 
-/// Lets go of what loading and attaching took and following does not need: free heap, and pages of code, of which the
-/// start touches a good part of the binary. Code that is needed again comes back from the page cache.
+/// Releases memory that loading and attaching took and following does not need: free heap, and pages of code, of which the
+/// start touches a large part. Code that is needed again comes back from the page cache.
 ///
 /// For a process that starts once and then runs beside others for weeks.
-pub fn let_go_of_start() {
+pub fn release_startup_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: gives free memory back; no pointer becomes invalid.
     unsafe {
@@ -49,7 +49,7 @@ pub fn let_go_of_start() {
     }
 }
 
-/// The place of a private executable mapping of a file in a line of /proc/PID/maps (proc_pid_maps(5)).
+/// The addresses of a private executable mapping of a file in a line of /proc/PID/maps (proc_pid_maps(5)).
 fn code(line: &str) -> Option<Range<usize>> {
     let mut fields = line.split_whitespace();
     let (place, rights) = (fields.next()?, fields.next()?);
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_unwritten_code_of_files_is_let_go() {
+    fn only_unmodified_file_code_is_released() {
         let line = "55e4c0a00000-55e4c1200000 r-xp 00200000 fe:00 1311768 /usr/bin/flowcar";
         assert_eq!(code(line), Some(0x55e4_c0a0_0000..0x55e4_c120_0000));
         for other in [
@@ -80,10 +80,10 @@ mod tests {
         }
     }
 
-    /// Code that was let go runs all the same.
+    /// Released code still runs.
     #[test]
-    fn what_is_let_go_comes_back() {
-        let_go_of_start();
+    fn released_code_is_paged_in_again() {
+        release_startup_memory();
         assert_eq!(format!("{:>5}", 1.5 + 2.0), "  3.5");
     }
 }

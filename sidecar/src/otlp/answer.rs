@@ -1,4 +1,4 @@
-//! What receivers answer. Whatever they send, nothing here fails or takes long. Pure.
+//! Answers of receivers. No answer makes this code fail or run long. Pure.
 
 use std::time::{Duration, SystemTime};
 
@@ -23,7 +23,7 @@ use crate::config::Signal;
 /// The content type of OTLP in protobuf.
 pub(super) const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf");
 
-/// google.rpc.Status: what OTLP answers when it does not take a request, as HTTP's body or as gRPC's details.
+/// google.rpc.Status: OTLP's answer to a refused request, as HTTP's body or as gRPC's details.
 #[derive(Clone, PartialEq, Message)]
 struct RpcStatus {
     #[prost(string, tag = "2")]
@@ -48,7 +48,7 @@ struct RetryInfo {
     retry_delay: Option<Delay>,
 }
 
-/// google.protobuf.Duration. prost's own does not bear every value: the negative of the least one overflows.
+/// google.protobuf.Duration. prost's own type overflows on the negation of the least value.
 #[derive(Clone, Copy, PartialEq, Message)]
 struct Delay {
     #[prost(int64, tag = "1")]
@@ -57,10 +57,10 @@ struct Delay {
     nanos: i32,
 }
 
-/// What a success says.
+/// Decodes the answer of a success.
 ///
 /// # Errors
-/// It is no OTLP message. Then it is not known who answered, or what became of the request.
+/// It is no OTLP message. Then it is unknown who answered, and whether the request was taken.
 pub fn accepted(signal: Signal, body: &[u8]) -> Result<Accepted, Cause> {
     let partial = match signal {
         Signal::Metrics => ExportMetricsServiceResponse::decode(body).map(|answer| {
@@ -80,8 +80,8 @@ pub fn accepted(signal: Signal, body: &[u8]) -> Result<Accepted, Cause> {
     })
 }
 
-/// What a success by HTTP says. An empty body is an empty message, whatever it is called; any other has to be called
-/// protobuf, or nothing: the text of a proxy's page may decode by chance.
+/// Decodes the answer of a success over HTTP. An empty body is an empty message, whatever its content type; any other body must have
+/// the content type protobuf, or none: the text of a proxy's page may decode by chance.
 ///
 /// # Errors
 /// It is no OTLP message.
@@ -93,7 +93,7 @@ pub fn http_accepted(signal: Signal, answer: &Response<Bytes>) -> Result<Accepte
     }
 }
 
-/// What a success by gRPC says that is no gRPC: a proxy's page, say.
+/// The error about a success over gRPC that is no gRPC, such as a proxy's page.
 pub(super) fn not_grpc(answer: &Response<Bytes>) -> Cause {
     match answer.headers().get(CONTENT_TYPE) {
         Some(kind) => not_otlp(kind, answer.body()),
@@ -124,7 +124,7 @@ fn is_protobuf(kind: &HeaderValue) -> bool {
         .any(|protobuf| kind.eq_ignore_ascii_case(protobuf))
 }
 
-/// Why a receiver did not take a request by HTTP, and for how long it asks to be left alone.
+/// Why a receiver refused a request over HTTP, and how long it asks flowcar to wait.
 pub fn http_failure(answer: &Response<Bytes>, now: SystemTime) -> (Cause, Option<Duration>) {
     let status = answer.status().as_u16();
     let cause = if redirect::is_redirect(status) {
@@ -137,7 +137,7 @@ pub fn http_failure(answer: &Response<Bytes>, now: SystemTime) -> (Cause, Option
     (cause, retry_after(answer.headers(), now))
 }
 
-/// The same by gRPC.
+/// The same over gRPC.
 pub fn grpc_failure(status: &Status) -> (Cause, Option<Duration>) {
     let retry_info = retry_info(status.details());
     let cause = Cause::Grpc {
@@ -157,7 +157,7 @@ fn retry_info(details: &[u8]) -> Option<RetryInfo> {
 }
 
 impl Delay {
-    /// Less than nothing is nothing.
+    /// A negative duration is zero.
     fn positive(self) -> Duration {
         let whole = u64::try_from(self.seconds).unwrap_or(0);
         let part = u64::try_from(self.nanos).unwrap_or(0);
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_success_is_an_otlp_message_and_nothing_else() {
+    fn only_an_otlp_message_is_a_success() {
         // partial_success { rejected: 3, error_message: "old" }, by hand from the wire format.
         let partial: &[u8] = &[0x0a, 7, 0x08, 3, 0x12, 3, b'o', b'l', b'd'];
         let warning: &[u8] = &[0x0a, 5, 0x12, 3, b'o', b'l', b'd'];
@@ -306,7 +306,7 @@ mod tests {
             (protobuf, b"{\"partialSuccess\":{}}", None),
             (Some("text/plain"), b"ok", None),
             (protobuf, b"ok", None),
-            // Decodes as a field that nobody knows.
+            // Decodes as an unknown field.
             (Some("text/plain"), b"accepted\n", None),
             (protobuf, b"\xff\xff\xff garbage", None),
             (protobuf, &partial[..5], None),
@@ -319,15 +319,15 @@ mod tests {
                     answer.headers_mut().insert(CONTENT_TYPE, kind);
                 }
                 let accepted = http_accepted(signal, &answer);
-                let told = accepted.as_ref().ok().map(|accepted| accepted.rejected);
-                assert_eq!(told, rejected, "{kind:?} {body:?}: {accepted:?}");
+                let reported = accepted.as_ref().ok().map(|accepted| accepted.rejected);
+                assert_eq!(reported, rejected, "{kind:?} {body:?}: {accepted:?}");
             }
         }
     }
 
     proptest! {
         #[test]
-        fn no_answer_is_too_odd(
+        fn arbitrary_answer_never_panics(
             body in vec(any::<u8>(), 0..600),
             status in 100u16..600,
             header in vec(any::<u8>(), 0..40),
@@ -335,7 +335,7 @@ mod tests {
             code in 0i32..40,
         ) {
             for signal in [Signal::Metrics, Signal::Traces] {
-                // A negative count of what was rejected is none.
+                // A negative count of rejected items is 0.
                 if let Ok(accepted) = accepted(signal, &body) {
                     prop_assert!(accepted.rejected <= i64::MAX as u64);
                 }

@@ -1,13 +1,13 @@
-//! The body of an answer, as far as any answer has to go.
+//! The body of an answer, up to a bound.
 
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::body::Body;
 
-/// Bytes of an answer that are read: what OpenTelemetry's own clients take.
+/// The most bytes of an answer that are read: the bound of OpenTelemetry's own clients.
 const MOST_ANSWER: usize = 4 << 20;
 
-/// Reads a body, cut off where it is longer than any answer has to be.
+/// Reads a body, cut off at the bound.
 ///
 /// # Errors
 /// The body broke.

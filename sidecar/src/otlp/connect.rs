@@ -1,4 +1,4 @@
-//! Connections to a receiver: found by name anew each time, noted as flowcar's own, TLS by the files as they are now.
+//! Connections to a receiver: the name is resolved each time, the socket is noted as flowcar's own, TLS uses the current files.
 
 mod contact;
 mod stream;
@@ -31,39 +31,39 @@ pub(super) use self::{contact::Contact, stream::Stream};
 use self::{stream::Carrier, tunnel::tunnel};
 use super::{
     error::Cause,
-    own::OwnSockets,
-    speech::{Heard, Mismatch, Speech},
+    speech::{FirstBytes, Mismatch, Speech},
 };
 use crate::{
     certs,
     config::{Headers, Protocol, Target},
+    exporter_sockets::ExporterSockets,
     files::{FileError, Stamps},
 };
 
-/// Makes the connections of one signal. Clones share what they know of the certificates.
+/// Makes the connections of one signal. Clones share the state of the certificates.
 #[derive(Clone, Debug)]
 pub(super) struct Connector {
     target: Arc<Target>,
-    own: OwnSockets,
+    own: ExporterSockets,
     tls: Arc<Mutex<Tls>>,
     file: Arc<Mutex<HeadersFile>>,
     contact: Contact,
-    heard: Heard,
+    first_bytes: FirstBytes,
 }
 
-/// The headers of the file that were good last.
+/// The last valid headers of the file.
 #[derive(Debug, Default)]
 struct HeadersFile {
     headers: Option<Headers>,
-    /// Of the file when it was read last, good or not.
+    /// The file's stamps when it was last read, valid or not.
     stamps: Stamps,
 }
 
-/// The certificates that were good last.
+/// The last valid certificates.
 #[derive(Debug, Default)]
 struct Tls {
     config: Option<Arc<ClientConfig>>,
-    /// Of the files when they were read last, good or not.
+    /// The files' stamps when they were last read, valid or not.
     stamps: Option<Stamps>,
     /// Counts the changes.
     generation: u64,
@@ -72,19 +72,19 @@ struct Tls {
 /// Why there is no connection.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum ConnectError {
-    /// The network's fault.
+    /// A network error.
     #[error("{0}")]
     Unreachable(String),
     /// The two ends do not trust each other.
     #[error("{0}")]
     Tls(String),
-    /// It speaks something else.
+    /// The receiver speaks another protocol.
     #[error("{0}")]
     Mismatch(Mismatch),
-    /// A file of this end.
+    /// An error in a local file.
     #[error("{0}")]
     Files(#[from] FileError),
-    /// The proxy in between.
+    /// An error at the proxy.
     #[error("{0}")]
     Proxy(String),
 }
@@ -92,16 +92,17 @@ pub(super) enum ConnectError {
 // === impl Connector ===
 
 impl Connector {
-    pub(super) fn new(target: Target, own: OwnSockets) -> Self {
+    pub(super) fn new(target: Target, own: ExporterSockets) -> Self {
+        let first_bytes = FirstBytes::default();
         let connector = Self {
             target: Arc::new(target),
             own,
             tls: Arc::default(),
             file: Arc::default(),
-            contact: Contact::default(),
-            heard: Heard::default(),
+            contact: Contact::new(first_bytes.clone()),
+            first_bytes,
         };
-        // What was good at the start serves for as long as nothing better comes. What is wrong is told by the first request.
+        // Valid files of the start are used until there are newer valid ones. The first request reports errors in the files.
         let _ = connector.headers();
         connector
     }
@@ -110,23 +111,23 @@ impl Connector {
         &self.target
     }
 
-    /// Whether the receiver was ever there.
+    /// Whether the receiver was ever reached.
     pub(super) fn contact(&self) -> Contact {
         self.contact.clone()
     }
 
-    /// How the receiver speaks, if that is not how it is spoken to.
+    /// The protocol of the receiver, if it is not the configured one.
     pub(super) fn mismatch(&self) -> Option<Mismatch> {
-        self.heard.mismatch(self.target.protocol)
+        self.first_bytes.mismatch(self.target.protocol)
     }
 
-    /// Whether the newest connection ended before anything came over it.
-    pub(super) fn heard_nothing(&self) -> bool {
-        self.heard.nothing()
+    /// Whether the newest connection closed before anything was received over it.
+    pub(super) fn received_nothing(&self) -> bool {
+        self.first_bytes.nothing()
     }
 
-    /// What a receiver speaks that hung up on HTTP/2 without a word, as some HTTP/1 servers do: asked over a connection of its
-    /// own. `None` where it does not answer that, either.
+    /// The protocol of a receiver that closed an HTTP/2 connection silently, as some HTTP/1 servers do: found over a connection of
+    /// its own. `None` if the receiver does not answer that, either.
     pub(super) async fn ask_in_http1(&self) -> Option<Mismatch> {
         const PATIENCE: Duration = Duration::from_secs(2);
         let target = &self.target;
@@ -145,17 +146,17 @@ impl Connector {
         Mismatch::between(target.protocol, false, &answer[..read])
     }
 
-    /// Looks whether the certificates have changed; connections are good for as long as the number stays the same.
+    /// Checks whether the certificates have changed; connections are valid while the number stays the same.
     pub(super) fn generation(&self) -> u64 {
         if self.is_tls() {
-            // A file that cannot be used is told by the connection that needs it.
+            // The connection that needs an unusable file reports it.
             let _ = self.tls();
         }
         self.lock().generation
     }
 
-    /// The headers of a request, by the settings and their file as it is now. While that is no good (gone, say), what it had
-    /// last serves.
+    /// The headers of a request, from the settings and the current file. While the file is invalid or absent, its last valid
+    /// headers are used.
     pub(super) fn headers(&self) -> Result<HeaderMap, FileError> {
         let mut headers = HeaderMap::new();
         for (name, value) in self.target.headers.iter() {
@@ -193,7 +194,7 @@ impl Connector {
                 Ok(headers)
             }
             (Err(error), Some(before)) => {
-                // Said once for each change.
+                // Logged once for each change.
                 file.stamps = stamps;
                 tracing::warn!("the headers that were there last stay in use because {error}");
                 Ok(before)
@@ -202,7 +203,7 @@ impl Connector {
         }
     }
 
-    /// Whether requests are a proxy's to forward. What is encrypted, and HTTP/2, it can only let through.
+    /// Whether a proxy forwards the requests. Encrypted requests and HTTP/2 are tunnelled.
     fn is_forwarded(&self) -> bool {
         self.target.proxy.is_some()
             && self.target.protocol == Protocol::HttpProtobuf
@@ -213,7 +214,7 @@ impl Connector {
         self.target.endpoint.scheme_str() == Some("https")
     }
 
-    /// The certificates as they are now. While new ones are no good (half written, say), the last good ones serve.
+    /// The current certificates. While new ones are invalid, for example half written, the last valid ones are used.
     fn tls(&self) -> Result<Arc<ClientConfig>, FileError> {
         let files = &self.target.tls;
         let stamps = files.stamps();
@@ -239,7 +240,7 @@ impl Connector {
                 Ok(config)
             }
             (Err(error), Some(before)) => {
-                // Said once for each change.
+                // Logged once for each change.
                 tls.stamps = Some(stamps);
                 tracing::warn!(
                     "the certificates have changed, and the old ones stay in use because {error}; write both files, the key first"
@@ -251,7 +252,7 @@ impl Connector {
     }
 
     async fn connect(self) -> Result<TokioIo<Stream>, ConnectError> {
-        self.heard.forget();
+        self.first_bytes.forget();
         if let Some(path) = &self.target.socket {
             let stream = Carrier::Unix(unix(path).await?);
             return Ok(TokioIo::new(self.plain(stream)));
@@ -301,23 +302,25 @@ impl Connector {
         let name = ServerName::try_from(host.to_owned())
             .map_err(|error| ConnectError::Tls(format!("{host} cannot be checked ({error})")))?;
         let connector = TlsConnector::from(self.tls()?);
-        self.heard.begin(true);
-        let stream = connector.connect(name, self.heard.over(carrier)).await;
+        self.first_bytes.begin(true);
+        let stream = connector
+            .connect(name, self.first_bytes.over(carrier))
+            .await;
         let stream = stream.map_err(|error| self.no_tls(&error))?;
-        self.heard.begin(false);
-        Ok(Stream::Tls(Box::new(self.heard.over(stream))))
+        self.first_bytes.begin(false);
+        Ok(Stream::Tls(Box::new(self.first_bytes.over(stream))))
     }
 
     fn plain(&self, carrier: Carrier) -> Stream {
-        self.heard.begin(false);
-        Stream::Plain(self.heard.over(carrier))
+        self.first_bytes.begin(false);
+        Stream::Plain(self.first_bytes.over(carrier))
     }
 
-    /// Why TLS does not come about.
+    /// Why the TLS handshake fails.
     fn no_tls(&self, error: &io::Error) -> ConnectError {
         let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
         let mismatch = match inner {
-            // It knows what is asked for (RFC 7301), and does not speak it.
+            // The receiver knows the protocol that is requested (RFC 7301), and does not support it.
             Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
                 Some(Mismatch {
                     wanted: self.target.protocol,
@@ -338,7 +341,7 @@ impl Connector {
         ConnectError::Tls(format!("{error}{why}; {}", self.target.tls))
     }
 
-    /// Tries each address that the name has now.
+    /// Tries each current address of the name.
     async fn tcp(&self, host: &str, port: u16) -> Result<TcpStream, ConnectError> {
         let unreachable = |error: io::Error| {
             let (open, close) = if host.contains(':') {
@@ -353,7 +356,7 @@ impl Connector {
             .map_err(unreachable)?
             .collect();
         let count = u32::try_from(found.len()).unwrap_or(u32::MAX).max(1);
-        // Without a limit of ours the kernel's holds, some two minutes for each address.
+        // Without a limit the kernel's applies, some two minutes for each address.
         let share = self
             .target
             .timeout
@@ -380,10 +383,10 @@ impl Connector {
         } else {
             TcpSocket::new_v6()?
         };
-        // Before it is connected: then no record of the kernel about it can come earlier.
+        // Before connect: no kernel record about the socket can come earlier.
         self.own.note(&socket);
         socket.set_nodelay(true)?;
-        // Whoever waits without a limit shall notice all the same that nobody is there any more.
+        // A wait without a limit must notice a dead peer, too.
         socket.set_keepalive(true)?;
         socket.connect(address).await
     }
@@ -393,7 +396,7 @@ impl Connector {
     }
 }
 
-/// What comes of the work within the time that the target has for a request.
+/// The result of the work within the target's timeout.
 pub(super) async fn in_time<T>(target: &Target, work: impl Future<Output = T>) -> Result<T, Cause> {
     match target.timeout {
         Some(limit) => timeout(limit, work)

@@ -1,23 +1,22 @@
-//! Why an export failed, and whether it is worth another try.
+//! Why an export failed, and whether to retry it.
 
-use std::{borrow::Cow, error::Error, fmt, io, time::Duration};
+use std::{borrow::Cow, fmt, time::Duration};
 
 use tonic::Code;
 
 use super::{
-    connect::{ConnectError, Connector},
-    quote::{Quoted, Said, Shown},
+    quote::{Quoted, ServerMessage, Shown},
     retry::MOST_ASKED,
     speech::Mismatch,
 };
 use crate::config::{Signal, Target};
 
-/// What a receiver took.
+/// The result of an export that a receiver took.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Accepted {
-    /// Points or spans that it refused all the same (`partial_success`).
+    /// Points or spans that it rejected (`partial_success`).
     pub rejected: u64,
-    /// What it had to say.
+    /// The receiver's message.
     pub message: String,
 }
 
@@ -25,13 +24,13 @@ pub struct Accepted {
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("cannot export {} to {endpoint}: {cause}{}{} {}", signal.name(), LeftAlone(*retry_after), cause.pause(), cause.remedy())]
 pub struct ExportError {
-    /// What was to be exported.
+    /// The signal.
     pub signal: Signal,
-    /// Where to, as a URL.
+    /// The receiver's URL.
     pub endpoint: String,
     /// Why it failed.
     pub cause: Cause,
-    /// For how long the receiver asked to be left alone; flowcar heeds [`MOST_ASKED`] of it.
+    /// How long the receiver asked flowcar to wait; flowcar waits at most [`MOST_ASKED`].
     pub retry_after: Option<Duration>,
 }
 
@@ -41,37 +40,37 @@ pub enum Cause {
     /// No connection, or it broke.
     #[error("no connection ({})", Shown(.0))]
     Unreachable(String),
-    /// The connection came about, and ended before anything came over it.
+    /// The connection was established and closed before anything was received over it.
     #[error("it closed the connection without an answer ({0})")]
     Silent(String),
-    /// The receiver speaks something else than it is spoken to in.
+    /// The receiver speaks another protocol than the configured one.
     #[error("{0}")]
     Mismatch(Mismatch),
     /// The two ends do not trust each other.
-    #[error("TLS does not come about ({})", Shown(.0))]
+    #[error("the TLS handshake fails ({})", Shown(.0))]
     Tls(String),
     /// The request or its answer hung.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
     /// An HTTP status other than success.
-    #[error("the receiver answered HTTP {status}{}", Said(message))]
+    #[error("the receiver answered HTTP {status}{}", ServerMessage(message))]
     Http {
         /// The status.
         status: u16,
-        /// What the receiver said.
+        /// The receiver's message.
         message: String,
     },
     /// A gRPC status other than success.
-    #[error("the receiver answered gRPC {code:?}{}", Said(message))]
+    #[error("the receiver answered gRPC {code:?}{}", ServerMessage(message))]
     Grpc {
         /// The status.
         code: Code,
-        /// What the receiver said.
+        /// The receiver's message.
         message: String,
-        /// Whether it asked to be tried again (`RetryInfo`).
+        /// Whether it asked for a retry (`RetryInfo`).
         retry_info: bool,
     },
-    /// A proxy does not let it through.
+    /// A proxy refuses the connection.
     #[error("no connection through the proxy ({})", Shown(.0))]
     Proxy(String),
     /// An HTTP status that sends the client elsewhere.
@@ -79,10 +78,10 @@ pub enum Cause {
     Redirect {
         /// The status.
         status: u16,
-        /// Where to, without what may be a secret.
+        /// The target, without possible secrets.
         target: Option<String>,
     },
-    /// A success by its status, and no OTLP in it: nothing says that a receiver has taken anything.
+    /// A success by its status without OTLP in it: nothing shows that a receiver has taken the export.
     #[error("the answer is a success and not OTLP ({})", Shown(.0))]
     NotOtlp(String),
     /// The connection cannot be set up from this end.
@@ -146,8 +145,8 @@ impl ExportError {
         }
     }
 
-    /// Whether a smaller request may be taken. Go's servers say that a body is too large with HTTP 400, tonic's that a
-    /// message is with OUT_OF_RANGE.
+    /// Whether a smaller request may be taken. Go's servers report a body that is too large with HTTP 400, tonic's a message
+    /// that is too large with OUT_OF_RANGE.
     pub(super) fn too_large(&self) -> bool {
         match &self.cause {
             Cause::Http { status: 413, .. } => true,
@@ -169,8 +168,8 @@ impl ExportError {
         }
     }
 
-    /// Whether the receiver says that it has these very points already.
-    pub(super) fn says_known(&self) -> bool {
+    /// Whether the receiver reports that it has exactly these points already.
+    pub(super) fn is_known(&self) -> bool {
         matches!(
             self.cause,
             Cause::Http { status: 409, .. }
@@ -181,7 +180,7 @@ impl ExportError {
         )
     }
 
-    /// Whether the receiver may have taken the request all the same: its answer did not come, or is not OTLP's.
+    /// Whether the receiver may have taken the request nevertheless: its answer did not come, or is not OTLP's.
     pub(super) fn outcome_unknown(&self) -> bool {
         matches!(
             self.cause,
@@ -189,7 +188,7 @@ impl ExportError {
         )
     }
 
-    /// `failure`, which may work later, or `refused`, which will not.
+    /// `failure`, which may succeed later, or `refused`, which will not.
     pub fn outcome(&self) -> &'static str {
         if self.retryable() {
             "failure"
@@ -200,7 +199,7 @@ impl ExportError {
 }
 
 impl Cause {
-    /// What stands between it and its remedy.
+    /// The punctuation between the cause and its remedy.
     const fn pause(&self) -> char {
         match self {
             Self::Mismatch(_) => ':',
@@ -218,7 +217,7 @@ impl Cause {
             Self::Silent(_) => {
                 "check OTEL_EXPORTER_OTLP_PROTOCOL, and whether OTEL_EXPORTER_OTLP_ENDPOINT is to begin with http:// or https://"
             }
-            Self::Timeout(_) => "look at the receiver's load, or raise OTEL_EXPORTER_OTLP_TIMEOUT",
+            Self::Timeout(_) => "check the receiver's load, or raise OTEL_EXPORTER_OTLP_TIMEOUT",
             Self::Tls(_) => {
                 "check OTEL_EXPORTER_OTLP_CERTIFICATE, _CLIENT_CERTIFICATE and _CLIENT_KEY against what the receiver shows and wants"
             }
@@ -244,7 +243,7 @@ impl Cause {
                 code: Code::Unimplemented,
                 ..
             } => "check OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_PROTOCOL",
-            Self::Http { .. } | Self::Grpc { .. } => "look at the receiver's log",
+            Self::Http { .. } | Self::Grpc { .. } => "check the receiver's log",
         })
     }
 }
@@ -256,12 +255,12 @@ impl fmt::Display for Elsewhere<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Some(target) => write!(f, " to {}", Quoted(target)),
-            None => f.write_str(" and does not say where to"),
+            None => f.write_str(" without a target"),
         }
     }
 }
 
-/// What a receiver asked for beyond reason.
+/// A wait that the receiver asked for and that is longer than flowcar waits.
 struct LeftAlone(Option<Duration>);
 
 impl fmt::Display for LeftAlone {
@@ -269,63 +268,11 @@ impl fmt::Display for LeftAlone {
         match self.0 {
             Some(asked) if asked > MOST_ASKED => write!(
                 f,
-                "; it asks to be left alone for {} s, of which flowcar heeds {} s",
+                "; it asks flowcar to wait {} s, of which flowcar waits {} s",
                 asked.as_secs(),
                 MOST_ASKED.as_secs()
             ),
             _ => Ok(()),
         }
     }
-}
-
-/// Why there was no answer, from the error of a client: what our connector said, that the receiver speaks something else, or
-/// the TLS that was set up, else what the error comes from in the end, which says most.
-pub(super) fn no_answer(error: &(dyn Error + 'static), connector: &Connector) -> Cause {
-    let target = connector.target();
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(error) = error.downcast_ref::<ConnectError>() {
-            return match error {
-                ConnectError::Unreachable(why) => Cause::Unreachable(why.clone()),
-                ConnectError::Mismatch(mismatch) => Cause::Mismatch(mismatch.clone()),
-                ConnectError::Tls(why) if connector.heard_nothing() => Cause::Silent(why.clone()),
-                ConnectError::Tls(why) => Cause::Tls(why.clone()),
-                ConnectError::Files(error) => Cause::Setup(error.to_string()),
-                ConnectError::Proxy(why) => Cause::Proxy(why.clone()),
-            };
-        }
-        let inner = error
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref);
-        let alert = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        if let Some(alert) = alert {
-            return Cause::Tls(format!("{alert}; {}", target.tls));
-        }
-        next = error.source();
-    }
-    if let Some(mismatch) = connector.mismatch() {
-        return Cause::Mismatch(mismatch);
-    }
-    // HTTP/2 keeps no more of it than its words.
-    match root(error) {
-        alert if alert.contains("received fatal alert") => {
-            Cause::Tls(format!("{alert}; {}", target.tls))
-        }
-        why if connector.heard_nothing() => Cause::Silent(why),
-        why => Cause::Unreachable(why),
-    }
-}
-
-/// Why there was no answer in time: the receiver waits for something else, perhaps.
-pub(super) fn late(cause: Cause, connector: &Connector) -> Cause {
-    connector.mismatch().map_or(cause, Cause::Mismatch)
-}
-
-/// What an error comes from in the end.
-fn root(error: &dyn Error) -> String {
-    let mut last = error;
-    while let Some(source) = last.source() {
-        last = source;
-    }
-    last.to_string()
 }

@@ -1,4 +1,4 @@
-//! Exemplars: of each histogram's durations the slowest whose span a receiver has. Pure.
+//! Exemplars: for each histogram the slowest duration whose span a receiver has. Pure.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -6,12 +6,12 @@ use opentelemetry_proto::tonic::metrics::v1::{Exemplar as ProtoExemplar, exempla
 
 use crate::{
     clock::Anchor,
-    flow::{End, Failure, Flow, Outcome, RttKind},
-    series::{Naming, series_key},
+    flow::{CloseReason, Failure, Flow, Outcome, RttKind},
+    series::{SeriesLabels, series_key},
     snapshot::{Series, SeriesKey},
 };
 
-/// Which histogram of a series.
+/// A histogram of a series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Measure {
     /// `flowcar.tcp.connect.duration`, by failure.
@@ -21,15 +21,15 @@ pub enum Measure {
     /// `flowcar.tcp.exchange.duration`
     Exchange,
     /// `flowcar.tcp.connection.duration`
-    Duration(End),
+    Duration(CloseReason),
 }
 
-/// One duration, and the span that tells more about it.
+/// One duration, and its span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exemplar {
     /// The duration, nanoseconds.
     pub value_ns: u64,
-    /// When the flow ended, nanoseconds since the Unix epoch.
+    /// When the flow closed, nanoseconds since the Unix epoch.
     pub at_unix_ns: u64,
     /// The span's trace.
     pub trace_id: u128,
@@ -37,10 +37,10 @@ pub struct Exemplar {
     pub span_id: u64,
 }
 
-/// Series that exemplars are kept of between two reports, at most.
+/// The most series with exemplars between two reports.
 const MOST_SERIES: usize = 1_000;
 
-/// What a flow that is over has of durations, for when its span has been delivered.
+/// The durations of a closed flow, kept until its span is delivered.
 #[derive(Clone, Debug)]
 pub struct Candidates {
     series: SeriesKey,
@@ -54,8 +54,8 @@ pub struct Exemplars(BTreeMap<SeriesKey, BTreeMap<Measure, Exemplar>>);
 // === impl Candidates ===
 
 impl Candidates {
-    /// The slowest of each kind that `flow` has.
-    pub fn of(flow: &Flow, naming: &Naming, anchor: &Anchor) -> Self {
+    /// The slowest duration of each kind of `flow`.
+    pub fn of(flow: &Flow, naming: &SeriesLabels, anchor: &Anchor) -> Self {
         let values = measures(flow).map(|(measure, value_ns)| {
             let exemplar = Exemplar {
                 value_ns,
@@ -72,7 +72,7 @@ impl Candidates {
     }
 }
 
-/// The greatest duration of each kind that a flow has.
+/// The longest duration of each kind of a flow.
 pub fn measures(flow: &Flow) -> impl Iterator<Item = (Measure, u64)> {
     let (failure, end) = match flow.outcome {
         Some(Outcome::Failed(failure)) => (Some(failure), None),
@@ -98,7 +98,7 @@ pub fn measures(flow: &Flow) -> impl Iterator<Item = (Measure, u64)> {
 // === impl Exemplars ===
 
 impl Exemplars {
-    /// Takes in what a delivered span stands for.
+    /// Adds the durations of a delivered span.
     pub fn offer(&mut self, candidates: Candidates) {
         if self.0.len() >= MOST_SERIES && !self.0.contains_key(&candidates.series) {
             return;
@@ -109,7 +109,7 @@ impl Exemplars {
         }
     }
 
-    /// The same for the series that there are: what came past their bound goes with the rest of it.
+    /// The same with the series of a report: durations beyond the bound of series go to the overflow series.
     #[must_use]
     pub fn placed(self, series: &BTreeMap<SeriesKey, Series>) -> Self {
         let mut placed = Self::default();
@@ -127,7 +127,7 @@ impl Exemplars {
         placed
     }
 
-    /// Takes in those of `newer`, the slower of two.
+    /// Merges those of `newer`, keeping the slower of two.
     pub fn absorb(&mut self, newer: Self) {
         for (series, measures) in newer.0 {
             let values = measures.into_iter().collect();
@@ -135,7 +135,7 @@ impl Exemplars {
         }
     }
 
-    /// These, and those of `older` where there is none here.
+    /// These, and those of `older` for histograms without one here.
     #[must_use]
     pub fn or(mut self, older: &Self) -> Self {
         for (series, measures) in &older.0 {
@@ -165,7 +165,7 @@ impl Exemplars {
         self.0.get(series)?.get(&measure)
     }
 
-    /// Whether there is none.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

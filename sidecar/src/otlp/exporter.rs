@@ -1,25 +1,25 @@
-//! What the main loop talks to: hands reports and spans over without ever waiting.
+//! The exporter as the main loop uses it: it takes reports and spans without blocking.
 //!
-//! Each signal has one task with one export in flight, of a size that receivers take. Metrics never queue: a newer report takes the place of an
-//! older one, as it carries everything that the older one did. Spans are a fair sample of each second's connections,
-//! failed, slow and lossy ones first, and queue up to a bound. A receiver that is away, slow or hostile costs exports,
+//! Each signal has one task with one export in flight, of a size that receivers take. Metrics never queue: a newer report replaces an
+//! older one, as it contains everything that the older one did. Spans are a fair sample of each second's connections,
+//! failed, slow and lossy ones first, and queue up to a bound. A receiver that is absent, slow or hostile costs exports,
 //! which are counted, and nothing else.
 
 mod baselines;
 mod checkpoints;
-mod complaints;
 mod exemplary;
-mod ledger;
+mod export_stats;
+mod failure_log;
 mod metrics;
-mod notable;
 mod outbox;
+mod priority;
 mod process;
 mod queue;
+mod reservoir;
 mod spans;
 mod starts;
 mod task;
 mod transport;
-mod window;
 
 use std::time::Duration;
 
@@ -27,11 +27,11 @@ use tokio::time::Instant;
 
 pub use self::task::TaskEnded;
 use self::{
-    complaints::Complaints,
     exemplary::Exemplary,
-    ledger::Ledger,
+    export_stats::ExportStats,
+    failure_log::FailureLog,
     metrics::MetricsLane,
-    notable::{Judge, judge_part},
+    priority::{Judge, judge_interim},
     queue::Bounds,
     spans::SpanLane,
     transport::Transport,
@@ -41,19 +41,19 @@ use super::{
     error::{Accepted, ExportError},
     exemplars::Candidates,
     metrics::{Components, Options},
-    own::OwnSockets,
     resource::Resource,
-    spans::{SpanOptions, part, span},
+    spans::{SpanOptions, interim_span, span},
 };
 use crate::{
+    checkpoint::CheckpointFile,
     clock::Anchor,
     config::{Config, Export, Signal},
-    flow::{Flow, Part},
-    handover::Keeper,
+    exporter_sockets::ExporterSockets,
+    flow::{Flow, InterimSpan},
     host::Host,
     logs, memory,
-    series::Naming,
-    snapshot::{Own, Snapshot},
+    series::SeriesLabels,
+    snapshot::{SelfMetrics, Snapshot},
 };
 
 /// The exports of one process.
@@ -62,14 +62,14 @@ pub struct Exporter {
     metrics: Option<MetricsLane>,
     spans: Option<SpanLane>,
     span_options: SpanOptions,
-    naming: Naming,
+    naming: SeriesLabels,
     judge: Judge,
-    own: OwnSockets,
-    ledger: Ledger,
+    sockets: ExporterSockets,
+    stats: ExportStats,
     contacts: Contacts,
 }
 
-/// Whether the receivers were ever there.
+/// Whether the receivers were ever reached.
 #[derive(Debug, Default)]
 struct Contacts {
     metrics: Contact,
@@ -79,15 +79,15 @@ struct Contacts {
 /// How long the last exports are waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
-    /// The whole time: the receiver may come back.
+    /// The whole time: the receiver may return.
     Whole,
-    /// Not at all for a receiver that never was there.
+    /// No time for a receiver that was never reached.
     IfEverThere,
 }
 
 impl Exporter {
-    /// The exports that `config` asks for, if any, of flows that are learnt of by `source` (`flowcar.source`);
-    /// `command` is the program that `flowcar run` runs.
+    /// The exports that `config` asks for, if any, of flows from `source` (`flowcar.source`); `command` is the program that
+    /// `flowcar run` runs.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -95,7 +95,7 @@ impl Exporter {
         Self::start_keeping(config, source, &Host::of_command(command), None)
     }
 
-    /// The same of what `host` names; `keeper` leaves what each report told of that a receiver took.
+    /// The same for the identity `host`; `checkpoint` gets the flows of each acknowledged report.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -103,23 +103,22 @@ impl Exporter {
         config: &Config,
         source: &'static str,
         host: &Host,
-        keeper: Option<Keeper>,
+        checkpoint: Option<CheckpointFile>,
     ) -> Option<Self> {
         let Export { metrics, traces } = &config.export;
         let any = metrics.is_some() || traces.is_some();
-        any.then(|| Self::start_as(config, source, &Resource::new(config, host), keeper))
+        any.then(|| Self::start_as(config, source, &Resource::new(config, host), checkpoint))
     }
 
-    /// Starts a task for each signal that `config` sends somewhere. Nothing is connected before there is
-    /// something to say.
+    /// Starts a task for each signal that `config` exports. Nothing is connected before there is something to send.
     fn start_as(
         config: &Config,
         source: &'static str,
         resource: &Resource,
-        keeper: Option<Keeper>,
+        checkpoint: Option<CheckpointFile>,
     ) -> Self {
-        let ledger = Ledger::default();
-        let own = OwnSockets::default();
+        let stats = ExportStats::default();
+        let sockets = ExporterSockets::default();
         let exemplars = Exemplary::default();
         let options = Options {
             temporality: config.temporality,
@@ -133,11 +132,11 @@ impl Exporter {
         };
         let mut contacts = Contacts::default();
         let metrics = config.export.metrics.clone().map(|target| {
-            let transport = transport::metrics(target, own.clone());
+            let transport = transport::metrics(target, sockets.clone());
             contacts.metrics = transport.contact();
             let resource = resource.clone();
-            let (ledger, exemplars) = (ledger.clone(), exemplars.clone());
-            MetricsLane::start(transport, resource, options, ledger, exemplars, keeper)
+            let (stats, exemplars) = (stats.clone(), exemplars.clone());
+            MetricsLane::start(transport, resource, options, stats, exemplars, checkpoint)
         });
         let spans = config.export.traces.clone().map(|target| {
             let bounds = Bounds {
@@ -145,10 +144,10 @@ impl Exporter {
                 bytes: config.span_queue_bytes,
                 per_second: config.spans_per_second,
             };
-            let transport = transport::spans(target, own.clone(), resource.clone());
+            let transport = transport::spans(target, sockets.clone(), resource.clone());
             contacts.spans = transport.contact();
-            let (ledger, exemplars) = (ledger.clone(), exemplars.clone());
-            SpanLane::start(transport, resource, bounds, ledger, exemplars)
+            let (stats, exemplars) = (stats.clone(), exemplars.clone());
+            SpanLane::start(transport, resource, bounds, stats, exemplars)
         });
         Self {
             metrics,
@@ -159,50 +158,50 @@ impl Exporter {
             },
             naming: config.naming,
             judge: Judge::default(),
-            own,
-            ledger,
+            sockets,
+            stats,
             contacts,
         }
     }
 
-    /// The sockets that it exports over, which are no part of the pod's figures.
-    pub fn own_sockets(&self) -> OwnSockets {
-        self.own.clone()
+    /// The exporter's own sockets, which are excluded from the pod's metrics.
+    pub fn own_sockets(&self) -> ExporterSockets {
+        self.sockets.clone()
     }
 
-    /// Hands a report over.
+    /// Queues a report.
     pub fn metrics(&self, snapshot: Snapshot) {
         if let Some(lane) = &self.metrics {
             lane.send(snapshot);
         }
     }
 
-    /// Hands a flow that is over to the spans.
+    /// Offers the span of a closed flow.
     pub fn flow(&mut self, flow: &Flow, anchor: &Anchor) {
         if let Some(lane) = &self.spans {
-            let class = self.judge.judge(flow);
-            lane.send(class, flow.trace.trace_id as u64, || {
-                let told = self.metrics.is_some();
-                let candidates = told.then(|| Candidates::of(flow, &self.naming, anchor));
+            let priority = self.judge.judge(flow);
+            lane.send(priority, flow.trace.trace_id as u64, || {
+                let reported = self.metrics.is_some();
+                let candidates = reported.then(|| Candidates::of(flow, &self.naming, anchor));
                 (span(flow, anchor, &self.span_options), candidates)
             });
         }
     }
 
-    /// Hands one part of a flow that lives to the spans.
-    pub fn part(&mut self, flow: &Flow, cut: &Part, anchor: &Anchor) {
+    /// Offers an interim span of an open flow.
+    pub fn interim(&mut self, flow: &Flow, cut: &InterimSpan, anchor: &Anchor) {
         if let Some(lane) = &self.spans {
-            lane.send(judge_part(cut), flow.trace.part(cut.number), || {
-                (part(flow, cut, anchor, &self.span_options), None)
+            lane.send(judge_interim(cut), flow.trace.part(cut.number), || {
+                (interim_span(flow, cut, anchor, &self.span_options), None)
             });
         }
     }
 
-    /// What became of the exports so far, and what this process costs.
-    pub fn own(&self) -> Own {
+    /// The results of the exports so far, and the cost of this process.
+    pub fn self_metrics(&self) -> SelfMetrics {
         let (spans, bytes) = self.spans.as_ref().map_or((0, 0), SpanLane::queued);
-        let read = self.ledger.read();
-        Own {
+        let read = self.stats.read();
+        SelfMetrics {
             taken_unix_ns: match self.metrics {
                 Some(_) => read.taken_unix_ns,
                 None => u64::MAX,
@@ -217,7 +216,7 @@ impl Exporter {
         }
     }
 
-    /// Waits for the end of a task, which is one before its time: from then on nothing of its signal is exported.
+    /// Waits until a task ends, which is an error: from then on its signal is not exported.
     pub async fn ended(&mut self) -> TaskEnded {
         let metrics = async {
             match &mut self.metrics {
@@ -237,12 +236,12 @@ impl Exporter {
         }
     }
 
-    /// Sends what waits, until all is out or the time is over. Gives whether all went out.
+    /// Sends everything that waits, until all is sent or the time is over. Returns whether all was sent.
     pub async fn flush(&self, within: Duration) -> bool {
         self.flush_with(within, Patience::Whole).await
     }
 
-    /// The same, with as much patience as is said.
+    /// The same, with this patience.
     pub async fn flush_with(&self, within: Duration, patience: Patience) -> bool {
         let deadline = Instant::now() + within;
         let metrics = async {
@@ -260,7 +259,7 @@ impl Exporter {
                 all = lane.flush(deadline) => return all,
                 () = hopeless(&self.contacts.spans, patience) => {}
             }
-            // What is left is counted.
+            // Unsent items are counted.
             lane.flush(Instant::now()).await
         };
         let (metrics, spans) = tokio::join!(metrics, spans);
@@ -268,7 +267,7 @@ impl Exporter {
     }
 }
 
-/// Waits until it is of no use to wait.
+/// Waits until waiting is useless.
 async fn hopeless(contact: &Contact, patience: Patience) {
     match patience {
         Patience::Whole => std::future::pending().await,
@@ -276,10 +275,10 @@ async fn hopeless(contact: &Contact, patience: Patience) {
     }
 }
 
-/// Books the outcome of an export of `items` points or spans, and speaks of it if it is news.
+/// Counts the outcome of an export of `items` points or spans, and logs it if it is new.
 fn settle(
-    ledger: &Ledger,
-    complaints: &mut Complaints,
+    stats: &ExportStats,
+    failure_log: &mut FailureLog,
     signal: Signal,
     items: usize,
     took: Duration,
@@ -290,10 +289,10 @@ fn settle(
         Err(error) => (error.outcome(), 0, 0),
     };
     let taken = taken.saturating_sub(rejected);
-    ledger.export(signal.name(), name, rejected, taken, took);
+    stats.export(signal.name(), name, rejected, taken, took);
     match outcome {
-        Ok(accepted) => complaints.accepted(signal, accepted),
-        Err(error) => complaints.failed(error),
+        Ok(accepted) => failure_log.accepted(signal, accepted),
+        Err(error) => failure_log.failed(error),
     }
 }
 

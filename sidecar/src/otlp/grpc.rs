@@ -1,4 +1,4 @@
-//! OTLP by gRPC.
+//! OTLP over gRPC.
 
 mod foreign;
 
@@ -22,7 +22,8 @@ use self::foreign::{Checked, Foreign};
 use super::{
     USER_AGENT_NAME, answer,
     connect::{Connector, in_time},
-    error::{Accepted, Cause, ExportError, late, no_answer},
+    error::{Accepted, Cause, ExportError},
+    no_answer::{late, no_answer},
 };
 use crate::{
     config::{Compression, Signal},
@@ -38,7 +39,7 @@ pub(super) struct Grpc {
 }
 
 impl Grpc {
-    /// Connects when first used, and again, by a fresh look-up of the name, when the connection has broken.
+    /// Connects when first used, and again, after resolving the name anew, when the connection has broken.
     pub(super) fn new(signal: Signal, connector: Connector) -> Self {
         let target = connector.target();
         let mut client = Client::new(Checked::new(channel(&connector)));
@@ -58,7 +59,6 @@ impl Grpc {
         let metadata = metadata(&self.connector).map_err(|error| {
             ExportError::new(self.signal, target, Cause::Setup(error.to_string()))
         })?;
-        // The channel's own timeout does not hold while it connects.
         let call = call(&mut self.client, self.signal, request, metadata);
         let (cause, retry_after) = match in_time(target, call).await {
             Ok(Ok(body)) => match answer::accepted(self.signal, &body) {
@@ -95,14 +95,16 @@ async fn call(
     Ok(answer.into_inner())
 }
 
-/// A channel that connects when first used. The connector does TLS itself, by certificates that may change, so the
-/// channel is told of a plain connection.
+/// A channel that connects when first used. The connector does TLS itself, with certificates that may change, so the
+/// channel is configured without TLS.
 fn channel(connector: &Connector) -> Channel {
     let target = connector.target();
     let mut endpoint =
         Endpoint::from(Uri::from_static("http://receiver")).origin(target.endpoint.clone());
+    // The caller limits the whole call. A limit of the channel's own would expire at the same time, with an error that does not
+    // look like one.
     if let Some(limit) = target.timeout {
-        endpoint = endpoint.timeout(limit).connect_timeout(limit);
+        endpoint = endpoint.connect_timeout(limit);
     }
     endpoint.connect_with_connector_lazy(connector.clone())
 }
@@ -121,7 +123,7 @@ const fn encoding(compression: Compression) -> CompressionEncoding {
     }
 }
 
-/// A status that has a source was made on this side: there was no answer, or none by gRPC.
+/// A status with a source was made on this side: there was no answer, or none of gRPC.
 fn failure(status: &Status, connector: &Connector) -> (Cause, Option<Duration>) {
     let mut next = Error::source(status);
     while let Some(error) = next {
@@ -140,8 +142,8 @@ fn failure(status: &Status, connector: &Connector) -> (Cause, Option<Duration>) 
     }
 }
 
-/// Whether the answer ended before its status, which tonic tells by its words only. What became of the request is not
-/// known then.
+/// Whether the answer ended before its status, which tonic reports in its message only. The outcome of the request is
+/// unknown then.
 fn is_cut_off(status: &Status) -> bool {
     status.code() == Code::Unknown
         && status
@@ -149,8 +151,7 @@ fn is_cut_off(status: &Status) -> bool {
             .starts_with("protocol error: missing grpc-status")
 }
 
-/// Bytes out, bytes in: requests are encoded already, and an answer that does not decode is for [`answer`] to judge, like
-/// HTTP's.
+/// A codec of bytes: requests are encoded already, and [`answer`] decodes answers, as for HTTP.
 #[derive(Clone, Copy, Debug)]
 struct Encoded;
 

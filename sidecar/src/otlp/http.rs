@@ -1,4 +1,4 @@
-//! OTLP by HTTP, in protobuf.
+//! OTLP over HTTP, in protobuf.
 
 use std::{io::Write, time::SystemTime};
 
@@ -16,12 +16,13 @@ use super::{
     answer::{self, PROTOBUF},
     body,
     connect::{Connector, in_time},
-    error::{Accepted, Cause, ExportError, late, no_answer},
+    error::{Accepted, Cause, ExportError},
+    no_answer::{late, no_answer},
     speech::{Mismatch, Speech, expects_tls},
 };
 use crate::config::{Compression, Signal};
 
-/// Posts to one target. It follows no redirect, which may lose the body or take the headers to a stranger.
+/// Posts to one target. It follows no redirect, which may lose the body or leak the headers.
 #[derive(Clone, Debug)]
 pub(super) struct Http {
     signal: Signal,
@@ -54,7 +55,7 @@ impl Http {
         self.accepted(&self.send(request).await?)
     }
 
-    /// What a success says.
+    /// Decodes the answer of a success.
     pub(super) fn accepted(&self, answer: &Response<Bytes>) -> Result<Accepted, ExportError> {
         answer::http_accepted(self.signal, answer).map_err(|cause| self.error(cause))
     }
@@ -67,9 +68,10 @@ impl Http {
         let target = self.connector.target();
         let headers = request.headers_mut();
         headers.insert(USER_AGENT, HeaderValue::from_static(USER_AGENT_NAME));
-        let own = self.connector.headers();
-        let own = own.map_err(|error| self.error(Cause::Setup(error.to_string())))?;
-        for (name, value) in &own {
+        let self_metrics = self.connector.headers();
+        let self_metrics =
+            self_metrics.map_err(|error| self.error(Cause::Setup(error.to_string())))?;
+        for (name, value) in &self_metrics {
             headers.insert(name, value.clone());
         }
         let answered = in_time(target, self.receive(request)).await;

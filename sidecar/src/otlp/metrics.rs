@@ -2,12 +2,12 @@
 
 mod histogram;
 mod listeners;
-mod own;
+mod self_metrics;
 mod tcp;
 
 use opentelemetry_proto::tonic::{
     collector::metrics::v1::ExportMetricsServiceRequest,
-    common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value::Value},
+    common::v1::{InstrumentationScope, KeyValue},
     metrics::v1::{
         AggregationTemporality, Gauge, Metric as ProtoMetric, NumberDataPoint, ResourceMetrics,
         ScopeMetrics, Sum, metric::Data, number_data_point,
@@ -16,43 +16,43 @@ use opentelemetry_proto::tonic::{
 
 use self::histogram::HistogramPoint;
 use super::{
+    attributes::{attribute, text},
     exemplars::{Exemplar, Exemplars},
     names::{Kind, Metric, SCHEMA_URL, SCOPE, VERSION, attribute as name},
     resource::Resource,
-    values::is_known,
 };
 use crate::{
-    config::{Histograms, Protocol, SelfMetrics, Signal, Temporality},
+    config::{Histograms, Protocol, SelfMetricsLevel, Signal, Temporality},
     histogram::Histogram,
     snapshot::Snapshot,
 };
 
-/// How snapshots are told.
+/// The form of the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Since when sums and histograms count.
+    /// The temporality of sums and histograms.
     pub temporality: Temporality,
     /// The kind of histograms.
     pub histograms: Histograms,
-    /// Which of its own figures flowcar sends.
-    pub self_metrics: SelfMetrics,
-    /// Where flows are learnt of (`flowcar.source`).
+    /// Which self metrics flowcar sends.
+    pub self_metrics: SelfMetricsLevel,
+    /// The source of flows (`flowcar.source`).
     pub source: &'static str,
-    /// What sends metrics and spans.
+    /// The exporters of metrics and spans.
     pub components: Components,
 }
 
-/// What flowcar's own figures of its exports are of (`otel.component.type`), if it exports them.
+/// The components of the self metrics of exports (`otel.component.type`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Components {
-    /// The exporter of metrics; empty where there is none.
+    /// The exporter of metrics; empty if there is none.
     pub metrics: &'static str,
-    /// The exporter of spans; empty where there is none.
+    /// The exporter of spans; empty if there is none.
     pub spans: &'static str,
 }
 
 impl Components {
-    /// The exporters of what goes over these protocols.
+    /// The exporters for these protocols.
     pub const fn new(metrics: Option<Protocol>, spans: Option<Protocol>) -> Self {
         Self {
             metrics: match metrics {
@@ -78,23 +78,23 @@ impl Components {
     }
 }
 
-/// The request of a `snapshot`: the pod's metrics, and flowcar's own under a resource of their own. Deltas are against `previous`,
-/// the snapshot that the receiver acknowledged last; none means all since the start. `own_levels`: whether flowcar's own figures
-/// are due that no delta is made of.
+/// The request of a `snapshot`: the pod's metrics, and the self metrics under a resource of their own. Deltas are against `previous`,
+/// the snapshot that the receiver acknowledged last; none means since the start. `self_levels`: whether self metrics that are levels
+/// are due.
 pub fn encode(
     snapshot: &Snapshot,
     resource: &Resource,
     options: Options,
     previous: Option<&Snapshot>,
     exemplars: &Exemplars,
-    own_levels: bool,
+    self_levels: bool,
 ) -> ExportMetricsServiceRequest {
     let encoder = || Encoder::new(snapshot, options, previous, exemplars);
     let mut pods = encoder();
     tcp::encode(&mut pods);
     listeners::encode(&mut pods);
-    let mut own = encoder();
-    own::encode(&mut own, own_levels);
+    let mut self_metrics = encoder();
+    self_metrics::encode(&mut self_metrics, self_levels);
     let of = |resource: &Resource, metrics| ResourceMetrics {
         resource: Some(resource.to_proto()),
         scope_metrics: vec![ScopeMetrics {
@@ -107,7 +107,7 @@ pub fn encode(
     ExportMetricsServiceRequest {
         resource_metrics: vec![
             of(resource, pods.metrics),
-            of(&resource.of_flowcar(), own.metrics),
+            of(&resource.of_flowcar(), self_metrics.metrics),
         ],
     }
 }
@@ -121,21 +121,7 @@ fn scope(source: &str) -> InstrumentationScope {
     }
 }
 
-/// An attribute with a text.
-pub(super) fn text(name: &str, value: &str) -> KeyValue {
-    debug_assert!(is_known(name, value), "{name}={value} is not documented");
-    attribute(name, Value::StringValue(value.to_owned()))
-}
-
-fn attribute(name: &str, value: Value) -> KeyValue {
-    KeyValue {
-        key: name.to_owned(),
-        value: Some(AnyValue { value: Some(value) }),
-        ..Default::default()
-    }
-}
-
-/// The metrics made so far, and what each of their points needs.
+/// The metrics made so far, and the context of their points.
 struct Encoder<'a> {
     now: &'a Snapshot,
     before: Option<&'a Snapshot>,
@@ -144,7 +130,7 @@ struct Encoder<'a> {
     metrics: Vec<ProtoMetric>,
 }
 
-/// A histogram now, what it was in the snapshot before, its attributes and its exemplar.
+/// A histogram, the one of the snapshot before, its attributes and its exemplar.
 struct DurationPoint<'a> {
     attributes: Vec<KeyValue>,
     now: &'a Histogram,
@@ -152,7 +138,7 @@ struct DurationPoint<'a> {
     exemplar: Option<&'a Exemplar>,
 }
 
-/// A point of a metric that counts: what it counts now, and what it did in the snapshot before.
+/// A point of a counter: its value, and its value in the snapshot before.
 struct CountPoint {
     attributes: Vec<KeyValue>,
     now: u64,
@@ -180,7 +166,7 @@ impl<'a> Encoder<'a> {
         !self.options.components.spans.is_empty()
     }
 
-    /// Adds a counter. Points that count nothing are left out: they say nothing.
+    /// Adds a counter. Points of 0 are omitted.
     fn counter(&mut self, metric: Metric, points: Vec<CountPoint>) {
         let delta = self.options.temporality == Temporality::Delta;
         let start = self.start(delta);
@@ -195,7 +181,7 @@ impl<'a> Encoder<'a> {
         self.sum(metric, points, delta, true);
     }
 
-    /// Adds an up-down counter, which is since the start in every temporality.
+    /// Adds an up-down counter, which counts since the start in every temporality.
     fn up_down(&mut self, metric: Metric, points: Vec<(Vec<KeyValue>, i64)>) {
         let start = self.start(false);
         let points = points
@@ -207,7 +193,7 @@ impl<'a> Encoder<'a> {
         self.sum(metric, points, false, false);
     }
 
-    /// Adds a counter of seconds: attributes, what it counts now, and what it did before. Points that count nothing are left out.
+    /// Adds a counter of seconds: attributes, the current value, and the previous one. Points of 0 are omitted.
     fn seconds(&mut self, metric: Metric, points: Vec<(Vec<KeyValue>, f64, f64)>) {
         let delta = self.options.temporality == Temporality::Delta;
         let start = self.start(delta);
@@ -247,14 +233,14 @@ impl<'a> Encoder<'a> {
                     Some(before) => point.now.since(before),
                     None => point.now.clone(),
                 };
-                // Of one that ended since, the histogram does not know yet.
+                // A flow that closed since is not in the histogram yet.
                 let exemplar = point.exemplar.filter(|of| of.at_unix_ns <= at);
                 (!histogram.is_empty()).then_some(HistogramPoint {
                     attributes: point.attributes,
                     start,
                     at,
                     histogram,
-                    // Its span is delivered a little later than the interval may end in which the flow did.
+                    // Its span may be delivered shortly after the interval in which the flow closed.
                     exemplar: exemplar.map(|of| Exemplar {
                         at_unix_ns: of.at_unix_ns.max(start),
                         ..*of

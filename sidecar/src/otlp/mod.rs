@@ -1,10 +1,11 @@
-//! From snapshots and flows to OTLP, and on to a receiver.
+//! Snapshots and flows as OTLP, and their export.
 //!
 //! `names`, `metrics`, `spans`, `exemplars` and `resource` are pure; `connect` makes connections, `grpc`, `http` and
-//! `span_client` talk over them, `answer` reads what comes back, `speech` tells a receiver of another kind by its first bytes;
-//! `exporter` is what the main loop talks to, `trial` what `flowcar check --send` does.
+//! `span_client` send over them, `answer` decodes answers, `speech` detects a receiver of another protocol by its first bytes;
+//! the main loop uses `exporter`, `flowcar check --send` uses `trial`.
 
 pub mod answer;
+mod attributes;
 mod body;
 mod connect;
 pub mod error;
@@ -14,7 +15,7 @@ mod grpc;
 mod http;
 pub mod metrics;
 pub mod names;
-pub mod own;
+mod no_answer;
 mod points;
 pub mod quote;
 mod redirect;
@@ -27,5 +28,5 @@ mod split;
 pub mod trial;
 pub mod values;
 
-/// What requests call their sender.
+/// The user agent of requests.
 const USER_AGENT_NAME: &str = concat!("flowcar/", env!("CARGO_PKG_VERSION"));

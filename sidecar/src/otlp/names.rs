@@ -1,12 +1,12 @@
-//! The one table of what flowcar's telemetry is called.
+//! The one table of the names of flowcar's telemetry.
 //!
-//! Names of OpenTelemetry's semantic conventions ([`SCHEMA_URL`]) where they exist; ours begin with `flowcar.`.
+//! Names are those of OpenTelemetry's semantic conventions ([`SCHEMA_URL`]) where such exist; flowcar's own begin with `flowcar.`.
 
 mod schema;
 
 pub use schema::yaml;
 
-/// The version of OpenTelemetry's semantic conventions that the conventional names are from.
+/// The version of OpenTelemetry's semantic conventions.
 pub const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.39.0";
 
 /// Name of the instrumentation scope.
@@ -15,7 +15,7 @@ pub const SCOPE: &str = "flowcar";
 /// Version of the instrumentation scope.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// What kind of figure a metric is.
+/// The instrument of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A distribution.
@@ -83,7 +83,7 @@ attributes! {
     PEER_ADDRESS = Text "network.peer.address"
         "The peer's address.";
     PEER_PREFIX = Text "flowcar.peer.prefix"
-        "The network that the peer lies in, in CIDR notation (`FLOWCAR_PEER=prefix`); on metrics only.";
+        "The peer's network in CIDR notation (`FLOWCAR_PEER=prefix`); on metrics only.";
     PEER_PORT = Int "network.peer.port"
         "The peer's port; on spans only.";
     LOCAL_ADDRESS = Text "network.local.address"
@@ -101,53 +101,53 @@ attributes! {
     DIRECTION = Text "network.io.direction"
         "`transmit` or `receive`";
     OVERFLOW = Boolean "otel.metric.overflow"
-        "`true` on the series of what came past the bound of series.";
+        "`true` on the series that sums all connections past `FLOWCAR_SERIES_LIMIT`.";
     ERROR_TYPE = Text "error.type"
-        "Why it failed: values and remedies in docs/attributes.md, as of all attributes with a list of values.";
-    END = Text "flowcar.tcp.close.reason"
-        "How a connection that was established ended.";
-    LOST = Text "flowcar.tcp.lost.reason"
-        "The bound or fault that cost the connection.";
-    CAUSE = Text "flowcar.tcp.retransmit.type"
+        "Why it failed. docs/attributes.md lists values and remedies.";
+    CLOSE_REASON = Text "flowcar.tcp.close.reason"
+        "How an established connection closed.";
+    LOST_REASON = Text "flowcar.tcp.lost.reason"
+        "Why the close of the connection is unknown.";
+    RETRANSMIT_TYPE = Text "flowcar.tcp.retransmit.type"
         "`syn`, `synack`, `fast`, `timeout`, `tail_loss_probe` or `unknown`";
     RTT_KIND = Text "flowcar.tcp.rtt.kind"
-        "`measured`, or `smoothed` (all that kernels before 6.10 tell, and inet_diag: one value a dump)";
+        "`measured`, or `smoothed` (all that kernels before 6.10 and inet_diag give)";
     ADOPTED_BY = Text "flowcar.tcp.adopted.by"
-        "`startup` or `restart`, of a connection that was open before flowcar followed: its span begins where it was first seen.";
+        "`startup` or `restart`, of a connection that was open before flowcar followed it: its span begins when it was first seen.";
     UNATTRIBUTED = Boolean "flowcar.tcp.unattributed"
-        "`true` on what is of no series, because nothing but its loss is known.";
+        "`true` on connections that belong to no series, because nothing but their loss is known.";
     INTERIM = Boolean "flowcar.tcp.is_interim"
-        "`true` on a span for a part of the life of a connection that is still open; on spans only.";
+        "`true` on a span for one interval of a connection that is still open; on spans only.";
     INTERIM_BYTES_SENT = Int "flowcar.tcp.interim.bytes.sent"
-        "Payload bytes acknowledged in that part; on spans only.";
+        "Payload bytes acknowledged in that interval; on spans only.";
     INTERIM_BYTES_RECEIVED = Int "flowcar.tcp.interim.bytes.received"
-        "Payload bytes received in that part; on spans only.";
+        "Payload bytes received in that interval; on spans only.";
     INTERIM_SEGMENTS_SENT = Int "flowcar.tcp.interim.segments.sent"
-        "Segments sent in that part; on spans only.";
+        "Segments sent in that interval; on spans only.";
     INTERIM_SEGMENTS_RECEIVED = Int "flowcar.tcp.interim.segments.received"
-        "Segments received in that part; on spans only.";
+        "Segments received in that interval; on spans only.";
     INTERIM_RETRANSMITS = Int "flowcar.tcp.interim.retransmits"
-        "Segments sent again in that part; on spans only.";
+        "Segments sent again in that interval; on spans only.";
     OPEN = Boolean "flowcar.tcp.open"
         "`true` on the span of a connection that was still open when flowcar ended; on spans only.";
     SOURCE = Text "flowcar.source"
-        "`ebpf` (and inet_diag beside it) or `inet_diag` alone: where flows are learnt of; of the instrumentation scope.";
+        "`ebpf` (and inet_diag beside it) or `inet_diag` alone: where flowcar reads connections; on the instrumentation scope.";
     RECORD_KIND = Text "flowcar.self.record.kind"
-        "`open`, `sample` or `close` by eBPF; `look` (a socket in a dump) or `end` (of a socket) by inet_diag";
-    LIMIT = Text "flowcar.tcp.limited.by"
+        "`open`, `sample` or `close` by eBPF; `poll` (a socket in a socket dump) or `destroy` (a socket closed) by inet_diag";
+    LIMITED_BY = Text "flowcar.tcp.limited.by"
         "`receive_window` or `send_buffer`: what held the sender back";
-    SOCKETS = Text "flowcar.self.socket.scope"
-        "`followed` or `other`: whether it is of the followed cgroup";
+    SOCKET_SCOPE = Text "flowcar.self.socket.scope"
+        "`followed` or `other`: whether the socket is in the followed cgroup";
     COMPONENT_TYPE = Text "otel.component.type"
         "The kind of exporter or processor.";
     COMPONENT_NAME = Text "otel.component.name"
-        "Which of its kind.";
-    REASON = Text "flowcar.self.drop.reason"
-        "Why it was dropped.";
+        "The name of the exporter or processor.";
+    DROP_REASON = Text "flowcar.self.drop.reason"
+        "Why the span was dropped.";
     RESET_AFTER_FIN = Boolean "flowcar.tcp.reset_after_fin"
-        "`true` where a RST came or went after the peer's FIN: the connection had been closed by then, and it is no failure; on spans only.";
+        "`true` if a RST was sent or received after the peer's FIN: the connection was closed by then, so this is no failure; on spans only.";
     SAMPLE_PROBABILITY = Double "flowcar.sample.probability"
-        "How likely the span was to be sent, less than 1: it stands for 1/probability connections; on spans only.";
+        "The probability with which the span was sampled, less than 1: the span stands for 1/probability connections; on spans only.";
     BYTES_SENT = Int "flowcar.tcp.bytes.sent"
         "Payload bytes acknowledged by the peer; on spans only.";
     BYTES_RECEIVED = Int "flowcar.tcp.bytes.received"
@@ -163,21 +163,21 @@ attributes! {
     SEND_BUFFER_LIMITED = Double "flowcar.tcp.limited.send_buffer"
         "Seconds held back by the send buffer; on spans only.";
     DELIVERY_RATE = Int "flowcar.tcp.delivery_rate"
-        "The newest delivery rate, bytes a second; on spans only.";
+        "The latest delivery rate, bytes per second; on spans only.";
     CONNECT_DURATION = Double "flowcar.tcp.connect.duration"
-        "Seconds from SYN to established, or to failure; on spans only.";
+        "Seconds from SYN to established or to failure; on spans only.";
     RTT_MIN = Double "flowcar.tcp.rtt.min"
-        "The least RTT, seconds; on spans only.";
+        "The minimum RTT, seconds; on spans only.";
     RTT_P50 = Double "flowcar.tcp.rtt.p50"
         "The median RTT, seconds; on spans only.";
     RTT_P99 = Double "flowcar.tcp.rtt.p99"
         "The 99th percentile of the RTT, seconds; on spans only.";
     EXCHANGES = Int "flowcar.tcp.exchanges"
-        "Turns from request to response; on spans only.";
+        "Exchanges of a request and its response; on spans only.";
     EXCHANGE_P50 = Double "flowcar.tcp.exchange.p50"
-        "Their median, seconds; on spans only.";
+        "The median duration of the exchanges, seconds; on spans only.";
     EXCHANGE_P99 = Double "flowcar.tcp.exchange.p99"
-        "Their 99th percentile, seconds; on spans only.";
+        "The 99th percentile of the duration of the exchanges, seconds; on spans only.";
 }
 
 macro_rules! metrics {
@@ -200,84 +200,84 @@ macro_rules! metrics {
 
 metrics! {
     CONNECT = Histogram "flowcar.tcp.connect.duration" "s" [ERROR_TYPE]
-        "Client: from SYN sent to established, or to failure.";
+        "Client: time from SYN sent to established or to failure.";
     RTT = Histogram "flowcar.tcp.rtt" "s" [RTT_KIND]
-        "Round trip time as the kernel measures it, one sample for each round trip; where only looks tell, one smoothed value for each.";
+        "Round trip time as the kernel measures it: one sample for each round trip, or, without eBPF, one smoothed value for each socket dump.";
     EXCHANGE = Histogram "flowcar.tcp.exchange.duration" "s" []
-        "From the last byte of a request to the first byte of its response, seen from this end.";
-    DURATION = Histogram "flowcar.tcp.connection.duration" "s" [END, ERROR_TYPE]
-        "From established to closed, where both were seen.";
+        "Time from the last byte of a request to the first byte of its response, seen from this end.";
+    DURATION = Histogram "flowcar.tcp.connection.duration" "s" [CLOSE_REASON, ERROR_TYPE]
+        "Time from established to closed, where both were seen.";
     OPENED = Counter "flowcar.tcp.connection.opened" "{connection}" [UNATTRIBUTED]
-        "Connections established since flowcar follows.";
+        "Connections established while flowcar followed.";
     ADOPTED = Counter "flowcar.tcp.connection.adopted" "{connection}" [ADOPTED_BY, UNATTRIBUTED]
-        "Connections that were open before flowcar followed. With those opened they are all: opened + adopted = closed + live + lost.";
-    CLOSED = Counter "flowcar.tcp.connection.closed" "{connection}" [END, ERROR_TYPE]
-        "Connections closed, by how; with error.type where they were cut off.";
+        "Connections that were open before flowcar followed them. In every report opened + adopted = closed + live + lost.";
+    CLOSED = Counter "flowcar.tcp.connection.closed" "{connection}" [CLOSE_REASON, ERROR_TYPE]
+        "Connections closed, by close reason; with error.type if they were cut off.";
     FAILED = Counter "flowcar.tcp.connection.failed" "{connection}" [ERROR_TYPE]
-        "Attempts that were never established, by why.";
-    LOST = Counter "flowcar.tcp.connection.lost" "{connection}" [LOST]
-        "Connections of which the end is not known, by what cost it.";
+        "Attempts that were never established, by error.type.";
+    LOST = Counter "flowcar.tcp.connection.lost" "{connection}" [LOST_REASON]
+        "Connections whose close is unknown, by lost reason.";
     LIVE = UpDownCounter "flowcar.tcp.connection.live" "{connection}" []
         "Connections open now.";
     IO = Counter "flowcar.tcp.io" "By" [DIRECTION]
         "Payload acknowledged by the peer, or received in order.";
     SEGMENTS = Counter "flowcar.tcp.segments" "{segment}" [DIRECTION]
-        "Segments, pure ACKs and retransmissions included.";
-    RETRANSMITS = Counter "flowcar.tcp.retransmits" "{segment}" [CAUSE]
-        "Segments sent again, by cause.";
-    LIMITED = Counter "flowcar.tcp.limited.time" "s" [LIMIT]
-        "Time that data to send was held back, as of the last look at each socket.";
+        "Segments, including pure ACKs and retransmissions.";
+    RETRANSMITS = Counter "flowcar.tcp.retransmits" "{segment}" [RETRANSMIT_TYPE]
+        "Segments sent again, by type.";
+    LIMITED = Counter "flowcar.tcp.limited.time" "s" [LIMITED_BY]
+        "Time for which data to send was held back, as of the last socket dump.";
     LISTENER_DROPS = Counter "flowcar.tcp.listener.drops" "{drop}" []
-        "What listening sockets dropped, by the kernel's count at the socket: SYNs that find the accept queue full, last ACKs of handshakes that do (each counts twice), and SYNs sent again during a handshake.";
+        "Drops at listening sockets, as the kernel counts them at the socket: SYNs that find the accept queue full, last ACKs of handshakes that find it full (each counts twice), and SYNs sent again during a handshake.";
     LISTENER_QUEUE = UpDownCounter "flowcar.tcp.listener.queue.size" "{connection}" []
-        "Connections that wait to be accepted, as of the last look.";
+        "Connections that wait to be accepted, as of the last socket dump.";
     LISTENER_LIMIT = UpDownCounter "flowcar.tcp.listener.queue.capacity" "{connection}" []
-        "How many may wait: the listener's backlog.";
-    OWN_RECORDS = Counter "flowcar.self.record.decoded" "{record}" [RECORD_KIND]
-        "Kernel records decoded, and sockets looked at.";
-    OWN_RECORDS_DROPPED = Counter "flowcar.self.record.dropped" "{record}" [RECORD_KIND]
-        "Kernel records that found no room; later records make open and sample good.";
-    OWN_RECORDS_MALFORMED = Counter "flowcar.self.record.malformed" "{record}" []
+        "Connections that may wait to be accepted: the listener's backlog.";
+    SELF_RECORDS = Counter "flowcar.self.record.decoded" "{record}" [RECORD_KIND]
+        "Kernel records decoded, and sockets read from socket dumps.";
+    SELF_RECORDS_DROPPED = Counter "flowcar.self.record.dropped" "{record}" [RECORD_KIND]
+        "Kernel records dropped for want of room; later records make up for dropped open and sample records.";
+    SELF_RECORDS_MALFORMED = Counter "flowcar.self.record.malformed" "{record}" []
         "Kernel records that did not decode.";
-    OWN_TABLE = UpDownCounter "flowcar.self.flow.count" "{flow}" []
+    SELF_TABLE = UpDownCounter "flowcar.self.flow.count" "{flow}" []
         "Flows in the table.";
-    OWN_TABLE_FULL = Counter "flowcar.self.flow.rejected" "{record}" []
-        "Records and looks that found the table full; such flows count when they close.";
-    OWN_SOCKETS = UpDownCounter "flowcar.self.socket.count" "{socket}" [SOCKETS]
-        "Connections of the network namespace at the last dump.";
-    OWN_UNSCOPED = Counter "flowcar.self.socket.unscoped" "{socket}" []
-        "Sockets that lived and ended between two dumps and may have been of the followed cgroup or not.";
-    OWN_UNADOPTED = Counter "flowcar.self.socket.unadopted" "{socket}" []
-        "Connections found at the start that may be older than flowcar and are not followed, because the ring buffer overran.";
-    OWN_INEXACT = Counter "flowcar.self.flow.inexact" "{flow}" []
-        "Flows whose payload counts may be off by the peer's FIN, or are those of the last look before a reset.";
-    OWN_DUMP_DURATION = Histogram "flowcar.self.socket_dump.duration" "s" []
-        "How long dumps of the sockets took.";
-    OWN_UNFOLLOWED = Counter "flowcar.self.unfollowed.time" "s" []
-        "Time in which no program was attached: between the last report that a receiver took of the flowcar before a restart and this one's attaching, and, at most, while they were detached by somebody else.";
-    OWN_LOG_DROPPED = Counter "flowcar.self.log.dropped" "{line}" []
-        "Log lines that were lost because standard error took nothing: its reader is slow or gone, or its disk is full.";
-    OWN_SERIES = UpDownCounter "flowcar.self.series.count" "{series}" []
+    SELF_TABLE_FULL = Counter "flowcar.self.flow.rejected" "{record}" []
+        "Records and dumped sockets that found the table full; such flows are counted when they close.";
+    SELF_SOCKETS = UpDownCounter "flowcar.self.socket.count" "{socket}" [SOCKET_SCOPE]
+        "Connections of the network namespace at the last socket dump.";
+    SELF_UNSCOPED = Counter "flowcar.self.socket.unscoped" "{socket}" []
+        "Sockets that opened and closed between two socket dumps: whether they were in the followed cgroup is unknown.";
+    SELF_UNADOPTED = Counter "flowcar.self.socket.unadopted" "{socket}" []
+        "Connections found at the start that may be older than flowcar, and are not followed because the ring buffer overflowed.";
+    SELF_INEXACT = Counter "flowcar.self.flow.inexact" "{flow}" []
+        "Flows whose payload counts may be off by one byte for the peer's FIN, or are those of the last socket dump before a reset.";
+    SELF_DUMP_DURATION = Histogram "flowcar.self.socket_dump.duration" "s" []
+        "Duration of socket dumps.";
+    SELF_UNFOLLOWED = Counter "flowcar.self.unfollowed.time" "s" []
+        "Time in which no program was attached: from the last acknowledged report of the flowcar before a restart until this one attached, and, as an upper bound, while another process had detached the programs.";
+    SELF_LOG_DROPPED = Counter "flowcar.self.log.dropped" "{line}" []
+        "Log lines lost because standard error took nothing: its reader is slow or closed, or its disk is full.";
+    SELF_SERIES = UpDownCounter "flowcar.self.series.count" "{series}" []
         "Series held.";
-    OWN_UNBALANCED = Gauge "flowcar.self.books.unbalanced" "{connection}" []
-        "Connections that are not accounted for, by all points or by the kernel's count: not 0 is a defect.";
-    OWN_EXPORT_DURATION = Histogram "otel.sdk.exporter.operation.duration" "s" [COMPONENT_TYPE, COMPONENT_NAME, ERROR_TYPE]
-        "How long exports took, answered or not.";
-    OWN_SPANS_DROPPED = Counter "flowcar.self.span.dropped" "{span}" [REASON]
-        "Spans not sent.";
-    OWN_SPAN_QUEUE = UpDownCounter "otel.sdk.processor.span.queue.size" "{span}" [COMPONENT_TYPE, COMPONENT_NAME]
-        "Spans waiting to be sent.";
-    OWN_SPAN_QUEUE_CAPACITY = UpDownCounter "otel.sdk.processor.span.queue.capacity" "{span}" [COMPONENT_TYPE, COMPONENT_NAME]
-        "Spans that may wait, at most.";
-    OWN_SPAN_QUEUE_BYTES = UpDownCounter "flowcar.self.span.queue.memory" "By" []
-        "Memory that spans take that wait.";
-    OWN_EXPORTED_SPANS = Counter "otel.sdk.exporter.span.exported" "{span}" [COMPONENT_TYPE, COMPONENT_NAME, ERROR_TYPE]
-        "Spans that the receiver took; as rejected, those that it did not of an export that it took; as too_large, those that it refused alone for their size.";
-    OWN_EXPORTED_POINTS = Counter "otel.sdk.exporter.metric_data_point.exported" "{data_point}" [COMPONENT_TYPE, COMPONENT_NAME, ERROR_TYPE]
-        "Points that the receiver took; as rejected, those that it did not of an export that it took; as too_large, those that it refused alone for their size.";
-    OWN_CPU = Counter "process.cpu.time" "s" []
+    SELF_UNBALANCED = Gauge "flowcar.self.books.unbalanced" "{connection}" []
+        "Connections that are not accounted for, by all points or by the kernel's count: any value but 0 is a defect of flowcar.";
+    SELF_EXPORT_DURATION = Histogram "otel.sdk.exporter.operation.duration" "s" [COMPONENT_TYPE, COMPONENT_NAME, ERROR_TYPE]
+        "Duration of exports, answered or not.";
+    SELF_SPANS_DROPPED = Counter "flowcar.self.span.dropped" "{span}" [DROP_REASON]
+        "Spans dropped, by reason.";
+    SELF_SPAN_QUEUE = UpDownCounter "otel.sdk.processor.span.queue.size" "{span}" [COMPONENT_TYPE, COMPONENT_NAME]
+        "Spans that wait to be sent.";
+    SELF_SPAN_QUEUE_CAPACITY = UpDownCounter "otel.sdk.processor.span.queue.capacity" "{span}" [COMPONENT_TYPE, COMPONENT_NAME]
+        "The most spans that may wait.";
+    SELF_SPAN_QUEUE_BYTES = UpDownCounter "flowcar.self.span.queue.memory" "By" []
+        "Memory of the spans that wait to be sent.";
+    SELF_EXPORTED_SPANS = Counter "otel.sdk.exporter.span.exported" "{span}" [COMPONENT_TYPE, COMPONENT_NAME, ERROR_TYPE]
+        "Spans that the receiver took. error.type=rejected: spans that it rejected from an export that it took; too_large: spans that it refused for their size, each sent alone.";
+    SELF_EXPORTED_POINTS = Counter "otel.sdk.exporter.metric_data_point.exported" "{data_point}" [COMPONENT_TYPE, COMPONENT_NAME, ERROR_TYPE]
+        "Points that the receiver took. error.type=rejected: points that it rejected from an export that it took; too_large: points that it refused for their size, each sent alone.";
+    SELF_CPU = Counter "process.cpu.time" "s" []
         "CPU time used.";
-    OWN_RSS = UpDownCounter "process.memory.usage" "By" []
+    SELF_RSS = UpDownCounter "process.memory.usage" "By" []
         "Resident memory.";
 }
 

@@ -10,7 +10,7 @@ use opentelemetry_proto::tonic::{
 };
 use prost::Message as _;
 
-/// Does the same with every kind of points.
+/// Runs the same code for every kind of points.
 macro_rules! each_kind {
     ($data:expr, $of:ident => $body:expr) => {
         match $data {
@@ -23,7 +23,7 @@ macro_rules! each_kind {
     };
 }
 
-/// What tells a point from all others of one report: its metric's name and its attributes, encoded.
+/// The identity of a point within one report: its metric's name and its attributes, encoded.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct PointId(Vec<u8>);
 
@@ -39,8 +39,8 @@ impl PointId {
     }
 }
 
-/// The same as a number, of one of a report's resources. That two points of a process share one is as likely as a fault of its
-/// memory: with 20,000 points one in 10^11.
+/// The same as a hash, within one resource of a report. A collision in a process is as likely as a memory fault: with 20,000
+/// points one in 10^11.
 pub(super) fn hash(resource: usize, metric: &str, attributes: &[KeyValue]) -> u64 {
     let mut hasher = DefaultHasher::new();
     (resource, PointId::new(metric, attributes)).hash(&mut hasher);
@@ -66,7 +66,7 @@ pub(super) fn fitting(metric: &Metric, bytes: usize) -> usize {
     })
 }
 
-/// Takes its points off from number `at` on, as a metric of the same name and kind.
+/// Splits off its points from number `at` on, as a metric of the same name and kind.
 pub(super) fn split_off(metric: &mut Metric, at: usize) -> Metric {
     let data = metric.data.as_mut().map(|data| match data {
         Data::Gauge(of) => Data::Gauge(Gauge {
@@ -98,7 +98,7 @@ pub(super) fn split_off(metric: &mut Metric, at: usize) -> Metric {
     }
 }
 
-/// Keeps the points that `keep` wants. Gives whether any is left.
+/// Keeps the points that `keep` wants. Returns whether any is left.
 pub(super) fn retain(metric: &mut Metric, mut keep: impl FnMut(&PointId) -> bool) -> bool {
     let name = &metric.name;
     let Some(data) = &mut metric.data else {
@@ -110,7 +110,7 @@ pub(super) fn retain(metric: &mut Metric, mut keep: impl FnMut(&PointId) -> bool
     })
 }
 
-/// Which points a metric has.
+/// The points of a metric.
 pub(super) fn ids(metric: &Metric) -> Vec<PointId> {
     let of = |data: &Data| {
         each_kind!(data, of => of

@@ -1,15 +1,15 @@
-//! Somebody else's words, fit for one line of a log: whatever is in them, they neither begin another line, nor steer a
-//! terminal, nor turn the direction of the text (bidi controls), nor fill the log.
+//! Foreign text, made safe for one line of a log: it cannot begin another line, control a terminal, change the direction of the
+//! text (bidi controls), or fill the log.
 
 use std::fmt::{self, Write as _};
 
-/// Characters of a receiver's words that are shown, at most.
+/// The most characters of a receiver's message that are shown.
 const MOST_QUOTED: usize = 200;
 
-/// Characters of a reason that are shown, at most: several addresses, names and files have room.
+/// The most characters of a reason that are shown: several addresses, names and files have room.
 const MOST_SHOWN: usize = 600;
 
-/// Words in quotation marks, with everything escaped that is no printable character.
+/// Text in quotation marks, with everything escaped that is no printable character.
 pub struct Quoted<'a>(pub &'a str);
 
 impl fmt::Display for Quoted<'_> {
@@ -21,10 +21,10 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
-/// The same after a colon, if there are any words.
-pub(super) struct Said<'a>(pub(super) &'a str);
+/// The same after a colon, if the text is not empty.
+pub(super) struct ServerMessage<'a>(pub(super) &'a str);
 
-impl fmt::Display for Said<'_> {
+impl fmt::Display for ServerMessage<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.trim() {
             "" => Ok(()),
@@ -33,7 +33,7 @@ impl fmt::Display for Said<'_> {
     }
 }
 
-/// A reason of our own making that may hold others' words (the names in a certificate, say).
+/// flowcar's own reason with foreign text in it, such as the names in a certificate.
 pub(super) struct Shown<'a>(pub(super) &'a str);
 
 impl fmt::Display for Shown<'_> {
@@ -61,7 +61,7 @@ fn cut(text: &str, most: usize) -> (&str, bool) {
 mod tests {
     use super::*;
 
-    /// Each is a way to make a log say what flowcar did not.
+    /// Each would forge a log line.
     const FORGERIES: [&str; 12] = [
         "no\n2026-01-01T00:00:00Z  INFO all is well",
         "no\r\nINFO",
@@ -78,7 +78,7 @@ mod tests {
     ];
 
     #[test]
-    fn no_words_leave_their_line_or_their_quotation_marks() {
+    fn quoted_text_stays_on_its_line_and_in_its_quotes() {
         for forgery in FORGERIES {
             let quoted = Quoted(forgery).to_string();
             let shown = Shown(forgery).to_string();
@@ -92,9 +92,9 @@ mod tests {
     }
 
     #[test]
-    fn words_of_any_language_stay_readable_and_long_ones_are_cut() {
+    fn any_language_stays_readable_and_long_text_is_cut() {
         assert_eq!(Quoted(" Zu groß: 太大 ").to_string(), "\"Zu groß: 太大\"");
-        assert_eq!(Said(" \n ").to_string(), "");
+        assert_eq!(ServerMessage(" \n ").to_string(), "");
         let long = "é".repeat(5_000);
         assert_eq!(Quoted(&long).to_string().chars().count(), MOST_QUOTED + 5);
         assert_eq!(Shown(&long).to_string().chars().count(), MOST_SHOWN + 3);

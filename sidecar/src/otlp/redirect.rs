@@ -1,8 +1,8 @@
-//! Where a receiver redirects to, without the secrets that may be in it. Pure.
+//! The target of a redirect, without the secrets that may be in it. Pure.
 
 use http::{HeaderMap, header::LOCATION};
 
-/// Whether an HTTP status sends the client elsewhere (RFC 9110 section 15.4).
+/// Whether an HTTP status is a redirect (RFC 9110 section 15.4).
 pub(super) const fn is_redirect(status: u16) -> bool {
     matches!(status, 301 | 302 | 303 | 307 | 308)
 }
@@ -13,7 +13,7 @@ pub(super) fn target(headers: &HeaderMap) -> Option<String> {
     Some(hide(&String::from_utf8_lossy(location.as_bytes())))
 }
 
-/// A URL, relative or not, well formed or not, without what may be a secret.
+/// A URL, relative or not, well formed or not, without possible secrets.
 fn hide(url: &str) -> String {
     let (before, query) = match url.find(['?', '#']) {
         Some(at) => (&url[..at], "?(hidden)"),
@@ -40,8 +40,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_target_is_told_without_its_secrets() {
-        for (location, told) in [
+    fn redirect_target_is_shown_without_secrets() {
+        for (location, reported) in [
             (
                 "https://o.example/v1/metrics",
                 "https://o.example/v1/metrics",
@@ -65,7 +65,7 @@ mod tests {
             ("", ""),
         ] {
             let headers = HeaderMap::from_iter([(LOCATION, location.parse().expect("a header"))]);
-            assert_eq!(target(&headers).as_deref(), Some(told));
+            assert_eq!(target(&headers).as_deref(), Some(reported));
         }
         assert_eq!(target(&HeaderMap::new()), None);
     }

@@ -1,11 +1,11 @@
-//! Who speaks: the pod. One list, for metrics and spans alike.
+//! The resource: the pod, for metrics and spans alike.
 
 use std::collections::BTreeMap;
 
 use opentelemetry::KeyValue;
 use opentelemetry_proto::tonic::resource::v1::Resource as ProtoResource;
 
-use super::{metrics::text, names::VERSION};
+use super::{attributes::text, names::VERSION};
 use crate::{
     config::{Config, Pod},
     host::Host,
@@ -18,10 +18,10 @@ pub struct Resource {
 }
 
 impl Resource {
-    /// The resource that `config` tells of.
+    /// The resource of `config`.
     ///
-    /// Its `service.name` is the first there is of: `OTEL_SERVICE_NAME`, that in `OTEL_RESOURCE_ATTRIBUTES`, the
-    /// workload's name, that of `host` (the command's, the unit's), the pod's name. Of the host itself a pod tells nothing.
+    /// Its `service.name` is the first one set of: `OTEL_SERVICE_NAME`, that in `OTEL_RESOURCE_ATTRIBUTES`, the
+    /// workload's name, that of `host` (the command's, the unit's), the pod's name. A pod has no attributes of the host itself.
     pub fn new(config: &Config, host: &Host) -> Self {
         let pod = &config.pod;
         let is_pod = pod.uid.is_some() || pod.name.is_some();
@@ -44,7 +44,7 @@ impl Resource {
             ("k8s.pod.name", pod.name.clone()),
             ("k8s.pod.uid", pod.uid.clone()),
             ("k8s.pod.ip", pod.ip.clone()),
-            // No convention names more than one yet.
+            // No convention has an attribute for more than one yet.
             (
                 "flowcar.pod.ips",
                 pod.ips.clone().filter(|ips| ips.contains(',')),
@@ -63,7 +63,7 @@ impl Resource {
         Self { attributes }
     }
 
-    /// flowcar itself, beside the workload: the same place, and another service.
+    /// flowcar's own resource: that of the workload, with another service.
     #[must_use]
     pub fn of_flowcar(&self) -> Self {
         let mut attributes = self.attributes.clone();
@@ -80,7 +80,7 @@ impl Resource {
             .map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// As metrics carry it.
+    /// For metrics.
     pub fn to_proto(&self) -> ProtoResource {
         ProtoResource {
             attributes: self.iter().map(|(name, value)| text(name, value)).collect(),
@@ -88,7 +88,7 @@ impl Resource {
         }
     }
 
-    /// As the span exporter takes it.
+    /// For the span exporter.
     pub fn to_sdk(&self) -> opentelemetry_sdk::Resource {
         let attributes = self
             .iter()
@@ -99,7 +99,7 @@ impl Resource {
     }
 }
 
-/// The workload under the name of its kind, for the kinds that have one.
+/// The workload's attribute, for kinds that have one.
 fn owner(pod: &Pod) -> Option<(String, String)> {
     let kind = match pod.owner_kind.as_deref()? {
         "CronJob" => "cronjob",
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn the_downward_api_names_the_pod_its_workload_and_the_service() {
+    fn downward_api_names_pod_workload_and_service() {
         let found = resource(
             &[
                 ("FLOWCAR_POD_NAME", "web-7d4b9-x2x"),
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_user_says_wins_and_the_service_name_most_of_all() {
+    fn user_attributes_win_and_service_name_wins_most() {
         let attributes = ("OTEL_RESOURCE_ATTRIBUTES", "service.name=a,team=x%2Cy");
         let found = resource(&[attributes], Some("curl"));
         assert_eq!(found["service.name"], "a");
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn metrics_and_spans_carry_the_same() {
+    fn metrics_and_spans_have_the_same_resource() {
         let config = Config::from_vars([]).expect("defaults");
         let resource = Resource::new(&config, &Host::of_command(None));
         let sdk = ProtoResource::from(&resource.to_sdk());

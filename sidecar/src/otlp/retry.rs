@@ -1,16 +1,15 @@
-//! How long to wait before another try.
+//! The wait before a retry.
 
 use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(500);
 const MOST: Duration = Duration::from_secs(30);
 
-/// The longest time that a receiver is left alone for because it asked to be. A clock that is wrong, there or here,
-/// must not end the exports for good.
+/// The longest wait that a receiver can ask for. A wrong clock, there or here, must not stop the exports permanently.
 pub(super) const MOST_ASKED: Duration = Duration::from_secs(600);
 
 /// Doubles from half a second to half a minute; the wait is drawn from the upper half, so that the
-/// flowcars of a cluster do not knock at once on a collector that comes back.
+/// flowcars of a cluster do not all connect at once to a collector that returns.
 #[derive(Debug)]
 pub(super) struct Backoff {
     next: Duration,
@@ -29,8 +28,8 @@ impl Backoff {
     }
 }
 
-/// For how long a receiver is left alone that asked for it (`Retry-After`, `RetryInfo`): [`MOST_ASKED`] at most. It
-/// never shortens the back-off: no time, or one in the past, asks for nothing.
+/// The wait that a receiver asked for (`Retry-After`, `RetryInfo`): [`MOST_ASKED`] at most. It never shortens the back-off: no
+/// time, or one in the past, asks for nothing.
 pub(super) fn asked_for(asked: Option<Duration>) -> Duration {
     asked.unwrap_or_default().min(MOST_ASKED)
 }
@@ -40,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_double_up_to_half_a_minute_and_never_are_none() {
+    fn backoff_doubles_up_to_30_s_and_is_never_zero() {
         let mut backoff = Backoff::new();
         let least: Vec<_> = (0..8).map(|_| backoff.next(0.0).as_millis()).collect();
         assert_eq!(least, [250, 500, 1000, 2000, 4000, 8000, 15_000, 15_000]);
@@ -50,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_receiver_asks_for_is_bounded() {
+    fn requested_wait_is_bounded() {
         assert_eq!(asked_for(None), Duration::ZERO);
         assert_eq!(asked_for(Some(Duration::ZERO)), Duration::ZERO);
         assert_eq!(asked_for(Some(Duration::from_secs(7))).as_secs(), 7);

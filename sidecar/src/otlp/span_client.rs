@@ -1,9 +1,9 @@
-//! Spans: by gRPC over our own client, by HTTP by opentelemetry-otlp's exporter, which turns them into a request, packs
-//! and posts it. Whoever sends has seen to it that they are not too many for one request.
+//! Spans: over gRPC with flowcar's own client, over HTTP with opentelemetry-otlp's exporter, which encodes, compresses and posts a
+//! request. The caller ensures that they fit one request.
 //!
-//! The exporter reads environment variables for what it is not told, so it is told everything; and it says
-//! of a failure no more than a text, so its HTTP client is ours, which keeps what the receiver truly said. Over gRPC
-//! there is no such place: it hides `partial_success` and `RetryInfo`.
+//! The exporter reads environment variables for parameters that are not set, so all are set. It reports
+//! a failure only as text, so its HTTP client is flowcar's, which keeps the receiver's answer. Over gRPC there is no
+//! such hook: it hides `partial_success` and `RetryInfo`.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -39,7 +39,7 @@ use crate::config::{Compression, Protocol, Signal, Target};
 pub(super) struct Batch {
     /// The request message.
     pub(super) encoded: Bytes,
-    /// What is in it.
+    /// The spans in it.
     pub(super) spans: Vec<SpanData>,
 }
 
@@ -55,20 +55,20 @@ pub(super) enum SpanClient {
 pub(super) struct HttpSpans {
     target: Target,
     exporter: SpanExporter,
-    /// What the receiver said to the last request.
-    said: Said,
+    /// The receiver's answer to the last request.
+    answer: Answer,
 }
 
-/// The exporter has no word for no limit; nobody waits longer.
+/// The exporter has no value for no limit; no wait is longer than this.
 const NO_LIMIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-type Said = Arc<Mutex<Option<Result<Accepted, ExportError>>>>;
+type Answer = Arc<Mutex<Option<Result<Accepted, ExportError>>>>;
 
 /// The HTTP client that opentelemetry-otlp posts with.
 #[derive(Debug)]
 struct Listening {
     http: Http,
-    said: Said,
+    answer: Answer,
 }
 
 // === impl SpanClient ===
@@ -98,13 +98,13 @@ impl HttpSpans {
         connector: Connector,
         resource: &opentelemetry_sdk::Resource,
     ) -> Result<Self, ExportError> {
-        let said = Said::default();
+        let answer = Answer::default();
         let target = connector.target().clone();
         let mut builder = SpanExporter::builder()
             .with_http()
             .with_http_client(Listening {
                 http: Http::new(Signal::Traces, connector),
-                said: Arc::clone(&said),
+                answer: Arc::clone(&answer),
             })
             .with_endpoint(target.endpoint.to_string())
             .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
@@ -120,24 +120,24 @@ impl HttpSpans {
         Ok(Self {
             target,
             exporter,
-            said,
+            answer,
         })
     }
 
     async fn export(&self, spans: Vec<SpanData>) -> Result<Accepted, ExportError> {
         let export = self.exporter.export(spans);
         let answer = in_time(&self.target, export).await;
-        let said = self
-            .said
+        let accepted = self
+            .answer
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let cause = match (answer, said) {
+        let cause = match (answer, accepted) {
             (Err(cause), _) => cause,
             (Ok(Err(OTelSdkError::Timeout(limit))), _) => Cause::Timeout(limit),
-            (Ok(_), Some(said)) => return said,
+            (Ok(_), Some(accepted)) => return accepted,
             (Ok(Ok(())), None) => return Ok(Accepted::default()),
-            // It never asked our client.
+            // It never called flowcar's client.
             (Ok(Err(error)), None) => Cause::Setup(error.to_string()),
         };
         Err(ExportError::new(Signal::Traces, &self.target, cause))
@@ -154,7 +154,7 @@ const fn packing(compression: Compression) -> OtlpCompression {
 #[async_trait]
 impl HttpClient for Listening {
     async fn send_bytes(&self, mut request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        // The exporter reads OTEL_EXPORTER_OTLP_HEADERS by other rules than ours.
+        // The exporter parses OTEL_EXPORTER_OTLP_HEADERS by other rules than flowcar.
         let headers = std::mem::take(request.headers_mut());
         for name in [CONTENT_TYPE, CONTENT_ENCODING] {
             if let Some(value) = headers.get(&name) {
@@ -162,11 +162,11 @@ impl HttpClient for Listening {
             }
         }
         let answer = self.http.send(request).await;
-        let said = match &answer {
+        let accepted = match &answer {
             Ok(answer) => self.http.accepted(answer),
             Err(error) => Err(error.clone()),
         };
-        *self.said.lock().unwrap_or_else(PoisonError::into_inner) = Some(said);
+        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(accepted);
         Ok(answer?)
     }
 }

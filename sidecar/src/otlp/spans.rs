@@ -15,20 +15,20 @@ use super::names::{SCHEMA_URL, SCOPE, VERSION, attribute};
 use crate::{
     clock::Anchor,
     config::TraceParent,
-    flow::{Flow, Monotonic, Outcome, Part, Role, RttKind, SocketFigures, Volume},
+    flow::{Flow, InterimSpan, Monotonic, Outcome, Role, RttKind, SocketFigures, Volume},
     histogram::Histogram,
 };
 
-/// What a span depends on besides its flow.
+/// The context of a span besides its flow.
 #[derive(Clone, Debug)]
 pub struct SpanOptions {
     /// Whether a server's span names the client's as its parent.
     pub trace_parent: TraceParent,
-    /// Where flows are learnt of (`flowcar.source`).
+    /// The source of flows (`flowcar.source`).
     pub source: String,
 }
 
-/// The span of a flow: of one that is over, or, so far, of one that is still open when flowcar ends.
+/// The span of a flow that has closed, or is still open when flowcar ends.
 pub fn span(flow: &Flow, anchor: &Anchor, options: &SpanOptions) -> SpanData {
     let parent = flow
         .trace
@@ -68,26 +68,31 @@ fn name(flow: &Flow) -> String {
     }
 }
 
-/// The interim span of one part of a flow that lives: a child of the flow's own span, which is sent when the flow ends, or flowcar.
-/// Its figures are of that part alone and have names of their own, so that no sum over spans counts a byte twice.
-pub fn part(flow: &Flow, part: &Part, anchor: &Anchor, options: &SpanOptions) -> SpanData {
+/// The interim span of one interval of an open flow: a child of the flow's own span, which is sent when the flow closes or flowcar
+/// ends. Its attributes are of that interval only and have names of their own, so that no sum over spans counts a byte twice.
+pub fn interim_span(
+    flow: &Flow,
+    cut: &InterimSpan,
+    anchor: &Anchor,
+    options: &SpanOptions,
+) -> SpanData {
     let whole = span(flow, anchor, options);
     SpanData {
         span_context: SpanContext::new(
             whole.span_context.trace_id(),
-            SpanId::from(flow.trace.part(part.number)),
+            SpanId::from(flow.trace.part(cut.number)),
             TraceFlags::SAMPLED,
             false,
             TraceState::NONE,
         ),
         parent_span_id: whole.span_context.span_id(),
         parent_span_is_remote: false,
-        // The connection's own span is the one that draws the edge from client to server.
+        // The connection's own span gives the edge from client to server.
         span_kind: SpanKind::Internal,
         name: format!("{} interim", whole.name).into(),
-        start_time: wall(anchor, part.from),
-        end_time: wall(anchor, part.to),
-        attributes: interim(flow, &part.volume),
+        start_time: wall(anchor, cut.from),
+        end_time: wall(anchor, cut.to),
+        attributes: interim(flow, &cut.volume),
         ..whole
     }
 }
@@ -131,7 +136,7 @@ fn wall(anchor: &Anchor, time: Monotonic) -> SystemTime {
 
 fn status(flow: &Flow) -> Status {
     match flow.outcome {
-        // error.type says why.
+        // The reason is in error.type.
         Some(_) if flow.is_failure() => Status::error(""),
         _ => Status::Unset,
     }
@@ -142,7 +147,7 @@ fn attributes(flow: &Flow) -> Vec<KeyValue> {
     all.extend(volume(&flow.volume));
     all.extend(latencies(flow));
     match flow.outcome {
-        Some(Outcome::Closed(end)) => all.push(KeyValue::new(attribute::END, end.name())),
+        Some(Outcome::Closed(end)) => all.push(KeyValue::new(attribute::CLOSE_REASON, end.name())),
         Some(Outcome::Failed(_)) => {}
         None => all.push(KeyValue::new(attribute::OPEN, true)),
     }
@@ -243,7 +248,7 @@ fn latencies(flow: &Flow) -> Vec<KeyValue> {
     all
 }
 
-/// The least sample, or what the kernel holds for the least, which saw every round trip.
+/// The minimum sample, or the kernel's minimum, which includes every round trip.
 fn min_rtt_s(flow: &Flow) -> Option<f64> {
     let kernels = flow.socket.and_then(|figures| figures.min_rtt_us);
     let kernels = kernels.map(|us| f64::from(us) / 1e6);

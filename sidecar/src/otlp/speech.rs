@@ -1,5 +1,5 @@
-//! What a receiver speaks, by its first bytes: where that is not what the settings say, the error tells which setting to
-//! change. Pure but for [`Heard`].
+//! Detects a receiver's protocol by its first bytes: if it is not the configured one, the error names the setting to
+//! change. Pure except for [`FirstBytes`].
 
 use std::{
     fmt, io,
@@ -12,37 +12,37 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::config::Protocol;
 
-/// Bytes that are kept: an HTTP server's answer to what it does not understand, up to the words that tell why.
+/// The bytes that are kept: an HTTP server's answer to a malformed request, up to the words with the reason.
 const MOST: usize = 512;
 
-/// What the first bytes that came are the beginning of.
+/// The protocol of the first bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Speech {
     /// HTTP/1.
     Http1,
     /// HTTP/2 (RFC 9113 section 3.4: the server begins with a SETTINGS frame).
     Http2,
-    /// A TLS record (RFC 8446 section 5.1), or HTTP that says that TLS was expected.
+    /// A TLS record (RFC 8446 section 5.1), or an HTTP answer that asks for TLS.
     Tls,
-    /// Something else: its first words.
+    /// Another protocol: its first words.
     Other(String),
 }
 
-/// A receiver that speaks something else than the settings say.
+/// A receiver that speaks another protocol than the configured one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mismatch {
-    /// What was to be spoken.
+    /// The configured protocol.
     pub wanted: Protocol,
-    /// What it speaks.
+    /// The receiver's protocol.
     pub speech: Speech,
-    /// Whether TLS was to be spoken, and it answers without.
+    /// Whether TLS was configured, and the receiver answers without.
     pub without_tls: bool,
 }
 
 // === impl Speech ===
 
 impl Speech {
-    /// What these bytes are the beginning of; `None` if there are none.
+    /// The protocol of these bytes; `None` if there are none.
     pub fn of(bytes: &[u8]) -> Option<Self> {
         Some(match bytes {
             [] => return None,
@@ -57,7 +57,7 @@ impl Speech {
     }
 }
 
-/// Whether an HTTP server says to plain HTTP that it wants TLS: in the words of Go, of nginx, or of Apache.
+/// Whether an HTTP server answers plain HTTP with a request for TLS: in the words of Go, of nginx, or of Apache.
 pub fn expects_tls(answer: &[u8]) -> bool {
     const WORDS: [&str; 3] = [
         "http request to an https server",
@@ -78,9 +78,9 @@ fn first_words(bytes: &[u8]) -> String {
 // === impl Mismatch ===
 
 impl Mismatch {
-    /// Compares what was heard with what was wanted; `handshaking` while TLS has not come about.
-    pub fn between(wanted: Protocol, handshaking: bool, heard: &[u8]) -> Option<Self> {
-        let speech = Speech::of(heard)?;
+    /// Compares the received protocol with the configured one; `handshaking` while the TLS handshake is not complete.
+    pub fn between(wanted: Protocol, handshaking: bool, first_bytes: &[u8]) -> Option<Self> {
+        let speech = Speech::of(first_bytes)?;
         let fits = match (&speech, wanted) {
             (Speech::Tls, _) => handshaking,
             (Speech::Http2, Protocol::Grpc) | (Speech::Http1, Protocol::HttpProtobuf) => {
@@ -96,7 +96,7 @@ impl Mismatch {
         })
     }
 
-    /// Which setting to change.
+    /// The setting to change.
     pub fn remedy(&self) -> String {
         const HTTP: &str = "set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, or use port 4317";
         const GRPC: &str = "set OTEL_EXPORTER_OTLP_PROTOCOL=grpc, or use port 4318";
@@ -127,46 +127,59 @@ impl fmt::Display for Mismatch {
             Speech::Http1 => write!(f, "it speaks HTTP{without} here"),
             Speech::Http2 => write!(f, "it speaks gRPC{without} here"),
             Speech::Tls => f.write_str("it speaks TLS here"),
-            Speech::Other(words) => write!(f, "it does not speak OTLP here: it says {words:?}"),
+            Speech::Other(words) => write!(f, "it does not speak OTLP here: it sends {words:?}"),
         }
     }
 }
 
-/// The first bytes that came over the newest connection. Clones share them.
+/// The first bytes received over the newest connection. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Heard(Arc<Mutex<First>>);
+pub(super) struct FirstBytes(Arc<Mutex<First>>);
 
 #[derive(Debug, Default)]
 struct First {
+    /// Whether anything was received over any connection.
+    ever: bool,
     connected: bool,
     handshaking: bool,
     bytes: Vec<u8>,
 }
 
-// === impl Heard ===
+// === impl FirstBytes ===
 
-impl Heard {
-    /// A connection is about to be made: what the one before said is of no interest.
+impl FirstBytes {
+    /// A connection is about to be made: the bytes of the one before are discarded.
     pub(super) fn forget(&self) {
-        *self.lock() = First::default();
+        let mut first = self.lock();
+        *first = First {
+            ever: first.ever,
+            ..First::default()
+        };
     }
 
-    /// The connection is there, and TLS is about to come about, or has, or is not wanted.
+    /// The connection is established, and the TLS handshake is about to begin, is complete, or is not wanted.
     pub(super) fn begin(&self, handshaking: bool) {
-        *self.lock() = First {
+        let mut first = self.lock();
+        *first = First {
+            ever: first.ever,
             connected: true,
             handshaking,
             bytes: Vec::new(),
         };
     }
 
-    /// Whether the connection was there and nothing came over it.
+    /// Whether the connection was established and nothing was received over it.
     pub(super) fn nothing(&self) -> bool {
         let first = self.lock();
         first.connected && first.bytes.is_empty()
     }
 
-    /// What does not fit in what came.
+    /// Whether anything was received over any connection.
+    pub(super) fn ever(&self) -> bool {
+        self.lock().ever
+    }
+
+    /// The mismatch in the received bytes.
     pub(super) fn mismatch(&self, wanted: Protocol) -> Option<Mismatch> {
         let first = self.lock();
         Mismatch::between(wanted, first.handshaking, &first.bytes)
@@ -177,7 +190,7 @@ impl Heard {
         Listened {
             stream,
             left: MOST,
-            heard: self.clone(),
+            first_bytes: self.clone(),
         }
     }
 
@@ -192,7 +205,7 @@ pub(super) struct Listened<S> {
     stream: S,
     /// Bytes that may still be kept.
     left: usize,
-    heard: Heard,
+    first_bytes: FirstBytes,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Listened<S> {
@@ -207,7 +220,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Listened<S> {
         if self.left > 0 && !came.is_empty() {
             let kept = came.len().min(self.left);
             self.left -= kept;
-            self.heard.lock().bytes.extend_from_slice(&came[..kept]);
+            let mut first = self.first_bytes.lock();
+            first.ever = true;
+            first.bytes.extend_from_slice(&came[..kept]);
+            drop(first);
         }
         read
     }
@@ -249,9 +265,9 @@ mod tests {
     const HANDSHAKE: &[u8] = &[22, 3, 3, 0, 90];
     const SSH: &[u8] = b"SSH-2.0-OpenSSH_9.2p1\r\n";
 
-    /// What is wanted, whether TLS has still to come about, what comes, and what is told.
+    /// The configured protocol, whether the TLS handshake is incomplete, the received bytes, and the error.
     #[test]
-    fn every_mismatch_has_a_sentence_with_a_remedy() {
+    fn every_mismatch_error_has_a_remedy() {
         use Protocol::{Grpc, HttpProtobuf as Http};
         let http =
             "it speaks HTTP here: set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, or use port 4317";
@@ -266,8 +282,8 @@ mod tests {
         let both_grpc = &format!(
             "it speaks gRPC{no_tls}, and set OTEL_EXPORTER_OTLP_PROTOCOL=grpc, or use port 4318"
         );
-        let other = "it does not speak OTLP here: it says \"SSH-2.0-OpenSSH_9.2p1\": check host and port in OTEL_EXPORTER_OTLP_ENDPOINT";
-        for (wanted, handshaking, came, told) in [
+        let other = "it does not speak OTLP here: it sends \"SSH-2.0-OpenSSH_9.2p1\": check host and port in OTEL_EXPORTER_OTLP_ENDPOINT";
+        for (wanted, handshaking, came, reported) in [
             (Grpc, false, HTTP, Some(http)),
             (Grpc, false, SETTINGS, None),
             (Grpc, false, GOAWAY, None),
@@ -301,9 +317,13 @@ mod tests {
             (Http, true, b"", None),
         ] {
             let mismatch = Mismatch::between(wanted, handshaking, came);
-            let said = mismatch.map(|mismatch| format!("{mismatch}: {}", mismatch.remedy()));
+            let printed = mismatch.map(|mismatch| format!("{mismatch}: {}", mismatch.remedy()));
             let words = String::from_utf8_lossy(came);
-            assert_eq!(said.as_deref(), told, "{wanted:?} {handshaking} {words:?}");
+            assert_eq!(
+                printed.as_deref(),
+                reported,
+                "{wanted:?} {handshaking} {words:?}"
+            );
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Requests, encoded, in parts that receivers take: gRPC's take 4 MiB by default, proxies less. Pure.
+//! Splits encoded requests into parts that receivers take: gRPC's take 4 MiB by default, proxies less. Pure.
 
 use bytes::Bytes;
 use opentelemetry_proto::tonic::{
@@ -11,22 +11,22 @@ use prost::Message as _;
 use super::points::{self, framed};
 use crate::config::Signal;
 
-/// Bytes of a request before compression, at most, unless a single item is larger: a quarter of gRPC's default limit
-/// (4 MiB of what was compressed), and what nginx takes by default (1 MiB).
+/// The most bytes of a request before compression, unless a single item is larger: a quarter of gRPC's default limit
+/// (4 MiB decompressed), and nginx's default limit (1 MiB).
 pub(super) const MOST_BYTES: usize = 1_000_000;
 
 /// One request, or a part of it, encoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Part {
+pub(super) struct Chunk {
     /// The whole request message.
     pub(super) body: Bytes,
     /// Points or spans in it.
     pub(super) items: usize,
 }
 
-/// The request for metrics in parts of at most `most` bytes, or of one point; each with its resources, their scopes and all that
-/// is said of its metrics.
-pub(super) fn metrics(request: ExportMetricsServiceRequest, most: usize) -> Vec<Part> {
+/// The request for metrics in parts of at most `most` bytes, or of one point; each with its resources, their scopes and the
+/// descriptions of its metrics.
+pub(super) fn metrics(request: ExportMetricsServiceRequest, most: usize) -> Vec<Chunk> {
     let mut packer = Packer {
         most,
         parts: Vec::new(),
@@ -58,24 +58,24 @@ pub(super) fn metrics(request: ExportMetricsServiceRequest, most: usize) -> Vec<
 /// Packs metrics into parts.
 struct Packer {
     most: usize,
-    parts: Vec<Part>,
-    /// What the next part has of scopes that are through.
+    parts: Vec<Chunk>,
+    /// The next part's finished scopes.
     resources: Vec<ResourceMetrics>,
-    /// What it has of the present scope.
+    /// The next part's metrics of the current scope.
     held: Vec<Metric>,
     /// Bytes of both, encoded.
     size: usize,
 }
 
 impl Packer {
-    /// Adds a metric of the present scope, of which `frame` is all but the metrics.
+    /// Adds a metric of the current scope, of which `frame` is all but the metrics.
     fn add(&mut self, frame: &ResourceMetrics, mut metric: Metric) {
         loop {
             let all = points::count(&metric);
             if all == 0 {
                 return;
             }
-            // Two more lengths grow with what is put in.
+            // Two more lengths grow with the content.
             let scope = match self.held.is_empty() {
                 true => framed(framed(framed(frame.encoded_len()))),
                 false => 0,
@@ -101,7 +101,7 @@ impl Packer {
         }
     }
 
-    /// The present scope is through, or the present part.
+    /// Finishes the current scope, in this part.
     fn close(&mut self, frame: &ResourceMetrics) {
         if !self.held.is_empty() {
             let mut resource = frame.clone();
@@ -110,7 +110,7 @@ impl Packer {
         }
     }
 
-    /// The present part is through.
+    /// Finishes the current part.
     fn finish(&mut self) {
         self.size = 0;
         if self.resources.is_empty() {
@@ -124,7 +124,7 @@ impl Packer {
             .iter()
             .flat_map(|of| &of.scope_metrics);
         let items = scopes.flat_map(|of| &of.metrics).map(points::count).sum();
-        self.parts.push(Part {
+        self.parts.push(Chunk {
             body: request.encode_to_vec().into(),
             items,
         });
@@ -132,7 +132,7 @@ impl Packer {
 }
 
 /// The request for spans in parts of at most `most` bytes, or of one span, in their order.
-pub(super) fn traces(request: ExportTraceServiceRequest, most: usize) -> Vec<Part> {
+pub(super) fn traces(request: ExportTraceServiceRequest, most: usize) -> Vec<Chunk> {
     let mut parts = Vec::new();
     for resource in request.resource_spans {
         for scope in resource.scope_spans {
@@ -151,7 +151,7 @@ pub(super) fn traces(request: ExportTraceServiceRequest, most: usize) -> Vec<Par
     parts
 }
 
-fn spans_of_scope(frame: &ResourceSpans, spans: Vec<Span>, most: usize, parts: &mut Vec<Part>) {
+fn spans_of_scope(frame: &ResourceSpans, spans: Vec<Span>, most: usize, parts: &mut Vec<Chunk>) {
     let empty = framed(framed(framed(frame.encoded_len())));
     let mut held: Vec<Span> = Vec::new();
     let mut size = empty;
@@ -169,26 +169,26 @@ fn spans_of_scope(frame: &ResourceSpans, spans: Vec<Span>, most: usize, parts: &
     }
 }
 
-fn spans_part(frame: &ResourceSpans, spans: Vec<Span>) -> Part {
+fn spans_part(frame: &ResourceSpans, spans: Vec<Span>) -> Chunk {
     let items = spans.len();
     let mut resource = frame.clone();
     resource.scope_spans[0].spans = spans;
     let request = ExportTraceServiceRequest {
         resource_spans: vec![resource],
     };
-    Part {
+    Chunk {
         body: request.encode_to_vec().into(),
         items,
     }
 }
 
-impl Part {
+impl Chunk {
     /// Bytes of the encoded request.
     pub(super) const fn len(&self) -> usize {
         self.body.len()
     }
 
-    /// Cuts a part of several items that is larger than `most` into smaller ones.
+    /// Splits a part of several items that is larger than `most` into smaller ones.
     pub(super) fn cut(&self, signal: Signal, most: usize) -> Vec<Self> {
         let ours = "what was encoded here decodes";
         match signal {

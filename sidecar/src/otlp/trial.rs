@@ -1,4 +1,6 @@
-//! One small request, to see whether a receiver takes it.
+//! One small request, to check whether a receiver takes it.
+
+use std::time::Duration;
 
 use opentelemetry_proto::tonic::{
     collector::{metrics::v1::ExportMetricsServiceRequest, trace::v1::ExportTraceServiceRequest},
@@ -13,16 +15,21 @@ use super::{
     grpc::Grpc,
     http::Http,
     names::SCHEMA_URL,
-    own::OwnSockets,
     resource::Resource,
 };
-use crate::config::{Protocol, Signal, Target};
+use crate::{
+    config::{Protocol, Signal, Target},
+    exporter_sockets::ExporterSockets,
+};
 
-/// Sends a request that names the resource and has no point and no span, as exports go: once, with the target's headers,
-/// certificates and timeout.
+/// The time for the request where the target has no limit: somebody waits for the verdict.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Sends a request that names the resource and has no point and no span, in the way of exports: once, with the target's headers,
+/// certificates and timeout (10 s where that is none).
 ///
 /// # Errors
-/// What an export would fail with.
+/// The error with which an export would fail.
 pub async fn try_receiver(
     signal: Signal,
     target: &Target,
@@ -63,8 +70,13 @@ async fn send(
     request: impl Message,
 ) -> Result<Accepted, ExportError> {
     let request = request.encode_to_vec().into();
-    let connector = Connector::new(target.clone(), OwnSockets::default());
-    match target.protocol {
+    let target = Target {
+        timeout: target.timeout.or(Some(LIMIT)),
+        ..target.clone()
+    };
+    let protocol = target.protocol;
+    let connector = Connector::new(target, ExporterSockets::default());
+    match protocol {
         Protocol::Grpc => Grpc::new(signal, connector).export(request).await,
         Protocol::HttpProtobuf => Http::new(signal, connector).export(request).await,
     }

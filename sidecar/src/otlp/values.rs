@@ -1,5 +1,5 @@
-//! The values of every attribute that has a list of them: what each means, and what to do about it. `docs/attributes.md` is written from
-//! this table, and debug builds send no value that is not in it.
+//! Every attribute with a list of values: what each value means, and what to do about it. `docs/attributes.md` is generated from this
+//! table, and debug builds send no value that is not in it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,36 +7,36 @@ use std::{
 };
 
 use super::names::attribute;
-use crate::flow::{AdoptedBy, End, Failure, Lost, Role, RttKind};
+use crate::flow::{AdoptedBy, CloseReason, Failure, Lost, Role, RttKind};
 
-/// Which of [`End::ALL`] are of connections that were cut off.
+/// Which of [`CloseReason::ALL`] are of connections that were cut off.
 const CUT_OFF: std::ops::Range<usize> = 2..6;
 
 /// A value of an attribute.
 #[derive(Clone, Copy, Debug)]
 pub struct Value {
-    /// As it is sent.
+    /// The value as it is sent.
     pub name: &'static str,
-    /// What it says.
+    /// What it means.
     pub meaning: &'static str,
-    /// What to do; empty where there is nothing.
+    /// What to do; empty if there is nothing to do.
     pub remedy: &'static str,
 }
 
-/// An attribute, and where it stands.
+/// An attribute, and what has it.
 #[derive(Clone, Debug)]
 pub struct Attribute {
     /// Its name.
     pub name: &'static str,
-    /// On which metrics or spans.
+    /// The metrics or spans that have it.
     pub on: &'static str,
     /// Every value that it can have there.
     pub values: Vec<Value>,
 }
 
-/// Every attribute with a list of values. One stands twice where it has other values on other metrics.
+/// Every attribute with a list of values. An attribute with other values on other metrics is listed twice.
 pub fn all() -> Vec<Attribute> {
-    let ends = End::ALL.map(end);
+    let close_reasons = CloseReason::ALL.map(close_reason);
     let failures = Failure::ALL.map(failure);
     let of = |name, on, values: &[Value]| Attribute {
         name,
@@ -45,9 +45,9 @@ pub fn all() -> Vec<Attribute> {
     };
     vec![
         of(
-            attribute::END,
+            attribute::CLOSE_REASON,
             "Connections that were established: `flowcar.tcp.connection.closed`, `flowcar.tcp.connection.duration`, spans.",
-            &ends,
+            &close_reasons,
         ),
         of(
             attribute::ERROR_TYPE,
@@ -56,8 +56,8 @@ pub fn all() -> Vec<Attribute> {
         ),
         of(
             attribute::ERROR_TYPE,
-            "Connections that were cut off: `flowcar.tcp.connection.closed`, `flowcar.tcp.connection.duration`, spans. Absent of those that were closed.",
-            &ends[CUT_OFF],
+            "Connections that were cut off: `flowcar.tcp.connection.closed`, `flowcar.tcp.connection.duration`, spans. Absent from those that were closed.",
+            &close_reasons[CUT_OFF],
         ),
         of(
             attribute::ERROR_TYPE,
@@ -65,12 +65,16 @@ pub fn all() -> Vec<Attribute> {
             &EXPORT_ERRORS,
         ),
         of(
-            attribute::LOST,
+            attribute::LOST_REASON,
             "`flowcar.tcp.connection.lost`",
             &Lost::ALL.map(lost),
         ),
-        of(attribute::CAUSE, "`flowcar.tcp.retransmits`", &CAUSES),
-        of(attribute::LIMIT, "`flowcar.tcp.limited.time`", &LIMITS),
+        of(
+            attribute::RETRANSMIT_TYPE,
+            "`flowcar.tcp.retransmits`",
+            &CAUSES,
+        ),
+        of(attribute::LIMITED_BY, "`flowcar.tcp.limited.time`", &LIMITS),
         of(
             attribute::RTT_KIND,
             "`flowcar.tcp.rtt`, spans",
@@ -78,7 +82,7 @@ pub fn all() -> Vec<Attribute> {
         ),
         of(
             attribute::ROLE,
-            "All of `flowcar.tcp.*` but listeners and `.lost`, spans",
+            "All of `flowcar.tcp.*` except listeners and `.lost`, spans",
             &Role::ALL.map(role),
         ),
         of(
@@ -93,8 +97,16 @@ pub fn all() -> Vec<Attribute> {
             "`flowcar.self.record.decoded`, `flowcar.self.record.dropped`",
             &RECORD_KINDS,
         ),
-        of(attribute::SOCKETS, "`flowcar.self.socket.count`", &SOCKETS),
-        of(attribute::REASON, "`flowcar.self.span.dropped`", &REASONS),
+        of(
+            attribute::SOCKET_SCOPE,
+            "`flowcar.self.socket.count`",
+            &SOCKETS,
+        ),
+        of(
+            attribute::DROP_REASON,
+            "`flowcar.self.span.dropped`",
+            &REASONS,
+        ),
         of(
             attribute::ADOPTED_BY,
             "`flowcar.tcp.connection.adopted`, spans",
@@ -134,66 +146,66 @@ const fn value(name: &'static str, meaning: &'static str, remedy: &'static str) 
     }
 }
 
-const fn end(end: End) -> Value {
-    let (meaning, remedy) = match end {
-        End::LocalFin => ("This end closed first.", ""),
-        End::PeerFin => (
-            "The peer closed first. Where a RST followed, the span says so (`flowcar.tcp.reset_after_fin`): it answered what was still sent, as the close_notify of TLS, and is no failure.",
+const fn close_reason(reason: CloseReason) -> Value {
+    let (meaning, remedy) = match reason {
+        CloseReason::LocalFin => ("This end closed first.", ""),
+        CloseReason::PeerFin => (
+            "The peer closed first. If a RST followed, the span has `flowcar.tcp.reset_after_fin`: the RST answered data that was still sent, such as TLS's close_notify, and is no failure.",
             "",
         ),
-        End::ResetSent => (
-            "This end cut the connection off by a RST: its application closed with SO_LINGER 0 or with data unread, or an operator destroyed the socket (`ss -K`).",
-            "Have the application read to the end before it closes.",
+        CloseReason::ResetSent => (
+            "This end cut the connection off with a RST: its application closed with SO_LINGER 0 or with unread data, or an operator destroyed the socket (`ss -K`).",
+            "Have the application read all data before it closes.",
         ),
-        End::ResetReceived => (
-            "The peer, or a device on the way, cut the connection off by a RST.",
-            "Look at the peer's log and its restarts; behind a load balancer, NAT or firewall compare its idle time-out with the keepalive of the application.",
+        CloseReason::ResetReceived => (
+            "The peer, or a device on the path, cut the connection off with a RST.",
+            "Check the peer's log and restarts. Behind a load balancer, NAT or firewall compare its idle timeout with the application's keepalive.",
         ),
-        End::Reset => (
-            "A RST cut the connection off; which end sent it was not seen.",
-            "FLOWCAR_EXCHANGE=on sees which.",
+        CloseReason::Reset => (
+            "A RST cut the connection off; which end sent it is unknown.",
+            "Set FLOWCAR_EXCHANGE=on to learn which end sent it.",
         ),
-        End::Timeout => (
-            "The kernel gave up, because the peer acknowledged nothing any more.",
-            "Look for a path, a peer or a device that drops packets without a word.",
+        CloseReason::Timeout => (
+            "The kernel aborted the connection because the peer acknowledged nothing any more.",
+            "Check for a path, a peer or a device that drops packets silently.",
         ),
-        End::Unknown => (
-            "It ended, and what was seen of it does not tell how.",
-            "With the eBPF source nearly every end is told: `flowcar check` says what stands in its way.",
+        CloseReason::Unknown => (
+            "The connection closed, and how is unknown.",
+            "With the eBPF source nearly every close reason is known: `flowcar check` reports what prevents eBPF.",
         ),
     };
-    value(end.name(), meaning, remedy)
+    value(reason.name(), meaning, remedy)
 }
 
 const fn failure(failure: Failure) -> Value {
     let (meaning, remedy) = match failure {
         Failure::Refused => (
-            "The peer answered the SYN with a RST: nobody listens at the port, or a filter rejects with a RST.",
-            "Start the server, or mend the port.",
+            "The peer answered the SYN with a RST: no process listens on the port, or a filter rejects with a RST.",
+            "Start the server, or correct the port.",
         ),
         Failure::Timeout => (
-            "No answer came until the kernel gave up: SYN retries spent, or TCP_USER_TIMEOUT. A packet filter of this end that drops the SYN looks the same.",
-            "Look for a filter that drops, a peer that is down, a listener whose queue is full (`flowcar.tcp.listener.drops` at the server).",
+            "No answer came before the kernel aborted the attempt: its SYN retries were used up, or TCP_USER_TIMEOUT expired. A packet filter of this end that drops the SYN has the same effect.",
+            "Check for a filter that drops packets, a peer that is down, a listener whose queue is full (`flowcar.tcp.listener.drops` at the server).",
         ),
         Failure::Reset => (
-            "A RST came after the peer's SYN had come, where both ends called connect().",
+            "A RST came after the peer's SYN; both ends had called connect().",
             "",
         ),
         Failure::Unreachable => (
-            "An ICMP error came: destination unreachable (network, host, port, administratively prohibited), time exceeded or parameter problem. The kernel also makes one of its own where a neighbour does not answer ARP.",
-            "Look at routes, network policies and firewalls on the way.",
+            "An ICMP error came: destination unreachable (network, host, port, administratively prohibited), time exceeded or parameter problem. The kernel also generates one when a neighbour does not answer ARP.",
+            "Check routes, network policies and firewalls on the path.",
         ),
         Failure::Abandoned => (
-            "The application dropped the attempt before an answer came: close(), shutdown(), connect(AF_UNSPEC), a time-out of its own, the end of its process; or an operator did (`ss -K`).",
-            "Where it is a time-out: as for `timeout`, and compare the application's limit with `flowcar.tcp.connect.duration`. Clients that race addresses (RFC 8305) abandon the slower one by design.",
+            "The application abandoned the attempt before an answer came: close(), shutdown(), connect(AF_UNSPEC), its own timeout, the end of its process; or an operator did (`ss -K`).",
+            "After a timeout: as for `timeout`, and compare the application's limit with `flowcar.tcp.connect.duration`. Clients that race addresses (RFC 8305) abandon the slower one by design.",
         ),
         Failure::Local => (
             "This end could not send its SYN.",
-            "Look at routes and packet filters of this end.",
+            "Check routes and packet filters of this end.",
         ),
         Failure::Other => (
-            "It ended, and what was seen of it does not tell why.",
-            "With the eBPF source nearly every reason is told: `flowcar check` says what stands in its way.",
+            "The attempt failed, and why is unknown.",
+            "With the eBPF source nearly every reason is known: `flowcar check` reports what prevents eBPF.",
         ),
     };
     value(failure.name(), meaning, remedy)
@@ -206,7 +218,7 @@ const fn lost(lost: Lost) -> Value {
             "Raise `net.core.optmem_max`, or the memory limit of flowcar's container.",
         ),
         Lost::Callbacks => (
-            "Another program on the cgroup took the socket's callbacks away, or the kernel refused to set them.",
+            "Another program on the cgroup cleared the socket's callbacks, or the kernel refused to set them.",
             "Have the other `sock_ops` program keep the callbacks that are set.",
         ),
         Lost::RingFull => (
@@ -214,22 +226,22 @@ const fn lost(lost: Lost) -> Value {
             "Raise FLOWCAR_RING_BYTES or flowcar's CPU limit.",
         ),
         Lost::Malformed => (
-            "The record of its close did not decode.",
+            "The record of the close did not decode.",
             "Please report it.",
         ),
         Lost::Overrun => (
-            "Without eBPF: more sockets closed at once than the kernel's messages have room for.",
+            "Without eBPF: more sockets closed at once than the kernel's queue of close events holds.",
             "Use the eBPF source.",
         ),
-        Lost::Wiped => (
-            "Without eBPF: its socket was disconnected before it was first seen, which wipes its counts.",
-            "Use the eBPF source.",
+        Lost::Disconnected => (
+            "Without eBPF: the socket of a short connection was disconnected before a socket dump showed it, which clears its counts.",
+            "Use the eBPF source, which counts such connections.",
         ),
         Lost::Detached => (
-            "It ended while flowcar's programs were off the cgroup: another process detached them.",
-            "Find who did it (`flowcar.self.unfollowed.time` and the log tell when): whoever holds CAP_SYS_ADMIN, or shares flowcar's PID namespace with CAP_SYS_PTRACE, can.",
+            "The connection closed while flowcar's programs were detached: another process detached them from the cgroup.",
+            "Find that process (`flowcar.self.unfollowed.time` and the log show when): it needs CAP_SYS_ADMIN, or CAP_SYS_PTRACE in flowcar's PID namespace.",
         ),
-        Lost::Restart => ("It ended while no flowcar followed.", ""),
+        Lost::Restart => ("The connection closed while no flowcar followed it.", ""),
     };
     value(lost.name(), meaning, remedy)
 }
@@ -239,8 +251,8 @@ const fn rtt_kind(kind: RttKind) -> Value {
         RttKind::Measured => value("measured", "One sample for each round trip.", ""),
         RttKind::Smoothed => value(
             "smoothed",
-            "The kernel's running average, once a round trip (kernels before 6.10) or once a look (without eBPF).",
-            "Percentiles of it are lower than those of single round trips.",
+            "The kernel's running average, once a round trip (kernels before 6.10) or once a socket dump (without eBPF).",
+            "Its percentiles are lower than those of single round trips.",
         ),
     }
 }
@@ -251,7 +263,7 @@ const fn role(role: Role) -> Value {
         Role::Server => value("server", "This end accepted the connection.", ""),
         Role::Unknown => value(
             "unknown",
-            "The handshake was not seen, and the counts do not tell.",
+            "The handshake was not seen, and the counts do not show the role.",
             "",
         ),
     }
@@ -260,22 +272,22 @@ const fn role(role: Role) -> Value {
 const EXPORT_ERRORS: [Value; 4] = [
     value(
         "too_large",
-        "The receiver takes no export of this size, however small it is cut.",
-        "Raise the receiver's limit of a request's size.",
+        "The receiver refuses an export of this size, though it holds a single item.",
+        "Raise the receiver's limit on the size of a request.",
     ),
     value(
         "rejected",
-        "The receiver took the export and refused some of what was in it.",
+        "The receiver took the export and rejected some of its items.",
         "Read the receiver's message in flowcar's log.",
     ),
     value(
         "failure",
-        "The export failed, and may work when it is tried again.",
-        "Look at the receiver and the way to it.",
+        "The export failed and may succeed when it is retried.",
+        "Check the receiver and the path to it.",
     ),
     value(
         "refused",
-        "The receiver refused the export for good.",
+        "The receiver refused the export permanently.",
         "Read the receiver's message in flowcar's log; check endpoint, protocol and credentials.",
     ),
 ];
@@ -284,31 +296,31 @@ const CAUSES: [Value; 6] = [
     value(
         "syn",
         "A SYN was sent again.",
-        "As for the reason `timeout` of attempts.",
+        "As for attempts with `error.type=timeout`.",
     ),
     value(
         "synack",
         "A SYN-ACK was sent again: it, or the client's answer, was lost.",
-        "Look for loss; many from many clients are a SYN flood.",
+        "Check for loss; many from many clients are a SYN flood.",
     ),
     value(
         "fast",
         "The peer's acknowledgements showed a loss.",
-        "Look for loss on the path.",
+        "Check for loss on the path.",
     ),
     value(
         "timeout",
         "The retransmission timer expired.",
-        "Look for loss on the path, or a peer that stands still.",
+        "Check for loss on the path, or a peer that is stalled.",
     ),
     value(
         "tail_loss_probe",
-        "The end of what was sent was not acknowledged in time (RFC 8985).",
-        "Look for loss on the path; some are sent for nothing.",
+        "The last segments sent were not acknowledged in time (RFC 8985).",
+        "Check for loss on the path; some probes are sent without a loss.",
     ),
     value(
         "unknown",
-        "Without eBPF, and where the kernel refused memory, causes are not told.",
+        "The type is unknown: without eBPF, or because the kernel refused memory.",
         "",
     ),
 ];
@@ -317,7 +329,7 @@ const LIMITS: [Value; 2] = [
     value(
         "receive_window",
         "The peer's window was full: its application reads too slowly, or its receive buffer is small.",
-        "Look at the peer.",
+        "Check the peer's application and its receive buffer.",
     ),
     value(
         "send_buffer",
@@ -331,10 +343,10 @@ const DIRECTIONS: [Value; 2] = [
     value("receive", "What this end received.", ""),
 ];
 
-const TRANSPORTS: [Value; 1] = [value("tcp", "flowcar follows nothing else.", "")];
+const TRANSPORTS: [Value; 1] = [value("tcp", "TCP; flowcar follows nothing else.", "")];
 
 const NETWORK_TYPES: [Value; 2] = [
-    value("ipv4", "IPv4, also by a socket of IPv6.", ""),
+    value("ipv4", "IPv4, also over an IPv6 socket.", ""),
     value("ipv6", "IPv6.", ""),
 ];
 
@@ -342,13 +354,13 @@ const fn adopted_by(by: AdoptedBy) -> Value {
     match by {
         AdoptedBy::Startup => value(
             "startup",
-            "It was open when flowcar began to follow, or when the followed cgroup was made anew.",
+            "The connection was open when flowcar began to follow, or when the followed cgroup was recreated.",
             "",
         ),
         AdoptedBy::Restart => value(
             "restart",
-            "It was open when flowcar began to follow, and the flowcar before this one had counted it as opened or adopted.",
-            "Over restarts, count `startup` alone.",
+            "The connection was open when flowcar began to follow, and the flowcar before it had counted it as opened or adopted.",
+            "To count each connection once across restarts, count `startup` only.",
         ),
     }
 }
@@ -356,13 +368,13 @@ const fn adopted_by(by: AdoptedBy) -> Value {
 const SOURCES: [Value; 2] = [
     value(
         "ebpf",
-        "eBPF programs on the cgroup, and socket dumps beside them where they can be had.",
+        "eBPF programs on the cgroup, and socket dumps beside them where the kernel gives them.",
         "",
     ),
     value(
         "inet_diag",
-        "Socket dumps alone: no handshake is seen, and short connections are missed.",
-        "`flowcar check` says what stands in the way of eBPF.",
+        "Socket dumps and the kernel's close events, without eBPF: no handshake is seen, and each dump gives one smoothed RTT.",
+        "`flowcar check` reports what prevents eBPF.",
     ),
 ];
 
@@ -371,78 +383,82 @@ const COMPONENTS: [Value; 5] = [
     value("otlp_http_metric_exporter", "Metrics over HTTP.", ""),
     value("otlp_grpc_span_exporter", "Spans over gRPC.", ""),
     value("otlp_http_span_exporter", "Spans over HTTP.", ""),
-    value("batching_span_processor", "Spans that wait.", ""),
+    value(
+        "batching_span_processor",
+        "The queue of spans that wait to be sent.",
+        "",
+    ),
 ];
 
 const RECORD_KINDS: [Value; 8] = [
     value(
         "open",
         "eBPF: a connection was established.",
-        "Dropped ones are made good by later records.",
+        "Later records make up for dropped ones.",
     ),
     value(
         "sample",
-        "eBPF: a connection that lives.",
-        "Dropped ones are made good by later records.",
+        "eBPF: an open connection.",
+        "Later records make up for dropped ones.",
     ),
     value(
         "close",
-        "eBPF: a connection, or an attempt, ended.",
-        "Dropped ones are lost: raise FLOWCAR_RING_BYTES.",
+        "eBPF: a connection closed, or an attempt failed.",
+        "A dropped one is a lost connection: raise FLOWCAR_RING_BYTES.",
     ),
     value(
         "failed",
-        "eBPF, of dropped ones: an attempt ended.",
+        "eBPF, dropped records only: an attempt failed.",
         "Raise FLOWCAR_RING_BYTES.",
     ),
     value(
         "detail",
-        "eBPF, of dropped ones: samples for which the kernel refused memory.",
+        "eBPF, dropped records only: samples for which the kernel refused memory.",
         "As for `socket_storage`.",
     ),
     value("exchange", "eBPF: the exchanges of a connection.", ""),
-    value("look", "inet_diag: a socket in a dump.", ""),
+    value("poll", "inet_diag: a socket in a socket dump.", ""),
     value(
-        "end",
-        "inet_diag: a socket ended.",
-        "Dropped ones are `destroy_overrun`.",
+        "destroy",
+        "inet_diag: a socket closed.",
+        "Connections lost with dropped ones are `flowcar.tcp.lost.reason=destroy_overrun`.",
     ),
 ];
 
 const SOCKETS: [Value; 2] = [
-    value("followed", "Of the followed cgroup.", ""),
-    value("other", "Of another.", ""),
+    value("followed", "In the followed cgroup.", ""),
+    value("other", "In another cgroup.", ""),
 ];
 
 const REASONS: [Value; 6] = [
     value(
         "too_large",
-        "The receiver takes no export of this size, however small it is cut.",
-        "Raise the receiver's limit of a request's size.",
+        "The receiver refuses an export of this size, though it holds a single item.",
+        "Raise the receiver's limit on the size of a request.",
     ),
     value(
         "rate_limit",
-        "More spans in a second than FLOWCAR_SPANS_PER_SECOND; those sent stand for them by their `flowcar.sample.probability`.",
-        "Raise it, if the receiver bears it.",
+        "More spans in a second than FLOWCAR_SPANS_PER_SECOND; the spans sent stand for them, by `flowcar.sample.probability`.",
+        "Raise FLOWCAR_SPANS_PER_SECOND if the receiver can take more.",
     ),
     value(
         "queue_full",
         "More spans waited than FLOWCAR_SPAN_QUEUE or FLOWCAR_SPAN_QUEUE_BYTES allow.",
-        "Look why the receiver does not take them.",
+        "Check why the receiver does not take them.",
     ),
     value(
         "expired",
-        "The receiver took none for 15 minutes.",
-        "Look at the receiver.",
+        "The receiver did not take the span for 15 minutes.",
+        "Check the receiver.",
     ),
     value(
         "refused",
-        "The receiver refused the export that they were in.",
+        "The receiver refused the export that the span was in.",
         "Read the receiver's message in flowcar's log.",
     ),
     value(
         "shutdown",
-        "flowcar ended before the receiver took them.",
+        "flowcar ended before the receiver took the span.",
         "Raise FLOWCAR_SHUTDOWN_TIMEOUT.",
     ),
 ];
@@ -471,7 +487,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_are_listed_once_and_say_something() {
+    fn values_are_listed_once_with_a_meaning() {
         for Attribute { name, on, values } in all() {
             let mut seen = BTreeSet::new();
             for value in values {
@@ -481,7 +497,7 @@ mod tests {
             }
             assert!(!seen.is_empty() && !on.is_empty());
         }
-        assert!(!is_known(attribute::CAUSE, "nobody"));
+        assert!(!is_known(attribute::RETRANSMIT_TYPE, "nobody"));
         assert!(is_known(attribute::PEER_ADDRESS, "10.0.0.1"));
     }
 }

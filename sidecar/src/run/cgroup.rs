@@ -1,4 +1,4 @@
-//! A cgroup for one command, taken away however the command ends.
+//! A cgroup for one command, removed however the command ends.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::scope::{self, ScopeError};
+use crate::cgroup::{self, CgroupError};
 
 const PREFIX: &str = "flowcar-run-";
 
@@ -19,12 +19,12 @@ pub(super) struct CommandCgroup {
 }
 
 impl CommandCgroup {
-    /// Makes it, and takes away what a killed flowcar left beside it.
-    pub(super) fn make() -> Result<Self, ScopeError> {
-        let parent = scope::own_cgroup()?;
+    /// Creates it, and removes the empty cgroups of killed flowcars beside it.
+    pub(super) fn make() -> Result<Self, CgroupError> {
+        let parent = cgroup::own_cgroup()?;
         sweep(&parent);
         let path = parent.join(format!("{PREFIX}{}", std::process::id()));
-        fs::create_dir(&path).map_err(|error| ScopeError::Make {
+        fs::create_dir(&path).map_err(|error| CgroupError::Make {
             path: path.display().to_string(),
             error,
         })?;
@@ -35,7 +35,7 @@ impl CommandCgroup {
         &self.path
     }
 
-    /// The cgroup that it lies in, to which the processes that are left go back.
+    /// The parent cgroup, to which remaining processes are moved back.
     pub(super) fn parent(&self) -> &Path {
         &self.parent
     }
@@ -50,12 +50,12 @@ impl CommandCgroup {
 }
 
 impl Drop for CommandCgroup {
-    /// What the command left running goes on in flowcar's own cgroup, where it would have been without flowcar.
+    /// Processes that the command left running move to flowcar's own cgroup, where they would be without flowcar.
     fn drop(&mut self) {
         for _ in 0..100 {
             match fs::remove_dir(&self.path) {
                 Ok(()) => return,
-                // The hierarchy's root may be changed only with rights, which are gone; the next flowcar removes it.
+                // The hierarchy's root may be changed only with capabilities, which were dropped; the next flowcar removes it.
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                     move_members(&self.path, &self.parent);
                     return tracing::debug!(cgroup = %self.path.display(), "the cgroup is left to the next flowcar");

@@ -1,4 +1,4 @@
-//! The command: its standard streams are flowcar's, signals are passed on, its status is handed back.
+//! The command: its standard streams are flowcar's, signals are passed on, its status is returned.
 
 use std::{
     ffi::OsString,
@@ -35,7 +35,7 @@ struct Signals {
     terminate: Signal,
     user1: Signal,
     user2: Signal,
-    /// From a terminal, the whole foreground group gets these; the command has its own already.
+    /// Whether a terminal sends these to the whole foreground group, so that the command gets its own.
     keyboard: bool,
 }
 
@@ -85,7 +85,7 @@ impl Child {
         if let Some(pid) = self.process.id()
             && let Err(error) = kill(Pid::from_raw(pid.cast_signed()), number)
         {
-            // flowcar has no right left to signal a command that took another user.
+            // flowcar has no capability left to signal a command that changed its user.
             tracing::warn!(%error, signal = number.as_str(), "the signal was not passed on to the command");
         }
     }

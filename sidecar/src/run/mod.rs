@@ -11,29 +11,28 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 pub use self::report::Format;
 use self::{cgroup::CommandCgroup, child::Child, report::Report};
 use crate::{
+    capabilities,
     config::{Config, SourceChoice},
     exit::{self, Failure},
     follower::{Follower, Limits},
     hardening::{self, Needs},
     otlp::exporter::{Exporter, Patience},
-    rights,
     session::Session,
-    source::Source,
+    source::{Source, ebpf::Options},
     view::Sums,
 };
 
-/// How often the line about what is under way is drawn, and live flows are asked for a sample.
+/// How often the progress line is drawn, and live flows are sampled.
 const STATUS_EVERY: Duration = Duration::from_millis(500);
 
-/// How long flows may go on closing after the command has ended: the other end's acknowledgement of the last FIN is
-/// a round trip away.
+/// The time for flows to close after the command has ended: the other end's acknowledgement of the last FIN is a round trip away.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// How long the news of sockets that ended with the command may take: the kernel tells it behind the close, from a work
+/// The time for destroy events of sockets that closed with the command: the kernel sends them after the close, from a work
 /// queue.
-const NEWS: Duration = Duration::from_millis(250);
+const DESTROY_EVENT_DELAY: Duration = Duration::from_millis(250);
 
-/// What to run and how to tell about it.
+/// The command to run and the form of the report.
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
     /// The form of the report
@@ -64,21 +63,21 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
         )
     })?;
     let cgroup = CommandCgroup::make()?;
-    let source = Source::open(source(config), Some(cgroup.path()), config.programs())?;
+    let source = Source::open(source(config), Some(cgroup.path()), Options::from(config))?;
     let kept = source.still_needs(false);
     let exporter = exporter(config, source.name(), &args.command[0]);
-    let looks = source.ebpf().is_none();
-    let follower = Follower::new(source, &limits(config, looks));
+    let polls = source.ebpf().is_none();
+    let follower = Follower::new(source, &limits(config, polls));
     let mut session = Session::new(follower, exporter, STATUS_EVERY, config);
     let mut child = Child::spawn(&args.command, &cgroup)?;
-    // The command has what it would have without flowcar. Nothing has been received yet, and no other thread was started.
-    rights::give_away(&kept)?;
+    // The command has the capabilities that it would have without flowcar. Nothing was received yet, and no other thread was started.
+    capabilities::drop_all(&kept)?;
     hardening::confine(&Needs {
         writes: Some(cgroup.parent()),
         child: true,
     });
-    let status = follow(&mut session, &mut child, &mut report, looks).await?;
-    settle(&mut session, &mut report, looks).await;
+    let status = follow(&mut session, &mut child, &mut report, polls).await?;
+    settle(&mut session, &mut report, polls).await;
     session.conclude(|flow, anchor| report.flow(flow, anchor));
     still_open(&session, &mut report);
     let sums = Sums {
@@ -86,7 +85,7 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
         unscoped: session.follower().unscoped(),
         exit_status: status.into(),
     };
-    // The receiver may be one that the command's environment names and nobody started.
+    // The command's environment may name a receiver that does not run.
     session
         .close(config.shutdown_timeout, Patience::IfEverThere)
         .await;
@@ -99,7 +98,7 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
     Ok(status)
 }
 
-/// Who runs a command to see its flows wants to see all of them, or hear why not.
+/// A user who runs a command to see its flows wants to see all of them, or the reason why not.
 fn source(config: &Config) -> SourceChoice {
     match config.source {
         SourceChoice::Auto => SourceChoice::Ebpf,
@@ -107,11 +106,11 @@ fn source(config: &Config) -> SourceChoice {
     }
 }
 
-/// Without the programs only looks place a socket in the command's cgroup, so they come as often as their cost allows.
-fn limits(config: &Config, looks: bool) -> Limits {
-    let limits = config.limits();
+/// Without the programs only socket dumps assign a socket to the command's cgroup, so they come as often as their cost allows.
+fn limits(config: &Config, polls: bool) -> Limits {
+    let limits = Limits::from(config);
     Limits {
-        report: if looks {
+        report: if polls {
             limits.report.min(STATUS_EVERY)
         } else {
             limits.report
@@ -120,7 +119,7 @@ fn limits(config: &Config, looks: bool) -> Limits {
     }
 }
 
-/// Exports where an endpoint is set; the service is the command if nothing else names it.
+/// Exports if an endpoint is set; the service is the command if nothing else names it.
 fn exporter(config: &Config, source: &'static str, command: &OsString) -> Option<Exporter> {
     let name = std::path::Path::new(command)
         .file_name()
@@ -134,7 +133,7 @@ async fn follow(
     session: &mut Session,
     child: &mut Child,
     report: &mut Report,
-    looks: bool,
+    polls: bool,
 ) -> Result<u8, Failure> {
     let mut watched = true;
     let mut status = interval(STATUS_EVERY);
@@ -143,10 +142,10 @@ async fn follow(
         tokio::select! {
             ended = child.ended() => return ended,
             _ = status.tick() => {
-                if looks {
-                    session.look(|flow, anchor| report.flow(flow, anchor));
+                if polls {
+                    session.poll_sockets(|flow, anchor| report.flow(flow, anchor));
                 }
-                if watched && let Err(error) = session.look_after_links(|flow, anchor| report.flow(flow, anchor)) {
+                if watched && let Err(error) = session.check_links(|flow, anchor| report.flow(flow, anchor)) {
                     watched = false;
                     tracing::error!(%error, "flowcar's programs were detached from the command's cgroup by another process, and cannot be attached again: flows from here on are missing");
                 }
@@ -154,7 +153,7 @@ async fn follow(
             }
             done = session.step(|flow, anchor| report.flow(flow, anchor)) => {
                 if let Err(ended) = done {
-                    // The command goes on, and so does what is told of it here.
+                    // The command continues, and so does the report.
                     tracing::error!(error = %ended, "nothing more is exported");
                     session.stop_exporting();
                 }
@@ -163,7 +162,7 @@ async fn follow(
     }
 }
 
-/// Reports connections that the command leaves open: with those that are over they are all that were opened.
+/// Reports connections that the command leaves open: with the closed ones they are all that were opened.
 fn still_open(session: &Session, report: &mut Report) {
     let follower = session.follower();
     let open = follower.flows().filter(|flow| flow.established.is_some());
@@ -174,13 +173,13 @@ fn still_open(session: &Session, report: &mut Report) {
     }
 }
 
-/// Waits for the flows that are still closing, and without the programs for the news of those that have.
-async fn settle(session: &mut Session, report: &mut Report, looks: bool) {
+/// Waits for the flows that are still closing, and without the programs for the destroy events of closed ones.
+async fn settle(session: &mut Session, report: &mut Report, polls: bool) {
     let began = Instant::now();
     let (mut least, end) = (began, began + SETTLE);
-    if looks {
-        session.last_look(|flow, anchor| report.flow(flow, anchor));
-        least = began + NEWS;
+    if polls {
+        session.last_poll(|flow, anchor| report.flow(flow, anchor));
+        least = began + DESTROY_EVENT_DELAY;
     }
     loop {
         session.drain(|flow, anchor| report.flow(flow, anchor));
@@ -189,8 +188,8 @@ async fn settle(session: &mut Session, report: &mut Report, looks: bool) {
             return;
         }
         if now >= end {
-            // For the figures of those that stay open.
-            return session.last_look(|flow, anchor| report.flow(flow, anchor));
+            // For the counts of those that stay open.
+            return session.last_poll(|flow, anchor| report.flow(flow, anchor));
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

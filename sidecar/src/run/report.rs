@@ -24,7 +24,7 @@ pub enum Format {
     Json,
 }
 
-/// Writes rows as flows end; on a terminal, a line below them says what is under way.
+/// Writes rows as flows end; on a terminal, a status line below them counts the open ones.
 pub(super) struct Report {
     out: Box<dyn Write>,
     format: Format,

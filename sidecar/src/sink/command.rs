@@ -1,4 +1,4 @@
-//! The command around the receiver.
+//! The command `flowcar sink`.
 
 use std::{
     fs::File,
@@ -23,10 +23,10 @@ use crate::exit::{self, Failure};
 #[derive(Debug, clap::Args)]
 pub struct SinkArgs {
     /// Where OTLP by gRPC is taken
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:4317", value_parser = place)]
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:4317", value_parser = listen_address)]
     grpc: String,
     /// Where OTLP by HTTP is taken
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:4318", value_parser = place)]
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:4318", value_parser = listen_address)]
     http: String,
     /// What is printed
     #[arg(long, value_enum, default_value = "text")]
@@ -44,7 +44,7 @@ enum Format {
     Json,
 }
 
-/// Prints what comes until SIGTERM, SIGINT, or the end of whoever reads.
+/// Prints what comes until SIGTERM, SIGINT, or the reader closes the pipe.
 ///
 /// # Errors
 /// [`Failure`] if it cannot listen, or not print.
@@ -61,7 +61,7 @@ pub async fn sink(args: SinkArgs) -> Result<u8, Failure> {
             format_args!("cannot listen on {error}; choose others with --grpc and --http");
         Failure::new(exit::SOFTWARE, message)
     })?;
-    // Before the line that tells whoever started it that it is there.
+    // Before the line that reports the start.
     let mut terminate = signal(SignalKind::terminate())
         .map_err(|error| Failure::new(exit::SOFTWARE, format_args!("no signals: {error}")))?;
     let (grpc, http) = sink.addresses();
@@ -77,7 +77,7 @@ pub async fn sink(args: SinkArgs) -> Result<u8, Failure> {
     let mut stopped = false;
     loop {
         tokio::select! {
-            // What was answered already still comes out; no more is taken.
+            // Requests that were answered are still printed; no more are taken.
             () = &mut stop, if !stopped => {
                 stopped = true;
                 received.close();
@@ -97,13 +97,15 @@ pub async fn sink(args: SinkArgs) -> Result<u8, Failure> {
 }
 
 /// A name or an address with a port; IPv6 addresses are in brackets.
-fn place(text: &str) -> Result<String, String> {
+fn listen_address(text: &str) -> Result<String, String> {
     let (host, port) = text
         .rsplit_once(':')
-        .ok_or("there is no port: write localhost:4317 or [::1]:4317, say")?;
+        .ok_or("there is no port: write localhost:4317 or [::1]:4317, for example")?;
     let is_address = text.parse::<SocketAddr>().is_ok();
     if host.is_empty() || (!is_address && host.contains(['[', ']', ':'])) {
-        return Err("not a host and a port: write localhost:4317 or [::1]:4317, say".to_owned());
+        return Err(
+            "not a host and a port: write localhost:4317 or [::1]:4317, for example".to_owned(),
+        );
     }
     match port.parse::<u16>() {
         Ok(_) => Ok(text.to_owned()),
@@ -116,10 +118,11 @@ async fn listen(args: &SinkArgs) -> io::Result<(Sink, mpsc::Receiver<Received>)>
     Sink::start_on(&grpc, &http).await
 }
 
-/// Each address of a name once: with several hosts files lines some come twice.
-async fn resolve(place: &str) -> io::Result<Vec<SocketAddr>> {
-    let found = lookup_host(place).await;
-    let found = found.map_err(|error| io::Error::new(error.kind(), format!("{place}: {error}")))?;
+/// Each address of a name once: several lines in a hosts file give duplicates.
+async fn resolve(listen_address: &str) -> io::Result<Vec<SocketAddr>> {
+    let found = lookup_host(listen_address).await;
+    let found = found
+        .map_err(|error| io::Error::new(error.kind(), format!("{listen_address}: {error}")))?;
     let mut addresses = Vec::new();
     for address in found {
         if !addresses.contains(&address) {
@@ -155,14 +158,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_is_a_host_and_a_port() {
+    fn listen_address_is_a_host_and_a_port() {
         for good in [
             "localhost:4317",
             "127.0.0.1:0",
             "[::1]:4317",
             "collector.example:65535",
         ] {
-            assert_eq!(place(good).as_deref(), Ok(good));
+            assert_eq!(listen_address(good).as_deref(), Ok(good));
         }
         for bad in [
             "localhost",
@@ -174,12 +177,12 @@ mod tests {
             "[x]:1",
             "a:b",
         ] {
-            assert!(place(bad).is_err(), "{bad}");
+            assert!(listen_address(bad).is_err(), "{bad}");
         }
     }
 
     #[tokio::test]
-    async fn a_name_is_listened_on_at_all_its_addresses() {
+    async fn sink_listens_on_all_addresses_of_a_name() {
         let args = SinkArgs {
             grpc: "localhost:0".to_owned(),
             http: "127.0.0.1:0".to_owned(),

@@ -41,8 +41,8 @@ struct Taker(Hand);
 
 impl Taker {
     async fn take(&self, export: Received) -> Result<(), Status> {
-        let gone = |_| Status::unavailable("nobody looks at what comes any more");
-        self.0.send(export).await.map_err(gone)
+        let stopping = |_| Status::unavailable("the sink is stopping");
+        self.0.send(export).await.map_err(stopping)
     }
 }
 

@@ -23,7 +23,7 @@ use super::{Hand, MOST_BODY, Received};
 const PROTOBUF: &str = "application/x-protobuf";
 const JSON: &str = "application/json";
 
-/// Why a request is not taken.
+/// Why a request is refused.
 type Refusal = (StatusCode, String);
 
 pub(super) async fn serve(listener: TcpListener, hand: Hand) {
@@ -91,11 +91,11 @@ async fn take(request: Request<Incoming>, hand: Hand) -> Result<(), Refusal> {
             return Err((StatusCode::NOT_FOUND, why));
         }
     };
-    let gone = |_| {
-        let why = "nobody looks at what comes any more".to_owned();
+    let ended_unseen = |_| {
+        let why = "the sink is stopping".to_owned();
         (StatusCode::SERVICE_UNAVAILABLE, why)
     };
-    hand.send(export).await.map_err(gone)
+    hand.send(export).await.map_err(ended_unseen)
 }
 
 fn unpack(body: Bytes, headers: &HeaderMap) -> Result<Bytes, Refusal> {

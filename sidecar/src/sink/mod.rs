@@ -1,6 +1,6 @@
-//! `flowcar sink`: a small OTLP receiver that prints what comes, for trying things out.
+//! `flowcar sink`: a small OTLP receiver that prints what arrives, for trials.
 //!
-//! It takes everything that decodes and says no to the rest; it keeps nothing.
+//! It accepts everything that decodes and refuses the rest; it stores nothing.
 
 mod command;
 mod grpc;
@@ -20,10 +20,10 @@ pub use command::{SinkArgs, sink};
 pub use lines::json_line;
 pub use text::text;
 
-/// Bytes of a request, at most, packed and unpacked: what the OTLP specification recommends.
+/// The most bytes of a request, compressed and decompressed: what the OTLP specification recommends.
 const MOST_BODY: usize = 64 << 20;
 
-/// Exports that wait to be looked at; a sender waits for its answer when there are more.
+/// The most exports that wait to be printed; with more, a sender waits for its answer.
 const WAITING: usize = 64;
 
 /// One export.
@@ -35,7 +35,7 @@ pub enum Received {
     Traces(ExportTraceServiceRequest),
 }
 
-/// Where both servers hand exports to.
+/// The channel to which both servers pass exports.
 type Hand = mpsc::Sender<Received>;
 
 /// Both servers; they stop when it is dropped.
@@ -47,8 +47,8 @@ pub struct Sink {
 }
 
 impl Sink {
-    /// Listens for gRPC and for HTTP; port 0 takes a free one. Exports come out of the receiver, each before its
-    /// sender has its answer.
+    /// Listens for gRPC and for HTTP; port 0 takes a free one. Each export is in the receiver before its sender has its
+    /// answer.
     ///
     /// # Errors
     /// If an address cannot be listened on.
@@ -59,7 +59,7 @@ impl Sink {
         Self::start_on(&[grpc], &[http]).await
     }
 
-    /// The same, on all addresses of names.
+    /// The same, on all addresses of the names.
     ///
     /// # Errors
     /// If none of a name's addresses can be listened on.
@@ -85,12 +85,12 @@ impl Sink {
         Ok((sink, received))
     }
 
-    /// Where it takes gRPC: the first address.
+    /// The first address for gRPC.
     pub fn grpc(&self) -> SocketAddr {
         self.grpc[0]
     }
 
-    /// Where it takes HTTP: the first address.
+    /// The first address for HTTP.
     pub fn http(&self) -> SocketAddr {
         self.http[0]
     }

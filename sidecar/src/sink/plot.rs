@@ -7,7 +7,7 @@ const WIDTH: usize = 24;
 
 const LEVELS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// A histogram as bounds and counts, whatever kind it came as. Bounds are positive and ascend.
+/// A histogram of any kind as bounds and counts. Bounds are positive and ascend.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Plot {
     /// Lower bound, upper bound and count of each bucket, ascending and without gaps.
@@ -17,7 +17,7 @@ pub(super) struct Plot {
 }
 
 impl From<&ExponentialHistogramDataPoint> for Plot {
-    /// Values that are not above 0 are drawn as one bucket that ends at the zero threshold.
+    /// Values that are not above 0 are drawn as one bucket up to the zero threshold.
     fn from(point: &ExponentialHistogramDataPoint) -> Self {
         let bound = |index: i32| (f64::from(index) * 2f64.powi(-point.scale)).exp2();
         let zero = (point.zero_count > 0).then_some((0.0, point.zero_threshold, point.zero_count));
@@ -49,7 +49,7 @@ impl From<&HistogramDataPoint> for Plot {
 }
 
 impl Plot {
-    /// The least value, where it came with it.
+    /// The minimum, if the point has it.
     pub(super) const fn min(&self) -> Option<f64> {
         self.min
     }
@@ -91,7 +91,7 @@ impl Plot {
         let most = columns.iter().copied().max().unwrap_or(1);
         let column = |count: &u64| match *count {
             0 => ' ',
-            // What is there is seen, however little it is.
+            // Any count above 0 is visible.
             count => LEVELS[((count * 8).div_ceil(most) as usize).clamp(1, 8) - 1],
         };
         columns.iter().map(column).collect()
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_are_as_high_as_their_counts_and_none_is_lost() {
+    fn column_heights_follow_counts_and_none_is_dropped() {
         assert_eq!(explicit(&[0, 8, 4, 0, 1, 0]).draw(), "█▄ ▁");
         assert_eq!(explicit(&[0, 1000, 1]).draw(), "█▁");
         assert_eq!(explicit(&[0, 0]).draw(), "");
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_lie_in_the_bucket_that_holds_their_rank() {
+    fn quantiles_lie_in_the_bucket_of_their_rank() {
         // Ten values in (1, 2] and one in (8, 16].
         let plot = explicit(&[0, 10, 0, 0, 1, 0]);
         let median = plot.quantile(0.5).expect("a median");

@@ -82,7 +82,7 @@ async fn post(sink: &Sink, path: &str, headers: &[(&str, &str)], body: Vec<u8>) 
 }
 
 #[tokio::test]
-async fn json_is_taken_and_is_what_json_lines_give() {
+async fn json_request_is_accepted_and_printed_unchanged() {
     let (sink, mut received) = start().await;
     let sent = r#"{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"abababababababababababababababab",
         "spanId":"cdcdcdcdcdcdcdcd","name":"tcp 8080","kind":3,"startTimeUnixNano":"1","endTimeUnixNano":"2"}]}]}]}"#;
@@ -100,7 +100,7 @@ async fn json_is_taken_and_is_what_json_lines_give() {
 }
 
 #[tokio::test]
-async fn what_is_no_otlp_is_refused() {
+async fn invalid_otlp_is_refused() {
     let (sink, mut received) = start().await;
     let status = async |path, headers: &[(&str, &str)], body: &[u8]| {
         post(&sink, path, headers, body.to_vec()).await.0
@@ -121,7 +121,7 @@ async fn what_is_no_otlp_is_refused() {
 }
 
 #[test]
-fn a_span_is_a_line_that_cannot_move_the_cursor() {
+fn span_line_cannot_move_the_cursor() {
     let text = text(&Received::Traces(traces("tcp\u{1b}[2J 8080")));
     assert!(!text.contains('\u{1b}'), "{text:?}");
     let lines: Vec<_> = text.lines().collect();
@@ -134,7 +134,7 @@ fn a_span_is_a_line_that_cannot_move_the_cursor() {
 }
 
 #[test]
-fn a_histogram_is_drawn_with_its_quantiles() {
+fn histogram_is_drawn_with_its_quantiles() {
     // Nine values in (4.645 ms, 5.066 ms] and one five doublings above.
     let mut bucket_counts = vec![0; 41];
     (bucket_counts[0], bucket_counts[40]) = (9, 1);

@@ -16,8 +16,8 @@ use opentelemetry_proto::tonic::{
 use super::{Received, plot::Plot};
 use crate::view::quantity::{bytes, duration};
 
-/// Attributes that are the same on every point, or said by the column that they are in.
-const UNSAID: [&str; 2] = ["network.transport", "network.type"];
+/// Attributes that are the same on every point, or shown by their column.
+const OMITTED: [&str; 2] = ["network.transport", "network.type"];
 
 /// A line for each point and span, under its service.
 pub fn text(export: &Received) -> String {
@@ -74,7 +74,7 @@ fn write_metric(out: &mut String, metric: &Metric) -> fmt::Result {
     }
 }
 
-/// Whether a point is only what a sum or a histogram begins with.
+/// Whether a point is the zero with which a sum or a histogram starts.
 const fn is_start(start_unix_nano: u64, at_unix_nano: u64) -> bool {
     start_unix_nano > 0 && start_unix_nano == at_unix_nano
 }
@@ -182,12 +182,12 @@ fn service(resource: Option<&Resource>) -> String {
 }
 
 fn attributes(all: &[KeyValue]) -> String {
-    let said: BTreeMap<_, _> = all
+    let printed: BTreeMap<_, _> = all
         .iter()
-        .filter(|attribute| !UNSAID.contains(&attribute.key.as_str()))
+        .filter(|attribute| !OMITTED.contains(&attribute.key.as_str()))
         .map(|attribute| (one_line(&attribute.key), value(attribute.value.as_ref())))
         .collect();
-    let pairs: Vec<_> = said
+    let pairs: Vec<_> = printed
         .iter()
         .map(|(key, value)| format!("{key}={value}"))
         .collect();
@@ -205,7 +205,7 @@ fn value(value: Option<&AnyValue>) -> String {
     }
 }
 
-/// Somebody else's text, unable to move a terminal's cursor.
+/// Foreign text that cannot move a terminal's cursor.
 fn one_line(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).collect()
 }

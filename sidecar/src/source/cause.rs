@@ -1,13 +1,12 @@
 //! Why bpf(2) is refused to a process that holds the capabilities for it. The kernel's answer is the same for most
-//! reasons; which one it is follows from where the process runs, and from two calls that change nothing.
+//! reasons; which one it is follows from the process's confinement, and from two calls that change nothing.
 
 use std::{
     fmt, io,
     os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
-use super::ebpf::AttachError;
-use crate::surroundings::{Confinement, Seccomp, Surroundings};
+use crate::confinement::{Confinement, Seccomp, Surroundings};
 
 /// Why the eBPF source is refused. Its name, in logs and in `flowcar check`, is one word.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +17,7 @@ pub enum Cause {
     Capability,
     /// A user namespace, in which capabilities do not count for bpf(2).
     UserNamespace,
-    /// A seccomp filter answers in the kernel's place.
+    /// A seccomp filter answers instead of the kernel.
     Seccomp,
     /// SELinux, with the context of the process.
     Selinux(String),
@@ -38,39 +37,22 @@ pub enum Cause {
     Descriptors,
     /// This binary holds no programs.
     Build,
-    /// None of what is known to refuse was seen.
+    /// None of the known causes was seen.
     Unknown,
 }
 
-/// What a call that asks for nothing is answered.
+/// The answer to a call without effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
     /// The call reaches bpf(2).
     Reached,
-    /// With this error it does not, or is not allowed to.
+    /// The call fails with this error, or is not allowed.
     Refused(i32),
 }
 
 // === impl Cause ===
 
 impl Cause {
-    /// The cause of an error.
-    pub fn of(error: &AttachError) -> Self {
-        match error {
-            AttachError::Forbidden { cause, .. } => cause.clone(),
-            AttachError::Missing(_) if Surroundings::read().user_namespace => Self::UserNamespace,
-            AttachError::Missing(_) => Self::Capability,
-            AttachError::Unsupported { .. } if seccomp_answers() => Self::Seccomp,
-            AttachError::Unsupported { .. } | AttachError::Verifier(_) | AttachError::Poll(_) => {
-                Self::Kernel
-            }
-            AttachError::Cgroup { error, .. } if no_descriptor(error) => Self::Descriptors,
-            AttachError::Descriptors(_) => Self::Descriptors,
-            AttachError::Cgroup { .. } => Self::Cgroup,
-            AttachError::BuiltWithout => Self::Build,
-        }
-    }
-
     /// Why a map cannot be made or a program cannot be loaded, with all capabilities that it takes.
     pub fn of_refusal() -> Self {
         judge(&Surroundings::read(), unknown_command(), small_map())
@@ -103,7 +85,7 @@ impl Cause {
 }
 
 impl fmt::Display for Cause {
-    /// What it is and what to do about it.
+    /// The cause and its remedy.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Kernel => f.write_str("this kernel cannot do it"),
@@ -147,11 +129,11 @@ impl fmt::Display for Cause {
     }
 }
 
-fn no_descriptor(error: &io::Error) -> bool {
+pub(super) fn no_descriptor(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
-/// From what is seen, and from what two calls are answered: one with an unknown command, one that makes a map of a few
+/// From the process's confinement, and from the answers to two calls: one with an unknown command, one that makes a map of a few
 /// bytes.
 fn judge(around: &Surroundings, unknown: Answer, small_map: Answer) -> Cause {
     if around.user_namespace {
@@ -176,12 +158,12 @@ fn judge(around: &Surroundings, unknown: Answer, small_map: Answer) -> Cause {
 }
 
 /// A filter answers what the kernel would not: it may call bpf(2) unknown.
-fn seccomp_answers() -> bool {
+pub(super) fn seccomp_answers() -> bool {
     judge(&Surroundings::read(), unknown_command(), Answer::Refused(0)) == Cause::Seccomp
 }
 
-/// bpf(2) with a command that no kernel knows. Whoever may call it is answered EINVAL (kernel/bpf/syscall.c, __sys_bpf);
-/// no security module is asked about a command that is not known.
+/// bpf(2) with a command that no kernel knows. A process that may call it gets EINVAL (kernel/bpf/syscall.c, __sys_bpf); no security
+/// module is called for an unknown command.
 pub(crate) fn unknown_command() -> Answer {
     const UNKNOWN: libc::c_int = libc::c_int::MAX;
     match bpf(UNKNOWN, &[0_u32; 4]) {
@@ -191,7 +173,7 @@ pub(crate) fn unknown_command() -> Answer {
     }
 }
 
-/// Whether [`create_small_map`] does.
+/// Whether [`create_small_map`] succeeds.
 fn small_map() -> Answer {
     match create_small_map() {
         Ok(_) => Answer::Reached,
@@ -252,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_namespace_goes_first() {
+    fn user_namespace_is_the_first_cause() {
         let around = Surroundings {
             user_namespace: true,
             seccomp: Seccomp::Filtered,
@@ -263,7 +245,7 @@ mod tests {
 
     /// RuntimeDefault is a filter, too, and lets bpf(2) through.
     #[test]
-    fn a_filter_is_the_cause_only_where_it_answers() {
+    fn seccomp_is_the_cause_only_where_it_refuses() {
         let filtered = Surroundings {
             seccomp: Seccomp::Filtered,
             ..around()
@@ -277,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_is_the_cause_where_a_small_map_can_be_made() {
+    fn memlock_is_the_cause_where_a_small_map_can_be_made() {
         assert_eq!(
             judge(&around(), Answer::Reached, Answer::Reached),
             Cause::Memlock(65536)

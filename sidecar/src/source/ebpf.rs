@@ -24,9 +24,11 @@ use tokio::io::unix::AsyncFd;
 pub use super::generations::Attachment;
 use super::{
     Turn,
-    cause::Cause,
+    cause::{self, Cause},
     generations::{Generations, Links},
 };
+
+use crate::{config::Config, confinement::Surroundings};
 
 /// What `sidecar-ebpf` compiled to; empty where there was no toolchain for it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flowcar"));
@@ -36,12 +38,21 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/fl
 pub struct Options {
     /// Size of the ring buffer, bytes: a power of two of at least a page.
     pub ring_bytes: u32,
-    /// Whether packets are looked at, for exchanges and for who sent a RST.
+    /// Whether packets are inspected, for exchanges and for who sent a RST.
     pub exchanges: bool,
 }
 
-/// The map that is the section of the one variable that is written while the programs run: the tick, and whether there is no room.
-const SAID: &str = ".bss";
+impl From<&Config> for Options {
+    fn from(config: &Config) -> Self {
+        Self {
+            ring_bytes: config.ring_bytes,
+            exchanges: config.exchanges,
+        }
+    }
+}
+
+/// The map of the one variable that is written while the programs run: the sample epoch, and whether there is no room.
+const USERSPACE: &str = ".bss";
 
 /// The capabilities that loading and attaching need (kernel/bpf/syscall.c).
 const NEEDED: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN];
@@ -60,7 +71,7 @@ pub enum AttachError {
         .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
     )]
     Missing(Vec<Capability>),
-    /// The capabilities are there and the kernel says no all the same.
+    /// The kernel refuses although the capabilities are held.
     #[error(
         "the kernel refused to {what} although CAP_BPF and CAP_NET_ADMIN are held ({error}): {cause}"
     )]
@@ -104,7 +115,7 @@ pub enum AttachError {
 }
 
 impl AttachError {
-    /// Whether more rights would help.
+    /// Whether more capabilities would help.
     pub const fn is_missing_right(&self) -> bool {
         matches!(self, Self::Missing(_) | Self::Forbidden { .. })
     }
@@ -123,8 +134,8 @@ pub struct EbpfSource {
     generations: Generations,
     ring: AsyncFd<RingBuf<MapData>>,
     counters: PerCpuArray<MapData, u64>,
-    said: Array<MapData, [u32; 2]>,
-    ticks: u32,
+    userspace: Array<MapData, [u32; 2]>,
+    sample_epoch: u32,
     is_full: bool,
     /// The name of the program of the callbacks.
     callbacks: &'static str,
@@ -135,7 +146,7 @@ impl EbpfSource {
     /// the cgroups below it, are followed.
     ///
     /// # Errors
-    /// [`AttachError`], which says what is missing and what to do about it.
+    /// [`AttachError`], which states what is missing and what to do about it.
     pub fn attach(cgroup: &Path, options: Options) -> Result<Self, AttachError> {
         let (programs, callbacks) = load(options)?;
         let mut source = Self::with_maps(programs, options, callbacks)?;
@@ -143,8 +154,8 @@ impl EbpfSource {
         Ok(source)
     }
 
-    /// Attaches the programs to the cgroup that is at this path now as well: to the first, or to the one that was made where
-    /// the one before it was removed. Gives its id.
+    /// Attaches the programs also to the cgroup that is at this path now: the first one, or one made in place of a removed one. Gives its
+    /// id.
     ///
     /// # Errors
     /// [`AttachError`].
@@ -174,12 +185,12 @@ impl EbpfSource {
         Ok(())
     }
 
-    /// Whether the programs are still attached to the cgroup that was followed last. A cgroup that was removed takes them off itself.
+    /// Whether the programs are still attached to the cgroup that was followed last. The kernel detaches them from a removed cgroup.
     pub fn attachment(&self) -> Attachment {
         self.generations.attachment()
     }
 
-    /// Attaches the programs to the cgroup that was followed last, after somebody took them off. Gives its id.
+    /// Attaches the programs to the cgroup that was followed last, after another process detached them. Gives its id.
     ///
     /// # Errors
     /// [`AttachError`].
@@ -197,17 +208,17 @@ impl EbpfSource {
         self.generations.newest()
     }
 
-    /// Whether records of attempts tell if they are of flowcar's own network namespace.
-    pub fn tells_netns(&self) -> bool {
+    /// Whether records of attempts show if they are of flowcar's network namespace.
+    pub fn knows_netns(&self) -> bool {
         self.callbacks == CALLBACKS[0]
     }
 
-    /// Whether packets are looked at.
-    pub const fn looks_at_packets(&self) -> bool {
+    /// Whether packets are inspected.
+    pub const fn observes_packets(&self) -> bool {
         self.options.exchanges
     }
 
-    /// Loads the programs, and lets them go again.
+    /// Loads the programs, and unloads them again.
     ///
     /// # Errors
     /// As [`EbpfSource::attach`].
@@ -215,15 +226,15 @@ impl EbpfSource {
         load(options).map(drop)
     }
 
-    /// Waits until the kernel wants the ring drained before its time.
+    /// Waits until the kernel asks for a drain of the ring before the next is due.
     pub async fn woken(&self) {
         if let Ok(mut ready) = self.ring.readable().await {
             ready.clear_ready();
         }
     }
 
-    /// Hands over the records that wait, for one turn. Gives whether the turn ended before they did: with little CPU time, more
-    /// may come than are taken in.
+    /// Hands over the records that wait, for one turn. Gives whether more may wait: with little CPU time, more records may
+    /// come than are taken in.
     pub fn drain(&mut self, turn: Turn, mut take: impl FnMut(&[u8])) -> bool {
         let most = match turn {
             Turn::Short => self.options.ring_bytes.min(SHORT_TURN) as usize,
@@ -246,7 +257,7 @@ impl EbpfSource {
     /// If the map cannot be read, which a live map always can.
     pub fn counters(&self) -> Result<[u64; COUNTERS], MapError> {
         let mut sums = [0; COUNTERS];
-        // Those established last, or one that is established and lost in between would be lost without ever having been.
+        // Established last: else a connection that is established and lost in between would be lost and never opened.
         for counter in Counter::ALL.into_iter().rev() {
             let values = self.counters.get(&counter.index(), 0)?;
             sums[counter.index() as usize] = values.iter().sum();
@@ -254,17 +265,17 @@ impl EbpfSource {
         Ok(sums)
     }
 
-    /// Asks every flow for one sample: its next round trip brings it.
+    /// Requests one sample of every flow: its next round trip sends it.
     ///
     /// # Errors
     /// If the map cannot be written.
     pub fn ask_for_samples(&mut self) -> Result<(), AttachError> {
-        self.ticks = self.ticks.wrapping_add(1);
-        self.say()
-            .map_err(|error| AttachError::of("ask for samples", error))
+        self.sample_epoch = self.sample_epoch.wrapping_add(1);
+        self.write_userspace()
+            .map_err(|error| AttachError::of("request samples", error))
     }
 
-    /// Says whether the memory limit has no room for what the kernel keeps beside one more socket. Those that find none are lost to
+    /// Sets whether the memory limit has no room for the storage of one more socket. Connections without room are counted by
     /// [`Counter::StorageRefused`].
     ///
     /// # Errors
@@ -273,12 +284,13 @@ impl EbpfSource {
         if std::mem::replace(&mut self.is_full, is_full) == is_full {
             return Ok(());
         }
-        self.say()
-            .map_err(|error| AttachError::of("bound its memory", error))
+        self.write_userspace()
+            .map_err(|error| AttachError::of("limit its memory", error))
     }
 
-    fn say(&mut self) -> Result<(), MapError> {
-        self.said.set(0, [self.ticks, self.is_full.into()], 0)
+    fn write_userspace(&mut self) -> Result<(), MapError> {
+        self.userspace
+            .set(0, [self.sample_epoch, self.is_full.into()], 0)
     }
 
     fn with_maps(
@@ -291,7 +303,7 @@ impl EbpfSource {
                 .take_map(name)
                 .expect("sidecar-ebpf/src/maps.rs declares this map")
         };
-        let (ring, counters, said) = (take("RECORDS"), take("COUNTERS"), take(SAID));
+        let (ring, counters, userspace) = (take("RECORDS"), take("COUNTERS"), take(USERSPACE));
         let of = |error| AttachError::of("open its maps", error);
         let ring = RingBuf::try_from(ring).map_err(of)?;
         // SAFETY: the ring owns its descriptor, and the AsyncFd owns the ring for as long as it is registered.
@@ -303,8 +315,8 @@ impl EbpfSource {
             generations: Generations::default(),
             ring,
             counters: PerCpuArray::try_from(counters).map_err(of)?,
-            said: Array::try_from(said).map_err(of)?,
-            ticks: 0,
+            userspace: Array::try_from(userspace).map_err(of)?,
+            sample_epoch: 0,
             is_full: false,
             callbacks,
         })
@@ -314,7 +326,7 @@ impl EbpfSource {
 const EGRESS: &str = "flowcar_egress";
 const INGRESS: &str = "flowcar_ingress";
 const RELEASE: &str = "flowcar_sock_release";
-/// The callbacks: one program for kernels that tell a socket's network namespace, and one for others.
+/// The callbacks: one program for kernels that return a socket's network namespace, and one for others.
 const CALLBACKS: [&str; 2] = ["flowcar_sock_ops_netns", "flowcar_sock_ops"];
 
 /// Creates the maps and has the kernel check the programs. Gives the name of the one for callbacks, too.
@@ -349,7 +361,9 @@ fn load_callbacks(programs: &mut Ebpf, netns: u64) -> Result<&'static str, Attac
     if netns != 0 {
         match program::<SockOps>(programs, newer).load() {
             Ok(()) => return Ok(newer),
-            Err(error) => tracing::debug!(%error, "network namespaces of sockets are not told"),
+            Err(error) => {
+                tracing::debug!(%error, "this kernel does not return the network namespace of a socket");
+            }
         }
     }
     program::<SockOps>(programs, older)
@@ -358,8 +372,8 @@ fn load_callbacks(programs: &mut Ebpf, netns: u64) -> Result<&'static str, Attac
     Ok(older)
 }
 
-/// The cookie of the network namespace that this thread is in (SO_NETNS_COOKIE, since 5.14); 0, which is none's, where it is not
-/// told.
+/// The cookie of the network namespace that this thread is in (SO_NETNS_COOKIE, since 5.14); 0, which no namespace has, where it is
+/// not known.
 fn own_netns() -> u64 {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0));
     socket
@@ -404,7 +418,7 @@ fn create_maps(options: Options, netns: u64) -> Result<Ebpf, AttachError> {
         .map_err(|error| AttachError::of("create its maps", error))
 }
 
-/// What looks at packets comes first, so that no connection is followed whose first request it did not see.
+/// The packet programs come first, so that no connection is followed whose first request they did not see.
 fn attach_programs(
     programs: &mut Ebpf,
     cgroup: File,
@@ -449,7 +463,7 @@ where
 }
 
 /// Before 5.11 maps count against RLIMIT_MEMLOCK; raising it past its hard limit may be refused, and then map creation
-/// says so.
+/// fails.
 fn raise_memlock() {
     let limit = Resource::RLIMIT_MEMLOCK;
     let raised = setrlimit(limit, rlim_t::MAX, rlim_t::MAX).or_else(|_| {
@@ -476,9 +490,24 @@ pub(crate) fn missing_capabilities() -> Vec<Capability> {
 // === impl AttachError ===
 
 impl AttachError {
+    /// Why the programs are refused.
+    pub fn cause(&self) -> Cause {
+        match self {
+            Self::Forbidden { cause, .. } => cause.clone(),
+            Self::Missing(_) if Surroundings::read().user_namespace => Cause::UserNamespace,
+            Self::Missing(_) => Cause::Capability,
+            Self::Unsupported { .. } if cause::seccomp_answers() => Cause::Seccomp,
+            Self::Unsupported { .. } | Self::Verifier(_) | Self::Poll(_) => Cause::Kernel,
+            Self::Cgroup { error, .. } if cause::no_descriptor(error) => Cause::Descriptors,
+            Self::Descriptors(_) => Cause::Descriptors,
+            Self::Cgroup { .. } => Cause::Cgroup,
+            Self::BuiltWithout => Cause::Build,
+        }
+    }
+
     fn of<E: std::error::Error + Send + Sync + 'static>(what: &'static str, error: E) -> Self {
-        if let Some(complaint) = verifier_complaint(&error) {
-            return Self::Verifier(complaint);
+        if let Some(message) = verifier_message(&error) {
+            return Self::Verifier(message);
         }
         let code = errno(&error);
         if matches!(code, Some(libc::EMFILE | libc::ENFILE)) {
@@ -506,14 +535,15 @@ impl AttachError {
     }
 }
 
-/// The verifier's last word, where it had one: the line before its statistics.
-fn verifier_complaint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+/// The verifier's last message, if any: the line before its statistics.
+fn verifier_message(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     let Some(ProgramError::LoadError { verifier_log, .. }) = error.downcast_ref() else {
         return None;
     };
     let log = verifier_log.to_string();
-    let said = log.lines().map(str::trim).filter(|line| !line.is_empty());
-    said.take_while(|line| !line.starts_with("verification time") && !line.starts_with("processed"))
+    let lines = log.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines
+        .take_while(|line| !line.starts_with("verification time") && !line.starts_with("processed"))
         .last()
         .map(str::to_owned)
 }

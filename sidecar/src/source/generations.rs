@@ -1,8 +1,8 @@
-//! The programs' links to the cgroups that were followed under one path: one that is removed and made anew is another
+//! The programs' links to the cgroups that were followed under one path: one that is removed and recreated is another
 //! cgroup.
 //!
-//! The kernel runs programs of a removed cgroup for the sockets that were made in it until the last is gone, and then
-//! takes them off by itself (kernel/bpf/cgroup.c, cgroup_bpf_release). So its links are held until then.
+//! The kernel runs programs of a removed cgroup for the sockets that were made in it until the last is closed, and then
+//! detaches them (kernel/bpf/cgroup.c, cgroup_bpf_release). So its links are held until then.
 
 use std::{
     collections::HashSet,
@@ -19,7 +19,7 @@ use nix::{
     unistd::{AccessFlags, faccessat},
 };
 
-/// Removed cgroups that are still listened to, at most. What ends in one that is given up is found missing by dumps.
+/// Removed cgroups that stay attached, at most. Dumps find the closes in an older one.
 const MOST: usize = 64;
 
 /// The links to one cgroup. Dropping them detaches the programs.
@@ -28,7 +28,7 @@ pub(super) struct Links {
     /// The cgroup's id.
     cgroup: u64,
     directory: File,
-    /// Descriptors of the links; fewer where the kernel does not tell them.
+    /// Descriptors of the links; fewer where the kernel does not show them.
     descriptors: Vec<RawFd>,
     packets: Vec<CgroupSkbLink>,
     _release: CgroupSockLink,
@@ -38,11 +38,11 @@ pub(super) struct Links {
 /// Whether programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attachment {
-    /// All are, or the cgroup is gone.
+    /// All are, or the cgroup was removed.
     Attached,
-    /// Somebody took one off.
+    /// Another process detached one.
     Detached,
-    /// The kernel does not tell.
+    /// The kernel does not show it.
     Unknown,
 }
 
@@ -58,11 +58,11 @@ impl Links {
         callbacks: SockOpsLink,
     ) -> Self {
         let links = links().unwrap_or_default();
-        let own = links.iter().filter(|(_, of)| *of == cgroup);
+        let to_cgroup = links.iter().filter(|(_, of)| *of == cgroup);
         Self {
             cgroup,
             directory,
-            descriptors: own.map(|(descriptor, _)| *descriptor).collect(),
+            descriptors: to_cgroup.map(|(descriptor, _)| *descriptor).collect(),
             packets,
             _release: release,
             _callbacks: callbacks,
@@ -71,7 +71,7 @@ impl Links {
 
     fn attachment(&self) -> Attachment {
         const RELEASE_AND_CALLBACKS: usize = 2;
-        // Those that were taken off before are no longer this cgroup's.
+        // Links that were detached before are no longer this cgroup's.
         if self.descriptors.len() != self.packets.len() + RELEASE_AND_CALLBACKS {
             return Attachment::Unknown;
         }
@@ -95,12 +95,12 @@ impl Links {
     }
 }
 
-/// The links to all cgroups that still matter, the newest last.
+/// The links to all cgroups that may still have sockets, the newest last.
 #[derive(Debug, Default)]
 pub(super) struct Generations(Vec<Links>);
 
 impl Generations {
-    /// Adds the newest, and lets go of those whose last socket is gone.
+    /// Adds the newest, and drops those whose last socket is closed.
     pub(super) fn add(&mut self, newest: Links) {
         // Where that cannot be read, the oldest make room.
         if let Ok(attached) = attached() {
@@ -118,7 +118,7 @@ impl Generations {
         newest.map_or(Attachment::Unknown, Links::attachment)
     }
 
-    /// Lets go of the newest, of which somebody took some off: those that are left would count twice beside new ones. Gives the
+    /// Drops the newest, of which another process detached some: the others would count twice beside new ones. Gives the
     /// cgroup's id and directory.
     pub(super) fn detached(&mut self) -> Option<(u64, File)> {
         let Links {
@@ -139,7 +139,7 @@ fn attached() -> io::Result<HashSet<u64>> {
 }
 
 /// Descriptors of this process's links, and the id of the cgroup that each is attached to (proc_pid_fdinfo(5); kernel/bpf/cgroup.c,
-/// bpf_cgroup_link_show_fdinfo: 0 once a link was taken off).
+/// bpf_cgroup_link_show_fdinfo: 0 once a link was detached).
 fn links() -> io::Result<Vec<(RawFd, u64)>> {
     let mut links = Vec::new();
     for entry in fs::read_dir("/proc/self/fdinfo")? {

@@ -1,12 +1,12 @@
-//! Where flows are learnt of. The only room that knows aya and netlink.
+//! The sources of flows. The only module that uses aya and netlink.
 
 mod access;
 pub mod cause;
 pub mod diag;
 pub mod ebpf;
 mod generations;
-pub mod given_up;
 pub mod namespace;
+pub mod namespace_counts;
 
 use std::path::Path;
 
@@ -19,14 +19,14 @@ use self::{
 };
 use crate::config::SourceChoice;
 
-/// Where flows are learnt of.
+/// The source of flows.
 #[expect(clippy::large_enum_variant, reason = "a process has one of them")]
 pub enum Source {
-    /// The kernel programs tell of flows that begin from now on.
+    /// The kernel programs report flows that open from now on.
     Ebpf(EbpfSource),
-    /// The sockets tell of themselves, when looked at and when they end.
+    /// Polls and destroy events report the sockets.
     Diag(DiagSource),
-    /// The programs tell; looks add the flows that are older, and keep the list right.
+    /// The programs report; polls add older flows, and evict those whose close was lost.
     Both(EbpfSource, DiagSource),
 }
 
@@ -40,13 +40,13 @@ pub enum Turn {
     Whole,
 }
 
-/// Why there is nothing to learn of flows from.
+/// Why no source can be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// The programs cannot be attached.
     #[error(transparent)]
     Attach(#[from] AttachError),
-    /// The sockets cannot be looked at.
+    /// The sockets cannot be polled.
     #[error(transparent)]
     Diag(#[from] DiagError),
     /// The programs need a cgroup to be attached to.
@@ -56,12 +56,12 @@ pub enum SourceError {
     NoCgroup,
 }
 
-/// Says in one line why flows are learnt of in the lesser way.
-pub fn tell_refusal(cause: &Cause, error: &dyn std::error::Error) {
+/// Logs in one line why inet_diag is used.
+pub fn log_refusal(cause: &Cause, error: &dyn std::error::Error) {
     tracing::warn!(
         reason = cause.name(),
         %error,
-        "the eBPF source is refused, so flows are learnt of by inet_diag: handshakes are not seen, and RTTs are smoothed"
+        "the eBPF source is refused, so flowcar uses inet_diag: handshakes are not seen, and RTTs are smoothed"
     );
 }
 
@@ -83,21 +83,21 @@ impl Source {
             Ok(ebpf) => Ok(Self::beside(ebpf, path)),
             Err(error) if choice == SourceChoice::Auto => {
                 let source = Self::alone(cgroup)?;
-                tell_refusal(&Cause::of(&error), &error);
+                log_refusal(&error.cause(), &error);
                 Ok(source)
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Sockets that end before the first look are told of, too.
+    /// Sockets that close before the first poll are reported, too.
     fn alone(cgroup: Option<&Path>) -> Result<Self, SourceError> {
         let mut diag = DiagSource::open(cgroup)?;
         diag.subscribe()?;
         Ok(Self::Diag(diag))
     }
 
-    /// Flows can be followed without looks; connections that are older, and closes that are lost, are not seen then.
+    /// Flows can be followed without polls; older connections and lost closes are not seen then.
     fn beside(ebpf: EbpfSource, cgroup: &Path) -> Self {
         match DiagSource::open(Some(cgroup)) {
             Ok(diag) => Self::Both(ebpf, diag),
@@ -108,22 +108,22 @@ impl Source {
         }
     }
 
-    /// The capabilities that following flows goes on to need, and why: none on newer kernels, and none without programs.
-    /// `again` is whether the cgroup may be removed and made anew.
+    /// The capabilities that following flows needs after the start, and why: none on newer kernels, and none without programs.
+    /// `again` is whether the cgroup may be removed and recreated.
     pub fn still_needs(&self, again: bool) -> Vec<(Capability, &'static str)> {
         let Some(ebpf) = self.ebpf() else {
             return Vec::new();
         };
         let maps = access::still_needed().map(|capability| (capability, access::WHY));
-        // The other programs' attachment asks for no right (kernel/bpf/syscall.c, bpf_prog_attach_check_attach_type).
-        let packets = (again && ebpf.looks_at_packets()).then_some((
+        // The other programs' attachment needs no capability (kernel/bpf/syscall.c, bpf_prog_attach_check_attach_type).
+        let packets = (again && ebpf.observes_packets()).then_some((
             Capability::CAP_NET_ADMIN,
-            "with FLOWCAR_EXCHANGE=on it is needed to follow the cgroup of --cgroup when that is removed and made anew",
+            "with FLOWCAR_EXCHANGE=on it is needed to follow the cgroup of --cgroup when that is removed and recreated",
         ));
         maps.into_iter().chain(packets).collect()
     }
 
-    /// Follows the cgroup that is at this path now, and what is left of the one that was there before. Gives its id.
+    /// Follows the cgroup that is at this path now, beside the previous one. Gives its id.
     ///
     /// # Errors
     /// [`SourceError`]: then all is as it was.
@@ -138,7 +138,7 @@ impl Source {
         Ok(id)
     }
 
-    /// Attaches the programs to the followed cgroup again, after somebody took them off. Gives its id.
+    /// Attaches the programs to the followed cgroup again, after another process detached them. Gives its id.
     ///
     /// # Errors
     /// [`SourceError`].
@@ -163,7 +163,7 @@ impl Source {
         }
     }
 
-    /// Waits until the kernel wants to be heard before its time.
+    /// Waits until the kernel wakes flowcar before the next drain is due.
     pub async fn woken(&self) {
         match self {
             Self::Ebpf(ebpf) => ebpf.woken().await,
@@ -193,7 +193,7 @@ impl Source {
         }
     }
 
-    /// The looks.
+    /// The polls.
     pub const fn diag(&self) -> Option<&DiagSource> {
         match self {
             Self::Diag(diag) | Self::Both(_, diag) => Some(diag),
@@ -201,7 +201,7 @@ impl Source {
         }
     }
 
-    /// The looks.
+    /// The polls.
     pub const fn diag_mut(&mut self) -> Option<&mut DiagSource> {
         match self {
             Self::Diag(diag) | Self::Both(_, diag) => Some(diag),

@@ -1,4 +1,4 @@
-//! What the kernel counts of flowcar's own network namespace, and how it ends attempts.
+//! The kernel's counters of flowcar's network namespace, and how it ends attempts.
 
 use std::{
     fs::File,
@@ -131,8 +131,8 @@ fn holds(mut file: impl Read, bytes: &[u8]) -> io::Result<bool> {
     }
 }
 
-/// Completes what the kernel programs told of an attempt by where its address is, if they could not tell its network namespace.
-pub fn place(attempt: Unanswered, flow: &Flow) -> Unanswered {
+/// Decides by an attempt's address whether it is in this network namespace, if the kernel programs could not.
+pub fn locate(attempt: Unanswered, flow: &Flow) -> Unanswered {
     let is_here = attempt.is_here.or_else(|| has_address(flow.local.ip()));
     Unanswered { is_here, ..attempt }
 }

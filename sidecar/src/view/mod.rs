@@ -6,13 +6,13 @@ pub mod table;
 
 use crate::flow::Books;
 
-/// What the last line of a report tells.
+/// The last line of a report.
 #[derive(Clone, Debug)]
 pub struct Sums {
-    /// Where every connection is.
+    /// The closed books.
     pub books: Books,
-    /// Sockets that may have been of the command or not; `None` where none can be.
+    /// Sockets that may or may not be the command's; `None` where every socket's cgroup is known.
     pub unscoped: Option<u64>,
-    /// The command's.
+    /// The command's exit status.
     pub exit_status: i32,
 }

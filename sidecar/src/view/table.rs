@@ -1,4 +1,4 @@
-//! `flowcar run`'s table: one row for each flow, within 100 columns.
+//! `flowcar run`'s table: one row for each flow, within 101 columns.
 
 use super::{
     json::role_name,
@@ -37,18 +37,20 @@ impl Style {
 /// The head of the table.
 pub fn head(style: Style) -> String {
     let text = row([
-        "role", "peer", "lasted", "sent", "recv", "resent", "connect", "minrtt", "p50", "p99",
-        "end",
+        "role", "peer", "", "sent", "recv", "retrans", "connect", "minrtt", "p50", "p99", "close",
     ]);
+    // The name is wider than its column, and has room in the peer's.
+    let name = "duration";
+    let text = format!("{:<26}{name}{}", &text[..26], &text[34..]);
     style.paint(BOLD, &text)
 }
 
-/// The row of a flow that is over, or still open.
+/// The row of a flow, closed or open.
 pub fn flow(flow: &Flow, style: Style) -> String {
     let none = || "-".to_owned();
     let quantile = |q| flow.rtt.quantile_s(q).map_or_else(none, duration);
     let retransmits = flow.volume.retransmits.total();
-    let end = flow.outcome.map_or("open", |outcome| outcome.name());
+    let close = flow.outcome.map_or("open", |outcome| outcome.name());
     let role = match flow.role {
         Role::Unknown => "-",
         role => role_name(role),
@@ -67,7 +69,7 @@ pub fn flow(flow: &Flow, style: Style) -> String {
         min.unwrap_or_else(none),
         quantile(0.5),
         quantile(0.99),
-        end.to_owned(),
+        close.to_owned(),
     ];
     let text = row(cells.each_ref().map(String::as_str));
     if flow.is_failure() {
@@ -79,7 +81,7 @@ pub fn flow(flow: &Flow, style: Style) -> String {
     }
 }
 
-/// The last line; and one more where flows may be missing above.
+/// The last line, and one more where flows may be missing above.
 pub fn summary(sums: &Sums, style: Style) -> String {
     let Sums {
         books, unscoped, ..
@@ -102,15 +104,15 @@ pub fn summary(sums: &Sums, style: Style) -> String {
         None | Some(0) => text,
         Some(unscoped) => {
             let missing = format!(
-                "{unscoped} more sockets of this network namespace came and went between two looks at it. Whose they\n\
-                 were inet_diag does not say: short connections of the command may be missing above."
+                "{unscoped} more sockets of this network namespace opened and closed between two polls. inet_diag does not\n\
+                 report their cgroup: short connections of the command may be missing above."
             );
             format!("{text}\n{}", style.paint(YELLOW, &missing))
         }
     }
 }
 
-/// What is under way, on one line.
+/// The open connections, on one line.
 pub fn status<'a>(live: impl Iterator<Item = &'a Flow>, closed: u64, failed: u64) -> String {
     let (mut flows, mut sent, mut received, mut retransmits) = (0_u64, 0, 0, 0);
     let mut rtt = Histogram::default();
@@ -131,27 +133,27 @@ pub fn status<'a>(live: impl Iterator<Item = &'a Flow>, closed: u64, failed: u64
     )
 }
 
-/// 100 columns with the longest end, `reset_received`.
+/// 101 columns with the longest close reason, `reset_received`.
 fn row(cells: [&str; 11]) -> String {
     let [
         role,
         peer,
-        lasted,
+        duration,
         sent,
         received,
-        resent,
+        retransmits,
         connect,
         min,
         p50,
         p99,
-        end,
+        close,
     ] = cells;
     format!(
-        "{role:<6} {peer:<21} {lasted:>6} {sent:>6} {received:>6} {resent:>6} {connect:>7} {min:>6} {p50:>6} {p99:>6} {end}"
+        "{role:<6} {peer:<21} {duration:>6} {sent:>6} {received:>6} {retransmits:>7} {connect:>7} {min:>6} {p50:>6} {p99:>6} {close}"
     )
 }
 
-/// A peer that does not fit loses its middle: the head names the network, the tail the port.
+/// A peer address that does not fit loses its middle: the first part shows the network, the last part the port.
 fn peer(text: &str) -> String {
     const ROOM: usize = 21;
     if text.len() <= ROOM {

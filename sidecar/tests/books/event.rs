@@ -1,8 +1,8 @@
-//! What happens to connections, and what goes wrong with the news of it.
+//! Events of connections, and faults in their delivery.
 
 use proptest::prelude::*;
 
-/// What happens next to one of the sockets.
+/// The next event of one of the sockets.
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
     /// An attempt begins; the peer's last octet.
@@ -18,13 +18,13 @@ pub(crate) enum Event {
         rtt_us: u16,
         delivered: bool,
     },
-    /// A dump shows every socket there is. If flowcar was held up, it takes in what waits.
-    Look,
-    /// It closes; the record arrives, does not, or does not decode. A dump may still show the socket.
+    /// A socket dump shows every socket. If flowcar was stalled, it first reads the records that wait.
+    Poll,
+    /// It closes; the record arrives, is dropped, or does not decode. A dump may still show the socket.
     Close { arrival: Arrival, lingers: bool },
-    /// flowcar is held up between two steps: records wait in the ring from here on.
-    HeldUp,
-    /// It goes on.
+    /// flowcar stalls between two steps: records wait in the ring from here on.
+    Stall,
+    /// flowcar continues.
     CatchUp,
 }
 
@@ -59,18 +59,18 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         4 => any::<u8>().prop_map(Event::Connect),
         4 => fault.prop_map(Event::Establish),
-        2 => Just(Event::Look),
+        2 => Just(Event::Poll),
         1 => delivered.prop_map(|delivered| Event::Fail { delivered }),
         8 => (any::<u16>(), any::<u16>(), 10_u16.., delivered).prop_map(|(sent, received, rtt_us, delivered)| {
             Event::Work { sent, received, rtt_us, delivered }
         }),
         3 => (arrival, any::<bool>()).prop_map(|(arrival, lingers)| Event::Close { arrival, lingers }),
-        1 => Just(Event::HeldUp),
+        1 => Just(Event::Stall),
         1 => Just(Event::CatchUp),
     ]
 }
 
-/// Events, each with what picks the socket that it happens to.
+/// Events, each with an index of its socket.
 pub(crate) fn events() -> impl Strategy<Value = Vec<(usize, Event)>> {
     proptest::collection::vec((any::<usize>(), event()), 0..400)
 }

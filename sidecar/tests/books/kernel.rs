@@ -1,11 +1,14 @@
-//! A model of the kernel: sockets that live, and a ring buffer and memory that give out now and then; beside it a flow table and
-//! series that hear of them.
+//! A model of the kernel: live sockets, and a ring buffer and memory that are exhausted now and then; beside it a flow table and
+//! series that receive their records.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use flowcar::{
-    flow::{self, Adopt, Books, Looking, Lost, Monotonic, Sight, State, Table, TcpInfo, decode},
-    series::{Naming, Remainder, SeriesSet, take_off_live, unheard},
+    flow::{
+        self, Adopt, Books, Lost, Monotonic, PollContext, SocketSnapshot, State, Table, TcpInfo,
+        decode,
+    },
+    series::{SeriesLabels, SeriesSet, Unattributed, lost_closes, take_off_live},
     snapshot::Series,
 };
 use flowcar_shared::{
@@ -19,26 +22,26 @@ use crate::{
     event::{Arrival, Event, Fault},
 };
 
-/// The kernel's side, and what of it userspace must come to know.
+/// The kernel's side, and what userspace must learn of it.
 pub(crate) struct Kernel {
     pub(crate) table: Table,
     pub(crate) series: SeriesSet,
-    remainder: Remainder,
+    unattributed: Unattributed,
     counters: [u64; COUNTERS],
     pub(crate) sockets: Vec<FlowRecord>,
     pub(crate) clock: u64,
-    /// Since when flowcar is held up, and the records that wait in the ring.
-    held_up: Option<u64>,
+    /// Since when flowcar is stalled, and the records that wait in the ring.
+    stalled_since: Option<u64>,
     ring: Vec<(FlowRecord, Arrival)>,
-    /// Records of flows that go on, and were heard.
-    heard: u64,
-    /// Sockets in the middle of their last callback: the kernel has not taken them away yet.
+    /// Records of open flows that were received.
+    received: u64,
+    /// Sockets in the middle of their last callback: the kernel has not removed them yet.
     pub(crate) going: Vec<FlowRecord>,
     dumps: u64,
-    /// The sockets are of another network namespace than the one that is looked at.
+    /// Whether the sockets are in another network namespace than the one that is dumped.
     pub(crate) elsewhere: bool,
-    /// Payload of each flow at the last look, if no record came since.
-    looked: HashMap<u64, (u64, u64)>,
+    /// Payload of each flow at the last poll, if no record came since.
+    polled: HashMap<u64, (u64, u64)>,
     pub(crate) truth: Truth,
 }
 
@@ -49,31 +52,31 @@ pub(crate) struct Truth {
     failed: u64,
     lost: BTreeMap<Lost, u64>,
     /// The last delivered (payload sent, received, RTT samples) of each flow, the closed ones included.
-    told: HashMap<u64, (u64, u64, u64)>,
-    pub(crate) opened_told: HashSet<u64>,
+    reported: HashMap<u64, (u64, u64, u64)>,
+    pub(crate) opened_reported: HashSet<u64>,
     /// The cookies of all that were lost.
     pub(crate) lost_cookies: Vec<u64>,
-    /// The most connections opened that any report told of.
+    /// The most connections opened in any report.
     opened_most: u64,
     lost_most: BTreeMap<Lost, u64>,
 }
 
 impl Kernel {
-    pub(crate) fn new(bound: usize, naming: Naming) -> Self {
+    pub(crate) fn new(bound: usize, naming: SeriesLabels) -> Self {
         Self {
             table: Table::new(bound),
             series: SeriesSet::new(naming),
-            remainder: Remainder::default(),
+            unattributed: Unattributed::default(),
             counters: [0; COUNTERS],
             sockets: Vec::new(),
             clock: 1_000_000,
-            held_up: None,
+            stalled_since: None,
             ring: Vec::new(),
-            heard: 0,
+            received: 0,
             going: Vec::new(),
             dumps: 0,
             elsewhere: false,
-            looked: HashMap::new(),
+            polled: HashMap::new(),
             truth: Truth::default(),
         }
     }
@@ -92,7 +95,7 @@ impl Kernel {
     }
 
     fn send(&mut self, record: &FlowRecord, arrival: Arrival) {
-        if self.held_up.is_some() && arrival != Arrival::Dropped {
+        if self.stalled_since.is_some() && arrival != Arrival::Dropped {
             self.ring.push((*record, arrival));
         } else {
             self.arrive(record, arrival);
@@ -101,7 +104,7 @@ impl Kernel {
 
     fn arrive(&mut self, record: &FlowRecord, arrival: Arrival) {
         match arrival {
-            Arrival::Whole => self.hear(record),
+            Arrival::Whole => self.receive(record),
             Arrival::Dropped => {
                 self.count(Counter::CloseDropped);
                 self.lose(Lost::RingFull, record.cookie);
@@ -115,24 +118,24 @@ impl Kernel {
     }
 
     pub(crate) fn catch_up(&mut self) {
-        self.held_up = None;
+        self.stalled_since = None;
         for (record, arrival) in std::mem::take(&mut self.ring) {
             self.arrive(&record, arrival);
         }
     }
 
-    /// Records that wait of flows that go on.
+    /// Waiting records of open flows.
     fn waiting(&self) -> u64 {
         let open = |(record, _): &&(FlowRecord, Arrival)| record.kind != Kind::Close as u8;
         let waiting = self.ring.iter().filter(open).count() as u64;
         let counters = &self.counters;
-        let told = flow::waiting(|counter| counters[counter.index() as usize], self.heard);
-        assert_eq!(told, waiting);
+        let reported = flow::waiting(|counter| counters[counter.index() as usize], self.received);
+        assert_eq!(reported, waiting);
         waiting
     }
 
-    fn hear(&mut self, record: &FlowRecord) {
-        self.heard += u64::from(record.kind != Kind::Close as u8);
+    fn receive(&mut self, record: &FlowRecord) {
+        self.received += u64::from(record.kind != Kind::Close as u8);
         if record.kind == Kind::Close as u8 {
             match record.established_ns {
                 0 => self.truth.failed += 1,
@@ -147,18 +150,22 @@ impl Kernel {
             record.bytes_received,
         );
         let samples = record.rtt_slots.iter().map(|count| u64::from(*count)).sum();
-        self.looked.remove(&record.cookie);
+        self.polled.remove(&record.cookie);
         if change.listed || change.now.outcome.is_some() {
-            // A look may have told of more than a record that waited.
-            let told = self.truth.told.entry(record.cookie).or_default();
-            *told = (told.0.max(payload.0), told.1.max(payload.1), samples);
+            // A poll may have reported more than a record that waited.
+            let reported = self.truth.reported.entry(record.cookie).or_default();
+            *reported = (
+                reported.0.max(payload.0),
+                reported.1.max(payload.1),
+                samples,
+            );
             if record.established_ns != 0 {
-                self.truth.opened_told.insert(record.cookie);
+                self.truth.opened_reported.insert(record.cookie);
             }
         }
     }
 
-    /// `which` picks the socket that it happens to.
+    /// `which` selects the socket.
     pub(crate) fn happen(&mut self, which: usize, event: &Event) {
         self.clock += 1_000_000;
         if let Event::Connect(peer) = event {
@@ -172,9 +179,9 @@ impl Kernel {
             return;
         }
         match event {
-            Event::Look => return self.look(),
-            Event::HeldUp => {
-                self.held_up.get_or_insert(self.clock);
+            Event::Poll => return self.poll_sockets(),
+            Event::Stall => {
+                self.stalled_since.get_or_insert(self.clock);
                 return;
             }
             Event::CatchUp => return self.catch_up(),
@@ -227,16 +234,16 @@ impl Kernel {
         }
     }
 
-    /// The socket's own counts go into flows that records told of, and into no others.
-    pub(crate) fn look(&mut self) {
-        let lost_before = unheard(&self.books());
+    /// The socket's own counts go into flows that records reported, and into no others.
+    pub(crate) fn poll_sockets(&mut self) {
+        let lost_before = lost_closes(&self.books());
         self.dumps += 1;
-        let looking = Looking {
-            at: Monotonic(self.held_up.unwrap_or(self.clock)),
+        let poll = PollContext {
+            at: Monotonic(self.stalled_since.unwrap_or(self.clock)),
             dump: self.dumps,
             adopt: Adopt::Nothing,
             overruns: 0,
-            unheard: lost_before,
+            lost_closes: lost_before,
             seed: 1,
         };
         let Self {
@@ -246,28 +253,28 @@ impl Kernel {
             going,
             truth,
             elsewhere,
-            looked,
+            polled,
             ..
         } = self;
         let shown = |record: &&FlowRecord| record.established_ns != 0 && !*elsewhere;
         for record in sockets.iter().chain(&*going).filter(shown) {
-            table.look(&sight(record), &looking, |change| {
+            table.poll_sockets(&observed(record), &poll, |change| {
                 series.apply(&change);
-                let told = truth.told.entry(record.cookie).or_default();
+                let reported = truth.reported.entry(record.cookie).or_default();
                 let now = (record.bytes_acked - 1, record.bytes_received);
-                let before = looked.insert(record.cookie, now).unwrap_or((0, 0));
-                // One byte of what is new may be a FIN that the state does not tell of yet.
+                let before = polled.insert(record.cookie, now).unwrap_or((0, 0));
+                // One new byte may be a FIN that the state does not show yet.
                 let settled = |now: u64, before: u64| now - u64::from(now > before);
-                told.0 = told.0.max(settled(now.0, before.0));
-                told.1 = told.1.max(settled(now.1, before.1));
+                reported.0 = reported.0.max(settled(now.0, before.0));
+                reported.1 = reported.1.max(settled(now.1, before.1));
             });
         }
         going.clear();
         self.catch_up();
         let Self { table, series, .. } = self;
-        table.looked(&looking, |_| false, |change| series.apply(&change));
+        table.finish_poll(&poll, |_| false, |change| series.apply(&change));
         let unsettled = self.table.absent() + self.waiting();
-        self.remainder.looked(lost_before, unsettled);
+        self.unattributed.finish_poll(lost_before, unsettled);
     }
 
     pub(crate) fn connect_one(&mut self) {
@@ -326,21 +333,21 @@ impl Kernel {
             .books(|counter| counters[counter.index() as usize])
     }
 
-    /// A receiver that adds up all points finds the equation, and opened and lost connections that only grow. Gives how many were opened, and
-    /// how many are lost of which it is not known which they are.
+    /// A receiver that sums all points finds balanced books, and opened and lost counts that only grow. Returns how many were opened,
+    /// and how many lost connections are not identified.
     pub(crate) fn points_balance(&mut self) -> Result<(u64, u64), TestCaseError> {
         let books = self.books();
-        let unseen = self.remainder.of(&books, self.waiting(), &self.series);
+        let unattributed = self.unattributed.of(&books, self.waiting(), &self.series);
         let sum = |of: fn(&Series) -> u64| self.series.all().map(|(_, one)| of(one)).sum::<u64>();
-        let opened = sum(|series| series.opened) + unseen.opened;
+        let opened = sum(|series| series.opened) + unattributed.opened;
         let closed = sum(|series| series.closed.values().sum());
         let mut series: BTreeMap<_, _> = self
             .series
             .all()
             .map(|(key, one)| (key.clone(), one.clone()))
             .collect();
-        take_off_live(&mut series, unseen.dead);
-        let lost = self.remainder.lost().clone();
+        take_off_live(&mut series, unattributed.dead);
+        let lost = self.unattributed.lost().clone();
         for (cause, count) in &lost {
             let before = self.truth.lost_most.get(cause).copied().unwrap_or(0);
             prop_assert!(*count >= before, "{:?}: {} after {}", cause, count, before);
@@ -353,13 +360,13 @@ impl Kernel {
         prop_assert!(opened >= self.truth.opened_most, "{} opened", opened);
         prop_assert!(opened <= books.opened, "{} of {:?}", opened, books);
         self.truth.opened_most = opened;
-        Ok((opened, unseen.pending))
+        Ok((opened, unattributed.pending))
     }
 
     pub(crate) fn books_balance(&self) -> Result<(), TestCaseError> {
         let books = self.books();
         prop_assert!(books.balance(), "{:?}", books);
-        if self.held_up.is_some() {
+        if self.stalled_since.is_some() {
             return Ok(());
         }
         prop_assert_eq!(books.opened, self.truth.established);
@@ -370,11 +377,11 @@ impl Kernel {
         Ok(())
     }
 
-    /// Nothing that a record told of is missing or counted twice, whatever the bound of series.
+    /// Nothing that a record reported is missing or counted twice, whatever the bound of series.
     pub(crate) fn sums_are_exact(&self) -> Result<(), TestCaseError> {
         let sum = |of: fn(&Series) -> u64| self.series.all().map(|(_, one)| of(one)).sum::<u64>();
-        let told = self.truth.told.values();
-        let expected = told.fold((0, 0, 0), |(a, b, c), (sent, received, samples)| {
+        let reported = self.truth.reported.values();
+        let expected = reported.fold((0, 0, 0), |(a, b, c), (sent, received, samples)| {
             (a + sent, b + received, c + samples)
         });
         let samples = |series: &Series| series.rtt.values().map(|rtt| rtt.count()).sum();
@@ -388,7 +395,7 @@ impl Kernel {
         );
         prop_assert_eq!(
             sum(|series| series.opened),
-            self.truth.opened_told.len() as u64
+            self.truth.opened_reported.len() as u64
         );
         prop_assert_eq!(
             sum(|series| series.closed.values().sum()),
@@ -403,8 +410,8 @@ impl Kernel {
     }
 }
 
-pub(crate) fn sight(record: &FlowRecord) -> Sight {
-    Sight {
+pub(crate) fn observed(record: &FlowRecord) -> SocketSnapshot {
+    SocketSnapshot {
         cookie: record.cookie,
         local: ([10, 0, 0, 1], record.local_port).into(),
         peer: (

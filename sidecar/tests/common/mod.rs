@@ -2,7 +2,7 @@
 
 use flowcar_shared::{
     histogram::{MICROS, SLOTS},
-    record::{AF_INET, FEW_SAMPLES, FlowRecord, HEADER_LEN, Kind, Role},
+    record::{AF_INET, FlowRecord, HEADER_LEN, INLINE_SAMPLES, Kind, Role},
 };
 
 /// A client's open record of an IPv4 connection with nothing transferred.
@@ -32,8 +32,8 @@ pub(crate) fn blank(cookie: u64) -> FlowRecord {
         total_retrans: 0,
         flags: 0,
         slots_used: 0,
-        few_used: 0,
-        few: [0; FEW_SAMPLES],
+        inline_samples_used: 0,
+        inline_samples: [0; INLINE_SAMPLES],
         rtt_sum_us: 0,
         retrans_handshake: 0,
         retrans_fast: 0,
@@ -43,7 +43,7 @@ pub(crate) fn blank(cookie: u64) -> FlowRecord {
         timeout_high_seq: 0,
         rtt_min_us: u32::MAX,
         rtt_max_us: 0,
-        tick: 0,
+        sample_epoch: 0,
         scratch: 0,
         marked_segs_in: 0,
         marked_data_segs_in: 0,

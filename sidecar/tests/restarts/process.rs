@@ -1,14 +1,15 @@
-//! One flowcar, the sockets that it may know of, and what a receiver has of it.
+//! One flowcar, the sockets that it may know, and what a receiver has of it.
 
 use std::collections::HashMap;
 
 use flowcar::{
     flow::{
-        Adopt, Afterlife, Change, Looking, Lost, Monotonic, Sight, State, Table, TcpInfo, Told,
-        Volume, decode,
-        handover::{self, Leaving, Place},
+        Adopt, Change, CloseEvent, Lost, Monotonic, PollContext, PostCloseState, SocketSnapshot,
+        State, Table, TcpInfo, Volume,
+        checkpoint::{self, CheckpointFlows, KernelInstance},
+        decode,
     },
-    series::{Naming, PeerNaming, Remainder, SeriesSet},
+    series::{PeerLabel, SeriesLabels, SeriesSet, Unattributed},
     snapshot::Series,
 };
 use flowcar_shared::{
@@ -19,7 +20,7 @@ use proptest::prelude::*;
 
 use crate::common::{blank, bytes, sample};
 
-/// Flows that a table lists, at most.
+/// The most flows in a table.
 pub(crate) const BOUND: usize = 64;
 
 #[derive(Clone, Debug)]
@@ -29,7 +30,7 @@ pub(crate) struct Socket {
     pub(crate) sent: u64,
     pub(crate) received: u64,
     pub(crate) resent: u32,
-    /// It was made under the eyes of the programs of this flowcar.
+    /// Whether the programs of this flowcar saw its establishment.
     pub(crate) recorded: bool,
 }
 
@@ -37,18 +38,18 @@ pub(crate) struct Socket {
 pub(crate) struct Process {
     pub(crate) table: Table,
     pub(crate) series: SeriesSet,
-    pub(crate) remainder: Remainder,
-    /// Beside programs.
+    pub(crate) unattributed: Unattributed,
+    /// Whether programs are attached.
     pub(crate) records: bool,
     pub(crate) established: u64,
-    pub(crate) unheard: u64,
+    pub(crate) lost_closes: u64,
     pub(crate) dumps: u64,
     pub(crate) settled: bool,
-    /// Payload that it told of in all of each connection's life, by the latest news.
-    pub(crate) told: HashMap<u64, (u64, u64, u64)>,
-    /// Payload at the last look at each, if no record came since.
-    pub(crate) looked: HashMap<u64, (u64, u64)>,
-    /// By the flowcar before it.
+    /// The total payload of each connection, by the latest report.
+    pub(crate) reported: HashMap<u64, (u64, u64, u64)>,
+    /// Payload of each at the last poll, if no record came since.
+    pub(crate) polled: HashMap<u64, (u64, u64)>,
+    /// Payload in the checkpoint of the flowcar before it.
     pub(crate) left: HashMap<u64, Volume>,
 }
 
@@ -57,22 +58,22 @@ pub(crate) struct Process {
 pub(crate) struct Taken {
     pub(crate) opened: u64,
     pub(crate) sums: (u64, u64, u64),
-    pub(crate) told: HashMap<u64, (u64, u64, u64)>,
-    pub(crate) left: Leaving,
+    pub(crate) reported: HashMap<u64, (u64, u64, u64)>,
+    pub(crate) left: CheckpointFlows,
     pub(crate) closed: u64,
     pub(crate) live: u64,
     pub(crate) lost: u64,
-    pub(crate) inherited: u64,
+    pub(crate) restored: u64,
 }
 
 // === impl Socket ===
 
 impl Socket {
-    pub(crate) fn told(&self) -> (u64, u64, u64) {
+    pub(crate) fn reported(&self) -> (u64, u64, u64) {
         (self.sent, self.received, self.resent.into())
     }
 
-    pub(crate) fn sight(&self, state: State) -> Sight {
+    pub(crate) fn observed(&self, state: State) -> SocketSnapshot {
         let info = TcpInfo {
             state: state as u8,
             bytes_acked: self.sent + u64::from(self.client),
@@ -84,7 +85,7 @@ impl Socket {
             delivered: 1,
             ..TcpInfo::default()
         };
-        Sight {
+        SocketSnapshot {
             cookie: self.cookie,
             local: ([10, 0, 0, 1], 40_000).into(),
             peer: ([10, 0, 0, 2], 80).into(),
@@ -123,31 +124,32 @@ impl Socket {
 // === impl Process ===
 
 impl Process {
-    pub(crate) fn new(records: bool, left: &Leaving) -> Self {
-        let place = Place {
+    pub(crate) fn new(records: bool, left: &CheckpointFlows) -> Self {
+        let place = KernelInstance {
             boot: "this".to_owned(),
             netns: 1,
         };
-        let written = handover::encode(&place, 7, left);
-        let read = handover::decode(&written, handover::Most { flows: BOUND }).expect("our own");
+        let written = checkpoint::encode(&place, 7, left);
+        let read =
+            checkpoint::decode(&written, checkpoint::Most { flows: BOUND }).expect("our own");
         let mut table = Table::new(BOUND);
-        table.inherit(&read.leaving);
-        let naming = Naming {
-            peer: PeerNaming::None,
+        table.restore(&read.reported);
+        let naming = SeriesLabels {
+            peer: PeerLabel::None,
             ports: true,
             limit: 10,
         };
         Self {
             table,
             series: SeriesSet::new(naming),
-            remainder: Remainder::default(),
+            unattributed: Unattributed::default(),
             records,
             established: 0,
-            unheard: 0,
+            lost_closes: 0,
             dumps: 0,
             settled: false,
-            told: HashMap::new(),
-            looked: HashMap::new(),
+            reported: HashMap::new(),
+            polled: HashMap::new(),
             left: left
                 .flows
                 .iter()
@@ -156,8 +158,8 @@ impl Process {
         }
     }
 
-    pub(crate) fn looking(&self, clock: u64) -> Looking {
-        Looking {
+    pub(crate) fn poll(&self, clock: u64) -> PollContext {
+        PollContext {
             at: Monotonic(clock),
             dump: self.dumps,
             adopt: match (self.records, self.dumps) {
@@ -166,56 +168,56 @@ impl Process {
                 (true, _) => Adopt::Nothing,
             },
             overruns: 0,
-            unheard: self.unheard,
+            lost_closes: self.lost_closes,
             seed: 1,
         }
     }
 
-    /// As the follower does it.
+    /// The same steps as the follower.
     pub(crate) fn dump(&mut self, sockets: &[Socket], clock: u64) {
         self.dumps += 1;
-        let (looking, unheard) = (self.looking(clock), self.unheard);
-        // Looks leave retransmits to records, which know their causes.
+        let (poll, lost_closes) = (self.poll(clock), self.lost_closes);
+        // Polls leave retransmits to records, which have their types.
         for socket in sockets.iter().filter(|socket| socket.recorded) {
             self.record(socket, Kind::Sample, clock);
         }
         for socket in sockets {
-            let sight = socket.sight(State::Established);
+            let observed = socket.observed(State::Established);
             let Self {
                 table,
                 series,
-                told,
-                looked,
+                reported,
+                polled,
                 left,
                 ..
             } = self;
-            table.look(&sight, &looking, |change| {
+            table.poll_sockets(&observed, &poll, |change| {
                 series.apply(&change);
                 let now = (socket.sent, socket.received);
-                let before = looked.insert(socket.cookie, now).unwrap_or((0, 0));
+                let before = polled.insert(socket.cookie, now).unwrap_or((0, 0));
                 let left = left.get(&socket.cookie);
                 let left = left.map_or((0, 0, 0), |of| (of.bytes_sent, of.bytes_received, 0));
-                let known = told.get(&socket.cookie).copied().unwrap_or(left);
-                // One byte of what is new may be a FIN that the state does not tell of yet.
+                let known = reported.get(&socket.cookie).copied().unwrap_or(left);
+                // One new byte may be a FIN that the state does not show yet.
                 let settled = |now: u64, before: u64| now - u64::from(now > before);
                 let payload = (
                     known.0.max(settled(now.0, before.0)),
                     known.1.max(settled(now.1, before.1)),
                     socket.resent.into(),
                 );
-                told.insert(socket.cookie, payload);
+                reported.insert(socket.cookie, payload);
             });
         }
         let series = &mut self.series;
         if !self.records || self.dumps > 1 {
             self.table
-                .looked(&looking, |_| false, |change| series.apply(&change));
+                .finish_poll(&poll, |_| false, |change| series.apply(&change));
             let absent = self.table.absent();
-            self.remainder.looked(unheard, absent);
+            self.unattributed.finish_poll(lost_closes, absent);
         }
         if !self.settled && (self.records || self.dumps == 2) {
             self.settled = true;
-            self.table.settle_inherited();
+            self.table.settle_restored();
         }
     }
 
@@ -223,81 +225,81 @@ impl Process {
         let record = decode(bytes(&socket.record(kind, clock)), 1).expect("a whole record");
         let change = self.table.apply(record);
         self.series.apply(&change);
-        self.told.insert(socket.cookie, socket.told());
-        self.looked.remove(&socket.cookie);
+        self.reported.insert(socket.cookie, socket.reported());
+        self.polled.remove(&socket.cookie);
     }
 
-    pub(crate) fn end(&mut self, socket: &Socket, wiped: bool, clock: u64) {
+    pub(crate) fn close(&mut self, socket: &Socket, disconnected: bool, clock: u64) {
         if socket.recorded {
             return self.record(socket, Kind::Close, clock);
         }
-        let mut sight = socket.sight(State::Closed);
-        if wiped {
-            (sight.local, sight.peer) = (([0; 4], 0).into(), ([0; 4], 0).into());
-            sight.unacknowledged = 65_000;
-            sight.info = Some(TcpInfo::default());
+        let mut observed = socket.observed(State::Closed);
+        if disconnected {
+            (observed.local, observed.peer) = (([0; 4], 0).into(), ([0; 4], 0).into());
+            observed.unacknowledged = 65_000;
+            observed.info = Some(TcpInfo::default());
         }
-        // Beside the programs only news of sockets that are waited for are listened to.
-        let known = self.table.knows(socket.cookie) || self.table.inherits(socket.cookie);
+        // Beside the programs only destroy events of known sockets are used.
+        let known = self.table.knows(socket.cookie) || self.table.restores(socket.cookie);
         if self.records && !known {
             return;
         }
-        let news = Told {
-            sight,
-            found: Afterlife::Nothing,
+        let destroy_event = CloseEvent {
+            observed,
+            found: PostCloseState::Nothing,
             peers_payload: None,
         };
-        let looking = self.looking(clock);
+        let poll = self.poll(clock);
         let Self {
             table,
             series,
-            told,
+            reported,
             ..
         } = self;
-        table.destroyed(&news, &looking, |change: Change| {
+        table.destroyed(&destroy_event, &poll, |change: Change| {
             series.apply(&change);
-            if !wiped {
-                told.insert(socket.cookie, socket.told());
+            if !disconnected {
+                reported.insert(socket.cookie, socket.reported());
             }
         });
     }
 
-    /// The equation, over what a receiver would get.
+    /// Checks the books of a report as a receiver gets it.
     pub(crate) fn report(&mut self) -> Result<Taken, TestCaseError> {
-        let (established, unheard) = (self.established, self.unheard);
+        let (established, lost_closes) = (self.established, self.lost_closes);
         let books = self.table.books(|counter| match counter {
             Counter::Established => established,
-            Counter::CloseDropped => unheard,
+            Counter::CloseDropped => lost_closes,
             _ => 0,
         });
         prop_assert!(books.balance(), "{:?}", books);
-        let unseen = self.remainder.of(&books, 0, &self.series);
+        let unattributed = self.unattributed.of(&books, 0, &self.series);
         let sum = |of: fn(&Series) -> u64| self.series.all().map(|(_, one)| of(one)).sum::<u64>();
         let taken = Taken {
-            opened: sum(|of| of.opened + of.adopted_at_startup) + unseen.opened,
-            inherited: sum(|of| of.adopted_at_restart) + unseen.adopted_at_restart,
+            opened: sum(|of| of.opened + of.adopted_at_startup) + unattributed.opened,
+            restored: sum(|of| of.adopted_at_restart) + unattributed.adopted_at_restart,
             sums: (
                 sum(|of| of.bytes_sent),
                 sum(|of| of.bytes_received),
                 sum(|of| of.retransmits.total()),
             ),
-            told: self.told.clone(),
-            left: self.table.leave(unseen.pending),
+            reported: self.reported.clone(),
+            left: self.table.checkpoint(unattributed.pending),
             closed: sum(|of| of.closed.values().sum()),
-            live: sum(|of| of.live) - unseen.pending,
+            live: sum(|of| of.live) - unattributed.pending,
             lost: books.lost_total(),
         };
-        prop_assert!(unseen.pending <= unheard);
+        prop_assert!(unattributed.pending <= lost_closes);
         prop_assert_eq!(
-            taken.opened + taken.inherited,
+            taken.opened + taken.restored,
             taken.closed + taken.live + taken.lost
         );
-        // Of ends that were not heard of it takes two looks to tell whether series have their connections.
-        let opened = taken.opened + taken.inherited;
-        prop_assert!(opened <= books.opened && books.opened - opened <= unseen.pending);
+        // After lost closes two polls are needed to know whether series have their connections.
+        let opened = taken.opened + taken.restored;
+        prop_assert!(opened <= books.opened && books.opened - opened <= unattributed.pending);
         prop_assert_eq!(
             books.lost.get(&Lost::Restart).copied().unwrap_or(0),
-            unseen.adopted_at_restart
+            unattributed.adopted_at_restart
         );
         Ok(taken)
     }

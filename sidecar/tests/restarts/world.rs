@@ -1,14 +1,14 @@
-//! Sockets that come and go, and flowcars that follow one another.
+//! Sockets that come and go, and restarts of flowcar.
 
 use std::collections::{HashMap, HashSet};
 
-use flowcar::flow::handover::Leaving;
+use flowcar::flow::checkpoint::CheckpointFlows;
 use flowcar_shared::record::Kind;
 use proptest::prelude::*;
 
 use crate::process::{BOUND, Process, Socket, Taken};
 
-/// What happens.
+/// An event.
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
     Connect {
@@ -19,19 +19,19 @@ pub(crate) enum Event {
         received: u16,
         resent: bool,
     },
-    End,
-    /// Its own end resets it, which wipes it.
-    Wipe,
-    /// Beside programs, its end finds the ring full.
-    EndUnheard,
-    /// Beside programs, all of a connection finds the ring full.
-    PassUnheard,
+    Close,
+    /// Its own end resets it, which clears its counts.
+    Disconnect,
+    /// With programs, its close finds the ring full.
+    CloseUnseen,
+    /// With programs, all records of a connection find the ring full.
+    PassUnseen,
     Dump,
     /// A report is made, and a receiver takes it or not.
     Report {
         taken: bool,
     },
-    /// The flowcar is ended at once, and the next one starts after so many events.
+    /// The flowcar is killed, and the next one starts after so many events.
     Kill {
         gap: u8,
     },
@@ -43,11 +43,11 @@ pub(crate) struct World {
     sockets: Vec<Socket>,
     clock: u64,
     gap: u8,
-    /// Connections of which nothing was ever heard.
-    passed_unheard: u64,
-    /// Of the present flowcar.
+    /// Connections without any received record.
+    passed_unseen: u64,
+    /// Of the current flowcar.
     taken: Taken,
-    /// Of those before it.
+    /// Of the flowcars before it.
     before: Vec<Taken>,
 }
 
@@ -56,12 +56,12 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(records: bool) -> Self {
         Self {
-            process: Some(Process::new(records, &Leaving::default())),
+            process: Some(Process::new(records, &CheckpointFlows::default())),
             records,
             sockets: Vec::new(),
             clock: 1_000_000,
             gap: 0,
-            passed_unheard: 0,
+            passed_unseen: 0,
             taken: Taken::default(),
             before: Vec::new(),
         }
@@ -85,25 +85,25 @@ impl World {
                     socket.resent += u32::from(resent);
                 }
             }
-            Event::End | Event::Wipe if !self.sockets.is_empty() => {
+            Event::Close | Event::Disconnect if !self.sockets.is_empty() => {
                 let socket = self.sockets.swap_remove(which % self.sockets.len());
                 if let Some(process) = &mut self.process {
-                    process.end(&socket, matches!(event, Event::Wipe), clock);
+                    process.close(&socket, matches!(event, Event::Disconnect), clock);
                 }
             }
-            Event::EndUnheard if !self.sockets.is_empty() => {
+            Event::CloseUnseen if !self.sockets.is_empty() => {
                 let socket = self.sockets.swap_remove(which % self.sockets.len());
                 match &mut self.process {
-                    Some(process) if socket.recorded => process.unheard += 1,
-                    Some(process) => process.end(&socket, false, clock),
+                    Some(process) if socket.recorded => process.lost_closes += 1,
+                    Some(process) => process.close(&socket, false, clock),
                     None => {}
                 }
             }
-            Event::PassUnheard => {
+            Event::PassUnseen => {
                 if let Some(process) = self.process.as_mut().filter(|of| of.records) {
                     process.established += 1;
-                    process.unheard += 1;
-                    self.passed_unheard += 1;
+                    process.lost_closes += 1;
+                    self.passed_unseen += 1;
                 }
             }
             Event::Dump => {
@@ -145,14 +145,14 @@ impl World {
         self.before.push(taken);
     }
 
-    /// One that no receiver heard of leaves what there was.
-    fn left(&self, taken: &Taken) -> Leaving {
+    /// The checkpoint: after a flowcar without an acknowledged report it is the older one.
+    fn left(&self, taken: &Taken) -> CheckpointFlows {
         let all = std::iter::once(taken).chain(self.before.iter().rev());
         let mut reported =
-            all.filter(|taken| taken.opened + taken.inherited > 0 || !taken.left.flows.is_empty());
+            all.filter(|taken| taken.opened + taken.restored > 0 || !taken.left.flows.is_empty());
         reported
             .next()
-            .map_or_else(Leaving::default, |taken| taken.left.clone())
+            .map_or_else(CheckpointFlows::default, |taken| taken.left.clone())
     }
 
     fn connect(&mut self, client: bool) {
@@ -175,26 +175,27 @@ impl World {
         self.sockets.push(socket);
     }
 
-    /// Over all flowcars, once the last one has looked and reported.
+    /// Checks all flowcars, after the last one has polled and reported.
     pub(crate) fn holds(&mut self) -> Result<(), TestCaseError> {
         self.gap = 0;
-        // The first may be the one that adopts; two more miss what ended unheard.
-        let looks = [Event::Dump, Event::Dump, Event::Dump];
-        for event in looks.iter().chain([&Event::Report { taken: true }]) {
+        // The first poll may be the one that adopts; two more miss sockets with lost closes.
+        let polls = [Event::Dump, Event::Dump, Event::Dump];
+        for event in polls.iter().chain([&Event::Report { taken: true }]) {
             self.happen(0, event)?;
         }
         let last = self.taken.clone();
         let all = || self.before.iter().chain([&last]);
-        let mut told: HashMap<u64, (u64, u64, u64)> = HashMap::new();
+        let mut reported: HashMap<u64, (u64, u64, u64)> = HashMap::new();
         for taken in all() {
-            told.extend(
+            reported.extend(
                 taken
-                    .told
+                    .reported
                     .iter()
                     .map(|(cookie, payload)| (*cookie, *payload)),
             );
         }
-        let total = |of: fn((u64, u64, u64)) -> u64| told.values().copied().map(of).sum::<u64>();
+        let total =
+            |of: fn((u64, u64, u64)) -> u64| reported.values().copied().map(of).sum::<u64>();
         let sum = |of: fn(&Taken) -> u64| all().map(of).sum::<u64>();
         prop_assert_eq!(
             (
@@ -204,32 +205,32 @@ impl World {
             ),
             (total(|of| of.0), total(|of| of.1), total(|of| of.2))
         );
-        // Of what lives all is told.
+        // All payload of live connections is reported.
         for socket in &self.sockets {
-            prop_assert_eq!(told.get(&socket.cookie), Some(&socket.told()));
+            prop_assert_eq!(reported.get(&socket.cookie), Some(&socket.reported()));
         }
-        // Each connection is opened once, and once closed, lost or live. One of which nothing was ever heard may have been
+        // Each connection is opened once, and closed, lost or live once. A connection without any received record may have been
         // lost in the last report of a flowcar, and would have been opened in the next.
         let opened = sum(|of| of.opened);
         let ended = sum(|of| of.closed) + sum(|of| of.lost) + last.live;
         prop_assert!(
-            opened <= ended && ended - opened <= self.passed_unheard,
+            opened <= ended && ended - opened <= self.passed_unseen,
             "{} {}",
             opened,
             ended
         );
         prop_assert_eq!(last.live, self.sockets.len() as u64);
-        let wiped = sum(|of| of.opened) - told.len() as u64;
+        let disconnected = sum(|of| of.opened) - reported.len() as u64;
         prop_assert!(
-            wiped <= self.passed_unheard || !self.records,
-            "{} more opened than told of",
-            wiped
+            disconnected <= self.passed_unseen || !self.records,
+            "{} more opened than reported",
+            disconnected
         );
         let left: HashSet<u64> = last.left.flows.iter().map(|left| left.cookie).collect();
         let living: HashSet<u64> = self.sockets.iter().map(|socket| socket.cookie).collect();
-        // While looks have shown nothing they do not miss anything.
+        // Until polls have shown a socket they cannot miss it.
         prop_assert!(left.is_superset(&living));
-        prop_assert!((left.len() - living.len()) as u64 <= last.left.unheard);
+        prop_assert!((left.len() - living.len()) as u64 <= last.left.lost_closes);
         Ok(())
     }
 }
@@ -239,10 +240,10 @@ pub(crate) fn event() -> impl Strategy<Value = Event> {
         4 => any::<bool>().prop_map(|client| Event::Connect { client }),
         6 => (any::<u16>(), any::<u16>(), any::<bool>())
             .prop_map(|(sent, received, resent)| Event::Work { sent, received, resent }),
-        3 => Just(Event::End),
-        1 => Just(Event::Wipe),
-        1 => Just(Event::EndUnheard),
-        1 => prop_oneof![4 => Just(Event::Dump), 1 => Just(Event::PassUnheard)],
+        3 => Just(Event::Close),
+        1 => Just(Event::Disconnect),
+        1 => Just(Event::CloseUnseen),
+        1 => prop_oneof![4 => Just(Event::Dump), 1 => Just(Event::PassUnseen)],
         3 => Just(Event::Dump),
         3 => any::<bool>().prop_map(|taken| Event::Report { taken }),
         1 => (0_u8..10).prop_map(|gap| Event::Kill { gap }),

@@ -1,4 +1,4 @@
-//! What a receiver answers, as a success and as a refusal: understood, or told, and never more rejected than there can be.
+//! A receiver's answer, as a success and as a refusal: decoded or reported, and never more items rejected than were sent.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Any JSON in a pod's place.
+//! Any JSON instead of a pod.
 
 #![no_main]
 

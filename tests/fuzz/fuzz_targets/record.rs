@@ -1,13 +1,13 @@
 //! A stream of kernel records of any bytes, through all that a record goes through.
 //!
 //! Besides not panicking: the table stays within its bound, every record is applied or refused, and
-//! what a snapshot of the series says was closed is what the table says.
+//! the series' snapshot and the table have the same count of closed connections.
 
 #![no_main]
 
 use flowcar::{
     flow::{Exchanges, Table, decode},
-    series::{Naming, PeerNaming, SeriesSet},
+    series::{PeerLabel, SeriesLabels, SeriesSet},
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -16,8 +16,8 @@ const SERIES: usize = 3;
 
 fuzz_target!(|stream: &[u8]| {
     let mut table = Table::new(FLOWS);
-    let mut series = SeriesSet::new(Naming {
-        peer: PeerNaming::Address,
+    let mut series = SeriesSet::new(SeriesLabels {
+        peer: PeerLabel::Address,
         ports: true,
         limit: SERIES,
     });

@@ -27,11 +27,11 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Answers requests. First line: {"listening":"ADDRESS"}; then one for each connection that ended
+    /// Answers requests. First line: {"listening":"ADDRESS"}; then one for each closed connection
     Serve {
         #[command(flatten)]
         plan: ServePlan,
-        /// Ends after this many connections; else it serves until it is killed
+        /// Exits after this many connections; otherwise it serves until it is killed
         #[arg(long)]
         until: Option<u64>,
     },
@@ -43,14 +43,14 @@ enum Command {
     Hold(CallPlan),
     /// Makes connections for a time: one line in all
     Load(LoadPlan),
-    /// Opens a connection, makes one exchange, and hands it to whoever takes it at the Unix socket AT: one line
+    /// Opens a connection, makes one exchange, and passes it to the process that takes it at the Unix socket AT: one line
     Give {
         #[command(flatten)]
         plan: CallPlan,
         #[arg(long)]
         at: PathBuf,
     },
-    /// Takes a connection at the Unix socket AT, makes the last exchange and ends it. First line: {"taking":AT}; then one
+    /// Takes a connection at the Unix socket AT, makes the last exchange and closes it. First line: {"taking":AT}; then one
     Take {
         #[command(flatten)]
         plan: CallPlan,
@@ -61,29 +61,29 @@ enum Command {
     Splice(CallPlan),
     /// Connects to an address that connects back at the same time: one line
     Meet(MeetPlan),
-    /// Makes a connection of its own over loopback. First line: {"open":1}. A line on standard input ends it this way: one line
+    /// Makes a connection of its own over loopback. First line: {"open":1}. A line on standard input closes it this way: one line
     End {
         way: Way,
         #[arg(long)]
         v6: bool,
     },
-    /// Tries to connect, and gives up as it is told. First line: {"local":ADDRESS}, while the SYN is under way; then one
+    /// Tries to connect, and aborts by --give-up. First line: {"local":ADDRESS}, while the SYN is under way; then one
     Attempt(AttemptPlan),
-    /// Makes connections to itself whose server closes first and that are cut off afterwards: one line for each
+    /// Makes connections to itself whose server closes first and that are reset afterwards: one line for each
     CutOff {
         #[arg(value_enum)]
         how: CutOff,
         #[arg(long, default_value_t = 1)]
         connections: u32,
     },
-    /// Does nothing until it is told to end
+    /// Does nothing until SIGTERM
     Wait,
-    /// Sends so many bytes over loopback, which a sockmap hands over past TCP: {"port":PORT,"bytes":BYTES}
+    /// Sends so many bytes over loopback, which a sockmap redirects past TCP: {"port":PORT,"bytes":BYTES}
     Bypass { bytes: u64 },
 }
 
 fn main() -> ExitCode {
-    match end_when_told().and_then(|()| run(Arguments::parse().command)) {
+    match end_on_request().and_then(|()| run(Arguments::parse().command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("traffic: {error}");
@@ -132,17 +132,17 @@ fn run(command: Command) -> io::Result<()> {
     }
 }
 
-/// As a container's first process it would never see the request to end (pid_namespaces(7)).
-fn end_when_told() -> io::Result<()> {
+/// Exits on SIGTERM: a container's first process ignores it otherwise (pid_namespaces(7)).
+fn end_on_request() -> io::Result<()> {
     if process::id() != 1 {
         return Ok(());
     }
-    let mut told = SigSet::empty();
-    told.add(Signal::SIGTERM);
-    // Before there are other threads, which inherit it.
-    told.thread_block()?;
+    let mut stop = SigSet::empty();
+    stop.add(Signal::SIGTERM);
+    // Before other threads start: they inherit the mask.
+    stop.thread_block()?;
     thread::spawn(move || {
-        let _ = told.wait();
+        let _ = stop.wait();
         process::exit(0)
     });
     Ok(())
@@ -150,7 +150,7 @@ fn end_when_told() -> io::Result<()> {
 
 fn serve(plan: &ServePlan, until: Option<u64>) -> io::Result<()> {
     let (ended, reports) = mpsc::channel::<ConnectionReport>();
-    // The receiver is gone only when the program ends.
+    // The receiver is dropped only when the program exits.
     let server = Server::start(plan, move |report| drop(ended.send(report)))?;
     print(&serde_json::json!({ "listening": server.address() }))?;
     for (count, report) in (1..).zip(reports) {

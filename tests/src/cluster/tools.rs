@@ -68,7 +68,7 @@ pub fn product(name: &str) -> PathBuf {
     path
 }
 
-/// `base64`, so that no code of ours stands between.
+/// `base64` by the program, so that flowcar's own code is not involved.
 pub fn base64(text: &str) -> String {
     let mut command = Command::new("base64");
     command.arg("-w0");
@@ -84,8 +84,8 @@ pub fn base64_decoded(text: &Value) -> String {
 
 /// What a command that has to succeed writes.
 pub fn run(command: Command, input: &str) -> String {
-    let told = format!("{command:?}");
+    let reported = format!("{command:?}");
     let (ok, stdout, stderr) = pipe(command, input);
-    assert!(ok, "{told}: {stderr}");
+    assert!(ok, "{reported}: {stderr}");
     stdout
 }

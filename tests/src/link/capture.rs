@@ -28,10 +28,10 @@ use super::{
 };
 use crate::place::Netns;
 
-/// Room for what arrives until it is read, in bytes: tens of thousands of packets.
+/// Buffer of packets that are not read yet, in bytes: tens of thousands of packets.
 const ROOM: usize = 64 << 20;
 
-/// A capture that goes on.
+/// A running capture.
 #[derive(Debug)]
 pub struct Capture {
     socket: OwnedFd,

@@ -31,10 +31,10 @@ const BATCH: usize = 64;
 /// Larger than any packet a device may hold, so that a segment larger than the MTU would be seen whole.
 const BUFFER: usize = 65_536;
 
-/// Records kept unless told otherwise, about 150 bytes each.
+/// Records kept by default, about 150 bytes each.
 const LOG_LIMIT: usize = 1_000_000;
 
-/// Above every normal thread, below everything that has a reason of its own.
+/// Above every normal thread, below other real-time threads.
 const REAL_TIME_PRIORITY: libc::c_int = 1;
 
 /// The thread that moves the packets, and what it shares with the link's owner.
@@ -54,7 +54,7 @@ struct State {
     failure: Option<io::Error>,
 }
 
-/// What only the thread has.
+/// The thread's own state.
 struct Loop {
     ends: [Tun; 2],
     epoll: Epoll,
@@ -176,7 +176,7 @@ impl Loop {
         epoll.add(&ends[0], readable())?;
         epoll.add(&ends[1], readable())?;
         epoll.add(&timer, readable())?;
-        // Told apart from the others, which all mean: look everywhere.
+        // Distinguished from the other events, all of which mean: check every device.
         epoll.add(stop, EpollEvent::new(EpollFlags::EPOLLIN, 1))?;
         Ok(Self {
             ends,
@@ -310,8 +310,8 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A packet that waits for the processor has a delay that nobody asked for. Where this is refused, the link
-/// is only less exact, and its log says by how much.
+/// A packet that waits for the processor has a delay that the plan does not have. Where this is refused, the link
+/// is only less exact, and its log shows by how much.
 fn become_real_time() {
     // As the kernel has `struct sched_param`. The call is made directly, because musl's wrapper refuses it.
     let priority: libc::c_int = REAL_TIME_PRIORITY;

@@ -1,5 +1,5 @@
 //! A link between two network namespaces that delays, drops, reorders and duplicates packets by a seeded
-//! plan, and writes down what it truly did to each.
+//! plan, and records what it did to each.
 //!
 //! ```text
 //!  namespace a            one thread                        namespace b

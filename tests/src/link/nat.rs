@@ -103,7 +103,7 @@ impl Nat {
             .spawn()
             .map_err(|error| Error::Nat(error.to_string()))?;
         if let Some(mut stdin) = nft.stdin.take() {
-            // If nft is gone its status says so.
+            // If nft has exited, its status shows it.
             let _ = stdin.write_all(self.rules().as_bytes());
         }
         let output = nft

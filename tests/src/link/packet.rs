@@ -2,7 +2,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
-/// What a TCP segment says in its headers.
+/// The headers of a TCP segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TcpSummary {
     /// Sender.
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_another_writer_wrote() {
+    fn parses_packets_of_another_writer() {
         let mut packet = Vec::new();
         PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
             .tcp(4000, 80, 0xffff_fffe, 512)
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_the_handshake_apart_in_ipv6() {
+    fn ipv6_handshake_segments_are_distinguished() {
         let segment = |ack| {
             let builder = PacketBuilder::ipv6([1; 16], [2; 16], 64)
                 .tcp(1, 2, 9, 512)
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_not_tcp() {
+    fn other_packets_are_not_tcp() {
         let mut packet = Vec::new();
         PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
             .udp(1, 2)

@@ -41,11 +41,11 @@ pub enum Only {
     Fin,
     /// Segments with RST.
     Reset,
-    /// What the function says.
+    /// Segments that the function accepts.
     That(Arc<dyn Fn(&TcpSummary) -> bool + Send + Sync>),
 }
 
-/// Which of those packets it strikes; the first has number 1.
+/// Which of those packets a rule applies to; the first has number 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum When {
     /// All of them.
@@ -77,7 +77,7 @@ enum Act {
     Hold(Duration),
 }
 
-/// A plan at work: it remembers what it has seen.
+/// A plan in use, with its counts.
 #[derive(Debug)]
 pub(super) struct Director {
     plan: Plan,
@@ -208,7 +208,7 @@ impl fmt::Debug for Only {
 // === impl When ===
 
 impl When {
-    fn strikes(self, number: u64, random: &mut fastrand::Rng) -> bool {
+    fn applies_to(self, number: u64, random: &mut fastrand::Rng) -> bool {
         match self {
             Self::Always => true,
             Self::Chance(probability) => random.f64() < probability,
@@ -249,7 +249,7 @@ impl Director {
                 continue;
             }
             *seen += 1;
-            if !rule.when.strikes(*seen, &mut self.random) {
+            if !rule.when.applies_to(*seen, &mut self.random) {
                 continue;
             }
             match rule.act {
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_strike_where_they_say() {
+    fn rules_apply_to_the_counted_packets() {
         assert_eq!(struck(When::Nth(3), 6), [3]);
         assert_eq!(struck(When::First(2), 6), [1, 2]);
         assert_eq!(struck(When::After(4), 6), [5, 6]);

@@ -36,18 +36,18 @@ impl Direction {
     }
 }
 
-/// What became of a packet.
+/// The fate of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fate {
     /// It is still on its way.
     InFlight,
-    /// It arrived, and none that came after it arrived before it.
+    /// It arrived, and no later packet arrived before it.
     Delivered,
     /// It arrived after one that had entered later.
     Reordered,
     /// The plan dropped it.
     Dropped,
-    /// The other end's device refused it (it is down, or gone).
+    /// The other end's device refused it (it is down, or removed).
     Refused,
 }
 
@@ -64,7 +64,7 @@ pub struct PacketRecord {
     pub length: u32,
     /// Its TCP headers, unless it is something else.
     pub tcp: Option<TcpSummary>,
-    /// What became of it.
+    /// Its fate.
     pub fate: Fate,
     /// Whether it is a copy that the link made of the packet recorded before it.
     pub copy: bool,

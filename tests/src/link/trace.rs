@@ -79,7 +79,7 @@ impl Trace {
             .count()
     }
 
-    /// Segments of one connection that were sent this way again: that begin before what was sent already ends.
+    /// Retransmitted segments of one connection in this direction: those that begin before the highest sequence number sent.
     pub fn sent_again(&self, direction: Direction) -> u64 {
         let mut again = 0;
         let mut newest: Option<u32> = None;
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_are_members() {
+    fn percentiles_are_measured_values() {
         let values = [MS * 3, MS, MS * 2, MS * 4];
         assert_eq!(percentile(&values, 0.5), MS * 2);
         assert_eq!(percentile(&values, 0.99), MS * 4);
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sent_twice_gives_no_round_trip() {
+    fn retransmitted_segment_gives_no_round_trip() {
         let trace = trace(vec![
             record(AtoB, 0, None, tcp(AtoB, 1, 100, 1)),
             record(AtoB, 1, Some(11), tcp(AtoB, 101, 100, 1)),

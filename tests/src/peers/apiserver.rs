@@ -1,4 +1,4 @@
-//! A real Kubernetes API server with its etcd: whether it takes an object is asked from itself.
+//! A real Kubernetes API server with its etcd: it decides itself whether it takes an object.
 
 use super::pki::new_key;
 use super::{Authority, Client, Etcd, Net, Pair, Peer, Port, Process, Program, Reply, binary};
@@ -9,7 +9,7 @@ use std::process::Command;
 /// The token of the user `admin` in the group `system:masters`.
 const ADMIN_TOKEN: &str = "admin-token-of-a-test";
 
-/// An API server, its etcd, and what clients need to speak to it.
+/// An API server, its etcd, and what its clients need.
 pub struct ApiServer {
     process: Process,
     etcd: Etcd,
@@ -62,7 +62,7 @@ impl ApiServer {
         Self::start_with(ApiServerOptions::default())
     }
 
-    /// Starts both as `options` say.
+    /// Starts both with `options`.
     ///
     /// # Panics
     /// When one is not built or does not become ready.

@@ -1,4 +1,4 @@
-//! The OpenTelemetry Collector: takes OTLP by gRPC and HTTP, and says in JSON what it understood.
+//! The OpenTelemetry Collector: takes OTLP by gRPC and HTTP, and returns as JSON what it decoded.
 
 use super::process::connects;
 use super::sink::{Received, Sink};
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// The Collector, and the listener that it hands on to.
 ///
-/// It hands on before it answers: what a client has been told is accepted is already in [`Collector::received`].
+/// It hands on before it answers: an export that was answered with success is already in [`Collector::received`].
 pub struct Collector {
     process: Process,
     ports: Arc<Ports>,
@@ -51,7 +51,7 @@ impl Collector {
         Self::start_with(CollectorOptions::default())
     }
 
-    /// Starts it as `options` say.
+    /// Starts it with `options`.
     ///
     /// # Panics
     /// When it is not built or does not become ready.
@@ -131,7 +131,7 @@ impl Collector {
         self.sink.received().traces.clone()
     }
 
-    /// Waits until `probe` finds what it looks for in what was received.
+    /// Waits until `probe` returns a value for what was received.
     ///
     /// # Panics
     /// When it has not within `limit`.

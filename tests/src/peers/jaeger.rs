@@ -20,7 +20,7 @@ struct Ports {
     query_grpc: Port,
 }
 
-/// How far from now the service graph looks for spans, in both directions.
+/// The range of the service graph around now, in both directions.
 const DEPENDENCY_WINDOW: Duration = Duration::from_secs(24 * 3600);
 
 // === impl Jaeger ===
@@ -142,7 +142,8 @@ impl Jaeger {
         let reply = self.client.get(path).unwrap_or_else(|error| {
             panic!(
                 "{}",
-                self.process.complaint(&format!("does not answer: {error}"))
+                self.process
+                    .failure_message(&format!("does not answer: {error}"))
             )
         });
         if reply.status == 404 {

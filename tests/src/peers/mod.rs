@@ -1,7 +1,7 @@
 //! The real programs that tests run against: pins, builds, starts and questions.
 //!
 //! Each is built once by `tests/peers/build` from the Go module that pins it, and each test starts its own,
-//! on ports and in a folder of its own. What a peer has understood of flowcar's bytes is asked from the peer
+//! on ports and in a folder of its own. What a peer has decoded of flowcar's bytes is asked from the peer
 //! itself, so that no code of flowcar stands between a test and its verdict.
 //!
 //! ```no_run
@@ -49,7 +49,7 @@ use std::time::{Duration, Instant};
 /// How long a peer may take to answer after its start. Two seconds are usual; the rest is for a busy machine.
 pub const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// How often a condition is looked at again.
+/// How often a condition is checked again.
 const POLL: Duration = Duration::from_millis(20);
 
 /// Where the peer's executable is.
@@ -73,7 +73,7 @@ pub fn binary(name: &str) -> PathBuf {
 /// Asks `probe` until it has an answer.
 ///
 /// # Panics
-/// When `limit` has passed without one; `what` says what was waited for.
+/// When `limit` has passed without one; `what` names what was waited for.
 pub fn eventually<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + limit;
     loop {

@@ -1,5 +1,5 @@
 //! A program of somebody else's as a test's child: started and waited for, stopped, continued, killed, started
-//! again on the same ports, and gone when the test is over, however it ends.
+//! again on the same ports, and removed at the end of the test, whether it passes or panics.
 
 use super::{Net, POLL, START_LIMIT};
 use nix::sys::prctl::set_pdeathsig;
@@ -34,7 +34,7 @@ pub struct Program {
     pub dir: TempDir,
 }
 
-/// Says whether the program does its work yet, and if not, why.
+/// Returns whether the program is ready, and if not, why.
 type Probe = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
 
 /// A running program. Dropping it kills it and removes its folder.
@@ -59,7 +59,7 @@ pub trait Peer {
         self.process().resume();
     }
 
-    /// Kills it (SIGKILL) and waits until it is gone: its ports refuse connections from now on.
+    /// Kills it (SIGKILL) and waits until it has exited: its ports refuse connections from now on.
     fn kill(&self) {
         self.process().kill();
     }
@@ -151,7 +151,7 @@ impl Program {
 // === impl Process ===
 
 impl Process {
-    /// Starts the program and waits until `ready` says so.
+    /// Starts the program and waits until `ready` succeeds.
     ///
     /// # Panics
     /// When it does not start, ends, or is not ready within [`START_LIMIT`].
@@ -186,7 +186,7 @@ impl Process {
     /// See [`Peer::pause`].
     pub fn pause(&self) {
         let pid = self.signal(Signal::SIGSTOP);
-        // The signal is on its way only; wait until the kernel says that it has stopped (or died), reaping nothing.
+        // The signal is only sent: wait until the kernel reports that the process has stopped (or died), reaping nothing.
         let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
         waitid(Id::Pid(pid), flags).expect("wait for the peer to stop");
     }
@@ -224,7 +224,7 @@ impl Process {
             assert!(
                 Instant::now() < deadline,
                 "{}",
-                self.complaint(&format!("still runs {limit:?} after SIGTERM"))
+                self.failure_message(&format!("still runs {limit:?} after SIGTERM"))
             );
             std::thread::sleep(POLL);
         }
@@ -258,7 +258,7 @@ impl Process {
             if let Some(status) = ended {
                 panic!(
                     "{}",
-                    self.complaint(&format!("ended with {status} before it was ready"))
+                    self.failure_message(&format!("ended with {status} before it was ready"))
                 );
             }
             match (self.ready)() {
@@ -266,7 +266,7 @@ impl Process {
                 Err(why) if Instant::now() > deadline => {
                     panic!(
                         "{}",
-                        self.complaint(&format!("is not ready after {START_LIMIT:?}: {why}"))
+                        self.failure_message(&format!("is not ready after {START_LIMIT:?}: {why}"))
                     )
                 }
                 Err(_) => std::thread::sleep(POLL),
@@ -280,8 +280,8 @@ impl Process {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// A message for a panic: what the peer did wrong, and the end of its log.
-    pub fn complaint(&self, what: &str) -> String {
+    /// A message for a panic: the peer's failure, and the end of its log.
+    pub fn failure_message(&self, what: &str) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         let tail = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n");
@@ -308,7 +308,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("{}", self.complaint("was there when the test failed"));
+            eprintln!("{}", self.failure_message("was there when the test failed"));
         }
         self.kill();
     }
@@ -327,7 +327,7 @@ fn spawn(command: Command) -> io::Result<Child> {
             .name("peer-spawner".into())
             .spawn(move || {
                 for (mut command, reply) in inbox {
-                    // The one who ordered waits for the reply, and cannot be gone.
+                    // The requester waits for the reply, so it still exists.
                     let _ = reply.send(command.spawn());
                 }
             })

@@ -39,7 +39,7 @@ impl Prometheus {
         })
     }
 
-    /// Starts it as `options` say.
+    /// Starts it with `options`.
     ///
     /// # Panics
     /// When it is not built or does not become ready.
@@ -148,7 +148,8 @@ impl Prometheus {
         let reply = self.client.post_form(path, fields).unwrap_or_else(|error| {
             panic!(
                 "{}",
-                self.process.complaint(&format!("does not answer: {error}"))
+                self.process
+                    .failure_message(&format!("does not answer: {error}"))
             )
         });
         let mut answer = reply.json();

@@ -1,4 +1,4 @@
-//! bpf(2), called directly, so that what the kernel allows is asked from itself.
+//! bpf(2), called directly, so that the kernel itself answers what it allows.
 
 use std::{
     io,
@@ -14,7 +14,7 @@ pub(super) const BPF_MAP_CREATE: libc::c_int = 0;
 pub(super) const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 
-/// What flowcar may have.
+/// The capabilities that flowcar may have.
 const TWO: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN];
 
 const NEEDS_ROOT: &str = "run as root";

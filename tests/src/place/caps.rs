@@ -8,7 +8,7 @@ use super::error::Error;
 ///
 /// A container's entry process that runs as root has exactly the capabilities of its bounding set: execve
 /// of uid 0 gives `permitted = inheritable | bounding` (capabilities(7), "Capabilities and execution of
-/// programs by root"). So the bounding set is cut down to what was asked, inheritable and ambient are
+/// programs by root"). So the bounding set is reduced to the requested capabilities, inheritable and ambient are
 /// emptied, and no_new_privs is set, as runc does for a container with `drop: [ALL]`, `add: [..]`,
 /// `allowPrivilegeEscalation: false`. Ambient capabilities would give the same sets to another uid, which
 /// Kubernetes cannot.

@@ -82,7 +82,7 @@ impl Cgroup {
     /// number of its directory.
     ///
     /// # Errors
-    /// The cgroup is gone.
+    /// The cgroup was removed.
     pub fn id(&self) -> Result<u64, Error> {
         let metadata = fs::metadata(&self.path).map_err(Error::at(
             format_args!("read cgroup {}", self.path.display()),
@@ -94,7 +94,7 @@ impl Cgroup {
     /// Makes `command` join this cgroup before it runs.
     ///
     /// # Errors
-    /// The cgroup is gone, or not writable.
+    /// The cgroup was removed, or is not writable.
     pub fn enter(&self, command: &mut Command) -> Result<(), Error> {
         let procs = self.open_procs()?;
         // SAFETY: between fork and exec the closure only calls write(2) on a descriptor opened before.
@@ -118,7 +118,7 @@ impl Cgroup {
     /// the cgroup in which they were made.
     ///
     /// # Errors
-    /// The process or the cgroup is gone.
+    /// The process has exited, or the cgroup was removed.
     pub fn adopt(&self, pid: u32) -> Result<(), Error> {
         self.open_procs()?
             .write_all(pid.to_string().as_bytes())
@@ -139,7 +139,7 @@ impl Cgroup {
             ))
     }
 
-    /// Kills every process in this cgroup and below it. They may take a moment to be gone.
+    /// Kills every process in this cgroup and below it. They may take a moment to exit.
     ///
     /// # Errors
     /// The cgroup cannot be read.
@@ -203,7 +203,7 @@ fn sweep(mount: &Path) {
         let owner = name
             .to_str()
             .and_then(|name| name.strip_prefix(PREFIX)?.parse::<Owner>().ok());
-        if owner.is_some_and(|owner| owner.is_gone())
+        if owner.is_some_and(|owner| owner.is_dead())
             && let Err(error) = remove_tree(&entry.path())
         {
             eprintln!(
@@ -214,7 +214,7 @@ fn sweep(mount: &Path) {
     }
 }
 
-/// Kills, waits, and removes the whole tree, the leaves first. That it is gone already is no error.
+/// Kills, waits, and removes the whole tree, the leaves first. A tree that is removed already is no error.
 fn remove_tree(path: &Path) -> io::Result<()> {
     let deadline = Instant::now() + EMPTY_WITHIN;
     loop {
@@ -272,7 +272,7 @@ fn kill_each(path: &Path) -> io::Result<()> {
     }
     for pid in fs::read_to_string(path.join("cgroup.procs"))?.lines() {
         if let Ok(pid) = pid.parse() {
-            // It may be gone by now, which is what was wanted.
+            // It may have exited by now.
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }

@@ -39,7 +39,7 @@ fn detach(cgroup: u64) -> io::Result<usize> {
         let pointer = attributes.as_ptr().cast();
         let link = match call(BPF_LINK_GET_FD_BY_ID, pointer, size_of_val(&attributes)) {
             Ok(link) => owned(link)?,
-            // It is gone meanwhile.
+            // It was removed meanwhile.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => continue,
             Err(error) => return Err(error),
         };

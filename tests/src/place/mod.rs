@@ -1,6 +1,6 @@
 //! Cgroups and network namespaces that clean up after themselves.
 //!
-//! A [`Place`] is what a pod is to flowcar: a cgroup and a network namespace. Processes started in it
+//! A [`TestPod`] is what a pod is to flowcar: a cgroup and a network namespace. Processes started in it
 //! are in both before their first instruction; when the value is dropped, also by a panic, they are
 //! killed and the cgroup is removed.
 //!
@@ -8,7 +8,7 @@
 //! - network namespaces (and the devices in them) are held by a file descriptor and have no name in the
 //!   file system, so the kernel takes them away with the last process that uses them;
 //! - cgroups carry their owner (process id, start time, pid namespace) in their name, and the first
-//!   fixture made by a later run kills and removes those whose owner is gone.
+//!   fixture made by a later run kills and removes those whose owner is dead.
 
 mod bpf;
 mod caps;
@@ -38,4 +38,4 @@ pub use need::{
 pub use neighbour::{Callbacks, Neighbour, Sharing};
 pub use netns::Netns;
 pub(crate) use network::{DeviceAddresses, default_route, set_up_device};
-pub use pod::Place;
+pub use pod::TestPod;

@@ -11,7 +11,7 @@ use nix::unistd::Uid;
 use super::cgroup::cgroup2_mount;
 
 /// True when this process is root, in the initial sense: uid 0 with CAP_SYS_ADMIN. Else the test is
-/// skipped aloud: `if !require_root() { return; }`.
+/// skipped with a message: `if !require_root() { return; }`.
 ///
 /// # Panics
 /// As every `require_*`: when `CI=true` or `FLOWCAR_NO_SKIP=1`, because a test that was skipped there
@@ -83,7 +83,7 @@ pub fn require_file(path: &Path, command: &str) -> bool {
     )
 }
 
-/// Says what this kernel lacks of what is under test, so that the table in the README can be written from the runs.
+/// Prints which tested feature this kernel lacks, so that the table in docs/kernels.md can be written from the runs.
 pub fn lacks(what: &str) {
     // Not println: the test harness would swallow it when the test passes. On a line of its own: the harness has
     // begun one.

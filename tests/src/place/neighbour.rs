@@ -11,7 +11,7 @@ use super::{
 };
 
 /// Another program's `sock_ops` hook on a cgroup. When a connection is established it sets callback flags of its own,
-/// as it is usually written: without a look at those that others have set. It counts the callbacks that it gets.
+/// as it is usually written: without reading those that others have set. It counts the callbacks that it gets.
 /// Detached on drop.
 #[derive(Debug)]
 pub struct Neighbour {

@@ -33,7 +33,7 @@ const SYSCTLS: &[(&str, &str)] = &[
     ("net.ipv6.conf.default.addr_gen_mode", "1"),
 ];
 
-/// A network namespace of its own, with loopback up. It ends with its last user: this value, a thread or
+/// A network namespace of its own, with loopback up. It lives until its last user goes: this value, a thread or
 /// process inside, or an open socket.
 #[derive(Debug)]
 pub struct Netns {
@@ -44,7 +44,7 @@ pub struct Netns {
 // === impl Netns ===
 
 impl Netns {
-    /// Makes an empty namespace; `name` only tells it apart in messages and thread names.
+    /// Makes an empty namespace; `name` only identifies it in messages and thread names.
     ///
     /// # Errors
     /// CAP_SYS_ADMIN is missing, or loopback cannot be set up.

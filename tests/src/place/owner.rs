@@ -1,9 +1,9 @@
 use std::{fmt, fs, io, os::unix::fs::MetadataExt, path::Path, process, str::FromStr};
 
-/// The process that a fixture belongs to, so that a later run can tell a leftover from a fixture in use.
+/// The process that a fixture belongs to, so that a later run can distinguish a leftover from a fixture in use.
 ///
 /// A process id alone is reused; with the start time (clock ticks since boot) it names one process. The
-/// pid namespace tells a run in another container, about whose processes nothing can be known from here.
+/// pid namespace identifies a run in another container, whose processes cannot be checked from here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Owner {
     pid_namespace: u64,
@@ -23,7 +23,7 @@ impl Owner {
     }
 
     /// True only where it is certain that nobody uses the fixture any more.
-    pub(super) fn is_gone(&self) -> bool {
+    pub(super) fn is_dead(&self) -> bool {
         let here = own_pid_namespace().is_ok_and(|namespace| namespace == self.pid_namespace);
         let runs = start_time(self.pid).is_ok_and(|started| started == self.started);
         here && !runs
@@ -74,10 +74,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn owner_survives_the_name_and_knows_the_dead() {
+    fn owner_round_trips_through_its_name_and_detects_death() {
         let me = Owner::current().unwrap();
         assert_eq!(format!("{me}-7-some-name").parse(), Ok(me));
-        assert!(!me.is_gone());
+        assert!(!me.is_dead());
 
         let mut child = process::Command::new("true").spawn().unwrap();
         let its = Owner {
@@ -86,13 +86,13 @@ mod tests {
             ..me
         };
         child.wait().unwrap();
-        assert!(its.is_gone());
+        assert!(its.is_dead());
         assert!(
             !Owner {
                 pid_namespace: 1,
                 ..its
             }
-            .is_gone(),
+            .is_dead(),
             "another pid namespace is unknown"
         );
         assert!(
@@ -100,7 +100,7 @@ mod tests {
                 started: me.started + 1,
                 ..me
             }
-            .is_gone(),
+            .is_dead(),
             "a reused process id is another process"
         );
         assert_eq!("no-owner".parse::<Owner>(), Err(()));

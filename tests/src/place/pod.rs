@@ -4,15 +4,15 @@ use super::{cgroup::Cgroup, error::Error, netns::Netns};
 
 /// A cgroup and a network namespace, as a pod has them.
 #[derive(Debug)]
-pub struct Place {
-    /// First, so that on drop its processes are gone before the namespace is let go.
+pub struct TestPod {
+    /// First, so that on drop its processes are killed before the namespace is released.
     cgroup: Cgroup,
     netns: Netns,
 }
 
-// === impl Place ===
+// === impl TestPod ===
 
-impl Place {
+impl TestPod {
     /// Makes both.
     ///
     /// # Errors
@@ -34,7 +34,7 @@ impl Place {
         &self.netns
     }
 
-    /// Makes `command` run in this place. Take capabilities away afterwards, not before: entering needs
+    /// Makes `command` run in this pod. Take capabilities away afterwards, not before: entering needs
     /// them, and a command's steps run in the order in which they were added.
     ///
     /// # Errors
@@ -44,17 +44,17 @@ impl Place {
         self.netns.enter(command)
     }
 
-    /// A command that will run in this place.
+    /// A command that will run in this pod.
     ///
     /// # Errors
-    /// As [`Place::enter`].
+    /// As [`TestPod::enter`].
     pub fn command(&self, program: &str) -> Result<Command, Error> {
         let mut command = Command::new(program);
         self.enter(&mut command)?;
         Ok(command)
     }
 
-    /// Starts a program in this place. It is killed when the place is dropped.
+    /// Starts a program in this pod. It is killed when the pod is dropped.
     ///
     /// # Errors
     /// It cannot be started.

@@ -1,4 +1,4 @@
-//! Attempts to connect that end in every way that an application can bring about.
+//! Attempts to connect, and every way in which an application can abort them.
 
 use std::{
     io,
@@ -14,7 +14,7 @@ use socket2::Socket;
 
 use super::{options::SocketOptions, socket::connecting};
 
-/// What the application does once it has waited long enough.
+/// What the application does after its time-out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum GiveUp {
     /// Nothing: it waits for the kernel's answer.
@@ -48,7 +48,7 @@ pub struct AttemptPlan {
     pub user_timeout: Option<libc::c_int>,
 }
 
-/// What the application saw of it.
+/// The application's result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempted {
     /// Its address.
@@ -57,7 +57,7 @@ pub struct Attempted {
     pub errno: Option<i32>,
 }
 
-/// Tries to connect without blocking; `connecting` hears the own address while the SYN is under way.
+/// Tries to connect without blocking; `connecting` gets the local address while the SYN is under way.
 ///
 /// # Errors
 /// The socket cannot be made or set up, or the attempt fails before a SYN is sent.
@@ -110,7 +110,7 @@ fn give_up(socket: &Socket, how: GiveUp) -> io::Result<()> {
         // It is closed when it is dropped.
         GiveUp::Never | GiveUp::Close => Ok(()),
         GiveUp::Shutdown => match socket.shutdown(std::net::Shutdown::Both) {
-            // The kernel ends the attempt, and says that it is not connected.
+            // The kernel aborts the attempt, and returns ENOTCONN.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
             other => other,
         },

@@ -43,7 +43,7 @@ pub struct Caller {
 }
 
 /// Makes all connections of the plan, in the network namespace of the calling thread, and calls `on_report`
-/// with each that ended. Failures of connections are in their reports.
+/// with each report. Failures of connections are in their reports.
 ///
 /// # Errors
 /// An interval of the plan is empty, or threads cannot be started.
@@ -142,12 +142,12 @@ impl Caller {
         }
     }
 
-    /// Own address.
+    /// Local address.
     pub fn local(&self) -> Option<SocketAddr> {
         self.local
     }
 
-    /// The socket, for what is not foreseen here.
+    /// The socket, for options that have no method here.
     pub fn stream(&self) -> &TcpStream {
         &self.stream
     }
@@ -160,7 +160,7 @@ impl Caller {
         self.exchange_then(Then::Continue)
     }
 
-    /// The last exchange, in which the server learns how the connection is to end.
+    /// The last exchange, in which the server learns how the connection is closed.
     ///
     /// # Errors
     /// The operating system's.
@@ -174,7 +174,7 @@ impl Caller {
         })
     }
 
-    /// Ends the connection as the plan says and reports; `exchanged` is how the exchanges went.
+    /// Closes the connection by the plan and reports; `exchanged` is the result of the exchanges.
     pub fn finish(mut self, exchanged: io::Result<()>) -> ConnectionReport {
         let info = TcpInfo::of(&self.stream).ok();
         let failure = match exchanged {
@@ -187,7 +187,7 @@ impl Caller {
         self.report(failure, info)
     }
 
-    /// Reports, and lets go of the connection without a word to it: somebody else has it, too.
+    /// Reports, and drops the connection without closing it: another process has it, too.
     pub(super) fn leave(self) -> ConnectionReport {
         let info = TcpInfo::of(&self.stream).ok();
         self.report(None, info)
@@ -209,7 +209,7 @@ impl Caller {
         }
     }
 
-    /// As many exchanges as the plan wants, the last one included.
+    /// All exchanges of the plan, the last one included.
     pub(super) fn all_exchanges(&mut self) -> io::Result<()> {
         let count = self.random.u64(self.plan.exchanges.clone());
         for number in 1..=count {
@@ -281,7 +281,7 @@ impl Caller {
         Ok(())
     }
 
-    /// The endings in which the client's FIN leaves before the last response is read.
+    /// The ways to close in which the client's FIN leaves before the last response is read.
     fn close_while_waiting(&self) -> io::Result<()> {
         match self.plan.close {
             Close::HalfByClient => self.stream.shutdown(Shutdown::Write),
@@ -295,9 +295,13 @@ impl Caller {
     }
 
     fn close(&mut self) -> io::Result<()> {
-        // A server that was not told how to end waits for the client.
-        let told = self.parting || self.plan.close == Close::ResetByClient;
-        match if told { self.plan.close } else { Close::Client } {
+        // A server that has got no close command waits for the client.
+        let reported = self.parting || self.plan.close == Close::ResetByClient;
+        match if reported {
+            self.plan.close
+        } else {
+            Close::Client
+        } {
             Close::Client => {
                 self.stream.shutdown(Shutdown::Write)?;
                 self.await_end()

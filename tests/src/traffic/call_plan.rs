@@ -15,10 +15,10 @@ use super::options::{Close, CommandLine, SocketOptions, milliseconds, range};
 pub struct CallPlan {
     /// The server
     pub target: SocketAddr,
-    /// Own address, if not the one that the kernel chooses
+    /// Local address, if not the one that the kernel chooses
     #[arg(long)]
     pub local: Option<IpAddr>,
-    /// Own port, if not one that the kernel chooses; with --local only
+    /// Local port, if not one that the kernel chooses; with --local only
     #[arg(long, requires = "local")]
     pub local_port: Option<u16>,
     /// Connections to make
@@ -45,10 +45,10 @@ pub struct CallPlan {
     /// How long the client waits between exchanges
     #[arg(long, default_value = "0", value_parser = milliseconds, value_name = "MS")]
     pub pause: Duration,
-    /// How each connection ends
+    /// How each connection is closed
     #[arg(long, value_enum, default_value_t)]
     pub close: Close,
-    /// Gives up connecting, and each read and write, after this long
+    /// Time-out of connecting, and of each read and write
     #[arg(long, value_parser = milliseconds, value_name = "MS")]
     pub timeout: Option<Duration>,
     /// Decides the random sizes and numbers
@@ -123,7 +123,7 @@ impl CallPlan {
         }
     }
 
-    /// How each connection ends.
+    /// How each connection is closed.
     pub fn close(self, close: Close) -> Self {
         Self { close, ..self }
     }

@@ -1,4 +1,4 @@
-//! Connections whose peer closes first and that a RST ends afterwards.
+//! Connections whose peer closes first and that are reset afterwards.
 
 use std::{
     io::{self, Read, Write},
@@ -43,7 +43,7 @@ pub struct CutOffReport {
 const REQUEST: usize = 100;
 const RESPONSE: usize = 1000;
 
-/// Makes one connection over loopback and ends it.
+/// Makes one connection over loopback and closes it.
 ///
 /// # Errors
 /// The sockets fail otherwise than by the RST that is asked for.
@@ -58,7 +58,7 @@ pub fn cut_off(how: CutOff) -> io::Result<CutOffReport> {
     if how == CutOff::Probe {
         reset_on_close(SockRef::from(&client))?;
         drop(client);
-        // Until the RST has come.
+        // Until the RST has arrived.
         return match server.read(&mut [0]) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(report),
             other => Err(io::Error::other(format!("no RST came: {other:?}"))),

@@ -1,4 +1,4 @@
-//! One connection over loopback, and every way in which it can end.
+//! One connection over loopback, and every way in which it can close.
 
 use std::{
     io::{self, BufRead, Read, Write},
@@ -19,10 +19,10 @@ const FIRST: usize = 100;
 /// What the server sends after the client's FIN, where it does.
 const ANSWER: usize = 1_000;
 
-/// Longer than any timer here takes, on an emulated machine as well, whose slow round trips make retransmission timers long.
+/// Longer than any timer here, also on an emulated machine, whose slow round trips make retransmission timers long.
 const PATIENCE: Duration = Duration::from_secs(150);
 
-/// How a connection ends, once each end has sent 100 bytes. "Cut" means that no segment arrives any more.
+/// How a connection closes, once each end has sent 100 bytes. "Cut" means that no segment arrives any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum Way {
     /// Cut; both ends probe with keepalive.
@@ -71,7 +71,7 @@ pub enum Way {
     ProbeAnsweredByReset,
     /// Cut; both close; then not cut any more: their FINs cross, so that both ends pass through CLOSING.
     ClosedAtOnce,
-    /// The client closes with TCP_LINGER2 of -1, so that nothing is left of it once its FIN is acknowledged. Then the server
+    /// The client closes with TCP_LINGER2 of -1, so that its socket is removed once its FIN is acknowledged. Then the server
     /// closes, and is answered by a RST.
     ClosedWithoutFinWait2,
 }
@@ -89,7 +89,7 @@ pub struct Ended {
     pub from_server: u64,
 }
 
-/// Makes the connection, calls `opened`, waits for a line on standard input, and ends it.
+/// Makes the connection, calls `opened`, waits for a line on standard input, and closes it.
 ///
 /// # Errors
 /// A system call fails that should not, or the kernel does not end the connection in time.
@@ -201,11 +201,11 @@ impl Pair {
                 Ok((first, first))
             }
             Way::FinWait2Timer => {
-                // What is past a minute is waited for in the socket itself, the rest in what it leaves.
+                // The socket itself waits for what is past a minute, its TIME_WAIT socket for the rest.
                 set(client, libc::IPPROTO_TCP, libc::TCP_LINGER2, 62)?;
                 close(client)?;
                 reads_end(server)?;
-                // Later than the socket's two seconds, and before what it leaves has waited two more.
+                // Later than the socket's two seconds, and before its TIME_WAIT socket has waited two more.
                 thread::sleep(Duration::from_secs(3));
                 close(server)?;
                 Ok((first, first))
@@ -346,7 +346,7 @@ fn give(from: &mut TcpStream, to: &mut TcpStream, bytes: usize) -> io::Result<()
     to.read_exact(&mut vec![0; bytes])
 }
 
-/// Reads until the kernel says that the connection is dead.
+/// Reads until the kernel reports that the connection is dead.
 fn dies(socket: &mut TcpStream) -> io::Result<()> {
     match socket.read(&mut [0; 4096]) {
         Err(error) if error.kind() != io::ErrorKind::WouldBlock => Ok(()),
@@ -373,7 +373,7 @@ fn reads_end(socket: &mut TcpStream) -> io::Result<()> {
     }
 }
 
-/// Closes the descriptor now, and leaves a socket of no connection in its place.
+/// Closes the descriptor now, and puts an unconnected socket there.
 fn close(socket: &mut TcpStream) -> io::Result<()> {
     let none = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
     // SAFETY: the descriptor is moved over.
@@ -387,7 +387,7 @@ fn reset(socket: &mut TcpStream) -> io::Result<()> {
     close(socket)
 }
 
-/// Probes after a second without a word, and every second.
+/// Probes after an idle second, and every second.
 fn probe(socket: &TcpStream, probes: u32) -> io::Result<()> {
     let second = Duration::from_secs(1);
     let keepalive = TcpKeepalive::new().with_time(second).with_interval(second);

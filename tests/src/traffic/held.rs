@@ -2,7 +2,7 @@ use std::{io, panic, thread};
 
 use super::{call::Caller, call_plan::CallPlan, report::ConnectionReport, socket};
 
-/// Connections that stay open until told otherwise.
+/// Connections that stay open until they are closed by [`Held::close`].
 #[derive(Debug)]
 pub struct Held {
     open: Vec<Caller>,
@@ -65,7 +65,7 @@ impl Held {
         Ok(())
     }
 
-    /// Makes the last exchange on each connection, closes it as the plan says, and reports about all,
+    /// Makes the last exchange on each connection, closes it by the plan, and reports about all,
     /// those that failed on the way first.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use super::{options::SocketOptions, socket::connecting};
 pub struct MeetPlan {
     /// The other end, which does the same at the same time; or this end itself
     pub target: SocketAddr,
-    /// Own address
+    /// Local address
     #[arg(long)]
     pub local: SocketAddr,
     /// Bytes to send
@@ -32,10 +32,10 @@ pub struct Met {
     pub received: u64,
 }
 
-/// Connects to who connects, sends, closes its direction, and reads to the end.
+/// Connects to the end that connects at the same time, sends, closes its direction, and reads to the end.
 ///
 /// # Errors
-/// The other end was not there in time, or failed.
+/// The other end did not connect in time, or failed.
 pub fn meet(plan: &MeetPlan) -> io::Result<Met> {
     let socket = connecting(plan.target, Some(plan.local), SocketOptions::default())?;
     socket.connect(&plan.target.into())?;

@@ -1,5 +1,5 @@
-//! Applications with known behaviour: what they sent, received and measured is the truth that flows are
-//! held against.
+//! Applications with known behaviour: their counts and measurements are the truth that flows are
+//! compared with.
 //!
 //! Everything here runs in the namespace of the thread that calls it. The binary `traffic` offers the same
 //! as commands, to be started inside a cgroup; it writes one JSON object a line.
@@ -8,8 +8,8 @@ mod attempt;
 mod call;
 mod call_plan;
 mod cut_off;
+mod descriptors;
 mod ending;
-mod handover;
 mod held;
 mod kernel_tls;
 mod load;
@@ -31,14 +31,14 @@ pub use attempt::{AttemptPlan, Attempted, GiveUp, attempt};
 pub use call::{Caller, call};
 pub use call_plan::CallPlan;
 pub use cut_off::{CutOff, CutOffReport, cut_off};
+pub use descriptors::{give, take};
 pub use ending::{Ended, Way, end};
-pub use handover::{give, take};
 pub use held::Held;
 pub use load::{LoadPlan, LoadReport, load};
 pub use meet::{MeetPlan, Met, meet};
 pub use options::{Close, SocketOptions, StreamProtocol};
 pub use pods::Pods;
-pub use programs::{Ending, Holding, Serving, call_in, load_in};
+pub use programs::{Holding, Serving, Teardown, call_in, load_in};
 pub use report::{ConnectionReport, Failure, FailureKind, Percentiles, Phase, Role};
 pub use serve::{ServePlan, Server};
 pub use splice::{Bypassed, bypass, splice};

@@ -3,7 +3,7 @@ use std::{ffi::OsString, fmt::Display, ops::RangeInclusive, time::Duration};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
-/// How a connection ends after its last exchange.
+/// How a connection is closed after its last exchange.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Close {

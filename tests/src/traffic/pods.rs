@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     link::{Link, Plan},
-    place::Place,
+    place::TestPod,
 };
 
 /// How long the server's end of a connection may outlive the client's. It takes a round trip; more only
@@ -25,8 +25,8 @@ const SERVER_ENDS_WITHIN: Duration = Duration::from_secs(60);
 pub struct Pods {
     serving: Serving,
     link: Link,
-    client: Place,
-    server: Place,
+    client: TestPod,
+    server: TestPod,
 }
 
 // === impl Pods ===
@@ -35,7 +35,7 @@ impl Pods {
     /// Makes all of it; the link has this plan in both directions.
     ///
     /// # Errors
-    /// As its parts.
+    /// As [`TestPod::new`], [`Link::between`] and [`Serving::start`].
     pub fn new(plan: Plan) -> io::Result<Self> {
         Self::with(
             plan,
@@ -46,10 +46,10 @@ impl Pods {
     /// As [`Pods::new`], with a server of one's own.
     ///
     /// # Errors
-    /// As its parts.
+    /// As [`TestPod::new`], [`Link::between`] and [`Serving::start`].
     pub fn with(plan: Plan, serve: &ServePlan) -> io::Result<Self> {
-        let client = Place::new("client")?;
-        let server = Place::new("server")?;
+        let client = TestPod::new("client")?;
+        let server = TestPod::new("server")?;
         let link = Link::between(client.netns(), server.netns(), plan).map_err(io::Error::other)?;
         let serving = Serving::start(&server, serve)?;
         Ok(Self {
@@ -61,12 +61,12 @@ impl Pods {
     }
 
     /// The client's pod.
-    pub fn client(&self) -> &Place {
+    pub fn client(&self) -> &TestPod {
         &self.client
     }
 
     /// The server's pod.
-    pub fn server(&self) -> &Place {
+    pub fn server(&self) -> &TestPod {
         &self.server
     }
 
@@ -85,17 +85,17 @@ impl Pods {
         self.serving.address().port()
     }
 
-    /// Where the server is, over IPv4.
+    /// The server's address over IPv4.
     pub fn v4(&self) -> SocketAddr {
         self.at(self.link.b4())
     }
 
-    /// Where the server is, over IPv6.
+    /// The server's address over IPv6.
     pub fn v6(&self) -> SocketAddr {
         self.at(self.link.b6())
     }
 
-    /// Where the server is, over IPv4 by a socket of IPv6 (`::ffff:a.b.c.d`).
+    /// The server's address over IPv4 by a socket of IPv6 (`::ffff:a.b.c.d`).
     pub fn v4_mapped(&self) -> SocketAddr {
         match self.link.b4() {
             IpAddr::V4(address) => self.at(address.to_ipv6_mapped().into()),
@@ -108,11 +108,11 @@ impl Pods {
     }
 
     /// Runs `traffic call` in the client's pod, and waits for the server's reports of the same connections.
-    /// Both are in the order of the connections' addresses, so that those of one connection stand at the
-    /// same place, unless some did not come to be.
+    /// Both are in the order of the connections' addresses, so that those of one connection have the
+    /// same index, unless a connection was not established.
     ///
     /// # Errors
-    /// A program cannot be started or fails, or the server did not see the end of every connection.
+    /// A program cannot be started or fails, or the server did not see every connection close.
     pub fn call(
         &self,
         plan: &CallPlan,

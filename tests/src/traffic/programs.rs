@@ -19,9 +19,9 @@ use super::{
     report::ConnectionReport,
     serve::ServePlan,
 };
-use crate::place::Place;
+use crate::place::TestPod;
 
-/// `traffic serve` in a place. It is killed on drop.
+/// `traffic serve` in a test pod. It is killed on drop.
 #[derive(Debug)]
 pub struct Serving {
     child: Running,
@@ -29,7 +29,7 @@ pub struct Serving {
     reports: Receiver<io::Result<ConnectionReport>>,
 }
 
-/// `traffic hold` in a place: connections that stay open until told otherwise. It is killed on drop.
+/// `traffic hold` in a test pod: connections that stay open until [`Holding::close`]. It is killed on drop.
 #[derive(Debug)]
 pub struct Holding {
     child: Running,
@@ -38,9 +38,9 @@ pub struct Holding {
     open: usize,
 }
 
-/// `traffic end` in a place: a connection that is open until it is told to end. It is killed on drop.
+/// `traffic end` in a test pod: a connection that is open until [`Teardown::go_on`]. It is killed on drop.
 #[derive(Debug)]
-pub struct Ending {
+pub struct Teardown {
     child: Running,
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
@@ -49,12 +49,12 @@ pub struct Ending {
 #[derive(Debug)]
 struct Running(Child);
 
-/// Runs `traffic call` in a place until it is done.
+/// Runs `traffic call` in a test pod until it is done.
 ///
 /// # Errors
 /// The program cannot be started, or fails.
-pub fn call_in(place: &Place, plan: &CallPlan) -> io::Result<Vec<ConnectionReport>> {
-    let (mut child, stdout) = start(place, "call", plan.arguments())?;
+pub fn call_in(pod: &TestPod, plan: &CallPlan) -> io::Result<Vec<ConnectionReport>> {
+    let (mut child, stdout) = start(pod, "call", plan.arguments())?;
     let reports = BufReader::new(stdout)
         .lines()
         .map(|line| parse(&line?))
@@ -63,30 +63,30 @@ pub fn call_in(place: &Place, plan: &CallPlan) -> io::Result<Vec<ConnectionRepor
     Ok(reports)
 }
 
-/// Runs `traffic load` in a place until it is done.
+/// Runs `traffic load` in a test pod until it is done.
 ///
 /// # Errors
 /// The program cannot be started, or fails.
-pub fn load_in(place: &Place, plan: &LoadPlan) -> io::Result<LoadReport> {
-    let (mut child, stdout) = start(place, "load", plan.arguments())?;
+pub fn load_in(pod: &TestPod, plan: &LoadPlan) -> io::Result<LoadReport> {
+    let (mut child, stdout) = start(pod, "load", plan.arguments())?;
     let report = read_line(&mut BufReader::new(stdout))?;
     child.succeed()?;
     Ok(report)
 }
 
 fn start(
-    place: &Place,
+    pod: &TestPod,
     command: &str,
     arguments: Vec<OsString>,
 ) -> io::Result<(Running, ChildStdout)> {
-    let mut running = Running(prepare(place, command, arguments)?.spawn()?);
+    let mut running = Running(prepare(pod, command, arguments)?.spawn()?);
     let stdout = running.0.stdout.take().ok_or_else(no_pipe)?;
     Ok((running, stdout))
 }
 
-fn prepare(place: &Place, command: &str, arguments: Vec<OsString>) -> io::Result<Command> {
+fn prepare(pod: &TestPod, command: &str, arguments: Vec<OsString>) -> io::Result<Command> {
     let mut prepared = Command::new(program()?);
-    place.enter(&mut prepared)?;
+    pod.enter(&mut prepared)?;
     prepared
         .arg(command)
         .args(arguments)
@@ -102,12 +102,12 @@ impl Serving {
     ///
     /// # Errors
     /// The program cannot be started, or cannot listen.
-    pub fn start(place: &Place, plan: &ServePlan) -> io::Result<Self> {
+    pub fn start(pod: &TestPod, plan: &ServePlan) -> io::Result<Self> {
         #[derive(serde::Deserialize)]
         struct Ready {
             listening: SocketAddr,
         }
-        let (child, stdout) = start(place, "serve", plan.arguments())?;
+        let (child, stdout) = start(pod, "serve", plan.arguments())?;
         let mut stdout = BufReader::new(stdout);
         let Ready { listening } = read_line(&mut stdout)?;
         let (to, reports) = mpsc::channel();
@@ -136,10 +136,10 @@ impl Serving {
         self.child.0.id()
     }
 
-    /// The next so many reports of connections that ended, in the order in which they did.
+    /// The next so many reports of closed connections, in the order in which they closed.
     ///
     /// # Errors
-    /// There were fewer when `within` ran out, or the program ended.
+    /// There were fewer when `within` ran out, or the program exited.
     pub fn reports(&self, count: usize, within: Duration) -> io::Result<Vec<ConnectionReport>> {
         let deadline = Instant::now() + within;
         let mut reports = Vec::with_capacity(count);
@@ -147,7 +147,7 @@ impl Serving {
             let left = deadline.saturating_duration_since(Instant::now());
             let report = self.reports.recv_timeout(left).map_err(|error| {
                 io::Error::other(format!(
-                    "{} of {count} connections ended at the server: {error}",
+                    "{} of {count} connections closed at the server: {error}",
                     reports.len()
                 ))
             })?;
@@ -164,13 +164,13 @@ impl Holding {
     ///
     /// # Errors
     /// The program cannot be started, or fails.
-    pub fn start(place: &Place, plan: &CallPlan) -> io::Result<Self> {
+    pub fn start(pod: &TestPod, plan: &CallPlan) -> io::Result<Self> {
         #[derive(serde::Deserialize)]
         struct Ready {
             open: usize,
         }
         let mut child = Running(
-            prepare(place, "hold", plan.arguments())?
+            prepare(pod, "hold", plan.arguments())?
                 .stdin(Stdio::piped())
                 .spawn()?,
         );
@@ -198,7 +198,7 @@ impl Holding {
     /// Makes one more exchange on each connection and gives how many are still open.
     ///
     /// # Errors
-    /// The program ended.
+    /// The program exited.
     pub fn exchange(&mut self) -> io::Result<usize> {
         #[derive(serde::Deserialize)]
         struct Done {
@@ -210,7 +210,7 @@ impl Holding {
         Ok(exchanged)
     }
 
-    /// Closes the connections as the plan says and gives the reports of all that there ever were.
+    /// Closes the connections by the plan and returns the reports of all connections.
     ///
     /// # Errors
     /// The program failed.
@@ -233,17 +233,17 @@ impl Holding {
 
 // === impl Ending ===
 
-impl Ending {
+impl Teardown {
     /// Starts it and waits until its connection is open.
     ///
     /// # Errors
     /// The program cannot be started, or fails.
-    pub fn start(place: &Place, way: Way, v6: bool) -> io::Result<Self> {
+    pub fn start(pod: &TestPod, way: Way, v6: bool) -> io::Result<Self> {
         let name = way.to_possible_value().ok_or_else(no_pipe)?;
         let mut arguments = vec![name.get_name().into()];
         arguments.extend(v6.then(|| "--v6".into()));
         let mut child = Running(
-            prepare(place, "end", arguments)?
+            prepare(pod, "end", arguments)?
                 .stdin(Stdio::piped())
                 .spawn()?,
         );
@@ -257,15 +257,15 @@ impl Ending {
         })
     }
 
-    /// Lets it go on: to the end of the connection, or, where the socket is held, to the end of that.
+    /// Lets it continue: it closes the connection, or, where the socket is held, the socket.
     ///
     /// # Errors
-    /// The program ended.
+    /// The program exited.
     pub fn go_on(&mut self) -> io::Result<()> {
         self.stdin.write_all(b"\n")
     }
 
-    /// What the ends were, once the connection has ended.
+    /// The report of both ends, once the connection is closed.
     ///
     /// # Errors
     /// The program failed.
@@ -291,7 +291,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended, or have been killed with its place.
+        // It may have exited, or have been killed with its pod.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -302,7 +302,7 @@ fn read_line<T: DeserializeOwned>(stdout: &mut impl BufRead) -> io::Result<T> {
     if stdout.read_line(&mut line)? == 0 {
         return Err(io::Error::new(
             io::ErrorKind::UnexpectedEof,
-            "traffic ended; its reason is on standard error",
+            "traffic exited; its reason is on standard error",
         ));
     }
     parse(&line)

@@ -3,7 +3,7 @@ use std::time::Duration;
 /// Bytes of a request's header. They count as sent and received payload like the rest.
 pub(super) const HEADER: usize = 32;
 
-/// What the client asks of the server, ahead of each request's bytes; big-endian, in the order of the fields.
+/// The client's command to the server, before each request's bytes; big-endian, in the order of the fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub(super) struct Header {
     /// Bytes of request that follow the header.

@@ -18,12 +18,12 @@ pub enum Role {
     Server,
 }
 
-/// One finished connection as its application knows it. Bytes are payload; times are nanoseconds.
+/// One finished connection as its application reports it. Bytes are payload; times are nanoseconds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ConnectionReport {
     /// Which end reports.
     pub role: Role,
-    /// Own address; none when the connection never came to be.
+    /// Local address; none when the connection was never established.
     pub local: Option<SocketAddr>,
     /// The other end's address.
     pub peer: SocketAddr,
@@ -38,22 +38,22 @@ pub struct ConnectionReport {
     /// Client: from the first byte of a request written to the last of its response read. Server: from the
     /// last byte of a request read to the first of its response written.
     pub exchange: Percentiles,
-    /// How it was meant to end; none on the server.
+    /// How it was to be closed; none on the server.
     pub close: Option<Close>,
-    /// What went wrong, if anything did that was not meant.
+    /// The failure, if any.
     pub failure: Option<Failure>,
     /// The kernel's view, read just before this end closed.
     pub tcp_info: Option<TcpInfo>,
 }
 
-/// What went wrong, and when.
+/// A failure and its phase.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// In which phase of the connection.
     pub phase: Phase,
     /// What it was.
     pub kind: FailureKind,
-    /// The operating system's words.
+    /// The operating system's message.
     pub message: String,
 }
 
@@ -69,7 +69,7 @@ pub enum Phase {
     Close,
 }
 
-/// Errors as TCP tells them apart.
+/// Kinds of errors of TCP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {

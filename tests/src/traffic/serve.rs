@@ -31,7 +31,7 @@ const CHUNK: usize = 32 * 1024;
 
 static ZEROS: [u8; CHUNK] = [0; CHUNK];
 
-/// How often a server that wants to reset looks whether its response is acknowledged.
+/// How often a server that is to reset checks whether its response is acknowledged.
 const ACKNOWLEDGED: Duration = Duration::from_millis(1);
 
 /// How to serve.
@@ -51,7 +51,7 @@ pub struct ServePlan {
     pub socket: SocketOptions,
 }
 
-/// A server that answers requests until it is dropped; then its connections are closed where they are.
+/// A server that answers requests until it is dropped; then its connections are closed at once.
 pub struct Server {
     address: SocketAddr,
     stop: watch::Sender<bool>,
@@ -88,7 +88,7 @@ impl ServePlan {
 
 impl Server {
     /// Listens, in the network namespace of the calling thread, and serves on threads of its own.
-    /// `on_report` is called with each connection that ended.
+    /// `on_report` is called with each closed connection.
     ///
     /// # Errors
     /// The address is in use or not here.
@@ -168,7 +168,7 @@ impl Drop for Server {
     }
 }
 
-/// What becomes of an accepted connection.
+/// What serves an accepted connection.
 #[derive(Clone)]
 struct Accepting {
     kernel_tls: bool,
@@ -259,7 +259,7 @@ impl Connection {
         }
     }
 
-    /// Answers requests until one of them, or the end of the stream, says that it was the last.
+    /// Answers requests until the last one, or the end of the stream.
     async fn answer(&mut self, stream: &mut TcpStream) -> io::Result<()> {
         while let Some(header) = self.read_header(stream).await? {
             if header.stall.is_zero() {

@@ -26,7 +26,7 @@ pub(super) fn connecting(
             // Else the kernel picks a port that no other peer uses, and few connections exhaust them.
             set(&socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
         } else {
-            // Else a port is taken for as long as anything is left of its last connection.
+            // Else a port is in use until its last connection has left TIME_WAIT.
             socket.set_reuse_address(true)?;
         }
         socket.bind(&local.into())?;

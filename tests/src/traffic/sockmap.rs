@@ -1,4 +1,4 @@
-//! A map of two sockets in which the kernel itself moves what one of them gets on to the other.
+//! A map of two sockets: the kernel itself moves the payload of one to the other.
 //!
 //! The program is four decisions long, so it is written down as instructions (include/uapi/linux/bpf.h, struct bpf_insn) and
 //! given to bpf(2): a compiler for it would be a build step of its own.
@@ -109,7 +109,7 @@ const EXIT: u64 = instruction(0x95, 0, 0, 0, 0);
 // === impl SockMap ===
 
 impl SockMap {
-    /// From now on what comes from each of the two goes to the other. The first is told by its local port, which the second
+    /// Connects both: what comes from one goes to the other. The first is identified by its local port, which the second
     /// must not have.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ use super::{
     sockmap::{Redirect, SockMap},
 };
 
-/// What was handed from socket to socket past TCP.
+/// What was redirected from socket to socket past TCP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bypassed {
     /// The writer's port.
@@ -51,8 +51,8 @@ pub fn splice(plan: &CallPlan) -> io::Result<ConnectionReport> {
     })
 }
 
-/// Writes so many bytes to one end of a connection over loopback and reads them from the other, while a sockmap hands them
-/// over before they become segments.
+/// Writes so many bytes to one end of a connection over loopback and reads them from the other, while a sockmap redirects them
+/// before they become segments.
 ///
 /// # Errors
 /// A sockmap is refused.
@@ -83,8 +83,8 @@ pub fn bypass(bytes: u64) -> io::Result<Bypassed> {
     Ok(Bypassed { port, bytes: read })
 }
 
-/// The end of a direction is what a sockmap does not hand on. It cannot be read either where the kernel takes what it has
-/// handed on for unread, so it is waited for.
+/// A sockmap does not pass on the FIN of a direction. The FIN cannot be read either where the kernel takes what it has
+/// redirected for unread, so it is waited for.
 fn hand_on_the_end(from: &TcpStream, to: &TcpStream) -> io::Result<()> {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     epoll.add(from, EpollEvent::new(EpollFlags::EPOLLRDHUP, 0))?;

@@ -64,7 +64,7 @@ pub struct TcpInfo {
     pub snd_wnd: u32,
 }
 
-// The last field's place in the kernel's header.
+// The last field's offset in the kernel's header.
 const _: () = assert!(std::mem::offset_of!(TcpInfo, snd_wnd) == 228);
 
 // === impl TcpInfo ===

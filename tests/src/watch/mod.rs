@@ -1,4 +1,4 @@
-//! `flowcar export` in a place's network namespace and outside its cgroup, and all that it sends.
+//! `flowcar export` in a test pod's network namespace and outside its cgroup, and all that it sends.
 
 mod seen;
 
@@ -19,23 +19,23 @@ use nix::{
 pub use self::seen::{Flow, Point, Seen, bytes_hold};
 use crate::{
     flowcar::{CAPABILITIES, by_descriptor},
-    place::{Cgroup, Netns, OnlyCaps, Place},
+    place::{Cgroup, Netns, OnlyCaps, TestPod},
     receiver::Receiver,
 };
 
-/// For a busy machine; what happens sooner is not waited for.
+/// The longest wait for a condition, on a busy machine.
 const WITHIN: Duration = Duration::from_secs(60);
 
-/// How it may follow.
+/// How flowcar follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// eBPF and inet_diag, with the two capabilities.
     Both,
-    /// As [`Mode::Both`], from another network namespace than the place's, so that looks show none of its sockets.
+    /// As [`Mode::Both`], from another network namespace than the pod's, so that polls show none of the pod's sockets.
     Outside,
     /// inet_diag alone, as nobody, over the whole network namespace.
     Alone,
-    /// The same, over the place's cgroup.
+    /// The same, over the pod's cgroup.
     AloneInCgroup,
     /// As flowcar chooses, without any right.
     Auto,
@@ -53,27 +53,27 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Starts it with these settings besides those that make it tell all and often, and waits until it follows.
+    /// Starts it with these settings besides those that make it report everything and often, and waits until it follows.
     ///
     /// # Panics
     /// It cannot be started, or does not follow.
-    pub fn start(place: &Place, mode: Mode, settings: &[(&str, &str)]) -> Self {
-        Self::start_with(place, mode, settings, |_| ())
+    pub fn start(pod: &TestPod, mode: Mode, settings: &[(&str, &str)]) -> Self {
+        Self::start_with(pod, mode, settings, |_| ())
     }
 
-    /// The same, with the last word on the command.
+    /// The same; `prepare` changes the command last.
     ///
     /// # Panics
     /// As [`Watch::start`].
     pub fn start_with(
-        place: &Place,
+        pod: &TestPod,
         mode: Mode,
         settings: &[(&str, &str)],
         prepare: impl FnOnce(&mut Command),
     ) -> Self {
         // The processes inside keep it.
         let outside = (mode == Mode::Outside).then(|| Netns::new("outside").unwrap());
-        let netns = outside.as_ref().unwrap_or(place.netns());
+        let netns = outside.as_ref().unwrap_or(pod.netns());
         let receiver = netns.run(Receiver::start).unwrap().unwrap();
         let cgroup = Cgroup::new("sidecar").unwrap();
         let (_open, mut command) = by_descriptor().unwrap();
@@ -95,7 +95,7 @@ impl Watch {
         };
         command.arg("export");
         if mode != Mode::Alone {
-            command.arg("--cgroup").arg(place.cgroup().path());
+            command.arg("--cgroup").arg(pod.cgroup().path());
         }
         prepare(&mut command);
         let mut child = command
@@ -135,7 +135,7 @@ impl Watch {
             seen: Seen::without(receiver_port),
             _cgroup: cgroup,
         };
-        watch.told("following");
+        watch.reported("following");
         watch
     }
 
@@ -144,13 +144,13 @@ impl Watch {
     /// # Panics
     /// It does not in time.
     #[track_caller]
-    pub fn told(&mut self, what: &str) -> String {
+    pub fn reported(&mut self, what: &str) -> String {
         let deadline = Instant::now() + WITHIN;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let line = self.log.recv_timeout(left);
             let line =
-                line.unwrap_or_else(|_| panic!("it never said {what:?}: {:?}", self.seen.log));
+                line.unwrap_or_else(|_| panic!("it never logged {what:?}: {:?}", self.seen.log));
             self.seen.log.push(line.clone());
             if line.contains(what) {
                 return line;
@@ -158,7 +158,7 @@ impl Watch {
         }
     }
 
-    /// Takes what it sends until that is enough.
+    /// Takes what it sends until `enough` holds.
     ///
     /// # Panics
     /// It is not in time.
@@ -191,7 +191,7 @@ impl Watch {
     /// `/proc/PID/schedstat` (Documentation/scheduler/sched-stats.rst).
     ///
     /// # Panics
-    /// It is gone.
+    /// It has exited.
     pub fn waited_for_a_processor(&self) -> Duration {
         let path = format!("/proc/{}/schedstat", self.child.id());
         let text = fs::read_to_string(path).unwrap();
@@ -199,7 +199,7 @@ impl Watch {
         Duration::from_nanos(nanoseconds.parse().unwrap())
     }
 
-    /// Takes what it has sent while nobody waited for it, so that what is waited for next is new.
+    /// Takes everything that it has sent so far, so that the next wait is for something new.
     ///
     /// # Panics
     /// The receiver broke.
@@ -227,45 +227,45 @@ impl Watch {
     /// Sends it a signal.
     ///
     /// # Panics
-    /// It is gone.
+    /// It has exited.
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
     }
 
-    /// Moves it into the place's cgroup, where sidecars are, and has it connect to the receiver again: its connections are among
+    /// Moves it into the pod's cgroup, where sidecars are, and has it connect to the receiver again: its connections are among
     /// the followed ones from then on.
     ///
     /// # Panics
-    /// It is gone.
-    pub fn enter(&self, place: &Place) {
-        place.cgroup().adopt(self.child.id()).unwrap();
-        self.cut_off(place);
+    /// It has exited.
+    pub fn enter(&self, pod: &TestPod) {
+        pod.cgroup().adopt(self.child.id()).unwrap();
+        self.cut_off(pod);
     }
 
-    /// Aborts its connections to the receiver, in its place.
+    /// Aborts its connections to the receiver, in the pod's network namespace.
     ///
     /// # Panics
     /// It had none.
-    pub fn cut_off(&self, place: &Place) {
+    pub fn cut_off(&self, pod: &TestPod) {
         let port = format!(":{}", self.seen.receiver_port());
-        let mut ss = place.netns().command("ss").unwrap();
+        let mut ss = pod.netns().command("ss").unwrap();
         let aborted = ss.args(["-HntK", "state", "established", "dport", "=", &port]);
-        let told = aborted.output().unwrap();
-        let told = String::from_utf8_lossy(&told.stdout);
-        assert!(told.contains(&port), "nothing to abort: {told}");
+        let reported = aborted.output().unwrap();
+        let reported = String::from_utf8_lossy(&reported.stdout);
+        assert!(reported.contains(&port), "nothing to abort: {reported}");
     }
 
-    /// Ends it at once, and takes what it had sent by then.
+    /// Kills it, and takes what it had sent by then.
     ///
     /// # Panics
-    /// It is gone.
+    /// It has exited.
     pub fn kill(mut self) -> Seen {
         self.signal(Signal::SIGKILL);
         self.child.wait().unwrap();
         self.rest()
     }
 
-    /// Ends it and takes all that is left.
+    /// Stops it and takes everything that it sends at exit.
     ///
     /// # Panics
     /// It fails.
@@ -277,7 +277,7 @@ impl Watch {
         seen
     }
 
-    /// What it had sent and logged when it ended.
+    /// What it had sent and logged when it exited.
     fn rest(&mut self) -> Seen {
         while let Some(export) = self.receiver.next(Duration::from_millis(300)).unwrap() {
             self.seen.take(export);
@@ -289,7 +289,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        // It may have ended.
+        // It may have exited.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

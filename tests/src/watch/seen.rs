@@ -20,11 +20,11 @@ pub type Point = (BTreeMap<String, String>, f64);
 /// What it sent.
 #[derive(Debug, Default)]
 pub struct Seen {
-    /// A flow for each span of one that ended; those of its own exports are left out.
+    /// A flow for each span of a closed one; those of flowcar's own exports are left out.
     pub flows: Vec<Flow>,
     /// The latest report: each metric's points by their attributes; of a histogram, how many values there were.
     pub metrics: BTreeMap<String, Vec<Point>>,
-    /// When flowcar began to count, and when the latest report was made, both by its own word: nanoseconds since 1970.
+    /// When flowcar began to count, and when the latest report was made, both as it reports them: nanoseconds since 1970.
     pub counted_unix_ns: (u64, u64),
     /// Reports so far.
     pub reports: u64,
@@ -103,7 +103,7 @@ impl Seen {
                             }
                             _ => continue,
                         };
-                        // What a series begins with is no value.
+                        // The zero point that a series begins with is no value.
                         let begun = points
                             .into_iter()
                             .filter(|point| point.start_time_unix_nano < point.time_unix_nano);
@@ -128,7 +128,7 @@ impl Seen {
         }
     }
 
-    /// Whoever adds up a report's points finds that each connection opened or adopted is closed, live or lost.
+    /// Asserts closed books: each connection opened or adopted is closed, live or lost.
     fn points_balance(&self) {
         let all = |what: &str| -> f64 {
             let name = format!("flowcar.tcp.connection.{what}");
@@ -149,7 +149,7 @@ impl Seen {
         sum("opened") + sum("adopted")
     }
 
-    /// The sum of a metric's points that have these attributes; not those of its own exports.
+    /// The sum of a metric's points that have these attributes, without those of flowcar's own exports.
     pub fn sum(&self, metric: &str, with: &[(&str, &str)]) -> f64 {
         let own = self.receiver_port.to_string();
         let points = self.metrics.get(metric).into_iter().flatten();

@@ -1,4 +1,4 @@
-//! Whoever reaches the webhook's port, and does not mean well.
+//! A malicious client that reaches the webhook's port.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
@@ -24,7 +24,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 /// A client that speaks no HTTP, or not all of it.
 type Secured = StreamOwned<ClientConnection, TcpStream>;
 
-/// Somebody at an address of their own.
+/// A client with an address of its own.
 struct Attacker {
     target: SocketAddr,
     config: Arc<ClientConfig>,
@@ -64,7 +64,7 @@ impl Attacker {
         stream
     }
 
-    /// A connection whose TLS handshake is complete, as far as the client can tell.
+    /// A connection whose TLS handshake is complete, as far as the client knows.
     fn secured(&self, host: u8) -> Secured {
         let name = ServerName::try_from("127.0.0.1").expect("a name");
         let mut connection =
@@ -77,7 +77,7 @@ impl Attacker {
     }
 }
 
-/// Reads until the server ends the connection; what came.
+/// Reads until the server closes the connection; returns what came.
 fn until_ended(mut stream: impl Read) -> Vec<u8> {
     let mut all = Vec::new();
     let mut buffer = [0; 4096];
@@ -88,7 +88,7 @@ fn until_ended(mut stream: impl Read) -> Vec<u8> {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 panic!("the server has not ended the connection within {LIMIT:?}")
             }
-            // An end without TLS's word for it, or a reset.
+            // A close without TLS's close_notify, or a reset.
             Err(_) => return all,
         }
     }
@@ -98,7 +98,7 @@ fn on() -> Value {
     json!({"flowcar.io/inject": "enabled"})
 }
 
-/// A pod goes through the API server and is injected: nobody has kept it out.
+/// A pod goes through the API server and is injected.
 fn injects(cluster: &Cluster, name: &str) {
     let pod = cluster.create_pod("shop", &pod(name, on()));
     assert_eq!(containers(&pod).0, ["flowcar"], "{name}");
@@ -112,7 +112,7 @@ fn descriptors(controller: &Controller) -> usize {
 }
 
 #[test]
-fn a_crowd_of_idle_connections_keeps_nobody_out() {
+fn many_idle_connections_block_nobody() {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
     setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("descriptors");
     let cluster = Cluster::start();
@@ -142,14 +142,14 @@ fn a_crowd_of_idle_connections_keeps_nobody_out() {
 }
 
 #[test]
-fn every_kind_of_silence_has_an_end() {
+fn every_silent_client_is_disconnected() {
     let cluster = Cluster::start();
     let controller = cluster.controller(&[]);
     let (http1, http2) = (
         Attacker::of(&cluster, b"http/1.1"),
         Attacker::of(&cluster, b"h2"),
     );
-    let said = |mut stream: Secured, words: &[u8]| {
+    let printed = |mut stream: Secured, words: &[u8]| {
         stream.write_all(words).expect("it is written");
         stream
     };
@@ -158,11 +158,14 @@ fn every_kind_of_silence_has_an_end() {
     let headers = [PREFACE, b"\0\0\x01\x01\0\0\0\0\x01\x82"].concat();
     let tls: Vec<(&str, Secured)> = vec![
         ("TLS and no byte", http2.secured(66)),
-        ("HTTP/2 and no stream", said(http2.secured(66), PREFACE)),
-        ("half a preface", said(http2.secured(66), &PREFACE[..9])),
-        ("half a head of HTTP/2", said(http2.secured(66), &headers)),
-        ("half a head", said(http1.secured(66), &head[..30])),
-        ("half a body", said(http1.secured(66), head)),
+        ("HTTP/2 and no stream", printed(http2.secured(66), PREFACE)),
+        ("half a preface", printed(http2.secured(66), &PREFACE[..9])),
+        (
+            "half a head of HTTP/2",
+            printed(http2.secured(66), &headers),
+        ),
+        ("half a head", printed(http1.secured(66), &head[..30])),
+        ("half a body", printed(http1.secured(66), head)),
     ];
     let bare = [
         ("no byte at all", http1.connect(66)),
@@ -197,7 +200,7 @@ fn large(name: &str) -> Value {
 }
 
 #[test]
-fn slow_bodies_make_nobody_wait() {
+fn slow_bodies_delay_nobody() {
     let cluster = Cluster::start();
     let controller = cluster.controller(&[]);
     let attacker = Attacker::of(&cluster, b"http/1.1");
@@ -205,18 +208,18 @@ fn slow_bodies_make_nobody_wait() {
     let slow = |host: u8, megabytes: usize| {
         let mut stream = attacker.secured(host);
         stream.write_all(head).expect("a head");
-        // The server may have taken its place away by then.
+        // The server may have evicted it by then.
         drop(stream.write_all(&vec![b' '; megabytes << 20]));
         stream
     };
-    let few: Vec<_> = (0..10).map(|_| slow(66, 1)).collect();
+    let inline_samples: Vec<_> = (0..10).map(|_| slow(66, 1)).collect();
     let large_one = |name: &str| {
         let pod = cluster.create_pod("shop", &large(name));
         assert_eq!(containers(&pod).0, ["flowcar"], "{name}");
         assert_eq!(cluster.failed_open("pods.flowcar.io"), 0.0, "{name}");
     };
     large_one("among-slow-ones");
-    for stream in few {
+    for stream in inline_samples {
         let came = until_ended(stream);
         assert!(
             came.starts_with(b"HTTP/1.1 408 "),
@@ -239,7 +242,7 @@ fn slow_bodies_make_nobody_wait() {
 }
 
 #[test]
-fn the_limit_of_open_files_is_the_hard_one() {
+fn open_file_limit_is_raised_to_the_hard_limit() {
     let cluster = Cluster::start();
     let controller = cluster.controller(&[]);
     let path = format!(
@@ -273,7 +276,7 @@ fn review(name: &str, namespace: &str, owner: Value) -> Vec<u8> {
 }
 
 #[test]
-fn a_forged_review_makes_no_event() {
+fn forged_review_makes_no_event() {
     let cluster = Cluster::start();
     let controller = cluster.controller(&[]);
     let client = cluster.webhook();
@@ -301,7 +304,7 @@ fn a_forged_review_makes_no_event() {
     forge(review("p", "shop", owner("Deployment", "web", "u")));
     forge(review("p", "shop", owner("Rollout", "ghost", "u")));
     forge(review("ghost", "nowhere", Value::Null));
-    eventually("five Events that are not told", LIMIT, || {
+    eventually("five dropped Events", LIMIT, || {
         (dropped("unverified") == 5.0).then_some(())
     });
     for name in ["ghost", "web", "p"] {
@@ -311,7 +314,7 @@ fn a_forged_review_makes_no_event() {
         );
     }
 
-    // What is there gets one, about the object itself; a crowd of them is bounded.
+    // An object that exists gets one, about itself; their rate is limited.
     let uid = stored["metadata"]["uid"].as_str().expect("a uid");
     forge(review("p", "shop", owner("Deployment", "web", uid)));
     let event = eventually("an Event", LIMIT, || {
@@ -332,7 +335,7 @@ fn a_forged_review_makes_no_event() {
 }
 
 #[test]
-fn a_review_that_is_nested_too_deeply_is_answered_with_its_uid() {
+fn too_deep_review_is_answered_with_its_uid() {
     let cluster = Cluster::start();
     let _controller = cluster.controller(&[]);
     let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));

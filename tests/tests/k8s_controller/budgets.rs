@@ -1,4 +1,4 @@
-//! LimitRanges and ResourceQuotas, by the API server's own word: a pod that it admits without the sidecar it admits with it.
+//! LimitRanges and ResourceQuotas, as the API server enforces them: a pod that it admits without the sidecar it admits with it.
 
 use flowcar_tests::cluster::tools::{containers, pod};
 use flowcar_tests::cluster::{Cluster, LIMIT};
@@ -239,7 +239,7 @@ fn prepare(cluster: &Cluster, (name, kind, spec, used, ..): &Row) {
 }
 
 #[test]
-fn a_pod_that_is_admitted_without_the_sidecar_is_admitted_with_it() {
+fn pod_admitted_without_the_sidecar_is_admitted_with_it() {
     let cluster = Cluster::start();
     let _controller = cluster.controller(&[]);
     for row in rows() {

@@ -157,7 +157,7 @@ fn reinvoke(cluster: &Cluster) {
 }
 
 #[test]
-fn a_webhook_that_opts_pods_in_has_to_come_before_flowcars() {
+fn webhook_that_opts_pods_in_must_precede_flowcars() {
     let cluster = Cluster::start();
     let _controller = cluster.controller(&[]);
     let other = OptsIn::start();
@@ -182,18 +182,18 @@ fn a_webhook_that_opts_pods_in_has_to_come_before_flowcars() {
     assert!(is_annotated(&behind) && !is_injected(&behind), "{behind}");
 
     // No message names a cause: an API server that could not reach the webhook leaves the very same pod.
-    let said = "opted in, and the webhook did not see it; why is not recorded. Delete it; if its successor gets no sidecar \
+    let printed = "opted in, and the webhook did not see it; why is not recorded. Delete it; if its successor gets no sidecar \
                 either, opt in on the workload or the namespace, or have flowcar's webhook run last";
     let (ok, out, error) = cli::run(&cluster, &["-n", "shop", "explain", "pod/behind"]);
     assert!(ok, "{error}");
-    assert_eq!(out.trim_end(), format!("shop pod/behind: {said}"));
+    assert_eq!(out.trim_end(), format!("shop pod/behind: {printed}"));
     let (ok, out, _) = cli::run(&cluster, &["status"]);
-    let line = "shop: 1 pods opted in, and the webhook did not see them; kubectl flowcar explain -n shop says what to do";
+    let line = "shop: 1 pods opted in, and the webhook did not see them; for what to do, run kubectl flowcar explain -n shop";
     assert!(!ok && out.lines().any(|found| found == line), "{out}");
     let event = eventually("an Event", LIMIT, || {
         cluster.events("shop", "FlowcarMissed", "behind").pop()
     });
-    assert_eq!(event["note"], format!("the pod {said}"));
+    assert_eq!(event["note"], format!("the pod {printed}"));
     let message = check();
     assert!(
         message.contains("z-opts-in come after flowcar: pods that they opt in are not injected"),
@@ -202,7 +202,7 @@ fn a_webhook_that_opts_pods_in_has_to_come_before_flowcars() {
 }
 
 #[test]
-fn the_chart_puts_flowcars_webhook_behind_another() {
+fn chart_can_order_flowcars_webhook_after_another() {
     let cluster = Cluster::bare();
     cluster.install_chart(&["webhook.configurationName=zz-flowcar"]);
     let other = OptsIn::start();

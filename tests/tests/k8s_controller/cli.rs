@@ -20,14 +20,17 @@ pub(crate) fn run(cluster: &Cluster, args: &[&str]) -> (bool, String, String) {
 }
 
 #[test]
-fn an_injected_file_is_accepted_and_is_what_the_webhook_would_make() {
+fn injected_file_equals_the_webhooks_pod() {
     let cluster = Cluster::start();
     let _controller = cluster.controller(&[]);
     cluster.api.create_namespace("demo", &json!({}));
     let web = k8s("examples/web.yaml");
     let web = web.to_str().expect("UTF-8");
-    let (ok, injected, told) = run(&cluster, &["inject", "-f", web]);
-    assert!(ok && told.contains("deployment/web: injected"), "{told}");
+    let (ok, injected, reported) = run(&cluster, &["inject", "-f", web]);
+    assert!(
+        ok && reported.contains("deployment/web: injected"),
+        "{reported}"
+    );
     let mut kubectl = cluster.api.kubectl();
     kubectl.args(["apply", "--dry-run=server", "-f", "-"]);
     let (ok, stdout, stderr) = pipe(kubectl, &injected);
@@ -57,8 +60,8 @@ fn an_injected_file_is_accepted_and_is_what_the_webhook_would_make() {
         .delete("/api/v1/namespaces/shop/pods/same?gracePeriodSeconds=0")
         .success();
     let text = object.to_string();
-    let (ok, by_file, told) = pipe(flowcar(&cluster, &["inject", "-f", "-"]), &text);
-    assert!(ok, "{told}");
+    let (ok, by_file, reported) = pipe(flowcar(&cluster, &["inject", "-f", "-"]), &text);
+    assert!(ok, "{reported}");
     cluster.apply(&by_file);
     let by_file = cluster
         .admin()
@@ -66,7 +69,7 @@ fn an_injected_file_is_accepted_and_is_what_the_webhook_would_make() {
         .success();
     let ours = |pod: &Value| pod["spec"]["initContainers"].clone();
     assert_eq!(ours(&by_file), ours(&by_webhook));
-    // What the way back needs differs: the API server had already added a volume of its own.
+    // What uninject needs differs: the API server had already added a volume of its own.
     let status = |pod: &Value| -> Value {
         let text = pod["metadata"]["annotations"]["flowcar.io/status"]
             .as_str()
@@ -78,7 +81,7 @@ fn an_injected_file_is_accepted_and_is_what_the_webhook_would_make() {
 }
 
 #[test]
-fn enable_explain_check_and_status_say_what_is() {
+fn enable_explain_check_and_status_report_the_cluster() {
     let cluster = Cluster::start();
     let (ok, out, _) = run(&cluster, &["check", "--pre"]);
     assert!(ok, "{out}");
@@ -159,7 +162,7 @@ fn enable_explain_check_and_status_say_what_is() {
         "{out}"
     );
 
-    // With the webhook gone, enabling tells that pods do not follow.
+    // Without the webhook, enable reports that the template did not change.
     controller.process.kill();
     let (ok, out, _) = run(&cluster, &["-n", "demo", "enable", "deployment/client"]);
     assert!(!ok && out.contains("the webhook did not answer"), "{out}");

@@ -44,7 +44,7 @@ fn namespace_defaults_and_pull_secrets_reach_the_pod() {
     of_account["spec"]["serviceAccountName"] = json!("puller");
     let stored = cluster.create_pod("shop", &of_account);
     assert_eq!(containers(&stored).0, ["flowcar"]);
-    // The service account's own came first, by the API server's plugin, and ours behind.
+    // The service account's own come first, by the API server's plugin, and flowcar's behind them.
     assert_eq!(
         stored["spec"]["imagePullSecrets"],
         json!([{"name": "own"}, {"name": "registry"}])

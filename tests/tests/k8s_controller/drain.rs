@@ -4,7 +4,7 @@ use flowcar_tests::cluster::Cluster;
 use flowcar_tests::cluster::tools::{containers, pipe, pod};
 use serde_json::{Value, json};
 
-/// What `kubectl drain` says of a node, on a dry run.
+/// What `kubectl drain` prints about a node, on a dry run.
 fn drain(cluster: &Cluster, node: &str) -> (bool, String) {
     let mut kubectl = cluster.api.kubectl();
     // Without --force it asks for a controller of each pod, and without more than that for nothing.
@@ -58,12 +58,12 @@ fn kubectl_drains_a_node_with_injected_pods_in_every_form() {
         let stored = cluster.create_pod("shop", &on_node(name, "node-a", annotations));
         assert_eq!(containers(&stored).0, ["flowcar"], "{name}");
     }
-    let (ok, said) = drain(&cluster, "node-a");
-    assert!(ok, "{said}");
+    let (ok, printed) = drain(&cluster, "node-a");
+    assert!(ok, "{printed}");
     // The rule itself holds: an application's own emptyDir is refused.
     let mut local = on_node("local", "node-b", json!({}));
     local["spec"]["volumes"] = json!([{"name": "cache", "emptyDir": {}}]);
     cluster.create_pod("shop", &local);
-    let (ok, said) = drain(&cluster, "node-b");
-    assert!(!ok && said.contains("local storage"), "{said}");
+    let (ok, printed) = drain(&cluster, "node-b");
+    assert!(!ok && printed.contains("local storage"), "{printed}");
 }

@@ -69,7 +69,7 @@ fn context() -> Context {
 }
 
 #[test]
-fn an_injected_file_is_to_kubectl_what_it_was_with_the_patch_and_comes_back_to_the_byte() {
+fn injected_file_decodes_as_patched_and_is_restored() {
     for spec in SPECS {
         let plain = text(spec);
         for written in [
@@ -83,27 +83,28 @@ fn an_injected_file_is_to_kubectl_what_it_was_with_the_patch_and_comes_back_to_t
             let patch = inject(template, &context(), &Settings::default()).patch;
             assert!(!patch.0.is_empty(), "{written}");
             json_patch::patch(template, &patch).expect("the patch applies");
-            let (ok, injected, told) = pipe(flowcar(&["inject", "--offline", "-f", "-"]), &written);
-            assert!(ok, "{written}\n{told}");
+            let (ok, injected, reported) =
+                pipe(flowcar(&["inject", "--offline", "-f", "-"]), &written);
+            assert!(ok, "{written}\n{reported}");
             assert_eq!(as_kubectl_reads(&injected), wanted, "{injected}");
-            let (ok, back, told) = pipe(flowcar(&["uninject", "-f", "-"]), &injected);
-            assert!(ok, "{injected}\n{told}");
+            let (ok, back, reported) = pipe(flowcar(&["uninject", "-f", "-"]), &injected);
+            assert!(ok, "{injected}\n{reported}");
             assert_eq!(back, written);
         }
     }
 }
 
 #[test]
-fn what_cannot_be_edited_is_told_with_its_line_and_stays() {
+fn impossible_edit_is_reported_and_changes_nothing() {
     let written = "kind: List\nitems:\n- kind: Pod\n  spec: &pod\n    containers: [{name: a}]\n- kind: Job\n  metadata: {name: j}\n  spec: {template: {spec: *pod}}\n";
-    let (ok, out, told) = pipe(flowcar(&["inject", "--offline", "-f", "-"]), written);
-    assert!(!ok, "the status says it");
-    assert!(told.contains("not injected: line 4: "), "{told}");
+    let (ok, out, reported) = pipe(flowcar(&["inject", "--offline", "-f", "-"]), written);
+    assert!(!ok, "it exits with an error");
+    assert!(reported.contains("not injected: line 4: "), "{reported}");
     assert_eq!(out, written);
 }
 
 #[test]
-fn an_api_server_that_does_not_answer_is_not_waited_for() {
+fn unresponsive_api_server_times_out() {
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = silent.local_addr().expect("an address");
     let folder = tempfile::tempdir().expect("a folder");
@@ -115,8 +116,8 @@ fn an_api_server_that_does_not_answer_is_not_waited_for() {
         std::fs::write(&path, config).expect("a file");
         let mut command = flowcar(&["inject", "-f", "-"]);
         command.env("KUBECONFIG", &path);
-        let (_, _, told) = pipe(command, &text(SPECS[0]));
+        let (_, _, reported) = pipe(command, &text(SPECS[0]));
         let sentence = format!("the API server at {scheme}://{address}/ does not answer");
-        assert!(told.contains(&sentence), "{told}");
+        assert!(reported.contains(&sentence), "{reported}");
     }
 }

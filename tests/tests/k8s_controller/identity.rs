@@ -36,7 +36,7 @@ fn shows(authority: &Authority, name: &str, dir: &Path) -> String {
 }
 
 #[test]
-fn only_the_api_server_may_ask_where_it_shows_a_certificate() {
+fn client_ca_admits_only_the_api_server() {
     let dir = tempfile::tempdir().expect("a folder");
     let authority = Authority::new("who the API server is");
     let shown = shows(&authority, "kube-apiserver", dir.path());
@@ -71,7 +71,7 @@ fn only_the_api_server_may_ask_where_it_shows_a_certificate() {
 }
 
 #[test]
-fn a_stolen_token_cannot_widen_the_webhook() {
+fn stolen_token_cannot_widen_the_webhook() {
     let cluster = Cluster::start();
     let controller = cluster.controller(&[]);
     let thief = cluster.api.with_token(&cluster.token());

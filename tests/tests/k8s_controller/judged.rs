@@ -38,7 +38,7 @@ fn is_within(ours: &Value, stored: &Value) -> bool {
 }
 
 #[test]
-fn golden_pods_are_accepted_strictly_with_all_that_was_added() {
+fn api_server_accepts_injected_golden_pods_strictly() {
     let cluster = Cluster::bare();
     let golden = golden();
     assert!(golden.len() >= 18, "{}", golden.len());
@@ -81,7 +81,7 @@ fn golden_pods_are_accepted_strictly_with_all_that_was_added() {
 }
 
 #[test]
-fn the_examples_are_accepted_and_their_pods_injected() {
+fn examples_are_accepted_and_their_pods_injected() {
     let cluster = Cluster::start();
     let _controller = cluster.controller(&[]);
     let mut kubectl = cluster.api.kubectl();
@@ -118,7 +118,7 @@ fn the_examples_are_accepted_and_their_pods_injected() {
 }
 
 #[test]
-fn the_chart_installs_and_an_upgrade_leaves_the_bundle_where_it_is() {
+fn chart_upgrade_keeps_the_ca_bundle() {
     let cluster = Cluster::bare();
     let helm = |verb: &str, values: &[&str]| {
         let mut helm = cluster.api.helm();
@@ -153,7 +153,7 @@ fn the_chart_installs_and_an_upgrade_leaves_the_bundle_where_it_is() {
 
 /// A controller of an earlier version made its Secret and its Lease by itself: helm takes over nothing of another's.
 #[test]
-fn what_an_earlier_controller_made_stays_when_the_chart_is_installed() {
+fn chart_install_keeps_objects_of_an_earlier_controller() {
     let cluster = Cluster::bare();
     cluster.api.create_namespace("flowcar-system", &json!({}));
     let metadata = |name: &str| json!({"name": name, "namespace": "flowcar-system"});

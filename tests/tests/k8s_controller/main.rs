@@ -171,7 +171,7 @@ fn workloads_of_every_kind_opt_in_and_out() {
 
 /// A GitOps tool applies its own fields again and again by server-side apply.
 #[test]
-fn a_tool_that_owns_the_template_sees_none_of_its_fields_change() {
+fn opt_in_changes_no_field_that_gitops_owns() {
     let cluster = Cluster::start();
     let _controller = cluster.controller(&[]);
     let (path, mut deployment) = workloads().remove(0);
@@ -220,7 +220,7 @@ fn a_tool_that_owns_the_template_sees_none_of_its_fields_change() {
 }
 
 #[test]
-fn skips_and_mistakes_are_told_by_warning_event_and_metric_but_not_on_a_dry_run() {
+fn skips_and_errors_are_reported_except_on_dry_run() {
     let cluster = Cluster::start();
     let controller = cluster.controller(&[]);
     let create = |name: &str, extra: Value, args: &[&str]| {
@@ -277,7 +277,7 @@ fn skips_and_mistakes_are_told_by_warning_event_and_metric_but_not_on_a_dry_run(
     eventually("an Event", LIMIT, || {
         cluster.events("shop", "FlowcarAnnotation", "typo").pop()
     });
-    // Events are told in order: the dry run's would have come first.
+    // Events are created in order: the dry run's would have come first.
     assert_eq!(
         cluster.events("shop", "FlowcarNotInjected", "dry"),
         Vec::<Value>::new()
@@ -305,7 +305,7 @@ fn pod_security_levels_and_namespace_labels_are_honoured() {
         });
         let mut pod = pod("app", json!({}));
         pod["spec"]["containers"][0]["securityContext"] = security;
-        // The Pod Security plugin itself says yes.
+        // The Pod Security plugin itself admits it.
         let pod = cluster.create_pod(level, &pod);
         assert_eq!(containers(&pod).0, ["flowcar"], "{level}");
         assert_eq!(env(&pod, "FLOWCAR_SOURCE").as_deref(), Some("inet_diag"));
@@ -316,7 +316,7 @@ fn pod_security_levels_and_namespace_labels_are_honoured() {
         open["spec"]["initContainers"][0]["securityContext"]["capabilities"]["add"],
         json!(["BPF", "NET_ADMIN"])
     );
-    // The ServiceAccount plugin has left our container without a token, and only ours.
+    // The ServiceAccount plugin has mounted no token into flowcar's container, and only there.
     let mounts = |container: &Value| {
         container["volumeMounts"]
             .as_array()
@@ -356,7 +356,7 @@ fn pod_security_levels_and_namespace_labels_are_honoured() {
 }
 
 #[test]
-fn two_replicas_that_start_at_once_make_one_authority_and_repair_it() {
+fn two_replicas_make_one_authority_and_repair_it() {
     let cluster = Cluster::start();
     let second_port = cluster.net.claim_port();
     let second_address = cluster.net.socket(&second_port);
@@ -395,7 +395,7 @@ fn two_replicas_that_start_at_once_make_one_authority_and_repair_it() {
     // What is deleted, the manifests bring back: the controller may not.
     cluster.admin().delete(SECRET).success();
     injected("secret-deleted");
-    eventually("a word about it", LIMIT, || {
+    eventually("a log line about it", LIMIT, || {
         let log = one.process.log() + &two.process.log();
         log.contains("install its manifests again").then_some(())
     });
@@ -407,7 +407,7 @@ fn two_replicas_that_start_at_once_make_one_authority_and_repair_it() {
     restored("the Secret again");
     injected("secret-restored");
 
-    // "Y2xvYmJlcmVk" would be refused as no certificate: an authority of somebody else's is the real clobbering.
+    // A text that is no certificate would be refused: overwrite it with another authority.
     let other = flowcar_tests::peers::Authority::new("somebody else");
     let clobbered = json!([{"op": "replace", "path": "/webhooks/0/clientConfig/caBundle", "value": base64(other.certificate())}]);
     cluster
@@ -419,7 +419,7 @@ fn two_replicas_that_start_at_once_make_one_authority_and_repair_it() {
     });
     injected("bundle-restored");
 
-    // The leader goes; the other takes over at once, because the Lease was given up.
+    // The leader stops; the other takes over at once, because the Lease was released.
     let (leader, other) = if one.metric("flowcar_leader") == Some(1.0) {
         (&one, &two)
     } else {
@@ -432,7 +432,7 @@ fn two_replicas_that_start_at_once_make_one_authority_and_repair_it() {
 }
 
 #[test]
-fn certificates_rotate_under_constant_load_and_no_call_fails() {
+fn certificates_rotate_under_load_without_a_failed_call() {
     let cluster = Cluster::start();
     let _controller =
         cluster.controller(&["--ca-lifetime=15s", "--leaf-lifetime=6s", "--settle=2s"]);
@@ -475,7 +475,7 @@ fn certificates_rotate_under_constant_load_and_no_call_fails() {
 }
 
 #[test]
-fn without_the_webhook_every_pod_is_created_and_the_missed_are_found() {
+fn pods_missed_without_the_webhook_are_reported() {
     let cluster = Cluster::start();
     let controller = cluster.controller(&[]);
     let on = || json!({"flowcar.io/inject": "enabled"});

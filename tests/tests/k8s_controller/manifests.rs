@@ -25,7 +25,7 @@ fn helm(args: &[&str]) -> (bool, String) {
 }
 
 #[test]
-fn the_committed_base_is_the_chart_rendered_and_two_renders_are_equal() {
+fn committed_base_is_the_rendered_chart() {
     let (ok, first) = helm(&[]);
     assert!(ok, "{first}");
     assert_eq!(helm(&[]).1, first);
@@ -47,7 +47,7 @@ fn the_committed_base_is_the_chart_rendered_and_two_renders_are_equal() {
 }
 
 #[test]
-fn the_chart_has_nothing_to_lint() {
+fn chart_passes_helm_lint() {
     let mut lint = Command::new(binary("helm"));
     lint.args(["lint", "--strict"]).arg(k8s("chart"));
     let out = run(lint, "");
@@ -59,8 +59,8 @@ fn the_chart_has_nothing_to_lint() {
 }
 
 #[test]
-fn mistaken_values_are_refused_by_the_schema() {
-    for mistake in [
+fn schema_refuses_invalid_values() {
+    for value in [
         "config.strct=true",
         "config.podSecurityDefault=strict",
         "replicas=0",
@@ -78,7 +78,7 @@ fn mistaken_values_are_refused_by_the_schema() {
         "config.hostCgroupPath=/",
         "config.hostCgroupPath=/sys/fs/cgroup/../..",
     ] {
-        assert!(!helm(&["--set", mistake]).0, "{mistake}");
+        assert!(!helm(&["--set", value]).0, "{value}");
     }
     assert!(
         !helm(&["--set", "certificates.source=external"]).0,

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::cli;
 
 #[test]
-fn pods_that_are_older_than_their_opt_in_are_nobodys_mistake() {
+fn pods_older_than_their_opt_in_are_not_missed() {
     let cluster = Cluster::start();
     let controller = cluster.controller(&[]);
     cluster.api.create_namespace("late", &json!({}));
@@ -44,7 +44,7 @@ fn pods_that_are_older_than_their_opt_in_are_nobodys_mistake() {
             .patch(&path, PatchKind::Merge, &ready)
             .success();
     }
-    // One that the webhook really did not see comes last, so that what is told of the others would be there by then.
+    // A pod that the webhook really missed comes last: an Event about the others would exist by then.
     let process = controller.process;
     process.kill();
     cluster.create_pod(
@@ -108,7 +108,7 @@ fn aggregate(cluster: &Cluster, role: &str) {
 }
 
 #[test]
-fn a_namespaces_own_roles_are_enough_for_its_pods() {
+fn namespaced_roles_suffice_for_kubectl_flowcar() {
     let cluster = Cluster::start();
     let _controller = cluster.controller(&[]);
     cluster.api.create_service_account("shop", "tenant");

@@ -57,7 +57,7 @@ const FAKES: &[Fake] = &[
     ("restartPolicy", |pod| {
         let sidecar = sidecar(pod).as_object_mut().expect("a container");
         sidecar.remove("restartPolicy");
-        // Only a container that goes on may have them.
+        // Only a container that keeps running may have them.
         sidecar.remove("startupProbe");
         sidecar.remove("livenessProbe");
     }),
@@ -159,7 +159,7 @@ const FAKES: &[Fake] = &[
     }),
 ];
 
-/// As the tenant would write it: what flowcar and the API server made, without what only the API server may say.
+/// As the tenant would write it: what flowcar and the API server made, without what only the API server may set.
 fn preset(stored: &Value, name: &str) -> Value {
     let mut spec = stored["spec"].clone();
     let volumes = spec["volumes"].as_array_mut().expect("a list");
@@ -181,7 +181,7 @@ fn preset(stored: &Value, name: &str) -> Value {
 }
 
 #[test]
-fn no_pod_counts_as_injected_by_what_its_author_claims() {
+fn forged_sidecar_does_not_count_as_injected() {
     let config = "allowedEndpoints: ['https://*.observability']\nlocked: [headers-secret]\nimageMirrors: [mirror.test/ghcr/flowcar]\n";
     let (cluster, controller, _dir) = configured(config);
     let tenant = tenant(&cluster);
@@ -206,10 +206,10 @@ fn no_pod_counts_as_injected_by_what_its_author_claims() {
         );
         let target = format!("pod/{name}");
         let (ok, out, error) = cli::run(&cluster, &["-n", "shop", "explain", &target]);
-        let said = format!("its container flowcar is not as flowcar writes it ({field})");
-        assert!(ok && out.contains(&said), "{row}: {out}{error}");
+        let printed = format!("its container flowcar is not as flowcar writes it ({field})");
+        assert!(ok && out.contains(&printed), "{row}: {out}{error}");
     }
-    // What flowcar wrote counts, also when it comes again, as from a file.
+    // What flowcar wrote counts, also when it is submitted again, as from a file.
     let again = tenant.create(PODS, &preset(&real, "again")).success();
     assert_eq!(
         again["metadata"]["annotations"]["flowcar.io/status"],
@@ -244,7 +244,7 @@ fn no_pod_counts_as_injected_by_what_its_author_claims() {
     let status = host["metadata"]["annotations"]["flowcar.io/status"].as_str();
     assert!(!status.expect("a status").contains("all is well"));
 
-    // Where no webhook answers, the author's word stays, and those who read the pod are not taken in.
+    // Where no webhook answers, the forged status stays, and readers of the pod do not trust it.
     controller.process.kill();
     let mut alone = pod("alone", on());
     alone["metadata"]["annotations"]["flowcar.io/status"] =

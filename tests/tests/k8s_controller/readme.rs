@@ -1,4 +1,4 @@
-//! The README's commands, as they stand there and in their order.
+//! The commands of docs/kubernetes.md, as they stand there and in their order.
 
 use std::process::Command;
 
@@ -8,9 +8,9 @@ use serde_json::json;
 use flowcar_tests::cluster::tools::{k8s, pipe, product};
 use flowcar_tests::cluster::{Cluster, WEBHOOK};
 
-/// The commands of the section, line by line, without what is said about them.
+/// The commands of the section, line by line, without comments.
 fn commands() -> Vec<String> {
-    let readme = std::fs::read_to_string(k8s("../README.md")).expect("the README");
+    let readme = std::fs::read_to_string(k8s("../docs/kubernetes.md")).expect("the page");
     let section = readme
         .split("\n## ")
         .find(|section| section.starts_with("On Kubernetes\n"));
@@ -54,7 +54,7 @@ fn shell(cluster: &Cluster, command: &str) -> Command {
 }
 
 #[test]
-fn the_readmes_commands_do_what_it_says() {
+fn documented_commands_work() {
     let cluster = Cluster::bare();
     cluster.api.create_service_account("default", "default");
     let commands = commands();
@@ -63,7 +63,7 @@ fn the_readmes_commands_do_what_it_says() {
     for command in &commands {
         let (ok, out, error) = pipe(shell(&cluster, command), "");
         assert!(ok, "{command}\n{out}{error}");
-        let said = match command.as_str() {
+        let printed = match command.as_str() {
             "kubectl flowcar explain deployment/web -n demo" => {
                 "demo deployment/web: gets the sidecar, with eBPF"
             }
@@ -76,7 +76,7 @@ fn the_readmes_commands_do_what_it_says() {
             "kubectl flowcar check" => "ok    dry-run pod: injected",
             _ => "",
         };
-        assert!(out.contains(said), "{command}\n{out}{error}");
+        assert!(out.contains(printed), "{command}\n{out}{error}");
         if command.starts_with("helm install") {
             // What nodes, Services and a controller manager would do.
             let address = json!({"url": cluster.url()});

@@ -134,8 +134,8 @@ fn is_used(right: &Right, used: &BTreeSet<Right>) -> bool {
     })
 }
 
-/// One mistaken object of each kind that an Event may be about.
-fn mistaken(cluster: &Cluster) {
+/// Creates one invalid object of each kind that an Event may be about.
+fn create_invalid_objects(cluster: &Cluster) {
     let annotations = json!({"flowcar.io/inject": "enabled", "flowcar.io/pear": "x"});
     let template = json!({"metadata": {"labels": {"app": "w"}}, "spec": {"containers": [{"name": "app", "image": "app:1"}]}});
     let selector = json!({"matchLabels": {"app": "w"}});
@@ -212,12 +212,12 @@ fn mistaken(cluster: &Cluster) {
 }
 
 #[test]
-fn every_right_of_the_controller_is_used_and_written_down() {
+fn every_controller_right_is_used_and_documented() {
     let dir = tempfile::tempdir().expect("a folder");
     let cluster = Cluster::start_on(audited(dir.path()));
     let controller =
         cluster.controller(&["--ca-lifetime=60s", "--leaf-lifetime=6s", "--settle=2s"]);
-    mistaken(&cluster);
+    create_invalid_objects(&cluster);
     // A pod of no workload, and one that no webhook saw.
     cluster.create_pod(
         "shop",
@@ -229,7 +229,7 @@ fn every_right_of_the_controller_is_used_and_written_down() {
     eventually("an Event", LIMIT, || {
         cluster.events("shop", "FlowcarAnnotation", "alone").pop()
     });
-    // A review of a namespace that nobody knows.
+    // A review of an unknown namespace.
     let review = json!({
         "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
         "request": {"uid": "u", "kind": {"kind": "Pod"}, "namespace": "nowhere", "operation": "CREATE",
@@ -268,7 +268,7 @@ fn every_right_of_the_controller_is_used_and_written_down() {
 }
 
 #[test]
-fn without_the_detector_nobodys_pods_are_listed() {
+fn without_the_detector_no_pods_are_listed() {
     let dir = tempfile::tempdir().expect("a folder");
     let cluster = Cluster::bare_on(audited(dir.path()));
     cluster.install_chart(&["detectMissed=false"]);
@@ -282,7 +282,7 @@ fn without_the_detector_nobodys_pods_are_listed() {
     assert_eq!(refused, Vec::<Value>::new());
 }
 
-/// The Lease, held by somebody who goes on renewing it.
+/// The Lease, held by another client that keeps renewing it.
 struct Held {
     stop: Arc<AtomicBool>,
     renewing: Option<JoinHandle<()>>,
@@ -333,7 +333,7 @@ impl Drop for Held {
 fn only_the_leader_reads_the_authorities_keys() {
     let dir = tempfile::tempdir().expect("a folder");
     let cluster = Cluster::start_on(audited(dir.path()));
-    // As it is shipped, and filled by nobody but the leader.
+    // Empty as shipped; only the leader fills it.
     for secret in [SECRET, KEYS] {
         assert_eq!(cluster.admin().get(secret).success().get("data"), None);
     }
@@ -372,7 +372,7 @@ fn only_the_leader_reads_the_authorities_keys() {
         let follower = cluster.replica("two", cluster.net.socket(&port), &[]);
         assert!(follower.is_ready());
         assert_eq!(follower.metric("flowcar_leader"), Some(0.0));
-        // It looks at the Lease again and again, and takes new certificates.
+        // It reads the Lease periodically, and takes new certificates.
         let label = json!({"metadata": {"labels": {"a": "b"}}});
         let secret = cluster.admin().patch(SECRET, PatchKind::Merge, &label);
         secret.success();

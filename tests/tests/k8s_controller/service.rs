@@ -43,7 +43,7 @@ fn carry(client: &TcpStream, server: &TcpStream) {
             to.try_clone().expect("a socket"),
         );
         std::thread::spawn(move || {
-            // Either end may be gone by then: the other is told in the same way.
+            // Either end may be closed by then: the other is closed in the same way.
             drop(io::copy(&mut from, &mut to));
             drop(to.shutdown(Shutdown::Write));
         });

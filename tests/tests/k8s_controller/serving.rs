@@ -1,4 +1,4 @@
-//! Bodies, answers, certificates of somebody else's, and the way a replica ends.
+//! Bodies, answers, external certificates, and the replacement of a replica.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -29,7 +29,7 @@ fn asked(name: &str) -> Value {
 }
 
 #[test]
-fn bodies_are_taken_up_to_ten_mebibytes_and_refused_cleanly_beyond() {
+fn bodies_above_ten_mebibytes_are_refused() {
     let cluster = Cluster::start();
     let controller = cluster.controller(&[]);
     let client = cluster.webhook();
@@ -67,7 +67,7 @@ fn bodies_are_taken_up_to_ten_mebibytes_and_refused_cleanly_beyond() {
 }
 
 #[test]
-fn whatever_is_posted_gets_a_clean_answer() {
+fn every_posted_body_gets_an_answer() {
     let cluster = Cluster::start();
     let controller = cluster.controller(&[]);
     let client = cluster.webhook();
@@ -112,7 +112,7 @@ fn load(cluster: &Cluster, name: &str, stop: &AtomicBool, calls: &AtomicU32) {
 }
 
 #[test]
-fn replicas_are_exchanged_under_load_and_no_call_fails() {
+fn replicas_are_replaced_under_load_without_a_failed_call() {
     let cluster = Cluster::start();
     let ports = [cluster.net.claim_port(), cluster.net.claim_port()];
     let at = |replica: usize| cluster.net.socket(&ports[replica]);
@@ -144,7 +144,7 @@ fn replicas_are_exchanged_under_load_and_no_call_fails() {
             let process = &replicas[ending].process;
             let ended = std::thread::scope(|scope| {
                 let ended = scope.spawn(|| process.stop(LIMIT));
-                // As a cluster takes a replica out of its Service: by its own word.
+                // As a cluster takes a replica out of its Service: by its readiness.
                 eventually("a replica that is not ready", LIMIT, || {
                     (!replicas[ending].is_ready()).then_some(())
                 });
@@ -194,7 +194,7 @@ fn trust(cluster: &Cluster, bundle: &str) {
 }
 
 #[test]
-fn certificates_of_somebody_else_are_taken_and_exchanged_without_a_restart() {
+fn external_certificates_are_reloaded_without_a_restart() {
     let cluster = Cluster::bare();
     cluster.install_chart(&[
         "certificates.source=external",
@@ -220,13 +220,13 @@ fn certificates_of_somebody_else_are_taken_and_exchanged_without_a_restart() {
     let stale = cluster.webhook_trusting(first.certificate());
     assert!(stale.get("/admit").is_err(), "it serves the second");
 
-    // What cannot be served is not taken, and the controller goes on with what it has.
+    // An invalid certificate is refused, and the controller keeps serving the one in use.
     let broken = json!({"stringData": {"tls.key": "no key"}});
     cluster
         .admin()
         .patch(SECRET, PatchKind::Merge, &broken)
         .success();
-    eventually("a word about it", LIMIT, || {
+    eventually("a log line about it", LIMIT, || {
         let log = controller.process.log();
         log.contains("is not taken into use").then_some(())
     });

@@ -1,4 +1,4 @@
-//! Every skip that a stored pod can have, told in every way: by warning, Event, metric, annotation and `explain`.
+//! Every skip that a stored pod can have, reported everywhere: by warning, Event, metric, annotation and `explain`.
 
 use flowcar_tests::peers::eventually;
 use serde_json::{Value, json};
@@ -111,7 +111,7 @@ fn prepare(cluster: &Cluster) {
 }
 
 #[test]
-fn every_skip_is_told_in_every_way() {
+fn every_skip_is_reported_everywhere() {
     let cluster = Cluster::start();
     let controller = cluster.controller(&[]);
     prepare(&cluster);

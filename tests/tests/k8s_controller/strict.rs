@@ -43,11 +43,11 @@ pub(crate) fn configured(
 }
 
 #[test]
-fn strict_mode_denies_every_mistake_and_says_which() {
+fn strict_mode_denial_names_every_error() {
     let (cluster, controller, _dir) = configured(CONFIG);
     let create = |path: &str, object: &Value| cluster.admin().create(path, object);
     let pods = "/api/v1/namespaces/shop/pods";
-    let mistakes = [
+    let invalid = [
         (
             "unknown",
             annotated("unknown", "flowcar.io/pear", "none"),
@@ -69,8 +69,8 @@ fn strict_mode_denies_every_mistake_and_says_which() {
             "did you mean",
         ),
     ];
-    for (name, mistaken, said) in &mistakes {
-        let refused = create(pods, mistaken);
+    for (name, object, printed) in &invalid {
+        let refused = create(pods, object);
         assert_eq!(refused.status, 400, "{}", refused.text());
         let message = refused.json()["message"].clone();
         let message = message.as_str().expect("a message");
@@ -78,7 +78,7 @@ fn strict_mode_denies_every_mistake_and_says_which() {
             message.contains("denied the request: flowcar, in strict mode: "),
             "{message}"
         );
-        assert!(message.contains(said), "{message}");
+        assert!(message.contains(printed), "{message}");
         eventually("an Event", LIMIT, || {
             cluster.events("shop", "FlowcarDenied", name).pop()
         });
@@ -121,7 +121,7 @@ fn strict_mode_denies_every_mistake_and_says_which() {
 }
 
 #[test]
-fn without_native_sidecars_a_regular_container_is_added_and_jobs_are_left() {
+fn without_native_sidecars_jobs_are_skipped() {
     let (cluster, controller, _dir) = configured(CONFIG);
     let stored = cluster.create_pod("shop", &annotated("regular", "flowcar.io/image", "mine:7"));
     assert_eq!(containers(&stored), (vec![], vec!["app", "flowcar"]));
@@ -144,7 +144,7 @@ fn without_native_sidecars_a_regular_container_is_added_and_jobs_are_left() {
 }
 
 #[test]
-fn what_the_operator_has_locked_stays_locked() {
+fn locked_annotations_are_ignored() {
     let config = "locked: [host-network]\nmaximum: {memory-limit: 256Mi}\nallowed: {headers-secret: [otlp]}\n\
                   defaults: {endpoint: 'https://c:4317'}\nallowedEndpoints: ['https://*.observability:4317']\n";
     let (cluster, controller, _dir) = configured(config);
@@ -174,7 +174,7 @@ fn what_the_operator_has_locked_stays_locked() {
             "identity",
         ),
     ];
-    for (row, (annotation, value, said, reason)) in rows.iter().enumerate() {
+    for (row, (annotation, value, printed, reason)) in rows.iter().enumerate() {
         let name = format!("p-{row}");
         let mut object = annotated(&name, annotation, value);
         object["apiVersion"] = json!("v1");
@@ -182,7 +182,7 @@ fn what_the_operator_has_locked_stays_locked() {
         let mut kubectl = cluster.api.kubectl();
         kubectl.args(["-n", "shop", "create", "-o", "json", "-f", "-"]);
         let (ok, stored, warnings) = pipe(kubectl, &object.to_string());
-        assert!(ok && warnings.contains(said), "{annotation}: {warnings}");
+        assert!(ok && warnings.contains(printed), "{annotation}: {warnings}");
         let stored: Value = serde_json::from_str(&stored).expect("a pod");
         assert_eq!(containers(&stored).0, ["flowcar"], "{annotation}");
         let spec = stored["spec"].to_string();
@@ -193,10 +193,10 @@ fn what_the_operator_has_locked_stays_locked() {
         let event = eventually("an Event", LIMIT, || {
             cluster.events("shop", "FlowcarAnnotation", &name).pop()
         });
-        assert!(event["note"].to_string().contains(said), "{event}");
+        assert!(event["note"].to_string().contains(printed), "{event}");
         let target = format!("pod/{name}");
         let (ok, out, error) = cli::run(&cluster, &["-n", "shop", "explain", &target]);
-        assert!(ok && out.contains(said), "{annotation}: {out}{error}");
+        assert!(ok && out.contains(printed), "{annotation}: {out}{error}");
     }
     let mut host = annotated("host", "flowcar.io/host-network", "force");
     host["spec"]["hostNetwork"] = json!(true);
@@ -210,7 +210,7 @@ fn what_the_operator_has_locked_stays_locked() {
 }
 
 #[test]
-fn headers_in_the_clear_are_reported_and_can_be_forbidden() {
+fn unencrypted_headers_are_reported_and_can_be_forbidden() {
     let warnings = |cluster: &Cluster, endpoint: &str| {
         let mut object = annotated("p", "flowcar.io/headers-secret", "otlp");
         object["metadata"]["annotations"]["flowcar.io/endpoint"] = json!(endpoint);
@@ -223,7 +223,7 @@ fn headers_in_the_clear_are_reported_and_can_be_forbidden() {
         warnings
     };
     let (cluster, _controller, _dir) = configured("{}");
-    for (endpoint, said) in [
+    for (endpoint, printed) in [
         ("http://collector:4317", Some("unencrypted to another host")),
         (
             "http://$(FLOWCAR_HOST_IP):4317",
@@ -243,8 +243,8 @@ fn headers_in_the_clear_are_reported_and_can_be_forbidden() {
         ("unix:///run/otel/otlp.sock", None),
     ] {
         let message = warnings(&cluster, endpoint);
-        match said {
-            Some(said) => assert!(message.contains(said), "{endpoint}: {message}"),
+        match printed {
+            Some(printed) => assert!(message.contains(printed), "{endpoint}: {message}"),
             None => assert_eq!(message, "", "{endpoint}"),
         }
     }

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-/// Every row of the document's threats names a test, and each of them is there.
+/// Every row of the document's threats names an existing test.
 #[test]
-fn every_threat_names_a_test_that_there_is() {
+fn every_threat_names_an_existing_test() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let text =
         std::fs::read_to_string(root.join("docs/security/injector.md")).expect("the document");

@@ -435,7 +435,7 @@ fn dry_run(cluster: &Cluster, manifests: &str) -> Vec<Value> {
 }
 
 #[test]
-fn every_value_makes_what_it_says_and_the_api_server_takes_it() {
+fn every_chart_value_takes_effect() {
     let cluster = Cluster::bare();
     cluster.api.create_namespace("flowcar-system", &json!({}));
     for (group, kind, plural) in [
@@ -480,7 +480,7 @@ fn leaves(value: &Value, path: &str, all: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn no_value_is_left_out() {
+fn every_chart_value_is_tested() {
     let text = std::fs::read_to_string(k8s("chart/values.yaml")).expect("the values");
     let values: Value = serde_yaml_ng::from_str(&text).expect("YAML");
     let (mut known, mut tried) = (BTreeSet::new(), BTreeSet::new());
@@ -626,8 +626,71 @@ fn defaults_of_annotations_are_checked_by_the_schema() {
     }
 }
 
+/// The chart and the controller take, and refuse, the same endpoints.
 #[test]
-fn a_second_release_is_refused_in_words() {
+fn endpoints_are_checked_by_the_schema() {
+    let long = format!("unix:///run/{}", "s".repeat(102));
+    let longest = &long[..long.len() - 1];
+    for endpoint in [
+        "http://c",
+        "HTTPS://c.example_1.test:4317/v1?a=b$c(d)$",
+        "http://10.0.0.1:65535",
+        "http://[::1]:4317",
+        "http://[fe80::1%25eth0]:1",
+        "http://$(FLOWCAR_HOST_IP):4317",
+        "http://[$(FLOWCAR_HOST_IP)]:4317",
+        "https://$(FLOWCAR_NODE_NAME).nodes/$(FLOWCAR_POD_NAMESPACE)",
+        "unix:///run/otel/o.sock",
+        longest,
+        "",
+        "c:4317",
+        "ftp://c",
+        "http://",
+        "http://c:",
+        "http://c:0",
+        "http://c:65536",
+        "http://[::1]:0",
+        "http://[::1",
+        "http://@c:4317",
+        "http://u:p@c",
+        "http://c*:4317",
+        "http://c~",
+        "http://c;d",
+        "http://c,d",
+        "http://c=d+e",
+        "http://$(HOST_IP):4317",
+        "http://c/$(X)",
+        "http://c/ü",
+        "http://c?ü",
+        "http://c/#f",
+        "http://c d",
+        "http://ü",
+        "unix:///o.sock",
+        "unix:///run/../o.sock",
+        "unix:///run//o.sock",
+        "unix:///run/otel/",
+        "unix:///proc/1/o.sock",
+        "unix:///run/$(FLOWCAR_POD_NAMESPACE)/o.sock",
+        &long,
+    ] {
+        for config in [
+            json!({"defaults": {"endpoint": endpoint}}),
+            json!({"allowedEndpoints": [endpoint]}),
+        ] {
+            let is_read = Config::parse(&config.to_string()).is_ok();
+            assert_eq!(is_taken(&config), is_read, "{config}");
+        }
+    }
+    assert!(is_taken(
+        &json!({"allowedEndpoints": ["https://*.example.test"]})
+    ));
+    assert!(!is_taken(
+        &json!({"defaults": {"endpoint": "https://*.example.test"}})
+    ));
+}
+
+#[test]
+fn second_release_is_refused() {
     let cluster = Cluster::bare();
     let install = |release: &str, namespace: &str| {
         let mut helm = cluster.api.helm();

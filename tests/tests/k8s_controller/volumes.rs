@@ -17,7 +17,7 @@ const VOLUMES: [&str; 5] = [
 ];
 const ONLY: &str = "only flowcar's own container may mount flowcar's volumes";
 
-/// Somebody who may do with pods of this namespace whatever the API server lets them.
+/// A user with all rights on pods of this namespace.
 pub(crate) fn tenant(cluster: &Cluster) -> Api {
     cluster.api.create_service_account("shop", "tenant");
     let rbac = "/apis/rbac.authorization.k8s.io/v1/namespaces/shop";
@@ -72,7 +72,7 @@ fn mounting(list: &str, volume: &str, defines: bool, annotations: &Value) -> Val
 }
 
 #[test]
-fn no_container_of_a_tenant_mounts_a_volume_of_flowcars() {
+fn tenant_container_cannot_mount_flowcars_volumes() {
     let cluster = Cluster::start();
     let _controller = cluster.controller(&[]);
     let tenant = tenant(&cluster);
@@ -87,9 +87,12 @@ fn no_container_of_a_tenant_mounts_a_volume_of_flowcars() {
                         tenant.create(&dry, &mounting(list, volume, defines, &annotations));
                     assert_eq!(answer.status, 422, "{what}: {}", answer.text());
                     // What it does not define, it does not gain: without the webhook's part the pod would be admitted.
-                    let said = if defines { ONLY } else { "Not found" };
+                    let printed = if defines { ONLY } else { "Not found" };
                     let text = answer.text();
-                    assert!(text.contains(ONLY) || text.contains(said), "{what}: {text}");
+                    assert!(
+                        text.contains(ONLY) || text.contains(printed),
+                        "{what}: {text}"
+                    );
                 }
             }
         }
@@ -135,7 +138,7 @@ fn no_container_of_a_tenant_mounts_a_volume_of_flowcars() {
 
 /// The webhook alone, where the policy is left out.
 #[test]
-fn a_pod_that_mounts_a_reserved_volume_gains_none() {
+fn pod_that_mounts_a_reserved_volume_is_not_injected() {
     let cluster = Cluster::bare();
     cluster.install_chart(&["volumesPolicy=false"]);
     let controller = cluster.controller(&[]);
@@ -166,7 +169,7 @@ fn a_pod_that_mounts_a_reserved_volume_gains_none() {
 
 /// `recursiveReadOnly` is in the API since 1.30, by default since 1.31.
 #[test]
-fn what_is_below_the_host_path_is_read_only_where_the_cluster_can() {
+fn host_path_mount_is_recursively_read_only() {
     let mount = |pod: &Value| {
         let mounts = pod["spec"]["initContainers"][0]["volumeMounts"].clone();
         let mounts = mounts.as_array().expect("mounts").clone();

@@ -1,4 +1,4 @@
-//! The applications of these tests: a server, clients of it, and what the server says of each connection.
+//! The applications of these tests: a server, clients of it, and what the server reports of each connection.
 
 use std::net::IpAddr;
 
@@ -6,7 +6,7 @@ use flowcar_tests::traffic::ConnectionReport;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::stage::{Pod, Stage};
+use crate::testbed::{Pod, Stage};
 
 const PORT: u16 = 7000;
 
@@ -43,7 +43,7 @@ fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(ToString::to_string).collect()
 }
 
-/// Answers, and tells of each connection when it has ended.
+/// Answers, and reports each connection when it has closed.
 pub(crate) fn web() -> Value {
     deployment(
         "web",
@@ -95,10 +95,10 @@ fn call(web: &Pod, how: &[&str]) -> Vec<String> {
     words(&[&["traffic", "call", &target], how].concat())
 }
 
-/// A connection that ended at the server, by the server's own word.
+/// A closed connection, as the server reports it.
 #[derive(Clone, Debug)]
 pub(crate) struct Ended {
-    /// When the word was written, by the node's clock.
+    /// When the report was written, by the node's clock.
     pub(crate) at: Timestamp,
     pub(crate) report: ConnectionReport,
 }

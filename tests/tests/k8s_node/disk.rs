@@ -1,4 +1,4 @@
-//! The disk by which a node is told what it is: its kubelet and what that has to know, and the images.
+//! The disk that configures a node: its kubelet with its configuration, and the images.
 
 use std::{
     fs,

@@ -8,28 +8,28 @@ use flowcar_tests::{
 };
 use serde_json::json;
 
-use crate::stage::{BROKEN, Stage};
+use crate::testbed::{BROKEN, Stage};
 
 /// With pods that it has to find all right.
 pub(crate) fn passes(stage: &Stage) {
-    let (ok, said) = stage.kubectl_flowcar("shop", &["check"]);
-    assert!(ok && !said.contains("FAIL"), "{said}");
+    let (ok, printed) = stage.kubectl_flowcar("shop", &["check"]);
+    assert!(ok && !printed.contains("FAIL"), "{printed}");
 }
 
-/// The controller hangs, so that nothing is mended, and each thing that is broken is told besides those before it. There are
-/// two pods that were injected, until it says that it has counted.
-pub(crate) fn says_what_is_broken(stage: &Stage, counted: &mpsc::Sender<()>) {
+/// The controller hangs, so that nothing is repaired, and each broken object is reported besides those before it. There are
+/// two injected pods until `counted` is sent.
+pub(crate) fn reports_what_is_broken(stage: &Stage, counted: &mpsc::Sender<()>) {
     let admin = stage.cluster.admin();
     let mut broken = Broken {
         stage,
         names: BTreeSet::new(),
     };
     stage.controller.process.pause();
-    broken.is_told("dry-run pod", "no answer from the webhook");
+    broken.is_reported("dry-run pod", "no answer from the webhook");
 
     let pod = tools::pod("missed", json!({"flowcar.io/inject": "enabled"}));
     stage.create_pod(BROKEN, &pod);
-    broken.is_told(
+    broken.is_reported(
         "opted-in pods",
         "1 of 3 opted in and were not seen by the webhook, pod/missed first",
     );
@@ -39,16 +39,16 @@ pub(crate) fn says_what_is_broken(stage: &Stage, counted: &mpsc::Sender<()>) {
     let other =
         json!([{"op": "replace", "path": "/webhooks/0/clientConfig/caBundle", "value": authority}]);
     admin.patch(WEBHOOK, PatchKind::Json, &other).success();
-    broken.is_told("caBundle", "does not trust the Secret's authority");
+    broken.is_reported("caBundle", "does not trust the Secret's authority");
 
     admin.delete(SECRET).success();
-    broken.is_told("certificates", "there is no Secret flowcar-webhook-tls");
+    broken.is_reported("certificates", "there is no Secret flowcar-webhook-tls");
 
     let bindings = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";
     admin
         .delete(&format!("{bindings}/flowcar-controller"))
         .success();
-    broken.is_told("rights of the controller", "its service account may not");
+    broken.is_reported("rights of the controller", "its service account may not");
 }
 
 struct Broken<'a> {
@@ -57,21 +57,23 @@ struct Broken<'a> {
 }
 
 impl Broken<'_> {
-    /// One more line fails, and says this.
+    /// One more line fails, with this message.
     #[track_caller]
-    fn is_told(&mut self, name: &'static str, what: &str) {
+    fn is_reported(&mut self, name: &'static str, what: &str) {
         self.names.insert(name);
-        let (ok, said) = self.stage.kubectl_flowcar(BROKEN, &["check"]);
-        assert!(!ok, "{said}");
-        let failed = said.lines().filter_map(|line| line.strip_prefix("FAIL  "));
+        let (ok, printed) = self.stage.kubectl_flowcar(BROKEN, &["check"]);
+        assert!(!ok, "{printed}");
+        let failed = printed
+            .lines()
+            .filter_map(|line| line.strip_prefix("FAIL  "));
         let failed: Vec<_> = failed.filter_map(|line| line.split_once(": ")).collect();
         let names: BTreeSet<_> = failed.iter().map(|(name, _)| *name).collect();
-        assert_eq!(names, self.names, "{said}");
+        assert_eq!(names, self.names, "{printed}");
         assert!(
             failed
                 .iter()
                 .any(|(failed, why)| *failed == name && why.contains(what)),
-            "{said}"
+            "{printed}"
         );
     }
 }

@@ -5,17 +5,17 @@ mod apps;
 mod disk;
 mod kubectl_flowcar_check;
 mod node;
+mod reported;
 mod seen;
-mod stage;
-mod told;
+mod testbed;
 
 use std::{sync::mpsc, thread};
 
+use reported::{reported_but_for_a_gap, reported_by_both, reported_by_server};
 use serde_json::json;
-use stage::{NAMESPACES, Pod, Stage};
-use told::{told_but_for_a_gap, told_by_both, told_by_server};
+use testbed::{NAMESPACES, Pod, Stage};
 
-/// Before a connection of a client's is looked at, there are so many.
+/// How many connections a client makes before they are checked.
 const SOME: usize = 6;
 
 /// Connections that the Job makes.
@@ -64,23 +64,23 @@ fn with_systemd_as_the_cgroup_driver(stage: &Stage) {
     let client = stage.pod("shop", "client");
     let pair = Pair { web, client };
     assert!(cgroup_of(stage, &pair.client).contains("kubepods.slice"));
-    only_theirs_are_told(stage, &pair);
+    only_connections_of_the_pod_are_reported(stage, &pair);
     one_trace_and_one_edge(stage, &pair);
-    a_job_completes(stage, &pair.web);
-    let strict = without_capabilities_where_none_are_allowed(stage, &pair.web);
+    job_with_sidecar_completes(stage, &pair.web);
+    let strict = restricted_namespace_gets_no_capabilities(stage, &pair.web);
     for pod in [&pair.web, &pair.client, &strict] {
         has_no_rights(stage, pod);
     }
     kubectl_flowcar_check::passes(stage);
-    the_application_may_restart(stage, &pair);
+    application_restart_keeps_flows_followed(stage, &pair);
     let pods = stage.all_pods();
-    // What is done with goes at the same time.
+    // Pods that are no longer needed are deleted at the same time.
     stage.kubectl("strict", &["delete", "deployments", "--all"]);
     stage.kubectl("shop", &["delete", "jobs", "--all", "--wait=false"]);
-    a_deleted_pod_has_told_everything(stage, &pair);
+    deleted_pod_reports_everything(stage, &pair);
     let other = stage.pod("shop", "other");
-    the_sidecar_may_be_killed(stage, &pair.web, &other);
-    nothing_is_left(stage, pods);
+    killed_sidecar_resumes(stage, &pair.web, &other);
+    node_is_clean_after_the_pods(stage, pods);
 }
 
 fn with_cgroupfs_as_the_cgroup_driver(stage: &Stage) {
@@ -88,24 +88,24 @@ fn with_cgroupfs_as_the_cgroup_driver(stage: &Stage) {
     stage.node.wait("client that was injected", || {
         (!stage.pods("shop", "client").is_empty()).then_some(())
     });
-    // Most of this is waiting for answers that do not come.
+    // Most of this time is spent waiting for timeouts.
     let (counted, has_counted) = mpsc::channel();
     thread::scope(|scope| {
-        scope.spawn(move || kubectl_flowcar_check::says_what_is_broken(stage, &counted));
+        scope.spawn(move || kubectl_flowcar_check::reports_what_is_broken(stage, &counted));
         let client = stage.pod("shop", "client");
-        are_told_with_cgroupfs(stage, &Pair { web, client });
+        connections_are_reported_with_cgroupfs(stage, &Pair { web, client });
         has_counted.recv().unwrap();
-        nothing_is_left(stage, stage.all_pods());
+        node_is_clean_after_the_pods(stage, stage.all_pods());
     });
 }
 
-fn are_told_with_cgroupfs(stage: &Stage, pair: &Pair) {
+fn connections_are_reported_with_cgroupfs(stage: &Stage, pair: &Pair) {
     let cgroup = cgroup_of(stage, &pair.client);
     assert!(
         cgroup.contains("/kubepods/") && !cgroup.contains(".slice"),
         "{cgroup}"
     );
-    told_by_both(stage, &pair.web, &pair.client, SOME);
+    reported_by_both(stage, &pair.web, &pair.client, SOME);
     has_no_rights(stage, &pair.client);
 }
 
@@ -116,10 +116,10 @@ fn cgroup_of(stage: &Stage, pod: &Pod) -> String {
 }
 
 /// A third pod, which nobody opted in, calls the server, too.
-fn only_theirs_are_told(stage: &Stage, Pair { web, client }: &Pair) {
+fn only_connections_of_the_pod_are_reported(stage: &Stage, Pair { web, client }: &Pair) {
     let other = stage.pod("shop", "other");
-    told_by_both(stage, web, client, SOME);
-    told_by_server(stage, web, &other, SOME);
+    reported_by_both(stage, web, client, SOME);
+    reported_by_server(stage, web, &other, SOME);
     let spans = stage.spans();
     assert!(spans.iter().all(|span| span.pod() != other.name));
     for (pod, workload) in [(web, "web"), (client, "client")] {
@@ -170,15 +170,15 @@ fn one_trace_and_one_edge(stage: &Stage, Pair { web, client }: &Pair) {
     });
 }
 
-/// By the node's own word, for each of its threads.
+/// As the node's kernel reports it, for each thread.
 fn has_no_rights(stage: &Stage, pod: &Pod) {
     let found = stage.node.processes(&pod.uid, "flowcar");
     let [process] = found[..] else {
         panic!("not one flowcar in {}: {found:?}", pod.name)
     };
     let script = format!("cat /proc/{process}/task/*/status; ls /proc/{process}/task | wc -l");
-    let said = stage.node.shell(&script);
-    let threads: usize = said.lines().last().unwrap().trim().parse().unwrap();
+    let printed = stage.node.shell(&script);
+    let threads: usize = printed.lines().last().unwrap().trim().parse().unwrap();
     // Who may not set capabilities cannot empty the bounding set either; with no_new_privs it gives nothing.
     let none = ["Inh", "Prm", "Eff", "Amb"].map(|set| format!("Cap{set}:\t0000000000000000"));
     let expected = none
@@ -187,14 +187,14 @@ fn has_no_rights(stage: &Stage, pod: &Pod) {
         .chain(["NoNewPrivs:\t1", "Seccomp:\t2"]);
     for line in expected {
         assert_eq!(
-            said.lines().filter(|said| *said == line).count(),
+            printed.lines().filter(|printed| *printed == line).count(),
             threads,
-            "{line}:\n{said}"
+            "{line}:\n{printed}"
         );
     }
 }
 
-fn the_application_may_restart(stage: &Stage, Pair { web, client }: &Pair) {
+fn application_restart_keeps_flows_followed(stage: &Stage, Pair { web, client }: &Pair) {
     let before = stage.node.processes(&client.uid, "traffic");
     let [process] = before[..] else {
         panic!("not one application in {}: {before:?}", client.name)
@@ -205,11 +205,11 @@ fn the_application_may_restart(stage: &Stage, Pair { web, client }: &Pair) {
         let now = stage.node.processes(&client.uid, "traffic");
         (now.len() == 1 && now != before).then_some(())
     });
-    told_by_both(stage, web, client, ended + SOME);
+    reported_by_both(stage, web, client, ended + SOME);
 }
 
-fn a_deleted_pod_has_told_everything(stage: &Stage, Pair { web, client }: &Pair) {
-    // Nobody makes another in its place.
+fn deleted_pod_reports_everything(stage: &Stage, Pair { web, client }: &Pair) {
+    // Nothing recreates it.
     let owners = [
         &["deployment", "client"][..],
         &["replicaset", "-l", "app=client"],
@@ -219,37 +219,37 @@ fn a_deleted_pod_has_told_everything(stage: &Stage, Pair { web, client }: &Pair)
         stage.kubectl("shop", &words);
     }
     stage.kubectl("shop", &["delete", "pod", &client.name]);
-    let ended = told_by_both(stage, web, client, 1);
+    let ended = reported_by_both(stage, web, client, 1);
     let count = i64::try_from(ended).unwrap();
     stage.books(client, "closed, each with its connection", |books| {
         books.live == 0 && books.lost == 0 && books.closed == count && books.opened == count
     });
 }
 
-fn a_job_completes(stage: &Stage, web: &Pod) {
+fn job_with_sidecar_completes(stage: &Stage, web: &Pod) {
     stage.node.wait("completed Job", || {
         let job = stage.get("shop", "batch/v1", "jobs/batch");
         (job["status"]["succeeded"] == 1).then_some(())
     });
     let pods = stage.pods("shop", "batch");
     let pod = Pod::of(&pods[0]);
-    assert_eq!(told_by_both(stage, web, &pod, 1) as u64, CALLS_OF_JOB);
+    assert_eq!(reported_by_both(stage, web, &pod, 1) as u64, CALLS_OF_JOB);
     let spans = stage.spans();
     let mut of_pod = spans.iter().filter(|span| span.pod() == pod.name);
     assert!(of_pod.all(|span| span.resource["k8s.job.name"] == "batch"));
 }
 
-fn without_capabilities_where_none_are_allowed(stage: &Stage, web: &Pod) -> Pod {
+fn restricted_namespace_gets_no_capabilities(stage: &Stage, web: &Pod) -> Pod {
     let client = stage.pod("strict", "client");
-    told_by_both(stage, web, &client, SOME);
+    reported_by_both(stage, web, &client, SOME);
     let spans = stage.spans();
     let mut of_pod = spans.iter().filter(|span| span.pod() == client.name);
     assert!(of_pod.all(|span| span.scope["flowcar.source"] == "inet_diag"));
     client
 }
 
-/// The application goes on; the kubelet starts the sidecar again, which follows the same pod and owns up to the gap.
-fn the_sidecar_may_be_killed(stage: &Stage, web: &Pod, other: &Pod) {
+/// The application goes on; the kubelet starts the sidecar again, which follows the same pod and reports the gap.
+fn killed_sidecar_resumes(stage: &Stage, web: &Pod, other: &Pod) {
     let application = stage.node.processes(&web.uid, "traffic");
     let before = stage.node.processes(&web.uid, "flowcar");
     assert_eq!((application.len(), before.len()), (1, 1));
@@ -258,7 +258,7 @@ fn the_sidecar_may_be_killed(stage: &Stage, web: &Pod, other: &Pod) {
         let now = stage.node.processes(&web.uid, "flowcar");
         (now.len() == 1 && now != before).then_some(())
     });
-    told_but_for_a_gap(stage, web, other, SOME);
+    reported_but_for_a_gap(stage, web, other, SOME);
     assert_eq!(stage.node.processes(&web.uid, "traffic"), application);
     has_no_rights(stage, web);
     stage.books(web, "balanced, and name the gap", |books| {
@@ -266,8 +266,8 @@ fn the_sidecar_may_be_killed(stage: &Stage, web: &Pod, other: &Pod) {
     });
 }
 
-/// When all pods are gone, the node is as it was, and without a trace of these.
-fn nothing_is_left(stage: &Stage, uids: Vec<String>) {
+/// When all pods are deleted, the node is as it was, and without a trace of these.
+fn node_is_clean_after_the_pods(stage: &Stage, uids: Vec<String>) {
     assert!(!uids.is_empty());
     assert!(stage.programs().iter().any(|kind| kind == "sock_ops"));
     for namespace in NAMESPACES {

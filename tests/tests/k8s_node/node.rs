@@ -95,7 +95,7 @@ impl Trust {
 
 impl Node {
     /// Starts it with these images (archives), and with systemd as the cgroup driver; it is ready when the API server
-    /// says so.
+    /// reports it so.
     pub(crate) fn start(api: &ApiServer, trust: &Trust, images: &[PathBuf]) -> Self {
         let files = tempfile::tempdir().unwrap();
         let disk = disk::make(files.path(), api, trust, images);
@@ -107,18 +107,18 @@ impl Node {
             _control: control,
             _files: files,
         };
-        node.is_told();
+        node.is_reported();
         node
     }
 
-    /// Has it read its disk. It goes on from where it was stopped, and so does its clock.
-    fn is_told(&self) {
+    /// Has it read its disk. It resumes from where it was stopped, and so does its clock.
+    fn is_reported(&self) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        let said = self.shell(&format!(
-            "date -s @{} >/dev/null && mount -o ro /dev/vdb /node && systemd-run --quiet --unit told bash /node/start",
+        let printed = self.shell(&format!(
+            "date -s @{} >/dev/null && mount -o ro /dev/vdb /node && systemd-run --quiet --unit node-start bash /node/start",
             now.as_secs()
         ));
-        assert!(said.is_empty(), "{said}");
+        assert!(printed.is_empty(), "{printed}");
     }
 
     /// Runs a script on the node, as root, and gives what it wrote.
@@ -128,8 +128,8 @@ impl Node {
 
     /// Has containerd and the kubelet make cgroups without systemd from now on. There must be no pods.
     pub(crate) fn use_cgroupfs(&self) {
-        let said = self.shell("bash /node/start cgroupfs");
-        assert!(said.contains("flowcar-node: started"), "{said}");
+        let printed = self.shell("bash /node/start cgroupfs");
+        assert!(printed.contains("flowcar-node: started"), "{printed}");
     }
 
     /// Asks until there is an answer.
@@ -171,15 +171,15 @@ impl Drop for Node {
             eprintln!("{}", lines[lines.len().saturating_sub(20)..].join("\n"));
             eprintln!(
                 "{:?}",
-                ask(COMPLAINTS, LIMIT).map(|said| eprintln!("{said}"))
+                ask(FAILURES, LIMIT).map(|printed| eprintln!("{printed}"))
             );
         }
     }
 }
 
-/// What a failed test wants to know of the node.
-const COMPLAINTS: &str = "
-    journalctl -u told --no-pager | tail -n 5
+/// The node's state, for a failed test.
+const FAILURES: &str = "
+    journalctl -u node-start --no-pager | tail -n 5
     journalctl -u kubelet -u containerd --no-pager | grep -E ' [EW][0-9]{4} |level=(error|warn)' | tail -n 30
     tail -n 8 /var/log/pods/*/*/*.log
 ";
@@ -189,12 +189,12 @@ fn ask(script: &str, limit: Duration) -> io::Result<String> {
     stream.set_read_timeout(Some(limit))?;
     stream.write_all(script.as_bytes())?;
     stream.shutdown(Shutdown::Write)?;
-    let mut said = String::new();
-    stream.read_to_string(&mut said)?;
-    Ok(said)
+    let mut printed = String::new();
+    stream.read_to_string(&mut printed)?;
+    Ok(printed)
 }
 
-/// A part of the control plane. Whether it does its part is seen by what becomes of pods.
+/// A part of the control plane. The pods show whether it works.
 fn control(name: &'static str, api: &ApiServer) -> Process {
     let ca = api.process().dir().join("ca.crt");
     let mut words = vec![
@@ -235,7 +235,7 @@ fn emulator(net: &Net, disk: &Path, console: &Path) -> Process {
         .args(["-serial".to_owned(), format!("file:{}", console.display())]);
     Process::start(program, || {
         ask("echo goes on", Duration::from_secs(3))
-            .is_ok_and(|said| said.contains("goes on"))
+            .is_ok_and(|printed| printed.contains("goes on"))
             .then_some(())
             .ok_or_else(|| "its shell is silent".to_owned())
     })

@@ -17,7 +17,7 @@ pub(crate) struct Span {
     pub(crate) trace: String,
     pub(crate) id: String,
     pub(crate) parent: String,
-    /// When the connection ended.
+    /// When the connection closed.
     pub(crate) end: Timestamp,
 }
 
@@ -63,7 +63,7 @@ impl Span {
     }
 }
 
-/// The spans of connections that ended.
+/// The spans of closed connections.
 pub(crate) fn spans(received: &Received) -> Vec<Span> {
     let mut spans = Vec::new();
     for export in &received.traces {
@@ -80,7 +80,7 @@ pub(crate) fn spans(received: &Received) -> Vec<Span> {
 // === impl Books ===
 
 impl Books {
-    /// Of the last report with connections in it; the time in which nobody followed of the last that has flowcar's own figures.
+    /// Of the last report with connections; the unfollowed time is of the last report with self metrics.
     pub(crate) fn of(received: &Received, pod: &str) -> Option<Self> {
         let scope_of = |export: &Value, is_own: bool| {
             let scopes = scopes(export, "resourceMetrics", "scopeMetrics");

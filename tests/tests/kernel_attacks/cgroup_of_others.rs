@@ -1,4 +1,4 @@
-//! Somebody who may start flowcar in the sidecar's container (`kubectl exec`) names cgroups of other pods.
+//! A user who may start flowcar in the sidecar's container (`kubectl exec`) names cgroups of other pods.
 
 use std::process::{Command, Stdio};
 
@@ -31,7 +31,7 @@ impl Attack {
 }
 
 #[test]
-fn a_pod_follows_no_cgroup_but_its_own() {
+fn pod_follows_only_its_own_cgroup() {
     if !require_root() || !require_cgroup2() {
         return;
     }
@@ -53,7 +53,7 @@ fn a_pod_follows_no_cgroup_but_its_own() {
         for source in ["auto", "inet_diag"] {
             let words = format!("export --cgroup {path}");
             let mut export = Exporting::start(&mut attack.command(&words, source));
-            let message = export.told("cgroup");
+            let message = export.reported("cgroup");
             assert!(
                 message.contains("the pod's own cgroup"),
                 "{what}: {message}"
@@ -75,7 +75,7 @@ fn a_pod_follows_no_cgroup_but_its_own() {
     ] {
         let words = format!("export --cgroup {path}");
         let mut export = Exporting::start(&mut attack.command(&words, "auto"));
-        let message = export.told("following its TCP flows");
+        let message = export.reported("following its TCP flows");
         assert!(message.contains(UID), "{what}: {message}");
     }
 }

@@ -1,4 +1,4 @@
-//! Somebody who has taken flowcar over: what its process can still do.
+//! An attacker who controls flowcar's process: what the process can still do.
 
 use std::{
     fs::{self, File},
@@ -18,7 +18,7 @@ use flowcar_tests::{
     place::{Netns, lacks, require_cgroup2, require_root},
 };
 
-/// What becomes of an attempt.
+/// The outcome of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
     Done,
@@ -42,7 +42,7 @@ fn attempt(state: &Path, attack: fn(&Path) -> io::Result<()>) -> Outcome {
             child: false,
         });
         match attack(&state) {
-            // That this comes back as an error keeps it from executing a program, which it could not.
+            // This error keeps the child from executing the program.
             Ok(()) => Err(io::Error::from_raw_os_error(0)),
             Err(error) => Err(error),
         }
@@ -75,7 +75,7 @@ fn call(number: libc::c_long, arguments: [libc::c_long; 3]) -> io::Result<()> {
 const EPERM: Outcome = Refused(libc::EPERM);
 
 #[test]
-fn nothing_is_left_but_what_following_and_exporting_need() {
+fn confined_process_can_only_follow_and_export() {
     let state = tempfile::tempdir().unwrap();
     type Attack = fn(&Path) -> io::Result<()>;
     let rows: &[(&str, Attack, Outcome)] = &[
@@ -218,7 +218,7 @@ fn nothing_is_left_but_what_following_and_exporting_need() {
 
 /// Where the kernel has Landlock, which emulated kernels from 6.1 on have.
 #[test]
-fn no_file_can_be_written_but_the_state() {
+fn only_the_state_file_can_be_written() {
     // SAFETY: asked for its version, landlock_create_ruleset(2) takes no pointer.
     if unsafe { libc::syscall(444, 0, 0, 1) } < 1 {
         return lacks("Landlock");
@@ -245,7 +245,7 @@ fn no_file_can_be_written_but_the_state() {
     }
 }
 
-/// By the kernel's word, of each thread, for each command that follows.
+/// By /proc, for each thread of each command that follows.
 #[test]
 fn every_command_that_follows_is_confined() {
     if !require_root() || !require_cgroup2() {
@@ -253,7 +253,7 @@ fn every_command_that_follows_is_confined() {
     }
     let (node, netns) = (Node::new(), Netns::new("pod").unwrap());
     let mut export = Exporting::start(&mut contained(&node.sidecar, &netns, "export"));
-    export.told("following its TCP flows");
+    export.reported("following its TCP flows");
     is_filtered(export.id());
     let program = flowcar_tests::flowcar::program().unwrap();
     let mut run = Command::new(program);
@@ -287,9 +287,9 @@ fn is_filtered(process: u32) {
     panic!("process {process} is not filtered");
 }
 
-/// `readOnly` of a mount says nothing of those below it.
+/// `readOnly` of a mount does not hold for the mounts below it.
 #[test]
-fn a_writable_part_of_the_nodes_tree_is_no_place_for_a_flowcar_with_rights() {
+fn writable_cgroup_tree_is_refused_for_ebpf() {
     if !require_root() || !require_cgroup2() {
         return;
     }
@@ -307,10 +307,10 @@ fn a_writable_part_of_the_nodes_tree_is_no_place_for_a_flowcar_with_rights() {
             .env("FLOWCAR_HOST_CGROUP", "/run/both")
             .env("FLOWCAR_SOURCE", source);
         let mut export = Exporting::start(&mut command);
-        export.told(words);
+        export.reported(words);
         match code {
             Some(code) => assert_eq!(export.wait().code(), Some(code)),
-            None => drop(export.told("following the network namespace's TCP flows")),
+            None => drop(export.reported("following the network namespace's TCP flows")),
         }
     }
 }

@@ -1,11 +1,11 @@
-//! Programs that somebody else takes off the cgroup: what ends meanwhile is lost and reported, and flowcar goes on, or ends.
+//! Programs that another process detaches: connections that close meanwhile are lost and reported; flowcar attaches again, or exits.
 
 use std::time::Duration;
 
 use flowcar_tests::{
     exporting::Exporting,
     node::{Node, contained},
-    place::{Netns, Place, require_cgroup2, require_root},
+    place::{Netns, TestPod, require_cgroup2, require_root},
     traffic::{CallPlan, Held, ServePlan, Serving, call_in},
     watch::{Mode, Watch},
 };
@@ -18,30 +18,30 @@ fn detached_programs_are_reported_and_attached_again() {
     if !require_root() || !require_cgroup2() {
         return;
     }
-    let place = Place::new("detached").unwrap();
-    let serving = Serving::start(&place, &ServePlan::at("127.0.0.1:0".parse().unwrap())).unwrap();
+    let pod = TestPod::new("detached").unwrap();
+    let serving = Serving::start(&pod, &ServePlan::at("127.0.0.1:0".parse().unwrap())).unwrap();
     let plan = CallPlan::to(serving.address()).connections(1, 1);
-    let mut watch = Watch::start(&place, Mode::Both, &[]);
+    let mut watch = Watch::start(&pod, Mode::Both, &[]);
     watch.reports(1);
-    // The servers' ends are followed: the test itself is not in the cgroup.
-    let held = place.netns().run(|| Held::open(&plan)).unwrap().unwrap();
+    // The servers' ends are followed: the test's process is not in the cgroup.
+    let held = pod.netns().run(|| Held::open(&plan)).unwrap().unwrap();
     watch.until("it is open", |seen| {
         seen.sum("flowcar.tcp.connection.live", &[]) == 1.0
     });
     // Stopped, it does nothing between the two.
     watch.signal(Signal::SIGSTOP);
-    assert_eq!(place.cgroup().detach_programs().unwrap(), 2);
-    place.netns().run(|| held.close()).unwrap().unwrap();
+    assert_eq!(pod.cgroup().detach_programs().unwrap(), 2);
+    pod.netns().run(|| held.close()).unwrap().unwrap();
     serving.reports(1, WITHIN).unwrap();
     watch.signal(Signal::SIGCONT);
-    let message = watch.told("were detached from the cgroup");
+    let message = watch.reported("were detached from the cgroup");
     assert!(message.contains("attached again"), "{message}");
 
     // Both ends of these.
-    call_in(&place, &CallPlan::to(serving.address()).connections(3, 1)).unwrap();
+    call_in(&pod, &CallPlan::to(serving.address()).connections(3, 1)).unwrap();
     serving.reports(3, WITHIN).unwrap();
     watch.until("flows are followed again", |seen| seen.flows.len() >= 6);
-    watch.until("the lost one is message", |seen| {
+    watch.until("the lost one is reported", |seen| {
         let detached = [("flowcar.tcp.lost.reason", "detached")];
         seen.sum("flowcar.tcp.connection.lost", &detached) == 1.0
     });
@@ -55,9 +55,9 @@ fn detached_programs_are_reported_and_attached_again() {
     assert!(sum("flowcar.self.unfollowed.time") > 0.0);
 }
 
-/// Programs that look at packets are attached with a right, and a pod's flowcar has none left.
+/// Attaching packet programs needs a capability, and a pod's flowcar has none left.
 #[test]
-fn where_they_cannot_be_attached_again_flowcar_tcp_close_reasons_to_be_started_anew() {
+fn flowcar_exits_if_programs_cannot_be_attached_again() {
     if !require_root() || !require_cgroup2() {
         return;
     }
@@ -67,9 +67,9 @@ fn where_they_cannot_be_attached_again_flowcar_tcp_close_reasons_to_be_started_a
         .env("FLOWCAR_EXCHANGE", "on")
         .env("OTEL_METRIC_EXPORT_INTERVAL", "200");
     let mut export = Exporting::start(&mut command);
-    export.told("following its TCP flows");
+    export.reported("following its TCP flows");
     assert_eq!(node.pods[0].detach_programs().unwrap(), 4);
-    let message = export.told("flowcar: ");
+    let message = export.reported("flowcar: ");
     assert!(message.contains("cannot be attached again"), "{message}");
     assert_eq!(export.wait().code(), Some(75));
 }

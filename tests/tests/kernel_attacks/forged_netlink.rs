@@ -7,7 +7,7 @@ use std::{
 };
 
 use flowcar_tests::{
-    place::{Netns, Place, require_cgroup2, require_root},
+    place::{Netns, TestPod, require_cgroup2, require_root},
     traffic::{CallPlan, ServePlan, Serving, call_in},
     watch::{Mode, Watch},
 };
@@ -34,26 +34,26 @@ const COOKIE: usize = LOCAL_PORT + 4 + 32 + 4;
 const FORGED: u16 = 250;
 
 #[test]
-fn netlink_datagrams_of_a_process_make_no_connection_and_are_counted() {
+fn forged_netlink_datagrams_are_ignored_and_counted() {
     if !require_root() || !require_cgroup2() {
         return;
     }
-    let place = Place::new("forged").unwrap();
-    let serving = Serving::start(&place, &ServePlan::at("127.0.0.1:0".parse().unwrap())).unwrap();
-    let mut watch = Watch::start(&place, Mode::Alone, &[]);
+    let pod = TestPod::new("forged").unwrap();
+    let serving = Serving::start(&pod, &ServePlan::at("127.0.0.1:0".parse().unwrap())).unwrap();
+    let mut watch = Watch::start(&pod, Mode::Alone, &[]);
     watch.reports(1);
-    let attacker = place.netns().run(listen_for_closes).unwrap().unwrap();
+    let attacker = pod.netns().run(listen_for_closes).unwrap().unwrap();
     let call = || {
         let plan = CallPlan::to(serving.address()).connections(1, 1);
-        call_in(&place, &plan).unwrap();
+        call_in(&pod, &plan).unwrap();
         serving.reports(1, WITHIN).unwrap();
     };
     call();
     watch.until("both ends", |seen| seen.flows.len() >= 2);
     let genuine = datagram(&attacker).unwrap();
-    let sent = forge(place.netns(), &attacker, &genuine);
+    let sent = forge(pod.netns(), &attacker, &genuine);
     assert!(sent >= u64::from(FORGED), "{sent}");
-    // A genuine close that comes behind them is still taken.
+    // A genuine close after them is still counted.
     call();
     watch.until("both ends of the second", |seen| seen.flows.len() >= 4);
     watch.reports(2);
@@ -63,7 +63,7 @@ fn netlink_datagrams_of_a_process_make_no_connection_and_are_counted() {
     assert_eq!(seen.began(), 4.0);
     assert_eq!(sum("flowcar.tcp.connection.closed"), 4.0);
     assert_eq!(sum("flowcar.tcp.connection.lost"), 0.0);
-    // What is sent to the socket of requests is passed over when the next dump is read.
+    // Datagrams to the socket of requests are skipped when the next dump is read.
     let refused = sum("flowcar.self.record.malformed");
     assert!(refused >= f64::from(FORGED), "{refused} of {sent}");
 }
@@ -82,7 +82,7 @@ fn listen_for_closes() -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// The kernel's news of a close.
+/// The kernel's destroy event of a close.
 fn datagram(socket: &OwnedFd) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; 4096];
     let length = recv(socket.as_raw_fd(), &mut bytes, MsgFlags::empty())?;
@@ -90,7 +90,7 @@ fn datagram(socket: &OwnedFd) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Sends closes of connections that never were to every socket of flowcar's; gives how many.
+/// Sends closes of connections that never existed to every socket of flowcar; returns how many.
 fn forge(netns: &Netns, attacker: &OwnedFd, genuine: &[u8]) -> u64 {
     let table = netns
         .run(|| fs::read_to_string("/proc/thread-self/net/netlink"))

@@ -1,5 +1,5 @@
-//! What somebody else in the pod can try against a running flowcar, or what breaks around it: nothing of it makes flowcar lie
-//! unnoticed, and nothing of it makes flowcar stop.
+//! Attacks of other processes in the pod on a running flowcar, and failures around it: none makes flowcar report wrong values
+//! without a count, and none stops it.
 
 mod cgroup_of_others;
 mod confined;

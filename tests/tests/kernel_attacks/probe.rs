@@ -1,4 +1,4 @@
-//! Somebody else in the network namespace answers probes in flowcar's place, or takes what answering needs.
+//! Another process of the network namespace answers probes instead of flowcar, or uses up what answering needs.
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ use flowcar_tests::{
     place::{Cgroup, Netns, require_cgroup2, require_root},
 };
 
-/// A probe gives up after 4 s; the rest is for a busy machine.
+/// A probe times out after 4 s; the rest is for a busy machine.
 const BOUNDED: Duration = Duration::from_secs(30);
 
 struct Pod {
@@ -52,7 +52,7 @@ impl Pod {
         Exporting::start(command.env("OTEL_METRIC_EXPORT_INTERVAL", "200"))
     }
 
-    /// As the kubelet has it run in the sidecar's container.
+    /// As the kubelet runs it in the sidecar's container.
     fn probe(&self, before: &[&str]) -> Output {
         let program = flowcar::program().unwrap();
         let mut words = before
@@ -77,7 +77,7 @@ impl Pod {
     }
 }
 
-/// Says yes to whoever asks, and for ever.
+/// Answers every probe with success, without end.
 fn answer_without_end(listener: UnixListener) {
     thread::spawn(move || {
         for stream in listener.incoming() {
@@ -92,7 +92,7 @@ fn text(output: &Output) -> String {
 }
 
 #[test]
-fn an_answer_of_somebody_else_counts_for_nothing() {
+fn probe_ignores_answers_of_other_processes() {
     let Some(pod) = Pod::new() else { return };
     answer_without_end(pod.squat());
     // With the application's processes in sight (shareProcessNamespace), and without.
@@ -102,15 +102,12 @@ fn an_answer_of_somebody_else_counts_for_nothing() {
     ] {
         let output = pod.probe(before);
         assert_eq!(output.status.code(), Some(1), "{output:?}");
-        assert!(
-            text(&output).contains("taken by somebody else"),
-            "{output:?}"
-        );
+        assert!(text(&output).contains("its name is taken by"), "{output:?}");
     }
 }
 
 #[test]
-fn a_name_that_nobody_serves_ends_the_probe_in_time() {
+fn probe_times_out_if_nobody_serves_its_name() {
     let Some(pod) = Pod::new() else { return };
     let _never_accepts = pod.squat();
     let output = pod.probe(&[]);
@@ -118,11 +115,11 @@ fn a_name_that_nobody_serves_ends_the_probe_in_time() {
 }
 
 #[test]
-fn flowcar_answers_although_its_name_is_taken() {
+fn probes_are_answered_although_the_name_is_taken() {
     let Some(pod) = Pod::new() else { return };
     answer_without_end(pod.squat());
     let mut export = pod.export();
-    let message = export.told("was taken before by somebody else");
+    let message = export.reported("another process has taken the name");
     assert!(message.contains("ERROR"), "{message}");
     let output = pod.probe(&[]);
     assert!(output.status.success(), "{output:?}");
@@ -131,17 +128,17 @@ fn flowcar_answers_although_its_name_is_taken() {
 
 /// A detached program is reported by the probe, too.
 #[test]
-fn a_probe_tells_that_programs_were_detached() {
+fn probe_reports_detached_programs() {
     let Some(pod) = Pod::new() else { return };
     let mut export = pod.export();
-    export.told("following its TCP flows");
+    export.reported("following its TCP flows");
     assert_eq!(pod.node.pods[0].detach_programs().unwrap(), 2);
-    export.told("attached again");
+    export.reported("attached again");
     let output = pod.probe(&[]);
     assert!(output.status.success(), "{output:?}");
     let message = String::from_utf8_lossy(&output.stdout);
     assert!(
-        message.contains("somebody detached flowcar's programs"),
+        message.contains("another process detached flowcar's programs"),
         "{message}"
     );
     export.stop();
@@ -151,7 +148,7 @@ fn a_probe_tells_that_programs_were_detached() {
 fn probes_are_answered_without_a_free_descriptor() {
     let Some(pod) = Pod::new() else { return };
     let mut export = pod.export();
-    export.told("following its TCP flows");
+    export.reported("following its TCP flows");
     let answered = |what: &str| {
         let output = pod.probe(&[]);
         assert!(output.status.success(), "{what}: {output:?}");

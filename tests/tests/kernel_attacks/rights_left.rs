@@ -1,4 +1,4 @@
-//! A process of flowcar's own user, without a right, in its PID namespace; and what flowcar holds while it goes on.
+//! A process of flowcar's user in its PID namespace, without capabilities; and the capabilities of a running flowcar.
 
 use std::{
     fs, io,
@@ -10,7 +10,7 @@ use std::{
 
 use flowcar_tests::{
     flowcar,
-    place::{Place, maps_ask_for_a_right, require_cgroup2, require_root, with_only_caps},
+    place::{TestPod, maps_ask_for_a_right, require_cgroup2, require_root, with_only_caps},
     watch::{Mode, Watch},
 };
 
@@ -18,12 +18,12 @@ const WITHIN: Duration = Duration::from_secs(60);
 const NONE: &str = "0000000000000000";
 
 #[test]
-fn nobody_without_rights_takes_its_descriptors_or_reads_its_memory() {
+fn unprivileged_process_cannot_take_descriptors_or_read_memory() {
     if !require_root() || !require_cgroup2() {
         return;
     }
-    let place = Place::new("taken").unwrap();
-    let watch = Watch::start(&place, Mode::Both, &[]);
+    let pod = TestPod::new("taken").unwrap();
+    let watch = Watch::start(&pod, Mode::Both, &[]);
     let process = watch.id();
     let (taken, memory, descriptor) = with_only_caps(&[], || {
         let taken = (3..64).filter(|fd| take(process, *fd).is_ok()).count();
@@ -54,15 +54,15 @@ fn take(process: u32, fd: i32) -> io::Result<OwnedFd> {
     owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) })
 }
 
-/// The command has all that it would have without flowcar; flowcar, which goes on exporting, has nothing.
+/// The command has the capabilities that it would have without flowcar; flowcar, which goes on exporting, has none.
 #[test]
-fn run_keeps_no_right_and_its_command_keeps_all() {
+fn run_drops_its_rights_and_its_command_keeps_them() {
     if !require_root() || !require_cgroup2() {
         return;
     }
-    let place = Place::new("run").unwrap();
+    let pod = TestPod::new("run").unwrap();
     let mut command = Command::new(flowcar::program().unwrap());
-    place.enter(&mut command).unwrap();
+    pod.enter(&mut command).unwrap();
     let mut run = command
         .args([
             "run",

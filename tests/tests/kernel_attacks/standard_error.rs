@@ -10,7 +10,7 @@ use std::{
 
 use flowcar_tests::{
     flowcar::{CAPABILITIES, by_descriptor},
-    place::{OnlyCaps as _, Place, require_cgroup2, require_root},
+    place::{OnlyCaps as _, TestPod, require_cgroup2, require_root},
     receiver::Receiver,
     traffic::{CallPlan, ServePlan, Serving, call_in},
 };
@@ -37,7 +37,7 @@ fn reports_go_on_while_nobody_reads_standard_error() {
     fcntl(&writer, FcntlArg::F_SETPIPE_SZ(SMALL_PIPE)).unwrap();
     let mut log = File::from(reader);
     let mut start = vec![0; SMALL_PIPE as usize];
-    // Whoever reads at last finds room made for the line that says how much is missing.
+    // A late reader makes room for the line with the number of missing lines.
     let mut read_all = || {
         let length = log.read(&mut start).unwrap();
         assert!(length > 4_096, "the pipe was never full: {length} bytes");
@@ -49,10 +49,10 @@ fn reports_go_on_while_nobody_reads_standard_error() {
 }
 
 #[test]
-fn reports_go_on_when_the_reader_of_standard_error_is_gone() {
+fn reports_go_on_when_the_reader_of_standard_error_has_closed() {
     let (reader, writer) = pipe().unwrap();
     drop(reader);
-    goes_on("gone", writer, || ());
+    goes_on("closed", writer, || ());
 }
 
 #[test]
@@ -83,11 +83,11 @@ fn export_goes_on(name: &str, mut command: Command, stderr: Stdio, before_stop: 
     if !require_root() || !require_cgroup2() {
         return;
     }
-    let place = Place::new(name).unwrap();
+    let pod = TestPod::new(name).unwrap();
     let receiver = Receiver::start().unwrap();
     command
         .args(["export", "--cgroup"])
-        .arg(place.cgroup().path())
+        .arg(pod.cgroup().path())
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint())
         .env("OTEL_METRIC_EXPORT_INTERVAL", "100")
         .env("FLOWCAR_LOG", "trace")
@@ -98,9 +98,9 @@ fn export_goes_on(name: &str, mut command: Command, stderr: Stdio, before_stop: 
     // It holds this end of a pipe.
     drop(command);
     let mut export = Export { child, receiver };
-    let serving = Serving::start(&place, &ServePlan::at("127.0.0.1:0".parse().unwrap())).unwrap();
+    let serving = Serving::start(&pod, &ServePlan::at("127.0.0.1:0".parse().unwrap())).unwrap();
     export.wait_for_reports(1);
-    call_in(&place, &CallPlan::to(serving.address()).connections(3, 1)).unwrap();
+    call_in(&pod, &CallPlan::to(serving.address()).connections(3, 1)).unwrap();
     export.wait_for_reports(50);
     before_stop();
     let pid = Pid::from_raw(export.child.id().cast_signed());
@@ -109,7 +109,7 @@ fn export_goes_on(name: &str, mut command: Command, stderr: Stdio, before_stop: 
     let status = loop {
         match export.child.try_wait().unwrap() {
             Some(status) => break status,
-            None => assert!(Instant::now() < deadline, "SIGTERM is not heard"),
+            None => assert!(Instant::now() < deadline, "SIGTERM has no effect"),
         }
         std::thread::sleep(Duration::from_millis(20));
     };
@@ -119,7 +119,7 @@ fn export_goes_on(name: &str, mut command: Command, stderr: Stdio, before_stop: 
 // === impl Export ===
 
 impl Export {
-    /// Metrics of flowcar's, so many times.
+    /// Waits for so many exports of flowcar's metrics.
     #[track_caller]
     fn wait_for_reports(&self, count: usize) {
         let deadline = Instant::now() + WITHIN;
@@ -133,7 +133,7 @@ impl Export {
 
 impl Drop for Export {
     fn drop(&mut self) {
-        // It has ended if the test has passed.
+        // It has exited if the test has passed.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,5 +1,5 @@
-//! `FLOWCAR_STATE` in a directory that the application may write to: what is planted there under the file's name stops nothing,
-//! and is not followed.
+//! `FLOWCAR_STATE_DIR` in a directory that the application may write to: a planted file of that name stops nothing,
+//! and is not believed.
 
 use std::{
     fs,
@@ -9,7 +9,7 @@ use std::{
 };
 
 use flowcar_tests::{
-    place::{Place, require_cgroup2, require_root},
+    place::{TestPod, require_cgroup2, require_root},
     traffic::{CallPlan, ServePlan, Serving, call_in},
     watch::{Mode, Watch},
 };
@@ -20,22 +20,22 @@ const WITHIN: Duration = Duration::from_secs(60);
 /// Resident memory that a flowcar which read little stays below, bytes.
 const LITTLE: u64 = 64 << 20;
 
-/// A report of another user's that says of a flowcar before this one that it lost connections.
-const FORGED: &str = r#"{"flowcar_handover":2,"place":{"boot":"BOOT","netns":NETNS},"taken_unix_ns":1,"leaving":{"unheard":0,"flows":[[99999,1,1,5,5],[99998,2,1,5,5]]}}"#;
+/// A checkpoint of another user: an earlier flowcar lost connections.
+const FORGED: &str = r#"{"flowcar_checkpoint":3,"instance":{"boot":"BOOT","netns":NETNS},"taken_unix_ns":1,"reported":{"lost_closes":0,"flows":[[99999,1,1,5,5],[99998,2,1,5,5]]}}"#;
 
 #[test]
-fn what_is_planted_as_the_state_file_is_not_followed() {
+fn planted_state_file_neither_blocks_nor_misleads_flowcar() {
     if !require_root() || !require_cgroup2() {
         return;
     }
-    let place = Place::new("state").unwrap();
-    let serving = Serving::start(&place, &ServePlan::at("127.0.0.1:0".parse().unwrap())).unwrap();
+    let pod = TestPod::new("state").unwrap();
+    let serving = Serving::start(&pod, &ServePlan::at("127.0.0.1:0".parse().unwrap())).unwrap();
     let victim = tempfile::NamedTempFile::new().unwrap();
     fs::write(victim.path(), "the victim's").unwrap();
     for planted in ["fifo", "endless", "victim", "folder", "another user's"] {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("handover.json");
-        let new = directory.path().join("handover.json.new");
+        let path = directory.path().join("checkpoint.json");
+        let new = directory.path().join("checkpoint.json.new");
         match planted {
             "fifo" => {
                 mkfifo(&path, Bits::S_IRWXU).unwrap();
@@ -44,17 +44,17 @@ fn what_is_planted_as_the_state_file_is_not_followed() {
             "endless" => symlink("/dev/zero", &path).unwrap(),
             "victim" => {
                 // Both names that a write has used, now and in earlier versions.
-                for name in ["handover.json", "handover.new", "handover.json.new"] {
+                for name in ["checkpoint.json", "checkpoint.new", "checkpoint.json.new"] {
                     symlink(victim.path(), directory.path().join(name)).unwrap();
                 }
             }
             "folder" => fs::create_dir(&path).unwrap(),
-            _ => forge(&place, &path),
+            _ => forge(&pod, &path),
         }
         let state = directory.path().to_str().unwrap();
-        // Where a start is held up, or memory runs away, this is not reached.
-        let mut watch = Watch::start(&place, Mode::Both, &[("FLOWCAR_STATE", state)]);
-        call_in(&place, &CallPlan::to(serving.address()).connections(2, 1)).unwrap();
+        // Not reached if the start hangs or memory grows.
+        let mut watch = Watch::start(&pod, Mode::Both, &[("FLOWCAR_STATE_DIR", state)]);
+        call_in(&pod, &CallPlan::to(serving.address()).connections(2, 1)).unwrap();
         serving.reports(2, WITHIN).unwrap();
         watch.until("both ends", |seen| seen.flows.len() >= 4);
         watch.reports(2);
@@ -76,11 +76,11 @@ fn what_is_planted_as_the_state_file_is_not_followed() {
     }
 }
 
-/// As the application would, who knows this boot and the network namespace that it shares.
-fn forge(place: &Place, path: &Path) {
+/// As the application can: it knows this boot and the shared network namespace.
+fn forge(pod: &TestPod, path: &Path) {
     use std::os::unix::fs::MetadataExt as _;
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
-    let netns = fs::metadata(place.netns().path()).unwrap().ino();
+    let netns = fs::metadata(pod.netns().path()).unwrap().ino();
     let text = FORGED.replace("BOOT", boot.trim());
     fs::write(path, text.replace("NETNS", &netns.to_string())).unwrap();
     chown(path, Some(1000), Some(1000)).unwrap();

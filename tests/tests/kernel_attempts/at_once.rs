@@ -15,21 +15,21 @@ const DROPPED: u16 = 7100;
 const PROHIBITED: u16 = 7101;
 const REFUSED: u16 = 7102;
 
-/// Each kind is told for what it is, or is said to be open; none is told for another.
+/// Each attempt has its own reason or `_OTHER`; none has the reason of another kind.
 #[test]
-fn kinds_are_not_confused() {
+fn simultaneous_attempts_keep_their_own_failure_reason() {
     if !can_run() {
         return;
     }
-    let place = pod("at-once");
-    filter(&place, "input", DROPPED, "drop");
+    let pod = pod("at-once");
+    filter(&pod, "input", DROPPED, "drop");
     filter(
-        &place,
+        &pod,
         "input",
         PROHIBITED,
         "reject with icmp type admin-prohibited",
     );
-    let mut watch = Watch::start(&place, Mode::Both, &[]);
+    let mut watch = Watch::start(&pod, Mode::Both, &[]);
     let at: IpAddr = OWN4.parse().unwrap();
     // ICMP errors come after a second, when the kernel sends the SYN again: while the application is in connect() they are ignored.
     let abandoned: [&[&str]; 4] = [
@@ -41,14 +41,13 @@ fn kinds_are_not_confused() {
     let done = AtomicBool::new(false);
     let mut expected = Vec::new();
     thread::scope(|scope| {
-        // Datagrams to a port that nobody has bring an ICMP error each.
+        // Each datagram to an unused port causes an ICMP error.
         scope.spawn(|| {
-            place
-                .netns()
+            pod.netns()
                 .run(|| {
                     let socket = UdpSocket::bind((at, 0)).unwrap();
                     while !done.load(Ordering::Relaxed) {
-                        // What the last one brought is told by the next.
+                        // The next attempt shows the error of the last one.
                         let _ = socket.send_to(&[1], (at, 7103));
                         thread::sleep(Duration::from_millis(5));
                     }
@@ -58,10 +57,10 @@ fn kinds_are_not_confused() {
         let mut running = Vec::new();
         for _ in 0..3 {
             for arguments in abandoned {
-                running.push((start(&place, at, DROPPED, arguments), "abandoned"));
+                running.push((start(&pod, at, DROPPED, arguments), "abandoned"));
             }
-            running.push((start(&place, at, PROHIBITED, &[]), "unreachable"));
-            running.push((start(&place, at, REFUSED, &[]), "refused"));
+            running.push((start(&pod, at, PROHIBITED, &[]), "unreachable"));
+            running.push((start(&pod, at, REFUSED, &[]), "refused"));
         }
         for (attempting, reason) in running {
             expected.push((attempting.local.port(), reason));
@@ -70,25 +69,25 @@ fn kinds_are_not_confused() {
         done.store(true, Ordering::Relaxed);
     });
     let seen = watch.until("every flow", |seen| seen.flows.len() >= expected.len());
-    let mut told = 0;
+    let mut reported = 0;
     for (port, reason) in &expected {
         let mut flows = seen.flows.iter().filter(|flow| flow.local.port() == *port);
         let flow = flows.next().unwrap();
         let is = flow.get("error.type");
         assert!(is == *reason || is == "_OTHER", "{reason}: {flow:?}");
-        told += usize::from(is == *reason);
+        reported += usize::from(is == *reason);
         // Never open.
         assert!(is != "_OTHER" || *reason != "refused", "{flow:?}");
     }
-    println!("{told} of {} told", expected.len());
+    println!("{reported} of {} reported", expected.len());
     drop(watch.stop());
 }
 
 fn start(
-    place: &flowcar_tests::place::Place,
+    pod: &flowcar_tests::place::TestPod,
     at: IpAddr,
     port: u16,
     arguments: &[&str],
 ) -> Attempting {
-    Attempting::start(place, SocketAddr::new(at, port), arguments)
+    Attempting::start(pod, SocketAddr::new(at, port), arguments)
 }

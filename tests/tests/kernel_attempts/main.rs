@@ -5,7 +5,7 @@ mod resets;
 mod rows;
 mod ways;
 
-use flowcar_tests::place::{Place, require_cgroup2, require_program, require_root};
+use flowcar_tests::place::{TestPod, require_cgroup2, require_program, require_root};
 
 /// The pod's own address: one that no other network namespace has.
 const OWN4: &str = "10.99.13.1";
@@ -20,21 +20,21 @@ fn can_run() -> bool {
 }
 
 /// A pod with addresses of its own on its loopback device.
-fn pod(name: &str) -> Place {
-    let place = Place::new(name).unwrap();
+fn pod(name: &str) -> TestPod {
+    let pod = TestPod::new(name).unwrap();
     for address in [format!("{OWN4}/32"), format!("{OWN6}/128")] {
-        let mut ip = place.netns().command("ip").unwrap();
+        let mut ip = pod.netns().command("ip").unwrap();
         let status = ip.args(["address", "add", &address, "dev", "lo"]).status();
         assert!(status.unwrap().success());
     }
-    place
+    pod
 }
 
-/// From now on packets that come in to this port meet this verdict.
-fn filter(place: &Place, hook: &str, port: u16, verdict: &str) {
+/// From now on incoming packets to this port get this verdict.
+fn filter(pod: &TestPod, hook: &str, port: u16, verdict: &str) {
     let rules = format!(
         "table inet port{port} {{ chain {hook} {{ type filter hook {hook} priority 0; tcp dport {port} {verdict}; }}; }}"
     );
-    let nft = place.netns().command("nft").unwrap().arg(rules).status();
+    let nft = pod.netns().command("nft").unwrap().arg(rules).status();
     assert!(nft.unwrap().success());
 }

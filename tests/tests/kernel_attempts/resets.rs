@@ -1,9 +1,9 @@
-//! Resets behind the peer's FIN, and health checks that are cut off by design.
+//! Resets after the peer's FIN, and health checks that reset by design.
 
 use std::process::Stdio;
 
 use flowcar_tests::{
-    place::{Place, require_cgroup2, require_root},
+    place::{TestPod, require_cgroup2, require_root},
     traffic::{self, CutOffReport},
     watch::{Flow, Mode, Seen, Watch},
 };
@@ -13,11 +13,11 @@ const AFTER_FIN: &str = "flowcar.tcp.reset_after_fin";
 const NOTHING: &[(&str, &str)] = &[];
 const EXCHANGES: &[(&str, &str)] = &[("FLOWCAR_EXCHANGE", "on")];
 
-/// What a connection's ends say, and whether a RST came after the FIN.
+/// The close reason of each end, and whether a RST came after the FIN.
 struct Row {
     how: &'static str,
     client: (&'static str, bool),
-    /// The server's end, which closed first; none where it was still waiting for the client's last word when the RST came.
+    /// The server's end, which closed first; none where it was still waiting for the client's FIN when the RST came.
     server: Option<&'static str>,
 }
 
@@ -50,7 +50,7 @@ const ROWS: [Row; 5] = [
 ];
 
 #[test]
-fn a_reset_behind_the_peers_fin_is_no_failure() {
+fn reset_after_the_peers_fin_is_no_failure() {
     if !require_root() || !require_cgroup2() {
         return;
     }
@@ -59,8 +59,8 @@ fn a_reset_behind_the_peers_fin_is_no_failure() {
             let (reports, seen) = cut_off(row.how, settings, 3);
             for report in &reports {
                 let client = end_of(&seen, report.client);
-                let told = (client.end(), client.get(AFTER_FIN) == "true");
-                assert_eq!(told, row.client, "{} {client:?}", row.how);
+                let reported = (client.end(), client.get(AFTER_FIN) == "true");
+                assert_eq!(reported, row.client, "{} {client:?}", row.how);
                 assert_eq!(client.get("error.type"), "");
                 assert_eq!(client.received, 1000);
                 let server = end_of(&seen, report.server);
@@ -74,9 +74,9 @@ fn a_reset_behind_the_peers_fin_is_no_failure() {
     }
 }
 
-/// Its reason is told, and it is no failure of the server's.
+/// Its reason is reported, and it is no failure of the server.
 #[test]
-fn a_health_check_is_no_failure() {
+fn health_check_is_no_failure() {
     if !require_root() || !require_cgroup2() {
         return;
     }
@@ -95,10 +95,10 @@ fn a_health_check_is_no_failure() {
 }
 
 fn cut_off(how: &str, settings: &[(&str, &str)], connections: usize) -> (Vec<CutOffReport>, Seen) {
-    let place = Place::new(how).unwrap();
-    let mut watch = Watch::start(&place, Mode::Both, settings);
+    let pod = TestPod::new(how).unwrap();
+    let mut watch = Watch::start(&pod, Mode::Both, settings);
     let program = traffic::program().unwrap();
-    let mut command = place.command(program.to_str().unwrap()).unwrap();
+    let mut command = pod.command(program.to_str().unwrap()).unwrap();
     let output = command
         .args(["cut-off", how, "--connections", &connections.to_string()])
         .stderr(Stdio::inherit())

@@ -1,16 +1,16 @@
-//! Every way in which an attempt ends: what the application heard, and what flowcar says in every mode.
+//! Every way in which an attempt ends: the application's error, and the `error.type` in every mode.
 
 use std::net::{IpAddr, SocketAddr};
 
 use flowcar_tests::{
-    place::{Place, lacks},
+    place::{TestPod, lacks},
     watch::{Flow, Mode, Watch},
 };
 use libc::{EACCES, ECONNREFUSED, EHOSTUNREACH, ENETUNREACH, ENOPROTOOPT, EPERM, ETIMEDOUT};
 
 use super::{OWN4, OWN6, can_run, filter, pod, ways::Attempting};
 
-/// What ends the attempt besides what the network does.
+/// What ends the attempt.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum By {
     /// The network or the kernel.
@@ -30,7 +30,7 @@ struct Row {
     by: By,
     /// Over IPv6.
     v6: bool,
-    /// What the application hears, where the kernel ends the attempt.
+    /// The application's error, where the kernel ends the attempt.
     errnos: &'static [i32],
     reason: &'static str,
 }
@@ -196,7 +196,7 @@ const ROWS: &[Row] = &[
     v6(by(By::Destroy, dropped("ss -K", FOREVER))),
 ];
 
-/// A way to follow, and what it may say of each row.
+/// A way to follow, and the reasons that it may report for each row.
 struct Follower {
     name: &'static str,
     mode: Mode,
@@ -217,7 +217,7 @@ const FOLLOWERS: [Follower; 4] = [
         exchange: "on",
         reasons: |row| vec![row.reason],
     },
-    // The counters of another network namespace cannot be read: what they would tell is said to be open, and nothing false.
+    // The counters of another network namespace cannot be read: what only they show is `_OTHER`.
     Follower {
         name: "from another network namespace",
         mode: Mode::Outside,
@@ -231,7 +231,7 @@ const FOLLOWERS: [Follower; 4] = [
             reason => vec![reason],
         },
     },
-    // Without eBPF nothing tells why there was no answer.
+    // Without eBPF the reason for the missing answer is unknown.
     Follower {
         name: "inet_diag alone",
         mode: Mode::Alone,
@@ -248,30 +248,28 @@ fn is_disconnected(row: &Row) -> bool {
 }
 
 #[test]
-fn every_row_in_every_mode() {
+fn every_attempt_outcome_in_every_mode() {
     if !can_run() {
         return;
     }
-    let place = pod("rows");
+    let pod = pod("rows");
     // Since 6.5 the first SYNs are sent again each second.
-    let _ = place
-        .netns()
-        .sysctl("net.ipv4.tcp_syn_linear_timeouts", "0");
+    let _ = pod.netns().sysctl("net.ipv4.tcp_syn_linear_timeouts", "0");
     let mut watches = FOLLOWERS.each_ref().map(|of| {
         let settings = [
             ("FLOWCAR_EXCHANGE", of.exchange),
             ("OTEL_METRIC_EXPORT_INTERVAL", "1000"),
         ];
-        Watch::start(&place, of.mode, &settings)
+        Watch::start(&pod, of.mode, &settings)
     });
     let mut done = 0;
     for (row, port) in ROWS.iter().zip(7000..) {
         if let Some((hook, verdict)) = row.filter {
-            filter(&place, hook, port, verdict);
+            filter(&pod, hook, port, verdict);
         }
         let at: IpAddr = if row.v6 { OWN6 } else { OWN4 }.parse().unwrap();
         let at = (at, port).into();
-        if !happens(row, &place, at) {
+        if !happens(row, &pod, at) {
             lacks("SOCK_DESTROY");
             continue;
         }
@@ -284,7 +282,7 @@ fn every_row_in_every_mode() {
     for (follower, mut watch) in FOLLOWERS.iter().zip(watches) {
         let seen = watch.reports(2);
         assert_eq!(seen.sum("flowcar.tcp.connection.failed", &[]), done as f64);
-        // One that follows the network namespace sees the connections of the others to their receivers.
+        // A flowcar that follows the network namespace also reports the others' connections to their receivers.
         if follower.mode != Mode::Alone {
             assert_eq!(seen.began(), 0.0);
             assert_eq!(watch.stop().flows.len(), done);
@@ -308,14 +306,14 @@ fn is_right(row: &Row, follower: &Follower, flow: &Flow, at: SocketAddr) {
     }
 }
 
-/// Has it happen, and holds what the application heard to the row. Gives whether this kernel can do it.
-fn happens(row: &Row, place: &Place, target: SocketAddr) -> bool {
-    let mut attempting = Attempting::start(place, target, row.arguments);
+/// Makes it happen, and compares the application's error with the row. Returns whether this kernel can do it.
+fn happens(row: &Row, pod: &TestPod, target: SocketAddr) -> bool {
+    let mut attempting = Attempting::start(pod, target, row.arguments);
     match row.by {
         By::Itself => {
-            let heard = attempting.finish().and_then(|attempted| attempted.errno);
+            let received = attempting.finish().and_then(|attempted| attempted.errno);
             let what = row.what;
-            match heard {
+            match received {
                 Some(errno) => assert!(row.errnos.contains(&errno), "{what}: {errno}"),
                 None => assert_eq!(row.errnos, [0; 0], "{what}"),
             }
@@ -327,7 +325,7 @@ fn happens(row: &Row, place: &Place, target: SocketAddr) -> bool {
             true
         }
         By::Destroy => {
-            let destroyed = attempting.destroy(place);
+            let destroyed = attempting.destroy(pod);
             if destroyed {
                 let errno = attempting.finish().unwrap().errno;
                 assert_eq!(errno, Some(libc::ECONNABORTED));

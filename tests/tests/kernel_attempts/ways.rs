@@ -7,7 +7,7 @@ use std::{
 };
 
 use flowcar_tests::{
-    place::Place,
+    place::TestPod,
     traffic::{self, Attempted},
 };
 use serde::Deserialize;
@@ -22,13 +22,13 @@ pub(crate) struct Attempting {
 
 impl Attempting {
     /// Starts it, and waits until its SYN is sent.
-    pub(crate) fn start(place: &Place, target: SocketAddr, arguments: &[&str]) -> Self {
+    pub(crate) fn start(pod: &TestPod, target: SocketAddr, arguments: &[&str]) -> Self {
         #[derive(Deserialize)]
         struct UnderWay {
             local: SocketAddr,
         }
         let program = traffic::program().unwrap();
-        let mut command = place.command(program.to_str().unwrap()).unwrap();
+        let mut command = pod.command(program.to_str().unwrap()).unwrap();
         command.arg("attempt").arg(target.to_string());
         let mut child = command
             .args(arguments)
@@ -61,8 +61,8 @@ impl Attempting {
     }
 
     /// `ss -K`: SOCK_DESTROY, for which the kernel needs CONFIG_INET_DIAG_DESTROY. Gives whether it did.
-    pub(crate) fn destroy(&self, place: &Place) -> bool {
-        let mut ss = place.netns().command("ss").unwrap();
+    pub(crate) fn destroy(&self, pod: &TestPod) -> bool {
+        let mut ss = pod.netns().command("ss").unwrap();
         let port = format!(":{}", self.target.port());
         let filter = ["-HntK", "state", "syn-sent", "dport", "=", &port];
         let output = ss.args(filter).output().unwrap();

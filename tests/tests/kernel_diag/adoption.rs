@@ -3,17 +3,17 @@
 use std::{thread, time::Duration};
 
 use flowcar_tests::{
-    place::{Place, require_cgroup2, require_root},
+    place::{TestPod, require_cgroup2, require_root},
     traffic::{CallPlan, Holding, LoadPlan, ServePlan, Serving, call_in, load_in},
     watch::{Mode, Seen, Watch, bytes_hold},
 };
 
 const OPEN: u64 = 1_000;
 
-/// Whether anybody in the place's network namespace hears of sockets that end: only then does the kernel write a message
+/// Whether a process in the pod's network namespace subscribes to destroy events: only then does the kernel write a message
 /// for each.
-fn is_heard(place: &Place) -> bool {
-    let table = place
+fn is_reported(pod: &TestPod) -> bool {
+    let table = pod
         .netns()
         .run(|| std::fs::read_to_string("/proc/thread-self/net/netlink"));
     let table = table.unwrap().unwrap();
@@ -28,27 +28,27 @@ fn is_heard(place: &Place) -> bool {
 const FLOWS: usize = 2 * OPEN as usize;
 
 #[test]
-fn beside_ebpf_a_thousand_open_connections_are_adopted_and_closed_to_the_byte() {
+fn with_ebpf_a_thousand_connections_are_adopted_to_the_byte() {
     adopt(Mode::Both);
 }
 
 #[test]
-fn alone_a_thousand_open_connections_are_adopted_and_closed_to_the_byte() {
+fn alone_a_thousand_connections_are_adopted_to_the_byte() {
     adopt(Mode::Alone);
 }
 
-/// Openings that found no room in the ring look like connections that are older than flowcar.
+/// Connections whose open record found no room in the ring look older than flowcar.
 #[test]
-fn where_the_ring_overran_at_the_start_what_is_not_adopted_is_counted() {
+fn connections_lost_to_a_full_ring_at_startup_are_counted() {
     if !require_root() || !require_cgroup2() {
         return;
     }
     const OLD: u64 = 20;
-    let place = Place::new("overrun").unwrap();
-    let serving = Serving::start(&place, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    let pod = TestPod::new("overrun").unwrap();
+    let serving = Serving::start(&pod, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
     let target = ([127, 0, 0, 1], serving.address().port()).into();
     let hold = |connections| CallPlan::to(target).connections(connections, connections);
-    let old = Holding::start(&place, &hold(OLD)).unwrap();
+    let old = Holding::start(&pod, &hold(OLD)).unwrap();
     let load = LoadPlan {
         call: CallPlan::to(target).connections(0, 16),
         duration: Duration::from_secs(10),
@@ -56,10 +56,10 @@ fn where_the_ring_overran_at_the_start_what_is_not_adopted_is_counted() {
     };
     let unadopted = |seen: &Seen| seen.sum("flowcar.self.socket.unadopted", &[]);
     let mut watch = thread::scope(|scope| {
-        let loading = scope.spawn(|| load_in(&place, &load).unwrap());
-        // A page of ring has room for few openings, if they come while flowcar is on its way to the first look.
+        let loading = scope.spawn(|| load_in(&pod, &load).unwrap());
+        // A page of ring has room for few open records, if they come before flowcar's first poll.
         loop {
-            let mut watch = Watch::start(&place, Mode::Both, &[("FLOWCAR_RING_BYTES", "4096")]);
+            let mut watch = Watch::start(&pod, Mode::Both, &[("FLOWCAR_RING_BYTES", "4096")]);
             if unadopted(watch.reports(2)) > 0.0 {
                 break watch;
             }
@@ -86,37 +86,37 @@ fn adopt(mode: Mode) {
     if !require_root() || !require_cgroup2() {
         return;
     }
-    let place = Place::new("adopted").unwrap();
-    let serving = Serving::start(&place, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    let pod = TestPod::new("adopted").unwrap();
+    let serving = Serving::start(&pod, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
     let target = ([127, 0, 0, 1], serving.address().port()).into();
     let plan = CallPlan::to(target)
         .connections(OPEN, 20)
         .exchanges(1)
         .sizes(0..=5000, 1..=5000);
-    let mut holding = Holding::start(&place, &plan).unwrap();
+    let mut holding = Holding::start(&pod, &plan).unwrap();
 
     let often = [("OTEL_METRIC_EXPORT_INTERVAL", "100")];
-    let mut watch = Watch::start(&place, mode, &often);
+    let mut watch = Watch::start(&pod, mode, &often);
     let live = "flowcar.tcp.connection.live";
     let waited = watch.waited_for_a_processor();
     let seen = watch.until("their adoption", |seen| seen.sum(live, &[]) >= FLOWS as f64);
-    // From when the programs are attached, and the news of ends is heard, to the first report with all of them.
+    // From the attach of the programs and of the destroy events to the first report with all of them.
     let took = Duration::from_nanos(seen.counted_unix_ns.1 - seen.counted_unix_ns.0);
-    // What others took of a busy machine is not flowcar's.
+    // Time without a processor, on a busy machine, is not flowcar's.
     let waited = watch.waited_for_a_processor() - waited;
     println!("adopted and reported {took:?} after the start, {waited:?} of it without a processor");
     let took = took.saturating_sub(waited);
     assert!(took < Duration::from_secs(1), "{took:?}");
-    assert!(is_heard(&place));
+    assert!(is_reported(&pod));
     assert_eq!(holding.exchange().unwrap(), OPEN as usize);
-    let later = call_in(&place, &CallPlan::to(target).connections(10, 1)).unwrap();
+    let later = call_in(&pod, &CallPlan::to(target).connections(10, 1)).unwrap();
     let clients = holding.close().unwrap();
     let servers = serving
         .reports(OPEN as usize + 10, Duration::from_secs(60))
         .unwrap();
     watch.until("their close", |seen| seen.flows.len() >= FLOWS + 20);
     assert_eq!(
-        is_heard(&place),
+        is_reported(&pod),
         mode == Mode::Alone,
         "beside eBPF only while adopted flows live"
     );
@@ -161,6 +161,6 @@ fn adopt(mode: Mode) {
         .chain(&later)
         .map(|report| report.sent)
         .sum();
-    let told = seen.sum("flowcar.tcp.io", &[("network.io.direction", "transmit")]);
-    assert_eq!(told, bytes as f64);
+    let reported = seen.sum("flowcar.tcp.io", &[("network.io.direction", "transmit")]);
+    assert_eq!(reported, bytes as f64);
 }

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use flowcar_tests::{
-    place::{Place, require_cgroup2, require_root},
+    place::{TestPod, require_cgroup2, require_root},
     traffic::{CallPlan, Close, Holding, ServePlan, Serving, call_in},
     watch::{Mode, Watch, bytes_hold},
 };
@@ -12,20 +12,19 @@ const WITHIN: Duration = Duration::from_secs(60);
 
 /// Short connections, most of which no dump sees.
 #[test]
-fn every_connection_of_the_namespace_is_reported_with_exact_bytes() {
+fn every_connection_of_the_namespace_has_exact_bytes() {
     if !require_root() || !require_cgroup2() {
         return;
     }
-    let place = Place::new("alone").unwrap();
-    // Nothing is lost here, but a busy machine makes the kernel probe early, and a FIN that was sent again cannot always be told
+    let pod = TestPod::new("alone").unwrap();
+    // Nothing is lost here, but a busy machine makes the kernel probe early, and a retransmitted FIN cannot always be distinguished
     // from payload.
-    place
-        .netns()
+    pod.netns()
         .sysctl("net.ipv4.tcp_early_retrans", "0")
         .unwrap();
-    let serving = Serving::start(&place, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    let serving = Serving::start(&pod, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
     let port = serving.address().port();
-    let mut watch = Watch::start(&place, Mode::Alone, &[]);
+    let mut watch = Watch::start(&pod, Mode::Alone, &[]);
     // What opens before the first dump may be taken for older than flowcar.
     watch.reports(1);
     let mut count = 0;
@@ -40,8 +39,7 @@ fn every_connection_of_the_namespace_is_reported_with_exact_bytes() {
             (Close::HalfByServer, ("peer_fin", "local_fin")),
         ] {
             let plan = CallPlan::to(target).connections(50, 5).exchanges(3);
-            let clients =
-                call_in(&place, &plan.sizes(0..=60_000, 1..=60_000).close(close)).unwrap();
+            let clients = call_in(&pod, &plan.sizes(0..=60_000, 1..=60_000).close(close)).unwrap();
             let servers = serving.reports(50, WITHIN).unwrap();
             let before = count;
             count += 100;
@@ -54,7 +52,11 @@ fn every_connection_of_the_namespace_is_reported_with_exact_bytes() {
                     let flow = seen.flow_since(before, report);
                     bytes_hold(flow, report);
                     assert_eq!((flow.role(), flow.end()), (role, end), "{close:?} {flow:?}");
-                    assert_eq!(flow.get("flowcar.tcp.adopted.by"), "", "it began later");
+                    assert_eq!(
+                        flow.get("flowcar.tcp.adopted.by"),
+                        "",
+                        "it was opened later"
+                    );
                     assert_eq!(
                         flow.get("flowcar.tcp.connect.duration"),
                         "",
@@ -89,23 +91,23 @@ fn every_connection_of_the_namespace_is_reported_with_exact_bytes() {
     }
 }
 
-/// A client that resets its connection takes its own counts along; what cannot be known is counted under its cause.
+/// A client's reset clears the counts of its socket; unknown counts are counted under their reason.
 #[test]
-fn resets_are_told_or_named_as_lost() {
+fn resets_are_reported_or_counted_as_lost() {
     if !require_root() || !require_cgroup2() {
         return;
     }
-    let place = Place::new("resets").unwrap();
-    let serving = Serving::start(&place, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    let pod = TestPod::new("resets").unwrap();
+    let serving = Serving::start(&pod, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
     let target = ([127, 0, 0, 1], serving.address().port()).into();
     let mut watch = Watch::start(
-        &place,
+        &pod,
         Mode::Alone,
         &[("OTEL_METRIC_EXPORT_INTERVAL", "60000")],
     );
     watch.reports(1);
     let plan = CallPlan::to(target).connections(20, 1);
-    let clients = call_in(&place, &plan.clone().close(Close::ResetByClient)).unwrap();
+    let clients = call_in(&pod, &plan.clone().close(Close::ResetByClient)).unwrap();
     let servers = serving.reports(20, WITHIN).unwrap();
     watch.until("the servers' ends", |seen| seen.flows.len() >= 20);
     let seen = watch.stop();
@@ -121,13 +123,13 @@ fn resets_are_told_or_named_as_lost() {
         }
         bytes_hold(flow, report);
     }
-    // Where the server had to send again, which a machine that stands still makes it, the kernel may have given up.
-    let kernel = place.netns().snmp().unwrap();
+    // Where the server had to retransmit, which a stalled machine causes, the kernel may have timed out.
+    let kernel = pod.netns().snmp().unwrap();
     let sent_again = kernel["Tcp.RetransSegs"];
     assert!(in_doubt <= sent_again, "{in_doubt} of {sent_again}");
     let lost = seen.sum(
         "flowcar.tcp.connection.lost",
-        &[("flowcar.tcp.lost.reason", "wiped")],
+        &[("flowcar.tcp.lost.reason", "disconnected")],
     );
     assert_eq!(lost, 20.0);
 }
@@ -138,10 +140,10 @@ fn refused_attempts_are_failures() {
     if !require_root() || !require_cgroup2() {
         return;
     }
-    let place = Place::new("refused").unwrap();
-    let mut watch = Watch::start(&place, Mode::Alone, &[]);
+    let pod = TestPod::new("refused").unwrap();
+    let mut watch = Watch::start(&pod, Mode::Alone, &[]);
     let target = "127.0.0.1:9".parse().unwrap();
-    let calls = call_in(&place, &CallPlan::to(target).connections(5, 1)).unwrap();
+    let calls = call_in(&pod, &CallPlan::to(target).connections(5, 1)).unwrap();
     assert!(calls.iter().all(|call| call.failure.is_some()));
     watch.until("the failures", |seen| {
         seen.metrics
@@ -160,11 +162,11 @@ fn idle_connections_are_kept() {
         return;
     }
     for mode in [Mode::Alone, Mode::Both] {
-        let place = Place::new("idle").unwrap();
-        let serving = Serving::start(&place, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+        let pod = TestPod::new("idle").unwrap();
+        let serving = Serving::start(&pod, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
         let target = ([127, 0, 0, 1], serving.address().port()).into();
-        let mut watch = Watch::start(&place, mode, &[]);
-        let holding = Holding::start(&place, &CallPlan::to(target).connections(50, 2)).unwrap();
+        let mut watch = Watch::start(&pod, mode, &[]);
+        let holding = Holding::start(&pod, &CallPlan::to(target).connections(50, 2)).unwrap();
         let live = "flowcar.tcp.connection.live";
         watch.until("all live", |seen| seen.sum(live, &[]) == 100.0);
         for _ in 0..8 {
@@ -194,24 +196,24 @@ fn roles_hold_with_fast_open_and_syn_cookies() {
         ("net.ipv4.tcp_fastopen", "3", true),
         ("net.ipv4.tcp_syncookies", "2", false),
     ] {
-        let place = Place::new("roles").unwrap();
-        place.netns().sysctl(key, value).unwrap();
+        let pod = TestPod::new("roles").unwrap();
+        pod.netns().sysctl(key, value).unwrap();
         let mut serve = ServePlan::at("[::]:0".parse().unwrap());
         serve.socket.fast_open = fast_open;
-        let serving = Serving::start(&place, &serve).unwrap();
+        let serving = Serving::start(&pod, &serve).unwrap();
         let target: SocketAddr = ([127, 0, 0, 1], serving.address().port()).into();
         let mut plan = CallPlan::to(target).connections(20, 1).exchanges(2);
         plan.socket.fast_open = fast_open;
         // The first gets the cookie for the others.
-        let mut clients = call_in(&place, &plan.clone().connections(1, 1)).unwrap();
-        let mut holding = Holding::start(&place, &plan).unwrap();
-        let mut watch = Watch::start(&place, Mode::Alone, &[]);
+        let mut clients = call_in(&pod, &plan.clone().connections(1, 1)).unwrap();
+        let mut holding = Holding::start(&pod, &plan).unwrap();
+        let mut watch = Watch::start(&pod, Mode::Alone, &[]);
         watch.until("the held", |seen| {
             seen.sum("flowcar.tcp.connection.live", &[]) == 40.0
         });
         clients.clear();
         holding.exchange().unwrap();
-        clients.extend(call_in(&place, &plan).unwrap());
+        clients.extend(call_in(&pod, &plan).unwrap());
         clients.extend(holding.close().unwrap());
         let servers = serving.reports(41, WITHIN).unwrap().split_off(1);
         watch.until("all of them", |seen| seen.flows.len() >= 80);
@@ -226,22 +228,22 @@ fn roles_hold_with_fast_open_and_syn_cookies() {
     }
 }
 
-/// A receiver that stops reading shuts its window; the sender's socket says for how long.
+/// A receiver that stops reading closes its window; the sender's socket counts for how long.
 #[test]
-fn time_held_back_by_the_peers_window_is_told() {
+fn time_limited_by_the_peers_window_is_reported() {
     if !require_root() || !require_cgroup2() {
         return;
     }
     for mode in [Mode::Alone, Mode::Both] {
-        let place = Place::new("limited").unwrap();
+        let pod = TestPod::new("limited").unwrap();
         let mut serve = ServePlan::at("[::]:0".parse().unwrap());
         serve.socket.receive_buffer = Some(20_000);
-        let serving = Serving::start(&place, &serve).unwrap();
+        let serving = Serving::start(&pod, &serve).unwrap();
         let target: SocketAddr = ([127, 0, 0, 1], serving.address().port()).into();
-        let mut watch = Watch::start(&place, mode, &[]);
+        let mut watch = Watch::start(&pod, mode, &[]);
         let mut plan = CallPlan::to(target).sizes(2_000_000..=2_000_000, 1..=1);
         plan.stall = Duration::from_secs(1);
-        let mut holding = Holding::start(&place, &plan).unwrap();
+        let mut holding = Holding::start(&pod, &plan).unwrap();
         holding.exchange().unwrap();
         let limited = |seen: &flowcar_tests::watch::Seen| {
             seen.sum(
@@ -252,22 +254,22 @@ fn time_held_back_by_the_peers_window_is_told() {
         watch.until("the time", |seen| limited(seen) >= 0.9);
         drop(holding);
         let seen = watch.stop();
-        println!("{mode:?}: held back for {} s", limited(&seen));
+        println!("{mode:?}: limited for {} s", limited(&seen));
         assert!(limited(&seen) < 30.0);
     }
 }
 
-/// By default flowcar takes what it may have, and says in one line why it has no more.
+/// By default flowcar takes the best source that it may use, and logs in one line why it is not a better one.
 #[test]
-fn without_rights_it_falls_back_and_says_so() {
+fn without_rights_flowcar_falls_back_and_logs_why() {
     if !require_root() || !require_cgroup2() {
         return;
     }
-    let place = Place::new("auto").unwrap();
-    let serving = Serving::start(&place, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    let pod = TestPod::new("auto").unwrap();
+    let serving = Serving::start(&pod, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
     let target = ([127, 0, 0, 1], serving.address().port()).into();
-    let _holding = Holding::start(&place, &CallPlan::to(target).connections(3, 1)).unwrap();
-    let mut watch = Watch::start(&place, Mode::Auto, &[]);
+    let _holding = Holding::start(&pod, &CallPlan::to(target).connections(3, 1)).unwrap();
+    let mut watch = Watch::start(&pod, Mode::Auto, &[]);
     watch.until("what is held", |seen| {
         seen.sum("flowcar.tcp.connection.live", &[]) == 6.0
     });

@@ -1,4 +1,4 @@
-//! Flows whose end was not delivered do not stay for ever, and are counted under what cost them.
+//! Flows whose close was not delivered are evicted, and are counted under the reason.
 
 use std::{
     collections::BTreeSet,
@@ -6,7 +6,7 @@ use std::{
 };
 
 use flowcar_tests::{
-    place::{Place, require_cgroup2, require_root},
+    place::{TestPod, require_cgroup2, require_root},
     traffic::{CallPlan, Holding, ServePlan, Serving, call_in},
     watch::{Flow, Mode, Watch},
 };
@@ -14,16 +14,16 @@ use nix::sys::signal::Signal;
 
 /// A page of ring buffer holds a few dozen records, and they are drained ten times a second.
 #[test]
-fn flows_whose_close_was_dropped_are_taken_off_the_list() {
+fn flows_with_a_dropped_close_are_evicted() {
     if !require_root() || !require_cgroup2() {
         return;
     }
     const CONNECTIONS: u64 = 3_000;
-    let place = Place::new("zombies").unwrap();
-    let serving = Serving::start(&place, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    let pod = TestPod::new("zombies").unwrap();
+    let serving = Serving::start(&pod, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
     let target = ([127, 0, 0, 1], serving.address().port()).into();
-    let mut watch = Watch::start(&place, Mode::Both, &[("FLOWCAR_RING_BYTES", "4096")]);
-    let calls = call_in(&place, &CallPlan::to(target).connections(CONNECTIONS, 50)).unwrap();
+    let mut watch = Watch::start(&pod, Mode::Both, &[("FLOWCAR_RING_BYTES", "4096")]);
+    let calls = call_in(&pod, &CallPlan::to(target).connections(CONNECTIONS, 50)).unwrap();
     assert!(calls.iter().all(|call| call.failure.is_none()));
     serving
         .reports(CONNECTIONS as usize, Duration::from_secs(60))
@@ -34,7 +34,7 @@ fn flows_whose_close_was_dropped_are_taken_off_the_list() {
     watch.until("an empty table", |seen| {
         seen.sum(table, &[]) == 0.0 && seen.sum(live, &[]) == 0.0
     });
-    // Of those that were never told of it takes two looks to be sure.
+    // Flows without a close need two polls to be evicted.
     watch.reports(3);
     let seen = watch.stop();
     let ring_full = seen.sum(
@@ -50,7 +50,7 @@ fn flows_whose_close_was_dropped_are_taken_off_the_list() {
         "the ring never overran, so this shows nothing"
     );
     assert_eq!(ring_full, seen.sum("flowcar.tcp.connection.lost", &[]));
-    // What was told of is closed; what was not is lost, to the last flow.
+    // A delivered close is closed; a dropped one is lost, to the last flow.
     let closed = seen.sum("flowcar.tcp.connection.closed", &[]);
     assert_eq!(closed + ring_full, (2 * CONNECTIONS) as f64);
     assert_eq!(closed, seen.flows.len() as f64);
@@ -58,10 +58,10 @@ fn flows_whose_close_was_dropped_are_taken_off_the_list() {
     assert_eq!(opened, (2 * CONNECTIONS) as f64);
 }
 
-/// The kernel tells of ends in a work queue, which may come to them long after: waits until some found no room, and
+/// The kernel sends destroy events from a work queue, perhaps much later: waits until some found no room, and
 /// no more do.
-fn all_ends_are_told(place: &Place) {
-    let drops = || place.netns().run(netlink_drops).unwrap();
+fn all_closes_are_delivered(pod: &TestPod) {
+    let drops = || pod.netns().run(netlink_drops).unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
     let mut before = 0;
     loop {
@@ -70,12 +70,15 @@ fn all_ends_are_told(place: &Place) {
         if now > 0 && now == before {
             return;
         }
-        assert!(Instant::now() < deadline, "{now} ends found no room");
+        assert!(
+            Instant::now() < deadline,
+            "{now} destroy events found no room"
+        );
         before = now;
     }
 }
 
-/// What found no room in the namespace's netlink sockets: the ninth column (net/netlink/af_netlink.c,
+/// Drops of the namespace's netlink sockets: the ninth column (net/netlink/af_netlink.c,
 /// netlink_native_seq_show).
 fn netlink_drops() -> u64 {
     let text = std::fs::read_to_string("/proc/thread-self/net/netlink").unwrap();
@@ -83,41 +86,41 @@ fn netlink_drops() -> u64 {
     text.lines().skip(1).filter_map(drops).sum()
 }
 
-/// A stopped flowcar hears of no more ends than its socket has room for. Short connections fill it; of those that were held
-/// nothing is heard then.
+/// A stopped flowcar gets no more destroy events than its socket has room for. Short connections fill it; those of the held
+/// connections are dropped.
 #[test]
-fn ends_that_found_no_room_are_lost_to_the_last_flow() {
+fn flows_with_dropped_destroy_events_are_lost_exactly() {
     if !require_root() || !require_cgroup2() {
         return;
     }
     const HELD: usize = 500;
     const SHORT: u64 = 15_000;
-    let place = Place::new("overrun").unwrap();
-    let serving = Serving::start(&place, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    let pod = TestPod::new("overrun").unwrap();
+    let serving = Serving::start(&pod, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
     let target = ([127, 0, 0, 1], serving.address().port()).into();
     let plan = CallPlan::to(target).connections(HELD as u64, 20);
-    let holding = Holding::start(&place, &plan).unwrap();
-    let mut watch = Watch::start(&place, Mode::Alone, &[]);
+    let holding = Holding::start(&pod, &plan).unwrap();
+    let mut watch = Watch::start(&pod, Mode::Alone, &[]);
     let live = "flowcar.tcp.connection.live";
     let all = 2 * HELD;
     watch.until("all live", |seen| seen.sum(live, &[]) == all as f64);
 
     watch.signal(Signal::SIGSTOP);
-    call_in(&place, &CallPlan::to(target).connections(SHORT, 50)).unwrap();
+    call_in(&pod, &CallPlan::to(target).connections(SHORT, 50)).unwrap();
     let clients = holding.close().unwrap();
     let ended = SHORT as usize + clients.len();
     let servers = serving.reports(ended, Duration::from_secs(60)).unwrap();
-    all_ends_are_told(&place);
+    all_closes_are_delivered(&pod);
     watch.signal(Signal::SIGCONT);
     watch.until("none left", |seen| seen.sum(live, &[]) == 0.0);
-    // The kernel tells of ends in a work queue, behind the closes themselves.
-    watch.until("every end told or dropped", |seen| {
-        let told = seen.sum("flowcar.tcp.connection.closed", &[]);
+    // The kernel sends destroy events from a work queue, after the closes themselves.
+    watch.until("every destroy event delivered or dropped", |seen| {
+        let reported = seen.sum("flowcar.tcp.connection.closed", &[]);
         let dropped = seen.sum(
             "flowcar.self.record.dropped",
-            &[("flowcar.self.record.kind", "end")],
+            &[("flowcar.self.record.kind", "destroy")],
         );
-        told + dropped >= 2.0 * servers.len() as f64
+        reported + dropped >= 2.0 * servers.len() as f64
     });
     let seen = watch.stop();
     let ports: BTreeSet<u16> = clients
@@ -126,24 +129,24 @@ fn ends_that_found_no_room_are_lost_to_the_last_flow() {
         .collect();
     let is_held =
         |flow: &&Flow| ports.contains(&flow.local.port()) || ports.contains(&flow.peer.port());
-    let heard_of = seen.flows.iter().filter(is_held).count();
+    let seen_flows = seen.flows.iter().filter(is_held).count();
     let lost = seen.sum(
         "flowcar.tcp.connection.lost",
         &[("flowcar.tcp.lost.reason", "destroy_overrun")],
     );
     let dropped = seen.sum(
         "flowcar.self.record.dropped",
-        &[("flowcar.self.record.kind", "end")],
+        &[("flowcar.self.record.kind", "destroy")],
     );
     println!(
-        "{dropped} of {} ends found no room, {lost} of {all} held",
+        "{dropped} of {} destroy events found no room, {lost} of {all} held are lost",
         2 * servers.len()
     );
     assert!(lost > 0.0, "there was room for all, so this shows nothing");
-    assert_eq!(heard_of as f64 + lost, all as f64);
-    // What it never knew of it cannot count among the flows; that there was more, it says.
-    let told = seen.flows.len() as f64;
-    assert_eq!(told + dropped, 2.0 * servers.len() as f64);
-    assert_eq!(seen.sum("flowcar.tcp.connection.closed", &[]), told);
-    assert_eq!(seen.began(), told + lost);
+    assert_eq!(seen_flows as f64 + lost, all as f64);
+    // Connections that flowcar never saw are no flows; a counter reports that there were more.
+    let reported = seen.flows.len() as f64;
+    assert_eq!(reported + dropped, 2.0 * servers.len() as f64);
+    assert_eq!(seen.sum("flowcar.tcp.connection.closed", &[]), reported);
+    assert_eq!(seen.began(), reported + lost);
 }

@@ -1,11 +1,11 @@
-//! An application that does not accept what waits for it.
+//! An application that does not accept its waiting connections.
 
 use std::{fs, process::Command, time::Duration};
 
 use flowcar_tests::{
     flowcar::Pair,
     link::{Direction, Only, Plan, TcpSummary, When},
-    place::{Place, require_cgroup2, require_root, require_tun},
+    place::{TestPod, require_cgroup2, require_root, require_tun},
     traffic::{CallPlan, ServePlan, Serving, call_in},
     watch::{Mode, Seen, Watch},
 };
@@ -17,9 +17,9 @@ use nix::{
     unistd::Pid,
 };
 
-/// What waits to be accepted on this port, as the kernel's own table has it (Documentation/networking/proc_net_tcp.rst).
-fn accept_queue(place: &Place, port: u16) -> u64 {
-    let table = place
+/// The accept queue of this port, by the kernel's table (Documentation/networking/proc_net_tcp.rst).
+fn accept_queue(pod: &TestPod, port: u16) -> u64 {
+    let table = pod
         .netns()
         .run(|| fs::read_to_string("/proc/thread-self/net/tcp"));
     let port = format!(":{port:04X}");
@@ -34,10 +34,10 @@ fn accept_queue(place: &Place, port: u16) -> u64 {
     panic!("nothing listens on {port}");
 }
 
-/// What the kernel counted as dropped at the listener of this port, as `ss` reads it (ss(8), `skmem`).
-fn dropped_at_the_listener(place: &Place, port: u16) -> i64 {
+/// The kernel's count of drops at the listener of this port, as `ss` reads it (ss(8), `skmem`).
+fn dropped_at_the_listener(pod: &TestPod, port: u16) -> i64 {
     let of_port = format!("sport = :{port}");
-    let listeners = place
+    let listeners = pod
         .netns()
         .run(|| Command::new("ss").args(["-Hltm", &of_port]).output());
     let listeners = String::from_utf8(listeners.unwrap().unwrap().stdout).unwrap();
@@ -57,38 +57,38 @@ fn stop(process: &Serving) -> Pid {
 
 const DROPS: &str = "flowcar.tcp.listener.drops";
 
-/// What a full accept queue drops is told, by the port, and is what the kernel counted.
+/// Drops of a full accept queue are reported by port, and equal the kernel's count.
 #[test]
-fn a_full_accept_queue_is_told() {
+fn accept_queue_drops_are_reported() {
     if !require_root() || !require_cgroup2() {
         return;
     }
     for mode in [Mode::Both, Mode::AloneInCgroup, Mode::Alone] {
-        let place = Place::new("listener").unwrap();
-        place.netns().sysctl("net.core.somaxconn", "4").unwrap();
+        let pod = TestPod::new("listener").unwrap();
+        pod.netns().sysctl("net.core.somaxconn", "4").unwrap();
         let plan = ServePlan::at("0.0.0.0:0".parse().unwrap());
-        let serving = Serving::start(&place, &plan).unwrap();
+        let serving = Serving::start(&pod, &plan).unwrap();
         let port = serving.address().port();
-        let mut watch = Watch::start(&place, mode, &[]);
+        let mut watch = Watch::start(&pod, mode, &[]);
         watch.reports(2);
 
         let server = stop(&serving);
-        let before = place.netns().snmp().unwrap();
+        let before = pod.netns().snmp().unwrap();
         let target = ([127, 0, 0, 1], port).into();
         let mut calls = CallPlan::to(target).connections(12, 12);
         calls.timeout = Some(Duration::from_millis(1500));
-        let clients = call_in(&place, &calls).unwrap();
+        let clients = call_in(&pod, &calls).unwrap();
         assert!(
             clients.iter().all(|client| client.failure.is_some()),
             "{clients:?}"
         );
-        // Clients that think that they are connected go on sending, and are dropped, for as long as the queue is full.
+        // Clients whose handshake is complete at their end go on sending; their segments are dropped while the queue is full.
         let of_port = [("server.port", &*port.to_string())];
         let all = |seen: &Seen| {
-            let kernel = place.netns().snmp().unwrap().since(&before);
+            let kernel = pod.netns().snmp().unwrap().since(&before);
             let dropped = kernel["TcpExt.ListenDrops"];
-            let at_the_socket = dropped_at_the_listener(&place, port);
-            // Of what two processors work at, the last ACK of a handshake may find the queue full, which counts twice.
+            let at_the_socket = dropped_at_the_listener(&pod, port);
+            // With two processors the last ACK of a handshake may find the queue full, which counts twice.
             dropped > 0
                 && dropped == kernel["TcpExt.ListenOverflows"]
                 && (dropped..=2 * dropped).contains(&at_the_socket)
@@ -97,9 +97,9 @@ fn a_full_accept_queue_is_told() {
         let seen = watch.until("all drops", all);
         let sum = |name| seen.sum(name, &of_port);
         assert_eq!(sum("flowcar.tcp.listener.queue.capacity"), 4.0);
-        // Full is what holds more than its limit (include/net/sock.h, sk_acceptq_is_full), by one for each processor that
-        // looks at the same time.
-        let queued = accept_queue(&place, port);
+        // A queue is full if it holds more than its limit (include/net/sock.h, sk_acceptq_is_full), by one for each processor that
+        // checks at the same time.
+        let queued = accept_queue(&pod, port);
         assert!(queued > 4, "{queued}");
         assert_eq!(sum("flowcar.tcp.listener.queue.size"), queued as f64);
 
@@ -113,23 +113,20 @@ fn a_full_accept_queue_is_told() {
 
 /// The last ACKs of handshakes that find the queue full count twice, since that is how the kernel counts them.
 #[test]
-fn last_acks_of_handshakes_that_find_the_queue_full_are_told() {
+fn last_acks_dropped_by_a_full_queue_are_reported() {
     if !require_root() || !require_cgroup2() || !require_tun() {
         return;
     }
     let pair = Pair::new(Plan::rtt(Duration::from_millis(400))).unwrap();
-    let place = pair.server();
-    place.netns().sysctl("net.core.somaxconn", "16").unwrap();
-    // No cookies: these would be dropped before the kernel looks for the handshake that they end.
-    place
-        .netns()
-        .sysctl("net.ipv4.tcp_syncookies", "0")
-        .unwrap();
+    let pod = pair.server();
+    pod.netns().sysctl("net.core.somaxconn", "16").unwrap();
+    // No cookies: their ACKs would be dropped before the kernel looks up the handshake.
+    pod.netns().sysctl("net.ipv4.tcp_syncookies", "0").unwrap();
     let plan = ServePlan::at("0.0.0.0:0".parse().unwrap());
-    let serving = Serving::start(place, &plan).unwrap();
-    let mut watch = Watch::start(place, Mode::Both, &[]);
+    let serving = Serving::start(pod, &plan).unwrap();
+    let mut watch = Watch::start(pod, Mode::Both, &[]);
     watch.reports(2);
-    let before = place.netns().snmp().unwrap();
+    let before = pod.netns().snmp().unwrap();
 
     stop(&serving);
     let port = serving.address().port();
@@ -141,10 +138,10 @@ fn last_acks_of_handshakes_that_find_the_queue_full_are_told() {
         call_in(pair.client(), &calls).unwrap();
     }
     let all = |seen: &Seen| {
-        let kernel = place.netns().snmp().unwrap().since(&before);
+        let kernel = pod.netns().snmp().unwrap().since(&before);
         let twice = 2 * kernel["TcpExt.ListenOverflows"];
         twice > 0
-            && twice == dropped_at_the_listener(place, port)
+            && twice == dropped_at_the_listener(pod, port)
             && twice as f64 == seen.sum(DROPS, &[])
     };
     watch.until("all drops", all);
@@ -152,17 +149,17 @@ fn last_acks_of_handshakes_that_find_the_queue_full_are_told() {
 
 /// A SYN that is sent again while its handshake goes on is dropped at the listener, whose queue has room.
 #[test]
-fn a_syn_that_is_sent_again_is_told_with_the_drops() {
+fn retransmitted_syns_are_reported_with_the_drops() {
     if !require_root() || !require_cgroup2() || !require_tun() {
         return;
     }
     let pair = Pair::new(Plan::rtt(Duration::from_millis(10))).unwrap();
-    let place = pair.server();
-    let serving = Serving::start(place, &ServePlan::at("0.0.0.0:0".parse().unwrap())).unwrap();
+    let pod = pair.server();
+    let serving = Serving::start(pod, &ServePlan::at("0.0.0.0:0".parse().unwrap())).unwrap();
     let port = serving.address().port();
-    let mut watch = Watch::start(place, Mode::Both, &[]);
+    let mut watch = Watch::start(pod, Mode::Both, &[]);
     watch.reports(2);
-    let before = place.netns().snmp().unwrap();
+    let before = pod.netns().snmp().unwrap();
 
     let lossy = Plan::rtt(Duration::from_millis(10)).drop(Only::SynAck, When::Nth(1));
     pair.link().set_both(lossy);
@@ -176,9 +173,9 @@ fn a_syn_that_is_sent_again_is_told_with_the_drops() {
         .count(Direction::AtoB, TcpSummary::is_syn);
     assert!(syns > 1, "the client did not send again");
     watch.until("all drops", |seen| {
-        let kernel = place.netns().snmp().unwrap().since(&before);
+        let kernel = pod.netns().snmp().unwrap().since(&before);
         kernel["TcpExt.ListenDrops"] == 0
-            && dropped_at_the_listener(place, port) == syns as i64 - 1
+            && dropped_at_the_listener(pod, port) == syns as i64 - 1
             && seen.sum(DROPS, &[]) == syns as f64 - 1.0
     });
 }

@@ -1,4 +1,4 @@
-//! Loss as the sockets' own counts tell it: without eBPF, and of connections that go on, against what the link carried.
+//! Loss by the sockets' own counts, without eBPF and of open connections, against what the link carried.
 
 use std::{thread, time::Duration};
 
@@ -7,7 +7,7 @@ use flowcar_tests::{
         Direction::{self, AtoB, BtoA},
         Only, Plan, TcpSummary, Trace, When,
     },
-    place::{Place, require_cgroup2, require_root, require_tun},
+    place::{TestPod, require_cgroup2, require_root, require_tun},
     traffic::{CallPlan, ConnectionReport, Holding, Pods},
     watch::{Flow, Mode, Seen, Watch},
 };
@@ -23,24 +23,24 @@ fn lossy(chance: f64) -> Option<Pods> {
     Some(Pods::new(plan.seed(11)).unwrap())
 }
 
-/// Whose socket it is of this connection, and which way that one sends.
-fn ends(pods: &Pods) -> [(&Place, Direction); 2] {
+/// Both ends of a connection: the pod of the socket, and the direction in which it sends.
+fn ends(pods: &Pods) -> [(&TestPod, Direction); 2] {
     [(pods.client(), AtoB), (pods.server(), BtoA)]
 }
 
-/// A FIN that was sent again cannot always be told from payload.
+/// A retransmitted FIN cannot always be distinguished from payload.
 #[track_caller]
 fn counts_are_the_links(flow: &Flow, application: &ConnectionReport, wire: &Trace, way: Direction) {
     let retransmits: u64 = flow.get("flowcar.tcp.retransmits").parse().unwrap();
     assert_eq!(retransmits, wire.sent_again(way), "{flow:?}");
     let fins = |way| wire.count(way, |tcp: &TcpSummary| tcp.fin);
     let of_fins = u64::from(fins(AtoB) > 1 || fins(BtoA) > 1);
-    for (told, payload) in [
+    for (reported, payload) in [
         (flow.sent, application.sent),
         (flow.received, application.received),
     ] {
         assert!(
-            told.abs_diff(payload) <= of_fins,
+            reported.abs_diff(payload) <= of_fins,
             "{flow:?}: {application:?}"
         );
     }
@@ -48,7 +48,7 @@ fn counts_are_the_links(flow: &Flow, application: &ConnectionReport, wire: &Trac
 
 fn without_ebpf(chance: f64, request: u64, response: u64) {
     let Some(pods) = lossy(chance) else { return };
-    let watches = ends(&pods).map(|(place, _)| Watch::start(place, Mode::Alone, &[]));
+    let watches = ends(&pods).map(|(pod, _)| Watch::start(pod, Mode::Alone, &[]));
     let plan = CallPlan::to(pods.v4()).connections(CONNECTIONS, 5);
     let plan = plan.sizes(request..=request, response..=response);
     let (clients, servers) = pods.call(&plan).unwrap();
@@ -66,13 +66,13 @@ fn without_ebpf(chance: f64, request: u64, response: u64) {
             let wire = trace.of_port(client.local.unwrap().port());
             counts_are_the_links(seen.flow(report), report, &wire, way);
         }
-        let told = seen.sum(
+        let reported = seen.sum(
             "flowcar.tcp.retransmits",
             &[("flowcar.tcp.retransmit.type", "unknown")],
         );
         let flows = seen.flows.iter();
         let of_flows = flows.map(|flow| flow.get("flowcar.tcp.retransmits").parse::<f64>());
-        assert_eq!(told, of_flows.map(Result::unwrap).sum::<f64>());
+        assert_eq!(reported, of_flows.map(Result::unwrap).sum::<f64>());
     }
 }
 
@@ -86,24 +86,25 @@ fn one_in_twenty_without_ebpf() {
     without_ebpf(0.05, 50_000, 100_000);
 }
 
-/// The figures of a connection that is open, quiet for now, as of the last look.
+/// The counts of an open, idle connection at the last poll.
 fn while_it_lives(mode: Mode) {
     let Some(pods) = lossy(0.05) else { return };
-    let mut watches = ends(&pods).map(|(place, _)| Watch::start(place, mode, &[]));
+    let mut watches = ends(&pods).map(|(pod, _)| Watch::start(pod, mode, &[]));
     let plan = CallPlan::to(pods.v4()).sizes(200_000..=200_000, 300_000..=300_000);
     let mut holding = Holding::start(pods.client(), &plan).unwrap();
     assert_eq!(holding.exchange().unwrap(), 1);
-    // What was sent again after the last round trip is told with the next one.
+    // Segments sent again after the last round trip are reported with the next one.
     pods.link().set_both(Plan::rtt(RTT));
     for _ in 0..3 {
         thread::sleep(Duration::from_millis(300));
         assert_eq!(holding.exchange().unwrap(), 1);
     }
     for (watch, (way, back)) in watches.iter_mut().zip([(AtoB, BtoA), (BtoA, AtoB)]) {
-        let is_told = |seen: &Seen| live_figures(seen) == carried(&pods.link().trace(), way, back);
-        watch.until("what the link carried", is_told);
+        let is_reported =
+            |seen: &Seen| live_figures(seen) == carried(&pods.link().trace(), way, back);
+        watch.until("what the link carried", is_reported);
         let seen = watch.reports(2);
-        assert!(is_told(seen));
+        assert!(is_reported(seen));
         assert!(live_figures(seen).2 > 0.0, "nothing was sent again");
         assert_eq!(seen.sum("flowcar.tcp.connection.live", &[]), 1.0);
     }

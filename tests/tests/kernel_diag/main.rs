@@ -3,7 +3,7 @@
 mod adoption;
 mod alone;
 mod closed_books;
-mod held_up;
 mod listeners;
 mod lossy;
 mod scope;
+mod stalled;

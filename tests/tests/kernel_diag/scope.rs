@@ -7,15 +7,15 @@ use std::{
 };
 
 use flowcar_tests::{
-    place::{Cgroup, Place, require_cgroup2, require_root},
+    place::{Cgroup, TestPod, require_cgroup2, require_root},
     traffic::{self, CallPlan, ConnectionReport, Holding, ServePlan, Serving},
     watch::{Mode, Watch, bytes_hold},
 };
 
-fn call(place: &Place, neighbour: &Cgroup, target: &str, count: &str) -> Vec<ConnectionReport> {
+fn call(pod: &TestPod, neighbour: &Cgroup, target: &str, count: &str) -> Vec<ConnectionReport> {
     let mut command = Command::new(traffic::program().unwrap());
     neighbour.enter(&mut command).unwrap();
-    place.netns().enter(&mut command).unwrap();
+    pod.netns().enter(&mut command).unwrap();
     command
         .args(["call", target, "--connections", count])
         .stdout(Stdio::piped());
@@ -27,21 +27,21 @@ fn call(place: &Place, neighbour: &Cgroup, target: &str, count: &str) -> Vec<Con
         .collect()
 }
 
-/// The neighbour calls into the pod: the pod's ends are followed, long or short; the neighbour's are counted apart.
+/// The neighbour calls into the pod: the pod's ends are followed, long or short; the neighbour's are counted separately.
 #[test]
-fn a_neighbours_sockets_are_told_apart() {
+fn neighbours_sockets_are_counted_separately() {
     if !require_root() || !require_cgroup2() {
         return;
     }
-    let place = Place::new("scope").unwrap();
+    let pod = TestPod::new("scope").unwrap();
     let neighbour = Cgroup::new("neighbour").unwrap();
-    let below = place.cgroup().child("below").unwrap();
-    let serving = Serving::start(&place, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    let below = pod.cgroup().child("below").unwrap();
+    let serving = Serving::start(&pod, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
     below.adopt(serving.id()).unwrap();
     let target = std::net::SocketAddr::from(([127, 0, 0, 1], serving.address().port()));
-    let holding = Holding::start(&place, &CallPlan::to(target).connections(3, 1)).unwrap();
+    let holding = Holding::start(&pod, &CallPlan::to(target).connections(3, 1)).unwrap();
 
-    let mut watch = Watch::start(&place, Mode::AloneInCgroup, &[]);
+    let mut watch = Watch::start(&pod, Mode::AloneInCgroup, &[]);
     let live = "flowcar.tcp.connection.live";
     let sockets = |side| [("flowcar.self.socket.scope", side)];
     watch.until("what is held", |seen| {
@@ -49,7 +49,7 @@ fn a_neighbours_sockets_are_told_apart() {
         // Both ends of flowcar's own connection are others.
         (seen.sum(live, &[]), sum("followed"), sum("other")) == (6.0, 6.0, 2.0)
     });
-    let callers = call(&place, &neighbour, &target.to_string(), "20");
+    let callers = call(&pod, &neighbour, &target.to_string(), "20");
     assert!(callers.iter().all(|caller| caller.failure.is_none()));
     let servers = serving.reports(20, Duration::from_secs(60)).unwrap();
     watch.until("the pod's ends", |seen| seen.flows.len() >= 20);
@@ -68,7 +68,7 @@ fn a_neighbours_sockets_are_told_apart() {
             "{local} is the neighbour's"
         );
     }
-    // Its short connections may have been the pod's for all that the news of their end says.
+    // By their destroy events its short connections may have been the pod's.
     let unscoped = seen.sum("flowcar.self.socket.unscoped", &[]);
     assert!(unscoped >= 20.0, "{unscoped}");
 }

@@ -1,14 +1,14 @@
-//! Connections that are over while their application still holds the socket.
+//! Connections that are closed while their application still holds the socket.
 
 use flowcar_tests::{
-    place::{Place, require_cgroup2, require_root},
-    traffic::{Ending, Way},
+    place::{TestPod, require_cgroup2, require_root},
+    traffic::{Teardown, Way},
     watch::{Mode, Watch},
 };
 
-/// The peer has reset it, and a pool keeps the descriptor: it is over for all that.
+/// The peer has reset it, and a pool keeps the descriptor: it is closed all the same.
 #[test]
-fn what_is_over_does_not_live_on_in_its_descriptor() {
+fn closed_connection_is_not_live_while_its_descriptor_is_open() {
     if !require_root() || !require_cgroup2() {
         return;
     }
@@ -18,16 +18,16 @@ fn what_is_over_does_not_live_on_in_its_descriptor() {
         (Mode::Alone, true),
         (Mode::Both, true),
     ] {
-        let place = Place::new("held").unwrap();
-        let start = || Ending::start(&place, Way::HeldAfterReset, false).unwrap();
+        let pod = TestPod::new("held").unwrap();
+        let start = || Teardown::start(&pod, Way::HeldAfterReset, false).unwrap();
         let early = is_adopted.then(start);
-        let mut watch = Watch::start(&place, mode, &[]);
+        let mut watch = Watch::start(&pod, mode, &[]);
         let mut ending = early.unwrap_or_else(start);
         let live = "flowcar.tcp.connection.live";
         watch.until("both ends", |seen| seen.sum(live, &[]) == 2.0);
         ending.go_on().unwrap();
         // Spans go out once a second, the client's perhaps behind the server's.
-        watch.until("both are over", |seen| {
+        watch.until("both are closed", |seen| {
             let is_reported = seen.flows.iter().any(|flow| flow.role() == "client");
             seen.sum(live, &[]) == 0.0 && is_reported
         });

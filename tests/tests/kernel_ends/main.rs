@@ -1,4 +1,4 @@
-//! Every way in which a connection ends, with real sockets, against what the kernel did to them: the reason at each end, and the
+//! Every way in which a connection closes, with real sockets, against what the kernel did to them: the reason at each end, and the
 //! payload to the byte, in every mode.
 
 mod held;

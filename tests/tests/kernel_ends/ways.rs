@@ -1,16 +1,16 @@
-//! The table: each way, and what each end is to say of it.
+//! The table: each way, and the close reason of each end.
 
 use std::{io, net::SocketAddr, thread};
 
 use flowcar_tests::{
-    place::{Place, require_cgroup2, require_program, require_root},
-    traffic::{Ended, Ending, Way},
+    place::{TestPod, require_cgroup2, require_program, require_root},
+    traffic::{Ended, Teardown, Way},
     watch::{Flow, Mode, Seen, Watch},
 };
 
-/// What may be told of one end: where the programs tell, where they look at segments too, and by inet_diag alone. More than one
+/// The close reasons that one end may have: by eBPF, by eBPF with packet programs, and by inet_diag alone. More than one
 /// reason where a run may go either way, or evidence may be missing.
-struct Told {
+struct Reported {
     ebpf: &'static [&'static str],
     exchange: &'static [&'static str],
     alone: &'static [&'static str],
@@ -18,23 +18,23 @@ struct Told {
 
 struct Row {
     way: Way,
-    client: Told,
-    server: Told,
+    client: Reported,
+    server: Reported,
 }
 
-const fn told(
+const fn reported(
     ebpf: &'static [&'static str],
     exchange: &'static [&'static str],
     alone: &'static [&'static str],
-) -> Told {
-    Told {
+) -> Reported {
+    Reported {
         ebpf,
         exchange,
         alone,
     }
 }
 
-const fn row(way: Way, client: Told, server: Told) -> Row {
+const fn row(way: Way, client: Reported, server: Reported) -> Row {
     Row {
         way,
         client,
@@ -43,8 +43,8 @@ const fn row(way: Way, client: Told, server: Told) -> Row {
 }
 
 /// The same in each mode.
-const fn all(reasons: &'static [&'static str]) -> Told {
-    told(reasons, reasons, reasons)
+const fn all(reasons: &'static [&'static str]) -> Reported {
+    reported(reasons, reasons, reasons)
 }
 
 const fn rows() -> [Row; 23] {
@@ -55,22 +55,22 @@ const fn rows() -> [Row; 23] {
         OrphanInFinWait1, OrphanInLastAck, ProbeAnsweredByReset, ResetByClient, ResetByServer,
         Retransmission, UnreadByClient, UserTimeout, ZeroWindowCut, ZeroWindowUserTimeout,
     };
-    const TIMEOUT: Told = told(&["timeout"], &["timeout"], &["timeout", "unknown"]);
-    const LOCAL: Told = all(&["local_fin"]);
-    const PEER: Told = told(&["peer_fin"], &["peer_fin"], &["peer_fin", "unknown"]);
-    // Own counts are wiped where SO_LINGER is 0.
-    const SENT: Told = told(
+    const TIMEOUT: Reported = reported(&["timeout"], &["timeout"], &["timeout", "unknown"]);
+    const LOCAL: Reported = all(&["local_fin"]);
+    const PEER: Reported = reported(&["peer_fin"], &["peer_fin"], &["peer_fin", "unknown"]);
+    // SO_LINGER of 0 clears the socket's own counts.
+    const SENT: Reported = reported(
         &["reset_sent"],
         &["reset_sent"],
         &["reset", "unknown", "lost"],
     );
     // The peer's FIN came first.
-    const SENT_BEHIND: Told = told(
+    const SENT_BEHIND: Reported = reported(
         &["reset_sent", "peer_fin"],
         &["reset_sent", "peer_fin"],
         &["reset", "peer_fin", "unknown", "lost"],
     );
-    const RECEIVED: Told = told(
+    const RECEIVED: Reported = reported(
         &["reset", "reset_received"],
         &["reset_received"],
         &["reset", "reset_received", "unknown"],
@@ -80,10 +80,10 @@ const fn rows() -> [Row; 23] {
         row(KeepaliveUserTimeout, TIMEOUT, TIMEOUT),
         row(UserTimeout, TIMEOUT, TIMEOUT),
         row(Retransmission, TIMEOUT, TIMEOUT),
-        // Acknowledgements come to the last, and sockets of others are there: without a look after them nothing tells.
+        // Acknowledgements arrive to the last, and other sockets exist: without a poll after them the reason is unknown.
         row(
             ZeroWindowUserTimeout,
-            told(
+            reported(
                 &["timeout", "unknown"],
                 &["timeout"],
                 &["timeout", "unknown"],
@@ -106,7 +106,7 @@ const fn rows() -> [Row; 23] {
         row(UnreadByClient, SENT, RECEIVED),
         row(
             Disconnected,
-            told(
+            reported(
                 &["reset_sent", "reset"],
                 &["reset_sent"],
                 &["reset", "unknown", "lost"],
@@ -114,17 +114,17 @@ const fn rows() -> [Row; 23] {
             RECEIVED,
         ),
         row(ProbeAnsweredByReset, RECEIVED, SENT),
-        // Which FIN was first cannot be told from what is left of the two.
+        // The order of the two FINs is unknown from the remaining sockets.
         row(ClosedAtOnce, all(&["local_fin"]), all(&["local_fin"])),
-        // By inet_diag alone the client's end looks as if it had been the second to close, or cut off (docs/limits.md).
+        // By inet_diag alone the client's end appears to have closed second, or to have been cut off (docs/limits.md).
         row(
             ClosedWithoutFinWait2,
-            told(
+            reported(
                 &["local_fin"],
                 &["local_fin"],
                 &["local_fin", "peer_fin", "reset", "unknown"],
             ),
-            told(
+            reported(
                 &["peer_fin"],
                 &["peer_fin"],
                 &["peer_fin", "reset", "unknown"],
@@ -136,13 +136,13 @@ const fn rows() -> [Row; 23] {
 /// By how many bytes a flow without an exact count may be off: the peer's FIN.
 const FIN: u64 = 1;
 
-/// Places at the same time: most of each is waiting.
+/// Pods at the same time: most of each is waiting.
 const AT_ONCE: usize = 8;
 
-/// Rows of one place, which end one after the other. One natively. On emulated machines, where tests run one at a time, all of
+/// Rows of one pod, which close one after the other. One natively. On emulated machines, where tests run one at a time, all of
 /// them: the kernel there takes seconds to check the programs of each flowcar that starts, and what each reports costs as much as
 /// what it follows.
-fn rows_of_a_place(rows: usize) -> usize {
+fn rows_of_a_pod(rows: usize) -> usize {
     match std::env::var("RUST_TEST_THREADS").as_deref() {
         Ok("1") => rows.max(1),
         _ => 1,
@@ -150,7 +150,7 @@ fn rows_of_a_place(rows: usize) -> usize {
 }
 
 #[test]
-fn over_both_families() {
+fn every_close_in_every_mode_over_both_families() {
     if !require_root() || !require_cgroup2() || !require_program("nft") {
         return;
     }
@@ -163,17 +163,17 @@ fn over_both_families() {
                 .is_none_or(|only| format!("{:?}", row.way) == *only)
         })
         .collect();
-    let places: Vec<_> = rows.chunks(rows_of_a_place(rows.len())).collect();
+    let groups: Vec<_> = rows.chunks(rows_of_a_pod(rows.len())).collect();
     let mut wrong = Vec::new();
-    for some in places.chunks(AT_ONCE) {
+    for some in groups.chunks(AT_ONCE) {
         thread::scope(|scope| {
             let running: Vec<_> = some
                 .iter()
                 .map(|rows| (rows[0].way, scope.spawn(move || check(rows))))
                 .collect();
-            for (first, place) in running {
-                let panicked = |_| vec![format!("the place that begins with {first:?} panicked")];
-                wrong.extend(place.join().unwrap_or_else(panicked));
+            for (first, pod) in running {
+                let panicked = |_| vec![format!("the pod that begins with {first:?} panicked")];
+                wrong.extend(pod.join().unwrap_or_else(panicked));
             }
         });
     }
@@ -181,15 +181,15 @@ fn over_both_families() {
 }
 
 /// In a network namespace of its own, followed in every mode at once: of each row a connection of each family, row after row, so
-/// that nothing that ends otherwise does so meanwhile. Returns what is reported wrongly.
+/// that no other connection closes meanwhile. Returns the wrong reports.
 fn check(rows: &[&Row]) -> Vec<String> {
-    let place = Place::new("ends").unwrap();
+    let pod = TestPod::new("ends").unwrap();
     for (key, value) in [
         ("net.ipv4.tcp_retries2", "3"),
         ("net.ipv4.tcp_orphan_retries", "2"),
         ("net.ipv4.tcp_early_retrans", "0"),
     ] {
-        place.netns().sysctl(key, value).unwrap();
+        pod.netns().sysctl(key, value).unwrap();
     }
     // Reports often enough for dumps by inet_diag alone, and not so often that two dozen flowcars are all that the machine does.
     let modes = [
@@ -202,12 +202,12 @@ fn check(rows: &[&Row]) -> Vec<String> {
             ("FLOWCAR_EXCHANGE", exchange),
             ("OTEL_METRIC_EXPORT_INTERVAL", interval),
         ];
-        Watch::start(&place, mode, &settings)
+        Watch::start(&pod, mode, &settings)
     });
     let mut wrong = Vec::new();
     let mut before = [0; 3];
     for row in rows {
-        match end(row.way, &place, &mut watches) {
+        match end(row.way, &pod, &mut watches) {
             Ok(ended) => {
                 let after = inexact(&mut watches);
                 let more = std::iter::zip(after, before).map(|(after, before)| after - before);
@@ -246,21 +246,21 @@ fn inexact(watches: &mut [Watch; 3]) -> [u64; 3] {
         .map(|watch| watch.seen().sum(name, &[]) as u64)
 }
 
-/// Has a connection of each family end, and waits until every mode has reported both their ends, or, without eBPF, knows that they
-/// are over. Every dump has shown them before.
+/// Closes a connection of each family, and waits until every mode has reported both ends, or, without eBPF, knows that they
+/// are closed. Every dump has shown them before.
 ///
 /// # Errors
-/// The kernel does not end them.
-fn end(way: Way, place: &Place, watches: &mut [Watch; 3]) -> io::Result<[Ended; 2]> {
+/// The kernel does not close them.
+fn end(way: Way, pod: &TestPod, watches: &mut [Watch; 3]) -> io::Result<[Ended; 2]> {
     let mut endings = [
-        Ending::start(place, way, false)?,
-        Ending::start(place, way, true)?,
+        Teardown::start(pod, way, false)?,
+        Teardown::start(pod, way, true)?,
     ];
     report(watches, [2; 3]);
     for ending in &mut endings {
         ending.go_on()?;
     }
-    let [v4, v6] = endings.map(Ending::ended);
+    let [v4, v6] = endings.map(Teardown::ended);
     let ended = [v4?, v6?];
     let [ebpf, exchange, alone] = watches;
     for watch in [ebpf, exchange] {
@@ -293,7 +293,7 @@ fn flow(seen: &Seen, local: SocketAddr) -> Option<&Flow> {
     seen.flows.iter().find(|flow| flow.local == local)
 }
 
-/// What is reported wrongly of a row's connections. So many flows more than before are reported as inexact.
+/// The wrong reports of a row's connections. `inexact` more flows than before are reported as inexact.
 fn wrongs(row: &Row, mode: &str, seen: &Seen, ended: &[Ended; 2], inexact: u64) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut off = 0;
@@ -312,11 +312,11 @@ fn wrongs(row: &Row, mode: &str, seen: &Seen, ended: &[Ended; 2], inexact: u64) 
                 ended.from_client,
             ),
         ];
-        for (local, told, sent, received) in counts {
+        for (local, reported, sent, received) in counts {
             let allowed = match mode {
-                "ebpf" => told.ebpf,
-                "exchange" => told.exchange,
-                _ => told.alone,
+                "ebpf" => reported.ebpf,
+                "exchange" => reported.exchange,
+                _ => reported.alone,
             };
             let flow = flow(seen, local);
             wrong.extend(wrong_reason(row, mode, local, flow, allowed));
@@ -332,8 +332,8 @@ fn wrongs(row: &Row, mode: &str, seen: &Seen, ended: &[Ended; 2], inexact: u64) 
             }
         }
     }
-    let looks_second = row.way == Way::ClosedWithoutFinWait2 && mode == "alone";
-    if off > inexact && !looks_second {
+    let polls_second = row.way == Way::ClosedWithoutFinWait2 && mode == "alone";
+    if off > inexact && !polls_second {
         wrong.push(format!(
             "{:?} {mode}: {off} flows are off, {inexact} inexact",
             row.way
@@ -365,9 +365,9 @@ fn wrong_reason(
 
 /// Whether a flow's payload is what its connection carried, or off by no more than is allowed of one that is inexact.
 fn counts_hold(mode: &str, flow: &Flow, (sent, received): (u64, u64)) -> bool {
-    // Of a socket whose counts are wiped those of the look before are told.
-    let is_wiped = mode == "alone" && flow.end() == "unknown";
-    if is_wiped && flow.sent <= sent && flow.received <= received + FIN {
+    // Of a socket whose counts are cleared the counts of the last poll are reported.
+    let is_cleared = mode == "alone" && flow.end() == "unknown";
+    if is_cleared && flow.sent <= sent && flow.received <= received + FIN {
         return true;
     }
     flow.sent == sent && flow.received.abs_diff(received) <= FIN

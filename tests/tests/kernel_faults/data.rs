@@ -1,4 +1,4 @@
-//! What happens to segments on their way, and what the ends make of it.
+//! Faults of data segments on the link, and the retransmits of both ends.
 
 use std::time::Duration;
 
@@ -10,21 +10,21 @@ use flowcar_tests::{
     traffic::{CallPlan, ConnectionReport},
 };
 
-use super::told::{Findings, Told, can_run, causes, sent_again};
+use super::reported::{Findings, Reported, can_run, causes, sent_again};
 
 const MS: Duration = Duration::from_millis(1);
 const RTT: Duration = Duration::from_millis(20);
 
 /// One connection with one request of this size through a link that has this plan from client to server.
 fn one_request(there: Plan, back: Plan, bytes: u64) -> Findings {
-    let told = Told::new(Plan::rtt(RTT));
-    told.pods.link().set(AtoB, there);
-    told.pods.link().set(BtoA, back);
-    let plan = CallPlan::to(told.pods.v4()).sizes(bytes..=bytes, 1..=1);
-    let (clients, servers) = told.pods.call(&plan).unwrap();
+    let reported = Reported::new(Plan::rtt(RTT));
+    reported.pods.link().set(AtoB, there);
+    reported.pods.link().set(BtoA, back);
+    let plan = CallPlan::to(reported.pods.v4()).sizes(bytes..=bytes, 1..=1);
+    let (clients, servers) = reported.pods.call(&plan).unwrap();
     all_well(&clients);
     all_well(&servers);
-    let findings = told.findings(1, 1);
+    let findings = reported.findings(1, 1);
     // The socket's own count, read before its end: the FIN is not lost here.
     let total = clients[0].tcp_info.unwrap().total_retrans;
     assert_eq!(u64::from(total), sent_again(&findings.trace, AtoB));
@@ -40,17 +40,17 @@ fn clean(plan: Plan) {
     if !can_run() {
         return;
     }
-    let told = Told::new(plan);
-    for target in [told.pods.v4(), told.pods.v6()] {
+    let reported = Reported::new(plan);
+    for target in [reported.pods.v4(), reported.pods.v6()] {
         let plan = CallPlan::to(target)
             .connections(20, 5)
             .exchanges(3)
             .sizes(0..=20_000, 1..=20_000);
-        let (clients, servers) = told.pods.call(&plan).unwrap();
+        let (clients, servers) = reported.pods.call(&plan).unwrap();
         all_well(&clients);
         all_well(&servers);
     }
-    let findings = told.findings(40, 40);
+    let findings = reported.findings(40, 40);
     assert_eq!(findings.trace.fates(Fate::Dropped), 0);
     findings.retransmits(causes([]), causes([]));
     for seen in [&findings.client, &findings.server] {
@@ -59,17 +59,17 @@ fn clean(plan: Plan) {
 }
 
 #[test]
-fn a_clean_link_has_no_cause_of_anything() {
+fn clean_link_has_no_fault() {
     clean(Plan::rtt(RTT));
 }
 
-/// Round trips of 20 to 40 ms: nothing is lost by that, so nothing may be said to be.
+/// Round trips of 20 to 40 ms: nothing is lost, so nothing may be reported as lost.
 #[test]
 fn jitter_is_no_loss() {
     clean(Plan::rtt(MS * 30).jitter(MS * 5).seed(5));
 }
 
-/// What comes after a hole tells of it: fast retransmits.
+/// Segments after a hole reveal it: fast retransmits.
 #[test]
 fn lost_data_is_sent_again_fast() {
     if !can_run() {
@@ -82,7 +82,7 @@ fn lost_data_is_sent_again_fast() {
     findings.retransmits(causes([("fast", dropped)]), causes([]));
 }
 
-/// Nothing comes after the last segment, so the timer must.
+/// No segment follows the last one, so the timer retransmits it.
 #[test]
 fn a_lost_tail_waits_for_the_timer() {
     if !can_run() {
@@ -100,20 +100,20 @@ fn a_lost_tail_is_probed() {
     if !can_run() {
         return;
     }
-    let told = Told::new(Plan::rtt(RTT));
-    told.probes("3");
+    let reported = Reported::new(Plan::rtt(RTT));
+    reported.probes("3");
     let lossy = Plan::rtt(RTT).drop(Only::Data, When::Nth(10));
-    told.pods.link().set(AtoB, lossy);
+    reported.pods.link().set(AtoB, lossy);
     // Ten segments, which the first window holds.
-    let plan = CallPlan::to(told.pods.v4()).sizes(14_000..=14_000, 1..=1);
-    let (clients, _) = told.pods.call(&plan).unwrap();
+    let plan = CallPlan::to(reported.pods.v4()).sizes(14_000..=14_000, 1..=1);
+    let (clients, _) = reported.pods.call(&plan).unwrap();
     all_well(&clients);
-    let findings = told.findings(1, 1);
+    let findings = reported.findings(1, 1);
     assert_eq!(findings.dropped(AtoB, TcpSummary::is_data), 1);
     findings.retransmits(causes([("tail_loss_probe", 1)]), causes([]));
 }
 
-/// Later acknowledgements say what lost ones would have.
+/// Later acknowledgements replace the lost ones.
 #[test]
 fn lost_acknowledgements_cost_nothing() {
     if !can_run() {
@@ -125,9 +125,9 @@ fn lost_acknowledgements_cost_nothing() {
     findings.retransmits(causes([]), causes([]));
 }
 
-/// A segment that comes late may be taken for lost, which is for the receiver's reports to say and not for a timer.
+/// A segment that arrives late may be taken for lost: by the receiver's acknowledgements, and not by a timer.
 #[test]
-fn overtaken_segments_are_taken_for_lost_by_reports_alone() {
+fn overtaken_segments_cause_no_timer_retransmits() {
     if !can_run() {
         return;
     }
@@ -152,21 +152,21 @@ fn doubled_segments_are_not_sent_again() {
     findings.retransmits(causes([]), causes([]));
 }
 
-/// Both ends lose: each tells of its own.
+/// Both ends lose segments: each reports its own.
 #[test]
-fn each_end_tells_of_its_own() {
+fn each_end_reports_its_own_retransmits() {
     if !can_run() {
         return;
     }
-    let told = Told::new(Plan::rtt(RTT));
+    let reported = Reported::new(Plan::rtt(RTT));
     let lossy = |every| Plan::rtt(RTT).drop(Only::Data, When::Every(every));
-    told.pods.link().set(AtoB, lossy(40));
-    told.pods.link().set(BtoA, lossy(60));
-    let plan = CallPlan::to(told.pods.v6()).sizes(200_000..=200_000, 400_000..=400_000);
-    let (clients, servers) = told.pods.call(&plan).unwrap();
+    reported.pods.link().set(AtoB, lossy(40));
+    reported.pods.link().set(BtoA, lossy(60));
+    let plan = CallPlan::to(reported.pods.v6()).sizes(200_000..=200_000, 400_000..=400_000);
+    let (clients, servers) = reported.pods.call(&plan).unwrap();
     all_well(&clients);
     all_well(&servers);
-    let findings = told.findings(1, 1);
+    let findings = reported.findings(1, 1);
     let dropped = [AtoB, BtoA].map(|direction| findings.dropped(direction, TcpSummary::is_data));
     assert!(dropped[0] >= 3 && dropped[1] >= 3, "{dropped:?}");
     findings.retransmits(

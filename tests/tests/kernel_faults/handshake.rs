@@ -10,17 +10,20 @@ use flowcar_tests::{
     traffic::CallPlan,
 };
 
-use super::told::{Findings, Told, can_run, causes};
+use super::reported::{Findings, Reported, can_run, causes};
 
 const RTT: Duration = Duration::from_millis(20);
 
 fn one_connection(there: Plan, back: Plan) -> Findings {
-    let told = Told::new(Plan::rtt(RTT));
-    told.pods.link().set(AtoB, there);
-    told.pods.link().set(BtoA, back);
-    let (clients, _) = told.pods.call(&CallPlan::to(told.pods.v4())).unwrap();
+    let reported = Reported::new(Plan::rtt(RTT));
+    reported.pods.link().set(AtoB, there);
+    reported.pods.link().set(BtoA, back);
+    let (clients, _) = reported
+        .pods
+        .call(&CallPlan::to(reported.pods.v4()))
+        .unwrap();
     assert_eq!(clients[0].failure, None);
-    told.findings(1, 1)
+    reported.findings(1, 1)
 }
 
 #[test]

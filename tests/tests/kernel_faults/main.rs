@@ -1,7 +1,7 @@
-//! Every fault that the link can be made to have, and what flowcar says was wrong: the cause, and no other.
+//! Every fault that the link can have, and flowcar's report of it: the cause, and no other.
 
 mod data;
 mod handshake;
 mod refused;
+mod reported;
 mod stalled;
-mod told;

@@ -1,24 +1,24 @@
-//! Filters that say no, and those that say nothing.
+//! Filters that refuse, and filters that drop.
 
 use std::time::Duration;
 
 use flowcar_tests::{
     link::{Direction::AtoB, Plan, TcpSummary},
-    place::{Place, require_program},
+    place::{TestPod, require_program},
     traffic::{CallPlan, FailureKind, Holding, Phase, call_in},
     watch::Seen,
 };
 
-use super::told::{Told, can_run};
+use super::reported::{Reported, can_run};
 
 const RTT: Duration = Duration::from_millis(20);
 
-/// From now on packets that come in to this port meet this verdict.
-fn filter(place: &Place, port: u16, verdict: &str) {
+/// From now on incoming packets to this port get this verdict.
+fn filter(pod: &TestPod, port: u16, verdict: &str) {
     let rules = format!(
         "table inet t {{ chain input {{ type filter hook input priority 0; tcp dport {port} {verdict}; }}; }}"
     );
-    let nft = place.netns().command("nft").unwrap().arg(rules).status();
+    let nft = pod.netns().command("nft").unwrap().arg(rules).status();
     assert!(nft.unwrap().success());
 }
 
@@ -37,23 +37,23 @@ fn failed(seen: &Seen, reasons: &[&str], count: f64) {
     }
 }
 
-/// Attempts at a server behind a filter, and what the client's flowcar says of them.
-fn attempts(verdict: &str, told_application: FailureKind, reasons: &[&str]) {
+/// Attempts at a server behind a filter, and the report of the client's flowcar.
+fn attempts(verdict: &str, reported_to_application: FailureKind, reasons: &[&str]) {
     if !can_run() || !require_program("nft") {
         return;
     }
-    let told = Told::new(Plan::rtt(RTT));
-    told.sysctl("net.ipv4.tcp_syn_retries", "1");
-    filter(told.pods.server(), told.pods.port(), verdict);
-    for target in [told.pods.v4(), told.pods.v6()] {
-        let calls = call_in(told.pods.client(), &CallPlan::to(target)).unwrap();
+    let reported = Reported::new(Plan::rtt(RTT));
+    reported.sysctl("net.ipv4.tcp_syn_retries", "1");
+    filter(reported.pods.server(), reported.pods.port(), verdict);
+    for target in [reported.pods.v4(), reported.pods.v6()] {
+        let calls = call_in(reported.pods.client(), &CallPlan::to(target)).unwrap();
         let failure = calls[0].failure.as_ref().unwrap();
         assert_eq!(
             (failure.phase, failure.kind),
-            (Phase::Connect, told_application)
+            (Phase::Connect, reported_to_application)
         );
     }
-    let findings = told.findings(2, 0);
+    let findings = reported.findings(2, 0);
     failed(&findings.client, reasons, 2.0);
     let again = findings.trace.count(AtoB, TcpSummary::is_syn) as f64 - 2.0;
     let resent = findings.client.sum(
@@ -65,14 +65,14 @@ fn attempts(verdict: &str, told_application: FailureKind, reasons: &[&str]) {
 }
 
 #[test]
-fn a_filter_that_resets() {
+fn filter_resets() {
     attempts("reject with tcp reset", FailureKind::Refused, &["refused"]);
 }
 
-/// The application hears that it was refused. What ICMP said is in no field that a program may read; that ICMP said something is in
+/// The application gets ECONNREFUSED. The ICMP code is in no field that a program may read; that an ICMP error arrived is in
 /// the counters of the network namespace.
 #[test]
-fn a_filter_that_says_unreachable() {
+fn filter_answers_unreachable() {
     attempts(
         "reject with icmpx type port-unreachable",
         FailureKind::Refused,
@@ -81,21 +81,22 @@ fn a_filter_that_says_unreachable() {
 }
 
 #[test]
-fn a_filter_that_drops() {
+fn filter_drops() {
     attempts("drop", FailureKind::Timeout, &["timeout"]);
 }
 
 /// A connection that a filter cuts off in the middle.
 #[test]
-fn a_filter_that_resets_what_is_open() {
+fn filter_resets_an_open_connection() {
     if !can_run() || !require_program("nft") {
         return;
     }
-    let told = Told::new(Plan::rtt(RTT));
-    let mut holding = Holding::start(told.pods.client(), &CallPlan::to(told.pods.v4())).unwrap();
+    let reported = Reported::new(Plan::rtt(RTT));
+    let mut holding =
+        Holding::start(reported.pods.client(), &CallPlan::to(reported.pods.v4())).unwrap();
     filter(
-        told.pods.server(),
-        told.pods.port(),
+        reported.pods.server(),
+        reported.pods.port(),
         "reject with tcp reset",
     );
     assert_eq!(holding.exchange().unwrap(), 0, "it is cut off");
@@ -105,8 +106,8 @@ fn a_filter_that_resets_what_is_open() {
         (failure.phase, failure.kind),
         (Phase::Exchange, FailureKind::Reset)
     );
-    // The server's socket is behind the filter, hears nothing, and lives.
-    let findings = told.findings(1, 0);
+    // The server's socket is behind the filter, receives nothing, and stays open.
+    let findings = reported.findings(1, 0);
     let flow = findings.client.flow(&reports[0]);
     assert!(
         ["reset", "reset_received"].contains(&flow.end()),

@@ -7,7 +7,7 @@ use flowcar_tests::{
     traffic::{CallPlan, ConnectionReport, FailureKind, Holding, Phase, ServePlan},
 };
 
-use super::told::{Findings, Told, can_run, causes, sent_again};
+use super::reported::{Findings, Reported, can_run, causes, sent_again};
 
 const MS: Duration = Duration::from_millis(1);
 const RTT: Duration = Duration::from_millis(20);
@@ -17,20 +17,20 @@ fn seconds(us: u64) -> f64 {
     us as f64 / 1e6
 }
 
-/// Closes the one connection when a look has told of it: one comes with each report.
-fn closed(told: Told, holding: Holding) -> (Findings, ConnectionReport) {
+/// Closes the one connection after a poll has shown it: a poll comes with each report.
+fn closed(reported: Reported, holding: Holding) -> (Findings, ConnectionReport) {
     std::thread::sleep(MS * 1_000);
     let mut reports = holding.close().unwrap();
-    (told.findings(1, 1), reports.remove(0))
+    (reported.findings(1, 1), reports.remove(0))
 }
 
-/// How long the client was held back by this, seconds.
+/// How long the client was limited by this, seconds.
 fn limited(findings: &Findings, limit: &str) -> f64 {
     let limit = [("flowcar.tcp.limited.by", limit)];
     findings.client.sum("flowcar.tcp.limited.time", &limit)
 }
 
-/// A receiver that does not read shuts its window; nothing is lost by that.
+/// A receiver that does not read closes its window; nothing is lost.
 #[test]
 fn a_peer_that_stops_reading() {
     if !can_run() {
@@ -38,20 +38,20 @@ fn a_peer_that_stops_reading() {
     }
     let mut serve = ServePlan::at("[::]:0".parse().unwrap());
     serve.socket.receive_buffer = Some(20_000);
-    let told = Told::with(Plan::rtt(RTT), &serve);
+    let reported = Reported::with(Plan::rtt(RTT), &serve);
     let plan = CallPlan {
         stall: MS * 1_500,
-        ..CallPlan::to(told.pods.v4()).sizes(100_000..=100_000, 1..=1)
+        ..CallPlan::to(reported.pods.v4()).sizes(100_000..=100_000, 1..=1)
     };
-    let mut holding = Holding::start(told.pods.client(), &plan).unwrap();
+    let mut holding = Holding::start(reported.pods.client(), &plan).unwrap();
     assert_eq!(holding.exchange().unwrap(), 1);
-    let trace = told.pods.link().trace();
+    let trace = reported.pods.link().trace();
     assert!(
         trace.count(flowcar_tests::link::Direction::BtoA, |tcp| tcp.window == 0
             && !tcp.rst)
             > 0
     );
-    let (findings, client) = closed(told, holding);
+    let (findings, client) = closed(reported, holding);
     let info = client.tcp_info.unwrap();
     let by = |limit| limited(&findings, limit);
     println!("{} s of {} us", by("receive_window"), info.rwnd_limited);
@@ -69,27 +69,27 @@ fn a_peer_that_stops_reading() {
     assert_eq!(findings.client.flow(&client).end(), "local_fin");
 }
 
-/// A send buffer holds less than a round trip could carry. The kernel tells of that only where the congestion window was reduced
+/// A send buffer holds less than a round trip could carry. The kernel counts that only where the congestion window was reduced
 /// before (net/ipv4/tcp_output.c, `tcp_cwnd_validate`).
 #[test]
 fn a_send_buffer_that_is_too_small() {
     if !can_run() {
         return;
     }
-    let told = Told::new(Plan::rtt(RTT));
+    let reported = Reported::new(Plan::rtt(RTT));
     let lossy = Plan::rtt(RTT).drop(Only::Data, When::Every(100));
-    told.pods.link().set(AtoB, lossy);
-    let mut plan = CallPlan::to(told.pods.v4()).sizes(2_000_000..=2_000_000, 1..=1);
+    reported.pods.link().set(AtoB, lossy);
+    let mut plan = CallPlan::to(reported.pods.v4()).sizes(2_000_000..=2_000_000, 1..=1);
     plan.socket.send_buffer = Some(8_000);
-    let mut holding = Holding::start(told.pods.client(), &plan).unwrap();
+    let mut holding = Holding::start(reported.pods.client(), &plan).unwrap();
     assert_eq!(holding.exchange().unwrap(), 1);
-    let (findings, client) = closed(told, holding);
+    let (findings, client) = closed(reported, holding);
     let info = client.tcp_info.unwrap();
     let by = |limit| limited(&findings, limit);
     println!("{} s of {} us", by("send_buffer"), info.sndbuf_limited);
     let all = seconds(info.sndbuf_limited);
     assert!(all > 0.0, "it was never limited, so this shows nothing");
-    // The last of three exchanges came after the last look.
+    // The last of three exchanges came after the last poll.
     assert!((0.2 * all..=all).contains(&by("send_buffer")));
     let flow = findings.client.flow(&client);
     let number = |name| flow.get(name).parse::<f64>().unwrap();
@@ -103,17 +103,18 @@ fn a_send_buffer_that_is_too_small() {
     findings.retransmits(causes([("fast", again)]), causes([]));
 }
 
-/// The kernel sends again until it gives up, and says which it was.
+/// The kernel retransmits until it times out.
 #[test]
 fn a_peer_that_vanishes() {
     if !can_run() {
         return;
     }
-    let told = Told::new(Plan::rtt(RTT));
-    told.least_timeout("200000");
-    told.sysctl("net.ipv4.tcp_retries2", "2");
-    let mut holding = Holding::start(told.pods.client(), &CallPlan::to(told.pods.v4())).unwrap();
-    told.pods.link().set_both(Plan::nothing_passes());
+    let reported = Reported::new(Plan::rtt(RTT));
+    reported.least_timeout("200000");
+    reported.sysctl("net.ipv4.tcp_retries2", "2");
+    let mut holding =
+        Holding::start(reported.pods.client(), &CallPlan::to(reported.pods.v4())).unwrap();
+    reported.pods.link().set_both(Plan::nothing_passes());
     assert_eq!(holding.exchange().unwrap(), 0);
     let reports = holding.close().unwrap();
     let failure = reports[0].failure.as_ref().unwrap();
@@ -121,7 +122,7 @@ fn a_peer_that_vanishes() {
         (failure.phase, failure.kind),
         (Phase::Exchange, FailureKind::Timeout)
     );
-    let findings = told.findings(1, 0);
+    let findings = reported.findings(1, 0);
     assert_eq!(findings.client.flow(&reports[0]).end(), "timeout");
     let again = sent_again(&findings.trace, AtoB) as f64;
     assert!(again >= 2.0, "{again}");
@@ -136,7 +137,7 @@ fn a_peer_that_vanishes() {
         ),
         (again, again)
     );
-    // Who has nothing to send does not notice.
+    // An end that has nothing to send does not notice.
     assert_eq!(findings.server.sum("flowcar.tcp.connection.live", &[]), 1.0);
     assert_eq!(findings.server.sum("flowcar.tcp.retransmits", &[]), 0.0);
 }

@@ -1,4 +1,4 @@
-//! A receiver that answers whatever a test says, by gRPC and HTTP on one port, and counts.
+//! A receiver that gives a test's answers, by gRPC and HTTP on one port, and counts requests.
 
 use std::{
     convert::Infallible,
@@ -59,7 +59,7 @@ impl Answering {
                 let server = server.clone();
                 tokio::spawn(async move {
                     let service = service_fn(move |request| server.clone().answer(request));
-                    // A client may go away in the middle.
+                    // A client may close in the middle.
                     let _ = auto::Builder::new(TokioExecutor::new())
                         .serve_connection(TokioIo::new(stream), service)
                         .await;

@@ -1,8 +1,8 @@
-//! Answers that are no success, and what is said of them.
+//! Answers that are no success, and how flowcar logs them.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use flowcar::{flow::Role, snapshot::Own};
+use flowcar::{flow::Role, snapshot::SelfMetrics};
 use hyper::Response;
 use tonic::Code;
 
@@ -19,7 +19,7 @@ const HTML: &[u8] = b"<html><body>Please sign in</body></html>";
 fn outcome(
     protocol: &str,
     answer: impl Fn(&Asked) -> Response<Answer> + Send + Sync + 'static,
-) -> (Own, usize) {
+) -> (SelfMetrics, usize) {
     let settings = [("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)];
     export("web", &settings, async |start| {
         let seen = std::sync::Mutex::new(BTreeMap::new());
@@ -39,19 +39,19 @@ fn outcome(
         exporter.flow(&flow, &anchor);
         exporter.metrics(snapshot());
         assert!(exporter.flush(LIMIT).await);
-        (exporter.own(), receiver.count())
+        (exporter.self_metrics(), receiver.count())
     })
 }
 
-fn count(own: &Own, outcome: &'static str) -> u64 {
+fn count(self_metrics: &SelfMetrics, outcome: &'static str) -> u64 {
     ["metrics", "traces"]
         .iter()
-        .filter_map(|signal| own.exports.get(&(*signal, outcome)))
+        .filter_map(|signal| self_metrics.exports.get(&(*signal, outcome)))
         .sum()
 }
 
 #[test]
-fn a_success_that_is_not_otlp_is_none_and_is_sent_again() {
+fn non_otlp_success_is_retried() {
     let page = [("content-type", "text/html")];
     let json = [("content-type", "application/json")];
     for (protocol, name) in [
@@ -63,7 +63,7 @@ fn a_success_that_is_not_otlp_is_none_and_is_sent_again() {
         ("grpc", "garbage"),
         ("grpc", "no status"),
     ] {
-        let (own, requests) = outcome(protocol, move |_| match (protocol, name) {
+        let (self_metrics, requests) = outcome(protocol, move |_| match (protocol, name) {
             (_, "page") => http(200, &page, HTML),
             (_, "json") => http(200, &json, b"{\"partialSuccess\":{}}"),
             (_, "unnamed") => http(200, &[], HTML),
@@ -76,34 +76,38 @@ fn a_success_that_is_not_otlp_is_none_and_is_sent_again() {
             ),
         });
         assert_eq!(
-            count(&own, "failure"),
+            count(&self_metrics, "failure"),
             2,
             "{protocol} {name}: {:?}",
-            own.exports
+            self_metrics.exports
         );
         assert_eq!(
-            count(&own, "success"),
+            count(&self_metrics, "success"),
             2,
             "{protocol} {name}: {:?}",
-            own.exports
+            self_metrics.exports
         );
         assert_eq!(
-            count(&own, "partial"),
+            count(&self_metrics, "partial"),
             0,
             "{protocol} {name}: {:?}",
-            own.exports
+            self_metrics.exports
         );
         assert_eq!(requests, 4, "{protocol} {name}");
-        assert!(own.spans_dropped.is_empty(), "{:?}", own.spans_dropped);
+        assert!(
+            self_metrics.spans_dropped.is_empty(),
+            "{:?}",
+            self_metrics.spans_dropped
+        );
     }
 }
 
 #[test]
-fn a_warning_with_nothing_rejected_is_a_success() {
+fn partial_success_without_rejections_is_a_success() {
     // partial_success { error_message: "old" }, by hand from the wire format.
     let warning: &[u8] = &[0x0a, 5, 0x12, 3, b'o', b'l', b'd'];
     for protocol in ["grpc", "http/protobuf"] {
-        let (own, requests) = outcome(protocol, move |asked| {
+        let (self_metrics, requests) = outcome(protocol, move |asked| {
             if asked.grpc {
                 grpc(warning)
             } else {
@@ -111,8 +115,16 @@ fn a_warning_with_nothing_rejected_is_a_success() {
             }
         });
         let expected = BTreeMap::from([(("metrics", "success"), 1), (("traces", "success"), 1)]);
-        assert_eq!((own.exports, requests), (expected, 2), "{protocol}");
-        assert!(own.rejected.is_empty(), "{:?}", own.rejected);
+        assert_eq!(
+            (self_metrics.exports, requests),
+            (expected, 2),
+            "{protocol}"
+        );
+        assert!(
+            self_metrics.rejected.is_empty(),
+            "{:?}",
+            self_metrics.rejected
+        );
     }
 }
 
@@ -134,11 +146,11 @@ fn a_redirect_is_not_followed() {
                     exporter.flow(&flow, &anchor);
                     exporter.metrics(snapshot());
                     assert!(exporter.flush(LIMIT).await);
-                    let own = exporter.own();
+                    let self_metrics = exporter.self_metrics();
                     let expected =
                         BTreeMap::from([(("metrics", "refused"), 1), (("traces", "refused"), 1)]);
-                    assert_eq!(own.exports, expected, "{protocol} {status}");
-                    assert_eq!(own.spans_dropped, BTreeMap::from([("refused", 1)]));
+                    assert_eq!(self_metrics.exports, expected, "{protocol} {status}");
+                    assert_eq!(self_metrics.spans_dropped, BTreeMap::from([("refused", 1)]));
                     assert_eq!((receiver.count(), elsewhere.count()), (2, 0));
                 },
             );
@@ -146,7 +158,7 @@ fn a_redirect_is_not_followed() {
     }
 }
 
-/// What `flowcar export` logs of a receiver's words, in either form.
+/// How `flowcar export` logs a receiver's message, in either format.
 #[test]
 fn a_receiver_cannot_write_lines_into_the_log() {
     const FORGERY: &str = "full\n2026-01-01T00:00:00.000000Z  INFO forged\r\x1b[31m\u{202e}";

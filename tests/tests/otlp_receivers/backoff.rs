@@ -1,4 +1,4 @@
-//! However a receiver asks to be left alone, it is, and never asked without a pause.
+//! Every way in which a receiver asks for a pause is honoured, and no retry is without a pause.
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ fn most(within: Duration) -> usize {
     requests
 }
 
-/// `Retry-After` that asks for nothing, or that nobody understands.
+/// `Retry-After` that asks for no pause, or that is not valid.
 const NOTHING: [Option<&str>; 10] = [
     None,
     Some("0"),
@@ -70,7 +70,7 @@ const LONG_DELAYS: [Delay; 3] = [
     (Some(i64::MAX), Some(i32::MAX)),
 ];
 
-/// What makes a receiver say no, and whether it asks for a long time.
+/// A receiver's refusal, and whether it asks for a long pause.
 #[derive(Clone, Copy, Debug)]
 enum Row {
     Http(u16, Option<&'static str>, bool),
@@ -140,7 +140,7 @@ async fn start(row: Row) -> Answering {
 }
 
 #[test]
-fn no_answer_makes_flowcar_ask_without_a_pause() {
+fn no_answer_causes_retries_without_backoff() {
     export("web", &[], async |_| {
         let started = Instant::now();
         let mut all = Vec::new();

@@ -1,4 +1,4 @@
-//! The Collector says in JSON what it understood.
+//! The Collector returns as JSON what it decoded.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -44,7 +44,7 @@ fn value(received: &Received, name: &str, attribute: &str, is: &str) -> u64 {
     let metric = metric(received, name);
     let points = points(metric, "counter");
     let mut found = points.iter().filter(|point| {
-        // Not what it begins with.
+        // Without the zero point of the series.
         point["startTimeUnixNano"] != point["timeUnixNano"]
             && attributes(point)
                 .get(attribute)
@@ -211,7 +211,7 @@ fn check_resource(received: &Received) {
 }
 
 #[test]
-fn the_collector_understands_metrics_by_either_transport_however_packed() {
+fn collector_decodes_metrics_by_any_transport_and_compression() {
     for (protocol, packing) in [
         ("grpc", "none"),
         ("grpc", "gzip"),
@@ -242,7 +242,7 @@ fn the_collector_understands_metrics_by_either_transport_however_packed() {
 }
 
 #[test]
-fn the_collector_understands_explicit_histograms() {
+fn collector_decodes_explicit_histograms() {
     let collector = Collector::start();
     let explicit = [("FLOWCAR_HISTOGRAMS", "explicit")];
     send_metrics(&collector.grpc_endpoint(), &explicit, snapshot());
@@ -266,7 +266,7 @@ fn the_collector_understands_explicit_histograms() {
 }
 
 #[test]
-fn the_collector_understands_spans_by_either_transport_however_packed() {
+fn collector_decodes_spans_by_any_transport_and_compression() {
     let collector = Collector::start();
     let mut isn = 0;
     for (protocol, endpoint) in [

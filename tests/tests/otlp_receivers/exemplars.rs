@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use flowcar::flow::{Change, Retransmits, Role};
-use flowcar::series::{Naming, PeerNaming, SeriesSet};
+use flowcar::series::{PeerLabel, SeriesLabels, SeriesSet};
 use flowcar_tests::peers::{Jaeger, Prometheus, PrometheusOptions};
 
 use crate::sample::{LIMIT, export, flow, millis, snapshot};
 
 #[test]
-fn the_exemplar_of_a_slow_sample_in_prometheus_is_a_trace_in_jaeger() {
+fn exemplar_of_a_slow_sample_in_prometheus_is_a_jaeger_trace() {
     let prometheus = Prometheus::start_with(PrometheusOptions {
         promote_resource_attributes: vec!["service.name".to_owned()],
         args: vec!["--enable-feature=exemplar-storage".to_owned()],
@@ -23,8 +23,8 @@ fn the_exemplar_of_a_slow_sample_in_prometheus_is_a_trace_in_jaeger() {
         // Ten of the first second, so that few of the connections have a span.
         ("FLOWCAR_SPANS_PER_SECOND", "1"),
     ];
-    let mut series = SeriesSet::new(Naming {
-        peer: PeerNaming::Address,
+    let mut series = SeriesSet::new(SeriesLabels {
+        peer: PeerLabel::Address,
         ports: true,
         limit: 2_000,
     });
@@ -43,7 +43,7 @@ fn the_exemplar_of_a_slow_sample_in_prometheus_is_a_trace_in_jaeger() {
             series.apply(&Change::new(now, false));
         }
         let sent = async {
-            while exporter.own().span_queue > 0 {
+            while exporter.self_metrics().span_queue > 0 {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
@@ -53,8 +53,12 @@ fn the_exemplar_of_a_slow_sample_in_prometheus_is_a_trace_in_jaeger() {
         let mut report = snapshot();
         report.series = series.report(report.at_unix_ns);
         exporter.metrics(report);
-        assert!(exporter.flush(LIMIT).await, "{:?}", exporter.own().exports);
-        assert!(exporter.own().spans_dropped["rate_limit"] > 200);
+        assert!(
+            exporter.flush(LIMIT).await,
+            "{:?}",
+            exporter.self_metrics().exports
+        );
+        assert!(exporter.self_metrics().spans_dropped["rate_limit"] > 200);
         slowest
     });
     let slowest = format!("{slowest:032x}");

@@ -1,4 +1,4 @@
-//! A receiver that does all that a bad one can do, and then works: then the totals are right.
+//! A receiver with every fault, which then works: the totals are right.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -39,37 +39,43 @@ fn survives(protocol: &str, temporality: &str) {
             }
         }
         assert!(exporter.flush(Duration::from_secs(60)).await);
-        let own = exporter.own();
+        let self_metrics = exporter.self_metrics();
         println!(
             "{protocol} {temporality}: {:?} {:?}",
-            own.exports, own.spans_dropped
+            self_metrics.exports, self_metrics.spans_dropped
         );
         scripted.with(|seen| {
-            assert_eq!(seen.impatient, 0, "it was to be left alone");
+            assert_eq!(seen.impatient, 0, "a request came during the pause");
             let points = io(&seen.metrics);
-            let told = match temporality {
+            let reported = match temporality {
                 "delta" => sum_of_deltas(&points),
                 _ => last_of_sums(&points),
             };
-            assert_eq!(told, i64::try_from(sent).expect("few"));
-            let dropped: u64 = own.spans_dropped.values().sum();
+            assert_eq!(reported, i64::try_from(sent).expect("few"));
+            let dropped: u64 = self_metrics.spans_dropped.values().sum();
             let delivered = span_ids(&seen.traces).len() as u64;
             assert_eq!(
                 delivered + dropped,
                 u64::from(FLOWS),
                 "{:?}",
-                own.spans_dropped
+                self_metrics.spans_dropped
             );
         });
         for signal in ["metrics", "traces"] {
-            let count = |outcome| own.exports.get(&(signal, outcome)).copied().unwrap_or(0);
+            let count = |outcome| {
+                self_metrics
+                    .exports
+                    .get(&(signal, outcome))
+                    .copied()
+                    .unwrap_or(0)
+            };
             assert_eq!(count("partial"), 1, "{signal}");
-            // Unavailable, throttled, hung, reset, and garbage: nobody knows what becomes of that.
+            // Unavailable, throttled, hung, reset, and garbage: the result is unknown.
             assert_eq!(count("failure"), 5, "{signal}");
             assert_eq!(count("refused"), 0, "{signal}");
         }
         assert_eq!(
-            own.rejected,
+            self_metrics.rejected,
             BTreeMap::from([("metrics", 2), ("traces", 2)])
         );
     });

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::sample::{LIMIT, flow, send_flow};
 
 #[test]
-fn jaeger_shows_both_ends_of_a_connection_as_one_trace_and_an_edge() {
+fn jaeger_shows_both_ends_as_one_trace_and_an_edge() {
     let jaeger = Jaeger::start();
     let client = flow(Role::Client, 0x1234_5678, 0x9abc_def0);
     let server = flow(Role::Server, 0x1234_5678, 0x9abc_def0);

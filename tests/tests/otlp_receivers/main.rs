@@ -1,6 +1,6 @@
 //! What flowcar exports, as the receivers that its users have see it: the Collector, Prometheus and Jaeger.
-//! The figures and flows are made by hand, so that every value is known. They are well, do what a script says, are
-//! stopped, killed and started again, or want certificates.
+//! The figures and flows are made by hand, so that every value is known. The receivers work, follow a script, are
+//! stopped, killed and started again, or require certificates.
 
 mod answering;
 mod answers;

@@ -1,4 +1,4 @@
-//! Certificates that an injected sidecar finds in its mount: those that are missing or wrong end no process, which would keep
+//! Certificates that an injected sidecar finds in its mount: a missing or wrong one does not stop the process, which would keep
 //! the application's containers from starting, and are taken once they are right.
 
 use std::{fs, path::Path, process::Command, time::Duration};
@@ -11,7 +11,7 @@ use flowcar_tests::{
 
 const WITHIN: Duration = Duration::from_secs(120);
 
-/// As the kubelet does: by a rename.
+/// As the kubelet: by a rename.
 fn put(dir: &Path, name: &str, content: &str) {
     let next = dir.join("next");
     fs::write(&next, content).expect("a file");
@@ -43,7 +43,7 @@ fn start(dir: &Path, endpoint: &str) -> Exporting {
 }
 
 #[test]
-fn wrong_files_of_a_secret_hold_no_pod_and_are_taken_once_they_are_right() {
+fn wrong_certificates_do_not_block_the_pod_and_are_read_again() {
     let (servers, clients) = (Authority::new("servers"), Authority::new("clients"));
     let collector = Collector::start_with(CollectorOptions {
         tls: Some(Tls {
@@ -52,12 +52,12 @@ fn wrong_files_of_a_secret_hold_no_pod_and_are_taken_once_they_are_right() {
         }),
         ..Default::default()
     });
-    let own: Pair = clients.client("flowcar", "pods");
+    let self_metrics: Pair = clients.client("flowcar", "pods");
     let other = clients.client("another", "pods");
     let right = [
         ("ca.crt", servers.certificate()),
-        ("tls.crt", own.certificate.as_str()),
-        ("tls.key", own.key.as_str()),
+        ("tls.crt", self_metrics.certificate.as_str()),
+        ("tls.key", self_metrics.key.as_str()),
     ];
     let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     // The file, and what is in it; nothing where it is missing.
@@ -66,10 +66,10 @@ fn wrong_files_of_a_secret_hold_no_pod_and_are_taken_once_they_are_right() {
         ("ca.crt", Some("")),
         ("ca.crt", Some("no PEM")),
         ("ca.crt", Some(broken)),
-        ("ca.crt", Some(&own.key)),
+        ("ca.crt", Some(&self_metrics.key)),
         ("tls.crt", Some("no PEM")),
         ("tls.key", None),
-        ("tls.key", Some(&own.certificate)),
+        ("tls.key", Some(&self_metrics.certificate)),
         // Each of the two is right.
         ("tls.key", Some(&other.key)),
     ];
@@ -83,7 +83,7 @@ fn wrong_files_of_a_secret_hold_no_pod_and_are_taken_once_they_are_right() {
             Some(text) => put(dir.path(), wrong, text),
         }
         let mut sidecar = start(dir.path(), &collector.grpc_endpoint());
-        let line = sidecar.told("exports fail until");
+        let line = sidecar.reported("exports fail until");
         assert!(
             line.contains(&format!("/run/flowcar-tls/{wrong}")),
             "{content:?}: {line}"

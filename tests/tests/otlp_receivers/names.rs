@@ -20,7 +20,7 @@ fn with_hosts(hosts: &Path) -> nix::Result<()> {
 }
 
 #[test]
-fn the_name_is_looked_up_anew_when_the_connection_has_broken() {
+fn name_is_resolved_again_after_a_broken_connection() {
     if !require_root() {
         return;
     }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use flowcar::flow::Role;
-use flowcar::snapshot::Own;
+use flowcar::snapshot::SelfMetrics;
 use flowcar_tests::peers::{Collector, Jaeger, Peer, Prometheus, PrometheusOptions};
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 
@@ -24,14 +24,14 @@ const HTTP: (&str, &str) = ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf");
 /// A stopped receiver hangs: that is to be seen in the time of a test.
 const SHORT: (&str, &str) = ("OTEL_EXPORTER_OTLP_TIMEOUT", "800");
 
-/// What an application did, and what became of its exports.
+/// An application's totals, and the results of its exports.
 struct Done {
     bytes: u64,
     flows: u32,
-    own: Own,
+    self_metrics: SelfMetrics,
 }
 
-/// An application that goes on until it is told to stop: ten reports a second, and a connection for each.
+/// An application that runs until [`Application::stop`]: ten reports a second, and a connection for each.
 struct Application {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Done>,
@@ -56,10 +56,14 @@ impl Application {
                 assert!(
                     exporter.flush(Duration::from_secs(60)).await,
                     "{:?}",
-                    exporter.own().exports
+                    exporter.self_metrics().exports
                 );
-                let own = exporter.own();
-                Done { bytes, flows, own }
+                let self_metrics = exporter.self_metrics();
+                Done {
+                    bytes,
+                    flows,
+                    self_metrics,
+                }
             })
         });
         Self { stop, thread }
@@ -90,18 +94,21 @@ fn vex(peer: &impl Peer) {
 
 /// Whether exports failed: else nothing was tested.
 fn assert_hurt(done: &Done, signal: &'static str) {
-    println!("{:?} {:?}", done.own.exports, done.own.spans_dropped);
-    assert!(done.own.exports.contains_key(&(signal, "failure")));
+    println!(
+        "{:?} {:?}",
+        done.self_metrics.exports, done.self_metrics.spans_dropped
+    );
+    assert!(done.self_metrics.exports.contains_key(&(signal, "failure")));
     assert!(
-        !done.own.exports.contains_key(&(signal, "refused")),
+        !done.self_metrics.exports.contains_key(&(signal, "refused")),
         "{:?}",
-        done.own.exports
+        done.self_metrics.exports
     );
 }
 
 const SENT: &str = r#"sum(flowcar_tcp_io_bytes_total{network_io_direction="transmit"})"#;
 
-/// What Prometheus says of samples that it does not want.
+/// Asserts that Prometheus logs no refused sample.
 fn assert_no_refusal(prometheus: &Prometheus) {
     let log = prometheus.log().to_lowercase();
     for word in [
@@ -167,7 +174,7 @@ fn understood(collector: &Collector) -> Vec<ExportMetricsServiceRequest> {
 }
 
 #[test]
-fn the_collector_has_hidden_nothing_and_doubled_nothing_after_a_stop_and_a_kill() {
+fn collector_has_every_point_once_after_a_stop_and_a_kill() {
     for delta in [false, true] {
         let collector = Collector::start();
         let settings: &'static [_] = if delta { &[SHORT, DELTA] } else { &[SHORT] };
@@ -177,13 +184,13 @@ fn the_collector_has_hidden_nothing_and_doubled_nothing_after_a_stop_and_a_kill(
         assert_hurt(&done, "metrics");
         assert_hurt(&done, "traces");
         let points = io(&understood(&collector));
-        let told = if delta {
+        let reported = if delta {
             sum_of_deltas(&points)
         } else {
             last_of_sums(&points)
         };
         assert_eq!(
-            told,
+            reported,
             i64::try_from(done.bytes).expect("few"),
             "delta: {delta}"
         );
@@ -193,13 +200,13 @@ fn the_collector_has_hidden_nothing_and_doubled_nothing_after_a_stop_and_a_kill(
             .iter()
             .map(|span| span["spanId"].to_string())
             .collect();
-        let dropped: u64 = done.own.spans_dropped.values().sum();
+        let dropped: u64 = done.self_metrics.spans_dropped.values().sum();
         assert_eq!(ids.len() as u64 + dropped, u64::from(done.flows));
     }
 }
 
 #[test]
-fn jaeger_has_every_span_after_a_stop_and_those_of_an_outage_after_a_kill() {
+fn jaeger_has_every_span_after_a_stop_or_an_outage() {
     let jaeger = Jaeger::start();
     let settings = &[SHORT, ("OTEL_METRICS_EXPORTER", "none")];
     let application = Application::start(jaeger.grpc_endpoint(), settings);
@@ -211,13 +218,13 @@ fn jaeger_has_every_span_after_a_stop_and_those_of_an_outage_after_a_kill() {
     let done = application.stop();
     assert_hurt(&done, "traces");
     assert!(
-        done.own.spans_dropped.is_empty(),
+        done.self_metrics.spans_dropped.is_empty(),
         "{:?}",
-        done.own.spans_dropped
+        done.self_metrics.spans_dropped
     );
     has_traces(&jaeger, done.flows);
 
-    // It keeps spans in memory: what it had goes with it, what comes while it is away must not.
+    // It keeps spans in memory: the kill loses those, and must lose none of the outage.
     jaeger.kill();
     let application = Application::start(jaeger.grpc_endpoint(), settings);
     thread::sleep(OUTAGE);
@@ -225,9 +232,9 @@ fn jaeger_has_every_span_after_a_stop_and_those_of_an_outage_after_a_kill() {
     let done = application.stop();
     assert_hurt(&done, "traces");
     assert!(
-        done.own.spans_dropped.is_empty(),
+        done.self_metrics.spans_dropped.is_empty(),
         "{:?}",
-        done.own.spans_dropped
+        done.self_metrics.spans_dropped
     );
     has_traces(&jaeger, done.flows);
 }

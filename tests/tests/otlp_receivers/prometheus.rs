@@ -50,7 +50,7 @@ fn prometheus_takes_the_next_report_as_the_same_series() {
     let prometheus = Prometheus::start(&["service.name"]);
     let first = snapshot();
     let mut second = first.clone();
-    // Of another process. Prometheus tells times apart by the millisecond.
+    // Of another process. Prometheus distinguishes times by the millisecond.
     second.start_unix_ns = first.at_unix_ns + 1_000_000;
     second.at_unix_ns = second.start_unix_ns + 1_000_000;
     let series = second.series.values_mut().next().expect("a series");

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use flowcar::{
     clock::Anchor,
-    flow::{Books, End, Failure, Retransmits, Role, RttKind},
-    snapshot::{Listener, Own, Peer, Series, SeriesKey, Snapshot},
+    flow::{Books, CloseReason, Failure, Retransmits, Role, RttKind},
+    snapshot::{Listener, Peer, SelfMetrics, Series, SeriesKey, Snapshot},
 };
 use flowcar_tests::peers::{Prometheus, PrometheusOptions};
 
@@ -17,13 +17,13 @@ const SECOND: u64 = 1_000_000_000;
 /// Time from one report to the next.
 const INTERVAL: u64 = 10 * SECOND;
 
-/// The queries look back five minutes, and see all reports.
+/// The queries cover five minutes, and all reports.
 const REPORTS: u64 = 29;
 
 /// The report in which everything happens. Before it nothing did.
 const EVENT: u64 = 5;
 
-/// How far an answer may be off, as a share: one report of those that are looked back on.
+/// How far an answer may be off, as a share: one of the reports that the queries cover.
 const OFF: f64 = 10.0 / 300.0 * 1.1;
 
 /// What happens: 15 connections opened and 5 refused to a server, and what a listener of this pod goes through.
@@ -42,7 +42,10 @@ fn traffic(since_unix_ns: u64, times: u64) -> BTreeMap<SeriesKey, Series> {
     let of_client = Series {
         since_unix_ns,
         opened: 15 * times,
-        closed: BTreeMap::from([(End::LocalFin, 10 * times), (End::ResetReceived, 2 * times)]),
+        closed: BTreeMap::from([
+            (CloseReason::LocalFin, 10 * times),
+            (CloseReason::ResetReceived, 2 * times),
+        ]),
         failed: BTreeMap::from([(Failure::Refused, 5 * times)]),
         live: 3,
         bytes_sent: 30_000 * times,
@@ -81,15 +84,15 @@ fn report(start: u64, at: u64, happened: bool) -> Snapshot {
             BTreeMap::new()
         },
         dropped: Default::default(),
-        unseen: Default::default(),
-        left: None::<Arc<_>>,
+        unattributed: Default::default(),
+        checkpoint: None::<Arc<_>>,
         lost: BTreeMap::new(),
         listeners: match happened {
             true => BTreeMap::from([(Some(80), listener)]),
             false => BTreeMap::new(),
         },
         books: Books::default(),
-        own: Own::default(),
+        self_metrics: SelfMetrics::default(),
     }
 }
 
@@ -133,10 +136,18 @@ fn send(endpoint: &str, case: &str) -> u64 {
             for number in process.reports {
                 let at = first + number * INTERVAL;
                 exporter.metrics(report(process.start, at, number >= process.event));
-                assert!(exporter.flush(LIMIT).await, "{:?}", exporter.own().exports);
+                assert!(
+                    exporter.flush(LIMIT).await,
+                    "{:?}",
+                    exporter.self_metrics().exports
+                );
             }
-            let refused = exporter.own().exports.keys().any(|key| key.1 != "success");
-            assert!(!refused, "{case}: {:?}", exporter.own().exports);
+            let refused = exporter
+                .self_metrics()
+                .exports
+                .keys()
+                .any(|key| key.1 != "success");
+            assert!(!refused, "{case}: {:?}", exporter.self_metrics().exports);
         });
     }
     times

@@ -8,12 +8,12 @@ use std::time::Duration;
 use flowcar::clock::Anchor;
 use flowcar::config::Config;
 use flowcar::flow::{
-    Books, End, Failure, Flow, Lost, Monotonic, Outcome, Retransmits, Role, RttKind, TraceIdentity,
-    Volume,
+    Books, CloseReason, Failure, Flow, Lost, Monotonic, Outcome, Retransmits, Role, RttKind,
+    TraceIdentity, Volume,
 };
 use flowcar::histogram::Histogram;
 use flowcar::otlp::exporter::Exporter;
-use flowcar::snapshot::{Own, Peer, Series, SeriesKey, Snapshot};
+use flowcar::snapshot::{Peer, SelfMetrics, Series, SeriesKey, Snapshot};
 
 pub(super) const LIMIT: Duration = Duration::from_secs(20);
 
@@ -42,7 +42,7 @@ pub(super) fn snapshot() -> Snapshot {
         opened: 7,
         adopted_at_startup: 0,
         adopted_at_restart: 0,
-        closed: BTreeMap::from([(End::LocalFin, 4), (End::Timeout, 1)]),
+        closed: BTreeMap::from([(CloseReason::LocalFin, 4), (CloseReason::Timeout, 1)]),
         failed: BTreeMap::from([(Failure::Refused, 2)]),
         live: 1,
         bytes_sent: 1_000,
@@ -63,17 +63,17 @@ pub(super) fn snapshot() -> Snapshot {
         send_buffer_limited_us: 250_000,
         exchange: millis(&[(30, 12)]),
         duration: BTreeMap::from([
-            (End::LocalFin, millis(&[(250, 4)])),
-            (End::Timeout, millis(&[(2_000, 1)])),
+            (CloseReason::LocalFin, millis(&[(250, 4)])),
+            (CloseReason::Timeout, millis(&[(2_000, 1)])),
         ]),
     };
     Snapshot {
         start_unix_ns: at_unix_ns - 60_000_000_000,
         at_unix_ns,
         series: BTreeMap::from([(key, series)]),
-        unseen: Default::default(),
+        unattributed: Default::default(),
         dropped: Default::default(),
-        left: None,
+        checkpoint: None,
         listeners: BTreeMap::new(),
         lost: BTreeMap::from([(Lost::RingFull, 1)]),
         books: Books {
@@ -83,7 +83,7 @@ pub(super) fn snapshot() -> Snapshot {
             failed: 2,
             lost: BTreeMap::from([(Lost::RingFull, 1)]),
         },
-        own: Own {
+        self_metrics: SelfMetrics {
             records: BTreeMap::from([("close", 7)]),
             table_flows: 1,
             series: 1,
@@ -132,10 +132,10 @@ pub(super) fn flow(role: Role, client_isn: u32, server_isn: u32) -> (Flow, Ancho
         rtt_kind: RttKind::Measured,
         exchanges: millis(&[(30, 1)]),
         start_seen: true,
-        looked_up: false,
+        polled: false,
         adopted: None,
         socket: None,
-        outcome: Some(Outcome::Closed(End::LocalFin)),
+        outcome: Some(Outcome::Closed(CloseReason::LocalFin)),
         reset_after_fin: false,
     };
     (flow, anchor)
@@ -190,9 +190,13 @@ pub(super) fn send_metrics(endpoint: &str, settings: &[(&str, &str)], report: Sn
     export("web", settings, async |start| {
         let exporter = start(endpoint);
         exporter.metrics(report);
-        assert!(exporter.flush(LIMIT).await, "{:?}", exporter.own().exports);
+        assert!(
+            exporter.flush(LIMIT).await,
+            "{:?}",
+            exporter.self_metrics().exports
+        );
         let taken = BTreeMap::from([(("metrics", "success"), 1)]);
-        assert_eq!(exporter.own().exports, taken);
+        assert_eq!(exporter.self_metrics().exports, taken);
     });
 }
 
@@ -206,8 +210,12 @@ pub(super) fn send_flow(
     export(service, settings, async |start| {
         let mut exporter = start(endpoint);
         exporter.flow(flow, anchor);
-        assert!(exporter.flush(LIMIT).await, "{:?}", exporter.own().exports);
+        assert!(
+            exporter.flush(LIMIT).await,
+            "{:?}",
+            exporter.self_metrics().exports
+        );
         let taken = BTreeMap::from([(("traces", "success"), 1)]);
-        assert_eq!(exporter.own().exports, taken);
+        assert_eq!(exporter.self_metrics().exports, taken);
     });
 }

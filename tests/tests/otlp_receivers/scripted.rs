@@ -1,4 +1,4 @@
-//! A receiver that does to each request what a script says, by gRPC and HTTP on one port.
+//! A receiver that answers each request by a script, by gRPC and HTTP on one port.
 
 use std::{
     collections::VecDeque,
@@ -33,9 +33,9 @@ use tokio::net::TcpListener;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-/// What becomes of one request.
+/// The treatment of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Say {
+pub(super) enum Step {
     /// Taken.
     Take,
     /// 503 with Retry-After, or UNAVAILABLE with RetryInfo: a second.
@@ -53,25 +53,25 @@ pub(super) enum Say {
 }
 
 /// All that can go wrong, once each.
-pub(super) const EVERYTHING: [Say; 7] = [
-    Say::Unavailable,
-    Say::Throttled,
-    Say::Hang,
-    Say::Partly,
-    Say::Reset,
-    Say::Garbage,
-    Say::Take,
+pub(super) const EVERYTHING: [Step; 7] = [
+    Step::Unavailable,
+    Step::Throttled,
+    Step::Hang,
+    Step::Partly,
+    Step::Reset,
+    Step::Garbage,
+    Step::Take,
 ];
 
-/// How long it asks to be left alone.
+/// The pause that it asks for.
 pub(super) const ALONE: Duration = Duration::from_secs(1);
 
 /// What has been seen so far.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
-    steps: [VecDeque<Say>; 2],
+    steps: [VecDeque<Step>; 2],
     left_alone_until: [Option<Instant>; 2],
-    /// Requests that came though it had asked to be left alone.
+    /// Requests that came during a pause that it had asked for.
     pub(super) impatient: usize,
     /// Taken, in their order.
     pub(super) metrics: Vec<ExportMetricsServiceRequest>,
@@ -87,8 +87,8 @@ pub(super) struct Scripted {
 }
 
 impl Scripted {
-    /// Does to the requests of each signal what `steps` say, and takes what comes after them.
-    pub(super) async fn start(steps: &[Say]) -> Self {
+    /// Treats the requests of each signal by `steps`, and takes all later ones.
+    pub(super) async fn start(steps: &[Step]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("its address");
         let steps: VecDeque<_> = steps.iter().copied().collect();
@@ -118,9 +118,9 @@ impl Scripted {
         format!("http://{}", self.address)
     }
 
-    /// Looks at what it has seen.
-    pub(super) fn with<T>(&self, look: impl FnOnce(&mut Seen) -> T) -> T {
-        look(&mut self.seen.lock().expect("no panic"))
+    /// Reads what it has received.
+    pub(super) fn with<T>(&self, read: impl FnOnce(&mut Seen) -> T) -> T {
+        read(&mut self.seen.lock().expect("no panic"))
     }
 
     async fn answer(self, request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
@@ -131,25 +131,28 @@ impl Scripted {
         let metrics = head.uri.path().to_lowercase().contains("metrics");
         // A gRPC message follows five bytes of frame.
         let body = if grpc { body.slice(5..) } else { body };
-        let say = self.with(|seen| seen.take(metrics, body));
-        if say == Say::Hang {
+        let step = self.with(|seen| seen.take(metrics, body));
+        if step == Step::Hang {
             return std::future::pending().await;
         }
-        Ok(if grpc { by_grpc(say) } else { by_http(say) })
+        Ok(if grpc { by_grpc(step) } else { by_http(step) })
     }
 }
 
 impl Seen {
-    fn take(&mut self, metrics: bool, body: Bytes) -> Say {
+    fn take(&mut self, metrics: bool, body: Bytes) -> Step {
         let signal = usize::from(metrics);
-        let say = self.steps[signal].pop_front().unwrap_or(Say::Take);
+        let step = self.steps[signal].pop_front().unwrap_or(Step::Take);
         let now = Instant::now();
         if self.left_alone_until[signal].is_some_and(|until| now < until) {
             self.impatient += 1;
         }
         self.left_alone_until[signal] =
-            matches!(say, Say::Unavailable | Say::Throttled).then(|| now + ALONE);
-        if matches!(say, Say::Take | Say::Partly | Say::Garbage | Say::Reset) {
+            matches!(step, Step::Unavailable | Step::Throttled).then(|| now + ALONE);
+        if matches!(
+            step,
+            Step::Take | Step::Partly | Step::Garbage | Step::Reset
+        ) {
             if metrics {
                 self.metrics
                     .push(ExportMetricsServiceRequest::decode(body).expect("metrics"));
@@ -158,7 +161,7 @@ impl Seen {
                     .push(ExportTraceServiceRequest::decode(body).expect("spans"));
             }
         }
-        say
+        step
     }
 }
 
@@ -175,17 +178,17 @@ fn partly() -> Vec<u8> {
 
 const GARBAGE: &[u8] = b"\xff\xff\xff garbage";
 
-fn by_http(say: Say) -> Response<Answer> {
-    let body = match say {
-        Say::Partly => Answer::of([partly()]),
-        Say::Garbage => Answer::of([GARBAGE.to_vec()]),
-        Say::Reset => Answer::broken(b"half of".to_vec()),
+fn by_http(step: Step) -> Response<Answer> {
+    let body = match step {
+        Step::Partly => Answer::of([partly()]),
+        Step::Garbage => Answer::of([GARBAGE.to_vec()]),
+        Step::Reset => Answer::broken(b"half of".to_vec()),
         _ => Answer::default(),
     };
     let mut answer = Response::new(body);
-    let busy = match say {
-        Say::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-        Say::Throttled => StatusCode::TOO_MANY_REQUESTS,
+    let busy = match step {
+        Step::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Step::Throttled => StatusCode::TOO_MANY_REQUESTS,
         _ => return answer,
     };
     *answer.status_mut() = busy;
@@ -195,19 +198,19 @@ fn by_http(say: Say) -> Response<Answer> {
     answer
 }
 
-fn by_grpc(say: Say) -> Response<Answer> {
-    let code = match say {
-        Say::Unavailable => Code::Unavailable,
-        Say::Throttled => Code::ResourceExhausted,
+fn by_grpc(step: Step) -> Response<Answer> {
+    let code = match step {
+        Step::Unavailable => Code::Unavailable,
+        Step::Throttled => Code::ResourceExhausted,
         _ => {
-            let message = match say {
-                Say::Partly => partly(),
-                Say::Garbage => GARBAGE.to_vec(),
+            let message = match step {
+                Step::Partly => partly(),
+                Step::Garbage => GARBAGE.to_vec(),
                 _ => Vec::new(),
             };
             let length = u32::try_from(message.len()).expect("short").to_be_bytes();
             let framed = [[0].as_slice(), &length, &message].concat();
-            let mut answer = Response::new(if say == Say::Reset {
+            let mut answer = Response::new(if step == Step::Reset {
                 Answer::broken(framed[..3].to_vec())
             } else {
                 Answer::of([framed]).and_trailers()

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use flowcar::flow::{End, Role, RttKind};
+use flowcar::flow::{CloseReason, Role, RttKind};
 use flowcar::snapshot::{Peer, Series, SeriesKey, Snapshot};
 use flowcar_tests::peers::{Collector, CollectorOptions};
 use opentelemetry_proto::tonic::{
@@ -39,7 +39,7 @@ fn report(peers: usize, rounds: u64) -> Snapshot {
             };
             let mut series = Series {
                 opened: rounds,
-                closed: BTreeMap::from([(End::LocalFin, rounds)]),
+                closed: BTreeMap::from([(CloseReason::LocalFin, rounds)]),
                 bytes_sent: rounds * (peer as u64 + 1),
                 bytes_received: rounds,
                 segments_sent: 7 * rounds,
@@ -51,7 +51,7 @@ fn report(peers: usize, rounds: u64) -> Snapshot {
                 rtt.record((1 + round) * 1_000_000);
                 rtt.record(3_000 + (peer as u64) * 50_000);
                 series.exchange.record(7_000_000);
-                let duration = series.duration.entry(End::LocalFin).or_default();
+                let duration = series.duration.entry(CloseReason::LocalFin).or_default();
                 duration.record(1_000_000_000);
             }
             (key, series)
@@ -126,14 +126,18 @@ fn send(endpoint: &str, settings: &[(&str, &str)], peers: usize) -> (u64, u64) {
             assert!(
                 exporter.flush(3 * LIMIT).await,
                 "{:?}",
-                exporter.own().exports
+                exporter.self_metrics().exports
             );
         }
-        let own = exporter.own();
-        assert!(own.too_large.is_empty(), "{:?}", own.too_large);
+        let self_metrics = exporter.self_metrics();
+        assert!(
+            self_metrics.too_large.is_empty(),
+            "{:?}",
+            self_metrics.too_large
+        );
         let (mut taken, mut refused) = (0, 0);
-        for ((_, outcome), count) in &own.exports {
-            // A code that is retried otherwise counts as a failure, whatever its words say.
+        for ((_, outcome), count) in &self_metrics.exports {
+            // A code that is retried otherwise counts as a failure, whatever its message.
             match *outcome {
                 "success" => taken += count,
                 _ => refused += count,
@@ -180,7 +184,7 @@ fn points_times(request: &ExportMetricsServiceRequest) -> BTreeSet<u64> {
 }
 
 #[test]
-fn the_collector_takes_the_reports_of_thousands_of_peers_with_its_default_limit() {
+fn collector_takes_thousands_of_peers_with_its_default_limit() {
     for (settings, delta) in [
         (&[][..], false),
         (&[DELTA][..], true),
@@ -212,7 +216,7 @@ fn the_collector_takes_the_reports_of_thousands_of_peers_with_its_default_limit(
 }
 
 #[test]
-fn a_collector_with_a_small_limit_is_sent_what_it_takes() {
+fn reports_are_split_to_the_collectors_limit() {
     let overlay = json!({"receivers": {"otlp": {"protocols": {
         "http": {"max_request_body_size": 200_000},
     }}}});
@@ -232,7 +236,7 @@ fn a_collector_with_a_small_limit_is_sent_what_it_takes() {
     assert_whole(&received, 1_000, true);
 }
 
-/// Each receiver's way to say that a request is too large: nginx and most others, Go's `http.MaxBytesReader`, gRPC in Go,
+/// Each receiver's answer to a request that is too large: nginx and most others, Go's `http.MaxBytesReader`, gRPC in Go,
 /// Java, C++ and tonic.
 #[test]
 fn receivers_with_smaller_limits_have_every_point_once() {
@@ -291,7 +295,7 @@ fn receivers_with_smaller_limits_have_every_point_once() {
 }
 
 #[test]
-fn spans_are_sent_in_parts_too() {
+fn spans_are_split_to_the_receivers_limit() {
     const MOST: usize = 20_000;
     for protocol in ["grpc", "http/protobuf"] {
         let settings = [
@@ -315,13 +319,17 @@ fn spans_are_sent_in_parts_too() {
                 exporter.flow(&flow, &anchor);
             }
             assert!(exporter.flush(LIMIT).await);
-            let own = exporter.own();
-            assert!(own.spans_dropped.is_empty(), "{:?}", own.spans_dropped);
-            assert_eq!(own.exported["traces"], 300);
+            let self_metrics = exporter.self_metrics();
             assert!(
-                own.exports[&("traces", "success")] > 10,
+                self_metrics.spans_dropped.is_empty(),
                 "{:?}",
-                own.exports
+                self_metrics.spans_dropped
+            );
+            assert_eq!(self_metrics.exported["traces"], 300);
+            assert!(
+                self_metrics.exports[&("traces", "success")] > 10,
+                "{:?}",
+                self_metrics.exports
             );
         });
     }

@@ -1,4 +1,4 @@
-//! The Collector behind TLS and mTLS, by either transport, with a client certificate that is replaced under way.
+//! The Collector behind TLS and mTLS, by either transport, with a client certificate that is replaced meanwhile.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -16,7 +16,7 @@ fn write(dir: &Path, pair: &Pair) {
 }
 
 #[test]
-fn the_collector_takes_figures_over_mutual_tls_while_certificates_are_replaced() {
+fn collector_takes_metrics_over_mtls_while_certificates_change() {
     let (servers, clients) = (Authority::new("servers"), Authority::new("clients"));
     let collector = Collector::start_with(CollectorOptions {
         tls: Some(Tls {
@@ -45,7 +45,7 @@ fn the_collector_takes_figures_over_mutual_tls_while_certificates_are_replaced()
             ),
             ("OTEL_EXPORTER_OTLP_CLIENT_KEY", key.as_str()),
         ];
-        let own = export("web", &settings, async |start| {
+        let self_metrics = export("web", &settings, async |start| {
             let exporter = start(&endpoint);
             for report in 0..20u64 {
                 bytes += 1;
@@ -55,15 +55,19 @@ fn the_collector_takes_figures_over_mutual_tls_while_certificates_are_replaced()
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
-            assert!(exporter.flush(LIMIT).await, "{:?}", exporter.own().exports);
-            exporter.own()
+            assert!(
+                exporter.flush(LIMIT).await,
+                "{:?}",
+                exporter.self_metrics().exports
+            );
+            exporter.self_metrics()
         });
-        let outcomes: Vec<_> = own.exports.keys().collect();
+        let outcomes: Vec<_> = self_metrics.exports.keys().collect();
         assert_eq!(
             outcomes,
             [&("metrics", "success")],
             "{protocol}: {:?}",
-            own.exports
+            self_metrics.exports
         );
         let understood = collector.received_metrics().into_iter();
         let understood: Vec<_> = understood

@@ -1,4 +1,4 @@
-//! What a receiver's points and spans come to.
+//! The totals of a receiver's points and spans.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,7 +35,7 @@ pub(super) fn io(requests: &[ExportMetricsServiceRequest]) -> Vec<Io> {
     .collect()
 }
 
-/// The sum of deltas, each time told from the others by its times.
+/// The sum of deltas, each identified by its times.
 ///
 /// # Panics
 /// When two of them overlap, or two of the same times differ: a receiver could not make a sum of these.
@@ -58,7 +58,7 @@ pub(super) fn sum_of_deltas(points: &[Io]) -> i64 {
 /// # Panics
 /// When they ever shrink or go back in time: a receiver would refuse that, or take it for a restart.
 pub(super) fn last_of_sums(points: &[Io]) -> i64 {
-    // What a sum begins with, which comes again after an export of which nobody knows whether it was taken.
+    // The zero point of a sum, which is sent again after an export with an unknown result.
     let (zeros, points): (Vec<Io>, Vec<Io>) = points.iter().partition(|point| point.0 == point.1);
     assert!(zeros.iter().all(|zero| zero.2 == 0), "{zeros:?}");
     assert!(!zeros.is_empty(), "{points:?}");

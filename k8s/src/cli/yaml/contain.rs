@@ -1,4 +1,4 @@
-//! The parser panics at some tags that kubectl refuses (`!a,`, `!%ff`). Here that is an answer, and prints nothing.
+//! The parser panics at some tags that kubectl refuses (`!a,`, `!%ff`). Here a panic becomes `None`, and prints nothing.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};

@@ -1,6 +1,7 @@
-//! One document: its objects, and its text with other objects in their places.
+//! One document: its objects, and its text with changed objects.
 
-use std::collections::HashSet;
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 
 use serde_json::Value;
@@ -8,14 +9,23 @@ use serde_json::Value;
 use super::edit::{self, Edit, Refusal};
 use super::json;
 use super::locate::Lines;
-use super::stream::Part;
-use super::tree::{NodeId, Tree};
+use super::stream::Segment;
+use super::tree::{Content, Flow, NodeId, Tree};
+use super::value::Member;
 use super::{AtLine, Unreadable};
+
+/// How often the objects at fault are left out, all at once; then they are looked for in halves.
+const ROUNDS: usize = 8;
+
+/// The most readings of the document for that: each one takes as long as the document is.
+const READINGS: usize = 64;
 
 /// A document, and the objects in it: one, or those of a List.
 pub(in crate::cli) struct Document<'a> {
     text: &'a str,
-    part: Part,
+    /// The number of the line that it begins in.
+    first_line: usize,
+    part: Segment,
     root: Value,
     objects: Vec<Object>,
 }
@@ -25,10 +35,28 @@ struct Object {
     node: NodeId,
     /// Indices of `items`, from the document's root.
     path: Vec<usize>,
+    /// The object with the kind that it has as an item of a typed list (`PodList`), where it names none.
+    inferred: Option<Value>,
 }
 
 /// The edits for one object.
 struct Plan(Result<Vec<Edit>, Refusal>);
+
+/// Makes of an object what `uninject` makes of it; `None` where that is the object itself.
+pub(in crate::cli) type Undo = dyn Fn(&Value) -> Option<Value>;
+
+/// The objects, by index, whose edits do not do what they should, each with a position; empty where that is not known.
+type Faults = Vec<(usize, usize)>;
+
+/// What all attempts at changing a document have in common.
+struct Attempts<'a> {
+    document: &'a Document<'a>,
+    plans: Vec<Option<Plan>>,
+    after: &'a [Option<Value>],
+    undo: Option<&'a Undo>,
+    /// The document after `undo`.
+    clean: OnceCell<String>,
+}
 
 /// A document that was changed, and which of its objects could not be, by their index.
 pub(in crate::cli) struct Changed {
@@ -46,17 +74,18 @@ impl<'a> Document<'a> {
             true => json::read(text, 0).map(Some),
             false => Tree::read(text, range.clone()),
         };
-        let part = Part {
+        let part = Segment {
             range,
             tree: tree.ok()?,
             is_json,
         };
-        Self::new(text, part).ok()
+        Self::new(text, 1, part).ok()
     }
 
-    pub(super) fn new(text: &'a str, part: Part) -> Result<Self, Unreadable> {
+    pub(super) fn new(text: &'a str, first_line: usize, part: Segment) -> Result<Self, Unreadable> {
         let mut document = Self {
             text,
+            first_line,
             part,
             root: Value::Null,
             objects: Vec::new(),
@@ -68,6 +97,7 @@ impl<'a> Document<'a> {
                 tree,
                 tree.root,
                 &document.root,
+                None,
                 &mut Vec::new(),
                 &mut objects,
             );
@@ -86,15 +116,11 @@ impl<'a> Document<'a> {
         self.part.range.clone()
     }
 
-    /// Whether it is JSON to kubectl, not YAML.
-    pub(in crate::cli) fn is_json(&self) -> bool {
-        self.part.is_json
-    }
-
     pub(in crate::cli) fn objects(&self) -> impl Iterator<Item = &Value> {
+        let of = |object: &'_ Object| at_path(&self.root, &object.path);
         self.objects
             .iter()
-            .filter_map(|object| at_path(&self.root, &object.path))
+            .filter_map(move |object| object.inferred.as_ref().or_else(|| of(object)))
     }
 
     /// What kubectl does not read of the document.
@@ -104,69 +130,48 @@ impl<'a> Document<'a> {
         Some(AtLine::new(self.text, at, why))
     }
 
-    /// The document with the objects `after`, where one is given. Only what reads back as that, and for which
-    /// `is_undone` holds, is written; every other object stays as it is.
-    pub(in crate::cli) fn change(
-        &self,
-        after: &[Option<Value>],
-        is_undone: impl Fn(&str) -> bool,
-    ) -> Changed {
-        let plans: Vec<_> = after
+    /// The document with the objects `after`, where one is given. Only what reads back as that, and of which `undo` makes
+    /// what it makes of the document as it is, is written; every other object stays as it is.
+    pub(in crate::cli) fn change(&self, after: &[Option<Value>], undo: Option<&Undo>) -> Changed {
+        let after: Vec<_> = self
+            .objects
             .iter()
-            .enumerate()
-            .map(|(index, after)| self.plan(index, after.as_ref()?))
+            .zip(after)
+            .map(|(object, after)| Some(object.as_written(after.as_ref()?.clone())))
             .collect();
-        let mut chosen: Vec<_> = plans
-            .iter()
-            .map(|plan| plan.as_ref().is_some_and(|Plan(edits)| edits.is_ok()))
+        let plans = (0..after.len())
+            .map(|index| self.plan(index, after[index].as_ref()?))
             .collect();
-        let attempt = |chosen: &[bool]| {
-            let text = self.apply(&plans, chosen)?;
-            (self.is(&text, after, chosen) && is_undone(&text)).then_some(text)
+        let attempts = Attempts {
+            document: self,
+            plans,
+            after: &after,
+            undo,
+            clean: OnceCell::new(),
         };
-        let mut text = attempt(&chosen);
-        if text.is_none() {
-            let is_shared = |plan: &Option<Plan>| {
-                plan.as_ref()
-                    .and_then(|Plan(edits)| edits.as_ref().ok())
-                    .is_some_and(|edits| edits.iter().any(|edit| edit.shared.is_some()))
-            };
-            for (chosen, plan) in chosen.iter_mut().zip(&plans) {
-                *chosen &= !is_shared(plan);
-            }
-            text = attempt(&chosen);
-        }
-        if text.is_none() {
-            chosen = self.one_by_one(chosen, attempt);
-            text = attempt(&chosen);
-        }
-        if text.is_none() {
-            chosen.fill(false);
-        }
-        let refused = plans
+        let (text, faults) = attempts.run();
+        let newlines = OnceCell::new();
+        let refused = attempts
+            .plans
             .iter()
             .enumerate()
-            .filter(|(index, _)| !chosen[*index])
-            .filter_map(|(index, plan)| Some((index, self.refusal(index, plan.as_ref()?))))
+            .filter_map(|(index, plan)| {
+                let plan = plan.as_ref()?;
+                let is_left = plan.0.is_err() || faults.contains_key(&index) || text.is_none();
+                is_left.then(|| (index, self.refusal(index, plan, &faults, &newlines)))
+            })
             .collect();
         let text = text.unwrap_or_else(|| self.text().to_owned());
         Changed { text, refused }
     }
 
-    /// Those of the chosen objects that can be changed alone. Of too many none is, as each is a reading.
-    fn one_by_one(
-        &self,
-        chosen: Vec<bool>,
-        attempt: impl Fn(&[bool]) -> Option<String>,
-    ) -> Vec<bool> {
-        const MOST: usize = 100;
-        let few = chosen.iter().filter(|chosen| **chosen).count() <= MOST;
-        let alone = |index: usize| {
-            let mut only = vec![false; chosen.len()];
-            only[index] = true;
-            few && chosen[index] && attempt(&only).is_some()
-        };
-        (0..chosen.len()).map(alone).collect()
+    /// The document after `undo`.
+    fn undone(&self, undo: &Undo) -> String {
+        let after: Vec<_> = self.objects().map(undo).collect();
+        match after.iter().any(Option::is_some) {
+            true => self.change(&after, None).text,
+            false => self.text().to_owned(),
+        }
     }
 
     fn plan(&self, index: usize, after: &Value) -> Option<Plan> {
@@ -177,6 +182,55 @@ impl<'a> Document<'a> {
         Some(Plan(plan))
     }
 
+    /// Where the object is written otherwise than it should be read: at the key, or at the item.
+    fn difference(&self, index: usize, wanted: &Value, read: &Value) -> usize {
+        let Some(tree) = &self.part.tree else {
+            return self.part.range.start;
+        };
+        let (mut wanted, mut read) = (wanted, read);
+        let mut node = self.objects[index].node;
+        let mut at = tree.node(node).start;
+        loop {
+            node = tree.behind_alias(node);
+            let next = match (wanted, read) {
+                (Value::Object(new), Value::Object(old)) => {
+                    let differs = |key: &&String| new.get(*key) != old.get(*key);
+                    let key = new.keys().chain(old.keys()).find(differs);
+                    key.and_then(|key| {
+                        let place = match tree.member(node, key)? {
+                            Member::Own(entry) => tree.node(tree.entries(node)[entry].key).start,
+                            Member::Merged(..) => at,
+                        };
+                        Some((
+                            place,
+                            tree.member_value(node, key)?,
+                            new.get(key)?,
+                            old.get(key)?,
+                        ))
+                    })
+                }
+                (Value::Array(new), Value::Array(old)) => {
+                    let items = tree.items(node);
+                    let same = new.len() == items.len() && old.len() == items.len();
+                    let first = new.iter().zip(old).position(|(new, old)| new != old);
+                    first.filter(|_| same).map(|item| {
+                        (
+                            tree.node(items[item]).start,
+                            items[item],
+                            &new[item],
+                            &old[item],
+                        )
+                    })
+                }
+                _ => None,
+            };
+            let Some((place, inner, new, old)) = next else {
+                return at;
+            };
+            (at, node, wanted, read) = (place, inner, new, old);
+        }
+    }
+
     fn lines(&self, tree: &Tree) -> Lines<'a> {
         Lines {
             text: self.text,
@@ -185,39 +239,23 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// The document's text after the edits of the chosen objects; `None` where they are in each other's way.
-    fn apply(&self, plans: &[Option<Plan>], chosen: &[bool]) -> Option<String> {
-        let mut edits: Vec<&Edit> = plans
-            .iter()
-            .zip(chosen)
-            .filter(|(_, chosen)| **chosen)
-            .filter_map(|(plan, _)| plan.as_ref()?.0.as_ref().ok())
-            .flatten()
-            .collect();
-        // What is put before a byte goes before what happens to the byte.
-        edits.sort_by_key(|edit| (edit.at.start, !edit.at.is_empty()));
-        // Two objects that share a node may well want the same of it.
-        let mut seen = HashSet::new();
-        edits.retain(|edit| edit.shared.is_none() || seen.insert((edit.at.clone(), &edit.text)));
-        apply(self.text, &self.part.range, &edits)
-    }
-
-    /// Whether the changed text is what it should be to kubectl.
-    fn is(&self, text: &str, after: &[Option<Value>], chosen: &[bool]) -> bool {
-        let mut wanted = self.root.clone();
-        for ((object, after), chosen) in self.objects.iter().zip(after).zip(chosen) {
-            if let (true, Some(after)) = (chosen, after) {
-                let Some(place) = at_path_mut(&mut wanted, &object.path) else {
-                    return false;
-                };
-                place.clone_from(after);
-            }
-        }
-        Document::alone(text, self.part.is_json).is_some_and(|read| read.root == wanted)
-    }
-
-    fn refusal(&self, index: usize, Plan(edits): &Plan) -> AtLine {
-        let at = |at, why| AtLine::new(self.text, at, why);
+    fn refusal(
+        &self,
+        index: usize,
+        Plan(edits): &Plan,
+        faults: &BTreeMap<usize, usize>,
+        newlines: &OnceCell<Vec<usize>>,
+    ) -> AtLine {
+        let start = self.part.range.start;
+        let newlines = newlines.get_or_init(|| {
+            let breaks = self.text().match_indices('\n');
+            breaks.map(|(at, _)| start + at).collect()
+        });
+        let line = |at| self.first_line + newlines.partition_point(|newline| *newline < at);
+        let at = |at, why| AtLine {
+            line: line(at),
+            why,
+        };
         match (edits, &self.part.tree) {
             (Err(refusal), _) => at(refusal.at, refusal.why.clone()),
             (Ok(edits), Some(tree)) => {
@@ -226,7 +264,7 @@ impl<'a> Document<'a> {
                     shared.and_then(|shared| Some((tree.node(shared), tree.node(shared).alias?)));
                 match alias {
                     Some((node, alias)) => {
-                        let line = AtLine::new(self.text, alias, String::new()).line;
+                        let line = line(alias);
                         let why = format!(
                             "what has to change here is also used in line {line}, through an anchor: write it out in both places"
                         );
@@ -234,40 +272,294 @@ impl<'a> Document<'a> {
                     }
                     None => {
                         let start = tree.node(self.objects[index].node).start;
-                        at(
-                            start,
-                            "it cannot be changed without changing more".to_owned(),
-                        )
+                        let why = "it cannot be changed without changing more".to_owned();
+                        at(faults.get(&index).copied().unwrap_or(start), why)
                     }
                 }
             }
-            (Ok(_), None) => at(self.part.range.start, "there is nothing here".to_owned()),
+            (Ok(_), None) => at(start, "there is nothing here".to_owned()),
         }
     }
 }
 
-/// Collects the objects of a document; those of a List are its items.
-fn find(tree: &Tree, node: NodeId, value: &Value, path: &mut Vec<usize>, into: &mut Vec<Object>) {
-    let is_list = value["kind"]
-        .as_str()
-        .is_some_and(|kind| kind.ends_with("List"));
-    if !is_list {
-        if value.is_object() {
-            let path = path.clone();
-            into.push(Object { node, path });
+// === impl Attempts ===
+
+impl Attempts<'_> {
+    /// The text with every object changed that can be, and the others, each with a position; no text where there is none.
+    fn run(&self) -> (Option<String>, BTreeMap<usize, usize>) {
+        let mut faults = BTreeMap::new();
+        let mut chosen: Vec<_> = (0..self.plans.len())
+            .map(|index| self.edits(index).is_some())
+            .collect();
+        for _ in 0..ROUNDS {
+            match self.attempt(&chosen) {
+                Ok(text) => return (Some(text), faults),
+                Err(at_fault) if at_fault.is_empty() => break,
+                Err(at_fault) => {
+                    for (index, at) in at_fault {
+                        chosen[index] = false;
+                        faults.insert(index, at);
+                    }
+                }
+            }
         }
-        return;
+        for (index, chosen) in chosen.iter_mut().enumerate().filter(|(_, chosen)| **chosen) {
+            if let Some(at) = self.breaks_alone(index) {
+                *chosen = false;
+                faults.insert(index, at);
+            }
+        }
+        let (text, changed) = self.in_halves(&chosen);
+        for (index, _) in chosen.iter().enumerate().filter(|(_, chosen)| **chosen) {
+            if !changed[index] {
+                faults.insert(index, self.start(index));
+            }
+        }
+        (text, faults)
     }
-    let Some(items) = value["items"].as_array() else {
+
+    /// As many of the chosen objects as can be changed together.
+    fn in_halves(&self, chosen: &[bool]) -> (Option<String>, Vec<bool>) {
+        let mut text = None;
+        let mut changed = vec![false; chosen.len()];
+        let all: Vec<_> = (0..chosen.len()).filter(|index| chosen[*index]).collect();
+        let mut open = vec![all];
+        for _ in 0..READINGS {
+            let Some(part) = open.pop() else {
+                break;
+            };
+            let mut more = changed.clone();
+            part.iter().for_each(|index| more[*index] = true);
+            match self.attempt(&more) {
+                Ok(done) => (text, changed) = (Some(done), more),
+                Err(_) if part.len() > 1 => {
+                    let (first, second) = part.split_at(part.len() / 2);
+                    open.push(second.to_vec());
+                    open.push(first.to_vec());
+                }
+                Err(_) => {}
+            }
+        }
+        (text, changed)
+    }
+
+    fn edits(&self, index: usize) -> Option<&Vec<Edit>> {
+        self.plans[index].as_ref()?.0.as_ref().ok()
+    }
+
+    fn start(&self, index: usize) -> usize {
+        let tree = self.document.part.tree.as_ref();
+        let start = tree.map(|tree| tree.node(self.document.objects[index].node).start);
+        start.unwrap_or(self.document.part.range.start)
+    }
+
+    /// The document's text with the chosen objects changed.
+    fn attempt(&self, chosen: &[bool]) -> Result<String, Faults> {
+        let document = self.document;
+        let Some(text) = self.apply(chosen) else {
+            return Err(self.sharing(chosen));
+        };
+        let Some(read) = Document::alone(&text, document.part.is_json) else {
+            return Err(self.sharing(chosen));
+        };
+        self.reads_as_wanted(&read, chosen)?;
+        if let Some(undo) = self.undo {
+            self.comes_back(&read.undone(undo), undo, chosen)?;
+        }
+        Ok(text)
+    }
+
+    /// The document's text after the edits of the chosen objects; `None` where they are in each other's way.
+    fn apply(&self, chosen: &[bool]) -> Option<String> {
+        let mut edits: Vec<&Edit> = (0..chosen.len())
+            .filter(|index| chosen[*index])
+            .filter_map(|index| self.edits(index))
+            .flatten()
+            .collect();
+        // An insertion before a byte precedes an edit of that byte.
+        edits.sort_by_key(|edit| (edit.at.start, !edit.at.is_empty()));
+        // Two objects that share a node may well want the same of it.
+        let mut seen = HashSet::new();
+        edits.retain(|edit| edit.shared.is_none() || seen.insert((edit.at.clone(), &edit.text)));
+        apply(self.document.text, &self.document.part.range, &edits)
+    }
+
+    /// The chosen objects that change what others use, too.
+    fn sharing(&self, chosen: &[bool]) -> Faults {
+        let is_shared = |edits: &Vec<Edit>| edits.iter().any(|edit| edit.shared.is_some());
+        (0..chosen.len())
+            .filter(|index| chosen[*index] && self.edits(*index).is_some_and(is_shared))
+            .map(|index| (index, self.start(index)))
+            .collect()
+    }
+
+    /// Whether the changed text is what it should be to kubectl.
+    fn reads_as_wanted(&self, read: &Document<'_>, chosen: &[bool]) -> Result<(), Faults> {
+        let document = self.document;
+        let mut wanted = document.root.clone();
+        for (index, object) in document.objects.iter().enumerate() {
+            if let (true, Some(after), Some(target)) = (
+                chosen[index],
+                &self.after[index],
+                at_path_mut(&mut wanted, &object.path),
+            ) {
+                target.clone_from(after);
+            }
+        }
+        if read.root == wanted {
+            return Ok(());
+        }
+        let mut faults = Vec::new();
+        for (index, object) in document.objects.iter().enumerate() {
+            let (wanted, read) = (
+                at_path(&wanted, &object.path).unwrap_or(&Value::Null),
+                at_path(&read.root, &object.path).unwrap_or(&Value::Null),
+            );
+            if chosen[index] && wanted != read {
+                faults.push((index, document.difference(index, wanted, read)));
+            }
+        }
+        match faults.is_empty() {
+            true => Err(self.sharing(chosen)),
+            false => Err(faults),
+        }
+    }
+
+    /// Whether the changed text, after `undo`, is to the byte what the text as it was is after that.
+    fn comes_back(&self, back: &str, undo: &Undo, chosen: &[bool]) -> Result<(), Faults> {
+        let document = self.document;
+        let clean = self.clean.get_or_init(|| document.undone(undo));
+        if back == clean {
+            return Ok(());
+        }
+        let starts = |text: &str| {
+            let read = Document::alone(text, document.part.is_json)?;
+            let tree = read.part.tree.as_ref()?;
+            let of = |object: &Object| tree.node(object.node).start;
+            Some(read.objects.iter().map(of).collect::<Vec<_>>())
+        };
+        let (Some(before), Some(after)) = (starts(clean), starts(back)) else {
+            return Err(self.sharing(chosen));
+        };
+        let part = |text: &str, starts: &[usize], index: usize| {
+            let end = starts.get(index + 1).copied().unwrap_or(text.len());
+            text.get(starts[index]..end).map(str::to_owned)
+        };
+        let is_same_count = before.len() == after.len() && before.len() == chosen.len();
+        let mut faults = Vec::new();
+        for index in (0..chosen.len()).filter(|index| is_same_count && chosen[*index]) {
+            let (Some(old), Some(new)) = (part(clean, &before, index), part(back, &after, index))
+            else {
+                continue;
+            };
+            if old != new {
+                let same = old.bytes().zip(new.bytes()).take_while(|(a, b)| a == b);
+                let offset = before[index] + same.count();
+                let at = document.part.range.start + offset;
+                let is_as_it_was = clean == document.text();
+                faults.push((index, if is_as_it_was { at } else { self.start(index) }));
+            }
+        }
+        match faults.is_empty() {
+            true => Err(self.sharing(chosen)),
+            false => Err(faults),
+        }
+    }
+
+    /// Whether an object that can be read without the rest of the document no longer can after its edits, and where it is.
+    fn breaks_alone(&self, index: usize) -> Option<usize> {
+        let document = self.document;
+        let tree = document.part.tree.as_ref()?;
+        let node = tree.node(document.objects[index].node);
+        let lines = document.lines(tree);
+        let edits = self.edits(index)?;
+        let is_flow = matches!(
+            node.content,
+            Content::Mapping {
+                flow: Flow::In(_),
+                ..
+            }
+        );
+        let range = match is_flow {
+            true => node.start..node.end,
+            false => {
+                let ends = edits.iter().map(|edit| edit.at.end);
+                let end = ends.chain([node.end]).max().unwrap_or(node.end);
+                let is_line = document.text[..end].ends_with('\n');
+                lines.start(node.start)..if is_line { end } else { lines.next(end) }
+            }
+        };
+        let is_read = |text: &str| Tree::read(text, 0..text.len()).is_ok();
+        if !is_read(&document.text[range.clone()]) {
+            return None;
+        }
+        let mut edits: Vec<_> = edits.iter().collect();
+        edits.sort_by_key(|edit| (edit.at.start, !edit.at.is_empty()));
+        let changed = apply(document.text, &range, &edits)?;
+        (!is_read(&changed)).then_some(node.start)
+    }
+}
+
+// === impl Object ===
+
+impl Object {
+    /// An object that was read as this one, without what it was given for that.
+    fn as_written(&self, mut object: Value) -> Value {
+        if self.inferred.is_some()
+            && let Some(members) = object.as_object_mut()
+        {
+            members.shift_remove("kind");
+            members.shift_remove("apiVersion");
+        }
+        object
+    }
+}
+
+/// Collects the objects of a document; those of a list are its items. As for kubectl
+/// (`unstructuredJSONScheme.decodeToList`), whatever has `items` is a list, and an item without a kind is of the list's.
+fn find(
+    tree: &Tree,
+    node: NodeId,
+    value: &Value,
+    list: Option<&Value>,
+    path: &mut Vec<usize>,
+    into: &mut Vec<Object>,
+) {
+    let Some(items) = value.get("items") else {
+        if value.is_object() {
+            into.push(Object {
+                node,
+                path: path.clone(),
+                inferred: list.and_then(|list| as_item(value, list)),
+            });
+        }
         return;
     };
     let node = tree.member_value(tree.behind_alias(node), "items");
     let nodes = node.map_or(&[][..], |node| tree.items(tree.behind_alias(node)));
-    for (index, (value, node)) in items.iter().zip(nodes).enumerate() {
+    let items = items.as_array().into_iter().flatten();
+    for (index, (item, node)) in items.zip(nodes).enumerate() {
         path.push(index);
-        find(tree, *node, value, path, into);
+        find(tree, *node, item, Some(value), path, into);
         path.pop();
     }
+}
+
+/// The item with the kind and the version that a typed list gives it; `None` where it has its own.
+fn as_item(item: &Value, list: &Value) -> Option<Value> {
+    let is_empty = |field: &str| item[field].as_str().unwrap_or_default().is_empty();
+    let kind = list["kind"].as_str()?.strip_suffix("List")?;
+    if kind.is_empty() || !is_empty("kind") || !is_empty("apiVersion") {
+        return None;
+    }
+    let (mut whole, given) = (item.clone(), item.as_object()?);
+    // Taken away again by name: an empty one that stands there would go, too.
+    if given.contains_key("kind") || given.contains_key("apiVersion") {
+        return None;
+    }
+    whole["apiVersion"] = list["apiVersion"].clone();
+    whole["kind"] = kind.into();
+    Some(whole)
 }
 
 fn at_path<'a>(root: &'a Value, path: &[usize]) -> Option<&'a Value> {

@@ -1,21 +1,21 @@
 //! The changes from one value to another, as edits at byte positions.
 //!
-//! What `inject` adds is only inserted, so that taking the same bytes out again leaves what was there. What stood for
-//! nothing (`~`, or an absent value with a comment) is kept in a comment.
+//! What `inject` adds is only inserted, so that taking the same bytes out again leaves what was there. A token for
+//! null (`~`, or an absent value with a comment), and one for a text that cannot grow at its end, is kept in a comment.
+
+pub(super) mod flow;
 
 use std::ops::Range;
 
 use serde_json::{Map, Value};
 
-use super::flow;
 use super::locate::Lines;
-use super::resolve::Scalar;
-use super::tree::{Content, Entry, Flow, Node, NodeId, Tree};
+use super::tree::{Content, Entry, Flow, Node, NodeId, Style, Tree};
 use super::value::Member;
 use super::write;
 
-/// Keeps the token of a null field in a block behind it.
-const WAS: &str = "# flowcar: was ";
+/// Keeps the token of a field behind it; one of several lines has this at the start of each.
+pub(super) const WAS: &str = "# flowcar: was ";
 
 /// Bytes to replace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -261,8 +261,110 @@ impl<'a> Editor<'a> {
             {
                 self.take_block(entry, Some(new))
             }
+            (
+                Content::Scalar { .. } | Content::Alias(_),
+                Value::String(old),
+                Value::String(new),
+            ) => self.change_text(entry, is_flow, old, new),
             _ => self.between(entry.value, old, new),
         }
+    }
+
+    /// A text that grows at its end, or shrinks again.
+    fn change_text(&mut self, entry: Entry, is_flow: bool, old: &str, new: &str) -> Planned {
+        let id = entry.value;
+        let node = self.node(id);
+        if self.restore_text(entry, is_flow, new) {
+            return Ok(());
+        }
+        let can_be_kept = match &node.content {
+            Content::Scalar { style, .. } => {
+                if let Some((at, text)) = tail(self.lines.text, node, *style, is_flow, old, new) {
+                    let around = self.shared;
+                    if node.alias.is_some() {
+                        self.shared = Some(id);
+                    }
+                    self.replace_bytes(at, text);
+                    self.shared = around;
+                    return Ok(());
+                }
+                // JSON has no comments, and an alias needs its anchor.
+                *style != Style::Quoted && node.alias.is_none()
+            }
+            content => matches!(content, Content::Alias(_)),
+        };
+        if can_be_kept && new.starts_with(old) {
+            self.keep_text(node, is_flow, new);
+            return Ok(());
+        }
+        self.between(id, &Value::from(old), &Value::from(new))
+    }
+
+    /// Writes a text before the token of the one that it replaces, which becomes a comment.
+    fn keep_text(&mut self, node: &Node, is_flow: bool, new: &str) {
+        let written = write::quoted(new);
+        if is_flow {
+            flow::keep(self, node.start..node.end, &written);
+        } else {
+            self.replace_bytes(node.start..node.start, format!("{written} {WAS}"));
+            self.comment_out(node.start..node.end);
+        }
+    }
+
+    /// Puts all lines of a token but its first one behind [`WAS`].
+    pub(super) fn comment_out(&mut self, token: Range<usize>) {
+        let text = self.lines.text;
+        for (at, _) in text[token.clone()].match_indices('\n') {
+            let start = token.start + at + 1;
+            if start < token.end {
+                self.replace_bytes(start..start, WAS);
+            }
+        }
+    }
+
+    /// Behind the last line of a token that [`Editor::comment_out`] put into comments.
+    fn behind_commented_out(&self, token: usize) -> usize {
+        let mut end = self.lines.next(token);
+        while self.lines.text[end..self.lines.end].starts_with(WAS) {
+            end = self.lines.next(end);
+        }
+        end
+    }
+
+    /// Undoes [`Editor::keep_text`], where what stands in the comment is the text that is wanted.
+    fn restore_text(&mut self, entry: Entry, is_flow: bool, new: &str) -> bool {
+        let (key, node) = (self.node(entry.key), self.node(entry.value));
+        let text = self.lines.text;
+        let mark = format!(" {WAS}");
+        if !text[node.end..self.lines.end].starts_with(&mark) {
+            return false;
+        }
+        let token = node.end + mark.len();
+        let end = match is_flow {
+            true => text[token..self.lines.end].find(flow::LINE),
+            false => Some(self.behind_commented_out(token) - token),
+        };
+        let Some(end) = end.map(|length| token + length) else {
+            return false;
+        };
+        let was = text[token..end].replace(&format!("\n{WAS}"), "\n");
+        let column = if is_flow {
+            0
+        } else {
+            self.lines.column(key.start)
+        };
+        if !is_token_of(&was, column, new) {
+            return false;
+        }
+        let space = usize::from(is_flow && text[..node.start].ends_with(' '));
+        self.replace_bytes(node.start - space..token, "");
+        for (at, mark) in text[token..end].match_indices(&format!("\n{WAS}")) {
+            self.replace_bytes(token + at + 1..token + at + mark.len(), "");
+        }
+        if is_flow {
+            self.replace_bytes(end..end + flow::LINE.len(), "");
+        }
+        true
     }
 
     /// A field that was null: its token goes into a comment, and the block follows.
@@ -318,38 +420,15 @@ impl<'a> Editor<'a> {
         Ok(())
     }
 
-    /// The edit at the end of a string that grows or shrinks there, in its own quotes.
-    fn tail(&self, node: &Node, value: &Value) -> Option<(Range<usize>, String)> {
-        let Content::Scalar {
-            scalar: Scalar::Text(old),
-            is_block: false,
-        } = &node.content
-        else {
-            return None;
-        };
-        let new = value
-            .as_str()
-            .filter(|new| !new.is_empty() && !old.is_empty())?;
-        let token = &self.lines.text[node.start..node.end];
-        let end = node.start + token.trim_end_matches(['"', '\'']).len();
-        if let Some(more) = new.strip_prefix(old.as_str()) {
-            return is_same_in_quotes(more).then(|| (end..end, more.to_owned()));
-        }
-        let less = old.strip_prefix(new)?;
-        let is_there = is_same_in_quotes(less) && self.lines.text[..end].ends_with(less);
-        is_there.then(|| (end - less.len()..end, String::new()))
-    }
-
-    /// Another value in the place of a scalar or of what is in brackets.
+    /// Replaces a scalar or a flow collection by another value.
     fn replace(&mut self, id: NodeId, value: &Value) -> Planned {
         let node = self.node(id);
-        if let Some(edit) = self.tail(node, value) {
-            self.replace_bytes(edit.0, edit.1);
-            return Ok(());
-        }
         let text = write::inline(value);
         match &node.content {
-            Content::Scalar { is_block: true, .. } => {
+            Content::Scalar {
+                style: Style::Block,
+                ..
+            } => {
                 let newline = self.lines.newline(node.start);
                 self.replace_bytes(node.start..node.end, format!("{text}{newline}"));
             }
@@ -366,6 +445,47 @@ impl<'a> Editor<'a> {
         }
         Ok(())
     }
+}
+
+/// The edit at the end of a text that grows or shrinks there, in its own quotes or without any.
+fn tail(
+    text: &str,
+    node: &Node,
+    style: Style,
+    is_flow: bool,
+    old: &str,
+    new: &str,
+) -> Option<(Range<usize>, String)> {
+    let end = match style {
+        Style::Quoted => node.end - 1,
+        Style::Plain if !old.is_empty() && !new.is_empty() => node.end,
+        Style::Plain | Style::Block => return None,
+    };
+    // In brackets a comma ends what has no quotes.
+    let fits = |more: &str| {
+        is_same_in_quotes(more) && (style == Style::Quoted || !is_flow || !more.contains(','))
+    };
+    if let Some(more) = new.strip_prefix(old) {
+        return fits(more).then(|| (end..end, more.to_owned()));
+    }
+    let less = old.strip_prefix(new)?;
+    let is_there = fits(less) && text[..end].ends_with(less);
+    is_there.then(|| (end - less.len()..end, String::new()))
+}
+
+/// Whether the token of a member in this column stands for this text, or for whatever an alias refers to.
+fn is_token_of(token: &str, column: usize, text: &str) -> bool {
+    let token = token.trim_start();
+    if token.starts_with('*') {
+        return true;
+    }
+    let document = format!("{:column$}k: {token}", "");
+    let read = Tree::read(&document, 0..document.len());
+    let value = read
+        .ok()
+        .flatten()
+        .and_then(|tree| tree.value(tree.root).ok());
+    value.is_some_and(|value| value["k"] == text)
 }
 
 /// What has to be written in the same way in every kind of quotes, and without.

@@ -1,11 +1,11 @@
-//! Edits of lists: items that come to either end, and items that go.
+//! Edits of lists: items that are added at either end, and items that are removed.
 
 use std::ops::Range;
 
 use serde_json::Value;
 
+use super::edit::flow;
 use super::edit::{Editor, Planned, Refusal, refuse};
-use super::flow;
 use super::tree::{Content, Flow, NodeId};
 use super::write;
 
@@ -25,8 +25,9 @@ impl Editor<'_> {
             let pairs = old.iter().zip(new);
             let mut each = items.iter().zip(pairs);
             each.try_for_each(|(item, (old, new))| self.between(*item, old, new))
-        } else if let Some(gone) = missing(new, old) {
-            gone.into_iter()
+        } else if let Some(removed) = missing(new, old) {
+            removed
+                .into_iter()
                 .try_for_each(|index| self.remove_item(items, *flow, index))
         } else {
             refuse(self.node(id).start, "this list changed in its middle")
@@ -106,11 +107,11 @@ impl Editor<'_> {
 /// Which items of `whole` are not in `part`, where the rest is `part` in its order.
 fn missing(part: &[Value], whole: &[Value]) -> Option<Vec<usize>> {
     let mut part = part.iter().peekable();
-    let gone = whole
+    let removed = whole
         .iter()
         .enumerate()
         .filter(|(_, item)| part.next_if(|kept| kept == item).is_none())
         .map(|(index, _)| index)
         .collect();
-    part.next().is_none().then_some(gone)
+    part.next().is_none().then_some(removed)
 }

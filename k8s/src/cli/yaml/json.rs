@@ -2,7 +2,7 @@
 
 use super::Unreadable;
 use super::resolve::Scalar;
-use super::tree::{Content, Flow, MAX_DEPTH, NodeId, Tree};
+use super::tree::{Content, Flow, MAX_DEPTH, NodeId, Style, Tree};
 
 /// Reads one value.
 struct Reader<'a> {
@@ -138,10 +138,11 @@ impl Reader<'_> {
     }
 
     fn scalar(&mut self, start: usize, scalar: Scalar) -> NodeId {
-        let content = Content::Scalar {
-            scalar,
-            is_block: false,
+        let style = match scalar {
+            Scalar::Text(_) => Style::Quoted,
+            _ => Style::Plain,
         };
+        let content = Content::Scalar { scalar, style };
         self.tree.push(start, self.at, content)
     }
 
@@ -194,7 +195,7 @@ mod tests {
     use super::{read, without_lone_surrogates};
 
     #[test]
-    fn a_value_ends_where_it_ends() {
+    fn value_ends_at_its_last_byte() {
         let text = r#" {"a": [1, "\"]", {}], "b": null}{"#;
         let tree = read(text, 1).expect("JSON");
         let root = tree.node(tree.root);
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_has_a_place() {
+    fn invalid_json_is_reported_with_its_position() {
         for (text, at) in [
             ("{\"a\" 1}", 5),
             ("{a: 1}", 1),
@@ -219,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_surrogate_pair_is_a_replacement_character() {
+    fn lone_surrogate_becomes_a_replacement_character() {
         assert_eq!(
             without_lone_surrogates(r"a\ud83d\ude00b"),
             r"a\ud83d\ude00b"

@@ -1,4 +1,4 @@
-//! Where lines, comments and dashes are around a place in a text.
+//! Where lines, comments and dashes are around a position in a text.
 
 /// A text of which a document begins at `base`.
 #[derive(Clone, Copy)]
@@ -126,7 +126,7 @@ mod tests {
     use super::Lines;
 
     #[test]
-    fn a_dash_is_found_over_comments_and_never_in_them() {
+    fn dash_is_found_before_comments_not_in_them() {
         for (text, item, dash) in [
             ("- a", 2, Some(0)),
             ("-  # c - d\n\n  # e\n  a", 19, Some(0)),
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_belong_to_the_block_that_they_are_indented_with() {
+    fn comments_belong_to_the_block_of_their_indentation() {
         let text = "  # a\n    # b\n# c\nx: 1\n";
         let (base, end) = (0, text.len());
         let lines = Lines { text, base, end };

@@ -1,14 +1,13 @@
 //! Manifests: read as kubectl reads them, changed by edits at byte positions.
 //!
 //! ```text
-//! text -> stream (documents) -> tree (nodes with places) -> value (aliases, merges) -> the objects
+//! text -> stream (documents) -> tree (nodes with positions) -> value (aliases, merges) -> the objects
 //! object before, object after -> edit (insertions, deletions) -> text, read again and compared
 //! ```
 
 mod contain;
 mod document;
 mod edit;
-mod flow;
 mod items;
 mod json;
 mod locate;
@@ -19,6 +18,8 @@ mod value;
 mod write;
 
 pub(super) use document::Document;
+
+use stream::Segment;
 
 /// Where a text is nothing that kubectl would take, in bytes from its start, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,16 +51,19 @@ impl<'a> Stream<'a> {
     pub(super) fn read(text: &'a str) -> Result<Self, AtLine> {
         let read = || -> Result<_, Unreadable> {
             let parts = stream::parts(text)?;
-            parts
-                .into_iter()
-                .map(|part| Document::new(text, part))
-                .collect()
+            let (mut line, mut at) = (1, 0);
+            let document = |part: Segment| {
+                line += text[at..part.range.start].matches('\n').count();
+                at = part.range.start;
+                Document::new(text, line, part)
+            };
+            parts.into_iter().map(document).collect()
         };
         let documents = read().map_err(|wrong| AtLine::new(text, wrong.at, wrong.why))?;
         Ok(Self { text, documents })
     }
 
-    /// The text with other documents in the places of some.
+    /// The text with some documents replaced.
     pub(super) fn with(&self, changed: &[Option<String>]) -> String {
         let mut out = String::with_capacity(self.text.len());
         let mut at = 0;

@@ -27,7 +27,7 @@ impl Scalar {
     /// A scalar without quotes where `is_plain`, with the tag that is written before it.
     ///
     /// # Errors
-    /// Says why, where the text is not of the tag's type.
+    /// Why the text is not of the tag's type.
     pub(super) fn resolve(text: String, tag: Option<&str>, is_plain: bool) -> Result<Self, String> {
         let Some(tag) = tag else {
             return Ok(if is_plain {
@@ -196,7 +196,7 @@ mod tests {
 
     /// Each as `kubectl` v1.34 prints it.
     #[test]
-    fn plain_scalars_are_what_kubectl_takes_them_for() {
+    fn plain_scalars_resolve_as_in_kubectl() {
         for (text, value) in [
             ("yes", json!(true)),
             ("Off", json!(false)),
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_decides_or_is_refused_or_leaves_a_string() {
+    fn tag_sets_the_type_or_is_refused() {
         let tagged = |tag: &str, text: &str| Scalar::resolve(text.to_owned(), Some(tag), true);
         let standard = |kind: &str, text: &str| tagged(&format!("tag:yaml.org,2002:{kind}"), text);
         assert_eq!(standard("str", "yes"), Ok(Scalar::Text("yes".into())));

@@ -8,9 +8,9 @@ use super::{Unreadable, json};
 const SEPARATOR: &str = "---";
 const BOM: char = '\u{feff}';
 
-/// One document of a text: its place, and the tree where there is more than comments.
+/// One document of a text: its range, and the tree where there is more than comments.
 #[derive(Debug)]
-pub(super) struct Part {
+pub(super) struct Segment {
     pub(super) range: Range<usize>,
     pub(super) tree: Option<Tree>,
     pub(super) is_json: bool,
@@ -20,7 +20,7 @@ pub(super) struct Part {
 ///
 /// # Errors
 /// Where kubectl would stop, and why.
-pub(super) fn parts(text: &str) -> Result<Vec<Part>, Unreadable> {
+pub(super) fn parts(text: &str) -> Result<Vec<Segment>, Unreadable> {
     let start = if text.starts_with(BOM) {
         BOM.len_utf8()
     } else {
@@ -41,7 +41,7 @@ pub(super) fn parts(text: &str) -> Result<Vec<Part>, Unreadable> {
         }
     }
     match read_yaml(text, at, &mut parts) {
-        // Of a text that begins as JSON, kubectl tells what is wrong with the JSON.
+        // For a text that begins as JSON, kubectl reports the JSON error.
         Err(_) if why_no_json.is_some() && parts.len() <= 1 => {
             Err(why_no_json.expect("it was just seen"))
         }
@@ -49,13 +49,13 @@ pub(super) fn parts(text: &str) -> Result<Vec<Part>, Unreadable> {
     }
 }
 
-fn read_json(text: &str, start: usize, parts: &mut Vec<Part>) -> Result<(), Unreadable> {
+fn read_json(text: &str, start: usize, parts: &mut Vec<Segment>) -> Result<(), Unreadable> {
     let mut at = json::skip_white(text, start);
     while at < text.len() {
         let tree = json::read(text, at)?;
         let range = at..tree.node(tree.root).end;
         at = json::skip_white(text, range.end);
-        parts.push(Part {
+        parts.push(Segment {
             range,
             tree: Some(tree),
             is_json: true,
@@ -64,7 +64,7 @@ fn read_json(text: &str, start: usize, parts: &mut Vec<Part>) -> Result<(), Unre
     Ok(())
 }
 
-fn read_yaml(text: &str, start: usize, parts: &mut Vec<Part>) -> Result<(), Unreadable> {
+fn read_yaml(text: &str, start: usize, parts: &mut Vec<Segment>) -> Result<(), Unreadable> {
     let (mut chunk, mut at) = (start, start);
     for line in text[start..].split_inclusive('\n') {
         if let Some(rest) = line.strip_prefix(SEPARATOR) {
@@ -82,10 +82,10 @@ fn read_yaml(text: &str, start: usize, parts: &mut Vec<Part>) -> Result<(), Unre
     push(text, chunk..text.len(), parts)
 }
 
-fn push(text: &str, range: Range<usize>, parts: &mut Vec<Part>) -> Result<(), Unreadable> {
+fn push(text: &str, range: Range<usize>, parts: &mut Vec<Segment>) -> Result<(), Unreadable> {
     if !range.is_empty() {
         let tree = Tree::read(text, range.clone())?;
-        parts.push(Part {
+        parts.push(Segment {
             range,
             tree,
             is_json: false,

@@ -18,7 +18,7 @@ fn change(text: &str, change: impl FnOnce(&mut Value)) -> Result<String, AtLine>
     let document = &stream.documents[0];
     let mut after = document.objects().next().expect("an object").clone();
     change(&mut after);
-    let changed = document.change(&[Some(after)], |_| true);
+    let changed = document.change(&[Some(after)], None);
     match changed.refused.into_iter().next() {
         Some((_, why)) => Err(why),
         None => Ok(stream.with(&[Some(changed.text)])),
@@ -26,7 +26,7 @@ fn change(text: &str, change: impl FnOnce(&mut Value)) -> Result<String, AtLine>
 }
 
 #[test]
-fn documents_are_cut_as_kubectl_cuts_them() {
+fn documents_are_split_as_in_kubectl() {
     for (text, objects) in [
         ("", json!([])),
         ("# only a comment\n---\n---\n", json!([])),
@@ -55,7 +55,7 @@ fn documents_are_cut_as_kubectl_cuts_them() {
 }
 
 #[test]
-fn what_kubectl_does_not_read_is_told() {
+fn text_that_kubectl_ignores_is_reported() {
     for (text, line) in [("a: 1\n...\nb: 2\n", 3), ("{a: 1}\n{b: 1}\n", 2)] {
         let stream = Stream::read(text).expect("YAML");
         let unread = stream.documents[0].unread().map(|unread| unread.line);
@@ -64,7 +64,7 @@ fn what_kubectl_does_not_read_is_told() {
 }
 
 #[test]
-fn what_kubectl_refuses_has_a_line_and_a_reason() {
+fn text_that_kubectl_refuses_is_reported_with_its_line() {
     for (text, line, why) in [
         ("a: 1\n--- b\n", 2, "only a comment behind ---"),
         ("%YAML 1.1\n---\na: 1\n", 2, "document start"),
@@ -76,6 +76,9 @@ fn what_kubectl_refuses_has_a_line_and_a_reason() {
         ("{\"a\": 1}{\"b\": 2}\n{\"c\": }", 2, "no JSON value"),
         ("a: \u{1}\n", 1, "control characters"),
         ("a: 1\n\tb: 2\n", 2, ""),
+        ("# 日本語\na: \"é😀\"\nb: *ü\n", 3, ""),
+        ("# 日本語\na: é😀\nb: *c\nd: 1\n", 3, "no anchor &c"),
+        ("a: |\n  日本語\n  日本語\nb: [\nc: 1\n", 6, ""),
     ] {
         let wrong = read(text).expect_err(text);
         assert_eq!(wrong.line, line, "{text:?}: {wrong}");
@@ -84,7 +87,7 @@ fn what_kubectl_refuses_has_a_line_and_a_reason() {
 }
 
 #[test]
-fn aliases_and_merges_count_in_their_order() {
+fn aliases_and_merges_apply_in_order() {
     let text =
         "b: &b {x: 1, z: 1}\nc: {<<: *b, x: 2}\nd: {x: 2, <<: *b}\ne: {<<: [{x: 3}, *b]}\nf: *b\n";
     let read = read(text).expect("YAML");
@@ -96,14 +99,14 @@ fn aliases_and_merges_count_in_their_order() {
 }
 
 #[test]
-fn tags_of_others_are_no_matter() {
+fn unknown_tags_do_not_matter() {
     let text = "a: !vault |\n  x\nb: !Ref {c: !!str 1}\nd: ! yes\n";
     let value = json!({"a": "x\n", "b": {"c": "1"}, "d": "yes"});
     assert_eq!(read(text), Ok(vec![value]));
 }
 
 #[test]
-fn aliases_that_multiply_are_refused() {
+fn multiplying_aliases_are_refused() {
     let mut text = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
     for n in 1..9 {
         let last = format!("*a{}, ", n - 1).repeat(10);
@@ -113,9 +116,9 @@ fn aliases_that_multiply_are_refused() {
     assert!(wrong.why.contains("mostly aliases"), "{wrong}");
 }
 
-/// Each text, and what becomes of it where `volumes` gets `v` behind all others.
+/// Each text, and the result where `v` is appended to `volumes`.
 #[test]
-fn an_item_is_put_behind_the_others_and_before_what_belongs_to_others() {
+fn appended_item_follows_the_last_item() {
     let cases = [
         ("volumes:\n- a\n", "volumes:\n- a\n- v\n"),
         ("volumes:\n- a", "volumes:\n- a\n- v"),
@@ -144,6 +147,14 @@ fn an_item_is_put_behind_the_others_and_before_what_belongs_to_others() {
         ),
         ("{\"volumes\": [1]}", "{\"volumes\": [1, \"v\"]}"),
         ("volumes:\n- a\n...\n", "volumes:\n- a\n- v\n...\n"),
+        (
+            "é: 日本 # ü\nvolumes:\n- ü # é\n# of x\nx: 😀\n",
+            "é: 日本 # ü\nvolumes:\n- ü # é\n- v\n# of x\nx: 😀\n",
+        ),
+        (
+            "\u{feff}é: {volumes: 日本}\nvolumes: [ü, 😀] # é\n",
+            "\u{feff}é: {volumes: 日本}\nvolumes: [ü, 😀, \"v\"] # é\n",
+        ),
     ];
     for (text, wanted) in cases {
         let add = |value: &mut Value| {
@@ -161,7 +172,7 @@ fn an_item_is_put_behind_the_others_and_before_what_belongs_to_others() {
 }
 
 #[test]
-fn an_item_is_put_before_the_others_and_above_their_comments() {
+fn prepended_item_precedes_the_first_items_comments() {
     let cases = [
         (
             "init: # a\n  # b\n\n  # c\n  - x\n",
@@ -189,7 +200,7 @@ fn an_item_is_put_before_the_others_and_above_their_comments() {
 }
 
 #[test]
-fn a_member_is_put_behind_the_others() {
+fn added_member_follows_the_last_member() {
     let cases = [
         ("s:\n  a: 1 # b\n", "s:\n  a: 1 # b\n  k:\n    - v\n"),
         ("s:\n  a:\n", "s:\n  a:\n  k:\n    - v\n"),
@@ -239,7 +250,7 @@ fn a_member_is_put_behind_the_others() {
 }
 
 #[test]
-fn what_was_null_is_null_again_in_its_own_spelling() {
+fn null_is_restored_in_its_own_spelling() {
     let cases = [
         ("v:\n", "v:\n  - x\n"),
         ("v: # c\nw: 1\n", "v: # c\n  - x\nw: 1\n"),
@@ -264,7 +275,7 @@ fn what_was_null_is_null_again_in_its_own_spelling() {
 }
 
 #[test]
-fn what_cannot_be_written_is_refused_at_its_line() {
+fn impossible_edit_is_refused_with_its_line() {
     for (text, line, why) in [
         ("b: &b\n  v: [x]\nc: *b\n", 1, "also used in line 3"),
         ("b: &b\n  c: 1\nv:\n  - *b\nd: *b\n", 0, ""),
@@ -292,7 +303,7 @@ fn what_cannot_be_written_is_refused_at_its_line() {
 }
 
 #[test]
-fn strings_are_written_for_every_reader() {
+fn written_strings_read_back_as_strings() {
     let text = "k: 1\n";
     let value = json!([
         "off",
@@ -313,7 +324,7 @@ fn strings_are_written_for_every_reader() {
 }
 
 #[test]
-fn a_string_grows_and_shrinks_in_its_own_quotes() {
+fn string_edit_keeps_the_quotes() {
     for (text, wanted) in [
         ("a: b # c\n", "a: b,d # c\n"),
         ("a: 'b'\n", "a: 'b,d'\n"),

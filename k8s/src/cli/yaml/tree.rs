@@ -19,7 +19,7 @@ pub(super) const MAX_DEPTH: usize = 256;
 
 const BOM: char = '\u{feff}';
 
-/// A node's place in [`Tree`].
+/// A node's index in [`Tree`].
 pub(super) type NodeId = usize;
 
 /// The nodes of one document.
@@ -33,7 +33,7 @@ pub(super) struct Tree {
     pub(super) unread: Option<usize>,
 }
 
-/// A node; places are in bytes from the text's start.
+/// A node; positions are in bytes from the text's start.
 #[derive(Debug)]
 pub(super) struct Node {
     /// Its first byte; an anchor and a tag are a part of it.
@@ -47,10 +47,20 @@ pub(super) struct Node {
 
 #[derive(Debug)]
 pub(super) enum Content {
-    Scalar { scalar: Scalar, is_block: bool },
+    Scalar { scalar: Scalar, style: Style },
     Alias(NodeId),
     Sequence { items: Vec<NodeId>, flow: Flow },
     Mapping { entries: Vec<Entry>, flow: Flow },
+}
+
+/// How a scalar is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Style {
+    Plain,
+    /// In quotes of either kind.
+    Quoted,
+    /// Behind `|` or `>`.
+    Block,
 }
 
 /// How a collection is written.
@@ -76,8 +86,6 @@ pub(super) struct Entry {
 struct Builder<'a> {
     text: &'a str,
     tree: Tree,
-    /// The byte of each character, where they are not the same.
-    bytes: Option<Vec<usize>>,
     end: usize,
     anchors: HashMap<String, NodeId>,
     open: Vec<NodeId>,
@@ -99,7 +107,6 @@ impl Tree {
             let why = "a byte order mark stands here, in the middle of the text".to_owned();
             return Err(Unreadable { at: base + at, why });
         }
-        let bytes = (!part.is_ascii()).then(|| part.char_indices().map(|(at, _)| at).collect());
         // kubectl ends every line, the last one too.
         let missing: &[u8] = if part.ends_with('\n') { b"" } else { b"\n" };
         let mut parser = Parser::new();
@@ -112,7 +119,6 @@ impl Tree {
         let mut builder = Builder {
             text,
             tree,
-            bytes,
             end: chunk.end,
             anchors: HashMap::new(),
             open: Vec::new(),
@@ -160,13 +166,10 @@ impl Tree {
 // === impl Builder ===
 
 impl Builder<'_> {
+    /// The parser counts bytes, where libyaml counts characters.
     fn byte(&self, mark: Mark) -> usize {
         let index = usize::try_from(mark.index).unwrap_or(usize::MAX);
-        let at = match &self.bytes {
-            Some(bytes) => bytes.get(index).copied().unwrap_or(usize::MAX),
-            None => index,
-        };
-        self.tree.base.saturating_add(at).min(self.end)
+        self.tree.base.saturating_add(index).min(self.end)
     }
 
     fn unreadable(&self, error: &libyaml_safer::Error) -> Unreadable {
@@ -181,7 +184,7 @@ impl Builder<'_> {
         Unreadable { at, why }
     }
 
-    /// The reader's errors have no place; it refuses what is not printable.
+    /// The reader's errors have no position; it refuses characters that are not printable.
     fn first_control_character(&self) -> usize {
         let is_refused = |c: char| {
             c.is_control() && !"\t\r\n\u{85}".contains(c) || matches!(c, '\u{fffe}' | '\u{ffff}')
@@ -203,12 +206,16 @@ impl Builder<'_> {
                 style,
                 ..
             } => {
-                let is_block = matches!(style, ScalarStyle::Literal | ScalarStyle::Folded);
+                let style = match style {
+                    ScalarStyle::Literal | ScalarStyle::Folded => Style::Block,
+                    ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted => Style::Quoted,
+                    _ => Style::Plain,
+                };
                 let is_merge = value == "<<"
                     && (plain_implicit || tag.as_deref() == Some("tag:yaml.org,2002:merge"));
                 let scalar = Scalar::resolve(value, tag.as_deref(), plain_implicit)
                     .map_err(|why| Unreadable { at: start, why })?;
-                let content = Content::Scalar { scalar, is_block };
+                let content = Content::Scalar { scalar, style };
                 let id = self.add(start, end, content, is_merge);
                 self.anchor(anchor, id);
             }

@@ -1,4 +1,4 @@
-//! The sidecar beside LimitRanges and ResourceQuotas. The API server's own word on these rows is in `k8s_controller`.
+//! The sidecar beside LimitRanges and ResourceQuotas. `k8s_controller` checks these rows against the API server.
 
 use super::*;
 use crate::budget::Budgets;
@@ -47,7 +47,7 @@ fn given(pod: &Value, objects: &[Value]) -> Result<Value, String> {
 }
 
 #[test]
-fn a_quota_on_limits_gives_the_sidecar_some() {
+fn quota_on_limits_gives_the_sidecar_limits() {
     let hard = json!({"limits.cpu": "10", "limits.memory": "10Gi"});
     let quota = quota(&hard, &json!({}), json!({}));
     let resources = given(&limited(), &[quota]).expect("injected");
@@ -62,7 +62,7 @@ fn a_quota_on_limits_gives_the_sidecar_some() {
 }
 
 #[test]
-fn a_quota_with_little_room_gets_low_limits_and_one_without_any_no_sidecar() {
+fn tight_quota_lowers_limits_and_full_quota_skips() {
     let hard = json!({"limits.cpu": "2", "limits.memory": "2Gi"});
     let used = |memory: &str| json!({"limits.cpu": "500m", "limits.memory": memory});
     let little = quota(&hard, &used("984Mi"), json!({}));
@@ -139,7 +139,7 @@ fn a_limit_range_for_pods_counts_all_containers() {
     assert_eq!(memory(&limited(), most("2Gi")), Ok(json!("128Mi")));
     assert_eq!(memory(&limited(), most("1060Mi")), Ok(json!("33554432")));
     assert!(memory(&limited(), most("1Gi")).is_err());
-    // An init container that ends is not there at the same time as the application.
+    // An init container that completes does not run at the same time as the application.
     let mut heavy = limited();
     heavy["spec"]["initContainers"] =
         json!([{"name": "init", "resources": {"limits": {"cpu": "1", "memory": "1Gi"}}}]);
@@ -147,7 +147,7 @@ fn a_limit_range_for_pods_counts_all_containers() {
 }
 
 #[test]
-fn the_class_of_a_pod_and_the_scope_of_a_quota_are_kept() {
+fn qos_class_and_quota_scope_are_kept() {
     let hard = json!({"limits.cpu": "10", "pods": "10"});
     let scoped = |scope: &str| quota(&hard, &json!({}), json!({"scopes": [scope]}));
     // Nothing is asked for, so that the pod stays out of a quota that wants limits of every container.
@@ -218,7 +218,7 @@ fn the_class_of_a_pod_and_the_scope_of_a_quota_are_kept() {
 }
 
 #[test]
-fn what_somebody_asked_for_is_overruled_aloud() {
+fn overruled_resources_make_a_warning() {
     let mut pod = limited();
     pod["metadata"]["annotations"]["flowcar.io/memory-limit"] = json!("512Mi");
     let budgets = budgets(&[range("Container", json!({"max": {"memory": "256Mi"}}))]);

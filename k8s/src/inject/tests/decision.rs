@@ -3,13 +3,13 @@
 use super::*;
 
 #[test]
-fn who_is_opted_in() {
+fn opt_in_of_the_pod_precedes_the_namespaces() {
     let silent = json!({"metadata": {}, "spec": {"containers": []}});
     let decision =
         |pod: &Value, context: &Context| inject(pod, context, &Settings::default()).decision;
     assert_eq!(
         decision(&silent, &context()),
-        Decision::NotOptedIn(NotOptedIn::NothingSaid)
+        Decision::NotOptedIn(NotOptedIn::NotRequested)
     );
     let on = labelled("flowcar.io/inject", "enabled");
     assert!(matches!(decision(&silent, &on), Decision::Injected(_)));
@@ -38,12 +38,12 @@ fn who_is_opted_in() {
 }
 
 #[test]
-fn a_slip_in_the_opt_in_itself_is_heard() {
+fn misspelled_opt_in_annotation_is_reported() {
     let pod = json!({"metadata": {"annotations": {"flowcar.io/injcet": "enabled"}}, "spec": {"containers": []}});
     let outcome = run(&pod);
     assert_eq!(
         outcome.decision,
-        Decision::NotOptedIn(NotOptedIn::NothingSaid)
+        Decision::NotOptedIn(NotOptedIn::NotRequested)
     );
     assert_eq!(
         outcome.warnings(),
@@ -121,7 +121,7 @@ fn every_skip_has_its_reason() {
         }
         assert_eq!(marked["spec"], pod["spec"], "only the reason is written");
         assert_eq!(uninject(&marked), pod);
-        assert_eq!(run(&marked).patch.0.len(), 0, "said once");
+        assert_eq!(run(&marked).patch.0.len(), 0, "marked once");
     }
     for namespace in ["kube-system", "kube-public", "flowcar-system"] {
         let there = Context {
@@ -133,14 +133,14 @@ fn every_skip_has_its_reason() {
 }
 
 #[test]
-fn what_overrules_a_skip() {
+fn annotations_can_overrule_a_skip() {
     let mut forced = with("/spec/hostNetwork", json!(true));
     forced["metadata"]["annotations"]["flowcar.io/host-network"] = json!("force");
     assert!(matches!(run(&forced).decision, Decision::Injected(_)));
     let mut diag = with("/spec/hostUsers", json!(false));
     diag["metadata"]["annotations"]["flowcar.io/source"] = json!("inet_diag");
     assert!(matches!(run(&diag).decision, Decision::Injected(_)));
-    // Where nothing but the form without capabilities is left, a user namespace takes nothing away.
+    // Without eBPF a user namespace makes no difference.
     for level in ["baseline", "restricted"] {
         let context = labelled("pod-security.kubernetes.io/enforce", level);
         let pod = with("/spec/hostUsers", json!(false));
@@ -162,7 +162,7 @@ fn what_overrules_a_skip() {
 }
 
 #[test]
-fn a_wrong_value_of_the_opt_in_names_the_right_word() {
+fn invalid_opt_in_value_suggests_the_nearest() {
     let skip = skip_of(&annotated("flowcar.io/inject", "enable"), &context());
     assert_eq!(
         skip.to_string(),
@@ -173,7 +173,7 @@ fn a_wrong_value_of_the_opt_in_names_the_right_word() {
 }
 
 #[test]
-fn strict_mode_denies_every_mistake_and_only_mistakes() {
+fn strict_mode_denies_errors_and_nothing_else() {
     let strict = Config {
         strict: true,
         ..Config::default()
@@ -197,13 +197,13 @@ fn strict_mode_denies_every_mistake_and_only_mistakes() {
     assert_eq!(
         host.decision,
         Decision::Skipped(Skip::HostNetwork),
-        "a skip is no mistake"
+        "a skip is no error"
     );
 }
 
 /// The API server counts names and values (`TotalAnnotationSizeLimitB`).
 #[test]
-fn annotations_never_grow_beyond_what_the_api_server_takes() {
+fn annotations_stay_within_the_api_servers_limit() {
     for length in (254_000..262_144).step_by(500) {
         for inject in ["enabled", "yes"] {
             let mut pod = annotated("flowcar.io/inject", inject);

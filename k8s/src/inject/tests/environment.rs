@@ -1,4 +1,4 @@
-//! What the container is told.
+//! The container's environment.
 
 use super::*;
 
@@ -42,7 +42,7 @@ fn the_environment_carries_the_downward_api_and_the_overrides() {
 }
 
 #[test]
-fn a_pods_override_goes_before_the_operators_default() {
+fn pod_override_precedes_the_operators_default() {
     let settings = Config::parse("defaults: {log-level: warn, peer: none}").expect("valid");
     let pod = annotated("flowcar.io/log-level", "debug");
     let container = sidecar(&pod, &inject(&pod, &context(), &settings));
@@ -109,23 +109,42 @@ fn the_workload_is_read_from_the_owner() {
     for (job, owner) in [
         ("nightly-29301234", "CronJob/nightly"),
         ("a-b-29301234", "CronJob/a-b"),
-        ("nightly-1612345678", "CronJob/nightly"),
+        ("nightly-1612345678", "Job/nightly-1612345678"),
+        ("backup-20261128", "Job/backup-20261128"),
+        ("backup-123456789", "Job/backup-123456789"),
         ("import-2024", "Job/import-2024"),
         ("import-123456789012", "Job/import-123456789012"),
         ("-29301234", "Job/-29301234"),
     ] {
         assert_eq!(owned("Job", job, None, None), owner);
     }
+    // 29,301,234 minutes are 2025-09-17; 28112026 is a minute of June 2023, and a date.
+    for (job, created, owner) in [
+        ("nightly-29301234", "2025-09-17T04:34:02Z", "CronJob"),
+        ("nightly-29301234", "2026-11-28T00:00:00Z", "CronJob"),
+        ("nightly-29301234", "2025-09-14T00:00:00Z", "Job"),
+        ("nightly-29301234", "2031-01-01T00:00:00Z", "Job"),
+        ("backup-28112026", "2026-11-28T00:00:00Z", "Job"),
+        ("backup-20261128", "2026-11-28T00:00:00Z", "Job"),
+        ("nightly-29301234", "soon", "CronJob"),
+    ] {
+        let mut pod = pod();
+        let reference = json!({"kind": "Job", "name": job, "controller": true});
+        pod["metadata"]["ownerReferences"] = json!([reference]);
+        pod["metadata"]["creationTimestamp"] = json!(created);
+        let kind = env_value(&sidecar(&pod, &run(&pod)), "FLOWCAR_OWNER_KIND");
+        assert_eq!(kind.as_deref(), Some(owner), "{job} {created}");
+    }
     let bare = pod();
     assert_eq!(
         env(&sidecar(&bare, &run(&bare)), "FLOWCAR_OWNER_KIND"),
         None
     );
-    let told = Context {
+    let reported = Context {
         workload: Some(Owner::new("Deployment", "web")),
         ..context()
     };
-    let container = sidecar(&bare, &inject(&bare, &told, &Settings::default()));
+    let container = sidecar(&bare, &inject(&bare, &reported, &Settings::default()));
     assert_eq!(
         env_value(&container, "FLOWCAR_OWNER_NAME").as_deref(),
         Some("web")
@@ -133,7 +152,7 @@ fn the_workload_is_read_from_the_owner() {
 }
 
 #[test]
-fn a_name_stays_the_same_over_runs_and_revisions() {
+fn service_name_is_stable_over_runs_and_revisions() {
     let owner = |kind: &str, name: &str, label: &str, value: &str| {
         let mut pod = with(
             "/metadata/ownerReferences",
@@ -205,7 +224,7 @@ fn a_name_stays_the_same_over_runs_and_revisions() {
 }
 
 #[test]
-fn each_run_of_a_job_with_a_made_up_name_is_one_service() {
+fn jobs_with_generated_names_share_one_service() {
     let run_of = |mark: &str, name: &str| {
         let mut pod = with(
             "/metadata/ownerReferences",
@@ -238,7 +257,7 @@ fn each_run_of_a_job_with_a_made_up_name_is_one_service() {
 }
 
 #[test]
-fn an_endpoint_may_refer_to_the_node_and_to_nothing_that_is_not_known() {
+fn endpoint_expands_known_references_only() {
     for (written, stored) in [
         (
             "http://$(FLOWCAR_HOST_IP):4317",

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn an_opted_in_pod_gets_a_native_sidecar_before_every_other_container() {
+fn native_sidecar_precedes_every_other_container() {
     let pod = with("/spec/initContainers", json!([{"name": "migrate"}]));
     let outcome = run(&pod);
     assert_eq!(
@@ -26,7 +26,7 @@ fn an_opted_in_pod_gets_a_native_sidecar_before_every_other_container() {
 
 /// The security context that was tried on a node, and nothing beyond it.
 #[test]
-fn the_ebpf_form_has_two_capabilities_and_no_more() {
+fn ebpf_form_has_exactly_two_capabilities() {
     let pod = pod();
     let outcome = run(&pod);
     let container = sidecar(&pod, &outcome);
@@ -57,7 +57,7 @@ fn the_ebpf_form_has_two_capabilities_and_no_more() {
 
 /// Only below the cgroup tree: nothing else of the node is to be in every pod.
 #[test]
-fn the_operator_narrows_what_of_the_cgroup_tree_is_mounted() {
+fn operator_narrows_the_cgroup_mount() {
     let path = "/sys/fs/cgroup/kubepods.slice";
     let settings = Config::parse(&format!("hostCgroupPath: {path}")).expect("valid");
     let pod = pod();
@@ -83,20 +83,20 @@ fn the_operator_narrows_what_of_the_cgroup_tree_is_mounted() {
     }
 }
 
-/// What it needs to know when it starts again lies in the pod's own shared memory, which is no volume.
+/// The checkpoint is in the pod's own shared memory, which is no volume.
 fn remembers(container: &Value, pod: &Value) {
-    let place = env_value(container, "FLOWCAR_STATE");
-    assert_eq!(place.as_deref(), Some("/dev/shm"));
+    let directory = env_value(container, "FLOWCAR_STATE_DIR");
+    assert_eq!(directory.as_deref(), Some("/dev/shm"));
     assert!(!pod["spec"].to_string().contains("emptyDir"), "{pod}");
 }
 
 #[test]
-fn checkpoints_can_be_turned_off_and_are_never_on_the_hosts_own_shared_memory() {
+fn checkpoint_is_off_on_request_and_with_host_ipc() {
     for pod in [
         annotated("flowcar.io/checkpoint", "off"),
         with("/spec/hostIPC", json!(true)),
     ] {
-        assert_eq!(env(&sidecar(&pod, &run(&pod)), "FLOWCAR_STATE"), None);
+        assert_eq!(env(&sidecar(&pod, &run(&pod)), "FLOWCAR_STATE_DIR"), None);
     }
 }
 
@@ -120,7 +120,7 @@ fn keeps_a_node(pod: &Value) -> bool {
 }
 
 #[test]
-fn an_injected_pod_keeps_no_node_and_its_own_word_on_that_comes_back() {
+fn injected_pod_does_not_block_the_autoscaler() {
     let key = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
     let socket = annotated("flowcar.io/endpoint", "unix:///run/otel/otlp.sock");
     let mut own = annotated(key, "cache,scratch");
@@ -139,7 +139,7 @@ fn an_injected_pod_keeps_no_node_and_its_own_word_on_that_comes_back() {
 }
 
 #[test]
-fn without_capabilities_it_is_whoever_the_namespace_says() {
+fn form_without_capabilities_leaves_the_uid_open() {
     let context_of = |pod: &Value| sidecar(pod, &run(pod))["securityContext"].clone();
     let mut diag = annotated("flowcar.io/source", "inet_diag");
     let free = context_of(&diag);
@@ -153,9 +153,9 @@ fn without_capabilities_it_is_whoever_the_namespace_says() {
     assert_eq!(beside_root["runAsUser"], 65_532, "or it would never start");
     diag["metadata"]["annotations"]["flowcar.io/run-as-user"] = json!("1000650000");
     diag["metadata"]["annotations"]["flowcar.io/run-as-group"] = json!("7");
-    let said = context_of(&diag);
+    let message = context_of(&diag);
     assert_eq!(
-        (&said["runAsUser"], &said["runAsGroup"]),
+        (&message["runAsUser"], &message["runAsGroup"]),
         (&json!(1_000_650_000), &json!(7))
     );
     let ebpf = annotated("flowcar.io/run-as-user", "7");
@@ -164,7 +164,7 @@ fn without_capabilities_it_is_whoever_the_namespace_says() {
 }
 
 #[test]
-fn certificates_come_from_secrets_that_need_not_be_there() {
+fn certificate_secrets_are_optional() {
     let mut pod = annotated("flowcar.io/ca-secret", "collector-ca");
     pod["metadata"]["annotations"]["flowcar.io/client-certificate-secret"] = json!("shop-tls");
     let outcome = run(&pod);
@@ -199,48 +199,144 @@ fn certificates_come_from_secrets_that_need_not_be_there() {
     );
 }
 
+/// The volumes that a container mounts, by path, and the endpoint that it has.
+fn socket_of(pod: &Value, context: &Context) -> (Vec<(String, String)>, Option<String>, String) {
+    let outcome = inject(pod, context, &Settings::default());
+    let container = sidecar(pod, &outcome);
+    let text = |value: &Value| value.as_str().expect("a text").to_owned();
+    let mounts = container["volumeMounts"].as_array().expect("mounts").iter();
+    let mounts = mounts
+        .map(|mount| (text(&mount["mountPath"]), text(&mount["name"])))
+        .collect();
+    let endpoint = env_value(&container, "OTEL_EXPORTER_OTLP_ENDPOINT");
+    (mounts, endpoint, outcome.warnings().join("; "))
+}
+
 #[test]
-fn a_sockets_directory_is_mounted_where_it_may_be() {
+fn socket_directory_is_mounted_where_allowed() {
     let restricted = labelled("pod-security.kubernetes.io/enforce", "restricted");
     let mounted = |pod: &Value, context: &Context| {
-        let outcome = inject(pod, context, &Settings::default());
-        let container = sidecar(pod, &outcome);
-        let mounts = container["volumeMounts"]
-            .as_array()
-            .expect("mounts")
-            .clone();
-        let mount = mounts
+        let (mounts, endpoint, reported) = socket_of(pod, context);
+        let mut ours = mounts
             .into_iter()
-            .find(|mount| mount["mountPath"] == "/run/otel");
-        let endpoint = env_value(&container, "OTEL_EXPORTER_OTLP_ENDPOINT");
-        (
-            mount.map(|mount| mount["name"].clone()),
-            endpoint,
-            outcome.warnings().join("; "),
-        )
+            .filter(|(path, _)| path.starts_with("/run/flowcar-endpoint"));
+        (ours.next(), endpoint, reported)
     };
     let mut pod = annotated("flowcar.io/endpoint", "unix:///run/otel/otlp.sock");
-    let socket = Some("unix:///run/otel/otlp.sock".to_owned());
+    let at = |path: &str, name: &str| Some((path.to_owned(), name.to_owned()));
     let (mount, endpoint, _) = mounted(&pod, &context());
+    assert_eq!(mount, at("/run/flowcar-endpoint", "flowcar-endpoint"));
     assert_eq!(
-        (mount, endpoint),
-        (Some(json!("flowcar-endpoint")), socket.clone())
+        endpoint.as_deref(),
+        Some("unix:///run/flowcar-endpoint/otlp.sock")
     );
-    let (mount, endpoint, told) = mounted(&pod, &restricted);
+    let (mount, endpoint, reported) = mounted(&pod, &restricted);
     assert_eq!((mount, endpoint), (None, None));
-    assert!(told.contains("forbids hostPath"), "{told}");
+    assert!(reported.contains("forbids hostPath"), "{reported}");
     pod["metadata"]["annotations"]["flowcar.io/endpoint-volume"] = json!("otel");
     pod["spec"]["volumes"] = json!([{"name": "otel", "csi": {"driver": "x"}}]);
     let (mount, endpoint, _) = mounted(&pod, &restricted);
-    assert_eq!((mount, endpoint), (Some(json!("otel")), socket));
+    assert_eq!(mount, at("/run/flowcar-endpoint/run/otel", "otel"));
+    assert_eq!(
+        endpoint.as_deref(),
+        Some("unix:///run/flowcar-endpoint/run/otel/otlp.sock")
+    );
     let outcome = inject(&pod, &restricted, &Settings::default());
     assert_eq!(uninject(&patched(&pod, &outcome)), pod);
+    let long = format!("unix:///run/{}/o.sock", "d".repeat(90));
+    pod["metadata"]["annotations"]["flowcar.io/endpoint"] = json!(long);
+    let (mount, endpoint, reported) = mounted(&pod, &restricted);
+    assert_eq!((mount, endpoint), (None, None));
+    assert!(reported.contains("16 bytes too long"), "{reported}");
+    pod["metadata"]["annotations"]
+        .as_object_mut()
+        .expect("annotations")
+        .remove("flowcar.io/endpoint-volume");
+    let (_, endpoint, _) = mounted(&pod, &context());
+    assert_eq!(
+        endpoint.as_deref(),
+        Some("unix:///run/flowcar-endpoint/o.sock")
+    );
+    pod["metadata"]["annotations"]["flowcar.io/endpoint-volume"] = json!("otel");
     pod["spec"]["volumes"] = json!([]);
     assert!(mounted(&pod, &restricted).2.contains("no volume otel"));
 }
 
 #[test]
-fn pod_security_takes_the_capabilities_and_the_host_path_away_and_says_so() {
+fn socket_of_a_pod_that_comes_injected_is_on_the_allow_list() {
+    let limited = Config::parse("allowedEndpoints: ['unix:///run/otel/otlp.sock']").expect("valid");
+    for volume in [None, Some("own")] {
+        let mut pod = annotated("flowcar.io/endpoint", "unix:///run/otel/otlp.sock");
+        pod["spec"]["volumes"] = json!([{"name": "own", "emptyDir": {}}]);
+        if let Some(volume) = volume {
+            pod["metadata"]["annotations"]["flowcar.io/endpoint-volume"] = json!(volume);
+        }
+        let once = patched(&pod, &inject(&pod, &context(), &limited));
+        let again = inject(&once, &context(), &limited).decision;
+        assert_eq!(again, Decision::AlreadyInjected { current: true });
+        let mut forged = once.to_string();
+        let path = if volume.is_some() {
+            "/run/otel/"
+        } else {
+            "/run/otel\""
+        };
+        assert!(forged.contains(path), "{forged}");
+        forged = forged.replace("/run/otel", "/run/evil");
+        let forged: Value = serde_json::from_str(&forged).expect("JSON");
+        let decision = inject(&forged, &context(), &limited).decision;
+        assert!(
+            matches!(decision, Decision::Skipped(Skip::Preset { .. })),
+            "{decision:?}"
+        );
+    }
+}
+
+/// No directory of a socket may hide what else the sidecar has: its binary, its other volumes, what the kubelet mounts.
+#[test]
+fn socket_directory_hides_nothing() {
+    for directory in [
+        "/run",
+        "/var/run",
+        "/var",
+        "/usr/bin",
+        "/usr",
+        "/etc",
+        "/run/host-cgroup",
+        "/run/host-cgroup/sub",
+        "/run/flowcar-tls",
+        "/run/flowcar-endpoint",
+        "/run/flowcar-endpoint/a",
+        "/var/run/secrets/kubernetes.io/serviceaccount/a",
+    ] {
+        for volume in [None, Some("own")] {
+            let mut pod = annotated("flowcar.io/endpoint", &format!("unix://{directory}/o.sock"));
+            pod["metadata"]["annotations"]["flowcar.io/ca-secret"] = json!("ca");
+            pod["spec"]["volumes"] = json!([{"name": "own", "emptyDir": {}}]);
+            if let Some(volume) = volume {
+                pod["metadata"]["annotations"]["flowcar.io/endpoint-volume"] = json!(volume);
+            }
+            let (mounts, endpoint, warnings) = socket_of(&pod, &context());
+            assert_eq!(warnings, "", "{directory}");
+            let endpoint = endpoint.expect("an endpoint");
+            let socket = endpoint.strip_prefix("unix://").expect("a socket");
+            let holder = socket.strip_suffix("/o.sock").expect("its name");
+            assert!(mounts.iter().any(|(path, _)| path == holder), "{mounts:?}");
+            assert!(holder.starts_with("/run/flowcar-endpoint"), "{holder}");
+            for (index, (path, _)) in mounts.iter().enumerate() {
+                for (other, _) in &mounts[index + 1..] {
+                    let below = |a: &str, b: &str| format!("{a}/").starts_with(&format!("{b}/"));
+                    assert!(
+                        !below(path, other) && !below(other, path),
+                        "{path} and {other}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn pod_security_drops_the_ebpf_form_with_a_warning() {
     for level in ["baseline", "restricted", "mistyped"] {
         let pod = annotated("flowcar.io/source", "ebpf");
         let outcome = inject(
@@ -282,7 +378,7 @@ fn pod_security_takes_the_capabilities_and_the_host_path_away_and_says_so() {
 }
 
 #[test]
-fn asking_for_inet_diag_gives_the_form_without_capabilities_anywhere() {
+fn inet_diag_source_needs_no_capabilities() {
     let pod = annotated("flowcar.io/source", "inet_diag");
     let outcome = run(&pod);
     assert_eq!(
@@ -317,7 +413,7 @@ fn without_native_sidecars_a_regular_container_goes_last() {
 }
 
 #[test]
-fn without_native_sidecars_a_pod_that_should_end_is_left_alone() {
+fn without_native_sidecars_a_completing_pod_is_skipped() {
     let old = Context {
         native_sidecar: false,
         ..context()

@@ -2,15 +2,15 @@
 
 use super::*;
 
-fn in_namespace(says: Value) -> Context {
+fn in_namespace(contains_text: Value) -> Context {
     Context {
-        namespace_labels: says.as_object().cloned().expect("an object"),
+        namespace_labels: contains_text.as_object().cloned().expect("an object"),
         ..context()
     }
 }
 
 #[test]
-fn a_namespaces_defaults_come_behind_the_pods_and_before_the_operators() {
+fn namespace_defaults_rank_between_pod_and_operator() {
     let settings =
         Config::parse("defaults: {peer: none, sampling: 1, log-level: warn}").expect("valid");
     let context =
@@ -26,7 +26,7 @@ fn a_namespaces_defaults_come_behind_the_pods_and_before_the_operators() {
 }
 
 #[test]
-fn a_namespaces_mistake_is_told_and_denies_nobody() {
+fn invalid_namespace_default_warns_and_denies_nothing() {
     let settings =
         Config::parse("{strict: true, allowedEndpoints: ['http://c:4317']}").expect("valid");
     for (name, value) in [
@@ -55,7 +55,7 @@ fn with_secrets() -> Settings {
 }
 
 #[test]
-fn pull_secrets_are_added_behind_the_pods_and_taken_out_again() {
+fn pull_secrets_are_appended_and_removed_again() {
     for (before, after) in [
         (
             json!([{"name": "own"}]),
@@ -95,7 +95,7 @@ fn pull_secrets_are_added_behind_the_pods_and_taken_out_again() {
 
 /// A list in a template keeps the ServiceAccount plugin from adding the account's own.
 #[test]
-fn a_file_without_pull_secrets_is_left_without() {
+fn file_without_pull_secrets_gets_none() {
     let file = Context {
         opted_in: true,
         ..context()

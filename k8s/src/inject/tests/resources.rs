@@ -42,7 +42,7 @@ fn requests_are_always_set_and_a_guaranteed_pod_stays_guaranteed() {
 }
 
 #[test]
-fn a_guaranteed_pod_takes_the_limits_that_it_asks_for() {
+fn guaranteed_pod_gets_the_limits_that_it_asks_for() {
     let mut pod = annotated("flowcar.io/cpu-limit", "300m");
     pod["metadata"]["annotations"]["flowcar.io/memory-limit"] = json!("64Mi");
     pod["spec"]["containers"][0]["resources"] = json!({"limits": {"cpu": "1", "memory": "1Gi"}});
@@ -54,7 +54,7 @@ fn a_guaranteed_pod_takes_the_limits_that_it_asks_for() {
 }
 
 #[test]
-fn a_request_above_its_limit_is_a_mistake_and_not_a_refused_pod() {
+fn request_above_its_limit_is_ignored_with_a_warning() {
     let pod = annotated("flowcar.io/memory-request", "256Mi");
     let outcome = run(&pod);
     assert_eq!(outcome.problems[0].reason(), "request_above_limit");
@@ -87,7 +87,7 @@ fn the_sidecar_fits_into_a_pod_level_budget() {
 
 /// What a heavy init container asks for is no more than the rest asks for at the same time.
 #[test]
-fn a_pod_level_budget_is_reckoned_by_kubernetes_own_rule() {
+fn pod_level_budget_follows_kubernetes_rule() {
     let container = |cpu: &str| json!({"name": "x", "resources": {"requests": {"cpu": cpu}}});
     let budgeted = |init: Value| {
         let mut pod = with("/spec/resources", json!({"requests": {"cpu": "1"}}));

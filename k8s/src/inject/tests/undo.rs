@@ -1,9 +1,9 @@
-//! What an injection leaves as it was, and what undoes it.
+//! What an injection does not change, and how uninject undoes it.
 
 use super::*;
 
 #[test]
-fn an_older_injection_is_left_and_told() {
+fn injection_by_an_older_version_stays_with_a_warning() {
     let once = patched(&pod(), &run(&pod()));
     assert_eq!(
         run(&once).decision,
@@ -19,7 +19,7 @@ fn an_older_injection_is_left_and_told() {
 }
 
 #[test]
-fn a_forged_status_does_not_make_uninject_remove_what_is_not_ours() {
+fn forged_status_makes_uninject_remove_nothing_else() {
     let status = r#"{"version":"1","config":"x","form":"ebpf","volumes":["data"],"absent":["/spec"],"null":["/spec/hostname"]}"#;
     let mut pod = annotated("flowcar.io/status", status);
     pod["spec"]["volumes"] = json!([{"name": "data"}]);
@@ -135,9 +135,9 @@ proptest! {
         }
     }
 
-    /// Whatever JSON comes, there is an answer.
+    /// Any JSON gets an outcome.
     #[test]
-    fn injection_is_total(pod in any_json(), opted_in: bool) {
+    fn injection_never_panics(pod in any_json(), opted_in: bool) {
         let context = Context { opted_in, ..context() };
         let outcome = inject(&pod, &context, &Settings::default());
         let once = patched(&pod, &outcome);

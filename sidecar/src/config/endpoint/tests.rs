@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn read(text: &str, protocol: Protocol) -> Result<Endpoint, Wrong> {
+fn read(text: &str, protocol: Protocol) -> Result<Endpoint, ParseError> {
     endpoint(text, protocol, false)
 }
 
@@ -14,7 +14,7 @@ fn below(text: &str) -> String {
 }
 
 #[test]
-fn the_signals_path_comes_before_the_query() {
+fn signal_path_comes_before_the_query() {
     for (text, expected) in [
         ("http://c:4318", "http://c:4318/v1/metrics"),
         ("http://c:4318/", "http://c:4318/v1/metrics"),
@@ -45,7 +45,7 @@ fn the_signals_path_comes_before_the_query() {
 }
 
 #[test]
-fn the_zone_of_an_address_is_for_this_end_alone() {
+fn address_zone_is_used_locally_only() {
     for (text, zone, shown) in [
         (
             "http://[fe80::1%25lo]:4317",
@@ -76,7 +76,7 @@ fn the_zone_of_an_address_is_for_this_end_alone() {
 }
 
 #[test]
-fn what_is_no_url_is_told_in_a_sentence() {
+fn malformed_url_error_names_the_cause() {
     for (text, wrong) in [
         ("http://c:99999", "has a port that is not one of 1 to 65535"),
         ("http://c:65536", "has a port that is not one of 1 to 65535"),
@@ -162,9 +162,9 @@ fn what_is_no_url_is_told_in_a_sentence() {
         ("://c", "does not begin with http:// or https://"),
     ] {
         for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
-            let told = read(text, protocol).expect_err(text);
-            assert!(told.wrong.starts_with(wrong), "{text}: {told:?}");
-            assert!(!told.remedy.is_empty(), "{text}");
+            let error = read(text, protocol).expect_err(text);
+            assert!(error.wrong.starts_with(wrong), "{text}: {error:?}");
+            assert!(!error.remedy.is_empty(), "{text}");
         }
     }
     for text in [
@@ -176,9 +176,9 @@ fn what_is_no_url_is_told_in_a_sentence() {
         "[::1]:4318",
         "",
     ] {
-        let told = read(text, Protocol::HttpProtobuf).expect_err(text);
+        let error = read(text, Protocol::HttpProtobuf).expect_err(text);
         assert_eq!(
-            told.wrong, "does not begin with http:// or https://",
+            error.wrong, "does not begin with http:// or https://",
             "{text}"
         );
     }
@@ -188,14 +188,14 @@ fn what_is_no_url_is_told_in_a_sentence() {
         (":4317", "has no host"),
         ("", "has no host"),
     ] {
-        let told = read(text, Protocol::Grpc).expect_err(text);
-        assert_eq!(told.wrong, wrong, "{text}");
+        let error = read(text, Protocol::Grpc).expect_err(text);
+        assert_eq!(error.wrong, wrong, "{text}");
     }
     let long = format!("unix:///{}", "s".repeat(107));
     for text in ["unix:", "unix://", "unix:c.sock", "unix://c.sock", &long] {
-        let told = read(text, Protocol::Grpc).expect_err(text);
-        assert!(told.wrong.starts_with("has "), "{told:?}");
-        assert!(told.remedy.contains("unix:///run/"), "{told:?}");
+        let error = read(text, Protocol::Grpc).expect_err(text);
+        assert!(error.wrong.starts_with("has "), "{error:?}");
+        assert!(error.remedy.contains("unix:///run/"), "{error:?}");
     }
 }
 
@@ -216,7 +216,7 @@ fn without_a_scheme_grpc_is_https() {
 }
 
 #[test]
-fn what_may_be_a_secret_is_not_shown() {
+fn possible_secret_is_not_shown() {
     for (text, expected) in [
         ("ftp://collector:4317/base", "ftp://collector:4317/base"),
         ("collector:99999", "collector:99999"),

@@ -1,4 +1,4 @@
-//! What is said about the settings, and what is not.
+//! Notices about the settings: which appear, and which do not.
 
 use super::*;
 
@@ -8,7 +8,7 @@ fn notices(vars: &[(&str, &str)]) -> Vec<String> {
 }
 
 #[test]
-fn a_secret_in_the_wrong_place_is_not_shown() {
+fn secret_in_the_wrong_variable_is_not_shown() {
     let key = "-----BEGIN PRIVATE KEY-----\ns3cret\n-----END PRIVATE KEY-----";
     for name in [
         "OTEL_EXPORTER_OTLP_CERTIFICATE",
@@ -34,7 +34,7 @@ fn a_secret_in_the_wrong_place_is_not_shown() {
             let vars = [other, (name, value)];
             let message = match read(&vars) {
                 Ok(config) => format!("{config:?}"),
-                Err(mistakes) => mistakes.to_string(),
+                Err(errors) => errors.to_string(),
             };
             assert!(!message.contains("s3cret"), "{name}={value}: {message}");
         }
@@ -54,10 +54,10 @@ fn a_secret_in_the_wrong_place_is_not_shown() {
 }
 
 #[test]
-fn a_commands_settings_are_its_own_matter() {
-    let inherited = |vars: &[(&str, &str)]| {
+fn command_settings_never_stop_flowcar() {
+    let from_command = |vars: &[(&str, &str)]| {
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-        Config::from_vars_of(vars.iter().map(owned), Shared::Inherited)
+        Config::from_vars_of(vars.iter().map(owned), Shared::Restored)
     };
     let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");
     for (name, value, metrics, traces) in [
@@ -82,7 +82,7 @@ fn a_commands_settings_are_its_own_matter() {
         ("OTEL_METRIC_EXPORT_INTERVAL", "1", false, true),
         ("HTTP_PROXY", "socks5://proxy:1080", false, false),
     ] {
-        let config = inherited(&[endpoint, (name, value)]).expect("no reason not to run");
+        let config = from_command(&[endpoint, (name, value)]).expect("no reason not to run");
         let export = (
             config.export.metrics.is_some(),
             config.export.traces.is_some(),
@@ -99,17 +99,17 @@ fn a_commands_settings_are_its_own_matter() {
         assert!(!message.contains("s3cret"), "{message}");
         read(&[endpoint, (name, value)]).expect_err("flowcar's own");
     }
-    // What an SDK takes is nothing to speak of.
-    let config = inherited(&[endpoint, ("OTEL_BSP_SCHEDULE_DELAY", "1")]).expect("settings");
+    // A value that an SDK accepts gives no notice.
+    let config = from_command(&[endpoint, ("OTEL_BSP_SCHEDULE_DELAY", "1")]).expect("settings");
     assert_eq!(config.notices, []);
-    // flowcar's own count as ever.
-    inherited(&[("FLOWCAR_RING_BYTES", "5000")]).expect_err("a mistake");
-    let config = inherited(&[("FLOWCAR_RINGS", "5000")]).expect("no mistake");
+    // Errors in flowcar's own variables still stop it.
+    from_command(&[("FLOWCAR_RING_BYTES", "5000")]).expect_err("an error");
+    let config = from_command(&[("FLOWCAR_RINGS", "5000")]).expect("no error");
     assert_eq!(config.notices.len(), 1);
 }
 
 #[test]
-fn what_changes_nothing_is_reported_once() {
+fn ineffective_setting_is_reported_once() {
     let message = notices(&[
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317/base"),
         ("OTEL_BSP_MAX_QUEUE_SIZE", "100"),
@@ -120,21 +120,21 @@ fn what_changes_nothing_is_reported_once() {
     let expected = [
         "OTEL_EXPORTER_OTLP_ENDPOINT has a path or a query, which gRPC does not send: only its host and port are used",
         "OTEL_BSP_MAX_QUEUE_SIZE is not honoured; set FLOWCAR_SPAN_QUEUE",
-        "FLOWCAR_LOG_LEVEL is no setting of flowcar's; did you mean FLOWCAR_LOG?",
+        "FLOWCAR_LOG_LEVEL is not a setting of flowcar; did you mean FLOWCAR_LOG?",
     ];
     assert_eq!(message, expected);
 }
 
 #[test]
-fn a_name_in_small_letters_is_another_name() {
+fn lower_case_name_is_a_different_variable() {
     let config = read(&[("FLOWCAR_LOG", "warn"), ("FLOWCAR_log", "debug")]).expect("settings");
     assert_eq!(config.log.as_deref(), Some("warn"));
     assert_eq!(config.notices.len(), 1);
 }
 
-/// An end of the process would keep the whole pod from starting.
+/// If flowcar exited, the whole pod would not start.
 #[test]
-fn what_a_pod_takes_from_secrets_ends_no_sidecar() {
+fn wrong_secret_does_not_stop_the_sidecar() {
     let pod = ("FLOWCAR_POD_UID", "8c1f");
     let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4317");
     let headers = ("OTEL_EXPORTER_OTLP_HEADERS", "s3cret");
@@ -146,7 +146,7 @@ fn what_a_pod_takes_from_secrets_ends_no_sidecar() {
     assert!(!message.contains("s3cret"), "{message}");
     assert!(
         read(&[endpoint, headers]).is_err(),
-        "who sets it by hand is message at once"
+        "a header that is set by hand is reported at once"
     );
 
     let ca = ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/run/flowcar-tls/ca.crt");

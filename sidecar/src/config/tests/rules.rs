@@ -1,11 +1,11 @@
-//! What OpenTelemetry's specification says of values.
+//! OpenTelemetry's rules for values.
 
 use super::*;
 
 #[test]
-fn only_true_is_true_and_what_is_neither_is_told() {
+fn only_true_is_true_and_invalid_boolean_is_reported() {
     let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317");
-    for (value, is_true, told) in [
+    for (value, is_true, error) in [
         ("true", true, false),
         ("TRUE", true, false),
         ("True", true, false),
@@ -23,20 +23,20 @@ fn only_true_is_true_and_what_is_neither_is_told() {
         let vars = [endpoint, ("OTEL_SDK_DISABLED", value)];
         let config = read(&vars).expect("no reason not to start");
         assert_eq!(config.export == Export::default(), is_true, "{value}");
-        assert_eq!(config.notices.len(), usize::from(told), "{value}");
+        assert_eq!(config.notices.len(), usize::from(error), "{value}");
         let vars = [endpoint, ("OTEL_EXPORTER_OTLP_INSECURE", value)];
         let config = read(&vars).expect("no reason not to start");
         let metrics = config.export.metrics.expect("metrics");
         let scheme = if is_true { "http" } else { "https" };
         assert_eq!(metrics.endpoint.scheme_str(), Some(scheme), "{value}");
-        assert_eq!(config.notices.len(), usize::from(told), "{value}");
+        assert_eq!(config.notices.len(), usize::from(error), "{value}");
     }
 }
 
 #[test]
-fn of_a_list_of_exporters_otlp_is_ours() {
+fn otlp_is_taken_from_a_list_of_exporters() {
     let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");
-    for (value, wanted, told) in [
+    for (value, wanted, error) in [
         ("otlp", true, 0),
         ("OTLP", true, 0),
         ("otlp,otlp", true, 0),
@@ -50,7 +50,7 @@ fn of_a_list_of_exporters_otlp_is_ours() {
         let config = read(&[endpoint, ("OTEL_METRICS_EXPORTER", value)]).expect(value);
         assert_eq!(config.export.metrics.is_some(), wanted, "{value}");
         assert!(config.export.traces.is_some(), "{value}");
-        assert_eq!(config.notices.len(), told, "{value}");
+        assert_eq!(config.notices.len(), error, "{value}");
     }
     for (value, wrong) in [
         ("console", "is an exporter that flowcar has not"),
@@ -61,14 +61,14 @@ fn of_a_list_of_exporters_otlp_is_ours() {
         ("otpl", "is not known"),
         ("otlp,otpl", "is not known"),
     ] {
-        let mistakes = read(&[endpoint, ("OTEL_TRACES_EXPORTER", value)]).expect_err(value);
+        let errors = read(&[endpoint, ("OTEL_TRACES_EXPORTER", value)]).expect_err(value);
         let line = format!("OTEL_TRACES_EXPORTER={value}: {wrong}; set it to otlp, or to none");
-        assert_eq!(mistakes.to_string(), line);
+        assert_eq!(errors.to_string(), line);
     }
 }
 
 #[test]
-fn malformed_resource_attributes_are_left_out_all_together() {
+fn malformed_resource_attributes_are_all_ignored() {
     for (value, wrong) in [
         ("a=1,b", "its 2nd part is not key=value"),
         ("a=1,=2", "its 2nd part has no key"),
@@ -88,11 +88,11 @@ fn malformed_resource_attributes_are_left_out_all_together() {
     ] {
         let config = read(&[("OTEL_RESOURCE_ATTRIBUTES", value)]).expect("no reason not to start");
         assert_eq!(config.resource_attributes, [], "{value}");
-        let [told] = &config.notices[..] else {
+        let [error] = &config.notices[..] else {
             panic!("{value}: {:?}", config.notices)
         };
         let start = format!("OTEL_RESOURCE_ATTRIBUTES is not used at all, because {wrong}");
-        assert!(told.to_string().starts_with(&start), "{told}");
+        assert!(error.to_string().starts_with(&start), "{error}");
     }
     for (value, expected) in [
         ("a=1,b=2", &[("a", "1"), ("b", "2")][..]),
@@ -114,7 +114,7 @@ fn malformed_resource_attributes_are_left_out_all_together() {
 }
 
 #[test]
-fn a_timeout_of_zero_is_no_limit() {
+fn timeout_of_zero_is_no_limit() {
     let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");
     for (value, expected) in [
         ("0", None),
@@ -130,7 +130,7 @@ fn a_timeout_of_zero_is_no_limit() {
 }
 
 #[test]
-fn names_of_headers_are_taken_as_they_are_and_their_values_decoded() {
+fn header_names_are_literal_and_values_are_decoded() {
     let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");
     for (value, expected) in [
         ("a=1,b=2", &[("a", "1"), ("b", "2")][..]),
@@ -159,17 +159,17 @@ fn names_of_headers_are_taken_as_they_are_and_their_values_decoded() {
         "Transfer-Encoding=s3cret",
     ] {
         let vars = [endpoint, ("OTEL_EXPORTER_OTLP_HEADERS", value)];
-        let told = read(&vars).expect_err(value).to_string();
+        let error = read(&vars).expect_err(value).to_string();
         assert!(
-            told.starts_with("OTEL_EXPORTER_OTLP_HEADERS=(hidden): "),
-            "{told}"
+            error.starts_with("OTEL_EXPORTER_OTLP_HEADERS=(hidden): "),
+            "{error}"
         );
-        assert!(!told.contains("s3cret"), "{told}");
+        assert!(!error.contains("s3cret"), "{error}");
     }
 }
 
 #[test]
-fn headers_may_be_in_a_file() {
+fn headers_are_read_from_a_file() {
     let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("headers");
@@ -209,18 +209,18 @@ fn headers_may_be_in_a_file() {
         (&[b'a'; 70_000], "has more than 65536 bytes"),
     ] {
         std::fs::write(&path, content).expect("a file");
-        let told = read(&vars).expect_err(wrong).to_string();
+        let error = read(&vars).expect_err(wrong).to_string();
         let start = format!("OTEL_EXPORTER_OTLP_HEADERS_FILE={name}: {wrong}");
-        assert!(told.starts_with(&start), "{told}");
-        assert!(!told.contains("s3cret"), "{told}");
+        assert!(error.starts_with(&start), "{error}");
+        assert!(!error.contains("s3cret"), "{error}");
     }
     let absent = [
         endpoint,
         ("OTEL_EXPORTER_OTLP_HEADERS_FILE", "/nowhere/headers"),
     ];
-    let told = read(&absent).expect_err("no file").to_string();
+    let error = read(&absent).expect_err("no file").to_string();
     assert!(
-        told.contains("=/nowhere/headers: cannot be read (No such file"),
-        "{told}"
+        error.contains("=/nowhere/headers: cannot be read (No such file"),
+        "{error}"
     );
 }

@@ -1,4 +1,4 @@
-//! Every mixture of what ends attempts without an answer, told from the counters that it moves.
+//! Every mixture of attempts without an answer, classified by the counters that they move.
 
 use super::*;
 
@@ -15,8 +15,8 @@ enum Truth {
     Destroyed,
     /// `close()`
     Closed,
-    /// `close()`, once the application heard of an ICMP error that came while it was inside `connect()`.
-    Heard,
+    /// `close()`, after the application got an ICMP error that came while it was inside `connect()`.
+    ClosedAfterIcmp,
 }
 
 const TRUTHS: [Truth; 5] = [
@@ -24,7 +24,7 @@ const TRUTHS: [Truth; 5] = [
     Truth::Icmp,
     Truth::Destroyed,
     Truth::Closed,
-    Truth::Heard,
+    Truth::ClosedAfterIcmp,
 ];
 
 /// A kernel, by whether it discards the queue first.
@@ -57,7 +57,7 @@ impl Truth {
             ipv6: false,
             sent_again: false,
             last_seen: match self {
-                Self::Closed | Self::Heard => LastSeen::Closed,
+                Self::Closed | Self::ClosedAfterIcmp => LastSeen::Closed,
                 Self::Icmp | Self::Destroyed if kernel.discards_first => LastSeen::Discarded,
                 Self::Disconnected | Self::Icmp | Self::Destroyed => LastSeen::Queued,
             },
@@ -67,13 +67,13 @@ impl Truth {
 
     const fn failure(self) -> Failure {
         match self {
-            Self::Icmp | Self::Heard => Failure::Unreachable,
+            Self::Icmp | Self::ClosedAfterIcmp => Failure::Unreachable,
             Self::Disconnected | Self::Destroyed | Self::Closed => Failure::Abandoned,
         }
     }
 }
 
-/// What these attempts are told to have ended by, with so many ICMP errors and failed attempts of others at the same time.
+/// Why these attempts are found to have failed, with so many ICMP errors and failed attempts of others at the same time.
 fn judged(
     kernel: Kernel,
     truths: &[Truth],
@@ -93,10 +93,10 @@ fn judged(
     let now = NamespaceCounts {
         at: Monotonic(3 * SECOND),
         icmp: before.icmp
-            + count(|truth| matches!(truth, Truth::Icmp | Truth::Heard))
+            + count(|truth| matches!(truth, Truth::Icmp | Truth::ClosedAfterIcmp))
             + icmp_of_others,
         icmp6: before.icmp6,
-        kept: before.kept + count(|truth| *truth == Truth::Heard),
+        kept: before.kept + count(|truth| *truth == Truth::ClosedAfterIcmp),
         failed: before.failed
             + count(|truth| matches!(truth, Truth::Icmp | Truth::Destroyed))
             + failed_of_others,
@@ -106,7 +106,7 @@ fn judged(
 }
 
 #[test]
-fn what_happens_alone_is_told_on_every_kernel_that_knows_the_namespace() {
+fn single_attempt_is_classified_where_the_namespace_is_known() {
     for kernel in KERNELS.into_iter().filter(|kernel| kernel.knows_netns) {
         for truth in TRUTHS {
             assert_eq!(
@@ -119,7 +119,7 @@ fn what_happens_alone_is_told_on_every_kernel_that_knows_the_namespace() {
 }
 
 #[test]
-fn where_the_namespace_is_not_known_an_icmp_error_is_told_and_nothing_false() {
+fn only_icmp_is_classified_where_the_namespace_is_unknown() {
     let [.., kernel] = KERNELS;
     assert_eq!(judged(kernel, &[Truth::Icmp], 0, 0), [Failure::Unreachable]);
     for truth in [Truth::Disconnected, Truth::Destroyed] {
@@ -129,38 +129,38 @@ fn where_the_namespace_is_not_known_an_icmp_error_is_told_and_nothing_false() {
 
 /// A datagram to a closed port brings an ICMP error that ends no attempt.
 #[test]
-fn an_icmp_error_of_another_protocol_makes_no_abandoned_attempt_unreachable() {
+fn udp_icmp_error_does_not_make_an_attempt_unreachable() {
     for kernel in KERNELS.into_iter().filter(|kernel| kernel.knows_netns) {
-        let told = judged(kernel, &[Truth::Disconnected; 3], 20, 0);
-        assert_eq!(told, [Failure::Abandoned; 3]);
+        let failures = judged(kernel, &[Truth::Disconnected; 3], 20, 0);
+        assert_eq!(failures, [Failure::Abandoned; 3]);
     }
 }
 
 #[test]
-fn attempts_of_different_kinds_at_once_are_told_apart_or_not_told() {
+fn concurrent_attempts_are_classified_or_other() {
     for kernel in KERNELS {
         for first in TRUTHS {
             for second in TRUTHS {
-                let told = judged(kernel, &[first, second], 0, 0);
-                for (truth, told) in [first, second].into_iter().zip(told) {
-                    let right = told == truth.failure() || told == Failure::Other;
-                    assert!(right, "{first:?} and {second:?}: {truth:?} is {told:?}");
+                let failures = judged(kernel, &[first, second], 0, 0);
+                for (truth, failure) in [first, second].into_iter().zip(failures) {
+                    let right = failure == truth.failure() || failure == Failure::Other;
+                    assert!(right, "{first:?} and {second:?}: {truth:?} is {failure:?}");
                 }
             }
         }
     }
     let [newest, ..] = KERNELS;
-    let told = judged(newest, &[Truth::Disconnected, Truth::Icmp], 0, 0);
-    assert_eq!(told, [Failure::Abandoned, Failure::Unreachable]);
+    let failures = judged(newest, &[Truth::Disconnected, Truth::Icmp], 0, 0);
+    assert_eq!(failures, [Failure::Abandoned, Failure::Unreachable]);
     assert_eq!(
         judged(newest, &[Truth::Destroyed, Truth::Icmp], 0, 0),
         [Failure::Other; 2]
     );
 }
 
-/// In another namespace the counters are those of others; what the queue tells holds everywhere.
+/// In another namespace the counters are those of others; what the queue shows holds everywhere.
 #[test]
-fn in_another_namespace_only_a_disconnect_is_told() {
+fn only_a_disconnect_is_classified_in_another_namespace() {
     for kernel in KERNELS {
         for truth in [Truth::Disconnected, Truth::Icmp, Truth::Destroyed] {
             let mut judge = AttemptJudge::default();
@@ -175,32 +175,32 @@ fn in_another_namespace_only_a_disconnect_is_told() {
                 is_here: Some(false),
                 ..truth.attempt(kernel)
             };
-            let told = judge.judge(&[attempt], Some(now), || kernel.discards_first);
+            let failures = judge.judge(&[attempt], Some(now), || kernel.discards_first);
             let disconnected = kernel.discards_first && truth == Truth::Disconnected;
             let expected = if disconnected {
                 Failure::Abandoned
             } else {
                 Failure::Other
             };
-            assert_eq!(told, [expected]);
+            assert_eq!(failures, [expected]);
         }
     }
 }
 
 #[test]
-fn without_counters_only_the_queue_tells() {
+fn only_the_syn_queue_classifies_without_counters() {
     let [newest, old, _] = KERNELS;
-    let told = |kernel: Kernel, truth: Truth| {
+    let failures = |kernel: Kernel, truth: Truth| {
         AttemptJudge::default().judge(&[truth.attempt(kernel)], None, || kernel.discards_first)
     };
-    assert_eq!(told(newest, Truth::Disconnected), [Failure::Abandoned]);
-    assert_eq!(told(newest, Truth::Icmp), [Failure::Other]);
-    assert_eq!(told(old, Truth::Disconnected), [Failure::Other]);
+    assert_eq!(failures(newest, Truth::Disconnected), [Failure::Abandoned]);
+    assert_eq!(failures(newest, Truth::Icmp), [Failure::Other]);
+    assert_eq!(failures(old, Truth::Disconnected), [Failure::Other]);
 }
 
 /// Each ICMP error and each failed attempt explains one attempt, once.
 #[test]
-fn what_one_attempt_explains_explains_no_other() {
+fn each_counted_error_explains_one_attempt() {
     let [newest, old, _] = KERNELS;
     let mut judge = AttemptJudge::default();
     judge.read(NamespaceCounts::default());
@@ -213,30 +213,30 @@ fn what_one_attempt_explains_explains_no_other() {
     };
     let first = Truth::Icmp.attempt(newest);
     // Read within the slack, so that it is no base for what ended before.
-    let told = judge.judge(&[first], Some(counts(2, 1, 1)), || true);
-    assert_eq!(told, [Failure::Unreachable]);
-    let told = judge.judge(
+    let failures = judge.judge(&[first], Some(counts(2, 1, 1)), || true);
+    assert_eq!(failures, [Failure::Unreachable]);
+    let failures = judge.judge(
         &[Truth::Destroyed.attempt(newest)],
         Some(counts(3, 1, 2)),
         || true,
     );
-    assert_eq!(told, [Failure::Abandoned]);
+    assert_eq!(failures, [Failure::Abandoned]);
 
     let mut judge = AttemptJudge::default();
     judge.read(NamespaceCounts::default());
     // Another was refused, and an ICMP error was for somebody else.
     judge.failed(Monotonic(SECOND));
-    let told = judge.judge(
+    let failures = judge.judge(
         &[Truth::Disconnected.attempt(old)],
         Some(counts(3, 1, 1)),
         || false,
     );
-    assert_eq!(told, [Failure::Abandoned]);
+    assert_eq!(failures, [Failure::Abandoned]);
 }
 
 /// IPv4 and IPv6 have counters of their own.
 #[test]
-fn families_are_counted_apart() {
+fn ipv4_and_ipv6_errors_are_counted_separately() {
     let [newest, ..] = KERNELS;
     let mut judge = AttemptJudge::default();
     judge.read(NamespaceCounts::default());
@@ -251,13 +251,13 @@ fn families_are_counted_apart() {
         kept: 0,
         failed: 2,
     };
-    let told = judge.judge(&[Truth::Destroyed.attempt(newest), v6], Some(now), || true);
-    assert_eq!(told, [Failure::Abandoned, Failure::Unreachable]);
+    let failures = judge.judge(&[Truth::Destroyed.attempt(newest), v6], Some(now), || true);
+    assert_eq!(failures, [Failure::Abandoned, Failure::Unreachable]);
 }
 
-/// An error that an application hears comes with the first SYN.
+/// An ICMP error that the application gets answers the first SYN.
 #[test]
-fn what_was_sent_again_was_not_dropped_for_an_error_that_others_heard() {
+fn retransmitted_attempt_is_not_unreachable_for_anothers_error() {
     let [newest, ..] = KERNELS;
     let mut judge = AttemptJudge::default();
     judge.read(NamespaceCounts::default());
@@ -271,20 +271,24 @@ fn what_was_sent_again_was_not_dropped_for_an_error_that_others_heard() {
         sent_again: true,
         ..Truth::Closed.attempt(newest)
     };
-    let told = judge.judge(&[later, Truth::Heard.attempt(newest)], Some(now), || true);
-    assert_eq!(told, [Failure::Abandoned, Failure::Unreachable]);
+    let failures = judge.judge(
+        &[later, Truth::ClosedAfterIcmp.attempt(newest)],
+        Some(now),
+        || true,
+    );
+    assert_eq!(failures, [Failure::Abandoned, Failure::Unreachable]);
 }
 
-/// What ended before the counters were first read has no reading before it.
+/// An attempt that ended before the counters were first read has no reading before it.
 #[test]
-fn the_first_reading_is_a_base_for_what_began_after_it() {
+fn first_reading_is_a_base_only_for_later_attempts() {
     let [newest, ..] = KERNELS;
-    let heard = Unanswered {
+    let seen = Unanswered {
         started: Monotonic(SECOND),
         at: Monotonic(SECOND + 1_000),
-        ..Truth::Heard.attempt(newest)
+        ..Truth::ClosedAfterIcmp.attempt(newest)
     };
-    let told = |first_read| {
+    let failures = |first_read| {
         let mut judge = AttemptJudge::default();
         judge.read(NamespaceCounts {
             at: Monotonic(first_read),
@@ -296,8 +300,8 @@ fn the_first_reading_is_a_base_for_what_began_after_it() {
             kept: 1,
             ..NamespaceCounts::default()
         };
-        judge.judge(&[heard], Some(now), || true)
+        judge.judge(&[seen], Some(now), || true)
     };
-    assert_eq!(told(SECOND), [Failure::Unreachable]);
-    assert_eq!(told(SECOND + 500), [Failure::Abandoned]);
+    assert_eq!(failures(SECOND), [Failure::Unreachable]);
+    assert_eq!(failures(SECOND + 500), [Failure::Abandoned]);
 }

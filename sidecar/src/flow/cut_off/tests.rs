@@ -26,16 +26,16 @@ fn timer(timer: Timer) -> Answers {
     }
 }
 
-fn found(remains: Afterlife) -> Answers {
+fn found(post_close: PostCloseState) -> Answers {
     Answers {
-        remains,
+        post_close,
         ..timer(Timer::NotExpired)
     }
 }
 
-/// Each row: state, state when the application closed the socket, flags, what else is known, and the end.
+/// Each row: state, state when the application closed the socket, flags, what else is known, and the close reason.
 #[test]
-fn reasons_are_told_where_they_follow() {
+fn close_reason_follows_from_the_evidence() {
     use Timer::{Expired, NotExpired, Unknown};
     let no_reset_sent = Answers {
         sent_no_reset: true,
@@ -45,103 +45,149 @@ fn reasons_are_told_where_they_follow() {
         polled_segs_in: Some(9),
         ..timer(NotExpired)
     };
-    for (state, released_in, flags, answers, end) in [
-        // The application aborts: nothing else is asked.
-        (OPEN, OPEN, 0, timer(Unknown), End::ResetSent),
-        (PEER_CLOSED, PEER_CLOSED, 0, timer(Expired), End::ResetSent),
-        // The retransmission timer says so itself, in any state.
-        (OPEN, 0, flag::TIMED_OUT, timer(NotExpired), End::Timeout),
-        (CLOSED, OPEN, flag::TIMED_OUT, timer(Unknown), End::Timeout),
+    for (state, released_in, flags, answers, reason) in [
+        // The application aborts: nothing else is needed.
+        (OPEN, OPEN, 0, timer(Unknown), CloseReason::ResetSent),
+        (
+            PEER_CLOSED,
+            PEER_CLOSED,
+            0,
+            timer(Expired),
+            CloseReason::ResetSent,
+        ),
+        // The retransmission timer sets its flag in any state.
+        (
+            OPEN,
+            0,
+            flag::TIMED_OUT,
+            timer(NotExpired),
+            CloseReason::Timeout,
+        ),
+        (
+            CLOSED,
+            OPEN,
+            flag::TIMED_OUT,
+            timer(Unknown),
+            CloseReason::Timeout,
+        ),
         (
             HALF_CLOSED,
             0,
             flag::TIMED_OUT,
             timer(Unknown),
-            End::Timeout,
+            CloseReason::Timeout,
         ),
         // Any other timer, or a RST that may have come.
-        (OPEN, 0, 0, timer(Expired), End::Timeout),
-        (OPEN, 0, 0, timer(NotExpired), End::Reset),
-        (OPEN, 0, 0, no_reset_sent, End::ResetReceived),
-        (OPEN, 0, 0, timer(Unknown), End::Unknown),
+        (OPEN, 0, 0, timer(Expired), CloseReason::Timeout),
+        (OPEN, 0, 0, timer(NotExpired), CloseReason::Reset),
+        (OPEN, 0, 0, no_reset_sent, CloseReason::ResetReceived),
+        (OPEN, 0, 0, timer(Unknown), CloseReason::Unknown),
         // None came.
-        (OPEN, 0, QUIET, timer(Expired), End::Timeout),
-        (OPEN, 0, QUIET, timer(NotExpired), End::ResetSent),
-        (OPEN, 0, QUIET, timer(Unknown), End::Unknown),
-        (OPEN, 0, flag::SEGMENTS_SEEN, timer(Expired), End::Timeout),
+        (OPEN, 0, QUIET, timer(Expired), CloseReason::Timeout),
+        (OPEN, 0, QUIET, timer(NotExpired), CloseReason::ResetSent),
+        (OPEN, 0, QUIET, timer(Unknown), CloseReason::Unknown),
+        (
+            OPEN,
+            0,
+            flag::SEGMENTS_SEEN,
+            timer(Expired),
+            CloseReason::Timeout,
+        ),
         (
             OPEN,
             0,
             flag::SEGMENTS_SEEN,
             timer(NotExpired),
-            End::ResetSent,
+            CloseReason::ResetSent,
         ),
-        (OPEN, 0, flag::SEGMENTS_SEEN, timer(Unknown), End::Unknown),
-        (OPEN, 0, 0, nothing_since_poll, End::Reset),
+        (
+            OPEN,
+            0,
+            flag::SEGMENTS_SEEN,
+            timer(Unknown),
+            CloseReason::Unknown,
+        ),
+        (OPEN, 0, 0, nothing_since_poll, CloseReason::Reset),
         // One came.
         (
             OPEN,
             0,
             flag::SEGMENTS_SEEN | flag::RESET_RECEIVED,
             timer(Unknown),
-            End::ResetReceived,
+            CloseReason::ResetReceived,
         ),
         // Orphans.
-        (CLOSED, OPEN, QUIET, timer(Unknown), End::Timeout),
-        (CLOSED, OPEN, 0, timer(Unknown), End::Unknown),
-        (CLOSED, CLOSED, QUIET, timer(Unknown), End::Unknown),
+        (CLOSED, OPEN, QUIET, timer(Unknown), CloseReason::Timeout),
+        (CLOSED, OPEN, 0, timer(Unknown), CloseReason::Unknown),
+        (CLOSED, CLOSED, QUIET, timer(Unknown), CloseReason::Unknown),
         // Half-closed, and nothing has come since.
-        (HALF_CLOSED, 0, QUIET, timer(Expired), End::Timeout),
-        (HALF_CLOSED, 0, 0, timer(NotExpired), End::Reset),
+        (HALF_CLOSED, 0, QUIET, timer(Expired), CloseReason::Timeout),
+        (HALF_CLOSED, 0, 0, timer(NotExpired), CloseReason::Reset),
     ] {
         let verdict = closed(state, released_in, flags).verdict(&answers);
         assert_eq!(
-            verdict.end, end,
+            verdict.reason, reason,
             "{state} {released_in} {flags:#x} {answers:?}"
         );
         assert_eq!(verdict.fin_received, Some(false));
     }
 }
 
-/// Payload came after this end's FIN: whether the peer's FIN did is told by what is left.
+/// Payload came after this end's FIN: the post-close state shows whether the peer's FIN did.
 #[test]
-fn what_is_left_tells_a_half_closed_end() {
+fn post_close_state_decides_a_half_closed_connection() {
     let in_doubt = closed(HALF_CLOSED, 0, flag::FIN_UNCERTAIN);
-    assert!(in_doubt.wants_remains());
-    for (remains, end, fin_received) in [
-        (Afterlife::TimeWait, End::LocalFin, Some(true)),
-        (Afterlife::Nothing, End::Reset, Some(false)),
-        (Afterlife::Listener, End::Reset, Some(false)),
-        (Afterlife::NotLooked, End::Unknown, None),
+    assert!(in_doubt.wants_post_close());
+    for (post_close, reason, fin_received) in [
+        (PostCloseState::TimeWait, CloseReason::LocalFin, Some(true)),
+        (PostCloseState::Nothing, CloseReason::Reset, Some(false)),
+        (PostCloseState::Listener, CloseReason::Reset, Some(false)),
+        (PostCloseState::NotPolled, CloseReason::Unknown, None),
     ] {
-        let told = Verdict { end, fin_received };
-        assert_eq!(in_doubt.verdict(&found(remains)), told, "{remains:?}");
+        let expected = Verdict {
+            reason,
+            fin_received,
+        };
+        assert_eq!(
+            in_doubt.verdict(&found(post_close)),
+            expected,
+            "{post_close:?}"
+        );
     }
     // Every segment was seen.
     let seen = flag::FIN_UNCERTAIN | flag::SEGMENTS_SEEN;
     let with_fin = closed(HALF_CLOSED, 0, seen | flag::FIN_SEEN);
-    assert_eq!(with_fin.verdict(&Answers::default()).end, End::LocalFin);
-    let without = closed(HALF_CLOSED, 0, seen | flag::RESET_RECEIVED);
-    let told = without.verdict(&Answers::default());
     assert_eq!(
-        (told.end, told.fin_received),
-        (End::ResetReceived, Some(false))
+        with_fin.verdict(&Answers::default()).reason,
+        CloseReason::LocalFin
+    );
+    let without = closed(HALF_CLOSED, 0, seen | flag::RESET_RECEIVED);
+    let verdict = without.verdict(&Answers::default());
+    assert_eq!(
+        (verdict.reason, verdict.fin_received),
+        (CloseReason::ResetReceived, Some(false))
     );
     // Closed by its application while it waited.
     let released = closed(HALF_CLOSED, HALF_CLOSED, 0);
-    assert!(released.wants_remains());
+    assert!(released.wants_post_close());
     assert_eq!(
-        released.verdict(&found(Afterlife::FinWait2)).end,
-        End::LocalFin
+        released.verdict(&found(PostCloseState::FinWait2)).reason,
+        CloseReason::LocalFin
     );
-    assert_eq!(released.verdict(&Answers::default()).end, End::Unknown);
+    assert_eq!(
+        released.verdict(&Answers::default()).reason,
+        CloseReason::Unknown
+    );
 }
 
 #[test]
-fn a_short_connection_was_not_given_up_by_a_timer() {
+fn short_connection_is_not_a_timeout() {
     let short = CloseEvidence {
         lifetime_ns: 100_000_000,
         ..closed(OPEN, 0, 0)
     };
-    assert_eq!(short.verdict(&Answers::default()).end, End::Reset);
+    assert_eq!(
+        short.verdict(&Answers::default()).reason,
+        CloseReason::Reset
+    );
 }

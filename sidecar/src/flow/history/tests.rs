@@ -1,13 +1,13 @@
-//! Final counts as Linux 6.18 told them over loopback, each end beside what its application did: the client sent 100 bytes
-//! and received 50.
+//! Final counts as Linux 6.18 reported them over loopback, each beside what the application did: the client sent 100 bytes and
+//! received 50.
 
 use super::*;
 
 const CLIENT: (u64, u64) = (100, 50);
 const SERVER: (u64, u64) = (50, 100);
 
-/// The news of an end.
-struct News {
+/// The last counts of a closed socket.
+struct LastCounts {
     unread: u32,
     unacknowledged: u32,
     acked: u64,
@@ -16,8 +16,8 @@ struct News {
     delivered: u32,
 }
 
-impl News {
-    fn sight(&self) -> Sight {
+impl LastCounts {
+    fn observed(&self) -> SocketSnapshot {
         let info = TcpInfo {
             state: State::Closed as u8,
             bytes_acked: self.acked,
@@ -30,7 +30,7 @@ impl News {
             segs_in: 4,
             ..TcpInfo::default()
         };
-        Sight {
+        SocketSnapshot {
             cookie: 1,
             local: "127.0.0.1:40000".parse().unwrap(),
             peer: "127.0.0.1:80".parse().unwrap(),
@@ -44,23 +44,28 @@ impl News {
         }
     }
 
-    fn end(&self, history: History, found: Afterlife) -> Ending {
-        self.end_beside(history, found, None)
+    fn close(&self, history: History, found: PostCloseState) -> CloseSummary {
+        self.close_beside(history, found, None)
     }
 
-    fn end_beside(&self, history: History, found: Afterlife, peers_payload: Option<u64>) -> Ending {
-        let sight = self.sight();
-        let told = Told {
-            sight,
+    fn close_beside(
+        &self,
+        history: History,
+        found: PostCloseState,
+        peers_payload: Option<u64>,
+    ) -> CloseSummary {
+        let observed = self.observed();
+        let event = CloseEvent {
+            observed,
             found,
             peers_payload,
         };
-        history.end(&told, &sight.info.unwrap(), &Answers::default())
+        history.close(&event, &observed.info.unwrap(), &Answers::default())
     }
 }
 
-const fn told(unread: u32, acked: u64, received: u64, sent: u64, delivered: u32) -> News {
-    News {
+const fn counts(unread: u32, acked: u64, received: u64, sent: u64, delivered: u32) -> LastCounts {
+    LastCounts {
         unread,
         unacknowledged: 0,
         acked,
@@ -71,129 +76,141 @@ const fn told(unread: u32, acked: u64, received: u64, sent: u64, delivered: u32)
 }
 
 #[track_caller]
-fn assert_end(ending: Ending, role: Role, end: End, payload: (u64, u64), exact: bool) {
-    let volume = ending.volume;
+fn assert_close(
+    summary: CloseSummary,
+    role: Role,
+    reason: CloseReason,
+    payload: (u64, u64),
+    exact: bool,
+) {
+    let volume = summary.volume;
     assert_eq!(
         (
-            ending.role,
-            ending.outcome,
+            summary.role,
+            summary.outcome,
             (volume.bytes_sent, volume.bytes_received),
-            ending.exact
+            summary.exact
         ),
-        (role, Outcome::Closed(end), payload, exact)
+        (role, Outcome::Closed(reason), payload, exact)
     );
 }
 
-/// No look before the end, as of most short connections.
+/// No poll before the close, as for most short connections.
 #[test]
-fn unseen_connections_end_as_they_did() {
+fn unpolled_connections_get_their_close_reason() {
     let none = History::none();
-    use Afterlife::{FinWait2, Listener, Nothing, TimeWait};
+    use PostCloseState::{FinWait2, Listener, Nothing, TimeWait};
     // The client closed, and the server's FIN came with the acknowledgement of its own, or later.
-    let client = told(1, 102, 51, 100, 3).end(none, TimeWait);
-    assert_end(client, Role::Client, End::LocalFin, CLIENT, true);
-    let client = told(0, 102, 50, 100, 3).end(none, FinWait2);
-    assert_end(client, Role::Client, End::LocalFin, CLIENT, true);
-    // The client closed its direction only, and read up to the server's FIN: right, and no proof of it.
-    let client = told(0, 102, 51, 100, 3).end(none, TimeWait);
-    assert_end(client, Role::Client, End::LocalFin, CLIENT, false);
-    // The other end's count settles it, either way.
-    let client = told(0, 102, 51, 100, 3).end_beside(none, TimeWait, Some(50));
-    assert_end(client, Role::Client, End::LocalFin, CLIENT, true);
-    let client = told(0, 102, 50, 100, 3).end_beside(none, TimeWait, Some(50));
-    assert_end(client, Role::Client, End::LocalFin, CLIENT, true);
+    let client = counts(1, 102, 51, 100, 3).close(none, TimeWait);
+    assert_close(client, Role::Client, CloseReason::LocalFin, CLIENT, true);
+    let client = counts(0, 102, 50, 100, 3).close(none, FinWait2);
+    assert_close(client, Role::Client, CloseReason::LocalFin, CLIENT, true);
+    // The client closed its direction only, and read up to the server's FIN: right, but not certain.
+    let client = counts(0, 102, 51, 100, 3).close(none, TimeWait);
+    assert_close(client, Role::Client, CloseReason::LocalFin, CLIENT, false);
+    // The other end's count decides it, either way.
+    let client = counts(0, 102, 51, 100, 3).close_beside(none, TimeWait, Some(50));
+    assert_close(client, Role::Client, CloseReason::LocalFin, CLIENT, true);
+    let client = counts(0, 102, 50, 100, 3).close_beside(none, TimeWait, Some(50));
+    assert_close(client, Role::Client, CloseReason::LocalFin, CLIENT, true);
     // The server closed first, and second.
-    let server = told(1, 51, 101, 50, 3).end(none, TimeWait);
-    assert_end(server, Role::Server, End::LocalFin, SERVER, true);
-    let server = told(0, 51, 101, 50, 3).end(none, Listener);
-    assert_end(server, Role::Server, End::PeerFin, SERVER, true);
-    let client = told(0, 102, 51, 100, 3).end(none, Nothing);
-    assert_end(client, Role::Client, End::PeerFin, CLIENT, true);
+    let server = counts(1, 51, 101, 50, 3).close(none, TimeWait);
+    assert_close(server, Role::Server, CloseReason::LocalFin, SERVER, true);
+    let server = counts(0, 51, 101, 50, 3).close(none, Listener);
+    assert_close(server, Role::Server, CloseReason::PeerFin, SERVER, true);
+    let client = counts(0, 102, 51, 100, 3).close(none, Nothing);
+    assert_close(client, Role::Client, CloseReason::PeerFin, CLIENT, true);
     // Without a listener any more, by the packets delivered: SYN-ACK, data, FIN.
-    let server = told(0, 51, 101, 50, 3).end(none, Nothing);
-    assert_end(server, Role::Server, End::PeerFin, SERVER, true);
+    let server = counts(0, 51, 101, 50, 3).close(none, Nothing);
+    assert_close(server, Role::Server, CloseReason::PeerFin, SERVER, true);
 }
 
 #[test]
-fn resets_are_resets_and_what_the_peers_fin_would_change_is_named() {
+fn resets_are_classified_and_uncertain_counts_are_marked() {
     // The server was reset by its peer.
-    let server = told(0, 50, 100, 50, 2).end(History::none(), Afterlife::Listener);
-    assert_end(server, Role::Server, End::Reset, SERVER, false);
+    let server = counts(0, 50, 100, 50, 2).close(History::none(), PostCloseState::Listener);
+    assert_close(server, Role::Server, CloseReason::Reset, SERVER, false);
     // The client closed with 10 bytes unread; seen as a client before.
     let client = History::of_role(Role::Client);
-    let ending = told(10, 101, 60, 100, 2).end(client, Afterlife::Nothing);
-    assert_end(ending, Role::Client, End::Reset, (100, 60), false);
-    // The same, never seen: a client's SYN or a server's FIN? It is not said.
-    let ending = told(10, 101, 60, 100, 2).end(History::none(), Afterlife::Nothing);
-    assert_end(ending, Role::Unknown, End::Unknown, (100, 60), false);
+    let summary = counts(10, 101, 60, 100, 2).close(client, PostCloseState::Nothing);
+    assert_close(summary, Role::Client, CloseReason::Reset, (100, 60), false);
+    // The same, never polled: a client's SYN or a server's FIN is not decided.
+    let summary = counts(10, 101, 60, 100, 2).close(History::none(), PostCloseState::Nothing);
+    assert_close(
+        summary,
+        Role::Unknown,
+        CloseReason::Unknown,
+        (100, 60),
+        false,
+    );
 }
 
 /// The client's FIN was acknowledged and 50 bytes came; nothing is left of the socket.
 #[test]
-fn a_half_closed_end_that_was_cut_off_is_not_taken_for_the_peers_close() {
-    let news = told(0, 102, 50, 100, 3);
-    let mut sight = news.sight();
-    let mut end = |history: History, last_data_recv_ms, peers_payload| {
-        let info = sight.info.as_mut().unwrap();
+fn half_closed_connection_that_was_cut_off_is_not_a_peer_close() {
+    let last = counts(0, 102, 50, 100, 3);
+    let mut observed = last.observed();
+    let mut close = |history: History, last_data_recv_ms, peers_payload| {
+        let info = observed.info.as_mut().unwrap();
         info.last_data_recv_ms = last_data_recv_ms;
-        let told = Told {
-            sight,
-            found: Afterlife::Nothing,
+        let event = CloseEvent {
+            observed,
+            found: PostCloseState::Nothing,
             peers_payload,
         };
-        history.end(&told, &sight.info.unwrap(), &Answers::default())
+        history.close(&event, &observed.info.unwrap(), &Answers::default())
     };
-    // It went right after the payload, so no acknowledgement of a FIN ended it for certain.
-    let ending = end(History::none(), 0, None);
-    assert_end(ending, Role::Client, End::Unknown, CLIENT, false);
+    // It closed right after the payload, so that no acknowledgement of a FIN closed it for certain.
+    let summary = close(History::none(), 0, None);
+    assert_close(summary, Role::Client, CloseReason::Unknown, CLIENT, false);
     // The other end sent as much, and so no FIN came.
-    let ending = end(History::none(), 20, Some(50));
-    assert_end(ending, Role::Client, End::Reset, CLIENT, true);
-    // A look saw it half-closed.
+    let summary = close(History::none(), 20, Some(50));
+    assert_close(summary, Role::Client, CloseReason::Reset, CLIENT, true);
+    // A poll showed it half-closed.
     let mut seen = History::of_role(Role::Client);
-    let mut living = news.sight();
+    let mut living = last.observed();
     living.info.as_mut().unwrap().state = State::FinWait2 as u8;
     seen.see(&living, &living.info.unwrap());
-    let ending = end(seen, 20, None);
-    assert_end(ending, Role::Client, End::Reset, CLIENT, true);
+    let summary = close(seen, 20, None);
+    assert_close(summary, Role::Client, CloseReason::Reset, CLIENT, true);
 }
 
-/// Probes that nothing answered: by the look before, and by the kernel's count of connections given up.
+/// Unanswered probes: by the poll before, and by the kernel's count of connections that timers aborted.
 #[test]
-fn timers_that_give_up_are_told_from_resets() {
-    let mut news = told(0, 101, 50, 100, 2).sight();
-    let info = news.info.as_mut().unwrap();
+fn timeouts_are_distinguished_from_resets() {
+    let mut closed = counts(0, 101, 50, 100, 2).observed();
+    let info = closed.info.as_mut().unwrap();
     info.probes = 1;
     let info = *info;
     let mut seen = History::of_role(Role::Client);
-    seen.see(&news, &info);
-    let end = |segs_in, timer| {
+    seen.see(&closed, &info);
+    let close = |segs_in, timer| {
         let info = TcpInfo { segs_in, ..info };
-        let told = Told {
-            sight: Sight {
+        let event = CloseEvent {
+            observed: SocketSnapshot {
                 info: Some(info),
-                ..news
+                ..closed
             },
-            found: Afterlife::Nothing,
+            found: PostCloseState::Nothing,
             peers_payload: None,
         };
         let answers = Answers {
             timer,
             ..Answers::default()
         };
-        seen.end(&told, &info, &answers).outcome
+        seen.close(&event, &info, &answers).outcome
     };
     let (same, more) = (info.segs_in, info.segs_in + 1);
     for (segs_in, timer, is) in [
-        (same, Timer::Unknown, End::Timeout),
-        (same, Timer::Expired, End::Timeout),
-        (same, Timer::NotExpired, End::Reset),
-        (more, Timer::Unknown, End::Unknown),
-        (more, Timer::Expired, End::Timeout),
-        (more, Timer::NotExpired, End::Reset),
+        (same, Timer::Unknown, CloseReason::Timeout),
+        (same, Timer::Expired, CloseReason::Timeout),
+        (same, Timer::NotExpired, CloseReason::Reset),
+        (more, Timer::Unknown, CloseReason::Unknown),
+        (more, Timer::Expired, CloseReason::Timeout),
+        (more, Timer::NotExpired, CloseReason::Reset),
     ] {
         assert_eq!(
-            end(segs_in, timer),
+            close(segs_in, timer),
             Outcome::Closed(is),
             "{segs_in} {timer:?}"
         );
@@ -202,20 +219,20 @@ fn timers_that_give_up_are_told_from_resets() {
 
 #[test]
 fn data_in_flight_at_a_reset_is_not_counted_as_acknowledged() {
-    let mut told = told(0, 61, 50, 100, 1);
-    told.unacknowledged = 40;
-    let ending = told.end(History::of_role(Role::Client), Afterlife::Nothing);
-    assert_end(ending, Role::Client, End::Reset, (60, 50), false);
+    let mut last = counts(0, 61, 50, 100, 1);
+    last.unacknowledged = 40;
+    let summary = last.close(History::of_role(Role::Client), PostCloseState::Nothing);
+    assert_close(summary, Role::Client, CloseReason::Reset, (60, 50), false);
 }
 
 #[test]
-fn roles_follow_from_the_counts_of_the_living() {
+fn roles_follow_from_the_counts_of_open_sockets() {
     let live = |acked, sent, unacknowledged, notsent, state: State| {
-        let mut sight = told(0, acked, 0, sent, 0).sight();
-        let info = sight.info.as_mut().unwrap();
+        let mut observed = counts(0, acked, 0, sent, 0).observed();
+        let info = observed.info.as_mut().unwrap();
         (info.state, info.notsent) = (state as u8, notsent);
-        (sight.state, sight.unacknowledged) = (state, unacknowledged);
-        sight.role()
+        (observed.state, observed.unacknowledged) = (state, unacknowledged);
+        observed.role()
     };
     assert_eq!(live(101, 100, 0, 0, State::Established), Role::Client);
     assert_eq!(live(100, 100, 0, 0, State::Established), Role::Server);
@@ -226,20 +243,20 @@ fn roles_follow_from_the_counts_of_the_living() {
     assert_eq!(live(102, 100, 0, 0, State::FinWait2), Role::Client);
     assert_eq!(live(100, 100, 1, 0, State::LastAck), Role::Server);
     assert_eq!(live(61, 100, 48, 8, State::FinWait1), Role::Client);
-    // Figures of two moments say nothing.
+    // Figures of two moments decide nothing.
     assert_eq!(live(50, 100, 0, 0, State::Established), Role::Unknown);
     assert_eq!(live(0, 0, 1, 0, State::SynSent), Role::Client);
 }
 
 /// The state is read before the counts: a FIN in between is acknowledged, and no SYN.
 #[test]
-fn a_fin_in_the_middle_of_a_look_is_no_syn() {
+fn fin_during_a_poll_is_not_taken_for_a_syn() {
     let closing = |state: State, unacknowledged, acked, again| {
-        let mut sight = told(0, acked, 100, 50, 3).sight();
-        let info = sight.info.as_mut().unwrap();
+        let mut observed = counts(0, acked, 100, 50, 3).observed();
+        let info = observed.info.as_mut().unwrap();
         (info.state, info.total_retrans) = (state as u8, again);
-        (sight.state, sight.unacknowledged) = (state, unacknowledged);
-        sight.role()
+        (observed.state, observed.unacknowledged) = (state, unacknowledged);
+        observed.role()
     };
     assert_eq!(closing(State::CloseWait, 0, 51, 0), Role::Server);
     assert_eq!(closing(State::CloseWait, 0, 52, 0), Role::Client);

@@ -1,4 +1,4 @@
-//! What a report has of the flows.
+//! The report of the flows.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -8,26 +8,26 @@ use super::Flows;
 use crate::{
     clock::Anchor,
     series::take_off_live,
-    snapshot::{Own, Snapshot},
+    snapshot::{SelfMetrics, Snapshot},
     source::diag::DiagSource,
 };
 
 impl Flows {
-    /// The report as it stands, with `own` completed by what is known here.
+    /// The report as it stands, with `self_metrics` completed by what is known here.
     pub(in crate::follower) fn snapshot(
         &mut self,
         kernel: &[u64; COUNTERS],
         diag: Option<&DiagSource>,
-        mut own: Own,
+        mut self_metrics: SelfMetrics,
     ) -> Snapshot {
         let count = |counter: Counter| kernel[counter.index() as usize];
         let books = self.books(kernel);
         self.room.counted(books.live);
-        let unseen = self
-            .remainder
+        let unattributed = self
+            .unattributed
             .of(&books, self.waiting(kernel), &self.series);
-        own.records = self.records.clone();
-        own.records_dropped = BTreeMap::from([
+        self_metrics.records = self.records.clone();
+        self_metrics.records_dropped = BTreeMap::from([
             ("open", count(Counter::OpenDropped)),
             ("sample", count(Counter::SampleDropped)),
             ("close", count(Counter::CloseDropped)),
@@ -38,39 +38,55 @@ impl Flows {
                 count(Counter::ExchangeDropped) + self.table.exchanges_dropped(),
             ),
         ]);
-        own.records_malformed = self.malformed;
-        own.flows_inexact = self.inexact;
-        own.table_unlisted = self.table.unlisted();
-        own.sockets_unadopted = self.table.unadopted();
-        own.table_flows = self.table.len() as u64;
-        own.series = self.series.len() as u64;
-        own.unfollowed_ns = self.detached_ns + self.inheritance.map_or(0, |of| of.unfollowed_ns);
+        self_metrics.records_malformed = self.malformed;
+        self_metrics.flows_inexact = self.inexact;
+        self_metrics.table_over_capacity = self.table.over_capacity();
+        self_metrics.sockets_unadopted = self.table.unadopted();
+        self_metrics.table_flows = self.table.len() as u64;
+        self_metrics.series = self.series.len() as u64;
+        self_metrics.unfollowed_ns =
+            self.detached_ns + self.restore.map_or(0, |of| of.unfollowed_ns);
         if let Some(diag) = diag {
-            diag.tell(&mut own);
+            add_counts(&mut self_metrics, diag);
         }
         let now_unix_ns = self.anchor.unix_ns(Anchor::now().monotonic());
         let at_unix_ns = self.clock.report(now_unix_ns);
         if let Some(idle_ns) = self.series_idle_ns {
             let since = at_unix_ns.saturating_sub(idle_ns);
-            self.series.drop_idle(since.min(own.taken_unix_ns));
+            self.series.drop_idle(since.min(self_metrics.taken_unix_ns));
         }
         let mut series = self.series.report(at_unix_ns);
-        take_off_live(&mut series, unseen.dead);
+        take_off_live(&mut series, unattributed.dead);
         Snapshot {
             start_unix_ns: self.start_unix_ns,
             at_unix_ns,
             series,
             dropped: self.series.dropped(),
-            unseen,
-            left: self
-                .leaves
-                .then(|| Arc::new(self.table.leave(unseen.pending))),
-            lost: self.remainder.lost().clone(),
+            unattributed,
+            checkpoint: self
+                .writes_checkpoint
+                .then(|| Arc::new(self.table.checkpoint(unattributed.pending))),
+            lost: self.unattributed.lost().clone(),
             listeners: diag.map_or_else(BTreeMap::new, |diag| {
                 self.series.listeners(diag.listeners())
             }),
             books,
-            own,
+            self_metrics,
         }
     }
+}
+
+/// Adds what the source of sockets counts.
+fn add_counts(self_metrics: &mut SelfMetrics, diag: &DiagSource) {
+    let counts = diag.counts();
+    self_metrics
+        .records
+        .extend([("poll", counts.polls), ("destroy", counts.closes)]);
+    self_metrics
+        .records_dropped
+        .insert("destroy", diag.dropped());
+    self_metrics.records_malformed += counts.malformed;
+    self_metrics.sockets = counts.sockets.clone();
+    self_metrics.sockets_unscoped = counts.unscoped;
+    self_metrics.dump_duration = counts.duration.clone();
 }

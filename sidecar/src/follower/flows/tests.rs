@@ -2,9 +2,9 @@ use std::time::Duration;
 
 use super::*;
 use crate::{
-    flow::handover::Leaving,
-    series::{Naming, PeerNaming},
-    snapshot::Own,
+    flow::checkpoint::CheckpointFlows,
+    series::{PeerLabel, SeriesLabels},
+    snapshot::SelfMetrics,
 };
 
 const HOUR_NS: u64 = 3_600_000_000_000;
@@ -15,8 +15,8 @@ fn flows() -> Flows {
         budget: None,
         report: Duration::from_secs(10),
         flows: 10,
-        naming: Naming {
-            peer: PeerNaming::Address,
+        naming: SeriesLabels {
+            peer: PeerLabel::Address,
             ports: true,
             limit: 10,
         },
@@ -24,7 +24,7 @@ fn flows() -> Flows {
 }
 
 fn report(flows: &mut Flows) -> (u64, u64) {
-    let report = flows.snapshot(&[0; COUNTERS], None, Own::default());
+    let report = flows.snapshot(&[0; COUNTERS], None, SelfMetrics::default());
     (report.start_unix_ns, report.at_unix_ns)
 }
 
@@ -33,12 +33,12 @@ fn step(flows: &mut Flows, forward: bool, by_ns: u64) {
     let now = Anchor::now();
     let was = flows.anchor.unix_ns(now.monotonic());
     let is = if forward { was + by_ns } else { was - by_ns };
-    let told = flows.anchor.refresh(Anchor::new(now.monotonic(), is));
-    assert!(told.is_some());
+    let stepped = flows.anchor.refresh(Anchor::new(now.monotonic(), is));
+    assert!(stepped.is_some());
 }
 
 #[test]
-fn reports_have_one_start_and_later_and_later_times_over_every_step() {
+fn report_times_increase_over_clock_steps() {
     let mut flows = flows();
     let (start, mut last) = report(&mut flows);
     assert!(start < last);
@@ -59,20 +59,20 @@ fn reports_have_one_start_and_later_and_later_times_over_every_step() {
 }
 
 #[test]
-fn reports_are_later_than_those_of_the_flowcar_before() {
-    let place = Place {
+fn reports_are_later_than_the_checkpoint() {
+    let instance = KernelInstance {
         boot: "b".to_owned(),
         netns: 1,
     };
     for (ahead_ns, heeded) in [(HOUR_NS, true), (24 * HOUR_NS, true), (90 * HOUR_NS, false)] {
         let mut flows = flows();
         let taken_unix_ns = flows.start_unix_ns + ahead_ns;
-        let handover = Handover {
-            place: place.clone(),
+        let checkpoint = Checkpoint {
+            instance: instance.clone(),
             taken_unix_ns,
-            leaving: Leaving::default(),
+            reported: CheckpointFlows::default(),
         };
-        flows.inherit(&handover, &place, 1);
+        flows.restore(&checkpoint, &instance, 1);
         let (start, at) = report(&mut flows);
         assert!(start < at);
         assert_eq!(start >= taken_unix_ns, heeded);

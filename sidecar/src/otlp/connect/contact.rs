@@ -1,4 +1,4 @@
-//! Whether a receiver was ever there.
+//! Whether a receiver was ever reached, and ever sent anything.
 
 use std::sync::{
     Arc,
@@ -7,12 +7,20 @@ use std::sync::{
 
 use tokio::time::{Duration, Instant, sleep};
 
-/// How long the first connection may take that nobody waits for gladly: the kernel sends its SYN again after a second.
+use super::FirstBytes;
+
+/// The time for the first connection at shutdown: the kernel sends a SYN again after a second.
 const FIRST: Duration = Duration::from_millis(1500);
 
-/// What is known of a receiver's being there. Clones share it.
+/// The time for the first byte of a receiver that accepts connections: what accepts them and never answers is not an OTLP receiver.
+const FIRST_BYTE: Duration = Duration::from_millis(2500);
+
+/// Whether a receiver was reached, and sent anything. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub(in crate::otlp) struct Contact(Arc<Known>);
+pub(in crate::otlp) struct Contact {
+    known: Arc<Known>,
+    received: FirstBytes,
+}
 
 #[derive(Debug, Default)]
 struct Known {
@@ -21,24 +29,36 @@ struct Known {
 }
 
 impl Contact {
+    /// The contact of a connector that keeps what it receives first here.
+    pub(super) fn new(received: FirstBytes) -> Self {
+        Self {
+            known: Arc::default(),
+            received,
+        }
+    }
+
     /// Notes how an attempt to connect ended.
     pub(super) fn note(&self, reached: bool) {
         let of = if reached {
-            &self.0.reached
+            &self.known.reached
         } else {
-            &self.0.failed
+            &self.known.failed
         };
         of.store(true, Ordering::Relaxed);
     }
 
-    /// Waits until the receiver is found not to be there: no connection was ever made, though one was tried, or is not made
-    /// in a time in which most are.
+    /// Waits until the receiver counts as absent: every attempt to connect failed, or the first connection or the first byte takes
+    /// longer than most take.
     pub(in crate::otlp) async fn absent(&self) {
-        let late = Instant::now() + FIRST;
+        let began = Instant::now();
         loop {
-            let reached = self.0.reached.load(Ordering::Relaxed);
-            let failed = self.0.failed.load(Ordering::Relaxed);
-            if !reached && (failed || Instant::now() >= late) {
+            let reached = self.known.reached.load(Ordering::Relaxed);
+            let failed = self.known.failed.load(Ordering::Relaxed);
+            let absent = match reached {
+                false => failed || began.elapsed() >= FIRST,
+                true => !self.received.ever() && began.elapsed() >= FIRST_BYTE,
+            };
+            if absent {
                 return;
             }
             sleep(Duration::from_millis(20)).await;

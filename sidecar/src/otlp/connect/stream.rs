@@ -24,11 +24,11 @@ use crate::otlp::speech::Listened;
 pub(in crate::otlp) enum Stream {
     Plain(Listened<Carrier>),
     Tls(Box<Listened<TlsStream<Listened<Carrier>>>>),
-    /// To a proxy, which is asked for each request by its whole URL.
+    /// To a proxy, which gets the whole URL of each request.
     Forwarded(TcpStream),
 }
 
-/// What bytes go over.
+/// The transport below TLS.
 #[derive(Debug)]
 pub(in crate::otlp) enum Carrier {
     Tcp(TcpStream),
@@ -43,7 +43,7 @@ impl Connection for Stream {
     }
 }
 
-/// Hands the calls of a stream on to the one that it is.
+/// Delegates the calls to the stream of each variant.
 macro_rules! hand_on {
     ($of:ident: $($kind:ident),+) => {
         impl AsyncRead for $of {

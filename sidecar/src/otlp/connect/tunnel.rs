@@ -13,8 +13,8 @@ use tokio::net::TcpStream;
 use super::{super::USER_AGENT_NAME, ConnectError};
 use crate::config::Proxy;
 
-/// Has the proxy at the other end of `stream` connect to `authority`, `host:port`. Bytes that come right behind its answer
-/// are the receiver's (an HTTP/2 server speaks at once) and not lost.
+/// Has the proxy at the other end of `stream` connect to `authority`, `host:port`. Bytes after the proxy's answer are the
+/// receiver's (an HTTP/2 server sends at once) and are kept.
 pub(super) async fn tunnel(
     stream: TcpStream,
     authority: &str,

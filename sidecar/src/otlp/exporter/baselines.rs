@@ -1,4 +1,4 @@
-//! What deltas are against: the last report that the receiver acknowledged, and for points that it refused then, the one
+//! The baselines of deltas: the last report that the receiver acknowledged, and for points that it refused then, the one
 //! before.
 
 use std::{collections::HashSet, sync::Arc};
@@ -11,27 +11,27 @@ use prost::Message as _;
 use crate::{
     otlp::{
         points::{self, PointId},
-        split::Part,
+        split::Chunk,
     },
     snapshot::Snapshot,
 };
 
-/// Older reports that are kept for points that were refused since, at most.
+/// The most older reports that are kept for points that were refused since.
 const MOST_HELD: usize = 4;
 
-/// A report that deltas are against; none for all since the start.
+/// The baseline of deltas; none for deltas since the start.
 type Baseline = Option<Arc<Snapshot>>;
 
 /// The baselines of every point.
 #[derive(Debug, Default)]
 pub(super) struct Baselines {
     latest: Baseline,
-    /// Points whose baseline is an older one, the oldest first.
+    /// Points with an older baseline, the oldest first.
     held: Vec<(Baseline, HashSet<PointId>)>,
 }
 
 impl Baselines {
-    /// The request that `encode` makes of each baseline, with the points that it is the baseline of.
+    /// The request that `encode` makes for each baseline, with the points of that baseline.
     pub(super) fn encode(
         &self,
         encode: impl Fn(Option<&Snapshot>) -> ExportMetricsServiceRequest,
@@ -49,9 +49,9 @@ impl Baselines {
         request
     }
 
-    /// The receiver took all of the report but these parts. Gives how many points it will never be told of: where the
-    /// baselines would become too many, the oldest is given up.
-    pub(super) fn acknowledge(&mut self, report: Arc<Snapshot>, refused: &[Part]) -> usize {
+    /// The receiver took all of the report but these parts. Returns how many points it will never get: if there are too many
+    /// baselines, the oldest is dropped.
+    pub(super) fn acknowledge(&mut self, report: Arc<Snapshot>, refused: &[Chunk]) -> usize {
         let refused: HashSet<_> = refused.iter().flat_map(ids).collect();
         for (_, held) in &mut self.held {
             held.retain(|id| refused.contains(id));
@@ -63,9 +63,9 @@ impl Baselines {
         if self.held.len() <= MOST_HELD {
             return 0;
         }
-        let (_, given_up) = self.held.remove(0);
-        let count = given_up.len();
-        self.held[0].1.extend(given_up);
+        let (_, evicted) = self.held.remove(0);
+        let count = evicted.len();
+        self.held[0].1.extend(evicted);
         count
     }
 
@@ -74,8 +74,8 @@ impl Baselines {
     }
 }
 
-/// Which points a part has.
-fn ids(part: &Part) -> Vec<PointId> {
+/// The points of a part.
+fn ids(part: &Chunk) -> Vec<PointId> {
     let mut request = ExportMetricsServiceRequest::decode(part.body.clone())
         .expect("what was encoded here decodes");
     metrics(&mut request)

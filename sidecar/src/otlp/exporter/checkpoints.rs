@@ -1,5 +1,5 @@
-//! Leaves what a report told of for the flowcar after this one, on a thread of its own: a disk that hangs holds up neither the flows
-//! nor the reports.
+//! Writes the checkpoint of each acknowledged report on a thread of its own: a disk that hangs delays neither the flows nor the
+//! reports.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -12,15 +12,15 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{handover::Keeper, snapshot::Snapshot};
+use crate::{checkpoint::CheckpointFile, snapshot::Snapshot};
 
-/// How long the next report waits for the file to be written, so that the last one is there when the process ends.
+/// How long the next report waits for the file to be written, so that the last checkpoint is complete when the process exits.
 const WAIT: Duration = Duration::from_secs(2);
 
 /// Writes one file at a time.
 #[derive(Debug)]
 pub(super) struct Checkpoints {
-    keeper: Arc<Mutex<Keeper>>,
+    checkpoint: Arc<Mutex<CheckpointFile>>,
     /// A write that takes longer.
     writing: Option<oneshot::Receiver<()>>,
 }
@@ -28,33 +28,33 @@ pub(super) struct Checkpoints {
 // === impl Checkpoints ===
 
 impl Checkpoints {
-    pub(super) fn new(keeper: Keeper) -> Self {
+    pub(super) fn new(checkpoint: CheckpointFile) -> Self {
         Self {
-            keeper: Arc::new(Mutex::new(keeper)),
+            checkpoint: Arc::new(Mutex::new(checkpoint)),
             writing: None,
         }
     }
 
-    /// Leaves what this report told of. While the write of an earlier report hangs it is left out, and that is told.
+    /// Writes the checkpoint of this report. While an earlier write hangs it is skipped, and a warning is logged.
     pub(super) async fn keep(&mut self, report: &Arc<Snapshot>) {
         if let Some(writing) = &mut self.writing
             && writing.try_recv() == Err(TryRecvError::Empty)
         {
             tracing::warn!(
-                "what was reported cannot be left for the flowcar after this one: an earlier write to FLOWCAR_STATE has not come back"
+                "the checkpoint is not written: an earlier write to FLOWCAR_STATE_DIR has not returned"
             );
             return;
         }
         let (done, mut written) = oneshot::channel();
-        let (keeper, told) = (Arc::clone(&self.keeper), Arc::clone(report));
+        let (checkpoint, reported) = (Arc::clone(&self.checkpoint), Arc::clone(report));
         let work = move || {
-            write(&keeper, &told);
-            // Nobody waits for one that took too long.
+            write(&checkpoint, &reported);
+            // A write that took too long is not waited for.
             let _ = done.send(());
         };
         let thread = thread::Builder::new().name("checkpoint".to_owned());
         if thread.spawn(work).is_err() {
-            write(&self.keeper, report);
+            write(&self.checkpoint, report);
             return;
         }
         let in_time = timeout(WAIT, &mut written).await.is_ok();
@@ -62,9 +62,9 @@ impl Checkpoints {
     }
 }
 
-fn write(keeper: &Mutex<Keeper>, report: &Snapshot) {
-    if let Some(left) = &report.left {
-        let mut keeper = keeper.lock().unwrap_or_else(PoisonError::into_inner);
-        keeper.keep(report.at_unix_ns, left);
+fn write(checkpoint: &Mutex<CheckpointFile>, report: &Snapshot) {
+    if let Some(left) = &report.checkpoint {
+        let mut checkpoint = checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
+        checkpoint.keep(report.at_unix_ns, left);
     }
 }

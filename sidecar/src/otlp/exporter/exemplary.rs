@@ -1,4 +1,4 @@
-//! Exemplars on their way: from the spans that were delivered to the reports.
+//! Passes exemplars from delivered spans to reports.
 
 use std::{
     collections::HashSet,
@@ -13,24 +13,24 @@ use crate::{
     snapshot::Snapshot,
 };
 
-/// Of spans that were delivered; shared by the lanes.
+/// The exemplars of delivered spans; shared by the lanes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Exemplary(Arc<Mutex<Exemplars>>);
 
-/// Those that no receiver has been told of yet.
+/// Exemplars that no acknowledged report has.
 #[derive(Debug, Default)]
-pub(super) struct Untold {
+pub(super) struct PendingExemplars {
     delivered: Exemplary,
-    /// Since the last report that was taken.
+    /// Added since the last acknowledged report.
     new: Exemplars,
-    /// Those that it had no point for: they have one more report.
+    /// Those without a point in that report: they get one more report.
     left: Exemplars,
 }
 
 // === impl Exemplary ===
 
 impl Exemplary {
-    /// Takes in what delivered spans stand for.
+    /// Adds the durations of delivered spans.
     pub(super) fn offer(&self, batch: Vec<Entry>) {
         let mut exemplars = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for candidates in batch.into_iter().filter_map(|entry| entry.candidates) {
@@ -45,7 +45,7 @@ impl Exemplary {
 
 // === impl Untold ===
 
-impl Untold {
+impl PendingExemplars {
     pub(super) fn new(delivered: Exemplary) -> Self {
         Self {
             delivered,
@@ -53,7 +53,7 @@ impl Untold {
         }
     }
 
-    /// All that may be told with this report.
+    /// All exemplars for this report.
     pub(super) fn of(&mut self, report: &Snapshot) -> Exemplars {
         self.new
             .absorb(self.delivered.take().placed(&report.series));
@@ -61,7 +61,7 @@ impl Untold {
     }
 
     /// A receiver took a report that names these spans.
-    pub(super) fn told(&mut self, spans: &HashSet<u64>) {
+    pub(super) fn reported(&mut self, spans: &HashSet<u64>) {
         self.left = std::mem::take(&mut self.new).without(spans);
     }
 }

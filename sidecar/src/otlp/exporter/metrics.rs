@@ -1,4 +1,4 @@
-//! The task that sends metrics: the latest report, or first the rest of one that the receiver took a part of, or may have.
+//! The task that sends metrics: the latest report, or first the rest of one that the receiver took, or may have taken, in part.
 
 use std::sync::{
     Arc,
@@ -13,24 +13,24 @@ use tokio::{
 };
 
 use super::{
-    Complaints, Ledger, Transport,
+    ExportStats, FailureLog, Transport,
     baselines::Baselines,
     checkpoints::Checkpoints,
-    exemplary::{self, Exemplary, Untold},
+    exemplary::{self, Exemplary, PendingExemplars},
     outbox::{Next, Outbox, SizeLimit},
     settle,
     starts::Starts,
     task::{Task, TaskEnded},
 };
 use crate::{
+    checkpoint::CheckpointFile,
     config::{Signal, Temporality},
-    handover::Keeper,
     otlp::{
         error::{Accepted, ExportError},
         metrics::{Options, encode},
         resource::Resource,
         retry::{Backoff, asked_for},
-        split::{self, Part},
+        split::{self, Chunk},
     },
     snapshot::Snapshot,
 };
@@ -53,9 +53,9 @@ impl MetricsLane {
         transport: impl Transport<Bytes>,
         resource: Resource,
         options: Options,
-        ledger: Ledger,
+        stats: ExportStats,
         exemplars: Exemplary,
-        keeper: Option<Keeper>,
+        checkpoint: Option<CheckpointFile>,
     ) -> Self {
         let (reports, receiver) = watch::channel((0, None));
         let (settled_sender, settled) = watch::channel(0);
@@ -71,10 +71,10 @@ impl MetricsLane {
             starts: Starts::default(),
             own_unix_ns: None,
             size: SizeLimit::default(),
-            exemplars: Untold::new(exemplars),
-            ledger,
-            checkpoints: keeper.map(Checkpoints::new),
-            complaints: Complaints::default(),
+            exemplars: PendingExemplars::new(exemplars),
+            stats,
+            checkpoints: checkpoint.map(Checkpoints::new),
+            failure_log: FailureLog::default(),
         };
         Self {
             task: Task::spawn(Signal::Metrics, sender.run()),
@@ -85,7 +85,7 @@ impl MetricsLane {
         }
     }
 
-    /// Waits for the end of its task, which is one before its time.
+    /// Waits until its task ends, which is an error.
     pub(super) async fn ended(&mut self) -> TaskEnded {
         self.task.ended().await
     }
@@ -114,31 +114,31 @@ impl MetricsLane {
 /// The task's end.
 struct Sender<T> {
     reports: watch::Receiver<Report>,
-    /// The number of the last report that was taken, or refused for good.
+    /// The number of the last report that was taken, or refused permanently.
     settled: watch::Sender<u64>,
     hurry: watch::Receiver<bool>,
     transport: T,
     resource: Resource,
     options: Options,
-    /// What deltas are against; kept for them only.
+    /// The baselines of deltas; kept for deltas only.
     baselines: Baselines,
     starts: Starts,
-    /// When the last report was made that had flowcar's own levels, and was settled.
+    /// When the last settled report with self metrics that are levels was made.
     own_unix_ns: Option<u64>,
     size: SizeLimit,
-    exemplars: Untold,
-    ledger: Ledger,
+    exemplars: PendingExemplars,
+    stats: ExportStats,
     checkpoints: Option<Checkpoints>,
-    complaints: Complaints,
+    failure_log: FailureLog,
 }
 
-/// How far a report got.
+/// The result of a report.
 enum Progress {
-    /// Every part was taken, or refused for good: these.
-    Done(Vec<Part>),
-    /// No part was taken, and a newer report may take its place.
+    /// Every part was taken, or refused permanently: these.
+    Done(Vec<Chunk>),
+    /// No part was taken, and a newer report may replace it.
     Replaceable,
-    /// There is nobody to report for any more.
+    /// The main loop's end was dropped.
     Over,
 }
 
@@ -149,30 +149,30 @@ impl<T: Transport<Bytes>> Sender<T> {
         }
     }
 
-    /// Sends the latest report until it is settled. While it fails, a newer one takes its place, but not of
-    /// deltas: a receiver may have taken them without our hearing of it, and can tell that the same points come
-    /// again only by their times; nor of one that was taken in part: the rest would never have its turn. Deltas that
-    /// are refused for good stay unacknowledged, so that the next report has them as well.
+    /// Sends the latest report until it is settled. While it fails, a newer one replaces it, with two exceptions. Deltas
+    /// are not replaced: a receiver may have taken them without an acknowledgement, and recognizes a repetition only by
+    /// the times of its points. A report that was taken in part is not replaced: its rest would never be sent. Deltas that
+    /// are refused permanently stay unacknowledged, so the next report contains them as well.
     async fn send_latest(&mut self) {
         let mut backoff = Backoff::new();
         loop {
             let (number, report) = self.reports.borrow_and_update().clone();
             let Some(report) = report else { return };
             let most = self.size.most();
-            let own_levels = self.own_levels_are_due(&report);
-            let request = self.encode(&report, own_levels);
-            let told = exemplary::spans(&request);
+            let self_levels = self.self_levels_are_due(&report);
+            let request = self.encode(&report, self_levels);
+            let reported = exemplary::spans(&request);
             let parts = split::metrics(request, most);
             let mut outbox = Outbox::new(Signal::Metrics, parts, most);
             match self.send_parts(&mut outbox, &mut backoff).await {
                 Progress::Done(refused) => {
                     self.size.learn(&outbox);
                     self.starts.settled(report.at_unix_ns);
-                    if own_levels {
+                    if self_levels {
                         self.own_unix_ns = Some(report.at_unix_ns);
                     }
                     if outbox.any_taken() {
-                        self.exemplars.told(&told);
+                        self.exemplars.reported(&reported);
                         self.acknowledge(report, &refused).await;
                     }
                     if !refused.is_empty() && *self.hurry.borrow() {
@@ -187,7 +187,7 @@ impl<T: Transport<Bytes>> Sender<T> {
         }
     }
 
-    /// Sends part after part, each until it is taken or refused for good.
+    /// Sends part after part, each until it is taken or refused permanently.
     async fn send_parts(&mut self, outbox: &mut Outbox, backoff: &mut Backoff) -> Progress {
         let mut refused = Vec::new();
         let mut perhaps_taken = false;
@@ -195,17 +195,17 @@ impl<T: Transport<Bytes>> Sender<T> {
             let part = match next {
                 Next::Send(part) => part,
                 Next::GiveUp(part) => {
-                    self.ledger.too_large(Signal::Metrics, part.items);
+                    self.stats.too_large(Signal::Metrics, part.items);
                     refused.push(part);
                     continue;
                 }
             };
             match self.send(&part).await {
                 Ok(_) => outbox.taken(&part),
-                Err(error) if perhaps_taken && error.says_known() => outbox.taken(&part),
+                Err(error) if perhaps_taken && error.is_known() => outbox.taken(&part),
                 Err(error) if error.too_large() => {
                     if let Some(alone) = outbox.too_large(part) {
-                        self.ledger.too_large(Signal::Metrics, alone.items);
+                        self.stats.too_large(Signal::Metrics, alone.items);
                         refused.push(alone);
                     }
                 }
@@ -229,9 +229,9 @@ impl<T: Transport<Bytes>> Sender<T> {
         Progress::Done(refused)
     }
 
-    /// Whether flowcar's own levels go with this report: once a minute, and with the last.
-    fn own_levels_are_due(&self, report: &Snapshot) -> bool {
-        // Reports do not come to the nanosecond.
+    /// Whether this report has self metrics that are levels: once a minute, and in the last report.
+    fn self_levels_are_due(&self, report: &Snapshot) -> bool {
+        // Reports are not periodic to the nanosecond.
         const NEARLY_A_MINUTE_NS: u64 = 59_500_000_000;
         let next = self
             .own_unix_ns
@@ -243,37 +243,37 @@ impl<T: Transport<Bytes>> Sender<T> {
         self.options.temporality != Temporality::Cumulative
     }
 
-    /// Books what the receiver has now. What it took whole need not be told by the flowcar after this one.
-    async fn acknowledge(&mut self, report: Arc<Snapshot>, refused: &[Part]) {
+    /// Records what the receiver has now. The checkpoint holds a report that it took as a whole.
+    async fn acknowledge(&mut self, report: Arc<Snapshot>, refused: &[Chunk]) {
         if refused.is_empty() {
-            self.ledger.taken(report.at_unix_ns);
+            self.stats.taken(report.at_unix_ns);
             if let Some(checkpoints) = &mut self.checkpoints {
                 checkpoints.keep(&report).await;
             }
         }
         if self.deltas() {
-            let given_up = self.baselines.acknowledge(report, refused);
-            self.ledger.rejected(Signal::Metrics, given_up);
+            let evicted = self.baselines.acknowledge(report, refused);
+            self.stats.rejected(Signal::Metrics, evicted);
         }
     }
 
-    fn encode(&mut self, report: &Snapshot, own_levels: bool) -> ExportMetricsServiceRequest {
+    fn encode(&mut self, report: &Snapshot, self_levels: bool) -> ExportMetricsServiceRequest {
         let exemplars = self.exemplars.of(report);
         let (resource, options) = (&self.resource, self.options);
-        let mut request = self
-            .baselines
-            .encode(|previous| encode(report, resource, options, previous, &exemplars, own_levels));
+        let mut request = self.baselines.encode(|previous| {
+            encode(report, resource, options, previous, &exemplars, self_levels)
+        });
         let (start, at) = (report.start_unix_ns, report.at_unix_ns);
         self.starts.apply(&mut request, start, at);
         request
     }
 
-    async fn send(&mut self, part: &Part) -> Result<Accepted, ExportError> {
+    async fn send(&mut self, part: &Chunk) -> Result<Accepted, ExportError> {
         let started = Instant::now();
         let outcome = self.transport.send(part.body.clone()).await;
         settle(
-            &self.ledger,
-            &mut self.complaints,
+            &self.stats,
+            &mut self.failure_log,
             Signal::Metrics,
             part.items,
             started.elapsed(),
@@ -283,7 +283,7 @@ impl<T: Transport<Bytes>> Sender<T> {
     }
 }
 
-/// Waits before another try: our own time, which a flush cuts short, and as long as the receiver asked for, if that is
+/// Waits before a retry: the back-off, which a flush cuts short, or the time that the receiver asked for, if that is
 /// longer.
 pub(super) async fn wait(
     backoff: &mut Backoff,
@@ -292,10 +292,10 @@ pub(super) async fn wait(
 ) {
     const HURRIED: Duration = Duration::from_millis(200);
     let failed = Instant::now();
-    let own = backoff.next(fastrand::f64());
-    sleep(own.min(HURRIED)).await;
+    let self_metrics = backoff.next(fastrand::f64());
+    sleep(self_metrics.min(HURRIED)).await;
     tokio::select! {
-        () = sleep_until(failed + own) => {}
+        () = sleep_until(failed + self_metrics) => {}
         _ = hurry.wait_for(|hurry| *hurry) => {}
     }
     sleep_until(failed + asked_for(retry_after)).await;

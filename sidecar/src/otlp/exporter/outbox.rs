@@ -1,5 +1,4 @@
-//! What is still to be sent of one report or batch: parts in their order, cut smaller where a receiver finds them too
-//! large. Pure.
+//! The unsent rest of one report or batch: parts in order, split if a receiver finds them too large. Pure.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -7,40 +6,40 @@ use tokio::time::Instant;
 
 use crate::{
     config::Signal,
-    otlp::split::{MOST_BYTES, Part},
+    otlp::split::{Chunk, MOST_BYTES},
 };
 
-/// A receiver's limit that was learnt is believed for this long; it may have been raised since.
+/// A learnt limit of a receiver expires after this time; it may have been raised since.
 const BELIEVED_FOR: Duration = Duration::from_secs(3_600);
 
-/// No smaller limit is taken over from one report to the next: parts that are smaller still would be very many.
+/// The smallest limit that is kept from one report to the next: a smaller one would give too many parts.
 const LEAST_LEARNT: usize = 16 << 10;
 
 /// Parts that wait.
 #[derive(Debug)]
 pub(super) struct Outbox {
     signal: Signal,
-    waiting: VecDeque<Part>,
-    /// Bytes of a part of several items, at most.
+    waiting: VecDeque<Chunk>,
+    /// The most bytes of a part of several items.
     most: usize,
     /// The smallest single item that was refused for its size.
     refused_alone: Option<usize>,
     /// The largest part that was taken.
     taken: Option<usize>,
-    /// A part was cut smaller because it was refused for its size.
+    /// A part was split because it was refused for its size.
     cut: bool,
 }
 
-/// What to do next.
+/// The next step.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
     /// Send it.
-    Send(Part),
-    /// Give it up unsent: a single item that is as large as one that was refused alone.
-    GiveUp(Part),
+    Send(Chunk),
+    /// Drop it unsent: a single item that is as large as one that was refused alone.
+    GiveUp(Chunk),
 }
 
-/// How large a receiver lets requests be, as far as is known.
+/// The learnt size limit of a receiver.
 #[derive(Debug, Default)]
 pub(super) struct SizeLimit(Option<(usize, Instant)>);
 
@@ -48,7 +47,7 @@ pub(super) struct SizeLimit(Option<(usize, Instant)>);
 
 impl Outbox {
     /// Sends `parts`, those of several items in at most `most` bytes.
-    pub(super) fn new(signal: Signal, parts: Vec<Part>, most: usize) -> Self {
+    pub(super) fn new(signal: Signal, parts: Vec<Chunk>, most: usize) -> Self {
         Self {
             signal,
             waiting: parts.into(),
@@ -59,7 +58,7 @@ impl Outbox {
         }
     }
 
-    /// What to do next; nothing once all is done.
+    /// The next step; none once all is done.
     pub(super) fn next(&mut self) -> Option<Next> {
         let mut part = self.waiting.pop_front()?;
         if part.items > 1 && part.len() > self.most {
@@ -75,17 +74,17 @@ impl Outbox {
     }
 
     /// The receiver took it.
-    pub(super) fn taken(&mut self, part: &Part) {
+    pub(super) fn taken(&mut self, part: &Chunk) {
         self.taken = self.taken.max(Some(part.len()));
     }
 
-    /// The receiver is to have it later: it is the next again.
-    pub(super) fn put_back(&mut self, part: Part) {
+    /// The part is to be sent later: it is the next again.
+    pub(super) fn put_back(&mut self, part: Chunk) {
         self.waiting.push_front(part);
     }
 
-    /// The receiver found it too large: its halves are the next. Gives it back if it is a single item.
-    pub(super) fn too_large(&mut self, part: Part) -> Option<Part> {
+    /// The receiver found the part too large: its halves are the next. Returns it if it is a single item.
+    pub(super) fn too_large(&mut self, part: Chunk) -> Option<Chunk> {
         if part.items == 1 {
             let least = self.refused_alone.unwrap_or(usize::MAX);
             self.refused_alone = Some(least.min(part.len()));
@@ -98,7 +97,7 @@ impl Outbox {
         None
     }
 
-    /// Whether the receiver has had no say in it yet, so that another report may as well take its place.
+    /// Whether the receiver has not answered any part yet, so that another report may replace it.
     pub(super) const fn is_untouched(&self) -> bool {
         self.taken.is_none() && self.refused_alone.is_none() && !self.cut
     }
@@ -108,8 +107,8 @@ impl Outbox {
         self.taken.is_some()
     }
 
-    /// Cuts a part, and gives the first of what it makes; the others wait.
-    fn cut(&mut self, part: &Part, most: usize) -> Option<Part> {
+    /// Splits a part, and returns the first piece; the others wait.
+    fn cut(&mut self, part: &Chunk, most: usize) -> Option<Chunk> {
         let mut parts = part.cut(self.signal, most).into_iter();
         let first = parts.next();
         for part in parts.rev() {
@@ -128,14 +127,14 @@ impl SizeLimit {
         self.0.map_or(MOST_BYTES, |(most, _)| most)
     }
 
-    /// Learns from what became of an outbox. A receiver that took nothing has said nothing of its limit.
+    /// Learns from a finished outbox. A receiver that took nothing has not shown its limit.
     pub(super) fn learn(&mut self, outbox: &Outbox) {
         if let (true, Some(taken)) = (outbox.cut, outbox.taken) {
             let most = taken.max(LEAST_LEARNT).min(self.most());
             self.0 = Some((most, Instant::now()));
             tracing::info!(
                 bytes = most,
-                "the receiver takes no larger requests of {} than about this, so smaller ones are sent",
+                "the receiver refuses larger requests of {} than about this, so smaller ones are sent",
                 outbox.signal.name()
             );
         }

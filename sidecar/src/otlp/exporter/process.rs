@@ -1,4 +1,4 @@
-//! What this process costs.
+//! The CPU time of this process.
 
 use nix::sys::{
     resource::{UsageWho, getrusage},

@@ -1,4 +1,4 @@
-//! Spans that wait: the present second's sample, and those that are to be sent; bounded in number and in bytes.
+//! Spans that wait: the current second's sample, and those to be sent; bounded in number and in bytes.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -7,29 +7,29 @@ use opentelemetry_sdk::trace::SpanData;
 use tokio::time::Instant;
 
 use super::{
-    notable::Class,
-    window::{Offer, Window},
+    priority::Priority,
+    reservoir::{Offer, Reservoir},
 };
 use crate::otlp::{exemplars::Candidates, names::attribute};
 
 /// Spans of one export, at most: OpenTelemetry's default.
 pub(super) const BATCH: usize = 512;
 
-/// A sample is taken of this time's spans; with the export a span is to be seen within 2 s of the close.
+/// The interval of samples; with the export a span is visible within 2 s of the close.
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 
-/// A span is tried for this long: a collector's rollout, or a node's restart. What is older no dashboard shows.
+/// A span is retried for this long: a collector's rollout, or a node's restart. No dashboard shows older ones.
 pub(super) const RETRY_FOR: Duration = Duration::from_secs(15 * 60);
 
-/// Seconds of the rate that a burst after a quiet time may take at once.
+/// The size of the token bucket in seconds of the rate: a burst after a quiet time may use it at once.
 const BURST_S: f64 = 10.0;
 
-/// What limits spans.
+/// The limits of spans.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::otlp) struct Bounds {
-    /// Spans waiting or under way.
+    /// Spans that wait or are in flight.
     pub(in crate::otlp) spans: usize,
-    /// Memory that they take.
+    /// Memory of the spans.
     pub(in crate::otlp) bytes: usize,
     /// Spans sent each second, on average.
     pub(in crate::otlp) per_second: u32,
@@ -40,7 +40,7 @@ pub(in crate::otlp) struct Bounds {
 pub(super) struct Entry {
     pub(super) span: SpanData,
     pub(super) candidates: Option<Candidates>,
-    class: Class,
+    priority: Priority,
     bytes: usize,
     came: Instant,
 }
@@ -48,15 +48,15 @@ pub(super) struct Entry {
 /// Why spans are dropped, and how many.
 pub(super) type Dropped = (&'static str, usize);
 
-/// Everything that waits.
+/// All spans that wait.
 #[derive(Debug)]
 pub(super) struct Waiting {
     bounds: Bounds,
     rate: Rate,
-    window: Option<(Instant, Window<Entry>)>,
-    dull: VecDeque<Entry>,
-    notable: VecDeque<Entry>,
-    /// Spans under way.
+    window: Option<(Instant, Reservoir<Entry>)>,
+    normal: VecDeque<Entry>,
+    high: VecDeque<Entry>,
+    /// Spans in flight.
     in_flight: usize,
     /// Memory of all of these.
     bytes: usize,
@@ -68,17 +68,17 @@ impl Entry {
     pub(super) fn new(
         mut span: SpanData,
         candidates: Option<Candidates>,
-        class: Class,
+        priority: Priority,
         came: Instant,
     ) -> Self {
-        // There is one attribute to come: its probability.
+        // One attribute is added later: the probability.
         span.attributes.reserve_exact(1);
         span.attributes.shrink_to(span.attributes.len() + 1);
         Self {
             bytes: bytes(&span) + size_of::<Self>(),
             span,
             candidates,
-            class,
+            priority,
             came,
         }
     }
@@ -92,14 +92,14 @@ impl Waiting {
             rate: Rate::new(bounds.per_second, now),
             bounds,
             window: None,
-            dull: VecDeque::new(),
-            notable: VecDeque::new(),
+            normal: VecDeque::new(),
+            high: VecDeque::new(),
             in_flight: 0,
             bytes: 0,
         }
     }
 
-    /// Spans that wait or are under way.
+    /// Spans that wait or are in flight.
     pub(super) fn len(&self) -> usize {
         let window = self.window.as_ref().map_or(0, |(_, window)| window.kept());
         window + self.ready() + self.in_flight
@@ -110,20 +110,20 @@ impl Waiting {
         self.bounds.spans
     }
 
-    /// Memory that they take.
+    /// Memory of the spans.
     pub(super) const fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// When the present second is over.
+    /// When the current second is over.
     pub(super) fn due(&self) -> Option<Instant> {
         self.window.as_ref().map(|(since, _)| *since + SECOND)
     }
 
-    /// Offers a span. Gives what was dropped for it, or that it was itself.
+    /// Offers a span. Returns which spans were dropped for it, or that it was dropped itself.
     pub(super) fn offer(
         &mut self,
-        class: Class,
+        priority: Priority,
         rank: u64,
         now: Instant,
         make: impl FnOnce() -> Entry,
@@ -132,9 +132,9 @@ impl Waiting {
         let rate = &mut self.rate;
         let (_, window) = self
             .window
-            .get_or_insert_with(|| (now, Window::new(rate.budget(now))));
+            .get_or_insert_with(|| (now, Reservoir::new(rate.budget(now))));
         let mut added = 0;
-        let offer = window.offer(class, rank, || {
+        let offer = window.offer(priority, rank, || {
             let entry = make();
             added = entry.bytes;
             entry
@@ -151,37 +151,37 @@ impl Waiting {
         [("rate_limit", limited), ("queue_full", self.make_room())]
     }
 
-    /// Ends the present second if it is over.
+    /// Ends the current second if it is over.
     pub(super) fn close_if_due(&mut self, now: Instant) {
         if self.due().is_some_and(|due| now >= due) {
             self.close();
         }
     }
 
-    /// Ends the present second: its spans are to be sent, each with its probability.
+    /// Ends the current second: its spans are queued, each with its probability.
     pub(super) fn close(&mut self) {
         let Some((_, window)) = self.window.take() else {
             return;
         };
         self.rate.take(window.kept());
         let mut kept: Vec<_> = window.close().collect();
-        // The sample has them by rank.
+        // The sample is sorted by rank.
         kept.sort_by_key(|(_, _, entry)| entry.came);
         for (_, probability, mut entry) in kept {
             if probability < 1.0 {
                 let probability = KeyValue::new(attribute::SAMPLE_PROBABILITY, probability);
                 entry.span.attributes.push(probability);
             }
-            self.of(entry.class).push_back(entry);
+            self.of(entry.priority).push_back(entry);
         }
     }
 
-    /// The next spans to send, the notable first, and how many are too old to be.
+    /// The next spans to send, high priority first, and how many have expired.
     pub(super) fn take(&mut self, now: Instant) -> (Vec<Entry>, Dropped) {
         let mut batch = Vec::new();
         let mut expired = 0;
         while batch.len() < BATCH
-            && let Some(entry) = self.notable.pop_front().or_else(|| self.dull.pop_front())
+            && let Some(entry) = self.high.pop_front().or_else(|| self.normal.pop_front())
         {
             if now.duration_since(entry.came) > RETRY_FOR {
                 self.bytes -= entry.bytes;
@@ -194,58 +194,58 @@ impl Waiting {
         (batch, ("expired", expired))
     }
 
-    /// These spans under way have arrived, or never will.
+    /// These spans in flight have arrived, or never will.
     pub(super) fn settled(&mut self, spans: &[Entry]) {
-        // A flush that gave up has cleared all.
+        // A flush that timed out has cleared all.
         if self.in_flight > 0 {
             self.in_flight -= spans.len();
             self.bytes -= spans.iter().map(|entry| entry.bytes).sum::<usize>();
         }
     }
 
-    /// The spans still under way are to be sent again. Gives what was dropped for want of room.
+    /// Queues the spans in flight again. Returns how many were dropped for want of room.
     pub(super) fn requeue(&mut self, batch: Vec<Entry>) -> Dropped {
         if std::mem::take(&mut self.in_flight) > 0 {
             for entry in batch.into_iter().rev() {
-                self.of(entry.class).push_front(entry);
+                self.of(entry.priority).push_front(entry);
             }
         }
         ("queue_full", self.make_room())
     }
 
-    /// Gives everything up. Gives how many those were.
+    /// Drops everything. Returns how many those were.
     pub(super) fn clear(&mut self) -> usize {
         let count = self.len();
         self.window = None;
-        self.dull.clear();
-        self.notable.clear();
+        self.normal.clear();
+        self.high.clear();
         (self.in_flight, self.bytes) = (0, 0);
         count
     }
 
     /// Spans that are to be sent.
     pub(super) fn ready(&self) -> usize {
-        self.dull.len() + self.notable.len()
+        self.normal.len() + self.high.len()
     }
 
-    fn of(&mut self, class: Class) -> &mut VecDeque<Entry> {
-        match class {
-            Class::Dull => &mut self.dull,
-            Class::Notable => &mut self.notable,
+    fn of(&mut self, priority: Priority) -> &mut VecDeque<Entry> {
+        match priority {
+            Priority::Normal => &mut self.normal,
+            Priority::High => &mut self.high,
         }
     }
 
-    /// Drops the oldest and dullest until the bounds hold.
+    /// Drops the oldest of normal priority, then the oldest of high priority, until the bounds hold.
     fn make_room(&mut self) -> usize {
         let mut dropped = 0;
         while self.len() > self.bounds.spans || self.bytes > self.bounds.bytes {
             let entry = self
-                .dull
+                .normal
                 .pop_front()
-                .or_else(|| self.shed(Class::Dull))
-                .or_else(|| self.notable.pop_front())
-                .or_else(|| self.shed(Class::Notable));
-            // What is under way cannot be dropped.
+                .or_else(|| self.shed(Priority::Normal))
+                .or_else(|| self.high.pop_front())
+                .or_else(|| self.shed(Priority::High));
+            // Spans in flight cannot be dropped.
             let Some(entry) = entry else { break };
             self.bytes -= entry.bytes;
             dropped += 1;
@@ -253,8 +253,8 @@ impl Waiting {
         dropped
     }
 
-    fn shed(&mut self, class: Class) -> Option<Entry> {
-        self.window.as_mut()?.1.shed(class)
+    fn shed(&mut self, priority: Priority) -> Option<Entry> {
+        self.window.as_mut()?.1.shed(priority)
     }
 }
 
@@ -278,7 +278,7 @@ impl Rate {
         }
     }
 
-    /// How many may be taken now.
+    /// How many tokens may be taken now.
     fn budget(&mut self, now: Instant) -> usize {
         let passed = now.saturating_duration_since(self.at).as_secs_f64();
         self.at = now;
@@ -291,7 +291,7 @@ impl Rate {
     }
 }
 
-/// About what a span takes of memory.
+/// The approximate memory of a span.
 fn bytes(span: &SpanData) -> usize {
     let attributes = &span.attributes;
     let texts = attributes

@@ -16,10 +16,10 @@ use tokio::{
 };
 
 use super::{
-    Complaints, Exemplary, Ledger, Transport,
+    Exemplary, ExportStats, FailureLog, Transport,
     metrics::wait,
-    notable::Class,
     outbox::{Next, Outbox, SizeLimit},
+    priority::Priority,
     queue::{Bounds, Dropped, Entry, Waiting},
     settle,
     task::{Task, TaskEnded},
@@ -32,7 +32,7 @@ use crate::{
         resource::Resource,
         retry::Backoff,
         span_client::Batch,
-        split::{self, Part},
+        split::{self, Chunk},
     },
 };
 
@@ -40,20 +40,20 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct SpanLane {
     queue: Arc<Queue>,
-    ledger: Ledger,
+    stats: ExportStats,
     hurry: watch::Sender<bool>,
     /// With it the task ends.
     _open: watch::Sender<()>,
     task: Task,
 }
 
-/// What waits, shared by both ends.
+/// The spans that wait, shared by both ends.
 #[derive(Debug)]
 struct Queue {
     waiting: Mutex<Waiting>,
-    /// A second has begun, or all is to be sent at once.
+    /// A second has begun, or all spans are to be sent at once.
     came: Notify,
-    /// All that waited is sent.
+    /// All spans that waited are sent.
     idle: Notify,
 }
 
@@ -64,7 +64,7 @@ impl SpanLane {
         transport: impl Transport<Batch>,
         resource: &Resource,
         bounds: Bounds,
-        ledger: Ledger,
+        stats: ExportStats,
         exemplars: Exemplary,
     ) -> Self {
         let queue = Arc::new(Queue {
@@ -80,49 +80,49 @@ impl SpanLane {
             transport,
             resource: ResourceAttributesWithSchema::from(&resource.to_sdk()),
             size: SizeLimit::default(),
-            ledger: ledger.clone(),
+            stats: stats.clone(),
             exemplars,
-            complaints: Complaints::default(),
+            failure_log: FailureLog::default(),
             backoff: Backoff::new(),
         };
         Self {
             task: Task::spawn(Signal::Traces, sender.run(closed)),
             queue,
-            ledger,
+            stats,
             hurry,
             _open: open,
         }
     }
 
-    /// Waits for the end of its task, which is one before its time.
+    /// Waits until its task ends, which is an error.
     pub(super) async fn ended(&mut self) -> TaskEnded {
         self.task.ended().await
     }
 
-    /// Queues the span that `make` makes, if there may be one now. Of equal class the lower rank goes first.
+    /// Queues the span that `make` makes, if one may be queued now. Within a class the lower rank comes first.
     pub(super) fn send(
         &self,
-        class: Class,
+        priority: Priority,
         rank: u64,
         make: impl FnOnce() -> (SpanData, Option<Candidates>),
     ) {
         let now = Instant::now();
         let mut waiting = self.queue.lock();
         let quiet = waiting.due().is_none();
-        let dropped = waiting.offer(class, rank, now, || {
+        let dropped = waiting.offer(priority, rank, now, || {
             let (span, candidates) = make();
-            Entry::new(span, candidates, class, now)
+            Entry::new(span, candidates, priority, now)
         });
         drop(waiting);
         if quiet {
             self.queue.came.notify_one();
         }
         for dropped in dropped {
-            book(&self.ledger, dropped);
+            book(&self.stats, dropped);
         }
     }
 
-    /// Spans that wait or are under way, and the memory that they take.
+    /// Spans that wait or are in flight, and their memory.
     pub(super) fn queued(&self) -> (usize, usize) {
         let waiting = self.queue.lock();
         (waiting.len(), waiting.bytes())
@@ -145,7 +145,7 @@ impl SpanLane {
                 idle.await;
             }
         };
-        // A task that is no more sends nothing.
+        // A task that has ended sends nothing.
         let deadline = if self.task.is_over() {
             Instant::now()
         } else {
@@ -155,7 +155,7 @@ impl SpanLane {
             return true;
         }
         let left = self.queue.lock().clear();
-        self.ledger.dropped("shutdown", left);
+        self.stats.dropped("shutdown", left);
         tracing::warn!(
             spans = left,
             "spans are lost: the receiver did not take them in time; raise FLOWCAR_SHUTDOWN_TIMEOUT if it can"
@@ -167,7 +167,7 @@ impl SpanLane {
 // === impl Queue ===
 
 impl Queue {
-    /// The next batch, once a second is over, or at once if there is hurry; and what is too old.
+    /// The next batch, once a second is over, or at once during a flush; and how many spans have expired.
     async fn batch(&self, hurry: &watch::Receiver<bool>) -> (Vec<Entry>, Dropped) {
         loop {
             let due = {
@@ -198,8 +198,8 @@ impl Queue {
     }
 }
 
-fn book(ledger: &Ledger, (reason, spans): Dropped) {
-    ledger.dropped(reason, spans);
+fn book(stats: &ExportStats, (reason, spans): Dropped) {
+    stats.dropped(reason, spans);
 }
 
 /// The task's end.
@@ -209,9 +209,9 @@ struct Sender<T> {
     transport: T,
     resource: ResourceAttributesWithSchema,
     size: SizeLimit,
-    ledger: Ledger,
+    stats: ExportStats,
     exemplars: Exemplary,
-    complaints: Complaints,
+    failure_log: FailureLog,
     backoff: Backoff,
 }
 
@@ -226,7 +226,7 @@ impl<T: Transport<Batch>> Sender<T> {
     async fn send_all(&mut self) {
         loop {
             let (batch, expired) = self.queue.batch(&self.hurry).await;
-            book(&self.ledger, expired);
+            book(&self.stats, expired);
             let failed = self.send(batch).await;
             if self.queue.lock().len() == 0 {
                 self.queue.idle.notify_one();
@@ -237,8 +237,8 @@ impl<T: Transport<Batch>> Sender<T> {
         }
     }
 
-    /// Sends a batch once, part after part. From the first part on that may be taken later it is queued again, at its
-    /// place.
+    /// Sends a batch once, part after part. From the first part on that may be taken later it is queued again, in its
+    /// position.
     async fn send(&mut self, mut batch: Vec<Entry>) -> Option<ExportError> {
         let most = self.size.most();
         let mut outbox = Outbox::new(Signal::Traces, self.encode(&batch, most), most);
@@ -255,7 +255,7 @@ impl<T: Transport<Batch>> Sender<T> {
                 Ok(accepted) => {
                     outbox.taken(&part);
                     let taken = self.settle_first(&mut batch, &part);
-                    // Of spans that were taken in part it is not said which.
+                    // The receiver does not report which spans of a partial success it rejected.
                     if accepted.rejected == 0 {
                         self.exemplars.offer(taken);
                     }
@@ -275,17 +275,17 @@ impl<T: Transport<Batch>> Sender<T> {
         }
         self.size.learn(&outbox);
         let dropped = self.queue.lock().requeue(batch);
-        book(&self.ledger, dropped);
+        book(&self.stats, dropped);
         failed
     }
 
     /// The batch in parts of at most `most` bytes.
-    fn encode(&self, batch: &[Entry], most: usize) -> Vec<Part> {
+    fn encode(&self, batch: &[Entry], most: usize) -> Vec<Chunk> {
         let resource_spans = group_spans_by_resource_and_scope(spans(batch), &self.resource);
         split::traces(ExportTraceServiceRequest { resource_spans }, most)
     }
 
-    async fn send_part(&mut self, part: &Part, of: &[Entry]) -> Result<Accepted, ExportError> {
+    async fn send_part(&mut self, part: &Chunk, of: &[Entry]) -> Result<Accepted, ExportError> {
         let started = Instant::now();
         let batch = Batch {
             encoded: part.body.clone(),
@@ -293,8 +293,8 @@ impl<T: Transport<Batch>> Sender<T> {
         };
         let outcome = self.transport.send(batch).await;
         settle(
-            &self.ledger,
-            &mut self.complaints,
+            &self.stats,
+            &mut self.failure_log,
             Signal::Traces,
             part.items,
             started.elapsed(),
@@ -303,21 +303,21 @@ impl<T: Transport<Batch>> Sender<T> {
         outcome
     }
 
-    /// Takes the spans of a part that is settled off the batch.
-    fn settle_first(&self, batch: &mut Vec<Entry>, part: &Part) -> Vec<Entry> {
+    /// Removes the spans of a settled part from the batch.
+    fn settle_first(&self, batch: &mut Vec<Entry>, part: &Chunk) -> Vec<Entry> {
         let settled: Vec<_> = batch.drain(..part.items).collect();
         self.queue.lock().settled(&settled);
         settled
     }
 
-    fn too_large(&self, batch: &mut Vec<Entry>, part: &Part) {
-        self.ledger.too_large(Signal::Traces, part.items);
+    fn too_large(&self, batch: &mut Vec<Entry>, part: &Chunk) {
+        self.stats.too_large(Signal::Traces, part.items);
         self.drop_first(batch, part, "too_large");
     }
 
-    fn drop_first(&self, batch: &mut Vec<Entry>, part: &Part, reason: &'static str) {
+    fn drop_first(&self, batch: &mut Vec<Entry>, part: &Chunk, reason: &'static str) {
         let dropped = self.settle_first(batch, part).len();
-        self.ledger.dropped(reason, dropped);
+        self.stats.dropped(reason, dropped);
     }
 }
 

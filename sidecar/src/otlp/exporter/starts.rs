@@ -1,6 +1,6 @@
-//! Since when each cumulative point counts: the last report without it that the receiver has (metrics SDK specification, "Start
-//! timestamps"). With its first value a point of zero is sent for that time: a back end that knows no start timestamps, as
-//! Prometheus by default, counts an increase from the first value that it gets, and would miss what a series begins with.
+//! The start time of each cumulative point: that of the last acknowledged report without the point (metrics SDK specification, "Start
+//! timestamps"). With its first value a point of zero is sent for that time: a back end that ignores start timestamps, such as
+//! Prometheus by default, counts increases from the first value that it gets, and would miss that first value.
 
 use std::{
     collections::HashMap,
@@ -25,31 +25,31 @@ const OLDEST_NS: u64 = 30 * 60 * 1_000_000_000;
 #[derive(Debug, Default)]
 pub(super) struct Starts {
     points: HashMap<u64, Start, BuildHasherDefault<DefaultHasher>>,
-    /// When the last report was made that the receiver has, nanoseconds since the Unix epoch.
+    /// When the last acknowledged report was made, nanoseconds since the Unix epoch.
     settled_unix_ns: Option<u64>,
     /// Counts reports.
     report: u64,
 }
 
-/// What is known of one point.
+/// The state of one point.
 #[derive(Debug)]
 struct Start {
     /// Nanoseconds since the Unix epoch.
     at_unix_ns: u64,
-    /// The receiver has it, or refused it.
+    /// Whether the receiver has it, or refused it.
     is_settled: bool,
-    /// Whether its value is zero, in the report that was made last and in the one that was settled last.
+    /// Whether its value is zero, in the last report and in the last settled report.
     is_zero: bool,
     was_zero: bool,
-    /// The report that it was in last.
+    /// The last report with it.
     report: u64,
-    /// It is of flowcar's own figures, of which not every report has all.
+    /// Whether it is a self metric: not every report has all of them.
     is_own: bool,
 }
 
 impl Starts {
-    /// Gives every cumulative point its start, adds the points of zero, and leaves out the connections that live where there are
-    /// none, once the receiver knows. `start_unix_ns` is flowcar's own start, `at_unix_ns` the time of the report.
+    /// Sets the start of every cumulative point, adds the points of zero, and omits live counts of 0 once the receiver has
+    /// them. `start_unix_ns` is flowcar's own start, `at_unix_ns` the time of the report.
     pub(super) fn apply(
         &mut self,
         request: &mut ExportMetricsServiceRequest,
@@ -66,7 +66,7 @@ impl Starts {
         }
     }
 
-    /// The receiver has the last report, or refused it for good: what begins in the next one was not there in this.
+    /// The receiver has the last report, or refused it permanently: points that begin in the next one were absent in this one.
     pub(super) fn settled(&mut self, at_unix_ns: u64) {
         self.settled_unix_ns = Some(at_unix_ns);
         let report = self.report;
@@ -125,7 +125,7 @@ impl Starts {
                 .get(&id)
                 .is_some_and(|start| !(start.is_settled && start.was_zero));
             if is_live && is_zero && !is_known {
-                // It stays away from now on, and begins anew.
+                // It is omitted from now on, and restarts later.
                 return false;
             }
             let start = self.start(resource, id, since);

@@ -1,4 +1,4 @@
-//! A lane's task, which is to last as long as its lane.
+//! A lane's task, which must live as long as its lane.
 
 use std::{any::Any, future::Future};
 
@@ -6,7 +6,7 @@ use tokio::task::{JoinError, JoinHandle};
 
 use crate::config::Signal;
 
-/// A task of the exporter ended before its time, so that nothing of its signal is exported any more.
+/// A task of the exporter ended early, so its signal is not exported any more.
 #[derive(Debug, thiserror::Error)]
 #[error("the task that exports {} ended unexpectedly: {why}. Please report this line", signal.name())]
 pub struct TaskEnded {
@@ -31,7 +31,7 @@ impl Task {
         Self { signal, handle }
     }
 
-    /// Waits for its end, which is one before its time. Not to be called again after that.
+    /// Waits until it ends, which is an error. Must not be called again after that.
     pub(super) async fn ended(&mut self) -> TaskEnded {
         let why = match (&mut self.handle).await {
             Ok(()) => "it has returned".to_owned(),
@@ -56,7 +56,7 @@ fn why(error: JoinError) -> String {
     }
 }
 
-/// The words of a `panic!`, which are a string nearly always.
+/// The message of a `panic!`, which is nearly always a string.
 fn message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied())
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_end_of_a_task_is_reported_with_its_reason() {
+    async fn task_exit_is_reported_with_its_reason() {
         let mut task = Task::spawn(Signal::Metrics, async { panic!("no {}", "writer") });
         let ended = task.ended().await.to_string();
         assert!(

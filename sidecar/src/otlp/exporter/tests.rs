@@ -1,4 +1,4 @@
-//! Over real connections: to our own sink, and to a receiver that answers by a script.
+//! Tests over real connections: to flowcar's own sink, and to a scripted receiver.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
@@ -17,12 +17,12 @@ use tokio::{
 
 use super::*;
 use crate::{
+    checkpoint::CheckpointFile,
     flow::{
-        End, Monotonic, Outcome, Role, RttKind, TraceIdentity,
+        CloseReason, Monotonic, Outcome, Role, RttKind, TraceIdentity,
+        checkpoint::{CheckpointFlow, CheckpointFlows},
         example::closed as flow,
-        handover::{Leaving, Left},
     },
-    handover::Keeper,
     histogram::Histogram,
     sink::{Received, Sink},
     snapshot::{Peer, Series, SeriesKey},
@@ -63,12 +63,12 @@ fn snapshot(at: u64, bytes_sent: u64) -> Snapshot {
         at_unix_ns: at,
         series: BTreeMap::from([(key, series)]),
         lost: BTreeMap::new(),
-        unseen: Default::default(),
+        unattributed: Default::default(),
         dropped: Default::default(),
-        left: None,
+        checkpoint: None,
         listeners: BTreeMap::new(),
         books: Default::default(),
-        own: Own::default(),
+        self_metrics: SelfMetrics::default(),
     }
 }
 
@@ -102,7 +102,7 @@ fn io_sent(
         .iter()
         .find(|metric| metric.name == "flowcar.tcp.io");
     match io.and_then(|metric| metric.data.as_ref()) {
-        // Behind the zero that it begins with.
+        // After the zero that it starts with.
         Some(Data::Sum(sum)) => match sum.data_points.last().expect("a point").value {
             Some(Value::AsInt(int)) => int,
             other => panic!("{other:?}"),
@@ -125,7 +125,7 @@ fn spans(export: Received) -> Vec<Span> {
 }
 
 #[tokio::test]
-async fn both_signals_arrive_by_either_transport_however_packed() {
+async fn both_signals_arrive_by_each_transport_and_compression() {
     let (sink, mut received) = sink().await;
     for packing in ["none", "gzip", "zstd"] {
         for (protocol, endpoint) in [("grpc", sink.grpc()), ("http/protobuf", sink.http())] {
@@ -147,40 +147,44 @@ async fn both_signals_arrive_by_either_transport_however_packed() {
             let id = TraceIdentity::of_handshake(9, 7, Role::Client).trace_id;
             assert_eq!(spans[0].trace_id, id.to_be_bytes(), "{protocol} {packing}");
             assert!(exporter.flush(LIMIT).await);
-            let own = exporter.own();
+            let self_metrics = exporter.self_metrics();
             let expected =
                 BTreeMap::from([(("metrics", "success"), 1), (("traces", "success"), 1)]);
-            assert_eq!(own.exports, expected, "{protocol} {packing}");
-            let exports: u64 = own.export_duration.values().map(Histogram::count).sum();
-            assert_eq!((own.span_queue, exports), (0, 2));
-            assert_eq!(own.exported["traces"], 1, "{protocol} {packing}");
-            assert!(own.exported["metrics"] > 5, "{protocol} {packing}");
+            assert_eq!(self_metrics.exports, expected, "{protocol} {packing}");
+            let exports: u64 = self_metrics
+                .export_duration
+                .values()
+                .map(Histogram::count)
+                .sum();
+            assert_eq!((self_metrics.span_queue, exports), (0, 2));
+            assert_eq!(self_metrics.exported["traces"], 1, "{protocol} {packing}");
+            assert!(self_metrics.exported["metrics"] > 5, "{protocol} {packing}");
             // A connection for each signal.
             assert_eq!(exporter.own_sockets().len(), 2, "{protocol} {packing}");
         }
     }
 }
 
-/// Only what a receiver has is left for the next flowcar.
+/// Only an acknowledged report is checkpointed.
 #[tokio::test]
-async fn what_a_receiver_took_is_left() {
+async fn acknowledged_report_is_checkpointed() {
     let directory = tempfile::tempdir().expect("a directory");
-    let keeper = || Keeper::open(directory.path(), 100).expect("a place");
+    let checkpoint = || CheckpointFile::open(directory.path(), 100).expect("a place");
     let lives = Flow {
         outcome: None,
         ..flow(9)
     };
-    let left = Leaving {
-        unheard: 3,
-        flows: Vec::from_iter(Left::of(&lives)),
+    let left = CheckpointFlows {
+        lost_closes: 3,
+        flows: Vec::from_iter(CheckpointFlow::of(&lives)),
     };
     let report = |at| Snapshot {
-        left: Some(Arc::new(left.clone())),
+        checkpoint: Some(Arc::new(left.clone())),
         ..snapshot(at, 1)
     };
     let start = |endpoint: &str| {
         let config = config(&[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)]);
-        Exporter::start_keeping(&config, "ebpf", &Host::default(), Some(keeper()))
+        Exporter::start_keeping(&config, "ebpf", &Host::default(), Some(checkpoint()))
             .expect("an endpoint")
     };
     let closed = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -189,18 +193,18 @@ async fn what_a_receiver_took_is_left() {
     let away = start(&format!("http://{address}"));
     away.metrics(report(1_000));
     assert!(!away.flush(Duration::from_millis(300)).await);
-    assert_eq!(keeper().read(), None);
+    assert_eq!(checkpoint().read(), None);
 
     let (sink, _received) = sink().await;
     let exporter = start(&format!("http://{}", sink.grpc()));
     exporter.metrics(report(2_000));
     assert!(exporter.flush(LIMIT).await);
-    let read = keeper().read().expect("a handover");
-    assert_eq!((read.taken_unix_ns, read.leaving), (2_000, left.clone()));
+    let read = checkpoint().read().expect("a checkpoint");
+    assert_eq!((read.taken_unix_ns, read.reported), (2_000, left.clone()));
 }
 
 #[tokio::test]
-async fn a_flush_sends_what_lingers_at_once() {
+async fn flush_sends_waiting_items_at_once() {
     let (sink, mut received) = sink().await;
     let mut exporter = start(&format!("http://{}", sink.grpc()), &[]);
     for isn in 0..1_200 {
@@ -219,7 +223,7 @@ async fn a_flush_sends_what_lingers_at_once() {
 }
 
 #[tokio::test]
-async fn a_receiver_that_is_away_costs_nothing_but_time() {
+async fn exports_resume_when_the_receiver_returns() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("its address");
     drop(listener);
@@ -230,7 +234,7 @@ async fn a_receiver_that_is_away_costs_nothing_but_time() {
     }
     let failed = async {
         loop {
-            let exports = exporter.own().exports;
+            let exports = exporter.self_metrics().exports;
             let failed = |signal| exports.contains_key(&(signal, "failure"));
             if failed("metrics") && failed("traces") {
                 return;
@@ -256,11 +260,7 @@ async fn a_receiver_that_is_away_costs_nothing_but_time() {
             }
         }
     }
-    assert_eq!(
-        newest,
-        Some(5),
-        "the newer report took the older one's place"
-    );
+    assert_eq!(newest, Some(5), "the newer report replaced the older one");
     let mut by_rank: Vec<_> = (0..3)
         .map(|isn| TraceIdentity::of_handshake(isn, 7, Role::Client))
         .collect();
@@ -271,36 +271,43 @@ async fn a_receiver_that_is_away_costs_nothing_but_time() {
         .collect();
     ids.sort();
     expected.sort();
-    assert_eq!(ids, expected, "of one second's spans a fair sample stays");
+    assert_eq!(ids, expected, "a fair sample of one second's spans is kept");
     assert_eq!(
-        exporter.own().spans_dropped,
+        exporter.self_metrics().spans_dropped,
         BTreeMap::from([("queue_full", 1)])
     );
 }
 
 #[tokio::test]
-async fn what_is_left_when_the_time_is_over_is_counted() {
+async fn unsent_items_at_shutdown_are_counted() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("its address");
-    // It accepts, being the kernel, and never answers.
+    // The kernel accepts the connection; nothing answers.
     let mut exporter = start(&format!("http://{address}"), &[]);
     exporter.flow(&flow(1), &anchor());
     assert!(!exporter.flush(Duration::from_millis(50)).await);
-    let own = exporter.own();
-    assert_eq!(own.spans_dropped, BTreeMap::from([("shutdown", 1)]));
-    assert_eq!(own.span_queue, 0);
+    let self_metrics = exporter.self_metrics();
+    assert_eq!(
+        self_metrics.spans_dropped,
+        BTreeMap::from([("shutdown", 1)])
+    );
+    assert_eq!(self_metrics.span_queue, 0);
 }
 
 #[tokio::test]
-async fn a_receiver_that_never_was_there_is_not_waited_for_unless_it_is_wished() {
+async fn never_reached_receiver_is_not_waited_for_by_default() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("its address");
     drop(listener);
+    // Accepts connections (the kernel does) and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let silent_at = silent.local_addr().expect("its address");
     let (untrusted, _front) = tls::untrusted().await;
     for endpoint in [
         format!("http://{address}"),
         "http://no-such-host.invalid:4317".to_owned(),
         format!("https://{untrusted}"),
+        format!("http://{silent_at}"),
     ] {
         for protocol in ["grpc", "http/protobuf"] {
             let mut exporter = start(&endpoint, &[("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)]);
@@ -311,11 +318,11 @@ async fn a_receiver_that_never_was_there_is_not_waited_for_unless_it_is_wished()
             let flushed = exporter.flush_with(long, Patience::IfEverThere);
             let flushed = timeout(LIMIT, flushed).await;
             assert!(!flushed.expect("no wait"), "{endpoint} {protocol}");
-            let dropped = exporter.own().spans_dropped;
+            let dropped = exporter.self_metrics().spans_dropped;
             assert_eq!(dropped, BTreeMap::from([("shutdown", 1)]), "{endpoint}");
         }
     }
-    // One that is there and slow is waited for.
+    // A receiver that is slow is waited for.
     let away = answer("503 Service Unavailable", "retry-after: 1\r\n", b"");
     let (endpoint, _requests) = scripted(vec![away, answer("200 OK", "", b"")]).await;
     let exporter = start(&endpoint, &[HTTP, NO_TRACES]);
@@ -324,15 +331,15 @@ async fn a_receiver_that_never_was_there_is_not_waited_for_unless_it_is_wished()
 }
 
 #[tokio::test]
-async fn spans_past_the_rate_are_counted() {
+async fn spans_above_the_rate_are_counted() {
     let (sink, _received) = sink().await;
     let endpoint = format!("http://{}", sink.grpc());
     let mut exporter = start(&endpoint, &[("FLOWCAR_SPANS_PER_SECOND", "1")]);
     for isn in 0..13 {
         exporter.flow(&flow(isn), &anchor());
     }
-    // Ten seconds' worth at once, and at most the ones that came free meanwhile.
-    let dropped = exporter.own().spans_dropped["rate_limit"];
+    // Ten seconds' worth of tokens at once, and at most the tokens of the time since.
+    let dropped = exporter.self_metrics().spans_dropped["rate_limit"];
     assert!((2..=3).contains(&dropped), "{dropped}");
 }
 
@@ -357,7 +364,7 @@ async fn scripted(answers: Vec<Vec<u8>>) -> (String, Seen) {
                     panic!("half a request");
                 }
             };
-            hand.send(body).expect("somebody looks");
+            hand.send(body).expect("the test receives");
             let Some(answer) = answers.next() else {
                 return std::future::pending().await;
             };
@@ -393,7 +400,7 @@ const HTTP: (&str, &str) = ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf");
 const NO_TRACES: (&str, &str) = ("OTEL_TRACES_EXPORTER", "none");
 
 #[tokio::test]
-async fn a_receiver_that_asks_to_be_left_alone_is_left_alone() {
+async fn retry_after_of_the_receiver_is_respected() {
     let away = answer("503 Service Unavailable", "retry-after: 1\r\n", b"");
     let (endpoint, mut requests) = scripted(vec![away, answer("200 OK", "", b"")]).await;
     let exporter = start(&endpoint, &[HTTP, NO_TRACES]);
@@ -409,24 +416,27 @@ async fn a_receiver_that_asks_to_be_left_alone_is_left_alone() {
     );
     assert!(exporter.flush(LIMIT).await);
     let expected = BTreeMap::from([(("metrics", "failure"), 1), (("metrics", "success"), 1)]);
-    assert_eq!(exporter.own().exports, expected);
+    assert_eq!(exporter.self_metrics().exports, expected);
 }
 
 #[tokio::test]
-async fn what_is_refused_for_good_is_not_sent_again() {
+async fn permanently_refused_export_is_not_resent() {
     let no = answer("400 Bad Request", "", b"no");
     let (endpoint, mut requests) = scripted(vec![no, answer("200 OK", "", b"")]).await;
     let mut exporter = start(&endpoint, &[HTTP, ("OTEL_METRICS_EXPORTER", "none")]);
     exporter.flow(&flow(1), &anchor());
     assert!(exporter.flush(LIMIT).await);
     seen(&mut requests).await;
-    let own = exporter.own();
-    assert_eq!(own.spans_dropped, BTreeMap::from([("refused", 1)]));
-    assert_eq!(own.exports, BTreeMap::from([(("traces", "refused"), 1)]));
+    let self_metrics = exporter.self_metrics();
+    assert_eq!(self_metrics.spans_dropped, BTreeMap::from([("refused", 1)]));
+    assert_eq!(
+        self_metrics.exports,
+        BTreeMap::from([(("traces", "refused"), 1)])
+    );
 }
 
 #[tokio::test]
-async fn a_partial_success_is_counted() {
+async fn partial_success_is_counted() {
     // ExportMetricsServiceResponse { partial_success { rejected_data_points: 3, error_message: "old" } },
     // by hand from the protobuf wire format.
     let body = [0x0a, 7, 0x08, 3, 0x12, 3, b'o', b'l', b'd'];
@@ -437,17 +447,17 @@ async fn a_partial_success_is_counted() {
     assert!(exporter.flush(LIMIT).await);
     exporter.flow(&flow(1), &anchor());
     assert!(exporter.flush(LIMIT).await);
-    let own = exporter.own();
+    let self_metrics = exporter.self_metrics();
     assert_eq!(
-        own.rejected,
+        self_metrics.rejected,
         BTreeMap::from([("metrics", 3), ("traces", 3)])
     );
     let expected = BTreeMap::from([(("metrics", "partial"), 1), (("traces", "partial"), 1)]);
-    assert_eq!(own.exports, expected);
+    assert_eq!(self_metrics.exports, expected);
 }
 
 #[tokio::test]
-async fn deltas_of_unknown_fate_go_again_as_they_were_and_none_is_lost_or_told_twice() {
+async fn unacknowledged_deltas_are_resent_unchanged() {
     let away = answer("503 Service Unavailable", "", b"");
     let fine = answer("200 OK", "", b"");
     let answers = vec![fine.clone(), away, fine.clone(), fine];
@@ -494,7 +504,7 @@ fn delta_of(body: Bytes) -> (u64, u64, i64) {
 }
 
 #[tokio::test]
-async fn headers_go_with_both_signals() {
+async fn headers_are_sent_with_both_signals() {
     let (endpoint, mut requests) = scripted_heads().await;
     let headers = ("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=a%20b%2541");
     let mut exporter = start(&endpoint, &[HTTP, headers]);
@@ -563,7 +573,7 @@ async fn a_receiver_may_listen_on_a_socket_of_this_host() {
 }
 
 #[tokio::test]
-async fn an_exemplar_names_a_span_that_was_delivered() {
+async fn exemplar_names_a_delivered_span() {
     let (sink, mut received) = sink().await;
     let mut exporter = start(
         &format!("http://{}", sink.grpc()),
@@ -578,7 +588,7 @@ async fn an_exemplar_names_a_span_that_was_delivered() {
     let delivered = spans(next(&mut received).await);
     assert_eq!(delivered.len(), 10);
     let waiting = async {
-        while exporter.own().span_queue > 0 {
+        while exporter.self_metrics().span_queue > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
@@ -614,15 +624,15 @@ async fn an_exemplar_names_a_span_that_was_delivered() {
     );
 }
 
-/// Deltas over a time that is shorter than a span's way: the exemplar comes with the next point of its series.
+/// Deltas over an interval shorter than a span's delivery: the exemplar comes with the next point of its series.
 #[tokio::test]
-async fn deltas_have_exemplars_too() {
+async fn deltas_have_exemplars() {
     let (sink, mut received) = sink().await;
     let delta = ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta");
     let mut exporter = start(&format!("http://{}", sink.grpc()), &[delta]);
     let start = 1_700_000_000_000_000_000;
     let mut rtt = Histogram::default();
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for number in 1..=4u32 {
         let mut flow = flow(number);
         flow.rtt.record(u64::from(number) * 1_000_000);
@@ -646,12 +656,12 @@ async fn deltas_have_exemplars_too() {
         for exemplar in &point.exemplars {
             let times = point.start_time_unix_nano..=point.time_unix_nano;
             assert!(times.contains(&exemplar.time_unix_nano), "{point:?}");
-            told.push(exemplar.span_id.clone());
+            reported.push(exemplar.span_id.clone());
         }
-        // It ended in the time of this report; its span arrives after it.
+        // It closed in the interval of this report; its span arrives after the report.
         exporter.flow(&flow, &anchor());
         assert_eq!(spans(next(&mut received).await).len(), 1);
-        while exporter.own().span_queue > 0 {
+        while exporter.self_metrics().span_queue > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -659,12 +669,12 @@ async fn deltas_have_exemplars_too() {
         let trace = TraceIdentity::of_handshake(isn, 7, Role::Client);
         trace.span_id.to_be_bytes().to_vec()
     });
-    assert_eq!(told, expected.collect::<Vec<_>>());
+    assert_eq!(reported, expected.collect::<Vec<_>>());
 }
 
-/// A partial success with nothing rejected is a warning; a page is no success; a redirect is told with its target.
+/// A partial success with nothing rejected is a warning; a page is no success; a redirect is reported with its target.
 #[tokio::test]
-async fn what_a_receiver_says_is_told_for_what_it_is() {
+async fn receiver_answers_are_logged_by_kind() {
     let page = answer(
         "200 OK",
         "content-type: text/html\r\n",
@@ -672,7 +682,7 @@ async fn what_a_receiver_says_is_told_for_what_it_is() {
     );
     let elsewhere = "location: https://me:s3cret@o.example/v1/metrics?token=s3cret\r\n";
     let moved = answer("308 Permanent Redirect", elsewhere, b"");
-    for (said, retryable, words) in [
+    for (printed, retryable, words) in [
         (page, true, "\"<html>Sign\\nin</html>\""),
         (
             moved,
@@ -680,10 +690,10 @@ async fn what_a_receiver_says_is_told_for_what_it_is() {
             "redirects to \"https://(hidden)@o.example/v1/metrics?(hidden)\" (HTTP 308)",
         ),
     ] {
-        let (endpoint, _requests) = scripted(vec![said]).await;
+        let (endpoint, _requests) = scripted(vec![printed]).await;
         let target = config(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint), HTTP]);
         let target = target.export.metrics.expect("a target");
-        let mut transport = transport::metrics(target, OwnSockets::default());
+        let mut transport = transport::metrics(target, ExporterSockets::default());
         let error = transport
             .send(Bytes::from_static(b"x"))
             .await

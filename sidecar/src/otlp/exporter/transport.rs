@@ -1,4 +1,4 @@
-//! What the lanes send by: a client of the target's protocol, made anew when there is reason to.
+//! The transport of the lanes: a client of the target's protocol, recreated when necessary.
 
 use std::future::Future;
 
@@ -6,12 +6,12 @@ use bytes::Bytes;
 
 use crate::{
     config::{Protocol, Signal, Target},
+    exporter_sockets::ExporterSockets,
     otlp::{
         connect::{Connector, Contact},
         error::{Accepted, ExportError},
         grpc::Grpc,
         http::Http,
-        own::OwnSockets,
         resource::Resource,
         span_client::{Batch, SpanClient},
     },
@@ -19,7 +19,7 @@ use crate::{
 
 /// Sends requests, one at a time.
 pub(super) trait Transport<R>: Send + 'static {
-    /// Sends a request once and waits for what comes of it.
+    /// Sends a request once and waits for the result.
     fn send(&mut self, request: R) -> impl Future<Output = Result<Accepted, ExportError>> + Send;
 }
 
@@ -30,7 +30,7 @@ pub(super) struct Remote<C> {
     make: Box<dyn Fn(Connector) -> Result<C, ExportError> + Send + Sync>,
 }
 
-/// A client, and which of the certificates it was made with.
+/// A client, and the number of the certificates that it was made with.
 struct Client<C> {
     generation: u64,
     client: C,
@@ -43,8 +43,8 @@ pub(super) enum MetricsClient {
 }
 
 /// Sends metrics to `target`.
-pub(super) fn metrics(target: Target, own: OwnSockets) -> Remote<MetricsClient> {
-    Remote::new(target, own, |connector| {
+pub(super) fn metrics(target: Target, self_metrics: ExporterSockets) -> Remote<MetricsClient> {
+    Remote::new(target, self_metrics, |connector| {
         Ok(match connector.target().protocol {
             Protocol::Grpc => MetricsClient::Grpc(Box::new(Grpc::new(Signal::Metrics, connector))),
             Protocol::HttpProtobuf => {
@@ -55,8 +55,12 @@ pub(super) fn metrics(target: Target, own: OwnSockets) -> Remote<MetricsClient> 
 }
 
 /// Sends spans to `target`.
-pub(super) fn spans(target: Target, own: OwnSockets, resource: Resource) -> Remote<SpanClient> {
-    Remote::new(target, own, move |connector| {
+pub(super) fn spans(
+    target: Target,
+    self_metrics: ExporterSockets,
+    resource: Resource,
+) -> Remote<SpanClient> {
+    Remote::new(target, self_metrics, move |connector| {
         SpanClient::new(connector, &resource)
     })
 }
@@ -66,22 +70,22 @@ pub(super) fn spans(target: Target, own: OwnSockets, resource: Resource) -> Remo
 impl<C> Remote<C> {
     fn new(
         target: Target,
-        own: OwnSockets,
+        self_metrics: ExporterSockets,
         make: impl Fn(Connector) -> Result<C, ExportError> + Send + Sync + 'static,
     ) -> Self {
         Self {
-            connector: Connector::new(target, own),
+            connector: Connector::new(target, self_metrics),
             client: None,
             make: Box::new(make),
         }
     }
 
-    /// Whether the target was ever there.
+    /// Whether the target was ever reached.
     pub(super) fn contact(&self) -> Contact {
         self.connector.contact()
     }
 
-    /// The client: a new one where the certificates have changed since it was made.
+    /// The client: a new one if the certificates have changed.
     fn client(&mut self) -> Result<&mut C, ExportError> {
         let generation = self.connector.generation();
         let current = self
@@ -98,8 +102,8 @@ impl<C> Remote<C> {
         Ok(&mut self.client.insert(client).client)
     }
 
-    /// A connection over which no answer came is not used again: the host behind it may be gone without a word, and
-    /// the name may have another address by now.
+    /// A connection over which no answer came is not used again: the host may have vanished silently, and the name may
+    /// have another address by now.
     fn judge(&mut self, outcome: &Result<Accepted, ExportError>) {
         if outcome.as_ref().is_err_and(ExportError::outcome_unknown) {
             self.client = None;

@@ -1,5 +1,5 @@
-//! Answers that are HTTP/2 and not gRPC: a proxy's page, its refusal, a redirect. gRPC's own status codes would say less
-//! of them than HTTP says.
+//! Answers that are HTTP/2 and not gRPC: a proxy's page, its refusal, a redirect. HTTP's status is more specific than the gRPC
+//! status that stands for it.
 
 use std::{
     future::Future,
@@ -16,11 +16,11 @@ use crate::otlp::{answer, body, error::Cause};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A channel that lets through what is gRPC.
+/// A channel that passes gRPC answers only.
 #[derive(Clone, Debug)]
 pub(super) struct Checked(Channel);
 
-/// What an answer says that is no gRPC.
+/// The error about an answer that is no gRPC.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{cause}")]
 pub(super) struct Foreign {
@@ -51,7 +51,7 @@ impl Service<Request<Body>> for Checked {
                 return Ok(answer);
             }
             let (head, body) = answer.into_parts();
-            // Half a page says who answered as well as a whole one.
+            // Half a page shows who answered as well as a whole one.
             let body = body::read(body).await.unwrap_or_default();
             let answer = Response::from_parts(head, body);
             let (cause, retry_after) = if answer.status() == StatusCode::OK {
@@ -64,7 +64,7 @@ impl Service<Request<Body>> for Checked {
     }
 }
 
-/// Whether it has a gRPC status, or says that one follows.
+/// Whether it has a gRPC status, or announces one.
 fn is_grpc(answer: &Response<Body>) -> bool {
     let headers = answer.headers();
     let kind = headers.get(CONTENT_TYPE);

@@ -1,4 +1,4 @@
-//! Our histograms as OTLP's two kinds.
+//! flowcar's histograms as OTLP's two kinds.
 
 use opentelemetry_proto::tonic::{
     common::v1::KeyValue,
@@ -15,11 +15,11 @@ use crate::{
     otlp::exemplars::Exemplar,
 };
 
-/// Buckets of a point, at most: OpenTelemetry's own default, which back ends are made for.
+/// The most buckets of a point: OpenTelemetry's own default, which back ends expect.
 const MOST_BUCKETS: i32 = 160;
 
 /// Explicit bounds are 2^-17 s (7.6 us, the zero threshold) to 2^12 s (68 minutes), each twice the one before.
-/// Our buckets nest in them, so no count is guessed.
+/// flowcar's buckets nest in them, so every count is exact.
 const EXPLICIT_POWERS: std::ops::RangeInclusive<i32> = -17..=12;
 
 /// One point.
@@ -72,7 +72,7 @@ fn exponential(point: HistogramPoint) -> ExponentialHistogramDataPoint {
     }
 }
 
-/// By how much the scale has to fall for the buckets to fit: each step merges pairs.
+/// How far the scale must fall for the buckets to fit: each step merges pairs.
 fn doublings_to_merge(histogram: &Histogram) -> i32 {
     let mut indexes = histogram.buckets().map(|(index, _)| index);
     let Some(first) = indexes.next() else {

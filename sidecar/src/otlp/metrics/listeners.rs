@@ -1,4 +1,4 @@
-//! `flowcar.tcp.listener.*`: what listening sockets drop, and who waits in their queues.
+//! `flowcar.tcp.listener.*`: drops and queues of listening sockets.
 
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
 

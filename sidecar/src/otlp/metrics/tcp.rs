@@ -1,4 +1,4 @@
-//! `flowcar.tcp.*`: the figures of every series.
+//! `flowcar.tcp.*`: the metrics of every series.
 
 use std::collections::BTreeMap;
 
@@ -6,17 +6,17 @@ use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
 
 use super::{CountPoint, DurationPoint, Encoder, attribute, signed, text};
 use crate::{
-    flow::{AdoptedBy, End, Failure, Retransmits, RttKind},
+    flow::{AdoptedBy, CloseReason, Failure, Retransmits, RttKind},
     histogram::Histogram,
     otlp::{
         exemplars::Measure,
         names::{self, Metric, attribute as name},
         spans::{role, rtt_kind},
     },
-    snapshot::{Peer, Series, SeriesKey, Unseen},
+    snapshot::{Peer, Series, SeriesKey, UnattributedCounts},
 };
 
-/// A series now, what it was in the snapshot before, and its attributes.
+/// A series, the same of the snapshot before, and its attributes.
 struct Pair<'a> {
     key: &'a SeriesKey,
     attributes: Vec<KeyValue>,
@@ -35,7 +35,7 @@ pub(super) fn encode(encoder: &mut Encoder<'_>) {
             now: series,
             before: before
                 .and_then(|before| before.series.get(key))
-                // One that was dropped in the meantime counts from zero.
+                // A series that was dropped in the meantime counts from zero.
                 .filter(|before| before.since_unix_ns == series.since_unix_ns),
         })
         .collect();
@@ -44,7 +44,7 @@ pub(super) fn encode(encoder: &mut Encoder<'_>) {
     traffic(encoder, &pairs);
     let lost = |snapshot: &BTreeMap<_, u64>, key| snapshot.get(key).copied().unwrap_or(0);
     let lost = now.lost.iter().map(|(reason, count)| CountPoint {
-        attributes: vec![text(name::LOST, reason.name())],
+        attributes: vec![text(name::LOST_REASON, reason.name())],
         now: *count,
         before: before.map_or(0, |before| lost(&before.lost, reason)),
     });
@@ -82,7 +82,7 @@ fn histograms(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>]) {
         let extra = vec![(name::RTT_KIND, rtt_kind(*kind))];
         (extra, Measure::Rtt(*kind))
     };
-    let end = |end: &End| (closed_as(*end), Measure::Duration(*end));
+    let end = |end: &CloseReason| (closed_as(*end), Measure::Duration(*end));
     by(encoder, names::CONNECT, pairs, |of| &of.connect, failure);
     by(encoder, names::RTT, pairs, |of| &of.rtt, kind);
     let exemplars = encoder.exemplars;
@@ -99,10 +99,10 @@ fn histograms(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>]) {
 /// Attributes of a point besides those of its series.
 type Extra = Vec<(&'static str, &'static str)>;
 
-/// How a connection ended, and that it was cut off, if it was.
-fn closed_as(end: End) -> Extra {
+/// The close reason, and the error type if the connection was cut off.
+fn closed_as(end: CloseReason) -> Extra {
     let cut_off = end.is_error().then_some((name::ERROR_TYPE, end.name()));
-    std::iter::once((name::END, end.name()))
+    std::iter::once((name::CLOSE_REASON, end.name()))
         .chain(cut_off)
         .collect()
 }
@@ -153,13 +153,13 @@ fn connections(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>]) {
     encoder.up_down(names::LIVE, live.collect());
 }
 
-/// Those opened and those adopted, and of both what is of no series because nothing but the loss is known.
+/// Connections opened and adopted, and the unattributed ones of both.
 fn opened(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>]) {
     let before = encoder
         .before
-        .map_or(Unseen::default(), |before| before.unseen);
-    let now = encoder.now.unseen;
-    let unattributed = |extra: Option<KeyValue>, pick: fn(&Unseen) -> u64| {
+        .map_or(UnattributedCounts::default(), |before| before.unattributed);
+    let now = encoder.now.unattributed;
+    let unattributed = |extra: Option<KeyValue>, pick: fn(&UnattributedCounts) -> u64| {
         let mark = attribute(name::UNATTRIBUTED, Value::BoolValue(true));
         CountPoint {
             attributes: extra.into_iter().chain([mark]).collect(),
@@ -170,7 +170,7 @@ fn opened(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>]) {
     let opened = pairs
         .iter()
         .map(|pair| pair.count([], |series| series.opened));
-    let lost = unattributed(None, |unseen| unseen.opened);
+    let lost = unattributed(None, |unattributed| unattributed.opened);
     encoder.counter(names::OPENED, opened.chain([lost]).collect());
     let by = |by: AdoptedBy| (name::ADOPTED_BY, by.name());
     let adopted = pairs.iter().flat_map(|pair| {
@@ -180,7 +180,9 @@ fn opened(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>]) {
         ]
     });
     let (name, value) = by(AdoptedBy::Restart);
-    let lost = unattributed(Some(text(name, value)), |unseen| unseen.adopted_at_restart);
+    let lost = unattributed(Some(text(name, value)), |unattributed| {
+        unattributed.adopted_at_restart
+    });
     encoder.counter(names::ADOPTED, adopted.chain([lost]).collect());
 }
 
@@ -208,20 +210,22 @@ fn traffic(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>]) {
             .iter()
             .filter(|(_, pick)| pick(&pair.now.retransmits) > 0);
         causes.map(|(cause, pick)| {
-            pair.count([(name::CAUSE, *cause)], |series| pick(&series.retransmits))
+            pair.count([(name::RETRANSMIT_TYPE, *cause)], |series| {
+                pick(&series.retransmits)
+            })
         })
     });
     encoder.counter(names::RETRANSMITS, retransmits.collect());
     limited(encoder, pairs);
 }
 
-/// What never held a series back is left out.
+/// A limit that never applied is omitted.
 fn limited(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>]) {
     let points = pairs.iter().flat_map(|pair| {
         let limits = LIMITS.iter().filter(|(_, pick)| pick(pair.now) > 0);
         limits.map(|(limit, pick)| {
             let seconds = |series| pick(series) as f64 / 1e6;
-            let attributes = pair.with([(name::LIMIT, *limit)]);
+            let attributes = pair.with([(name::LIMITED_BY, *limit)]);
             (
                 attributes,
                 seconds(pair.now),
@@ -232,7 +236,7 @@ fn limited(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>]) {
     encoder.seconds(names::LIMITED, points.collect());
 }
 
-/// What holds a sender back, by name, and for how long it did, microseconds.
+/// A limit of the sender, by name, and its time in microseconds.
 type Limit = (&'static str, fn(&Series) -> u64);
 
 const LIMITS: [Limit; 2] = [
@@ -240,7 +244,7 @@ const LIMITS: [Limit; 2] = [
     ("send_buffer", |of| of.send_buffer_limited_us),
 ];
 
-/// A cause by name, and its share of the retransmits.
+/// A retransmit type by name, and its share of the retransmits.
 type Cause = (&'static str, fn(&Retransmits) -> u64);
 
 const CAUSES: [Cause; 6] = [

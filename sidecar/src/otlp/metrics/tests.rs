@@ -1,6 +1,6 @@
 mod exemplars;
 mod histograms;
-mod own;
+mod self_metrics;
 mod sizes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,13 +10,15 @@ use opentelemetry_proto::tonic::metrics::v1::{
 };
 use proptest::prelude::*;
 
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+
 use super::*;
 use crate::{
     clock::Anchor,
     config::Config,
     flow::{
-        Books, End, Failure, Flow, Lost, Monotonic, Retransmits, Role, RttKind, TraceIdentity,
-        example,
+        Books, CloseReason, Failure, Flow, Lost, Monotonic, Retransmits, Role, RttKind,
+        TraceIdentity, example,
     },
     host::Host,
     otlp::{
@@ -24,8 +26,7 @@ use crate::{
         names::METRICS,
         points,
     },
-    series::DroppedSeries,
-    snapshot::{Listener, Own, Peer, Series, SeriesKey, Unseen},
+    snapshot::{DroppedSeries, Listener, Peer, SelfMetrics, Series, SeriesKey, UnattributedCounts},
 };
 
 const START: u64 = 1_000_000_000_000;
@@ -34,7 +35,7 @@ const AT: u64 = START + 60_000_000_000;
 const PLAIN: Options = Options {
     temporality: Temporality::Cumulative,
     histograms: Histograms::Exponential,
-    self_metrics: SelfMetrics::Detailed,
+    self_metrics: SelfMetricsLevel::Detailed,
     source: "ebpf",
     components: Components {
         metrics: "otlp_grpc_metric_exporter",
@@ -72,7 +73,7 @@ fn full() -> Snapshot {
         opened: 3,
         adopted_at_startup: 1,
         adopted_at_restart: 1,
-        closed: BTreeMap::from([(End::LocalFin, 2), (End::Reset, 1)]),
+        closed: BTreeMap::from([(CloseReason::LocalFin, 2), (CloseReason::Reset, 1)]),
         failed: BTreeMap::from([(Failure::Refused, 4)]),
         live: 1,
         bytes_sent: 100,
@@ -92,16 +93,16 @@ fn full() -> Snapshot {
         receive_window_limited_us: 1_500_000,
         send_buffer_limited_us: 0,
         exchange: recorded(&[30_000_000]),
-        duration: BTreeMap::from([(End::LocalFin, recorded(&[1_000_000_000; 2]))]),
+        duration: BTreeMap::from([(CloseReason::LocalFin, recorded(&[1_000_000_000; 2]))]),
     };
     Snapshot {
         start_unix_ns: START,
         at_unix_ns: AT,
         series: BTreeMap::from([(key(), series)]),
         lost: BTreeMap::from([(Lost::RingFull, 1)]),
-        unseen: Default::default(),
+        unattributed: Default::default(),
         dropped: Default::default(),
-        left: None,
+        checkpoint: None,
         listeners: BTreeMap::from([(
             Some(8080),
             Listener {
@@ -117,12 +118,12 @@ fn full() -> Snapshot {
             failed: 4,
             lost: BTreeMap::from([(Lost::RingFull, 1)]),
         },
-        own: Own {
+        self_metrics: SelfMetrics {
             records: BTreeMap::from([("open", 5)]),
             records_dropped: BTreeMap::from([("close", 1)]),
             records_malformed: 1,
             table_flows: 1,
-            table_unlisted: 1,
+            table_over_capacity: 1,
             sockets: BTreeMap::from([("followed", 1), ("other", 2)]),
             sockets_unscoped: 3,
             sockets_unadopted: 4,
@@ -203,7 +204,7 @@ fn by_attribute(sum: &Sum, name: &str) -> BTreeMap<String, i64> {
 }
 
 #[test]
-fn every_metric_of_the_table_is_there_with_its_unit_and_kind_and_no_other() {
+fn exactly_the_metrics_of_the_table_are_sent() {
     let metrics = metrics(&full(), PLAIN, None);
     let sent: BTreeSet<_> = metrics.iter().map(|metric| metric.name.as_str()).collect();
     let table: BTreeSet<_> = METRICS.iter().map(|metric| metric.name).collect();
@@ -227,7 +228,7 @@ fn every_metric_of_the_table_is_there_with_its_unit_and_kind_and_no_other() {
 }
 
 #[test]
-fn points_have_the_attributes_of_their_series_and_their_own() {
+fn points_have_series_and_metric_attributes() {
     let metrics = metrics(&full(), PLAIN, None);
     let io = sum(&metrics, "flowcar.tcp.io");
     assert_eq!(
@@ -271,7 +272,7 @@ fn points_have_the_attributes_of_their_series_and_their_own() {
 }
 
 #[test]
-fn the_overflow_series_is_marked_and_has_no_other_attribute_of_a_series() {
+fn overflow_series_has_only_the_overflow_attribute() {
     let mut snapshot = full();
     let series = snapshot.series.remove(&key()).expect("the series");
     snapshot.series.insert(SeriesKey::Overflow, series);
@@ -284,7 +285,7 @@ fn the_overflow_series_is_marked_and_has_no_other_attribute_of_a_series() {
 }
 
 #[test]
-fn cumulative_points_count_since_the_start_whatever_was_acknowledged() {
+fn cumulative_points_count_since_the_start() {
     let (before, after) = (full(), later());
     let metrics = metrics(&after, PLAIN, Some(&before));
     let io = sum(&metrics, "flowcar.tcp.io");
@@ -312,7 +313,7 @@ fn later() -> Snapshot {
 }
 
 #[test]
-fn deltas_are_against_what_was_acknowledged_and_say_nothing_of_what_stood_still() {
+fn deltas_are_since_the_acknowledged_report_and_omit_zeros() {
     let options = Options {
         temporality: Temporality::Delta,
         ..PLAIN
@@ -364,7 +365,7 @@ fn lowmemory_makes_deltas_of_histograms_only() {
 }
 
 #[test]
-fn books_that_do_not_balance_show() {
+fn unbalanced_books_are_reported() {
     let unbalanced = |snapshot: &Snapshot| {
         let metrics = metrics(snapshot, PLAIN, None);
         match &named(&metrics, "flowcar.self.books.unbalanced").data {
@@ -380,7 +381,7 @@ fn books_that_do_not_balance_show() {
     let mut evicted = full();
     evicted.series.get_mut(&key()).unwrap().live -= 1;
     assert_eq!(unbalanced(&evicted), int(1));
-    // Not one of a series that was dropped.
+    // Not the value of a series that was dropped.
     let mut dropped = full();
     dropped.dropped = DroppedSeries {
         began: 9,
@@ -389,11 +390,11 @@ fn books_that_do_not_balance_show() {
     assert_eq!(unbalanced(&dropped), int(0));
 }
 
-/// What a restart and refusals cost is among those opened and adopted, and marked, so that the points add up to the books.
+/// Unattributed losses of a restart and of refusals count as opened or adopted, and are marked, so the points add up to the books.
 #[test]
-fn connections_of_no_series_are_marked() {
+fn unattributed_connections_are_marked() {
     let mut snapshot = full();
-    snapshot.unseen = Unseen {
+    snapshot.unattributed = UnattributedCounts {
         opened: 6,
         adopted_at_restart: 7,
         pending: 1,
@@ -443,7 +444,7 @@ fn connections_of_no_series_are_marked() {
         ..PLAIN
     };
     let (before, mut after) = (snapshot.clone(), snapshot);
-    after.unseen.opened += 1;
+    after.unattributed.opened += 1;
     let series = after.series.get_mut(&key()).expect("the series");
     series.adopted_at_restart += 2;
     let deltas = metrics(&after, options, Some(&before));
@@ -455,9 +456,9 @@ fn connections_of_no_series_are_marked() {
     assert_eq!(unfollowed, None, "it was sent");
 }
 
-/// A series that was dropped and began anew counts from zero, whatever the receiver acknowledged of the one before.
+/// A series that was dropped and recreated counts from zero, whatever the receiver acknowledged of the one before.
 #[test]
-fn deltas_of_a_series_that_began_anew_are_all_of_it() {
+fn delta_of_a_recreated_series_counts_from_zero() {
     let options = Options {
         temporality: Temporality::Delta,
         ..PLAIN

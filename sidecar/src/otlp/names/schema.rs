@@ -28,7 +28,7 @@ pub fn yaml() -> String {
     text
 }
 
-/// Others' names are referred to, and not defined again.
+/// Names of other namespaces are referred to, and not defined again.
 fn is_ours(name: &str) -> bool {
     name.starts_with("flowcar.")
 }
@@ -116,7 +116,7 @@ mod tests {
 
     use super::*;
 
-    /// Names are looked for in a namespace: what is one cannot be a name as well.
+    /// A namespace cannot be a name as well.
     fn no_name_is_a_namespace<'a>(names: impl Iterator<Item = &'a str>) {
         let names: BTreeSet<_> = names.collect();
         for name in &names {
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_named_by_their_instrument() {
+    fn time_names_follow_the_instrument() {
         for metric in METRICS {
             // Semantic conventions, "Metrics": a round trip time is a duration by its name.
             let is_duration = metric.name.ends_with(".duration") || metric.name.ends_with(".rtt");
@@ -169,7 +169,7 @@ mod tests {
 
     /// UCUM: seconds, bytes, and annotations of one.
     #[test]
-    fn units_are_of_ucum() {
+    fn units_are_ucum() {
         for metric in METRICS {
             let unit = metric.unit;
             let inner = unit
@@ -185,7 +185,7 @@ mod tests {
 
     /// Names of OpenTelemetry's registry (version 1.39.0), and the one that its eBPF instrumentation sends.
     #[test]
-    fn nothing_in_others_namespaces_is_made_up() {
+    fn names_in_foreign_namespaces_are_registered() {
         const REGISTERED: [&str; 27] = [
             "client.address",
             "client.port",

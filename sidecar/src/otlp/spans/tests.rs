@@ -3,7 +3,9 @@ use std::collections::BTreeMap;
 use opentelemetry::Value;
 
 use super::*;
-use crate::flow::{AdoptedBy, End, Failure, Outcome, Retransmits, TraceIdentity, Volume, example};
+use crate::flow::{
+    AdoptedBy, CloseReason, Failure, Outcome, Retransmits, TraceIdentity, Volume, example,
+};
 
 const CLIENT_ISN: u32 = 0x1234_5678;
 const SERVER_ISN: u32 = 0x9abc_def0;
@@ -58,7 +60,7 @@ fn values(span: &SpanData) -> BTreeMap<String, Value> {
 }
 
 #[test]
-fn both_ends_of_a_connection_are_one_trace_and_the_server_is_the_child() {
+fn both_ends_share_a_trace_and_the_server_is_the_child() {
     let client = made(&flow(Role::Client), TraceParent::Auto);
     let server = made(&flow(Role::Server), TraceParent::Auto);
     let (parent, child) = (&client.span_context, &server.span_context);
@@ -75,7 +77,7 @@ fn both_ends_of_a_connection_are_one_trace_and_the_server_is_the_child() {
 }
 
 #[test]
-fn a_parent_is_named_by_the_rule_and_by_the_peers_address() {
+fn parent_depends_on_setting_and_peer_address() {
     let has_parent = |peer: &str, rule| {
         let mut flow = flow(Role::Server);
         flow.peer.set_ip(peer.parse().expect("an address"));
@@ -112,7 +114,7 @@ fn a_parent_is_named_by_the_rule_and_by_the_peers_address() {
 }
 
 #[test]
-fn times_are_wall_times_from_syn_to_close() {
+fn span_times_are_wall_times_from_syn_to_close() {
     let span = made(&flow(Role::Client), TraceParent::Auto);
     let since = |time: SystemTime| {
         time.duration_since(UNIX_EPOCH)
@@ -124,7 +126,7 @@ fn times_are_wall_times_from_syn_to_close() {
 }
 
 #[test]
-fn attributes_tell_the_ends_the_volume_and_the_latencies() {
+fn attributes_have_addresses_volume_and_latencies() {
     let mut flow = flow(Role::Server);
     for ns in [40_000_000, 50_000_000, 60_000_000] {
         flow.rtt.record(ns);
@@ -157,7 +159,7 @@ fn attributes_tell_the_ends_the_volume_and_the_latencies() {
 }
 
 #[test]
-fn a_failed_attempt_is_a_span_with_an_error() {
+fn failed_attempt_is_a_span_with_an_error() {
     let mut flow = flow(Role::Client);
     flow.established = None;
     flow.trace = TraceIdentity::unshared(3);
@@ -180,10 +182,10 @@ fn a_failed_attempt_is_a_span_with_an_error() {
 }
 
 #[test]
-fn a_flow_whose_handshake_was_not_seen_says_so_and_claims_no_side() {
+fn flow_without_handshake_has_unknown_role() {
     let mut flow = flow(Role::Unknown);
     flow.trace = TraceIdentity::unshared(4);
-    flow.looked_up = true;
+    flow.polled = true;
     flow.adopted = Some(AdoptedBy::Startup);
     let span = made(&flow, TraceParent::Always);
     assert_eq!(span.span_kind, SpanKind::Internal);
@@ -198,23 +200,26 @@ fn a_flow_whose_handshake_was_not_seen_says_so_and_claims_no_side() {
 }
 
 #[test]
-fn resets_and_timeouts_are_errors_and_orderly_ends_are_not() {
-    for end in End::ALL {
+fn resets_and_timeouts_are_errors_and_fins_are_not() {
+    for end in CloseReason::ALL {
         let mut flow = flow(Role::Client);
         flow.outcome = Some(Outcome::Closed(end));
         let is_error = made(&flow, TraceParent::Auto).status != Status::Unset;
         let expected = matches!(
             end,
-            End::Reset | End::ResetReceived | End::ResetSent | End::Timeout
+            CloseReason::Reset
+                | CloseReason::ResetReceived
+                | CloseReason::ResetSent
+                | CloseReason::Timeout
         );
         assert_eq!(is_error, expected, "{}", end.name());
     }
 }
 
 #[test]
-fn a_reset_after_the_peers_fin_is_told_and_is_no_error() {
+fn reset_after_peer_fin_is_marked_and_is_no_error() {
     let mut flow = flow(Role::Server);
-    flow.outcome = Some(Outcome::Closed(End::PeerFin));
+    flow.outcome = Some(Outcome::Closed(CloseReason::PeerFin));
     flow.reset_after_fin = true;
     let span = made(&flow, TraceParent::Auto);
     assert_eq!(span.status, Status::Unset);
@@ -224,14 +229,14 @@ fn a_reset_after_the_peers_fin_is_told_and_is_no_error() {
     assert!(!found.contains_key("error.type"));
 }
 
-/// Whoever adds up the spans of connections does not count what their interim spans have.
+/// A sum over the spans of connections does not count the attributes of interim spans.
 #[test]
-fn an_interim_span_is_marked_and_has_no_figure_of_its_connection() {
+fn interim_span_is_marked_and_has_only_interim_attributes() {
     let flow = Flow {
         outcome: None,
         ..flow(Role::Server)
     };
-    let cut = Part {
+    let cut = InterimSpan {
         number: 2,
         from: Monotonic(60_000),
         to: Monotonic(120_000),
@@ -244,7 +249,7 @@ fn an_interim_span_is_marked_and_has_no_figure_of_its_connection() {
     };
     let (whole, interim) = (
         span(&flow, &anchor, &options),
-        part(&flow, &cut, &anchor, &options),
+        interim_span(&flow, &cut, &anchor, &options),
     );
     assert_eq!(interim.name, "tcp 8080 interim");
     assert_eq!(interim.parent_span_id, whole.span_context.span_id());
@@ -257,8 +262,8 @@ fn an_interim_span_is_marked_and_has_no_figure_of_its_connection() {
     );
     assert_eq!(of_whole["flowcar.tcp.open"], Value::Bool(true));
     let figures = |of: &BTreeMap<String, Value>| -> Vec<String> {
-        let own = of.keys().filter(|name| name.starts_with("flowcar."));
-        own.cloned().collect()
+        let self_metrics = of.keys().filter(|name| name.starts_with("flowcar."));
+        self_metrics.cloned().collect()
     };
     let shared = figures(&of_interim)
         .into_iter()

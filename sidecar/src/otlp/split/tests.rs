@@ -97,7 +97,7 @@ fn request(metrics: Vec<Metric>) -> ExportMetricsServiceRequest {
 }
 
 /// Puts the parts together again: metrics that follow each other under one name are one.
-fn joined(parts: &[Part]) -> ExportMetricsServiceRequest {
+fn joined(parts: &[Chunk]) -> ExportMetricsServiceRequest {
     let mut whole: Option<ExportMetricsServiceRequest> = None;
     for part in parts {
         let part = ExportMetricsServiceRequest::decode(part.body.clone()).expect("a request");
@@ -157,9 +157,9 @@ fn join(to: &mut Metric, from: Metric) {
 }
 
 proptest! {
-    /// Nothing is lost, doubled or changed, and only what is one item is larger than was asked for.
+    /// No item is lost, duplicated or changed, and only a part of one item is larger than the limit.
     #[test]
-    fn parts_make_the_whole(
+    fn split_parts_join_to_the_request(
         metrics_of in vec((0u8..4, vec(0usize..400, 0..20)), 1..12),
         most in 100usize..4_000,
         halve in 2usize..5,
@@ -181,7 +181,7 @@ proptest! {
         metrics.retain(|metric| points::count(metric) > 0);
         prop_assert_eq!(&joined(&parts), &expected);
 
-        // Each part can be cut again until it is one item.
+        // Each part can be split again until it is one item.
         let mut smaller = Vec::new();
         for part in parts {
             if part.items > 1 {
@@ -223,7 +223,7 @@ proptest! {
 }
 
 #[test]
-fn points_are_told_apart_by_metric_and_attributes() {
+fn points_are_distinguished_by_metric_and_attributes() {
     let metrics = [
         metric("a".to_owned(), 1, &[1, 2]),
         metric("b".to_owned(), 1, &[1, 2]),

@@ -17,28 +17,28 @@ use super::{
 /// Larger than any datagram that the kernel makes of a dump (net/netlink/af_netlink.c, netlink_recvmsg: 32 KiB).
 const DATAGRAM: usize = 64 << 10;
 
-/// Room for the news of ends that wait. The kernel halves what it counts against it, and takes at most
-/// `net.core.rmem_max` where CAP_NET_ADMIN is missing.
-const NEWS_BYTES: usize = 16 << 20;
+/// Receive buffer for destroy events. The kernel halves what it counts against it, and limits it to `net.core.rmem_max` where
+/// CAP_NET_ADMIN is missing.
+const EVENT_BYTES: usize = 16 << 20;
 
-/// What a piece of news takes of that at least: a header, a `struct inet_diag_msg` and a `tcp_info`.
-const LEAST_NEWS: usize = 256;
+/// What a destroy event takes of that at least: a header, a `struct inet_diag_msg` and a `tcp_info`.
+const LEAST_EVENT: usize = 256;
 
-/// Pieces of news that a short turn takes in, at two microseconds or three each.
+/// Destroy events that a short turn takes in, at two microseconds or three each.
 const SHORT_TURN: usize = 1_500;
 
 /// `SKNLGRP_INET_TCP_DESTROY` and `SKNLGRP_INET6_TCP_DESTROY` (include/uapi/linux/sock_diag.h).
 const GROUPS: [u32; 2] = [1, 3];
 
-/// Answers requests.
+/// The socket for requests.
 pub(super) struct Requests {
     socket: Socket,
     buffer: Vec<u8>,
     sequence: u32,
 }
 
-/// Brings the news of sockets that end.
-pub(super) struct News {
+/// The socket for destroy events.
+pub(super) struct DestroyEvents {
     socket: AsyncFd<Socket>,
     buffer: Vec<u8>,
 }
@@ -57,8 +57,9 @@ impl Requests {
         self.sequence
     }
 
-    /// Sends a request and hands over the messages of its answer until `each` says that it is whole. The kernel makes the
-    /// answer while it is read, so there is never anything to wait for. `between` is called after every datagram. Gives whether the answer met a change.
+    /// Sends a request and hands over the messages of its answer until `each` returns that it is complete. The kernel makes the answer
+    /// while it is read, so there is never anything to wait for. `between` is called after every datagram. Gives whether the dump was
+    /// interrupted by a change.
     pub(super) fn ask(
         &mut self,
         request: &[u8],
@@ -71,7 +72,7 @@ impl Requests {
         while !whole {
             if let Received::Kernel(length) = receive(&self.socket, &mut self.buffer)? {
                 interrupted |= wire::parse(&self.buffer[..length], |of, message| {
-                    // What is left of an answer that failed half way belongs to nobody.
+                    // The rest of an earlier answer that failed half way is dropped.
                     if of == sequence {
                         whole |= each(message);
                     }
@@ -83,13 +84,13 @@ impl Requests {
     }
 }
 
-impl News {
+impl DestroyEvents {
     pub(super) fn subscribe() -> io::Result<Self> {
         let socket = open()?;
         // SAFETY: the descriptor is the socket's, which outlives the borrow.
         let fd = unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) };
-        if setsockopt(&fd, sockopt::RcvBufForce, &NEWS_BYTES).is_err() {
-            setsockopt(&fd, sockopt::RcvBuf, &NEWS_BYTES)?;
+        if setsockopt(&fd, sockopt::RcvBufForce, &EVENT_BYTES).is_err() {
+            setsockopt(&fd, sockopt::RcvBuf, &EVENT_BYTES)?;
         }
         for group in GROUPS {
             socket.add_membership(group)?;
@@ -102,18 +103,18 @@ impl News {
         })
     }
 
-    /// Waits until there is news.
+    /// Waits until there are events.
     pub(super) async fn readable(&self) {
         if let Ok(mut ready) = self.socket.readable().await {
             ready.clear_ready();
         }
     }
 
-    /// Hands over the news that waits, for one turn. Gives whether more may wait.
+    /// Hands over the events that wait, for one turn. Gives whether more may wait.
     pub(super) fn drain(&mut self, turn: Turn, mut each: impl FnMut(Message)) -> io::Result<bool> {
         let most = match turn {
             Turn::Short => SHORT_TURN,
-            Turn::Whole => NEWS_BYTES / LEAST_NEWS,
+            Turn::Whole => EVENT_BYTES / LEAST_EVENT,
         };
         for _ in 0..most {
             match receive(self.socket.get_ref(), &mut self.buffer) {
@@ -131,7 +132,7 @@ impl News {
         Ok(true)
     }
 
-    /// How many pieces of news found no room, ever: `SK_MEMINFO_DROPS` of `SO_MEMINFO` (include/uapi/linux/sock_diag.h).
+    /// How many events found no room, ever: `SK_MEMINFO_DROPS` of `SO_MEMINFO` (include/uapi/linux/sock_diag.h).
     pub(super) fn dropped(&self) -> io::Result<u64> {
         const DROPS: usize = 8;
         let mut values = [0_u32; DROPS + 1];
@@ -158,11 +159,11 @@ impl News {
 enum Received {
     /// The kernel, so many bytes.
     Kernel(usize),
-    /// A process: whoever has CAP_NET_ADMIN in the network namespace may send one to any netlink socket (netlink(7)).
+    /// A process: one with CAP_NET_ADMIN in the network namespace may send one to any netlink socket (netlink(7)).
     Process,
 }
 
-/// Reads the next datagram. Only the kernel's are to be believed: its port number is 0 (netlink(7)).
+/// Reads the next datagram. Only the kernel's are trusted: its port number is 0 (netlink(7)).
 fn receive(socket: &Socket, buffer: &mut [u8]) -> io::Result<Received> {
     let (length, sender) = socket.recv_from(&mut &mut buffer[..], 0)?;
     Ok(match sender.port_number() {

@@ -2,20 +2,20 @@
 //!
 //! A listener whose accept queue is full drops SYNs and the ACKs that end a handshake (net/ipv4/tcp_ipv4.c,
 //! tcp_v4_syn_recv_sock; tcp_input.c, tcp_conn_request): the client waits for a retransmission, and nothing at the
-//! server tells why. The kernel counts them at the socket (`sk_drops`): a SYN once; the last ACK of a handshake twice, in
+//! server shows why. The kernel counts them at the socket (`sk_drops`): a SYN once; the last ACK of a handshake twice, in
 //! tcp_v4_syn_recv_sock and once more in tcp_v4_rcv, which so counts a SYN that is sent again, too.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::{flow::Sight, snapshot::Listener};
+use crate::flow::{Listener, SocketSnapshot};
 
-/// Ports that are told apart; what is past them is told together.
+/// Ports that are reported separately; more are reported together.
 const MOST_PORTS: usize = 256;
 
-/// The followed listeners, and what they came to.
+/// The followed listeners, and their figures by port.
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
-    /// Whether a dump was seen: what a listener dropped before the first is not ours to tell.
+    /// Whether a dump was seen: what a listener dropped before the first is not reported.
     began: bool,
     /// Drops of each listener at the last dump, by cookie.
     drops: HashMap<u64, u32>,
@@ -36,22 +36,22 @@ impl Listeners {
     }
 
     /// A followed listener of the dump.
-    pub(super) fn saw(&mut self, sight: &Sight) {
-        let Some(drops) = sight.drops else { return };
+    pub(super) fn saw(&mut self, observed: &SocketSnapshot) {
+        let Some(drops) = observed.drops else { return };
         let first = if self.began { 0 } else { drops };
-        let before = self.drops.get(&sight.cookie).copied().unwrap_or(first);
-        self.seen.insert(sight.cookie, drops);
-        self.now.insert(sight.local.port());
-        let port = Some(sight.local.port());
+        let before = self.drops.get(&observed.cookie).copied().unwrap_or(first);
+        self.seen.insert(observed.cookie, drops);
+        self.now.insert(observed.local.port());
+        let port = Some(observed.local.port());
         let known = self.ports.contains_key(&port) || self.ports.len() < MOST_PORTS;
         let figures = self.ports.entry(port.filter(|_| known)).or_default();
         figures.drops += u64::from(drops.wrapping_sub(before));
         // Of a listener these are its accept queue and that queue's limit (net/ipv4/inet_diag.c, tcp_diag_get_info).
-        figures.waiting += u64::from(sight.unread);
-        figures.limit += u64::from(sight.unacknowledged);
+        figures.waiting += u64::from(observed.unread);
+        figures.limit += u64::from(observed.unacknowledged);
     }
 
-    /// The dump is over, and whole.
+    /// The dump is complete.
     pub(super) fn end(&mut self) {
         self.began = true;
         std::mem::swap(&mut self.drops, &mut self.seen);
@@ -62,7 +62,7 @@ impl Listeners {
         self.now.contains(&port)
     }
 
-    /// By port; without one, all that came past the bound.
+    /// By port; under `None` all over the limit.
     pub(super) const fn ports(&self) -> &BTreeMap<Option<u16>, Listener> {
         &self.ports
     }
@@ -73,8 +73,8 @@ mod tests {
     use super::*;
     use crate::flow::State;
 
-    fn sight(cookie: u64, port: u16, drops: u32) -> Sight {
-        Sight {
+    fn observed(cookie: u64, port: u16, drops: u32) -> SocketSnapshot {
+        SocketSnapshot {
             cookie,
             local: ([0, 0, 0, 0], port).into(),
             peer: ([0, 0, 0, 0], 0).into(),
@@ -88,10 +88,13 @@ mod tests {
         }
     }
 
-    fn dump(listeners: &mut Listeners, sights: &[Sight]) -> BTreeMap<Option<u16>, Listener> {
+    fn dump(
+        listeners: &mut Listeners,
+        observed_sockets: &[SocketSnapshot],
+    ) -> BTreeMap<Option<u16>, Listener> {
         listeners.begin();
-        for sight in sights {
-            listeners.saw(sight);
+        for observed in observed_sockets {
+            listeners.saw(observed);
         }
         listeners.end();
         listeners.ports().clone()
@@ -101,26 +104,26 @@ mod tests {
     fn drops_are_counted_from_the_first_dump_on() {
         let mut listeners = Listeners::default();
         let drops = |ports: &BTreeMap<_, Listener>, port| ports[&Some(port)].drops;
-        let ports = dump(&mut listeners, &[sight(1, 80, 1000)]);
+        let ports = dump(&mut listeners, &[observed(1, 80, 1000)]);
         assert_eq!(drops(&ports, 80), 0, "it dropped them before");
         // A second worker on the port, whose drops are all new.
-        let ports = dump(&mut listeners, &[sight(1, 80, 1003), sight(2, 80, 4)]);
+        let ports = dump(&mut listeners, &[observed(1, 80, 1003), observed(2, 80, 4)]);
         assert_eq!(drops(&ports, 80), 7);
         assert_eq!((ports[&Some(80)].waiting, ports[&Some(80)].limit), (4, 10));
-        // Gone; what it dropped was dropped.
+        // Closed: its drops stay counted.
         let ports = dump(&mut listeners, &[]);
         assert_eq!(drops(&ports, 80), 7);
         assert_eq!(ports[&Some(80)].limit, 0);
-        let ports = dump(&mut listeners, &[sight(3, 80, u32::MAX)]);
-        let ports_after = dump(&mut listeners, &[sight(3, 80, 1)]);
+        let ports = dump(&mut listeners, &[observed(3, 80, u32::MAX)]);
+        let ports_after = dump(&mut listeners, &[observed(3, 80, 1)]);
         assert_eq!(drops(&ports_after, 80), drops(&ports, 80) + 2, "it wrapped");
     }
 
     #[test]
-    fn ports_past_the_bound_are_told_together() {
+    fn ports_over_the_limit_are_reported_together() {
         let mut listeners = Listeners::default();
         dump(&mut listeners, &[]);
-        let all: Vec<_> = (0..300).map(|n| sight(n, 1000 + n as u16, 1)).collect();
+        let all: Vec<_> = (0..300).map(|n| observed(n, 1000 + n as u16, 1)).collect();
         let ports = dump(&mut listeners, &all);
         assert_eq!(ports.len(), MOST_PORTS + 1);
         assert_eq!(ports[&None].drops, 300 - MOST_PORTS as u64);

@@ -1,13 +1,13 @@
-//! The second source: the network namespace's sockets, asked for by netlink (sock_diag(7)). It needs no right at all.
+//! The second source: the network namespace's sockets, requested by netlink (sock_diag(7)). It needs no capability.
 //!
-//! A dump shows every TCP socket with its `tcp_info` and the id of its cgroup; the destroy group tells of every socket that
-//! ends, with its last `tcp_info` and without its cgroup. Whoever is in that group makes the kernel write a message
-//! for each socket of the namespace that ends, so beside eBPF it is joined only while adopted flows live.
+//! A dump shows every TCP socket with its `tcp_info` and the id of its cgroup; the destroy group has an event for every socket that
+//! closes, with its last `tcp_info` and without its cgroup. A member of that group makes the kernel write a message for each socket of
+//! the namespace that closes, so beside eBPF flowcar joins it only while adopted flows are open.
 
+mod cgroup_filter;
 mod link;
 mod listeners;
 mod pace;
-mod scope;
 mod tcp_info;
 mod wire;
 
@@ -25,24 +25,23 @@ use netlink_packet_sock_diag::inet::StateFlags;
 use nix::ifaddrs::getifaddrs;
 
 use self::{
-    link::{News, Requests},
+    cgroup_filter::{CgroupFilter, Side},
+    link::{DestroyEvents, Requests},
     listeners::Listeners,
-    scope::{Scope, Side},
     wire::Message,
 };
 use super::Turn;
 use crate::{
-    flow::{Afterlife, Flow, Role, Sight, SocketName, State},
+    flow::{Flow, Listener, PostCloseState, Role, SocketName, SocketSnapshot, State},
     histogram::Histogram,
-    snapshot::{Listener, Own},
 };
 
 pub use self::pace::{Dumping, Pace};
 
-/// Why sockets cannot be looked at.
+/// Why sockets cannot be polled.
 #[derive(Debug, thiserror::Error)]
 pub enum DiagError {
-    /// The kernel or a sandbox says no.
+    /// The kernel or a sandbox refuses.
     #[error(
         "cannot {what} by netlink ({error}): flowcar needs a kernel with CONFIG_INET_DIAG and a sandbox that lets AF_NETLINK sockets through"
     )]
@@ -62,44 +61,50 @@ pub enum DiagError {
     },
 }
 
-/// Looks at sockets.
+/// Polls sockets.
 pub struct DiagSource {
     requests: Requests,
-    news: Option<News>,
-    /// News that came while a dump was read.
+    destroy_events: Option<DestroyEvents>,
+    /// Destroy events that came while a dump was read.
     backlog: Vec<Message>,
-    scope: Scope,
+    scope: CgroupFilter,
     listeners: Listeners,
-    /// The network namespace's own addresses as of this dump, but for those that every one has; asked for where they are needed.
+    /// The network namespace's addresses as of this dump, except those that every namespace has; listed where they are needed.
     addresses: OnceCell<HashSet<IpAddr>>,
     counts: Counts,
-    /// Dropped by groups that were left.
+    /// Destroy events dropped by earlier subscriptions.
     dropped_before: u64,
 }
 
-/// What the source counts of itself, as [`Own`] has it.
+/// What the source counts of its own work.
 #[derive(Debug, Default)]
-struct Counts {
-    looks: u64,
-    ends: u64,
-    unscoped: u64,
-    malformed: u64,
-    sockets: BTreeMap<&'static str, u64>,
-    duration: Histogram,
+pub struct Counts {
+    /// Sockets in dumps.
+    pub polls: u64,
+    /// Sockets in destroy events.
+    pub closes: u64,
+    /// Closed sockets that no dump had shown and that came from no known listener.
+    pub unscoped: u64,
+    /// Messages that did not decode.
+    pub malformed: u64,
+    /// Sockets of the namespace in the last dump: `followed` and `other`.
+    pub sockets: BTreeMap<&'static str, u64>,
+    /// How long dumps took.
+    pub duration: Histogram,
 }
 
 impl DiagSource {
-    /// Looks at the sockets of `cgroup` and of the cgroups below it; without one, at all of the network namespace.
+    /// Polls the sockets of `cgroup` and of the cgroups below it; without one, all of the network namespace.
     ///
     /// # Errors
     /// [`DiagError`].
     pub fn open(cgroup: Option<&Path>) -> Result<Self, DiagError> {
         let path = cgroup.unwrap_or(Path::new(""));
-        let scope = Scope::new(cgroup).map_err(DiagError::of_cgroup(path))?;
-        let requests = Requests::open().map_err(DiagError::of("ask for sockets"))?;
+        let scope = CgroupFilter::new(cgroup).map_err(DiagError::of_cgroup(path))?;
+        let requests = Requests::open().map_err(DiagError::of("request sockets"))?;
         Ok(Self {
             requests,
-            news: None,
+            destroy_events: None,
             backlog: Vec::new(),
             scope,
             listeners: Listeners::default(),
@@ -120,18 +125,19 @@ impl DiagSource {
     }
 
     /// Whether a followed socket is of the cgroup that is there now, not of one that was there before it.
-    pub fn is_newest(&self, sight: &Sight) -> bool {
-        self.scope.is_newest(sight)
+    pub fn is_newest(&self, observed: &SocketSnapshot) -> bool {
+        self.scope.is_newest(observed)
     }
 
-    /// Joins the destroy group. From here on the end of every socket is told.
+    /// Joins the destroy group. From here on the close of every socket is reported.
     ///
     /// # Errors
     /// [`DiagError::Netlink`].
     pub fn subscribe(&mut self) -> Result<(), DiagError> {
-        if self.news.is_none() {
-            let news = News::subscribe().map_err(DiagError::of("hear of sockets that end"))?;
-            self.news = Some(news);
+        if self.destroy_events.is_none() {
+            let events = DestroyEvents::subscribe()
+                .map_err(DiagError::of("subscribe to socket destroy events"))?;
+            self.destroy_events = Some(events);
         }
         Ok(())
     }
@@ -139,18 +145,18 @@ impl DiagSource {
     /// Leaves the destroy group.
     pub fn unsubscribe(&mut self) {
         self.dropped_before = self.dropped();
-        self.news = None;
+        self.destroy_events = None;
     }
 
-    /// Whether the end of every socket is told.
+    /// Whether the close of every socket is reported.
     pub const fn is_subscribed(&self) -> bool {
-        self.news.is_some()
+        self.destroy_events.is_some()
     }
 
-    /// Waits until the end of a socket is told; for ever where it is not.
+    /// Waits until there is a destroy event; for ever without a subscription.
     pub async fn woken(&self) {
-        match &self.news {
-            Some(news) => news.readable().await,
+        match &self.destroy_events {
+            Some(events) => events.readable().await,
             None => std::future::pending().await,
         }
     }
@@ -159,34 +165,34 @@ impl DiagSource {
     ///
     /// # Errors
     /// [`DiagError::Netlink`]: then some were perhaps not handed over.
-    pub fn dump(&mut self, mut each: impl FnMut(&Sight)) -> Result<u64, DiagError> {
+    pub fn dump(&mut self, mut each: impl FnMut(&SocketSnapshot)) -> Result<u64, DiagError> {
         let began = Instant::now();
         self.scope.refresh();
         self.dump_listeners()?;
         self.addresses = OnceCell::new();
         let (mut followed, mut others) = (0, 0);
-        self.dump_states(wire::connections(), |side, sight| {
+        self.dump_states(wire::connections(), |side, observed| {
             if side == Side::Inside {
                 followed += 1;
-                each(sight);
+                each(observed);
             } else {
                 others += 1;
             }
         })?;
-        self.counts.looks += followed;
+        self.counts.polls += followed;
         self.counts.sockets = BTreeMap::from([("followed", followed), ("other", others)]);
         let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.counts.duration.record(took);
         Ok(followed + others)
     }
 
-    /// They also place sockets that no dump showed, by the listener that they came from.
+    /// Dumps the listeners. They also show the cgroup of sockets that no dump showed, by the listener that they came from.
     fn dump_listeners(&mut self) -> Result<(), DiagError> {
         let mut listeners = std::mem::take(&mut self.listeners);
         listeners.begin();
-        let dumped = self.dump_states(StateFlags::LISTEN, |side, sight| {
+        let dumped = self.dump_states(StateFlags::LISTEN, |side, observed| {
             if side == Side::Inside {
-                listeners.saw(sight);
+                listeners.saw(observed);
             }
         });
         if dumped.is_ok() {
@@ -201,8 +207,8 @@ impl DiagSource {
         self.listeners.ports()
     }
 
-    /// Whether this end of a connection is in the network namespace that dumps show, as far as what is there tells: the namespace
-    /// has its address, or a followed listener is at the port of its server on loopback.
+    /// Whether this end of a connection is in the network namespace that dumps show, as far as is known: the namespace has its address,
+    /// or a followed listener is at the port of its server on loopback.
     pub fn is_here(&self, flow: &Flow) -> bool {
         let server = match flow.role {
             Role::Server => flow.local,
@@ -219,19 +225,19 @@ impl DiagSource {
     fn dump_states(
         &mut self,
         states: StateFlags,
-        mut each: impl FnMut(Side, &Sight),
+        mut each: impl FnMut(Side, &SocketSnapshot),
     ) -> Result<(), DiagError> {
         let Self {
             requests,
             scope,
             counts,
-            news,
+            destroy_events,
             backlog,
             ..
         } = self;
-        // A dump may take longer than the room for news lasts.
-        let mut between = || match news {
-            Some(news) => news
+        // A dump may take longer than the receive buffer lasts.
+        let mut between = || match destroy_events {
+            Some(events) => events
                 .drain(Turn::Whole, |message| backlog.push(message))
                 .map(|_| ()),
             None => Ok(()),
@@ -241,8 +247,8 @@ impl DiagSource {
             let request = wire::dump(family, states.clone(), sequence);
             let mut refused = None;
             let each = |message| match message {
-                Message::Socket(sight) => {
-                    each(scope.side(&sight), &sight);
+                Message::Socket(observed) => {
+                    each(scope.side(&observed), &observed);
                     false
                 }
                 Message::Done => true,
@@ -257,84 +263,83 @@ impl DiagSource {
             };
             let asked = requests.ask(&request, sequence, each, &mut between);
             let asked = asked.and_then(|interrupted| refused.map_or(Ok(interrupted), Err));
-            // A dump that met a change may lack sockets, as any may; what it lacks twice is gone.
+            // An interrupted dump may lack sockets, as any may; a socket that two dumps lack has closed.
             asked.map_err(DiagError::of("list the sockets"))?;
         }
         Ok(())
     }
 
-    /// The sockets whose end was told that are `known`, and, if `others`, those that are followed all the same: they must be
-    /// placed in the scope by what is left, their listener. One that cannot be is counted. Those of one turn, and whether more
-    /// wait.
-    pub fn ends(
+    /// The closed sockets that are `known`, and, if `others`, those that are followed all the same: only their listener still shows their
+    /// cgroup. One without a known listener is counted. Those of one turn, and whether more wait.
+    pub fn closed(
         &mut self,
         turn: Turn,
-        known: impl Fn(&Sight) -> bool,
+        known: impl Fn(&SocketSnapshot) -> bool,
         others: bool,
-    ) -> (Vec<Sight>, bool) {
-        let mut ends = Vec::new();
+    ) -> (Vec<SocketSnapshot>, bool) {
+        let mut closed = Vec::new();
         let Self {
-            news: Some(news),
+            destroy_events: Some(destroy_events),
             backlog,
             scope,
             counts,
             ..
         } = self
         else {
-            return (ends, false);
+            return (closed, false);
         };
         let mut take = |message| {
-            let Message::Socket(sight) = message else {
+            let Message::Socket(observed) = message else {
                 counts.malformed += 1;
                 return;
             };
-            counts.ends += 1;
-            let side = match known(&sight) {
+            counts.closes += 1;
+            let side = match known(&observed) {
                 true => Side::Inside,
-                false if others => scope.side(&sight),
+                false if others => scope.side(&observed),
                 false => Side::Outside,
             };
             match side {
-                Side::Inside => ends.push(sight),
+                Side::Inside => closed.push(observed),
                 Side::Outside => {}
-                Side::Unknown => counts.unscoped += u64::from(sight.peer.port() != 0),
+                Side::Unknown => counts.unscoped += u64::from(observed.peer.port() != 0),
             }
         };
         std::mem::take(backlog).into_iter().for_each(&mut take);
-        let more = news.drain(turn, take).unwrap_or_else(|error| {
-            tracing::warn!(%error, "cannot hear of sockets that end");
+        let more = destroy_events.drain(turn, take).unwrap_or_else(|error| {
+            tracing::warn!(%error, "socket destroy events cannot be read");
             false
         });
-        (ends, more)
+        (closed, more)
     }
 
-    /// What is under a connection's addresses now that its end was told. Its remains have its cookie if a dump showed it:
-    /// else it got its cookie after they were made, and they get another.
-    pub fn find(&mut self, name: &SocketName, dumped: bool) -> Afterlife {
+    /// The state under a closed connection's addresses. Its timewait socket has its cookie if a dump showed the connection: else the
+    /// socket got its cookie after the timewait socket was made, which gets another.
+    pub fn find(&mut self, name: &SocketName, dumped: bool) -> PostCloseState {
         let sequence = self.requests.next();
         let request = wire::find(name, sequence);
-        let mut found = Afterlife::Nothing;
+        let mut found = PostCloseState::Nothing;
         let each = |message| {
             if let Message::Socket(other) = message {
                 let its = other.cookie == name.cookie || !dumped;
                 found = match other.state {
-                    State::Listen => Afterlife::Listener,
-                    State::TimeWait if its => Afterlife::TimeWait,
-                    // Remains have no counts.
-                    State::FinWait2 if its && other.info.is_none() => Afterlife::FinWait2,
-                    // It lives, or another has taken its addresses.
-                    _ => Afterlife::NotLooked,
+                    State::Listen => PostCloseState::Listener,
+                    State::TimeWait if its => PostCloseState::TimeWait,
+                    // Timewait sockets have no counts.
+                    State::FinWait2 if its && other.info.is_none() => PostCloseState::FinWait2,
+                    // It is open, or another has taken its addresses.
+                    _ => PostCloseState::NotPolled,
                 };
             }
             true
         };
         match self.requests.ask(&request, sequence, each, || Ok(())) {
             Ok(_) => found,
-            Err(_) => Afterlife::NotLooked,
+            Err(_) => PostCloseState::NotPolled,
         }
     }
 
-    /// Whether anything is under a connection's addresses: it, its remains or its listener.
+    /// Whether anything is under a connection's addresses: it, its timewait socket or its listener.
     pub fn is_there(&mut self, name: &SocketName) -> bool {
         let sequence = self.requests.next();
         let request = wire::find(name, sequence);
@@ -352,37 +357,24 @@ impl DiagSource {
         self.counts.sockets.get("other").copied().unwrap_or(0)
     }
 
-    /// News of sockets' ends that found no room, ever.
+    /// Destroy events that found no room, ever.
     pub fn dropped(&self) -> u64 {
-        let now = self.news.as_ref().map(News::dropped);
+        let now = self.destroy_events.as_ref().map(DestroyEvents::dropped);
         self.dropped_before + now.and_then(Result::ok).unwrap_or_default()
     }
 
-    /// Sockets whose end was told before a dump showed whose they were, and that came from no listener.
+    /// Closed sockets that no dump had shown and that came from no known listener.
     pub const fn unscoped(&self) -> u64 {
         self.counts.unscoped
     }
 
-    /// Adds what the source counts of itself.
-    pub fn tell(&self, own: &mut Own) {
-        let Counts {
-            looks,
-            ends,
-            unscoped,
-            malformed,
-            sockets,
-            duration,
-        } = &self.counts;
-        own.records.extend([("look", *looks), ("end", *ends)]);
-        own.records_dropped.insert("end", self.dropped());
-        own.records_malformed += malformed;
-        own.sockets = sockets.clone();
-        own.sockets_unscoped = *unscoped;
-        own.dump_duration = duration.clone();
+    /// What the source counts of its own work.
+    pub const fn counts(&self) -> &Counts {
+        &self.counts
     }
 }
 
-/// Where they cannot be listed, none: then a look at a socket itself has to tell.
+/// The addresses of this network namespace; none where they cannot be listed: then only a poll shows where a socket is.
 pub(super) fn own_addresses() -> HashSet<IpAddr> {
     let interfaces = getifaddrs().into_iter().flatten();
     let addresses = interfaces.filter_map(|interface| {

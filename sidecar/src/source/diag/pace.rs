@@ -17,19 +17,19 @@ use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 
-/// Of a CPU's time dumps take one part in this many at most, where reports come every ten seconds; or one part in
-/// [`LEAST_SHARE`] where they come each second, as whoever asks for that asks for dumps as well.
+/// Dumps take at most one part in this many of a CPU's time, where reports come every ten seconds; or one part in [`LEAST_SHARE`] where
+/// they come each second, because frequent reports need frequent dumps.
 const SHARE: u32 = 200;
 const LEAST_SHARE: u32 = 20;
 
 /// See [`LEAST_SHARE`].
 const ONCE_A_SECOND: Duration = Duration::from_secs(1);
 
-/// However often reports are asked for: what happens to a connection between two dumps is told by its end, and dumps that come
-/// closer than that see states that pass.
+/// The least interval, however frequent reports are: a close reports what happened to a connection between two dumps, and more frequent
+/// dumps see transient states.
 const LEAST: Duration = Duration::from_millis(360);
 
-/// A dump that took longer is not to keep the next one off for ever: the machine may have had a bad moment.
+/// The longest interval: a dump may have taken long only because the machine was busy.
 const LONGEST: Duration = Duration::from_secs(600);
 
 /// The least time between two dumps of which the first took this much CPU time, where there is a report every `report`.

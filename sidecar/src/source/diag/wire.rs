@@ -1,6 +1,6 @@
-//! inet_diag's messages (include/uapi/linux/inet_diag.h, sock_diag.h): requests out, looks at sockets in.
+//! inet_diag's messages (include/uapi/linux/inet_diag.h, sock_diag.h): requests out, socket snapshots in.
 //!
-//! Headers are netlink-packet-sock-diag's to read. It does not know the cgroup's id, and wants a `tcp_info` as short as it
+//! netlink-packet-sock-diag reads the headers. It does not know the cgroup's id, and wants a `tcp_info` as short as it
 //! was years ago, so the three attributes that are used are read here.
 
 use std::net::{IpAddr, SocketAddr};
@@ -15,7 +15,7 @@ use netlink_packet_sock_diag::{
 };
 
 use super::tcp_info;
-use crate::flow::{Sight, SocketName, State, TcpInfo};
+use crate::flow::{SocketName, SocketSnapshot, State, TcpInfo};
 
 /// `INET_DIAG_INFO`: a `struct tcp_info`.
 const INET_DIAG_INFO: u16 = 2;
@@ -29,7 +29,7 @@ const INET_DIAG_CGROUP_ID: u16 = 21;
 const NETLINK_HEADER: usize = 16;
 const DIAG_HEADER: usize = 72;
 
-/// One message of an answer, or a piece of news.
+/// One message of an answer, or a destroy event.
 #[expect(
     clippy::large_enum_variant,
     reason = "nearly all are sockets, handed over on the stack"
@@ -37,12 +37,12 @@ const DIAG_HEADER: usize = 72;
 #[derive(Debug, PartialEq)]
 pub(super) enum Message {
     /// A socket.
-    Socket(Sight),
+    Socket(SocketSnapshot),
     /// The end of a dump.
     Done,
     /// A refusal, by its errno.
     Refused(i32),
-    /// Not understood.
+    /// It does not parse.
     Malformed,
 }
 
@@ -54,7 +54,7 @@ pub(super) fn connections() -> StateFlags {
     StateFlags::all() - StateFlags::LISTEN - StateFlags::TIME_WAIT - StateFlags::CLOSE
 }
 
-/// Asks for all sockets of a family in these states; of listeners, for what they dropped, too.
+/// Requests all sockets of a family in these states; of listeners, also their drops.
 pub(super) fn dump(family: u8, states: StateFlags, sequence: u32) -> Vec<u8> {
     let socket_id = if family == AF_INET {
         SocketId::new_v4()
@@ -76,7 +76,7 @@ pub(super) fn dump(family: u8, states: StateFlags, sequence: u32) -> Vec<u8> {
     request(&body, NLM_F_REQUEST | NLM_F_DUMP, sequence)
 }
 
-/// Asks for what is under a connection's addresses: it, its remains, or the listener that it came from.
+/// Requests the socket under a connection's addresses: it, its timewait socket, or the listener that it came from.
 pub(super) fn find(name: &SocketName, sequence: u32) -> Vec<u8> {
     let family = match name.local {
         SocketAddr::V4(_) => AF_INET,
@@ -88,7 +88,7 @@ pub(super) fn find(name: &SocketName, sequence: u32) -> Vec<u8> {
         source_address: name.local.ip(),
         destination_address: name.peer.ip(),
         interface_id: name.interface,
-        // INET_DIAG_NOCOOKIE: whoever it is.
+        // INET_DIAG_NOCOOKIE: any socket.
         cookie: [0xff; 8],
     };
     let body = InetRequest {
@@ -114,7 +114,7 @@ fn request(body: &InetRequest, flags: u16, sequence: u32) -> Vec<u8> {
     bytes
 }
 
-/// Reads the messages of one datagram. Gives whether any says that the dump met a change (`NLM_F_DUMP_INTR`).
+/// Reads the messages of one datagram. Gives whether any has the flag of an interrupted dump (`NLM_F_DUMP_INTR`).
 pub(super) fn parse(mut datagram: &[u8], mut each: impl FnMut(u32, Message)) -> bool {
     let mut interrupted = false;
     while !datagram.is_empty() {
@@ -147,7 +147,7 @@ fn errno(payload: &[u8]) -> i32 {
         .map_or(0, |code| -i32::from_ne_bytes(*code))
 }
 
-fn socket(payload: &[u8]) -> Option<Sight> {
+fn socket(payload: &[u8]) -> Option<SocketSnapshot> {
     let header = InetResponseHeader::parse(payload).ok()?;
     let SocketId {
         source_port,
@@ -165,7 +165,7 @@ fn socket(payload: &[u8]) -> Option<Sight> {
     let address = |ip: IpAddr, port| SocketAddr::new(ip.to_canonical(), port);
     // Two u32 of this machine's byte order, the lower half first.
     let half = |bytes| u64::from(u32::from_ne_bytes(bytes));
-    Some(Sight {
+    Some(SocketSnapshot {
         cookie: half([a, b, c, d]) | half([e, f, g, h]) << 32,
         local: address(source_address, source_port),
         peer: address(destination_address, destination_port),
@@ -186,7 +186,7 @@ struct Attributes {
     drops: Option<u32>,
 }
 
-/// What is told; `None` if it does not parse.
+/// The attributes of a socket; `None` if they do not parse.
 fn attributes(bytes: &[u8]) -> Option<Attributes> {
     let mut all = Attributes::default();
     for attribute in NlasIterator::new(bytes) {

@@ -256,7 +256,7 @@ fn field(fdinfo: &str, name: &str) -> Option<u64> {
 }
 
 fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<OwnedFd> {
-    // SAFETY: the kernel reads as many bytes as it is told, and what they point to lives through the call.
+    // SAFETY: the kernel reads as many bytes as the call gives, and what they point to lives through the call.
     let descriptor = unsafe {
         libc::syscall(
             libc::SYS_bpf,

@@ -52,8 +52,8 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-            eprintln!("bench: interrupted; what it had started is gone");
-            // 128 + SIGINT, as a shell would say.
+            eprintln!("bench: interrupted; what it had started was removed");
+            // 128 + SIGINT, as a shell's exit status.
             ExitCode::from(130)
         }
         Err(error) => {

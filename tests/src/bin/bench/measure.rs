@@ -20,7 +20,7 @@ use crate::{
     worker::{End, Run, Worker, Workload},
 };
 
-/// The kernel takes away the connections of a namespace that is gone beside whoever works next: hundreds of thousands in
+/// The kernel takes away the connections of a removed namespace beside whoever works next: hundreds of thousands in
 /// TIME_WAIT.
 const TAKEN_AWAY: Duration = Duration::from_secs(3);
 

@@ -110,7 +110,7 @@ fn ratio(name: &str, rounds: &[Round], figure: impl Fn(&Run) -> f64) {
     );
     match interval {
         Some((low, high)) => println!("{name:26} {median:>14.3} [{low:.3}, {high:.3}]"),
-        None => println!("{name:26} {median:>14.3} [too few rounds to say]"),
+        None => println!("{name:26} {median:>14.3} [too few rounds]"),
     }
 }
 
@@ -143,7 +143,7 @@ fn hooks(title: &str, rounds: &[Round], counted: impl Fn(&Round) -> &Counted, go
     let share = confident(rounds.iter().map(|round| counted(round).ns() / bare(round)));
     let interval = match share.interval {
         Some((low, high)) => format!("[{:.2}, {:.2}]", 100.0 * low, 100.0 * high),
-        None => "[too few rounds to say]".to_owned(),
+        None => "[too few rounds]".to_owned(),
     };
     println!(
         "{:26} {:.2} % {interval} of a bare exchange ({:.0} ns of {:.1} us): {} the goal of {:.0} %",

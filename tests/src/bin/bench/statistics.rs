@@ -1,4 +1,4 @@
-//! What can be said of a few noisy numbers without assuming how they are distributed.
+//! Statistics of a few noisy numbers without assuming how they are distributed.
 
 /// Median and the 5 % and 95 % quantiles.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -16,7 +16,7 @@ pub(crate) struct Spread {
 pub(crate) struct Confident {
     /// Of the values.
     pub(crate) median: f64,
-    /// None when the values are too few (less than six) to say.
+    /// None for fewer than six values.
     pub(crate) interval: Option<(f64, f64)>,
 }
 

@@ -114,12 +114,12 @@ impl Catalogue {
             );
             let (name, version) = name
                 .zip(version)
-                .with_context(|| format!("cargo tree says {line:?}"))?;
+                .with_context(|| format!("cargo tree printed {line:?}"))?;
             if let Some(found) = self.0.remove(&(name.to_owned(), version.to_owned())) {
                 crates.push(found.into_crate()?);
             }
         }
-        ensure!(!crates.is_empty(), "cargo tree says nothing of {package}");
+        ensure!(!crates.is_empty(), "cargo tree lists no crate of {package}");
         crates[1..].sort_by(|a, b| (&a.name, &a.version).cmp(&(&b.name, &b.version)));
         Ok(crates)
     }
@@ -161,10 +161,10 @@ fn licence(of: &Package) -> anyhow::Result<String> {
 
 /// The release of the compiler, whose standard library is linked, too.
 pub(crate) fn compiler() -> anyhow::Result<String> {
-    let said = output("rustc", &["--version"])?;
-    let release = said.split(' ').nth(1);
+    let printed = output("rustc", &["--version"])?;
+    let release = printed.split(' ').nth(1);
     Ok(release
-        .with_context(|| format!("rustc says {said:?}"))?
+        .with_context(|| format!("rustc printed {printed:?}"))?
         .to_owned())
 }
 

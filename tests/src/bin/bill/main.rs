@@ -1,5 +1,5 @@
-//! The bill of materials of a binary (SPDX 2.3) and the licence texts of all that is linked into it, by cargo's own
-//! word: its resolution for one package and one target, without what only builds or tests need.
+//! The bill of materials of a binary (SPDX 2.3) and the licence texts of all that is linked into it, by cargo's
+//! resolution for one package and one target, without what only builds or tests need.
 
 mod authorities;
 mod crates;

@@ -4,7 +4,7 @@ use flowcar::otlp::names::{self, attribute};
 
 use crate::{
     seen::{Pod, integer},
-    stage::{Played, SHOP, WEB},
+    testbed::{Played, SHOP, WEB},
 };
 
 /// What does not.
@@ -68,16 +68,16 @@ fn bytes(played: &Played) -> Vec<String> {
     let sum = |of: fn(&flowcar_tests::traffic::ConnectionReport) -> u64| {
         played.applications.iter().map(of).sum::<u64>()
     };
-    let told = [sum(|report| report.sent), sum(|report| report.received)];
+    let reported = [sum(|report| report.sent), sum(|report| report.received)];
     let ways = [attribute::BYTES_SENT, attribute::BYTES_RECEIVED];
     let seen = ways.map(|way| {
         let spans = played.seen.pod(SHOP).map_or(&[][..], |pod| &pod.spans);
         spans.iter().map(|span| integer(span, way)).sum::<u64>()
     });
-    match seen == told {
+    match seen == reported {
         true => Vec::new(),
         false => vec![format!(
-            "the programs sent and received {told:?} bytes; by the spans of {SHOP} it was {seen:?}"
+            "the programs sent and received {reported:?} bytes; by the spans of {SHOP} it was {seen:?}"
         )],
     }
 }

@@ -15,7 +15,7 @@
 mod checks;
 mod screen;
 mod seen;
-mod stage;
+mod testbed;
 mod truth;
 
 use std::{
@@ -31,7 +31,7 @@ use flowcar_tests::{
 };
 
 use screen::Style;
-use stage::Stage;
+use testbed::Stage;
 
 /// Two pods on a slow link and a flowcar beside each.
 #[derive(Parser)]
@@ -54,8 +54,8 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
         Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-            eprintln!("demo: interrupted; pods, link and flowcars are gone");
-            // 128 + SIGINT, as a shell would say.
+            eprintln!("demo: interrupted; pods, link and flowcars were removed");
+            // 128 + SIGINT, as a shell's exit status.
             ExitCode::from(130)
         }
         Err(error) => {
@@ -83,16 +83,16 @@ fn demo(arguments: &Arguments) -> io::Result<Vec<String>> {
     Ok(checks::problems(&played))
 }
 
-fn play(arguments: &Arguments, interrupt: &Interrupt) -> io::Result<stage::Played> {
+fn play(arguments: &Arguments, interrupt: &Interrupt) -> io::Result<testbed::Played> {
     let started = Instant::now();
-    let say = |what: &str| eprintln!("[{:4.1} s] {what}", started.elapsed().as_secs_f64());
-    say("two pods, 20 ms apart, on a link that loses 2 % of its packets");
+    let log = |what: &str| eprintln!("[{:4.1} s] {what}", started.elapsed().as_secs_f64());
+    log("two pods, 20 ms apart, on a link that loses 2 % of its packets");
     let stage = Stage::set(arguments.seed, interrupt)?;
-    say("a flowcar is attached to each pod's cgroup; neither knows of the other");
-    say("shop calls web: pages, queries, downloads, an upload, a reset, a closed port");
+    log("a flowcar is attached to each pod's cgroup; neither knows of the other");
+    log("shop calls web: pages, queries, downloads, an upload, a reset, a closed port");
     let stage = stage.act(interrupt)?;
-    say("all connections are over; both flowcars send what is left and end");
+    log("all connections are closed; both flowcars send their last report and end");
     let played = stage.strike()?;
-    say("pods and link are gone; this is what the OTLP receiver got:");
+    log("pods and link are removed; the OTLP receiver got:");
     Ok(played)
 }

@@ -24,28 +24,28 @@ fn outbox(lengths: &[usize], most: usize) -> Outbox {
     Outbox::new(Signal::Traces, split::traces(request, most), most)
 }
 
-/// Sends all to a receiver that takes requests of so many bytes: items taken, items given up, and requests.
+/// Sends all to a receiver that takes requests of so many bytes. Returns items taken, items dropped, and requests.
 fn send(mut outbox: Outbox, limit: usize) -> (usize, usize, usize) {
-    let (mut taken, mut given_up, mut requests) = (0, 0, 0);
+    let (mut taken, mut evicted, mut requests) = (0, 0, 0);
     while let Some(next) = outbox.next() {
         match next {
-            Next::GiveUp(part) => given_up += part.items,
+            Next::GiveUp(part) => evicted += part.items,
             Next::Send(part) => {
                 requests += 1;
                 if part.len() <= limit {
                     taken += part.items;
                     outbox.taken(&part);
                 } else if let Some(alone) = outbox.too_large(part) {
-                    given_up += alone.items;
+                    evicted += alone.items;
                 }
             }
         }
     }
-    (taken, given_up, requests)
+    (taken, evicted, requests)
 }
 
 #[test]
-fn what_fits_goes_at_once() {
+fn fitting_batch_is_sent_in_one_request() {
     assert_eq!(
         send(outbox(&[100; 100], MOST_BYTES), MOST_BYTES),
         (100, 0, 1)
@@ -53,39 +53,39 @@ fn what_fits_goes_at_once() {
 }
 
 #[test]
-fn halves_are_sent_until_they_fit() {
-    let (taken, given_up, requests) = send(outbox(&[100; 1_000], MOST_BYTES), 10_000);
-    assert_eq!((taken, given_up), (1_000, 0));
+fn refused_part_is_halved_until_it_fits() {
+    let (taken, evicted, requests) = send(outbox(&[100; 1_000], MOST_BYTES), 10_000);
+    assert_eq!((taken, evicted), (1_000, 0));
     assert!(requests < 60, "{requests}");
 }
 
 #[test]
-fn a_large_item_costs_itself_only_wherever_it_stands() {
+fn too_large_item_is_dropped_alone_at_any_position() {
     for at in [0, 7, 99] {
         let mut lengths = [100; 100];
         lengths[at] = 5_000;
-        let (taken, given_up, requests) = send(outbox(&lengths, MOST_BYTES), 3_000);
-        assert_eq!((taken, given_up), (99, 1), "{at}");
+        let (taken, evicted, requests) = send(outbox(&lengths, MOST_BYTES), 3_000);
+        assert_eq!((taken, evicted), (99, 1), "{at}");
         assert!(requests < 60, "{at}: {requests}");
     }
 }
 
 #[test]
-fn where_all_is_refused_few_requests_are_made() {
+fn few_requests_are_sent_when_all_are_refused() {
     let lengths: Vec<_> = (0..5_000).map(|at| 100 + at * 7919 % 300).collect();
-    let (taken, given_up, requests) = send(outbox(&lengths, MOST_BYTES), 0);
-    assert_eq!((taken, given_up), (0, 5_000));
+    let (taken, evicted, requests) = send(outbox(&lengths, MOST_BYTES), 0);
+    assert_eq!((taken, evicted), (0, 5_000));
     assert!(requests < 60, "{requests}");
 }
 
 #[test]
-fn an_item_above_the_limit_is_tried_before_it_is_given_up() {
-    let (taken, given_up, _) = send(outbox(&[50, 5_000, 50], 1_000), MOST_BYTES);
-    assert_eq!((taken, given_up), (3, 0));
+fn item_above_the_limit_is_tried_before_it_is_dropped() {
+    let (taken, evicted, _) = send(outbox(&[50, 5_000, 50], 1_000), MOST_BYTES);
+    assert_eq!((taken, evicted), (3, 0));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_limit_is_believed_for_an_hour_and_never_made_tiny() {
+async fn learnt_limit_expires_after_an_hour_and_has_a_minimum() {
     let mut limit = SizeLimit::default();
     let mut refused = outbox(&[100; 1_000], MOST_BYTES);
     assert!(refused.is_untouched());

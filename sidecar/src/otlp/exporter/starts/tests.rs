@@ -8,11 +8,11 @@ use super::*;
 const START: u64 = 1_700_000_000_000_000_000;
 const S: u64 = 1_000_000_000;
 
-/// A report of counters and levels, by name, an attribute's value and the count; those after `own` are flowcar's own.
+/// A report of counters and levels, by name, an attribute's value and the count; those after `self_metrics` are self metrics.
 fn report(
     at: u64,
     pods: &[(&str, &str, i64)],
-    own: &[(&str, &str, i64)],
+    self_metrics: &[(&str, &str, i64)],
 ) -> ExportMetricsServiceRequest {
     let resource = |of: &[(&str, &str, i64)]| ResourceMetrics {
         scope_metrics: vec![ScopeMetrics {
@@ -25,7 +25,7 @@ fn report(
         ..Default::default()
     };
     ExportMetricsServiceRequest {
-        resource_metrics: vec![resource(pods), resource(own)],
+        resource_metrics: vec![resource(pods), resource(self_metrics)],
     }
 }
 
@@ -85,15 +85,15 @@ impl Sent {
         Self(Starts::default())
     }
 
-    /// What is sent of a report that is made so many seconds after the start.
+    /// The points that are sent of a report made so many seconds after the start.
     fn send(
         &mut self,
         at_s: u64,
         pods: &[(&str, &str, i64)],
-        own: &[(&str, &str, i64)],
+        self_metrics: &[(&str, &str, i64)],
     ) -> Vec<(u64, u64, i64)> {
         let at = START + at_s * S;
-        let mut request = report(at, pods, own);
+        let mut request = report(at, pods, self_metrics);
         self.0.apply(&mut request, START, at);
         points(&request)
     }
@@ -104,7 +104,7 @@ impl Sent {
 }
 
 #[test]
-fn a_counter_starts_at_the_report_before_its_first_value_with_a_zero() {
+fn counter_starts_with_a_zero_at_the_previous_report() {
     let mut sent = Sent::new();
     assert_eq!(
         sent.send(10, &[("c", "a", 5)], &[]),
@@ -137,7 +137,7 @@ fn zeros_are_sent_until_a_report_is_settled() {
 }
 
 #[test]
-fn a_series_that_was_dropped_begins_anew() {
+fn dropped_series_restarts_from_zero() {
     let mut sent = Sent::new();
     for at in [10, 20] {
         sent.send(at, &[("c", "a", 5)], &[]);
@@ -151,23 +151,23 @@ fn a_series_that_was_dropped_begins_anew() {
     );
 }
 
-/// Of flowcar's own figures not every report has all: they go on all the same.
+/// Not every report has all self metrics: they continue nevertheless.
 #[test]
-fn own_figures_go_on_after_reports_without_them() {
+fn self_metrics_continue_after_reports_without_them() {
     let mut sent = Sent::new();
-    let own = [("c", "a", 5)];
-    assert_eq!(sent.send(10, &[], &own), [(0, 0, 0), (0, 10, 5)]);
+    let self_metrics = [("c", "a", 5)];
+    assert_eq!(sent.send(10, &[], &self_metrics), [(0, 0, 0), (0, 10, 5)]);
     for at in [10, 20, 30] {
         sent.send(at, &[], &[]);
         sent.settled(at);
     }
-    sent.send(40, &[], &own);
+    sent.send(40, &[], &self_metrics);
     sent.settled(40);
-    assert_eq!(sent.send(50, &[], &own), [(0, 50, 5)]);
+    assert_eq!(sent.send(50, &[], &self_metrics), [(0, 50, 5)]);
 }
 
 #[test]
-fn no_live_connection_is_reported_once() {
+fn zero_live_connections_are_reported_once() {
     let mut sent = Sent::new();
     let live = |count| [(names::LIVE.name, "a", count)];
     assert_eq!(
@@ -189,7 +189,7 @@ fn no_live_connection_is_reported_once() {
 }
 
 #[test]
-fn a_zero_is_not_older_than_receivers_take() {
+fn zero_point_is_not_older_than_receivers_accept() {
     let mut sent = Sent::new();
     let hours = 5 * 3_600;
     let half_an_hour_before = hours - 1_800;
@@ -203,7 +203,7 @@ fn a_zero_is_not_older_than_receivers_take() {
 }
 
 #[test]
-fn zeros_of_histograms_have_their_buckets() {
+fn histogram_zeros_have_buckets() {
     let point = ExponentialHistogramDataPoint {
         count: 3,
         sum: Some(0.5),
@@ -256,9 +256,9 @@ fn zeros_of_histograms_have_their_buckets() {
     assert_eq!(exponential.data_points[1].count, point.count);
 }
 
-/// Whatever is settled and whatever is not, a back end that adds up increases has the count.
+/// Whichever reports are settled, a back end that sums increases has the count.
 #[test]
-fn increases_add_up_to_the_count() {
+fn increases_sum_to_the_count() {
     let mut sent = Sent::new();
     let (mut count, mut last, mut sum) = (0, None, 0);
     for report in 1..200_u64 {
@@ -266,7 +266,7 @@ fn increases_add_up_to_the_count() {
         let pods = [("c", "a", count)];
         let pods: &[_] = if count > 0 { &pods } else { &[] };
         let points = sent.send(report * 10, pods, &[]);
-        // A receiver that is away for a while.
+        // A receiver that is absent for a while.
         if report % 7 < 3 {
             continue;
         }

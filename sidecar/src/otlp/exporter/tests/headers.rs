@@ -1,4 +1,4 @@
-//! Headers that come from a file, which changes under way.
+//! Headers from a file that changes during exports.
 
 use std::{fs, path::Path};
 
@@ -12,7 +12,7 @@ use hyper_util::{
 
 use super::*;
 
-/// A receiver by either transport that hands on one header of each request, and takes none.
+/// A receiver of either transport that passes on one header of each request, and refuses all.
 async fn receiver() -> (String, mpsc::UnboundedReceiver<Option<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let url = format!("http://{}", listener.local_addr().expect("its address"));
@@ -40,7 +40,7 @@ async fn receiver() -> (String, mpsc::UnboundedReceiver<Option<String>>) {
     (url, seen)
 }
 
-/// What is done to the file, and what requests then carry.
+/// A change of the file, and the header of the requests after it.
 type Step = (fn(&Path), &'static str);
 
 fn replace(path: &Path, content: &str) {
@@ -50,7 +50,7 @@ fn replace(path: &Path, content: &str) {
 }
 
 #[tokio::test]
-async fn a_file_of_headers_is_read_again_when_it_changes() {
+async fn changed_headers_file_is_read_again() {
     for protocol in ["grpc", "http/protobuf"] {
         for signal in ["metrics", "traces"] {
             let dir = tempfile::tempdir().expect("a folder");
@@ -65,7 +65,7 @@ async fn a_file_of_headers_is_read_again_when_it_changes() {
             };
             let vars = [
                 ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
-                // What the file says holds.
+                // The file wins.
                 ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=none"),
                 ("OTEL_EXPORTER_OTLP_HEADERS_FILE", file),
                 (other, "none"),

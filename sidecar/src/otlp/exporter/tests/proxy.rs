@@ -1,4 +1,4 @@
-//! Through a proxy: one that does what it is asked to, and those that do not.
+//! Exports through a proxy: one that works, and those that do not.
 
 use rcgen::ExtendedKeyUsagePurpose;
 use std::sync::Mutex;
@@ -12,11 +12,11 @@ const HOST: &str = "collector.test";
 /// `Aladdin:open sesame` (RFC 7617).
 const CREDENTIALS: &str = "basic qwxhzgrpbjpvcgvuihnlc2ftzq==";
 
-/// What the proxy was asked, in small letters.
+/// The requests to the proxy, in lower case.
 type Heads = Arc<Mutex<Vec<String>>>;
 
-/// A proxy that reaches every host at `to`, for those who know the password. What the receiver says at once it sends together
-/// with its own answer.
+/// A proxy that reaches every host at `to`, for clients with the password. The receiver's first bytes it sends together with its
+/// own answer.
 async fn proxy(to: SocketAddr) -> (SocketAddr, Heads, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("its address");
@@ -68,7 +68,7 @@ fn through<'a>(proxy: &'a str, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a
 }
 
 #[tokio::test]
-async fn both_signals_arrive_through_a_proxy_in_the_clear_and_by_tls() {
+async fn both_signals_arrive_through_a_proxy_with_and_without_tls() {
     let dir = tempfile::tempdir().expect("a folder");
     let authority = tls::Authority::new();
     authority.write(dir.path(), "clients.crt");
@@ -151,7 +151,7 @@ async fn both_signals_arrive_through_a_proxy_in_the_clear_and_by_tls() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_does_not_let_through_is_named() {
+async fn refusing_proxy_is_named() {
     let (sink, _received) = sink().await;
     let (asks, _heads, _proxy) = proxy(sink.grpc()).await;
     let forbids = {
@@ -159,7 +159,7 @@ async fn a_proxy_that_does_not_let_through_is_named() {
         url
     };
     let babbles = scripted_proxy(b"SSH-2.0-OpenSSH_9.6\r\n").await.0;
-    let gone = {
+    let ended_unseen = {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         format!("http://{}", listener.local_addr().expect("its address"))
     };
@@ -177,31 +177,34 @@ async fn a_proxy_that_does_not_let_through_is_named() {
             "answered 403 when asked to connect to collector.test:4317",
         ),
         (babbles, "does not answer as an HTTP proxy"),
-        (gone, "no connection to http://127.0.0.1:"),
+        (ended_unseen, "no connection to http://127.0.0.1:"),
     ] {
         let vars = [
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector.test:4317"),
             ("HTTP_PROXY", &proxy),
         ];
         let target = config(&vars).export.metrics.expect("a target");
-        let mut transport = transport::metrics(target, OwnSockets::default());
+        let mut transport = transport::metrics(target, ExporterSockets::default());
         let error = transport.send(Default::default()).await.expect_err(why);
-        let told = error.to_string();
+        let reported = error.to_string();
         assert!(
-            told.contains("no connection through the proxy (") && told.contains(why),
-            "{told}"
+            reported.contains("no connection through the proxy (") && reported.contains(why),
+            "{reported}"
         );
         assert!(
-            told.ends_with(
+            reported.ends_with(
                 "check HTTP_PROXY and HTTPS_PROXY, or name the receiver's host in NO_PROXY"
             ),
-            "{told}"
+            "{reported}"
         );
-        assert!(error.retryable() && !told.contains("s3cret"), "{told}");
+        assert!(
+            error.retryable() && !reported.contains("s3cret"),
+            "{reported}"
+        );
     }
 }
 
-/// Says the same to everybody.
+/// A proxy that sends the same answer to every client.
 async fn scripted_proxy(answer: &'static [u8]) -> (String, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let url = format!("http://{}", listener.local_addr().expect("its address"));

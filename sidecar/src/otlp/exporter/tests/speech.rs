@@ -1,4 +1,4 @@
-//! Receivers that speak something else than the settings say: what is told names the setting to change.
+//! Receivers that speak another protocol than the configured one: the error names the setting to change.
 
 use std::path::Path;
 
@@ -7,8 +7,8 @@ use super::{
     *,
 };
 
-/// A server that waits for the first bytes, says this, and closes.
-async fn says(words: &'static [u8]) -> SocketAddr {
+/// A server that waits for the first bytes, sends this, and closes.
+async fn serve_bytes(words: &'static [u8]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("its address");
     tokio::spawn(async move {
@@ -16,7 +16,7 @@ async fn says(words: &'static [u8]) -> SocketAddr {
             let (mut stream, _) = listener.accept().await.expect("a connection");
             let _ = stream.read(&mut [0; 4096]).await;
             let _ = stream.write_all(words).await;
-            // What is unread would make it a reset, which may overtake the words.
+            // Unread data would cause a RST, which may overtake the bytes.
             let _ = stream.shutdown().await;
             let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
         }
@@ -24,8 +24,8 @@ async fn says(words: &'static [u8]) -> SocketAddr {
     address
 }
 
-/// What the first export of metrics to this address says.
-async fn told(scheme: &str, protocol: &str, address: SocketAddr, dir: &Path) -> String {
+/// The error of the first export of metrics to this address.
+async fn reported(scheme: &str, protocol: &str, address: SocketAddr, dir: &Path) -> String {
     let endpoint = format!("{scheme}://localhost:{}", address.port());
     let vars = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", &*endpoint),
@@ -33,15 +33,15 @@ async fn told(scheme: &str, protocol: &str, address: SocketAddr, dir: &Path) -> 
     ];
     let mut target = config(&vars).export.metrics.expect("a target");
     target.tls.authorities = Some(dir.join("servers.crt"));
-    let mut transport = transport::metrics(target, OwnSockets::default());
+    let mut transport = transport::metrics(target, ExporterSockets::default());
     let outcome = transport.send(Default::default()).await;
-    let error = outcome.expect_err("it speaks something else");
-    assert!(error.retryable(), "it may be set right: {error}");
+    let error = outcome.expect_err("another protocol");
+    assert!(error.retryable(), "the receiver may be corrected: {error}");
     error.to_string()
 }
 
 #[tokio::test]
-async fn each_kind_of_server_is_told_by_what_it_says() {
+async fn server_kind_is_detected_by_its_first_bytes() {
     let dir = tempfile::tempdir().expect("a folder");
     let dir = dir.path();
     files(dir);
@@ -49,20 +49,21 @@ async fn each_kind_of_server_is_told_by_what_it_says() {
     let (grpc_tls, _front) = front(dir, b"h2", sink.grpc()).await;
     let (http_tls, _other) = front(dir, b"http/1.1", sink.http()).await;
     let strict =
-        says(b"HTTP/1.1 505 HTTP Version Not Supported\r\nContent-Length: 0\r\n\r\n").await;
-    let nginx = says(
+        serve_bytes(b"HTTP/1.1 505 HTTP Version Not Supported\r\nContent-Length: 0\r\n\r\n").await;
+    let nginx = serve_bytes(
         b"HTTP/1.1 400 Bad Request\r\nContent-Length: 48\r\n\r\nThe plain HTTP request was sent to HTTPS port...",
     )
     .await;
-    let ssh = says(b"SSH-2.0-OpenSSH_9.2\r\n").await;
-    let mute = says(b"").await;
+    let ssh = serve_bytes(b"SSH-2.0-OpenSSH_9.2\r\n").await;
+    let mute = serve_bytes(b"").await;
 
     let to_http =
         "it speaks HTTP here: set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, or use port 4317";
     let to_grpc = "it speaks gRPC here: set OTEL_EXPORTER_OTLP_PROTOCOL=grpc, or use port 4318";
     let to_tls = "it speaks TLS here: begin OTEL_EXPORTER_OTLP_ENDPOINT with https://";
     let to_plain = "without TLS here: begin OTEL_EXPORTER_OTLP_ENDPOINT with http://";
-    let nobody = "says \"SSH-2.0-OpenSSH_9.2\": check host and port in OTEL_EXPORTER_OTLP_ENDPOINT";
+    let nobody =
+        "sends \"SSH-2.0-OpenSSH_9.2\": check host and port in OTEL_EXPORTER_OTLP_ENDPOINT";
     let silent = "it closed the connection without an answer";
     let (grpc, http) = ("grpc", "http/protobuf");
     for (scheme, protocol, address, expected) in [
@@ -90,8 +91,11 @@ async fn each_kind_of_server_is_told_by_what_it_says() {
         ("https", http, ssh, nobody),
         ("https", http, mute, silent),
     ] {
-        let told = told(scheme, protocol, address, dir).await;
-        println!("{scheme} {protocol}: {told}");
-        assert!(told.contains(expected), "{scheme} {protocol}: {told}");
+        let reported = reported(scheme, protocol, address, dir).await;
+        println!("{scheme} {protocol}: {reported}");
+        assert!(
+            reported.contains(expected),
+            "{scheme} {protocol}: {reported}"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! TLS and mTLS to a receiver of our own, with certificates that change under way.
+//! TLS and mTLS to the test's own receiver, with certificates that change during exports.
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -42,7 +42,7 @@ impl Authority {
     }
 }
 
-/// Takes TLS on a port and hands on to the sink; it reads its certificates for each connection.
+/// Terminates TLS on a port and forwards to the sink; it reads its certificates for each connection.
 pub(super) async fn front(
     dir: &Path,
     alpn: &'static [u8],
@@ -67,7 +67,7 @@ pub(super) async fn front(
     (address, task)
 }
 
-/// A receiver that nobody has reason to trust.
+/// A receiver with an untrusted certificate.
 pub(super) async fn untrusted() -> (SocketAddr, JoinHandle<()>) {
     let dir = tempfile::tempdir().expect("a folder");
     files(dir.path());
@@ -132,7 +132,7 @@ fn start_tls(address: SocketAddr, protocol: &str, dir: &Path, mutual: bool) -> E
 const BOTH: [(&str, &[u8]); 2] = [("grpc", b"h2"), ("http/protobuf", b"http/1.1")];
 
 #[tokio::test]
-async fn certificates_may_be_replaced_while_exports_go_on() {
+async fn certificates_are_replaced_while_exports_continue() {
     for (protocol, alpn) in BOTH {
         let dir = tempfile::tempdir().expect("a folder");
         let dir = dir.path();
@@ -151,23 +151,23 @@ async fn certificates_may_be_replaced_while_exports_go_on() {
             exporter.flow(&flow(round), &anchor());
             assert_eq!(spans(next(&mut received).await).len(), 1);
             if round == 2 {
-                // Half of a replacement: the old pair serves on.
+                // Half of a replacement: the old pair stays in use.
                 fs::write(dir.join("client.key"), "half a k").expect("a file");
             } else {
                 // Other authorities and other pairs at both ends.
                 files(dir);
             }
         }
-        // The last answer may be under way.
+        // The last answer may be in flight.
         let settled = async {
-            while exporter.own().exports.values().sum::<u64>() < 8 {
+            while exporter.self_metrics().exports.values().sum::<u64>() < 8 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
         timeout(LIMIT, settled).await.expect("eight exports");
         let expected = BTreeMap::from([(("metrics", "success"), 4), (("traces", "success"), 4)]);
         assert_eq!(
-            exporter.own().exports,
+            exporter.self_metrics().exports,
             expected,
             "{protocol}: no export failed"
         );
@@ -175,7 +175,7 @@ async fn certificates_may_be_replaced_while_exports_go_on() {
 }
 
 #[tokio::test]
-async fn a_receiver_that_is_not_trusted_or_does_not_trust_is_a_clear_error() {
+async fn untrusted_receiver_or_client_is_a_clear_error() {
     for (protocol, alpn) in BOTH {
         let dir = tempfile::tempdir().expect("a folder");
         let dir = dir.path();
@@ -190,7 +190,7 @@ async fn a_receiver_that_is_not_trusted_or_does_not_trust_is_a_clear_error() {
         // Without a client certificate.
         let error = first_error(address, protocol, dir, false).await;
         assert!(
-            error.contains("TLS does not come about"),
+            error.contains("the TLS handshake fails"),
             "{protocol}: {error}"
         );
         assert!(
@@ -210,7 +210,7 @@ async fn a_receiver_that_is_not_trusted_or_does_not_trust_is_a_clear_error() {
             error.contains("check OTEL_EXPORTER_OTLP_CERTIFICATE"),
             "{protocol}: {error}"
         );
-        // With a file that is gone since the start.
+        // With a file that was removed after the start.
         fs::remove_file(dir.join("client.crt")).expect("a file");
         let error = first_error(address, protocol, dir, true).await;
         let file = dir.join("client.crt").display().to_string();
@@ -221,7 +221,7 @@ async fn a_receiver_that_is_not_trusted_or_does_not_trust_is_a_clear_error() {
     }
 }
 
-/// What the first export to `address` says.
+/// The error of the first export to `address`.
 async fn first_error(address: SocketAddr, protocol: &str, dir: &Path, mutual: bool) -> String {
     let file = |name: &str| dir.join(name);
     let mut target = config(&[
@@ -239,7 +239,7 @@ async fn first_error(address: SocketAddr, protocol: &str, dir: &Path, mutual: bo
         certificate: file("client.crt"),
         key: file("client.key"),
     });
-    let mut transport = transport::metrics(target, OwnSockets::default());
+    let mut transport = transport::metrics(target, ExporterSockets::default());
     let outcome = transport.send(Default::default()).await;
     outcome.expect_err("no trust").to_string()
 }

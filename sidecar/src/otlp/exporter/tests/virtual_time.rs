@@ -1,4 +1,4 @@
-//! The lanes against a receiver that does whatever a script says, in virtual time.
+//! The lanes against a scripted receiver, in virtual time.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -25,22 +25,22 @@ use crate::{
 
 mod sizes;
 
-/// What the receiver does with one request.
+/// The receiver's action on one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
-    /// Takes it and says so.
+    /// Takes it and acknowledges it.
     Take,
-    /// Takes all of it but one.
+    /// Takes all of it but one item.
     Partly,
-    /// Asks to be left alone for so many milliseconds, by HTTP or by gRPC.
+    /// Asks for a wait of so many milliseconds, over HTTP or gRPC.
     Busy(u16, bool),
-    /// Is away.
+    /// Is unavailable.
     Away,
-    /// Hangs before it has taken it.
+    /// Hangs before it takes it.
     HangBefore,
     /// Takes it, and its answer is lost.
     LoseAnswer,
-    /// Refuses it for good, unless it has it already, which it says.
+    /// Refuses it permanently, unless it has it already, which it reports.
     Refuse,
 }
 
@@ -56,10 +56,10 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The receiver, and what it has seen.
+/// The receiver, and the requests that it has seen.
 struct Scripted<R> {
     steps: VecDeque<Step>,
-    /// Bytes of a request that it takes.
+    /// The most bytes of a request that it takes.
     most: usize,
     /// Requests that were larger.
     too_large: usize,
@@ -71,7 +71,7 @@ struct Scripted<R> {
 
 type Taken<R> = Arc<Mutex<Vec<R>>>;
 
-/// Steps of a script, at most.
+/// The most steps of a script.
 const SCRIPT: usize = 25;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -101,7 +101,7 @@ impl<R: Message + Default + Clone + PartialEq + 'static> Scripted<R> {
         Err(ExportError::new(Signal::Metrics, &target, cause).after(asked))
     }
 
-    /// By HTTP or by gRPC, in turn.
+    /// Over HTTP and gRPC in turn.
     fn refuse_size(&mut self) -> Result<Accepted, ExportError> {
         let message = String::new();
         let cause = if self.too_large.is_multiple_of(2) {
@@ -132,7 +132,7 @@ impl<R: Message + Default + Clone + PartialEq + 'static> Scripted<R> {
         let request = R::decode(body).expect("a request");
         assert!(
             Instant::now() >= self.left_alone_until,
-            "it was to be left alone"
+            "it asked for a wait"
         );
         if let Some(failure) = self.last_failure.take() {
             // The shortest back-off, or a flush's.
@@ -230,11 +230,11 @@ impl Transport<Batch> for Scripted<ExportTraceServiceRequest> {
 fn span_lane(
     scripted: Scripted<ExportTraceServiceRequest>,
     bounds: Bounds,
-    ledger: &Ledger,
+    stats: &ExportStats,
 ) -> SpanLane {
     let resource = Resource::new(&config(&[]), &Host::default());
     let exemplars = Exemplary::default();
-    SpanLane::start(scripted, &resource, bounds, ledger.clone(), exemplars)
+    SpanLane::start(scripted, &resource, bounds, stats.clone(), exemplars)
 }
 
 /// The spans of requests.
@@ -245,7 +245,7 @@ fn all_spans(requests: &[ExportTraceServiceRequest]) -> impl Iterator<Item = &Sp
         .flat_map(|scope| &scope.spans)
 }
 
-/// Runs on a clock that jumps ahead whenever all wait.
+/// Runs on a clock that advances whenever all tasks wait.
 fn in_virtual_time<F: Future>(work: F) -> F::Output {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -255,7 +255,7 @@ fn in_virtual_time<F: Future>(work: F) -> F::Output {
     runtime.block_on(work)
 }
 
-/// Start, end and value of the counter for bytes sent, of one request; none where nothing was.
+/// Start, end and value of the counter for bytes sent, of one request; none if nothing was sent.
 fn io(request: &ExportMetricsServiceRequest) -> Option<(u64, u64, i64)> {
     let metrics = &request.resource_metrics[0].scope_metrics[0].metrics;
     let io = metrics
@@ -269,7 +269,7 @@ fn io(request: &ExportMetricsServiceRequest) -> Option<(u64, u64, i64)> {
     Some((start, end, io_sent(request)))
 }
 
-/// Sends reports of so many more bytes each, and as many milliseconds apart as `counts` says, and gives what the receiver took.
+/// Sends reports with the byte increments and intervals (ms) of `counts`, and returns what the receiver took.
 async fn reports(
     temporality: Temporality,
     steps: Vec<Step>,
@@ -281,12 +281,12 @@ async fn reports(
     let options = Options {
         temporality,
         histograms: Histograms::Exponential,
-        self_metrics: crate::config::SelfMetrics::Detailed,
+        self_metrics: crate::config::SelfMetricsLevel::Detailed,
         source: "ebpf",
         components: Components::new(Some(Protocol::Grpc), Some(Protocol::Grpc)),
     };
-    let (ledger, exemplars) = (Ledger::default(), Exemplary::default());
-    let lane = MetricsLane::start(scripted, resource, options, ledger, exemplars, None);
+    let (stats, exemplars) = (ExportStats::default(), Exemplary::default());
+    let lane = MetricsLane::start(scripted, resource, options, stats, exemplars, None);
     let (mut total, mut at) = (0, 1_000);
     for (bytes, gap) in counts {
         total += u64::from(*bytes);
@@ -296,7 +296,7 @@ async fn reports(
     }
     let last = Instant::now() + Duration::from_secs(3_600);
     assert!(lane.flush(last).await);
-    // What was refused for good is told with the next report that is not.
+    // Deltas that were refused permanently come with the next report that is not.
     for more in 1..=SCRIPT as u64 + 1 {
         lane.send(snapshot(at + more * 1_000, total));
         assert!(lane.flush(last).await);
@@ -311,9 +311,9 @@ async fn reports(
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// A receiver that knows points by their times has every byte once, whatever befell the answers.
+    /// A receiver that recognizes points by their times has every byte once, whatever happened to the answers.
     #[test]
-    fn deltas_add_up_to_what_was_sent(
+    fn deltas_sum_to_the_sent_bytes(
         steps in vec(step(), 0..SCRIPT),
         counts in vec((any::<u8>(), 0u16..20_000), 1..15),
     ) {
@@ -332,9 +332,9 @@ proptest! {
         prop_assert_eq!(distinct.values().sum::<i64>(), total);
     }
 
-    /// Cumulative sums never go back in time or in value, and the last is all.
+    /// Cumulative sums never go back in time or in value, and the last one is the total.
     #[test]
-    fn cumulative_sums_only_grow(
+    fn cumulative_sums_never_decrease(
         steps in vec(step(), 0..SCRIPT),
         counts in vec((any::<u8>(), 0u16..20_000), 1..15),
     ) {
@@ -348,9 +348,9 @@ proptest! {
         prop_assert_eq!(points.last().map(|point| point.2), Some(total));
     }
 
-    /// Every span is delivered or counted under what cost it, and the bounds hold all the while.
+    /// Every span is delivered or counted under its drop reason, and the bounds always hold.
     #[test]
-    fn no_span_is_lost_unseen(
+    fn every_lost_span_is_counted(
         steps in vec(step(), 0..SCRIPT),
         bursts in vec((0usize..400, 0u64..30_000), 1..12),
         spans in 1usize..600,
@@ -361,20 +361,20 @@ proptest! {
         let (pushed, delivered, dropped) = in_virtual_time(async {
             let (scripted, taken) = Scripted::new(steps);
             let bounds = Bounds { spans, bytes: kib << 10, per_second };
-            let ledger = Ledger::default();
-            let lane = span_lane(scripted, bounds, &ledger);
+            let stats = ExportStats::default();
+            let lane = span_lane(scripted, bounds, &stats);
             let mut isn = 0;
             let options = SpanOptions { trace_parent: crate::config::TraceParent::Never, source: "ebpf".to_owned() };
             for (count, gap) in bursts {
                 for _ in 0..count {
                     isn += 1;
                     let flow = flow(isn);
-                    let class = if isn % 7 == 0 { notable::Class::Notable } else { notable::Class::Dull };
-                    lane.send(class, flow.trace.trace_id as u64, || {
+                    let priority = if isn % 7 == 0 { priority::Priority::High } else { priority::Priority::Normal };
+                    lane.send(priority, flow.trace.trace_id as u64, || {
                         (span(&flow, &anchor(), &options), None)
                     });
                     let (count, bytes) = lane.queued();
-                    // What is under way cannot be given up.
+                    // Spans in flight cannot be dropped.
                     assert!(count <= spans.max(queue::BATCH), "{count}");
                     assert!(bytes <= (kib << 10) + (queue::BATCH << 12), "{bytes}");
                 }
@@ -382,12 +382,12 @@ proptest! {
             }
             assert!(lane.flush(Instant::now() + Duration::from_secs(3_600)).await);
             assert_eq!(lane.queued(), (0, 0), "no byte is left in the books");
-            let dropped: u64 = ledger.read().spans_dropped.values().sum();
+            let dropped: u64 = stats.read().spans_dropped.values().sum();
             let taken = taken.lock().expect("no panic");
             let ids: BTreeSet<_> = all_spans(&taken).map(|span| span.span_id.clone()).collect();
             (u64::from(isn), ids.len() as u64, dropped)
         });
-        // What was taken unheard may be given up, too.
+        // Spans that were taken without an acknowledgement may be counted as dropped, too.
         prop_assert!(delivered + dropped >= pushed, "{delivered} + {dropped} < {pushed}");
         if !answers_lost {
             prop_assert_eq!(delivered + dropped, pushed);
@@ -396,15 +396,15 @@ proptest! {
 }
 
 #[test]
-fn the_connections_of_a_busy_minute_can_be_counted_from_the_spans_that_were_kept() {
-    let (rebuilt, kept, notable) = in_virtual_time(async {
+fn sampled_spans_count_the_connections_of_a_busy_minute() {
+    let (rebuilt, kept, high) = in_virtual_time(async {
         let (scripted, taken) = Scripted::new(Vec::new());
         let bounds = Bounds {
             spans: 10_000,
             bytes: 64 << 20,
             per_second: 50,
         };
-        let lane = span_lane(scripted, bounds, &Ledger::default());
+        let lane = span_lane(scripted, bounds, &ExportStats::default());
         let options = SpanOptions {
             trace_parent: crate::config::TraceParent::Never,
             source: "ebpf".to_owned(),
@@ -413,14 +413,14 @@ fn the_connections_of_a_busy_minute_can_be_counted_from_the_spans_that_were_kept
             let mut flow = flow(isn);
             let failed = isn % 100 == 0;
             if failed {
-                flow.outcome = Some(Outcome::Closed(End::ResetReceived));
+                flow.outcome = Some(Outcome::Closed(CloseReason::ResetReceived));
             }
-            let class = if failed {
-                notable::Class::Notable
+            let priority = if failed {
+                priority::Priority::High
             } else {
-                notable::Class::Dull
+                priority::Priority::Normal
             };
-            lane.send(class, flow.trace.trace_id as u64, || {
+            lane.send(priority, flow.trace.trace_id as u64, || {
                 (span(&flow, &anchor(), &options), None)
             });
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -451,11 +451,11 @@ fn the_connections_of_a_busy_minute_can_be_counted_from_the_spans_that_were_kept
         (3_000..=3_600).contains(&kept),
         "50 a second and a burst of 500: {kept}"
     );
-    assert_eq!(notable, 600, "every reset connection is there");
+    assert_eq!(high, 600, "every reset connection is there");
 }
 
 #[test]
-fn spans_are_tried_for_a_quarter_of_an_hour_and_no_longer() {
+fn spans_are_retried_for_15_minutes() {
     in_virtual_time(async {
         let steps = vec![Step::Away; 100];
         let (scripted, _) = Scripted::new(steps);
@@ -464,22 +464,22 @@ fn spans_are_tried_for_a_quarter_of_an_hour_and_no_longer() {
             bytes: 1 << 20,
             per_second: 10,
         };
-        let ledger = Ledger::default();
-        let lane = span_lane(scripted, bounds, &ledger);
+        let stats = ExportStats::default();
+        let lane = span_lane(scripted, bounds, &stats);
         let options = SpanOptions {
             trace_parent: crate::config::TraceParent::Never,
             source: "ebpf".to_owned(),
         };
-        lane.send(notable::Class::Dull, 1, || {
+        lane.send(priority::Priority::Normal, 1, || {
             (span(&flow(1), &anchor(), &options), None)
         });
         tokio::time::sleep(queue::RETRY_FOR - Duration::from_secs(1)).await;
         assert_eq!(lane.queued().0, 1);
         tokio::time::sleep(Duration::from_secs(40)).await;
         assert_eq!(lane.queued(), (0, 0));
-        let own = ledger.read();
-        assert_eq!(own.spans_dropped, BTreeMap::from([("expired", 1)]));
-        let tries = own.exports[&("traces", "failure")];
+        let self_metrics = stats.read();
+        assert_eq!(self_metrics.spans_dropped, BTreeMap::from([("expired", 1)]));
+        let tries = self_metrics.exports[&("traces", "failure")];
         assert!(
             (30..=70).contains(&tries),
             "it backs off to half a minute: {tries}"

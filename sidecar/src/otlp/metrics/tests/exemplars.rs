@@ -1,9 +1,9 @@
-//! Exemplars name the spans of the slowest.
+//! Exemplars name the spans of the slowest durations.
 
 use super::*;
 
 #[test]
-fn a_histogram_names_the_span_of_its_slowest_duration_of_the_time_it_tells_of() {
+fn histogram_exemplar_is_the_slowest_span_of_its_interval() {
     let mut flow = flow();
     let anchor = Anchor::new(Monotonic(0), START);
     let exemplars = |flow: &Flow| {
@@ -14,7 +14,7 @@ fn a_histogram_names_the_span_of_its_slowest_duration_of_the_time_it_tells_of() 
     };
     let config = Config::from_vars([]).expect("defaults");
     let resource = Resource::new(&config, &web());
-    let told = |exemplars: &Exemplars| {
+    let reported = |exemplars: &Exemplars| {
         let export = encode(&full(), &resource, PLAIN, None, exemplars, true);
         let metrics = export.resource_metrics[0].scope_metrics[0].metrics.clone();
         let Some(Data::ExponentialHistogram(rtt)) = &named(&metrics, "flowcar.tcp.rtt").data else {
@@ -22,7 +22,7 @@ fn a_histogram_names_the_span_of_its_slowest_duration_of_the_time_it_tells_of() 
         };
         rtt.data_points[0].exemplars.clone()
     };
-    let found = told(&exemplars(&flow));
+    let found = reported(&exemplars(&flow));
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].trace_id, flow.trace.trace_id.to_be_bytes());
     assert_eq!(found[0].span_id, flow.trace.span_id.to_be_bytes());
@@ -30,18 +30,18 @@ fn a_histogram_names_the_span_of_its_slowest_duration_of_the_time_it_tells_of() 
     let value = found[0].value.expect("a value");
     assert_eq!(value, exemplar::Value::AsDouble(0.02));
 
-    // One that ended since the report is not in the histogram yet.
+    // A flow that closed since the report is not in the histogram yet.
     flow.seen = Monotonic(1 << 60);
-    assert!(told(&exemplars(&flow)).is_empty());
+    assert!(reported(&exemplars(&flow)).is_empty());
     flow.seen = Monotonic(9);
 
-    // Of a series past the bound: it goes with the rest, of which this snapshot has none.
+    // A series beyond the bound goes to the overflow series, which this snapshot does not have.
     flow.peer = "10.9.9.9:8080".parse().expect("an address");
-    assert!(told(&exemplars(&flow)).is_empty());
+    assert!(reported(&exemplars(&flow)).is_empty());
 }
 
 #[test]
-fn of_two_durations_the_slower_is_the_exemplar_also_past_the_bound_of_series() {
+fn slower_duration_is_the_exemplar_also_on_overflow() {
     let naming = Config::from_vars([]).expect("defaults").naming;
     let anchor = Anchor::new(Monotonic(0), START);
     let mut exemplars = Exemplars::default();

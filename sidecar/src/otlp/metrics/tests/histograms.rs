@@ -28,7 +28,7 @@ fn histogram_data(of: &Histogram, kind: Histograms) -> Data {
 }
 
 #[test]
-fn a_range_of_more_than_160_buckets_is_told_in_wider_ones() {
+fn range_over_160_buckets_is_merged() {
     // 10 us to 9 hours is 30 doublings: 244 buckets of scale 3, 122 of scale 2.
     let point = exponential(&recorded(&[10_000, 32_400_000_000_000]));
     assert_eq!(point.scale, 2);
@@ -44,7 +44,7 @@ fn a_range_of_more_than_160_buckets_is_told_in_wider_ones() {
 
 proptest! {
     #[test]
-    fn every_duration_is_in_the_bucket_whose_bounds_hold_it(
+    fn every_duration_is_within_its_bucket_bounds(
         durations in prop::collection::vec(0u64..40_000_000_000_000, 1..50),
     ) {
         let point = exponential(&recorded(&durations));
@@ -66,7 +66,7 @@ proptest! {
     }
 
     #[test]
-    fn explicit_buckets_count_what_lies_within_their_bounds(
+    fn explicit_buckets_count_values_within_their_bounds(
         durations in prop::collection::vec(0u64..40_000_000_000_000, 1..50),
     ) {
         let point = explicit(&recorded(&durations));

@@ -1,15 +1,15 @@
-//! What a report takes.
+//! The size of a report.
 
 use super::*;
 
 /// Bytes of a report, without its start: a busy server's does not grow with its clients, and a client's takes less than three quarters
-/// of what it did when each point said what is constant (2.47 MB for 1,000 peers).
+/// of its size when each point had the constant attributes (2.47 MB for 1,000 peers).
 #[test]
 fn reports_are_small() {
     const BEFORE: usize = 2_470;
     let typical = Series {
         opened: 40,
-        closed: BTreeMap::from([(End::LocalFin, 39)]),
+        closed: BTreeMap::from([(CloseReason::LocalFin, 39)]),
         live: 1,
         bytes_sent: 12_345,
         bytes_received: 1_234_567,
@@ -20,7 +20,10 @@ fn reports_are_small() {
             RttKind::Measured,
             recorded(&[120_000, 150_000, 180_000, 400_000, 900_000]),
         )]),
-        duration: BTreeMap::from([(End::LocalFin, recorded(&[5_000_000, 9_000_000, 80_000_000]))]),
+        duration: BTreeMap::from([(
+            CloseReason::LocalFin,
+            recorded(&[5_000_000, 9_000_000, 80_000_000]),
+        )]),
         ..Series::default()
     };
     let bytes = |role: Role, peers: u32| {
@@ -38,7 +41,7 @@ fn reports_are_small() {
         let snapshot = Snapshot { series, ..full() };
         let resource = Resource::new(&Config::from_vars([]).expect("defaults"), &web());
         let options = Options {
-            self_metrics: SelfMetrics::Basic,
+            self_metrics: SelfMetricsLevel::Basic,
             ..PLAIN
         };
         let exemplars = Exemplars::default();

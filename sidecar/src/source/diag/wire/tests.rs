@@ -63,14 +63,17 @@ fn all(bytes: &[u8]) -> Vec<(u32, Message)> {
 fn a_socket_is_read_field_by_field() {
     let mut bytes = established();
     bytes.extend(message(NLMSG_DONE, &[0; 4]));
-    let [(9, Message::Socket(sight)), (9, Message::Done)] = &all(&bytes)[..] else {
+    let [(9, Message::Socket(observed)), (9, Message::Done)] = &all(&bytes)[..] else {
         panic!("{:?}", all(&bytes));
     };
-    assert_eq!(sight.cookie, 1 << 32 | 7);
-    assert_eq!(sight.local, "127.0.0.1:40000".parse().unwrap());
-    assert_eq!(sight.peer, "127.0.0.2:80".parse().unwrap());
-    assert_eq!((sight.state, sight.cgroup), (State::Established, Some(1)));
-    let info = sight.info.unwrap();
+    assert_eq!(observed.cookie, 1 << 32 | 7);
+    assert_eq!(observed.local, "127.0.0.1:40000".parse().unwrap());
+    assert_eq!(observed.peer, "127.0.0.2:80".parse().unwrap());
+    assert_eq!(
+        (observed.state, observed.cgroup),
+        (State::Established, Some(1))
+    );
+    let info = observed.info.unwrap();
     assert_eq!(
         (info.bytes_acked, info.bytes_sent, info.bytes_received),
         (101, 100, 50)
@@ -79,7 +82,7 @@ fn a_socket_is_read_field_by_field() {
         (info.segs_out, info.segs_in, info.rtt_us, info.min_rtt_us),
         (4, 3, 28, 12)
     );
-    assert_eq!(sight.role(), flowcar_shared::record::Role::Client);
+    assert_eq!(observed.role(), flowcar_shared::record::Role::Client);
 }
 
 #[test]

@@ -41,8 +41,8 @@ fn row(name: &str, pod: &Pod) -> String {
     let total = |metric: Metric| pod.total(metric, &[]);
     let records = format!(
         "{} ({})",
-        total(names::OWN_RECORDS),
-        total(names::OWN_RECORDS_DROPPED)
+        total(names::SELF_RECORDS),
+        total(names::SELF_RECORDS_DROPPED)
     );
     format!(
         "{name:>6} {:>6} = {:>6} + {:>4} + {:>4} {:>8} {:>7} {records:>17} {:>13} {:>8}",
@@ -52,7 +52,7 @@ fn row(name: &str, pod: &Pod) -> String {
         total(names::LOST),
         total(names::FAILED),
         pod.spans.len(),
-        duration(total(names::OWN_CPU)),
-        bytes(total(names::OWN_RSS) as u64),
+        duration(total(names::SELF_CPU)),
+        bytes(total(names::SELF_RSS) as u64),
     )
 }

@@ -11,7 +11,7 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use super::{Ink, Style, title};
 use crate::{
     seen::{Pair, integer, seconds, text},
-    stage::{Played, SHOP},
+    testbed::{Played, SHOP},
 };
 
 pub(super) fn write(
@@ -27,15 +27,15 @@ pub(super) fn write(
         "one span from each pod, joined by trace id; sent = received at the other end",
     )?;
     let head = format!(
-        "{:>5} {:>6} {:>7}  {:^15}  {:^15}  {:^7}  {:^13}  {}",
-        "from",
-        "lasted",
+        "{:>4}{:>9} {:>7}  {:^15}  {:^15}  {:^7}  {:^13}  {}",
+        "port",
+        "duration",
         "connect",
         "shop = web",
         "web = shop",
-        "resent",
+        "retrans",
         "rtt p50",
-        "ended (shop)"
+        "close (shop)"
     );
     writeln!(out, "{}", style.paint(Ink::Faint, &head))?;
     let spans = played.seen.pod(SHOP).map_or(&[][..], |pod| &pod.spans);
@@ -57,7 +57,7 @@ pub(super) fn write(
     let (sent, received) = (seen(attribute::BYTES_SENT), seen(attribute::BYTES_RECEIVED));
     writeln!(
         out,
-        "      {sent} bytes there and {received} back; the programs themselves say {} and {}",
+        "      {sent} bytes there and {received} back; the programs' own counts: {} and {}",
         sum(|r| r.sent),
         sum(|r| r.received)
     )?;
@@ -82,14 +82,14 @@ fn row(client: &Span, server: Option<&Span>) -> String {
         );
         format!("{sent:>6} = {received:<6}")
     };
-    let lasted = client
+    let duration_ns = client
         .end_time_unix_nano
         .saturating_sub(client.start_time_unix_nano);
     let client_too = Some(client);
     format!(
-        "{:>5} {:>6} {:>7}  {}  {}  {:>3} {:>3}  {:>6} {:>6}  {}",
+        "{:>5} {:>7} {:>7}  {}  {}  {:>3} {:>3}  {:>6} {:>6}  {}",
         integer(client, attribute::CLIENT_PORT),
-        duration(lasted as f64 / 1e9),
+        duration(duration_ns as f64 / 1e9),
         time(client_too, attribute::CONNECT_DURATION),
         both(client_too, server),
         both(server, client_too),
@@ -97,15 +97,15 @@ fn row(client: &Span, server: Option<&Span>) -> String {
         count(server, attribute::RETRANSMITS),
         time(client_too, attribute::RTT_P50),
         time(server, attribute::RTT_P50),
-        text(&client.attributes, attribute::END).unwrap_or("-"),
+        text(&client.attributes, attribute::CLOSE_REASON).unwrap_or("-"),
     )
 }
 
 fn ink(client: &Span, server: Option<&Span>) -> Ink {
-    let resent = |span: &Span| integer(span, attribute::RETRANSMITS);
+    let retransmits = |span: &Span| integer(span, attribute::RETRANSMITS);
     if text(&client.attributes, attribute::ERROR_TYPE).is_some() {
         Ink::Bad
-    } else if resent(client) + server.map_or(0, resent) > 0 {
+    } else if retransmits(client) + server.map_or(0, retransmits) > 0 {
         Ink::Warning
     } else {
         Ink::Good

@@ -8,7 +8,7 @@ mod trace;
 
 use std::fmt::Write;
 
-use crate::stage::{Played, SHOP, WEB};
+use crate::testbed::{Played, SHOP, WEB};
 
 /// Colours, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,12 +68,25 @@ fn write_all(out: &mut String, played: &Played, style: Style) -> std::fmt::Resul
     retransmits::write(out, shop, web, &played.truth, style)?;
     trace::write(out, &pairs, style)?;
     books::write(out, [(SHOP, shop), (WEB, web)], style)?;
-    let yours = "sudo target/release/flowcar run -- curl -s https://example.org -o /dev/null";
+    let yours = format!(
+        "sudo {} run -- curl -s https://example.org -o /dev/null",
+        flowcar()
+    );
     writeln!(
         out,
         "Now a command of yours:  {}",
-        style.paint(Ink::Good, yours)
+        style.paint(Ink::Good, &yours)
     )
+}
+
+/// The path of the binary that the demo ran, as it is typed in the current directory.
+fn flowcar() -> String {
+    let Ok(program) = flowcar_tests::flowcar::program() else {
+        return "flowcar".to_owned();
+    };
+    let here = std::env::current_dir().unwrap_or_default();
+    let path = program.strip_prefix(here).unwrap_or(&program);
+    path.display().to_string()
 }
 
 fn title(out: &mut String, style: Style, text: &str, note: &str) -> std::fmt::Result {

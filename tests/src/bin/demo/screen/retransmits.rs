@@ -49,7 +49,7 @@ pub(super) fn write(
 
 fn row(name: &str, pod: &Pod, way: Way) -> String {
     let [syn, synack, fast, timeout, probe, unknown] =
-        CAUSES.map(|cause| pod.total(names::RETRANSMITS, &[(attribute::CAUSE, cause)]));
+        CAUSES.map(|cause| pod.total(names::RETRANSMITS, &[(attribute::RETRANSMIT_TYPE, cause)]));
     let all = pod.total(names::RETRANSMITS, &[]);
     let Way { again, dropped, .. } = way;
     format!(

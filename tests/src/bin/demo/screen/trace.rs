@@ -75,7 +75,7 @@ const ATTRIBUTES: &[(&str, Show)] = &[
     (attribute::EXCHANGES, number),
     (attribute::EXCHANGE_P50, time),
     (attribute::EXCHANGE_P99, time),
-    (attribute::END, words),
+    (attribute::CLOSE_REASON, words),
 ];
 
 fn words(span: &Span, key: &str) -> String {
@@ -94,7 +94,7 @@ fn time(span: &Span, key: &str) -> String {
     seconds(span, key).map_or_else(|| "-".to_owned(), duration)
 }
 
-/// The connection that had the hardest time tells most.
+/// Retransmits of both ends.
 fn troubles(pair: &Pair<'_>) -> u64 {
     integer(pair.client, attribute::RETRANSMITS) + integer(pair.server, attribute::RETRANSMITS)
 }

@@ -1,4 +1,4 @@
-//! A receiver that takes requests of a certain size only.
+//! A receiver with a size limit of requests.
 
 use std::collections::BTreeMap;
 
@@ -6,13 +6,13 @@ use opentelemetry_proto::tonic::{common::v1::KeyValue, metrics::v1::Metric};
 
 use super::*;
 
-/// What tells a point from others of its report.
+/// The identity of a point within its report.
 type Id = (String, String);
 
 /// Start and end.
 type Interval = (u64, u64);
 
-/// What was counted, and in which buckets.
+/// The count, and its buckets.
 type Counted = (i64, BTreeMap<i32, u64>);
 
 /// An application with so many peers.
@@ -37,7 +37,7 @@ impl Peers {
             if at.is_multiple_of(every) {
                 series.bytes_sent += step + at as u64;
                 series.opened += 1;
-                *series.closed.entry(End::LocalFin).or_default() += 1;
+                *series.closed.entry(CloseReason::LocalFin).or_default() += 1;
                 let rtt = series.rtt.entry(RttKind::Measured).or_default();
                 rtt.record(1_000_000 * (1 + step) + at as u64);
             }
@@ -56,7 +56,7 @@ fn id(metric: &Metric, attributes: &[KeyValue]) -> Id {
     (metric.name.clone(), format!("{attributes:?}"))
 }
 
-/// Every point of the pod's counters and histograms that the receiver took, by what it is of.
+/// Every point of the pod's counters and histograms that the receiver took, by identity.
 fn points(requests: &[ExportMetricsServiceRequest]) -> BTreeMap<Id, Vec<(Interval, Counted)>> {
     let mut all: BTreeMap<Id, Vec<_>> = BTreeMap::new();
     let scopes = requests.iter().map(|request| {
@@ -105,7 +105,7 @@ fn points(requests: &[ExportMetricsServiceRequest]) -> BTreeMap<Id, Vec<(Interva
     all
 }
 
-/// What deltas of one point add up to: those of the same times are the same.
+/// The sum of the deltas of one point: deltas of the same times are duplicates.
 fn sum(deltas: &[(Interval, Counted)]) -> Counted {
     let mut distinct = BTreeMap::new();
     for (times, value) in deltas {
@@ -137,10 +137,10 @@ fn last(values: &[(Interval, Counted)]) -> Counted {
     values.last().expect("a value").1.clone()
 }
 
-/// What the receiver took of some reports, and flowcar's own figures.
+/// What the receiver took of some reports, and the self metrics.
 struct Outcome {
     taken: Vec<ExportMetricsServiceRequest>,
-    own: Own,
+    self_metrics: SelfMetrics,
 }
 
 async fn reports(
@@ -155,12 +155,12 @@ async fn reports(
     let options = Options {
         temporality,
         histograms: Histograms::Exponential,
-        self_metrics: crate::config::SelfMetrics::Detailed,
+        self_metrics: crate::config::SelfMetricsLevel::Detailed,
         source: "ebpf",
         components: Components::new(Some(Protocol::Grpc), Some(Protocol::Grpc)),
     };
-    let (ledger, exemplars) = (Ledger::default(), Exemplary::default());
-    let lane = MetricsLane::start(scripted, resource, options, ledger.clone(), exemplars, None);
+    let (stats, exemplars) = (ExportStats::default(), Exemplary::default());
+    let lane = MetricsLane::start(scripted, resource, options, stats.clone(), exemplars, None);
     let mut at = 1_000;
     for (step, gap) in counts {
         peers.go_on((*step).into(), usize::from(step % 3) + 1);
@@ -170,7 +170,7 @@ async fn reports(
     }
     let limit = Instant::now() + Duration::from_secs(36_000);
     assert!(lane.flush(limit).await);
-    // What was refused for good is told with the next report that is not.
+    // Deltas that were refused permanently come with the next report that is not.
     for _ in 0..=SCRIPT {
         at += 1_000;
         lane.send(peers.report(at));
@@ -180,17 +180,17 @@ async fn reports(
     let taken = taken.lock().expect("no panic").clone();
     Outcome {
         taken,
-        own: ledger.read(),
+        self_metrics: stats.read(),
     }
 }
 
-/// All of an application's points as one receiver without any limit has them.
+/// All of an application's points at a receiver without a limit.
 fn truth(peers: &Peers) -> BTreeMap<Id, Counted> {
     let resource = Resource::new(&config(&[]), &Host::default());
     let options = Options {
         temporality: Temporality::Cumulative,
         histograms: Histograms::Exponential,
-        self_metrics: crate::config::SelfMetrics::Detailed,
+        self_metrics: crate::config::SelfMetricsLevel::Detailed,
         source: "ebpf",
         components: Components::new(Some(Protocol::Grpc), Some(Protocol::Grpc)),
     };
@@ -206,7 +206,7 @@ proptest! {
 
     /// Every point arrives once and exactly, whatever the receiver's limit, and whatever else it does.
     #[test]
-    fn sums_are_exact_in_parts(
+    fn split_reports_have_exact_sums(
         delta: bool,
         steps in vec(step(), 0..SCRIPT),
         most in 3_000usize..60_000,
@@ -216,7 +216,7 @@ proptest! {
         let mut peers = Peers::new(peers);
         let temporality = if delta { Temporality::Delta } else { Temporality::Cumulative };
         let outcome = in_virtual_time(reports(temporality, (steps, most), &mut peers, &counts));
-        prop_assert_eq!(outcome.own.too_large.get("metrics"), None);
+        prop_assert_eq!(outcome.self_metrics.too_large.get("metrics"), None);
         let found: BTreeMap<_, _> = points(&outcome.taken).into_iter()
             .map(|(id, values)| (id, if delta { sum(&values) } else { last(&values) }))
             .filter(|(_, value)| value.0 > 0)
@@ -226,22 +226,22 @@ proptest! {
         prop_assert_eq!(found, expected);
     }
 
-    /// Every span is delivered or counted under what cost it, whatever the receiver's limit.
+    /// Every span is delivered or counted under its drop reason, whatever the receiver's limit.
     #[test]
-    fn spans_are_delivered_or_counted_in_parts(
+    fn split_spans_are_delivered_or_counted(
         most in 600usize..40_000,
         count in 1u32..900,
     ) {
-        let (delivered, own) = in_virtual_time(async {
+        let (delivered, self_metrics) = in_virtual_time(async {
             let (mut scripted, taken) = Scripted::new(Vec::new());
             scripted.most = most;
             let bounds = Bounds { spans: 2_000, bytes: 64 << 20, per_second: 1_000 };
-            let ledger = Ledger::default();
-            let lane = span_lane(scripted, bounds, &ledger);
+            let stats = ExportStats::default();
+            let lane = span_lane(scripted, bounds, &stats);
             let options = SpanOptions { trace_parent: crate::config::TraceParent::Never, source: "ebpf".to_owned() };
             for isn in 0..count {
                 let flow = flow(isn);
-                lane.send(notable::Class::Dull, u64::from(isn), || {
+                lane.send(priority::Priority::Normal, u64::from(isn), || {
                     (span(&flow, &anchor(), &options), None)
                 });
             }
@@ -249,55 +249,59 @@ proptest! {
             assert_eq!(lane.queued(), (0, 0));
             let taken = taken.lock().expect("no panic");
             let ids: BTreeSet<_> = all_spans(&taken).map(|span| span.span_id.clone()).collect();
-            (ids.len() as u64, ledger.read())
+            (ids.len() as u64, stats.read())
         });
-        let dropped = own.spans_dropped.get("too_large").copied().unwrap_or(0);
+        let dropped = self_metrics.spans_dropped.get("too_large").copied().unwrap_or(0);
         prop_assert_eq!(delivered + dropped, u64::from(count));
-        prop_assert_eq!(own.exported.get("traces").copied().unwrap_or(0), delivered);
-        prop_assert_eq!(own.too_large.get("traces").copied().unwrap_or(0), dropped);
+        prop_assert_eq!(self_metrics.exported.get("traces").copied().unwrap_or(0), delivered);
+        prop_assert_eq!(self_metrics.too_large.get("traces").copied().unwrap_or(0), dropped);
         // A span takes some 800 bytes with its resource.
         prop_assert!(dropped == 0 || most < 1_600, "{dropped} of {count} at {most}");
     }
 }
 
-/// A receiver whose quota is used up, and which does not say for how long, is not flooded.
+/// A receiver whose quota is used up, and which asks for no wait, is not flooded.
 #[test]
-fn a_receiver_that_refuses_all_sizes_is_asked_a_few_times_only() {
+fn receiver_refusing_all_sizes_gets_few_requests() {
     let mut peers = Peers::new(2_000);
     peers.go_on(1, 1);
     let resource = Resource::new(&config(&[]), &Host::default());
     let options = Options {
         temporality: Temporality::Delta,
         histograms: Histograms::Exponential,
-        self_metrics: crate::config::SelfMetrics::Detailed,
+        self_metrics: crate::config::SelfMetricsLevel::Detailed,
         source: "ebpf",
         components: Components::new(Some(Protocol::Grpc), Some(Protocol::Grpc)),
     };
     in_virtual_time(async {
         let (mut scripted, taken) = Scripted::<ExportMetricsServiceRequest>::new(Vec::new());
         scripted.most = 0;
-        let ledger = Ledger::default();
+        let stats = ExportStats::default();
         let lane = MetricsLane::start(
             scripted,
             resource,
             options,
-            ledger.clone(),
+            stats.clone(),
             Exemplary::default(),
             None,
         );
         lane.send(peers.report(2_000));
         assert!(lane.flush(Instant::now() + TIMEOUT).await);
         assert!(taken.lock().expect("no panic").is_empty());
-        let own = ledger.read();
-        let asked: u64 = own.exports.values().sum();
-        assert!((2..=60).contains(&asked), "{:?}", own.exports);
-        assert!(own.too_large["metrics"] > 5_000, "{:?}", own.too_large);
+        let self_metrics = stats.read();
+        let asked: u64 = self_metrics.exports.values().sum();
+        assert!((2..=60).contains(&asked), "{:?}", self_metrics.exports);
+        assert!(
+            self_metrics.too_large["metrics"] > 5_000,
+            "{:?}",
+            self_metrics.too_large
+        );
     });
 }
 
-/// A limit that was learnt is kept to: what was refused once is not tried with every report.
+/// A learnt limit is respected: a refused size is not tried with every report.
 #[test]
-fn a_limit_is_learnt() {
+fn receiver_size_limit_is_learnt() {
     let mut peers = Peers::new(500);
     let counts = [(7, 10_000); 20];
     let outcome = in_virtual_time(reports(
@@ -306,15 +310,15 @@ fn a_limit_is_learnt() {
         &mut peers,
         &counts,
     ));
-    let refused = outcome.own.exports.get(&("metrics", "refused"));
+    let refused = outcome.self_metrics.exports.get(&("metrics", "refused"));
     assert!((1..=6).contains(refused.expect("some")), "{refused:?}");
-    let parts = outcome.own.exports[&("metrics", "success")];
+    let parts = outcome.self_metrics.exports[&("metrics", "success")];
     assert!(parts > 100, "{parts}");
 }
 
 /// One item that is too large costs itself and nothing else.
 #[test]
-fn an_item_that_is_too_large_alone_is_counted_and_the_rest_arrives() {
+fn too_large_item_is_counted_and_the_rest_arrives() {
     let mut peers = Peers::new(40);
     peers.go_on(1, 1);
     let long = SeriesKey::Flows {
@@ -336,8 +340,8 @@ fn an_item_that_is_too_large_alone_is_counted_and_the_rest_arrives() {
         ));
         let found = points(&outcome.taken);
         let arrived = found.keys().filter(|(name, _)| name == "flowcar.tcp.io");
-        // Of all but one, and what was sent: nothing was received.
+        // Of all but one, and of sent bytes only: nothing was received.
         assert_eq!(arrived.count(), 40);
-        assert!(outcome.own.too_large["metrics"] > 0);
+        assert!(outcome.self_metrics.too_large["metrics"] > 0);
     }
 }

@@ -1,0 +1,236 @@
+//! The state of a short connection: a slot in a preallocated array.
+//!
+//! Making socket storage takes the kernel two allocations charged to a memory cgroup, more than a microsecond, which a connection
+//! with one exchange never earns back. A short-flow slot is one cache line, found by the socket's cookie. A socket whose slot is taken,
+//! or that needs more than a slot holds, gets socket storage instead.
+
+use core::mem::offset_of;
+
+use aya_ebpf::{macros::map, maps::Array};
+use flowcar_shared::record::{FlowRecord, INLINE_SAMPLES, Role};
+
+use crate::{
+    ctx::Ctx,
+    maps,
+    mark::{Closing, Mark},
+    verifier::{add, put},
+};
+
+/// The state of a connection that has no socket storage.
+#[repr(C)]
+pub(crate) struct ShortFlow {
+    /// How many sockets claim or hold the slot. Only the holder's callbacks write the other fields, and its socket is locked while they
+    /// run; except [`Closing::released_in`].
+    claims: u32,
+    pub(crate) mark: Mark,
+    /// The socket's cookie, the number of inline samples, and its role ([`COOKIE_SHIFT`], [`INLINE_SHIFT`]). 0 while the slot is free.
+    holder: u64,
+    pub(crate) started_ns: u64,
+    pub(crate) established_ns: u64,
+    pub(crate) closing: Closing,
+    pub(crate) flags: u16,
+    sample_epoch: u16,
+    pub(crate) inline_samples: [u32; INLINE_SAMPLES],
+}
+
+const _: () = assert!(size_of::<ShortFlow>() == 64 && offset_of!(ShortFlow, claims) == 0);
+
+/// How many [`SHORT_FLOWS`] there are.
+pub(crate) const SHORT_FLOW_COUNT: usize = 4096;
+
+/// Short-flow slots, 64 bytes each: 256 KiB, made once. A socket's slot is found by its cookie; cookies count up, so neighbours in
+/// time are neighbours here.
+///
+/// By lookup, and not by a pointer that is moved from the first one to the socket's: without CAP_PERFMON kernels from 6.16 on
+/// warn of a bug of their verifier where such a pointer is copied (adjust_ptr_min_max_vals, reg_bounds_sanity_check).
+#[map]
+static SHORT_FLOWS: Array<ShortFlow> = Array::with_max_entries(SHORT_FLOW_COUNT as u32, 0);
+
+/// The short-flow slot with this number.
+#[inline(always)]
+fn element(number: &u32) -> Option<*mut ShortFlow> {
+    let short_flow = maps::element(&raw const SHORT_FLOWS, number);
+    (!short_flow.is_null()).then_some(short_flow.cast())
+}
+
+/// In [`ShortFlow::holder`]: two bits of the role, then six of the number of inline samples, and the cookie.
+const ROLE: u64 = 3;
+const INLINE_SHIFT: u32 = 2;
+const INLINE: u64 = 0x3f;
+const COOKIE_SHIFT: u32 = 8;
+
+const _: () = assert!(INLINE_SAMPLES as u64 <= INLINE && (Role::Server as u64) <= ROLE);
+// The index is a mask.
+const _: () = assert!(SHORT_FLOW_COUNT.is_power_of_two());
+
+/// The socket's slot, if it has one.
+#[inline(always)]
+pub(crate) fn of(ctx: Ctx) -> Option<&'static mut ShortFlow> {
+    of_cookie(|| ctx.cookie())
+}
+
+/// The slot of the socket with this cookie, if it has one.
+#[inline(always)]
+pub(crate) fn of_cookie(cookie: impl FnOnce() -> u64) -> Option<&'static mut ShortFlow> {
+    let (cookie, short_flow) = at(cookie)?;
+    (short_flow.cookie() == cookie).then_some(short_flow)
+}
+
+/// Takes the socket's slot, if it is free.
+#[inline(always)]
+pub(crate) fn take(ctx: Ctx, role: Role) -> Option<&'static mut ShortFlow> {
+    let (cookie, short_flow) = at(|| ctx.cookie())?;
+    if short_flow.holder != 0 || !short_flow.claim() {
+        return None;
+    }
+    put! { short_flow,
+        holder: cookie << COOKIE_SHIFT | role as u64,
+        started_ns: 0,
+        established_ns: 0,
+        flags: 0,
+        sample_epoch: 0,
+    }
+    put! { &raw mut short_flow.closing,
+        released_in: 0,
+    }
+    Some(short_flow)
+}
+
+/// The number of the cookie's slot. A CPU numbers its sockets in batches of 4096 (include/linux/cookie.h), so cookies of two CPUs
+/// that make sockets at the same pace have the same lower bits: the batch's number moves them apart.
+#[inline(always)]
+pub(crate) fn slot(cookie: u64) -> u32 {
+    (cookie.wrapping_add((cookie >> 12) * 1637) as usize & (SHORT_FLOW_COUNT - 1)) as u32
+}
+
+/// The key is stored twice. Without CAP_PERFMON the verifier puts a barrier behind the first store to each stack slot
+/// (kernel/bpf/verifier.c, check_stack_write_fixed_off), at which the processor waits for all outstanding work: before the call for
+/// the cookie there is none.
+#[inline(always)]
+fn at(cookie: impl FnOnce() -> u64) -> Option<(u64, &'static mut ShortFlow)> {
+    let mut key = 0;
+    let key_at = &raw mut key;
+    // SAFETY: the variable above.
+    unsafe { key_at.write_volatile(0) };
+    let cookie = cookie();
+    // SAFETY: as before.
+    unsafe { key_at.write_volatile(slot(cookie)) };
+    let short_flow = element(&key)?;
+    // SAFETY: an element of the array, which stays where it is.
+    Some((cookie, unsafe { &mut *short_flow }))
+}
+
+// === impl ShortFlow ===
+
+impl ShortFlow {
+    #[inline(always)]
+    pub(crate) fn role(&self) -> u8 {
+        (self.holder & ROLE) as u8
+    }
+
+    /// The cookie of the socket that holds the slot.
+    #[inline(always)]
+    pub(crate) fn cookie(&self) -> u64 {
+        self.holder >> COOKIE_SHIFT
+    }
+
+    /// Whether a record was sent in this sample epoch; epochs repeat after 65,536.
+    #[inline(always)]
+    pub(crate) fn reported(&self) -> bool {
+        self.sample_epoch == maps::sample_epoch() as u16
+    }
+
+    /// A record is sent in this sample epoch.
+    #[inline(always)]
+    pub(crate) fn report(&mut self) {
+        self.sample_epoch = maps::sample_epoch() as u16;
+    }
+
+    /// The connection is established; a server's starts here.
+    #[inline(always)]
+    pub(crate) fn open(&mut self, now: u64) {
+        self.established_ns = now;
+        if self.started_ns == 0 {
+            self.started_ns = now;
+        }
+    }
+
+    /// How many inline samples there are.
+    #[inline(always)]
+    pub(crate) fn inline_samples_used(&self) -> u32 {
+        (self.holder >> INLINE_SHIFT & INLINE) as u32
+    }
+
+    /// Keeps a sample, if there is room.
+    #[inline(always)]
+    pub(crate) fn keep(&mut self, rtt_us: u32) -> bool {
+        if self.inline_samples_used() >= INLINE_SAMPLES as u32 {
+            return false;
+        }
+        // The others move up, which takes less than an index that the verifier can follow (see `through_memory`).
+        macro_rules! shift {
+            ($($from:literal => $to:literal)*) => {
+                // SAFETY: elements of the array. One load and one store each, for no memmove.
+                $(unsafe { (&raw mut self.inline_samples[$to]).write_volatile(self.inline_samples[$from]) };)*
+            };
+        }
+        shift!(4 => 5 3 => 4 2 => 3 1 => 2 0 => 1);
+        self.inline_samples[0] = rtt_us;
+        self.holder += 1 << INLINE_SHIFT;
+        true
+    }
+
+    /// Claims the slot: of two sockets that claim it at once, neither gets it. By an addition, because kernels before 5.12 have no
+    /// atomic exchange, and a lock takes two helper calls.
+    #[inline(always)]
+    fn claim(&mut self) -> bool {
+        self.add_claims(1);
+        // SAFETY: a field of this value.
+        let claims = unsafe { (&raw const self.claims).read_volatile() };
+        if claims != 1 {
+            self.add_claims(-1);
+        }
+        claims == 1
+    }
+
+    #[inline(always)]
+    fn add_claims(&mut self, more: i64) {
+        // The upper half of the word stays as it is: the count never goes below zero, and an atomic addition does not tear the
+        // holder's plain stores. For half a word the compiler has no such instruction on this target.
+        // SAFETY: the first eight bytes of this value, which is aligned to as many.
+        unsafe { add((&raw mut *self).cast(), more) };
+    }
+
+    /// Frees the slot.
+    #[inline(always)]
+    pub(crate) fn free(&mut self) {
+        self.holder = 0;
+        self.add_claims(-1);
+    }
+
+    /// Moves to socket storage; `None`, and still in the slot, if the kernel refuses it.
+    #[inline(always)]
+    pub(crate) fn promote(&mut self, ctx: Ctx) -> Option<&'static mut FlowRecord> {
+        let flow = ctx.flow_or_new()?;
+        flow.started_ns = self.started_ns;
+        flow.established_ns = self.established_ns;
+        flow.role = self.role();
+        flow.flags = self.flags;
+        flow.sample_epoch = maps::sample_epoch();
+        self.mark.write(flow);
+        self.closing.write(flow);
+        flow.released_in = self.closing.released_in;
+        flow.rtt_min_us = u32::MAX;
+        ctx.identify(flow, self.cookie());
+        ctx.number(flow, self.role());
+        flow.inline_samples[0] = self.inline_samples[0];
+        flow.inline_samples[1] = self.inline_samples[1];
+        flow.inline_samples[2] = self.inline_samples[2];
+        flow.inline_samples[3] = self.inline_samples[3];
+        flow.inline_samples[4] = self.inline_samples[4];
+        flow.inline_samples[5] = self.inline_samples[5];
+        flow.inline_samples_used = self.inline_samples_used();
+        self.free();
+        Some(flow)
+    }
+}

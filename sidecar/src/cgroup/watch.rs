@@ -1,0 +1,258 @@
+//! Whether the cgroup at a path is still the one that is followed: `systemctl restart` removes a unit's cgroup and creates
+//! another of the same name.
+
+use std::{
+    fs, io,
+    os::{
+        fd::{AsFd as _, AsRawFd, RawFd},
+        unix::fs::MetadataExt as _,
+    },
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    time::{Interval, MissedTickBehavior, interval},
+};
+
+/// The interval of checks, beside those after inotify events.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A change of the cgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It was removed.
+    Removed,
+    /// Another one is at its path, whatever happened in between.
+    MadeAnew,
+}
+
+/// Watches one path. A cgroup's id is its directory's inode number, which is never reused (fs/kernfs/dir.c,
+/// __kernfs_new_node), so a cgroup that was created between two checks is distinguished from the one before it.
+#[derive(Debug)]
+pub struct Watch {
+    path: PathBuf,
+    /// The id of the cgroup that is followed, or was followed last.
+    followed: u64,
+    /// Whether its removal was reported.
+    removed: bool,
+    notices: Option<Notices>,
+    recheck: Interval,
+}
+
+// === impl Watch ===
+
+impl Watch {
+    /// Watches the path of the cgroup with this id.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn new(path: &Path, followed: u64) -> Self {
+        let mut recheck = interval(CHECK_INTERVAL);
+        recheck.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let notices = Notices::open().inspect_err(|error| {
+            tracing::debug!(%error, "inotify is not available for the cgroup: it is checked every second");
+        });
+        Self {
+            path: path.to_owned(),
+            followed,
+            removed: false,
+            notices: notices.ok(),
+            recheck,
+        }
+    }
+
+    /// The path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Sets the cgroup that is followed from here on.
+    pub const fn follows(&mut self, id: u64) {
+        self.followed = id;
+        self.removed = false;
+    }
+
+    /// Waits for the next change. A change that is not answered by [`Watch::follows`] is reported again. Nothing is lost if the
+    /// future is dropped.
+    pub async fn changed(&mut self) -> Change {
+        loop {
+            // Before the check, so that no change is missed between the two.
+            if let Some(notices) = &mut self.notices {
+                notices.move_to(&self.path);
+            }
+            if let Some(change) = self.change() {
+                return change;
+            }
+            match &self.notices {
+                Some(notices) => tokio::select! {
+                    _ = self.recheck.tick() => {}
+                    () = notices.came() => {}
+                },
+                None => {
+                    self.recheck.tick().await;
+                }
+            }
+        }
+    }
+
+    fn change(&mut self) -> Option<Change> {
+        match fs::metadata(&self.path) {
+            Ok(found) if found.ino() == self.followed => None,
+            Ok(_) => Some(Change::MadeAnew),
+            Err(_) if self.removed => None,
+            Err(_) => {
+                self.removed = true;
+                Some(Change::Removed)
+            }
+        }
+    }
+}
+
+/// The kernel's events in the nearest existing directory above a path (inotify(7)).
+#[derive(Debug)]
+struct Notices {
+    inotify: AsyncFd<Descriptor>,
+    above: Option<(PathBuf, u64, WatchDescriptor)>,
+}
+
+#[derive(Debug)]
+struct Descriptor(Inotify);
+
+impl AsRawFd for Descriptor {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+impl Notices {
+    fn open() -> io::Result<Self> {
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+        let descriptor = Descriptor(inotify);
+        Ok(Self {
+            // SAFETY: the descriptor is owned, and the AsyncFd owns its owner for as long as it is registered.
+            inotify: unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }
+                .map_err(io::Error::from)?,
+            above: None,
+        })
+    }
+
+    /// Moves the watch to the nearest existing directory above the path.
+    fn move_to(&mut self, path: &Path) {
+        let inotify = &self.inotify.get_ref().0;
+        for above in path.ancestors().skip(1) {
+            let Ok(id) = fs::metadata(above).map(|found| found.ino()) else {
+                continue;
+            };
+            if let Some((known, known_id, descriptor)) = &self.above {
+                if known == above && *known_id == id {
+                    return;
+                }
+                // The kernel removes the watch of a removed directory.
+                let _ = inotify.rm_watch(*descriptor);
+            }
+            let flags = AddWatchFlags::IN_CREATE
+                | AddWatchFlags::IN_DELETE
+                | AddWatchFlags::IN_DELETE_SELF
+                | AddWatchFlags::IN_MOVED_TO
+                | AddWatchFlags::IN_ONLYDIR;
+            let added = inotify.add_watch(above, flags);
+            self.above = added
+                .ok()
+                .map(|descriptor| (above.to_owned(), id, descriptor));
+            if self.above.is_some() {
+                return;
+            }
+        }
+    }
+
+    /// Waits for an event.
+    async fn came(&self) {
+        let Ok(mut ready) = self.inotify.readable().await else {
+            return std::future::pending().await;
+        };
+        // Its content is not used: the check after it reads the path.
+        while self
+            .inotify
+            .get_ref()
+            .0
+            .read_events()
+            .is_ok_and(|events| !events.is_empty())
+        {}
+        ready.clear_ready();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    fn id(path: &Path) -> u64 {
+        fs::metadata(path).expect("a directory").ino()
+    }
+
+    async fn next(watch: &mut Watch) -> Change {
+        let change = timeout(LIMIT, watch.changed()).await;
+        change.expect("a change in time")
+    }
+
+    /// A directory serves as a cgroup: VFS sends the events of both.
+    #[tokio::test]
+    async fn removal_and_recreation_are_reported_with_parents_removed() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let parent = directory.path().join("system.slice");
+        let path = parent.join("nginx.service");
+        fs::create_dir_all(&path).expect("made");
+        // While it is open its inode number is not reused, as a cgroup's never is.
+        let _held = fs::File::open(&path).expect("open");
+        let mut watch = Watch::new(&path, id(&path));
+        assert!(
+            timeout(Duration::from_millis(50), watch.changed())
+                .await
+                .is_err(),
+            "nothing has changed"
+        );
+        fs::remove_dir(&path).expect("removed");
+        assert_eq!(next(&mut watch).await, Change::Removed);
+        fs::remove_dir(&parent).expect("removed");
+        assert!(
+            timeout(Duration::from_millis(50), watch.changed())
+                .await
+                .is_err(),
+            "reported once"
+        );
+        fs::create_dir_all(&path).expect("made");
+        assert_eq!(next(&mut watch).await, Change::MadeAnew);
+        assert_eq!(
+            next(&mut watch).await,
+            Change::MadeAnew,
+            "until it is followed"
+        );
+        watch.follows(id(&path));
+        assert!(
+            timeout(Duration::from_millis(50), watch.changed())
+                .await
+                .is_err()
+        );
+    }
+
+    #[tokio::test]
+    async fn recreated_cgroup_of_same_name_is_reported() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("nginx.service");
+        fs::create_dir(&path).expect("made");
+        let first = id(&path);
+        let mut watch = Watch::new(&path, first);
+        let _held = fs::File::open(&path).expect("open");
+        fs::remove_dir(&path).expect("removed");
+        fs::create_dir(&path).expect("made");
+        assert_ne!(id(&path), first);
+        assert_eq!(next(&mut watch).await, Change::MadeAnew);
+    }
+}

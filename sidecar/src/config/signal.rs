@@ -1,0 +1,82 @@
+//! What is exported, and the protocols for it.
+
+/// A kind of telemetry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Signal {
+    /// Metrics.
+    Metrics,
+    /// Spans.
+    Traces,
+}
+
+/// OTLP's transports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// `grpc`
+    Grpc,
+    /// `http/protobuf`
+    HttpProtobuf,
+}
+
+/// The compression of requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// RFC 1952
+    Gzip,
+    /// RFC 8878
+    Zstd,
+}
+
+// === impl Signal ===
+
+impl Signal {
+    /// The signal of a variable, by its name, if it belongs to one signal.
+    pub(super) fn of_variable(name: &str) -> Option<Self> {
+        match name {
+            name if name.contains("_METRIC") => Some(Self::Metrics),
+            name if name.contains("_TRACES_") => Some(Self::Traces),
+            _ => None,
+        }
+    }
+
+    pub(super) const fn not_exported(self) -> &'static str {
+        match self {
+            Self::Metrics => "metrics are not exported",
+            Self::Traces => "spans are not exported",
+        }
+    }
+
+    /// The signal's name in paths and figures.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Metrics => "metrics",
+            Self::Traces => "traces",
+        }
+    }
+
+    pub(super) const fn prefix(self) -> &'static str {
+        match self {
+            Self::Metrics => "OTEL_EXPORTER_OTLP_METRICS_",
+            Self::Traces => "OTEL_EXPORTER_OTLP_TRACES_",
+        }
+    }
+}
+
+// === impl Protocol ===
+
+impl Protocol {
+    /// Its name in settings.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::HttpProtobuf => "http/protobuf",
+        }
+    }
+
+    pub(super) const fn default_endpoint(self) -> &'static str {
+        match self {
+            Self::Grpc => "http://localhost:4317",
+            Self::HttpProtobuf => "http://localhost:4318",
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! The names under which probes are answered.
+
+use std::{
+    fs, io,
+    os::{
+        linux::net::SocketAddrExt as _,
+        unix::{ffi::OsStrExt as _, fs::MetadataExt as _, net::SocketAddr},
+    },
+    path::Path,
+};
+
+use nix::sys::prctl;
+use uuid::Uuid;
+
+use crate::cgroup;
+
+/// The beginning of the name of a process that answers under a name with a suffix.
+const PROCESS: &str = "flowcar-";
+
+/// Characters of a suffix: with [`PROCESS`] they are the 15 that a process's name may have (prctl(2), PR_SET_NAME), and 10^10
+/// possibilities.
+const LENGTH: usize = 7;
+
+/// A name.
+#[derive(Clone, Debug)]
+pub(super) struct Name(String);
+
+/// Distinguishes a name from the one that is taken. It is drawn when it is needed, so no process can have taken it before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Suffix(String);
+
+// === impl Name ===
+
+impl Name {
+    /// The name for a flowcar in this container, or for the one here that follows this cgroup. An abstract name has at most 107
+    /// bytes (unix(7)), and a path may have more, so its hash is used.
+    pub(super) fn of(cgroup: Option<&Path>) -> io::Result<Self> {
+        let own = cgroup::own_cgroup().map_err(io::Error::other)?;
+        let id = fs::metadata(own)?.ino();
+        Ok(Self(match cgroup {
+            Some(path) => format!(
+                "flowcar.{id}.{}",
+                Uuid::new_v5(&Uuid::NAMESPACE_URL, path.as_os_str().as_bytes()).simple()
+            ),
+            None => format!("flowcar.{id}"),
+        }))
+    }
+
+    pub(super) fn address(&self, suffix: Option<&Suffix>) -> io::Result<SocketAddr> {
+        SocketAddr::from_abstract_name(self.text(suffix))
+    }
+
+    /// The name without the NUL in front of it.
+    pub(super) fn text(&self, suffix: Option<&Suffix>) -> String {
+        let Self(name) = self;
+        match suffix {
+            Some(Suffix(suffix)) => format!("{name}.{suffix}"),
+            None => name.clone(),
+        }
+    }
+}
+
+// === impl Suffix ===
+
+impl Suffix {
+    /// Draws one, and puts it into the name of this process: every process in the PID namespace may read that, and no other may
+    /// set it.
+    pub(super) fn take() -> io::Result<Self> {
+        let text: String = std::iter::repeat_with(fastrand::alphanumeric)
+            .take(LENGTH)
+            .collect();
+        let name = std::ffi::CString::new(format!("{PROCESS}{text}"))?;
+        prctl::set_name(&name)?;
+        Ok(Self(text))
+    }
+
+    /// The suffix in the name of a process.
+    pub(super) fn of_process(name: &str) -> Option<Self> {
+        let text = name.trim_end().strip_prefix(PROCESS)?;
+        let whole = text.len() == LENGTH && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        whole.then(|| Self(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suffix_is_read_from_process_name() {
+        let read = Suffix::of_process("flowcar-a1B2c3D\n");
+        assert_eq!(read, Some(Suffix("a1B2c3D".to_owned())));
+        for other in [
+            "flowcar",
+            "flowcar-",
+            "flowcar-a1B2c3",
+            "flowcar-a1/2c3D",
+            "x-a1B2c3D",
+        ] {
+            assert_eq!(Suffix::of_process(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Why no answer came to an export.
+
+use std::{error::Error, io};
+
+use super::{
+    connect::{ConnectError, Connector},
+    error::Cause,
+};
+
+/// Why there was no answer, from the error of a client: the connector's error, another protocol of the receiver, or a TLS alert;
+/// else the error's root cause, which is the most specific.
+pub(super) fn no_answer(error: &(dyn Error + 'static), connector: &Connector) -> Cause {
+    let target = connector.target();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<ConnectError>() {
+            return match error {
+                ConnectError::Unreachable(why) => Cause::Unreachable(why.clone()),
+                ConnectError::Mismatch(mismatch) => Cause::Mismatch(mismatch.clone()),
+                ConnectError::Tls(why) if connector.received_nothing() => {
+                    Cause::Silent(why.clone())
+                }
+                ConnectError::Tls(why) => Cause::Tls(why.clone()),
+                ConnectError::Files(error) => Cause::Setup(error.to_string()),
+                ConnectError::Proxy(why) => Cause::Proxy(why.clone()),
+            };
+        }
+        let inner = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref);
+        let alert = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        if let Some(alert) = alert {
+            return Cause::Tls(format!("{alert}; {}", target.tls));
+        }
+        next = error.source();
+    }
+    if let Some(mismatch) = connector.mismatch() {
+        return Cause::Mismatch(mismatch);
+    }
+    // HTTP/2 keeps only the text of the error.
+    match root(error) {
+        alert if alert.contains("received fatal alert") => {
+            Cause::Tls(format!("{alert}; {}", target.tls))
+        }
+        why if connector.received_nothing() => Cause::Silent(why),
+        why => Cause::Unreachable(why),
+    }
+}
+
+/// Why there was no answer in time: perhaps the receiver expects another protocol.
+pub(super) fn late(cause: Cause, connector: &Connector) -> Cause {
+    connector.mismatch().map_or(cause, Cause::Mismatch)
+}
+
+/// The root cause of an error.
+fn root(error: &dyn Error) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
+}

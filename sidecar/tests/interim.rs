@@ -1,0 +1,70 @@
+//! A long-lived flow's interim spans follow each other without gap or overlap and add up to the flow.
+
+mod common;
+
+use flowcar::flow::{Flow, InterimSpan, InterimSpans, Monotonic, decode};
+use flowcar_shared::record::FlowRecord;
+
+const MINUTE_NS: u64 = 60_000_000_000;
+
+fn flow(bytes: u64, edit: impl Fn(&mut FlowRecord)) -> Flow {
+    let mut record = common::blank(7);
+    record.bytes_received = bytes;
+    common::sample(&mut record, 500);
+    edit(&mut record);
+    decode(common::bytes(&record), 0)
+        .expect("a whole record")
+        .flow
+}
+
+fn cut(parts: &mut InterimSpans, flow: &Flow, at_ns: u64) -> Vec<InterimSpan> {
+    let mut cut = Vec::new();
+    parts.cut([flow].into_iter(), Monotonic(at_ns), |_, part| {
+        cut.push(*part)
+    });
+    cut
+}
+
+#[test]
+fn interim_spans_join_and_sum_to_the_flow() {
+    let mut parts = InterimSpans::every(MINUTE_NS);
+    let mut all = Vec::new();
+    // Every 10 s, as reports come, with a byte more each time.
+    for tick in 1..=30 {
+        all.extend(cut(&mut parts, &flow(tick, |_| {}), tick * 10_000_000_000));
+    }
+    assert_eq!(all.len(), 4, "an interval is never cut short: {all:?}");
+    assert_eq!(
+        all[0].from,
+        Monotonic(2_000),
+        "the first begins when the connection is established"
+    );
+    for (before, after) in all.iter().zip(&all[1..]) {
+        assert_eq!(before.to, after.from);
+        assert_eq!(before.number + 1, after.number);
+    }
+    let last_tick = all[3].to.0 / 10_000_000_000;
+    assert_eq!(
+        all.iter()
+            .map(|part| part.volume.bytes_received)
+            .sum::<u64>(),
+        last_tick
+    );
+}
+
+#[test]
+fn new_flow_under_an_old_cookie_starts_new_intervals() {
+    let mut parts = InterimSpans::every(MINUTE_NS);
+    assert_eq!(cut(&mut parts, &flow(100, |_| {}), 2 * MINUTE_NS).len(), 1);
+    let again = flow(5, |record| {
+        record.started_ns = 3 * MINUTE_NS;
+        record.established_ns = 3 * MINUTE_NS;
+    });
+    let cut = cut(&mut parts, &again, 4 * MINUTE_NS);
+    assert_eq!((cut[0].number, cut[0].volume.bytes_received), (0, 5));
+}
+
+#[test]
+fn zero_interval_gives_no_interim_spans() {
+    assert!(cut(&mut InterimSpans::every(0), &flow(1, |_| {}), u64::MAX).is_empty());
+}

@@ -1,0 +1,162 @@
+//! Connections as fast as the machine makes them: the books are closed at all times, and to the last flow.
+//!
+//! `FLOWCAR_RATE_SECONDS` is the duration of the loads at full rate, 60 if it is not set.
+
+use std::{
+    env,
+    net::SocketAddr,
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use flowcar_shared::record::{OPEN_LEN, SHORT_LEN};
+use flowcar_tests::{
+    place::{TestPod, require_cgroup2, require_root},
+    traffic::{CallPlan, LoadPlan, LoadReport, ServePlan, Serving, load_in},
+    watch::{Mode, Seen, Watch},
+};
+
+/// The rate on a machine that is fast enough.
+const RATE: f64 = 10_000.0;
+
+/// Spans are a sample at such a rate; the books are not.
+const FEW_SPANS: (&str, &str) = ("FLOWCAR_SPANS_PER_SECOND", "100");
+
+/// Long enough for a hundred drains.
+const FILLING: Duration = Duration::from_secs(10);
+
+fn duration() -> Duration {
+    let set = env::var("FLOWCAR_RATE_SECONDS").map(|seconds| seconds.parse().unwrap());
+    Duration::from_secs(set.unwrap_or(60))
+}
+
+/// Each takes the whole machine, and the tests of a program run side by side.
+pub(crate) fn the_machine() -> MutexGuard<'static, ()> {
+    static MACHINE: Mutex<()> = Mutex::new(());
+    MACHINE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Both ends of every connection are in the pod; so many a second, or as many as possible.
+fn load(
+    name: &str,
+    settings: &[(&str, &str)],
+    rate: Option<f64>,
+    duration: Duration,
+) -> Option<(LoadReport, Seen)> {
+    if !require_root() || !require_cgroup2() {
+        return None;
+    }
+    let _alone = the_machine();
+    let pod = TestPod::new(name).unwrap();
+    let range = ("net.ipv4.ip_local_port_range", "1024 65535");
+    pod.netns().sysctl(range.0, range.1).unwrap();
+    let serving = Serving::start(&pod, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    let target: SocketAddr = ([127, 0, 0, 1], serving.address().port()).into();
+    let mut watch = Watch::start(&pod, Mode::Both, settings);
+    // As many threads as keep the machine busy, each with a share of the rate.
+    let plan = LoadPlan {
+        call: CallPlan::to(target).connections(0, 16),
+        duration,
+        rate,
+    };
+    let report = thread::scope(|scope| {
+        let loading = scope.spawn(|| load_in(&pod, &plan).unwrap());
+        // Every report on the way asserts that the books balance.
+        while !loading.is_finished() {
+            watch.reports(1);
+        }
+        loading.join().unwrap()
+    });
+    assert!(report.failed.is_empty(), "{report:?}");
+    let connections = usize::try_from(report.connections).unwrap();
+    serving
+        .reports(connections, Duration::from_secs(60))
+        .unwrap();
+    watch.until("none left", |seen| {
+        seen.sum("flowcar.self.flow.count", &[]) == 0.0
+            && seen.sum("flowcar.tcp.connection.live", &[]) == 0.0
+    });
+    let rate = report.connections as f64 / (report.elapsed_ns as f64 / 1e9);
+    println!(
+        "{name}: {} connections, {rate:.0} a second ({:.0} % of {RATE})",
+        report.connections,
+        100.0 * rate / RATE
+    );
+    Some((report, watch.stop()))
+}
+
+/// Connections of both ends, and the books over them.
+#[track_caller]
+fn closed_and_lost(report: &LoadReport, seen: &Seen) -> (f64, f64) {
+    let sum = |name| seen.sum(name, &[]);
+    let all = 2.0 * report.connections as f64;
+    let (closed, lost) = (
+        sum("flowcar.tcp.connection.closed"),
+        sum("flowcar.tcp.connection.lost"),
+    );
+    assert_eq!(sum("flowcar.tcp.connection.failed"), 0.0);
+    assert_eq!(closed + lost, all, "to the last flow");
+    (closed, lost)
+}
+
+#[test]
+fn no_connection_is_lost_at_full_rate() {
+    let Some((report, seen)) = load("rate", &[FEW_SPANS], None, duration()) else {
+        return;
+    };
+    let (_, lost) = closed_and_lost(&report, &seen);
+    assert_eq!(lost, 0.0);
+    assert_eq!(seen.sum("flowcar.self.record.dropped", &[]), 0.0);
+    let opened = seen.began();
+    assert_eq!(opened, 2.0 * report.connections as f64);
+    // What one end sends the other receives.
+    let bytes = (report.sent + report.received) as f64;
+    for direction in ["transmit", "receive"] {
+        let reported = seen.sum("flowcar.tcp.io", &[("network.io.direction", direction)]);
+        assert_eq!(reported, bytes, "{direction}");
+    }
+}
+
+#[test]
+fn too_small_ring_loses_only_counted_connections() {
+    let tiny = [FEW_SPANS, ("FLOWCAR_RING_BYTES", "4096")];
+    let Some((report, seen)) = load("tiny-ring", &tiny, None, duration()) else {
+        return;
+    };
+    let (closed, lost) = closed_and_lost(&report, &seen);
+    println!("{closed} closed, {lost} lost");
+    assert!(lost > 0.0, "the ring never overran, so this shows nothing");
+    let ring_full = [("flowcar.tcp.lost.reason", "ring_full")];
+    assert_eq!(seen.sum("flowcar.tcp.connection.lost", &ring_full), lost);
+}
+
+/// The ring is drained ten times a second. What fills it sooner wakes flowcar.
+#[test]
+fn a_ring_that_fills_between_two_drains_is_drained_in_time() {
+    const RING_BYTES: u32 = 16 << 10;
+    const DRAINS_A_SECOND: f64 = 10.0;
+    // An open and a closed record of either end, and the kernel's 8 bytes before each (kernel/bpf/ringbuf.c).
+    let bytes_of_each = 2.0 * (OPEN_LEN + 8 + SHORT_LEN + 8) as f64;
+    let rings = 2.0;
+    let rate = rings * f64::from(RING_BYTES) * DRAINS_A_SECOND / bytes_of_each;
+    let bytes = RING_BYTES.to_string();
+    let settings = [FEW_SPANS, ("FLOWCAR_RING_BYTES", &*bytes)];
+    let Some((report, seen)) = load("filling-ring", &settings, Some(rate), FILLING) else {
+        return;
+    };
+    let (_, lost) = closed_and_lost(&report, &seen);
+    let all = 2.0 * report.connections as f64;
+    let seconds = report.elapsed_ns as f64 / 1e9;
+    let drained_by_time = (seconds * DRAINS_A_SECOND + 1.0) * f64::from(RING_BYTES);
+    let lost_by_time = 1.0 - drained_by_time / (report.connections as f64 * bytes_of_each);
+    println!(
+        "{lost} of {all} lost; without waking it were {:.0} %",
+        100.0 * lost_by_time
+    );
+    assert!(
+        lost_by_time > 0.2,
+        "too slow a machine to show it: {report:?}"
+    );
+    assert!(lost / all < lost_by_time / 4.0, "{lost} of {all}");
+}
