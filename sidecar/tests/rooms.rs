@@ -116,7 +116,7 @@ fn modules(folder: &Path, prefix: &Module, found: &mut BTreeMap<Module, String>)
         if name == "tests" || name.ends_with("_tests") || name == "bin" {
             continue;
         }
-        let module = [prefix.as_slice(), &[name.clone()]].concat();
+        let module = [prefix.as_slice(), std::slice::from_ref(&name)].concat();
         if path.is_dir() {
             modules(&path, &module, found);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
