@@ -48,7 +48,10 @@ impl Unattributed {
         let never_opened = lost_closes.saturating_sub(live + waiting);
         let settled = self.settled.max(never_opened).min(lost_closes);
         let certain = lost - lost_closes + settled;
-        self.opened = self.opened.max(certain.saturating_sub(known));
+        // Of those that were reported, none waited in the ring then: a series has them by now, or none ever will.
+        let in_no_series = self.reported().saturating_sub(known + live);
+        let opened = certain.saturating_sub(known).max(in_no_series);
+        self.opened = self.opened.max(opened);
         let pending = lost.saturating_sub(self.opened + known);
         // The others are live in series, though it is not known which they are.
         let unopened = pending.min(waiting);
@@ -100,4 +103,51 @@ pub fn lost_closes(books: &Books) -> u64 {
 
 fn lost_to(books: &Books, reason: Lost) -> u64 {
     books.lost.get(&reason).copied().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        flow::{Change, Flow, example},
+        series::{PeerLabel, SeriesLabels},
+    };
+
+    /// Lost closes that are taken off live connections, which then all close as they should while new ones wait in the ring: the lost
+    /// connections are in no series.
+    #[test]
+    fn reported_loss_without_a_live_connection_is_in_no_series() {
+        let (all, lost) = (100_u32, 50);
+        let mut series = SeriesSet::new(SeriesLabels {
+            peer: PeerLabel::Address,
+            ports: true,
+            limit: 10,
+        });
+        let open = |number| Flow {
+            outcome: None,
+            ..example::closed(number)
+        };
+        for number in 1..=all {
+            series.apply(&Change::new(open(number), true));
+        }
+        let books = |live| Books {
+            opened: u64::from(all) + lost,
+            closed: u64::from(all) - live,
+            live,
+            failed: 0,
+            lost: BTreeMap::from([(Lost::RingFull, lost)]),
+        };
+        let mut unattributed = Unattributed::default();
+        let before = unattributed.of(&books(u64::from(all)), 0, &series);
+        assert_eq!((before.opened, before.dead), (0, lost));
+        for number in 1..=all {
+            series.apply(&Change {
+                before: Some(open(number)),
+                ..Change::new(example::closed(number), false)
+            });
+        }
+        let after = unattributed.of(&books(0), 60, &series);
+        assert_eq!((after.opened, after.dead), (lost, 0));
+        assert_eq!(unattributed.lost()[&Lost::RingFull], lost);
+    }
 }
