@@ -29,8 +29,8 @@ help: ## List these commands
 demo: ## Two pods on a slow link, a flowcar beside each: tables, histograms and a trace
 	@$(say_sudo)
 	$(call setup,build)
-	cargo build --profile demo --package flowcar --package flowcar-tests --bin flowcar --bin demo --bin traffic
-	$(as_root) $(out)/demo/demo $(ARGS)
+	cargo build --release --package flowcar --package flowcar-tests --bin flowcar --bin demo --bin traffic
+	$(as_root) $(out)/release/demo $(ARGS)
 
 test: ## All tests, with real sockets, kernels and peers
 	@$(say_sudo)

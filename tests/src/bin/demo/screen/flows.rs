@@ -97,7 +97,9 @@ fn row(client: &Span, server: Option<&Span>) -> String {
         count(server, attribute::RETRANSMITS),
         time(client_too, attribute::RTT_P50),
         time(server, attribute::RTT_P50),
-        text(&client.attributes, attribute::CLOSE_REASON).unwrap_or("-"),
+        text(&client.attributes, attribute::CLOSE_REASON)
+            .or(text(&client.attributes, attribute::ERROR_TYPE))
+            .unwrap_or("-"),
     )
 }
 
