@@ -351,5 +351,4 @@ fn rewrite(text: &str, verb: &str, change: impl Fn(&Value) -> Change) -> anyhow:
 }
 
 #[cfg(test)]
-#[path = "files_tests.rs"]
 mod tests;

@@ -26,7 +26,7 @@ pub enum Change {
     /// It was removed.
     Removed,
     /// Another one is at its path, whatever happened in between.
-    MadeAnew,
+    Recreated,
 }
 
 /// Watches one path. A cgroup's id is its directory's inode number, which is never reused (fs/kernfs/dir.c,
@@ -101,7 +101,7 @@ impl Watch {
     fn change(&mut self) -> Option<Change> {
         match fs::metadata(&self.path) {
             Ok(found) if found.ino() == self.followed => None,
-            Ok(_) => Some(Change::MadeAnew),
+            Ok(_) => Some(Change::Recreated),
             Err(_) if self.removed => None,
             Err(_) => {
                 self.removed = true;
@@ -202,6 +202,12 @@ mod tests {
         change.expect("a change in time")
     }
 
+    /// Whether nothing is reported for a while.
+    async fn is_quiet(watch: &mut Watch) -> bool {
+        let change = timeout(Duration::from_millis(50), watch.changed()).await;
+        change.is_err()
+    }
+
     /// A directory serves as a cgroup: VFS sends the events of both.
     #[tokio::test]
     async fn removal_and_recreation_are_reported_with_parents_removed() {
@@ -212,34 +218,20 @@ mod tests {
         // While it is open its inode number is not reused, as a cgroup's never is.
         let _held = fs::File::open(&path).expect("open");
         let mut watch = Watch::new(&path, id(&path));
-        assert!(
-            timeout(Duration::from_millis(50), watch.changed())
-                .await
-                .is_err(),
-            "nothing has changed"
-        );
+        assert!(is_quiet(&mut watch).await, "nothing has changed");
         fs::remove_dir(&path).expect("removed");
         assert_eq!(next(&mut watch).await, Change::Removed);
         fs::remove_dir(&parent).expect("removed");
-        assert!(
-            timeout(Duration::from_millis(50), watch.changed())
-                .await
-                .is_err(),
-            "reported once"
-        );
+        assert!(is_quiet(&mut watch).await, "reported once");
         fs::create_dir_all(&path).expect("made");
-        assert_eq!(next(&mut watch).await, Change::MadeAnew);
+        assert_eq!(next(&mut watch).await, Change::Recreated);
         assert_eq!(
             next(&mut watch).await,
-            Change::MadeAnew,
+            Change::Recreated,
             "until it is followed"
         );
         watch.follows(id(&path));
-        assert!(
-            timeout(Duration::from_millis(50), watch.changed())
-                .await
-                .is_err()
-        );
+        assert!(is_quiet(&mut watch).await);
     }
 
     #[tokio::test]
@@ -253,6 +245,6 @@ mod tests {
         fs::remove_dir(&path).expect("removed");
         fs::create_dir(&path).expect("made");
         assert_ne!(id(&path), first);
-        assert_eq!(next(&mut watch).await, Change::MadeAnew);
+        assert_eq!(next(&mut watch).await, Change::Recreated);
     }
 }

@@ -163,13 +163,7 @@ impl Table {
             ..before.clone()
         };
         self.count(now.outcome);
-        each(Change {
-            before: Some(before),
-            now,
-            replaced: None,
-            restored: None,
-            listed: false,
-        });
+        each(Change::close(before, now));
     }
 
     /// Closes a connection that is over while its application still holds the socket. Its last counts come with the socket's destroy
@@ -199,13 +193,7 @@ impl Table {
         } else {
             self.evicted.insert(cookie);
         }
-        each(Change {
-            before: Some(before),
-            now,
-            replaced: None,
-            restored: None,
-            listed: false,
-        });
+        each(Change::close(before, now));
     }
 
     /// Evicts a flow whose close was not delivered. The kernel has counted the close record that it dropped; a dropped destroy event is

@@ -41,6 +41,14 @@ impl Change {
             listed,
         }
     }
+
+    /// A listed flow that is closed and leaves the table.
+    pub fn close(before: Flow, now: Flow) -> Self {
+        Self {
+            before: Some(before),
+            ..Self::new(now, false)
+        }
+    }
 }
 
 /// A listed flow.

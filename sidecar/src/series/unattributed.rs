@@ -141,10 +141,7 @@ mod tests {
         let before = unattributed.of(&books(u64::from(all)), 0, &series);
         assert_eq!((before.opened, before.dead), (0, lost));
         for number in 1..=all {
-            series.apply(&Change {
-                before: Some(open(number)),
-                ..Change::new(example::closed(number), false)
-            });
+            series.apply(&Change::close(open(number), example::closed(number)));
         }
         let after = unattributed.of(&books(0), 60, &series);
         assert_eq!((after.opened, after.dead), (lost, 0));
