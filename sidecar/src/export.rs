@@ -89,11 +89,11 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
             asked = probe_server.asked() => asked.answer(session.health()),
             _ = links.tick() => failed = check_links(&mut session).err(),
             change = changed(&mut watch) => failed = follow_again(&mut session, &mut watch, change).err(),
-            done = session.step(|_, _| {}) => failed = done.err().map(Failure::from),
+            done = session.step() => failed = done.err().map(Failure::from),
         }
     }
-    session.last_poll(|_, _| {});
-    session.conclude(|_, _| {});
+    session.last_poll();
+    session.conclude();
     let books = session.follower().books();
     tracing::info!(
         opened = books.opened,
@@ -233,7 +233,7 @@ fn follow_again(
     }
     let there = || fs::metadata(&path).map(|found| found.ino()).ok();
     let before = there();
-    match session.follow(&path, |_, _| {}) {
+    match session.follow(&path) {
         Ok(id) => {
             watch.follows(id);
             tracing::info!(%cgroup, "the cgroup was recreated: following its TCP flows");
@@ -252,7 +252,7 @@ fn follow_again(
 
 /// Fails if the programs cannot be attached again: nothing would be followed, silently.
 fn check_links(session: &mut Session) -> Result<(), Failure> {
-    session.check_links(|_, _| {}).map_err(|error| {
+    session.check_links().map_err(|error| {
         Failure::new(
             exit::START_AGAIN,
             format_args!(

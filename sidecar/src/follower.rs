@@ -8,7 +8,7 @@ mod restore;
 mod room;
 mod timers;
 
-use std::{collections::HashSet, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use flowcar_shared::counter::{COUNTERS, Counter};
 
@@ -100,26 +100,30 @@ impl Follower {
         self.source.woken().await;
     }
 
-    /// Takes in what waits, but no more than one turn of the main loop may take; `finished` sees the flows that closed. Gives
-    /// whether more waits.
-    pub fn drain(&mut self, finished: impl FnMut(&Flow, &Anchor)) -> bool {
-        self.drain_at_most(Turn::Short, finished)
+    /// The flows that closed or failed since this was last called, in the order in which that was reported.
+    pub fn take_closed(&mut self) -> Vec<Flow> {
+        self.flows.take_closed()
+    }
+
+    /// Takes in what waits, but no more than one turn of the main loop may take. Gives whether more waits.
+    pub fn drain(&mut self) -> bool {
+        self.drain_at_most(Turn::Short)
     }
 
     /// Takes in all that waits now.
-    pub fn drain_all(&mut self, finished: impl FnMut(&Flow, &Anchor)) {
-        self.drain_at_most(Turn::Whole, finished);
+    pub fn drain_all(&mut self) {
+        self.drain_at_most(Turn::Whole);
     }
 
-    fn drain_at_most(&mut self, turn: Turn, mut finished: impl FnMut(&Flow, &Anchor)) -> bool {
+    fn drain_at_most(&mut self, turn: Turn) -> bool {
         let poll = self.poll();
         let Self { source, flows, .. } = self;
         let more = match source {
-            Source::Ebpf(ebpf) => flows.records(ebpf, None, turn, &mut finished),
-            Source::Diag(diag) => flows.destroy_events(diag, turn, &poll, &mut finished),
+            Source::Ebpf(ebpf) => flows.records(ebpf, None, turn),
+            Source::Diag(diag) => flows.destroy_events(diag, turn, &poll),
             Source::Both(ebpf, diag) => {
-                let records = flows.records(ebpf, Some(diag), turn, &mut finished);
-                let closes = flows.destroy_events(diag, turn, &poll, &mut finished);
+                let records = flows.records(ebpf, Some(diag), turn);
+                let closes = flows.destroy_events(diag, turn, &poll);
                 records || closes
             }
         };
@@ -140,15 +144,15 @@ impl Follower {
     }
 
     /// Takes in all that waits, for the last time.
-    pub fn conclude(&mut self, mut finished: impl FnMut(&Flow, &Anchor)) {
-        self.drain_all(&mut finished);
+    pub fn conclude(&mut self) {
+        self.drain_all();
         let poll = self.poll();
-        self.flows.conclude(&poll, &mut finished);
+        self.flows.conclude(&poll);
     }
 
     /// Polls the sockets, if that is due. The first poll adopts the connections that are open already; later polls come as often as
     /// their cost allows.
-    pub fn poll_sockets(&mut self, mut finished: impl FnMut(&Flow, &Anchor)) {
+    pub fn poll_sockets(&mut self) {
         if self.source.diag().is_none() {
             return self.flows.settle();
         }
@@ -163,15 +167,13 @@ impl Follower {
         flows.dump_begins();
         let polled = match source {
             Source::Ebpf(_) => return,
-            Source::Diag(diag) => alone(diag, flows, &poll, &mut finished),
-            Source::Both(ebpf, diag) if first => {
-                adopt(ebpf, diag, flows, &poll, &[0; COUNTERS], &mut finished)
-            }
-            Source::Both(ebpf, diag) => beside(ebpf, diag, flows, &poll, &mut finished),
+            Source::Diag(diag) => alone(diag, flows, &poll),
+            Source::Both(ebpf, diag) if first => adopt(ebpf, diag, flows, &poll, &[0; COUNTERS]),
+            Source::Both(ebpf, diag) => beside(ebpf, diag, flows, &poll),
         };
         let shown = polled.is_ok() || self.source.ebpf().is_some();
         self.dumped(polled, &dumping);
-        self.drain_all(finished);
+        self.drain_all();
         if shown {
             self.flows.poll_finished();
         }
@@ -182,24 +184,19 @@ impl Follower {
     ///
     /// # Errors
     /// [`SourceError`]: then all is as it was.
-    pub fn follow(
-        &mut self,
-        cgroup: &Path,
-        finished: impl FnMut(&Flow, &Anchor),
-    ) -> Result<u64, SourceError> {
-        self.attach(|source| source.follow(cgroup), finished)
+    pub fn follow(&mut self, cgroup: &Path) -> Result<u64, SourceError> {
+        self.attach(|source| source.follow(cgroup))
     }
 
     /// Attaches programs, and adopts the connections that are there already.
     fn attach(
         &mut self,
         attach: impl FnOnce(&mut Source) -> Result<u64, SourceError>,
-        mut finished: impl FnMut(&Flow, &Anchor),
     ) -> Result<u64, SourceError> {
         if self.dumps == 0 {
-            self.poll_sockets(&mut finished);
+            self.poll_sockets();
         }
-        self.drain_all(&mut finished);
+        self.drain_all();
         let before = self.kernel();
         let id = attach(&mut self.source)?;
         let dumping = Dumping::begin();
@@ -209,11 +206,11 @@ impl Follower {
         flows.dump_begins();
         let polled = match source {
             Source::Ebpf(_) => return Ok(id),
-            Source::Diag(diag) => alone(diag, flows, &poll, &mut finished),
-            Source::Both(ebpf, diag) => adopt(ebpf, diag, flows, &poll, &before, &mut finished),
+            Source::Diag(diag) => alone(diag, flows, &poll),
+            Source::Both(ebpf, diag) => adopt(ebpf, diag, flows, &poll, &before),
         };
         self.dumped(polled, &dumping);
-        self.drain_all(finished);
+        self.drain_all();
         Ok(id)
     }
 
@@ -230,9 +227,9 @@ impl Follower {
     }
 
     /// Polls the sockets whether that is due or not, so that connections since the last poll are not missed.
-    pub fn poll_again(&mut self, finished: impl FnMut(&Flow, &Anchor)) {
+    pub fn poll_again(&mut self) {
         self.pace.hurry();
-        self.poll_sockets(finished);
+        self.poll_sockets();
     }
 
     /// Requests one sample of every flow with its next round trip.
@@ -318,14 +315,9 @@ impl Follower {
 }
 
 /// Without the programs every dump may show what is new.
-fn alone(
-    diag: &mut DiagSource,
-    flows: &mut Flows,
-    poll: &PollContext,
-    finished: &mut impl FnMut(&Flow, &Anchor),
-) -> Result<(), DiagError> {
-    diag.dump(|observed| flows.poll_sockets(observed, poll, finished))?;
-    flows.finish_poll(diag, poll, finished);
+fn alone(diag: &mut DiagSource, flows: &mut Flows, poll: &PollContext) -> Result<(), DiagError> {
+    diag.dump(|observed| flows.poll_sockets(observed, poll))?;
+    flows.finish_poll(diag, poll);
     Ok(())
 }
 
@@ -338,7 +330,6 @@ fn adopt(
     flows: &mut Flows,
     poll: &PollContext,
     before: &[u64; COUNTERS],
-    finished: &mut impl FnMut(&Flow, &Anchor),
 ) -> Result<(), DiagError> {
     // Before the dump, so that no close falls between the two.
     diag.subscribe()?;
@@ -353,16 +344,9 @@ fn adopt(
     })?;
     flows.table.count_over_capacity(left_out);
     // Records have reported all of these.
-    let mut over = HashSet::new();
-    flows.records(
-        ebpf,
-        Some(&mut *diag),
-        Turn::Whole,
-        &mut |flow: &Flow, anchor: &Anchor| {
-            over.insert(flow.cookie);
-            finished(flow, anchor);
-        },
-    );
+    let closed = flows.closed();
+    flows.records(ebpf, Some(&mut *diag), Turn::Whole);
+    let over = flows.closed_from(closed);
     let open_dropped = Counter::OpenDropped.index() as usize;
     let dropped = kernel(ebpf)[open_dropped] - before[open_dropped];
     let new = if dropped == 0 {
@@ -380,7 +364,7 @@ fn adopt(
             false => Adopt::Nothing,
         };
         let poll = PollContext { adopt, ..*poll };
-        flows.poll_sockets(observed, &poll, finished);
+        flows.poll_sockets(observed, &poll);
     }
     let unadopted = flows.table.unadopted() - unadopted;
     if unadopted > 0 {
@@ -402,7 +386,6 @@ fn beside(
     diag: &mut DiagSource,
     flows: &mut Flows,
     poll: &PollContext,
-    finished: &mut impl FnMut(&Flow, &Anchor),
 ) -> Result<(), DiagError> {
     const DRAIN_EVERY: u32 = 4_096;
     let poll = &PollContext {
@@ -411,15 +394,15 @@ fn beside(
     };
     let mut count = 0;
     diag.dump(|observed| {
-        flows.poll_sockets(observed, poll, finished);
+        flows.poll_sockets(observed, poll);
         count += 1;
         if count % DRAIN_EVERY == 0 {
-            flows.records(ebpf, None, Turn::Whole, finished);
+            flows.records(ebpf, None, Turn::Whole);
         }
     })?;
     // A closed socket has sent its last record.
-    flows.records(ebpf, Some(diag), Turn::Whole, finished);
-    flows.finish_poll(diag, poll, finished);
+    flows.records(ebpf, Some(diag), Turn::Whole);
+    flows.finish_poll(diag, poll);
     let absent = flows.table.absent() + flows.excluded.absent();
     let waiting = flows.waiting(&kernel(ebpf));
     flows

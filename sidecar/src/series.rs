@@ -2,11 +2,15 @@
 
 mod unattributed;
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
 
 use crate::{
     flow::{
-        AdoptedBy, Change, Flow, Outcome, Role, SocketFigures, Volume, checkpoint::CheckpointFlow,
+        AdoptedBy, Change, Event, Flow, Outcome, Role, SeriesId, SocketFigures, Table, Volume,
+        checkpoint::CheckpointFlow,
     },
     snapshot::{DroppedSeries, Listener, Peer, Series, SeriesKey},
 };
@@ -42,13 +46,13 @@ pub struct SeriesLabels {
     pub limit: usize,
 }
 
-/// Every series. A flow stays in the series that it was first counted in; a series without flows may be dropped.
+/// Every series. A flow is given its series when it is first counted, and stays in it; a series without flows may be dropped.
 #[derive(Debug)]
 pub struct SeriesSet {
     naming: SeriesLabels,
-    series: BTreeMap<SeriesKey, Held>,
-    /// Open flows that are counted in [`SeriesKey::Overflow`], by the key that their series would have.
-    overflowing: BTreeMap<SeriesKey, u64>,
+    ids: BTreeMap<SeriesKey, SeriesId>,
+    series: HashMap<SeriesId, Held>,
+    last: SeriesId,
     dropped: DroppedSeries,
 }
 
@@ -69,8 +73,9 @@ impl SeriesSet {
     pub fn new(naming: SeriesLabels) -> Self {
         Self {
             naming,
-            series: BTreeMap::new(),
-            overflowing: BTreeMap::new(),
+            ids: BTreeMap::new(),
+            series: HashMap::new(),
+            last: SeriesId::default(),
             dropped: DroppedSeries::default(),
         }
     }
@@ -98,8 +103,9 @@ impl SeriesSet {
         any.then_some((None, all)).into_iter().collect()
     }
 
-    /// Adds a change. A flow that found the flow table full is added when it closes.
-    pub fn apply(&mut self, change: &Change) {
+    /// Adds a change. A flow that found the flow table full is added when it closes. Gives the series that the flow is counted in,
+    /// which later changes of the flow must name ([`Flow::series`]); `None` where nothing is counted.
+    pub fn apply(&mut self, change: &Change) -> Option<SeriesId> {
         let Change {
             before,
             now,
@@ -108,14 +114,15 @@ impl SeriesSet {
             listed,
         } = change;
         if let Some(replaced) = replaced {
-            let held = self.series_of(replaced, true, false);
+            let (_, held) = self.series_of(replaced, true, false);
             held.series.live -= u64::from(is_open(replaced));
         }
         if !listed && now.outcome.is_none() && before.is_none() {
-            return;
+            return None;
         }
         let stays_open = *listed && now.outcome.is_none();
-        let series = &mut self.series_of(now, before.is_some(), stays_open).series;
+        let (id, held) = self.series_of(now, before.is_some(), stays_open);
+        let series = &mut held.series;
         match before {
             None => begin(series, now, restored.as_ref()),
             Some(before) => {
@@ -140,11 +147,13 @@ impl SeriesSet {
         if let Some(outcome) = now.outcome {
             finish(series, now, outcome);
         }
+        Some(id)
     }
 
     /// Every series, by what names it.
     pub fn all(&self) -> impl ExactSizeIterator<Item = (&SeriesKey, &Series)> {
-        self.series.iter().map(|(key, held)| (key, &held.series))
+        let all = self.ids.iter();
+        all.map(|(key, id)| (key, &self.series[id].series))
     }
 
     /// How many there are.
@@ -171,8 +180,8 @@ impl SeriesSet {
                 held.series.since_unix_ns = at_unix_ns;
             }
         }
-        let all = self.series.iter();
-        all.map(|(key, held)| (key.clone(), held.series.clone()))
+        let all = self.all();
+        all.map(|(key, series)| (key.clone(), series.clone()))
             .collect()
     }
 
@@ -187,30 +196,47 @@ impl SeriesSet {
             }
             !idle
         });
+        let series = &self.series;
+        self.ids.retain(|_, id| series.contains_key(id));
     }
 
-    /// The series of a flow; `before` and `now`: whether it is an open flow of the series before the change and after.
-    fn series_of(&mut self, flow: &Flow, before: bool, now: bool) -> &mut Held {
-        let key = series_key(&self.naming, flow);
-        let room = self.series.len() < self.naming.limit;
-        let has_series = room || self.series.contains_key(&key);
-        // Flows of the same key that began in the overflow stay there: their counts must not be taken off another series.
-        let overflows = !has_series || self.overflowing.contains_key(&key);
-        let key = if overflows {
-            let flows = self.overflowing.entry(key.clone()).or_default();
-            *flows = (*flows + u64::from(now)).saturating_sub(u64::from(before));
-            if *flows == 0 {
-                self.overflowing.remove(&key);
-            }
-            SeriesKey::Overflow
-        } else {
-            key
-        };
-        let held = self.series.entry(key).or_default();
+    /// The series of a flow, and `before` and `now`: whether it is an open flow of the series before the change and after.
+    fn series_of(&mut self, flow: &Flow, before: bool, now: bool) -> (SeriesId, &mut Held) {
+        let counted_in = flow.series.filter(|id| self.series.contains_key(id));
+        let id = counted_in.unwrap_or_else(|| self.intern(series_key(&self.naming, flow)));
+        let held = self.series.entry(id).or_default();
         held.flows = (held.flows + u64::from(now)).saturating_sub(u64::from(before));
         held.changed = true;
-        held
+        (id, held)
     }
+
+    /// The series with this key, or the overflow series if there is none and no room for one more.
+    fn intern(&mut self, key: SeriesKey) -> SeriesId {
+        let room = self.ids.len() < self.naming.limit;
+        let key = if room || self.ids.contains_key(&key) {
+            key
+        } else {
+            SeriesKey::Overflow
+        };
+        let last = &mut self.last;
+        let id = *self.ids.entry(key).or_insert_with(|| {
+            last.0 += 1;
+            *last
+        });
+        self.series.entry(id).or_default().series.id = id;
+        id
+    }
+}
+
+/// Takes an event into the table, and its change into the series. Gives the change; its flow names its series.
+pub fn account(table: &mut Table, series: &mut SeriesSet, event: Event<'_>) -> Option<Change> {
+    let mut change = table.apply(event)?;
+    let counted_in = series.apply(&change);
+    if let Some(id) = counted_in.filter(|id| change.now.series != Some(*id)) {
+        change.now.series = Some(id);
+        table.keep_series(change.now.cookie, id);
+    }
+    Some(change)
 }
 
 /// Takes so many off the live connections, of each series its share: they are lost, and their series is not known yet. Never more
@@ -237,7 +263,7 @@ pub fn take_off_live(all: &mut BTreeMap<SeriesKey, Series>, count: u64) {
 }
 
 /// The key of the series that `flow` is counted in, if there is room for it.
-pub fn series_key(naming: &SeriesLabels, flow: &Flow) -> SeriesKey {
+pub(crate) fn series_key(naming: &SeriesLabels, flow: &Flow) -> SeriesKey {
     let address = flow.peer.ip();
     SeriesKey::Flows {
         role: flow.role,

@@ -5,7 +5,6 @@ use std::{path::Path, time::Duration};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::{
-    clock::Anchor,
     config::Config,
     control::Health,
     flow::{Flow, InterimSpans},
@@ -62,31 +61,27 @@ impl Session {
         }
     }
 
-    /// Waits for the next thing to do and does it. Flows that closed go to `finished` and become spans.
-    /// Nothing is lost if the wait is dropped.
+    /// Waits for the next thing to do and does it. Gives the flows that closed. Nothing is lost if the wait is dropped.
     ///
     /// # Errors
     /// [`TaskEnded`]: nothing of a signal is exported any more.
-    pub async fn step(&mut self, finished: impl FnMut(&Flow, &Anchor)) -> Result<(), TaskEnded> {
+    pub async fn step(&mut self) -> Result<Vec<Flow>, TaskEnded> {
         // The sooner the first poll, the more of the older connections are still open.
         if !std::mem::replace(&mut self.polled, true) {
-            self.poll_sockets(finished);
-            return Ok(());
+            return Ok(self.poll_sockets());
         }
         tokio::select! {
             ended = ended(&mut self.exporter) => return Err(ended),
-            _ = self.drain.tick() => self.drain(finished),
-            () = self.follower.woken() => self.drain(finished),
-            () = std::future::ready(()), if self.more => self.drain(finished),
-            _ = self.sample.tick() => self.follower.ask_for_samples(),
-            _ = self.report.tick() => {
-                self.follower.anchor_again();
-                self.poll_sockets(finished);
-                self.cut_interim_spans();
-                self.report();
+            _ = self.drain.tick() => {}
+            () = self.follower.woken() => {}
+            () = std::future::ready(()), if self.more => {}
+            _ = self.sample.tick() => {
+                self.follower.ask_for_samples();
+                return Ok(Vec::new());
             }
+            _ = self.report.tick() => return Ok(self.poll_and_report()),
         }
-        Ok(())
+        Ok(self.drain())
     }
 
     /// Exports nothing more.
@@ -95,53 +90,66 @@ impl Session {
     }
 
     /// Takes in what waits, but no more than one turn may take: reports, signals and probes have their turns, too.
-    pub fn drain(&mut self, finished: impl FnMut(&Flow, &Anchor)) {
-        self.more = self.follower.drain(reported(&mut self.exporter, finished));
+    pub fn drain(&mut self) -> Vec<Flow> {
+        self.more = self.follower.drain();
+        self.closed()
+    }
+
+    fn poll_and_report(&mut self) -> Vec<Flow> {
+        self.follower.anchor_again();
+        let closed = self.poll_sockets();
+        self.cut_interim_spans();
+        self.report();
+        closed
+    }
+
+    /// The flows that closed since the last call. Their spans are exported.
+    fn closed(&mut self) -> Vec<Flow> {
+        let closed = self.follower.take_closed();
+        if let Some(exporter) = &mut self.exporter {
+            let anchor = self.follower.anchor();
+            closed.iter().for_each(|flow| exporter.flow(flow, anchor));
+        }
+        closed
     }
 
     /// Polls the sockets where that is due, and takes in all that waits.
-    pub fn poll_sockets(&mut self, finished: impl FnMut(&Flow, &Anchor)) {
-        let mut finished = reported(&mut self.exporter, finished);
-        self.follower.drain_all(&mut finished);
+    pub fn poll_sockets(&mut self) -> Vec<Flow> {
+        self.follower.drain_all();
         self.more = false;
-        self.follower.poll_sockets(finished);
+        self.follower.poll_sockets();
+        self.closed()
     }
 
     /// Follows the cgroup that was made in place of the removed one. Gives its id.
     ///
     /// # Errors
     /// [`SourceError`].
-    pub fn follow(
-        &mut self,
-        cgroup: &Path,
-        finished: impl FnMut(&Flow, &Anchor),
-    ) -> Result<u64, SourceError> {
+    pub fn follow(&mut self, cgroup: &Path) -> Result<u64, SourceError> {
         self.polled = true;
-        let finished = reported(&mut self.exporter, finished);
-        self.follower.follow(cgroup, finished)
+        self.follower.follow(cgroup)
     }
 
     /// Checks whether the programs are still attached, and attaches them again where another process detached them.
     ///
     /// # Errors
     /// [`SourceError`]: nothing is followed from here on.
-    pub fn check_links(&mut self, finished: impl FnMut(&Flow, &Anchor)) -> Result<(), SourceError> {
-        let finished = reported(&mut self.exporter, finished);
-        self.follower.check_links(finished)
+    pub fn check_links(&mut self) -> Result<(), SourceError> {
+        self.follower.check_links()
     }
 
     /// Polls the sockets for the last time, due or not, and takes in all that waits. Twice, because a poll proves the last byte of a
     /// connection only where it finds the same count as the one before.
-    pub fn last_poll(&mut self, finished: impl FnMut(&Flow, &Anchor)) {
-        let mut finished = reported(&mut self.exporter, finished);
-        self.follower.poll_again(&mut finished);
-        self.follower.poll_again(finished);
+    pub fn last_poll(&mut self) -> Vec<Flow> {
+        self.follower.poll_again();
+        self.follower.poll_again();
+        self.closed()
     }
 
     /// Takes in all that waits, for the last time.
-    pub fn conclude(&mut self, finished: impl FnMut(&Flow, &Anchor)) {
-        self.follower
-            .conclude(reported(&mut self.exporter, finished));
+    pub fn conclude(&mut self) -> Vec<Flow> {
+        self.follower.conclude();
+        self.closed()
     }
 
     /// Its health, for probes.
@@ -213,19 +221,6 @@ async fn ended(exporter: &mut Option<Exporter>) -> TaskEnded {
     match exporter {
         Some(exporter) => exporter.ended().await,
         None => std::future::pending().await,
-    }
-}
-
-/// Hands flows that closed to the exporter, too.
-fn reported(
-    exporter: &mut Option<Exporter>,
-    mut finished: impl FnMut(&Flow, &Anchor),
-) -> impl FnMut(&Flow, &Anchor) {
-    move |flow, anchor| {
-        if let Some(exporter) = exporter {
-            exporter.flow(flow, anchor);
-        }
-        finished(flow, anchor);
     }
 }
 

@@ -6,7 +6,8 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 pub use crate::flow::Listener;
 use crate::{
     flow::{
-        Books, CloseReason, Failure, Lost, Retransmits, Role, RttKind, checkpoint::CheckpointFlows,
+        Books, CloseReason, Failure, Lost, Retransmits, Role, RttKind, SeriesId,
+        checkpoint::CheckpointFlows,
     },
     histogram::Histogram,
 };
@@ -41,6 +42,8 @@ pub enum SeriesKey {
 /// Cumulative figures of one series.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Series {
+    /// What its flows name it by.
+    pub id: SeriesId,
     /// Time of the first report that had it, nanoseconds since the Unix epoch: a series that was dropped begins anew.
     pub since_unix_ns: u64,
     /// `flowcar.tcp.connection.opened`

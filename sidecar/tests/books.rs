@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use common::{blank, bytes};
 use flowcar::{
-    flow::{Adopt, Books, Flow, Lost, Monotonic, PollContext, Role, Table, decode},
+    flow::{self, Adopt, Books, Flow, Lost, Monotonic, PollContext, Role, Table, decode},
     series::{PeerLabel, SeriesLabels},
     snapshot::SeriesKey,
 };
@@ -106,7 +106,8 @@ proptest! {
                 established_ns: if established { started_ns + 1 } else { 0 },
                 ..blank(cookie)
             };
-            let change = table.apply(decode(bytes(&record), 1).expect("a whole record"));
+            let record = decode(bytes(&record), 1).expect("a whole record");
+            let change = table.apply(record.into()).expect("a change");
             let is_close = kind == Kind::Close as u8;
             closed += u64::from(is_close && established);
             failed += u64::from(is_close && !established);
@@ -220,7 +221,7 @@ fn two_ends() -> (Table, [FlowRecord; 2]) {
     server.role = Role::Server as u8;
     let records = [server, blank(2)];
     for record in records {
-        table.apply(decode(bytes(&record), 1).expect("a whole record"));
+        table.apply(decode(bytes(&record), 1).expect("a whole record").into());
     }
     (table, records)
 }
@@ -239,7 +240,10 @@ fn poll(dump: u64, lost_closes: u64) -> PollContext {
 /// The flows that three empty dumps leave on the list.
 fn listed(table: &mut Table, lost_closes: u64, is_here: impl Fn(&Flow) -> bool) -> Vec<usize> {
     let after = |dump| {
-        table.finish_poll(&poll(dump, lost_closes), &is_here, |_| ());
+        let poll = poll(dump, lost_closes);
+        for cookie in table.finish_poll(&poll, &is_here).evicted {
+            table.apply(flow::Event::Evicted(cookie, &poll));
+        }
         table.len()
     };
     (2..=4).map(after).collect()
@@ -287,11 +291,14 @@ fn unseen_flow_is_evicted_only_after_a_lost_close() {
 fn vanished_socket_is_lost_without_a_lost_close() {
     let (mut table, records) = two_ends();
     for record in &records {
-        table.poll_sockets(&kernel::observed(record), &poll(1, 0), |_| ());
+        table.apply(flow::Event::Polled(&kernel::observed(record), &poll(1, 0)));
         // A later record does not turn it into a flow that no dump has shown.
-        table.apply(decode(bytes(record), 1).expect("a whole record"));
+        table.apply(decode(bytes(record), 1).expect("a whole record").into());
     }
-    table.poll_sockets(&kernel::observed(&records[0]), &poll(2, 0), |_| ());
+    table.apply(flow::Event::Polled(
+        &kernel::observed(&records[0]),
+        &poll(2, 0),
+    ));
     assert_eq!(listed(&mut table, 0, |_| false), [2, 1, 0]);
     let books = books(&table, 0);
     assert_eq!(books.lost, [(Lost::Callbacks, 2)].into());

@@ -59,6 +59,7 @@ fn flow(number: u32, peer: SocketAddr) -> Flow {
         socket: None,
         outcome: Some(Outcome::Closed(CloseReason::PeerFin)),
         reset_after_fin: false,
+        series: None,
     }
 }
 
@@ -198,22 +199,22 @@ fn flow_closes_in_the_series_it_opened_in() {
         ports: true,
         limit: 1,
     });
-    let change = |before: Option<Flow>, now: Flow, listed| Change {
-        before,
-        ..Change::new(now, listed)
-    };
-    series.apply(&change(None, flow(1, peer(1)), false));
-    series.apply(&change(None, open(2), true));
+    series.apply(&Change::new(flow(1, peer(1)), false));
+    let overflow = series.apply(&Change::new(open(2), true));
     series.report(100);
     series.drop_idle(100);
     assert_eq!(series.len(), 1, "the overflow has a connection");
-    series.apply(&change(Some(open(2)), flow(2, peer(2)), false));
+    let closed = Flow {
+        series: overflow,
+        ..flow(2, peer(2))
+    };
+    assert_eq!(series.apply(&Change::close(open(2), closed)), overflow);
     let all = series.report(200);
     let overflow = &all[&SeriesKey::Overflow];
     assert_eq!((overflow.opened, overflow.live), (1, 0));
     assert_eq!(all.len(), 1);
     series.drop_idle(200);
-    series.apply(&change(None, open(2), true));
+    series.apply(&Change::new(open(2), true));
     let named = series.all().filter(|(key, _)| **key != SeriesKey::Overflow);
     assert_eq!(named.count(), 1, "the next one has a series");
 }

@@ -106,7 +106,8 @@ fn inconsistent_exchange_record_is_malformed() {
 fn exchanges_belong_to_the_following_flow_record() {
     let mut table = Table::new(8);
     let apply = |table: &mut Table, cookie, kind| {
-        table.apply(decode(bytes(&of_kind(cookie, kind)), 1).unwrap())
+        let record = decode(bytes(&of_kind(cookie, kind)), 1).unwrap();
+        table.apply(record.into()).unwrap()
     };
     apply(&mut table, 1, Kind::Open);
     apply(&mut table, 2, Kind::Open);
@@ -138,6 +139,7 @@ fn pending_exchanges_are_bounded_and_counted() {
     assert_eq!(table.exchanges_dropped(), 3);
     table.exchanges(Exchanges::decode(&record(1, &[900; 2])).unwrap());
     assert_eq!(table.exchanges_dropped(), 3, "the newer replaces the older");
-    let change = table.apply(decode(bytes(&of_kind(1, Kind::Close)), 1).unwrap());
+    let record = decode(bytes(&of_kind(1, Kind::Close)), 1).unwrap();
+    let change = table.apply(record.into()).unwrap();
     assert_eq!(change.now.exchanges.count(), 2);
 }

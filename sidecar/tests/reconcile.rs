@@ -4,10 +4,10 @@ use std::collections::{HashMap, HashSet};
 
 use flowcar::{
     flow::{
-        Adopt, CloseEvent, Lost, Monotonic, PollContext, PostCloseState, SocketSnapshot, State,
-        Table, TcpInfo,
+        self, Adopt, CloseEvent, Lost, Monotonic, PollContext, PostCloseState, SocketSnapshot,
+        State, Table, TcpInfo,
     },
-    series::{PeerLabel, SeriesLabels, SeriesSet},
+    series::{PeerLabel, SeriesLabels, SeriesSet, account},
     snapshot::Series,
 };
 use proptest::prelude::*;
@@ -177,14 +177,9 @@ impl World {
             } else {
                 State::SynSent
             };
-            let series = &mut self.series;
-            let mut reported = false;
-            self.table
-                .poll_sockets(&socket.observed(state), &poll, |change| {
-                    series.apply(&change);
-                    reported = true;
-                });
-            if reported {
+            let observed = socket.observed(state);
+            let event = flow::Event::Polled(&observed, &poll);
+            if account(&mut self.table, &mut self.series, event).is_some() {
                 let now = (socket.acked, socket.received);
                 let before = self.polled.insert(socket.cookie, now).unwrap_or((0, 0));
                 let settled = |now: u64, before: u64| now - u64::from(now > before);
@@ -195,9 +190,14 @@ impl World {
                 });
             }
         }
-        let series = &mut self.series;
-        self.table
-            .finish_poll(&poll, |_| false, |change| series.apply(&change));
+        let (table, series) = (&mut self.table, &mut self.series);
+        let absent = table.finish_poll(&poll, |_| false);
+        for cookie in absent.evicted {
+            account(table, series, flow::Event::Evicted(cookie, &poll));
+        }
+        for cookie in absent.held {
+            account(table, series, flow::Event::Held(cookie));
+        }
     }
 
     fn mark_reported(&mut self, socket: &Socket) {
@@ -229,16 +229,13 @@ impl World {
             found = PostCloseState::TimeWait;
         }
         let poll = self.poll();
-        let series = &mut self.series;
-        self.table.destroyed(
-            &CloseEvent {
-                observed,
-                found,
-                peers_payload: None,
-            },
-            &poll,
-            |change| series.apply(&change),
-        );
+        let event = CloseEvent {
+            observed,
+            found,
+            peers_payload: None,
+        };
+        let event = flow::Event::Destroyed(&event, &poll);
+        account(&mut self.table, &mut self.series, event);
         if socket.established {
             self.mark_reported(&socket);
             self.closed += 1;
@@ -259,16 +256,13 @@ impl World {
         observed.unacknowledged = if socket.established { 65_000 } else { 3 };
         observed.info = Some(TcpInfo::default());
         let poll = self.poll();
-        let series = &mut self.series;
-        self.table.destroyed(
-            &CloseEvent {
-                observed,
-                found: PostCloseState::NotPolled,
-                peers_payload: None,
-            },
-            &poll,
-            |change| series.apply(&change),
-        );
+        let event = CloseEvent {
+            observed,
+            found: PostCloseState::NotPolled,
+            peers_payload: None,
+        };
+        let event = flow::Event::Destroyed(&event, &poll);
+        account(&mut self.table, &mut self.series, event);
         match (socket.established, known) {
             (true, true) => {
                 if self.listed.insert(socket.cookie) {

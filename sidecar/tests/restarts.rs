@@ -7,7 +7,10 @@ mod process;
 #[path = "restarts/world.rs"]
 mod world;
 
-use flowcar::flow::{State, checkpoint::CheckpointFlows};
+use flowcar::{
+    flow::{Event, State, checkpoint::CheckpointFlows},
+    series::account,
+};
 use proptest::prelude::*;
 
 use process::{Process, Socket};
@@ -62,9 +65,7 @@ fn unseen_close_is_lost_to_the_restart() {
         other.peer.set_port(81);
         let series = &mut second.series;
         for observed in [grown.observed(State::Established), other] {
-            second
-                .table
-                .poll_sockets(&observed, &now, |change| series.apply(&change));
+            account(&mut second.table, series, Event::Polled(&observed, &now));
         }
     }
     second.table.settle_restored();

@@ -37,23 +37,17 @@ impl Table {
         known.or_else(restored).unwrap_or(History::none())
     }
 
-    /// Takes in the close of a socket.
-    pub fn destroyed(
-        &mut self,
-        event: &CloseEvent,
-        poll: &PollContext,
-        mut each: impl FnMut(Change),
-    ) {
+    pub(super) fn destroyed(&mut self, event: &CloseEvent, poll: &PollContext) -> Option<Change> {
         let observed = &event.observed;
         self.role_pending.remove(&observed.cookie);
         if let Some(closed) = self.held.remove(&observed.cookie) {
-            return rest_of_held(event, closed, each);
+            return rest_of_held(event, closed);
         }
         if self.evicted.remove(&observed.cookie) || self.restored.is_lost(observed) {
-            return;
+            return None;
         }
         let known = match self.flows.get(&observed.cookie) {
-            Some(entry) if entry.history.is_none() => return,
+            Some(entry) if entry.history.is_none() => return None,
             Some(_) => {
                 self.adopted -= 1;
                 self.flows.remove(&observed.cookie)
@@ -63,11 +57,13 @@ impl Table {
         let restored = match &known {
             Some(_) => None,
             // A disconnected socket has neither counts nor addresses: only its close is known.
-            None if observed.is_disconnected() && self.restored.lose(observed.cookie) => return,
+            None if observed.is_disconnected() && self.restored.lose(observed.cookie) => {
+                return None;
+            }
             None => self.restored.find(observed),
         };
         if known.is_none() && restored.is_none() && poll.adopt != Adopt::All {
-            return;
+            return None;
         }
         let before = known.as_ref().map(|entry| entry.flow.clone());
         let known_before = restored.and_then(|flow| flow.history());
@@ -86,11 +82,11 @@ impl Table {
         }
         if observed.is_disconnected() {
             if !self.disconnected(observed, before.is_some(), &mut now, poll.at) {
-                return;
+                return None;
             }
         } else if !finish(event, history, &self.answers, &mut now, poll.at) {
             self.restored.lose(observed.cookie);
-            return;
+            return None;
         }
         self.restored.take(observed.cookie);
         let was_open = before
@@ -98,13 +94,13 @@ impl Table {
             .is_some_and(|flow| flow.established.is_some());
         self.opened_by_polls += u64::from(now.established.is_some() && !was_open);
         self.count(now.outcome);
-        each(Change {
+        Some(Change {
             before,
             now,
             replaced: None,
             restored,
             listed: false,
-        });
+        })
     }
 
     /// The close of a disconnected socket, whose counts are erased. Gives whether anything can be reported of it.
@@ -138,15 +134,8 @@ impl Table {
     }
 
     /// Closes a flow of which no more will be reported: another has taken its socket.
-    pub(super) fn close_unseen(
-        &mut self,
-        cookie: u64,
-        at: Monotonic,
-        each: &mut impl FnMut(Change),
-    ) {
-        let Some(Entry { flow: before, .. }) = self.flows.remove(&cookie) else {
-            return;
-        };
+    pub(super) fn reconnected(&mut self, cookie: u64, at: Monotonic) -> Option<Change> {
+        let Entry { flow: before, .. } = self.flows.remove(&cookie)?;
         self.adopted -= 1;
         let outcome = match before.established {
             Some(_) => Outcome::Closed(CloseReason::Unknown),
@@ -163,15 +152,13 @@ impl Table {
             ..before.clone()
         };
         self.count(now.outcome);
-        each(Change::close(before, now));
+        Some(Change::close(before, now))
     }
 
     /// Closes a connection that is over while its application still holds the socket. Its last counts come with the socket's destroy
     /// event, which may take long; until then they are those of the last poll.
-    pub(super) fn close_held(&mut self, cookie: u64, each: &mut impl FnMut(Change)) {
-        let Some(entry) = self.flows.remove(&cookie) else {
-            return;
-        };
+    pub(super) fn close_held(&mut self, cookie: u64) -> Option<Change> {
+        let entry = self.flows.remove(&cookie)?;
         self.adopted -= 1;
         let before = entry.flow;
         let outcome = match (before.established, &entry.history) {
@@ -193,21 +180,18 @@ impl Table {
         } else {
             self.evicted.insert(cookie);
         }
-        each(Change::close(before, now));
+        Some(Change::close(before, now))
     }
 
     /// Evicts a flow whose close was not delivered. The kernel has counted the close record that it dropped; a dropped destroy event is
     /// counted here, and so is a close without a record.
-    pub(super) fn evict(&mut self, cookie: u64, poll: &PollContext, each: &mut impl FnMut(Change)) {
-        let Some(Entry {
+    pub(super) fn evict(&mut self, cookie: u64, poll: &PollContext) -> Option<Change> {
+        let Entry {
             flow,
             history,
             detached,
             ..
-        }) = self.flows.remove(&cookie)
-        else {
-            return;
-        };
+        } = self.flows.remove(&cookie)?;
         if history.is_some() {
             self.adopted -= 1;
             self.overrun += u64::from(flow.established.is_some());
@@ -221,26 +205,21 @@ impl Table {
         } else {
             self.lost_closes += 1;
         }
-        each(Change {
+        Some(Change {
             before: Some(flow.clone()),
             now: flow,
             replaced: None,
             restored: None,
             listed: false,
-        });
+        })
     }
 }
 
 /// The destroy event of a connection that was already reported as closed: adds what was counted since the last poll.
-fn rest_of_held(event: &CloseEvent, closed: Flow, mut each: impl FnMut(Change)) {
+fn rest_of_held(event: &CloseEvent, closed: Flow) -> Option<Change> {
     let observed = &event.observed;
-    let Some(info) = observed
-        .info
-        .as_ref()
-        .filter(|_| !observed.is_disconnected())
-    else {
-        return;
-    };
+    let counts = observed.info.as_ref();
+    let info = counts.filter(|_| !observed.is_disconnected())?;
     let before = Flow {
         outcome: None,
         ..closed
@@ -251,13 +230,13 @@ fn rest_of_held(event: &CloseEvent, closed: Flow, mut each: impl FnMut(Change)) 
         ..before.clone()
     };
     // Open before and after: it is counted as closed already.
-    each(Change {
+    Some(Change {
         before: Some(before),
         now,
         replaced: None,
         restored: None,
         listed: true,
-    });
+    })
 }
 
 /// The close of a socket with all its counts. Gives whether it was a connection or an attempt at one.

@@ -24,5 +24,6 @@ pub(crate) fn closed(client_isn: u32) -> Flow {
         socket: None,
         outcome: Some(Outcome::Closed(CloseReason::LocalFin)),
         reset_after_fin: false,
+        series: None,
     }
 }

@@ -6,6 +6,7 @@ pub mod checkpoint;
 mod close;
 mod close_reason;
 mod cut_off;
+mod event;
 #[cfg(test)]
 pub(crate) mod example;
 mod exchanges;
@@ -29,13 +30,14 @@ pub use attempt::{AttemptJudge, LastSeen, NamespaceCounts, Unanswered};
 pub use books::{Books, Lost, waiting};
 pub use close_reason::{CloseReason, Failure, Outcome};
 pub use cut_off::{Answers, CloseEvidence, Timer, Verdict};
+pub use event::Event;
 pub use exchanges::Exchanges;
 pub use flowcar_shared::record::Role;
 pub use history::{CloseSummary, History};
 pub use interim::{InterimSpan, InterimSpans};
 pub use listener::Listener;
 pub use pending_closes::{CloseEvent, PendingCloses};
-pub use reconcile::{ABSENT, Adopt, PollContext};
+pub use reconcile::{ABSENT, Absent, Adopt, PollContext};
 pub use record::{FailedAttempt, Malformed, Record, decode, evidence, kind_of};
 pub use restored::EndedWhileUnfollowed;
 pub use socket_snapshot::{PostCloseState, SocketName, SocketSnapshot, State, TcpInfo};
@@ -56,6 +58,10 @@ impl Monotonic {
         self.0.saturating_sub(earlier.0)
     }
 }
+
+/// A series, as long as flowcar runs: it is given once, to the first flow of the series, and never to another series.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SeriesId(pub u64);
 
 /// Why a connection's handshake was not seen (`flowcar.tcp.adopted.by`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -247,6 +253,8 @@ pub struct Flow {
     pub outcome: Option<Outcome>,
     /// Whether a RST closed it after the peer had closed its direction.
     pub reset_after_fin: bool,
+    /// The series that it is counted in; `None` until it is counted.
+    pub series: Option<SeriesId>,
 }
 
 impl Flow {

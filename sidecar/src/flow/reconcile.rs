@@ -40,6 +40,17 @@ pub struct PollContext {
     pub seed: u64,
 }
 
+/// Flows that a dump did not show.
+#[derive(Debug, Default)]
+pub struct Absent {
+    /// Their closes were not delivered: to be applied as [`super::Event::Evicted`].
+    pub evicted: Vec<u64>,
+    /// They have closed while their applications still hold the sockets: to be applied as [`super::Event::Held`].
+    pub held: Vec<u64>,
+    /// Adopted flows whose addresses were not queried yet: the state under them shows how they closed ([`Table::set_post_close`]).
+    pub unqueried: Vec<SocketName>,
+}
+
 /// How many dumps in a row must not show a flow before it is evicted: a dump walks a hash table that changes under it,
 /// and may miss a socket whose bucket moved.
 pub const ABSENT: u8 = 2;
@@ -70,53 +81,47 @@ impl Table {
         self.unadopted
     }
 
+    /// Whether the socket of a flow that polls alone report was disconnected and connected again since the last dump.
+    pub fn is_reconnected(&self, observed: &SocketSnapshot) -> bool {
+        let entry = self.flows.get(&observed.cookie);
+        let adopted = entry.filter(|entry| entry.history.is_some() && observed.info.is_some());
+        adopted.is_some_and(|entry| !entry.flow.has_addresses_of(observed))
+    }
+
     /// Takes in one socket of a dump. One without counts is a connection request or a timewait socket.
-    pub fn poll_sockets(
+    pub(super) fn polled(
         &mut self,
         observed: &SocketSnapshot,
         poll: &PollContext,
-        mut each: impl FnMut(Change),
-    ) {
-        let Some(info) = &observed.info else { return };
+    ) -> Option<Change> {
+        let info = observed.info.as_ref()?;
         self.shown.insert(observed.local.ip());
         let Some(entry) = self.flows.get_mut(&observed.cookie) else {
-            return self.adopt(observed, info, poll, each);
+            return self.adopt(observed, info, poll);
         };
-        let same = entry.flow.local == observed.local && entry.flow.peer == observed.peer;
-        if same {
-            entry.absent = 0;
-            entry.polled_segs_in = Some(info.segs_in);
-            if let Some(history) = &mut entry.history {
-                history.set_post_close(PostCloseState::NotPolled);
-            }
-            entry.dump = poll.dump;
-            entry.overruns = poll.overruns;
-            let (change, opened) = entry.poll_sockets(observed, info, poll);
-            self.opened_by_polls += u64::from(opened);
-            each(change);
-        } else if entry.history.is_some() {
-            // The socket was disconnected and connected again between two dumps.
-            self.close_unseen(observed.cookie, poll.at, &mut each);
-            self.adopt(observed, info, poll, each);
+        if !entry.flow.has_addresses_of(observed) {
+            return None;
         }
+        entry.absent = 0;
+        entry.polled_segs_in = Some(info.segs_in);
+        if let Some(history) = &mut entry.history {
+            history.set_post_close(PostCloseState::NotPolled);
+        }
+        entry.dump = poll.dump;
+        entry.overruns = poll.overruns;
+        let (change, opened) = entry.polled(observed, info, poll);
+        self.opened_by_polls += u64::from(opened);
+        Some(change)
     }
 
-    /// Takes in that a dump is complete. Calls `each` with the flows that it evicts or closes:
+    /// Takes in that a dump is complete. Gives the flows that are to be evicted or closed:
     /// - A flow that a dump has shown before and that dumps do not show any more has closed.
     /// - A flow that no dump has shown may be in another network namespace. It is evicted only if a close was lost and dumps show
     ///   sockets of its address: a dump showed one, or a flow of it is known to be here (`is_here`), as short connections may open and
     ///   close between two dumps.
     /// - An adopted flow whose addresses were queried has closed while its application still holds the socket: else its destroy event
     ///   would have come.
-    ///
-    /// Gives the adopted flows that this dump did not show and whose addresses were not queried yet: the state under them shows how
-    /// they closed.
-    pub fn finish_poll(
-        &mut self,
-        poll: &PollContext,
-        is_here: impl Fn(&Flow) -> bool,
-        mut each: impl FnMut(Change),
-    ) -> Vec<SocketName> {
+    pub fn finish_poll(&mut self, poll: &PollContext, is_here: impl Fn(&Flow) -> bool) -> Absent {
         let Self {
             flows,
             shown,
@@ -124,8 +129,7 @@ impl Table {
             ..
         } = self;
         let mut unaccounted = poll.lost_closes.saturating_sub(*evicted_after_known_loss);
-        let mut missing = Vec::new();
-        let (mut evicted, mut closed) = (Vec::new(), Vec::new());
+        let mut absent = Absent::default();
         for (cookie, entry) in flows {
             if entry.dump == poll.dump || entry.flow.seen > poll.at {
                 continue;
@@ -143,16 +147,16 @@ impl Table {
             };
             if entry.absent >= ABSENT && dropped {
                 unaccounted = unaccounted.saturating_sub(u64::from(!entry.detached));
-                evicted.push(*cookie);
+                absent.evicted.push(*cookie);
             } else if entry.absent >= ABSENT
                 && entry.was_queried()
                 && poll.at.since_ns(entry.absent_since) >= DESTROY_WITHIN_NS
             {
-                closed.push(*cookie);
+                absent.held.push(*cookie);
             } else if let Some(history) = &entry.history
                 && !entry.was_queried()
             {
-                missing.push(SocketName {
+                absent.unqueried.push(SocketName {
                     cookie: *cookie,
                     local: entry.flow.local,
                     peer: entry.flow.peer,
@@ -160,13 +164,7 @@ impl Table {
                 });
             }
         }
-        for cookie in evicted {
-            self.evict(cookie, poll, &mut each);
-        }
-        for cookie in closed {
-            self.close_held(cookie, &mut each);
-        }
-        missing
+        absent
     }
 
     /// Flows of records that the last dump did not show: they may have closed, and are still listed.
@@ -195,8 +193,7 @@ impl Table {
         observed: &SocketSnapshot,
         info: &TcpInfo,
         poll: &PollContext,
-        mut each: impl FnMut(Change),
-    ) {
+    ) -> Option<Change> {
         let state = observed.state_of_counts();
         let wanted = match poll.adopt {
             Adopt::Nothing => false,
@@ -208,7 +205,7 @@ impl Table {
         if !wanted || late {
             let may_be_older = poll.adopt == Adopt::Restored && state.is_connected();
             self.unadopted += u64::from(may_be_older && !late);
-            return;
+            return None;
         }
         // Without records a later poll, or the destroy event, reports a socket that this poll cannot take in.
         let again = poll.adopt == Adopt::All;
@@ -218,7 +215,7 @@ impl Table {
         }
         if self.flows.len() >= self.capacity {
             self.over_capacity += 1;
-            return;
+            return None;
         }
         let mut history = History::new(observed);
         if let Some(known) = restored.and_then(|flow| flow.history()) {
@@ -226,7 +223,7 @@ impl Table {
         }
         // A flow stays in the series that it is first counted in, so an unknown role waits for a second poll where there is one.
         if again && history.role() == Role::Unknown && self.role_pending.insert(observed.cookie) {
-            return;
+            return None;
         }
         let first_dump = poll.dump - u64::from(self.role_pending.remove(&observed.cookie));
         self.restored.take(observed.cookie);
@@ -259,13 +256,20 @@ impl Table {
         };
         self.flows.insert(observed.cookie, entry);
         self.adopted += 1;
-        each(Change {
+        Some(Change {
             before: None,
             now: flow,
             replaced: None,
             restored,
             listed: true,
-        });
+        })
+    }
+}
+
+impl Flow {
+    /// Whether a dump shows its socket with its addresses.
+    fn has_addresses_of(&self, observed: &SocketSnapshot) -> bool {
+        self.local == observed.local && self.peer == observed.peer
     }
 }
 
@@ -277,7 +281,7 @@ impl Entry {
     }
 
     /// The flow as of a poll of its socket, and whether it was established since the previous one.
-    fn poll_sockets(
+    fn polled(
         &mut self,
         observed: &SocketSnapshot,
         info: &TcpInfo,
@@ -368,5 +372,6 @@ pub(super) fn fresh(observed: &SocketSnapshot, role: Role, poll: &PollContext) -
         socket: None,
         outcome: None,
         reset_after_fin: false,
+        series: None,
     }
 }

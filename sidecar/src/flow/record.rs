@@ -130,6 +130,7 @@ pub fn decode(bytes: &[u8], seed: u64) -> Result<Record, Malformed> {
         reset_after_fin: kind == Kind::Close
             && established.is_some()
             && CloseEvidence::of(&raw).reset_after_fin(&Answers::default()),
+        series: None,
     };
     let failed = (kind == Kind::Close && established.is_none()).then(|| failed(&raw, &flow));
     Ok(Record { kind, flow, failed })

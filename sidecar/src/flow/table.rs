@@ -157,8 +157,7 @@ impl Table {
         self.over_capacity += sockets;
     }
 
-    /// Takes in a record.
-    pub fn apply(&mut self, record: Record) -> Change {
+    pub(super) fn record(&mut self, record: Record) -> Change {
         let Record { kind, mut flow, .. } = record;
         if let Some(exchanges) = self.exchanges.remove(&flow.cookie) {
             flow.exchanges = exchanges;
@@ -343,6 +342,7 @@ impl Table {
 
 /// A poll may have shown more already than a record that waited in the ring has.
 fn follows(flow: &mut Flow, before: &Flow) {
+    flow.series = before.series;
     flow.volume = flow.volume.max(&before.volume);
     flow.seen = flow.seen.max(before.seen);
     flow.socket = before.socket;

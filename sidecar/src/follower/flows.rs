@@ -2,7 +2,7 @@
 
 mod report;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use flowcar_shared::{
     counter::{COUNTERS, Counter},
@@ -20,12 +20,12 @@ use super::{
 use crate::{
     clock::{Anchor, ReportClock},
     flow::{
-        self, Adopt, Answers, Books, Change, CloseEvent, CloseReason, Exchanges, Failure, Flow,
-        Malformed, Monotonic, Outcome, PendingCloses, PollContext, PostCloseState, Record,
+        self, Adopt, Answers, Books, Change, CloseEvent, CloseReason, Event, Exchanges, Failure,
+        Flow, Malformed, Monotonic, Outcome, PendingCloses, PollContext, PostCloseState, Record,
         SocketName, SocketSnapshot, Table, Timer,
         checkpoint::{Checkpoint, KernelInstance},
     },
-    series::{SeriesSet, Unattributed},
+    series::{SeriesSet, Unattributed, account},
     source::{Turn, diag::DiagSource, ebpf::EbpfSource},
 };
 
@@ -71,6 +71,8 @@ pub(super) struct Flows {
     records_seen: u64,
     room: Room,
     inexact: u64,
+    /// Flows that closed or failed, until they are handed over.
+    closed: Vec<Flow>,
     pub(super) excluded: ExcludedFlows,
     pub(super) unattributed: Unattributed,
     /// Whether reports carry a checkpoint.
@@ -104,6 +106,7 @@ impl Flows {
             records_seen: 0,
             room: Room::new(limits),
             inexact: 0,
+            closed: Vec::new(),
             excluded: ExcludedFlows::default(),
             unattributed: Unattributed::default(),
             writes_checkpoint: false,
@@ -150,7 +153,6 @@ impl Flows {
         source: &mut EbpfSource,
         mut diag: Option<&mut DiagSource>,
         turn: Turn,
-        finished: &mut impl FnMut(&Flow, &Anchor),
     ) -> bool {
         self.attempts.refresh();
         self.attempts.knows_netns = source.knows_netns();
@@ -164,23 +166,22 @@ impl Flows {
             if held_back.is_empty() {
                 let doubts = self.doubts(bytes, diag.as_deref_mut());
                 if !doubts.is_some_and(|doubts| doubts.needs_the_others) {
-                    return self.record(bytes, doubts.map(|doubts| doubts.answers), finished);
+                    return self.record(bytes, doubts.map(|doubts| doubts.answers));
                 }
             }
             held_back.push(bytes.into());
         });
         if !held_back.is_empty() {
-            self.held_back(&held_back, diag, finished);
+            self.held_back(&held_back, diag);
         }
-        self.settle_attempts(finished);
+        self.settle_attempts();
         more
     }
 
     /// Takes in the attempts that wait for the counters.
-    fn settle_attempts(&mut self, finished: &mut impl FnMut(&Flow, &Anchor)) {
+    fn settle_attempts(&mut self) {
         for record in self.attempts.settle() {
-            let change = self.table.apply(record);
-            take(&mut self.series, &change, &self.anchor, finished);
+            self.apply(Event::Record(record));
         }
     }
 
@@ -201,12 +202,7 @@ impl Flows {
     }
 
     /// Takes in records of which some are closes that are decided together.
-    fn held_back(
-        &mut self,
-        records: &[Box<[u8]>],
-        mut diag: Option<&mut DiagSource>,
-        finished: &mut impl FnMut(&Flow, &Anchor),
-    ) {
+    fn held_back(&mut self, records: &[Box<[u8]>], mut diag: Option<&mut DiagSource>) {
         let mut doubts = |bytes: &[u8]| self.doubts(bytes, diag.as_deref_mut());
         let all: Vec<_> = records.iter().map(|bytes| doubts(bytes)).collect();
         let mut candidates = Candidates::default();
@@ -233,7 +229,7 @@ impl Flows {
                 }
                 answers
             });
-            self.record(bytes, answers, finished);
+            self.record(bytes, answers);
         }
     }
 
@@ -280,24 +276,14 @@ impl Flows {
         Some(doubts)
     }
 
-    fn record(
-        &mut self,
-        bytes: &[u8],
-        answers: Option<Answers>,
-        finished: &mut impl FnMut(&Flow, &Anchor),
-    ) {
-        if let Err(error) = self.take_record(bytes, answers, finished) {
+    fn record(&mut self, bytes: &[u8], answers: Option<Answers>) {
+        if let Err(error) = self.take_record(bytes, answers) {
             self.malformed += 1;
             tracing::error!(%error, "a kernel record did not decode: please report this");
         }
     }
 
-    fn take_record(
-        &mut self,
-        bytes: &[u8],
-        answers: Option<Answers>,
-        finished: &mut impl FnMut(&Flow, &Anchor),
-    ) -> Result<(), Malformed> {
+    fn take_record(&mut self, bytes: &[u8], answers: Option<Answers>) -> Result<(), Malformed> {
         if Exchanges::are_in(bytes) {
             let exchanges = Exchanges::decode(bytes)?;
             *self.records.entry("exchange").or_default() += 1;
@@ -323,34 +309,49 @@ impl Flows {
         }
         self.inexact += u64::from(!is_exact);
         if self.attempts.must_settle_before(&record) {
-            self.settle_attempts(finished);
+            self.settle_attempts();
         }
         if let Some(record) = self.attempts.sort(record) {
-            let change = self.table.apply(record);
-            take(&mut self.series, &change, &self.anchor, finished);
+            self.apply(Event::Record(record));
         }
         Ok(())
     }
 
     /// Takes in one socket of a dump.
-    pub(super) fn poll_sockets(
-        &mut self,
-        observed: &SocketSnapshot,
-        poll: &PollContext,
-        finished: &mut impl FnMut(&Flow, &Anchor),
-    ) {
+    pub(super) fn poll_sockets(&mut self, observed: &SocketSnapshot, poll: &PollContext) {
         if self.excluded.is_excluded_socket(observed.cookie, poll) {
             return;
         }
-        let Self {
-            table,
-            series,
-            anchor,
-            ..
-        } = self;
-        table.poll_sockets(observed, poll, |change| {
-            take(series, &change, anchor, finished)
-        });
+        if self.table.is_reconnected(observed) {
+            self.apply(Event::Reconnected(observed, poll));
+        }
+        self.apply(Event::Polled(observed, poll));
+    }
+
+    /// Takes in an event: its change goes into the series, and a flow that closed waits to be handed over.
+    fn apply(&mut self, event: Event<'_>) {
+        let change = account(&mut self.table, &mut self.series, event);
+        if let Some(closed) = change.and_then(Change::into_closed) {
+            let exact = closed.socket.is_none_or(|figures| figures.exact);
+            self.inexact += u64::from(!exact);
+            self.closed.push(closed);
+        }
+    }
+
+    /// The flows that closed or failed since this was last called, in the order in which that was reported.
+    pub(super) fn take_closed(&mut self) -> Vec<Flow> {
+        std::mem::take(&mut self.closed)
+    }
+
+    /// The cookies of the flows that closed and are not handed over yet, from this number on.
+    pub(super) fn closed_from(&self, number: usize) -> HashSet<u64> {
+        let closed = self.closed.iter().skip(number);
+        closed.map(|flow| flow.cookie).collect()
+    }
+
+    /// How many flows closed that are not handed over yet.
+    pub(super) const fn closed(&self) -> usize {
+        self.closed.len()
     }
 
     /// Limits the table and the series by the memory budget. Gives whether the kernel must not allocate storage for one more socket.
@@ -364,25 +365,18 @@ impl Flows {
     }
 
     /// A dump is complete: evicts flows that dumps do not show any more, and queries their addresses.
-    pub(super) fn finish_poll(
-        &mut self,
-        source: &mut DiagSource,
-        poll: &PollContext,
-        finished: &mut impl FnMut(&Flow, &Anchor),
-    ) {
+    pub(super) fn finish_poll(&mut self, source: &mut DiagSource, poll: &PollContext) {
         self.excluded.finish_poll(poll);
-        let Self {
-            table,
-            series,
-            anchor,
-            ..
-        } = self;
-        let is_here = |flow: &Flow| source.is_here(flow);
-        let missing = table.finish_poll(poll, is_here, |change| {
-            take(series, &change, anchor, finished)
-        });
-        for name in missing {
-            table.set_post_close(name.cookie, source.find(&name, true));
+        let absent = self.table.finish_poll(poll, |flow| source.is_here(flow));
+        for cookie in absent.evicted {
+            self.apply(Event::Evicted(cookie, poll));
+        }
+        for cookie in absent.held {
+            self.apply(Event::Held(cookie));
+        }
+        for name in absent.unqueried {
+            let found = source.find(&name, true);
+            self.table.set_post_close(name.cookie, found);
         }
     }
 
@@ -392,7 +386,6 @@ impl Flows {
         source: &mut DiagSource,
         turn: Turn,
         poll: &PollContext,
-        finished: &mut impl FnMut(&Flow, &Anchor),
     ) -> bool {
         let Self {
             table,
@@ -433,43 +426,25 @@ impl Flows {
             }
         }
         events.extend(pending_closes.ready(poll.at));
-        self.close(&events, poll, finished);
+        self.close(&events, poll);
         more
     }
 
     /// Takes in the closes that still wait for their other end.
-    pub(super) fn conclude(
-        &mut self,
-        poll: &PollContext,
-        finished: &mut impl FnMut(&Flow, &Anchor),
-    ) {
+    pub(super) fn conclude(&mut self, poll: &PollContext) {
         let events = self.pending_closes.ready(Monotonic(u64::MAX));
-        self.close(&events, poll, finished);
+        self.close(&events, poll);
     }
 
-    fn close(
-        &mut self,
-        events: &[CloseEvent],
-        poll: &PollContext,
-        finished: &mut impl FnMut(&Flow, &Anchor),
-    ) {
-        let Self {
-            table,
-            series,
-            anchor,
-            inexact,
-            timers,
-            ..
-        } = self;
+    fn close(&mut self, events: &[CloseEvent], poll: &PollContext) {
         for event in events {
-            table.destroyed(event, poll, |change| {
-                if change.now.outcome == Some(Outcome::Closed(CloseReason::Timeout)) {
-                    timers.is_known_by_destroy_event(poll.at);
-                }
-                let exact = change.now.socket.is_none_or(|figures| figures.exact);
-                *inexact += u64::from(!exact);
-                take(series, &change, anchor, finished);
-            });
+            let before = self.closed.len();
+            self.apply(Event::Destroyed(event, poll));
+            let timeout = Some(Outcome::Closed(CloseReason::Timeout));
+            let closed = &self.closed[before..];
+            if closed.iter().any(|flow| flow.outcome == timeout) {
+                self.timers.is_known_by_destroy_event(poll.at);
+            }
         }
     }
 
@@ -524,19 +499,6 @@ fn settle(flow: &mut Flow, bytes: &[u8], answers: Option<Answers>) -> bool {
         flow.volume.bytes_received = flow.volume.bytes_received.saturating_sub(1);
     }
     verdict.fin_received.is_some()
-}
-
-/// Adds a change to the series, and hands over a flow that closed.
-fn take(
-    series: &mut SeriesSet,
-    change: &Change,
-    anchor: &Anchor,
-    finished: &mut impl FnMut(&Flow, &Anchor),
-) {
-    series.apply(change);
-    if change.now.outcome.is_some() {
-        finished(&change.now, anchor);
-    }
 }
 
 const fn kind_name(kind: Kind) -> &'static str {

@@ -4,7 +4,7 @@
 use super::Follower;
 use crate::{
     clock::Anchor,
-    flow::{Flow, Monotonic},
+    flow::Monotonic,
     source::{SourceError, ebpf::Attachment},
 };
 
@@ -30,7 +30,7 @@ impl Follower {
     ///
     /// # Errors
     /// They cannot be attached again: nothing is followed from here on.
-    pub fn check_links(&mut self, finished: impl FnMut(&Flow, &Anchor)) -> Result<(), SourceError> {
+    pub fn check_links(&mut self) -> Result<(), SourceError> {
         let Some(ebpf) = self.source.ebpf() else {
             return Ok(());
         };
@@ -52,7 +52,7 @@ impl Follower {
                 self.links.detached += 1;
                 self.flows.detached_ns += since;
                 self.flows.table.detached();
-                self.attach(|source| source.attach_again(), finished)?;
+                self.attach(|source| source.attach_again())?;
                 tracing::error!(
                     within_s = since as f64 / 1e9,
                     "flowcar's programs were detached from the cgroup by another process, and are attached again: connections that opened and closed meanwhile are in no figure, others that closed are lost (detached)"

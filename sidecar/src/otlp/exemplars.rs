@@ -6,8 +6,7 @@ use opentelemetry_proto::tonic::metrics::v1::{Exemplar as ProtoExemplar, exempla
 
 use crate::{
     clock::Anchor,
-    flow::{CloseReason, Failure, Flow, Outcome, RttKind},
-    series::{SeriesLabels, series_key},
+    flow::{CloseReason, Failure, Flow, Outcome, RttKind, SeriesId},
     snapshot::{Series, SeriesKey},
 };
 
@@ -43,19 +42,20 @@ const MOST_SERIES: usize = 1_000;
 /// The durations of a closed flow, kept until its span is delivered.
 #[derive(Clone, Debug)]
 pub struct Candidates {
-    series: SeriesKey,
+    series: SeriesId,
     values: Vec<(Measure, Exemplar)>,
 }
 
 /// The slowest of each histogram.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Exemplars(BTreeMap<SeriesKey, BTreeMap<Measure, Exemplar>>);
+pub struct Exemplars(BTreeMap<SeriesId, BTreeMap<Measure, Exemplar>>);
 
 // === impl Candidates ===
 
 impl Candidates {
-    /// The slowest duration of each kind of `flow`.
-    pub fn of(flow: &Flow, naming: &SeriesLabels, anchor: &Anchor) -> Self {
+    /// The slowest duration of each kind of `flow`; `None` if no series counts it.
+    pub fn of(flow: &Flow, anchor: &Anchor) -> Option<Self> {
+        let series = flow.series?;
         let values = measures(flow).map(|(measure, value_ns)| {
             let exemplar = Exemplar {
                 value_ns,
@@ -65,10 +65,10 @@ impl Candidates {
             };
             (measure, exemplar)
         });
-        Self {
-            series: series_key(naming, flow),
+        Some(Self {
+            series,
             values: values.collect(),
-        }
+        })
     }
 }
 
@@ -109,22 +109,12 @@ impl Exemplars {
         }
     }
 
-    /// The same with the series of a report: durations beyond the bound of series go to the overflow series.
+    /// Those of the series that a report has: others were dropped meanwhile.
     #[must_use]
-    pub fn placed(self, series: &BTreeMap<SeriesKey, Series>) -> Self {
-        let mut placed = Self::default();
-        for (key, measures) in self.0 {
-            let key = if series.contains_key(&key) {
-                key
-            } else {
-                SeriesKey::Overflow
-            };
-            let to = placed.0.entry(key).or_default();
-            for (measure, exemplar) in measures {
-                keep_slowest(to, measure, exemplar);
-            }
-        }
-        placed
+    pub fn reported_in(mut self, series: &BTreeMap<SeriesKey, Series>) -> Self {
+        let ids: HashSet<_> = series.values().map(|series| series.id).collect();
+        self.0.retain(|id, _| ids.contains(id));
+        self
     }
 
     /// Merges those of `newer`, keeping the slower of two.
@@ -142,7 +132,7 @@ impl Exemplars {
             if self.0.len() >= MOST_SERIES && !self.0.contains_key(series) {
                 continue;
             }
-            let known = self.0.entry(series.clone()).or_default();
+            let known = self.0.entry(*series).or_default();
             for (measure, exemplar) in measures {
                 known.entry(*measure).or_insert(*exemplar);
             }
@@ -161,8 +151,8 @@ impl Exemplars {
     }
 
     /// The exemplar of one histogram.
-    pub fn get(&self, series: &SeriesKey, measure: Measure) -> Option<&Exemplar> {
-        self.0.get(series)?.get(&measure)
+    pub fn get(&self, series: SeriesId, measure: Measure) -> Option<&Exemplar> {
+        self.0.get(&series)?.get(&measure)
     }
 
     /// Whether it is empty.

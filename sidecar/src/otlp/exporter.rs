@@ -52,7 +52,6 @@ use crate::{
     flow::{Flow, InterimSpan},
     host::Host,
     logs, memory,
-    series::SeriesLabels,
     snapshot::{SelfMetrics, Snapshot},
 };
 
@@ -62,7 +61,6 @@ pub struct Exporter {
     metrics: Option<MetricsLane>,
     spans: Option<SpanLane>,
     span_options: SpanOptions,
-    naming: SeriesLabels,
     judge: Judge,
     sockets: ExporterSockets,
     stats: ExportStats,
@@ -156,7 +154,6 @@ impl Exporter {
                 trace_parent: config.trace_parent,
                 source: source.to_owned(),
             },
-            naming: config.naming,
             judge: Judge::default(),
             sockets,
             stats,
@@ -181,8 +178,8 @@ impl Exporter {
         if let Some(lane) = &self.spans {
             let priority = self.judge.judge(flow);
             lane.send(priority, flow.trace.trace_id as u64, || {
-                let reported = self.metrics.is_some();
-                let candidates = reported.then(|| Candidates::of(flow, &self.naming, anchor));
+                let reported = self.metrics.as_ref();
+                let candidates = reported.and_then(|_| Candidates::of(flow, anchor));
                 (span(flow, anchor, &self.span_options), candidates)
             });
         }

@@ -78,7 +78,8 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
     });
     let status = follow(&mut session, &mut child, &mut report, polls).await?;
     settle(&mut session, &mut report, polls).await;
-    session.conclude(|flow, anchor| report.flow(flow, anchor));
+    let closed = session.conclude();
+    report.closed(&closed, session.follower().anchor());
     still_open(&session, &mut report);
     let sums = Sums {
         books: session.follower().books(),
@@ -143,16 +144,18 @@ async fn follow(
             ended = child.ended() => return ended,
             _ = status.tick() => {
                 if polls {
-                    session.poll_sockets(|flow, anchor| report.flow(flow, anchor));
+                    let closed = session.poll_sockets();
+                    report.closed(&closed, session.follower().anchor());
                 }
-                if watched && let Err(error) = session.check_links(|flow, anchor| report.flow(flow, anchor)) {
+                if watched && let Err(error) = session.check_links() {
                     watched = false;
                     tracing::error!(%error, "flowcar's programs were detached from the command's cgroup by another process, and cannot be attached again: flows from here on are missing");
                 }
                 report.status(session.follower().flows());
             }
-            done = session.step(|flow, anchor| report.flow(flow, anchor)) => {
-                if let Err(ended) = done {
+            done = session.step() => match done {
+                Ok(closed) => report.closed(&closed, session.follower().anchor()),
+                Err(ended) => {
                     // The command continues, and so does the report.
                     tracing::error!(error = %ended, "nothing more is exported");
                     session.stop_exporting();
@@ -178,18 +181,21 @@ async fn settle(session: &mut Session, report: &mut Report, polls: bool) {
     let began = Instant::now();
     let (mut least, end) = (began, began + SETTLE);
     if polls {
-        session.last_poll(|flow, anchor| report.flow(flow, anchor));
+        let closed = session.last_poll();
+        report.closed(&closed, session.follower().anchor());
         least = began + DESTROY_EVENT_DELAY;
     }
     loop {
-        session.drain(|flow, anchor| report.flow(flow, anchor));
+        let closed = session.drain();
+        report.closed(&closed, session.follower().anchor());
         let (now, live) = (Instant::now(), session.follower().books().live);
         if now >= least && live == 0 {
             return;
         }
         if now >= end {
             // For the counts of those that stay open.
-            return session.last_poll(|flow, anchor| report.flow(flow, anchor));
+            let closed = session.last_poll();
+            return report.closed(&closed, session.follower().anchor());
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

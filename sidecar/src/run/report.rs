@@ -64,14 +64,16 @@ impl Report {
         })
     }
 
-    /// A flow ended.
-    pub(super) fn flow(&mut self, flow: &Flow, anchor: &Anchor) {
-        if flow.established.is_some() {
-            self.closed += 1
-        } else {
-            self.failed += 1
+    /// These flows closed or failed.
+    pub(super) fn closed(&mut self, flows: &[Flow], anchor: &Anchor) {
+        for flow in flows {
+            if flow.established.is_some() {
+                self.closed += 1
+            } else {
+                self.failed += 1
+            }
+            self.row(flow, anchor);
         }
-        self.row(flow, anchor);
     }
 
     /// A connection that is still open when the report is.

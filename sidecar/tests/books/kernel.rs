@@ -8,7 +8,7 @@ use flowcar::{
         self, Adopt, Books, Lost, Monotonic, PollContext, SocketSnapshot, State, Table, TcpInfo,
         decode,
     },
-    series::{SeriesLabels, SeriesSet, Unattributed, lost_closes, take_off_live},
+    series::{SeriesLabels, SeriesSet, Unattributed, account, lost_closes, take_off_live},
     snapshot::Series,
 };
 use flowcar_shared::{
@@ -143,8 +143,8 @@ impl Kernel {
             }
         }
         let decoded = decode(bytes(record), 1).expect("a whole record");
-        let change = self.table.apply(decoded);
-        self.series.apply(&change);
+        let change = account(&mut self.table, &mut self.series, decoded.into());
+        let change = change.expect("a change");
         let payload = (
             record.bytes_acked - u64::from(record.established_ns != 0),
             record.bytes_received,
@@ -258,8 +258,8 @@ impl Kernel {
         } = self;
         let shown = |record: &&FlowRecord| record.established_ns != 0 && !*elsewhere;
         for record in sockets.iter().chain(&*going).filter(shown) {
-            table.poll_sockets(&observed(record), &poll, |change| {
-                series.apply(&change);
+            let observed = observed(record);
+            if account(table, series, flow::Event::Polled(&observed, &poll)).is_some() {
                 let reported = truth.reported.entry(record.cookie).or_default();
                 let now = (record.bytes_acked - 1, record.bytes_received);
                 let before = polled.insert(record.cookie, now).unwrap_or((0, 0));
@@ -267,12 +267,16 @@ impl Kernel {
                 let settled = |now: u64, before: u64| now - u64::from(now > before);
                 reported.0 = reported.0.max(settled(now.0, before.0));
                 reported.1 = reported.1.max(settled(now.1, before.1));
-            });
+            }
         }
         going.clear();
         self.catch_up();
         let Self { table, series, .. } = self;
-        table.finish_poll(&poll, |_| false, |change| series.apply(&change));
+        let absent = table.finish_poll(&poll, |_| false);
+        assert!(absent.held.is_empty(), "records report them");
+        for cookie in absent.evicted {
+            account(table, series, flow::Event::Evicted(cookie, &poll));
+        }
         let unsettled = self.table.absent() + self.waiting();
         self.unattributed.finish_poll(lost_before, unsettled);
     }

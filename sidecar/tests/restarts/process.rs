@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 use flowcar::{
     flow::{
-        Adopt, Change, CloseEvent, Lost, Monotonic, PollContext, PostCloseState, SocketSnapshot,
+        Adopt, CloseEvent, Event, Lost, Monotonic, PollContext, PostCloseState, SocketSnapshot,
         State, Table, TcpInfo, Volume,
         checkpoint::{self, CheckpointFlows, KernelInstance},
         decode,
     },
-    series::{PeerLabel, SeriesLabels, SeriesSet, Unattributed},
+    series::{PeerLabel, SeriesLabels, SeriesSet, Unattributed, account},
     snapshot::Series,
 };
 use flowcar_shared::{
@@ -191,8 +191,7 @@ impl Process {
                 left,
                 ..
             } = self;
-            table.poll_sockets(&observed, &poll, |change| {
-                series.apply(&change);
+            if account(table, series, Event::Polled(&observed, &poll)).is_some() {
                 let now = (socket.sent, socket.received);
                 let before = polled.insert(socket.cookie, now).unwrap_or((0, 0));
                 let left = left.get(&socket.cookie);
@@ -206,12 +205,17 @@ impl Process {
                     socket.resent.into(),
                 );
                 reported.insert(socket.cookie, payload);
-            });
+            }
         }
         let series = &mut self.series;
         if !self.records || self.dumps > 1 {
-            self.table
-                .finish_poll(&poll, |_| false, |change| series.apply(&change));
+            let absent = self.table.finish_poll(&poll, |_| false);
+            for cookie in absent.evicted {
+                account(&mut self.table, series, Event::Evicted(cookie, &poll));
+            }
+            for cookie in absent.held {
+                account(&mut self.table, series, Event::Held(cookie));
+            }
             let absent = self.table.absent();
             self.unattributed.finish_poll(lost_closes, absent);
         }
@@ -223,8 +227,7 @@ impl Process {
 
     pub(crate) fn record(&mut self, socket: &Socket, kind: Kind, clock: u64) {
         let record = decode(bytes(&socket.record(kind, clock)), 1).expect("a whole record");
-        let change = self.table.apply(record);
-        self.series.apply(&change);
+        account(&mut self.table, &mut self.series, record.into());
         self.reported.insert(socket.cookie, socket.reported());
         self.polled.remove(&socket.cookie);
     }
@@ -256,12 +259,10 @@ impl Process {
             reported,
             ..
         } = self;
-        table.destroyed(&destroy_event, &poll, |change: Change| {
-            series.apply(&change);
-            if !disconnected {
-                reported.insert(socket.cookie, socket.reported());
-            }
-        });
+        let change = account(table, series, Event::Destroyed(&destroy_event, &poll));
+        if change.is_some() && !disconnected {
+            reported.insert(socket.cookie, socket.reported());
+        }
     }
 
     /// Checks the books of a report as a receiver gets it.

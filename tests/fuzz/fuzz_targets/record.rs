@@ -7,7 +7,7 @@
 
 use flowcar::{
     flow::{Exchanges, Table, decode},
-    series::{PeerLabel, SeriesLabels, SeriesSet},
+    series::{PeerLabel, SeriesLabels, SeriesSet, account},
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -32,8 +32,7 @@ fuzz_target!(|stream: &[u8]| {
         let Ok(record) = decode(bytes, 1) else {
             continue;
         };
-        let change = table.apply(record);
-        series.apply(&change);
+        let change = account(&mut table, &mut series, record.into()).expect("a change");
         closed += u64::from(matches!(
             change.now.outcome,
             Some(flowcar::flow::Outcome::Closed(_))

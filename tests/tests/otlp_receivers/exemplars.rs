@@ -39,8 +39,8 @@ fn exemplar_of_a_slow_sample_in_prometheus_is_a_jaeger_trace() {
                 now.rtt = millis(&[(900, 1)]);
                 slowest = now.trace.trace_id;
             }
+            now.series = series.apply(&Change::new(now.clone(), false));
             exporter.flow(&now, &anchor);
-            series.apply(&Change::new(now, false));
         }
         let sent = async {
             while exporter.self_metrics().span_queue > 0 {

@@ -9,7 +9,7 @@ use flowcar::clock::Anchor;
 use flowcar::config::Config;
 use flowcar::flow::{
     Books, CloseReason, Failure, Flow, Lost, Monotonic, Outcome, Retransmits, Role, RttKind,
-    TraceIdentity, Volume,
+    SeriesId, TraceIdentity, Volume,
 };
 use flowcar::histogram::Histogram;
 use flowcar::otlp::exporter::Exporter;
@@ -38,6 +38,7 @@ pub(super) fn snapshot() -> Snapshot {
         server_port: Some(8080),
     };
     let series = Series {
+        id: SeriesId::default(),
         since_unix_ns: at_unix_ns,
         opened: 7,
         adopted_at_startup: 0,
@@ -137,6 +138,7 @@ pub(super) fn flow(role: Role, client_isn: u32, server_isn: u32) -> (Flow, Ancho
         socket: None,
         outcome: Some(Outcome::Closed(CloseReason::LocalFin)),
         reset_after_fin: false,
+        series: None,
     };
     (flow, anchor)
 }

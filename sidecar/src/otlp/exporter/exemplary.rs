@@ -43,7 +43,7 @@ impl Exemplary {
     }
 }
 
-// === impl Untold ===
+// === impl PendingExemplars ===
 
 impl PendingExemplars {
     pub(super) fn new(delivered: Exemplary) -> Self {
@@ -56,7 +56,7 @@ impl PendingExemplars {
     /// All exemplars for this report.
     pub(super) fn of(&mut self, report: &Snapshot) -> Exemplars {
         self.new
-            .absorb(self.delivered.take().placed(&report.series));
+            .absorb(self.delivered.take().reported_in(&report.series));
         self.new.clone().or(&self.left)
     }
 

@@ -19,7 +19,7 @@ use super::*;
 use crate::{
     checkpoint::CheckpointFile,
     flow::{
-        CloseReason, Monotonic, Outcome, Role, RttKind, TraceIdentity,
+        CloseReason, Monotonic, Outcome, Role, RttKind, SeriesId, TraceIdentity,
         checkpoint::{CheckpointFlow, CheckpointFlows},
         example::closed as flow,
     },

@@ -18,7 +18,6 @@ use crate::{
 
 /// A series, the same of the snapshot before, and its attributes.
 struct Pair<'a> {
-    key: &'a SeriesKey,
     attributes: Vec<KeyValue>,
     now: &'a Series,
     before: Option<&'a Series>,
@@ -30,7 +29,6 @@ pub(super) fn encode(encoder: &mut Encoder<'_>) {
         .series
         .iter()
         .map(|(key, series)| Pair {
-            key,
             attributes: series_attributes(key),
             now: series,
             before: before
@@ -90,7 +88,7 @@ fn histograms(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>]) {
         attributes: pair.attributes.clone(),
         now: &pair.now.exchange,
         before: pair.before.map(|before| &before.exchange),
-        exemplar: exemplars.get(pair.key, Measure::Exchange),
+        exemplar: exemplars.get(pair.now.id, Measure::Exchange),
     });
     encoder.histograms(names::EXCHANGE, exchanges);
     by(encoder, names::DURATION, pairs, |of| &of.duration, end);
@@ -124,7 +122,7 @@ fn by<'a, K: Ord + 'a>(
                 attributes: pair.with(extra),
                 now,
                 before: before.and_then(|before| before.get(key)),
-                exemplar: encoder.exemplars.get(pair.key, measure),
+                exemplar: encoder.exemplars.get(pair.now.id, measure),
             });
         }
     }

@@ -17,7 +17,7 @@ use crate::{
     clock::Anchor,
     config::Config,
     flow::{
-        Books, CloseReason, Failure, Flow, Lost, Monotonic, Retransmits, Role, RttKind,
+        Books, CloseReason, Failure, Flow, Lost, Monotonic, Retransmits, Role, RttKind, SeriesId,
         TraceIdentity, example,
     },
     host::Host,
@@ -31,6 +31,7 @@ use crate::{
 
 const START: u64 = 1_000_000_000_000;
 const AT: u64 = START + 60_000_000_000;
+const SERIES: SeriesId = SeriesId(1);
 
 const PLAIN: Options = Options {
     temporality: Temporality::Cumulative,
@@ -69,6 +70,7 @@ fn key() -> SeriesKey {
 /// A snapshot in which every metric has a point.
 fn full() -> Snapshot {
     let series = Series {
+        id: SERIES,
         since_unix_ns: AT,
         opened: 3,
         adopted_at_startup: 1,
@@ -484,6 +486,7 @@ fn flow() -> Flow {
         established: Some(Monotonic(5)),
         seen: Monotonic(9),
         rtt: recorded(&[3_000_000, 20_000_000]),
+        series: Some(SERIES),
         ..example::closed(1)
     }
 }

@@ -13,6 +13,7 @@ async fn exemplar_names_a_delivered_span() {
     for isn in 0..100 {
         let mut flow = flow(isn);
         flow.rtt.record(1_000_000 + u64::from(isn));
+        flow.series = Some(SeriesId::default());
         exporter.flow(&flow, &anchor());
     }
     let delivered = spans(next(&mut received).await);
@@ -66,6 +67,7 @@ async fn deltas_have_exemplars() {
     for number in 1..=4u32 {
         let mut flow = flow(number);
         flow.rtt.record(u64::from(number) * 1_000_000);
+        flow.series = Some(SeriesId::default());
         rtt.merge(&flow.rtt);
         let mut report = snapshot(start + u64::from(number) * 1_000_000_000, 1);
         report.start_unix_ns = start;

@@ -8,9 +8,8 @@ fn histogram_exemplar_is_the_slowest_span_of_its_interval() {
     let anchor = Anchor::new(Monotonic(0), START);
     let exemplars = |flow: &Flow| {
         let mut exemplars = Exemplars::default();
-        let naming = Config::from_vars([]).expect("defaults").naming;
-        exemplars.offer(Candidates::of(flow, &naming, &anchor));
-        exemplars.placed(&full().series)
+        exemplars.offer(Candidates::of(flow, &anchor).expect("a series"));
+        exemplars.reported_in(&full().series)
     };
     let config = Config::from_vars([]).expect("defaults");
     let resource = Resource::new(&config, &web());
@@ -35,25 +34,28 @@ fn histogram_exemplar_is_the_slowest_span_of_its_interval() {
     assert!(reported(&exemplars(&flow)).is_empty());
     flow.seen = Monotonic(9);
 
-    // A series beyond the bound goes to the overflow series, which this snapshot does not have.
-    flow.peer = "10.9.9.9:8080".parse().expect("an address");
+    // A series that this snapshot does not have: it was dropped meanwhile.
+    flow.series = Some(SeriesId(9));
     assert!(reported(&exemplars(&flow)).is_empty());
+
+    flow.series = None;
+    assert!(
+        Candidates::of(&flow, &anchor).is_none(),
+        "no series counts it"
+    );
 }
 
 #[test]
-fn slower_duration_is_the_exemplar_also_on_overflow() {
-    let naming = Config::from_vars([]).expect("defaults").naming;
+fn slower_duration_is_the_exemplar() {
     let anchor = Anchor::new(Monotonic(0), START);
     let mut exemplars = Exemplars::default();
-    for (isn, peer, rtt_ns) in [(1, 1, 5_000_000), (2, 2, 7_000_000), (3, 2, 6_000_000)] {
+    for (isn, rtt_ns) in [(1, 5_000_000), (2, 7_000_000), (3, 6_000_000)] {
         let mut flow = flow();
         flow.trace = TraceIdentity::of_handshake(isn, 7, Role::Client);
-        flow.peer = format!("10.9.9.{peer}:8080").parse().expect("an address");
         flow.rtt = recorded(&[rtt_ns]);
-        exemplars.offer(Candidates::of(&flow, &naming, &anchor));
+        exemplars.offer(Candidates::of(&flow, &anchor).expect("a series"));
     }
-    let placed = exemplars.placed(&BTreeMap::new());
-    let slowest = placed.get(&SeriesKey::Overflow, Measure::Rtt(RttKind::Measured));
+    let slowest = exemplars.get(SERIES, Measure::Rtt(RttKind::Measured));
     let slowest = slowest.expect("an exemplar");
     let expected = TraceIdentity::of_handshake(2, 7, Role::Client);
     assert_eq!(
