@@ -1,16 +1,22 @@
-//! Answers `flowcar probe`, for exec probes.
+//! What another process may ask of a running flowcar: its health (`flowcar probe`, for exec probes), its books and its flows
+//! (`flowcar flows`). [`protocol`] is the form of questions and answers.
 //!
 //! The sidecar listens on an abstract Unix socket (unix(7)), which needs neither a port in the pod's network nor a writable
 //! directory, and closes with the process, so that nothing stale can answer. Its name holds the id of the container's cgroup:
 //! the probe runs in the same container, and two containers of a pod have different names. With `--cgroup`, on a host, where
 //! several flowcars run in one cgroup, a second name holds the followed cgroup's path.
 //!
-//! Every process in the network namespace may bind such a name. So the probe accepts an answer only from a process of its own
-//! container ([`peer`]), and a flowcar that finds its name taken answers under an unpredictable one ([`name`]).
+//! Every process in the network namespace may bind such a name, and may connect. So the probe accepts an answer only from a process of
+//! its own container, flowcar answers only those of its container, on a host of its user and root ([`peer`]), and a flowcar that finds
+//! its name taken answers under an unpredictable one ([`name`]).
 
 mod ask;
+mod flows;
 mod name;
 mod peer;
+mod probe;
+pub mod protocol;
+mod server;
 
 use std::{
     fs::File,
@@ -21,10 +27,22 @@ use std::{
     time::Duration,
 };
 
-use tokio::net::{UnixListener, UnixStream};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::mpsc,
+};
 
-pub use self::ask::{ProbeArgs, Question, probe};
-use self::name::{Name, Suffix};
+pub use self::{
+    flows::{FlowsArgs, flows},
+    probe::{ProbeArgs, probe},
+    protocol::{Listing, Question},
+    server::ControlRequest,
+};
+use self::{
+    name::{Name, Suffix},
+    peer::Rule,
+    server::Connections,
+};
 
 /// The pause after a failed accept: the connection stays in the queue, and would make accept fail again at once.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -38,14 +56,21 @@ pub struct Health {
     pub detached: u64,
 }
 
-/// Answers probes.
+/// Answers other processes.
 #[derive(Debug)]
-pub struct ProbeServer {
-    /// For probes of the flowcar that follows this cgroup.
+pub struct ControlServer {
+    listeners: Listeners,
+    connections: Connections,
+    questions: mpsc::Receiver<ControlRequest>,
+}
+
+#[derive(Debug)]
+struct Listeners {
+    /// For questions to the flowcar that follows this cgroup.
     of_cgroup: Option<UnixListener>,
-    /// For probes of the flowcar of this container.
+    /// For questions to the flowcar of this container.
     of_container: Option<UnixListener>,
-    /// A descriptor to close if none is left, so that a probe is answered nevertheless.
+    /// A descriptor to close if none is left, so that a question is answered nevertheless.
     reserve: Mutex<Option<File>>,
 }
 
@@ -69,12 +94,13 @@ impl Health {
     }
 }
 
-// === impl ProbeServer ===
+// === impl ControlServer ===
 
-impl ProbeServer {
+impl ControlServer {
     /// Listens, for a flowcar with this `--cgroup`. If that fails, following continues, and probes report that nobody answers.
     /// Of several flowcars in a container, each of another cgroup, the first answers for the container.
-    pub fn open(cgroup: Option<&Path>) -> Self {
+    /// In a pod only flowcar's own container may ask.
+    pub fn open(cgroup: Option<&Path>, in_pod: bool) -> Self {
         let mut suffix = None;
         let of_cgroup = cgroup.map(|path| bind(Name::of(Some(path)), &mut suffix));
         let of_container = bind(Name::of(None), &mut suffix);
@@ -82,19 +108,44 @@ impl ProbeServer {
         if let Err(error) = answers {
             tracing::warn!(%error, "probes cannot be answered; perhaps another flowcar here that follows the same cgroup answers them");
         }
+        let rule = if in_pod {
+            Rule::SameContainer
+        } else {
+            Rule::AnyCgroup
+        };
+        let (connections, questions) = Connections::new(rule);
         Self {
-            of_cgroup: of_cgroup.and_then(Result::ok),
-            of_container: of_container.ok(),
-            reserve: Mutex::new(reserve()),
+            listeners: Listeners {
+                of_cgroup: of_cgroup.and_then(Result::ok),
+                of_container: of_container.ok(),
+                reserve: Mutex::new(reserve()),
+            },
+            connections,
+            questions,
         }
     }
 
     /// Waits for the next question.
-    pub async fn asked(&self) -> ProbeRequest {
+    pub async fn asked(&mut self) -> ControlRequest {
+        loop {
+            tokio::select! {
+                stream = self.listeners.accepted() => self.connections.accept(stream),
+                // `connections` holds a sender.
+                Some(request) = self.questions.recv() => return request,
+            }
+        }
+    }
+}
+
+// === impl Listeners ===
+
+impl Listeners {
+    /// Waits for the next connection.
+    async fn accepted(&self) -> UnixStream {
         self.fill_reserve();
         tokio::select! {
-            asked = self.accept(&self.of_cgroup) => asked,
-            asked = self.accept(&self.of_container) => asked,
+            stream = self.accept(&self.of_cgroup) => stream,
+            stream = self.accept(&self.of_container) => stream,
         }
     }
 
@@ -109,13 +160,13 @@ impl ProbeServer {
         held.take().is_some()
     }
 
-    async fn accept(&self, listener: &Option<UnixListener>) -> ProbeRequest {
+    async fn accept(&self, listener: &Option<UnixListener>) -> UnixStream {
         let Some(listener) = listener else {
             return std::future::pending().await;
         };
         loop {
             let error = match listener.accept().await {
-                Ok((stream, _)) => return ProbeRequest(stream),
+                Ok((stream, _)) => return stream,
                 Err(error) => error,
             };
             let none_left = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
@@ -160,20 +211,8 @@ fn taken_by(error: &io::Error, name: &Name) -> Option<peer::Stranger> {
     let taken = error.kind() == io::ErrorKind::AddrInUse;
     let stream = taken.then(|| peer::connect(name, None).ok())?;
     match stream {
-        Some(stream) => peer::check(&stream).err(),
+        Some(stream) => peer::check(&stream, Rule::SameContainer).err(),
         // A process that does not accept connections.
         None => Some(peer::Stranger::Silent),
-    }
-}
-
-/// A probe that waits for the answer.
-#[derive(Debug)]
-pub struct ProbeRequest(UnixStream);
-
-impl ProbeRequest {
-    /// Answers all questions at once. A probe that does not read the answer has exited.
-    pub fn answer(self, health: Health) {
-        // An empty socket buffer takes a line at once.
-        let _ = self.0.try_write(health.answer().as_bytes());
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     cgroup::{self, CgroupError, Change, Watch},
     checkpoint::CheckpointFile,
     config::{Config, Export, SourceChoice},
-    control::ProbeServer,
+    control::ControlServer,
     exit::{self, Failure},
     follower::{Follower, Limits},
     hardening::{self, Needs},
@@ -78,7 +78,8 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     let watch = cgroup.as_deref().zip(follower.cgroup());
     let mut watch = watch.map(|(path, id)| Watch::new(path, id));
     let mut session = Session::new(follower, exporter, config.report_interval / 2, config);
-    let probe_server = ProbeServer::open(args.cgroup.as_deref().and(cgroup.as_deref()));
+    let named = args.cgroup.as_deref().and(cgroup.as_deref());
+    let mut control = ControlServer::open(named, config.pod.is_known());
     memory::release_startup_memory();
     let mut links = interval(config.report_interval);
     links.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -86,7 +87,7 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     while failed.is_none() {
         tokio::select! {
             () = signals.came() => break,
-            asked = probe_server.asked() => asked.answer(session.health()),
+            request = control.asked() => session.answer(request),
             _ = links.tick() => failed = check_links(&mut session).err(),
             change = changed(&mut watch) => failed = follow_again(&mut session, &mut watch, change).err(),
             done = session.step() => failed = done.err().map(Failure::from),

@@ -85,7 +85,8 @@ impl Follower {
         self.flows.writes_checkpoint = true;
         if let Some(checkpoint) = before {
             // Beside the programs later polls adopt nothing. Without them one poll may miss a socket.
-            let polls = if self.source.ebpf().is_some() { 1 } else { 2 };
+            let handshakes = self.source.capabilities().handshakes;
+            let polls = if handshakes { 1 } else { 2 };
             self.flows.restore(checkpoint, here, polls);
         }
     }
@@ -128,19 +129,16 @@ impl Follower {
             }
         };
         self.bound_memory();
-        self.leave_destroy_group();
+        if !self.flows.table.has_adopted() {
+            self.source.adopted_closed();
+        }
         more
     }
 
     /// Limits the table, the series and the kernel's storage by the memory budget.
     fn bound_memory(&mut self) {
         let is_full = self.flows.bound_memory();
-        let Some(ebpf) = self.source.ebpf_mut() else {
-            return;
-        };
-        if let Err(error) = ebpf.set_full(is_full) {
-            tracing::warn!(%error, "the kernel may keep more than the memory limit has room for");
-        }
+        self.source.set_full(is_full);
     }
 
     /// Takes in all that waits, for the last time.
@@ -153,7 +151,7 @@ impl Follower {
     /// Polls the sockets, if that is due. The first poll adopts the connections that are open already; later polls come as often as
     /// their cost allows.
     pub fn poll_sockets(&mut self) {
-        if self.source.diag().is_none() {
+        if !self.source.capabilities().dumps {
             return self.flows.settle();
         }
         if !self.pace.is_due() {
@@ -171,7 +169,7 @@ impl Follower {
             Source::Both(ebpf, diag) if first => adopt(ebpf, diag, flows, &poll, &[0; COUNTERS]),
             Source::Both(ebpf, diag) => beside(ebpf, diag, flows, &poll),
         };
-        let shown = polled.is_ok() || self.source.ebpf().is_some();
+        let shown = polled.is_ok() || self.source.capabilities().handshakes;
         self.dumped(polled, &dumping);
         self.drain_all();
         if shown {
@@ -197,7 +195,7 @@ impl Follower {
             self.poll_sockets();
         }
         self.drain_all();
-        let before = self.kernel();
+        let before = self.source.counters();
         let id = attach(&mut self.source)?;
         let dumping = Dumping::begin();
         self.dumps += 1;
@@ -212,6 +210,11 @@ impl Follower {
         self.dumped(polled, &dumping);
         self.drain_all();
         Ok(id)
+    }
+
+    /// The value of `flowcar.source`.
+    pub const fn source(&self) -> &'static str {
+        self.source.name()
     }
 
     /// The id of the cgroup that is followed, if one is.
@@ -234,12 +237,7 @@ impl Follower {
 
     /// Requests one sample of every flow with its next round trip.
     pub fn ask_for_samples(&mut self) {
-        let Some(source) = self.source.ebpf_mut() else {
-            return;
-        };
-        if let Err(error) = source.ask_for_samples() {
-            tracing::warn!(%error, "open flows are not sampled");
-        }
+        self.source.ask_for_samples();
     }
 
     /// Reads the clocks again, and logs it when the wall clock was stepped.
@@ -264,37 +262,20 @@ impl Follower {
 
     /// The books as they stand. Drain first.
     pub fn books(&self) -> Books {
-        self.flows.books(&self.kernel())
+        self.flows.books(&self.source.counters())
     }
 
     /// Closed sockets of the network namespace that may or may not have been in the cgroup; `None` with the programs, which see the
     /// cgroup's alone.
     pub fn unscoped(&self) -> Option<u64> {
-        match &self.source {
-            Source::Diag(diag) => Some(diag.unscoped()),
-            Source::Ebpf(_) | Source::Both(..) => None,
-        }
+        self.source.unscoped()
     }
 
     /// The report as it stands, with `self_metrics` completed by what is known here. Drain first.
     pub fn snapshot(&mut self, self_metrics: SelfMetrics) -> Snapshot {
-        let kernel = self.kernel();
+        let kernel = self.source.counters();
         self.flows
             .snapshot(&kernel, self.source.diag(), self_metrics)
-    }
-
-    fn kernel(&self) -> [u64; COUNTERS] {
-        self.source.ebpf().map_or([0; COUNTERS], kernel)
-    }
-
-    /// Beside the programs destroy events are not needed once the last adopted flow has closed.
-    fn leave_destroy_group(&mut self) {
-        if let Source::Both(_, diag) = &mut self.source
-            && diag.is_subscribed()
-            && !self.flows.table.has_adopted()
-        {
-            diag.unsubscribe();
-        }
     }
 
     /// The circumstances of a poll now.
@@ -303,11 +284,12 @@ impl Follower {
             at: Anchor::now().monotonic(),
             dump: self.dumps,
             // Records report what is new; without them everything is adopted.
-            adopt: match self.source {
-                Source::Diag(_) => Adopt::All,
-                Source::Ebpf(_) | Source::Both(..) => Adopt::Nothing,
+            adopt: if self.source.capabilities().handshakes {
+                Adopt::Nothing
+            } else {
+                Adopt::All
             },
-            overruns: self.source.diag().map_or(0, DiagSource::dropped),
+            overruns: self.source.events_dropped(),
             lost_closes: 0,
             seed: self.flows.seed,
         }
@@ -348,7 +330,7 @@ fn adopt(
     flows.records(ebpf, Some(&mut *diag), Turn::Whole);
     let over = flows.closed_from(closed);
     let open_dropped = Counter::OpenDropped.index() as usize;
-    let dropped = kernel(ebpf)[open_dropped] - before[open_dropped];
+    let dropped = ebpf.kernel_counters()[open_dropped] - before[open_dropped];
     let new = if dropped == 0 {
         Adopt::Connected
     } else {
@@ -389,7 +371,7 @@ fn beside(
 ) -> Result<(), DiagError> {
     const DRAIN_EVERY: u32 = 4_096;
     let poll = &PollContext {
-        lost_closes: lost_closes(&flows.books(&kernel(ebpf))),
+        lost_closes: lost_closes(&flows.books(&ebpf.kernel_counters())),
         ..*poll
     };
     let mut count = 0;
@@ -404,16 +386,9 @@ fn beside(
     flows.records(ebpf, Some(diag), Turn::Whole);
     flows.finish_poll(diag, poll);
     let absent = flows.table.absent() + flows.excluded.absent();
-    let waiting = flows.waiting(&kernel(ebpf));
+    let waiting = flows.waiting(&ebpf.kernel_counters());
     flows
         .unattributed
         .finish_poll(poll.lost_closes, absent + waiting);
     Ok(())
-}
-
-fn kernel(source: &EbpfSource) -> [u64; COUNTERS] {
-    source.counters().unwrap_or_else(|error| {
-        tracing::error!(%error, "the kernel's counters cannot be read");
-        [0; COUNTERS]
-    })
 }

@@ -7,7 +7,7 @@ use flowcar::{
     capabilities,
     check::{CheckArgs, check},
     config::{Config, Shared},
-    control::{ProbeArgs, probe},
+    control::{FlowsArgs, ProbeArgs, flows, probe},
     exit::{self, Failure},
     export::{ExportArgs, export},
     hardening, logs,
@@ -37,6 +37,8 @@ enum Commands {
     Check(CheckArgs),
     /// Ask the sidecar of this container for its health, for exec probes: exit status 0 is yes
     Probe(ProbeArgs),
+    /// List the open connections of a running export, and its books
+    Flows(FlowsArgs),
     /// Receive OTLP and print it, for trials
     Sink(SinkArgs),
 }
@@ -71,9 +73,11 @@ fn main() -> ExitCode {
 }
 
 fn start(command: Commands) -> Result<u8, Failure> {
-    // Before the settings are read: a probe asks the process that runs.
-    if let Commands::Probe(args) = &command {
-        return probe(args);
+    // Before the settings are read: these ask the process that runs.
+    match &command {
+        Commands::Probe(args) => return probe(args),
+        Commands::Flows(args) => return flows(args),
+        _ => {}
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -102,6 +106,7 @@ fn start(command: Commands) -> Result<u8, Failure> {
             Commands::Export(args) => export(args, &config).await,
             Commands::Sink(args) => sink(args).await,
             Commands::Probe(args) => probe(&args),
+            Commands::Flows(args) => flows(&args),
         }
     });
     // A write to a disk that hangs, or a name that is being resolved, is not waited for.

@@ -5,13 +5,15 @@ use std::{path::Path, time::Duration};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::{
+    clock::Anchor,
     config::Config,
-    control::Health,
+    control::{ControlRequest, Health, Listing, Question},
     flow::{Flow, InterimSpans},
     follower::Follower,
     losses::Losses,
     otlp::exporter::{Exporter, Patience, TaskEnded},
     source::SourceError,
+    view::Row,
 };
 
 /// How often the ring buffer is drained. A flow's close is seen this much later at most; waking up for each record would cost the
@@ -153,7 +155,7 @@ impl Session {
     }
 
     /// Its health, for probes.
-    pub fn health(&self) -> Health {
+    fn health(&self) -> Health {
         let taken = |exporter: &Exporter| {
             let exports = exporter.self_metrics().exports;
             exports.keys().any(|(_, outcome)| *outcome == "success")
@@ -161,6 +163,35 @@ impl Session {
         Health {
             delivering: self.exporter.as_ref().is_none_or(taken),
             detached: self.follower.detached(),
+        }
+    }
+
+    /// The books, and the open connections with a cookie greater than `after`: those with the least cookies, and `most` of them.
+    pub fn listing(&self, after: u64, most: u32) -> Listing {
+        let anchor = self.follower.anchor();
+        let now = Anchor::now().monotonic();
+        let books = self.follower.books();
+        let mut listing = Listing::of_books(&books, self.follower.source(), anchor.unix_ns(now));
+        let open = self.follower.flows();
+        let open = open.filter(|flow| flow.established.is_some() && flow.cookie > after);
+        let mut open: Vec<&Flow> = open.collect();
+        let most = most as usize;
+        if open.len() > most {
+            listing.more = true;
+            open.select_nth_unstable_by_key(most, |flow| flow.cookie);
+            open.truncate(most);
+        }
+        open.sort_unstable_by_key(|flow| flow.cookie);
+        let rows = open.iter().map(|flow| Row::open(flow, anchor, now));
+        listing.flows = rows.collect();
+        listing
+    }
+
+    /// Answers a question of another process.
+    pub fn answer(&self, request: ControlRequest) {
+        match request.question() {
+            Question::Health => request.health(self.health()),
+            Question::Flows { after, most } => request.flows(&self.listing(after, most)),
         }
     }
 

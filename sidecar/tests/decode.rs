@@ -9,7 +9,7 @@ use flowcar::{
     clock::Anchor,
     flow::{CloseReason, Failure, LastSeen, Malformed, Monotonic, Outcome, Role, RttKind, decode},
     view::{
-        json,
+        Row, json,
         table::{self, Style},
     },
 };
@@ -231,7 +231,7 @@ fn short_record_decodes_as_whole() {
     let whole = decode(bytes(&record), 0).expect("a record");
     let short = decode(&bytes(&record)[..SHORT_LEN], 0).expect("a record");
     assert_eq!(short.kind, whole.kind);
-    let line = |flow| json::line(flow, &Anchor::new(Monotonic(0), 0));
+    let line = |flow| json::line(&Row::of(flow, &Anchor::new(Monotonic(0), 0)));
     assert_eq!(line(&short.flow), line(&whole.flow));
     assert_eq!(short.flow.rtt.count(), 2);
     let longer = &bytes(&record)[..SHORT_LEN + 4];
@@ -249,7 +249,7 @@ fn open_record_may_omit_the_counts() {
     let whole = decode(bytes(&record), 0).expect("a record");
     let short = decode(&bytes(&record)[..OPEN_LEN], 0).expect("a record");
     assert_eq!(short.kind, Kind::Open);
-    let line = |flow| json::line(flow, &Anchor::new(Monotonic(0), 0));
+    let line = |flow| json::line(&Row::of(flow, &Anchor::new(Monotonic(0), 0)));
     assert_eq!(line(&short.flow), line(&whole.flow));
     for kind in [Kind::Sample, Kind::Close] {
         let kind = kind as u8;
@@ -309,10 +309,11 @@ fn survives(bytes: &[u8]) -> Result<(), TestCaseError> {
         prop_assert!(slots <= SLOTS);
         prop_assert_eq!(record.flow.outcome.is_some(), record.kind == Kind::Close);
         let anchor = Anchor::new(Monotonic(0), 0);
+        let row = Row::of(&record.flow, &anchor);
         let line: serde_json::Value =
-            serde_json::from_str(&json::line(&record.flow, &anchor)).expect("a line is JSON");
+            serde_json::from_str(&json::line(&row)).expect("a line is JSON");
         prop_assert!(line.is_object());
-        table::flow(&record.flow, Style::Plain);
+        table::flow(&row, Style::Plain);
     }
     Ok(())
 }

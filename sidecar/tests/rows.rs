@@ -4,8 +4,12 @@ mod common;
 
 use common::{blank, bytes, sample};
 use flowcar::{
-    flow::decode,
-    view::table::{self, Style},
+    clock::Anchor,
+    flow::{Monotonic, decode},
+    view::{
+        Row,
+        table::{self, Style},
+    },
 };
 use flowcar_shared::record::{AF_INET6, FlowRecord};
 use proptest::prelude::*;
@@ -43,6 +47,7 @@ proptest! {
         };
         sample(&mut record, rtt_us);
         let flow = decode(bytes(&record), 0).expect("a whole record").flow;
+        let flow = Row::of(&flow, &Anchor::new(Monotonic(0), 0));
         let row = table::flow(&flow, Style::Plain);
         prop_assert!(row.chars().count() <= COLUMNS, "{} columns: {}", row.chars().count(), row);
         prop_assert!(row.contains(&format!(":{port} ")), "{}", row);

@@ -1,51 +1,29 @@
-//! `flowcar probe`.
+//! The end that asks.
 
 use std::{
     fs,
-    io::{self, Read as _},
+    io::{self, Read as _, Write as _},
     os::unix::net::UnixStream,
-    path::{Path, PathBuf},
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
 
 use super::{
     name::{Name, Suffix},
-    peer::{self, Stranger},
+    peer::{self, Rule, Stranger},
+    protocol::{self, ProtocolError, Question},
 };
-use crate::exit::{self, Failure};
 
-/// How long an answer may take: the main loop takes milliseconds, the rest is for a throttled container.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// The most bytes of an answer: that of all flows of one.
+const MOST: usize = 16 << 20;
 
-/// The most bytes of an answer.
-const MOST: usize = 4_096;
-
-/// A question to a running sidecar.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Question {
-    /// Does its main loop run?
-    Live,
-    /// Does it follow flows, and has a receiver taken a report (if one is to be sent)?
-    Ready,
-    /// Does it follow flows?
-    Started,
-}
-
-/// What to ask.
-#[derive(Debug, clap::Args)]
-pub struct ProbeArgs {
-    /// What is asked
-    #[arg(value_enum)]
-    question: Question,
-    /// Ask the one that was started with this --cgroup
-    #[arg(long, value_name = "PATH")]
-    cgroup: Option<PathBuf>,
-}
+/// The pause before another try where flowcar is busy.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-enum NoAnswer {
+pub(super) enum NoAnswer {
     #[error(
         "nobody answers ({0}): flowcar export has not attached yet, or does not run in this container"
     )]
@@ -54,47 +32,53 @@ enum NoAnswer {
         "flowcar does not answer: its name is taken by {0}, whose answer does not count, and no flowcar of this container answers under another name"
     )]
     Taken(Stranger),
+    #[error(transparent)]
+    Protocol(#[from] ProtocolError),
 }
 
-/// Asks the sidecar of this container.
+/// The flowcar that is asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Whom<'a> {
+    /// The one that was started with this --cgroup.
+    pub(super) cgroup: Option<&'a Path>,
+    /// Also one of another cgroup, as on a host, where flowcar is a service and a person asks.
+    pub(super) elsewhere: bool,
+}
+
+/// Asks a running flowcar. Gives what follows the answer's first line.
 ///
 /// # Errors
-/// [`Failure`] with status 1 if the answer is no, or if nobody answers.
-pub fn probe(args: &ProbeArgs) -> Result<u8, Failure> {
-    let answer = ask(args.cgroup.as_deref(), Instant::now() + PATIENCE)
-        .map_err(|error| Failure::new(exit::NO, error))?;
-    let (words, note) = answer.split_once('\n').unwrap_or((&answer, ""));
-    if !note.is_empty() {
-        // The kubelet shows what a probe prints when it fails; people see it in any case.
-        println!("{}", note.trim_end());
+/// [`NoAnswer`].
+pub(super) fn ask(
+    question: Question,
+    whom: Whom<'_>,
+    deadline: Instant,
+) -> Result<Vec<u8>, NoAnswer> {
+    loop {
+        let stream = find(whom, deadline)?;
+        let answer = exchange(stream, &question.request(), deadline)?;
+        match protocol::body(&answer) {
+            Err(ProtocolError::Busy) if Instant::now() < deadline => thread::sleep(PAUSE),
+            body => return Ok(body?.to_vec()),
+        }
     }
-    let wanted = match args.question {
-        Question::Live => "live",
-        Question::Ready => "ready",
-        Question::Started => "started",
-    };
-    if words.split_whitespace().any(|word| word == wanted) {
-        return Ok(0);
-    }
-    Err(Failure::new(
-        exit::NO,
-        format_args!("not {wanted}: flows are followed, but no receiver has taken a report yet"),
-    ))
 }
 
-fn ask(cgroup: Option<&Path>, deadline: Instant) -> Result<String, NoAnswer> {
+fn find(whom: Whom<'_>, deadline: Instant) -> Result<UnixStream, NoAnswer> {
     // A cgroup that was removed keeps the path as given.
-    let full = cgroup.map(|path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()));
+    let full = whom.cgroup;
+    let full = full.map(|path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()));
     let name = Name::of(full.as_deref())?;
-    let nobody = match connect(&name, None, deadline) {
-        Ok(stream) => match peer::check(&stream) {
-            Ok(_) => return Ok(read(stream, deadline)?),
+    let nobody = match connect(|| peer::connect(&name, None), deadline) {
+        Ok(stream) => match peer::check(&stream, Rule::SameContainer) {
+            Ok(_) => return Ok(stream),
             Err(stranger) => NoAnswer::Taken(stranger),
         },
         Err(error) => error.into(),
     };
-    let stream = renamed(&name, deadline).ok_or(nobody)?;
-    Ok(read(stream, deadline)?)
+    let renamed = renamed(&name, deadline);
+    let elsewhere = || whom.elsewhere.then(|| elsewhere(full.as_deref(), deadline));
+    renamed.or_else(|| elsewhere()?).ok_or(nobody)
 }
 
 /// The flowcar of this container that answers under another name, with a suffix in the name of its process.
@@ -106,42 +90,62 @@ fn renamed(name: &Name, deadline: Instant) -> Option<UnixStream> {
         Some((process, Suffix::of_process(&comm)?))
     });
     processes.find_map(|(process, suffix)| {
-        let stream = connect(name, Some(&suffix), deadline).ok()?;
-        (peer::check(&stream) == Ok(process)).then_some(stream)
+        let stream = connect(|| peer::connect(name, Some(&suffix)), deadline).ok()?;
+        (peer::check(&stream, Rule::SameContainer) == Ok(process)).then_some(stream)
     })
 }
 
+/// A flowcar of this user or of root in another cgroup of the network namespace: the one that follows this cgroup, or the only one.
+fn elsewhere(cgroup: Option<&Path>, deadline: Instant) -> Option<UnixStream> {
+    let sockets = fs::read_to_string("/proc/net/unix").ok()?;
+    let names: Vec<String> = Name::in_table(&sockets, cgroup).collect();
+    let mut streams = names.iter().filter_map(|name| {
+        let stream = connect(|| peer::connect_to_text(name), deadline).ok()?;
+        peer::check(&stream, Rule::AnyCgroup).ok().map(|_| stream)
+    });
+    let first = streams.next()?;
+    streams.next().is_none().then_some(first)
+}
+
 /// Connects, and retries until the deadline while the listener's queue is full.
-fn connect(name: &Name, suffix: Option<&Suffix>, deadline: Instant) -> io::Result<UnixStream> {
+fn connect(once: impl Fn() -> io::Result<UnixStream>, deadline: Instant) -> io::Result<UnixStream> {
     loop {
-        match peer::connect(name, suffix) {
+        match once() {
             Err(error)
                 if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline =>
             {
-                thread::sleep(Duration::from_millis(20));
+                thread::sleep(PAUSE);
             }
             done => return done,
         }
     }
 }
 
-/// All bytes until the other end closes, within the time and the bound.
-fn read(mut stream: UnixStream, deadline: Instant) -> io::Result<String> {
-    stream.set_nonblocking(false)?;
-    let mut answer = Vec::new();
-    let mut part = [0; 512];
-    while answer.len() < MOST {
+/// Sends the request, and reads all bytes until the other end closes, within the time and the bound.
+fn exchange(mut stream: UnixStream, request: &str, deadline: Instant) -> io::Result<Vec<u8>> {
+    let left = || {
         let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        stream.set_read_timeout(Some(left))?;
+        let is_over = left.is_zero();
+        (!is_over).then_some(left).ok_or(io::ErrorKind::TimedOut)
+    };
+    stream.set_nonblocking(false)?;
+    stream.set_write_timeout(Some(left()?))?;
+    // A flowcar that refuses the question has closed by now, and its answer can be read.
+    let _ = stream.write_all(request.as_bytes());
+    let mut answer = Vec::new();
+    let mut part = [0; 16_384];
+    while answer.len() < MOST {
+        stream.set_read_timeout(Some(left()?))?;
         match stream.read(&mut part) {
             Ok(0) => break,
             Ok(length) => answer.extend_from_slice(&part[..length]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // A refused request may be unread when flowcar closes.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset && !answer.is_empty() => {
+                break;
+            }
             Err(error) => return Err(error),
         }
     }
-    String::from_utf8(answer).map_err(io::Error::other)
+    Ok(answer)
 }

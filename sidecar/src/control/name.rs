@@ -1,6 +1,7 @@
 //! The names under which probes are answered.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     os::{
         linux::net::SocketAddrExt as _,
@@ -38,12 +39,29 @@ impl Name {
         let own = cgroup::own_cgroup().map_err(io::Error::other)?;
         let id = fs::metadata(own)?.ino();
         Ok(Self(match cgroup {
-            Some(path) => format!(
-                "flowcar.{id}.{}",
-                Uuid::new_v5(&Uuid::NAMESPACE_URL, path.as_os_str().as_bytes()).simple()
-            ),
+            Some(path) => format!("flowcar.{id}.{}", hash_of(path)),
             None => format!("flowcar.{id}"),
         }))
+    }
+
+    /// The names that flowcars listen under, in the kernel's table of Unix sockets (/proc/net/unix, proc_net(5)): of those that follow this
+    /// cgroup, or of those of any container.
+    pub(super) fn in_table(sockets: &str, cgroup: Option<&Path>) -> impl Iterator<Item = String> {
+        let hash = cgroup.map(hash_of);
+        let names = sockets.lines().filter_map(move |line| {
+            let mut columns = line.split_ascii_whitespace().skip(3);
+            // __SO_ACCEPTCON (include/uapi/linux/net.h): it listens.
+            let listens = columns.next()? == "00010000";
+            let name = columns.nth(3)?.strip_prefix("@flowcar.")?;
+            let of = name.split('.').nth(1);
+            let wanted = match &hash {
+                Some(hash) => of == Some(hash.as_str()),
+                // The other names, with a suffix or without, are shorter than a hash.
+                None => of.is_none_or(|part| part.len() == LENGTH),
+            };
+            (listens && wanted).then(|| format!("flowcar.{name}"))
+        });
+        names.collect::<BTreeSet<_>>().into_iter()
     }
 
     pub(super) fn address(&self, suffix: Option<&Suffix>) -> io::Result<SocketAddr> {
@@ -58,6 +76,11 @@ impl Name {
             None => name.clone(),
         }
     }
+}
+
+fn hash_of(cgroup: &Path) -> String {
+    let hash = Uuid::new_v5(&Uuid::NAMESPACE_URL, cgroup.as_os_str().as_bytes());
+    hash.simple().to_string()
 }
 
 // === impl Suffix ===
@@ -85,6 +108,27 @@ impl Suffix {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_found_in_the_kernels_table() {
+        let hash = hash_of(Path::new("/sys/fs/cgroup/web"));
+        let table = format!(
+            "Num       RefCount Protocol Flags    Type St Inode Path\n\
+             0000000000000000: 00000002 00000000 00010000 0001 01  1001 @flowcar.77\n\
+             0000000000000000: 00000003 00000000 00000000 0001 03  1002 @flowcar.78\n\
+             0000000000000000: 00000002 00000000 00010000 0001 01  1003 @flowcar.79.a1B2c3D\n\
+             0000000000000000: 00000002 00000000 00010000 0001 01  1004 @flowcar.77.{hash}\n\
+             0000000000000000: 00000002 00000000 00010000 0001 01  1005 /run/flowcar.sock\n\
+             0000000000000000: 00000002 00000000 00010000 0001 01  1006\n"
+        );
+        let found = |cgroup: Option<&str>| -> Vec<String> {
+            Name::in_table(&table, cgroup.map(Path::new)).collect()
+        };
+        assert_eq!(found(None), ["flowcar.77", "flowcar.79.a1B2c3D"]);
+        let web = found(Some("/sys/fs/cgroup/web"));
+        assert_eq!(web, [format!("flowcar.77.{hash}")]);
+        assert!(found(Some("/sys/fs/cgroup/db")).is_empty());
+    }
 
     #[test]
     fn suffix_is_read_from_process_name() {

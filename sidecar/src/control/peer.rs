@@ -2,7 +2,10 @@
 
 use std::{
     fmt, fs, io,
-    os::{fd::AsRawFd as _, unix::net::UnixStream},
+    os::{
+        fd::{AsFd, AsRawFd as _},
+        unix::net::UnixStream,
+    },
     process,
 };
 
@@ -43,22 +46,36 @@ impl fmt::Display for Stranger {
     }
 }
 
-/// Connects, and does not wait if the listener's queue is full.
+/// Connects to a name with its suffix, and does not wait if the listener's queue is full.
 pub(super) fn connect(name: &Name, suffix: Option<&Suffix>) -> io::Result<UnixStream> {
+    connect_to_text(&name.text(suffix))
+}
+
+/// Connects to an abstract name, and does not wait if the listener's queue is full.
+pub(super) fn connect_to_text(name: &str) -> io::Result<UnixStream> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    let address = UnixAddr::new_abstract(name.text(suffix).as_bytes())?;
+    let address = UnixAddr::new_abstract(name.as_bytes())?;
     connect_to(socket.as_raw_fd(), &address)?;
     Ok(socket.into())
 }
 
-/// Returns the process at the other end, if it is one of this container: the one that called listen(), as the kernel reports it
-/// (unix(7), SO_PEERCRED), runs in the same cgroups and as the same user or as root.
+/// Which processes may be at the other end: those of the same user or root, and
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rule {
+    /// of the same cgroups, and so of the same container.
+    SameContainer,
+    /// of any cgroup: a host.
+    AnyCgroup,
+}
+
+/// Returns the process at the other end, if it may be there: as the kernel reports the one that called connect() or listen() (unix(7),
+/// SO_PEERCRED).
 ///
 /// # Errors
 /// Who it is instead.
-pub(super) fn check(stream: &UnixStream) -> Result<i32, Stranger> {
-    let credentials = getsockopt(stream, PeerCredentials).map_err(|_| Stranger::Silent)?;
+pub(super) fn check(stream: impl AsFd, rule: Rule) -> Result<i32, Stranger> {
+    let credentials = getsockopt(&stream, PeerCredentials).map_err(|_| Stranger::Silent)?;
     let (process, user) = (credentials.pid(), credentials.uid());
     if process == 0 {
         return Err(Stranger::OtherPidNamespace);
@@ -69,6 +86,9 @@ pub(super) fn check(stream: &UnixStream) -> Result<i32, Stranger> {
     }
     if user != geteuid().as_raw() && user != 0 {
         return Err(Stranger::OtherUser { process, user });
+    }
+    if rule == Rule::AnyCgroup {
+        return Ok(process);
     }
     let cgroups = |process: &str| fs::read_to_string(format!("/proc/{process}/cgroup"));
     let Ok(theirs) = cgroups(&process.to_string()) else {

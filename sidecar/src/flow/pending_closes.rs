@@ -9,8 +9,9 @@ use std::{collections::HashMap, net::SocketAddr};
 
 use super::{Monotonic, PostCloseState, SocketSnapshot};
 
-/// How long to wait for the other end: it closes a round trip later, which inside a namespace is none.
-const PATIENCE_NS: u64 = 50_000_000;
+/// How long to wait for the other end: it closes a round trip later, which inside a namespace is none, once its process gets a
+/// processor.
+const PATIENCE_NS: u64 = 200_000_000;
 
 /// A connection by its addresses, as one end has them.
 type Pair = (SocketAddr, SocketAddr);

@@ -31,11 +31,10 @@ impl Follower {
     /// # Errors
     /// They cannot be attached again: nothing is followed from here on.
     pub fn check_links(&mut self) -> Result<(), SourceError> {
-        let Some(ebpf) = self.source.ebpf() else {
+        let Some(attachment) = self.source.attachment() else {
             return Ok(());
         };
         let now = Anchor::now().monotonic();
-        let attachment = ebpf.attachment();
         let before = self.links.seen.replace(now);
         match attachment {
             Attachment::Attached => Ok(()),

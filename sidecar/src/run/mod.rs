@@ -66,7 +66,7 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
     let source = Source::open(source(config), Some(cgroup.path()), Options::from(config))?;
     let kept = source.still_needs(false);
     let exporter = exporter(config, source.name(), &args.command[0]);
-    let polls = source.ebpf().is_none();
+    let polls = !source.capabilities().handshakes;
     let follower = Follower::new(source, &limits(config, polls));
     let mut session = Session::new(follower, exporter, STATUS_EVERY, config);
     let mut child = Child::spawn(&args.command, &cgroup)?;
@@ -82,9 +82,9 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
     report.closed(&closed, session.follower().anchor());
     still_open(&session, &mut report);
     let sums = Sums {
-        books: session.follower().books(),
         unscoped: session.follower().unscoped(),
-        exit_status: status.into(),
+        exit_status: Some(status.into()),
+        ..Sums::from(&session.follower().books())
     };
     // The command's environment may name a receiver that does not run.
     session

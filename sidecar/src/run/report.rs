@@ -10,7 +10,7 @@ use crate::{
     clock::Anchor,
     flow::Flow,
     view::{
-        Sums, json,
+        Row, Sums, json,
         table::{self, Style},
     },
 };
@@ -83,8 +83,8 @@ impl Report {
 
     fn row(&mut self, flow: &Flow, anchor: &Anchor) {
         let line = match self.format {
-            Format::Json => json::line(flow, anchor),
-            Format::Table => table::flow(flow, self.style),
+            Format::Json => json::line(&Row::of(flow, anchor)),
+            Format::Table => table::flow(&Row::of(flow, anchor), self.style),
         };
         self.clear_status();
         if self.rows == 0 && self.format == Format::Table {

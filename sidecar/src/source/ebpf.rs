@@ -265,6 +265,14 @@ impl EbpfSource {
         Ok(sums)
     }
 
+    /// The same; all 0 if the map cannot be read.
+    pub fn kernel_counters(&self) -> [u64; COUNTERS] {
+        self.counters().unwrap_or_else(|error| {
+            tracing::error!(%error, "the kernel's counters cannot be read");
+            [0; COUNTERS]
+        })
+    }
+
     /// Requests one sample of every flow: its next round trip sends it.
     ///
     /// # Errors

@@ -11,11 +11,12 @@ pub mod namespace_counts;
 use std::path::Path;
 
 use caps::Capability;
+use flowcar_shared::counter::COUNTERS;
 
 use self::{
     cause::Cause,
     diag::{DiagError, DiagSource},
-    ebpf::{AttachError, EbpfSource, Options},
+    ebpf::{AttachError, Attachment, EbpfSource, Options},
 };
 use crate::config::SourceChoice;
 
@@ -28,6 +29,18 @@ pub enum Source {
     Diag(DiagSource),
     /// The programs report; polls add older flows, and evict those whose close was lost.
     Both(EbpfSource, DiagSource),
+}
+
+/// What a source can report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Handshakes, measured RTTs and every close, as they happen. Without: polls show connections, RTTs are smoothed, and closes come as
+    /// destroy events.
+    pub handshakes: bool,
+    /// The sockets that are open, by dumps: connections that were open before flowcar, and closes whose record was lost.
+    pub dumps: bool,
+    /// The cgroup of a socket that closed before any dump showed it.
+    pub cgroup_of_closed: bool,
 }
 
 /// How much of what waits is taken in at once.
@@ -177,16 +190,73 @@ impl Source {
         }
     }
 
-    /// The programs.
-    pub const fn ebpf(&self) -> Option<&EbpfSource> {
+    /// What it can report.
+    pub const fn capabilities(&self) -> Capabilities {
+        let programs = !matches!(self, Self::Diag(_));
+        Capabilities {
+            handshakes: programs,
+            dumps: !matches!(self, Self::Ebpf(_)),
+            cgroup_of_closed: programs,
+        }
+    }
+
+    /// The kernel's own counts so far, by [`flowcar_shared::counter::Counter::index`]; all 0 without the programs.
+    pub fn counters(&self) -> [u64; COUNTERS] {
+        self.ebpf()
+            .map_or([0; COUNTERS], EbpfSource::kernel_counters)
+    }
+
+    /// Requests one sample of every flow with its next round trip.
+    pub fn ask_for_samples(&mut self) {
+        let asked = self.ebpf_mut().map(EbpfSource::ask_for_samples);
+        if let Some(Err(error)) = asked {
+            tracing::warn!(%error, "open flows are not sampled");
+        }
+    }
+
+    /// Sets whether the kernel must not allocate storage for one more socket.
+    pub fn set_full(&mut self, is_full: bool) {
+        let set = self.ebpf_mut().map(|ebpf| ebpf.set_full(is_full));
+        if let Some(Err(error)) = set {
+            tracing::warn!(%error, "the kernel may keep more than the memory limit has room for");
+        }
+    }
+
+    /// Whether the programs are still attached; `None` without programs.
+    pub fn attachment(&self) -> Option<Attachment> {
+        self.ebpf().map(EbpfSource::attachment)
+    }
+
+    /// Closed sockets of the network namespace that may or may not have been in the cgroup; `None` where the cgroup of each is known.
+    pub fn unscoped(&self) -> Option<u64> {
+        match self {
+            Self::Diag(diag) => Some(diag.unscoped()),
+            Self::Ebpf(_) | Self::Both(..) => None,
+        }
+    }
+
+    /// Destroy events that the kernel could not deliver.
+    pub fn events_dropped(&self) -> u64 {
+        self.diag().map_or(0, DiagSource::dropped)
+    }
+
+    /// Beside the programs destroy events are not needed once the last adopted flow has closed.
+    pub fn adopted_closed(&mut self) {
+        if let Self::Both(_, diag) = self
+            && diag.is_subscribed()
+        {
+            diag.unsubscribe();
+        }
+    }
+
+    const fn ebpf(&self) -> Option<&EbpfSource> {
         match self {
             Self::Ebpf(ebpf) | Self::Both(ebpf, _) => Some(ebpf),
             Self::Diag(_) => None,
         }
     }
 
-    /// The programs.
-    pub const fn ebpf_mut(&mut self) -> Option<&mut EbpfSource> {
+    const fn ebpf_mut(&mut self) -> Option<&mut EbpfSource> {
         match self {
             Self::Ebpf(ebpf) | Self::Both(ebpf, _) => Some(ebpf),
             Self::Diag(_) => None,
@@ -201,8 +271,7 @@ impl Source {
         }
     }
 
-    /// The polls.
-    pub const fn diag_mut(&mut self) -> Option<&mut DiagSource> {
+    const fn diag_mut(&mut self) -> Option<&mut DiagSource> {
         match self {
             Self::Diag(diag) | Self::Both(_, diag) => Some(diag),
             Self::Ebpf(_) => None,

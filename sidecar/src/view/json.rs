@@ -5,10 +5,8 @@ use std::{collections::BTreeMap, net::SocketAddr};
 use serde::Serialize;
 
 use crate::{
-    clock::Anchor,
-    flow::{Flow, Role, RttKind},
-    histogram::Histogram,
-    view::Sums,
+    flow::Role,
+    view::{Row, Sums, Times},
 };
 
 /// One flow, in the order of fields that the CLI promises.
@@ -67,11 +65,13 @@ struct Figures<'a> {
     live: u64,
     failed: u64,
     lost: u64,
-    lost_by: BTreeMap<&'a str, u64>,
+    lost_by: &'a BTreeMap<String, u64>,
     /// Absent where every flow is placed.
     #[serde(skip_serializing_if = "Option::is_none")]
     unscoped: Option<u64>,
-    exit_status: i32,
+    /// Absent where no command was run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_status: Option<i32>,
 }
 
 /// The value of `role` and of `network.tcp.handshake.role`.
@@ -84,62 +84,55 @@ pub const fn role_name(role: Role) -> &'static str {
 }
 
 /// One line, without its end, for a flow that is over, or still open.
-pub fn line(flow: &Flow, anchor: &Anchor) -> String {
+pub fn line(row: &Row) -> String {
+    let (rtt, exchanges): (Times, Times) = (row.rtt(), row.exchanges());
     let line = Line {
-        role: role_name(flow.role),
-        local: address(flow.local),
-        peer: address(flow.peer),
-        opened_at: rfc3339(anchor.unix_ns(flow.started)),
-        duration_s: seconds(flow.duration_ns().unwrap_or_default()),
-        connect_s: flow.connect_ns().map(seconds),
-        bytes_sent: flow.volume.bytes_sent,
-        bytes_received: flow.volume.bytes_received,
-        segments_sent: flow.volume.segments_sent,
-        segments_received: flow.volume.segments_received,
-        retransmits: flow.volume.retransmits.total(),
+        role: role_name(row.role()),
+        local: address(row.local()),
+        peer: address(row.peer()),
+        opened_at: rfc3339(row.opened_unix_ns),
+        duration_s: seconds(row.duration_ns.unwrap_or_default()),
+        connect_s: row.connect_ns.map(seconds),
+        bytes_sent: row.bytes_sent,
+        bytes_received: row.bytes_received,
+        segments_sent: row.segments_sent,
+        segments_received: row.segments_received,
+        retransmits: row.retransmits,
         rtt: Rtt {
-            kind: match flow.rtt_kind {
-                RttKind::Measured => "measured",
-                RttKind::Smoothed => "smoothed",
+            kind: if row.is_smoothed {
+                "smoothed"
+            } else {
+                "measured"
             },
-            count: flow.rtt.count(),
-            min_s: flow.rtt.min_ns().map(seconds),
-            p50_s: quantile(&flow.rtt, 0.5),
-            p99_s: quantile(&flow.rtt, 0.99),
+            count: rtt.count,
+            min_s: rtt.min_ns.map(seconds),
+            p50_s: rtt.p50_ns.map(seconds),
+            p99_s: rtt.p99_ns.map(seconds),
         },
         exchanges: Exchanges {
-            count: flow.exchanges.count(),
-            p50_s: quantile(&flow.exchanges, 0.5),
-            p99_s: quantile(&flow.exchanges, 0.99),
+            count: exchanges.count,
+            p50_s: exchanges.p50_ns.map(seconds),
+            p99_s: exchanges.p99_ns.map(seconds),
         },
-        close_reason: flow.outcome.map(|outcome| outcome.name()),
-        trace_id: format!("{:032x}", flow.trace.trace_id),
-        span_id: format!("{:016x}", flow.trace.span_id),
+        close_reason: row.close_reason.as_deref(),
+        trace_id: format!("{:032x}", row.trace_id()),
+        span_id: format!("{:016x}", row.span_id),
     };
     serde_json::to_string(&line).expect("strings and numbers always serialise")
 }
 
 /// The last line.
 pub fn summary(sums: &Sums) -> String {
-    let Sums {
-        books,
-        unscoped,
-        exit_status,
-    } = sums;
     let summary = Summary {
         summary: Figures {
-            opened: books.opened,
-            closed: books.closed,
-            live: books.live,
-            failed: books.failed,
-            lost: books.lost_total(),
-            lost_by: books
-                .lost
-                .iter()
-                .map(|(lost, count)| (lost.name(), *count))
-                .collect(),
-            unscoped: *unscoped,
-            exit_status: *exit_status,
+            opened: sums.opened,
+            closed: sums.closed,
+            live: sums.live,
+            failed: sums.failed,
+            lost: sums.lost.values().sum(),
+            lost_by: &sums.lost,
+            unscoped: sums.unscoped,
+            exit_status: sums.exit_status,
         },
     };
     serde_json::to_string(&summary).expect("strings and numbers always serialise")
@@ -155,12 +148,6 @@ fn address(socket: SocketAddr) -> Address {
 /// Nanoseconds as seconds, to the nanosecond and no further.
 fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
-}
-
-fn quantile(histogram: &Histogram, q: f64) -> Option<f64> {
-    histogram
-        .quantile_s(q)
-        .map(|value| (value * 1e9).round() / 1e9)
 }
 
 fn rfc3339(unix_ns: u64) -> String {

@@ -2,17 +2,46 @@
 
 pub mod json;
 pub mod quantity;
+mod row;
 pub mod table;
+
+pub use row::{Row, Times};
+
+use std::collections::BTreeMap;
 
 use crate::flow::Books;
 
 /// The last line of a report.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Sums {
-    /// The closed books.
-    pub books: Books,
+    /// Connections opened or adopted.
+    pub opened: u64,
+    /// Connections closed.
+    pub closed: u64,
+    /// Connections open.
+    pub live: u64,
+    /// Attempts that failed.
+    pub failed: u64,
+    /// Connections lost, by reason.
+    pub lost: BTreeMap<String, u64>,
     /// Sockets that may or may not be the command's; `None` where every socket's cgroup is known.
     pub unscoped: Option<u64>,
-    /// The command's exit status.
-    pub exit_status: i32,
+    /// The command's exit status, where a command was run.
+    pub exit_status: Option<i32>,
+}
+
+impl From<&Books> for Sums {
+    fn from(books: &Books) -> Self {
+        let lost = books.lost.iter();
+        Self {
+            opened: books.opened,
+            closed: books.closed,
+            live: books.live,
+            failed: books.failed,
+            lost: lost
+                .map(|(reason, count)| (reason.name().to_owned(), *count))
+                .collect(),
+            ..Self::default()
+        }
+    }
 }

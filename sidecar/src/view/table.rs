@@ -7,7 +7,7 @@ use super::{
 use crate::{
     flow::{Flow, Role},
     histogram::Histogram,
-    view::Sums,
+    view::{Row, Sums},
 };
 
 /// Colours, or none.
@@ -46,35 +46,32 @@ pub fn head(style: Style) -> String {
 }
 
 /// The row of a flow, closed or open.
-pub fn flow(flow: &Flow, style: Style) -> String {
-    let none = || "-".to_owned();
-    let quantile = |q| flow.rtt.quantile_s(q).map_or_else(none, duration);
-    let retransmits = flow.volume.retransmits.total();
-    let close = flow.outcome.map_or("open", |outcome| outcome.name());
-    let role = match flow.role {
+pub fn flow(flow: &Row, style: Style) -> String {
+    let shown = |ns: Option<u64>| ns.map_or_else(|| "-".to_owned(), |ns| duration(ns as f64 / 1e9));
+    let role = match flow.role() {
         Role::Unknown => "-",
         role => role_name(role),
     };
-    let min = flow.rtt.min_ns().map(|ns| duration(ns as f64 / 1e9));
+    let rtt = flow.rtt();
     let cells = [
         role.to_owned(),
-        peer(&flow.peer.to_string()),
-        flow.duration_ns()
-            .map_or_else(none, |ns| duration(ns as f64 / 1e9)),
-        bytes(flow.volume.bytes_sent),
-        bytes(flow.volume.bytes_received),
-        retransmits.to_string(),
-        flow.connect_ns()
-            .map_or_else(none, |ns| duration(ns as f64 / 1e9)),
-        min.unwrap_or_else(none),
-        quantile(0.5),
-        quantile(0.99),
-        close.to_owned(),
+        peer(&flow.peer().to_string()),
+        shown(flow.duration_ns),
+        bytes(flow.bytes_sent),
+        bytes(flow.bytes_received),
+        flow.retransmits.to_string(),
+        shown(flow.connect_ns),
+        shown(rtt.min_ns),
+        shown(rtt.p50_ns),
+        shown(rtt.p99_ns),
+        flow.close_reason
+            .clone()
+            .unwrap_or_else(|| "open".to_owned()),
     ];
     let text = row(cells.each_ref().map(String::as_str));
-    if flow.is_failure() {
+    if flow.is_failure {
         style.paint(RED, &text)
-    } else if retransmits > 0 {
+    } else if flow.retransmits > 0 {
         style.paint(YELLOW, &text)
     } else {
         text
@@ -83,24 +80,20 @@ pub fn flow(flow: &Flow, style: Style) -> String {
 
 /// The last line, and one more where flows may be missing above.
 pub fn summary(sums: &Sums, style: Style) -> String {
-    let Sums {
-        books, unscoped, ..
-    } = sums;
-    let lost = books
-        .lost
-        .iter()
-        .map(|(lost, count)| format!(" ({} {count})", lost.name()))
-        .collect::<String>();
+    let lost = sums.lost.iter();
+    let lost: String = lost
+        .map(|(reason, count)| format!(" ({reason} {count})"))
+        .collect();
     let text = format!(
         "{} opened = {} closed + {} live + {} lost{lost}; {} failed to connect",
-        books.opened,
-        books.closed,
-        books.live,
-        books.lost_total(),
-        books.failed
+        sums.opened,
+        sums.closed,
+        sums.live,
+        sums.lost.values().sum::<u64>(),
+        sums.failed
     );
     let text = style.paint(DIM, &text);
-    match unscoped {
+    match sums.unscoped {
         None | Some(0) => text,
         Some(unscoped) => {
             let missing = format!(
@@ -166,7 +159,10 @@ fn peer(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::example;
+    use crate::{
+        clock::Anchor,
+        flow::{Monotonic, example},
+    };
 
     #[test]
     fn a_connection_that_is_open_is_a_row_and_the_minimum_stands_beside_the_percentiles() {
@@ -180,6 +176,7 @@ mod tests {
             rtt,
             ..example::closed(1)
         };
+        let open = Row::of(&open, &Anchor::new(Monotonic(0), 0));
         let (head, row) = (head(Style::Plain), flow(&open, Style::Plain));
         let under = |name: &str| {
             let end = head.find(name).expect("a column") + name.len();

@@ -3,6 +3,7 @@
 
 mod cgroup_of_others;
 mod confined;
+mod control;
 mod detached;
 mod forged_netlink;
 mod probe;

@@ -1,0 +1,107 @@
+//! `flowcar flows`: the open connections of a running flowcar.
+
+use std::{
+    io::{self, IsTerminal as _, Write},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use prost::Message as _;
+
+use super::{
+    ask::{NoAnswer, Whom, ask},
+    protocol::{Listing, MOST_FLOWS, ProtocolError, Question},
+};
+use crate::{
+    exit::{self, Failure},
+    view::{
+        Row, json,
+        table::{self, Style},
+    },
+};
+
+/// How long all answers may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Which flows, and how they are shown.
+#[derive(Debug, clap::Args)]
+pub struct FlowsArgs {
+    /// The form: rows for people, or one JSON object a line
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    format: Format,
+    /// Ask the flowcar export that was started with this --cgroup [default: the one of this container, or the only one on this host]
+    #[arg(long, value_name = "PATH")]
+    cgroup: Option<PathBuf>,
+}
+
+/// The form of the list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// Rows for people
+    Table,
+    /// One JSON object a line
+    Json,
+}
+
+/// Prints the open connections of a running `flowcar export`, oldest first, and its books.
+///
+/// # Errors
+/// [`Failure`] if nobody answers, or the list cannot be written.
+pub fn flows(args: &FlowsArgs) -> Result<u8, Failure> {
+    let whom = Whom {
+        cgroup: args.cgroup.as_deref(),
+        elsewhere: true,
+    };
+    let listing = all(whom, Instant::now() + PATIENCE);
+    let listing = listing.map_err(|error| Failure::new(exit::UNAVAILABLE, error))?;
+    match print(&listing, args.format) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::new(
+            exit::CANNOT_CREATE,
+            format_args!("cannot write the list: {error}"),
+        )),
+        _ => Ok(0),
+    }
+}
+
+/// All flows, asked for in parts.
+fn all(whom: Whom<'_>, deadline: Instant) -> Result<Listing, NoAnswer> {
+    let mut flows: Vec<Row> = Vec::new();
+    loop {
+        let after = flows.last().map_or(0, |row| row.cookie);
+        let most = MOST_FLOWS;
+        let answer = ask(Question::Flows { after, most }, whom, deadline)?;
+        let mut part = Listing::decode(&answer[..]).map_err(|_| ProtocolError::Damaged)?;
+        let more = part.more && !part.flows.is_empty();
+        flows.append(&mut part.flows);
+        if !more {
+            flows.sort_by_key(|row| (row.opened_unix_ns, row.cookie));
+            return Ok(Listing { flows, ..part });
+        }
+    }
+}
+
+fn print(listing: &Listing, format: Format) -> io::Result<()> {
+    let stdout = io::stdout();
+    let style = if stdout.is_terminal() {
+        Style::Coloured
+    } else {
+        Style::Plain
+    };
+    let mut out = io::BufWriter::new(stdout.lock());
+    match format {
+        Format::Json => {
+            for row in &listing.flows {
+                writeln!(out, "{}", json::line(row))?;
+            }
+            writeln!(out, "{}", json::summary(&listing.sums()))?;
+        }
+        Format::Table => {
+            writeln!(out, "{}", table::head(style))?;
+            for row in &listing.flows {
+                writeln!(out, "{}", table::flow(row, style))?;
+            }
+            writeln!(out, "{}", table::summary(&listing.sums(), style))?;
+        }
+    }
+    out.flush()
+}
