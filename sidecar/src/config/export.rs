@@ -1,19 +1,17 @@
 //! `OTEL_EXPORTER_OTLP_*`: where each signal goes, and how (OpenTelemetry specification, protocol/exporter).
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::path::{Path, PathBuf};
 
 use super::{
     endpoint::{self, Endpoint},
     error::ParseError,
-    headers::{self, Headers},
-    parse,
+    headers::Headers,
+    parse::Exporters,
     proxy::proxy,
-    raw::{Raw, RawProxies, RawSignal},
     reader::Reader,
-    signal::{Compression, Protocol, Signal},
+    setting::{PerSignal, Setting},
+    settings,
+    signal::{Protocol, Signal},
     target::{Export, Target},
 };
 use crate::{
@@ -21,16 +19,11 @@ use crate::{
     files::FileError,
 };
 
-const ANY: &str = "OTEL_EXPORTER_OTLP_";
-
 /// What is set, and what the default endpoint would give.
-pub(super) fn read(raw: &Raw, reader: &mut Reader) -> (Export, Export) {
-    let disabled = reader.boolean("OTEL_SDK_DISABLED", &raw.sdk.sdk_disabled);
-    let mut wanted = |name: &str, value: &Option<String>| {
-        let (otlp, others) = reader.read(name, value, (true, Vec::new()), |text| {
-            let (otlp, others) = parse::exporters(text)?;
-            Ok((otlp, others.into_iter().map(str::to_owned).collect()))
-        });
+pub(super) fn read(reader: &mut Reader) -> (Export, Export) {
+    let disabled = reader.boolean(&settings::OTEL_SDK_DISABLED);
+    let mut wanted = |setting: &Setting<Exporters>| {
+        let Exporters { otlp, others } = reader.read(setting);
         if !others.is_empty() {
             let known = ["console", "logging", "prometheus", "zipkin", "jaeger"];
             let named = others.iter().all(|other| known.contains(&other.as_str()));
@@ -39,21 +32,23 @@ pub(super) fn read(raw: &Raw, reader: &mut Reader) -> (Export, Export) {
             } else {
                 "others".to_owned()
             };
-            reader.notice(
-                name,
+            reader.notice_about(
+                setting,
                 format!("has {others}, which flowcar has not: it exports by OTLP only"),
             );
         }
         otlp && !disabled
     };
-    let metrics_wanted = wanted("OTEL_METRICS_EXPORTER", &raw.sdk.metrics_exporter);
-    let traces_wanted = wanted("OTEL_TRACES_EXPORTER", &raw.sdk.traces_exporter);
+    let metrics_wanted = wanted(&settings::OTEL_METRICS_EXPORTER);
+    let traces_wanted = wanted(&settings::OTEL_TRACES_EXPORTER);
 
     // Errors in the settings of a signal that is switched off count as well.
-    let metrics = SignalReader::new(Signal::Metrics, &raw.metrics, raw).read(reader);
-    let traces = SignalReader::new(Signal::Traces, &raw.traces, raw).read(reader);
-    let (metrics, metrics_default) = metrics.wanted(metrics_wanted);
-    let (traces, traces_default) = traces.wanted(traces_wanted);
+    let (metrics, metrics_default) = SignalReader::new(Signal::Metrics, reader)
+        .read()
+        .wanted(metrics_wanted);
+    let (traces, traces_default) = SignalReader::new(Signal::Traces, reader)
+        .read()
+        .wanted(traces_wanted);
     (
         Export { metrics, traces },
         Export {
@@ -77,95 +72,78 @@ impl Read {
     }
 }
 
-/// Reads a signal's own variables before those of any signal.
+/// Reads what is set for one signal.
 struct SignalReader<'a> {
     signal: Signal,
-    own: &'a RawSignal,
-    any: &'a RawSignal,
-    proxies: &'a RawProxies,
+    reader: &'a mut Reader,
     is_injected: bool,
 }
 
 impl<'a> SignalReader<'a> {
-    fn new(signal: Signal, own: &'a RawSignal, raw: &'a Raw) -> Self {
+    fn new(signal: Signal, reader: &'a mut Reader) -> Self {
         Self {
             signal,
-            own,
-            any: &raw.any,
-            proxies: &raw.proxies,
-            is_injected: raw.flowcar.pod_uid.is_some(),
+            is_injected: reader.find(&settings::FLOWCAR_POD_UID).is_some(),
+            reader,
         }
     }
 
-    fn read(&self, reader: &mut Reader) -> Read {
-        let protocol = self.setting(reader, "PROTOCOL", |raw| &raw.protocol, protocol);
-        let protocol = protocol.unwrap_or(Protocol::Grpc);
-        let insecure = self.set(|raw| &raw.insecure);
-        let insecure = insecure.is_some_and(|(prefix, value)| {
-            reader.boolean(&format!("{prefix}INSECURE"), &Some(value.clone()))
-        });
-        let headers = self.headers(reader);
-        let pick = |raw: &'a RawSignal| &raw.headers_file;
-        let headers_file = self.file(reader, "HEADERS_FILE", pick, |path| {
+    fn read(&mut self) -> Read {
+        let signal = self.signal;
+        let protocol = self.reader.read(settings::PROTOCOL.of(signal));
+        let insecure = self.reader.boolean(settings::INSECURE.of(signal));
+        let headers = self.headers();
+        let headers_file = self.file(&settings::HEADERS_FILE, |path| {
             Headers::read(path).map(drop)
         });
-        let timeout = self.setting(reader, "TIMEOUT", |raw| &raw.timeout, parse::limit);
-        let compression = self.setting(reader, "COMPRESSION", |raw| &raw.compression, compression);
-        let tls = self.tls(reader);
-        let endpoint = self.endpoint(reader, protocol, insecure);
+        let timeout = self.reader.read(settings::TIMEOUT.of(signal));
+        let compression = self.reader.read(settings::COMPRESSION.of(signal));
+        let tls = self.tls();
+        let endpoint = self.endpoint(protocol, insecure);
         let secrets = headers.as_ref().is_some_and(|headers| !headers.is_empty());
         if let Some(endpoint) = &endpoint
             && (secrets || headers_file.is_some())
         {
-            self.unencrypted(reader, endpoint);
+            self.unencrypted(endpoint);
         }
         Read {
             target: endpoint.map(|endpoint| Target {
-                proxy: proxy(self.proxies, &endpoint, reader),
+                proxy: proxy(&endpoint, self.reader),
                 endpoint: endpoint.uri,
                 zone: endpoint.zone,
                 socket: endpoint.socket,
                 protocol,
                 headers: headers.unwrap_or_default(),
                 headers_file,
-                timeout: timeout.unwrap_or(Some(Duration::from_secs(10))),
-                compression: compression.flatten(),
+                timeout,
+                compression,
                 tls,
             }),
-            asked: self.set(|raw| &raw.endpoint).is_some(),
+            asked: self.reader.find(settings::ENDPOINT.of(signal)).is_some(),
         }
     }
 
     /// In a pod they come from a Secret. The pod starts without it or with a wrong one: see [`MOUNTED`].
-    fn headers(&self, reader: &mut Reader) -> Option<Headers> {
-        let pick = |raw: &'a RawSignal| &raw.headers;
-        let Some((prefix, value)) = self.set(pick).filter(|_| self.is_injected) else {
-            return self.setting(reader, "HEADERS", pick, headers::parse);
-        };
-        match headers::parse(value) {
-            Ok(headers) => Some(headers),
-            Err(ParseError { wrong, remedy }) => {
-                let text = format!(
-                    "are wrong ({wrong}), and none are sent until the Secret behind them is corrected and the pod is recreated; {remedy}"
-                );
-                reader.notice(&format!("{prefix}HEADERS"), text);
-                None
-            }
+    fn headers(&mut self) -> Option<Headers> {
+        let setting = settings::HEADERS.of(self.signal);
+        if !self.is_injected {
+            return self.reader.read(setting);
         }
+        self.reader.try_read(setting).unwrap_or_else(|ParseError { wrong, remedy }| {
+            let text = format!(
+                "are wrong ({wrong}), and none are sent until the Secret behind them is corrected and the pod is recreated; {remedy}"
+            );
+            self.reader.notice_about(setting, text);
+            None
+        })
     }
 
     /// Headers carry credentials, which are sent in plain text without TLS.
-    fn unencrypted(&self, reader: &mut Reader, endpoint: &Endpoint) {
+    fn unencrypted(&mut self, endpoint: &Endpoint) {
         let plain = endpoint.socket.is_none() && endpoint.uri.scheme_str() == Some("http");
         if !plain {
             return;
         }
-        let names = [
-            self.set(|raw| &raw.headers)
-                .map(|(prefix, _)| (prefix, "HEADERS")),
-            self.set(|raw| &raw.headers_file)
-                .map(|(prefix, _)| (prefix, "HEADERS_FILE")),
-        ];
         let host = endpoint.uri.host().unwrap_or_default();
         let bare = host.trim_matches(['[', ']']);
         let here = bare.parse::<std::net::IpAddr>().map_or_else(
@@ -177,66 +155,57 @@ impl<'a> SignalReader<'a> {
         } else {
             "goes without encryption over the network, where others may read it: use https://"
         };
-        for (prefix, name) in names.into_iter().flatten() {
-            reader.notice(&format!("{prefix}{name}"), text);
-        }
+        let signal = self.signal;
+        self.reader.notice_about(settings::HEADERS.of(signal), text);
+        self.reader
+            .notice_about(settings::HEADERS_FILE.of(signal), text);
     }
 
     /// The endpoint: for HTTP, the signal's path below the common endpoint; below a Unix-domain socket always.
-    fn endpoint(
-        &self,
-        reader: &mut Reader,
-        protocol: Protocol,
-        insecure: bool,
-    ) -> Option<Endpoint> {
-        let set = self.set(|raw| &raw.endpoint);
-        let text = set.map_or(protocol.default_endpoint(), |(_, value)| value);
-        let own = self.own.endpoint.is_some();
+    fn endpoint(&mut self, protocol: Protocol, insecure: bool) -> Option<Endpoint> {
+        let setting = settings::ENDPOINT.of(self.signal);
+        let set = self.reader.find(setting);
+        let own = set
+            .as_ref()
+            .is_some_and(|set| set.name != settings::ENDPOINT.common);
+        let text = set.map_or(protocol.default_endpoint().to_owned(), |set| set.value);
         let read = || {
-            let endpoint = endpoint::endpoint(text, protocol, insecure)?;
+            let endpoint = endpoint::endpoint(&text, protocol, insecure)?;
             if protocol == Protocol::HttpProtobuf && (!own || endpoint.socket.is_some()) {
                 endpoint.below(&format!("/v1/{}", self.signal.name()))
             } else {
                 Ok(endpoint)
             }
         };
-        let endpoint = self.setting(reader, "ENDPOINT", |raw| &raw.endpoint, |_| read());
-        let endpoint = if set.is_some() {
-            endpoint?
-        } else {
-            read().ok()?
-        };
+        let endpoint = read()
+            .map_err(|wrong| self.reader.error(setting, wrong))
+            .ok()?;
         let path = endpoint
             .uri
             .path_and_query()
             .map_or("/", |path| path.as_str());
-        if let (Some((prefix, _)), Protocol::Grpc) = (set, protocol)
-            && path != "/"
-        {
+        if protocol == Protocol::Grpc && path != "/" {
             let text =
                 "has a path or a query, which gRPC does not send: only its host and port are used";
-            reader.notice(&format!("{prefix}ENDPOINT"), text);
+            self.reader.notice_about(setting, text);
         }
         Some(endpoint)
     }
 
     /// The certificates' files, each read once so that a wrong one is reported before the first export.
-    fn tls(&self, reader: &mut Reader) -> TlsFiles {
-        let authorities = self.file(
-            reader,
-            "CERTIFICATE",
-            |raw| &raw.certificate,
-            |path| certs::authorities(path).map(drop),
-        );
-        let chain = |path: &Path| certs::chain(path).map(drop);
-        let key = |path: &Path| certs::private_key(path).map(drop);
-        let pick = |raw: &'a RawSignal| &raw.client_certificate;
-        let certificate = self.file(reader, "CLIENT_CERTIFICATE", pick, chain);
-        let pick = |raw: &'a RawSignal| &raw.client_key;
-        let key = self.file(reader, "CLIENT_KEY", pick, key);
-        self.dates(reader, "CERTIFICATE", authorities.as_deref(), true);
-        self.dates(reader, "CLIENT_CERTIFICATE", certificate.as_deref(), false);
-        let client = self.client(reader, certificate, key);
+    fn tls(&mut self) -> TlsFiles {
+        let authorities = self.file(&settings::CERTIFICATE, |path| {
+            certs::authorities(path).map(drop)
+        });
+        let certificate = self.file(&settings::CLIENT_CERTIFICATE, |path| {
+            certs::chain(path).map(drop)
+        });
+        let key = self.file(&settings::CLIENT_KEY, |path| {
+            certs::private_key(path).map(drop)
+        });
+        self.dates(&settings::CERTIFICATE, authorities.as_deref(), true);
+        self.dates(&settings::CLIENT_CERTIFICATE, certificate.as_deref(), false);
+        let client = self.client(certificate, key);
         TlsFiles {
             authorities,
             client,
@@ -244,39 +213,40 @@ impl<'a> SignalReader<'a> {
     }
 
     /// Expired and future certificates are no error: the files may be replaced, and the clock may be set.
-    fn dates(&self, reader: &mut Reader, name: &str, path: Option<&Path>, all: bool) {
+    fn dates(&mut self, setting: &PerSignal<Option<PathBuf>>, path: Option<&Path>, all: bool) {
         let Some(path) = path else { return };
         if let Some(dates) = certs::out_of_date(path, all) {
             let text = format!(
                 "is {}, whose certificate {dates}: write a valid one there, which is read when the file changes",
                 path.display()
             );
-            reader.notice(&format!("{ANY}{name}"), text);
+            self.reader.notice(setting.common, text);
         }
     }
 
     /// Certificate and key: both or none.
     fn client(
-        &self,
-        reader: &mut Reader,
+        &mut self,
         certificate: Option<PathBuf>,
         key: Option<PathBuf>,
     ) -> Option<ClientFiles> {
+        let (own_certificate, own_key) = (
+            settings::CLIENT_CERTIFICATE.of(self.signal),
+            settings::CLIENT_KEY.of(self.signal),
+        );
         let alone = |other: &str| {
-            let remedy = format!("set {ANY}{other} as well, or neither");
+            let remedy = format!("set {other} as well, or neither");
             ParseError::new("is of no use alone", remedy)
         };
-        let key_set = self.set(|raw| &raw.client_key);
-        match (self.set(|raw| &raw.client_certificate), key_set) {
-            (Some((prefix, value)), None) => {
-                let name = format!("{prefix}CLIENT_CERTIFICATE");
-                reader.add_once(&name, value, alone("CLIENT_KEY"));
-            }
-            (None, Some((prefix, value))) => {
-                let name = format!("{prefix}CLIENT_KEY");
-                reader.add_once(&name, value, alone("CLIENT_CERTIFICATE"));
-            }
-            _ => {}
+        let certificate_set = self.reader.find(own_certificate).is_some();
+        let key_set = self.reader.find(own_key).is_some();
+        if certificate_set && !key_set {
+            let wrong = alone(settings::CLIENT_KEY.common);
+            self.reader.error(own_certificate, wrong);
+        }
+        if key_set && !certificate_set {
+            let wrong = alone(settings::CLIENT_CERTIFICATE.common);
+            self.reader.error(own_key, wrong);
         }
         let client = ClientFiles {
             certificate: certificate?,
@@ -287,17 +257,15 @@ impl<'a> SignalReader<'a> {
             authorities: Some(client.certificate.clone()),
             client: Some(client.clone()),
         };
-        if let Some((prefix, value)) = key_set
-            && let Err(error) = pair.load(b"")
-        {
-            let name = format!("{prefix}CLIENT_KEY");
+        if let Err(error) = pair.load(b"") {
             if !is_mounted(&client.certificate) && !is_mounted(&client.key) {
-                reader.add_once(&name, value, ParseError::new(error.wrong, error.remedy));
+                let wrong = ParseError::new(error.wrong, error.remedy);
+                self.reader.error(own_key, wrong);
             } else if certs::chain(&client.certificate).is_ok()
                 && certs::private_key(&client.key).is_ok()
             {
                 // An error in either file alone was reported above.
-                reader.notice(&name, until_right(&error));
+                self.reader.notice_about(own_key, until_right(&error));
             }
         }
         Some(client)
@@ -305,79 +273,25 @@ impl<'a> SignalReader<'a> {
 
     /// A file's path, if `check` finds nothing wrong with the file.
     fn file(
-        &self,
-        reader: &mut Reader,
-        name: &str,
-        pick: impl Fn(&'a RawSignal) -> &'a Option<String>,
+        &mut self,
+        setting: &'static PerSignal<Option<PathBuf>>,
         check: impl Fn(&Path) -> Result<(), FileError>,
     ) -> Option<PathBuf> {
-        let mut notice = None;
-        let path = self.setting(reader, name, &pick, |text| {
-            let path = PathBuf::from(text);
-            match check(&path) {
-                Err(error) if is_mounted(&path) => notice = Some(until_right(&error)),
-                checked => checked.map_err(|error| ParseError::new(error.wrong, error.remedy))?,
+        let setting = setting.of(self.signal);
+        let path = self.reader.read(setting)?;
+        match check(&path) {
+            Ok(()) => Some(path),
+            Err(error) if is_mounted(&path) => {
+                self.reader.notice_about(setting, until_right(&error));
+                Some(path)
             }
-            Ok(path)
-        });
-        if let (Some(text), Some((prefix, _))) = (notice, self.set(pick)) {
-            reader.notice(&format!("{prefix}{name}"), text);
-        }
-        path
-    }
-
-    /// The signal's own variable, else that of any signal: the beginning of its name, and its value.
-    fn set(
-        &self,
-        pick: impl Fn(&'a RawSignal) -> &'a Option<String>,
-    ) -> Option<(&'static str, &'a String)> {
-        let own = pick(self.own).as_ref();
-        let own = own.map(|value| (self.signal.prefix(), value));
-        own.or_else(|| pick(self.any).as_ref().map(|value| (ANY, value)))
-    }
-
-    /// The parsed value of the signal's own variable, else of any signal's.
-    fn setting<T>(
-        &self,
-        reader: &mut Reader,
-        name: &str,
-        pick: impl Fn(&'a RawSignal) -> &'a Option<String>,
-        parse: impl FnOnce(&str) -> Result<T, ParseError>,
-    ) -> Option<T> {
-        let (prefix, value) = self.set(pick)?;
-        match parse(value) {
-            Ok(parsed) => Some(parsed),
-            Err(wrong) => {
-                reader.add_once(&format!("{prefix}{name}"), value, wrong);
+            Err(error) => {
+                let wrong = ParseError::new(error.wrong, error.remedy);
+                self.reader.error(setting, wrong);
                 None
             }
         }
     }
-}
-
-fn protocol(text: &str) -> Result<Protocol, ParseError> {
-    if text.eq_ignore_ascii_case("http/json") {
-        let remedy = "set it to http/protobuf, which the same receivers take on the same port";
-        return Err(ParseError::new("is not supported", remedy));
-    }
-    parse::choice(
-        text,
-        &[
-            ("grpc", Protocol::Grpc),
-            ("http/protobuf", Protocol::HttpProtobuf),
-        ],
-    )
-}
-
-fn compression(text: &str) -> Result<Option<Compression>, ParseError> {
-    parse::choice(
-        text,
-        &[
-            ("gzip", Some(Compression::Gzip)),
-            ("zstd", Some(Compression::Zstd)),
-            ("none", None),
-        ],
-    )
 }
 
 /// Where the injector mounts certificates, from Secrets that may be created and corrected after the pod. If flowcar exited, the pod would

@@ -1,17 +1,19 @@
 //! flowcar's settings, read from the environment. Nothing else reads the environment.
 //!
-//! envy fills flat structs of texts, which cannot fail; this module parses them, so that **all** errors are
+//! envy reads it into maps of texts, which cannot fail; the entries of the table of settings parse them, so that **all** errors are
 //! reported together. An empty value counts as unset (OpenTelemetry's rule for environment variables).
 
+mod choices;
 mod endpoint;
+mod environment;
 mod error;
 mod export;
 mod headers;
 mod names;
 mod parse;
 mod proxy;
-mod raw;
 mod reader;
+mod setting;
 mod settings;
 mod signal;
 mod target;
@@ -20,15 +22,19 @@ use std::{env, path::PathBuf, time::Duration};
 
 use crate::series::{PeerLabel, SeriesLabels};
 
+pub use choices::{
+    Histograms, LogFormat, SelfMetricsLevel, SourceChoice, Temporality, TraceParent,
+};
 pub use error::{ConfigError, ConfigErrors, Notice};
 pub use headers::Headers;
 pub use proxy::Proxy;
-pub use settings::{SETTINGS, Setting, markdown};
+pub use setting::Row;
+pub use settings::SETTINGS;
 pub use signal::{Compression, Protocol, Signal};
 pub use target::{Export, Target};
 
+use environment::Environment;
 use error::ParseError;
-use raw::{Raw, RawFlowcar, RawSdk};
 use reader::Reader;
 
 /// All settings, with their defaults filled in.
@@ -97,69 +103,6 @@ pub enum Shared {
     Restored,
 }
 
-/// `OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Temporality {
-    /// All sums and histograms since the start.
-    Cumulative,
-    /// Counters and histograms since the last report; up-down counters since the start.
-    Delta,
-    /// Histograms since the last report, all sums since the start: what the preference asks for of
-    /// asynchronous counters, which ours are, being read from the kernel's.
-    LowMemory,
-}
-
-/// `FLOWCAR_SELF_METRICS`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SelfMetricsLevel {
-    /// Once a minute those that show flowcar's health; counters of losses only if they are not zero.
-    Basic,
-    /// All, with each report.
-    Detailed,
-    /// None.
-    None,
-}
-
-/// `FLOWCAR_HISTOGRAMS`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Histograms {
-    /// OTLP exponential histograms.
-    Exponential,
-    /// OTLP histograms whose bounds are powers of two of a second.
-    Explicit,
-}
-
-/// `FLOWCAR_TRACE_PARENT`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TraceParent {
-    /// If the peer's address is not public, so that a flowcar may follow the peer.
-    Auto,
-    /// On every server span.
-    Always,
-    /// On none.
-    Never,
-}
-
-/// `FLOWCAR_SOURCE`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SourceChoice {
-    /// eBPF, and inet_diag where eBPF is refused.
-    Auto,
-    /// eBPF, or nothing.
-    Ebpf,
-    /// inet_diag alone.
-    InetDiag,
-}
-
-/// `FLOWCAR_LOG_FORMAT`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
 /// The pod's identity, from the environment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pod {
@@ -200,18 +143,20 @@ impl Config {
     /// # Errors
     /// Every setting that does not parse; for variables of others see [`Shared`].
     pub fn from_env(shared: Shared) -> Result<Self, ConfigErrors> {
-        let mut reader = Reader::default();
+        let mut unreadable = Vec::new();
         let vars = env::vars_os()
             .filter_map(|(name, value)| {
                 let name = name.into_string().ok()?;
-                if SETTINGS.iter().any(|setting| setting.name == name) {
-                    return reader.unicode(name, value);
+                if !SETTINGS.iter().any(|setting| setting.name == name) {
+                    let value = value.to_string_lossy().into_owned();
+                    return concerns(&name).then_some((name, value));
                 }
-                let value = value.to_string_lossy().into_owned();
-                raw::concerns(&name).then_some((name, value))
+                reader::unicode(name, value)
+                    .map_err(|error| unreadable.push(error))
+                    .ok()
             })
             .collect();
-        Self::read(vars, reader, shared)
+        Self::read(vars, unreadable, shared)
     }
 
     /// Reads the variables given.
@@ -222,7 +167,7 @@ impl Config {
         vars: impl IntoIterator<Item = (String, String)>,
         shared: Shared,
     ) -> Result<Self, ConfigErrors> {
-        Self::read(vars.into_iter().collect(), Reader::default(), shared)
+        Self::read(vars.into_iter().collect(), Vec::new(), shared)
     }
 
     /// Reads the variables given, all of them flowcar's.
@@ -245,16 +190,16 @@ impl Config {
     }
     fn read(
         mut vars: Vec<(String, String)>,
-        mut reader: Reader,
+        unreadable: Vec<ConfigError>,
         shared: Shared,
     ) -> Result<Self, ConfigErrors> {
         // By OpenTelemetry's rule an empty value counts as unset.
         vars.iter_mut()
             .for_each(|(_, value)| *value = value.trim().to_owned());
         vars.retain(|(_, value)| !value.is_empty());
-        let raw = Raw::from_vars(&vars);
-        let (export, defaults) = export::read(&raw, &mut reader);
-        let mut config = Self::assemble(export, defaults, &raw, &mut reader);
+        let mut reader = Reader::new(Environment::new(&vars), unreadable);
+        let (export, defaults) = export::read(&mut reader);
+        let mut config = Self::assemble(export, defaults, &mut reader);
         for (name, value) in &vars {
             // The command's variables are not flowcar's to check.
             if shared == Shared::Ours || name.starts_with("FLOWCAR_") {
@@ -278,222 +223,95 @@ impl Config {
         }
     }
 
-    fn assemble(export: Export, defaults: Export, raw: &Raw, reader: &mut Reader) -> Self {
-        let RawSdk {
-            metric_export_interval,
-            service_name,
-            resource_attributes,
-            ..
-        } = &raw.sdk;
-        let own = &raw.flowcar;
+    fn assemble(export: Export, defaults: Export, reader: &mut Reader) -> Self {
         Self {
-            source: reader.read("FLOWCAR_SOURCE", &own.source, SourceChoice::Auto, |text| {
-                parse::choice(
-                    text,
-                    &[
-                        ("auto", SourceChoice::Auto),
-                        ("ebpf", SourceChoice::Ebpf),
-                        ("inet_diag", SourceChoice::InetDiag),
-                    ],
-                )
-            }),
+            source: reader.read(&settings::FLOWCAR_SOURCE),
             export,
             defaults,
-            report_interval: reader.read(
-                "OTEL_METRIC_EXPORT_INTERVAL",
-                metric_export_interval,
-                Duration::from_secs(10),
-                parse::interval,
-            ),
-            service_name: service_name.clone(),
-            resource_attributes: attributes(resource_attributes.as_deref(), reader),
-            temporality: reader.read(
-                "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
-                &raw.metrics.temporality_preference,
-                Temporality::Cumulative,
-                |text| {
-                    parse::choice(
-                        text,
-                        &[
-                            ("cumulative", Temporality::Cumulative),
-                            ("delta", Temporality::Delta),
-                            ("lowmemory", Temporality::LowMemory),
-                        ],
-                    )
-                },
-            ),
-            histograms: reader.read(
-                "FLOWCAR_HISTOGRAMS",
-                &own.histograms,
-                Histograms::Exponential,
-                |text| {
-                    parse::choice(
-                        text,
-                        &[
-                            ("exponential", Histograms::Exponential),
-                            ("explicit", Histograms::Explicit),
-                        ],
-                    )
-                },
-            ),
-            naming: naming(own, reader),
-            series_idle: reader.read(
-                "FLOWCAR_SERIES_IDLE",
-                &own.series_idle,
-                Duration::from_secs(3_600),
-                parse::millis_or_never,
-            ),
-            self_metrics: reader.read(
-                "FLOWCAR_SELF_METRICS",
-                &own.self_metrics,
-                SelfMetricsLevel::Basic,
-                |text| {
-                    parse::choice(
-                        text,
-                        &[
-                            ("basic", SelfMetricsLevel::Basic),
-                            ("detailed", SelfMetricsLevel::Detailed),
-                            ("none", SelfMetricsLevel::None),
-                        ],
-                    )
-                },
-            ),
-            max_flows: reader.read("FLOWCAR_MAX_FLOWS", &own.max_flows, 65_536, parse::count),
-            ring_bytes: reader.read(
-                "FLOWCAR_RING_BYTES",
-                &own.ring_bytes,
-                1 << 20,
-                parse::ring_bytes,
-            ),
-            exchanges: reader.read("FLOWCAR_EXCHANGE", &own.exchange, false, |text| {
-                parse::choice(text, &[("on", true), ("off", false)])
-            }),
-            trace_parent: reader.read(
-                "FLOWCAR_TRACE_PARENT",
-                &own.trace_parent,
-                TraceParent::Auto,
-                |text| {
-                    parse::choice(
-                        text,
-                        &[
-                            ("auto", TraceParent::Auto),
-                            ("always", TraceParent::Always),
-                            ("never", TraceParent::Never),
-                        ],
-                    )
-                },
-            ),
-            spans_per_second: reader.read(
-                "FLOWCAR_SPANS_PER_SECOND",
-                &own.spans_per_second,
-                200,
-                |text| parse::count(text).map(|count| u32::try_from(count).unwrap_or(u32::MAX)),
-            ),
-            span_queue: reader.read("FLOWCAR_SPAN_QUEUE", &own.span_queue, 2048, parse::count),
-            span_queue_bytes: reader.read(
-                "FLOWCAR_SPAN_QUEUE_BYTES",
-                &own.span_queue_bytes,
-                8 << 20,
-                parse::count,
-            ),
-            span_interval: reader.read(
-                "FLOWCAR_SPAN_INTERVAL",
-                &own.span_interval,
-                Duration::from_secs(60),
-                parse::millis_or_never,
-            ),
-            log: reader.read("FLOWCAR_LOG", &own.log, None, |text| {
-                parse::level(text).map(|level| Some(level.to_string()))
-            }),
-            log_format: reader.read(
-                "FLOWCAR_LOG_FORMAT",
-                &own.log_format,
-                LogFormat::Text,
-                |text| {
-                    parse::choice(
-                        text,
-                        &[("text", LogFormat::Text), ("json", LogFormat::Json)],
-                    )
-                },
-            ),
-            shutdown_timeout: reader.read(
-                "FLOWCAR_SHUTDOWN_TIMEOUT",
-                &own.shutdown_timeout,
-                Duration::from_secs(5),
-                parse::millis,
-            ),
-            state_dir: own.state_dir.as_deref().map(PathBuf::from),
-            host_cgroup: own
-                .host_cgroup
-                .as_deref()
-                .unwrap_or("/run/host-cgroup")
+            report_interval: reader.read(&settings::OTEL_METRIC_EXPORT_INTERVAL),
+            service_name: reader.read(&settings::OTEL_SERVICE_NAME),
+            resource_attributes: attributes(reader),
+            temporality: reader.read(&settings::OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE),
+            histograms: reader.read(&settings::FLOWCAR_HISTOGRAMS),
+            naming: naming(reader),
+            series_idle: reader.read(&settings::FLOWCAR_SERIES_IDLE),
+            self_metrics: reader.read(&settings::FLOWCAR_SELF_METRICS),
+            max_flows: reader.read(&settings::FLOWCAR_MAX_FLOWS),
+            ring_bytes: reader.read(&settings::FLOWCAR_RING_BYTES),
+            exchanges: reader.read(&settings::FLOWCAR_EXCHANGE),
+            trace_parent: reader.read(&settings::FLOWCAR_TRACE_PARENT),
+            spans_per_second: reader.read(&settings::FLOWCAR_SPANS_PER_SECOND),
+            span_queue: reader.read(&settings::FLOWCAR_SPAN_QUEUE),
+            span_queue_bytes: reader.read(&settings::FLOWCAR_SPAN_QUEUE_BYTES),
+            span_interval: reader.read(&settings::FLOWCAR_SPAN_INTERVAL),
+            log: reader.read(&settings::FLOWCAR_LOG),
+            log_format: reader.read(&settings::FLOWCAR_LOG_FORMAT),
+            shutdown_timeout: reader.read(&settings::FLOWCAR_SHUTDOWN_TIMEOUT),
+            state_dir: reader.read(&settings::FLOWCAR_STATE_DIR),
+            host_cgroup: reader
+                .read(&settings::FLOWCAR_HOST_CGROUP)
+                .into_owned()
                 .into(),
-            pod: pod(own),
+            pod: pod(reader),
             notices: Vec::new(),
         }
     }
 }
 
+/// Whether flowcar reads the variable, or somebody may think that it does.
+fn concerns(name: &str) -> bool {
+    let proxy = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"];
+    name.starts_with("OTEL_")
+        || name.starts_with("FLOWCAR_")
+        || proxy.iter().any(|known| known.eq_ignore_ascii_case(name))
+}
+
 /// All of them or, if one is malformed, none (OpenTelemetry specification, "Specifying resource information via an
 /// environment variable").
-fn attributes(text: Option<&str>, reader: &mut Reader) -> Vec<(String, String)> {
-    let name = "OTEL_RESOURCE_ATTRIBUTES";
-    parse::attributes(text.unwrap_or_default()).unwrap_or_else(|ParseError { wrong, remedy }| {
-        reader.notice(
-            name,
-            format!("is not used at all, because {wrong}; {remedy}"),
-        );
-        Vec::new()
-    })
+fn attributes(reader: &mut Reader) -> Vec<(String, String)> {
+    let setting = &settings::OTEL_RESOURCE_ATTRIBUTES;
+    reader
+        .try_read(setting)
+        .unwrap_or_else(|ParseError { wrong, remedy }| {
+            let text = format!("is not used at all, because {wrong}; {remedy}");
+            reader.notice_about(setting, text);
+            Vec::new()
+        })
 }
 
-fn naming(own: &RawFlowcar, reader: &mut Reader) -> SeriesLabels {
+fn naming(reader: &mut Reader) -> SeriesLabels {
     SeriesLabels {
-        peer: peer(own, reader),
-        ports: reader.read("FLOWCAR_PORTS", &own.ports, true, |text| {
-            parse::choice(text, &[("include", true), ("exclude", false)])
-        }),
-        limit: reader.read(
-            "FLOWCAR_SERIES_LIMIT",
-            &own.series_limit,
-            2000,
-            parse::count,
-        ),
+        peer: peer(reader),
+        ports: reader.read(&settings::FLOWCAR_PORTS),
+        limit: reader.read(&settings::FLOWCAR_SERIES_LIMIT),
     }
 }
 
-fn peer(own: &RawFlowcar, reader: &mut Reader) -> PeerLabel {
-    let (v4, v6) = reader.read(
-        "FLOWCAR_PEER_PREFIX",
-        &own.peer_prefix,
-        (24, 64),
-        parse::prefixes,
-    );
-    reader.read("FLOWCAR_PEER", &own.peer, PeerLabel::Auto, |text| {
-        parse::choice(
-            text,
-            &[
-                ("auto", PeerLabel::Auto),
-                ("address", PeerLabel::Address),
-                ("prefix", PeerLabel::Prefix { v4, v6 }),
-                ("none", PeerLabel::None),
-            ],
-        )
-    })
+fn peer(reader: &mut Reader) -> PeerLabel {
+    let (v4, v6) = reader.read(&settings::FLOWCAR_PEER_PREFIX);
+    match reader.read(&settings::FLOWCAR_PEER) {
+        PeerLabel::Prefix { .. } => PeerLabel::Prefix { v4, v6 },
+        other => other,
+    }
 }
 
-fn pod(own: &RawFlowcar) -> Pod {
+fn pod(reader: &mut Reader) -> Pod {
     Pod {
-        name: own.pod_name.clone(),
-        namespace: own.pod_namespace.clone(),
-        uid: own.pod_uid.clone(),
-        ip: own.pod_ip.clone(),
-        ips: own.pod_ips.clone(),
-        node: own.node_name.clone(),
-        host_ip: own.host_ip.clone(),
-        owner_kind: own.owner_kind.clone(),
-        owner_name: own.owner_name.clone(),
+        name: reader.read(&settings::FLOWCAR_POD_NAME),
+        namespace: reader.read(&settings::FLOWCAR_POD_NAMESPACE),
+        uid: reader.read(&settings::FLOWCAR_POD_UID),
+        ip: reader.read(&settings::FLOWCAR_POD_IP),
+        ips: reader.read(&settings::FLOWCAR_POD_IPS),
+        node: reader.read(&settings::FLOWCAR_NODE_NAME),
+        host_ip: reader.read(&settings::FLOWCAR_HOST_IP),
+        owner_kind: reader.read(&settings::FLOWCAR_OWNER_KIND),
+        owner_name: reader.read(&settings::FLOWCAR_OWNER_NAME),
     }
+}
+
+/// The table of settings in Markdown.
+pub fn markdown() -> String {
+    setting::markdown(SETTINGS)
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! Parses one setting's text.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use percent_encoding::percent_decode_str;
 use tracing::level_filters::LevelFilter;
 
-use super::error::ParseError;
+use super::{error::ParseError, signal::Protocol};
 
 /// The shortest interval between reports: below it the reports would be flowcar's heaviest load.
 const LEAST_INTERVAL: Duration = Duration::from_millis(100);
@@ -26,6 +26,31 @@ const OTHER_EXPORTERS: [&str; 9] = [
     "zipkin",
 ];
 
+/// A Boolean as a user wrote it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Boolean {
+    True,
+    False,
+    /// Counts as false.
+    Neither,
+}
+
+/// A list of exporters.
+#[derive(Clone, Debug)]
+pub(super) struct Exporters {
+    /// Whether OTLP is among them.
+    pub(super) otlp: bool,
+    /// Those that flowcar does not have.
+    pub(super) others: Vec<String>,
+}
+
+impl Exporters {
+    pub(super) const DEFAULT: Self = Self {
+        otlp: true,
+        others: Vec::new(),
+    };
+}
+
 pub(super) fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, ParseError> {
     choices
         .iter()
@@ -37,15 +62,42 @@ pub(super) fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, Pa
         })
 }
 
-/// Only "true", in letters of either case, is true, and whatever else is false (OpenTelemetry specification, "Boolean");
-/// the second is whether the value is either of these.
-pub(super) fn boolean(text: &str) -> (bool, bool) {
-    let is = |value: &str| text.eq_ignore_ascii_case(value);
-    (is("true"), is("true") || is("false"))
+/// Any text.
+pub(super) fn text(text: &str) -> Result<Option<String>, ParseError> {
+    Ok(Some(text.to_owned()))
 }
 
-/// A list of exporters: whether OTLP is among them, and those that flowcar does not have.
-pub(super) fn exporters(text: &str) -> Result<(bool, Vec<&str>), ParseError> {
+/// Any path. What is there is checked where it is read.
+pub(super) fn path(text: &str) -> Result<Option<PathBuf>, ParseError> {
+    Ok(Some(text.into()))
+}
+
+/// Only "true", in letters of either case, is true, and whatever else is false (OpenTelemetry specification, "Boolean").
+pub(super) fn boolean(text: &str) -> Result<Boolean, ParseError> {
+    let is = |value: &str| text.eq_ignore_ascii_case(value);
+    Ok(match (is("true"), is("false")) {
+        (true, _) => Boolean::True,
+        (_, true) => Boolean::False,
+        _ => Boolean::Neither,
+    })
+}
+
+pub(super) fn protocol(text: &str) -> Result<Protocol, ParseError> {
+    if text.eq_ignore_ascii_case("http/json") {
+        let remedy = "set it to http/protobuf, which the same receivers take on the same port";
+        return Err(ParseError::new("is not supported", remedy));
+    }
+    choice(
+        text,
+        &[
+            ("grpc", Protocol::Grpc),
+            ("http/protobuf", Protocol::HttpProtobuf),
+        ],
+    )
+}
+
+/// A list of exporters.
+pub(super) fn exporters(text: &str) -> Result<Exporters, ParseError> {
     const REMEDY: &str = "set it to otlp, or to none";
     let named = text
         .split(',')
@@ -54,7 +106,7 @@ pub(super) fn exporters(text: &str) -> Result<(bool, Vec<&str>), ParseError> {
     let named: Vec<_> = named.collect();
     let has = |value: &str| named.iter().any(|name| name.eq_ignore_ascii_case(value));
     if named.is_empty() {
-        return Ok((true, Vec::new()));
+        return Ok(Exporters::DEFAULT);
     }
     let (otlp, none) = (has("otlp"), has("none"));
     let is_ours = |name: &&&str| {
@@ -84,7 +136,8 @@ pub(super) fn exporters(text: &str) -> Result<(bool, Vec<&str>), ParseError> {
             REMEDY,
         ));
     }
-    Ok((otlp, others))
+    let others = others.into_iter().map(str::to_owned).collect();
+    Ok(Exporters { otlp, others })
 }
 
 pub(super) fn count(text: &str) -> Result<usize, ParseError> {

@@ -8,8 +8,8 @@ use hyper_util::client::proxy::matcher::Matcher;
 use super::{
     endpoint::{self, Endpoint},
     error::ParseError,
-    raw::RawProxies,
     reader::Reader,
+    settings,
 };
 
 /// The HTTP proxy that the connections to a receiver go through.
@@ -44,19 +44,20 @@ impl fmt::Debug for Proxy {
 }
 
 /// The proxy for `endpoint`, by its scheme. This host is always reached without one, as in Go.
-pub(super) fn proxy(raw: &RawProxies, endpoint: &Endpoint, reader: &mut Reader) -> Option<Proxy> {
+pub(super) fn proxy(endpoint: &Endpoint, reader: &mut Reader) -> Option<Proxy> {
     let own = if endpoint.uri.scheme_str() == Some("https") {
-        &raw.https
+        &settings::HTTPS_PROXY
     } else {
-        &raw.http
+        &settings::HTTP_PROXY
     };
-    let (variable, value) = own.as_ref().or(raw.all.as_ref())?;
+    let mut set = [own, &settings::ALL_PROXY].into_iter();
+    let (setting, variable) = set.find_map(|of| Some((of, reader.find(of)?)))?;
     if endpoint.socket.is_some() || endpoint.zone.is_some() || is_this_host(&endpoint.uri) {
         return None;
     }
-    let no = raw.no.as_ref().map_or("", |(_, value)| value);
-    let exempt = exempt(no, &endpoint.uri)?;
-    match parse(value) {
+    let no = reader.read(&settings::NO_PROXY).unwrap_or_default();
+    let exempt = exempt(&no, &endpoint.uri)?;
+    match parse(&variable.value) {
         Ok(url) => {
             let matcher = Matcher::builder().all(url).no(exempt).build();
             let found = matcher.intercept(&endpoint.uri)?;
@@ -66,12 +67,12 @@ pub(super) fn proxy(raw: &RawProxies, endpoint: &Endpoint, reader: &mut Reader) 
                 host: host.trim_matches(['[', ']']).to_owned(),
                 port: uri.port_u16().unwrap_or(80),
                 authorization: found.basic_auth().cloned(),
-                variable: variable.clone(),
+                variable: variable.name.to_owned(),
             })
         }
         // A proxy that is not used here may be wrong.
         Err(wrong) if is_used(&endpoint.uri, exempt) => {
-            reader.add_once(variable, value, wrong);
+            reader.error(setting, wrong);
             None
         }
         Err(_) => None,

@@ -4,14 +4,19 @@ use std::{ffi::OsString, path::Path};
 
 use super::{
     endpoint,
+    environment::{Environment, Variable},
     error::{ConfigError, ConfigErrors, Notice, ParseError},
-    names, parse,
+    names,
+    parse::Boolean,
+    setting::{Setting, Shown},
+    settings::SETTINGS,
     signal::Signal,
 };
 
 /// Parses values and collects errors and notices.
 #[derive(Debug, Default)]
 pub(super) struct Reader {
+    environment: Environment,
     errors: Vec<ConfigError>,
     notices: Vec<Notice>,
 }
@@ -19,36 +24,61 @@ pub(super) struct Reader {
 // === impl Reader ===
 
 impl Reader {
-    /// The value parsed, or `default` if there is none or it does not parse.
-    pub(super) fn read<T>(
-        &mut self,
-        name: &str,
-        value: &Option<String>,
-        default: T,
-        parse: impl FnOnce(&str) -> Result<T, ParseError>,
-    ) -> T {
-        let Some(value) = value else { return default };
-        match parse(value) {
-            Ok(parsed) => parsed,
-            Err(wrong) => {
-                self.add(name, value, wrong);
-                default
-            }
+    /// Reads `environment`; `errors` are those of variables that are not texts.
+    pub(super) fn new(environment: Environment, errors: Vec<ConfigError>) -> Self {
+        Self {
+            environment,
+            errors,
+            notices: Vec::new(),
+        }
+    }
+
+    /// The variable that sets it.
+    pub(super) fn find<T>(&self, setting: &Setting<T>) -> Option<Variable> {
+        self.environment.find(setting.names)
+    }
+
+    /// The value parsed, or the default if there is none or it does not parse.
+    pub(super) fn read<T: Clone>(&mut self, setting: &Setting<T>) -> T {
+        self.try_read(setting).unwrap_or_else(|wrong| {
+            self.error(setting, wrong);
+            setting.default.clone()
+        })
+    }
+
+    /// The value parsed, or the default if there is none. An error is the caller's to report.
+    pub(super) fn try_read<T: Clone>(&self, setting: &Setting<T>) -> Result<T, ParseError> {
+        match self.find(setting) {
+            Some(Variable { value, .. }) => (setting.parse)(&value),
+            None => Ok(setting.default.clone()),
         }
     }
 
     /// The value by OpenTelemetry's rule: everything but true is false.
-    pub(super) fn boolean(&mut self, name: &str, value: &Option<String>) -> bool {
-        let Some(value) = value else { return false };
-        let (is_true, means_either) = parse::boolean(value);
-        if !means_either {
+    pub(super) fn boolean(&mut self, setting: &Setting<Boolean>) -> bool {
+        let value = self.read(setting);
+        if let (Boolean::Neither, Some(Variable { name, value })) = (value, self.find(setting)) {
             let text = format!(
                 "is {}, which is neither true nor false, and counts as false",
-                shown(name, value)
+                shown(name, &value)
             );
             self.notice(name, text);
         }
-        is_true
+        value == Boolean::True
+    }
+
+    /// Adds a notice about the variable that sets it, if one does.
+    pub(super) fn notice_about<T>(&mut self, setting: &Setting<T>, text: impl Into<String>) {
+        if let Some(Variable { name, .. }) = self.find(setting) {
+            self.notice(name, text);
+        }
+    }
+
+    /// Adds an error in the variable that sets it, if one does.
+    pub(super) fn error<T>(&mut self, setting: &Setting<T>, wrong: ParseError) {
+        if let Some(Variable { name, value }) = self.find(setting) {
+            self.add_once(name, &value, wrong);
+        }
     }
 
     /// Adds a notice, once.
@@ -64,37 +94,10 @@ impl Reader {
         self.notices.extend(names::notice(name, value));
     }
 
-    /// Adds an error.
-    pub(super) fn add(
-        &mut self,
-        name: &str,
-        value: &str,
-        ParseError { wrong, remedy }: ParseError,
-    ) {
-        self.errors.push(ConfigError {
-            name: name.to_owned(),
-            value: shown(name, value),
-            wrong,
-            remedy,
-        });
-    }
-
     /// Adds an error unless the variable has one already.
-    pub(super) fn add_once(&mut self, name: &str, value: &str, wrong: ParseError) {
+    fn add_once(&mut self, name: &str, value: &str, wrong: ParseError) {
         if !self.errors.iter().any(|known| known.name == name) {
-            self.add(name, value, wrong);
-        }
-    }
-
-    /// The variable, if it is Unicode.
-    pub(super) fn unicode(&mut self, name: String, value: OsString) -> Option<(String, String)> {
-        match value.into_string() {
-            Ok(value) => Some((name, value)),
-            Err(value) => {
-                let wrong = ParseError::new("is not valid UTF-8", "write it in UTF-8");
-                self.add(&name, &value.to_string_lossy(), wrong);
-                None
-            }
+            self.errors.push(error(name, value, wrong));
         }
     }
 
@@ -133,57 +136,45 @@ impl Reader {
     }
 }
 
-/// Settings whose values are words and numbers: a wrong value may be shown if it resembles a word or a number. Every other setting, a new
-/// one too, is reported by its name only.
-const PLAIN: &[&str] = &[
-    "_PROTOCOL",
-    "_TIMEOUT",
-    "_COMPRESSION",
-    "_INSECURE",
-    "_TEMPORALITY_PREFERENCE",
-    "_EXPORTER",
-    "OTEL_METRIC_EXPORT_INTERVAL",
-    "OTEL_SDK_DISABLED",
-    "FLOWCAR_SOURCE",
-    "FLOWCAR_PEER",
-    "FLOWCAR_PEER_PREFIX",
-    "FLOWCAR_PORTS",
-    "FLOWCAR_SERIES_LIMIT",
-    "FLOWCAR_SERIES_IDLE",
-    "FLOWCAR_SELF_METRICS",
-    "FLOWCAR_MAX_FLOWS",
-    "FLOWCAR_RING_BYTES",
-    "FLOWCAR_EXCHANGE",
-    "FLOWCAR_TRACE_PARENT",
-    "FLOWCAR_SPANS_PER_SECOND",
-    "FLOWCAR_SPAN_QUEUE",
-    "FLOWCAR_SPAN_QUEUE_BYTES",
-    "FLOWCAR_SPAN_INTERVAL",
-    "FLOWCAR_HISTOGRAMS",
-    "FLOWCAR_LOG",
-    "FLOWCAR_LOG_FORMAT",
-    "FLOWCAR_SHUTDOWN_TIMEOUT",
-];
+/// The variable, if it is Unicode.
+pub(super) fn unicode(name: String, value: OsString) -> Result<(String, String), ConfigError> {
+    match value.into_string() {
+        Ok(value) => Ok((name, value)),
+        Err(value) => {
+            let wrong = ParseError::new("is not valid UTF-8", "write it in UTF-8");
+            Err(error(&name, &value.to_string_lossy(), wrong))
+        }
+    }
+}
 
-/// Settings that name a file.
-const FILES: &[&str] = &["_CERTIFICATE", "_KEY", "_FILE"];
+fn error(name: &str, value: &str, ParseError { wrong, remedy }: ParseError) -> ConfigError {
+    ConfigError {
+        name: name.to_owned(),
+        value: shown(name, value),
+        wrong,
+        remedy,
+    }
+}
 
-/// A value as far as it may be shown: a key that was pasted into the wrong variable must not reach the log.
+/// A value as far as it may be shown, by the setting's entry in the table.
 fn shown(name: &str, value: &str) -> String {
     const LONGEST_WORD: usize = 24;
     const LONGEST_PATH: usize = 128;
-    let ends_with = |names: &[&str]| names.iter().any(|end| name.ends_with(end));
-    if name.ends_with("_ENDPOINT") || name.to_ascii_uppercase().ends_with("_PROXY") {
-        return endpoint::shown_text(value);
-    }
+    let row = SETTINGS
+        .iter()
+        .find(|row| row.name.eq_ignore_ascii_case(name));
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-+/,".contains(c);
-    let may_be = if ends_with(FILES) {
-        let path = ["/", "./", "../"]
-            .iter()
-            .any(|start| value.starts_with(start));
-        path && value.len() <= LONGEST_PATH && value.chars().all(plain) || Path::new(value).exists()
-    } else {
-        ends_with(PLAIN) && value.len() <= LONGEST_WORD && value.chars().all(plain)
+    let may_be = match row.map_or(Shown::Hidden, |row| row.shown) {
+        Shown::Url => return endpoint::shown_text(value),
+        Shown::File => {
+            let path = ["/", "./", "../"]
+                .iter()
+                .any(|start| value.starts_with(start));
+            path && value.len() <= LONGEST_PATH && value.chars().all(plain)
+                || Path::new(value).exists()
+        }
+        Shown::Word => value.len() <= LONGEST_WORD && value.chars().all(plain),
+        Shown::Hidden => false,
     };
     if may_be {
         value.escape_debug().to_string()
@@ -195,7 +186,6 @@ fn shown(name: &str, value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::SETTINGS;
 
     /// Keys and tokens, as they are pasted into the wrong variable.
     const SECRETS: [&str; 6] = [
@@ -213,7 +203,7 @@ mod tests {
             for secret in SECRETS {
                 let wrong = ParseError::new("is wrong", "write it anew");
                 let mut reader = Reader::default();
-                reader.add(setting.name, secret, wrong);
+                reader.add_once(setting.name, secret, wrong);
                 let message = reader.finish(|_| ()).expect_err("an error").to_string();
                 assert!(!message.contains("s3cret"), "{message}");
                 assert!(message.contains(setting.name), "{message}");

@@ -53,13 +53,6 @@ impl Signal {
             Self::Traces => "traces",
         }
     }
-
-    pub(super) const fn prefix(self) -> &'static str {
-        match self {
-            Self::Metrics => "OTEL_EXPORTER_OTLP_METRICS_",
-            Self::Traces => "OTEL_EXPORTER_OTLP_TRACES_",
-        }
-    }
 }
 
 // === impl Protocol ===

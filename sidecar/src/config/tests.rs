@@ -166,7 +166,7 @@ fn headers_are_decoded_and_never_shown() {
 fn exactly_the_settings_of_the_table_are_read() {
     let default = format!("{:?}", read(&[]).unwrap().with_default_endpoint());
     for setting in SETTINGS {
-        // Proxies are for receivers elsewhere.
+        // Proxies are for receivers elsewhere: see the next test.
         if setting.name.ends_with("_PROXY") {
             continue;
         }
@@ -181,6 +181,27 @@ fn exactly_the_settings_of_the_table_are_read() {
     }
     let table = markdown();
     assert_eq!(table.lines().count(), SETTINGS.len() + 2);
+}
+
+#[test]
+fn proxy_settings_of_the_table_are_read() {
+    let proxies = SETTINGS.iter().map(|setting| setting.name);
+    let proxies: Vec<_> = proxies.filter(|name| name.ends_with("_PROXY")).collect();
+    assert_eq!(proxies.len(), 4, "{proxies:?}");
+    for name in proxies {
+        for name in [name.to_owned(), name.to_ascii_lowercase()] {
+            let (endpoint, other, value) = match name.to_ascii_uppercase().as_str() {
+                "HTTPS_PROXY" => ("https://collector:4317", "FLOWCAR_LOG", "proxy:1"),
+                "NO_PROXY" => ("http://collector:4317", "ALL_PROXY", "collector"),
+                _ => ("http://collector:4317", "FLOWCAR_LOG", "proxy:1"),
+            };
+            let rest = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint), (other, "debug")];
+            let without = read(&rest).expect("good settings").export;
+            let with = read(&[rest[0], rest[1], (&name, value)]);
+            let with = with.expect("good settings").export;
+            assert_ne!(with, without, "{name} changes nothing");
+        }
+    }
 }
 
 #[test]
