@@ -85,8 +85,19 @@ pub struct Exchanges {
     pub p99_s: Option<f64>,
 }
 
+/// How long a report's connections took.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the telemetry contract is their documentation")]
+pub struct Times {
+    pub connections: u64,
+    pub connect: Exchanges,
+    pub rtt: Exchanges,
+    pub exchanges: Exchanges,
+}
+
 /// The last line's figures.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "the telemetry contract is their documentation")]
 pub struct Summary {
@@ -97,6 +108,7 @@ pub struct Summary {
     pub lost: u64,
     pub lost_by: BTreeMap<String, u64>,
     pub unscoped: Option<u64>,
+    pub times: Option<Times>,
     pub exit_status: i32,
 }
 

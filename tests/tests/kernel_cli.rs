@@ -387,7 +387,7 @@ fn the_table_is_plain_and_narrow_in_a_file() {
     assert!(!table.contains('\x1b'), "colours are for terminals");
     assert!(table.lines().all(|line| line.chars().count() <= 100));
     let lines: Vec<&str> = table.lines().collect();
-    assert_eq!(lines.len(), 1 + 8 + 1, "head, two rows each, books");
+    assert_eq!(lines.len(), 1 + 8 + 2, "head, two rows each, times, books");
     assert!(lines[0].starts_with("role"));
     let rows = |words: &[&str]| {
         let has = |line: &&&str| words.iter().all(|word| line.contains(word));
@@ -397,7 +397,62 @@ fn the_table_is_plain_and_narrow_in_a_file() {
     assert_eq!(rows(&["server", "[::1]:", "132", "peer_fin"]), 3);
     assert_eq!(rows(&["client", "127.0.0.1:", "reset"]), 1);
     assert_eq!(rows(&["server", "127.0.0.1:", "reset"]), 1);
-    assert!(lines[9].starts_with("8 opened = 8 closed + 0 live + 0 lost"));
+    // Clients alone have a connect time, and connections of one round trip have an RTT or not.
+    assert!(lines[9].starts_with("connect p50 ") && lines[9].contains(" (of 4); "));
+    assert!(lines[9].ends_with("; over 8 connections"));
+    assert!(lines[10].starts_with("8 opened = 8 closed + 0 live + 0 lost"));
+}
+
+#[test]
+fn times_of_the_summary_are_those_of_the_rows() {
+    if !can_run() {
+        return;
+    }
+    let pod = pod();
+    let script = format!(
+        "{0} serve --listen 127.0.0.1:7000 --until 20 | {{ read -r listening; \
+         {0} call 127.0.0.1:7000 --connections 20; cat; }} >/dev/null",
+        traffic::program().unwrap().display()
+    );
+    let output = run(&pod, &["--format", "json"], &["sh", "-c", &script]);
+    assert_eq!(status(&output), 0, "{output:?}");
+    let report = Report::parse(text(&output.stderr)).unwrap();
+    let times = report.summary.times.as_ref().unwrap();
+    assert_eq!(times.connections, 40);
+    // A rank among the rows' own times, to three digits.
+    for (name, found, mut rows) in [
+        (
+            "connect",
+            &times.connect,
+            report
+                .flows
+                .iter()
+                .filter_map(|flow| flow.connect_s)
+                .collect(),
+        ),
+        (
+            "rtt",
+            &times.rtt,
+            report
+                .flows
+                .iter()
+                .filter_map(|flow| flow.rtt.p50_s)
+                .collect::<Vec<f64>>(),
+        ),
+    ] {
+        rows.sort_by(f64::total_cmp);
+        assert_eq!(found.count, rows.len() as u64, "{name}");
+        assert!(found.count >= 20, "{name}: each client has one");
+        for (percent, found) in [(50, found.p50_s), (99, found.p99_s)] {
+            let rank = (rows.len() * percent).div_ceil(100);
+            let (expected, found) = (rows[rank - 1], found.unwrap());
+            assert!(
+                (found - expected).abs() <= expected / 500.0,
+                "{name} p{percent}: {found}, among the rows {expected}"
+            );
+        }
+    }
+    assert_eq!((times.exchanges.count, times.exchanges.p50_s), (0, None));
 }
 
 #[test]

@@ -93,7 +93,7 @@ fn print(listing: &Listing, format: Format) -> io::Result<()> {
             for row in &listing.flows {
                 writeln!(out, "{}", json::line(row))?;
             }
-            writeln!(out, "{}", json::summary(&listing.sums()))?;
+            writeln!(out, "{}", json::summary(&listing.sums(), None))?;
         }
         Format::Table => {
             writeln!(out, "{}", table::head(style))?;

@@ -12,6 +12,7 @@ use crate::{
     view::{
         Row, Sums, json,
         table::{self, Style},
+        times::ConnectionTimes,
     },
 };
 
@@ -30,6 +31,7 @@ pub(super) struct Report {
     format: Format,
     style: Style,
     rows: u64,
+    times: ConnectionTimes,
     closed: u64,
     failed: u64,
     status_shown: bool,
@@ -57,6 +59,7 @@ impl Report {
             format,
             style,
             rows: 0,
+            times: ConnectionTimes::default(),
             closed: 0,
             failed: 0,
             status_shown: false,
@@ -91,6 +94,7 @@ impl Report {
             self.line(&table::head(self.style));
         }
         self.rows += 1;
+        self.times.add(flow);
         self.line(&line);
     }
 
@@ -106,11 +110,15 @@ impl Report {
     /// The last line, or lines. Gives the first error of all writes; that whoever read it has read enough is none.
     pub(super) fn finish(mut self, sums: &Sums) -> io::Result<()> {
         self.clear_status();
-        let line = match self.format {
-            Format::Json => json::summary(sums),
-            Format::Table => table::summary(sums, self.style),
-        };
-        self.line(&line);
+        match self.format {
+            Format::Json => self.line(&json::summary(sums, Some(&self.times))),
+            Format::Table => {
+                if let Some(times) = table::times(&self.times, self.style) {
+                    self.line(&times);
+                }
+                self.line(&table::summary(sums, self.style));
+            }
+        }
         let flushed = self.out.flush();
         match self.broken.map_or(flushed, Err) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

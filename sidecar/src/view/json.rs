@@ -6,7 +6,10 @@ use serde::Serialize;
 
 use crate::{
     flow::Role,
-    view::{Row, Sums, Times},
+    view::{
+        Row, Sums, Times,
+        times::{self, ConnectionTimes},
+    },
 };
 
 /// One flow, in the order of fields that the CLI promises.
@@ -69,9 +72,28 @@ struct Figures<'a> {
     /// Absent where every flow is placed.
     #[serde(skip_serializing_if = "Option::is_none")]
     unscoped: Option<u64>,
+    /// How long the connections took; absent where only open ones are listed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    times: Option<TimesOf>,
     /// Absent where no command was run.
     #[serde(skip_serializing_if = "Option::is_none")]
     exit_status: Option<i32>,
+}
+
+#[derive(Serialize)]
+struct TimesOf {
+    connections: u64,
+    connect: Quantiles,
+    rtt: Quantiles,
+    exchanges: Quantiles,
+}
+
+/// Of `count` connections; null where that is 0.
+#[derive(Serialize)]
+struct Quantiles {
+    count: u64,
+    p50_s: Option<f64>,
+    p99_s: Option<f64>,
 }
 
 /// The value of `role` and of `network.tcp.handshake.role`.
@@ -122,7 +144,7 @@ pub fn line(row: &Row) -> String {
 }
 
 /// The last line.
-pub fn summary(sums: &Sums) -> String {
+pub fn summary(sums: &Sums, times: Option<&ConnectionTimes>) -> String {
     let summary = Summary {
         summary: Figures {
             opened: sums.opened,
@@ -132,10 +154,24 @@ pub fn summary(sums: &Sums) -> String {
             lost: sums.lost.values().sum(),
             lost_by: &sums.lost,
             unscoped: sums.unscoped,
+            times: times.map(|times| TimesOf {
+                connections: times.connections,
+                connect: quantiles(&times.connect),
+                rtt: quantiles(&times.rtt),
+                exchanges: quantiles(&times.exchange),
+            }),
             exit_status: sums.exit_status,
         },
     };
     serde_json::to_string(&summary).expect("strings and numbers always serialise")
+}
+
+fn quantiles(of: &times::Quantiles) -> Quantiles {
+    Quantiles {
+        count: of.count(),
+        p50_s: of.at_s(0.5),
+        p99_s: of.at_s(0.99),
+    }
 }
 
 fn address(socket: SocketAddr) -> Address {

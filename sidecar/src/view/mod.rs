@@ -4,6 +4,7 @@ pub mod json;
 pub mod quantity;
 mod row;
 pub mod table;
+pub mod times;
 
 pub use row::{Row, Times};
 

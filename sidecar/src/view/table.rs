@@ -1,4 +1,4 @@
-//! `flowcar run`'s table: one row for each flow, within 101 columns.
+//! `flowcar run`'s table: one row for each flow, within 101 columns, and what it sums up to.
 
 use super::{
     json::role_name,
@@ -7,7 +7,10 @@ use super::{
 use crate::{
     flow::{Flow, Role},
     histogram::Histogram,
-    view::{Row, Sums},
+    view::{
+        Row, Sums,
+        times::{ConnectionTimes, Quantiles},
+    },
 };
 
 /// Colours, or none.
@@ -18,6 +21,9 @@ pub enum Style {
     /// Plain text.
     Plain,
 }
+
+/// The width of the table.
+const COLUMNS: usize = 101;
 
 const RED: &str = "\x1b[31m";
 const YELLOW: &str = "\x1b[33m";
@@ -75,6 +81,50 @@ pub fn flow(flow: &Row, style: Style) -> String {
         style.paint(YELLOW, &text)
     } else {
         text
+    }
+}
+
+/// How long the connections took, where there are two or more. A time that not all of them have names the number that do.
+pub fn times(times: &ConnectionTimes, style: Style) -> Option<String> {
+    let ConnectionTimes {
+        connections,
+        connect,
+        rtt,
+        exchange,
+    } = times;
+    if *connections < 2 {
+        return None;
+    }
+    let part = |name: &str, of: &Quantiles| {
+        let (p50, p99) = (duration(of.at_s(0.5)?), duration(of.at_s(0.99)?));
+        let part = format!("{name} p50 {p50} p99 {p99}");
+        Some(match of.count() {
+            count if count == *connections => part,
+            count => format!("{part} (of {count})"),
+        })
+    };
+    let known = [
+        part("connect", connect),
+        part("RTT", rtt),
+        part("exchange", exchange),
+    ];
+    let mut parts: Vec<_> = known.into_iter().flatten().collect();
+    if parts.is_empty() {
+        return None;
+    }
+    parts.push(format!("over {connections} connections"));
+    Some(style.paint(DIM, &wrapped(&parts)))
+}
+
+/// The parts on one line or, where they do not fit, on two.
+fn wrapped(parts: &[String]) -> String {
+    let line = parts.join("; ");
+    if line.len() <= COLUMNS {
+        return line;
+    }
+    match line[..COLUMNS].rfind("; ") {
+        Some(at) => format!("{};\n  {}", &line[..at], &line[at + 2..]),
+        None => line,
     }
 }
 
@@ -163,6 +213,54 @@ mod tests {
         clock::Anchor,
         flow::{Monotonic, example},
     };
+
+    /// A connection whose handshake took so long, and whose round trips took as long.
+    fn connected_in(ns: u64) -> Flow {
+        let mut rtt = Histogram::default();
+        rtt.record(ns);
+        Flow {
+            established: Some(Monotonic(ns)),
+            rtt,
+            ..example::closed(1)
+        }
+    }
+
+    #[test]
+    fn times_of_two_connections_or_more_are_summed_up() {
+        let mut sum = ConnectionTimes::default();
+        assert_eq!(times(&sum, Style::Plain), None);
+        sum.add(&connected_in(1_000_000));
+        assert_eq!(times(&sum, Style::Plain), None, "the row has it all");
+        sum.add(&Flow {
+            rtt: Histogram::default(),
+            ..connected_in(20_000_000)
+        });
+        let line = times(&sum, Style::Plain).expect("two connections");
+        assert!(
+            line.starts_with("connect p50 1.00ms p99 20.0ms; RTT p50 "),
+            "{line}"
+        );
+        assert!(line.ends_with(" (of 1); over 2 connections"), "{line}");
+        assert!(!line.contains("exchange"), "{line}");
+    }
+
+    #[test]
+    fn times_stay_within_the_columns() {
+        let mut sum = ConnectionTimes {
+            connections: 1_000_000,
+            ..ConnectionTimes::default()
+        };
+        let exchanges = connected_in(725_000_000_000).rtt;
+        sum.add(&Flow {
+            exchanges,
+            ..connected_in(725_000_000_000)
+        });
+        let lines = times(&sum, Style::Plain).expect("connections");
+        assert_eq!(lines.lines().count(), 2, "{lines}");
+        for line in lines.lines() {
+            assert!(line.len() <= COLUMNS, "{line}");
+        }
+    }
 
     #[test]
     fn a_connection_that_is_open_is_a_row_and_the_minimum_stands_beside_the_percentiles() {
