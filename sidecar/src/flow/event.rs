@@ -4,6 +4,10 @@ use super::{Change, CloseEvent, Flow, PollContext, Record, SeriesId, SocketSnaps
 
 /// What a source reports of one flow.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one at a time, and a record is the most frequent"
+)]
 pub enum Event<'a> {
     /// A record of the kernel programs.
     Record(Record),

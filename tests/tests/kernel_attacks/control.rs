@@ -134,7 +134,7 @@ fn strangers_are_refused_and_take_no_place() {
 #[test]
 fn questions_are_bounded() {
     // On a host, where root may ask from any cgroup.
-    let Some(mut pod) = Pod::new(None) else {
+    let Some(pod) = Pod::new(None) else {
         return;
     };
     let error = "flowcar/1 error ";
