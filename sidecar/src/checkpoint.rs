@@ -10,6 +10,7 @@ use std::{
 use nix::unistd::geteuid;
 
 use crate::{
+    clock,
     files::Directory,
     flow::checkpoint::{Checkpoint, CheckpointFlows, KernelInstance, Most, decode, encode},
 };
@@ -84,7 +85,7 @@ impl CheckpointFile {
         };
         let quiet = |at: Instant| at.elapsed() < QUIET;
         if !self.last_warned.is_some_and(quiet) {
-            self.last_warned = Some(Instant::now());
+            self.last_warned = Some(clock::now());
             tracing::warn!(
                 file = %self.directory.join(FILE).display(),
                 %error,

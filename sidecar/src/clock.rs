@@ -1,8 +1,22 @@
-//! From the kernel's monotonic time to wall time, across steps of the clock.
+//! The clocks, which are read here only; from the kernel's monotonic time to wall time, across steps of the clock.
+
+use std::time::{Instant, SystemTime};
 
 use nix::time::{ClockId, clock_gettime};
 
 use crate::flow::Monotonic;
+
+/// The monotonic clock, for deadlines and for how long something takes. Whatever is tested in virtual time reads tokio's clock instead.
+#[expect(clippy::disallowed_methods, reason = "the one place that reads it")]
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// The wall clock, for dates that somebody else wrote.
+#[expect(clippy::disallowed_methods, reason = "the one place that reads it")]
+pub fn wall_time() -> SystemTime {
+    SystemTime::now()
+}
 
 /// A pair of readings that names one instant in both clocks.
 ///

@@ -1,9 +1,8 @@
 //! Whether receivers take what is sent: one small request for each signal.
 
-use std::time::Instant;
-
 use super::{lines::reported, report::Line};
 use crate::{
+    clock,
     config::{Config, Export, Signal},
     host::Host,
     otlp::{quote::Quoted, resource::Resource, trial::try_receiver},
@@ -24,7 +23,7 @@ pub(super) async fn send(config: &Config) -> (Vec<Line>, bool) {
             lines.push(Line::info(name, "not exported"));
             continue;
         };
-        let began = Instant::now();
+        let began = clock::now();
         lines.push(match try_receiver(signal, target, &resource).await {
             Ok(accepted) => {
                 let took = duration(began.elapsed().as_secs_f64());

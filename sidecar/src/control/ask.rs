@@ -14,6 +14,7 @@ use super::{
     peer::{self, Rule, Stranger},
     protocol::{self, ProtocolError, Question},
 };
+use crate::clock;
 
 /// The most bytes of an answer: that of all flows of one.
 const MOST: usize = 16 << 20;
@@ -58,7 +59,7 @@ pub(super) fn ask(
         let stream = find(whom, deadline)?;
         let answer = exchange(stream, &question.request(), deadline)?;
         match protocol::body(&answer) {
-            Err(ProtocolError::Busy) if Instant::now() < deadline => thread::sleep(PAUSE),
+            Err(ProtocolError::Busy) if clock::now() < deadline => thread::sleep(PAUSE),
             body => return Ok(body?.to_vec()),
         }
     }
@@ -111,9 +112,7 @@ fn elsewhere(cgroup: Option<&Path>, deadline: Instant) -> Option<UnixStream> {
 fn connect(once: impl Fn() -> io::Result<UnixStream>, deadline: Instant) -> io::Result<UnixStream> {
     loop {
         match once() {
-            Err(error)
-                if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline =>
-            {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && clock::now() < deadline => {
                 thread::sleep(PAUSE);
             }
             done => return done,
@@ -124,7 +123,7 @@ fn connect(once: impl Fn() -> io::Result<UnixStream>, deadline: Instant) -> io::
 /// Sends the request, and reads all bytes until the other end closes, within the time and the bound.
 fn exchange(mut stream: UnixStream, request: &str, deadline: Instant) -> io::Result<Vec<u8>> {
     let left = || {
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = deadline.saturating_duration_since(clock::now());
         let is_over = left.is_zero();
         (!is_over).then_some(left).ok_or(io::ErrorKind::TimedOut)
     };

@@ -13,6 +13,7 @@ use super::{
     protocol::{Listing, MOST_FLOWS, ProtocolError, Question},
 };
 use crate::{
+    clock,
     exit::{self, Failure},
     view::{
         Row, json,
@@ -52,7 +53,7 @@ pub fn flows(args: &FlowsArgs) -> Result<u8, Failure> {
         cgroup: args.cgroup.as_deref(),
         elsewhere: true,
     };
-    let listing = all(whom, Instant::now() + PATIENCE);
+    let listing = all(whom, clock::now() + PATIENCE);
     let listing = listing.map_err(|error| Failure::new(exit::UNAVAILABLE, error))?;
     match print(&listing, args.format) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::new(

@@ -1,15 +1,15 @@
 //! `flowcar probe`.
 
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, time::Duration};
 
 use super::{
     ask::{Whom, ask},
     protocol,
 };
-use crate::exit::{self, Failure};
+use crate::{
+    clock,
+    exit::{self, Failure},
+};
 
 /// How long an answer may take: the main loop takes milliseconds, the rest is for a throttled container.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -45,7 +45,7 @@ pub fn probe(args: &ProbeArgs) -> Result<u8, Failure> {
         cgroup: args.cgroup.as_deref(),
         elsewhere: false,
     };
-    let answer = ask(protocol::Question::Health, whom, Instant::now() + PATIENCE)
+    let answer = ask(protocol::Question::Health, whom, clock::now() + PATIENCE)
         .map_err(|error| Failure::new(exit::NO, error))?;
     let answer = String::from_utf8_lossy(&answer);
     let (words, note) = answer.split_once('\n').unwrap_or((&answer, ""));

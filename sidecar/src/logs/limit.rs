@@ -14,7 +14,7 @@ use tracing::{Metadata, callsite::Identifier};
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::{one_line::one_line, stderr};
-use crate::config::LogFormat;
+use crate::{clock, config::LogFormat};
 
 /// The most lines of one call site in [`PERIOD`].
 const MOST: u32 = 10;
@@ -94,7 +94,7 @@ impl<'a> MakeWriter<'a> for Limited {
     }
 
     fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Line {
-        let now = Instant::now();
+        let now = clock::now();
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         let place = places
             .entry(meta.callsite())
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn call_site_is_limited_and_reports_the_omitted_count() {
-        let start = Instant::now();
+        let start = clock::now();
         let mut place = CallSite::new(start);
         for _ in 0..MOST {
             assert_eq!(place.admit(start), Some(0));

@@ -348,7 +348,7 @@ mod tests {
             if protobuf {
                 answer.headers_mut().insert(CONTENT_TYPE, PROTOBUF);
             }
-            let (cause, _) = http_failure(&answer, SystemTime::now());
+            let (cause, _) = http_failure(&answer, crate::clock::wall_time());
             prop_assert!(!cause.to_string().contains(|c: char| c.is_control()));
             let status = Status::with_details_and_metadata(
                 Code::from_i32(code), "odd", body.into(), MetadataMap::new());

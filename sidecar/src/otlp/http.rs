@@ -1,6 +1,6 @@
 //! OTLP over HTTP, in protobuf.
 
-use std::{io::Write, time::SystemTime};
+use std::io::Write;
 
 use bytes::Bytes;
 use flate2::write::GzEncoder;
@@ -20,7 +20,10 @@ use super::{
     no_answer::{late, no_answer},
     speech::{Mismatch, Speech, expects_tls},
 };
-use crate::config::{Compression, Signal};
+use crate::{
+    clock,
+    config::{Compression, Signal},
+};
 
 /// Posts to one target. It follows no redirect, which may lose the body or leak the headers.
 #[derive(Clone, Debug)]
@@ -87,7 +90,7 @@ impl Http {
                 without_tls: false,
             })));
         }
-        let (cause, retry_after) = answer::http_failure(&answer, SystemTime::now());
+        let (cause, retry_after) = answer::http_failure(&answer, clock::wall_time());
         Err(self.error(cause).after(retry_after))
     }
 

@@ -5,14 +5,17 @@ use std::{
     future::Future,
     pin::Pin,
     task::{Context, Poll},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use http::{Request, Response, StatusCode, header::CONTENT_TYPE};
 use tonic::{body::Body, transport::Channel};
 use tower_service::Service;
 
-use crate::otlp::{answer, body, error::Cause};
+use crate::{
+    clock,
+    otlp::{answer, body, error::Cause},
+};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -57,7 +60,7 @@ impl Service<Request<Body>> for Checked {
             let (cause, retry_after) = if answer.status() == StatusCode::OK {
                 (answer::not_grpc(&answer), None)
             } else {
-                answer::http_failure(&answer, SystemTime::now())
+                answer::http_failure(&answer, clock::wall_time())
             };
             Err(Foreign { cause, retry_after }.into())
         })

@@ -18,7 +18,6 @@ use std::{
     net::IpAddr,
     os::unix::fs::MetadataExt as _,
     path::Path,
-    time::Instant,
 };
 
 use netlink_packet_sock_diag::inet::StateFlags;
@@ -32,6 +31,7 @@ use self::{
 };
 use super::Turn;
 use crate::{
+    clock,
     flow::{Flow, Listener, PostCloseState, Role, SocketName, SocketSnapshot, State},
     histogram::Histogram,
 };
@@ -166,7 +166,7 @@ impl DiagSource {
     /// # Errors
     /// [`DiagError::Netlink`]: then some were perhaps not handed over.
     pub fn dump(&mut self, mut each: impl FnMut(&SocketSnapshot)) -> Result<u64, DiagError> {
-        let began = Instant::now();
+        let began = clock::now();
         self.scope.refresh();
         self.dump_listeners()?;
         self.addresses = OnceCell::new();

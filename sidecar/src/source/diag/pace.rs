@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 
+use crate::clock;
+
 /// Dumps take at most one part in this many of a CPU's time, where reports come every ten seconds; or one part in [`LEAST_SHARE`] where
 /// they come each second, because frequent reports need frequent dumps.
 const SHARE: u32 = 200;
@@ -65,7 +67,7 @@ impl Pace {
 
     /// Whether a dump is due.
     pub fn is_due(&self) -> bool {
-        self.next.is_none_or(|next| Instant::now() >= next)
+        self.next.is_none_or(|next| clock::now() >= next)
     }
 
     /// The next dump is due at once, whatever the last one cost.
@@ -77,7 +79,7 @@ impl Pace {
     pub fn dumped(&mut self, dumping: &Dumping) {
         let cost = cpu_time().saturating_sub(dumping.began);
         // Reports come by a clock of their own: a dump that is due a moment after one would wait for the next.
-        self.next = Some(Instant::now() + interval(cost, self.report).mul_f64(0.9));
+        self.next = Some(clock::now() + interval(cost, self.report).mul_f64(0.9));
     }
 }
 
@@ -128,7 +130,7 @@ mod tests {
             work();
             pace.dumped(&dumping);
             let next = pace.next.expect("a time");
-            next.saturating_duration_since(Instant::now())
+            next.saturating_duration_since(clock::now())
         };
         let waits = due_in(&|| std::thread::sleep(Duration::from_millis(300)));
         let works = due_in(&|| {
