@@ -115,11 +115,15 @@ impl CloseEvidence {
 
     /// Whether no RST of the peer's can have closed it.
     pub fn is_quiet(&self, answers: &Answers) -> bool {
-        let nothing_since_poll = answers.polled_segs_in == Some(self.segs_in);
-        nothing_since_poll
+        self.received_nothing_since_poll(answers)
             || self.has(flag::NOTHING_RECEIVED)
             || (self.has(flag::ONLY_DATA_RECEIVED) && self.released_in == 0)
             || (self.has(flag::SEGMENTS_SEEN) && !self.has(flag::RESET_RECEIVED))
+    }
+
+    /// A RST counts in `segs_in`, as every segment does (net/ipv4/tcp_ipv4.c, tcp_v4_rcv).
+    fn received_nothing_since_poll(&self, answers: &Answers) -> bool {
+        answers.polled_segs_in == Some(self.segs_in)
     }
 
     /// How it closed. A RST on a connection whose peer had closed is no failure: the peer had sent all its data, and what is still sent
@@ -229,7 +233,11 @@ impl CloseEvidence {
         match timer {
             Timer::Expired => CloseReason::Timeout,
             Timer::NotExpired if self.has(flag::NOTHING_RECEIVED) => CloseReason::ResetSent,
-            Timer::NotExpired if is_quiet && self.has(flag::SEGMENTS_SEEN) => {
+            Timer::NotExpired
+                if is_quiet
+                    && (self.has(flag::SEGMENTS_SEEN)
+                        || self.received_nothing_since_poll(answers)) =>
+            {
                 CloseReason::ResetSent
             }
             Timer::NotExpired if answers.sent_no_reset && !is_quiet => CloseReason::ResetReceived,

@@ -175,8 +175,14 @@ impl History {
             Orderly::Yes(reason) => reason,
             Orderly::No => match self.cut_off(observed, info, answers) {
                 // A RST after the peer's FIN is no failure.
-                CloseReason::Reset | CloseReason::ResetReceived if self.peer_closed_first() => {
-                    CloseReason::PeerFin
+                reason @ (CloseReason::Reset | CloseReason::ResetReceived) => {
+                    match (by_peer, fin_sent) {
+                        _ if self.peer_closed_first() => CloseReason::PeerFin,
+                        (Some(true), Some(false)) => CloseReason::PeerFin,
+                        // Both sent one, and the order is unknown.
+                        (Some(true), _) => CloseReason::Unknown,
+                        _ => reason,
+                    }
                 }
                 reason => reason,
             },

@@ -12,8 +12,8 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use flowcar_tests::traffic::{
-    AttemptPlan, CallPlan, ConnectionReport, CutOff, Held, LoadPlan, MeetPlan, ServePlan, Server,
-    Way, attempt, bypass, call, cut_off, end, give, load, meet, splice, take,
+    AttemptPlan, CallPlan, ClosePlan, ConnectionReport, CutOff, Held, LoadPlan, MeetPlan,
+    ServePlan, Server, attempt, bypass, call, cut_off, end, give, load, meet, splice, take,
 };
 use nix::sys::signal::{SigSet, Signal};
 use serde::Serialize;
@@ -61,12 +61,9 @@ enum Command {
     Splice(CallPlan),
     /// Connects to an address that connects back at the same time: one line
     Meet(MeetPlan),
-    /// Makes a connection of its own over loopback. First line: {"open":1}. A line on standard input closes it this way: one line
-    End {
-        way: Way,
-        #[arg(long)]
-        v6: bool,
-    },
+    /// Makes a connection of its own, over loopback or from another pod. First line: {"open":1}. A line on standard input closes it
+    /// this way: one line
+    End(ClosePlan),
     /// Tries to connect, and aborts by --give-up. First line: {"local":ADDRESS}, while the SYN is under way; then one
     Attempt(AttemptPlan),
     /// Makes connections to itself whose server closes first and that are reset afterwards: one line for each
@@ -114,9 +111,9 @@ fn run(command: Command) -> io::Result<()> {
         }
         Command::Splice(plan) => print(&splice(&plan)?),
         Command::Meet(plan) => print(&meet(&plan)?),
-        Command::End { way, v6 } => {
+        Command::End(plan) => {
             let opened = || print(&serde_json::json!({ "open": 1 }));
-            print(&end(way, v6, opened)?)
+            print(&end(&plan, opened)?)
         }
         Command::Attempt(plan) => {
             let under_way = |local| print(&serde_json::json!({ "local": local }));

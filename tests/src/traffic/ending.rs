@@ -1,17 +1,18 @@
-//! One connection over loopback, and every way in which it can close.
+//! One connection, over loopback or to another pod, and every way in which it can close.
 
 use std::{
     io::{self, BufRead, Read, Write},
-    net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     os::fd::{AsRawFd, FromRawFd, IntoRawFd},
-    process::Command,
     thread,
     time::Duration,
 };
 
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 use socket2::{SockRef, TcpKeepalive};
+
+use super::namespaces::{ClientPod, Namespaces};
 
 /// What each end sends before anything happens.
 const FIRST: usize = 100;
@@ -74,6 +75,19 @@ pub enum Way {
     /// The client closes with TCP_LINGER2 of -1, so that its socket is removed once its FIN is acknowledged. Then the server
     /// closes, and is answered by a RST.
     ClosedWithoutFinWait2,
+    /// An operator destroys the client's socket (`ss -K`).
+    ClientDestroyed,
+    /// An operator destroys the server's socket.
+    ServerDestroyed,
+    /// The client sends its FIN, the server answers, and an operator destroys the client's socket.
+    HalfClosedThenClientDestroyed,
+    /// The client sends its FIN, and an operator destroys the server's socket.
+    HalfClosedThenServerDestroyed,
+    /// Cut; an operator destroys the client's socket. The server probes.
+    ClientDestroyedInSilence,
+    /// Cut; the client closes while the machine may have no more orphans (`net.ipv4.tcp_max_orphans`, which the test has set before).
+    /// The server probes.
+    TooManyOrphans,
 }
 
 /// The ends, and what their sockets counted of payload: by `tcp_info` where an application cannot know it.
@@ -89,16 +103,29 @@ pub struct Ended {
     pub from_server: u64,
 }
 
+/// A connection, and how it closes.
+#[derive(Clone, Debug, Args)]
+pub struct ClosePlan {
+    /// How it closes.
+    pub way: Way,
+    /// The server's address; loopback by default.
+    #[arg(long, default_value_t = Ipv4Addr::LOCALHOST.into())]
+    pub at: IpAddr,
+    /// Where the client is, if it is not where the server is.
+    #[command(flatten)]
+    pub client: Option<ClientPod>,
+}
+
 /// Makes the connection, calls `opened`, waits for a line on standard input, and closes it.
 ///
 /// # Errors
 /// A system call fails that should not, or the kernel does not end the connection in time.
-pub fn end(way: Way, v6: bool, opened: impl FnOnce() -> io::Result<()>) -> io::Result<Ended> {
-    let mut pair = Pair::open(way, v6)?;
+pub fn end(plan: &ClosePlan, opened: impl FnOnce() -> io::Result<()>) -> io::Result<Ended> {
+    let mut pair = Pair::open(plan)?;
     opened()?;
     io::stdin().lock().read_line(&mut String::new())?;
     let (client, server) = (pair.client.local_addr()?, pair.server.local_addr()?);
-    let (from_client, from_server) = pair.end(way)?;
+    let (from_client, from_server) = pair.end(plan.way)?;
     Ok(Ended {
         client,
         server,
@@ -110,22 +137,24 @@ pub fn end(way: Way, v6: bool, opened: impl FnOnce() -> io::Result<()>) -> io::R
 struct Pair {
     client: TcpStream,
     server: TcpStream,
+    namespaces: Namespaces,
 }
 
 impl Pair {
-    fn open(way: Way, v6: bool) -> io::Result<Self> {
-        let ip = if v6 {
-            Ipv6Addr::LOCALHOST.into()
-        } else {
-            Ipv4Addr::LOCALHOST.into()
-        };
-        let listener = TcpListener::bind(SocketAddr::new(ip, 0))?;
-        if matches!(way, Way::ZeroWindowUserTimeout | Way::ZeroWindowCut) {
+    fn open(plan: &ClosePlan) -> io::Result<Self> {
+        let listener = TcpListener::bind(SocketAddr::new(plan.at, 0))?;
+        if matches!(plan.way, Way::ZeroWindowUserTimeout | Way::ZeroWindowCut) {
             SockRef::from(&listener).set_recv_buffer_size(4096)?;
         }
+        // The server's socket is where its listener was made.
+        let namespaces = Namespaces::with_client_in(plan.client.as_ref())?;
         let client = TcpStream::connect(listener.local_addr()?)?;
         let (server, _) = listener.accept()?;
-        let mut this = Self { client, server };
+        let mut this = Self {
+            client,
+            server,
+            namespaces,
+        };
         for socket in [&this.client, &this.server] {
             socket.set_nodelay(true)?;
             socket.set_read_timeout(Some(PATIENCE))?;
@@ -136,8 +165,13 @@ impl Pair {
     }
 
     fn end(&mut self, way: Way) -> io::Result<(u64, u64)> {
-        let Self { client, server } = self;
+        let Self {
+            client,
+            server,
+            namespaces,
+        } = self;
         let at = server.local_addr()?;
+        let cut = |at, is_cut| namespaces.cut(at, is_cut);
         let first = FIRST as u64;
         let (more, answer) = (2 * first, first + ANSWER as u64);
         match way {
@@ -213,6 +247,8 @@ impl Pair {
             Way::HalfClosedThenUnread => {
                 client.write_all(&[0; FIRST])?;
                 client.shutdown(Shutdown::Write)?;
+                // Until it has come, so that the answer acknowledges it.
+                server.peek(&mut [0])?;
                 give(server, client, ANSWER)?;
                 close(server)?;
                 dies(client)?;
@@ -296,6 +332,45 @@ impl Pair {
                 close(server)?;
                 Ok((first, first))
             }
+            Way::ClientDestroyed => {
+                namespaces.destroy_client(client)?;
+                dies(server)?;
+                Ok((first, first))
+            }
+            Way::ServerDestroyed => {
+                namespaces.destroy_server(server)?;
+                dies(client)?;
+                Ok((first, first))
+            }
+            Way::HalfClosedThenClientDestroyed => {
+                client.shutdown(Shutdown::Write)?;
+                give(server, client, ANSWER)?;
+                namespaces.destroy_client(client)?;
+                dies_by_write(server)?;
+                Ok((first, answer))
+            }
+            Way::HalfClosedThenServerDestroyed => {
+                client.shutdown(Shutdown::Write)?;
+                reads_end(server)?;
+                namespaces.destroy_server(server)?;
+                dies(client)?;
+                Ok((first, first))
+            }
+            Way::ClientDestroyedInSilence => {
+                probe(server, 2)?;
+                cut(at, true)?;
+                namespaces.destroy_client(client)?;
+                dies(server)?;
+                Ok((first, first))
+            }
+            Way::TooManyOrphans => {
+                probe(server, 2)?;
+                // Else its FIN is acknowledged at once, and it is an orphan no more.
+                cut(at, true)?;
+                close(client)?;
+                dies(server)?;
+                Ok((first, first))
+            }
             Way::ProbeAnsweredByReset => {
                 probe(client, 9)?;
                 cut(at, true)?;
@@ -308,7 +383,11 @@ impl Pair {
     }
 
     fn zero_window(&mut self, way: Way) -> io::Result<(u64, u64)> {
-        let Self { client, server } = self;
+        let Self {
+            client,
+            server,
+            namespaces,
+        } = self;
         let at = server.local_addr()?;
         client.set_nonblocking(true)?;
         // Until neither buffer takes more.
@@ -326,7 +405,7 @@ impl Pair {
         client.set_nonblocking(false)?;
         if way == Way::ZeroWindowCut {
             probe(server, 2)?;
-            cut(at, true)?;
+            namespaces.cut(at, true)?;
         } else {
             user_timeout(client)?;
         }
@@ -396,25 +475,6 @@ fn probe(socket: &TcpStream, probes: u32) -> io::Result<()> {
 
 fn user_timeout(socket: &TcpStream) -> io::Result<()> {
     SockRef::from(socket).set_tcp_user_timeout(Some(Duration::from_millis(2_000)))
-}
-
-/// Lets no segment of this server's arrive in the network namespace any more, or all again.
-fn cut(server: SocketAddr, on: bool) -> io::Result<()> {
-    let port = server.port();
-    let rules = if on {
-        format!(
-            "table inet cut{port} {{ chain input {{ type filter hook input priority 0; \
-             tcp sport {port} drop; tcp dport {port} drop; }}; }}"
-        )
-    } else {
-        format!("delete table inet cut{port}")
-    };
-    let status = Command::new("nft").arg(rules).status()?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(io::Error::other("nft refused the rules"))
-    }
 }
 
 fn set(socket: &TcpStream, level: i32, option: i32, value: i32) -> io::Result<()> {

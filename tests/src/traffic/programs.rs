@@ -1,7 +1,7 @@
 use std::{
     ffi::OsString,
     io::{self, BufRead, BufReader, Write},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::mpsc::{self, Receiver},
     thread,
@@ -234,14 +234,34 @@ impl Holding {
 // === impl Ending ===
 
 impl Teardown {
-    /// Starts it and waits until its connection is open.
+    /// Starts it, with both ends of its connection in the pod, and waits until that is open.
     ///
     /// # Errors
     /// The program cannot be started, or fails.
     pub fn start(pod: &TestPod, way: Way, v6: bool) -> io::Result<Self> {
+        let at = if v6 { "::1" } else { "127.0.0.1" };
+        Self::start_with(pod, way, vec!["--at".into(), at.into()])
+    }
+
+    /// The same between two pods, from the client's to an address of the server's.
+    ///
+    /// # Errors
+    /// As [`Teardown::start`].
+    pub fn between(client: &TestPod, server: &TestPod, at: IpAddr, way: Way) -> io::Result<Self> {
+        let arguments = [
+            OsString::from("--at"),
+            at.to_string().into(),
+            "--client-cgroup".into(),
+            client.cgroup().path().into(),
+            "--client-netns".into(),
+            client.netns().path().into(),
+        ];
+        Self::start_with(server, way, arguments.into())
+    }
+
+    fn start_with(pod: &TestPod, way: Way, mut arguments: Vec<OsString>) -> io::Result<Self> {
         let name = way.to_possible_value().ok_or_else(no_pipe)?;
-        let mut arguments = vec![name.get_name().into()];
-        arguments.extend(v6.then(|| "--v6".into()));
+        arguments.insert(0, name.get_name().into());
         let mut child = Running(
             prepare(pod, "end", arguments)?
                 .stdin(Stdio::piped())

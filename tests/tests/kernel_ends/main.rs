@@ -2,4 +2,6 @@
 //! payload to the byte, in every mode.
 
 mod held;
+mod orphans;
+mod rows;
 mod ways;

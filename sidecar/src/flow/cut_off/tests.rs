@@ -107,7 +107,7 @@ fn close_reason_follows_from_the_evidence() {
             timer(Unknown),
             CloseReason::Unknown,
         ),
-        (OPEN, 0, 0, nothing_since_poll, CloseReason::Reset),
+        (OPEN, 0, 0, nothing_since_poll, CloseReason::ResetSent),
         // One came.
         (
             OPEN,

@@ -130,6 +130,21 @@ fn resets_are_classified_and_uncertain_counts_are_marked() {
     // The server was reset by its peer.
     let server = counts(0, 50, 100, 50, 2).close(History::none(), PostCloseState::Listener);
     assert_close(server, Role::Server, CloseReason::Reset, SERVER, false);
+    // The same, and by the client's own count its FIN had come: no failure.
+    let server = counts(0, 50, 101, 50, 2);
+    let behind = |payload| server.close_beside(History::none(), PostCloseState::Listener, payload);
+    assert_close(
+        behind(Some(100)),
+        Role::Server,
+        CloseReason::PeerFin,
+        SERVER,
+        true,
+    );
+    assert!(behind(Some(100)).reset_after_fin);
+    assert_eq!(
+        behind(Some(101)).outcome,
+        Outcome::Closed(CloseReason::Reset)
+    );
     // The client closed with 10 bytes unread; seen as a client before.
     let client = History::of_role(Role::Client);
     let summary = counts(10, 101, 60, 100, 2).close(client, PostCloseState::Nothing);
