@@ -318,8 +318,11 @@ fn rewrite(text: &str, verb: &str, change: impl Fn(&Value) -> Change) -> anyhow:
         let objects: Vec<_> = document.objects().collect();
         let mut lines = Vec::new();
         let mut after = Vec::new();
-        for object in &objects {
-            let change = change(object);
+        for (index, object) in objects.iter().enumerate() {
+            let change = match document.is_foreign(index) {
+                true => Change::default(),
+                false => change(object),
+            };
             is_complete &= !change.is_denied;
             lines.push(change.messages);
             after.push(change.object);
@@ -339,6 +342,9 @@ fn rewrite(text: &str, verb: &str, change: impl Fn(&Value) -> Change) -> anyhow:
             let name = title(object);
             messages.extend(lines.iter().map(|line| format!("{name}: {line}")));
         }
+        is_complete &= document.foreign().is_empty();
+        let refused = document.foreign().iter();
+        messages.extend(refused.map(|why| format!("not {verb}: {why}")));
         messages.extend(document.unread().map(|unread| unread.to_string()));
         texts.push(changed);
     }

@@ -1,4 +1,5 @@
 mod kinds;
+mod refused;
 mod styles;
 
 use super::{Files, Rewritten, inject_text, objects, uninject_text};

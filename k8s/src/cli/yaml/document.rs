@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::edit::{self, Edit, Refusal};
 use super::json;
 use super::locate::Lines;
+use super::objects::{Found, Object};
 use super::stream::Segment;
 use super::tree::{Content, Flow, NodeId, Tree};
 use super::value::Member;
@@ -28,15 +29,8 @@ pub(in crate::cli) struct Document<'a> {
     part: Segment,
     root: Value,
     objects: Vec<Object>,
-}
-
-/// Where an object is.
-struct Object {
-    node: NodeId,
-    /// Indices of `items`, from the document's root.
-    path: Vec<usize>,
-    /// The object with the kind that it has as an item of a typed list (`PodList`), where it names none.
-    inferred: Option<Value>,
+    /// What stands where an object is expected and is none to kubectl.
+    foreign: Vec<AtLine>,
 }
 
 /// The edits for one object.
@@ -89,19 +83,16 @@ impl<'a> Document<'a> {
             part,
             root: Value::Null,
             objects: Vec::new(),
+            foreign: Vec::new(),
         };
         if let Some(tree) = &document.part.tree {
             document.root = tree.value(tree.root)?;
-            let mut objects = Vec::new();
-            find(
-                tree,
-                tree.root,
-                &document.root,
-                None,
-                &mut Vec::new(),
-                &mut objects,
-            );
-            document.objects = objects;
+            let found = Found::of(tree, &document.root);
+            document.objects = found.objects;
+            let at_line = |(node, why): (NodeId, &str)| {
+                AtLine::new(text, tree.node(node).start, why.to_owned())
+            };
+            document.foreign = found.foreign.into_iter().map(at_line).collect();
         }
         Ok(document)
     }
@@ -121,6 +112,16 @@ impl<'a> Document<'a> {
         self.objects
             .iter()
             .filter_map(move |object| object.inferred.as_ref().or_else(|| of(object)))
+    }
+
+    /// Whether kubectl refuses the object with this index.
+    pub(in crate::cli) fn is_foreign(&self, index: usize) -> bool {
+        self.objects[index].is_foreign
+    }
+
+    /// What kubectl refuses in the document: what is no object, and objects without a kind.
+    pub(in crate::cli) fn foreign(&self) -> &[AtLine] {
+        &self.foreign
     }
 
     /// What kubectl does not read of the document.
@@ -498,68 +499,6 @@ impl Attempts<'_> {
         let changed = apply(document.text, &range, &edits)?;
         (!is_read(&changed)).then_some(node.start)
     }
-}
-
-// === impl Object ===
-
-impl Object {
-    /// An object that was read as this one, without what it was given for that.
-    fn as_written(&self, mut object: Value) -> Value {
-        if self.inferred.is_some()
-            && let Some(members) = object.as_object_mut()
-        {
-            members.shift_remove("kind");
-            members.shift_remove("apiVersion");
-        }
-        object
-    }
-}
-
-/// Collects the objects of a document; those of a list are its items. As for kubectl
-/// (`unstructuredJSONScheme.decodeToList`), whatever has `items` is a list, and an item without a kind is of the list's.
-fn find(
-    tree: &Tree,
-    node: NodeId,
-    value: &Value,
-    list: Option<&Value>,
-    path: &mut Vec<usize>,
-    into: &mut Vec<Object>,
-) {
-    let Some(items) = value.get("items") else {
-        if value.is_object() {
-            into.push(Object {
-                node,
-                path: path.clone(),
-                inferred: list.and_then(|list| as_item(value, list)),
-            });
-        }
-        return;
-    };
-    let node = tree.member_value(tree.behind_alias(node), "items");
-    let nodes = node.map_or(&[][..], |node| tree.items(tree.behind_alias(node)));
-    let items = items.as_array().into_iter().flatten();
-    for (index, (item, node)) in items.zip(nodes).enumerate() {
-        path.push(index);
-        find(tree, *node, item, Some(value), path, into);
-        path.pop();
-    }
-}
-
-/// The item with the kind and the version that a typed list gives it; `None` where it has its own.
-fn as_item(item: &Value, list: &Value) -> Option<Value> {
-    let is_empty = |field: &str| item[field].as_str().unwrap_or_default().is_empty();
-    let kind = list["kind"].as_str()?.strip_suffix("List")?;
-    if kind.is_empty() || !is_empty("kind") || !is_empty("apiVersion") {
-        return None;
-    }
-    let (mut whole, given) = (item.clone(), item.as_object()?);
-    // Taken away again by name: an empty one that stands there would go, too.
-    if given.contains_key("kind") || given.contains_key("apiVersion") {
-        return None;
-    }
-    whole["apiVersion"] = list["apiVersion"].clone();
-    whole["kind"] = kind.into();
-    Some(whole)
 }
 
 fn at_path<'a>(root: &'a Value, path: &[usize]) -> Option<&'a Value> {

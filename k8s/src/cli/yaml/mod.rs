@@ -11,6 +11,7 @@ mod edit;
 mod items;
 mod json;
 mod locate;
+mod objects;
 mod resolve;
 mod stream;
 mod tree;
