@@ -83,6 +83,7 @@ soak: ## An hour of load that never repeats: memory and descriptors do not grow 
 	@$(say_sudo)
 	$(call setup,test)
 	cargo build --bins
+	export FLOWCAR_SOAK_SECONDS=$${FLOWCAR_SOAK_SECONDS:-3600}
 	cargo test $(if $(sudo),$(runner)) --test soak -- --nocapture $(ARGS)
 
 test-image: ## The images, and what is in them

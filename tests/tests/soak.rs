@@ -1,9 +1,9 @@
-//! A flowcar that runs for long under load that never repeats: `make soak`.
+//! A flowcar that runs for long under load that never repeats.
 //!
 //! Peers rotate, some connections live throughout, and the receiver goes away and comes back. What flowcar holds is to stay as it
 //! is: memory, descriptors, series and points of a report do not grow once the load has been seen, and closed connections are removed from
-//! its list when the load ends. `FLOWCAR_SOAK_SECONDS` is how long, an hour if it is not set. In less than ten minutes (CI has a minute
-//! and a half) the bounds are lower, so that they are reached as early.
+//! its list when the load ends. `FLOWCAR_SOAK_SECONDS` is how long: an hour by `make soak`, else a minute and a half. In less than ten
+//! minutes the bounds are lower, so that they are reached as early.
 
 use std::{
     env, fs,
@@ -49,7 +49,7 @@ fn held_resources_do_not_grow() {
     if !require_root() || !require_cgroup2() || !require_program("nft") {
         return;
     }
-    let seconds = env::var("FLOWCAR_SOAK_SECONDS").map_or(3_600, |text| text.parse().unwrap());
+    let seconds = env::var("FLOWCAR_SOAK_SECONDS").map_or(90, |text| text.parse().unwrap());
     let pod = TestPod::new("soak").unwrap();
     let range = ("net.ipv4.ip_local_port_range", "1024 65535");
     pod.netns().sysctl(range.0, range.1).unwrap();
