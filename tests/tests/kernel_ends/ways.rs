@@ -9,7 +9,7 @@ use flowcar_tests::{
     watch::{Flow, Mode, Seen, Watch},
 };
 
-use crate::{
+use super::{
     orphans::OrphanLimit,
     rows::{Row, rows},
 };
