@@ -30,11 +30,14 @@ pub enum Counter {
     /// Exchange records that found the ring buffer full. Counts are cumulative: the flow's next record has all, but that of
     /// its close has no next.
     ExchangeDropped = 9,
+    /// Addresses that `connect()` was asked for and that were lost: the kernel refused the memory to keep them until the SYN, or their
+    /// record found the ring buffer full. Such an attempt is not counted if it fails before its SYN.
+    AskedDropped = 10,
 }
 
 impl Counter {
     /// All counters, in index order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Established,
         Self::Sampled,
         Self::StorageRefused,
@@ -45,6 +48,7 @@ impl Counter {
         Self::ArmRefused,
         Self::DetailRefused,
         Self::ExchangeDropped,
+        Self::AskedDropped,
     ];
 
     /// The counter's index in the per-CPU array.

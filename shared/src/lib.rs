@@ -5,6 +5,7 @@
 
 #![no_std]
 
+pub mod asked;
 pub mod counter;
 pub mod exchange;
 pub mod histogram;

@@ -55,6 +55,8 @@ impl Ctx {
         /// Segments marked lost and not yet acknowledged.
         lost_out: u32,
         total_retrans: u32,
+        /// The peer's address where the family is IPv4, network byte order.
+        remote_ip4: u32,
         segs_in: u32,
         /// Segments received with payload.
         data_segs_in: u32,
@@ -71,9 +73,25 @@ impl Ctx {
     }
 
     #[inline(always)]
-    fn family(self) -> u8 {
+    pub(crate) fn family(self) -> u8 {
         // SAFETY: as above.
         unsafe { (&raw const (*self.0).family).read_volatile() as u8 }
+    }
+
+    /// Word `N` of the peer's address where the family is IPv6, network byte order.
+    #[inline(always)]
+    pub(crate) fn remote_ip6<const N: usize>(self) -> u32 {
+        // SAFETY: as above; N is a constant below 4.
+        unsafe { (&raw const (*self.0).remote_ip6[N]).read_volatile() }
+    }
+
+    /// The peer's port, host byte order.
+    #[inline(always)]
+    pub(crate) fn peer_port(self) -> u16 {
+        // SAFETY: as above.
+        let port = unsafe { (&raw const (*self.0).remote_port).read_volatile() };
+        // Network byte order in the upper half of a u32 (net/core/filter.c, sock_ops_convert_ctx_access).
+        u16::from_be((port >> 16) as u16)
     }
 
     #[inline(always)]
@@ -117,9 +135,7 @@ impl Ctx {
         unsafe {
             (*flow).cookie = cookie;
             (*flow).local_port = (&raw const (*ops).local_port).read_volatile() as u16;
-            // Network byte order in the upper half of a u32 (net/core/filter.c, sock_ops_convert_ctx_access).
-            let remote_port = (&raw const (*ops).remote_port).read_volatile();
-            (*flow).peer_port = u16::from_be((remote_port >> 16) as u16);
+            (*flow).peer_port = self.peer_port();
             (*flow).family = self.family();
         }
         self.addresses(flow);

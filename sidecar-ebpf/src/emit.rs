@@ -26,7 +26,7 @@ const _: () = assert!(QUERY_EVERY.is_power_of_two());
 
 /// What a flow without socket storage sends when it opens, and later.
 type ShortOpen = [u64; OPEN_LEN / 8];
-type Short = [u64; SHORT_LEN / 8];
+pub(crate) type Short = [u64; SHORT_LEN / 8];
 
 const _: () = assert!(size_of::<ShortOpen>() == OPEN_LEN);
 const _: () = assert!(size_of::<Short>() == SHORT_LEN);
@@ -138,7 +138,7 @@ pub(crate) fn emit_open(ctx: Ctx, short_flow: &mut ShortFlow) {
 /// Querying how full the ring is costs a third of a record, so one record in [`QUERY_EVERY`] does. Cookie and microsecond together
 /// select it, so that no pattern of sockets avoids all queries.
 #[inline(always)]
-fn wake(cookie: u64, now: u64) -> u64 {
+pub(crate) fn wake(cookie: u64, now: u64) -> u64 {
     if (cookie ^ now >> 10) & (QUERY_EVERY - 1) != 0 {
         return NO_WAKEUP;
     }

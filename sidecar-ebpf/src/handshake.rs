@@ -10,6 +10,7 @@ use flowcar_shared::{
 };
 
 use crate::{
+    connect,
     ctx::{Ctx, now},
     emit::{emit, emit_open},
     exchange,
@@ -28,8 +29,14 @@ pub(crate) const CALLBACKS: u32 = HANDSHAKE | BPF_SOCK_OPS_RTT_CB_FLAG;
 /// `connect()` was called and the SYN is about to go. Addresses are known, sequence numbers not yet.
 #[inline(always)]
 pub(crate) fn connecting(ctx: Ctx) {
-    if let Some(short_flow) = short_flow::take(ctx, Role::Client) {
+    if let Some((short_flow, called)) = short_flow::of_client(ctx) {
         short_flow.started_ns = now();
+        if called {
+            let (address, port) = (short_flow.asked_address(), short_flow.asked_port());
+            if !connect::is_as_asked(ctx, address, port) {
+                connect::report_asked(ctx, short_flow.started_ns, address, port);
+            }
+        }
         if !ctx.arm(HANDSHAKE) {
             short_flow.free();
         }
@@ -45,7 +52,14 @@ fn connecting_in_storage(ctx: Ctx) {
         // The attempt goes on unseen; if it succeeds, `connected` tries again and counts the refusal.
         return;
     };
+    let called = connect::is_unsent(flow);
     begin(flow, Role::Client);
+    if called {
+        let (address, port) = ((&raw const flow.peer_addr).cast(), flow.peer_port);
+        if !connect::is_as_asked(ctx, address, port) {
+            connect::report_asked(ctx, flow.started_ns, address, port);
+        }
+    }
     if !ctx.arm(HANDSHAKE) {
         ctx.forget();
     }
@@ -91,11 +105,15 @@ fn crossed_or_in_storage(ctx: Ctx) {
 #[cold]
 #[inline(never)]
 fn in_storage(ctx: Ctx, role: Role) {
+    // A SYN was sent, and not seen.
+    if let Some(short_flow) = short_flow::unsent(|| ctx.cookie()) {
+        short_flow.free();
+    }
     let Some(flow) = ctx.flow_or_new() else {
         count(Counter::StorageRefused);
         return;
     };
-    if flow.started_ns == 0 {
+    if flow.started_ns == 0 || connect::is_unsent(flow) {
         begin(flow, role);
         if let Role::Client = role {
             flow.flags |= flag::START_UNSEEN;

@@ -8,6 +8,7 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod connect;
 mod ctx;
 mod emit;
 mod exchange;

@@ -3,6 +3,7 @@
 //! A state callback does not show who caused the change. The hook runs before the protocol's close (net/ipv4/af_inet.c,
 //! inet_release): an attempt to connect was abandoned by its application if it closed the socket first; and a connection that goes
 //! from ESTABLISHED or CLOSE_WAIT straight to CLOSE was aborted by its application, because every other close sends a FIN.
+//! And a socket that called `connect()` and sent no SYN shows that here at the latest ([`crate::connect`]).
 
 use aya_ebpf::{
     bindings::{BPF_TCP_CLOSE, BPF_TCP_LISTEN, BPF_TCP_SYN_RECV, BPF_TCP_SYN_SENT, bpf_sock},
@@ -12,10 +13,10 @@ use aya_ebpf::{
 };
 use flowcar_shared::record::flag;
 
-use crate::{maps::FLOWS, short_flow, storage};
+use crate::{connect, maps::FLOWS, short_flow, storage};
 
 /// `IPPROTO_TCP` (RFC 9293). A connected UDP socket has a state, too.
-const TCP: u32 = 6;
+pub(crate) const TCP: u32 = 6;
 
 /// Marks the connection, or the attempt, as closed by its application. Always answers 1: 0 has no meaning here.
 #[cgroup_sock(sock_release)]
@@ -28,8 +29,12 @@ pub(crate) fn flowcar_sock_release(context: SockContext) -> i32 {
         )
     };
     let is_over = state == BPF_TCP_CLOSE || state == BPF_TCP_LISTEN;
-    if protocol == TCP && !is_over {
-        released(context.sock, state);
+    if protocol == TCP {
+        if is_over {
+            connect::closed(context.sock, state);
+        } else {
+            released(context.sock, state);
+        }
     }
     1
 }
@@ -54,10 +59,14 @@ fn released(sock: *mut bpf_sock, state: u32) {
     // SAFETY: the context is the socket. Its callbacks write other fields meanwhile, except for an attempt's, which an answer at
     // this moment ends anyway.
     let flow = unsafe { storage::get(&raw const FLOWS, sock.cast()) };
-    if let Some(flow) = flow {
+    if let Some(flow) = flow
+        && !connect::is_unsent(flow)
+    {
         flow.released_in = state as u16;
         if abandoned != 0 {
             flow.flags |= abandoned;
         }
+    } else if state == BPF_TCP_SYN_SENT {
+        connect::closed(sock, state);
     }
 }

@@ -23,7 +23,8 @@ pub(crate) struct ShortFlow {
     /// run; except [`Closing::released_in`].
     claims: u32,
     pub(crate) mark: Mark,
-    /// The socket's cookie, the number of inline samples, and its role ([`COOKIE_SHIFT`], [`INLINE_SHIFT`]). 0 while the slot is free.
+    /// The socket's cookie, the number of inline samples, and its role ([`COOKIE_SHIFT`], [`INLINE_SHIFT`]); or the cookie with
+    /// [`UNSENT`]. 0 while the slot is free.
     holder: u64,
     pub(crate) started_ns: u64,
     pub(crate) established_ns: u64,
@@ -58,6 +59,13 @@ const ROLE: u64 = 3;
 const INLINE_SHIFT: u32 = 2;
 const INLINE: u64 = 0x3f;
 const COOKIE_SHIFT: u32 = 8;
+/// In [`ShortFlow::holder`]: `connect()` was called, and no SYN was sent yet. Above every cookie, so that such a slot is not found as
+/// that of a connection.
+const UNSENT: u64 = 1 << 63;
+
+/// In [`ShortFlow::inline_samples`] until the SYN is sent: the address that `connect()` was asked for, then its port, and in the upper
+/// half of that word the socket's family.
+const FAMILY_SHIFT: u32 = 16;
 
 const _: () = assert!(INLINE_SAMPLES as u64 <= INLINE && (Role::Server as u64) <= ROLE);
 // The index is a mask.
@@ -83,17 +91,52 @@ pub(crate) fn take(ctx: Ctx, role: Role) -> Option<&'static mut ShortFlow> {
     if short_flow.holder != 0 || !short_flow.claim() {
         return None;
     }
-    put! { short_flow,
-        holder: cookie << COOKIE_SHIFT | role as u64,
-        started_ns: 0,
-        established_ns: 0,
-        flags: 0,
-        sample_epoch: 0,
-    }
-    put! { &raw mut short_flow.closing,
-        released_in: 0,
-    }
+    short_flow.hold(cookie << COOKIE_SHIFT | role as u64);
     Some(short_flow)
+}
+
+/// The slot for the socket with this cookie, which calls `connect()`: its own, or a free one. `unsent` gets its own if it holds an
+/// earlier call after which no SYN was sent.
+#[inline(always)]
+pub(crate) fn of_call(
+    cookie: impl FnOnce() -> u64,
+    unsent: impl FnOnce(&mut ShortFlow),
+) -> Option<&'static mut ShortFlow> {
+    let (cookie, short_flow) = at(cookie)?;
+    let holder = cookie << COOKIE_SHIFT | UNSENT;
+    if short_flow.holder == holder {
+        unsent(short_flow);
+    } else if short_flow.cookie() == cookie {
+        // A connection of which no callback reported the close: the socket is closed, else the call would have been refused.
+    } else if short_flow.holder != 0 || !short_flow.claim() {
+        return None;
+    }
+    short_flow.hold(holder);
+    Some(short_flow)
+}
+
+/// The slot of a client whose SYN is about to go: that of its call of `connect()`, or a free one. Also gives whether it is that of the
+/// call.
+#[inline(always)]
+pub(crate) fn of_client(ctx: Ctx) -> Option<(&'static mut ShortFlow, bool)> {
+    let (cookie, short_flow) = at(|| ctx.cookie())?;
+    let holder = cookie << COOKIE_SHIFT | Role::Client as u64;
+    if short_flow.holder == cookie << COOKIE_SHIFT | UNSENT {
+        short_flow.holder = holder;
+        return Some((short_flow, true));
+    }
+    if short_flow.holder != 0 || !short_flow.claim() {
+        return None;
+    }
+    short_flow.hold(holder);
+    Some((short_flow, false))
+}
+
+/// The slot of the socket with this cookie, if it called `connect()` and no SYN was sent.
+#[inline(always)]
+pub(crate) fn unsent(cookie: impl FnOnce() -> u64) -> Option<&'static mut ShortFlow> {
+    let (cookie, short_flow) = at(cookie)?;
+    (short_flow.holder == cookie << COOKIE_SHIFT | UNSENT).then_some(short_flow)
 }
 
 /// The number of the cookie's slot. A CPU numbers its sockets in batches of 4096 (include/linux/cookie.h), so cookies of two CPUs
@@ -128,10 +171,58 @@ impl ShortFlow {
         (self.holder & ROLE) as u8
     }
 
-    /// The cookie of the socket that holds the slot.
+    /// The cookie of the socket that holds the slot; of none while no SYN was sent.
     #[inline(always)]
     pub(crate) fn cookie(&self) -> u64 {
         self.holder >> COOKIE_SHIFT
+    }
+
+    /// The cookie of the socket that called `connect()` and sent no SYN.
+    #[inline(always)]
+    pub(crate) fn cookie_of_call(&self) -> u64 {
+        (self.holder & !UNSENT) >> COOKIE_SHIFT
+    }
+
+    /// Where the address is that `connect()` was asked for: network byte order, IPv4 in the last word.
+    #[inline(always)]
+    pub(crate) fn asked_address(&mut self) -> *mut u32 {
+        (&raw mut self.inline_samples).cast()
+    }
+
+    /// The port that `connect()` was asked for, host byte order.
+    #[inline(always)]
+    pub(crate) fn asked_port(&self) -> u16 {
+        self.inline_samples[4] as u16
+    }
+
+    /// The family of the socket that called `connect()`.
+    #[inline(always)]
+    pub(crate) fn asked_family(&self) -> u8 {
+        (self.inline_samples[4] >> FAMILY_SHIFT) as u8
+    }
+
+    /// Keeps the port that `connect()` was asked for, and the socket's family.
+    #[inline(always)]
+    pub(crate) fn ask(&mut self, port: u16, family: u8) {
+        let word = u32::from(port) | u32::from(family) << FAMILY_SHIFT;
+        put! { self,
+            inline_samples[4]: word,
+        }
+    }
+
+    /// Gives the slot, which was claimed, to this holder.
+    #[inline(always)]
+    fn hold(&mut self, holder: u64) {
+        put! { self,
+            holder: holder,
+            started_ns: 0,
+            established_ns: 0,
+            flags: 0,
+            sample_epoch: 0,
+        }
+        put! { &raw mut self.closing,
+            released_in: 0,
+        }
     }
 
     /// Whether a record was sent in this sample epoch; epochs repeat after 65,536.

@@ -12,6 +12,7 @@ use aya_ebpf::bindings::{
 use flowcar_shared::record::{FlowRecord, Kind, flag};
 
 use crate::{
+    connect,
     ctx::{Ctx, now},
     emit::{dropped_close, emit, emit_short},
     exchange, maps,
@@ -79,6 +80,10 @@ fn attempt_flags<const NETNS: bool>(ctx: Ctx) -> u16 {
 #[cold]
 #[inline(never)]
 fn close_stored<const NETNS: bool>(ctx: Ctx, flow: &mut FlowRecord) {
+    // No SYN was sent, as for want of a port: the next call or the release reports it.
+    if connect::is_unsent(flow) {
+        return;
+    }
     let old = ctx.arg::<0>();
     ctx.measure(flow);
     flow.last_state = old as u8;

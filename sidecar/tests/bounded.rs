@@ -53,6 +53,7 @@ fn flow(number: u32, peer: SocketAddr) -> Flow {
         rtt,
         rtt_kind: RttKind::Measured,
         exchanges: Histogram::default(),
+        asked: None,
         start_seen: true,
         polled: false,
         adopted: None,

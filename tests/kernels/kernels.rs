@@ -9,6 +9,8 @@ mod kernel_attempts;
 mod kernel_bytes;
 #[path = "../tests/kernel_cgroup_anew.rs"]
 mod kernel_cgroup_anew;
+#[path = "../tests/kernel_connect/main.rs"]
+mod kernel_connect;
 #[path = "../tests/kernel_diag/main.rs"]
 mod kernel_diag;
 #[path = "../tests/kernel_ends/main.rs"]

@@ -31,6 +31,8 @@ pub struct FlowLine {
     pub role: String,
     pub local: Address,
     pub peer: Address,
+    /// Of clients.
+    pub server: Option<Address>,
     pub opened_at: String,
     pub duration_s: f64,
     pub connect_s: Option<f64>,

@@ -114,10 +114,10 @@ fn syscall(around: &Surroundings) -> Line {
     }
 }
 
-fn programs(loaded: &Result<(), AttachError>) -> Line {
+fn programs(loaded: &Result<Result<(), AttachError>, AttachError>) -> Line {
     let name = "programs";
     match loaded {
-        Ok(()) => Line::ok(
+        Ok(_) => Line::ok(
             name,
             "the verifier accepts them (loaded, not attached, unloaded)",
         ),

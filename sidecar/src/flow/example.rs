@@ -18,6 +18,7 @@ pub(crate) fn closed(client_isn: u32) -> Flow {
         rtt: Histogram::default(),
         rtt_kind: RttKind::Measured,
         exchanges: Histogram::default(),
+        asked: None,
         start_seen: true,
         polled: false,
         adopted: None,

@@ -1,5 +1,6 @@
 //! What a flow is: one TCP connection as seen from one of its ends. Pure: no clock, no I/O.
 
+mod asked;
 mod attempt;
 mod books;
 pub mod checkpoint;
@@ -26,6 +27,7 @@ mod watermark;
 
 use std::net::SocketAddr;
 
+pub use asked::Asked;
 pub use attempt::{AttemptJudge, LastSeen, NamespaceCounts, Unanswered};
 pub use books::{Books, Lost, waiting};
 pub use close_reason::{CloseReason, Failure, Outcome};
@@ -240,7 +242,10 @@ pub struct Flow {
     pub rtt_kind: RttKind,
     /// Exchanges so far, last byte of the request to first byte of the response; empty where not measured.
     pub exchanges: Histogram,
-    /// Whether its begin was seen.
+    /// What its application asked for in `connect()`, where that is not the peer's address and port: something between them chose another,
+    /// as a socket load balancer does. `None` also where the call was not seen.
+    pub asked: Option<SocketAddr>,
+    /// Whether its begin was seen: a client's SYN.
     pub start_seen: bool,
     /// Whether socket dumps alone report it: then its start is the first of them, or its end.
     pub polled: bool,
@@ -263,14 +268,24 @@ impl Flow {
         self.established.is_some() && self.polled
     }
 
+    /// The server's address and port: of a client what it asked for. `None` where the role is unknown.
+    pub fn server(&self) -> Option<SocketAddr> {
+        match self.role {
+            Role::Server => Some(self.local),
+            Role::Client => Some(self.asked.unwrap_or(self.peer)),
+            Role::Unknown => None,
+        }
+    }
+
     /// The port that names the service: the server's. `None` where the role is unknown, and where the socket is disconnected.
     pub fn server_port(&self) -> Option<u16> {
-        let port = match self.role {
-            Role::Server => self.local.port(),
-            Role::Client => self.peer.port(),
-            Role::Unknown => return None,
-        };
+        let port = self.server()?.port();
         (port != 0).then_some(port)
+    }
+
+    /// Whether this end has no address: its attempt failed before the kernel chose one.
+    pub const fn is_unaddressed(&self) -> bool {
+        self.local.port() == 0 && self.local.ip().is_unspecified()
     }
 
     /// SYN sent to established, or to failure, nanoseconds: clients only, once either has come, if both were seen.

@@ -1,6 +1,6 @@
 //! The only place that reads the kernel's bytes as structs.
 
-use flowcar_shared::{exchange::ExchangeRecord, record::FlowRecord};
+use flowcar_shared::{asked::AskedRecord, exchange::ExchangeRecord, record::FlowRecord};
 
 /// What the kernel programs send: `repr(C)` structs of integers, cut short behind their last histogram slot in use.
 ///
@@ -12,6 +12,8 @@ pub(super) unsafe trait Wire: Copy {}
 unsafe impl Wire for FlowRecord {}
 // SAFETY: as above.
 unsafe impl Wire for ExchangeRecord {}
+// SAFETY: as above.
+unsafe impl Wire for AskedRecord {}
 
 /// Copies the bytes into a zeroed value; `None` if they are more than fit or fewer than `least`.
 pub(super) fn read<T: Wire>(bytes: &[u8], least: usize) -> Option<T> {

@@ -366,6 +366,7 @@ pub(super) fn fresh(observed: &SocketSnapshot, role: Role, poll: &PollContext) -
         rtt: Histogram::default(),
         rtt_kind: RttKind::Smoothed,
         exchanges: Histogram::default(),
+        asked: None,
         start_seen: false,
         polled: true,
         adopted: None,

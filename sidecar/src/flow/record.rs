@@ -1,9 +1,10 @@
 //! From the bytes of a ring buffer record to a [`Flow`].
 
 use std::mem::offset_of;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use flowcar_shared::{
+    asked::RECORD_LEN as ASKED_LEN,
     histogram::SLOTS,
     record::{FlowRecord, HEADER_LEN, INLINE_SAMPLES, Kind, OPEN_LEN, Role, SHORT_LEN, flag},
 };
@@ -64,6 +65,14 @@ pub enum Malformed {
     /// No such role.
     #[error("a kernel record of unknown role {0}")]
     Role(u8),
+    /// No record of what `connect()` was asked for.
+    #[error(
+        "a kernel record of the address asked for has {len} bytes, where it should have {ASKED_LEN}"
+    )]
+    Asked {
+        /// Bytes received.
+        len: usize,
+    },
     /// Exchanges that do not hold together.
     #[error("a kernel record of exchanges of {len} bytes that contradicts itself")]
     Exchanges {
@@ -76,6 +85,7 @@ pub enum Malformed {
 mod tcp_state {
     pub(super) const SYN_SENT: u8 = 2;
     pub(super) const SYN_RECEIVED: u8 = 3;
+    pub(super) const CLOSE: u8 = 7;
 }
 
 /// Decodes a record. `seed` makes the ids of flows without a handshake differ from process to process.
@@ -108,12 +118,12 @@ pub fn decode(bytes: &[u8], seed: u64) -> Result<Record, Malformed> {
     let flow = Flow {
         cookie: raw.cookie,
         role,
-        local: socket_addr(raw.local_addr, raw.local_port),
+        local: local(&raw),
         peer: socket_addr(raw.peer_addr, raw.peer_port),
         trace,
         started: Monotonic(raw.started_ns),
         established,
-        seen: Monotonic(raw.emitted_ns),
+        seen: seen(&raw),
         volume: volume(&raw, role),
         rtt: rtt(&raw),
         rtt_kind: if raw.flags & flag::RTT_SMOOTHED != 0 {
@@ -122,6 +132,7 @@ pub fn decode(bytes: &[u8], seed: u64) -> Result<Record, Malformed> {
             RttKind::Measured
         },
         exchanges: Histogram::default(),
+        asked: None,
         start_seen: raw.flags & flag::START_UNSEEN == 0,
         polled: false,
         adopted: None,
@@ -173,7 +184,29 @@ fn read(bytes: &[u8]) -> Result<FlowRecord, Malformed> {
     Ok(raw)
 }
 
-fn socket_addr(words: [u32; 4], port: u16) -> SocketAddr {
+/// The local address; of an attempt that failed before the kernel chose one the unspecified address of the peer's family.
+fn local(raw: &FlowRecord) -> SocketAddr {
+    let local = socket_addr(raw.local_addr, raw.local_port);
+    let is_v4 = socket_addr(raw.peer_addr, raw.peer_port).is_ipv4();
+    if is_v4 && local.ip().is_unspecified() {
+        SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), local.port())
+    } else {
+        local
+    }
+}
+
+/// When the record was sent; of an attempt that failed before a SYN when it began, as it failed within the call of `connect()` and was
+/// reported later.
+fn seen(raw: &FlowRecord) -> Monotonic {
+    let is_unsent = raw.established_ns == 0 && raw.last_state == tcp_state::CLOSE;
+    Monotonic(if is_unsent {
+        raw.started_ns
+    } else {
+        raw.emitted_ns
+    })
+}
+
+pub(super) fn socket_addr(words: [u32; 4], port: u16) -> SocketAddr {
     let mut octets = [0; 16];
     for (to, word) in octets.chunks_exact_mut(4).zip(words) {
         to.copy_from_slice(&word.to_ne_bytes());
@@ -280,13 +313,21 @@ fn failure(raw: &FlowRecord) -> Option<Failure> {
     let (answers, by_reset) = match raw.last_state {
         tcp_state::SYN_SENT => (raw.segs_in, Failure::Refused),
         tcp_state::SYN_RECEIVED => (raw.segs_in.saturating_sub(1), Failure::Reset),
+        // It never left this state: connect() failed before a SYN.
+        tcp_state::CLOSE => return Some(Failure::Local),
         // Past these, an attempt that was not established is one that its application has closed.
         _ => return Some(Failure::Abandoned),
     };
     if has(flag::TIMED_OUT) {
         Some(Failure::Timeout)
     } else if raw.segs_out == 0 {
-        Some(Failure::Local)
+        // The SYN of a deferred Fast Open goes with the first data (TCP_FASTOPEN_CONNECT): its application sent none.
+        let abandoned = has(flag::ABANDONED);
+        Some(if abandoned {
+            Failure::Abandoned
+        } else {
+            Failure::Local
+        })
     } else if has(flag::SYN_DISCARDED) && !has(flag::ABANDONED) && answers > 0 {
         Some(by_reset)
     } else {

@@ -8,8 +8,9 @@ use std::{
 use flowcar_shared::{counter::Counter, record::Kind};
 
 use super::{
-    Answers, Books, Exchanges, Flow, History, Lost, Monotonic, Outcome, PayloadWatermark, Record,
-    checkpoint::CheckpointFlow, restored::Restored, shown::ShownAddresses,
+    Answers, Asked, Books, Exchanges, Flow, History, Lost, Monotonic, Outcome, PayloadWatermark,
+    Record, asked::AskedAddresses, checkpoint::CheckpointFlow, restored::Restored,
+    shown::ShownAddresses,
 };
 use crate::histogram::Histogram;
 
@@ -80,6 +81,8 @@ pub struct Table {
     /// Exchanges whose flow's record has not come yet.
     exchanges: HashMap<u64, Histogram, Hasher>,
     exchanges_dropped: u64,
+    /// Addresses asked for whose flow's record has not come yet.
+    asked: AskedAddresses,
     pub(super) over_capacity: u64,
     pub(super) closed: u64,
     pub(super) failed: u64,
@@ -121,6 +124,7 @@ impl Table {
             capacity,
             exchanges: HashMap::default(),
             exchanges_dropped: 0,
+            asked: AskedAddresses::default(),
             over_capacity: 0,
             closed: 0,
             failed: 0,
@@ -162,10 +166,28 @@ impl Table {
         if let Some(exchanges) = self.exchanges.remove(&flow.cookie) {
             flow.exchanges = exchanges;
         }
+        let asked = self.asked.give(&mut flow);
         match (kind, flow.outcome) {
             (Kind::Close, outcome) => self.close(flow, outcome),
-            (Kind::Open | Kind::Sample, _) => self.update(flow),
+            (Kind::Open | Kind::Sample, _) => {
+                let change = self.update(flow);
+                // Its next record needs it again.
+                if let Some(asked) = asked.filter(|_| !change.listed) {
+                    self.asked.insert(asked, self.capacity);
+                }
+                change
+            }
         }
+    }
+
+    /// Takes in what `connect()` was asked for, for the flow whose records follow.
+    pub fn asked(&mut self, asked: Asked) {
+        self.asked.insert(asked, self.capacity);
+    }
+
+    /// Addresses asked for that found no room, or whose flow's records were lost.
+    pub const fn asked_dropped(&self) -> u64 {
+        self.asked.dropped()
     }
 
     /// Takes in a flow's exchanges, for its record, which follows directly. Those whose flow's record was dropped wait for the next
@@ -346,6 +368,7 @@ fn follows(flow: &mut Flow, before: &Flow) {
     flow.volume = flow.volume.max(&before.volume);
     flow.seen = flow.seen.max(before.seen);
     flow.socket = before.socket;
+    flow.asked = flow.asked.or(before.asked);
     if flow.exchanges.count() < before.exchanges.count() {
         flow.exchanges = before.exchanges.clone();
     }

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     clock::{Anchor, ReportClock},
     flow::{
-        self, Adopt, Answers, Books, Change, CloseEvent, CloseReason, Event, Exchanges, Failure,
+        self, Adopt, Answers, Asked, Books, Change, CloseEvent, CloseReason, Event, Exchanges, Failure,
         Flow, Malformed, Monotonic, Outcome, PendingCloses, PollContext, PostCloseState, Record,
         SocketName, SocketSnapshot, Table, Timer,
         checkpoint::{Checkpoint, KernelInstance},
@@ -289,6 +289,14 @@ impl Flows {
             *self.records.entry("exchange").or_default() += 1;
             if !self.excluded.has(exchanges.cookie) {
                 self.table.exchanges(exchanges);
+            }
+            return Ok(());
+        }
+        if Asked::is_in(bytes) {
+            let asked = Asked::decode(bytes)?;
+            *self.records.entry("asked").or_default() += 1;
+            if !self.excluded.has(asked.cookie) {
+                self.table.asked(asked);
             }
             return Ok(());
         }

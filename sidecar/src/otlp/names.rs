@@ -91,9 +91,9 @@ attributes! {
     LOCAL_PORT = Int "network.local.port"
         "This end's port; on spans only.";
     SERVER_ADDRESS = Text "server.address"
-        "The server's address; on spans only.";
+        "The server's address: of a client what its application asked for in connect(), where eBPF sees the call, else the peer's; on spans only.";
     SERVER_PORT = Int "server.port"
-        "The server's port.";
+        "The server's port; of a client that which was asked for, as `server.address`.";
     CLIENT_ADDRESS = Text "client.address"
         "The client's address; on spans only.";
     CLIENT_PORT = Int "client.port"
@@ -133,7 +133,7 @@ attributes! {
     SOURCE = Text "flowcar.source"
         "`ebpf` (and inet_diag beside it) or `inet_diag` alone: where flowcar reads connections; on the instrumentation scope.";
     RECORD_KIND = Text "flowcar.self.record.kind"
-        "`open`, `sample` or `close` by eBPF; `poll` (a socket in a socket dump) or `destroy` (a socket closed) by inet_diag";
+        "`open`, `sample`, `close`, `exchange` or `asked` by eBPF; `poll` (a socket in a socket dump) or `destroy` (a socket closed) by inet_diag";
     LIMITED_BY = Text "flowcar.tcp.limited.by"
         "`receive_window` or `send_buffer`: what held the sender back";
     SOCKET_SCOPE = Text "flowcar.self.socket.scope"

@@ -192,22 +192,28 @@ fn ends(flow: &Flow) -> Vec<KeyValue> {
         KeyValue::new(attribute::TRANSPORT, "tcp"),
         KeyValue::new(attribute::NETWORK_TYPE, network_type(peer.ip())),
         KeyValue::new(attribute::ROLE, role(flow.role)),
-        address(attribute::LOCAL_ADDRESS, local.ip()),
-        port(attribute::LOCAL_PORT, local.port()),
         address(attribute::PEER_ADDRESS, peer.ip()),
         port(attribute::PEER_PORT, peer.port()),
     ];
-    let (client, server) = match flow.role {
-        Role::Client => (local, peer),
-        Role::Server => (peer, local),
-        Role::Unknown => return all,
+    let is_addressed = !flow.is_unaddressed();
+    if is_addressed {
+        all.push(address(attribute::LOCAL_ADDRESS, local.ip()));
+        all.push(port(attribute::LOCAL_PORT, local.port()));
+    }
+    let Some(server) = flow.server() else {
+        return all;
     };
-    all.extend([
-        address(attribute::CLIENT_ADDRESS, client.ip()),
-        port(attribute::CLIENT_PORT, client.port()),
-        address(attribute::SERVER_ADDRESS, server.ip()),
-        port(attribute::SERVER_PORT, server.port()),
-    ]);
+    all.push(address(attribute::SERVER_ADDRESS, server.ip()));
+    all.push(port(attribute::SERVER_PORT, server.port()));
+    let client = if flow.role == Role::Server {
+        Some(peer)
+    } else {
+        is_addressed.then_some(local)
+    };
+    if let Some(client) = client {
+        all.push(address(attribute::CLIENT_ADDRESS, client.ip()));
+        all.push(port(attribute::CLIENT_PORT, client.port()));
+    }
     all
 }
 

@@ -200,8 +200,8 @@ const fn failure(failure: Failure) -> Value {
             "After a timeout: as for `timeout`, and compare the application's limit with `flowcar.tcp.connect.duration`. Clients that race addresses (RFC 8305) abandon the slower one by design.",
         ),
         Failure::Local => (
-            "This end could not send its SYN.",
-            "Check routes and packet filters of this end.",
+            "connect() failed before a SYN was sent: no free port, no route, no such local address, a policy that forbids it. Without eBPF such attempts are not seen.",
+            "Check how many connections to the same server are open or in TIME_WAIT (`net.ipv4.ip_local_port_range`), routes, and network policies that act on connect().",
         ),
         Failure::Other => (
             "The attempt failed, and why is unknown.",
@@ -390,7 +390,7 @@ const COMPONENTS: [Value; 5] = [
     ),
 ];
 
-const RECORD_KINDS: [Value; 8] = [
+const RECORD_KINDS: [Value; 9] = [
     value(
         "open",
         "eBPF: a connection was established.",
@@ -417,6 +417,11 @@ const RECORD_KINDS: [Value; 8] = [
         "As for `socket_storage`.",
     ),
     value("exchange", "eBPF: the exchanges of a connection.", ""),
+    value(
+        "asked",
+        "eBPF: a client connects to another address than its application asked for.",
+        "Of dropped ones `server.address` is the peer's, and such an attempt is not counted where it fails before its SYN: raise FLOWCAR_RING_BYTES.",
+    ),
     value("poll", "inet_diag: a socket in a socket dump.", ""),
     value(
         "destroy",

@@ -12,8 +12,8 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, MapData, MapError, PerCpuArray, RingBuf},
     programs::{
-        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, Program, ProgramError,
-        SockOps,
+        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program,
+        ProgramError, SockOps,
     },
 };
 use caps::{CapSet, Capability};
@@ -139,6 +139,17 @@ pub struct EbpfSource {
     is_full: bool,
     /// The name of the program of the callbacks.
     callbacks: &'static str,
+    /// Whether the kernel takes the programs for `connect()`.
+    observes_calls: bool,
+}
+
+/// Programs that the kernel has checked.
+struct Loaded {
+    programs: Ebpf,
+    /// The name of the program of the callbacks.
+    callbacks: &'static str,
+    /// Whether those for `connect()` are among them. Without them all else is reported as with them.
+    calls: Result<(), AttachError>,
 }
 
 impl EbpfSource {
@@ -148,8 +159,11 @@ impl EbpfSource {
     /// # Errors
     /// [`AttachError`], which states what is missing and what to do about it.
     pub fn attach(cgroup: &Path, options: Options) -> Result<Self, AttachError> {
-        let (programs, callbacks) = load(options)?;
-        let mut source = Self::with_maps(programs, options, callbacks)?;
+        let loaded = load(options)?;
+        if let Err(error) = &loaded.calls {
+            log_unobserved_calls(error);
+        }
+        let mut source = Self::with_maps(loaded, options)?;
         source.follow(cgroup)?;
         Ok(source)
     }
@@ -178,9 +192,15 @@ impl EbpfSource {
             programs,
             options,
             callbacks,
+            observes_calls,
             ..
         } = self;
-        let links = attach_programs(programs, directory, id, *options, callbacks)?;
+        let mut links = attach_programs(programs, directory, id, *options, callbacks)?;
+        if *observes_calls && let Err(error) = attach_calls(programs, &mut links) {
+            log_unobserved_calls(&error);
+            // Of a cgroup that is made later the same is true.
+            *observes_calls = false;
+        }
         self.generations.add(links);
         Ok(())
     }
@@ -218,12 +238,12 @@ impl EbpfSource {
         self.options.exchanges
     }
 
-    /// Loads the programs, and unloads them again.
+    /// Loads the programs, and unloads them again. Gives whether those for `connect()` are among them.
     ///
     /// # Errors
     /// As [`EbpfSource::attach`].
-    pub fn try_load(options: Options) -> Result<(), AttachError> {
-        load(options).map(drop)
+    pub fn try_load(options: Options) -> Result<Result<(), AttachError>, AttachError> {
+        load(options).map(|loaded| loaded.calls)
     }
 
     /// Waits until the kernel asks for a drain of the ring before the next is due.
@@ -301,11 +321,12 @@ impl EbpfSource {
             .set(0, [self.sample_epoch, self.is_full.into()], 0)
     }
 
-    fn with_maps(
-        mut programs: Ebpf,
-        options: Options,
-        callbacks: &'static str,
-    ) -> Result<Self, AttachError> {
+    fn with_maps(loaded: Loaded, options: Options) -> Result<Self, AttachError> {
+        let Loaded {
+            mut programs,
+            callbacks,
+            calls,
+        } = loaded;
         let mut take = |name: &str| {
             programs
                 .take_map(name)
@@ -327,6 +348,7 @@ impl EbpfSource {
             sample_epoch: 0,
             is_full: false,
             callbacks,
+            observes_calls: calls.is_ok(),
         })
     }
 }
@@ -334,11 +356,12 @@ impl EbpfSource {
 const EGRESS: &str = "flowcar_egress";
 const INGRESS: &str = "flowcar_ingress";
 const RELEASE: &str = "flowcar_sock_release";
+const CALLS: [&str; 2] = ["flowcar_connect4", "flowcar_connect6"];
 /// The callbacks: one program for kernels that return a socket's network namespace, and one for others.
 const CALLBACKS: [&str; 2] = ["flowcar_sock_ops_netns", "flowcar_sock_ops"];
 
-/// Creates the maps and has the kernel check the programs. Gives the name of the one for callbacks, too.
-fn load(options: Options) -> Result<(Ebpf, &'static str), AttachError> {
+/// Creates the maps and has the kernel check the programs.
+fn load(options: Options) -> Result<Loaded, AttachError> {
     if OBJECT.is_empty() {
         return Err(AttachError::BuiltWithout);
     }
@@ -360,7 +383,23 @@ fn load(options: Options) -> Result<(Ebpf, &'static str), AttachError> {
                 .map_err(|error| AttachError::of("load its cgroup_skb program", error))?;
         }
     }
-    Ok((programs, callbacks))
+    let calls = CALLS.into_iter().try_for_each(|name| {
+        program::<CgroupSockAddr>(&mut programs, name)
+            .load()
+            .map_err(|error| AttachError::of("load its connect programs", error))
+    });
+    Ok(Loaded {
+        programs,
+        callbacks,
+        calls,
+    })
+}
+
+fn log_unobserved_calls(error: &AttachError) {
+    tracing::warn!(
+        %error,
+        "calls of connect() are not observed: server.address is the address that the socket connects to, and attempts that fail before a SYN are not counted"
+    );
 }
 
 /// Loads the program of the callbacks that this kernel takes, and gives its name.
@@ -458,6 +497,19 @@ fn attach_programs(
     let link = link.and_then(|link| callbacks.take_link(link));
     let callbacks = link.map_err(refused("attach its sock_ops program"))?;
     Ok(Links::new(id, cgroup, packets, release, callbacks))
+}
+
+/// Attaches the programs for `connect()` to the cgroup of these links. After the others: a call whose SYN they did not see would count as
+/// failed.
+fn attach_calls(programs: &mut Ebpf, links: &mut Links) -> Result<(), AttachError> {
+    for name in CALLS {
+        let program = program::<CgroupSockAddr>(programs, name);
+        let link = program.attach(links.directory(), CgroupAttachMode::Single);
+        let link = link.and_then(|link| program.take_link(link));
+        let refused = |error| AttachError::of_attachment("attach its connect programs", error);
+        links.add_call(link.map_err(refused)?);
+    }
+    Ok(())
 }
 
 fn program<'a, P>(programs: &'a mut Ebpf, name: &str) -> &'a mut P

@@ -12,7 +12,8 @@ use std::{
 };
 
 use aya::programs::{
-    cgroup_skb::CgroupSkbLink, cgroup_sock::CgroupSockLink, sock_ops::SockOpsLink,
+    cgroup_skb::CgroupSkbLink, cgroup_sock::CgroupSockLink, cgroup_sock_addr::CgroupSockAddrLink,
+    sock_ops::SockOpsLink,
 };
 use nix::{
     fcntl::AtFlags,
@@ -33,6 +34,7 @@ pub(super) struct Links {
     packets: Vec<CgroupSkbLink>,
     _release: CgroupSockLink,
     _callbacks: SockOpsLink,
+    calls: Vec<CgroupSockAddrLink>,
 }
 
 /// Whether programs are attached.
@@ -57,22 +59,32 @@ impl Links {
         release: CgroupSockLink,
         callbacks: SockOpsLink,
     ) -> Self {
-        let links = links().unwrap_or_default();
-        let to_cgroup = links.iter().filter(|(_, of)| *of == cgroup);
         Self {
             cgroup,
             directory,
-            descriptors: to_cgroup.map(|(descriptor, _)| *descriptor).collect(),
+            descriptors: descriptors_of(cgroup),
             packets,
             _release: release,
             _callbacks: callbacks,
+            calls: Vec::new(),
         }
+    }
+
+    /// The cgroup's directory.
+    pub(super) const fn directory(&self) -> &File {
+        &self.directory
+    }
+
+    /// Adds the link of a program for `connect()` that was just attached.
+    pub(super) fn add_call(&mut self, call: CgroupSockAddrLink) {
+        self.calls.push(call);
+        self.descriptors = descriptors_of(self.cgroup);
     }
 
     fn attachment(&self) -> Attachment {
         const RELEASE_AND_CALLBACKS: usize = 2;
         // Links that were detached before are no longer this cgroup's.
-        if self.descriptors.len() != self.packets.len() + RELEASE_AND_CALLBACKS {
+        if self.descriptors.len() != self.packets.len() + self.calls.len() + RELEASE_AND_CALLBACKS {
             return Attachment::Unknown;
         }
         let of = |descriptor: &RawFd| {
@@ -131,6 +143,13 @@ impl Generations {
     pub(super) fn newest(&self) -> Option<u64> {
         self.0.last().map(|links| links.cgroup)
     }
+}
+
+/// Descriptors of the links of this process to a cgroup.
+fn descriptors_of(cgroup: u64) -> Vec<RawFd> {
+    let links = links().unwrap_or_default();
+    let to_cgroup = links.into_iter().filter(|(_, of)| *of == cgroup);
+    to_cgroup.map(|(descriptor, _)| descriptor).collect()
 }
 
 /// Ids of the cgroups that links of this process are attached to.

@@ -18,6 +18,9 @@ struct Line<'a> {
     role: &'a str,
     local: Address,
     peer: Address,
+    /// What a client asked for in `connect()`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server: Option<Address>,
     opened_at: String,
     duration_s: f64,
     connect_s: Option<f64>,
@@ -112,6 +115,7 @@ pub fn line(row: &Row) -> String {
         role: role_name(row.role()),
         local: address(row.local()),
         peer: address(row.peer()),
+        server: row.server_of_client().map(address),
         opened_at: rfc3339(row.opened_unix_ns),
         duration_s: seconds(row.duration_ns.unwrap_or_default()),
         connect_s: row.connect_ns.map(seconds),

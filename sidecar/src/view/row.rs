@@ -73,6 +73,9 @@ pub struct Row {
     /// Time that it had data to send and no room in its send buffer, microseconds.
     #[prost(uint64, tag = "22")]
     pub send_buffer_limited_us: u64,
+    /// What a client asked for, where that is not the peer.
+    #[prost(message, optional, tag = "23")]
+    asked: Option<Address>,
 }
 
 /// Which end of the handshake.
@@ -140,6 +143,10 @@ impl Row {
             span_id: flow.trace.span_id,
             receive_window_limited_us: flow.socket.map_or(0, |of| of.receive_window_limited_us),
             send_buffer_limited_us: flow.socket.map_or(0, |of| of.send_buffer_limited_us),
+            asked: flow
+                .asked
+                .filter(|asked| *asked != flow.peer)
+                .map(Address::from),
         }
     }
 
@@ -169,6 +176,17 @@ impl Row {
     /// The other end.
     pub fn peer(&self) -> SocketAddr {
         socket_address(self.peer.as_ref())
+    }
+
+    /// What a client asked for in `connect()`, where that is not the peer.
+    pub fn asked(&self) -> Option<SocketAddr> {
+        self.asked.as_ref().map(|asked| socket_address(Some(asked)))
+    }
+
+    /// The server as its client asked for it; `None` at the other end.
+    pub fn server_of_client(&self) -> Option<SocketAddr> {
+        let server = self.asked().unwrap_or_else(|| self.peer());
+        (self.role() == Role::Client).then_some(server)
     }
 
     /// RTT samples.

@@ -74,7 +74,11 @@ pub fn flow(flow: &Row, style: Style) -> String {
             .clone()
             .unwrap_or_else(|| "open".to_owned()),
     ];
-    let text = row(cells.each_ref().map(String::as_str));
+    let mut text = row(cells.each_ref().map(String::as_str));
+    // Either may be too long for the column.
+    if let Some(asked) = flow.asked() {
+        text = format!("{text}\n{:<6} asked for {asked}", "");
+    }
     if flow.is_failure {
         style.paint(RED, &text)
     } else if flow.retransmits > 0 {

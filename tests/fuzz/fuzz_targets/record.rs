@@ -6,7 +6,7 @@
 #![no_main]
 
 use flowcar::{
-    flow::{Exchanges, Table, decode},
+    flow::{Asked, Exchanges, Table, decode},
     series::{PeerLabel, SeriesLabels, SeriesSet, account},
 };
 use libfuzzer_sys::fuzz_target;
@@ -26,6 +26,12 @@ fuzz_target!(|stream: &[u8]| {
         if Exchanges::are_in(bytes) {
             if let Ok(exchanges) = Exchanges::decode(bytes) {
                 table.exchanges(exchanges);
+            }
+            continue;
+        }
+        if Asked::is_in(bytes) {
+            if let Ok(asked) = Asked::decode(bytes) {
+                table.asked(asked);
             }
             continue;
         }

@@ -12,8 +12,8 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use flowcar_tests::traffic::{
-    AttemptPlan, CallPlan, ClosePlan, ConnectionReport, CutOff, Held, LoadPlan, MeetPlan,
-    ServePlan, Server, attempt, bypass, call, cut_off, end, give, load, meet, splice, take,
+    AttemptPlan, CallPlan, ClosePlan, ConnectPlan, ConnectionReport, CutOff, Held, LoadPlan, MeetPlan,
+    ServePlan, Server, attempt, bypass, call, connect_each, cut_off, end, give, load, meet, splice, take,
 };
 use nix::sys::signal::{SigSet, Signal};
 use serde::Serialize;
@@ -66,6 +66,8 @@ enum Command {
     End(ClosePlan),
     /// Tries to connect, and aborts by --give-up. First line: {"local":ADDRESS}, while the SYN is under way; then one
     Attempt(AttemptPlan),
+    /// Calls connect(): one line for each call; with --hold they end when standard input does
+    Connect(ConnectPlan),
     /// Makes connections to itself whose server closes first and that are reset afterwards: one line for each
     CutOff {
         #[arg(value_enum)]
@@ -118,6 +120,14 @@ fn run(command: Command) -> io::Result<()> {
         Command::Attempt(plan) => {
             let under_way = |local| print(&serde_json::json!({ "local": local }));
             print(&attempt(&plan, under_way)?)
+        }
+        Command::Connect(plan) => {
+            let held = connect_each(&plan, |connected| print(&connected))?;
+            if plan.hold {
+                io::copy(&mut io::stdin().lock(), &mut io::sink())?;
+            }
+            drop(held);
+            Ok(())
         }
         Command::CutOff { how, connections } => {
             (0..connections).try_for_each(|_| print(&cut_off(how)?))

@@ -1,6 +1,7 @@
 //! bpf(2), called directly, so that the kernel itself answers what it allows.
 
 use std::{
+    fs::File,
     io,
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
 };
@@ -12,6 +13,9 @@ use super::{caps::with_only_caps, error::Error};
 
 pub(super) const BPF_MAP_CREATE: libc::c_int = 0;
 pub(super) const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
+const BPF_PROG_LOAD: libc::c_int = 5;
+pub(super) const BPF_PROG_ATTACH: libc::c_int = 8;
+pub(super) const BPF_PROG_DETACH: libc::c_int = 9;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 
 /// The capabilities that flowcar may have.
@@ -107,4 +111,75 @@ pub(super) fn call(
         Ok(result) if result >= 0 => Ok(result),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// `struct bpf_insn`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct Instruction {
+    code: u8,
+    /// Source in the upper half.
+    registers: u8,
+    offset: i16,
+    immediate: i32,
+}
+
+// === impl Instruction ===
+
+impl Instruction {
+    pub(super) const fn new(code: u8, dst: u8, src: u8, offset: i16, immediate: i32) -> Self {
+        Self {
+            code,
+            registers: src << 4 | dst,
+            offset,
+            immediate,
+        }
+    }
+}
+
+/// Loads a program of a type for a kind of attachment (0 where the type has one).
+pub(super) fn load(kind: u32, attach: u32, program: &[Instruction]) -> io::Result<OwnedFd> {
+    /// The beginning of `union bpf_attr` for BPF_PROG_LOAD.
+    #[repr(C)]
+    struct Load {
+        kind: u32,
+        count: u32,
+        instructions: u64,
+        license: u64,
+        /// log_level, log_size, log_buf, kern_version, prog_flags, prog_name and prog_ifindex: all zero.
+        between: [u32; 11],
+        attach: u32,
+    }
+    let attributes = Load {
+        kind,
+        count: u32::try_from(program.len()).map_err(io::Error::other)?,
+        instructions: program.as_ptr().addr() as u64,
+        license: c"GPL".as_ptr().addr() as u64,
+        between: [0; 11],
+        attach,
+    };
+    owned(call(
+        BPF_PROG_LOAD,
+        (&raw const attributes).cast(),
+        size_of::<Load>(),
+    )?)
+}
+
+/// Attaches a program to a cgroup, or detaches it.
+pub(super) fn attachment(
+    command: libc::c_int,
+    cgroup: &File,
+    program: &OwnedFd,
+    attach: u32,
+    flags: u32,
+) -> io::Result<()> {
+    // target_fd, attach_bpf_fd, attach_type, attach_flags.
+    let fds = [cgroup.as_raw_fd(), program.as_raw_fd()].map(libc::c_int::cast_unsigned);
+    let attributes = [fds[0], fds[1], attach, flags];
+    call(
+        command,
+        attributes.as_ptr().cast(),
+        size_of_val(&attributes),
+    )
+    .map(drop)
 }

@@ -13,6 +13,7 @@
 mod bpf;
 mod caps;
 mod cgroup;
+mod connect_hook;
 mod counters;
 mod detach;
 mod error;
@@ -28,6 +29,7 @@ pub use ::caps::Capability;
 pub use bpf::{maps_ask_for_a_right, maps_count_against};
 pub use caps::{OnlyCaps, with_only_caps};
 pub use cgroup::{Cgroup, cgroup2_mount};
+pub use connect_hook::{AtConnect, ConnectHook};
 pub use counters::Counters;
 pub use error::Error;
 pub use filter::Filtered;

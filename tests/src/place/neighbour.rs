@@ -5,7 +5,7 @@ use std::{
 };
 
 use super::{
-    bpf::{call, lookup, make_array, owned},
+    bpf::{BPF_PROG_ATTACH, BPF_PROG_DETACH, Instruction, attachment, load, lookup, make_array},
     cgroup::Cgroup,
     error::Error,
 };
@@ -42,9 +42,6 @@ pub enum Callbacks {
     Rtt = 8,
 }
 
-const BPF_PROG_LOAD: libc::c_int = 5;
-const BPF_PROG_ATTACH: libc::c_int = 8;
-const BPF_PROG_DETACH: libc::c_int = 9;
 const BPF_PROG_TYPE_SOCK_OPS: u32 = 13;
 const BPF_CGROUP_SOCK_OPS: u32 = 3;
 /// More than there are kinds of callbacks.
@@ -60,7 +57,8 @@ impl Neighbour {
     pub fn attach(cgroup: &Cgroup, sharing: Sharing, callbacks: Callbacks) -> Result<Self, Error> {
         let attach = || -> io::Result<Self> {
             let counts = make_array(8, KINDS)?;
-            let program = load(&program(counts.as_raw_fd(), callbacks))?;
+            let program = program(counts.as_raw_fd(), callbacks);
+            let program = load(BPF_PROG_TYPE_SOCK_OPS, 0, &program)?;
             let cgroup = File::open(cgroup.path())?;
             let neighbour = Self {
                 program,
@@ -85,15 +83,8 @@ impl Neighbour {
     }
 
     fn attachment(&self, command: libc::c_int, flags: u32) -> io::Result<()> {
-        // target_fd, attach_bpf_fd, attach_type, attach_flags.
-        let fds = [self.cgroup.as_raw_fd(), self.program.as_raw_fd()].map(RawFd::cast_unsigned);
-        let attributes = [fds[0], fds[1], BPF_CGROUP_SOCK_OPS, flags];
-        call(
-            command,
-            attributes.as_ptr().cast(),
-            size_of_val(&attributes),
-        )
-        .map(drop)
+        let (cgroup, program) = (&self.cgroup, &self.program);
+        attachment(command, cgroup, program, BPF_CGROUP_SOCK_OPS, flags)
     }
 }
 
@@ -105,25 +96,9 @@ impl Drop for Neighbour {
     }
 }
 
-/// `struct bpf_insn`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Instruction {
-    code: u8,
-    /// Source in the upper half.
-    registers: u8,
-    offset: i16,
-    immediate: i32,
-}
-
 /// counts[op] += 1; if op is one of the ESTABLISHED callbacks (4 and 5), set the flags; return 1.
 fn program(counts: RawFd, callbacks: Callbacks) -> Vec<Instruction> {
-    let i = |code, dst: u8, src: u8, offset, immediate| Instruction {
-        code,
-        registers: src << 4 | dst,
-        offset,
-        immediate,
-    };
+    let i = Instruction::new;
     vec![
         i(0xbf, 6, 1, 0, 0),      // r6 = r1
         i(0x61, 7, 1, 0, 0),      // r7 = ctx->op
@@ -144,26 +119,4 @@ fn program(counts: RawFd, callbacks: Callbacks) -> Vec<Instruction> {
         i(0xb7, 0, 0, 0, 1),                // r0 = 1
         i(0x95, 0, 0, 0, 0),                // exit
     ]
-}
-
-fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
-    /// The beginning of `union bpf_attr` for BPF_PROG_LOAD.
-    #[repr(C)]
-    struct Load {
-        kind: u32,
-        count: u32,
-        instructions: u64,
-        license: u64,
-    }
-    let attributes = Load {
-        kind: BPF_PROG_TYPE_SOCK_OPS,
-        count: u32::try_from(program.len()).map_err(io::Error::other)?,
-        instructions: program.as_ptr().addr() as u64,
-        license: c"GPL".as_ptr().addr() as u64,
-    };
-    owned(call(
-        BPF_PROG_LOAD,
-        (&raw const attributes).cast(),
-        size_of::<Load>(),
-    )?)
 }

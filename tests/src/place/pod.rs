@@ -24,6 +24,17 @@ impl TestPod {
         })
     }
 
+    /// Makes both, the cgroup inside another one.
+    ///
+    /// # Errors
+    /// As [`Cgroup::child`] and [`Netns::new`].
+    pub fn inside(above: &Cgroup, name: &str) -> Result<Self, Error> {
+        Ok(Self {
+            cgroup: above.child(name)?,
+            netns: Netns::new(name)?,
+        })
+    }
+
     /// The pod's cgroup.
     pub fn cgroup(&self) -> &Cgroup {
         &self.cgroup

@@ -119,7 +119,8 @@ fn give_up(socket: &Socket, how: GiveUp) -> io::Result<()> {
     }
 }
 
-fn disconnect(socket: &Socket) -> io::Result<()> {
+/// `connect(AF_UNSPEC)`
+pub(super) fn disconnect(socket: &Socket) -> io::Result<()> {
     let nowhere = libc::sockaddr {
         sa_family: libc::AF_UNSPEC as libc::sa_family_t,
         sa_data: [0; 14],

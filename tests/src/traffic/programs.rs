@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     call_plan::CallPlan,
+    connects::Connected,
     ending::{Ended, Way},
     load::{LoadPlan, LoadReport},
     program,
@@ -41,6 +42,14 @@ pub struct Holding {
 /// `traffic end` in a test pod: a connection that is open until [`Teardown::go_on`]. It is killed on drop.
 #[derive(Debug)]
 pub struct Teardown {
+    child: Running,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+}
+
+/// `traffic connect` in a test pod. It is killed on drop.
+#[derive(Debug)]
+pub struct Connecting {
     child: Running,
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
@@ -93,6 +102,66 @@ fn prepare(pod: &TestPod, command: &str, arguments: Vec<OsString>) -> io::Result
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
     Ok(prepared)
+}
+
+// === impl Connecting ===
+
+impl Connecting {
+    /// Starts it with these arguments.
+    ///
+    /// # Errors
+    /// The program cannot be started.
+    pub fn start(pod: &TestPod, target: SocketAddr, arguments: &[&str]) -> io::Result<Self> {
+        let mut all = vec![target.to_string().into()];
+        all.extend(arguments.iter().map(OsString::from));
+        let mut child = Running(
+            prepare(pod, "connect", all)?
+                .stdin(Stdio::piped())
+                .spawn()?,
+        );
+        let stdin = child.0.stdin.take().ok_or_else(no_pipe)?;
+        let stdout = child.0.stdout.take().ok_or_else(no_pipe)?;
+        Ok(Self {
+            child,
+            stdin,
+            stdout: BufReader::new(stdout),
+        })
+    }
+
+    /// The next call's result.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn next(&mut self) -> io::Result<Connected> {
+        read_line(&mut self.stdout)
+    }
+
+    /// Kills it with its sockets open.
+    ///
+    /// # Errors
+    /// It has exited.
+    pub fn kill(mut self) -> io::Result<()> {
+        self.child.0.kill()
+    }
+
+    /// The results that are left, once all sockets are closed.
+    ///
+    /// # Errors
+    /// The program fails.
+    pub fn finish(self) -> io::Result<Vec<Connected>> {
+        let Self {
+            mut child,
+            stdin,
+            stdout,
+        } = self;
+        drop(stdin);
+        let all = stdout
+            .lines()
+            .map(|line| parse(&line?))
+            .collect::<io::Result<_>>()?;
+        child.succeed()?;
+        Ok(all)
+    }
 }
 
 // === impl Serving ===

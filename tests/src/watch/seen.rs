@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
 use flowcar::sink::Received;
@@ -42,7 +42,7 @@ pub struct Flow {
     pub attributes: BTreeMap<String, String>,
     /// The trace that it belongs to.
     pub trace_id: Vec<u8>,
-    /// `network.local.address` and `.port`
+    /// `network.local.address` and `.port`; unspecified where they are absent: the attempt failed before the kernel chose an address.
     pub local: SocketAddr,
     /// `network.peer.address` and `.port`
     pub peer: SocketAddr,
@@ -195,20 +195,23 @@ impl Flow {
     fn of(span: &Span) -> Self {
         let attributes = texts(&span.attributes);
         let address = |end: &str| {
-            let ip: IpAddr = attributes[&format!("network.{end}.address")]
-                .parse()
-                .unwrap();
-            SocketAddr::new(
-                ip,
-                attributes[&format!("network.{end}.port")].parse().unwrap(),
-            )
+            let ip: Option<IpAddr> = attributes
+                .get(&format!("network.{end}.address"))
+                .map(|ip| ip.parse().unwrap());
+            ip.map(|ip| {
+                SocketAddr::new(
+                    ip,
+                    attributes[&format!("network.{end}.port")].parse().unwrap(),
+                )
+            })
         };
         let is_interim = attributes.contains_key("flowcar.tcp.is_interim");
         let of = if is_interim { "interim.bytes" } else { "bytes" };
         let count = |what| attributes[&format!("flowcar.tcp.{of}.{what}")].parse();
         Self {
-            local: address("local"),
-            peer: address("peer"),
+            local: address("local")
+                .unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)),
+            peer: address("peer").unwrap(),
             sent: count("sent").unwrap(),
             received: count("received").unwrap(),
             trace_id: span.trace_id.clone(),
@@ -219,6 +222,15 @@ impl Flow {
     /// An attribute; empty where it is absent.
     pub fn get(&self, name: &str) -> &str {
         self.attributes.get(name).map_or("", |value| value)
+    }
+
+    /// `server.address` and `.port`
+    ///
+    /// # Panics
+    /// They are absent.
+    pub fn server(&self) -> SocketAddr {
+        let ip: IpAddr = self.get("server.address").parse().unwrap();
+        SocketAddr::new(ip, self.get("server.port").parse().unwrap())
     }
 
     /// `network.tcp.handshake.role`

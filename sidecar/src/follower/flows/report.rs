@@ -34,6 +34,10 @@ impl Flows {
             ("failed", count(Counter::FailedDropped)),
             ("detail", count(Counter::DetailRefused)),
             (
+                "asked",
+                count(Counter::AskedDropped) + self.table.asked_dropped(),
+            ),
+            (
                 "exchange",
                 count(Counter::ExchangeDropped) + self.table.exchanges_dropped(),
             ),
