@@ -26,11 +26,13 @@ use crate::{
     ctx::{Ctx, now},
     emit::{Short, emit, wake},
     maps::{FLOWS, RECORDS, count},
-    release::TCP,
     short_flow::{self, ShortFlow},
     storage,
     verifier::put,
 };
+
+/// `IPPROTO_TCP` (RFC 9293).
+pub(crate) const TCP: u32 = 6;
 
 /// An IPv4 address is asked for. Always answers 1: the call goes on.
 #[cgroup_sock_addr(connect4)]

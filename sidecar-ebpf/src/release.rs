@@ -13,10 +13,11 @@ use aya_ebpf::{
 };
 use flowcar_shared::record::flag;
 
-use crate::{connect, maps::FLOWS, short_flow, storage};
-
-/// `IPPROTO_TCP` (RFC 9293). A connected UDP socket has a state, too.
-pub(crate) const TCP: u32 = 6;
+use crate::{
+    connect::{self, TCP},
+    maps::FLOWS,
+    short_flow, storage,
+};
 
 /// Marks the connection, or the attempt, as closed by its application. Always answers 1: 0 has no meaning here.
 #[cgroup_sock(sock_release)]
@@ -28,6 +29,7 @@ pub(crate) fn flowcar_sock_release(context: SockContext) -> i32 {
             (&raw const (*context.sock).protocol).read_volatile(),
         )
     };
+    // A connected UDP socket has a state, too.
     let is_over = state == BPF_TCP_CLOSE || state == BPF_TCP_LISTEN;
     if protocol == TCP {
         if is_over {

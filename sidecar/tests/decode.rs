@@ -155,6 +155,30 @@ fn failures_follow_from_the_answer() {
         assert_eq!(reported, is(expected), "{last_state} {flags:x} {segs_in}");
     }
     assert_eq!(failure(closed(2, 0)), is(Failure::Local));
+    // A deferred SYN that never went.
+    assert_eq!(failure(closed(2, flag::ABANDONED)), is(Failure::Abandoned));
+}
+
+/// It failed within the call of connect(), and its record comes when the socket is closed.
+#[test]
+fn attempt_without_a_syn_is_local_and_has_no_length() {
+    let record = FlowRecord {
+        started_ns: 1_000,
+        established_ns: 0,
+        emitted_ns: 9_000,
+        local_addr: [0; 4],
+        local_port: 0,
+        ..closed(7, flag::START_UNSEEN)
+    };
+    let flow = decode(bytes(&record), 0).unwrap().flow;
+    assert_eq!(flow.outcome, Some(Outcome::Failed(Failure::Local)));
+    assert_eq!(
+        (flow.started, flow.seen),
+        (Monotonic(1_000), Monotonic(1_000))
+    );
+    assert_eq!(flow.connect_ns(), None);
+    assert!(flow.is_unaddressed());
+    assert_eq!(flow.server(), Some(flow.peer));
 }
 
 /// A failure that the record alone does not determine is left open.

@@ -5,7 +5,7 @@ mod common;
 use common::{blank, bytes, sample};
 use flowcar::{
     clock::Anchor,
-    flow::{Monotonic, decode},
+    flow::{Flow, Monotonic, decode},
     view::{
         Row,
         table::{self, Style},
@@ -47,13 +47,21 @@ proptest! {
         };
         sample(&mut record, rtt_us);
         let flow = decode(bytes(&record), 0).expect("a whole record").flow;
-        let flow = Row::of(&flow, &Anchor::new(Monotonic(0), 0));
+        let asked = std::net::SocketAddr::from(([0xff_u8; 16], 65_535));
+        let other = Flow { asked: Some(asked), ..flow.clone() };
+        let anchor = Anchor::new(Monotonic(0), 0);
+        let both = table::flow(&Row::of(&other, &anchor), Style::Plain);
+        let flow = Row::of(&flow, &anchor);
         let row = table::flow(&flow, Style::Plain);
         prop_assert!(row.chars().count() <= COLUMNS, "{} columns: {}", row.chars().count(), row);
         prop_assert!(row.contains(&format!(":{port} ")), "{}", row);
         prop_assert!(!row.contains('\x1b') && !row.contains('\n'));
         let coloured = table::flow(&flow, Style::Coloured);
         prop_assert!(coloured.contains(&row), "colours change nothing else");
+        // What was asked for is below.
+        let (first, second) = both.split_once('\n').expect("two lines");
+        prop_assert_eq!(first, row.as_str());
+        prop_assert!(second.chars().count() <= COLUMNS && second.ends_with(&asked.to_string()));
         // Head and rows are aligned: the last column starts at the same place.
         let head = table::head(Style::Plain);
         let close = head.rfind("close").expect("the head's last column");

@@ -15,7 +15,7 @@ use crate::{
     source::{
         cause::{self, Answer, Cause},
         diag::DiagSource,
-        ebpf::{AttachError, EbpfSource, Options, missing_capabilities},
+        ebpf::{AttachError, EbpfSource, Loaded, Options, missing_capabilities},
     },
 };
 
@@ -35,7 +35,7 @@ pub(super) fn report(
     let around = Surroundings::read();
     let loaded = EbpfSource::try_load(config.as_ref().map_or(DEFAULTS, Options::from));
     let refused = loaded.as_ref().err().map(AttachError::cause);
-    let (scope, pod) = pod(named, config.as_ref().ok());
+    let (scope, path, pod) = pod(named, config.as_ref().ok());
     let diag = sockets();
     let findings = Findings {
         choice: config.as_ref().ok().map(|config| config.source),
@@ -64,6 +64,11 @@ pub(super) fn report(
     ];
     let notices = config.iter().flat_map(|config| &config.notices);
     checks.extend(notices.map(|notice| Line::info("settings", notice.to_string())));
+    checks.extend(
+        loaded
+            .ok()
+            .and_then(|loaded| calls(loaded, path.as_deref())),
+    );
     checks.push(verdict.line(&findings));
     Report {
         version: env!("CARGO_PKG_VERSION"),
@@ -114,7 +119,7 @@ fn syscall(around: &Surroundings) -> Line {
     }
 }
 
-fn programs(loaded: &Result<Result<(), AttachError>, AttachError>) -> Line {
+fn programs(loaded: &Result<Loaded, AttachError>) -> Line {
     let name = "programs";
     match loaded {
         Ok(_) => Line::ok(
@@ -123,6 +128,30 @@ fn programs(loaded: &Result<Result<(), AttachError>, AttachError>) -> Line {
         ),
         Err(error) => Line::no(name, error.to_string()),
     }
+}
+
+/// Whether `server.address` can be what was asked for; `None` where nothing is to be said without a cgroup.
+fn calls(loaded: Loaded, cgroup: Option<&Path>) -> Option<Line> {
+    let name = "connect()";
+    let without = "server.address is the address that the socket connects to, and attempts that fail before a SYN are not counted";
+    if let Err(error) = loaded.calls() {
+        return Some(Line::no(name, format!("{error}: {without}")));
+    }
+    let line = match loaded.try_calls(cgroup?) {
+        Ok(Some(0)) => Line::ok(name, "no other program runs before flowcar's"),
+        Ok(Some(earlier)) => Line::info(
+            name,
+            format!(
+                "{earlier} other programs run before flowcar's (of the same cgroup, or of one above with BPF_F_PREORDER): where one of them replaces the address, server.address is the address that it chose"
+            ),
+        ),
+        Ok(None) => Line::info(
+            name,
+            "whether other programs run before flowcar's is unknown: the kernel does not show it",
+        ),
+        Err(error) => Line::no(name, format!("{error}: {without}")),
+    };
+    Some(line)
 }
 
 fn capabilities() -> Line {
@@ -231,7 +260,7 @@ fn mount() -> Line {
 }
 
 /// The cgroup that would be followed.
-fn pod(named: Option<&Path>, config: Option<&Config>) -> (Reach, Line) {
+fn pod(named: Option<&Path>, config: Option<&Config>) -> (Reach, Option<PathBuf>, Line) {
     let host = config.map_or_else(
         || PathBuf::from(DEFAULT_HOST),
         |config| config.host_cgroup.clone(),
@@ -240,8 +269,11 @@ fn pod(named: Option<&Path>, config: Option<&Config>) -> (Reach, Line) {
         let name = "cgroup";
         let in_pod = config.is_some_and(|config| config.pod.is_known());
         return match cgroup::named(path, in_pod, &host) {
-            Ok(path) => (Reach::Found, Line::ok(name, path.display().to_string())),
-            Err(error) => (Reach::Missing, Line::no(name, error.to_string())),
+            Ok(path) => {
+                let line = Line::ok(name, path.display().to_string());
+                (Reach::Found, Some(path), line)
+            }
+            Err(error) => (Reach::Missing, None, Line::no(name, error.to_string())),
         };
     }
     let name = "pod";
@@ -251,34 +283,30 @@ fn pod(named: Option<&Path>, config: Option<&Config>) -> (Reach, Line) {
             config.source == SourceChoice::InetDiag,
         )
     });
-    match cgroup::discover(&host) {
-        Ok(found) => {
-            let text = format!("{} (uid {})", found.path.display(), found.uid);
-            match uid {
-                Some(uid) if *uid != found.uid => (
-                    Reach::Found,
-                    Line::info(
-                        name,
-                        format!("{text}, not the API's uid {uid}: correct for a static pod only"),
-                    ),
-                ),
-                _ => (Reach::Found, Line::ok(name, text)),
-            }
+    let found = match cgroup::discover(&host) {
+        Ok(found) => found,
+        Err(_) if wants_none => {
+            let text = "the whole network namespace is followed (FLOWCAR_SOURCE=inet_diag)";
+            return (Reach::ToBeNamed, None, Line::ok(name, text));
         }
-        Err(_) if wants_none => (
-            Reach::ToBeNamed,
-            Line::ok(
-                name,
-                "the whole network namespace is followed (FLOWCAR_SOURCE=inet_diag)",
-            ),
-        ),
         Err(error) if cgroup::is_version_1_only() => {
-            (Reach::Version1, Line::no(name, error.to_string()))
+            return (Reach::Version1, None, Line::no(name, error.to_string()));
         }
         // The injector sets the uid.
-        Err(error) if uid.is_some() => (Reach::Missing, Line::no(name, error.to_string())),
-        Err(error) => (Reach::ToBeNamed, Line::info(name, error.to_string())),
-    }
+        Err(error) if uid.is_some() => {
+            return (Reach::Missing, None, Line::no(name, error.to_string()));
+        }
+        Err(error) => return (Reach::ToBeNamed, None, Line::info(name, error.to_string())),
+    };
+    let text = format!("{} (uid {})", found.path.display(), found.uid);
+    let line = match uid {
+        Some(uid) if *uid != found.uid => Line::info(
+            name,
+            format!("{text}, not the API's uid {uid}: correct for a static pod only"),
+        ),
+        _ => Line::ok(name, text),
+    };
+    (Reach::Found, Some(found.path), line)
 }
 
 /// The result of a socket dump, or why there is none.

@@ -113,6 +113,8 @@ fn named(asked: SocketAddr, peer: IpAddr) -> SocketAddr {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use super::*;
     use crate::flow::example;
 
@@ -145,6 +147,31 @@ mod tests {
         assert!(all.give(&mut own).is_some());
         assert_eq!(own.asked, Some(([10, 96, 0, 1], 80).into()));
         assert_eq!(own.server_port(), Some(80));
+    }
+
+    #[test]
+    fn record_is_decoded_and_other_bytes_are_refused() {
+        let mut bytes = [0; RECORD_LEN];
+        bytes[..8].copy_from_slice(&7_u64.to_ne_bytes());
+        bytes[8..16].copy_from_slice(&5_u64.to_ne_bytes());
+        bytes[offset_of!(AskedRecord, address)..][..16].copy_from_slice(
+            &"::ffff:10.96.0.1"
+                .parse::<Ipv6Addr>()
+                .expect("one")
+                .octets(),
+        );
+        bytes[offset_of!(AskedRecord, port)..][..2].copy_from_slice(&80_u16.to_ne_bytes());
+        let kind = offset_of!(AskedRecord, kind);
+        assert!(!Asked::is_in(&bytes));
+        assert_eq!(Asked::decode(&bytes), Err(Malformed::Asked { len: 80 }));
+        bytes[kind] = KIND;
+        assert!(Asked::is_in(&bytes));
+        assert_eq!(Asked::decode(&bytes), Ok(asked(7, 5)));
+        let longer = [bytes.as_slice(), &[0]].concat();
+        for (wrong, len) in [(&bytes[..kind + 1], kind + 1), (&longer, 81)] {
+            assert!(Asked::is_in(wrong));
+            assert_eq!(Asked::decode(wrong), Err(Malformed::Asked { len }));
+        }
     }
 
     #[test]

@@ -20,9 +20,9 @@ use super::{
 use crate::{
     clock::{Anchor, ReportClock},
     flow::{
-        self, Adopt, Answers, Asked, Books, Change, CloseEvent, CloseReason, Event, Exchanges, Failure,
-        Flow, Malformed, Monotonic, Outcome, PendingCloses, PollContext, PostCloseState, Record,
-        SocketName, SocketSnapshot, Table, Timer,
+        self, Adopt, Answers, Asked, Books, Change, CloseEvent, CloseReason, Event, Exchanges,
+        Failure, Flow, Malformed, Monotonic, Outcome, PendingCloses, PollContext, PostCloseState,
+        Record, SocketName, SocketSnapshot, Table, Timer,
         checkpoint::{Checkpoint, KernelInstance},
     },
     series::{SeriesSet, Unattributed, account},

@@ -13,7 +13,7 @@ use aya::{
     maps::{Array, MapData, MapError, PerCpuArray, RingBuf},
     programs::{
         CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program,
-        ProgramError, SockOps,
+        ProgramError, SockOps, cgroup_sock_addr::CgroupSockAddrLink,
     },
 };
 use caps::{CapSet, Capability};
@@ -26,6 +26,7 @@ use super::{
     Turn,
     cause::{self, Cause},
     generations::{Generations, Links},
+    order,
 };
 
 use crate::{config::Config, confinement::Surroundings};
@@ -144,7 +145,7 @@ pub struct EbpfSource {
 }
 
 /// Programs that the kernel has checked.
-struct Loaded {
+pub struct Loaded {
     programs: Ebpf,
     /// The name of the program of the callbacks.
     callbacks: &'static str,
@@ -196,10 +197,18 @@ impl EbpfSource {
             ..
         } = self;
         let mut links = attach_programs(programs, directory, id, *options, callbacks)?;
-        if *observes_calls && let Err(error) = attach_calls(programs, &mut links) {
-            log_unobserved_calls(&error);
-            // Of a cgroup that is made later the same is true.
-            *observes_calls = false;
+        if *observes_calls {
+            match attach_calls(programs, links.directory()) {
+                Ok(calls) => {
+                    links.add_calls(calls);
+                    log_earlier_calls(programs, links.directory());
+                }
+                Err(error) => {
+                    log_unobserved_calls(&error);
+                    // Of a cgroup that is made later the same is true.
+                    *observes_calls = false;
+                }
+            }
         }
         self.generations.add(links);
         Ok(())
@@ -238,12 +247,12 @@ impl EbpfSource {
         self.options.exchanges
     }
 
-    /// Loads the programs, and unloads them again. Gives whether those for `connect()` are among them.
+    /// Loads the programs. They are unloaded when the value is dropped.
     ///
     /// # Errors
     /// As [`EbpfSource::attach`].
-    pub fn try_load(options: Options) -> Result<Result<(), AttachError>, AttachError> {
-        load(options).map(|loaded| loaded.calls)
+    pub fn try_load(options: Options) -> Result<Loaded, AttachError> {
+        load(options)
     }
 
     /// Waits until the kernel asks for a drain of the ring before the next is due.
@@ -356,7 +365,8 @@ impl EbpfSource {
 const EGRESS: &str = "flowcar_egress";
 const INGRESS: &str = "flowcar_ingress";
 const RELEASE: &str = "flowcar_sock_release";
-const CALLS: [&str; 2] = ["flowcar_connect4", "flowcar_connect6"];
+/// The programs for `connect()`, and their hooks: BPF_CGROUP_INET4_CONNECT and BPF_CGROUP_INET6_CONNECT (include/uapi/linux/bpf.h).
+const CALLS: [(&str, u32); 2] = [("flowcar_connect4", 10), ("flowcar_connect6", 11)];
 /// The callbacks: one program for kernels that return a socket's network namespace, and one for others.
 const CALLBACKS: [&str; 2] = ["flowcar_sock_ops_netns", "flowcar_sock_ops"];
 
@@ -383,7 +393,7 @@ fn load(options: Options) -> Result<Loaded, AttachError> {
                 .map_err(|error| AttachError::of("load its cgroup_skb program", error))?;
         }
     }
-    let calls = CALLS.into_iter().try_for_each(|name| {
+    let calls = CALLS.into_iter().try_for_each(|(name, _)| {
         program::<CgroupSockAddr>(&mut programs, name)
             .load()
             .map_err(|error| AttachError::of("load its connect programs", error))
@@ -499,17 +509,39 @@ fn attach_programs(
     Ok(Links::new(id, cgroup, packets, release, callbacks))
 }
 
-/// Attaches the programs for `connect()` to the cgroup of these links. After the others: a call whose SYN they did not see would count as
-/// failed.
-fn attach_calls(programs: &mut Ebpf, links: &mut Links) -> Result<(), AttachError> {
-    for name in CALLS {
+/// Attaches the programs for `connect()`. After the others: a call whose SYN they did not see would count as failed.
+fn attach_calls(
+    programs: &mut Ebpf,
+    cgroup: &File,
+) -> Result<Vec<CgroupSockAddrLink>, AttachError> {
+    let attach = |(name, _)| {
         let program = program::<CgroupSockAddr>(programs, name);
-        let link = program.attach(links.directory(), CgroupAttachMode::Single);
+        let link = program.attach(cgroup, CgroupAttachMode::Single);
         let link = link.and_then(|link| program.take_link(link));
-        let refused = |error| AttachError::of_attachment("attach its connect programs", error);
-        links.add_call(link.map_err(refused)?);
+        link.map_err(|error| AttachError::of_attachment("attach its connect programs", error))
+    };
+    CALLS.into_iter().map(attach).collect()
+}
+
+/// How many programs at `connect()` run before flowcar's in this cgroup, to which those are attached; `None` where the kernel does not
+/// show it.
+fn earlier_calls(programs: &mut Ebpf, cgroup: &File) -> Option<usize> {
+    let before = |(name, hook)| {
+        let info = program::<CgroupSockAddr>(programs, name).info().ok()?;
+        order::before(cgroup, hook, info.id()).ok()
+    };
+    let each: Option<Vec<_>> = CALLS.into_iter().map(before).collect();
+    each?.into_iter().max()
+}
+
+fn log_earlier_calls(programs: &mut Ebpf, cgroup: &File) {
+    let earlier = earlier_calls(programs, cgroup).unwrap_or_default();
+    if earlier > 0 {
+        tracing::warn!(
+            programs = earlier,
+            "other programs at connect() run before flowcar's: where one of them replaces the address, server.address is the address that it chose"
+        );
     }
-    Ok(())
 }
 
 fn program<'a, P>(programs: &'a mut Ebpf, name: &str) -> &'a mut P
@@ -545,6 +577,33 @@ pub(crate) fn missing_capabilities() -> Vec<Capability> {
         .into_iter()
         .filter(|needed| !held.contains(needed) && !stands_in(*needed))
         .collect()
+}
+
+// === impl Loaded ===
+
+impl Loaded {
+    /// Attaches the programs for `connect()` to a cgroup for a moment, and gives how many others run before them; `None` where the
+    /// kernel does not show it.
+    ///
+    /// # Errors
+    /// The kernel refused them, or they cannot be attached.
+    pub fn try_calls(mut self, cgroup: &Path) -> Result<Option<usize>, AttachError> {
+        self.calls?;
+        let directory = File::open(cgroup).map_err(|error| AttachError::Cgroup {
+            path: cgroup.display().to_string(),
+            error,
+        })?;
+        let _links = attach_calls(&mut self.programs, &directory)?;
+        Ok(earlier_calls(&mut self.programs, &directory))
+    }
+
+    /// Whether the kernel takes the programs for `connect()`.
+    pub const fn calls(&self) -> Result<(), &AttachError> {
+        match &self.calls {
+            Ok(()) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 // === impl AttachError ===

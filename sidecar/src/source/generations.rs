@@ -75,9 +75,9 @@ impl Links {
         &self.directory
     }
 
-    /// Adds the link of a program for `connect()` that was just attached.
-    pub(super) fn add_call(&mut self, call: CgroupSockAddrLink) {
-        self.calls.push(call);
+    /// Adds the links of the programs for `connect()` that were just attached.
+    pub(super) fn add_calls(&mut self, calls: Vec<CgroupSockAddrLink>) {
+        self.calls = calls;
         self.descriptors = descriptors_of(self.cgroup);
     }
 

@@ -7,6 +7,7 @@ pub mod ebpf;
 mod generations;
 pub mod namespace;
 pub mod namespace_counts;
+mod order;
 
 use std::path::Path;
 

@@ -34,7 +34,7 @@ const BPF_CGROUP_INET6_CONNECT: u32 = 11;
 
 /// Others are attached beside it and below it.
 const BPF_F_ALLOW_MULTI: u32 = 2;
-/// It runs before those of the cgroups below it (since 6.16).
+/// It runs before those of the cgroups below it (newer kernels).
 const BPF_F_PREORDER: u32 = 64;
 
 /// Offsets in `struct bpf_sock_addr`.
@@ -54,7 +54,7 @@ impl ConnectHook {
             .map_err(Error::at("attach a connect hook", "run as root"))
     }
 
-    /// The same, to run before the hooks of the cgroups below. `None` where this kernel has no such order (before 6.16).
+    /// The same, to run before the hooks of the cgroups below. `None` where this kernel has no such order.
     ///
     /// # Errors
     /// Not root.
