@@ -132,7 +132,7 @@ impl Connecting {
     ///
     /// # Errors
     /// There is none.
-    pub fn next(&mut self) -> io::Result<Connected> {
+    pub fn next_result(&mut self) -> io::Result<Connected> {
         read_line(&mut self.stdout)
     }
 

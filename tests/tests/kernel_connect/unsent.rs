@@ -223,7 +223,7 @@ fn attempt_without_a_free_port_is_local() {
         let mut first = Connecting::start(&pod, target, &["--hold"]).unwrap();
         // The second of IPv4 finds the port taken by the first.
         if mapped.is_none() {
-            assert_eq!(first.next().unwrap().errno, None);
+            assert_eq!(first.next_result().unwrap().errno, None);
             holding.push(first);
         }
         let calls = connect(&pod, target, mapped.as_slice());
@@ -259,7 +259,7 @@ fn sockets_that_stay_open_are_counted_when_they_are_closed() {
     let hold = || {
         let mut held = Connecting::start(&pod, nowhere, &["--hold", "--times", &times]).unwrap();
         for _ in 0..HELD {
-            assert_eq!(held.next().unwrap().errno, Some(ENETUNREACH));
+            assert_eq!(held.next_result().unwrap().errno, Some(ENETUNREACH));
         }
         held
     };
