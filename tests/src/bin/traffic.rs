@@ -12,8 +12,9 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use flowcar_tests::traffic::{
-    AttemptPlan, CallPlan, ClosePlan, ConnectPlan, ConnectionReport, CutOff, Held, LoadPlan, MeetPlan,
-    ServePlan, Server, attempt, bypass, call, connect_each, cut_off, end, give, load, meet, splice, take,
+    AttemptPlan, CallPlan, ClosePlan, ConnectPlan, ConnectionReport, CutOff, Held, LoadPlan,
+    MeetPlan, ServePlan, Server, attempt, bypass, call, connect_each, cut_off, end, give, load,
+    meet, splice, take,
 };
 use nix::sys::signal::{SigSet, Signal};
 use serde::Serialize;
