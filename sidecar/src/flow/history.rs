@@ -109,9 +109,17 @@ impl History {
     pub const fn reason_while_held(&self) -> CloseReason {
         match (self.post_close, self.last) {
             (PostCloseState::TimeWait | PostCloseState::FinWait2, _) => CloseReason::LocalFin,
-            (_, State::CloseWait | State::LastAck) => CloseReason::PeerFin,
+            // A RST, or the timer that had sent what was not answered.
+            (_, State::CloseWait | State::LastAck) if !self.was_unanswered() => {
+                CloseReason::PeerFin
+            }
             _ => CloseReason::Unknown,
         }
+    }
+
+    /// Whether a timer had sent something by the last poll that was not answered.
+    const fn was_unanswered(&self) -> bool {
+        matches!(self.polled, Some((_, true)))
     }
 
     /// Counts of a poll of the open socket. Exact: which FINs are counted follows from the state.

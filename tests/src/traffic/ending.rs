@@ -422,7 +422,24 @@ impl Pair {
 
 fn give(from: &mut TcpStream, to: &mut TcpStream, bytes: usize) -> io::Result<()> {
     from.write_all(&vec![0; bytes])?;
-    to.read_exact(&mut vec![0; bytes])
+    to.read_exact(&mut vec![0; bytes])?;
+    // Over a link the acknowledgement comes after the other application has read. Bytes that a reset overtakes are not counted as sent.
+    while unacknowledged(from)? > 0 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// Bytes sent and not acknowledged (tcp(7), SIOCOUTQ).
+fn unacknowledged(socket: &TcpStream) -> io::Result<libc::c_int> {
+    let mut bytes = 0;
+    // SAFETY: the request writes one integer.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if result == 0 {
+        Ok(bytes)
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Reads until the kernel reports that the connection is dead.

@@ -280,3 +280,23 @@ fn fin_during_a_poll_is_not_taken_for_a_syn() {
     assert_eq!(closing(State::FinWait1, 1, 52, 0), Role::Client);
     assert_eq!(closing(State::LastAck, 1, 51, 1), Role::Unknown);
 }
+
+/// An application holds a socket that is over. Its peer had closed: a RST ended it, or the timer whose probes were not answered.
+#[test]
+fn held_socket_whose_probes_were_not_answered_has_no_certain_reason() {
+    for (state, probes, is) in [
+        (State::CloseWait, 0, CloseReason::PeerFin),
+        (State::CloseWait, 2, CloseReason::Unknown),
+        (State::Established, 0, CloseReason::Unknown),
+        (State::Established, 2, CloseReason::Unknown),
+    ] {
+        let mut observed = counts(0, 50, 101, 50, 1).observed();
+        observed.state = state;
+        let info = observed.info.as_mut().unwrap();
+        (info.state, info.probes) = (state as u8, probes);
+        let info = *info;
+        let mut history = History::of_role(Role::Server);
+        history.see(&observed, &info);
+        assert_eq!(history.reason_while_held(), is, "{state:?} {probes}");
+    }
+}
