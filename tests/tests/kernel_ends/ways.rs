@@ -42,10 +42,10 @@ fn every_close_in_every_mode_over_both_families() {
     let rows: Vec<_> = rows().into_iter().collect();
     let rows: Vec<_> = rows
         .iter()
-        .filter(|row| row.way != Way::TooManyOrphans || has_own_machine())
-        .filter(|row| {
-            only.as_ref()
-                .is_none_or(|only| format!("{:?}", row.way) == *only)
+        .filter(|row| match &only {
+            Some(only) => format!("{:?}", row.way) == *only,
+            // The limit is the whole machine's, and flowcar does not tell it from other reasons (docs/limits.md).
+            None => row.way != Way::TooManyOrphans,
         })
         .collect();
     let groups: Vec<_> = rows.chunks(rows_of_a_pod(rows.len())).collect();
@@ -160,19 +160,24 @@ impl Place {
         }
     }
 
-    /// Opens the connections of a row.
-    fn open(&self, way: Way) -> io::Result<[Teardown; 4]> {
+    /// Opens the connections of a row, and says which of their ends are in the followed pod. An emulated machine is too slow for the
+    /// link, whose segments a program carries: the kernel's timers give up.
+    fn open(&self, way: Way) -> io::Result<Vec<(Teardown, bool, bool)>> {
         let Self {
             pod,
             elsewhere,
             link,
         } = self;
-        Ok([
-            Teardown::start(pod, way, false)?,
-            Teardown::start(pod, way, true)?,
-            Teardown::between(pod, elsewhere, link.b4(), way)?,
-            Teardown::between(elsewhere, pod, link.a6(), way)?,
-        ])
+        let mut all = vec![
+            (Teardown::start(pod, way, false)?, true, true),
+            (Teardown::start(pod, way, true)?, true, true),
+        ];
+        if !has_own_machine() {
+            let outgoing = Teardown::between(pod, elsewhere, link.b4(), way)?;
+            let incoming = Teardown::between(elsewhere, pod, link.a6(), way)?;
+            all.extend([(outgoing, true, false), (incoming, false, true)]);
+        }
+        Ok(all)
     }
 }
 
@@ -181,30 +186,26 @@ impl Place {
 ///
 /// # Errors
 /// The kernel does not close them.
-fn end(way: Way, place: &Place, watches: &mut [Watch; 3]) -> io::Result<[Closed; 4]> {
+fn end(way: Way, place: &Place, watches: &mut [Watch; 3]) -> io::Result<Vec<Closed>> {
     let mut endings = place.open(way)?;
     report(watches, [2; 3]);
     let limit = (way == Way::TooManyOrphans).then(OrphanLimit::none);
-    for ending in &mut endings {
+    for (ending, ..) in &mut endings {
         ending.go_on()?;
     }
-    let [v4, v6, outgoing, incoming] = endings.map(Teardown::ended);
+    let endings = endings.into_iter();
+    let ended: Vec<_> = endings
+        .map(|(ending, client, server)| (ending.ended(), client, server))
+        .collect();
     drop(limit);
-    let closed = [
-        (v4, true, true),
-        (v6, true, true),
-        (outgoing, true, false),
-        (incoming, false, true),
-    ];
-    let closed = closed.map(|(ended, client, server)| {
-        ended.map(|ended| Closed {
-            ended,
+    let closed = ended.into_iter().map(|(ended, client, server)| {
+        Ok(Closed {
+            ended: ended?,
             client,
             server,
         })
     });
-    let [a, b, c, d] = closed;
-    let closed = [a?, b?, c?, d?];
+    let closed = closed.collect::<io::Result<Vec<_>>>()?;
     let [ebpf, exchange, alone] = watches;
     for watch in [ebpf, exchange] {
         watch.until("both ends", |seen| {
