@@ -1,127 +1,32 @@
-//! The product under test: `flowcar run` and `flowcar export` in a test pod, with the two capabilities that they
-//! may have, and their JSON lines read strictly, so that a field too many or too few fails.
+//! The product under test: `flowcar run` and `flowcar export` in a test pod, with the two capabilities that they may have.
+
+mod pair;
+mod report;
 
 use std::{
-    collections::BTreeMap,
     env, fs,
     io::{self, BufRead, BufReader},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     os::fd::AsRawFd,
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, ExitStatus, Stdio},
 };
 
-use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde::Deserialize;
 use tempfile::NamedTempFile;
 
+use self::report::parse;
+pub use self::{
+    pair::{Called, Connection, Pair},
+    report::{Address, Exchanges, FlowLine, Report, Rtt, Summary, Times, both_ends},
+};
 use crate::{
-    link::{Link, Plan},
     place::{Capability, OnlyCaps, TestPod},
     traffic::{self, ConnectionReport},
 };
 
 /// All capabilities that flowcar may need.
 pub const CAPABILITIES: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN];
-
-/// One flow as `flowcar run --format json` writes it.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "the telemetry contract is their documentation")]
-pub struct FlowLine {
-    pub role: String,
-    pub local: Address,
-    pub peer: Address,
-    /// Of clients.
-    pub server: Option<Address>,
-    pub opened_at: String,
-    pub duration_s: f64,
-    pub connect_s: Option<f64>,
-    pub bytes_sent: u64,
-    pub bytes_received: u64,
-    pub segments_sent: u64,
-    pub segments_received: u64,
-    pub retransmits: u64,
-    pub rtt: Rtt,
-    pub exchanges: Exchanges,
-    #[serde(deserialize_with = "end_or_open")]
-    #[serde(rename = "close_reason")]
-    pub end: String,
-    pub trace_id: String,
-    pub span_id: String,
-}
-
-/// A connection that is still open has no close reason: it is read as `open`.
-fn end_or_open<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
-    let end = Option::<String>::deserialize(from)?;
-    Ok(end.unwrap_or_else(|| "open".to_owned()))
-}
-
-/// An end of a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "the telemetry contract is their documentation")]
-pub struct Address {
-    pub address: IpAddr,
-    pub port: u16,
-}
-
-/// A flow's RTT samples.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "the telemetry contract is their documentation")]
-pub struct Rtt {
-    pub kind: String,
-    pub count: u64,
-    pub min_s: Option<f64>,
-    pub p50_s: Option<f64>,
-    pub p99_s: Option<f64>,
-}
-
-/// A flow's exchanges.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "the telemetry contract is their documentation")]
-pub struct Exchanges {
-    pub count: u64,
-    pub p50_s: Option<f64>,
-    pub p99_s: Option<f64>,
-}
-
-/// How long a report's connections took.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "the telemetry contract is their documentation")]
-pub struct Times {
-    pub connections: u64,
-    pub connect: Exchanges,
-    pub rtt: Exchanges,
-    pub exchanges: Exchanges,
-}
-
-/// The last line's figures.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "the telemetry contract is their documentation")]
-pub struct Summary {
-    pub opened: u64,
-    pub closed: u64,
-    pub live: u64,
-    pub failed: u64,
-    pub lost: u64,
-    pub lost_by: BTreeMap<String, u64>,
-    pub unscoped: Option<u64>,
-    pub times: Option<Times>,
-    pub exit_status: i32,
-}
-
-/// All that one `flowcar run --format json` wrote.
-#[derive(Clone, Debug)]
-pub struct Report {
-    /// One for each closed flow, and for each connection that is still open at the end.
-    pub flows: Vec<FlowLine>,
-    /// The last line.
-    pub summary: Summary,
-}
 
 /// Where the binary `flowcar` is, as seen from a test or another binary of this crate.
 ///
@@ -170,102 +75,6 @@ pub fn command(pod: &TestPod) -> io::Result<Command> {
     pod.enter(&mut command)?;
     command.with_only_caps(&CAPABILITIES);
     Ok(command)
-}
-
-// === impl FlowLine ===
-
-impl FlowLine {
-    /// The address at this end.
-    pub fn local(&self) -> SocketAddr {
-        (self.local.address, self.local.port).into()
-    }
-
-    /// The address at the other end.
-    pub fn peer(&self) -> SocketAddr {
-        (self.peer.address, self.peer.port).into()
-    }
-}
-
-// === impl Report ===
-
-impl Report {
-    /// Reads the lines: flows, then one summary, and nothing else.
-    ///
-    /// # Errors
-    /// They violate the telemetry contract.
-    ///
-    /// # Panics
-    /// The books do not balance.
-    pub fn parse(text: &str) -> io::Result<Self> {
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Last {
-            summary: Summary,
-        }
-        let mut lines: Vec<&str> = text.lines().collect();
-        let last = lines
-            .pop()
-            .ok_or_else(|| io::Error::new(io::ErrorKind::UnexpectedEof, "an empty report"))?;
-        let Last { summary } = parse(last)?;
-        let accounted = summary.closed + summary.live + summary.lost;
-        assert_eq!(summary.opened, accounted, "{summary:?}");
-        let flows = lines.into_iter().map(parse).collect::<io::Result<_>>()?;
-        Ok(Self { flows, summary })
-    }
-
-    /// The flow with this port at its local end.
-    ///
-    /// # Panics
-    /// There is none, or more than one.
-    #[track_caller]
-    pub fn of_local_port(&self, port: u16) -> &FlowLine {
-        self.only(port, |flow| flow.local.port == port)
-    }
-
-    /// The flow with this port at the other end.
-    ///
-    /// # Panics
-    /// There is none, or more than one.
-    #[track_caller]
-    pub fn of_peer_port(&self, port: u16) -> &FlowLine {
-        self.only(port, |flow| flow.peer.port == port)
-    }
-
-    #[track_caller]
-    fn only(&self, port: u16, test: impl Fn(&FlowLine) -> bool) -> &FlowLine {
-        let mut found = self.flows.iter().filter(|flow| test(flow));
-        let flow = found
-            .next()
-            .unwrap_or_else(|| panic!("no flow with port {port}: {self:?}"));
-        assert!(found.next().is_none(), "two flows with port {port}");
-        flow
-    }
-}
-
-/// The flows of both ends of a connection, which have its trace id and the payload bytes that the client's application sent
-/// and received.
-///
-/// # Panics
-/// They have not, or an end is missing.
-#[track_caller]
-pub fn both_ends<'a>(
-    client: &ConnectionReport,
-    at_client: &'a Report,
-    at_server: &'a Report,
-) -> [&'a FlowLine; 2] {
-    assert_eq!(client.failure, None);
-    let port = client.local.map_or(0, |local| local.port());
-    let (flow, other) = (at_client.of_local_port(port), at_server.of_peer_port(port));
-    assert_eq!(flow.trace_id, other.trace_id, "{flow:?} {other:?}");
-    let bytes = |flow: &FlowLine| (flow.bytes_sent, flow.bytes_received);
-    assert_eq!(bytes(flow), (client.sent, client.received), "{flow:?}");
-    assert_eq!(bytes(other), (client.received, client.sent), "{other:?}");
-    [flow, other]
-}
-
-fn parse<T: DeserializeOwned>(line: &str) -> io::Result<T> {
-    serde_json::from_str(line)
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{error}: {line}")))
 }
 
 /// Names and values of flowcar's settings.
@@ -453,166 +262,5 @@ fn succeeded(
         Ok((reports, report))
     } else {
         Err(io::Error::other(format!("flowcar run: {status}")))
-    }
-}
-
-/// A client's and a server's pod and a link between them; the client is its end a.
-#[derive(Debug)]
-pub struct Pair {
-    settings: Vec<(&'static str, &'static str)>,
-    sockets: Vec<&'static str>,
-    link: Link,
-    client: TestPod,
-    server: TestPod,
-}
-
-/// One connection as reported by both applications and both flowcars.
-#[derive(Clone, Debug)]
-pub struct Connection {
-    /// The application at the client.
-    pub client: ConnectionReport,
-    /// The application at the server.
-    pub server: ConnectionReport,
-    /// The flowcar at the client.
-    pub client_flow: FlowLine,
-    /// The flowcar at the server.
-    pub server_flow: FlowLine,
-}
-
-/// The result of [`Pair::call`].
-#[derive(Clone, Debug)]
-pub struct Called {
-    /// Every connection.
-    pub connections: Vec<Connection>,
-    /// The books of the client's flowcar.
-    pub client: Summary,
-    /// The books of the server's flowcar.
-    pub server: Summary,
-}
-
-// === impl Connection ===
-
-impl Connection {
-    /// Asserts that both flows have the payload bytes that the applications sent and received.
-    ///
-    /// # Panics
-    /// They have not, or an application failed.
-    #[track_caller]
-    pub fn bytes_are_the_applications(&self) {
-        for (application, flow) in [
-            (&self.client, &self.client_flow),
-            (&self.server, &self.server_flow),
-        ] {
-            assert_eq!(application.failure, None);
-            assert_eq!(
-                (flow.bytes_sent, flow.bytes_received),
-                (application.sent, application.received),
-                "{flow:?}"
-            );
-        }
-    }
-}
-
-// === impl Pair ===
-
-impl Pair {
-    /// Makes them; the link has this plan in both directions.
-    ///
-    /// # Errors
-    /// As [`TestPod::new`] and [`Link::between`].
-    pub fn new(plan: Plan) -> io::Result<Self> {
-        let client = TestPod::new("client")?;
-        let server = TestPod::new("server")?;
-        let link = Link::between(client.netns(), server.netns(), plan).map_err(io::Error::other)?;
-        Ok(Self {
-            settings: Vec::new(),
-            sockets: Vec::new(),
-            link,
-            client,
-            server,
-        })
-    }
-
-    /// Sets a setting of both flowcars.
-    #[must_use]
-    pub fn set(mut self, name: &'static str, value: &'static str) -> Self {
-        self.settings.push((name, value));
-        self
-    }
-
-    /// Arguments for both `traffic call` and `traffic serve`: the options of their sockets.
-    #[must_use]
-    pub fn sockets(mut self, arguments: &[&'static str]) -> Self {
-        self.sockets.extend_from_slice(arguments);
-        self
-    }
-
-    /// The client's pod.
-    pub fn client(&self) -> &TestPod {
-        &self.client
-    }
-
-    /// The server's pod.
-    pub fn server(&self) -> &TestPod {
-        &self.server
-    }
-
-    /// The link between them.
-    pub fn link(&self) -> &Link {
-        &self.link
-    }
-
-    /// Makes so many connections by `traffic call ARGUMENTS` to the server at `server` (an address of the
-    /// link's end b), and joins the four reports of each by the client's port.
-    ///
-    /// # Errors
-    /// A program fails.
-    ///
-    /// # Panics
-    /// A flowcar has not exactly one flow of every connection.
-    pub fn call(
-        &self,
-        server: IpAddr,
-        connections: usize,
-        arguments: &[&str],
-    ) -> io::Result<Called> {
-        let (settings, sockets) = (&self.settings, &self.sockets);
-        let serving = Server::start_with(&self.server, settings, connections, sockets)?;
-        let count = connections.to_string();
-        let mut words = vec!["--connections", &count];
-        words.extend_from_slice(sockets);
-        words.extend_from_slice(arguments);
-        let (clients, at_client) = call_with(
-            &self.client,
-            settings,
-            (server, serving.port()).into(),
-            &words,
-        )?;
-        let (servers, at_server) = serving.finish()?;
-        assert_eq!((clients.len(), servers.len()), (connections, connections));
-        assert_eq!(
-            (at_client.flows.len(), at_server.flows.len()),
-            (connections, connections)
-        );
-        let connections = clients.into_iter().map(|client| {
-            let port = client
-                .local
-                .unwrap_or_else(|| panic!("it was never established: {client:?}"))
-                .port();
-            let server = servers.iter().find(|server| server.peer.port() == port);
-            Connection {
-                server: server
-                    .unwrap_or_else(|| panic!("no server for {client:?}"))
-                    .clone(),
-                client_flow: at_client.of_local_port(port).clone(),
-                server_flow: at_server.of_peer_port(port).clone(),
-                client,
-            }
-        });
-        Ok(Called {
-            connections: connections.collect(),
-            client: at_client.summary,
-            server: at_server.summary,
-        })
     }
 }

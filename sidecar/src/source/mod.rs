@@ -1,6 +1,7 @@
 //! The sources of flows. The only module that uses aya and netlink.
 
 mod access;
+mod attach_error;
 pub mod cause;
 pub mod diag;
 pub mod ebpf;
@@ -8,6 +9,7 @@ mod generations;
 pub mod namespace;
 pub mod namespace_counts;
 mod order;
+mod programs;
 
 use std::path::Path;
 
@@ -40,8 +42,6 @@ pub struct Capabilities {
     pub handshakes: bool,
     /// The sockets that are open, by dumps: connections that were open before flowcar, and closes whose record was lost.
     pub dumps: bool,
-    /// The cgroup of a socket that closed before any dump showed it.
-    pub cgroup_of_closed: bool,
 }
 
 /// How much of what waits is taken in at once.
@@ -193,11 +193,9 @@ impl Source {
 
     /// What it can report.
     pub const fn capabilities(&self) -> Capabilities {
-        let programs = !matches!(self, Self::Diag(_));
         Capabilities {
-            handshakes: programs,
+            handshakes: !matches!(self, Self::Diag(_)),
             dumps: !matches!(self, Self::Ebpf(_)),
-            cgroup_of_closed: programs,
         }
     }
 

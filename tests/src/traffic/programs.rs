@@ -150,17 +150,11 @@ impl Connecting {
     /// The program fails.
     pub fn finish(self) -> io::Result<Vec<Connected>> {
         let Self {
-            mut child,
+            child,
             stdin,
             stdout,
         } = self;
-        drop(stdin);
-        let all = stdout
-            .lines()
-            .map(|line| parse(&line?))
-            .collect::<io::Result<_>>()?;
-        child.succeed()?;
-        Ok(all)
+        rest(child, stdin, stdout)
     }
 }
 
@@ -285,18 +279,12 @@ impl Holding {
     /// The program failed.
     pub fn close(self) -> io::Result<Vec<ConnectionReport>> {
         let Self {
-            mut child,
+            child,
             stdin,
             stdout,
             ..
         } = self;
-        drop(stdin);
-        let reports = stdout
-            .lines()
-            .map(|line| parse(&line?))
-            .collect::<io::Result<_>>()?;
-        child.succeed()?;
-        Ok(reports)
+        rest(child, stdin, stdout)
     }
 }
 
@@ -395,6 +383,19 @@ fn read_line<T: DeserializeOwned>(stdout: &mut impl BufRead) -> io::Result<T> {
         ));
     }
     parse(&line)
+}
+
+/// Ends a program's input, and gives the lines that it prints until it exits.
+fn rest<T: DeserializeOwned>(
+    mut child: Running,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+) -> io::Result<Vec<T>> {
+    drop(stdin);
+    let lines = stdout.lines().map(|line| parse(&line?));
+    let all = lines.collect::<io::Result<_>>()?;
+    child.succeed()?;
+    Ok(all)
 }
 
 fn parse<T: DeserializeOwned>(line: &str) -> io::Result<T> {
