@@ -1,21 +1,24 @@
 //! A flowcar that runs for long under load that never repeats.
 //!
 //! Peers rotate, some connections live throughout, and the receiver goes away and comes back. What flowcar holds is to stay as it
-//! is: memory, descriptors, series and points of a report do not grow once the load has been seen, and closed connections are removed from
-//! its list when the load ends. `FLOWCAR_SOAK_SECONDS` is how long: an hour by `make soak`, else a minute and a half. In less than ten
+//! is: memory, descriptors, series and points of a report do not grow once the load has been seen, and closed connections and
+//! idle series are removed when the load ends. `FLOWCAR_SOAK_SECONDS` is how long: an hour by `make soak`, else a minute and a half. In less than ten
 //! minutes the bounds are lower, so that they are reached as early.
 
 use std::{
     env, fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    process::Command,
     time::{Duration, Instant},
 };
 
 use flowcar_tests::{
+    flowcar,
     place::{TestPod, require_cgroup2, require_program, require_root},
     traffic::{CallPlan, Holding, ServePlan, Serving, call_in},
     watch::{Mode, Seen, Watch},
 };
+use serde_json::Value;
 
 /// Series at most: the peers that rotate reach the bound early.
 const SERIES: u32 = 300;
@@ -26,6 +29,9 @@ const SHORT_SECONDS: u64 = 600;
 
 /// Points of a series, at most.
 const POINTS: usize = 12;
+
+/// Longer than the peers of a short soak need to reach the bound of series.
+const SERIES_IDLE_MS: &str = "30000";
 
 /// Rounds in which the receiver is there, and in which it is not.
 const THERE: u64 = 8;
@@ -63,6 +69,8 @@ fn held_resources_do_not_grow() {
     let limit = most_series.to_string();
     let settings = [
         ("FLOWCAR_SERIES_LIMIT", limit.as_str()),
+        ("FLOWCAR_SERIES_IDLE", SERIES_IDLE_MS),
+        ("FLOWCAR_SELF_METRICS", "detailed"),
         ("FLOWCAR_SPANS_PER_SECOND", "5"),
         ("OTEL_METRIC_EXPORT_INTERVAL", "1000"),
     ];
@@ -98,6 +106,8 @@ fn held_resources_do_not_grow() {
         seen.sum("flowcar.self.flow.count", &[]) == 0.0
             && seen.sum("flowcar.tcp.connection.live", &[]) == 0.0
     });
+    let series = "flowcar.self.series.count";
+    watch.until("no series", |seen| seen.sum(series, &[]) == idle.series);
     let after = held(watch.id(), watch.reports(2));
     println!("idle {idle:?}\nafter {after:?}");
     assert!(
@@ -108,9 +118,27 @@ fn held_resources_do_not_grow() {
         after.resident <= last.resident + SLACK_BYTES,
         "{last:?} {after:?}"
     );
-    let seen = watch.stop();
-    let opened = seen.began();
-    assert_eq!(opened, 2.0 * (calls + 50) as f64);
+    assert_eq!(books(&pod)["opened"], 2 * (calls + 50));
+    watch.stop();
+}
+
+/// The books of the running flowcar, which outlive its series.
+fn books(pod: &TestPod) -> Value {
+    let mut command = Command::new(flowcar::program().unwrap());
+    pod.netns().enter(&mut command).unwrap();
+    let output = command
+        .args(["flows", "--format", "json", "--cgroup"])
+        .arg(pod.cgroup().path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let last = output
+        .stdout
+        .trim_ascii()
+        .rsplit(|&byte| byte == b'\n')
+        .next()
+        .unwrap();
+    serde_json::from_slice::<Value>(last).unwrap()["summary"].take()
 }
 
 /// Peers that no round before had, nor any of the last hour.

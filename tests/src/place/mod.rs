@@ -34,8 +34,8 @@ pub use counters::Counters;
 pub use error::Error;
 pub use filter::Filtered;
 pub use need::{
-    lacks, require_capability, require_cgroup2, require_file, require_program, require_root,
-    require_tun,
+    has_own_machine, lacks, require_capability, require_cgroup2, require_file, require_program,
+    require_root, require_tun,
 };
 pub use neighbour::{Callbacks, Neighbour, Sharing};
 pub use netns::Netns;

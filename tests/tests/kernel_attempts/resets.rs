@@ -1,6 +1,6 @@
 //! Resets after the peer's FIN, and health checks that reset by design.
 
-use std::process::Stdio;
+use std::{net::SocketAddr, process::Stdio};
 
 use flowcar_tests::{
     place::{TestPod, require_cgroup2, require_root},
@@ -12,6 +12,9 @@ const AFTER_FIN: &str = "flowcar.tcp.reset_after_fin";
 
 const NOTHING: &[(&str, &str)] = &[];
 const EXCHANGES: &[(&str, &str)] = &[("FLOWCAR_EXCHANGE", "on")];
+
+/// Connections of each row.
+const CONNECTIONS: usize = 3;
 
 /// Every mode, and its settings.
 const MODES: [(Mode, &[(&str, &str)]); 4] = [
@@ -62,16 +65,19 @@ fn reset_after_the_peers_fin_is_no_failure() {
     if !require_root() || !require_cgroup2() {
         return;
     }
+    let pod = TestPod::new("cut-off").unwrap();
     for (mode, settings) in MODES {
+        let mut watch = Watch::start(&pod, mode, settings);
         for row in &ROWS {
-            let (reports, seen) = cut_off(row.how, mode, settings, 3);
+            let reports = cut_off(row.how, &pod, &mut watch, mode);
+            let seen = watch.seen();
             for report in &reports {
                 if mode == Mode::Alone {
-                    is_right_without_programs(row, &seen, report);
+                    is_right_without_programs(row, seen, report);
                     continue;
                 }
-                let client = end_of(&seen, report.client);
-                let server = end_of(&seen, report.server);
+                let client = end_of(seen, report.client, report.server).unwrap();
+                let server = end_of(seen, report.server, report.client).unwrap();
                 let reported = (client.end(), client.get(AFTER_FIN) == "true");
                 assert_eq!(reported, row.client, "{mode:?} {} {client:?}", row.how);
                 assert_eq!(client.get("error.type"), "");
@@ -90,9 +96,12 @@ fn reset_after_the_peers_fin_is_no_failure() {
 /// RST removes what the server's end leaves, so that it looks as if it had closed second (docs/limits.md). Neither is a failure.
 fn is_right_without_programs(row: &Row, seen: &Seen, report: &CutOffReport) {
     let client = Some(row.client.0);
-    for (local, expected) in [(report.client, client), (report.server, row.server)] {
-        let flow = seen.flows.iter().find(|flow| flow.local == local);
-        let (Some(flow), Some(expected)) = (flow, expected) else {
+    let ends = [
+        (report.client, report.server, client),
+        (report.server, report.client, row.server),
+    ];
+    for (local, peer, expected) in ends {
+        let (Some(flow), Some(expected)) = (end_of(seen, local, peer), expected) else {
             continue;
         };
         assert!(
@@ -117,11 +126,11 @@ fn health_check_is_no_failure() {
         EITHER,
         &["reset", "reset_received", "unknown"],
     ];
+    let pod = TestPod::new("probe").unwrap();
     for ((mode, settings), reasons) in MODES.into_iter().zip(reasons) {
-        let (reports, seen) = cut_off("probe", mode, settings, 3);
-        for report in &reports {
-            let is_server = |flow: &&Flow| flow.local == report.server;
-            let Some(server) = seen.flows.iter().find(is_server) else {
+        let mut watch = Watch::start(&pod, mode, settings);
+        for report in &cut_off("probe", &pod, &mut watch, mode) {
+            let Some(server) = end_of(watch.seen(), report.server, report.client) else {
                 assert_eq!(mode, Mode::Alone);
                 continue;
             };
@@ -132,18 +141,18 @@ fn health_check_is_no_failure() {
     }
 }
 
-fn cut_off(
-    how: &str,
-    mode: Mode,
-    settings: &[(&str, &str)],
-    connections: usize,
-) -> (Vec<CutOffReport>, Seen) {
-    let pod = TestPod::new(how).unwrap();
-    let mut watch = Watch::start(&pod, mode, settings);
+/// Makes connections that end so, and waits until both ends of each are reported.
+fn cut_off(how: &str, pod: &TestPod, watch: &mut Watch, mode: Mode) -> Vec<CutOffReport> {
+    // Of a short connection without its counts inet_diag alone knows only that there was one.
+    let lost = |seen: &Seen| match mode {
+        Mode::Alone => seen.sum("flowcar.tcp.connection.lost", &[]) as usize,
+        _ => 0,
+    };
+    let before = watch.seen().flows.len() + lost(watch.seen());
     let program = traffic::program().unwrap();
     let mut command = pod.command(program.to_str().unwrap()).unwrap();
     let output = command
-        .args(["cut-off", how, "--connections", &connections.to_string()])
+        .args(["cut-off", how, "--connections", &CONNECTIONS.to_string()])
         .stderr(Stdio::inherit())
         .output()
         .unwrap();
@@ -153,21 +162,15 @@ fn cut_off(
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
-    assert_eq!(reports.len(), connections);
-    // Of a short connection without its counts inet_diag alone knows only that there was one.
-    let lost = |seen: &Seen| match mode {
-        Mode::Alone => seen.sum("flowcar.tcp.connection.lost", &[]) as usize,
-        _ => 0,
-    };
+    assert_eq!(reports.len(), CONNECTIONS);
     watch.until("both ends", |seen| {
-        seen.flows.len() + lost(seen) >= 2 * connections
+        seen.flows.len() + lost(seen) >= before + 2 * CONNECTIONS
     });
-    (reports, watch.stop())
+    reports
 }
 
-/// The flow of the end with this address.
-#[track_caller]
-fn end_of(seen: &Seen, local: std::net::SocketAddr) -> &Flow {
+/// The flow of the end with these addresses.
+fn end_of(seen: &Seen, local: SocketAddr, peer: SocketAddr) -> Option<&Flow> {
     let mut flows = seen.flows.iter();
-    flows.find(|flow| flow.local == local).unwrap()
+    flows.find(|flow| (flow.local, flow.peer) == (local, peer))
 }

@@ -143,7 +143,15 @@ pub(crate) const fn rows() -> [Row; 29] {
         row(HalfClosedThenClientDestroyed, DESTROYED, RECEIVED_BEHIND),
         row(HalfClosedThenServerDestroyed, RECEIVED, DESTROYED_BEHIND),
         row(ClientDestroyedInSilence, DESTROYED, TIMEOUT),
-        // The limit counts as a timer does (TCPAbortOnMemory).
-        row(TooManyOrphans, TIMEOUT, TIMEOUT),
+        // The limit counts as a timer does (TCPAbortOnMemory), and the kernel sends a RST (net/ipv4/tcp.c, __tcp_close).
+        row(
+            TooManyOrphans,
+            reported(
+                &["timeout", "unknown"],
+                &["timeout"],
+                &["timeout", "unknown", "reset"],
+            ),
+            TIMEOUT,
+        ),
     ]
 }
