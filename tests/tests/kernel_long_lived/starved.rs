@@ -20,8 +20,8 @@ use nix::{
 
 use super::rate::the_machine;
 
-/// A weight of 110, where another thread has 1,024 (kernel/sched/core.c, sched_prio_to_weight): some 5 % of a processor.
-const NICE: libc::c_int = 10;
+/// A weight of 335, where another thread has 1,024 (kernel/sched/core.c, sched_prio_to_weight): some 10 % of a processor beside three.
+const NICE: libc::c_int = 5;
 
 #[test]
 fn reports_and_signals_are_served_while_the_ring_is_never_empty() {
