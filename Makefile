@@ -41,11 +41,14 @@ test: ## All tests, with real sockets, kernels and peers
 	cargo build --bins --tests
 	cargo test $(if $(sudo),$(runner)) $(ARGS)
 
-lint: ## Formatting, words and clippy, of the kernel programs too
+lint: ## Formatting, words, clippy and the documentation of the code, of the kernel programs too
 	@$(call setup,lint)
 	.ci/parts/words
 	cargo fmt --all --check
 	cargo clippy --workspace --exclude flowcar-ebpf --all-targets -- -D warnings
+	# With private items, to which links may lead.
+	RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' \
+		cargo doc --quiet --no-deps --document-private-items --workspace --exclude flowcar-ebpf
 	RUSTFLAGS="--cfg=bpf_target_arch=\"$$(uname -m)\"" $$FLOWCAR_BPF_CARGO clippy --package flowcar-ebpf \
 		--release --target bpfel-unknown-none -Z build-std=core --target-dir $(out)/bpf -- -D warnings
 

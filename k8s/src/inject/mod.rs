@@ -1,7 +1,7 @@
 //! Injection, pure: a pod as JSON in, an `add`-only JSON patch out.
 //!
 //! [`inject`] never fails and never blocks: it injects, or returns in one sentence why not. Fields that flowcar
-//! does not know are never touched, and [`uninject`] restores the very pod that came in.
+//! does not know are never touched, and [`uninject()`] restores the very pod that came in.
 
 mod container;
 mod decide;

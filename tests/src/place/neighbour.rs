@@ -96,7 +96,7 @@ impl Drop for Neighbour {
     }
 }
 
-/// counts[op] += 1; if op is one of the ESTABLISHED callbacks (4 and 5), set the flags; return 1.
+/// `counts[op] += 1`; if op is one of the ESTABLISHED callbacks (4 and 5), set the flags; return 1.
 fn program(counts: RawFd, callbacks: Callbacks) -> Vec<Instruction> {
     let i = Instruction::new;
     vec![
