@@ -153,9 +153,11 @@ fn send(endpoint: &str, case: &str) -> u64 {
     times
 }
 
-/// Titles and queries of the page.
-fn questions() -> BTreeMap<String, String> {
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/prometheus.md");
+/// Titles and queries of a page of docs.
+pub(super) fn questions(page: &str) -> BTreeMap<String, String> {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../docs")
+        .join(page);
     let page = std::fs::read_to_string(page).expect("the page");
     let sections = page.split("\n### ").skip(1);
     let questions = sections.map(|section| {
@@ -190,7 +192,7 @@ const ANSWERS: [Answer; 12] = [
 const BUCKET: f64 = 0.0905;
 
 fn check(prometheus: &Prometheus, what: &str, times: u64) {
-    let questions = questions();
+    let questions = questions("prometheus.md");
     assert_eq!(questions.len(), ANSWERS.len(), "{:?}", questions.keys());
     for (title, expected, grows) in ANSWERS {
         let query = &questions[title];
