@@ -68,7 +68,7 @@ fn lists_of_the_emulated_kernels_name_tests_that_exist() {
     let names = carried();
     assert!(names.len() > 60, "{names:#?}");
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
-    for list in ["left-out.list", "without-bpf.list"] {
+    for list in ["left-out.list", "alike.list", "without-bpf.list"] {
         let text = read(&folder.join(list));
         let parts = text.lines().filter(|line| !line.starts_with('#'));
         let parts: Vec<_> = parts.filter(|line| !line.is_empty()).collect();
