@@ -428,13 +428,14 @@ mod tests {
     /// What Helm's YAML 1.1 makes of values that nobody quotes, down to large numbers as floating point.
     #[test]
     fn defaults_may_be_numbers_and_booleans() {
-        let text = "{guaranteedCpu: 1, defaults: {sampling: 1e+06, exchange: true, log-level: false, cpu-limit: 0.5, \
+        let text = "{guaranteedCpu: 1, defaults: {sampling: 1e+06, exchange: true, dns: false, log-level: false, cpu-limit: 0.5, \
                     memory-limit: 134217728, service-name: 7}}";
         let settings = Config::parse(text).expect("valid");
         assert_eq!(settings.config.guaranteed_cpu, "1");
         for (key, value) in [
             (Key::Sampling, "1000000"),
             (Key::Exchange, "on"),
+            (Key::Dns, "off"),
             (Key::LogLevel, "off"),
             (Key::CpuLimit, "0.5"),
             (Key::MemoryLimit, "134217728"),

@@ -33,11 +33,13 @@ pub enum Counter {
     /// Addresses that `connect()` was asked for and that were lost: the kernel refused the memory to keep them until the SYN, or their
     /// record found the ring buffer full. Such an attempt is not counted if it fails before its SYN.
     AskedDropped = 10,
+    /// DNS messages that were not copied, because the ring buffer was half full.
+    DnsDropped = 11,
 }
 
 impl Counter {
     /// All counters, in index order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Established,
         Self::Sampled,
         Self::StorageRefused,
@@ -49,6 +51,7 @@ impl Counter {
         Self::DetailRefused,
         Self::ExchangeDropped,
         Self::AskedDropped,
+        Self::DnsDropped,
     ];
 
     /// The counter's index in the per-CPU array.

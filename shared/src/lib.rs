@@ -7,6 +7,7 @@
 
 pub mod asked;
 pub mod counter;
+pub mod dns;
 pub mod exchange;
 pub mod histogram;
 pub mod record;

@@ -16,8 +16,8 @@ use crate::{
 
 /// `BPF_RB_NO_WAKEUP`, `BPF_RB_FORCE_WAKEUP`, `BPF_RB_AVAIL_DATA` (include/uapi/linux/bpf.h).
 pub(crate) const NO_WAKEUP: u64 = 1;
-const FORCE_WAKEUP: u64 = 2;
-const AVAIL_DATA: u64 = 0;
+pub(crate) const FORCE_WAKEUP: u64 = 2;
+pub(crate) const AVAIL_DATA: u64 = 0;
 
 /// One record of so many queries how full the ring buffer is.
 const QUERY_EVERY: u64 = 16;

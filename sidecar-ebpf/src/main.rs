@@ -10,6 +10,7 @@
 
 mod connect;
 mod ctx;
+mod dns;
 mod emit;
 mod exchange;
 mod handshake;

@@ -42,6 +42,8 @@ pub struct Limits {
     pub naming: SeriesLabels,
     /// How long a series may have no connection and nothing new; zero for ever.
     pub series_idle: Duration,
+    /// Whether clients' flows are given the names that were asked for.
+    pub names: bool,
     /// The memory budget, where there is a limit.
     pub budget: Option<Budget>,
 }
@@ -54,6 +56,7 @@ impl From<&Config> for Limits {
             flows: config.max_flows,
             naming: config.naming,
             series_idle: config.series_idle,
+            names: config.names,
             budget: None,
         }
     }

@@ -48,6 +48,7 @@ pub mod logs;
 pub mod losses;
 pub mod memory;
 pub mod otlp;
+pub mod peer;
 pub mod run;
 pub mod series;
 pub mod session;

@@ -9,8 +9,8 @@ use std::{
 
 use crate::{
     flow::{
-        AdoptedBy, Change, Event, Flow, Outcome, Role, SeriesId, SocketFigures, Table, Volume,
-        checkpoint::CheckpointFlow,
+        AdoptedBy, Change, Event, Flow, Name, Outcome, Role, SeriesId, SocketFigures, Table,
+        Volume, checkpoint::CheckpointFlow,
     },
     snapshot::{DroppedSeries, Listener, Peer, Series, SeriesKey},
 };
@@ -22,8 +22,11 @@ pub use unattributed::{Unattributed, lost_closes};
 pub enum PeerLabel {
     /// The whole address.
     Address,
-    /// The whole address of the server on a client's end, and nothing on the others: a server may have thousands of clients.
+    /// On a client's end the server's name, or the address that was asked for where it has none. Nothing on the others: a server may have
+    /// thousands of clients.
     Auto,
+    /// On a client's end the server's name, and nothing where it has none.
+    Name,
     /// The network it lies in, by prefix lengths.
     Prefix {
         /// Prefix length for IPv4, at most 32.
@@ -231,12 +234,17 @@ impl SeriesSet {
 /// Takes an event into the table, and its change into the series. Gives the change; its flow names its series.
 pub fn account(table: &mut Table, series: &mut SeriesSet, event: Event<'_>) -> Option<Change> {
     let mut change = table.apply(event)?;
-    let counted_in = series.apply(&change);
-    if let Some(id) = counted_in.filter(|id| change.now.series != Some(*id)) {
-        change.now.series = Some(id);
-        table.keep_series(change.now.cookie, id);
-    }
+    count(table, series, &mut change);
     Some(change)
+}
+
+/// Takes a change into the series. Its flow names its series then.
+pub fn count(table: &mut Table, series: &mut SeriesSet, change: &mut Change) {
+    let counted_in = series.apply(change);
+    if counted_in.is_some() && change.now.series != counted_in {
+        change.now.series = counted_in;
+        table.keep_identity(&change.now);
+    }
 }
 
 /// Takes so many off the live connections, of each series its share: they are lost, and their series is not known yet. Never more
@@ -271,9 +279,16 @@ pub(crate) fn series_key(naming: &SeriesLabels, flow: &Flow) -> SeriesKey {
             // A disconnected socket has no peer address any more.
             _ if address.is_unspecified() => Peer::Unnamed,
             PeerLabel::Address => Peer::Address(address),
-            PeerLabel::Auto if flow.role == Role::Client => Peer::Address(address),
+            PeerLabel::Auto if flow.role == Role::Client => match &flow.name {
+                Some(name) => Peer::Name(Name::clone(name)),
+                None => Peer::Asked(flow.asked.map_or(address, |asked| asked.ip())),
+            },
+            PeerLabel::Name if flow.role == Role::Client => {
+                let name = flow.name.clone();
+                name.map_or(Peer::Unnamed, Peer::Name)
+            }
             PeerLabel::Prefix { v4, v6 } => Peer::Prefix(prefix(address, v4, v6)),
-            PeerLabel::Auto | PeerLabel::None => Peer::Unnamed,
+            PeerLabel::Auto | PeerLabel::Name | PeerLabel::None => Peer::Unnamed,
         },
         server_port: flow.server_port().filter(|_| naming.ports),
     }

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 pub use crate::flow::Listener;
 use crate::{
     flow::{
-        Books, CloseReason, Failure, Lost, Retransmits, Role, RttKind, SeriesId,
+        Books, CloseReason, Failure, Lost, Name, Retransmits, Role, RttKind, SeriesId,
         checkpoint::CheckpointFlows,
     },
     histogram::Histogram,
@@ -19,6 +19,10 @@ pub enum Peer {
     Unnamed,
     /// Its address (`network.peer.address`).
     Address(IpAddr),
+    /// The address that a client asked for (`server.address`).
+    Asked(IpAddr),
+    /// The name that a client asked for (`server.address`).
+    Name(Name),
     /// The network it lies in, in CIDR notation (`flowcar.peer.prefix`).
     Prefix(String),
 }
@@ -158,6 +162,10 @@ pub struct SelfMetrics {
     pub export_duration: BTreeMap<(&'static str, &'static str), Histogram>,
     /// Log lines that standard error did not take.
     pub log_lines_dropped: u64,
+    /// DNS messages that were not used, or not as a whole, by reason.
+    pub dns_dropped: BTreeMap<&'static str, u64>,
+    /// Clients' flows without a name of their server, by reason.
+    pub unnamed: BTreeMap<&'static str, u64>,
     /// Time of the newest report that the receiver acknowledged as a whole, nanoseconds since the Unix epoch; where none is sent, the
     /// greatest time.
     pub taken_unix_ns: u64,

@@ -54,6 +54,7 @@ fn flow(number: u32, peer: SocketAddr) -> Flow {
         rtt_kind: RttKind::Measured,
         exchanges: Histogram::default(),
         asked: None,
+        name: None,
         start_seen: true,
         polled: false,
         adopted: None,

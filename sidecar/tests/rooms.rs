@@ -9,9 +9,10 @@ use std::{
 use syn::{Item, UseTree, visit::Visit};
 
 /// The modules of the sidecar, from the values at the bottom to the commands at the top. A module imports only what stands before it.
-const SIDECAR: [&str; 29] = [
+const SIDECAR: [&str; 30] = [
     "histogram",
     "flow",
+    "peer",
     "clock",
     "losses",
     "snapshot",

@@ -48,7 +48,8 @@ proptest! {
         sample(&mut record, rtt_us);
         let flow = decode(bytes(&record), 0).expect("a whole record").flow;
         let asked = std::net::SocketAddr::from(([0xff_u8; 16], 65_535));
-        let other = Flow { asked: Some(asked), ..flow.clone() };
+        let name = Some("n.".repeat(120).as_str().into());
+        let other = Flow { asked: Some(asked), name, ..flow.clone() };
         let anchor = Anchor::new(Monotonic(0), 0);
         let both = table::flow(&Row::of(&other, &anchor), Style::Plain);
         let flow = Row::of(&flow, &anchor);
@@ -59,8 +60,9 @@ proptest! {
         let coloured = table::flow(&flow, Style::Coloured);
         prop_assert!(coloured.contains(&row), "colours change nothing else");
         // What was asked for is below.
-        let (first, second) = both.split_once('\n').expect("two lines");
+        let [first, named, second] = both.lines().collect::<Vec<_>>().try_into().expect("three lines");
         prop_assert_eq!(first, row.as_str());
+        prop_assert!(named.chars().count() <= COLUMNS && named.contains(" n.n.n."));
         prop_assert!(second.chars().count() <= COLUMNS && second.ends_with(&asked.to_string()));
         // Head and rows are aligned: the last column starts at the same place.
         let head = table::head(Style::Plain);

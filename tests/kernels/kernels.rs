@@ -23,6 +23,8 @@ mod kernel_failures;
 mod kernel_faults;
 #[path = "../tests/kernel_loss.rs"]
 mod kernel_loss;
+#[path = "../tests/kernel_names/main.rs"]
+mod kernel_names;
 #[path = "../tests/kernel_other_programs.rs"]
 mod kernel_other_programs;
 #[path = "../tests/kernel_pod.rs"]

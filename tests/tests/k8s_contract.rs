@@ -39,6 +39,9 @@ const CASES: &[Case] = &[
     }),
     (Key::Exchange, "on", |c| c.exchanges),
     (Key::Exchange, "off", |c| !c.exchanges),
+    (Key::Dns, "on", |c| c.names),
+    (Key::Dns, "off", |c| !c.names),
+    (Key::Peer, "name", |c| c.naming.peer == PeerLabel::Name),
     (Key::Protocol, "grpc", |c| {
         endpoints(c) == ["http://localhost:4317/"; 2]
             && targets(c).all(|t| t.protocol == Protocol::Grpc)

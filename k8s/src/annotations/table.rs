@@ -24,6 +24,7 @@ pub enum Key {
     Peer,
     Ports,
     Exchange,
+    Dns,
     Sampling,
     TraceParent,
     Histograms,
@@ -91,7 +92,7 @@ const fn by_permission(row: Annotation) -> Annotation {
 }
 
 /// Every annotation a user may write, in the order in which people meet them.
-pub static TABLE: [Annotation; 30] = [
+pub static TABLE: [Annotation; 31] = [
     row(
         Key::Inject,
         "flowcar.io/inject",
@@ -203,11 +204,11 @@ pub static TABLE: [Annotation; 30] = [
     row(
         Key::Peer,
         "flowcar.io/peer",
-        Kind::Choice(&["auto", "address", "prefix", "none"]),
+        Kind::Choice(&["auto", "name", "address", "prefix", "none"]),
         "auto",
         "prefix",
         Some("FLOWCAR_PEER"),
-        "How precisely metrics name the other end of a connection.",
+        "How precisely metrics name the other end of a connection: with `auto` and `name` clients' have the server's name.",
     ),
     row(
         Key::Ports,
@@ -226,6 +227,15 @@ pub static TABLE: [Annotation; 30] = [
         "on",
         Some("FLOWCAR_EXCHANGE"),
         "Whether flowcar reads every packet's headers, to measure request-to-response latency and to report who sent a RST.",
+    ),
+    row(
+        Key::Dns,
+        "flowcar.io/dns",
+        Kind::Choice(&["on", "off"]),
+        "on",
+        "off",
+        Some("FLOWCAR_DNS"),
+        "Whether flowcar reads the pod's DNS messages, so that clients' connections have their server's name.",
     ),
     row(
         Key::Sampling,

@@ -155,13 +155,18 @@ fn every_kind_accepts_valid_values_only() {
             &["auto", "ebpf", "inet_diag"],
             &["bpf", "inet-diag"],
         ),
-        (Key::Peer, &["address", "prefix", "none"], &["", "all"]),
+        (
+            Key::Peer,
+            &["auto", "name", "address", "prefix", "none"],
+            &["", "all"],
+        ),
         (
             Key::Ports,
             &["include", "exclude"],
             &["", "include:80", "Exclude", "22"],
         ),
         (Key::Exchange, &["on", "off"], &["true", "ON"]),
+        (Key::Dns, &["on", "off"], &["true", "ON"]),
         (
             Key::Sampling,
             &["1", "1000000"],

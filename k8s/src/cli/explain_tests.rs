@@ -160,7 +160,7 @@ fn pod_with(kind: ProblemKind) -> (Value, Files, &'static str) {
         ),
         ProblemKind::InvalidValue => plain(
             annotated("flowcar.io/peer", "nobody"),
-            "expected auto | address | prefix | none",
+            "expected auto | name | address | prefix | none",
         ),
         ProblemKind::NotPermitted => plain(
             annotated("flowcar.io/image", "a"),

@@ -24,6 +24,7 @@ const DEFAULT_HOST: &str = "/run/host-cgroup";
 const DEFAULTS: Options = Options {
     ring_bytes: 1 << 20,
     exchanges: false,
+    names: true,
 };
 
 /// `sends` is whether receivers are tried as well.
@@ -64,11 +65,10 @@ pub(super) fn report(
     ];
     let notices = config.iter().flat_map(|config| &config.notices);
     checks.extend(notices.map(|notice| Line::info("settings", notice.to_string())));
-    checks.extend(
-        loaded
-            .ok()
-            .and_then(|loaded| calls(loaded, path.as_deref())),
-    );
+    if let Ok(mut loaded) = loaded {
+        checks.extend(names(&mut loaded, path.as_deref()));
+        checks.extend(calls(loaded, path.as_deref()));
+    }
     checks.push(verdict.line(&findings));
     Report {
         version: env!("CARGO_PKG_VERSION"),
@@ -128,6 +128,15 @@ fn programs(loaded: &Result<Loaded, AttachError>) -> Line {
         ),
         Err(error) => Line::no(name, error.to_string()),
     }
+}
+
+/// Whether `server.address` can be a name; `None` where it can, or is not to be.
+fn names(loaded: &mut Loaded, cgroup: Option<&Path>) -> Option<Line> {
+    let error = loaded.try_names(cgroup).err()?;
+    Some(Line::no(
+        "names",
+        format!("{error}: DNS messages are not observed, and server.address is an address"),
+    ))
 }
 
 /// Whether `server.address` can be what was asked for; `None` where nothing is to be said without a cgroup.

@@ -68,6 +68,8 @@ pub struct Config {
     pub ring_bytes: u32,
     /// Whether exchanges are measured, packet by packet.
     pub exchanges: bool,
+    /// `FLOWCAR_DNS`: whether DNS messages are read, for names.
+    pub names: bool,
     /// Whether a server's span names the client's as its parent.
     pub trace_parent: TraceParent,
     /// The most spans sent a second.
@@ -239,6 +241,7 @@ impl Config {
             max_flows: reader.read(&settings::FLOWCAR_MAX_FLOWS),
             ring_bytes: reader.read(&settings::FLOWCAR_RING_BYTES),
             exchanges: reader.read(&settings::FLOWCAR_EXCHANGE),
+            names: reader.read(&settings::FLOWCAR_DNS),
             trace_parent: reader.read(&settings::FLOWCAR_TRACE_PARENT),
             spans_per_second: reader.read(&settings::FLOWCAR_SPANS_PER_SECOND),
             span_queue: reader.read(&settings::FLOWCAR_SPAN_QUEUE),

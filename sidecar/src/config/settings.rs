@@ -181,11 +181,11 @@ others {
             // FLOWCAR_PEER_PREFIX has the lengths.
             let (v4, v6) = FLOWCAR_PEER_PREFIX.default;
             let prefix = PeerLabel::Prefix { v4, v6 };
-            let choices = [("auto", PeerLabel::Auto), ("address", PeerLabel::Address), ("prefix", prefix), ("none", PeerLabel::None)];
+            let choices = [("auto", PeerLabel::Auto), ("name", PeerLabel::Name), ("address", PeerLabel::Address), ("prefix", prefix), ("none", PeerLabel::None)];
             choice(text, &choices)
         },
         shown: Word,
-        meaning: "the peer's attribute on metrics: `auto` (on a client's end the server's address, on a server's end nothing: spans have it), `address` (always), `prefix` (`flowcar.peer.prefix`) or `none`",
+        meaning: "the peer's attribute on metrics: `auto` (on a client's end `server.address`: the server's name, else the address that was asked for; on a server's end nothing: spans have it), `name` (the same, without addresses), `address` (always `network.peer.address`), `prefix` (`flowcar.peer.prefix`) or `none`",
     }
     FLOWCAR_PEER_PREFIX: (u8, u8) {
         default: (24, 64), "`24/64`",
@@ -237,6 +237,12 @@ others {
         parse: |text| choice(text, &[("on", true), ("off", false)]),
         shown: Word,
         meaning: "`on`: reads every packet's headers, for `flowcar.tcp.exchange.duration` and for which end sent a RST; needs the eBPF source",
+    }
+    FLOWCAR_DNS: bool {
+        default: true, "`on`",
+        parse: |text| choice(text, &[("on", true), ("off", false)]),
+        shown: Word,
+        meaning: "reads the DNS messages of the followed cgroup (port 53), so that clients' connections have their server's name: `server.address`; `off`: no name, and no program sees them. Needs the eBPF source",
     }
     FLOWCAR_TRACE_PARENT: TraceParent {
         default: TraceParent::Auto, "`auto`",

@@ -1,6 +1,6 @@
 //! What a source reports, and how the table takes it in. Pure.
 
-use super::{Change, CloseEvent, Flow, PollContext, Record, SeriesId, SocketSnapshot, Table};
+use super::{Change, CloseEvent, Flow, PollContext, Record, SocketSnapshot, Table};
 
 /// What a source reports of one flow.
 #[derive(Debug)]
@@ -36,10 +36,11 @@ impl Table {
         }
     }
 
-    /// Keeps the series that a listed flow is counted in.
-    pub fn keep_series(&mut self, cookie: u64, series: SeriesId) {
-        if let Some(entry) = self.flows.get_mut(&cookie) {
-            entry.flow.series = Some(series);
+    /// Keeps the series that a listed flow is counted in, and its name.
+    pub fn keep_identity(&mut self, flow: &Flow) {
+        if let Some(entry) = self.flows.get_mut(&flow.cookie) {
+            entry.flow.series = flow.series;
+            entry.flow.name.clone_from(&flow.name);
         }
     }
 }

@@ -19,6 +19,7 @@ pub(crate) fn closed(client_isn: u32) -> Flow {
         rtt_kind: RttKind::Measured,
         exchanges: Histogram::default(),
         asked: None,
+        name: None,
         start_seen: true,
         polled: false,
         adopted: None,

@@ -25,7 +25,7 @@ mod table;
 mod trace;
 mod watermark;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 pub use asked::Asked;
 pub use attempt::{AttemptJudge, LastSeen, NamespaceCounts, Unanswered};
@@ -60,6 +60,9 @@ impl Monotonic {
         self.0.saturating_sub(earlier.0)
     }
 }
+
+/// A name in the Domain Name System, in lower case, without the dot at its end.
+pub type Name = Arc<str>;
 
 /// A series, as long as flowcar runs: it is given once, to the first flow of the series, and never to another series.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -245,6 +248,8 @@ pub struct Flow {
     /// What its application asked for in `connect()`, where that is not the peer's address and port: something between them chose another,
     /// as a socket load balancer does. `None` also where the call was not seen.
     pub asked: Option<SocketAddr>,
+    /// The name that its application asked a resolver for, of a client; see [`crate::peer`].
+    pub name: Option<Name>,
     /// Whether its begin was seen: a client's SYN.
     pub start_seen: bool,
     /// Whether socket dumps alone report it: then its start is the first of them, or its end.

@@ -367,6 +367,7 @@ pub(super) fn fresh(observed: &SocketSnapshot, role: Role, poll: &PollContext) -
         rtt_kind: RttKind::Smoothed,
         exchanges: Histogram::default(),
         asked: None,
+        name: None,
         start_seen: false,
         polled: true,
         adopted: None,

@@ -73,6 +73,12 @@ pub enum Malformed {
         /// Bytes received.
         len: usize,
     },
+    /// A DNS message that does not hold together.
+    #[error("a kernel record of a DNS message of {len} bytes that contradicts itself")]
+    Dns {
+        /// Bytes received.
+        len: usize,
+    },
     /// Exchanges that do not hold together.
     #[error("a kernel record of exchanges of {len} bytes that contradicts itself")]
     Exchanges {
@@ -133,6 +139,7 @@ pub fn decode(bytes: &[u8], seed: u64) -> Result<Record, Malformed> {
         },
         exchanges: Histogram::default(),
         asked: None,
+        name: None,
         start_seen: raw.flags & flag::START_UNSEEN == 0,
         polled: false,
         adopted: None,

@@ -365,6 +365,7 @@ impl Table {
 /// A poll may have shown more already than a record that waited in the ring has.
 fn follows(flow: &mut Flow, before: &Flow) {
     flow.series = before.series;
+    flow.name.clone_from(&before.name);
     flow.volume = flow.volume.max(&before.volume);
     flow.seen = flow.seen.max(before.seen);
     flow.socket = before.socket;

@@ -20,12 +20,13 @@ use super::{
 use crate::{
     clock::{Anchor, ReportClock},
     flow::{
-        self, Adopt, Answers, Asked, Books, Change, CloseEvent, CloseReason, Event, Exchanges,
-        Failure, Flow, Malformed, Monotonic, Outcome, PendingCloses, PollContext, PostCloseState,
-        Record, SocketName, SocketSnapshot, Table, Timer,
+        self, Adopt, Answers, Asked, Books, CloseEvent, CloseReason, Event, Exchanges, Failure,
+        Flow, Malformed, Monotonic, Outcome, PendingCloses, PollContext, PostCloseState, Record,
+        Role, SocketName, SocketSnapshot, Table, Timer,
         checkpoint::{Checkpoint, KernelInstance},
     },
-    series::{SeriesSet, Unattributed, account},
+    peer::{Packet, Resolved},
+    series::{SeriesSet, Unattributed, count},
     source::{Turn, diag::DiagSource, ebpf::EbpfSource},
 };
 
@@ -43,6 +44,9 @@ struct Doubts {
     needs_the_others: bool,
     since: Since,
 }
+
+/// Pairs of a name and an address at most, some 150 bytes each.
+const MOST_NAMES: usize = 8_192;
 
 /// A report of the previous flowcar that is further ahead of the wall clock came from a wrong clock.
 const MOST_AHEAD_NS: u64 = 25 * 3_600 * 1_000_000_000;
@@ -73,6 +77,11 @@ pub(super) struct Flows {
     is_active: bool,
     room: Room,
     inexact: u64,
+    /// Whether clients' flows are given names.
+    names: bool,
+    resolved: Resolved,
+    /// Clients' flows without a name, by reason.
+    unnamed: BTreeMap<&'static str, u64>,
     /// Flows that closed or failed, until they are handed over.
     closed: Vec<Flow>,
     pub(super) excluded: ExcludedFlows,
@@ -109,6 +118,9 @@ impl Flows {
             is_active: false,
             room: Room::new(limits),
             inexact: 0,
+            names: limits.names,
+            resolved: Resolved::new(MOST_NAMES),
+            unnamed: BTreeMap::new(),
             closed: Vec::new(),
             excluded: ExcludedFlows::default(),
             unattributed: Unattributed::default(),
@@ -159,6 +171,7 @@ impl Flows {
     ) -> bool {
         self.attempts.refresh();
         self.attempts.knows_netns = source.knows_netns();
+        self.names &= source.observes_names();
         // Records from the first close on that must be decided together with others: they are taken in in their order.
         let mut held_back: Vec<Box<[u8]>> = Vec::new();
         self.timers.begin();
@@ -296,6 +309,12 @@ impl Flows {
             }
             return Ok(());
         }
+        if Packet::is_in(bytes) {
+            let packet = Packet::decode(bytes)?;
+            *self.records.entry("dns").or_default() += 1;
+            self.resolved.packet(&packet);
+            return Ok(());
+        }
         if Asked::is_in(bytes) {
             let asked = Asked::decode(bytes)?;
             *self.records.entry("asked").or_default() += 1;
@@ -342,11 +361,29 @@ impl Flows {
 
     /// Takes in an event: its change goes into the series, and a flow that closed waits to be handed over.
     fn apply(&mut self, event: Event<'_>) {
-        let change = account(&mut self.table, &mut self.series, event);
-        if let Some(closed) = change.and_then(Change::into_closed) {
+        let Some(mut change) = self.table.apply(event) else {
+            return;
+        };
+        if change.before.is_none() && self.names {
+            self.give_name(&mut change.now);
+        }
+        count(&mut self.table, &mut self.series, &mut change);
+        if let Some(closed) = change.into_closed() {
             let exact = closed.socket.is_none_or(|figures| figures.exact);
             self.inexact += u64::from(!exact);
             self.closed.push(closed);
+        }
+    }
+
+    /// Gives a client's flow the name that its application asked for, or counts why it has none.
+    fn give_name(&mut self, flow: &mut Flow) {
+        if flow.role != Role::Client || flow.polled {
+            return;
+        }
+        let asked = flow.asked.unwrap_or(flow.peer);
+        match self.resolved.name_of(asked.ip(), flow.started) {
+            Ok(name) => flow.name = Some(name),
+            Err(reason) => *self.unnamed.entry(reason.name()).or_default() += 1,
         }
     }
 

@@ -81,7 +81,7 @@ attributes! {
     ROLE = Text "network.tcp.handshake.role"
         "`client`, `server` or `unknown`: which end of the handshake this end was.";
     PEER_ADDRESS = Text "network.peer.address"
-        "The peer's address.";
+        "The peer's address: on spans, and on metrics with `FLOWCAR_PEER=address`.";
     PEER_PREFIX = Text "flowcar.peer.prefix"
         "The peer's network in CIDR notation (`FLOWCAR_PEER=prefix`); on metrics only.";
     PEER_PORT = Int "network.peer.port"
@@ -91,7 +91,7 @@ attributes! {
     LOCAL_PORT = Int "network.local.port"
         "This end's port; on spans only.";
     SERVER_ADDRESS = Text "server.address"
-        "The server's address: of a client what its application asked for in connect(), where eBPF sees the call, else the peer's; on spans only.";
+        "The server: of a client the name that its application asked a resolver for, where one is known; else the address that it asked for in connect(), where eBPF sees the call; else the peer's. On metrics of clients only.";
     SERVER_PORT = Int "server.port"
         "The server's port; of a client that which was asked for, as `server.address`.";
     CLIENT_ADDRESS = Text "client.address"
@@ -142,6 +142,10 @@ attributes! {
         "The kind of exporter or processor.";
     COMPONENT_NAME = Text "otel.component.name"
         "The name of the exporter or processor.";
+    DNS_REASON = Text "flowcar.self.dns.reason"
+        "Why the DNS message was not used, or not as a whole.";
+    UNNAMED_REASON = Text "flowcar.self.unnamed.reason"
+        "Why a client's flow has no name of its server.";
     DROP_REASON = Text "flowcar.self.drop.reason"
         "Why the span was dropped.";
     RESET_AFTER_FIN = Boolean "flowcar.tcp.reset_after_fin"
@@ -239,6 +243,10 @@ metrics! {
         "Kernel records dropped for want of room; later records make up for dropped open and sample records.";
     SELF_RECORDS_MALFORMED = Counter "flowcar.self.record.malformed" "{record}" []
         "Kernel records that did not decode.";
+    SELF_DNS_DROPPED = Counter "flowcar.self.dns.dropped" "{message}" [DNS_REASON]
+        "DNS messages that were not used, or not as a whole, by reason.";
+    SELF_UNNAMED = Counter "flowcar.self.flow.unnamed" "{flow}" [UNNAMED_REASON]
+        "Clients' flows without a name of their server, by reason: their server.address is an address.";
     SELF_TABLE = UpDownCounter "flowcar.self.flow.count" "{flow}" []
         "Flows in the table.";
     SELF_TABLE_FULL = Counter "flowcar.self.flow.rejected" "{record}" []

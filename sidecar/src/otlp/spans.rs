@@ -203,7 +203,10 @@ fn ends(flow: &Flow) -> Vec<KeyValue> {
     let Some(server) = flow.server() else {
         return all;
     };
-    all.push(address(attribute::SERVER_ADDRESS, server.ip()));
+    all.push(match &flow.name {
+        Some(name) => KeyValue::new(attribute::SERVER_ADDRESS, name.to_string()),
+        None => address(attribute::SERVER_ADDRESS, server.ip()),
+    });
     all.push(port(attribute::SERVER_PORT, server.port()));
     let client = if flow.role == Role::Server {
         Some(peer)

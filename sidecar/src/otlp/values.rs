@@ -7,7 +7,10 @@ use std::{
 };
 
 use super::names::attribute;
-use crate::flow::{AdoptedBy, CloseReason, Failure, Lost, Role, RttKind};
+use crate::{
+    flow::{AdoptedBy, CloseReason, Failure, Lost, Role, RttKind},
+    peer::{NoName, Unused},
+};
 
 /// Which of [`CloseReason::ALL`] are of connections that were cut off.
 const CUT_OFF: std::ops::Range<usize> = 2..6;
@@ -106,6 +109,16 @@ pub fn all() -> Vec<Attribute> {
             attribute::DROP_REASON,
             "`flowcar.self.span.dropped`",
             &REASONS,
+        ),
+        of(
+            attribute::DNS_REASON,
+            "`flowcar.self.dns.dropped`",
+            &Unused::ALL.map(unused),
+        ),
+        of(
+            attribute::UNNAMED_REASON,
+            "`flowcar.self.flow.unnamed`",
+            &NoName::ALL.map(unnamed),
         ),
         of(
             attribute::ADOPTED_BY,
@@ -390,7 +403,54 @@ const COMPONENTS: [Value; 5] = [
     ),
 ];
 
-const RECORD_KINDS: [Value; 9] = [
+fn unused(reason: Unused) -> Value {
+    let name = reason.name();
+    match reason {
+        Unused::Malformed => value(
+            name,
+            "It is no DNS message, or a part of one is missing.",
+            "",
+        ),
+        Unused::Unasked => value(
+            name,
+            "An answer to a query that this pod did not send, that was answered before, or that was sent more than 30 seconds before.",
+            "Many: somebody sends forged answers to the pod.",
+        ),
+        Unused::Truncated => value(
+            name,
+            "The answer did not fit into its packet, or into the copy (4096 bytes). Addresses that it has are used; clients ask again by TCP.",
+            "",
+        ),
+    }
+}
+
+fn unnamed(reason: NoName) -> Value {
+    let name = reason.name();
+    match reason {
+        NoName::NeverAsked => value(
+            name,
+            "No answer named the address: the application has it from a setting, asked by DNS over TLS or HTTPS, or asked before flowcar followed.",
+            "",
+        ),
+        NoName::Expired => value(
+            name,
+            "The name was no longer valid when the connection was opened: the application keeps addresses longer than the answer allows.",
+            "Java: lower networkaddress.cache.ttl.",
+        ),
+        NoName::SeveralNames => value(
+            name,
+            "Two names or more stand for the address, as behind a shared load balancer.",
+            "",
+        ),
+        NoName::Forgotten => value(
+            name,
+            "A name of the address, or of one that shares its place in a table, made room: the pod asked for more pairs of a name and an address than flowcar keeps (8192, and 8 of one address).",
+            "The pod asks for very many names: set FLOWCAR_PEER=address or prefix.",
+        ),
+    }
+}
+
+const RECORD_KINDS: [Value; 10] = [
     value(
         "open",
         "eBPF: a connection was established.",
@@ -421,6 +481,11 @@ const RECORD_KINDS: [Value; 9] = [
         "asked",
         "eBPF: a client connects to another address than its application asked for.",
         "Of dropped ones `server.address` is the peer's, and such an attempt is not counted where it fails before its SYN: raise FLOWCAR_RING_BYTES.",
+    ),
+    value(
+        "dns",
+        "eBPF: a DNS message that the pod sent or received.",
+        "Of dropped ones names are missing: raise FLOWCAR_RING_BYTES.",
     ),
     value("poll", "inet_diag: a socket in a socket dump.", ""),
     value(

@@ -13,7 +13,8 @@ use super::{
     Turn,
     generations::Generations,
     programs::{
-        CALLBACKS, attach_calls, attach_programs, load, log_earlier_calls, log_unobserved_calls,
+        CALLBACKS, attach_calls, attach_names, attach_programs, load, log_earlier_calls,
+        log_unobserved_calls, log_unobserved_names,
     },
 };
 pub use super::{
@@ -58,6 +59,9 @@ impl EbpfSource {
         let loaded = load(options)?;
         if let Err(error) = &loaded.calls {
             log_unobserved_calls(error);
+        }
+        if let Err(error) = &loaded.names {
+            log_unobserved_names(error);
         }
         let mut source = Self::with_maps(loaded, options)?;
         source.follow(cgroup)?;
@@ -105,6 +109,15 @@ impl EbpfSource {
                 }
             }
         }
+        if options.names {
+            match attach_names(programs, links.directory()) {
+                Ok(names) => links.add_names(names),
+                Err(error) => {
+                    log_unobserved_names(&error);
+                    options.names = false;
+                }
+            }
+        }
         self.generations.add(links);
         Ok(())
     }
@@ -140,6 +153,11 @@ impl EbpfSource {
     /// Whether packets are inspected.
     pub const fn observes_packets(&self) -> bool {
         self.options.exchanges
+    }
+
+    /// Whether DNS messages are copied.
+    pub const fn observes_names(&self) -> bool {
+        self.options.names
     }
 
     /// Loads the programs. They are unloaded when the value is dropped.
@@ -246,6 +264,8 @@ impl EbpfSource {
             mut programs,
             callbacks,
             calls,
+            names,
+            ..
         } = loaded;
         let mut take = |name: &str| {
             programs
@@ -260,7 +280,10 @@ impl EbpfSource {
             .map_err(|error| AttachError::Poll(error.into()))?;
         Ok(Self {
             programs,
-            options,
+            options: Options {
+                names: options.names && names.is_ok(),
+                ..options
+            },
             generations: Generations::default(),
             ring,
             counters: PerCpuArray::try_from(counters).map_err(of)?,

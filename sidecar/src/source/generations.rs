@@ -81,6 +81,12 @@ impl Links {
         self.descriptors = descriptors_of(self.cgroup);
     }
 
+    /// Adds the links of the programs for names that were just attached.
+    pub(super) fn add_names(&mut self, names: Vec<CgroupSkbLink>) {
+        self.packets.extend(names);
+        self.descriptors = descriptors_of(self.cgroup);
+    }
+
     fn attachment(&self) -> Attachment {
         const RELEASE_AND_CALLBACKS: usize = 2;
         // Links that were detached before are no longer this cgroup's.

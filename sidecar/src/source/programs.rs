@@ -12,7 +12,7 @@ use aya::{
     Ebpf, EbpfLoader,
     programs::{
         CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program,
-        SockOps, cgroup_sock_addr::CgroupSockAddrLink,
+        SockOps, cgroup_skb::CgroupSkbLink, cgroup_sock_addr::CgroupSockAddrLink,
     },
 };
 use caps::{CapSet, Capability};
@@ -31,6 +31,8 @@ pub struct Options {
     pub ring_bytes: u32,
     /// Whether packets are inspected, for exchanges and for who sent a RST.
     pub exchanges: bool,
+    /// Whether DNS messages are copied, for names.
+    pub names: bool,
 }
 
 impl From<&Config> for Options {
@@ -38,6 +40,7 @@ impl From<&Config> for Options {
         Self {
             ring_bytes: config.ring_bytes,
             exchanges: config.exchanges,
+            names: config.names,
         }
     }
 }
@@ -52,10 +55,20 @@ pub struct Loaded {
     pub(super) callbacks: &'static str,
     /// Whether those for `connect()` are among them. Without them all else is reported as with them.
     pub(super) calls: Result<(), AttachError>,
+    /// Whether those for names are, where they are wanted.
+    pub(super) names: Result<(), AttachError>,
+    wants_names: bool,
 }
 
-const EGRESS: &str = "flowcar_egress";
-const INGRESS: &str = "flowcar_ingress";
+/// The programs that see packets: those of exchanges, and those of names.
+const EXCHANGES: [(&str, CgroupSkbAttachType); 2] = [
+    ("flowcar_egress", CgroupSkbAttachType::Egress),
+    ("flowcar_ingress", CgroupSkbAttachType::Ingress),
+];
+const NAMES: [(&str, CgroupSkbAttachType); 2] = [
+    ("flowcar_dns_egress", CgroupSkbAttachType::Egress),
+    ("flowcar_dns_ingress", CgroupSkbAttachType::Ingress),
+];
 const RELEASE: &str = "flowcar_sock_release";
 /// The programs for `connect()`, and their hooks: BPF_CGROUP_INET4_CONNECT and BPF_CGROUP_INET6_CONNECT (include/uapi/linux/bpf.h).
 const CALLS: [(&str, u32); 2] = [("flowcar_connect4", 10), ("flowcar_connect6", 11)];
@@ -78,29 +91,51 @@ pub(super) fn load(options: Options) -> Result<Loaded, AttachError> {
     program::<CgroupSock>(&mut programs, RELEASE)
         .load()
         .map_err(|error| AttachError::of("load its sock_release program", error))?;
-    if options.exchanges {
-        for name in [EGRESS, INGRESS] {
-            program::<CgroupSkb>(&mut programs, name)
-                .load()
-                .map_err(|error| AttachError::of("load its cgroup_skb program", error))?;
-        }
+    for (name, _) in EXCHANGES.into_iter().filter(|_| options.exchanges) {
+        program::<CgroupSkb>(&mut programs, name)
+            .load()
+            .map_err(|error| AttachError::of("load its cgroup_skb program", error))?;
     }
     let calls = CALLS.into_iter().try_for_each(|(name, _)| {
         program::<CgroupSockAddr>(&mut programs, name)
             .load()
             .map_err(|error| AttachError::of("load its connect programs", error))
     });
+    let names = if options.names {
+        load_names(&mut programs)
+    } else {
+        Ok(())
+    };
     Ok(Loaded {
         programs,
         callbacks,
         calls,
+        names,
+        wants_names: options.names,
     })
+}
+
+/// Loads the programs for names.
+fn load_names(programs: &mut Ebpf) -> Result<(), AttachError> {
+    for (name, _) in NAMES {
+        program::<CgroupSkb>(programs, name)
+            .load()
+            .map_err(|error| AttachError::of("load its programs for names", error))?;
+    }
+    Ok(())
 }
 
 pub(super) fn log_unobserved_calls(error: &AttachError) {
     tracing::warn!(
         %error,
         "calls of connect() are not observed: server.address is the address that the socket connects to, and attempts that fail before a SYN are not counted"
+    );
+}
+
+pub(super) fn log_unobserved_names(error: &AttachError) {
+    tracing::warn!(
+        %error,
+        "DNS messages are not observed: server.address is an address, not a name"
     );
 }
 
@@ -179,16 +214,11 @@ pub(super) fn attach_programs(
     const MODE: CgroupAttachMode = CgroupAttachMode::Single;
     let refused = |what| move |error| AttachError::of_attachment(what, error);
     let mut packets = Vec::new();
-    if options.exchanges {
-        for (name, way) in [
-            (EGRESS, CgroupSkbAttachType::Egress),
-            (INGRESS, CgroupSkbAttachType::Ingress),
-        ] {
-            let program = program::<CgroupSkb>(programs, name);
-            let link = program.attach(&cgroup, way, MODE);
-            let link = link.and_then(|link| program.take_link(link));
-            packets.push(link.map_err(refused("attach its cgroup_skb program"))?);
-        }
+    for (name, way) in EXCHANGES.into_iter().filter(|_| options.exchanges) {
+        let program = program::<CgroupSkb>(programs, name);
+        let link = program.attach(&cgroup, way, MODE);
+        let link = link.and_then(|link| program.take_link(link));
+        packets.push(link.map_err(refused("attach its cgroup_skb program"))?);
     }
     let release = program::<CgroupSock>(programs, RELEASE);
     let link = release.attach(&cgroup, MODE);
@@ -199,6 +229,20 @@ pub(super) fn attach_programs(
     let link = link.and_then(|link| callbacks.take_link(link));
     let callbacks = link.map_err(refused("attach its sock_ops program"))?;
     Ok(Links::new(id, cgroup, packets, release, callbacks))
+}
+
+/// Attaches the programs for names.
+pub(super) fn attach_names(
+    programs: &mut Ebpf,
+    cgroup: &File,
+) -> Result<Vec<CgroupSkbLink>, AttachError> {
+    let attach = |(name, way)| {
+        let program = program::<CgroupSkb>(programs, name);
+        let link = program.attach(cgroup, way, CgroupAttachMode::Single);
+        let link = link.and_then(|link| program.take_link(link));
+        link.map_err(|error| AttachError::of_attachment("attach its programs for names", error))
+    };
+    NAMES.into_iter().map(attach).collect()
 }
 
 /// Attaches the programs for `connect()`. After the others: a call whose SYN they did not see would count as failed.
@@ -246,6 +290,13 @@ where
         .expect("sidecar-ebpf declares this program")
 }
 
+fn open(cgroup: &Path) -> Result<File, AttachError> {
+    File::open(cgroup).map_err(|error| AttachError::Cgroup {
+        path: cgroup.display().to_string(),
+        error,
+    })
+}
+
 /// Before 5.11 maps count against RLIMIT_MEMLOCK; raising it past its hard limit may be refused, and then map creation
 /// fails.
 fn raise_memlock() {
@@ -281,10 +332,7 @@ impl Loaded {
     /// The kernel refused them, or they cannot be attached.
     pub fn try_calls(mut self, cgroup: &Path) -> Result<Option<usize>, AttachError> {
         self.calls?;
-        let directory = File::open(cgroup).map_err(|error| AttachError::Cgroup {
-            path: cgroup.display().to_string(),
-            error,
-        })?;
+        let directory = open(cgroup)?;
         let _links = attach_calls(&mut self.programs, &directory)?;
         Ok(earlier_calls(&mut self.programs, &directory))
     }
@@ -295,5 +343,18 @@ impl Loaded {
             Ok(()) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether the kernel takes the programs for names, where they are wanted. With a cgroup they are attached to it for a moment.
+    ///
+    /// # Errors
+    /// The kernel refused them, or they cannot be attached.
+    pub fn try_names(&mut self, cgroup: Option<&Path>) -> Result<(), AttachError> {
+        std::mem::replace(&mut self.names, Ok(()))?;
+        let (true, Some(path)) = (self.wants_names, cgroup) else {
+            return Ok(());
+        };
+        let directory = open(path)?;
+        attach_names(&mut self.programs, &directory).map(drop)
     }
 }

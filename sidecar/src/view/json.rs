@@ -21,6 +21,9 @@ struct Line<'a> {
     /// What a client asked for in `connect()`.
     #[serde(skip_serializing_if = "Option::is_none")]
     server: Option<Address>,
+    /// The name that it asked a resolver for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server_name: Option<String>,
     opened_at: String,
     duration_s: f64,
     connect_s: Option<f64>,
@@ -116,6 +119,7 @@ pub fn line(row: &Row) -> String {
         local: address(row.local()),
         peer: address(row.peer()),
         server: row.server_of_client().map(address),
+        server_name: row.server_name(),
         opened_at: rfc3339(row.opened_unix_ns),
         duration_s: seconds(row.duration_ns.unwrap_or_default()),
         connect_s: row.connect_ns.map(seconds),

@@ -76,6 +76,9 @@ pub struct Row {
     /// What a client asked for, where that is not the peer.
     #[prost(message, optional, tag = "23")]
     asked: Option<Address>,
+    /// The name that a client asked a resolver for.
+    #[prost(string, optional, tag = "24")]
+    name: Option<String>,
 }
 
 /// Which end of the handshake.
@@ -143,6 +146,7 @@ impl Row {
             span_id: flow.trace.span_id,
             receive_window_limited_us: flow.socket.map_or(0, |of| of.receive_window_limited_us),
             send_buffer_limited_us: flow.socket.map_or(0, |of| of.send_buffer_limited_us),
+            name: flow.name.as_ref().map(ToString::to_string),
             asked: flow
                 .asked
                 .filter(|asked| *asked != flow.peer)
@@ -181,6 +185,13 @@ impl Row {
     /// What a client asked for in `connect()`, where that is not the peer.
     pub fn asked(&self) -> Option<SocketAddr> {
         self.asked.as_ref().map(|asked| socket_address(Some(asked)))
+    }
+
+    /// The name that a client asked a resolver for: printable text.
+    pub fn server_name(&self) -> Option<String> {
+        let printable = |each: char| if each.is_ascii_graphic() { each } else { '?' };
+        let name = self.name.as_ref()?;
+        Some(name.chars().map(printable).collect())
     }
 
     /// The server as its client asked for it; `None` at the other end.

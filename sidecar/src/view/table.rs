@@ -75,9 +75,12 @@ pub fn flow(flow: &Row, style: Style) -> String {
             .unwrap_or_else(|| "open".to_owned()),
     ];
     let mut text = row(cells.each_ref().map(String::as_str));
-    // Either may be too long for the column.
-    if let Some(asked) = flow.asked() {
-        text = format!("{text}\n{:<6} asked for {asked}", "");
+    // Each may be too long for the column.
+    let asked = flow.asked().map(|asked| asked.to_string());
+    for asked in flow.server_name().into_iter().chain(asked) {
+        let line = format!("{:<6} asked for {asked}", "");
+        text.push('\n');
+        text.push_str(line.get(..COLUMNS).unwrap_or(&line));
     }
     if flow.is_failure {
         style.paint(RED, &text)

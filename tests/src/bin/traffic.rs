@@ -12,9 +12,9 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use flowcar_tests::traffic::{
-    AttemptPlan, CallPlan, ClosePlan, ConnectPlan, ConnectionReport, CutOff, Held, LoadPlan,
-    MeetPlan, ServePlan, Server, attempt, bypass, call, connect_each, cut_off, end, give, load,
-    meet, splice, take,
+    AskPlan, AttemptPlan, CallPlan, ClosePlan, ConnectPlan, ConnectionReport, CutOff, Held,
+    LoadPlan, MeetPlan, ServePlan, Server, ask, attempt, bypass, call, connect_each, cut_off, end,
+    give, load, meet, splice, take,
 };
 use nix::sys::signal::{SigSet, Signal};
 use serde::Serialize;
@@ -69,6 +69,8 @@ enum Command {
     Attempt(AttemptPlan),
     /// Calls connect(): one line for each call; with --hold they end when standard input does
     Connect(ConnectPlan),
+    /// Sends a message to a resolver and waits for answers: one line
+    Ask(AskPlan),
     /// Makes connections to itself whose server closes first and that are reset afterwards: one line for each
     CutOff {
         #[arg(value_enum)]
@@ -130,6 +132,7 @@ fn run(command: Command) -> io::Result<()> {
             drop(held);
             Ok(())
         }
+        Command::Ask(plan) => print(&ask(&plan)?),
         Command::CutOff { how, connections } => {
             (0..connections).try_for_each(|_| print(&cut_off(how)?))
         }

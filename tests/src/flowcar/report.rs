@@ -20,6 +20,8 @@ pub struct FlowLine {
     pub peer: Address,
     /// Of clients.
     pub server: Option<Address>,
+    /// Of clients whose server has a name.
+    pub server_name: Option<String>,
     pub opened_at: String,
     pub duration_s: f64,
     pub connect_s: Option<f64>,

@@ -23,6 +23,7 @@ mod neighbour;
 mod netns;
 mod network;
 mod owner;
+mod packet_hook;
 mod pod;
 
 pub use ::caps::Capability;
@@ -40,4 +41,5 @@ pub use need::{
 pub use neighbour::{Callbacks, Neighbour, Sharing};
 pub use netns::Netns;
 pub(crate) use network::{DeviceAddresses, default_route, set_up_device};
+pub use packet_hook::PacketHook;
 pub use pod::TestPod;

@@ -4,6 +4,7 @@
 //! Everything here runs in the namespace of the thread that calls it. The binary `traffic` offers the same
 //! as commands, to be started inside a cgroup; it writes one JSON object a line.
 
+mod asks;
 mod attempt;
 mod call;
 mod call_plan;
@@ -29,6 +30,7 @@ mod tcp_info;
 
 use std::{env, io, path::PathBuf};
 
+pub use asks::{Answered, AskPlan, Asking, ask};
 pub use attempt::{AttemptPlan, Attempted, GiveUp, attempt};
 pub use call::{Caller, call};
 pub use call_plan::CallPlan;
@@ -42,7 +44,7 @@ pub use meet::{MeetPlan, Met, meet};
 pub use namespaces::ClientPod;
 pub use options::{Close, SocketOptions, StreamProtocol};
 pub use pods::Pods;
-pub use programs::{Connecting, Holding, Serving, Teardown, call_in, load_in};
+pub use programs::{Connecting, Holding, Serving, Teardown, ask_in, call_in, load_in};
 pub use report::{ConnectionReport, Failure, FailureKind, Percentiles, Phase, Role};
 pub use serve::{ServePlan, Server};
 pub use splice::{Bypassed, bypass, splice};

@@ -12,6 +12,7 @@ use clap::ValueEnum as _;
 use serde::de::DeserializeOwned;
 
 use super::{
+    asks::Answered,
     call_plan::CallPlan,
     connects::Connected,
     ending::{Ended, Way},
@@ -81,6 +82,25 @@ pub fn load_in(pod: &TestPod, plan: &LoadPlan) -> io::Result<LoadReport> {
     let report = read_line(&mut BufReader::new(stdout))?;
     child.succeed()?;
     Ok(report)
+}
+
+/// Runs `traffic ask` in a test pod until it is done.
+///
+/// # Errors
+/// The program cannot be started, or fails.
+pub fn ask_in(
+    pod: &TestPod,
+    resolver: SocketAddr,
+    message: &[u8],
+    arguments: &[&str],
+) -> io::Result<Answered> {
+    let message: String = message.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut all = vec![resolver.to_string().into(), message.into()];
+    all.extend(arguments.iter().map(OsString::from));
+    let (mut child, stdout) = start(pod, "ask", all)?;
+    let answered = read_line(&mut BufReader::new(stdout))?;
+    child.succeed()?;
+    Ok(answered)
 }
 
 fn start(

@@ -56,7 +56,7 @@ fn strict_mode_denial_names_every_error() {
         (
             "value",
             annotated("value", "flowcar.io/peer", "x"),
-            "expected auto | address | prefix | none",
+            "expected auto | name | address | prefix | none",
         ),
         (
             "endpoint",

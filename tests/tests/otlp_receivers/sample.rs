@@ -133,6 +133,7 @@ pub(super) fn flow(role: Role, client_isn: u32, server_isn: u32) -> (Flow, Ancho
         rtt_kind: RttKind::Measured,
         exchanges: millis(&[(30, 1)]),
         asked: None,
+        name: None,
         start_seen: true,
         polled: false,
         adopted: None,

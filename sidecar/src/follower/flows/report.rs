@@ -33,6 +33,7 @@ impl Flows {
             ("close", count(Counter::CloseDropped)),
             ("failed", count(Counter::FailedDropped)),
             ("detail", count(Counter::DetailRefused)),
+            ("dns", count(Counter::DnsDropped)),
             (
                 "asked",
                 count(Counter::AskedDropped) + self.table.asked_dropped(),
@@ -42,6 +43,13 @@ impl Flows {
                 count(Counter::ExchangeDropped) + self.table.exchanges_dropped(),
             ),
         ]);
+        self_metrics.dns_dropped = self
+            .resolved
+            .unused_messages()
+            .iter()
+            .map(|(reason, count)| (reason.name(), *count))
+            .collect();
+        self_metrics.unnamed = self.unnamed.clone();
         self_metrics.records_malformed = self.malformed;
         self_metrics.flows_inexact = self.inexact;
         self_metrics.table_over_capacity = self.table.over_capacity();

@@ -13,6 +13,7 @@ fn flows() -> Flows {
     Flows::new(&Limits {
         series_idle: Duration::ZERO,
         budget: None,
+        names: false,
         report: Duration::from_secs(10),
         flows: 10,
         naming: SeriesLabels {

@@ -43,6 +43,12 @@ fn counters(encoder: &mut Encoder<'_>) {
     counted(encoder, names::SELF_RECORDS_MALFORMED, |self_metrics| {
         self_metrics.records_malformed
     });
+    counted_by(
+        encoder,
+        names::SELF_DNS_DROPPED,
+        name::DNS_REASON,
+        |self_metrics| &self_metrics.dns_dropped,
+    );
     counted(encoder, names::SELF_TABLE_FULL, |self_metrics| {
         self_metrics.table_over_capacity
     });
@@ -93,6 +99,12 @@ fn details(encoder: &mut Encoder<'_>) {
         names::SELF_RECORDS,
         name::RECORD_KIND,
         |self_metrics| &self_metrics.records,
+    );
+    counted_by(
+        encoder,
+        names::SELF_UNNAMED,
+        name::UNNAMED_REASON,
+        |self_metrics| &self_metrics.unnamed,
     );
     let sockets = now.sockets.iter();
     let sockets =

@@ -66,6 +66,8 @@ fn series_attributes(key: &SeriesKey) -> Vec<KeyValue> {
     match peer {
         Peer::Unnamed => {}
         Peer::Address(address) => all.push(text(name::PEER_ADDRESS, &address.to_string())),
+        Peer::Asked(address) => all.push(text(name::SERVER_ADDRESS, &address.to_string())),
+        Peer::Name(server) => all.push(text(name::SERVER_ADDRESS, server)),
         Peer::Prefix(prefix) => all.push(text(name::PEER_PREFIX, prefix)),
     }
     all

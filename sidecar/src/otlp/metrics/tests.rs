@@ -132,6 +132,8 @@ fn full() -> Snapshot {
             flows_inexact: 1,
             dump_duration: recorded(&[100_000]),
             unfollowed_ns: 1_500_000_000,
+            dns_dropped: [("unasked", 2)].into(),
+            unnamed: [("expired", 3)].into(),
             log_lines_dropped: 2,
             series: 1,
             exports: BTreeMap::from([(("metrics", "success"), 3)]),

@@ -6,10 +6,11 @@ use super::{ATTRIBUTES, Kind, METRICS, Metric, ValueKind, attribute};
 use crate::otlp::values;
 
 /// Attributes of every point of a connection, besides those of its metric.
-const OF_SERIES: [&str; 5] = [
+const OF_SERIES: [&str; 6] = [
     attribute::ROLE,
     attribute::PEER_ADDRESS,
     attribute::PEER_PREFIX,
+    attribute::SERVER_ADDRESS,
     attribute::SERVER_PORT,
     attribute::OVERFLOW,
 ];
@@ -134,8 +135,8 @@ mod tests {
 
     #[test]
     fn namespaces_are_singular() {
-        // The closed books of an accountant, one series, and bytes and segments, which are what is counted.
-        const PLURAL: [&str; 4] = ["books", "series", "bytes", "segments"];
+        // The closed books of an accountant, one series, bytes and segments, which are what is counted, and the Domain Name System.
+        const PLURAL: [&str; 5] = ["books", "series", "bytes", "segments", "dns"];
         let names = METRICS.iter().map(|metric| metric.name);
         for name in names.chain(ATTRIBUTES.iter().map(|(name, ..)| *name)) {
             let (namespace, _) = name.rsplit_once('.').expect("a namespace");

@@ -1,0 +1,120 @@
+//! From the bytes of a DNS message (RFC 1035 section 4) to what names need of it.
+
+use std::{collections::HashMap, net::IpAddr, time::Duration};
+
+use hickory_proto::{
+    op::{self, MessageType, OpCode, ResponseCode},
+    rr::{DNSClass, RData, Record, rdata},
+};
+
+/// Characters of a name at most (RFC 1035 section 2.3.4: 255 bytes, two of which are no characters).
+const MOST_CHARACTERS: usize = 253;
+
+/// Aliases in a row at most. Resolvers follow fewer.
+const MOST_ALIASES: usize = 32;
+
+/// What a message is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Question {
+    /// The message's id.
+    pub(super) id: u16,
+    /// The type of the records that are asked for.
+    pub(super) kind: u16,
+    /// In lower case, without the dot at its end.
+    pub(super) name: String,
+}
+
+/// A message about one name of the Internet class.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Message {
+    /// Somebody asks for a name.
+    Query(Question),
+    /// The answer for a name.
+    Answer {
+        /// The same as in the query.
+        question: Question,
+        /// The addresses that the name stands for, and for how long.
+        addresses: Vec<(IpAddr, Duration)>,
+        /// Whether there are more, for which there was no room.
+        is_truncated: bool,
+    },
+}
+
+impl Message {
+    /// Reads a message; `None` if it is malformed, or about anything but one name.
+    pub(super) fn read(bytes: &[u8]) -> Option<Self> {
+        let message = op::Message::from_vec(bytes).ok()?;
+        let [query] = &message.queries[..] else {
+            return None;
+        };
+        if message.metadata.op_code != OpCode::Query || query.query_class != DNSClass::IN {
+            return None;
+        }
+        let question = Question {
+            id: message.metadata.id,
+            kind: query.query_type.into(),
+            name: text(&query.name).filter(|name| name.len() <= MOST_CHARACTERS)?,
+        };
+        if message.metadata.message_type == MessageType::Query {
+            return Some(Self::Query(question));
+        }
+        let addresses = match message.metadata.response_code {
+            ResponseCode::NoError => addresses(&question.name, &message.answers),
+            _ => Vec::new(),
+        };
+        Some(Self::Answer {
+            question,
+            addresses,
+            is_truncated: message.metadata.truncation,
+        })
+    }
+}
+
+/// The addresses behind a name, through its aliases. An address holds no longer than the aliases that lead to it.
+fn addresses(asked: &str, records: &[Record]) -> Vec<(IpAddr, Duration)> {
+    let mut aliases = HashMap::new();
+    let mut found = Vec::new();
+    for record in records.iter().filter(|of| of.dns_class == DNSClass::IN) {
+        let address = match &record.data {
+            RData::CNAME(rdata::CNAME(to)) => {
+                if let (Some(owner), Some(to)) = (text(&record.name), text(to)) {
+                    aliases.entry(owner).or_insert((to, record.ttl));
+                }
+                continue;
+            }
+            RData::A(rdata::A(address)) => IpAddr::from(*address),
+            RData::AAAA(rdata::AAAA(address)) => IpAddr::from(*address).to_canonical(),
+            _ => continue,
+        };
+        found.extend(text(&record.name).map(|owner| (owner, address, record.ttl)));
+    }
+    let mut reached = HashMap::from([(asked, u32::MAX)]);
+    let mut last = (asked, u32::MAX);
+    for _ in 0..MOST_ALIASES {
+        let Some((to, ttl)) = aliases.get(last.0) else {
+            break;
+        };
+        last = (to.as_str(), last.1.min(*ttl));
+        // A circle ends here.
+        if reached.contains_key(last.0) {
+            break;
+        }
+        reached.insert(last.0, last.1);
+    }
+    let behind = found.iter().filter_map(|(owner, address, ttl)| {
+        let ttl = reached.get(owner.as_str())?.min(ttl);
+        Some((*address, Duration::from_secs(u64::from(*ttl))))
+    });
+    behind.collect()
+}
+
+/// In lower case, because some resolvers' clients mix cases against forgery, and without the dot at its end. What is no letter, digit or
+/// punctuation is escaped (RFC 4343 section 2.1). `None` for the root.
+fn text(name: &hickory_proto::rr::Name) -> Option<String> {
+    let mut text = name.to_ascii();
+    text.make_ascii_lowercase();
+    if text.ends_with('.') {
+        text.pop();
+    }
+    (!text.is_empty()).then_some(text)
+}
