@@ -69,11 +69,11 @@ fn refusal_is_reported_once_and_addresses_stay() {
         &[(ends, "127.18.0.1".to_owned(), "refused".to_owned())],
     );
     let seen = watch.stop();
-    let said = seen
+    let warnings = seen
         .log
         .iter()
         .filter(|line| line.contains("DNS messages are not observed"));
-    assert_eq!(said.count(), 1, "{:#?}", seen.log);
+    assert_eq!(warnings.count(), 1, "{:#?}", seen.log);
     assert_eq!(seen.sum("flowcar.self.flow.unnamed", &[]), 0.0);
 
     let mut check = flowcar::command(&pod.pod).unwrap();
