@@ -182,7 +182,7 @@ fn many_restarts_leave_nothing_behind() {
         unit.make();
         watch.reported("the cgroup was recreated");
     }
-    // Four programs on each cgroup: on the newest, and perhaps on those whose sockets the kernel has only just freed.
+    // Four programs on each cgroup but the first, which has those for names, too: on the newest, and perhaps on those whose sockets the kernel has only just freed.
     let links = |watch: &Watch| {
         let descriptors = fs::read_dir(format!("/proc/{}/fdinfo", watch.id())).unwrap();
         let texts = descriptors.map(|entry| fs::read_to_string(entry.unwrap().path()));

@@ -132,7 +132,7 @@ fn probe_reports_detached_programs() {
     let Some(pod) = Pod::new() else { return };
     let mut export = pod.export();
     export.reported("following its TCP flows");
-    assert_eq!(pod.node.pods[0].detach_programs().unwrap(), 4);
+    assert_eq!(pod.node.pods[0].detach_programs().unwrap(), 6);
     export.reported("attached again");
     let output = pod.probe(&[]);
     assert!(output.status.success(), "{output:?}");
