@@ -30,7 +30,7 @@ const OFF: f64 = 10.0 / 300.0 * 1.1;
 fn traffic(since_unix_ns: u64, times: u64) -> BTreeMap<SeriesKey, Series> {
     let client = SeriesKey::Flows {
         role: Role::Client,
-        peer: Peer::Address([10, 1, 2, 3].into()),
+        peer: Peer::Asked([10, 1, 2, 3].into()),
         server_port: Some(8080),
     };
     let server = SeriesKey::Flows {
