@@ -28,8 +28,6 @@ struct Userspace {
     sample_epoch: u32,
     /// Not 0 where userspace's memory limit has no room for what is kept beside one more socket.
     full: u32,
-    /// Not 0 while userspace waits for a record without a timer.
-    asleep: u32,
 }
 
 /// See [`Userspace`].
@@ -37,7 +35,6 @@ struct Userspace {
 static mut FLOWCAR_USERSPACE: Userspace = Userspace {
     sample_epoch: 0,
     full: 0,
-    asleep: 0,
 };
 
 /// Bytes waiting in the ring buffer from which on userspace is woken. The loader sets it, as below.
@@ -122,13 +119,6 @@ pub(crate) fn sample_epoch() -> u32 {
 pub(crate) fn is_full() -> bool {
     // SAFETY: as for the epoch.
     unsafe { (&raw const FLOWCAR_USERSPACE.full).read_volatile() != 0 }
-}
-
-/// Whether userspace waits for a record without a timer.
-#[inline(always)]
-pub(crate) fn is_asleep() -> bool {
-    // SAFETY: as for the epoch.
-    unsafe { (&raw const FLOWCAR_USERSPACE.asleep).read_volatile() != 0 }
 }
 
 /// Bytes waiting in the ring buffer from which on userspace is woken.

@@ -104,16 +104,6 @@ impl Follower {
         self.source.woken().await;
     }
 
-    /// Has the kernel wake flowcar for the first record, or for a ring that fills up alone. Gives whether it will.
-    pub fn set_asleep(&mut self, is_asleep: bool) -> bool {
-        self.source.set_asleep(is_asleep)
-    }
-
-    /// Whether anything was taken in since this was last called, or a close waits for its other end.
-    pub fn take_activity(&mut self) -> bool {
-        self.flows.take_activity()
-    }
-
     /// The flows that closed or failed since this was last called, in the order in which that was reported.
     pub fn take_closed(&mut self) -> Vec<Flow> {
         self.flows.take_closed()

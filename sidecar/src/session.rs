@@ -1,12 +1,9 @@
 //! The main loop that `flowcar run` and `flowcar export` share: drain, sample, report.
 
-mod drains;
-
 use std::{path::Path, time::Duration};
 
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
-use self::drains::Drains;
 use crate::{
     clock::Anchor,
     config::Config,
@@ -19,6 +16,10 @@ use crate::{
     view::Row,
 };
 
+/// How often the ring buffer is drained. A flow's close is seen this much later at most; waking up for each record would cost the
+/// kernel side more than following the flow does.
+const DRAIN_EVERY: Duration = Duration::from_millis(100);
+
 /// The first report comes early: whoever has just started flowcar is waiting for it.
 const FIRST_REPORT: Duration = Duration::from_secs(1);
 
@@ -26,7 +27,7 @@ const FIRST_REPORT: Duration = Duration::from_secs(1);
 pub struct Session {
     follower: Follower,
     exporter: Option<Exporter>,
-    drains: Drains,
+    drain: Interval,
     sample: Interval,
     report: Interval,
     interim: InterimSpans,
@@ -56,7 +57,7 @@ impl Session {
             more: false,
             follower,
             exporter,
-            drains: Drains::new(),
+            drain: every(DRAIN_EVERY),
             sample: every(sample),
             report: first_after(FIRST_REPORT.min(report), report),
         }
@@ -73,7 +74,7 @@ impl Session {
         }
         tokio::select! {
             ended = ended(&mut self.exporter) => return Err(ended),
-            () = self.drains.due() => {}
+            _ = self.drain.tick() => {}
             () = self.follower.woken() => {}
             () = std::future::ready(()), if self.more => {}
             _ = self.sample.tick() => {
@@ -93,24 +94,7 @@ impl Session {
     /// Takes in what waits, but no more than one turn may take: reports, signals and probes have their turns, too.
     pub fn drain(&mut self) -> Vec<Flow> {
         self.more = self.follower.drain();
-        self.pace_drains();
         self.closed()
-    }
-
-    /// Sleeps once nothing has come for some time, and until something comes.
-    fn pace_drains(&mut self) {
-        let is_busy = self.more | self.follower.take_activity();
-        let Some(is_asleep) = self.drains.drained(is_busy) else {
-            return;
-        };
-        if !self.follower.set_asleep(is_asleep) {
-            return;
-        }
-        self.drains.set_asleep(is_asleep);
-        if is_asleep {
-            // A record that came before the kernel knew is not waited for by anybody.
-            self.more = self.follower.drain();
-        }
     }
 
     fn poll_and_report(&mut self) -> Vec<Flow> {

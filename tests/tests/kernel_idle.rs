@@ -1,6 +1,6 @@
 //! Very many connections that do nothing.
 
-use std::{fs, net::SocketAddr, thread, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use flowcar_tests::{
     place::{TestPod, require_cgroup2, require_root},
@@ -116,59 +116,4 @@ fn open_connection_sends_interim_spans_and_its_own_at_exit() {
     assert!(open.iter().all(|flow| flow.end().is_empty()));
     assert_eq!(seen.flows.len(), spans + 2);
     holding.close().unwrap();
-}
-
-/// Times that threads of a process went to sleep so far (Documentation/filesystems/proc.rst, `voluntary_ctxt_switches`).
-fn sleeps(process: u32) -> u64 {
-    let tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap();
-    let of = |task: fs::DirEntry| -> u64 {
-        let status = fs::read_to_string(task.path().join("status")).unwrap();
-        let mut lines = status.lines();
-        let count = lines.find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-        count.unwrap().trim().parse().unwrap()
-    };
-    tasks.map(|task| of(task.unwrap())).sum()
-}
-
-/// With open connections, too, as pools have them. The first record after that is taken in at once.
-#[test]
-fn flowcar_sleeps_while_nothing_happens() {
-    if !require_root() || !require_cgroup2() {
-        return;
-    }
-    const SECONDS: u64 = 10;
-    // Some thirty while records come.
-    const MOST_A_SECOND: u64 = 4;
-    const TRIES: u32 = 5;
-    for (mode, exchange) in [
-        (Mode::Both, "off"),
-        (Mode::Both, "on"),
-        (Mode::Alone, "off"),
-    ] {
-        let pod = TestPod::new("sleeps").unwrap();
-        let serving = Serving::start(&pod, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
-        let target: SocketAddr = ([127, 0, 0, 1], serving.address().port()).into();
-        let settings = [
-            ("FLOWCAR_EXCHANGE", exchange),
-            ("OTEL_METRIC_EXPORT_INTERVAL", "60000"),
-        ];
-        let mut watch = Watch::start(&pod, mode, &settings);
-        let holding = Holding::start(&pod, &CallPlan::to(target).connections(4, 4)).unwrap();
-        watch.until("the first report", |seen| seen.reports > 0);
-        let is_still = (0..TRIES).any(|_| {
-            let before = sleeps(watch.id());
-            thread::sleep(Duration::from_secs(SECONDS));
-            let more = sleeps(watch.id()) - before;
-            println!("{mode:?}, exchanges {exchange}: {more} in {SECONDS} s");
-            more <= MOST_A_SECOND * SECONDS
-        });
-        assert!(is_still, "{mode:?}, exchanges {exchange}");
-        let called = call_in(&pod, &CallPlan::to(target).connections(1, 1)).unwrap();
-        let local = called[0].local;
-        watch.until("its span", |seen| {
-            seen.flows.iter().any(|flow| Some(flow.local) == local)
-        });
-        holding.close().unwrap();
-        watch.stop();
-    }
 }

@@ -52,11 +52,6 @@ impl PendingCloses {
         }
     }
 
-    /// Whether no close waits.
-    pub const fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
-    }
-
     /// Lets a close wait.
     pub fn wait(&mut self, observed: SocketSnapshot, found: PostCloseState, now: Monotonic) {
         self.waiting.push((now, observed, found));

@@ -73,8 +73,6 @@ pub(super) struct Flows {
     malformed: u64,
     /// Open and sample records received.
     records_seen: u64,
-    /// Whether records or destroy events were taken in.
-    is_active: bool,
     room: Room,
     inexact: u64,
     /// Whether clients' flows are given names.
@@ -115,7 +113,6 @@ impl Flows {
             records: BTreeMap::new(),
             malformed: 0,
             records_seen: 0,
-            is_active: false,
             room: Room::new(limits),
             inexact: 0,
             names: limits.names,
@@ -176,7 +173,6 @@ impl Flows {
         let mut held_back: Vec<Box<[u8]>> = Vec::new();
         self.timers.begin();
         let more = source.drain(turn, |bytes| {
-            self.is_active = true;
             if let Some(diag) = diag.as_deref_mut().filter(|_| self.queries_left > 0) {
                 self.learn_address(bytes, diag);
             }
@@ -449,7 +445,6 @@ impl Flows {
         };
         let (closed, more) = source.closed(turn, |observed| known(table, observed), others);
         if !closed.is_empty() {
-            self.is_active = true;
             let alone = excluded.are_all_of(source.others());
             let since = self.timers.since_reading(&self.counted[1]);
             table.answer(since.answers(&closed, alone));
@@ -478,11 +473,6 @@ impl Flows {
         events.extend(pending_closes.ready(poll.at));
         self.close(&events, poll);
         more
-    }
-
-    /// Whether anything was taken in since this was last called, or a close waits for its other end.
-    pub(super) fn take_activity(&mut self) -> bool {
-        std::mem::take(&mut self.is_active) || !self.pending_closes.is_empty()
     }
 
     /// Takes in the closes that still wait for their other end.

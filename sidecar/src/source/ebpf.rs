@@ -39,10 +39,9 @@ pub struct EbpfSource {
     generations: Generations,
     ring: AsyncFd<RingBuf<MapData>>,
     counters: PerCpuArray<MapData, u64>,
-    userspace: Array<MapData, [u32; 3]>,
+    userspace: Array<MapData, [u32; 2]>,
     sample_epoch: u32,
     is_full: bool,
-    is_asleep: bool,
     /// The name of the program of the callbacks.
     callbacks: &'static str,
     /// Whether the kernel takes the programs for `connect()`.
@@ -238,25 +237,9 @@ impl EbpfSource {
             .map_err(|error| AttachError::of("limit its memory", error))
     }
 
-    /// Has each record wake flowcar, or only a ring that fills up.
-    ///
-    /// # Errors
-    /// If the map cannot be written: all is as it was.
-    pub fn set_asleep(&mut self, is_asleep: bool) -> Result<(), AttachError> {
-        let before = std::mem::replace(&mut self.is_asleep, is_asleep);
-        self.write_userspace().map_err(|error| {
-            self.is_asleep = before;
-            AttachError::of("sleep", error)
-        })
-    }
-
     fn write_userspace(&mut self) -> Result<(), MapError> {
-        let values = [
-            self.sample_epoch,
-            self.is_full.into(),
-            self.is_asleep.into(),
-        ];
-        self.userspace.set(0, values, 0)
+        self.userspace
+            .set(0, [self.sample_epoch, self.is_full.into()], 0)
     }
 
     fn with_maps(loaded: Loaded, options: Options) -> Result<Self, AttachError> {
@@ -290,7 +273,6 @@ impl EbpfSource {
             userspace: Array::try_from(userspace).map_err(of)?,
             sample_epoch: 0,
             is_full: false,
-            is_asleep: false,
             callbacks,
             observes_calls: calls.is_ok(),
         })

@@ -205,18 +205,6 @@ impl Source {
             .map_or([0; COUNTERS], EbpfSource::kernel_counters)
     }
 
-    /// Has the kernel wake flowcar for the first record, or for a ring that fills up alone. Gives whether it will: destroy events always
-    /// do.
-    pub fn set_asleep(&mut self, is_asleep: bool) -> bool {
-        match self.ebpf_mut().map(|ebpf| ebpf.set_asleep(is_asleep)) {
-            Some(Err(error)) => {
-                tracing::debug!(%error, "flowcar does not sleep");
-                false
-            }
-            _ => true,
-        }
-    }
-
     /// Requests one sample of every flow with its next round trip.
     pub fn ask_for_samples(&mut self) {
         let asked = self.ebpf_mut().map(EbpfSource::ask_for_samples);

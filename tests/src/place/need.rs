@@ -86,7 +86,7 @@ pub fn require_file(path: &Path, command: &str) -> bool {
 /// Whether nothing else is on this machine, as on emulated ones, whose first process sets the variable (tests/kernels/init): settings
 /// of the whole machine may be changed, tests run one at a time, and the processor is slow.
 pub fn has_own_machine() -> bool {
-    env::var_os("FLOWCAR_OWN_MACHINE").is_some()
+    env::var_os("OWN_MACHINE").is_some()
 }
 
 /// Prints which tested feature this kernel lacks, so that the table in docs/kernels.md can be written from the runs.
