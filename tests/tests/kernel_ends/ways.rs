@@ -23,15 +23,11 @@ const FIN: u64 = 1;
 /// Pods at the same time: most of each is waiting.
 const AT_ONCE: usize = 8;
 
-/// Rows of one pod, which close one after the other. One natively. On emulated machines, where tests run one at a time, half of
+/// Rows of one pod, which close one after the other. One natively. On emulated machines, where tests run one at a time, all of
 /// them: the kernel there takes seconds to check the programs of each flowcar that starts, and what each reports costs as much as
 /// what it follows.
 fn rows_of_a_pod(rows: usize) -> usize {
-    if has_own_machine() {
-        rows.div_ceil(2).max(1)
-    } else {
-        1
-    }
+    if has_own_machine() { rows.max(1) } else { 1 }
 }
 
 #[test]
