@@ -237,13 +237,18 @@ fn is_live(seen: &Seen, ended: &Ended) -> bool {
 
 fn is_reported(seen: &Seen, closed: &Closed) -> bool {
     let Ended { client, server, .. } = closed.ended;
-    let ends = [(client, closed.client), (server, closed.server)];
+    let ends = [
+        (client, server, closed.client),
+        (server, client, closed.server),
+    ];
     ends.iter()
-        .all(|(local, is_followed)| !is_followed || flow(seen, *local).is_some())
+        .all(|(local, peer, is_followed)| !is_followed || flow(seen, *local, *peer).is_some())
 }
 
-fn flow(seen: &Seen, local: SocketAddr) -> Option<&Flow> {
-    seen.flows.iter().find(|flow| flow.local == local)
+/// The flow with these addresses. An earlier row's connection may have had one of the ports.
+fn flow(seen: &Seen, local: SocketAddr, peer: SocketAddr) -> Option<&Flow> {
+    let mut flows = seen.flows.iter();
+    flows.find(|flow| (flow.local, flow.peer) == (local, peer))
 }
 
 /// The wrong reports of a row's connections. `inexact` more flows than before are reported as inexact.
@@ -255,20 +260,20 @@ fn wrongs(row: &Row, mode: &str, seen: &Seen, closed: &[Closed], inexact: u64) -
         let counts = [
             (
                 closed.client,
-                ended.client,
+                (ended.client, ended.server),
                 &row.client,
                 ended.from_client,
                 ended.from_server,
             ),
             (
                 closed.server,
-                ended.server,
+                (ended.server, ended.client),
                 &row.server,
                 ended.from_server,
                 ended.from_client,
             ),
         ];
-        for (is_followed, local, reported, sent, received) in counts {
+        for (is_followed, (local, peer), reported, sent, received) in counts {
             if !is_followed {
                 continue;
             }
@@ -277,7 +282,7 @@ fn wrongs(row: &Row, mode: &str, seen: &Seen, closed: &[Closed], inexact: u64) -
                 "exchange" => reported.exchange,
                 _ => reported.alone,
             };
-            let flow = flow(seen, local);
+            let flow = flow(seen, local, peer);
             wrong.extend(wrong_reason(row, mode, local, flow, allowed));
             let Some(flow) = flow else { continue };
             off += u64::from((flow.sent, flow.received) != (sent, received));
