@@ -72,6 +72,8 @@ impl Session {
         if !std::mem::replace(&mut self.polled, true) {
             return Ok(self.poll_sockets());
         }
+        // With little CPU time something is always due, and the tasks that send reports and spans would have no turn on this thread.
+        tokio::task::yield_now().await;
         tokio::select! {
             ended = ended(&mut self.exporter) => return Err(ended),
             _ = self.drain.tick() => {}

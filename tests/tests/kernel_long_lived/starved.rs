@@ -20,11 +20,8 @@ use nix::{
 
 use super::rate::the_machine;
 
-/// A weight of 335, where another thread has 1,024 (kernel/sched/core.c, sched_prio_to_weight): some 10 % of a processor beside three.
-const NICE: libc::c_int = 5;
-
-/// If so many connections are lost, more than one in a hundred were in some report, which flowcar logs.
-const MUCH: f64 = 0.01;
+/// A weight of 110, where another thread has 1,024 (kernel/sched/core.c, sched_prio_to_weight): some 5 % of a processor.
+const NICE: libc::c_int = 10;
 
 #[test]
 fn reports_and_signals_are_served_while_the_ring_is_never_empty() {
@@ -68,12 +65,7 @@ fn reports_and_signals_are_served_while_the_ring_is_never_empty() {
         watch.reports(2);
         let seen = watch.stop();
         let message = |line: &String| line.contains("connections were lost since the last report");
-        let lost = seen.sum("flowcar.tcp.connection.lost", &[]);
-        println!("{lost} of {} lost", seen.began());
-        assert!(lost > 0.0);
-        // Of a share that is smaller throughout there may be no line.
-        let is_logged = seen.log.iter().any(message);
-        assert!(is_logged || lost < MUCH * seen.began(), "{:?}", seen.log);
+        assert!(seen.log.iter().any(message), "{:?}", seen.log);
     });
 }
 
