@@ -4,5 +4,5 @@
 find_runtime() {
     # Administrators' programs are not in everyone's PATH.
     in_front /usr/sbin
-    needs tools curl:curl ip:iproute2 nft:nftables tcpdump:tcpdump
+    needs tools curl:curl ip:iproute2 nft:nftables tcpdump:tcpdump musl-gcc:musl-tools
 }

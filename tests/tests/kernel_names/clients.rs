@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use flowcar_tests::place::{lacks, require_program};
+use flowcar_tests::place::require_program;
 
 use super::{Pod, can_run};
 
@@ -121,23 +121,19 @@ fn compiled(
     source: &str,
     compiler: &[&str],
 ) -> Option<String> {
+    if !require_program(compiler[0]) {
+        return None;
+    }
     let (source_path, program) = (directory.join(file), directory.join(name));
     fs::write(&source_path, source).unwrap();
-    let mut command = Command::new(compiler[0]);
-    command
+    let status = Command::new(compiler[0])
         .args(&compiler[1..])
         .arg("-o")
-        .arg(&program)
-        .arg(&source_path);
-    match command
+        .args([&program, &source_path])
         .env("GO111MODULE", "off")
         .stdin(Stdio::null())
         .status()
-    {
-        Ok(status) if status.success() => Some(program.display().to_string()),
-        _ => {
-            lacks(compiler[0]);
-            None
-        }
-    }
+        .unwrap();
+    assert!(status.success(), "{compiler:?}: {status}");
+    Some(program.display().to_string())
 }
