@@ -4,8 +4,6 @@
 //! another port than 53: it costs one load and one comparison. A socket that is not connected shows port 0, so its packets' headers are
 //! read, too.
 
-use core::mem::MaybeUninit;
-
 use aya_ebpf::{
     bindings::__sk_buff, helpers::bpf_skb_load_bytes, macros::cgroup_skb, programs::SkBuffContext,
 };
@@ -18,6 +16,7 @@ use crate::{
     ctx::now,
     emit::{AVAIL_DATA, FORCE_WAKEUP, NO_WAKEUP},
     maps::{RECORDS, count, wake_level},
+    packet::load,
     verifier::{put, through_memory},
 };
 
@@ -236,16 +235,4 @@ fn send<const SENT: bool, const N: usize>(skb: *mut __sk_buff, payload: u32, hea
     } else {
         NO_WAKEUP
     });
-}
-
-#[inline(always)]
-fn load<const N: usize>(skb: *mut __sk_buff, offset: u32) -> Option<[u8; N]> {
-    let mut bytes = MaybeUninit::<[u8; N]>::uninit();
-    // SAFETY: the helper fills the array, or returns an error.
-    unsafe {
-        match bpf_skb_load_bytes(skb.cast(), offset, bytes.as_mut_ptr().cast(), N as u32) {
-            0 => Some(bytes.assume_init()),
-            _ => None,
-        }
-    }
 }

@@ -113,8 +113,9 @@ fn segment(skb: *mut __sk_buff, way: Way, offset: u32, sequence: u32, data_offse
     }
 }
 
+/// Bytes of a packet from its network header on; `None` where it is shorter.
 #[inline(always)]
-fn load<const N: usize>(skb: *mut __sk_buff, offset: u32) -> Option<[u8; N]> {
+pub(crate) fn load<const N: usize>(skb: *mut __sk_buff, offset: u32) -> Option<[u8; N]> {
     let mut bytes = MaybeUninit::<[u8; N]>::uninit();
     // SAFETY: the helper fills the array, or returns an error.
     unsafe {

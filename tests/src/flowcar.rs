@@ -1,5 +1,6 @@
 //! The product under test: `flowcar run` and `flowcar export` in a test pod, with the two capabilities that they may have.
 
+mod flows;
 mod pair;
 mod report;
 
@@ -17,6 +18,7 @@ use tempfile::NamedTempFile;
 
 use self::report::parse;
 pub use self::{
+    flows::{flows, listing},
     pair::{Called, Connection, Pair},
     report::{Address, Exchanges, FlowLine, Report, Rtt, Summary, Times, both_ends},
 };

@@ -15,30 +15,6 @@ const OPEN: usize = 20;
 /// Bytes each way of three exchanges, without their headers, each of which is shorter than one.
 const WHOLE: u64 = 3_000;
 
-/// Asks from the test's own shell, as root does on a host.
-fn ask(pod: &TestPod, words: &[&str]) -> String {
-    let mut command = Command::new(flowcar::program().unwrap());
-    pod.netns().enter(&mut command).unwrap();
-    let path = pod.cgroup().path().to_str().unwrap();
-    let output = command
-        .arg("flows")
-        .args(["--cgroup", path])
-        .args(words)
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{output:?}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// The rows, and the books in the last line.
-fn listing(pod: &TestPod) -> (Vec<Value>, Value) {
-    let list = ask(pod, &["--format", "json"]);
-    let lines = list.lines().map(|line| serde_json::from_str(line).unwrap());
-    let mut lines: Vec<Value> = lines.collect();
-    let books = lines.pop().unwrap()["summary"].clone();
-    (lines, books)
-}
-
 #[test]
 fn flows_lists_each_open_connection_and_the_books() {
     if !require_root() || !require_cgroup2() {
@@ -57,12 +33,19 @@ fn flows_lists_each_open_connection_and_the_books() {
     let mut holding = Holding::start(&pod, &plan).unwrap();
     holding.exchange().unwrap();
     let is_whole = |line: &Value| line["bytes_sent"].as_u64() >= Some(WHOLE);
-    while listing(&pod).0.iter().filter(|line| is_whole(line)).count() < 2 * OPEN {
+    while flowcar::listing(&pod)
+        .unwrap()
+        .0
+        .iter()
+        .filter(|line| is_whole(line))
+        .count()
+        < 2 * OPEN
+    {
         watch.reports(1);
     }
     // Two polls prove the last byte.
     watch.reports(2);
-    let (lines, books) = listing(&pod);
+    let (lines, books) = flowcar::listing(&pod).unwrap();
     let figures = [
         ("live", 2 * OPEN),
         ("opened", 2 * OPEN),
@@ -81,7 +64,7 @@ fn flows_lists_each_open_connection_and_the_books() {
         .collect()
     };
     let (clients, servers) = (of("client"), of("server"));
-    let table = ask(&pod, &[]);
+    let table = flowcar::flows(&pod, &[]).unwrap();
     // Head and books.
     assert_eq!(table.lines().count(), 2 * OPEN + 2, "{table}");
     let reports = holding.close().unwrap();
@@ -98,7 +81,11 @@ fn flows_lists_each_open_connection_and_the_books() {
         assert!(client["close_reason"].is_null() && client["duration_s"].as_f64() > Some(0.0));
     }
     watch.until("all closed", |seen| seen.flows.len() >= 2 * OPEN);
-    assert_eq!(ask(&pod, &[]).lines().count(), 2, "none is open");
+    assert_eq!(
+        flowcar::flows(&pod, &[]).unwrap().lines().count(),
+        2,
+        "none is open"
+    );
     watch.stop();
     let mut command = Command::new(flowcar::program().unwrap());
     pod.netns().enter(&mut command).unwrap();

@@ -8,7 +8,6 @@
 use std::{
     env, fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    process::Command,
     time::{Duration, Instant},
 };
 
@@ -18,7 +17,6 @@ use flowcar_tests::{
     traffic::{CallPlan, Holding, ServePlan, Serving, call_in},
     watch::{Mode, Seen, Watch},
 };
-use serde_json::Value;
 
 /// Series at most: the peers that rotate reach the bound early.
 const SERIES: u32 = 300;
@@ -118,27 +116,10 @@ fn held_resources_do_not_grow() {
         after.resident <= last.resident + SLACK_BYTES,
         "{last:?} {after:?}"
     );
-    assert_eq!(books(&pod)["opened"], 2 * (calls + 50));
+    // The books outlive the series.
+    let (_, books) = flowcar::listing(&pod).unwrap();
+    assert_eq!(books["opened"], 2 * (calls + 50));
     watch.stop();
-}
-
-/// The books of the running flowcar, which outlive its series.
-fn books(pod: &TestPod) -> Value {
-    let mut command = Command::new(flowcar::program().unwrap());
-    pod.netns().enter(&mut command).unwrap();
-    let output = command
-        .args(["flows", "--format", "json", "--cgroup"])
-        .arg(pod.cgroup().path())
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{output:?}");
-    let last = output
-        .stdout
-        .trim_ascii()
-        .rsplit(|&byte| byte == b'\n')
-        .next()
-        .unwrap();
-    serde_json::from_slice::<Value>(last).unwrap()["summary"].take()
 }
 
 /// Peers that no round before had, nor any of the last hour.

@@ -4,6 +4,8 @@
 
 #![no_main]
 
+mod cut;
+
 use std::net::{IpAddr, Ipv4Addr};
 
 use flowcar::{
@@ -11,6 +13,8 @@ use flowcar::{
     peer::{Packet, Resolved, Segment, Transport},
 };
 use libfuzzer_sys::fuzz_target;
+
+use cut::records;
 
 const PAIRS: usize = 16;
 
@@ -54,14 +58,3 @@ fuzz_target!(|stream: &[u8]| {
         let _ = Packet::decode(payload);
     }
 });
-
-/// Cuts the input into records, each behind its length in two bytes.
-fn records(mut stream: &[u8]) -> impl Iterator<Item = &[u8]> {
-    std::iter::from_fn(move || {
-        let (length, rest) = stream.split_first_chunk()?;
-        let length = usize::from(u16::from_le_bytes(*length)).min(rest.len());
-        let (record, rest) = rest.split_at(length);
-        stream = rest;
-        Some(record)
-    })
-}

@@ -5,11 +5,15 @@
 
 #![no_main]
 
+mod cut;
+
 use flowcar::{
     flow::{Asked, Exchanges, Table, decode},
     series::{PeerLabel, SeriesLabels, SeriesSet, account},
 };
 use libfuzzer_sys::fuzz_target;
+
+use cut::records;
 
 const FLOWS: usize = 4;
 const SERIES: usize = 3;
@@ -53,14 +57,3 @@ fuzz_target!(|stream: &[u8]| {
         .sum();
     assert_eq!(counted, closed);
 });
-
-/// Cuts the input into records, each behind its length in two bytes.
-fn records(mut stream: &[u8]) -> impl Iterator<Item = &[u8]> {
-    std::iter::from_fn(move || {
-        let (length, rest) = stream.split_first_chunk()?;
-        let length = usize::from(u16::from_le_bytes(*length)).min(rest.len());
-        let (record, rest) = rest.split_at(length);
-        stream = rest;
-        Some(record)
-    })
-}
