@@ -14,6 +14,7 @@ mod older;
 mod presets;
 mod readme;
 mod rights;
+mod schema;
 mod service;
 mod serving;
 mod skips;
