@@ -1,8 +1,9 @@
 //! A running `flowcar export`, by what it logs.
 
 use std::{
-    io::{BufRead, BufReader, Lines},
-    process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio},
+    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -10,11 +11,16 @@ use nix::{
     unistd::Pid,
 };
 
+use crate::log_lines::LogLines;
+
+/// The longest wait for a line or for the end, on a busy machine.
+const WITHIN: Duration = Duration::from_secs(120);
+
 /// A process that logs to its standard error. It is killed on drop, so that a panic leaves nothing running.
 #[derive(Debug)]
 pub struct Exporting {
     child: Child,
-    log: Lines<BufReader<ChildStderr>>,
+    log: LogLines,
 }
 
 // === impl Exporting ===
@@ -32,7 +38,7 @@ impl Exporting {
         let stderr = child.stderr.take().expect("a pipe, as asked for");
         Self {
             child,
-            log: BufReader::new(stderr).lines(),
+            log: LogLines::of(stderr),
         }
     }
 
@@ -49,26 +55,27 @@ impl Exporting {
     /// Waits until it logs a line that contains `what`, and returns the line.
     ///
     /// # Panics
-    /// It exits without that line.
+    /// It exits without that line, or does not log it in time.
     #[track_caller]
     pub fn reported(&mut self, what: &str) -> String {
-        let mut printed = Vec::new();
-        for line in self.log.by_ref() {
-            let line = line.expect("its log is text");
-            if line.contains(what) {
-                return line;
-            }
-            printed.push(line);
-        }
-        panic!("it never logged {what:?}, but: {printed:#?}");
+        self.log.until(what, WITHIN, |_| ())
     }
 
     /// Waits until it exits.
     ///
     /// # Panics
-    /// It cannot be waited for.
+    /// It cannot be waited for, or does not exit in time.
+    #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {
-        self.child.wait().expect("a child can be waited for")
+        let deadline = Instant::now() + WITHIN;
+        loop {
+            let ended = self.child.try_wait().expect("a child can be waited for");
+            if let Some(status) = ended {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "it did not exit");
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Stops it by SIGTERM, and returns the line with its books.

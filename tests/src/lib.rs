@@ -6,6 +6,7 @@ pub mod exporting;
 pub mod flowcar;
 pub mod interrupt;
 pub mod link;
+mod log_lines;
 pub mod monitoring;
 pub mod node;
 pub mod peers;

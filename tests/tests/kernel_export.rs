@@ -51,14 +51,18 @@ fn sighup_stops_export_unless_ignored() {
             .arg("export")
             .arg("--cgroup")
             .arg(pod.cgroup().path());
-        if ignored {
-            // SAFETY: between fork and exec the closure makes one system call.
-            unsafe {
-                command.pre_exec(|| {
-                    libc::signal(libc::SIGHUP, libc::SIG_IGN);
-                    Ok(())
-                });
-            }
+        // The tests themselves may run under nohup.
+        let disposition = if ignored {
+            libc::SIG_IGN
+        } else {
+            libc::SIG_DFL
+        };
+        // SAFETY: between fork and exec the closure makes one system call.
+        unsafe {
+            command.pre_exec(move || {
+                libc::signal(libc::SIGHUP, disposition);
+                Ok(())
+            });
         }
         let mut export = Exporting::start(&mut command);
         export.reported("following");

@@ -4,11 +4,8 @@ mod seen;
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
-    sync::mpsc,
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use nix::{
@@ -19,6 +16,7 @@ use nix::{
 pub use self::seen::{Flow, Point, Seen, bytes_hold};
 use crate::{
     flowcar::{CAPABILITIES, by_descriptor},
+    log_lines::LogLines,
     place::{Cgroup, Netns, OnlyCaps, TestPod},
     receiver::Receiver,
 };
@@ -45,7 +43,7 @@ pub enum Mode {
 #[derive(Debug)]
 pub struct Watch {
     child: Child,
-    log: mpsc::Receiver<String>,
+    log: LogLines,
     receiver: Receiver,
     seen: Seen,
     /// It is in this cgroup, not in the followed one.
@@ -113,14 +111,7 @@ impl Watch {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        let (to, log) = mpsc::channel();
-        thread::spawn(move || {
-            stderr
-                .lines()
-                .map_while(Result::ok)
-                .try_for_each(|line| to.send(line))
-        });
+        let log = LogLines::of(child.stderr.take().unwrap());
         let receiver_port = receiver
             .endpoint()
             .rsplit(':')
@@ -145,17 +136,9 @@ impl Watch {
     /// It does not in time.
     #[track_caller]
     pub fn reported(&mut self, what: &str) -> String {
-        let deadline = Instant::now() + WITHIN;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let line = self.log.recv_timeout(left);
-            let line =
-                line.unwrap_or_else(|_| panic!("it never logged {what:?}: {:?}", self.seen.log));
-            self.seen.log.push(line.clone());
-            if line.contains(what) {
-                return line;
-            }
-        }
+        let all = &mut self.seen.log;
+        self.log
+            .until(what, WITHIN, |line| all.push(line.to_owned()))
     }
 
     /// Takes what it sends until `enough` holds.
@@ -282,7 +265,7 @@ impl Watch {
         while let Some(export) = self.receiver.next(Duration::from_millis(300)).unwrap() {
             self.seen.take(export);
         }
-        self.seen.log.extend(self.log.try_iter());
+        self.seen.log.extend(self.log.rest());
         std::mem::take(&mut self.seen)
     }
 }
