@@ -11,6 +11,7 @@
 //! its name taken answers under an unpredictable one ([`name`]).
 
 mod ask;
+mod client;
 mod flows;
 mod name;
 mod peer;
@@ -33,9 +34,10 @@ use tokio::{
 };
 
 pub use self::{
+    client::{NoAnswer, Running},
     flows::{FlowsArgs, flows},
     probe::{ProbeArgs, probe},
-    protocol::{Listing, Question},
+    protocol::{Listing, PeerListing, Question},
     server::ControlRequest,
 };
 use self::{

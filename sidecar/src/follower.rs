@@ -23,7 +23,7 @@ use crate::{
     },
     memory::Budget,
     series::{SeriesLabels, lost_closes},
-    snapshot::{SelfMetrics, Snapshot},
+    snapshot::{SelfMetrics, Series, SeriesKey, Snapshot},
     source::{
         Source, SourceError, Turn,
         diag::{DiagError, DiagSource, Dumping, Pace},
@@ -241,6 +241,21 @@ impl Follower {
     /// Requests one sample of every flow with its next round trip.
     pub fn ask_for_samples(&mut self) {
         self.source.ask_for_samples();
+    }
+
+    /// Has the figures of live flows be newer in a moment: samples are requested, and without the programs the sockets are polled where
+    /// that is due.
+    pub fn refresh_live(&mut self) {
+        if self.source.capabilities().handshakes {
+            self.source.ask_for_samples();
+        } else {
+            self.poll_sockets();
+        }
+    }
+
+    /// Every series, by what names it.
+    pub fn series(&self) -> impl ExactSizeIterator<Item = (&SeriesKey, &Series)> {
+        self.flows.series.all()
     }
 
     /// Reads the clocks again, and logs it when the wall clock was stepped.

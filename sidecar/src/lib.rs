@@ -55,4 +55,5 @@ pub mod session;
 pub mod sink;
 pub mod snapshot;
 pub mod source;
+pub mod top;
 pub mod view;

@@ -13,6 +13,7 @@ use flowcar::{
     hardening, logs,
     run::{RunArgs, run},
     sink::{SinkArgs, sink},
+    top::{TopArgs, top},
 };
 
 /// Follows TCP flows in the kernel and exports them as OTLP metrics and spans.
@@ -39,6 +40,8 @@ enum Commands {
     Probe(ProbeArgs),
     /// List the open connections of a running export, and its books
     Flows(FlowsArgs),
+    /// Show the peers of a running export on the terminal: rates, latencies, and what holds them back
+    Top(TopArgs),
     /// Receive OTLP and print it, for trials
     Sink(SinkArgs),
 }
@@ -77,6 +80,7 @@ fn start(command: Commands) -> Result<u8, Failure> {
     match &command {
         Commands::Probe(args) => return probe(args),
         Commands::Flows(args) => return flows(args),
+        Commands::Top(args) => return top(args),
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -107,6 +111,7 @@ fn start(command: Commands) -> Result<u8, Failure> {
             Commands::Sink(args) => sink(args).await,
             Commands::Probe(args) => probe(&args),
             Commands::Flows(args) => flows(&args),
+            Commands::Top(args) => top(&args),
         }
     });
     // A write to a disk that hangs, or a name that is being resolved, is not waited for.

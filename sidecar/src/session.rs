@@ -7,13 +7,13 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use crate::{
     clock::Anchor,
     config::Config,
-    control::{ControlRequest, Health, Listing, Question},
+    control::{ControlRequest, Health, Listing, PeerListing, Question},
     flow::{Flow, InterimSpans},
     follower::Follower,
     losses::Losses,
     otlp::exporter::{Exporter, Patience, TaskEnded},
     source::SourceError,
-    view::Row,
+    view::{Row, peers::PeerRow},
 };
 
 /// How often the ring buffer is drained. A flow's close is seen this much later at most; waking up for each record would cost the
@@ -189,10 +189,24 @@ impl Session {
         listing
     }
 
+    /// The books and every series. Whoever asks will ask again: live connections are sampled with their next round trip, and without
+    /// the programs the sockets are polled where that is due.
+    fn peers(&mut self) -> PeerListing {
+        self.follower.refresh_live();
+        let series = self.follower.series();
+        PeerListing {
+            peers: series
+                .map(|(key, series)| PeerRow::of(key, series))
+                .collect(),
+            books: self.listing(0, 0),
+        }
+    }
+
     /// Answers a question of another process.
-    pub fn answer(&self, request: ControlRequest) {
+    pub fn answer(&mut self, request: ControlRequest) {
         match request.question() {
             Question::Health => request.health(self.health()),
+            Question::Peers => request.peers(&self.peers()),
             Question::Flows { after, most } => request.flows(&self.listing(after, most)),
         }
     }

@@ -9,7 +9,7 @@ use std::{
 use syn::{Item, UseTree, visit::Visit};
 
 /// The modules of the sidecar, from the values at the bottom to the commands at the top. A module imports only what stands before it.
-const SIDECAR: [&str; 30] = [
+const SIDECAR: [&str; 31] = [
     "histogram",
     "flow",
     "peer",
@@ -36,6 +36,7 @@ const SIDECAR: [&str; 30] = [
     "exit",
     "control",
     "session",
+    "top",
     "sink",
     "run",
     "export",

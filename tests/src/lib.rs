@@ -14,5 +14,6 @@ pub mod place;
 pub mod receiver;
 pub mod sidecar;
 pub mod states;
+pub mod terminal;
 pub mod traffic;
 pub mod watch;

@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     name::{Name, Suffix},
-    peer::{self, Rule, Stranger},
+    peer::{self, Rule},
     protocol::{self, ProtocolError, Question},
 };
 use crate::clock;
@@ -24,15 +24,18 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum NoAnswer {
+pub enum NoAnswer {
+    /// No flowcar runs here, or none that has attached.
     #[error(
         "nobody answers ({0}): flowcar export has not attached yet, or does not run in this container"
     )]
     Nobody(#[from] io::Error),
+    /// Another process has the name.
     #[error(
         "flowcar does not answer: its name is taken by {0}, whose answer does not count, and no flowcar of this container answers under another name"
     )]
-    Taken(Stranger),
+    Taken(String),
+    /// The answer is an error, or no answer of flowcar's.
     #[error(transparent)]
     Protocol(#[from] ProtocolError),
 }
@@ -73,7 +76,7 @@ fn find(whom: Whom<'_>, deadline: Instant) -> Result<UnixStream, NoAnswer> {
     let nobody = match connect(|| peer::connect(&name, None), deadline) {
         Ok(stream) => match peer::check(&stream, Rule::SameContainer) {
             Ok(_) => return Ok(stream),
-            Err(stranger) => NoAnswer::Taken(stranger),
+            Err(stranger) => NoAnswer::Taken(stranger.to_string()),
         },
         Err(error) => error.into(),
     };

@@ -3,26 +3,16 @@
 use std::{
     io::{self, IsTerminal as _, Write},
     path::PathBuf,
-    time::{Duration, Instant},
 };
 
-use prost::Message as _;
-
-use super::{
-    ask::{NoAnswer, Whom, ask},
-    protocol::{Listing, MOST_FLOWS, ProtocolError, Question},
-};
+use super::{client::Running, protocol::Listing};
 use crate::{
-    clock,
     exit::{self, Failure},
     view::{
-        Row, json,
+        json,
         table::{self, Style},
     },
 };
-
-/// How long all answers may take.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Which flows, and how they are shown.
 #[derive(Debug, clap::Args)]
@@ -49,11 +39,7 @@ enum Format {
 /// # Errors
 /// [`Failure`] if nobody answers, or the list cannot be written.
 pub fn flows(args: &FlowsArgs) -> Result<u8, Failure> {
-    let whom = Whom {
-        cgroup: args.cgroup.as_deref(),
-        elsewhere: true,
-    };
-    let listing = all(whom, clock::now() + PATIENCE);
+    let listing = Running::of_cgroup(args.cgroup.clone()).flows();
     let listing = listing.map_err(|error| Failure::new(exit::UNAVAILABLE, error))?;
     match print(&listing, args.format) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::new(
@@ -61,23 +47,6 @@ pub fn flows(args: &FlowsArgs) -> Result<u8, Failure> {
             format_args!("cannot write the list: {error}"),
         )),
         _ => Ok(0),
-    }
-}
-
-/// All flows, asked for in parts.
-fn all(whom: Whom<'_>, deadline: Instant) -> Result<Listing, NoAnswer> {
-    let mut flows: Vec<Row> = Vec::new();
-    loop {
-        let after = flows.last().map_or(0, |row| row.cookie);
-        let most = MOST_FLOWS;
-        let answer = ask(Question::Flows { after, most }, whom, deadline)?;
-        let mut part = Listing::decode(&answer[..]).map_err(|_| ProtocolError::Damaged)?;
-        let more = part.more && !part.flows.is_empty();
-        flows.append(&mut part.flows);
-        if !more {
-            flows.sort_by_key(|row| (row.opened_unix_ns, row.cookie));
-            return Ok(Listing { flows, ..part });
-        }
     }
 }
 

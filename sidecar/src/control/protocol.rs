@@ -11,7 +11,7 @@ use prost::Message;
 use super::Health;
 use crate::{
     flow::Books,
-    view::{Row, Sums},
+    view::{Row, Sums, peers::PeerRow},
 };
 
 /// The protocol's name and version, which begins every request and every answer.
@@ -28,6 +28,8 @@ pub const MOST_FLOWS: u32 = 5_000;
 pub enum Question {
     /// `health`: one word for each of `live`, `started` and `ready` that holds, and lines for people.
     Health,
+    /// `peers`: a [`PeerListing`]. Live connections are sampled with their next round trip, for the next answer.
+    Peers,
     /// `flows`: a [`Listing`].
     Flows {
         /// `after=N`: only flows with a greater cookie; 0 for all.
@@ -69,6 +71,17 @@ pub struct Listing {
     pub more: bool,
 }
 
+/// The books and the series of a running flowcar, as a protobuf message.
+#[derive(Clone, PartialEq, Message)]
+pub struct PeerListing {
+    /// The books, without flows.
+    #[prost(message, required, tag = "1")]
+    pub books: Listing,
+    /// Every series.
+    #[prost(message, repeated, tag = "2")]
+    pub peers: Vec<PeerRow>,
+}
+
 /// Why a request or an answer cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProtocolError {
@@ -78,7 +91,9 @@ pub enum ProtocolError {
     )]
     Version,
     /// An unknown question.
-    #[error("flowcar is not asked {0:?}: questions are `health` and `flows [after=N] [most=N]`")]
+    #[error(
+        "flowcar is not asked {0:?}: questions are `health`, `peers` and `flows [after=N] [most=N]`"
+    )]
     Question(String),
     /// Too many others ask.
     #[error("too many processes ask this flowcar at once: ask again in a moment")]
@@ -98,6 +113,7 @@ impl Question {
     pub fn request(self) -> String {
         match self {
             Self::Health => format!("{VERSION} health\n"),
+            Self::Peers => format!("{VERSION} peers\n"),
             Self::Flows { after, most } => format!("{VERSION} flows after={after} most={most}\n"),
         }
     }
@@ -114,6 +130,7 @@ impl Question {
         let unknown = || ProtocolError::Question(line.trim_end().to_owned());
         match words.next() {
             Some("health") if words.next().is_none() => Ok(Self::Health),
+            Some("peers") if words.next().is_none() => Ok(Self::Peers),
             Some("flows") => {
                 let (mut after, mut most) = (0, MOST_FLOWS);
                 for word in words {
@@ -168,8 +185,8 @@ pub(super) fn health(health: Health) -> Vec<u8> {
     format!("{VERSION} ok\n{}", health.answer()).into_bytes()
 }
 
-/// The answer to [`Question::Flows`].
-pub(super) fn listing(listing: &Listing) -> Vec<u8> {
+/// The answer to [`Question::Flows`] and [`Question::Peers`].
+pub(super) fn listing(listing: &impl Message) -> Vec<u8> {
     let mut answer = format!("{VERSION} ok\n").into_bytes();
     answer.extend(listing.encode_to_vec());
     answer
@@ -213,6 +230,7 @@ mod tests {
     fn request_is_read_as_it_was_written() {
         for question in [
             Question::Health,
+            Question::Peers,
             Question::Flows { after: 0, most: 0 },
             Question::Flows {
                 after: u64::MAX,

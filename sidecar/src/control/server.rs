@@ -16,7 +16,7 @@ use tokio::{
 use super::{
     Health,
     peer::{self, Rule},
-    protocol::{self, LONGEST_REQUEST, Listing, Question},
+    protocol::{self, LONGEST_REQUEST, Listing, PeerListing, Question},
 };
 
 /// Connections at once: of this container, or of the same user on a host.
@@ -55,6 +55,11 @@ impl ControlRequest {
 
     /// Answers [`Question::Flows`].
     pub fn flows(self, listing: &Listing) {
+        self.send(protocol::listing(listing));
+    }
+
+    /// Answers [`Question::Peers`].
+    pub fn peers(self, listing: &PeerListing) {
         self.send(protocol::listing(listing));
     }
 

@@ -1,0 +1,478 @@
+//! What `flowcar top` shows: peers with their rates and recent latencies, from one answer to the next. Pure.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use super::held_back::HeldBack;
+use crate::{
+    control::{Listing, PeerListing},
+    view::{
+        Row, Sums,
+        peers::{Buckets, PeerRow},
+    },
+};
+
+/// Latencies and rates are those of so many answers: with the default interval of a second, the last ten seconds.
+const RECENT: usize = 10;
+
+/// Answers that a sparkline shows.
+pub(super) const SPARKS: usize = 60;
+
+/// What makes a peer: the attributes of its series.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    /// `client`, `server` or `unknown`: this end's role. Empty for flows over the limit of series.
+    pub(super) role: String,
+    /// A name, an address, a prefix, or empty.
+    pub(super) peer: String,
+    pub(super) port: Option<u32>,
+}
+
+/// What happened between two answers.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Delta {
+    pub(super) seconds: f64,
+    pub(super) opened: u64,
+    pub(super) closed: u64,
+    pub(super) cut_off: u64,
+    pub(super) failed: u64,
+    pub(super) bytes_sent: u64,
+    pub(super) bytes_received: u64,
+    pub(super) segments_sent: u64,
+    /// By `flowcar.tcp.retransmit.type`.
+    pub(super) retransmits: BTreeMap<String, u64>,
+    pub(super) receive_window_limited_us: u64,
+    pub(super) send_buffer_limited_us: u64,
+    pub(super) connect: Buckets,
+    pub(super) rtt: Buckets,
+    pub(super) exchange: Buckets,
+}
+
+/// A peer.
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    /// Since flowcar began to count.
+    pub(super) total: PeerRow,
+    /// The sum of the last answers.
+    pub(super) recent: Delta,
+    deltas: VecDeque<Delta>,
+    /// The RTT's median between two answers, newest last.
+    pub(super) rtt_p50_s: VecDeque<Option<f64>>,
+}
+
+/// All peers, and the books.
+#[derive(Debug, Default)]
+pub(super) struct Peers {
+    pub(super) all: BTreeMap<Key, Peer>,
+    pub(super) source: String,
+    pub(super) sums: Sums,
+    at_unix_ns: u64,
+}
+
+/// The open connections, and the rates of each.
+#[derive(Debug, Default)]
+pub(super) struct Connections {
+    pub(super) all: Vec<Connection>,
+    before: HashMap<u64, Counted>,
+    at_unix_ns: u64,
+}
+
+/// An open connection.
+#[derive(Clone, Debug)]
+pub(super) struct Connection {
+    pub(super) row: Row,
+    /// Payload bytes a second.
+    pub(super) sent: f64,
+    pub(super) received: f64,
+    pub(super) held_back: HeldBack,
+}
+
+/// The counts of a connection in an answer.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counted {
+    sent: u64,
+    received: u64,
+    segments: u64,
+    retransmits: u64,
+    receive_window_limited_us: u64,
+    send_buffer_limited_us: u64,
+}
+
+// === impl Key ===
+
+impl Key {
+    fn of(row: &PeerRow) -> Self {
+        Self {
+            role: row.role.clone(),
+            peer: row.peer.clone(),
+            port: row.server_port,
+        }
+    }
+
+    /// The peer in few characters: `api.example.com:443`, `[::1]:80`, `to :8080` of a server without its clients.
+    pub(super) fn text(&self) -> String {
+        if self.role.is_empty() {
+            return "peers over the limit".to_owned();
+        }
+        let peer = match self.peer.contains(':') {
+            true if !self.peer.contains('/') => format!("[{}]", self.peer),
+            _ => self.peer.clone(),
+        };
+        match (self.role.as_str(), self.port) {
+            ("server", Some(port)) if peer.is_empty() => format!("clients of :{port}"),
+            ("server", Some(port)) => format!("{peer} of :{port}"),
+            (_, Some(port)) if peer.is_empty() => format!("any:{port}"),
+            (_, Some(port)) => format!("{peer}:{port}"),
+            (_, None) if peer.is_empty() => "any".to_owned(),
+            (_, None) => peer,
+        }
+    }
+
+    /// Whether a connection is one of this peer's. `server.address` of a client's series may be its name, or the address that it asked for.
+    pub(super) fn has(&self, row: &Row) -> bool {
+        let role = match row.role() {
+            crate::flow::Role::Client => "client",
+            crate::flow::Role::Server => "server",
+            crate::flow::Role::Unknown => "unknown",
+        };
+        if role != self.role {
+            return false;
+        }
+        let port = match role {
+            "client" => row.server_of_client().map(|server| server.port()),
+            "server" => Some(row.local().port()),
+            _ => None,
+        };
+        if self.port.is_some() && self.port != port.map(u32::from) {
+            return false;
+        }
+        if self.peer.is_empty() || self.peer.contains('/') {
+            return true;
+        }
+        let asked = row.asked().map(|asked| asked.ip().to_string());
+        let peer = row.peer().ip().to_string();
+        match row.server_name() {
+            Some(name) if role == "client" => name == self.peer || peer == self.peer,
+            _ => asked.as_ref() == Some(&self.peer) || peer == self.peer,
+        }
+    }
+}
+
+// === impl Delta ===
+
+impl Delta {
+    fn between(now: &PeerRow, before: &PeerRow, seconds: f64) -> Self {
+        let of = |pick: fn(&PeerRow) -> u64| pick(now).saturating_sub(pick(before));
+        let retransmits = now.retransmits.iter().map(|(kind, count)| {
+            let before = before.retransmits.get(kind).copied().unwrap_or(0);
+            (kind.clone(), count.saturating_sub(before))
+        });
+        Self {
+            seconds,
+            opened: of(|row| row.opened),
+            closed: of(|row| row.closed.values().sum()),
+            cut_off: of(cut_off),
+            failed: of(|row| row.failed.values().sum()),
+            bytes_sent: of(|row| row.bytes_sent),
+            bytes_received: of(|row| row.bytes_received),
+            segments_sent: of(|row| row.segments_sent),
+            retransmits: retransmits.collect(),
+            receive_window_limited_us: of(|row| row.receive_window_limited_us),
+            send_buffer_limited_us: of(|row| row.send_buffer_limited_us),
+            connect: now.connect.since(&before.connect),
+            rtt: now.rtt.since(&before.rtt),
+            exchange: now.exchange.since(&before.exchange),
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.seconds += other.seconds;
+        self.opened += other.opened;
+        self.closed += other.closed;
+        self.cut_off += other.cut_off;
+        self.failed += other.failed;
+        self.bytes_sent += other.bytes_sent;
+        self.bytes_received += other.bytes_received;
+        self.segments_sent += other.segments_sent;
+        for (kind, count) in &other.retransmits {
+            *self.retransmits.entry(kind.clone()).or_default() += count;
+        }
+        self.receive_window_limited_us += other.receive_window_limited_us;
+        self.send_buffer_limited_us += other.send_buffer_limited_us;
+        self.connect.add(&other.connect);
+        self.rtt.add(&other.rtt);
+        self.exchange.add(&other.exchange);
+    }
+
+    /// So many a second.
+    pub(super) fn rate(&self, count: u64) -> f64 {
+        if self.seconds > 0.0 {
+            count as f64 / self.seconds
+        } else {
+            0.0
+        }
+    }
+
+    /// Segments sent again.
+    pub(super) fn retransmitted(&self) -> u64 {
+        self.retransmits.values().sum()
+    }
+}
+
+/// Connections that were cut off, by the names of `flowcar.tcp.close.reason`.
+fn cut_off(row: &PeerRow) -> u64 {
+    let closed = row.closed.iter();
+    closed
+        .filter(|(reason, _)| reason.starts_with("reset") || *reason == "timeout")
+        .map(|(_, count)| count)
+        .sum()
+}
+
+// === impl Peer ===
+
+impl Peer {
+    /// A peer that was there at the first answer: nothing is known of what happened lately.
+    fn new(row: PeerRow) -> Self {
+        Self {
+            total: row,
+            recent: Delta::default(),
+            deltas: VecDeque::new(),
+            rtt_p50_s: VecDeque::new(),
+        }
+    }
+
+    fn advance(&mut self, now: PeerRow, seconds: f64) {
+        let delta = Delta::between(&now, &self.total, seconds);
+        if self.rtt_p50_s.len() == SPARKS {
+            self.rtt_p50_s.pop_front();
+        }
+        self.rtt_p50_s.push_back(delta.rtt.quantile_s(0.5));
+        if self.deltas.len() == RECENT {
+            self.deltas.pop_front();
+        }
+        self.deltas.push_back(delta);
+        self.recent = Delta::default();
+        for delta in &self.deltas {
+            self.recent.add(delta);
+        }
+        self.total = now;
+    }
+
+    /// What holds its connections back.
+    pub(super) fn held_back(&self) -> HeldBack {
+        HeldBack::of_peer(&self.recent, &self.total)
+    }
+}
+
+// === impl Peers ===
+
+impl Peers {
+    /// Takes an answer in.
+    pub(super) fn take(&mut self, answer: PeerListing) {
+        let at = answer.books.at_unix_ns;
+        let first = self.at_unix_ns == 0;
+        if !first && at <= self.at_unix_ns {
+            return;
+        }
+        let seconds = (at - self.at_unix_ns) as f64 / 1e9;
+        self.at_unix_ns = at;
+        self.sums = answer.books.sums();
+        self.source = answer.books.source;
+        let mut all = BTreeMap::new();
+        for row in answer.peers {
+            let key = Key::of(&row);
+            let peer = match self.all.remove(&key) {
+                None if first => Peer::new(row),
+                None => {
+                    // It began since the last answer.
+                    let mut peer = Peer::new(PeerRow::default());
+                    peer.advance(row, seconds);
+                    peer
+                }
+                Some(mut peer) => {
+                    peer.advance(row, seconds);
+                    peer
+                }
+            };
+            all.insert(key, peer);
+        }
+        // A series that flowcar dropped is gone here, too.
+        self.all = all;
+    }
+
+    /// The sum of all peers' last answers.
+    pub(super) fn recent(&self) -> Delta {
+        let mut sum = Delta::default();
+        for peer in self.all.values() {
+            sum.add(&peer.recent);
+        }
+        sum.seconds = self
+            .all
+            .values()
+            .map(|peer| peer.recent.seconds)
+            .fold(0.0, f64::max);
+        sum
+    }
+}
+
+// === impl Connections ===
+
+impl Connections {
+    /// Takes an answer in.
+    pub(super) fn take(&mut self, answer: Listing) {
+        let seconds = answer.at_unix_ns.saturating_sub(self.at_unix_ns) as f64 / 1e9;
+        let known = self.at_unix_ns != 0 && seconds > 0.0;
+        self.at_unix_ns = answer.at_unix_ns;
+        let mut counted = HashMap::with_capacity(answer.flows.len());
+        let before = std::mem::take(&mut self.before);
+        let connections = answer.flows.into_iter().map(|row| {
+            let now = Counted::of(&row);
+            counted.insert(row.cookie, now);
+            let since = before.get(&row.cookie).filter(|_| known);
+            let since = since.map(|before| now.since(before)).unwrap_or_default();
+            let rate = |bytes: u64| if known { bytes as f64 / seconds } else { 0.0 };
+            Connection {
+                sent: rate(since.sent),
+                received: rate(since.received),
+                held_back: HeldBack::of_connection(
+                    since.segments,
+                    since.retransmits,
+                    since.receive_window_limited_us,
+                    since.send_buffer_limited_us,
+                    seconds,
+                ),
+                row,
+            }
+        });
+        self.all = connections.collect();
+        self.before = counted;
+    }
+}
+
+// === impl Counted ===
+
+impl Counted {
+    const fn of(row: &Row) -> Self {
+        Self {
+            sent: row.bytes_sent,
+            received: row.bytes_received,
+            segments: row.segments_sent,
+            retransmits: row.retransmits,
+            receive_window_limited_us: row.receive_window_limited_us,
+            send_buffer_limited_us: row.send_buffer_limited_us,
+        }
+    }
+
+    const fn since(&self, before: &Self) -> Self {
+        Self {
+            sent: self.sent.saturating_sub(before.sent),
+            received: self.received.saturating_sub(before.received),
+            segments: self.segments.saturating_sub(before.segments),
+            retransmits: self.retransmits.saturating_sub(before.retransmits),
+            receive_window_limited_us: self
+                .receive_window_limited_us
+                .saturating_sub(before.receive_window_limited_us),
+            send_buffer_limited_us: self
+                .send_buffer_limited_us
+                .saturating_sub(before.send_buffer_limited_us),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn row(peer: &str, opened: u64, sent: u64) -> PeerRow {
+        PeerRow {
+            role: "client".to_owned(),
+            peer: peer.to_owned(),
+            server_port: Some(80),
+            opened,
+            bytes_sent: sent,
+            ..PeerRow::default()
+        }
+    }
+
+    fn answer(at: u64, peers: Vec<PeerRow>) -> PeerListing {
+        PeerListing {
+            books: Listing {
+                at_unix_ns: at,
+                ..Listing::default()
+            },
+            peers,
+        }
+    }
+
+    fn only(peers: &Peers) -> &Peer {
+        assert_eq!(peers.all.len(), 1);
+        peers.all.values().next().expect("one")
+    }
+
+    #[test]
+    fn rates_are_of_the_time_between_answers() {
+        let mut peers = Peers::default();
+        peers.take(answer(100 * SECOND, vec![row("a", 50, 1_000)]));
+        // What happened before top was started is no rate.
+        assert_eq!(only(&peers).recent.opened, 0);
+        peers.take(answer(102 * SECOND, vec![row("a", 56, 5_000)]));
+        let recent = &only(&peers).recent;
+        assert_eq!(recent.rate(recent.opened), 3.0);
+        assert_eq!(recent.rate(recent.bytes_sent), 2_000.0);
+        // An answer that was asked for before is no news.
+        peers.take(answer(101 * SECOND, vec![row("a", 51, 1_000)]));
+        assert_eq!(only(&peers).total.opened, 56);
+    }
+
+    #[test]
+    fn rates_forget_what_is_older_than_the_recent_answers() {
+        let mut peers = Peers::default();
+        for second in 0..=RECENT as u64 {
+            let opened = if second == 0 { 0 } else { 1_000 };
+            peers.take(answer((1 + second) * SECOND, vec![row("a", opened, 0)]));
+        }
+        assert_eq!(only(&peers).recent.opened, 1_000);
+        peers.take(answer(100 * SECOND, vec![row("a", 1_000, 0)]));
+        assert_eq!(only(&peers).recent.opened, 0);
+    }
+
+    #[test]
+    fn peer_that_appears_later_is_new_and_a_dropped_one_is_gone() {
+        let mut peers = Peers::default();
+        peers.take(answer(SECOND, vec![row("a", 5, 0)]));
+        peers.take(answer(2 * SECOND, vec![row("b", 7, 0)]));
+        assert_eq!(only(&peers).recent.opened, 7);
+    }
+
+    #[test]
+    fn restarted_flowcar_makes_no_negative_rate() {
+        let mut peers = Peers::default();
+        peers.take(answer(SECOND, vec![row("a", 500, 10_000)]));
+        peers.take(answer(2 * SECOND, vec![row("a", 1, 10)]));
+        assert_eq!(only(&peers).recent.opened, 0);
+        assert_eq!(only(&peers).recent.bytes_sent, 0);
+    }
+
+    #[test]
+    fn peers_are_named_in_few_characters() {
+        for (role, peer, port, text) in [
+            (
+                "client",
+                "api.example.com",
+                Some(443),
+                "api.example.com:443",
+            ),
+            ("client", "2001:db8::1", Some(80), "[2001:db8::1]:80"),
+            ("client", "10.0.0.0/8", None, "10.0.0.0/8"),
+            ("server", "", Some(8080), "clients of :8080"),
+            ("server", "10.1.2.3", Some(8080), "10.1.2.3 of :8080"),
+            ("client", "", Some(443), "any:443"),
+            ("unknown", "", None, "any"),
+            ("", "", None, "peers over the limit"),
+        ] {
+            let (role, peer) = (role.to_owned(), peer.to_owned());
+            assert_eq!(Key { role, peer, port }.text(), text);
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! What the person at the screen chose: order, filter, the opened peer. Pure.
+
+use std::cmp::Ordering;
+
+use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+
+use super::model::{Connection, Connections, Key, Peer, Peers};
+
+/// The columns by which peers can be sorted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Column {
+    Peer,
+    Live,
+    Opened,
+    Failed,
+    Received,
+    Sent,
+    RttP50,
+    RttP99,
+    ExchangeP99,
+    Retransmits,
+}
+
+impl Column {
+    const ALL: [Self; 10] = [
+        Self::Received,
+        Self::Sent,
+        Self::Live,
+        Self::Opened,
+        Self::Failed,
+        Self::RttP50,
+        Self::RttP99,
+        Self::ExchangeP99,
+        Self::Retransmits,
+        Self::Peer,
+    ];
+
+    fn next(self) -> Self {
+        let at = Self::ALL.iter().position(|of| *of == self).unwrap_or(0);
+        Self::ALL[(at + 1) % Self::ALL.len()]
+    }
+
+    /// What a peer is sorted by, greatest first.
+    fn value(self, peer: &Peer) -> f64 {
+        let recent = &peer.recent;
+        let quantile = |of: &crate::view::peers::Buckets, q| of.quantile_s(q).unwrap_or(-1.0);
+        match self {
+            Self::Peer => 0.0,
+            Self::Live => peer.total.live as f64,
+            Self::Opened => recent.opened as f64,
+            Self::Failed => recent.failed as f64,
+            Self::Received => recent.bytes_received as f64,
+            Self::Sent => recent.bytes_sent as f64,
+            Self::RttP50 => quantile(&recent.rtt, 0.5),
+            Self::RttP99 => quantile(&recent.rtt, 0.99),
+            Self::ExchangeP99 => quantile(&recent.exchange, 0.99),
+            Self::Retransmits => recent.retransmitted() as f64,
+        }
+    }
+}
+
+/// What the rows are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Level {
+    Peers,
+    /// The connections of this peer.
+    Connections(Key),
+}
+
+/// What is chosen.
+#[derive(Clone, Debug)]
+pub(super) struct State {
+    pub(super) level: Level,
+    pub(super) sort: Column,
+    pub(super) reversed: bool,
+    pub(super) filter: String,
+    /// The filter is being typed.
+    pub(super) is_typing: bool,
+    pub(super) is_paused: bool,
+    pub(super) shows_histogram: bool,
+    pub(super) shows_help: bool,
+    /// The row, and the first row that is on the screen.
+    pub(super) selected: usize,
+    pub(super) first: usize,
+    chosen: Option<Key>,
+}
+
+/// What a key asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    Nothing,
+    Quit,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            level: Level::Peers,
+            sort: Column::Received,
+            reversed: false,
+            filter: String::new(),
+            is_typing: false,
+            is_paused: false,
+            shows_histogram: false,
+            shows_help: false,
+            selected: 0,
+            first: 0,
+            chosen: None,
+        }
+    }
+}
+
+impl State {
+    /// The peers that the filter lets through, in order.
+    pub(super) fn peers<'a>(&self, peers: &'a Peers) -> Vec<(&'a Key, &'a Peer)> {
+        let filter = self.filter.to_lowercase();
+        let all = peers.all.iter();
+        let mut rows: Vec<_> = all
+            .map(|(key, peer)| (self.sort.value(peer), key, peer))
+            .filter(|(_, key, _)| filter.is_empty() || key.text().to_lowercase().contains(&filter))
+            .collect();
+        // Equal ones keep the order of their names, so that rows do not jump.
+        rows.sort_by(|(one, ..), (other, ..)| other.partial_cmp(one).unwrap_or(Ordering::Equal));
+        if self.reversed {
+            rows.reverse();
+        }
+        rows.into_iter().map(|(_, key, peer)| (key, peer)).collect()
+    }
+
+    /// The connections of the opened peer, the busiest first.
+    pub(super) fn connections<'a>(&self, connections: &'a Connections) -> Vec<&'a Connection> {
+        let Level::Connections(key) = &self.level else {
+            return Vec::new();
+        };
+        let all = connections.all.iter();
+        let mut rows: Vec<_> = all.filter(|of| key.has(&of.row)).collect();
+        let value = |of: &Connection| match self.sort {
+            Column::Sent => of.sent,
+            Column::RttP50 => of.row.rtt().p50_ns.unwrap_or(0) as f64,
+            Column::RttP99 => of.row.rtt().p99_ns.unwrap_or(0) as f64,
+            Column::ExchangeP99 => of.row.exchanges().p99_ns.unwrap_or(0) as f64,
+            Column::Retransmits => of.row.retransmits as f64,
+            _ => of.received + of.sent,
+        };
+        rows.sort_by(|one, other| {
+            value(other)
+                .partial_cmp(&value(one))
+                .unwrap_or(Ordering::Equal)
+        });
+        if self.reversed {
+            rows.reverse();
+        }
+        rows
+    }
+
+    /// Keeps the selection on the chosen peer while rows change their order, and on the screen, which has room for so many rows.
+    pub(super) fn keep_selection(&mut self, keys: &[&Key], room: usize) {
+        if let Some(chosen) = &self.chosen
+            && let Some(at) = keys.iter().position(|key| *key == chosen)
+        {
+            self.selected = at;
+        }
+        self.scroll(keys.len(), room);
+    }
+
+    /// Keeps the selection among so many rows, and on the screen.
+    pub(super) fn scroll(&mut self, rows: usize, room: usize) {
+        self.selected = self.selected.min(rows.saturating_sub(1));
+        self.first = self.first.min(self.selected).min(rows.saturating_sub(room));
+        if self.selected >= self.first + room {
+            self.first = self.selected + 1 - room;
+        }
+    }
+
+    /// Does what a key stands for. `keys`: the rows as they are shown.
+    pub(super) fn press(&mut self, pressed: KeyEvent, keys: &[&Key], page: usize) -> Asked {
+        if pressed.modifiers.contains(KeyModifiers::CONTROL) && pressed.code == KeyCode::Char('c') {
+            return Asked::Quit;
+        }
+        if self.is_typing {
+            self.type_filter(pressed.code);
+            return Asked::Nothing;
+        }
+        if std::mem::take(&mut self.shows_help) {
+            return Asked::Nothing;
+        }
+        match pressed.code {
+            KeyCode::Char('q') => return Asked::Quit,
+            KeyCode::Char('?') => self.shows_help = true,
+            KeyCode::Char('s') => self.sort = self.sort.next(),
+            KeyCode::Char('r') => self.reversed = !self.reversed,
+            KeyCode::Char('h') => self.shows_histogram = !self.shows_histogram,
+            KeyCode::Char(' ') => self.is_paused = !self.is_paused,
+            KeyCode::Char('/') if self.level == Level::Peers => self.is_typing = true,
+            KeyCode::Down | KeyCode::Char('j') => self.select(self.selected + 1, keys),
+            KeyCode::Up | KeyCode::Char('k') => self.select(self.selected.saturating_sub(1), keys),
+            KeyCode::PageDown => self.select(self.selected + page, keys),
+            KeyCode::PageUp => self.select(self.selected.saturating_sub(page), keys),
+            KeyCode::Home => self.select(0, keys),
+            KeyCode::End => self.select(usize::MAX, keys),
+            KeyCode::Enter => self.open(keys),
+            KeyCode::Esc => return self.back(),
+            _ => {}
+        }
+        Asked::Nothing
+    }
+
+    fn type_filter(&mut self, code: KeyCode) {
+        match code {
+            KeyCode::Char(typed) => self.filter.push(typed),
+            KeyCode::Backspace => drop(self.filter.pop()),
+            KeyCode::Esc => {
+                self.filter.clear();
+                self.is_typing = false;
+            }
+            KeyCode::Enter => self.is_typing = false,
+            _ => {}
+        }
+    }
+
+    fn select(&mut self, row: usize, keys: &[&Key]) {
+        if self.level == Level::Peers {
+            self.selected = row.min(keys.len().saturating_sub(1));
+            self.chosen = keys.get(self.selected).map(|key| Key::clone(key));
+        } else {
+            self.selected = row;
+        }
+    }
+
+    fn open(&mut self, keys: &[&Key]) {
+        if self.level == Level::Peers
+            && let Some(key) = keys.get(self.selected)
+        {
+            self.chosen = Some(Key::clone(key));
+            self.level = Level::Connections(Key::clone(key));
+            (self.selected, self.first) = (0, 0);
+        }
+    }
+
+    fn back(&mut self) -> Asked {
+        if self.level != Level::Peers {
+            self.level = Level::Peers;
+        } else if !self.filter.is_empty() {
+            self.filter.clear();
+        } else {
+            return Asked::Quit;
+        }
+        Asked::Nothing
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(peer: &str) -> Key {
+        Key {
+            role: "client".to_owned(),
+            peer: peer.to_owned(),
+            port: Some(80),
+        }
+    }
+
+    fn press(state: &mut State, code: KeyCode, keys: &[&Key]) -> Asked {
+        state.press(KeyEvent::new(code, KeyModifiers::NONE), keys, 10)
+    }
+
+    #[test]
+    fn selection_stays_on_its_peer_when_rows_change_their_order() {
+        let (a, b, c) = (key("a"), key("b"), key("c"));
+        let mut state = State::default();
+        press(&mut state, KeyCode::Down, &[&a, &b, &c]);
+        assert_eq!(state.selected, 1);
+        state.keep_selection(&[&b, &c, &a], 10);
+        assert_eq!(state.selected, 0);
+        // It is gone: the row stays.
+        state.keep_selection(&[&a, &c], 10);
+        assert_eq!(state.selected, 0);
+    }
+
+    #[test]
+    fn screen_follows_the_selection() {
+        let mut state = State {
+            selected: 25,
+            ..State::default()
+        };
+        state.scroll(100, 10);
+        assert_eq!(state.first, 16);
+        state.selected = 3;
+        state.scroll(100, 10);
+        assert_eq!(state.first, 3);
+        state.selected = 99;
+        state.scroll(2, 10);
+        assert_eq!((state.selected, state.first), (1, 0));
+        state.scroll(0, 10);
+        assert_eq!((state.selected, state.first), (0, 0));
+    }
+
+    #[test]
+    fn keys_open_a_peer_and_come_back() {
+        let (a, b) = (key("a"), key("b"));
+        let keys = [&a, &b];
+        let mut state = State::default();
+        press(&mut state, KeyCode::End, &keys);
+        press(&mut state, KeyCode::Enter, &keys);
+        assert_eq!(state.level, Level::Connections(b.clone()));
+        assert_eq!(press(&mut state, KeyCode::Esc, &keys), Asked::Nothing);
+        state.keep_selection(&keys, 10);
+        assert_eq!((&state.level, state.selected), (&Level::Peers, 1));
+        assert_eq!(press(&mut state, KeyCode::Esc, &keys), Asked::Quit);
+    }
+
+    #[test]
+    fn filter_is_typed_and_cleared() {
+        let a = key("a");
+        let mut state = State::default();
+        for code in [
+            KeyCode::Char('/'),
+            KeyCode::Char('q'),
+            KeyCode::Char('x'),
+            KeyCode::Backspace,
+        ] {
+            assert_eq!(press(&mut state, code, &[&a]), Asked::Nothing);
+        }
+        assert_eq!(state.filter, "q");
+        press(&mut state, KeyCode::Enter, &[&a]);
+        assert_eq!(press(&mut state, KeyCode::Esc, &[&a]), Asked::Nothing);
+        assert_eq!(state.filter, "");
+        assert_eq!(press(&mut state, KeyCode::Char('q'), &[&a]), Asked::Quit);
+    }
+}

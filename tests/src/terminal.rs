@@ -1,0 +1,150 @@
+//! A terminal for a program that draws on one: a pseudo-terminal (pty(7)) and what its screen shows by a decoder of its own.
+
+use std::{
+    fs::File,
+    io::{self, Read as _, Write as _},
+    num::NonZero,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use nix::pty::{Winsize, openpty};
+
+/// The longest wait for a screen, on a busy machine.
+const WITHIN: Duration = Duration::from_secs(60);
+
+/// The pause between two looks at the screen.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// A program that runs on a terminal. It is killed on drop.
+pub struct Terminal {
+    keyboard: File,
+    child: Child,
+    screen: Arc<Mutex<vt100::Parser>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Terminal {
+    /// Starts a program on a terminal of so many columns and rows.
+    ///
+    /// # Errors
+    /// There is no pseudo-terminal, or the program cannot be started.
+    pub fn start(command: &mut Command, columns: u16, rows: u16) -> io::Result<Self> {
+        let size = Winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        let pty = openpty(Some(&size), None)?;
+        let (keyboard, mut output) = (File::from(pty.master.try_clone()?), File::from(pty.master));
+        let child = command
+            .env("TERM", "xterm-256color")
+            .stdin(Stdio::from(pty.slave.try_clone()?))
+            .stdout(Stdio::from(pty.slave))
+            .spawn();
+        // It has the last open descriptors of the program's side.
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let screen = Arc::new(Mutex::new(vt100::Parser::new(
+            non_zero(rows)?,
+            non_zero(columns)?,
+            0,
+        )));
+        let drawn = Arc::clone(&screen);
+        let reader = thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            // EIO once the program's side is closed.
+            while let Ok(count @ 1..) = output.read(&mut bytes) {
+                let mut drawn = drawn.lock().unwrap_or_else(PoisonError::into_inner);
+                drawn.process(&bytes[..count]);
+            }
+        });
+        Ok(Self {
+            keyboard,
+            child: child?,
+            screen,
+            reader: Some(reader),
+        })
+    }
+
+    /// Types keys.
+    ///
+    /// # Panics
+    /// The terminal is gone.
+    pub fn press(&mut self, keys: &str) {
+        self.keyboard.write_all(keys.as_bytes()).unwrap();
+    }
+
+    /// What is on the screen.
+    pub fn text(&self) -> String {
+        self.of_screen(|screen| screen.contents())
+    }
+
+    /// Whether it shows another screen than the one that it was started on.
+    pub fn is_full_screen(&self) -> bool {
+        self.of_screen(vt100::Screen::alternate_screen)
+    }
+
+    /// Waits until the screen shows this.
+    ///
+    /// # Panics
+    /// It does not in time.
+    #[track_caller]
+    pub fn until(&self, what: &str, shows: impl Fn(&str) -> bool) -> String {
+        let deadline = Instant::now() + WITHIN;
+        loop {
+            let text = self.text();
+            if shows(&text) {
+                return text;
+            }
+            assert!(Instant::now() < deadline, "{what} never came:\n{text}");
+            thread::sleep(PAUSE);
+        }
+    }
+
+    /// Waits for the program's end.
+    ///
+    /// # Panics
+    /// It does not end in time.
+    #[track_caller]
+    pub fn finish(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + WITHIN;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "it never ended:\n{}",
+                self.text()
+            );
+            thread::sleep(PAUSE);
+        };
+        self.reader.take().map(JoinHandle::join);
+        status
+    }
+
+    /// The program's process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn of_screen<T>(&self, of: impl FnOnce(&vt100::Screen) -> T) -> T {
+        let parser = self.screen.lock().unwrap_or_else(PoisonError::into_inner);
+        of(parser.screen())
+    }
+}
+
+fn non_zero(size: u16) -> io::Result<NonZero<u16>> {
+    NonZero::new(size).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // Either may have happened already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
