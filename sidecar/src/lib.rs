@@ -46,6 +46,7 @@ pub mod histogram;
 pub mod host;
 pub mod logs;
 pub mod losses;
+pub mod manual;
 pub mod memory;
 pub mod otlp;
 pub mod peer;

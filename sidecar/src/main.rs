@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use flowcar::{
     capabilities,
     check::{CheckArgs, check},
@@ -11,6 +11,7 @@ use flowcar::{
     exit::{self, Failure},
     export::{ExportArgs, export},
     hardening, logs,
+    manual::{ManualArgs, manual},
     run::{RunArgs, run},
     sink::{SinkArgs, sink},
     top::{TopArgs, top},
@@ -21,7 +22,7 @@ use flowcar::{
 /// Settings are environment variables: OTEL_EXPORTER_OTLP_ENDPOINT and its kin as OpenTelemetry
 /// specifies them, and flowcar's own, FLOWCAR_*; docs/configuration.md lists them all.
 #[derive(Parser)]
-#[command(name = "flowcar", version, max_term_width = 100)]
+#[command(name = "flowcar", version, max_term_width = 100, after_long_help = STATUSES)]
 struct Cli {
     #[command(subcommand)]
     command: Commands,
@@ -29,22 +30,71 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Commands {
+    #[command(after_help = "\
+Examples:
+  sudo flowcar run -- curl -s https://example.com/
+  sudo flowcar run --format json -o flows.json -- ./load-test
+  sudo FLOWCAR_EXCHANGE=on flowcar run -- psql -c 'select 1'")]
     /// Run a command, follow its flows, and report each one that closes
     Run(RunArgs),
+    #[command(after_help = "\
+Examples:
+  export OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4317
+  sudo -E flowcar export --cgroup /sys/fs/cgroup/system.slice/nginx.service
+  FLOWCAR_SOURCE=inet_diag flowcar export")]
     /// Follow a cgroup's flows and export them until SIGTERM (the sidecar)
     Export(ExportArgs),
+    #[command(after_help = "\
+Examples:
+  flowcar check
+  flowcar check --send
+  kubectl exec POD -c flowcar -- flowcar check --format json")]
     /// Check whether flows can be followed here, by which source, and what prevents it; with --send, whether receivers take
     /// exports. Exit status 69 if not
     Check(CheckArgs),
     /// Ask the sidecar of this container for its health, for exec probes: exit status 0 is yes
     Probe(ProbeArgs),
+    #[command(after_help = "\
+Examples:
+  kubectl exec POD -c flowcar -- flowcar flows
+  sudo flowcar flows --cgroup /sys/fs/cgroup/system.slice/nginx.service
+  sudo flowcar flows --format json | head -1")]
     /// List the open connections of a running export, and its books
     Flows(FlowsArgs),
+    #[command(after_help = "\
+Examples:
+  kubectl exec -it POD -c flowcar -- flowcar top
+  sudo flowcar top --cgroup /sys/fs/cgroup/system.slice/nginx.service
+  flowcar top")]
     /// Show the peers of a running export on the terminal: rates, latencies, and what holds them back
     Top(TopArgs),
+    #[command(after_help = "\
+Examples:
+  flowcar sink
+  flowcar sink --format json | grep flowcar.tcp.connection.failed")]
     /// Receive OTLP and print it, for trials
     Sink(SinkArgs),
+    #[command(after_help = "\
+Examples:
+  sudo flowcar manual /usr/local/share
+  flowcar manual ~/.local/share")]
+    /// Write man pages, and completions for bash, zsh and fish
+    Manual(ManualArgs),
 }
+
+/// As docs/commands.md has them.
+const STATUSES: &str = "\
+Exit status:
+    0  the command did what it was asked; `run`: the status of its command
+    1  `probe`: the answer is no
+   64  a setting or an argument is wrong
+   69  nothing can follow connections here, nobody answers, or a receiver did not take what it was sent
+   70  the kernel cannot do it, or something broke
+   73  a file cannot be written
+   75  `export`: start it again
+   77  a capability or another right is missing
+  126  `run`: the command was found and cannot be executed
+  127  `run`: the command was not found";
 
 fn main() -> ExitCode {
     if let Err(error) = hardening::at_start() {
@@ -81,6 +131,7 @@ fn start(command: Commands) -> Result<u8, Failure> {
         Commands::Probe(args) => return probe(args),
         Commands::Flows(args) => return flows(args),
         Commands::Top(args) => return top(args),
+        Commands::Manual(args) => return manual(args, &Cli::command()),
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -112,6 +163,7 @@ fn start(command: Commands) -> Result<u8, Failure> {
             Commands::Probe(args) => probe(&args),
             Commands::Flows(args) => flows(&args),
             Commands::Top(args) => top(&args),
+            Commands::Manual(args) => manual(&args, &Cli::command()),
         }
     });
     // A write to a disk that hangs, or a name that is being resolved, is not waited for.

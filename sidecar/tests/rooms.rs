@@ -9,7 +9,7 @@ use std::{
 use syn::{Item, UseTree, visit::Visit};
 
 /// The modules of the sidecar, from the values at the bottom to the commands at the top. A module imports only what stands before it.
-const SIDECAR: [&str; 31] = [
+const SIDECAR: [&str; 32] = [
     "histogram",
     "flow",
     "peer",
@@ -37,6 +37,7 @@ const SIDECAR: [&str; 31] = [
     "control",
     "session",
     "top",
+    "manual",
     "sink",
     "run",
     "export",
