@@ -403,6 +403,47 @@ fn the_table_is_plain_and_narrow_in_a_file() {
     assert!(lines[10].starts_with("8 opened = 8 closed + 0 live + 0 lost"));
 }
 
+/// More than 20 connections are a table by peer, and the failed ones have rows; with --all each has one.
+#[test]
+fn many_connections_are_added_up_by_peer() {
+    if !can_run() {
+        return;
+    }
+    let pod = pod();
+    let script = format!(
+        "{0} serve --listen 127.0.0.1:7000 --until 33 | {{ read -r listening; \
+         {0} call 127.0.0.1:7000 --connections 30; {0} call 127.0.0.1:9 --connections 2; \
+         {0} call 127.0.0.1:7000 --connections 3 --close reset-by-client; cat; }} >/dev/null; true",
+        traffic::program().unwrap().display()
+    );
+    let output = run(&pod, &[], &["sh", "-c", &script]);
+    assert_eq!(status(&output), 0, "{output:?}");
+    let table = text(&output.stderr);
+    println!("{table}");
+    let counts = |peer: &str| -> Vec<String> {
+        let row = table.lines().find(|line| line.starts_with(peer));
+        let row = row.unwrap_or_else(|| panic!("{peer}: {table}"));
+        let counts = row[peer.len()..].split_whitespace().take(3);
+        counts.map(str::to_owned).collect()
+    };
+    // 33 at both ends and 2 attempts: 20 have rows.
+    assert!(table.contains("48 more connections and attempts: --all"));
+    assert_eq!(counts("127.0.0.1:7000 "), ["33", "0", "3"]);
+    assert_eq!(counts("127.0.0.1:9 "), ["0", "2", "0"]);
+    assert_eq!(counts("clients of :7000 "), ["33", "0", "3"]);
+    let rows = |reason: &str| table.lines().filter(|line| line.ends_with(reason)).count();
+    assert_eq!(rows(" refused"), 2, "attempts that failed have rows");
+    assert!(table.contains("slowest among these:"));
+
+    let output = run(&pod, &["--all"], &["sh", "-c", &script]);
+    let table = text(&output.stderr);
+    let rows = table
+        .lines()
+        .filter(|line| line.starts_with("client ") || line.starts_with("server "));
+    assert_eq!(rows.count(), 68, "{table}");
+    assert!(!table.contains("by peer"), "{table}");
+}
+
 #[test]
 fn times_of_the_summary_are_those_of_the_rows() {
     if !can_run() {

@@ -38,6 +38,9 @@ pub struct RunArgs {
     /// The form of the report
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
+    /// A row for each connection, also where there are more than 20
+    #[arg(long)]
+    all: bool,
     /// Write the report to FILE (`-`: standard output) instead of standard error
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -51,17 +54,18 @@ pub struct RunArgs {
 /// # Errors
 /// [`Failure`] if the command could not be run or its flows not be followed.
 pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
-    let mut report = Report::to(args.output.as_deref(), args.format).map_err(|error| {
-        let path = args
-            .output
-            .as_deref()
-            .unwrap_or("standard error".as_ref())
-            .display();
-        Failure::new(
-            exit::CANNOT_CREATE,
-            format_args!("cannot write the report to {path}: {error}"),
-        )
-    })?;
+    let mut report =
+        Report::to(args.output.as_deref(), args.format, args.all).map_err(|error| {
+            let path = args
+                .output
+                .as_deref()
+                .unwrap_or("standard error".as_ref())
+                .display();
+            Failure::new(
+                exit::CANNOT_CREATE,
+                format_args!("cannot write the report to {path}: {error}"),
+            )
+        })?;
     let cgroup = CommandCgroup::make()?;
     let source = Source::open(source(config), Some(cgroup.path()), Options::from(config))?;
     let kept = source.still_needs(false);

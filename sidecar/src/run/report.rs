@@ -10,7 +10,9 @@ use crate::{
     clock::Anchor,
     flow::Flow,
     view::{
-        Row, Sums, json,
+        Row, Sums,
+        by_peer::ByPeer,
+        json,
         table::{self, Style},
         times::ConnectionTimes,
     },
@@ -25,12 +27,49 @@ pub enum Format {
     Json,
 }
 
+/// So many connections have a row each; of more, a table by peer says more than rows do.
+const FEW: u64 = 20;
+
+/// Rows of failures, and of slow connections, among those that have no row.
+const NOTABLE: usize = 5;
+
+/// The connections without a row that somebody has to look at.
+#[derive(Default)]
+struct Notable {
+    /// The first ones.
+    failed: Vec<Row>,
+    /// By their longest time, nanoseconds, the slowest first.
+    slowest: Vec<(u64, Row)>,
+}
+
+impl Notable {
+    fn add(&mut self, row: Row) {
+        if row.is_failure {
+            if self.failed.len() < NOTABLE {
+                self.failed.push(row);
+            }
+            return;
+        }
+        let times = [row.connect_ns, row.rtt().p99_ns, row.exchanges().p99_ns];
+        let longest = times.into_iter().flatten().max().unwrap_or(0);
+        let at = self.slowest.partition_point(|(time, _)| *time >= longest);
+        if at < NOTABLE {
+            self.slowest.insert(at, (longest, row));
+            self.slowest.truncate(NOTABLE);
+        }
+    }
+}
+
 /// Writes rows as flows end; on a terminal, a status line below them counts the open ones.
 pub(super) struct Report {
     out: Box<dyn Write>,
     format: Format,
     style: Style,
+    /// Whether there is a row for each connection, however many there are.
+    all: bool,
     rows: u64,
+    by_peer: ByPeer,
+    notable: Notable,
     times: ConnectionTimes,
     closed: u64,
     failed: u64,
@@ -41,7 +80,7 @@ pub(super) struct Report {
 
 impl Report {
     /// Standard error; `-` is standard output; else a file, which is emptied.
-    pub(super) fn to(path: Option<&Path>, format: Format) -> io::Result<Self> {
+    pub(super) fn to(path: Option<&Path>, format: Format, all: bool) -> io::Result<Self> {
         let (out, terminal): (Box<dyn Write>, bool) = match path {
             None => (Box::new(io::stderr()), io::stderr().is_terminal()),
             Some(path) if path == Path::new("-") => {
@@ -58,7 +97,10 @@ impl Report {
             out,
             format,
             style,
+            all: all || format == Format::Json,
             rows: 0,
+            by_peer: ByPeer::default(),
+            notable: Notable::default(),
             times: ConnectionTimes::default(),
             closed: 0,
             failed: 0,
@@ -85,17 +127,48 @@ impl Report {
     }
 
     fn row(&mut self, flow: &Flow, anchor: &Anchor) {
+        self.times.add(flow);
+        self.by_peer.add(flow);
+        self.rows += 1;
+        let row = Row::of(flow, anchor);
+        if self.rows > FEW && !self.all {
+            return self.notable.add(row);
+        }
         let line = match self.format {
-            Format::Json => json::line(&Row::of(flow, anchor)),
-            Format::Table => table::flow(&Row::of(flow, anchor), self.style),
+            Format::Json => json::line(&row),
+            Format::Table => table::flow(&row, self.style),
         };
         self.clear_status();
-        if self.rows == 0 && self.format == Format::Table {
+        if self.rows == 1 && self.format == Format::Table {
             self.line(&table::head(self.style));
         }
-        self.rows += 1;
-        self.times.add(flow);
         self.line(&line);
+    }
+
+    /// What stands for the connections without a row: those that somebody has to look at, and all of them by peer.
+    fn instead_of_rows(&mut self) {
+        let hidden = self.rows.saturating_sub(FEW);
+        if self.all || hidden == 0 {
+            return;
+        }
+        let notable = std::mem::take(&mut self.notable);
+        let parts = [
+            ("failed", notable.failed),
+            (
+                "slowest",
+                notable.slowest.into_iter().map(|(_, row)| row).collect(),
+            ),
+        ];
+        let more = format!("{hidden} more connections and attempts: --all has a row for each");
+        self.line(&self.style.remark(&more));
+        for (name, rows) in parts.iter().filter(|(_, rows)| !rows.is_empty()) {
+            self.line(&self.style.remark(&format!("{name} among these:")));
+            rows.iter()
+                .for_each(|row| self.line(&table::flow(row, self.style)));
+        }
+        self.line(&self.style.remark("all of them by peer, times as p50/p99:"));
+        let lines = self.by_peer.lines(self.style);
+        lines.iter().for_each(|line| self.line(line));
     }
 
     /// What is under way, where somebody watches.
@@ -113,6 +186,7 @@ impl Report {
         match self.format {
             Format::Json => self.line(&json::summary(sums, Some(&self.times))),
             Format::Table => {
+                self.instead_of_rows();
                 if let Some(times) = table::times(&self.times, self.style) {
                     self.line(&times);
                 }

@@ -1,5 +1,6 @@
 //! Flows for people and for scripts: one row, or one line of JSON, for each. Pure.
 
+pub mod by_peer;
 pub mod json;
 pub mod peers;
 pub mod quantity;

@@ -38,6 +38,27 @@ impl Style {
             _ => text.to_owned(),
         }
     }
+
+    /// As the head of a table.
+    pub(super) fn head(self, text: &str) -> String {
+        self.paint(BOLD, text)
+    }
+
+    /// As a row that somebody has to look at, or may want to.
+    pub(super) fn by_state(self, text: &str, is_failure: bool, has_retransmits: bool) -> String {
+        if is_failure {
+            self.paint(RED, text)
+        } else if has_retransmits {
+            self.paint(YELLOW, text)
+        } else {
+            text.to_owned()
+        }
+    }
+
+    /// As a remark.
+    pub(crate) fn remark(self, text: &str) -> String {
+        self.paint(DIM, text)
+    }
 }
 
 /// The head of the table.
@@ -48,7 +69,7 @@ pub fn head(style: Style) -> String {
     // The name is wider than its column, and has room in the peer's.
     let name = "duration";
     let text = format!("{:<26}{name}{}", &text[..26], &text[34..]);
-    style.paint(BOLD, &text)
+    style.head(&text)
 }
 
 /// The row of a flow, closed or open.
@@ -82,13 +103,7 @@ pub fn flow(flow: &Row, style: Style) -> String {
         text.push('\n');
         text.push_str(line.get(..COLUMNS).unwrap_or(&line));
     }
-    if flow.is_failure {
-        style.paint(RED, &text)
-    } else if flow.retransmits > 0 {
-        style.paint(YELLOW, &text)
-    } else {
-        text
-    }
+    style.by_state(&text, flow.is_failure, flow.retransmits > 0)
 }
 
 /// How long the connections took, where there are two or more. A time that not all of them have names the number that do.

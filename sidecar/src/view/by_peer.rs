@@ -1,0 +1,246 @@
+//! `flowcar run`'s connections added up by peer, where there are too many for a row each. Pure.
+
+use std::{cmp::Reverse, collections::BTreeMap};
+
+use super::{
+    quantity::{bytes, duration},
+    table::Style,
+};
+use crate::{
+    flow::{Flow, Role},
+    histogram::Histogram,
+};
+
+/// Peers that are added up one by one. Those that come later are one row together.
+const TRACKED: usize = 10_000;
+
+/// Peers that have a row, those with the most connections.
+const SHOWN: usize = 20;
+
+/// Columns that the peer's name has.
+const NAME: usize = 24;
+
+/// Connections by peer.
+#[derive(Debug, Default)]
+pub struct ByPeer {
+    peers: BTreeMap<String, PeerSum>,
+    others: PeerSum,
+}
+
+/// The connections of one peer.
+#[derive(Debug, Default)]
+struct PeerSum {
+    connections: u64,
+    failed: u64,
+    cut_off: u64,
+    bytes_sent: u64,
+    bytes_received: u64,
+    retransmits: u64,
+    /// Each connection's handshake, its median RTT, and its median exchange.
+    times: [Histogram; 3],
+}
+
+// === impl ByPeer ===
+
+impl ByPeer {
+    /// Adds a connection or an attempt.
+    pub fn add(&mut self, flow: &Flow) {
+        let name = name(flow);
+        let peer = if self.peers.len() < TRACKED || self.peers.contains_key(&name) {
+            self.peers.entry(name).or_default()
+        } else {
+            &mut self.others
+        };
+        peer.add(flow);
+    }
+
+    /// A head and a row for each peer, those with the most connections first.
+    pub fn lines(&self, style: Style) -> Vec<String> {
+        let mut peers: Vec<_> = self.peers.iter().collect();
+        peers.sort_by_key(|(_, peer)| Reverse(peer.connections + peer.failed));
+        let head = row(
+            "peer",
+            ["conns", "failed", "cut", "sent", "recv", "retrans"],
+            ["connect", "rtt", "exchange"],
+        );
+        let mut lines = vec![style.head(&head)];
+        let shown = peers.iter().take(SHOWN);
+        lines.extend(shown.map(|(name, peer)| peer.line(name, style)));
+        let mut rest = PeerSum::default();
+        peers
+            .iter()
+            .skip(SHOWN)
+            .for_each(|(_, peer)| rest.merge(peer));
+        rest.merge(&self.others);
+        if rest.connections + rest.failed > 0 {
+            lines.push(rest.line("all other peers", style));
+        }
+        lines
+    }
+}
+
+/// The server as the client asked for it; of a server's connections its own port.
+fn name(flow: &Flow) -> String {
+    match flow.role {
+        Role::Server => format!("clients of :{}", flow.local.port()),
+        _ => match (&flow.name, flow.asked) {
+            (Some(name), asked) => {
+                format!("{name}:{}", asked.unwrap_or(flow.peer).port())
+            }
+            (None, Some(asked)) => asked.to_string(),
+            (None, None) => flow.peer.to_string(),
+        },
+    }
+}
+
+// === impl PeerSum ===
+
+impl PeerSum {
+    fn add(&mut self, flow: &Flow) {
+        if flow.established.is_none() {
+            self.failed += 1;
+            self.retransmits += flow.volume.retransmits.total();
+            return;
+        }
+        self.connections += 1;
+        self.cut_off += u64::from(flow.is_failure());
+        self.bytes_sent += flow.volume.bytes_sent;
+        self.bytes_received += flow.volume.bytes_received;
+        self.retransmits += flow.volume.retransmits.total();
+        let median = |of: &Histogram| of.quantile_s(0.5).map(|seconds| (seconds * 1e9) as u64);
+        let times = [
+            flow.connect_ns(),
+            median(&flow.rtt),
+            median(&flow.exchanges),
+        ];
+        for (histogram, ns) in self.times.iter_mut().zip(times) {
+            ns.into_iter().for_each(|ns| histogram.record(ns));
+        }
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.connections += other.connections;
+        self.failed += other.failed;
+        self.cut_off += other.cut_off;
+        self.bytes_sent += other.bytes_sent;
+        self.bytes_received += other.bytes_received;
+        self.retransmits += other.retransmits;
+        for (histogram, other) in self.times.iter_mut().zip(&other.times) {
+            histogram.merge(other);
+        }
+    }
+
+    fn line(&self, name: &str, style: Style) -> String {
+        let counts = [
+            self.connections.to_string(),
+            self.failed.to_string(),
+            self.cut_off.to_string(),
+            bytes(self.bytes_sent),
+            bytes(self.bytes_received),
+            self.retransmits.to_string(),
+        ];
+        let times = self.times.each_ref().map(quantiles);
+        let text = row(
+            name,
+            counts.each_ref().map(String::as_str),
+            times.each_ref().map(String::as_str),
+        );
+        let is_failure = self.failed + self.cut_off > 0;
+        style.by_state(&text, is_failure, self.retransmits > 0)
+    }
+}
+
+/// `p50/p99`, or nothing.
+fn quantiles(of: &Histogram) -> String {
+    match (of.quantile_s(0.5), of.quantile_s(0.99)) {
+        (Some(p50), Some(p99)) => format!("{}/{}", duration(p50), duration(p99)),
+        _ => "-".to_owned(),
+    }
+}
+
+/// A row of 105 columns.
+fn row(name: &str, counts: [&str; 6], times: [&str; 3]) -> String {
+    let [connections, failed, cut_off, sent, received, retransmits] = counts;
+    let [connect, rtt, exchange] = times;
+    let name: String = if name.chars().count() > NAME {
+        let kept = name.chars().take(NAME - 1);
+        kept.chain(['~']).collect()
+    } else {
+        name.to_owned()
+    };
+    format!(
+        "{name:<NAME$} {connections:>5} {failed:>6} {cut_off:>3} {sent:>6} {received:>6} {retransmits:>7} {connect:>13} {rtt:>13} {exchange:>13}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::example;
+
+    fn client(cookie: u64, peer: &str) -> Flow {
+        let mut flow = example::closed(cookie);
+        flow.role = Role::Client;
+        flow.peer = peer.parse().expect("an address");
+        flow
+    }
+
+    #[test]
+    fn connections_are_added_up_by_peer_busiest_first() {
+        let mut all = ByPeer::default();
+        all.add(&client(1, "10.0.0.1:80"));
+        for cookie in 2..5 {
+            all.add(&client(cookie, "10.0.0.2:80"));
+        }
+        let lines = all.lines(Style::Plain);
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        assert!(
+            lines[1].starts_with("10.0.0.2:80") && lines[1].contains("    3 "),
+            "{lines:?}"
+        );
+        assert!(lines[2].starts_with("10.0.0.1:80"), "{lines:?}");
+    }
+
+    #[test]
+    fn names_stand_for_addresses_and_a_server_is_one_row() {
+        let mut all = ByPeer::default();
+        for (cookie, peer) in [(1, "10.0.0.1:443"), (2, "10.0.0.2:443")] {
+            let mut flow = client(cookie, peer);
+            flow.name = Some("api.example.com".into());
+            all.add(&flow);
+        }
+        for (cookie, peer) in [(3, "10.0.0.8:40000"), (4, "10.0.0.9:40001")] {
+            let mut flow = client(cookie, peer);
+            flow.role = Role::Server;
+            flow.local = "10.0.0.3:8080".parse().expect("an address");
+            all.add(&flow);
+        }
+        let lines = all.lines(Style::Plain);
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        assert!(
+            lines[1..]
+                .iter()
+                .any(|line| line.starts_with("api.example.com:443"))
+        );
+        assert!(
+            lines[1..]
+                .iter()
+                .any(|line| line.starts_with("clients of :8080"))
+        );
+    }
+
+    #[test]
+    fn peers_beyond_those_shown_are_one_row_with_all_connections() {
+        let mut all = ByPeer::default();
+        for cookie in 0..30 {
+            all.add(&client(cookie, &format!("10.0.0.{cookie}:80")));
+        }
+        let lines = all.lines(Style::Plain);
+        assert_eq!(lines.len(), 1 + SHOWN + 1);
+        let rest = lines.last().expect("a row");
+        assert!(
+            rest.starts_with("all other peers") && rest.contains("   10 "),
+            "{rest}"
+        );
+    }
+}
