@@ -79,8 +79,10 @@ fn connections_over_the_memory_limit_are_counted_as_lost() {
     let plan = CallPlan::to(target).connections(CONNECTIONS, 4);
     let holding = Holding::start(&pod, &plan).unwrap();
     let open = 2.0 * holding.open() as f64;
-    // Those that the kernel keeps and the table does not list are reported when they close.
-    watch.until("most of them", |seen| seen.began() > 0.8 * open);
+    // How many the kernel keeps and the table does not list depends on how soon flowcar has a turn: they are reported when they close.
+    watch.until("lost ones", |seen| {
+        seen.sum("flowcar.tcp.connection.lost", &[]) > 0.0
+    });
     let listed = sum(&mut watch, "flowcar.self.flow.count");
     assert!(listed > 100.0 && listed < open / 2.0, "{listed} of {open}");
     let lost = sum(&mut watch, "flowcar.tcp.connection.lost");
