@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 mod scalar;
 
 use crate::annotations::{
-    Annotation, INJECT, Key, Kind, Limits, Overrides, PREFIX, Permissions, Problem, Written,
-    identity_of, is_secure,
+    Annotation, INJECT, Key, Kind, Limits, Overrides, PREFIX, Permissions, Problem, RESOURCES,
+    Written, drop_contradictions, identity_of, is_secure,
 };
 
 /// The node's cgroup tree. Its parts are named by the kubelet's cgroup driver and root (`kubepods.slice`, `kubepods`,
@@ -286,6 +286,16 @@ impl Config {
             .iter()
             .take(8)
             .map(|byte| format!("{byte:02x}"))
+        for resource in RESOURCES
+            .iter()
+            .filter(|resource| resource.contradicts(&defaults))
+        {
+            let name = resource.name;
+            let limit = resource.limit(&defaults).unwrap_or_default();
+            errors.push(format!(
+                "defaults: {name}-request is above the limit, {limit}: lower it, or set a higher {name}-limit"
+            ));
+        }
             .collect()
     }
 }
@@ -314,8 +324,10 @@ impl Settings {
         namespace: &Map<String, Value>,
         annotations: &Map<String, Value>,
     ) -> (Overrides, Vec<Problem>) {
-        let (own, problems) = self.limited(annotations);
-        let (of_namespace, _) = self.limited(namespace);
+        let (mut own, mut problems) = self.limited(annotations);
+        let (of_namespace, _) = self.of_namespace(namespace);
+        let behind = of_namespace.clone().or(&self.defaults);
+        problems.extend(contradictions(&mut own, &behind));
         let given = own.or(&of_namespace).with_identity_of(&self.defaults);
         (given.or(&self.defaults), problems)
     }
@@ -324,7 +336,7 @@ impl Settings {
     /// pod for them.
     #[must_use]
     pub fn namespace_errors(&self, namespace: &Map<String, Value>) -> Vec<String> {
-        let (_, problems) = self.limited(namespace);
+        let (_, problems) = self.of_namespace(namespace);
         problems
             .iter()
             .map(|problem| format!("on the namespace: {problem}"))
@@ -353,6 +365,12 @@ impl Settings {
             .defaults
             .get(Key::ResourceAttributes)
             .unwrap_or_default();
+    fn of_namespace(&self, namespace: &Map<String, Value>) -> (Overrides, Vec<Problem>) {
+        let (mut overrides, mut problems) = self.limited(namespace);
+        problems.extend(contradictions(&mut overrides, &self.defaults));
+        (overrides, problems)
+    }
+
         let known: Vec<_> = identity_of(operators).collect();
         identity_of(attributes).all(|pair| known.contains(&pair))
     }
@@ -398,6 +416,15 @@ impl Level {
         match self {
             Self::Privileged => "privileged",
             Self::Baseline => "baseline",
+/// Drops requests above their limits, and reports them.
+fn contradictions(
+    own: &mut Overrides,
+    defaults: &Overrides,
+) -> impl Iterator<Item = Problem> + use<> {
+    let dropped = drop_contradictions(own, defaults).into_iter();
+    dropped.map(|resource| Problem::RequestAboveLimit { resource })
+}
+
             Self::Restricted => "restricted",
         }
     }

@@ -130,7 +130,7 @@ pub fn inject_within(
     if opted_in == Err(NotOptedIn::PodDisabled) {
         return Outcome::of(Decision::NotOptedIn(NotOptedIn::PodDisabled));
     }
-    let (overrides, mut problems) = settings.overrides_in(&context.namespace_labels, annotations);
+    let (overrides, problems) = settings.overrides_in(&context.namespace_labels, annotations);
     if let Err(reason) = opted_in {
         // A misspelling such as `flowcar.io/injcet` must be reported, though it opts nothing in.
         let refused = settings.config.strict && !problems.is_empty();
@@ -144,7 +144,6 @@ pub fn inject_within(
             ..Outcome::of(decision)
         };
     }
-    let overrides = resources::drop_contradictions(overrides, settings, &mut problems);
     let skip = decide::skip(pod, annotations, context, settings, &overrides);
     let invalid_opt_in = matches!(skip, Some(Skip::UnknownValue { .. }));
     if settings.config.strict && (invalid_opt_in || !problems.is_empty()) {
