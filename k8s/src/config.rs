@@ -386,6 +386,24 @@ pub(crate) fn is_cgroup_path(path: &str) -> bool {
                     !matches!(name, "" | "." | "..")
                         && name
                             .bytes()
+    /// Whether the operator bounds where telemetry goes.
+    #[must_use]
+    pub fn bounds_endpoints(&self) -> bool {
+        !self.permissions.endpoints.is_empty() || self.limits.bounds_endpoints()
+    }
+
+    /// Whether a sidecar may have these attributes besides those that identify a pod.
+    #[must_use]
+    pub fn allows_attributes(&self, attributes: &str) -> bool {
+        let identity: Vec<_> = identity_of(attributes).collect();
+        let others = attributes
+            .split(',')
+            .filter(|pair| !identity.contains(pair));
+        let others: Vec<_> = others.collect();
+        let is_operators = self.defaults.get(Key::ResourceAttributes) == Some(attributes);
+        is_operators || others.is_empty() || self.limits.allow_attributes(&others.join(","))
+    }
+
                             .all(|b| b.is_ascii_alphanumeric() || b"-_.:@".contains(&b))
                 })
             })

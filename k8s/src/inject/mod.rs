@@ -107,7 +107,7 @@ pub enum Decision {
 #[must_use]
 pub fn has_sidecar(pod: &Value, settings: &Settings) -> bool {
     let status = Status::read(view::annotations(pod));
-    status.is_some_and(|status| preset::difference(pod, &status, settings).is_none())
+    status.is_some_and(|status| preset::difference(pod, &status, None, settings).is_none())
         && volumes::mounted_elsewhere(pod).is_none()
 }
 
@@ -162,8 +162,15 @@ pub fn inject_within(
         && let Some(status) = Status::read(view::annotations(pod))
         && let Status::Injected { config, .. } = &status
     {
+        let preset = decide::PresetIn {
+            pod,
+            status: &status,
+            workload: context.workload.as_ref(),
+            settings,
+        };
+        let preset = decide::preset(&preset, skip.as_ref(), budgets);
         let reserved = skip.filter(|skip| matches!(skip, Skip::ReservedMount { .. }));
-        if let Some(skip) = reserved.or_else(|| decide::preset(pod, &status, settings)) {
+        if let Some(skip) = reserved.or(preset) {
             return Outcome::skipped(pod, skip, problems);
         }
         let current = *config == settings.hash;

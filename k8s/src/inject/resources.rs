@@ -92,7 +92,7 @@ fn has_pod_resources(pod: &Value) -> bool {
         .any(|field| !view::map(pod, field).is_empty())
 }
 
-fn amount(owner: &Value, field: &str, resource: &str) -> Option<i128> {
+pub(super) fn amount(owner: &Value, field: &str, resource: &str) -> Option<i128> {
     match view::map(owner, &format!("/resources/{field}")).get(resource)? {
         Value::String(text) => quantity::parse(text),
         Value::Number(number) => quantity::parse(&number.to_string()),
