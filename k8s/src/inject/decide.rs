@@ -97,7 +97,12 @@ fn excluded(context: &Context, settings: &Settings) -> Option<Skip> {
     let namespace = &context.namespace;
     let is_excluded = *namespace == context.own_namespace
         || settings.config.excluded_namespaces.contains(namespace);
-    is_excluded.then(|| Skip::ExcludedNamespace {
+    if is_excluded {
+        let namespace = namespace.clone();
+        return Some(Skip::ExcludedNamespace { namespace });
+    }
+    let is_left_out = settings.config.leaves_out(&context.namespace_labels);
+    is_left_out.then(|| Skip::NamespaceLeftOut {
         namespace: namespace.clone(),
     })
 }

@@ -28,6 +28,11 @@ pub enum Skip {
         /// Its name.
         namespace: String,
     },
+    /// A namespace that `webhook.namespaceSelector` leaves out: the API server does not ask the webhook there.
+    NamespaceLeftOut {
+        /// Its name.
+        namespace: String,
+    },
     /// The kubelet's mirror of a static pod: it never reads the mirror's spec.
     MirrorPod,
     /// The pod is on the host's network.
@@ -96,6 +101,7 @@ impl Skip {
             Self::ExcludedNamespace { .. } => "excluded_namespace",
             Self::MirrorPod => "mirror_pod",
             Self::HostNetwork => "host_network",
+            Self::NamespaceLeftOut { .. } => "namespace_left_out",
             Self::Windows => "windows",
             Self::VirtualNode { .. } => "virtual_node",
             Self::UserNamespace => "user_namespace",
@@ -131,6 +137,11 @@ impl fmt::Display for Skip {
             }
             Self::MirrorPod => f.write_str(
                 "the kubelet never reads a mirror pod; add flowcar to the static pod's file",
+            Self::NamespaceLeftOut { namespace } => write!(
+                f,
+                "the operator leaves namespace {} out (webhook.namespaceSelector)",
+                clip(namespace, 63)
+            ),
             ),
             Self::HostNetwork => f.write_str(
                 "the pod is on the host's network; flowcar.io/host-network=force overrules",
