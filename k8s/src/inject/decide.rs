@@ -120,8 +120,11 @@ fn unsuitable(
     if placement::is_windows(pod) {
         return Some(Skip::Windows);
     }
-    if let Some(what) = placement::virtual_node(pod) {
-        return Some(Skip::VirtualNode { what });
+    if let Some(node) = placement::virtual_node(pod) {
+        return Some(Skip::VirtualNode {
+            what: node.what,
+            is_certain: node.is_certain,
+        });
     }
     if flag("/spec/hostNetwork") == Some(true) && overrides.get(Key::HostNetwork) != Some("force") {
         return Some(Skip::HostNetwork);
@@ -190,14 +193,6 @@ pub(super) fn preset(
     Some(Skip::Preset { field })
 }
 
-fn is_meant_to_end(pod: &Value) -> bool {
-    let owned_by_job = view::list(pod, "/metadata/ownerReferences")
-        .iter()
-        .any(|owner| owner.get("kind").and_then(Value::as_str) == Some("Job"));
-    owned_by_job
-        || matches!(
-            view::text(pod, "/spec/restartPolicy"),
-            Some("Never" | "OnFailure")
 /// The field of the pod for which flowcar would not have added its container.
 fn ruled_out(status: &Status, skip: Option<&Skip>) -> Option<&'static str> {
     let is_ebpf = matches!(status, Status::Injected { form, .. } if form == "ebpf");
@@ -209,6 +204,14 @@ fn ruled_out(status: &Status, skip: Option<&Skip>) -> Option<&'static str> {
     }
 }
 
+fn is_meant_to_end(pod: &Value) -> bool {
+    let owned_by_job = view::list(pod, "/metadata/ownerReferences")
+        .iter()
+        .any(|owner| owner.get("kind").and_then(Value::as_str) == Some("Job"));
+    owned_by_job
+        || matches!(
+            view::text(pod, "/spec/restartPolicy"),
+            Some("Never" | "OnFailure")
         )
 }
 
