@@ -7,16 +7,22 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 mod scalar;
+mod selector;
 
 use crate::annotations::{
-    Annotation, INJECT, Key, Kind, Limits, Overrides, PREFIX, Permissions, Problem, Written,
-    identity_of, is_secure,
+    Annotation, INJECT, Key, Kind, Limits, Overrides, PREFIX, Permissions, Problem, RESOURCES,
+    Written, drop_contradictions, identity_of, is_secure,
 };
+
+pub use selector::{LabelSelector, Operator, Requirement};
 
 /// The node's cgroup tree. Its parts are named by the kubelet's cgroup driver and root (`kubepods.slice`, `kubepods`,
 /// `kubelet.slice/...`), which the webhook cannot know, and a `hostPath` that is not there would keep the pod from starting:
 /// this is the narrowest that works on every node. A container sees the names and figures of other pods' cgroups by it.
 const CGROUP_TREE: &str = "/sys/fs/cgroup";
+
+/// The label that the API server gives every namespace.
+pub(crate) const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
 /// The version of flowcar, which names the default image.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -68,6 +74,10 @@ pub struct Config {
     pub native_sidecar: NativeSidecar,
     /// Namespaces that are never injected, besides flowcar's own.
     pub excluded_namespaces: Vec<String>,
+    /// The namespaces in which the API server asks the webhook. The chart copies `webhook.namespaceSelector`, so that no pod
+    /// elsewhere counts as missed.
+    #[serde(skip_serializing_if = "LabelSelector::is_empty")]
+    pub namespace_selector: LabelSelector,
     /// Runtime classes whose pods have a kernel of their own, each a name or its beginning.
     pub sandboxed_runtime_classes: Vec<String>,
     /// What of the node's cgroup tree the sidecar mounts: `/sys/fs/cgroup`, or the part of it that has all pods where every
@@ -158,6 +168,7 @@ impl Default for Config {
             require_tls: false,
             native_sidecar: NativeSidecar::Auto,
             excluded_namespaces: strings(&["kube-system", "kube-public", "kube-node-lease"]),
+            namespace_selector: LabelSelector::default(),
             sandboxed_runtime_classes: strings(&[
                 "gvisor",
                 "runsc",
@@ -275,12 +286,33 @@ impl Config {
                 "defaults: `inject` has no cluster-wide default; label the namespaces".to_owned(),
             );
         }
+        for resource in RESOURCES
+            .iter()
+            .filter(|resource| resource.contradicts(&defaults))
+        {
+            let name = resource.name;
+            let limit = resource.limit(&defaults).unwrap_or_default();
+            errors.push(format!(
+                "defaults: {name}-request is above the limit, {limit}: lower it, or set a higher {name}-limit"
+            ));
+        }
         (defaults, errors)
     }
 
+    /// Whether the operator leaves a namespace with these labels out. One of which nothing is known, without the label that
+    /// the API server writes, is not.
+    pub(crate) fn leaves_out(&self, labels: &Map<String, Value>) -> bool {
+        labels.contains_key(NAMESPACE_NAME) && !self.namespace_selector.selects(labels)
+    }
+
+    /// The selector makes no difference to a sidecar.
     fn hash(&self) -> String {
-        let text =
-            serde_json::to_string(self).expect("a configuration of strings and lists serialises");
+        let selects_all = Self {
+            namespace_selector: LabelSelector::default(),
+            ..self.clone()
+        };
+        let text = serde_json::to_string(&selects_all)
+            .expect("a configuration of strings and lists serialises");
         let digest = Sha256::digest(format!("{VERSION}\n{text}"));
         digest
             .iter()
@@ -314,8 +346,10 @@ impl Settings {
         namespace: &Map<String, Value>,
         annotations: &Map<String, Value>,
     ) -> (Overrides, Vec<Problem>) {
-        let (own, problems) = self.limited(annotations);
-        let (of_namespace, _) = self.limited(namespace);
+        let (mut own, mut problems) = self.limited(annotations);
+        let (of_namespace, _) = self.of_namespace(namespace);
+        let behind = of_namespace.clone().or(&self.defaults);
+        problems.extend(contradictions(&mut own, &behind));
         let given = own.or(&of_namespace).with_identity_of(&self.defaults);
         (given.or(&self.defaults), problems)
     }
@@ -324,11 +358,17 @@ impl Settings {
     /// pod for them.
     #[must_use]
     pub fn namespace_errors(&self, namespace: &Map<String, Value>) -> Vec<String> {
-        let (_, problems) = self.limited(namespace);
+        let (_, problems) = self.of_namespace(namespace);
         problems
             .iter()
             .map(|problem| format!("on the namespace: {problem}"))
             .collect()
+    }
+
+    fn of_namespace(&self, namespace: &Map<String, Value>) -> (Overrides, Vec<Problem>) {
+        let (mut overrides, mut problems) = self.limited(namespace);
+        problems.extend(contradictions(&mut overrides, &self.defaults));
+        (overrides, problems)
     }
 
     /// What these annotations decide, within the operator's limits.
@@ -346,6 +386,24 @@ impl Settings {
         self.defaults.get(row.key) == Some(value) || (may_be_printed && is_reachable)
     }
 
+    /// Whether the operator bounds where telemetry goes.
+    #[must_use]
+    pub fn bounds_endpoints(&self) -> bool {
+        !self.permissions.endpoints.is_empty() || self.limits.bounds_endpoints()
+    }
+
+    /// Whether a sidecar may have these attributes besides those that identify a pod.
+    #[must_use]
+    pub fn allows_attributes(&self, attributes: &str) -> bool {
+        let identity: Vec<_> = identity_of(attributes).collect();
+        let others = attributes
+            .split(',')
+            .filter(|pair| !identity.contains(pair));
+        let others: Vec<_> = others.collect();
+        let is_operators = self.defaults.get(Key::ResourceAttributes) == Some(attributes);
+        is_operators || others.is_empty() || self.limits.allow_attributes(&others.join(","))
+    }
+
     /// Whether the attributes that identify a pod are the operator's own.
     #[must_use]
     pub fn are_own_identity(&self, attributes: &str) -> bool {
@@ -356,6 +414,15 @@ impl Settings {
         let known: Vec<_> = identity_of(operators).collect();
         identity_of(attributes).all(|pair| known.contains(&pair))
     }
+}
+
+/// Drops requests above their limits, and reports them.
+fn contradictions(
+    own: &mut Overrides,
+    defaults: &Overrides,
+) -> impl Iterator<Item = Problem> + use<> {
+    let dropped = drop_contradictions(own, defaults).into_iter();
+    dropped.map(|resource| Problem::RequestAboveLimit { resource })
 }
 
 /// Only what the sidecar is for: any other directory of the node would be in every pod.

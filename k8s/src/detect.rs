@@ -124,6 +124,7 @@ fn is_missed(
         && pod.metadata.deletion_timestamp.is_none()
         && namespace != own_namespace
         && !settings.config.excluded_namespaces.contains(&namespace)
+        && !settings.config.leaves_out(namespace_labels)
 }
 
 /// A status that cannot be parsed is not flowcar's. One that can be counts as flowcar's: the detector sees no containers,
@@ -158,16 +159,20 @@ mod tests {
     use serde_json::{Map, Value, json};
 
     use super::is_missed;
-    use crate::config::Settings;
+    use crate::config::{Config, Settings};
 
     fn missed(namespace: &str, annotations: Value, labels: Value) -> bool {
+        missed_by(namespace, annotations, labels, &Settings::default())
+    }
+
+    fn missed_by(namespace: &str, annotations: Value, labels: Value, settings: &Settings) -> bool {
         let pod = json!({
             "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
             "metadata": {"name": "p", "namespace": namespace, "annotations": annotations},
         });
         let pod = serde_json::from_value(pod).expect("metadata");
         let labels: Map<String, Value> = labels.as_object().cloned().expect("object");
-        is_missed(&pod, &labels, "flowcar-system", &Settings::default())
+        is_missed(&pod, &labels, "flowcar-system", settings)
     }
 
     #[test]
@@ -204,6 +209,14 @@ mod tests {
             json!({})
         ));
         assert!(!missed("kube-system", on(), json!({})));
+        let selector =
+            "namespaceSelector: {matchExpressions: [{key: fargate, operator: DoesNotExist}]}";
+        let settings = Config::parse(selector).expect("valid");
+        let mut labels =
+            json!({"flowcar.io/inject": "enabled", "kubernetes.io/metadata.name": "shop"});
+        assert!(missed_by("shop", json!({}), labels.clone(), &settings));
+        labels["fargate"] = json!("yes");
+        assert!(!missed_by("shop", json!({}), labels, &settings), "left out");
         assert!(!missed("flowcar-system", on(), json!({})));
     }
 }

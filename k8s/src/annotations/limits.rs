@@ -116,6 +116,26 @@ impl Limits {
         self.against(row, value).is_none()
     }
 
+    /// The most that an annotation may ask for of an amount, in its own unit: nothing where it is locked. `None` where it
+    /// has no bound.
+    pub(crate) fn most(&self, key: Key) -> Option<i128> {
+        if self.locked.contains(&key) {
+            return Some(0);
+        }
+        amount(Annotation::of(key).kind, self.maximum.get(&key)?)
+    }
+
+    /// Whether it is bound where telemetry goes.
+    pub(crate) fn bounds_endpoints(&self) -> bool {
+        self.require_tls || self.locked.contains(&Key::Endpoint)
+    }
+
+    /// Whether an annotation may set these attributes, which do not identify a pod.
+    pub(crate) fn allow_attributes(&self, text: &str) -> bool {
+        self.allow(Annotation::of(Key::ResourceAttributes), text)
+            && self.attributes(text).1.is_empty()
+    }
+
     fn against(&self, row: &'static Annotation, value: &str) -> Option<Problem> {
         if self.locked.contains(&row.key) {
             return Some(Problem::Locked { row });

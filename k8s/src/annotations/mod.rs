@@ -10,6 +10,7 @@ mod kind;
 mod limits;
 mod overrides;
 mod problem;
+mod resources;
 mod table;
 
 pub use docs::markdown;
@@ -23,6 +24,7 @@ pub use overrides::{Overrides, Permissions};
 pub use problem::Problem;
 #[cfg(test)]
 pub(crate) use problem::ProblemKind;
+pub(crate) use resources::{RESOURCES, Resource, drop_contradictions};
 pub use table::{Annotation, Key, TABLE};
 
 /// The prefix of every annotation and label of flowcar.

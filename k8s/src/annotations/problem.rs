@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Annotation, PREFIX, TABLE};
+use super::{Annotation, Kind, PREFIX, TABLE, socket_path};
 use crate::text::clip;
 
 /// One problem in a set of annotations.
@@ -112,14 +112,14 @@ impl fmt::Display for Problem {
                 )
             }
             Self::InvalidValue { row, value } => {
-                let quoted = clip(&format!("{value:?}"), 26);
+                let quoted = quoted(row, value, 26);
                 match row.kind.nearest(value) {
                     Some(nearest) => write!(
                         f,
-                        "{}={quoted}: ignored; did you mean {nearest:?}?",
+                        "{}{quoted}: ignored; did you mean {nearest:?}?",
                         row.name
                     ),
-                    None => write!(f, "{}={quoted}: ignored; expected {}", row.name, row.kind),
+                    None => write!(f, "{}{quoted}: ignored; expected {}", row.name, row.kind),
                 }
             }
             Self::NotPermitted { row } => {
@@ -133,17 +133,17 @@ impl fmt::Display for Problem {
                 write!(
                     f,
                     "flowcar.io/endpoint={:?}: ignored, not on the allow-list",
-                    clip(endpoint, 60)
+                    clip(place_of(endpoint), 60)
                 )
             }
             Self::Locked { row } => {
                 write!(f, "{}: ignored, the operator has locked it", row.name)
             }
             Self::OutOfBounds { row, value, bound } => {
-                let quoted = clip(&format!("{value:?}"), 20);
+                let quoted = quoted(row, value, 20);
                 write!(
                     f,
-                    "{}={quoted}: ignored, the operator allows {}",
+                    "{}{quoted}: ignored, the operator allows {}",
                     row.name,
                     clip(bound, 24)
                 )
@@ -159,7 +159,7 @@ impl fmt::Display for Problem {
                 write!(
                     f,
                     "flowcar.io/endpoint={:?}: ignored, the operator requires https:// or unix://",
-                    clip(endpoint, 36)
+                    clip(place_of(endpoint), 36)
                 )
             }
             Self::RequestAboveLimit { resource } => {
@@ -170,6 +170,27 @@ impl fmt::Display for Problem {
             }
         }
     }
+}
+
+/// `="value"` where the value is a word or an amount. Another one can be a secret in the wrong place, as the headers
+/// themselves where the name of their Secret belongs, and warnings, Events and logs have many readers.
+fn quoted(row: &Annotation, value: &str, most: usize) -> String {
+    match row.kind {
+        Kind::Choice(_) | Kind::Integer { .. } | Kind::Cpu | Kind::Memory => {
+            format!("={}", clip(&format!("{value:?}"), most))
+        }
+        _ => String::new(),
+    }
+}
+
+/// The endpoint without path and query, which can have a key in them; a socket's whole path.
+fn place_of(endpoint: &str) -> &str {
+    if socket_path(endpoint).is_some() {
+        return endpoint;
+    }
+    let host = endpoint.find("://").map_or(0, |at| at + 3);
+    let end = endpoint[host..].find(['/', '?', '#']);
+    end.map_or(endpoint, |end| &endpoint[..host + end])
 }
 
 /// The candidate that `word` was most likely meant to be, if one is near enough to name.

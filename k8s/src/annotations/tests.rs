@@ -1,7 +1,8 @@
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::super::{Annotation, Key, Overrides, Permissions, Problem, TABLE};
+use super::super::{Annotation, Key, Kind, Overrides, Permissions, Problem, TABLE};
+use crate::config::Config;
 use crate::text::WARNING_CHARS;
 
 fn annotations(pairs: &[(&str, &str)]) -> Map<String, Value> {
@@ -290,6 +291,64 @@ fn invalid_value_keeps_the_default_and_suggests_nearest() {
         problems[0].to_string(),
         r#"flowcar.io/sampling="lots": ignored; expected whole number 1 to 1000000"#
     );
+}
+
+/// The likeliest mistake is the content instead of the Secret's name.
+#[test]
+fn no_problem_quotes_what_may_be_a_secret() {
+    let is_word = |kind| {
+        matches!(
+            kind,
+            Kind::Choice(_) | Kind::Integer { .. } | Kind::Cpu | Kind::Memory
+        )
+    };
+    for row in TABLE.iter().filter(|row| !is_word(row.kind)) {
+        for secret in [
+            "authorization=Bearer s3cret",
+            "https://user:s3cret@c",
+            "https://s3cret@c",
+            "\u{0}s3cret",
+            "s3cret//S3",
+        ] {
+            let (_, problems) = parse(&[(row.name, secret)]);
+            for problem in problems {
+                let text = problem.to_string();
+                assert!(!text.contains("s3cret"), "{text}");
+                assert!(text.starts_with(row.name), "{text}");
+            }
+        }
+    }
+    let (_, problems) = parse(&[("flowcar.io/headers-secret", "authorization=Bearer s3cret")]);
+    assert_eq!(
+        problems[0].to_string(),
+        "flowcar.io/headers-secret: ignored; expected NAME or NAME/KEY"
+    );
+    for (config, value) in [
+        ("allowedEndpoints: ['https://d']", "https://c/v1/s3cret"),
+        (
+            "allowedEndpoints: ['https://d']",
+            "https://c?api-key=s3cret",
+        ),
+        (
+            "{requireTls: true, defaults: {endpoint: 'https://d'}}",
+            "http://c:4317/?api-key=s3cret",
+        ),
+    ] {
+        let settings = Config::parse(config).expect("valid");
+        let (_, problems) = settings.overrides(&annotations(&[("flowcar.io/endpoint", value)]));
+        let text = problems[0].to_string();
+        assert!(text.contains("://c") && !text.contains("s3cret"), "{text}");
+    }
+    let config = "{allowed: {headers-secret: [a], service-name: [b]}}";
+    let settings = Config::parse(config).expect("valid");
+    for name in ["flowcar.io/headers-secret", "flowcar.io/service-name"] {
+        let (_, problems) = settings.overrides(&annotations(&[(name, "s3cret")]));
+        let text = problems[0].to_string();
+        assert!(
+            text.contains("the operator allows only") && !text.contains("s3cret"),
+            "{text}"
+        );
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-pub(crate) use demand::{Demand, is_best_effort, of_containers, of_running};
+pub(crate) use demand::{Amounts, Demand, amounts, is_best_effort, of_containers, of_running};
 use quota::Quota;
 pub(crate) use ranges::Bounds;
 use ranges::LimitRange;

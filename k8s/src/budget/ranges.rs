@@ -33,6 +33,8 @@ pub(crate) struct Bounds {
     /// The limit of a container that has none.
     pub(crate) default: Option<i128>,
     pub(crate) default_request: Option<i128>,
+    /// LimitRanges have different defaults, and the first to be applied counts.
+    pub(crate) has_several_defaults: bool,
     /// The most that a limit may be of its request, in thousand-millionths.
     pub(crate) ratio: Option<i128>,
 }
@@ -68,7 +70,8 @@ impl LimitRange {
             tighter(&mut bounds.min, item.min.get(resource), i128::max);
             tighter(&mut bounds.max, item.max.get(resource), i128::min);
             tighter(&mut bounds.ratio, item.ratio.get(resource), i128::min);
-            // The first to be applied counts, in no certain order.
+            let several = item.default.get(resource).zip(bounds.default);
+            bounds.has_several_defaults |= several.is_some_and(|(one, other)| *one != other);
             tighter(&mut bounds.default, item.default.get(resource), i128::min);
             let request = item.default_request.get(resource);
             tighter(&mut bounds.default_request, request, i128::min);

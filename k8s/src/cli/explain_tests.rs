@@ -81,6 +81,14 @@ fn skipped(kind: SkipKind) -> (Value, Files, &'static str) {
             pod["metadata"]["namespace"] = json!("kube-system");
             plain(pod, "kube-system is never injected")
         }
+        SkipKind::NamespaceLeftOut => {
+            let mut files = configured(
+                "namespaceSelector: {matchExpressions: [{key: fargate, operator: DoesNotExist}]}",
+            );
+            let namespace = json!({"kind": "Namespace", "metadata": {"name": "default", "labels": {"fargate": "yes"}}});
+            files.learn_namespaces(&[namespace]);
+            (asked(json!({})), files, "leaves namespace default out")
+        }
         SkipKind::MirrorPod => plain(annotated("kubernetes.io/config.mirror", "x"), "mirror pod"),
         SkipKind::HostNetwork => plain(asked(json!({"hostNetwork": true})), "force overrules"),
         SkipKind::Windows => plain(asked(json!({"os": {"name": "windows"}})), "Windows"),

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::yaml::{Document, Stream};
 use crate::budget::Budgets;
-use crate::config::{Level, Settings};
+use crate::config::{Level, NAMESPACE_NAME, Settings};
 use crate::inject::{Context, Decision, Outcome, Owner, inject_within, take_back_copies, uninject};
 use crate::opted::{Later, opted_in_later, written_at};
 use crate::workload::{around, is_known, pod_annotations, templates, without_effect};
@@ -86,9 +86,10 @@ impl Files {
             let name = object.pointer("/metadata/name").and_then(Value::as_str);
             // A malformed manifest is ignored.
             let metadata = serde_json::from_value(object["metadata"].clone());
-            let expected = crate::cluster::opt_in_of(&metadata.unwrap_or_default());
-            self.namespaces
-                .insert(name.unwrap_or_default().to_owned(), expected);
+            let mut expected = crate::cluster::opt_in_of(&metadata.unwrap_or_default());
+            let name = name.unwrap_or_default().to_owned();
+            expected.insert(NAMESPACE_NAME.to_owned(), json!(name));
+            self.namespaces.insert(name, expected);
         }
     }
 

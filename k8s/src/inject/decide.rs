@@ -4,8 +4,11 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-use super::{CONTAINER, Context, Form, Skip, Status, edit, placement, preset, view, volumes};
+use super::{
+    CONTAINER, Context, Form, Owner, Skip, Status, edit, placement, preset, view, volumes,
+};
 use crate::annotations::{INJECT, Key, Overrides, is_secure};
+use crate::budget::Budgets;
 use crate::config::{Level, Settings};
 
 /// Why a pod is not opted in.
@@ -18,6 +21,14 @@ pub enum NotOptedIn {
     NotRequested,
     /// The pod has no opt-in and its namespace has another value than `enabled`.
     NamespaceDisabled,
+}
+
+/// A pod that claims to have the sidecar.
+pub(super) struct PresetIn<'a> {
+    pub(super) pod: &'a Value,
+    pub(super) status: &'a Status,
+    pub(super) workload: Option<&'a Owner>,
+    pub(super) settings: &'a Settings,
 }
 
 /// Whether the pod is opted in. An invalid value counts as opted in, so that it is reported.
@@ -86,7 +97,12 @@ fn excluded(context: &Context, settings: &Settings) -> Option<Skip> {
     let namespace = &context.namespace;
     let is_excluded = *namespace == context.own_namespace
         || settings.config.excluded_namespaces.contains(namespace);
-    is_excluded.then(|| Skip::ExcludedNamespace {
+    if is_excluded {
+        let namespace = namespace.clone();
+        return Some(Skip::ExcludedNamespace { namespace });
+    }
+    let is_left_out = settings.config.leaves_out(&context.namespace_labels);
+    is_left_out.then(|| Skip::NamespaceLeftOut {
         namespace: namespace.clone(),
     })
 }
@@ -104,8 +120,11 @@ fn unsuitable(
     if placement::is_windows(pod) {
         return Some(Skip::Windows);
     }
-    if let Some(what) = placement::virtual_node(pod) {
-        return Some(Skip::VirtualNode { what });
+    if let Some(node) = placement::virtual_node(pod) {
+        return Some(Skip::VirtualNode {
+            what: node.what,
+            is_certain: node.is_certain,
+        });
     }
     if flag("/spec/hostNetwork") == Some(true) && overrides.get(Key::HostNetwork) != Some("force") {
         return Some(Skip::HostNetwork);
@@ -153,10 +172,36 @@ fn reserved_mount(pod: &Value) -> Option<Skip> {
     Some(Skip::ReservedMount { container, volume })
 }
 
-/// The pod brings a container and a status of flowcar's that do not match.
-pub(super) fn preset(pod: &Value, status: &Status, settings: &Settings) -> Option<Skip> {
-    let field = preset::difference(pod, status, settings)?;
+/// The pod brings a container and a status of flowcar's, and flowcar would not have written them into this pod: the
+/// container differs, or the reason of `skip` ruled it out.
+pub(super) fn preset(
+    sidecar: &PresetIn<'_>,
+    skip: Option<&Skip>,
+    budgets: &Budgets,
+) -> Option<Skip> {
+    let PresetIn {
+        pod,
+        status,
+        workload,
+        settings,
+    } = sidecar;
+    let differs = || preset::difference(pod, status, *workload, settings);
+    let is_large = || !preset::are_resources(pod, settings, budgets);
+    let field = ruled_out(status, skip)
+        .or_else(differs)
+        .or_else(|| is_large().then_some("resources"))?;
     Some(Skip::Preset { field })
+}
+
+/// The field of the pod for which flowcar would not have added its container.
+fn ruled_out(status: &Status, skip: Option<&Skip>) -> Option<&'static str> {
+    let is_ebpf = matches!(status, Status::Injected { form, .. } if form == "ebpf");
+    match skip? {
+        Skip::HostNetwork => Some("hostNetwork"),
+        Skip::UserNamespace if is_ebpf => Some("hostUsers"),
+        Skip::Sandboxed { .. } => Some("runtimeClassName"),
+        _ => None,
+    }
 }
 
 fn is_meant_to_end(pod: &Value) -> bool {

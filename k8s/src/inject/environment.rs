@@ -19,6 +19,9 @@ pub(super) const IDENTITY: [(&str, &str); 6] = [
     ("FLOWCAR_NODE_NAME", "spec.nodeName"),
 ];
 
+/// How exports are compressed where nobody asks: the same attributes come with every point, so reports pack well.
+pub(super) const COMPRESSION: &str = "gzip";
+
 /// All variables, referenced ones first: the kubelet expands `$(NAME)` only where NAME stands before.
 pub(super) fn of(sidecar: &Sidecar<'_>) -> Vec<Value> {
     let mut env: Vec<_> = IDENTITY
@@ -65,8 +68,7 @@ fn settings(sidecar: &Sidecar<'_>) -> Vec<Value> {
         let Some(name) = row.env else { continue };
         let given = sidecar.overrides.get(row.key);
         let forced = (row.key == Key::Source).then(|| source(sidecar));
-        // The same attributes come with every point: reports pack well.
-        let default = (row.key == Key::Compression).then_some("gzip");
+        let default = (row.key == Key::Compression).then_some(COMPRESSION);
         match forced.or(given).or(default) {
             Some(text) if row.key == Key::Endpoint => {
                 let socket = Socket::of(sidecar.overrides).map(|socket| socket.endpoint());
@@ -124,8 +126,13 @@ pub(super) fn literal(text: &str) -> String {
     text.replace('$', "$$")
 }
 
+/// Whether the kubelet leaves the text alone, as [`literal`] writes it.
+pub(super) fn is_literal(text: &str) -> bool {
+    literal(&text.replace("$$", "$")) == text
+}
+
 /// The text as it was written, but for the references that an endpoint may have, which the kubelet is to expand.
-fn with_references(text: &str) -> String {
+pub(super) fn with_references(text: &str) -> String {
     REFERENCES.iter().fold(literal(text), |text, name| {
         text.replace(&format!("$$({name})"), &format!("$({name})"))
     })

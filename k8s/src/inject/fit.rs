@@ -5,7 +5,9 @@ use serde_json::{Map, Value, json};
 use super::resources::{self, CPU_FLOOR, MEMORY_FLOOR};
 use super::{Skip, view};
 use crate::annotations::Overrides;
-use crate::budget::{Bounds, Budgets, Violation, is_best_effort};
+use crate::budget::{
+    Amounts, Bounds, Budgets, Demand, Violation, amounts, is_best_effort, of_containers,
+};
 use crate::config::Settings;
 use crate::quantity;
 
@@ -101,7 +103,35 @@ impl Fitting<'_> {
             Some(list) => list.insert(0, container.clone()),
             None => *list = json!([container]),
         }
-        self.budgets.violation(self.pod, &pod, &container)
+        self.budgets
+            .violation(self.pod, &pod, &container)
+            .or_else(|| above_its_limit(&container))
+            .or_else(|| self.above_the_pods(&pod, &container))
+    }
+
+    /// Why the API server refuses the container in a pod with a budget of its own (`validatePodResources` in
+    /// `kubernetes/pkg/apis/core/validation/validation.go`), which the pod without the sidecar keeps to.
+    fn above_the_pods(&self, pod: &Value, container: &Value) -> Option<Violation> {
+        let of = |list: &str| amounts(&pod["spec"]["resources"][list]);
+        let (requests, limits) = (
+            of_containers(pod).requests,
+            Demand::of_container(container).limits,
+        );
+        let before = of_containers(self.pod).requests;
+        let over =
+            |used: &Amounts, name: &str, budget| used.get(name).is_some_and(|used| *used > budget);
+        let request = of("requests")
+            .into_iter()
+            .find(|(name, budget)| over(&requests, name, *budget) && !over(&before, name, *budget));
+        let limit = || {
+            let mut all = of("limits").into_iter();
+            all.find(|(name, budget)| over(&limits, name, *budget))
+        };
+        let (name, budget) = request.or_else(limit)?;
+        let budget = quantity::format_nanos(budget);
+        Some(Violation::LimitRange(format!(
+            "the namespace's LimitRange wants more {name} for the sidecar than the pod's own budget of {budget} leaves"
+        )))
     }
 
     fn filled_in(&self, resources: &Value) -> Value {
@@ -122,6 +152,14 @@ impl Fitting<'_> {
         filled
     }
 
+    /// Whether LimitRanger gives a container without a limit one that is not known: it takes the first default that it lists.
+    fn is_uncertain(&self, limits: &Map<String, Value>) -> bool {
+        let mut names = self.budgets.resources().into_iter();
+        names.any(|name| {
+            !limits.contains_key(name) && self.budgets.bounds(name).has_several_defaults
+        })
+    }
+
     fn attempt(&self, attempt: Attempt, asked: &Value) -> Option<Value> {
         if attempt == Attempt::Nothing {
             return is_best_effort(self.pod).then(|| json!({}));
@@ -137,6 +175,9 @@ impl Fitting<'_> {
                 limits.insert(name.to_owned(), json!("0"));
             }
         }
+        if attempt == Attempt::AsAsked && self.is_uncertain(&limits) {
+            return None;
+        }
         if attempt != Attempt::AsAsked {
             for name in ["cpu", "memory", "ephemeral-storage"] {
                 self.bound(name, attempt, (&mut requests, &mut limits))?;
@@ -145,13 +186,23 @@ impl Fitting<'_> {
         Some(json!({ "requests": requests, "limits": limits }))
     }
 
+    /// Those of the namespace, and the pod's own limit.
+    fn bounds(&self, name: &str) -> Bounds {
+        let mut bounds = self.budgets.bounds(name);
+        let own = amounts(&self.pod["spec"]["resources"]["limits"]);
+        if let Some(own) = own.get(name) {
+            bounds.max = Some(bounds.max.map_or(*own, |max| max.min(*own)));
+        }
+        bounds
+    }
+
     fn bound(
         &self,
         name: &str,
         attempt: Attempt,
         (requests, limits): (&mut Map<String, Value>, &mut Map<String, Value>),
     ) -> Option<()> {
-        let bounds = self.budgets.bounds(name);
+        let bounds = self.bounds(name);
         let amount = |list: &Map<String, Value>| list.get(name)?.as_str().and_then(quantity::parse);
         let asked = Size {
             request: amount(requests).unwrap_or_default(),
@@ -182,7 +233,8 @@ impl Fitting<'_> {
             }),
             ..asked
         };
-        let size = size.within(&bounds, is_guaranteed && name != "ephemeral-storage");
+        let is_equal = is_guaranteed && name != "ephemeral-storage";
+        let size = size.within(&bounds, is_equal, unit(name));
         if size
             .limit
             .is_some_and(|limit| limit < floor.min(limit_floor(name)))
@@ -213,6 +265,30 @@ impl Fitting<'_> {
     }
 }
 
+/// A limit that a LimitRange fills in can be below the request: the API server refuses such a container.
+fn above_its_limit(container: &Value) -> Option<Violation> {
+    let demand = Demand::of_container(container);
+    let mut limits = demand.limits.iter();
+    let (name, limit) = limits.find(|(name, limit)| {
+        demand
+            .requests
+            .get(*name)
+            .is_some_and(|request| request > *limit)
+    })?;
+    let limit = quantity::format_nanos(*limit);
+    Some(Violation::LimitRange(format!(
+        "the namespace's LimitRange limits {name} of a container to {limit}, below the sidecar's request"
+    )))
+}
+
+/// What is not divided, in nano-units: the API server warns of fractions of a byte, and takes no CPU below 1m.
+fn unit(name: &str) -> i128 {
+    match name {
+        "cpu" => NANO / 1_000,
+        _ => NANO,
+    }
+}
+
 /// The least limit that the sidecar can start with, in nano-units.
 fn limit_floor(name: &str) -> i128 {
     match name {
@@ -222,10 +298,16 @@ fn limit_floor(name: &str) -> i128 {
     }
 }
 
+/// The quotient, no less than the exact one, of what is not negative.
+fn rounded_up(amount: i128, divisor: i128) -> i128 {
+    amount / divisor + i128::from(amount % divisor != 0)
+}
+
 // === impl Size ===
 
 impl Size {
-    fn within(self, bounds: &Bounds, equal: bool) -> Self {
+    /// Within the bounds; the request in whole `unit`s.
+    fn within(self, bounds: &Bounds, equal: bool, unit: i128) -> Self {
         let least = bounds.min.unwrap_or_default();
         let most = |amount: i128| bounds.max.map_or(amount, |max| amount.min(max));
         let limit = self
@@ -238,14 +320,12 @@ impl Size {
             };
         }
         let mut request = most(self.request.max(least));
-        if let Some(limit) = limit {
-            let ratio = bounds.ratio.unwrap_or(i128::MAX).max(1);
+        if let (Some(limit), Some(ratio)) = (limit, bounds.ratio) {
             // Rounded up: a request that is a nano-unit too low is refused.
-            let lowest = limit.saturating_mul(NANO) / ratio;
-            let lowest = lowest
-                + i128::from(bounds.ratio.is_some() && lowest * ratio < limit.saturating_mul(NANO));
-            request = request.max(lowest).min(limit);
+            let lowest = rounded_up(limit.saturating_mul(NANO), ratio.max(1));
+            request = request.max(rounded_up(lowest, unit) * unit);
         }
+        let request = limit.map_or(request, |limit| request.min(limit));
         Self { request, limit }
     }
 }

@@ -107,7 +107,7 @@ pub enum Decision {
 #[must_use]
 pub fn has_sidecar(pod: &Value, settings: &Settings) -> bool {
     let status = Status::read(view::annotations(pod));
-    status.is_some_and(|status| preset::difference(pod, &status, settings).is_none())
+    status.is_some_and(|status| preset::difference(pod, &status, None, settings).is_none())
         && volumes::mounted_elsewhere(pod).is_none()
 }
 
@@ -130,7 +130,7 @@ pub fn inject_within(
     if opted_in == Err(NotOptedIn::PodDisabled) {
         return Outcome::of(Decision::NotOptedIn(NotOptedIn::PodDisabled));
     }
-    let (overrides, mut problems) = settings.overrides_in(&context.namespace_labels, annotations);
+    let (overrides, problems) = settings.overrides_in(&context.namespace_labels, annotations);
     if let Err(reason) = opted_in {
         // A misspelling such as `flowcar.io/injcet` must be reported, though it opts nothing in.
         let refused = settings.config.strict && !problems.is_empty();
@@ -144,7 +144,6 @@ pub fn inject_within(
             ..Outcome::of(decision)
         };
     }
-    let overrides = resources::drop_contradictions(overrides, settings, &mut problems);
     let skip = decide::skip(pod, annotations, context, settings, &overrides);
     let invalid_opt_in = matches!(skip, Some(Skip::UnknownValue { .. }));
     if settings.config.strict && (invalid_opt_in || !problems.is_empty()) {
@@ -163,8 +162,15 @@ pub fn inject_within(
         && let Some(status) = Status::read(view::annotations(pod))
         && let Status::Injected { config, .. } = &status
     {
+        let preset = decide::PresetIn {
+            pod,
+            status: &status,
+            workload: context.workload.as_ref(),
+            settings,
+        };
+        let preset = decide::preset(&preset, skip.as_ref(), budgets);
         let reserved = skip.filter(|skip| matches!(skip, Skip::ReservedMount { .. }));
-        if let Some(skip) = reserved.or_else(|| decide::preset(pod, &status, settings)) {
+        if let Some(skip) = reserved.or(preset) {
             return Outcome::skipped(pod, skip, problems);
         }
         let current = *config == settings.hash;

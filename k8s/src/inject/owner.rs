@@ -18,12 +18,43 @@ pub struct Owner {
     pub name: String,
 }
 
-/// Labels and annotations by which a controller names itself on its pods, whatever stands between: the label, the kind.
-const NAMED_BY: [(&str, &str); 3] = [
+/// A label or annotation by which a controller names itself on its pods, whatever stands between.
+struct NamedBy {
+    name: &'static str,
+    /// The kind of the pod's owner, whose name begins with the controller's.
+    owner: &'static str,
+    /// The controller's kind.
+    kind: &'static str,
+}
+
+const NAMED_BY: [NamedBy; 5] = [
     // Knative: Service, Configuration, Revision, Deployment, ReplicaSet.
-    ("serving.knative.dev/service", "Service"),
-    ("workflows.argoproj.io/cron-workflow", "CronWorkflow"),
-    ("openshift.io/deployment-config.name", "DeploymentConfig"),
+    NamedBy {
+        name: "serving.knative.dev/service",
+        owner: "ReplicaSet",
+        kind: "Service",
+    },
+    // On the Workflow, and on its pods where `podMetadata` puts it.
+    NamedBy {
+        name: "workflows.argoproj.io/cron-workflow",
+        owner: "Workflow",
+        kind: "CronWorkflow",
+    },
+    NamedBy {
+        name: "openshift.io/deployment-config.name",
+        owner: "ReplicationController",
+        kind: "DeploymentConfig",
+    },
+    NamedBy {
+        name: "scaledjob.keda.sh/name",
+        owner: "Job",
+        kind: "ScaledJob",
+    },
+    NamedBy {
+        name: "jobset.sigs.k8s.io/jobset-name",
+        owner: "Job",
+        kind: "JobSet",
+    },
 ];
 
 /// The workload of a pod: from flowcar's mark in the template, else from labels and the owner reference.
@@ -35,7 +66,7 @@ pub(super) fn of(pod: &Value) -> Option<Owner> {
     let name = view::text(reference, "/name")?;
     Some(
         marked(pod, kind, name)
-            .or_else(|| named(pod))
+            .or_else(|| named(pod, kind, name))
             .or_else(|| revision(pod, kind, name))
             .or_else(|| run(pod, kind, name))
             .unwrap_or_else(|| Owner::new(kind, name)),
@@ -76,13 +107,16 @@ fn marked(pod: &Value, kind: &str, name: &str) -> Option<Owner> {
     (marked_kind == maker && made).then(|| Owner::new(marked_kind, marked_name))
 }
 
-fn named(pod: &Value) -> Option<Owner> {
+/// A label counts only where the owner could have been made by what it names: anybody may write one.
+fn named(pod: &Value, kind: &str, name: &str) -> Option<Owner> {
     let labels = view::map(pod, "/metadata/labels");
     let annotations = view::annotations(pod);
-    NAMED_BY.iter().find_map(|(label, kind)| {
-        let name = labels.get(*label).or_else(|| annotations.get(*label));
-        let name = name?.as_str().filter(|name| !name.is_empty())?;
-        Some(Owner::new(kind, name))
+    let mut rows = NAMED_BY.iter().filter(|row| row.owner == kind);
+    rows.find_map(|row| {
+        let maker = labels.get(row.name).or_else(|| annotations.get(row.name));
+        let maker = maker?.as_str().filter(|maker| !maker.is_empty())?;
+        let rest = name.strip_prefix(maker)?;
+        rest.starts_with('-').then(|| Owner::new(row.kind, maker))
     })
 }
 
@@ -115,18 +149,24 @@ fn revision(pod: &Value, kind: &str, name: &str) -> Option<Owner> {
 
 /// A CronJob's Job is named `<cronjob>-<minutes since 1970>` (`getJobName` in
 /// `kubernetes/pkg/controller/cronjob/utils.go`): the time that it was scheduled for, eight digits until 2160. A number that
-/// is no such time, as `20261128`, belongs to the Job's own name.
+/// is no such time, as `20261128`, belongs to the Job's own name. The Workflow of Argo's CronWorkflow is named
+/// `<cronworkflow>-<seconds since 1970>` (`getChildWorkflowName` in `workflow/cron/operator.go`), ten digits until 2286.
 fn run(pod: &Value, kind: &str, name: &str) -> Option<Owner> {
+    let (maker, length, in_a_day) = match kind {
+        "Job" => ("CronJob", 8, 24 * 60),
+        "Workflow" => ("CronWorkflow", 10, 24 * 60 * 60),
+        _ => return None,
+    };
     let (start, digits) = name.rsplit_once('-')?;
-    let is_number = digits.len() == 8 && digits.bytes().all(|b| b.is_ascii_digit());
-    let minute: i64 = digits.parse().ok().filter(|_| is_number)?;
+    let is_number = digits.len() == length && digits.bytes().all(|b| b.is_ascii_digit());
+    let time: i64 = digits.parse().ok().filter(|_| is_number)?;
     let created = view::text(pod, "/metadata/creationTimestamp").and_then(day_of);
     let days = match created {
         Some(day) => day - EARLIER..=day + 1,
         None => CRONJOBS_SINCE..=i64::MAX,
     };
-    let is_time = days.contains(&(minute / (24 * 60)));
-    (kind == "Job" && is_time && !start.is_empty()).then(|| Owner::new("CronJob", start))
+    let is_time = days.contains(&(time / in_a_day));
+    (is_time && !start.is_empty()).then(|| Owner::new(maker, start))
 }
 
 /// A Job's pods are made later than the Job was scheduled for by no more than this, in days.

@@ -11,7 +11,8 @@ use super::view;
 const OS_LABELS: [&str; 2] = ["kubernetes.io/os", "beta.kubernetes.io/os"];
 
 /// Labels that only nodes of Windows have, and how their values begin.
-const WINDOWS_LABELS: [(&str, &str); 3] = [
+const WINDOWS_LABELS: [(&str, &str); 4] = [
+    ("node.openshift.io/os_id", "Windows"),
     ("node.kubernetes.io/windows-build", ""),
     ("kubernetes.azure.com/os-sku", "Windows"),
     ("cloud.google.com/gke-os-distribution", "windows"),
@@ -26,7 +27,7 @@ const VIRTUAL_LABELS: [(&str, &str, &str); 5] = [
     ("liqo.io/type", "virtual-node", VIRTUAL_KUBELET),
 ];
 
-/// Taints of such nodes: a pod that tolerates one by name is meant for it. Keys, or how they begin.
+/// Taints of such nodes: a pod that tolerates one by name may run there. Keys, or how they begin.
 const VIRTUAL_TAINTS: [(&str, &str); 5] = [
     ("virtual-kubelet.io/", VIRTUAL_KUBELET),
     ("azure.com/aci", VIRTUAL_KUBELET),
@@ -50,6 +51,16 @@ enum Wanted<'a> {
     AnyOf(Vec<&'a str>),
     NoneOf(Vec<&'a str>),
     There,
+    NotThere,
+}
+
+/// A node that is no machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct VirtualNode {
+    /// What runs the pod there.
+    pub(super) what: &'static str,
+    /// The pod can run nowhere else; it only tolerates such nodes otherwise.
+    pub(super) is_certain: bool,
 }
 
 /// Whether the pod runs Windows.
@@ -65,11 +76,11 @@ pub(super) fn is_windows(pod: &Value) -> bool {
     is_only_for(pod, is_windows_node) || has_windows_options(pod)
 }
 
-/// What runs the pod, where no node does.
-pub(super) fn virtual_node(pod: &Value) -> Option<&'static str> {
-    by_label(pod)
-        .or_else(|| by_toleration(pod))
-        .or_else(|| by_name(pod))
+/// What runs the pod, where no node does or none may.
+pub(super) fn virtual_node(pod: &Value) -> Option<VirtualNode> {
+    let node = |is_certain| move |what| VirtualNode { what, is_certain };
+    let certain = by_label(pod).or_else(|| by_name(pod)).map(node(true));
+    certain.or_else(|| by_toleration(pod).map(node(false)))
 }
 
 fn by_label(pod: &Value) -> Option<&'static str> {
@@ -95,7 +106,26 @@ fn by_toleration(pod: &Value) -> Option<&'static str> {
             .find(|(taint, _)| is_label(taint, key));
         taint.map(|(_, what)| *what)
     });
-    found.next()
+    found.find(|what| !is_ruled_out(pod, what))
+}
+
+/// Whether the pod's selectors leave no node of this kind.
+fn is_ruled_out(pod: &Value, what: &str) -> bool {
+    is_only_for(pod, |key, wanted| {
+        let mut labels = VIRTUAL_LABELS.iter().filter(|(.., who)| *who == what);
+        labels.any(|(label, start, _)| is_label(label, key) && is_without(wanted, start))
+    })
+}
+
+fn is_without(wanted: &Wanted<'_>, start: &str) -> bool {
+    let begins = |value: &&str| value.starts_with(start);
+    match wanted {
+        Wanted::AnyOf(values) => !values.is_empty() && !values.iter().any(begins),
+        // Other values of a label that only such nodes have are theirs, too.
+        Wanted::NoneOf(values) => !start.is_empty() && values.iter().any(begins),
+        Wanted::NotThere => true,
+        Wanted::There => false,
+    }
 }
 
 fn by_name(pod: &Value) -> Option<&'static str> {
@@ -124,7 +154,7 @@ fn all_begin_with(wanted: &Wanted<'_>, start: &str) -> bool {
             !values.is_empty() && values.iter().all(|value| value.starts_with(start))
         }
         Wanted::There => true,
-        Wanted::NoneOf(_) => false,
+        Wanted::NoneOf(_) | Wanted::NotThere => false,
     }
 }
 
@@ -133,7 +163,7 @@ fn is_os(key: &str, wanted: &Wanted<'_>, os: &str, other: &str) -> bool {
         && match wanted {
             Wanted::AnyOf(values) => !values.is_empty() && values.iter().all(|value| *value == os),
             Wanted::NoneOf(values) => values.contains(&other),
-            Wanted::There => false,
+            Wanted::There | Wanted::NotThere => false,
         }
 }
 
@@ -185,6 +215,7 @@ fn wanted(expression: &Value) -> Option<(&str, Wanted<'_>)> {
         "In" => Wanted::AnyOf(values),
         "NotIn" => Wanted::NoneOf(values),
         "Exists" => Wanted::There,
+        "DoesNotExist" => Wanted::NotThere,
         _ => return None,
     };
     Some((key, wanted))
@@ -194,7 +225,7 @@ fn wanted(expression: &Value) -> Option<(&str, Wanted<'_>)> {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::{is_windows, virtual_node};
+    use super::{VirtualNode, is_windows, virtual_node};
 
     fn affinity(terms: &Value) -> Value {
         json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}})
@@ -217,7 +248,7 @@ mod tests {
             {"key": os, "operator": "In", "values": ["windows"]},
         ]}]);
         let options = json!({"windowsOptions": {"runAsUserName": "ContainerUser"}});
-        let rows: [(Value, bool); 21] = [
+        let rows: [(Value, bool); 22] = [
             (json!({}), false),
             (json!({"os": {"name": "windows"}}), true),
             (
@@ -231,6 +262,10 @@ mod tests {
             ),
             (json!({"nodeSelector": {os: "linux"}}), false),
             (json!({"nodeSelector": {build: "10.0.20348"}}), true),
+            (
+                json!({"nodeSelector": {"node.openshift.io/os_id": "Windows"}}),
+                true,
+            ),
             (
                 json!({"nodeSelector": {"kubernetes.azure.com/os-sku": "Windows2022"}}),
                 true,
@@ -271,11 +306,17 @@ mod tests {
 
     #[test]
     fn virtual_node_is_detected_in_every_spelling() {
-        let kubelet = Some("a virtual kubelet");
-        let fargate = Some("Fargate");
+        let node = |what, is_certain| Some(VirtualNode { what, is_certain });
+        let (kubelet, fargate) = (node("a virtual kubelet", true), node("Fargate", true));
+        let (may_kubelet, may_fargate) = (node("a virtual kubelet", false), node("Fargate", false));
         let compute = "eks.amazonaws.com/compute-type";
         let tolerates = |key: &str| json!({"tolerations": [{"key": key, "operator": "Exists"}]});
-        let rows: [(Value, Option<&str>); 14] = [
+        let beside = |mut spec: Value, terms: &Value| {
+            spec["affinity"] = affinity(terms)["affinity"].clone();
+            spec
+        };
+        let provider = "virtual-kubelet.io/provider";
+        let rows: [(Value, Option<VirtualNode>); 21] = [
             (json!({}), None),
             (
                 json!({"nodeSelector": {"type": "virtual-kubelet"}}),
@@ -290,10 +331,57 @@ mod tests {
                 affinity(&json!([expression("type", "NotIn", &["virtual-kubelet"])])),
                 None,
             ),
-            (tolerates("virtual-kubelet.io/provider"), kubelet),
-            (tolerates("azure.com/aci"), kubelet),
+            (tolerates(provider), may_kubelet),
+            (tolerates("azure.com/aci"), may_kubelet),
+            (
+                beside(
+                    tolerates(provider),
+                    &json!([expression("type", "NotIn", &["virtual-kubelet"])]),
+                ),
+                None,
+            ),
+            (
+                beside(
+                    tolerates(provider),
+                    &json!([expression("type", "DoesNotExist", &[])]),
+                ),
+                None,
+            ),
+            (
+                beside(
+                    tolerates(provider),
+                    &json!([expression(compute, "NotIn", &["fargate"])]),
+                ),
+                may_kubelet,
+            ),
+            (
+                // The terms are alternatives.
+                beside(
+                    tolerates(provider),
+                    &json!([
+                        expression("type", "NotIn", &["virtual-kubelet"]),
+                        expression("zone", "In", &["a"])
+                    ]),
+                ),
+                may_kubelet,
+            ),
+            (
+                beside(
+                    tolerates(provider),
+                    &json!([expression("type", "In", &["virtual-kubelet"])]),
+                ),
+                kubelet,
+            ),
+            (
+                json!({"tolerations": [{"key": compute}], "nodeSelector": {compute: "ec2"}}),
+                None,
+            ),
+            (
+                json!({"tolerations": [{"key": provider}], "nodeName": "virtual-node-aci-linux"}),
+                kubelet,
+            ),
             (json!({"tolerations": [{"operator": "Exists"}]}), None),
-            (tolerates(compute), fargate),
+            (tolerates(compute), may_fargate),
             (json!({"nodeSelector": {compute: "fargate"}}), fargate),
             (json!({"nodeSelector": {compute: "ec2"}}), None),
             (json!({"schedulerName": "fargate-scheduler"}), fargate),

@@ -3,14 +3,10 @@
 use serde_json::{Map, Value, json};
 
 use super::view;
-use crate::annotations::{Key, Overrides, Problem};
+use crate::annotations::{Key, Overrides, RESOURCES, Resource};
 use crate::budget::{of_containers, of_running};
 use crate::config::Settings;
 use crate::quantity;
-
-const CPU_REQUEST: &str = "10m";
-const MEMORY_REQUEST: &str = "32Mi";
-const MEMORY_LIMIT: &str = "128Mi";
 
 /// The lowest CPU limit that the sidecar gets unless somebody asks for less, in nano-units: starting takes some 50 ms of it.
 pub(super) const CPU_FLOOR: i128 = 10_000_000;
@@ -24,56 +20,6 @@ pub(super) const KEYS: [(&str, &str, Key); 4] = [
     ("requests", "memory", Key::MemoryRequest),
     ("limits", "memory", Key::MemoryLimit),
 ];
-
-/// The names of a resource and of the overrides that set it.
-struct Resource {
-    name: &'static str,
-    request: Key,
-    limit: Key,
-    default_request: &'static str,
-    default_limit: Option<&'static str>,
-}
-
-const RESOURCES: [Resource; 2] = [
-    Resource {
-        name: "cpu",
-        request: Key::CpuRequest,
-        limit: Key::CpuLimit,
-        default_request: CPU_REQUEST,
-        default_limit: None,
-    },
-    Resource {
-        name: "memory",
-        request: Key::MemoryRequest,
-        limit: Key::MemoryLimit,
-        default_request: MEMORY_REQUEST,
-        default_limit: Some(MEMORY_LIMIT),
-    },
-];
-
-/// The API server refuses a request above its limit; so such a pair falls back to the operator's values, and
-/// if those contradict each other, to flowcar's.
-pub(super) fn drop_contradictions(
-    mut overrides: Overrides,
-    settings: &Settings,
-    problems: &mut Vec<Problem>,
-) -> Overrides {
-    for resource in &RESOURCES {
-        if !resource.contradicts(&overrides) {
-            continue;
-        }
-        problems.push(Problem::RequestAboveLimit {
-            resource: resource.name,
-        });
-        overrides.forget(resource.request);
-        overrides.forget(resource.limit);
-        let with_defaults = overrides.clone().or(&settings.defaults);
-        if !resource.contradicts(&with_defaults) {
-            overrides = with_defaults;
-        }
-    }
-    overrides
-}
 
 /// The `resources` of the sidecar. Requests are always set; in a Guaranteed pod limits equal them.
 pub(super) fn resources(
@@ -99,6 +45,25 @@ pub(super) fn resources(
         }
     }
     json!({ "requests": requests, "limits": limits })
+}
+
+/// The most that flowcar gives its sidecar of a resource where no annotation asks for more, in nano-units: its own values
+/// and the operator's.
+pub(super) fn own_most(name: &str, settings: &Settings) -> i128 {
+    let resource = RESOURCES.iter().find(|resource| resource.name == name);
+    let values = resource.into_iter().flat_map(|resource| {
+        let guaranteed = (name == "cpu").then_some(settings.config.guaranteed_cpu.as_str());
+        let of = |key| settings.defaults.get(key);
+        [
+            Some(resource.default_request),
+            resource.default_limit,
+            guaranteed,
+            of(resource.request),
+            of(resource.limit),
+        ]
+    });
+    let amounts = values.flatten().filter_map(quantity::parse);
+    amounts.max().unwrap_or_default()
 }
 
 /// Kubernetes' rule (`pkg/apis/core/v1/helper/qos/qos.go`): every container, init containers too, has limits
@@ -127,7 +92,7 @@ fn has_pod_resources(pod: &Value) -> bool {
         .any(|field| !view::map(pod, field).is_empty())
 }
 
-fn amount(owner: &Value, field: &str, resource: &str) -> Option<i128> {
+pub(super) fn amount(owner: &Value, field: &str, resource: &str) -> Option<i128> {
     match view::map(owner, &format!("/resources/{field}")).get(resource)? {
         Value::String(text) => quantity::parse(text),
         Value::Number(number) => quantity::parse(&number.to_string()),
@@ -138,29 +103,12 @@ fn amount(owner: &Value, field: &str, resource: &str) -> Option<i128> {
 // === impl Resource ===
 
 impl Resource {
-    fn request<'a>(&self, overrides: &'a Overrides) -> &'a str
-    where
-        Self: 'a,
-    {
-        overrides.get(self.request).unwrap_or(self.default_request)
-    }
-
-    fn limit<'a>(&self, overrides: &'a Overrides) -> Option<&'a str> {
-        overrides.get(self.limit).or(self.default_limit)
-    }
-
-    fn contradicts(&self, overrides: &Overrides) -> bool {
-        let request = quantity::parse(self.request(overrides));
-        let limit = self.limit(overrides).and_then(quantity::parse);
-        matches!((request, limit), (Some(request), Some(limit)) if request > limit)
-    }
-
     /// One value for request and limit: the limit asked for, else the operator's or the larger request.
     fn guaranteed(&self, overrides: &Overrides, settings: &Settings) -> String {
         let least = if self.name == "cpu" {
             settings.config.guaranteed_cpu.as_str()
         } else {
-            MEMORY_REQUEST
+            self.default_request
         };
         let request = self.request(overrides);
         let default = if quantity::parse(request) > quantity::parse(least) {

@@ -28,6 +28,11 @@ pub enum Skip {
         /// Its name.
         namespace: String,
     },
+    /// A namespace that `webhook.namespaceSelector` leaves out: the API server does not ask the webhook there.
+    NamespaceLeftOut {
+        /// Its name.
+        namespace: String,
+    },
     /// The kubelet's mirror of a static pod: it never reads the mirror's spec.
     MirrorPod,
     /// The pod is on the host's network.
@@ -38,6 +43,8 @@ pub enum Skip {
     VirtualNode {
         /// What runs it.
         what: &'static str,
+        /// It can run nowhere else; it only tolerates such nodes otherwise.
+        is_certain: bool,
     },
     /// The pod has a user namespace of its own.
     UserNamespace,
@@ -94,6 +101,7 @@ impl Skip {
             Self::UnknownValue { .. } => "unknown_value",
             Self::Malformed { .. } => "malformed",
             Self::ExcludedNamespace { .. } => "excluded_namespace",
+            Self::NamespaceLeftOut { .. } => "namespace_left_out",
             Self::MirrorPod => "mirror_pod",
             Self::HostNetwork => "host_network",
             Self::Windows => "windows",
@@ -129,6 +137,11 @@ impl fmt::Display for Skip {
             Self::ExcludedNamespace { namespace } => {
                 write!(f, "namespace {} is never injected", clip(namespace, 63))
             }
+            Self::NamespaceLeftOut { namespace } => write!(
+                f,
+                "the operator leaves namespace {} out (webhook.namespaceSelector)",
+                clip(namespace, 63)
+            ),
             Self::MirrorPod => f.write_str(
                 "the kubelet never reads a mirror pod; add flowcar to the static pod's file",
             ),
@@ -136,10 +149,16 @@ impl fmt::Display for Skip {
                 "the pod is on the host's network; flowcar.io/host-network=force overrules",
             ),
             Self::Windows => f.write_str("flowcar runs on Linux, and the pod is for Windows"),
-            Self::VirtualNode { what } => {
+            Self::VirtualNode { what, is_certain } => {
+                let relation = if *is_certain { "is for" } else { "may run on" };
+                let hint = if *is_certain {
+                    ""
+                } else {
+                    ": drop the toleration, or rule those nodes out by affinity"
+                };
                 write!(
                     f,
-                    "the pod is for {what}, where no sidecar can follow flows"
+                    "the pod {relation} {what}, where no sidecar can follow flows{hint}"
                 )
             }
             Self::UserNamespace => {

@@ -5,6 +5,7 @@ mod decision;
 mod environment;
 mod form;
 mod namespace;
+mod presets;
 mod resources;
 mod undo;
 

@@ -13,8 +13,8 @@ use crate::annotations::{Key, LONGEST_SOCKET, Overrides, parse_reference, socket
 
 pub(super) const CGROUP: &str = "flowcar-host-cgroup";
 pub(super) const NO_TOKEN: &str = "flowcar-no-token";
-const TLS: &str = "flowcar-tls";
-const ENDPOINT: &str = "flowcar-endpoint";
+pub(super) const TLS: &str = "flowcar-tls";
+pub(super) const ENDPOINT: &str = "flowcar-endpoint";
 
 pub(super) const STATE: &str = "flowcar-state";
 
@@ -27,6 +27,9 @@ pub(super) const HOST_CGROUP: &str = "/run/host-cgroup";
 /// Where the sidecar writes its checkpoint: the runtime mounts the pod's own shared memory here in every container, and it
 /// lives as long as the pod's sandbox.
 pub(super) const CHECKPOINTS: &str = "/dev/shm";
+
+/// Where an earlier version wrote it, in a volume of its own.
+pub(super) const OLD_CHECKPOINTS: &str = "/run/flowcar";
 
 /// Where the ServiceAccount admission plugin mounts a token, unless something is mounted there already.
 const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -41,7 +44,7 @@ pub(super) const CLIENT_CERTIFICATE: &str = "/run/flowcar-tls/tls.crt";
 pub(super) const CLIENT_KEY: &str = "/run/flowcar-tls/tls.key";
 
 /// Below this are the directories of receivers' sockets: where they are on the node, the sidecar has other things.
-const ENDPOINT_PATH: &str = "/run/flowcar-endpoint";
+pub(super) const ENDPOINT_PATH: &str = "/run/flowcar-endpoint";
 
 /// A receiver's socket.
 #[derive(Clone, Debug, PartialEq, Eq)]

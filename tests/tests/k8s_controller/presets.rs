@@ -157,6 +157,53 @@ const FAKES: &[Fake] = &[
             .find(|volume| volume["name"] == "flowcar-host-cgroup");
         cgroup.expect("the volume")["hostPath"]["path"] = json!("/etc");
     }),
+    ("volumeMounts", |pod| {
+        // Over the program.
+        pod["spec"]["volumes"]
+            .as_array_mut()
+            .expect("a list")
+            .push(json!({"name": "mine", "emptyDir": {}}));
+        let mounts = sidecar(pod)["volumeMounts"].as_array_mut().expect("a list");
+        mounts.push(json!({"name": "mine", "mountPath": "/usr/bin"}));
+    }),
+    ("env", |pod| {
+        set_env(pod, "PATH", json!({"name": "PATH", "value": "/mine"}));
+    }),
+    ("env", |pod| {
+        let kind = json!({"name": "FLOWCAR_OWNER_KIND", "value": "Deployment"});
+        set_env(pod, "FLOWCAR_OWNER_KIND", kind);
+        let name = json!({"name": "FLOWCAR_OWNER_NAME", "value": "payments"});
+        set_env(pod, "FLOWCAR_OWNER_NAME", name);
+    }),
+    ("env", |pod| {
+        let name = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
+        set_env(
+            pod,
+            name,
+            json!({"name": name, "value": "http://evil:4317"}),
+        );
+    }),
+    ("env", |pod| {
+        let proxy = json!({"name": "HTTPS_PROXY", "value": "http://evil:3128"});
+        set_env(pod, "HTTPS_PROXY", proxy);
+    }),
+    ("env", |pod| {
+        let off = json!({"name": "OTEL_SDK_DISABLED", "value": "true"});
+        set_env(pod, "OTEL_SDK_DISABLED", off);
+    }),
+    ("ports", |pod| {
+        sidecar(pod)["ports"] = json!([{"containerPort": 9, "hostPort": 9}]);
+    }),
+    ("securityContext", |pod| {
+        let context = &mut sidecar(pod)["securityContext"];
+        context["seLinuxOptions"] = json!({"type": "spc_t"});
+    }),
+    ("resources", |pod| {
+        sidecar(pod)["resources"]["limits"]["memory"] = json!("64Gi");
+    }),
+    ("hostNetwork", |pod| {
+        pod["spec"]["hostNetwork"] = json!(true);
+    }),
 ];
 
 /// As the tenant would write it: what flowcar and the API server made, without what only the API server may set.
@@ -182,7 +229,7 @@ fn preset(stored: &Value, name: &str) -> Value {
 
 #[test]
 fn forged_sidecar_does_not_count_as_injected() {
-    let config = "allowedEndpoints: ['https://*.observability']\nlocked: [headers-secret]\nimageMirrors: [mirror.test/ghcr/flowcar]\n";
+    let config = "allowedEndpoints: ['https://*.observability']\nlocked: [headers-secret]\nimageMirrors: [mirror.test/ghcr/flowcar]\nmaximum: {memory-limit: 256Mi}\n";
     let (cluster, controller, _dir) = configured(config);
     let tenant = tenant(&cluster);
     let real = tenant.create(PODS, &pod("real", on())).success();

@@ -125,6 +125,180 @@ fn defaults_of_annotations_are_checked_by_the_schema() {
     }
 }
 
+/// What the schema takes the controller takes, or it would end at its start, and no webhook would answer.
+#[test]
+fn strings_are_checked_by_the_schema_as_the_controller_reads_them() {
+    let long = |length| "a".repeat(length);
+    let (name, key) = (long(254), format!("a/{}", long(254)));
+    let rows: &[(&[&str], &[&str], &[&str])] = &[
+        (
+            &["sampling"],
+            &["1", "100", "0100", "1000000"],
+            &["", "0", "000", "1000001", "2000000", "-1", "1.5", "1e3"],
+        ),
+        (
+            &["run-as-user", "run-as-group"],
+            &["1", "65532", "2147483647"],
+            &["0", "00", "2147483648", "9999999999", "root"],
+        ),
+        (
+            &["cpu-request", "cpu-limit"],
+            &[
+                "1m", "250m", "64000m", "64", "64.0", "0.5", ".5", "1.", "1.125", "0.001",
+            ],
+            &[
+                "0", "0.0", "100", "65", "64001m", "0.5m", "0.0005", "1.0005", "1 ", "-1", "64.5",
+                "1n",
+            ],
+        ),
+        (
+            &["memory-limit"],
+            &[
+                "16Mi",
+                "128Mi",
+                "16Gi",
+                "1.5Gi",
+                "0.5Gi",
+                "16777216",
+                "17179869184",
+                "32M",
+                "1G",
+                "16384Ki",
+                "1e9",
+                "20000k",
+            ],
+            &[
+                "128",
+                "8Mi",
+                "15Mi",
+                "64Ti",
+                "17Gi",
+                "1.1Gi",
+                "16777215",
+                "17179869185",
+                "16M",
+                "18G",
+                "16383Ki",
+                "16mi",
+                "16777216.5",
+                "1e7",
+                "16.1Mi",
+                "0",
+            ],
+        ),
+        (
+            &["headers-secret", "ca-secret", "ca-configmap"],
+            &["a", "a.b", "a/b", "a/.b", "a-1/K_e-y.1"],
+            &[
+                "a..b", "a.", ".a", "a-", "A", "a/", "a/.", "a/..b", "a/b/c", &name, &key,
+            ],
+        ),
+        (
+            &["endpoint-volume", "client-certificate-secret"],
+            &["a", "a.b", "a-1"],
+            &["a..b", "a.-b", "a/b", "A", &name],
+        ),
+        (
+            &["resource-attributes"],
+            &["a=b", "a=", "a=b c", "a.b=c,d=e%2Cf", "a=%C3%BC", "a|b=c"],
+            &[
+                "a b=c",
+                "a=b,",
+                "=b",
+                "a=b=c",
+                "a=ü",
+                "a=%FF",
+                "%FF=a",
+                "a=%C3",
+                "a=%ED%A0%80",
+                "a=\t",
+            ],
+        ),
+        (
+            &["service-name"],
+            &["a", "süß", " a ", "$(POD)"],
+            &[" ", "", "\u{a0}", "a\nb", "a\u{7f}"],
+        ),
+        (
+            &["command"],
+            &[r#"["a"]"#, r#" [ "/a", "--b=\"c\"" ] "#, r#"["\u00e4"]"#],
+            &[
+                "[1]",
+                "[]",
+                r#"[""]"#,
+                r#"["a",]"#,
+                r#"["\u0000"]"#,
+                r#"["\ud800"]"#,
+                "{}",
+                r#"["a" "b"]"#,
+            ],
+        ),
+        (
+            &["image"],
+            &[
+                "a",
+                "a/b",
+                "r.example/a:1",
+                "localhost:5000/a",
+                "r:80/a-b__c:v1.0_x",
+                "R.example/a",
+            ],
+            &[
+                "a//b",
+                "/a",
+                "a/",
+                "A",
+                "a:",
+                "a:-x",
+                "a..b",
+                "a_b.c/d",
+                "r.example:0/a",
+                "r.example:65536/a",
+                "a@sha256:00",
+                "-a/b",
+                "a___b",
+            ],
+        ),
+    ];
+    for (names, valid, invalid) in rows {
+        for (value, expected) in valid
+            .iter()
+            .map(|value| (value, true))
+            .chain(invalid.iter().map(|value| (value, false)))
+        {
+            for name in *names {
+                let config = json!({"defaults": {*name: value}});
+                assert_eq!(
+                    Config::parse(&config.to_string()).is_ok(),
+                    expected,
+                    "controller: {config}"
+                );
+                assert_eq!(is_taken(&config), expected, "schema: {config}");
+            }
+        }
+    }
+    for (config, expected) in [
+        (json!({"guaranteedCpu": "65"}), false),
+        (json!({"guaranteedCpu": 0.0005}), false),
+        (json!({"guaranteedCpu": 0.5}), true),
+        (json!({"defaults": {"memory-limit": 128}}), false),
+        (json!({"defaults": {"cpu-limit": 100}}), false),
+        (json!({"defaults": {"run-as-user": 0}}), false),
+        (json!({"maximum": {"memory-limit": "64Ti"}}), false),
+        (json!({"image": "a//b"}), false),
+        (json!({"imageMirrors": ["a//b"]}), false),
+        (json!({"imageMirrors": ["a..b"]}), false),
+        (json!({"imagePullSecrets": ["a..b"]}), false),
+    ] {
+        assert_eq!(
+            Config::parse(&config.to_string()).is_ok(),
+            expected,
+            "{config}"
+        );
+        assert_eq!(is_taken(&config), expected, "{config}");
+    }
+}
+
 /// The chart and the controller take, and refuse, the same endpoints.
 #[test]
 fn endpoints_are_checked_by_the_schema() {

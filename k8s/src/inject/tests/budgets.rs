@@ -102,6 +102,24 @@ fn limit_ranges_bound_the_sidecar_or_rule_it_out() {
             Ok(json!({
             "requests": {"cpu": "200m", "memory": "32Mi"}, "limits": {"cpu": "200m", "memory": "128Mi"}})),
         ),
+        // Whole bytes, and CPU in thousandths.
+        (
+            json!({"maxLimitRequestRatio": {"memory": "3", "cpu": "3"}, "default": {"cpu": "100m"}}),
+            Ok(json!({
+            "requests": {"cpu": "34m", "memory": "44739243"}, "limits": {"cpu": "100m", "memory": "128Mi"}})),
+        ),
+        (
+            json!({"maxLimitRequestRatio": {"ephemeral-storage": "3"}}),
+            Ok(json!({
+            "requests": {"cpu": "10m", "memory": "32Mi", "ephemeral-storage": "44739243"},
+            "limits": {"memory": "128Mi", "ephemeral-storage": "134217728"}})),
+        ),
+        // The limit that LimitRanger would fill in is below the request.
+        (
+            json!({"default": {"cpu": "5m"}, "defaultRequest": {"cpu": "5m"}}),
+            Ok(json!({
+            "requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"cpu": "10m", "memory": "128Mi"}})),
+        ),
         (
             json!({"max": {"nvidia.com/gpu": "2"}, "default": {"nvidia.com/gpu": "2"}}),
             Ok(json!({
@@ -126,6 +144,108 @@ fn limit_ranges_bound_the_sidecar_or_rule_it_out() {
                 assert!(found.contains(why), "{fields}: {found}");
                 assert!(found.starts_with("LimitRange range wants "), "{found}");
             }
+        }
+    }
+}
+
+/// LimitRanger fills in a limit after the webhook, which must not be below what an annotation asks for.
+#[test]
+fn default_limit_is_never_below_the_request() {
+    let default = |cpu: &str, memory: &str| {
+        let fields =
+            json!({"default": {"cpu": cpu, "memory": memory}, "defaultRequest": {"cpu": "1m"}});
+        range("Container", fields)
+    };
+    for (annotations, default, expected) in [
+        (
+            json!({"cpu-request": "600m"}),
+            default("500m", "1Gi"),
+            json!({"requests": {"cpu": "600m", "memory": "32Mi"}, "limits": {"cpu": "600m", "memory": "128Mi"}}),
+        ),
+        (
+            json!({"cpu-request": "500m"}),
+            default("500m", "1Gi"),
+            json!({"requests": {"cpu": "500m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}}),
+        ),
+        (
+            json!({"cpu-request": "600m", "cpu-limit": "700m"}),
+            default("500m", "16Mi"),
+            json!({"requests": {"cpu": "600m", "memory": "32Mi"}, "limits": {"cpu": "700m", "memory": "128Mi"}}),
+        ),
+    ] {
+        let mut pod = limited();
+        for (name, value) in annotations.as_object().expect("an object") {
+            pod["metadata"]["annotations"][format!("flowcar.io/{name}")] = value.clone();
+        }
+        assert_eq!(given(&pod, &[default]), Ok(expected), "{annotations}");
+    }
+    // Which of two defaults holds is not known: the sidecar has a limit of its own.
+    let mut two = [default("500m", "1Gi"), default("200m", "1Gi")];
+    two[1]["metadata"]["name"] = json!("other");
+    let given = given(&limited(), &two).expect("injected");
+    assert_eq!(given["limits"]["cpu"], "200m");
+}
+
+/// A pod with a budget of its own keeps to it, also with what the namespace wants of each container.
+#[test]
+fn pod_level_budget_holds_beside_limit_ranges() {
+    let budgeted = |own: Value, app: Value| {
+        let mut pod = with("/spec/resources", own);
+        pod["spec"]["containers"] = json!([{"name": "app", "resources": app}]);
+        pod
+    };
+    let rows = [
+        (
+            budgeted(
+                json!({"requests": {"cpu": "100m"}}),
+                json!({"requests": {"cpu": "95m"}}),
+            ),
+            json!({"min": {"cpu": "50m"}}),
+            Err("the pod's own budget of 100m"),
+        ),
+        (
+            budgeted(
+                json!({"requests": {"cpu": "200m"}}),
+                json!({"requests": {"cpu": "95m"}}),
+            ),
+            json!({"min": {"cpu": "50m"}}),
+            Ok(("50m", None)),
+        ),
+        (
+            budgeted(
+                json!({"limits": {"cpu": "200m"}}),
+                json!({"limits": {"cpu": "200m"}, "requests": {"cpu": "100m"}}),
+            ),
+            json!({"default": {"cpu": "500m"}, "defaultRequest": {"cpu": "1m"}}),
+            Ok(("10m", Some("200m"))),
+        ),
+        (
+            budgeted(
+                json!({"limits": {"memory": "64Mi"}}),
+                json!({"limits": {"memory": "32Mi"}, "requests": {"cpu": "100m"}}),
+            ),
+            json!({"min": {"memory": "96Mi"}}),
+            Err("memory of a container of at least"),
+        ),
+        // One that is refused anyway is refused for its own sake.
+        (
+            budgeted(
+                json!({"requests": {"cpu": "100m"}}),
+                json!({"requests": {"cpu": "200m"}}),
+            ),
+            json!({"min": {"cpu": "50m"}}),
+            Ok(("50m", None)),
+        ),
+    ];
+    for (pod, fields, expected) in rows {
+        let found = given(&pod, &[range("Container", fields.clone())]);
+        match (found, expected) {
+            (Ok(found), Ok((request, limit))) => {
+                assert_eq!(found["requests"]["cpu"], request, "{fields}");
+                assert_eq!(found["limits"]["cpu"].as_str(), limit, "{fields}");
+            }
+            (Err(found), Err(why)) => assert!(found.contains(why), "{fields}: {found}"),
+            (found, expected) => panic!("{fields}: {found:?}, expected {expected:?}"),
         }
     }
 }

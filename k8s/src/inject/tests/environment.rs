@@ -217,6 +217,64 @@ fn service_name_is_stable_over_runs_and_revisions() {
             "etl",
             "CronWorkflow/etl",
         ),
+        // The labels that Argo itself writes to a pod.
+        (
+            "Workflow",
+            "etl-1764374400",
+            "workflows.argoproj.io/workflow",
+            "etl-1764374400",
+            "CronWorkflow/etl",
+        ),
+        (
+            "Workflow",
+            "etl-x7k2p",
+            "workflows.argoproj.io/workflow",
+            "etl-x7k2p",
+            "Workflow/etl-x7k2p",
+        ),
+        (
+            "Workflow",
+            "backup-1000000000",
+            "workflows.argoproj.io/completed",
+            "false",
+            "Workflow/backup-1000000000",
+        ),
+        (
+            "Job",
+            "queue-7k2pq",
+            "scaledjob.keda.sh/name",
+            "queue",
+            "ScaledJob/queue",
+        ),
+        (
+            "Job",
+            "train-workers-0",
+            "jobset.sigs.k8s.io/jobset-name",
+            "train",
+            "JobSet/train",
+        ),
+        // Anybody may write a label: the owner's reference decides.
+        (
+            "ReplicaSet",
+            "hello-77c4",
+            "serving.knative.dev/service",
+            "payments",
+            "Deployment/hello",
+        ),
+        (
+            "StatefulSet",
+            "payments-db",
+            "serving.knative.dev/service",
+            "payments",
+            "StatefulSet/payments-db",
+        ),
+        (
+            "Job",
+            "queue-7k2pq",
+            "scaledjob.keda.sh/name",
+            "payments",
+            "Job/queue-7k2pq",
+        ),
     ];
     for (kind, name, label, value, expected) in rows {
         assert_eq!(owner(kind, name, label, value), expected);

@@ -64,6 +64,66 @@ fn request_above_its_limit_is_ignored_with_a_warning() {
     );
 }
 
+/// The request follows a limit that is set alone.
+#[test]
+fn limit_below_the_default_request_lowers_it() {
+    let pod = annotated("flowcar.io/memory-limit", "24Mi");
+    let outcome = run(&pod);
+    assert_eq!(outcome.problems, []);
+    let expected =
+        json!({"requests": {"cpu": "10m", "memory": "24Mi"}, "limits": {"memory": "24Mi"}});
+    assert_eq!(sidecar(&pod, &outcome)["resources"], expected);
+}
+
+/// Who wrote the contradiction is told of it: the operator at the start, a pod's author by a denial, and nobody else.
+#[test]
+fn contradiction_is_reported_to_its_author() {
+    for wrong in [
+        "defaults: {cpu-request: 300m, cpu-limit: 200m}",
+        "defaults: {memory-request: 256Mi}",
+        "defaults: {memory-request: 64Mi, memory-limit: 32Mi}",
+    ] {
+        let error = Config::parse(wrong).expect_err(wrong).to_string();
+        assert!(error.contains("-request is above the limit"), "{error}");
+    }
+    let text = "{strict: true, defaults: {memory-limit: 24Mi, cpu-limit: 200m}}";
+    let strict = Config::parse(text).expect("valid");
+    let injected = |outcome: &Outcome| matches!(outcome.decision, Decision::Injected(_));
+    let outcome = inject(&pod(), &context(), &strict);
+    assert!(injected(&outcome) && outcome.warnings().is_empty());
+    let memory = &sidecar(&pod(), &outcome)["resources"];
+    assert_eq!(memory["requests"]["memory"], "24Mi");
+    // The namespace's, alone and with the operator's.
+    for (pair, note) in [
+        (vec![("memory-limit", "16Mi")], None),
+        (vec![("cpu-request", "300m")], Some("cpu-request")),
+        (
+            vec![("memory-request", "2Gi"), ("memory-limit", "1Gi")],
+            Some("memory-request"),
+        ),
+    ] {
+        let mut there = context();
+        for (name, value) in &pair {
+            let name = format!("flowcar.io/{name}");
+            there.namespace_labels.insert(name, json!(value));
+        }
+        let outcome = inject(&pod(), &there, &strict);
+        assert!(injected(&outcome), "{pair:?}: {:?}", outcome.decision);
+        let warnings = outcome.warnings().join("; ");
+        match note {
+            Some(note) => assert!(
+                warnings.contains("on the namespace") && warnings.contains(note),
+                "{warnings}"
+            ),
+            None => assert_eq!(warnings, "", "{pair:?}"),
+        }
+    }
+    // The pod's own.
+    let own = annotated("flowcar.io/cpu-request", "300m");
+    let outcome = inject(&own, &context(), &strict);
+    assert_eq!(outcome.decision, Decision::Denied);
+}
+
 #[test]
 fn the_sidecar_fits_into_a_pod_level_budget() {
     let mut pod = with(

@@ -1,0 +1,173 @@
+//! The variables of a container that a pod brings along.
+
+use serde_json::Value;
+
+use super::Preset;
+use crate::annotations::{Annotation, Key, TABLE};
+use crate::inject::environment::{COMPRESSION, IDENTITY, is_literal, with_references};
+use crate::inject::volumes::{
+    self, AUTHORITIES, CHECKPOINTS, CLIENT_CERTIFICATE, CLIENT_KEY, HOST_CGROUP, OLD_CHECKPOINTS,
+};
+use crate::inject::{Owner, owner, view};
+
+/// Variables that hold one value, where they are set.
+const FIXED: [(&str, &str); 4] = [
+    ("FLOWCAR_HOST_CGROUP", HOST_CGROUP),
+    ("OTEL_EXPORTER_OTLP_CERTIFICATE", AUTHORITIES),
+    ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", CLIENT_CERTIFICATE),
+    ("OTEL_EXPORTER_OTLP_CLIENT_KEY", CLIENT_KEY),
+];
+
+const HOST_IP: (&str, &str) = ("FLOWCAR_HOST_IP", "status.hostIP");
+const OWNER: [&str; 2] = ["FLOWCAR_OWNER_KIND", "FLOWCAR_OWNER_NAME"];
+/// The owner's reference and the labels say which of these it is.
+const OF_KUBERNETES: [&str; 7] = [
+    "CronJob",
+    "DaemonSet",
+    "Deployment",
+    "Job",
+    "ReplicaSet",
+    "ReplicationController",
+    "StatefulSet",
+];
+const HEADERS: &str = "OTEL_EXPORTER_OTLP_HEADERS";
+
+/// Variables of the sidecar's settings that have none of its prefixes. They send the telemetry another way.
+const PROXIES: [&str; 4] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"];
+
+// === impl Preset ===
+
+impl Preset<'_> {
+    pub(super) fn is_environment(&self) -> bool {
+        let env = view::list(self.container, "/env");
+        let is_there = |(name, _): (&str, &str)| self.variable(name).is_some();
+        env.iter().all(|entry| self.is_variable(entry))
+            && IDENTITY.into_iter().all(is_there)
+            && self.variable("FLOWCAR_HOST_CGROUP").is_some() == self.ebpf
+            && (self.ebpf || self.value("FLOWCAR_SOURCE") == Some("inet_diag"))
+            && self.is_owner()
+    }
+
+    fn variable(&self, name: &str) -> Option<&Value> {
+        let mut env = view::list(self.container, "/env").iter();
+        env.find(|entry| view::is_named(entry, name))
+    }
+
+    fn value(&self, name: &str) -> Option<&str> {
+        view::text(self.variable(name)?, "/value")
+    }
+
+    /// A variable that flowcar writes, as it writes it, or one that changes nothing in flowcar.
+    fn is_variable(&self, entry: &Value) -> bool {
+        let name = view::text(entry, "/name").unwrap_or_default();
+        let is_known = name.starts_with("FLOWCAR_") || name.starts_with("OTEL_");
+        if !is_known {
+            return !self.is_foreign_setting(name);
+        }
+        // Of two entries of one name the last holds.
+        let env = view::list(self.container, "/env").iter();
+        env.filter(|other| view::is_named(other, name)).count() == 1 && self.is_written(name, entry)
+    }
+
+    /// Whether a variable of no prefix decides which program runs, or where its telemetry goes.
+    fn is_foreign_setting(&self, name: &str) -> bool {
+        let proxy = || PROXIES.contains(&name.to_ascii_uppercase().as_str());
+        let is_bound = self.is_current && self.settings.bounds_endpoints();
+        name == "PATH" || name.starts_with("LD_") || (is_bound && proxy())
+    }
+
+    fn is_written(&self, name: &str, entry: &Value) -> bool {
+        let text = view::text(entry, "/value");
+        let mut fields = IDENTITY.into_iter().chain([HOST_IP]);
+        if let Some((_, path)) = fields.find(|(field, _)| *field == name) {
+            let reference = view::text(entry, "/valueFrom/fieldRef/fieldPath");
+            return entry.get("value").is_none() && reference == Some(path);
+        }
+        if let Some((_, fixed)) = FIXED.into_iter().find(|(fixed, _)| *fixed == name) {
+            return text == Some(fixed);
+        }
+        if let Some(row) = TABLE.iter().find(|row| row.env == Some(name)) {
+            return text.is_some_and(|text| self.is_setting(row, text));
+        }
+        match name {
+            _ if OWNER.contains(&name) => text.is_some_and(is_literal),
+            "FLOWCAR_STATE_DIR" => text.is_some_and(|text| self.is_checkpoints(text)),
+            // An earlier version's name.
+            "FLOWCAR_STATE" => !self.is_current,
+            HEADERS => self.is_headers(entry),
+            _ => false,
+        }
+    }
+
+    fn is_checkpoints(&self, path: &str) -> bool {
+        let is_hosts = self.pod.pointer("/spec/hostIPC") == Some(&Value::Bool(true));
+        (path == CHECKPOINTS && !is_hosts) || (path == OLD_CHECKPOINTS && !self.is_current)
+    }
+
+    /// A setting is bound by the limits of annotations. One of an earlier configuration, which had other limits, is not
+    /// held to these, but no reference to another variable may hide what it says.
+    fn is_setting(&self, row: &'static Annotation, text: &str) -> bool {
+        // The kubelet's own escape.
+        let plain = text.replace("$$", "$");
+        let is_plain = match row.key {
+            Key::Endpoint => with_references(&plain) == text,
+            _ => is_literal(text),
+        };
+        if !is_plain {
+            return false;
+        }
+        match row.key {
+            // The content of another source is unknown.
+            Key::ResourceAttributes => {
+                self.settings.are_own_identity(&plain)
+                    && (!self.is_current || self.settings.allows_attributes(&plain))
+            }
+            _ if !self.is_current => true,
+            // It follows from the form.
+            Key::Source => true,
+            Key::Compression if plain == COMPRESSION => true,
+            Key::ServiceName => {
+                let annotations = view::annotations(self.pod);
+                owner::service(self.pod, annotations).as_deref() == Some(&*plain)
+                    || self.settings.allows(row, &plain)
+            }
+            Key::Endpoint => {
+                let named = volumes::named_endpoint(self.pod, self.container, &plain);
+                self.settings.allows(row, &named)
+            }
+            _ => self.settings.allows(row, &plain),
+        }
+    }
+
+    fn is_headers(&self, entry: &Value) -> bool {
+        let row = Annotation::of(Key::HeadersSecret);
+        let part = |field: &str| view::text(entry, &format!("/valueFrom/secretKeyRef/{field}"));
+        let Some((name, key)) = part("name").zip(part("key")) else {
+            return false;
+        };
+        let is_own = self.settings.defaults.get(row.key) == Some(name);
+        !self.is_current || is_own || self.settings.allows(row, &format!("{name}/{key}"))
+    }
+
+    /// The workload is the one that the owner's reference says, or one that could have made it: a file names the outermost.
+    fn is_owner(&self) -> bool {
+        let [kind, name] = OWNER.map(|name| self.value(name).unwrap_or_default());
+        if kind.is_empty() && name.is_empty() {
+            return true;
+        }
+        let reported = Owner::new(kind, name);
+        let mut references = view::list(self.pod, "/metadata/ownerReferences").iter();
+        let mut could_be_made = || {
+            !OF_KUBERNETES.contains(&kind)
+                && references.any(|reference| {
+                    let made =
+                        view::text(reference, "/name").and_then(|made| made.strip_prefix(name));
+                    reference["controller"] == true
+                        && made.is_some_and(|rest| !name.is_empty() && rest.starts_with('-'))
+                })
+        };
+        self.workload == Some(&reported)
+            || owner::of(self.pod).as_ref() == Some(&reported)
+            || could_be_made()
+    }
+}
