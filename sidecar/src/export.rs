@@ -279,8 +279,14 @@ fn followed(
     config: &Config,
 ) -> Result<(SourceChoice, Option<PathBuf>), CgroupError> {
     if let Some(path) = named {
-        let path = cgroup::named(path, config.pod.is_known(), &config.host_cgroup)?;
-        return Ok((config.source, Some(path)));
+        let in_pod = config.pod.is_known();
+        let path = cgroup::named(path, in_pod, &config.host_cgroup)?;
+        let choice = if in_pod {
+            beside_tree(config)?
+        } else {
+            config.source
+        };
+        return Ok((choice, Some(path)));
     }
     if config.source == SourceChoice::InetDiag {
         return Ok((config.source, None));
@@ -292,14 +298,7 @@ fn followed(
         }
         found => found?,
     };
-    if let Some(mount) = cgroup::writable_at(&config.host_cgroup) {
-        let error = CgroupError::WritableTree {
-            mount: mount.display().to_string(),
-        };
-        if config.source != SourceChoice::Auto {
-            return Err(error);
-        }
-        source::log_refusal(&Cause::WritableTree, &error);
+    if beside_tree(config)? == SourceChoice::InetDiag {
         return Ok((SourceChoice::InetDiag, None));
     }
     // A static pod's cgroup has another uid than the API's: the inode is the proof, the uid a hint.
@@ -310,4 +309,18 @@ fn followed(
         );
     }
     Ok((config.source, Some(found.path)))
+}
+
+/// The source in a pod: no programs, and so no rights, if flowcar could write to the node's cgroup tree.
+fn beside_tree(config: &Config) -> Result<SourceChoice, CgroupError> {
+    if config.source == SourceChoice::InetDiag {
+        return Ok(SourceChoice::InetDiag);
+    }
+    match cgroup::check_read_only(&config.host_cgroup) {
+        Err(error @ CgroupError::WritableTree { .. }) if config.source == SourceChoice::Auto => {
+            source::log_refusal(&Cause::WritableTree, &error);
+            Ok(SourceChoice::InetDiag)
+        }
+        checked => checked.map(|()| config.source),
+    }
 }

@@ -10,7 +10,7 @@ use flowcar::{
     control::{FlowsArgs, ProbeArgs, flows, probe},
     exit::{self, Failure},
     export::{ExportArgs, export},
-    hardening, logs,
+    files, hardening, logs,
     run::{RunArgs, run},
     sink::{SinkArgs, sink},
 };
@@ -42,6 +42,9 @@ enum Commands {
     /// Receive OTLP and print it, for trials
     Sink(SinkArgs),
 }
+
+/// What the runtime and its signals take, and some for the first files.
+const DESCRIPTORS: usize = 16;
 
 fn main() -> ExitCode {
     if let Err(error) = hardening::at_start() {
@@ -78,6 +81,11 @@ fn start(command: Commands) -> Result<u8, Failure> {
         Commands::Probe(args) => return probe(args),
         Commands::Flows(args) => return flows(args),
         _ => {}
+    }
+    // The runtime would panic without.
+    if !files::has_descriptors(DESCRIPTORS) {
+        let message = format_args!("cannot start: {}", files::NO_DESCRIPTOR);
+        return Err(Failure::new(exit::SOFTWARE, message));
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
