@@ -13,7 +13,7 @@ use super::{
     protocol::{Listing, MOST_FLOWS, ProtocolError, Question},
 };
 use crate::{
-    clock,
+    capabilities, clock,
     exit::{self, Failure},
     view::{
         Row, json,
@@ -47,8 +47,9 @@ enum Format {
 /// Prints the open connections of a running `flowcar export`, oldest first, and its books.
 ///
 /// # Errors
-/// [`Failure`] if nobody answers, or the list cannot be written.
+/// [`Failure`] if nobody answers, the list cannot be written, or capabilities cannot be dropped before.
 pub fn flows(args: &FlowsArgs) -> Result<u8, Failure> {
+    capabilities::drop_all(&[])?;
     let whom = Whom {
         cgroup: args.cgroup.as_deref(),
         elsewhere: true,
