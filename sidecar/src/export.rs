@@ -18,12 +18,12 @@ use crate::{
     config::{Config, Export, SourceChoice},
     control::ControlServer,
     exit::{self, Failure},
-    follower::{Follower, Limits},
+    follower::Follower,
     hardening::{self, Needs},
     host::Host,
-    memory::{self, Budget},
+    memory,
     otlp::exporter::{Exporter, Patience},
-    session::Session,
+    session::{Session, within_memory},
     source::{self, Source, cause::Cause, ebpf::Options},
 };
 
@@ -62,7 +62,9 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     let checkpoint = checkpoint.and_then(|directory| open_checkpoint(directory, config.max_flows));
     let before = checkpoint.as_ref().and_then(CheckpointFile::read);
     let name = source.name();
-    let mut follower = Follower::new(source, &limits(config));
+    let (config, limits) = within_memory(config);
+    let config = &config;
+    let mut follower = Follower::new(source, &limits);
     if let Some(checkpoint) = &checkpoint {
         follower.restore(before.as_ref(), checkpoint.instance());
     }
@@ -161,24 +163,6 @@ fn is_ignored(kind: SignalKind) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
     mask.is_some_and(|mask| mask & (1 << (kind.as_raw_value() - 1)) != 0)
-}
-
-/// The bounds of the flows that are followed, of which one is the memory limit.
-fn limits(config: &Config) -> Limits {
-    let limits = Limits::from(config);
-    let budget = Budget::find(config.span_queue_bytes, config.exchanges);
-    if let Some(budget) = budget {
-        let (flows, series) = (budget.flows(0), budget.series(0));
-        let is_tight = flows < limits.flows || series < limits.naming.limit;
-        if is_tight {
-            tracing::info!(
-                connections = flows.min(limits.flows),
-                or_series = series.min(limits.naming.limit),
-                "the memory limit bounds flows and series"
-            );
-        }
-    }
-    Limits { budget, ..limits }
 }
 
 /// Logs where reports go, how, and how often.

@@ -17,7 +17,7 @@ use crate::{
     follower::{Follower, Limits},
     hardening::{self, Needs},
     otlp::exporter::{Exporter, Patience},
-    session::Session,
+    session::{Session, within_memory},
     source::{Source, ebpf::Options},
     view::Sums,
 };
@@ -65,9 +65,11 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
     let cgroup = CommandCgroup::make()?;
     let source = Source::open(source(config), Some(cgroup.path()), Options::from(config))?;
     let kept = source.still_needs(false);
+    let (config, limits) = within_memory(config);
+    let config = &config;
     let exporter = exporter(config, source.name(), &args.command[0]);
     let polls = !source.capabilities().handshakes;
-    let follower = Follower::new(source, &limits(config, polls));
+    let follower = Follower::new(source, &polled_often(limits, polls));
     let mut session = Session::new(follower, exporter, STATUS_EVERY, config);
     let mut child = Child::spawn(&args.command, &cgroup)?;
     // The command has the capabilities that it would have without flowcar. Nothing was received yet, and no other thread was started.
@@ -108,8 +110,7 @@ fn source(config: &Config) -> SourceChoice {
 }
 
 /// Without the programs only socket dumps assign a socket to the command's cgroup, so they come as often as their cost allows.
-fn limits(config: &Config, polls: bool) -> Limits {
-    let limits = Limits::from(config);
+fn polled_often(limits: Limits, polls: bool) -> Limits {
     Limits {
         report: if polls {
             limits.report.min(STATUS_EVERY)
