@@ -3,6 +3,7 @@
 mod cgroup;
 mod child;
 mod report;
+mod stream;
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
@@ -92,7 +93,12 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
     session
         .close(config.shutdown_timeout, Patience::IfEverThere)
         .await;
-    report.finish(&sums).map_err(|error| {
+    report.sum_up(&sums);
+    tokio::select! {
+        () = report.written() => {}
+        () = child.patience() => {}
+    }
+    report.finish().map_err(|error| {
         Failure::new(
             exit::CANNOT_CREATE,
             format_args!("the report is incomplete: {error}"),
