@@ -15,6 +15,11 @@ use nix::sys::{
 pub use pod::{PodCgroup, discover};
 pub use watch::{Change, Watch};
 
+use crate::files::{NO_DESCRIPTOR, lacks_descriptor};
+
+/// The mounts that this process sees (proc_pid_mountinfo(5)).
+const MOUNTS: &str = "/proc/self/mountinfo";
+
 /// Why there is no cgroup to follow.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
@@ -64,7 +69,7 @@ pub enum CgroupError {
     },
     /// In a pod, a cgroup that is not the pod's.
     #[error(
-        "--cgroup {path} is refused: flowcar is in a pod (FLOWCAR_POD_UID is set), where it follows the pod's own cgroup {pod} or one below it. Leave --cgroup out to follow the pod"
+        "--cgroup {path} is refused: flowcar is in a pod (FLOWCAR_POD_UID, _NAME or _NAMESPACE is set), where it follows the pod's own cgroup {pod} or one below it. Leave --cgroup out to follow the pod"
     )]
     OutsidePod {
         /// The path as given.
@@ -74,7 +79,7 @@ pub enum CgroupError {
     },
     /// In a pod, and the pod's cgroup is unknown.
     #[error(
-        "--cgroup {path} is refused: flowcar is in a pod (FLOWCAR_POD_UID is set), where it follows the pod's own cgroup only, and {why}. Leave --cgroup out, or run flowcar without FLOWCAR_POD_UID outside of pods"
+        "--cgroup {path} is refused: flowcar is in a pod (FLOWCAR_POD_UID, _NAME or _NAMESPACE is set), where it follows the pod's own cgroup only, and {why}. Leave --cgroup out, or outside of pods run flowcar without these variables"
     )]
     PodUnknown {
         /// The path as given.
@@ -90,6 +95,9 @@ pub enum CgroupError {
         /// Where.
         mount: String,
     },
+    /// No file descriptor is left.
+    #[error("cannot find the cgroup: {NO_DESCRIPTOR}")]
+    Descriptors,
     /// No cgroup2 is mounted here.
     #[error("no cgroup2 file system is mounted; mount one: mount -t cgroup2 none /sys/fs/cgroup")]
     NotMounted,
@@ -157,20 +165,35 @@ pub fn check(path: &Path) -> Result<PathBuf, CgroupError> {
 /// # Errors
 /// [`CgroupError::NotMounted`], [`CgroupError::Proc`].
 pub fn mount_point() -> Result<PathBuf, CgroupError> {
-    let path = "/proc/self/mountinfo";
-    let text = fs::read_to_string(path).map_err(|error| CgroupError::Proc { path, error })?;
-    cgroup2_mount(&text).ok_or(CgroupError::NotMounted)
+    cgroup2_mount(&read(MOUNTS)?).ok_or(CgroupError::NotMounted)
 }
 
-/// The first mount at `host` or below it that is not read-only: a read-only mount may have writable ones below it, as beside cgroup v1.
-pub fn writable_at(host: &Path) -> Option<PathBuf> {
-    let text = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let mut mounts = text.lines().filter_map(|line| line.split(' ').nth(4));
-    let writable = |mount: &PathBuf| {
-        let read_only = statvfs(mount).is_ok_and(|of| of.flags().contains(FsFlags::ST_RDONLY));
-        mount.starts_with(host) && !read_only
-    };
-    mounts.by_ref().map(unescape).find(writable)
+/// Checks that this process can write to no part of the tree at `host`: a read-only mount may have writable ones below it, as beside
+/// cgroup v1.
+///
+/// # Errors
+/// [`CgroupError::WritableTree`]; and as [`mount_point`] if that cannot be seen.
+pub fn check_read_only(host: &Path) -> Result<(), CgroupError> {
+    // Mounts are listed by their full paths.
+    let full = fs::canonicalize(host).map_err(|error| CgroupError::Unreadable {
+        path: host.display().to_string(),
+        error,
+    })?;
+    let text = read(MOUNTS)?;
+    let mounts = text.lines().filter_map(|line| line.split(' ').nth(4));
+    let below = mounts.map(unescape).filter(|at| at.starts_with(&full));
+    // It may lie below a mount point.
+    let mut all = std::iter::once(full.clone()).chain(below);
+    match all.find(|at| !is_read_only(at)) {
+        Some(at) => Err(CgroupError::WritableTree {
+            mount: at.display().to_string(),
+        }),
+        None => Ok(()),
+    }
+}
+
+fn is_read_only(path: &Path) -> bool {
+    statvfs(path).is_ok_and(|of| of.flags().contains(FsFlags::ST_RDONLY))
 }
 
 /// Whether no cgroup2 is mounted anywhere that this process can see.
@@ -183,11 +206,18 @@ pub fn is_version_1_only() -> bool {
 /// # Errors
 /// [`CgroupError::NotMounted`], [`CgroupError::Proc`].
 pub fn own_cgroup() -> Result<PathBuf, CgroupError> {
-    let path = "/proc/self/cgroup";
-    let text = fs::read_to_string(path).map_err(|error| CgroupError::Proc { path, error })?;
+    let text = read("/proc/self/cgroup")?;
     let mount = mount_point()?;
     let own = cgroup2_path(&text).unwrap_or("/");
     Ok(mount.join(own.trim_start_matches('/')))
+}
+
+/// A file of the process's own.
+fn read(path: &'static str) -> Result<String, CgroupError> {
+    fs::read_to_string(path).map_err(|error| match lacks_descriptor(&error) {
+        true => CgroupError::Descriptors,
+        false => CgroupError::Proc { path, error },
+    })
 }
 
 /// The cgroup2 mount in a mountinfo file (proc_pid_mountinfo(5)) that shows the tree from this process's root on: in a

@@ -11,7 +11,7 @@ use nix::unistd::geteuid;
 
 use crate::{
     clock,
-    files::Directory,
+    files::{self, Directory},
     flow::checkpoint::{Checkpoint, CheckpointFlows, KernelInstance, Most, decode, encode},
 };
 
@@ -58,7 +58,7 @@ impl CheckpointFile {
     pub fn read(&self) -> Option<Checkpoint> {
         let unreadable = |error: &dyn std::error::Error| {
             tracing::warn!(
-                file = %self.directory.join(FILE).display(),
+                file = %self.shown(),
                 %error,
                 "the checkpoint of the previous flowcar cannot be read, so this counts as a first start: connections that are open count as adopted by startup"
             );
@@ -87,12 +87,17 @@ impl CheckpointFile {
         if !self.last_warned.is_some_and(quiet) {
             self.last_warned = Some(clock::now());
             tracing::warn!(
-                file = %self.directory.join(FILE).display(),
+                file = %self.shown(),
                 %error,
                 "cannot write the checkpoint, so the next flowcar would count open connections twice; FLOWCAR_STATE_DIR must be a directory with free space that user {} may write to",
                 geteuid()
             );
         }
+    }
+
+    /// Its path in the log.
+    fn shown(&self) -> String {
+        format!("{}/{FILE}", files::shown(&self.directory))
     }
 
     fn write(&self, bytes: &[u8]) -> io::Result<()> {
@@ -127,6 +132,13 @@ mod tests {
         )
         .expect("written");
         assert_eq!(file.read(), None);
+    }
+
+    #[test]
+    fn key_in_place_of_the_directory_is_not_logged() {
+        let key = Path::new("glc_s3cretOiIxMjM0NTY3ODkwMTIzNDU2Nzg5MCJ9");
+        let file = CheckpointFile::open(key, FLOWS).expect("a instance");
+        assert_eq!(file.shown(), "(hidden)/checkpoint.json");
     }
 
     #[test]

@@ -38,27 +38,19 @@ impl Failure {
     }
 }
 
-impl From<crate::source::ebpf::AttachError> for Failure {
-    fn from(error: crate::source::ebpf::AttachError) -> Self {
-        Self::new(
-            if error.is_missing_right() {
-                NO_PERMISSION
-            } else {
-                SOFTWARE
-            },
-            error,
-        )
-    }
-}
-
 impl From<crate::source::SourceError> for Failure {
     fn from(error: crate::source::SourceError) -> Self {
         use crate::source::SourceError;
-        match error {
-            SourceError::Attach(error) => error.into(),
-            SourceError::NoCgroup => Self::new(USAGE, error),
-            SourceError::Diag(_) => Self::new(SOFTWARE, error),
-        }
+        let status = match &error {
+            SourceError::Attach(ebpf) | SourceError::Neither { ebpf, .. }
+                if ebpf.is_missing_right() =>
+            {
+                NO_PERMISSION
+            }
+            SourceError::NoCgroup => USAGE,
+            SourceError::Attach(_) | SourceError::Neither { .. } | SourceError::Diag(_) => SOFTWARE,
+        };
+        Self::new(status, error)
     }
 }
 
@@ -90,6 +82,7 @@ impl From<crate::cgroup::CgroupError> for Failure {
             CgroupError::NotInTree { .. }
             | CgroupError::NotInAPod { .. }
             | CgroupError::NotMounted
+            | CgroupError::Descriptors
             | CgroupError::Proc { .. } => SOFTWARE,
         };
         Self::new(status, error)

@@ -18,12 +18,12 @@ use crate::{
     config::{Config, Export, SourceChoice},
     control::ControlServer,
     exit::{self, Failure},
-    follower::{Follower, Limits},
+    follower::Follower,
     hardening::{self, Needs},
     host::Host,
-    memory::{self, Budget},
+    memory,
     otlp::exporter::{Exporter, Patience},
-    session::Session,
+    session::{Session, within_memory},
     source::{self, Source, cause::Cause, ebpf::Options},
 };
 
@@ -62,7 +62,9 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     let checkpoint = checkpoint.and_then(|directory| open_checkpoint(directory, config.max_flows));
     let before = checkpoint.as_ref().and_then(CheckpointFile::read);
     let name = source.name();
-    let mut follower = Follower::new(source, &limits(config));
+    let (config, limits) = within_memory(config);
+    let config = &config;
+    let mut follower = Follower::new(source, &limits);
     if let Some(checkpoint) = &checkpoint {
         follower.restore(before.as_ref(), checkpoint.instance());
     }
@@ -163,24 +165,6 @@ fn is_ignored(kind: SignalKind) -> bool {
     mask.is_some_and(|mask| mask & (1 << (kind.as_raw_value() - 1)) != 0)
 }
 
-/// The bounds of the flows that are followed, of which one is the memory limit.
-fn limits(config: &Config) -> Limits {
-    let limits = Limits::from(config);
-    let budget = Budget::find(config.span_queue_bytes, config.exchanges);
-    if let Some(budget) = budget {
-        let (flows, series) = (budget.flows(0), budget.series(0));
-        let is_tight = flows < limits.flows || series < limits.naming.limit;
-        if is_tight {
-            tracing::info!(
-                connections = flows.min(limits.flows),
-                or_series = series.min(limits.naming.limit),
-                "the memory limit bounds flows and series"
-            );
-        }
-    }
-    Limits { budget, ..limits }
-}
-
 /// Logs where reports go, how, and how often.
 fn announce(config: &Config) {
     let Export { metrics, traces } = &config.export;
@@ -279,8 +263,14 @@ fn followed(
     config: &Config,
 ) -> Result<(SourceChoice, Option<PathBuf>), CgroupError> {
     if let Some(path) = named {
-        let path = cgroup::named(path, config.pod.is_known(), &config.host_cgroup)?;
-        return Ok((config.source, Some(path)));
+        let in_pod = config.pod.is_known();
+        let path = cgroup::named(path, in_pod, &config.host_cgroup)?;
+        let choice = if in_pod {
+            beside_tree(config)?
+        } else {
+            config.source
+        };
+        return Ok((choice, Some(path)));
     }
     if config.source == SourceChoice::InetDiag {
         return Ok((config.source, None));
@@ -292,14 +282,7 @@ fn followed(
         }
         found => found?,
     };
-    if let Some(mount) = cgroup::writable_at(&config.host_cgroup) {
-        let error = CgroupError::WritableTree {
-            mount: mount.display().to_string(),
-        };
-        if config.source != SourceChoice::Auto {
-            return Err(error);
-        }
-        source::log_refusal(&Cause::WritableTree, &error);
+    if beside_tree(config)? == SourceChoice::InetDiag {
         return Ok((SourceChoice::InetDiag, None));
     }
     // A static pod's cgroup has another uid than the API's: the inode is the proof, the uid a hint.
@@ -310,4 +293,18 @@ fn followed(
         );
     }
     Ok((config.source, Some(found.path)))
+}
+
+/// The source in a pod: no programs, and so no rights, if flowcar could write to the node's cgroup tree.
+fn beside_tree(config: &Config) -> Result<SourceChoice, CgroupError> {
+    if config.source == SourceChoice::InetDiag {
+        return Ok(SourceChoice::InetDiag);
+    }
+    match cgroup::check_read_only(&config.host_cgroup) {
+        Err(error @ CgroupError::WritableTree { .. }) if config.source == SourceChoice::Auto => {
+            source::log_refusal(&Cause::WritableTree, &error);
+            Ok(SourceChoice::InetDiag)
+        }
+        checked => checked.map(|()| config.source),
+    }
 }

@@ -23,6 +23,9 @@ pub struct FileError {
     pub remedy: String,
 }
 
+/// What is wrong where no descriptor is left, and what to do.
+pub const NO_DESCRIPTOR: &str = "no file descriptor is left: raise the limit of open files (ulimit -n, LimitNOFILE=), or see who uses them up";
+
 /// The state of a file when it was read: device, inode, size, time of the last change.
 type Stamp = Option<(u64, u64, u64, i64, i64)>;
 
@@ -63,6 +66,48 @@ fn stamp(path: &Path) -> Stamp {
     ))
 }
 
+/// A path from a setting as far as it may be shown: a key may have been pasted there.
+pub fn shown(path: &Path) -> String {
+    if path.exists() || resembles_path(path) {
+        path.display().to_string().escape_debug().to_string()
+    } else {
+        "(hidden)".to_owned()
+    }
+}
+
+/// Keys in base64 may begin with a slash. They have a + or long parts.
+fn resembles_path(path: &Path) -> bool {
+    const LONGEST: usize = 128;
+    /// That of a pod's uid.
+    const LONGEST_PART: usize = 36;
+    let text = path.to_str().unwrap_or_default();
+    let begins = ["/", "./", "../"]
+        .iter()
+        .any(|start| text.starts_with(start));
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let mut parts = text.split('/');
+    begins
+        && text.len() <= LONGEST
+        && parts.all(|part| part.len() <= LONGEST_PART && part.chars().all(plain))
+}
+
+/// Whether the process, or the machine, has no file descriptor left.
+pub fn lacks_descriptor(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
+/// Whether the process may have so many file descriptors more.
+pub fn has_descriptors(count: usize) -> bool {
+    let one = || {
+        OpenOptions::new()
+            .custom_flags(libc::O_PATH)
+            .read(true)
+            .open("/")
+    };
+    let all: io::Result<Vec<_>> = (0..count).map(|_| one()).collect();
+    !all.is_err_and(|error| lacks_descriptor(&error))
+}
+
 /// The content of a regular file of at most `most` bytes. It never blocks, as on a FIFO without a writer.
 ///
 /// # Errors
@@ -100,6 +145,30 @@ pub fn read(path: &Path, most: u64) -> Result<Vec<u8>, FileError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn key_is_not_shown_as_a_path() {
+        for (path, is_shown) in [
+            ("/run/absent/ca.crt", true),
+            ("../state", true),
+            (
+                "/var/lib/kubelet/pods/0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9/v",
+                true,
+            ),
+            ("src", true),
+            ("glc_s3cretOiIxMjM0NTY3ODkwMTIzNDU2Nzg5MCJ9", false),
+            ("s3cret", false),
+            ("/9s3cret+AAQSkZJRgABAQ", false),
+            (
+                "/9j4AAQSkZJRgABAQAASABIAADs3cretAQAASABI12345678901234567",
+                false,
+            ),
+            ("/s3cret=", false),
+            ("/s3\ncret", false),
+        ] {
+            assert_eq!(shown(Path::new(path)) == path, is_shown, "{path}");
+        }
+    }
 
     #[test]
     fn replaced_file_of_same_name_and_size_has_a_new_stamp() {

@@ -10,7 +10,7 @@ use flowcar::{
     control::{FlowsArgs, ProbeArgs, flows, probe},
     exit::{self, Failure},
     export::{ExportArgs, export},
-    hardening, logs,
+    files, hardening, logs,
     manual::{ManualArgs, manual},
     run::{RunArgs, run},
     sink::{SinkArgs, sink},
@@ -96,6 +96,9 @@ Exit status:
   126  `run`: the command was found and cannot be executed
   127  `run`: the command was not found";
 
+/// What the runtime and its signals take, and some for the first files.
+const DESCRIPTORS: usize = 16;
+
 fn main() -> ExitCode {
     if let Err(error) = hardening::at_start() {
         logs::last_line(format_args!(
@@ -133,6 +136,11 @@ fn start(command: Commands) -> Result<u8, Failure> {
         Commands::Top(args) => return top(args),
         Commands::Manual(args) => return manual(args, &Cli::command()),
         _ => {}
+    }
+    // The runtime would panic without.
+    if !files::has_descriptors(DESCRIPTORS) {
+        let message = format_args!("cannot start: {}", files::NO_DESCRIPTOR);
+        return Err(Failure::new(exit::SOFTWARE, message));
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -9,8 +9,9 @@ use crate::{
     config::Config,
     control::{ControlRequest, Health, Listing, PeerListing, Question},
     flow::{Flow, InterimSpans},
-    follower::Follower,
+    follower::{Follower, Limits},
     losses::Losses,
+    memory::Budget,
     otlp::exporter::{Exporter, Patience, TaskEnded},
     source::SourceError,
     view::{Row, peers::PeerRow},
@@ -35,6 +36,32 @@ pub struct Session {
     polled: bool,
     /// The last turn left records in the ring.
     more: bool,
+}
+
+/// The settings, and the bounds of the flows that are followed, within the memory limit that this process finds. To be called before there
+/// are connections.
+pub fn within_memory(config: &Config) -> (Config, Limits) {
+    let (mut config, limits) = (config.clone(), Limits::from(config));
+    let budget = Budget::find(config.span_queue_bytes, config.exchanges);
+    if let Some(budget) = budget {
+        let (flows, series) = (budget.flows(0), budget.series(0));
+        let is_tight = flows < limits.flows || series < limits.naming.limit;
+        if is_tight {
+            tracing::info!(
+                connections = flows.min(limits.flows),
+                or_series = series.min(limits.naming.limit),
+                "the memory limit bounds flows and series"
+            );
+        }
+        if budget.span_queue_bytes() < config.span_queue_bytes {
+            config.span_queue_bytes = budget.span_queue_bytes();
+            tracing::info!(
+                bytes = config.span_queue_bytes,
+                "the memory limit bounds the spans that wait"
+            );
+        }
+    }
+    (config, Limits { budget, ..limits })
 }
 
 impl Session {

@@ -4,10 +4,11 @@ use std::{
     fs,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process,
+    process::{self, Command},
 };
 
 use flowcar_tests::{
+    flowcar,
     place::{TestPod, lacks, require_cgroup2, require_root},
     traffic::{CallPlan, Holding, ServePlan, Serving, call_in},
     watch::{Mode, Watch},
@@ -23,8 +24,8 @@ const CONNECTIONS: u64 = 14_000;
 struct Memory(PathBuf);
 
 impl Memory {
-    fn new() -> Option<Self> {
-        let name = format!("flowcar-memory-{}", process::id());
+    fn new(name: &str) -> Option<Self> {
+        let name = format!("flowcar-memory-{name}-{}", process::id());
         let version_1 = Path::new("/sys/fs/cgroup/memory");
         let version_2 = Path::new("/sys/fs/cgroup");
         let controllers = fs::read_to_string(version_2.join("cgroup.subtree_control"));
@@ -55,7 +56,7 @@ fn connections_over_the_memory_limit_are_counted_as_lost() {
     if !require_root() || !require_cgroup2() {
         return;
     }
-    let Some(memory) = Memory::new() else {
+    let Some(memory) = Memory::new("export") else {
         return lacks("a memory cgroup");
     };
     let pod = TestPod::new("memory").unwrap();
@@ -107,4 +108,34 @@ fn connections_over_the_memory_limit_are_counted_as_lost() {
     let reason = [("flowcar.tcp.lost.reason", "socket_storage")];
     let lost = "flowcar.tcp.connection.lost";
     assert_eq!(seen.sum(lost, &reason), seen.sum(lost, &[]));
+}
+
+/// Waiting spans have their part of it, too: a receiver that is away is no reason to be killed.
+#[test]
+fn run_keeps_within_the_memory_limit() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    let Some(memory) = Memory::new("run") else {
+        return lacks("a memory cgroup");
+    };
+    let processes = memory.0.join("cgroup.procs");
+    let mut command = Command::new(flowcar::program().unwrap());
+    command
+        .args(["run", "--", "true"])
+        .env("FLOWCAR_LOG", "info")
+        .env("FLOWCAR_SPAN_QUEUE_BYTES", "268435456");
+    // SAFETY: between fork and exec the closure opens and writes a file; its path is made before.
+    unsafe {
+        command.pre_exec(move || fs::write(&processes, "0"));
+    }
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let log = String::from_utf8_lossy(&output.stderr);
+    for message in [
+        "the memory limit bounds flows and series",
+        "the memory limit bounds the spans that wait",
+    ] {
+        assert!(log.contains(message), "{log}");
+    }
 }

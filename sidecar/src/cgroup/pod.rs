@@ -14,6 +14,7 @@ use std::{
 };
 
 use super::{CgroupError, check, own_cgroup};
+use crate::files::{self, lacks_descriptor};
 
 /// The most cgroups that are searched: a node has some ten for each of its pods.
 const MOST_CGROUPS: usize = 200_000;
@@ -40,7 +41,7 @@ pub fn discover(host: &Path) -> Result<PodCgroup, CgroupError> {
             error,
         })?
         .ino();
-    let container = locate(&tree, id).ok_or_else(|| CgroupError::NotInTree {
+    let container = locate(&tree, id)?.ok_or_else(|| CgroupError::NotInTree {
         id,
         tree: tree.display().to_string(),
     })?;
@@ -73,7 +74,7 @@ pub(super) fn within(path: &Path, host: &Path) -> Result<PathBuf, CgroupError> {
     if id(&pod.path).is_ok_and(|id| id == wanted) {
         return Ok(pod.path);
     }
-    locate(&pod.path, wanted).ok_or_else(|| CgroupError::OutsidePod {
+    locate(&pod.path, wanted)?.ok_or_else(|| CgroupError::OutsidePod {
         path: path.display().to_string(),
         pod: pod.path.display().to_string(),
     })
@@ -85,7 +86,7 @@ fn tree(host: &Path) -> Result<PathBuf, CgroupError> {
         Ok(true) => {}
         _ => {
             return Err(CgroupError::NoHostTree {
-                path: host.display().to_string(),
+                path: files::shown(host),
             });
         }
     }
@@ -93,29 +94,31 @@ fn tree(host: &Path) -> Result<PathBuf, CgroupError> {
 }
 
 /// The directory below `tree` with this inode number, nearest to the top.
-fn locate(tree: &Path, id: u64) -> Option<PathBuf> {
+fn locate(tree: &Path, id: u64) -> Result<Option<PathBuf>, CgroupError> {
     let mut waiting = VecDeque::from([tree.to_owned()]);
     let mut seen = 0;
     while let Some(directory) = waiting.pop_front() {
-        // Cgroups come and go meanwhile.
-        let Ok(entries) = fs::read_dir(&directory) else {
-            continue;
+        let entries = match fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(error) if lacks_descriptor(&error) => return Err(CgroupError::Descriptors),
+            // Cgroups come and go meanwhile.
+            Err(_) => continue,
         };
         for entry in entries.flatten() {
             if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 continue;
             }
             if entry.ino() == id {
-                return Some(entry.path());
+                return Ok(Some(entry.path()));
             }
             seen += 1;
             if seen > MOST_CGROUPS {
-                return None;
+                return Ok(None);
             }
             waiting.push_back(entry.path());
         }
     }
-    None
+    Ok(None)
 }
 
 /// The nearest cgroup above the container's, itself left out, that is named like a pod's, and the pod's uid.

@@ -274,24 +274,23 @@ fn pod(named: Option<&Path>, config: Option<&Config>) -> (Reach, Option<PathBuf>
         || PathBuf::from(DEFAULT_HOST),
         |config| config.host_cgroup.clone(),
     );
+    let wants_none = config.is_some_and(|config| config.source == SourceChoice::InetDiag);
     if let Some(path) = named {
         let name = "cgroup";
         let in_pod = config.is_some_and(|config| config.pod.is_known());
         return match cgroup::named(path, in_pod, &host) {
-            Ok(path) => {
-                let line = Line::ok(name, path.display().to_string());
-                (Reach::Found, Some(path), line)
-            }
+            Ok(path) => match in_pod.then(|| writable(&host, wants_none)).flatten() {
+                Some(error) => (Reach::Writable, None, Line::no(name, error.to_string())),
+                None => {
+                    let line = Line::ok(name, path.display().to_string());
+                    (Reach::Found, Some(path), line)
+                }
+            },
             Err(error) => (Reach::Missing, None, Line::no(name, error.to_string())),
         };
     }
     let name = "pod";
-    let (uid, wants_none) = config.map_or((None, false), |config| {
-        (
-            config.pod.uid.as_ref(),
-            config.source == SourceChoice::InetDiag,
-        )
-    });
+    let uid = config.and_then(|config| config.pod.uid.as_ref());
     let found = match cgroup::discover(&host) {
         Ok(found) => found,
         Err(_) if wants_none => {
@@ -307,6 +306,9 @@ fn pod(named: Option<&Path>, config: Option<&Config>) -> (Reach, Option<PathBuf>
         }
         Err(error) => return (Reach::ToBeNamed, None, Line::info(name, error.to_string())),
     };
+    if let Some(error) = writable(&host, wants_none) {
+        return (Reach::Writable, None, Line::no(name, error.to_string()));
+    }
     let text = format!("{} (uid {})", found.path.display(), found.uid);
     let line = match uid {
         Some(uid) if *uid != found.uid => Line::info(
@@ -316,6 +318,13 @@ fn pod(named: Option<&Path>, config: Option<&Config>) -> (Reach, Option<PathBuf>
         _ => Line::ok(name, text),
     };
     (Reach::Found, Some(found.path), line)
+}
+
+/// Why no programs are attached beside the node's tree at `host`, where they are wanted.
+fn writable(host: &Path, wants_none: bool) -> Option<CgroupError> {
+    (!wants_none)
+        .then(|| cgroup::check_read_only(host).err())
+        .flatten()
 }
 
 /// The result of a socket dump, or why there is none.

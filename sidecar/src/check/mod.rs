@@ -15,8 +15,10 @@ use std::{
 
 pub use self::report::{Line, Report, State};
 use crate::{
+    capabilities,
     config::{Config, ConfigErrors},
     exit::{self, Failure},
+    hardening::{self, Needs},
     run::Format,
 };
 
@@ -38,13 +40,19 @@ pub struct CheckArgs {
 /// else [`exit::UNAVAILABLE`].
 ///
 /// # Errors
-/// Standard output cannot be written.
+/// Standard output cannot be written, or capabilities cannot be dropped before something is sent.
 pub async fn check(args: &CheckArgs, config: Result<Config, ConfigErrors>) -> Result<u8, Failure> {
     let mut report = lines::report(args.cgroup.as_deref(), &config, args.send);
     let mut fine = report.source.is_some();
     if let Ok(config) = config.as_ref()
         && args.send
     {
+        // Nothing is loaded any more, and what comes from here on is a receiver's.
+        capabilities::drop_all(&[])?;
+        hardening::confine(&Needs {
+            writes: None,
+            child: false,
+        });
         let (lines, taken) = send::send(config).await;
         report.checks.extend(lines);
         fine &= taken;

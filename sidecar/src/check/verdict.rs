@@ -27,6 +27,8 @@ pub(super) enum Reach {
     Missing,
     /// There is no cgroup2.
     Version1,
+    /// The node's tree, in which the pod's cgroup is, could be written to.
+    Writable,
 }
 
 /// The source and why it is not eBPF.
@@ -57,6 +59,7 @@ impl Verdict {
         let refused = match findings.scope {
             Reach::Missing => return Self::nothing("scope"),
             Reach::Version1 => Some(Cause::CgroupV1.name()),
+            Reach::Writable => Some(Cause::WritableTree.name()),
             Reach::Found | Reach::ToBeNamed => findings.refused.as_ref().map(Cause::name),
         };
         match (refused, choice) {
@@ -167,6 +170,12 @@ mod tests {
         assert_eq!(verdict(&findings), (None, Some("scope")));
         findings.scope = Reach::Version1;
         assert_eq!(verdict(&findings), (Some("inet_diag"), Some("cgroup_v1")));
+        findings.scope = Reach::Writable;
+        let reason = Some("writable_cgroup_tree");
+        assert_eq!(verdict(&findings), (Some("inet_diag"), reason));
+        findings.choice = Some(SourceChoice::Ebpf);
+        assert_eq!(verdict(&findings), (None, reason));
+        findings.choice = Some(SourceChoice::Auto);
         findings.scope = Reach::ToBeNamed;
         assert_eq!(verdict(&findings), (Some("ebpf"), None));
     }

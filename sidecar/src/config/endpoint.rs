@@ -9,7 +9,8 @@ use super::{error::ParseError, signal::Protocol};
 /// The longest path that a Unix-domain socket's address has room for, in bytes (unix(7): 108 with a NUL).
 const LONGEST_SOCKET: usize = 107;
 
-/// Longer texts without a scheme or a port are not shown: no label of a host's name is longer in practice.
+/// Longer texts without a scheme or a port are not shown, and none with a digit in its only label: no label of a host's name is longer in
+/// practice, and keys have digits.
 const LONGEST_NAME: usize = 32;
 
 /// Longer texts are not shown: keys are long.
@@ -239,8 +240,10 @@ pub(super) fn shown_text(text: &str) -> String {
     // Without the @, `name:password` has the form of `host:port`.
     let plain_port = port.bytes().all(|byte| byte.is_ascii_digit());
     let odd = |c: char| matches!(c, '@' | '=' | ',') || c.is_whitespace() || c.is_control();
-    // A token has no scheme, no dot and no port.
-    let token = !text.contains("://") && port.is_empty() && text.len() > LONGEST_NAME;
+    // A token has no scheme, mostly no dot, and no port.
+    let may_be_key = text.len() > LONGEST_NAME
+        || !text.contains('.') && text.contains(|c: char| c.is_ascii_digit());
+    let token = !text.contains("://") && port.is_empty() && may_be_key;
     if token
         || text.contains('@')
         || before.contains(odd)

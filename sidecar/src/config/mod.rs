@@ -133,7 +133,7 @@ pub struct Pod {
 impl Pod {
     /// Whether flowcar is in a pod, by its environment.
     pub const fn is_known(&self) -> bool {
-        self.uid.is_some()
+        self.uid.is_some() || self.name.is_some() || self.namespace.is_some()
     }
 }
 

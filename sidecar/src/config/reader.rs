@@ -12,6 +12,7 @@ use super::{
     settings::SETTINGS,
     signal::Signal,
 };
+use crate::files;
 
 /// Parses values and collects errors and notices.
 #[derive(Debug, Default)]
@@ -158,29 +159,31 @@ fn error(name: &str, value: &str, ParseError { wrong, remedy }: ParseError) -> C
 
 /// A value as far as it may be shown, by the setting's entry in the table.
 fn shown(name: &str, value: &str) -> String {
-    const LONGEST_WORD: usize = 24;
-    const LONGEST_PATH: usize = 128;
     let row = SETTINGS
         .iter()
         .find(|row| row.name.eq_ignore_ascii_case(name));
-    let plain = |c: char| c.is_ascii_alphanumeric() || "._-+/,".contains(c);
-    let may_be = match row.map_or(Shown::Hidden, |row| row.shown) {
-        Shown::Url => return endpoint::shown_text(value),
-        Shown::File => {
-            let path = ["/", "./", "../"]
-                .iter()
-                .any(|start| value.starts_with(start));
-            path && value.len() <= LONGEST_PATH && value.chars().all(plain)
-                || Path::new(value).exists()
-        }
-        Shown::Word => value.len() <= LONGEST_WORD && value.chars().all(plain),
-        Shown::Hidden => false,
-    };
-    if may_be {
-        value.escape_debug().to_string()
-    } else {
-        "(hidden)".to_owned()
+    match row.map_or(Shown::Hidden, |row| row.shown) {
+        Shown::Url => endpoint::shown_text(value),
+        Shown::File => files::shown(Path::new(value)),
+        Shown::Word if is_word(value) || is_number(value) => value.to_owned(),
+        Shown::Word | Shown::Hidden => "(hidden)".to_owned(),
     }
+}
+
+/// A word, or several. Keys have digits.
+fn is_word(value: &str) -> bool {
+    const LONGEST: usize = 24;
+    let plain = |c: char| c.is_ascii_alphabetic() || "._-+/,".contains(c);
+    value.len() <= LONGEST && value.chars().all(plain)
+}
+
+/// A number, perhaps with a unit.
+fn is_number(value: &str) -> bool {
+    const LONGEST: usize = 24;
+    const LONGEST_UNIT: usize = 3;
+    let unit = value.trim_start_matches(|c: char| c.is_ascii_digit() || "._-+,".contains(c));
+    let is_unit = unit.chars().all(|c| c.is_ascii_alphabetic());
+    value.len() <= LONGEST && unit.len() <= LONGEST_UNIT && is_unit
 }
 
 #[cfg(test)]
@@ -188,13 +191,18 @@ mod tests {
     use super::*;
 
     /// Keys and tokens, as they are pasted into the wrong variable.
-    const SECRETS: [&str; 6] = [
+    const SECRETS: [&str; 11] = [
         "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANs3cret\n-----END PRIVATE KEY-----",
         "authorization=Bearer s3cret=",
         "Bearer s3cret",
         "eyJhbGciOiJIUzI1NiJ9.s3cret.b3VyIHNlY3JldCBpcyBsb25n",
         "user:s3cret@host:4317",
         "glc_s3cretOiIxMjM0NTY3ODkwMTIzNDU2Nzg5MCJ9",
+        "s3cret",
+        "AKIAs3cretEXAMPLE012",
+        "hcaiks3cretabcdef01234",
+        "0123456789abs3cret0123456789abcd",
+        "/9j4AAQSkZJRgABAQAASABIAADs3cret/QAASABI12345678901234567890123456789012345678901",
     ];
 
     #[test]
@@ -217,6 +225,8 @@ mod tests {
             ("FLOWCAR_SOURCE", "magic"),
             ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json"),
             ("OTEL_METRIC_EXPORT_INTERVAL", "10s"),
+            ("OTEL_METRIC_EXPORT_INTERVAL", "-1.5"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip,deflate"),
             ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/run/absent/ca.crt"),
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "htp://collector:4317"),
         ] {

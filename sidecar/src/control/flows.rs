@@ -7,6 +7,7 @@ use std::{
 
 use super::{client::Running, protocol::Listing};
 use crate::{
+    capabilities,
     exit::{self, Failure},
     view::{
         json,
@@ -37,8 +38,9 @@ enum Format {
 /// Prints the open connections of a running `flowcar export`, oldest first, and its books.
 ///
 /// # Errors
-/// [`Failure`] if nobody answers, or the list cannot be written.
+/// [`Failure`] if nobody answers, the list cannot be written, or capabilities cannot be dropped before.
 pub fn flows(args: &FlowsArgs) -> Result<u8, Failure> {
+    capabilities::drop_all(&[])?;
     let listing = Running::of_cgroup(args.cgroup.clone()).flows();
     let listing = listing.map_err(|error| Failure::new(exit::UNAVAILABLE, error))?;
     match print(&listing, args.format) {

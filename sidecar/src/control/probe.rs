@@ -7,7 +7,7 @@ use super::{
     protocol,
 };
 use crate::{
-    clock,
+    capabilities, clock,
     exit::{self, Failure},
 };
 
@@ -39,8 +39,9 @@ pub struct ProbeArgs {
 /// Asks the sidecar of this container.
 ///
 /// # Errors
-/// [`Failure`] with status 1 if the answer is no, or if nobody answers.
+/// [`Failure`] with status 1 if the answer is no, or if nobody answers; with another if capabilities cannot be dropped before.
 pub fn probe(args: &ProbeArgs) -> Result<u8, Failure> {
+    capabilities::drop_all(&[])?;
     let whom = Whom {
         cgroup: args.cgroup.as_deref(),
         elsewhere: false,

@@ -1,5 +1,5 @@
 //! Whether the programs are still attached. A process that holds their links, or has more rights than flowcar, can detach them
-//! (BPF_LINK_DETACH), and then no more records come, without an error.
+//! (BPF_LINK_DETACH) or put other programs in their place (BPF_LINK_UPDATE), and then no more records come, without an error.
 
 use super::Follower;
 use crate::{
@@ -41,7 +41,7 @@ impl Follower {
             Attachment::Unknown => {
                 if !std::mem::replace(&mut self.links.is_logged, true) {
                     tracing::warn!(
-                        "flowcar cannot check here whether its programs stay attached (/proc/self/fdinfo): if another process detaches them, flowcar does not notice"
+                        "flowcar cannot check here whether its programs stay attached (/proc/self/fdinfo cannot be read, or no file descriptor was left): if another process detaches them, flowcar does not notice"
                     );
                 }
                 Ok(())
@@ -54,7 +54,7 @@ impl Follower {
                 self.attach(|source| source.attach_again())?;
                 tracing::error!(
                     within_s = since as f64 / 1e9,
-                    "flowcar's programs were detached from the cgroup by another process, and are attached again: connections that opened and closed meanwhile are in no figure, others that closed are lost (detached)"
+                    "flowcar's programs were detached from the cgroup by another process, or replaced, and are attached again: connections that opened and closed meanwhile are in no figure, others that closed are lost (detached)"
                 );
                 Ok(())
             }

@@ -41,7 +41,7 @@ struct Beneath {
     directory: i32,
 }
 
-/// Denies writing all files except those below `writes`. Returns the version of Landlock.
+/// Denies writing all files except those below `writes`; where that is no directory, all files. Returns the version of Landlock.
 ///
 /// # Errors
 /// The kernel has none, or it is switched off.
@@ -54,28 +54,43 @@ pub(super) fn restrict(writes: Option<&Path>) -> io::Result<i32> {
     let ruleset = result(unsafe { libc::syscall(CREATE_RULESET, &raw const handled, size, 0) })?;
     // SAFETY: a descriptor that the kernel just made, and that nobody else has.
     let ruleset = unsafe { OwnedFd::from_raw_fd(ruleset) };
-    if let Some(path) = writes {
-        let there = path.ancestors().find(|path| path.is_dir());
-        let directory = File::options()
-            .read(true)
-            .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
-            .open(there.unwrap_or(path))?;
-        let rule = Beneath {
-            allowed: (right::WRITE_FILE
-                | right::MAKE_REG
-                | right::REMOVE_FILE
-                | right::REMOVE_DIR
-                | right::TRUNCATE)
-                & handled,
-            directory: directory.as_raw_fd(),
-        };
-        let fd = ruleset.as_raw_fd();
-        // SAFETY: the rule has the kernel's layout, and lives through the call.
-        result(unsafe { libc::syscall(ADD_RULE, fd, PATH_BENEATH, &raw const rule, 0) })?;
+    if let Some(directory) = writes.and_then(open) {
+        allow_files_below(&directory, &ruleset, handled)?;
     }
     // SAFETY: the call takes numbers.
     result(unsafe { libc::syscall(RESTRICT_SELF, ruleset.as_raw_fd(), 0) })?;
     Ok(version)
+}
+
+/// Only the directory itself: the rule for a directory above it would let flowcar write to others.
+fn open(path: &Path) -> Option<File> {
+    let mut options = File::options();
+    options
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_DIRECTORY);
+    let opened = options.open(path).inspect_err(|error| {
+        tracing::warn!(
+            %error,
+            "FLOWCAR_STATE_DIR names no directory that can be opened, so Landlock lets flowcar write no file, and no checkpoint is written: make the directory before flowcar starts"
+        );
+    });
+    opened.ok()
+}
+
+fn allow_files_below(directory: &File, ruleset: &OwnedFd, handled: u64) -> io::Result<()> {
+    let rule = Beneath {
+        allowed: (right::WRITE_FILE
+            | right::MAKE_REG
+            | right::REMOVE_FILE
+            | right::REMOVE_DIR
+            | right::TRUNCATE)
+            & handled,
+        directory: directory.as_raw_fd(),
+    };
+    let fd = ruleset.as_raw_fd();
+    // SAFETY: the rule has the kernel's layout, and lives through the call.
+    result(unsafe { libc::syscall(ADD_RULE, fd, PATH_BENEATH, &raw const rule, 0) })?;
+    Ok(())
 }
 
 /// What this version can refuse.

@@ -14,7 +14,7 @@ pub use self::start::{CoreLimit, at_start};
 /// What a command needs after its start.
 #[derive(Clone, Copy, Debug)]
 pub struct Needs<'a> {
-    /// The directory that it writes to.
+    /// The directory that it writes to. It has to be there: else nothing can be written.
     pub writes: Option<&'a Path>,
     /// Whether it has a child to wait for, and to signal.
     pub child: bool,
@@ -35,7 +35,7 @@ pub enum FilterError {
 /// lacks one of both, flowcar logs that and uses the other.
 pub fn confine(needs: &Needs<'_>) {
     let landlock = landlock::restrict(needs.writes).unwrap_or_else(|error| {
-        tracing::info!(%error, "Landlock does not restrict files on this kernel");
+        tracing::info!(%error, "Landlock does not restrict files");
         0
     });
     match filter_calls(needs) {

@@ -18,19 +18,27 @@ const PLANNED: u64 = 85;
 /// Maps and page tables, which are charged to the container and not part of the resident memory.
 const MAPS: u64 = 3 << 20;
 
+/// The share of what flowcar itself leaves of that, which waiting spans take at most: a receiver that is away takes no room of what
+/// is counted.
+const SPANS_SHARE: u64 = 4;
+
 /// The minimum, however small the limit is.
 const LEAST: usize = 64;
+
+/// The minimum for waiting spans, bytes.
+const LEAST_SPANS: u64 = 256 << 10;
 
 /// The bounds of connections and series together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     room: u64,
     flow: u64,
+    spans: u64,
 }
 
 impl Budget {
     /// The budget of this process's memory limit, taken before there are connections; `None` without a limit. Waiting spans
-    /// take at most so many bytes.
+    /// are to take at most so many bytes.
     pub fn find(span_queue_bytes: usize, exchanges: bool) -> Option<Self> {
         limit::limit().map(|limit| Self::of(limit, resident(), span_queue_bytes as u64, exchanges))
     }
@@ -38,10 +46,18 @@ impl Budget {
     fn of(limit: u64, resident: u64, span_queue_bytes: u64, exchanges: bool) -> Self {
         let planned = limit / 100 * PLANNED;
         let kernel = if exchanges { 2 * KERNEL } else { KERNEL };
+        let left = planned.saturating_sub(resident + MAPS);
+        let spans = span_queue_bytes.min(LEAST_SPANS.max(left / SPANS_SHARE));
         Self {
-            room: planned.saturating_sub(resident + MAPS + span_queue_bytes),
+            room: left.saturating_sub(spans),
             flow: FLOW + kernel,
+            spans,
         }
+    }
+
+    /// The most bytes of waiting spans.
+    pub fn span_queue_bytes(&self) -> usize {
+        usize::try_from(self.spans).unwrap_or(usize::MAX)
     }
 
     /// The most connections with so many series.
@@ -79,6 +95,25 @@ mod tests {
         // The budget is within the limit.
         let planned = beside as u64 * budget.flow + 1_000 * SERIES;
         assert!(planned + 21 * MIB <= 128 * MIB * PLANNED / 100 + MIB);
+    }
+
+    #[test]
+    fn waiting_spans_take_a_part_of_the_memory_limit() {
+        for (limit, wanted, expected) in [
+            (128, 8 * MIB, 8 * MIB),
+            (128, 256 * MIB, (128 * MIB / 100 * PLANNED - 13 * MIB) / 4),
+            (32, 8 * MIB, (32 * MIB / 100 * PLANNED - 13 * MIB) / 4),
+            (16, 8 * MIB, LEAST_SPANS),
+            (16, 1_000, 1_000),
+        ] {
+            let budget = Budget::of(limit * MIB, 10 * MIB, wanted, false);
+            assert_eq!(budget.span_queue_bytes() as u64, expected, "{limit} MiB");
+            let planned = budget.room + budget.spans + 13 * MIB;
+            assert!(
+                planned <= 13 * MIB + LEAST_SPANS || planned <= limit * MIB / 100 * PLANNED,
+                "{limit} MiB: {planned}"
+            );
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::{
     io::{self, IsTerminal as _, Write as _},
     os::unix::process::ExitStatusExt as _,
     process::ExitStatus,
+    time::Duration,
 };
 
 use nix::{
@@ -22,10 +23,15 @@ use crate::{
     hardening::CoreLimit,
 };
 
+/// The time that remains to a flowcar that was told to stop.
+const LAST: Duration = Duration::from_secs(5);
+
 /// The running command.
 pub(super) struct Child {
     process: tokio::process::Child,
     signals: Signals,
+    /// Whether a signal came that ends processes.
+    is_stopped: bool,
 }
 
 struct Signals {
@@ -64,7 +70,11 @@ impl Child {
         let process = process
             .spawn()
             .map_err(|error| not_started(&command[0], &error))?;
-        Ok(Self { process, signals })
+        Ok(Self {
+            process,
+            signals,
+            is_stopped: false,
+        })
     }
 
     /// Passes signals on until the command has ended; gives its status, 128 and the signal's number if one killed it.
@@ -76,9 +86,22 @@ impl Child {
                         Failure::new(exit::SOFTWARE, format_args!("cannot wait for the command: {error}"))
                     });
                 }
-                number = self.signals.next() => self.pass_on(number),
+                (number, has_it) = self.signals.next() => {
+                    self.is_stopped |= ends(number);
+                    if !has_it {
+                        self.pass_on(number);
+                    }
+                }
             }
         }
+    }
+
+    /// How long whoever started flowcar waits for what is left to do after the command: until a signal, and a moment after one came before.
+    pub(super) async fn patience(&mut self) {
+        if self.is_stopped {
+            return tokio::time::sleep(LAST).await;
+        }
+        while !ends(self.signals.next().await.0) {}
     }
 
     fn pass_on(&self, number: Number) {
@@ -104,22 +127,21 @@ impl Signals {
         })
     }
 
-    /// The next signal to pass on.
-    async fn next(&mut self) -> Number {
-        loop {
-            let (number, from_keyboard) = tokio::select! {
-                _ = self.hangup.recv() => (Number::SIGHUP, false),
-                _ = self.interrupt.recv() => (Number::SIGINT, self.keyboard),
-                _ = self.quit.recv() => (Number::SIGQUIT, self.keyboard),
-                _ = self.terminate.recv() => (Number::SIGTERM, false),
-                _ = self.user1.recv() => (Number::SIGUSR1, false),
-                _ = self.user2.recv() => (Number::SIGUSR2, false),
-            };
-            if !from_keyboard {
-                return number;
-            }
+    /// The next signal, and whether the command has it already.
+    async fn next(&mut self) -> (Number, bool) {
+        tokio::select! {
+            _ = self.hangup.recv() => (Number::SIGHUP, false),
+            _ = self.interrupt.recv() => (Number::SIGINT, self.keyboard),
+            _ = self.quit.recv() => (Number::SIGQUIT, self.keyboard),
+            _ = self.terminate.recv() => (Number::SIGTERM, false),
+            _ = self.user1.recv() => (Number::SIGUSR1, false),
+            _ = self.user2.recv() => (Number::SIGUSR2, false),
         }
     }
+}
+
+const fn ends(signal: Number) -> bool {
+    !matches!(signal, Number::SIGUSR1 | Number::SIGUSR2)
 }
 
 fn exit_status(status: ExitStatus) -> u8 {

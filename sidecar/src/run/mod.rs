@@ -3,6 +3,7 @@
 mod cgroup;
 mod child;
 mod report;
+mod stream;
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
@@ -17,7 +18,7 @@ use crate::{
     follower::{Follower, Limits},
     hardening::{self, Needs},
     otlp::exporter::{Exporter, Patience},
-    session::Session,
+    session::{Session, within_memory},
     source::{Source, ebpf::Options},
     view::Sums,
 };
@@ -69,9 +70,11 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
     let cgroup = CommandCgroup::make()?;
     let source = Source::open(source(config), Some(cgroup.path()), Options::from(config))?;
     let kept = source.still_needs(false);
+    let (config, limits) = within_memory(config);
+    let config = &config;
     let exporter = exporter(config, source.name(), &args.command[0]);
     let polls = !source.capabilities().handshakes;
-    let follower = Follower::new(source, &limits(config, polls));
+    let follower = Follower::new(source, &polled_often(limits, polls));
     let mut session = Session::new(follower, exporter, STATUS_EVERY, config);
     let mut child = Child::spawn(&args.command, &cgroup)?;
     // The command has the capabilities that it would have without flowcar. Nothing was received yet, and no other thread was started.
@@ -94,7 +97,12 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
     session
         .close(config.shutdown_timeout, Patience::IfEverThere)
         .await;
-    report.finish(&sums).map_err(|error| {
+    report.sum_up(&sums);
+    tokio::select! {
+        () = report.written() => {}
+        () = child.patience() => {}
+    }
+    report.finish().map_err(|error| {
         Failure::new(
             exit::CANNOT_CREATE,
             format_args!("the report is incomplete: {error}"),
@@ -112,8 +120,7 @@ fn source(config: &Config) -> SourceChoice {
 }
 
 /// Without the programs only socket dumps assign a socket to the command's cgroup, so they come as often as their cost allows.
-fn limits(config: &Config, polls: bool) -> Limits {
-    let limits = Limits::from(config);
+fn polled_often(limits: Limits, polls: bool) -> Limits {
     Limits {
         report: if polls {
             limits.report.min(STATUS_EVERY)

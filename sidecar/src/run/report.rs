@@ -2,10 +2,12 @@
 
 use std::{
     fs::File,
-    io::{self, BufWriter, IsTerminal as _, Write},
+    io::{self, IsTerminal as _},
     path::Path,
+    time::Duration,
 };
 
+use super::stream::Stream;
 use crate::{
     clock::Anchor,
     flow::Flow,
@@ -60,9 +62,12 @@ impl Notable {
     }
 }
 
+/// How often a reader that has paused is tried again once the command has ended.
+const AGAIN: Duration = Duration::from_millis(10);
+
 /// Writes rows as flows end; on a terminal, a status line below them counts the open ones.
 pub(super) struct Report {
-    out: Box<dyn Write>,
+    out: Stream,
     format: Format,
     style: Style,
     /// Whether there is a row for each connection, however many there are.
@@ -81,12 +86,12 @@ pub(super) struct Report {
 impl Report {
     /// Standard error; `-` is standard output; else a file, which is emptied.
     pub(super) fn to(path: Option<&Path>, format: Format, all: bool) -> io::Result<Self> {
-        let (out, terminal): (Box<dyn Write>, bool) = match path {
-            None => (Box::new(io::stderr()), io::stderr().is_terminal()),
+        let (out, terminal) = match path {
+            None => (Stream::new(io::stderr()), io::stderr().is_terminal()),
             Some(path) if path == Path::new("-") => {
-                (Box::new(io::stdout()), io::stdout().is_terminal())
+                (Stream::new(io::stdout()), io::stdout().is_terminal())
             }
-            Some(path) => (Box::new(BufWriter::new(File::create(path)?)), false),
+            Some(path) => (Stream::new(File::create(path)?), false),
         };
         let style = if terminal && format == Format::Table {
             Style::Coloured
@@ -111,6 +116,7 @@ impl Report {
 
     /// These flows closed or failed.
     pub(super) fn closed(&mut self, flows: &[Flow], anchor: &Anchor) {
+        self.send();
         for flow in flows {
             if flow.established.is_some() {
                 self.closed += 1
@@ -173,15 +179,16 @@ impl Report {
 
     /// What is under way, where somebody watches.
     pub(super) fn status<'a>(&mut self, live: impl Iterator<Item = &'a Flow>) {
-        if self.style == Style::Coloured {
+        // Without a reader the last one is enough.
+        if self.style == Style::Coloured && self.out.is_empty() {
             let text = table::status(live, self.closed, self.failed);
             self.write(format_args!("\r\x1b[K{text:.99}"));
             self.status_shown = true;
         }
     }
 
-    /// The last line, or lines. Gives the first error of all writes; that whoever read it has read enough is none.
-    pub(super) fn finish(mut self, sums: &Sums) -> io::Result<()> {
+    /// The last line, or lines.
+    pub(super) fn sum_up(&mut self, sums: &Sums) {
         self.clear_status();
         match self.format {
             Format::Json => self.line(&json::summary(sums, Some(&self.times))),
@@ -193,10 +200,28 @@ impl Report {
                 self.line(&table::summary(sums, self.style));
             }
         }
-        let flushed = self.out.flush();
-        match self.broken.map_or(flushed, Err) {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            written => written,
+    }
+
+    /// Waits until all is written.
+    pub(super) async fn written(&mut self) {
+        while self.broken.is_none() && !self.out.is_empty() {
+            self.send();
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// Gives the first error of all writes, or what is missing; that whoever read it has read enough is none.
+    pub(super) fn finish(self) -> io::Result<()> {
+        match self.broken {
+            Some(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            Some(error) => Err(error),
+            None if self.out.lost() > 0 || !self.out.is_empty() => {
+                let lost = self.out.lost();
+                Err(io::Error::other(format!(
+                    "its reader did not take all of it in time ({lost} rows found no room)"
+                )))
+            }
+            None => Ok(()),
         }
     }
 
@@ -212,7 +237,14 @@ impl Report {
 
     fn write(&mut self, text: std::fmt::Arguments<'_>) {
         if self.broken.is_none() {
-            self.broken = self.out.write_fmt(text).err();
+            self.broken = self.out.add(&text.to_string()).err();
+        }
+    }
+
+    /// What the reader has made room for.
+    fn send(&mut self) {
+        if self.broken.is_none() {
+            self.broken = self.out.send().err();
         }
     }
 }

@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use caps::{CapSet, Capability};
 use tokio::{
     net::lookup_host,
     signal::{
@@ -17,7 +18,10 @@ use tokio::{
 };
 
 use super::{Received, Sink, json_line, text};
-use crate::exit::{self, Failure};
+use crate::{
+    capabilities,
+    exit::{self, Failure},
+};
 
 /// Where to listen, and how to print.
 #[derive(Debug, clap::Args)]
@@ -47,7 +51,7 @@ enum Format {
 /// Prints what comes until SIGTERM, SIGINT, or the reader closes the pipe.
 ///
 /// # Errors
-/// [`Failure`] if it cannot listen, or not print.
+/// [`Failure`] if it cannot listen, or not print, or if capabilities cannot be dropped before.
 pub async fn sink(args: SinkArgs) -> Result<u8, Failure> {
     let path = args.output.display();
     let cannot_write = |error: io::Error| {
@@ -55,7 +59,12 @@ pub async fn sink(args: SinkArgs) -> Result<u8, Failure> {
         Failure::new(exit::CANNOT_CREATE, message)
     };
     let mut out = open(&args.output).map_err(cannot_write)?;
+    let listens = Capability::CAP_NET_BIND_SERVICE;
+    let may_listen = caps::has_cap(None, CapSet::Permitted, listens).unwrap_or(false);
+    let kept = may_listen.then_some((listens, "ports below 1024"));
+    capabilities::drop_all(kept.as_slice())?;
     let listen = listen(&args).await;
+    capabilities::drop_all(&[])?;
     let (sink, mut received) = listen.map_err(|error| {
         let message =
             format_args!("cannot listen on {error}; choose others with --grpc and --http");

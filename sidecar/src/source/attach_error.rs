@@ -1,12 +1,12 @@
 //! Why the kernel's flows cannot be followed by eBPF.
 
-use std::io;
+use std::{io, path::Path};
 
 use aya::programs::ProgramError;
 use caps::Capability;
 
 use super::cause::{self, Cause};
-use crate::confinement::Surroundings;
+use crate::{confinement::Surroundings, files::lacks_descriptor};
 
 /// Why the kernel's flows cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -83,10 +83,19 @@ impl AttachError {
             Self::Missing(_) => Cause::Capability,
             Self::Unsupported { .. } if cause::seccomp_answers() => Cause::Seccomp,
             Self::Unsupported { .. } | Self::Verifier(_) | Self::Poll(_) => Cause::Kernel,
-            Self::Cgroup { error, .. } if cause::no_descriptor(error) => Cause::Descriptors,
             Self::Descriptors(_) => Cause::Descriptors,
             Self::Cgroup { .. } => Cause::Cgroup,
             Self::BuiltWithout => Cause::Build,
+        }
+    }
+
+    pub(super) fn of_cgroup(path: &Path) -> impl Fn(io::Error) -> Self {
+        move |error| match lacks_descriptor(&error) {
+            true => Self::Descriptors("open the cgroup"),
+            false => Self::Cgroup {
+                path: path.display().to_string(),
+                error,
+            },
         }
     }
 
@@ -98,10 +107,10 @@ impl AttachError {
             return Self::Verifier(message);
         }
         let code = errno(&error);
-        if matches!(code, Some(libc::EMFILE | libc::ENFILE)) {
+        if code.as_ref().is_some_and(lacks_descriptor) {
             return Self::Descriptors(what);
         }
-        let refused = code.is_some_and(|code| code == libc::EPERM || code == libc::EACCES);
+        let refused = code.is_some_and(|code| code.kind() == io::ErrorKind::PermissionDenied);
         let error = chain(&error).into();
         if refused {
             let cause = Cause::of_refusal();
@@ -137,17 +146,17 @@ fn verifier_message(error: &(dyn std::error::Error + 'static)) -> Option<String>
 }
 
 /// The system call's error at the bottom of the chain.
-fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+fn errno(error: &(dyn std::error::Error + 'static)) -> Option<io::Error> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(code) = error
             .downcast_ref::<io::Error>()
             .and_then(io::Error::raw_os_error)
         {
-            return Some(code);
+            return Some(io::Error::from_raw_os_error(code));
         }
         if let Some(ProgramError::LoadError { io_error, .. }) = error.downcast_ref() {
-            return io_error.raw_os_error();
+            return io_error.raw_os_error().map(io::Error::from_raw_os_error);
         }
         next = error.source();
     }

@@ -6,7 +6,10 @@ use std::{
     os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
-use crate::confinement::{Confinement, Seccomp, Surroundings};
+use crate::{
+    confinement::{Confinement, Seccomp, Surroundings},
+    files::NO_DESCRIPTOR,
+};
 
 /// Why the eBPF source is refused. Its name, in logs and in `flowcar check`, is one word.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,19 +121,13 @@ impl fmt::Display for Cause {
             Self::WritableTree => f.write_str(
                 "the node's cgroup tree is mounted so that flowcar could write to it (Kubernetes: readOnly with recursiveReadOnly)",
             ),
-            Self::Descriptors => f.write_str(
-                "no file descriptor is left: raise the limit of open files (ulimit -n, LimitNOFILE=), or see who uses them up",
-            ),
+            Self::Descriptors => f.write_str(NO_DESCRIPTOR),
             Self::Build => f.write_str("this flowcar was built without its programs"),
             Self::Unknown => f.write_str(
                 "neither a user namespace, a seccomp filter, SELinux, AppArmor nor RLIMIT_MEMLOCK is seen to be why",
             ),
         }
     }
-}
-
-pub(super) fn no_descriptor(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 /// From the process's confinement, and from the answers to two calls: one with an unknown command, one that makes a map of a few

@@ -73,12 +73,9 @@ impl EbpfSource {
     /// # Errors
     /// [`AttachError`].
     pub fn follow(&mut self, cgroup: &Path) -> Result<u64, AttachError> {
-        let unreadable = |error| AttachError::Cgroup {
-            path: cgroup.display().to_string(),
-            error,
-        };
-        let directory = File::open(cgroup).map_err(unreadable)?;
-        let id = directory.metadata().map_err(unreadable)?.ino();
+        let unreadable = AttachError::of_cgroup(cgroup);
+        let directory = File::open(cgroup).map_err(&unreadable)?;
+        let id = directory.metadata().map_err(&unreadable)?.ino();
         // Attached twice, they would count everything twice.
         if self.generations.newest() != Some(id) {
             self.attach_to(directory, id)?;

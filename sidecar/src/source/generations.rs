@@ -29,8 +29,8 @@ pub(super) struct Links {
     /// The cgroup's id.
     cgroup: u64,
     directory: File,
-    /// Descriptors of the links; fewer where the kernel does not show them.
-    descriptors: Vec<RawFd>,
+    /// Descriptors of the links, and the program of each; fewer where the kernel does not show them.
+    descriptors: Vec<(RawFd, u32)>,
     packets: Vec<CgroupSkbLink>,
     _release: CgroupSockLink,
     _callbacks: SockOpsLink,
@@ -42,7 +42,7 @@ pub(super) struct Links {
 pub enum Attachment {
     /// All are, or the cgroup was removed.
     Attached,
-    /// Another process detached one.
+    /// Another process detached one, or put another program in its place (BPF_LINK_UPDATE).
     Detached,
     /// The kernel does not show it.
     Unknown,
@@ -93,14 +93,15 @@ impl Links {
         if self.descriptors.len() != self.packets.len() + self.calls.len() + RELEASE_AND_CALLBACKS {
             return Attachment::Unknown;
         }
-        let of = |descriptor: &RawFd| {
-            let text = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}"));
-            text.ok().and_then(|text| cgroup_of(&text))
+        let is_ours = |(descriptor, program): &(RawFd, u32)| {
+            let text = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).ok()?;
+            let link = Link::of(&text)?;
+            Some(link.cgroup == self.cgroup && link.program == *program)
         };
-        let cgroups: Option<Vec<u64>> = self.descriptors.iter().map(of).collect();
-        match cgroups {
+        let each: Option<Vec<bool>> = self.descriptors.iter().map(is_ours).collect();
+        match each {
             None => Attachment::Unknown,
-            Some(all) if all.iter().all(|id| *id == self.cgroup) => Attachment::Attached,
+            Some(all) if all.iter().all(|is_ours| *is_ours) => Attachment::Attached,
             Some(_) if self.is_removed() => Attachment::Attached,
             Some(_) => Attachment::Detached,
         }
@@ -151,21 +152,31 @@ impl Generations {
     }
 }
 
-/// Descriptors of the links of this process to a cgroup.
-fn descriptors_of(cgroup: u64) -> Vec<RawFd> {
+/// What a link attaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Link {
+    program: u32,
+    /// The id of the cgroup.
+    cgroup: u64,
+}
+
+/// Descriptors of the links of this process to a cgroup, and their programs.
+fn descriptors_of(cgroup: u64) -> Vec<(RawFd, u32)> {
     let links = links().unwrap_or_default();
-    let to_cgroup = links.into_iter().filter(|(_, of)| *of == cgroup);
-    to_cgroup.map(|(descriptor, _)| descriptor).collect()
+    let to_cgroup = links.into_iter().filter(|(_, of)| of.cgroup == cgroup);
+    to_cgroup
+        .map(|(descriptor, of)| (descriptor, of.program))
+        .collect()
 }
 
 /// Ids of the cgroups that links of this process are attached to.
 fn attached() -> io::Result<HashSet<u64>> {
-    Ok(links()?.into_iter().map(|(_, cgroup)| cgroup).collect())
+    Ok(links()?.into_iter().map(|(_, of)| of.cgroup).collect())
 }
 
-/// Descriptors of this process's links, and the id of the cgroup that each is attached to (proc_pid_fdinfo(5); kernel/bpf/cgroup.c,
-/// bpf_cgroup_link_show_fdinfo: 0 once a link was detached).
-fn links() -> io::Result<Vec<(RawFd, u64)>> {
+/// Descriptors of this process's links, and what each attaches (proc_pid_fdinfo(5); kernel/bpf/cgroup.c, bpf_cgroup_link_show_fdinfo: the
+/// cgroup is 0 once a link was detached).
+fn links() -> io::Result<Vec<(RawFd, Link)>> {
     let mut links = Vec::new();
     for entry in fs::read_dir("/proc/self/fdinfo")? {
         let path = entry?.path();
@@ -173,15 +184,22 @@ fn links() -> io::Result<Vec<(RawFd, u64)>> {
         // A descriptor may be closed meanwhile.
         let text = fs::read_to_string(&path).unwrap_or_default();
         let descriptor = name.and_then(|name| name.parse().ok());
-        links.extend(descriptor.zip(cgroup_of(&text)));
+        links.extend(descriptor.zip(Link::of(&text)));
     }
     Ok(links)
 }
 
-fn cgroup_of(fdinfo: &str) -> Option<u64> {
-    let mut lines = fdinfo.lines();
-    let value = lines.find_map(|line| line.strip_prefix("cgroup_id:"))?;
-    value.trim().parse().ok()
+// === impl Link ===
+
+impl Link {
+    /// From a file in /proc/PID/fdinfo.
+    fn of(fdinfo: &str) -> Option<Self> {
+        let value = |name| fdinfo.lines().find_map(|line| line.strip_prefix(name));
+        Some(Self {
+            program: value("prog_id:")?.trim().parse().ok()?,
+            cgroup: value("cgroup_id:")?.trim().parse().ok()?,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -189,10 +207,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_links_cgroup_is_in_its_fdinfo() {
+    fn a_links_program_and_cgroup_are_in_its_fdinfo() {
         let link = "pos:\t0\nflags:\t02000000\nlink_type:\tcgroup\nlink_id:\t7\nprog_tag:\t0a\nprog_id:\t9\ncgroup_id:\t4711\nattach_type:\t3\n";
-        assert_eq!(cgroup_of(link), Some(4711));
-        assert_eq!(cgroup_of("pos:\t0\nflags:\t02\n"), None);
+        let of = Link::of(link).map(|link| (link.program, link.cgroup));
+        assert_eq!(of, Some((9, 4711)));
+        assert_eq!(Link::of("pos:\t0\nflags:\t02\n"), None);
         assert!(attached().is_ok());
     }
 }

@@ -63,6 +63,14 @@ pub enum SourceError {
     /// The sockets cannot be polled.
     #[error(transparent)]
     Diag(#[from] DiagError),
+    /// Both are refused.
+    #[error("{ebpf}; without eBPF flowcar would use inet_diag, and {diag}")]
+    Neither {
+        /// Why the programs cannot be attached.
+        ebpf: AttachError,
+        /// Why the sockets cannot be polled.
+        diag: DiagError,
+    },
     /// The programs need a cgroup to be attached to.
     #[error(
         "the eBPF source follows a cgroup: give one with --cgroup, or set FLOWCAR_SOURCE=inet_diag to follow the whole network namespace"
@@ -90,22 +98,24 @@ impl Source {
         options: Options,
     ) -> Result<Self, SourceError> {
         if choice == SourceChoice::InetDiag {
-            return Self::alone(cgroup);
+            return Ok(Self::alone(cgroup)?);
         }
         let path = cgroup.ok_or(SourceError::NoCgroup)?;
         match EbpfSource::attach(path, options) {
             Ok(ebpf) => Ok(Self::beside(ebpf, path)),
-            Err(error) if choice == SourceChoice::Auto => {
-                let source = Self::alone(cgroup)?;
-                log_refusal(&error.cause(), &error);
-                Ok(source)
-            }
+            Err(ebpf) if choice == SourceChoice::Auto => match Self::alone(cgroup) {
+                Ok(source) => {
+                    log_refusal(&ebpf.cause(), &ebpf);
+                    Ok(source)
+                }
+                Err(diag) => Err(SourceError::Neither { ebpf, diag }),
+            },
             Err(error) => Err(error.into()),
         }
     }
 
     /// Sockets that close before the first poll are reported, too.
-    fn alone(cgroup: Option<&Path>) -> Result<Self, SourceError> {
+    fn alone(cgroup: Option<&Path>) -> Result<Self, DiagError> {
         let mut diag = DiagSource::open(cgroup)?;
         diag.subscribe()?;
         Ok(Self::Diag(diag))

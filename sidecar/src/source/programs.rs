@@ -291,10 +291,7 @@ where
 }
 
 fn open(cgroup: &Path) -> Result<File, AttachError> {
-    File::open(cgroup).map_err(|error| AttachError::Cgroup {
-        path: cgroup.display().to_string(),
-        error,
-    })
+    File::open(cgroup).map_err(AttachError::of_cgroup(cgroup))
 }
 
 /// Before 5.11 maps count against RLIMIT_MEMLOCK; raising it past its hard limit may be refused, and then map creation

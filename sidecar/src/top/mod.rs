@@ -29,6 +29,7 @@ use self::{
     state::{Asked, Level, State},
 };
 use crate::{
+    capabilities,
     control::Running,
     exit::{self, Failure},
 };
@@ -71,6 +72,8 @@ pub fn top(args: &TopArgs) -> Result<u8, Failure> {
     let running = Running::of_cgroup(args.cgroup.clone());
     // Ends when this returns.
     let _own = Own::unless_running(&running, args.cgroup.as_deref())?;
+    // The follower has its own.
+    capabilities::drop_all(&[])?;
     end_on_signals();
     let feed = Feed::start(running, Duration::from_secs_f64(args.interval));
     let failed = |error: io::Error| {

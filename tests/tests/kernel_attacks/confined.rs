@@ -14,7 +14,7 @@ use std::{
 use flowcar::hardening::{Needs, confine};
 use flowcar_tests::{
     exporting::Exporting,
-    node::{Node, contained},
+    node::{Node, UID, contained, in_container},
     place::{Netns, lacks, require_cgroup2, require_root},
 };
 
@@ -245,6 +245,41 @@ fn only_the_state_file_can_be_written() {
     }
 }
 
+/// Where the directory is absent, the ones above it are not writable in its place.
+#[test]
+fn no_file_can_be_written_without_a_state_directory() {
+    // SAFETY: asked for its version, landlock_create_ruleset(2) takes no pointer.
+    if unsafe { libc::syscall(444, 0, 0, 1) } < 1 {
+        return lacks("Landlock");
+    }
+    let there = tempfile::tempdir().unwrap();
+    let (file, link) = (there.path().join("file"), there.path().join("link"));
+    fs::write(&file, "1").unwrap();
+    std::os::unix::fs::symlink("/absent", &link).unwrap();
+    for state in [
+        there.path().join("absent"),
+        there.path().join("absent/state"),
+        there.path().join("../absent"),
+        file,
+        link,
+        "/absent/state".into(),
+        "absent".into(),
+        "absent/state".into(),
+    ] {
+        for attack in [
+            |_: &Path| File::create("/tmp/flowcar-attack").map(drop),
+            |state: &Path| {
+                let above = state.ancestors().find(|path| path.is_dir());
+                let above = above.unwrap_or(Path::new("."));
+                File::create(above.join("flowcar-attack")).map(drop)
+            },
+        ] {
+            let refused = attempt(&state, attack);
+            assert_eq!(refused, Refused(libc::EACCES), "{}", state.display());
+        }
+    }
+}
+
 /// By /proc, for each thread of each command that follows.
 #[test]
 fn every_command_that_follows_is_confined() {
@@ -287,30 +322,54 @@ fn is_filtered(process: u32) {
     panic!("process {process} is not filtered");
 }
 
-/// `readOnly` of a mount does not hold for the mounts below it.
+/// `readOnly` of a mount does not hold for the mounts below it, as /sys/fs/cgroup/unified below the tmpfs of a node with both versions.
+const BELOW: &str = "mkdir /run/both; mount -t tmpfs none /run/both; mkdir /run/both/unified; \
+                     mount --rbind \"$HOST\" /run/both/unified; mount -o remount,bind,ro /run/both; ";
+
 #[test]
 fn writable_cgroup_tree_is_refused_for_ebpf() {
     if !require_root() || !require_cgroup2() {
         return;
     }
     let (node, netns) = (Node::new(), Netns::new("pod").unwrap());
-    // As /sys/fs/cgroup/unified below the tmpfs of a node with both versions.
-    let below = "mkdir /run/both /run/both/unified; mount -t tmpfs none /run/both; mkdir /run/both/unified; \
-                 mount --rbind \"$HOST\" /run/both/unified; mount -o remount,bind,ro /run/both";
-    for (source, words, code) in [
-        ("auto", "reason=\"writable_cgroup_tree\"", None),
-        ("ebpf", "recursiveReadOnly", Some(64)),
+    let writable = "mkdir /run/rw; mount --rbind \"$HOST\" /run/rw";
+    let pods = in_container(node.all_pods()).replace("/run/host-cgroup", "/run/rw");
+    for (what, extra, host, cgroup) in [
+        ("a mount below it", BELOW.to_owned(), "/run/both", ""),
+        (
+            "a cgroup that is named",
+            BELOW.to_owned(),
+            "/run/both",
+            " --cgroup /run/own-cgroup",
+        ),
+        ("a mount above it", writable.to_owned(), &*pods, ""),
+        (
+            "a link",
+            format!("{BELOW} ln -s /run/both /run/link"),
+            "/run/link",
+            "",
+        ),
+        ("..", BELOW.to_owned(), "/run/host-cgroup/../both", ""),
     ] {
-        let mut command = contained(&node.sidecar, &netns, "export");
-        command
-            .env("EXTRA", below)
-            .env("FLOWCAR_HOST_CGROUP", "/run/both")
-            .env("FLOWCAR_SOURCE", source);
-        let mut export = Exporting::start(&mut command);
-        export.reported(words);
-        match code {
-            Some(code) => assert_eq!(export.wait().code(), Some(code)),
-            None => drop(export.reported("following the network namespace's TCP flows")),
-        }
+        let start = |command: &str, source: &str| {
+            let mut command = contained(&node.sidecar, &netns, &format!("{command}{cgroup}"));
+            command
+                .env("EXTRA", &extra)
+                .env("FLOWCAR_HOST_CGROUP", host)
+                .env("FLOWCAR_POD_UID", UID.replace('_', "-"))
+                .env("FLOWCAR_SOURCE", source);
+            command
+        };
+        let mut export = Exporting::start(&mut start("export", "auto"));
+        export.reported("reason=\"writable_cgroup_tree\"");
+        let message = export.reported("following");
+        assert!(message.contains("inet_diag"), "{what}: {message}");
+        let mut export = Exporting::start(&mut start("export", "ebpf"));
+        export.reported("recursiveReadOnly");
+        assert_eq!(export.wait().code(), Some(64), "{what}");
+        let check = start("check", "auto").output().unwrap();
+        let report = String::from_utf8_lossy(&check.stdout);
+        let verdict = "ebpf is refused: writable_cgroup_tree";
+        assert!(report.contains(verdict), "{what}: {report}");
     }
 }

@@ -57,6 +57,26 @@ fn detached_programs_are_reported_and_attached_again() {
     assert!(sum("flowcar.self.unfollowed.time") > 0.0);
 }
 
+/// The links stay attached, to a program that reports nothing.
+#[test]
+fn replaced_program_is_reported_and_attached_again() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    let pod = TestPod::new("replaced").unwrap();
+    let serving = Serving::start(&pod, &ServePlan::at("127.0.0.1:0".parse().unwrap())).unwrap();
+    let mut watch = Watch::start(&pod, Mode::Both, &[]);
+    watch.reports(1);
+    assert_eq!(pod.cgroup().replace_callbacks().unwrap(), 1);
+    let message = watch.reported("or replaced");
+    assert!(message.contains("attached again"), "{message}");
+    call_in(&pod, &CallPlan::to(serving.address()).connections(3, 1)).unwrap();
+    serving.reports(3, WITHIN).unwrap();
+    watch.until("flows are followed again", |seen| seen.flows.len() >= 6);
+    let seen = watch.stop();
+    assert_eq!(seen.began(), 6.0);
+}
+
 /// Attaching packet programs needs a capability, and a pod's flowcar has none left.
 #[test]
 fn flowcar_exits_if_programs_cannot_be_attached_again() {

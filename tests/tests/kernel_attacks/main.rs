@@ -4,6 +4,7 @@
 mod cgroup_of_others;
 mod confined;
 mod control;
+mod descriptors;
 mod detached;
 mod forged_netlink;
 mod probe;

@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    net::TcpListener,
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     process::{Command, Stdio},
     thread,
@@ -9,9 +10,14 @@ use std::{
 };
 
 use flowcar_tests::{
+    exporting::Exporting,
     flowcar,
     place::{TestPod, maps_ask_for_a_right, require_cgroup2, require_root, with_only_caps},
     watch::{Mode, Watch},
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
 };
 
 const WITHIN: Duration = Duration::from_secs(60);
@@ -110,6 +116,61 @@ fn run_drops_its_rights_and_its_command_keeps_them() {
         line.unwrap().to_owned()
     };
     assert_eq!(core(&message), core(&limits));
+}
+
+/// They read what other processes send, too.
+#[test]
+fn commands_that_follow_nothing_read_answers_without_rights() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    let pod = TestPod::new("asks").unwrap();
+    let mut command = flowcar::command(&pod).unwrap();
+    command
+        .args(["export", "--cgroup"])
+        .arg(pod.cgroup().path());
+    let export = Exporting::start(&mut command);
+    let ask = |words: &str| {
+        let mut command = Command::new(flowcar::program().unwrap());
+        pod.enter(&mut command).unwrap();
+        command.args(words.split(' '));
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    };
+    let deadline = Instant::now() + WITHIN;
+    while !ask("probe live").status().unwrap().success() {
+        assert!(Instant::now() < deadline, "it answers no probe");
+    }
+    // Nobody answers from here on, so each of them waits.
+    let process = Pid::from_raw(export.id().cast_signed());
+    kill(process, Signal::SIGSTOP).unwrap();
+    let receiver = pod.netns().run(|| TcpListener::bind("127.0.0.1:0"));
+    let receiver = receiver.unwrap().unwrap();
+    let endpoint = format!("http://{}", receiver.local_addr().unwrap());
+    for words in [
+        "probe live",
+        "flows",
+        "sink --grpc 127.0.0.1:0 --http 127.0.0.1:0",
+        "check --send",
+    ] {
+        let mut asks = ask(words)
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)
+            .spawn()
+            .unwrap();
+        let deadline = Instant::now() + WITHIN;
+        loop {
+            assert_eq!(asks.try_wait().unwrap(), None, "{words} did not wait");
+            let status = fs::read_to_string(format!("/proc/{}/status", asks.id())).unwrap();
+            let sets = ["CapPrm", "CapEff", "CapInh", "CapBnd"].map(|name| field(&status, name));
+            if sets == [NONE; 4] && field(&status, "NoNewPrivs") == "1" {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{words} keeps rights: {status}");
+            thread::sleep(Duration::from_millis(10));
+        }
+        asks.kill().unwrap();
+        asks.wait().unwrap();
+    }
 }
 
 fn field<'a>(status: &'a str, name: &str) -> &'a str {

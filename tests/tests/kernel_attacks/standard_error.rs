@@ -2,14 +2,14 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::Read as _,
+    io::{BufRead as _, BufReader, Read as _},
     os::fd::OwnedFd,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use flowcar_tests::{
-    flowcar::{CAPABILITIES, by_descriptor},
+    flowcar::{self, CAPABILITIES, by_descriptor},
     place::{OnlyCaps as _, TestPod, require_cgroup2, require_root},
     receiver::Receiver,
     traffic::{CallPlan, ServePlan, Serving, call_in},
@@ -72,6 +72,48 @@ fn reports_go_on_when_standard_error_is_closed() {
         });
     }
     export_goes_on("closed", command, Stdio::null(), || ());
+}
+
+/// Nor do signals to the command, and its connections are all reported once somebody reads.
+#[test]
+fn run_passes_signals_on_while_nobody_reads_its_report() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    const CALLS: usize = 300;
+    let pod = TestPod::new("report").unwrap();
+    let serving = Serving::start(&pod, &ServePlan::at("127.0.0.1:0".parse().unwrap())).unwrap();
+    let (reader, writer) = pipe().unwrap();
+    fcntl(&writer, FcntlArg::F_SETPIPE_SZ(SMALL_PIPE)).unwrap();
+    let traffic = flowcar::program().unwrap().with_file_name("traffic");
+    let script = format!(
+        "{} call {} --connections {CALLS}; trap 'echo ended; exit 7' TERM; echo called; while :; do sleep 0.1; done",
+        traffic.display(),
+        serving.address()
+    );
+    let mut command = flowcar::command(&pod).unwrap();
+    command
+        .args(["run", "--format", "json", "--", "sh", "-c", &script])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(writer);
+    let mut run = command.spawn().unwrap();
+    // It holds this end of the pipe.
+    drop(command);
+    let stdout = BufReader::new(run.stdout.take().unwrap());
+    let mut lines = stdout.lines().map(Result::unwrap);
+    assert!(lines.any(|line| line == "called"));
+    // The rows of all of them, which the pipe has no room for.
+    std::thread::sleep(Duration::from_secs(1));
+    let pid = Pid::from_raw(run.id().cast_signed());
+    kill(pid, Signal::SIGTERM).unwrap();
+    // The command has ended, and flowcar waits a moment for a reader.
+    assert_eq!(lines.next().as_deref(), Some("ended"));
+    let mut report = String::new();
+    File::from(reader).read_to_string(&mut report).unwrap();
+    assert_eq!(run.wait().unwrap().code(), Some(7));
+    let rows = report.lines().filter(|line| line.contains("\"duration"));
+    assert!(rows.count() >= CALLS, "{report}");
 }
 
 fn goes_on(name: &str, stderr: OwnedFd, before_stop: impl FnOnce()) {

@@ -87,11 +87,19 @@ fn directory_is_found_by_its_inode() {
     fs::create_dir_all(&deep).expect("a directory for the test");
     fs::create_dir_all(tree.join("kubepods/besteffort/other")).expect("another one");
     let id = fs::metadata(&deep).expect("it was just made").ino();
-    let found = locate(&tree, id);
-    let absent = locate(&tree, u64::MAX);
+    let found = locate(&tree, id).expect("it can be searched");
+    let absent = locate(&tree, u64::MAX).expect("it can be searched");
     fs::remove_dir_all(&tree).expect("what was made goes away");
     assert_eq!(found, Some(deep));
     assert_eq!(absent, None);
+}
+
+#[test]
+fn key_in_place_of_the_hosts_tree_is_not_shown() {
+    for (host, expected) in [("glc_s3cret", "(hidden)"), ("/run/absent", "/run/absent")] {
+        let error = discover(Path::new(host)).expect_err("no tree").to_string();
+        assert!(error.contains(&format!("not at {expected}.")), "{error}");
+    }
 }
 
 proptest! {

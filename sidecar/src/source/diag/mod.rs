@@ -32,6 +32,7 @@ use self::{
 use super::Turn;
 use crate::{
     clock,
+    files::{NO_DESCRIPTOR, lacks_descriptor},
     flow::{Flow, Listener, PostCloseState, Role, SocketName, SocketSnapshot, State},
     histogram::Histogram,
 };
@@ -51,6 +52,9 @@ pub enum DiagError {
         /// The kernel's answer.
         error: io::Error,
     },
+    /// No file descriptor is left.
+    #[error("cannot {0} by netlink: {NO_DESCRIPTOR}")]
+    Descriptors(&'static str),
     /// The cgroup's directory cannot be read.
     #[error("cannot read the cgroup {path}: {error}")]
     Cgroup {
@@ -132,7 +136,7 @@ impl DiagSource {
     /// Joins the destroy group. From here on the close of every socket is reported.
     ///
     /// # Errors
-    /// [`DiagError::Netlink`].
+    /// [`DiagError::Netlink`], [`DiagError::Descriptors`].
     pub fn subscribe(&mut self) -> Result<(), DiagError> {
         if self.destroy_events.is_none() {
             let events = DestroyEvents::subscribe()
@@ -164,7 +168,7 @@ impl DiagSource {
     /// Hands over every followed connection there is. Gives how many there are, the others included.
     ///
     /// # Errors
-    /// [`DiagError::Netlink`]: then some were perhaps not handed over.
+    /// [`DiagError::Netlink`], [`DiagError::Descriptors`]: then some were perhaps not handed over.
     pub fn dump(&mut self, mut each: impl FnMut(&SocketSnapshot)) -> Result<u64, DiagError> {
         let began = clock::now();
         self.scope.refresh();
@@ -403,6 +407,9 @@ impl DiagError {
     }
 
     fn of(what: &'static str) -> impl Fn(io::Error) -> Self {
-        move |error| Self::Netlink { what, error }
+        move |error| match lacks_descriptor(&error) {
+            true => Self::Descriptors(what),
+            false => Self::Netlink { what, error },
+        }
     }
 }
