@@ -178,7 +178,7 @@ mod tests {
     use super::*;
     use crate::flow::example;
 
-    fn client(cookie: u64, peer: &str) -> Flow {
+    fn client(cookie: u32, peer: &str) -> Flow {
         let mut flow = example::closed(cookie);
         flow.role = Role::Client;
         flow.peer = peer.parse().expect("an address");
