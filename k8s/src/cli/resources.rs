@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn kind_is_found_by_each_of_its_names_and_ambiguity_is_said() {
+    fn kind_is_found_by_each_of_its_names_or_is_ambiguous() {
         let there = "Namespaced";
         let groups = [
             group(
