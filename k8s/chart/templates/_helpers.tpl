@@ -14,6 +14,15 @@ app.kubernetes.io/component: controller
 {{- .repository }}:{{ .tag }}{{ with .digest }}@{{ . }}{{ end }}
 {{- end }}
 
+{{- /* The names that the API server asks for: the Service's, and the host of webhook.url, without its port. */}}
+{{- define "flowcar.hosts" -}}
+{{- $hosts := list (printf "flowcar-webhook.%s.svc" .Release.Namespace) }}
+{{- with .Values.webhook.url }}
+{{- $hosts = append $hosts (regexReplaceAll "(^\\[|\\]$)" (regexReplaceAll ":[0-9]*$" (urlParse .).host "") "") }}
+{{- end }}
+{{- $hosts | uniq | toJson }}
+{{- end }}
+
 {{- define "flowcar.clientConfig" -}}
 {{- if .Values.webhook.url -}}
 url: {{ .Values.webhook.url | quote }}

@@ -38,11 +38,23 @@ pub(crate) enum Violation {
 // === impl Budgets ===
 
 impl Budgets {
-    /// Reads a LimitRange or a ResourceQuota; any other object is ignored.
+    /// Reads a LimitRange or a ResourceQuota, in place of one of the same name; any other object is ignored.
     pub fn add(&mut self, object: &Value) {
         match object.get("kind").and_then(Value::as_str) {
-            Some("LimitRange") => self.ranges.push(Arc::new(LimitRange::read(object))),
-            Some("ResourceQuota") => self.quotas.push(Arc::new(Quota::read(object))),
+            Some("LimitRange") => {
+                let range = LimitRange::read(object);
+                self.ranges.retain(|other| other.name() != range.name());
+                self.ranges.push(Arc::new(range));
+            }
+            Some("ResourceQuota") => {
+                let quota = Quota::read(object);
+                let before = self
+                    .quotas
+                    .iter()
+                    .position(|other| other.name() == quota.name());
+                let before = before.map(|at| self.quotas.remove(at));
+                self.quotas.push(Arc::new(quota.after(before.as_deref())));
+            }
             _ => {}
         }
     }

@@ -68,6 +68,18 @@ impl Quota {
         }
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// As it is once it replaces another one: what is used stays, where a manifest does not say it.
+    pub(super) fn after(mut self, before: Option<&Self>) -> Self {
+        if let Some(before) = before.filter(|_| self.used.is_empty()) {
+            self.used.clone_from(&before.used);
+        }
+        self
+    }
+
     /// Whether containers have to have a limit on this resource.
     pub(super) fn wants_limit(&self, resource: &str) -> bool {
         self.hard.contains_key(&format!("limits.{resource}"))

@@ -58,6 +58,10 @@ impl LimitRange {
         }
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Adds its bounds on this resource of a container to those of others.
     pub(super) fn bound(&self, resource: &str, bounds: &mut Bounds) {
         let tighter =

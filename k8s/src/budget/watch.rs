@@ -111,8 +111,14 @@ impl BudgetView {
                     kept.retain(|_, names| !names.is_empty());
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "watching {what}: pods are injected without regard to them");
-                    done = true;
+                    // After any other error the list comes later, and pods wait for it with the replica.
+                    done = is_final(&error);
+                    let meanwhile = if done {
+                        "pods are injected without regard to them"
+                    } else {
+                        "it is tried again"
+                    };
+                    tracing::warn!(%error, "watching {what}: {meanwhile}");
                 }
             }
             if done && std::mem::take(&mut is_first) {
@@ -120,6 +126,19 @@ impl BudgetView {
             }
         }
     }
+}
+
+/// Whether a retry changes nothing: the right to list them is missing, or the API server has no such kind.
+fn is_final(error: &watcher::Error) -> bool {
+    use watcher::Error;
+    let code = match error {
+        Error::InitialListFailed(kube::Error::Api(status))
+        | Error::WatchStartFailed(kube::Error::Api(status))
+        | Error::WatchFailed(kube::Error::Api(status)) => status.code,
+        Error::WatchError(status) => status.code,
+        _ => return false,
+    };
+    matches!(code, 403 | 404)
 }
 
 fn insert<K: Resource + Serialize, T>(
@@ -141,4 +160,39 @@ fn all<T>(kept: &RwLock<Kept<T>>, namespace: &str) -> Vec<Arc<T>> {
 
 fn write<T>(kept: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
     kept.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+    use kube::runtime::watcher::Error;
+
+    use super::is_final;
+
+    #[test]
+    fn only_a_missing_right_or_kind_ends_the_wait_for_the_list() {
+        for (code, expected) in [
+            (403, true),
+            (404, true),
+            (401, false),
+            (429, false),
+            (500, false),
+            (504, false),
+        ] {
+            let status = Status {
+                code,
+                ..Status::default()
+            };
+            let api = || kube::Error::Api(status.clone().boxed());
+            for error in [
+                Error::InitialListFailed(api()),
+                Error::WatchStartFailed(api()),
+                Error::WatchFailed(api()),
+                Error::WatchError(status.clone().boxed()),
+            ] {
+                assert_eq!(is_final(&error), expected, "{error}");
+            }
+        }
+        assert!(!is_final(&Error::NoResourceVersion));
+    }
 }

@@ -13,7 +13,7 @@ use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
 use super::ClusterArgs;
-use super::remote::{Fate, Remote, fate};
+use super::remote::{Fate, Remote, Which, fate};
 use crate::annotations::INJECT;
 use crate::certs::Remaining;
 use crate::inject::CONTAINER;
@@ -98,11 +98,7 @@ pub(super) async fn run(pre: bool, cluster: &ClusterArgs) -> anyhow::Result<bool
         lines.push(("opted-in pods", missed(&remote).await.into()));
     }
     for (name, found) in &lines {
-        match found {
-            Found::Fine(detail) => println!("ok    {name}: {detail}"),
-            Found::Soon(detail) => println!("WARN  {name}: {detail}"),
-            Found::Wrong(detail) => println!("FAIL  {name}: {detail}"),
-        }
+        println!("{}", printed(name, found));
     }
     let is_wrong = |(_, found): &Line| matches!(found, Found::Wrong(_));
     Ok(!lines.iter().any(is_wrong))
@@ -247,6 +243,14 @@ async fn certificates(remote: &Remote) -> Found {
     }
 }
 
+fn printed(name: &str, found: &Found) -> String {
+    match found {
+        Found::Fine(detail) => format!("ok    {name}: {detail}"),
+        Found::Soon(detail) => format!("WARN  {name}: {detail}"),
+        Found::Wrong(detail) => format!("FAIL  {name}: {detail}"),
+    }
+}
+
 fn judge_remaining(remaining: &Remaining) -> Found {
     let who = match remaining.is_own {
         true => "does the controller run, and what does its log report about certificates?",
@@ -382,7 +386,7 @@ async fn dry_run(remote: &Remote) -> Result<String, String> {
 
 async fn missed(remote: &Remote) -> Result<String, String> {
     let (pods, files) = remote
-        .opted_in_pods()
+        .opted_in_pods(Which::All)
         .await
         .map_err(|error| format!("{error:#}"))?;
     let of = |wanted: Fate| {
@@ -402,5 +406,33 @@ async fn missed(remote: &Remote) -> Result<String, String> {
             pods.len(),
             super::files::title(first)
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{judge_remaining, printed};
+    use crate::certs::Remaining;
+
+    #[test]
+    fn certificate_that_was_not_renewed_in_time_is_warned_of() {
+        let hours = |hours: u64| Duration::from_secs(hours * 3_600);
+        for (left, is_overdue, is_own, start, part) in [
+            (hours(500), false, true, "ok    c: ", "500 more hours"),
+            (hours(40), true, true, "WARN  c: ", "expires in 40 hours"),
+            (hours(40), true, false, "WARN  c: ", "does cert-manager run"),
+            (hours(0), true, true, "FAIL  c: ", "has expired"),
+        ] {
+            let remaining = Remaining {
+                what: "certificate",
+                left,
+                is_overdue,
+                is_own,
+            };
+            let line = printed("c", &judge_remaining(&remaining));
+            assert!(line.starts_with(start) && line.contains(part), "{line}");
+        }
     }
 }

@@ -162,7 +162,7 @@ pub(super) async fn run(args: ExplainArgs, cluster: &ClusterArgs) -> anyhow::Res
     let remote = Remote::connect(cluster).await?;
     let (found, mut files) = match &args.target {
         Some(target) => (vec![remote.get(target).await?], remote.files().await?),
-        None => remote.opted_in_pods().await?,
+        None => remote.opted_in_pods(remote.which()).await?,
     };
     remote.learn(&mut files, &found).await?;
     if found.is_empty() {

@@ -79,8 +79,17 @@ impl Files {
         budgets.or_default().add(object);
     }
 
-    /// Takes the labels and annotations of the Namespaces among some objects.
+    /// Takes what some objects say of their namespaces: labels and annotations, LimitRanges and ResourceQuotas.
     pub(super) fn learn_namespaces(&mut self, objects: &[Value]) {
+        for object in objects {
+            if matches!(
+                object["kind"].as_str(),
+                Some("LimitRange" | "ResourceQuota")
+            ) {
+                let namespace = self.context(object, false).namespace;
+                self.add_budget(&namespace, object);
+            }
+        }
         let is_namespace = |object: &&Value| object["kind"] == "Namespace";
         for object in objects.iter().filter(is_namespace) {
             let name = object.pointer("/metadata/name").and_then(Value::as_str);
@@ -104,6 +113,14 @@ impl Files {
             context.namespace_labels = outer.namespace_labels;
         }
         context
+    }
+
+    /// The namespaces of an object and of the pods in it.
+    pub(super) fn namespaces_of(&self, object: &Value) -> Vec<String> {
+        let pods = templates(object).into_iter();
+        let pods = pods.map(|pointer| self.context_at(object, &pointer, false).namespace);
+        pods.chain([self.context(object, false).namespace])
+            .collect()
     }
 
     /// The context of an object; a pod counts as opted in unless it is `disabled`.

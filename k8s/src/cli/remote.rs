@@ -10,12 +10,14 @@ use kube::core::DynamicObject;
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
-use super::files::Files;
+use super::files::{Files, judge_each};
 use super::{ClusterArgs, resources};
 use crate::annotations::INJECT;
 use crate::cluster::native_sidecars;
 use crate::config::{Config, Settings};
-use crate::inject::{ANNOTATIONS_MOST, Status, annotations_size, has_container, has_sidecar};
+use crate::inject::{
+    ANNOTATIONS_MOST, Decision, Outcome, Status, annotations_size, has_container, has_sidecar,
+};
 
 /// Pods are listed by pages of this many.
 const PAGE: u32 = 500;
@@ -28,6 +30,15 @@ pub(super) struct Remote {
     pub(super) client: Client,
     pub(super) namespace: String,
     pub(super) own_namespace: String,
+    /// The user named the namespace.
+    is_named: bool,
+}
+
+/// Which namespaces are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    All,
+    Named,
 }
 
 // === impl Remote ===
@@ -50,6 +61,7 @@ impl Remote {
             client,
             namespace,
             own_namespace: cluster.flowcar_namespace.clone(),
+            is_named: cluster.namespace.is_some(),
         })
     }
 
@@ -81,7 +93,7 @@ impl Remote {
     pub(super) async fn learn(&self, files: &mut Files, found: &[Value]) -> anyhow::Result<()> {
         let names: BTreeSet<_> = found
             .iter()
-            .map(|object| files.context(object, false).namespace)
+            .flat_map(|object| files.namespaces_of(object))
             .collect();
         for name in names {
             in_time(self.learn_one(files, &name)).await?;
@@ -131,22 +143,26 @@ impl Remote {
     }
 
     /// The namespaces that the user may see: all, or the one that was named.
-    async fn namespaces(&self) -> anyhow::Result<(Vec<Namespace>, bool)> {
+    async fn namespaces(&self) -> anyhow::Result<(Vec<Namespace>, Which)> {
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
-        let list = permitted(namespaces.list(&ListParams::default()).await, || {
-            format!("list namespaces: only {} is read", self.namespace)
+        let list = in_time(async {
+            permitted(namespaces.list(&ListParams::default()).await, || {
+                format!("list namespaces: only {} is read", self.namespace)
+            })
         });
-        match list.context("listing namespaces")? {
-            Some(list) => Ok((list.items, true)),
-            None => {
-                let own = permitted(namespaces.get_opt(&self.namespace).await, || {
-                    let namespace = &self.namespace;
-                    format!("read namespace {namespace}: its labels are taken for absent")
-                });
-                let own = own.with_context(|| format!("reading namespace {}", self.namespace))?;
-                Ok((own.flatten().into_iter().collect(), false))
-            }
+        if let Some(list) = list.await.context("listing namespaces")? {
+            return Ok((list.items, Which::All));
         }
+        let own = in_time(async {
+            permitted(namespaces.get_opt(&self.namespace).await, || {
+                let namespace = &self.namespace;
+                format!("read namespace {namespace}: its labels are taken for absent")
+            })
+        });
+        let own = own
+            .await
+            .with_context(|| format!("reading namespace {}", self.namespace))?;
+        Ok((own.flatten().into_iter().collect(), Which::Named))
     }
 
     async fn settings(&self) -> anyhow::Result<Settings> {
@@ -187,11 +203,10 @@ impl Remote {
         };
         let resource = match resources::known(word) {
             Some(known) => known,
-            None => resources::discovered(&self.client, word).await?,
+            None => in_time(resources::discovered(&self.client, word)).await?,
         };
         let api = Api::namespaced_with(self.client.clone(), &self.namespace, &resource);
-        let object: DynamicObject = api
-            .get(name)
+        let object: DynamicObject = in_time(api.get(name))
             .await
             .with_context(|| format!("reading {target} in namespace {}", self.namespace))?;
         let mut value = serde_json::to_value(object)?;
@@ -200,38 +215,74 @@ impl Remote {
         Ok((api, value))
     }
 
-    /// Every pod that opted in, of all namespaces that the user may see, with its kind; and what is known of those
-    /// namespaces.
-    pub(super) async fn opted_in_pods(&self) -> anyhow::Result<(Vec<Value>, Files)> {
+    /// Every pod that opted in, of the namespaces that are asked for and that the user may see, with its kind; and what is
+    /// known of those namespaces.
+    pub(super) async fn opted_in_pods(&self, which: Which) -> anyhow::Result<(Vec<Value>, Files)> {
         let mut files = self.files().await?;
-        let (namespaces, all) = self.namespaces().await?;
+        let (namespaces, readable) = self.namespaces().await?;
         for namespace in &namespaces {
             files.learn_namespace(&namespace.name_any(), namespace);
         }
-        let pods: Api<Pod> = if all {
-            Api::all(self.client.clone())
-        } else {
-            Api::namespaced(self.client.clone(), &self.namespace)
+        let all = match (which, readable) {
+            (Which::All, Which::All) => self.every_pod(&files).await?,
+            _ => None,
         };
-        let mut found = Vec::new();
-        let mut page = ListParams::default().limit(PAGE);
-        loop {
-            let list = pods.list(&page).await.context("listing pods")?;
-            for pod in &list.items {
-                let mut value = serde_json::to_value(pod)?;
-                value["kind"] = json!("Pod");
-                let labels = files.namespaces.get(&pod.namespace().unwrap_or_default());
-                let by_namespace =
-                    labels.and_then(|labels| labels.get(INJECT)) == Some(&json!("enabled"));
-                let own = pod.annotations().get(INJECT);
-                if own.map_or(by_namespace, |own| own != "disabled") {
-                    found.push(value);
-                }
+        let found = match all {
+            Some(found) => found,
+            None => {
+                let own = Api::namespaced(self.client.clone(), &self.namespace);
+                let own = asked_for(&own, &files).await;
+                own.with_context(|| format!("listing the pods of {}", self.namespace))?
             }
-            match list.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => page = page.continue_token(&token),
-                None => return Ok((found, files)),
+        };
+        Ok((found, files))
+    }
+
+    /// Those of the cluster. Many may list namespaces, and pods in their own only: `None`, and a message.
+    async fn every_pod(&self, files: &Files) -> anyhow::Result<Option<Vec<Value>>> {
+        let all = Api::all(self.client.clone());
+        let found = match asked_for(&all, files).await {
+            Err(error) if is_forbidden(&error) => {
+                let namespace = &self.namespace;
+                eprintln!(
+                    "flowcar: you may not list the pods of all namespaces: only {namespace} is read"
+                );
+                return Ok(None);
             }
+            found => found,
+        };
+        found.map(Some).context("listing pods")
+    }
+
+    /// The namespaces that a command without an object is about: the one that is named, or all.
+    pub(super) fn which(&self) -> Which {
+        match self.is_named {
+            true => Which::Named,
+            false => Which::All,
+        }
+    }
+}
+
+/// The pods that opted in.
+async fn asked_for(pods: &Api<Pod>, files: &Files) -> anyhow::Result<Vec<Value>> {
+    let is_asked = |pod: &Pod| {
+        let labels = files.namespaces.get(&pod.namespace().unwrap_or_default());
+        let by_namespace = labels.and_then(|labels| labels.get(INJECT)) == Some(&json!("enabled"));
+        let own = pod.annotations().get(INJECT);
+        own.map_or(by_namespace, |own| own != "disabled")
+    };
+    let mut found = Vec::new();
+    let mut page = ListParams::default().limit(PAGE);
+    loop {
+        let list = in_time(pods.list(&page)).await?;
+        for pod in list.items.iter().filter(|pod| is_asked(pod)) {
+            let mut value = serde_json::to_value(pod)?;
+            value["kind"] = json!("Pod");
+            found.push(value);
+        }
+        match list.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => page = page.continue_token(&token),
+            None => return Ok(found),
         }
     }
 }
@@ -245,6 +296,11 @@ async fn in_time<T, E: Into<anyhow::Error>>(
         Ok(answer) => answer.map_err(Into::into),
         Err(_) => bail!("there was no answer for {seconds} s"),
     }
+}
+
+fn is_forbidden(error: &anyhow::Error) -> bool {
+    let refusal = error.downcast_ref();
+    matches!(refusal, Some(kube::Error::Api(status)) if status.code == 403)
 }
 
 /// What was read, or `None` and a message where the user has no right to it.
@@ -277,7 +333,7 @@ pub(super) enum Fate {
 pub(super) async fn status(cluster: &ClusterArgs) -> anyhow::Result<bool> {
     let remote = Remote::connect(cluster).await?;
     let mut counts: BTreeMap<String, [usize; 4]> = BTreeMap::new();
-    let (pods, files) = remote.opted_in_pods().await?;
+    let (pods, files) = remote.opted_in_pods(remote.which()).await?;
     for pod in pods {
         let namespace = pod["metadata"]["namespace"]
             .as_str()
@@ -318,7 +374,54 @@ pub(super) fn fate(pod: &Value, files: &Files) -> Fate {
         Some(Status::Skipped { .. }) => Fate::Skipped,
         // There was no room for a status.
         _ if annotations_size(annotations) > ANNOTATIONS_MOST => Fate::Skipped,
+        // The webhook would have had nothing to do.
+        _ if is_skipped(pod, files) => Fate::Skipped,
         _ if files.opted_in_later(pod).is_some() => Fate::Older,
         _ => Fate::Missed,
+    }
+}
+
+fn is_skipped(pod: &Value, files: &Files) -> bool {
+    let judged = judge_each(pod, files, false);
+    let skipped =
+        |(_, outcome): &(String, Outcome)| matches!(outcome.decision, Decision::Skipped(_));
+    judged.iter().any(skipped)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::{Fate, fate};
+    use crate::cli::Files;
+    use crate::config::Config;
+
+    /// As `explain` and the detector judge the same pod.
+    #[test]
+    fn pod_that_would_be_skipped_is_not_missed() {
+        let selector = "{namespaceSelector: {matchLabels: {team: a}}}";
+        let settings = Config::parse(selector).expect("valid");
+        let mut files = Files::new(settings, "flowcar-system".to_owned());
+        let namespaces = ["left-out", "shop"].map(|name| {
+            let labels = json!({"team": if name == "shop" { "a" } else { "b" }});
+            json!({"kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+        });
+        files.learn_namespaces(&namespaces);
+        let pod = |namespace: &str, spec: Value| {
+            json!({"kind": "Pod", "spec": spec, "metadata": {"name": "p", "namespace": namespace,
+                "annotations": {"flowcar.io/inject": "enabled"}}})
+        };
+        for (namespace, spec, expected) in [
+            ("shop", json!({"containers": []}), Fate::Missed),
+            ("shop", json!({"hostNetwork": true}), Fate::Skipped),
+            ("shop", json!({"runtimeClassName": "gvisor"}), Fate::Skipped),
+            ("kube-system", json!({}), Fate::Skipped),
+            ("flowcar-system", json!({}), Fate::Skipped),
+            ("left-out", json!({}), Fate::Skipped),
+            ("unknown", json!({}), Fate::Missed),
+        ] {
+            let found = fate(&pod(namespace, spec.clone()), &files);
+            assert_eq!(found, expected, "{namespace} {spec}");
+        }
     }
 }

@@ -168,17 +168,17 @@ fn is_confined(context: &Value) -> bool {
 
 impl Preset<'_> {
     fn difference(&self) -> Option<&'static str> {
-        let fields: [(&str, fn(&Self) -> bool); 8] = [
-            ("image", Self::is_image),
-            ("command", Self::is_command),
-            ("probes", Self::are_probes),
-            ("securityContext", Self::is_security),
-            ("terminationMessagePath", Self::is_termination_message),
-            ("env", Self::is_environment),
-            ("volumeMounts", Self::are_mounts),
-            ("volumes", Self::are_volumes),
+        let fields = [
+            ("image", self.is_image()),
+            ("command", self.is_command()),
+            ("probes", self.are_probes()),
+            ("securityContext", self.is_security()),
+            ("terminationMessagePath", self.is_termination_message()),
+            ("env", self.is_environment()),
+            ("volumeMounts", self.are_mounts()),
+            ("volumes", self.are_volumes()),
         ];
-        let mut wrong = fields.into_iter().filter(|(_, fits)| !fits(self));
+        let mut wrong = fields.into_iter().filter(|(_, fits)| !fits);
         self.other_field()
             .or_else(|| wrong.next().map(|(field, _)| field))
     }

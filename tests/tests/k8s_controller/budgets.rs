@@ -217,6 +217,95 @@ fn rows() -> Vec<Row> {
     ]
 }
 
+/// What the sidecar is asked to have, or what the pod budgets as a whole, beside a LimitRange of containers: a name, the
+/// LimitRange, the annotations, the pod's own resources, the application's, and whether there is room for a sidecar.
+type Override = (&'static str, Value, Value, Value, Value, bool);
+
+fn overrides() -> Vec<Override> {
+    let none = || json!({});
+    let limited = || json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m"}});
+    let halves = || json!({"default": {"cpu": "500m"}, "defaultRequest": {"cpu": "100m"}});
+    vec![
+        (
+            "request-above-default",
+            halves(),
+            json!({"flowcar.io/cpu-request": "600m"}),
+            none(),
+            limited(),
+            true,
+        ),
+        (
+            "default-below-request",
+            json!({"default": {"cpu": "5m"}, "defaultRequest": {"cpu": "5m"}}),
+            none(),
+            none(),
+            limited(),
+            true,
+        ),
+        (
+            "ratio-three",
+            json!({"maxLimitRequestRatio": {"cpu": "3", "memory": "3"}}),
+            none(),
+            none(),
+            json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m", "memory": "512Mi"}}),
+            true,
+        ),
+        (
+            "pods-own-requests",
+            json!({"min": {"cpu": "50m"}}),
+            none(),
+            json!({"requests": {"cpu": "100m"}}),
+            json!({"requests": {"cpu": "95m"}}),
+            false,
+        ),
+        (
+            "pods-own-limits",
+            halves(),
+            none(),
+            json!({"limits": {"cpu": "200m"}, "requests": {"cpu": "150m"}}),
+            json!({"limits": {"cpu": "200m"}, "requests": {"cpu": "100m"}}),
+            true,
+        ),
+    ]
+}
+
+#[test]
+fn sidecar_with_overrides_or_in_a_budget_of_the_pods_own_is_admitted() {
+    let cluster = Cluster::start();
+    let _controller = cluster.controller(&[]);
+    for (name, mut item, annotations, own, resources, room) in overrides() {
+        item["type"] = json!("Container");
+        let row: Row = (
+            name,
+            "LimitRange",
+            json!({"limits": [item]}),
+            json!({}),
+            json!({}),
+            room,
+        );
+        prepare(&cluster, &row);
+        let create = |mut annotations: Value, inject: &str| {
+            annotations["flowcar.io/inject"] = json!(inject);
+            let mut pod = pod("app", annotations);
+            pod["spec"]["resources"] = own.clone();
+            pod["spec"]["containers"][0]["resources"] = resources.clone();
+            let path = format!("/api/v1/namespaces/{name}/pods?dryRun=All");
+            cluster.admin().create(&path, &pod)
+        };
+        eventually(&format!("{name}: in force"), LIMIT, || {
+            create(json!({}), "disabled").is_ok().then_some(())
+        });
+        let stored = eventually(&format!("{name}: admitted"), LIMIT, || {
+            let answer = create(annotations.clone(), "enabled");
+            let stored = answer.is_ok().then(|| answer.json())?;
+            (containers(&stored).0.is_empty() != room).then_some(stored)
+        });
+        let sidecar = &stored["spec"]["initContainers"][0];
+        let fractions = sidecar["resources"].to_string();
+        assert!(!fractions.contains("n\""), "{name}: {fractions}");
+    }
+}
+
 /// Makes the namespace and what it has. What keeps a quota's status in a cluster, the controller manager, is not here.
 fn prepare(cluster: &Cluster, (name, kind, spec, used, ..): &Row) {
     cluster.api.create_namespace(name, &json!({}));

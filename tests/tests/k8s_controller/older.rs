@@ -185,5 +185,39 @@ fn namespaced_roles_suffice_for_kubectl_flowcar() {
         "/apis/rbac.authorization.k8s.io/v1/namespaces/flowcar-system/rolebindings/flowcar-tenant";
     cluster.admin().delete(binding).success();
     explains(false);
+    // Many may list namespaces, so that `kubectl get namespaces` works, and pods in their own only.
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    let role = json!({"metadata": {"name": "namespaces"},
+        "rules": [{"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get", "list"]}]});
+    let binding = json!({
+        "metadata": {"name": "namespaces"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "namespaces"},
+        "subjects": [{"kind": "ServiceAccount", "name": "tenant", "namespace": "shop"}],
+    });
+    let admin = cluster.admin();
+    admin
+        .create(&format!("{rbac}/clusterroles"), &role)
+        .success();
+    admin
+        .create(&format!("{rbac}/clusterrolebindings"), &binding)
+        .success();
+    eventually("the role", LIMIT, || {
+        let (_, _, error) = tenant(&["status"], "");
+        (!error.contains("you may not list namespaces")).then_some(())
+    });
+    let (ok, out, error) = tenant(&["status"], "");
+    assert!(ok && out.contains("shop"), "{out}{error}");
+    let (ok, out, error) = tenant(&["explain"], "");
+    assert!(
+        ok && out.contains("pod/in: has the sidecar"),
+        "{out}{error}"
+    );
+    let (_, out, error) = tenant(&["check"], "");
+    let only = "you may not list the pods of all namespaces: only shop is read";
+    assert!(error.contains(only), "{out}{error}");
+    assert!(
+        out.contains("ok    opted-in pods: 1, all seen"),
+        "{out}{error}"
+    );
     assert_eq!(stored["metadata"]["namespace"], "shop");
 }

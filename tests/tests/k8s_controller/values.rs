@@ -250,6 +250,11 @@ fn cases() -> Vec<Case> {
                     json!("https://w.test/admit"),
                 ),
                 (DEPLOYMENT, at("/args/5"), json!("--timeout=9s")),
+                (
+                    DEPLOYMENT,
+                    at("/args/1"),
+                    json!("--names=flowcar-webhook.flowcar-system.svc,w.test"),
+                ),
                 ("ValidatingAdmissionPolicy/flowcar-webhook", "", Value::Null),
             ],
         ),
@@ -292,6 +297,14 @@ fn cases() -> Vec<Case> {
                     WEBHOOK,
                     "/webhooks/2/namespaceSelector/matchExpressions/1",
                     not_own.clone(),
+                ),
+                // Whoever reads pods has to know it, too.
+                (
+                    "ConfigMap/flowcar-config",
+                    "/data/config.yaml",
+                    json!(
+                        "namespaceSelector:\n  matchExpressions:\n  - key: team\n    operator: In\n    values:\n    - a\n  matchLabels:\n    env: prod\n"
+                    ),
                 ),
             ],
         ),

@@ -481,3 +481,50 @@ fn pod_denied_by_strict_mode_is_not_complete() {
     );
     assert!(inject_text(pod, &files()).expect("YAML").is_complete);
 }
+
+/// What the file itself says of the namespace counts, as the webhook would read it there.
+#[test]
+fn budgets_of_the_file_count() {
+    let limits = "      containers: [{name: a, resources: {limits: {cpu: 1, memory: 1Gi}, requests: {cpu: 100m}}}]\n";
+    let quota = |namespace: &str, name: &str, hard: &str| {
+        format!(
+            "apiVersion: v1\nkind: ResourceQuota\nmetadata: {{name: {name}{namespace}}}\nspec: {{hard: {hard}}}\n---\n"
+        )
+    };
+    let range = "apiVersion: v1\nkind: LimitRange\nmetadata: {name: r}\nspec: {limits: [{type: Container, max: {cpu: 1}}]}\n---\n";
+    let wants = "{limits.cpu: 2}";
+    let none = "{limits.cpu: 1010m, limits.memory: 1Gi}";
+    for (before, cpu) in [
+        (String::new(), Some(false)),
+        (quota("", "q", wants), Some(true)),
+        (quota(", namespace: default", "q", wants), Some(true)),
+        (quota(", namespace: other", "q", wants), Some(false)),
+        (range.to_owned(), Some(true)),
+        (quota("", "q", none), None),
+        // In place of one of the cluster's.
+        (quota("", "old", wants), Some(true)),
+    ] {
+        let mut files = files();
+        let old = json!({"kind": "ResourceQuota", "metadata": {"name": "old"}, "spec": {"hard": {"limits.memory": "1Gi"}}});
+        if before.contains("name: old") {
+            files.add_budget("default", &old);
+        }
+        let text = format!("{before}{}", deployment(limits));
+        let injected = inject_text(&text, &files).expect("YAML");
+        let sidecar = injected.text.split("initContainers").nth(1);
+        match cpu {
+            Some(cpu) => {
+                let sidecar =
+                    sidecar.unwrap_or_else(|| panic!("{before}: {:?}", injected.messages));
+                let limits = sidecar.split("limits:").nth(1).expect("limits");
+                let limits = limits.split("securityContext").next().expect("a part");
+                assert_eq!(limits.contains("cpu: \"100m\""), cpu, "{before}: {limits}");
+            }
+            None => assert!(
+                sidecar.is_none() && injected.messages.join("; ").contains("no room"),
+                "{before}: {:?}",
+                injected.messages
+            ),
+        }
+    }
+}

@@ -155,13 +155,14 @@ impl Preset<'_> {
         if kind.is_empty() && name.is_empty() {
             return true;
         }
-        let reported = Owner::new(kind, name);
+        let [kind, name] = [kind, name].map(|text| text.replace("$$", "$"));
+        let reported = Owner::new(&kind, &name);
         let mut references = view::list(self.pod, "/metadata/ownerReferences").iter();
         let mut could_be_made = || {
-            !OF_KUBERNETES.contains(&kind)
+            !OF_KUBERNETES.contains(&kind.as_str())
                 && references.any(|reference| {
-                    let made =
-                        view::text(reference, "/name").and_then(|made| made.strip_prefix(name));
+                    let made = view::text(reference, "/name")
+                        .and_then(|made| made.strip_prefix(name.as_str()));
                     reference["controller"] == true
                         && made.is_some_and(|rest| !name.is_empty() && rest.starts_with('-'))
                 })

@@ -302,6 +302,10 @@ fn own_sidecar_counts_behind_other_webhooks() {
         let there = Decision::AlreadyInjected { current: true };
         assert_eq!(decision(&pod, &settings), there, "row {row}");
     }
+    // The kubelet's escape is undone.
+    let mut odd = owned();
+    odd["metadata"]["ownerReferences"][0]["name"] = json!("a$(b)");
+    injected(&odd, &settings);
     // As an earlier version and configuration wrote it.
     let mut old = real.clone();
     let text = old.to_string().replace(&settings.hash, "0123456789abcdef");

@@ -69,7 +69,7 @@ fn put_last(
         return Ok(());
     };
     let white = editor.lines.white_before(open, last.start);
-    let newline = editor.lines.newline(last.start);
+    let newline = newline_in(white);
     let text: String = match white.rsplit_once('\n') {
         Some((_, indent)) => written(Some(indent))
             .iter()
@@ -84,6 +84,11 @@ fn put_last(
     Ok(())
 }
 
+/// How a line ends in white space. A whole list can be one line, so no line is searched to its ends.
+fn newline_in(white: &str) -> &'static str {
+    if white.contains("\r\n") { "\r\n" } else { "\n" }
+}
+
 /// Puts items before the first one.
 pub(in crate::cli::yaml) fn prepend(
     editor: &mut Editor<'_>,
@@ -95,7 +100,7 @@ pub(in crate::cli::yaml) fn prepend(
         return put_last(editor, flow, spans, 0, &|indent| items(new, indent));
     };
     let before = &editor.lines.text[open..first.start];
-    let newline = editor.lines.newline(first.start);
+    let newline = newline_in(before);
     if before.is_empty() || !before.trim().is_empty() {
         let text: String = items(new, None).iter().map(|i| format!("{i}, ")).collect();
         editor.replace_bytes(open..open, text);
