@@ -2,8 +2,16 @@
 # What builds the kernel programs: a compiler that may build `core` for the BPF target, and bpf-linker.
 
 find_bpf() {
-    use_nightly || use_distribution
+    use_nightly || without_nightly
     find_linker
+}
+
+# What is shipped is built by the pinned compiler alone.
+without_nightly() {
+    case $what in
+    image | node) die "no $NIGHTLY of rustup's, and images take no other compiler for the kernel programs. Install rustup (rust-lang.org/tools/install) and run this again" ;;
+    *) use_distribution ;;
+    esac
 }
 
 llvm_of() { "$@" -vV | awk '/^LLVM version:/ { split($3, part, "."); print part[1] }'; }

@@ -133,3 +133,27 @@ fn duplicate_crate_versions_are_those_that_are_named() {
     let named: BTreeSet<_> = deny().bans.skip.into_iter().map(|of| of.name).collect();
     assert_eq!(found, named);
 }
+
+/// Without rustup's pinned nightly: the distribution's compiler builds what is tested, and nothing that is shipped.
+#[test]
+fn images_take_no_other_compiler_than_the_pinned_one() {
+    const FIND: &str = "source .ci/parts/bpf.sh; NIGHTLY=nightly-2026-01-01; \
+                        use_nightly() { return 1; }; use_distribution() { echo distribution; }; \
+                        find_linker() { :; }; die() { echo \"$1\"; exit 1; }; find_bpf";
+    for (what, is_found, words) in [
+        ("test", true, "distribution"),
+        ("lint", true, "distribution"),
+        ("image", false, "no nightly-2026-01-01 of rustup's"),
+        ("node", false, "no nightly-2026-01-01 of rustup's"),
+    ] {
+        let found = Command::new("bash")
+            .args(["-euc", FIND])
+            .env("what", what)
+            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&found.stdout);
+        assert_eq!(found.status.success(), is_found, "{what}: {found:?}");
+        assert!(text.starts_with(words), "{what}: {text}");
+    }
+}

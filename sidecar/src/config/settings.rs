@@ -266,7 +266,7 @@ others {
         default: 8 << 20, "`8388608`",
         parse: parse::count,
         shown: Word,
-        meaning: "most memory for spans that wait, in bytes; beyond it the oldest ordinary spans are dropped first, failed, slow and lossy ones last",
+        meaning: "most memory for spans that wait, in bytes, and no more than a quarter of the memory limit's room; beyond it the oldest ordinary spans are dropped first, failed, slow and lossy ones last",
     }
     FLOWCAR_SPAN_INTERVAL: Duration {
         default: Duration::from_secs(60), "`60000`",

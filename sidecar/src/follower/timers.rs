@@ -29,6 +29,8 @@ pub(super) struct Timers {
     /// Closes that have not been taken in came after it.
     before: Reading,
     latest: Reading,
+    /// The last one that was made for a close.
+    after: Reading,
     known: VecDeque<Close>,
 }
 
@@ -107,6 +109,7 @@ impl Timers {
         Self {
             before: now,
             latest: now,
+            after: now,
             known: VecDeque::new(),
         }
     }
@@ -140,18 +143,31 @@ impl Timers {
     }
 
     /// Counts since before the close of `evidence`, which was just taken in.
-    pub(super) fn since(&self, evidence: &CloseEvidence) -> Since {
-        let now = Anchor::now().monotonic();
-        if now.since_ns(evidence.at) < LAG_NS {
-            thread::sleep(Duration::from_nanos(LAG_NS));
-        }
+    pub(super) fn since(&mut self, evidence: &CloseEvidence) -> Since {
+        let to = self.reading_after(evidence.at);
         let is_older = |reading: &&Reading| reading.to.0 + LAG_NS < evidence.at.0;
         let older = [&self.latest, &self.before].into_iter().filter(is_older);
-        let to = Reading::now();
         older
             .map(|from| self.between(from, &to))
             .find(|since| since.aborted_by_timer.is_some())
             .unwrap_or_default()
+    }
+
+    /// A reading that includes a close. One is enough for all closes that waited for it: with little CPU time they are many, and a reading
+    /// takes longer than a record.
+    fn reading_after(&mut self, at: Monotonic) -> Reading {
+        let close = Close { from: at, to: at };
+        // What is known is taken off, so it must be included, too.
+        let mut all = self.known.iter().chain([&close]);
+        if all.all(|close| self.after.has(close)) {
+            return self.after;
+        }
+        let now = Anchor::now().monotonic();
+        if now.since_ns(at) < LAG_NS {
+            thread::sleep(Duration::from_nanos(LAG_NS));
+        }
+        self.after = Reading::now();
+        self.after
     }
 
     /// Counts between two readings. Not known if a close by a timer may or may not be among the counts of the first.
@@ -234,6 +250,22 @@ mod tests {
                 "{candidates:?} {since:?}"
             );
         }
+    }
+
+    #[test]
+    fn closes_that_waited_share_a_reading() {
+        let mut timers = Timers::new();
+        let at = Anchor::now().monotonic();
+        let first = timers.reading_after(at);
+        assert!(first.from.since_ns(at) >= LAG_NS);
+        let earlier = Monotonic(at.0 - LAG_NS);
+        assert_eq!(timers.reading_after(earlier).from, first.from);
+        // One more is known by now, and the reading does not include it.
+        timers.is_known(first.to);
+        let second = timers.reading_after(earlier);
+        assert!(second.from > first.from);
+        // Nor does it a close that is later.
+        assert!(timers.reading_after(second.to).from > second.from);
     }
 
     #[test]

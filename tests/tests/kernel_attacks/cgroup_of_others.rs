@@ -61,6 +61,14 @@ fn pod_follows_only_its_own_cgroup() {
             assert_eq!(export.wait().code(), Some(64), "{what}");
         }
     }
+    for identity in ["FLOWCAR_POD_NAME", "FLOWCAR_POD_NAMESPACE"] {
+        let words = format!("export --cgroup {}", path(&node.other));
+        let mut command = attack.command(&words, "auto");
+        command.env_remove("FLOWCAR_POD_UID").env(identity, "shop");
+        let mut export = Exporting::start(&mut command);
+        export.reported("the pod's own cgroup");
+        assert_eq!(export.wait().code(), Some(64), "{identity}");
+    }
     let words = format!("check --cgroup {}", path(&node.other));
     let check = attack.command(&words, "auto").output().unwrap();
     assert_eq!(check.status.code(), Some(69), "{check:?}");

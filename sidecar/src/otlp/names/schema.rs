@@ -19,7 +19,7 @@ const OF_SERIES: [&str; 6] = [
 pub fn yaml() -> String {
     let mut text = "# Generated from the code: FLOWCAR_UPDATE_README=1 cargo test -p flowcar --test readme\ngroups:\n  - id: registry.flowcar\n    type: attribute_group\n    brief: Attributes of what flowcar sends.\n    attributes:\n".to_owned();
     for (name, kind, brief) in ATTRIBUTES {
-        if is_ours(name) {
+        if is_defined_here(name) {
             define(&mut text, name, *kind, brief);
         }
     }
@@ -32,6 +32,11 @@ pub fn yaml() -> String {
 /// Names of other namespaces are referred to, and not defined again.
 fn is_ours(name: &str) -> bool {
     name.starts_with("flowcar.")
+}
+
+/// OpenTelemetry's eBPF instrumentation sends the role, and no registry defines it.
+fn is_defined_here(name: &str) -> bool {
+    is_ours(name) || name == attribute::ROLE
 }
 
 fn define(text: &mut String, name: &str, kind: ValueKind, brief: &str) {
@@ -116,6 +121,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::otlp::names::SCHEMA_URL;
 
     /// A namespace cannot be a name as well.
     fn no_name_is_a_namespace<'a>(names: impl Iterator<Item = &'a str>) {
@@ -184,41 +190,66 @@ mod tests {
         }
     }
 
-    /// Names of OpenTelemetry's registry (version 1.39.0), and the one that its eBPF instrumentation sends.
+    /// Names of OpenTelemetry's registry, in the version of the manifest.
+    const REGISTERED: [&str; 26] = [
+        "client.address",
+        "client.port",
+        "error.type",
+        "network.io.direction",
+        "network.local.address",
+        "network.local.port",
+        "network.peer.address",
+        "network.peer.port",
+        "network.transport",
+        "network.type",
+        "otel.component.name",
+        "otel.component.type",
+        "otel.metric.overflow",
+        "otel.sdk.exporter.metric_data_point.exported",
+        "otel.sdk.exporter.operation.duration",
+        "otel.sdk.exporter.span.exported",
+        "otel.sdk.processor.span.queue.capacity",
+        "otel.sdk.processor.span.queue.size",
+        "process.cpu.time",
+        "process.memory.usage",
+        "server.address",
+        "server.port",
+        "service.name",
+        "service.namespace",
+        "service.instance.id",
+        "service.version",
+    ];
+
     #[test]
     fn names_in_foreign_namespaces_are_registered() {
-        const REGISTERED: [&str; 27] = [
-            "client.address",
-            "client.port",
-            "error.type",
-            "network.io.direction",
-            "network.local.address",
-            "network.local.port",
-            "network.peer.address",
-            "network.peer.port",
-            "network.tcp.handshake.role",
-            "network.transport",
-            "network.type",
-            "otel.component.name",
-            "otel.component.type",
-            "otel.metric.overflow",
-            "otel.sdk.exporter.metric_data_point.exported",
-            "otel.sdk.exporter.operation.duration",
-            "otel.sdk.exporter.span.exported",
-            "otel.sdk.processor.span.queue.capacity",
-            "otel.sdk.processor.span.queue.size",
-            "process.cpu.time",
-            "process.memory.usage",
-            "server.address",
-            "server.port",
-            "service.name",
-            "service.namespace",
-            "service.instance.id",
-            "service.version",
-        ];
         let names = METRICS.iter().map(|metric| metric.name);
         for name in names.chain(ATTRIBUTES.iter().map(|(name, ..)| *name)) {
-            assert!(is_ours(name) || REGISTERED.contains(&name), "{name}");
+            let is_there = is_defined_here(name) || REGISTERED.contains(&name);
+            assert!(is_there, "{name}");
         }
+    }
+    /// By this file, or by the registry that the manifest names.
+    #[test]
+    fn every_reference_resolves() {
+        let text = yaml();
+        let each = |key: &str| -> BTreeSet<String> {
+            let of = text
+                .lines()
+                .filter_map(|line| line.trim().strip_prefix(key));
+            of.map(str::to_owned).collect()
+        };
+        let defined = each("- id: ");
+        for name in each("- ref: ") {
+            let is_there = defined.contains(&name) || REGISTERED.contains(&&*name);
+            assert!(is_there, "{name}");
+        }
+    }
+
+    #[test]
+    fn manifest_names_the_version_of_the_conventions() {
+        let manifest = include_str!("../../../../docs/schema/manifest.yaml");
+        let (_, version) = SCHEMA_URL.rsplit_once('/').expect("a version");
+        assert!(manifest.contains(&format!("schema_url: {SCHEMA_URL}\n")));
+        assert!(manifest.contains(&format!("/tags/v{version}.zip[model]")));
     }
 }
