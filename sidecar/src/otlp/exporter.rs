@@ -74,6 +74,17 @@ struct Contacts {
     spans: Contact,
 }
 
+/// What became of the last exports of a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Delivery {
+    /// The receiver took them.
+    Taken,
+    /// The receiver refused some permanently.
+    Refused,
+    /// Some were not settled in time.
+    Late,
+}
+
 /// How long the last exports are waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
@@ -233,7 +244,8 @@ impl Exporter {
         }
     }
 
-    /// Sends everything that waits, until all is sent or the time is over. Returns whether all was sent.
+    /// Sends everything that waits, until all is settled or the time is over. Returns whether the receivers took the whole last
+    /// report and all spans of that time.
     pub async fn flush(&self, within: Duration) -> bool {
         self.flush_with(within, Patience::Whole).await
     }
@@ -243,24 +255,28 @@ impl Exporter {
         let deadline = Instant::now() + within;
         let metrics = async {
             let Some(lane) = &self.metrics else {
-                return true;
+                return Delivery::Taken;
             };
             tokio::select! {
-                all = lane.flush(deadline) => all,
-                () = hopeless(&self.contacts.metrics, patience) => false,
+                delivery = lane.flush(deadline) => return delivery,
+                () = hopeless(&self.contacts.metrics, patience) => {}
             }
+            // Unsent reports are logged.
+            lane.flush(Instant::now()).await
         };
         let spans = async {
-            let Some(lane) = &self.spans else { return true };
+            let Some(lane) = &self.spans else {
+                return Delivery::Taken;
+            };
             tokio::select! {
-                all = lane.flush(deadline) => return all,
+                delivery = lane.flush(deadline) => return delivery,
                 () = hopeless(&self.contacts.spans, patience) => {}
             }
             // Unsent items are counted.
             lane.flush(Instant::now()).await
         };
         let (metrics, spans) = tokio::join!(metrics, spans);
-        metrics && spans
+        (metrics, spans) == (Delivery::Taken, Delivery::Taken)
     }
 }
 

@@ -1,6 +1,11 @@
 //! Tests over real connections to flowcar's own sink.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
 
 use bytes::Bytes;
 use opentelemetry_proto::tonic::{
@@ -37,6 +42,37 @@ mod tls;
 mod virtual_time;
 
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// What is logged.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Lines {
+    /// Logs into it, in this thread, while the guard lives.
+    pub(super) fn logging(&self) -> tracing::subscriber::DefaultGuard {
+        let writer = self.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(move || writer.clone())
+            .with_ansi(false)
+            .finish();
+        tracing::subscriber::set_default(subscriber)
+    }
+
+    pub(super) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().expect("no panic").clone()).expect("text")
+    }
+}
+
+impl io::Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("no panic").extend_from_slice(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 fn config(vars: &[(&str, &str)]) -> Config {
     let vars = vars.iter();
@@ -305,13 +341,30 @@ async fn never_reached_receiver_is_not_waited_for_by_default() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let silent_at = silent.local_addr().expect("its address");
     let (untrusted, _front) = tls::untrusted().await;
-    for endpoint in [
-        format!("http://{address}"),
-        "http://no-such-host.invalid:4317".to_owned(),
-        format!("https://{untrusted}"),
-        format!("http://{silent_at}"),
+    let (sink, _received) = sink().await;
+    let ssh = speech::serve_bytes(b"SSH-2.0-OpenSSH_9.2\r\n").await;
+    let closing = speech::serve_bytes(b"").await;
+    let page = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>";
+    let web = speech::serve_bytes(page).await;
+    let both = &["grpc", "http/protobuf"][..];
+    for (endpoint, protocols) in [
+        (format!("http://{address}"), both),
+        ("http://no-such-host.invalid:4317".to_owned(), both),
+        (format!("https://{untrusted}"), both),
+        (format!("http://{silent_at}"), both),
+        // Receivers and others that speak another protocol.
+        (format!("http://{}", sink.http()), &both[..1]),
+        (format!("http://{}", sink.grpc()), &both[1..]),
+        (format!("https://{}", sink.grpc()), both),
+        (format!("http://{untrusted}"), both),
+        (format!("http://{ssh}"), both),
+        (format!("http://{web}"), both),
+        // A forwarder whose receiver is away.
+        (format!("http://{closing}"), both),
     ] {
-        for protocol in ["grpc", "http/protobuf"] {
+        for protocol in protocols {
+            let lines = Lines::default();
+            let logged = lines.logging();
             let mut exporter = start(&endpoint, &[("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)]);
             exporter.metrics(snapshot(2_000, 1));
             exporter.flow(&flow(1), &anchor());
@@ -320,6 +373,15 @@ async fn never_reached_receiver_is_not_waited_for_by_default() {
             let flushed = exporter.flush_with(long, Patience::IfEverThere);
             let flushed = timeout(LIMIT, flushed).await;
             assert!(!flushed.expect("no wait"), "{endpoint} {protocol}");
+            drop(logged);
+            for signal in ["metrics", "spans"] {
+                let lost = format!("{signal} are lost: the receiver did not take");
+                assert_eq!(
+                    lines.text().matches(&lost).count(),
+                    1,
+                    "{endpoint} {protocol}"
+                );
+            }
             let dropped = exporter.self_metrics().spans_dropped;
             assert_eq!(dropped, BTreeMap::from([("shutdown", 1)]), "{endpoint}");
         }
