@@ -31,7 +31,7 @@ use self::{
     export_stats::ExportStats,
     failure_log::FailureLog,
     metrics::MetricsLane,
-    priority::{Judge, judge_interim},
+    priority::{Judge, Priority, judge_interim},
     queue::Bounds,
     spans::SpanLane,
     transport::Transport,
@@ -186,8 +186,17 @@ impl Exporter {
 
     /// Offers the span of a closed flow.
     pub fn flow(&mut self, flow: &Flow, anchor: &Anchor) {
+        self.offer(flow, anchor, Priority::Normal);
+    }
+
+    /// The same of a flow whose interim spans name this one as their parent: without it their trace would have no root.
+    pub fn parent(&mut self, flow: &Flow, anchor: &Anchor) {
+        self.offer(flow, anchor, Priority::High);
+    }
+
+    fn offer(&mut self, flow: &Flow, anchor: &Anchor, least: Priority) {
         if let Some(lane) = &self.spans {
-            let priority = self.judge.judge(flow);
+            let priority = self.judge.judge(flow).max(least);
             lane.send(priority, flow.trace.trace_id as u64, || {
                 let reported = self.metrics.as_ref();
                 let candidates = reported.and_then(|_| Candidates::of(flow, anchor));
@@ -196,10 +205,10 @@ impl Exporter {
         }
     }
 
-    /// Offers an interim span of an open flow.
+    /// Offers an interim span of an open flow. Its rank is that of the flow's own span, so that above the rate both are of the same flows.
     pub fn interim(&mut self, flow: &Flow, cut: &InterimSpan, anchor: &Anchor) {
         if let Some(lane) = &self.spans {
-            lane.send(judge_interim(cut), flow.trace.part(cut.number), || {
+            lane.send(judge_interim(cut), flow.trace.trace_id as u64, || {
                 (interim_span(flow, cut, anchor, &self.span_options), None)
             });
         }

@@ -1,7 +1,7 @@
 //! Tests over real connections to flowcar's own sink.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
     sync::{Arc, Mutex},
@@ -24,7 +24,7 @@ use super::*;
 use crate::{
     checkpoint::CheckpointFile,
     flow::{
-        CloseReason, Monotonic, Outcome, Role, RttKind, SeriesId, TraceIdentity,
+        CloseReason, Monotonic, Outcome, Role, RttKind, SeriesId, TraceIdentity, Volume,
         checkpoint::{CheckpointFlow, CheckpointFlows},
         example::closed as flow,
     },
@@ -399,6 +399,52 @@ async fn spans_above_the_rate_are_counted() {
     // Ten seconds' worth of tokens at once, and at most the tokens of the time since.
     let dropped = exporter.self_metrics().spans_dropped["rate_limit"];
     assert!((2..=3).contains(&dropped), "{dropped}");
+}
+
+/// A span that interim spans name as their parent stays among any number of ordinary ones, and above the rate the interim spans are
+/// those of the flows whose own spans stay.
+#[tokio::test]
+async fn parents_of_interim_spans_are_kept() {
+    let (sink, mut received) = sink().await;
+    let endpoint = format!("http://{}", sink.grpc());
+    // Of ten tokens nine are of high priority.
+    let mut exporter = start(&endpoint, &[("FLOWCAR_SPANS_PER_SECOND", "1")]);
+    for isn in 0..500 {
+        exporter.flow(&flow(isn), &anchor());
+    }
+    let long: Vec<_> = (1_000..1_009).map(flow).collect();
+    long.iter()
+        .for_each(|flow| exporter.parent(flow, &anchor()));
+    exporter.flush(LIMIT).await;
+    let kept: BTreeSet<_> = spans(next(&mut received).await)
+        .into_iter()
+        .map(|span| span.span_id)
+        .collect();
+    for flow in &long {
+        let id = flow.trace.span_id.to_be_bytes().to_vec();
+        assert!(kept.contains(&id), "{kept:?}");
+    }
+
+    let mut exporter = start(&endpoint, &[("FLOWCAR_SPANS_PER_SECOND", "1")]);
+    let cut = InterimSpan {
+        number: 0,
+        from: Monotonic(0),
+        to: Monotonic(60_000_000_000),
+        volume: Volume::default(),
+    };
+    let open: Vec<_> = (0..100).map(flow).collect();
+    open.iter()
+        .for_each(|flow| exporter.interim(flow, &cut, &anchor()));
+    exporter.flush(LIMIT).await;
+    let mut by_rank: Vec<_> = open.iter().map(|flow| flow.trace).collect();
+    by_rank.sort_by_key(|trace| trace.trace_id as u64);
+    let parents: BTreeSet<_> = spans(next(&mut received).await)
+        .into_iter()
+        .map(|span| span.parent_span_id)
+        .collect();
+    let least = by_rank[..parents.len()].iter();
+    let least = least.map(|trace| trace.span_id.to_be_bytes().to_vec());
+    assert_eq!(parents, least.collect());
 }
 
 #[tokio::test]

@@ -369,7 +369,7 @@ proptest! {
                 for _ in 0..count {
                     isn += 1;
                     let flow = flow(isn);
-                    let priority = if isn % 7 == 0 { priority::Priority::High } else { priority::Priority::Normal };
+                    let priority = if isn % 7 == 0 { Priority::High } else { Priority::Normal };
                     lane.send(priority, flow.trace.trace_id as u64, || {
                         (span(&flow, &anchor(), &options), None)
                     });
@@ -416,9 +416,9 @@ fn sampled_spans_count_the_connections_of_a_busy_minute() {
                 flow.outcome = Some(Outcome::Closed(CloseReason::ResetReceived));
             }
             let priority = if failed {
-                priority::Priority::High
+                Priority::High
             } else {
-                priority::Priority::Normal
+                Priority::Normal
             };
             lane.send(priority, flow.trace.trace_id as u64, || {
                 (span(&flow, &anchor(), &options), None)
@@ -470,7 +470,7 @@ fn spans_are_retried_for_15_minutes() {
             trace_parent: crate::config::TraceParent::Never,
             source: "ebpf".to_owned(),
         };
-        lane.send(priority::Priority::Normal, 1, || {
+        lane.send(Priority::Normal, 1, || {
             (span(&flow(1), &anchor(), &options), None)
         });
         tokio::time::sleep(queue::RETRY_FOR - Duration::from_secs(1)).await;

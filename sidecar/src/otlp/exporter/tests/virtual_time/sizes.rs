@@ -37,7 +37,10 @@ impl Peers {
             if at.is_multiple_of(every) {
                 series.bytes_sent += step + at as u64;
                 series.opened += 1;
-                *series.closed.entry(CloseReason::LocalFin).or_default() += 1;
+                *series
+                    .closed
+                    .entry(CloseReason::LocalFin.into())
+                    .or_default() += 1;
                 let rtt = series.rtt.entry(RttKind::Measured).or_default();
                 rtt.record(1_000_000 * (1 + step) + at as u64);
             }
@@ -241,7 +244,7 @@ proptest! {
             let options = SpanOptions { trace_parent: crate::config::TraceParent::Never, source: "ebpf".to_owned() };
             for isn in 0..count {
                 let flow = flow(isn);
-                lane.send(priority::Priority::Normal, u64::from(isn), || {
+                lane.send(Priority::Normal, u64::from(isn), || {
                     (span(&flow, &anchor(), &options), None)
                 });
             }
