@@ -237,7 +237,9 @@ const FOLLOWERS: [Follower; 4] = [
         mode: Mode::Alone,
         exchange: "off",
         reasons: |row| match row.reason {
-            reason @ ("refused" | "timeout") => vec![reason],
+            "refused" => vec!["refused"],
+            // Where the counts of timers explain all that closed in that turn, and nobody else has sockets here.
+            "timeout" => vec!["timeout", "_OTHER"],
             _ => vec!["_OTHER"],
         },
     },
