@@ -30,7 +30,7 @@ use std::{net::SocketAddr, sync::Arc};
 pub use asked::Asked;
 pub use attempt::{AttemptJudge, LastSeen, NamespaceCounts, Unanswered};
 pub use books::{Books, Lost, waiting};
-pub use close_reason::{CloseReason, Failure, Outcome};
+pub use close_reason::{CloseReason, CountedClose, Failure, Outcome};
 pub use cut_off::{Answers, CloseEvidence, Timer, Verdict};
 pub use event::Event;
 pub use exchanges::Exchanges;
