@@ -118,7 +118,8 @@ pub fn authorities(path: &Path) -> Result<RootCertStore, FileError> {
 /// It cannot be read, or has none in it.
 pub fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, FileError> {
     let text = files::read(path, MOST)?;
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    let readable = content::without_key_headers(&text);
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&readable).collect();
     match all {
         Ok(all) if !all.is_empty() => Ok(all),
         Ok(_) => Err(content::instead(path, &text, Wanted::Certificate)),

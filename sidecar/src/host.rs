@@ -51,6 +51,7 @@ impl Host {
         Self {
             service_name,
             instance: machine_id()
+                .or_else(|| host_name().filter(|name| tells_hosts_apart(name)))
                 .map(|machine| derived(&machine, &path))
                 .or_else(random),
             host_name: host_name(),
@@ -79,6 +80,13 @@ fn machine_id() -> Option<String> {
         let is_id = id.len() == 32 && id.bytes().all(|digit| digit.is_ascii_hexdigit());
         is_id.then(|| id.to_owned())
     })
+}
+
+/// Whether a host's name may stand for a machine's id, which an image from scratch does not have: the names that hosts without one have
+/// do not.
+fn tells_hosts_apart(name: &str) -> bool {
+    let first = name.split('.').next().unwrap_or_default();
+    !["", "localhost", "localhost6", "linux"].contains(&first.to_ascii_lowercase().as_str())
 }
 
 /// A random UUID of the kernel's; none where there is no /proc.
@@ -188,6 +196,22 @@ mod tests {
             let (found, id_found) = named_by(path);
             assert_eq!(found.as_deref(), name, "{path}");
             assert_eq!(id_found.as_deref(), container.then_some(&*id), "{path}");
+        }
+    }
+
+    #[test]
+    fn host_name_stands_for_the_machine_unless_it_is_a_default() {
+        for (name, stands) in [
+            ("web-1", true),
+            ("web-1.example.org", true),
+            ("a41f1c2b7d3e", true),
+            ("localhost", false),
+            ("LOCALHOST.localdomain", false),
+            ("localhost6.localdomain6", false),
+            ("linux", false),
+            ("", false),
+        ] {
+            assert_eq!(tells_hosts_apart(name), stands, "{name}");
         }
     }
 

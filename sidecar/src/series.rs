@@ -9,8 +9,8 @@ use std::{
 
 use crate::{
     flow::{
-        AdoptedBy, Change, Event, Flow, Name, Outcome, Role, SeriesId, SocketFigures, Table,
-        Volume, checkpoint::CheckpointFlow,
+        AdoptedBy, Change, CountedClose, Event, Flow, Name, Outcome, Role, SeriesId, SocketFigures,
+        Table, Volume, checkpoint::CheckpointFlow,
     },
     snapshot::{DroppedSeries, Listener, Peer, Series, SeriesKey},
 };
@@ -378,12 +378,16 @@ fn begin_new(series: &mut Series, flow: &Flow) {
 fn finish(series: &mut Series, flow: &Flow, outcome: Outcome) {
     match outcome {
         Outcome::Closed(reason) => {
-            *series.closed.entry(reason).or_default() += 1;
+            let close = CountedClose {
+                reason,
+                is_failure: flow.is_failure(),
+            };
+            *series.closed.entry(close).or_default() += 1;
             let duration_ns = flow.duration_ns();
             if let Some(duration_ns) = duration_ns.filter(|_| !flow.established_unseen()) {
                 series
                     .duration
-                    .entry(reason)
+                    .entry(close)
                     .or_default()
                     .record(duration_ns);
             }
@@ -413,4 +417,46 @@ fn add_volume(series: &mut Series, volume: &Volume) {
     sum.timeout += more.timeout;
     sum.tail_loss_probe += more.tail_loss_probe;
     sum.unknown += more.unknown;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::{CloseReason, example};
+
+    /// As on its span: a health check that a RST ends by design has a close reason, and is no failure.
+    #[test]
+    fn health_check_is_counted_apart_from_resets() {
+        let mut series = SeriesSet::new(SeriesLabels {
+            peer: PeerLabel::Address,
+            ports: true,
+            limit: 10,
+        });
+        let payload = [0, 0, 7];
+        for (number, bytes_received) in (1..).zip(payload) {
+            let closed = Flow {
+                role: Role::Server,
+                outcome: Some(Outcome::Closed(CloseReason::ResetReceived)),
+                volume: Volume {
+                    bytes_received,
+                    ..Volume::default()
+                },
+                ..example::closed(number)
+            };
+            series.apply(&Change::new(closed, false));
+        }
+        let mut closed = BTreeMap::new();
+        for (_, one) in series.all() {
+            for (close, count) in &one.closed {
+                *closed.entry(*close).or_default() += *count;
+            }
+            assert!(one.closed.keys().eq(one.duration.keys()), "{one:?}");
+        }
+        let check = CountedClose {
+            reason: CloseReason::ResetReceived,
+            is_failure: false,
+        };
+        let expected = [(check, 2_u64), (CloseReason::ResetReceived.into(), 1)];
+        assert_eq!(closed, BTreeMap::from(expected));
+    }
 }

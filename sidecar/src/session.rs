@@ -139,7 +139,9 @@ impl Session {
         let closed = self.follower.take_closed();
         if let Some(exporter) = &mut self.exporter {
             let anchor = self.follower.anchor();
-            closed.iter().for_each(|flow| exporter.flow(flow, anchor));
+            for flow in &closed {
+                offer(exporter, &self.interim, flow, anchor);
+            }
         }
         closed
     }
@@ -266,7 +268,7 @@ impl Session {
                 seen,
                 ..flow.clone()
             };
-            exporter.flow(&flow, &anchor);
+            offer(exporter, &self.interim, &flow, &anchor);
         }
     }
 
@@ -287,6 +289,15 @@ impl Session {
             self.losses.report(&snapshot.books);
             exporter.metrics(snapshot);
         }
+    }
+}
+
+/// Offers a flow's own span.
+fn offer(exporter: &mut Exporter, interim: &InterimSpans, flow: &Flow, anchor: &Anchor) {
+    if interim.has_cut(flow) {
+        exporter.parent(flow, anchor);
+    } else {
+        exporter.flow(flow, anchor);
     }
 }
 

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 pub use crate::flow::Listener;
 use crate::{
     flow::{
-        Books, CloseReason, Failure, Lost, Name, Retransmits, Role, RttKind, SeriesId,
+        Books, CountedClose, Failure, Lost, Name, Retransmits, Role, RttKind, SeriesId,
         checkpoint::CheckpointFlows,
     },
     histogram::Histogram,
@@ -56,8 +56,8 @@ pub struct Series {
     pub adopted_at_startup: u64,
     /// The same by `restart`
     pub adopted_at_restart: u64,
-    /// `flowcar.tcp.connection.closed` by `flowcar.tcp.close.reason`
-    pub closed: BTreeMap<CloseReason, u64>,
+    /// `flowcar.tcp.connection.closed` by `flowcar.tcp.close.reason` and `error.type`
+    pub closed: BTreeMap<CountedClose, u64>,
     /// `flowcar.tcp.connection.failed` by `error.type`
     pub failed: BTreeMap<Failure, u64>,
     /// `flowcar.tcp.connection.live`: open now
@@ -82,8 +82,8 @@ pub struct Series {
     pub rtt: BTreeMap<RttKind, Histogram>,
     /// `flowcar.tcp.exchange.duration`
     pub exchange: Histogram,
-    /// `flowcar.tcp.connection.duration` by `flowcar.tcp.close.reason`
-    pub duration: BTreeMap<CloseReason, Histogram>,
+    /// `flowcar.tcp.connection.duration` by `flowcar.tcp.close.reason` and `error.type`
+    pub duration: BTreeMap<CountedClose, Histogram>,
 }
 
 impl Series {

@@ -2,7 +2,7 @@
 
 mod common;
 
-use flowcar::flow::{Flow, InterimSpan, InterimSpans, Monotonic, decode};
+use flowcar::flow::{AdoptedBy, Flow, InterimSpan, InterimSpans, Monotonic, decode};
 use flowcar_shared::record::FlowRecord;
 
 const MINUTE_NS: u64 = 60_000_000_000;
@@ -62,6 +62,33 @@ fn new_flow_under_an_old_cookie_starts_new_intervals() {
     });
     let cut = cut(&mut parts, &again, 4 * MINUTE_NS);
     assert_eq!((cut[0].number, cut[0].volume.bytes_received), (0, 5));
+}
+
+/// What a connection carried before flowcar followed it is in none, whether it was adopted or restored; and silent intervals have none.
+#[test]
+fn interim_spans_of_an_adopted_flow_begin_when_it_is_adopted() {
+    for by in [AdoptedBy::Startup, AdoptedBy::Restart] {
+        let mut parts = InterimSpans::every(MINUTE_NS);
+        let at = |bytes| Flow {
+            adopted: Some(by),
+            ..flow(bytes, |_| {})
+        };
+        let adopted = at(10_000_000_000);
+        assert_eq!(cut(&mut parts, &adopted, 5 * MINUTE_NS), []);
+        assert_eq!(cut(&mut parts, &adopted, 6 * MINUTE_NS), [], "silent");
+        assert!(!parts.has_cut(&adopted), "no span names it as its parent");
+        let more = at(10_000_000_007);
+        let cut = cut(&mut parts, &more, 7 * MINUTE_NS);
+        let expected = (Monotonic(6 * MINUTE_NS), Monotonic(7 * MINUTE_NS));
+        assert_eq!((cut[0].from, cut[0].to), expected);
+        assert_eq!((cut[0].number, cut[0].volume.bytes_received), (0, 7));
+        assert!(parts.has_cut(&more));
+        let reused = Flow {
+            started: Monotonic(8 * MINUTE_NS),
+            ..more
+        };
+        assert!(!parts.has_cut(&reused), "another flow of this cookie");
+    }
 }
 
 #[test]

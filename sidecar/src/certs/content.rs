@@ -71,6 +71,19 @@ pub(super) fn instead(path: &Path, content: &[u8], wanted: Wanted) -> FileError 
     }
 }
 
+/// PEM without the headers of keys that are encrypted in RFC 1421's form, which the parser takes for malformed Base64: a certificate
+/// beside such a key is good.
+pub(super) fn without_key_headers(text: &[u8]) -> Vec<u8> {
+    let is_header =
+        |line: &&[u8]| line.starts_with(b"Proc-Type:") || line.starts_with(b"DEK-Info:");
+    let lines = text.split_inclusive(|byte| *byte == b'\n');
+    lines
+        .filter(|line| !is_header(line))
+        .flatten()
+        .copied()
+        .collect()
+}
+
 /// The label in `-----BEGIN X-----`.
 fn label(line: &str) -> Option<&str> {
     let label = line

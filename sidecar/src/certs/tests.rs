@@ -232,7 +232,23 @@ fn file_of_wrong_kind_error_names_the_kind() {
         ),
         (
             traditional.as_bytes(),
-            "",
+            "has no PEM certificate in it, but a private key",
+            "has an encrypted private key, and flowcar cannot ask for its passphrase; write it without",
+        ),
+        // A certificate beside an encrypted key of either form, in either order.
+        (
+            (certificate.clone() + &traditional).as_bytes(),
+            "good",
+            "has an encrypted private key, and flowcar cannot ask for its passphrase; write it without",
+        ),
+        (
+            (traditional.replace('\n', "\r\n") + &certificate).as_bytes(),
+            "good",
+            "has an encrypted private key, and flowcar cannot ask for its passphrase; write it without",
+        ),
+        (
+            (certificate.clone() + &pem("ENCRYPTED PRIVATE KEY", "")).as_bytes(),
+            "good",
             "has an encrypted private key, and flowcar cannot ask for its passphrase; write it without",
         ),
         (

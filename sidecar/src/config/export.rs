@@ -7,7 +7,7 @@ use super::{
     error::ParseError,
     headers::Headers,
     parse::Exporters,
-    proxy::proxy,
+    proxy::{is_this_host, proxy},
     reader::Reader,
     setting::{PerSignal, Setting},
     settings,
@@ -144,13 +144,7 @@ impl<'a> SignalReader<'a> {
         if !plain {
             return;
         }
-        let host = endpoint.uri.host().unwrap_or_default();
-        let bare = host.trim_matches(['[', ']']);
-        let here = bare.parse::<std::net::IpAddr>().map_or_else(
-            |_| bare.eq_ignore_ascii_case("localhost"),
-            |address| address.is_loopback(),
-        );
-        let text = if here {
+        let text = if is_this_host(&endpoint.uri) {
             "goes without encryption to this host, where any process may listen in the receiver's place: use https:// or unix:///path"
         } else {
             "goes without encryption over the network, where others may read it: use https://"

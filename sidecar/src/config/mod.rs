@@ -18,7 +18,7 @@ mod settings;
 mod signal;
 mod target;
 
-use std::{env, path::PathBuf, time::Duration};
+use std::{env, ffi::OsString, path::PathBuf, time::Duration};
 
 use crate::series::{PeerLabel, SeriesLabels};
 
@@ -145,8 +145,16 @@ impl Config {
     /// # Errors
     /// Every setting that does not parse; for variables of others see [`Shared`].
     pub fn from_env(shared: Shared) -> Result<Self, ConfigErrors> {
+        Self::from_vars_os(env::vars_os(), shared)
+    }
+
+    fn from_vars_os(
+        vars: impl IntoIterator<Item = (OsString, OsString)>,
+        shared: Shared,
+    ) -> Result<Self, ConfigErrors> {
         let mut unreadable = Vec::new();
-        let vars = env::vars_os()
+        let vars = vars
+            .into_iter()
             .filter_map(|(name, value)| {
                 let name = name.into_string().ok()?;
                 if !SETTINGS.iter().any(|setting| setting.name == name) {

@@ -73,6 +73,8 @@ const NOT_HONOURED: &[(&str, &str)] = &[
     ("OTEL_LOGRECORD_*", "flowcar sends no logs"),
     ("OTEL_BLRP_*", "flowcar sends no logs"),
     ("OTEL_EXPORTER_OTLP_LOGS_*", "flowcar sends no logs"),
+    ("OTEL_PROFILES_EXPORTER", "flowcar sends no profiles"),
+    ("OTEL_EXPORTER_OTLP_PROFILES_*", "flowcar sends no profiles"),
     ("OTEL_EXPORTER_PROMETHEUS_*", "flowcar exports by OTLP only"),
     ("OTEL_EXPORTER_ZIPKIN_*", "flowcar exports by OTLP only"),
     ("OTEL_EXPORTER_JAEGER_*", "flowcar exports by OTLP only"),
@@ -84,10 +86,18 @@ const NOT_HONOURED: &[(&str, &str)] = &[
     ("OTEL_ENTITIES", "set OTEL_RESOURCE_ATTRIBUTES"),
 ];
 
+/// Those of which flowcar does what `none` asks for.
+const NONE: [&str; 3] = [
+    "OTEL_PROPAGATORS",
+    "OTEL_LOGS_EXPORTER",
+    "OTEL_PROFILES_EXPORTER",
+];
+
 /// The notice about a variable with this value, if there is one.
 pub(super) fn notice(name: &str, value: &str) -> Option<Notice> {
     let known = SETTINGS.iter().any(|setting| setting.name == name) || BUILD.contains(&name);
-    if known || value.is_empty() || is_service_link(name, value) {
+    let done = NONE.contains(&name) && value.eq_ignore_ascii_case("none");
+    if known || done || value.is_empty() || is_service_link(name, value) {
         return None;
     }
     if name.starts_with("FLOWCAR_") {
@@ -108,14 +118,14 @@ pub(super) fn notice(name: &str, value: &str) -> Option<Notice> {
         return Some(Notice::new(name, format!("is not honoured; {instead}")));
     }
     // Other variables belong to other programs: SDKs have their own for each language.
-    let alike = alike(name).filter(|alike| alike.starts_with("OTEL_"))?;
+    let alike = alike(name)?;
     Some(Notice::new(
         name,
         format!("is not known; did you mean {alike}?"),
     ))
 }
 
-/// The setting with the most similar name.
+/// The setting with the most similar name; of OpenTelemetry's only, if the name is meant to be one of those.
 fn alike(name: &str) -> Option<&'static str> {
     let name = name.to_ascii_uppercase();
     let end = end(&name);
@@ -124,12 +134,16 @@ fn alike(name: &str) -> Option<&'static str> {
         let ours = name.starts_with("FLOWCAR_") && end.len() > 2;
         ours && (name.starts_with(known) || known.starts_with(&name))
     };
-    let names = || SETTINGS.iter().map(|setting| setting.name);
+    let otel = name.starts_with("OTEL_");
+    let names = || {
+        let names = SETTINGS.iter().map(|setting| setting.name);
+        names.filter(|known| !otel || known.starts_with("OTEL_"))
+    };
     let likeness = |known: &str| {
-        if name.starts_with("OTEL_") {
-            strsim::normalized_damerau_levenshtein(&name, known)
-        } else {
-            strsim::normalized_damerau_levenshtein(end, self::end(known))
+        let known_end = self::end(known);
+        match otel {
+            true if end != known_end => strsim::normalized_damerau_levenshtein(&name, known),
+            _ => strsim::normalized_damerau_levenshtein(end, known_end),
         }
     };
     let nearest = names()
@@ -146,12 +160,16 @@ fn alike(name: &str) -> Option<&'static str> {
     nearest.map(|(_, known)| known).or_else(begun)
 }
 
-/// A name without its owner's prefix.
+/// A name without its owner's prefix, and without that of OTLP's settings or a part of it.
 fn end(name: &str) -> &str {
-    ["OTEL_EXPORTER_OTLP_", "OTEL_", "FLOWCAR_"]
+    let bare = ["OTEL_", "FLOWCAR_"]
         .iter()
-        .find_map(|prefix| name.strip_prefix(prefix))
-        .unwrap_or(name)
+        .find_map(|owner| name.strip_prefix(owner));
+    let bare = bare.unwrap_or(name);
+    ["EXPORTER_OTLP_", "OTLP_", "EXPORTER_"]
+        .iter()
+        .find_map(|prefix| bare.strip_prefix(prefix))
+        .unwrap_or(bare)
 }
 
 /// Whether Kubernetes (or Docker) set it for a Service that happens to be called flowcar or otel-something: `X_SERVICE_HOST`,
@@ -199,6 +217,17 @@ mod tests {
             ("FLOWCAR_EXCHANGES", "FLOWCAR_EXCHANGE?"),
             ("FLOWCAR_SPANS", "FLOWCAR_SPANS_PER_SECOND?"),
             ("FLOWCAR_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT?"),
+            ("FLOWCAR_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT?"),
+            ("FLOWCAR_EXPORTER_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT?"),
+            (
+                "FLOWCAR_EXPORTER_OTLP_ENDPOINT",
+                "OTEL_EXPORTER_OTLP_ENDPOINT?",
+            ),
+            ("FLOWCAR_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS?"),
+            (
+                "FLOWCAR_OTLP_TRACES_ENDPOINT",
+                "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT?",
+            ),
             ("FLOWCAR_SERVICE_NAME", "OTEL_SERVICE_NAME?"),
             ("FLOWCAR_PORT", "FLOWCAR_PORTS?"),
             ("FLOWCAR_PODNAME", "FLOWCAR_POD_NAME?"),
@@ -213,6 +242,15 @@ mod tests {
                 "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT?",
             ),
             ("OTEL_EXPORTER_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT?"),
+            ("OTEL_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT?"),
+            ("OTEL_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT?"),
+            ("OTEL_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS?"),
+            (
+                "OTEL_OTLP_METRICS_ENDPOINT",
+                "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT?",
+            ),
+            ("OTEL_EXPORTER_OTLP_PROFILES_ENDPOINT", "no profiles"),
+            ("OTEL_PROFILES_EXPORTER", "no profiles"),
             ("OTEL_RESOURCE_ATTRIBUTE", "OTEL_RESOURCE_ATTRIBUTES?"),
             (
                 "OTEL_METRICS_EXPORT_INTERVAL",
@@ -267,6 +305,10 @@ mod tests {
             ("OTEL_NODE_RESOURCE_DETECTORS", "all"),
             ("OTEL_DOTNET_AUTO_HOME", "/otel"),
             ("OTEL_SERVICE_VERSION", "1"),
+            // What they ask for is so.
+            ("OTEL_LOGS_EXPORTER", "none"),
+            ("OTEL_PROPAGATORS", "NONE"),
+            ("OTEL_PROFILES_EXPORTER", "none"),
             // Empty is not set.
             ("FLOWCAR_LOG_LEVEL", ""),
             ("OTEL_CONFIG_FILE", ""),

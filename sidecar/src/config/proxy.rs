@@ -56,11 +56,12 @@ pub(super) fn proxy(endpoint: &Endpoint, reader: &mut Reader) -> Option<Proxy> {
         return None;
     }
     let no = reader.read(&settings::NO_PROXY).unwrap_or_default();
-    let exempt = exempt(&no, &endpoint.uri)?;
+    let uri = without_trailing_dot(&endpoint.uri);
+    let exempt = exempt(&no, &uri)?;
     match parse(&variable.value) {
         Ok(url) => {
             let matcher = Matcher::builder().all(url).no(exempt).build();
-            let found = matcher.intercept(&endpoint.uri)?;
+            let found = matcher.intercept(&uri)?;
             let uri = found.uri();
             let host = uri.host().unwrap_or_default();
             Some(Proxy {
@@ -71,7 +72,7 @@ pub(super) fn proxy(endpoint: &Endpoint, reader: &mut Reader) -> Option<Proxy> {
             })
         }
         // A proxy that is not used here may be wrong.
-        Err(wrong) if is_used(&endpoint.uri, exempt) => {
+        Err(wrong) if is_used(&uri, exempt) => {
             reader.error(setting, wrong);
             None
         }
@@ -84,7 +85,18 @@ fn is_used(uri: &Uri, exempt: String) -> bool {
     any.intercept(uri).is_some()
 }
 
-fn is_this_host(uri: &Uri) -> bool {
+/// The same with the host's name as `NO_PROXY` has it: `collector.` is `collector`.
+fn without_trailing_dot(uri: &Uri) -> Uri {
+    let host = uri.host().unwrap_or_default();
+    let port = uri.port().map(|port| format!(":{port}"));
+    let authority = format!("{}{}", host.trim_end_matches('.'), port.unwrap_or_default());
+    let mut parts = uri.clone().into_parts();
+    parts.authority = authority.parse().ok().or(parts.authority);
+    Uri::from_parts(parts).unwrap_or_else(|_| uri.clone())
+}
+
+/// Whether the host is this one by its name or address.
+pub(super) fn is_this_host(uri: &Uri) -> bool {
     let host = uri.host().unwrap_or_default();
     let host = host.trim_matches(['[', ']']).trim_end_matches('.');
     let address = host.parse::<IpAddr>();
@@ -135,7 +147,8 @@ fn parse(text: &str) -> Result<String, ParseError> {
     }
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let (user, host) = match authority.rsplit_once('@') {
-        Some((user, host)) => (format!("{user}@"), host),
+        // The password may have an @, too.
+        Some((user, host)) => (format!("{}@", user.replace('@', "%40")), host),
         None => (String::new(), authority),
     };
     let host = endpoint::split(host).map_err(|wrong| ParseError::new(wrong, REMEDY))?;
@@ -252,6 +265,17 @@ mod tests {
             ("http://[fd00::1]:4317", "[fd00::1]:1", false),
             ("http://[fd00::1]:4317", "fd00::/8", true),
             ("http://[fe00::1]:4317", "fd00::/8", false),
+            // With a dot behind it a name is the same.
+            (
+                "http://c.o.svc.cluster.local.:4317",
+                ".svc,.cluster.local",
+                true,
+            ),
+            ("http://c.example.org.:4317", "c.example.org", true),
+            ("http://c.example.org.:4317", "c.example.org.:4317", true),
+            ("http://c.example.org.:4317", "c.example.org:4318", false),
+            ("https://c.example.org.", "c.example.org:443", true),
+            ("http://c.example.org.:4317", "example.com", false),
         ] {
             let vars = [("ALL_PROXY", "http://proxy:3128"), ("NO_PROXY", no)];
             assert_eq!(proxy(endpoint, &vars).is_none(), exempt, "{endpoint}, {no}");
@@ -260,17 +284,26 @@ mod tests {
 
     #[test]
     fn proxy_credentials_are_sent_and_never_shown() {
-        // RFC 7617's own example, percent-encoded for a URL.
-        let vars = [("HTTPS_PROXY", "http://Aladdin:open%20sesame@proxy:3128")];
-        let target = target("https://c:4317", &vars).expect("good settings");
-        let proxy = target.proxy.as_ref().expect("a proxy");
-        let sent = proxy.authorization.as_ref().expect("credentials");
-        assert_eq!(sent, "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
-        let shown = format!("{proxy} {proxy:?} {target:?}");
-        assert!(
-            !shown.contains("sesame") && !shown.contains("QWxh"),
-            "{shown}"
-        );
+        // RFC 7617's own example, percent-encoded for a URL; and passwords with an @, encoded or not.
+        for (user, expected) in [
+            ("Aladdin:open%20sesame", "QWxhZGRpbjpvcGVuIHNlc2FtZQ=="),
+            ("user:p%40sesame", "dXNlcjpwQHNlc2FtZQ=="),
+            ("user:p@sesame", "dXNlcjpwQHNlc2FtZQ=="),
+            ("user:@sesame@", "dXNlcjpAc2VzYW1lQA=="),
+            ("me@home:sesame", "bWVAaG9tZTpzZXNhbWU="),
+        ] {
+            let value = format!("http://{user}@proxy:3128");
+            let target = target("https://c:4317", &[("HTTPS_PROXY", &value)]).expect(user);
+            let proxy = target.proxy.as_ref().expect("a proxy");
+            assert_eq!((&*proxy.host, proxy.port), ("proxy", 3128), "{user}");
+            let sent = proxy.authorization.as_ref().expect("credentials");
+            assert_eq!(sent, &*format!("Basic {expected}"), "{user}");
+            let shown = format!("{proxy} {proxy:?} {target:?}");
+            assert!(
+                !shown.contains("sesame") && !shown.contains(expected),
+                "{shown}"
+            );
+        }
     }
 
     #[test]

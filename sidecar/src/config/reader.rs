@@ -1,6 +1,6 @@
 //! Reads settings one by one, and keeps every error and notice.
 
-use std::{ffi::OsString, path::Path};
+use std::{ffi::OsString, os::unix::ffi::OsStrExt as _, path::Path};
 
 use super::{
     endpoint,
@@ -137,10 +137,29 @@ impl Reader {
     }
 }
 
-/// The variable, if it is Unicode.
+/// Settings whose wrong values stop nothing, or only where they apply: their own rules decide.
+const TOLERANT: [&str; 6] = [
+    "OTEL_RESOURCE_ATTRIBUTES",
+    "OTEL_SDK_DISABLED",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+];
+
+/// The variable, if it is Unicode, or if its rules decide what is not: bytes that are not Unicode are percent-encoded.
 pub(super) fn unicode(name: String, value: OsString) -> Result<(String, String), ConfigError> {
     match value.into_string() {
         Ok(value) => Ok((name, value)),
+        Err(value) if TOLERANT.contains(&&*name) => {
+            let mut text = String::new();
+            for chunk in value.as_bytes().utf8_chunks() {
+                text.push_str(chunk.valid());
+                let invalid = chunk.invalid().iter();
+                invalid.for_each(|byte| text.push_str(&format!("%{byte:02X}")));
+            }
+            Ok((name, text))
+        }
         Err(value) => {
             let wrong = ParseError::new("is not valid UTF-8", "write it in UTF-8");
             Err(error(&name, &value.to_string_lossy(), wrong))

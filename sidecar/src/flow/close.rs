@@ -273,7 +273,7 @@ fn finish(
         now.established.get_or_insert(at);
         history.close(event, info, answers)
     } else {
-        history.fail(info)
+        history.fail(info, answers)
     };
     if !known {
         now.role = summary.role;

@@ -53,6 +53,25 @@ impl CloseReason {
     }
 }
 
+/// How a connection closed, as metrics count it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CountedClose {
+    /// The close reason.
+    pub reason: CloseReason,
+    /// Whether that was a failure (`error.type`): a health check that resets by design is none.
+    pub is_failure: bool,
+}
+
+impl From<CloseReason> for CountedClose {
+    /// Of a connection that was no health check.
+    fn from(reason: CloseReason) -> Self {
+        Self {
+            reason,
+            is_failure: reason.is_error(),
+        }
+    }
+}
+
 /// Why a connection attempt failed (`error.type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Failure {

@@ -217,11 +217,11 @@ impl History {
     }
 
     /// The failure of an attempt. In SYN_SENT the only segment that ends it is a RST.
-    pub fn fail(&self, info: &TcpInfo) -> CloseSummary {
-        let failure = if info.segs_in > 0 {
-            Failure::Refused
-        } else {
-            Failure::Other
+    pub fn fail(&self, info: &TcpInfo, answers: &Answers) -> CloseSummary {
+        let failure = match answers.timer {
+            _ if info.segs_in > 0 => Failure::Refused,
+            Timer::Expired if info.could_expire() => Failure::Timeout,
+            _ => Failure::Other,
         };
         CloseSummary {
             role: Role::Client,

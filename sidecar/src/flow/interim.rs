@@ -9,7 +9,8 @@ use super::{Flow, Monotonic, Volume};
 pub struct InterimSpan {
     /// Counts from 0 within the flow.
     pub number: u64,
-    /// Where it begins: established, or where the previous interim span ended.
+    /// Where it begins: established, or where the previous interim span ended. For a connection that was open before flowcar followed it,
+    /// the first cut: what it carried before is in no interim span.
     pub from: Monotonic,
     /// Where it ends.
     pub to: Monotonic,
@@ -46,6 +47,12 @@ impl InterimSpans {
         self.interval_ns > 0
     }
 
+    /// Whether `each` was called with an interim span of this flow, which names the flow's own span as its parent.
+    pub fn has_cut(&self, flow: &Flow) -> bool {
+        let known = self.cut.get(&flow.cookie);
+        known.is_some_and(|cut| cut.started == flow.started && cut.spans > 0)
+    }
+
     /// Calls `each` with the interim span up to `now` of every open flow that was last cut an interval ago, unless no payload went
     /// or came in it. Flows that are not among `flows` any more are forgotten.
     pub fn cut<'a>(
@@ -66,11 +73,15 @@ impl InterimSpans {
                 .cut
                 .get(&flow.cookie)
                 .filter(|cut| cut.started == flow.started);
+            let (upto, volume) = match flow.adopted {
+                Some(_) => (now, flow.volume),
+                None => (established, Volume::default()),
+            };
             let fresh = Cut {
                 started: flow.started,
                 spans: 0,
-                upto: established,
-                volume: Volume::default(),
+                upto,
+                volume,
             };
             let mut at = *known.unwrap_or(&fresh);
             if now.since_ns(at.upto) >= self.interval_ns {

@@ -30,7 +30,7 @@ use std::{net::SocketAddr, sync::Arc};
 pub use asked::Asked;
 pub use attempt::{AttemptJudge, LastSeen, NamespaceCounts, Unanswered};
 pub use books::{Books, Lost, waiting};
-pub use close_reason::{CloseReason, Failure, Outcome};
+pub use close_reason::{CloseReason, CountedClose, Failure, Outcome};
 pub use cut_off::{Answers, CloseEvidence, Timer, Verdict};
 pub use event::Event;
 pub use exchanges::Exchanges;
@@ -312,18 +312,21 @@ impl Flow {
         is_error && !self.is_health_check()
     }
 
-    /// Whether the end that opened it reset it before any payload went either way, as health checks do by design: keepalived's
-    /// TCP_CHECK and HAProxy's `check` close with SO_LINGER 0. Where the server's end does not know who sent the RST, it was most
-    /// likely such a check. A client that is reset before it could send anything is none: its server refused it.
+    /// Whether the end that opened it reset it before it sent any payload, as health checks do by design: keepalived's TCP_CHECK and
+    /// HAProxy's `check` close with SO_LINGER 0, or with the greeting of a server that speaks first unread. Where the server's end does
+    /// not know who sent the RST, it was most likely such a check. A client that is reset before it could send anything is none: its
+    /// server refused it.
     fn is_health_check(&self) -> bool {
-        let by_opener = match self.outcome {
-            Some(Outcome::Closed(CloseReason::ResetSent)) => self.role == Role::Client,
-            Some(Outcome::Closed(CloseReason::ResetReceived | CloseReason::Reset)) => {
-                self.role == Role::Server
+        let Some(Outcome::Closed(reason)) = self.outcome else {
+            return false;
+        };
+        match (self.role, reason) {
+            (Role::Client, CloseReason::ResetSent) => self.volume.bytes_sent == 0,
+            (Role::Server, CloseReason::ResetReceived | CloseReason::Reset) => {
+                self.volume.bytes_received == 0
             }
             _ => false,
-        };
-        by_opener && self.volume.bytes_sent == 0 && self.volume.bytes_received == 0
+        }
     }
 
     /// Established to closed, or to the last record or poll, nanoseconds; `None` for a failed attempt.

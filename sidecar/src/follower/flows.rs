@@ -485,9 +485,13 @@ impl Flows {
         for event in events {
             let before = self.closed.len();
             self.apply(Event::Destroyed(event, poll));
-            let timeout = Some(Outcome::Closed(CloseReason::Timeout));
-            let closed = &self.closed[before..];
-            if closed.iter().any(|flow| flow.outcome == timeout) {
+            let timed_out = |flow: &Flow| {
+                matches!(
+                    flow.outcome,
+                    Some(Outcome::Closed(CloseReason::Timeout) | Outcome::Failed(Failure::Timeout))
+                )
+            };
+            if self.closed[before..].iter().any(timed_out) {
                 self.timers.is_known_by_destroy_event(poll.at);
             }
         }

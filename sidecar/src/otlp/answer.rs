@@ -62,26 +62,34 @@ struct Delay {
 /// # Errors
 /// It is no OTLP message. Then it is unknown who answered, and whether the request was taken.
 pub fn accepted(signal: Signal, body: &[u8]) -> Result<Accepted, Cause> {
+    Ok(partial_success(signal, body)?.unwrap_or_default())
+}
+
+/// The partial success in the answer of a success, if there is one.
+fn partial_success(signal: Signal, body: &[u8]) -> Result<Option<Accepted>, Cause> {
     let partial = match signal {
         Signal::Metrics => ExportMetricsServiceResponse::decode(body).map(|answer| {
-            let partial = answer.partial_success.unwrap_or_default();
-            (partial.rejected_data_points, partial.error_message)
+            let partial = answer.partial_success;
+            partial.map(|partial| (partial.rejected_data_points, partial.error_message))
         }),
         Signal::Traces => ExportTraceServiceResponse::decode(body).map(|answer| {
-            let partial = answer.partial_success.unwrap_or_default();
-            (partial.rejected_spans, partial.error_message)
+            let partial = answer.partial_success;
+            partial.map(|partial| (partial.rejected_spans, partial.error_message))
         }),
     };
-    let (rejected, message) =
-        partial.map_err(|_| Cause::NotOtlp(format!("it begins {}", beginning(body))))?;
-    Ok(Accepted {
+    let partial = partial.map_err(|_| unknown(body))?;
+    Ok(partial.map(|(rejected, message)| Accepted {
         rejected: rejected.try_into().unwrap_or(0),
         message,
-    })
+    }))
+}
+
+fn unknown(body: &[u8]) -> Cause {
+    Cause::NotOtlp(format!("it begins {}", beginning(body)))
 }
 
 /// Decodes the answer of a success over HTTP. An empty body is an empty message, whatever its content type; any other body must have
-/// the content type protobuf, or none: the text of a proxy's page may decode by chance.
+/// the content type protobuf, or none and a partial success in it: text may decode by chance, as unknown fields.
 ///
 /// # Errors
 /// It is no OTLP message.
@@ -89,6 +97,7 @@ pub fn http_accepted(signal: Signal, answer: &Response<Bytes>) -> Result<Accepte
     let body = answer.body();
     match answer.headers().get(CONTENT_TYPE) {
         Some(kind) if !body.is_empty() && !is_protobuf(kind) => Err(not_otlp(kind, body)),
+        None if !body.is_empty() => partial_success(signal, body)?.ok_or_else(|| unknown(body)),
         _ => accepted(signal, body),
     }
 }
@@ -97,7 +106,7 @@ pub fn http_accepted(signal: Signal, answer: &Response<Bytes>) -> Result<Accepte
 pub(super) fn not_grpc(answer: &Response<Bytes>) -> Cause {
     match answer.headers().get(CONTENT_TYPE) {
         Some(kind) => not_otlp(kind, answer.body()),
-        None => Cause::NotOtlp(format!("it begins {}", beginning(answer.body()))),
+        None => unknown(answer.body()),
     }
 }
 
@@ -308,6 +317,11 @@ mod tests {
             (protobuf, b"ok", None),
             // Decodes as an unknown field.
             (Some("text/plain"), b"accepted\n", None),
+            (None, b"accepted\n", None),
+            // A later field of OTLP's, perhaps.
+            (protobuf, &[0x10, 1], Some(0)),
+            (None, &[0x10, 1], None),
+            (None, &[0x0a, 0], Some(0)),
             (protobuf, b"\xff\xff\xff garbage", None),
             (protobuf, &partial[..5], None),
             (Some("text/plain"), partial, None),

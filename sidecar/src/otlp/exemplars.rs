@@ -6,7 +6,7 @@ use opentelemetry_proto::tonic::metrics::v1::{Exemplar as ProtoExemplar, exempla
 
 use crate::{
     clock::Anchor,
-    flow::{CloseReason, Failure, Flow, Outcome, RttKind, SeriesId},
+    flow::{CountedClose, Failure, Flow, Outcome, RttKind, SeriesId},
     snapshot::{Series, SeriesKey},
 };
 
@@ -20,7 +20,7 @@ pub enum Measure {
     /// `flowcar.tcp.exchange.duration`
     Exchange,
     /// `flowcar.tcp.connection.duration`
-    Duration(CloseReason),
+    Duration(CountedClose),
 }
 
 /// One duration, and its span.
@@ -76,7 +76,10 @@ impl Candidates {
 pub fn measures(flow: &Flow) -> impl Iterator<Item = (Measure, u64)> {
     let (failure, end) = match flow.outcome {
         Some(Outcome::Failed(failure)) => (Some(failure), None),
-        Some(Outcome::Closed(end)) => (None, Some(end)),
+        Some(Outcome::Closed(reason)) => {
+            let is_failure = flow.is_failure();
+            (None, Some(CountedClose { reason, is_failure }))
+        }
         None => (None, None),
     };
     let duration = end.and_then(|end| Some((Measure::Duration(end), flow.duration_ns()?)));

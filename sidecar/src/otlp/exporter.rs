@@ -31,7 +31,7 @@ use self::{
     export_stats::ExportStats,
     failure_log::FailureLog,
     metrics::MetricsLane,
-    priority::{Judge, judge_interim},
+    priority::{Judge, Priority, judge_interim},
     queue::Bounds,
     spans::SpanLane,
     transport::Transport,
@@ -72,6 +72,17 @@ pub struct Exporter {
 struct Contacts {
     metrics: Contact,
     spans: Contact,
+}
+
+/// What became of the last exports of a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Delivery {
+    /// The receiver took them.
+    Taken,
+    /// The receiver refused some permanently.
+    Refused,
+    /// Some were not settled in time.
+    Late,
 }
 
 /// How long the last exports are waited for.
@@ -175,8 +186,17 @@ impl Exporter {
 
     /// Offers the span of a closed flow.
     pub fn flow(&mut self, flow: &Flow, anchor: &Anchor) {
+        self.offer(flow, anchor, Priority::Normal);
+    }
+
+    /// The same of a flow whose interim spans name this one as their parent: without it their trace would have no root.
+    pub fn parent(&mut self, flow: &Flow, anchor: &Anchor) {
+        self.offer(flow, anchor, Priority::High);
+    }
+
+    fn offer(&mut self, flow: &Flow, anchor: &Anchor, least: Priority) {
         if let Some(lane) = &self.spans {
-            let priority = self.judge.judge(flow);
+            let priority = self.judge.judge(flow).max(least);
             lane.send(priority, flow.trace.trace_id as u64, || {
                 let reported = self.metrics.as_ref();
                 let candidates = reported.and_then(|_| Candidates::of(flow, anchor));
@@ -185,10 +205,10 @@ impl Exporter {
         }
     }
 
-    /// Offers an interim span of an open flow.
+    /// Offers an interim span of an open flow. Its rank is that of the flow's own span, so that above the rate both are of the same flows.
     pub fn interim(&mut self, flow: &Flow, cut: &InterimSpan, anchor: &Anchor) {
         if let Some(lane) = &self.spans {
-            lane.send(judge_interim(cut), flow.trace.part(cut.number), || {
+            lane.send(judge_interim(cut), flow.trace.trace_id as u64, || {
                 (interim_span(flow, cut, anchor, &self.span_options), None)
             });
         }
@@ -233,7 +253,8 @@ impl Exporter {
         }
     }
 
-    /// Sends everything that waits, until all is sent or the time is over. Returns whether all was sent.
+    /// Sends everything that waits, until all is settled or the time is over. Returns whether the receivers took the whole last
+    /// report and all spans of that time.
     pub async fn flush(&self, within: Duration) -> bool {
         self.flush_with(within, Patience::Whole).await
     }
@@ -243,24 +264,28 @@ impl Exporter {
         let deadline = Instant::now() + within;
         let metrics = async {
             let Some(lane) = &self.metrics else {
-                return true;
+                return Delivery::Taken;
             };
             tokio::select! {
-                all = lane.flush(deadline) => all,
-                () = hopeless(&self.contacts.metrics, patience) => false,
+                delivery = lane.flush(deadline) => return delivery,
+                () = hopeless(&self.contacts.metrics, patience) => {}
             }
+            // Unsent reports are logged.
+            lane.flush(Instant::now()).await
         };
         let spans = async {
-            let Some(lane) = &self.spans else { return true };
+            let Some(lane) = &self.spans else {
+                return Delivery::Taken;
+            };
             tokio::select! {
-                all = lane.flush(deadline) => return all,
+                delivery = lane.flush(deadline) => return delivery,
                 () = hopeless(&self.contacts.spans, patience) => {}
             }
             // Unsent items are counted.
             lane.flush(Instant::now()).await
         };
         let (metrics, spans) = tokio::join!(metrics, spans);
-        metrics && spans
+        (metrics, spans) == (Delivery::Taken, Delivery::Taken)
     }
 }
 

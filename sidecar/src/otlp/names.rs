@@ -133,7 +133,7 @@ attributes! {
     SOURCE = Text "flowcar.source"
         "`ebpf` (and inet_diag beside it) or `inet_diag` alone: where flowcar reads connections; on the instrumentation scope.";
     RECORD_KIND = Text "flowcar.self.record.kind"
-        "`open`, `sample`, `close`, `exchange` or `asked` by eBPF; `poll` (a socket in a socket dump) or `destroy` (a socket closed) by inet_diag";
+        "The kind of the record.";
     LIMITED_BY = Text "flowcar.tcp.limited.by"
         "`receive_window` or `send_buffer`: what held the sender back";
     SOCKET_SCOPE = Text "flowcar.self.socket.scope"
@@ -216,7 +216,7 @@ metrics! {
     ADOPTED = Counter "flowcar.tcp.connection.adopted" "{connection}" [ADOPTED_BY, UNATTRIBUTED]
         "Connections that were open before flowcar followed them. In every report opened + adopted = closed + live + lost.";
     CLOSED = Counter "flowcar.tcp.connection.closed" "{connection}" [CLOSE_REASON, ERROR_TYPE]
-        "Connections closed, by close reason; with error.type if they were cut off.";
+        "Connections closed, by close reason; with error.type if they were cut off, and that not by a health check.";
     FAILED = Counter "flowcar.tcp.connection.failed" "{connection}" [ERROR_TYPE]
         "Attempts that were never established, by error.type.";
     LOST = Counter "flowcar.tcp.connection.lost" "{connection}" [LOST_REASON]

@@ -59,7 +59,7 @@ pub fn all() -> Vec<Attribute> {
         ),
         of(
             attribute::ERROR_TYPE,
-            "Connections that were cut off: `flowcar.tcp.connection.closed`, `flowcar.tcp.connection.duration`, spans. Absent from those that were closed.",
+            "Connections that were cut off: `flowcar.tcp.connection.closed`, `flowcar.tcp.connection.duration`, spans. Absent from those that were closed, and from health checks: connections that their opener reset before it sent any payload.",
             &close_reasons[CUT_OFF],
         ),
         of(
@@ -555,6 +555,26 @@ pub fn markdown() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::otlp::names::ATTRIBUTES;
+
+    #[test]
+    fn description_that_names_a_value_names_all() {
+        let quoted = |value: &Value| format!("`{}`", value.name);
+        for Attribute { name, values, .. } in all() {
+            let described = ATTRIBUTES.iter().find(|(of, ..)| *of == name);
+            let (.., description) = described.expect("an attribute");
+            let missing: Vec<_> = values
+                .iter()
+                .filter(|value| !description.contains(&quoted(value)))
+                .map(|value| value.name)
+                .collect();
+            let none = missing.len() == values.len();
+            assert!(
+                none || missing.is_empty(),
+                "{name}: {missing:?} {description}"
+            );
+        }
+    }
 
     #[test]
     fn values_are_listed_once_with_a_meaning() {

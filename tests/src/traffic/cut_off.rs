@@ -28,6 +28,8 @@ pub enum CutOff {
     InOrder,
     /// Before the server closes and before any payload, the client closes with SO_LINGER 0, as a health check.
     Probe,
+    /// The same of a server that speaks first: the client closes with the server's greeting unread.
+    ProbeOfGreeter,
 }
 
 /// Both ends.
@@ -43,6 +45,9 @@ pub struct CutOffReport {
 const REQUEST: usize = 100;
 const RESPONSE: usize = 1000;
 
+/// Payload of a server that speaks first.
+pub const GREETING: usize = 40;
+
 /// Makes one connection over loopback and closes it.
 ///
 /// # Errors
@@ -55,8 +60,14 @@ pub fn cut_off(how: CutOff) -> io::Result<CutOffReport> {
         client: client.local_addr()?,
         server: client.peer_addr()?,
     };
-    if how == CutOff::Probe {
-        reset_on_close(SockRef::from(&client))?;
+    if matches!(how, CutOff::Probe | CutOff::ProbeOfGreeter) {
+        if how == CutOff::ProbeOfGreeter {
+            server.write_all(&[2; GREETING])?;
+            // Until it has come.
+            client.peek(&mut [0])?;
+        } else {
+            reset_on_close(SockRef::from(&client))?;
+        }
         drop(client);
         // Until the RST has arrived.
         return match server.read(&mut [0]) {
@@ -80,7 +91,7 @@ pub fn cut_off(how: CutOff) -> io::Result<CutOffReport> {
         return Err(io::Error::other("the response was cut short"));
     }
     match how {
-        CutOff::InOrder | CutOff::Probe => {}
+        CutOff::InOrder | CutOff::Probe | CutOff::ProbeOfGreeter => {}
         CutOff::Abort => reset_on_close(SockRef::from(&client))?,
         CutOff::NotifyAndClose => client.write_all(&[3; 31])?,
         CutOff::Notify => {

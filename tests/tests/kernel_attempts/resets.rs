@@ -4,7 +4,7 @@ use std::{net::SocketAddr, process::Stdio};
 
 use flowcar_tests::{
     place::{TestPod, require_cgroup2, require_root},
-    traffic::{self, CutOffReport},
+    traffic::{self, CutOffReport, GREETING},
     watch::{Flow, Mode, Seen, Watch},
 };
 
@@ -113,7 +113,7 @@ fn is_right_without_programs(row: &Row, seen: &Seen, report: &CutOffReport) {
     }
 }
 
-/// Its reason is reported, and it is no failure of the server.
+/// Its reason is reported, and it is no failure of either end, also of a server that speaks first.
 #[test]
 fn health_check_is_no_failure() {
     if !require_root() || !require_cgroup2() {
@@ -129,14 +129,21 @@ fn health_check_is_no_failure() {
     let pod = TestPod::new("probe").unwrap();
     for ((mode, settings), reasons) in MODES.into_iter().zip(reasons) {
         let mut watch = Watch::start(&pod, mode, settings);
-        for report in &cut_off("probe", &pod, &mut watch, mode) {
-            let Some(server) = end_of(watch.seen(), report.server, report.client) else {
-                assert_eq!(mode, Mode::Alone);
-                continue;
-            };
-            assert!(reasons.contains(&server.end()), "{mode:?} {server:?}");
-            assert_eq!(server.get("error.type"), "", "{mode:?} {server:?}");
-            assert_eq!((server.sent, server.received), (0, 0));
+        for (how, greeting) in [("probe", 0), ("probe-of-greeter", GREETING as u64)] {
+            for report in &cut_off(how, &pod, &mut watch, mode) {
+                let Some(server) = end_of(watch.seen(), report.server, report.client) else {
+                    assert_eq!(mode, Mode::Alone);
+                    continue;
+                };
+                assert!(reasons.contains(&server.end()), "{mode:?} {how} {server:?}");
+                assert_eq!(server.get("error.type"), "", "{mode:?} {how} {server:?}");
+                assert_eq!((server.sent, server.received), (greeting, 0), "{how}");
+                if let Some(client) = end_of(watch.seen(), report.client, report.server)
+                    && client.end() == "reset_sent"
+                {
+                    assert_eq!(client.get("error.type"), "", "{mode:?} {how} {client:?}");
+                }
+            }
         }
     }
 }

@@ -144,9 +144,15 @@ impl Pod {
             seconds.min(10)
         };
         series.opened += count;
-        *series.closed.entry(CloseReason::LocalFin).or_default() += count;
+        *series
+            .closed
+            .entry(CloseReason::LocalFin.into())
+            .or_default() += count;
         let lives = if is_fault { 50 } else { 60_000 };
-        let duration = series.duration.entry(CloseReason::LocalFin).or_default();
+        let duration = series
+            .duration
+            .entry(CloseReason::LocalFin.into())
+            .or_default();
         record(duration, lives, count);
         record(series.connect.entry(None).or_default(), 6, count);
         record(&mut series.exchange, if is_fault { 200 } else { 30 }, count);
@@ -157,7 +163,10 @@ impl Pod {
             return;
         }
         *series.failed.entry(Failure::Refused).or_default() += 5 * seconds;
-        *series.closed.entry(CloseReason::ResetReceived).or_default() += 1;
+        *series
+            .closed
+            .entry(CloseReason::ResetReceived.into())
+            .or_default() += 1;
         series.opened += 1;
         series.retransmits.fast += 5 * seconds;
         series.receive_window_limited_us += 600_000 * seconds;
@@ -166,7 +175,9 @@ impl Pod {
     /// Ten connections from clients of the pod.
     fn serve(series: &mut Series) {
         series.opened += 10;
-        series.closed.insert(CloseReason::PeerFin, series.opened);
+        series
+            .closed
+            .insert(CloseReason::PeerFin.into(), series.opened);
         series.bytes_sent += 10_000;
         series.bytes_received += 10_000;
         series.segments_sent += 50;

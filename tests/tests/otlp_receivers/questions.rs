@@ -43,8 +43,8 @@ fn traffic(since_unix_ns: u64, times: u64) -> BTreeMap<SeriesKey, Series> {
         since_unix_ns,
         opened: 15 * times,
         closed: BTreeMap::from([
-            (CloseReason::LocalFin, 10 * times),
-            (CloseReason::ResetReceived, 2 * times),
+            (CloseReason::LocalFin.into(), 10 * times),
+            (CloseReason::ResetReceived.into(), 2 * times),
         ]),
         failed: BTreeMap::from([(Failure::Refused, 5 * times)]),
         live: 3,
@@ -64,6 +64,7 @@ fn traffic(since_unix_ns: u64, times: u64) -> BTreeMap<SeriesKey, Series> {
     let of_server = Series {
         since_unix_ns,
         receive_window_limited_us: 60_000_000 * times,
+        exchange: millis(&[(2, 40 * times)]),
         ..Default::default()
     };
     BTreeMap::from([(client, of_client), (server, of_server)])
@@ -179,7 +180,7 @@ const ANSWERS: [Answer; 12] = [
     ("Share of attempts that failed", &[("", 0.25)], false),
     ("Connections that were cut off", &[("reset_received", 2.0)], true),
     ("Round trip time, 99th percentile", &[("", 0.08)], false),
-    ("The server's think time, median", &[("", 0.03)], false),
+    ("The server's think time, median", &[("", 0.002)], false),
     ("Share of segments that were sent again", &[("", 0.005)], false),
     ("What was sent again, and why", &[("syn", 4.0), ("fast", 6.0)], true),
     ("Top talkers", &[("10.1.2.3", 300_000.0 / 300.0)], true),

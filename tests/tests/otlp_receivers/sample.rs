@@ -43,7 +43,10 @@ pub(super) fn snapshot() -> Snapshot {
         opened: 7,
         adopted_at_startup: 0,
         adopted_at_restart: 0,
-        closed: BTreeMap::from([(CloseReason::LocalFin, 4), (CloseReason::Timeout, 1)]),
+        closed: BTreeMap::from([
+            (CloseReason::LocalFin.into(), 4),
+            (CloseReason::Timeout.into(), 1),
+        ]),
         failed: BTreeMap::from([(Failure::Refused, 2)]),
         live: 1,
         bytes_sent: 1_000,
@@ -64,8 +67,8 @@ pub(super) fn snapshot() -> Snapshot {
         send_buffer_limited_us: 250_000,
         exchange: millis(&[(30, 12)]),
         duration: BTreeMap::from([
-            (CloseReason::LocalFin, millis(&[(250, 4)])),
-            (CloseReason::Timeout, millis(&[(2_000, 1)])),
+            (CloseReason::LocalFin.into(), millis(&[(250, 4)])),
+            (CloseReason::Timeout.into(), millis(&[(2_000, 1)])),
         ]),
     };
     Snapshot {

@@ -39,7 +39,7 @@ fn report(peers: usize, rounds: u64) -> Snapshot {
             };
             let mut series = Series {
                 opened: rounds,
-                closed: BTreeMap::from([(CloseReason::LocalFin, rounds)]),
+                closed: BTreeMap::from([(CloseReason::LocalFin.into(), rounds)]),
                 bytes_sent: rounds * (peer as u64 + 1),
                 bytes_received: rounds,
                 segments_sent: 7 * rounds,
@@ -51,7 +51,10 @@ fn report(peers: usize, rounds: u64) -> Snapshot {
                 rtt.record((1 + round) * 1_000_000);
                 rtt.record(3_000 + (peer as u64) * 50_000);
                 series.exchange.record(7_000_000);
-                let duration = series.duration.entry(CloseReason::LocalFin).or_default();
+                let duration = series
+                    .duration
+                    .entry(CloseReason::LocalFin.into())
+                    .or_default();
                 duration.record(1_000_000_000);
             }
             (key, series)

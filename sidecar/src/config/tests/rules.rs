@@ -1,5 +1,7 @@
 //! OpenTelemetry's rules for values.
 
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
+
 use super::*;
 
 #[test]
@@ -110,6 +112,63 @@ fn malformed_resource_attributes_are_all_ignored() {
         let found: Vec<_> = found.map(|(key, value)| (&**key, &**value)).collect();
         assert_eq!(found, expected, "{value}");
         assert_eq!(config.notices, [], "{value}");
+    }
+}
+
+/// Bytes that are no UTF-8, where wrong content stops nothing: discarded, counted as false, or an error only where it applies.
+#[test]
+fn raw_bytes_follow_the_rule_of_their_setting() {
+    let read = |endpoint: &str, name: &str, value: &[u8]| {
+        let set = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_bytes()),
+            (name, value),
+        ];
+        let set = set.map(|(name, value)| (name.into(), OsStr::from_bytes(value).to_owned()));
+        Config::from_vars_os(set, Shared::Ours)
+    };
+    let (http, https) = ("http://collector:4317", "https://collector:4317");
+    for (endpoint, name, value, notice, error) in [
+        (
+            http,
+            "OTEL_RESOURCE_ATTRIBUTES",
+            &b"a=1,team=\xff"[..],
+            "is not used at all, because its 2nd part is not valid UTF-8",
+            "",
+        ),
+        (
+            http,
+            "OTEL_SDK_DISABLED",
+            b"tr\xffue",
+            "counts as false",
+            "",
+        ),
+        (https, "HTTP_PROXY", b"http://pr\xffoxy:1", "", ""),
+        (
+            http,
+            "HTTP_PROXY",
+            b"http://pr\xffoxy:1",
+            "",
+            "has a character in its host",
+        ),
+        (http, "NO_PROXY", b"\xff", "", ""),
+        (http, "OTEL_SERVICE_NAME", b"\xff", "", "is not valid UTF-8"),
+        (http, "FLOWCAR_LOG", b"\xff", "", "is not valid UTF-8"),
+    ] {
+        match read(endpoint, name, value) {
+            Ok(config) => {
+                let notices = config.notices.iter().map(ToString::to_string);
+                let notices = notices.collect::<Vec<_>>().join("\n");
+                assert_eq!(error, "", "{name}");
+                assert!(notices.contains(notice), "{name}: {notices}");
+                assert_eq!(notices.is_empty(), notice.is_empty(), "{name}: {notices}");
+                assert_eq!(config.resource_attributes, [], "{name}");
+                assert!(config.export.metrics.is_some(), "{name}");
+            }
+            Err(errors) => {
+                let errors = errors.to_string();
+                assert!(!error.is_empty() && errors.contains(error), "{errors}");
+            }
+        }
     }
 }
 

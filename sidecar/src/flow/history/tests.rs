@@ -300,3 +300,34 @@ fn held_socket_whose_probes_were_not_answered_has_no_certain_reason() {
         assert_eq!(history.reason_while_held(), is, "{state:?} {probes}");
     }
 }
+
+/// An attempt that no poll has shown: a RST came, a timer expired, or something else ended it.
+#[test]
+fn attempt_fails_by_the_evidence() {
+    for (segs_in, retransmits, timer, is) in [
+        (1, 0, Timer::NotExpired, Failure::Refused),
+        (1, 1, Timer::Expired, Failure::Refused),
+        (0, 1, Timer::Expired, Failure::Timeout),
+        // Nothing was sent again: the timer of another socket.
+        (0, 0, Timer::Expired, Failure::Other),
+        (0, 1, Timer::NotExpired, Failure::Other),
+        (0, 1, Timer::Unknown, Failure::Other),
+    ] {
+        let info = TcpInfo {
+            segs_in,
+            retransmits,
+            segs_out: 1,
+            ..TcpInfo::default()
+        };
+        let answers = Answers {
+            timer,
+            ..Answers::default()
+        };
+        let failed = History::none().fail(&info, &answers);
+        assert_eq!(
+            failed.outcome,
+            Outcome::Failed(is),
+            "{segs_in} {retransmits} {timer:?}"
+        );
+    }
+}

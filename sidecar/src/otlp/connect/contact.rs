@@ -1,4 +1,4 @@
-//! Whether a receiver was ever reached, and ever sent anything.
+//! Whether a receiver was ever reached, ever sent anything, and speaks OTLP.
 
 use std::sync::{
     Arc,
@@ -7,7 +7,7 @@ use std::sync::{
 
 use tokio::time::{Duration, Instant, sleep};
 
-use super::FirstBytes;
+use super::{super::error::Cause, FirstBytes};
 
 /// The time for the first connection at shutdown: the kernel sends a SYN again after a second.
 const FIRST: Duration = Duration::from_millis(1500);
@@ -15,7 +15,7 @@ const FIRST: Duration = Duration::from_millis(1500);
 /// The time for the first byte of a receiver that accepts connections: what accepts them and never answers is not an OTLP receiver.
 const FIRST_BYTE: Duration = Duration::from_millis(2500);
 
-/// Whether a receiver was reached, and sent anything. Clones share it.
+/// Whether a receiver was reached, sent anything, and speaks OTLP. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(in crate::otlp) struct Contact {
     known: Arc<Known>,
@@ -26,6 +26,8 @@ pub(in crate::otlp) struct Contact {
 struct Known {
     reached: AtomicBool,
     failed: AtomicBool,
+    /// Whether the last export failed because what is there is no receiver of it.
+    foreign: AtomicBool,
 }
 
 impl Contact {
@@ -47,14 +49,26 @@ impl Contact {
         of.store(true, Ordering::Relaxed);
     }
 
-    /// Waits until the receiver counts as absent: every attempt to connect failed, or the first connection or the first byte takes
-    /// longer than most take.
+    /// Notes how an export ended: what speaks another protocol, or has only ever closed connections, takes no later one either.
+    pub(in crate::otlp) fn judge(&self, failed: Option<&Cause>) {
+        let foreign = match failed {
+            Some(Cause::Mismatch(_) | Cause::NotOtlp(_)) => true,
+            Some(Cause::Silent(_)) => !self.received.ever(),
+            _ => false,
+        };
+        self.known.foreign.store(foreign, Ordering::Relaxed);
+    }
+
+    /// Waits until the receiver counts as absent: every attempt to connect failed, the first connection or the first byte takes
+    /// longer than most take, or what is there is no receiver of OTLP.
     pub(in crate::otlp) async fn absent(&self) {
         let began = Instant::now();
         loop {
             let reached = self.known.reached.load(Ordering::Relaxed);
             let failed = self.known.failed.load(Ordering::Relaxed);
+            let foreign = self.known.foreign.load(Ordering::Relaxed);
             let absent = match reached {
+                _ if foreign => true,
                 false => failed || began.elapsed() >= FIRST,
                 true => !self.received.ever() && began.elapsed() >= FIRST_BYTE,
             };

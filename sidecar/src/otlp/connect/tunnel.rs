@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::{
-    Request, StatusCode,
+    Request, Response, StatusCode,
     header::{HOST, PROXY_AUTHORIZATION, USER_AGENT},
 };
 use http_body_util::Empty;
@@ -10,7 +10,10 @@ use hyper::{client::conn::http1, upgrade::Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::{super::USER_AGENT_NAME, ConnectError};
+use super::{
+    super::{USER_AGENT_NAME, quote::Quoted, redirect},
+    ConnectError,
+};
 use crate::config::Proxy;
 
 /// Has the proxy at the other end of `stream` connect to `authority`, `host:port`. Bytes after the proxy's answer are the
@@ -41,19 +44,26 @@ pub(super) async fn tunnel(
     tokio::spawn(connection.with_upgrades());
     let answer = sender.send_request(request).await.map_err(failed)?;
     if !answer.status().is_success() {
-        return Err(refused(proxy, answer.status(), authority));
+        return Err(refused(proxy, &answer, authority));
     }
     let upgraded = hyper::upgrade::on(answer).await.map_err(failed)?;
     Ok(TokioIo::new(upgraded))
 }
 
-fn refused(proxy: &Proxy, status: StatusCode, authority: &str) -> ConnectError {
+fn refused<B>(proxy: &Proxy, answer: &Response<B>, authority: &str) -> ConnectError {
+    let status = answer.status();
     let why = match (status, &proxy.authorization) {
-        (StatusCode::PROXY_AUTHENTICATION_REQUIRED, None) => ": it wants user and password",
-        (StatusCode::PROXY_AUTHENTICATION_REQUIRED, Some(_)) => {
-            ": it does not take this user and password"
+        (StatusCode::PROXY_AUTHENTICATION_REQUIRED, None) => {
+            ": it wants user and password".to_owned()
         }
-        _ => "",
+        (StatusCode::PROXY_AUTHENTICATION_REQUIRED, Some(_)) => {
+            ": it does not take this user and password".to_owned()
+        }
+        _ if redirect::is_redirect(status.as_u16()) => match redirect::target(answer.headers()) {
+            Some(target) => format!(": it redirects to {}", Quoted(&target)),
+            None => String::new(),
+        },
+        _ => String::new(),
     };
     let status = status.as_u16();
     ConnectError::Proxy(format!(

@@ -28,7 +28,7 @@ pub(super) struct FailureLog {
     causes: HashMap<(Discriminant<Cause>, u32), LoggedFailure>,
     last_logged: Option<Instant>,
     failing: Option<Failing>,
-    /// Whether an export was ever taken.
+    /// Whether an export was ever taken as a whole.
     taken: bool,
 }
 
@@ -115,7 +115,8 @@ impl FailureLog {
                 signal.name()
             );
         }
-        if !std::mem::replace(&mut self.taken, true) {
+        // What a receiver rejects in whole or in part is not taken yet.
+        if accepted.rejected == 0 && !std::mem::replace(&mut self.taken, true) {
             tracing::info!("the receiver accepted the first {}", signal.name());
         }
         self.warn_partial(signal, accepted, Instant::now());
@@ -149,37 +150,13 @@ impl FailureLog {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io,
-        sync::{Arc, Mutex},
-    };
-
-    use super::*;
+    use super::{super::tests::Lines, *};
     use crate::config::Config;
-
-    /// Log lines.
-    #[derive(Clone, Debug, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Lines {
-        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-            self.0.lock().expect("no panic").write(line)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
 
     #[tokio::test(start_paused = true)]
     async fn day_without_receiver_logs_thirty_lines_and_one_on_return() {
         let lines = Lines::default();
-        let writer = lines.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_writer(move || writer.clone())
-            .with_ansi(false)
-            .finish();
-        let _logging = tracing::subscriber::set_default(subscriber);
+        let _logging = lines.logging();
         let vars = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317")];
         let vars = vars.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let config = Config::from_vars(vars).expect("good settings");
@@ -191,28 +168,34 @@ mod tests {
             failure_log.failed(&error);
             tokio::time::sleep(Duration::from_secs(10)).await;
         }
+        let rejected = |rejected| Accepted {
+            rejected,
+            ..Accepted::default()
+        };
+        failure_log.accepted(Signal::Metrics, &rejected(3));
         for _ in 0..100 {
-            failure_log.accepted(Signal::Metrics, &Accepted::default());
+            failure_log.accepted(Signal::Metrics, &rejected(0));
         }
         // A receiver that flaps is nothing new.
         for _ in 0..100 {
             failure_log.failed(&error);
             failure_log.accepted(Signal::Metrics, &Accepted::default());
         }
-        let text = String::from_utf8(lines.0.lock().expect("no panic").clone()).expect("text");
+        let text = lines.text();
         let all: Vec<_> = text.lines().collect();
         assert!((20..=32).contains(&all.len()), "{text}");
         assert!(
             all[0].contains("cannot export metrics to http://collector:4317/"),
             "{text}"
         );
-        let [.., again, first] = all[..] else {
+        let [.., again, partial, first] = all[..] else {
             panic!("{text}");
         };
         assert!(
             again.contains("metrics are taken again failed_exports=8640 failed_for_s=86400"),
             "{again}"
         );
+        assert!(partial.contains("only in part"), "not accepted: {partial}");
         assert!(
             first.contains("the receiver accepted the first metrics"),
             "logged once, and last: {first}"

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    ExportStats, FailureLog, Transport,
+    Delivery, ExportStats, FailureLog, Transport,
     baselines::Baselines,
     checkpoints::Checkpoints,
     exemplary::{self, Exemplary, PendingExemplars},
@@ -40,9 +40,17 @@ use crate::{
 pub(super) struct MetricsLane {
     reports: watch::Sender<Report>,
     sent: AtomicU64,
-    settled: watch::Receiver<u64>,
+    settled: watch::Receiver<Settled>,
     hurry: watch::Sender<bool>,
     task: Task,
+}
+
+/// The last report that is settled.
+#[derive(Clone, Copy, Debug, Default)]
+struct Settled {
+    number: u64,
+    /// Whether the receiver refused a part of it permanently.
+    refused: bool,
 }
 
 /// A report and its number; the first is 1.
@@ -58,7 +66,7 @@ impl MetricsLane {
         checkpoint: Option<CheckpointFile>,
     ) -> Self {
         let (reports, receiver) = watch::channel((0, None));
-        let (settled_sender, settled) = watch::channel(0);
+        let (settled_sender, settled) = watch::channel(Settled::default());
         let (hurry, hurried) = watch::channel(false);
         let sender = Sender {
             reports: receiver,
@@ -95,27 +103,32 @@ impl MetricsLane {
         self.reports.send_replace((number, Some(Arc::new(report))));
     }
 
-    pub(super) async fn flush(&self, deadline: Instant) -> bool {
+    pub(super) async fn flush(&self, deadline: Instant) -> Delivery {
         self.hurry.send_replace(true);
         let last = self.sent.load(Ordering::Relaxed);
         let mut settled = self.settled.clone();
-        let all = settled.wait_for(|number| *number >= last);
-        if matches!(timeout_at(deadline, all).await, Ok(Ok(_))) {
-            return true;
+        let all = settled.wait_for(|settled| settled.number >= last);
+        if let Ok(Ok(settled)) = timeout_at(deadline, all).await {
+            if !settled.refused {
+                return Delivery::Taken;
+            }
+            tracing::warn!(
+                "metrics are lost: the receiver refused the last report, or a part of it"
+            );
+            return Delivery::Refused;
         }
         tracing::warn!(
-            reports = last - *self.settled.borrow(),
+            reports = last - self.settled.borrow().number,
             "metrics are lost: the receiver did not take the last reports in time; raise FLOWCAR_SHUTDOWN_TIMEOUT if it can"
         );
-        false
+        Delivery::Late
     }
 }
 
 /// The task's end.
 struct Sender<T> {
     reports: watch::Receiver<Report>,
-    /// The number of the last report that was taken, or refused permanently.
-    settled: watch::Sender<u64>,
+    settled: watch::Sender<Settled>,
     hurry: watch::Receiver<bool>,
     transport: T,
     resource: Resource,
@@ -134,8 +147,8 @@ struct Sender<T> {
 
 /// The result of a report.
 enum Progress {
-    /// Every part was taken, or refused permanently: these.
-    Done(Vec<Chunk>),
+    /// Every part was taken, or refused permanently: these. How many points of the others the receiver rejected.
+    Done(Vec<Chunk>, u64),
     /// No part was taken, and a newer report may replace it.
     Replaceable,
     /// The main loop's end was dropped.
@@ -165,7 +178,7 @@ impl<T: Transport<Bytes>> Sender<T> {
             let parts = split::metrics(request, most);
             let mut outbox = Outbox::new(Signal::Metrics, parts, most);
             match self.send_parts(&mut outbox, &mut backoff).await {
-                Progress::Done(refused) => {
+                Progress::Done(refused, rejected) => {
                     self.size.learn(&outbox);
                     self.starts.settled(report.at_unix_ns);
                     if self_levels {
@@ -175,10 +188,10 @@ impl<T: Transport<Bytes>> Sender<T> {
                         self.exemplars.reported(&reported);
                         self.acknowledge(report, &refused).await;
                     }
-                    if !refused.is_empty() && *self.hurry.borrow() {
-                        tracing::warn!("metrics are lost: the receiver refused the last report");
-                    }
-                    self.settled.send_replace(number);
+                    self.settled.send_replace(Settled {
+                        number,
+                        refused: rejected > 0 || !refused.is_empty(),
+                    });
                     return;
                 }
                 Progress::Replaceable => {}
@@ -190,6 +203,7 @@ impl<T: Transport<Bytes>> Sender<T> {
     /// Sends part after part, each until it is taken or refused permanently.
     async fn send_parts(&mut self, outbox: &mut Outbox, backoff: &mut Backoff) -> Progress {
         let mut refused = Vec::new();
+        let mut rejected = 0;
         let mut perhaps_taken = false;
         while let Some(next) = outbox.next() {
             let part = match next {
@@ -201,7 +215,10 @@ impl<T: Transport<Bytes>> Sender<T> {
                 }
             };
             match self.send(&part).await {
-                Ok(_) => outbox.taken(&part),
+                Ok(accepted) => {
+                    outbox.taken(&part);
+                    rejected += accepted.rejected;
+                }
                 Err(error) if perhaps_taken && error.is_known() => outbox.taken(&part),
                 Err(error) if error.too_large() => {
                     if let Some(alone) = outbox.too_large(part) {
@@ -226,7 +243,7 @@ impl<T: Transport<Bytes>> Sender<T> {
             perhaps_taken = false;
             *backoff = Backoff::new();
         }
-        Progress::Done(refused)
+        Progress::Done(refused, rejected)
     }
 
     /// Whether this report has self metrics that are levels: once a minute, and in the last report.

@@ -122,23 +122,40 @@ mod tests {
             };
             Judge::default().judge(&flow)
         };
-        for (role, end, expected) in [
-            // By the client: keepalived, HAProxy, a port scan.
-            (Role::Server, CloseReason::ResetReceived, Priority::Normal),
-            (Role::Server, CloseReason::Reset, Priority::Normal),
-            (Role::Client, CloseReason::ResetSent, Priority::Normal),
+        use Priority::{High, Normal};
+        // Without payload, with payload of the client, and with payload of the server.
+        for (role, end, silent, client_spoke, server_spoke) in [
+            // By the client: keepalived, HAProxy, a port scan; of a server that speaks first, too.
+            (
+                Role::Server,
+                CloseReason::ResetReceived,
+                Normal,
+                High,
+                Normal,
+            ),
+            (Role::Server, CloseReason::Reset, Normal, High, Normal),
+            (Role::Client, CloseReason::ResetSent, Normal, High, Normal),
             // A server that refuses its clients.
-            (Role::Server, CloseReason::ResetSent, Priority::High),
-            (Role::Client, CloseReason::ResetReceived, Priority::High),
-            (Role::Client, CloseReason::Reset, Priority::High),
-            (Role::Unknown, CloseReason::Reset, Priority::High),
-            (Role::Server, CloseReason::Timeout, Priority::High),
-            (Role::Client, CloseReason::Timeout, Priority::High),
+            (Role::Server, CloseReason::ResetSent, High, High, High),
+            (Role::Client, CloseReason::ResetReceived, High, High, High),
+            (Role::Client, CloseReason::Reset, High, High, High),
+            (Role::Unknown, CloseReason::Reset, High, High, High),
+            (Role::Server, CloseReason::Timeout, High, High, High),
+            (Role::Client, CloseReason::Timeout, High, High, High),
         ] {
-            assert_eq!(judged(role, end, 0, 0), expected, "{role:?} {end:?}");
-            // A connection with payload in either direction was in use.
-            assert_eq!(judged(role, end, 1, 0), Priority::High);
-            assert_eq!(judged(role, end, 0, 1), Priority::High);
+            let (by_client, by_server) = match role {
+                Role::Server => ((0, 1), (1, 0)),
+                _ => ((1, 0), (0, 1)),
+            };
+            for ((sent, received), expected) in [
+                ((0, 0), silent),
+                (by_client, client_spoke),
+                (by_server, server_spoke),
+                ((1, 1), High),
+            ] {
+                let judged = judged(role, end, sent, received);
+                assert_eq!(judged, expected, "{role:?} {end:?} {sent} {received}");
+            }
         }
         for failure in Failure::ALL {
             let flow = Flow {
@@ -146,7 +163,7 @@ mod tests {
                 outcome: Some(Outcome::Failed(failure)),
                 ..example::closed(1)
             };
-            assert_eq!(Judge::default().judge(&flow), Priority::High);
+            assert_eq!(Judge::default().judge(&flow), High);
         }
     }
 

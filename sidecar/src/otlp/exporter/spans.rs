@@ -1,6 +1,9 @@
 //! The lane of spans: the main loop's end, and the task that sends them.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
 
 use opentelemetry_proto::{
     tonic::collector::trace::v1::ExportTraceServiceRequest,
@@ -16,7 +19,7 @@ use tokio::{
 };
 
 use super::{
-    Exemplary, ExportStats, FailureLog, Transport,
+    Delivery, Exemplary, ExportStats, FailureLog, Transport,
     metrics::wait,
     outbox::{Next, Outbox, SizeLimit},
     priority::Priority,
@@ -55,6 +58,8 @@ struct Queue {
     came: Notify,
     /// All spans that waited are sent.
     idle: Notify,
+    /// Spans that the receiver refused permanently, or rejected, since the flush began.
+    refused: AtomicU64,
 }
 
 // === impl SpanLane ===
@@ -71,6 +76,7 @@ impl SpanLane {
             waiting: Mutex::new(Waiting::new(bounds, Instant::now())),
             came: Notify::new(),
             idle: Notify::new(),
+            refused: AtomicU64::new(0),
         });
         let (hurry, hurried) = watch::channel(false);
         let (open, closed) = watch::channel(());
@@ -133,7 +139,7 @@ impl SpanLane {
         self.queue.lock().most()
     }
 
-    pub(super) async fn flush(&self, deadline: Instant) -> bool {
+    pub(super) async fn flush(&self, deadline: Instant) -> Delivery {
         self.hurry.send_replace(true);
         self.queue.came.notify_one();
         let all = async {
@@ -152,7 +158,12 @@ impl SpanLane {
             deadline
         };
         if timeout_at(deadline, all).await.is_ok() {
-            return true;
+            let spans = self.queue.refused.swap(0, Ordering::Relaxed);
+            if spans == 0 {
+                return Delivery::Taken;
+            }
+            tracing::warn!(spans, "spans are lost: the receiver refused them");
+            return Delivery::Refused;
         }
         let left = self.queue.lock().clear();
         self.stats.dropped("shutdown", left);
@@ -160,7 +171,7 @@ impl SpanLane {
             spans = left,
             "spans are lost: the receiver did not take them in time; raise FLOWCAR_SHUTDOWN_TIMEOUT if it can"
         );
-        false
+        Delivery::Late
     }
 }
 
@@ -254,6 +265,7 @@ impl<T: Transport<Batch>> Sender<T> {
             match self.send_part(&part, &batch[..part.items]).await {
                 Ok(accepted) => {
                     outbox.taken(&part);
+                    self.note_refused(accepted.rejected);
                     let taken = self.settle_first(&mut batch, &part);
                     // The receiver does not report which spans of a partial success it rejected.
                     if accepted.rejected == 0 {
@@ -316,8 +328,16 @@ impl<T: Transport<Batch>> Sender<T> {
     }
 
     fn drop_first(&self, batch: &mut Vec<Entry>, part: &Chunk, reason: &'static str) {
+        self.note_refused(part.items as u64);
         let dropped = self.settle_first(batch, part).len();
         self.stats.dropped(reason, dropped);
+    }
+
+    /// Counts spans that no later try delivers, for the flush. Before they are settled: from then on it does not wait for them.
+    fn note_refused(&self, spans: u64) {
+        if *self.hurry.borrow() {
+            self.queue.refused.fetch_add(spans, Ordering::Relaxed);
+        }
     }
 }
 

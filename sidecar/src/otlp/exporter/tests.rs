@@ -1,6 +1,11 @@
 //! Tests over real connections to flowcar's own sink.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
 
 use bytes::Bytes;
 use opentelemetry_proto::tonic::{
@@ -19,7 +24,7 @@ use super::*;
 use crate::{
     checkpoint::CheckpointFile,
     flow::{
-        CloseReason, Monotonic, Outcome, Role, RttKind, SeriesId, TraceIdentity,
+        CloseReason, Monotonic, Outcome, Role, RttKind, SeriesId, TraceIdentity, Volume,
         checkpoint::{CheckpointFlow, CheckpointFlows},
         example::closed as flow,
     },
@@ -37,6 +42,37 @@ mod tls;
 mod virtual_time;
 
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// What is logged.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Lines {
+    /// Logs into it, in this thread, while the guard lives.
+    pub(super) fn logging(&self) -> tracing::subscriber::DefaultGuard {
+        let writer = self.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(move || writer.clone())
+            .with_ansi(false)
+            .finish();
+        tracing::subscriber::set_default(subscriber)
+    }
+
+    pub(super) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().expect("no panic").clone()).expect("text")
+    }
+}
+
+impl io::Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("no panic").extend_from_slice(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 fn config(vars: &[(&str, &str)]) -> Config {
     let vars = vars.iter();
@@ -305,13 +341,30 @@ async fn never_reached_receiver_is_not_waited_for_by_default() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let silent_at = silent.local_addr().expect("its address");
     let (untrusted, _front) = tls::untrusted().await;
-    for endpoint in [
-        format!("http://{address}"),
-        "http://no-such-host.invalid:4317".to_owned(),
-        format!("https://{untrusted}"),
-        format!("http://{silent_at}"),
+    let (sink, _received) = sink().await;
+    let ssh = speech::serve_bytes(b"SSH-2.0-OpenSSH_9.2\r\n").await;
+    let closing = speech::serve_bytes(b"").await;
+    let page = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>";
+    let web = speech::serve_bytes(page).await;
+    let both = &["grpc", "http/protobuf"][..];
+    for (endpoint, protocols) in [
+        (format!("http://{address}"), both),
+        ("http://no-such-host.invalid:4317".to_owned(), both),
+        (format!("https://{untrusted}"), both),
+        (format!("http://{silent_at}"), both),
+        // Receivers and others that speak another protocol.
+        (format!("http://{}", sink.http()), &both[..1]),
+        (format!("http://{}", sink.grpc()), &both[1..]),
+        (format!("https://{}", sink.grpc()), both),
+        (format!("http://{untrusted}"), both),
+        (format!("http://{ssh}"), both),
+        (format!("http://{web}"), both),
+        // A forwarder whose receiver is away.
+        (format!("http://{closing}"), both),
     ] {
-        for protocol in ["grpc", "http/protobuf"] {
+        for protocol in protocols {
+            let lines = Lines::default();
+            let logged = lines.logging();
             let mut exporter = start(&endpoint, &[("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)]);
             exporter.metrics(snapshot(2_000, 1));
             exporter.flow(&flow(1), &anchor());
@@ -320,6 +373,15 @@ async fn never_reached_receiver_is_not_waited_for_by_default() {
             let flushed = exporter.flush_with(long, Patience::IfEverThere);
             let flushed = timeout(LIMIT, flushed).await;
             assert!(!flushed.expect("no wait"), "{endpoint} {protocol}");
+            drop(logged);
+            for signal in ["metrics", "spans"] {
+                let lost = format!("{signal} are lost: the receiver did not take");
+                assert_eq!(
+                    lines.text().matches(&lost).count(),
+                    1,
+                    "{endpoint} {protocol}"
+                );
+            }
             let dropped = exporter.self_metrics().spans_dropped;
             assert_eq!(dropped, BTreeMap::from([("shutdown", 1)]), "{endpoint}");
         }
@@ -337,6 +399,52 @@ async fn spans_above_the_rate_are_counted() {
     // Ten seconds' worth of tokens at once, and at most the tokens of the time since.
     let dropped = exporter.self_metrics().spans_dropped["rate_limit"];
     assert!((2..=3).contains(&dropped), "{dropped}");
+}
+
+/// A span that interim spans name as their parent stays among any number of ordinary ones, and above the rate the interim spans are
+/// those of the flows whose own spans stay.
+#[tokio::test]
+async fn parents_of_interim_spans_are_kept() {
+    let (sink, mut received) = sink().await;
+    let endpoint = format!("http://{}", sink.grpc());
+    // Of ten tokens nine are of high priority.
+    let mut exporter = start(&endpoint, &[("FLOWCAR_SPANS_PER_SECOND", "1")]);
+    for isn in 0..500 {
+        exporter.flow(&flow(isn), &anchor());
+    }
+    let long: Vec<_> = (1_000..1_009).map(flow).collect();
+    long.iter()
+        .for_each(|flow| exporter.parent(flow, &anchor()));
+    exporter.flush(LIMIT).await;
+    let kept: BTreeSet<_> = spans(next(&mut received).await)
+        .into_iter()
+        .map(|span| span.span_id)
+        .collect();
+    for flow in &long {
+        let id = flow.trace.span_id.to_be_bytes().to_vec();
+        assert!(kept.contains(&id), "{kept:?}");
+    }
+
+    let mut exporter = start(&endpoint, &[("FLOWCAR_SPANS_PER_SECOND", "1")]);
+    let cut = InterimSpan {
+        number: 0,
+        from: Monotonic(0),
+        to: Monotonic(60_000_000_000),
+        volume: Volume::default(),
+    };
+    let open: Vec<_> = (0..100).map(flow).collect();
+    open.iter()
+        .for_each(|flow| exporter.interim(flow, &cut, &anchor()));
+    exporter.flush(LIMIT).await;
+    let mut by_rank: Vec<_> = open.iter().map(|flow| flow.trace).collect();
+    by_rank.sort_by_key(|trace| trace.trace_id as u64);
+    let parents: BTreeSet<_> = spans(next(&mut received).await)
+        .into_iter()
+        .map(|span| span.parent_span_id)
+        .collect();
+    let least = by_rank[..parents.len()].iter();
+    let least = least.map(|trace| trace.span_id.to_be_bytes().to_vec());
+    assert_eq!(parents, least.collect());
 }
 
 #[tokio::test]

@@ -105,6 +105,8 @@ impl<C> Remote<C> {
     /// A connection over which no answer came is not used again: the host may have vanished silently, and the name may
     /// have another address by now.
     fn judge(&mut self, outcome: &Result<Accepted, ExportError>) {
+        let failed = outcome.as_ref().err().map(|error| &error.cause);
+        self.connector.contact().judge(failed);
         if outcome.as_ref().is_err_and(ExportError::outcome_unknown) {
             self.client = None;
         }

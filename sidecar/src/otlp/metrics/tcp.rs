@@ -6,7 +6,7 @@ use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
 
 use super::{CountPoint, DurationPoint, Encoder, attribute, signed, text};
 use crate::{
-    flow::{AdoptedBy, CloseReason, Failure, Retransmits, RttKind},
+    flow::{AdoptedBy, CountedClose, Failure, Retransmits, RttKind},
     histogram::Histogram,
     otlp::{
         exemplars::Measure,
@@ -82,7 +82,7 @@ fn histograms(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>]) {
         let extra = vec![(name::RTT_KIND, rtt_kind(*kind))];
         (extra, Measure::Rtt(*kind))
     };
-    let end = |end: &CloseReason| (closed_as(*end), Measure::Duration(*end));
+    let end = |end: &CountedClose| (closed_as(*end), Measure::Duration(*end));
     by(encoder, names::CONNECT, pairs, |of| &of.connect, failure);
     by(encoder, names::RTT, pairs, |of| &of.rtt, kind);
     let exemplars = encoder.exemplars;
@@ -99,10 +99,11 @@ fn histograms(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>]) {
 /// Attributes of a point besides those of its series.
 type Extra = Vec<(&'static str, &'static str)>;
 
-/// The close reason, and the error type if the connection was cut off.
-fn closed_as(end: CloseReason) -> Extra {
-    let cut_off = end.is_error().then_some((name::ERROR_TYPE, end.name()));
-    std::iter::once((name::CLOSE_REASON, end.name()))
+/// The close reason, and the error type if that was a failure, as on spans.
+fn closed_as(close: CountedClose) -> Extra {
+    let reason = close.reason.name();
+    let cut_off = close.is_failure.then_some((name::ERROR_TYPE, reason));
+    std::iter::once((name::CLOSE_REASON, reason))
         .chain(cut_off)
         .collect()
 }

@@ -17,8 +17,8 @@ use crate::{
     clock::Anchor,
     config::Config,
     flow::{
-        Books, CloseReason, Failure, Flow, Lost, Monotonic, Retransmits, Role, RttKind, SeriesId,
-        TraceIdentity, example,
+        Books, CloseReason, CountedClose, Failure, Flow, Lost, Monotonic, Retransmits, Role,
+        RttKind, SeriesId, TraceIdentity, example,
     },
     host::Host,
     otlp::{
@@ -75,7 +75,10 @@ fn full() -> Snapshot {
         opened: 3,
         adopted_at_startup: 1,
         adopted_at_restart: 1,
-        closed: BTreeMap::from([(CloseReason::LocalFin, 2), (CloseReason::Reset, 1)]),
+        closed: BTreeMap::from([
+            (CloseReason::LocalFin.into(), 2),
+            (CloseReason::Reset.into(), 1),
+        ]),
         failed: BTreeMap::from([(Failure::Refused, 4)]),
         live: 1,
         bytes_sent: 100,
@@ -95,7 +98,7 @@ fn full() -> Snapshot {
         receive_window_limited_us: 1_500_000,
         send_buffer_limited_us: 0,
         exchange: recorded(&[30_000_000]),
-        duration: BTreeMap::from([(CloseReason::LocalFin, recorded(&[1_000_000_000; 2]))]),
+        duration: BTreeMap::from([(CloseReason::LocalFin.into(), recorded(&[1_000_000_000; 2]))]),
     };
     Snapshot {
         start_unix_ns: START,
@@ -458,6 +461,62 @@ fn unattributed_connections_are_marked() {
         .iter()
         .find(|metric| metric.name == "flowcar.self.unfollowed.time");
     assert_eq!(unfollowed, None, "it was sent");
+}
+
+/// `error.type` is on the points of those whose spans have it: not of health checks that a RST ended by design.
+#[test]
+fn health_checks_are_closed_without_an_error_type() {
+    let check = CountedClose {
+        reason: CloseReason::ResetReceived,
+        is_failure: false,
+    };
+    let mut snapshot = full();
+    let series = snapshot.series.get_mut(&key()).expect("the series");
+    series.closed = BTreeMap::from([
+        (CloseReason::LocalFin.into(), 2),
+        (check, 5),
+        (CloseReason::ResetReceived.into(), 1),
+    ]);
+    series.duration = BTreeMap::from([
+        (check, recorded(&[1_000_000; 5])),
+        (CloseReason::ResetReceived.into(), recorded(&[1_000_000])),
+    ]);
+    let metrics = metrics(&snapshot, PLAIN, None);
+    let described = |points: &[KeyValue]| {
+        let of = attributes(points);
+        let get = |name| of.get(name).cloned().unwrap_or_default();
+        (get("flowcar.tcp.close.reason"), get("error.type"))
+    };
+    let named = |reason: &str, error: &str| (reason.to_owned(), error.to_owned());
+    let closed = &sum(&metrics, "flowcar.tcp.connection.closed").data_points;
+    let closed: BTreeMap<_, _> = closed
+        .iter()
+        .map(|point| (described(&point.attributes), point.value))
+        .collect();
+    let value = |value| Some(number_data_point::Value::AsInt(value));
+    let expected = [
+        (named("local_fin", ""), value(2)),
+        (named("reset_received", ""), value(5)),
+        (named("reset_received", "reset_received"), value(1)),
+    ];
+    assert_eq!(closed, BTreeMap::from(expected));
+    let durations = metrics
+        .iter()
+        .find(|metric| metric.name == "flowcar.tcp.connection.duration");
+    let Some(Data::ExponentialHistogram(durations)) = durations.and_then(|of| of.data.as_ref())
+    else {
+        panic!("{durations:?}")
+    };
+    let durations: BTreeMap<_, _> = durations
+        .data_points
+        .iter()
+        .map(|point| (described(&point.attributes), point.count))
+        .collect();
+    let expected = [
+        (named("reset_received", ""), 5),
+        (named("reset_received", "reset_received"), 1),
+    ];
+    assert_eq!(durations, BTreeMap::from(expected));
 }
 
 /// A series that was dropped and recreated counts from zero, whatever the receiver acknowledged of the one before.

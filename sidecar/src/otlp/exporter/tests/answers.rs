@@ -93,7 +93,7 @@ async fn permanently_refused_export_is_not_resent() {
     let (endpoint, mut requests) = scripted(vec![no, answer("200 OK", "", b"")]).await;
     let mut exporter = start(&endpoint, &[HTTP, ("OTEL_METRICS_EXPORTER", "none")]);
     exporter.flow(&flow(1), &anchor());
-    assert!(exporter.flush(LIMIT).await);
+    assert!(!exporter.flush(LIMIT).await, "lost");
     seen(&mut requests).await;
     let self_metrics = exporter.self_metrics();
     assert_eq!(self_metrics.spans_dropped, BTreeMap::from([("refused", 1)]));
@@ -101,6 +101,53 @@ async fn permanently_refused_export_is_not_resent() {
         self_metrics.exports,
         BTreeMap::from([(("traces", "refused"), 1)])
     );
+}
+
+/// What the receiver takes only later is not lost; what it never takes is, and the log says so once for each signal.
+#[tokio::test]
+async fn last_exports_are_delivered_only_if_all_of_them_was_taken() {
+    let protobuf = "content-type: application/x-protobuf\r\n";
+    // A partial success with three rejected, and one with none and a message.
+    let partial = answer("200 OK", protobuf, &[0x0a, 2, 0x08, 3]);
+    let warning = answer("200 OK", protobuf, &[0x0a, 3, 0x12, 1, b'w']);
+    let fine = answer("200 OK", "", b"");
+    let refusal = |status| answer(status, "", b"no");
+    for (answers, taken) in [
+        (vec![fine.clone()], true),
+        (vec![warning], true),
+        (vec![refusal("503 Service Unavailable"), fine.clone()], true),
+        (vec![refusal("400 Bad Request")], false),
+        (vec![refusal("401 Unauthorized")], false),
+        (vec![refusal("404 Not Found")], false),
+        (vec![partial], false),
+        (vec![refusal("308 Permanent Redirect")], false),
+        // A single span is not split.
+        (vec![refusal("413 Content Too Large")], false),
+    ] {
+        let name = String::from_utf8_lossy(&answers[0]).into_owned();
+        for other in ["OTEL_METRICS_EXPORTER", "OTEL_TRACES_EXPORTER"] {
+            // A report is split down to its points.
+            let splits = name.contains("413") && other == "OTEL_TRACES_EXPORTER";
+            let answers = if splits {
+                vec![answers[0].clone(); 1_000]
+            } else {
+                answers.clone()
+            };
+            let (endpoint, _requests) = scripted(answers).await;
+            let mut exporter = start(&endpoint, &[HTTP, (other, "none")]);
+            let lines = Lines::default();
+            let logged = lines.logging();
+            exporter.metrics(snapshot(2_000, 1));
+            exporter.flow(&flow(1), &anchor());
+            assert_eq!(exporter.flush(LIMIT).await, taken, "{other}=none {name}");
+            drop(logged);
+            let lost = lines
+                .text()
+                .matches("are lost: the receiver refused")
+                .count();
+            assert_eq!(lost, usize::from(!taken), "{other}=none {name}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -112,9 +159,9 @@ async fn partial_success_is_counted() {
     let (endpoint, _requests) = scripted(vec![partial.clone(), partial]).await;
     let mut exporter = start(&endpoint, &[HTTP]);
     exporter.metrics(snapshot(2_000, 1));
-    assert!(exporter.flush(LIMIT).await);
+    assert!(!exporter.flush(LIMIT).await, "lost in part");
     exporter.flow(&flow(1), &anchor());
-    assert!(exporter.flush(LIMIT).await);
+    assert!(!exporter.flush(LIMIT).await, "lost in part");
     let self_metrics = exporter.self_metrics();
     assert_eq!(
         self_metrics.rejected,

@@ -59,6 +59,49 @@ async fn serve(mut stream: TcpStream, to: SocketAddr, heads: Heads) {
     let _ = tokio::io::copy_bidirectional(&mut stream, &mut receiver).await;
 }
 
+/// A proxy that refuses a tunnel names where it sends its clients instead.
+#[tokio::test]
+async fn refused_tunnel_is_reported_with_its_status_and_target() {
+    let login = "Location: http://me:s3cret@login.test/?token=s3cret\r\n";
+    for (status, headers, expected) in [
+        (
+            "302 Found",
+            login,
+            "answered 302 when asked to connect to collector.test:4444: it redirects to \"http://(hidden)@login.test/?(hidden)\"",
+        ),
+        (
+            "308 Permanent Redirect",
+            "",
+            "answered 308 when asked to connect to collector.test:4444)",
+        ),
+        (
+            "403 Forbidden",
+            login,
+            "answered 403 when asked to connect to collector.test:4444)",
+        ),
+        (
+            "407 Proxy Authentication Required",
+            "",
+            "collector.test:4444: it wants user and password",
+        ),
+    ] {
+        let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n{headers}\r\n");
+        let address = speech::serve_bytes(answer.leak().as_bytes()).await;
+        let proxy = format!("http://{address}");
+        let endpoint = format!("http://{HOST}:4444");
+        let vars = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &*endpoint),
+            ("HTTP_PROXY", &proxy),
+        ];
+        let target = config(&vars).export.metrics.expect("a target");
+        let mut transport = transport::metrics(target, ExporterSockets::default());
+        let outcome = transport.send(Bytes::from_static(b"x")).await;
+        let error = outcome.expect_err(status).to_string();
+        assert!(error.contains(expected), "{error}");
+        assert!(!error.contains("s3cret"), "{error}");
+    }
+}
+
 fn through<'a>(proxy: &'a str, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
     let vars = [
         ("ALL_PROXY", proxy),

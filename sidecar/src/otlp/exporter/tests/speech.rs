@@ -8,7 +8,7 @@ use super::{
 };
 
 /// A server that waits for the first bytes, sends this, and closes.
-async fn serve_bytes(words: &'static [u8]) -> SocketAddr {
+pub(super) async fn serve_bytes(words: &'static [u8]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("its address");
     tokio::spawn(async move {

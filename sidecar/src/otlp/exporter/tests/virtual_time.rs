@@ -295,11 +295,11 @@ async fn reports(
         tokio::time::sleep(Duration::from_millis((*gap).into())).await;
     }
     let last = Instant::now() + Duration::from_secs(3_600);
-    assert!(lane.flush(last).await);
+    assert_ne!(lane.flush(last).await, Delivery::Late);
     // Deltas that were refused permanently come with the next report that is not.
     for more in 1..=SCRIPT as u64 + 1 {
         lane.send(snapshot(at + more * 1_000, total));
-        assert!(lane.flush(last).await);
+        assert_ne!(lane.flush(last).await, Delivery::Late);
     }
     drop(lane);
     Arc::try_unwrap(taken).map_or_else(
@@ -369,7 +369,7 @@ proptest! {
                 for _ in 0..count {
                     isn += 1;
                     let flow = flow(isn);
-                    let priority = if isn % 7 == 0 { priority::Priority::High } else { priority::Priority::Normal };
+                    let priority = if isn % 7 == 0 { Priority::High } else { Priority::Normal };
                     lane.send(priority, flow.trace.trace_id as u64, || {
                         (span(&flow, &anchor(), &options), None)
                     });
@@ -380,7 +380,7 @@ proptest! {
                 }
                 tokio::time::sleep(Duration::from_millis(gap)).await;
             }
-            assert!(lane.flush(Instant::now() + Duration::from_secs(3_600)).await);
+            assert_ne!(lane.flush(Instant::now() + Duration::from_secs(3_600)).await, Delivery::Late);
             assert_eq!(lane.queued(), (0, 0), "no byte is left in the books");
             let dropped: u64 = stats.read().spans_dropped.values().sum();
             let taken = taken.lock().expect("no panic");
@@ -416,16 +416,16 @@ fn sampled_spans_count_the_connections_of_a_busy_minute() {
                 flow.outcome = Some(Outcome::Closed(CloseReason::ResetReceived));
             }
             let priority = if failed {
-                priority::Priority::High
+                Priority::High
             } else {
-                priority::Priority::Normal
+                Priority::Normal
             };
             lane.send(priority, flow.trace.trace_id as u64, || {
                 (span(&flow, &anchor(), &options), None)
             });
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        assert!(lane.flush(Instant::now() + TIMEOUT).await);
+        assert_ne!(lane.flush(Instant::now() + TIMEOUT).await, Delivery::Late);
         let taken = taken.lock().expect("no panic");
         let spans: Vec<_> = all_spans(&taken).collect();
         let probability = |span: &Span| {
@@ -470,7 +470,7 @@ fn spans_are_retried_for_15_minutes() {
             trace_parent: crate::config::TraceParent::Never,
             source: "ebpf".to_owned(),
         };
-        lane.send(priority::Priority::Normal, 1, || {
+        lane.send(Priority::Normal, 1, || {
             (span(&flow(1), &anchor(), &options), None)
         });
         tokio::time::sleep(queue::RETRY_FOR - Duration::from_secs(1)).await;

@@ -9,7 +9,7 @@ fn reports_are_small() {
     const BEFORE: usize = 2_470;
     let typical = Series {
         opened: 40,
-        closed: BTreeMap::from([(CloseReason::LocalFin, 39)]),
+        closed: BTreeMap::from([(CloseReason::LocalFin.into(), 39)]),
         live: 1,
         bytes_sent: 12_345,
         bytes_received: 1_234_567,
@@ -21,7 +21,7 @@ fn reports_are_small() {
             recorded(&[120_000, 150_000, 180_000, 400_000, 900_000]),
         )]),
         duration: BTreeMap::from([(
-            CloseReason::LocalFin,
+            CloseReason::LocalFin.into(),
             recorded(&[5_000_000, 9_000_000, 80_000_000]),
         )]),
         ..Series::default()
