@@ -51,7 +51,7 @@ impl Host {
         Self {
             service_name,
             instance: machine_id()
-                .or_else(|| host_name().filter(|name| tells_hosts_apart(name)))
+                .or_else(|| host_name().filter(|name| distinguishes_hosts(name)))
                 .map(|machine| derived(&machine, &path))
                 .or_else(random),
             host_name: host_name(),
@@ -84,7 +84,7 @@ fn machine_id() -> Option<String> {
 
 /// Whether a host's name may stand for a machine's id, which an image from scratch does not have: the names that hosts without one have
 /// do not.
-fn tells_hosts_apart(name: &str) -> bool {
+fn distinguishes_hosts(name: &str) -> bool {
     let first = name.split('.').next().unwrap_or_default();
     !["", "localhost", "localhost6", "linux"].contains(&first.to_ascii_lowercase().as_str())
 }
@@ -211,7 +211,7 @@ mod tests {
             ("linux", false),
             ("", false),
         ] {
-            assert_eq!(tells_hosts_apart(name), stands, "{name}");
+            assert_eq!(distinguishes_hosts(name), stands, "{name}");
         }
     }
 

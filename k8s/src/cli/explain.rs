@@ -182,7 +182,7 @@ fn print_messages(found: &[Value], files: &Files, stored: bool) {
     }
 }
 
-/// What is said of objects; of a file, of those that have pods or may have.
+/// The messages about objects; of a file, of those that have pods or may have.
 fn messages(found: &[Value], files: &Files, stored: bool) -> Vec<String> {
     let mut lines = Vec::new();
     for object in found {

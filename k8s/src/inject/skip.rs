@@ -149,18 +149,20 @@ impl fmt::Display for Skip {
                 "the pod is on the host's network; flowcar.io/host-network=force overrules",
             ),
             Self::Windows => f.write_str("flowcar runs on Linux, and the pod is for Windows"),
-            Self::VirtualNode { what, is_certain } => {
-                let relation = if *is_certain { "is for" } else { "may run on" };
-                let hint = if *is_certain {
-                    ""
-                } else {
-                    ": drop the toleration, or rule those nodes out by affinity"
-                };
-                write!(
-                    f,
-                    "the pod {relation} {what}, where no sidecar can follow flows{hint}"
-                )
-            }
+            Self::VirtualNode {
+                what,
+                is_certain: true,
+            } => write!(
+                f,
+                "the pod is for {what}, where no sidecar can follow flows"
+            ),
+            Self::VirtualNode {
+                what,
+                is_certain: false,
+            } => write!(
+                f,
+                "the pod may run on {what}, where no sidecar can follow flows: drop the toleration, or rule those nodes out by affinity"
+            ),
             Self::UserNamespace => {
                 f.write_str("hostUsers: false rules eBPF out; set flowcar.io/source=inet_diag")
             }

@@ -33,21 +33,21 @@ pub enum Format {
 const FEW: u64 = 20;
 
 /// Rows of failures, and of slow connections, among those that have no row.
-const NOTABLE: usize = 5;
+const OUTLIERS: usize = 5;
 
 /// The connections without a row that somebody has to look at.
 #[derive(Default)]
-struct Notable {
+struct Outliers {
     /// The first ones.
     failed: Vec<Row>,
     /// By their longest time, nanoseconds, the slowest first.
     slowest: Vec<(u64, Row)>,
 }
 
-impl Notable {
+impl Outliers {
     fn add(&mut self, row: Row) {
         if row.is_failure {
-            if self.failed.len() < NOTABLE {
+            if self.failed.len() < OUTLIERS {
                 self.failed.push(row);
             }
             return;
@@ -55,9 +55,9 @@ impl Notable {
         let times = [row.connect_ns, row.rtt().p99_ns, row.exchanges().p99_ns];
         let longest = times.into_iter().flatten().max().unwrap_or(0);
         let at = self.slowest.partition_point(|(time, _)| *time >= longest);
-        if at < NOTABLE {
+        if at < OUTLIERS {
             self.slowest.insert(at, (longest, row));
-            self.slowest.truncate(NOTABLE);
+            self.slowest.truncate(OUTLIERS);
         }
     }
 }
@@ -74,7 +74,7 @@ pub(super) struct Report {
     all: bool,
     rows: u64,
     by_peer: ByPeer,
-    notable: Notable,
+    outliers: Outliers,
     times: ConnectionTimes,
     closed: u64,
     failed: u64,
@@ -105,7 +105,7 @@ impl Report {
             all: all || format == Format::Json,
             rows: 0,
             by_peer: ByPeer::default(),
-            notable: Notable::default(),
+            outliers: Outliers::default(),
             times: ConnectionTimes::default(),
             closed: 0,
             failed: 0,
@@ -138,7 +138,7 @@ impl Report {
         self.rows += 1;
         let row = Row::of(flow, anchor);
         if self.rows > FEW && !self.all {
-            return self.notable.add(row);
+            return self.outliers.add(row);
         }
         let line = match self.format {
             Format::Json => json::line(&row),
@@ -157,12 +157,12 @@ impl Report {
         if self.all || hidden == 0 {
             return;
         }
-        let notable = std::mem::take(&mut self.notable);
+        let outliers = std::mem::take(&mut self.outliers);
         let parts = [
-            ("failed", notable.failed),
+            ("failed", outliers.failed),
             (
                 "slowest",
-                notable.slowest.into_iter().map(|(_, row)| row).collect(),
+                outliers.slowest.into_iter().map(|(_, row)| row).collect(),
             ),
         ];
         let more = format!("{hidden} more connections and attempts: --all has a row for each");

@@ -1,6 +1,6 @@
 //! What holds connections back, as a word. Pure.
 
-use super::model::Delta;
+use super::delta::Delta;
 use crate::view::peers::PeerRow;
 
 /// The share of sent segments that were sent again from which loss is what holds back.

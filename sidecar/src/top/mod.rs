@@ -1,5 +1,6 @@
 //! `flowcar top`: the peers of a running flowcar on a terminal, with rates, latencies, and what holds them back.
 
+mod delta;
 mod feed;
 mod held_back;
 mod model;

@@ -34,6 +34,9 @@ pub struct PeerRow {
     /// Connections closed, by `flowcar.tcp.close.reason`.
     #[prost(btree_map = "string, uint64", tag = "7")]
     pub closed: BTreeMap<String, u64>,
+    /// Connections of these that were cut off.
+    #[prost(uint64, tag = "18")]
+    pub cut_off: u64,
     /// Attempts that failed, by `error.type`.
     #[prost(btree_map = "string, uint64", tag = "8")]
     pub failed: BTreeMap<String, u64>,
@@ -103,7 +106,12 @@ impl PeerRow {
             ("unknown", retransmits.unknown),
         ];
         let counted = retransmits.into_iter().filter(|(_, count)| *count > 0);
-        let closed = series.closed.iter();
+        let mut closed = BTreeMap::new();
+        let mut cut_off = 0;
+        for (of, count) in &series.closed {
+            *closed.entry(of.reason.name().to_owned()).or_default() += count;
+            cut_off += u64::from(of.is_failure) * count;
+        }
         let failed = series.failed.iter();
         let succeeded = series.connect.get(&None);
         Self {
@@ -113,9 +121,8 @@ impl PeerRow {
             opened: series.opened,
             adopted: series.adopted_at_startup + series.adopted_at_restart,
             live: series.live,
-            closed: closed
-                .map(|(of, count)| (of.name().to_owned(), *count))
-                .collect(),
+            closed,
+            cut_off,
             failed: failed
                 .map(|(of, count)| (of.name().to_owned(), *count))
                 .collect(),
