@@ -153,9 +153,9 @@ fn top_without_a_terminal_names_what_to_use() {
     let mut command = Command::new(flowcar::program().unwrap());
     let output = command.arg("top").output().unwrap();
     assert_eq!(output.status.code(), Some(64));
-    let said = String::from_utf8_lossy(&output.stderr);
+    let message = String::from_utf8_lossy(&output.stderr);
     assert!(
-        said.contains("needs a terminal") && said.contains("flowcar flows"),
-        "{said}"
+        message.contains("needs a terminal") && message.contains("flowcar flows"),
+        "{message}"
     );
 }

@@ -139,7 +139,7 @@ fn names(loaded: &mut Loaded, cgroup: Option<&Path>) -> Option<Line> {
     ))
 }
 
-/// Whether `server.address` can be what was asked for; `None` where nothing is to be said without a cgroup.
+/// Whether `server.address` can be what was asked for; `None` where there is no cgroup.
 fn calls(loaded: Loaded, cgroup: Option<&Path>) -> Option<Line> {
     let name = "connect()";
     let without = "server.address is the address that the socket connects to, and attempts that fail before a SYN are not counted";
