@@ -65,7 +65,7 @@ fn shells_complete_commands_and_arguments() {
     ] {
         let count = words.split(' ').count() - 1;
         let (last, before) = (
-            words.split(' ').last().unwrap(),
+            words.split(' ').next_back().unwrap(),
             words.split(' ').nth(count - 1).unwrap(),
         );
         let script = format!(
