@@ -21,8 +21,12 @@ fn ten_thousand_idle_connections() {
     let serving = Serving::start(&pod, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
     let target: SocketAddr = ([127, 0, 0, 1], serving.address().port()).into();
     // Their books are of interest here, and a sample of their spans.
-    let inline_samples = [("FLOWCAR_SPANS_PER_SECOND", "100")];
-    let mut watch = Watch::start(&pod, Mode::Both, &inline_samples);
+    // A full ring has tests of its own: this one has room for all records, also where flowcar has no turn for seconds.
+    let settings = [
+        ("FLOWCAR_SPANS_PER_SECOND", "100"),
+        ("FLOWCAR_RING_BYTES", "16777216"),
+    ];
+    let mut watch = Watch::start(&pod, Mode::Both, &settings);
     let plan = CallPlan::to(target).connections(OPEN, 200);
     let holding = Holding::start(&pod, &plan).unwrap();
     assert_eq!(holding.open() as u64, OPEN);

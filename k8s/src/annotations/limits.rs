@@ -64,7 +64,8 @@ impl Limits {
                 let Some(row) = named(field, name, &mut errors) else {
                     continue;
                 };
-                match amount(row.kind, value) {
+                // A bound that no annotation can reach is a mistyped one.
+                match amount(row.kind, value).filter(|_| row.kind.accepts(value)) {
                     Some(_) => drop(into.insert(row.key, value.clone())),
                     None => errors.push(format!(
                         "{field}: {name}={value:?}: expected {}, of an annotation that is an amount; others are bounded by `allowed`",

@@ -55,6 +55,9 @@ pub struct Absent {
 /// and may miss a socket whose bucket moved.
 pub const ABSENT: u8 = 2;
 
+/// How many polls a socket of unknown role is left to later ones.
+const POLLS_FOR_A_ROLE: u64 = 2;
+
 /// How long a destroy event may take, which has the socket's last counts: the kernel sends it from a work queue, and dumps may come
 /// often.
 const DESTROY_WITHIN_NS: u64 = 1_000_000_000;
@@ -180,6 +183,14 @@ impl Table {
         of_records.for_each(|entry| entry.detached = true);
     }
 
+    /// Whether a socket of unknown role is left to the next poll. Figures of a socket that sends without a pause contradict each other at
+    /// many polls.
+    fn waits_for_role(&mut self, cookie: u64) -> bool {
+        let waited = self.role_pending.entry(cookie).or_default();
+        *waited += 1;
+        *waited <= POLLS_FOR_A_ROLE
+    }
+
     /// Keeps the state found under the addresses of a flow that dumps do not show any more.
     pub fn set_post_close(&mut self, cookie: u64, found: PostCloseState) {
         let entry = self.flows.get_mut(&cookie);
@@ -221,11 +232,12 @@ impl Table {
         if let Some(known) = restored.and_then(|flow| flow.history()) {
             history = history.known_as(known.role());
         }
-        // A flow stays in the series that it is first counted in, so an unknown role waits for a second poll where there is one.
-        if again && history.role() == Role::Unknown && self.role_pending.insert(observed.cookie) {
+        // A flow stays in the series that it is first counted in, so an unknown role waits for later polls where there are any.
+        if again && history.role() == Role::Unknown && self.waits_for_role(observed.cookie) {
             return None;
         }
-        let first_dump = poll.dump - u64::from(self.role_pending.remove(&observed.cookie));
+        let waited = self.role_pending.remove(&observed.cookie);
+        let first_dump = poll.dump - waited.unwrap_or(0);
         self.restored.take(observed.cookie);
         let mut flow = fresh(observed, history.role(), poll);
         if state.is_connected() {

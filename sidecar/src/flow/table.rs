@@ -100,8 +100,8 @@ pub struct Table {
     pub(super) detached: u64,
     pub(super) overrun: u64,
     pub(super) disconnected: u64,
-    /// Sockets seen once whose role is not known.
-    pub(super) role_pending: HashSet<u64>,
+    /// Sockets whose role is not known, and how many polls saw them.
+    pub(super) role_pending: HashMap<u64, u64>,
     /// Sockets counted as lost whose close may still be reported.
     pub(super) evicted: HashSet<u64>,
     /// Connections that closed while their applications still held the sockets, as they were reported; the destroy events of those
@@ -137,7 +137,7 @@ impl Table {
             detached: 0,
             overrun: 0,
             disconnected: 0,
-            role_pending: HashSet::new(),
+            role_pending: HashMap::new(),
             evicted: HashSet::new(),
             held: HashMap::default(),
             answers: Answers::default(),

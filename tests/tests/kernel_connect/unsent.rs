@@ -221,10 +221,14 @@ fn attempt_without_a_free_port_is_local() {
     for (ip, mapped) in targets {
         let target = SocketAddr::new(ip.parse().unwrap(), port);
         let mut first = Connecting::start(&pod, target, &["--hold"]).unwrap();
+        let result = first.next_result().unwrap();
         // The second of IPv4 finds the port taken by the first.
-        if mapped.is_none() {
-            assert_eq!(first.next_result().unwrap().errno, None);
-            holding.push(first);
+        match mapped {
+            None => {
+                assert_eq!(result.errno, None);
+                holding.push(first);
+            }
+            Some(_) => assert_eq!(result.errno, Some(EADDRNOTAVAIL)),
         }
         let calls = connect(&pod, target, mapped.as_slice());
         assert_eq!(calls[0].errno, Some(EADDRNOTAVAIL));
