@@ -145,7 +145,7 @@ fn a_redirect_is_not_followed() {
                     let (flow, anchor) = flow(Role::Client, 1, 2);
                     exporter.flow(&flow, &anchor);
                     exporter.metrics(snapshot());
-                    assert!(exporter.flush(LIMIT).await);
+                    assert!(!exporter.flush(LIMIT).await, "the receiver took nothing");
                     let self_metrics = exporter.self_metrics();
                     let expected =
                         BTreeMap::from([(("metrics", "refused"), 1), (("traces", "refused"), 1)]);
