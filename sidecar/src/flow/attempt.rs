@@ -16,6 +16,9 @@ use super::{Failure, Monotonic};
 /// An ICMP error that ends an attempt is counted so much earlier at most, unless its CPU was taken away in between.
 const SLACK_NS: u64 = 20_000_000;
 
+/// An application that receives an error inside `connect()` closes its socket within this time, as a rule.
+const AT_ONCE_NS: u64 = 500_000_000;
+
 /// Readings that are kept.
 const READINGS: usize = 16;
 
@@ -249,9 +252,11 @@ impl Circumstances {
         if !attempt.may_have_received(self.discards_first) || kept == 0 {
             return Failure::Abandoned;
         }
-        // Attempts that an error ended may have met one before.
+        // Attempts that an error ended may have met one before. One that lasted may be another's: an application that received an error
+        // and keeps its socket open is counted, and in no record yet.
         let [ended, ended6] = self.ended;
-        if kept >= self.seen + ended + ended6 {
+        let closed_at_once = attempt.at.since_ns(attempt.started) <= AT_ONCE_NS;
+        if closed_at_once && kept >= self.seen + ended + ended6 {
             Failure::Unreachable
         } else {
             Failure::Other

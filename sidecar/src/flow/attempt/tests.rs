@@ -279,6 +279,25 @@ fn retransmitted_attempt_is_not_unreachable_for_anothers_error() {
     assert_eq!(failures, [Failure::Abandoned, Failure::Unreachable]);
 }
 
+/// An application that received an error may keep its socket open: the count may be that one's, and not of an attempt that lasted.
+#[test]
+fn attempt_that_lasted_is_not_unreachable_for_an_open_ones_error() {
+    let [newest, ..] = KERNELS;
+    let mut judge = AttemptJudge::default();
+    judge.read(NamespaceCounts::default());
+    let now = NamespaceCounts {
+        at: Monotonic(3 * SECOND),
+        icmp: 1,
+        kept: 1,
+        ..NamespaceCounts::default()
+    };
+    let lasted = Unanswered {
+        started: Monotonic(SECOND),
+        ..Truth::Closed.attempt(newest)
+    };
+    assert_eq!(judge.judge(&[lasted], Some(now), || true), [Failure::Other]);
+}
+
 /// An attempt that ended before the counters were first read has no reading before it.
 #[test]
 fn first_reading_is_a_base_only_for_later_attempts() {
