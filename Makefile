@@ -26,6 +26,9 @@ endef
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+# One test alone would be built with the features that its own crate wants of libraries, and all of them once more.
+as_built := --bins
+
 demo: ## Two pods on a slow link, a flowcar beside each: tables, histograms and a trace
 	@$(say_sudo)
 	$(call setup,build)
@@ -92,7 +95,7 @@ soak: ## An hour of load that never repeats: memory and descriptors do not grow 
 test-image: ## The images, and what is in them
 	@$(MAKE) --no-print-directory image ARGS=
 	source target/setup/image.env
-	cargo test --test image_contents
+	cargo test $(as_built) --test image_contents
 
 test-kernels: ## The kernel tests in virtual machines, on Linux 5.10, 6.1, 6.12 and one without bpf(2)
 	@$(call setup,kernels)
@@ -102,9 +105,9 @@ test-node: ## Everything on a Kubernetes node: webhook, kubelet, containerd, Col
 	@$(MAKE) --no-print-directory image ARGS=
 	$(call setup,node)
 	tests/peers/build otlp k8s node
-	cargo build --bins
+	cargo build --bins --tests
 	tests/node/prepare
-	cargo test --test k8s_node -- $(ARGS)
+	cargo test $(as_built) --test k8s_node -- $(ARGS)
 
 test-fresh: ## The README's two commands in a bare Debian 12 (needs root and mmdebstrap or debootstrap)
 	@tests/fresh/run $(ARGS)
