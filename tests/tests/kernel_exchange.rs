@@ -7,9 +7,10 @@ use flowcar_tests::{
     link::{
         Capture, Captured,
         Direction::{self, AtoB, BtoA},
-        Only, Plan, When, percentile, within_a_bucket,
+        Only, Plan, When, percentile, within_buckets,
     },
     place::{require_cgroup2, require_root, require_tun},
+    traffic::ConnectionReport,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -33,22 +34,38 @@ fn call(pair: &Pair, arguments: &[&str]) -> (Connection, [Captured; 2]) {
     (connection, captured)
 }
 
-/// The figures of an end are those of its wire; gives the exchanges on it.
-fn exchanges_are_the_wires(name: &str, flow: &FlowLine, captured: &Captured) -> Vec<Duration> {
+/// The figures of an end are between those of its wire and its application's; gives the exchanges on the wire.
+fn exchanges_are_the_wires(
+    name: &str,
+    flow: &FlowLine,
+    captured: &Captured,
+    application: &ConnectionReport,
+) -> Vec<Duration> {
     let carried = captured.exchanges(flow.role == "client");
     assert_eq!(flow.exchanges.count, carried.len() as u64, "{name}");
-    for (found, quantile) in [(flow.exchanges.p50_s, 0.5), (flow.exchanges.p99_s, 0.99)] {
+    let measured = application.exchange;
+    for (found, quantile, measured_ns) in [
+        (flow.exchanges.p50_s, 0.5, measured.p50_ns),
+        (flow.exchanges.p99_s, 0.99, measured.p99_ns),
+    ] {
         let name = format!("{name}, {quantile}");
-        within_a_bucket(&name, found.unwrap(), percentile(&carried, quantile));
+        let bounds = [
+            percentile(&carried, quantile),
+            Duration::from_nanos(measured_ns),
+        ];
+        within_buckets(&name, found.unwrap(), bounds);
     }
     carried
 }
 
 fn both_are_the_wires(name: &str, connection: &Connection, captured: &[Captured; 2]) {
-    let flows = [&connection.client_flow, &connection.server_flow];
-    for (flow, captured) in flows.into_iter().zip(captured) {
+    let ends = [
+        (&connection.client_flow, &connection.client),
+        (&connection.server_flow, &connection.server),
+    ];
+    for ((flow, application), captured) in ends.into_iter().zip(captured) {
         let name = format!("{name}, {}", flow.role);
-        let carried = exchanges_are_the_wires(&name, flow, captured);
+        let carried = exchanges_are_the_wires(&name, flow, captured, application);
         assert_eq!(carried.len() as u64, connection.client.exchanges, "{name}");
     }
 }
