@@ -26,7 +26,8 @@ endef
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# One test alone would be built with the features that its own crate wants of libraries, and all of them once more.
+# cargo takes the features of libraries from the packages that have a target of what is named. A test's name alone names one package, and
+# cargo would compile the libraries a second time, with the features that this package wants.
 as_built := --bins
 
 demo: ## Two pods on a slow link, a flowcar beside each: tables, histograms and a trace

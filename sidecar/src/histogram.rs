@@ -22,6 +22,21 @@ pub struct Histogram {
 }
 
 impl Histogram {
+    /// Durations of which only the buckets are known: so many in the zero bucket, and the others by OTLP index. Their sum and extremes are
+    /// not known.
+    pub fn of_buckets(zero: u64, buckets: impl IntoIterator<Item = (i32, u64)>) -> Self {
+        let mut histogram = Self {
+            zero,
+            count: zero,
+            ..Self::default()
+        };
+        for (bucket, count) in buckets {
+            histogram.add_bucket(Some(bucket), count);
+            histogram.count += count;
+        }
+        histogram
+    }
+
     /// Counts one duration.
     pub fn record(&mut self, duration_ns: u64) {
         self.add_bucket(above_threshold(&NANOS, duration_ns), 1);
@@ -98,6 +113,16 @@ impl Histogram {
         difference
     }
 
+    /// The same; `None` where `earlier` is no older state of this histogram.
+    pub fn checked_since(&self, earlier: &Self) -> Option<Self> {
+        let is_older = earlier.zero <= self.zero
+            && earlier.sum_ns <= self.sum_ns
+            && earlier
+                .buckets()
+                .all(|(bucket, count)| count <= self.count_of(bucket));
+        is_older.then(|| self.since(earlier))
+    }
+
     /// Durations counted.
     pub const fn count(&self) -> u64 {
         self.count
@@ -140,7 +165,22 @@ impl Histogram {
     /// The `q`-quantile in seconds (0 to 1), interpolated geometrically inside its bucket and held between
     /// the known extremes; `None` while nothing was counted. Off by at most one bucket's width (9 %).
     pub fn quantile_s(&self, q: f64) -> Option<f64> {
-        let value = quantile_of_buckets_s(q, self.count, self.zero, self.buckets())?;
+        if self.count == 0 {
+            return None;
+        }
+        let rank = (q * self.count as f64).ceil().clamp(1.0, self.count as f64);
+        let mut below = self.zero as f64;
+        let mut value = ZERO_THRESHOLD_S;
+        if rank > below {
+            for (bucket, count) in self.buckets() {
+                let within = rank - below;
+                below += count as f64;
+                if rank <= below {
+                    value = boundary_s(f64::from(bucket) + within / count as f64);
+                    break;
+                }
+            }
+        }
         Some(match self.extremes {
             Some((min, max)) => value.clamp(min as f64 / 1e9, max as f64 / 1e9),
             None => value,
@@ -181,31 +221,6 @@ impl Histogram {
             None => (min, max),
         });
     }
-}
-
-/// The `q`-quantile in seconds (0 to 1) of `count` durations, of which `zero` are in the zero bucket and the others in these buckets,
-/// ascending; interpolated geometrically inside its bucket. `None` of no durations.
-pub fn quantile_of_buckets_s(
-    q: f64,
-    count: u64,
-    zero: u64,
-    buckets: impl Iterator<Item = (i32, u64)>,
-) -> Option<f64> {
-    if count == 0 {
-        return None;
-    }
-    let rank = (q * count as f64).ceil().clamp(1.0, count as f64);
-    let mut below = zero as f64;
-    if rank > below {
-        for (bucket, count) in buckets {
-            let within = rank - below;
-            below += count as f64;
-            if rank <= below {
-                return Some(boundary_s(f64::from(bucket) + within / count as f64));
-            }
-        }
-    }
-    Some(ZERO_THRESHOLD_S)
 }
 
 /// The boundary `2^(index/8)` in seconds.

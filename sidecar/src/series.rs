@@ -9,8 +9,8 @@ use std::{
 
 use crate::{
     flow::{
-        AdoptedBy, Change, CountedClose, Event, Flow, Name, Outcome, Role, SeriesId, SocketFigures,
-        Table, Volume, checkpoint::CheckpointFlow,
+        AdoptedBy, Change, Event, Flow, Name, Outcome, Role, SeriesId, SocketFigures, Table,
+        Volume, checkpoint::CheckpointFlow,
     },
     snapshot::{DroppedSeries, Listener, Peer, Series, SeriesKey},
 };
@@ -147,9 +147,7 @@ impl SeriesSet {
         // Live is what is listed and open. A flow that was lost is neither closed nor live any more.
         series.live += u64::from(*listed && is_open(now));
         series.live -= u64::from(before.as_ref().is_some_and(is_open));
-        if let Some(outcome) = now.outcome {
-            finish(series, now, outcome);
-        }
+        finish(series, now);
         Some(id)
     }
 
@@ -375,32 +373,27 @@ fn begin_new(series: &mut Series, flow: &Flow) {
     add_limited(series, flow, None);
 }
 
-fn finish(series: &mut Series, flow: &Flow, outcome: Outcome) {
-    match outcome {
-        Outcome::Closed(reason) => {
-            let close = CountedClose {
-                reason,
-                is_failure: flow.is_failure(),
-            };
-            *series.closed.entry(close).or_default() += 1;
-            let duration_ns = flow.duration_ns();
-            if let Some(duration_ns) = duration_ns.filter(|_| !flow.established_unseen()) {
-                series
-                    .duration
-                    .entry(close)
-                    .or_default()
-                    .record(duration_ns);
-            }
+/// Counts how the flow ended, if it did.
+fn finish(series: &mut Series, flow: &Flow) {
+    if let Some(close) = flow.counted_close() {
+        *series.closed.entry(close).or_default() += 1;
+        let duration_ns = flow.duration_ns();
+        if let Some(duration_ns) = duration_ns.filter(|_| !flow.established_unseen()) {
+            series
+                .duration
+                .entry(close)
+                .or_default()
+                .record(duration_ns);
         }
-        Outcome::Failed(failure) => {
-            *series.failed.entry(failure).or_default() += 1;
-            if let Some(connect_ns) = flow.connect_ns() {
-                series
-                    .connect
-                    .entry(Some(failure))
-                    .or_default()
-                    .record(connect_ns);
-            }
+    }
+    if let Some(Outcome::Failed(failure)) = flow.outcome {
+        *series.failed.entry(failure).or_default() += 1;
+        if let Some(connect_ns) = flow.connect_ns() {
+            series
+                .connect
+                .entry(Some(failure))
+                .or_default()
+                .record(connect_ns);
         }
     }
 }
@@ -422,7 +415,7 @@ fn add_volume(series: &mut Series, volume: &Volume) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::{CloseReason, example};
+    use crate::flow::{CloseReason, CountedClose, example};
 
     /// As on its span: a health check that a RST ends by design has a close reason, and is no failure.
     #[test]

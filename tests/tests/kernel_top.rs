@@ -6,7 +6,7 @@ use flowcar_tests::{
     flowcar,
     place::{TestPod, require_cgroup2, require_root},
     terminal::Terminal,
-    traffic::{CallPlan, Holding, ServePlan, Serving, call_in},
+    traffic::{CallPlan, Close, Holding, ServePlan, Serving, call_in},
     watch::{Mode, Watch},
 };
 use nix::{
@@ -83,6 +83,14 @@ fn top_shows_peers_and_their_connections() {
     let failed =
         |screen: &str| row(screen, "127.0.0.1:9").is_some_and(|row| row.contains(&"handshake"));
     top.until("failed attempts", failed);
+    // Both ends of a reset connection are cut off, and as long as they are recent nothing else is shown for them.
+    let reset = traffic.plan().connections(3, 1).close(Close::ResetByServer);
+    call_in(&traffic.pod, &reset).unwrap();
+    for name in &names {
+        let cut_off =
+            |screen: &str| row(screen, name).is_some_and(|row| row.ends_with(&["cut", "off"]));
+        top.until("resets", cut_off);
+    }
     // The filter leaves the client's row, which then is the first.
     top.press("/127.0.0.1:");
     top.until("the filter", |screen| screen.contains("filter: 127.0.0.1:"));

@@ -312,6 +312,17 @@ impl Flow {
         is_error && !self.is_health_check()
     }
 
+    /// How it closed, as metrics count it; `None` while it is open, and of a failed attempt.
+    pub fn counted_close(&self) -> Option<CountedClose> {
+        match self.outcome {
+            Some(Outcome::Closed(reason)) => Some(CountedClose {
+                reason,
+                is_failure: self.is_failure(),
+            }),
+            _ => None,
+        }
+    }
+
     /// Whether the end that opened it reset it before it sent any payload, as health checks do by design: keepalived's TCP_CHECK and
     /// HAProxy's `check` close with SO_LINGER 0, or with the greeting of a server that speaks first unread. Where the server's end does
     /// not know who sent the RST, it was most likely such a check. A client that is reset before it could send anything is none: its

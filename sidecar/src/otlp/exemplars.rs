@@ -74,15 +74,13 @@ impl Candidates {
 
 /// The longest duration of each kind of a flow.
 pub fn measures(flow: &Flow) -> impl Iterator<Item = (Measure, u64)> {
-    let (failure, end) = match flow.outcome {
-        Some(Outcome::Failed(failure)) => (Some(failure), None),
-        Some(Outcome::Closed(reason)) => {
-            let is_failure = flow.is_failure();
-            (None, Some(CountedClose { reason, is_failure }))
-        }
-        None => (None, None),
+    let failure = match flow.outcome {
+        Some(Outcome::Failed(failure)) => Some(failure),
+        _ => None,
     };
-    let duration = end.and_then(|end| Some((Measure::Duration(end), flow.duration_ns()?)));
+    let duration = flow
+        .counted_close()
+        .and_then(|end| Some((Measure::Duration(end), flow.duration_ns()?)));
     [
         flow.connect_ns()
             .map(|value| (Measure::Connect(failure), value)),

@@ -1,7 +1,7 @@
 //! What holds connections back, as a word. Pure.
 
 use super::delta::Delta;
-use crate::view::peers::PeerRow;
+use crate::{flow::Role, view::peers::PeerRow};
 
 /// The share of sent segments that were sent again from which loss is what holds back.
 const LOSS: f64 = 0.01;
@@ -31,6 +31,8 @@ pub(super) enum HeldBack {
     ReceiveWindow,
     /// Segments are sent again.
     Loss,
+    /// Connections are reset, or time out.
+    CutOff,
     /// Attempts fail, or their first segments are sent again.
     Handshake,
 }
@@ -38,22 +40,17 @@ pub(super) enum HeldBack {
 impl HeldBack {
     /// Of a peer's connections.
     pub(super) fn of_peer(recent: &Delta, total: &PeerRow) -> Self {
-        let retransmitted = |kinds: &[&str]| -> u64 {
-            let counts = kinds
-                .iter()
-                .filter_map(|kind| recent.retransmits.get(*kind));
-            counts.sum()
-        };
-        let handshakes = retransmitted(&["syn", "synack"]);
-        let lost = retransmitted(&["fast", "timeout", "tail_loss_probe", "unknown"]);
-        // Time with something to send is not known: the connections' time stands for it.
-        let connections = (total.live.max(1)) as f64 * recent.seconds;
-        if recent.failed > 0 || handshakes > 0 {
+        if recent.failed > 0 || recent.handshake_retransmits > 0 {
             return Self::Handshake;
         }
+        if recent.cut_off > 0 {
+            return Self::CutOff;
+        }
+        // How long each connection had something to send is not known: the connections' time stands for it.
+        let connections = (total.live.max(1)) as f64 * recent.seconds;
         let by_transport = Self::of_transport(
             recent.segments_sent,
-            lost,
+            recent.data_retransmits,
             recent.receive_window_limited_us,
             recent.send_buffer_limited_us,
             connections,
@@ -64,33 +61,17 @@ impl HeldBack {
         let rtt = recent.rtt.quantile_s(0.5).unwrap_or(0.0);
         let exchange = recent.exchange.quantile_s(0.5).unwrap_or(0.0);
         // On a server's end an exchange is its own time; a client's includes the round trip.
-        match total.role.as_str() {
-            "server" if exchange > THINKING_LEAST_S.max(rtt) => Self::OwnThinkTime,
-            "client" if exchange - rtt > THINKING_LEAST_S && exchange > THINKING * rtt => {
+        match total.role() {
+            Role::Server if exchange > THINKING_LEAST_S.max(rtt) => Self::OwnThinkTime,
+            Role::Client if exchange - rtt > THINKING_LEAST_S && exchange > THINKING * rtt => {
                 Self::ThinkTime
             }
             _ => Self::Nothing,
         }
     }
 
-    /// Of one connection, by what was counted in so many seconds.
-    pub(super) fn of_connection(
-        segments: u64,
-        retransmits: u64,
-        receive_window_limited_us: u64,
-        send_buffer_limited_us: u64,
-        seconds: f64,
-    ) -> Self {
-        Self::of_transport(
-            segments,
-            retransmits,
-            receive_window_limited_us,
-            send_buffer_limited_us,
-            seconds,
-        )
-    }
-
-    fn of_transport(
+    /// Of connections, by what was counted in so many seconds of all of them together.
+    pub(super) fn of_transport(
         segments: u64,
         retransmits: u64,
         receive_window_limited_us: u64,
@@ -120,6 +101,7 @@ impl HeldBack {
             Self::SendBuffer => "send buffer",
             Self::ReceiveWindow => "peer window",
             Self::Loss => "loss",
+            Self::CutOff => "cut off",
             Self::Handshake => "handshake",
         }
     }
@@ -127,97 +109,97 @@ impl HeldBack {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::{
         histogram::Histogram,
         snapshot::{Peer, Series, SeriesKey},
     };
 
-    fn buckets(ns: u64) -> crate::view::peers::Buckets {
-        let mut series = Series::default();
-        let mut histogram = Histogram::default();
-        histogram.record(ns);
-        series.exchange = histogram;
+    /// Two connections of this role.
+    fn total(role: Role) -> PeerRow {
         let key = SeriesKey::Flows {
-            role: crate::flow::Role::Client,
+            role,
             peer: Peer::Unnamed,
             server_port: None,
         };
-        PeerRow::of(&key, &series).exchange
+        let series = Series {
+            live: 2,
+            ..Series::default()
+        };
+        PeerRow::of(&key, &series)
     }
 
-    #[test]
-    fn each_cause_has_its_word() {
-        let client = PeerRow {
-            role: "client".to_owned(),
-            live: 2,
-            ..PeerRow::default()
-        };
-        let ten_seconds = || Delta {
+    fn one(ns: u64) -> Histogram {
+        let mut histogram = Histogram::default();
+        histogram.record(ns);
+        histogram
+    }
+
+    fn ten_seconds() -> Delta {
+        Delta {
             seconds: 10.0,
             segments_sent: 1_000,
             ..Delta::default()
-        };
-        let again = |kind: &str, count| BTreeMap::from([(kind.to_owned(), count)]);
-        let of = |delta: Delta| HeldBack::of_peer(&delta, &client);
+        }
+    }
+
+    #[test]
+    fn transport_and_handshakes_hold_back() {
+        let of = |delta: Delta| HeldBack::of_peer(&delta, &total(Role::Client));
         assert_eq!(of(ten_seconds()), HeldBack::Nothing);
-        assert_eq!(
-            of(Delta {
-                failed: 1,
+        let rows: [(fn(&mut Delta), HeldBack); 9] = [
+            (|delta| delta.failed = 1, HeldBack::Handshake),
+            (|delta| delta.handshake_retransmits = 1, HeldBack::Handshake),
+            (|delta| delta.cut_off = 1, HeldBack::CutOff),
+            // One of a hundred.
+            (|delta| delta.data_retransmits = 9, HeldBack::Nothing),
+            (|delta| delta.data_retransmits = 10, HeldBack::Loss),
+            // A tenth of twice ten seconds is two.
+            (
+                |delta| delta.receive_window_limited_us = 1_900_000,
+                HeldBack::Nothing,
+            ),
+            (
+                |delta| delta.receive_window_limited_us = 2_100_000,
+                HeldBack::ReceiveWindow,
+            ),
+            (
+                |delta| delta.send_buffer_limited_us = 2_100_000,
+                HeldBack::SendBuffer,
+            ),
+            (
+                |delta| {
+                    delta.receive_window_limited_us = 2_100_000;
+                    delta.send_buffer_limited_us = 5_000_000;
+                },
+                HeldBack::SendBuffer,
+            ),
+        ];
+        for (number, (change, expected)) in rows.into_iter().enumerate() {
+            let mut delta = ten_seconds();
+            change(&mut delta);
+            assert_eq!(of(delta), expected, "{number}");
+        }
+    }
+
+    #[test]
+    fn long_exchanges_hold_back_beyond_the_round_trip() {
+        let ms = 1_000_000;
+        for (role, exchange_ns, rtt_ns, expected) in [
+            (Role::Client, 50 * ms, ms, HeldBack::ThinkTime),
+            (Role::Client, 50 * ms, 45 * ms, HeldBack::Nothing),
+            (Role::Client, ms / 2, ms / 20, HeldBack::Nothing),
+            (Role::Server, 50 * ms, ms, HeldBack::OwnThinkTime),
+            (Role::Server, ms / 2, ms / 20, HeldBack::Nothing),
+            (Role::Unknown, 50 * ms, ms, HeldBack::Nothing),
+        ] {
+            let delta = Delta {
+                exchange: one(exchange_ns),
+                rtt: one(rtt_ns),
                 ..ten_seconds()
-            }),
-            HeldBack::Handshake
-        );
-        assert_eq!(
-            of(Delta {
-                retransmits: again("syn", 1),
-                ..ten_seconds()
-            }),
-            HeldBack::Handshake
-        );
-        assert_eq!(
-            of(Delta {
-                retransmits: again("fast", 9),
-                ..ten_seconds()
-            }),
-            HeldBack::Nothing
-        );
-        assert_eq!(
-            of(Delta {
-                retransmits: again("fast", 10),
-                ..ten_seconds()
-            }),
-            HeldBack::Loss
-        );
-        // Two connections of ten seconds: a tenth is two seconds.
-        let window = |us| Delta {
-            receive_window_limited_us: us,
-            ..ten_seconds()
-        };
-        assert_eq!(of(window(1_900_000)), HeldBack::Nothing);
-        assert_eq!(of(window(2_100_000)), HeldBack::ReceiveWindow);
-        let buffer = Delta {
-            send_buffer_limited_us: 5_000_000,
-            ..window(2_100_000)
-        };
-        assert_eq!(of(buffer), HeldBack::SendBuffer);
-        let slow = |exchange, rtt| Delta {
-            exchange: buckets(exchange),
-            rtt: buckets(rtt),
-            ..ten_seconds()
-        };
-        assert_eq!(of(slow(50_000_000, 1_000_000)), HeldBack::ThinkTime);
-        assert_eq!(of(slow(50_000_000, 45_000_000)), HeldBack::Nothing);
-        assert_eq!(of(slow(500_000, 50_000)), HeldBack::Nothing);
-        let server = PeerRow {
-            role: "server".to_owned(),
-            ..client.clone()
-        };
-        assert_eq!(
-            HeldBack::of_peer(&slow(50_000_000, 1_000_000), &server),
-            HeldBack::OwnThinkTime
-        );
+            };
+            let found = HeldBack::of_peer(&delta, &total(role));
+            assert_eq!(found, expected, "{role:?} {exchange_ns} {rtt_ns}");
+        }
     }
 }

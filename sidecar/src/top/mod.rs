@@ -24,7 +24,7 @@ use ratatui::{
 
 use self::{
     feed::Feed,
-    model::{Connections, Key, Peers},
+    model::{Connections, Peers},
     own::Own,
     screen::{Palette, Screen},
     state::{Asked, Level, State},
@@ -129,8 +129,8 @@ fn show(terminal: &mut DefaultTerminal, feed: &Feed) -> io::Result<()> {
             && pressed.kind != KeyEventKind::Release
         {
             let rows = state.peers(&peers);
-            let keys: Vec<&Key> = rows.into_iter().map(|(key, _)| key).collect();
-            if state.press(pressed, &keys, page) == Asked::Quit {
+            let series: Vec<u64> = rows.into_iter().map(|(series, _)| series).collect();
+            if state.press(pressed, &series, page) == Asked::Quit {
                 return Ok(());
             }
             feed.want_flows(state.level != Level::Peers);

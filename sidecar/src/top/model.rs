@@ -14,19 +14,10 @@ const RECENT: usize = 10;
 /// Answers that a sparkline shows.
 pub(super) const SPARKS: usize = 60;
 
-/// What makes a peer: the attributes of its series.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Key {
-    /// `client`, `server` or `unknown`: this end's role. Empty for flows over the limit of series.
-    pub(super) role: String,
-    /// A name, an address, a prefix, or empty.
-    pub(super) peer: String,
-    pub(super) port: Option<u32>,
-}
-
 /// A peer.
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
+    pub(super) name: String,
     /// Since flowcar began to count.
     pub(super) total: PeerRow,
     /// The sum of the last answers.
@@ -39,7 +30,8 @@ pub(super) struct Peer {
 /// All peers, and the books.
 #[derive(Debug, Default)]
 pub(super) struct Peers {
-    pub(super) all: BTreeMap<Key, Peer>,
+    /// By the number of the series.
+    pub(super) all: BTreeMap<u64, Peer>,
     pub(super) source: String,
     pub(super) sums: Sums,
     at_unix_ns: u64,
@@ -74,77 +66,28 @@ struct Counted {
     send_buffer_limited_us: u64,
 }
 
-// === impl Key ===
-
-impl Key {
-    fn of(row: &PeerRow) -> Self {
-        Self {
-            role: row.role.clone(),
-            peer: row.peer.clone(),
-            port: row.server_port,
-        }
-    }
-
-    /// The peer in few characters: `api.example.com:443`, `[::1]:80`, `to :8080` of a server without its clients.
-    pub(super) fn text(&self) -> String {
-        if self.role.is_empty() {
-            return "peers over the limit".to_owned();
-        }
-        let peer = match self.peer.contains(':') {
-            true if !self.peer.contains('/') => format!("[{}]", self.peer),
-            _ => self.peer.clone(),
-        };
-        match (self.role.as_str(), self.port) {
-            ("server", Some(port)) if peer.is_empty() => format!("clients of :{port}"),
-            ("server", Some(port)) => format!("{peer} of :{port}"),
-            (_, Some(port)) if peer.is_empty() => format!("any:{port}"),
-            (_, Some(port)) => format!("{peer}:{port}"),
-            (_, None) if peer.is_empty() => "any".to_owned(),
-            (_, None) => peer,
-        }
-    }
-
-    /// Whether a connection is one of this peer's. `server.address` of a client's series may be its name, or the address that it asked for.
-    pub(super) fn has(&self, row: &Row) -> bool {
-        let role = match row.role() {
-            crate::flow::Role::Client => "client",
-            crate::flow::Role::Server => "server",
-            crate::flow::Role::Unknown => "unknown",
-        };
-        if role != self.role {
-            return false;
-        }
-        let port = match role {
-            "client" => row.server_of_client().map(|server| server.port()),
-            "server" => Some(row.local().port()),
-            _ => None,
-        };
-        if self.port.is_some() && self.port != port.map(u32::from) {
-            return false;
-        }
-        if self.peer.is_empty() || self.peer.contains('/') {
-            return true;
-        }
-        let asked = row.asked().map(|asked| asked.ip().to_string());
-        let peer = row.peer().ip().to_string();
-        match row.server_name() {
-            Some(name) if role == "client" => name == self.peer || peer == self.peer,
-            _ => asked.as_ref() == Some(&self.peer) || peer == self.peer,
-        }
-    }
-}
-
 // === impl Peer ===
 
 impl Peer {
-    /// A peer that was there at the first answer: nothing is known of what happened lately.
+    /// A peer of which nothing is known but these counts.
     fn new(row: PeerRow) -> Self {
         Self {
+            name: row.name(),
             total: row,
             recent: Delta::default(),
             deltas: VecDeque::new(),
             rtt_p50_s: VecDeque::new(),
         }
+    }
+
+    /// A peer that began since the last answer: all that it has is recent.
+    fn begun(row: PeerRow, seconds: f64) -> Self {
+        let mut peer = Self {
+            name: row.name(),
+            ..Self::new(PeerRow::default())
+        };
+        peer.advance(row, seconds);
+        peer
     }
 
     fn advance(&mut self, now: PeerRow, seconds: f64) {
@@ -186,21 +129,18 @@ impl Peers {
         self.source = answer.books.source;
         let mut all = BTreeMap::new();
         for row in answer.peers {
-            let key = Key::of(&row);
-            let peer = match self.all.remove(&key) {
+            let series = row.series;
+            // Another process numbers its series anew.
+            let known = self.all.remove(&series);
+            let peer = match known.filter(|peer| peer.name == row.name()) {
                 None if first => Peer::new(row),
-                None => {
-                    // It began since the last answer.
-                    let mut peer = Peer::new(PeerRow::default());
-                    peer.advance(row, seconds);
-                    peer
-                }
+                None => Peer::begun(row, seconds),
                 Some(mut peer) => {
                     peer.advance(row, seconds);
                     peer
                 }
             };
-            all.insert(key, peer);
+            all.insert(series, peer);
         }
         // A series that flowcar dropped is gone here, too.
         self.all = all;
@@ -240,7 +180,7 @@ impl Connections {
             Connection {
                 sent: rate(since.sent),
                 received: rate(since.received),
-                held_back: HeldBack::of_connection(
+                held_back: HeldBack::of_transport(
                     since.segments,
                     since.retransmits,
                     since.receive_window_limited_us,
@@ -291,15 +231,10 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
-    fn row(peer: &str, opened: u64, sent: u64) -> PeerRow {
-        PeerRow {
-            role: "client".to_owned(),
-            peer: peer.to_owned(),
-            server_port: Some(80),
-            opened,
-            bytes_sent: sent,
-            ..PeerRow::default()
-        }
+    fn row(series: u64, opened: u64, bytes_sent: u64) -> PeerRow {
+        let mut row = PeerRow::default();
+        (row.series, row.opened, row.bytes_sent) = (series, opened, bytes_sent);
+        row
     }
 
     fn answer(at: u64, peers: Vec<PeerRow>) -> PeerListing {
@@ -320,15 +255,15 @@ mod tests {
     #[test]
     fn rates_are_of_the_time_between_answers() {
         let mut peers = Peers::default();
-        peers.take(answer(100 * SECOND, vec![row("a", 50, 1_000)]));
+        peers.take(answer(100 * SECOND, vec![row(1, 50, 1_000)]));
         // What happened before top was started is no rate.
         assert_eq!(only(&peers).recent.opened, 0);
-        peers.take(answer(102 * SECOND, vec![row("a", 56, 5_000)]));
+        peers.take(answer(102 * SECOND, vec![row(1, 56, 5_000)]));
         let recent = &only(&peers).recent;
         assert_eq!(recent.rate(recent.opened), 3.0);
         assert_eq!(recent.rate(recent.bytes_sent), 2_000.0);
         // An answer that was asked for before is no news.
-        peers.take(answer(101 * SECOND, vec![row("a", 51, 1_000)]));
+        peers.take(answer(101 * SECOND, vec![row(1, 51, 1_000)]));
         assert_eq!(only(&peers).total.opened, 56);
     }
 
@@ -337,49 +272,27 @@ mod tests {
         let mut peers = Peers::default();
         for second in 0..=RECENT as u64 {
             let opened = if second == 0 { 0 } else { 1_000 };
-            peers.take(answer((1 + second) * SECOND, vec![row("a", opened, 0)]));
+            peers.take(answer((1 + second) * SECOND, vec![row(1, opened, 0)]));
         }
         assert_eq!(only(&peers).recent.opened, 1_000);
-        peers.take(answer(100 * SECOND, vec![row("a", 1_000, 0)]));
+        peers.take(answer(100 * SECOND, vec![row(1, 1_000, 0)]));
         assert_eq!(only(&peers).recent.opened, 0);
     }
 
     #[test]
     fn peer_that_appears_later_is_new_and_a_dropped_one_disappears() {
         let mut peers = Peers::default();
-        peers.take(answer(SECOND, vec![row("a", 5, 0)]));
-        peers.take(answer(2 * SECOND, vec![row("b", 7, 0)]));
+        peers.take(answer(SECOND, vec![row(1, 5, 0)]));
+        peers.take(answer(2 * SECOND, vec![row(2, 7, 0)]));
         assert_eq!(only(&peers).recent.opened, 7);
     }
 
     #[test]
     fn restarted_flowcar_makes_no_negative_rate() {
         let mut peers = Peers::default();
-        peers.take(answer(SECOND, vec![row("a", 500, 10_000)]));
-        peers.take(answer(2 * SECOND, vec![row("a", 1, 10)]));
+        peers.take(answer(SECOND, vec![row(1, 500, 10_000)]));
+        peers.take(answer(2 * SECOND, vec![row(1, 1, 10)]));
         assert_eq!(only(&peers).recent.opened, 0);
         assert_eq!(only(&peers).recent.bytes_sent, 0);
-    }
-
-    #[test]
-    fn peers_are_named_in_few_characters() {
-        for (role, peer, port, text) in [
-            (
-                "client",
-                "api.example.com",
-                Some(443),
-                "api.example.com:443",
-            ),
-            ("client", "2001:db8::1", Some(80), "[2001:db8::1]:80"),
-            ("client", "10.0.0.0/8", None, "10.0.0.0/8"),
-            ("server", "", Some(8080), "clients of :8080"),
-            ("server", "10.1.2.3", Some(8080), "10.1.2.3 of :8080"),
-            ("client", "", Some(443), "any:443"),
-            ("unknown", "", None, "any"),
-            ("", "", None, "peers over the limit"),
-        ] {
-            let (role, peer) = (role.to_owned(), peer.to_owned());
-            assert_eq!(Key { role, peer, port }.text(), text);
-        }
     }
 }

@@ -10,12 +10,12 @@ use ratatui::{
 
 use super::{
     held_back::HeldBack,
-    model::{Connection, Connections, Key, Peer, Peers, SPARKS},
+    model::{Connection, Connections, Peer, Peers, SPARKS},
     state::{Column, Level, State},
 };
-use crate::view::{
-    peers::Buckets,
-    quantity::{bytes, duration},
+use crate::{
+    histogram::{Histogram, SCALE},
+    view::quantity::{bytes, duration},
 };
 
 /// The screen's width from which there is room for more columns.
@@ -27,6 +27,9 @@ const SPARK: usize = 20;
 /// Its head.
 const SPARK_HEAD: &str = "rtt50 until now";
 
+/// The zero bucket ends at 2 to the power of this, seconds ([`crate::histogram::ZERO_THRESHOLD_S`]).
+const ZERO_OCTAVE: i32 = -17;
+
 /// Lines of the histogram's pane, its border included.
 const HISTOGRAM: u16 = 12;
 
@@ -36,12 +39,14 @@ const HELP: &str = "\
 Each row is a peer with its port: what this end connects to, or the clients of
 a port that it serves. Rates and latencies are those of the last ten seconds.
 
-open/s fail/s   connections opened, attempts that failed, a second
+open/s          connections opened a second
+fail/s          attempts that failed, and connections cut off, a second
 in/s out/s      payload received and sent, a second
 rtt             round trip time: half of them, and 99 of 100, took no longer
 exch99          exchanges: from a request's last byte to its answer's first
 retr/s          segments sent again a second
 held back by    handshake    attempts fail, or SYNs are sent again
+                cut off      connections are reset, or time out
                 loss         1 of 100 segments is sent again, or more
                 peer window  the peer's application does not read
                 send buffer  this end's send buffer is full
@@ -70,7 +75,7 @@ impl Palette {
     fn of(self, held_back: HeldBack) -> Style {
         match held_back {
             HeldBack::Nothing => Style::new(),
-            HeldBack::Handshake | HeldBack::Loss => self.coloured(Color::Red),
+            HeldBack::Handshake | HeldBack::CutOff | HeldBack::Loss => self.coloured(Color::Red),
             _ => self.coloured(Color::Yellow),
         }
     }
@@ -116,10 +121,10 @@ impl Screen<'_> {
         frame.render_widget(Paragraph::new(self.head(state)), head);
         let room = usize::from(table.height.saturating_sub(1)).max(1);
         let rows = state.peers(self.peers);
-        match state.level.clone() {
+        match state.level {
             Level::Peers => {
-                let keys: Vec<&Key> = rows.iter().map(|(key, _)| *key).collect();
-                state.keep_selection(&keys, room);
+                let series: Vec<u64> = rows.iter().map(|(series, _)| *series).collect();
+                state.keep_selection(&series, room);
                 let lines = self.peer_lines(&rows, state, table);
                 frame.render_widget(Paragraph::new(lines), table);
             }
@@ -131,9 +136,9 @@ impl Screen<'_> {
             }
         }
         if state.shows_histogram {
-            let selected = match &state.level {
-                Level::Peers => rows.get(state.selected).copied(),
-                Level::Connections(key) => self.peers.all.get_key_value(key),
+            let selected = match state.level {
+                Level::Peers => rows.get(state.selected).map(|(_, peer)| *peer),
+                Level::Connections(series) => self.peers.all.get(&series),
             };
             draw_histograms(frame, pane, selected);
         }
@@ -153,7 +158,7 @@ impl Screen<'_> {
             self.peers.source,
             sums.live,
             recent.rate(recent.opened),
-            recent.rate(recent.failed),
+            recent.rate(recent.failures()),
             rate_bytes(recent.rate(recent.bytes_received)),
             rate_bytes(recent.rate(recent.bytes_sent)),
             if state.is_paused { "  PAUSED" } else { "" },
@@ -166,7 +171,10 @@ impl Screen<'_> {
                     Line::styled(trouble.to_owned(), style),
                 ];
             }
-            (None, Level::Connections(key)) => format!("connections of {}", key.text()),
+            (None, Level::Connections(series)) => match self.peers.all.get(series) {
+                Some(peer) => format!("connections of {}", peer.name),
+                None => "this peer has no connections any more: esc leads back".to_owned(),
+            },
             (None, Level::Peers) if state.is_typing => format!("filter: {}_", state.filter),
             (None, Level::Peers) if !state.filter.is_empty() => {
                 format!("only peers with {:?}: esc shows all", state.filter)
@@ -185,14 +193,14 @@ impl Screen<'_> {
         Line::styled(text, Modifier::DIM)
     }
 
-    fn peer_lines(&self, rows: &[(&Key, &Peer)], state: &State, area: Rect) -> Vec<Line<'static>> {
+    fn peer_lines(&self, rows: &[(u64, &Peer)], state: &State, area: Rect) -> Vec<Line<'static>> {
         let wide = area.width >= WIDE;
         let cells = peer_cells(usize::from(area.width), wide);
         let mut lines = vec![head_line(&cells, Some(state.sort))];
         let shown = rows.iter().enumerate().skip(state.first);
-        for (at, (key, peer)) in shown.take(usize::from(area.height)) {
+        for (at, (_, peer)) in shown.take(usize::from(area.height)) {
             let held_back = peer.held_back();
-            let text = line_text(&cells, &peer_texts(key, peer, wide));
+            let text = line_text(&cells, &peer_texts(peer, wide));
             let style = self.palette.of(held_back);
             lines.push(selectable(text, style, at == state.selected));
         }
@@ -283,19 +291,19 @@ fn peer_cells(width: usize, wide: bool) -> Vec<Cell> {
 }
 
 /// The text of each column, by the column's head.
-fn peer_texts(key: &Key, peer: &Peer, wide: bool) -> Vec<(&'static str, String)> {
+fn peer_texts(peer: &Peer, wide: bool) -> Vec<(&'static str, String)> {
     let recent = &peer.recent;
     let rate = |count| match recent.rate(count) {
         0.0 => "-".to_owned(),
         rate if rate < 10.0 => format!("{rate:.1}"),
         rate => format!("{rate:.0}"),
     };
-    let quantile = |of: &Buckets, q| of.quantile_s(q).map_or_else(|| "-".to_owned(), duration);
+    let quantile = |of: &Histogram, q| of.quantile_s(q).map_or_else(|| "-".to_owned(), duration);
     let mut texts = vec![
-        ("peer", key.text()),
+        ("peer", peer.name.clone()),
         ("live", peer.total.live.to_string()),
         ("open/s", rate(recent.opened)),
-        ("fail/s", rate(recent.failed)),
+        ("fail/s", rate(recent.failures())),
         ("in/s", rate_bytes(recent.rate(recent.bytes_received))),
         ("out/s", rate_bytes(recent.rate(recent.bytes_sent))),
         ("rtt50", quantile(&recent.rtt, 0.5)),
@@ -305,7 +313,7 @@ fn peer_texts(key: &Key, peer: &Peer, wide: bool) -> Vec<(&'static str, String)>
     ];
     if wide {
         texts.push(("conn99", quantile(&recent.connect, 0.99)));
-        texts.push(("retr/s", rate(recent.retransmitted())));
+        texts.push(("retr/s", rate(recent.retransmits())));
         texts.push((SPARK_HEAD, spark(peer, SPARK)));
     }
     texts
@@ -422,11 +430,11 @@ fn spark(peer: &Peer, width: usize) -> String {
     values.map(bar).collect()
 }
 
-fn draw_histograms(frame: &mut Frame<'_>, area: Rect, selected: Option<(&Key, &Peer)>) {
-    let Some((key, peer)) = selected else {
+fn draw_histograms(frame: &mut Frame<'_>, area: Rect, selected: Option<&Peer>) {
+    let Some(peer) = selected else {
         return;
     };
-    let title = format!(" latencies to {} since flowcar began ", key.text());
+    let title = format!(" latencies to {} since flowcar began ", peer.name);
     let block = Block::bordered().title(title);
     let inner = block.inner(area);
     frame.render_widget(block, area);
@@ -438,20 +446,21 @@ fn draw_histograms(frame: &mut Frame<'_>, area: Rect, selected: Option<(&Key, &P
         ("exchange", &total.exchange),
     ];
     for (area, (name, buckets)) in thirds.into_iter().zip(all) {
-        frame.render_widget(Paragraph::new(histogram(name, buckets, area)), area);
+        let lines = bars(name, &buckets.histogram(), area);
+        frame.render_widget(Paragraph::new(lines), area);
     }
 }
 
 /// A line for each doubling: its upper bound, and a bar. The slowest are last; where there are too many lines the fastest are added up.
-fn histogram(name: &str, buckets: &Buckets, area: Rect) -> Vec<Line<'static>> {
-    let count = buckets.count();
+fn bars(name: &str, histogram: &Histogram, area: Rect) -> Vec<Line<'static>> {
+    let count = histogram.count();
     let mut lines = vec![Line::styled(format!("{name}: {count}"), Modifier::BOLD)];
     let mut octaves: Vec<(i32, u64)> = Vec::new();
-    if buckets.zero > 0 {
-        octaves.push((-17, buckets.zero));
+    if histogram.zero_count() > 0 {
+        octaves.push((ZERO_OCTAVE, histogram.zero_count()));
     }
-    for (index, count) in buckets.numbered().filter(|(_, count)| *count > 0) {
-        let octave = index.div_euclid(8) + 1;
+    for (index, count) in histogram.buckets().filter(|(_, count)| *count > 0) {
+        let octave = index.div_euclid(1 << SCALE) + 1;
         match octaves.last_mut() {
             Some((last, sum)) if *last == octave => *sum += count,
             _ => octaves.push((octave, count)),

@@ -4,7 +4,8 @@ use std::cmp::Ordering;
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use super::model::{Connection, Connections, Key, Peer, Peers};
+use super::model::{Connection, Connections, Peer, Peers};
+use crate::histogram::Histogram;
 
 /// The columns by which peers can be sorted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,28 +44,28 @@ impl Column {
     /// What a peer is sorted by, greatest first.
     fn value(self, peer: &Peer) -> f64 {
         let recent = &peer.recent;
-        let quantile = |of: &crate::view::peers::Buckets, q| of.quantile_s(q).unwrap_or(-1.0);
+        let quantile = |of: &Histogram, q| of.quantile_s(q).unwrap_or(-1.0);
         match self {
             Self::Peer => 0.0,
             Self::Live => peer.total.live as f64,
             Self::Opened => recent.opened as f64,
-            Self::Failed => recent.failed as f64,
+            Self::Failed => recent.failures() as f64,
             Self::Received => recent.bytes_received as f64,
             Self::Sent => recent.bytes_sent as f64,
             Self::RttP50 => quantile(&recent.rtt, 0.5),
             Self::RttP99 => quantile(&recent.rtt, 0.99),
             Self::ExchangeP99 => quantile(&recent.exchange, 0.99),
-            Self::Retransmits => recent.retransmitted() as f64,
+            Self::Retransmits => recent.retransmits() as f64,
         }
     }
 }
 
 /// What the rows are.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Level {
     Peers,
-    /// The connections of this peer.
-    Connections(Key),
+    /// The connections of this series.
+    Connections(u64),
 }
 
 /// What is chosen.
@@ -82,7 +83,8 @@ pub(super) struct State {
     /// The row, and the first row that is on the screen.
     pub(super) selected: usize,
     pub(super) first: usize,
-    chosen: Option<Key>,
+    /// The series of the selected peer.
+    chosen: Option<u64>,
 }
 
 /// What a key asks for.
@@ -111,29 +113,34 @@ impl Default for State {
 }
 
 impl State {
-    /// The peers that the filter lets through, in order.
-    pub(super) fn peers<'a>(&self, peers: &'a Peers) -> Vec<(&'a Key, &'a Peer)> {
+    /// The series and peers that the filter lets through, in order.
+    pub(super) fn peers<'a>(&self, peers: &'a Peers) -> Vec<(u64, &'a Peer)> {
         let filter = self.filter.to_lowercase();
         let all = peers.all.iter();
         let mut rows: Vec<_> = all
-            .map(|(key, peer)| (self.sort.value(peer), key, peer))
-            .filter(|(_, key, _)| filter.is_empty() || key.text().to_lowercase().contains(&filter))
+            .filter(|(_, peer)| peer.name.to_lowercase().contains(&filter))
+            .map(|(series, peer)| (self.sort.value(peer), *series, peer))
             .collect();
         // Equal ones keep the order of their names, so that rows do not jump.
-        rows.sort_by(|(one, ..), (other, ..)| other.partial_cmp(one).unwrap_or(Ordering::Equal));
+        rows.sort_by(|(one, _, peer), (other, _, others)| {
+            let by_value = other.partial_cmp(one).unwrap_or(Ordering::Equal);
+            by_value.then_with(|| peer.name.cmp(&others.name))
+        });
         if self.reversed {
             rows.reverse();
         }
-        rows.into_iter().map(|(_, key, peer)| (key, peer)).collect()
+        rows.into_iter()
+            .map(|(_, series, peer)| (series, peer))
+            .collect()
     }
 
     /// The connections of the opened peer, the busiest first.
     pub(super) fn connections<'a>(&self, connections: &'a Connections) -> Vec<&'a Connection> {
-        let Level::Connections(key) = &self.level else {
+        let Level::Connections(series) = self.level else {
             return Vec::new();
         };
         let all = connections.all.iter();
-        let mut rows: Vec<_> = all.filter(|of| key.has(&of.row)).collect();
+        let mut rows: Vec<_> = all.filter(|of| of.row.series == Some(series)).collect();
         let value = |of: &Connection| match self.sort {
             Column::Sent => of.sent,
             Column::RttP50 => of.row.rtt().p50_ns.unwrap_or(0) as f64,
@@ -154,13 +161,13 @@ impl State {
     }
 
     /// Keeps the selection on the chosen peer while rows change their order, and on the screen, which has room for so many rows.
-    pub(super) fn keep_selection(&mut self, keys: &[&Key], room: usize) {
-        if let Some(chosen) = &self.chosen
-            && let Some(at) = keys.iter().position(|key| *key == chosen)
+    pub(super) fn keep_selection(&mut self, rows: &[u64], room: usize) {
+        if let Some(chosen) = self.chosen
+            && let Some(at) = rows.iter().position(|series| *series == chosen)
         {
             self.selected = at;
         }
-        self.scroll(keys.len(), room);
+        self.scroll(rows.len(), room);
     }
 
     /// Keeps the selection among so many rows, and on the screen.
@@ -172,8 +179,8 @@ impl State {
         }
     }
 
-    /// Does what a key stands for. `keys`: the rows as they are shown.
-    pub(super) fn press(&mut self, pressed: KeyEvent, keys: &[&Key], page: usize) -> Asked {
+    /// Does what a key stands for. `rows`: the series as they are shown.
+    pub(super) fn press(&mut self, pressed: KeyEvent, rows: &[u64], page: usize) -> Asked {
         if pressed.modifiers.contains(KeyModifiers::CONTROL) && pressed.code == KeyCode::Char('c') {
             return Asked::Quit;
         }
@@ -192,13 +199,13 @@ impl State {
             KeyCode::Char('h') => self.shows_histogram = !self.shows_histogram,
             KeyCode::Char(' ') => self.is_paused = !self.is_paused,
             KeyCode::Char('/') if self.level == Level::Peers => self.is_typing = true,
-            KeyCode::Down | KeyCode::Char('j') => self.select(self.selected + 1, keys),
-            KeyCode::Up | KeyCode::Char('k') => self.select(self.selected.saturating_sub(1), keys),
-            KeyCode::PageDown => self.select(self.selected + page, keys),
-            KeyCode::PageUp => self.select(self.selected.saturating_sub(page), keys),
-            KeyCode::Home => self.select(0, keys),
-            KeyCode::End => self.select(usize::MAX, keys),
-            KeyCode::Enter => self.open(keys),
+            KeyCode::Down | KeyCode::Char('j') => self.select(self.selected + 1, rows),
+            KeyCode::Up | KeyCode::Char('k') => self.select(self.selected.saturating_sub(1), rows),
+            KeyCode::PageDown => self.select(self.selected + page, rows),
+            KeyCode::PageUp => self.select(self.selected.saturating_sub(page), rows),
+            KeyCode::Home => self.select(0, rows),
+            KeyCode::End => self.select(usize::MAX, rows),
+            KeyCode::Enter => self.open(rows),
             KeyCode::Esc => return self.back(),
             _ => {}
         }
@@ -218,21 +225,21 @@ impl State {
         }
     }
 
-    fn select(&mut self, row: usize, keys: &[&Key]) {
+    fn select(&mut self, row: usize, rows: &[u64]) {
         if self.level == Level::Peers {
-            self.selected = row.min(keys.len().saturating_sub(1));
-            self.chosen = keys.get(self.selected).map(|key| Key::clone(key));
+            self.selected = row.min(rows.len().saturating_sub(1));
+            self.chosen = rows.get(self.selected).copied();
         } else {
             self.selected = row;
         }
     }
 
-    fn open(&mut self, keys: &[&Key]) {
+    fn open(&mut self, rows: &[u64]) {
         if self.level == Level::Peers
-            && let Some(key) = keys.get(self.selected)
+            && let Some(series) = rows.get(self.selected)
         {
-            self.chosen = Some(Key::clone(key));
-            self.level = Level::Connections(Key::clone(key));
+            self.chosen = Some(*series);
+            self.level = Level::Connections(*series);
             (self.selected, self.first) = (0, 0);
         }
     }
@@ -253,28 +260,19 @@ impl State {
 mod tests {
     use super::*;
 
-    fn key(peer: &str) -> Key {
-        Key {
-            role: "client".to_owned(),
-            peer: peer.to_owned(),
-            port: Some(80),
-        }
-    }
-
-    fn press(state: &mut State, code: KeyCode, keys: &[&Key]) -> Asked {
-        state.press(KeyEvent::new(code, KeyModifiers::NONE), keys, 10)
+    fn press(state: &mut State, code: KeyCode, rows: &[u64]) -> Asked {
+        state.press(KeyEvent::new(code, KeyModifiers::NONE), rows, 10)
     }
 
     #[test]
     fn selection_stays_on_its_peer_when_rows_change_their_order() {
-        let (a, b, c) = (key("a"), key("b"), key("c"));
         let mut state = State::default();
-        press(&mut state, KeyCode::Down, &[&a, &b, &c]);
+        press(&mut state, KeyCode::Down, &[1, 2, 3]);
         assert_eq!(state.selected, 1);
-        state.keep_selection(&[&b, &c, &a], 10);
+        state.keep_selection(&[2, 3, 1], 10);
         assert_eq!(state.selected, 0);
         // It is gone: the row stays.
-        state.keep_selection(&[&a, &c], 10);
+        state.keep_selection(&[1, 3], 10);
         assert_eq!(state.selected, 0);
     }
 
@@ -298,21 +296,19 @@ mod tests {
 
     #[test]
     fn keys_open_a_peer_and_come_back() {
-        let (a, b) = (key("a"), key("b"));
-        let keys = [&a, &b];
+        let rows = [1, 2];
         let mut state = State::default();
-        press(&mut state, KeyCode::End, &keys);
-        press(&mut state, KeyCode::Enter, &keys);
-        assert_eq!(state.level, Level::Connections(b.clone()));
-        assert_eq!(press(&mut state, KeyCode::Esc, &keys), Asked::Nothing);
-        state.keep_selection(&keys, 10);
-        assert_eq!((&state.level, state.selected), (&Level::Peers, 1));
-        assert_eq!(press(&mut state, KeyCode::Esc, &keys), Asked::Quit);
+        press(&mut state, KeyCode::End, &rows);
+        press(&mut state, KeyCode::Enter, &rows);
+        assert_eq!(state.level, Level::Connections(2));
+        assert_eq!(press(&mut state, KeyCode::Esc, &rows), Asked::Nothing);
+        state.keep_selection(&rows, 10);
+        assert_eq!((state.level, state.selected), (Level::Peers, 1));
+        assert_eq!(press(&mut state, KeyCode::Esc, &rows), Asked::Quit);
     }
 
     #[test]
     fn filter_is_typed_and_cleared() {
-        let a = key("a");
         let mut state = State::default();
         for code in [
             KeyCode::Char('/'),
@@ -320,12 +316,12 @@ mod tests {
             KeyCode::Char('x'),
             KeyCode::Backspace,
         ] {
-            assert_eq!(press(&mut state, code, &[&a]), Asked::Nothing);
+            assert_eq!(press(&mut state, code, &[1]), Asked::Nothing);
         }
         assert_eq!(state.filter, "q");
-        press(&mut state, KeyCode::Enter, &[&a]);
-        assert_eq!(press(&mut state, KeyCode::Esc, &[&a]), Asked::Nothing);
+        press(&mut state, KeyCode::Enter, &[1]);
+        assert_eq!(press(&mut state, KeyCode::Esc, &[1]), Asked::Nothing);
         assert_eq!(state.filter, "");
-        assert_eq!(press(&mut state, KeyCode::Char('q'), &[&a]), Asked::Quit);
+        assert_eq!(press(&mut state, KeyCode::Char('q'), &[1]), Asked::Quit);
     }
 }

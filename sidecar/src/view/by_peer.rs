@@ -3,6 +3,7 @@
 use std::{cmp::Reverse, collections::BTreeMap};
 
 use super::{
+    peers,
     quantity::{bytes, duration},
     table::Style,
 };
@@ -81,16 +82,15 @@ impl ByPeer {
 
 /// The server as the client asked for it; of a server's connections its own port.
 fn name(flow: &Flow) -> String {
-    match flow.role {
-        Role::Server => format!("clients of :{}", flow.local.port()),
-        _ => match (&flow.name, flow.asked) {
-            (Some(name), asked) => {
-                format!("{name}:{}", asked.unwrap_or(flow.peer).port())
-            }
-            (None, Some(asked)) => asked.to_string(),
-            (None, None) => flow.peer.to_string(),
-        },
-    }
+    let (peer, port) = match flow.role {
+        Role::Server => (String::new(), flow.local.port()),
+        Role::Client | Role::Unknown => {
+            let asked = flow.asked.unwrap_or(flow.peer);
+            let name = flow.name.as_ref().map(ToString::to_string);
+            (name.unwrap_or_else(|| asked.ip().to_string()), asked.port())
+        }
+    };
+    peers::name(flow.role, &peer, Some(port))
 }
 
 // === impl PeerSum ===

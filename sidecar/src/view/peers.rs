@@ -1,86 +1,106 @@
-//! A series as the control protocol sends it: the flows of one peer, added up. Pure.
+//! A series as people are shown it, and as the control protocol sends it: the flows of one peer, added up. Pure.
 
-use std::collections::BTreeMap;
-
+use super::row::End;
 use crate::{
     flow::Role,
-    histogram::{Histogram, quantile_of_buckets_s},
+    histogram::Histogram,
     snapshot::{Peer, Series, SeriesKey},
-    view::json::role_name,
 };
 
 /// The flows of one peer since flowcar began to count. On the wire a protobuf message: a field keeps its number for ever, and a number is
 /// not used again.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct PeerRow {
-    /// `network.tcp.handshake.role`; empty for flows over the limit of series.
-    #[prost(string, tag = "1")]
-    pub role: String,
+    /// The number of the series, which its flows name. Another process numbers anew.
+    #[prost(uint64, tag = "1")]
+    pub series: u64,
+    /// Whether these are the flows over the limit of series.
+    #[prost(bool, tag = "2")]
+    is_overflow: bool,
+    /// Which end of the handshake this is.
+    #[prost(enumeration = "End", tag = "3")]
+    end: i32,
     /// The name, address or prefix that the series has; empty where it names no peer.
-    #[prost(string, tag = "2")]
-    pub peer: String,
+    #[prost(string, tag = "4")]
+    peer: String,
     /// `server.port`
-    #[prost(uint32, optional, tag = "3")]
-    pub server_port: Option<u32>,
+    #[prost(uint32, optional, tag = "5")]
+    server_port: Option<u32>,
     /// Connections opened.
-    #[prost(uint64, tag = "4")]
-    pub opened: u64,
-    /// Connections adopted.
-    #[prost(uint64, tag = "5")]
-    pub adopted: u64,
-    /// Connections open now.
     #[prost(uint64, tag = "6")]
+    pub opened: u64,
+    /// Connections open now.
+    #[prost(uint64, tag = "7")]
     pub live: u64,
-    /// Connections closed, by `flowcar.tcp.close.reason`.
-    #[prost(btree_map = "string, uint64", tag = "7")]
-    pub closed: BTreeMap<String, u64>,
-    /// Connections of these that were cut off.
-    #[prost(uint64, tag = "18")]
+    /// Connections that were cut off.
+    #[prost(uint64, tag = "8")]
     pub cut_off: u64,
-    /// Attempts that failed, by `error.type`.
-    #[prost(btree_map = "string, uint64", tag = "8")]
-    pub failed: BTreeMap<String, u64>,
-    /// Payload bytes that the peer acknowledged.
+    /// Attempts that failed.
     #[prost(uint64, tag = "9")]
+    pub failed: u64,
+    /// Payload bytes that the peer acknowledged.
+    #[prost(uint64, tag = "10")]
     pub bytes_sent: u64,
     /// Payload bytes received.
-    #[prost(uint64, tag = "10")]
+    #[prost(uint64, tag = "11")]
     pub bytes_received: u64,
     /// Segments sent.
-    #[prost(uint64, tag = "11")]
+    #[prost(uint64, tag = "12")]
     pub segments_sent: u64,
-    /// Segments sent again, by `flowcar.tcp.retransmit.type`.
-    #[prost(btree_map = "string, uint64", tag = "12")]
-    pub retransmits: BTreeMap<String, u64>,
-    /// Time that connections had data to send and no room in the peer's window, microseconds.
+    /// SYNs and SYN-ACKs sent again.
     #[prost(uint64, tag = "13")]
+    pub handshake_retransmits: u64,
+    /// Other segments sent again.
+    #[prost(uint64, tag = "14")]
+    pub data_retransmits: u64,
+    /// Time that connections had data to send and no room in the peer's window, microseconds.
+    #[prost(uint64, tag = "15")]
     pub receive_window_limited_us: u64,
     /// Time that connections had data to send and no room in the send buffer, microseconds.
-    #[prost(uint64, tag = "14")]
+    #[prost(uint64, tag = "16")]
     pub send_buffer_limited_us: u64,
     /// `flowcar.tcp.connect.duration` of attempts that succeeded.
-    #[prost(message, required, tag = "15")]
+    #[prost(message, required, tag = "17")]
     pub connect: Buckets,
     /// `flowcar.tcp.rtt`, measured and smoothed.
-    #[prost(message, required, tag = "16")]
+    #[prost(message, required, tag = "18")]
     pub rtt: Buckets,
     /// `flowcar.tcp.exchange.duration`
-    #[prost(message, required, tag = "17")]
+    #[prost(message, required, tag = "19")]
     pub exchange: Buckets,
 }
 
-/// A histogram in OTLP's exponential buckets of scale 3.
+/// A [`Histogram`] without its sum and extremes.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Buckets {
     /// Durations in the zero bucket.
     #[prost(uint64, tag = "1")]
-    pub zero: u64,
-    /// The index of the first bucket.
+    zero: u64,
+    /// The OTLP index of the first bucket.
     #[prost(sint32, tag = "2")]
-    pub first: i32,
+    first: i32,
     /// How many durations each bucket has, from the first one on.
     #[prost(uint64, repeated, tag = "3")]
-    pub counts: Vec<u64>,
+    counts: Vec<u64>,
+}
+
+/// A peer with its port in few characters: `api.example.com:443`, `[::1]:80`; of a server's connections, which have the clients' addresses
+/// in common with nothing else, `clients of :8080`.
+pub fn name(role: Role, peer: &str, server_port: Option<u16>) -> String {
+    let is_ipv6 = peer.contains(':') && !peer.contains('/');
+    let peer = if is_ipv6 {
+        format!("[{peer}]")
+    } else {
+        peer.to_owned()
+    };
+    match (role, server_port) {
+        (Role::Server, Some(port)) if peer.is_empty() => format!("clients of :{port}"),
+        (Role::Server, Some(port)) => format!("{peer} of :{port}"),
+        (_, Some(port)) if peer.is_empty() => format!("any:{port}"),
+        (_, Some(port)) => format!("{peer}:{port}"),
+        (_, None) if peer.is_empty() => "any".to_owned(),
+        (_, None) => peer,
+    }
 }
 
 // === impl PeerRow ===
@@ -93,60 +113,52 @@ impl PeerRow {
                 role,
                 peer,
                 server_port,
-            } => (role_text(*role), peer_text(peer), *server_port),
-            SeriesKey::Overflow => (String::new(), String::new(), None),
+            } => (*role, text(peer), *server_port),
+            SeriesKey::Overflow => (Role::Unknown, String::new(), None),
         };
         let retransmits = &series.retransmits;
-        let retransmits = [
-            ("syn", retransmits.syn),
-            ("synack", retransmits.synack),
-            ("fast", retransmits.fast),
-            ("timeout", retransmits.timeout),
-            ("tail_loss_probe", retransmits.tail_loss_probe),
-            ("unknown", retransmits.unknown),
-        ];
-        let counted = retransmits.into_iter().filter(|(_, count)| *count > 0);
-        let mut closed = BTreeMap::new();
-        let mut cut_off = 0;
-        for (of, count) in &series.closed {
-            *closed.entry(of.reason.name().to_owned()).or_default() += count;
-            cut_off += u64::from(of.is_failure) * count;
-        }
-        let failed = series.failed.iter();
-        let succeeded = series.connect.get(&None);
+        let of_handshakes = retransmits.syn + retransmits.synack;
+        let closed = series.closed.iter();
+        let cut_off = closed.filter(|(of, _)| of.is_failure);
         Self {
-            role,
+            series: series.id.0,
+            is_overflow: *key == SeriesKey::Overflow,
+            end: End::from(role) as i32,
             peer,
             server_port: server_port.map(u32::from),
             opened: series.opened,
-            adopted: series.adopted_at_startup + series.adopted_at_restart,
             live: series.live,
-            closed,
-            cut_off,
-            failed: failed
-                .map(|(of, count)| (of.name().to_owned(), *count))
-                .collect(),
+            cut_off: cut_off.map(|(_, count)| count).sum(),
+            failed: series.failed.values().sum(),
             bytes_sent: series.bytes_sent,
             bytes_received: series.bytes_received,
             segments_sent: series.segments_sent,
-            retransmits: counted.map(|(of, count)| (of.to_owned(), count)).collect(),
+            handshake_retransmits: of_handshakes,
+            data_retransmits: retransmits.total() - of_handshakes,
             receive_window_limited_us: series.receive_window_limited_us,
             send_buffer_limited_us: series.send_buffer_limited_us,
-            connect: Buckets::of(succeeded.into_iter()),
+            connect: Buckets::of(series.connect.get(&None)),
             rtt: Buckets::of(series.rtt.values()),
-            exchange: Buckets::of([&series.exchange].into_iter()),
+            exchange: Buckets::of([&series.exchange]),
         }
     }
-}
 
-fn role_text(role: Role) -> String {
-    match role {
-        Role::Unknown => "unknown".to_owned(),
-        known => role_name(known).to_owned(),
+    /// Which end of the handshake this is.
+    pub fn role(&self) -> Role {
+        self.end().into()
+    }
+
+    /// The peer with its port.
+    pub fn name(&self) -> String {
+        if self.is_overflow {
+            return "peers over the limit".to_owned();
+        }
+        let port = self.server_port.and_then(|port| u16::try_from(port).ok());
+        name(self.role(), &self.peer, port)
     }
 }
 
-fn peer_text(peer: &Peer) -> String {
+fn text(peer: &Peer) -> String {
     match peer {
         Peer::Unnamed => String::new(),
         Peer::Address(address) | Peer::Asked(address) => address.to_string(),
@@ -158,151 +170,109 @@ fn peer_text(peer: &Peer) -> String {
 // === impl Buckets ===
 
 impl Buckets {
-    fn of<'a>(histograms: impl Iterator<Item = &'a Histogram>) -> Self {
+    fn of<'a>(histograms: impl IntoIterator<Item = &'a Histogram>) -> Self {
         let mut all = Histogram::default();
-        histograms.for_each(|histogram| all.merge(histogram));
-        let mut buckets = all.buckets();
-        let Some((first, count)) = buckets.next() else {
-            return Self {
-                zero: all.zero_count(),
-                ..Self::default()
-            };
-        };
-        let rest = buckets.map(|(_, count)| count);
+        histograms
+            .into_iter()
+            .for_each(|histogram| all.merge(histogram));
+        let mut buckets = all.buckets().peekable();
         Self {
             zero: all.zero_count(),
-            first,
-            counts: std::iter::once(count).chain(rest).collect(),
+            first: buckets.peek().map_or(0, |(first, _)| *first),
+            counts: buckets.map(|(_, count)| count).collect(),
         }
     }
 
-    /// How many durations.
-    pub fn count(&self) -> u64 {
-        self.zero + self.counts.iter().sum::<u64>()
-    }
-
-    /// What was counted since `earlier`, an older state of the same histogram. All of it, where the older one has more: then it is another
-    /// flowcar's.
-    #[must_use]
-    pub fn since(&self, earlier: &Self) -> Self {
-        let before = |index: i32| {
-            let at = usize::try_from(index - earlier.first).ok();
-            at.and_then(|at| earlier.counts.get(at))
-                .copied()
-                .unwrap_or(0)
-        };
-        let counts = self
-            .numbered()
-            .map(|(index, count)| count.saturating_sub(before(index)));
-        Self {
-            zero: self.zero.saturating_sub(earlier.zero),
-            first: self.first,
-            counts: counts.collect(),
-        }
-    }
-
-    /// Adds what another one counted.
-    pub fn add(&mut self, other: &Self) {
-        self.zero += other.zero;
-        if other.counts.is_empty() {
-            return;
-        }
-        if self.counts.is_empty() {
-            self.first = other.first;
-        }
-        if other.first < self.first {
-            let missing = usize::try_from(self.first - other.first).unwrap_or_default();
-            self.counts.splice(0..0, std::iter::repeat_n(0, missing));
-            self.first = other.first;
-        }
-        for (index, count) in other.numbered() {
-            let at = usize::try_from(index - self.first).unwrap_or_default();
-            if at >= self.counts.len() {
-                self.counts.resize(at + 1, 0);
-            }
-            self.counts[at] += count;
-        }
-    }
-
-    /// The `q`-quantile in seconds; `None` while nothing was counted. Off by at most one bucket's width (9 %).
-    pub fn quantile_s(&self, q: f64) -> Option<f64> {
-        quantile_of_buckets_s(q, self.count(), self.zero, self.numbered())
-    }
-
-    /// Each bucket's index and count.
-    pub fn numbered(&self) -> impl Iterator<Item = (i32, u64)> {
-        (self.first..).zip(self.counts.iter().copied())
+    /// The histogram.
+    pub fn histogram(&self) -> Histogram {
+        let numbered = (self.first..).zip(self.counts.iter().copied());
+        Histogram::of_buckets(self.zero, numbered)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
-
-    fn buckets(durations_ns: &[u64]) -> Buckets {
-        let mut histogram = Histogram::default();
-        durations_ns.iter().for_each(|ns| histogram.record(*ns));
-        Buckets::of([&histogram].into_iter())
-    }
+    use crate::flow::{CloseReason, CountedClose, Failure, Retransmits, SeriesId};
 
     #[test]
-    fn quantile_is_within_a_bucket() {
-        let all = buckets(&[1_000_000, 2_000_000, 40_000_000]);
-        assert_eq!(all.count(), 3);
-        let p99 = all.quantile_s(0.99).expect("three");
-        assert!((0.036..0.044).contains(&p99), "{p99}");
-        assert_eq!(Buckets::default().quantile_s(0.5), None);
-    }
-
-    #[test]
-    fn difference_is_what_came_since() {
-        let (before, new) = ([5_000_000, 1_000], [90_000, 300_000_000]);
-        let after: Vec<u64> = before.into_iter().chain(new).collect();
-        let since = buckets(&after).since(&buckets(&before));
-        assert_eq!(since.count(), 2);
-        assert_eq!(since.quantile_s(0.99), buckets(&new).quantile_s(0.99));
-        // Another flowcar's: nothing is negative.
-        assert_eq!(buckets(&new).since(&buckets(&after)).count(), 0);
-    }
-
-    #[test]
-    fn sum_has_every_bucket() {
-        for (one, other) in [
-            (vec![5_000_000], vec![1_000, 70_000]),
-            (vec![], vec![5_000_000]),
-            (vec![5_000_000], vec![]),
-            (vec![1_000_000], vec![900_000_000]),
-        ] {
-            let mut sum = buckets(&one);
-            sum.add(&buckets(&other));
-            let both: Vec<u64> = one.iter().chain(&other).copied().collect();
-            assert_eq!(sum, buckets(&both), "{both:?}");
+    fn histogram_is_the_same_after_it_was_sent() {
+        for durations_ns in [&[][..], &[10], &[1_000_000, 2_000_000, 40_000_000, 10]] {
+            let mut histogram = Histogram::default();
+            durations_ns.iter().for_each(|ns| histogram.record(*ns));
+            let sent = Buckets::of([&histogram]).histogram();
+            assert_eq!(sent.count(), histogram.count());
+            assert!(sent.buckets().eq(histogram.buckets()), "{sent:?}");
+            assert_eq!(sent.zero_count(), histogram.zero_count());
         }
     }
 
     #[test]
-    fn row_names_what_the_series_names() {
-        let mut series = Series {
-            opened: 5,
+    fn row_has_the_counts_of_its_series() {
+        let check = CountedClose {
+            reason: CloseReason::ResetReceived,
+            is_failure: false,
+        };
+        let series = Series {
+            id: SeriesId(7),
+            opened: 9,
+            live: 2,
+            closed: BTreeMap::from([
+                (CloseReason::LocalFin.into(), 1),
+                (CloseReason::ResetReceived.into(), 3),
+                (CloseReason::Timeout.into(), 2),
+                (check, 1),
+            ]),
+            failed: BTreeMap::from([(Failure::Refused, 4), (Failure::Timeout, 1)]),
+            retransmits: Retransmits {
+                syn: 1,
+                synack: 2,
+                fast: 4,
+                timeout: 8,
+                tail_loss_probe: 16,
+                unknown: 32,
+            },
             ..Series::default()
         };
-        series.retransmits.fast = 2;
-        let key = |peer| SeriesKey::Flows {
-            role: Role::Client,
-            peer,
-            server_port: Some(443),
-        };
-        let address = "2001:db8::1".parse().expect("an address");
-        for (peer, text) in [
-            (Peer::Unnamed, ""),
-            (Peer::Asked(address), "2001:db8::1"),
-            (Peer::Prefix("10.0.0.0/8".to_owned()), "10.0.0.0/8"),
+        let row = PeerRow::of(&SeriesKey::Overflow, &series);
+        assert_eq!((row.series, row.opened, row.live), (7, 9, 2));
+        assert_eq!((row.cut_off, row.failed), (5, 5));
+        assert_eq!((row.handshake_retransmits, row.data_retransmits), (3, 60));
+        assert_eq!(row.name(), "peers over the limit");
+    }
+
+    #[test]
+    fn peers_are_named_in_few_characters() {
+        let v6 = "2001:db8::1".parse().expect("an address");
+        let v4 = "10.1.2.3".parse().expect("an address");
+        let prefix = Peer::Prefix("2001:db8::/32".to_owned());
+        for (role, peer, server_port, expected) in [
+            (
+                Role::Client,
+                Peer::Name("api.example.com".into()),
+                Some(443),
+                "api.example.com:443",
+            ),
+            (Role::Client, Peer::Asked(v6), Some(80), "[2001:db8::1]:80"),
+            (Role::Client, prefix, None, "2001:db8::/32"),
+            (Role::Client, Peer::Unnamed, Some(443), "any:443"),
+            (Role::Server, Peer::Unnamed, Some(8080), "clients of :8080"),
+            (
+                Role::Server,
+                Peer::Address(v4),
+                Some(8080),
+                "10.1.2.3 of :8080",
+            ),
+            (Role::Unknown, Peer::Unnamed, None, "any"),
         ] {
-            let row = PeerRow::of(&key(peer), &series);
-            assert_eq!((row.role.as_str(), row.peer.as_str()), ("client", text));
-            assert_eq!((row.server_port, row.opened), (Some(443), 5));
-            assert_eq!(row.retransmits, BTreeMap::from([("fast".to_owned(), 2)]));
+            let key = SeriesKey::Flows {
+                role,
+                peer,
+                server_port,
+            };
+            assert_eq!(PeerRow::of(&key, &Series::default()).name(), expected);
         }
-        assert_eq!(PeerRow::of(&SeriesKey::Overflow, &series).role, "");
     }
 }

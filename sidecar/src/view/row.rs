@@ -79,12 +79,15 @@ pub struct Row {
     /// The name that a client asked a resolver for.
     #[prost(string, optional, tag = "24")]
     name: Option<String>,
+    /// The series that it is counted in ([`super::peers::PeerRow::series`]).
+    #[prost(uint64, optional, tag = "25")]
+    pub series: Option<u64>,
 }
 
 /// Which end of the handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, prost::Enumeration)]
 #[repr(i32)]
-enum End {
+pub(super) enum End {
     Unknown = 0,
     Client = 1,
     Server = 2,
@@ -147,6 +150,7 @@ impl Row {
             receive_window_limited_us: flow.socket.map_or(0, |of| of.receive_window_limited_us),
             send_buffer_limited_us: flow.socket.map_or(0, |of| of.send_buffer_limited_us),
             name: flow.name.as_ref().map(ToString::to_string),
+            series: flow.series.map(|id| id.0),
             asked: flow
                 .asked
                 .filter(|asked| *asked != flow.peer)
@@ -165,11 +169,7 @@ impl Row {
 
     /// Which end of the handshake this is.
     pub fn role(&self) -> Role {
-        match self.end() {
-            End::Client => Role::Client,
-            End::Server => Role::Server,
-            End::Unknown => Role::Unknown,
-        }
+        self.end().into()
     }
 
     /// This end.
@@ -222,6 +222,16 @@ impl From<Role> for End {
             Role::Client => Self::Client,
             Role::Server => Self::Server,
             Role::Unknown => Self::Unknown,
+        }
+    }
+}
+
+impl From<End> for Role {
+    fn from(end: End) -> Self {
+        match end {
+            End::Client => Self::Client,
+            End::Server => Self::Server,
+            End::Unknown => Self::Unknown,
         }
     }
 }

@@ -255,10 +255,8 @@ fn ipv4_and_ipv6_errors_are_counted_separately() {
     assert_eq!(failures, [Failure::Abandoned, Failure::Unreachable]);
 }
 
-/// An ICMP error that the application gets answers the first SYN.
-#[test]
-fn retransmitted_attempt_is_not_unreachable_for_anothers_error() {
-    let [newest, ..] = KERNELS;
+/// One ICMP error came since the first reading, while some application was inside `connect()`.
+fn one_kept_error() -> (AttemptJudge, NamespaceCounts) {
     let mut judge = AttemptJudge::default();
     judge.read(NamespaceCounts::default());
     let now = NamespaceCounts {
@@ -267,6 +265,14 @@ fn retransmitted_attempt_is_not_unreachable_for_anothers_error() {
         kept: 1,
         ..NamespaceCounts::default()
     };
+    (judge, now)
+}
+
+/// An ICMP error that the application gets answers the first SYN.
+#[test]
+fn retransmitted_attempt_is_not_unreachable_for_anothers_error() {
+    let [newest, ..] = KERNELS;
+    let (mut judge, now) = one_kept_error();
     let later = Unanswered {
         sent_again: true,
         ..Truth::Closed.attempt(newest)
@@ -283,14 +289,7 @@ fn retransmitted_attempt_is_not_unreachable_for_anothers_error() {
 #[test]
 fn attempt_that_lasted_is_not_unreachable_for_an_open_ones_error() {
     let [newest, ..] = KERNELS;
-    let mut judge = AttemptJudge::default();
-    judge.read(NamespaceCounts::default());
-    let now = NamespaceCounts {
-        at: Monotonic(3 * SECOND),
-        icmp: 1,
-        kept: 1,
-        ..NamespaceCounts::default()
-    };
+    let (mut judge, now) = one_kept_error();
     let lasted = Unanswered {
         started: Monotonic(SECOND),
         ..Truth::Closed.attempt(newest)

@@ -228,6 +228,7 @@ mod tests {
             assert!(is_there, "{name}");
         }
     }
+
     /// By this file, or by the registry that the manifest names.
     #[test]
     fn every_reference_resolves() {
