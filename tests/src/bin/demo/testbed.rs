@@ -204,8 +204,11 @@ fn attach(
         ("OTEL_SERVICE_NAME", service.to_owned()),
         ("FLOWCAR_EXCHANGE", "on".to_owned()),
         ("FLOWCAR_SELF_METRICS", "detailed".to_owned()),
-        ("FLOWCAR_POD_NAME", pod.to_owned()),
-        ("FLOWCAR_POD_NAMESPACE", "demo".to_owned()),
+        // FLOWCAR_POD_* say that this is a pod, in which flowcar finds the pod's cgroup by itself.
+        (
+            "OTEL_RESOURCE_ATTRIBUTES",
+            format!("k8s.pod.name={pod},k8s.namespace.name=demo"),
+        ),
     ];
     Sidecar::follow(place.cgroup().path(), settings)
 }
