@@ -4,6 +4,7 @@
 //! the new one is made and trusted beside the old; once that is published and has settled, it signs the leaf;
 //! the old one stays trusted until it expires.
 
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use super::material::{Authority, Material, MaterialError, life, names};
@@ -67,7 +68,12 @@ pub fn advance(
         material.next = None;
         material = material.with_leaf(&policy.names, now, policy.leaf_lifetime)?;
     }
-    let mut wanted = policy.names.clone();
+    // A certificate has addresses as numbers, and gives them back in their shortest form.
+    let shortest = |name: &String| {
+        let address = name.parse::<IpAddr>();
+        address.map_or_else(|_| name.clone(), |address| address.to_string())
+    };
+    let mut wanted: Vec<_> = policy.names.iter().map(shortest).collect();
     wanted.sort();
     if now >= due(&material.cert)? || names(&material.cert)? != wanted {
         material = material.with_leaf(&policy.names, now, policy.leaf_lifetime)?;

@@ -115,9 +115,21 @@ fn named(pod: &Value, kind: &str, name: &str) -> Option<Owner> {
     rows.find_map(|row| {
         let maker = labels.get(row.name).or_else(|| annotations.get(row.name));
         let maker = maker?.as_str().filter(|maker| !maker.is_empty())?;
-        let rest = name.strip_prefix(maker)?;
-        rest.starts_with('-').then(|| Owner::new(row.kind, maker))
+        let is_made = name
+            .strip_prefix(maker)
+            .is_some_and(|rest| rest.starts_with('-'));
+        let is_cut = row.kind == "Service" && is_cut_by_knative(name, maker);
+        (is_made || is_cut).then(|| Owner::new(row.kind, maker))
     })
+}
+
+/// Of the name of a revision, `<service>-00001`, that has more than 52 characters, its Deployment has the first 20, and a hash (`ChildName`
+/// in `knative.dev/pkg/kmeta/names.go`).
+fn is_cut_by_knative(name: &str, service: &str) -> bool {
+    const LONGEST: usize = 52 - "-00001".len();
+    const KEPT: usize = 20;
+    let kept = service.get(..KEPT).filter(|_| service.len() > LONGEST);
+    kept.is_some_and(|kept| name.starts_with(kept))
 }
 
 /// A ReplicaSet made by a Deployment is named `<deployment>-<pod-template-hash>`, one of an Argo Rollout

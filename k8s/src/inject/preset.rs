@@ -65,7 +65,7 @@ const SECURITY_FIELDS: [&str; 11] = [
     "seLinuxOptions",
 ];
 
-/// The file that the API server gives every container for its last words. Another one would hide what is there.
+/// The file for the termination message, at Kubernetes' own path. A file elsewhere would hide what is there.
 const TERMINATION_MESSAGE: &str = "/dev/termination-log";
 
 /// What a container of a pod is compared with.
@@ -116,13 +116,19 @@ pub(super) fn difference(
     preset.difference()
 }
 
-/// Whether the container asks for no more than an annotation may, or than the namespace's budgets give it.
+/// Whether the container asks for no more than an annotation may, or than the namespace's budgets give it. A container of an earlier
+/// configuration is held to this, too: memory and processors are the node's.
 pub(super) fn are_resources(pod: &Value, settings: &Settings, budgets: &Budgets) -> bool {
     let mut containers = view::all_containers(pod);
     let Some(container) = containers.find(|container| view::is_named(container, CONTAINER)) else {
         return true;
     };
+    let is_guaranteed = resources::is_guaranteed(pod);
     resources::KEYS.into_iter().all(|(list, name, key)| {
+        // In a Guaranteed pod the request is the limit, which is compared as such.
+        if list == "requests" && is_guaranteed {
+            return true;
+        }
         let Some(most) = settings.limits.most(key) else {
             return true;
         };

@@ -32,8 +32,16 @@ const OF_KUBERNETES: [&str; 7] = [
 ];
 const HEADERS: &str = "OTEL_EXPORTER_OTLP_HEADERS";
 
-/// Variables of the sidecar's settings that have none of its prefixes. They send the telemetry another way.
-const PROXIES: [&str; 4] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"];
+/// Variables that the sidecar reads and that have none of its prefixes: they send the telemetry another way, or have another receiver
+/// believed.
+const SETTINGS_OF_OTHERS: [&str; 6] = [
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+];
 
 // === impl Preset ===
 
@@ -71,9 +79,9 @@ impl Preset<'_> {
 
     /// Whether a variable of no prefix decides which program runs, or where its telemetry goes.
     fn is_foreign_setting(&self, name: &str) -> bool {
-        let proxy = || PROXIES.contains(&name.to_ascii_uppercase().as_str());
+        let is_read = || SETTINGS_OF_OTHERS.contains(&name.to_ascii_uppercase().as_str());
         let is_bound = self.is_current && self.settings.bounds_endpoints();
-        name == "PATH" || name.starts_with("LD_") || (is_bound && proxy())
+        name == "PATH" || name.starts_with("LD_") || (is_bound && is_read())
     }
 
     fn is_written(&self, name: &str, entry: &Value) -> bool {
@@ -105,7 +113,7 @@ impl Preset<'_> {
     }
 
     /// A setting is bound by the limits of annotations. One of an earlier configuration, which had other limits, is not
-    /// held to these, but no reference to another variable may hide what it says.
+    /// held to these, but no reference to another variable may change its value.
     fn is_setting(&self, row: &'static Annotation, text: &str) -> bool {
         // The kubelet's own escape.
         let plain = text.replace("$$", "$");
@@ -170,5 +178,13 @@ impl Preset<'_> {
         self.workload == Some(&reported)
             || owner::of(self.pod).as_ref() == Some(&reported)
             || could_be_made()
+            // `kubectl create job --from=cronjob/NAME` leaves the Job's name to whoever runs it.
+            || (kind == "CronJob" && self.is_of_a_job())
+    }
+
+    fn is_of_a_job(&self) -> bool {
+        let references = view::list(self.pod, "/metadata/ownerReferences").iter();
+        let mut jobs = references.filter(|reference| reference["kind"] == "Job");
+        jobs.any(|reference| reference["controller"] == true)
     }
 }

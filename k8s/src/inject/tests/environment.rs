@@ -210,6 +210,21 @@ fn service_name_is_stable_over_runs_and_revisions() {
             "hello",
             "Service/hello",
         ),
+        // Knative keeps 20 characters of a revision's name that is longer than 52.
+        (
+            "ReplicaSet",
+            "recommendations-for-5f4dcc3b5aa765d61d8327deb882cf99-deployment-77c4",
+            "serving.knative.dev/service",
+            "recommendations-for-returning-customers-in-europe",
+            "Service/recommendations-for-returning-customers-in-europe",
+        ),
+        (
+            "ReplicaSet",
+            "payments-api-europe-77c4",
+            "serving.knative.dev/service",
+            "payments-api-for-returning-customers-in-all-europe",
+            "Deployment/payments-api-europe",
+        ),
         (
             "Workflow",
             "etl-1722",

@@ -214,6 +214,12 @@ fn operators_limits_hold_for_a_sidecar_that_comes_along() {
             "env",
             |pod| add_env(pod, "All_Proxy", "http://evil:3128"),
         ),
+        ("allowedEndpoints: ['https://c']", "env", |pod| {
+            add_env(pod, "SSL_CERT_FILE", "/mnt/x/ca.crt");
+        }),
+        ("locked: [endpoint]", "env", |pod| {
+            add_env(pod, "SSL_CERT_DIR", "/mnt/x");
+        }),
         ("locked: [service-name]", "env", |pod| {
             add_env(pod, "OTEL_SERVICE_NAME", "payments");
         }),
@@ -259,7 +265,7 @@ fn operators_limits_hold_for_a_sidecar_that_comes_along() {
             "row {row}, {config}: {found:?}"
         );
     }
-    // Where another service is locked, flowcar's own values are still its own.
+    // Where annotations are locked, flowcar's own values still fit.
     for config in [
         "locked: [compression, source, checkpoint, peer]",
         "minimum: {memory-limit: 1Gi}",
@@ -302,6 +308,18 @@ fn own_sidecar_counts_behind_other_webhooks() {
         let there = Decision::AlreadyInjected { current: true };
         assert_eq!(decision(&pod, &settings), there, "row {row}");
     }
+    // A Job that somebody made from a CronJob whose file was injected.
+    let mut by_hand = real.clone();
+    by_hand["metadata"]["ownerReferences"] =
+        json!([{"kind": "Job", "name": "manual", "controller": true}]);
+    for (name, value) in [
+        ("FLOWCAR_OWNER_KIND", "CronJob"),
+        ("FLOWCAR_OWNER_NAME", "backup"),
+    ] {
+        add_env(&mut by_hand, name, value);
+    }
+    let there = Decision::AlreadyInjected { current: true };
+    assert_eq!(decision(&by_hand, &settings), there);
     // The kubelet's escape is undone.
     let mut odd = owned();
     odd["metadata"]["ownerReferences"][0]["name"] = json!("a$(b)");

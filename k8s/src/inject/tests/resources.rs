@@ -75,7 +75,7 @@ fn limit_below_the_default_request_lowers_it() {
     assert_eq!(sidecar(&pod, &outcome)["resources"], expected);
 }
 
-/// Who wrote the contradiction is told of it: the operator at the start, a pod's author by a denial, and nobody else.
+/// Each contradiction is reported to its author only: to the operator at the start, to a pod's author by a denial.
 #[test]
 fn contradiction_is_reported_to_its_author() {
     for wrong in [
