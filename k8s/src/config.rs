@@ -2,19 +2,18 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::core::{Selector, SelectorExt};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 mod scalar;
-mod selector;
 
 use crate::annotations::{
     Annotation, INJECT, Key, Kind, Limits, Overrides, PREFIX, Permissions, Problem, RESOURCES,
     Written, drop_contradictions, identity_of, is_secure,
 };
-
-pub use selector::{LabelSelector, Operator, Requirement};
 
 /// The node's cgroup tree. Its parts are named by the kubelet's cgroup driver and root (`kubepods.slice`, `kubepods`,
 /// `kubelet.slice/...`), which the webhook cannot know, and a `hostPath` that is not there would keep the pod from starting:
@@ -28,7 +27,7 @@ pub(crate) const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The operator's wishes. Every field has a default, so an empty file is a valid configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Config {
     /// The sidecar's image.
@@ -76,7 +75,6 @@ pub struct Config {
     pub excluded_namespaces: Vec<String>,
     /// The namespaces in which the API server asks the webhook. The chart copies `webhook.namespaceSelector`, so that no pod
     /// elsewhere counts as missed.
-    #[serde(skip_serializing_if = "LabelSelector::is_empty")]
     pub namespace_selector: LabelSelector,
     /// Runtime classes whose pods have a kernel of their own, each a name or its beginning.
     pub sandboxed_runtime_classes: Vec<String>,
@@ -142,6 +140,8 @@ pub struct Settings {
     pub permissions: Permissions,
     /// What of that is locked or bounded.
     pub limits: Limits,
+    /// The namespaces in which the API server asks the webhook.
+    pub namespaces: Selector,
     /// Names this configuration and this version of flowcar: 16 hexadecimal digits.
     pub hash: String,
 }
@@ -250,6 +250,11 @@ impl Config {
                     .to_owned(),
             );
         }
+        let namespaces = Selector::try_from(self.namespace_selector.clone());
+        let namespaces = namespaces.unwrap_or_else(|error| {
+            errors.push(format!("namespaceSelector: {error}"));
+            Selector::default()
+        });
         if !errors.is_empty() {
             return Err(ConfigError::Values(errors));
         }
@@ -262,6 +267,7 @@ impl Config {
             defaults,
             permissions,
             limits,
+            namespaces,
             config: self,
         })
     }
@@ -299,12 +305,6 @@ impl Config {
         (defaults, errors)
     }
 
-    /// Whether the operator leaves a namespace with these labels out. One of which nothing is known, without the label that
-    /// the API server writes, is not.
-    pub(crate) fn leaves_out(&self, labels: &Map<String, Value>) -> bool {
-        labels.contains_key(NAMESPACE_NAME) && !self.namespace_selector.selects(labels)
-    }
-
     /// The selector makes no difference to a sidecar.
     fn hash(&self) -> String {
         let selects_all = Self {
@@ -333,6 +333,22 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Whether no pod of this namespace is injected: it is flowcar's own, or the operator excludes it by name.
+    pub(crate) fn excludes(&self, namespace: &str, own: &str) -> bool {
+        let excluded = &self.config.excluded_namespaces;
+        namespace == own || excluded.iter().any(|name| name == namespace)
+    }
+
+    /// Whether the operator leaves a namespace with these labels out: the API server does not ask the webhook there. A namespace of which
+    /// nothing is known, without the label that the API server writes, is not left out.
+    pub(crate) fn leaves_out(&self, labels: &Map<String, Value>) -> bool {
+        let known = labels.contains_key(NAMESPACE_NAME);
+        let texts = labels.iter();
+        let texts =
+            texts.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())));
+        known && !self.namespaces.matches(&texts.collect())
+    }
+
     /// Reads the overrides of one pod, on top of the operator's defaults, and every problem among them.
     #[must_use]
     pub fn overrides(&self, annotations: &Map<String, Value>) -> (Overrides, Vec<Problem>) {
@@ -472,7 +488,9 @@ impl Level {
 
 #[cfg(test)]
 mod tests {
-    use super::{Config, Level, Settings};
+    use serde_json::{Value, json};
+
+    use super::{Config, Level, NAMESPACE_NAME, Settings};
     use crate::annotations::Key;
 
     #[test]
@@ -591,5 +609,39 @@ mod tests {
             Level::of_namespace(&serde_json::Map::new(), Level::Baseline),
             Level::Baseline
         );
+    }
+
+    #[test]
+    fn namespaces_outside_the_selector_are_left_out() {
+        let expression = |operator: &str, values: Value| json!({"matchExpressions": [{"key": "a", "operator": operator, "values": values}]});
+        let rows = [
+            (json!({}), [false, false, false]),
+            (json!({"matchLabels": {"a": "1"}}), [false, true, true]),
+            (expression("In", json!(["1", "3"])), [false, true, true]),
+            // Kubernetes' rule: it holds without the label.
+            (expression("NotIn", json!(["1"])), [true, false, false]),
+            (expression("Exists", json!([])), [false, false, true]),
+            (expression("DoesNotExist", json!([])), [true, true, false]),
+        ];
+        for (selector, expected) in rows {
+            let settings = Config::parse(&json!({"namespaceSelector": selector}).to_string());
+            let settings = settings.expect("a selector");
+            let found = [json!({"a": "1"}), json!({"a": "2"}), json!({"b": "1"})].map(|labels| {
+                let mut labels = labels.as_object().expect("labels").clone();
+                // Nothing is known of this one.
+                assert!(!settings.leaves_out(&labels));
+                labels.insert(NAMESPACE_NAME.to_owned(), json!("shop"));
+                settings.leaves_out(&labels)
+            });
+            assert_eq!(found, expected, "{selector}");
+        }
+        for wrong in [
+            expression("Near", json!(["1"])),
+            json!({"matchExpressions": [{"key": "a", "operator": "In"}]}),
+        ] {
+            let config = json!({"namespaceSelector": wrong}).to_string();
+            let error = Config::parse(&config).expect_err(&config).to_string();
+            assert!(error.contains("namespaceSelector: "), "{error}");
+        }
     }
 }

@@ -122,9 +122,8 @@ fn is_missed(
         && !is_full(annotations)
         && !annotations.contains_key("kubernetes.io/config.mirror")
         && pod.metadata.deletion_timestamp.is_none()
-        && namespace != own_namespace
-        && !settings.config.excluded_namespaces.contains(&namespace)
-        && !settings.config.leaves_out(namespace_labels)
+        && !settings.excludes(&namespace, own_namespace)
+        && !settings.leaves_out(namespace_labels)
 }
 
 /// A status that cannot be parsed is not flowcar's. One that can be counts as flowcar's: the detector sees no containers,

@@ -95,13 +95,11 @@ fn malformed(pod: &Value) -> Option<Skip> {
 
 fn excluded(context: &Context, settings: &Settings) -> Option<Skip> {
     let namespace = &context.namespace;
-    let is_excluded = *namespace == context.own_namespace
-        || settings.config.excluded_namespaces.contains(namespace);
-    if is_excluded {
+    if settings.excludes(namespace, &context.own_namespace) {
         let namespace = namespace.clone();
         return Some(Skip::ExcludedNamespace { namespace });
     }
-    let is_left_out = settings.config.leaves_out(&context.namespace_labels);
+    let is_left_out = settings.leaves_out(&context.namespace_labels);
     is_left_out.then(|| Skip::NamespaceLeftOut {
         namespace: namespace.clone(),
     })
