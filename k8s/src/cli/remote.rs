@@ -145,23 +145,19 @@ impl Remote {
     /// The namespaces that the user may see: all, or the one that was named.
     async fn namespaces(&self) -> anyhow::Result<(Vec<Namespace>, Which)> {
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
-        let list = in_time(async {
-            permitted(namespaces.list(&ListParams::default()).await, || {
-                format!("list namespaces: only {} is read", self.namespace)
-            })
+        let list = in_time(namespaces.list(&ListParams::default())).await;
+        let list = permitted(list, || {
+            format!("list namespaces: only {} is read", self.namespace)
         });
-        if let Some(list) = list.await.context("listing namespaces")? {
+        if let Some(list) = list.context("listing namespaces")? {
             return Ok((list.items, Which::All));
         }
-        let own = in_time(async {
-            permitted(namespaces.get_opt(&self.namespace).await, || {
-                let namespace = &self.namespace;
-                format!("read namespace {namespace}: its labels are taken for absent")
-            })
+        let own = in_time(namespaces.get_opt(&self.namespace)).await;
+        let own = permitted(own, || {
+            let namespace = &self.namespace;
+            format!("read namespace {namespace}: its labels are taken for absent")
         });
-        let own = own
-            .await
-            .with_context(|| format!("reading namespace {}", self.namespace))?;
+        let own = own.with_context(|| format!("reading namespace {}", self.namespace))?;
         Ok((own.flatten().into_iter().collect(), Which::Named))
     }
 
@@ -241,17 +237,11 @@ impl Remote {
     /// Those of the cluster. Many may list namespaces, and pods in their own only: `None`, and a message.
     async fn every_pod(&self, files: &Files) -> anyhow::Result<Option<Vec<Value>>> {
         let all = Api::all(self.client.clone());
-        let found = match asked_for(&all, files).await {
-            Err(error) if is_forbidden(&error) => {
-                let namespace = &self.namespace;
-                eprintln!(
-                    "flowcar: you may not list the pods of all namespaces: only {namespace} is read"
-                );
-                return Ok(None);
-            }
-            found => found,
-        };
-        found.map(Some).context("listing pods")
+        let found = permitted(asked_for(&all, files).await, || {
+            let namespace = &self.namespace;
+            format!("list the pods of all namespaces: only {namespace} is read")
+        });
+        found.context("listing pods")
     }
 
     /// The namespaces that a command without an object is about: the one that is named, or all.
@@ -298,23 +288,21 @@ async fn in_time<T, E: Into<anyhow::Error>>(
     }
 }
 
-fn is_forbidden(error: &anyhow::Error) -> bool {
-    let refusal = error.downcast_ref();
-    matches!(refusal, Some(kube::Error::Api(status)) if status.code == 403)
-}
-
 /// What was read, or `None` and a message where the user has no right to it.
-pub(super) fn permitted<T>(
-    read: Result<T, kube::Error>,
+pub(super) fn permitted<T, E: Into<anyhow::Error>>(
+    read: Result<T, E>,
     what: impl FnOnce() -> String,
-) -> Result<Option<T>, kube::Error> {
-    match read {
-        Ok(found) => Ok(Some(found)),
-        Err(kube::Error::Api(status)) if status.code == 403 => {
+) -> anyhow::Result<Option<T>> {
+    let error = match read {
+        Ok(found) => return Ok(Some(found)),
+        Err(error) => error.into(),
+    };
+    match error.downcast_ref() {
+        Some(kube::Error::Api(status)) if status.code == 403 => {
             eprintln!("flowcar: you may not {}", what());
             Ok(None)
         }
-        Err(error) => Err(error),
+        _ => Err(error),
     }
 }
 
