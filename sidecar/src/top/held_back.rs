@@ -147,7 +147,8 @@ mod tests {
     fn transport_and_handshakes_hold_back() {
         let of = |delta: Delta| HeldBack::of_peer(&delta, &total(Role::Client));
         assert_eq!(of(ten_seconds()), HeldBack::Nothing);
-        let rows: [(fn(&mut Delta), HeldBack); 9] = [
+        type Change = fn(&mut Delta);
+        let rows: [(Change, HeldBack); 9] = [
             (|delta| delta.failed = 1, HeldBack::Handshake),
             (|delta| delta.handshake_retransmits = 1, HeldBack::Handshake),
             (|delta| delta.cut_off = 1, HeldBack::CutOff),
