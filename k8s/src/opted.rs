@@ -2,7 +2,8 @@
 //!
 //! The API server keeps, for each writer of an object, the fields that are its own and when it last wrote any of them
 //! (`metadata.managedFields`). So what is known is the last time at which the opt-in's writer wrote: a pod that was created
-//! before that may have been asked for later. Nothing else is taken for sure.
+//! before that may have been asked for later, and so may one that was created in the same second: times are in whole seconds. Nothing else
+//! is taken for sure.
 
 use serde_json::Value;
 
@@ -13,7 +14,7 @@ use crate::annotations::INJECT;
 pub(crate) const UNSEEN: &str = "opted in, and the webhook did not see it; why is not recorded. Delete it; if its successor gets no \
     sidecar either, opt in on the workload or the namespace, or have flowcar's webhook run last";
 
-/// A pod that was created before its opt-in was last written, and both times, in RFC 3339.
+/// A pod that was created before the writer of its opt-in last wrote, or in the same second, and both times, in RFC 3339.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Later {
     pub(crate) created: String,
@@ -23,10 +24,7 @@ pub(crate) struct Later {
 /// When the opt-in among an object's `labels` or `annotations` was last written, in RFC 3339; `None` where it is not known.
 pub(crate) fn written_at<'a>(metadata: &'a Value, field: &str) -> Option<&'a str> {
     let entries = metadata.get("managedFields")?.as_array()?;
-    let path = format!(
-        "/fieldsV1/f:metadata/f:{field}/f:{}",
-        INJECT.replace('/', "~1")
-    );
+    let path = path_of(field);
     let times = entries
         .iter()
         .filter(|entry| entry.pointer(&path).is_some())
@@ -35,7 +33,7 @@ pub(crate) fn written_at<'a>(metadata: &'a Value, field: &str) -> Option<&'a str
     times.max()
 }
 
-/// Whether the pod is older than its opt-in, by its own annotation or else by its namespace's label, which was written then.
+/// Whether the pod may be older than its opt-in, by its own annotation or else by its namespace's label, which was written then.
 pub(crate) fn opted_in_later(metadata: &Value, namespace_written: Option<&str>) -> Option<Later> {
     let created = metadata.get("creationTimestamp")?.as_str()?;
     let own = metadata.get("annotations").and_then(|all| all.get(INJECT));
@@ -43,10 +41,25 @@ pub(crate) fn opted_in_later(metadata: &Value, namespace_written: Option<&str>) 
         Some(_) => written_at(metadata, "annotations"),
         None => namespace_written,
     }?;
-    (written > created).then(|| Later {
+    // Whoever wrote the pod's spec and the opt-in at once wrote both when the pod was created.
+    let in_its_second = written == created && !(own.is_some() && is_written_with_the_pod(metadata));
+    (written > created || in_its_second).then(|| Later {
         created: created.to_owned(),
         written: written.to_owned(),
     })
+}
+
+/// Whether the annotation has the writer of the pod's spec.
+fn is_written_with_the_pod(metadata: &Value) -> bool {
+    let path = path_of("annotations");
+    let mut entries = metadata["managedFields"].as_array().into_iter().flatten();
+    entries
+        .any(|entry| entry.pointer(&path).is_some() && entry.pointer("/fieldsV1/f:spec").is_some())
+}
+
+fn path_of(field: &str) -> String {
+    let name = INJECT.replace('/', "~1");
+    format!("/fieldsV1/f:metadata/f:{field}/f:{name}")
 }
 
 #[cfg(test)]
@@ -63,6 +76,13 @@ mod tests {
         json!({"manager": "kubectl", "time": time, "fieldsV1": {"f:metadata": {field: {"f:flowcar.io/inject": {}}}}})
     }
 
+    /// Whoever created the pod with its annotation.
+    fn with_spec(time: &str) -> Value {
+        let mut entry = writer("f:annotations", time);
+        entry["fieldsV1"]["f:spec"] = json!({"f:containers": {}});
+        entry
+    }
+
     #[test]
     fn pod_is_older_only_than_a_later_opt_in() {
         let on = || json!({"flowcar.io/inject": "enabled"});
@@ -74,12 +94,22 @@ mod tests {
         let own = |time: &str| pod(on(), json!([writer("f:annotations", time)]));
         let rows = [
             (own(before), None, false),
-            (own(same), None, false),
+            (own(same), None, true),
+            (pod(on(), json!([with_spec(same)])), None, false),
+            (
+                pod(
+                    on(),
+                    json!([with_spec(before), writer("f:annotations", same)]),
+                ),
+                None,
+                false,
+            ),
             (own(after), None, true),
             (own(before), Some(after), false),
             (pod(on(), json!([writer("f:labels", after)])), None, false),
             (pod(on(), Value::Null), None, false),
             (pod(json!({}), json!([])), Some(before), false),
+            (pod(json!({}), json!([])), Some(same), true),
             (pod(json!({}), json!([])), Some(after), true),
             (pod(json!({}), json!([])), None, false),
         ];

@@ -85,7 +85,9 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Choice(words) => f.write_str(&words.join(" | ")),
-            Self::Url => f.write_str("http(s) URL or unix:///path"),
+            Self::Url => f.write_str(
+                "http(s) URL ($(FLOWCAR_HOST_IP) may stand in it) or unix:///DIRECTORY/SOCKET",
+            ),
             Self::Integer { min, max } => write!(f, "whole number {min} to {max}"),
             Self::SecretRef => f.write_str("NAME or NAME/KEY"),
             Self::Name => f.write_str("NAME"),

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use flowcar_k8s::cli::{ClusterArgs, Command, run};
+use flowcar_k8s::cli::{ClusterArgs, Command, run, sentence};
 
 /// Injects flowcar, and explains the result.
 #[derive(Parser)]
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("flowcar: {error:#}");
+            eprintln!("flowcar: {}", sentence(&error));
             ExitCode::FAILURE
         }
     }

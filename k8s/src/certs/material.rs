@@ -16,7 +16,7 @@ use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 /// Certificates are valid from this long before they are made: the API server's clock may be behind ours.
-const BACKDATE: Duration = Duration::from_secs(300);
+pub(super) const BACKDATE: Duration = Duration::from_secs(300);
 
 /// The `data` of a Secret.
 pub type SecretData = BTreeMap<String, ByteString>;

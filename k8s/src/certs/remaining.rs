@@ -2,15 +2,17 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::material::{MaterialError, SecretData, life, split_bundle};
+use super::material::{BACKDATE, MaterialError, SecretData, life, split_bundle};
 
-/// The certificate that expires first.
+/// The certificate that is not valid yet, or else expires first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Remaining {
     /// Which certificate it is.
     pub(crate) what: &'static str,
     /// How long it is valid; zero once it has expired.
     pub(crate) left: Duration,
+    /// When it begins to be valid; zero once it is.
+    pub(crate) begins_in: Duration,
     /// Less than a quarter of its life is left: flowcar and cert-manager both renew when a third is.
     pub(crate) is_overdue: bool,
     /// flowcar's controller makes the certificates.
@@ -50,12 +52,18 @@ pub(crate) fn remaining(data: &SecretData, now: SystemTime) -> Result<Remaining,
         Remaining {
             what,
             left,
+            begins_in: (life.made - BACKDATE)
+                .duration_since(now)
+                .unwrap_or_default(),
             is_overdue: left < whole / 4,
             is_own: is_own(data),
         }
     });
     Ok(remaining
-        .min_by_key(|remaining| (!remaining.is_overdue, remaining.left))
+        .min_by_key(|remaining| {
+            let is_valid = remaining.begins_in.is_zero();
+            (is_valid, !remaining.is_overdue, remaining.left)
+        })
         .expect("there is the serving certificate"))
 }
 
@@ -64,7 +72,7 @@ mod tests {
     use std::time::{Duration, SystemTime};
 
     use super::super::Material;
-    use super::{is_own, remaining};
+    use super::{BACKDATE, is_own, remaining};
 
     const HOUR: Duration = Duration::from_secs(3600);
 
@@ -84,6 +92,9 @@ mod tests {
         assert_eq!(at(&data, 74), ("serving certificate", seconds(26), false));
         assert_eq!(at(&data, 76), ("serving certificate", seconds(24), true));
         assert_eq!(at(&data, 101), ("serving certificate", seconds(0), true));
+
+        let early = remaining(&data, start - 30 * HOUR).expect("it can be read");
+        assert_eq!(early.begins_in, 30 * HOUR - BACKDATE);
 
         // The leaf is renewed and the authority is not.
         let renewed = Material::make(&names, start + 300 * HOUR, 400 * HOUR, 100 * HOUR);

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::ClusterArgs;
 use super::remote::{Fate, Remote, Which, fate};
+use super::sentence::{is_forbidden, of_answer, sentence};
 use crate::annotations::INJECT;
 use crate::certs::Remaining;
 use crate::inject::CONTAINER;
@@ -26,6 +27,8 @@ enum Found {
     Fine(String),
     /// It works, and will soon fail.
     Soon(String),
+    /// The user has no right to ask.
+    Unknown(String),
     Wrong(String),
 }
 
@@ -72,11 +75,28 @@ const INSTALLS: [(&str, &str); 7] = [
 
 // === impl Found ===
 
-impl From<Result<String, String>> for Found {
-    fn from(found: Result<String, String>) -> Self {
-        match found {
-            Ok(detail) => Self::Fine(detail),
-            Err(detail) => Self::Wrong(detail),
+impl From<Result<String, Self>> for Found {
+    fn from(found: Result<String, Self>) -> Self {
+        found.map_or_else(|wrong| wrong, Self::Fine)
+    }
+}
+
+impl From<String> for Found {
+    fn from(detail: String) -> Self {
+        Self::Wrong(detail)
+    }
+}
+
+impl From<kube::Error> for Found {
+    /// What the user may not ask is not wrong for that.
+    fn from(error: kube::Error) -> Self {
+        let answer = of_answer(&error);
+        if is_forbidden(&error) {
+            Self::Unknown(format!(
+                "not known: {answer}. Ask an administrator to run this check"
+            ))
+        } else {
+            Self::Wrong(answer)
         }
     }
 }
@@ -104,27 +124,23 @@ pub(super) async fn run(pre: bool, cluster: &ClusterArgs) -> anyhow::Result<bool
     Ok(!lines.iter().any(is_wrong))
 }
 
-async fn version(remote: &Remote) -> Result<String, String> {
-    let version = remote
-        .client
-        .apiserver_version()
-        .await
-        .map_err(|error| error.to_string())?;
+async fn version(remote: &Remote) -> Result<String, Found> {
+    let version = remote.client.apiserver_version().await?;
     let minor: String = version
         .minor
         .chars()
         .take_while(char::is_ascii_digit)
         .collect();
     match minor.parse::<u32>() {
-        Ok(minor) if version.major == "1" && minor < 30 => Err(format!(
+        Ok(minor) if version.major == "1" && minor < 30 => Err(Found::Wrong(format!(
             "{} is too old: the webhook's matchConditions need 1.30",
             version.git_version
-        )),
+        ))),
         _ => Ok(version.git_version),
     }
 }
 
-async fn rights_to_install(remote: &Remote) -> Result<String, String> {
+async fn rights_to_install(remote: &Remote) -> Result<String, Found> {
     let reviews: Api<SelfSubjectAccessReview> = Api::all(remote.client.clone());
     let mut lacking = Vec::new();
     for (group, resource) in INSTALLS {
@@ -136,10 +152,7 @@ async fn rights_to_install(remote: &Remote) -> Result<String, String> {
             },
             ..Default::default()
         };
-        let answer = reviews
-            .create(&PostParams::default(), &review)
-            .await
-            .map_err(|error| error.to_string())?;
+        let answer = reviews.create(&PostParams::default(), &review).await?;
         if !answer.status.is_some_and(|status| status.allowed) {
             lacking.push(format!("create {resource}"));
         }
@@ -147,11 +160,11 @@ async fn rights_to_install(remote: &Remote) -> Result<String, String> {
     if lacking.is_empty() {
         Ok("all there".to_owned())
     } else {
-        Err(format!("you may not {}", lacking.join(", ")))
+        Err(Found::Wrong(format!("you may not {}", lacking.join(", "))))
     }
 }
 
-async fn rights_of_controller(remote: &Remote) -> Result<String, String> {
+async fn rights_of_controller(remote: &Remote) -> Result<String, Found> {
     let reviews: Api<SubjectAccessReview> = Api::all(remote.client.clone());
     let mut lacking = Vec::new();
     let makes_certificates = match secret(remote).await {
@@ -182,10 +195,7 @@ async fn rights_of_controller(remote: &Remote) -> Result<String, String> {
             },
             ..Default::default()
         };
-        let answer = reviews
-            .create(&PostParams::default(), &review)
-            .await
-            .map_err(|error| error.to_string())?;
+        let answer = reviews.create(&PostParams::default(), &review).await?;
         if !answer.status.is_some_and(|status| status.allowed) {
             lacking.push(format!("{verb} {resource}"));
         }
@@ -193,10 +203,10 @@ async fn rights_of_controller(remote: &Remote) -> Result<String, String> {
     if lacking.is_empty() {
         return Ok("all there".to_owned());
     }
-    Err(format!(
+    Err(Found::Wrong(format!(
         "its service account may not {}: install the manifests again",
         lacking.join(", ")
-    ))
+    )))
 }
 
 fn attributes(
@@ -216,26 +226,25 @@ fn attributes(
     }
 }
 
-async fn secret(remote: &Remote) -> Result<Secret, String> {
+async fn secret(remote: &Remote) -> Result<Secret, Found> {
     let secrets: Api<Secret> = Api::namespaced(remote.client.clone(), &remote.own_namespace);
-    let found = secrets
-        .get_opt("flowcar-webhook-tls")
-        .await
-        .map_err(|error| error.to_string())?;
+    let found = secrets.get_opt("flowcar-webhook-tls").await?;
     let is_filled = |secret: &Secret| secret.data.iter().flatten().next().is_some();
     match found {
         Some(secret) if is_filled(&secret) => Ok(secret),
-        Some(_) => {
-            Err("the Secret flowcar-webhook-tls is empty: does the controller run?".to_owned())
-        }
-        None => Err("there is no Secret flowcar-webhook-tls: install the manifests".to_owned()),
+        Some(_) => Err(Found::Wrong(
+            "the Secret flowcar-webhook-tls is empty: does the controller run?".to_owned(),
+        )),
+        None => Err(Found::Wrong(
+            "there is no Secret flowcar-webhook-tls: install the manifests".to_owned(),
+        )),
     }
 }
 
 async fn certificates(remote: &Remote) -> Found {
     let data = match secret(remote).await {
         Ok(secret) => secret.data.unwrap_or_default(),
-        Err(why) => return Found::Wrong(why),
+        Err(why) => return why,
     };
     match crate::certs::remaining(&data, SystemTime::now()) {
         Ok(remaining) => judge_remaining(&remaining),
@@ -246,7 +255,7 @@ async fn certificates(remote: &Remote) -> Found {
 fn printed(name: &str, found: &Found) -> String {
     match found {
         Found::Fine(detail) => format!("ok    {name}: {detail}"),
-        Found::Soon(detail) => format!("WARN  {name}: {detail}"),
+        Found::Soon(detail) | Found::Unknown(detail) => format!("WARN  {name}: {detail}"),
         Found::Wrong(detail) => format!("FAIL  {name}: {detail}"),
     }
 }
@@ -257,7 +266,12 @@ fn judge_remaining(remaining: &Remaining) -> Found {
         false => "does cert-manager run, and what is the status of its Certificate?",
     };
     let (what, hours) = (remaining.what, remaining.left.as_secs() / 3600);
-    if remaining.left.is_zero() {
+    let begins_in = remaining.begins_in.as_secs().div_ceil(3600);
+    if begins_in > 0 {
+        Found::Wrong(format!(
+            "the {what} is not valid yet, and will be in {begins_in} hours: is a clock wrong?"
+        ))
+    } else if remaining.left.is_zero() {
         Found::Wrong(format!("the {what} has expired: {who}"))
     } else if remaining.is_overdue {
         Found::Soon(format!(
@@ -268,26 +282,29 @@ fn judge_remaining(remaining: &Remaining) -> Found {
     }
 }
 
-async fn configurations(remote: &Remote) -> Result<Vec<MutatingWebhookConfiguration>, String> {
+async fn configurations(remote: &Remote) -> Result<Vec<MutatingWebhookConfiguration>, Found> {
     let webhooks: Api<MutatingWebhookConfiguration> = Api::all(remote.client.clone());
     let list = webhooks.list(&ListParams::default()).await;
-    Ok(list.map_err(|error| error.to_string())?.items)
+    Ok(list?.items)
 }
 
 /// flowcar's own, by its first webhook: its name is the operator's choice.
-async fn configuration(remote: &Remote) -> Result<MutatingWebhookConfiguration, String> {
+async fn configuration(remote: &Remote) -> Result<MutatingWebhookConfiguration, Found> {
     let is_ours = |found: &MutatingWebhookConfiguration| {
         let mut webhooks = found.webhooks.iter().flatten();
         webhooks.any(|webhook| webhook.name == "pods.flowcar.io")
     };
     let found = configurations(remote).await?.into_iter().find(is_ours);
     found.ok_or_else(|| {
-        "there is no MutatingWebhookConfiguration of flowcar's: install the manifests".to_owned()
+        Found::Wrong(
+            "there is no MutatingWebhookConfiguration of flowcar's: install the manifests"
+                .to_owned(),
+        )
     })
 }
 
 /// The webhooks for pods that the API server calls after flowcar's: pods that they opt in are not injected.
-async fn order(remote: &Remote) -> Result<String, String> {
+async fn order(remote: &Remote) -> Result<String, Found> {
     let own = configuration(remote).await?.name_any();
     let all = configurations(remote).await?;
     let behind: Vec<_> = all
@@ -318,7 +335,7 @@ fn is_for_pods(configuration: &MutatingWebhookConfiguration) -> bool {
     })
 }
 
-async fn ca_bundle(remote: &Remote) -> Result<String, String> {
+async fn ca_bundle(remote: &Remote) -> Result<String, Found> {
     let found = configuration(remote).await?;
     let bundle = secret(remote)
         .await?
@@ -335,13 +352,13 @@ async fn ca_bundle(remote: &Remote) -> Result<String, String> {
     if wrong.is_empty() {
         return Ok("as in the Secret".to_owned());
     }
-    Err(format!(
+    Err(Found::Wrong(format!(
         "{} does not trust the Secret's authority: does the controller run?",
         wrong.join(", ")
-    ))
+    )))
 }
 
-async fn dry_run(remote: &Remote) -> Result<String, String> {
+async fn dry_run(remote: &Remote) -> Result<String, Found> {
     let pods: Api<Pod> = Api::namespaced(remote.client.clone(), &remote.namespace);
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod",
@@ -361,10 +378,7 @@ async fn dry_run(remote: &Remote) -> Result<String, String> {
         dry_run: true,
         ..PostParams::default()
     };
-    let answer = pods
-        .create(&params, &pod)
-        .await
-        .map_err(|error| format!("the API server refused it: {error}"))?;
+    let answer = pods.create(&params, &pod).await?;
     let answer = serde_json::to_value(answer).map_err(|error| error.to_string())?;
     let spec = &answer["spec"];
     let lists = [&spec["initContainers"], &spec["containers"]];
@@ -379,16 +393,20 @@ async fn dry_run(remote: &Remote) -> Result<String, String> {
     let status = answer["metadata"]["annotations"]["flowcar.io/status"].as_str();
     let reason = status.and_then(|text| serde_json::from_str::<Value>(text).ok());
     match reason.as_ref().and_then(|status| status["message"].as_str()) {
-        Some(message) => Err(format!("not injected: {message}; try another namespace with -n")),
-        None => Err("not injected: the API server got no answer from the webhook; see the controller's pods and log".to_owned()),
+        Some(message) => Err(Found::Wrong(format!(
+            "not injected: {message}; try another namespace with -n"
+        ))),
+        None => Err(Found::Wrong(
+            "not injected: the API server got no answer from the webhook; see the controller's pods and log".to_owned(),
+        )),
     }
 }
 
-async fn missed(remote: &Remote) -> Result<String, String> {
+async fn missed(remote: &Remote) -> Result<String, Found> {
     let (pods, files) = remote
         .opted_in_pods(Which::All)
         .await
-        .map_err(|error| format!("{error:#}"))?;
+        .map_err(|error| sentence(&error))?;
     let of = |wanted: Fate| {
         let is_meant = |pod: &&Value| fate(pod, &files) == wanted;
         pods.iter().filter(is_meant).collect::<Vec<_>>()
@@ -400,12 +418,13 @@ async fn missed(remote: &Remote) -> Result<String, String> {
             "{}, {older} of them older than their opt-in: restart their workloads to inject their successors",
             pods.len()
         )),
-        Some(first) => Err(format!(
-            "{} of {} opted in and were not seen by the webhook, {} first: for what to do, run kubectl flowcar explain",
+        Some(first) => Err(Found::Wrong(format!(
+            "{} of {} opted in and were not seen by the webhook, {} in namespace {} first: for what to do, run kubectl flowcar explain",
             missed.len(),
             pods.len(),
-            super::files::title(first)
-        )),
+            super::files::title(first),
+            first["metadata"]["namespace"].as_str().unwrap_or_default()
+        ))),
     }
 }
 
@@ -419,15 +438,24 @@ mod tests {
     #[test]
     fn certificate_that_was_not_renewed_in_time_is_warned_of() {
         let hours = |hours: u64| Duration::from_secs(hours * 3_600);
-        for (left, is_overdue, is_own, start, part) in [
-            (hours(500), false, true, "ok    c: ", "500 more hours"),
-            (hours(40), true, true, "WARN  c: ", "expires in 40 hours"),
-            (hours(40), true, false, "WARN  c: ", "does cert-manager run"),
-            (hours(0), true, true, "FAIL  c: ", "has expired"),
+        for (begins_in, left, is_overdue, is_own, start, part) in [
+            (0, hours(500), false, true, "ok    c: ", "500 more hours"),
+            (0, hours(40), true, true, "WARN  c: ", "expires in 40 hours"),
+            (
+                0,
+                hours(40),
+                true,
+                false,
+                "WARN  c: ",
+                "does cert-manager run",
+            ),
+            (0, hours(0), true, true, "FAIL  c: ", "has expired"),
+            (24, hours(500), false, false, "FAIL  c: ", "not valid yet"),
         ] {
             let remaining = Remaining {
                 what: "certificate",
                 left,
+                begins_in: hours(begins_in),
                 is_overdue,
                 is_own,
             };

@@ -89,7 +89,7 @@ fn past(pod: &Value, outcome: &Outcome, later: Option<Later>, settings: &Setting
         }
         (Decision::Injected(_), _) => match later {
             Some(Later { created, written }) => format!(
-                "is older than its opt-in: it was created at {created}, and the opt-in was last written at {written}; a new pod gets the sidecar"
+                "may be older than its opt-in: it was created at {created}, and whoever opted in wrote last at {written}; a new pod gets the sidecar"
             ),
             None => UNSEEN.to_owned(),
         },

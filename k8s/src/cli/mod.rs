@@ -8,7 +8,10 @@ mod glob;
 mod input;
 mod remote;
 mod resources;
+mod sentence;
 mod yaml;
+
+pub use sentence::sentence;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -183,7 +186,10 @@ async fn judged_by(
     if !args.offline {
         match remote::Remote::connect(cluster).await {
             Ok(remote) => remote.print_messages(&mut files, objects).await?,
-            Err(error) => eprintln!("flowcar: no cluster is asked, the defaults hold: {error:#}"),
+            Err(error) => eprintln!(
+                "flowcar: no cluster is asked, the defaults hold: {}",
+                sentence(&error)
+            ),
         }
     }
     files.learn_namespaces(objects);

@@ -11,6 +11,7 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
 use super::files::{Files, judge_each};
+use super::sentence::is_forbidden;
 use super::{ClusterArgs, resources};
 use crate::annotations::INJECT;
 use crate::cluster::native_sidecars;
@@ -298,7 +299,7 @@ pub(super) fn permitted<T, E: Into<anyhow::Error>>(
         Err(error) => error.into(),
     };
     match error.downcast_ref() {
-        Some(kube::Error::Api(status)) if status.code == 403 => {
+        Some(answer) if is_forbidden(answer) => {
             eprintln!("flowcar: you may not {}", what());
             Ok(None)
         }

@@ -1,0 +1,103 @@
+//! Errors as a person reads them: what was being done, and what the API server or the system answered, once.
+
+use std::error::Error;
+
+/// The error in one line. What a library wraps around an answer, and the answer's own fields, are left out.
+#[must_use]
+pub fn sentence(error: &anyhow::Error) -> String {
+    let mut parts = Vec::new();
+    for cause in error.chain() {
+        if let Some(answer) = cause.downcast_ref::<kube::Error>() {
+            parts.push(of_answer(answer));
+            break;
+        }
+        let part = cause.to_string();
+        // Some libraries put their cause's text into their own.
+        let is_repeated = parts
+            .last()
+            .is_some_and(|last: &String| last.ends_with(&part));
+        if !is_repeated {
+            parts.push(part);
+        }
+    }
+    parts.join(": ")
+}
+
+/// The same of a request to the API server.
+pub(super) fn of_answer(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => {
+            let cause = innermost(other).to_string();
+            match other {
+                kube::Error::Service(_) | kube::Error::HyperError(_) => {
+                    format!("the API server cannot be reached: {cause}")
+                }
+                _ => cause,
+            }
+        }
+    }
+}
+
+/// Whether the user has no right to what was asked.
+pub(super) fn is_forbidden(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 403)
+}
+
+fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use anyhow::Context as _;
+    use kube::core::Status;
+
+    use super::{of_answer, sentence};
+
+    fn answer(message: &str, code: u16) -> kube::Error {
+        let status = Status::failure(message, "Reason").with_code(code);
+        kube::Error::Api(Box::new(status))
+    }
+
+    #[test]
+    fn answer_of_the_api_server_is_its_message() {
+        let error = Err::<(), _>(answer("pods \"nope\" not found", 404));
+        let error = error
+            .context("reading pod/nope in namespace shop")
+            .expect_err("an error");
+        assert_eq!(
+            sentence(&error),
+            "reading pod/nope in namespace shop: pods \"nope\" not found"
+        );
+    }
+
+    #[test]
+    fn unreachable_api_server_has_one_cause() {
+        let refused = io::Error::from_raw_os_error(111);
+        let wrapped = io::Error::other(io::Error::other(refused));
+        let text = of_answer(&kube::Error::Service(Box::new(wrapped)));
+        assert!(
+            text.starts_with("the API server cannot be reached: Connection refused"),
+            "{text}"
+        );
+        assert!(
+            !text.contains("Error:") && !text.contains("Custom"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn causes_are_not_repeated() {
+        let error = anyhow::anyhow!("line 3 is wrong").context("reading a.yaml: line 3 is wrong");
+        assert_eq!(sentence(&error), "reading a.yaml: line 3 is wrong");
+        let error = anyhow::anyhow!("no such file").context("reading a.yaml");
+        assert_eq!(sentence(&error), "reading a.yaml: no such file");
+    }
+}
