@@ -33,8 +33,9 @@ as_built := --bins
 demo: ## Two pods on a slow link, a flowcar beside each: tables, histograms and a trace
 	@$(say_sudo)
 	$(call setup,build)
-	cargo build --release --package flowcar --package flowcar-tests --bin flowcar --bin demo --bin traffic
-	$(as_root) $(out)/release/demo $(ARGS)
+	# The release profile takes three times as long, nearly all of it for dependencies.
+	cargo build --package flowcar --package flowcar-tests --bin flowcar --bin demo --bin traffic
+	$(as_root) $(out)/debug/demo $(ARGS)
 
 test: ## All tests, with real sockets, kernels and peers
 	@$(say_sudo)

@@ -34,6 +34,10 @@ pub(super) fn write(out: &mut String, pods: [(&str, &Pod); 2], style: Style) -> 
     for (name, pod) in pods {
         writeln!(out, "{}", row(name, pod))?;
     }
+    if cfg!(debug_assertions) {
+        let note = "       CPU and memory of a debug build, which compiles faster; make build builds what is to be used";
+        writeln!(out, "{}", style.paint(Ink::Faint, note))?;
+    }
     writeln!(out)
 }
 
