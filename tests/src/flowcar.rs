@@ -101,7 +101,7 @@ impl Run {
         Self::start_with(pod, &[], program, arguments)
     }
 
-    /// As [`Run::start`], with these settings.
+    /// As [`Run::start`], with these settings. Exchanges are measured only where they say so, as by `flowcar export`.
     ///
     /// # Errors
     /// It cannot be started.
@@ -113,6 +113,7 @@ impl Run {
     ) -> io::Result<Self> {
         let report = NamedTempFile::new()?;
         let child = command(pod)?
+            .env("FLOWCAR_EXCHANGE", "off")
             .envs(settings.iter().copied())
             .args(["run", "--format", "json", "-o"])
             .arg(report.path())

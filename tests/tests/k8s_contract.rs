@@ -37,8 +37,8 @@ const CASES: &[Case] = &[
     (Key::Endpoint, "HTTPS://[::1]:4317/v1", |c| {
         endpoints(c) == ["https://[::1]:4317/v1"; 2]
     }),
-    (Key::Exchange, "on", |c| c.exchanges),
-    (Key::Exchange, "off", |c| !c.exchanges),
+    (Key::Exchange, "on", |c| c.exchanges == Some(true)),
+    (Key::Exchange, "off", |c| c.exchanges != Some(true)),
     (Key::Dns, "on", |c| c.names),
     (Key::Dns, "off", |c| !c.names),
     (Key::Peer, "name", |c| c.naming.peer == PeerLabel::Name),

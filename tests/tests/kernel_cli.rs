@@ -127,6 +127,7 @@ fn curl_is_one_client_flow_with_exact_bytes() {
     assert_eq!(u64::from(flow.local.port), curl[3]);
     assert_eq!((flow.bytes_sent, flow.bytes_received), (read, written));
     assert_eq!(flow.end, "local_fin");
+    assert_eq!(flow.exchanges.count, 1, "measured without a setting");
     assert!(
         flow.connect_s
             .is_some_and(|connect| connect > 0.0 && connect < flow.duration_s + 1.0)
@@ -211,7 +212,37 @@ fn invalid_settings_do_not_prevent_the_command() {
     let own = run("FLOWCAR_RING_BYTES", "5000");
     assert_eq!(status(&own), 64, "{own:?}");
     let unused = run("OTEL_BSP_SCHEDULE_DELAY", "100");
-    assert_eq!(text(&unused.stderr).lines().count(), 1, "{unused:?}");
+    assert_eq!(text(&unused.stderr).lines().count(), 2, "{unused:?}");
+}
+
+/// Nothing is said of a command that has a connection.
+#[test]
+fn command_without_connections_is_explained() {
+    if !can_run() {
+        return;
+    }
+    let pod = pod();
+    let hints = |command: &[&str]| {
+        let table = run(&pod, &[], command);
+        let table = text(&table.stderr);
+        let json = run(&pod, &["--format", "json"], command);
+        let json = text(&json.stderr);
+        let hint = table.contains("no TCP connection");
+        assert_eq!(
+            json.contains(r#""hint":"no TCP connection"#),
+            hint,
+            "{json}"
+        );
+        let systemd = "systemd-run has another process run the work";
+        [hint, table.contains(systemd) && json.contains(systemd)]
+    };
+    assert_eq!(hints(&["true"]), [true, false]);
+    assert_eq!(hints(&["echo", "systemd-run"]), [true, true]);
+    let refused = format!(
+        "{} call 127.0.0.1:9; true",
+        traffic::program().unwrap().display()
+    );
+    assert_eq!(hints(&["sh", "-c", &refused]), [false, false]);
 }
 
 /// Nothing listens in the pod.
@@ -385,7 +416,7 @@ fn the_table_is_plain_and_narrow_in_a_file() {
     let table = fs::read_to_string(file.path()).unwrap();
     println!("{table}");
     assert!(!table.contains('\x1b'), "colours are for terminals");
-    assert!(table.lines().all(|line| line.chars().count() <= 100));
+    assert!(table.lines().all(|line| line.chars().count() <= 108));
     let lines: Vec<&str> = table.lines().collect();
     assert_eq!(lines.len(), 1 + 8 + 2, "head, two rows each, times, books");
     assert!(lines[0].starts_with("role"));
@@ -480,6 +511,15 @@ fn times_of_the_summary_are_those_of_the_rows() {
                 .filter_map(|flow| flow.rtt.p50_s)
                 .collect::<Vec<f64>>(),
         ),
+        (
+            "exchanges",
+            &times.exchanges,
+            report
+                .flows
+                .iter()
+                .filter_map(|flow| flow.exchanges.p50_s)
+                .collect(),
+        ),
     ] {
         rows.sort_by(f64::total_cmp);
         assert_eq!(found.count, rows.len() as u64, "{name}");
@@ -493,7 +533,7 @@ fn times_of_the_summary_are_those_of_the_rows() {
             );
         }
     }
-    assert_eq!((times.exchanges.count, times.exchanges.p50_s), (0, None));
+    assert_eq!(times.exchanges.count, 40, "both ends of each have one");
 }
 
 #[test]

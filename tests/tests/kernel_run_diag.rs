@@ -77,7 +77,7 @@ fn connections_shorter_than_a_poll_interval_are_counted() {
 
     let table = run(&pod, "table", &arguments);
     println!("{table}");
-    assert!(table.lines().all(|line| line.chars().count() <= 100));
+    assert!(table.lines().all(|line| line.chars().count() <= 108));
     let reported = table.lines().rev().nth(1).unwrap();
     assert!(
         reported.contains("more sockets of this network namespace"),

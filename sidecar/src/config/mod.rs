@@ -66,8 +66,8 @@ pub struct Config {
     pub max_flows: usize,
     /// Size of the kernel's ring buffer, bytes.
     pub ring_bytes: u32,
-    /// Whether exchanges are measured, packet by packet.
-    pub exchanges: bool,
+    /// Whether exchanges are measured, packet by packet. `None`: the command decides.
+    pub exchanges: Option<bool>,
     /// `FLOWCAR_DNS`: whether DNS messages are read, for names.
     pub names: bool,
     /// Whether a server's span names the client's as its parent.

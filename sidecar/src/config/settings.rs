@@ -232,9 +232,9 @@ others {
         shown: Word,
         meaning: "size of the kernel's ring buffer, a power of two",
     }
-    FLOWCAR_EXCHANGE: bool {
-        default: false, "`off`",
-        parse: |text| choice(text, &[("on", true), ("off", false)]),
+    FLOWCAR_EXCHANGE: Option<bool> {
+        default: None, "`off`; with `flowcar run` on",
+        parse: |text| choice(text, &[("on", Some(true)), ("off", Some(false))]),
         shown: Word,
         meaning: "`on`: reads every packet's headers, for `flowcar.tcp.exchange.duration` and for which end sent a RST; needs the eBPF source",
     }

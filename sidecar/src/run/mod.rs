@@ -2,10 +2,15 @@
 
 mod cgroup;
 mod child;
+mod nothing;
 mod report;
 mod stream;
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -19,7 +24,7 @@ use crate::{
     hardening::{self, Needs},
     otlp::exporter::{Exporter, Patience},
     session::{Session, within_memory},
-    source::{Source, ebpf::Options},
+    source::{Source, SourceError, ebpf::Options},
     view::Sums,
 };
 
@@ -68,9 +73,9 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
             )
         })?;
     let cgroup = CommandCgroup::make()?;
-    let source = Source::open(source(config), Some(cgroup.path()), Options::from(config))?;
+    let (source, config) = open(config, cgroup.path())?;
     let kept = source.still_needs(false);
-    let (config, limits) = within_memory(config);
+    let (config, limits) = within_memory(&config);
     let config = &config;
     let exporter = exporter(config, source.name(), &args.command[0]);
     let polls = !source.capabilities().handshakes;
@@ -88,11 +93,14 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
     let closed = session.conclude();
     report.closed(&closed, session.follower().anchor());
     still_open(&session, &mut report);
-    let sums = Sums {
+    let mut sums = Sums {
         unscoped: session.follower().unscoped(),
         exit_status: Some(status.into()),
         ..Sums::from(&session.follower().books())
     };
+    if sums.is_nothing() {
+        sums.hint = Some(nothing::explanation(&args.command));
+    }
     // The command's environment may name a receiver that does not run.
     session
         .close(config.shutdown_timeout, Patience::IfEverThere)
@@ -109,6 +117,25 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
         )
     })?;
     Ok(status)
+}
+
+/// The source, and the settings with what it measures. Exchanges cost nobody but this command: they are measured unless that is switched
+/// off, or the kernel refuses the programs that nobody asked for.
+fn open(config: &Config, cgroup: &Path) -> Result<(Source, Config), SourceError> {
+    let open = |exchanges| {
+        let options = Options {
+            exchanges,
+            ..Options::from(config)
+        };
+        let source = Source::open(source(config), Some(cgroup), options)?;
+        let mut config = config.clone();
+        config.exchanges = Some(exchanges);
+        Ok((source, config))
+    };
+    match config.exchanges {
+        Some(exchanges) => open(exchanges),
+        None => open(true).or_else(|_| open(false)),
+    }
 }
 
 /// A user who runs a command to see its flows wants to see all of them, or the reason why not.
@@ -133,7 +160,7 @@ fn polled_often(limits: Limits, polls: bool) -> Limits {
 
 /// Exports if an endpoint is set; the service is the command if nothing else names it.
 fn exporter(config: &Config, source: &'static str, command: &OsString) -> Option<Exporter> {
-    let name = std::path::Path::new(command)
+    let name = Path::new(command)
         .file_name()
         .unwrap_or(command)
         .to_string_lossy()

@@ -39,7 +39,7 @@ impl From<&Config> for Options {
     fn from(config: &Config) -> Self {
         Self {
             ring_bytes: config.ring_bytes,
-            exchanges: config.exchanges,
+            exchanges: config.exchanges.unwrap_or(false),
             names: config.names,
         }
     }

@@ -84,6 +84,9 @@ struct Figures<'a> {
     /// Absent where no command was run.
     #[serde(skip_serializing_if = "Option::is_none")]
     exit_status: Option<i32>,
+    /// Absent where there is something to report.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -169,6 +172,7 @@ pub fn summary(sums: &Sums, times: Option<&ConnectionTimes>) -> String {
                 exchanges: quantiles(&times.exchange),
             }),
             exit_status: sums.exit_status,
+            hint: sums.hint.as_deref(),
         },
     };
     serde_json::to_string(&summary).expect("strings and numbers always serialise")

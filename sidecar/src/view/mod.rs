@@ -31,6 +31,17 @@ pub struct Sums {
     pub unscoped: Option<u64>,
     /// The command's exit status, where a command was run.
     pub exit_status: Option<i32>,
+    /// Why there may be nothing to report.
+    pub hint: Option<String>,
+}
+
+// === impl Sums ===
+
+impl Sums {
+    /// Whether there was certainly neither a connection nor an attempt.
+    pub fn is_nothing(&self) -> bool {
+        self.opened == 0 && self.failed == 0 && self.unscoped.unwrap_or(0) == 0
+    }
 }
 
 impl From<&Books> for Sums {

@@ -1,4 +1,4 @@
-//! `flowcar run`'s table: one row for each flow, within 101 columns, and what it sums up to.
+//! `flowcar run`'s table: one row for each flow, within 108 columns, and what it sums up to.
 
 use super::{
     json::role_name,
@@ -23,7 +23,7 @@ pub enum Style {
 }
 
 /// The width of the table.
-const COLUMNS: usize = 101;
+const COLUMNS: usize = 108;
 
 const RED: &str = "\x1b[31m";
 const YELLOW: &str = "\x1b[33m";
@@ -64,7 +64,8 @@ impl Style {
 /// The head of the table.
 pub fn head(style: Style) -> String {
     let text = row([
-        "role", "peer", "", "sent", "recv", "retrans", "connect", "minrtt", "p50", "p99", "close",
+        "role", "peer", "", "sent", "recv", "retrans", "connect", "minrtt", "p50", "p99", "exch99",
+        "close",
     ]);
     // The name is wider than its column, and has room in the peer's.
     let name = "duration";
@@ -91,6 +92,7 @@ pub fn flow(flow: &Row, style: Style) -> String {
         shown(rtt.min_ns),
         shown(rtt.p50_ns),
         shown(rtt.p99_ns),
+        shown(flow.exchanges().p99_ns),
         flow.close_reason
             .clone()
             .unwrap_or_else(|| "open".to_owned()),
@@ -150,7 +152,7 @@ fn wrapped(parts: &[String]) -> String {
     }
 }
 
-/// The last line, and one more where flows may be missing above.
+/// The last line, and more where nothing is above, or flows may be missing there.
 pub fn summary(sums: &Sums, style: Style) -> String {
     let lost = sums.lost.iter();
     let lost: String = lost
@@ -164,7 +166,10 @@ pub fn summary(sums: &Sums, style: Style) -> String {
         sums.lost.values().sum::<u64>(),
         sums.failed
     );
-    let text = style.paint(DIM, &text);
+    let mut text = style.paint(DIM, &text);
+    if let Some(hint) = &sums.hint {
+        text = format!("{text}\n{}", style.paint(YELLOW, hint));
+    }
     match sums.unscoped {
         None | Some(0) => text,
         Some(unscoped) => {
@@ -198,8 +203,8 @@ pub fn status<'a>(live: impl Iterator<Item = &'a Flow>, closed: u64, failed: u64
     )
 }
 
-/// 101 columns with the longest close reason, `reset_received`.
-fn row(cells: [&str; 11]) -> String {
+/// 108 columns with the longest close reason, `reset_received`.
+fn row(cells: [&str; 12]) -> String {
     let [
         role,
         peer,
@@ -211,10 +216,11 @@ fn row(cells: [&str; 11]) -> String {
         min,
         p50,
         p99,
+        exchange,
         close,
     ] = cells;
     format!(
-        "{role:<6} {peer:<21} {duration:>6} {sent:>6} {received:>6} {retransmits:>7} {connect:>7} {min:>6} {p50:>6} {p99:>6} {close}"
+        "{role:<6} {peer:<21} {duration:>6} {sent:>6} {received:>6} {retransmits:>7} {connect:>7} {min:>6} {p50:>6} {p99:>6} {exchange:>6} {close}"
     )
 }
 

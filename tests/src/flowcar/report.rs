@@ -101,6 +101,7 @@ pub struct Summary {
     pub unscoped: Option<u64>,
     pub times: Option<Times>,
     pub exit_status: i32,
+    pub hint: Option<String>,
 }
 
 /// All that one `flowcar run --format json` wrote.
