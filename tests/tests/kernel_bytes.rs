@@ -280,6 +280,7 @@ fn all_in_the_books(called: &Called, connections: u64) {
         unscoped: None,
         times: None,
         exit_status: 0,
+        hint: None,
     };
     for summary in [&called.client, &called.server] {
         let times = summary.times.as_ref();
