@@ -74,6 +74,7 @@ pub(super) fn report(
         version: env!("CARGO_PKG_VERSION"),
         source: verdict.source,
         reason: verdict.reason,
+        fixes: None,
         checks,
     }
 }

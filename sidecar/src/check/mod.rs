@@ -3,6 +3,7 @@
 //! It tries what it reports (it loads the programs and dumps the sockets) and leaves nothing behind: no program is
 //! attached, and nothing is sent to the network without `--send`.
 
+mod fixes;
 mod lines;
 mod report;
 mod send;
@@ -13,6 +14,7 @@ use std::{
     path::PathBuf,
 };
 
+pub use self::fixes::Fix;
 pub use self::report::{Line, Report, State};
 use crate::{
     capabilities,
@@ -34,6 +36,9 @@ pub struct CheckArgs {
     /// Also send a small export of each signal to its receiver, and report the result
     #[arg(long)]
     send: bool,
+    /// Also print what to type, or to write into a manifest, so that eBPF follows connections here
+    #[arg(long)]
+    fix_hints: bool,
 }
 
 /// Checks, and prints the report. Returns 0 if flows can be followed and, with `--send`, every receiver took its export;
@@ -57,10 +62,17 @@ pub async fn check(args: &CheckArgs, config: Result<Config, ConfigErrors>) -> Re
         report.checks.extend(lines);
         fine &= taken;
     }
-    let text = match args.format {
+    let mut text = match args.format {
         Format::Table => report.table(),
-        Format::Json => report.json(),
+        Format::Json => {
+            let fixes = report.reason.filter(|_| args.fix_hints).map(fixes::of);
+            report.fixes = fixes.map(<[Fix]>::to_vec);
+            report.json()
+        }
     };
+    if args.fix_hints && args.format == Format::Table {
+        text += &fixes::table(report.reason);
+    }
     match io::stdout().write_all(text.as_bytes()) {
         // The reader has closed the pipe.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {

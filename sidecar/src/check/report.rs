@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use super::fixes::Fix;
+
 /// The report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
@@ -13,6 +15,9 @@ pub struct Report {
     pub reason: Option<&'static str>,
     /// Each check.
     pub checks: Vec<Line>,
+    /// With `--fix-hints`, what would remove the reason.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fixes: Option<Vec<Fix>>,
 }
 
 /// One check.
@@ -121,6 +126,7 @@ mod tests {
                 Line::no("capabilities", "word ".repeat(30)),
                 Line::info("security modules", "none"),
             ],
+            fixes: None,
         }
     }
 
