@@ -5,7 +5,7 @@ use serde_json::Value;
 #[cfg(test)]
 use super::files::judge;
 use super::files::{
-    Files, is_expected_to_have_pods, judge_each, place_of_annotations, title, unused,
+    Files, is_expected_to_have_pods, judge_each, mislabelled, place_of_annotations, title, unused,
 };
 use super::remote::Remote;
 use super::{ClusterArgs, ExplainArgs, FileArgs};
@@ -70,6 +70,7 @@ fn explain_at(
     [first]
         .into_iter()
         .chain(unused(object, pointer))
+        .chain(mislabelled(object, pointer, outcome))
         .chain(problems)
         .chain(outcome.notes.clone())
         .collect()

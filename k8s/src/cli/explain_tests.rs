@@ -75,7 +75,10 @@ fn skipped(kind: SkipKind) -> (Value, Files, &'static str) {
     let plain = |pod, expected| (pod, files(), expected);
     match kind {
         SkipKind::UnknownValue => plain(annotated("flowcar.io/inject", "on"), "did you mean"),
-        SkipKind::Malformed => plain(asked(json!({"volumes": {}})), "/spec/volumes"),
+        SkipKind::Malformed => {
+            let bare = json!({"kind": "Pod", "metadata": {"annotations": on()}});
+            plain(bare, "the pod has no spec")
+        }
         SkipKind::ExcludedNamespace => {
             let mut pod = asked(json!({}));
             pod["metadata"]["namespace"] = json!("kube-system");
@@ -256,6 +259,46 @@ fn every_missing_opt_in_is_explained() {
         let lines = explain_pod(&pod, &files, false);
         assert_eq!(lines, [format!("gets no sidecar: {reason}")]);
         assert!(is_clear(&lines[0]));
+    }
+}
+
+/// A label opts in a namespace; pods and workloads take the annotation.
+#[test]
+fn label_on_a_pod_or_workload_is_explained() {
+    let labelled_pod = |value: &str, annotations: Value| {
+        let mut pod = pod(&annotations, &json!({}));
+        pod["metadata"]["labels"] = json!({"flowcar.io/inject": value});
+        pod
+    };
+    let mut workload = deployment("Deployment", &json!({}), &json!({}));
+    workload["metadata"]["labels"] = json!({"flowcar.io/inject": "enabled"});
+    let mut template = deployment("Deployment", &json!({}), &json!({}));
+    template["spec"]["template"]["metadata"]["labels"] = json!({"flowcar.io/inject": "enabled"});
+    let note = |on: &str| {
+        format!(
+            "the label flowcar.io/inject is for namespaces: on a {on}, write it as an annotation"
+        )
+    };
+    let (off, none) = (json!({"flowcar.io/inject": "disabled"}), || json!({}));
+    for (object, files, expected) in [
+        (labelled_pod("enabled", none()), files(), Some("pod")),
+        (labelled_pod("true", none()), files(), Some("pod")),
+        (
+            labelled_pod("disabled", none()),
+            labelled("enabled"),
+            Some("pod"),
+        ),
+        (workload.clone(), files(), Some("Deployment")),
+        (template, files(), Some("pod")),
+        // What becomes of them is what the label asks for, or an annotation says more.
+        (labelled_pod("enabled", none()), labelled("enabled"), None),
+        (labelled_pod("disabled", none()), files(), None),
+        (labelled_pod("disabled", on()), files(), None),
+        (labelled_pod("enabled", off), files(), None),
+        (workload, labelled("enabled"), None),
+    ] {
+        let lines = explain_pod(&object, &files, false);
+        assert_eq!(lines.get(1), expected.map(note).as_ref(), "{object}");
     }
 }
 

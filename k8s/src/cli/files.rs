@@ -10,7 +10,10 @@ use serde_json::{Map, Value, json};
 use super::yaml::{Document, Stream};
 use crate::budget::Budgets;
 use crate::config::{Level, NAMESPACE_NAME, Settings};
-use crate::inject::{Context, Decision, Outcome, Owner, inject_within, take_back_copies, uninject};
+use crate::inject::{
+    Context, Decision, Outcome, Owner, inject_within, label_without_effect, take_back_copies,
+    uninject,
+};
 use crate::opted::{Later, opted_in_later, written_at};
 use crate::workload::{around, is_known, pod_annotations, templates, without_effect};
 
@@ -218,6 +221,7 @@ fn inject_object(object: &Value, files: &Files) -> Change {
     for (pointer, outcome) in judged {
         let messages = &mut change.messages;
         messages.extend(unused(object, &pointer));
+        messages.extend(mislabelled(object, &pointer, &outcome));
         messages.extend(outcome.warnings());
         match &outcome.decision {
             Decision::Injected(_) => {
@@ -332,6 +336,14 @@ pub(super) fn unused(object: &Value, pointer: &str) -> Option<String> {
             place_of_annotations(pointer)
         )
     })
+}
+
+/// That a workload's own label is of no use, where it asks for something else than what becomes of its pods.
+pub(super) fn mislabelled(object: &Value, pointer: &str, outcome: &Outcome) -> Option<String> {
+    let inner = around(object, pointer);
+    let kind = inner["kind"].as_str().filter(|kind| *kind != "Pod")?;
+    let is_opted_in = !matches!(outcome.decision, Decision::NotOptedIn(_));
+    label_without_effect(&inner["metadata"], &format!("a {kind}"), is_opted_in)
 }
 
 /// `deployment/web`, as people name objects.

@@ -22,6 +22,8 @@ pub enum Skip {
     Malformed {
         /// The field that is not what it should be.
         field: &'static str,
+        /// It is not there at all, and has to be.
+        is_absent: bool,
     },
     /// A namespace of the cluster's own, or flowcar's.
     ExcludedNamespace {
@@ -133,7 +135,11 @@ impl fmt::Display for Skip {
                     clip(&format!("{value:?}"), 24)
                 )
             }
-            Self::Malformed { field } => write!(f, "the pod's {field} has the wrong type"),
+            Self::Malformed {
+                field,
+                is_absent: true,
+            } => write!(f, "the pod has no {}", field.trim_start_matches('/')),
+            Self::Malformed { field, .. } => write!(f, "the pod's {field} has the wrong type"),
             Self::ExcludedNamespace { namespace } => {
                 write!(f, "namespace {} is never injected", clip(namespace, 63))
             }
