@@ -1,5 +1,6 @@
 //! Whether a pod is injected, and in which form.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde_json::{Map, Value};
@@ -204,8 +205,9 @@ pub(super) fn preset(
     let differs = || preset::difference(pod, status, *workload, settings);
     let is_large = || !preset::are_resources(pod, settings, budgets);
     let field = ruled_out(status, skip)
+        .map(Cow::Borrowed)
         .or_else(differs)
-        .or_else(|| is_large().then_some("resources"))?;
+        .or_else(|| is_large().then_some("resources".into()))?;
     Some(Skip::Preset { field })
 }
 
