@@ -36,13 +36,12 @@ fn committed_base_is_the_rendered_chart() {
         "stale: run k8s/manifests/render and commit"
     );
     let secrets = first.split("\n---\n");
-    let secrets: Vec<serde_json::Value> = secrets
+    let secrets: Vec<Value> = secrets
         .filter(|document| document.contains("kind: Secret\n"))
         .map(|document| serde_yaml_ng::from_str(document).expect("YAML"))
         .collect();
-    let is_empty = |secret: &serde_json::Value| {
-        secret.get("data").is_none() && secret.get("stringData").is_none()
-    };
+    let is_empty =
+        |secret: &Value| secret.get("data").is_none() && secret.get("stringData").is_none();
     assert_eq!(secrets.len(), 2);
     assert!(secrets.iter().all(is_empty), "no secret is ever rendered");
 }
@@ -186,7 +185,7 @@ fn certificate_is_for_the_host_of_the_url() {
 #[test]
 fn every_field_of_the_configuration_is_in_the_schema() {
     let schema = std::fs::read_to_string(k8s("chart/values.schema.json")).expect("the schema");
-    let schema: serde_json::Value = serde_json::from_str(&schema).expect("JSON");
+    let schema: Value = serde_json::from_str(&schema).expect("JSON");
     let properties = schema["properties"]["config"]["properties"]
         .as_object()
         .expect("properties");
