@@ -77,9 +77,39 @@ pub(crate) fn format_nanos(nanos: i128) -> String {
     format!("{nanos}n")
 }
 
+/// The same for people: what is counted in bytes has the largest suffix that leaves it whole.
+pub(crate) fn readable(resource: &str, nanos: i128) -> String {
+    let name = resource.rsplit_once('.').map_or(resource, |(_, name)| name);
+    let is_bytes = matches!(name, "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
+    let mut suffixes = [(4, "Ti"), (3, "Gi"), (2, "Mi"), (1, "Ki")].into_iter();
+    let whole =
+        suffixes.find(|(power, _)| is_bytes && nanos != 0 && nanos % (NANO << (10 * power)) == 0);
+    match whole {
+        Some((power, suffix)) => format!("{}{suffix}", nanos / (NANO << (10 * power))),
+        None => format_nanos(nanos),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{NANO, format_nanos, parse};
+    use super::{NANO, format_nanos, parse, readable};
+
+    #[test]
+    fn bytes_are_readable_and_other_amounts_as_they_are() {
+        for (resource, text, expected) in [
+            ("memory", "1073741824", "1Gi"),
+            ("limits.memory", "1100Mi", "1100Mi"),
+            ("memory", "1000", "1000"),
+            ("memory", "0", "0"),
+            ("ephemeral-storage", "2Ti", "2Ti"),
+            ("hugepages-2Mi", "4Mi", "4Mi"),
+            ("cpu", "1024", "1024"),
+            ("cpu", "0.1", "100m"),
+        ] {
+            let nanos = parse(text).expect("a quantity");
+            assert_eq!(readable(resource, nanos), expected, "{resource} {text}");
+        }
+    }
 
     #[test]
     fn every_suffix_has_its_value() {

@@ -20,6 +20,14 @@ pub(crate) fn clip(text: &str, max: usize) -> String {
     format!("{kept}...")
 }
 
+/// `1 pod`, `2 pods`.
+pub(crate) fn counted(count: usize, noun: &str) -> String {
+    match count {
+        1 => format!("1 {noun}"),
+        _ => format!("{count} {noun}s"),
+    }
+}
+
 /// `10m`, `720h`, `1h30m`, as people write durations.
 ///
 /// # Errors
@@ -35,7 +43,15 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 mod tests {
     use std::time::Duration;
 
-    use super::{clip, duration};
+    use super::{clip, counted, duration};
+
+    #[test]
+    fn one_is_not_plural() {
+        assert_eq!(
+            [0, 1, 2].map(|count| counted(count, "pod")),
+            ["0 pods", "1 pod", "2 pods"]
+        );
+    }
 
     #[test]
     fn durations_are_read_as_people_write_them() {

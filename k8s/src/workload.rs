@@ -94,7 +94,14 @@ pub fn copy_opt_in(
         return unchanged;
     }
     let template = Template::read(object, pointer, kind);
-    let patch = template.patch(&wanted, &format!("{kind}/{name}"));
+    let by_hand = by_hand(object, &template.annotations);
+    let workload = by_hand.clone().unwrap_or_else(|| format!("{kind}/{name}"));
+    let mut patch = template.patch(&wanted, &workload);
+    if let Some(mark) = by_hand.filter(|_| patch.0.is_empty()) {
+        let mut next = template.annotations.clone();
+        next.insert(WORKLOAD.to_owned(), json!(mark));
+        patch = template.difference(next);
+    }
     if kind != "Job" && template.would_be_full(&patch) {
         let note = "its annotations do not fit into its template: they are not copied";
         let notes = vec![note.to_owned()];
@@ -113,6 +120,27 @@ pub fn copy_opt_in(
         return Copy { notes, ..unchanged };
     }
     Copy { patch, ..unchanged }
+}
+
+/// The mark for a Job that `kubectl create job NAME --from=cronjob/NAME` makes: `CronJob/<cronjob>/<job>`. Its name does not begin with
+/// the CronJob's, so that its pods do not show whose it is; the Job does, while it is created.
+fn by_hand(object: &Value, annotations: &Map<String, Value>) -> Option<String> {
+    let name = names(object)
+        .0
+        .filter(|_| text(object, "kind") == Some("Job"))?;
+    let mark = annotations.get(WORKLOAD)?.as_str()?;
+    let owners = object.pointer("/metadata/ownerReferences")?.as_array()?;
+    let is_made = |owner: &&Value| {
+        let maker = text(owner, "name").unwrap_or_default();
+        text(owner, "kind") == Some("CronJob") && mark.strip_prefix("CronJob/") == Some(maker)
+    };
+    let maker = text(owners.iter().find(is_made)?, "name")?;
+    let is_run = name
+        .strip_prefix(maker)
+        .is_some_and(|rest| rest.starts_with('-'));
+    // A template that is stored cannot change any more.
+    let is_stored = object.pointer("/metadata/uid").is_some();
+    (!is_run && !is_stored).then(|| format!("{mark}/{name}"))
 }
 
 /// An object's name, and the start of the one that is made up for it.
@@ -428,6 +456,33 @@ mod tests {
             "kind": "Job", "metadata": {"name": "n-1"}, "spec": {"template": {"metadata": {"annotations": annotations}}},
         });
         assert_eq!(written(&job), job);
+        // `kubectl create job manual --from=cronjob/n`
+        let mut by_hand = job.clone();
+        by_hand["metadata"] = json!({
+            "name": "manual", "annotations": {"cronjob.kubernetes.io/instantiate": "manual"},
+            "ownerReferences": [{"kind": "CronJob", "name": "n", "controller": true}],
+        });
+        let mark = "flowcar.io/workload";
+        let once = written(&by_hand);
+        assert_eq!(template(&once)[mark], "CronJob/n/manual");
+        assert_eq!(template(&once)["flowcar.io/inject"], "enabled");
+        assert_eq!(written(&once), once);
+        let change = |pointer: &str, value: Value| {
+            let mut job = by_hand.clone();
+            *job.pointer_mut(pointer).expect("a field") = value;
+            job
+        };
+        let owner = "/metadata/ownerReferences/0/name";
+        for other in [
+            change("/metadata/name", json!("n-2")),
+            change(owner, json!("m")),
+            change("/metadata/ownerReferences", Value::Null),
+        ] {
+            assert_eq!(written(&other), other);
+        }
+        let mut stored = by_hand;
+        stored["metadata"]["uid"] = json!("u");
+        assert_eq!(written(&stored), stored);
     }
 
     #[test]

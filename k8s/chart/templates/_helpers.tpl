@@ -39,7 +39,7 @@ service:
 left out, or its controller could never start again. Takes (list root labels). */}}
 {{- define "flowcar.namespaceSelector" -}}
 {{- $root := index . 0 }}
-{{- $selector := deepCopy $root.Values.webhook.namespaceSelector }}
+{{- $selector := deepCopy (default dict $root.Values.webhook.namespaceSelector) }}
 {{- with index . 1 }}
 {{- $_ := set $selector "matchLabels" (mergeOverwrite (default dict $selector.matchLabels) .) }}
 {{- end }}

@@ -8,18 +8,25 @@ mod quota;
 mod ranges;
 mod watch;
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use demand::list;
 pub(crate) use demand::{Amounts, Demand, amounts, is_best_effort, of_containers, of_running};
 use quota::Quota;
 pub(crate) use ranges::Bounds;
 use ranges::LimitRange;
 pub use watch::BudgetView;
 
+use crate::quantity::format_nanos;
+
 const NANO: i128 = 1_000_000_000;
+
+/// Where a pod's containers are.
+const CONTAINER_LISTS: [&str; 2] = ["/spec/containers", "/spec/initContainers"];
 
 /// The LimitRanges and ResourceQuotas of one namespace.
 #[derive(Clone, Debug, Default)]
@@ -95,22 +102,107 @@ impl Budgets {
         pod: &Value,
         container: &Value,
     ) -> Option<Violation> {
-        let before = self.violations(without, None);
-        let now = self.violations(pod, Some(container));
+        let whose = "the sidecar's";
+        let before = self.violations(without, &[], whose);
+        let now = self.violations(pod, &[Demand::of_container(container)], whose);
         now.into_iter()
             .find(|violation| !before.contains(violation))
     }
 
-    fn violations(&self, pod: &Value, container: Option<&Value>) -> Vec<Violation> {
+    /// Why a pod is refused as it is, as a sentence.
+    pub(crate) fn refusal(&self, pod: &Value) -> Option<String> {
+        let all = CONTAINER_LISTS.map(|field| list(pod, field));
+        let containers: Vec<_> = all
+            .into_iter()
+            .flatten()
+            .map(Demand::of_container)
+            .collect();
+        let mut violations = self.violations(pod, &containers, "the pod's").into_iter();
+        violations.next().map(Violation::into_sentence)
+    }
+
+    /// The same namespace without a pod that its quotas count.
+    pub(crate) fn without(&self, pod: &Value) -> Self {
+        let quotas = self.quotas.iter().map(|quota| Arc::new(quota.without(pod)));
+        Self {
+            ranges: self.ranges.clone(),
+            quotas: quotas.collect(),
+        }
+    }
+
+    /// A pod with the requests and limits that the API server and its LimitRanger plugin fill in before webhooks see it.
+    pub(crate) fn filled_in<'a>(&self, pod: &'a Value) -> Cow<'a, Value> {
+        let mut pod = Cow::Borrowed(pod);
+        if self.ranges.is_empty() {
+            return pod;
+        }
+        for field in CONTAINER_LISTS {
+            if list(&pod, field).is_empty() {
+                continue;
+            }
+            let containers = pod
+                .to_mut()
+                .pointer_mut(field)
+                .and_then(Value::as_array_mut);
+            for container in containers.into_iter().flatten() {
+                if let Some(container) = container.as_object_mut() {
+                    let resources = container.entry("resources").or_insert(Value::Null);
+                    *resources = self.with_defaults(resources);
+                }
+            }
+        }
+        pod
+    }
+
+    /// A container's resources with the defaults of LimitRanges.
+    pub(crate) fn with_defaults(&self, resources: &Value) -> Value {
+        let field = |name: &str| resources.get(name).and_then(Value::as_object).cloned();
+        let (requests, limits) = (field("requests"), field("limits"));
+        let (mut requests, mut limits) = (requests.unwrap_or_default(), limits.unwrap_or_default());
+        for (name, limit) in &limits {
+            requests.entry(name).or_insert_with(|| limit.clone());
+        }
+        for name in self.resources() {
+            let bounds = self.bounds(name);
+            let defaults = [
+                (&mut limits, bounds.default),
+                (&mut requests, bounds.default_request),
+            ];
+            for (list, default) in defaults {
+                if let Some(default) = default {
+                    let amount = || json!(format_nanos(default));
+                    list.entry(name).or_insert_with(amount);
+                }
+            }
+        }
+        let mut filled = resources.as_object().cloned().unwrap_or_default();
+        for (name, list) in [("requests", requests), ("limits", limits)] {
+            if !list.is_empty() {
+                filled.insert(name.to_owned(), Value::Object(list));
+            }
+        }
+        Value::Object(filled)
+    }
+
+    fn violations(&self, pod: &Value, containers: &[Demand], whose: &str) -> Vec<Violation> {
         let demand = Demand::of_pod(pod);
         let mut violations = Vec::new();
-        let container = container.map(Demand::of_container);
         for range in &self.ranges {
-            range.violations(container.as_ref(), &demand, &mut violations);
+            range.violations(containers, &demand, &mut violations);
         }
         for quota in &self.quotas {
-            quota.violations(pod, &demand, &mut violations);
+            quota.violations(pod, &demand, whose, &mut violations);
         }
         violations
+    }
+}
+
+// === impl Violation ===
+
+impl Violation {
+    fn into_sentence(self) -> String {
+        match self {
+            Self::LimitRange(why) | Self::Quota(why) => why,
+        }
     }
 }

@@ -85,9 +85,31 @@ impl Quota {
         self.hard.contains_key(&format!("limits.{resource}"))
     }
 
-    /// Why it refuses a pod that asks for so much.
-    pub(super) fn violations(&self, pod: &Value, demand: &Demand, to: &mut Vec<Violation>) {
-        if !self.scopes.iter().all(|scope| scope.is_of(pod)) {
+    fn is_of(&self, pod: &Value) -> bool {
+        self.scopes.iter().all(|scope| scope.is_of(pod))
+    }
+
+    /// As it is without a pod that is counted in it.
+    pub(super) fn without(&self, pod: &Value) -> Self {
+        let mut quota = self.clone();
+        if self.is_of(pod) {
+            let demand = Demand::of_pod(pod);
+            for (resource, used) in &mut quota.used {
+                *used = (*used - wanted(resource, &demand)).max(0);
+            }
+        }
+        quota
+    }
+
+    /// Why it refuses a pod that asks for so much; `whose` demand there may be no room for, in words.
+    pub(super) fn violations(
+        &self,
+        pod: &Value,
+        demand: &Demand,
+        whose: &str,
+        to: &mut Vec<Violation>,
+    ) {
+        if !self.is_of(pod) {
             return;
         }
         let name = clip(&self.name, 30);
@@ -101,7 +123,11 @@ impl Quota {
             let wanted = wanted(resource, demand);
             let used = self.used.get(resource).copied().unwrap_or_default();
             if wanted > 0 && used + wanted > *hard {
-                let why = format!("ResourceQuota {name} has no room for the sidecar's {resource}");
+                let what = match resource.as_str() {
+                    "pods" | "count/pods" => "another pod".to_owned(),
+                    _ => format!("{whose} {resource}"),
+                };
+                let why = format!("ResourceQuota {name} has no room for {what}");
                 to.push(Violation::Quota(why));
             }
         }

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::demand::{Amounts, Demand, amounts, list};
 use super::{NANO, Violation};
-use crate::quantity::format_nanos;
+use crate::quantity::{format_nanos, readable};
 use crate::text::clip;
 
 /// One LimitRange.
@@ -85,26 +85,21 @@ impl LimitRange {
     /// The resources of a container that it names.
     pub(super) fn resources(&self) -> impl Iterator<Item = &String> {
         self.containers.iter().flat_map(|item| {
-            [&item.min, &item.max, &item.ratio, &item.default]
-                .into_iter()
-                .flat_map(Amounts::keys)
+            let lists = [&item.min, &item.max, &item.ratio, &item.default];
+            let lists = lists.into_iter().chain([&item.default_request]);
+            lists.flat_map(Amounts::keys)
         })
     }
 
-    /// Why it refuses a container and its pod.
-    pub(super) fn violations(
-        &self,
-        container: Option<&Demand>,
-        pod: &Demand,
-        to: &mut Vec<Violation>,
-    ) {
-        if let Some(container) = container {
+    /// Why it refuses these containers, which are all that is checked of the pod's, and the pod.
+    pub(super) fn violations(&self, containers: &[Demand], pod: &Demand, to: &mut Vec<Violation>) {
+        for container in containers {
             for item in &self.containers {
                 item.violations(&self.name, "container", container, to);
             }
         }
         for item in &self.pods {
-            item.violations(&self.name, "pod", pod, to);
+            item.violations(&self.name, "pod, all its containers together,", pod, to);
         }
     }
 }
@@ -124,8 +119,8 @@ impl Item {
     }
 
     fn violations(&self, range: &str, whose: &str, demand: &Demand, to: &mut Vec<Violation>) {
-        let mut violates = |rule: &str, resource: &str, bound: i128| {
-            let (range, bound) = (clip(range, 30), format_nanos(bound));
+        let mut violates = |rule: &str, resource: &str, bound: String| {
+            let range = clip(range, 30);
             let why = format!("LimitRange {range} wants {resource} of a {whose} {rule} {bound}");
             to.push(Violation::LimitRange(why));
         };
@@ -134,7 +129,7 @@ impl Item {
             if request.is_none_or(|request| request < least)
                 || limit.is_some_and(|limit| limit < least)
             {
-                violates("of at least", name, *least);
+                violates("of at least", name, readable(name, *least));
             }
         }
         for (name, most) in &self.max {
@@ -142,7 +137,7 @@ impl Item {
             if limit.is_none_or(|limit| limit > most)
                 || request.is_some_and(|request| request > most)
             {
-                violates("of at most", name, *most);
+                violates("of at most", name, readable(name, *most));
             }
         }
         for (name, ratio) in &self.ratio {
@@ -154,7 +149,7 @@ impl Item {
                 _ => false,
             };
             if !fits {
-                violates("limited to request times", name, *ratio);
+                violates("limited to request times", name, format_nanos(*ratio));
             }
         }
     }

@@ -5,7 +5,7 @@ use serde_json::Value;
 #[cfg(test)]
 use super::files::judge;
 use super::files::{
-    Files, is_expected_to_have_pods, judge_each, place_of_annotations, title, unused,
+    Files, is_expected_to_have_pods, judge_each, mislabelled, place_of_annotations, title, unused,
 };
 use super::remote::Remote;
 use super::{ClusterArgs, ExplainArgs, FileArgs};
@@ -42,8 +42,16 @@ fn explain_at(
     stored: bool,
 ) -> Vec<String> {
     let pod = object.pointer(pointer).unwrap_or(&Value::Null);
+    let refusal = match &outcome.decision {
+        Decision::Injected(_) => files.refusal(object, pointer),
+        _ => None,
+    };
+    let judged = Judged {
+        outcome,
+        refusal: refusal.as_deref(),
+    };
     let first = match object["kind"].as_str() {
-        Some("Pod") if stored => past(pod, outcome, files.opted_in_later(object), &files.settings),
+        Some("Pod") if stored => judged.past(pod, files.opted_in_later(object), &files.settings),
         Some(kind) if stored && is_behind(object, files) => behind(kind).to_owned(),
         _ => match (&outcome.decision, around(object, pointer)) {
             // The webhook copies annotations from Kubernetes' own workloads only.
@@ -55,46 +63,28 @@ fn explain_at(
                     place_of_annotations(pointer)
                 )
             }
-            _ => sentence(outcome, status_of(pod).as_ref()),
+            _ => judged.sentence(status_of(pod).as_ref()),
         },
     };
     let problems = outcome.problems.iter().map(ToString::to_string);
     [first]
         .into_iter()
         .chain(unused(object, pointer))
+        .chain(mislabelled(object, pointer, outcome))
         .chain(problems)
         .chain(outcome.notes.clone())
         .collect()
 }
 
-fn status_of(pod: &Value) -> Option<Status> {
-    Status::read(pod.pointer("/metadata/annotations")?.as_object()?)
+/// What becomes of a pod.
+struct Judged<'a> {
+    outcome: &'a Outcome,
+    /// Why the namespace refuses it now, with the sidecar or without.
+    refusal: Option<&'a str>,
 }
 
-/// The state of a pod that runs, and of its successor where that differs.
-fn past(pod: &Value, outcome: &Outcome, later: Option<Later>, settings: &Settings) -> String {
-    let status = status_of(pod);
-    match (&outcome.decision, &status) {
-        (Decision::AlreadyInjected { .. }, _) => sentence(outcome, status.as_ref()),
-        (_, Some(Status::Injected { form, version, .. })) if has_sidecar(pod, settings) => {
-            let next = sentence(outcome, None);
-            format!("has the sidecar, in the {form} form, by flowcar {version}; a new pod {next}")
-        }
-        // The status that the container came with was replaced by the reason why it does not count.
-        (Decision::Skipped(Skip::NameTaken { .. }), Some(Status::Skipped { message, .. })) => {
-            format!("gets no sidecar: {message}")
-        }
-        (Decision::Injected(_), Some(Status::Skipped { message, .. })) => {
-            format!("was not injected: {message}; a new pod would be")
-        }
-        (Decision::Injected(_), _) => match later {
-            Some(Later { created, written }) => format!(
-                "may be older than its opt-in: it was created at {created}, and whoever opted in wrote last at {written}; a new pod gets the sidecar"
-            ),
-            None => UNSEEN.to_owned(),
-        },
-        _ => sentence(outcome, status.as_ref()),
-    }
+fn status_of(pod: &Value) -> Option<Status> {
+    Status::read(pod.pointer("/metadata/annotations")?.as_object()?)
 }
 
 /// Whether a stored workload's template lacks what the webhook copies, or still has what it takes back.
@@ -115,24 +105,77 @@ fn behind(kind: &str) -> &'static str {
     }
 }
 
-/// What becomes, or would become, of a pod of this kind.
-fn sentence(outcome: &Outcome, status: Option<&Status>) -> String {
-    match (&outcome.decision, status) {
-        (Decision::AlreadyInjected { current }, Some(Status::Injected { version, form, .. })) => {
-            let renew = if *current {
-                ""
-            } else {
-                "; the configuration has changed since: restart the workload to renew it"
-            };
-            format!("has the sidecar, in the {form} form, by flowcar {version}{renew}")
+// === impl Judged ===
+
+impl Judged<'_> {
+    /// The state of a pod that runs, and of its successor where that differs.
+    fn past(&self, pod: &Value, later: Option<Later>, settings: &Settings) -> String {
+        let status = status_of(pod);
+        match (&self.outcome.decision, &status) {
+            (Decision::AlreadyInjected { .. }, _) => self.sentence(status.as_ref()),
+            (_, Some(Status::Injected { form, version, .. })) if has_sidecar(pod, settings) => {
+                let next = self.sentence(None);
+                format!(
+                    "has the sidecar, in the {form} form, by flowcar {version}; a new pod {next}"
+                )
+            }
+            // The status that the container came with was replaced by the reason why it does not count.
+            (Decision::Skipped(Skip::NameTaken { .. }), Some(Status::Skipped { message, .. })) => {
+                format!("gets no sidecar: {message}")
+            }
+            (Decision::Injected(_), Some(Status::Skipped { message, .. })) => {
+                format!(
+                    "was not injected: {message}; a new pod would be{}",
+                    self.unless_refused()
+                )
+            }
+            (Decision::Injected(_), _) => match later {
+                Some(Later { created, written }) => format!(
+                    "may be older than its opt-in: it was created at {created}, and whoever opted in wrote last at {written}; a new pod gets the sidecar{}",
+                    self.unless_refused()
+                ),
+                None => UNSEEN.to_owned(),
+            },
+            _ => self.sentence(status.as_ref()),
         }
-        (Decision::AlreadyInjected { .. }, _) => "has the sidecar".to_owned(),
-        (Decision::Injected(form), _) => format!("gets the sidecar, {}", describe(*form)),
-        (Decision::NotOptedIn(reason), _) => format!("gets no sidecar: {reason}"),
-        (Decision::Skipped(skip), _) => format!("gets no sidecar: {skip}"),
-        (Decision::Denied, _) => {
-            "is denied: its annotations have errors and the controller is strict".to_owned()
+    }
+
+    /// What becomes, or would become, of a pod of this kind.
+    fn sentence(&self, status: Option<&Status>) -> String {
+        match (&self.outcome.decision, status) {
+            (
+                Decision::AlreadyInjected { current },
+                Some(Status::Injected { version, form, .. }),
+            ) => {
+                let renew = if *current {
+                    ""
+                } else {
+                    "; the configuration has changed since: restart the workload to renew it"
+                };
+                format!("has the sidecar, in the {form} form, by flowcar {version}{renew}")
+            }
+            (Decision::AlreadyInjected { .. }, _) => "has the sidecar".to_owned(),
+            (Decision::Injected(form), _) => {
+                format!(
+                    "gets the sidecar, {}{}",
+                    describe(*form),
+                    self.unless_refused()
+                )
+            }
+            (Decision::NotOptedIn(reason), _) => format!("gets no sidecar: {reason}"),
+            (Decision::Skipped(skip), _) => format!("gets no sidecar: {skip}"),
+            (Decision::Denied, _) => {
+                "is denied: its annotations have errors and the controller is strict".to_owned()
+            }
         }
+    }
+
+    /// That there is no new pod to inject, where the namespace refuses it anyway.
+    fn unless_refused(&self) -> String {
+        let why = self.refusal;
+        why.map_or_else(String::new, |why| {
+            format!(", but no pod is admitted, even without one: {why}")
+        })
     }
 }
 

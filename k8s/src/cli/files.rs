@@ -1,5 +1,6 @@
 //! `inject` and `uninject` over the text of files.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
@@ -9,7 +10,10 @@ use serde_json::{Map, Value, json};
 use super::yaml::{Document, Stream};
 use crate::budget::Budgets;
 use crate::config::{Level, NAMESPACE_NAME, Settings};
-use crate::inject::{Context, Decision, Outcome, Owner, inject_within, take_back_copies, uninject};
+use crate::inject::{
+    Context, Decision, Outcome, Owner, inject_within, label_without_effect, take_back_copies,
+    uninject,
+};
 use crate::opted::{Later, opted_in_later, written_at};
 use crate::workload::{around, is_known, pod_annotations, templates, without_effect};
 
@@ -77,6 +81,23 @@ impl Files {
     pub fn add_budget(&mut self, namespace: &str, object: &Value) {
         let budgets = self.budgets.entry(namespace.to_owned());
         budgets.or_default().add(object);
+    }
+
+    /// What a namespace lets its pods ask for, without what this one of them takes already.
+    fn budgets_for(&self, pod: &Value, namespace: &str) -> Cow<'_, Budgets> {
+        match self.budgets.get(namespace) {
+            Some(budgets) if is_counted(pod) => Cow::Owned(budgets.without(pod)),
+            Some(budgets) => Cow::Borrowed(budgets),
+            None => Cow::Owned(Budgets::default()),
+        }
+    }
+
+    /// Why the pod that is there in an object is refused now, with the sidecar or without.
+    pub(super) fn refusal(&self, object: &Value, pointer: &str) -> Option<String> {
+        let pod = object.pointer(pointer)?;
+        let namespace = self.context_at(object, pointer, false).namespace;
+        let budgets = self.budgets_for(pod, &namespace);
+        budgets.refusal(&budgets.filled_in(pod))
     }
 
     /// Takes what some objects say of their namespaces: labels and annotations, LimitRanges and ResourceQuotas.
@@ -200,6 +221,7 @@ fn inject_object(object: &Value, files: &Files) -> Change {
     for (pointer, outcome) in judged {
         let messages = &mut change.messages;
         messages.extend(unused(object, &pointer));
+        messages.extend(mislabelled(object, &pointer, &outcome));
         messages.extend(outcome.warnings());
         match &outcome.decision {
             Decision::Injected(_) => {
@@ -260,15 +282,21 @@ fn undone(object: &Value) -> Option<Value> {
 
 /// Where an object's pods are, and the outcome of each.
 pub(super) fn judge_each(object: &Value, files: &Files, opted_in: bool) -> Vec<(String, Outcome)> {
-    let none = Budgets::default();
     let judge = |pointer: String| {
         let pod = object.pointer(&pointer)?;
         let context = files.context_at(object, &pointer, opted_in);
-        let budgets = files.budgets.get(&context.namespace).unwrap_or(&none);
-        let outcome = inject_within(pod, &context, &files.settings, budgets);
+        let budgets = files.budgets_for(pod, &context.namespace);
+        let filled = budgets.filled_in(pod);
+        let outcome = inject_within(&filled, &context, &files.settings, &budgets);
         Some((pointer, outcome))
     };
     templates(object).into_iter().filter_map(judge).collect()
+}
+
+/// Whether a quota counts this pod: the API server stored it, and it has not completed.
+fn is_counted(pod: &Value) -> bool {
+    let phase = pod["status"]["phase"].as_str();
+    pod["metadata"]["uid"].is_string() && !matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 /// Where an object's pod, or the first of them, is, and its outcome.
@@ -308,6 +336,14 @@ pub(super) fn unused(object: &Value, pointer: &str) -> Option<String> {
             place_of_annotations(pointer)
         )
     })
+}
+
+/// That a workload's own label is of no use, where it asks for something else than what becomes of its pods.
+pub(super) fn mislabelled(object: &Value, pointer: &str, outcome: &Outcome) -> Option<String> {
+    let inner = around(object, pointer);
+    let kind = inner["kind"].as_str().filter(|kind| *kind != "Pod")?;
+    let is_opted_in = !matches!(outcome.decision, Decision::NotOptedIn(_));
+    label_without_effect(&inner["metadata"], &format!("a {kind}"), is_opted_in)
 }
 
 /// `deployment/web`, as people name objects.

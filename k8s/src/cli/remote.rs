@@ -19,6 +19,7 @@ use crate::config::{Config, Settings};
 use crate::inject::{
     ANNOTATIONS_MOST, Decision, Outcome, Status, annotations_size, has_container, has_sidecar,
 };
+use crate::text::counted;
 
 /// Pods are listed by pages of this many.
 const PAGE: u32 = 500;
@@ -340,12 +341,14 @@ pub(super) async fn status(cluster: &ClusterArgs) -> anyhow::Result<bool> {
     for (namespace, [_, _, missed, _]) in counts.iter().filter(|(_, [_, _, missed, _])| *missed > 0)
     {
         println!(
-            "{namespace}: {missed} pods opted in, and the webhook did not see them; for what to do, run kubectl flowcar explain -n {namespace}"
+            "{namespace}: {} opted in, not seen by the webhook; for what to do, run kubectl flowcar explain -n {namespace}",
+            counted(*missed, "pod")
         );
     }
     for (namespace, [.., older]) in counts.iter().filter(|(_, [.., older])| *older > 0) {
         println!(
-            "{namespace}: {older} pods are older than their opt-in; restart their workloads to inject their successors"
+            "{namespace}: {} older than the opt-in; restart the workloads to inject the successors",
+            counted(*older, "pod")
         );
     }
     Ok(counts.values().all(|[_, _, missed, _]| *missed == 0))

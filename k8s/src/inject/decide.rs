@@ -1,5 +1,6 @@
 //! Whether a pod is injected, and in which form.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde_json::{Map, Value};
@@ -48,6 +49,17 @@ pub(super) fn opted_in(
     }
 }
 
+/// That the opt-in was written as a label where only an annotation counts, if what the label asks for is not what becomes of the
+/// pod: `opted_in`. `on` is what has these labels and annotations, as `a pod`.
+pub(crate) fn label_without_effect(metadata: &Value, on: &str, opted_in: bool) -> Option<String> {
+    let label = view::map(metadata, "/labels").get(INJECT)?;
+    let is_annotated = view::map(metadata, "/annotations").contains_key(INJECT);
+    let is_meant = (label != "disabled") != opted_in && !is_annotated;
+    is_meant.then(|| {
+        format!("the label {INJECT} is for namespaces: on {on}, write it as an annotation")
+    })
+}
+
 /// The first reason to skip a pod that opted in.
 pub(super) fn skip(
     pod: &Value,
@@ -81,12 +93,19 @@ fn malformed(pod: &Value) -> Option<Skip> {
         let wrong = pod
             .pointer(pointer)
             .is_some_and(|value| !value.is_null() && !fits(value));
-        wrong.then_some(Skip::Malformed { field: pointer })
+        wrong.then_some(Skip::Malformed {
+            field: pointer,
+            is_absent: false,
+        })
     };
-    if !pod.pointer("/spec").is_some_and(Value::is_object) {
-        return Some(Skip::Malformed { field: "/spec" });
+    if pod.get("spec").is_none_or(Value::is_null) {
+        return Some(Skip::Malformed {
+            field: "/spec",
+            is_absent: true,
+        });
     }
-    absent_or("/metadata", Value::is_object)
+    absent_or("/spec", Value::is_object)
+        .or_else(|| absent_or("/metadata", Value::is_object))
         .or_else(|| absent_or("/metadata/annotations", Value::is_object))
         .or_else(|| absent_or("/spec/containers", Value::is_array))
         .or_else(|| absent_or("/spec/initContainers", Value::is_array))
@@ -186,8 +205,9 @@ pub(super) fn preset(
     let differs = || preset::difference(pod, status, *workload, settings);
     let is_large = || !preset::are_resources(pod, settings, budgets);
     let field = ruled_out(status, skip)
+        .map(Cow::Borrowed)
         .or_else(differs)
-        .or_else(|| is_large().then_some("resources"))?;
+        .or_else(|| is_large().then_some("resources".into()))?;
     Some(Skip::Preset { field })
 }
 

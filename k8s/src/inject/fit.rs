@@ -91,7 +91,7 @@ impl Fitting<'_> {
     /// Why the pod is refused with this container, after what the LimitRanger plugin fills in.
     fn violation(&self, container: &Value, resources: &Value) -> Option<Violation> {
         let mut container = container.clone();
-        container["resources"] = self.filled_in(resources);
+        container["resources"] = self.budgets.with_defaults(resources);
         let mut pod = self.pod.clone();
         let field = if self.native {
             "initContainers"
@@ -128,28 +128,10 @@ impl Fitting<'_> {
             all.find(|(name, budget)| over(&limits, name, *budget))
         };
         let (name, budget) = request.or_else(limit)?;
-        let budget = quantity::format_nanos(budget);
+        let budget = quantity::readable(&name, budget);
         Some(Violation::LimitRange(format!(
             "the namespace's LimitRange wants more {name} for the sidecar than the pod's own budget of {budget} leaves"
         )))
-    }
-
-    fn filled_in(&self, resources: &Value) -> Value {
-        let mut filled = resources.clone();
-        for name in self.budgets.resources() {
-            let bounds = self.budgets.bounds(name);
-            let defaults = [
-                ("limits", bounds.default),
-                ("requests", bounds.default_request),
-            ];
-            for (list, default) in defaults {
-                let is_absent = filled[list].get(name).is_none();
-                if let Some(default) = default.filter(|_| is_absent) {
-                    filled[list][name] = json!(quantity::format_nanos(default));
-                }
-            }
-        }
-        filled
     }
 
     /// Whether LimitRanger gives a container without a limit one that is not known: it takes the first default that it lists.
@@ -275,7 +257,7 @@ fn above_its_limit(container: &Value) -> Option<Violation> {
             .get(*name)
             .is_some_and(|request| request > *limit)
     })?;
-    let limit = quantity::format_nanos(*limit);
+    let limit = quantity::readable(name, *limit);
     Some(Violation::LimitRange(format!(
         "the namespace's LimitRange limits {name} of a container to {limit}, below the sidecar's request"
     )))

@@ -29,6 +29,7 @@ use json_patch::Patch;
 use serde_json::{Map, Value};
 
 pub use decide::NotOptedIn;
+pub(crate) use decide::label_without_effect;
 pub(crate) use edit::{ANNOTATIONS_MOST, annotations_size};
 pub use form::Form;
 pub use owner::Owner;
@@ -141,6 +142,7 @@ pub fn inject_within(
         };
         return Outcome {
             problems,
+            notes: mislabelled(pod, false).into_iter().collect(),
             ..Outcome::of(decision)
         };
     }
@@ -208,6 +210,7 @@ pub fn inject_within(
         Err(skip) => return Outcome::skipped(pod, skip, problems),
     }
     notes.extend(settings.namespace_errors(&context.namespace_labels));
+    notes.extend(mislabelled(pod, true));
     let secrets = pull_secrets::missing(pod, context, settings, &mut notes);
     let patch = edit::add_sidecar(pod, container, sidecar.volumes(), secrets, form, settings);
     Outcome {
@@ -216,6 +219,10 @@ pub fn inject_within(
         problems,
         notes,
     }
+}
+
+fn mislabelled(pod: &Value, opted_in: bool) -> Option<String> {
+    label_without_effect(pod.get("metadata")?, "a pod", opted_in)
 }
 
 // === impl Context ===

@@ -101,9 +101,14 @@ fn marked(pod: &Value, kind: &str, name: &str) -> Option<Owner> {
         "Job" => "CronJob",
         _ => return None,
     };
-    let made = name
-        .strip_prefix(marked_name)
-        .is_some_and(|rest| rest.starts_with('-'));
+    // A Job that was made by hand from a CronJob is marked with its own name, too.
+    let (marked_name, made) = match marked_name.split_once('/') {
+        Some((maker, job)) => (maker, kind == "Job" && job == name),
+        None => {
+            let rest = name.strip_prefix(marked_name);
+            (marked_name, rest.is_some_and(|rest| rest.starts_with('-')))
+        }
+    };
     (marked_kind == maker && made).then(|| Owner::new(marked_kind, marked_name))
 }
 

@@ -9,6 +9,8 @@
 mod environment;
 mod mounts;
 
+use std::borrow::Cow;
+
 use serde_json::{Value, json};
 
 use super::{CONTAINER, Owner, Status, environment as written, resources, view};
@@ -16,7 +18,7 @@ use crate::annotations::{Key, parse_command};
 use crate::budget::{Budgets, is_best_effort};
 use crate::config::Settings;
 
-/// What flowcar sets in its container, and what the API server adds.
+/// What flowcar sets in its container, and what the API server adds. Any other field differs, and is named.
 const FIELDS: [&str; 15] = [
     "name",
     "image",
@@ -33,20 +35,6 @@ const FIELDS: [&str; 15] = [
     "terminationMessagePolicy",
     "terminationMessagePath",
     "restartPolicy",
-];
-
-/// The other fields that a container can have, so that one that differs is named.
-const OTHER_FIELDS: [&str; 10] = [
-    "args",
-    "envFrom",
-    "lifecycle",
-    "ports",
-    "restartPolicyRules",
-    "stdin",
-    "stdinOnce",
-    "tty",
-    "volumeDevices",
-    "workingDir",
 ];
 
 /// The same of its `securityContext`.
@@ -88,9 +76,9 @@ pub(super) fn difference(
     status: &Status,
     workload: Option<&Owner>,
     settings: &Settings,
-) -> Option<&'static str> {
+) -> Option<Cow<'static, str>> {
     let Status::Injected { form, config, .. } = status else {
-        return Some("status");
+        return Some("status".into());
     };
     let find = |list: &'static str| -> Option<&Value> {
         let mut all = view::list(pod, list).iter();
@@ -99,11 +87,11 @@ pub(super) fn difference(
     let container = match (find("/spec/initContainers"), find("/spec/containers")) {
         // An init container that completes follows nothing.
         (Some(init), _) if view::text(init, "/restartPolicy") != Some("Always") => {
-            return Some("restartPolicy");
+            return Some("restartPolicy".into());
         }
         (Some(init), _) => init,
         (None, Some(regular)) => regular,
-        (None, None) => return Some("container"),
+        (None, None) => return Some("container".into()),
     };
     let preset = Preset {
         pod,
@@ -173,7 +161,7 @@ fn is_confined(context: &Value) -> bool {
 // === impl Preset ===
 
 impl Preset<'_> {
-    fn difference(&self) -> Option<&'static str> {
+    fn difference(&self) -> Option<Cow<'static, str>> {
         let fields = [
             ("image", self.is_image()),
             ("command", self.is_command()),
@@ -186,18 +174,17 @@ impl Preset<'_> {
         ];
         let mut wrong = fields.into_iter().filter(|(_, fits)| !fits);
         self.other_field()
-            .or_else(|| wrong.next().map(|(field, _)| field))
+            .or_else(|| wrong.next().map(|(field, _)| field.into()))
     }
 
     /// A field that flowcar never sets, by which another program could run in the container or its settings change.
-    fn other_field(&self) -> Option<&'static str> {
+    fn other_field(&self) -> Option<Cow<'static, str>> {
         let fields = self.container.as_object()?;
         let mut others = fields
             .iter()
             .filter(|(name, value)| !FIELDS.contains(&name.as_str()) && !is_nothing(value));
         let (other, _) = others.next()?;
-        let known = OTHER_FIELDS.into_iter().find(|field| field == other);
-        Some(known.unwrap_or("container"))
+        Some(other.clone().into())
     }
 
     /// The configuration's own image; of an earlier configuration, any version of it.

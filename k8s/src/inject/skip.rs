@@ -1,5 +1,6 @@
 //! Why a pod that asked for a sidecar gets none.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::annotations::{Annotation, INJECT, Key};
@@ -22,6 +23,8 @@ pub enum Skip {
     Malformed {
         /// The field that is not what it should be.
         field: &'static str,
+        /// It is not there at all, and has to be.
+        is_absent: bool,
     },
     /// A namespace of the cluster's own, or flowcar's.
     ExcludedNamespace {
@@ -70,7 +73,7 @@ pub enum Skip {
     /// The pod came with a container and a status of flowcar's, and the container is not as flowcar writes it.
     Preset {
         /// The field that differs.
-        field: &'static str,
+        field: Cow<'static, str>,
     },
     /// The pod is meant to complete, and a regular sidecar would not.
     WouldNeverEnd,
@@ -133,7 +136,11 @@ impl fmt::Display for Skip {
                     clip(&format!("{value:?}"), 24)
                 )
             }
-            Self::Malformed { field } => write!(f, "the pod's {field} has the wrong type"),
+            Self::Malformed {
+                field,
+                is_absent: true,
+            } => write!(f, "the pod has no {}", field.trim_start_matches('/')),
+            Self::Malformed { field, .. } => write!(f, "the pod's {field} has the wrong type"),
             Self::ExcludedNamespace { namespace } => {
                 write!(f, "namespace {} is never injected", clip(namespace, 63))
             }
@@ -184,7 +191,8 @@ impl fmt::Display for Skip {
             ),
             Self::Preset { field } => write!(
                 f,
-                "its container flowcar is not as flowcar writes it ({field}): take it out"
+                "its container flowcar is not as flowcar writes it ({}): take it out",
+                clip(field, 30)
             ),
             Self::WouldNeverEnd => f.write_str(
                 "without native sidecars (Kubernetes 1.29) the pod would never complete",

@@ -388,3 +388,75 @@ fn pod_admitted_without_the_sidecar_is_admitted_with_it() {
         }
     }
 }
+
+/// `explain` of a pod and of a workload in a quota that the pod has used up: the pod is in what is used already.
+#[test]
+fn explain_counts_a_running_pod_once_and_names_the_full_quota() {
+    let cluster = Cluster::start();
+    let _controller = cluster.controller(&[]);
+    let resources = json!({"limits": {"cpu": "1", "memory": "1Gi"}});
+    let spec = json!({"hard": {"requests.cpu": "1100m"}});
+    let row: Row = ("tight", "ResourceQuota", spec, json!({}), json!({}), true);
+    prepare(&cluster, &row);
+    let mut tight = pod("app", json!({"flowcar.io/inject": "enabled"}));
+    tight["spec"]["containers"][0]["resources"] = resources.clone();
+    // In a Guaranteed pod the sidecar asks for 100m.
+    let api = "/api/v1/namespaces/tight";
+    let used = |amount: &str| {
+        let status = json!({"status": {"used": {"requests.cpu": amount}}});
+        let path = format!("{api}/resourcequotas/budget/status");
+        let admin = cluster.admin();
+        admin.patch(&path, PatchKind::Merge, &status).success();
+    };
+    used("100m");
+    eventually("skipped for the quota", LIMIT, || {
+        let path = format!("{api}/pods");
+        let stored = cluster.admin().create(&path, &tight).success();
+        let is_skipped = containers(&stored).0.is_empty();
+        if !is_skipped {
+            let path = format!("{api}/pods/app?gracePeriodSeconds=0");
+            cluster.admin().delete(&path).success();
+        }
+        is_skipped.then_some(())
+    });
+    let template = json!({"metadata": {"labels": {"app": "web"}, "annotations": tight["metadata"]["annotations"]}, "spec": tight["spec"]});
+    let spec =
+        json!({"replicas": 0, "selector": {"matchLabels": {"app": "web"}}, "template": template});
+    let deployment = json!({"metadata": {"name": "web"}, "spec": spec});
+    let path = "/apis/apps/v1/namespaces/tight/deployments";
+    cluster.admin().create(path, &deployment).success();
+    let explain = |target: &str| super::cli::run(&cluster, &["-n", "tight", "explain", target]).1;
+    for (amount, of_pod, of_workload) in [
+        // The pod's own 1 is in it, of the 1100m that there are.
+        (
+            "1",
+            "; a new pod would be\n",
+            "no room for the pod's requests.cpu\n",
+        ),
+        (
+            "1050m",
+            "no room for the sidecar's requests.cpu\n",
+            "no room for the pod's requests.cpu\n",
+        ),
+        (
+            "1200m",
+            "no room for the pod's requests.cpu\n",
+            "no room for the pod's requests.cpu\n",
+        ),
+        (
+            "50m",
+            "; a new pod would be\n",
+            "no room for the sidecar's requests.cpu\n",
+        ),
+        (
+            "0",
+            "; a new pod would be\n",
+            "before every other container\n",
+        ),
+    ] {
+        used(amount);
+        let (pod, workload) = (explain("pod/app"), explain("deployment/web"));
+        assert!(pod.ends_with(of_pod), "{amount}: {pod}");
+        assert!(workload.ends_with(of_workload), "{amount}: {workload}");
+    }
+}

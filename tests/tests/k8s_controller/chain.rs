@@ -188,7 +188,7 @@ fn webhook_that_opts_pods_in_must_precede_flowcars() {
     assert!(ok, "{error}");
     assert_eq!(out.trim_end(), format!("shop pod/behind: {printed}"));
     let (ok, out, _) = cli::run(&cluster, &["status"]);
-    let line = "shop: 1 pods opted in, and the webhook did not see them; for what to do, run kubectl flowcar explain -n shop";
+    let line = "shop: 1 pod opted in, not seen by the webhook; for what to do, run kubectl flowcar explain -n shop";
     assert!(!ok && out.lines().any(|found| found == line), "{out}");
     let event = eventually("an Event", LIMIT, || {
         cluster.events("shop", "FlowcarMissed", "behind").pop()

@@ -25,7 +25,7 @@ mod volumes;
 
 use std::time::{Duration, Instant};
 
-use flowcar_tests::cluster::tools::{base64, containers, pipe, pod};
+use flowcar_tests::cluster::tools::{base64, containers, pipe, pod, run};
 use flowcar_tests::cluster::{Cluster, LIMIT, SECRET, WEBHOOK};
 use flowcar_tests::peers::{PatchKind, eventually};
 use serde_json::{Value, json};
@@ -115,6 +115,31 @@ fn env(pod: &Value, name: &str) -> Option<String> {
     env.iter().find(|entry| entry["name"] == name)?["value"]
         .as_str()
         .map(str::to_owned)
+}
+
+/// A Job that `kubectl create job --from` makes is the CronJob's, as one that the CronJob's controller makes.
+#[test]
+fn job_made_by_hand_reports_its_cron_job() {
+    let cluster = Cluster::start();
+    let _controller = cluster.controller(&[]);
+    let all = workloads();
+    let (path, cron_job) = all.last().expect("the CronJob");
+    cluster.admin().create(path, cron_job).success();
+    for manual in ["manual", "again"] {
+        let mut kubectl = cluster.api.kubectl();
+        kubectl.args(["-n", "shop", "create", "job", manual, "--from=cronjob/w"]);
+        run(kubectl, "");
+        let path = format!("/apis/batch/v1/namespaces/shop/jobs/{manual}");
+        let mut pod = template_of(&cluster.admin().get(&path).success());
+        pod["metadata"]["generateName"] = json!(format!("{manual}-"));
+        pod["metadata"]["ownerReferences"] = json!([{"apiVersion": "batch/v1", "kind": "Job", "name": manual, "uid": "u-1", "controller": true}]);
+        let pod = cluster.create_pod("shop", &pod);
+        let owner = ["FLOWCAR_OWNER_KIND", "FLOWCAR_OWNER_NAME"].map(|name| env(&pod, name));
+        assert_eq!(owner, [Some("CronJob".to_owned()), Some("w".to_owned())]);
+        let target = format!("job/{manual}");
+        let (ok, out, error) = cli::run(&cluster, &["-n", "shop", "explain", &target]);
+        assert!(ok && out.contains("gets the sidecar"), "{out}{error}");
+    }
 }
 
 #[test]

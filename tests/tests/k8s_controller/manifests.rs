@@ -4,6 +4,7 @@ use flowcar_tests::peers::binary;
 use std::process::Command;
 
 use flowcar_tests::cluster::tools::{k8s, run};
+use serde_json::Value;
 
 fn helm(args: &[&str]) -> (bool, String) {
     let mut command = Command::new(binary("helm"));
@@ -35,13 +36,12 @@ fn committed_base_is_the_rendered_chart() {
         "stale: run k8s/manifests/render and commit"
     );
     let secrets = first.split("\n---\n");
-    let secrets: Vec<serde_json::Value> = secrets
+    let secrets: Vec<Value> = secrets
         .filter(|document| document.contains("kind: Secret\n"))
         .map(|document| serde_yaml_ng::from_str(document).expect("YAML"))
         .collect();
-    let is_empty = |secret: &serde_json::Value| {
-        secret.get("data").is_none() && secret.get("stringData").is_none()
-    };
+    let is_empty =
+        |secret: &Value| secret.get("data").is_none() && secret.get("stringData").is_none();
     assert_eq!(secrets.len(), 2);
     assert!(secrets.iter().all(is_empty), "no secret is ever rendered");
 }
@@ -67,6 +67,7 @@ fn schema_refuses_invalid_values() {
         "certificates.source=self",
         "certificates.caLifetime=forever",
         "webhook.url=http://x",
+        "webhook.url=https:///admit",
         "webhook.timeoutSeconds=31",
         "webhook.port=8080",
         "admin.port=8443",
@@ -100,11 +101,91 @@ fn schema_refuses_invalid_values() {
     );
 }
 
+/// What a null takes away is a default: the schema names what has to be there.
+#[test]
+fn chart_without_a_value_renders_or_names_it() {
+    let values = std::fs::read_to_string(k8s("chart/values.yaml")).expect("the values");
+    let values: Value = serde_yaml_ng::from_str(&values).expect("YAML");
+    let top = values.as_object().expect("values").iter();
+    let inner = top.clone().flat_map(|(outer, value)| {
+        let names = value.as_object().into_iter().flat_map(|value| value.keys());
+        // A dot in a name is written otherwise.
+        let names = names.filter(|name| !name.contains('.'));
+        names.map(move |name| (outer.clone(), Some(name.clone())))
+    });
+    let all: Vec<_> = top
+        .clone()
+        .map(|(name, _)| (name.clone(), None))
+        .chain(inner)
+        .collect();
+    let mut refused = Vec::new();
+    for (outer, name) in all {
+        let path = match &name {
+            Some(name) => format!("{outer}.{name}"),
+            None => outer.clone(),
+        };
+        let (ok, out) = helm(&["--set", &format!("{path}=null")]);
+        if !ok {
+            let place = if name.is_some() {
+                format!("/{outer}")
+            } else {
+                String::new()
+            };
+            let missing = name.unwrap_or(outer);
+            let expected = format!("at '{place}': missing property '{missing}'");
+            assert!(out.contains(&expected), "{path}: {out}");
+            refused.push(path);
+        }
+    }
+    for path in [
+        "certificates",
+        "certificates.source",
+        "webhook.failurePolicy",
+        "image.repository",
+    ] {
+        assert!(refused.iter().any(|refused| refused == path), "{path}");
+    }
+    for path in [
+        "config",
+        "resources",
+        "webhook.namespaceSelector",
+        "webhook.url",
+    ] {
+        assert!(refused.iter().all(|refused| refused != path), "{path}");
+    }
+}
+
+/// The certificate is for the host of `webhook.url`, without its port and brackets.
+#[test]
+fn certificate_is_for_the_host_of_the_url() {
+    for (url, host, is_address) in [
+        ("https://w.test/admit", "w.test", false),
+        ("https://w.test:8443/admit", "w.test", false),
+        ("https://10.0.0.1:8443/admit", "10.0.0.1", true),
+        ("https://[fd00::1]/admit", "fd00::1", true),
+        ("https://[fd00::1]:8443/admit", "fd00::1", true),
+        ("https://[::1]:8443", "::1", true),
+    ] {
+        let (ok, own) = helm(&["--set", &format!("webhook.url={url}")]);
+        let names = format!("- --names=flowcar-webhook.flowcar-system.svc,{host}\n");
+        assert!(ok && own.contains(&names), "{url}: {own}");
+        let external = "certificates.source=external,certificates.issuer.name=ca";
+        let (ok, external) = helm(&["--set", &format!("{external},webhook.url={url}")]);
+        let service = "  dnsNames:\n    - flowcar-webhook.flowcar-system.svc\n";
+        let written = match is_address {
+            true => format!("{service}  ipAddresses:\n    - {host}\n"),
+            false => format!("{service}    - {host}\n"),
+        };
+        assert!(ok && external.contains(&written), "{url}: {external}");
+        assert!(own.contains(&format!("url: {url:?}\n")), "{url}");
+    }
+}
+
 /// The chart's schema and the controller's parser know the same fields.
 #[test]
 fn every_field_of_the_configuration_is_in_the_schema() {
     let schema = std::fs::read_to_string(k8s("chart/values.schema.json")).expect("the schema");
-    let schema: serde_json::Value = serde_json::from_str(&schema).expect("JSON");
+    let schema: Value = serde_json::from_str(&schema).expect("JSON");
     let properties = schema["properties"]["config"]["properties"]
         .as_object()
         .expect("properties");

@@ -75,7 +75,10 @@ fn pods_older_than_their_opt_in_are_not_missed() {
         .delete("/api/v1/namespaces/shop/pods/missed?gracePeriodSeconds=0")
         .success();
     let (ok, out, error) = cli::run(&cluster, &["status"]);
-    assert!(ok && out.contains("late: 5 pods are older"), "{out}{error}");
+    assert!(
+        ok && out.contains("late: 5 pods older than the opt-in;"),
+        "{out}{error}"
+    );
     let (_, out, error) = cli::run(&cluster, &["-n", "shop", "check"]);
     assert!(
         out.contains("ok    opted-in pods: 6, 6 of them older"),

@@ -2,6 +2,7 @@
 
 use flowcar_k8s::annotations::{INJECT, Kind, PREFIX, TABLE};
 use flowcar_k8s::config::Config;
+use flowcar_tests::cluster::tools::k8s;
 use serde_json::{Value, json};
 
 use super::values::template;
@@ -360,4 +361,59 @@ fn endpoints_are_checked_by_the_schema() {
     assert!(!is_taken(
         &json!({"defaults": {"endpoint": "https://*.example.test"}})
     ));
+}
+
+/// An error of the schema has words in it, and the words themselves are never taken.
+#[test]
+fn errors_of_the_schema_are_short_and_say_what_is_wanted() {
+    for (config, wanted) in [
+        (json!({"defaults": {"image": "A"}}), "an image, as "),
+        (
+            json!({"defaults": {"endpoint": "c:4317"}}),
+            "http:// or https:// with a host",
+        ),
+        (
+            json!({"defaults": {"memory-limit": "5Zi"}}),
+            "bytes from 16Mi to 16Gi, as 128Mi",
+        ),
+        (
+            json!({"maximum": {"cpu-limit": "65"}}),
+            "processors from 1m to 64",
+        ),
+        (
+            json!({"defaults": {"run-as-user": "root"}}),
+            "a whole number from 1 to 2147483647",
+        ),
+        (
+            json!({"defaults": {"resource-attributes": "team"}}),
+            "pairs of key=value",
+        ),
+        (json!({"imageMirrors": ["a:1"]}), "a repository without tag"),
+    ] {
+        let (ok, _, error) = template(&json!({"config": config}));
+        assert!(!ok && error.contains(wanted), "{config}: {error}");
+        assert!(error.lines().all(|line| line.len() < 250), "{error}");
+    }
+    let schema = std::fs::read_to_string(k8s("chart/values.schema.json")).expect("the schema");
+    let schema: Value = serde_json::from_str(&schema).expect("JSON");
+    let mut words = 0;
+    let mut open = vec![&schema];
+    while let Some(value) = open.pop() {
+        if let Some(wanted) = value.get("else") {
+            assert_eq!(wanted["pattern"], wanted["not"]["pattern"], "{wanted}");
+            words += 1;
+        }
+        let is_hidden = |name: &str| matches!(name, "if" | "not");
+        let printed = value.get("pattern").and_then(Value::as_str);
+        assert!(printed.is_none_or(|text| text.len() < 110), "{printed:?}");
+        match value {
+            Value::Object(members) => {
+                let inner = members.iter().filter(|(name, _)| !is_hidden(name));
+                open.extend(inner.map(|(_, value)| value));
+            }
+            Value::Array(items) => open.extend(items),
+            _ => {}
+        }
+    }
+    assert!(words > 10, "{words}");
 }

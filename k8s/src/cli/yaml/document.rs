@@ -496,8 +496,17 @@ impl Attempts<'_> {
         }
         let mut edits: Vec<_> = edits.iter().collect();
         edits.sort_by_key(|edit| (edit.at.start, !edit.at.is_empty()));
-        let changed = apply(document.text, &range, &edits)?;
-        (!is_read(&changed)).then_some(node.start)
+        let breaks = |edits: &[&Edit]| {
+            let changed = apply(document.text, &range, edits);
+            changed.map(|changed| !is_read(&changed))
+        };
+        if !breaks(&edits)? {
+            return None;
+        }
+        let first = (1..=edits.len()).find(|count| breaks(&edits[..*count]) == Some(true));
+        let place = first.map(|count| &edits[count - 1].at);
+        // What is inserted behind a line is about that line.
+        place.map(|at| at.start - usize::from(at.is_empty() && at.start > node.start))
     }
 }
 

@@ -194,7 +194,7 @@ impl<'a> Editor<'a> {
             return Ok(());
         };
         let key = self.node(first.key).start;
-        let column = self.lines.column(key);
+        let column = self.lines.column_of_key(key);
         let behind = self.behind(self.entry_end(last, false))?;
         let at = self.lines.behind_comments(behind, column);
         let newline = self.lines.newline(key);

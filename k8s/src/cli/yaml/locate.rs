@@ -30,6 +30,17 @@ impl<'a> Lines<'a> {
         self.text[self.start(at)..at].chars().count()
     }
 
+    /// The column of a mapping of which a key begins at `at`: that of the question mark that stands before the key (`? key`), if
+    /// one does.
+    pub(super) fn column_of_key(&self, at: usize) -> usize {
+        let before = self.text[self.start(at)..at].trim_end_matches([' ', '\t']);
+        let mark = before
+            .strip_suffix('?')
+            .filter(|_| before.len() < self.column(at));
+        let mark = mark.filter(|rest| rest.bytes().all(|b| b" -?:".contains(&b)));
+        mark.map_or_else(|| self.column(at), |rest| rest.chars().count())
+    }
+
     /// How the line of `at` ends, or the one before it.
     pub(super) fn newline(&self, at: usize) -> &'static str {
         let this = &self.text[at..self.next(at)];
@@ -136,6 +147,25 @@ mod tests {
         ] {
             let (base, end) = (0, text.len());
             assert_eq!(Lines { text, base, end }.dash(item), dash, "{text}");
+        }
+    }
+
+    #[test]
+    fn explicit_key_has_the_column_of_its_question_mark() {
+        for (text, key, column) in [
+            ("  a: b", 2, 2),
+            ("? a", 2, 0),
+            ("  ?   a", 6, 2),
+            ("- ? a", 4, 2),
+            (": ? a", 4, 2),
+            ("x?: a", 4, 4),
+        ] {
+            let (base, end) = (0, text.len());
+            assert_eq!(
+                Lines { text, base, end }.column_of_key(key),
+                column,
+                "{text}"
+            );
         }
     }
 

@@ -128,7 +128,7 @@ fn limit_ranges_bound_the_sidecar_or_rule_it_out() {
         ),
         (
             json!({"max": {"memory": "8Mi"}}),
-            Err("memory of a container of at most 8388608"),
+            Err("memory of a container of at most 8Mi"),
         ),
         (
             json!({"min": {"nvidia.com/gpu": "1"}}),
@@ -258,7 +258,10 @@ fn a_limit_range_for_pods_counts_all_containers() {
     };
     assert_eq!(memory(&limited(), most("2Gi")), Ok(json!("128Mi")));
     assert_eq!(memory(&limited(), most("1060Mi")), Ok(json!("33554432")));
-    assert!(memory(&limited(), most("1Gi")).is_err());
+    assert_eq!(
+        memory(&limited(), most("1Gi")).expect_err("no room"),
+        "LimitRange range wants memory of a pod, all its containers together, of at most 1Gi"
+    );
     // An init container that completes does not run at the same time as the application.
     let mut heavy = limited();
     heavy["spec"]["initContainers"] =

@@ -105,6 +105,13 @@ fn every_skip_has_its_reason() {
             "malformed",
         ),
     ];
+    let spec_of = |spec: Value| {
+        let mut pod = pod();
+        pod["spec"] = spec;
+        skip_of(&pod, &context).to_string()
+    };
+    assert_eq!(spec_of(Value::Null), "the pod has no spec");
+    assert_eq!(spec_of(json!("x")), "the pod's /spec has the wrong type");
     for (pod, reason) in cases {
         let skip = skip_of(&pod, &context);
         assert_eq!(skip.reason(), reason, "{pod}");

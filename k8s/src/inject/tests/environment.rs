@@ -104,6 +104,19 @@ fn the_workload_is_read_from_the_owner() {
         "Job/other-29301",
         "a copied mark"
     );
+    assert_eq!(
+        owned("Job", "manual", None, Some("CronJob/nightly/manual")),
+        "CronJob/nightly"
+    );
+    assert_eq!(
+        owned("Job", "other", None, Some("CronJob/nightly/manual")),
+        "Job/other",
+        "a copied mark"
+    );
+    assert_eq!(
+        owned("ReplicaSet", "a", None, Some("Deployment/web/a")),
+        "ReplicaSet/a"
+    );
     assert_eq!(owned("Rollout", "r", None, None), "Rollout/r");
     // Eight digits, as the controller of CronJobs writes the minutes since 1970.
     for (job, owner) in [

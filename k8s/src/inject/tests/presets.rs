@@ -71,7 +71,7 @@ fn injected(pod: &Value, settings: &Settings) -> Value {
     once
 }
 
-fn field_of(decision: &Decision) -> Option<&'static str> {
+fn field_of(decision: &Decision) -> Option<&str> {
     match decision {
         Decision::Skipped(Skip::Preset { field }) => Some(field),
         _ => None,
@@ -156,7 +156,7 @@ fn each_difference_is_named() {
         ("restartPolicyRules", |pod| {
             set_own(pod, "restartPolicyRules", json!([{"action": "Restart"}]));
         }),
-        ("container", |pod| set_own(pod, "newField", json!("x"))),
+        ("newField", |pod| set_own(pod, "newField", json!("x"))),
         ("terminationMessagePath", |pod| {
             set_own(pod, "terminationMessagePath", json!("/usr/bin/flowcar"));
         }),

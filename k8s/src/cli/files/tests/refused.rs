@@ -89,59 +89,87 @@ fn keys_in_every_spelling_are_edited_or_refused() {
     let rows = [
         (
             "? apiVersion\n: v1\n? kind\n: Pod\nmetadata: {name: p}\nspec:\n  containers:\n  - name: a\n",
-            true,
+            None,
         ),
         (
             "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\n? spec\n: containers:\n  - name: a\n",
-            true,
+            None,
         ),
         (
             "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  ? containers\n  : - name: a\n",
-            false,
+            None,
         ),
         (
             "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  ? |-\n    containers\n  : - name: a\n",
-            false,
+            None,
         ),
         (
             "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  ? hostname\n  containers:\n  - name: a\n",
-            false,
+            None,
         ),
         (
             "{? apiVersion : v1, ? kind : Pod, metadata: {name: p}, ? spec : {containers: [{name: a}]}}\n",
-            true,
+            None,
         ),
         (
             "\"apiVersion\": v1\n'kind': Pod\n\"metadata\": {name: p}\n\"spec\":\n  'containers':\n  - \"name\": a\n",
-            true,
+            None,
         ),
         (
             "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\n\"\\x73pec\":\n  \"contain\\u0065rs\":\n  - name: a\n",
-            true,
+            None,
         ),
         (
             "apiVersion: v1\nkind: Pod\nmetadata: {name: p, labels: {a: &s spec}}\n*s :\n  containers:\n  - name: a\n",
-            true,
+            None,
         ),
         (
             "apiVersion: v1\nkind: !!str Pod\nmetadata: {name: p}\n&k spec:\n  containers:\n  - name: a\nstatus: ~\n",
-            true,
+            None,
+        ),
+        (
+            "apiVersion: v1\nkind: Pod\n? metadata\n: ? name\n  : p\nspec:\n  ? containers\n  :\n    - ? name\n      : a\n",
+            None,
+        ),
+        (
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\n? spec\n: ? containers\n  : - name: a\n",
+            None,
+        ),
+        (
+            "apiVersion: v1\nkind: Pod\nmetadata:\n  name: p\n  ? annotations\n  : ? a\n    : b\nspec:\n  containers:\n  - name: a\n  ? hostname\n",
+            None,
+        ),
+        // Refused, with this line.
+        (
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  ? initContainers\n  containers:\n  - name: a\n",
+            Some(5),
+        ),
+        (
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  ? initContainers\n  : - name: i\n  containers:\n  - name: a\n",
+            Some(6),
+        ),
+        (
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  ? # a comment\n    containers\n  : - name: a\n",
+            Some(7),
         ),
     ];
-    for (text, is_edited) in rows {
+    for (text, refused) in rows {
         let injected = inject_text(text, &files()).expect("YAML");
-        assert_eq!(injected.is_complete, is_edited, "{:?}", injected.messages);
-        if is_edited {
+        assert_eq!(
+            injected.is_complete,
+            refused.is_none(),
+            "{:?}",
+            injected.messages
+        );
+        if let Some(line) = refused {
+            assert_eq!(injected.text, text);
+            let expected = format!("pod/p: not injected: line {line}: ");
+            let message = &injected.messages[0];
+            assert!(message.starts_with(&expected), "{message}");
+        } else {
             let objects = objects(&injected.text).expect("YAML");
             assert_eq!(objects[0]["spec"]["initContainers"][0]["name"], "flowcar");
             assert_eq!(objects[0]["spec"]["containers"][0]["name"], "a");
-        } else {
-            assert_eq!(injected.text, text);
-            let refused = &injected.messages[0];
-            assert!(
-                refused.starts_with("pod/p: not injected: line "),
-                "{refused}"
-            );
         }
         assert_eq!(uninject_text(&injected.text).expect("YAML").text, text);
     }
