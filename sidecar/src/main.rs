@@ -48,6 +48,7 @@ Examples:
 Examples:
   flowcar check
   flowcar check --send
+  flowcar check --fix-hints
   kubectl exec POD -c flowcar -- flowcar check --format json")]
     /// Check whether flows can be followed here, by which source, and what prevents it; with --send, whether receivers take
     /// exports. Exit status 69 if not

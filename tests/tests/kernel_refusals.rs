@@ -25,6 +25,14 @@ pub(crate) struct Report {
     source: Option<String>,
     reason: Option<String>,
     checks: Vec<Line>,
+    fixes: Option<Vec<Fix>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fix {
+    place: String,
+    text: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -400,6 +408,41 @@ fn check_prints_a_table_by_default() {
             table.lines().any(|line| line.starts_with(start)),
             "{start:?} in {table}"
         );
+    }
+}
+
+/// Only where something prevents eBPF, and only if asked for.
+#[test]
+fn hints_say_what_removes_the_reason() {
+    if !can_run() {
+        return;
+    }
+    for (situation, place, part) in [
+        (None, "container", "add: [BPF, NET_ADMIN]"),
+        (None, "host", "setcap cap_bpf,cap_net_admin+ep"),
+        (Seccomp(libc::EPERM), "container", "type: RuntimeDefault"),
+        (UserNamespace, "pod", "hostUsers: true"),
+    ] {
+        let (_, report) = check(situation, &["--fix-hints"], &[]);
+        let fixes = report.fixes.expect("asked for");
+        let is_it = |fix: &Fix| fix.place == place && fix.text.contains(part);
+        assert!(fixes.iter().any(is_it), "{situation:?}: {fixes:#?}");
+        assert!(check(situation, &[], &[]).1.fixes.is_none());
+    }
+    let (_, report) = check(TwoCapabilities, &["--fix-hints"], &[]);
+    assert!(report.fixes.is_none(), "{report:#?}");
+    let pod = TestPod::new("hints").unwrap();
+    for (situation, part) in [
+        (
+            None,
+            "to have eBPF here (capability), one of these:\n  host:\n    sudo ",
+        ),
+        (TwoCapabilities, "nothing prevents eBPF"),
+    ] {
+        let mut command = flowcar_in(situation, &pod);
+        let output = command.args(["check", "--fix-hints"]).output().unwrap();
+        let table = String::from_utf8(output.stdout).unwrap();
+        assert!(table.contains(part), "{table}");
     }
 }
 
