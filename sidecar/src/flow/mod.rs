@@ -38,7 +38,7 @@ pub use flowcar_shared::record::Role;
 pub use history::{CloseSummary, History};
 pub use interim::{InterimSpan, InterimSpans};
 pub use listener::Listener;
-pub use pending_closes::{CloseEvent, PendingCloses};
+pub use pending_closes::{CloseEvent, OtherEnd, PendingCloses};
 pub use reconcile::{ABSENT, Absent, Adopt, PollContext};
 pub use record::{FailedAttempt, Malformed, Record, decode, evidence, kind_of};
 pub use restored::EndedWhileUnfollowed;
