@@ -36,7 +36,7 @@ pub use event::Event;
 pub use exchanges::Exchanges;
 pub use flowcar_shared::record::Role;
 pub use history::{CloseSummary, History};
-pub use interim::{InterimSpan, InterimSpans};
+pub use interim::{Instant, InterimSpan, InterimSpans, SpanTime};
 pub use listener::Listener;
 pub use pending_closes::{CloseEvent, OtherEnd, PendingCloses};
 pub use reconcile::{ABSENT, Absent, Adopt, PollContext};
