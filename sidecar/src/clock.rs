@@ -4,7 +4,7 @@ use std::time::{Instant, SystemTime};
 
 use nix::time::{ClockId, clock_gettime};
 
-use crate::flow::Monotonic;
+use crate::flow::{self, Monotonic};
 
 /// The monotonic clock, for deadlines and for how long something takes. Whatever is tested in virtual time reads tokio's clock instead.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads it")]
@@ -18,15 +18,17 @@ pub fn wall_time() -> SystemTime {
     SystemTime::now()
 }
 
-/// A pair of readings that names one instant in both clocks.
+/// Readings that name one instant in every clock.
 ///
-/// Flows are timed in `CLOCK_MONOTONIC`, which NTP slews but nobody steps; OTLP wants Unix time. The pair is
+/// Flows are timed in `CLOCK_MONOTONIC`, which NTP slews but nobody steps; OTLP wants Unix time. They are
 /// taken again in every report ([`Anchor::refresh`]), so a step of the wall clock moves flows that close after it
-/// and does not change durations.
+/// and does not change durations. A flow that has sent interim spans keeps their clock ([`flow::InterimSpans`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Anchor {
     monotonic_ns: u64,
     unix_ns: u64,
+    /// How long the machine was suspended since it started: how far `CLOCK_BOOTTIME` is ahead of `CLOCK_MONOTONIC`.
+    suspended_ns: u64,
 }
 
 /// How far the clocks may drift apart before it is called a step: well above the cost of two readings and
@@ -39,22 +41,38 @@ impl Anchor {
         Self {
             monotonic_ns: monotonic.0,
             unix_ns,
+            suspended_ns: 0,
         }
     }
 
-    /// Reads both clocks.
-    pub fn now() -> Self {
+    /// The same instant on a machine that was suspended for so long since it started.
+    #[must_use]
+    pub const fn suspended_for(self, suspended_ns: u64) -> Self {
         Self {
-            monotonic_ns: read(ClockId::CLOCK_MONOTONIC),
-            unix_ns: read(ClockId::CLOCK_REALTIME),
+            suspended_ns,
+            ..self
         }
     }
 
-    /// Takes the newer pair. Gives the step in nanoseconds if the wall clock was stepped in between.
+    /// Reads the clocks.
+    pub fn now() -> Self {
+        let monotonic_ns = read(ClockId::CLOCK_MONOTONIC);
+        let unix_ns = read(ClockId::CLOCK_REALTIME);
+        Self {
+            monotonic_ns,
+            unix_ns,
+            suspended_ns: read(ClockId::CLOCK_BOOTTIME).saturating_sub(monotonic_ns),
+        }
+    }
+
+    /// Takes the newer readings. Gives the step in nanoseconds if the wall clock was stepped in between; a suspend is none.
     pub fn refresh(&mut self, newer: Self) -> Option<i64> {
-        let expected = self.unix_ns(Monotonic(newer.monotonic_ns));
+        // The clocks are read one after the other.
+        let suspended = newer.suspended_ns.saturating_sub(self.suspended_ns);
+        let suspended = if suspended > STEP_NS { suspended } else { 0 };
+        let expected = self.unix_ns(Monotonic(newer.monotonic_ns)) + suspended;
         let step = newer.unix_ns as i64 - expected as i64;
-        *self = newer;
+        *self = newer.suspended_for(self.suspended_ns + suspended);
         (step.unsigned_abs() > STEP_NS).then_some(step)
     }
 
@@ -62,6 +80,20 @@ impl Anchor {
     pub const fn unix_ns(&self, time: Monotonic) -> u64 {
         self.unix_ns
             .saturating_add_signed(time.0 as i64 - self.monotonic_ns as i64)
+    }
+
+    /// How long the machine was suspended since it started, in nanoseconds.
+    pub const fn suspended_ns(&self) -> u64 {
+        self.suspended_ns
+    }
+
+    /// The anchor's own instant, by every clock.
+    pub const fn instant(&self) -> flow::Instant {
+        flow::Instant {
+            monotonic: self.monotonic(),
+            suspended_ns: self.suspended_ns,
+            unix_ns: self.unix_ns,
+        }
     }
 
     /// The anchor's own instant.
@@ -100,7 +132,7 @@ impl ReportClock {
 }
 
 fn read(clock: ClockId) -> u64 {
-    let time = clock_gettime(clock).expect("CLOCK_MONOTONIC and CLOCK_REALTIME are always there");
+    let time = clock_gettime(clock).expect("every kernel has these clocks");
     time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64
 }
 

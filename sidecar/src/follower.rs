@@ -263,7 +263,7 @@ impl Follower {
         if let Some(step_ns) = self.flows.anchor.refresh(Anchor::now()) {
             tracing::warn!(
                 step_s = step_ns as f64 / 1e9,
-                "the wall clock was stepped; flows that close from now on have the new time, and so have reports once it is later than the last report's"
+                "the wall clock was stepped; flows that close from now on have the new time, except those that have sent interim spans, and so have reports once it is later than the last report's"
             );
         }
     }

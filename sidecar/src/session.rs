@@ -277,8 +277,8 @@ impl Session {
             return;
         };
         let anchor = *self.follower.anchor();
-        let (flows, now) = (self.follower.flows(), anchor.monotonic());
-        self.interim.cut(flows, now, |flow, span| {
+        let flows = self.follower.flows();
+        self.interim.cut(flows, &anchor.instant(), |flow, span| {
             exporter.interim(flow, span, &anchor)
         });
     }
@@ -294,10 +294,9 @@ impl Session {
 
 /// Offers a flow's own span.
 fn offer(exporter: &mut Exporter, interim: &InterimSpans, flow: &Flow, anchor: &Anchor) {
-    if interim.has_cut(flow) {
-        exporter.parent(flow, anchor);
-    } else {
-        exporter.flow(flow, anchor);
+    match interim.time_of_parent(flow, anchor.suspended_ns()) {
+        Some(time) => exporter.parent(flow, time, anchor),
+        None => exporter.flow(flow, anchor),
     }
 }
 

@@ -48,6 +48,33 @@ fn step_equal_to_the_bound_is_drift() {
     }
 }
 
+/// The clock of flows stands still while the machine is suspended, and the wall clock goes on.
+#[test]
+fn suspend_is_no_step() {
+    let hour = DAY / 24;
+    let least = STEP as u64;
+    // How long the machine was suspended by the first and by the second reading, how far the wall clock went, and the step.
+    for (before, after, wall, step) in [
+        (0, hour, hour, None),
+        (DAY, DAY + hour, hour, None),
+        (0, hour, 3 * hour, Some(2 * hour as i64)),
+        (0, hour, 0, Some(-(hour as i64))),
+        // The clocks are read one after the other.
+        (7, 0, 0, None),
+        (0, least, 0, None),
+    ] {
+        let mut held = anchor(DAY, EPOCH).suspended_for(before);
+        let newer = anchor(DAY, EPOCH + wall).suspended_for(after);
+        assert_eq!(held.refresh(newer), step, "{before} {after} {wall}");
+        let suspended = if after > before + least {
+            after
+        } else {
+            before
+        };
+        assert_eq!(held.suspended_ns(), suspended, "{before} {after} {wall}");
+    }
+}
+
 /// A step shifts flows that close after it, and does not change their durations.
 #[test]
 fn durations_are_unaffected_by_clock_steps() {

@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use flowcar::{
     flow::{
-        self, Adopt, CloseEvent, Lost, Monotonic, PollContext, PostCloseState, SocketSnapshot,
-        State, Table, TcpInfo,
+        self, Adopt, CloseEvent, Lost, Monotonic, OtherEnd, PollContext, PostCloseState,
+        SocketSnapshot, State, Table, TcpInfo,
     },
     series::{PeerLabel, SeriesLabels, SeriesSet, account},
     snapshot::Series,
@@ -71,6 +71,7 @@ impl Socket {
             state: state as u8,
             bytes_acked: self.acked + syn,
             bytes_received: self.received,
+            data_segs_in: self.received as u32,
             bytes_sent: self.sent,
             segs_out: 1,
             segs_in: 1,
@@ -232,7 +233,7 @@ impl World {
         let event = CloseEvent {
             observed,
             found,
-            peers_payload: None,
+            other_end: OtherEnd::Unknown,
         };
         let event = flow::Event::Destroyed(&event, &poll);
         account(&mut self.table, &mut self.series, event);
@@ -259,7 +260,7 @@ impl World {
         let event = CloseEvent {
             observed,
             found: PostCloseState::NotPolled,
-            peers_payload: None,
+            other_end: OtherEnd::Unknown,
         };
         let event = flow::Event::Destroyed(&event, &poll);
         account(&mut self.table, &mut self.series, event);

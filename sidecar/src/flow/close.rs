@@ -2,7 +2,7 @@
 
 use super::{
     AdoptedBy, Answers, Change, CloseEvent, CloseReason, Failure, Flow, History, Monotonic,
-    Outcome, PostCloseState, Role, SocketFigures, SocketSnapshot, Table,
+    OtherEnd, Outcome, PostCloseState, Role, SocketFigures, SocketSnapshot, Table,
     reconcile::{Adopt, PollContext, fresh},
     table::Entry,
 };
@@ -22,7 +22,7 @@ impl Table {
         let event = CloseEvent {
             observed: *observed,
             found,
-            peers_payload: None,
+            other_end: OtherEnd::Unknown,
         };
         info.was_established()
             && !observed.is_disconnected()
@@ -108,7 +108,10 @@ impl Table {
     /// socket that neither of the two showed may have closed before, and its application has held it since.
     fn answers_of(&self, entry: Option<&Entry>, poll: &PollContext) -> Answers {
         match entry {
-            Some(entry) if entry.dump + 1 < poll.dump => Answers::default(),
+            Some(entry) if entry.dump + 1 < poll.dump => Answers {
+                timewait_had_room: self.answers.timewait_had_room,
+                ..Answers::default()
+            },
             _ => self.answers,
         }
     }
@@ -234,7 +237,13 @@ fn rest_of_held(event: &CloseEvent, closed: Flow) -> Option<Change> {
         outcome: None,
         ..closed
     };
-    let summary = History::of_role(before.role).close(event, info, &Answers::default());
+    // Its reason is reported, and only its counts are used: as a rule its last byte is the peer's FIN.
+    let answers = Answers {
+        sent_no_reset_lately: true,
+        timewait_had_room: true,
+        ..Answers::default()
+    };
+    let summary = History::of_role(before.role).close(event, info, &answers);
     let now = Flow {
         volume: before.volume.max(&summary.volume),
         ..before.clone()

@@ -3,8 +3,8 @@
 use flowcar_shared::record::Role;
 
 use super::{
-    Answers, CloseEvent, CloseReason, Failure, Outcome, PostCloseState, Retransmits, SocketFigures,
-    SocketSnapshot, State, TcpInfo, Timer, Volume,
+    Answers, CloseEvent, CloseReason, Failure, OtherEnd, Outcome, PostCloseState, Retransmits,
+    SocketFigures, SocketSnapshot, State, TcpInfo, Timer, Volume,
 };
 
 /// What is kept of a socket from poll to poll.
@@ -16,10 +16,21 @@ pub struct History {
     last: State,
     post_close: PostCloseState,
     syn_retransmits: u64,
-    /// Segments that had come by the last poll, and whether a timer had sent something that was not answered.
-    polled: Option<(u32, bool)>,
+    polled: Option<Polled>,
     /// Segments received when the RTT was last taken: without new ones it is the old value.
     segments_at_rtt: u32,
+}
+
+/// What the last poll showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Polled {
+    segs_in: u32,
+    data_segs_in: u32,
+    bytes_received: u64,
+    /// The poll before showed the same data: a FIN among it would show in the state by now.
+    has_no_fin: bool,
+    /// Whether a timer had sent something that was not answered.
+    is_unanswered: bool,
 }
 
 /// Whether a connection was closed in order.
@@ -28,6 +39,13 @@ enum Orderly {
     Yes(CloseReason),
     No,
     Unknown,
+}
+
+/// What is known of what the peer sent.
+struct PeerEvidence {
+    other_end: OtherEnd,
+    /// Whether its FIN is among the bytes received.
+    fin_came: Option<bool>,
 }
 
 /// How a connection closed, or an attempt failed.
@@ -119,14 +137,23 @@ impl History {
 
     /// Whether a timer had sent something by the last poll that was not answered.
     const fn was_unanswered(&self) -> bool {
-        matches!(self.polled, Some((_, true)))
+        matches!(self.polled, Some(polled) if polled.is_unanswered)
     }
 
     /// Counts of a poll of the open socket. Exact: which FINs are counted follows from the state.
     pub fn see(&mut self, observed: &SocketSnapshot, info: &TcpInfo) -> Volume {
         let state = observed.state_of_counts();
         self.last = state;
-        self.polled = Some((info.segs_in, info.has_unanswered()));
+        let has_no_fin = self.polled.is_some_and(|before| {
+            (before.data_segs_in, before.bytes_received) == (info.data_segs_in, info.bytes_received)
+        });
+        self.polled = Some(Polled {
+            segs_in: info.segs_in,
+            has_no_fin,
+            data_segs_in: info.data_segs_in,
+            bytes_received: info.bytes_received,
+            is_unanswered: info.has_unanswered(),
+        });
         if state == State::SynSent {
             self.syn_retransmits = info.total_retrans.into();
             return Volume {
@@ -174,17 +201,16 @@ impl History {
         };
         let (role, fin_sent) = self.syn_and_fin(observed, info, found);
         let fin_acked = fin_sent.map(|sent| sent && observed.unacknowledged == 0);
-        // Whether the peer's FIN came, by the other end's own count.
-        let by_peer = event.peers_payload.and_then(|payload| {
-            let more = info.bytes_received.checked_sub(payload)?;
-            (more <= 1).then_some(more == 1)
-        });
-        let reason = match self.orderly(role, info, (fin_acked, found), by_peer) {
+        let peer = PeerEvidence {
+            other_end: event.other_end,
+            fin_came: self.fin_came(info, event.other_end, fin_acked),
+        };
+        let reason = match self.orderly(role, observed, (fin_acked, found), &peer, answers) {
             Orderly::Yes(reason) => reason,
             Orderly::No => match self.cut_off(observed, info, answers) {
                 // A RST after the peer's FIN is no failure.
                 reason @ (CloseReason::Reset | CloseReason::ResetReceived) => {
-                    match (by_peer, fin_sent) {
+                    match (peer.fin_came, fin_sent) {
                         _ if self.peer_closed_first() => CloseReason::PeerFin,
                         (Some(true), Some(false)) => CloseReason::PeerFin,
                         // Both sent one, and the order is unknown.
@@ -196,7 +222,7 @@ impl History {
             },
             Orderly::Unknown => CloseReason::Unknown,
         };
-        let (peers_fin, received_exact) = match by_peer {
+        let (peers_fin, received_exact) = match peer.fin_came {
             Some(came) => (came, true),
             None => self.peers_fin(observed, info, reason, (fin_acked, found)),
         };
@@ -268,13 +294,47 @@ impl History {
         matches!(self.last, State::CloseWait | State::LastAck)
     }
 
-    /// Whether both FINs were exchanged, as far as is known. `by_peer`: whether the peer's FIN came, by its own count.
+    /// Whether the peer's FIN is among the bytes received, by the other end's own counts or by the last poll; `None` where neither shows it.
+    fn fin_came(
+        &self,
+        info: &TcpInfo,
+        other_end: OtherEnd,
+        fin_acked: Option<bool>,
+    ) -> Option<bool> {
+        let by_other_end = match other_end {
+            OtherEnd::Acknowledged(payload) => match info.bytes_received.checked_sub(payload)? {
+                more @ 0..=1 => Some(more == 1),
+                _ => None,
+            },
+            // It acknowledged this end's FIN, which would have acknowledged its own.
+            OtherEnd::Unacknowledged if fin_acked == Some(true) => Some(false),
+            OtherEnd::Unacknowledged | OtherEnd::Unknown => None,
+        };
+        by_other_end.or_else(|| self.fin_since_poll(info))
+    }
+
+    /// Whether the peer's FIN came since the last poll; `None` where payload came, too. A FIN counts as a byte, and on its own in no
+    /// segment of data. The kernel reads the state before the counts, so that those of one poll may have a FIN that the state does not show.
+    fn fin_since_poll(&self, info: &TcpInfo) -> Option<bool> {
+        let polled = self.polled?;
+        if self.last.has_peers_fin() || polled.data_segs_in != info.data_segs_in {
+            return None;
+        }
+        match info.bytes_received.checked_sub(polled.bytes_received)? {
+            0 if polled.has_no_fin => Some(false),
+            1 => Some(true),
+            _ => None,
+        }
+    }
+
+    /// Whether both FINs were exchanged, as far as is known.
     fn orderly(
         &self,
         role: Role,
-        info: &TcpInfo,
+        observed: &SocketSnapshot,
         (fin_acked, found): (Option<bool>, PostCloseState),
-        by_peer: Option<bool>,
+        peer: &PeerEvidence,
+        answers: &Answers,
     ) -> Orderly {
         match (fin_acked, found) {
             (_, PostCloseState::TimeWait | PostCloseState::FinWait2) => {
@@ -283,26 +343,54 @@ impl History {
             (Some(true), _) if self.peer_closed_first() => Orderly::Yes(CloseReason::PeerFin),
             (Some(true), PostCloseState::NotPolled) | (None, _) => Orderly::Unknown,
             (Some(false), _) => Orderly::No,
-            // Its FIN was acknowledged, and nothing is left: the peer's came first, or this one was cut off half-closed.
-            (Some(true), PostCloseState::Nothing | PostCloseState::Listener) => match by_peer {
-                Some(false) => Orderly::No,
-                _ if self.last.has_closed() => Orderly::No,
-                Some(true) => Orderly::Yes(CloseReason::PeerFin),
-                // A server that closes its direction first and is cut off between two polls is the exception.
-                None if info.bytes_received > 0
-                    && (role == Role::Server || info.ended_with_an_acknowledgement()) =>
-                {
-                    Orderly::Yes(CloseReason::PeerFin)
-                }
-                None => Orderly::Unknown,
-            },
+            (Some(true), PostCloseState::Nothing | PostCloseState::Listener) => {
+                self.left_nothing(role, observed, peer, answers)
+            }
+        }
+    }
+
+    /// Its FIN was acknowledged, and it left nothing: the peer's FIN had come first; or this end's was first, and a RST ended the socket
+    /// half-closed, or removed its timewait socket.
+    fn left_nothing(
+        &self,
+        role: Role,
+        observed: &SocketSnapshot,
+        peer: &PeerEvidence,
+        answers: &Answers,
+    ) -> Orderly {
+        let Some(info) = &observed.info else {
+            return Orderly::Unknown;
+        };
+        match peer.fin_came {
+            Some(true) if self.last.has_closed() => Orderly::Yes(CloseReason::LocalFin),
+            Some(true) if answers.timewait_had_room => Orderly::Yes(CloseReason::PeerFin),
+            Some(true) => Orderly::Unknown,
+            _ if self.last.has_closed() => Orderly::No,
+            // Data came for the timewait socket, which answers with a RST and is removed.
+            _ if peer.other_end == OtherEnd::Unacknowledged => Orderly::Yes(CloseReason::LocalFin),
+            // An application that closes with something unread sends a RST, and leaves no timewait socket.
+            Some(false) if observed.unread > 0 || info.was_held_after_its_fin() => Orderly::No,
+            Some(false) => Orderly::Unknown,
+            // A RST from another host that removed the timewait socket, or ended the half-closed socket, is in no count.
+            None if info.bytes_received > 0
+                && answers.sent_no_reset_lately
+                && answers.timewait_had_room
+                && (role == Role::Server || info.ended_with_an_acknowledgement()) =>
+            {
+                Orderly::Yes(CloseReason::PeerFin)
+            }
+            None => Orderly::Unknown,
         }
     }
 
     /// The close reason of a connection that was not closed in order.
     fn cut_off(&self, observed: &SocketSnapshot, info: &TcpInfo, answers: &Answers) -> CloseReason {
         // With something unread, its application's close may have cut it off.
-        let silent = self.polled == Some((info.segs_in, true)) && observed.unread == 0;
+        let silent = self.was_unanswered()
+            && self
+                .polled
+                .is_some_and(|polled| polled.segs_in == info.segs_in)
+            && observed.unread == 0;
         match answers.timer {
             Timer::NotExpired if answers.sent_no_reset => CloseReason::ResetReceived,
             Timer::NotExpired => CloseReason::Reset,

@@ -9,13 +9,31 @@ use super::{Flow, Monotonic, Volume};
 pub struct InterimSpan {
     /// Counts from 0 within the flow.
     pub number: u64,
-    /// Where it begins: established, or where the previous interim span ended. For a connection that was open before flowcar followed it,
-    /// the first cut: what it carried before is in no interim span.
-    pub from: Monotonic,
-    /// Where it ends.
-    pub to: Monotonic,
+    /// It begins when the connection was established, or where the previous interim span ended. For a connection that was open before
+    /// flowcar followed it, at the first cut: what it carried before is in no interim span.
+    pub time: SpanTime,
     /// The counts of that time.
     pub volume: Volume,
+}
+
+/// When a span begins and ends, in nanoseconds since the Unix epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpanTime {
+    /// When it begins.
+    pub start_unix_ns: u64,
+    /// When it ends.
+    pub end_unix_ns: u64,
+}
+
+/// One instant by every clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Instant {
+    /// The clock of flows, which stands still while the machine is suspended.
+    pub monotonic: Monotonic,
+    /// How long the machine was suspended since it started, in nanoseconds.
+    pub suspended_ns: u64,
+    /// The wall clock, in nanoseconds since the Unix epoch.
+    pub unix_ns: u64,
 }
 
 /// How far each open flow has been cut. As large as the flow table.
@@ -29,8 +47,48 @@ pub struct InterimSpans {
 struct Cut {
     started: Monotonic,
     spans: u64,
-    upto: Monotonic,
+    upto: Point,
     volume: Volume,
+    /// How long the machine had been suspended when the flow was first seen here.
+    suspended_first_ns: u64,
+    clock: FlowClock,
+}
+
+/// A time of flows, and how long the machine had been suspended by then.
+#[derive(Clone, Copy, Debug)]
+struct Point {
+    at: Monotonic,
+    suspended_ns: u64,
+}
+
+/// The wall clock of one flow. A step of the wall clock does not move it once a span was cut by it: the flow's spans keep their order, lie
+/// within each other, and last as long as what they stand for. A suspend does: it is no step, and the flow outlasts it.
+#[derive(Clone, Copy, Debug)]
+struct FlowClock {
+    /// From the time since the machine started, suspends included, to the wall clock.
+    offset_ns: i64,
+}
+
+impl Instant {
+    const fn point(&self) -> Point {
+        Point {
+            at: self.monotonic,
+            suspended_ns: self.suspended_ns,
+        }
+    }
+}
+
+impl FlowClock {
+    const fn of(now: &Instant) -> Self {
+        let since_start = now.monotonic.0 + now.suspended_ns;
+        Self {
+            offset_ns: now.unix_ns as i64 - since_start as i64,
+        }
+    }
+
+    const fn unix_ns(self, point: Point) -> u64 {
+        (point.at.0 + point.suspended_ns).saturating_add_signed(self.offset_ns)
+    }
 }
 
 impl InterimSpans {
@@ -47,10 +105,16 @@ impl InterimSpans {
         self.interval_ns > 0
     }
 
-    /// Whether `each` was called with an interim span of this flow, which names the flow's own span as its parent.
-    pub fn has_cut(&self, flow: &Flow) -> bool {
+    /// The time of this flow's own span, if `each` was called with an interim span of the flow: that names this span as its parent, and
+    /// lies within it. `suspended_ns`: how long the machine was suspended since it started.
+    pub fn time_of_parent(&self, flow: &Flow, suspended_ns: u64) -> Option<SpanTime> {
         let known = self.cut.get(&flow.cookie);
-        known.is_some_and(|cut| cut.started == flow.started && cut.spans > 0)
+        let cut = known.filter(|cut| cut.started == flow.started && cut.spans > 0)?;
+        let unix_ns = |at, suspended_ns| cut.clock.unix_ns(Point { at, suspended_ns });
+        Some(SpanTime {
+            start_unix_ns: unix_ns(flow.started, cut.suspended_first_ns),
+            end_unix_ns: unix_ns(flow.seen, suspended_ns).max(cut.clock.unix_ns(cut.upto)),
+        })
     }
 
     /// Calls `each` with the interim span up to `now` of every open flow that was last cut an interval ago, unless no payload went
@@ -58,7 +122,7 @@ impl InterimSpans {
     pub fn cut<'a>(
         &mut self,
         flows: impl Iterator<Item = &'a Flow>,
-        now: Monotonic,
+        now: &Instant,
         mut each: impl FnMut(&Flow, &InterimSpan),
     ) {
         if self.interval_ns == 0 {
@@ -73,18 +137,23 @@ impl InterimSpans {
                 .cut
                 .get(&flow.cookie)
                 .filter(|cut| cut.started == flow.started);
-            let (upto, volume) = match flow.adopted {
-                Some(_) => (now, flow.volume),
+            let (at, volume) = match flow.adopted {
+                Some(_) => (now.monotonic, flow.volume),
                 None => (established, Volume::default()),
             };
             let fresh = Cut {
                 started: flow.started,
                 spans: 0,
-                upto,
+                upto: Point { at, ..now.point() },
                 volume,
+                suspended_first_ns: now.suspended_ns,
+                clock: FlowClock::of(now),
             };
             let mut at = *known.unwrap_or(&fresh);
-            if now.since_ns(at.upto) >= self.interval_ns {
+            if at.spans == 0 {
+                at.clock = FlowClock::of(now);
+            }
+            if now.monotonic.since_ns(at.upto.at) >= self.interval_ns {
                 let volume = flow.volume.since(&at.volume);
                 let is_silent = volume.is_silent();
                 if !is_silent {
@@ -92,15 +161,17 @@ impl InterimSpans {
                         flow,
                         &InterimSpan {
                             number: at.spans,
-                            from: at.upto,
-                            to: now,
+                            time: SpanTime {
+                                start_unix_ns: at.clock.unix_ns(at.upto),
+                                end_unix_ns: at.clock.unix_ns(now.point()),
+                            },
                             volume,
                         },
                     );
                 }
                 at = Cut {
                     spans: at.spans + u64::from(!is_silent),
-                    upto: now,
+                    upto: now.point(),
                     volume: flow.volume,
                     ..at
                 };

@@ -23,33 +23,46 @@ pub struct CloseEvent {
     pub observed: SocketSnapshot,
     /// What was under its addresses.
     pub found: PostCloseState,
-    /// The payload that the other end of the connection sent, where it is known and was all acknowledged.
-    pub peers_payload: Option<u64>,
+    /// What the other end's close showed.
+    pub other_end: OtherEnd,
 }
 
-/// Closes that wait, and payloads that were sent lately.
+/// What the close of a connection's other end showed of what it sent, where it is in the same network namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OtherEnd {
+    /// It has not closed, is elsewhere, or its counts were erased.
+    #[default]
+    Unknown,
+    /// So much payload, and all that it sent was acknowledged, its FIN included.
+    Acknowledged(u64),
+    /// Part of what it sent, and so its FIN, was never acknowledged.
+    Unacknowledged,
+}
+
+/// Closes that wait, and what the closes of lately showed of their other ends.
 #[derive(Debug, Default)]
 pub struct PendingCloses {
     waiting: Vec<(Monotonic, SocketSnapshot, PostCloseState)>,
-    recent: HashMap<Pair, u64>,
-    before: HashMap<Pair, u64>,
+    recent: HashMap<Pair, OtherEnd>,
+    before: HashMap<Pair, OtherEnd>,
     turned: Monotonic,
 }
 
 impl PendingCloses {
-    /// Keeps how much payload a closed socket sent, for its other end.
+    /// Keeps what a closed socket sent, for its other end.
     pub fn note_sent(&mut self, observed: &SocketSnapshot, now: Monotonic) {
         if now.since_ns(self.turned) > 2 * PATIENCE_NS {
             self.before = std::mem::take(&mut self.recent);
             self.turned = now;
         }
-        let whole = observed
-            .info
-            .filter(|_| observed.unacknowledged == 0 && !observed.is_disconnected());
-        if let Some(info) = whole {
-            self.recent
-                .insert((observed.local, observed.peer), info.payload_sent());
-        }
+        let Some(info) = observed.info.filter(|_| !observed.is_disconnected()) else {
+            return;
+        };
+        let sent = match observed.unacknowledged {
+            0 => OtherEnd::Acknowledged(info.payload_sent()),
+            _ => OtherEnd::Unacknowledged,
+        };
+        self.recent.insert((observed.local, observed.peer), sent);
     }
 
     /// Lets a close wait.
@@ -61,12 +74,12 @@ impl PendingCloses {
     pub fn ready(&mut self, now: Monotonic) -> Vec<CloseEvent> {
         let mut ready = Vec::new();
         for (since, observed, found) in std::mem::take(&mut self.waiting) {
-            let peers_payload = self.payload_of_peer(&observed);
-            if peers_payload.is_some() || now.since_ns(since) >= PATIENCE_NS {
+            let other_end = self.other_end(&observed);
+            if other_end != OtherEnd::Unknown || now.since_ns(since) >= PATIENCE_NS {
                 ready.push(CloseEvent {
                     observed,
                     found,
-                    peers_payload,
+                    other_end,
                 });
             } else {
                 self.waiting.push((since, observed, found));
@@ -75,9 +88,9 @@ impl PendingCloses {
         ready
     }
 
-    fn payload_of_peer(&self, observed: &SocketSnapshot) -> Option<u64> {
+    fn other_end(&self, observed: &SocketSnapshot) -> OtherEnd {
         let mirrored = (observed.peer, observed.local);
         let found = self.recent.get(&mirrored).or(self.before.get(&mirrored));
-        found.copied()
+        found.copied().unwrap_or_default()
     }
 }

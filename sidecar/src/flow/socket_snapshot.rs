@@ -63,6 +63,8 @@ pub struct TcpInfo {
     pub notsent: u32,
     /// `tcpi_min_rtt`, microseconds; `u32::MAX` while there is none.
     pub min_rtt_us: u32,
+    /// `tcpi_data_segs_in`: segments with payload; a FIN on its own is none.
+    pub data_segs_in: u32,
     /// `tcpi_data_segs_out`
     pub data_segs_out: u32,
     /// `tcpi_delivery_rate`, bytes a second; 0 while there is none.
@@ -206,6 +208,14 @@ impl TcpInfo {
         // A few jiffies: the kernel makes the destroy event later (net/core/sock_diag.c, a work queue).
         const AT_ONCE_MS: u32 = 10;
         self.last_ack_recv_ms < AT_ONCE_MS && self.last_data_recv_ms > self.last_ack_recv_ms
+    }
+
+    /// Whether the application held the socket long after the acknowledgement that came last, which was that of its FIN: a socket that
+    /// its application has closed is gone with that acknowledgement.
+    pub const fn was_held_after_its_fin(&self) -> bool {
+        // Longer than the kernel takes, on a busy machine, to make the destroy event.
+        const HELD_MS: u32 = 1_000;
+        self.last_ack_recv_ms >= HELD_MS
     }
 
     /// Whether a FIN on its own reached the peer: a packet delivered that is neither SYN nor data. Known only where nothing

@@ -15,14 +15,14 @@ use super::{
     excluded::ExcludedFlows,
     restore::Restore,
     room::Room,
-    timers::{Candidates, Reading, Since, Timers},
+    timers::{Candidates, Lately, Reading, Since, Timers},
 };
 use crate::{
     clock::{Anchor, ReportClock},
     flow::{
         self, Adopt, Answers, Asked, Books, CloseEvent, CloseReason, Event, Exchanges, Failure,
-        Flow, Malformed, Monotonic, Outcome, PendingCloses, PollContext, PostCloseState, Record,
-        Role, SocketName, SocketSnapshot, Table, Timer,
+        Flow, Malformed, Monotonic, OtherEnd, Outcome, PendingCloses, PollContext, PostCloseState,
+        Record, Role, SocketName, SocketSnapshot, Table, Timer,
         checkpoint::{Checkpoint, KernelInstance},
     },
     peer::{Packet, Resolved},
@@ -66,6 +66,7 @@ pub(super) struct Flows {
     /// The namespace's counts before the last dump, and before the previous one: a close after a dump that showed the connection, or that
     /// did not yet, was counted since.
     counted: [Reading; 2],
+    lately: Lately,
     /// How many more queries may be made whether an address is in this network namespace.
     queries_left: u32,
     attempts: Attempts,
@@ -108,6 +109,7 @@ impl Flows {
             pending_closes: PendingCloses::default(),
             timers: Timers::new(),
             counted: [Reading::now(); 2],
+            lately: Lately::new(),
             queries_left: ADDRESS_QUERIES,
             attempts: Attempts::new(),
             records: BTreeMap::new(),
@@ -432,6 +434,9 @@ impl Flows {
         turn: Turn,
         poll: &PollContext,
     ) -> bool {
+        if source.is_subscribed() {
+            self.lately.begin();
+        }
         let Self {
             table,
             pending_closes,
@@ -444,21 +449,29 @@ impl Flows {
             table.knows(observed.cookie) || table.restores(observed.cookie)
         };
         let (closed, more) = source.closed(turn, |observed| known(table, observed), others);
-        if !closed.is_empty() {
-            let alone = excluded.are_all_of(source.others());
-            let since = self.timers.since_reading(&self.counted[1]);
-            table.answer(since.answers(&closed, alone));
-        }
-        for observed in closed {
+        self.lately.taken_in(more);
+        let mut queried = Vec::with_capacity(closed.len());
+        for observed in &closed {
             if excluded.has(observed.cookie) {
                 continue;
             }
-            pending_closes.note_sent(&observed, poll.at);
-            let found = if table.needs_poll(&observed) {
-                source.find(&observed.name(), known(table, &observed))
+            pending_closes.note_sent(observed, poll.at);
+            let found = if table.needs_poll(observed) {
+                source.find(&observed.name(), known(table, observed))
             } else {
                 PostCloseState::NotPolled
             };
+            queried.push((*observed, found));
+        }
+        if !closed.is_empty() {
+            let alone = excluded.are_all_of(source.others());
+            // Later than the queries: it counts what removed a timewait socket before its query.
+            let now = Reading::now();
+            let since = self.timers.between(&self.counted[1], &now);
+            let lately = self.timers.between(self.lately.before(), &now);
+            table.answer(since.answers(lately, &closed, alone));
+        }
+        for (observed, found) in queried {
             if table.fin_is_uncertain(&observed, found) {
                 table.expect_close(observed.cookie);
                 pending_closes.wait(observed, found, poll.at);
@@ -466,7 +479,7 @@ impl Flows {
                 events.push(CloseEvent {
                     observed,
                     found,
-                    peers_payload: None,
+                    other_end: OtherEnd::Unknown,
                 });
             }
         }

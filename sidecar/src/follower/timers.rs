@@ -43,6 +43,15 @@ pub(super) struct Reading {
     counts: Option<Counts>,
 }
 
+/// The namespace's counts a moment before the destroy events that are about to be taken in.
+#[derive(Debug)]
+pub(super) struct Lately {
+    before: Reading,
+    latest: Reading,
+    /// Events waited when the last ones were taken in: they may be older than a reading since.
+    more: bool,
+}
+
 /// A close by a timer, within a time span.
 #[derive(Clone, Copy, Debug)]
 struct Close {
@@ -57,6 +66,8 @@ pub(super) struct Since {
     pub(super) aborted_by_timer: Option<u64>,
     /// No RST was sent.
     pub(super) sent_no_reset: bool,
+    /// Every timewait socket found room.
+    pub(super) timewait_had_room: bool,
 }
 
 /// Closes to decide together. The quiet ones cannot have been closed by a RST.
@@ -67,8 +78,8 @@ pub(super) struct Candidates {
 }
 
 impl Since {
-    /// What follows for sockets whose destroy events came just now.
-    pub(super) fn answers(self, closed: &[SocketSnapshot], alone: bool) -> Answers {
+    /// What follows for sockets whose destroy events came just now; `lately` is since a moment before.
+    pub(super) fn answers(self, lately: Self, closed: &[SocketSnapshot], alone: bool) -> Answers {
         let may_have_expired =
             |observed: &&SocketSnapshot| observed.info.is_some_and(|info| info.could_expire());
         let candidates = closed.iter().filter(may_have_expired).count() as u64;
@@ -80,6 +91,8 @@ impl Since {
         Answers {
             timer,
             sent_no_reset: self.sent_no_reset,
+            sent_no_reset_lately: lately.sent_no_reset,
+            timewait_had_room: lately.timewait_had_room,
             ..Answers::default()
         }
     }
@@ -98,6 +111,37 @@ impl Candidates {
             }
             Some(_) => (Timer::Expired, Timer::Unknown),
         }
+    }
+}
+
+// === impl Lately ===
+
+impl Lately {
+    pub(super) fn new() -> Self {
+        let now = Reading::now();
+        Self {
+            before: now,
+            latest: now,
+            more: false,
+        }
+    }
+
+    /// Destroy events are about to be taken in.
+    pub(super) fn begin(&mut self) {
+        let age_ns = Anchor::now().monotonic().since_ns(self.latest.from);
+        if age_ns >= EVERY_NS && !self.more {
+            self.before = std::mem::replace(&mut self.latest, Reading::now());
+        }
+    }
+
+    /// Destroy events were taken in; `more` wait.
+    pub(super) const fn taken_in(&mut self, more: bool) {
+        self.more = more;
+    }
+
+    /// The newest reading that is a moment older than the events.
+    pub(super) const fn before(&self) -> &Reading {
+        &self.before
     }
 }
 
@@ -170,30 +214,26 @@ impl Timers {
         self.after
     }
 
-    /// Counts between two readings. Not known if a close by a timer may or may not be among the counts of the first.
-    fn between(&self, from: &Reading, to: &Reading) -> Since {
+    /// Counts between two readings. Those of timers are not known if a close by a timer may or may not be among the counts of the first.
+    pub(super) fn between(&self, from: &Reading, to: &Reading) -> Since {
         let (Some(before), Some(now)) = (from.counts, to.counts) else {
             return Since::default();
         };
-        let sent_no_reset = now.resets_sent == before.resets_sent;
+        let counted = Since {
+            aborted_by_timer: None,
+            sent_no_reset: now.resets_sent == before.resets_sent,
+            timewait_had_room: now.timewait_overflows == before.timewait_overflows,
+        };
         let since = self.known.iter().filter(|close| !from.has(close));
         if since.clone().any(|close| from.may_have(close)) {
-            return Since {
-                aborted_by_timer: None,
-                sent_no_reset,
-            };
+            return counted;
         }
         let known = since.count() as u64;
         let aborted_by_timer = now.aborted_by_timer.saturating_sub(before.aborted_by_timer);
         Since {
             aborted_by_timer: Some(aborted_by_timer.saturating_sub(known)),
-            sent_no_reset,
+            ..counted
         }
-    }
-
-    /// Counts since an earlier reading.
-    pub(super) fn since_reading(&self, from: &Reading) -> Since {
-        self.between(from, &Reading::now())
     }
 }
 
@@ -227,6 +267,7 @@ mod tests {
         Since {
             aborted_by_timer: Some(count),
             sent_no_reset: false,
+            timewait_had_room: false,
         }
     }
 
@@ -277,6 +318,7 @@ mod tests {
             counts: Some(Counts {
                 aborted_by_timer,
                 resets_sent: 4,
+                timewait_overflows: 3,
             }),
         };
         // When others closed, by record and by destroy event, and how many are unexplained of two that were counted since a reading
@@ -307,6 +349,7 @@ mod tests {
             let expected = Since {
                 aborted_by_timer: unexplained,
                 sent_no_reset: true,
+                timewait_had_room: true,
             };
             assert_eq!(since, expected, "{closes:?} {destroy_events:?}");
         }

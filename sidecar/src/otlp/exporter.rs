@@ -42,14 +42,14 @@ use super::{
     exemplars::Candidates,
     metrics::{Components, Options},
     resource::Resource,
-    spans::{SpanOptions, interim_span, span},
+    spans::{SpanOptions, at, interim_span, span},
 };
 use crate::{
     checkpoint::CheckpointFile,
     clock::Anchor,
     config::{Config, Export, Signal},
     exporter_sockets::ExporterSockets,
-    flow::{Flow, InterimSpan},
+    flow::{Flow, InterimSpan, SpanTime},
     host::Host,
     logs, memory,
     snapshot::{SelfMetrics, Snapshot},
@@ -186,21 +186,26 @@ impl Exporter {
 
     /// Offers the span of a closed flow.
     pub fn flow(&mut self, flow: &Flow, anchor: &Anchor) {
-        self.offer(flow, anchor, Priority::Normal);
+        self.offer(flow, anchor, Priority::Normal, None);
     }
 
     /// The same of a flow whose interim spans name this one as their parent: without it their trace would have no root.
-    pub fn parent(&mut self, flow: &Flow, anchor: &Anchor) {
-        self.offer(flow, anchor, Priority::High);
+    pub fn parent(&mut self, flow: &Flow, time: SpanTime, anchor: &Anchor) {
+        self.offer(flow, anchor, Priority::High, Some(time));
     }
 
-    fn offer(&mut self, flow: &Flow, anchor: &Anchor, least: Priority) {
+    fn offer(&mut self, flow: &Flow, anchor: &Anchor, least: Priority, time: Option<SpanTime>) {
         if let Some(lane) = &self.spans {
             let priority = self.judge.judge(flow).max(least);
             lane.send(priority, flow.trace.trace_id as u64, || {
                 let reported = self.metrics.as_ref();
                 let candidates = reported.and_then(|_| Candidates::of(flow, anchor));
-                (span(flow, anchor, &self.span_options), candidates)
+                let span = span(flow, anchor, &self.span_options);
+                let span = match time {
+                    Some(time) => at(time, span),
+                    None => span,
+                };
+                (span, candidates)
             });
         }
     }

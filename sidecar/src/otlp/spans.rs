@@ -15,7 +15,7 @@ use super::names::{SCHEMA_URL, SCOPE, VERSION, attribute};
 use crate::{
     clock::Anchor,
     config::TraceParent,
-    flow::{Flow, InterimSpan, Monotonic, Outcome, Role, RttKind, SocketFigures, Volume},
+    flow::{Flow, InterimSpan, Monotonic, Outcome, Role, RttKind, SocketFigures, SpanTime, Volume},
     histogram::Histogram,
 };
 
@@ -90,10 +90,18 @@ pub fn interim_span(
         // The connection's own span gives the edge from client to server.
         span_kind: SpanKind::Internal,
         name: format!("{} interim", whole.name).into(),
-        start_time: wall(anchor, cut.from),
-        end_time: wall(anchor, cut.to),
         attributes: interim(flow, &cut.volume),
-        ..whole
+        ..at(cut.time, whole)
+    }
+}
+
+/// The same span at another time.
+pub fn at(time: SpanTime, span: SpanData) -> SpanData {
+    let wall = |unix_ns| UNIX_EPOCH + Duration::from_nanos(unix_ns);
+    SpanData {
+        start_time: wall(time.start_unix_ns),
+        end_time: wall(time.end_unix_ns),
+        ..span
     }
 }
 

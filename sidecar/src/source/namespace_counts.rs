@@ -10,6 +10,8 @@ pub struct Counts {
     pub aborted_by_timer: u64,
     /// Segments sent with RST: `Tcp.OutRsts`.
     pub resets_sent: u64,
+    /// Sockets that left no timewait socket because there was no room: `TcpExt.TCPTimeWaitOverflow`.
+    pub timewait_overflows: u64,
 }
 
 impl Counts {
@@ -25,6 +27,7 @@ impl Counts {
         Some(Self {
             aborted_by_timer: of_extended("TCPAbortOnTimeout")? + of_extended("TCPAbortOnMemory")?,
             resets_sent: value(tcp, "Tcp:", "OutRsts")?,
+            timewait_overflows: of_extended("TCPTimeWaitOverflow")?,
         })
     }
 }
@@ -43,10 +46,15 @@ mod tests {
 
     #[test]
     fn counts_are_found_by_their_names() {
-        let extended = "TcpExt: SyncookiesSent TCPAbortOnTimeout TCPAbortOnMemory\nTcpExt: 5 7 2\nIpExt: InNoRoutes\nIpExt: 3\n";
+        let extended = "TcpExt: SyncookiesSent TCPAbortOnTimeout TCPAbortOnMemory TCPTimeWaitOverflow\nTcpExt: 5 7 2 3\nIpExt: InNoRoutes\nIpExt: 3\n";
         let tcp = "Ip: Forwarding\nIp: 1\nTcp: MaxConn OutRsts\nTcp: -1 4\n";
         let counts = Counts::parse(extended, tcp).unwrap();
-        assert_eq!((counts.aborted_by_timer, counts.resets_sent), (9, 4));
+        let expected = Counts {
+            aborted_by_timer: 9,
+            resets_sent: 4,
+            timewait_overflows: 3,
+        };
+        assert_eq!(counts, expected);
         assert_eq!(Counts::parse("TcpExt: A\nTcpExt: 1\n", tcp), None);
     }
 

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use flowcar::{
     flow::{
-        Adopt, CloseEvent, Event, Lost, Monotonic, PollContext, PostCloseState, SocketSnapshot,
-        State, Table, TcpInfo, Volume,
+        Adopt, CloseEvent, Event, Lost, Monotonic, OtherEnd, PollContext, PostCloseState,
+        SocketSnapshot, State, Table, TcpInfo, Volume,
         checkpoint::{self, CheckpointFlows, KernelInstance},
         decode,
     },
@@ -78,6 +78,7 @@ impl Socket {
             state: state as u8,
             bytes_acked: self.sent + u64::from(self.client),
             bytes_received: self.received,
+            data_segs_in: self.received as u32,
             bytes_sent: self.sent,
             total_retrans: self.resent,
             segs_out: 1,
@@ -250,7 +251,7 @@ impl Process {
         let destroy_event = CloseEvent {
             observed,
             found: PostCloseState::Nothing,
-            peers_payload: None,
+            other_end: OtherEnd::Unknown,
         };
         let poll = self.poll(clock);
         let Self {

@@ -24,6 +24,8 @@ pub enum CutOff {
     Abort,
     /// The server had closed its direction only; it sends what the server closes on without reading.
     Unread,
+    /// The server had closed its direction only; the client closes with SO_LINGER 0.
+    AbortHalfClosed,
     /// It sends nothing, and closes: no RST.
     InOrder,
     /// Before the server closes and before any payload, the client closes with SO_LINGER 0, as a health check.
@@ -78,7 +80,7 @@ pub fn cut_off(how: CutOff) -> io::Result<CutOffReport> {
     client.write_all(&[1; REQUEST])?;
     server.read_exact(&mut [0; REQUEST])?;
     server.write_all(&[2; RESPONSE])?;
-    let half_closed = if how == CutOff::Unread {
+    let half_closed = if matches!(how, CutOff::Unread | CutOff::AbortHalfClosed) {
         server.shutdown(Shutdown::Write)?;
         Some(server)
     } else {
@@ -106,14 +108,21 @@ pub fn cut_off(how: CutOff) -> io::Result<CutOffReport> {
             }
             until_reset(&client)?;
         }
+        CutOff::AbortHalfClosed => {
+            reset_on_close(SockRef::from(&client))?;
+            drop(client);
+            if let Some(server) = half_closed {
+                until_reset(&server)?;
+            }
+        }
     }
     Ok(report)
 }
 
-/// Waits until the peer's RST has ended the socket: EPIPE, because the peer had closed (net/ipv4/tcp_input.c, tcp_reset).
-fn until_reset(client: &TcpStream) -> io::Result<()> {
+/// Waits until the peer's RST has ended the socket: EPIPE, where the peer had closed (net/ipv4/tcp_input.c, tcp_reset).
+fn until_reset(socket: &TcpStream) -> io::Result<()> {
     for _ in 0..10_000 {
-        match client.take_error()? {
+        match socket.take_error()? {
             Some(_) => return Ok(()),
             None => thread::sleep(Duration::from_millis(1)),
         }

@@ -20,6 +20,9 @@ const FIRST: usize = 100;
 /// What the server sends after the client's FIN, where it does.
 const ANSWER: usize = 1_000;
 
+/// What a close_notify takes.
+const NOTIFY: usize = 31;
+
 /// Longer than any timer here, also on an emulated machine, whose slow round trips make retransmission timers long.
 const PATIENCE: Duration = Duration::from_secs(150);
 
@@ -58,6 +61,14 @@ pub enum Way {
     HalfClosedInSilence,
     /// The client sends its FIN and closes; the server answers nothing and closes later.
     HalfClosedThenClosed,
+    /// The server closes; the client sends more to what the server's socket left, as a close_notify of TLS, and is answered by a RST.
+    ClosedThenNotified,
+    /// The server closes, and the client resets.
+    ClosedThenReset,
+    /// The server sends its FIN, and the client answers and resets.
+    ServerHalfClosedThenReset,
+    /// The server sends its FIN, and the client resets without an answer.
+    ServerHalfClosedThenResetInSilence,
     /// The client resets (SO_LINGER of 0).
     ResetByClient,
     /// The server resets.
@@ -282,6 +293,32 @@ impl Pair {
                 thread::sleep(Duration::from_millis(300));
                 close(server)?;
                 Ok((first, first))
+            }
+            Way::ClosedThenNotified => {
+                close(server)?;
+                reads_end(client)?;
+                client.write_all(&[0; NOTIFY])?;
+                dies_by_write(client)?;
+                Ok((first, first))
+            }
+            Way::ClosedThenReset => {
+                close(server)?;
+                reads_end(client)?;
+                // Else the RST overtakes the acknowledgement of the server's FIN (net/ipv4/tcp_input.c, tcp_fin).
+                set(client, libc::IPPROTO_TCP, libc::TCP_QUICKACK, 1)?;
+                reset(client)?;
+                Ok((first, first))
+            }
+            Way::ServerHalfClosedThenReset | Way::ServerHalfClosedThenResetInSilence => {
+                server.shutdown(Shutdown::Write)?;
+                reads_end(client)?;
+                let answers = way == Way::ServerHalfClosedThenReset;
+                if answers {
+                    give(client, server, ANSWER)?;
+                }
+                reset(client)?;
+                dies(server)?;
+                Ok((if answers { answer } else { first }, first))
             }
             Way::ResetByClient => {
                 reset(client)?;

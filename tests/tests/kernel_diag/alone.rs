@@ -91,6 +91,39 @@ fn every_connection_of_the_namespace_has_exact_bytes() {
     }
 }
 
+/// The end that closes first leaves nothing, as one does that closes second.
+#[test]
+fn end_without_room_for_its_timewait_socket_is_not_closed_by_its_peer() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    let pod = TestPod::new("no-room").unwrap();
+    pod.netns()
+        .sysctl("net.ipv4.tcp_max_tw_buckets", "0")
+        .unwrap();
+    let serving = Serving::start(&pod, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    let target = ([127, 0, 0, 1], serving.address().port()).into();
+    let mut watch = Watch::start(&pod, Mode::Alone, &[]);
+    watch.reports(1);
+    let mut count = 0;
+    for close in [Close::Client, Close::HalfByClient] {
+        let plan = CallPlan::to(target).connections(10, 1).close(close);
+        let clients = call_in(&pod, &plan).unwrap();
+        count += 20;
+        watch.until("all of them", |seen| seen.flows.len() >= count);
+        let seen = watch.reports(1);
+        for report in &clients {
+            let flow = seen.flow_since(count - 20, report);
+            assert!(
+                ["local_fin", "unknown"].contains(&flow.end()),
+                "{close:?} {flow:?}"
+            );
+        }
+    }
+    let kernel = pod.netns().snmp().unwrap();
+    assert!(kernel["TcpExt.TCPTimeWaitOverflow"] > 0);
+}
+
 /// A client's reset clears the counts of its socket; unknown counts are counted under their reason.
 #[test]
 fn resets_are_reported_or_counted_as_lost() {

@@ -42,15 +42,17 @@ const fn all(reasons: &'static [&'static str]) -> Reported {
 }
 
 /// The table.
-pub(crate) const fn rows() -> [Row; 29] {
+pub(crate) const fn rows() -> [Row; 33] {
     use Way::{
-        ClientDestroyed, ClientDestroyedInSilence, ClosedAtOnce, ClosedWithoutFinWait2,
-        Disconnected, FinWait2Timer, HalfClosedInOrder, HalfClosedInSilence, HalfClosedKeepalive,
-        HalfClosedThenClientDestroyed, HalfClosedThenClosed, HalfClosedThenReset,
-        HalfClosedThenResetInSilence, HalfClosedThenServerDestroyed, HalfClosedThenUnread,
-        Keepalive, KeepaliveUserTimeout, OrphanInFinWait1, OrphanInLastAck, ProbeAnsweredByReset,
-        ResetByClient, ResetByServer, Retransmission, ServerDestroyed, TooManyOrphans,
-        UnreadByClient, UserTimeout, ZeroWindowCut, ZeroWindowUserTimeout,
+        ClientDestroyed, ClientDestroyedInSilence, ClosedAtOnce, ClosedThenNotified,
+        ClosedThenReset, ClosedWithoutFinWait2, Disconnected, FinWait2Timer, HalfClosedInOrder,
+        HalfClosedInSilence, HalfClosedKeepalive, HalfClosedThenClientDestroyed,
+        HalfClosedThenClosed, HalfClosedThenReset, HalfClosedThenResetInSilence,
+        HalfClosedThenServerDestroyed, HalfClosedThenUnread, Keepalive, KeepaliveUserTimeout,
+        OrphanInFinWait1, OrphanInLastAck, ProbeAnsweredByReset, ResetByClient, ResetByServer,
+        Retransmission, ServerDestroyed, ServerHalfClosedThenReset,
+        ServerHalfClosedThenResetInSilence, TooManyOrphans, UnreadByClient, UserTimeout,
+        ZeroWindowCut, ZeroWindowUserTimeout,
     };
     const TIMEOUT: Reported = reported(&["timeout"], &["timeout"], &["timeout", "unknown"]);
     const LOCAL: Reported = all(&["local_fin"]);
@@ -76,6 +78,8 @@ pub(crate) const fn rows() -> [Row; 29] {
     const UNSEEN: &[&str] = &["peer_fin", "reset", "unknown"];
     // The peer's FIN came first, and then its RST.
     const RECEIVED_BEHIND: Reported = reported(&["peer_fin"], &["peer_fin"], UNSEEN);
+    // It closed first, and a RST removed its timewait socket.
+    const REMOVED: Reported = reported(&["local_fin"], &["local_fin"], &["local_fin", "unknown"]);
     // SOCK_DESTROY sends a RST (net/ipv4/tcp.c, tcp_abort), and the socket keeps its counts.
     const DESTROYED: Reported = reported(
         &["reset_sent", "reset"],
@@ -109,6 +113,19 @@ pub(crate) const fn rows() -> [Row; 29] {
         row(HalfClosedInOrder, LOCAL, PEER),
         row(HalfClosedInSilence, LOCAL, PEER),
         row(HalfClosedThenClosed, LOCAL, PEER),
+        row(ClosedThenNotified, RECEIVED_BEHIND, REMOVED),
+        row(ClosedThenReset, SENT_BEHIND, REMOVED),
+        // Payload came after the last poll, and a RST from elsewhere is in no count (docs/limits.md).
+        row(
+            ServerHalfClosedThenReset,
+            SENT_BEHIND,
+            reported(
+                RECEIVED.ebpf,
+                RECEIVED.exchange,
+                &["reset", "unknown", "peer_fin"],
+            ),
+        ),
+        row(ServerHalfClosedThenResetInSilence, SENT_BEHIND, RECEIVED),
         row(ResetByClient, SENT, RECEIVED),
         row(ResetByServer, RECEIVED, SENT),
         row(UnreadByClient, SENT, RECEIVED),

@@ -3,6 +3,18 @@
 
 use super::*;
 
+use OtherEnd::Acknowledged;
+
+/// Nothing removed a timewait socket.
+const QUIET: Answers = Answers {
+    post_close: PostCloseState::NotPolled,
+    timer: Timer::Unknown,
+    sent_no_reset: false,
+    sent_no_reset_lately: true,
+    timewait_had_room: true,
+    polled_segs_in: None,
+};
+
 const CLIENT: (u64, u64) = (100, 50);
 const SERVER: (u64, u64) = (50, 100);
 
@@ -45,22 +57,22 @@ impl LastCounts {
     }
 
     fn close(&self, history: History, found: PostCloseState) -> CloseSummary {
-        self.close_beside(history, found, None)
+        self.close_beside(history, found, OtherEnd::Unknown)
     }
 
     fn close_beside(
         &self,
         history: History,
         found: PostCloseState,
-        peers_payload: Option<u64>,
+        other_end: OtherEnd,
     ) -> CloseSummary {
         let observed = self.observed();
         let event = CloseEvent {
             observed,
             found,
-            peers_payload,
+            other_end,
         };
-        history.close(&event, &observed.info.unwrap(), &Answers::default())
+        history.close(&event, &observed.info.unwrap(), &QUIET)
     }
 }
 
@@ -109,9 +121,9 @@ fn unpolled_connections_get_their_close_reason() {
     let client = counts(0, 102, 51, 100, 3).close(none, TimeWait);
     assert_close(client, Role::Client, CloseReason::LocalFin, CLIENT, false);
     // The other end's count decides it, either way.
-    let client = counts(0, 102, 51, 100, 3).close_beside(none, TimeWait, Some(50));
+    let client = counts(0, 102, 51, 100, 3).close_beside(none, TimeWait, Acknowledged(50));
     assert_close(client, Role::Client, CloseReason::LocalFin, CLIENT, true);
-    let client = counts(0, 102, 50, 100, 3).close_beside(none, TimeWait, Some(50));
+    let client = counts(0, 102, 50, 100, 3).close_beside(none, TimeWait, Acknowledged(50));
     assert_close(client, Role::Client, CloseReason::LocalFin, CLIENT, true);
     // The server closed first, and second.
     let server = counts(1, 51, 101, 50, 3).close(none, TimeWait);
@@ -132,17 +144,18 @@ fn resets_are_classified_and_uncertain_counts_are_marked() {
     assert_close(server, Role::Server, CloseReason::Reset, SERVER, false);
     // The same, and by the client's own count its FIN had come: no failure.
     let server = counts(0, 50, 101, 50, 2);
-    let behind = |payload| server.close_beside(History::none(), PostCloseState::Listener, payload);
+    let behind =
+        |other_end| server.close_beside(History::none(), PostCloseState::Listener, other_end);
     assert_close(
-        behind(Some(100)),
+        behind(Acknowledged(100)),
         Role::Server,
         CloseReason::PeerFin,
         SERVER,
         true,
     );
-    assert!(behind(Some(100)).reset_after_fin);
+    assert!(behind(Acknowledged(100)).reset_after_fin);
     assert_eq!(
-        behind(Some(101)).outcome,
+        behind(Acknowledged(101)).outcome,
         Outcome::Closed(CloseReason::Reset)
     );
     // The client closed with 10 bytes unread; seen as a client before.
@@ -165,29 +178,160 @@ fn resets_are_classified_and_uncertain_counts_are_marked() {
 fn half_closed_connection_that_was_cut_off_is_not_a_peer_close() {
     let last = counts(0, 102, 50, 100, 3);
     let mut observed = last.observed();
-    let mut close = |history: History, last_data_recv_ms, peers_payload| {
+    let mut close = |history: History, last_data_recv_ms, other_end| {
         let info = observed.info.as_mut().unwrap();
         info.last_data_recv_ms = last_data_recv_ms;
         let event = CloseEvent {
             observed,
             found: PostCloseState::Nothing,
-            peers_payload,
+            other_end,
         };
-        history.close(&event, &observed.info.unwrap(), &Answers::default())
+        history.close(&event, &observed.info.unwrap(), &QUIET)
     };
     // It closed right after the payload, so that no acknowledgement of a FIN closed it for certain.
-    let summary = close(History::none(), 0, None);
+    let summary = close(History::none(), 0, OtherEnd::Unknown);
     assert_close(summary, Role::Client, CloseReason::Unknown, CLIENT, false);
-    // The other end sent as much, and so no FIN came.
-    let summary = close(History::none(), 20, Some(50));
-    assert_close(summary, Role::Client, CloseReason::Reset, CLIENT, true);
+    // The other end sent as much, and so no FIN came: a RST ended it half-closed, or removed its timewait socket.
+    let summary = close(History::none(), 20, Acknowledged(50));
+    assert_close(summary, Role::Client, CloseReason::Unknown, CLIENT, true);
     // A poll showed it half-closed.
     let mut seen = History::of_role(Role::Client);
     let mut living = last.observed();
     living.info.as_mut().unwrap().state = State::FinWait2 as u8;
     seen.see(&living, &living.info.unwrap());
-    let summary = close(seen, 20, None);
+    let summary = close(seen, 20, OtherEnd::Unknown);
     assert_close(summary, Role::Client, CloseReason::Reset, CLIENT, true);
+}
+
+/// A server's FIN was acknowledged, and nothing is left of its socket: the client's FIN came first, or the server's did, and a RST removed
+/// what it left.
+#[test]
+fn close_reason_of_a_socket_that_left_nothing_follows_from_the_evidence() {
+    use CloseReason::{LocalFin, PeerFin, Reset, Unknown};
+    use OtherEnd::Unacknowledged;
+    use State::{CloseWait, Established, FinWait1, FinWait2};
+    struct Row {
+        /// The state, segments of data and bytes by the last poll.
+        polled: Option<(State, u32, u64)>,
+        /// Segments of data and bytes in the end, of which so many are unread.
+        received: (u32, u64, u32),
+        last_ack_recv_ms: u32,
+        other_end: OtherEnd,
+        answers: Answers,
+        reason: CloseReason,
+        /// Payload, and whether it is certain.
+        payload: (u64, bool),
+    }
+    const RESET_SENT: Answers = Answers {
+        sent_no_reset_lately: false,
+        ..QUIET
+    };
+    const NO_ROOM: Answers = Answers {
+        timewait_had_room: false,
+        ..QUIET
+    };
+    let row = |polled, other_end, answers, reason, payload| Row {
+        polled,
+        received: (1, 101, 0),
+        last_ack_recv_ms: 0,
+        other_end,
+        answers,
+        reason,
+        payload,
+    };
+    let open = |data, bytes| Some((Established, data, bytes));
+    let unknown = OtherEnd::Unknown;
+    let rows = [
+        // Nothing was polled, and the other end is elsewhere.
+        row(None, unknown, QUIET, PeerFin, (100, true)),
+        row(None, unknown, RESET_SENT, Unknown, (101, false)),
+        row(None, unknown, NO_ROOM, Unknown, (101, false)),
+        // The other end is here.
+        row(None, Acknowledged(100), RESET_SENT, PeerFin, (100, true)),
+        row(None, Acknowledged(100), NO_ROOM, Unknown, (100, true)),
+        row(None, Acknowledged(101), QUIET, Unknown, (101, true)),
+        row(None, Unacknowledged, RESET_SENT, LocalFin, (101, true)),
+        // No data came since the poll, and a FIN or none.
+        row(open(1, 100), unknown, RESET_SENT, PeerFin, (100, true)),
+        row(open(1, 101), unknown, QUIET, Unknown, (101, true)),
+        Row {
+            last_ack_recv_ms: 2_000,
+            ..row(open(1, 101), unknown, QUIET, Reset, (101, true))
+        },
+        Row {
+            received: (1, 101, 101),
+            ..row(open(1, 101), unknown, QUIET, Reset, (101, true))
+        },
+        // Data came, too.
+        row(open(0, 0), unknown, QUIET, PeerFin, (100, true)),
+        row(open(0, 0), unknown, RESET_SENT, Unknown, (101, false)),
+        // The poll showed who closed first.
+        row(
+            Some((CloseWait, 1, 101)),
+            unknown,
+            RESET_SENT,
+            PeerFin,
+            (100, true),
+        ),
+        row(
+            Some((FinWait1, 1, 100)),
+            unknown,
+            QUIET,
+            LocalFin,
+            (100, true),
+        ),
+        row(Some((FinWait2, 1, 101)), unknown, QUIET, Reset, (101, true)),
+    ];
+    for (number, row) in rows.iter().enumerate() {
+        let (data_segs_in, bytes_received, unread) = row.received;
+        let mut last = counts(unread, 51, bytes_received, 50, 3).observed();
+        let info = last.info.as_mut().unwrap();
+        info.data_segs_in = data_segs_in;
+        info.last_ack_recv_ms = row.last_ack_recv_ms;
+        let mut history = History::of_role(Role::Server);
+        if let Some((state, data_segs_in, bytes_received)) = row.polled {
+            let polled = TcpInfo {
+                state: state as u8,
+                data_segs_in,
+                bytes_received,
+                ..*info
+            };
+            for _ in 0..2 {
+                history.see(&last, &polled);
+            }
+            history.last = state;
+        }
+        let event = CloseEvent {
+            observed: last,
+            found: PostCloseState::Listener,
+            other_end: row.other_end,
+        };
+        let answers = Answers {
+            timer: Timer::NotExpired,
+            ..row.answers
+        };
+        let closed = history.close(&event, &last.info.unwrap(), &answers);
+        let payload = (closed.volume.bytes_received, closed.exact);
+        assert_eq!(
+            (closed.outcome, payload),
+            (Outcome::Closed(row.reason), row.payload),
+            "{number}"
+        );
+    }
+}
+
+/// The kernel reads the state before the counts: a FIN between them is in the counts of an open socket.
+#[test]
+fn fin_that_one_poll_may_have_counted_is_not_denied() {
+    let mut observed = counts(0, 51, 101, 50, 3).observed();
+    let info = observed.info.as_mut().unwrap();
+    info.state = State::Established as u8;
+    let info = *info;
+    let mut history = History::of_role(Role::Server);
+    history.see(&observed, &info);
+    assert_eq!(history.fin_since_poll(&info), None);
+    history.see(&observed, &info);
+    assert_eq!(history.fin_since_poll(&info), Some(false));
 }
 
 /// Unanswered probes: by the poll before, and by the kernel's count of connections that timers aborted.
@@ -207,7 +351,7 @@ fn timeouts_are_distinguished_from_resets() {
                 ..closed
             },
             found: PostCloseState::Nothing,
-            peers_payload: None,
+            other_end: OtherEnd::Unknown,
         };
         let answers = Answers {
             timer,

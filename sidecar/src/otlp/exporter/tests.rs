@@ -24,7 +24,7 @@ use super::*;
 use crate::{
     checkpoint::CheckpointFile,
     flow::{
-        CloseReason, Monotonic, Outcome, Role, RttKind, SeriesId, TraceIdentity, Volume,
+        CloseReason, Monotonic, Outcome, Role, RttKind, SeriesId, SpanTime, TraceIdentity, Volume,
         checkpoint::{CheckpointFlow, CheckpointFlows},
         example::closed as flow,
     },
@@ -405,6 +405,10 @@ async fn spans_above_the_rate_are_counted() {
 /// those of the flows whose own spans stay.
 #[tokio::test]
 async fn parents_of_interim_spans_are_kept() {
+    const TIME: SpanTime = SpanTime {
+        start_unix_ns: 0,
+        end_unix_ns: 60_000_000_000,
+    };
     let (sink, mut received) = sink().await;
     let endpoint = format!("http://{}", sink.grpc());
     // Of ten tokens nine are of high priority.
@@ -414,7 +418,7 @@ async fn parents_of_interim_spans_are_kept() {
     }
     let long: Vec<_> = (1_000..1_009).map(flow).collect();
     long.iter()
-        .for_each(|flow| exporter.parent(flow, &anchor()));
+        .for_each(|flow| exporter.parent(flow, TIME, &anchor()));
     exporter.flush(LIMIT).await;
     let kept: BTreeSet<_> = spans(next(&mut received).await)
         .into_iter()
@@ -428,8 +432,7 @@ async fn parents_of_interim_spans_are_kept() {
     let mut exporter = start(&endpoint, &[("FLOWCAR_SPANS_PER_SECOND", "1")]);
     let cut = InterimSpan {
         number: 0,
-        from: Monotonic(0),
-        to: Monotonic(60_000_000_000),
+        time: TIME,
         volume: Volume::default(),
     };
     let open: Vec<_> = (0..100).map(flow).collect();

@@ -238,8 +238,10 @@ fn interim_span_is_marked_and_has_only_interim_attributes() {
     };
     let cut = InterimSpan {
         number: 2,
-        from: Monotonic(60_000),
-        to: Monotonic(120_000),
+        time: SpanTime {
+            start_unix_ns: 1_700_000_000_000_060_000,
+            end_unix_ns: 1_700_000_000_000_120_000,
+        },
         volume: flow.volume,
     };
     let anchor = Anchor::new(Monotonic(0), 1_700_000_000_000_000_000);

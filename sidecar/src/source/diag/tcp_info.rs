@@ -18,6 +18,7 @@ mod at {
     pub(super) const SEGS_IN: usize = 140;
     pub(super) const NOTSENT_BYTES: usize = 144;
     pub(super) const MIN_RTT: usize = 148;
+    pub(super) const DATA_SEGS_IN: usize = 152;
     pub(super) const DATA_SEGS_OUT: usize = 156;
     pub(super) const DELIVERY_RATE: usize = 160;
     pub(super) const RWND_LIMITED: usize = 176;
@@ -49,6 +50,7 @@ pub(super) fn parse(bytes: &[u8]) -> Option<TcpInfo> {
         segs_in: u32_at(at::SEGS_IN),
         notsent: u32_at(at::NOTSENT_BYTES),
         min_rtt_us: u32_at(at::MIN_RTT),
+        data_segs_in: u32_at(at::DATA_SEGS_IN),
         data_segs_out: u32_at(at::DATA_SEGS_OUT),
         delivery_rate: u64_at(at::DELIVERY_RATE),
         rwnd_limited_us: u64_at(at::RWND_LIMITED),
