@@ -21,10 +21,33 @@ have_rust() { command -v cargo >/dev/null && new_enough rustc >/dev/null; }
 
 find_rust() {
     [[ ! -x $cargo_home/bin/cargo ]] || in_front "$cargo_home/bin"
-    have_rust || use_rustup || use_versioned_rust || install_rust || install_rustup ||
-        die "no Rust since $RUST is here or among apt's packages. Install rustup (rust-lang.org/tools/install) and run this again"
+    # The node's tests run programs that `make image` built, and build none that is shipped.
+    if [[ $what == image ]]; then
+        use_pinned ||
+            die "no Rust $RUST_IMAGE of rustup's, and images take no other compiler. Install rustup (rust-lang.org/tools/install) and run this again"
+    else
+        have_rust || use_rustup || use_versioned_rust || install_rust || install_rustup ||
+            die "no Rust since $RUST is here or among apt's packages. Install rustup (rust-lang.org/tools/install) and run this again"
+    fi
     took Rust "$(new_enough rustc) by $(command -v cargo)${RUSTUP_TOOLCHAIN:+, toolchain $RUSTUP_TOOLCHAIN}"
     depends_on "$(command -v cargo)" "$(command -v rustc)"
+}
+
+# Whether a command starts the pinned rustc. What distributions build from the same sources says so behind the date.
+is_pinned() {
+    local version
+    version=$(cd / && "$@" --version 2>/dev/null </dev/null) || return 1
+    [[ $version =~ ^rustc\ ${RUST_IMAGE//./\\.}\ \([0-9a-f]+\ [0-9-]+\)$ ]]
+}
+
+use_pinned() {
+    if is_pinned rustc; then return; fi
+    find_rustup || return 1
+    if ! is_pinned rustup run "$RUST_IMAGE" rustc; then
+        doing "installing Rust $RUST_IMAGE by rustup"
+        logged rustup toolchain install "$RUST_IMAGE" --profile minimal || return 1
+    fi
+    choose RUSTUP_TOOLCHAIN "$RUST_IMAGE"
 }
 
 # A toolchain that rustup has but that is not its default one, or a new one.
@@ -80,8 +103,14 @@ install_rust() {
 
 # Where the distribution's compilers are old, it may have rustup.
 install_rustup() {
+    find_rustup || return 1
+    use_rustup
+}
+
+find_rustup() {
+    if command -v rustup >/dev/null; then return; fi
+    have_apt || return 1
     refresh
     candidate rustup >/dev/null || return 1
     install_packages rustup
-    use_rustup
 }

@@ -402,6 +402,13 @@ impl Settings {
         self.defaults.get(row.key) == Some(value) || (may_be_printed && is_reachable)
     }
 
+    /// Whether the operator bounds what annotations may choose of this key.
+    #[must_use]
+    pub fn bounds(&self, key: Key) -> bool {
+        let are_listed = key == Key::Endpoint && !self.permissions.endpoints.is_empty();
+        are_listed || self.limits.bound(key)
+    }
+
     /// Whether the operator bounds where telemetry goes.
     #[must_use]
     pub fn bounds_endpoints(&self) -> bool {

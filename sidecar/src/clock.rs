@@ -1,6 +1,6 @@
 //! The clocks, which are read here only; from the kernel's monotonic time to wall time, across steps of the clock.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -16,6 +16,11 @@ pub fn now() -> Instant {
 #[expect(clippy::disallowed_methods, reason = "the one place that reads it")]
 pub fn wall_time() -> SystemTime {
     SystemTime::now()
+}
+
+/// CPU time that this thread has used, in user and kernel mode (clock_gettime(2), CLOCK_THREAD_CPUTIME_ID). A system call.
+pub fn thread_cpu_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 /// Readings that name one instant in every clock.

@@ -7,14 +7,23 @@ mod links;
 mod restore;
 mod room;
 mod timers;
+mod unfinished;
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use flowcar_shared::counter::{COUNTERS, Counter};
 
-use self::{excluded::ExcludedFlows, flows::Flows, links::Links};
+use self::{
+    excluded::ExcludedFlows,
+    flows::Flows,
+    links::Links,
+    unfinished::{Unfinished, Waiting},
+};
 use crate::{
-    clock::Anchor,
+    clock::{self, Anchor},
     config::Config,
     exporter_sockets::ExporterSockets,
     flow::{
@@ -25,7 +34,7 @@ use crate::{
     series::{SeriesLabels, lost_closes},
     snapshot::{SelfMetrics, Series, SeriesKey, Snapshot},
     source::{
-        Source, SourceError, Turn,
+        More, Source, SourceError, Turn,
         diag::{DiagError, DiagSource, Dumping, Pace},
         ebpf::EbpfSource,
     },
@@ -69,6 +78,7 @@ pub struct Follower {
     dumps: u64,
     links: Links,
     pace: Pace,
+    unfinished: Option<Unfinished>,
 }
 
 impl Follower {
@@ -80,6 +90,7 @@ impl Follower {
             dumps: 0,
             links: Links::default(),
             pace: Pace::new(limits.report),
+            unfinished: None,
         }
     }
 
@@ -111,7 +122,18 @@ impl Follower {
 
     /// Takes in what waits, but no more than one turn of the main loop may take. Gives whether more waits.
     pub fn drain(&mut self) -> bool {
-        self.drain_at_most(Turn::Short)
+        self.drain_at_most(Turn::Short).any()
+    }
+
+    /// Takes in all that waits now, or as much as there is time for.
+    pub fn drain_until(&mut self, deadline: Instant) {
+        let mut waiting = Waiting::upto(self.source.upto());
+        loop {
+            let more = self.drain_at_most(Turn::Short);
+            if waiting.is_over(more, self.source.taken()) || clock::now() >= deadline {
+                return;
+            }
+        }
     }
 
     /// Takes in all that waits now.
@@ -119,23 +141,48 @@ impl Follower {
         self.drain_at_most(Turn::Whole);
     }
 
-    fn drain_at_most(&mut self, turn: Turn) -> bool {
+    fn drain_at_most(&mut self, turn: Turn) -> More {
         let poll = self.poll();
         let Self { source, flows, .. } = self;
-        let more = match source {
-            Source::Ebpf(ebpf) => flows.records(ebpf, None, turn),
-            Source::Diag(diag) => flows.destroy_events(diag, turn, &poll),
+        let mut more = More::default();
+        match source {
+            Source::Ebpf(ebpf) => more.records = flows.records(ebpf, None, turn),
+            Source::Diag(diag) => more.events = flows.destroy_events(diag, turn, &poll),
             Source::Both(ebpf, diag) => {
-                let records = flows.records(ebpf, Some(diag), turn);
-                let closes = flows.destroy_events(diag, turn, &poll);
-                records || closes
+                more.records = flows.records(ebpf, Some(diag), turn);
+                more.events = flows.destroy_events(diag, turn, &poll);
             }
-        };
+        }
+        self.finish_poll(turn, more);
         self.bound_memory();
         if !self.flows.table.has_adopted() {
             self.source.adopted_closed();
         }
         more
+    }
+
+    /// Finishes a poll once all that waited at its end is taken in: a closed socket has sent its last record by then.
+    fn finish_poll(&mut self, turn: Turn, more: More) {
+        let taken = self.source.taken();
+        let over = self
+            .unfinished
+            .take_if(|unfinished| turn == Turn::Whole || unfinished.waiting.is_over(more, taken));
+        let Some(Unfinished {
+            poll,
+            judges,
+            shown,
+            ..
+        }) = over
+        else {
+            return;
+        };
+        let Self { source, flows, .. } = self;
+        if judges && let Source::Both(ebpf, diag) = source {
+            judge(ebpf, diag, flows, &poll);
+        }
+        if shown {
+            flows.poll_finished();
+        }
     }
 
     /// Limits the table, the series and the kernel's storage by the memory budget.
@@ -144,20 +191,28 @@ impl Follower {
         self.source.set_full(is_full);
     }
 
-    /// Takes in all that waits, for the last time.
-    pub fn conclude(&mut self) {
-        self.drain_all();
+    /// Takes in all that waits, or as much as there is time for, for the last time.
+    pub fn conclude(&mut self, deadline: Instant) {
+        self.drain_until(deadline);
         let poll = self.poll();
         self.flows.conclude(&poll);
     }
 
-    /// Polls the sockets, if that is due. The first poll adopts the connections that are open already; later polls come as often as
-    /// their cost allows.
+    /// Polls the sockets, if that is due, and takes in all that waits. The first poll adopts the connections that are open already; later
+    /// polls come as often as their cost allows.
     pub fn poll_sockets(&mut self) {
+        self.drain_all();
+        self.begin_poll();
+        self.drain_all();
+    }
+
+    /// The same, where what waits is taken in in turns: a poll is over, and the next may begin, once all is taken in that waited when it
+    /// began.
+    pub fn begin_poll(&mut self) {
         if !self.source.capabilities().dumps {
             return self.flows.settle();
         }
-        if !self.pace.is_due() {
+        if !self.pace.is_due() || self.unfinished.is_some() {
             return;
         }
         let dumping = Dumping::begin();
@@ -166,18 +221,25 @@ impl Follower {
         let first = self.dumps == 1;
         let Self { source, flows, .. } = self;
         flows.dump_begins();
-        let polled = match source {
+        let (polled, judges) = match source {
             Source::Ebpf(_) => return,
-            Source::Diag(diag) => alone(diag, flows, &poll),
-            Source::Both(ebpf, diag) if first => adopt(ebpf, diag, flows, &poll, &[0; COUNTERS]),
-            Source::Both(ebpf, diag) => beside(ebpf, diag, flows, &poll),
+            Source::Diag(diag) => (alone(diag, flows, &poll).map(|()| poll), false),
+            Source::Both(ebpf, diag) if first => {
+                let adopted = adopt(ebpf, diag, flows, &poll, &[0; COUNTERS]);
+                (adopted.map(|()| poll), false)
+            }
+            Source::Both(ebpf, diag) => (beside(ebpf, diag, flows, &poll), true),
         };
         let shown = polled.is_ok() || self.source.capabilities().handshakes;
-        self.dumped(polled, &dumping);
-        self.drain_all();
-        if shown {
-            self.flows.poll_finished();
-        }
+        let judges = judges && polled.is_ok();
+        let poll = *polled.as_ref().unwrap_or(&poll);
+        self.dumped(polled.map(|_| ()), &dumping);
+        self.unfinished = Some(Unfinished {
+            poll,
+            judges,
+            shown,
+            waiting: Waiting::upto(self.source.upto()),
+        });
     }
 
     /// Follows the cgroup that is at this path now, beside the previous one, whose flows stay followed until they close. Connections that
@@ -232,10 +294,13 @@ impl Follower {
         self.pace.dumped(dumping);
     }
 
-    /// Polls the sockets whether that is due or not, so that connections since the last poll are not missed.
-    pub fn poll_again(&mut self) {
+    /// Polls the sockets whether that is due or not, so that connections since the last poll are not missed, and takes in what waits as
+    /// long as there is time.
+    pub fn poll_again(&mut self, deadline: Instant) {
+        self.drain_until(deadline);
         self.pace.hurry();
-        self.poll_sockets();
+        self.begin_poll();
+        self.drain_until(deadline);
     }
 
     /// Requests one sample of every flow with its next round trip.
@@ -249,7 +314,7 @@ impl Follower {
         if self.source.capabilities().handshakes {
             self.source.ask_for_samples();
         } else {
-            self.poll_sockets();
+            self.begin_poll();
         }
     }
 
@@ -380,33 +445,35 @@ fn adopt(
 }
 
 /// Beside the programs dumps update the flows that the table knows. The ring is drained during a dump, which may take longer than
-/// the ring takes to fill.
+/// the ring takes to fill. Gives the circumstances, with the closes that were lost by then.
 fn beside(
     ebpf: &mut EbpfSource,
     diag: &mut DiagSource,
     flows: &mut Flows,
     poll: &PollContext,
-) -> Result<(), DiagError> {
+) -> Result<PollContext, DiagError> {
     const DRAIN_EVERY: u32 = 4_096;
-    let poll = &PollContext {
+    let poll = PollContext {
         lost_closes: lost_closes(&flows.books(&ebpf.kernel_counters())),
         ..*poll
     };
     let mut count = 0;
     diag.dump(|observed| {
-        flows.poll_sockets(observed, poll);
+        flows.poll_sockets(observed, &poll);
         count += 1;
         if count % DRAIN_EVERY == 0 {
             flows.records(ebpf, None, Turn::Whole);
         }
     })?;
-    // A closed socket has sent its last record.
-    flows.records(ebpf, Some(diag), Turn::Whole);
+    Ok(poll)
+}
+
+/// Evicts the flows that dumps do not show any more, once the records are taken in that were sent before this one was over.
+fn judge(ebpf: &EbpfSource, diag: &mut DiagSource, flows: &mut Flows, poll: &PollContext) {
     flows.finish_poll(diag, poll);
     let absent = flows.table.absent() + flows.excluded.absent();
     let waiting = flows.waiting(&ebpf.kernel_counters());
     flows
         .unattributed
         .finish_poll(poll.lost_closes, absent + waiting);
-    Ok(())
 }

@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::{
-    clock::Anchor,
+    clock::{self, Anchor},
     config::Config,
     control::{ControlRequest, Health, Listing, PeerListing, Question},
     flow::{Flow, InterimSpans},
@@ -20,6 +20,16 @@ use crate::{
 /// How often the ring buffer is drained. A flow's close is seen this much later at most; waking up for each record would cost the
 /// kernel side more than following the flow does.
 const DRAIN_EVERY: Duration = Duration::from_millis(100);
+
+/// CPU time that a report waits for what is there already, before a poll and behind it: a whole ring of the default size takes some 25 ms.
+/// With 1 % of a CPU it is a hundred times as long.
+const BEFORE_POLL: Duration = Duration::from_millis(40);
+const AFTER_POLL: Duration = Duration::from_millis(10);
+
+/// How long what waits is taken in at the end, by polls and behind them: whoever stops flowcar waits for a time, 30 s in Kubernetes, and the
+/// last report matters more. Only with little CPU time there is more.
+const POLLS_WITHIN: Duration = Duration::from_secs(5);
+const CONCLUDED_WITHIN: Duration = Duration::from_secs(2);
 
 /// The first report comes early: whoever has just started flowcar is waiting for it.
 const FIRST_REPORT: Duration = Duration::from_secs(1);
@@ -36,6 +46,14 @@ pub struct Session {
     polled: bool,
     /// The last turn left records in the ring.
     more: bool,
+    due: Option<DueReport>,
+}
+
+/// A report that is due, and until when it waits, as [`clock::thread_cpu_time`].
+#[derive(Clone, Copy, Debug)]
+enum DueReport {
+    BeforePoll(Duration),
+    AfterPoll(Duration),
 }
 
 /// The settings, and the bounds of the flows that are followed, within the memory limit that this process finds. To be called before there
@@ -82,6 +100,7 @@ impl Session {
             losses: Losses::default(),
             polled: false,
             more: false,
+            due: None,
             follower,
             exporter,
             drain: every(DRAIN_EVERY),
@@ -105,14 +124,42 @@ impl Session {
             ended = ended(&mut self.exporter) => return Err(ended),
             _ = self.drain.tick() => {}
             () = self.follower.woken() => {}
-            () = std::future::ready(()), if self.more => {}
+            () = std::future::ready(()), if self.more || self.due.is_some() => {}
             _ = self.sample.tick() => {
                 self.follower.ask_for_samples();
                 return Ok(Vec::new());
             }
-            _ = self.report.tick() => return Ok(self.poll_and_report()),
+            _ = self.report.tick() => {
+                let until = clock::thread_cpu_time() + BEFORE_POLL;
+                self.due.get_or_insert(DueReport::BeforePoll(until));
+            }
         }
-        Ok(self.drain())
+        let mut closed = self.drain();
+        closed.extend(self.advance_report());
+        Ok(closed)
+    }
+
+    /// The next step to a report that is due: some turns, the poll, some more turns. Gives the flows that closed by the poll.
+    fn advance_report(&mut self) -> Vec<Flow> {
+        let Some(due) = self.due.take() else {
+            return Vec::new();
+        };
+        let (DueReport::BeforePoll(until) | DueReport::AfterPoll(until)) = due;
+        let now = clock::thread_cpu_time();
+        self.due = match due {
+            waiting if self.more && now < until => Some(waiting),
+            DueReport::BeforePoll(_) => {
+                self.follower.anchor_again();
+                self.follower.begin_poll();
+                Some(DueReport::AfterPoll(clock::thread_cpu_time() + AFTER_POLL))
+            }
+            DueReport::AfterPoll(_) => {
+                self.cut_interim_spans();
+                self.report();
+                None
+            }
+        };
+        self.closed()
     }
 
     /// Exports nothing more.
@@ -124,14 +171,6 @@ impl Session {
     pub fn drain(&mut self) -> Vec<Flow> {
         self.more = self.follower.drain();
         self.closed()
-    }
-
-    fn poll_and_report(&mut self) -> Vec<Flow> {
-        self.follower.anchor_again();
-        let closed = self.poll_sockets();
-        self.cut_interim_spans();
-        self.report();
-        closed
     }
 
     /// The flows that closed since the last call. Their spans are exported.
@@ -148,9 +187,8 @@ impl Session {
 
     /// Polls the sockets where that is due, and takes in all that waits.
     pub fn poll_sockets(&mut self) -> Vec<Flow> {
-        self.follower.drain_all();
-        self.more = false;
         self.follower.poll_sockets();
+        self.more = false;
         self.closed()
     }
 
@@ -171,17 +209,20 @@ impl Session {
         self.follower.check_links()
     }
 
-    /// Polls the sockets for the last time, due or not, and takes in all that waits. Twice, because a poll proves the last byte of a
+    /// Polls the sockets for the last time, due or not, and takes in what waits. Twice if there is time, because a poll proves the last byte of a
     /// connection only where it finds the same count as the one before.
     pub fn last_poll(&mut self) -> Vec<Flow> {
-        self.follower.poll_again();
-        self.follower.poll_again();
+        let deadline = clock::now() + POLLS_WITHIN;
+        self.follower.poll_again(deadline);
+        if clock::now() < deadline {
+            self.follower.poll_again(deadline);
+        }
         self.closed()
     }
 
-    /// Takes in all that waits, for the last time.
+    /// Takes in all that waits, or as much as there is time for, for the last time.
     pub fn conclude(&mut self) -> Vec<Flow> {
-        self.follower.conclude();
+        self.follower.conclude(clock::now() + CONCLUDED_WITHIN);
         self.closed()
     }
 

@@ -206,11 +206,16 @@ fn wants_an_interpreter(elf: &[u8]) -> bool {
         .any(|at| number(at, 4) == PT_INTERP)
 }
 
-/// Every crate of the bill is locked at that version, and its licence is in the image.
+/// Every crate of the bill is locked at that version, and its licence is in the image; the standard library is the pinned compiler's.
 #[test]
 fn bill_of_materials_matches_the_lock_file() {
     let lock = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.lock");
     let lock = fs::read_to_string(lock).unwrap();
+    let pins = include_str!("../../.ci/pins");
+    let pinned = pins
+        .lines()
+        .find_map(|line| line.strip_prefix("RUST_IMAGE="));
+    let pinned = pinned.unwrap();
     for image in images() {
         let bill: Value = serde_json::from_str(&image.document("sbom.spdx.json")).unwrap();
         assert_eq!(bill["spdxVersion"], "SPDX-2.3");
@@ -223,6 +228,9 @@ fn bill_of_materials_matches_the_lock_file() {
             assert!(identifiers.insert(text("SPDXID")), "{package}");
             names.insert(name);
             assert_ne!(text("licenseDeclared"), "NOASSERTION", "{package}");
+            if name == "rust-std" {
+                assert_eq!(version, pinned, "{package}");
+            }
             if ["rust-std", "musl"].contains(&name) {
                 continue;
             }

@@ -157,3 +157,56 @@ fn images_take_no_other_compiler_than_the_pinned_one() {
         assert!(text.starts_with(words), "{what}: {text}");
     }
 }
+
+/// A program that prints this as its version; none where it is empty.
+fn stub(name: &str, version: &str) -> String {
+    match version {
+        "" => format!("{name}() {{ return 127; }}; "),
+        _ => format!("{name}() {{ echo \"{version}\"; }}; "),
+    }
+}
+
+#[test]
+fn images_take_the_pinned_rust_and_tests_any_that_is_new_enough() {
+    const PINNED: &str = "rustc 1.95.0 (59807616e 2026-04-14)";
+    const DISTRIBUTIONS: &str = "rustc 1.95.0 (59807616e 2026-04-14) (built from a source tarball)";
+    const NEWER: &str = "rustc 1.96.0 (abcdef012 2026-05-28)";
+    const OLDER: &str = "rustc 1.94.1 (abcdef012 2026-03-20)";
+    const FIND: &str = "source .ci/parts/rust.sh; RUST=1.95; RUST_IMAGE=1.95.0; cargo_home=/nowhere; cargo() { :; }; \
+                        find_rustup() { [[ -n $has_rustup ]]; }; use_versioned_rust() { return 1; }; \
+                        install_rust() { return 1; }; install_rustup() { return 1; }; use_rustup() { return 1; }; \
+                        at_least() { printf '%s\\n%s\\n' \"$2\" \"$1\" | sort -VC; }; took() { :; }; doing() { :; }; \
+                        logged() { echo \"$*\"; }; choose() { echo \"$1=$2\"; }; depends_on() { :; }; \
+                        die() { echo \"$1\"; exit 1; }; find_rust";
+    let installed = "rustup toolchain install 1.95.0 --profile minimal\nRUSTUP_TOOLCHAIN=1.95.0\n";
+    let none = "no Rust 1.95.0 of rustup's, and images take no other compiler";
+    for (what, rustc, rustup, expected) in [
+        ("image", PINNED, "", Ok("")),
+        ("image", NEWER, PINNED, Ok("RUSTUP_TOOLCHAIN=1.95.0\n")),
+        ("image", NEWER, NEWER, Ok(installed)),
+        ("image", DISTRIBUTIONS, "", Err(none)),
+        ("image", NEWER, "", Err(none)),
+        ("test", NEWER, "", Ok("")),
+        ("build", DISTRIBUTIONS, "", Ok("")),
+        ("test", OLDER, "", Err("no Rust since 1.95 is here")),
+    ] {
+        let stubs = stub("rustc", rustc) + &stub("rustup", rustup);
+        let found = Command::new("bash")
+            .args(["-euc", &(stubs + FIND)])
+            .env("what", what)
+            .env("has_rustup", rustup)
+            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&found.stdout);
+        assert_eq!(
+            found.status.success(),
+            expected.is_ok(),
+            "{what} {rustc}: {found:?}"
+        );
+        match expected {
+            Ok(all) => assert_eq!(text, all, "{what} {rustc}: {found:?}"),
+            Err(start) => assert!(text.starts_with(start), "{what} {rustc}: {text}"),
+        }
+    }
+}

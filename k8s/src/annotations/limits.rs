@@ -126,6 +126,24 @@ impl Limits {
         amount(Annotation::of(key).kind, self.maximum.get(&key)?)
     }
 
+    /// The least that an annotation may ask for of an amount, in its own unit: more than any where it is locked. `None` where it has
+    /// no bound.
+    pub(crate) fn least(&self, key: Key) -> Option<i128> {
+        if self.locked.contains(&key) {
+            return Some(i128::MAX);
+        }
+        amount(Annotation::of(key).kind, self.minimum.get(&key)?)
+    }
+
+    /// Whether annotations may have some values of this key only, or none.
+    pub(crate) fn bound(&self, key: Key) -> bool {
+        let bounds = [&self.minimum, &self.maximum];
+        self.locked.contains(&key)
+            || bounds.iter().any(|bounds| bounds.contains_key(&key))
+            || self.allowed.contains_key(&key)
+            || (key == Key::Endpoint && self.require_tls)
+    }
+
     /// Whether it is bound where telemetry goes.
     pub(crate) fn bounds_endpoints(&self) -> bool {
         self.require_tls || self.locked.contains(&Key::Endpoint)

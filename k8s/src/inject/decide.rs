@@ -6,7 +6,9 @@ use std::fmt;
 use serde_json::{Map, Value};
 
 use super::{
-    CONTAINER, Context, Form, Owner, Skip, Status, edit, placement, preset, view, volumes,
+    CONTAINER, Context, Form, Owner, Skip, Status, edit, placement,
+    preset::{self, Held},
+    view, volumes,
 };
 use crate::annotations::{INJECT, Key, Overrides, is_secure};
 use crate::budget::Budgets;
@@ -190,7 +192,7 @@ fn reserved_mount(pod: &Value) -> Option<Skip> {
 }
 
 /// The pod brings a container and a status of flowcar's, and flowcar would not have written them into this pod: the
-/// container differs, or the reason of `skip` ruled it out.
+/// container differs, the reason of `skip` ruled it out, or the operator's limits rule out what an earlier configuration allowed.
 pub(super) fn preset(
     sidecar: &PresetIn<'_>,
     skip: Option<&Skip>,
@@ -202,13 +204,20 @@ pub(super) fn preset(
         workload,
         settings,
     } = sidecar;
-    let differs = || preset::difference(pod, status, *workload, settings);
-    let is_large = || !preset::are_resources(pod, settings, budgets);
-    let field = ruled_out(status, skip)
-        .map(Cow::Borrowed)
-        .or_else(differs)
-        .or_else(|| is_large().then_some("resources".into()))?;
-    Some(Skip::Preset { field })
+    let difference = |held| preset::difference(pod, status, *workload, settings, held);
+    let forged = ruled_out(status, skip).map(Cow::Borrowed);
+    if let Some(field) = forged.or_else(|| difference(Held::ToCommonRules)) {
+        let is_earlier = false;
+        return Some(Skip::Preset { field, is_earlier });
+    }
+    let are_out_of_bounds = || !preset::are_resources(pod, settings, budgets);
+    let field =
+        difference(Held::ToLimits).or_else(|| are_out_of_bounds().then_some("resources".into()))?;
+    let is_current = matches!(status, Status::Injected { config, .. } if *config == settings.hash);
+    Some(Skip::Preset {
+        field,
+        is_earlier: !is_current,
+    })
 }
 
 /// The field of the pod for which flowcar would not have added its container.

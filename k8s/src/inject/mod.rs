@@ -104,11 +104,13 @@ pub enum Decision {
     Denied,
 }
 
-/// Whether the pod carries the sidecar that flowcar added: a status, and the container that it is about.
+/// Whether the pod carries the sidecar that flowcar added: a status, and the container that it is about. Limits that the operator
+/// set after it was added make no difference.
 #[must_use]
 pub fn has_sidecar(pod: &Value, settings: &Settings) -> bool {
     let status = Status::read(view::annotations(pod));
-    status.is_some_and(|status| preset::difference(pod, &status, None, settings).is_none())
+    let held = preset::Held::ToCommonRules;
+    status.is_some_and(|status| preset::difference(pod, &status, None, settings, held).is_none())
         && volumes::mounted_elsewhere(pod).is_none()
 }
 

@@ -4,17 +4,19 @@
 //! if flowcar would write the same program, rights, settings and identity: the fields, variables and mounts that flowcar
 //! writes are listed, and others do not fit. What the operator's configuration decides is compared with the one in force.
 //! Containers of a file that `kubectl flowcar inject` made, of an older configuration and behind other webhooks fit: those
-//! add variables that flowcar does not read, and mounts where it has nothing.
+//! add variables that flowcar does not read, and mounts where it has nothing. What an older configuration decided fits where
+//! an annotation may ask for it today.
 
 mod environment;
 mod mounts;
+mod socket;
 
 use std::borrow::Cow;
 
 use serde_json::{Value, json};
 
 use super::{CONTAINER, Owner, Status, environment as written, resources, view};
-use crate::annotations::{Key, parse_command};
+use crate::annotations::{Annotation, Key, parse_command};
 use crate::budget::{Budgets, is_best_effort};
 use crate::config::Settings;
 
@@ -56,6 +58,15 @@ const SECURITY_FIELDS: [&str; 11] = [
 /// The file for the termination message, at Kubernetes' own path. A file elsewhere would hide what is there.
 const TERMINATION_MESSAGE: &str = "/dev/termination-log";
 
+/// What the container of an earlier configuration is held to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Held {
+    /// What all configurations have in common: the pod runs, and was admitted when others were in force.
+    ToCommonRules,
+    /// The operator's limits of today, too.
+    ToLimits,
+}
+
 /// What a container of a pod is compared with.
 #[derive(Clone, Copy)]
 struct Preset<'a> {
@@ -65,6 +76,8 @@ struct Preset<'a> {
     ebpf: bool,
     /// By its status, it is of the configuration in force.
     is_current: bool,
+    /// The operator's limits hold for it.
+    is_held: bool,
     /// The workload, where the caller knows it.
     workload: Option<&'a Owner>,
     settings: &'a Settings,
@@ -76,6 +89,7 @@ pub(super) fn difference(
     status: &Status,
     workload: Option<&Owner>,
     settings: &Settings,
+    held: Held,
 ) -> Option<Cow<'static, str>> {
     let Status::Injected { form, config, .. } = status else {
         return Some("status".into());
@@ -93,19 +107,22 @@ pub(super) fn difference(
         (None, Some(regular)) => regular,
         (None, None) => return Some("container".into()),
     };
+    let is_current = *config == settings.hash;
     let preset = Preset {
         pod,
         container,
         ebpf: form == "ebpf",
-        is_current: *config == settings.hash,
+        is_current,
+        is_held: is_current || held == Held::ToLimits,
         workload,
         settings,
     };
     preset.difference()
 }
 
-/// Whether the container asks for no more than an annotation may, or than the namespace's budgets give it. A container of an earlier
-/// configuration is held to this, too: memory and processors are the node's.
+/// Whether the container asks for no more than an annotation may, or than the namespace's budgets give it, and for no less than an
+/// annotation may, or than a budget leaves it. A container of an earlier configuration is held to this, too: memory and processors are
+/// the node's.
 pub(super) fn are_resources(pod: &Value, settings: &Settings, budgets: &Budgets) -> bool {
     let mut containers = view::all_containers(pod);
     let Some(container) = containers.find(|container| view::is_named(container, CONTAINER)) else {
@@ -117,17 +134,20 @@ pub(super) fn are_resources(pod: &Value, settings: &Settings, budgets: &Budgets)
         if list == "requests" && is_guaranteed {
             return true;
         }
-        let Some(most) = settings.limits.most(key) else {
-            return true;
-        };
         let bounds = budgets.bounds(name);
         let given = [bounds.min, bounds.default].into_iter().flatten().max();
-        let own = resources::own_most(name, settings);
-        let most = most.max(own).max(given.unwrap_or_default());
+        let own = resources::own_range(name, settings);
+        let most = settings.limits.most(key);
+        let most = most.map(|most| most.max(*own.end()).max(given.unwrap_or_default()));
+        let is_lowered = !budgets.is_empty() || resources::has_pod_resources(pod);
+        let least = settings.limits.least(key).filter(|_| !is_lowered);
+        let least = least.map(|least| least.min(*own.start()));
         match resources::amount(container, list, name) {
-            Some(amount) => amount <= most,
+            Some(amount) => {
+                most.is_none_or(|most| amount <= most) && least.is_none_or(|least| amount >= least)
+            }
             // flowcar leaves out a limit on CPU, and all where the pod asks for nothing.
-            None => (list, name) != ("limits", "memory") || is_best_effort(pod),
+            None => most.is_none() || (list, name) != ("limits", "memory") || is_best_effort(pod),
         }
     })
 }
@@ -148,6 +168,13 @@ fn repository(image: &str) -> &str {
         Some(colon) => &name[..path + colon],
         None => name,
     }
+}
+
+/// The command that an annotation or a default of this text makes.
+fn written_command(text: &str) -> Option<Vec<Value>> {
+    let words = parse_command(text)?;
+    let words = words.iter().map(|word| json!(written::literal(word)));
+    Some(words.collect())
 }
 
 /// Whether the node's own rules for containers still hold: another webhook may name a profile, not take it away.
@@ -190,10 +217,10 @@ impl Preset<'_> {
     /// The configuration's own image; of an earlier configuration, any version of it.
     fn is_image(&self) -> bool {
         let config = &self.settings.config;
-        if config.allow_image_and_command {
+        let image = view::text(self.container, "/image").unwrap_or_default();
+        if self.may_choose(Annotation::of(Key::Image), image) {
             return true;
         }
-        let image = view::text(self.container, "/image").unwrap_or_default();
         let own = self.settings.defaults.get(Key::Image);
         let own = own.unwrap_or(&config.image);
         let mut mirrors = config.image_mirrors.iter();
@@ -202,20 +229,38 @@ impl Preset<'_> {
             || mirrors.any(|mirror| mirror == repository(image))
     }
 
-    /// The image's own command or the operator's.
+    /// The image's own command, the operator's, or one that an annotation may name.
     fn is_command(&self) -> bool {
         let command = view::list(self.container, "/command");
         let operators = self.settings.defaults.get(Key::Command);
-        let operators = operators.and_then(parse_command).map(|words| {
-            let words = words.iter().map(|word| json!(written::literal(word)));
-            words.collect::<Vec<_>>()
-        });
+        let operators = operators.and_then(written_command);
         let is_own = command == [json!("flowcar"), json!("export")];
+        let is_given = match operators {
+            Some(operators) => command == operators || (is_own && !self.is_current),
+            None => is_own,
+        };
+        is_given || self.is_chosen_command(command)
+    }
+
+    /// As the pod's annotation has it, or without spaces.
+    fn is_chosen_command(&self, command: &[Value]) -> bool {
+        let row = Annotation::of(Key::Command);
+        let words = command.iter().map(Value::as_str);
+        let words: Option<Vec<_>> = words.map(|word| Some(word?.replace("$$", "$"))).collect();
+        let short = words.map(|words| json!(words).to_string());
+        let annotation = view::annotations(self.pod).get(row.name);
+        let annotation = annotation.and_then(Value::as_str);
+        let mut texts = [annotation, short.as_deref()].into_iter().flatten();
+        texts.any(|text| {
+            written_command(text).is_some_and(|written| written == command)
+                && self.may_choose(row, text)
+        })
+    }
+
+    /// Whether the pod may choose this value of an annotation that the operator has to permit.
+    fn may_choose(&self, row: &'static Annotation, value: &str) -> bool {
         self.settings.config.allow_image_and_command
-            || match operators {
-                Some(operators) => command == operators || (is_own && !self.is_current),
-                None => is_own,
-            }
+            && (!self.is_held || self.settings.allows(row, value))
     }
 
     /// A probe is a command in the container, with its rights.

@@ -1,5 +1,7 @@
 //! The sidecar's resources, and the pod's quality of service.
 
+use std::ops::RangeInclusive;
+
 use serde_json::{Map, Value, json};
 
 use super::view;
@@ -47,9 +49,9 @@ pub(super) fn resources(
     json!({ "requests": requests, "limits": limits })
 }
 
-/// The most that flowcar gives its sidecar of a resource where no annotation asks for more, in nano-units: its own values
-/// and the operator's.
-pub(super) fn own_most(name: &str, settings: &Settings) -> i128 {
+/// The least and the most that flowcar gives its sidecar of a resource where no annotation asks for another amount, in nano-units: its
+/// own values and the operator's.
+pub(super) fn own_range(name: &str, settings: &Settings) -> RangeInclusive<i128> {
     let resource = RESOURCES.iter().find(|resource| resource.name == name);
     let values = resource.into_iter().flat_map(|resource| {
         let guaranteed = (name == "cpu").then_some(settings.config.guaranteed_cpu.as_str());
@@ -62,8 +64,9 @@ pub(super) fn own_most(name: &str, settings: &Settings) -> i128 {
             of(resource.limit),
         ]
     });
-    let amounts = values.flatten().filter_map(quantity::parse);
-    amounts.max().unwrap_or_default()
+    let amounts: Vec<_> = values.flatten().filter_map(quantity::parse).collect();
+    let of = |amount: Option<&i128>| amount.copied().unwrap_or_default();
+    of(amounts.iter().min())..=of(amounts.iter().max())
 }
 
 /// Kubernetes' rule (`pkg/apis/core/v1/helper/qos/qos.go`): every container, init containers too, has limits
@@ -86,7 +89,7 @@ pub(super) fn is_guaranteed(pod: &Value) -> bool {
 }
 
 /// A pod that budgets as a whole decides its class by that alone, but its containers must fit the budget.
-fn has_pod_resources(pod: &Value) -> bool {
+pub(super) fn has_pod_resources(pod: &Value) -> bool {
     ["/spec/resources/requests", "/spec/resources/limits"]
         .iter()
         .any(|field| !view::map(pod, field).is_empty())

@@ -74,6 +74,8 @@ pub enum Skip {
     Preset {
         /// The field that differs.
         field: Cow<'static, str>,
+        /// It is as an earlier configuration has it, and the operator's limits rule that out.
+        is_earlier: bool,
     },
     /// The pod is meant to complete, and a regular sidecar would not.
     WouldNeverEnd,
@@ -189,7 +191,14 @@ impl fmt::Display for Skip {
                 "container {} mounts {volume}, which only flowcar may mount",
                 clip(container, 30)
             ),
-            Self::Preset { field } => write!(
+            Self::Preset {
+                field,
+                is_earlier: true,
+            } => write!(
+                f,
+                "its container is of an earlier configuration, whose {field} is not allowed now: take it out"
+            ),
+            Self::Preset { field, .. } => write!(
                 f,
                 "its container flowcar is not as flowcar writes it ({}): take it out",
                 clip(field, 30)

@@ -129,25 +129,6 @@ fn endpoint(sidecar: &Sidecar<'_>) -> Option<Volume> {
     Some(Volume::new(ENDPOINT, source, &mounted).with_all_below(sidecar))
 }
 
-/// The endpoint as a pod that is there names it, for what the sidecar's own is: undoes [`Socket::endpoint`].
-pub(super) fn named_endpoint(pod: &Value, container: &Value, endpoint: &str) -> String {
-    let named = || {
-        let (directory, name) = socket_path(endpoint)?.rsplit_once('/')?;
-        let below = directory.strip_prefix(ENDPOINT_PATH)?;
-        let mounts = view::list(container, "/volumeMounts").iter();
-        let mut here = mounts.filter(|mount| view::text(mount, "/mountPath") == Some(directory));
-        let mount = here.next()?;
-        if !view::is_named(mount, ENDPOINT) {
-            return Some(format!("unix://{below}/{name}"));
-        }
-        let mut volumes = view::list(pod, "/spec/volumes").iter();
-        let volume = volumes.find(|volume| view::is_named(volume, ENDPOINT))?;
-        let directory = view::text(volume, "/hostPath/path")?;
-        Some(format!("unix://{directory}/{name}"))
-    };
-    named().unwrap_or_else(|| endpoint.to_owned())
-}
-
 /// `None` if the volume is not flowcar's; else its mount path, if it always has the same.
 pub(super) fn mount_path(volume: &str) -> Option<Option<&'static str>> {
     Some(match volume {

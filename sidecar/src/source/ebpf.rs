@@ -9,24 +9,25 @@ use aya::{
 use flowcar_shared::counter::{COUNTERS, Counter};
 use tokio::io::unix::AsyncFd;
 
-use super::{
-    Turn,
-    generations::Generations,
-    programs::{
-        CALLBACKS, attach_calls, attach_names, attach_programs, load, log_earlier_calls,
-        log_unobserved_calls, log_unobserved_names,
-    },
-};
 pub use super::{
     attach_error::AttachError,
     generations::Attachment,
     programs::{Loaded, Options, missing_capabilities},
 };
+use super::{
+    generations::Generations,
+    programs::{
+        CALLBACKS, attach_calls, attach_names, attach_programs, load, log_earlier_calls,
+        log_unobserved_calls, log_unobserved_names,
+    },
+    turn::{Allowance, Turn},
+};
 
 /// The map of the one variable that is written while the programs run: the sample epoch, and whether there is no room.
 const USERSPACE: &str = ".bss";
 
-/// Bytes of the ring that a short turn takes in: some 1,500 records of short connections, at a microsecond or two each.
+/// Bytes of the ring that a short turn takes in: some 1,500 records of short connections, at a microsecond or two each. Some are taken in
+/// after the turn's clock was asked for the last time, as they are decided together.
 const SHORT_TURN: u32 = 128 << 10;
 
 /// Bytes of the header in front of each record (`BPF_RINGBUF_HDR_SZ`, include/uapi/linux/bpf.h).
@@ -42,6 +43,7 @@ pub struct EbpfSource {
     userspace: Array<MapData, [u32; 2]>,
     sample_epoch: u32,
     is_full: bool,
+    taken: u64,
     /// The name of the program of the callbacks.
     callbacks: &'static str,
     /// Whether the kernel takes the programs for `connect()`.
@@ -178,15 +180,28 @@ impl EbpfSource {
             Turn::Short => self.options.ring_bytes.min(SHORT_TURN) as usize,
             Turn::Whole => self.options.ring_bytes as usize,
         };
-        let mut taken = 0;
+        let (mut taken, mut allowance) = (0, Allowance::of(turn));
+        let mut more = false;
         while let Some(record) = self.ring.get_mut().next() {
             take(&record);
             taken += RECORD_HEADER + record.len();
-            if taken >= most {
-                return true;
+            more = taken >= most || allowance.is_spent();
+            if more {
+                break;
             }
         }
-        false
+        self.taken += taken as u64;
+        more
+    }
+
+    /// Bytes of records that were taken in so far, with their headers.
+    pub const fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// The same once all is taken in that can wait now.
+    pub const fn upto(&self) -> u64 {
+        self.taken + self.options.ring_bytes as u64
     }
 
     /// The kernel's own counts so far, summed over its CPUs, by [`Counter::index`].
@@ -270,6 +285,7 @@ impl EbpfSource {
             userspace: Array::try_from(userspace).map_err(of)?,
             sample_epoch: 0,
             is_full: false,
+            taken: 0,
             callbacks,
             observes_calls: calls.is_ok(),
         })

@@ -10,12 +10,14 @@ pub mod namespace;
 pub mod namespace_counts;
 mod order;
 mod programs;
+mod turn;
 
 use std::path::Path;
 
 use caps::Capability;
 use flowcar_shared::counter::COUNTERS;
 
+pub use self::turn::{More, Taken, Turn};
 use self::{
     cause::Cause,
     diag::{DiagError, DiagSource},
@@ -42,16 +44,6 @@ pub struct Capabilities {
     pub handshakes: bool,
     /// The sockets that are open, by dumps: connections that were open before flowcar, and closes whose record was lost.
     pub dumps: bool,
-}
-
-/// How much of what waits is taken in at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
-    /// Some milliseconds of CPU time at most: reports, signals and probes wait meanwhile, and with 1 % of a CPU for a hundred
-    /// times as long.
-    Short,
-    /// As much as the kernel can keep, and so all that waits when it begins.
-    Whole,
 }
 
 /// Why no source can be opened.
@@ -198,6 +190,22 @@ impl Source {
                     () = diag.woken() => {}
                 }
             }
+        }
+    }
+
+    /// What was taken in so far.
+    pub fn taken(&self) -> Taken {
+        Taken {
+            records: self.ebpf().map_or(0, EbpfSource::taken),
+            events: self.diag().map_or(0, DiagSource::taken),
+        }
+    }
+
+    /// What is taken in once all is that can wait now.
+    pub fn upto(&self) -> Taken {
+        Taken {
+            records: self.ebpf().map_or(0, EbpfSource::upto),
+            events: self.diag().map_or(0, DiagSource::upto),
         }
     }
 

@@ -15,6 +15,7 @@ mod caps;
 mod cgroup;
 mod connect_hook;
 mod counters;
+mod cpu;
 mod detach;
 mod error;
 mod filter;
@@ -32,6 +33,7 @@ pub use caps::{OnlyCaps, with_only_caps};
 pub use cgroup::{Cgroup, cgroup2_mount};
 pub use connect_hook::{AtConnect, ConnectHook};
 pub use counters::Counters;
+pub use cpu::CpuQuota;
 pub use error::Error;
 pub use filter::Filtered;
 pub use need::{

@@ -4,7 +4,7 @@ mod seen;
 
 use std::{
     fs,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
     time::Duration,
 };
 
@@ -17,7 +17,7 @@ pub use self::seen::{Flow, Point, Seen, bytes_hold};
 use crate::{
     flowcar::{CAPABILITIES, by_descriptor},
     log_lines::LogLines,
-    place::{Cgroup, Netns, OnlyCaps, TestPod},
+    place::{Cgroup, CpuQuota, Netns, OnlyCaps, TestPod},
     receiver::Receiver,
 };
 
@@ -39,6 +39,26 @@ pub enum Mode {
     Auto,
 }
 
+// === impl Mode ===
+
+impl Mode {
+    const fn source(self) -> &'static str {
+        match self {
+            Self::Both | Self::Outside => "ebpf",
+            Self::Alone | Self::AloneInCgroup => "inet_diag",
+            Self::Auto => "auto",
+        }
+    }
+
+    fn take_rights(self, command: &mut Command) {
+        if self.source() == "ebpf" {
+            command.with_only_caps(&CAPABILITIES);
+        } else {
+            command.unprivileged();
+        }
+    }
+}
+
 /// A running `flowcar export`. It is killed on drop.
 #[derive(Debug)]
 pub struct Watch {
@@ -46,8 +66,10 @@ pub struct Watch {
     log: LogLines,
     receiver: Receiver,
     seen: Seen,
+    mode: Mode,
+    quota: Option<CpuQuota>,
     /// It is in this cgroup, not in the followed one.
-    _cgroup: Cgroup,
+    cgroup: Cgroup,
 }
 
 impl Watch {
@@ -77,20 +99,8 @@ impl Watch {
         let (_open, mut command) = by_descriptor().unwrap();
         cgroup.enter(&mut command).unwrap();
         netns.enter(&mut command).unwrap();
-        let source = match mode {
-            Mode::Both | Mode::Outside => {
-                command.with_only_caps(&CAPABILITIES);
-                "ebpf"
-            }
-            Mode::Alone | Mode::AloneInCgroup => {
-                command.unprivileged();
-                "inet_diag"
-            }
-            Mode::Auto => {
-                command.unprivileged();
-                "auto"
-            }
-        };
+        mode.take_rights(&mut command);
+        let source = mode.source();
         command.arg("export");
         if mode != Mode::Alone {
             command.arg("--cgroup").arg(pod.cgroup().path());
@@ -124,7 +134,9 @@ impl Watch {
             log,
             receiver,
             seen: Seen::without(receiver_port),
-            _cgroup: cgroup,
+            mode,
+            quota: None,
+            cgroup,
         };
         watch.reported("following");
         watch
@@ -205,6 +217,32 @@ impl Watch {
     /// Its process.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Leaves it this much CPU time in each period. False where the kernel cannot.
+    ///
+    /// # Panics
+    /// It has exited.
+    #[must_use]
+    pub fn limit_cpu(&mut self, quota: Duration, period: Duration) -> bool {
+        self.quota = CpuQuota::of(self.child.id(), &self.cgroup, quota, period).unwrap();
+        self.quota.is_some()
+    }
+
+    /// Asks it whether it is live, as the kubelet does in its container.
+    ///
+    /// # Panics
+    /// The question cannot be asked.
+    pub fn probe(&self, pod: &TestPod) -> Output {
+        let (_open, mut command) = by_descriptor().unwrap();
+        self.cgroup.enter(&mut command).unwrap();
+        if let Some(quota) = &self.quota {
+            quota.enter(&mut command).unwrap();
+        }
+        pod.netns().enter(&mut command).unwrap();
+        self.mode.take_rights(&mut command);
+        let command = command.args(["probe", "live", "--cgroup"]);
+        command.arg(pod.cgroup().path()).output().unwrap()
     }
 
     /// Sends it a signal.

@@ -6,7 +6,7 @@ use super::Preset;
 use crate::annotations::{Annotation, Key, TABLE};
 use crate::inject::environment::{COMPRESSION, IDENTITY, is_literal, with_references};
 use crate::inject::volumes::{
-    self, AUTHORITIES, CHECKPOINTS, CLIENT_CERTIFICATE, CLIENT_KEY, HOST_CGROUP, OLD_CHECKPOINTS,
+    AUTHORITIES, CHECKPOINTS, CLIENT_CERTIFICATE, CLIENT_KEY, HOST_CGROUP, OLD_CHECKPOINTS, Socket,
 };
 use crate::inject::{Owner, owner, view};
 
@@ -53,6 +53,7 @@ impl Preset<'_> {
             && IDENTITY.into_iter().all(is_there)
             && self.variable("FLOWCAR_HOST_CGROUP").is_some() == self.ebpf
             && (self.ebpf || self.value("FLOWCAR_SOURCE") == Some("inet_diag"))
+            && TABLE.iter().all(|row| self.may_be_absent(row))
             && self.is_owner()
     }
 
@@ -80,7 +81,7 @@ impl Preset<'_> {
     /// Whether a variable of no prefix decides which program runs, or where its telemetry goes.
     fn is_foreign_setting(&self, name: &str) -> bool {
         let is_read = || SETTINGS_OF_OTHERS.contains(&name.to_ascii_uppercase().as_str());
-        let is_bound = self.is_current && self.settings.bounds_endpoints();
+        let is_bound = self.is_held && self.settings.bounds_endpoints();
         name == "PATH" || name.starts_with("LD_") || (is_bound && is_read())
     }
 
@@ -99,9 +100,11 @@ impl Preset<'_> {
         }
         match name {
             _ if OWNER.contains(&name) => text.is_some_and(is_literal),
-            "FLOWCAR_STATE_DIR" => text.is_some_and(|text| self.is_checkpoints(text)),
+            "FLOWCAR_STATE_DIR" => {
+                self.may_have_checkpoints() && text.is_some_and(|text| self.is_checkpoints(text))
+            }
             // An earlier version's name.
-            "FLOWCAR_STATE" => !self.is_current,
+            "FLOWCAR_STATE" => self.may_have_checkpoints() && !self.is_current,
             HEADERS => self.is_headers(entry),
             _ => false,
         }
@@ -112,8 +115,30 @@ impl Preset<'_> {
         (path == CHECKPOINTS && !is_hosts) || (path == OLD_CHECKPOINTS && !self.is_current)
     }
 
-    /// A setting is bound by the limits of annotations. One of an earlier configuration, which had other limits, is not
-    /// held to these, but no reference to another variable may change its value.
+    fn may_have_checkpoints(&self) -> bool {
+        let row = Annotation::of(Key::Checkpoint);
+        let default = self.settings.defaults.get(row.key);
+        let is_default = default.is_none_or(|value| value == "on");
+        !self.is_held || is_default || self.settings.allows(row, "on")
+    }
+
+    /// Without the variable the sidecar's own default holds, where the operator has another and bounds what pods may choose.
+    fn may_be_absent(&self, row: &'static Annotation) -> bool {
+        let Some(name) = row.env.filter(|_| self.is_held) else {
+            return true;
+        };
+        let has_default = match row.key {
+            // The node's socket is left out where Pod Security forbids its directory, or its path is too long.
+            Key::Endpoint => Socket::of(&self.settings.defaults)
+                .is_none_or(|socket| self.ebpf && socket.excess().is_none()),
+            _ => true,
+        } && self.settings.defaults.get(row.key).is_some();
+        let is_bound = self.settings.bounds(row.key);
+        !has_default || !is_bound || self.variable(name).is_some()
+    }
+
+    /// A setting is bound by the limits of annotations. Where these do not hold, no reference to another variable may change
+    /// its value all the same.
     fn is_setting(&self, row: &'static Annotation, text: &str) -> bool {
         // The kubelet's own escape.
         let plain = text.replace("$$", "$");
@@ -128,9 +153,9 @@ impl Preset<'_> {
             // The content of another source is unknown.
             Key::ResourceAttributes => {
                 self.settings.are_own_identity(&plain)
-                    && (!self.is_current || self.settings.allows_attributes(&plain))
+                    && (!self.is_held || self.settings.allows_attributes(&plain))
             }
-            _ if !self.is_current => true,
+            _ if !self.is_held => true,
             // It follows from the form.
             Key::Source => true,
             Key::Compression if plain == COMPRESSION => true,
@@ -139,10 +164,7 @@ impl Preset<'_> {
                 owner::service(self.pod, annotations).as_deref() == Some(&*plain)
                     || self.settings.allows(row, &plain)
             }
-            Key::Endpoint => {
-                let named = volumes::named_endpoint(self.pod, self.container, &plain);
-                self.settings.allows(row, &named)
-            }
+            Key::Endpoint => self.allows_endpoint(&plain),
             _ => self.settings.allows(row, &plain),
         }
     }
@@ -154,7 +176,7 @@ impl Preset<'_> {
             return false;
         };
         let is_own = self.settings.defaults.get(row.key) == Some(name);
-        !self.is_current || is_own || self.settings.allows(row, &format!("{name}/{key}"))
+        !self.is_held || is_own || self.settings.allows(row, &format!("{name}/{key}"))
     }
 
     /// The workload is the one that the owner's reference says, or one that could have made it: a file names the outermost.

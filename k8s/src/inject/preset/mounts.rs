@@ -1,5 +1,7 @@
 //! The volumes of a container that a pod brings along, and where it mounts them.
 
+use std::path::Path;
+
 use serde_json::Value;
 
 use super::Preset;
@@ -11,7 +13,7 @@ use crate::inject::{view, volumes};
 const OF_OTHERS: [&str; 7] = ["mnt", "opt", "run", "srv", "tmp", "var", "vault"];
 
 /// The path as the kubelet takes it: without empty parts, and from the root. `None` if it goes up.
-fn absolute(path: &str) -> Option<String> {
+pub(super) fn absolute(path: &str) -> Option<String> {
     let mut whole = String::new();
     for part in path.split('/') {
         match part {
@@ -55,10 +57,11 @@ impl Preset<'_> {
         };
         let is_placed = match wanted {
             Some(wanted) => path == wanted,
-            None if name == volumes::ENDPOINT && self.is_current => {
-                path == volumes::ENDPOINT_PATH && self.has_socket_of_the_nodes()
+            // At another place in an earlier version. Without an endpoint in it, the node's directory is there for nothing.
+            None if name == volumes::ENDPOINT => {
+                let is_place = path == volumes::ENDPOINT_PATH;
+                (is_place || (!self.is_current && is_of_others(&path))) && self.has_socket_in(&path)
             }
-            // At another place in an earlier version.
             None => is_of_others(&path),
         };
         let is_whole = ["subPath", "subPathExpr", "mountPropagation"]
@@ -72,9 +75,8 @@ impl Preset<'_> {
         is_placed && is_whole && is_read_only
     }
 
-    /// Without an endpoint in it, the node's directory is there for nothing.
-    fn has_socket_of_the_nodes(&self) -> bool {
-        let prefix = format!("unix://{}/", volumes::ENDPOINT_PATH);
+    fn has_socket_in(&self, directory: &str) -> bool {
+        let prefix = format!("unix://{directory}/");
         view::list(self.container, "/env").iter().any(|entry| {
             let text = view::text(entry, "/value").unwrap_or_default();
             view::is_named(entry, "OTEL_EXPORTER_OTLP_ENDPOINT")
@@ -98,7 +100,11 @@ impl Preset<'_> {
             token.is_some_and(|volume| has(volume, "downwardAPI") || has(volume, "emptyDir"));
         let is_cgroup = match cgroup {
             Some(path) if self.is_current => path == self.settings.config.host_cgroup_path,
-            Some(path) => is_cgroup_path(path),
+            // Another path may be narrower, but not wider.
+            Some(path) => {
+                let own = &self.settings.config.host_cgroup_path;
+                is_cgroup_path(path) && (!self.is_held || Path::new(path).starts_with(own))
+            }
             None => false,
         };
         let are_certificates =
@@ -111,7 +117,7 @@ impl Preset<'_> {
         !sources.is_empty() && sources.iter().all(|source| self.is_certificate(source))
     }
 
-    /// A Secret or ConfigMap that annotations may name, of an earlier configuration any.
+    /// A Secret or ConfigMap that annotations may name; any, where the operator's limits do not hold.
     fn is_certificate(&self, source: &Value) -> bool {
         let named = |kind: &str| {
             let name = view::text(source, &format!("/{kind}/name"))?;
@@ -140,6 +146,6 @@ impl Preset<'_> {
             },
             _ => return false,
         };
-        is_allowed || !self.is_current
+        is_allowed || !self.is_held
     }
 }

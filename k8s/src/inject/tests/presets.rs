@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::budget::Budgets;
-use crate::inject::inject_within;
+use crate::inject::{has_sidecar, inject_within};
 
 /// How a pod that flowcar injected is changed.
 type Change = fn(&mut Value);
@@ -23,6 +23,11 @@ fn add_env(pod: &mut Value, name: &str, value: &str) {
     let env = own(pod)["env"].as_array_mut().expect("a list");
     env.retain(|entry| entry["name"] != name);
     env.push(json!({"name": name, "value": value}));
+}
+
+fn remove_env(pod: &mut Value, name: &str) {
+    let env = own(pod)["env"].as_array_mut().expect("a list");
+    env.retain(|entry| entry["name"] != name);
 }
 
 fn add_mount(pod: &mut Value, path: &str) {
@@ -58,6 +63,13 @@ fn owned() -> Value {
     pod
 }
 
+/// The same pod as an earlier configuration wrote it.
+fn older(pod: &Value, settings: &Settings) -> Value {
+    let text = pod.to_string();
+    let text = text.replace(&settings.hash, "0123456789abcdef");
+    serde_json::from_str(&text).expect("JSON")
+}
+
 fn decision(pod: &Value, settings: &Settings) -> Decision {
     inject_within(pod, &context(), settings, &Budgets::default()).decision
 }
@@ -73,7 +85,7 @@ fn injected(pod: &Value, settings: &Settings) -> Value {
 
 fn field_of(decision: &Decision) -> Option<&str> {
     match decision {
-        Decision::Skipped(Skip::Preset { field }) => Some(field),
+        Decision::Skipped(Skip::Preset { field, .. }) => Some(field),
         _ => None,
     }
 }
@@ -199,10 +211,132 @@ fn each_difference_is_named() {
     }
 }
 
-/// What only the operator's limits refuse.
+const SOCKET: &str = "unix:///run/otel/otlp.sock";
+
+fn mount_socket(pod: &mut Value, path: &str) {
+    let volumes = pod["spec"]["volumes"].as_array_mut().expect("a list");
+    volumes.retain(|volume| volume["name"] != "flowcar-endpoint");
+    let mounts = own(pod)["volumeMounts"].as_array_mut().expect("a list");
+    mounts.retain(|mount| mount["name"] != "flowcar-endpoint");
+    add_mount(pod, path);
+}
+
+/// What only the operator's limits refuse, whether the container claims this configuration or an earlier one.
 #[test]
 fn operators_limits_hold_for_a_sidecar_that_comes_along() {
     let rows: &[(&str, &str, Change)] = &[
+        ("locked: [endpoint]", "env", |pod| {
+            add_env(pod, "OTEL_EXPORTER_OTLP_ENDPOINT", "http://evil:4317");
+        }),
+        ("allowedEndpoints: ['http://c:4317']", "env", |pod| {
+            add_env(pod, "OTEL_EXPORTER_OTLP_ENDPOINT", "http://evil:4317");
+        }),
+        (
+            "{requireTls: true, defaults: {endpoint: 'https://c'}}",
+            "env",
+            |pod| add_env(pod, "OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4317"),
+        ),
+        ("maximum: {sampling: 1000}", "env", |pod| {
+            add_env(pod, "FLOWCAR_SPANS_PER_SECOND", "1001");
+        }),
+        ("maximum: {sampling: 1000}", "env", |pod| {
+            add_env(pod, "FLOWCAR_SPANS_PER_SECOND", " 1001");
+        }),
+        ("minimum: {sampling: 100}", "env", |pod| {
+            add_env(pod, "FLOWCAR_SPANS_PER_SECOND", "99");
+        }),
+        ("allowed: {log-level: [info, warn]}", "env", |pod| {
+            add_env(pod, "FLOWCAR_LOG", "trace");
+        }),
+        ("allowed: {headers-secret: [auth]}", "env", |pod| {
+            let env = own(pod)["env"].as_array_mut().expect("a list");
+            let key = json!({"name": "payments", "key": "headers"});
+            let from = json!({"secretKeyRef": key});
+            env.push(json!({"name": "OTEL_EXPORTER_OTLP_HEADERS", "valueFrom": from}));
+        }),
+        (
+            "{locked: [checkpoint], defaults: {checkpoint: off}}",
+            "env",
+            |pod| add_env(pod, "FLOWCAR_STATE_DIR", "/dev/shm"),
+        ),
+        // Without the variable the sidecar's own default holds.
+        (
+            "{locked: [endpoint], defaults: {endpoint: 'http://c:4317'}}",
+            "env",
+            |pod| remove_env(pod, "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ),
+        (
+            "{requireTls: true, defaults: {endpoint: 'unix:///run/otel/otlp.sock'}}",
+            "env",
+            |pod| {
+                mount_socket(pod, "/mnt/x");
+                remove_env(pod, "OTEL_EXPORTER_OTLP_ENDPOINT");
+            },
+        ),
+        (
+            "{maximum: {sampling: 10}, defaults: {sampling: 5}}",
+            "env",
+            |pod| remove_env(pod, "FLOWCAR_SPANS_PER_SECOND"),
+        ),
+        // The socket of the allowed name, in a volume of the pod's own.
+        (
+            "{locked: [endpoint], defaults: {endpoint: 'unix:///run/otel/otlp.sock'}}",
+            "env",
+            |pod| {
+                let path = "/run/flowcar-endpoint/run/otel";
+                mount_socket(pod, path);
+                let endpoint = format!("unix://{path}/otlp.sock");
+                add_env(pod, "OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint);
+            },
+        ),
+        (
+            "{allowed: {endpoint-volume: [otel]}, allowedEndpoints: ['unix:///run/otel/otlp.sock']}",
+            "env",
+            |pod| {
+                mount_socket(pod, "/run/otel");
+                add_env(pod, "OTEL_EXPORTER_OTLP_ENDPOINT", SOCKET);
+            },
+        ),
+        (
+            "{locked: [endpoint], defaults: {endpoint: 'unix:///run/otel/otlp.sock'}}",
+            "env",
+            |pod| add_mount(pod, "/run//flowcar-endpoint"),
+        ),
+        (
+            "{locked: [endpoint], defaults: {endpoint: 'unix:///run/otel/otlp.sock'}}",
+            "env",
+            |pod| add_mount(pod, "/run/flowcar-endpoint/otlp.sock"),
+        ),
+        (
+            "{locked: [endpoint], defaults: {endpoint: 'unix:///run/otel/otlp.sock'}}",
+            "env",
+            |pod| {
+                let text = pod.to_string().replace("\"/run/otel\"", "\"/run/evil\"");
+                *pod = serde_json::from_str(&text).expect("JSON");
+            },
+        ),
+        (
+            "hostCgroupPath: /sys/fs/cgroup/kubepods.slice",
+            "volumes",
+            |pod| {
+                let text = pod.to_string().replace("/kubepods.slice", "");
+                *pod = serde_json::from_str(&text).expect("JSON");
+            },
+        ),
+        (
+            "{allowImageAndCommand: true, allowed: {image: [a, b]}}",
+            "image",
+            |pod| set_own(pod, "image", json!("evil")),
+        ),
+        (
+            "{allowImageAndCommand: true, locked: [command]}",
+            "command",
+            |pod| set_own(pod, "command", json!(["/x"])),
+        ),
+        ("minimum: {memory-limit: 64Mi}", "resources", |pod| {
+            own(pod)["resources"] =
+                json!({"limits": {"memory": "8Mi"}, "requests": {"memory": "8Mi", "cpu": "1m"}});
+        }),
         ("allowedEndpoints: ['http://c:4317']", "env", |pod| {
             add_env(pod, "HTTP_PROXY", "http://evil:3128");
         }),
@@ -258,19 +392,70 @@ fn operators_limits_hold_for_a_sidecar_that_comes_along() {
         let settings = Config::parse(config).expect("valid");
         let mut fake = injected(&owned(), &settings);
         change(&mut fake);
-        let found = decision(&fake, &settings);
-        assert_eq!(
-            field_of(&found),
-            Some(*field),
-            "row {row}, {config}: {found:?}"
-        );
+        for fake in [&fake, &older(&fake, &settings)] {
+            let found = decision(fake, &settings);
+            assert_eq!(
+                field_of(&found),
+                Some(*field),
+                "row {row}, {config}: {found:?}"
+            );
+        }
     }
     // Where annotations are locked, flowcar's own values still fit.
     for config in [
         "locked: [compression, source, checkpoint, peer]",
         "minimum: {memory-limit: 1Gi}",
+        "{allowImageAndCommand: true, locked: [image, command]}",
+        "{locked: [endpoint], defaults: {endpoint: 'unix:///run/otel/otlp.sock'}}",
+        "{locked: [checkpoint], defaults: {checkpoint: off}}",
     ] {
         injected(&owned(), &Config::parse(config).expect("valid"));
+    }
+}
+
+/// A change of the configuration: what it allows still counts, what it no longer allows does not, and a pod that runs with that has the
+/// sidecar all the same.
+#[test]
+fn file_of_an_earlier_configuration_is_held_to_the_present_one() {
+    let before = |config: &str| {
+        let settings = Config::parse(config).expect("valid");
+        injected(&owned(), &settings)
+    };
+    let collector = "defaults: {endpoint: 'http://old:4317', sampling: 5000}";
+    let socket = "defaults: {endpoint: 'unix:///run/otel/otlp.sock'}";
+    for (earlier, present, field) in [
+        (collector, "defaults: {endpoint: 'http://new:4317'}", None),
+        (collector, "maximum: {sampling: 10000}", None),
+        ("{}", "defaults: {sampling: 5}", None),
+        (
+            "{}",
+            "{maximum: {sampling: 10}, defaults: {sampling: 5}}",
+            Some("env"),
+        ),
+        (collector, "maximum: {sampling: 1000}", Some("env")),
+        (collector, "locked: [endpoint]", Some("env")),
+        (
+            socket,
+            "{requireTls: true, defaults: {endpoint: 'https://c'}}",
+            None,
+        ),
+        (
+            "hostCgroupPath: /sys/fs/cgroup/kubepods",
+            "strict: true",
+            None,
+        ),
+    ] {
+        let pod = before(earlier);
+        let settings = Config::parse(present).expect("valid");
+        let found = decision(&pod, &settings);
+        assert_eq!(field_of(&found), field, "{earlier}, {present}: {found:?}");
+        let counts = found == Decision::AlreadyInjected { current: false };
+        assert_eq!(counts, field.is_none(), "{found:?}");
+        assert!(has_sidecar(&pod, &settings), "{earlier}, {present}");
+        if let Decision::Skipped(skip) = found {
+            let why = skip.to_string();
+            assert!(why.contains("of an earlier configuration"), "{why}");
+        }
     }
 }
 
@@ -325,9 +510,7 @@ fn own_sidecar_counts_behind_other_webhooks() {
     odd["metadata"]["ownerReferences"][0]["name"] = json!("a$(b)");
     injected(&odd, &settings);
     // As an earlier version and configuration wrote it.
-    let mut old = real.clone();
-    let text = old.to_string().replace(&settings.hash, "0123456789abcdef");
-    old = serde_json::from_str(&text).expect("JSON");
+    let mut old = older(&real, &settings);
     add_env(&mut old, "FLOWCAR_STATE", "/run/flowcar");
     let there = Decision::AlreadyInjected { current: false };
     assert_eq!(decision(&old, &settings), there);

@@ -10,7 +10,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
-    super::Turn,
+    super::turn::{Allowance, Turn},
     wire::{self, Message},
 };
 
@@ -24,8 +24,12 @@ const EVENT_BYTES: usize = 16 << 20;
 /// What a destroy event takes of that at least: a header, a `struct inet_diag_msg` and a `tcp_info`.
 const LEAST_EVENT: usize = 256;
 
-/// Destroy events that a short turn takes in, at two microseconds or three each.
+/// Destroy events that a short turn takes in, at two microseconds or three each. What they mean is worked out together behind that, when the
+/// turn's clock is not asked any more.
 const SHORT_TURN: usize = 1_500;
+
+/// Destroy events that wait at most, each in a datagram of its own.
+pub(super) const MOST_EVENTS: usize = EVENT_BYTES / LEAST_EVENT;
 
 /// `SKNLGRP_INET_TCP_DESTROY` and `SKNLGRP_INET6_TCP_DESTROY` (include/uapi/linux/sock_diag.h).
 const GROUPS: [u32; 2] = [1, 3];
@@ -114,9 +118,13 @@ impl DestroyEvents {
     pub(super) fn drain(&mut self, turn: Turn, mut each: impl FnMut(Message)) -> io::Result<bool> {
         let most = match turn {
             Turn::Short => SHORT_TURN,
-            Turn::Whole => EVENT_BYTES / LEAST_EVENT,
+            Turn::Whole => MOST_EVENTS,
         };
+        let mut allowance = Allowance::of(turn);
         for _ in 0..most {
+            if allowance.is_spent() {
+                break;
+            }
             match receive(self.socket.get_ref(), &mut self.buffer) {
                 Ok(Received::Kernel(length)) => {
                     wire::parse(&self.buffer[..length], |_, message| each(message));

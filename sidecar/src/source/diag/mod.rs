@@ -13,7 +13,7 @@ mod wire;
 
 use std::{
     cell::OnceCell,
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashSet, VecDeque},
     fs, io,
     net::IpAddr,
     os::unix::fs::MetadataExt as _,
@@ -25,11 +25,11 @@ use nix::ifaddrs::getifaddrs;
 
 use self::{
     cgroup_filter::{CgroupFilter, Side},
-    link::{DestroyEvents, Requests},
+    link::{DestroyEvents, MOST_EVENTS, Requests},
     listeners::Listeners,
     wire::Message,
 };
-use super::Turn;
+use super::turn::{Allowance, Turn};
 use crate::{
     clock,
     files::{NO_DESCRIPTOR, lacks_descriptor},
@@ -70,7 +70,9 @@ pub struct DiagSource {
     requests: Requests,
     destroy_events: Option<DestroyEvents>,
     /// Destroy events that came while a dump was read.
-    backlog: Vec<Message>,
+    backlog: VecDeque<Message>,
+    /// Destroy events that were taken in.
+    taken: u64,
     scope: CgroupFilter,
     listeners: Listeners,
     /// The network namespace's addresses as of this dump, except those that every namespace has; listed where they are needed.
@@ -109,7 +111,8 @@ impl DiagSource {
         Ok(Self {
             requests,
             destroy_events: None,
-            backlog: Vec::new(),
+            backlog: VecDeque::new(),
+            taken: 0,
             scope,
             listeners: Listeners::default(),
             addresses: OnceCell::new(),
@@ -242,7 +245,7 @@ impl DiagSource {
         // A dump may take longer than the receive buffer lasts.
         let mut between = || match destroy_events {
             Some(events) => events
-                .drain(Turn::Whole, |message| backlog.push(message))
+                .drain(Turn::Short, |message| backlog.push_back(message))
                 .map(|_| ()),
             None => Ok(()),
         };
@@ -285,6 +288,7 @@ impl DiagSource {
         let Self {
             destroy_events: Some(destroy_events),
             backlog,
+            taken,
             scope,
             counts,
             ..
@@ -293,6 +297,7 @@ impl DiagSource {
             return (closed, false);
         };
         let mut take = |message| {
+            *taken += 1;
             let Message::Socket(observed) = message else {
                 counts.malformed += 1;
                 return;
@@ -309,12 +314,28 @@ impl DiagSource {
                 Side::Unknown => counts.unscoped += u64::from(observed.peer.port() != 0),
             }
         };
-        std::mem::take(backlog).into_iter().for_each(&mut take);
+        let mut allowance = Allowance::of(turn);
+        while let Some(message) = backlog.pop_front() {
+            take(message);
+            if allowance.is_spent() {
+                return (closed, true);
+            }
+        }
         let more = destroy_events.drain(turn, take).unwrap_or_else(|error| {
             tracing::warn!(%error, "socket destroy events cannot be read");
             false
         });
         (closed, more)
+    }
+
+    /// Destroy events that were taken in so far.
+    pub const fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// The same once all are taken in that can wait now.
+    pub fn upto(&self) -> u64 {
+        self.taken + (self.backlog.len() + MOST_EVENTS) as u64
     }
 
     /// The state under a closed connection's addresses. Its timewait socket has its cookie if a dump showed the connection: else the

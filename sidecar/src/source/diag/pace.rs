@@ -15,8 +15,6 @@
 
 use std::time::{Duration, Instant};
 
-use nix::time::{ClockId, clock_gettime};
-
 use crate::clock;
 
 /// Dumps take at most one part in this many of a CPU's time, where reports come every ten seconds; or one part in [`LEAST_SHARE`] where
@@ -75,9 +73,9 @@ impl Pace {
         self.next = None;
     }
 
-    /// A dump that began on this thread is over, and all that came of it is taken in.
+    /// A dump that began on this thread is over, and the sockets that it showed are taken in.
     pub fn dumped(&mut self, dumping: &Dumping) {
-        let cost = cpu_time().saturating_sub(dumping.began);
+        let cost = clock::thread_cpu_time().saturating_sub(dumping.began);
         // Reports come by a clock of their own: a dump that is due a moment after one would wait for the next.
         self.next = Some(clock::now() + interval(cost, self.report).mul_f64(0.9));
     }
@@ -86,13 +84,10 @@ impl Pace {
 impl Dumping {
     /// Begins now, on this thread.
     pub fn begin() -> Self {
-        Self { began: cpu_time() }
+        Self {
+            began: clock::thread_cpu_time(),
+        }
     }
-}
-
-/// CPU time that this thread has used, in user and kernel mode (clock_gettime(2), CLOCK_THREAD_CPUTIME_ID).
-fn cpu_time() -> Duration {
-    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 #[cfg(test)]
@@ -134,8 +129,8 @@ mod tests {
         };
         let waits = due_in(&|| std::thread::sleep(Duration::from_millis(300)));
         let works = due_in(&|| {
-            let end = cpu_time() + Duration::from_millis(300);
-            while cpu_time() < end {
+            let end = clock::thread_cpu_time() + Duration::from_millis(300);
+            while clock::thread_cpu_time() < end {
                 std::hint::spin_loop();
             }
         });
