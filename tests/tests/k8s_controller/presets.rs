@@ -260,6 +260,21 @@ fn forged_sidecar_does_not_count_as_injected() {
         };
         assert!(ok && out.contains(&printed), "{row}: {out}{error}");
     }
+    // Whoever claims an earlier configuration is held to the limits of this one.
+    let mut earlier = preset(&real, "earlier");
+    let status = &mut earlier["metadata"]["annotations"]["flowcar.io/status"];
+    let mut claimed: Value = serde_json::from_str(status.as_str().expect("a status")).unwrap();
+    claimed["config"] = json!("0123456789abcdef");
+    *status = json!(claimed.to_string());
+    let env = sidecar(&mut earlier)["env"].as_array_mut().expect("a list");
+    env.retain(|entry| entry["name"] != "OTEL_EXPORTER_OTLP_ENDPOINT");
+    env.push(json!({"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "https://evil:4317"}));
+    let answer = tenant.create(PODS, &earlier).success();
+    let status = answer["metadata"]["annotations"]["flowcar.io/status"].to_string();
+    assert!(
+        status.contains("of an earlier configuration, whose env"),
+        "{status}"
+    );
     // What flowcar wrote counts, also when it is submitted again, as from a file.
     let again = tenant.create(PODS, &preset(&real, "again")).success();
     assert_eq!(
@@ -304,7 +319,8 @@ fn forged_sidecar_does_not_count_as_injected() {
     let (ok, out, _) = cli::run(&cluster, &["status"]);
     let line = out.lines().find(|line| line.starts_with("shop "));
     let figures: Vec<_> = line.expect("a line").split_whitespace().collect();
-    let skipped = (FAKES.len() + 1).to_string();
+    // And the one of an earlier configuration, and the one on the host's network.
+    let skipped = (FAKES.len() + 2).to_string();
     assert_eq!(figures, ["shop", "4", &skipped, "1"], "{out}");
     assert!(!ok);
     let (_, out, error) = cli::run(&cluster, &["-n", "shop", "explain", "pod/alone"]);
