@@ -113,6 +113,18 @@ impl Judged<'_> {
         let status = status_of(pod);
         match (&self.outcome.decision, &status) {
             (Decision::AlreadyInjected { .. }, _) => self.sentence(status.as_ref()),
+            // A workload whose template has no sidecar of its own gets the present one.
+            (
+                Decision::Skipped(Skip::Preset {
+                    field,
+                    is_earlier: true,
+                }),
+                Some(Status::Injected { form, version, .. }),
+            ) if has_sidecar(pod, settings) => {
+                format!(
+                    "has the sidecar, in the {form} form, by flowcar {version}, of an earlier configuration, and the operator does not allow its {field} now: restart the workload to renew it"
+                )
+            }
             (_, Some(Status::Injected { form, version, .. })) if has_sidecar(pod, settings) => {
                 let next = self.sentence(None);
                 format!(

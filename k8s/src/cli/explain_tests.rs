@@ -354,6 +354,18 @@ fn running_pod_is_explained_with_its_successor() {
     let with = injected(&asked(json!({})), &files());
     let line = |pod: &Value, files: &Files| explain_pod(pod, files, true).remove(0);
     assert!(line(&with, &renewed).ends_with("restart the workload to renew it"));
+    // Its memory is more than the operator allows by now.
+    let mut large = asked(json!({}));
+    large["metadata"]["annotations"]["flowcar.io/memory-limit"] = json!("1Gi");
+    let large = injected(&large, &files());
+    let bound = configured("maximum: {memory-limit: 256Mi}");
+    let expected = line(&large, &bound);
+    assert!(
+        expected.starts_with("has the sidecar, in the ebpf form")
+            && expected
+                .ends_with("and the operator does not allow its resources now: restart the workload to renew it"),
+        "{expected}"
+    );
     let mut off = with.clone();
     off["metadata"]["annotations"]["flowcar.io/inject"] = json!("disabled");
     let expected = line(&off, &files());

@@ -196,7 +196,7 @@ impl fmt::Display for Skip {
                 is_earlier: true,
             } => write!(
                 f,
-                "its container is of an earlier configuration, whose {field} is not allowed now: take it out"
+                "its container is of an earlier configuration, and the operator does not allow its {field} now: take it out"
             ),
             Self::Preset { field, .. } => write!(
                 f,
