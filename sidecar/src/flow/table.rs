@@ -218,6 +218,12 @@ impl Table {
         self.answers = answers;
     }
 
+    /// When a poll last showed this flow, of those that polls alone report.
+    pub fn last_shown(&self, cookie: u64) -> Option<Monotonic> {
+        let entry = self.flows.get(&cookie)?;
+        entry.history.is_some().then_some(entry.flow.seen)
+    }
+
     /// Segments that had come by the last poll of a flow's socket.
     pub fn polled_segs_in(&self, cookie: u64) -> Option<u32> {
         self.flows.get(&cookie)?.polled_segs_in

@@ -497,6 +497,7 @@ impl Flows {
     fn close(&mut self, events: &[CloseEvent], poll: &PollContext) {
         for event in events {
             let before = self.closed.len();
+            let shown = self.table.last_shown(event.observed.cookie);
             self.apply(Event::Destroyed(event, poll));
             let timed_out = |flow: &Flow| {
                 matches!(
@@ -505,7 +506,7 @@ impl Flows {
                 )
             };
             if self.closed[before..].iter().any(timed_out) {
-                self.timers.is_known_by_destroy_event(poll.at);
+                self.timers.is_known_by_destroy_event(shown, poll.at);
             }
         }
     }

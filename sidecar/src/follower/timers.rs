@@ -173,9 +173,10 @@ impl Timers {
         self.remember(Close { from: at, to: at });
     }
 
-    /// A timer aborted a connection a little before this time, when its destroy event came.
-    pub(super) fn is_known_by_destroy_event(&mut self, at: Monotonic) {
-        let from = Monotonic(at.0.saturating_sub(DESTROY_NS));
+    /// A timer aborted a connection after a poll had `shown` it, and before its destroy event came: its application may have held the
+    /// socket in between. Without a poll it was a little before.
+    pub(super) fn is_known_by_destroy_event(&mut self, shown: Option<Monotonic>, at: Monotonic) {
+        let from = shown.unwrap_or(Monotonic(at.0.saturating_sub(DESTROY_NS)));
         self.remember(Close { from, to: at });
     }
 
@@ -344,7 +345,7 @@ mod tests {
                 .for_each(|at| timers.is_known(Monotonic(at * MS)));
             destroy_events
                 .iter()
-                .for_each(|at| timers.is_known_by_destroy_event(Monotonic(at * MS)));
+                .for_each(|at| timers.is_known_by_destroy_event(None, Monotonic(at * MS)));
             let since = timers.between(&reading(1_000, 1_050, 7), &reading(2_000, 2_050, 9));
             let expected = Since {
                 aborted_by_timer: unexplained,
@@ -352,6 +353,14 @@ mod tests {
                 timewait_had_room: true,
             };
             assert_eq!(since, expected, "{closes:?} {destroy_events:?}");
+        }
+        // An application held the socket: the timer may have been counted before the first reading.
+        for (shown, unexplained) in [(900, None), (1_060, Some(1))] {
+            let mut timers = Timers::new();
+            let shown = Some(Monotonic(shown * MS));
+            timers.is_known_by_destroy_event(shown, Monotonic(1_900 * MS));
+            let since = timers.between(&reading(1_000, 1_050, 7), &reading(2_000, 2_050, 9));
+            assert_eq!(since.aborted_by_timer, unexplained);
         }
     }
 }
