@@ -272,7 +272,7 @@ fn forged_sidecar_does_not_count_as_injected() {
     let answer = tenant.create(PODS, &earlier).success();
     let status = answer["metadata"]["annotations"]["flowcar.io/status"].to_string();
     assert!(
-        status.contains("of an earlier configuration, whose env"),
+        status.contains("of an earlier configuration, and the operator does not allow its env now"),
         "{status}"
     );
     // What flowcar wrote counts, also when it is submitted again, as from a file.
