@@ -36,8 +36,7 @@ impl Pod {
         let pod = TestPod::new(name).unwrap();
         for address in ["fd99:18::1/128", "fd99:18::53/128"] {
             let mut ip = pod.netns().command("ip").unwrap();
-            // Without nodad it cannot be bound to until the kernel's work queue has had a turn.
-            let added = ip.args(["-6", "address", "add", address, "dev", "lo", "nodad"]);
+            let added = ip.args(["-6", "address", "add", address, "dev", "lo"]);
             assert!(added.status().unwrap().success(), "{address}");
         }
         resolver::start(&pod);

@@ -1,9 +1,10 @@
 //! A resolver in the pod's network and outside its cgroup, which answers by UDP and TCP.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     thread,
+    time::Duration,
 };
 
 use flowcar_tests::place::TestPod;
@@ -21,11 +22,26 @@ pub(crate) fn address(number: u8) -> IpAddr {
     IpAddr::from([127, 18, 0, number])
 }
 
+/// An IPv6 address that was just added cannot be bound to until the kernel's work queue has had a turn (net/ipv6/addrconf.c,
+/// addrconf_dad_work).
+fn once_it_is_there<T>(bind: impl Fn() -> io::Result<T>) -> T {
+    const TRIES: u32 = 1_000;
+    for _ in 0..TRIES {
+        match bind() {
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+                thread::sleep(Duration::from_millis(10));
+            }
+            bound => return bound.unwrap(),
+        }
+    }
+    panic!("the address stays tentative");
+}
+
 /// Starts it on both addresses.
 pub(crate) fn start(pod: &TestPod) {
     let bind = |at: &str| {
-        let (udp, tcp) = (UdpSocket::bind(at), TcpListener::bind(at));
-        (udp.unwrap(), tcp.unwrap())
+        let udp = once_it_is_there(|| UdpSocket::bind(at));
+        (udp, once_it_is_there(|| TcpListener::bind(at)))
     };
     let listening = pod.netns().run(|| {
         let stranger = UdpSocket::bind(STRANGER).unwrap();
