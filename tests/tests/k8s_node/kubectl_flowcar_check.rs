@@ -31,7 +31,7 @@ pub(crate) fn reports_what_is_broken(stage: &Stage, counted: &mpsc::Sender<()>) 
     stage.create_pod(BROKEN, &pod);
     broken.is_reported(
         "opted-in pods",
-        "1 of 3 opted in and were not seen by the webhook, pod/missed first",
+        "1 of 3 opted in and were not seen by the webhook, pod/missed in namespace broken first",
     );
     counted.send(()).unwrap();
 
