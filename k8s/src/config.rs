@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kube::core::{Selector, SelectorExt};
+use kube::core::Selector;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 mod scalar;
+mod settings;
+
+pub use settings::Settings;
 
 use crate::annotations::{
-    Annotation, INJECT, Key, Kind, Limits, Overrides, PREFIX, Permissions, Problem, RESOURCES,
-    Written, drop_contradictions, identity_of, is_secure,
+    INJECT, Key, Kind, Limits, Overrides, PREFIX, Permissions, RESOURCES, Written, is_secure,
 };
 
 /// The node's cgroup tree. Its parts are named by the kubelet's cgroup driver and root (`kubepods.slice`, `kubepods`,
@@ -127,23 +129,6 @@ pub enum ConfigError {
     /// Values that no pod could carry.
     #[error("the configuration has errors: {}", .0.join("; "))]
     Values(Vec<String>),
-}
-
-/// A configuration that was checked, with what follows from it.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The configuration as the operator wrote it.
-    pub config: Config,
-    /// The defaults that stand behind a pod's own overrides.
-    pub defaults: Overrides,
-    /// What annotations may decide.
-    pub permissions: Permissions,
-    /// What of that is locked or bounded.
-    pub limits: Limits,
-    /// The namespaces in which the API server asks the webhook.
-    pub namespaces: Selector,
-    /// Names this configuration and this version of flowcar: 16 hexadecimal digits.
-    pub hash: String,
 }
 
 // === impl Config ===
@@ -322,132 +307,6 @@ impl Config {
     }
 }
 
-// === impl Settings ===
-
-impl Default for Settings {
-    fn default() -> Self {
-        Config::default()
-            .check()
-            .expect("a test holds the default configuration valid")
-    }
-}
-
-impl Settings {
-    /// Whether no pod of this namespace is injected: it is flowcar's own, or the operator excludes it by name.
-    pub(crate) fn excludes(&self, namespace: &str, own: &str) -> bool {
-        let excluded = &self.config.excluded_namespaces;
-        namespace == own || excluded.iter().any(|name| name == namespace)
-    }
-
-    /// Whether the operator leaves a namespace with these labels out: the API server does not ask the webhook there. A namespace of which
-    /// nothing is known, without the label that the API server writes, is not left out.
-    pub(crate) fn leaves_out(&self, labels: &Map<String, Value>) -> bool {
-        let known = labels.contains_key(NAMESPACE_NAME);
-        let texts = labels.iter();
-        let texts =
-            texts.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())));
-        known && !self.namespaces.matches(&texts.collect())
-    }
-
-    /// Reads the overrides of one pod, on top of the operator's defaults, and every problem among them.
-    #[must_use]
-    pub fn overrides(&self, annotations: &Map<String, Value>) -> (Overrides, Vec<Problem>) {
-        self.overrides_in(&Map::new(), annotations)
-    }
-
-    /// The same in a namespace, whose defaults come before the operator's.
-    #[must_use]
-    pub fn overrides_in(
-        &self,
-        namespace: &Map<String, Value>,
-        annotations: &Map<String, Value>,
-    ) -> (Overrides, Vec<Problem>) {
-        let (mut own, mut problems) = self.limited(annotations);
-        let (of_namespace, _) = self.of_namespace(namespace);
-        let behind = of_namespace.clone().or(&self.defaults);
-        problems.extend(contradictions(&mut own, &behind));
-        let given = own.or(&of_namespace).with_identity_of(&self.defaults);
-        (given.or(&self.defaults), problems)
-    }
-
-    /// The errors in a namespace's defaults, in words. The author of a pod did not make them, so strict mode denies no
-    /// pod for them.
-    #[must_use]
-    pub fn namespace_errors(&self, namespace: &Map<String, Value>) -> Vec<String> {
-        let (_, problems) = self.of_namespace(namespace);
-        problems
-            .iter()
-            .map(|problem| format!("on the namespace: {problem}"))
-            .collect()
-    }
-
-    fn of_namespace(&self, namespace: &Map<String, Value>) -> (Overrides, Vec<Problem>) {
-        let (mut overrides, mut problems) = self.limited(namespace);
-        problems.extend(contradictions(&mut overrides, &self.defaults));
-        (overrides, problems)
-    }
-
-    /// What these annotations decide, within the operator's limits.
-    fn limited(&self, annotations: &Map<String, Value>) -> (Overrides, Vec<Problem>) {
-        let (mut overrides, mut problems) = Overrides::parse(annotations, &self.permissions);
-        problems.extend(self.limits.apply(&mut overrides));
-        (overrides, problems)
-    }
-
-    /// Whether a sidecar may have this setting: it is the operator's own value, or one that annotations may set.
-    #[must_use]
-    pub fn allows(&self, row: &'static Annotation, value: &str) -> bool {
-        let may_be_printed = row.kind.accepts(value) && self.limits.allow(row, value);
-        let is_reachable = row.key != Key::Endpoint || self.permissions.allows_endpoint(value);
-        self.defaults.get(row.key) == Some(value) || (may_be_printed && is_reachable)
-    }
-
-    /// Whether the operator bounds what annotations may choose of this key.
-    #[must_use]
-    pub fn bounds(&self, key: Key) -> bool {
-        let are_listed = key == Key::Endpoint && !self.permissions.endpoints.is_empty();
-        are_listed || self.limits.bound(key)
-    }
-
-    /// Whether the operator bounds where telemetry goes.
-    #[must_use]
-    pub fn bounds_endpoints(&self) -> bool {
-        !self.permissions.endpoints.is_empty() || self.limits.bounds_endpoints()
-    }
-
-    /// Whether a sidecar may have these attributes besides those that identify a pod.
-    #[must_use]
-    pub fn allows_attributes(&self, attributes: &str) -> bool {
-        let identity: Vec<_> = identity_of(attributes).collect();
-        let others = attributes
-            .split(',')
-            .filter(|pair| !identity.contains(pair));
-        let others: Vec<_> = others.collect();
-        let is_operators = self.defaults.get(Key::ResourceAttributes) == Some(attributes);
-        is_operators || others.is_empty() || self.limits.allow_attributes(&others.join(","))
-    }
-
-    /// Whether the attributes that identify a pod are the operator's own.
-    #[must_use]
-    pub fn are_own_identity(&self, attributes: &str) -> bool {
-        let operators = self
-            .defaults
-            .get(Key::ResourceAttributes)
-            .unwrap_or_default();
-        let known: Vec<_> = identity_of(operators).collect();
-        identity_of(attributes).all(|pair| known.contains(&pair))
-    }
-}
-
-/// Drops requests above their limits, and reports them.
-fn contradictions(
-    own: &mut Overrides,
-    defaults: &Overrides,
-) -> impl Iterator<Item = Problem> + use<> {
-    let dropped = drop_contradictions(own, defaults).into_iter();
-    dropped.map(|resource| Problem::RequestAboveLimit { resource })
-}
-
 /// Only what the sidecar is for: any other directory of the node would be in every pod.
 pub(crate) fn is_cgroup_path(path: &str) -> bool {
     let below = path.strip_prefix(CGROUP_TREE);
@@ -494,161 +353,4 @@ impl Level {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::{Config, Level, NAMESPACE_NAME, Settings};
-    use crate::annotations::Key;
-
-    #[test]
-    fn empty_file_is_the_default_configuration() {
-        assert_eq!(Config::parse("").expect("valid").config, Config::default());
-        assert_eq!(
-            Config::parse("{}").expect("valid").hash,
-            Settings::default().hash
-        );
-    }
-
-    #[test]
-    fn defaults_are_read_by_the_table_of_annotations() {
-        let settings =
-            Config::parse("defaults: {endpoint: 'http://c:4317', log-level: warn}").expect("valid");
-        assert_eq!(settings.defaults.get(Key::Endpoint), Some("http://c:4317"));
-        assert_eq!(settings.defaults.get(Key::LogLevel), Some("warn"));
-    }
-
-    /// What Helm's YAML 1.1 makes of values that nobody quotes, down to large numbers as floating point.
-    #[test]
-    fn defaults_may_be_numbers_and_booleans() {
-        let text = "{guaranteedCpu: 1, defaults: {sampling: 1e+06, exchange: true, dns: false, log-level: false, cpu-limit: 0.5, \
-                    memory-limit: 134217728, service-name: 7}}";
-        let settings = Config::parse(text).expect("valid");
-        assert_eq!(settings.config.guaranteed_cpu, "1");
-        for (key, value) in [
-            (Key::Sampling, "1000000"),
-            (Key::Exchange, "on"),
-            (Key::Dns, "off"),
-            (Key::LogLevel, "off"),
-            (Key::CpuLimit, "0.5"),
-            (Key::MemoryLimit, "134217728"),
-            (Key::ServiceName, "7"),
-        ] {
-            assert_eq!(settings.defaults.get(key), Some(value));
-        }
-        let wrong = "{defaults: {peer: true, sampling: [1], service-name: {a: b}}}";
-        assert!(Config::parse(wrong).is_err());
-        let error = Config::parse("{defaults: {peer: true}}").expect_err("no value of peer's");
-        assert!(
-            error.to_string().contains("flowcar.io/peer=\"true\""),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn pull_secrets_are_names() {
-        let secrets = Config::parse("imagePullSecrets: [registry, a.b]").expect("valid");
-        assert_eq!(secrets.config.image_pull_secrets, ["registry", "a.b"]);
-        for wrong in ["Registry", "a/b", ""] {
-            let text = format!("imagePullSecrets: [{wrong:?}]");
-            assert!(Config::parse(&text).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn mirrors_are_repositories() {
-        let mirrors =
-            Config::parse("imageMirrors: [mirror.test:5000/ghcr/flowcar]").expect("valid");
-        assert_eq!(mirrors.config.image_mirrors.len(), 1);
-        for wrong in [
-            "mirror.test/flowcar:1",
-            "mirror.test/flowcar@sha256:00",
-            "A",
-            "",
-        ] {
-            assert!(
-                Config::parse(&format!("imageMirrors: [{wrong:?}]")).is_err(),
-                "{wrong}"
-            );
-        }
-    }
-
-    #[test]
-    fn every_configuration_error_is_reported_at_once() {
-        let text = "{image: A, guaranteedCpu: x, allowedEndpoints: [nowhere], defaults: {log-levle: warn, inject: enabled}}";
-        let error = Config::parse(text).expect_err("five errors").to_string();
-        for part in [
-            "image=",
-            "guaranteedCpu",
-            "allowedEndpoints",
-            "did you mean flowcar.io/log-level",
-            "label the namespaces",
-        ] {
-            assert!(error.contains(part), "{part} in {error}");
-        }
-        assert!(
-            Config::parse("imgae: x")
-                .expect_err("unknown field")
-                .to_string()
-                .contains("imgae")
-        );
-    }
-
-    #[test]
-    fn hash_changes_with_every_field() {
-        let hash = |text: &str| Config::parse(text).expect("valid").hash;
-        assert_eq!(hash("strict: true"), hash("strict: true"));
-        assert_ne!(hash("strict: true"), hash(""));
-        assert_ne!(hash("defaults: {peer: none}"), hash(""));
-        assert_eq!(hash("").len(), 16);
-    }
-
-    #[test]
-    fn pod_security_levels_are_read_as_the_plugin_reads_them() {
-        let level = |value: &str| {
-            let labels = serde_json::json!({"pod-security.kubernetes.io/enforce": value});
-            Level::of_namespace(labels.as_object().expect("object"), Level::Privileged)
-        };
-        assert_eq!(level("privileged"), Level::Privileged);
-        assert_eq!(level("baseline"), Level::Baseline);
-        assert_eq!(level("restricted"), Level::Restricted);
-        assert_eq!(level("strict"), Level::Restricted);
-        assert_eq!(
-            Level::of_namespace(&serde_json::Map::new(), Level::Baseline),
-            Level::Baseline
-        );
-    }
-
-    #[test]
-    fn namespaces_outside_the_selector_are_left_out() {
-        let expression = |operator: &str, values: Value| json!({"matchExpressions": [{"key": "a", "operator": operator, "values": values}]});
-        let rows = [
-            (json!({}), [false, false, false]),
-            (json!({"matchLabels": {"a": "1"}}), [false, true, true]),
-            (expression("In", json!(["1", "3"])), [false, true, true]),
-            // Kubernetes' rule: it holds without the label.
-            (expression("NotIn", json!(["1"])), [true, false, false]),
-            (expression("Exists", json!([])), [false, false, true]),
-            (expression("DoesNotExist", json!([])), [true, true, false]),
-        ];
-        for (selector, expected) in rows {
-            let settings = Config::parse(&json!({"namespaceSelector": selector}).to_string());
-            let settings = settings.expect("a selector");
-            let found = [json!({"a": "1"}), json!({"a": "2"}), json!({"b": "1"})].map(|labels| {
-                let mut labels = labels.as_object().expect("labels").clone();
-                // Nothing is known of this one.
-                assert!(!settings.leaves_out(&labels));
-                labels.insert(NAMESPACE_NAME.to_owned(), json!("shop"));
-                settings.leaves_out(&labels)
-            });
-            assert_eq!(found, expected, "{selector}");
-        }
-        for wrong in [
-            expression("Near", json!(["1"])),
-            json!({"matchExpressions": [{"key": "a", "operator": "In"}]}),
-        ] {
-            let config = json!({"namespaceSelector": wrong}).to_string();
-            let error = Config::parse(&config).expect_err(&config).to_string();
-            assert!(error.contains("namespaceSelector: "), "{error}");
-        }
-    }
-}
+mod tests;

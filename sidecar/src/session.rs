@@ -60,7 +60,7 @@ enum DueReport {
 /// are connections.
 pub fn within_memory(config: &Config) -> (Config, Limits) {
     let (mut config, limits) = (config.clone(), Limits::from(config));
-    let budget = Budget::find(config.span_queue_bytes, config.exchanges.unwrap_or(false));
+    let budget = Budget::find(config.span_queue_bytes, config.measures_exchanges());
     if let Some(budget) = budget {
         let (flows, series) = (budget.flows(0), budget.series(0));
         let is_tight = flows < limits.flows || series < limits.naming.limit;

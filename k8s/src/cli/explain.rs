@@ -257,5 +257,4 @@ fn messages(found: &[Value], files: &Files, stored: bool) -> Vec<String> {
 }
 
 #[cfg(test)]
-#[path = "explain_tests.rs"]
 mod tests;

@@ -12,7 +12,7 @@ pub struct Fix {
 }
 
 /// By the reason that [`Report::reason`](super::Report::reason) names.
-static BY_REASON: [(&[&str], &[Fix]); 15] = [
+static BY_REASON: &[(&[&str], &[Fix])] = &[
     (
         &["capability"],
         &[
@@ -151,8 +151,8 @@ const fn fix(place: &'static str, text: &'static str) -> Fix {
 
 /// The ways for a reason, the simplest first.
 pub(super) fn of(reason: &str) -> &'static [Fix] {
-    let is_its = |(reasons, _): &&(&[&str], &[Fix])| reasons.contains(&reason);
-    let found = BY_REASON.iter().find(is_its);
+    let mut rows = BY_REASON.iter();
+    let found = rows.find(|(reasons, _)| reasons.contains(&reason));
     found.map_or(&[], |(_, fixes)| fixes)
 }
 

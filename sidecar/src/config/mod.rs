@@ -148,6 +148,11 @@ impl Config {
         Self::from_vars_os(env::vars_os(), shared)
     }
 
+    /// Whether exchanges are measured: not where neither the setting nor the command asks for them.
+    pub fn measures_exchanges(&self) -> bool {
+        self.exchanges.unwrap_or(false)
+    }
+
     fn from_vars_os(
         vars: impl IntoIterator<Item = (OsString, OsString)>,
         shared: Shared,

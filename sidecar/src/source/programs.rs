@@ -39,7 +39,7 @@ impl From<&Config> for Options {
     fn from(config: &Config) -> Self {
         Self {
             ring_bytes: config.ring_bytes,
-            exchanges: config.exchanges.unwrap_or(false),
+            exchanges: config.measures_exchanges(),
             names: config.names,
         }
     }
