@@ -40,6 +40,12 @@ pub struct Anchor {
 /// NTP's slewing (500 ppm) over a report interval.
 const STEP_NS: u64 = 50_000_000;
 
+/// Readings of all clocks within this time name one instant.
+const AT_ONCE_NS: u64 = 1_000_000;
+
+/// How often they are read until they do.
+const READINGS: u32 = 5;
+
 impl Anchor {
     /// Names an instant in both clocks.
     pub const fn new(monotonic: Monotonic, unix_ns: u64) -> Self {
@@ -59,15 +65,30 @@ impl Anchor {
         }
     }
 
-    /// Reads the clocks.
+    /// Reads the clocks, which takes less than a microsecond. A process that is stopped meanwhile, as by a quota of CPU time, reads them
+    /// again: what lies between would be taken for a suspend.
     pub fn now() -> Self {
+        let mut readings = (0..READINGS).map(|_| Self::read());
+        let first = readings.next().expect("there is one");
+        let at_once = std::iter::once(first)
+            .chain(readings)
+            .find(|(_, took_ns)| *took_ns <= AT_ONCE_NS);
+        at_once.unwrap_or(first).0
+    }
+
+    /// One reading of each, and the time from the first to the last, nanoseconds.
+    fn read() -> (Self, u64) {
         let monotonic_ns = read(ClockId::CLOCK_MONOTONIC);
         let unix_ns = read(ClockId::CLOCK_REALTIME);
-        Self {
+        let boot_ns = read(ClockId::CLOCK_BOOTTIME);
+        let took_ns = read(ClockId::CLOCK_MONOTONIC).saturating_sub(monotonic_ns);
+        let suspended_ns = boot_ns.saturating_sub(monotonic_ns);
+        let now = Self {
             monotonic_ns,
             unix_ns,
-            suspended_ns: read(ClockId::CLOCK_BOOTTIME).saturating_sub(monotonic_ns),
-        }
+            suspended_ns,
+        };
+        (now, took_ns)
     }
 
     /// Takes the newer readings. Gives the step in nanoseconds if the wall clock was stepped in between; a suspend is none.

@@ -23,7 +23,7 @@ use crate::{
     host::Host,
     memory,
     otlp::exporter::{Exporter, Patience},
-    session::{Session, within_memory},
+    session::{End, Session, within_memory},
     source::{self, Source, cause::Cause, ebpf::Options},
 };
 
@@ -95,8 +95,8 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
             done = session.step() => failed = done.err().map(Failure::from),
         }
     }
-    session.last_poll();
-    session.conclude();
+    session.last_poll(End::InTime);
+    session.conclude(End::InTime);
     let books = session.follower().books();
     tracing::info!(
         opened = books.opened,

@@ -125,13 +125,16 @@ impl Follower {
         self.drain_at_most(Turn::Short).any()
     }
 
-    /// Takes in all that waits now, or as much as there is time for.
-    pub fn drain_until(&mut self, deadline: Instant) {
+    /// Takes in all that waits now, or as much as there is time for. Gives whether that was all.
+    fn drain_until(&mut self, deadline: Option<Instant>) -> bool {
         let mut waiting = Waiting::upto(self.source.upto());
         loop {
             let more = self.drain_at_most(Turn::Short);
-            if waiting.is_over(more, self.source.taken()) || clock::now() >= deadline {
-                return;
+            if waiting.is_over(more, self.source.taken()) {
+                return true;
+            }
+            if is_over(deadline) {
+                return false;
             }
         }
     }
@@ -192,8 +195,12 @@ impl Follower {
     }
 
     /// Takes in all that waits, or as much as there is time for, for the last time.
-    pub fn conclude(&mut self, deadline: Instant) {
-        self.drain_until(deadline);
+    pub fn conclude(&mut self, deadline: Option<Instant>) {
+        if !self.drain_until(deadline) {
+            tracing::warn!(
+                "flowcar had too little CPU time to take in all that the kernel reported: connections that closed last count as live or, without eBPF, are missing"
+            );
+        }
         let poll = self.poll();
         self.flows.conclude(&poll);
     }
@@ -206,8 +213,8 @@ impl Follower {
         self.drain_all();
     }
 
-    /// The same, where what waits is taken in in turns: a poll is over, and the next may begin, once all is taken in that waited when it
-    /// began.
+    /// The same, but what waits is left to the next turns: the poll is over, and the next one may begin, once all is taken in that waited
+    /// at its end.
     pub fn begin_poll(&mut self) {
         if !self.source.capabilities().dumps {
             return self.flows.settle();
@@ -296,8 +303,10 @@ impl Follower {
 
     /// Polls the sockets whether that is due or not, so that connections since the last poll are not missed, and takes in what waits as
     /// long as there is time.
-    pub fn poll_again(&mut self, deadline: Instant) {
-        self.drain_until(deadline);
+    pub fn poll_again(&mut self, deadline: Option<Instant>) {
+        if !self.drain_until(deadline) {
+            return;
+        }
         self.pace.hurry();
         self.begin_poll();
         self.drain_until(deadline);
@@ -476,4 +485,9 @@ fn judge(ebpf: &EbpfSource, diag: &mut DiagSource, flows: &mut Flows, poll: &Pol
     flows
         .unattributed
         .finish_poll(poll.lost_closes, absent + waiting);
+}
+
+/// Whether there is no time left. Without a deadline there always is.
+fn is_over(deadline: Option<Instant>) -> bool {
+    deadline.is_some_and(|deadline| clock::now() >= deadline)
 }

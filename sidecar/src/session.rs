@@ -26,8 +26,7 @@ const DRAIN_EVERY: Duration = Duration::from_millis(100);
 const BEFORE_POLL: Duration = Duration::from_millis(40);
 const AFTER_POLL: Duration = Duration::from_millis(10);
 
-/// How long what waits is taken in at the end, by polls and behind them: whoever stops flowcar waits for a time, 30 s in Kubernetes, and the
-/// last report matters more. Only with little CPU time there is more.
+/// How long [`End::InTime`] takes in what waits, by polls and behind them. Only a flowcar with little CPU time needs longer.
 const POLLS_WITHIN: Duration = Duration::from_secs(5);
 const CONCLUDED_WITHIN: Duration = Duration::from_secs(2);
 
@@ -47,6 +46,15 @@ pub struct Session {
     /// The last turn left records in the ring.
     more: bool,
     due: Option<DueReport>,
+}
+
+/// How long the end may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Until all is taken in.
+    Whole,
+    /// Whoever stops flowcar waits for a time only (30 s in Kubernetes), and the last report matters more.
+    InTime,
 }
 
 /// A report that is due, and until when it waits, as [`clock::thread_cpu_time`].
@@ -80,6 +88,12 @@ pub fn within_memory(config: &Config) -> (Config, Limits) {
         }
     }
     (config, Limits { budget, ..limits })
+}
+
+impl End {
+    fn deadline(self, within: Duration) -> Option<std::time::Instant> {
+        (self == Self::InTime).then(|| clock::now() + within)
+    }
 }
 
 impl Session {
@@ -176,6 +190,10 @@ impl Session {
     /// The flows that closed since the last call. Their spans are exported.
     fn closed(&mut self) -> Vec<Flow> {
         let closed = self.follower.take_closed();
+        if !closed.is_empty() {
+            // A suspend since the last report counts to the time of what closed behind it.
+            self.follower.anchor_again();
+        }
         if let Some(exporter) = &mut self.exporter {
             let anchor = self.follower.anchor();
             for flow in &closed {
@@ -209,20 +227,18 @@ impl Session {
         self.follower.check_links()
     }
 
-    /// Polls the sockets for the last time, due or not, and takes in what waits. Twice if there is time, because a poll proves the last byte of a
-    /// connection only where it finds the same count as the one before.
-    pub fn last_poll(&mut self) -> Vec<Flow> {
-        let deadline = clock::now() + POLLS_WITHIN;
+    /// Polls the sockets for the last time, due or not, and takes in what waits. Twice if there is time, because a poll proves the last
+    /// byte of a connection only where it finds the same count as the one before.
+    pub fn last_poll(&mut self, end: End) -> Vec<Flow> {
+        let deadline = end.deadline(POLLS_WITHIN);
         self.follower.poll_again(deadline);
-        if clock::now() < deadline {
-            self.follower.poll_again(deadline);
-        }
+        self.follower.poll_again(deadline);
         self.closed()
     }
 
     /// Takes in all that waits, or as much as there is time for, for the last time.
-    pub fn conclude(&mut self) -> Vec<Flow> {
-        self.follower.conclude(clock::now() + CONCLUDED_WITHIN);
+    pub fn conclude(&mut self, end: End) -> Vec<Flow> {
+        self.follower.conclude(end.deadline(CONCLUDED_WITHIN));
         self.closed()
     }
 

@@ -237,7 +237,9 @@ fn command_without_connections_is_explained() {
         [hint, table.contains(systemd) && json.contains(systemd)]
     };
     assert_eq!(hints(&["true"]), [true, false]);
-    assert_eq!(hints(&["echo", "systemd-run"]), [true, true]);
+    assert_eq!(hints(&["echo", "systemd-run"]), [true, false]);
+    let delegates = ["sh", "-c", "true; systemd-run --no-such-option true; true"];
+    assert_eq!(hints(&delegates), [true, true]);
     let refused = format!(
         "{} call 127.0.0.1:9; true",
         traffic::program().unwrap().display()

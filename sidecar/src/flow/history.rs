@@ -302,8 +302,9 @@ impl History {
         fin_acked: Option<bool>,
     ) -> Option<bool> {
         let by_other_end = match other_end {
-            OtherEnd::Acknowledged(payload) => match info.bytes_received.checked_sub(payload)? {
-                more @ 0..=1 => Some(more == 1),
+            // Other counts are those of an earlier connection.
+            OtherEnd::Acknowledged(payload) => match info.bytes_received.checked_sub(payload) {
+                Some(more @ 0..=1) => Some(more == 1),
                 _ => None,
             },
             // It acknowledged this end's FIN, which would have acknowledged its own.
@@ -366,10 +367,10 @@ impl History {
             Some(true) if answers.timewait_had_room => Orderly::Yes(CloseReason::PeerFin),
             Some(true) => Orderly::Unknown,
             _ if self.last.has_closed() => Orderly::No,
-            // Data came for the timewait socket, which answers with a RST and is removed.
-            _ if peer.other_end == OtherEnd::Unacknowledged => Orderly::Yes(CloseReason::LocalFin),
             // An application that closes with something unread sends a RST, and leaves no timewait socket.
             Some(false) if observed.unread > 0 || info.was_held_after_its_fin() => Orderly::No,
+            // Data came for the timewait socket, which answers with a RST and is removed.
+            _ if peer.other_end == OtherEnd::Unacknowledged => Orderly::Yes(CloseReason::LocalFin),
             Some(false) => Orderly::Unknown,
             // A RST from another host that removed the timewait socket, or ended the half-closed socket, is in no count.
             None if info.bytes_received > 0

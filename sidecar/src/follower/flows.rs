@@ -469,7 +469,8 @@ impl Flows {
             let now = Reading::now();
             let since = self.timers.between(&self.counted[1], &now);
             let lately = self.timers.between(self.lately.before(), &now);
-            table.answer(since.answers(lately, &closed, alone));
+            // Timers that ended sockets whose events still wait are counted by now.
+            table.answer(since.answers(lately, &closed, alone && !more));
         }
         for (observed, found) in queried {
             if table.fin_is_uncertain(&observed, found) {

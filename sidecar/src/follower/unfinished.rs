@@ -1,5 +1,6 @@
-//! What waits in the kernel is taken in in short turns, as reports, signals and probes wait meanwhile. Here is counted when all is taken in
-//! that waited at some time: before that it cannot be said what has closed, as the records and events that say so may be among it.
+//! Polls that are not judged yet. Records and events stay in the kernel for several short turns, because reports, signals and probes have
+//! their turns in between. Only once all is taken in that was there at a poll's end is it known which of the flows that the poll did not
+//! show have closed: their records and events may be among it.
 
 use crate::{
     flow::PollContext,

@@ -23,7 +23,7 @@ use crate::{
     follower::{Follower, Limits},
     hardening::{self, Needs},
     otlp::exporter::{Exporter, Patience},
-    session::{Session, within_memory},
+    session::{End, Session, within_memory},
     source::{Source, SourceError, ebpf::Options},
     view::Sums,
 };
@@ -90,7 +90,7 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
     });
     let status = follow(&mut session, &mut child, &mut report, polls).await?;
     settle(&mut session, &mut report, polls).await;
-    let closed = session.conclude();
+    let closed = session.conclude(End::Whole);
     report.closed(&closed, session.follower().anchor());
     still_open(&session, &mut report);
     let mut sums = Sums {
@@ -127,15 +127,19 @@ fn open(config: &Config, cgroup: &Path) -> Result<(Source, Config), SourceError>
             exchanges,
             ..Options::from(config)
         };
-        let source = Source::open(source(config), Some(cgroup), options)?;
-        let mut config = config.clone();
-        config.exchanges = Some(exchanges);
-        Ok((source, config))
+        Source::open(source(config), Some(cgroup), options)
     };
-    match config.exchanges {
-        Some(exchanges) => open(exchanges),
-        None => open(true).or_else(|_| open(false)),
-    }
+    let source = match config.exchanges {
+        Some(exchanges) => open(exchanges)?,
+        None => open(true).or_else(|error| {
+            let source = open(false)?;
+            tracing::warn!(%error, "exchanges are not measured");
+            Ok::<_, SourceError>(source)
+        })?,
+    };
+    let mut config = config.clone();
+    config.exchanges = Some(source.observes_packets());
+    Ok((source, config))
 }
 
 /// A user who runs a command to see its flows wants to see all of them, or the reason why not.
@@ -219,7 +223,7 @@ async fn settle(session: &mut Session, report: &mut Report, polls: bool) {
     let began = Instant::now();
     let (mut least, end) = (began, began + SETTLE);
     if polls {
-        let closed = session.last_poll();
+        let closed = session.last_poll(End::Whole);
         report.closed(&closed, session.follower().anchor());
         least = began + DESTROY_EVENT_DELAY;
     }
@@ -232,7 +236,7 @@ async fn settle(session: &mut Session, report: &mut Report, polls: bool) {
         }
         if now >= end {
             // For the counts of those that stay open.
-            let closed = session.last_poll();
+            let closed = session.last_poll(End::Whole);
             return report.closed(&closed, session.follower().anchor());
         }
         tokio::time::sleep(Duration::from_millis(5)).await;

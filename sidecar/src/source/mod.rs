@@ -266,6 +266,11 @@ impl Source {
         }
     }
 
+    /// Whether packets are inspected, for exchanges.
+    pub fn observes_packets(&self) -> bool {
+        self.ebpf().is_some_and(EbpfSource::observes_packets)
+    }
+
     const fn ebpf(&self) -> Option<&EbpfSource> {
         match self {
             Self::Ebpf(ebpf) | Self::Both(ebpf, _) => Some(ebpf),

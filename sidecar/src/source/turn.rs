@@ -1,4 +1,4 @@
-//! How much of what waits is taken in at once.
+//! Turns of the main loop: how many of the records and events that wait in the kernel each one takes in, bounded by CPU time.
 
 use std::time::Duration;
 

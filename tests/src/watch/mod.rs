@@ -164,10 +164,13 @@ impl Watch {
             seen.take(export);
             enough(seen)
         });
+        let ends = || seen.flows.iter().map(|flow| (flow.local, flow.peer));
         assert!(
             done.unwrap(),
-            "{what} never came: {:?} {:#?}",
+            "{what} never came: {} flows without those of port {}, {:?}, {:#?}",
             seen.flows.len(),
+            seen.receiver_port(),
+            ends().collect::<Vec<_>>(),
             seen.metrics
         );
         &self.seen

@@ -251,6 +251,17 @@ fn close_reason_of_a_socket_that_left_nothing_follows_from_the_evidence() {
         row(None, Acknowledged(100), NO_ROOM, Unknown, (100, true)),
         row(None, Acknowledged(101), QUIET, Unknown, (101, true)),
         row(None, Unacknowledged, RESET_SENT, LocalFin, (101, true)),
+        // It had closed its direction only, and was cut off.
+        Row {
+            received: (1, 101, 101),
+            ..row(None, Unacknowledged, RESET_SENT, Reset, (101, true))
+        },
+        Row {
+            last_ack_recv_ms: 2_000,
+            ..row(None, Unacknowledged, RESET_SENT, Reset, (101, true))
+        },
+        // The other end's counts are of an earlier connection.
+        row(open(1, 100), Acknowledged(500), QUIET, PeerFin, (100, true)),
         // No data came since the poll, and a FIN or none.
         row(open(1, 100), unknown, RESET_SENT, PeerFin, (100, true)),
         row(open(1, 101), unknown, QUIET, Unknown, (101, true)),
