@@ -106,7 +106,7 @@ fn no_connection_is_lost_at_full_rate() {
         return;
     };
     let (_, lost) = closed_and_lost(&report, &seen);
-    assert_eq!(lost, 0.0);
+    assert_eq!(lost, 0.0, "{:#?}", seen.metrics);
     assert_eq!(seen.sum("flowcar.self.record.dropped", &[]), 0.0);
     let opened = seen.began();
     assert_eq!(opened, 2.0 * report.connections as f64);
