@@ -19,7 +19,7 @@ pub fn sentence(error: &anyhow::Error) -> String {
         // Some libraries put their cause's text into their own.
         let is_repeated = parts
             .last()
-            .is_some_and(|last: &String| last.ends_with(&part));
+            .is_some_and(|last: &String| last.contains(&part));
         if !is_repeated {
             parts.push(part);
         }
@@ -159,6 +159,8 @@ mod tests {
     fn causes_are_not_repeated() {
         let error = anyhow::anyhow!("line 3 is wrong").context("reading a.yaml: line 3 is wrong");
         assert_eq!(sentence(&error), "reading a.yaml: line 3 is wrong");
+        let error = anyhow::anyhow!("no a").context("it has errors: no a; compare it");
+        assert_eq!(sentence(&error), "it has errors: no a; compare it");
         let error = anyhow::anyhow!("no such file").context("reading a.yaml");
         assert_eq!(sentence(&error), "reading a.yaml: no such file");
     }
