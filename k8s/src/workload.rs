@@ -45,6 +45,10 @@ pub fn pod_annotations(object: &Value) -> Map<String, Value> {
         return Map::new();
     }
     let mut message = map(object, "/metadata/annotations");
+    // Those of a CronJob's Jobs are copied once the Jobs are made.
+    for (name, value) in map(object, "/spec/jobTemplate/metadata/annotations") {
+        message.entry(name).or_insert(value);
+    }
     message.retain(|name, _| name.starts_with(PREFIX) && !OWN_MARKS.contains(&name.as_str()));
     if let (None, Some(start)) = names(object) {
         let kind = text(object, "kind").unwrap_or_default();
@@ -544,6 +548,23 @@ mod tests {
         let mut nameless = object;
         nameless["metadata"] = json!({"annotations": {"flowcar.io/inject": "enabled"}});
         assert_eq!(written(&nameless), nameless);
+    }
+
+    #[test]
+    fn annotations_of_a_job_template_count_as_in_the_jobs_made_of_it() {
+        let own = json!({"flowcar.io/inject": "enabled", "flowcar.io/peer": "auto"});
+        let cron_job = json!({"kind": "CronJob", "metadata": {"name": "n", "annotations": {"flowcar.io/peer": "none"}},
+            "spec": {"jobTemplate": {"metadata": {"annotations": own}, "spec": {"template": {}}}}});
+        let before = pod_annotations(&cron_job);
+        let job = json!({"kind": "Job", "metadata": {"name": "n-29000000", "annotations": own},
+            "spec": written(&cron_job)["spec"]["jobTemplate"]["spec"]});
+        let pods = written(&job)["spec"]["template"]["metadata"]["annotations"].clone();
+        let expected = json!({"flowcar.io/peer": "none", "flowcar.io/inject": "enabled"});
+        assert_eq!(Value::Object(before), expected);
+        assert_eq!(
+            [&pods["flowcar.io/peer"], &pods["flowcar.io/inject"]],
+            ["none", "enabled"]
+        );
     }
 
     #[test]

@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::files::judge;
 use super::files::{
     Files, is_expected_to_have_pods, judge_each, mislabelled, place_of_annotations, title, unused,
+    which_of,
 };
 use super::remote::Remote;
 use super::{ClusterArgs, ExplainArgs, FileArgs};
@@ -24,10 +25,7 @@ pub fn explain_pod(object: &Value, files: &Files, stored: bool) -> Vec<String> {
     }
     let has_several = judged.len() > 1;
     let explained = judged.into_iter().flat_map(|(pointer, outcome)| {
-        let which = match has_several {
-            true => format!("{}: ", pointer.trim_start_matches('/').replace('/', ".")),
-            false => String::new(),
-        };
+        let which = which_of(&pointer, has_several);
         let lines = explain_at(object, &pointer, &outcome, files, stored);
         lines.into_iter().map(move |line| format!("{which}{line}"))
     });

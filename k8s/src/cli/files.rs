@@ -218,8 +218,9 @@ fn inject_object(object: &Value, files: &Files) -> Change {
         let messages = "not injected: no pod template was found in it";
         change.messages.push(messages.to_owned());
     }
+    let has_several = judged.len() > 1;
     for (pointer, outcome) in judged {
-        let messages = &mut change.messages;
+        let mut messages = Vec::new();
         messages.extend(unused(object, &pointer));
         messages.extend(mislabelled(object, &pointer, &outcome));
         messages.extend(outcome.warnings());
@@ -243,8 +244,10 @@ fn inject_object(object: &Value, files: &Files) -> Change {
                 change.is_denied = true;
             }
         }
+        let which = which_of(&pointer, has_several);
+        let messages = messages.iter().map(|line| format!("{which}{line}"));
+        change.messages.extend(messages);
     }
-    change.messages.dedup();
     change
 }
 
@@ -316,6 +319,14 @@ fn controller_of(object: &Value) -> Option<Owner> {
     let mut owners = object["metadata"]["ownerReferences"].as_array()?.iter();
     let owner = owners.find(|owner| owner["controller"] == true)?;
     Some(Owner::new(owner["kind"].as_str()?, owner["name"].as_str()?))
+}
+
+/// Which of an object's templates a message is about, where it has several.
+pub(super) fn which_of(pointer: &str, has_several: bool) -> String {
+    match has_several {
+        true => format!("{}: ", pointer.trim_start_matches('/').replace('/', ".")),
+        false => String::new(),
+    }
 }
 
 /// Where the annotations of a pod template are, as people write it.

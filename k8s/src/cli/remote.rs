@@ -11,7 +11,7 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
 use super::files::{Files, judge_each};
-use super::sentence::is_forbidden;
+use super::sentence::{is_forbidden, of_kubeconfig};
 use super::{ClusterArgs, resources};
 use crate::annotations::INJECT;
 use crate::cluster::native_sidecars;
@@ -47,9 +47,10 @@ pub(super) enum Which {
 
 impl Remote {
     pub(super) async fn connect(cluster: &ClusterArgs) -> anyhow::Result<Self> {
-        let config = kube::Config::infer()
-            .await
-            .context("there is no kubeconfig")?;
+        let config = match kube::Config::infer().await {
+            Ok(config) => config,
+            Err(error) => bail!(of_kubeconfig(&error)),
+        };
         let namespace = cluster
             .namespace
             .clone()

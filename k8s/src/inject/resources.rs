@@ -148,6 +148,8 @@ impl Resource {
         };
         let fits = lowered(request, budget.map(|budget| budget - used));
         if fits != request {
+            let fits = quantity::parse(&fits).unwrap_or_default();
+            let fits = quantity::readable(self.name, fits);
             notes.push(format!(
                 "the sidecar's {} request is {fits}, what the pod's own budget leaves",
                 self.name

@@ -136,9 +136,7 @@ impl<'a> Editor<'a> {
         old: &Map<String, Value>,
         new: &Map<String, Value>,
     ) -> Planned {
-        for key in old.keys().filter(|key| !new.contains_key(*key)) {
-            self.remove_member(id, key)?;
-        }
+        self.remove_members(id, old.keys().filter(|key| !new.contains_key(*key)))?;
         let mut added = Vec::new();
         for (key, value) in new {
             match old.get(key) {
@@ -205,21 +203,36 @@ impl<'a> Editor<'a> {
         Ok(())
     }
 
-    fn remove_member(&mut self, id: NodeId, key: &str) -> Planned {
-        let Some(Member::Own(index)) = self.tree.member(id, key) else {
-            return refuse(
+    fn remove_members<'k>(
+        &mut self,
+        id: NodeId,
+        keys: impl Iterator<Item = &'k String>,
+    ) -> Planned {
+        let own = |key: &String| match self.tree.member(id, key) {
+            Some(Member::Own(index)) => Ok(index),
+            _ => refuse(
                 self.node(id).start,
                 &format!("{key} comes from what is merged here"),
-            );
+            ),
         };
+        let mut removed = keys.map(own).collect::<Result<Vec<_>, _>>()?;
+        removed.sort_unstable();
         let Content::Mapping { entries, flow } = &self.node(id).content else {
             return Ok(());
         };
-        let entry = &entries[index];
-        let start = self.node(entry.key).start;
-        if *flow != Flow::Block {
-            return flow::remove(self, *flow, &self.entry_spans(entries), index);
+        if removed.is_empty() {
+            return Ok(());
         }
+        if *flow != Flow::Block {
+            return flow::remove(self, *flow, &self.entry_spans(entries), &removed);
+        }
+        removed
+            .iter()
+            .try_for_each(|index| self.remove_lines_of_entry(&entries[*index]))
+    }
+
+    fn remove_lines_of_entry(&mut self, entry: &Entry) -> Planned {
+        let start = self.node(entry.key).start;
         if !self.lines.is_first(start) {
             return refuse(start, "something else stands before it in the line");
         }

@@ -26,9 +26,7 @@ impl Editor<'_> {
             let mut each = items.iter().zip(pairs);
             each.try_for_each(|(item, (old, new))| self.between(*item, old, new))
         } else if let Some(removed) = missing(new, old) {
-            removed
-                .into_iter()
-                .try_for_each(|index| self.remove_item(items, *flow, index))
+            self.remove_items(items, *flow, &removed)
         } else {
             refuse(self.node(id).start, "this list changed in its middle")
         }
@@ -90,15 +88,21 @@ impl Editor<'_> {
         }
     }
 
-    fn remove_item(&mut self, items: &[NodeId], flow: Flow, index: usize) -> Planned {
+    fn remove_items(&mut self, items: &[NodeId], flow: Flow, removed: &[usize]) -> Planned {
         if flow != Flow::Block {
-            return flow::remove(self, flow, &self.item_spans(items), index);
+            return flow::remove(self, flow, &self.item_spans(items), removed);
         }
-        let dash = self.dash(items[index])?;
+        removed
+            .iter()
+            .try_for_each(|index| self.remove_lines_of_item(items[*index]))
+    }
+
+    fn remove_lines_of_item(&mut self, item: NodeId) -> Planned {
+        let dash = self.dash(item)?;
         if !self.lines.is_first(dash) {
             return refuse(dash, "something else stands before it in the line");
         }
-        let behind = self.behind(self.node(items[index]).end)?;
+        let behind = self.behind(self.node(item).end)?;
         self.remove_lines(self.lines.start(dash)..behind);
         Ok(())
     }

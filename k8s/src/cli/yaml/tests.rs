@@ -249,6 +249,34 @@ fn added_member_follows_the_last_member() {
     }
 }
 
+/// As the API server returns them: in another order than they were written in.
+#[test]
+fn parts_are_removed_from_every_place_in_brackets() {
+    let cases = [
+        ("s: {k: 1, l: 2, a: 3}\n", "s: {a: 3}\n"),
+        ("s: { k: 1, l: 2, a: 3 }\n", "s: { a: 3 }\n"),
+        ("s: {k: 1, a: 3, l: 2, b: 4}\n", "s: {a: 3, b: 4}\n"),
+        ("s: {a: 3, k: 1, l: 2, b: 4}\n", "s: {a: 3, b: 4}\n"),
+        ("s: {l: 2, a: 3, k: 1}\n", "s: {a: 3}\n"),
+        ("s: [k, l, a]\n", "s: [a]\n"),
+        ("s: [ k, l, a, k, b ]\n", "s: [ a, b ]\n"),
+        ("s: [k, l]\n", "s: []\n"),
+        (
+            "{\n \"s\": {\n  \"k\": 1,\n  \"l\": 2,\n  \"m\": 3\n }\n}\n",
+            "{\n \"s\": {\n  \"m\": 3\n }\n}\n",
+        ),
+    ];
+    let is_kept = |name: &str| name != "k" && name != "l";
+    for (text, wanted) in cases {
+        let remove = |value: &mut Value| match &mut value["s"] {
+            Value::Object(members) => members.retain(|key, _| is_kept(key)),
+            Value::Array(items) => items.retain(|item| item.as_str().is_some_and(is_kept)),
+            other => panic!("{other}"),
+        };
+        assert_eq!(change(text, remove).as_deref(), Ok(wanted), "{text:?}");
+    }
+}
+
 #[test]
 fn null_is_restored_in_its_own_spelling() {
     let cases = [

@@ -41,6 +41,26 @@ fn unknown_kind_without_a_template_is_reported() {
     assert!(messages(broken).contains("no pod template"));
 }
 
+#[test]
+fn messages_say_which_template_they_are_about() {
+    let job = "\
+apiVersion: kubeflow.org/v1
+kind: PyTorchJob
+metadata: {name: train}
+spec:
+  pytorchReplicaSpecs:
+    Master:
+      template: {spec: {containers: [{name: a}]}}
+    Worker:
+      template: {spec: {hostNetwork: true, containers: [{name: a}]}}
+";
+    let messages = inject_text(job, &files()).expect("YAML").messages;
+    let skipped =
+        "pytorchjob/train: spec.pytorchReplicaSpecs.Worker.template: flowcar: not injected";
+    assert!(messages[0].starts_with(skipped), "{messages:?}");
+    assert_eq!(messages[1..], ["pytorchjob/train: injected"]);
+}
+
 /// The owner that each sidecar of a text names, in its order.
 fn owners(text: &str) -> Vec<String> {
     let value = |line: &str| {

@@ -115,39 +115,54 @@ pub(in crate::cli::yaml) fn prepend(
     Ok(())
 }
 
-/// Takes one part out, and the comma that [`append`], [`prepend`] and [`add_members`] put beside it.
+/// Takes parts out, by their indices in ascending order, and the commas that [`append`], [`prepend`] and [`add_members`] put
+/// beside them: the first parts go with the commas behind them, all others with those before them.
 pub(in crate::cli::yaml) fn remove(
     editor: &mut Editor<'_>,
     flow: Flow,
     spans: &[Range<usize>],
-    index: usize,
+    removed: &[usize],
 ) -> Planned {
-    let span = &spans[index];
+    let first = removed.iter().zip(0..).take_while(|(at, n)| *at == n);
+    let first = first.count();
+    if let Some(behind) = first.checked_sub(1) {
+        remove_first(editor, flow, spans, behind)?;
+    }
+    for index in &removed[first..] {
+        editor.replace_bytes(spans[index - 1].end..spans[*index].end, "");
+    }
+    Ok(())
+}
+
+/// Takes out the first parts, up to this one.
+fn remove_first(
+    editor: &mut Editor<'_>,
+    flow: Flow,
+    spans: &[Range<usize>],
+    last: usize,
+) -> Planned {
+    let (start, end) = (spans[0].start, spans[last].end);
     let Flow::In(open) = flow else {
-        return refuse(span.start, "what has no brackets of its own loses nothing");
+        return refuse(start, "what has no brackets of its own loses nothing");
     };
-    if index > 0 {
-        editor.replace_bytes(spans[index - 1].end..span.end, "");
+    let Some(next) = spans.get(last + 1) else {
+        editor.replace_bytes(start..end, "");
         return Ok(());
-    }
-    if spans.len() == 1 {
-        editor.replace_bytes(span.clone(), "");
-        return Ok(());
-    }
+    };
     let text = editor.lines.text;
-    let between = &text[span.end..spans[1].start];
+    let between = &text[end..next.start];
     let Some(comma) = between
         .find(',')
         .filter(|at| between[..*at].trim().is_empty())
     else {
-        return refuse(span.end, "a comment stands before the comma");
+        return refuse(end, "a comment stands before the comma");
     };
-    let behind = span.end + comma + 1;
-    let range = if open < span.start {
+    let behind = end + comma + 1;
+    let range = if open < start {
         open..behind
     } else {
         let space = usize::from(text[behind..].starts_with(' '));
-        span.start..behind + space
+        start..behind + space
     };
     editor.replace_bytes(range, "");
     Ok(())
