@@ -74,6 +74,7 @@ impl Limits {
                 }
             }
         }
+        errors.extend(limits.empty_ranges());
         for (name, values) in written.allowed {
             let Some(row) = named("allowed", name, &mut errors) else {
                 continue;
@@ -88,6 +89,18 @@ impl Limits {
             limits.allowed.insert(row.key, values.clone());
         }
         (limits, errors)
+    }
+
+    /// The amounts that no annotation could have.
+    fn empty_ranges(&self) -> impl Iterator<Item = String> + '_ {
+        self.minimum.iter().filter_map(|(key, least)| {
+            let row = Annotation::of(*key);
+            let most = self.maximum.get(key)?;
+            (amount(row.kind, least) > amount(row.kind, most)).then(|| {
+                let name = row.name.trim_start_matches(PREFIX);
+                format!("minimum: {name}={least:?} is more than maximum, {most:?}: no annotation could have a value")
+            })
+        })
     }
 
     /// Removes the values that the operator does not allow, and reports each with its reason.

@@ -87,6 +87,13 @@ fn every_configuration_error_is_reported_at_once() {
     ] {
         assert!(error.contains(part), "{part} in {error}");
     }
+    let text = "{minimum: {sampling: 100, memory-limit: 1Gi}, maximum: {sampling: 10, memory-limit: 1024Mi}}";
+    let error = Config::parse(text).expect_err("an empty range").to_string();
+    let expected = "minimum: sampling=\"100\" is more than maximum, \"10\"";
+    assert!(
+        error.contains(expected) && !error.contains("memory-limit"),
+        "{error}"
+    );
     assert!(
         Config::parse("imgae: x")
             .expect_err("unknown field")

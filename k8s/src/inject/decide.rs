@@ -6,13 +6,16 @@ use std::fmt;
 use serde_json::{Map, Value};
 
 use super::{
-    CONTAINER, Context, Form, Owner, Skip, Status, edit, placement,
+    CONTAINER, Context, Form, Owner, Skip, Status, edit,
+    fit::limit_floor,
+    placement,
     preset::{self, Held},
     view, volumes,
 };
 use crate::annotations::{INJECT, Key, Overrides, is_secure};
-use crate::budget::Budgets;
+use crate::budget::{Budgets, amounts};
 use crate::config::{Level, Settings};
+use crate::quantity::readable;
 
 /// Why a pod is not opted in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +80,7 @@ pub(super) fn skip(
         .or_else(|| reserved_mount(pod))
         .or_else(|| name_taken(pod))
         .or_else(|| annotations_full(pod))
+        .or_else(|| pod_budget(pod))
         .or_else(|| {
             (!context.native_sidecar && is_meant_to_end(pod)).then_some(Skip::WouldNeverEnd)
         })
@@ -168,6 +172,18 @@ fn unsuitable(
 fn annotations_full(pod: &Value) -> Option<Skip> {
     let bytes = edit::annotations_size(view::annotations(pod));
     (bytes > edit::ANNOTATIONS_MOST).then_some(Skip::AnnotationsFull { bytes })
+}
+
+fn pod_budget(pod: &Value) -> Option<Skip> {
+    let limits = amounts(pod.pointer("/spec/resources/limits")?);
+    ["cpu", "memory"].into_iter().find_map(|resource| {
+        let (limit, needed) = (*limits.get(resource)?, limit_floor(resource));
+        (limit < needed).then(|| Skip::PodBudget {
+            resource,
+            limit: readable(resource, limit),
+            needed: readable(resource, needed),
+        })
+    })
 }
 
 fn name_taken(pod: &Value) -> Option<Skip> {

@@ -272,7 +272,7 @@ fn unit(name: &str) -> i128 {
 }
 
 /// The least limit that the sidecar can start with, in nano-units.
-fn limit_floor(name: &str) -> i128 {
+pub(super) fn limit_floor(name: &str) -> i128 {
     match name {
         "cpu" => NANO / 200,
         "memory" => (16 << 20) * NANO,

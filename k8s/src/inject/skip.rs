@@ -84,6 +84,15 @@ pub enum Skip {
         /// What the pod's own take, in bytes.
         bytes: usize,
     },
+    /// The pod's own limit, which holds for the sidecar, too, is below what it needs to start: a native sidecar would hold the pod.
+    PodBudget {
+        /// `cpu` or `memory`.
+        resource: &'static str,
+        /// The pod's limit.
+        limit: String,
+        /// What the sidecar needs.
+        needed: String,
+    },
     /// With the sidecar, the namespace's LimitRange would refuse the pod.
     LimitRange {
         /// What it refuses.
@@ -118,6 +127,7 @@ impl Skip {
             Self::Preset { .. } => "preset",
             Self::WouldNeverEnd => "would_never_end",
             Self::AnnotationsFull { .. } => "annotations_full",
+            Self::PodBudget { .. } => "pod_budget",
             Self::LimitRange { .. } => "limit_range",
             Self::Quota { .. } => "quota",
         }
@@ -209,6 +219,14 @@ impl fmt::Display for Skip {
             Self::AnnotationsFull { bytes } => write!(
                 f,
                 "its annotations take {bytes} of the 262144 bytes there are: no room for flowcar's"
+            ),
+            Self::PodBudget {
+                resource,
+                limit,
+                needed,
+            } => write!(
+                f,
+                "the pod's own {resource} limit is {limit}, and the sidecar needs {needed} to start"
             ),
             Self::LimitRange { why } | Self::Quota { why } => f.write_str(why),
         }

@@ -102,6 +102,10 @@ fn skipped(kind: SkipKind) -> (Value, Files, &'static str) {
             "a virtual kubelet",
         ),
         SkipKind::AnnotationsFull => plain(annotated("a", &"x".repeat(260_000)), "no room"),
+        SkipKind::PodBudget => plain(
+            asked(json!({"resources": {"limits": {"memory": "10Mi"}}})),
+            "the pod's own memory limit is 10Mi, and the sidecar needs 16Mi",
+        ),
         SkipKind::LimitRange => budgeted(
             json!({"kind": "LimitRange", "metadata": {"name": "r"},
                 "spec": {"limits": [{"type": "Container", "min": {"example.test/device": "1"}}]}}),

@@ -352,3 +352,34 @@ fn overruled_resources_make_a_warning() {
         outcome.warnings()
     );
 }
+
+/// What holds for all containers together holds for the sidecar, too: below what it starts with it would hold the pod.
+#[test]
+fn pod_whose_own_limit_is_too_small_is_not_injected() {
+    let of = |limits: Value| {
+        let mut pod = app(json!({}));
+        pod["spec"]["resources"] = json!({"limits": limits});
+        given(&pod, &[])
+    };
+    let refused = |resource: &str, limit: &str, needed: &str| {
+        Err(format!(
+            "the pod's own {resource} limit is {limit}, and the sidecar needs {needed} to start"
+        ))
+    };
+    for (limits, expected) in [
+        (
+            json!({"cpu": "1", "memory": "10Mi"}),
+            refused("memory", "10Mi", "16Mi"),
+        ),
+        (
+            json!({"memory": "16777215"}),
+            refused("memory", "16777215", "16Mi"),
+        ),
+        (json!({"cpu": "4m"}), refused("cpu", "4m", "5m")),
+        (json!({"memory": "0"}), refused("memory", "0", "16Mi")),
+    ] {
+        assert_eq!(of(limits), expected);
+    }
+    let least = of(json!({"cpu": "5m", "memory": "16Mi"})).expect("injected");
+    assert_eq!(least["limits"]["memory"], json!("16777216"));
+}
