@@ -233,6 +233,7 @@ impl World {
         let event = CloseEvent {
             observed,
             found,
+            answers: flow::Answers::default(),
             other_end: OtherEnd::Unknown,
         };
         let event = flow::Event::Destroyed(&event, &poll);
@@ -260,6 +261,7 @@ impl World {
         let event = CloseEvent {
             observed,
             found: PostCloseState::NotPolled,
+            answers: flow::Answers::default(),
             other_end: OtherEnd::Unknown,
         };
         let event = flow::Event::Destroyed(&event, &poll);

@@ -2,7 +2,7 @@
 
 use super::{
     AdoptedBy, Answers, Change, CloseEvent, CloseReason, Failure, Flow, History, Monotonic,
-    OtherEnd, Outcome, PostCloseState, Role, SocketFigures, SocketSnapshot, Table,
+    Outcome, Role, SocketFigures, SocketSnapshot, Table,
     reconcile::{Adopt, PollContext, fresh},
     table::Entry,
 };
@@ -14,19 +14,14 @@ impl Table {
     }
 
     /// Whether the payload count of this closed socket is uncertain by the peer's FIN, which the other end's count would settle.
-    pub fn fin_is_uncertain(&self, observed: &SocketSnapshot, found: PostCloseState) -> bool {
+    pub fn fin_is_uncertain(&self, event: &CloseEvent) -> bool {
+        let observed = &event.observed;
         let Some(info) = &observed.info else {
             return false;
         };
-        let history = self.history_of(observed.cookie);
-        let event = CloseEvent {
-            observed: *observed,
-            found,
-            other_end: OtherEnd::Unknown,
-        };
         info.was_established()
             && !observed.is_disconnected()
-            && !history.close(&event, info, &self.answers).exact
+            && !self.history_of(observed.cookie).close(event, info).exact
     }
 
     /// The history of a socket before its close.
@@ -65,7 +60,10 @@ impl Table {
         if known.is_none() && restored.is_none() && poll.adopt != Adopt::All {
             return None;
         }
-        let answers = self.answers_of(known.as_ref(), poll);
+        let event = &CloseEvent {
+            answers: answers_of(event, known.as_ref(), poll),
+            ..*event
+        };
         let before = known.as_ref().map(|entry| entry.flow.clone());
         let known_before = restored.and_then(|flow| flow.history());
         let history = known.and_then(|entry| entry.history).or(known_before);
@@ -85,7 +83,7 @@ impl Table {
             if !self.disconnected(observed, before.is_some(), &mut now, poll.at) {
                 return None;
             }
-        } else if !finish(event, history, &answers, &mut now, poll.at) {
+        } else if !finish(event, history, &mut now, poll.at) {
             self.restored.lose(observed.cookie);
             return None;
         }
@@ -102,18 +100,6 @@ impl Table {
             restored,
             listed: false,
         })
-    }
-
-    /// What the namespace's counts show of a socket that polls alone report. They are counts since before the last dump but one: a
-    /// socket that neither of the two showed may have closed before, and its application has held it since.
-    fn answers_of(&self, entry: Option<&Entry>, poll: &PollContext) -> Answers {
-        match entry {
-            Some(entry) if entry.dump + 1 < poll.dump => Answers {
-                timewait_had_room: self.answers.timewait_had_room,
-                ..Answers::default()
-            },
-            _ => self.answers,
-        }
     }
 
     /// The close of a disconnected socket, whose counts are erased. Gives whether anything can be reported of it.
@@ -228,22 +214,31 @@ impl Table {
     }
 }
 
+/// What the namespace's counts show of a socket that polls alone report. They are counts since before the last dump but one: a socket
+/// that neither of the two showed may have closed before, and its application has held it since.
+fn answers_of(event: &CloseEvent, entry: Option<&Entry>, poll: &PollContext) -> Answers {
+    match entry {
+        Some(entry) if entry.dump + 1 < poll.dump => Answers::default(),
+        _ => event.answers,
+    }
+}
+
 /// The destroy event of a connection that was already reported as closed: adds what was counted since the last poll.
 fn rest_of_held(event: &CloseEvent, closed: Flow) -> Option<Change> {
     let observed = &event.observed;
     let counts = observed.info.as_ref();
     let info = counts.filter(|_| !observed.is_disconnected())?;
+    let history = History::of_closed(closed.role, closed.outcome);
     let before = Flow {
         outcome: None,
         ..closed
     };
-    // Its reason is reported, and only its counts are used: as a rule its last byte is the peer's FIN.
-    let answers = Answers {
-        sent_no_reset_lately: true,
-        timewait_had_room: true,
-        ..Answers::default()
+    // Its reason is reported, and only its counts are used. They are since a poll that may be long ago.
+    let event = CloseEvent {
+        answers: Answers::default(),
+        ..*event
     };
-    let summary = History::of_role(before.role).close(event, info, &answers);
+    let summary = history.close(&event, info);
     let now = Flow {
         volume: before.volume.max(&summary.volume),
         ..before.clone()
@@ -259,13 +254,7 @@ fn rest_of_held(event: &CloseEvent, closed: Flow) -> Option<Change> {
 }
 
 /// The close of a socket with all its counts. Gives whether it was a connection or an attempt at one.
-fn finish(
-    event: &CloseEvent,
-    history: Option<History>,
-    answers: &Answers,
-    now: &mut Flow,
-    at: Monotonic,
-) -> bool {
+fn finish(event: &CloseEvent, history: Option<History>, now: &mut Flow, at: Monotonic) -> bool {
     let observed = &event.observed;
     let Some(info) = &observed.info else {
         return false;
@@ -280,9 +269,9 @@ fn finish(
     }
     let summary = if established {
         now.established.get_or_insert(at);
-        history.close(event, info, answers)
+        history.close(event, info)
     } else {
-        history.fail(info, answers)
+        history.fail(info, event.answers.timer)
     };
     if !known {
         now.role = summary.role;

@@ -35,7 +35,7 @@ pub struct Answers {
     pub sent_no_reset: bool,
     /// Neither a socket nor a timewait socket of the network namespace sent a RST from a moment before the close until the connection's
     /// addresses were queried: a timewait socket that data came for is removed so.
-    pub sent_no_reset_lately: bool,
+    pub sent_no_recent_reset: bool,
     /// Every timewait socket found room in that time.
     pub timewait_had_room: bool,
     /// Segments that had come when the connection was last polled.
@@ -69,7 +69,7 @@ impl Default for Answers {
             post_close: PostCloseState::NotPolled,
             timer: Timer::Unknown,
             sent_no_reset: false,
-            sent_no_reset_lately: false,
+            sent_no_recent_reset: false,
             timewait_had_room: false,
             polled_segs_in: None,
         }

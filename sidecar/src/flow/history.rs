@@ -98,6 +98,22 @@ impl History {
         }
     }
 
+    /// Of a flow whose end is reported while its application still holds the socket. As a rule its last byte is the peer's FIN.
+    pub const fn of_closed(role: Role, outcome: Option<Outcome>) -> Self {
+        let of_role = Self::of_role(role);
+        match outcome {
+            Some(Outcome::Closed(CloseReason::PeerFin)) => Self {
+                last: State::CloseWait,
+                ..of_role
+            },
+            Some(Outcome::Closed(CloseReason::LocalFin)) => Self {
+                post_close: PostCloseState::TimeWait,
+                ..of_role
+            },
+            _ => of_role,
+        }
+    }
+
     /// The same of a flow whose role is known from elsewhere.
     pub const fn known_as(self, role: Role) -> Self {
         Self { role, ..self }
@@ -193,8 +209,10 @@ impl History {
     }
 
     /// The close, from the last counts of an established connection and what else is known of it.
-    pub fn close(&self, event: &CloseEvent, info: &TcpInfo, answers: &Answers) -> CloseSummary {
-        let observed = &event.observed;
+    pub fn close(&self, event: &CloseEvent, info: &TcpInfo) -> CloseSummary {
+        let CloseEvent {
+            observed, answers, ..
+        } = event;
         let found = match self.post_close {
             PostCloseState::NotPolled => event.found,
             earlier => earlier,
@@ -243,8 +261,8 @@ impl History {
     }
 
     /// The failure of an attempt. In SYN_SENT the only segment that ends it is a RST.
-    pub fn fail(&self, info: &TcpInfo, answers: &Answers) -> CloseSummary {
-        let failure = match answers.timer {
+    pub fn fail(&self, info: &TcpInfo, timer: Timer) -> CloseSummary {
+        let failure = match timer {
             _ if info.segs_in > 0 => Failure::Refused,
             Timer::Expired if info.could_expire() => Failure::Timeout,
             _ => Failure::Other,
@@ -372,11 +390,11 @@ impl History {
             // Data came for the timewait socket, which answers with a RST and is removed.
             _ if peer.other_end == OtherEnd::Unacknowledged => Orderly::Yes(CloseReason::LocalFin),
             Some(false) => Orderly::Unknown,
-            // A RST from another host that removed the timewait socket, or ended the half-closed socket, is in no count.
+            // A RST from another host that removed the timewait socket, or ended the half-closed socket at once, is in no count.
             None if info.bytes_received > 0
-                && answers.sent_no_reset_lately
+                && answers.sent_no_recent_reset
                 && answers.timewait_had_room
-                && (role == Role::Server || info.ended_with_an_acknowledgement()) =>
+                && info.ended_with_an_acknowledgement(role) =>
             {
                 Orderly::Yes(CloseReason::PeerFin)
             }

@@ -7,7 +7,7 @@
 
 use std::{collections::HashMap, net::SocketAddr};
 
-use super::{Monotonic, PostCloseState, SocketSnapshot};
+use super::{Answers, Monotonic, PostCloseState, SocketSnapshot};
 
 /// How long to wait for the other end: it closes a round trip later, which inside a namespace is none, once its process gets a
 /// processor.
@@ -23,6 +23,8 @@ pub struct CloseEvent {
     pub observed: SocketSnapshot,
     /// What was under its addresses.
     pub found: PostCloseState,
+    /// What else was known when it was taken in.
+    pub answers: Answers,
     /// What the other end's close showed.
     pub other_end: OtherEnd,
 }
@@ -39,10 +41,10 @@ pub enum OtherEnd {
     Unacknowledged,
 }
 
-/// Closes that wait, and what the closes of lately showed of their other ends.
+/// Closes that wait, and what recent closes showed of their other ends.
 #[derive(Debug, Default)]
 pub struct PendingCloses {
-    waiting: Vec<(Monotonic, SocketSnapshot, PostCloseState)>,
+    waiting: Vec<(Monotonic, CloseEvent)>,
     recent: HashMap<Pair, OtherEnd>,
     before: HashMap<Pair, OtherEnd>,
     turned: Monotonic,
@@ -66,23 +68,19 @@ impl PendingCloses {
     }
 
     /// Lets a close wait.
-    pub fn wait(&mut self, observed: SocketSnapshot, found: PostCloseState, now: Monotonic) {
-        self.waiting.push((now, observed, found));
+    pub fn wait(&mut self, event: CloseEvent, now: Monotonic) {
+        self.waiting.push((now, event));
     }
 
     /// The closes that have waited long enough, or whose other end has closed.
     pub fn ready(&mut self, now: Monotonic) -> Vec<CloseEvent> {
         let mut ready = Vec::new();
-        for (since, observed, found) in std::mem::take(&mut self.waiting) {
-            let other_end = self.other_end(&observed);
+        for (since, event) in std::mem::take(&mut self.waiting) {
+            let other_end = self.other_end(&event.observed);
             if other_end != OtherEnd::Unknown || now.since_ns(since) >= PATIENCE_NS {
-                ready.push(CloseEvent {
-                    observed,
-                    found,
-                    other_end,
-                });
+                ready.push(CloseEvent { other_end, ..event });
             } else {
-                self.waiting.push((since, observed, found));
+                self.waiting.push((since, event));
             }
         }
         ready

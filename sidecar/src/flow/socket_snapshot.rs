@@ -202,12 +202,14 @@ impl TcpInfo {
         self.has_unanswered() || self.notsent > 0
     }
 
-    /// Whether the socket closed on an acknowledgement without payload, as one does that its application closed and that waited for the
-    /// acknowledgement of its FIN. One that is reset closes when its application closes it, or right after the payload that came last.
-    pub const fn ended_with_an_acknowledgement(&self) -> bool {
+    /// Whether the socket closed on an acknowledgement, as one does that its application closed and that waited for the acknowledgement of
+    /// its FIN. One that is reset closes when its application closes it, or later; a client's also right after the payload that came last,
+    /// which carries an acknowledgement, too.
+    pub fn ended_with_an_acknowledgement(&self, role: Role) -> bool {
         // A few jiffies: the kernel makes the destroy event later (net/core/sock_diag.c, a work queue).
         const AT_ONCE_MS: u32 = 10;
-        self.last_ack_recv_ms < AT_ONCE_MS && self.last_data_recv_ms > self.last_ack_recv_ms
+        let without_payload = self.last_data_recv_ms > self.last_ack_recv_ms;
+        self.last_ack_recv_ms < AT_ONCE_MS && (without_payload || role == Role::Server)
     }
 
     /// Whether the application held the socket long after the acknowledgement that came last, which was that of its FIN: a socket that

@@ -8,9 +8,8 @@ use std::{
 use flowcar_shared::{counter::Counter, record::Kind};
 
 use super::{
-    Answers, Asked, Books, Exchanges, Flow, History, Lost, Monotonic, Outcome, PayloadWatermark,
-    Record, asked::AskedAddresses, checkpoint::CheckpointFlow, restored::Restored,
-    shown::ShownAddresses,
+    Asked, Books, Exchanges, Flow, History, Lost, Monotonic, Outcome, PayloadWatermark, Record,
+    asked::AskedAddresses, checkpoint::CheckpointFlow, restored::Restored, shown::ShownAddresses,
 };
 use crate::histogram::Histogram;
 
@@ -107,8 +106,6 @@ pub struct Table {
     /// Connections that closed while their applications still held the sockets, as they were reported; the destroy events of those
     /// sockets have the rest of their counts.
     pub(super) held: HashMap<u64, Flow, Hasher>,
-    /// What else is known of the closes that are taken in now.
-    pub(super) answers: Answers,
     /// Connections of the checkpoint.
     pub(super) restored: Restored,
     /// Local addresses of sockets that dumps have shown, or would have shown in time. A dump shows the sockets of flowcar's network
@@ -140,7 +137,6 @@ impl Table {
             role_pending: HashMap::new(),
             evicted: HashSet::new(),
             held: HashMap::default(),
-            answers: Answers::default(),
             restored: Restored::default(),
             shown: ShownAddresses::default(),
         }
@@ -211,11 +207,6 @@ impl Table {
         if matches!(kind, Some(Kind::Close) | None) {
             self.malformed_closes += 1;
         }
-    }
-
-    /// Sets what is known of the closes that are taken in from now on, besides their destroy events.
-    pub const fn answer(&mut self, answers: Answers) {
-        self.answers = answers;
     }
 
     /// When a poll last showed this flow, of those that polls alone report.

@@ -15,7 +15,7 @@ use super::{
     excluded::ExcludedFlows,
     restore::Restore,
     room::Room,
-    timers::{Candidates, Lately, Reading, Since, Timers},
+    timers::{Candidates, Reading, Recent, Since, Timers},
 };
 use crate::{
     clock::{Anchor, ReportClock},
@@ -66,7 +66,7 @@ pub(super) struct Flows {
     /// The namespace's counts before the last dump, and before the previous one: a close after a dump that showed the connection, or that
     /// did not yet, was counted since.
     counted: [Reading; 2],
-    lately: Lately,
+    recent: Recent,
     /// How many more queries may be made whether an address is in this network namespace.
     queries_left: u32,
     attempts: Attempts,
@@ -109,7 +109,7 @@ impl Flows {
             pending_closes: PendingCloses::default(),
             timers: Timers::new(),
             counted: [Reading::now(); 2],
-            lately: Lately::new(),
+            recent: Recent::new(),
             queries_left: ADDRESS_QUERIES,
             attempts: Attempts::new(),
             records: BTreeMap::new(),
@@ -187,7 +187,7 @@ impl Flows {
             held_back.push(bytes.into());
         });
         if !held_back.is_empty() {
-            self.held_back(&held_back, diag);
+            self.held_back(&held_back, more, diag);
         }
         self.settle_attempts();
         more
@@ -216,8 +216,8 @@ impl Flows {
         });
     }
 
-    /// Takes in records of which some are closes that are decided together.
-    fn held_back(&mut self, records: &[Box<[u8]>], mut diag: Option<&mut DiagSource>) {
+    /// Takes in records of which some are closes that are decided together. Where `more` wait, timers may have ended those.
+    fn held_back(&mut self, records: &[Box<[u8]>], more: bool, mut diag: Option<&mut DiagSource>) {
         let mut doubts = |bytes: &[u8]| self.doubts(bytes, diag.as_deref_mut());
         let all: Vec<_> = records.iter().map(|bytes| doubts(bytes)).collect();
         let mut candidates = Candidates::default();
@@ -232,7 +232,7 @@ impl Flows {
         let first = all.iter().flatten().find(|of| of.needs_the_others);
         let since = first.map_or_else(Since::default, |of| of.since);
         let alone = diag.is_some_and(|diag| self.excluded.are_all_of(diag.others()));
-        let (quiet, others) = candidates.judge(since, alone);
+        let (quiet, others) = candidates.judge(since, alone && !more);
         for (bytes, doubts) in records.iter().zip(all) {
             let answers = doubts.map(|doubts| {
                 let mut answers = doubts.answers;
@@ -435,7 +435,7 @@ impl Flows {
         poll: &PollContext,
     ) -> bool {
         if source.is_subscribed() {
-            self.lately.begin();
+            self.recent.begin();
         }
         let Self {
             table,
@@ -449,7 +449,7 @@ impl Flows {
             table.knows(observed.cookie) || table.restores(observed.cookie)
         };
         let (closed, more) = source.closed(turn, |observed| known(table, observed), others);
-        self.lately.taken_in(more);
+        self.recent.taken_in(more);
         let mut queried = Vec::with_capacity(closed.len());
         for observed in &closed {
             if excluded.has(observed.cookie) {
@@ -463,25 +463,29 @@ impl Flows {
             };
             queried.push((*observed, found));
         }
-        if !closed.is_empty() {
+        let answers = if closed.is_empty() {
+            Answers::default()
+        } else {
             let alone = excluded.are_all_of(source.others());
             // Later than the queries: it counts what removed a timewait socket before its query.
             let now = Reading::now();
             let since = self.timers.between(&self.counted[1], &now);
-            let lately = self.timers.between(self.lately.before(), &now);
+            let recent = self.timers.between(self.recent.before(), &now);
             // Timers that ended sockets whose events still wait are counted by now.
-            table.answer(since.answers(lately, &closed, alone && !more));
-        }
+            since.answers(recent, &closed, alone && !more)
+        };
         for (observed, found) in queried {
-            if table.fin_is_uncertain(&observed, found) {
+            let event = CloseEvent {
+                observed,
+                found,
+                answers,
+                other_end: OtherEnd::Unknown,
+            };
+            if table.fin_is_uncertain(&event) {
                 table.expect_close(observed.cookie);
-                pending_closes.wait(observed, found, poll.at);
+                pending_closes.wait(event, poll.at);
             } else {
-                events.push(CloseEvent {
-                    observed,
-                    found,
-                    other_end: OtherEnd::Unknown,
-                });
+                events.push(event);
             }
         }
         events.extend(pending_closes.ready(poll.at));
@@ -507,7 +511,9 @@ impl Flows {
                 )
             };
             if self.closed[before..].iter().any(timed_out) {
-                self.timers.is_known_by_destroy_event(shown, poll.at);
+                // A socket that no dump showed opened after the last one.
+                let from = shown.unwrap_or(self.counted[0].begun());
+                self.timers.is_known_by_destroy_event(from, poll.at);
             }
         }
     }

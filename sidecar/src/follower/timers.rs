@@ -17,9 +17,6 @@ const EVERY_NS: u64 = 1_000_000_000;
 /// The time that the kernel may take from a close to its count.
 const LAG_NS: u64 = 2_000_000;
 
-/// The time from a close until its destroy event is taken in, which happens ten times a second.
-const DESTROY_NS: u64 = 250_000_000;
-
 /// Closes by a timer that are kept, at most: more than happen between the oldest reading and now.
 const MOST: usize = 65_536;
 
@@ -45,7 +42,7 @@ pub(super) struct Reading {
 
 /// The namespace's counts a moment before the destroy events that are about to be taken in.
 #[derive(Debug)]
-pub(super) struct Lately {
+pub(super) struct Recent {
     before: Reading,
     latest: Reading,
     /// Events waited when the last ones were taken in: they may be older than a reading since.
@@ -78,8 +75,8 @@ pub(super) struct Candidates {
 }
 
 impl Since {
-    /// What follows for sockets whose destroy events came just now; `lately` is since a moment before.
-    pub(super) fn answers(self, lately: Self, closed: &[SocketSnapshot], alone: bool) -> Answers {
+    /// What follows for sockets whose destroy events came just now; `recent` is since a moment before.
+    pub(super) fn answers(self, recent: Self, closed: &[SocketSnapshot], alone: bool) -> Answers {
         let may_have_expired =
             |observed: &&SocketSnapshot| observed.info.is_some_and(|info| info.could_expire());
         let candidates = closed.iter().filter(may_have_expired).count() as u64;
@@ -91,15 +88,16 @@ impl Since {
         Answers {
             timer,
             sent_no_reset: self.sent_no_reset,
-            sent_no_reset_lately: lately.sent_no_reset,
-            timewait_had_room: lately.timewait_had_room,
+            sent_no_recent_reset: recent.sent_no_reset,
+            timewait_had_room: recent.timewait_had_room,
             ..Answers::default()
         }
     }
 }
 
 impl Candidates {
-    /// Whether timers closed the quiet ones, and whether they closed the others. `alone`: no other process has sockets here.
+    /// Whether timers closed the quiet ones, and whether they closed the others. `alone`: no other socket can have been ended by a timer:
+    /// no other process has one here, and no close waits to be taken in.
     pub(super) fn judge(self, since: Since, alone: bool) -> (Timer, Timer) {
         match since.aborted_by_timer {
             None => (Timer::Unknown, Timer::Unknown),
@@ -114,9 +112,9 @@ impl Candidates {
     }
 }
 
-// === impl Lately ===
+// === impl Recent ===
 
-impl Lately {
+impl Recent {
     pub(super) fn new() -> Self {
         let now = Reading::now();
         Self {
@@ -173,10 +171,9 @@ impl Timers {
         self.remember(Close { from: at, to: at });
     }
 
-    /// A timer aborted a connection after a poll had `shown` it, and before its destroy event came: its application may have held the
-    /// socket in between. Without a poll it was a little before.
-    pub(super) fn is_known_by_destroy_event(&mut self, shown: Option<Monotonic>, at: Monotonic) {
-        let from = shown.unwrap_or(Monotonic(at.0.saturating_sub(DESTROY_NS)));
+    /// A timer aborted a connection after `from`, and before its destroy event came: its application may have held the socket in
+    /// between.
+    pub(super) fn is_known_by_destroy_event(&mut self, from: Monotonic, at: Monotonic) {
         self.remember(Close { from, to: at });
     }
 
@@ -239,6 +236,11 @@ impl Timers {
 }
 
 impl Reading {
+    /// When the read began.
+    pub(super) const fn begun(&self) -> Monotonic {
+        self.from
+    }
+
     pub(super) fn now() -> Self {
         let from = Anchor::now().monotonic();
         let counts = Counts::read();
@@ -322,9 +324,10 @@ mod tests {
                 timewait_overflows: 3,
             }),
         };
-        // When others closed, by record and by destroy event, and how many are unexplained of two that were counted since a reading
-        // that took from 1,000 to 1,050 ms.
-        let rows: [(&[u64], &[u64], Option<u64>); 9] = [
+        // When others closed, by record, or between two times by destroy event, and how many are unexplained of two that were counted
+        // since a reading that took from 1,000 to 1,050 ms.
+        type Row = (&'static [u64], &'static [(u64, u64)], Option<u64>);
+        let rows: [Row; 11] = [
             (&[], &[], Some(2)),
             (&[900], &[], Some(2)),
             (&[1_100], &[], Some(1)),
@@ -334,18 +337,20 @@ mod tests {
             // It closed before, and may have been counted after.
             (&[999], &[], None),
             (&[900, 1_050], &[], None),
-            // The destroy event came then, and it closed a little before.
-            (&[], &[1_200], None),
-            (&[], &[900, 1_400], Some(1)),
+            // Its application may have held the socket: the timer was counted before the first reading, or after.
+            (&[], &[(950, 1_200)], None),
+            (&[], &[(900, 1_900)], None),
+            (&[], &[(1_060, 1_900)], Some(1)),
+            (&[], &[(650, 900), (1_150, 1_400)], Some(1)),
         ];
         for (closes, destroy_events, unexplained) in rows {
             let mut timers = Timers::new();
             closes
                 .iter()
                 .for_each(|at| timers.is_known(Monotonic(at * MS)));
-            destroy_events
-                .iter()
-                .for_each(|at| timers.is_known_by_destroy_event(None, Monotonic(at * MS)));
+            destroy_events.iter().for_each(|(from, at)| {
+                timers.is_known_by_destroy_event(Monotonic(from * MS), Monotonic(at * MS));
+            });
             let since = timers.between(&reading(1_000, 1_050, 7), &reading(2_000, 2_050, 9));
             let expected = Since {
                 aborted_by_timer: unexplained,
@@ -353,14 +358,6 @@ mod tests {
                 timewait_had_room: true,
             };
             assert_eq!(since, expected, "{closes:?} {destroy_events:?}");
-        }
-        // An application held the socket: the timer may have been counted before the first reading.
-        for (shown, unexplained) in [(900, None), (1_060, Some(1))] {
-            let mut timers = Timers::new();
-            let shown = Some(Monotonic(shown * MS));
-            timers.is_known_by_destroy_event(shown, Monotonic(1_900 * MS));
-            let since = timers.between(&reading(1_000, 1_050, 7), &reading(2_000, 2_050, 9));
-            assert_eq!(since.aborted_by_timer, unexplained);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use flowcar::{
     flow::{
-        Adopt, CloseEvent, Event, Lost, Monotonic, OtherEnd, PollContext, PostCloseState,
+        Adopt, Answers, CloseEvent, Event, Lost, Monotonic, OtherEnd, PollContext, PostCloseState,
         SocketSnapshot, State, Table, TcpInfo, Volume,
         checkpoint::{self, CheckpointFlows, KernelInstance},
         decode,
@@ -251,6 +251,7 @@ impl Process {
         let destroy_event = CloseEvent {
             observed,
             found: PostCloseState::Nothing,
+            answers: Answers::default(),
             other_end: OtherEnd::Unknown,
         };
         let poll = self.poll(clock);

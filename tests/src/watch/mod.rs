@@ -133,7 +133,7 @@ impl Watch {
             child,
             log,
             receiver,
-            seen: Seen::without(receiver_port),
+            seen: Seen::without(receiver_port, mode != Mode::Outside),
             mode,
             quota: None,
             cgroup,

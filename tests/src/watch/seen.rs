@@ -33,6 +33,7 @@ pub struct Seen {
     /// `flowcar.source`
     pub source: String,
     receiver_port: u16,
+    receiver_in_the_pod: bool,
 }
 
 /// One span.
@@ -53,10 +54,12 @@ pub struct Flow {
 }
 
 impl Seen {
-    /// Nothing yet; flows to and from this port will be left out.
-    pub(super) fn without(receiver_port: u16) -> Self {
+    /// Nothing yet. Flows to and from the receiver's port will be left out where the receiver is in the pod's network namespace:
+    /// in another one, a connection of the test may have the same port.
+    pub(super) fn without(receiver_port: u16, receiver_in_the_pod: bool) -> Self {
         Self {
             receiver_port,
+            receiver_in_the_pod,
             ..Self::default()
         }
     }
@@ -73,10 +76,13 @@ impl Seen {
                     .into_iter()
                     .flat_map(|of| of.scope_spans);
                 let flows = scopes.flat_map(|of| of.spans).map(|span| Flow::of(&span));
-                let port = self.receiver_port;
-                self.flows.extend(
-                    flows.filter(|flow| flow.peer.port() != port && flow.local.port() != port),
-                );
+                let port = self.receiver_in_the_pod.then_some(self.receiver_port);
+                let own = |flow: &Flow| {
+                    [flow.peer, flow.local]
+                        .iter()
+                        .any(|end| Some(end.port()) == port)
+                };
+                self.flows.extend(flows.filter(|flow| !own(flow)));
             }
             Received::Metrics(request) => {
                 self.reports += 1;
@@ -151,10 +157,14 @@ impl Seen {
 
     /// The sum of a metric's points that have these attributes, without those of flowcar's own exports.
     pub fn sum(&self, metric: &str, with: &[(&str, &str)]) -> f64 {
-        let own = self.receiver_port.to_string();
+        let own = self
+            .receiver_in_the_pod
+            .then(|| self.receiver_port.to_string());
         let points = self.metrics.get(metric).into_iter().flatten();
         points
-            .filter(|(attributes, _)| attributes.get("server.port") != Some(&own))
+            .filter(|(attributes, _)| {
+                own.is_none() || attributes.get("server.port") != own.as_ref()
+            })
             .filter(|(attributes, _)| {
                 with.iter()
                     .all(|(name, value)| attributes.get(*name).is_some_and(|is| is == value))

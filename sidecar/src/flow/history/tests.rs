@@ -10,7 +10,7 @@ const QUIET: Answers = Answers {
     post_close: PostCloseState::NotPolled,
     timer: Timer::Unknown,
     sent_no_reset: false,
-    sent_no_reset_lately: true,
+    sent_no_recent_reset: true,
     timewait_had_room: true,
     polled_segs_in: None,
 };
@@ -70,9 +70,10 @@ impl LastCounts {
         let event = CloseEvent {
             observed,
             found,
+            answers: QUIET,
             other_end,
         };
-        history.close(&event, &observed.info.unwrap(), &QUIET)
+        history.close(&event, &observed.info.unwrap())
     }
 }
 
@@ -184,9 +185,10 @@ fn half_closed_connection_that_was_cut_off_is_not_a_peer_close() {
         let event = CloseEvent {
             observed,
             found: PostCloseState::Nothing,
+            answers: QUIET,
             other_end,
         };
-        history.close(&event, &observed.info.unwrap(), &QUIET)
+        history.close(&event, &observed.info.unwrap())
     };
     // It closed right after the payload, so that no acknowledgement of a FIN closed it for certain.
     let summary = close(History::none(), 0, OtherEnd::Unknown);
@@ -223,7 +225,7 @@ fn close_reason_of_a_socket_that_left_nothing_follows_from_the_evidence() {
         payload: (u64, bool),
     }
     const RESET_SENT: Answers = Answers {
-        sent_no_reset_lately: false,
+        sent_no_recent_reset: false,
         ..QUIET
     };
     const NO_ROOM: Answers = Answers {
@@ -246,6 +248,11 @@ fn close_reason_of_a_socket_that_left_nothing_follows_from_the_evidence() {
         row(None, unknown, QUIET, PeerFin, (100, true)),
         row(None, unknown, RESET_SENT, Unknown, (101, false)),
         row(None, unknown, NO_ROOM, Unknown, (101, false)),
+        // Its last acknowledgement had come before: it waited half-closed, or the kernel was slow to make the event.
+        Row {
+            last_ack_recv_ms: 15,
+            ..row(None, unknown, QUIET, Unknown, (101, false))
+        },
         // The other end is here.
         row(None, Acknowledged(100), RESET_SENT, PeerFin, (100, true)),
         row(None, Acknowledged(100), NO_ROOM, Unknown, (100, true)),
@@ -315,13 +322,13 @@ fn close_reason_of_a_socket_that_left_nothing_follows_from_the_evidence() {
         let event = CloseEvent {
             observed: last,
             found: PostCloseState::Listener,
+            answers: Answers {
+                timer: Timer::NotExpired,
+                ..row.answers
+            },
             other_end: row.other_end,
         };
-        let answers = Answers {
-            timer: Timer::NotExpired,
-            ..row.answers
-        };
-        let closed = history.close(&event, &last.info.unwrap(), &answers);
+        let closed = history.close(&event, &last.info.unwrap());
         let payload = (closed.volume.bytes_received, closed.exact);
         assert_eq!(
             (closed.outcome, payload),
@@ -345,6 +352,30 @@ fn fin_that_one_poll_may_have_counted_is_not_denied() {
     assert_eq!(history.fin_since_poll(&info), Some(false));
 }
 
+/// The application held the socket after the end, which was reported: the last byte is the peer's FIN where that end says so.
+#[test]
+fn last_byte_of_a_held_socket_follows_from_the_reported_reason() {
+    let last = counts(0, 51, 101, 50, 3).observed();
+    for (reason, found, bytes) in [
+        (CloseReason::PeerFin, PostCloseState::Nothing, 100),
+        (CloseReason::LocalFin, PostCloseState::TimeWait, 100),
+        // The TIME_WAIT socket is over, too.
+        (CloseReason::LocalFin, PostCloseState::Nothing, 100),
+        (CloseReason::Unknown, PostCloseState::Nothing, 101),
+        (CloseReason::Unknown, PostCloseState::TimeWait, 100),
+    ] {
+        let history = History::of_closed(Role::Server, Some(Outcome::Closed(reason)));
+        let event = CloseEvent {
+            observed: last,
+            found,
+            answers: Answers::default(),
+            other_end: OtherEnd::Unknown,
+        };
+        let rest = history.close(&event, &last.info.unwrap());
+        assert_eq!(rest.volume.bytes_received, bytes, "{reason:?} {found:?}");
+    }
+}
+
 /// Unanswered probes: by the poll before, and by the kernel's count of connections that timers aborted.
 #[test]
 fn timeouts_are_distinguished_from_resets() {
@@ -362,13 +393,13 @@ fn timeouts_are_distinguished_from_resets() {
                 ..closed
             },
             found: PostCloseState::Nothing,
+            answers: Answers {
+                timer,
+                ..Answers::default()
+            },
             other_end: OtherEnd::Unknown,
         };
-        let answers = Answers {
-            timer,
-            ..Answers::default()
-        };
-        seen.close(&event, &info, &answers).outcome
+        seen.close(&event, &info).outcome
     };
     let (same, more) = (info.segs_in, info.segs_in + 1);
     for (segs_in, timer, is) in [
@@ -474,11 +505,7 @@ fn attempt_fails_by_the_evidence() {
             segs_out: 1,
             ..TcpInfo::default()
         };
-        let answers = Answers {
-            timer,
-            ..Answers::default()
-        };
-        let failed = History::none().fail(&info, &answers);
+        let failed = History::none().fail(&info, timer);
         assert_eq!(
             failed.outcome,
             Outcome::Failed(is),
