@@ -62,7 +62,11 @@ fn exponential(point: HistogramPoint) -> ExponentialHistogramDataPoint {
         sum: Some(sum_s(histogram)),
         scale: SCALE - merged,
         zero_count: histogram.zero_count(),
-        zero_threshold: ZERO_THRESHOLD_S,
+        zero_threshold: if histogram.zero_count() > 0 {
+            ZERO_THRESHOLD_S
+        } else {
+            0.0
+        },
         positive: positive(histogram, merged),
         min: histogram.min_ns().map(seconds),
         max: histogram.max_ns().map(seconds),
