@@ -7,9 +7,10 @@ use flowcar_tests::{
     flowcar::{self, Called, Pair, Summary},
     link::Plan,
     place::{
-        Callbacks, Cgroup, Neighbour, Sharing, TestPod, require_cgroup2, require_root, require_tun,
+        Callbacks, Cgroup, ExclusivePacketFilter, Neighbour, Sharing, TestPod, require_cgroup2,
+        require_root, require_tun,
     },
-    traffic::{CallPlan, Holding, ServePlan, Serving, call_in},
+    traffic::{self, CallPlan, Holding, ServePlan, Serving, call_in},
     watch::{Mode, Watch},
 };
 
@@ -215,4 +216,46 @@ fn overridable_program_above_is_overridden() {
         "it still runs outside of the followed cgroup"
     );
     assert!(running.stop().contains("opened=0"));
+}
+
+/// `flowcar run` measures exchanges where nothing prevents it: without the packet programs it follows the command all the same, and
+/// warns. Whoever asks for exchanges gets an error instead, and the command does not start.
+#[test]
+fn run_goes_without_exchanges_where_packet_programs_are_refused() {
+    if !can_run() {
+        return;
+    }
+    let pod = TestPod::new("pod").unwrap();
+    let _there = ExclusivePacketFilter::attach(pod.cgroup()).unwrap();
+    let serving = Serving::start(&pod, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    let target = format!("127.0.0.1:{}", serving.address().port());
+    let run = |settings: &[(&str, &str)]| {
+        flowcar::command(&pod)
+            .unwrap()
+            .envs(settings.iter().copied())
+            .args(["run", "--format", "json", "--"])
+            .arg(traffic::program().unwrap())
+            .args(["call", &target])
+            .output()
+            .unwrap()
+    };
+    let output = run(&[]);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{stderr}");
+    let warning = stderr
+        .lines()
+        .find(|line| line.contains("exchanges are not measured"));
+    let warning = warning.unwrap_or_else(|| panic!("{stderr}"));
+    assert!(warning.contains("allows no others"), "{warning}");
+    let lines = stderr.lines().filter(|line| line.starts_with('{'));
+    let report = lines.collect::<Vec<_>>().join("\n");
+    let report = flowcar::Report::parse(&report).unwrap();
+    assert_eq!(report.flows.len(), 1, "{stderr}");
+    assert_eq!(report.flows[0].exchanges.count, 0);
+
+    let output = run(&[("FLOWCAR_EXCHANGE", "on")]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(77), "{stderr}");
+    assert!(stderr.contains("allows no others"), "{stderr}");
+    assert_eq!(output.stdout, b"", "the command did not start");
 }

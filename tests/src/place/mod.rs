@@ -40,7 +40,7 @@ pub use need::{
     has_own_machine, lacks, require_capability, require_cgroup2, require_file, require_program,
     require_root, require_tun,
 };
-pub use neighbour::{Callbacks, Neighbour, Sharing};
+pub use neighbour::{Callbacks, ExclusivePacketFilter, Neighbour, Sharing};
 pub use netns::Netns;
 pub(crate) use network::{DeviceAddresses, default_route, set_up_device};
 pub use packet_hook::PacketHook;

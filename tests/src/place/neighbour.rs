@@ -42,6 +42,16 @@ pub enum Callbacks {
     Rtt = 8,
 }
 
+/// Another program for packets that are sent from a cgroup, which lets all of them pass and allows no other program here or below.
+/// Detached on drop.
+#[derive(Debug)]
+pub struct ExclusivePacketFilter {
+    program: OwnedFd,
+    cgroup: File,
+}
+
+const BPF_PROG_TYPE_CGROUP_SKB: u32 = 8;
+const BPF_CGROUP_INET_EGRESS: u32 = 1;
 const BPF_PROG_TYPE_SOCK_OPS: u32 = 13;
 const BPF_CGROUP_SOCK_OPS: u32 = 3;
 /// More than there are kinds of callbacks.
@@ -92,6 +102,44 @@ impl Drop for Neighbour {
     fn drop(&mut self) {
         if let Err(error) = self.attachment(BPF_PROG_DETACH, 0) {
             eprintln!("a neighbour's program stays attached: {error}");
+        }
+    }
+}
+
+// === impl ExclusivePacketFilter ===
+
+impl ExclusivePacketFilter {
+    /// Attaches it.
+    ///
+    /// # Errors
+    /// Not root, or another program does not allow it.
+    pub fn attach(cgroup: &Cgroup) -> Result<Self, Error> {
+        let attach = || -> io::Result<Self> {
+            let pass = [
+                Instruction::new(0xb7, 0, 0, 0, 1), // r0 = 1
+                Instruction::new(0x95, 0, 0, 0, 0), // exit
+            ];
+            let filter = Self {
+                program: load(BPF_PROG_TYPE_CGROUP_SKB, BPF_CGROUP_INET_EGRESS, &pass)?,
+                cgroup: File::open(cgroup.path())?,
+            };
+            filter.attachment(BPF_PROG_ATTACH)?;
+            Ok(filter)
+        };
+        attach().map_err(Error::at("attach a packet filter", "run as root"))
+    }
+
+    fn attachment(&self, command: libc::c_int) -> io::Result<()> {
+        let exclusive = Sharing::Exclusive as u32;
+        let (cgroup, program) = (&self.cgroup, &self.program);
+        attachment(command, cgroup, program, BPF_CGROUP_INET_EGRESS, exclusive)
+    }
+}
+
+impl Drop for ExclusivePacketFilter {
+    fn drop(&mut self) {
+        if let Err(error) = self.attachment(BPF_PROG_DETACH) {
+            eprintln!("a packet filter stays attached: {error}");
         }
     }
 }
