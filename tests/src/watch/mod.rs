@@ -1,9 +1,9 @@
 //! `flowcar export` in a test pod's network namespace and outside its cgroup, and all that it sends.
 
 mod seen;
+mod waits;
 
 use std::{
-    fs,
     process::{Child, Command, Output, Stdio},
     time::Duration,
 };
@@ -13,7 +13,10 @@ use nix::{
     unistd::Pid,
 };
 
-pub use self::seen::{Flow, Point, Seen, bytes_hold};
+pub use self::{
+    seen::{Flow, Point, Seen, bytes_hold},
+    waits::ProcessorWaits,
+};
 use crate::{
     flowcar::{CAPABILITIES, by_descriptor},
     log_lines::LogLines,
@@ -185,16 +188,12 @@ impl Watch {
         self.until("a report", |seen| seen.reports >= upto)
     }
 
-    /// How long its main thread, which does all the work, was ready to run and had no processor so far: the second figure of
-    /// `/proc/PID/schedstat` (Documentation/scheduler/sched-stats.rst).
+    /// How long its main thread, which does all the work, was ready to run and had no processor so far.
     ///
     /// # Panics
     /// It has exited.
     pub fn waited_for_a_processor(&self) -> Duration {
-        let path = format!("/proc/{}/schedstat", self.child.id());
-        let text = fs::read_to_string(path).unwrap();
-        let nanoseconds = text.split_whitespace().nth(1).unwrap();
-        Duration::from_nanos(nanoseconds.parse().unwrap())
+        waits::waited(self.child.id())
     }
 
     /// Takes everything that it has sent so far, so that the next wait is for something new.

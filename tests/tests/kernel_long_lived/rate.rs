@@ -14,7 +14,7 @@ use flowcar_shared::record::{OPEN_LEN, SHORT_LEN};
 use flowcar_tests::{
     place::{TestPod, require_cgroup2, require_root},
     traffic::{CallPlan, LoadPlan, LoadReport, ServePlan, Serving, load_in},
-    watch::{Mode, Seen, Watch},
+    watch::{Mode, ProcessorWaits, Seen, Watch},
 };
 
 /// The rate on a machine that is fast enough.
@@ -22,6 +22,12 @@ const RATE: f64 = 10_000.0;
 
 /// Spans are a sample at such a rate; the books are not.
 const FEW_SPANS: (&str, &str) = ("FLOWCAR_SPANS_PER_SECOND", "100");
+
+/// An open and a closed record of either end of a connection, and the kernel's 8 bytes before each (kernel/bpf/ringbuf.c).
+const BYTES_OF_EACH: f64 = 2.0 * (OPEN_LEN + 8 + SHORT_LEN + 8) as f64;
+
+/// `FLOWCAR_RING_BYTES` where it is not set.
+const DEFAULT_RING_BYTES: u32 = 1 << 20;
 
 /// Long enough for a hundred drains.
 const FILLING: Duration = Duration::from_secs(10);
@@ -37,13 +43,20 @@ pub(crate) fn the_machine() -> MutexGuard<'static, ()> {
     MACHINE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What a load gave.
+struct Loaded {
+    report: LoadReport,
+    seen: Seen,
+    waits: ProcessorWaits,
+}
+
 /// Both ends of every connection are in the pod; so many a second, or as many as possible.
 fn load(
     name: &str,
     settings: &[(&str, &str)],
     rate: Option<f64>,
     duration: Duration,
-) -> Option<(LoadReport, Seen)> {
+) -> Option<Loaded> {
     if !require_root() || !require_cgroup2() {
         return None;
     }
@@ -60,13 +73,24 @@ fn load(
         duration,
         rate,
     };
-    let report = thread::scope(|scope| {
+    let id = watch.id();
+    let (report, waits) = thread::scope(|scope| {
         let loading = scope.spawn(|| load_in(&pod, &plan).unwrap());
+        let waiting = scope.spawn(|| {
+            let mut waits = ProcessorWaits::of(id);
+            while !loading.is_finished() {
+                waits.read();
+                thread::sleep(Duration::from_millis(20));
+            }
+            waits.read();
+            (loading, waits)
+        });
         // Every report on the way asserts that the books balance.
-        while !loading.is_finished() {
+        while !waiting.is_finished() {
             watch.reports(1);
         }
-        loading.join().unwrap()
+        let (loading, waits) = waiting.join().unwrap();
+        (loading.join().unwrap(), waits)
     });
     assert!(report.failed.is_empty(), "{report:?}");
     let connections = usize::try_from(report.connections).unwrap();
@@ -83,7 +107,11 @@ fn load(
         report.connections,
         100.0 * rate / RATE
     );
-    Some((report, watch.stop()))
+    Some(Loaded {
+        report,
+        seen: watch.stop(),
+        waits,
+    })
 }
 
 /// Connections of both ends, and the books over them.
@@ -102,10 +130,27 @@ fn closed_and_lost(report: &LoadReport, seen: &Seen) -> (f64, f64) {
 
 #[test]
 fn no_connection_is_lost_at_full_rate() {
-    let Some((report, seen)) = load("rate", &[FEW_SPANS], None, duration()) else {
+    let Some(Loaded {
+        report,
+        seen,
+        waits,
+    }) = load("rate", &[FEW_SPANS], None, duration())
+    else {
         return;
     };
     let (_, lost) = closed_and_lost(&report, &seen);
+    let seconds = report.elapsed_ns as f64 / 1e9;
+    let filling =
+        f64::from(DEFAULT_RING_BYTES) * seconds / (report.connections as f64 * BYTES_OF_EACH);
+    let waited = waits.longest(Duration::from_secs_f64(filling));
+    if waited.as_secs_f64() > filling / 2.0 {
+        println!(
+            "flowcar waited {waited:?} for a processor while the ring filled in {filling:.3} s"
+        );
+        let ring_full = [("flowcar.tcp.lost.reason", "ring_full")];
+        assert_eq!(seen.sum("flowcar.tcp.connection.lost", &ring_full), lost);
+        return;
+    }
     assert_eq!(lost, 0.0, "{:#?}", seen.metrics);
     assert_eq!(seen.sum("flowcar.self.record.dropped", &[]), 0.0);
     let opened = seen.began();
@@ -121,7 +166,7 @@ fn no_connection_is_lost_at_full_rate() {
 #[test]
 fn too_small_ring_loses_only_counted_connections() {
     let tiny = [FEW_SPANS, ("FLOWCAR_RING_BYTES", "4096")];
-    let Some((report, seen)) = load("tiny-ring", &tiny, None, duration()) else {
+    let Some(Loaded { report, seen, .. }) = load("tiny-ring", &tiny, None, duration()) else {
         return;
     };
     let (closed, lost) = closed_and_lost(&report, &seen);
@@ -136,20 +181,19 @@ fn too_small_ring_loses_only_counted_connections() {
 fn a_ring_that_fills_between_two_drains_is_drained_in_time() {
     const RING_BYTES: u32 = 16 << 10;
     const DRAINS_A_SECOND: f64 = 10.0;
-    // An open and a closed record of either end, and the kernel's 8 bytes before each (kernel/bpf/ringbuf.c).
-    let bytes_of_each = 2.0 * (OPEN_LEN + 8 + SHORT_LEN + 8) as f64;
     let rings = 2.0;
-    let rate = rings * f64::from(RING_BYTES) * DRAINS_A_SECOND / bytes_of_each;
+    let rate = rings * f64::from(RING_BYTES) * DRAINS_A_SECOND / BYTES_OF_EACH;
     let bytes = RING_BYTES.to_string();
     let settings = [FEW_SPANS, ("FLOWCAR_RING_BYTES", &*bytes)];
-    let Some((report, seen)) = load("filling-ring", &settings, Some(rate), FILLING) else {
+    let filled = load("filling-ring", &settings, Some(rate), FILLING);
+    let Some(Loaded { report, seen, .. }) = filled else {
         return;
     };
     let (_, lost) = closed_and_lost(&report, &seen);
     let all = 2.0 * report.connections as f64;
     let seconds = report.elapsed_ns as f64 / 1e9;
     let drained_by_time = (seconds * DRAINS_A_SECOND + 1.0) * f64::from(RING_BYTES);
-    let lost_by_time = 1.0 - drained_by_time / (report.connections as f64 * bytes_of_each);
+    let lost_by_time = 1.0 - drained_by_time / (report.connections as f64 * BYTES_OF_EACH);
     println!(
         "{lost} of {all} lost; without waking it were {:.0} %",
         100.0 * lost_by_time
