@@ -94,6 +94,8 @@ struct PeerRow<'a> {
     connect: Option<[u64; 2]>,
     rtt: Option<[u64; 2]>,
     exchange: Option<[u64; 2]>,
+    /// The median of the connections' shortest round trips.
+    network: Option<u64>,
 }
 
 /// A value for each connection; times in microseconds, -1 where there is none.
@@ -244,6 +246,7 @@ fn peer_row<'a>(name: &'a str, peer: &'a PeerSum) -> PeerRow<'a> {
         connect: quantiles(&peer.connect),
         rtt: quantiles(&peer.rtt),
         exchange: quantiles(&peer.exchanges),
+        network: peer.least_rtt.quantile_s(0.5).map(micros),
     }
 }
 

@@ -149,8 +149,12 @@ fn slow_peer(facts: &Facts<'_>) -> Answer {
         None => p50 >= 0.1,
     };
     let longest = of(peer).quantile_s(0.99).unwrap_or(p50);
+    let tail = match of(peer).count() {
+        ..100 => "the longest",
+        _ => "one in a hundred",
+    };
     let mut text = format!(
-        "{name}: half of its {what} take {} or longer, one in a hundred {}.",
+        "{name}: half of its {what} take {} or longer, {tail} {}.",
         duration(p50),
         duration(longest)
     );
@@ -180,6 +184,10 @@ fn slow_peer(facts: &Facts<'_>) -> Answer {
             );
             (Weight::Alarm, text, Some(at))
         }
+        None if !facts.exchanges => {
+            text += " Exchanges were not measured: a slow server does not show.";
+            (Weight::Note, text, Some(at))
+        }
         None => (Weight::Fine, text, Some(at)),
     }
 }
@@ -206,15 +214,16 @@ fn own_answers(facts: &Facts<'_>) -> Answer {
 
 /// Whether a peer's answers wait for the network or for the server.
 fn cause(peer: &PeerSum) -> Option<String> {
-    let (rtt, exchange) = (peer.rtt.quantile_s(0.5)?, peer.exchanges.quantile_s(0.5)?);
-    let whose = if rtt >= exchange / 2.0 {
+    let network = peer.least_rtt.quantile_s(0.5)?;
+    let exchange = peer.exchanges.quantile_s(0.5)?;
+    let whose = if network >= exchange / 2.0 {
         "It is the network"
     } else {
         "It is the server"
     };
-    let (rtt, exchange) = (duration(rtt), duration(exchange));
+    let (network, exchange) = (duration(network), duration(exchange));
     Some(format!(
-        "{whose}: of {exchange} the network's round trip is {rtt}."
+        "{whose}: of {exchange} a round trip through the network takes {network}."
     ))
 }
 
@@ -259,22 +268,36 @@ fn connecting(facts: &Facts<'_>) -> Answer {
     if !facts.handshakes {
         return unknown("Handshakes are not seen without eBPF.");
     }
-    let Some((at, name, peer, p99)) = facts.worst(|peer| peer.connect.quantile_s(0.99)) else {
+    let again = |peer: &PeerSum| peer.handshake_retransmits;
+    let p99 = |peer: &PeerSum| peer.connect.quantile_s(0.99);
+    // Of those that had to send SYNs again, if there are any.
+    let any = facts.total(again) > 0;
+    let rank = |peer: &PeerSum| {
+        if any {
+            Some(again(peer) as f64)
+        } else {
+            p99(peer)
+        }
+    };
+    let Some((at, name, peer, _)) = facts.worst(rank) else {
         return unknown("No attempt succeeded.");
     };
-    let p50 = peer.connect.quantile_s(0.5).unwrap_or(p99);
-    let mut text = format!(
-        "Longest to {name}: p50 {}, p99 {}.",
-        duration(p50),
-        duration(p99)
-    );
-    let again = peer.handshake_retransmits;
-    if again > 0 {
+    let longest = p99(peer);
+    let mut text = match (peer.connect.quantile_s(0.5), longest) {
+        (Some(p50), Some(p99)) => format!(
+            "Longest to {name}: p50 {}, p99 {}.",
+            duration(p50),
+            duration(p99)
+        ),
+        _ => format!("No attempt to connect to {name} succeeded."),
+    };
+    if any {
         text += &format!(
-            " {again} SYNs were sent again: the path lost them, or the accept queue was full."
+            " {} SYNs or SYN-ACKs were sent again: the path lost them, or the accept queue was full.",
+            again(peer)
         );
     }
-    let is_alarm = again > 0 || p99 >= 0.5;
+    let is_alarm = any || longest.is_some_and(|p99| p99 >= 0.5);
     let weight = if is_alarm {
         Weight::Alarm
     } else {
@@ -531,6 +554,7 @@ mod tests {
             segments_sent: 1_000,
             connect: times(60_000, 5),
             rtt: times(50_000, 60),
+            least_rtt: times(40_000, 5),
             exchanges: times(1_000_000, 50),
             polled: 5,
             lifetime_us: 10_000_000,
@@ -572,6 +596,7 @@ mod tests {
                 PeerSum {
                     exchanges: times(90_000_000, 50),
                     rtt: times(80_000_000, 50),
+                    least_rtt: times(80_000_000, 5),
                     ..healthy()
                 },
             ),
@@ -585,7 +610,7 @@ mod tests {
             ),
             (
                 "How long does connecting take?",
-                "2 SYNs were sent again",
+                "2 SYNs or SYN-ACKs were sent again",
                 PeerSum {
                     connect: times(1_030_000_000, 5),
                     handshake_retransmits: 2,

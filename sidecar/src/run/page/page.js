@@ -94,6 +94,7 @@
     if (data.left_out) text += `; ${data.left_out} more connections have no row: the page keeps the failed and the slowest ones`;
     at("shown").textContent = text;
     at("rows").scrollTop = 0;
+    at("axis-of").value = shown.length > 200 ? "view" : "run";
     drawRows();
     drawDetails();
     drawOverview();
@@ -113,7 +114,8 @@
   // === Findings ===
 
   const showButton = (of) => {
-    const button = make("button", { class: "show", type: "button" }, "Show its connections");
+    const name = `Show the connections of ${data.peers[of].name}`;
+    const button = make("button", { class: "show", type: "button", "aria-label": name }, "Show its connections");
     button.addEventListener("click", () => {
       at("order").value = "slow";
       choosePeer(of);
@@ -136,7 +138,8 @@
       list.append(make("li", { class: "fine" }, make("span", { class: "mark", "aria-hidden": "true" }, MARKS.fine), text));
     }
     if (data.hint || !count) {
-      const text = ` ${data.hint || "No connection and no attempt was seen."}`;
+      const hint = data.hint || "no connection and no attempt was seen";
+      const text = ` ${hint.charAt(0).toUpperCase()}${hint.slice(1)}.`;
       list.append(make("li", { class: "unknown" }, make("span", { class: "mark", "aria-hidden": "true" }, MARKS.unknown), text));
     }
     for (const of of data.findings) {
@@ -154,7 +157,7 @@
   const stack = (of) => {
     const total = pair(of.exchange || of.rtt, 0);
     if (total < 0) return "-";
-    const network = Math.min(total, Math.max(0, of.server ? 0 : pair(of.rtt, 0)));
+    const network = of.exchange === null ? total : Math.min(total, of.server ? 0 : of.network || 0);
     const bar = make("div", { class: "stack", role: "img" });
     bar.setAttribute("aria-label", `${duration(total)}, of which the network ${duration(network)}`);
     bar.title = bar.getAttribute("aria-label");
@@ -167,7 +170,7 @@
   };
   const COLUMNS = [
     { name: "peer", value: (of) => of.name, text: true },
-    { name: "median answer", value: (of) => pair(of.exchange || of.rtt, 0), show: stack },
+    { name: data.exchanges ? "median answer" : "median RTT", value: (of) => pair(of.exchange || of.rtt, 0), show: stack },
     { name: "answer p50", value: (of) => pair(of.exchange, 0), show: (of) => duration(pair(of.exchange, 0)) },
     { name: "answer p99", value: (of) => pair(of.exchange, 1), show: (of) => duration(pair(of.exchange, 1)) },
     { name: data.smoothed ? "RTT p50, smoothed" : "RTT p50", value: (of) => pair(of.rtt, 0), show: (of) => duration(pair(of.rtt, 0)) },
@@ -180,6 +183,7 @@
     { name: "sent", value: (of) => of.sent, show: (of) => bytes(of.sent) },
     { name: "received", value: (of) => of.received, show: (of) => bytes(of.received) },
   ];
+  if (!data.exchanges) COLUMNS.splice(2, 2);
   let sorting = { column: 1, descending: true };
   const drawPeers = () => {
     const { value, text } = COLUMNS[sorting.column];
@@ -221,18 +225,28 @@
 
   // === Connections ===
 
-  const percent = (us) => `${(100 * us) / span}%`;
+  // The part of the run that the rows' bars show: all of it, or that of the rows in view.
+  let axis = [0, span];
+  const left = (us) => `${(100 * (us - axis[0])) / (axis[1] - axis[0])}%`;
+  const width = (us) => `${(100 * us) / (axis[1] - axis[0])}%`;
   const steps = (length, most) => {
     const rough = length / most;
     const power = 10 ** Math.floor(Math.log10(rough));
     return [1, 2, 5, 10].map((each) => each * power).find((each) => each >= rough);
   };
-  const drawAxis = () => {
-    const step = steps(span, 6);
+  const drawAxis = (places) => {
+    axis = [0, span];
+    if (at("axis-of").value === "view" && places.length) {
+      const of = places.map((place) => shown[place]);
+      const from = Math.min(...of.map((row) => rows.start[row]));
+      const to = Math.max(...of.map((row) => rows.start[row] + lasted(row)));
+      axis = [from, Math.max(to, from + 100)];
+    }
+    const step = steps(axis[1] - axis[0], 6);
     const marks = [];
-    for (let us = 0; us < span * 0.97; us += step) {
+    for (let us = Math.ceil(axis[0] / step) * step; us < axis[1] - step * 0.3; us += step) {
       const mark = make("span", {}, us === 0 ? "0" : duration(us));
-      mark.style.left = percent(us);
+      mark.style.left = left(us);
       marks.push(mark);
     }
     at("axis").replaceChildren(...marks);
@@ -244,8 +258,8 @@
     const track = make("div", { class: "track" });
     const piece = (name, from, length) => {
       const span = make("span", { class: name });
-      span.style.left = percent(from);
-      span.style.width = percent(length);
+      span.style.left = left(from);
+      span.style.width = width(length);
       track.append(span);
     };
     const connect = Math.max(rows.connect[row], 0);
@@ -255,7 +269,7 @@
     const symbol = is_failure ? "\u2715" : rows.end[row] < 0 ? "\u25b6" : "";
     if (symbol) {
       const mark = make("span", { class: "end", "aria-hidden": "true" }, symbol);
-      mark.style.left = percent(rows.start[row] + lasted(row));
+      mark.style.left = left(rows.start[row] + lasted(row));
       track.append(mark);
     }
     if (is_failure) line.classList.add("failure");
@@ -269,6 +283,9 @@
     at("spacer").style.height = `${shown.length * ROW}px`;
     const first = Math.max(0, Math.floor(box.scrollTop / ROW) - 10);
     const visible = Math.ceil((box.clientHeight || 416) / ROW) + 20;
+    const above = Math.floor(box.scrollTop / ROW);
+    const fits = Math.ceil((box.clientHeight || 416) / ROW);
+    drawAxis(shown.slice(above, above + fits).map((_, place) => above + place));
     const elements = [];
     for (let place = first; place < Math.min(shown.length, first + visible); place += 1) elements.push(rowElement(place));
     at("spacer").replaceChildren(...elements);
@@ -333,12 +350,12 @@
     if (canvas.hidden) return;
     canvas.setAttribute("aria-label", `${shown.length} connections over ${duration(span)}; the list below has each`);
     const { context, width, height } = prepare(canvas);
-    const [life, bad, text, back] = ["--life", "--bad", "--text", "--back"].map(colour);
+    const [life, bad, cursor] = ["--life", "--bad", "--cursor"].map(colour);
     const thick = Math.max(1, Math.min(6, height / shown.length));
     const draw = (place) => {
       const row = shown[place];
       const x = (width * rows.start[row]) / span;
-      context.fillRect(x, (height - thick) * (place / Math.max(1, shown.length - 1)), Math.max(2, (width * lasted(row)) / span), thick);
+      context.fillRect(x, (height - thick) * (place / Math.max(1, shown.length - 1)), Math.max(3, (width * lasted(row)) / span), rows.failure[row] ? Math.max(2, thick) : thick);
     };
     context.fillStyle = life;
     shown.forEach((row, place) => rows.failure[row] || draw(place));
@@ -347,10 +364,13 @@
     shown.forEach((row, place) => rows.failure[row] && draw(place));
     if (chosen >= 0) {
       const y = (height - thick) * (chosen / Math.max(1, shown.length - 1)) + thick / 2;
-      context.fillStyle = back;
-      context.fillRect(0, y - 2, width, 4);
-      context.fillStyle = text;
-      context.fillRect(0, y - 1, width, 2);
+      context.fillStyle = cursor;
+      context.fillRect(0, y - 0.5, width, 1);
+      context.beginPath();
+      context.moveTo(0, y - 6);
+      context.lineTo(8, y);
+      context.lineTo(0, y + 6);
+      context.fill();
     }
   };
 
@@ -500,28 +520,29 @@
     document.title = `${data.program}: flowcar report`;
     const parts = [clock(0).replace(/\.\d+ /, " "), `${duration(data.took_us)} long`];
     if (data.exit_status !== null) parts.push(`exit status ${data.exit_status}`);
-    parts.push(`${data.books.opened} connections, ${data.books.failed} failed attempts`);
+    parts.push(`${plural(data.books.opened, "connection", "connections")}, ${plural(data.books.failed, "failed attempt", "failed attempts")}`);
     at("about").textContent = parts.join(" \u00b7 ");
     const notes = [`flowcar ${data.version}, source ${data.source}`];
     if (!data.exchanges) notes.push("exchanges were not measured");
     if (data.smoothed) notes.push("round trip times are the kernel's smoothed values");
     if (data.source === "inet_diag") notes.push("no handshake is seen, and starts are those of the first socket dump");
-    at("footer").textContent = `${notes.join("; ")}. Times are in the command's own time axis; p50 and p99 are off by 9 % at most.`;
+    at("footer").textContent = `${notes.join("; ")}. Times count from the start of the command. p50 and p99 are off by 9 % at most.`;
   };
 
   // === Start ===
 
   drawAbout();
+  at("bar-note").hidden = !data.exchanges;
   drawFindings();
   headPeers();
   drawPeers();
-  drawAxis();
   drawFailures();
   drawBooks();
   for (const id of ["peers", "connections", "heat"]) at(id).hidden = !count;
   at("peer").addEventListener("change", (event) => choosePeer(Number(event.target.value)));
   at("state").addEventListener("change", choose);
   at("order").addEventListener("change", choose);
+  at("axis-of").addEventListener("change", drawRows);
   at("rows").addEventListener("scroll", drawRows);
   at("rows").addEventListener("keydown", (event) => {
     const page = Math.max(1, Math.floor(at("rows").clientHeight / ROW) - 1);

@@ -35,6 +35,9 @@ pub(super) struct PeerSum {
     /// Of attempts that succeeded.
     pub(super) connect: Histogram,
     pub(super) rtt: Histogram,
+    /// The shortest round trip of each connection: the network alone. Others may have up to 40 ms of the peer's in them, which sends its
+    /// acknowledgement with its answer (delayed acknowledgements).
+    pub(super) least_rtt: Histogram,
     pub(super) exchanges: Histogram,
     /// Connections whose sockets were polled: of these it is known what held them back.
     pub(super) polled: u64,
@@ -105,6 +108,10 @@ impl PeerSum {
             self.connect.record(ns);
         }
         self.rtt.merge(&flow.rtt);
+        flow.rtt
+            .min_ns()
+            .into_iter()
+            .for_each(|ns| self.least_rtt.record(ns));
         self.exchanges.merge(&flow.exchanges);
         if let Some(socket) = &flow.socket {
             self.polled += 1;
@@ -134,6 +141,7 @@ impl PeerSum {
         for (into, from) in [
             (&mut self.connect, &other.connect),
             (&mut self.rtt, &other.rtt),
+            (&mut self.least_rtt, &other.least_rtt),
             (&mut self.exchanges, &other.exchanges),
         ] {
             into.merge(from);
