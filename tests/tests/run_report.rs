@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    io::Write as _,
     net::{Ipv6Addr, SocketAddr},
     path::Path,
     process::{Output, Stdio},
@@ -411,7 +410,10 @@ fn connection_that_stays_open_is_on_the_page() {
     assert_eq!(text(&browser, "#shown"), "2 rows", "{:?}", ran.output);
     browser.script("const state = document.getElementById('state'); state.value = 'open'; state.dispatchEvent(new Event('change'))");
     assert_eq!(text(&browser, "#shown"), "2 rows");
-    assert!(text(&browser, "#alarms").contains("2 connections were open when the command ended"));
+    assert!(
+        text(&browser, "#alarms")
+            .contains("Open when the command ended: 2 connections, 2 of them to 127.0.0.1")
+    );
     assert!(text(&browser, "#equation").starts_with("2 opened = 0 closed + 2 live"));
 }
 
@@ -423,8 +425,8 @@ fn each_made_fault_is_a_problem_on_the_page() {
     }
     let here = TestPod::new("page").unwrap();
     let (server, other) = (serve(&here), serve(&here));
-    let (port, other) = (server.port(), other.port());
-    let pods = Pods::new(Plan::rtt(Duration::from_millis(60))).unwrap();
+    let [near, resets] = [server.port(), other.port()].map(|port| format!("127.0.0.1:{port}"));
+    let pods = Pods::new(Plan::rtt(Duration::from_millis(130))).unwrap();
     let far = pods.v4();
     let lossy = Pods::new(
         Plan::rtt(Duration::from_millis(5))
@@ -433,70 +435,102 @@ fn each_made_fault_is_a_problem_on_the_page() {
     )
     .unwrap();
     let lost = lossy.v4();
-    let reads_slowly = format!("call 127.0.0.1:{port} --request 9000000 --stall 1500");
-    let full = "exec 3>&1; $traffic serve --listen 127.0.0.1:7000 --backlog 1 >/dev/null & server=$!; sleep 0.5; kill -STOP $server; \
+    let full = "$traffic serve --listen 127.0.0.1:7000 --backlog 1 >/dev/null & server=$!; sleep 0.5; kill -STOP $server; \
                 call 127.0.0.1:7000 --connections 6 --concurrency 6 --timeout 1600; kill -KILL $server; true";
-    for (pod, script, question, expected) in [
+    let cases: [(_, _, &[(&str, &str)]); 7] = [
         (
             pods.client(),
             format!("call {far} --exchanges 20"),
-            "Which peer is slow?",
-            format!("{far}: half of its answers take"),
+            &[
+                (
+                    "Which peer is slow?",
+                    &format!("{far}: half of its answers take"),
+                ),
+                ("Which peer is slow?", "It is the network"),
+            ],
         ),
         (
             lossy.client(),
             format!("call {lost} --request 400000 --response 400000 --exchanges 3"),
-            "Does the path lose packets?",
-            format!("To {lost} "),
+            &[("Does the path lose packets?", &format!("To {lost} "))],
         ),
         (
             &here,
-            format!("call 127.0.0.1:{port} --connections 40"),
-            "Is the pool reused?",
-            format!("127.0.0.1:{port}: 40 connections had 40 exchanges. The pool is not reused"),
+            format!("call {near} --connections 40"),
+            &[(
+                "Is the pool reused?",
+                &format!("{near}: 40 exchanges on 40 connections. The pool is not reused"),
+            )],
         ),
         (
             &here,
-            format!("call 127.0.0.1:{other} --connections 5 --close reset-by-server"),
-            "Who resets us?",
-            format!("127.0.0.1:{other}: 5 reset_received"),
+            format!("call {resets} --connections 5 --close reset-by-server"),
+            &[("Who resets us?", &format!("{resets}: 5 reset_received"))],
         ),
         (
             &here,
-            format!("call 127.0.0.1:9 --connections 3; call 127.0.0.1:{port}"),
-            "What fails to connect, and why?",
-            "3 of 4 attempts failed. Most of them to 127.0.0.1:9: 3 refused".to_owned(),
-        ),
-        (
-            &here,
-            full.to_owned(),
-            "Is the accept queue full?",
-            ":7000: 2 of 1 connections waited at most".to_owned(),
+            format!("call 127.0.0.1:9 --connections 3; call {near}"),
+            &[(
+                "What fails to connect, and why?",
+                "3 of 4 attempts failed. Most of them to 127.0.0.1:9: 3 refused",
+            )],
         ),
         (
             &here,
             full.to_owned(),
-            "How long does connecting take?",
-            "127.0.0.1:7000".to_owned(),
+            &[
+                (
+                    "Is the accept queue full?",
+                    ":7000: 2 of 1 connections waited at most",
+                ),
+                ("How long does connecting take?", "127.0.0.1:7000"),
+            ],
         ),
         (
             &here,
-            reads_slowly,
-            "What holds it back?",
-            "by the peer's window".to_owned(),
+            format!("call {near} --request 9000000 --stall 1500"),
+            &[("What holds it back?", &format!("{near}: "))],
         ),
-    ] {
+    ];
+    for (pod, script, expected) in cases {
         let browser = run(pod, &[], &script).open();
         let alarms = texts(&browser, "#alarms li.alarm");
-        let _ = writeln!(std::io::stderr(), "{alarms:#?}");
-        let found = alarms.iter().find(|alarm| alarm.contains(question));
-        let found = found
-            .unwrap_or_else(|| panic!("{question}: {alarms:?} {}", text(&browser, "#answers")));
-        assert!(found.contains(&expected), "{expected}: {found}");
-        if question == "Which peer is slow?" {
-            assert!(found.contains("It is the network"), "{found}");
+        for (question, text) in expected {
+            let found = alarms.iter().find(|alarm| alarm.contains(question));
+            let found = found.unwrap_or_else(|| panic!("{question}: {alarms:?}"));
+            assert!(found.contains(text), "{text}: {found}");
         }
     }
+}
+
+/// As many as have a row each.
+#[test]
+fn page_of_5000_connections_is_small_and_keys_reach_the_last_one() {
+    if !can_run() {
+        return;
+    }
+    let pod = TestPod::new("page").unwrap();
+    let (fast, slow) = (serve(&pod), serve(&pod));
+    let script = format!(
+        "call 127.0.0.1:{} --connections 4900 --concurrency 20 & \
+         call 127.0.0.1:{} --connections 100 --delay 150 --concurrency 20; wait",
+        fast.port(),
+        slow.port()
+    );
+    let ran = run(&pod, &[], &script);
+    assert_eq!(ran.established().count(), 5_000);
+    let size = std::fs::metadata(&ran.page).unwrap().len();
+    assert!(size < 1_000_000, "{size} bytes");
+    let browser = ran.open();
+    assert_eq!(text(&browser, "#shown"), "5000 rows");
+    let slow = format!("127.0.0.1:{}", slow.port());
+    assert!(texts(&browser, "#alarms li.alarm")[0].contains(&slow));
+    focus(&browser, "#rows");
+    browser.press(&[key::END]);
+    assert_eq!(text(&browser, "#details .note"), "Connection 5000 of 5000");
+    // The document has those in view alone.
+    let drawn = texts(&browser, "#rows [role=option]").len();
+    assert!((18..100).contains(&drawn), "{drawn}");
 }
 
 /// A name is what somebody else's server is called: it is text on the page, whatever is in it.

@@ -321,12 +321,12 @@ fn resets(facts: &Facts<'_>) -> Answer {
         Some(worst) => (Weight::Alarm, Some(worst)),
         None => (Weight::Note, facts.worst(|peer| Some(peer.cuts() as f64))),
     };
-    let mut text = format!("{cut} connections were cut off.");
+    let mut text = format!("Cut off: {}.", connections(cut));
     if let Some((_, name, peer, _)) = worst {
         text += &format!(
-            " {name}: {}, of {} connections.",
+            " {name}: {}, of {}.",
             reasons(&peer.cut_off),
-            peer.connections
+            connections(peer.connections)
         );
     }
     (weight, text, worst.map(|(at, ..)| at))
@@ -373,8 +373,8 @@ fn pool(facts: &Facts<'_>) -> Answer {
     };
     let exchanges = peer.exchanges.count();
     let mut text = format!(
-        "{name}: {} connections had {exchanges} exchanges.",
-        peer.connections
+        "{name}: {exchanges} exchanges on {}.",
+        connections(peer.connections)
     );
     let is_alarm = peer.connections >= MANY && exchanges * 2 < peer.connections * 3;
     if is_alarm {
@@ -474,10 +474,11 @@ fn leaks(facts: &Facts<'_>) -> Answer {
     let worst = facts.worst(|peer| Some(peer.open as f64));
     let text = match worst {
         Some((_, name, peer, _)) => format!(
-            "{open} connections were open when the command ended, {} of them to {name}.",
+            "Open when the command ended: {}, {} of them to {name}.",
+            connections(open),
             peer.open
         ),
-        None => format!("{open} connections were open when the command ended."),
+        None => format!("Open when the command ended: {}.", connections(open)),
     };
     (Weight::Note, text, worst.map(|(at, ..)| at))
 }
@@ -527,6 +528,15 @@ fn reasons(of: &BTreeMap<&'static str, u64>) -> String {
         .map(|(reason, count)| format!("{count} {reason}"))
         .collect();
     parts.join(", ")
+}
+
+fn connections(count: u64) -> String {
+    let word = if count == 1 {
+        "connection"
+    } else {
+        "connections"
+    };
+    format!("{count} {word}")
 }
 
 fn fine(text: &str) -> Answer {
@@ -635,7 +645,7 @@ mod tests {
             ),
             (
                 "Is the pool reused?",
-                "40 connections had 50 exchanges. The pool is not reused",
+                "50 exchanges on 40 connections. The pool is not reused",
                 PeerSum {
                     connections: 40,
                     ..healthy()
