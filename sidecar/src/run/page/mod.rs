@@ -6,7 +6,7 @@ mod heat;
 mod kept;
 mod peers;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use self::{
     document::About,
@@ -82,6 +82,12 @@ impl Recording {
 
     /// Takes in what open connections have measured since the last call.
     pub(super) fn watch<'a>(&mut self, open: impl Iterator<Item = &'a Flow>) {
+        let open: Vec<_> = open.collect();
+        if self.before.len() > open.len() {
+            // Some were lost, and no close of theirs is reported.
+            let cookies: HashSet<_> = open.iter().map(|flow| flow.cookie).collect();
+            self.before.retain(|cookie, _| cookies.contains(cookie));
+        }
         for flow in open {
             let before = self.before.get(&flow.cookie);
             let count = |before: &Before| before.rtt.count() + before.exchanges.count();
@@ -171,5 +177,65 @@ impl Recording {
             queues: &self.queues,
         };
         document::page(&about, self.peers, &self.kept, &self.heat)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::example;
+
+    fn total(cells: &heat::Cells) -> u64 {
+        cells.values().sum()
+    }
+
+    #[test]
+    fn each_sample_is_in_the_heat_map_once_however_often_the_connection_is_watched() {
+        let mut recording = Recording::new("command".to_owned());
+        recording.starts();
+        let began = recording.began.monotonic().0;
+        let at = |ms: u64| Monotonic(began + ms * 1_000_000);
+        let mut flow = Flow {
+            started: at(0),
+            established: Some(at(1)),
+            outcome: None,
+            ..example::closed(1)
+        };
+        for (ms, samples) in [(100, 3), (600, 0), (1_100, 5)] {
+            flow.seen = at(ms);
+            (0..samples).for_each(|_| flow.rtt.record(2_000_000));
+            (0..samples).for_each(|_| flow.exchanges.record(50_000_000));
+            recording.watch([&flow].into_iter());
+            recording.watch([&flow].into_iter());
+        }
+        // Another one without a single record before its close.
+        let short = Flow {
+            cookie: 2,
+            started: at(1_150),
+            established: Some(at(1_151)),
+            seen: at(1_160),
+            ..flow.clone()
+        };
+        recording.add(&short);
+        flow.seen = at(9_000);
+        flow.rtt.record(2_000_000);
+        recording.add(&flow);
+        let map = recording.heat.all();
+        assert_eq!((total(&map.rtt), total(&map.exchanges)), (17, 16));
+        // What the close reported was measured soon after the last record: idle time has no samples.
+        let last = map.rtt.keys().map(|(column, _)| *column).max();
+        assert!(last.is_some_and(|last| last * recording.heat.column_ns() < 1_700_000_000));
+        assert!(recording.before.is_empty());
+    }
+
+    #[test]
+    fn connections_that_were_lost_are_forgotten() {
+        let mut recording = Recording::new("command".to_owned());
+        for cookie in 0..100 {
+            let mut flow = example::closed(cookie);
+            flow.rtt.record(1_000);
+            recording.watch([&flow].into_iter());
+        }
+        assert_eq!(recording.before.len(), 1 + 1);
     }
 }

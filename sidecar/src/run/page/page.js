@@ -378,9 +378,11 @@
   const heats = ["exchange", "rtt"].map((kind) => ({ kind, canvas: at(`map-${kind}`), column: 0, row: 0, cells: new Map() }));
   const lowest = (row) => 1e6 * 2 ** (row / 2);
   const rangeOf = (row) => (row === data.heat.zero_row ? `up to ${duration(lowest(row + 1))}` : `${duration(lowest(row))} to ${duration(lowest(row + 1))}`);
-  const mix = (share) => {
+  const SHADES = 64;
+  const palette = () => {
     const [cold, hot] = ["--cold", "--hot"].map((name) => colour(name).split(",").map(Number));
-    return `rgb(${cold.map((from, place) => Math.round(from + (hot[place] - from) * share)).join(", ")})`;
+    const shade = (share) => `rgb(${cold.map((from, place) => Math.round(from + (hot[place] - from) * share)).join(", ")})`;
+    return Array.from({ length: SHADES }, (_, place) => shade(place / (SHADES - 1)));
   };
   const load = (heat) => {
     const map = data.heat.maps.find((of) => of.peer === peer) || data.heat.maps[0];
@@ -419,11 +421,12 @@
     const [wide, high] = [(box.right - box.left) / heat.columns, (box.bottom - box.top) / lines];
     heat.size = [wide, high];
     const y = (row) => box.bottom - (row - heat.bottom) * high;
+    const shades = palette();
     let most = [0, 0, 0];
     for (const [key, number] of heat.cells) {
       const [column, row] = key.split(",").map(Number);
       if (number > most[2]) most = [column, row, number];
-      context.fillStyle = mix(Math.log(1 + number) / Math.log(1 + heat.most));
+      context.fillStyle = shades[Math.round((SHADES - 1) * Math.log(1 + number) / Math.log(1 + heat.most))];
       const gap = wide > 4 ? 1 : 0;
       context.fillRect(box.left + column * wide, y(row + 1), Math.max(1, wide - gap), Math.max(1, high - gap));
     }
@@ -446,13 +449,13 @@
     for (let us = 0; us < total * 0.95; us += step) {
       context.fillText(us === 0 ? "0" : duration(us), box.left + ((box.right - box.left) * us) / total, box.bottom + 12);
     }
-    for (let place = 0; place < 40; place += 1) {
-      context.fillStyle = mix(place / 39);
-      context.fillRect(box.left + 16 + place * 3, height - 20, 3, 12);
-    }
+    shades.forEach((shade, place) => {
+      context.fillStyle = shade;
+      context.fillRect(box.left + 16 + place * 2, height - 20, 2, 12);
+    });
     context.fillStyle = colour("--muted");
     context.fillText("1", box.left, height - 13);
-    context.fillText(`${heat.most} in a cell`, box.left + 142, height - 13);
+    context.fillText(`${heat.most} in a cell`, box.left + 150, height - 13);
     if (document.activeElement === heat.canvas) {
       context.strokeStyle = colour("--cursor");
       context.lineWidth = 2;
