@@ -503,6 +503,60 @@ fn each_made_fault_is_a_problem_on_the_page() {
     }
 }
 
+/// Its rows are its clients, and what is slow is itself.
+#[test]
+fn page_of_a_server_has_its_clients() {
+    if !can_run() {
+        return;
+    }
+    let pod = TestPod::new("page").unwrap();
+    let script = "$traffic serve --listen '[::]:7000' --until 9 >/dev/null";
+    let run = std::thread::scope(|scope| {
+        let server = scope.spawn(|| run(&pod, &[], script));
+        let call = |target: &str, more: &[&str]| {
+            let mut call = pod
+                .netns()
+                .command(traffic::program().unwrap().to_str().unwrap())
+                .unwrap();
+            call.args(["call", target, "--exchanges", "3"]).args(more);
+            let output = call.output().unwrap();
+            let lines = String::from_utf8(output.stdout).unwrap();
+            let reports = lines
+                .lines()
+                .map(|line| serde_json::from_str(line).unwrap());
+            reports.collect::<Vec<ConnectionReport>>()
+        };
+        flowcar_tests::peers::eventually("server", Duration::from_secs(30), || {
+            call("127.0.0.1:7000", &[])[0]
+                .failure
+                .is_none()
+                .then_some(())
+        });
+        let mut called = call("[::1]:7000", &["--connections", "8", "--delay", "120"]);
+        let ran = server.join().unwrap();
+        called.retain(|of| of.failure.is_none());
+        assert_eq!(called.len(), 8);
+        (ran, called)
+    });
+    let (ran, called) = run;
+    let browser = ran.open();
+    assert_eq!(text(&browser, "#shown"), "9 rows");
+    let alarms = texts(&browser, "#alarms li.alarm");
+    assert!(
+        alarms[0]
+            .contains("This command is the server: half of its own answers to clients of :7000"),
+        "{alarms:?}"
+    );
+    let rows = texts(&browser, "#rows .label");
+    for client in called {
+        let address = client.local.unwrap().to_string();
+        assert!(
+            rows.iter().any(|row| row.starts_with(&address)),
+            "{address}: {rows:?}"
+        );
+    }
+}
+
 /// As many as have a row each.
 #[test]
 fn page_of_5000_connections_is_small_and_keys_reach_the_last_one() {

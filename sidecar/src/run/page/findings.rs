@@ -198,7 +198,7 @@ fn own_answers(facts: &Facts<'_>) -> Answer {
     match own {
         Some((at, name, _, p50)) => {
             let text = format!(
-                "No server was asked. This command's own answers to {name} take {} or longer, half of them.",
+                "This command is the server: half of its own answers to {name} take {} or longer.",
                 duration(p50)
             );
             let weight = if p50 >= 0.1 {
@@ -234,6 +234,7 @@ fn network_or_server(facts: &Facts<'_>) -> Answer {
             Some(cause) => (Weight::Fine, format!("{name}. {cause}"), Some(*at)),
             None => unknown("The slowest peer's connections have no round trip time."),
         },
+        None if facts.servers().next().is_none() => fine("No server was asked."),
         None if facts.exchanges => unknown("No server answered."),
         None => unknown("Exchanges were not measured: FLOWCAR_EXCHANGE=off, or no eBPF."),
     }
@@ -280,7 +281,11 @@ fn connecting(facts: &Facts<'_>) -> Answer {
         }
     };
     let Some((at, name, peer, _)) = facts.worst(rank) else {
-        return unknown("No attempt succeeded.");
+        return if facts.servers().next().is_none() {
+            fine("No server was asked.")
+        } else {
+            unknown("No attempt succeeded.")
+        };
     };
     let longest = p99(peer);
     let mut text = match (peer.connect.quantile_s(0.5), longest) {

@@ -66,6 +66,8 @@
   const local = (row) => address(data.strings[rows.local[row]], rows.local_port[row]);
   const remote = (row) => address(data.strings[rows.remote[row]], rows.remote_port[row]);
   const peerName = (row) => data.peers[rows.peer[row]].name;
+  // A server's connections have its own port in common, and their clients' addresses differ.
+  const rowName = (row) => (data.strings[rows.role[row]] === "server" ? remote(row) : peerName(row));
   const end = (row) => (rows.end[row] < 0 ? "open" : data.strings[rows.end[row]]);
   const slowness = (row) => Math.max(rows.connect[row], rows.rtt_p99[row], rows.exchange_p99[row]);
   const lasted = (row) => Math.max(rows.connect[row], 0) + Math.max(rows.duration[row], 0);
@@ -274,7 +276,7 @@
     }
     if (is_failure) line.classList.add("failure");
     const slow = slowness(row);
-    line.append(make("span", { class: "label" }, `${peerName(row)} ${slow > 0 ? `${duration(slow)} ` : ""}${end(row)}`), track);
+    line.append(make("span", { class: "label" }, `${rowName(row)} ${slow > 0 ? `${duration(slow)} ` : ""}${end(row)}`), track);
     line.addEventListener("click", () => move(place));
     return line;
   };
