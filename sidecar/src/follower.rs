@@ -10,6 +10,7 @@ mod timers;
 mod unfinished;
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     time::{Duration, Instant},
 };
@@ -32,7 +33,7 @@ use crate::{
     },
     memory::Budget,
     series::{SeriesLabels, lost_closes},
-    snapshot::{SelfMetrics, Series, SeriesKey, Snapshot},
+    snapshot::{Listener, SelfMetrics, Series, SeriesKey, Snapshot},
     source::{
         More, Source, SourceError, Turn,
         diag::{DiagError, DiagSource, Dumping, Pace},
@@ -330,6 +331,11 @@ impl Follower {
     /// Every series, by what names it.
     pub fn series(&self) -> impl ExactSizeIterator<Item = (&SeriesKey, &Series)> {
         self.flows.series.all()
+    }
+
+    /// The followed listeners by port, as of the last poll; `None` where nothing polls.
+    pub fn listeners(&self) -> Option<&BTreeMap<Option<u16>, Listener>> {
+        self.source.diag().map(DiagSource::listeners)
     }
 
     /// Reads the clocks again, and logs it when the wall clock was stepped.

@@ -34,6 +34,7 @@ enum Commands {
 Examples:
   sudo flowcar run -- curl -s https://example.com/
   sudo flowcar run --format json -o flows.json -- ./load-test
+  sudo flowcar run --report report.html -- ./load-test
   sudo FLOWCAR_EXCHANGE=on flowcar run -- psql -c 'select 1'")]
     /// Run a command, follow its flows, and report each one that closes
     Run(RunArgs),

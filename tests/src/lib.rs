@@ -1,6 +1,7 @@
 //! The common code of flowcar's tests. Nothing in here is a second copy of product code: it makes the
 //! independent truth that the product is held against.
 
+pub mod browser;
 pub mod cluster;
 pub mod exporting;
 pub mod flowcar;

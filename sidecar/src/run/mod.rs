@@ -3,6 +3,7 @@
 mod cgroup;
 mod child;
 mod nothing;
+mod page;
 mod report;
 mod stream;
 
@@ -15,7 +16,12 @@ use std::{
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 pub use self::report::Format;
-use self::{cgroup::CommandCgroup, child::Child, report::Report};
+use self::{
+    cgroup::CommandCgroup,
+    child::Child,
+    page::{Following, Recording},
+    report::Report,
+};
 use crate::{
     capabilities,
     config::{Config, SourceChoice},
@@ -50,6 +56,9 @@ pub struct RunArgs {
     /// Write the report to FILE (`-`: standard output) instead of standard error
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Also write a page for a browser to FILE: the slow and the failing peers, every connection on a time axis, and the books
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -60,27 +69,22 @@ pub struct RunArgs {
 /// # Errors
 /// [`Failure`] if the command could not be run or its flows not be followed.
 pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
-    let mut report =
-        Report::to(args.output.as_deref(), args.format, args.all).map_err(|error| {
-            let path = args
-                .output
-                .as_deref()
-                .unwrap_or("standard error".as_ref())
-                .display();
-            Failure::new(
-                exit::CANNOT_CREATE,
-                format_args!("cannot write the report to {path}: {error}"),
-            )
-        })?;
+    let mut report = report(&args)?;
     let cgroup = CommandCgroup::make()?;
     let (source, config) = open(config, cgroup.path())?;
     let kept = source.still_needs(false);
     let (config, limits) = within_memory(&config);
     let config = &config;
     let exporter = exporter(config, source.name(), &args.command[0]);
-    let polls = !source.capabilities().handshakes;
+    let following = Following {
+        source: source.name(),
+        exchanges: source.observes_packets(),
+        handshakes: source.capabilities().handshakes,
+    };
+    let polls = !following.handshakes || report.wants_polls();
     let follower = Follower::new(source, &polled_often(limits, polls));
     let mut session = Session::new(follower, exporter, STATUS_EVERY, config);
+    report.command_starts();
     let mut child = Child::spawn(&args.command, &cgroup)?;
     // The command has the capabilities that it would have without flowcar. Nothing was received yet, and no other thread was started.
     capabilities::drop_all(&kept)?;
@@ -89,7 +93,8 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
         child: true,
     });
     let status = follow(&mut session, &mut child, &mut report, polls).await?;
-    settle(&mut session, &mut report, polls).await;
+    report.command_ended();
+    settle(&mut session, &mut report, !following.handshakes).await;
     let closed = session.conclude(End::Whole);
     report.closed(&closed, session.follower().anchor());
     still_open(&session, &mut report);
@@ -105,7 +110,7 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
     session
         .close(config.shutdown_timeout, Patience::IfEverThere)
         .await;
-    report.sum_up(&sums);
+    report.sum_up(&sums, &following);
     tokio::select! {
         () = report.written() => {}
         () = child.patience() => {}
@@ -117,6 +122,30 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
         )
     })?;
     Ok(status)
+}
+
+/// The report, and the page where one is wanted: both can be written, or the command is not started.
+fn report(args: &RunArgs) -> Result<Report, Failure> {
+    let cannot = |what: &str, path: &Path, error: &dyn std::fmt::Display| {
+        let path = path.display();
+        let message = format!("cannot write the {what} to {path}: {error}");
+        Failure::new(exit::CANNOT_CREATE, message)
+    };
+    if args.report.is_some() && args.report == args.output {
+        let message = "--report and --output name the same file: name two files";
+        return Err(Failure::new(exit::USAGE, message));
+    }
+    let output = args.output.as_deref();
+    let report = Report::to(output, args.format, args.all).map_err(|error| {
+        let path = output.unwrap_or("standard error".as_ref());
+        cannot("report", path, &error)
+    })?;
+    let Some(path) = &args.report else {
+        return Ok(report);
+    };
+    let recording = Recording::new(program(&args.command[0]));
+    let with_page = report.with_page(path, recording);
+    with_page.map_err(|error| cannot("page", path, &error))
 }
 
 /// The source, and the settings with what it measures. Exchanges cost nobody but this command: they are measured unless that is switched
@@ -164,12 +193,13 @@ fn polled_often(limits: Limits, polls: bool) -> Limits {
 
 /// Exports if an endpoint is set; the service is the command if nothing else names it.
 fn exporter(config: &Config, source: &'static str, command: &OsString) -> Option<Exporter> {
-    let name = Path::new(command)
-        .file_name()
-        .unwrap_or(command)
-        .to_string_lossy()
-        .into_owned();
-    Exporter::start(config, source, Some(&name))
+    Exporter::start(config, source, Some(&program(command)))
+}
+
+/// The command's name without its folder.
+fn program(command: &OsString) -> String {
+    let name = Path::new(command).file_name().unwrap_or(command);
+    name.to_string_lossy().into_owned()
 }
 
 async fn follow(
@@ -193,6 +223,10 @@ async fn follow(
                     watched = false;
                     tracing::error!(%error, "flowcar's programs were detached from the command's cgroup by another process, and cannot be attached again: flows from here on are missing");
                 }
+                if let Some(listeners) = session.follower().listeners() {
+                    report.listeners(listeners);
+                }
+                report.watch(session.follower().flows());
                 report.status(session.follower().flows());
             }
             done = session.step() => match done {

@@ -1,16 +1,20 @@
 //! Where `flowcar run` writes, and in which form.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{self, IsTerminal as _},
     path::Path,
     time::Duration,
 };
 
-use super::stream::Stream;
+use super::{
+    page::{Following, Recording},
+    stream::Stream,
+};
 use crate::{
     clock::Anchor,
-    flow::Flow,
+    flow::{Flow, Listener},
     view::{
         Row, Sums,
         by_peer::ByPeer,
@@ -65,9 +69,22 @@ impl Outliers {
 /// How often a reader that has paused is tried again once the command has ended.
 const AGAIN: Duration = Duration::from_millis(10);
 
+/// Where something is written.
+struct Output {
+    stream: Stream,
+    /// A write failed: the rest would fail as well, and the command must not suffer for it.
+    broken: Option<io::Error>,
+}
+
+/// The page in the making, and where it goes when it is complete.
+struct Page {
+    output: Output,
+    recording: Option<Recording>,
+}
+
 /// Writes rows as flows end; on a terminal, a status line below them counts the open ones.
 pub(super) struct Report {
-    out: Stream,
+    output: Output,
     format: Format,
     style: Style,
     /// Whether there is a row for each connection, however many there are.
@@ -79,27 +96,71 @@ pub(super) struct Report {
     closed: u64,
     failed: u64,
     status_shown: bool,
-    /// A write failed: the rest would fail as well, and the command must not suffer for it.
-    broken: Option<io::Error>,
+    page: Option<Page>,
 }
 
-impl Report {
-    /// Standard error; `-` is standard output; else a file, which is emptied.
-    pub(super) fn to(path: Option<&Path>, format: Format, all: bool) -> io::Result<Self> {
-        let (out, terminal) = match path {
+// === impl Output ===
+
+impl Output {
+    /// Standard error; `-` is standard output; else a file, which is emptied. Gives also whether it is a terminal.
+    fn open(path: Option<&Path>) -> io::Result<(Self, bool)> {
+        let (stream, terminal) = match path {
             None => (Stream::new(io::stderr()), io::stderr().is_terminal()),
             Some(path) if path == Path::new("-") => {
                 (Stream::new(io::stdout()), io::stdout().is_terminal())
             }
             Some(path) => (Stream::new(File::create(path)?), false),
         };
+        let broken = None;
+        Ok((Self { stream, broken }, terminal))
+    }
+
+    fn add(&mut self, text: &str) {
+        if self.broken.is_none() {
+            self.broken = self.stream.add(text).err();
+        }
+    }
+
+    /// What the reader has made room for.
+    fn send(&mut self) {
+        if self.broken.is_none() {
+            self.broken = self.stream.send().err();
+        }
+    }
+
+    fn is_written(&self) -> bool {
+        self.broken.is_some() || self.stream.is_empty()
+    }
+
+    /// Gives the first error of all writes, or what is missing; that whoever read it has read enough is none.
+    fn finish(self) -> io::Result<()> {
+        match self.broken {
+            Some(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            Some(error) => Err(error),
+            None if self.stream.lost() > 0 || !self.stream.is_empty() => {
+                let lost = self.stream.lost();
+                Err(io::Error::other(format!(
+                    "its reader did not take all of it in time ({lost} rows found no room)"
+                )))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+// === impl Report ===
+
+impl Report {
+    /// Standard error, or what `path` names.
+    pub(super) fn to(path: Option<&Path>, format: Format, all: bool) -> io::Result<Self> {
+        let (output, terminal) = Output::open(path)?;
         let style = if terminal && format == Format::Table {
             Style::Coloured
         } else {
             Style::Plain
         };
         Ok(Self {
-            out,
+            output,
             format,
             style,
             all: all || format == Format::Json,
@@ -110,8 +171,46 @@ impl Report {
             closed: 0,
             failed: 0,
             status_shown: false,
-            broken: None,
+            page: None,
         })
+    }
+
+    /// Also makes a page of it. The file is opened at once: later flowcar may open none.
+    pub(super) fn with_page(mut self, path: &Path, recording: Recording) -> io::Result<Self> {
+        let (output, _) = Output::open(Some(path))?;
+        let recording = Some(recording);
+        self.page = Some(Page { output, recording });
+        Ok(self)
+    }
+
+    /// Whether sockets are polled for it as often as that costs little: only polls show accept queues, and what holds connections back.
+    pub(super) const fn wants_polls(&self) -> bool {
+        self.page.is_some()
+    }
+
+    /// The accept queues of the command's listening sockets, as of the last poll.
+    pub(super) fn listeners(&mut self, listeners: &BTreeMap<Option<u16>, Listener>) {
+        if let Some(recording) = self.recording() {
+            recording.listeners(listeners);
+        }
+    }
+
+    /// The command starts.
+    pub(super) fn command_starts(&mut self) {
+        if let Some(recording) = self.recording() {
+            recording.starts();
+        }
+    }
+
+    /// The command has ended.
+    pub(super) fn command_ended(&mut self) {
+        if let Some(recording) = self.recording() {
+            recording.ended();
+        }
+    }
+
+    fn recording(&mut self) -> Option<&mut Recording> {
+        self.page.as_mut()?.recording.as_mut()
     }
 
     /// These flows closed or failed.
@@ -133,6 +232,9 @@ impl Report {
     }
 
     fn row(&mut self, flow: &Flow, anchor: &Anchor) {
+        if let Some(recording) = self.recording() {
+            recording.add(flow);
+        }
         self.times.add(flow);
         self.by_peer.add(flow);
         self.rows += 1;
@@ -177,18 +279,30 @@ impl Report {
         lines.iter().for_each(|line| self.line(line));
     }
 
+    /// What open connections have measured, for the page.
+    pub(super) fn watch<'a>(&mut self, open: impl Iterator<Item = &'a Flow>) {
+        if let Some(recording) = self.recording() {
+            recording.watch(open);
+        }
+    }
+
     /// What is under way, where somebody watches.
     pub(super) fn status<'a>(&mut self, live: impl Iterator<Item = &'a Flow>) {
         // Without a reader the last one is enough.
-        if self.style == Style::Coloured && self.out.is_empty() {
+        if self.style == Style::Coloured && self.output.is_written() {
             let text = table::status(live, self.closed, self.failed);
             self.write(format_args!("\r\x1b[K{text:.99}"));
             self.status_shown = true;
         }
     }
 
-    /// The last line, or lines.
-    pub(super) fn sum_up(&mut self, sums: &Sums) {
+    /// The last line, or lines, and the page.
+    pub(super) fn sum_up(&mut self, sums: &Sums, following: &Following) {
+        if let Some(page) = &mut self.page
+            && let Some(recording) = page.recording.take()
+        {
+            page.output.add(&recording.page(following, sums));
+        }
         self.clear_status();
         match self.format {
             Format::Json => self.line(&json::summary(sums, Some(&self.times))),
@@ -204,25 +318,20 @@ impl Report {
 
     /// Waits until all is written.
     pub(super) async fn written(&mut self) {
-        while self.broken.is_none() && !self.out.is_empty() {
+        loop {
             self.send();
+            let of_page = self.page.as_ref().map(|page| &page.output);
+            if self.output.is_written() && of_page.is_none_or(Output::is_written) {
+                return;
+            }
             tokio::time::sleep(AGAIN).await;
         }
     }
 
-    /// Gives the first error of all writes, or what is missing; that whoever read it has read enough is none.
+    /// Gives the first error of all writes, or what is missing.
     pub(super) fn finish(self) -> io::Result<()> {
-        match self.broken {
-            Some(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            Some(error) => Err(error),
-            None if self.out.lost() > 0 || !self.out.is_empty() => {
-                let lost = self.out.lost();
-                Err(io::Error::other(format!(
-                    "its reader did not take all of it in time ({lost} rows found no room)"
-                )))
-            }
-            None => Ok(()),
-        }
+        self.output.finish()?;
+        self.page.map_or(Ok(()), |page| page.output.finish())
     }
 
     fn clear_status(&mut self) {
@@ -236,15 +345,14 @@ impl Report {
     }
 
     fn write(&mut self, text: std::fmt::Arguments<'_>) {
-        if self.broken.is_none() {
-            self.broken = self.out.add(&text.to_string()).err();
-        }
+        self.output.add(&text.to_string());
     }
 
-    /// What the reader has made room for.
+    /// What readers have made room for.
     fn send(&mut self) {
-        if self.broken.is_none() {
-            self.broken = self.out.send().err();
+        self.output.send();
+        if let Some(page) = &mut self.page {
+            page.output.send();
         }
     }
 }

@@ -81,7 +81,7 @@ impl ByPeer {
 }
 
 /// The server as the client asked for it; of a server's connections its own port.
-fn name(flow: &Flow) -> String {
+pub fn name(flow: &Flow) -> String {
     let (peer, port) = match flow.role {
         Role::Server => (String::new(), flow.local.port()),
         Role::Client | Role::Unknown => {
