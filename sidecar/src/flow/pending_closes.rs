@@ -65,6 +65,11 @@ impl PendingCloses {
         self.recent.insert((observed.local, observed.peer), sent);
     }
 
+    /// Whether no close waits.
+    pub const fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// Lets a close wait.
     pub fn wait(&mut self, observed: SocketSnapshot, found: PostCloseState, now: Monotonic) {
         self.waiting.push((now, observed, found));
