@@ -20,7 +20,7 @@ use crate::{
     flow::{Flow, InterimSpans},
     follower::{Follower, Limits},
     losses::Losses,
-    memory::Budget,
+    memory::{self, Budget, GiveBack},
     otlp::exporter::{Exporter, Patience, TaskEnded},
     source::{SourceError, Woken},
     view::{Row, peers::PeerRow},
@@ -48,6 +48,7 @@ pub struct Session {
     report: Times,
     interim: InterimSpans,
     losses: Losses,
+    give_back: GiveBack,
     polled: bool,
     /// The last turn left records in the ring.
     more: bool,
@@ -131,6 +132,7 @@ impl Session {
         Ok(Self {
             interim: InterimSpans::every(interim_ns),
             losses: Losses::default(),
+            give_back: GiveBack::default(),
             polled: false,
             more: false,
             due: None,
@@ -394,6 +396,9 @@ impl Session {
             let snapshot = self.follower.snapshot(exporter.self_metrics());
             self.losses.report(&snapshot.books);
             exporter.metrics(snapshot);
+        }
+        if self.give_back.is_due(self.follower.flows().len()) {
+            memory::trim();
         }
     }
 }

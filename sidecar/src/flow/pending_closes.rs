@@ -90,6 +90,10 @@ impl PendingCloses {
                 self.waiting.push((since, observed, found));
             }
         }
+        if now.since_ns(self.turned) > 4 * PATIENCE_NS {
+            // Nothing was noted since, so nobody waits for these.
+            (self.recent, self.before) = Default::default();
+        }
         ready
     }
 

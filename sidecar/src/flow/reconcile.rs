@@ -172,7 +172,7 @@ impl Table {
 
     /// Flows of records that the last dump did not show: they may have closed, and are still listed.
     pub fn absent(&self) -> u64 {
-        let of_records = |entry: &&Entry| entry.history.is_none() && entry.absent > 0;
+        let of_records = |entry: &&Box<Entry>| entry.history.is_none() && entry.absent > 0;
         self.flows.values().filter(of_records).count() as u64
     }
 
@@ -266,7 +266,7 @@ impl Table {
             overruns: poll.overruns,
             detached: false,
         };
-        self.flows.insert(observed.cookie, entry);
+        self.flows.insert(observed.cookie, Box::new(entry));
         self.adopted += 1;
         Some(Change {
             before: None,

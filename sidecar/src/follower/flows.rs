@@ -394,7 +394,7 @@ impl Flows {
         if flow.role != Role::Client || flow.polled {
             return;
         }
-        let asked = flow.asked.unwrap_or(flow.peer);
+        let asked = flow.asked();
         match self.resolved.name_of(asked.ip(), flow.started) {
             Ok(name) => flow.name = Some(name),
             Err(reason) => *self.unnamed.entry(reason.name()).or_default() += 1,
