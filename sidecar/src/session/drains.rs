@@ -84,10 +84,11 @@ impl Drains {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock;
 
     #[test]
     fn sleep_follows_empty_drains_and_ends_with_a_record() {
-        let began = Instant::now();
+        let began = clock::now();
         let mut drains = Drains::new(began);
         let mut drained = |is_busy| {
             let at = drains.next();
@@ -117,7 +118,7 @@ mod tests {
 
     #[test]
     fn first_record_is_taken_in_as_soon_as_while_records_come() {
-        let began = Instant::now();
+        let began = clock::now();
         let mut drains = Drains::new(began);
         assert!(!drains.woken(began), "the ring fills up");
         for _ in 0..=EMPTY {

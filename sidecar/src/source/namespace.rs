@@ -41,6 +41,15 @@ pub struct NamespaceReading {
     pub of_attempts: Option<NamespaceCounts>,
 }
 
+/// The figures of each group.
+struct Figures {
+    icmp: [u64; 3],
+    /// The sum; `None` if it cannot be read.
+    icmp6: Option<u64>,
+    tcp: [u64; 2],
+    extended: [u64; 4],
+}
+
 /// More than each of the files had on the kernels that were tried; the buffer grows where it does not suffice.
 const BUFFER: usize = 8 << 10;
 
@@ -108,13 +117,14 @@ impl NamespaceCounters {
         let from = Anchor::now().monotonic();
         let figures = self.figures();
         let to = Anchor::now().monotonic();
-        let Some((icmp, icmp6, [failed, resets_sent], extended)) = figures else {
+        let Some(figures) = figures else {
             return NamespaceReading {
                 from,
                 ..NamespaceReading::none()
             };
         };
-        let [kept, on_timeout, on_memory, timewait_overflows] = extended;
+        let [failed, resets_sent] = figures.tcp;
+        let [kept, on_timeout, on_memory, timewait_overflows] = figures.extended;
         NamespaceReading {
             from,
             to,
@@ -123,9 +133,9 @@ impl NamespaceCounters {
                 resets_sent,
                 timewait_overflows,
             }),
-            of_attempts: icmp6.map(|icmp6| NamespaceCounts {
+            of_attempts: figures.icmp6.map(|icmp6| NamespaceCounts {
                 at: to,
-                icmp: icmp.iter().sum(),
+                icmp: figures.icmp.iter().sum(),
                 icmp6,
                 kept,
                 failed,
@@ -133,8 +143,7 @@ impl NamespaceCounters {
         }
     }
 
-    /// The figures of each group; of ICMPv6 the sum, if it can be read.
-    fn figures(&mut self) -> Option<([u64; 3], Option<u64>, [u64; 2], [u64; 4])> {
+    fn figures(&mut self) -> Option<Figures> {
         let buffer = &mut self.buffer;
         let snmp = text(&self.snmp, buffer).ok()?;
         let (icmp, tcp) = (self.icmp.figures(snmp)?, self.tcp.figures(snmp)?);
@@ -145,7 +154,12 @@ impl NamespaceCounters {
             None => Some(0),
         };
         let netstat = text(&self.netstat, buffer).ok()?;
-        Some((icmp, icmp6, tcp, self.extended.figures(netstat)?))
+        Some(Figures {
+            icmp,
+            icmp6,
+            tcp,
+            extended: self.extended.figures(netstat)?,
+        })
     }
 }
 
