@@ -132,13 +132,17 @@ pub(crate) fn emit_open(ctx: Ctx, short_flow: &mut ShortFlow) {
     entry.submit(wake(short_flow.cookie(), now));
 }
 
-/// Userspace drains the ring on a timer, so a record wakes it only when the ring fills up: a wake-up for each connection would
-/// cost more than everything else here together.
+/// Userspace drains the ring on a timer while records come, so a record wakes it only when the ring fills up: a wake-up for each
+/// connection would cost more than everything else here together. After some empty drains userspace sleeps, and the first record wakes it.
 ///
 /// Querying how full the ring is costs a third of a record, so one record in [`QUERY_EVERY`] does. Cookie and microsecond together
 /// select it, so that no pattern of sockets avoids all queries.
 #[inline(always)]
 pub(crate) fn wake(cookie: u64, now: u64) -> u64 {
+    if maps::is_asleep() {
+        maps::awake();
+        return FORCE_WAKEUP;
+    }
     if (cookie ^ now >> 10) & (QUERY_EVERY - 1) != 0 {
         return NO_WAKEUP;
     }

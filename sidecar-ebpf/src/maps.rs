@@ -28,6 +28,8 @@ struct Userspace {
     sample_epoch: u32,
     /// Not 0 where userspace's memory limit has no room for what is kept beside one more socket.
     full: u32,
+    /// Not 0 while userspace sleeps: the next record wakes it, and sets this to 0.
+    asleep: u32,
 }
 
 /// See [`Userspace`].
@@ -35,6 +37,7 @@ struct Userspace {
 static mut FLOWCAR_USERSPACE: Userspace = Userspace {
     sample_epoch: 0,
     full: 0,
+    asleep: 0,
 };
 
 /// Bytes waiting in the ring buffer from which on userspace is woken. The loader sets it, as below.
@@ -119,6 +122,21 @@ pub(crate) fn sample_epoch() -> u32 {
 pub(crate) fn is_full() -> bool {
     // SAFETY: as for the epoch.
     unsafe { (&raw const FLOWCAR_USERSPACE.full).read_volatile() != 0 }
+}
+
+/// Whether userspace sleeps.
+#[inline(always)]
+pub(crate) fn is_asleep() -> bool {
+    // SAFETY: as for the epoch.
+    unsafe { (&raw const FLOWCAR_USERSPACE.asleep).read_volatile() != 0 }
+}
+
+/// Userspace is about to be woken, once. Userspace writes the value again only after it was woken, so this is not written in between.
+#[cold]
+#[inline(never)]
+pub(crate) fn awake() {
+    // SAFETY: an aligned u32, written as a whole.
+    unsafe { (&raw mut FLOWCAR_USERSPACE.asleep).write_volatile(0) };
 }
 
 /// Bytes waiting in the ring buffer from which on userspace is woken.

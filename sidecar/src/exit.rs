@@ -36,6 +36,16 @@ impl Failure {
             message: message.to_string(),
         }
     }
+
+    /// The main loop has no timer.
+    pub fn no_timer(error: std::io::Error) -> Self {
+        use crate::files::{NO_DESCRIPTOR, lacks_descriptor};
+        if lacks_descriptor(&error) {
+            Self::new(SOFTWARE, format_args!("cannot start: {NO_DESCRIPTOR}"))
+        } else {
+            Self::new(SOFTWARE, format_args!("cannot start its timer: {error}"))
+        }
+    }
 }
 
 impl From<crate::source::SourceError> for Failure {

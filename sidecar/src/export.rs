@@ -6,10 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    time::{MissedTickBehavior, interval},
-};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     capabilities,
@@ -79,18 +76,20 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     let exporter = Exporter::start_keeping(config, name, &host, checkpoint);
     let watch = cgroup.as_deref().zip(follower.cgroup());
     let mut watch = watch.map(|(path, id)| Watch::new(path, id));
-    let mut session = Session::new(follower, exporter, config.report_interval / 2, config);
+    let mut session = Session::new(follower, exporter, config.report_interval / 2, config)
+        .map_err(Failure::no_timer)?;
     let named = args.cgroup.as_deref().and(cgroup.as_deref());
     let mut control = ControlServer::open(named, config.pod.is_known());
     memory::release_startup_memory();
-    let mut links = interval(config.report_interval);
-    links.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failed = None;
     while failed.is_none() {
+        if session.take_links_due() {
+            failed = check_links(&mut session).err();
+            continue;
+        }
         tokio::select! {
             () = signals.came() => break,
             request = control.asked() => session.answer(request),
-            _ = links.tick() => failed = check_links(&mut session).err(),
             change = changed(&mut watch) => failed = follow_again(&mut session, &mut watch, change).err(),
             done = session.step() => failed = done.err().map(Failure::from),
         }

@@ -4,6 +4,7 @@ mod attempts;
 mod excluded;
 mod flows;
 mod links;
+mod readings;
 mod restore;
 mod room;
 mod timers;
@@ -35,7 +36,7 @@ use crate::{
     series::{SeriesLabels, lost_closes},
     snapshot::{Listener, SelfMetrics, Series, SeriesKey, Snapshot},
     source::{
-        More, Source, SourceError, Turn,
+        More, Source, SourceError, Turn, Woken,
         diag::{DiagError, DiagSource, Dumping, Pace},
         ebpf::EbpfSource,
     },
@@ -111,9 +112,25 @@ impl Follower {
         self.flows.excluded = ExcludedFlows::new(sockets);
     }
 
-    /// Waits until the kernel wakes flowcar before the next drain is due.
-    pub async fn woken(&self) {
-        self.source.woken().await;
+    /// Waits until the kernel wakes flowcar before the next drain is due. Gives what for.
+    pub async fn woken(&self) -> Woken {
+        self.source.woken().await
+    }
+
+    /// Has the next record wake flowcar. Gives whether it will.
+    pub fn sleep(&mut self) -> bool {
+        self.source.sleep()
+    }
+
+    /// Flowcar is awake.
+    pub const fn awake(&mut self) {
+        self.source.awake();
+    }
+
+    /// Whether anything of followed flows was taken in since this was last called, or something waits for a later drain: a close for its
+    /// other end, or a poll for what came by its end.
+    pub fn take_activity(&mut self) -> bool {
+        self.flows.take_activity() || self.unfinished.is_some()
     }
 
     /// The flows that closed or failed since this was last called, in the order in which that was reported.
@@ -151,7 +168,10 @@ impl Follower {
         let mut more = More::default();
         match source {
             Source::Ebpf(ebpf) => more.records = flows.records(ebpf, None, turn),
-            Source::Diag(diag) => more.events = flows.destroy_events(diag, turn, &poll),
+            Source::Diag(diag) => {
+                flows.turn_begins();
+                more.events = flows.destroy_events(diag, turn, &poll);
+            }
             Source::Both(ebpf, diag) => {
                 more.records = flows.records(ebpf, Some(diag), turn);
                 more.events = flows.destroy_events(diag, turn, &poll);

@@ -1,5 +1,7 @@
 //! Distributions of durations in OTLP's exponential buckets, exact in count and sum.
 
+use std::sync::Arc;
+
 use flowcar_shared::histogram::{NANOS, OVER_SLOT, Unit, ZERO_SLOT, bucket_of_slot};
 
 /// The scale that buckets are kept at: eight to each doubling. Encoders may widen them, never narrow.
@@ -9,9 +11,22 @@ pub const SCALE: i32 = flowcar_shared::histogram::SCALE;
 pub const ZERO_THRESHOLD_S: f64 = 1.0 / 131_072.0;
 
 /// Durations counted in exponential buckets of [`SCALE`]: bucket `i` covers `(2^(i/8), 2^((i+1)/8)]`
-/// seconds.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Histogram {
+/// seconds. Of a live connection there are two of these, most of which hold nothing or one duration: that takes no memory beside. A clone
+/// shares the counts until one of both changes.
+#[derive(Clone, Debug, Default)]
+pub struct Histogram(Counted);
+
+#[derive(Clone, Debug, Default)]
+enum Counted {
+    #[default]
+    Nothing,
+    /// One duration, nanoseconds.
+    One(u64),
+    Many(Arc<Counts>),
+}
+
+#[derive(Clone, Debug, Default)]
+struct Counts {
     zero: u64,
     /// OTLP index of `buckets[0]`; meaningless while there are none.
     first: i32,
@@ -25,24 +40,28 @@ impl Histogram {
     /// Durations of which only the buckets are known: so many in the zero bucket, and the others by OTLP index. Their sum and extremes are
     /// not known.
     pub fn of_buckets(zero: u64, buckets: impl IntoIterator<Item = (i32, u64)>) -> Self {
-        let mut histogram = Self {
+        let mut counts = Counts {
             zero,
             count: zero,
-            ..Self::default()
+            ..Counts::default()
         };
         for (bucket, count) in buckets {
-            histogram.add_bucket(Some(bucket), count);
-            histogram.count += count;
+            counts.add_bucket(Some(bucket), count);
+            counts.count += count;
         }
-        histogram
+        Self::of(counts)
+    }
+
+    fn of(counts: Counts) -> Self {
+        Self(Counted::Many(Arc::new(counts)))
     }
 
     /// Counts one duration.
     pub fn record(&mut self, duration_ns: u64) {
-        self.add_bucket(above_threshold(&NANOS, duration_ns), 1);
-        self.count += 1;
-        self.sum_ns += u128::from(duration_ns);
-        self.widen(duration_ns, duration_ns);
+        match self.0 {
+            Counted::Nothing => self.0 = Counted::One(duration_ns),
+            Counted::One(_) | Counted::Many(_) => self.counts().record(duration_ns),
+        }
     }
 
     /// Adds `counts` of kernel slots ([`flowcar_shared::histogram`]) whose samples sum to `sum_ns` and
@@ -53,54 +72,57 @@ impl Histogram {
         sum_ns: u128,
         extremes_ns: Option<(u64, u64)>,
     ) {
+        let mut counts = counts
+            .into_iter()
+            .filter(|(_, count)| *count > 0)
+            .peekable();
+        if counts.peek().is_none() && sum_ns == 0 && extremes_ns.is_none() {
+            return;
+        }
+        let sum = self.counts();
         for (slot, count) in counts {
-            if count == 0 {
-                continue;
-            }
             let bucket = if slot == ZERO_SLOT {
                 None
             } else {
                 bucket_of_slot(slot.min(OVER_SLOT))
             };
-            self.add_bucket(bucket, count);
-            self.count += count;
+            sum.add_bucket(bucket, count);
+            sum.count += count;
         }
-        self.sum_ns += sum_ns;
+        sum.sum_ns += sum_ns;
         if let Some((min, max)) = extremes_ns {
-            self.widen(min, max);
+            sum.widen(min, max);
         }
     }
 
     /// Adds all that `other` counted.
     pub fn merge(&mut self, other: &Self) {
-        self.zero += other.zero;
-        for (bucket, count) in other.buckets() {
-            self.add_bucket(Some(bucket), count);
-        }
-        self.count += other.count;
-        self.sum_ns += other.sum_ns;
-        if let Some((min, max)) = other.extremes {
-            self.widen(min, max);
+        match (&self.0, &other.0) {
+            (_, Counted::Nothing) => {}
+            (Counted::Nothing, _) => *self = other.clone(),
+            (_, Counted::One(duration_ns)) => self.counts().record(*duration_ns),
+            (_, Counted::Many(counts)) => self.counts().add(counts),
         }
     }
 
     /// Adds what `newer` counted since `older`, an older state of that same histogram.
     pub fn merge_since(&mut self, newer: &Self, older: Option<&Self>) {
-        match older {
+        match older.filter(|older| !older.is_empty()) {
+            Some(older) if older.count() == newer.count() => {}
             Some(older) => self.merge(&newer.since(older)),
             None => self.merge(newer),
         }
-        if let Some((min, max)) = newer.extremes {
-            self.widen(min, max);
+        if let Some((min, max)) = newer.extremes() {
+            self.counts().widen(min, max);
         }
     }
 
     /// What was counted since `earlier`, an older state of this same histogram. The extremes are not
     /// known for a part of the time, so the difference has none.
     pub fn since(&self, earlier: &Self) -> Self {
-        let mut difference = Self {
-            zero: self.zero - earlier.zero,
-            ..Self::default()
+        let mut difference = Counts {
+            zero: self.zero_count() - earlier.zero_count(),
+            ..Counts::default()
         };
         for (bucket, count) in self.buckets() {
             let before = earlier.count_of(bucket);
@@ -108,15 +130,15 @@ impl Histogram {
                 difference.add_bucket(Some(bucket), count - before);
             }
         }
-        difference.count = self.count - earlier.count;
-        difference.sum_ns = self.sum_ns - earlier.sum_ns;
-        difference
+        difference.count = self.count() - earlier.count();
+        difference.sum_ns = self.sum_ns() - earlier.sum_ns();
+        Self::of(difference)
     }
 
     /// The same; `None` where `earlier` is no older state of this histogram.
     pub fn checked_since(&self, earlier: &Self) -> Option<Self> {
-        let is_older = earlier.zero <= self.zero
-            && earlier.sum_ns <= self.sum_ns
+        let is_older = earlier.zero_count() <= self.zero_count()
+            && earlier.sum_ns() <= self.sum_ns()
             && earlier
                 .buckets()
                 .all(|(bucket, count)| count <= self.count_of(bucket));
@@ -124,52 +146,100 @@ impl Histogram {
     }
 
     /// Durations counted.
-    pub const fn count(&self) -> u64 {
-        self.count
+    pub fn count(&self) -> u64 {
+        match &self.0 {
+            Counted::Nothing => 0,
+            Counted::One(_) => 1,
+            Counted::Many(counts) => counts.count,
+        }
     }
 
     /// Whether nothing was counted.
-    pub const fn is_empty(&self) -> bool {
-        self.count == 0
+    pub fn is_empty(&self) -> bool {
+        self.count() == 0
     }
 
     /// Sum of the durations, nanoseconds.
-    pub const fn sum_ns(&self) -> u128 {
-        self.sum_ns
+    pub fn sum_ns(&self) -> u128 {
+        match &self.0 {
+            Counted::Nothing => 0,
+            Counted::One(duration_ns) => u128::from(*duration_ns),
+            Counted::Many(counts) => counts.sum_ns,
+        }
     }
 
     /// The least duration, nanoseconds, where known.
     pub fn min_ns(&self) -> Option<u64> {
-        self.extremes.map(|(min, _)| min)
+        self.extremes().map(|(min, _)| min)
     }
 
     /// The greatest duration, nanoseconds, where known.
     pub fn max_ns(&self) -> Option<u64> {
-        self.extremes.map(|(_, max)| max)
+        self.extremes().map(|(_, max)| max)
+    }
+
+    fn extremes(&self) -> Option<(u64, u64)> {
+        match &self.0 {
+            Counted::Nothing => None,
+            Counted::One(duration_ns) => Some((*duration_ns, *duration_ns)),
+            Counted::Many(counts) => counts.extremes,
+        }
     }
 
     /// Durations of at most [`ZERO_THRESHOLD_S`].
-    pub const fn zero_count(&self) -> u64 {
-        self.zero
+    pub fn zero_count(&self) -> u64 {
+        match &self.0 {
+            Counted::Nothing => 0,
+            Counted::One(duration_ns) => u64::from(above_threshold(&NANOS, *duration_ns).is_none()),
+            Counted::Many(counts) => counts.zero,
+        }
     }
 
     /// OTLP bucket indexes, ascending and without gaps, with their counts.
     pub fn buckets(&self) -> impl ExactSizeIterator<Item = (i32, u64)> + '_ {
-        let first = self.first;
-        self.buckets
+        let (first, buckets) = self.slices();
+        buckets
             .iter()
             .enumerate()
             .map(move |(at, count)| (first + at as i32, *count))
     }
 
+    /// The OTLP index of the first bucket, and the counts from there on.
+    fn slices(&self) -> (i32, &[u64]) {
+        match &self.0 {
+            Counted::Nothing => (0, &[]),
+            Counted::One(duration_ns) => match above_threshold(&NANOS, *duration_ns) {
+                Some(bucket) => (bucket, &[1]),
+                None => (0, &[]),
+            },
+            Counted::Many(counts) => (counts.first, &counts.buckets),
+        }
+    }
+
+    /// The counts, to be changed.
+    fn counts(&mut self) -> &mut Counts {
+        if !matches!(self.0, Counted::Many(_)) {
+            let mut counts = Counts::default();
+            if let Counted::One(duration_ns) = self.0 {
+                counts.record(duration_ns);
+            }
+            *self = Self::of(counts);
+        }
+        match &mut self.0 {
+            Counted::Many(counts) => Arc::make_mut(counts),
+            Counted::Nothing | Counted::One(_) => unreachable!("it is a histogram of many now"),
+        }
+    }
+
     /// The `q`-quantile in seconds (0 to 1), interpolated geometrically inside its bucket and held between
     /// the known extremes; `None` while nothing was counted. Off by at most one bucket's width (9 %).
     pub fn quantile_s(&self, q: f64) -> Option<f64> {
-        if self.count == 0 {
+        let count = self.count();
+        if count == 0 {
             return None;
         }
-        let rank = (q * self.count as f64).ceil().clamp(1.0, self.count as f64);
-        let mut below = self.zero as f64;
+        let rank = (q * count as f64).ceil().clamp(1.0, count as f64);
+        let mut below = self.zero_count() as f64;
         let mut value = ZERO_THRESHOLD_S;
         if rank > below {
             for (bucket, count) in self.buckets() {
@@ -181,18 +251,53 @@ impl Histogram {
                 }
             }
         }
-        Some(match self.extremes {
+        Some(match self.extremes() {
             Some((min, max)) => value.clamp(min as f64 / 1e9, max as f64 / 1e9),
             None => value,
         })
     }
 
     fn count_of(&self, bucket: i32) -> u64 {
-        usize::try_from(bucket - self.first)
+        let (first, buckets) = self.slices();
+        usize::try_from(bucket - first)
             .ok()
-            .and_then(|at| self.buckets.get(at))
+            .and_then(|at| buckets.get(at))
             .copied()
             .unwrap_or(0)
+    }
+}
+
+impl PartialEq for Histogram {
+    /// Whether both counted the same.
+    fn eq(&self, other: &Self) -> bool {
+        self.zero_count() == other.zero_count()
+            && self.count() == other.count()
+            && self.sum_ns() == other.sum_ns()
+            && self.extremes() == other.extremes()
+            && self.buckets().eq(other.buckets())
+    }
+}
+
+impl Eq for Histogram {}
+
+impl Counts {
+    fn record(&mut self, duration_ns: u64) {
+        self.add_bucket(above_threshold(&NANOS, duration_ns), 1);
+        self.count += 1;
+        self.sum_ns += u128::from(duration_ns);
+        self.widen(duration_ns, duration_ns);
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.zero += other.zero;
+        for (bucket, count) in (other.first..).zip(&other.buckets) {
+            self.add_bucket(Some(bucket), *count);
+        }
+        self.count += other.count;
+        self.sum_ns += other.sum_ns;
+        if let Some((min, max)) = other.extremes {
+            self.widen(min, max);
+        }
     }
 
     fn add_bucket(&mut self, bucket: Option<i32>, count: u64) {

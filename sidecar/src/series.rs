@@ -279,7 +279,7 @@ pub(crate) fn series_key(naming: &SeriesLabels, flow: &Flow) -> SeriesKey {
             PeerLabel::Address => Peer::Address(address),
             PeerLabel::Auto if flow.role == Role::Client => match &flow.name {
                 Some(name) => Peer::Name(Name::clone(name)),
-                None => Peer::Asked(flow.asked.map_or(address, |asked| asked.ip())),
+                None => Peer::Asked(flow.asked().ip()),
             },
             PeerLabel::Name if flow.role == Role::Client => {
                 let name = flow.name.clone();

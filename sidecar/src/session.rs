@@ -1,9 +1,18 @@
 //! The main loop that `flowcar run` and `flowcar export` share: drain, sample, report.
 
-use std::{path::Path, time::Duration};
+mod alarm;
+mod drains;
 
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+use std::{
+    io,
+    path::Path,
+    time::{Duration, Instant},
+};
 
+use self::{
+    alarm::Alarm,
+    drains::{Drains, Pace},
+};
 use crate::{
     clock::{self, Anchor},
     config::Config,
@@ -11,15 +20,11 @@ use crate::{
     flow::{Flow, InterimSpans},
     follower::{Follower, Limits},
     losses::Losses,
-    memory::Budget,
+    memory::{self, Budget, GiveBack},
     otlp::exporter::{Exporter, Patience, TaskEnded},
-    source::SourceError,
+    source::{SourceError, Woken},
     view::{Row, peers::PeerRow},
 };
-
-/// How often the ring buffer is drained. A flow's close is seen this much later at most; waking up for each record would cost the
-/// kernel side more than following the flow does.
-const DRAIN_EVERY: Duration = Duration::from_millis(100);
 
 /// CPU time that a report waits for what is there already, before a poll and behind it: a whole ring of the default size takes some 25 ms.
 /// With 1 % of a CPU it is a hundred times as long.
@@ -30,6 +35,10 @@ const AFTER_POLL: Duration = Duration::from_millis(10);
 const POLLS_WITHIN: Duration = Duration::from_secs(5);
 const CONCLUDED_WITHIN: Duration = Duration::from_secs(2);
 
+/// After so many reports, memory that only the start needed is released again: the first ones connect to the receiver, and poll the
+/// sockets for the first time.
+const START_REPORTS: u32 = 2;
+
 /// The first report comes early: whoever has just started flowcar is waiting for it.
 const FIRST_REPORT: Duration = Duration::from_secs(1);
 
@@ -37,15 +46,28 @@ const FIRST_REPORT: Duration = Duration::from_secs(1);
 pub struct Session {
     follower: Follower,
     exporter: Option<Exporter>,
-    drain: Interval,
-    sample: Interval,
-    report: Interval,
+    alarm: Alarm,
+    drains: Drains,
+    sample: Times,
+    report: Times,
     interim: InterimSpans,
     losses: Losses,
+    give_back: GiveBack,
+    /// Reports that the start still makes.
+    start_reports: u32,
     polled: bool,
     /// The last turn left records in the ring.
     more: bool,
     due: Option<DueReport>,
+    /// Whether the programs' links are to be checked: at the start, and after each report.
+    checks_links: bool,
+}
+
+/// Something that is done again and again. What was missed is not made up for.
+#[derive(Clone, Copy, Debug)]
+struct Times {
+    next: Instant,
+    period: Duration,
 }
 
 /// How long the end may take.
@@ -91,36 +113,44 @@ pub fn within_memory(config: &Config) -> (Config, Limits) {
 }
 
 impl End {
-    fn deadline(self, within: Duration) -> Option<std::time::Instant> {
+    fn deadline(self, within: Duration) -> Option<Instant> {
         (self == Self::InTime).then(|| clock::now() + within)
     }
 }
 
 impl Session {
     /// A session that requests a sample of every live flow once in `sample`, and reports by `config`.
+    ///
+    /// # Errors
+    /// No file descriptor is left.
     pub fn new(
         mut follower: Follower,
         exporter: Option<Exporter>,
         sample: Duration,
         config: &Config,
-    ) -> Self {
+    ) -> io::Result<Self> {
         if let Some(exporter) = &exporter {
             follower.exclude(exporter.own_sockets());
         }
         let report = config.report_interval;
         let interim_ns = u64::try_from(config.span_interval.as_nanos()).unwrap_or(u64::MAX);
-        Self {
+        let now = clock::now();
+        Ok(Self {
             interim: InterimSpans::every(interim_ns),
             losses: Losses::default(),
+            give_back: GiveBack::default(),
+            start_reports: START_REPORTS,
             polled: false,
             more: false,
             due: None,
+            checks_links: true,
             follower,
             exporter,
-            drain: every(DRAIN_EVERY),
-            sample: every(sample),
-            report: first_after(FIRST_REPORT.min(report), report),
-        }
+            alarm: Alarm::new()?,
+            drains: Drains::new(now),
+            sample: Times::after(now + sample, sample),
+            report: Times::after(now + FIRST_REPORT.min(report), report),
+        })
     }
 
     /// Waits for the next thing to do and does it. Gives the flows that closed. Nothing is lost if the wait is dropped.
@@ -134,23 +164,45 @@ impl Session {
         }
         // With little CPU time something is always due, and the tasks that send reports and spans would have no turn on this thread.
         tokio::task::yield_now().await;
+        let first = self
+            .drains
+            .next()
+            .min(self.sample.next)
+            .min(self.report.next);
         tokio::select! {
             ended = ended(&mut self.exporter) => return Err(ended),
-            _ = self.drain.tick() => {}
-            () = self.follower.woken() => {}
+            () = self.alarm.until(first) => {}
+            woken = self.follower.woken() => {
+                if woken == Woken::ByRecords && self.drains.woken(clock::now()) {
+                    self.follower.awake();
+                    return Ok(Vec::new());
+                }
+            }
             () = std::future::ready(()), if self.more || self.due.is_some() => {}
-            _ = self.sample.tick() => {
-                self.follower.ask_for_samples();
-                return Ok(Vec::new());
-            }
-            _ = self.report.tick() => {
-                let until = clock::thread_cpu_time() + BEFORE_POLL;
-                self.due.get_or_insert(DueReport::BeforePoll(until));
-            }
+        }
+        let now = clock::now();
+        if self.sample.is_due(now) {
+            self.follower.ask_for_samples();
+        }
+        if self.report.is_due(now) {
+            let until = clock::thread_cpu_time() + BEFORE_POLL;
+            self.due.get_or_insert(DueReport::BeforePoll(until));
         }
         let mut closed = self.drain();
+        self.pace(now);
         closed.extend(self.advance_report());
         Ok(closed)
+    }
+
+    /// Sleeps once nothing has come for some time, and until something comes.
+    fn pace(&mut self, now: Instant) {
+        let is_busy = self.follower.take_activity() || self.more;
+        match self.drains.drained(is_busy, now) {
+            Pace::Same => {}
+            Pace::Awake => self.follower.awake(),
+            Pace::Sleep if self.follower.sleep() => {}
+            Pace::Sleep => self.drains.stay_awake(),
+        }
     }
 
     /// The next step to a report that is due: some turns, the poll, some more turns. Gives the flows that closed by the poll.
@@ -170,6 +222,7 @@ impl Session {
             DueReport::AfterPoll(_) => {
                 self.cut_interim_spans();
                 self.report();
+                self.checks_links = true;
                 None
             }
         };
@@ -217,6 +270,11 @@ impl Session {
     pub fn follow(&mut self, cgroup: &Path) -> Result<u64, SourceError> {
         self.polled = true;
         self.follower.follow(cgroup)
+    }
+
+    /// Whether [`Session::check_links`] is due, for a session that reports regularly.
+    pub const fn take_links_due(&mut self) -> bool {
+        std::mem::replace(&mut self.checks_links, false)
     }
 
     /// Checks whether the programs are still attached, and attaches them again where another process detached them.
@@ -346,6 +404,19 @@ impl Session {
             self.losses.report(&snapshot.books);
             exporter.metrics(snapshot);
         }
+        self.give_memory_back();
+    }
+
+    fn give_memory_back(&mut self) {
+        if self.start_reports > 0 {
+            self.start_reports -= 1;
+            if self.start_reports == 0 {
+                memory::release_startup_memory();
+            }
+        }
+        if self.give_back.is_due(self.follower.flows().len()) {
+            memory::trim();
+        }
     }
 }
 
@@ -365,12 +436,46 @@ async fn ended(exporter: &mut Option<Exporter>) -> TaskEnded {
     }
 }
 
-fn every(period: Duration) -> Interval {
-    first_after(period, period)
+// === impl Times ===
+
+impl Times {
+    const fn after(first: Instant, period: Duration) -> Self {
+        Self {
+            next: first,
+            period,
+        }
+    }
+
+    /// Whether it is to be done now: then the next time is one of those to come.
+    fn is_due(&mut self, now: Instant) -> bool {
+        let is_due = self.next <= now;
+        if is_due {
+            let late = (now - self.next).as_nanos() % self.period.as_nanos().max(1);
+            let late = Duration::from_nanos(u64::try_from(late).unwrap_or_default());
+            self.next = now + (self.period - late);
+        }
+        is_due
+    }
 }
 
-fn first_after(delay: Duration, period: Duration) -> Interval {
-    let mut interval = interval_at(Instant::now() + delay, period);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    interval
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missed_times_are_not_made_up_for() {
+        let began = clock::now();
+        let at = |ms| began + Duration::from_millis(ms);
+        let mut times = Times::after(at(100), Duration::from_millis(1_000));
+        for (now, is_due, next) in [
+            (99, false, 100),
+            (100, true, 1_100),
+            (1_105, true, 2_100),
+            (5_200, true, 6_100),
+            (6_099, false, 6_100),
+        ] {
+            assert_eq!(times.is_due(at(now)), is_due, "{now}");
+            assert_eq!(times.next, at(next), "{now}");
+        }
+    }
 }

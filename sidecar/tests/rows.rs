@@ -49,7 +49,7 @@ proptest! {
         let flow = decode(bytes(&record), 0).expect("a whole record").flow;
         let asked = std::net::SocketAddr::from(([0xff_u8; 16], 65_535));
         let name = Some("n.".repeat(120).as_str().into());
-        let other = Flow { asked: Some(asked), name, ..flow.clone() };
+        let other = Flow { asked: Some(Box::new(asked)), name, ..flow.clone() };
         let anchor = Anchor::new(Monotonic(0), 0);
         let both = table::flow(&Row::of(&other, &anchor), Style::Plain);
         let flow = Row::of(&flow, &anchor);

@@ -1,6 +1,11 @@
 //! Very many connections that do nothing.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    thread,
+    time::{Duration, Instant},
+};
 
 use flowcar_tests::{
     place::{TestPod, require_cgroup2, require_root},
@@ -120,4 +125,73 @@ fn open_connection_sends_interim_spans_and_its_own_at_exit() {
     assert!(open.iter().all(|flow| flow.end().is_empty()));
     assert_eq!(seen.flows.len(), spans + 2);
     holding.close().unwrap();
+}
+
+/// Times that threads of a process went to sleep so far, and so were woken (Documentation/filesystems/proc.rst,
+/// `voluntary_ctxt_switches`).
+fn sleeps(process: u32) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let of = |task: fs::DirEntry| -> u64 {
+        let status = fs::read_to_string(task.path().join("status")).unwrap();
+        let mut lines = status.lines();
+        let count = lines.find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        count.unwrap().trim().parse().unwrap()
+    };
+    tasks.map(|task| of(task.unwrap())).sum()
+}
+
+/// Without connections, and with open ones, as pools have them. The first record after that is taken in.
+#[test]
+fn flowcar_sleeps_while_nothing_happens() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    let sources = [
+        (Mode::Both, "off"),
+        (Mode::Both, "on"),
+        (Mode::Alone, "off"),
+    ];
+    thread::scope(|scope| {
+        for (mode, exchange) in sources {
+            for open in [0, 4] {
+                scope.spawn(move || sleeps_with(mode, exchange, open));
+            }
+        }
+    });
+}
+
+fn sleeps_with(mode: Mode, exchange: &str, open: u64) {
+    const AT_LEAST: Duration = Duration::from_secs(10);
+    // One a second for the namespace's counts. What wakes flowcar beside that comes seldom.
+    const BESIDE: u64 = 3;
+    const TRIES: u32 = 4;
+    let what = format!("{mode:?}, exchanges {exchange}, {open} open");
+    let pod = TestPod::new("sleeps").unwrap();
+    let serving = Serving::start(&pod, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    let target: SocketAddr = ([127, 0, 0, 1], serving.address().port()).into();
+    let settings = [
+        ("FLOWCAR_EXCHANGE", exchange),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "60000"),
+    ];
+    let mut watch = Watch::start(&pod, mode, &settings);
+    let holding = (open > 0)
+        .then(|| Holding::start(&pod, &CallPlan::to(target).connections(open, open)).unwrap());
+    watch.until("the first report", |seen| seen.reports > 0);
+    let is_still = (0..TRIES).any(|_| {
+        let (before, began) = (sleeps(watch.id()), Instant::now());
+        thread::sleep(AT_LEAST);
+        let (more, took) = (sleeps(watch.id()) - before, began.elapsed());
+        println!("{what}: {more} in {took:?}");
+        more <= took.as_secs() + BESIDE
+    });
+    assert!(is_still, "{what}: it wakes up more than once a second");
+    let called = call_in(&pod, &CallPlan::to(target).connections(1, 1)).unwrap();
+    let local = called[0].local;
+    watch.until("its span", |seen| {
+        seen.flows.iter().any(|flow| Some(flow.local) == local)
+    });
+    if let Some(holding) = holding {
+        holding.close().unwrap();
+    }
+    watch.stop();
 }

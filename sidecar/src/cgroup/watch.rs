@@ -8,7 +8,7 @@ use std::{
         unix::fs::MetadataExt as _,
     },
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
@@ -17,7 +17,9 @@ use tokio::{
     time::{Interval, MissedTickBehavior, interval},
 };
 
-/// The interval of checks, beside those after inotify events.
+use crate::clock;
+
+/// The interval of checks, beside those after inotify events. Where there are such events, a check is made with what wakes flowcar anyway.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A change of the cgroup.
@@ -39,6 +41,8 @@ pub struct Watch {
     /// Whether its removal was reported.
     removed: bool,
     notices: Option<Notices>,
+    /// When the path was last checked; none if it is to be checked at once.
+    checked: Option<Instant>,
     recheck: Interval,
 }
 
@@ -60,6 +64,7 @@ impl Watch {
             followed,
             removed: false,
             notices: notices.ok(),
+            checked: None,
             recheck,
         }
     }
@@ -79,23 +84,34 @@ impl Watch {
     /// future is dropped.
     pub async fn changed(&mut self) -> Change {
         loop {
-            // Before the check, so that no change is missed between the two.
-            if let Some(notices) = &mut self.notices {
-                notices.move_to(&self.path);
-            }
-            if let Some(change) = self.change() {
+            if self.is_due()
+                && let Some(change) = self.check()
+            {
                 return change;
             }
-            match &self.notices {
-                Some(notices) => tokio::select! {
-                    _ = self.recheck.tick() => {}
-                    () = notices.came() => {}
-                },
-                None => {
-                    self.recheck.tick().await;
-                }
+            let is_watched = self.notices.as_ref().is_some_and(Notices::is_watching);
+            tokio::select! {
+                _ = self.recheck.tick(), if !is_watched => {}
+                () = came(self.notices.as_ref()) => {}
             }
+            self.checked = None;
         }
+    }
+
+    fn is_due(&self) -> bool {
+        let age = self.checked.map(|checked| clock::now() - checked);
+        age.is_none_or(|age| age >= CHECK_INTERVAL)
+    }
+
+    /// Gives a change. Until it is answered the path is checked with each call.
+    fn check(&mut self) -> Option<Change> {
+        // Before the check, so that no change is missed between the two.
+        if let Some(notices) = &mut self.notices {
+            notices.move_to(&self.path);
+        }
+        let change = self.change();
+        self.checked = change.is_none().then(clock::now);
+        change
     }
 
     fn change(&mut self) -> Option<Change> {
@@ -108,6 +124,14 @@ impl Watch {
                 Some(Change::Removed)
             }
         }
+    }
+}
+
+/// Waits for an event; for ever where there are none.
+async fn came(notices: Option<&Notices>) {
+    match notices {
+        Some(notices) => notices.came().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -166,6 +190,11 @@ impl Notices {
                 return;
             }
         }
+    }
+
+    /// Whether changes are reported.
+    const fn is_watching(&self) -> bool {
+        self.above.is_some()
     }
 
     /// Waits for an event.

@@ -8,7 +8,7 @@ use std::{
 
 use flowcar_shared::asked::{AskedRecord, KIND, RECORD_LEN};
 
-use super::{Flow, Malformed, Monotonic, raw, record::socket_addr};
+use super::{Flow, Malformed, Monotonic, memory, raw, record::socket_addr};
 
 /// How long an address waits, at most, for a record of its flow: the SYN retries of an attempt may take minutes.
 const WAITS_NS: u64 = 600_000_000_000;
@@ -80,8 +80,13 @@ impl AskedAddresses {
         if asked.started != flow.started {
             return None;
         }
-        flow.asked = Some(named(asked.address, flow.peer.ip()));
+        flow.asked = Some(Box::new(named(asked.address, flow.peer.ip())));
         Some(asked)
+    }
+
+    /// Gives back the memory of a load that has ended.
+    pub(super) fn shrink(&mut self) {
+        memory::shrink(&mut self.waiting);
     }
 
     /// Those that found no room, or waited in vain.
@@ -145,7 +150,7 @@ mod tests {
         all.insert(asked(1, 5), 8);
         let mut own = flow(1, 5);
         assert!(all.give(&mut own).is_some());
-        assert_eq!(own.asked, Some(([10, 96, 0, 1], 80).into()));
+        assert_eq!(own.asked(), ([10, 96, 0, 1], 80).into());
         assert_eq!(own.server_port(), Some(80));
     }
 
@@ -185,7 +190,7 @@ mod tests {
         all.insert(unspecified, 8);
         let mut flow = flow(1, 5);
         all.give(&mut flow);
-        assert_eq!(flow.asked, Some((flow.peer.ip(), 80).into()));
+        assert_eq!(flow.asked(), (flow.peer.ip(), 80).into());
     }
 
     #[test]

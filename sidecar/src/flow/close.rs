@@ -36,7 +36,7 @@ impl Table {
         let observed = &event.observed;
         self.role_pending.remove(&observed.cookie);
         if let Some(closed) = self.held.remove(&observed.cookie) {
-            return rest_of_held(event, closed);
+            return rest_of_held(event, *closed);
         }
         if self.evicted.remove(&observed.cookie) || self.restored.is_lost(observed) {
             return None;
@@ -61,7 +61,7 @@ impl Table {
             return None;
         }
         let event = &CloseEvent {
-            answers: answers_of(event, known.as_ref(), poll),
+            answers: answers_of(event, known.as_deref(), poll),
             ..*event
         };
         let before = known.as_ref().map(|entry| entry.flow.clone());
@@ -134,7 +134,7 @@ impl Table {
 
     /// Closes a flow of which no more will be reported: another has taken its socket.
     pub(super) fn reconnected(&mut self, cookie: u64, at: Monotonic) -> Option<Change> {
-        let Entry { flow: before, .. } = self.flows.remove(&cookie)?;
+        let Entry { flow: before, .. } = *self.flows.remove(&cookie)?;
         self.adopted -= 1;
         let outcome = match before.established {
             Some(_) => Outcome::Closed(CloseReason::Unknown),
@@ -157,7 +157,7 @@ impl Table {
     /// Closes a connection that is over while its application still holds the socket. Its last counts come with the socket's destroy
     /// event, which may take long; until then they are those of the last poll.
     pub(super) fn close_held(&mut self, cookie: u64) -> Option<Change> {
-        let entry = self.flows.remove(&cookie)?;
+        let entry = *self.flows.remove(&cookie)?;
         self.adopted -= 1;
         let before = entry.flow;
         let outcome = match (before.established, &entry.history) {
@@ -175,7 +175,7 @@ impl Table {
         };
         self.count(now.outcome);
         if self.held.len() < self.capacity {
-            self.held.insert(cookie, now.clone());
+            self.held.insert(cookie, Box::new(now.clone()));
         } else {
             self.evicted.insert(cookie);
         }
@@ -190,7 +190,7 @@ impl Table {
             history,
             detached,
             ..
-        } = self.flows.remove(&cookie)?;
+        } = *self.flows.remove(&cookie)?;
         if history.is_some() {
             self.adopted -= 1;
             self.overrun += u64::from(flow.established.is_some());

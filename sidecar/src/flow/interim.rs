@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Flow, Monotonic, Volume};
+use super::{Flow, Monotonic, Retransmits, Volume, memory};
 
 /// One interval of a flow's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,18 +40,30 @@ pub struct Instant {
 #[derive(Debug)]
 pub struct InterimSpans {
     interval_ns: u64,
-    cut: HashMap<u64, Cut>,
+    cut: HashMap<u64, Box<Cut>>,
+    /// How often flows were cut.
+    round: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Cut {
     started: Monotonic,
-    spans: u64,
+    spans: u32,
+    /// When its flow was last there.
+    round: u32,
     upto: Point,
-    volume: Volume,
+    volume: CutVolume,
     /// How long the machine had been suspended when the flow was first seen here.
     suspended_first_ns: u64,
     clock: FlowClock,
+}
+
+/// A flow's counts, in less memory: the kernel counts the segments that one connection sends again in 32 bits.
+#[derive(Clone, Copy, Debug)]
+struct CutVolume {
+    bytes: [u64; 2],
+    segments: [u64; 2],
+    sent_again: [u32; 6],
 }
 
 /// A time of flows, and how long the machine had been suspended by then.
@@ -67,6 +79,45 @@ struct Point {
 struct FlowClock {
     /// From the time since the machine started, suspends included, to the wall clock.
     offset_ns: i64,
+}
+
+impl From<&Volume> for CutVolume {
+    fn from(volume: &Volume) -> Self {
+        let Retransmits {
+            syn,
+            synack,
+            fast,
+            timeout,
+            tail_loss_probe,
+            unknown,
+        } = volume.retransmits;
+        let sent_again = [syn, synack, fast, timeout, tail_loss_probe, unknown];
+        Self {
+            bytes: [volume.bytes_sent, volume.bytes_received],
+            segments: [volume.segments_sent, volume.segments_received],
+            sent_again: sent_again.map(|count| u32::try_from(count).unwrap_or(u32::MAX)),
+        }
+    }
+}
+
+impl From<&CutVolume> for Volume {
+    fn from(cut: &CutVolume) -> Self {
+        let [syn, synack, fast, timeout, tail_loss_probe, unknown] = cut.sent_again.map(u64::from);
+        Self {
+            bytes_sent: cut.bytes[0],
+            bytes_received: cut.bytes[1],
+            segments_sent: cut.segments[0],
+            segments_received: cut.segments[1],
+            retransmits: Retransmits {
+                syn,
+                synack,
+                fast,
+                timeout,
+                tail_loss_probe,
+                unknown,
+            },
+        }
+    }
 }
 
 impl Instant {
@@ -97,6 +148,7 @@ impl InterimSpans {
         Self {
             interval_ns,
             cut: HashMap::new(),
+            round: 0,
         }
     }
 
@@ -128,39 +180,44 @@ impl InterimSpans {
         if self.interval_ns == 0 {
             return;
         }
-        let mut cut = HashMap::with_capacity(self.cut.len());
+        self.round = self.round.wrapping_add(1);
+        let round = self.round;
         for flow in flows {
             let Some(established) = flow.established else {
                 continue;
             };
-            let known = self
-                .cut
-                .get(&flow.cookie)
-                .filter(|cut| cut.started == flow.started);
-            let (at, volume) = match flow.adopted {
-                Some(_) => (now.monotonic, flow.volume),
-                None => (established, Volume::default()),
+            let fresh = || {
+                let (at, volume) = match flow.adopted {
+                    Some(_) => (now.monotonic, flow.volume),
+                    None => (established, Volume::default()),
+                };
+                Cut {
+                    started: flow.started,
+                    spans: 0,
+                    round,
+                    upto: Point { at, ..now.point() },
+                    volume: CutVolume::from(&volume),
+                    suspended_first_ns: now.suspended_ns,
+                    clock: FlowClock::of(now),
+                }
             };
-            let fresh = Cut {
-                started: flow.started,
-                spans: 0,
-                upto: Point { at, ..now.point() },
-                volume,
-                suspended_first_ns: now.suspended_ns,
-                clock: FlowClock::of(now),
-            };
-            let mut at = *known.unwrap_or(&fresh);
+            let at = self.cut.entry(flow.cookie);
+            let at = at.or_insert_with(|| Box::new(fresh()));
+            if at.started != flow.started {
+                **at = fresh();
+            }
+            at.round = round;
             if at.spans == 0 {
                 at.clock = FlowClock::of(now);
             }
             if now.monotonic.since_ns(at.upto.at) >= self.interval_ns {
-                let volume = flow.volume.since(&at.volume);
+                let volume = flow.volume.since(&Volume::from(&at.volume));
                 let is_silent = volume.is_silent();
                 if !is_silent {
                     each(
                         flow,
                         &InterimSpan {
-                            number: at.spans,
+                            number: at.spans.into(),
                             time: SpanTime {
                                 start_unix_ns: at.clock.unix_ns(at.upto),
                                 end_unix_ns: at.clock.unix_ns(now.point()),
@@ -169,15 +226,12 @@ impl InterimSpans {
                         },
                     );
                 }
-                at = Cut {
-                    spans: at.spans + u64::from(!is_silent),
-                    upto: now.point(),
-                    volume: flow.volume,
-                    ..at
-                };
+                at.spans = at.spans.saturating_add(u32::from(!is_silent));
+                at.upto = now.point();
+                at.volume = CutVolume::from(&flow.volume);
             }
-            cut.insert(flow.cookie, at);
         }
-        self.cut = cut;
+        self.cut.retain(|_, cut| cut.round == round);
+        memory::shrink(&mut self.cut);
     }
 }

@@ -14,6 +14,7 @@ mod exchanges;
 mod history;
 mod interim;
 mod listener;
+mod memory;
 mod pending_closes;
 mod raw;
 mod reconcile;
@@ -247,7 +248,7 @@ pub struct Flow {
     pub exchanges: Histogram,
     /// What its application asked for in `connect()`, where that is not the peer's address and port: something between them chose another,
     /// as a socket load balancer does. `None` also where the call was not seen.
-    pub asked: Option<SocketAddr>,
+    pub asked: Option<Box<SocketAddr>>,
     /// The name that its application asked a resolver for, of a client; see [`crate::peer`].
     pub name: Option<Name>,
     /// Whether its begin was seen: a client's SYN.
@@ -277,9 +278,14 @@ impl Flow {
     pub fn server(&self) -> Option<SocketAddr> {
         match self.role {
             Role::Server => Some(self.local),
-            Role::Client => Some(self.asked.unwrap_or(self.peer)),
+            Role::Client => Some(self.asked()),
             Role::Unknown => None,
         }
+    }
+
+    /// What a client's application asked for; else the peer.
+    pub fn asked(&self) -> SocketAddr {
+        self.asked.as_deref().copied().unwrap_or(self.peer)
     }
 
     /// The port that names the service: the server's. `None` where the role is unknown, and where the socket is disconnected.

@@ -67,6 +67,11 @@ impl PendingCloses {
         self.recent.insert((observed.local, observed.peer), sent);
     }
 
+    /// Whether no close waits.
+    pub const fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// Lets a close wait.
     pub fn wait(&mut self, event: CloseEvent, now: Monotonic) {
         self.waiting.push((now, event));
@@ -82,6 +87,10 @@ impl PendingCloses {
             } else {
                 self.waiting.push((since, event));
             }
+        }
+        if now.since_ns(self.turned) > 4 * PATIENCE_NS {
+            // Nothing was noted since, so nobody waits for these.
+            (self.recent, self.before) = Default::default();
         }
         ready
     }

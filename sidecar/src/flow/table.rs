@@ -9,7 +9,8 @@ use flowcar_shared::{counter::Counter, record::Kind};
 
 use super::{
     Asked, Books, Exchanges, Flow, History, Lost, Monotonic, Outcome, PayloadWatermark, Record,
-    asked::AskedAddresses, checkpoint::CheckpointFlow, restored::Restored, shown::ShownAddresses,
+    asked::AskedAddresses, checkpoint::CheckpointFlow, memory, restored::Restored,
+    shown::ShownAddresses,
 };
 use crate::histogram::Histogram;
 
@@ -75,7 +76,8 @@ pub(super) struct Entry {
 /// The open flows, at most `capacity` of them. A flow over capacity is only not listed: its close record still has all its figures.
 #[derive(Debug)]
 pub struct Table {
-    pub(super) flows: HashMap<u64, Entry, Hasher>,
+    /// Each in memory of its own: the map takes little, however much room it has, and a flow that closes gives its memory back.
+    pub(super) flows: HashMap<u64, Box<Entry>, Hasher>,
     pub(super) capacity: usize,
     /// Exchanges whose flow's record has not come yet.
     exchanges: HashMap<u64, Histogram, Hasher>,
@@ -105,7 +107,7 @@ pub struct Table {
     pub(super) evicted: HashSet<u64>,
     /// Connections that closed while their applications still held the sockets, as they were reported; the destroy events of those
     /// sockets have the rest of their counts.
-    pub(super) held: HashMap<u64, Flow, Hasher>,
+    pub(super) held: HashMap<u64, Box<Flow>, Hasher>,
     /// Connections of the checkpoint.
     pub(super) restored: Restored,
     /// Local addresses of sockets that dumps have shown, or would have shown in time. A dump shows the sockets of flowcar's network
@@ -150,6 +152,16 @@ impl Table {
     /// How many more flows may be listed.
     pub fn room(&self) -> usize {
         self.capacity.saturating_sub(self.flows.len())
+    }
+
+    /// Gives back the memory of a load that has ended.
+    pub fn shrink(&mut self) {
+        memory::shrink(&mut self.flows);
+        memory::shrink(&mut self.exchanges);
+        memory::shrink(&mut self.role_pending);
+        memory::shrink(&mut self.held);
+        memory::shrink_set(&mut self.evicted);
+        self.asked.shrink();
     }
 
     /// Counts sockets of a dump that were not even kept for adoption: the table had no room for them.
@@ -296,7 +308,7 @@ impl Table {
                     polled_segs_in,
                     ..Entry::of_record(flow.clone())
                 };
-                let old = std::mem::replace(entry, new);
+                let old = std::mem::replace(&mut **entry, new);
                 // The socket's destroy event comes only after its new connection, and reports that one.
                 if old.history.is_some() {
                     self.adopted -= 1;
@@ -320,7 +332,7 @@ impl Table {
                 Change::new(flow, false)
             }
             MapEntry::Vacant(vacant) => {
-                vacant.insert(Entry::of_record(flow.clone()));
+                vacant.insert(Box::new(Entry::of_record(flow.clone())));
                 Change::new(flow, true)
             }
         }
@@ -366,7 +378,9 @@ fn follows(flow: &mut Flow, before: &Flow) {
     flow.volume = flow.volume.max(&before.volume);
     flow.seen = flow.seen.max(before.seen);
     flow.socket = before.socket;
-    flow.asked = flow.asked.or(before.asked);
+    if flow.asked.is_none() {
+        flow.asked.clone_from(&before.asked);
+    }
     if flow.exchanges.count() < before.exchanges.count() {
         flow.exchanges = before.exchanges.clone();
     }

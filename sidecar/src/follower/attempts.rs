@@ -1,14 +1,11 @@
 //! Attempts whose record does not show why they failed, until the network namespace's counters are read.
 
+use super::readings::{EVERY_NS, Readings};
 use crate::{
     clock::Anchor,
     flow::{AttemptJudge, Failure, Outcome, Record, Unanswered},
-    source::namespace::{NamespaceCounters, discards_first, locate},
+    source::namespace::{discards_first, locate},
 };
-
-/// How often the counters are read while no attempt needs it: the older a reading, the more unrelated counts lie between it and an
-/// attempt.
-const READ_EVERY_NS: u64 = 1_000_000_000;
 
 /// Attempts that wait at once.
 const MOST: usize = 1024;
@@ -16,8 +13,6 @@ const MOST: usize = 1024;
 /// Attempts that wait, and what they are judged by.
 #[derive(Debug)]
 pub(super) struct Attempts {
-    /// None where `/proc` does not show them.
-    counters: Option<NamespaceCounters>,
     judge: AttemptJudge,
     waiting: Vec<(Record, Unanswered)>,
     /// Whether records show if they are of flowcar's network namespace.
@@ -25,27 +20,22 @@ pub(super) struct Attempts {
 }
 
 impl Attempts {
-    pub(super) fn new() -> Self {
-        let counters = NamespaceCounters::open();
-        if let Err(error) = &counters {
-            tracing::debug!(%error, "ICMP errors are not counted here");
-        }
+    pub(super) fn new(readings: &mut Readings) -> Self {
         let mut attempts = Self {
-            counters: counters.ok(),
             judge: AttemptJudge::default(),
             waiting: Vec::new(),
             knows_netns: false,
         };
-        attempts.refresh();
+        attempts.refresh(readings);
         attempts
     }
 
     /// Reads the counters, if that is due. Before the records that are to be judged by them.
-    pub(super) fn refresh(&mut self) {
+    pub(super) fn refresh(&mut self, readings: &mut Readings) {
         let now = Anchor::now().monotonic();
         let last = self.judge.last_read();
-        if last.is_none_or(|last| now.since_ns(last) >= READ_EVERY_NS)
-            && let Some(counts) = self.counters.as_ref().and_then(NamespaceCounters::read)
+        if last.is_none_or(|last| now.since_ns(last) >= EVERY_NS)
+            && let Some(counts) = readings.of_turn().of_attempts
         {
             self.judge.read(counts);
         }
@@ -90,13 +80,13 @@ impl Attempts {
     }
 
     /// Gives those that wait, each with its reason.
-    pub(super) fn settle(&mut self) -> Vec<Record> {
+    pub(super) fn settle(&mut self, readings: &mut Readings) -> Vec<Record> {
         if self.waiting.is_empty() {
             return Vec::new();
         }
         let waiting = std::mem::take(&mut self.waiting);
         let unanswered: Vec<_> = waiting.iter().map(|(_, unanswered)| *unanswered).collect();
-        let now = self.counters.as_ref().and_then(NamespaceCounters::read);
+        let now = readings.now().of_attempts;
         let failures = self.judge.judge(&unanswered, now, discards_first);
         let settled = waiting.into_iter().zip(failures);
         settled

@@ -13,6 +13,7 @@ use super::{
     Limits,
     attempts::Attempts,
     excluded::ExcludedFlows,
+    readings::Readings,
     restore::Restore,
     room::Room,
     timers::{Candidates, Reading, Recent, Since, Timers},
@@ -62,6 +63,7 @@ pub(super) struct Flows {
     clock: ReportClock,
     pub(super) seed: u64,
     pending_closes: PendingCloses,
+    readings: Readings,
     timers: Timers,
     /// The namespace's counts before the last dump, and before the previous one: a close after a dump that showed the connection, or that
     /// did not yet, was counted since.
@@ -74,6 +76,8 @@ pub(super) struct Flows {
     malformed: u64,
     /// Open and sample records received.
     records_seen: u64,
+    /// Whether records or destroy events of flows were taken in that are not excluded.
+    is_active: bool,
     room: Room,
     inexact: u64,
     /// Whether clients' flows are given names.
@@ -96,6 +100,9 @@ impl Flows {
     pub(super) fn new(limits: &Limits) -> Self {
         let anchor = Anchor::now();
         let start_unix_ns = anchor.unix_ns(anchor.monotonic());
+        let mut readings = Readings::new();
+        let attempts = Attempts::new(&mut readings);
+        let reading = Reading::from(readings.of_turn());
         Self {
             table: Table::new(limits.flows),
             series: SeriesSet::new(limits.naming),
@@ -107,14 +114,16 @@ impl Flows {
             clock: ReportClock::after(start_unix_ns),
             seed: fastrand::u64(..),
             pending_closes: PendingCloses::default(),
-            timers: Timers::new(),
-            counted: [Reading::now(); 2],
-            recent: Recent::new(),
+            readings,
+            timers: Timers::new(reading),
+            counted: [reading; 2],
+            recent: Recent::new(reading),
             queries_left: ADDRESS_QUERIES,
-            attempts: Attempts::new(),
+            attempts,
             records: BTreeMap::new(),
             malformed: 0,
             records_seen: 0,
+            is_active: false,
             room: Room::new(limits),
             inexact: 0,
             names: limits.names,
@@ -168,12 +177,13 @@ impl Flows {
         mut diag: Option<&mut DiagSource>,
         turn: Turn,
     ) -> bool {
-        self.attempts.refresh();
+        self.turn_begins();
+        self.attempts.refresh(&mut self.readings);
         self.attempts.knows_netns = source.knows_netns();
         self.names &= source.observes_names();
         // Records from the first close on that must be decided together with others: they are taken in in their order.
         let mut held_back: Vec<Box<[u8]>> = Vec::new();
-        self.timers.begin();
+        self.timers.begin(|| self.readings.of_turn().into());
         let more = source.drain(turn, |bytes| {
             if let Some(diag) = diag.as_deref_mut().filter(|_| self.queries_left > 0) {
                 self.learn_address(bytes, diag);
@@ -193,9 +203,14 @@ impl Flows {
         more
     }
 
+    /// Destroy events are about to be taken in that no records go before.
+    pub(super) const fn turn_begins(&mut self) {
+        self.readings.turn_begins();
+    }
+
     /// Takes in the attempts that wait for the counters.
     fn settle_attempts(&mut self) {
-        for record in self.attempts.settle() {
+        for record in self.attempts.settle(&mut self.readings) {
             self.apply(Event::Record(record));
         }
     }
@@ -278,7 +293,7 @@ impl Flows {
             answers.post_close = diag.find(&name_of(&flow), false);
         }
         if evidence.wants_timer(answers.post_close) {
-            let since = self.timers.since(&evidence);
+            let since = self.timers.since(&evidence, || self.readings.now().into());
             doubts.since = since;
             answers.sent_no_reset = since.sent_no_reset;
             if since.aborted_by_timer == Some(0) {
@@ -359,6 +374,7 @@ impl Flows {
 
     /// Takes in an event: its change goes into the series, and a flow that closed waits to be handed over.
     fn apply(&mut self, event: Event<'_>) {
+        self.is_active |= !matches!(event, Event::Polled(..));
         let Some(mut change) = self.table.apply(event) else {
             return;
         };
@@ -378,7 +394,7 @@ impl Flows {
         if flow.role != Role::Client || flow.polled {
             return;
         }
-        let asked = flow.asked.unwrap_or(flow.peer);
+        let asked = flow.asked();
         match self.resolved.name_of(asked.ip(), flow.started) {
             Ok(name) => flow.name = Some(name),
             Err(reason) => *self.unnamed.entry(reason.name()).or_default() += 1,
@@ -408,7 +424,7 @@ impl Flows {
 
     /// A dump begins.
     pub(super) fn dump_begins(&mut self) {
-        self.counted = [Reading::now(), self.counted[0]];
+        self.counted = [self.readings.now().into(), self.counted[0]];
     }
 
     /// A dump is complete: evicts flows that dumps do not show any more, and queries their addresses.
@@ -435,7 +451,7 @@ impl Flows {
         poll: &PollContext,
     ) -> bool {
         if source.is_subscribed() {
-            self.recent.begin();
+            self.recent.begin(|| self.readings.of_turn().into());
         }
         let Self {
             table,
@@ -468,7 +484,7 @@ impl Flows {
         } else {
             let alone = excluded.are_all_of(source.others());
             // Later than the queries: it counts what removed a timewait socket before its query.
-            let now = Reading::now();
+            let now = self.readings.now().into();
             let since = self.timers.between(&self.counted[1], &now);
             let recent = self.timers.between(self.recent.before(), &now);
             // Timers that ended sockets whose events still wait are counted by now.
@@ -491,6 +507,12 @@ impl Flows {
         events.extend(pending_closes.ready(poll.at));
         self.close(&events, poll);
         more
+    }
+
+    /// Whether records or events were taken in since this was last called, but for those of excluded flows, or a close waits for its other
+    /// end.
+    pub(super) fn take_activity(&mut self) -> bool {
+        std::mem::take(&mut self.is_active) || !self.pending_closes.is_empty()
     }
 
     /// Takes in the closes that still wait for their other end.

@@ -5,14 +5,12 @@
 
 use std::{collections::VecDeque, thread, time::Duration};
 
+use super::readings::EVERY_NS;
 use crate::{
     clock::Anchor,
     flow::{Answers, CloseEvidence, Monotonic, SocketSnapshot, Timer},
-    source::namespace_counts::Counts,
+    source::{namespace::NamespaceReading, namespace_counts::Counts},
 };
-
-/// The least time between two readings while nothing needs one.
-const EVERY_NS: u64 = 1_000_000_000;
 
 /// The time that the kernel may take from a close to its count.
 const LAG_NS: u64 = 2_000_000;
@@ -115,8 +113,7 @@ impl Candidates {
 // === impl Recent ===
 
 impl Recent {
-    pub(super) fn new() -> Self {
-        let now = Reading::now();
+    pub(super) const fn new(now: Reading) -> Self {
         Self {
             before: now,
             latest: now,
@@ -124,11 +121,11 @@ impl Recent {
         }
     }
 
-    /// Destroy events are about to be taken in.
-    pub(super) fn begin(&mut self) {
+    /// Destroy events are about to be taken in. `now` is asked where a reading is due.
+    pub(super) fn begin(&mut self, now: impl FnOnce() -> Reading) {
         let age_ns = Anchor::now().monotonic().since_ns(self.latest.from);
         if age_ns >= EVERY_NS && !self.more {
-            self.before = std::mem::replace(&mut self.latest, Reading::now());
+            self.before = std::mem::replace(&mut self.latest, now());
         }
     }
 
@@ -146,8 +143,7 @@ impl Recent {
 // === impl Timers ===
 
 impl Timers {
-    pub(super) fn new() -> Self {
-        let now = Reading::now();
+    pub(super) const fn new(now: Reading) -> Self {
         Self {
             before: now,
             latest: now,
@@ -156,12 +152,12 @@ impl Timers {
         }
     }
 
-    /// Records are about to be taken in.
-    pub(super) fn begin(&mut self) {
+    /// Records are about to be taken in. `now` is asked where a reading is due.
+    pub(super) fn begin(&mut self, now: impl FnOnce() -> Reading) {
         if Anchor::now().monotonic().since_ns(self.latest.from) < EVERY_NS {
             return;
         }
-        self.before = std::mem::replace(&mut self.latest, Reading::now());
+        self.before = std::mem::replace(&mut self.latest, now());
         let oldest = self.before;
         self.known.retain(|close| !oldest.has(close));
     }
@@ -184,9 +180,13 @@ impl Timers {
         self.known.push_back(close);
     }
 
-    /// Counts since before the close of `evidence`, which was just taken in.
-    pub(super) fn since(&mut self, evidence: &CloseEvidence) -> Since {
-        let to = self.reading_after(evidence.at);
+    /// Counts since before the close of `evidence`, which was just taken in. `read` makes a reading.
+    pub(super) fn since(
+        &mut self,
+        evidence: &CloseEvidence,
+        read: impl FnOnce() -> Reading,
+    ) -> Since {
+        let to = self.reading_after(evidence.at, read);
         let is_older = |reading: &&Reading| reading.to.0 + LAG_NS < evidence.at.0;
         let older = [&self.latest, &self.before].into_iter().filter(is_older);
         older
@@ -197,7 +197,7 @@ impl Timers {
 
     /// A reading that includes a close. One is enough for all closes that waited for it: with little CPU time they are many, and a reading
     /// takes longer than a record.
-    fn reading_after(&mut self, at: Monotonic) -> Reading {
+    fn reading_after(&mut self, at: Monotonic, read: impl FnOnce() -> Reading) -> Reading {
         let close = Close { from: at, to: at };
         // What is known is taken off, so it must be included, too.
         let mut all = self.known.iter().chain([&close]);
@@ -208,7 +208,7 @@ impl Timers {
         if now.since_ns(at) < LAG_NS {
             thread::sleep(Duration::from_nanos(LAG_NS));
         }
-        self.after = Reading::now();
+        self.after = read();
         self.after
     }
 
@@ -235,20 +235,20 @@ impl Timers {
     }
 }
 
+impl From<NamespaceReading> for Reading {
+    fn from(reading: NamespaceReading) -> Self {
+        Self {
+            from: reading.from,
+            to: reading.to,
+            counts: reading.counts,
+        }
+    }
+}
+
 impl Reading {
     /// When the read began.
     pub(super) const fn begun(&self) -> Monotonic {
         self.from
-    }
-
-    pub(super) fn now() -> Self {
-        let from = Anchor::now().monotonic();
-        let counts = Counts::read();
-        Self {
-            from,
-            to: Anchor::now().monotonic(),
-            counts,
-        }
     }
 
     /// Whether its counts certainly include a close.
@@ -264,7 +264,7 @@ impl Reading {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::readings::Readings, *};
 
     const fn aborted_by_timer(count: u64) -> Since {
         Since {
@@ -298,18 +298,20 @@ mod tests {
 
     #[test]
     fn closes_that_waited_share_a_reading() {
-        let mut timers = Timers::new();
+        let mut readings = Readings::new();
+        let mut read = || Reading::from(readings.now());
+        let mut timers = Timers::new(read());
         let at = Anchor::now().monotonic();
-        let first = timers.reading_after(at);
+        let first = timers.reading_after(at, &mut read);
         assert!(first.from.since_ns(at) >= LAG_NS);
         let earlier = Monotonic(at.0 - LAG_NS);
-        assert_eq!(timers.reading_after(earlier).from, first.from);
+        assert_eq!(timers.reading_after(earlier, &mut read).from, first.from);
         // One more is known by now, and the reading does not include it.
         timers.is_known(first.to);
-        let second = timers.reading_after(earlier);
+        let second = timers.reading_after(earlier, &mut read);
         assert!(second.from > first.from);
         // Nor does it a close that is later.
-        assert!(timers.reading_after(second.to).from > second.from);
+        assert!(timers.reading_after(second.to, &mut read).from > second.from);
     }
 
     #[test]
@@ -344,7 +346,7 @@ mod tests {
             (&[], &[(650, 900), (1_150, 1_400)], Some(1)),
         ];
         for (closes, destroy_events, unexplained) in rows {
-            let mut timers = Timers::new();
+            let mut timers = Timers::new(reading(0, 0, 0));
             closes
                 .iter()
                 .for_each(|at| timers.is_known(Monotonic(at * MS)));

@@ -48,7 +48,7 @@ const ANY: &[libc::c_long] = &[
     libc::SYS_dup, libc::SYS_dup3, libc::SYS_unlinkat, libc::SYS_renameat, libc::SYS_renameat2,
     // Waiting.
     libc::SYS_ppoll, libc::SYS_pselect6, libc::SYS_epoll_create1, libc::SYS_epoll_ctl, libc::SYS_epoll_pwait,
-    libc::SYS_epoll_pwait2, libc::SYS_eventfd2, libc::SYS_pipe2, libc::SYS_inotify_init1,
+    libc::SYS_epoll_pwait2, libc::SYS_timerfd_create, libc::SYS_timerfd_settime, libc::SYS_eventfd2, libc::SYS_pipe2, libc::SYS_inotify_init1,
     libc::SYS_inotify_add_watch, libc::SYS_inotify_rm_watch,
     // Sockets; of which families, see below.
     libc::SYS_connect, libc::SYS_bind, libc::SYS_listen, libc::SYS_accept4, libc::SYS_accept, libc::SYS_getsockname,

@@ -2,8 +2,9 @@
 
 use super::{limit, resident};
 
-/// The most memory that a listed connection takes: its entry, its histograms, and its entry in the checkpoint.
-const FLOW: u64 = 2_200;
+/// The most memory that a listed connection takes: its entry and what its interim spans need, 700 bytes (`tests/flow_memory.rs`); two
+/// histograms of some fifty buckets, 950; and its entry in the checkpoint.
+const FLOW: u64 = 1_750;
 
 /// The kernel's memory for a connection, charged to flowcar's container: a record, and another one if exchanges are measured
 /// (`sidecar-ebpf/src/maps.rs`).
@@ -86,7 +87,7 @@ mod tests {
     fn connections_and_series_share_the_memory_limit() {
         let budget = Budget::of(128 * MIB, 10 * MIB, 8 * MIB, false);
         let all = budget.flows(0);
-        assert!((25_000..30_000).contains(&all), "{all}");
+        assert!((30_000..35_000).contains(&all), "{all}");
         let beside = budget.flows(1_000);
         assert!(beside < all && beside > 10_000, "{beside}");
         assert!(budget.series(all) < 100);

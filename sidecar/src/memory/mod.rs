@@ -21,16 +21,51 @@ pub fn resident() -> u64 {
     pages.unwrap_or(0) * page as u64
 }
 
-/// Releases memory that loading and attaching took and following does not need: free heap, and pages of code, of which the
-/// start touches a large part. Code that is needed again comes back from the page cache.
-///
-/// For a process that starts once and then runs beside others for weeks.
-pub fn release_startup_memory() {
+/// When memory that connections took is given back to the kernel. The allocator keeps what is freed; to give it back it goes through all
+/// that it has, which is worth it only once much of it is free.
+#[derive(Debug, Default)]
+pub struct GiveBack {
+    /// The most connections since it was given back last.
+    most: usize,
+    /// Reports that are to give it back: what is sent of connections that closed is freed later than they are.
+    reports: u8,
+}
+
+impl GiveBack {
+    /// Fewer connections take too little.
+    const LEAST: usize = 1_024;
+
+    /// Reports that give memory back once a load has ended.
+    const REPORTS: u8 = 2;
+
+    /// Notes a report with so many connections. Gives whether [`trim`] is worth it.
+    pub fn is_due(&mut self, connections: usize) -> bool {
+        self.most = self.most.max(connections);
+        if self.most >= Self::LEAST && connections <= self.most / 2 {
+            self.most = connections;
+            self.reports = Self::REPORTS;
+        }
+        let is_due = self.reports > 0;
+        self.reports = self.reports.saturating_sub(1);
+        is_due
+    }
+}
+
+/// Gives free memory of the heap back to the kernel. glibc's allocator does so by itself only at the end of its heap; musl's does always.
+pub fn trim() {
     #[cfg(target_env = "gnu")]
     // SAFETY: gives free memory back; no pointer becomes invalid.
     unsafe {
         libc::malloc_trim(0);
     }
+}
+
+/// Releases memory that loading and attaching took and following does not need: free heap, and pages of code, of which the
+/// start touches a large part. Code that is needed again comes back from the page cache.
+///
+/// For a process that starts once and then runs beside others for weeks.
+pub fn release_startup_memory() {
+    trim();
     let Ok(maps) = fs::read_to_string("/proc/self/maps") else {
         return;
     };
@@ -77,6 +112,27 @@ mod tests {
             "",
         ] {
             assert_eq!(code(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn memory_is_given_back_when_half_of_many_connections_have_closed() {
+        let mut give_back = GiveBack::default();
+        for (connections, is_due) in [
+            (100, false),
+            (10, false),
+            (10_000, false),
+            (6_000, false),
+            (5_000, true),
+            (4_900, true),
+            (4_900, false),
+            (0, true),
+            (0, true),
+            (0, false),
+            (900, false),
+            (0, false),
+        ] {
+            assert_eq!(give_back.is_due(connections), is_due, "{connections}");
         }
     }
 

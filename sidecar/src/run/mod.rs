@@ -83,7 +83,8 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
     };
     let polls = !following.handshakes || report.wants_polls();
     let follower = Follower::new(source, &polled_often(limits, polls));
-    let mut session = Session::new(follower, exporter, STATUS_EVERY, config);
+    let mut session =
+        Session::new(follower, exporter, STATUS_EVERY, config).map_err(Failure::no_timer)?;
     report.command_starts();
     let mut child = Child::spawn(&args.command, &cgroup)?;
     // The command has the capabilities that it would have without flowcar. Nothing was received yet, and no other thread was started.

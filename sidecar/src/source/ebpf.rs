@@ -23,7 +23,8 @@ use super::{
     turn::{Allowance, Turn},
 };
 
-/// The map of the one variable that is written while the programs run: the sample epoch, and whether there is no room.
+/// The map of the one variable that is written while the programs run: the sample epoch, whether there is no room, and whether this process
+/// sleeps, which the programs write, too.
 const USERSPACE: &str = ".bss";
 
 /// Bytes of the ring that a short turn takes in: some 1,500 records of short connections, at a microsecond or two each. Some are taken in
@@ -40,9 +41,10 @@ pub struct EbpfSource {
     generations: Generations,
     ring: AsyncFd<RingBuf<MapData>>,
     counters: PerCpuArray<MapData, u64>,
-    userspace: Array<MapData, [u32; 2]>,
+    userspace: Array<MapData, [u32; 3]>,
     sample_epoch: u32,
     is_full: bool,
+    is_asleep: bool,
     taken: u64,
     /// The name of the program of the callbacks.
     callbacks: &'static str,
@@ -249,9 +251,30 @@ impl EbpfSource {
             .map_err(|error| AttachError::of("limit its memory", error))
     }
 
+    /// Has the next record wake this process, once. One that is on its way meanwhile may not: it is there a moment later.
+    ///
+    /// # Errors
+    /// If the map cannot be written: all is as it was.
+    pub fn sleep(&mut self) -> Result<(), AttachError> {
+        self.is_asleep = true;
+        self.write_userspace().map_err(|error| {
+            self.is_asleep = false;
+            AttachError::of("be woken by the next record", error)
+        })
+    }
+
+    /// This process is awake. The programs know it if a record woke it; else the next record wakes it in vain.
+    pub const fn awake(&mut self) {
+        self.is_asleep = false;
+    }
+
     fn write_userspace(&mut self) -> Result<(), MapError> {
-        self.userspace
-            .set(0, [self.sample_epoch, self.is_full.into()], 0)
+        let values = [
+            self.sample_epoch,
+            self.is_full.into(),
+            self.is_asleep.into(),
+        ];
+        self.userspace.set(0, values, 0)
     }
 
     fn with_maps(loaded: Loaded, options: Options) -> Result<Self, AttachError> {
@@ -285,6 +308,7 @@ impl EbpfSource {
             userspace: Array::try_from(userspace).map_err(of)?,
             sample_epoch: 0,
             is_full: false,
+            is_asleep: false,
             taken: 0,
             callbacks,
             observes_calls: calls.is_ok(),

@@ -46,6 +46,15 @@ pub struct Capabilities {
     pub dumps: bool,
 }
 
+/// What the kernel woke flowcar for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Woken {
+    /// The first record after some time, or a ring that fills up.
+    ByRecords,
+    /// Destroy events.
+    ByEvents,
+}
+
 /// Why no source can be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
@@ -179,17 +188,41 @@ impl Source {
         }
     }
 
-    /// Waits until the kernel wakes flowcar before the next drain is due.
-    pub async fn woken(&self) {
-        match self {
-            Self::Ebpf(ebpf) => ebpf.woken().await,
-            Self::Diag(diag) => diag.woken().await,
-            Self::Both(ebpf, diag) => {
-                tokio::select! {
-                    () = ebpf.woken() => {}
-                    () = diag.woken() => {}
-                }
+    /// Waits until the kernel wakes flowcar before the next drain is due. Gives what for.
+    pub async fn woken(&self) -> Woken {
+        let records = async {
+            match self.ebpf() {
+                Some(ebpf) => ebpf.woken().await,
+                None => std::future::pending().await,
             }
+        };
+        let events = async {
+            match self.diag() {
+                Some(diag) => diag.woken().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = records => Woken::ByRecords,
+            () = events => Woken::ByEvents,
+        }
+    }
+
+    /// Has the next record wake flowcar, as the next destroy event does anyway. Gives whether it will.
+    pub fn sleep(&mut self) -> bool {
+        match self.ebpf_mut().map(EbpfSource::sleep) {
+            Some(Err(error)) => {
+                tracing::debug!(%error, "flowcar does not sleep");
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// Flowcar is awake.
+    pub const fn awake(&mut self) {
+        if let Some(ebpf) = self.ebpf_mut() {
+            ebpf.awake();
         }
     }
 

@@ -8,23 +8,72 @@ use std::{
     sync::OnceLock,
 };
 
+use super::namespace_counts::{Counts, Group, sum_of_lines};
 use crate::{
     clock::Anchor,
-    flow::{Flow, NamespaceCounts, Unanswered},
+    flow::{Flow, Monotonic, NamespaceCounts, Unanswered},
 };
 
-/// The counters, as files that are read again and again: some 100 us for all. `thread-self` and not `self`: a thread may be in a
-/// namespace of its own.
+/// The counters, as files that stay open and are read again and again: some 100 us of CPU time for all, as the kernel adds up each figure
+/// over its CPUs. `thread-self` and not `self`: a thread may be in a namespace of its own.
 #[derive(Debug)]
 pub struct NamespaceCounters {
     snmp: File,
     netstat: File,
     /// None where IPv6 is off.
     snmp6: Option<File>,
+    icmp: Group<3>,
+    tcp: Group<2>,
+    extended: Group<4>,
+    buffer: Vec<u8>,
 }
 
-/// More than either file has.
-const MOST: usize = 64 * 1024;
+/// One reading of the counters.
+#[derive(Clone, Copy, Debug)]
+pub struct NamespaceReading {
+    /// When it began.
+    pub from: Monotonic,
+    /// When it was over: on a busy machine it may take long, and what happens meanwhile is in the counts or not.
+    pub to: Monotonic,
+    /// By what closes are judged; `None` where that cannot be read.
+    pub counts: Option<Counts>,
+    /// By what attempts are judged; `None` where that cannot be read.
+    pub of_attempts: Option<NamespaceCounts>,
+}
+
+/// The figures of each group.
+struct Figures {
+    icmp: [u64; 3],
+    /// The sum; `None` if it cannot be read.
+    icmp6: Option<u64>,
+    tcp: [u64; 2],
+    extended: [u64; 4],
+}
+
+/// More than each of the files had on the kernels that were tried; the buffer grows where it does not suffice.
+const BUFFER: usize = 8 << 10;
+
+/// ICMPv6 errors, in `/proc/net/snmp6`.
+const ICMP6: [&str; 3] = [
+    "Icmp6InDestUnreachs",
+    "Icmp6InTimeExcds",
+    "Icmp6InParmProblems",
+];
+
+// === impl NamespaceReading ===
+
+impl NamespaceReading {
+    /// A reading that shows nothing.
+    pub fn none() -> Self {
+        let now = Anchor::now().monotonic();
+        Self {
+            from: now,
+            to: now,
+            counts: None,
+            of_attempts: None,
+        }
+    }
+}
 
 // === impl NamespaceCounters ===
 
@@ -34,72 +83,95 @@ impl NamespaceCounters {
     /// # Errors
     /// `/proc` is not there, or does not show them.
     pub fn open() -> io::Result<Self> {
-        Ok(Self {
-            snmp: File::open("/proc/thread-self/net/snmp")?,
-            netstat: File::open("/proc/thread-self/net/netstat")?,
-            snmp6: File::open("/proc/thread-self/net/snmp6").ok(),
-        })
-    }
-
-    /// Reads them; `None` where they cannot be, or lack a figure.
-    pub fn read(&self) -> Option<NamespaceCounts> {
-        let snmp = text(&self.snmp)?;
+        let (snmp, netstat) = (
+            File::open("/proc/thread-self/net/snmp")?,
+            File::open("/proc/thread-self/net/netstat")?,
+        );
+        let lacks = || io::Error::other("a figure is missing in /proc/net/snmp or netstat");
+        let mut buffer = vec![0; BUFFER];
+        let text = text(&snmp, &mut buffer)?;
         let icmp = ["InDestUnreachs", "InTimeExcds", "InParmProbs"];
-        let icmp6 = [
-            "Icmp6InDestUnreachs",
-            "Icmp6InTimeExcds",
-            "Icmp6InParmProblems",
+        let icmp = Group::find(text, "Icmp:", icmp).ok_or_else(lacks)?;
+        let tcp = Group::find(text, "Tcp:", ["AttemptFails", "OutRsts"]).ok_or_else(lacks)?;
+        let extended = [
+            "LockDroppedIcmps",
+            "TCPAbortOnTimeout",
+            "TCPAbortOnMemory",
+            "TCPTimeWaitOverflow",
         ];
-        let snmp6 = match &self.snmp6 {
-            Some(file) => text(file)?,
-            None => String::new(),
-        };
-        let netstat = text(&self.netstat)?;
-        Some(NamespaceCounts {
-            at: Anchor::now().monotonic(),
-            kept: column(&netstat, "TcpExt:", "LockDroppedIcmps")?,
-            icmp: icmp
-                .iter()
-                .map(|name| column(&snmp, "Icmp:", name))
-                .sum::<Option<u64>>()?,
-            icmp6: match &self.snmp6 {
-                Some(_) => icmp6
-                    .iter()
-                    .map(|name| line(&snmp6, name))
-                    .sum::<Option<u64>>()?,
-                None => 0,
-            },
-            failed: column(&snmp, "Tcp:", "AttemptFails")?,
+        let text = self::text(&netstat, &mut buffer)?;
+        let extended = Group::find(text, "TcpExt:", extended).ok_or_else(lacks)?;
+        Ok(Self {
+            snmp,
+            netstat,
+            snmp6: File::open("/proc/thread-self/net/snmp6").ok(),
+            icmp,
+            tcp,
+            extended,
+            buffer,
         })
     }
-}
 
-fn text(file: &File) -> Option<String> {
-    let mut bytes = vec![0; MOST];
-    let mut length = 0;
-    while length < MOST {
-        match file.read_at(&mut bytes[length..], length as u64).ok()? {
-            0 => break,
-            more => length += more,
+    /// Reads them.
+    pub fn read(&mut self) -> NamespaceReading {
+        let from = Anchor::now().monotonic();
+        let figures = self.figures();
+        let to = Anchor::now().monotonic();
+        let Some(figures) = figures else {
+            return NamespaceReading {
+                from,
+                ..NamespaceReading::none()
+            };
+        };
+        let [failed, resets_sent] = figures.tcp;
+        let [kept, on_timeout, on_memory, timewait_overflows] = figures.extended;
+        NamespaceReading {
+            from,
+            to,
+            counts: Some(Counts {
+                aborted_by_timer: on_timeout + on_memory,
+                resets_sent,
+                timewait_overflows,
+            }),
+            of_attempts: figures.icmp6.map(|icmp6| NamespaceCounts {
+                at: to,
+                icmp: figures.icmp.iter().sum(),
+                icmp6,
+                kept,
+                failed,
+            }),
         }
     }
-    bytes.truncate(length);
-    String::from_utf8(bytes).ok()
+
+    fn figures(&mut self) -> Option<Figures> {
+        let buffer = &mut self.buffer;
+        let snmp = text(&self.snmp, buffer).ok()?;
+        let (icmp, tcp) = (self.icmp.figures(snmp)?, self.tcp.figures(snmp)?);
+        let icmp6 = match &self.snmp6 {
+            Some(file) => text(file, buffer)
+                .ok()
+                .and_then(|text| sum_of_lines(text, &ICMP6)),
+            None => Some(0),
+        };
+        let netstat = text(&self.netstat, buffer).ok()?;
+        Some(Figures {
+            icmp,
+            icmp6,
+            tcp,
+            extended: self.extended.figures(netstat)?,
+        })
+    }
 }
 
-/// A figure of `/proc/net/snmp`, where a line of names goes before each line of values.
-fn column(text: &str, protocol: &str, name: &str) -> Option<u64> {
-    let mut lines = text.lines().filter(|line| line.starts_with(protocol));
-    let (names, values) = (lines.next()?, lines.next()?);
-    let at = names.split(' ').position(|is| is == name)?;
-    values.split(' ').nth(at)?.parse().ok()
-}
-
-/// A figure of `/proc/net/snmp6`, which has one to a line.
-fn line(text: &str, name: &str) -> Option<u64> {
-    let words = text.lines().map(str::split_whitespace);
-    let mut found = words.filter_map(|mut words| (words.next()? == name).then(|| words.next()));
-    found.next()??.parse().ok()
+/// A file of /proc as it stands. The kernel writes it anew for each read from its start, so one read is to take all.
+fn text<'a>(file: &File, buffer: &'a mut Vec<u8>) -> io::Result<&'a [u8]> {
+    loop {
+        let length = file.read_at(buffer, 0)?;
+        if length < buffer.len() {
+            return Ok(&buffer[..length]);
+        }
+        buffer.resize(2 * length, 0);
+    }
 }
 
 /// Whether this kernel discards what a socket has queued before it ends the socket's attempt for an ICMP error: it does where it has
@@ -164,9 +236,21 @@ mod tests {
 
     #[test]
     fn this_kernels_counters_are_found() {
-        let counters = NamespaceCounters::open().unwrap();
-        let one = counters.read().unwrap();
-        let other = counters.read().unwrap();
-        assert!(one.at < other.at && one.failed <= other.failed && one.kept <= other.kept);
+        let mut counters = NamespaceCounters::open().unwrap();
+        let (one, other) = (counters.read(), counters.read());
+        assert!(one.from <= one.to && one.to <= other.from);
+        let (before, after) = (one.counts.unwrap(), other.counts.unwrap());
+        assert!(before.resets_sent <= after.resets_sent);
+        let (before, after) = (one.of_attempts.unwrap(), other.of_attempts.unwrap());
+        assert!(before.failed <= after.failed && before.kept <= after.kept);
+    }
+
+    #[test]
+    fn file_that_is_longer_than_the_buffer_is_read_as_a_whole() {
+        let file = File::open("/proc/self/net/netstat").unwrap();
+        let mut buffer = vec![0; 16];
+        let text = text(&file, &mut buffer).unwrap();
+        assert!(Group::find(text, "TcpExt:", ["TCPTimeWaitOverflow"]).is_some());
+        assert!(text.ends_with(b"\n"));
     }
 }

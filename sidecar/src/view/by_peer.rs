@@ -85,7 +85,7 @@ pub fn name(flow: &Flow) -> String {
     let (peer, port) = match flow.role {
         Role::Server => (String::new(), flow.local.port()),
         Role::Client | Role::Unknown => {
-            let asked = flow.asked.unwrap_or(flow.peer);
+            let asked = flow.asked();
             let name = flow.name.as_ref().map(ToString::to_string);
             (name.unwrap_or_else(|| asked.ip().to_string()), asked.port())
         }

@@ -151,8 +151,7 @@ impl Row {
             send_buffer_limited_us: flow.socket.map_or(0, |of| of.send_buffer_limited_us),
             name: flow.name.as_ref().map(ToString::to_string),
             series: flow.series.map(|id| id.0),
-            asked: flow
-                .asked
+            asked: Some(flow.asked())
                 .filter(|asked| *asked != flow.peer)
                 .map(Address::from),
         }

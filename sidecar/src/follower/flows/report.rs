@@ -61,6 +61,7 @@ impl Flows {
         if let Some(diag) = diag {
             add_counts(&mut self_metrics, diag);
         }
+        self.table.shrink();
         let now_unix_ns = self.anchor.unix_ns(Anchor::now().monotonic());
         let at_unix_ns = self.clock.report(now_unix_ns);
         if let Some(idle_ns) = self.series_idle_ns {
