@@ -35,10 +35,6 @@ const AFTER_POLL: Duration = Duration::from_millis(10);
 const POLLS_WITHIN: Duration = Duration::from_secs(5);
 const CONCLUDED_WITHIN: Duration = Duration::from_secs(2);
 
-/// After so many reports, memory that only the start needed is released again: the first ones connect to the receiver, and poll the
-/// sockets for the first time.
-const START_REPORTS: u32 = 2;
-
 /// The first report comes early: whoever has just started flowcar is waiting for it.
 const FIRST_REPORT: Duration = Duration::from_secs(1);
 
@@ -53,8 +49,6 @@ pub struct Session {
     interim: InterimSpans,
     losses: Losses,
     give_back: GiveBack,
-    /// Reports that the start still makes.
-    start_reports: u32,
     polled: bool,
     /// The last turn left records in the ring.
     more: bool,
@@ -139,7 +133,6 @@ impl Session {
             interim: InterimSpans::every(interim_ns),
             losses: Losses::default(),
             give_back: GiveBack::default(),
-            start_reports: START_REPORTS,
             polled: false,
             more: false,
             due: None,
@@ -403,16 +396,6 @@ impl Session {
             let snapshot = self.follower.snapshot(exporter.self_metrics());
             self.losses.report(&snapshot.books);
             exporter.metrics(snapshot);
-        }
-        self.give_memory_back();
-    }
-
-    fn give_memory_back(&mut self) {
-        if self.start_reports > 0 {
-            self.start_reports -= 1;
-            if self.start_reports == 0 {
-                memory::release_startup_memory();
-            }
         }
         if self.give_back.is_due(self.follower.flows().len()) {
             memory::trim();
