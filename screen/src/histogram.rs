@@ -32,7 +32,7 @@ impl Histogram {
         };
         for (bucket, count) in buckets {
             histogram.add_bucket(Some(bucket), count);
-            histogram.count += count;
+            histogram.count = histogram.count.saturating_add(count);
         }
         histogram
     }
@@ -73,11 +73,12 @@ impl Histogram {
 
     /// Adds all that `other` counted.
     pub fn merge(&mut self, other: &Self) {
-        self.zero += other.zero;
+        // What another process counted may be any number.
+        self.zero = self.zero.saturating_add(other.zero);
         for (bucket, count) in other.buckets() {
             self.add_bucket(Some(bucket), count);
         }
-        self.count += other.count;
+        self.count = self.count.saturating_add(other.count);
         self.sum_ns += other.sum_ns;
         if let Some((min, max)) = other.extremes {
             self.widen(min, max);
@@ -212,7 +213,7 @@ impl Histogram {
         if at >= self.buckets.len() {
             self.buckets.resize(at + 1, 0);
         }
-        self.buckets[at] += count;
+        self.buckets[at] = self.buckets[at].saturating_add(count);
     }
 
     fn widen(&mut self, min: u64, max: u64) {
