@@ -135,7 +135,7 @@ pub(super) fn connection_cells(width: usize, has_pods: bool) -> Vec<Cell> {
         others.insert(7, cell("exch99", 7, None));
     } else if has_pods {
         // The pod is worth more than the sums of which the rates are there.
-        others.retain(|of| !["sent", "recv"].contains(&of.head));
+        others.retain(|of| !["open for", "sent", "recv"].contains(&of.head));
     }
     let mut first = Vec::new();
     if has_pods {

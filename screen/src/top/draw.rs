@@ -152,14 +152,14 @@ impl Screen<'_> {
             count => format!("  {count} peers left out"),
         };
         format!(
-            "{pods}{}  {} live  {:.1} opened/s  {:.1} failed/s  in {}/s  out {}/s  {} lost{left_out}",
+            "{pods}{}  {} live  {} lost  {:.1} opened/s  {:.1} failed/s  in {}/s  out {}/s{left_out}",
             head.source(),
             head.live,
+            head.lost,
             head.rates.opened,
             head.rates.failures,
             rate_bytes(head.rates.bytes_received),
             rate_bytes(head.rates.bytes_sent),
-            head.lost,
         )
     }
 

@@ -100,7 +100,7 @@ impl Shown {
 
     /// Takes in what is new. Whether the screen is to be drawn.
     fn take(&mut self, feed: &mut impl Feed) -> bool {
-        let mut is_stale = false;
+        let (mut is_stale, mut has_ended) = (false, false);
         while let Some(news) = feed.next() {
             match news {
                 News::Answer { .. } if self.state.is_paused => {}
@@ -108,7 +108,10 @@ impl Shown {
                     self.merged.take(&source, answer);
                     self.answers += 1;
                 }
-                News::Ended { source } => self.merged.remove(&source),
+                News::Ended { source } => {
+                    self.merged.remove(&source);
+                    has_ended = true;
+                }
                 News::Notes(notes) => {
                     self.notes = notes;
                     is_stale = true;
@@ -117,7 +120,8 @@ impl Shown {
         }
         // One screen for the answers of all, and for those that come in time if some do not.
         let is_whole = self.answers >= self.merged.count();
-        if self.answers > 0 && (is_whole || self.refreshed.elapsed() >= self.interval) {
+        let is_due = is_whole || self.refreshed.elapsed() >= self.interval;
+        if has_ended || self.answers > 0 && is_due {
             self.merged.refresh();
             (self.answers, self.refreshed) = (0, Instant::now());
             is_stale = true;
