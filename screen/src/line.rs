@@ -261,7 +261,7 @@ pub(crate) mod buckets {
     use crate::histogram::Histogram;
 
     /// The buckets that durations can be in, with room for others of a later version.
-    const RANGE: std::ops::Range<i32> = -256..256;
+    const RANGE: std::ops::Range<i32> = -160..64;
 
     #[derive(Serialize, Deserialize)]
     struct Buckets {
