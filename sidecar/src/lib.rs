@@ -42,7 +42,6 @@ pub mod files;
 pub mod flow;
 pub mod follower;
 pub mod hardening;
-pub mod histogram;
 pub mod host;
 pub mod logs;
 pub mod losses;
@@ -58,3 +57,5 @@ pub mod snapshot;
 pub mod source;
 pub mod top;
 pub mod view;
+
+pub use flowcar_screen::histogram;

@@ -67,7 +67,8 @@ Examples:
 Examples:
   kubectl exec -it POD -c flowcar -- flowcar top
   sudo flowcar top --cgroup /sys/fs/cgroup/system.slice/nginx.service
-  flowcar top")]
+  flowcar top --once
+  flowcar top --format json --once | jq '.peers[].name'")]
     /// Show the peers of a running export on the terminal: rates, latencies, and what holds them back
     Top(TopArgs),
     #[command(after_help = "\

@@ -205,7 +205,7 @@ fn pieces(quote: &str) -> Vec<String> {
 /// Everything that flowcar may print.
 fn sources() -> Vec<Pattern> {
     let mut literals_of_all = Vec::new();
-    for folder in ["sidecar/src", "k8s/src", "shared/src"] {
+    for folder in ["sidecar/src", "k8s/src", "sidecar/screen/src", "shared/src"] {
         let mut paths = Vec::new();
         files(&root().join(folder), ".rs", &mut paths);
         assert!(!paths.is_empty(), "{folder}");

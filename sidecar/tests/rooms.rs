@@ -9,8 +9,7 @@ use std::{
 use syn::{Item, UseTree, visit::Visit};
 
 /// The modules of the sidecar, from the values at the bottom to the commands at the top. A module imports only what stands before it.
-const SIDECAR: [&str; 32] = [
-    "histogram",
+const SIDECAR: [&str; 31] = [
     "flow",
     "peer",
     "clock",
@@ -216,7 +215,12 @@ fn circle(imports: &BTreeMap<Module, BTreeSet<Module>>) -> Option<Vec<String>> {
 
 #[test]
 fn no_files_import_each_other_in_a_circle() {
-    for source in ["sidecar/src", "sidecar-ebpf/src", "k8s/src"] {
+    for source in [
+        "sidecar/screen/src",
+        "sidecar/src",
+        "sidecar-ebpf/src",
+        "k8s/src",
+    ] {
         assert_eq!(circle(&imports(source)), None, "{source}");
     }
 }

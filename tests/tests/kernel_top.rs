@@ -1,6 +1,11 @@
 //! `flowcar top` on a terminal, of a running export and by a follower of its own.
 
-use std::process::Command;
+use std::{
+    collections::BTreeMap,
+    io::{BufRead as _, BufReader, Write as _},
+    net::SocketAddr,
+    process::{Command, Stdio},
+};
 
 use flowcar_tests::{
     flowcar,
@@ -13,6 +18,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use serde_json::Value;
 
 const OPEN: usize = 20;
 
@@ -156,14 +162,168 @@ fn top_follows_by_itself_where_no_export_runs() {
     assert!(!top.is_full_screen(), "{}", top.text());
 }
 
-#[test]
-fn top_without_a_terminal_names_what_to_use() {
+/// `flowcar top` without a terminal.
+fn piped(pod: &TestPod, arguments: &[&str]) -> Command {
     let mut command = Command::new(flowcar::program().unwrap());
-    let output = command.arg("top").output().unwrap();
-    assert_eq!(output.status.code(), Some(64));
-    let message = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        message.contains("needs a terminal") && message.contains("flowcar flows"),
-        "{message}"
-    );
+    pod.netns().enter(&mut command).unwrap();
+    command.args(["top", "--cgroup"]).arg(pod.cgroup().path());
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    command
+}
+
+#[test]
+fn top_without_a_terminal_prints_one_table() {
+    if !can_run() {
+        return;
+    }
+    let traffic = Traffic::start();
+    let mut watch = Watch::start(&traffic.pod, Mode::Both, &[]);
+    watch.reports(1);
+    let plan = traffic.plan().connections(OPEN as u64, 4);
+    let _holding = Holding::start(&traffic.pod, &plan).unwrap();
+    let output = piped(&traffic.pod, &["--interval", "0.5"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let table = String::from_utf8(output.stdout).unwrap();
+    println!("{table}");
+    for name in &traffic.names() {
+        let live = row(&table, name).map(|row| row[0].to_owned());
+        assert_eq!(live, Some(OPEN.to_string()), "{table}");
+    }
+    assert!(!table.contains('\x1b'), "{table:?}");
+    watch.stop();
+}
+
+/// The peer in a line of JSON.
+fn peer<'a>(line: &'a Value, name: &str) -> Option<&'a Value> {
+    line["peers"]
+        .as_array()?
+        .iter()
+        .find(|peer| peer["name"] == name)
+}
+
+/// What `kubectl flowcar top` runs in each sidecar.
+#[test]
+fn lines_of_top_have_peers_and_the_connections_that_are_asked_for() {
+    if !can_run() {
+        return;
+    }
+    let traffic = Traffic::start();
+    let mut watch = Watch::start(&traffic.pod, Mode::Both, &[]);
+    watch.reports(1);
+    let plan = traffic.plan().connections(OPEN as u64, 4);
+    let holding = Holding::start(&traffic.pod, &plan).unwrap();
+    let arguments = ["--format", "json", "--stdin", "--interval", "0.2"];
+    let mut top = piped(&traffic.pod, &arguments)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = top.stdin.take().unwrap();
+    let mut lines = BufReader::new(top.stdout.take().unwrap())
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
+    let [client, server] = traffic.names();
+    // Idle connections are added up once somebody asks. A line has the peers that changed.
+    let mut found = BTreeMap::new();
+    while found.len() < 2 {
+        let line = lines.next().unwrap();
+        assert_eq!(line["protocol"], "flowcar-top/1");
+        assert_eq!(line["books"]["live"], 2 * OPEN);
+        for (name, role) in [(&client, "client"), (&server, "server")] {
+            if let Some(peer) = peer(&line, name).filter(|peer| peer["live"] == OPEN) {
+                found.insert(role, peer["role"].clone());
+            }
+        }
+    }
+    assert!(found.iter().all(|(role, found)| role == found), "{found:?}");
+    // Nothing changed but the time.
+    let idle = lines.find(|line| line.get("peers").is_none()).unwrap();
+    assert!(idle.get("connections").is_none(), "{idle}");
+    writeln!(input, "client {client}").unwrap();
+    let opened = lines
+        .find(|line| line.get("connections").is_some())
+        .unwrap();
+    let all = opened["connections"]["all"].as_array().unwrap();
+    let mut shown: Vec<SocketAddr> = all
+        .iter()
+        .map(|of| of["local"].as_str().unwrap().parse().unwrap())
+        .collect();
+    shown.sort();
+    let reports = holding.close().unwrap();
+    let mut made: Vec<_> = reports.iter().map(|of| of.local.unwrap()).collect();
+    made.sort();
+    assert_eq!(shown, made);
+    writeln!(input).unwrap();
+    let closed = |line: &Value| {
+        line.get("connections").is_none()
+            && peer(line, &client).is_some_and(|peer| peer["live"] == 0)
+    };
+    lines.find(closed).unwrap();
+    // The end of the standard input is the end of it.
+    drop(input);
+    assert_eq!(lines.count() / 100, 0);
+    assert!(top.wait().unwrap().success());
+    watch.stop();
+}
+
+#[test]
+fn lines_end_with_their_reader() {
+    if !can_run() {
+        return;
+    }
+    let traffic = Traffic::start();
+    let mut watch = Watch::start(&traffic.pod, Mode::Both, &[]);
+    watch.reports(1);
+    let arguments = ["--format", "json", "--interval", "0.1"];
+    let mut top = piped(&traffic.pod, &arguments).spawn().unwrap();
+    let mut line = String::new();
+    let mut output = BufReader::new(top.stdout.take().unwrap());
+    output.read_line(&mut line).unwrap();
+    drop(output);
+    assert!(top.wait().unwrap().success());
+    watch.stop();
+}
+
+#[test]
+fn top_names_what_to_use_instead() {
+    let pod = |arguments: &[&str]| {
+        let mut command = Command::new(flowcar::program().unwrap());
+        command.arg("top").args(arguments).stdin(Stdio::null());
+        command
+    };
+    let usage = pod(&["--stdin"]).output().unwrap();
+    assert_eq!(usage.status.code(), Some(64));
+    let message = String::from_utf8_lossy(&usage.stderr);
+    assert!(message.contains("give --format json"), "{message}");
+    // A screen without keys.
+    let mut command = Command::new("sh");
+    let program = flowcar::program().unwrap();
+    command.arg("-c").arg(format!(
+        "{} top < /dev/null 2>&1; echo status $?",
+        program.display()
+    ));
+    let top = Terminal::start(&mut command, 130, 10).unwrap();
+    top.until("a message", |screen| {
+        screen.contains("flowcar top --once") && screen.contains("status 64")
+    });
+}
+
+#[test]
+fn lines_of_kubectl_follow_nothing_themselves() {
+    if !can_run() {
+        return;
+    }
+    let pod = TestPod::new("top").unwrap();
+    let output = piped(&pod, &["--format", "json", "--stdin"])
+        .stdin(Stdio::piped())
+        .output()
+        .unwrap();
+    let line: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let error = line["error"].as_str().unwrap();
+    assert!(error.contains("nobody answers"), "{line}");
+    assert!(output.status.success(), "{output:?}");
 }

@@ -9,6 +9,7 @@ mod input;
 mod remote;
 mod resources;
 mod sentence;
+mod top;
 mod yaml;
 
 pub use sentence::sentence;
@@ -23,6 +24,7 @@ use serde_json::Value;
 pub use explain::explain_pod;
 pub use files::{Files, Rewritten, inject_text, uninject_text};
 pub use input::Sources;
+pub use top::TopArgs;
 
 use input::{Input, join};
 
@@ -45,6 +47,8 @@ pub enum Command {
     Disable(TargetArgs),
     /// Counts, for each namespace, the pods that opted in, by their state.
     Status,
+    /// Shows the peers of a workload on the terminal, of all its sidecars together: `top deployment/web`.
+    Top(TopArgs),
 }
 
 /// Which cluster to ask.
@@ -124,6 +128,7 @@ pub async fn run(command: Command, cluster: ClusterArgs) -> anyhow::Result<bool>
         Command::Enable(args) => enable::enable(&args.target, &cluster).await,
         Command::Disable(args) => enable::disable(&args.target, &cluster).await,
         Command::Status => remote::status(&cluster).await,
+        Command::Top(args) => top::run(args, &cluster).await,
     }
 }
 

@@ -281,7 +281,7 @@ async fn asked_for(pods: &Api<Pod>, files: &Files) -> anyhow::Result<Vec<Value>>
 }
 
 /// The answer of an API server, within [`PATIENCE`].
-async fn in_time<T, E: Into<anyhow::Error>>(
+pub(super) async fn in_time<T, E: Into<anyhow::Error>>(
     answer: impl Future<Output = Result<T, E>>,
 ) -> anyhow::Result<T> {
     let seconds = PATIENCE.as_secs();

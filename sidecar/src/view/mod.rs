@@ -3,11 +3,11 @@
 pub mod by_peer;
 pub mod json;
 pub mod peers;
-pub mod quantity;
 mod row;
 pub mod table;
 pub mod times;
 
+pub use flowcar_screen::quantity;
 pub use row::{Row, Times};
 
 use std::collections::BTreeMap;

@@ -20,6 +20,7 @@ mod serving;
 mod skips;
 mod strict;
 mod threats;
+mod top;
 mod values;
 mod volumes;
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::testbed::{Pod, Stage};
 
-const PORT: u16 = 7000;
+pub(crate) const PORT: u16 = 7000;
 
 /// A pod template that Pod Security `restricted` admits.
 fn template(app: &str, command: &[String]) -> Value {

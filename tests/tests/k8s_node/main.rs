@@ -66,6 +66,7 @@ fn with_systemd_as_the_cgroup_driver(stage: &Stage) {
     assert!(cgroup_of(stage, &pair.client).contains("kubepods.slice"));
     only_connections_of_the_pod_are_reported(stage, &pair);
     one_trace_and_one_edge(stage, &pair);
+    top_shows_the_peers_of_a_deployment(stage, &pair.web);
     job_with_sidecar_completes(stage, &pair.web);
     let strict = restricted_namespace_gets_no_capabilities(stage, &pair.web);
     for pod in [&pair.web, &pair.client, &strict] {
@@ -168,6 +169,27 @@ fn one_trace_and_one_edge(stage: &Stage, Pair { web, client }: &Pair) {
             .any(|edge| edge["parent"] == "client" && edge["child"] == "web");
         found.then_some(())
     });
+}
+
+/// By exec in the sidecars of its pods, from both ends of the same connections.
+fn top_shows_the_peers_of_a_deployment(stage: &Stage, web: &Pod) {
+    let server = format!("{}:{}", web.ip, apps::PORT);
+    let clients = format!("clients of :{}", apps::PORT);
+    for (deployment, peer) in [("client", &server), ("web", &clients)] {
+        let words = ["top", &format!("deployment/{deployment}"), "--once"];
+        stage.node.wait(&format!("top of {deployment}"), || {
+            let (ok, printed) = stage.kubectl_flowcar("shop", &words);
+            println!("{printed}");
+            let row = printed
+                .lines()
+                .find_map(|line| line.strip_prefix(peer.as_str()))?;
+            // Pods that have the peer, and connections a second: there is always a next one.
+            let figures: Vec<&str> = row.split_whitespace().collect();
+            let has_opened = figures[2].parse().is_ok_and(|rate: f64| rate > 0.0);
+            (ok && printed.starts_with("1 pod  ebpf") && figures[0] == "1" && has_opened)
+                .then_some(())
+        });
+    }
 }
 
 /// As the node's kernel reports it, for each thread.

@@ -12,6 +12,7 @@ use std::{
 };
 
 use flowcar_tests::{
+    cluster::tools,
     peers::{ApiServer, ApiServerOptions, Authority, Net, Peer, Process, Program, eventually},
     place::Netns,
 };
@@ -22,6 +23,9 @@ use crate::disk;
 
 /// The host's loopback, as the emulated network's gateway is to the node.
 pub(crate) const HOST: &str = "10.0.2.2";
+
+/// The node's address, in its own network and on the test's loopback.
+const NODE: &str = "10.0.2.15";
 
 /// Where the node's shell listens, here and there.
 const SHELL: u16 = 7777;
@@ -51,6 +55,13 @@ impl Network {
     pub(crate) fn enter() -> Self {
         let netns = Netns::new("node").unwrap();
         setns(&netns, CloneFlags::CLONE_NEWNET).unwrap();
+        // The emulator answers there for the node's kubelet. It passes on what comes from the loopback's address only.
+        let route = format!(
+            "route replace local {NODE}/32 dev lo table local proto kernel scope host src 127.0.0.1"
+        );
+        let mut ip = Command::new("ip");
+        ip.args(route.split(' '));
+        tools::run(ip, "");
         Self { netns }
     }
 
@@ -71,12 +82,17 @@ impl Trust {
     pub(crate) fn new() -> Self {
         let authority = Authority::new("node tests");
         let files = tempfile::tempdir().unwrap();
-        fs::write(files.path().join("clients.crt"), authority.certificate()).unwrap();
+        let write = |name: &str, text: &str| fs::write(files.path().join(name), text).unwrap();
+        write("clients.crt", authority.certificate());
+        // The kubelet lets every client of this authority exec.
+        let api_server = authority.client("kube-apiserver", "system:masters");
+        write("kubelet.crt", &api_server.certificate);
+        write("kubelet.key", &api_server.key);
         Self { authority, files }
     }
 
     pub(crate) fn options(&self, net: Net) -> ApiServerOptions {
-        let clients = self.files.path().join("clients.crt");
+        let file = |name: &str| self.files.path().join(name).display().to_string();
         ApiServerOptions {
             names: vec![HOST.to_owned()],
             args: vec![
@@ -84,7 +100,10 @@ impl Trust {
                 // Besides RBAC.
                 "--authorization-mode=Node".to_owned(),
                 "--enable-admission-plugins=NodeRestriction".to_owned(),
-                format!("--client-ca-file={}", clients.display()),
+                format!("--client-ca-file={}", file("clients.crt")),
+                format!("--kubelet-client-certificate={}", file("kubelet.crt")),
+                format!("--kubelet-client-key={}", file("kubelet.key")),
+                "--kubelet-preferred-address-types=InternalIP".to_owned(),
             ],
             net,
         }

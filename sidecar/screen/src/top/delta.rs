@@ -1,9 +1,6 @@
 //! What happened between two answers. Pure.
 
-use crate::{
-    histogram::Histogram,
-    view::peers::{Buckets, PeerRow},
-};
+use crate::{answer::PeerCounts, histogram::Histogram};
 
 /// What happened between two answers.
 #[derive(Clone, Debug, Default)]
@@ -27,12 +24,12 @@ pub(super) struct Delta {
 // === impl Delta ===
 
 impl Delta {
-    pub(super) fn between(now: &PeerRow, before: &PeerRow, seconds: f64) -> Self {
-        let of = |pick: fn(&PeerRow) -> u64| pick(now).saturating_sub(pick(before));
-        let since = |pick: fn(&PeerRow) -> &Buckets| {
-            let now = pick(now).histogram();
-            let since = now.checked_since(&pick(before).histogram());
-            since.unwrap_or(now)
+    pub(super) fn between(now: &PeerCounts, before: &PeerCounts, seconds: f64) -> Self {
+        let of = |pick: fn(&PeerCounts) -> u64| pick(now).saturating_sub(pick(before));
+        let since = |pick: fn(&PeerCounts) -> &Histogram| {
+            let now = pick(now);
+            let since = now.checked_since(pick(before));
+            since.unwrap_or_else(|| now.clone())
         };
         Self {
             seconds,
@@ -55,16 +52,22 @@ impl Delta {
     /// Adds what happened in another time, or to another peer.
     pub(super) fn add(&mut self, other: &Self) {
         self.seconds += other.seconds;
-        self.opened += other.opened;
-        self.failed += other.failed;
-        self.cut_off += other.cut_off;
-        self.bytes_sent += other.bytes_sent;
-        self.bytes_received += other.bytes_received;
-        self.segments_sent += other.segments_sent;
-        self.handshake_retransmits += other.handshake_retransmits;
-        self.data_retransmits += other.data_retransmits;
-        self.receive_window_limited_us += other.receive_window_limited_us;
-        self.send_buffer_limited_us += other.send_buffer_limited_us;
+        self.opened = self.opened.saturating_add(other.opened);
+        self.failed = self.failed.saturating_add(other.failed);
+        self.cut_off = self.cut_off.saturating_add(other.cut_off);
+        self.bytes_sent = self.bytes_sent.saturating_add(other.bytes_sent);
+        self.bytes_received = self.bytes_received.saturating_add(other.bytes_received);
+        self.segments_sent = self.segments_sent.saturating_add(other.segments_sent);
+        self.handshake_retransmits = self
+            .handshake_retransmits
+            .saturating_add(other.handshake_retransmits);
+        self.data_retransmits = self.data_retransmits.saturating_add(other.data_retransmits);
+        self.receive_window_limited_us = self
+            .receive_window_limited_us
+            .saturating_add(other.receive_window_limited_us);
+        self.send_buffer_limited_us = self
+            .send_buffer_limited_us
+            .saturating_add(other.send_buffer_limited_us);
         self.connect.merge(&other.connect);
         self.rtt.merge(&other.rtt);
         self.exchange.merge(&other.exchange);
@@ -81,11 +84,12 @@ impl Delta {
 
     /// Attempts that failed, and connections that were cut off.
     pub(super) const fn failures(&self) -> u64 {
-        self.failed + self.cut_off
+        self.failed.saturating_add(self.cut_off)
     }
 
     /// Segments sent again.
     pub(super) const fn retransmits(&self) -> u64 {
-        self.handshake_retransmits + self.data_retransmits
+        self.handshake_retransmits
+            .saturating_add(self.data_retransmits)
     }
 }

@@ -47,7 +47,7 @@ impl Histogram {
         };
         for (bucket, count) in buckets {
             counts.add_bucket(Some(bucket), count);
-            counts.count += count;
+            counts.count = counts.count.saturating_add(count);
         }
         Self::of(counts)
     }
@@ -288,12 +288,13 @@ impl Counts {
         self.widen(duration_ns, duration_ns);
     }
 
+    /// Saturates: what another process counted may be any number.
     fn add(&mut self, other: &Self) {
-        self.zero += other.zero;
+        self.zero = self.zero.saturating_add(other.zero);
         for (bucket, count) in (other.first..).zip(&other.buckets) {
             self.add_bucket(Some(bucket), *count);
         }
-        self.count += other.count;
+        self.count = self.count.saturating_add(other.count);
         self.sum_ns += other.sum_ns;
         if let Some((min, max)) = other.extremes {
             self.widen(min, max);
@@ -317,7 +318,7 @@ impl Counts {
         if at >= self.buckets.len() {
             self.buckets.resize(at + 1, 0);
         }
-        self.buckets[at] += count;
+        self.buckets[at] = self.buckets[at].saturating_add(count);
     }
 
     fn widen(&mut self, min: u64, max: u64) {

@@ -1,7 +1,7 @@
 //! What holds connections back, as a word. Pure.
 
 use super::delta::Delta;
-use crate::{flow::Role, view::peers::PeerRow};
+use crate::answer::{PeerCounts, Role};
 
 /// The share of sent segments that were sent again from which loss is what holds back.
 const LOSS: f64 = 0.01;
@@ -17,7 +17,7 @@ const THINKING_LEAST_S: f64 = 0.001;
 
 /// What holds connections back most.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum HeldBack {
+pub(crate) enum HeldBack {
     /// Nothing that flowcar sees.
     #[default]
     Nothing,
@@ -39,7 +39,7 @@ pub(super) enum HeldBack {
 
 impl HeldBack {
     /// Of a peer's connections.
-    pub(super) fn of_peer(recent: &Delta, total: &PeerRow) -> Self {
+    pub(super) fn of_peer(recent: &Delta, total: &PeerCounts) -> Self {
         if recent.failed > 0 || recent.handshake_retransmits > 0 {
             return Self::Handshake;
         }
@@ -61,7 +61,7 @@ impl HeldBack {
         let rtt = recent.rtt.quantile_s(0.5).unwrap_or(0.0);
         let exchange = recent.exchange.quantile_s(0.5).unwrap_or(0.0);
         // On a server's end an exchange is its own time; a client's includes the round trip.
-        match total.role() {
+        match total.role {
             Role::Server if exchange > THINKING_LEAST_S.max(rtt) => Self::OwnThinkTime,
             Role::Client if exchange - rtt > THINKING_LEAST_S && exchange > THINKING * rtt => {
                 Self::ThinkTime
@@ -110,23 +110,15 @@ impl HeldBack {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        histogram::Histogram,
-        snapshot::{Peer, Series, SeriesKey},
-    };
+    use crate::histogram::Histogram;
 
     /// Two connections of this role.
-    fn total(role: Role) -> PeerRow {
-        let key = SeriesKey::Flows {
+    fn total(role: Role) -> PeerCounts {
+        PeerCounts {
             role,
-            peer: Peer::Unnamed,
-            server_port: None,
-        };
-        let series = Series {
             live: 2,
-            ..Series::default()
-        };
-        PeerRow::of(&key, &series)
+            ..PeerCounts::default()
+        }
     }
 
     fn one(ns: u64) -> Histogram {

@@ -4,7 +4,10 @@ use std::cmp::Ordering;
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use super::model::{Connection, Connections, Peer, Peers};
+use super::{
+    merged::{Merged, Row},
+    source::Connection,
+};
 use crate::histogram::Histogram;
 
 /// The columns by which peers can be sorted.
@@ -42,20 +45,20 @@ impl Column {
     }
 
     /// What a peer is sorted by, greatest first.
-    fn value(self, peer: &Peer) -> f64 {
-        let recent = &peer.recent;
+    fn value(self, row: &Row) -> f64 {
+        let (recent, rates) = (&row.recent, &row.rates);
         let quantile = |of: &Histogram, q| of.quantile_s(q).unwrap_or(-1.0);
         match self {
             Self::Peer => 0.0,
-            Self::Live => peer.total.live as f64,
-            Self::Opened => recent.opened as f64,
-            Self::Failed => recent.failures() as f64,
-            Self::Received => recent.bytes_received as f64,
-            Self::Sent => recent.bytes_sent as f64,
+            Self::Live => row.live as f64,
+            Self::Opened => rates.opened,
+            Self::Failed => rates.failures,
+            Self::Received => rates.bytes_received,
+            Self::Sent => rates.bytes_sent,
             Self::RttP50 => quantile(&recent.rtt, 0.5),
             Self::RttP99 => quantile(&recent.rtt, 0.99),
             Self::ExchangeP99 => quantile(&recent.exchange, 0.99),
-            Self::Retransmits => recent.retransmits() as f64,
+            Self::Retransmits => rates.retransmits,
         }
     }
 }
@@ -64,7 +67,7 @@ impl Column {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Level {
     Peers,
-    /// The connections of this series.
+    /// The connections of the peer with this number.
     Connections(u64),
 }
 
@@ -80,10 +83,11 @@ pub(super) struct State {
     pub(super) is_paused: bool,
     pub(super) shows_histogram: bool,
     pub(super) shows_help: bool,
+    pub(super) shows_notes: bool,
     /// The row, and the first row that is on the screen.
     pub(super) selected: usize,
     pub(super) first: usize,
-    /// The series of the selected peer.
+    /// The number of the selected peer.
     chosen: Option<u64>,
 }
 
@@ -105,6 +109,7 @@ impl Default for State {
             is_paused: false,
             shows_histogram: false,
             shows_help: false,
+            shows_notes: false,
             selected: 0,
             first: 0,
             chosen: None,
@@ -113,43 +118,38 @@ impl Default for State {
 }
 
 impl State {
-    /// The series and peers that the filter lets through, in order.
-    pub(super) fn peers<'a>(&self, peers: &'a Peers) -> Vec<(u64, &'a Peer)> {
+    /// The numbers and peers that the filter lets through, in order.
+    pub(super) fn peers<'a>(&self, merged: &'a Merged) -> Vec<(u64, &'a Row)> {
         let filter = self.filter.to_lowercase();
-        let all = peers.all.iter();
+        let all = merged.rows().iter();
         let mut rows: Vec<_> = all
-            .filter(|(_, peer)| peer.name.to_lowercase().contains(&filter))
-            .map(|(series, peer)| (self.sort.value(peer), *series, peer))
+            .filter(|(_, row)| row.key.name.to_lowercase().contains(&filter))
+            .map(|(number, row)| (self.sort.value(row), *number, row))
             .collect();
         // Equal ones keep the order of their names, so that rows do not jump.
-        rows.sort_by(|(one, _, peer), (other, _, others)| {
+        rows.sort_by(|(one, _, row), (other, _, others)| {
             let by_value = other.partial_cmp(one).unwrap_or(Ordering::Equal);
-            by_value.then_with(|| peer.name.cmp(&others.name))
+            by_value.then_with(|| row.key.name.cmp(&others.key.name))
         });
         if self.reversed {
             rows.reverse();
         }
         rows.into_iter()
-            .map(|(_, series, peer)| (series, peer))
+            .map(|(_, number, row)| (number, row))
             .collect()
     }
 
-    /// The connections of the opened peer, the busiest first.
-    pub(super) fn connections<'a>(&self, connections: &'a Connections) -> Vec<&'a Connection> {
-        let Level::Connections(series) = self.level else {
-            return Vec::new();
-        };
-        let all = connections.all.iter();
-        let mut rows: Vec<_> = all.filter(|of| of.row.series == Some(series)).collect();
+    /// Sorts the connections of the opened peer, the busiest first.
+    pub(super) fn sort_connections(&self, rows: &mut [(&str, &Connection)]) {
         let value = |of: &Connection| match self.sort {
             Column::Sent => of.sent,
-            Column::RttP50 => of.row.rtt().p50_ns.unwrap_or(0) as f64,
-            Column::RttP99 => of.row.rtt().p99_ns.unwrap_or(0) as f64,
-            Column::ExchangeP99 => of.row.exchanges().p99_ns.unwrap_or(0) as f64,
-            Column::Retransmits => of.row.retransmits as f64,
+            Column::RttP50 => of.counts.rtt_p50_ns.unwrap_or(0) as f64,
+            Column::RttP99 => of.counts.rtt_p99_ns.unwrap_or(0) as f64,
+            Column::ExchangeP99 => of.counts.exchange_p99_ns.unwrap_or(0) as f64,
+            Column::Retransmits => of.counts.retransmits as f64,
             _ => of.received + of.sent,
         };
-        rows.sort_by(|one, other| {
+        rows.sort_by(|(_, one), (_, other)| {
             value(other)
                 .partial_cmp(&value(one))
                 .unwrap_or(Ordering::Equal)
@@ -157,13 +157,12 @@ impl State {
         if self.reversed {
             rows.reverse();
         }
-        rows
     }
 
     /// Keeps the selection on the chosen peer while rows change their order, and on the screen, which has room for so many rows.
     pub(super) fn keep_selection(&mut self, rows: &[u64], room: usize) {
         if let Some(chosen) = self.chosen
-            && let Some(at) = rows.iter().position(|series| *series == chosen)
+            && let Some(at) = rows.iter().position(|number| *number == chosen)
         {
             self.selected = at;
         }
@@ -179,7 +178,7 @@ impl State {
         }
     }
 
-    /// Does what a key stands for. `rows`: the series as they are shown.
+    /// Does what a key stands for. `rows`: the numbers of the peers as they are shown.
     pub(super) fn press(&mut self, pressed: KeyEvent, rows: &[u64], page: usize) -> Asked {
         if pressed.modifiers.contains(KeyModifiers::CONTROL) && pressed.code == KeyCode::Char('c') {
             return Asked::Quit;
@@ -188,12 +187,13 @@ impl State {
             self.type_filter(pressed.code);
             return Asked::Nothing;
         }
-        if std::mem::take(&mut self.shows_help) {
+        if std::mem::take(&mut self.shows_help) || std::mem::take(&mut self.shows_notes) {
             return Asked::Nothing;
         }
         match pressed.code {
             KeyCode::Char('q') => return Asked::Quit,
             KeyCode::Char('?') => self.shows_help = true,
+            KeyCode::Char('n') => self.shows_notes = true,
             KeyCode::Char('s') => self.sort = self.sort.next(),
             KeyCode::Char('r') => self.reversed = !self.reversed,
             KeyCode::Char('h') => self.shows_histogram = !self.shows_histogram,
@@ -236,10 +236,10 @@ impl State {
 
     fn open(&mut self, rows: &[u64]) {
         if self.level == Level::Peers
-            && let Some(series) = rows.get(self.selected)
+            && let Some(number) = rows.get(self.selected)
         {
-            self.chosen = Some(*series);
-            self.level = Level::Connections(*series);
+            self.chosen = Some(*number);
+            self.level = Level::Connections(*number);
             (self.selected, self.first) = (0, 0);
         }
     }
