@@ -6,12 +6,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use flowcar_shared::{
     asked::RECORD_LEN as ASKED_LEN,
     histogram::SLOTS,
-    record::{FlowRecord, HEADER_LEN, INLINE_SAMPLES, Kind, OPEN_LEN, Role, SHORT_LEN, flag},
+    origin::RECORD_LEN as ORIGIN_LEN,
+    record::{
+        FlowRecord, HEADER_LEN, INLINE_SAMPLES, Kind, OPEN_HEAD, OPEN_LEN, Role, SHORT_LEN, flag,
+    },
 };
 
 use super::{
     Answers, CloseEvidence, Failure, Flow, LastSeen, Monotonic, Outcome, Retransmits, RttKind,
-    TraceIdentity, Unanswered, Volume, raw,
+    TraceIdentity, Unanswered, Volume, origin, raw,
 };
 use crate::histogram::Histogram;
 
@@ -70,6 +73,14 @@ pub enum Malformed {
         "a kernel record of the address asked for has {len} bytes, where it should have {ASKED_LEN}"
     )]
     Asked {
+        /// Bytes received.
+        len: usize,
+    },
+    /// No record of who called `connect()` or `listen()`.
+    #[error(
+        "a kernel record of a listener or of a process has {len} bytes, where it should have {ORIGIN_LEN}"
+    )]
+    Origin {
         /// Bytes received.
         len: usize,
     },
@@ -140,6 +151,7 @@ pub fn decode(bytes: &[u8], seed: u64) -> Result<Record, Malformed> {
         exchanges: Histogram::default(),
         asked: None,
         name: None,
+        origin: origin::of_record(&raw, bytes),
         start_seen: raw.flags & flag::START_UNSEEN == 0,
         polled: false,
         adopted: None,
@@ -171,10 +183,18 @@ pub fn kind_of(bytes: &[u8]) -> Option<Kind> {
 }
 
 fn read(bytes: &[u8]) -> Result<FlowRecord, Malformed> {
-    let raw: FlowRecord = raw::read(bytes, OPEN_LEN).ok_or(Malformed::Length {
+    let flow = match bytes.len() {
+        OPEN_LEN => &bytes[..OPEN_HEAD],
+        _ => bytes,
+    };
+    let malformed = Malformed::Length {
         len: bytes.len(),
         slots: 0,
-    })?;
+    };
+    if bytes.len() < OPEN_LEN {
+        return Err(malformed);
+    }
+    let raw: FlowRecord = raw::read(flow, OPEN_HEAD).ok_or(malformed)?;
     let slots = usize::from(raw.slots_used);
     // A record's place in the ring is rounded up to 8 bytes, its length is not.
     let is_short = match bytes.len() {

@@ -70,6 +70,8 @@ pub(super) struct Report {
     out: Stream,
     format: Format,
     style: Style,
+    /// The command's own process.
+    own: Option<u32>,
     /// Whether there is a row for each connection, however many there are.
     all: bool,
     rows: u64,
@@ -102,6 +104,7 @@ impl Report {
             out,
             format,
             style,
+            own: None,
             all: all || format == Format::Json,
             rows: 0,
             by_peer: ByPeer::default(),
@@ -112,6 +115,11 @@ impl Report {
             status_shown: false,
             broken: None,
         })
+    }
+
+    /// The command runs as this process.
+    pub(super) const fn command(&mut self, pid: Option<u32>) {
+        self.own = pid;
     }
 
     /// These flows closed or failed.
@@ -142,7 +150,7 @@ impl Report {
         }
         let line = match self.format {
             Format::Json => json::line(&row),
-            Format::Table => table::flow(&row, self.style),
+            Format::Table => table::flow(&row, self.own, self.style),
         };
         self.clear_status();
         if self.rows == 1 && self.format == Format::Table {
@@ -170,7 +178,7 @@ impl Report {
         for (name, rows) in parts.iter().filter(|(_, rows)| !rows.is_empty()) {
             self.line(&self.style.remark(&format!("{name} among these:")));
             rows.iter()
-                .for_each(|row| self.line(&table::flow(row, self.style)));
+                .for_each(|row| self.line(&table::flow(row, self.own, self.style)));
         }
         self.line(&self.style.remark("all of them by peer, times as p50/p99:"));
         let lines = self.by_peer.lines(self.style);

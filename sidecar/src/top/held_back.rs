@@ -118,6 +118,7 @@ mod tests {
     /// Two connections of this role.
     fn total(role: Role) -> PeerRow {
         let key = SeriesKey::Flows {
+            container: None,
             role,
             peer: Peer::Unnamed,
             server_port: None,

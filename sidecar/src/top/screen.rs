@@ -337,6 +337,12 @@ fn connection_cells(width: usize) -> Vec<Cell> {
         others.insert(6, cell("rtt99", 7, None));
         others.insert(7, cell("exch99", 7, None));
     }
+    if width >= usize::from(WIDE) {
+        others.push(Cell {
+            left: true,
+            ..cell(" process", 24, None)
+        });
+    }
     let taken: usize = others.iter().map(|of| of.width).sum();
     let name = Cell {
         left: true,
@@ -363,6 +369,10 @@ fn connection_texts(connection: &Connection) -> Vec<(&'static str, String)> {
         ("exch99", shown(row.exchanges().p99_ns)),
         ("retr", row.retransmits.to_string()),
         (" held back", format!(" {}", connection.held_back.word())),
+        (
+            " process",
+            format!(" {}", row.process_text().unwrap_or_else(|| "-".to_owned())),
+        ),
     ]
 }
 

@@ -68,6 +68,9 @@ pub struct PeerRow {
     /// `flowcar.tcp.exchange.duration`
     #[prost(message, required, tag = "19")]
     pub exchange: Buckets,
+    /// The id of the container that the series is of, where there are several.
+    #[prost(string, optional, tag = "20")]
+    pub container: Option<String>,
 }
 
 /// A [`Histogram`] without its sum and extremes.
@@ -113,6 +116,7 @@ impl PeerRow {
                 role,
                 peer,
                 server_port,
+                ..
             } => (*role, text(peer), *server_port),
             SeriesKey::Overflow => (Role::Unknown, String::new(), None),
         };
@@ -140,6 +144,7 @@ impl PeerRow {
             connect: Buckets::of(series.connect.get(&None)),
             rtt: Buckets::of(series.rtt.values()),
             exchange: Buckets::of([&series.exchange]),
+            container: key.container().map(ToString::to_string),
         }
     }
 
@@ -154,7 +159,11 @@ impl PeerRow {
             return "peers over the limit".to_owned();
         }
         let port = self.server_port.and_then(|port| u16::try_from(port).ok());
-        name(self.role(), &self.peer, port)
+        let name = name(self.role(), &self.peer, port);
+        match &self.container {
+            Some(id) => format!("{name} in {id:.12}"),
+            None => name,
+        }
     }
 }
 
@@ -268,6 +277,7 @@ mod tests {
             (Role::Unknown, Peer::Unnamed, None, "any"),
         ] {
             let key = SeriesKey::Flows {
+                container: None,
                 role,
                 peer,
                 server_port,

@@ -33,6 +33,7 @@ pub(super) fn snapshot() -> Snapshot {
     let now = Anchor::now();
     let at_unix_ns = now.unix_ns(now.monotonic());
     let key = SeriesKey::Flows {
+        container: None,
         role: Role::Client,
         peer: Peer::Address([10, 1, 2, 3].into()),
         server_port: Some(8080),

@@ -61,6 +61,7 @@ fn recorded(durations_ns: &[u64]) -> Histogram {
 
 fn key() -> SeriesKey {
     SeriesKey::Flows {
+        container: None,
         role: Role::Client,
         peer: Peer::Address([10, 1, 2, 3].into()),
         server_port: Some(8080),
@@ -137,6 +138,7 @@ fn full() -> Snapshot {
             unfollowed_ns: 1_500_000_000,
             dns_dropped: [("unasked", 2)].into(),
             unnamed: [("expired", 3)].into(),
+            unresolved_containers: [("no_cgroup", 2)].into(),
             log_lines_dropped: 2,
             series: 1,
             exports: BTreeMap::from([(("metrics", "success"), 3)]),

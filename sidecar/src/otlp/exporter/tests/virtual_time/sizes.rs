@@ -22,6 +22,7 @@ impl Peers {
     fn new(count: usize) -> Self {
         let series = (0..count).map(|peer| {
             let key = SeriesKey::Flows {
+                container: None,
                 role: Role::Client,
                 peer: Peer::Prefix(format!("10.0.{}.{}", peer / 250, peer % 250)),
                 server_port: Some(8080),
@@ -244,7 +245,7 @@ proptest! {
             let options = SpanOptions { trace_parent: crate::config::TraceParent::Never, source: "ebpf".to_owned() };
             for isn in 0..count {
                 let flow = flow(isn);
-                lane.send(Priority::Normal, u64::from(isn), || {
+                lane.send(Priority::Normal, u64::from(isn), None, || {
                     (span(&flow, &anchor(), &options), None)
                 });
             }
@@ -325,6 +326,7 @@ fn too_large_item_is_counted_and_the_rest_arrives() {
     let mut peers = Peers::new(40);
     peers.go_on(1, 1);
     let long = SeriesKey::Flows {
+        container: None,
         role: Role::Client,
         peer: Peer::Prefix("x".repeat(20_000)),
         server_port: Some(1),
