@@ -179,7 +179,7 @@ fn origins(config: &Config, cgroup: Option<&Path>, host: &Host) -> Origins {
         let pod = || Some(cgroup::discover(&config.host_cgroup).ok()?.path);
         Containers::below(cgroup.map(Path::to_owned).or_else(pod).as_deref())
     });
-    let processes = config.processes.then(Processes::new);
+    let processes = config.processes.then(Processes::of_proc);
     Origins::new(containers, processes, own_netns())
 }
 

@@ -1,13 +1,13 @@
 //! Whose a socket is: from the bytes of the kernel's records to a flow's origin. Pure.
 
-use std::{mem::offset_of, net::SocketAddr, num::NonZeroU32, num::NonZeroU64, sync::Arc};
-
-use flowcar_shared::{
-    origin::{
-        CALLER, CGROUP_HIGH, CGROUP_LOW, CLOSED_LISTENER, LISTENER, OriginRecord, RECORD_LEN, TGID,
-    },
-    record::{FlowRecord, OPEN_LEN, OpenRecord, Role},
+use std::{
+    mem::offset_of,
+    net::SocketAddr,
+    num::{NonZeroU32, NonZeroU64},
+    sync::Arc,
 };
+
+use flowcar_shared::origin::{CALLER, CLOSED_LISTENER, LISTENER, OriginRecord, RECORD_LEN};
 
 use super::{Malformed, Monotonic, raw, record::socket_addr};
 
@@ -87,25 +87,6 @@ impl Origin {
     pub const fn is_unknown(&self) -> bool {
         self.cgroup.is_none() && self.process.is_none()
     }
-}
-
-/// The origin in a record that was read from these bytes: a client's alone, and as long as it has no RTT sample.
-pub(super) fn of_record(raw: &FlowRecord, bytes: &[u8]) -> Origin {
-    if raw.role != Role::Client as u8 {
-        return Origin::default();
-    }
-    if bytes.len() == OPEN_LEN {
-        let open = raw::read::<OpenRecord>(bytes, OPEN_LEN);
-        return open.map_or_else(Origin::default, |open| {
-            Origin::new(open.cgroup_id, open.tgid)
-        });
-    }
-    if raw.inline_samples_used != 0 {
-        return Origin::default();
-    }
-    let word = |at: usize| raw.inline_samples[at];
-    let cgroup = u64::from(word(CGROUP_LOW)) | u64::from(word(CGROUP_HIGH)) << 32;
-    Origin::new(cgroup, word(TGID))
 }
 
 // === impl OriginEvent ===

@@ -6,15 +6,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use flowcar_shared::{
     asked::RECORD_LEN as ASKED_LEN,
     histogram::SLOTS,
-    origin::RECORD_LEN as ORIGIN_LEN,
+    origin::{CGROUP_HIGH, CGROUP_LOW, RECORD_LEN as ORIGIN_LEN, TGID},
     record::{
-        FlowRecord, HEADER_LEN, INLINE_SAMPLES, Kind, OPEN_HEAD, OPEN_LEN, Role, SHORT_LEN, flag,
+        FlowRecord, HEADER_LEN, INLINE_SAMPLES, Kind, OPEN_HEAD, OPEN_LEN, OpenRecord, Role,
+        SHORT_LEN, flag,
     },
 };
 
 use super::{
-    Answers, CloseEvidence, Failure, Flow, LastSeen, Monotonic, Outcome, Retransmits, RttKind,
-    TraceIdentity, Unanswered, Volume, origin, raw,
+    Answers, CloseEvidence, Failure, Flow, LastSeen, Monotonic, Origin, Outcome, Retransmits,
+    RttKind, TraceIdentity, Unanswered, Volume, raw,
 };
 use crate::histogram::Histogram;
 
@@ -151,7 +152,7 @@ pub fn decode(bytes: &[u8], seed: u64) -> Result<Record, Malformed> {
         exchanges: Histogram::default(),
         asked: None,
         name: None,
-        origin: origin::of_record(&raw, bytes),
+        origin: origin(&raw, bytes),
         start_seen: raw.flags & flag::START_UNSEEN == 0,
         polled: false,
         adopted: None,
@@ -220,6 +221,25 @@ fn local(raw: &FlowRecord) -> SocketAddr {
     } else {
         local
     }
+}
+
+/// The origin in a record that was read from these bytes: a client's alone, and as long as it has no RTT sample.
+fn origin(raw: &FlowRecord, bytes: &[u8]) -> Origin {
+    if raw.role != Role::Client as u8 {
+        return Origin::default();
+    }
+    if bytes.len() == OPEN_LEN {
+        let open = raw::read::<OpenRecord>(bytes, OPEN_LEN);
+        return open.map_or_else(Origin::default, |open| {
+            Origin::new(open.cgroup_id, open.tgid)
+        });
+    }
+    if raw.inline_samples_used != 0 {
+        return Origin::default();
+    }
+    let word = |at: usize| raw.inline_samples[at];
+    let cgroup = u64::from(word(CGROUP_LOW)) | u64::from(word(CGROUP_HIGH)) << 32;
+    Origin::new(cgroup, word(TGID))
 }
 
 /// When the record was sent; of an attempt that failed before a SYN when it began, as it failed within the call of `connect()` and was

@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn restarted_server_is_told_from_the_one_before_by_a_dump() {
+    fn dump_shows_which_listener_of_an_address_is_open() {
         let mut listeners = Listeners::default();
         listeners.apply(&listens(1, "0.0.0.0:80", 10, 100, SECOND), None);
         assert!(!listeners.is_contested());

@@ -60,8 +60,8 @@ struct Known {
 // === impl Processes ===
 
 impl Processes {
-    /// None yet.
-    pub fn new() -> Self {
+    /// Those that /proc shows.
+    pub fn of_proc() -> Self {
         Self {
             proc: shows_processes().then(|| PathBuf::from("/proc")),
             known: HashMap::new(),
@@ -184,7 +184,7 @@ mod tests {
         if !shows_processes() {
             return;
         }
-        let mut processes = Processes::new();
+        let mut processes = Processes::of_proc();
         let pid = NonZeroU32::new(std::process::id()).expect("a number");
         let anchor = Anchor::now();
         let now = anchor.monotonic();

@@ -85,7 +85,7 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
     let polls = !source.capabilities().handshakes;
     let mut follower = Follower::new(source, &polled_often(limits, polls));
     // The command is in no container of its own.
-    let processes = config.processes.then(Processes::new);
+    let processes = config.processes.then(Processes::of_proc);
     follower.find_origins(Origins::new(None, processes, own_netns()));
     let mut session = Session::new(follower, exporter, STATUS_EVERY, config);
     let mut child = Child::spawn(&args.command, &cgroup)?;

@@ -138,6 +138,7 @@ pub(super) fn flow(role: Role, client_isn: u32, server_isn: u32) -> (Flow, Ancho
         exchanges: millis(&[(30, 1)]),
         asked: None,
         name: None,
+        origin: Default::default(),
         start_seen: true,
         polled: false,
         adopted: None,
