@@ -4,6 +4,8 @@
 //! is known: `TCP_LISTEN_CB` where callbacks may ask for the current task (6.10), and before that the post_bind hooks (4.17; on a cgroup),
 //! which see every bound socket. The helpers are those of all hooks of sockets since 5.7.
 
+use core::arch::asm;
+
 use aya_ebpf::{
     bindings::bpf_sock,
     helpers::{
@@ -169,6 +171,9 @@ pub(crate) fn listening(ctx: Ctx) {
             address[2]: MAPPED,
             address[3]: ctx.local_ip4(),
         }
+        // As in `Ctx::addresses`.
+        // SAFETY: no instruction at all.
+        unsafe { asm!("", options(nostack)) };
     } else {
         put! { record,
             address[0]: ctx.local_ip6::<0>(),

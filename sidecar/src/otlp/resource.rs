@@ -81,10 +81,10 @@ impl Resource {
     #[must_use]
     pub fn of_container(&self, id: &str) -> Self {
         let mut attributes = self.attributes.clone();
-        if let Some(instance) = attributes.get_mut("service.instance.id") {
-            instance.push('.');
-            instance.push_str(&id[..id.len().min(SHORT_ID)]);
-        }
+        let short = &id[..id.len().min(SHORT_ID)];
+        let instance = attributes.get("service.instance.id");
+        let instance = instance.map_or_else(|| short.to_owned(), |of| format!("{of}.{short}"));
+        attributes.insert("service.instance.id".to_owned(), instance);
         attributes.insert("container.id".to_owned(), id.to_owned());
         Self { attributes }
     }
