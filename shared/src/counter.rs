@@ -35,11 +35,13 @@ pub enum Counter {
     AskedDropped = 10,
     /// DNS messages that were not copied, because the ring buffer was half full.
     DnsDropped = 11,
+    /// Records of listeners and of processes that found the ring buffer full: the origin of some flows is not known.
+    OriginDropped = 12,
 }
 
 impl Counter {
     /// All counters, in index order.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Established,
         Self::Sampled,
         Self::StorageRefused,
@@ -52,6 +54,7 @@ impl Counter {
         Self::ExchangeDropped,
         Self::AskedDropped,
         Self::DnsDropped,
+        Self::OriginDropped,
     ];
 
     /// The counter's index in the per-CPU array.

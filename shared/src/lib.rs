@@ -10,4 +10,5 @@ pub mod counter;
 pub mod dns;
 pub mod exchange;
 pub mod histogram;
+pub mod origin;
 pub mod record;

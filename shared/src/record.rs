@@ -142,8 +142,8 @@ pub struct FlowRecord {
     /// The state before the close, `TCP_ESTABLISHED` = 1 and so on (include/net/tcp_states.h); 0 while open.
     pub last_state: u8,
     /// `tcp_sock.bytes_acked` (RFC 4898 tcpEStatsAppHCThruOctetsAcked): counts the active side's SYN and an acknowledged FIN.
-    /// The open record of a flow without socket storage ends before this field, so that it and all that follow decode as zero. What
-    /// is counted by then is the handshake's, and the next record has it, too.
+    /// The open record of a flow without socket storage ends before this field ([`OpenRecord`]), so that it and all that follow decode
+    /// as zero. What is counted by then is the handshake's, and the next record has it, too.
     pub bytes_acked: u64,
     /// `tcp_sock.bytes_received` (tcpEStatsAppHCThruOctetsReceived): counts a FIN received in order.
     pub bytes_received: u64,
@@ -163,7 +163,7 @@ pub struct FlowRecord {
     pub slots_used: u16,
     /// How many inline RTT samples there are.
     pub inline_samples_used: u32,
-    /// The first RTT samples, microseconds: they are not in the histogram.
+    /// The first RTT samples, microseconds: they are not in the histogram. While there is none, a client's origin ([`crate::origin`]).
     pub inline_samples: [u32; INLINE_SAMPLES],
     /// Sum of the RTT samples in the histogram, microseconds. The records of a flow without socket
     /// storage end before this field, so that it and all that follow decode as zero.
@@ -198,8 +198,25 @@ pub struct FlowRecord {
     pub rtt_slots: [u32; SLOTS],
 }
 
+/// The open record of a flow without socket storage.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct OpenRecord {
+    /// A [`FlowRecord`] up to its counts.
+    pub head: [u64; OPEN_HEAD / 8],
+    /// The id of the cgroup that called `connect()`. Of a server it means nothing.
+    pub cgroup_id: u64,
+    /// The process that called `connect()`. Of a server it means nothing.
+    pub tgid: u32,
+    /// Unused.
+    pub reserved: u32,
+}
+
+/// Bytes of [`OpenRecord::head`].
+pub const OPEN_HEAD: usize = offset_of!(FlowRecord, bytes_acked);
+
 /// Bytes of the open record of a flow without socket storage.
-pub const OPEN_LEN: usize = offset_of!(FlowRecord, bytes_acked);
+pub const OPEN_LEN: usize = size_of::<OpenRecord>();
 
 /// Bytes of the other records of a flow without socket storage.
 pub const SHORT_LEN: usize = offset_of!(FlowRecord, rtt_sum_us);
@@ -216,7 +233,8 @@ pub const INLINE_SAMPLES: usize = 6;
 // The kernel allocates a socket storage element as this value behind some 80 bytes of the kernel's
 // (kernel/bpf/bpf_local_storage.c); past 1024 bytes together, every followed socket would cost 2048.
 const _: () = assert!(RECORD_LEN <= 928);
-const _: () = assert!(OPEN_LEN == 80 && SHORT_LEN == 144);
+const _: () = assert!(OPEN_HEAD == 80 && OPEN_LEN == 96 && SHORT_LEN == 144);
+const _: () = assert!(offset_of!(OpenRecord, cgroup_id) == OPEN_HEAD);
 const _: () = assert!(HEADER_LEN == 200 && RECORD_LEN == HEADER_LEN + 4 * SLOTS);
 const _: () = assert!(align_of::<FlowRecord>() == 8 && RECORD_LEN.is_multiple_of(8));
 const _: () = assert!(offset_of!(FlowRecord, local_addr) == 32);

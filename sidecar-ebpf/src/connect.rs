@@ -19,20 +19,19 @@ use aya_ebpf::{
 use flowcar_shared::{
     asked::{self, AskedRecord},
     counter::Counter,
+    origin::{CGROUP_HIGH, CGROUP_LOW, TGID},
     record::{AF_INET, FlowRecord, Kind, Role, flag},
 };
 
 use crate::{
-    ctx::{Ctx, now},
+    ctx::{Ctx, TCP, now},
     emit::{Short, emit, wake},
     maps::{FLOWS, RECORDS, count},
+    origin::Origin,
     short_flow::{self, ShortFlow},
     storage,
     verifier::put,
 };
-
-/// `IPPROTO_TCP` (RFC 9293).
-pub(crate) const TCP: u32 = 6;
 
 /// An IPv4 address is asked for. Always answers 1: the call goes on.
 #[cgroup_sock_addr(connect4)]
@@ -63,9 +62,12 @@ impl Call {
             return;
         }
         if let Some(short_flow) = short_flow::of_call(|| self.cookie(), unsent) {
-            short_flow.started_ns = now();
+            let (origin, now) = (Origin::current(), now());
+            short_flow.started_ns = now;
             short_flow.ask(self.port(), self.family());
             self.address::<V6>(short_flow.asked_address());
+            short_flow.call(origin);
+            origin.called(now);
         } else {
             self.keep_in_storage::<V6>();
         }
@@ -87,11 +89,16 @@ impl Call {
         let Some(flow) = (unsafe { storage::get_or_new(&raw const FLOWS, sk.cast()) }) else {
             return count(Counter::AskedDropped);
         };
+        let (origin, now) = (Origin::current(), now());
         flow.cookie = self.cookie();
-        flow.started_ns = now();
+        flow.started_ns = now;
+        flow.inline_samples[CGROUP_LOW] = origin.cgroup as u32;
+        flow.inline_samples[CGROUP_HIGH] = (origin.cgroup >> 32) as u32;
+        flow.inline_samples[TGID] = origin.tgid;
         flow.peer_port = self.port();
         flow.family = self.family();
         self.address::<V6>((&raw mut flow.peer_addr).cast());
+        origin.called(now);
     }
 
     #[inline(always)]
@@ -244,6 +251,7 @@ fn report_unsent(short_flow: &mut ShortFlow, state: u32) {
     };
     let cookie = short_flow.cookie_of_call();
     let flow = entry.as_mut_ptr().cast::<FlowRecord>();
+    let (cgroup, tgid) = (short_flow.established_ns, short_flow.tgid());
     let address = short_flow.asked_address();
     // SAFETY: the slot has four words there.
     let word = |at: usize| unsafe { address.add(at).read_volatile() };
@@ -277,6 +285,9 @@ fn report_unsent(short_flow: &mut ShortFlow, state: u32) {
         flags: flags(state),
         slots_used: 0,
         inline_samples_used: 0,
+        inline_samples[0]: cgroup as u32,
+        inline_samples[1]: (cgroup >> 32) as u32,
+        inline_samples[5]: tgid,
     }
     let now = now();
     put! { flow, emitted_ns: now, }

@@ -15,6 +15,9 @@ use flowcar_shared::record::{AF_INET, FlowRecord, Role};
 
 use crate::verifier::put;
 
+/// `IPPROTO_TCP` (RFC 9293).
+pub(crate) const TCP: u32 = 6;
+
 /// `CLOCK_MONOTONIC`, nanoseconds. Some 50 ns on a virtual machine, so it is read once a callback at most.
 #[inline(always)]
 pub(crate) fn now() -> u64 {
@@ -57,6 +60,10 @@ impl Ctx {
         total_retrans: u32,
         /// The peer's address where the family is IPv4, network byte order.
         remote_ip4: u32,
+        /// This end's address where the family is IPv4, network byte order.
+        local_ip4: u32,
+        /// This end's port, host byte order.
+        local_port: u32,
         segs_in: u32,
         /// Segments received with payload.
         data_segs_in: u32,
@@ -83,6 +90,13 @@ impl Ctx {
     pub(crate) fn remote_ip6<const N: usize>(self) -> u32 {
         // SAFETY: as above; N is a constant below 4.
         unsafe { (&raw const (*self.0).remote_ip6[N]).read_volatile() }
+    }
+
+    /// Word `N` of this end's address where the family is IPv6, network byte order.
+    #[inline(always)]
+    pub(crate) fn local_ip6<const N: usize>(self) -> u32 {
+        // SAFETY: as above; N is a constant below 4.
+        unsafe { (&raw const (*self.0).local_ip6[N]).read_volatile() }
     }
 
     /// The peer's port, host byte order.

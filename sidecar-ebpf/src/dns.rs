@@ -14,8 +14,7 @@ use flowcar_shared::{
 
 use crate::{
     ctx::now,
-    emit::{AVAIL_DATA, FORCE_WAKEUP, NO_WAKEUP},
-    maps::{RECORDS, count, wake_level},
+    maps::{AVAIL_DATA, FORCE_WAKEUP, NO_WAKEUP, RECORDS, count, wake_level},
     packet::load,
     verifier::{put, through_memory},
 };

@@ -4,31 +4,24 @@ use aya_ebpf::helpers::bpf_ringbuf_output;
 use flowcar_shared::{
     counter::Counter,
     histogram::SLOTS,
-    record::{FlowRecord, HEADER_LEN, Kind, OPEN_LEN, SHORT_LEN},
+    record::{FlowRecord, HEADER_LEN, Kind, OpenRecord, SHORT_LEN},
 };
 
 use crate::{
     ctx::{Ctx, now},
-    maps::{self, RECORDS},
+    maps::{self, AVAIL_DATA, FORCE_WAKEUP, NO_WAKEUP, RECORDS},
     short_flow::ShortFlow,
     verifier::put,
 };
-
-/// `BPF_RB_NO_WAKEUP`, `BPF_RB_FORCE_WAKEUP`, `BPF_RB_AVAIL_DATA` (include/uapi/linux/bpf.h).
-pub(crate) const NO_WAKEUP: u64 = 1;
-pub(crate) const FORCE_WAKEUP: u64 = 2;
-pub(crate) const AVAIL_DATA: u64 = 0;
 
 /// One record of so many queries how full the ring buffer is.
 const QUERY_EVERY: u64 = 16;
 
 const _: () = assert!(QUERY_EVERY.is_power_of_two());
 
-/// What a flow without socket storage sends when it opens, and later.
-type ShortOpen = [u64; OPEN_LEN / 8];
+/// What a flow without socket storage sends once it is open.
 pub(crate) type Short = [u64; SHORT_LEN / 8];
 
-const _: () = assert!(size_of::<ShortOpen>() == OPEN_LEN);
 const _: () = assert!(size_of::<Short>() == SHORT_LEN);
 
 /// Sends `flow` as a record of `kind`. Where the ring buffer is full, counts that under `dropped`: the
@@ -109,7 +102,7 @@ pub(crate) const fn dropped_close(established_ns: u64) -> Counter {
 #[inline(always)]
 pub(crate) fn emit_open(ctx: Ctx, short_flow: &mut ShortFlow) {
     short_flow.report();
-    let Some(mut entry) = RECORDS.reserve::<ShortOpen>(0) else {
+    let Some(mut entry) = RECORDS.reserve::<OpenRecord>(0) else {
         short_flow.open(now());
         maps::count(Counter::OpenDropped);
         return;
@@ -121,6 +114,10 @@ pub(crate) fn emit_open(ctx: Ctx, short_flow: &mut ShortFlow) {
         kind: Kind::Open as u8,
         role: short_flow.role(),
         last_state: 0,
+    }
+    put! { entry.as_mut_ptr(),
+        cgroup_id: short_flow.cgroup(),
+        tgid: short_flow.tgid(),
     }
     let now = now();
     short_flow.open(now);

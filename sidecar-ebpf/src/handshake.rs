@@ -36,6 +36,9 @@ pub(crate) fn connecting(ctx: Ctx) {
             if !connect::is_as_asked(ctx, address, port) {
                 connect::report_asked(ctx, short_flow.started_ns, address, port);
             }
+            short_flow.keep_caller();
+        } else {
+            short_flow.forget_caller();
         }
         if !ctx.arm(HANDSHAKE) {
             short_flow.free();

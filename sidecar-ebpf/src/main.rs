@@ -18,6 +18,7 @@ mod histogram;
 mod loss;
 mod maps;
 mod mark;
+mod origin;
 mod packet;
 mod release;
 mod rtt;

@@ -49,6 +49,28 @@ static FLOWCAR_WAKE_LEVEL: u32 = 0;
 #[unsafe(no_mangle)]
 static FLOWCAR_EXCHANGES: u8 = 0;
 
+/// Whether userspace wants to know whose the sockets are. The loader sets it.
+#[unsafe(no_mangle)]
+static FLOWCAR_ORIGINS: u8 = 0;
+
+/// Whether it reads what the processes are called. The loader sets it.
+#[unsafe(no_mangle)]
+static FLOWCAR_CALLERS: u8 = 0;
+
+/// Whether userspace wants to know whose the sockets are.
+#[inline(always)]
+pub(crate) fn reports_origins() -> bool {
+    // SAFETY: a static; volatile, because the loader replaces its value.
+    unsafe { (&raw const FLOWCAR_ORIGINS).read_volatile() != 0 }
+}
+
+/// Whether userspace reads what the processes are called.
+#[inline(always)]
+pub(crate) fn reports_callers() -> bool {
+    // SAFETY: as above.
+    unsafe { (&raw const FLOWCAR_CALLERS).read_volatile() != 0 }
+}
+
 /// The cookie of userspace's network namespace. The loader sets it.
 #[unsafe(no_mangle)]
 static FLOWCAR_NETNS: u64 = 0;
@@ -74,6 +96,11 @@ pub(crate) fn follows_exchanges() -> bool {
 /// Records on their way to userspace: 1 MiB unless the loader sets another size, some 8,700 records of short connections.
 #[map]
 pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+
+/// `BPF_RB_NO_WAKEUP`, `BPF_RB_FORCE_WAKEUP`, `BPF_RB_AVAIL_DATA` (include/uapi/linux/bpf.h).
+pub(crate) const NO_WAKEUP: u64 = 1;
+pub(crate) const FORCE_WAKEUP: u64 = 2;
+pub(crate) const AVAIL_DATA: u64 = 0;
 
 /// The kernel's side of the books ([`Counter`]): 8 bytes for each counter and CPU.
 #[map]

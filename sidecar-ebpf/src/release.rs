@@ -13,11 +13,7 @@ use aya_ebpf::{
 };
 use flowcar_shared::record::flag;
 
-use crate::{
-    connect::{self, TCP},
-    maps::FLOWS,
-    short_flow, storage,
-};
+use crate::{connect, ctx::TCP, maps::FLOWS, origin, short_flow, storage};
 
 /// Marks the connection, or the attempt, as closed by its application. Always answers 1: 0 has no meaning here.
 #[cgroup_sock(sock_release)]
@@ -34,6 +30,9 @@ pub(crate) fn flowcar_sock_release(context: SockContext) -> i32 {
     if protocol == TCP {
         if is_over {
             connect::closed(context.sock, state);
+            if state == BPF_TCP_LISTEN {
+                origin::stops_listening(context.sock);
+            }
         } else {
             released(context.sock, state);
         }

@@ -7,12 +7,16 @@
 use core::mem::offset_of;
 
 use aya_ebpf::{macros::map, maps::Array};
-use flowcar_shared::record::{FlowRecord, INLINE_SAMPLES, Role};
+use flowcar_shared::{
+    origin::{CGROUP_HIGH, CGROUP_LOW, TGID},
+    record::{FlowRecord, INLINE_SAMPLES, Role},
+};
 
 use crate::{
     ctx::Ctx,
     maps,
     mark::{Closing, Mark},
+    origin::Origin,
     verifier::{add, put},
 };
 
@@ -64,10 +68,13 @@ const COOKIE_SHIFT: u32 = 8;
 const UNSENT: u64 = 1 << 63;
 
 /// In [`ShortFlow::inline_samples`] until the SYN is sent: the address that `connect()` was asked for, then its port, and in the upper
-/// half of that word the socket's family.
+/// half of that word the socket's family, then the process. The cgroup's id is in [`ShortFlow::established_ns`] until then, and moves to
+/// the address's place.
 const FAMILY_SHIFT: u32 = 16;
 
 const _: () = assert!(INLINE_SAMPLES as u64 <= INLINE && (Role::Server as u64) <= ROLE);
+// The words that are stored by their numbers.
+const _: () = assert!(CGROUP_LOW == 0 && CGROUP_HIGH == 1 && TGID == 5);
 // The index is a mask.
 const _: () = assert!(SHORT_FLOW_COUNT.is_power_of_two());
 
@@ -208,6 +215,49 @@ impl ShortFlow {
         put! { self,
             inline_samples[4]: word,
         }
+    }
+
+    /// Keeps who called `connect()`, until the SYN is sent.
+    #[inline(always)]
+    pub(crate) fn call(&mut self, origin: Origin) {
+        put! { self,
+            established_ns: origin.cgroup,
+            inline_samples[5]: origin.tgid,
+        }
+    }
+
+    /// The SYN is about to go: keeps who called until the first RTT sample.
+    #[inline(always)]
+    pub(crate) fn keep_caller(&mut self) {
+        let cgroup = self.established_ns;
+        put! { self,
+            established_ns: 0,
+            inline_samples[0]: cgroup as u32,
+            inline_samples[1]: (cgroup >> 32) as u32,
+        }
+    }
+
+    /// The call was not seen.
+    #[inline(always)]
+    pub(crate) fn forget_caller(&mut self) {
+        put! { self,
+            inline_samples[0]: 0,
+            inline_samples[1]: 0,
+            inline_samples[5]: 0,
+        }
+    }
+
+    /// The cgroup of who called, before the first RTT sample. Of a server it means nothing.
+    #[inline(always)]
+    pub(crate) fn cgroup(&self) -> u64 {
+        u64::from(self.inline_samples[CGROUP_LOW])
+            | u64::from(self.inline_samples[CGROUP_HIGH]) << 32
+    }
+
+    /// The same of the process.
+    #[inline(always)]
+    pub(crate) fn tgid(&self) -> u32 {
+        self.inline_samples[TGID]
     }
 
     /// Gives the slot, which was claimed, to this holder.

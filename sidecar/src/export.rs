@@ -19,9 +19,14 @@ use crate::{
     hardening::{self, Needs},
     host::Host,
     memory,
+    origin::{Containers, Origins, Processes},
     otlp::exporter::{Exporter, Patience},
     session::{End, Session, within_memory},
-    source::{self, Source, cause::Cause, ebpf::Options},
+    source::{
+        self, Source,
+        cause::Cause,
+        ebpf::{Options, own_netns},
+    },
 };
 
 /// What to follow.
@@ -59,12 +64,14 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     let checkpoint = checkpoint.and_then(|directory| open_checkpoint(directory, config.max_flows));
     let before = checkpoint.as_ref().and_then(CheckpointFile::read);
     let name = source.name();
+    let host = Host::of_cgroup(args.cgroup.as_deref().and(cgroup.as_deref()));
     let (config, limits) = within_memory(config);
     let config = &config;
     let mut follower = Follower::new(source, &limits);
     if let Some(checkpoint) = &checkpoint {
         follower.restore(before.as_ref(), checkpoint.instance());
     }
+    follower.find_origins(origins(config, cgroup.as_deref(), &host));
     match &cgroup {
         Some(cgroup) => {
             tracing::info!(cgroup = %cgroup.display(), source = name, "following its TCP flows");
@@ -72,7 +79,6 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
         None => tracing::info!(source = name, "following the network namespace's TCP flows"),
     }
     announce(config);
-    let host = Host::of_cgroup(args.cgroup.as_deref().and(cgroup.as_deref()));
     let exporter = Exporter::start_keeping(config, name, &host, checkpoint);
     let watch = cgroup.as_deref().zip(follower.cgroup());
     let mut watch = watch.map(|(path, id)| Watch::new(path, id));
@@ -162,6 +168,18 @@ fn is_ignored(kind: SignalKind) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
     mask.is_some_and(|mask| mask & (1 << (kind.as_raw_value() - 1)) != 0)
+}
+
+/// What finds whose sockets the flows have. Where a container's own cgroup is followed, all are its, and the resource says so.
+fn origins(config: &Config, cgroup: Option<&Path>, host: &Host) -> Origins {
+    let containers = config.containers && host.container_id.is_none();
+    let containers = containers.then(|| {
+        // Without programs the network namespace is followed, and the tree may be there all the same.
+        let pod = || Some(cgroup::discover(&config.host_cgroup).ok()?.path);
+        Containers::below(cgroup.map(Path::to_owned).or_else(pod).as_deref())
+    });
+    let processes = config.processes.then(Processes::of_proc);
+    Origins::new(containers, processes, own_netns())
 }
 
 /// Logs where reports go, how, and how often.

@@ -33,6 +33,7 @@ use crate::{
         checkpoint::{Checkpoint, KernelInstance},
     },
     memory::Budget,
+    origin::Origins,
     series::{SeriesLabels, lost_closes},
     snapshot::{Listener, SelfMetrics, Series, SeriesKey, Snapshot},
     source::{
@@ -112,9 +113,23 @@ impl Follower {
         self.flows.excluded = ExcludedFlows::new(sockets);
     }
 
+    /// Finds whose sockets the flows have. Before the first of them.
+    pub fn find_origins(&mut self, origins: Origins) {
+        self.flows.origins = origins;
+    }
+
     /// Waits until the kernel wakes flowcar before the next drain is due. Gives what for.
     pub async fn woken(&self) -> Woken {
-        self.source.woken().await
+        let containers = async {
+            match &self.flows.origins.containers {
+                Some(containers) => containers.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            woken = self.source.woken() => woken,
+            () = containers => Woken::ByEvents,
+        }
     }
 
     /// Has the next record wake flowcar. Gives whether it will.
@@ -165,6 +180,7 @@ impl Follower {
     fn drain_at_most(&mut self, turn: Turn) -> More {
         let poll = self.poll();
         let Self { source, flows, .. } = self;
+        flows.origins.begin_turn();
         let mut more = More::default();
         match source {
             Source::Ebpf(ebpf) => more.records = flows.records(ebpf, None, turn),
@@ -290,6 +306,7 @@ impl Follower {
         self.drain_all();
         let before = self.source.counters();
         let id = attach(&mut self.source)?;
+        self.flows.origins.root_changed();
         let dumping = Dumping::begin();
         self.dumps += 1;
         let poll = self.poll();
@@ -417,6 +434,7 @@ impl Follower {
 /// Without the programs every dump may show what is new.
 fn alone(diag: &mut DiagSource, flows: &mut Flows, poll: &PollContext) -> Result<(), DiagError> {
     diag.dump(|observed| flows.poll_sockets(observed, poll))?;
+    flows.dumped_listeners(diag, poll.at);
     flows.finish_poll(diag, poll);
     Ok(())
 }
@@ -443,6 +461,7 @@ fn adopt(
         }
     })?;
     flows.table.count_over_capacity(left_out);
+    flows.dumped_listeners(diag, poll.at);
     // Records have reported all of these.
     let closed = flows.closed();
     flows.records(ebpf, Some(&mut *diag), Turn::Whole);
@@ -500,6 +519,7 @@ fn beside(
             flows.records(ebpf, None, Turn::Whole);
         }
     })?;
+    flows.dumped_listeners(diag, poll.at);
     Ok(poll)
 }
 

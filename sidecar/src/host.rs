@@ -120,8 +120,8 @@ fn named_by(path: &str) -> (Option<String>, Option<String>) {
     }
 }
 
-/// The names of container engines' scopes and directories: `docker-<id>`, `libpod-<id>`, `cri-containerd-<id>`, `<id>`.
-fn container(name: &str) -> Option<(&str, &str)> {
+/// The container's id in a name, and what is before it. The names of container engines' scopes and directories: `docker-<id>`, `libpod-<id>`, `cri-containerd-<id>`, `<id>`.
+pub fn container(name: &str) -> Option<(&str, &str)> {
     let at = name.rfind('-').map_or(0, |at| at + 1);
     let (before, id) = name.split_at(at);
     let is_id = id.len() == 64 && id.bytes().all(|digit| digit.is_ascii_hexdigit());

@@ -47,6 +47,7 @@ pub mod logs;
 pub mod losses;
 pub mod manual;
 pub mod memory;
+pub mod origin;
 pub mod otlp;
 pub mod peer;
 pub mod run;

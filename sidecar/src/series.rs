@@ -272,6 +272,7 @@ pub fn take_off_live(all: &mut BTreeMap<SeriesKey, Series>, count: u64) {
 pub(crate) fn series_key(naming: &SeriesLabels, flow: &Flow) -> SeriesKey {
     let address = flow.peer.ip();
     SeriesKey::Flows {
+        container: flow.origin.container.clone(),
         role: flow.role,
         peer: match naming.peer {
             // A disconnected socket has no peer address any more.

@@ -4,6 +4,7 @@ mod alarm;
 mod drains;
 
 use std::{
+    collections::BTreeSet,
     io,
     path::Path,
     time::{Duration, Instant},
@@ -331,10 +332,16 @@ impl Session {
     fn peers(&mut self) -> PeerListing {
         self.follower.refresh_live();
         let series = self.follower.series();
+        let mut peers: Vec<_> = series
+            .map(|(key, series)| PeerRow::of(key, series))
+            .collect();
+        let containers: BTreeSet<_> = peers.iter().map(|row| row.container.clone()).collect();
+        // One container goes without saying.
+        if containers.into_iter().flatten().count() < 2 {
+            peers.iter_mut().for_each(|row| row.container = None);
+        }
         PeerListing {
-            peers: series
-                .map(|(key, series)| PeerRow::of(key, series))
-                .collect(),
+            peers,
             books: self.listing(0, 0),
         }
     }

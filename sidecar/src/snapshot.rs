@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 pub use crate::flow::Listener;
 use crate::{
     flow::{
-        Books, CountedClose, Failure, Lost, Name, Retransmits, Role, RttKind, SeriesId,
-        checkpoint::CheckpointFlows,
+        Books, ContainerId, CountedClose, Failure, Lost, Name, Retransmits, Role, RttKind,
+        SeriesId, checkpoint::CheckpointFlows,
     },
     histogram::Histogram,
 };
@@ -32,6 +32,8 @@ pub enum Peer {
 pub enum SeriesKey {
     /// Flows alike in all of these.
     Flows {
+        /// `container.id`, of the resource; `None` where it is not known, or there is none.
+        container: Option<ContainerId>,
         /// `network.tcp.handshake.role`
         role: Role,
         /// The peer's part.
@@ -41,6 +43,16 @@ pub enum SeriesKey {
     },
     /// Flows over the limit of series (`otel.metric.overflow`).
     Overflow,
+}
+
+impl SeriesKey {
+    /// The container whose resource the series belongs to; `None` of those under the pod's.
+    pub const fn container(&self) -> Option<&ContainerId> {
+        match self {
+            Self::Flows { container, .. } => container.as_ref(),
+            Self::Overflow => None,
+        }
+    }
 }
 
 /// Cumulative figures of one series.
@@ -169,6 +181,8 @@ pub struct SelfMetrics {
     /// Time of the newest report that the receiver acknowledged as a whole, nanoseconds since the Unix epoch; where none is sent, the
     /// greatest time.
     pub taken_unix_ns: u64,
+    /// Flows whose container is not known, by reason.
+    pub unresolved_containers: BTreeMap<&'static str, u64>,
     /// CPU seconds used by this process.
     pub cpu_s: f64,
     /// Resident set size now, bytes.

@@ -162,6 +162,7 @@ fn peers_are_named_by_setting() {
         }
         let names = kernel.series.all().map(|(key, _)| match key {
             SeriesKey::Flows {
+                container: None,
                 role: Role::Client,
                 peer,
                 server_port: Some(80),

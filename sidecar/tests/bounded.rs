@@ -55,6 +55,7 @@ fn flow(number: u32, peer: SocketAddr) -> Flow {
         exchanges: Histogram::default(),
         asked: None,
         name: None,
+        origin: Default::default(),
         start_seen: true,
         polled: false,
         adopted: None,
@@ -228,6 +229,7 @@ fn unattributed_losses_reduce_live_counts_by_share() {
         let ports = (1_u16..).zip(lives);
         let all = ports.map(|(port, live)| {
             let key = SeriesKey::Flows {
+                container: None,
                 role: Role::Server,
                 peer: Peer::Unnamed,
                 server_port: Some(port),

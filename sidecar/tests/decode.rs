@@ -262,6 +262,47 @@ fn short_record_decodes_as_whole() {
     assert!(decode(longer, 0).is_err());
 }
 
+/// A client's origin is at the end of its open record, and in the place of its samples until there is one.
+#[test]
+fn origin_is_a_clients_until_its_first_sample() {
+    let ids = |record: &FlowRecord, len: usize| {
+        let origin = decode(&bytes(record)[..len], 0)
+            .expect("a record")
+            .flow
+            .origin;
+        let pid = origin.process.map(|process| process.pid.get());
+        (origin.cgroup.map(std::num::NonZeroU64::get), pid)
+    };
+    let known = (Some(5 << 32 | 7), Some(42));
+    let client = FlowRecord {
+        rtt_min_us: 0,
+        inline_samples: [7, 5, 0, 0, 0, 42],
+        ..blank(3)
+    };
+    assert_eq!(ids(&client, SHORT_LEN), known);
+    let sampled = FlowRecord {
+        inline_samples_used: 1,
+        ..client
+    };
+    assert_eq!(ids(&sampled, SHORT_LEN), (None, None));
+    let server = FlowRecord {
+        role: Role::Server as u8,
+        ..client
+    };
+    assert_eq!(ids(&server, SHORT_LEN), (None, None));
+    let open = FlowRecord {
+        bytes_acked: 5 << 32 | 7,
+        bytes_received: 42,
+        ..blank(1)
+    };
+    assert_eq!(ids(&open, OPEN_LEN), known, "the counts' place");
+    let volume = decode(&bytes(&open)[..OPEN_LEN], 0)
+        .expect("a record")
+        .flow
+        .volume;
+    assert_eq!((volume.bytes_sent, volume.bytes_received), (0, 0));
+}
+
 /// So does its open record, which is shorter than any other record may be.
 #[test]
 fn open_record_may_omit_the_counts() {
@@ -337,7 +378,7 @@ fn survives(bytes: &[u8]) -> Result<(), TestCaseError> {
         let line: serde_json::Value =
             serde_json::from_str(&json::line(&row)).expect("a line is JSON");
         prop_assert!(line.is_object());
-        table::flow(&row, Style::Plain);
+        table::flow(&row, None, Style::Plain);
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use std::{
 use syn::{Item, UseTree, visit::Visit};
 
 /// The modules of the sidecar, from the values at the bottom to the commands at the top. A module imports only what stands before it.
-const SIDECAR: [&str; 31] = [
+const SIDECAR: [&str; 32] = [
     "flow",
     "peer",
     "clock",
@@ -25,6 +25,7 @@ const SIDECAR: [&str; 31] = [
     "capabilities",
     "cgroup",
     "host",
+    "origin",
     "exporter_sockets",
     "config",
     "logs",

@@ -51,13 +51,13 @@ proptest! {
         let name = Some("n.".repeat(120).as_str().into());
         let other = Flow { asked: Some(Box::new(asked)), name, ..flow.clone() };
         let anchor = Anchor::new(Monotonic(0), 0);
-        let both = table::flow(&Row::of(&other, &anchor), Style::Plain);
+        let both = table::flow(&Row::of(&other, &anchor), None, Style::Plain);
         let flow = Row::of(&flow, &anchor);
-        let row = table::flow(&flow, Style::Plain);
+        let row = table::flow(&flow, None, Style::Plain);
         prop_assert!(row.chars().count() <= COLUMNS, "{} columns: {}", row.chars().count(), row);
         prop_assert!(row.contains(&format!(":{port} ")), "{}", row);
         prop_assert!(!row.contains('\x1b') && !row.contains('\n'));
-        let coloured = table::flow(&flow, Style::Coloured);
+        let coloured = table::flow(&flow, None, Style::Coloured);
         prop_assert!(coloured.contains(&row), "colours change nothing else");
         // What was asked for is below.
         let [first, named, second] = both.lines().collect::<Vec<_>>().try_into().expect("three lines");

@@ -11,6 +11,8 @@ mod kernel_bytes;
 mod kernel_cgroup_anew;
 #[path = "../tests/kernel_connect/main.rs"]
 mod kernel_connect;
+#[path = "../tests/kernel_containers.rs"]
+mod kernel_containers;
 #[path = "../tests/kernel_diag/main.rs"]
 mod kernel_diag;
 #[path = "../tests/kernel_ends/main.rs"]
@@ -29,6 +31,8 @@ mod kernel_names;
 mod kernel_other_programs;
 #[path = "../tests/kernel_pod.rs"]
 mod kernel_pod;
+#[path = "../tests/kernel_processes.rs"]
+mod kernel_processes;
 #[path = "../tests/kernel_refusals.rs"]
 mod kernel_refusals;
 #[path = "../tests/kernel_restart.rs"]

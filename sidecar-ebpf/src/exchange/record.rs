@@ -9,9 +9,8 @@ use flowcar_shared::{
 
 use crate::{
     ctx::Ctx,
-    emit::NO_WAKEUP,
     histogram::Histogram,
-    maps::{RECORDS, count},
+    maps::{NO_WAKEUP, RECORDS, count},
     verifier::{put, through_memory},
 };
 

@@ -117,7 +117,7 @@ pub struct Connections {
 }
 
 /// An open connection.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ConnectionCounts {
     /// The kernel's socket cookie.
     pub cookie: u64,
@@ -145,6 +145,9 @@ pub struct ConnectionCounts {
     pub rtt_p99_ns: Option<u64>,
     /// 99 of 100 exchanges took no longer, nanoseconds.
     pub exchange_p99_ns: Option<u64>,
+    /// Whose socket it is, where that is known: the name and the number of the process.
+    #[serde(default)]
+    pub process: Option<String>,
 }
 
 // === impl Role ===

@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::answer::{Answer, Books, Connections, PeerCounts};
+use crate::answer::{Answer, Books, ConnectionCounts, Connections, PeerCounts};
 
 /// The form's name and version, which each line has. A field that is new does not change it.
 pub const PROTOCOL: &str = "flowcar-top/1";
@@ -29,6 +29,9 @@ const MOST_REASONS: usize = 64;
 
 /// The longest name, characters: one of DNS has 253, and the port follows.
 const MOST_NAME: usize = 300;
+
+/// The longest name of a process with its number, characters: the kernel's has 15.
+const MOST_PROCESS: usize = 40;
 
 /// The longest sentence, characters.
 const MOST_SENTENCE: usize = 400;
@@ -238,8 +241,15 @@ fn checked_connections(connections: Connections) -> Result<Connections, LineErro
     if connections.all.len() > MOST_CONNECTIONS {
         return Err(LineError::Damaged("it has too many connections"));
     }
+    let all = connections.all.into_iter();
     Ok(Connections {
         of: printable(&connections.of, MOST_NAME),
+        all: all
+            .map(|connection| ConnectionCounts {
+                process: connection.process.map(|of| printable(&of, MOST_PROCESS)),
+                ..connection
+            })
+            .collect(),
         ..connections
     })
 }

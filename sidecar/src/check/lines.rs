@@ -25,6 +25,8 @@ const DEFAULTS: Options = Options {
     ring_bytes: 1 << 20,
     exchanges: false,
     names: true,
+    origins: true,
+    callers: false,
 };
 
 /// `sends` is whether receivers are tried as well.

@@ -70,6 +70,10 @@ pub struct Config {
     pub exchanges: Option<bool>,
     /// `FLOWCAR_DNS`: whether DNS messages are read, for names.
     pub names: bool,
+    /// `FLOWCAR_CONTAINER`: whether the container of each flow is a resource of its own.
+    pub containers: bool,
+    /// `FLOWCAR_PROCESS`: whether spans have the process of their flow.
+    pub processes: bool,
     /// Whether a server's span names the client's as its parent.
     pub trace_parent: TraceParent,
     /// The most spans sent a second.
@@ -255,6 +259,8 @@ impl Config {
             ring_bytes: reader.read(&settings::FLOWCAR_RING_BYTES),
             exchanges: reader.read(&settings::FLOWCAR_EXCHANGE),
             names: reader.read(&settings::FLOWCAR_DNS),
+            containers: reader.read(&settings::FLOWCAR_CONTAINER),
+            processes: reader.read(&settings::FLOWCAR_PROCESS),
             trace_parent: reader.read(&settings::FLOWCAR_TRACE_PARENT),
             spans_per_second: reader.read(&settings::FLOWCAR_SPANS_PER_SECOND),
             span_queue: reader.read(&settings::FLOWCAR_SPAN_QUEUE),

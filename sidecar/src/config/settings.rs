@@ -244,6 +244,18 @@ others {
         shown: Word,
         meaning: "reads the DNS messages of the followed cgroup (port 53), so that clients' connections have their server's name: `server.address`; `off`: no name, and no program sees them. Needs the eBPF source",
     }
+    FLOWCAR_CONTAINER: bool {
+        default: true, "`on`",
+        parse: |text| choice(text, &[("on", true), ("off", false)]),
+        shown: Word,
+        meaning: "in a pod, `flowcar export` sends metrics and spans of each container under a resource of its own, with `container.id`; `off`: all under the pod's. Needs the node's cgroup tree (`FLOWCAR_HOST_CGROUP`)",
+    }
+    FLOWCAR_PROCESS: bool {
+        default: true, "`on`",
+        parse: |text| choice(text, &[("on", true), ("off", false)]),
+        shown: Word,
+        meaning: "spans and lists of connections have the process that called `connect()` or `listen()`: `process.pid`, and `process.executable.name` where `/proc` shows the initial PID namespace. Needs the eBPF source",
+    }
     FLOWCAR_TRACE_PARENT: TraceParent {
         default: TraceParent::Auto, "`auto`",
         parse: |text| choice(text, &[("auto", TraceParent::Auto), ("always", TraceParent::Always), ("never", TraceParent::Never)]),

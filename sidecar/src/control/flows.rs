@@ -70,7 +70,7 @@ fn print(listing: &Listing, format: Format) -> io::Result<()> {
         Format::Table => {
             writeln!(out, "{}", table::head(style))?;
             for row in &listing.flows {
-                writeln!(out, "{}", table::flow(row, style))?;
+                writeln!(out, "{}", table::flow(row, None, style))?;
             }
             writeln!(out, "{}", table::summary(&listing.sums(), style))?;
         }

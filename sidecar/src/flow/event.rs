@@ -36,11 +36,12 @@ impl Table {
         }
     }
 
-    /// Keeps the series that a listed flow is counted in, and its name.
+    /// Keeps the series that a listed flow is counted in, its name and its origin.
     pub fn keep_identity(&mut self, flow: &Flow) {
         if let Some(entry) = self.flows.get_mut(&flow.cookie) {
             entry.flow.series = flow.series;
             entry.flow.name.clone_from(&flow.name);
+            entry.flow.origin.clone_from(&flow.origin);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A flow for unit tests.
 
-use super::{CloseReason, Flow, Monotonic, Outcome, Role, RttKind, TraceIdentity, Volume};
+use super::{CloseReason, Flow, Monotonic, Origin, Outcome, Role, RttKind, TraceIdentity, Volume};
 use crate::histogram::Histogram;
 
 /// A client's connection without payload, closed by its FIN; its server's initial sequence number is 7.
@@ -20,6 +20,7 @@ pub(crate) fn closed(client_isn: u32) -> Flow {
         exchanges: Histogram::default(),
         asked: None,
         name: None,
+        origin: Origin::default(),
         start_seen: true,
         polled: false,
         adopted: None,

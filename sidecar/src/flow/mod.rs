@@ -15,6 +15,7 @@ mod history;
 mod interim;
 mod listener;
 mod memory;
+mod origin;
 mod pending_closes;
 mod raw;
 mod reconcile;
@@ -39,6 +40,7 @@ pub use flowcar_shared::record::Role;
 pub use history::{CloseSummary, History};
 pub use interim::{Instant, InterimSpan, InterimSpans, SpanTime};
 pub use listener::Listener;
+pub use origin::{Caller, ContainerId, ListenerName, Origin, OriginEvent, Process};
 pub use pending_closes::{CloseEvent, OtherEnd, PendingCloses};
 pub use reconcile::{ABSENT, Absent, Adopt, PollContext};
 pub use record::{FailedAttempt, Malformed, Record, decode, evidence, kind_of};
@@ -251,6 +253,8 @@ pub struct Flow {
     pub asked: Option<Box<SocketAddr>>,
     /// The name that its application asked a resolver for, of a client; see [`crate::peer`].
     pub name: Option<Name>,
+    /// Whose socket it is.
+    pub origin: Origin,
     /// Whether its begin was seen: a client's SYN.
     pub start_seen: bool,
     /// Whether socket dumps alone report it: then its start is the first of them, or its end.

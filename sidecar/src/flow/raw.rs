@@ -1,6 +1,11 @@
 //! The only place that reads the kernel's bytes as structs.
 
-use flowcar_shared::{asked::AskedRecord, exchange::ExchangeRecord, record::FlowRecord};
+use flowcar_shared::{
+    asked::AskedRecord,
+    exchange::ExchangeRecord,
+    origin::OriginRecord,
+    record::{FlowRecord, OpenRecord},
+};
 
 /// What the kernel programs send: `repr(C)` structs of integers, cut short behind their last histogram slot in use.
 ///
@@ -14,6 +19,10 @@ unsafe impl Wire for FlowRecord {}
 unsafe impl Wire for ExchangeRecord {}
 // SAFETY: as above.
 unsafe impl Wire for AskedRecord {}
+// SAFETY: as above.
+unsafe impl Wire for OpenRecord {}
+// SAFETY: as above.
+unsafe impl Wire for OriginRecord {}
 
 /// Copies the bytes into a zeroed value; `None` if they are more than fit or fewer than `least`.
 pub(super) fn read<T: Wire>(bytes: &[u8], least: usize) -> Option<T> {

@@ -4,8 +4,9 @@
 //! that no record reports is adopted: its handshake was not seen, and its socket's destroy event closes it.
 
 use super::{
-    AdoptedBy, Change, Flow, History, Monotonic, PayloadWatermark, PostCloseState, Role, RttKind,
-    SocketName, SocketSnapshot, State, Table, TcpInfo, TraceIdentity, Volume, table::Entry,
+    AdoptedBy, Change, Flow, History, Monotonic, Origin, PayloadWatermark, PostCloseState, Role,
+    RttKind, SocketName, SocketSnapshot, State, Table, TcpInfo, TraceIdentity, Volume,
+    table::Entry,
 };
 use crate::histogram::Histogram;
 
@@ -381,6 +382,7 @@ pub(super) fn fresh(observed: &SocketSnapshot, role: Role, poll: &PollContext) -
         exchanges: Histogram::default(),
         asked: None,
         name: None,
+        origin: Origin::new(observed.cgroup.unwrap_or_default(), 0),
         start_seen: false,
         polled: true,
         adopted: None,

@@ -6,12 +6,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use flowcar_shared::{
     asked::RECORD_LEN as ASKED_LEN,
     histogram::SLOTS,
-    record::{FlowRecord, HEADER_LEN, INLINE_SAMPLES, Kind, OPEN_LEN, Role, SHORT_LEN, flag},
+    origin::{CGROUP_HIGH, CGROUP_LOW, RECORD_LEN as ORIGIN_LEN, TGID},
+    record::{
+        FlowRecord, HEADER_LEN, INLINE_SAMPLES, Kind, OPEN_HEAD, OPEN_LEN, OpenRecord, Role,
+        SHORT_LEN, flag,
+    },
 };
 
 use super::{
-    Answers, CloseEvidence, Failure, Flow, LastSeen, Monotonic, Outcome, Retransmits, RttKind,
-    TraceIdentity, Unanswered, Volume, raw,
+    Answers, CloseEvidence, Failure, Flow, LastSeen, Monotonic, Origin, Outcome, Retransmits,
+    RttKind, TraceIdentity, Unanswered, Volume, raw,
 };
 use crate::histogram::Histogram;
 
@@ -70,6 +74,14 @@ pub enum Malformed {
         "a kernel record of the address asked for has {len} bytes, where it should have {ASKED_LEN}"
     )]
     Asked {
+        /// Bytes received.
+        len: usize,
+    },
+    /// No record of who called `connect()` or `listen()`.
+    #[error(
+        "a kernel record of a listener or of a process has {len} bytes, where it should have {ORIGIN_LEN}"
+    )]
+    Origin {
         /// Bytes received.
         len: usize,
     },
@@ -140,6 +152,7 @@ pub fn decode(bytes: &[u8], seed: u64) -> Result<Record, Malformed> {
         exchanges: Histogram::default(),
         asked: None,
         name: None,
+        origin: origin(&raw, bytes),
         start_seen: raw.flags & flag::START_UNSEEN == 0,
         polled: false,
         adopted: None,
@@ -171,10 +184,18 @@ pub fn kind_of(bytes: &[u8]) -> Option<Kind> {
 }
 
 fn read(bytes: &[u8]) -> Result<FlowRecord, Malformed> {
-    let raw: FlowRecord = raw::read(bytes, OPEN_LEN).ok_or(Malformed::Length {
+    let flow = match bytes.len() {
+        OPEN_LEN => &bytes[..OPEN_HEAD],
+        _ => bytes,
+    };
+    let malformed = Malformed::Length {
         len: bytes.len(),
         slots: 0,
-    })?;
+    };
+    if bytes.len() < OPEN_LEN {
+        return Err(malformed);
+    }
+    let raw: FlowRecord = raw::read(flow, OPEN_HEAD).ok_or(malformed)?;
     let slots = usize::from(raw.slots_used);
     // A record's place in the ring is rounded up to 8 bytes, its length is not.
     let is_short = match bytes.len() {
@@ -200,6 +221,25 @@ fn local(raw: &FlowRecord) -> SocketAddr {
     } else {
         local
     }
+}
+
+/// The origin in a record that was read from these bytes: a client's alone, and as long as it has no RTT sample.
+fn origin(raw: &FlowRecord, bytes: &[u8]) -> Origin {
+    if raw.role != Role::Client as u8 {
+        return Origin::default();
+    }
+    if bytes.len() == OPEN_LEN {
+        let open = raw::read::<OpenRecord>(bytes, OPEN_LEN);
+        return open.map_or_else(Origin::default, |open| {
+            Origin::new(open.cgroup_id, open.tgid)
+        });
+    }
+    if raw.inline_samples_used != 0 {
+        return Origin::default();
+    }
+    let word = |at: usize| raw.inline_samples[at];
+    let cgroup = u64::from(word(CGROUP_LOW)) | u64::from(word(CGROUP_HIGH)) << 32;
+    Origin::new(cgroup, word(TGID))
 }
 
 /// When the record was sent; of an attempt that failed before a SYN when it began, as it failed within the call of `connect()` and was

@@ -375,6 +375,9 @@ impl Table {
 fn follows(flow: &mut Flow, before: &Flow) {
     flow.series = before.series;
     flow.name.clone_from(&before.name);
+    if !before.origin.is_unknown() {
+        flow.origin.clone_from(&before.origin);
+    }
     flow.volume = flow.volume.max(&before.volume);
     flow.seen = flow.seen.max(before.seen);
     flow.socket = before.socket;

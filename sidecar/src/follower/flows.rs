@@ -2,7 +2,10 @@
 
 mod report;
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::{Duration, Instant},
+};
 
 use flowcar_shared::{
     counter::{COUNTERS, Counter},
@@ -19,13 +22,14 @@ use super::{
     timers::{Candidates, Reading, Recent, Since, Timers},
 };
 use crate::{
-    clock::{Anchor, ReportClock},
+    clock::{self, Anchor, ReportClock},
     flow::{
         self, Adopt, Answers, Asked, Books, CloseEvent, CloseReason, Event, Exchanges, Failure,
-        Flow, Malformed, Monotonic, OtherEnd, Outcome, PendingCloses, PollContext, PostCloseState,
-        Record, Role, SocketName, SocketSnapshot, Table, Timer,
+        Flow, Malformed, Monotonic, OriginEvent, OtherEnd, Outcome, PendingCloses, PollContext,
+        PostCloseState, Record, Role, SocketName, SocketSnapshot, Table, Timer,
         checkpoint::{Checkpoint, KernelInstance},
     },
+    origin::Origins,
     peer::{Packet, Resolved},
     series::{SeriesSet, Unattributed, count},
     source::{Turn, diag::DiagSource, ebpf::EbpfSource},
@@ -45,6 +49,9 @@ struct Doubts {
     needs_the_others: bool,
     since: Since,
 }
+
+/// Listeners are dumped so seldom beside the polls.
+const LISTENERS_EVERY: Duration = Duration::from_millis(100);
 
 /// Pairs of a name and an address at most, some 150 bytes each.
 const MOST_NAMES: usize = 8_192;
@@ -85,6 +92,9 @@ pub(super) struct Flows {
     resolved: Resolved,
     /// Clients' flows without a name, by reason.
     unnamed: BTreeMap<&'static str, u64>,
+    pub(super) origins: Origins,
+    /// When the listeners were dumped because two of one address may be open.
+    listeners_dumped: Option<Instant>,
     /// Flows that closed or failed, until they are handed over.
     closed: Vec<Flow>,
     pub(super) excluded: ExcludedFlows,
@@ -129,6 +139,8 @@ impl Flows {
             names: limits.names,
             resolved: Resolved::new(MOST_NAMES),
             unnamed: BTreeMap::new(),
+            origins: Origins::off(),
+            listeners_dumped: None,
             closed: Vec::new(),
             excluded: ExcludedFlows::default(),
             unattributed: Unattributed::default(),
@@ -191,7 +203,8 @@ impl Flows {
             if held_back.is_empty() {
                 let doubts = self.doubts(bytes, diag.as_deref_mut());
                 if !doubts.is_some_and(|doubts| doubts.needs_the_others) {
-                    return self.record(bytes, doubts.map(|doubts| doubts.answers));
+                    self.record(bytes, doubts.map(|doubts| doubts.answers));
+                    return self.decide_listeners(diag.as_deref_mut());
                 }
             }
             held_back.push(bytes.into());
@@ -206,6 +219,31 @@ impl Flows {
     /// Destroy events are about to be taken in that no records go before.
     pub(super) const fn turn_begins(&mut self) {
         self.readings.turn_begins();
+    }
+
+    /// Dumps the listeners where two of one address may be open, and only that shows which are.
+    fn decide_listeners(&mut self, diag: Option<&mut DiagSource>) {
+        if !self.origins.wants_listeners() {
+            return;
+        }
+        let dumped = self.listeners_dumped;
+        if let Some(diag) = diag
+            && dumped.is_none_or(|dumped| dumped.elapsed() >= LISTENERS_EVERY)
+        {
+            self.listeners_dumped = Some(clock::now());
+            let at = Anchor::now().monotonic();
+            match diag.dump_listeners() {
+                Ok(()) => self.dumped_listeners(diag, at),
+                Err(error) => tracing::debug!(%error, "the listeners cannot be dumped"),
+            }
+        }
+    }
+
+    /// Takes in the listeners of a dump that began at this time.
+    pub(super) fn dumped_listeners(&mut self, diag: &DiagSource, at: Monotonic) {
+        if self.origins.are_wanted() {
+            self.origins.dumped(diag.listening(), at);
+        }
     }
 
     /// Takes in the attempts that wait for the counters.
@@ -336,6 +374,12 @@ impl Flows {
             }
             return Ok(());
         }
+        if OriginEvent::is_in(bytes) {
+            let event = OriginEvent::decode(bytes)?;
+            *self.records.entry("origin").or_default() += 1;
+            self.origins.apply(&event);
+            return Ok(());
+        }
         let kind = flow::kind_of(bytes);
         self.records_seen += u64::from(matches!(kind, Some(Kind::Open | Kind::Sample)));
         let mut record =
@@ -380,6 +424,9 @@ impl Flows {
         };
         if change.before.is_none() && self.names {
             self.give_name(&mut change.now);
+        }
+        if change.before.is_none() && self.origins.are_wanted() {
+            self.origins.resolve(&mut change.now);
         }
         count(&mut self.table, &mut self.series, &mut change);
         if let Some(closed) = change.into_closed() {

@@ -197,7 +197,8 @@ impl Exporter {
     fn offer(&mut self, flow: &Flow, anchor: &Anchor, least: Priority, time: Option<SpanTime>) {
         if let Some(lane) = &self.spans {
             let priority = self.judge.judge(flow).max(least);
-            lane.send(priority, flow.trace.trace_id as u64, || {
+            let container = flow.origin.container.as_ref();
+            lane.send(priority, flow.trace.trace_id as u64, container, || {
                 let reported = self.metrics.as_ref();
                 let candidates = reported.and_then(|_| Candidates::of(flow, anchor));
                 let span = span(flow, anchor, &self.span_options);
@@ -213,7 +214,8 @@ impl Exporter {
     /// Offers an interim span of an open flow. Its rank is that of the flow's own span, so that above the rate both are of the same flows.
     pub fn interim(&mut self, flow: &Flow, cut: &InterimSpan, anchor: &Anchor) {
         if let Some(lane) = &self.spans {
-            lane.send(judge_interim(cut), flow.trace.trace_id as u64, || {
+            let (rank, container) = (flow.trace.trace_id as u64, flow.origin.container.as_ref());
+            lane.send(judge_interim(cut), rank, container, || {
                 (interim_span(flow, cut, anchor, &self.span_options), None)
             });
         }

@@ -5,6 +5,8 @@ mod listeners;
 mod self_metrics;
 mod tcp;
 
+use std::collections::BTreeSet;
+
 use opentelemetry_proto::tonic::{
     collector::metrics::v1::ExportMetricsServiceRequest,
     common::v1::{InstrumentationScope, KeyValue},
@@ -23,8 +25,9 @@ use super::{
 };
 use crate::{
     config::{Histograms, Protocol, SelfMetricsLevel, Signal, Temporality},
+    flow::ContainerId,
     histogram::Histogram,
-    snapshot::Snapshot,
+    snapshot::{SeriesKey, Snapshot},
 };
 
 /// The form of the metrics.
@@ -78,7 +81,7 @@ impl Components {
     }
 }
 
-/// The request of a `snapshot`: the pod's metrics, and the self metrics under a resource of their own. Deltas are against `previous`,
+/// The request of a `snapshot`: the pod's metrics, those of each container, and the self metrics, each under a resource of their own. Deltas are against `previous`,
 /// the snapshot that the receiver acknowledged last; none means since the start. `self_levels`: whether self metrics that are levels
 /// are due.
 pub fn encode(
@@ -93,6 +96,11 @@ pub fn encode(
     let mut pods = encoder();
     tcp::encode(&mut pods);
     listeners::encode(&mut pods);
+    let containers = containers(snapshot).map(|container| {
+        let mut encoder = encoder();
+        tcp::encode_container(&mut encoder, container);
+        (resource.of_container(container), encoder.metrics)
+    });
     let mut self_metrics = encoder();
     self_metrics::encode(&mut self_metrics, self_levels);
     let of = |resource: &Resource, metrics| ResourceMetrics {
@@ -104,12 +112,25 @@ pub fn encode(
         }],
         schema_url: SCHEMA_URL.to_owned(),
     };
+    let containers = containers.map(|(resource, metrics)| of(&resource, metrics));
+    let pods = of(resource, pods.metrics);
+    let own = of(&resource.of_flowcar(), self_metrics.metrics);
     ExportMetricsServiceRequest {
-        resource_metrics: vec![
-            of(resource, pods.metrics),
-            of(&resource.of_flowcar(), self_metrics.metrics),
-        ],
+        resource_metrics: std::iter::once(pods)
+            .chain(containers)
+            .chain([own])
+            .collect(),
     }
+}
+
+/// The containers of the series, each once: the keys are sorted by them.
+fn containers(snapshot: &Snapshot) -> impl Iterator<Item = &ContainerId> {
+    let all: BTreeSet<_> = snapshot
+        .series
+        .keys()
+        .filter_map(SeriesKey::container)
+        .collect();
+    all.into_iter()
 }
 
 fn scope(source: &str) -> InstrumentationScope {

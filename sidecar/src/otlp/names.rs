@@ -98,6 +98,10 @@ attributes! {
         "The client's address; on spans only.";
     CLIENT_PORT = Int "client.port"
         "The client's port; on spans only.";
+    PROCESS_PID = Int "process.pid"
+        "The process that called connect(), or listen() of a server's listener, by its number in the initial PID namespace; on spans only.";
+    PROCESS_NAME = Text "process.executable.name"
+        "What that process is called (/proc/PID/comm), where flowcar's /proc shows it; on spans only.";
     DIRECTION = Text "network.io.direction"
         "`transmit` or `receive`";
     OVERFLOW = Boolean "otel.metric.overflow"
@@ -146,6 +150,8 @@ attributes! {
         "Why the DNS message was not used, or not as a whole.";
     UNNAMED_REASON = Text "flowcar.self.unnamed.reason"
         "Why a client's flow has no name of its server.";
+    CONTAINER_REASON = Text "flowcar.self.container.reason"
+        "Why the container of a flow is not known.";
     DROP_REASON = Text "flowcar.self.drop.reason"
         "Why the span was dropped.";
     RESET_AFTER_FIN = Boolean "flowcar.tcp.reset_after_fin"
@@ -247,6 +253,8 @@ metrics! {
         "DNS messages that were not used, or not as a whole, by reason.";
     SELF_UNNAMED = Counter "flowcar.self.flow.unnamed" "{flow}" [UNNAMED_REASON]
         "Clients' flows without a name of their server, by reason: their server.address is an address.";
+    SELF_CONTAINER_UNRESOLVED = Counter "flowcar.self.container.unresolved" "{flow}" [CONTAINER_REASON]
+        "Flows whose container is not known, by reason: they are under the pod's resource.";
     SELF_TABLE = UpDownCounter "flowcar.self.flow.count" "{flow}" []
         "Flows in the table.";
     SELF_TABLE_FULL = Counter "flowcar.self.flow.rejected" "{record}" []

@@ -5,8 +5,10 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use opentelemetry_proto::tonic::{
     common::v1::KeyValue,
     metrics::v1::{
-        Exemplar, ExponentialHistogram, Gauge, Histogram, Metric, Sum, Summary, metric::Data,
+        Exemplar, ExponentialHistogram, Gauge, Histogram, Metric, ResourceMetrics, Sum, Summary,
+        metric::Data,
     },
+    resource::v1::Resource,
 };
 use prost::Message as _;
 
@@ -23,13 +25,28 @@ macro_rules! each_kind {
     };
 }
 
-/// The identity of a point within one report: its metric's name and its attributes, encoded.
+/// The identity of a resource: a hash of its attributes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct ResourceId(u64);
+
+impl ResourceId {
+    /// That of these metrics.
+    pub(super) fn of(metrics: &ResourceMetrics) -> Self {
+        let mut hasher = DefaultHasher::new();
+        let resource = metrics.resource.as_ref();
+        resource.map(Resource::encode_to_vec).hash(&mut hasher);
+        Self(hasher.finish())
+    }
+}
+
+/// The identity of a point: its resource, its metric's name and its attributes, encoded.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct PointId(Vec<u8>);
 
 impl PointId {
-    fn new(metric: &str, attributes: &[KeyValue]) -> Self {
-        let mut id = [metric.as_bytes(), b"\0"].concat();
+    fn new(resource: ResourceId, metric: &str, attributes: &[KeyValue]) -> Self {
+        let resource = resource.0.to_ne_bytes();
+        let mut id = [&resource, metric.as_bytes(), b"\0"].concat();
         for attribute in attributes {
             attribute
                 .encode_length_delimited(&mut id)
@@ -39,11 +56,11 @@ impl PointId {
     }
 }
 
-/// The same as a hash, within one resource of a report. A collision in a process is as likely as a memory fault: with 20,000
+/// The same as a hash. A collision in a process is as likely as a memory fault: with 20,000
 /// points one in 10^11.
-pub(super) fn hash(resource: usize, metric: &str, attributes: &[KeyValue]) -> u64 {
+pub(super) fn hash(resource: ResourceId, metric: &str, attributes: &[KeyValue]) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (resource, PointId::new(metric, attributes)).hash(&mut hasher);
+    PointId::new(resource, metric, attributes).hash(&mut hasher);
     hasher.finish()
 }
 
@@ -99,24 +116,28 @@ pub(super) fn split_off(metric: &mut Metric, at: usize) -> Metric {
 }
 
 /// Keeps the points that `keep` wants. Returns whether any is left.
-pub(super) fn retain(metric: &mut Metric, mut keep: impl FnMut(&PointId) -> bool) -> bool {
+pub(super) fn retain(
+    resource: ResourceId,
+    metric: &mut Metric,
+    mut keep: impl FnMut(&PointId) -> bool,
+) -> bool {
     let name = &metric.name;
     let Some(data) = &mut metric.data else {
         return false;
     };
     each_kind!(data, of => {
-        of.data_points.retain(|point| keep(&PointId::new(name, &point.attributes)));
+        of.data_points.retain(|point| keep(&PointId::new(resource, name, &point.attributes)));
         !of.data_points.is_empty()
     })
 }
 
 /// The points of a metric.
-pub(super) fn ids(metric: &Metric) -> Vec<PointId> {
+pub(super) fn ids(resource: ResourceId, metric: &Metric) -> Vec<PointId> {
     let of = |data: &Data| {
         each_kind!(data, of => of
             .data_points
             .iter()
-            .map(|point| PointId::new(&metric.name, &point.attributes))
+            .map(|point| PointId::new(resource, &metric.name, &point.attributes))
             .collect())
     };
     metric.data.as_ref().map_or_else(Vec::new, of)

@@ -11,6 +11,9 @@ use crate::{
     host::Host,
 };
 
+/// The short form of a container's id, which container engines list.
+const SHORT_ID: usize = 12;
+
 /// The resource's attributes, sorted by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resource {
@@ -70,6 +73,19 @@ impl Resource {
         attributes.remove("service.namespace");
         attributes.insert("service.name".to_owned(), "flowcar".to_owned());
         attributes.insert("service.version".to_owned(), VERSION.to_owned());
+        Self { attributes }
+    }
+
+    /// The resource of one of the pod's containers. Its instance is another than the pod's: a back end that does not keep `container.id`
+    /// would take points of two containers for the same.
+    #[must_use]
+    pub fn of_container(&self, id: &str) -> Self {
+        let mut attributes = self.attributes.clone();
+        let short = &id[..id.len().min(SHORT_ID)];
+        let instance = attributes.get("service.instance.id");
+        let instance = instance.map_or_else(|| short.to_owned(), |of| format!("{of}.{short}"));
+        attributes.insert("service.instance.id".to_owned(), instance);
+        attributes.insert("container.id".to_owned(), id.to_owned());
         Self { attributes }
     }
 

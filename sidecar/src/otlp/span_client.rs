@@ -41,6 +41,8 @@ pub(super) struct Batch {
     pub(super) encoded: Bytes,
     /// The spans in it.
     pub(super) spans: Vec<SpanData>,
+    /// Their resource.
+    pub(super) resource: Resource,
 }
 
 /// Sends spans.
@@ -55,6 +57,8 @@ pub(super) enum SpanClient {
 pub(super) struct HttpSpans {
     target: Target,
     exporter: SpanExporter,
+    /// The resource that it has.
+    resource: Resource,
     /// The receiver's answer to the last request.
     answer: Answer,
 }
@@ -77,16 +81,14 @@ impl SpanClient {
     pub(super) fn new(connector: Connector, resource: &Resource) -> Result<Self, ExportError> {
         Ok(match connector.target().protocol {
             Protocol::Grpc => Self::Grpc(Box::new(Grpc::new(Signal::Traces, connector))),
-            Protocol::HttpProtobuf => {
-                Self::Http(Box::new(HttpSpans::new(connector, &resource.to_sdk())?))
-            }
+            Protocol::HttpProtobuf => Self::Http(Box::new(HttpSpans::new(connector, resource)?)),
         })
     }
 
     pub(super) async fn export(&mut self, batch: Batch) -> Result<Accepted, ExportError> {
         match self {
             Self::Grpc(grpc) => grpc.export(batch.encoded).await,
-            Self::Http(http) => http.export(batch.spans).await,
+            Self::Http(http) => http.export(batch.spans, batch.resource).await,
         }
     }
 }
@@ -94,10 +96,7 @@ impl SpanClient {
 // === impl HttpSpans ===
 
 impl HttpSpans {
-    fn new(
-        connector: Connector,
-        resource: &opentelemetry_sdk::Resource,
-    ) -> Result<Self, ExportError> {
+    fn new(connector: Connector, resource: &Resource) -> Result<Self, ExportError> {
         let answer = Answer::default();
         let target = connector.target().clone();
         let mut builder = SpanExporter::builder()
@@ -116,15 +115,24 @@ impl HttpSpans {
         let mut exporter = builder.build().map_err(|error| {
             ExportError::new(Signal::Traces, &target, Cause::Setup(error.to_string()))
         })?;
-        exporter.set_resource(resource);
+        exporter.set_resource(&resource.to_sdk());
         Ok(Self {
             target,
             exporter,
+            resource: resource.clone(),
             answer,
         })
     }
 
-    async fn export(&self, spans: Vec<SpanData>) -> Result<Accepted, ExportError> {
+    async fn export(
+        &mut self,
+        spans: Vec<SpanData>,
+        resource: Resource,
+    ) -> Result<Accepted, ExportError> {
+        if self.resource != resource {
+            self.exporter.set_resource(&resource.to_sdk());
+            self.resource = resource;
+        }
         let export = self.exporter.export(spans);
         let answer = in_time(&self.target, export).await;
         let accepted = self

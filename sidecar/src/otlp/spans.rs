@@ -152,6 +152,7 @@ fn status(flow: &Flow) -> Status {
 
 fn attributes(flow: &Flow) -> Vec<KeyValue> {
     let mut all = ends(flow);
+    all.extend(process(flow));
     all.extend(volume(&flow.volume));
     all.extend(latencies(flow));
     match flow.outcome {
@@ -183,6 +184,7 @@ fn interim(flow: &Flow, volume: &Volume) -> Vec<KeyValue> {
         (attribute::INTERIM_RETRANSMITS, volume.retransmits.total()),
     ];
     let mut all = ends(flow);
+    all.extend(process(flow));
     all.push(KeyValue::new(attribute::INTERIM, true));
     all.extend(figures.map(counted));
     all
@@ -226,6 +228,14 @@ fn ends(flow: &Flow) -> Vec<KeyValue> {
         all.push(port(attribute::CLIENT_PORT, client.port()));
     }
     all
+}
+
+fn process(flow: &Flow) -> impl Iterator<Item = KeyValue> {
+    let process = flow.origin.process.as_ref();
+    let pid = process.map(|of| KeyValue::new(attribute::PROCESS_PID, i64::from(of.pid.get())));
+    let name = process.and_then(|of| of.name.as_ref());
+    let name = name.map(|name| KeyValue::new(attribute::PROCESS_NAME, name.to_string()));
+    pid.into_iter().chain(name)
 }
 
 fn volume(volume: &Volume) -> [KeyValue; 5] {

@@ -9,6 +9,7 @@ use std::{
 use super::names::attribute;
 use crate::{
     flow::{AdoptedBy, CloseReason, Failure, Lost, Role, RttKind},
+    origin::Unresolved,
     peer::{NoName, Unused},
 };
 
@@ -119,6 +120,11 @@ pub fn all() -> Vec<Attribute> {
             attribute::UNNAMED_REASON,
             "`flowcar.self.flow.unnamed`",
             &NoName::ALL.map(unnamed),
+        ),
+        of(
+            attribute::CONTAINER_REASON,
+            "`flowcar.self.container.unresolved`",
+            &Unresolved::ALL.map(unresolved),
         ),
         of(
             attribute::ADOPTED_BY,
@@ -450,7 +456,28 @@ fn unnamed(reason: NoName) -> Value {
     }
 }
 
-const RECORD_KINDS: [Value; 10] = [
+fn unresolved(reason: Unresolved) -> Value {
+    let name = reason.name();
+    match reason {
+        Unresolved::NoCgroup => value(
+            name,
+            "Nothing shows the cgroup of the socket: the call of `connect()` or `listen()` was not seen, its record was lost, or containers that share the port took the connection.",
+            "",
+        ),
+        Unresolved::NotInTree => value(
+            name,
+            "The cgroup's directory was removed before flowcar read it, or is not below the followed one.",
+            "",
+        ),
+        Unresolved::NoTree => value(
+            name,
+            "The node's cgroup tree is not mounted in the pod, or the pod's cgroup is not found in it.",
+            "Mount the tree (the injector does so with the eBPF source), or set FLOWCAR_CONTAINER=off.",
+        ),
+    }
+}
+
+const RECORD_KINDS: [Value; 11] = [
     value(
         "open",
         "eBPF: a connection was established.",
@@ -486,6 +513,11 @@ const RECORD_KINDS: [Value; 10] = [
         "dns",
         "eBPF: a DNS message that the pod sent or received.",
         "Of dropped ones names are missing: raise FLOWCAR_RING_BYTES.",
+    ),
+    value(
+        "origin",
+        "eBPF: a socket that listens, or a process that connects for the first time.",
+        "Of dropped ones servers' connections have no process and may have no container: raise FLOWCAR_RING_BYTES.",
     ),
     value("poll", "inet_diag: a socket in a socket dump.", ""),
     value(

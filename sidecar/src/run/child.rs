@@ -77,6 +77,11 @@ impl Child {
         })
     }
 
+    /// Its number.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.process.id()
+    }
+
     /// Passes signals on until the command has ended; gives its status, 128 and the signal's number if one killed it.
     pub(super) async fn ended(&mut self) -> Result<u8, Failure> {
         loop {

@@ -28,9 +28,13 @@ use crate::{
     exit::{self, Failure},
     follower::{Follower, Limits},
     hardening::{self, Needs},
+    origin::{Origins, Processes},
     otlp::exporter::{Exporter, Patience},
     session::{End, Session, within_memory},
-    source::{Source, SourceError, ebpf::Options},
+    source::{
+        Source, SourceError,
+        ebpf::{Options, own_netns},
+    },
     view::Sums,
 };
 
@@ -82,11 +86,15 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
         handshakes: source.capabilities().handshakes,
     };
     let polls = !following.handshakes || report.wants_polls();
-    let follower = Follower::new(source, &polled_often(limits, polls));
+    let mut follower = Follower::new(source, &polled_often(limits, polls));
+    // The command is in no container of its own.
+    let processes = config.processes.then(Processes::of_proc);
+    follower.find_origins(Origins::new(None, processes, own_netns()));
     let mut session =
         Session::new(follower, exporter, STATUS_EVERY, config).map_err(Failure::no_timer)?;
     report.command_starts();
     let mut child = Child::spawn(&args.command, &cgroup)?;
+    report.command(child.pid());
     // The command has the capabilities that it would have without flowcar. Nothing was received yet, and no other thread was started.
     capabilities::drop_all(&kept)?;
     hardening::confine(&Needs {

@@ -87,6 +87,8 @@ pub(super) struct Report {
     output: Output,
     format: Format,
     style: Style,
+    /// The command's own process.
+    own: Option<u32>,
     /// Whether there is a row for each connection, however many there are.
     all: bool,
     rows: u64,
@@ -163,6 +165,7 @@ impl Report {
             output,
             format,
             style,
+            own: None,
             all: all || format == Format::Json,
             rows: 0,
             by_peer: ByPeer::default(),
@@ -213,6 +216,11 @@ impl Report {
         self.page.as_mut()?.recording.as_mut()
     }
 
+    /// The command runs as this process.
+    pub(super) const fn command(&mut self, pid: Option<u32>) {
+        self.own = pid;
+    }
+
     /// These flows closed or failed.
     pub(super) fn closed(&mut self, flows: &[Flow], anchor: &Anchor) {
         self.send();
@@ -244,7 +252,7 @@ impl Report {
         }
         let line = match self.format {
             Format::Json => json::line(&row),
-            Format::Table => table::flow(&row, self.style),
+            Format::Table => table::flow(&row, self.own, self.style),
         };
         self.clear_status();
         if self.rows == 1 && self.format == Format::Table {
@@ -272,7 +280,7 @@ impl Report {
         for (name, rows) in parts.iter().filter(|(_, rows)| !rows.is_empty()) {
             self.line(&self.style.remark(&format!("{name} among these:")));
             rows.iter()
-                .for_each(|row| self.line(&table::flow(row, self.style)));
+                .for_each(|row| self.line(&table::flow(row, self.own, self.style)));
         }
         self.line(&self.style.remark("all of them by peer, times as p50/p99:"));
         let lines = self.by_peer.lines(self.style);

@@ -12,13 +12,13 @@ use tokio::io::unix::AsyncFd;
 pub use super::{
     attach_error::AttachError,
     generations::Attachment,
-    programs::{Loaded, Options, missing_capabilities},
+    programs::{Loaded, Options, missing_capabilities, own_netns},
 };
 use super::{
     generations::Generations,
     programs::{
-        CALLBACKS, attach_calls, attach_names, attach_programs, load, log_earlier_calls,
-        log_unobserved_calls, log_unobserved_names,
+        CALLBACKS, attach_binds, attach_calls, attach_names, attach_programs, load,
+        log_earlier_calls, log_unobserved_binds, log_unobserved_calls, log_unobserved_names,
     },
     turn::{Allowance, Turn},
 };
@@ -50,6 +50,8 @@ pub struct EbpfSource {
     callbacks: &'static str,
     /// Whether the kernel takes the programs for `connect()`.
     observes_calls: bool,
+    /// Whether the programs for bound sockets are attached, too.
+    observes_binds: bool,
 }
 
 impl EbpfSource {
@@ -62,6 +64,9 @@ impl EbpfSource {
         let loaded = load(options)?;
         if let Err(error) = &loaded.calls {
             log_unobserved_calls(error);
+        }
+        if let Err(error) = &loaded.binds {
+            log_unobserved_binds(error);
         }
         if let Err(error) = &loaded.names {
             log_unobserved_names(error);
@@ -93,6 +98,7 @@ impl EbpfSource {
             options,
             callbacks,
             observes_calls,
+            observes_binds,
             ..
         } = self;
         let mut links = attach_programs(programs, directory, id, *options, callbacks)?;
@@ -106,6 +112,15 @@ impl EbpfSource {
                     log_unobserved_calls(&error);
                     // Of a cgroup that is made later the same is true.
                     *observes_calls = false;
+                }
+            }
+        }
+        if *observes_binds {
+            match attach_binds(programs, links.directory()) {
+                Ok(binds) => links.add_binds(binds),
+                Err(error) => {
+                    log_unobserved_binds(&error);
+                    *observes_binds = false;
                 }
             }
         }
@@ -147,7 +162,7 @@ impl EbpfSource {
 
     /// Whether records of attempts show if they are of flowcar's network namespace.
     pub fn knows_netns(&self) -> bool {
-        self.callbacks == CALLBACKS[0]
+        CALLBACKS[..2].contains(&self.callbacks)
     }
 
     /// Whether packets are inspected.
@@ -282,6 +297,7 @@ impl EbpfSource {
             mut programs,
             callbacks,
             calls,
+            binds,
             names,
             ..
         } = loaded;
@@ -312,6 +328,7 @@ impl EbpfSource {
             taken: 0,
             callbacks,
             observes_calls: calls.is_ok(),
+            observes_binds: binds.unwrap_or(false),
         })
     }
 }

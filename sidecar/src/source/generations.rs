@@ -35,6 +35,7 @@ pub(super) struct Links {
     _release: CgroupSockLink,
     _callbacks: SockOpsLink,
     calls: Vec<CgroupSockAddrLink>,
+    binds: Vec<CgroupSockLink>,
 }
 
 /// Whether programs are attached.
@@ -67,6 +68,7 @@ impl Links {
             _release: release,
             _callbacks: callbacks,
             calls: Vec::new(),
+            binds: Vec::new(),
         }
     }
 
@@ -81,6 +83,12 @@ impl Links {
         self.descriptors = descriptors_of(self.cgroup);
     }
 
+    /// Adds the links of the programs for bound sockets that were just attached.
+    pub(super) fn add_binds(&mut self, binds: Vec<CgroupSockLink>) {
+        self.binds = binds;
+        self.descriptors = descriptors_of(self.cgroup);
+    }
+
     /// Adds the links of the programs for names that were just attached.
     pub(super) fn add_names(&mut self, names: Vec<CgroupSkbLink>) {
         self.packets.extend(names);
@@ -90,7 +98,8 @@ impl Links {
     fn attachment(&self) -> Attachment {
         const RELEASE_AND_CALLBACKS: usize = 2;
         // Links that were detached before are no longer this cgroup's.
-        if self.descriptors.len() != self.packets.len() + self.calls.len() + RELEASE_AND_CALLBACKS {
+        let others = self.packets.len() + self.calls.len() + self.binds.len();
+        if self.descriptors.len() != others + RELEASE_AND_CALLBACKS {
             return Attachment::Unknown;
         }
         let is_ours = |(descriptor, program): &(RawFd, u32)| {

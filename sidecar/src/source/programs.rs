@@ -12,14 +12,15 @@ use aya::{
     Ebpf, EbpfLoader,
     programs::{
         CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program,
-        SockOps, cgroup_skb::CgroupSkbLink, cgroup_sock_addr::CgroupSockAddrLink,
+        SockOps, cgroup_skb::CgroupSkbLink, cgroup_sock::CgroupSockLink,
+        cgroup_sock_addr::CgroupSockAddrLink,
     },
 };
 use caps::{CapSet, Capability};
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 
 use super::{attach_error::AttachError, generations::Links, order};
-use crate::config::Config;
+use crate::{config::Config, origin};
 
 /// What `sidecar-ebpf` compiled to; empty where there was no toolchain for it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flowcar"));
@@ -33,6 +34,10 @@ pub struct Options {
     pub exchanges: bool,
     /// Whether DNS messages are copied, for names.
     pub names: bool,
+    /// Whether the cgroup and the process of clients and listeners are reported.
+    pub origins: bool,
+    /// Whether processes that connect are reported at once, to read what they are called while they run.
+    pub callers: bool,
 }
 
 impl From<&Config> for Options {
@@ -41,6 +46,8 @@ impl From<&Config> for Options {
             ring_bytes: config.ring_bytes,
             exchanges: config.measures_exchanges(),
             names: config.names,
+            origins: config.containers || config.processes,
+            callers: config.processes && origin::shows_processes(),
         }
     }
 }
@@ -55,6 +62,8 @@ pub struct Loaded {
     pub(super) callbacks: &'static str,
     /// Whether those for `connect()` are among them. Without them all else is reported as with them.
     pub(super) calls: Result<(), AttachError>,
+    /// Whether those for bound sockets are: where the callbacks do not report listeners, and these are wanted.
+    pub(super) binds: Result<bool, AttachError>,
     /// Whether those for names are, where they are wanted.
     pub(super) names: Result<(), AttachError>,
     wants_names: bool,
@@ -72,8 +81,15 @@ const NAMES: [(&str, CgroupSkbAttachType); 2] = [
 const RELEASE: &str = "flowcar_sock_release";
 /// The programs for `connect()`, and their hooks: BPF_CGROUP_INET4_CONNECT and BPF_CGROUP_INET6_CONNECT (include/uapi/linux/bpf.h).
 const CALLS: [(&str, u32); 2] = [("flowcar_connect4", 10), ("flowcar_connect6", 11)];
-/// The callbacks: one program for kernels that return a socket's network namespace, and one for others.
-pub(super) const CALLBACKS: [&str; 2] = ["flowcar_sock_ops_netns", "flowcar_sock_ops"];
+/// The programs for bound sockets.
+const BINDS: [&str; 2] = ["flowcar_post_bind4", "flowcar_post_bind6"];
+/// The callbacks: one program for kernels that tell them who calls (6.10), one for kernels that return a socket's network namespace
+/// (5.15), and one for others.
+pub(super) const CALLBACKS: [&str; 3] = [
+    "flowcar_sock_ops_origin",
+    "flowcar_sock_ops_netns",
+    "flowcar_sock_ops",
+];
 
 /// Creates the maps and has the kernel check the programs.
 pub(super) fn load(options: Options) -> Result<Loaded, AttachError> {
@@ -87,7 +103,7 @@ pub(super) fn load(options: Options) -> Result<Loaded, AttachError> {
     raise_memlock();
     let netns = own_netns();
     let mut programs = create_maps(options, netns)?;
-    let callbacks = load_callbacks(&mut programs, netns)?;
+    let callbacks = load_callbacks(&mut programs, netns, options.origins)?;
     program::<CgroupSock>(&mut programs, RELEASE)
         .load()
         .map_err(|error| AttachError::of("load its sock_release program", error))?;
@@ -101,6 +117,12 @@ pub(super) fn load(options: Options) -> Result<Loaded, AttachError> {
             .load()
             .map_err(|error| AttachError::of("load its connect programs", error))
     });
+    let wants_binds = options.origins && callbacks != CALLBACKS[0];
+    let binds = if wants_binds {
+        load_binds(&mut programs).map(|()| true)
+    } else {
+        Ok(false)
+    };
     let names = if options.names {
         load_names(&mut programs)
     } else {
@@ -110,8 +132,18 @@ pub(super) fn load(options: Options) -> Result<Loaded, AttachError> {
         programs,
         callbacks,
         calls,
+        binds,
         names,
         wants_names: options.names,
+    })
+}
+
+/// Loads the programs for bound sockets.
+fn load_binds(programs: &mut Ebpf) -> Result<(), AttachError> {
+    BINDS.into_iter().try_for_each(|name| {
+        program::<CgroupSock>(programs, name)
+            .load()
+            .map_err(|error| AttachError::of("load its post_bind programs", error))
     })
 }
 
@@ -132,6 +164,13 @@ pub(super) fn log_unobserved_calls(error: &AttachError) {
     );
 }
 
+pub(super) fn log_unobserved_binds(error: &AttachError) {
+    tracing::warn!(
+        %error,
+        "listeners are not observed: connections of servers have no process, and their container only once a poll has shown their listener"
+    );
+}
+
 pub(super) fn log_unobserved_names(error: &AttachError) {
     tracing::warn!(
         %error,
@@ -140,8 +179,20 @@ pub(super) fn log_unobserved_names(error: &AttachError) {
 }
 
 /// Loads the program of the callbacks that this kernel takes, and gives its name.
-fn load_callbacks(programs: &mut Ebpf, netns: u64) -> Result<&'static str, AttachError> {
-    let [newer, older] = CALLBACKS;
+fn load_callbacks(
+    programs: &mut Ebpf,
+    netns: u64,
+    origins: bool,
+) -> Result<&'static str, AttachError> {
+    let [newest, newer, older] = CALLBACKS;
+    if netns != 0 && origins {
+        match program::<SockOps>(programs, newest).load() {
+            Ok(()) => return Ok(newest),
+            Err(error) => {
+                tracing::debug!(%error, "this kernel does not tell callbacks who calls");
+            }
+        }
+    }
     if netns != 0 {
         match program::<SockOps>(programs, newer).load() {
             Ok(()) => return Ok(newer),
@@ -158,7 +209,7 @@ fn load_callbacks(programs: &mut Ebpf, netns: u64) -> Result<&'static str, Attac
 
 /// The cookie of the network namespace that this thread is in (SO_NETNS_COOKIE, since 5.14); 0, which no namespace has, where it is
 /// not known.
-fn own_netns() -> u64 {
+pub fn own_netns() -> u64 {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0));
     socket
         .and_then(|socket| netns_cookie(&socket))
@@ -187,15 +238,21 @@ fn netns_cookie(socket: &UdpSocket) -> io::Result<u64> {
 
 fn create_maps(options: Options, netns: u64) -> Result<Ebpf, AttachError> {
     let exchanges: &u8 = if options.exchanges { &1 } else { &0 };
+    let (origins, callers) = (u8::from(options.origins), u8::from(options.callers));
     let wake_level = options.ring_bytes / 4;
     let mut loader = EbpfLoader::new();
     loader
         .map_max_entries("RECORDS", options.ring_bytes)
         .override_global("FLOWCAR_EXCHANGES", exchanges, true)
         .override_global("FLOWCAR_WAKE_LEVEL", &wake_level, true)
+        .override_global("FLOWCAR_ORIGINS", &origins, true)
+        .override_global("FLOWCAR_CALLERS", &callers, true)
         .override_global("FLOWCAR_NETNS", &netns, true);
     if !options.exchanges {
         loader.map_max_entries("TURNS", 1);
+    }
+    if !options.callers {
+        loader.map_max_entries("CALLERS", 1);
     }
     loader
         .load(OBJECT)
@@ -229,6 +286,20 @@ pub(super) fn attach_programs(
     let link = link.and_then(|link| callbacks.take_link(link));
     let callbacks = link.map_err(refused("attach its sock_ops program"))?;
     Ok(Links::new(id, cgroup, packets, release, callbacks))
+}
+
+/// Attaches the programs for bound sockets.
+pub(super) fn attach_binds(
+    programs: &mut Ebpf,
+    cgroup: &File,
+) -> Result<Vec<CgroupSockLink>, AttachError> {
+    let attach = |name| {
+        let program = program::<CgroupSock>(programs, name);
+        let link = program.attach(cgroup, CgroupAttachMode::Single);
+        let link = link.and_then(|link| program.take_link(link));
+        link.map_err(|error| AttachError::of_attachment("attach its post_bind programs", error))
+    };
+    BINDS.into_iter().map(attach).collect()
 }
 
 /// Attaches the programs for names.

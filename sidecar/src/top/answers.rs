@@ -44,7 +44,8 @@ fn counts(row: &PeerRow) -> PeerCounts {
             flow::Role::Server => Role::Server,
             flow::Role::Unknown => Role::Unknown,
         },
-        name: row.name(),
+        // Containers are added up: those of other pods have other ids.
+        name: row.peer_name(),
         opened: row.opened,
         live: row.live,
         cut_off: row.cut_off,
@@ -93,5 +94,6 @@ fn connection(row: &Row) -> ConnectionCounts {
         rtt_p50_ns: rtt.p50_ns,
         rtt_p99_ns: rtt.p99_ns,
         exchange_p99_ns: exchanges.p99_ns,
+        process: row.process_text(),
     }
 }

@@ -24,6 +24,12 @@ struct Line<'a> {
     /// The name that it asked a resolver for.
     #[serde(skip_serializing_if = "Option::is_none")]
     server_name: Option<String>,
+    /// The process that called `connect()`, or `listen()` of the listener.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    process: Option<Process>,
+    /// The id of the container.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container: Option<&'a str>,
     opened_at: String,
     duration_s: f64,
     connect_s: Option<f64>,
@@ -44,6 +50,15 @@ struct Line<'a> {
 struct Address {
     address: String,
     port: u16,
+}
+
+#[derive(Serialize)]
+struct Process {
+    /// In the initial PID namespace.
+    pid: u32,
+    /// Absent where /proc did not show it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -123,6 +138,11 @@ pub fn line(row: &Row) -> String {
         peer: address(row.peer()),
         server: row.server_of_client().map(address),
         server_name: row.server_name(),
+        process: row.pid.map(|pid| Process {
+            pid,
+            name: row.process_name(),
+        }),
+        container: row.container.as_deref(),
         opened_at: rfc3339(row.opened_unix_ns),
         duration_s: seconds(row.duration_ns.unwrap_or_default()),
         connect_s: row.connect_ns.map(seconds),

@@ -68,6 +68,9 @@ pub struct PeerRow {
     /// `flowcar.tcp.exchange.duration`
     #[prost(message, required, tag = "19")]
     pub exchange: Buckets,
+    /// The id of the container that the series is of, where there are several.
+    #[prost(string, optional, tag = "20")]
+    pub container: Option<String>,
 }
 
 /// A [`Histogram`] without its sum and extremes.
@@ -113,6 +116,7 @@ impl PeerRow {
                 role,
                 peer,
                 server_port,
+                ..
             } => (*role, text(peer), *server_port),
             SeriesKey::Overflow => (Role::Unknown, String::new(), None),
         };
@@ -140,6 +144,7 @@ impl PeerRow {
             connect: Buckets::of(series.connect.get(&None)),
             rtt: Buckets::of(series.rtt.values()),
             exchange: Buckets::of([&series.exchange]),
+            container: key.container().map(ToString::to_string),
         }
     }
 
@@ -148,8 +153,17 @@ impl PeerRow {
         self.end().into()
     }
 
-    /// The peer with its port.
+    /// The peer with its port, and the container where there are several.
     pub fn name(&self) -> String {
+        let name = self.peer_name();
+        match &self.container {
+            Some(id) => format!("{name} in {id:.12}"),
+            None => name,
+        }
+    }
+
+    /// The peer with its port.
+    pub fn peer_name(&self) -> String {
         if self.is_overflow {
             return "peers over the limit".to_owned();
         }
@@ -268,6 +282,7 @@ mod tests {
             (Role::Unknown, Peer::Unnamed, None, "any"),
         ] {
             let key = SeriesKey::Flows {
+                container: None,
                 role,
                 peer,
                 server_port,

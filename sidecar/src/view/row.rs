@@ -82,6 +82,15 @@ pub struct Row {
     /// The series that it is counted in ([`super::peers::PeerRow::series`]).
     #[prost(uint64, optional, tag = "25")]
     pub series: Option<u64>,
+    /// The process that called `connect()`, or `listen()` of the listener, in the initial PID namespace.
+    #[prost(uint32, optional, tag = "26")]
+    pub pid: Option<u32>,
+    /// What it is called.
+    #[prost(string, optional, tag = "27")]
+    process: Option<String>,
+    /// The id of the container.
+    #[prost(string, optional, tag = "28")]
+    pub container: Option<String>,
 }
 
 /// Which end of the handshake.
@@ -125,7 +134,7 @@ pub struct Times {
 impl Row {
     /// The row of a flow that is open or over.
     pub fn of(flow: &Flow, anchor: &Anchor) -> Self {
-        let volume = &flow.volume;
+        let (volume, process) = (&flow.volume, flow.origin.process.as_ref());
         Self {
             cookie: flow.cookie,
             end: End::from(flow.role) as i32,
@@ -151,6 +160,9 @@ impl Row {
             send_buffer_limited_us: flow.socket.map_or(0, |of| of.send_buffer_limited_us),
             name: flow.name.as_ref().map(ToString::to_string),
             series: flow.series.map(|id| id.0),
+            pid: process.map(|of| of.pid.get()),
+            process: process.and_then(|of| Some(of.name.as_ref()?.to_string())),
+            container: flow.origin.container.as_ref().map(ToString::to_string),
             asked: Some(flow.asked())
                 .filter(|asked| *asked != flow.peer)
                 .map(Address::from),
@@ -188,9 +200,21 @@ impl Row {
 
     /// The name that a client asked a resolver for: printable text.
     pub fn server_name(&self) -> Option<String> {
-        let printable = |each: char| if each.is_ascii_graphic() { each } else { '?' };
-        let name = self.name.as_ref()?;
-        Some(name.chars().map(printable).collect())
+        self.name.as_deref().map(printable)
+    }
+
+    /// What the process is called: printable text.
+    pub fn process_name(&self) -> Option<String> {
+        self.process.as_deref().map(printable)
+    }
+
+    /// The process in few characters: `curl (4711)`, or its number alone.
+    pub fn process_text(&self) -> Option<String> {
+        let pid = self.pid?;
+        Some(match self.process_name() {
+            Some(name) => format!("{name} ({pid})"),
+            None => format!("process {pid}"),
+        })
     }
 
     /// The server as its client asked for it; `None` at the other end.
@@ -213,6 +237,15 @@ impl Row {
     pub const fn trace_id(&self) -> u128 {
         (self.trace_high as u128) << 64 | self.trace_low as u128
     }
+}
+
+/// Whoever chose the name chose its characters, too.
+fn printable(text: &str) -> String {
+    let printable = |each: char| match each.is_ascii_graphic() {
+        true => each,
+        false => '?',
+    };
+    text.chars().map(printable).collect()
 }
 
 impl From<Role> for End {

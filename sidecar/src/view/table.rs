@@ -73,8 +73,8 @@ pub fn head(style: Style) -> String {
     style.head(&text)
 }
 
-/// The row of a flow, closed or open.
-pub fn flow(flow: &Row, style: Style) -> String {
+/// The row of a flow, closed or open. Its process is named unless it is `own`, the command itself.
+pub fn flow(flow: &Row, own: Option<u32>, style: Style) -> String {
     let shown = |ns: Option<u64>| ns.map_or_else(|| "-".to_owned(), |ns| duration(ns as f64 / 1e9));
     let role = match flow.role() {
         Role::Unknown => "-",
@@ -100,8 +100,12 @@ pub fn flow(flow: &Row, style: Style) -> String {
     let mut text = row(cells.each_ref().map(String::as_str));
     // Each may be too long for the column.
     let asked = flow.asked().map(|asked| asked.to_string());
-    for asked in flow.server_name().into_iter().chain(asked) {
-        let line = format!("{:<6} asked for {asked}", "");
+    let asked = flow.server_name().into_iter().chain(asked);
+    let asked = asked.map(|asked| format!("asked for {asked}"));
+    let process = flow.process_text().filter(|_| flow.pid != own);
+    let process = process.map(|process| format!("by {process}"));
+    for more in asked.chain(process) {
+        let line = format!("{:<6} {more}", "");
         text.push('\n');
         text.push_str(line.get(..COLUMNS).unwrap_or(&line));
     }
@@ -303,7 +307,7 @@ mod tests {
             ..example::closed(1)
         };
         let open = Row::of(&open, &Anchor::new(Monotonic(0), 0));
-        let (head, row) = (head(Style::Plain), flow(&open, Style::Plain));
+        let (head, row) = (head(Style::Plain), flow(&open, None, Style::Plain));
         let under = |name: &str| {
             let end = head.find(name).expect("a column") + name.len();
             row[..end].rsplit(' ').next().expect("a cell")

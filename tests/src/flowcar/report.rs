@@ -22,6 +22,10 @@ pub struct FlowLine {
     pub server: Option<Address>,
     /// Of clients whose server has a name.
     pub server_name: Option<String>,
+    /// Of connections whose call of `connect()` or `listen()` was seen.
+    pub process: Option<ProcessLine>,
+    /// Of connections of a container.
+    pub container: Option<String>,
     pub opened_at: String,
     pub duration_s: f64,
     pub connect_s: Option<f64>,
@@ -43,6 +47,16 @@ pub struct FlowLine {
 fn end_or_open<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     let end = Option::<String>::deserialize(from)?;
     Ok(end.unwrap_or_else(|| "open".to_owned()))
+}
+
+/// A flow's process.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProcessLine {
+    /// In the initial PID namespace.
+    pub pid: u32,
+    /// Where /proc showed it.
+    pub name: Option<String>,
 }
 
 /// An end of a flow.

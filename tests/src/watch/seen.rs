@@ -9,12 +9,13 @@ use flowcar::sink::Received;
 use opentelemetry_proto::tonic::{
     common::v1::{KeyValue, any_value::Value},
     metrics::v1::{metric::Data, number_data_point},
+    resource::v1::Resource,
     trace::v1::Span,
 };
 
 use crate::traffic::ConnectionReport;
 
-/// A point of a metric: its attributes and its value.
+/// A point of a metric: its attributes, with `container.id` of its resource, and its value.
 pub type Point = (BTreeMap<String, String>, f64);
 
 /// What it sent.
@@ -39,7 +40,7 @@ pub struct Seen {
 /// One span.
 #[derive(Clone, Debug)]
 pub struct Flow {
-    /// Its attributes as texts.
+    /// Its attributes as texts, and `container.id` of its resource.
     pub attributes: BTreeMap<String, String>,
     /// The trace that it belongs to.
     pub trace_id: Vec<u8>,
@@ -71,24 +72,30 @@ impl Seen {
     pub(super) fn take(&mut self, export: Received) {
         match export {
             Received::Traces(request) => {
-                let scopes = request
-                    .resource_spans
-                    .into_iter()
-                    .flat_map(|of| of.scope_spans);
-                let flows = scopes.flat_map(|of| of.spans).map(|span| Flow::of(&span));
                 let port = self.receiver_in_the_pod.then_some(self.receiver_port);
                 let own = |flow: &Flow| {
                     [flow.peer, flow.local]
                         .iter()
                         .any(|end| Some(end.port()) == port)
                 };
-                self.flows.extend(flows.filter(|flow| !own(flow)));
+                for resource in request.resource_spans {
+                    let container = container_of(resource.resource.as_ref());
+                    let spans = resource.scope_spans.into_iter().flat_map(|of| of.spans);
+                    let flows = spans.map(|span| Flow::of(&span, &container));
+                    self.flows.extend(flows.filter(|flow| !own(flow)));
+                }
             }
             Received::Metrics(request) => {
                 self.reports += 1;
                 self.metrics.clear();
                 self.counted_unix_ns = (u64::MAX, 0);
                 for resource in request.resource_metrics {
+                    let container = container_of(resource.resource.as_ref());
+                    let texts = |attributes: &[KeyValue]| {
+                        let mut all = texts(attributes);
+                        all.extend(container.clone());
+                        all
+                    };
                     let scopes = resource.scope_metrics.into_iter();
                     let metrics = scopes.flat_map(|of| {
                         let scope = of.scope.unwrap_or_default().attributes;
@@ -104,7 +111,8 @@ impl Seen {
                                 let counts = counts
                                     .filter(|of| of.start_time_unix_nano < of.time_unix_nano)
                                     .map(|of| (texts(&of.attributes), of.count as f64));
-                                self.metrics.insert(metric.name, counts.collect());
+                                let all = self.metrics.entry(metric.name).or_default();
+                                all.extend(counts);
                                 continue;
                             }
                             _ => continue,
@@ -125,7 +133,8 @@ impl Seen {
                             };
                             (texts(&point.attributes), value)
                         });
-                        self.metrics.insert(metric.name, points.collect());
+                        let points: Vec<_> = points.collect();
+                        self.metrics.entry(metric.name).or_default().extend(points);
                     }
                 }
                 assert_eq!(self.sum("flowcar.self.books.unbalanced", &[]), 0.0);
@@ -202,8 +211,9 @@ impl Seen {
 }
 
 impl Flow {
-    fn of(span: &Span) -> Self {
-        let attributes = texts(&span.attributes);
+    fn of(span: &Span, container: &Option<(String, String)>) -> Self {
+        let mut attributes = texts(&span.attributes);
+        attributes.extend(container.clone());
         let address = |end: &str| {
             let ip: Option<IpAddr> = attributes
                 .get(&format!("network.{end}.address"))
@@ -268,6 +278,14 @@ pub fn bytes_hold(flow: &Flow, application: &ConnectionReport) {
         (application.sent, application.received),
         "{flow:?} of {application:?}"
     );
+}
+
+/// `container.id` of a resource.
+fn container_of(resource: Option<&Resource>) -> Option<(String, String)> {
+    let attributes = texts(&resource?.attributes);
+    attributes
+        .get_key_value("container.id")
+        .map(|(name, id)| (name.clone(), id.clone()))
 }
 
 fn texts(attributes: &[KeyValue]) -> BTreeMap<String, String> {

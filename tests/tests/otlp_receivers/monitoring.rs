@@ -42,6 +42,7 @@ struct Pod {
 
 fn key(peer: [u8; 4]) -> SeriesKey {
     SeriesKey::Flows {
+        container: None,
         role: Role::Client,
         peer: Peer::Address(peer.into()),
         server_port: Some(8080),
@@ -50,6 +51,7 @@ fn key(peer: [u8; 4]) -> SeriesKey {
 
 fn server() -> SeriesKey {
     SeriesKey::Flows {
+        container: None,
         role: Role::Server,
         peer: Peer::Unnamed,
         server_port: Some(80),

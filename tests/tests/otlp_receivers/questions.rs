@@ -29,11 +29,13 @@ const OFF: f64 = 10.0 / 300.0 * 1.1;
 /// What happens: 15 connections opened and 5 refused to a server, and what a listener of this pod goes through.
 fn traffic(since_unix_ns: u64, times: u64) -> BTreeMap<SeriesKey, Series> {
     let client = SeriesKey::Flows {
+        container: None,
         role: Role::Client,
         peer: Peer::Asked([10, 1, 2, 3].into()),
         server_port: Some(8080),
     };
     let server = SeriesKey::Flows {
+        container: None,
         role: Role::Server,
         peer: Peer::Unnamed,
         server_port: Some(80),

@@ -33,6 +33,7 @@ pub(super) fn snapshot() -> Snapshot {
     let now = Anchor::now();
     let at_unix_ns = now.unix_ns(now.monotonic());
     let key = SeriesKey::Flows {
+        container: None,
         role: Role::Client,
         peer: Peer::Address([10, 1, 2, 3].into()),
         server_port: Some(8080),
@@ -137,6 +138,7 @@ pub(super) fn flow(role: Role, client_isn: u32, server_isn: u32) -> (Flow, Ancho
         exchanges: millis(&[(30, 1)]),
         asked: None,
         name: None,
+        origin: Default::default(),
         start_seen: true,
         polled: false,
         adopted: None,

@@ -29,6 +29,7 @@ fn report(peers: usize, rounds: u64) -> Snapshot {
     report.series = (0..peers)
         .map(|peer| {
             let key = SeriesKey::Flows {
+                container: None,
                 role: Role::Client,
                 peer: Peer::Address(
                     format!("10.7.{}.{}", peer / 250, peer % 250)

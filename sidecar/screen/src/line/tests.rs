@@ -56,6 +56,7 @@ fn answers_are_the_same_after_they_were_sent() {
             rtt_p50_ns: None,
             rtt_p99_ns: Some(7),
             exchange_p99_ns: Some(8),
+            process: Some("curl 4711".to_owned()),
         }],
         left_out: 2,
     });

@@ -133,6 +133,12 @@ pub(super) fn connection_cells(width: usize, has_pods: bool) -> Vec<Cell> {
     if width >= 100 {
         others.insert(6, cell("rtt99", 7, None));
         others.insert(7, cell("exch99", 7, None));
+        if width >= WIDE {
+            others.push(Cell {
+                left: true,
+                ..cell(" process", 24, None)
+            });
+        }
     } else if has_pods {
         // The pod is worth more than the sums of which the rates are there.
         others.retain(|of| !["open for", "sent", "recv"].contains(&of.head));
@@ -171,6 +177,10 @@ pub(super) fn connection_texts(pod: &str, connection: &Connection) -> Vec<(&'sta
         ("exch99", shown(counts.exchange_p99_ns)),
         ("retr", counts.retransmits.to_string()),
         (" held back", format!(" {}", connection.held_back.word())),
+        (
+            " process",
+            format!(" {}", counts.process.as_deref().unwrap_or("-")),
+        ),
     ]
 }
 

@@ -164,7 +164,7 @@ impl Connections {
         let before = std::mem::take(&mut self.before);
         let connections = answer.all.into_iter().map(|counts| {
             let before = before.get(&counts.cookie).filter(|_| known);
-            let connection = Connection::since(before, counts, seconds);
+            let connection = Connection::since(before, counts.clone(), seconds);
             self.before.insert(counts.cookie, counts);
             connection
         });

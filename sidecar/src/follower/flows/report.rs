@@ -34,6 +34,7 @@ impl Flows {
             ("failed", count(Counter::FailedDropped)),
             ("detail", count(Counter::DetailRefused)),
             ("dns", count(Counter::DnsDropped)),
+            ("origin", count(Counter::OriginDropped)),
             (
                 "asked",
                 count(Counter::AskedDropped) + self.table.asked_dropped(),
@@ -50,6 +51,9 @@ impl Flows {
             .map(|(reason, count)| (reason.name(), *count))
             .collect();
         self_metrics.unnamed = self.unnamed.clone();
+        if let Some(containers) = &self.origins.containers {
+            self_metrics.unresolved_containers = containers.unresolved().clone();
+        }
         self_metrics.records_malformed = self.malformed;
         self_metrics.flows_inexact = self.inexact;
         self_metrics.table_over_capacity = self.table.over_capacity();

@@ -10,7 +10,7 @@ use prost::Message as _;
 
 use crate::{
     otlp::{
-        points::{self, PointId},
+        points::{self, PointId, ResourceId},
         split::Chunk,
     },
     snapshot::Snapshot,
@@ -79,27 +79,36 @@ fn ids(part: &Chunk) -> Vec<PointId> {
     let mut request = ExportMetricsServiceRequest::decode(part.body.clone())
         .expect("what was encoded here decodes");
     metrics(&mut request)
-        .flat_map(|of| of.iter().flat_map(points::ids).collect::<Vec<_>>())
+        .flat_map(|(resource, of)| {
+            let ids = of
+                .iter()
+                .flat_map(move |metric| points::ids(resource, metric));
+            ids.collect::<Vec<_>>()
+        })
         .collect()
 }
 
 fn retain(request: &mut ExportMetricsServiceRequest, keep: impl Fn(&PointId) -> bool) {
-    for metrics in metrics(request) {
-        metrics.retain_mut(|metric| points::retain(metric, &keep));
+    for (resource, metrics) in metrics(request) {
+        metrics.retain_mut(|metric| points::retain(resource, metric, &keep));
     }
 }
 
-/// Adds the metrics of another request of the same resource and scope.
+/// Adds the metrics of another request of the same resources and scopes: both are of one report.
 fn add(to: &mut ExportMetricsServiceRequest, mut from: ExportMetricsServiceRequest) {
-    for (to, from) in metrics(to).zip(metrics(&mut from)) {
+    for ((_, to), (_, from)) in metrics(to).zip(metrics(&mut from)) {
         to.append(from);
     }
 }
 
-/// The metrics of each scope.
-fn metrics(request: &mut ExportMetricsServiceRequest) -> impl Iterator<Item = &mut Vec<Metric>> {
+/// The metrics of each scope, and its resource.
+fn metrics(
+    request: &mut ExportMetricsServiceRequest,
+) -> impl Iterator<Item = (ResourceId, &mut Vec<Metric>)> {
     let resources = request.resource_metrics.iter_mut();
-    resources
-        .flat_map(|resource| &mut resource.scope_metrics)
-        .map(|scope| &mut scope.metrics)
+    resources.flat_map(|resource| {
+        let id = ResourceId::of(resource);
+        let scopes = resource.scope_metrics.iter_mut();
+        scopes.map(move |scope| (id, &mut scope.metrics))
+    })
 }

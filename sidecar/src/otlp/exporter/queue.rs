@@ -10,7 +10,10 @@ use super::{
     priority::Priority,
     reservoir::{Offer, Reservoir},
 };
-use crate::otlp::{exemplars::Candidates, names::attribute};
+use crate::{
+    flow::ContainerId,
+    otlp::{exemplars::Candidates, names::attribute},
+};
 
 /// Spans of one export, at most: OpenTelemetry's default.
 pub(super) const BATCH: usize = 512;
@@ -40,6 +43,8 @@ pub(in crate::otlp) struct Bounds {
 pub(super) struct Entry {
     pub(super) span: SpanData,
     pub(super) candidates: Option<Candidates>,
+    /// The container whose resource it is of; `None` of the pod's.
+    pub(super) container: Option<ContainerId>,
     priority: Priority,
     bytes: usize,
     came: Instant,
@@ -68,6 +73,7 @@ impl Entry {
     pub(super) fn new(
         mut span: SpanData,
         candidates: Option<Candidates>,
+        container: Option<ContainerId>,
         priority: Priority,
         came: Instant,
     ) -> Self {
@@ -78,6 +84,7 @@ impl Entry {
             bytes: bytes(&span) + size_of::<Self>(),
             span,
             candidates,
+            container,
             priority,
             came,
         }

@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     config::Signal,
+    flow::ContainerId,
     otlp::{
         error::{Accepted, ExportError},
         exemplars::Candidates,
@@ -84,7 +85,7 @@ impl SpanLane {
             queue: Arc::clone(&queue),
             hurry: hurried,
             transport,
-            resource: ResourceAttributesWithSchema::from(&resource.to_sdk()),
+            resource: resource.clone(),
             size: SizeLimit::default(),
             stats: stats.clone(),
             exemplars,
@@ -105,11 +106,13 @@ impl SpanLane {
         self.task.ended().await
     }
 
-    /// Queues the span that `make` makes, if one may be queued now. Within a class the lower rank comes first.
+    /// Queues the span that `make` makes, if one may be queued now: one of the container's resource, or of the pod's. Within a class the
+    /// lower rank comes first.
     pub(super) fn send(
         &self,
         priority: Priority,
         rank: u64,
+        container: Option<&ContainerId>,
         make: impl FnOnce() -> (SpanData, Option<Candidates>),
     ) {
         let now = Instant::now();
@@ -117,7 +120,7 @@ impl SpanLane {
         let quiet = waiting.due().is_none();
         let dropped = waiting.offer(priority, rank, now, || {
             let (span, candidates) = make();
-            Entry::new(span, candidates, priority, now)
+            Entry::new(span, candidates, container.cloned(), priority, now)
         });
         drop(waiting);
         if quiet {
@@ -218,7 +221,7 @@ struct Sender<T> {
     queue: Arc<Queue>,
     hurry: watch::Receiver<bool>,
     transport: T,
-    resource: ResourceAttributesWithSchema,
+    resource: Resource,
     size: SizeLimit,
     stats: ExportStats,
     exemplars: Exemplary,
@@ -252,6 +255,8 @@ impl<T: Transport<Batch>> Sender<T> {
     /// position.
     async fn send(&mut self, mut batch: Vec<Entry>) -> Option<ExportError> {
         let most = self.size.most();
+        // A part has the spans of one resource.
+        batch.sort_by(|one, other| one.container.cmp(&other.container));
         let mut outbox = Outbox::new(Signal::Traces, self.encode(&batch, most), most);
         let mut failed = None;
         while let Some(next) = outbox.next() {
@@ -291,10 +296,27 @@ impl<T: Transport<Batch>> Sender<T> {
         failed
     }
 
-    /// The batch in parts of at most `most` bytes.
+    /// The batch in parts of at most `most` bytes and of one resource.
     fn encode(&self, batch: &[Entry], most: usize) -> Vec<Chunk> {
-        let resource_spans = group_spans_by_resource_and_scope(spans(batch), &self.resource);
-        split::traces(ExportTraceServiceRequest { resource_spans }, most)
+        let groups = batch.chunk_by(|one, other| one.container == other.container);
+        let resource_spans = groups.flat_map(|group| {
+            let resource = self.resource_of(group).to_sdk();
+            let resource = ResourceAttributesWithSchema::from(&resource);
+            group_spans_by_resource_and_scope(spans(group), &resource)
+        });
+        let request = ExportTraceServiceRequest {
+            resource_spans: resource_spans.collect(),
+        };
+        split::traces(request, most)
+    }
+
+    /// The resource of spans of one container, or of none.
+    fn resource_of(&self, group: &[Entry]) -> Resource {
+        let container = group.first().and_then(|entry| entry.container.as_ref());
+        match container {
+            Some(id) => self.resource.of_container(id),
+            None => self.resource.clone(),
+        }
     }
 
     async fn send_part(&mut self, part: &Chunk, of: &[Entry]) -> Result<Accepted, ExportError> {
@@ -302,6 +324,7 @@ impl<T: Transport<Batch>> Sender<T> {
         let batch = Batch {
             encoded: part.body.clone(),
             spans: spans(of),
+            resource: self.resource_of(of),
         };
         let outcome = self.transport.send(batch).await;
         settle(

@@ -15,7 +15,10 @@ use opentelemetry_proto::tonic::{
     },
 };
 
-use crate::otlp::{names, points};
+use crate::otlp::{
+    names,
+    points::{self, ResourceId},
+};
 
 /// Points of zero are not sent for a time longer ago: Prometheus refuses samples that are older than half its block, an hour, and
 /// with them the whole request.
@@ -29,6 +32,13 @@ pub(super) struct Starts {
     settled_unix_ns: Option<u64>,
     /// Counts reports.
     report: u64,
+}
+
+/// The resource of points.
+#[derive(Clone, Copy)]
+struct Of {
+    id: ResourceId,
+    is_own: bool,
 }
 
 /// The state of one point.
@@ -59,7 +69,13 @@ impl Starts {
         self.report += 1;
         let since = self.settled_unix_ns.unwrap_or(start_unix_ns);
         let since = since.max(at_unix_ns.saturating_sub(OLDEST_NS));
-        for (resource, of) in request.resource_metrics.iter_mut().enumerate() {
+        // flowcar's own resource is the last one.
+        let own = request.resource_metrics.len().saturating_sub(1);
+        for (number, of) in request.resource_metrics.iter_mut().enumerate() {
+            let resource = Of {
+                id: ResourceId::of(of),
+                is_own: number == own && number > 0,
+            };
             for metric in of.scope_metrics.iter_mut().flat_map(|of| &mut of.metrics) {
                 self.metric(resource, metric, since);
             }
@@ -80,7 +96,7 @@ impl Starts {
         });
     }
 
-    fn metric(&mut self, resource: usize, metric: &mut Metric, since: u64) {
+    fn metric(&mut self, resource: Of, metric: &mut Metric, since: u64) {
         const CUMULATIVE: i32 = AggregationTemporality::Cumulative as i32;
         let name = metric.name.as_str();
         match &mut metric.data {
@@ -101,10 +117,10 @@ impl Starts {
         }
     }
 
-    fn begin<P: Point>(&mut self, resource: usize, name: &str, all: &mut Vec<P>, since: u64) {
+    fn begin<P: Point>(&mut self, resource: Of, name: &str, all: &mut Vec<P>, since: u64) {
         let mut with_zeros = Vec::with_capacity(all.len());
         for mut point in all.drain(..) {
-            let id = points::hash(resource, name, point.attributes());
+            let id = points::hash(resource.id, name, point.attributes());
             let start = self.start(resource, id, since);
             point.begins(start.at_unix_ns);
             if !start.is_settled {
@@ -115,9 +131,9 @@ impl Starts {
         *all = with_zeros;
     }
 
-    fn levels(&mut self, resource: usize, name: &str, all: &mut Vec<NumberDataPoint>, since: u64) {
+    fn levels(&mut self, resource: Of, name: &str, all: &mut Vec<NumberDataPoint>, since: u64) {
         all.retain_mut(|point| {
-            let id = points::hash(resource, name, &point.attributes);
+            let id = points::hash(resource.id, name, &point.attributes);
             let is_zero = matches!(point.value, Some(Value::AsInt(0)));
             let is_live = name == names::LIVE.name;
             let is_known = self
@@ -135,7 +151,7 @@ impl Starts {
         });
     }
 
-    fn start(&mut self, resource: usize, id: u64, since: u64) -> &mut Start {
+    fn start(&mut self, resource: Of, id: u64, since: u64) -> &mut Start {
         let report = self.report;
         let start = self.points.entry(id).or_insert(Start {
             at_unix_ns: since,
@@ -143,7 +159,7 @@ impl Starts {
             is_zero: false,
             was_zero: false,
             report,
-            is_own: resource > 0,
+            is_own: resource.is_own,
         });
         start.report = report;
         start

@@ -88,6 +88,7 @@ fn start(endpoint: &str, vars: &[(&str, &str)]) -> Exporter {
 
 fn snapshot(at: u64, bytes_sent: u64) -> Snapshot {
     let key = SeriesKey::Flows {
+        container: None,
         role: Role::Client,
         peer: Peer::Address([10, 0, 0, 2].into()),
         server_port: Some(8080),

@@ -106,6 +106,12 @@ fn details(encoder: &mut Encoder<'_>) {
         name::UNNAMED_REASON,
         |self_metrics| &self_metrics.unnamed,
     );
+    counted_by(
+        encoder,
+        names::SELF_CONTAINER_UNRESOLVED,
+        name::CONTAINER_REASON,
+        |self_metrics| &self_metrics.unresolved_containers,
+    );
     let sockets = now.sockets.iter();
     let sockets =
         sockets.map(|(side, count)| (vec![text(name::SOCKET_SCOPE, side)], signed(*count)));

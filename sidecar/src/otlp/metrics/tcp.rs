@@ -6,7 +6,7 @@ use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
 
 use super::{CountPoint, DurationPoint, Encoder, attribute, signed, text};
 use crate::{
-    flow::{AdoptedBy, CountedClose, Failure, Retransmits, RttKind},
+    flow::{AdoptedBy, ContainerId, CountedClose, Failure, Retransmits, RttKind},
     histogram::Histogram,
     otlp::{
         exemplars::Measure,
@@ -23,11 +23,35 @@ struct Pair<'a> {
     before: Option<&'a Series>,
 }
 
+/// The metrics of the flows whose container is not known, or that have none, and of connections in no series.
 pub(super) fn encode(encoder: &mut Encoder<'_>) {
+    let unattributed = unattributed(encoder);
+    encode_series(encoder, None, unattributed);
+    let (now, before) = (encoder.now, encoder.before);
+    let lost = |snapshot: &BTreeMap<_, u64>, key| snapshot.get(key).copied().unwrap_or(0);
+    let lost = now.lost.iter().map(|(reason, count)| CountPoint {
+        attributes: vec![text(name::LOST_REASON, reason.name())],
+        now: *count,
+        before: before.map_or(0, |before| lost(&before.lost, reason)),
+    });
+    encoder.counter(names::LOST, lost.collect());
+}
+
+/// The metrics of a container's flows.
+pub(super) fn encode_container(encoder: &mut Encoder<'_>, container: &ContainerId) {
+    encode_series(encoder, Some(container), Unattributed::default());
+}
+
+fn encode_series(
+    encoder: &mut Encoder<'_>,
+    container: Option<&ContainerId>,
+    unattributed: Unattributed,
+) {
     let (now, before) = (encoder.now, encoder.before);
     let pairs: Vec<_> = now
         .series
         .iter()
+        .filter(|(key, _)| key.container() == container)
         .map(|(key, series)| Pair {
             attributes: series_attributes(key),
             now: series,
@@ -38,19 +62,41 @@ pub(super) fn encode(encoder: &mut Encoder<'_>) {
         })
         .collect();
     histograms(encoder, &pairs);
-    connections(encoder, &pairs);
+    connections(encoder, &pairs, unattributed);
     traffic(encoder, &pairs);
-    let lost = |snapshot: &BTreeMap<_, u64>, key| snapshot.get(key).copied().unwrap_or(0);
-    let lost = now.lost.iter().map(|(reason, count)| CountPoint {
-        attributes: vec![text(name::LOST_REASON, reason.name())],
-        now: *count,
-        before: before.map_or(0, |before| lost(&before.lost, reason)),
-    });
-    encoder.counter(names::LOST, lost.collect());
+}
+
+/// Points of connections in no series.
+#[derive(Default)]
+struct Unattributed {
+    opened: Option<CountPoint>,
+    adopted: Option<CountPoint>,
+}
+
+/// Those opened and those adopted.
+fn unattributed(encoder: &Encoder<'_>) -> Unattributed {
+    let before = encoder
+        .before
+        .map_or(UnattributedCounts::default(), |before| before.unattributed);
+    let now = encoder.now.unattributed;
+    let point = |extra: Option<KeyValue>, pick: fn(&UnattributedCounts) -> u64| {
+        let mark = attribute(name::UNATTRIBUTED, Value::BoolValue(true));
+        CountPoint {
+            attributes: extra.into_iter().chain([mark]).collect(),
+            now: pick(&now),
+            before: pick(&before),
+        }
+    };
+    let restart = text(name::ADOPTED_BY, AdoptedBy::Restart.name());
+    Unattributed {
+        opened: Some(point(None, |of| of.opened)),
+        adopted: Some(point(Some(restart), |of| of.adopted_at_restart)),
+    }
 }
 
 fn series_attributes(key: &SeriesKey) -> Vec<KeyValue> {
     let SeriesKey::Flows {
+        container: _,
         role: of,
         peer,
         server_port,
@@ -132,8 +178,8 @@ fn by<'a, K: Ord + 'a>(
     encoder.histograms(metric, points);
 }
 
-fn connections(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>]) {
-    opened(encoder, pairs);
+fn connections(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>], unattributed: Unattributed) {
+    opened(encoder, pairs, unattributed);
     let closed = pairs.iter().flat_map(|pair| {
         pair.now.closed.keys().map(|end| {
             let count = |series: &Series| series.closed.get(end).copied().unwrap_or(0);
@@ -155,24 +201,12 @@ fn connections(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>]) {
 }
 
 /// Connections opened and adopted, and the unattributed ones of both.
-fn opened(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>]) {
-    let before = encoder
-        .before
-        .map_or(UnattributedCounts::default(), |before| before.unattributed);
-    let now = encoder.now.unattributed;
-    let unattributed = |extra: Option<KeyValue>, pick: fn(&UnattributedCounts) -> u64| {
-        let mark = attribute(name::UNATTRIBUTED, Value::BoolValue(true));
-        CountPoint {
-            attributes: extra.into_iter().chain([mark]).collect(),
-            now: pick(&now),
-            before: pick(&before),
-        }
-    };
+fn opened(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>], unattributed: Unattributed) {
     let opened = pairs
         .iter()
         .map(|pair| pair.count([], |series| series.opened));
-    let lost = unattributed(None, |unattributed| unattributed.opened);
-    encoder.counter(names::OPENED, opened.chain([lost]).collect());
+    let lost = unattributed.opened;
+    encoder.counter(names::OPENED, opened.chain(lost).collect());
     let by = |by: AdoptedBy| (name::ADOPTED_BY, by.name());
     let adopted = pairs.iter().flat_map(|pair| {
         [
@@ -180,11 +214,8 @@ fn opened(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>]) {
             pair.count([by(AdoptedBy::Restart)], |of| of.adopted_at_restart),
         ]
     });
-    let (name, value) = by(AdoptedBy::Restart);
-    let lost = unattributed(Some(text(name, value)), |unattributed| {
-        unattributed.adopted_at_restart
-    });
-    encoder.counter(names::ADOPTED, adopted.chain([lost]).collect());
+    let lost = unattributed.adopted;
+    encoder.counter(names::ADOPTED, adopted.chain(lost).collect());
 }
 
 fn traffic(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>]) {

@@ -61,6 +61,7 @@ fn recorded(durations_ns: &[u64]) -> Histogram {
 
 fn key() -> SeriesKey {
     SeriesKey::Flows {
+        container: None,
         role: Role::Client,
         peer: Peer::Address([10, 1, 2, 3].into()),
         server_port: Some(8080),
@@ -137,6 +138,7 @@ fn full() -> Snapshot {
             unfollowed_ns: 1_500_000_000,
             dns_dropped: [("unasked", 2)].into(),
             unnamed: [("expired", 3)].into(),
+            unresolved_containers: [("no_cgroup", 2)].into(),
             log_lines_dropped: 2,
             series: 1,
             exports: BTreeMap::from([(("metrics", "success"), 3)]),
@@ -289,6 +291,80 @@ fn overflow_series_has_only_the_overflow_attribute() {
         attributes(&live.attributes),
         BTreeMap::from([("otel.metric.overflow", "true".to_owned())])
     );
+}
+
+/// The pod's resource has what is of no container, and the connections of none.
+#[test]
+fn each_container_is_a_resource_with_its_own_series() {
+    let mut snapshot = full();
+    let bytes = |container: Option<&str>, bytes_sent| {
+        let SeriesKey::Flows {
+            role,
+            peer,
+            server_port,
+            ..
+        } = key()
+        else {
+            panic!("a key of flows");
+        };
+        let container = container.map(Into::into);
+        let key = SeriesKey::Flows {
+            container,
+            role,
+            peer,
+            server_port,
+        };
+        let series = Series {
+            bytes_sent,
+            ..Series::default()
+        };
+        (key, series)
+    };
+    snapshot
+        .series
+        .extend([bytes(Some("bbbb"), 7), bytes(Some("aaaa"), 5)]);
+    let config = Config::from_vars([]).expect("defaults");
+    let host = Host {
+        instance: Some("host".to_owned()),
+        ..web()
+    };
+    let resource = Resource::new(&config, &host);
+    let exemplars = Exemplars::default();
+    let request = encode(&snapshot, &resource, PLAIN, None, &exemplars, true);
+    let found = request.resource_metrics.iter().map(|of| {
+        let resource = attributes(&of.resource.as_ref().expect("one").attributes);
+        let text = |name: &str| resource.get(name).cloned().unwrap_or_default();
+        let metrics = &of.scope_metrics[0].metrics;
+        let names: BTreeSet<_> = metrics.iter().map(|metric| metric.name.as_str()).collect();
+        let io = names.contains("flowcar.tcp.io").then(|| {
+            let of = by_attribute(sum(metrics, "flowcar.tcp.io"), "network.io.direction");
+            of["transmit"]
+        });
+        let lost = names.contains("flowcar.tcp.connection.lost");
+        (
+            text("service.name"),
+            text("service.instance.id"),
+            text("container.id"),
+            io,
+            lost,
+        )
+    });
+    let of = |service: &str, instance: &str, container: &str, io, lost| {
+        (
+            service.to_owned(),
+            instance.to_owned(),
+            container.to_owned(),
+            io,
+            lost,
+        )
+    };
+    let expected = [
+        of("web", "host", "", Some(100), true),
+        of("web", "host.aaaa", "aaaa", Some(5), false),
+        of("web", "host.bbbb", "bbbb", Some(7), false),
+        of("flowcar", "host", "", None, false),
+    ];
+    assert_eq!(found.collect::<Vec<_>>(), expected);
 }
 
 #[test]

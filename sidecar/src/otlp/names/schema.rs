@@ -191,7 +191,7 @@ mod tests {
     }
 
     /// Names of OpenTelemetry's registry, in the version of the manifest.
-    const REGISTERED: [&str; 26] = [
+    const REGISTERED: [&str; 28] = [
         "client.address",
         "client.port",
         "error.type",
@@ -211,7 +211,9 @@ mod tests {
         "otel.sdk.processor.span.queue.capacity",
         "otel.sdk.processor.span.queue.size",
         "process.cpu.time",
+        "process.executable.name",
         "process.memory.usage",
+        "process.pid",
         "server.address",
         "server.port",
         "service.name",

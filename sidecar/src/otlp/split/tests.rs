@@ -228,11 +228,15 @@ fn points_are_distinguished_by_metric_and_attributes() {
         metric("a".to_owned(), 1, &[1, 2]),
         metric("b".to_owned(), 1, &[1, 2]),
     ];
-    let ids: BTreeSet<_> = metrics.iter().flat_map(points::ids).collect();
+    let of = points::ResourceId::of(&ResourceMetrics::default());
+    let ids: BTreeSet<_> = metrics
+        .iter()
+        .flat_map(|one| points::ids(of, one))
+        .collect();
     assert_eq!(ids.len(), 4);
     let mut one = metrics[0].clone();
-    let first = points::ids(&one)[0].clone();
-    assert!(points::retain(&mut one, |id| *id == first));
-    assert_eq!(points::ids(&one), [first]);
-    assert!(!points::retain(&mut one, |_| false));
+    let first = points::ids(of, &one)[0].clone();
+    assert!(points::retain(of, &mut one, |id| *id == first));
+    assert_eq!(points::ids(of, &one), [first]);
+    assert!(!points::retain(of, &mut one, |_| false));
 }

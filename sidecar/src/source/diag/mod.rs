@@ -65,6 +65,9 @@ pub enum DiagError {
     },
 }
 
+/// The most listeners whose cgroups are kept.
+const MOST_LISTENING: usize = 4_096;
+
 /// Polls sockets.
 pub struct DiagSource {
     requests: Requests,
@@ -75,6 +78,8 @@ pub struct DiagSource {
     taken: u64,
     scope: CgroupFilter,
     listeners: Listeners,
+    /// The followed listeners of the last dump.
+    listening: Vec<SocketSnapshot>,
     /// The network namespace's addresses as of this dump, except those that every namespace has; listed where they are needed.
     addresses: OnceCell<HashSet<IpAddr>>,
     counts: Counts,
@@ -115,6 +120,7 @@ impl DiagSource {
             taken: 0,
             scope,
             listeners: Listeners::default(),
+            listening: Vec::new(),
             addresses: OnceCell::new(),
             counts: Counts::default(),
             dropped_before: 0,
@@ -194,19 +200,33 @@ impl DiagSource {
     }
 
     /// Dumps the listeners. They also show the cgroup of sockets that no dump showed, by the listener that they came from.
-    fn dump_listeners(&mut self) -> Result<(), DiagError> {
+    ///
+    /// # Errors
+    /// [`DiagError::Netlink`], [`DiagError::Descriptors`].
+    pub fn dump_listeners(&mut self) -> Result<(), DiagError> {
         let mut listeners = std::mem::take(&mut self.listeners);
+        let mut listening = std::mem::take(&mut self.listening);
         listeners.begin();
+        listening.clear();
         let dumped = self.dump_states(StateFlags::LISTEN, |side, observed| {
             if side == Side::Inside {
                 listeners.saw(observed);
+                if listening.len() < MOST_LISTENING {
+                    listening.push(*observed);
+                }
             }
         });
+        self.listening = listening;
         if dumped.is_ok() {
             listeners.end();
         }
         self.listeners = listeners;
         dumped
+    }
+
+    /// The followed listeners of the last dump.
+    pub fn listening(&self) -> &[SocketSnapshot] {
+        &self.listening
     }
 
     /// Followed listeners, by port.

@@ -47,6 +47,7 @@ fn two_pods() -> Merged {
                 rtt_p50_ns: Some(1_500_000),
                 rtt_p99_ns: None,
                 exchange_p99_ns: None,
+                process: Some("nginx (815)".to_owned()),
             };
             let answer = Answer {
                 books: Books {

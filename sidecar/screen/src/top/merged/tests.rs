@@ -191,6 +191,7 @@ fn connections_are_those_of_the_opened_peer_with_their_pods() {
         rtt_p50_ns: None,
         rtt_p99_ns: None,
         exchange_p99_ns: None,
+        process: None,
     };
     let with = |at, of: &str, all| {
         let mut answer = answer(at, vec![peer(1, "db:5432")]);

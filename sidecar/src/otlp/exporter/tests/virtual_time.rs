@@ -371,7 +371,7 @@ proptest! {
                     isn += 1;
                     let flow = flow(isn);
                     let priority = if isn % 7 == 0 { Priority::High } else { Priority::Normal };
-                    lane.send(priority, flow.trace.trace_id as u64, || {
+                    lane.send(priority, flow.trace.trace_id as u64, None, || {
                         (span(&flow, &anchor(), &options), None)
                     });
                     let (count, bytes) = lane.queued();
@@ -421,7 +421,7 @@ fn sampled_spans_count_the_connections_of_a_busy_minute() {
             } else {
                 Priority::Normal
             };
-            lane.send(priority, flow.trace.trace_id as u64, || {
+            lane.send(priority, flow.trace.trace_id as u64, None, || {
                 (span(&flow, &anchor(), &options), None)
             });
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -471,7 +471,7 @@ fn spans_are_retried_for_15_minutes() {
             trace_parent: crate::config::TraceParent::Never,
             source: "ebpf".to_owned(),
         };
-        lane.send(Priority::Normal, 1, || {
+        lane.send(Priority::Normal, 1, None, || {
             (span(&flow(1), &anchor(), &options), None)
         });
         tokio::time::sleep(queue::RETRY_FOR - Duration::from_secs(1)).await;

@@ -2,12 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use opentelemetry_proto::tonic::{common::v1::KeyValue, metrics::v1::Metric};
+use opentelemetry_proto::tonic::{
+    common::v1::{AnyValue, KeyValue, any_value},
+    metrics::v1::Metric,
+    resource::v1::Resource as ProtoResource,
+};
 
 use super::*;
 
-/// The identity of a point within its report.
-type Id = (String, String);
+/// The identity of a point within its report: its metric, the container of its resource, and its attributes.
+type Id = (String, String, String);
+
+/// The containers of series and spans in turn: some have none.
+const CONTAINERS: [Option<&str>; 3] = [None, Some("c0ffee"), Some("decade")];
 
 /// Start and end.
 type Interval = (u64, u64);
@@ -21,7 +28,10 @@ struct Peers(BTreeMap<SeriesKey, Series>);
 impl Peers {
     fn new(count: usize) -> Self {
         let series = (0..count).map(|peer| {
+            // Containers have the same peers.
+            let (peer, container) = (peer / CONTAINERS.len(), CONTAINERS[peer % CONTAINERS.len()]);
             let key = SeriesKey::Flows {
+                container: container.map(Into::into),
                 role: Role::Client,
                 peer: Peer::Prefix(format!("10.0.{}.{}", peer / 250, peer % 250)),
                 server_port: Some(8080),
@@ -55,22 +65,50 @@ impl Peers {
     }
 }
 
-fn id(metric: &Metric, attributes: &[KeyValue]) -> Id {
-    (metric.name.clone(), format!("{attributes:?}"))
+fn id(metric: &Metric, container: &str, attributes: &[KeyValue]) -> Id {
+    let attributes = format!("{attributes:?}");
+    (metric.name.clone(), container.to_owned(), attributes)
+}
+
+/// `container.id`; empty where it is absent.
+fn container_of(resource: Option<&ProtoResource>) -> String {
+    let mut attributes = resource.into_iter().flat_map(|of| &of.attributes);
+    let id = attributes.find(|of| of.key == "container.id");
+    let text = |value: &AnyValue| match &value.value {
+        Some(any_value::Value::StringValue(text)) => text.clone(),
+        other => panic!("{other:?}"),
+    };
+    id.and_then(|id| id.value.as_ref())
+        .map(text)
+        .unwrap_or_default()
+}
+
+fn resource() -> Resource {
+    let host = Host {
+        instance: Some("host".to_owned()),
+        ..Host::default()
+    };
+    Resource::new(&config(&[]), &host)
 }
 
 /// Every point of the pod's counters and histograms that the receiver took, by identity.
 fn points(requests: &[ExportMetricsServiceRequest]) -> BTreeMap<Id, Vec<(Interval, Counted)>> {
     let mut all: BTreeMap<Id, Vec<_>> = BTreeMap::new();
-    let scopes = requests.iter().map(|request| {
-        let resource = &request.resource_metrics[0];
+    let resources = requests
+        .iter()
+        .flat_map(|request| &request.resource_metrics);
+    let metrics = resources.flat_map(|resource| {
         let names = &resource.resource.as_ref().expect("a resource").attributes;
         assert!(names.iter().any(|name| name.key == "service.name"));
         let scope = &resource.scope_metrics[0];
         assert_eq!(scope.scope.as_ref().expect("a scope").name, "flowcar");
+        let container = container_of(resource.resource.as_ref());
         scope
+            .metrics
+            .iter()
+            .map(move |metric| (container.clone(), metric))
     });
-    for metric in scopes.flat_map(|scope| &scope.metrics) {
+    for (container, metric) in metrics {
         assert!(!metric.unit.is_empty() && !metric.description.is_empty());
         match metric.data.as_ref().expect("data") {
             Data::Sum(sum) if sum.is_monotonic => {
@@ -83,7 +121,9 @@ fn points(requests: &[ExportMetricsServiceRequest]) -> BTreeMap<Id, Vec<(Interva
                         assert_eq!(value, 0, "what it begins with");
                         continue;
                     }
-                    let of = all.entry(id(metric, &point.attributes)).or_default();
+                    let of = all
+                        .entry(id(metric, &container, &point.attributes))
+                        .or_default();
                     of.push((times, (value, BTreeMap::new())));
                 }
             }
@@ -97,14 +137,16 @@ fn points(requests: &[ExportMetricsServiceRequest]) -> BTreeMap<Id, Vec<(Interva
                         assert_eq!(point.count, 0, "what it begins with");
                         continue;
                     }
-                    let of = all.entry(id(metric, &point.attributes)).or_default();
+                    let of = all
+                        .entry(id(metric, &container, &point.attributes))
+                        .or_default();
                     of.push((times, (point.count as i64, counts)));
                 }
             }
             _ => {}
         }
     }
-    all.retain(|(name, _), _| name.starts_with("flowcar.tcp."));
+    all.retain(|(name, ..), _| name.starts_with("flowcar.tcp."));
     all
 }
 
@@ -154,7 +196,7 @@ async fn reports(
 ) -> Outcome {
     let (mut scripted, taken) = Scripted::new(steps);
     scripted.most = most;
-    let resource = Resource::new(&config(&[]), &Host::default());
+    let resource = resource();
     let options = Options {
         temporality,
         histograms: Histograms::Exponential,
@@ -189,7 +231,7 @@ async fn reports(
 
 /// All of an application's points at a receiver without a limit.
 fn truth(peers: &Peers) -> BTreeMap<Id, Counted> {
-    let resource = Resource::new(&config(&[]), &Host::default());
+    let resource = resource();
     let options = Options {
         temporality: Temporality::Cumulative,
         histograms: Histograms::Exponential,
@@ -244,7 +286,8 @@ proptest! {
             let options = SpanOptions { trace_parent: crate::config::TraceParent::Never, source: "ebpf".to_owned() };
             for isn in 0..count {
                 let flow = flow(isn);
-                lane.send(Priority::Normal, u64::from(isn), || {
+                let container = CONTAINERS[isn as usize % CONTAINERS.len()].map(Into::into);
+                lane.send(Priority::Normal, u64::from(isn), container.as_ref(), || {
                     (span(&flow, &anchor(), &options), None)
                 });
             }
@@ -252,6 +295,18 @@ proptest! {
             assert_eq!(lane.queued(), (0, 0));
             let taken = taken.lock().expect("no panic");
             let ids: BTreeSet<_> = all_spans(&taken).map(|span| span.span_id.clone()).collect();
+            let containers: BTreeMap<_, _> = (0..count)
+                .map(|isn| {
+                    let container = CONTAINERS[isn as usize % CONTAINERS.len()];
+                    (flow(isn).trace.span_id.to_be_bytes().to_vec(), container.unwrap_or_default())
+                })
+                .collect();
+            for resource in taken.iter().flat_map(|request| &request.resource_spans) {
+                let container = container_of(resource.resource.as_ref());
+                for span in resource.scope_spans.iter().flat_map(|of| &of.spans) {
+                    assert_eq!(containers[&span.span_id], container);
+                }
+            }
             (ids.len() as u64, stats.read())
         });
         let dropped = self_metrics.spans_dropped.get("too_large").copied().unwrap_or(0);
@@ -268,7 +323,7 @@ proptest! {
 fn receiver_refusing_all_sizes_gets_few_requests() {
     let mut peers = Peers::new(2_000);
     peers.go_on(1, 1);
-    let resource = Resource::new(&config(&[]), &Host::default());
+    let resource = resource();
     let options = Options {
         temporality: Temporality::Delta,
         histograms: Histograms::Exponential,
@@ -325,6 +380,7 @@ fn too_large_item_is_counted_and_the_rest_arrives() {
     let mut peers = Peers::new(40);
     peers.go_on(1, 1);
     let long = SeriesKey::Flows {
+        container: None,
         role: Role::Client,
         peer: Peer::Prefix("x".repeat(20_000)),
         server_port: Some(1),
@@ -342,7 +398,7 @@ fn too_large_item_is_counted_and_the_rest_arrives() {
             &[(1, 1_000)],
         ));
         let found = points(&outcome.taken);
-        let arrived = found.keys().filter(|(name, _)| name == "flowcar.tcp.io");
+        let arrived = found.keys().filter(|(name, ..)| name == "flowcar.tcp.io");
         // Of all but one, and of sent bytes only: nothing was received.
         assert_eq!(arrived.count(), 40);
         assert!(outcome.self_metrics.too_large["metrics"] > 0);

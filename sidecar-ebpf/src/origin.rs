@@ -1,0 +1,250 @@
+//! Whose a socket is: the cgroup and the process that called `connect()` or `listen()`.
+//!
+//! Only in the context of a system call is the current task the caller. Of a server's socket, which comes out of an interrupt, its listener
+//! is known: `TCP_LISTEN_CB` where callbacks may ask for the current task (6.10), and before that the post_bind hooks (4.17; on a cgroup),
+//! which see every bound socket. The helpers are those of all hooks of sockets since 5.7.
+
+use core::arch::asm;
+
+use aya_ebpf::{
+    bindings::bpf_sock,
+    helpers::{
+        bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_netns_cookie,
+        bpf_get_socket_cookie,
+    },
+    macros::{cgroup_sock, map},
+    maps::Array,
+    programs::SockContext,
+};
+use flowcar_shared::{
+    counter::Counter,
+    origin::{CALLER, CLOSED_LISTENER, LISTENER, OriginRecord},
+    record::AF_INET,
+};
+
+use crate::{
+    ctx::{Ctx, TCP, now},
+    maps::{self, FORCE_WAKEUP, NO_WAKEUP, RECORDS, count},
+    verifier::put,
+};
+
+/// Who calls.
+#[derive(Clone, Copy)]
+pub(crate) struct Origin {
+    /// The id of its cgroup.
+    pub(crate) cgroup: u64,
+    /// The process, in the initial PID namespace.
+    pub(crate) tgid: u32,
+}
+
+/// A process that called `connect()`.
+#[repr(C)]
+struct Caller {
+    tgid: u32,
+    /// When it was reported, in units of 2^20 ns.
+    reported: u32,
+}
+
+/// How many [`CALLERS`] there are.
+const CALLER_COUNT: u32 = 4096;
+
+/// Processes that called `connect()`, by the lower bits of their numbers: 32 KiB. One entry where they are not reported.
+#[map]
+static CALLERS: Array<Caller> = Array::with_max_entries(CALLER_COUNT, 0);
+
+const _: () = assert!(CALLER_COUNT.is_power_of_two());
+
+/// A socket was bound to an IPv4 address. Always answers 1: it stays so.
+#[cgroup_sock(post_bind4)]
+pub(crate) fn flowcar_post_bind4(context: SockContext) -> i32 {
+    bound::<false>(context.sock);
+    1
+}
+
+/// A socket was bound to an IPv6 address. Always answers 1.
+#[cgroup_sock(post_bind6)]
+pub(crate) fn flowcar_post_bind6(context: SockContext) -> i32 {
+    bound::<true>(context.sock);
+    1
+}
+
+// === impl Origin ===
+
+impl Origin {
+    /// The caller, in the context of its system call; zeros where userspace does not want to know.
+    #[inline(always)]
+    pub(crate) fn current() -> Self {
+        if !maps::reports_origins() {
+            return Self { cgroup: 0, tgid: 0 };
+        }
+        Self {
+            // SAFETY: a helper without arguments.
+            cgroup: unsafe { bpf_get_current_cgroup_id() },
+            tgid: (bpf_get_current_pid_tgid() >> 32) as u32,
+        }
+    }
+
+    /// A process calls `connect()`. Reports one that was not seen lately at once: what it is called can be read only while it runs. Two
+    /// processes of one entry that take turns are reported a thousand times a second at most.
+    #[inline(always)]
+    pub(crate) fn called(self, now: u64) {
+        if !maps::reports_callers() {
+            return;
+        }
+        let key = self.tgid & (CALLER_COUNT - 1);
+        let caller = maps::element(&raw const CALLERS, &key).cast::<Caller>();
+        if caller.is_null() {
+            return;
+        }
+        // SAFETY: an element of the array; words that are stored as a whole.
+        let (tgid, reported) = unsafe {
+            (
+                (&raw const (*caller).tgid).read_volatile(),
+                (&raw const (*caller).reported).read_volatile(),
+            )
+        };
+        let time = (now >> 20) as u32;
+        if tgid != self.tgid && reported != time {
+            put! { caller,
+                tgid: self.tgid,
+                reported: time,
+            }
+            report_caller(self.cgroup, self.tgid, now);
+        }
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn report_caller(cgroup: u64, tgid: u32, now: u64) {
+    let origin = Origin { cgroup, tgid };
+    report_without_address(CALLER, 0, origin, now, FORCE_WAKEUP);
+}
+
+/// The application closes a listener (`sock_release`): another one may take its address.
+#[cold]
+#[inline(never)]
+pub(crate) fn stops_listening(sock: *mut bpf_sock) {
+    if maps::reports_origins() {
+        // SAFETY: the helper takes the context.
+        let cookie = unsafe { bpf_get_socket_cookie(sock.cast()) };
+        let nobody = Origin { cgroup: 0, tgid: 0 };
+        report_without_address(CLOSED_LISTENER, cookie, nobody, now(), NO_WAKEUP);
+    }
+}
+
+#[inline(always)]
+fn report_without_address(kind: u8, cookie: u64, origin: Origin, now: u64, wake: u64) {
+    let Some(mut entry) = RECORDS.reserve::<OriginRecord>(0) else {
+        return count(Counter::OriginDropped);
+    };
+    put! { entry.as_mut_ptr(),
+        cookie: cookie,
+        at_ns: now,
+        cgroup_id: origin.cgroup,
+        netns: 0,
+        address[0]: 0,
+        address[1]: 0,
+        address[2]: 0,
+        address[3]: 0,
+        tgid: origin.tgid,
+        port: 0,
+        kind: kind,
+    }
+    entry.submit(wake);
+}
+
+/// A socket starts to listen (`BPF_SOCK_OPS_TCP_LISTEN_CB`, since 4.19).
+#[cold]
+#[inline(never)]
+pub(crate) fn listening(ctx: Ctx) {
+    let (cookie, netns) = (ctx.cookie(), ctx.netns_cookie());
+    let (origin, now) = (Origin::current(), now());
+    let Some(mut entry) = RECORDS.reserve::<OriginRecord>(0) else {
+        return count(Counter::OriginDropped);
+    };
+    let record = entry.as_mut_ptr();
+    if ctx.family() == AF_INET {
+        put! { record,
+            address[0]: 0,
+            address[1]: 0,
+            address[2]: MAPPED,
+            address[3]: ctx.local_ip4(),
+        }
+        // As in `Ctx::addresses`.
+        // SAFETY: no instruction at all.
+        unsafe { asm!("", options(nostack)) };
+    } else {
+        put! { record,
+            address[0]: ctx.local_ip6::<0>(),
+            address[1]: ctx.local_ip6::<1>(),
+            address[2]: ctx.local_ip6::<2>(),
+            address[3]: ctx.local_ip6::<3>(),
+        }
+    }
+    put! { record,
+        cookie: cookie,
+        at_ns: now,
+        cgroup_id: origin.cgroup,
+        netns: netns,
+        tgid: origin.tgid,
+        port: ctx.local_port() as u16,
+        kind: LISTENER,
+    }
+    entry.submit(FORCE_WAKEUP);
+}
+
+/// `::ffff:0:0`, the third word.
+const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+
+#[inline(always)]
+fn bound<const V6: bool>(sock: *mut bpf_sock) {
+    macro_rules! field {
+        ($($field:tt)*) => {
+            // SAFETY: the verifier has proven the context pointer; the field is UAPI. One load for each, as in `Ctx`.
+            unsafe { (&raw const (*sock).$($field)*).read_volatile() }
+        };
+    }
+    let (protocol, port) = (field!(protocol), field!(src_port));
+    if protocol != TCP || port == 0 {
+        return;
+    }
+    // SAFETY: the helpers take the context.
+    let (cookie, netns) = unsafe {
+        (
+            bpf_get_socket_cookie(sock.cast()),
+            bpf_get_netns_cookie(sock.cast()),
+        )
+    };
+    let (origin, now) = (Origin::current(), now());
+    let Some(mut entry) = RECORDS.reserve::<OriginRecord>(0) else {
+        return count(Counter::OriginDropped);
+    };
+    let record = entry.as_mut_ptr();
+    let words = if V6 {
+        (
+            field!(src_ip6[0]),
+            field!(src_ip6[1]),
+            field!(src_ip6[2]),
+            field!(src_ip6[3]),
+        )
+    } else {
+        (0, 0, MAPPED, field!(src_ip4))
+    };
+    put! { record,
+        address[0]: words.0,
+        address[1]: words.1,
+        address[2]: words.2,
+        address[3]: words.3,
+    }
+    put! { record,
+        cookie: cookie,
+        at_ns: now,
+        cgroup_id: origin.cgroup,
+        netns: netns,
+        tgid: origin.tgid,
+        port: port as u16,
+        kind: LISTENER,
+    }
+    entry.submit(FORCE_WAKEUP);
+}

@@ -1,0 +1,322 @@
+//! The listener that a server's socket came from: it has the listener's cgroup, and the process that called `listen()` is known. Pure.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    num::NonZeroU64,
+    sync::Arc,
+};
+
+use crate::flow::{Monotonic, Origin, OriginEvent, Process, SocketSnapshot};
+
+/// The most listeners that are kept.
+const MOST: usize = 4_096;
+
+/// A closed listener is kept so long: records of the connections that came from it may be read later.
+const KEPT_NS: u64 = 60_000_000_000;
+
+/// A socket that was bound takes so long, at most, until it listens and dumps show it.
+const LISTENS_WITHIN_NS: u64 = 1_000_000_000;
+
+/// The listeners by their addresses.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    /// The cookie of the network namespace that dumps show; `None` where it is not known.
+    own_netns: Option<NonZeroU64>,
+    at: HashMap<SocketAddr, Vec<Known>>,
+    /// The address of each.
+    addresses: HashMap<u64, SocketAddr>,
+    /// Those of the dump under way, and when it began.
+    shown: HashSet<u64>,
+    dump: Monotonic,
+    /// Whether two listeners of one address are of different processes, and the older one may be closed by now.
+    contested: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Known {
+    cookie: u64,
+    origin: Origin,
+    netns: Option<NonZeroU64>,
+    since: Monotonic,
+    /// When a dump did not show it any more.
+    until: Option<Monotonic>,
+    /// When the last dump began that has shown it.
+    shown: Option<Monotonic>,
+}
+
+// === impl Listeners ===
+
+impl Listeners {
+    /// None yet; dumps show those of the network namespace with this cookie, 0 where it is not known.
+    pub fn new(own_netns: u64) -> Self {
+        Self {
+            own_netns: NonZeroU64::new(own_netns),
+            ..Self::default()
+        }
+    }
+
+    /// Whether a dump is wanted: only that shows which of two listeners is open. Asked once.
+    pub const fn is_contested(&mut self) -> bool {
+        std::mem::replace(&mut self.contested, false)
+    }
+
+    /// Takes in that a process called `listen()`, or bound a socket, or that a listener was closed; `name` is the process's.
+    pub fn apply(&mut self, event: &OriginEvent, name: Option<Arc<str>>) {
+        match event {
+            OriginEvent::Connects(_) => {}
+            OriginEvent::Closed(cookie, at) => {
+                let local = self.addresses.get(cookie);
+                let all = local.and_then(|local| self.at.get_mut(local));
+                let known = all.and_then(|all| all.iter_mut().find(|of| of.cookie == *cookie));
+                if let Some(known) = known {
+                    known.until = Some(*at);
+                }
+            }
+            OriginEvent::Listens(listener, caller) => {
+                let process = caller.pid.map(|pid| Process { pid, name });
+                let new = Known {
+                    cookie: listener.cookie,
+                    origin: Origin {
+                        cgroup: caller.cgroup,
+                        process,
+                        container: None,
+                    },
+                    netns: listener.netns,
+                    since: caller.at,
+                    until: None,
+                    shown: None,
+                };
+                self.insert(listener.local, new);
+            }
+        }
+    }
+
+    /// A dump begins.
+    pub fn begin(&mut self, at: Monotonic) {
+        self.dump = at;
+        self.shown.clear();
+    }
+
+    /// A followed listener of the dump. One that nobody has reported is older than the programs.
+    pub fn saw(&mut self, observed: &SocketSnapshot) {
+        self.shown.insert(observed.cookie);
+        let known = self.at.get_mut(&observed.local);
+        let known = known.and_then(|all| all.iter_mut().find(|of| of.cookie == observed.cookie));
+        if let Some(known) = known {
+            (known.until, known.shown) = (None, Some(self.dump));
+            return;
+        }
+        self.insert(
+            observed.local,
+            Known {
+                cookie: observed.cookie,
+                origin: Origin::new(observed.cgroup.unwrap_or_default(), 0),
+                netns: None,
+                since: Monotonic(0),
+                until: None,
+                shown: Some(self.dump),
+            },
+        );
+    }
+
+    /// The dump is complete: those of its network namespace that it did not show are closed. One whose address another took since the
+    /// last dump that showed it was closed by then, as only SO_REUSEPORT lets both listen.
+    pub fn end(&mut self) {
+        let at = self.dump;
+        for all in self.at.values_mut() {
+            let since: Vec<_> = all.iter().map(|known| known.since).collect();
+            for known in all.iter_mut().filter(|known| known.until.is_none()) {
+                let is_here = known.netns.is_none()
+                    || self.own_netns.is_none()
+                    || known.netns == self.own_netns;
+                let listens =
+                    known.shown.is_some() || at.since_ns(known.since) >= LISTENS_WITHIN_NS;
+                if is_here && listens && !self.shown.contains(&known.cookie) {
+                    let seen = known.shown.unwrap_or_default().max(known.since);
+                    let next = since.iter().filter(|since| **since > seen).min();
+                    known.until = Some(next.map_or(at, |next| at.min(*next)));
+                }
+            }
+        }
+        self.forget(at);
+    }
+
+    /// Whose the listener was that a connection came from, which began at this time. Where several may have been it, what they have
+    /// in common.
+    pub fn of(&self, local: SocketAddr, started: Monotonic) -> Option<Origin> {
+        let wildcards = match local.ip() {
+            IpAddr::V4(_) => [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
+            IpAddr::V6(_) => [IpAddr::from(Ipv6Addr::UNSPECIFIED); 2],
+        };
+        let addresses = [local.ip()].into_iter().chain(wildcards);
+        let mut found = addresses.filter_map(|ip| {
+            let all = self.at.get(&SocketAddr::new(ip, local.port()))?;
+            common(all, started)
+        });
+        found.next()
+    }
+
+    fn insert(&mut self, local: SocketAddr, new: Known) {
+        if self.addresses.len() >= MOST {
+            self.forget(Monotonic(u64::MAX));
+        }
+        if self.addresses.len() >= MOST {
+            return;
+        }
+        self.addresses.insert(new.cookie, local);
+        let all = self.at.entry(local).or_default();
+        // It was bound, and listens now.
+        all.retain(|known| known.cookie != new.cookie);
+        let differs = |known: &Known| known.until.is_none() && known.origin != new.origin;
+        self.contested |= all.iter().any(differs);
+        all.push(new);
+    }
+
+    /// Forgets those that closed long ago.
+    fn forget(&mut self, now: Monotonic) {
+        let addresses = &mut self.addresses;
+        self.at.retain(|_, all| {
+            all.retain(|known| {
+                let until = known.until;
+                let keep = until.is_none_or(|until| now.since_ns(until) < KEPT_NS);
+                if !keep {
+                    addresses.remove(&known.cookie);
+                }
+                keep
+            });
+            !all.is_empty()
+        });
+    }
+}
+
+/// What the listeners have in common that may have taken a connection: several share an address (SO_REUSEPORT), or are in different
+/// network namespaces, or the older one is closed and no dump has shown that yet.
+fn common(all: &[Known], started: Monotonic) -> Option<Origin> {
+    let was_open =
+        |known: &&Known| known.since <= started && known.until.is_none_or(|until| started < until);
+    let mut open = all.iter().filter(was_open);
+    let mut common = open.next()?.origin.clone();
+    let pid = |of: &Origin| of.process.as_ref().map(|process| process.pid);
+    for other in open {
+        if other.origin.cgroup != common.cgroup {
+            common.cgroup = None;
+        }
+        if pid(&other.origin) != pid(&common) {
+            common.process = None;
+        }
+    }
+    Some(common)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+    use crate::flow::{Caller, ListenerName, State};
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn listens(cookie: u64, local: &str, cgroup: u64, pid: u32, at: u64) -> OriginEvent {
+        let caller = Caller {
+            at: Monotonic(at),
+            cgroup: NonZeroU64::new(cgroup),
+            pid: NonZeroU32::new(pid),
+        };
+        let listener = ListenerName {
+            cookie,
+            local: local.parse().expect("an address"),
+            netns: None,
+        };
+        OriginEvent::Listens(listener, caller)
+    }
+
+    fn shown(cookie: u64, local: &str, cgroup: u64) -> SocketSnapshot {
+        SocketSnapshot {
+            cookie,
+            local: local.parse().expect("an address"),
+            peer: ([0, 0, 0, 0], 0).into(),
+            interface: 0,
+            state: State::Listen,
+            unread: 0,
+            unacknowledged: 0,
+            cgroup: Some(cgroup),
+            info: None,
+            drops: None,
+        }
+    }
+
+    fn ids(listeners: &Listeners, local: &str, at: u64) -> Option<(u64, u32)> {
+        let origin = listeners.of(local.parse().expect("an address"), Monotonic(at))?;
+        let pid = origin.process.map_or(0, |process| process.pid.get());
+        Some((origin.cgroup.map_or(0, NonZeroU64::get), pid))
+    }
+
+    #[test]
+    fn connection_has_the_listener_of_its_address_or_of_the_wildcard() {
+        let mut listeners = Listeners::default();
+        listeners.apply(&listens(1, "0.0.0.0:80", 10, 100, 5), None);
+        listeners.apply(&listens(2, "10.0.0.1:80", 20, 200, 5), None);
+        listeners.apply(&listens(3, "[::]:81", 30, 300, 5), None);
+        assert_eq!(ids(&listeners, "10.0.0.1:80", 6), Some((20, 200)));
+        assert_eq!(ids(&listeners, "10.0.0.2:80", 6), Some((10, 100)));
+        assert_eq!(ids(&listeners, "10.0.0.2:81", 6), Some((30, 300)));
+        assert_eq!(ids(&listeners, "10.0.0.2:82", 6), None);
+        assert_eq!(ids(&listeners, "10.0.0.2:80", 4), None, "it is older");
+    }
+
+    #[test]
+    fn dump_shows_which_listener_of_an_address_is_open() {
+        let mut listeners = Listeners::default();
+        listeners.apply(&listens(1, "0.0.0.0:80", 10, 100, SECOND), None);
+        assert!(!listeners.is_contested());
+        listeners.apply(&listens(2, "0.0.0.0:80", 20, 200, 5 * SECOND), None);
+        assert!(listeners.is_contested() && !listeners.is_contested());
+        assert_eq!(ids(&listeners, "10.0.0.1:80", 6 * SECOND), Some((0, 0)));
+        listeners.begin(Monotonic(7 * SECOND));
+        listeners.saw(&shown(2, "0.0.0.0:80", 20));
+        listeners.end();
+        assert_eq!(ids(&listeners, "10.0.0.1:80", 6 * SECOND), Some((20, 200)));
+        assert_eq!(ids(&listeners, "10.0.0.1:80", 4 * SECOND), Some((10, 100)));
+    }
+
+    #[test]
+    fn listener_that_was_closed_has_no_later_connection() {
+        let mut listeners = Listeners::default();
+        listeners.apply(&listens(1, "0.0.0.0:80", 10, 100, 5), None);
+        listeners.apply(&OriginEvent::Closed(1, Monotonic(8)), None);
+        listeners.apply(&listens(2, "0.0.0.0:80", 20, 200, 9), None);
+        assert!(!listeners.is_contested());
+        assert_eq!(ids(&listeners, "10.0.0.1:80", 7), Some((10, 100)));
+        assert_eq!(ids(&listeners, "10.0.0.1:80", 8), None);
+        assert_eq!(ids(&listeners, "10.0.0.1:80", 9), Some((20, 200)));
+    }
+
+    #[test]
+    fn listeners_that_share_an_address_have_what_they_have_in_common() {
+        let mut listeners = Listeners::default();
+        listeners.apply(&listens(1, "0.0.0.0:80", 10, 100, 1), None);
+        listeners.apply(&listens(2, "0.0.0.0:80", 10, 200, 1), None);
+        listeners.begin(Monotonic(2));
+        listeners.saw(&shown(1, "0.0.0.0:80", 10));
+        listeners.saw(&shown(2, "0.0.0.0:80", 10));
+        listeners.end();
+        assert_eq!(ids(&listeners, "10.0.0.1:80", 3), Some((10, 0)));
+    }
+
+    #[test]
+    fn older_listener_is_known_by_its_cgroup_and_all_are_bounded() {
+        let mut listeners = Listeners::default();
+        listeners.begin(Monotonic(2));
+        listeners.saw(&shown(1, "[::]:80", 10));
+        listeners.end();
+        assert_eq!(ids(&listeners, "10.0.0.1:80", 3), Some((10, 0)));
+        for cookie in 2..2 * MOST as u64 {
+            let local = format!("10.0.{}.{}:80", cookie / 256, cookie % 256);
+            listeners.apply(&listens(cookie, &local, 1, 1, 1), None);
+        }
+        assert_eq!(listeners.addresses.len(), MOST);
+        assert!(listeners.at.values().map(Vec::len).sum::<usize>() <= MOST);
+    }
+}

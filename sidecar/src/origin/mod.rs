@@ -1,0 +1,112 @@
+//! Whose a socket is: the container by the cgroup's directory, the process by /proc, and the listener that a server's socket came from.
+
+mod containers;
+mod listeners;
+mod processes;
+
+pub use self::{
+    containers::{Containers, Unresolved},
+    listeners::Listeners,
+    processes::{Processes, shows_processes},
+};
+use crate::flow::{Flow, Monotonic, OriginEvent, Role, SocketSnapshot};
+
+/// Finds whose sockets flows have.
+#[derive(Debug)]
+pub struct Origins {
+    /// None where containers are not asked for.
+    pub containers: Option<Containers>,
+    processes: Option<Processes>,
+    listeners: Listeners,
+}
+
+impl Origins {
+    /// Of containers and of processes, where these are wanted. `own_netns` is the cookie of the network namespace that dumps show; 0 where
+    /// it is not known.
+    pub fn new(
+        containers: Option<Containers>,
+        processes: Option<Processes>,
+        own_netns: u64,
+    ) -> Self {
+        Self {
+            containers,
+            processes,
+            listeners: Listeners::new(own_netns),
+        }
+    }
+
+    /// Nobody asks.
+    pub fn off() -> Self {
+        Self::new(None, None, 0)
+    }
+
+    /// Whether anybody asks.
+    pub const fn are_wanted(&self) -> bool {
+        self.containers.is_some() || self.processes.is_some()
+    }
+
+    /// Whether a dump of the listeners is wanted now.
+    pub const fn wants_listeners(&mut self) -> bool {
+        self.listeners.is_contested()
+    }
+
+    /// A turn begins: so many processes may be read in it.
+    pub fn begin_turn(&mut self) {
+        if let Some(processes) = &mut self.processes {
+            processes.begin_turn();
+        }
+        if let Some(containers) = &mut self.containers {
+            containers.take_notices();
+        }
+    }
+
+    /// Another cgroup may have taken the place of the followed one.
+    pub fn root_changed(&mut self) {
+        if let Some(containers) = &mut self.containers {
+            containers.walk_all();
+        }
+    }
+
+    /// Takes an event in. What the process is called is read while it is there.
+    pub fn apply(&mut self, event: &OriginEvent) {
+        let (OriginEvent::Connects(caller) | OriginEvent::Listens(_, caller)) = event else {
+            return self.listeners.apply(event, None);
+        };
+        let name = match (&mut self.processes, caller.pid) {
+            (Some(processes), Some(pid)) => processes.name(pid, caller.at),
+            _ => None,
+        };
+        self.listeners.apply(event, name);
+    }
+
+    /// A dump that began at this time shows these followed listeners.
+    pub fn dumped(&mut self, listening: &[SocketSnapshot], at: Monotonic) {
+        self.listeners.begin(at);
+        for observed in listening {
+            self.listeners.saw(observed);
+        }
+        self.listeners.end();
+    }
+
+    /// Sets whose socket a new flow has, as far as that is known.
+    pub fn resolve(&mut self, flow: &mut Flow) {
+        if flow.role == Role::Server
+            && let Some(listener) = self.listeners.of(flow.local, flow.started)
+        {
+            flow.origin.cgroup = flow.origin.cgroup.or(listener.cgroup);
+            flow.origin.process = listener.process;
+        }
+        match &mut self.processes {
+            None => flow.origin.process = None,
+            Some(processes) => {
+                let unnamed = flow.origin.process.as_mut();
+                if let Some(process) = unnamed.filter(|of| of.name.is_none()) {
+                    process.name = processes.name(process.pid, flow.started);
+                }
+            }
+        }
+        if let Some(containers) = &mut self.containers {
+            flow.origin.container = containers.of(flow.origin.cgroup);
+        }
+    }
+}

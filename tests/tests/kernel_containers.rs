@@ -1,0 +1,358 @@
+//! `container.id` and `process.pid`: containers of a pod in cgroups that are named as containerd, CRI-O and docker name them. The truth is
+//! where the test has placed each process, and its number.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead as _, BufReader, Lines},
+    net::SocketAddr,
+    process::{Child, ChildStdout, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use flowcar_tests::{
+    place::{Cgroup, TestPod, require_cgroup2, require_root},
+    traffic::{self, ConnectionReport},
+    watch::{Flow, Mode, Seen, Watch},
+};
+
+/// Ids of containers.
+const CONTAINERD: &str = "c0ffee0000000000000000000000000000000000000000000000000000000001";
+const CRIO: &str = "c0ffee0000000000000000000000000000000000000000000000000000000002";
+const PLAIN: &str = "c0ffee0000000000000000000000000000000000000000000000000000000003";
+const DOCKER: &str = "c0ffee0000000000000000000000000000000000000000000000000000000004";
+
+/// A `traffic` program in a container.
+struct Program {
+    container: &'static str,
+    child: Child,
+    output: Lines<BufReader<ChildStdout>>,
+}
+
+/// Whose one end of a connection is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Whose {
+    container: &'static str,
+    pid: u32,
+}
+
+/// Both ends of all connections, by local and peer port.
+type Truth = BTreeMap<(u16, u16), Whose>;
+
+impl Program {
+    fn start(pod: &TestPod, cgroup: &Cgroup, container: &'static str, arguments: &[&str]) -> Self {
+        let mut command = Command::new(traffic::program().unwrap());
+        cgroup.enter(&mut command).unwrap();
+        pod.netns().enter(&mut command).unwrap();
+        let command = command.args(arguments).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self {
+            container,
+            child,
+            output,
+        }
+    }
+
+    /// A server that ends after so many connections, once it listens.
+    fn serve(
+        pod: &TestPod,
+        cgroup: &Cgroup,
+        container: &'static str,
+        port: u16,
+        until: u64,
+    ) -> Self {
+        let (at, until) = (format!("[::]:{port}"), until.to_string());
+        let arguments = ["serve", "--listen", &at, "--until", &until];
+        let mut server = Self::start(pod, cgroup, container, &arguments);
+        server.output.next().unwrap().unwrap();
+        server
+    }
+
+    fn whose(&self) -> Whose {
+        Whose {
+            container: self.container,
+            pid: self.child.id(),
+        }
+    }
+
+    /// Waits until it ends, and adds its connections to the truth.
+    fn end(mut self, truth: &mut Truth) -> usize {
+        let whose = self.whose();
+        let mut count = 0;
+        for line in self.output.by_ref() {
+            let report: ConnectionReport = serde_json::from_str(&line.unwrap()).unwrap();
+            assert_eq!(report.failure, None);
+            let local: SocketAddr = report.local.unwrap();
+            truth.insert((local.port(), report.peer.port()), whose.clone());
+            count += 1;
+        }
+        assert!(self.child.wait().unwrap().success());
+        count
+    }
+}
+
+/// Connections of a client to a server, of which each makes exchanges with these pauses.
+fn call(
+    pod: &TestPod,
+    cgroup: &Cgroup,
+    container: &'static str,
+    port: u16,
+    connections: &str,
+    more: &[&str],
+) -> Program {
+    let target = format!("127.0.0.1:{port}");
+    let arguments = ["call", &target, "--connections", connections];
+    Program::start(pod, cgroup, container, &[&arguments, more].concat())
+}
+
+fn can_run() -> bool {
+    require_root() && require_cgroup2()
+}
+
+fn whose<'a>(truth: &'a Truth, flow: &Flow) -> &'a Whose {
+    let whose = truth.get(&(flow.local.port(), flow.peer.port()));
+    whose.unwrap_or_else(|| panic!("{flow:?} in {truth:?}"))
+}
+
+/// Each flow, and each series, is of the container that the test has placed its process in.
+fn containers_hold(seen: &Seen, truth: &Truth) {
+    let mut counted = BTreeMap::<_, f64>::new();
+    for flow in &seen.flows {
+        let whose = whose(truth, flow);
+        assert_eq!(flow.get("container.id"), whose.container, "{flow:?}");
+        *counted.entry(whose.container).or_default() += 1.0;
+    }
+    for (container, count) in counted {
+        let closed = seen.sum(
+            "flowcar.tcp.connection.closed",
+            &[("container.id", container)],
+        );
+        assert_eq!(closed, count, "{container}: {:#?}", seen.metrics);
+    }
+    assert_eq!(seen.sum("flowcar.self.container.unresolved", &[]), 0.0);
+}
+
+/// Three containers, of which one talks to itself, too: short and long connections.
+fn three_containers(mode: Mode, short: u64) {
+    let pod = TestPod::new("containers").unwrap();
+    let child = |name: &str| pod.cgroup().child(name).unwrap();
+    let client = child(&format!("cri-containerd-{CONTAINERD}.scope"));
+    let server = child(&format!("crio-{CRIO}.scope"));
+    let both = child(PLAIN);
+    let watch = Watch::start(&pod, mode, &[]);
+    let mut truth = Truth::new();
+    let long = ["--exchanges", "30", "--pause", "100", "--concurrency", "4"];
+    let until = 2 * (4 + short);
+    let servers = [
+        Program::serve(&pod, &server, CRIO, 7101, until),
+        Program::serve(&pod, &both, PLAIN, 7102, until),
+    ];
+    let count = short.to_string();
+    let mut clients = Vec::new();
+    for (cgroup, container) in [(&client, CONTAINERD), (&both, PLAIN)] {
+        for port in [7101, 7102] {
+            clients.push(call(&pod, cgroup, container, port, "4", &long));
+            if short > 0 {
+                clients.push(call(&pod, cgroup, container, port, &count, &[]));
+            }
+        }
+    }
+    let pids: Vec<_> = clients.iter().chain(&servers).map(Program::whose).collect();
+    let ends: usize = clients
+        .into_iter()
+        .chain(servers)
+        .map(|program| program.end(&mut truth))
+        .sum();
+    assert_eq!(ends as u64, 4 * until);
+    let seen = watch.stop();
+    assert_eq!(seen.flows.len(), ends, "{mode:?}");
+    containers_hold(&seen, &truth);
+    for flow in &seen.flows {
+        if mode == Mode::AloneInCgroup {
+            assert_eq!(flow.get("process.pid"), "", "{flow:?}");
+            continue;
+        }
+        let pid = whose(&truth, flow).pid;
+        assert_eq!(flow.get("process.pid"), pid.to_string(), "{flow:?}");
+        assert!(pids.iter().any(|whose| whose.pid == pid));
+    }
+}
+
+#[test]
+fn each_connection_is_of_its_container_and_of_its_process() {
+    if !can_run() {
+        return;
+    }
+    three_containers(Mode::Both, 200);
+}
+
+/// From another network namespace, in which no dump shows the pod's listeners.
+#[test]
+fn each_connection_is_of_its_container_without_dumps() {
+    if !can_run() {
+        return;
+    }
+    three_containers(Mode::Outside, 100);
+}
+
+/// inet_diag shows the cgroup of each socket; short connections may open and close between two dumps.
+#[test]
+fn each_connection_that_dumps_show_is_of_its_container_without_programs() {
+    if !can_run() {
+        return;
+    }
+    three_containers(Mode::AloneInCgroup, 0);
+}
+
+/// How long a container's cgroup is there at least.
+const LIVES: Duration = Duration::from_millis(100);
+
+/// Containers that are made, have a connection, and are removed at once, one after the other, each with a server of the same port; and
+/// cgroups inside a container.
+#[test]
+fn connection_of_a_removed_container_is_of_that_container() {
+    if !can_run() {
+        return;
+    }
+    const IDS: [&str; 4] = [CONTAINERD, CRIO, PLAIN, DOCKER];
+    let pod = TestPod::new("removed").unwrap();
+    let watch = Watch::start(&pod, Mode::Both, &[]);
+    let mut expected = BTreeMap::<&str, usize>::new();
+    let mut truth = Truth::new();
+    let mut pids = BTreeMap::<u32, &str>::new();
+    for round in 0..5 {
+        for id in IDS {
+            let name = match round % 2 {
+                0 => format!("docker-{id}.scope"),
+                _ => format!("cri-containerd-{id}.scope"),
+            };
+            let container = pod.cgroup().child(&name).unwrap();
+            let inner = container.child("init.scope").unwrap();
+            let server = Program::serve(&pod, &inner, id, 7103, 1);
+            let client = call(&pod, &container, id, 7103, "1", &[]);
+            pids.extend([&server, &client].map(|of| (of.child.id(), id)));
+            let ends = client.end(&mut truth) + server.end(&mut truth);
+            *expected.entry(id).or_default() += ends;
+            // No container runtime makes and removes a container within less.
+            std::thread::sleep(LIVES);
+            drop((inner, container));
+        }
+    }
+    let seen = watch.stop();
+    let mut counted = BTreeMap::<&str, usize>::new();
+    for flow in &seen.flows {
+        let id = pids[&flow.get("process.pid").parse().unwrap()];
+        assert_eq!(flow.get("container.id"), id, "{flow:?}");
+        *counted.entry(id).or_default() += 1;
+    }
+    assert_eq!(counted, expected);
+}
+
+/// Listeners that are older than flowcar are known by dumps, and so is their container; the process that made them listen is not.
+#[test]
+fn older_listeners_and_connections_are_of_their_container() {
+    if !can_run() {
+        return;
+    }
+    let pod = TestPod::new("older").unwrap();
+    let child = |name: &str| pod.cgroup().child(name).unwrap();
+    let client = child(&format!("docker-{DOCKER}.scope"));
+    let server = child(&format!("crio-{CRIO}.scope"));
+    let serving = Program::serve(&pod, &server, CRIO, 7104, 20);
+    let long = ["--exchanges", "20", "--pause", "200", "--concurrency", "10"];
+    let older = call(&pod, &client, DOCKER, 7104, "10", &long);
+    let began = Instant::now();
+    while pod.netns().run(established).unwrap() < 20 {
+        assert!(began.elapsed() < Duration::from_secs(30));
+    }
+    let mut watch = Watch::start(&pod, Mode::Both, &[]);
+    let mut truth = Truth::new();
+    call(&pod, &client, DOCKER, 7104, "10", &[]).end(&mut truth);
+    older.end(&mut truth);
+    serving.end(&mut truth);
+    // The destroy events of the older ones come later than their closes.
+    watch.until("each end", |seen| seen.flows.len() == 40);
+    watch.reports(2);
+    let seen = watch.stop();
+    containers_hold(&seen, &truth);
+    for flow in &seen.flows {
+        let is_seen = flow.role() == "client" && flow.get("flowcar.tcp.adopted.by").is_empty();
+        assert_eq!(!flow.get("process.pid").is_empty(), is_seen, "{flow:?}");
+    }
+}
+
+/// Established sockets of the namespace, by /proc/net/tcp and tcp6 (proc(5)).
+fn established() -> usize {
+    ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"]
+        .map(|file| std::fs::read_to_string(file).unwrap())
+        .iter()
+        .flat_map(|text| text.lines().skip(1))
+        .filter(|line| line.split_whitespace().nth(3) == Some("01"))
+        .count()
+}
+
+/// A listener that two containers share by SO_REUSEPORT does not show whose a connection is: the pod's resource has it, and it is counted.
+#[test]
+fn container_is_unknown_where_two_share_a_port() {
+    if !can_run() {
+        return;
+    }
+    let pod = TestPod::new("shared").unwrap();
+    let child = |name: &str| pod.cgroup().child(name).unwrap();
+    let first = child(&format!("crio-{CRIO}.scope"));
+    let second = child(&format!("docker-{DOCKER}.scope"));
+    let watch = Watch::start(&pod, Mode::Both, &[]);
+    let share = |cgroup: &Cgroup, id| {
+        let arguments = ["serve", "--listen", "[::]:7105", "--workers", "2"];
+        let mut server = Program::start(&pod, cgroup, id, &arguments);
+        server.output.next().unwrap().unwrap();
+        server
+    };
+    let mut servers = [share(&first, CRIO), share(&second, DOCKER)];
+    let mut truth = Truth::new();
+    call(&pod, &first, CRIO, 7105, "50", &[]).end(&mut truth);
+    let seen = watch.stop();
+    for server in &mut servers {
+        server.child.kill().unwrap();
+        server.child.wait().unwrap();
+    }
+    for flow in &seen.flows {
+        let id = if flow.role() == "client" { CRIO } else { "" };
+        assert_eq!(flow.get("container.id"), id, "{flow:?}");
+    }
+    assert_eq!(
+        seen.sum(
+            "flowcar.self.container.unresolved",
+            &[("flowcar.self.container.reason", "no_cgroup")]
+        ),
+        50.0
+    );
+}
+
+/// What is off is not attached, and no attribute of either is sent.
+#[test]
+fn containers_and_processes_are_absent_where_both_are_off() {
+    if !can_run() {
+        return;
+    }
+    let pod = TestPod::new("off").unwrap();
+    let app = pod
+        .cgroup()
+        .child(&format!("cri-containerd-{CONTAINERD}.scope"))
+        .unwrap();
+    let settings = [("FLOWCAR_CONTAINER", "off"), ("FLOWCAR_PROCESS", "off")];
+    let watch = Watch::start(&pod, Mode::Both, &settings);
+    let mut truth = Truth::new();
+    let server = Program::serve(&pod, &app, CONTAINERD, 7106, 5);
+    call(&pod, &app, CONTAINERD, 7106, "5", &[]).end(&mut truth);
+    server.end(&mut truth);
+    let seen = watch.stop();
+    assert_eq!(seen.flows.len(), 10);
+    for flow in &seen.flows {
+        for name in ["container.id", "process.pid", "process.executable.name"] {
+            assert_eq!(flow.get(name), "", "{flow:?}");
+        }
+    }
+    let records = [("flowcar.self.record.kind", "origin")];
+    assert_eq!(seen.sum("flowcar.self.record.decoded", &records), 0.0);
+}

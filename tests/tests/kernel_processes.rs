@@ -1,0 +1,168 @@
+//! `process.pid` and `process.executable.name`. The truth is the number that the shell, or this test, has of a process that it started, and
+//! the name of the file that it started.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead as _, BufReader},
+    os::unix::fs::symlink,
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use flowcar_tests::{
+    flowcar::{self, Report},
+    place::{TestPod, lacks, require_cgroup2, require_root},
+    traffic,
+    watch::{Mode, Watch},
+};
+use nix::sys::signal::Signal;
+
+/// The last number that the kernel gave to a process (proc_sys_kernel(5)); root sets it.
+const LAST_PID: &str = "/proc/sys/kernel/ns_last_pid";
+
+/// Attempts to start a process with the number of another one, which any other process of the machine may take.
+const ATTEMPTS: usize = 20;
+
+fn can_run() -> bool {
+    require_root() && require_cgroup2()
+}
+
+/// A directory in which the traffic program has these names.
+fn named(names: &[&str]) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    for name in names {
+        symlink(traffic::program().unwrap(), directory.path().join(name)).unwrap();
+    }
+    directory
+}
+
+/// What a shell runs: a server, and two clients that last. It prints each name and number.
+const SCRIPT: &str = r#"
+    cd "$1"
+    ./alpha serve --listen 127.0.0.1:7201 --until 6 > served &
+    echo alpha $!
+    until [ -s served ]; do sleep 0.01; done
+    ./beta call 127.0.0.1:7201 --connections 2 --exchanges 10 --pause 100 > /dev/null &
+    echo beta $!
+    ./a-name-of-more-than-15-bytes call 127.0.0.1:7201 --connections 4 --exchanges 5 --pause 100 > /dev/null &
+    echo a-name-of-more-than-15-bytes $!
+    wait
+"#;
+
+#[test]
+fn run_shows_the_process_of_each_connection() {
+    if !can_run() {
+        return;
+    }
+    let pod = TestPod::new("processes").unwrap();
+    let directory = named(&["alpha", "beta", "a-name-of-more-than-15-bytes"]);
+    let report = directory.path().join("report");
+    let mut run = flowcar::command(&pod).unwrap();
+    run.args(["run", "--format", "json", "-o"]).arg(&report);
+    run.args(["--", "sh", "-ec", SCRIPT, "sh"])
+        .arg(directory.path());
+    let output = run.stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let processes: BTreeMap<&str, u32> = printed
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .map(|(name, pid)| (name, pid.parse().unwrap()))
+        .collect();
+    assert_eq!(processes.len(), 3, "{printed}");
+    let report = Report::parse(&fs::read_to_string(&report).unwrap()).unwrap();
+    let mut counted = BTreeMap::<&str, usize>::new();
+    for flow in &report.flows {
+        let process = flow.process.as_ref().unwrap();
+        let name = process
+            .name
+            .as_deref()
+            .unwrap_or_else(|| panic!("{flow:?}"));
+        let (name, pid) = processes.get_key_value(name).unwrap();
+        assert_eq!(process.pid, *pid, "{flow:?}");
+        assert_eq!(flow.role == "server", *name == "alpha", "{flow:?}");
+        *counted.entry(name).or_default() += 1;
+    }
+    let expected = [
+        ("a-name-of-more-than-15-bytes", 4),
+        ("alpha", 6),
+        ("beta", 2),
+    ];
+    assert_eq!(counted, BTreeMap::from(expected));
+}
+
+/// Starts a program until it has this number, or gives up.
+fn start_as(pid: u32, mut command: impl FnMut() -> Command) -> Option<Child> {
+    for _ in 0..ATTEMPTS {
+        fs::write(LAST_PID, (pid - 1).to_string()).ok()?;
+        let mut child = command().spawn().unwrap();
+        if child.id() == pid {
+            return Some(child);
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    None
+}
+
+/// A process that ended before flowcar read its record, and whose number another one has by then: the other one's name is not given.
+#[test]
+fn later_process_of_the_same_number_does_not_name_a_connection() {
+    if !can_run() {
+        return;
+    }
+    if !Path::new(LAST_PID).exists() {
+        return lacks("a kernel with CONFIG_CHECKPOINT_RESTORE");
+    }
+    let pod = TestPod::new("reused").unwrap();
+    let directory = named(&["first", "second"]);
+    let program = |name: &str| {
+        let mut command = Command::new(directory.path().join(name));
+        pod.enter(&mut command).unwrap();
+        command.stdout(Stdio::null());
+        command
+    };
+    let mut command = program("first");
+    let command = command.args(["serve", "--listen", "127.0.0.1:7202"]);
+    let mut server = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut listens = String::new();
+    let output = server.stdout.as_mut().unwrap();
+    BufReader::new(output).read_line(&mut listens).unwrap();
+    let watch = Watch::start(&pod, Mode::Both, &[]);
+    // It takes nothing in while the number changes hands.
+    watch.signal(Signal::SIGSTOP);
+    let mut command = program("first");
+    let mut first = command.args(["call", "127.0.0.1:7202"]).spawn().unwrap();
+    let pid = first.id();
+    assert!(first.wait().unwrap().success());
+    // Starts are known to a hundredth of a second.
+    thread::sleep(Duration::from_millis(50));
+    let second = start_as(pid, || {
+        let mut command = program("second");
+        command.arg("wait");
+        command
+    });
+    let Some(mut second) = second else {
+        server.kill().unwrap();
+        watch.signal(Signal::SIGCONT);
+        return lacks("a number of a process that nobody else takes");
+    };
+    let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+    assert_eq!(comm.trim(), "second");
+    watch.signal(Signal::SIGCONT);
+    let seen = watch.stop();
+    for child in [&mut second, &mut server] {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let flow = seen
+        .flows
+        .iter()
+        .find(|flow| flow.role() == "client")
+        .unwrap();
+    assert_eq!(flow.get("process.pid"), pid.to_string());
+    assert_eq!(flow.get("process.executable.name"), "", "{flow:?}");
+}
