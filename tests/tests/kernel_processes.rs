@@ -147,6 +147,7 @@ fn later_process_of_the_same_number_does_not_name_a_connection() {
     });
     let Some(mut second) = second else {
         server.kill().unwrap();
+        server.wait().unwrap();
         watch.signal(Signal::SIGCONT);
         return lacks("a number of a process that nobody else takes");
     };

@@ -46,6 +46,18 @@ impl Cgroup {
     }
 }
 
+/// How many programs flowcar attaches to a cgroup besides those of exchanges: for names two, for `connect()` two, `sock_release` and
+/// `sock_ops`; two more for bound sockets where callbacks may not ask for the current task (before 6.10).
+pub fn attached_programs() -> usize {
+    let asks = [
+        Instruction::new(0x85, 0, 0, 0, 80), // r0 = bpf_get_current_cgroup_id()
+        Instruction::new(0xb7, 0, 0, 0, 1),  // r0 = 1
+        Instruction::new(0x95, 0, 0, 0, 0),  // exit
+    ];
+    let may_ask = load(BPF_PROG_TYPE_SOCK_OPS, BPF_CGROUP_SOCK_OPS, &asks).is_ok();
+    if may_ask { 6 } else { 8 }
+}
+
 fn replace(cgroup: u64) -> io::Result<usize> {
     let nothing = [
         Instruction::new(0xb7, 0, 0, 0, 1), // r0 = 1

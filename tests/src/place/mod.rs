@@ -34,6 +34,7 @@ pub use cgroup::{Cgroup, cgroup2_mount};
 pub use connect_hook::{AtConnect, ConnectHook};
 pub use counters::Counters;
 pub use cpu::CpuQuota;
+pub use detach::attached_programs;
 pub use error::Error;
 pub use filter::Filtered;
 pub use need::{

@@ -5,7 +5,7 @@ use std::time::Duration;
 use flowcar_tests::{
     exporting::Exporting,
     node::{Node, contained},
-    place::{Netns, TestPod, require_cgroup2, require_root},
+    place::{Netns, TestPod, attached_programs, require_cgroup2, require_root},
     traffic::{CallPlan, Held, ServePlan, Serving, call_in},
     watch::{Mode, Watch},
 };
@@ -30,7 +30,7 @@ fn detached_programs_are_reported_and_attached_again() {
     });
     // Stopped, it does nothing between the two.
     watch.signal(Signal::SIGSTOP);
-    assert_eq!(pod.cgroup().detach_programs().unwrap(), 6);
+    assert_eq!(pod.cgroup().detach_programs().unwrap(), attached_programs());
     pod.netns().run(|| held.close()).unwrap().unwrap();
     serving.reports(1, WITHIN).unwrap();
     watch.signal(Signal::SIGCONT);
@@ -90,7 +90,10 @@ fn flowcar_exits_if_programs_cannot_be_attached_again() {
         .env("OTEL_METRIC_EXPORT_INTERVAL", "200");
     let mut export = Exporting::start(&mut command);
     export.reported("following its TCP flows");
-    assert_eq!(node.pods[0].detach_programs().unwrap(), 8);
+    assert_eq!(
+        node.pods[0].detach_programs().unwrap(),
+        attached_programs() + 2
+    );
     let message = export.reported("flowcar: ");
     assert!(message.contains("cannot be attached again"), "{message}");
     assert_eq!(export.wait().code(), Some(75));
