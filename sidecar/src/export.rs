@@ -194,9 +194,9 @@ fn origins(config: &Config, tree: Option<&Path>, host: &Host) -> Origins {
     Origins::new(containers, processes, own_netns())
 }
 
-/// The statistics of containers, where the setting asks for them.
+/// The statistics of containers, where the setting asks for them, and metrics are sent.
 fn container_stats(config: &Config, tree: Option<&Path>) -> Option<ContainerStats> {
-    if !config.container_stats {
+    if !config.container_stats || config.export.metrics.is_none() {
         return None;
     }
     if tree.is_none() {
