@@ -13,6 +13,7 @@ use crate::{
     cgroup::{self, CgroupError, Change, Watch},
     checkpoint::CheckpointFile,
     config::{Config, Export, SourceChoice},
+    container_stats::ContainerStats,
     control::ControlServer,
     exit::{self, Failure},
     follower::Follower,
@@ -71,7 +72,11 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     if let Some(checkpoint) = &checkpoint {
         follower.restore(before.as_ref(), checkpoint.instance());
     }
-    follower.find_origins(origins(config, cgroup.as_deref(), &host));
+    let tree = tree(config, cgroup.as_deref());
+    follower.find_origins(origins(config, tree.as_deref(), &host));
+    if let Some(stats) = container_stats(config, tree.as_deref()) {
+        follower.read_containers(stats);
+    }
     match &cgroup {
         Some(cgroup) => {
             tracing::info!(cgroup = %cgroup.display(), source = name, "following its TCP flows");
@@ -170,16 +175,41 @@ fn is_ignored(kind: SignalKind) -> bool {
     mask.is_some_and(|mask| mask & (1 << (kind.as_raw_value() - 1)) != 0)
 }
 
+/// The cgroup in which containers are, where one of the settings asks for it: the followed one, else the pod's. Without programs the
+/// network namespace is followed, and the tree may be there all the same.
+fn tree(config: &Config, cgroup: Option<&Path>) -> Option<PathBuf> {
+    if !config.containers && !config.container_stats {
+        return None;
+    }
+    let pod = || Some(cgroup::discover(&config.host_cgroup).ok()?.path);
+    cgroup.map(Path::to_owned).or_else(pod)
+}
+
 /// What finds whose sockets the flows have. Where a container's own cgroup is followed, all are its, and the resource says so.
-fn origins(config: &Config, cgroup: Option<&Path>, host: &Host) -> Origins {
+fn origins(config: &Config, tree: Option<&Path>, host: &Host) -> Origins {
     let containers = config.containers && host.container_id.is_none();
-    let containers = containers.then(|| {
-        // Without programs the network namespace is followed, and the tree may be there all the same.
-        let pod = || Some(cgroup::discover(&config.host_cgroup).ok()?.path);
-        Containers::below(cgroup.map(Path::to_owned).or_else(pod).as_deref())
-    });
+    let containers = containers.then(|| Containers::below(tree));
     let processes = config.processes.then(Processes::of_proc);
     Origins::new(containers, processes, own_netns())
+}
+
+/// The statistics of containers, where the setting asks for them, and metrics are sent.
+fn container_stats(config: &Config, tree: Option<&Path>) -> Option<ContainerStats> {
+    if !config.container_stats || config.export.metrics.is_none() {
+        return None;
+    }
+    if tree.is_none() {
+        tracing::warn!(
+            "FLOWCAR_CONTAINERS is ignored: the cgroup tree of the node is not there. The injector mounts it with the eBPF source; elsewhere mount it read-only and name it in FLOWCAR_HOST_CGROUP, or give --cgroup"
+        );
+    }
+    let stats = tree.map(ContainerStats::below)?;
+    // None is there yet where flowcar starts first.
+    tracing::info!(
+        containers = stats.count(),
+        "reading statistics of containers"
+    );
+    Some(stats)
 }
 
 /// Logs where reports go, how, and how often.

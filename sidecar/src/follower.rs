@@ -27,6 +27,7 @@ use self::{
 use crate::{
     clock::{self, Anchor},
     config::Config,
+    container_stats::ContainerStats,
     exporter_sockets::ExporterSockets,
     flow::{
         Adopt, Books, Flow, PollContext, SocketSnapshot,
@@ -116,6 +117,11 @@ impl Follower {
     /// Finds whose sockets the flows have. Before the first of them.
     pub fn find_origins(&mut self, origins: Origins) {
         self.flows.origins = origins;
+    }
+
+    /// Has reports carry the statistics of these containers.
+    pub fn read_containers(&mut self, stats: ContainerStats) {
+        self.flows.container_stats = Some(stats);
     }
 
     /// Waits until the kernel wakes flowcar before the next drain is due. Gives what for.

@@ -34,6 +34,7 @@ pub mod checkpoint;
 pub mod clock;
 pub mod config;
 pub mod confinement;
+pub mod container_stats;
 pub mod control;
 pub mod exit;
 pub mod export;

@@ -1,8 +1,13 @@
 //! The sum of all flows at one time: the cumulative state of every series and of flowcar itself,
 //! ready for an encoder. Pure data.
 
+mod containers;
+
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
+pub use self::containers::{
+    ContainerCounter, ContainerFigures, ContainerLevel, PressureResource, Stall,
+};
 pub use crate::flow::Listener;
 use crate::{
     flow::{
@@ -183,6 +188,8 @@ pub struct SelfMetrics {
     pub taken_unix_ns: u64,
     /// Flows whose container is not known, by reason.
     pub unresolved_containers: BTreeMap<&'static str, u64>,
+    /// Files of containers' cgroups that were not understood.
+    pub malformed_statistics: u64,
     /// CPU seconds used by this process.
     pub cpu_s: f64,
     /// Resident set size now, bytes.
@@ -208,6 +215,8 @@ pub struct Snapshot {
     pub lost: BTreeMap<Lost, u64>,
     /// Listening sockets by port; under `None` those that are reported together.
     pub listeners: BTreeMap<Option<u16>, Listener>,
+    /// Containers by their ids; under `None` the followed cgroup where that is a container's.
+    pub containers: BTreeMap<Option<ContainerId>, ContainerFigures>,
     /// The books over all series.
     pub books: Books,
     /// flowcar itself.

@@ -9,7 +9,7 @@ use std::{
 use syn::{Item, UseTree, visit::Visit};
 
 /// The modules of the sidecar, from the values at the bottom to the commands at the top. A module imports only what stands before it.
-const SIDECAR: [&str; 32] = [
+const SIDECAR: [&str; 33] = [
     "flow",
     "peer",
     "clock",
@@ -26,6 +26,7 @@ const SIDECAR: [&str; 32] = [
     "cgroup",
     "host",
     "origin",
+    "container_stats",
     "exporter_sockets",
     "config",
     "logs",

@@ -85,6 +85,7 @@ fn json_lines_of_both_transports_are_written_to_a_file() {
                 dropped: Default::default(),
                 checkpoint: None,
                 listeners: BTreeMap::new(),
+                containers: BTreeMap::new(),
                 lost: Default::default(),
                 books: Default::default(),
                 self_metrics: SelfMetrics::default(),

@@ -11,6 +11,8 @@ mod kernel_bytes;
 mod kernel_cgroup_anew;
 #[path = "../tests/kernel_connect/main.rs"]
 mod kernel_connect;
+#[path = "../tests/kernel_container_stats.rs"]
+mod kernel_container_stats;
 #[path = "../tests/kernel_containers.rs"]
 mod kernel_containers;
 #[path = "../tests/kernel_diag/main.rs"]

@@ -41,6 +41,8 @@ const CASES: &[Case] = &[
     (Key::Exchange, "off", |c| c.exchanges != Some(true)),
     (Key::Dns, "on", |c| c.names),
     (Key::Dns, "off", |c| !c.names),
+    (Key::Containers, "on", |c| c.container_stats),
+    (Key::Containers, "off", |c| !c.container_stats),
     (Key::Peer, "name", |c| c.naming.peer == PeerLabel::Name),
     (Key::Protocol, "grpc", |c| {
         endpoints(c) == ["http://localhost:4317/"; 2]

@@ -25,6 +25,7 @@ pub enum Key {
     Ports,
     Exchange,
     Dns,
+    Containers,
     Sampling,
     TraceParent,
     Histograms,
@@ -92,7 +93,7 @@ const fn by_permission(row: Annotation) -> Annotation {
 }
 
 /// Every annotation a user may write, in the order in which people meet them.
-pub static TABLE: [Annotation; 31] = [
+pub static TABLE: [Annotation; 32] = [
     row(
         Key::Inject,
         "flowcar.io/inject",
@@ -236,6 +237,15 @@ pub static TABLE: [Annotation; 31] = [
         "off",
         Some("FLOWCAR_DNS"),
         "Whether flowcar reads the pod's DNS messages, so that clients' connections have their server's name.",
+    ),
+    row(
+        Key::Containers,
+        "flowcar.io/containers",
+        Kind::Choice(&["on", "off"]),
+        "off",
+        "on",
+        Some("FLOWCAR_CONTAINERS"),
+        "Whether reports have statistics of each of the pod's containers: CPU time and throttling, memory, I/O and pressure. Needs the node's cgroup tree, which the sidecar has with the eBPF source.",
     ),
     row(
         Key::Sampling,

@@ -72,6 +72,8 @@ pub struct Config {
     pub names: bool,
     /// `FLOWCAR_CONTAINER`: whether the container of each flow is a resource of its own.
     pub containers: bool,
+    /// `FLOWCAR_CONTAINERS`: whether the statistics of containers are read from their cgroups.
+    pub container_stats: bool,
     /// `FLOWCAR_PROCESS`: whether spans have the process of their flow.
     pub processes: bool,
     /// Whether a server's span names the client's as its parent.
@@ -260,6 +262,7 @@ impl Config {
             exchanges: reader.read(&settings::FLOWCAR_EXCHANGE),
             names: reader.read(&settings::FLOWCAR_DNS),
             containers: reader.read(&settings::FLOWCAR_CONTAINER),
+            container_stats: reader.read(&settings::FLOWCAR_CONTAINERS),
             processes: reader.read(&settings::FLOWCAR_PROCESS),
             trace_parent: reader.read(&settings::FLOWCAR_TRACE_PARENT),
             spans_per_second: reader.read(&settings::FLOWCAR_SPANS_PER_SECOND),

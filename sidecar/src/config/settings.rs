@@ -250,6 +250,12 @@ others {
         shown: Word,
         meaning: "in a pod, `flowcar export` sends metrics and spans of each container under a resource of its own, with `container.id`; `off`: all under the pod's. Needs the node's cgroup tree (`FLOWCAR_HOST_CGROUP`)",
     }
+    FLOWCAR_CONTAINERS: bool {
+        default: false, "`off`",
+        parse: |text| choice(text, &[("on", true), ("off", false)]),
+        shown: Word,
+        meaning: "`on`: `flowcar export` sends statistics of each container with its reports, under the container's resource: CPU time and throttling, memory, I/O and pressure, as its cgroup counts them. Needs cgroup v2, and in a pod the node's cgroup tree (`FLOWCAR_HOST_CGROUP`)",
+    }
     FLOWCAR_PROCESS: bool {
         default: true, "`on`",
         parse: |text| choice(text, &[("on", true), ("off", false)]),

@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     clock::{self, Anchor, ReportClock},
+    container_stats::ContainerStats,
     flow::{
         self, Adopt, Answers, Asked, Books, CloseEvent, CloseReason, Event, Exchanges, Failure,
         Flow, Malformed, Monotonic, OriginEvent, OtherEnd, Outcome, PendingCloses, PollContext,
@@ -93,6 +94,8 @@ pub(super) struct Flows {
     /// Clients' flows without a name, by reason.
     unnamed: BTreeMap<&'static str, u64>,
     pub(super) origins: Origins,
+    /// None where nobody asks for statistics of containers.
+    pub(super) container_stats: Option<ContainerStats>,
     /// When the listeners were dumped because two of one address may be open.
     listeners_dumped: Option<Instant>,
     /// Flows that closed or failed, until they are handed over.
@@ -140,6 +143,7 @@ impl Flows {
             resolved: Resolved::new(MOST_NAMES),
             unnamed: BTreeMap::new(),
             origins: Origins::off(),
+            container_stats: None,
             listeners_dumped: None,
             closed: Vec::new(),
             excluded: ExcludedFlows::default(),

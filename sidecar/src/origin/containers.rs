@@ -175,7 +175,7 @@ impl Containers {
             for entry in entries.flatten() {
                 if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                     let path = entry.path();
-                    let inner = id_in_name(&path).or_else(|| container.clone());
+                    let inner = container_in_name(&path).or_else(|| container.clone());
                     waiting.push((path, entry.ino(), inner));
                 }
             }
@@ -194,12 +194,12 @@ impl Containers {
 }
 
 /// The container that a directory is of, or lies in: by the nearest name.
-fn container_of(directory: &Path) -> Option<ContainerId> {
-    directory.ancestors().find_map(id_in_name)
+pub fn container_of(directory: &Path) -> Option<ContainerId> {
+    directory.ancestors().find_map(container_in_name)
 }
 
 /// The container that a directory is named by. The monitor of a container has its id, too, and is not in it.
-fn id_in_name(directory: &Path) -> Option<ContainerId> {
+pub fn container_in_name(directory: &Path) -> Option<ContainerId> {
     let name = directory.file_name()?.to_str()?;
     let (before, id) = host::container(name.strip_suffix(".scope").unwrap_or(name))?;
     (!before.ends_with("conmon-")).then(|| Arc::from(id))
@@ -276,7 +276,7 @@ impl Notices {
                     .filter(|_| event.mask.contains(AddWatchFlags::IN_ISDIR))
                 {
                     let path = directory.join(name);
-                    let container = id_in_name(&path).or_else(|| container.clone());
+                    let container = container_in_name(&path).or_else(|| container.clone());
                     made.push((path, container));
                 }
             }

@@ -5,7 +5,7 @@ mod listeners;
 mod processes;
 
 pub use self::{
-    containers::{Containers, Unresolved},
+    containers::{Containers, Unresolved, container_in_name, container_of},
     listeners::Listeners,
     processes::{Processes, shows_processes},
 };

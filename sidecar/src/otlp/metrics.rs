@@ -1,5 +1,6 @@
 //! A snapshot as OTLP metrics. Pure.
 
+mod containers;
 mod histogram;
 mod listeners;
 mod self_metrics;
@@ -96,9 +97,11 @@ pub fn encode(
     let mut pods = encoder();
     tcp::encode(&mut pods);
     listeners::encode(&mut pods);
+    containers::encode(&mut pods, None);
     let containers = containers(snapshot).map(|container| {
         let mut encoder = encoder();
         tcp::encode_container(&mut encoder, container);
+        containers::encode(&mut encoder, Some(container));
         (resource.of_container(container), encoder.metrics)
     });
     let mut self_metrics = encoder();
@@ -123,13 +126,11 @@ pub fn encode(
     }
 }
 
-/// The containers of the series, each once: the keys are sorted by them.
+/// The containers of the series and of the statistics, each once: the keys are sorted by them.
 fn containers(snapshot: &Snapshot) -> impl Iterator<Item = &ContainerId> {
-    let all: BTreeSet<_> = snapshot
-        .series
-        .keys()
-        .filter_map(SeriesKey::container)
-        .collect();
+    let of_series = snapshot.series.keys().filter_map(SeriesKey::container);
+    let of_statistics = snapshot.containers.keys().flatten();
+    let all: BTreeSet<_> = of_series.chain(of_statistics).collect();
     all.into_iter()
 }
 

@@ -152,6 +152,16 @@ attributes! {
         "Why a client's flow has no name of its server.";
     CONTAINER_REASON = Text "flowcar.self.container.reason"
         "Why the container of a flow is not known.";
+    CPU_MODE = Text "cpu.mode"
+        "`user` or `system`: the mode that the CPU time was used in.";
+    DISK_IO_DIRECTION = Text "disk.io.direction"
+        "`read` or `write`";
+    FAULT_TYPE = Text "system.paging.fault.type"
+        "`minor` or `major`";
+    PRESSURE_RESOURCE = Text "flowcar.container.pressure.resource"
+        "`cpu`, `memory` or `io`: what the container's tasks waited for.";
+    PRESSURE_STALL = Text "flowcar.container.pressure.stall"
+        "`some` or `full`: whether one task waited, or all that were not idle.";
     DROP_REASON = Text "flowcar.self.drop.reason"
         "Why the span was dropped.";
     RESET_AFTER_FIN = Boolean "flowcar.tcp.reset_after_fin"
@@ -243,6 +253,36 @@ metrics! {
         "Connections that wait to be accepted, as of the last socket dump.";
     LISTENER_LIMIT = UpDownCounter "flowcar.tcp.listener.queue.capacity" "{connection}" []
         "Connections that may wait to be accepted: the listener's backlog.";
+    CONTAINER_CPU = Counter "container.cpu.time" "s" [CPU_MODE]
+        "CPU time that the container used.";
+    CONTAINER_PERIODS = Counter "flowcar.container.cpu.periods" "{period}" []
+        "Periods in which the container had something to run, and its CPU limit was enforced. Absent without a limit.";
+    CONTAINER_THROTTLED = Counter "flowcar.container.cpu.throttled.periods" "{period}" []
+        "Those of them in which the limit was used up, and the container waited. Many: the limit is too low for its bursts.";
+    CONTAINER_THROTTLED_TIME = Counter "flowcar.container.cpu.throttled.time" "s" []
+        "Time for which the container waited because its CPU limit was used up, summed over CPUs.";
+    CONTAINER_MEMORY = UpDownCounter "container.memory.usage" "By" []
+        "Memory that counts to the container, with the files that it used.";
+    CONTAINER_WORKING_SET = UpDownCounter "container.memory.working_set" "By" []
+        "The same without files that were not used lately, as the kubelet evicts by.";
+    CONTAINER_RSS = UpDownCounter "container.memory.rss" "By" []
+        "Anonymous memory of the container.";
+    CONTAINER_AVAILABLE = UpDownCounter "container.memory.available" "By" []
+        "The container's limit of memory less its working set. Absent without a limit.";
+    CONTAINER_MEMORY_LIMIT = UpDownCounter "flowcar.container.memory.limit" "By" []
+        "The container's limit of memory. Absent without one.";
+    CONTAINER_FAULTS = Counter "container.memory.paging.faults" "{fault}" [FAULT_TYPE]
+        "Page faults of the container. Many major ones: its memory does not hold its files.";
+    CONTAINER_OOM_KILLS = Counter "flowcar.container.memory.oom_kills" "{process}" []
+        "Processes of the container that the kernel killed for want of memory. A container that ends thereby is not read again.";
+    CONTAINER_DISK_IO = Counter "container.disk.io" "By" [DISK_IO_DIRECTION]
+        "Bytes read from and written to block devices. Files in memory and writes that wait are not among them.";
+    CONTAINER_DISK_OPERATIONS = Counter "flowcar.container.disk.operations" "{operation}" [DISK_IO_DIRECTION]
+        "Operations of block devices.";
+    CONTAINER_PRESSURE = Counter "flowcar.container.pressure.time" "s" [PRESSURE_RESOURCE, PRESSURE_STALL]
+        "Time for which tasks of the container waited for a resource (PSI). High: the container has too little of it.";
+    CONTAINER_THREADS = UpDownCounter "flowcar.container.thread.count" "{thread}" []
+        "Processes and threads of the container.";
     SELF_RECORDS = Counter "flowcar.self.record.decoded" "{record}" [RECORD_KIND]
         "Kernel records decoded, and sockets read from socket dumps.";
     SELF_RECORDS_DROPPED = Counter "flowcar.self.record.dropped" "{record}" [RECORD_KIND]
@@ -255,6 +295,8 @@ metrics! {
         "Clients' flows without a name of their server, by reason: their server.address is an address.";
     SELF_CONTAINER_UNRESOLVED = Counter "flowcar.self.container.unresolved" "{flow}" [CONTAINER_REASON]
         "Flows whose container is not known, by reason: they are under the pod's resource.";
+    SELF_STATISTICS_MALFORMED = Counter "flowcar.self.container.malformed" "{file}" []
+        "Files of containers' cgroups that were not understood: their statistics are left out.";
     SELF_TABLE = UpDownCounter "flowcar.self.flow.count" "{flow}" []
         "Flows in the table.";
     SELF_TABLE_FULL = Counter "flowcar.self.flow.rejected" "{record}" []

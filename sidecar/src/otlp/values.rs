@@ -11,6 +11,7 @@ use crate::{
     flow::{AdoptedBy, CloseReason, Failure, Lost, Role, RttKind},
     origin::Unresolved,
     peer::{NoName, Unused},
+    snapshot::{PressureResource, Stall},
 };
 
 /// Which of [`CloseReason::ALL`] are of connections that were cut off.
@@ -125,6 +126,27 @@ pub fn all() -> Vec<Attribute> {
             attribute::CONTAINER_REASON,
             "`flowcar.self.container.unresolved`",
             &Unresolved::ALL.map(unresolved),
+        ),
+        of(attribute::CPU_MODE, "`container.cpu.time`", &CPU_MODES),
+        of(
+            attribute::DISK_IO_DIRECTION,
+            "`container.disk.io`, `flowcar.container.disk.operations`",
+            &DISK_IO_DIRECTIONS,
+        ),
+        of(
+            attribute::FAULT_TYPE,
+            "`container.memory.paging.faults`",
+            &FAULT_TYPES,
+        ),
+        of(
+            attribute::PRESSURE_RESOURCE,
+            "`flowcar.container.pressure.time`",
+            &PressureResource::ALL.map(pressure_resource),
+        ),
+        of(
+            attribute::PRESSURE_STALL,
+            "`flowcar.container.pressure.time`",
+            &Stall::ALL.map(stall),
         ),
         of(
             attribute::ADOPTED_BY,
@@ -368,6 +390,47 @@ const NETWORK_TYPES: [Value; 2] = [
     value("ipv4", "IPv4, also over an IPv6 socket.", ""),
     value("ipv6", "IPv6.", ""),
 ];
+
+const CPU_MODES: [Value; 2] = [
+    value("user", "In the container's own code.", ""),
+    value("system", "In the kernel, for the container.", ""),
+];
+
+const DISK_IO_DIRECTIONS: [Value; 2] = [
+    value("read", "From a block device.", ""),
+    value("write", "To a block device.", ""),
+];
+
+const FAULT_TYPES: [Value; 2] = [
+    value("minor", "The page was in memory, or is new.", ""),
+    value("major", "The page was read from a disk.", ""),
+];
+
+const fn pressure_resource(of: PressureResource) -> Value {
+    let (meaning, remedy) = match of {
+        PressureResource::Cpu => (
+            "Tasks were ready to run, and had no CPU; those that a CPU limit throttled, too.",
+            "Raise the container's CPU limit or request, or find what else uses the node's CPUs.",
+        ),
+        PressureResource::Memory => (
+            "Tasks waited for memory to be taken back, or for pages that had been.",
+            "Raise the container's memory limit, or find what else uses the node's memory.",
+        ),
+        PressureResource::Io => (
+            "Tasks waited for I/O.",
+            "Check the devices of the container's volumes, and what else uses them.",
+        ),
+    };
+    value(of.name(), meaning, remedy)
+}
+
+const fn stall(stall: Stall) -> Value {
+    let meaning = match stall {
+        Stall::Some => "At least one task waited.",
+        Stall::Full => "All tasks that were not idle waited at the same time. Part of `some`.",
+    };
+    value(stall.name(), meaning, "")
+}
 
 const fn adopted_by(by: AdoptedBy) -> Value {
     match by {

@@ -87,6 +87,7 @@ impl Pod {
             checkpoint: None,
             lost: BTreeMap::new(),
             listeners: BTreeMap::new(),
+            containers: BTreeMap::new(),
             books: Books::default(),
             self_metrics: SelfMetrics::default(),
         };

@@ -90,6 +90,7 @@ fn report(start: u64, at: u64, happened: bool) -> Snapshot {
         unattributed: Default::default(),
         checkpoint: None::<Arc<_>>,
         lost: BTreeMap::new(),
+        containers: BTreeMap::new(),
         listeners: match happened {
             true => BTreeMap::from([(Some(80), listener)]),
             false => BTreeMap::new(),

@@ -80,6 +80,7 @@ pub(super) fn snapshot() -> Snapshot {
         dropped: Default::default(),
         checkpoint: None,
         listeners: BTreeMap::new(),
+        containers: BTreeMap::new(),
         lost: BTreeMap::from([(Lost::RingFull, 1)]),
         books: Books {
             opened: 7,

@@ -7,6 +7,7 @@ use flowcar_shared::counter::{COUNTERS, Counter};
 use super::Flows;
 use crate::{
     clock::Anchor,
+    container_stats::ContainerStats,
     series::take_off_live,
     snapshot::{SelfMetrics, Snapshot},
     source::diag::DiagSource,
@@ -74,6 +75,12 @@ impl Flows {
         }
         let mut series = self.series.report(at_unix_ns);
         take_off_live(&mut series, unattributed.dead);
+        let containers = match &mut self.container_stats {
+            Some(stats) => stats.report(at_unix_ns),
+            None => BTreeMap::new(),
+        };
+        let stats = self.container_stats.as_ref();
+        self_metrics.malformed_statistics = stats.map_or(0, ContainerStats::malformed);
         Snapshot {
             start_unix_ns: self.start_unix_ns,
             at_unix_ns,
@@ -87,6 +94,7 @@ impl Flows {
             listeners: diag.map_or_else(BTreeMap::new, |diag| {
                 self.series.listeners(diag.listeners())
             }),
+            containers,
             books,
             self_metrics,
         }

@@ -106,6 +106,7 @@ fn snapshot(at: u64, bytes_sent: u64) -> Snapshot {
         dropped: Default::default(),
         checkpoint: None,
         listeners: BTreeMap::new(),
+        containers: BTreeMap::new(),
         books: Default::default(),
         self_metrics: SelfMetrics::default(),
     }

@@ -49,6 +49,9 @@ fn counters(encoder: &mut Encoder<'_>) {
         name::DNS_REASON,
         |self_metrics| &self_metrics.dns_dropped,
     );
+    counted(encoder, names::SELF_STATISTICS_MALFORMED, |self_metrics| {
+        self_metrics.malformed_statistics
+    });
     counted(encoder, names::SELF_TABLE_FULL, |self_metrics| {
         self_metrics.table_over_capacity
     });

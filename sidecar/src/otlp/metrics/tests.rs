@@ -1,3 +1,4 @@
+mod containers;
 mod exemplars;
 mod histograms;
 mod self_metrics;
@@ -26,7 +27,10 @@ use crate::{
         names::METRICS,
         points,
     },
-    snapshot::{DroppedSeries, Listener, Peer, SelfMetrics, Series, SeriesKey, UnattributedCounts},
+    snapshot::{
+        ContainerCounter, ContainerFigures, ContainerLevel, DroppedSeries, Listener, Peer,
+        SelfMetrics, Series, SeriesKey, UnattributedCounts,
+    },
 };
 
 const START: u64 = 1_000_000_000_000;
@@ -57,6 +61,15 @@ fn recorded(durations_ns: &[u64]) -> Histogram {
         histogram.record(*duration);
     }
     histogram
+}
+
+/// Every figure of a container, each so much.
+fn figures(each: u64) -> ContainerFigures {
+    ContainerFigures {
+        since_unix_ns: START,
+        counters: ContainerCounter::all().map(|of| (of, each)).collect(),
+        levels: ContainerLevel::ALL.map(|of| (of, each)).into(),
+    }
 }
 
 fn key() -> SeriesKey {
@@ -109,6 +122,7 @@ fn full() -> Snapshot {
         unattributed: Default::default(),
         dropped: Default::default(),
         checkpoint: None,
+        containers: BTreeMap::new(),
         listeners: BTreeMap::from([(
             Some(8080),
             Listener {
@@ -136,6 +150,7 @@ fn full() -> Snapshot {
             flows_inexact: 1,
             dump_duration: recorded(&[100_000]),
             unfollowed_ns: 1_500_000_000,
+            malformed_statistics: 1,
             dns_dropped: [("unasked", 2)].into(),
             unnamed: [("expired", 3)].into(),
             unresolved_containers: [("no_cgroup", 2)].into(),
@@ -214,7 +229,11 @@ fn by_attribute(sum: &Sum, name: &str) -> BTreeMap<String, i64> {
 
 #[test]
 fn exactly_the_metrics_of_the_table_are_sent() {
-    let metrics = metrics(&full(), PLAIN, None);
+    let snapshot = Snapshot {
+        containers: BTreeMap::from([(None, figures(1))]),
+        ..full()
+    };
+    let metrics = metrics(&snapshot, PLAIN, None);
     let sent: BTreeSet<_> = metrics.iter().map(|metric| metric.name.as_str()).collect();
     let table: BTreeSet<_> = METRICS.iter().map(|metric| metric.name).collect();
     assert_eq!(sent, table);

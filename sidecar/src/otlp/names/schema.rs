@@ -191,9 +191,18 @@ mod tests {
     }
 
     /// Names of OpenTelemetry's registry, in the version of the manifest.
-    const REGISTERED: [&str; 28] = [
+    const REGISTERED: [&str; 38] = [
         "client.address",
         "client.port",
+        "container.cpu.time",
+        "container.disk.io",
+        "container.memory.available",
+        "container.memory.paging.faults",
+        "container.memory.rss",
+        "container.memory.usage",
+        "container.memory.working_set",
+        "cpu.mode",
+        "disk.io.direction",
         "error.type",
         "network.io.direction",
         "network.local.address",
@@ -220,6 +229,7 @@ mod tests {
         "service.namespace",
         "service.instance.id",
         "service.version",
+        "system.paging.fault.type",
     ];
 
     #[test]
