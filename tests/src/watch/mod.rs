@@ -13,7 +13,7 @@ use nix::{
     unistd::Pid,
 };
 
-pub use self::seen::{Flow, Point, Seen, bytes_hold};
+pub use self::seen::{Flow, FlowRecord, Point, Seen, bytes_hold};
 use crate::{
     flowcar::{CAPABILITIES, by_descriptor},
     log_lines::LogLines,
