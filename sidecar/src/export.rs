@@ -214,7 +214,11 @@ fn container_stats(config: &Config, tree: Option<&Path>) -> Option<ContainerStat
 
 /// Logs where reports go, how, and how often.
 fn announce(config: &Config) {
-    let Export { metrics, traces } = &config.export;
+    let Export {
+        metrics,
+        traces,
+        logs,
+    } = &config.export;
     if let Some(target) = metrics {
         tracing::info!(
             endpoint = target.url(),
@@ -231,7 +235,15 @@ fn announce(config: &Config) {
             "exporting spans"
         );
     }
-    if metrics.is_none() && traces.is_none() {
+    if let Some(target) = logs {
+        tracing::info!(
+            endpoint = target.url(),
+            protocol = target.protocol.name(),
+            per_second_at_most = config.spans_per_second,
+            "exporting log records"
+        );
+    }
+    if config.export == Export::default() {
         tracing::warn!(
             "nothing is exported: OTEL_SDK_DISABLED, or OTEL_METRICS_EXPORTER and OTEL_TRACES_EXPORTER, switch it off"
         );

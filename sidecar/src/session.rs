@@ -85,7 +85,10 @@ enum DueReport {
 /// are connections.
 pub fn within_memory(config: &Config) -> (Config, Limits) {
     let (mut config, limits) = (config.clone(), Limits::from(config));
-    let budget = Budget::find(config.span_queue_bytes, config.measures_exchanges());
+    // Log records wait beside spans, as many and as large.
+    let queues = if config.export.logs.is_some() { 2 } else { 1 };
+    let queue_bytes = config.span_queue_bytes.saturating_mul(queues);
+    let budget = Budget::find(queue_bytes, config.measures_exchanges());
     if let Some(budget) = budget {
         let (flows, series) = (budget.flows(0), budget.series(0));
         let is_tight = flows < limits.flows || series < limits.naming.limit;
@@ -96,8 +99,8 @@ pub fn within_memory(config: &Config) -> (Config, Limits) {
                 "the memory limit bounds flows and series"
             );
         }
-        if budget.span_queue_bytes() < config.span_queue_bytes {
-            config.span_queue_bytes = budget.span_queue_bytes();
+        if budget.span_queue_bytes() < queue_bytes {
+            config.span_queue_bytes = budget.span_queue_bytes() / queues;
             tracing::info!(
                 bytes = config.span_queue_bytes,
                 "the memory limit bounds the spans that wait"

@@ -159,9 +159,9 @@ pub struct SelfMetrics {
     pub unfollowed_ns: u64,
     /// Series now.
     pub series: u64,
-    /// Exports by (signal, outcome): `metrics|traces`, `success|failure|partial|...`.
+    /// Exports by (signal, outcome): `metrics|traces|logs`, `success|failure|partial|...`.
     pub exports: BTreeMap<(&'static str, &'static str), u64>,
-    /// Points and spans that a receiver took, by signal.
+    /// Points, spans and log records that a receiver took, by signal.
     pub exported: BTreeMap<&'static str, u64>,
     /// Items that a receiver refused (`partial_success`), by signal.
     pub rejected: BTreeMap<&'static str, u64>,
@@ -169,12 +169,12 @@ pub struct SelfMetrics {
     pub too_large: BTreeMap<&'static str, u64>,
     /// Spans that were not sent, by reason.
     pub spans_dropped: BTreeMap<&'static str, u64>,
+    /// Log records that were not sent, by reason.
+    pub logs_dropped: BTreeMap<&'static str, u64>,
     /// Spans waiting to be sent now.
-    pub span_queue: u64,
-    /// Spans that may wait, at most.
-    pub span_queue_capacity: u64,
-    /// Memory that they take, bytes.
-    pub span_queue_bytes: u64,
+    pub span_queue: ItemQueue,
+    /// Log records waiting to be sent now.
+    pub log_queue: ItemQueue,
     /// How long exports took, by (signal, outcome).
     pub export_duration: BTreeMap<(&'static str, &'static str), Histogram>,
     /// Log lines that standard error did not take.
@@ -194,6 +194,17 @@ pub struct SelfMetrics {
     pub cpu_s: f64,
     /// Resident set size now, bytes.
     pub rss_bytes: u64,
+}
+
+/// Spans or log records that wait to be sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ItemQueue {
+    /// How many wait or are in flight.
+    pub items: u64,
+    /// How many may, at most.
+    pub capacity: u64,
+    /// Memory that they take, bytes.
+    pub bytes: u64,
 }
 
 /// One report.

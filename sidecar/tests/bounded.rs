@@ -293,9 +293,9 @@ fn ten_minutes_without_receiver_use_bounded_memory() {
             tokio::time::sleep(Duration::from_millis(100)).await;
             let self_metrics = exporter.self_metrics();
             assert!(
-                self_metrics.span_queue_bytes <= BOUND,
+                self_metrics.span_queue.bytes <= BOUND,
                 "{}",
-                self_metrics.span_queue_bytes
+                self_metrics.span_queue.bytes
             );
             if tick == 600 {
                 warm = anonymous();
@@ -309,7 +309,7 @@ fn ten_minutes_without_receiver_use_bounded_memory() {
         );
         let dropped: u64 = self_metrics.spans_dropped.values().sum();
         assert_eq!(
-            dropped + self_metrics.span_queue,
+            dropped + self_metrics.span_queue.items,
             u64::from(number),
             "{:?}",
             self_metrics.spans_dropped

@@ -76,10 +76,11 @@ fn accepting_receiver_is_reported() {
         let settings = [
             ("OTEL_EXPORTER_OTLP_ENDPOINT", &*endpoint),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+            ("OTEL_LOGS_EXPORTER", "otlp"),
         ];
         let output = check(&["--send", "--format", "json"], &settings);
         let report = report(&output);
-        for name in ["send metrics", "send spans"] {
+        for name in ["send metrics", "send spans", "send log records"] {
             let (state, text) = line(&report, name);
             assert_eq!(state, "ok", "{protocol}: {text}");
             assert!(

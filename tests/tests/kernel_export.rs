@@ -6,7 +6,8 @@ use flowcar_tests::{
     exporting::{Exporting, has_books},
     flowcar,
     place::{TestPod, require_cgroup2, require_root},
-    traffic::{CallPlan, ServePlan, Serving, call_in},
+    traffic::{CallPlan, FailureKind, ServePlan, Serving, call_in},
+    watch::{Mode, Watch},
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -100,5 +101,81 @@ fn lost_reports_fail_the_exit_status_if_strict() {
         kill(pid, Signal::SIGTERM).unwrap();
         export.reported("metrics are lost");
         assert_eq!(export.wait().code(), Some(status), "{arguments:?}");
+    }
+}
+
+/// A log record for each socket that the application closed and each attempt that failed, with the attributes of its span and the
+/// application's own counts; none where nobody asked for them.
+#[test]
+fn each_closed_socket_and_failed_attempt_has_one_log_record() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    for (setting, is_on) in [(Some(("OTEL_LOGS_EXPORTER", "otlp")), true), (None, false)] {
+        let pod = TestPod::new("log-records").unwrap();
+        let watch = Watch::start(&pod, Mode::Both, setting.as_slice());
+        let serving = Serving::start(&pod, &ServePlan::at("127.0.0.1:0".parse().unwrap())).unwrap();
+        let plan = CallPlan::to(serving.address()).connections(20, 4);
+        let calls = call_in(&pod, &plan).unwrap();
+        let served = serving.reports(20, Duration::from_secs(30)).unwrap();
+        // Nobody listens there.
+        let refused = CallPlan::to("127.0.0.1:9".parse().unwrap()).connections(3, 1);
+        let refused = call_in(&pod, &refused).unwrap();
+        for attempt in &refused {
+            let failure = attempt.failure.as_ref().unwrap();
+            assert_eq!(failure.kind, FailureKind::Refused, "{failure:?}");
+        }
+        let seen = watch.stop();
+        let log = seen.log.join("\n");
+        assert_eq!(
+            log.contains("the receiver accepted the first logs"),
+            is_on,
+            "{log}"
+        );
+        if !is_on {
+            assert_eq!(seen.flows.len(), 43);
+            assert!(seen.log_records.is_empty(), "{:?}", seen.log_records);
+            continue;
+        }
+        // 20 connections of two ends, and 3 attempts.
+        assert_eq!(seen.log_records.len(), 43);
+        for record in &seen.log_records {
+            assert_eq!(record.event_name, "flowcar.tcp.flow.closed");
+            let mut spans = seen.flows.iter();
+            let span = spans.find(|span| span.span_id == record.span_id).unwrap();
+            assert_eq!(record.attributes, span.attributes);
+            let (ended, observed) = record.times_unix_ns;
+            assert_eq!(ended, span.end_unix_ns);
+            assert!(ended <= observed, "{record:?}");
+        }
+        let ends = |name: &str, wanted: &str| {
+            let records = seen.log_records.iter();
+            records
+                .filter(|record| record.attributes.get(name).is_some_and(|is| is == wanted))
+                .collect::<Vec<_>>()
+        };
+        for report in calls.iter().chain(&served) {
+            let local = report.local.unwrap();
+            let found = ends("network.local.port", &local.port().to_string());
+            let peer = report.peer.port().to_string();
+            let mut found = found
+                .into_iter()
+                .filter(|record| record.attributes["network.peer.port"] == peer);
+            let record = found.next().unwrap();
+            assert!(found.next().is_none(), "{local} has two");
+            assert_eq!(record.severity, "INFO", "{record:?}");
+            let count = |name: &str| record.attributes[name].parse::<u64>().unwrap();
+            let bytes = (
+                count("flowcar.tcp.bytes.sent"),
+                count("flowcar.tcp.bytes.received"),
+            );
+            assert_eq!(bytes, (report.sent, report.received), "{record:?}");
+        }
+        let failed = ends("error.type", "refused");
+        assert_eq!(failed.len(), refused.len());
+        for record in failed {
+            assert_eq!(record.severity, "ERROR", "{record:?}");
+            assert_eq!(record.attributes["server.port"], "9");
+        }
     }
 }

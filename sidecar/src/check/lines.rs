@@ -355,13 +355,14 @@ fn settings(config: &Result<Config, ConfigErrors>, sends: bool) -> Line {
         Ok(config) => {
             let export = config.clone().with_default_endpoint().export;
             let signals = [("metrics", &export.metrics), ("spans", &export.traces)];
-            let texts: Vec<_> = signals
-                .iter()
-                .map(|(signal, target)| match target {
-                    Some(target) => format!("{signal} to {}", reported(target)),
-                    None => format!("no {signal}"),
-                })
-                .collect();
+            let texts = signals.iter().map(|(signal, target)| match target {
+                Some(target) => format!("{signal} to {}", reported(target)),
+                None => format!("no {signal}"),
+            });
+            // They are off by default.
+            let logs = export.logs.as_ref();
+            let logs = logs.map(|target| format!("log records to {}", reported(target)));
+            let texts: Vec<_> = texts.chain(logs).collect();
             let tried = if sends {
                 ""
             } else {

@@ -3,7 +3,7 @@
 use super::{lines::reported, report::Line};
 use crate::{
     clock,
-    config::{Config, Export, Signal},
+    config::{Config, Signal},
     host::Host,
     otlp::{quote::Quoted, resource::Resource, trial::try_receiver},
     view::quantity::duration,
@@ -12,15 +12,18 @@ use crate::{
 /// A line for each signal, and whether every receiver took its request.
 pub(super) async fn send(config: &Config) -> (Vec<Line>, bool) {
     let config = config.clone().with_default_endpoint();
-    let Export { metrics, traces } = &config.export;
     let resource = Resource::new(&config, &Host::of_command(Some("flowcar-check")));
     let (mut lines, mut taken) = (Vec::new(), true);
-    for (signal, name, target) in [
-        (Signal::Metrics, "send metrics", metrics),
-        (Signal::Traces, "send spans", traces),
+    for (signal, name) in [
+        (Signal::Metrics, "send metrics"),
+        (Signal::Traces, "send spans"),
+        (Signal::Logs, "send log records"),
     ] {
-        let Some(target) = target else {
-            lines.push(Line::info(name, "not exported"));
+        let Some(target) = config.export.of(signal) else {
+            // Log records are off by default.
+            if signal != Signal::Logs {
+                lines.push(Line::info(name, "not exported"));
+            }
             continue;
         };
         let began = clock::now();

@@ -41,21 +41,28 @@ pub(super) fn read(reader: &mut Reader) -> (Export, Export) {
     };
     let metrics_wanted = wanted(&settings::OTEL_METRICS_EXPORTER);
     let traces_wanted = wanted(&settings::OTEL_TRACES_EXPORTER);
+    let logs_wanted = wanted(&settings::OTEL_LOGS_EXPORTER);
 
-    // Errors in the settings of a signal that is switched off count as well.
-    let (metrics, metrics_default) = SignalReader::new(Signal::Metrics, reader)
-        .read()
-        .wanted(metrics_wanted);
-    let (traces, traces_default) = SignalReader::new(Signal::Traces, reader)
-        .read()
-        .wanted(traces_wanted);
-    (
-        Export { metrics, traces },
-        Export {
-            metrics: metrics_default,
-            traces: traces_default,
-        },
-    )
+    let (mut export, mut defaults) = (Export::default(), Export::default());
+    for (signal, wanted) in [
+        (Signal::Metrics, metrics_wanted),
+        (Signal::Traces, traces_wanted),
+        (Signal::Logs, logs_wanted),
+    ] {
+        // Errors in the settings of a signal that is switched off count as well. Log records nobody has switched off.
+        if signal == Signal::Logs && !wanted {
+            continue;
+        }
+        let read = SignalReader::new(signal, reader).read().wanted(wanted);
+        (*export.of_mut(signal), *defaults.of_mut(signal)) = read;
+    }
+    (export, defaults)
+}
+
+/// Whether the settings ask for log records.
+pub(super) fn sends_log_records(reader: &Reader) -> bool {
+    let exporters = reader.try_read(&settings::OTEL_LOGS_EXPORTER);
+    exporters.is_ok_and(|exporters| exporters.otlp)
 }
 
 /// A signal's target, and whether its endpoint is set.

@@ -204,9 +204,10 @@ impl Config {
     /// The same. A signal without an endpoint goes to OpenTelemetry's default: this host's port 4317 (gRPC) or 4318 (HTTP).
     #[must_use]
     pub fn with_default_endpoint(mut self) -> Self {
-        let Export { metrics, traces } = self.defaults.clone();
-        self.export.metrics = self.export.metrics.or(metrics);
-        self.export.traces = self.export.traces.or(traces);
+        for signal in Signal::ALL {
+            let export = self.export.of_mut(signal);
+            *export = export.take().or_else(|| self.defaults.of(signal).cloned());
+        }
         self
     }
     fn read(
@@ -225,6 +226,9 @@ impl Config {
             // The command's variables are not flowcar's to check.
             if shared == Shared::Ours || name.starts_with("FLOWCAR_") {
                 reader.unused(name, value);
+                if names::is_of_log_records(name) && !export::sends_log_records(&reader) {
+                    reader.notice(name, names::NO_LOG_RECORDS);
+                }
             }
         }
         if shared == Shared::Restored {
@@ -237,10 +241,7 @@ impl Config {
 
     fn leave_out(&mut self, signal: Signal) {
         for export in [&mut self.export, &mut self.defaults] {
-            match signal {
-                Signal::Metrics => export.metrics = None,
-                Signal::Traces => export.traces = None,
-            }
+            *export.of_mut(signal) = None;
         }
     }
 

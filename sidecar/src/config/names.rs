@@ -69,10 +69,19 @@ const NOT_HONOURED: &[(&str, &str)] = &[
     ("OTEL_SPAN_*", "flowcar's spans have no limits to set"),
     ("OTEL_EVENT_*", "flowcar's spans have no events"),
     ("OTEL_LINK_*", "flowcar's spans have no links"),
-    ("OTEL_LOGS_EXPORTER", "flowcar sends no logs"),
-    ("OTEL_LOGRECORD_*", "flowcar sends no logs"),
-    ("OTEL_BLRP_*", "flowcar sends no logs"),
-    ("OTEL_EXPORTER_OTLP_LOGS_*", "flowcar sends no logs"),
+    (
+        "OTEL_LOGRECORD_*",
+        "flowcar's log records have no limits to set",
+    ),
+    ("OTEL_BLRP_MAX_QUEUE_SIZE", "set FLOWCAR_SPAN_QUEUE"),
+    (
+        "OTEL_BLRP_EXPORT_TIMEOUT",
+        "set OTEL_EXPORTER_OTLP_LOGS_TIMEOUT",
+    ),
+    (
+        "OTEL_BLRP_*",
+        "FLOWCAR_SPAN_QUEUE and FLOWCAR_SPANS_PER_SECOND bound the log records, which are sent every second",
+    ),
     ("OTEL_PROFILES_EXPORTER", "flowcar sends no profiles"),
     ("OTEL_EXPORTER_OTLP_PROFILES_*", "flowcar sends no profiles"),
     ("OTEL_EXPORTER_PROMETHEUS_*", "flowcar exports by OTLP only"),
@@ -87,11 +96,16 @@ const NOT_HONOURED: &[(&str, &str)] = &[
 ];
 
 /// Those of which flowcar does what `none` asks for.
-const NONE: [&str; 3] = [
-    "OTEL_PROPAGATORS",
-    "OTEL_LOGS_EXPORTER",
-    "OTEL_PROFILES_EXPORTER",
-];
+const NONE: [&str; 2] = ["OTEL_PROPAGATORS", "OTEL_PROFILES_EXPORTER"];
+
+/// What is wrong with a setting of log records where none are sent: they are off by default, and other signals are not.
+pub(super) const NO_LOG_RECORDS: &str =
+    "changes nothing: flowcar sends log records with OTEL_LOGS_EXPORTER=otlp only";
+
+/// Whether the variable is a setting of log records alone, besides the one that switches them on.
+pub(super) fn is_of_log_records(name: &str) -> bool {
+    name.starts_with("OTEL_EXPORTER_OTLP_LOGS_")
+}
 
 /// The notice about a variable with this value, if there is one.
 pub(super) fn notice(name: &str, value: &str) -> Option<Notice> {
@@ -267,7 +281,9 @@ mod tests {
             ("OTEL_TRACES_SAMPLER_ARG", "FLOWCAR_SPANS_PER_SECOND"),
             ("OTEL_PROPAGATORS", "FLOWCAR_TRACE_PARENT"),
             ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "no limits"),
-            ("OTEL_LOGS_EXPORTER", "no logs"),
+            ("OTEL_LOGRECORD_ATTRIBUTE_COUNT_LIMIT", "no limits"),
+            ("OTEL_BLRP_MAX_QUEUE_SIZE", "FLOWCAR_SPAN_QUEUE"),
+            ("OTEL_BLRP_SCHEDULE_DELAY", "FLOWCAR_SPANS_PER_SECOND"),
         ] {
             let error = error(name, "s3cret");
             assert!(error.starts_with(&format!("{name} is no")), "{error}");
@@ -306,7 +322,6 @@ mod tests {
             ("OTEL_DOTNET_AUTO_HOME", "/otel"),
             ("OTEL_SERVICE_VERSION", "1"),
             // What they ask for is so.
-            ("OTEL_LOGS_EXPORTER", "none"),
             ("OTEL_PROPAGATORS", "NONE"),
             ("OTEL_PROFILES_EXPORTER", "none"),
             // Empty is not set.

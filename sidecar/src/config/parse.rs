@@ -49,6 +49,11 @@ impl Exporters {
         otlp: true,
         others: Vec::new(),
     };
+
+    pub(super) const NONE: Self = Self {
+        otlp: false,
+        others: Vec::new(),
+    };
 }
 
 pub(super) fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, ParseError> {
@@ -96,8 +101,8 @@ pub(super) fn protocol(text: &str) -> Result<Protocol, ParseError> {
     )
 }
 
-/// A list of exporters.
-pub(super) fn exporters(text: &str) -> Result<Exporters, ParseError> {
+/// A list of exporters; an empty one gives the default.
+pub(super) fn exporters(text: &str, default: Exporters) -> Result<Exporters, ParseError> {
     const REMEDY: &str = "set it to otlp, or to none";
     let named = text
         .split(',')
@@ -106,7 +111,7 @@ pub(super) fn exporters(text: &str) -> Result<Exporters, ParseError> {
     let named: Vec<_> = named.collect();
     let has = |value: &str| named.iter().any(|name| name.eq_ignore_ascii_case(value));
     if named.is_empty() {
-        return Ok(Exporters::DEFAULT);
+        return Ok(default);
     }
     let (otlp, none) = (has("otlp"), has("none"));
     let is_ours = |name: &&&str| {

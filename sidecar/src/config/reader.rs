@@ -119,7 +119,7 @@ impl Reader {
             let of = Signal::of_variable(&name);
             let what = of.map_or("nothing is exported", Signal::not_exported);
             self.notice(&name, format!("is {value}: {wrong}; {what}; {remedy}"));
-            without.extend(of.map_or(vec![Signal::Metrics, Signal::Traces], |of| vec![of]));
+            without.extend(of.map_or(Signal::ALL.to_vec(), |of| vec![of]));
         }
         without
     }

@@ -18,6 +18,7 @@ pub(super) struct PerSignal<T: 'static> {
     pub(super) common: &'static str,
     pub(super) metrics: Setting<T>,
     pub(super) traces: Setting<T>,
+    pub(super) logs: Setting<T>,
 }
 
 /// A row of the table in docs/configuration.md: one variable.
@@ -54,6 +55,7 @@ impl<T> PerSignal<T> {
         match signal {
             Signal::Metrics => &self.metrics,
             Signal::Traces => &self.traces,
+            Signal::Logs => &self.logs,
         }
     }
 }
@@ -86,6 +88,7 @@ pub(super) fn markdown(rows: &[Row]) -> String {
 ///     meaning: "what it does",
 ///     metrics: "what it does for metrics alone",       (per_signal only)
 ///     traces: "what it does for spans alone",          (per_signal only)
+///     logs: "what it does for log records alone",      (per_signal only)
 /// }
 /// ```
 macro_rules! settings {
@@ -98,6 +101,7 @@ macro_rules! settings {
                 meaning: $each_meaning:literal,
                 metrics: $metrics:literal,
                 traces: $traces:literal,
+                logs: $logs:literal,
             }
         )* }
         others { $(
@@ -124,6 +128,14 @@ macro_rules! settings {
                 traces: Setting {
                     names: &[
                         concat!("OTEL_EXPORTER_OTLP_TRACES_", stringify!($each)),
+                        concat!("OTEL_EXPORTER_OTLP_", stringify!($each)),
+                    ],
+                    default: $each_default,
+                    parse: $each_parse,
+                },
+                logs: Setting {
+                    names: &[
+                        concat!("OTEL_EXPORTER_OTLP_LOGS_", stringify!($each)),
                         concat!("OTEL_EXPORTER_OTLP_", stringify!($each)),
                     ],
                     default: $each_default,
@@ -157,6 +169,12 @@ macro_rules! settings {
                     name: concat!("OTEL_EXPORTER_OTLP_TRACES_", stringify!($each)),
                     default: "",
                     meaning: $traces,
+                    shown: Shown::$each_shown,
+                },
+                Row {
+                    name: concat!("OTEL_EXPORTER_OTLP_LOGS_", stringify!($each)),
+                    default: "",
+                    meaning: $logs,
                     shown: Shown::$each_shown,
                 },
             )*

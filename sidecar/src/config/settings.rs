@@ -12,15 +12,16 @@ use super::{
 use crate::series::PeerLabel;
 
 settings! {
-// `OTEL_EXPORTER_OTLP_X`, `OTEL_EXPORTER_OTLP_METRICS_X` and `OTEL_EXPORTER_OTLP_TRACES_X`.
+// `OTEL_EXPORTER_OTLP_X`, and `OTEL_EXPORTER_OTLP_METRICS_X`, `_TRACES_X` and `_LOGS_X`.
 per_signal {
     ENDPOINT: Option<String> {
         default: None, "none: no export; `flowcar export`: `http://localhost:4317`",
         parse: parse::text,
         shown: Url,
-        meaning: "URL of the receiver, or `unix:///path` of its socket. HTTP adds `/v1/metrics` and `/v1/traces` to its path, before a query; gRPC uses host and port only. Without a scheme (gRPC only): https",
+        meaning: "URL of the receiver, or `unix:///path` of its socket. HTTP adds `/v1/metrics`, `/v1/traces` and `/v1/logs` to its path, before a query; gRPC uses host and port only. Without a scheme (gRPC only): https",
         metrics: "URL for metrics, taken as it is",
         traces: "URL for spans, taken as it is",
+        logs: "URL for log records, taken as it is",
     }
     PROTOCOL: Protocol {
         default: Protocol::Grpc, "`grpc`",
@@ -29,6 +30,7 @@ per_signal {
         meaning: "`grpc` or `http/protobuf`",
         metrics: "the same for metrics",
         traces: "the same for spans",
+        logs: "the same for log records",
     }
     HEADERS: Option<Headers> {
         default: None, "none",
@@ -37,6 +39,7 @@ per_signal {
         meaning: "`name=value,name=value`, values percent-encoded, sent with every request; never logged",
         metrics: "the same for metrics",
         traces: "the same for spans",
+        logs: "the same for log records",
     }
     HEADERS_FILE: Option<PathBuf> {
         default: None, "none",
@@ -45,6 +48,7 @@ per_signal {
         meaning: "file of more headers in that form, a line for each, at most 64 KiB; read again when it changes, for tokens that rotate",
         metrics: "the same for metrics",
         traces: "the same for spans",
+        logs: "the same for log records",
     }
     TIMEOUT: Option<Duration> {
         default: Some(Duration::from_secs(10)), "`10000`",
@@ -53,6 +57,7 @@ per_signal {
         meaning: "milliseconds for one request and its answer; 0: no limit",
         metrics: "the same for metrics",
         traces: "the same for spans",
+        logs: "the same for log records",
     }
     COMPRESSION: Option<Compression> {
         default: None, "`none`",
@@ -64,6 +69,7 @@ per_signal {
         meaning: "`gzip`, `zstd` or `none`",
         metrics: "the same for metrics",
         traces: "the same for spans",
+        logs: "the same for log records",
     }
     INSECURE: Boolean {
         default: Boolean::False, "`false`",
@@ -72,6 +78,7 @@ per_signal {
         meaning: "`true`: a gRPC endpoint without a scheme is http",
         metrics: "the same for metrics",
         traces: "the same for spans",
+        logs: "the same for log records",
     }
     CERTIFICATE: Option<PathBuf> {
         default: None, "the system's authorities",
@@ -80,6 +87,7 @@ per_signal {
         meaning: "PEM file of the authorities that the receiver's certificate is checked against, or of that certificate itself; read again when it changes",
         metrics: "the same for metrics",
         traces: "the same for spans",
+        logs: "the same for log records",
     }
     CLIENT_CERTIFICATE: Option<PathBuf> {
         default: None, "none",
@@ -88,6 +96,7 @@ per_signal {
         meaning: "PEM file of the certificate chain that flowcar shows (mTLS); read again when it changes",
         metrics: "the same for metrics",
         traces: "the same for spans",
+        logs: "the same for log records",
     }
     CLIENT_KEY: Option<PathBuf> {
         default: None, "none",
@@ -96,6 +105,7 @@ per_signal {
         meaning: "PEM file of that certificate's private key",
         metrics: "the same for metrics",
         traces: "the same for spans",
+        logs: "the same for log records",
     }
 }
 others {
@@ -113,15 +123,21 @@ others {
     }
     OTEL_METRICS_EXPORTER: Exporters {
         default: Exporters::DEFAULT, "`otlp`",
-        parse: parse::exporters,
+        parse: |text| parse::exporters(text, Exporters::DEFAULT),
         shown: Word,
         meaning: "`otlp` or `none`; others in a list are ignored",
     }
     OTEL_TRACES_EXPORTER: Exporters {
         default: Exporters::DEFAULT, "`otlp`",
-        parse: parse::exporters,
+        parse: |text| parse::exporters(text, Exporters::DEFAULT),
         shown: Word,
         meaning: "`otlp` or `none`; others in a list are ignored",
+    }
+    OTEL_LOGS_EXPORTER: Exporters {
+        default: Exporters::NONE, "`none`",
+        parse: |text| parse::exporters(text, Exporters::NONE),
+        shown: Word,
+        meaning: "`otlp`: a log record for each connection that closed or failed, with the attributes of its span; `none`: no log records. Others in a list are ignored",
     }
     OTEL_SDK_DISABLED: Boolean {
         default: Boolean::False, "`false`",
@@ -272,19 +288,19 @@ others {
         default: 200, "`200`",
         parse: |text| parse::count(text).map(|count| u32::try_from(count).unwrap_or(u32::MAX)),
         shown: Word,
-        meaning: "most spans sent a second, on average: of each second's spans the failed, slow and lossy ones first, then a random sample of the rest; each span has its `flowcar.sample.probability`",
+        meaning: "most spans sent a second, on average: of each second's spans the failed, slow and lossy ones first, then a random sample of the rest; each span has its `flowcar.sample.probability`. As many log records, chosen likewise",
     }
     FLOWCAR_SPAN_QUEUE: usize {
         default: 2048, "`2048`",
         parse: parse::count,
         shown: Word,
-        meaning: "most spans that wait for the receiver; spans beyond it are dropped and counted",
+        meaning: "most spans that wait for the receiver, and most log records; those beyond it are dropped and counted",
     }
     FLOWCAR_SPAN_QUEUE_BYTES: usize {
         default: 8 << 20, "`8388608`",
         parse: parse::count,
         shown: Word,
-        meaning: "most memory for spans that wait, in bytes, and no more than a quarter of the memory limit's room; beyond it the oldest ordinary spans are dropped first, failed, slow and lossy ones last",
+        meaning: "most memory for spans that wait, in bytes, and as much for log records; for both no more than a quarter of the memory limit's room. Beyond it the oldest ordinary ones are dropped first, failed, slow and lossy ones last",
     }
     FLOWCAR_SPAN_INTERVAL: Duration {
         default: Duration::from_secs(60), "`60000`",

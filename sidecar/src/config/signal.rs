@@ -7,6 +7,8 @@ pub enum Signal {
     Metrics,
     /// Spans.
     Traces,
+    /// Log records.
+    Logs,
 }
 
 /// OTLP's transports.
@@ -30,11 +32,15 @@ pub enum Compression {
 // === impl Signal ===
 
 impl Signal {
+    /// All signals.
+    pub(super) const ALL: [Self; 3] = [Self::Metrics, Self::Traces, Self::Logs];
+
     /// The signal of a variable, by its name, if it belongs to one signal.
     pub(super) fn of_variable(name: &str) -> Option<Self> {
         match name {
             name if name.contains("_METRIC") => Some(Self::Metrics),
             name if name.contains("_TRACES_") => Some(Self::Traces),
+            name if name.contains("_LOGS_") => Some(Self::Logs),
             _ => None,
         }
     }
@@ -43,6 +49,7 @@ impl Signal {
         match self {
             Self::Metrics => "metrics are not exported",
             Self::Traces => "spans are not exported",
+            Self::Logs => "log records are not exported",
         }
     }
 
@@ -51,6 +58,16 @@ impl Signal {
         match self {
             Self::Metrics => "metrics",
             Self::Traces => "traces",
+            Self::Logs => "logs",
+        }
+    }
+
+    /// What its exports consist of.
+    pub const fn items(self) -> &'static str {
+        match self {
+            Self::Metrics => "points",
+            Self::Traces => "spans",
+            Self::Logs => "log records",
         }
     }
 }

@@ -8,7 +8,7 @@ use super::{
     endpoint,
     headers::Headers,
     proxy::Proxy,
-    signal::{Compression, Protocol},
+    signal::{Compression, Protocol, Signal},
 };
 use crate::certs::TlsFiles;
 
@@ -19,6 +19,30 @@ pub struct Export {
     pub metrics: Option<Target>,
     /// Spans.
     pub traces: Option<Target>,
+    /// Log records.
+    pub logs: Option<Target>,
+}
+
+// === impl Export ===
+
+impl Export {
+    /// Where a signal goes.
+    pub const fn of(&self, signal: Signal) -> Option<&Target> {
+        match signal {
+            Signal::Metrics => self.metrics.as_ref(),
+            Signal::Traces => self.traces.as_ref(),
+            Signal::Logs => self.logs.as_ref(),
+        }
+    }
+
+    /// The same, to be set.
+    pub(super) const fn of_mut(&mut self, signal: Signal) -> &mut Option<Target> {
+        match signal {
+            Signal::Metrics => &mut self.metrics,
+            Signal::Traces => &mut self.traces,
+            Signal::Logs => &mut self.logs,
+        }
+    }
 }
 
 /// Where a signal goes, and how.

@@ -8,7 +8,8 @@ use http::{
     header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER},
 };
 use opentelemetry_proto::tonic::collector::{
-    metrics::v1::ExportMetricsServiceResponse, trace::v1::ExportTraceServiceResponse,
+    logs::v1::ExportLogsServiceResponse, metrics::v1::ExportMetricsServiceResponse,
+    trace::v1::ExportTraceServiceResponse,
 };
 use prost::Message;
 use tonic::Status;
@@ -75,6 +76,10 @@ fn partial_success(signal: Signal, body: &[u8]) -> Result<Option<Accepted>, Caus
         Signal::Traces => ExportTraceServiceResponse::decode(body).map(|answer| {
             let partial = answer.partial_success;
             partial.map(|partial| (partial.rejected_spans, partial.error_message))
+        }),
+        Signal::Logs => ExportLogsServiceResponse::decode(body).map(|answer| {
+            let partial = answer.partial_success;
+            partial.map(|partial| (partial.rejected_log_records, partial.error_message))
         }),
     };
     let partial = partial.map_err(|_| unknown(body))?;
@@ -326,7 +331,7 @@ mod tests {
             (protobuf, &partial[..5], None),
             (Some("text/plain"), partial, None),
         ] {
-            for signal in [Signal::Metrics, Signal::Traces] {
+            for signal in [Signal::Metrics, Signal::Traces, Signal::Logs] {
                 let mut answer = Response::new(Bytes::from_static(body));
                 if let Some(kind) = kind {
                     let kind = HeaderValue::from_static(kind);
@@ -348,7 +353,7 @@ mod tests {
             protobuf: bool,
             code in 0i32..40,
         ) {
-            for signal in [Signal::Metrics, Signal::Traces] {
+            for signal in [Signal::Metrics, Signal::Traces, Signal::Logs] {
                 // A negative count of rejected items is 0.
                 if let Ok(accepted) = accepted(signal, &body) {
                     prop_assert!(accepted.rejected <= i64::MAX as u64);

@@ -2,7 +2,7 @@
 //!
 //! Each signal has one task with one export in flight, of a size that receivers take. Metrics never queue: a newer report replaces an
 //! older one, as it contains everything that the older one did. Spans are a fair sample of each second's connections,
-//! failed, slow and lossy ones first, and queue up to a bound. A receiver that is absent, slow or hostile costs exports,
+//! failed, slow and lossy ones first, and queue up to a bound; so are log records, by a lane of their own. A receiver that is absent, slow or hostile costs exports,
 //! which are counted, and nothing else.
 
 mod baselines;
@@ -10,13 +10,13 @@ mod checkpoints;
 mod exemplary;
 mod export_stats;
 mod failure_log;
+mod flows;
 mod metrics;
 mod outbox;
 mod priority;
 mod process;
 mod queue;
 mod reservoir;
-mod spans;
 mod starts;
 mod task;
 mod transport;
@@ -30,10 +30,10 @@ use self::{
     exemplary::Exemplary,
     export_stats::ExportStats,
     failure_log::FailureLog,
+    flows::FlowLane,
     metrics::MetricsLane,
     priority::{Judge, Priority, judge_interim},
     queue::Bounds,
-    spans::SpanLane,
     transport::Transport,
 };
 use super::{
@@ -59,7 +59,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Exporter {
     metrics: Option<MetricsLane>,
-    spans: Option<SpanLane>,
+    spans: Option<FlowLane>,
+    logs: Option<FlowLane>,
     span_options: SpanOptions,
     judge: Judge,
     sockets: ExporterSockets,
@@ -72,6 +73,7 @@ pub struct Exporter {
 struct Contacts {
     metrics: Contact,
     spans: Contact,
+    logs: Contact,
 }
 
 /// What became of the last exports of a signal.
@@ -114,9 +116,8 @@ impl Exporter {
         host: &Host,
         checkpoint: Option<CheckpointFile>,
     ) -> Option<Self> {
-        let Export { metrics, traces } = &config.export;
-        let any = metrics.is_some() || traces.is_some();
-        any.then(|| Self::start_as(config, source, &Resource::new(config, host), checkpoint))
+        let nothing = config.export == Export::default();
+        (!nothing).then(|| Self::start_as(config, source, &Resource::new(config, host), checkpoint))
     }
 
     /// Starts a task for each signal that `config` exports. Nothing is connected before there is something to send.
@@ -137,30 +138,45 @@ impl Exporter {
             components: Components::new(
                 config.export.metrics.as_ref().map(|target| target.protocol),
                 config.export.traces.as_ref().map(|target| target.protocol),
+                config.export.logs.as_ref().map(|target| target.protocol),
             ),
         };
         let mut contacts = Contacts::default();
         let metrics = config.export.metrics.clone().map(|target| {
-            let transport = transport::metrics(target, sockets.clone());
+            let transport = transport::encoded(Signal::Metrics, target, sockets.clone());
             contacts.metrics = transport.contact();
             let resource = resource.clone();
             let (stats, exemplars) = (stats.clone(), exemplars.clone());
             MetricsLane::start(transport, resource, options, stats, exemplars, checkpoint)
         });
+        let bounds = Bounds {
+            items: config.span_queue,
+            bytes: config.span_queue_bytes,
+            per_second: config.spans_per_second,
+        };
         let spans = config.export.traces.clone().map(|target| {
-            let bounds = Bounds {
-                spans: config.span_queue,
-                bytes: config.span_queue_bytes,
-                per_second: config.spans_per_second,
-            };
             let transport = transport::spans(target, sockets.clone(), resource.clone());
             contacts.spans = transport.contact();
             let (stats, exemplars) = (stats.clone(), exemplars.clone());
-            SpanLane::start(transport, resource, bounds, stats, exemplars)
+            FlowLane::start(
+                Signal::Traces,
+                transport,
+                resource,
+                bounds,
+                stats,
+                exemplars,
+            )
+        });
+        let logs = config.export.logs.clone().map(|target| {
+            let transport = transport::encoded(Signal::Logs, target, sockets.clone());
+            contacts.logs = transport.contact();
+            let (stats, exemplars) = (stats.clone(), exemplars.clone());
+            FlowLane::start(Signal::Logs, transport, resource, bounds, stats, exemplars)
         });
         Self {
             metrics,
             spans,
+            logs,
             span_options: SpanOptions {
                 trace_parent: config.trace_parent,
                 source: source.to_owned(),
@@ -184,30 +200,39 @@ impl Exporter {
         }
     }
 
-    /// Offers the span of a closed flow.
+    /// Offers the span of a closed flow, and its log record.
     pub fn flow(&mut self, flow: &Flow, anchor: &Anchor) {
         self.offer(flow, anchor, Priority::Normal, None);
     }
 
-    /// The same of a flow whose interim spans name this one as their parent: without it their trace would have no root.
+    /// The same of a flow whose interim spans name this one as their parent: without it their trace would have no root. One that is still
+    /// open has no log record.
     pub fn parent(&mut self, flow: &Flow, time: SpanTime, anchor: &Anchor) {
         self.offer(flow, anchor, Priority::High, Some(time));
     }
 
     fn offer(&mut self, flow: &Flow, anchor: &Anchor, least: Priority, time: Option<SpanTime>) {
+        if self.spans.is_none() && self.logs.is_none() {
+            return;
+        }
+        let priority = self.judge.judge(flow);
+        let (rank, container) = (flow.trace.trace_id as u64, flow.origin.container.as_ref());
+        let make = || {
+            let span = span(flow, anchor, &self.span_options);
+            match time {
+                Some(time) => at(time, span),
+                None => span,
+            }
+        };
         if let Some(lane) = &self.spans {
-            let priority = self.judge.judge(flow).max(least);
-            let container = flow.origin.container.as_ref();
-            lane.send(priority, flow.trace.trace_id as u64, container, || {
+            lane.send(priority.max(least), rank, container, || {
                 let reported = self.metrics.as_ref();
                 let candidates = reported.and_then(|_| Candidates::of(flow, anchor));
-                let span = span(flow, anchor, &self.span_options);
-                let span = match time {
-                    Some(time) => at(time, span),
-                    None => span,
-                };
-                (span, candidates)
+                (make(), candidates)
             });
+        }
+        if let Some(lane) = self.logs.as_ref().filter(|_| flow.outcome.is_some()) {
+            lane.send(priority, rank, container, || (make(), None));
         }
     }
 
@@ -223,7 +248,14 @@ impl Exporter {
 
     /// The results of the exports so far, and the cost of this process.
     pub fn self_metrics(&self) -> SelfMetrics {
-        let (spans, bytes) = self.spans.as_ref().map_or((0, 0), SpanLane::queued);
+        let spans = self
+            .spans
+            .as_ref()
+            .map_or_else(Default::default, FlowLane::queue);
+        let logs = self
+            .logs
+            .as_ref()
+            .map_or_else(Default::default, FlowLane::queue);
         let read = self.stats.read();
         SelfMetrics {
             taken_unix_ns: match self.metrics {
@@ -233,9 +265,8 @@ impl Exporter {
             log_lines_dropped: logs::lost(),
             cpu_s: process::cpu_s(),
             rss_bytes: memory::resident(),
-            span_queue: spans as u64,
-            span_queue_capacity: self.spans.as_ref().map_or(0, SpanLane::most) as u64,
-            span_queue_bytes: bytes as u64,
+            span_queue: spans,
+            log_queue: logs,
             ..read
         }
     }
@@ -248,20 +279,15 @@ impl Exporter {
                 None => std::future::pending().await,
             }
         };
-        let spans = async {
-            match &mut self.spans {
-                Some(lane) => lane.ended().await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             ended = metrics => ended,
-            ended = spans => ended,
+            ended = ended(&mut self.spans) => ended,
+            ended = ended(&mut self.logs) => ended,
         }
     }
 
     /// Sends everything that waits, until all is settled or the time is over. Returns whether the receivers took the whole last
-    /// report and all spans of that time.
+    /// report and all spans and log records of that time.
     pub async fn flush(&self, within: Duration) -> bool {
         self.flush_with(within, Patience::Whole).await
     }
@@ -280,20 +306,42 @@ impl Exporter {
             // Unsent reports are logged.
             lane.flush(Instant::now()).await
         };
-        let spans = async {
-            let Some(lane) = &self.spans else {
-                return Delivery::Taken;
-            };
-            tokio::select! {
-                delivery = lane.flush(deadline) => return delivery,
-                () = hopeless(&self.contacts.spans, patience) => {}
-            }
-            // Unsent items are counted.
-            lane.flush(Instant::now()).await
-        };
-        let (metrics, spans) = tokio::join!(metrics, spans);
-        (metrics, spans) == (Delivery::Taken, Delivery::Taken)
+        let spans = flush(
+            self.spans.as_ref(),
+            &self.contacts.spans,
+            deadline,
+            patience,
+        );
+        let logs = flush(self.logs.as_ref(), &self.contacts.logs, deadline, patience);
+        let (metrics, spans, logs) = tokio::join!(metrics, spans, logs);
+        [metrics, spans, logs] == [Delivery::Taken; 3]
     }
+}
+
+/// Waits until the lane's task ends; for ever if there is none.
+async fn ended(lane: &mut Option<FlowLane>) -> TaskEnded {
+    match lane {
+        Some(lane) => lane.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Sends everything that waits in a lane.
+async fn flush(
+    lane: Option<&FlowLane>,
+    contact: &Contact,
+    deadline: Instant,
+    patience: Patience,
+) -> Delivery {
+    let Some(lane) = lane else {
+        return Delivery::Taken;
+    };
+    tokio::select! {
+        delivery = lane.flush(deadline) => return delivery,
+        () = hopeless(contact, patience) => {}
+    }
+    // Unsent items are counted.
+    lane.flush(Instant::now()).await
 }
 
 /// Waits until waiting is useless.
@@ -304,7 +352,7 @@ async fn hopeless(contact: &Contact, patience: Patience) {
     }
 }
 
-/// Counts the outcome of an export of `items` points or spans, and logs it if it is new.
+/// Counts the outcome of an export of `items` points, spans or log records, and logs it if it is new.
 fn settle(
     stats: &ExportStats,
     failure_log: &mut FailureLog,

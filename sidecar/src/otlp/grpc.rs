@@ -90,6 +90,7 @@ async fn call(
     let path = PathAndQuery::from_static(match signal {
         Signal::Metrics => "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
         Signal::Traces => "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+        Signal::Logs => "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
     });
     let answer = client.unary(request, path, Encoded).await?;
     Ok(answer.into_inner())

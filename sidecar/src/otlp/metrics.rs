@@ -42,7 +42,7 @@ pub struct Options {
     pub self_metrics: SelfMetricsLevel,
     /// The source of flows (`flowcar.source`).
     pub source: &'static str,
-    /// The exporters of metrics and spans.
+    /// The exporters of metrics, spans and log records.
     pub components: Components,
 }
 
@@ -53,11 +53,17 @@ pub struct Components {
     pub metrics: &'static str,
     /// The exporter of spans; empty if there is none.
     pub spans: &'static str,
+    /// The exporter of log records; empty if there is none.
+    pub logs: &'static str,
 }
 
 impl Components {
     /// The exporters for these protocols.
-    pub const fn new(metrics: Option<Protocol>, spans: Option<Protocol>) -> Self {
+    pub const fn new(
+        metrics: Option<Protocol>,
+        spans: Option<Protocol>,
+        logs: Option<Protocol>,
+    ) -> Self {
         Self {
             metrics: match metrics {
                 Some(Protocol::Grpc) => "otlp_grpc_metric_exporter",
@@ -69,6 +75,11 @@ impl Components {
                 Some(Protocol::HttpProtobuf) => "otlp_http_span_exporter",
                 None => "",
             },
+            logs: match logs {
+                Some(Protocol::Grpc) => "otlp_grpc_log_exporter",
+                Some(Protocol::HttpProtobuf) => "otlp_http_log_exporter",
+                None => "",
+            },
         }
     }
 
@@ -76,6 +87,8 @@ impl Components {
     fn of(&self, signal: &str) -> &'static str {
         if signal == Signal::Metrics.name() {
             self.metrics
+        } else if signal == Signal::Logs.name() {
+            self.logs
         } else {
             self.spans
         }
@@ -183,9 +196,9 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    /// Whether flowcar sends spans, too.
-    const fn sends_spans(&self) -> bool {
-        !self.options.components.spans.is_empty()
+    /// Whether flowcar sends a signal, too.
+    fn sends(&self, signal: Signal) -> bool {
+        !self.options.components.of(signal.name()).is_empty()
     }
 
     /// Adds a counter. Points of 0 are omitted.

@@ -1,6 +1,6 @@
 //! Snapshots and flows as OTLP, and their export.
 //!
-//! `names`, `metrics`, `spans`, `exemplars` and `resource` are pure; `connect` makes connections, `grpc`, `http` and
+//! `names`, `metrics`, `spans`, `log_records`, `exemplars` and `resource` are pure; `connect` makes connections, `grpc`, `http` and
 //! `span_client` send over them, `answer` decodes answers, `speech` detects a receiver of another protocol by its first bytes;
 //! the main loop uses `exporter`, `flowcar check --send` uses `trial`.
 
@@ -13,6 +13,7 @@ pub mod exemplars;
 pub mod exporter;
 mod grpc;
 mod http;
+mod log_records;
 pub mod metrics;
 pub mod names;
 mod no_answer;

@@ -15,6 +15,21 @@ pub const SCOPE: &str = "flowcar";
 /// Version of the instrumentation scope.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// An event: a log record with a name.
+#[derive(Clone, Copy, Debug)]
+pub struct Event {
+    /// Its name.
+    pub name: &'static str,
+    /// What has happened.
+    pub description: &'static str,
+}
+
+/// The one event.
+pub const FLOW_CLOSED: Event = Event {
+    name: "flowcar.tcp.flow.closed",
+    description: "A connection closed, or an attempt failed. The attributes are those of its span.",
+};
+
 /// The instrument of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -81,27 +96,27 @@ attributes! {
     ROLE = Text "network.tcp.handshake.role"
         "`client`, `server` or `unknown`: which end of the handshake this end was.";
     PEER_ADDRESS = Text "network.peer.address"
-        "The peer's address: on spans, and on metrics with `FLOWCAR_PEER=address`.";
+        "The peer's address: on spans and log records, and on metrics with `FLOWCAR_PEER=address`.";
     PEER_PREFIX = Text "flowcar.peer.prefix"
         "The peer's network in CIDR notation (`FLOWCAR_PEER=prefix`); on metrics only.";
     PEER_PORT = Int "network.peer.port"
-        "The peer's port; on spans only.";
+        "The peer's port; on spans and log records only.";
     LOCAL_ADDRESS = Text "network.local.address"
-        "This end's address; on spans only.";
+        "This end's address; on spans and log records only.";
     LOCAL_PORT = Int "network.local.port"
-        "This end's port; on spans only.";
+        "This end's port; on spans and log records only.";
     SERVER_ADDRESS = Text "server.address"
         "The server: of a client the name that its application asked a resolver for, where one is known; else the address that it asked for in connect(), where eBPF sees the call; else the peer's. On metrics of clients only.";
     SERVER_PORT = Int "server.port"
         "The server's port; of a client that which was asked for, as `server.address`.";
     CLIENT_ADDRESS = Text "client.address"
-        "The client's address; on spans only.";
+        "The client's address; on spans and log records only.";
     CLIENT_PORT = Int "client.port"
-        "The client's port; on spans only.";
+        "The client's port; on spans and log records only.";
     PROCESS_PID = Int "process.pid"
-        "The process that called connect(), or listen() of a server's listener, by its number in the initial PID namespace; on spans only.";
+        "The process that called connect(), or listen() of a server's listener, by its number in the initial PID namespace; on spans and log records only.";
     PROCESS_NAME = Text "process.executable.name"
-        "What that process is called (/proc/PID/comm), where flowcar's /proc shows it; on spans only.";
+        "What that process is called (/proc/PID/comm), where flowcar's /proc shows it; on spans and log records only.";
     DIRECTION = Text "network.io.direction"
         "`transmit` or `receive`";
     OVERFLOW = Boolean "otel.metric.overflow"
@@ -163,41 +178,41 @@ attributes! {
     PRESSURE_STALL = Text "flowcar.container.pressure.stall"
         "`some` or `full`: whether one task waited, or all that were not idle.";
     DROP_REASON = Text "flowcar.self.drop.reason"
-        "Why the span was dropped.";
+        "Why the span or the log record was dropped.";
     RESET_AFTER_FIN = Boolean "flowcar.tcp.reset_after_fin"
-        "`true` if a RST was sent or received after the peer's FIN: the connection was closed by then, so this is no failure; on spans only.";
+        "`true` if a RST was sent or received after the peer's FIN: the connection was closed by then, so this is no failure; on spans and log records only.";
     SAMPLE_PROBABILITY = Double "flowcar.sample.probability"
-        "The probability with which the span was sampled, less than 1: the span stands for 1/probability connections; on spans only.";
+        "The probability with which the span or the log record was sampled, less than 1: it stands for 1/probability connections.";
     BYTES_SENT = Int "flowcar.tcp.bytes.sent"
-        "Payload bytes acknowledged by the peer; on spans only.";
+        "Payload bytes acknowledged by the peer; on spans and log records only.";
     BYTES_RECEIVED = Int "flowcar.tcp.bytes.received"
-        "Payload bytes received in order; on spans only.";
+        "Payload bytes received in order; on spans and log records only.";
     SEGMENTS_SENT = Int "flowcar.tcp.segments.sent"
-        "Segments sent; on spans only.";
+        "Segments sent; on spans and log records only.";
     SEGMENTS_RECEIVED = Int "flowcar.tcp.segments.received"
-        "Segments received; on spans only.";
+        "Segments received; on spans and log records only.";
     RETRANSMITS = Int "flowcar.tcp.retransmits"
-        "Segments sent again; on spans only.";
+        "Segments sent again; on spans and log records only.";
     RECEIVE_WINDOW_LIMITED = Double "flowcar.tcp.limited.receive_window"
-        "Seconds held back by the peer's window; on spans only.";
+        "Seconds held back by the peer's window; on spans and log records only.";
     SEND_BUFFER_LIMITED = Double "flowcar.tcp.limited.send_buffer"
-        "Seconds held back by the send buffer; on spans only.";
+        "Seconds held back by the send buffer; on spans and log records only.";
     DELIVERY_RATE = Int "flowcar.tcp.delivery_rate"
-        "The latest delivery rate, bytes per second; on spans only.";
+        "The latest delivery rate, bytes per second; on spans and log records only.";
     CONNECT_DURATION = Double "flowcar.tcp.connect.duration"
-        "Seconds from SYN to established or to failure; on spans only.";
+        "Seconds from SYN to established or to failure; on spans and log records only.";
     RTT_MIN = Double "flowcar.tcp.rtt.min"
-        "The minimum RTT, seconds; on spans only.";
+        "The minimum RTT, seconds; on spans and log records only.";
     RTT_P50 = Double "flowcar.tcp.rtt.p50"
-        "The median RTT, seconds; on spans only.";
+        "The median RTT, seconds; on spans and log records only.";
     RTT_P99 = Double "flowcar.tcp.rtt.p99"
-        "The 99th percentile of the RTT, seconds; on spans only.";
+        "The 99th percentile of the RTT, seconds; on spans and log records only.";
     EXCHANGES = Int "flowcar.tcp.exchanges"
-        "Exchanges of a request and its response; on spans only.";
+        "Exchanges of a request and its response; on spans and log records only.";
     EXCHANGE_P50 = Double "flowcar.tcp.exchange.p50"
-        "The median duration of the exchanges, seconds; on spans only.";
+        "The median duration of the exchanges, seconds; on spans and log records only.";
     EXCHANGE_P99 = Double "flowcar.tcp.exchange.p99"
-        "The 99th percentile of the duration of the exchanges, seconds; on spans only.";
+        "The 99th percentile of the duration of the exchanges, seconds; on spans and log records only.";
 }
 
 macro_rules! metrics {
@@ -329,8 +344,18 @@ metrics! {
         "The most spans that may wait.";
     SELF_SPAN_QUEUE_BYTES = UpDownCounter "flowcar.self.span.queue.memory" "By" []
         "Memory of the spans that wait to be sent.";
+    SELF_LOG_RECORDS_DROPPED = Counter "flowcar.self.log_record.dropped" "{log_record}" [DROP_REASON]
+        "Log records of connections dropped, by reason.";
+    SELF_LOG_RECORD_QUEUE = UpDownCounter "otel.sdk.processor.log.queue.size" "{log_record}" [COMPONENT_TYPE, COMPONENT_NAME]
+        "Log records of connections that wait to be sent.";
+    SELF_LOG_RECORD_QUEUE_CAPACITY = UpDownCounter "otel.sdk.processor.log.queue.capacity" "{log_record}" [COMPONENT_TYPE, COMPONENT_NAME]
+        "The most log records that may wait.";
+    SELF_LOG_RECORD_QUEUE_BYTES = UpDownCounter "flowcar.self.log_record.queue.memory" "By" []
+        "Memory of the log records that wait to be sent.";
     SELF_EXPORTED_SPANS = Counter "otel.sdk.exporter.span.exported" "{span}" [COMPONENT_TYPE, COMPONENT_NAME, ERROR_TYPE]
         "Spans that the receiver took. error.type=rejected: spans that it rejected from an export that it took; too_large: spans that it refused for their size, each sent alone.";
+    SELF_EXPORTED_LOG_RECORDS = Counter "otel.sdk.exporter.log.exported" "{log_record}" [COMPONENT_TYPE, COMPONENT_NAME, ERROR_TYPE]
+        "Log records that the receiver took. error.type=rejected: those that it rejected from an export that it took; too_large: those that it refused for their size, each sent alone.";
     SELF_EXPORTED_POINTS = Counter "otel.sdk.exporter.metric_data_point.exported" "{data_point}" [COMPONENT_TYPE, COMPONENT_NAME, ERROR_TYPE]
         "Points that the receiver took. error.type=rejected: points that it rejected from an export that it took; too_large: points that it refused for their size, each sent alone.";
     SELF_CPU = Counter "process.cpu.time" "s" []

@@ -2,11 +2,15 @@
 
 use bytes::Bytes;
 use opentelemetry_proto::tonic::{
-    collector::{metrics::v1::ExportMetricsServiceRequest, trace::v1::ExportTraceServiceRequest},
+    collector::{
+        logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
+        trace::v1::ExportTraceServiceRequest,
+    },
+    logs::v1::{ResourceLogs, ScopeLogs},
     metrics::v1::{Metric, ResourceMetrics, ScopeMetrics},
-    trace::v1::{ResourceSpans, ScopeSpans, Span},
+    trace::v1::{ResourceSpans, ScopeSpans},
 };
-use prost::Message as _;
+use prost::Message;
 
 use super::points::{self, framed};
 use crate::config::Signal;
@@ -20,7 +24,7 @@ pub(super) const MOST_BYTES: usize = 1_000_000;
 pub(super) struct Chunk {
     /// The whole request message.
     pub(super) body: Bytes,
-    /// Points or spans in it.
+    /// Points, spans or log records in it.
     pub(super) items: usize,
 }
 
@@ -145,40 +149,74 @@ pub(super) fn traces(request: ExportTraceServiceRequest, most: usize) -> Vec<Chu
                 }],
                 schema_url: resource.schema_url.clone(),
             };
-            spans_of_scope(&frame, scope.spans, most, &mut parts);
+            of_scope(&frame, scope.spans, most, &mut parts, |frame, spans| {
+                let mut resource = frame.clone();
+                resource.scope_spans[0].spans = spans;
+                ExportTraceServiceRequest {
+                    resource_spans: vec![resource],
+                }
+            });
         }
     }
     parts
 }
 
-fn spans_of_scope(frame: &ResourceSpans, spans: Vec<Span>, most: usize, parts: &mut Vec<Chunk>) {
+/// The request for log records in parts of at most `most` bytes, or of one log record, in their order.
+pub(super) fn logs(request: ExportLogsServiceRequest, most: usize) -> Vec<Chunk> {
+    let mut parts = Vec::new();
+    for resource in request.resource_logs {
+        for scope in resource.scope_logs {
+            let frame = ResourceLogs {
+                resource: resource.resource.clone(),
+                scope_logs: vec![ScopeLogs {
+                    log_records: Vec::new(),
+                    scope: scope.scope,
+                    schema_url: scope.schema_url,
+                }],
+                schema_url: resource.schema_url.clone(),
+            };
+            let records = scope.log_records;
+            of_scope(&frame, records, most, &mut parts, |frame, records| {
+                let mut resource = frame.clone();
+                resource.scope_logs[0].log_records = records;
+                ExportLogsServiceRequest {
+                    resource_logs: vec![resource],
+                }
+            });
+        }
+    }
+    parts
+}
+
+/// Adds the items of one scope in parts. `frame` is their resource with that scope and no item; `fill` makes a request of it.
+fn of_scope<F: Message, I: Message, R: Message>(
+    frame: &F,
+    items: Vec<I>,
+    most: usize,
+    parts: &mut Vec<Chunk>,
+    fill: impl Fn(&F, Vec<I>) -> R,
+) {
     let empty = framed(framed(framed(frame.encoded_len())));
-    let mut held: Vec<Span> = Vec::new();
+    let mut part = |items: Vec<I>| {
+        let count = items.len();
+        parts.push(Chunk {
+            body: fill(frame, items).encode_to_vec().into(),
+            items: count,
+        });
+    };
+    let mut held: Vec<I> = Vec::new();
     let mut size = empty;
-    for span in spans {
-        let more = framed(span.encoded_len());
+    for item in items {
+        let more = framed(item.encoded_len());
         if size + more > most && !held.is_empty() {
-            parts.push(spans_part(frame, std::mem::take(&mut held)));
+            part(std::mem::take(&mut held));
             size = empty;
         }
         size += more;
-        held.push(span);
+        held.push(item);
     }
     if !held.is_empty() {
-        parts.push(spans_part(frame, held));
-    }
-}
-
-fn spans_part(frame: &ResourceSpans, spans: Vec<Span>) -> Chunk {
-    let items = spans.len();
-    let mut resource = frame.clone();
-    resource.scope_spans[0].spans = spans;
-    let request = ExportTraceServiceRequest {
-        resource_spans: vec![resource],
-    };
-    Chunk {
-        body: request.encode_to_vec().into(),
-        items,
+        part(held);
     }
 }
 
@@ -199,6 +237,10 @@ impl Chunk {
             Signal::Traces => {
                 let request = ExportTraceServiceRequest::decode(self.body.clone());
                 traces(request.expect(ours), most)
+            }
+            Signal::Logs => {
+                let request = ExportLogsServiceRequest::decode(self.body.clone());
+                logs(request.expect(ours), most)
             }
         }
     }

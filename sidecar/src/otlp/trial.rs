@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use opentelemetry_proto::tonic::{
-    collector::{metrics::v1::ExportMetricsServiceRequest, trace::v1::ExportTraceServiceRequest},
+    collector::{
+        logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
+        trace::v1::ExportTraceServiceRequest,
+    },
+    logs::v1::ResourceLogs,
     metrics::v1::ResourceMetrics,
     trace::v1::ResourceSpans,
 };
@@ -25,7 +29,7 @@ use crate::{
 /// The time for the request where the target has no limit: somebody waits for the verdict.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Sends a request that names the resource and has no point and no span, in the way of exports: once, with the target's headers,
+/// Sends a request that names the resource and has no point, no span and no log record, in the way of exports: once, with the target's headers,
 /// certificates and timeout (10 s where that is none).
 ///
 /// # Errors
@@ -60,6 +64,15 @@ pub async fn try_receiver(
             };
             let resource_spans = vec![spans];
             send(signal, target, ExportTraceServiceRequest { resource_spans }).await
+        }
+        Signal::Logs => {
+            let records = ResourceLogs {
+                resource,
+                schema_url,
+                ..Default::default()
+            };
+            let resource_logs = vec![records];
+            send(signal, target, ExportLogsServiceRequest { resource_logs }).await
         }
     }
 }

@@ -51,12 +51,12 @@ pub fn all() -> Vec<Attribute> {
     vec![
         of(
             attribute::CLOSE_REASON,
-            "Connections that were established: `flowcar.tcp.connection.closed`, `flowcar.tcp.connection.duration`, spans.",
+            "Connections that were established: `flowcar.tcp.connection.closed`, `flowcar.tcp.connection.duration`, spans and log records.",
             &close_reasons,
         ),
         of(
             attribute::ERROR_TYPE,
-            "Attempts that were never established: `flowcar.tcp.connection.failed`, `flowcar.tcp.connect.duration`, spans.",
+            "Attempts that were never established: `flowcar.tcp.connection.failed`, `flowcar.tcp.connect.duration`, spans and log records.",
             &failures,
         ),
         of(
@@ -109,7 +109,7 @@ pub fn all() -> Vec<Attribute> {
         ),
         of(
             attribute::DROP_REASON,
-            "`flowcar.self.span.dropped`",
+            "`flowcar.self.span.dropped`, `flowcar.self.log_record.dropped`",
             &REASONS,
         ),
         of(
@@ -155,7 +155,7 @@ pub fn all() -> Vec<Attribute> {
         ),
         of(
             attribute::SOURCE,
-            "The instrumentation scope of all metrics and spans",
+            "The instrumentation scope of all metrics, spans and log records",
             &SOURCES,
         ),
         of(
@@ -460,7 +460,7 @@ const SOURCES: [Value; 2] = [
     ),
 ];
 
-const COMPONENTS: [Value; 5] = [
+const COMPONENTS: [Value; 8] = [
     value("otlp_grpc_metric_exporter", "Metrics over gRPC.", ""),
     value("otlp_http_metric_exporter", "Metrics over HTTP.", ""),
     value("otlp_grpc_span_exporter", "Spans over gRPC.", ""),
@@ -468,6 +468,13 @@ const COMPONENTS: [Value; 5] = [
     value(
         "batching_span_processor",
         "The queue of spans that wait to be sent.",
+        "",
+    ),
+    value("otlp_grpc_log_exporter", "Log records over gRPC.", ""),
+    value("otlp_http_log_exporter", "Log records over HTTP.", ""),
+    value(
+        "batching_log_processor",
+        "The queue of log records that wait to be sent.",
         "",
     ),
 ];
@@ -603,27 +610,27 @@ const REASONS: [Value; 6] = [
     ),
     value(
         "rate_limit",
-        "More spans in a second than FLOWCAR_SPANS_PER_SECOND; the spans sent stand for them, by `flowcar.sample.probability`.",
+        "More spans, or more log records, in a second than FLOWCAR_SPANS_PER_SECOND; those sent stand for them, by `flowcar.sample.probability`.",
         "Raise FLOWCAR_SPANS_PER_SECOND if the receiver can take more.",
     ),
     value(
         "queue_full",
-        "More spans waited than FLOWCAR_SPAN_QUEUE or FLOWCAR_SPAN_QUEUE_BYTES allow.",
+        "More spans, or more log records, waited than FLOWCAR_SPAN_QUEUE or FLOWCAR_SPAN_QUEUE_BYTES allow.",
         "Check why the receiver does not take them.",
     ),
     value(
         "expired",
-        "The receiver did not take the span for 15 minutes.",
+        "The receiver did not take the span or the log record for 15 minutes.",
         "Check the receiver.",
     ),
     value(
         "refused",
-        "The receiver refused the export that the span was in.",
+        "The receiver refused the export that the span or the log record was in.",
         "Read the receiver's message in flowcar's log.",
     ),
     value(
         "shutdown",
-        "flowcar ended before the receiver took the span.",
+        "flowcar ended before the receiver took the span or the log record.",
         "Raise FLOWCAR_SHUTDOWN_TIMEOUT.",
     ),
 ];

@@ -42,7 +42,7 @@ pub struct SinkArgs {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Format {
-    /// A line for each figure and span, histograms drawn
+    /// A line for each figure, span and log record, histograms drawn
     Text,
     /// An OTLP request in JSON on each line
     Json,

@@ -1,6 +1,10 @@
 //! OTLP by gRPC.
 
 use opentelemetry_proto::tonic::collector::{
+    logs::v1::{
+        ExportLogsServiceRequest, ExportLogsServiceResponse,
+        logs_service_server::{LogsService, LogsServiceServer},
+    },
     metrics::v1::{
         ExportMetricsServiceRequest, ExportMetricsServiceResponse,
         metrics_service_server::{MetricsService, MetricsServiceServer},
@@ -24,13 +28,18 @@ pub(super) async fn serve(listener: TcpListener, hand: Hand) {
         .max_decoding_message_size(MOST_BODY)
         .accept_compressed(gzip)
         .accept_compressed(zstd);
-    let traces = TraceServiceServer::new(Taker(hand))
+    let traces = TraceServiceServer::new(Taker(hand.clone()))
+        .max_decoding_message_size(MOST_BODY)
+        .accept_compressed(gzip)
+        .accept_compressed(zstd);
+    let logs = LogsServiceServer::new(Taker(hand))
         .max_decoding_message_size(MOST_BODY)
         .accept_compressed(gzip)
         .accept_compressed(zstd);
     let served = Server::builder()
         .add_service(metrics)
         .add_service(traces)
+        .add_service(logs)
         .serve_with_incoming(TcpListenerStream::new(listener));
     if let Err(error) = served.await {
         tracing::error!(%error, "gRPC is not taken any more");
@@ -64,6 +73,17 @@ impl TraceService for Taker {
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
         self.take(Received::Traces(request.into_inner())).await?;
+        Ok(Response::new(Default::default()))
+    }
+}
+
+#[async_trait]
+impl LogsService for Taker {
+    async fn export(
+        &self,
+        request: Request<ExportLogsServiceRequest>,
+    ) -> Result<Response<ExportLogsServiceResponse>, Status> {
+        self.take(Received::Logs(request.into_inner())).await?;
         Ok(Response::new(Default::default()))
     }
 }

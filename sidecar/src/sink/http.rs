@@ -86,8 +86,9 @@ async fn take(request: Request<Incoming>, hand: Hand) -> Result<(), Refusal> {
     let export = match head.uri.path() {
         "/v1/metrics" => Received::Metrics(decode(&body, json)?),
         "/v1/traces" => Received::Traces(decode(&body, json)?),
+        "/v1/logs" => Received::Logs(decode(&body, json)?),
         path => {
-            let why = format!("{path} is neither /v1/metrics nor /v1/traces");
+            let why = format!("{path} is none of /v1/metrics, /v1/traces and /v1/logs");
             return Err((StatusCode::NOT_FOUND, why));
         }
     };

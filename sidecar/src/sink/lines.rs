@@ -7,6 +7,7 @@ pub fn json_line(export: &Received) -> String {
     let line = match export {
         Received::Metrics(metrics) => serde_json::to_string(metrics),
         Received::Traces(traces) => serde_json::to_string(traces),
+        Received::Logs(logs) => serde_json::to_string(logs),
     };
     line.expect("an OTLP message has nothing that JSON has not")
 }

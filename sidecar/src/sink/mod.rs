@@ -12,7 +12,8 @@ mod text;
 use std::{io, net::SocketAddr};
 
 use opentelemetry_proto::tonic::collector::{
-    metrics::v1::ExportMetricsServiceRequest, trace::v1::ExportTraceServiceRequest,
+    logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
+    trace::v1::ExportTraceServiceRequest,
 };
 use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
 
@@ -33,6 +34,8 @@ pub enum Received {
     Metrics(ExportMetricsServiceRequest),
     /// Spans.
     Traces(ExportTraceServiceRequest),
+    /// Log records.
+    Logs(ExportLogsServiceRequest),
 }
 
 /// The channel to which both servers pass exports.

@@ -106,7 +106,7 @@ async fn invalid_otlp_is_refused() {
         post(&sink, path, headers, body.to_vec()).await.0
     };
     assert_eq!(status("/v1/traces", &[], b"\xff garbage").await, 400);
-    assert_eq!(status("/v1/logs", &[], b"").await, 404);
+    assert_eq!(status("/v1/profiles", &[], b"").await, 404);
     let packed = |with| [("content-encoding", with)];
     assert_eq!(status("/v1/traces", &packed("br"), b"").await, 415);
     assert_eq!(status("/v1/traces", &packed("gzip"), b"no gzip").await, 400);
@@ -118,6 +118,27 @@ async fn invalid_otlp_is_refused() {
         status("/v1/traces", &[], &traces("x").encode_to_vec()).await,
         200
     );
+}
+
+#[tokio::test]
+async fn json_log_record_is_accepted_and_printed() {
+    let (sink, mut received) = start().await;
+    let sent = r#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"traceId":"abababababababababababababababab",
+        "spanId":"cdcdcdcdcdcdcdcd","timeUnixNano":"1","severityNumber":9,"severityText":"INFO","eventName":"flow\u001bclosed",
+        "attributes":[{"key":"server.port","value":{"intValue":"8080"}}]},{"body":{"stringValue":"words"}}]}]}]}"#;
+    let json = [("content-type", "application/json")];
+    let answer = post(&sink, "/v1/logs", &json, sent.as_bytes().to_vec()).await;
+    assert_eq!(answer, (200, "{}".to_owned()));
+    let export = timeout(LIMIT, received.recv()).await;
+    let export = export.expect("in time").expect("an export");
+    let line: serde_json::Value = serde_json::from_str(&json_line(&export)).expect("JSON");
+    let record = &line["resourceLogs"][0]["scopeLogs"][0]["logRecords"][0];
+    assert_eq!(record["traceId"], "abababababababababababababababab");
+    let ids = format!("trace {} span {}", "ab".repeat(16), "cd".repeat(8));
+    let expected = format!(
+        "logs of (no service.name)\n  INFO  flowclosed  {ids}  server.port=8080\n        words  \n"
+    );
+    assert_eq!(text(&export), expected);
 }
 
 #[test]

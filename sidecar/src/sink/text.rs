@@ -6,8 +6,12 @@ use std::{
 };
 
 use opentelemetry_proto::tonic::{
-    collector::{metrics::v1::ExportMetricsServiceRequest, trace::v1::ExportTraceServiceRequest},
+    collector::{
+        logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
+        trace::v1::ExportTraceServiceRequest,
+    },
     common::v1::{AnyValue, KeyValue, any_value::Value},
+    logs::v1::LogRecord,
     metrics::v1::{Metric, NumberDataPoint, metric::Data, number_data_point},
     resource::v1::Resource,
     trace::v1::{Span, span::SpanKind, status::StatusCode},
@@ -19,12 +23,13 @@ use crate::view::quantity::{bytes, duration};
 /// Attributes that are the same on every point, or shown by their column.
 const OMITTED: [&str; 2] = ["network.transport", "network.type"];
 
-/// A line for each point and span, under its service.
+/// A line for each point, span and log record, under its service.
 pub fn text(export: &Received) -> String {
     let mut out = String::new();
     let written = match export {
         Received::Metrics(metrics) => write_metrics(&mut out, metrics),
         Received::Traces(traces) => write_traces(&mut out, traces),
+        Received::Logs(logs) => write_logs(&mut out, logs),
     };
     written.expect("a text takes every write");
     out
@@ -166,6 +171,32 @@ fn write_span(out: &mut String, span: &Span) -> fmt::Result {
         }
     }
     writeln!(out, "  {}", attributes(&span.attributes))
+}
+
+fn write_logs(out: &mut String, export: &ExportLogsServiceRequest) -> fmt::Result {
+    for resource in &export.resource_logs {
+        writeln!(out, "logs of {}", service(resource.resource.as_ref()))?;
+        let scopes = resource.scope_logs.iter();
+        for record in scopes.flat_map(|scope| &scope.log_records) {
+            write_log_record(out, record)?;
+        }
+    }
+    Ok(())
+}
+
+fn write_log_record(out: &mut String, record: &LogRecord) -> fmt::Result {
+    let severity = one_line(&record.severity_text);
+    // An event has a name, and other log records a body.
+    let name = match record.event_name.as_str() {
+        "" => value(record.body.as_ref()),
+        name => one_line(name),
+    };
+    write!(out, "  {severity:<5} {name}")?;
+    if !record.trace_id.is_empty() {
+        let (trace, span) = (hex(&record.trace_id), hex(&record.span_id));
+        write!(out, "  trace {trace} span {span}")?;
+    }
+    writeln!(out, "  {}", attributes(&record.attributes))
 }
 
 fn service(resource: Option<&Resource>) -> String {

@@ -107,7 +107,7 @@ impl Collector {
         )
     }
 
-    /// For OTEL_EXPORTER_OTLP_ENDPOINT with the protocol `http/protobuf`: `/v1/metrics` and `/v1/traces` follow.
+    /// For OTEL_EXPORTER_OTLP_ENDPOINT with the protocol `http/protobuf`: `/v1/metrics`, `/v1/traces` and `/v1/logs` follow.
     pub fn http_endpoint(&self) -> String {
         format!(
             "{}://{}",
@@ -169,7 +169,7 @@ fn config(net: &Net, ports: &Ports, sink: &Sink) -> Value {
         "service": {
             // Else every Collector on the machine wants port 8888.
             "telemetry": {"metrics": {"level": "none"}},
-            "pipelines": {"metrics": pipeline, "traces": pipeline},
+            "pipelines": {"metrics": pipeline, "traces": pipeline, "logs": pipeline},
         },
     })
 }

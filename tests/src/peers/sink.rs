@@ -23,6 +23,8 @@ pub struct Received {
     pub metrics: Vec<Value>,
     /// `ExportTraceServiceRequest`s.
     pub traces: Vec<Value>,
+    /// `ExportLogsServiceRequest`s.
+    pub logs: Vec<Value>,
 }
 
 /// Listens until it is dropped.
@@ -52,13 +54,20 @@ impl Received {
         children(&self.traces, ["resourceSpans", "scopeSpans", "spans"])
     }
 
-    /// Every resource with metrics or spans, from every export, with repetitions.
+    /// Every log record, from every export.
+    pub fn log_records(&self) -> Vec<&Value> {
+        children(&self.logs, ["resourceLogs", "scopeLogs", "logRecords"])
+    }
+
+    /// Every resource with metrics, spans or log records, from every export, with repetitions.
     pub fn resources(&self) -> Vec<&Value> {
         let metrics = elements(self.metrics.iter(), "resourceMetrics");
         let spans = elements(self.traces.iter(), "resourceSpans");
+        let logs = elements(self.logs.iter(), "resourceLogs");
         metrics
             .into_iter()
             .chain(spans)
+            .chain(logs)
             .map(|entry| &entry["resource"])
             .collect()
     }
@@ -206,6 +215,7 @@ fn keep(path: &str, body: &[u8], received: &Mutex<Received>) -> Result<(), (Stat
     match path {
         "/v1/metrics" => received.metrics.push(export),
         "/v1/traces" => received.traces.push(export),
+        "/v1/logs" => received.logs.push(export),
         other => return Err((StatusCode::NOT_FOUND, format!("nothing is kept of {other}"))),
     }
     Ok(())

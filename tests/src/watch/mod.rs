@@ -14,7 +14,7 @@ use nix::{
 };
 
 pub use self::{
-    seen::{Flow, Point, Seen, bytes_hold},
+    seen::{Flow, FlowRecord, Point, Seen, bytes_hold},
     waits::ProcessorWaits,
 };
 use crate::{

@@ -8,6 +8,7 @@ use std::{
 use flowcar::sink::Received;
 use opentelemetry_proto::tonic::{
     common::v1::{KeyValue, any_value::Value},
+    logs::v1::LogRecord,
     metrics::v1::{metric::Data, number_data_point},
     resource::v1::Resource,
     trace::v1::Span,
@@ -23,6 +24,8 @@ pub type Point = (BTreeMap<String, String>, f64);
 pub struct Seen {
     /// A flow for each span of a closed one; those of flowcar's own exports are left out.
     pub flows: Vec<Flow>,
+    /// The log records, without those of flowcar's own exports.
+    pub log_records: Vec<FlowRecord>,
     /// The latest report: each metric's points by their attributes; of a histogram, how many values there were.
     pub metrics: BTreeMap<String, Vec<Point>>,
     /// When flowcar began to count, and when the latest report was made, both as it reports them: nanoseconds since 1970.
@@ -37,6 +40,21 @@ pub struct Seen {
     receiver_in_the_pod: bool,
 }
 
+/// One log record.
+#[derive(Clone, Debug)]
+pub struct FlowRecord {
+    /// What it names.
+    pub span_id: Vec<u8>,
+    /// The name of the event.
+    pub event_name: String,
+    /// `INFO` or `ERROR`
+    pub severity: String,
+    /// Its attributes as texts, and `container.id` of its resource.
+    pub attributes: BTreeMap<String, String>,
+    /// When the flow ended, and when flowcar noticed, nanoseconds since 1970.
+    pub times_unix_ns: (u64, u64),
+}
+
 /// One span.
 #[derive(Clone, Debug)]
 pub struct Flow {
@@ -44,6 +62,10 @@ pub struct Flow {
     pub attributes: BTreeMap<String, String>,
     /// The trace that it belongs to.
     pub trace_id: Vec<u8>,
+    /// Its own id.
+    pub span_id: Vec<u8>,
+    /// When it ended, nanoseconds since 1970.
+    pub end_unix_ns: u64,
     /// `network.local.address` and `.port`; unspecified where they are absent: the attempt failed before the kernel chose an address.
     pub local: SocketAddr,
     /// `network.peer.address` and `.port`
@@ -83,6 +105,21 @@ impl Seen {
                     let spans = resource.scope_spans.into_iter().flat_map(|of| of.spans);
                     let flows = spans.map(|span| Flow::of(&span, &container));
                     self.flows.extend(flows.filter(|flow| !own(flow)));
+                }
+            }
+            Received::Logs(request) => {
+                let port = self.receiver_port.to_string();
+                for resource in request.resource_logs {
+                    let container = container_of(resource.resource.as_ref());
+                    let scopes = resource.scope_logs.into_iter();
+                    let records = scopes.flat_map(|of| of.log_records);
+                    let records = records.map(|record| FlowRecord::of(record, &container));
+                    self.log_records.extend(records.filter(|record| {
+                        let ports = ["network.peer.port", "network.local.port"];
+                        !ports
+                            .iter()
+                            .any(|name| record.attributes.get(*name) == Some(&port))
+                    }));
                 }
             }
             Received::Metrics(request) => {
@@ -210,6 +247,20 @@ impl Seen {
     }
 }
 
+impl FlowRecord {
+    fn of(record: LogRecord, container: &Option<(String, String)>) -> Self {
+        let mut attributes = texts(&record.attributes);
+        attributes.extend(container.clone());
+        Self {
+            span_id: record.span_id,
+            event_name: record.event_name,
+            severity: record.severity_text,
+            attributes,
+            times_unix_ns: (record.time_unix_nano, record.observed_time_unix_nano),
+        }
+    }
+}
+
 impl Flow {
     fn of(span: &Span, container: &Option<(String, String)>) -> Self {
         let mut attributes = texts(&span.attributes);
@@ -235,6 +286,8 @@ impl Flow {
             sent: count("sent").unwrap(),
             received: count("received").unwrap(),
             trace_id: span.trace_id.clone(),
+            span_id: span.span_id.clone(),
+            end_unix_ns: span.end_time_unix_nano,
             attributes,
         }
     }

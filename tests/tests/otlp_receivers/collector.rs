@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use flowcar::flow::Role;
+use flowcar::flow::{Failure, Outcome, Role};
 use flowcar_tests::peers::{Collector, Received, attributes};
 use serde_json::{Value, json};
 
-use crate::sample::{flow, send_flow, send_metrics, snapshot};
+use crate::sample::{LOGS, flow, send_flow, send_metrics, snapshot};
 
 /// Every `flowcar.tcp.*` metric of the telemetry contract that the sample has points of: name, unit, and what kind.
 const CONTRACT: [(&str, &str, &str); 12] = [
@@ -288,6 +288,77 @@ fn collector_decodes_spans_by_any_transport_and_compression() {
         }
     }
     check_resource(&collector.received());
+}
+
+/// What a user of log records reads is what a user of spans reads of the same connection.
+#[test]
+fn collector_decodes_log_records_by_any_transport_and_compression() {
+    let collector = Collector::start();
+    let mut count = 0;
+    for (protocol, endpoint) in [
+        ("grpc", collector.grpc_endpoint()),
+        ("http/protobuf", collector.http_endpoint()),
+    ] {
+        for packing in ["none", "gzip", "zstd"] {
+            let settings = [
+                ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+                ("OTEL_EXPORTER_OTLP_COMPRESSION", packing),
+                LOGS,
+            ];
+            let orderly = flow(Role::Server, 2 * count + 1, 9);
+            let mut failed = flow(Role::Client, 2 * count + 2, 9);
+            failed.0.outcome = Some(Outcome::Failed(Failure::Refused));
+            failed.0.established = None;
+            for (sent, severity) in [(&orderly, "INFO"), (&failed, "ERROR")] {
+                send_flow("web", &endpoint, &settings, sent);
+                let received = collector.received();
+                let records = received.log_records();
+                assert_eq!(
+                    records.len(),
+                    received.spans().len(),
+                    "{protocol} {packing}"
+                );
+                let span = received.spans().pop().expect("a span").clone();
+                check_log_record(records[records.len() - 1], &span, severity);
+            }
+            count += 1;
+        }
+    }
+    let received = collector.received();
+    assert_eq!(received.log_records().len(), 12);
+    check_resource(&received);
+    let scope = &received.logs[0]["resourceLogs"][0]["scopeLogs"][0]["scope"];
+    assert_eq!(scope["name"], "flowcar");
+    assert_eq!(attributes(scope)["flowcar.source"], "ebpf");
+}
+
+fn check_log_record(record: &Value, span: &Value, severity: &str) {
+    assert_eq!(record["eventName"], "flowcar.tcp.flow.closed", "{record}");
+    assert_eq!(record["severityText"], severity, "{record}");
+    let number = if severity == "INFO" { 9 } else { 17 };
+    assert_eq!(record["severityNumber"], number, "{record}");
+    let is_error = span["status"]["code"] == 2;
+    assert_eq!(is_error, severity == "ERROR", "{span}");
+    for name in ["traceId", "spanId"] {
+        assert_eq!(record[name], span[name], "{name}");
+    }
+    assert_eq!(record["timeUnixNano"], span["endTimeUnixNano"]);
+    let time = |name: &str| -> u64 {
+        let text = record[name].as_str().expect("a time");
+        text.parse().expect("nanoseconds")
+    };
+    // flowcar notices an end after it.
+    assert!(time("observedTimeUnixNano") >= time("timeUnixNano"));
+    assert_eq!(attributes(record), attributes(span));
+}
+
+#[test]
+fn collector_has_no_log_record_by_default() {
+    let collector = Collector::start();
+    let sent = flow(Role::Client, 1, 9);
+    send_flow("web", &collector.grpc_endpoint(), &[], &sent);
+    let received = collector.received();
+    assert_eq!((received.spans().len(), received.logs.len()), (1, 0));
 }
 
 fn check_server_span(span: &Value, flow: &flowcar::flow::Flow) {

@@ -43,7 +43,7 @@ fn exemplar_of_a_slow_sample_in_prometheus_is_a_jaeger_trace() {
             exporter.flow(&now, &anchor);
         }
         let sent = async {
-            while exporter.self_metrics().span_queue > 0 {
+            while exporter.self_metrics().span_queue.items > 0 {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };

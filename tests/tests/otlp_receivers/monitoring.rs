@@ -217,9 +217,9 @@ impl Pod {
         for key in exports {
             record(self_metrics.export_duration.entry(key).or_default(), 4, 1);
         }
-        self_metrics.span_queue = 5;
-        self_metrics.span_queue_capacity = 100;
-        self_metrics.span_queue_bytes = 5_000;
+        self_metrics.span_queue.items = 5;
+        self_metrics.span_queue.capacity = 100;
+        self_metrics.span_queue.bytes = 5_000;
         self_metrics.series = 3;
         self_metrics.table_flows = 200;
         self_metrics.cpu_s += 0.01;

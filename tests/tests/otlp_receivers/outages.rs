@@ -15,7 +15,7 @@ use flowcar_tests::peers::{Collector, Jaeger, Peer, Prometheus, PrometheusOption
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 
 use crate::{
-    sample::{LIMIT, export, flow, report_at},
+    sample::{LIMIT, LOGS, export, flow, report_at},
     totals::{io, last_of_sums, sum_of_deltas},
 };
 
@@ -177,12 +177,17 @@ fn understood(collector: &Collector) -> Vec<ExportMetricsServiceRequest> {
 fn collector_has_every_point_once_after_a_stop_and_a_kill() {
     for delta in [false, true] {
         let collector = Collector::start();
-        let settings: &'static [_] = if delta { &[SHORT, DELTA] } else { &[SHORT] };
+        let settings: &'static [_] = if delta {
+            &[SHORT, LOGS, DELTA]
+        } else {
+            &[SHORT, LOGS]
+        };
         let application = Application::start(collector.grpc_endpoint(), settings);
         vex(&collector);
         let done = application.stop();
         assert_hurt(&done, "metrics");
         assert_hurt(&done, "traces");
+        assert_hurt(&done, "logs");
         let points = io(&understood(&collector));
         let reported = if delta {
             sum_of_deltas(&points)
@@ -195,13 +200,15 @@ fn collector_has_every_point_once_after_a_stop_and_a_kill() {
             "delta: {delta}"
         );
         let received = collector.received();
-        let ids: std::collections::BTreeSet<_> = received
-            .spans()
-            .iter()
-            .map(|span| span["spanId"].to_string())
-            .collect();
-        let dropped: u64 = done.self_metrics.spans_dropped.values().sum();
-        assert_eq!(ids.len() as u64 + dropped, u64::from(done.flows));
+        for (items, dropped) in [
+            (received.spans(), &done.self_metrics.spans_dropped),
+            (received.log_records(), &done.self_metrics.logs_dropped),
+        ] {
+            let ids = items.iter().map(|item| item["spanId"].to_string());
+            let ids: std::collections::BTreeSet<_> = ids.collect();
+            let dropped: u64 = dropped.values().sum();
+            assert_eq!(ids.len() as u64 + dropped, u64::from(done.flows));
+        }
     }
 }
 

@@ -17,6 +17,9 @@ use flowcar::snapshot::{Peer, SelfMetrics, Series, SeriesKey, Snapshot};
 
 pub(super) const LIMIT: Duration = Duration::from_secs(20);
 
+/// The setting by which flowcar sends log records.
+pub(super) const LOGS: (&str, &str) = ("OTEL_LOGS_EXPORTER", "otlp");
+
 /// `count` durations of so many milliseconds, for each pair.
 pub(super) fn millis(pairs: &[(u64, u64)]) -> Histogram {
     let mut histogram = Histogram::default();
@@ -147,6 +150,7 @@ pub(super) fn flow(role: Role, client_isn: u32, server_isn: u32) -> (Flow, Ancho
         outcome: Some(Outcome::Closed(CloseReason::LocalFin)),
         reset_after_fin: false,
         series: None,
+        origin: Default::default(),
     };
     (flow, anchor)
 }
@@ -210,7 +214,7 @@ pub(super) fn send_metrics(endpoint: &str, settings: &[(&str, &str)], report: Sn
     });
 }
 
-/// Sends the span of one end and waits until it is taken.
+/// Sends the span of one end, and its log record where `settings` ask for it, and waits until all is taken.
 pub(super) fn send_flow(
     service: &str,
     endpoint: &str,
@@ -225,7 +229,9 @@ pub(super) fn send_flow(
             "{:?}",
             exporter.self_metrics().exports
         );
-        let taken = BTreeMap::from([(("traces", "success"), 1)]);
+        let logs = settings.contains(&LOGS).then_some((("logs", "success"), 1));
+        let taken = [(("traces", "success"), 1)].into_iter().chain(logs);
+        let taken: BTreeMap<_, _> = taken.collect();
         assert_eq!(exporter.self_metrics().exports, taken);
     });
 }

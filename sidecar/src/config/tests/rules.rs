@@ -70,6 +70,51 @@ fn otlp_is_taken_from_a_list_of_exporters() {
 }
 
 #[test]
+fn log_records_are_sent_where_their_exporter_is_otlp_only() {
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318");
+    let http = ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf");
+    for (value, wanted) in [
+        (None, false),
+        (Some("none"), false),
+        (Some(","), false),
+        (Some("otlp"), true),
+        (Some("otlp,console"), true),
+    ] {
+        let set = value.map(|value| ("OTEL_LOGS_EXPORTER", value));
+        let settings: Vec<_> = [endpoint, http].into_iter().chain(set).collect();
+        let config = read(&settings).expect("good settings");
+        let url = config.export.logs.map(|target| target.url());
+        let expected = wanted.then(|| "http://collector:4318/v1/logs".to_owned());
+        assert_eq!(url, expected, "{value:?}");
+    }
+    // Their own endpoint is taken as it is; without one, the default.
+    let on = ("OTEL_LOGS_EXPORTER", "otlp");
+    let own = (
+        "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT",
+        "http://logs:4318/at/all",
+    );
+    let config = read(&[endpoint, http, on, own]).expect("good settings");
+    let url = config.export.logs.expect("a target").url();
+    assert_eq!(url, "http://logs:4318/at/all");
+    assert!(read(&[on]).expect("settings").export.logs.is_none());
+    let config = read(&[on]).expect("settings").with_default_endpoint();
+    let url = config.export.logs.expect("a target").url();
+    assert_eq!(url, "http://localhost:4317/");
+    let off = ("OTEL_SDK_DISABLED", "true");
+    let config = read(&[on, off]).expect("settings").with_default_endpoint();
+    assert!(config.export.logs.is_none());
+    // Off, a wrong setting of log records stops nothing, and is reported as one that changes nothing.
+    let wrong = ("OTEL_EXPORTER_OTLP_LOGS_PROTOCOL", "http/json");
+    let config = read(&[endpoint, wrong]).expect("settings");
+    let [notice] = &config.notices[..] else {
+        panic!("{:?}", config.notices)
+    };
+    let expected = "OTEL_EXPORTER_OTLP_LOGS_PROTOCOL changes nothing: flowcar sends log records with OTEL_LOGS_EXPORTER=otlp only";
+    assert_eq!(notice.to_string(), expected);
+    read(&[endpoint, wrong, on]).expect_err("flowcar's own");
+}
+
+#[test]
 fn malformed_resource_attributes_are_all_ignored() {
     for (value, wrong) in [
         ("a=1,b", "its 2nd part is not key=value"),

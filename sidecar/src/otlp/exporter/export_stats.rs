@@ -41,7 +41,7 @@ impl ExportStats {
         self.lock().taken_unix_ns = at_unix_ns;
     }
 
-    /// Counts points or spans that a receiver refuses for their size, each sent alone.
+    /// Counts points, spans or log records that a receiver refuses for their size, each sent alone.
     pub(super) fn too_large(&self, signal: Signal, items: usize) {
         *self.lock().too_large.entry(signal.name()).or_default() += items as u64;
     }
@@ -53,11 +53,17 @@ impl ExportStats {
         }
     }
 
-    /// Counts spans that are not sent: `rate_limit`, `queue_full`, `expired`, `refused`, `too_large` or `shutdown`.
-    pub(super) fn dropped(&self, reason: &'static str, spans: usize) {
-        if spans > 0 {
-            *self.lock().spans_dropped.entry(reason).or_default() += spans as u64;
+    /// Counts spans or log records that are not sent: `rate_limit`, `queue_full`, `expired`, `refused`, `too_large` or `shutdown`.
+    pub(super) fn dropped(&self, signal: Signal, reason: &'static str, items: usize) {
+        if items == 0 {
+            return;
         }
+        let mut self_metrics = self.lock();
+        let dropped = match signal {
+            Signal::Logs => &mut self_metrics.logs_dropped,
+            Signal::Metrics | Signal::Traces => &mut self_metrics.spans_dropped,
+        };
+        *dropped.entry(reason).or_default() += items as u64;
     }
 
     /// The self metrics of exports only.

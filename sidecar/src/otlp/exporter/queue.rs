@@ -1,6 +1,9 @@
-//! Spans that wait: the current second's sample, and those to be sent; bounded in number and in bytes.
+//! Spans that wait, to be sent as such or as log records: the current second's sample, and those to be sent; bounded in number and in bytes.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::VecDeque,
+    time::{Duration, SystemTime},
+};
 
 use opentelemetry::{Array, KeyValue, StringValue, Value};
 use opentelemetry_sdk::trace::SpanData;
@@ -11,6 +14,7 @@ use super::{
     reservoir::{Offer, Reservoir},
 };
 use crate::{
+    clock,
     flow::ContainerId,
     otlp::{exemplars::Candidates, names::attribute},
 };
@@ -27,11 +31,11 @@ pub(super) const RETRY_FOR: Duration = Duration::from_secs(15 * 60);
 /// The size of the token bucket in seconds of the rate: a burst after a quiet time may use it at once.
 const BURST_S: f64 = 10.0;
 
-/// The limits of spans.
+/// The limits of spans, or of log records.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::otlp) struct Bounds {
     /// Spans that wait or are in flight.
-    pub(in crate::otlp) spans: usize,
+    pub(in crate::otlp) items: usize,
     /// Memory of the spans.
     pub(in crate::otlp) bytes: usize,
     /// Spans sent each second, on average.
@@ -45,6 +49,8 @@ pub(super) struct Entry {
     pub(super) candidates: Option<Candidates>,
     /// The container whose resource it is of; `None` of the pod's.
     pub(super) container: Option<ContainerId>,
+    /// When flowcar noticed the end of its flow.
+    pub(super) observed: SystemTime,
     priority: Priority,
     bytes: usize,
     came: Instant,
@@ -85,6 +91,7 @@ impl Entry {
             span,
             candidates,
             container,
+            observed: clock::wall_time(),
             priority,
             came,
         }
@@ -114,7 +121,7 @@ impl Waiting {
 
     /// How many may wait.
     pub(super) const fn most(&self) -> usize {
-        self.bounds.spans
+        self.bounds.items
     }
 
     /// Memory of the spans.
@@ -245,7 +252,7 @@ impl Waiting {
     /// Drops the oldest of normal priority, then the oldest of high priority, until the bounds hold.
     fn make_room(&mut self) -> usize {
         let mut dropped = 0;
-        while self.len() > self.bounds.spans || self.bytes > self.bounds.bytes {
+        while self.len() > self.bounds.items || self.bytes > self.bounds.bytes {
             let entry = self
                 .normal
                 .pop_front()

@@ -9,6 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use opentelemetry_proto::tonic::{
+    logs::v1::LogRecord,
     metrics::v1::{AggregationTemporality, metric::Data, number_data_point::Value},
     trace::v1::Span,
 };
@@ -164,8 +165,27 @@ fn spans(export: Received) -> Vec<Span> {
     export.resource_spans.remove(0).scope_spans.remove(0).spans
 }
 
+/// The log records of an export.
+fn log_records(export: Received) -> Vec<LogRecord> {
+    let Received::Logs(mut export) = export else {
+        panic!("{export:?}")
+    };
+    let resource = export.resource_logs[0]
+        .resource
+        .as_ref()
+        .expect("a resource");
+    let names: Vec<_> = resource.attributes.iter().map(|a| a.key.as_str()).collect();
+    assert!(names.contains(&"service.name"), "{names:?}");
+    export
+        .resource_logs
+        .remove(0)
+        .scope_logs
+        .remove(0)
+        .log_records
+}
+
 #[tokio::test]
-async fn both_signals_arrive_by_each_transport_and_compression() {
+async fn each_signal_arrives_by_each_transport_and_compression() {
     let (sink, mut received) = sink().await;
     for packing in ["none", "gzip", "zstd"] {
         for (protocol, endpoint) in [("grpc", sink.grpc()), ("http/protobuf", sink.http())] {
@@ -174,6 +194,7 @@ async fn both_signals_arrive_by_each_transport_and_compression() {
                 &[
                     ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
                     ("OTEL_EXPORTER_OTLP_COMPRESSION", packing),
+                    ("OTEL_LOGS_EXPORTER", "otlp"),
                 ],
             );
             exporter.metrics(snapshot(2_000, 42));
@@ -183,24 +204,32 @@ async fn both_signals_arrive_by_each_transport_and_compression() {
                 "{protocol} {packing}"
             );
             exporter.flow(&flow(9), &anchor());
-            let spans = spans(next(&mut received).await);
+            let mut exports = [next(&mut received).await, next(&mut received).await];
+            exports.sort_by_key(|export| matches!(export, Received::Logs(_)));
+            let [spans, logs] = exports.map(|export| match export {
+                logs @ Received::Logs(_) => log_records(logs).remove(0).trace_id,
+                traces => spans(traces).remove(0).trace_id,
+            });
             let id = TraceIdentity::of_handshake(9, 7, Role::Client).trace_id;
-            assert_eq!(spans[0].trace_id, id.to_be_bytes(), "{protocol} {packing}");
+            assert_eq!(spans, id.to_be_bytes(), "{protocol} {packing}");
+            assert_eq!(logs, id.to_be_bytes(), "{protocol} {packing}");
             assert!(exporter.flush(LIMIT).await);
             let self_metrics = exporter.self_metrics();
-            let expected =
-                BTreeMap::from([(("metrics", "success"), 1), (("traces", "success"), 1)]);
+            let expected = ["metrics", "traces", "logs"].map(|signal| ((signal, "success"), 1));
+            let expected = BTreeMap::from(expected);
             assert_eq!(self_metrics.exports, expected, "{protocol} {packing}");
             let exports: u64 = self_metrics
                 .export_duration
                 .values()
                 .map(Histogram::count)
                 .sum();
-            assert_eq!((self_metrics.span_queue, exports), (0, 2));
+            let waiting = (self_metrics.span_queue.items, self_metrics.log_queue.items);
+            assert_eq!((waiting, exports), ((0, 0), 3));
             assert_eq!(self_metrics.exported["traces"], 1, "{protocol} {packing}");
+            assert_eq!(self_metrics.exported["logs"], 1, "{protocol} {packing}");
             assert!(self_metrics.exported["metrics"] > 5, "{protocol} {packing}");
             // A connection for each signal.
-            assert_eq!(exporter.own_sockets().len(), 2, "{protocol} {packing}");
+            assert_eq!(exporter.own_sockets().len(), 3, "{protocol} {packing}");
         }
     }
 }
@@ -246,20 +275,80 @@ async fn acknowledged_report_is_checkpointed() {
 #[tokio::test]
 async fn flush_sends_waiting_items_at_once() {
     let (sink, mut received) = sink().await;
-    let mut exporter = start(&format!("http://{}", sink.grpc()), &[]);
+    let endpoint = format!("http://{}", sink.grpc());
+    let mut exporter = start(&endpoint, &[("OTEL_LOGS_EXPORTER", "otlp")]);
     for isn in 0..1_200 {
         exporter.flow(&flow(isn), &anchor());
     }
     exporter.metrics(snapshot(2_000, 1));
     assert!(exporter.flush(LIMIT).await);
-    let (mut count, mut metrics) = (0, 0);
+    let (mut count, mut logs, mut metrics) = (0, 0, 0);
     while let Ok(export) = received.try_recv() {
         match export {
             Received::Metrics(_) => metrics += 1,
             traces @ Received::Traces(_) => count += spans(traces).len(),
+            records @ Received::Logs(_) => logs += log_records(records).len(),
         }
     }
-    assert_eq!((count, metrics), (1_200, 1));
+    assert_eq!((count, logs, metrics), (1_200, 1_200, 1));
+}
+
+/// Log records are for those who ask for them, with spans or without; an open flow has a span at the end, and no log record.
+#[tokio::test]
+async fn log_records_are_of_flows_that_have_ended_where_asked_for() {
+    const TIME: SpanTime = SpanTime {
+        start_unix_ns: 0,
+        end_unix_ns: 60_000_000_000,
+    };
+    let (sink, mut received) = sink().await;
+    let endpoint = format!("http://{}", sink.grpc());
+    let cut = InterimSpan {
+        number: 0,
+        time: TIME,
+        volume: Volume::default(),
+    };
+    for (settings, expected) in [
+        (&[][..], (4, 0)),
+        (&[("OTEL_LOGS_EXPORTER", "none")][..], (4, 0)),
+        (&[("OTEL_LOGS_EXPORTER", "otlp")][..], (4, 2)),
+        (
+            &[
+                ("OTEL_LOGS_EXPORTER", "otlp"),
+                ("OTEL_TRACES_EXPORTER", "none"),
+            ][..],
+            (0, 2),
+        ),
+    ] {
+        let mut exporter = start(&endpoint, settings);
+        exporter.flow(&flow(1), &anchor());
+        exporter.parent(&flow(2), TIME, &anchor());
+        let open = Flow {
+            outcome: None,
+            ..flow(3)
+        };
+        exporter.interim(&open, &cut, &anchor());
+        exporter.parent(&open, TIME, &anchor());
+        assert!(exporter.flush(LIMIT).await);
+        let (mut all_spans, mut all_records) = (Vec::new(), Vec::new());
+        while let Ok(export) = received.try_recv() {
+            match export {
+                logs @ Received::Logs(_) => all_records.extend(log_records(logs)),
+                traces => all_spans.extend(spans(traces)),
+            }
+        }
+        assert_eq!(
+            (all_spans.len(), all_records.len()),
+            expected,
+            "{settings:?}"
+        );
+        // The end is that of the span, by the wall clock where interim spans name it.
+        for record in &all_records {
+            let mut spans = all_spans.iter();
+            if let Some(span) = spans.find(|span| span.span_id == record.span_id) {
+                assert_eq!(record.time_unix_nano, span.end_time_unix_nano);
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -295,6 +384,7 @@ async fn exports_resume_when_the_receiver_returns() {
     while let Ok(export) = received.try_recv() {
         match export {
             metrics @ Received::Metrics(_) => newest = Some(sent_bytes(&metrics)),
+            Received::Logs(_) => panic!("log records are off by default"),
             traces @ Received::Traces(_) => {
                 ids.extend(spans(traces).into_iter().map(|span| span.span_id))
             }
@@ -323,15 +413,16 @@ async fn unsent_items_at_shutdown_are_counted() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("its address");
     // The kernel accepts the connection; nothing answers.
-    let mut exporter = start(&format!("http://{address}"), &[]);
+    let logs = [("OTEL_LOGS_EXPORTER", "otlp")];
+    let mut exporter = start(&format!("http://{address}"), &logs);
     exporter.flow(&flow(1), &anchor());
     assert!(!exporter.flush(Duration::from_millis(50)).await);
     let self_metrics = exporter.self_metrics();
-    assert_eq!(
-        self_metrics.spans_dropped,
-        BTreeMap::from([("shutdown", 1)])
-    );
-    assert_eq!(self_metrics.span_queue, 0);
+    let lost = BTreeMap::from([("shutdown", 1)]);
+    assert_eq!(self_metrics.spans_dropped, lost);
+    assert_eq!(self_metrics.logs_dropped, lost);
+    assert_eq!(self_metrics.span_queue.items, 0);
+    assert_eq!(self_metrics.log_queue.items, 0);
 }
 
 #[tokio::test]
@@ -367,7 +458,11 @@ async fn never_reached_receiver_is_not_waited_for_by_default() {
         for protocol in protocols {
             let lines = Lines::default();
             let logged = lines.logging();
-            let mut exporter = start(&endpoint, &[("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)]);
+            let settings = [
+                ("OTEL_EXPORTER_OTLP_PROTOCOL", *protocol),
+                ("OTEL_LOGS_EXPORTER", "otlp"),
+            ];
+            let mut exporter = start(&endpoint, &settings);
             exporter.metrics(snapshot(2_000, 1));
             exporter.flow(&flow(1), &anchor());
             // Far more than the test may take.
@@ -376,7 +471,7 @@ async fn never_reached_receiver_is_not_waited_for_by_default() {
             let flushed = timeout(LIMIT, flushed).await;
             assert!(!flushed.expect("no wait"), "{endpoint} {protocol}");
             drop(logged);
-            for signal in ["metrics", "spans"] {
+            for signal in ["metrics", "spans", "log records"] {
                 let lost = format!("{signal} are lost: the receiver did not take");
                 assert_eq!(
                     lines.text().matches(&lost).count(),
@@ -384,23 +479,32 @@ async fn never_reached_receiver_is_not_waited_for_by_default() {
                     "{endpoint} {protocol}"
                 );
             }
-            let dropped = exporter.self_metrics().spans_dropped;
-            assert_eq!(dropped, BTreeMap::from([("shutdown", 1)]), "{endpoint}");
+            let self_metrics = exporter.self_metrics();
+            for dropped in [self_metrics.spans_dropped, self_metrics.logs_dropped] {
+                assert_eq!(dropped, BTreeMap::from([("shutdown", 1)]), "{endpoint}");
+            }
         }
     }
 }
 
 #[tokio::test]
-async fn spans_above_the_rate_are_counted() {
+async fn spans_and_log_records_above_the_rate_are_counted() {
     let (sink, _received) = sink().await;
     let endpoint = format!("http://{}", sink.grpc());
-    let mut exporter = start(&endpoint, &[("FLOWCAR_SPANS_PER_SECOND", "1")]);
+    let settings = [
+        ("FLOWCAR_SPANS_PER_SECOND", "1"),
+        ("OTEL_LOGS_EXPORTER", "otlp"),
+    ];
+    let mut exporter = start(&endpoint, &settings);
     for isn in 0..13 {
         exporter.flow(&flow(isn), &anchor());
     }
     // Ten seconds' worth of tokens at once, and at most the tokens of the time since.
-    let dropped = exporter.self_metrics().spans_dropped["rate_limit"];
-    assert!((2..=3).contains(&dropped), "{dropped}");
+    let self_metrics = exporter.self_metrics();
+    for dropped in [self_metrics.spans_dropped, self_metrics.logs_dropped] {
+        let dropped = dropped["rate_limit"];
+        assert!((2..=3).contains(&dropped), "{dropped}");
+    }
 }
 
 /// A span that interim spans name as their parent stays among any number of ordinary ones, and above the rate the interim spans are

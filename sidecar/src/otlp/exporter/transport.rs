@@ -36,20 +36,22 @@ struct Client<C> {
     client: C,
 }
 
-/// Sends metrics.
-pub(super) enum MetricsClient {
+/// Sends encoded requests: of metrics and of log records.
+pub(super) enum EncodedClient {
     Grpc(Box<Grpc>),
     Http(Box<Http>),
 }
 
-/// Sends metrics to `target`.
-pub(super) fn metrics(target: Target, self_metrics: ExporterSockets) -> Remote<MetricsClient> {
-    Remote::new(target, self_metrics, |connector| {
+/// Sends encoded requests of a signal to `target`.
+pub(super) fn encoded(
+    signal: Signal,
+    target: Target,
+    self_metrics: ExporterSockets,
+) -> Remote<EncodedClient> {
+    Remote::new(target, self_metrics, move |connector| {
         Ok(match connector.target().protocol {
-            Protocol::Grpc => MetricsClient::Grpc(Box::new(Grpc::new(Signal::Metrics, connector))),
-            Protocol::HttpProtobuf => {
-                MetricsClient::Http(Box::new(Http::new(Signal::Metrics, connector)))
-            }
+            Protocol::Grpc => EncodedClient::Grpc(Box::new(Grpc::new(signal, connector))),
+            Protocol::HttpProtobuf => EncodedClient::Http(Box::new(Http::new(signal, connector))),
         })
     })
 }
@@ -113,14 +115,20 @@ impl<C> Remote<C> {
     }
 }
 
-impl Transport<Bytes> for Remote<MetricsClient> {
+impl Transport<Bytes> for Remote<EncodedClient> {
     async fn send(&mut self, request: Bytes) -> Result<Accepted, ExportError> {
         let outcome = match self.client()? {
-            MetricsClient::Grpc(grpc) => grpc.export(request).await,
-            MetricsClient::Http(http) => http.export(request).await,
+            EncodedClient::Grpc(grpc) => grpc.export(request).await,
+            EncodedClient::Http(http) => http.export(request).await,
         };
         self.judge(&outcome);
         outcome
+    }
+}
+
+impl Transport<Batch> for Remote<EncodedClient> {
+    async fn send(&mut self, batch: Batch) -> Result<Accepted, ExportError> {
+        self.send(batch.encoded).await
     }
 }
 

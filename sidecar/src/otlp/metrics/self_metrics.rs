@@ -6,9 +6,9 @@ use opentelemetry_proto::tonic::common::v1::KeyValue;
 
 use super::{CountPoint, DurationPoint, Encoder, signed, text};
 use crate::{
-    config::{SelfMetricsLevel, Temporality},
+    config::{SelfMetricsLevel, Signal, Temporality},
     otlp::names::{self, Metric, attribute as name},
-    snapshot::SelfMetrics,
+    snapshot::{ItemQueue, SelfMetrics},
 };
 
 /// Adds the self metrics that are wanted. For those once a minute, `due` is whether this report has them. Deltas come with every
@@ -74,7 +74,14 @@ fn counters(encoder: &mut Encoder<'_>) {
         name::DROP_REASON,
         |self_metrics| &self_metrics.spans_dropped,
     );
+    counted_by(
+        encoder,
+        names::SELF_LOG_RECORDS_DROPPED,
+        name::DROP_REASON,
+        |self_metrics| &self_metrics.logs_dropped,
+    );
     exported(encoder, names::SELF_EXPORTED_SPANS, "traces");
+    exported(encoder, names::SELF_EXPORTED_LOG_RECORDS, "logs");
     exported(encoder, names::SELF_EXPORTED_POINTS, "metrics");
     let before = encoder
         .before
@@ -88,9 +95,18 @@ fn levels(encoder: &mut Encoder<'_>) {
     level(encoder, names::SELF_TABLE, Vec::new(), now.table_flows);
     level(encoder, names::SELF_SERIES, Vec::new(), now.series);
     level(encoder, names::SELF_RSS, Vec::new(), now.rss_bytes);
-    if encoder.sends_spans() {
+    if encoder.sends(Signal::Traces) {
         let queue = component("batching_span_processor");
-        level(encoder, names::SELF_SPAN_QUEUE, queue, now.span_queue);
+        level(encoder, names::SELF_SPAN_QUEUE, queue, now.span_queue.items);
+    }
+    if encoder.sends(Signal::Logs) {
+        let queue = component("batching_log_processor");
+        level(
+            encoder,
+            names::SELF_LOG_RECORD_QUEUE,
+            queue,
+            now.log_queue.items,
+        );
     }
     encoder.gauge(names::SELF_UNBALANCED, encoder.now.unbalanced());
 }
@@ -132,12 +148,31 @@ fn details(encoder: &mut Encoder<'_>) {
         }],
     );
     export_durations(encoder);
-    if encoder.sends_spans() {
+    if encoder.sends(Signal::Traces) {
         let queue = component("batching_span_processor");
-        let capacity = now.span_queue_capacity;
+        let ItemQueue {
+            capacity, bytes, ..
+        } = now.span_queue;
         level(encoder, names::SELF_SPAN_QUEUE_CAPACITY, queue, capacity);
-        let bytes = now.span_queue_bytes;
         level(encoder, names::SELF_SPAN_QUEUE_BYTES, Vec::new(), bytes);
+    }
+    if encoder.sends(Signal::Logs) {
+        let queue = component("batching_log_processor");
+        let ItemQueue {
+            capacity, bytes, ..
+        } = now.log_queue;
+        level(
+            encoder,
+            names::SELF_LOG_RECORD_QUEUE_CAPACITY,
+            queue,
+            capacity,
+        );
+        level(
+            encoder,
+            names::SELF_LOG_RECORD_QUEUE_BYTES,
+            Vec::new(),
+            bytes,
+        );
     }
 }
 

@@ -28,8 +28,8 @@ use crate::{
         points,
     },
     snapshot::{
-        ContainerCounter, ContainerFigures, ContainerLevel, DroppedSeries, Listener, Peer,
-        SelfMetrics, Series, SeriesKey, UnattributedCounts,
+        ContainerCounter, ContainerFigures, ContainerLevel, DroppedSeries, ItemQueue, Listener,
+        Peer, SelfMetrics, Series, SeriesKey, UnattributedCounts,
     },
 };
 
@@ -45,6 +45,7 @@ const PLAIN: Options = Options {
     components: Components {
         metrics: "otlp_grpc_metric_exporter",
         spans: "otlp_http_span_exporter",
+        logs: "otlp_grpc_log_exporter",
     },
 };
 
@@ -157,13 +158,21 @@ fn full() -> Snapshot {
             log_lines_dropped: 2,
             series: 1,
             exports: BTreeMap::from([(("metrics", "success"), 3)]),
-            exported: BTreeMap::from([("traces", 9), ("metrics", 30)]),
+            exported: BTreeMap::from([("traces", 9), ("logs", 8), ("metrics", 30)]),
             rejected: BTreeMap::from([("traces", 2)]),
             too_large: BTreeMap::from([("traces", 1)]),
             spans_dropped: BTreeMap::from([("queue_full", 6)]),
-            span_queue: 8,
-            span_queue_capacity: 2048,
-            span_queue_bytes: 16_000,
+            logs_dropped: BTreeMap::from([("rate_limit", 4)]),
+            span_queue: ItemQueue {
+                items: 8,
+                capacity: 2048,
+                bytes: 16_000,
+            },
+            log_queue: ItemQueue {
+                items: 7,
+                capacity: 2048,
+                bytes: 15_000,
+            },
             export_duration: BTreeMap::from([(("traces", "partial"), recorded(&[2_000_000]))]),
             taken_unix_ns: 0,
             cpu_s: 0.25,

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{ATTRIBUTES, Kind, METRICS, Metric, ValueKind, attribute};
+use super::{ATTRIBUTES, Event, FLOW_CLOSED, Kind, METRICS, Metric, ValueKind, attribute};
 use crate::otlp::values;
 
 /// Attributes of every point of a connection, besides those of its metric.
@@ -26,6 +26,7 @@ pub fn yaml() -> String {
     for metric in METRICS {
         group(&mut text, metric);
     }
+    event(&mut text, &FLOW_CLOSED);
     text
 }
 
@@ -99,6 +100,16 @@ fn group(text: &mut String, metric: &Metric) {
     }
 }
 
+fn event(text: &mut String, event: &Event) {
+    let Event { name, description } = event;
+    let brief = quoted(description);
+    write!(
+        text,
+        "  - id: event.{name}\n    type: event\n    name: {name}\n    brief: {brief}\n    stability: development\n"
+    )
+    .expect("a text takes every write");
+}
+
 /// The attributes that every point of the metric has besides its own.
 fn of_series(metric: &Metric) -> &'static [&'static str] {
     const SERVER_PORT: [&str; 1] = [attribute::SERVER_PORT];
@@ -135,7 +146,8 @@ mod tests {
 
     #[test]
     fn no_metric_and_no_attribute_is_a_namespace() {
-        no_name_is_a_namespace(METRICS.iter().map(|metric| metric.name));
+        let metrics = METRICS.iter().map(|metric| metric.name);
+        no_name_is_a_namespace(metrics.chain([FLOW_CLOSED.name]));
         no_name_is_a_namespace(ATTRIBUTES.iter().map(|(name, ..)| *name));
     }
 
@@ -191,7 +203,7 @@ mod tests {
     }
 
     /// Names of OpenTelemetry's registry, in the version of the manifest.
-    const REGISTERED: [&str; 38] = [
+    const REGISTERED: [&str; 41] = [
         "client.address",
         "client.port",
         "container.cpu.time",
@@ -214,9 +226,12 @@ mod tests {
         "otel.component.name",
         "otel.component.type",
         "otel.metric.overflow",
+        "otel.sdk.exporter.log.exported",
         "otel.sdk.exporter.metric_data_point.exported",
         "otel.sdk.exporter.operation.duration",
         "otel.sdk.exporter.span.exported",
+        "otel.sdk.processor.log.queue.capacity",
+        "otel.sdk.processor.log.queue.size",
         "otel.sdk.processor.span.queue.capacity",
         "otel.sdk.processor.span.queue.size",
         "process.cpu.time",

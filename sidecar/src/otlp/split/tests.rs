@@ -7,6 +7,7 @@ use opentelemetry_proto::tonic::{
         Histogram, HistogramDataPoint, NumberDataPoint, Sum, metric::Data, number_data_point,
     },
     resource::v1::Resource,
+    trace::v1::Span,
 };
 use proptest::{collection::vec, prelude::*};
 

@@ -66,6 +66,8 @@ impl Seen {
                     pod.metrics.extend(named);
                 }
             }
+            // Off by default.
+            Received::Logs(_) => {}
             Received::Traces(export) => {
                 for of_pod in export.resource_spans {
                     let spans = of_pod.scope_spans.into_iter().flat_map(|scope| scope.spans);

@@ -56,7 +56,9 @@ async fn seen(requests: &mut Seen) -> Bytes {
 }
 
 const HTTP: (&str, &str) = ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf");
+const NO_METRICS: (&str, &str) = ("OTEL_METRICS_EXPORTER", "none");
 const NO_TRACES: (&str, &str) = ("OTEL_TRACES_EXPORTER", "none");
+const LOGS: (&str, &str) = ("OTEL_LOGS_EXPORTER", "otlp");
 
 #[tokio::test]
 async fn retry_after_of_the_receiver_is_respected() {
@@ -121,31 +123,35 @@ async fn last_exports_are_delivered_only_if_all_of_them_was_taken() {
         (vec![refusal("404 Not Found")], false),
         (vec![partial], false),
         (vec![refusal("308 Permanent Redirect")], false),
-        // A single span is not split.
+        // A single span or log record is not split.
         (vec![refusal("413 Content Too Large")], false),
     ] {
         let name = String::from_utf8_lossy(&answers[0]).into_owned();
-        for other in ["OTEL_METRICS_EXPORTER", "OTEL_TRACES_EXPORTER"] {
+        for settings in [
+            &[HTTP, NO_METRICS][..],
+            &[HTTP, NO_TRACES][..],
+            &[HTTP, NO_METRICS, NO_TRACES, LOGS][..],
+        ] {
             // A report is split down to its points.
-            let splits = name.contains("413") && other == "OTEL_TRACES_EXPORTER";
+            let splits = name.contains("413") && !settings.contains(&NO_METRICS);
             let answers = if splits {
                 vec![answers[0].clone(); 1_000]
             } else {
                 answers.clone()
             };
             let (endpoint, _requests) = scripted(answers).await;
-            let mut exporter = start(&endpoint, &[HTTP, (other, "none")]);
+            let mut exporter = start(&endpoint, settings);
             let lines = Lines::default();
             let logged = lines.logging();
             exporter.metrics(snapshot(2_000, 1));
             exporter.flow(&flow(1), &anchor());
-            assert_eq!(exporter.flush(LIMIT).await, taken, "{other}=none {name}");
+            assert_eq!(exporter.flush(LIMIT).await, taken, "{settings:?} {name}");
             drop(logged);
             let lost = lines
                 .text()
                 .matches("are lost: the receiver refused")
                 .count();
-            assert_eq!(lost, usize::from(!taken), "{other}=none {name}");
+            assert_eq!(lost, usize::from(!taken), "{settings:?} {name}");
         }
     }
 }
@@ -156,8 +162,8 @@ async fn partial_success_is_counted() {
     // by hand from the protobuf wire format.
     let body = [0x0a, 7, 0x08, 3, 0x12, 3, b'o', b'l', b'd'];
     let partial = answer("200 OK", "content-type: application/x-protobuf\r\n", &body);
-    let (endpoint, _requests) = scripted(vec![partial.clone(), partial]).await;
-    let mut exporter = start(&endpoint, &[HTTP]);
+    let (endpoint, _requests) = scripted(vec![partial; 3]).await;
+    let mut exporter = start(&endpoint, &[HTTP, LOGS]);
     exporter.metrics(snapshot(2_000, 1));
     assert!(!exporter.flush(LIMIT).await, "lost in part");
     exporter.flow(&flow(1), &anchor());
@@ -165,9 +171,10 @@ async fn partial_success_is_counted() {
     let self_metrics = exporter.self_metrics();
     assert_eq!(
         self_metrics.rejected,
-        BTreeMap::from([("metrics", 3), ("traces", 3)])
+        BTreeMap::from([("metrics", 3), ("traces", 3), ("logs", 3)])
     );
-    let expected = BTreeMap::from([(("metrics", "partial"), 1), (("traces", "partial"), 1)]);
+    let expected = ["metrics", "traces", "logs"].map(|signal| ((signal, "partial"), 1));
+    let expected = BTreeMap::from(expected);
     assert_eq!(self_metrics.exports, expected);
 }
 
@@ -281,7 +288,7 @@ async fn receiver_answers_are_logged_by_kind() {
         let (endpoint, _requests) = scripted(vec![printed]).await;
         let target = config(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint), HTTP]);
         let target = target.export.metrics.expect("a target");
-        let mut transport = transport::metrics(target, ExporterSockets::default());
+        let mut transport = transport::encoded(Signal::Metrics, target, ExporterSockets::default());
         let error = transport
             .send(Bytes::from_static(b"x"))
             .await

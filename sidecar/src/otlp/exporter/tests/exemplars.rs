@@ -19,7 +19,7 @@ async fn exemplar_names_a_delivered_span() {
     let delivered = spans(next(&mut received).await);
     assert_eq!(delivered.len(), 10);
     let waiting = async {
-        while exporter.self_metrics().span_queue > 0 {
+        while exporter.self_metrics().span_queue.items > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
@@ -93,7 +93,7 @@ async fn deltas_have_exemplars() {
         // It closed in the interval of this report; its span arrives after the report.
         exporter.flow(&flow, &anchor());
         assert_eq!(spans(next(&mut received).await).len(), 1);
-        while exporter.self_metrics().span_queue > 0 {
+        while exporter.self_metrics().span_queue.items > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }

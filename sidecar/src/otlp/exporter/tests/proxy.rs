@@ -94,7 +94,7 @@ async fn refused_tunnel_is_reported_with_its_status_and_target() {
             ("HTTP_PROXY", &proxy),
         ];
         let target = config(&vars).export.metrics.expect("a target");
-        let mut transport = transport::metrics(target, ExporterSockets::default());
+        let mut transport = transport::encoded(Signal::Metrics, target, ExporterSockets::default());
         let outcome = transport.send(Bytes::from_static(b"x")).await;
         let error = outcome.expect_err(status).to_string();
         assert!(error.contains(expected), "{error}");
@@ -227,8 +227,8 @@ async fn refusing_proxy_is_named() {
             ("HTTP_PROXY", &proxy),
         ];
         let target = config(&vars).export.metrics.expect("a target");
-        let mut transport = transport::metrics(target, ExporterSockets::default());
-        let error = transport.send(Default::default()).await.expect_err(why);
+        let mut transport = transport::encoded(Signal::Metrics, target, ExporterSockets::default());
+        let error = transport.send(Bytes::new()).await.expect_err(why);
         let reported = error.to_string();
         assert!(
             reported.contains("no connection through the proxy (") && reported.contains(why),

@@ -9,9 +9,13 @@ use std::{
 };
 
 use opentelemetry_proto::tonic::{
-    collector::{metrics::v1::ExportMetricsServiceRequest, trace::v1::ExportTraceServiceRequest},
+    collector::{
+        logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
+        trace::v1::ExportTraceServiceRequest,
+    },
     common::v1::any_value,
     metrics::v1::metric::Data,
+    resource::v1::Resource as ProtoResource,
     trace::v1::status::StatusCode,
 };
 use proptest::{collection::vec, prelude::*};
@@ -21,6 +25,7 @@ use super::*;
 use crate::{
     config::{Histograms, Protocol, Temporality},
     otlp::{error::Cause, span_client::Batch},
+    snapshot::ItemQueue,
 };
 
 mod sizes;
@@ -210,13 +215,50 @@ impl Transport<Bytes> for Scripted<ExportMetricsServiceRequest> {
     }
 }
 
-impl Transport<Batch> for Scripted<ExportTraceServiceRequest> {
+/// A request of a lane of flows.
+trait FlowRequest: Message + Default + Clone + PartialEq + 'static {
+    const SIGNAL: Signal;
+
+    /// Each resource, and the ids of the spans that its items are, or name.
+    fn resources(&self) -> Vec<(Option<ProtoResource>, Vec<Vec<u8>>)>;
+
+    /// The ids of all its items.
+    fn span_ids(&self) -> Vec<Vec<u8>> {
+        let resources = self.resources().into_iter();
+        resources.flat_map(|(_, ids)| ids).collect()
+    }
+}
+
+impl FlowRequest for ExportTraceServiceRequest {
+    const SIGNAL: Signal = Signal::Traces;
+
+    fn resources(&self) -> Vec<(Option<ProtoResource>, Vec<Vec<u8>>)> {
+        let resources = self.resource_spans.iter().map(|of| {
+            let spans = of.scope_spans.iter().flat_map(|scope| &scope.spans);
+            let ids = spans.map(|span| span.span_id.clone());
+            (of.resource.clone(), ids.collect())
+        });
+        resources.collect()
+    }
+}
+
+impl FlowRequest for ExportLogsServiceRequest {
+    const SIGNAL: Signal = Signal::Logs;
+
+    fn resources(&self) -> Vec<(Option<ProtoResource>, Vec<Vec<u8>>)> {
+        let resources = self.resource_logs.iter().map(|of| {
+            let records = of.scope_logs.iter().flat_map(|scope| &scope.log_records);
+            let ids = records.map(|record| record.span_id.clone());
+            (of.resource.clone(), ids.collect())
+        });
+        resources.collect()
+    }
+}
+
+impl<R: FlowRequest> Transport<Batch> for Scripted<R> {
     async fn send(&mut self, batch: Batch) -> Result<Accepted, ExportError> {
-        let request = ExportTraceServiceRequest::decode(batch.encoded.clone());
-        let request = request.expect("a request");
-        let encoded: Vec<_> = all_spans(std::slice::from_ref(&request))
-            .map(|span| span.span_id.clone())
-            .collect();
+        let request = R::decode(batch.encoded.clone()).expect("a request");
+        let encoded = request.span_ids();
         let spans = batch.spans.iter();
         let spans: Vec<_> = spans
             .map(|span| span.span_context.span_id().to_bytes().to_vec())
@@ -226,15 +268,24 @@ impl Transport<Batch> for Scripted<ExportTraceServiceRequest> {
     }
 }
 
-/// A lane of spans to this receiver.
-fn span_lane(
-    scripted: Scripted<ExportTraceServiceRequest>,
+/// A lane of spans or of log records to this receiver.
+fn flow_lane<R: FlowRequest>(
+    scripted: Scripted<R>,
     bounds: Bounds,
     stats: &ExportStats,
-) -> SpanLane {
+) -> FlowLane {
     let resource = Resource::new(&config(&[]), &Host::default());
     let exemplars = Exemplary::default();
-    SpanLane::start(scripted, &resource, bounds, stats.clone(), exemplars)
+    let stats = stats.clone();
+    FlowLane::start(R::SIGNAL, scripted, &resource, bounds, stats, exemplars)
+}
+
+/// The items of a signal that were dropped, by reason.
+fn dropped(self_metrics: &SelfMetrics, signal: Signal) -> &BTreeMap<&'static str, u64> {
+    match signal {
+        Signal::Logs => &self_metrics.logs_dropped,
+        _ => &self_metrics.spans_dropped,
+    }
 }
 
 /// The spans of requests.
@@ -283,7 +334,7 @@ async fn reports(
         histograms: Histograms::Exponential,
         self_metrics: crate::config::SelfMetricsLevel::Detailed,
         source: "ebpf",
-        components: Components::new(Some(Protocol::Grpc), Some(Protocol::Grpc)),
+        components: Components::new(Some(Protocol::Grpc), Some(Protocol::Grpc), None),
     };
     let (stats, exemplars) = (ExportStats::default(), Exemplary::default());
     let lane = MetricsLane::start(scripted, resource, options, stats, exemplars, None);
@@ -357,38 +408,18 @@ proptest! {
         spans in 1usize..600,
         kib in 8usize..600,
         per_second in 1u32..300,
+        logs in any::<bool>(),
     ) {
         let answers_lost = steps.contains(&Step::LoseAnswer);
+        let bounds = Bounds { items: spans, bytes: kib << 10, per_second };
         let (pushed, delivered, dropped) = in_virtual_time(async {
-            let (scripted, taken) = Scripted::new(steps);
-            let bounds = Bounds { spans, bytes: kib << 10, per_second };
-            let stats = ExportStats::default();
-            let lane = span_lane(scripted, bounds, &stats);
-            let mut isn = 0;
-            let options = SpanOptions { trace_parent: crate::config::TraceParent::Never, source: "ebpf".to_owned() };
-            for (count, gap) in bursts {
-                for _ in 0..count {
-                    isn += 1;
-                    let flow = flow(isn);
-                    let priority = if isn % 7 == 0 { Priority::High } else { Priority::Normal };
-                    lane.send(priority, flow.trace.trace_id as u64, None, || {
-                        (span(&flow, &anchor(), &options), None)
-                    });
-                    let (count, bytes) = lane.queued();
-                    // Spans in flight cannot be dropped.
-                    assert!(count <= spans.max(queue::BATCH), "{count}");
-                    assert!(bytes <= (kib << 10) + (queue::BATCH << 12), "{bytes}");
-                }
-                tokio::time::sleep(Duration::from_millis(gap)).await;
+            if logs {
+                send_bursts::<ExportLogsServiceRequest>(steps, bursts, bounds).await
+            } else {
+                send_bursts::<ExportTraceServiceRequest>(steps, bursts, bounds).await
             }
-            assert_ne!(lane.flush(Instant::now() + Duration::from_secs(3_600)).await, Delivery::Late);
-            assert_eq!(lane.queued(), (0, 0), "no byte is left in the books");
-            let dropped: u64 = stats.read().spans_dropped.values().sum();
-            let taken = taken.lock().expect("no panic");
-            let ids: BTreeSet<_> = all_spans(&taken).map(|span| span.span_id.clone()).collect();
-            (u64::from(isn), ids.len() as u64, dropped)
         });
-        // Spans that were taken without an acknowledgement may be counted as dropped, too.
+        // What was taken without an acknowledgement may be counted as dropped, too.
         prop_assert!(delivered + dropped >= pushed, "{delivered} + {dropped} < {pushed}");
         if !answers_lost {
             prop_assert_eq!(delivered + dropped, pushed);
@@ -396,16 +427,66 @@ proptest! {
     }
 }
 
+/// Sends bursts of so many items, each with a pause of milliseconds behind it. Returns how many were sent, delivered and dropped.
+async fn send_bursts<R: FlowRequest>(
+    steps: Vec<Step>,
+    bursts: Vec<(usize, u64)>,
+    bounds: Bounds,
+) -> (u64, u64, u64) {
+    let (scripted, taken) = Scripted::<R>::new(steps);
+    let stats = ExportStats::default();
+    let lane = flow_lane(scripted, bounds, &stats);
+    let mut isn = 0;
+    let options = SpanOptions {
+        trace_parent: crate::config::TraceParent::Never,
+        source: "ebpf".to_owned(),
+    };
+    for (count, gap) in bursts {
+        for _ in 0..count {
+            isn += 1;
+            let flow = flow(isn);
+            let priority = if isn % 7 == 0 {
+                Priority::High
+            } else {
+                Priority::Normal
+            };
+            lane.send(priority, flow.trace.trace_id as u64, None, || {
+                (span(&flow, &anchor(), &options), None)
+            });
+            let ItemQueue { items, bytes, .. } = lane.queue();
+            // Items in flight cannot be dropped.
+            let most = bounds.items.max(queue::BATCH) as u64;
+            assert!(items <= most, "{items}");
+            let most = (bounds.bytes + (queue::BATCH << 12)) as u64;
+            assert!(bytes <= most, "{bytes}");
+        }
+        tokio::time::sleep(Duration::from_millis(gap)).await;
+    }
+    let deadline = Instant::now() + Duration::from_secs(3_600);
+    assert_ne!(lane.flush(deadline).await, Delivery::Late);
+    assert_eq!(queued(&lane), (0, 0), "no byte is left in the books");
+    let dropped: u64 = dropped(&stats.read(), R::SIGNAL).values().sum();
+    let taken = taken.lock().expect("no panic");
+    let ids: BTreeSet<_> = taken.iter().flat_map(R::span_ids).collect();
+    (u64::from(isn), ids.len() as u64, dropped)
+}
+
+/// Items that wait, and their bytes.
+fn queued(lane: &FlowLane) -> (u64, u64) {
+    let ItemQueue { items, bytes, .. } = lane.queue();
+    (items, bytes)
+}
+
 #[test]
 fn sampled_spans_count_the_connections_of_a_busy_minute() {
     let (rebuilt, kept, high) = in_virtual_time(async {
-        let (scripted, taken) = Scripted::new(Vec::new());
+        let (scripted, taken) = Scripted::<ExportTraceServiceRequest>::new(Vec::new());
         let bounds = Bounds {
-            spans: 10_000,
+            items: 10_000,
             bytes: 64 << 20,
             per_second: 50,
         };
-        let lane = span_lane(scripted, bounds, &ExportStats::default());
+        let lane = flow_lane(scripted, bounds, &ExportStats::default());
         let options = SpanOptions {
             trace_parent: crate::config::TraceParent::Never,
             source: "ebpf".to_owned(),
@@ -459,14 +540,14 @@ fn sampled_spans_count_the_connections_of_a_busy_minute() {
 fn spans_are_retried_for_15_minutes() {
     in_virtual_time(async {
         let steps = vec![Step::Away; 100];
-        let (scripted, _) = Scripted::new(steps);
+        let (scripted, _) = Scripted::<ExportTraceServiceRequest>::new(steps);
         let bounds = Bounds {
-            spans: 10,
+            items: 10,
             bytes: 1 << 20,
             per_second: 10,
         };
         let stats = ExportStats::default();
-        let lane = span_lane(scripted, bounds, &stats);
+        let lane = flow_lane(scripted, bounds, &stats);
         let options = SpanOptions {
             trace_parent: crate::config::TraceParent::Never,
             source: "ebpf".to_owned(),
@@ -475,9 +556,9 @@ fn spans_are_retried_for_15_minutes() {
             (span(&flow(1), &anchor(), &options), None)
         });
         tokio::time::sleep(queue::RETRY_FOR - Duration::from_secs(1)).await;
-        assert_eq!(lane.queued().0, 1);
+        assert_eq!(queued(&lane).0, 1);
         tokio::time::sleep(Duration::from_secs(40)).await;
-        assert_eq!(lane.queued(), (0, 0));
+        assert_eq!(queued(&lane), (0, 0));
         let self_metrics = stats.read();
         assert_eq!(self_metrics.spans_dropped, BTreeMap::from([("expired", 1)]));
         let tries = self_metrics.exports[&("traces", "failure")];

@@ -42,6 +42,6 @@ fn self_metrics_have_their_own_resource() {
     assert_eq!(sent(SelfMetricsLevel::None, true), 0);
     assert_eq!(sent(SelfMetricsLevel::Basic, false), 0);
     // Every counter of losses is above 0 here.
-    assert_eq!(sent(SelfMetricsLevel::Basic, true), 21);
+    assert_eq!(sent(SelfMetricsLevel::Basic, true), 24);
     assert!(sent(SelfMetricsLevel::Detailed, false) > 25);
 }

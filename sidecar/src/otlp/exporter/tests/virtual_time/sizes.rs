@@ -202,7 +202,7 @@ async fn reports(
         histograms: Histograms::Exponential,
         self_metrics: crate::config::SelfMetricsLevel::Detailed,
         source: "ebpf",
-        components: Components::new(Some(Protocol::Grpc), Some(Protocol::Grpc)),
+        components: Components::new(Some(Protocol::Grpc), Some(Protocol::Grpc), None),
     };
     let (stats, exemplars) = (ExportStats::default(), Exemplary::default());
     let lane = MetricsLane::start(scripted, resource, options, stats.clone(), exemplars, None);
@@ -237,7 +237,7 @@ fn truth(peers: &Peers) -> BTreeMap<Id, Counted> {
         histograms: Histograms::Exponential,
         self_metrics: crate::config::SelfMetricsLevel::Detailed,
         source: "ebpf",
-        components: Components::new(Some(Protocol::Grpc), Some(Protocol::Grpc)),
+        components: Components::new(Some(Protocol::Grpc), Some(Protocol::Grpc), None),
     };
     let report = peers.report(1);
     let exemplars = crate::otlp::exemplars::Exemplars::default();
@@ -271,51 +271,73 @@ proptest! {
         prop_assert_eq!(found, expected);
     }
 
-    /// Every span is delivered or counted under its drop reason, whatever the receiver's limit.
+    /// Every span and every log record is delivered under its resource or counted under its drop reason, whatever the receiver's limit.
     #[test]
-    fn split_spans_are_delivered_or_counted(
+    fn split_items_are_delivered_or_counted(
         most in 600usize..40_000,
         count in 1u32..900,
+        logs in any::<bool>(),
     ) {
         let (delivered, self_metrics) = in_virtual_time(async {
-            let (mut scripted, taken) = Scripted::new(Vec::new());
-            scripted.most = most;
-            let bounds = Bounds { spans: 2_000, bytes: 64 << 20, per_second: 1_000 };
-            let stats = ExportStats::default();
-            let lane = span_lane(scripted, bounds, &stats);
-            let options = SpanOptions { trace_parent: crate::config::TraceParent::Never, source: "ebpf".to_owned() };
-            for isn in 0..count {
-                let flow = flow(isn);
-                let container = CONTAINERS[isn as usize % CONTAINERS.len()].map(Into::into);
-                lane.send(Priority::Normal, u64::from(isn), container.as_ref(), || {
-                    (span(&flow, &anchor(), &options), None)
-                });
+            if logs {
+                send_to_small::<ExportLogsServiceRequest>(most, count).await
+            } else {
+                send_to_small::<ExportTraceServiceRequest>(most, count).await
             }
-            assert_ne!(lane.flush(Instant::now() + Duration::from_secs(3_600)).await, Delivery::Late);
-            assert_eq!(lane.queued(), (0, 0));
-            let taken = taken.lock().expect("no panic");
-            let ids: BTreeSet<_> = all_spans(&taken).map(|span| span.span_id.clone()).collect();
-            let containers: BTreeMap<_, _> = (0..count)
-                .map(|isn| {
-                    let container = CONTAINERS[isn as usize % CONTAINERS.len()];
-                    (flow(isn).trace.span_id.to_be_bytes().to_vec(), container.unwrap_or_default())
-                })
-                .collect();
-            for resource in taken.iter().flat_map(|request| &request.resource_spans) {
-                let container = container_of(resource.resource.as_ref());
-                for span in resource.scope_spans.iter().flat_map(|of| &of.spans) {
-                    assert_eq!(containers[&span.span_id], container);
-                }
-            }
-            (ids.len() as u64, stats.read())
         });
-        let dropped = self_metrics.spans_dropped.get("too_large").copied().unwrap_or(0);
+        let signal = if logs { Signal::Logs } else { Signal::Traces };
+        let dropped = dropped(&self_metrics, signal).get("too_large").copied().unwrap_or(0);
         prop_assert_eq!(delivered + dropped, u64::from(count));
-        prop_assert_eq!(self_metrics.exported.get("traces").copied().unwrap_or(0), delivered);
-        prop_assert_eq!(self_metrics.too_large.get("traces").copied().unwrap_or(0), dropped);
-        // A span takes some 800 bytes with its resource.
+        let name = signal.name();
+        prop_assert_eq!(self_metrics.exported.get(name).copied().unwrap_or(0), delivered);
+        prop_assert_eq!(self_metrics.too_large.get(name).copied().unwrap_or(0), dropped);
+        // An item takes some 800 bytes with its resource.
         prop_assert!(dropped == 0 || most < 1_600, "{dropped} of {count} at {most}");
     }
+}
+
+/// Sends `count` items of several containers to a receiver that takes so many bytes at once. Returns how many it got, and the self
+/// metrics.
+async fn send_to_small<R: FlowRequest>(most: usize, count: u32) -> (u64, SelfMetrics) {
+    let (mut scripted, taken) = Scripted::<R>::new(Vec::new());
+    scripted.most = most;
+    let bounds = Bounds {
+        items: 2_000,
+        bytes: 64 << 20,
+        per_second: 1_000,
+    };
+    let stats = ExportStats::default();
+    let lane = flow_lane(scripted, bounds, &stats);
+    let options = SpanOptions {
+        trace_parent: crate::config::TraceParent::Never,
+        source: "ebpf".to_owned(),
+    };
+    let container = |isn: u32| CONTAINERS[isn as usize % CONTAINERS.len()];
+    for isn in 0..count {
+        let flow = flow(isn);
+        let container = container(isn).map(Into::into);
+        lane.send(Priority::Normal, u64::from(isn), container.as_ref(), || {
+            (span(&flow, &anchor(), &options), None)
+        });
+    }
+    let deadline = Instant::now() + Duration::from_secs(3_600);
+    assert_ne!(lane.flush(deadline).await, Delivery::Late);
+    assert_eq!(queued(&lane), (0, 0));
+    let containers: BTreeMap<_, _> = (0..count)
+        .map(|isn| {
+            let span_id = flow(isn).trace.span_id.to_be_bytes().to_vec();
+            (span_id, container(isn).unwrap_or_default())
+        })
+        .collect();
+    let taken = taken.lock().expect("no panic");
+    for (resource, span_ids) in taken.iter().flat_map(R::resources) {
+        let container = container_of(resource.as_ref());
+        for span_id in span_ids {
+            assert_eq!(containers[&span_id], container);
+        }
+    }
+    let ids: BTreeSet<_> = taken.iter().flat_map(R::span_ids).collect();
+    (ids.len() as u64, stats.read())
 }
 
 /// A receiver whose quota is used up, and which asks for no wait, is not flooded.
@@ -329,7 +351,7 @@ fn receiver_refusing_all_sizes_gets_few_requests() {
         histograms: Histograms::Exponential,
         self_metrics: crate::config::SelfMetricsLevel::Detailed,
         source: "ebpf",
-        components: Components::new(Some(Protocol::Grpc), Some(Protocol::Grpc)),
+        components: Components::new(Some(Protocol::Grpc), Some(Protocol::Grpc), None),
     };
     in_virtual_time(async {
         let (mut scripted, taken) = Scripted::<ExportMetricsServiceRequest>::new(Vec::new());

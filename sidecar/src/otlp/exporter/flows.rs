@@ -1,4 +1,5 @@
-//! The lane of spans: the main loop's end, and the task that sends them.
+//! The lane of what is sent for each flow, spans or log records: the main loop's end, and the task that sends them. Both wait as spans, and
+//! only requests differ.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
@@ -6,7 +7,7 @@ use std::sync::{
 };
 
 use opentelemetry_proto::{
-    tonic::collector::trace::v1::ExportTraceServiceRequest,
+    tonic::collector::{logs::v1::ExportLogsServiceRequest, trace::v1::ExportTraceServiceRequest},
     transform::{
         common::tonic::ResourceAttributesWithSchema,
         trace::tonic::group_spans_by_resource_and_scope,
@@ -33,16 +34,19 @@ use crate::{
     otlp::{
         error::{Accepted, ExportError},
         exemplars::Candidates,
+        log_records,
         resource::Resource,
         retry::Backoff,
         span_client::Batch,
         split::{self, Chunk},
     },
+    snapshot::ItemQueue,
 };
 
 /// The main loop's end.
 #[derive(Debug)]
-pub(super) struct SpanLane {
+pub(super) struct FlowLane {
+    signal: Signal,
     queue: Arc<Queue>,
     stats: ExportStats,
     hurry: watch::Sender<bool>,
@@ -51,22 +55,24 @@ pub(super) struct SpanLane {
     task: Task,
 }
 
-/// The spans that wait, shared by both ends.
+/// The items that wait, shared by both ends.
 #[derive(Debug)]
 struct Queue {
     waiting: Mutex<Waiting>,
-    /// A second has begun, or all spans are to be sent at once.
+    /// A second has begun, or all items are to be sent at once.
     came: Notify,
-    /// All spans that waited are sent.
+    /// All items that waited are sent.
     idle: Notify,
-    /// Spans that the receiver refused permanently, or rejected, since the flush began.
+    /// Items that the receiver refused permanently, or rejected, since the flush began.
     refused: AtomicU64,
 }
 
-// === impl SpanLane ===
+// === impl FlowLane ===
 
-impl SpanLane {
+impl FlowLane {
+    /// A lane for spans or for log records.
     pub(super) fn start(
+        signal: Signal,
         transport: impl Transport<Batch>,
         resource: &Resource,
         bounds: Bounds,
@@ -82,6 +88,7 @@ impl SpanLane {
         let (hurry, hurried) = watch::channel(false);
         let (open, closed) = watch::channel(());
         let sender = Sender {
+            signal,
             queue: Arc::clone(&queue),
             hurry: hurried,
             transport,
@@ -93,7 +100,8 @@ impl SpanLane {
             backoff: Backoff::new(),
         };
         Self {
-            task: Task::spawn(Signal::Traces, sender.run(closed)),
+            task: Task::spawn(signal, sender.run(closed)),
+            signal,
             queue,
             stats,
             hurry,
@@ -106,8 +114,8 @@ impl SpanLane {
         self.task.ended().await
     }
 
-    /// Queues the span that `make` makes, if one may be queued now: one of the container's resource, or of the pod's. Within a class the
-    /// lower rank comes first.
+    /// Queues the item of the span that `make` makes, if one may be queued now: one of the container's resource, or of the pod's. Within a
+    /// class the lower rank comes first.
     pub(super) fn send(
         &self,
         priority: Priority,
@@ -127,19 +135,18 @@ impl SpanLane {
             self.queue.came.notify_one();
         }
         for dropped in dropped {
-            book(&self.stats, dropped);
+            book(&self.stats, self.signal, dropped);
         }
     }
 
-    /// Spans that wait or are in flight, and their memory.
-    pub(super) fn queued(&self) -> (usize, usize) {
+    /// Items that wait or are in flight, how many may, and their memory.
+    pub(super) fn queue(&self) -> ItemQueue {
         let waiting = self.queue.lock();
-        (waiting.len(), waiting.bytes())
-    }
-
-    /// How many may wait.
-    pub(super) fn most(&self) -> usize {
-        self.queue.lock().most()
+        ItemQueue {
+            items: waiting.len() as u64,
+            capacity: waiting.most() as u64,
+            bytes: waiting.bytes() as u64,
+        }
     }
 
     pub(super) async fn flush(&self, deadline: Instant) -> Delivery {
@@ -161,18 +168,20 @@ impl SpanLane {
             deadline
         };
         if timeout_at(deadline, all).await.is_ok() {
-            let spans = self.queue.refused.swap(0, Ordering::Relaxed);
-            if spans == 0 {
+            let lost = self.queue.refused.swap(0, Ordering::Relaxed);
+            if lost == 0 {
                 return Delivery::Taken;
             }
-            tracing::warn!(spans, "spans are lost: the receiver refused them");
+            let items = self.signal.items();
+            tracing::warn!(lost, "{items} are lost: the receiver refused them");
             return Delivery::Refused;
         }
-        let left = self.queue.lock().clear();
-        self.stats.dropped("shutdown", left);
+        let lost = self.queue.lock().clear();
+        self.stats.dropped(self.signal, "shutdown", lost);
         tracing::warn!(
-            spans = left,
-            "spans are lost: the receiver did not take them in time; raise FLOWCAR_SHUTDOWN_TIMEOUT if it can"
+            lost,
+            "{} are lost: the receiver did not take them in time; raise FLOWCAR_SHUTDOWN_TIMEOUT if it can",
+            self.signal.items()
         );
         Delivery::Late
     }
@@ -181,7 +190,7 @@ impl SpanLane {
 // === impl Queue ===
 
 impl Queue {
-    /// The next batch, once a second is over, or at once during a flush; and how many spans have expired.
+    /// The next batch, once a second is over, or at once during a flush; and how many items have expired.
     async fn batch(&self, hurry: &watch::Receiver<bool>) -> (Vec<Entry>, Dropped) {
         loop {
             let due = {
@@ -212,12 +221,13 @@ impl Queue {
     }
 }
 
-fn book(stats: &ExportStats, (reason, spans): Dropped) {
-    stats.dropped(reason, spans);
+fn book(stats: &ExportStats, signal: Signal, (reason, items): Dropped) {
+    stats.dropped(signal, reason, items);
 }
 
 /// The task's end.
 struct Sender<T> {
+    signal: Signal,
     queue: Arc<Queue>,
     hurry: watch::Receiver<bool>,
     transport: T,
@@ -240,7 +250,7 @@ impl<T: Transport<Batch>> Sender<T> {
     async fn send_all(&mut self) {
         loop {
             let (batch, expired) = self.queue.batch(&self.hurry).await;
-            book(&self.stats, expired);
+            book(&self.stats, self.signal, expired);
             let failed = self.send(batch).await;
             if self.queue.lock().len() == 0 {
                 self.queue.idle.notify_one();
@@ -255,9 +265,9 @@ impl<T: Transport<Batch>> Sender<T> {
     /// position.
     async fn send(&mut self, mut batch: Vec<Entry>) -> Option<ExportError> {
         let most = self.size.most();
-        // A part has the spans of one resource.
+        // A part has the items of one resource.
         batch.sort_by(|one, other| one.container.cmp(&other.container));
-        let mut outbox = Outbox::new(Signal::Traces, self.encode(&batch, most), most);
+        let mut outbox = Outbox::new(self.signal, self.encode(&batch, most), most);
         let mut failed = None;
         while let Some(next) = outbox.next() {
             let part = match next {
@@ -272,7 +282,7 @@ impl<T: Transport<Batch>> Sender<T> {
                     outbox.taken(&part);
                     self.note_refused(accepted.rejected);
                     let taken = self.settle_first(&mut batch, &part);
-                    // The receiver does not report which spans of a partial success it rejected.
+                    // The receiver does not report which items of a partial success it rejected.
                     if accepted.rejected == 0 {
                         self.exemplars.offer(taken);
                     }
@@ -292,13 +302,23 @@ impl<T: Transport<Batch>> Sender<T> {
         }
         self.size.learn(&outbox);
         let dropped = self.queue.lock().requeue(batch);
-        book(&self.stats, dropped);
+        book(&self.stats, self.signal, dropped);
         failed
     }
 
     /// The batch in parts of at most `most` bytes and of one resource.
     fn encode(&self, batch: &[Entry], most: usize) -> Vec<Chunk> {
         let groups = batch.chunk_by(|one, other| one.container == other.container);
+        if self.signal == Signal::Logs {
+            let resource_logs = groups.map(|group| {
+                let flows = group.iter().map(|entry| (&entry.span, entry.observed));
+                log_records::resource_logs(&self.resource_of(group), flows)
+            });
+            let request = ExportLogsServiceRequest {
+                resource_logs: resource_logs.collect(),
+            };
+            return split::logs(request, most);
+        }
         let resource_spans = groups.flat_map(|group| {
             let resource = self.resource_of(group).to_sdk();
             let resource = ResourceAttributesWithSchema::from(&resource);
@@ -310,7 +330,7 @@ impl<T: Transport<Batch>> Sender<T> {
         split::traces(request, most)
     }
 
-    /// The resource of spans of one container, or of none.
+    /// The resource of items of one container, or of none.
     fn resource_of(&self, group: &[Entry]) -> Resource {
         let container = group.first().and_then(|entry| entry.container.as_ref());
         match container {
@@ -330,7 +350,7 @@ impl<T: Transport<Batch>> Sender<T> {
         settle(
             &self.stats,
             &mut self.failure_log,
-            Signal::Traces,
+            self.signal,
             part.items,
             started.elapsed(),
             &outcome,
@@ -338,7 +358,7 @@ impl<T: Transport<Batch>> Sender<T> {
         outcome
     }
 
-    /// Removes the spans of a settled part from the batch.
+    /// Removes the items of a settled part from the batch.
     fn settle_first(&self, batch: &mut Vec<Entry>, part: &Chunk) -> Vec<Entry> {
         let settled: Vec<_> = batch.drain(..part.items).collect();
         self.queue.lock().settled(&settled);
@@ -346,20 +366,20 @@ impl<T: Transport<Batch>> Sender<T> {
     }
 
     fn too_large(&self, batch: &mut Vec<Entry>, part: &Chunk) {
-        self.stats.too_large(Signal::Traces, part.items);
+        self.stats.too_large(self.signal, part.items);
         self.drop_first(batch, part, "too_large");
     }
 
     fn drop_first(&self, batch: &mut Vec<Entry>, part: &Chunk, reason: &'static str) {
         self.note_refused(part.items as u64);
         let dropped = self.settle_first(batch, part).len();
-        self.stats.dropped(reason, dropped);
+        self.stats.dropped(self.signal, reason, dropped);
     }
 
-    /// Counts spans that no later try delivers, for the flush. Before they are settled: from then on it does not wait for them.
-    fn note_refused(&self, spans: u64) {
+    /// Counts items that no later try delivers, for the flush. Before they are settled: from then on it does not wait for them.
+    fn note_refused(&self, items: u64) {
         if *self.hurry.borrow() {
-            self.queue.refused.fetch_add(spans, Ordering::Relaxed);
+            self.queue.refused.fetch_add(items, Ordering::Relaxed);
         }
     }
 }
