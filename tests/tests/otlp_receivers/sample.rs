@@ -150,7 +150,6 @@ pub(super) fn flow(role: Role, client_isn: u32, server_isn: u32) -> (Flow, Ancho
         outcome: Some(Outcome::Closed(CloseReason::LocalFin)),
         reset_after_fin: false,
         series: None,
-        origin: Default::default(),
     };
     (flow, anchor)
 }
