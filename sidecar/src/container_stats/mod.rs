@@ -256,7 +256,10 @@ mod tests {
         let report = stats.report(at).into_iter();
         let each = report.map(|(id, of)| {
             let user = of.counters[&ContainerCounter::CpuUser];
-            (id.unwrap_or_default().to_string(), (user, of.since_unix_ns))
+            (
+                id.map_or_else(String::new, |id| id.to_string()),
+                (user, of.since_unix_ns),
+            )
         });
         each.collect()
     }

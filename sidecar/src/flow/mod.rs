@@ -27,7 +27,7 @@ mod table;
 mod trace;
 mod watermark;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::net::SocketAddr;
 
 pub use asked::Asked;
 pub use attempt::{AttemptJudge, LastSeen, NamespaceCounts, Unanswered};
@@ -40,7 +40,7 @@ pub use flowcar_shared::record::Role;
 pub use history::{CloseSummary, History};
 pub use interim::{Instant, InterimSpan, InterimSpans, SpanTime};
 pub use listener::Listener;
-pub use origin::{Caller, ContainerId, ListenerName, Origin, OriginEvent, Process};
+pub use origin::{Caller, ContainerId, ListenerName, Origin, OriginEvent, Process, SharedText};
 pub use pending_closes::{CloseEvent, OtherEnd, PendingCloses};
 pub use reconcile::{ABSENT, Absent, Adopt, PollContext};
 pub use record::{FailedAttempt, Malformed, Record, decode, evidence, kind_of};
@@ -65,7 +65,7 @@ impl Monotonic {
 }
 
 /// A name in the Domain Name System, in lower case, without the dot at its end.
-pub type Name = Arc<str>;
+pub type Name = SharedText;
 
 /// A series, as long as flowcar runs: it is given once, to the first flow of the series, and never to another series.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,9 +1,11 @@
 //! Whose a socket is: from the bytes of the kernel's records to a flow's origin. Pure.
 
 use std::{
+    fmt,
     mem::offset_of,
     net::SocketAddr,
     num::{NonZeroU32, NonZeroU64},
+    ops::Deref,
     sync::Arc,
 };
 
@@ -11,8 +13,12 @@ use flowcar_shared::origin::{CALLER, CLOSED_LISTENER, LISTENER, OriginRecord, RE
 
 use super::{Malformed, Monotonic, raw, record::socket_addr};
 
+/// A text that many flows have in common: one word in each of them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SharedText(Arc<String>);
+
 /// A container's id: 64 hex digits.
-pub type ContainerId = Arc<str>;
+pub type ContainerId = SharedText;
 
 /// Whose a socket is, as far as is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,7 +37,7 @@ pub struct Process {
     /// Its number in the initial PID namespace.
     pub pid: NonZeroU32,
     /// What it is called.
-    pub name: Option<Arc<str>>,
+    pub name: Option<SharedText>,
 }
 
 /// What a process did that shows whose sockets are.
@@ -65,6 +71,34 @@ pub struct ListenerName {
     pub local: SocketAddr,
     /// The cookie of its network namespace; `None` where the kernel does not give it.
     pub netns: Option<NonZeroU64>,
+}
+
+// === impl SharedText ===
+
+impl From<&str> for SharedText {
+    fn from(text: &str) -> Self {
+        Self(Arc::new(text.to_owned()))
+    }
+}
+
+impl From<String> for SharedText {
+    fn from(text: String) -> Self {
+        Self(Arc::new(text))
+    }
+}
+
+impl Deref for SharedText {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SharedText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self)
+    }
 }
 
 // === impl Origin ===

@@ -14,7 +14,6 @@ use std::{
         unix::fs::{DirEntryExt as _, MetadataExt as _},
     },
     path::{Path, PathBuf},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -202,7 +201,7 @@ pub fn container_of(directory: &Path) -> Option<ContainerId> {
 pub fn container_in_name(directory: &Path) -> Option<ContainerId> {
     let name = directory.file_name()?.to_str()?;
     let (before, id) = host::container(name.strip_suffix(".scope").unwrap_or(name))?;
-    (!before.ends_with("conmon-")).then(|| Arc::from(id))
+    (!before.ends_with("conmon-")).then(|| ContainerId::from(id))
 }
 
 /// The kernel's events in directories (inotify(7)).

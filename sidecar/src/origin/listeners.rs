@@ -4,10 +4,9 @@ use std::{
     collections::{HashMap, HashSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZeroU64,
-    sync::Arc,
 };
 
-use crate::flow::{Monotonic, Origin, OriginEvent, Process, SocketSnapshot};
+use crate::flow::{Monotonic, Origin, OriginEvent, Process, SharedText, SocketSnapshot};
 
 /// The most listeners that are kept.
 const MOST: usize = 4_096;
@@ -62,7 +61,7 @@ impl Listeners {
     }
 
     /// Takes in that a process called `listen()`, or bound a socket, or that a listener was closed; `name` is the process's.
-    pub fn apply(&mut self, event: &OriginEvent, name: Option<Arc<str>>) {
+    pub fn apply(&mut self, event: &OriginEvent, name: Option<SharedText>) {
         match event {
             OriginEvent::Connects(_) => {}
             OriginEvent::Closed(cookie, at) => {

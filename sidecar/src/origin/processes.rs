@@ -11,10 +11,12 @@ use std::{
     num::NonZeroU32,
     os::unix::fs::MetadataExt as _,
     path::PathBuf,
-    sync::Arc,
 };
 
-use crate::{clock::Anchor, flow::Monotonic};
+use crate::{
+    clock::Anchor,
+    flow::{Monotonic, SharedText},
+};
 
 /// The inode number of the initial PID namespace (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
 const INITIAL: u64 = 0xefff_fffc;
@@ -52,7 +54,7 @@ pub struct Processes {
 struct Known {
     /// When it started, in ticks since the boot.
     start: u64,
-    name: Arc<str>,
+    name: SharedText,
     /// When it was last there.
     read: Monotonic,
 }
@@ -75,19 +77,19 @@ impl Processes {
     }
 
     /// What the process is called that had this number at this time; `None` where that cannot be read any more.
-    pub fn name(&mut self, pid: NonZeroU32, at: Monotonic) -> Option<Arc<str>> {
+    pub fn name(&mut self, pid: NonZeroU32, at: Monotonic) -> Option<SharedText> {
         let anchor = Anchor::now();
         let now = anchor.monotonic();
         let at_ticks = (at.0 + anchor.suspended_ns()) / TICK_NS;
         let known = self.known.get(&pid).filter(|known| at <= known.read);
         if let Some(known) = known {
-            return (known.start <= at_ticks).then(|| Arc::clone(&known.name));
+            return (known.start <= at_ticks).then(|| known.name.clone());
         }
         self.reads_left = self.reads_left.checked_sub(1)?;
         let read = self.read(pid, now);
         match read {
             Some(known) => {
-                let name = (known.start <= at_ticks).then(|| Arc::clone(&known.name));
+                let name = (known.start <= at_ticks).then(|| known.name.clone());
                 self.keep(pid, known);
                 name
             }
