@@ -191,7 +191,17 @@ pub(crate) fn listening(ctx: Ctx) {
         port: ctx.local_port() as u16,
         kind: LISTENER,
     }
-    entry.submit(FORCE_WAKEUP);
+    entry.submit(wake());
+}
+
+/// A record of a socket wakes userspace only where it reads names of processes, which is possible only while they run.
+#[inline(always)]
+fn wake() -> u64 {
+    if maps::reports_callers() {
+        FORCE_WAKEUP
+    } else {
+        NO_WAKEUP
+    }
 }
 
 /// `::ffff:0:0`, the third word.
@@ -246,5 +256,5 @@ fn bound<const V6: bool>(sock: *mut bpf_sock) {
         port: port as u16,
         kind: LISTENER,
     }
-    entry.submit(FORCE_WAKEUP);
+    entry.submit(wake());
 }

@@ -86,7 +86,11 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     announce(config);
     let exporter = Exporter::start_keeping(config, name, &host, checkpoint);
     let watch = cgroup.as_deref().zip(follower.cgroup());
-    let mut watch = watch.map(|(path, id)| Watch::new(path, id));
+    let new_watch = match config.pod.is_known() {
+        true => Watch::beside_other_work,
+        false => Watch::new,
+    };
+    let mut watch = watch.map(|(path, id)| new_watch(path, id));
     let mut session = Session::new(follower, exporter, config.report_interval / 2, config)
         .map_err(Failure::no_timer)?;
     let named = args.cgroup.as_deref().and(cgroup.as_deref());

@@ -124,6 +124,11 @@ impl Follower {
         self.flows.container_stats = Some(stats);
     }
 
+    /// Whether names of processes are read.
+    pub fn reads_names(&self) -> bool {
+        self.flows.origins.reads_names()
+    }
+
     /// Waits until the kernel wakes flowcar before the next drain is due. Gives what for.
     pub async fn woken(&self) -> Woken {
         let containers = async {

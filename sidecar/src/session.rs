@@ -86,7 +86,8 @@ enum DueReport {
 pub fn within_memory(config: &Config) -> (Config, Limits) {
     let (mut config, limits) = (config.clone(), Limits::from(config));
     // Log records wait beside spans, as many and as large.
-    let queues = if config.export.logs.is_some() { 2 } else { 1 };
+    let waiting = [&config.export.traces, &config.export.logs];
+    let queues = waiting.iter().filter(|of| of.is_some()).count().max(1);
     let queue_bytes = config.span_queue_bytes.saturating_mul(queues);
     let budget = Budget::find(queue_bytes, config.measures_exchanges());
     if let Some(budget) = budget {
@@ -172,7 +173,10 @@ impl Session {
             woken = self.follower.woken() => {
                 if woken == Woken::ByRecords && self.drains.woken(clock::now()) {
                     self.follower.awake();
-                    return Ok(Vec::new());
+                    // The name of a process that calls can be read only while it runs.
+                    if !self.follower.reads_names() {
+                        return Ok(Vec::new());
+                    }
                 }
             }
             () = std::future::ready(()), if self.more || self.due.is_some() => {}

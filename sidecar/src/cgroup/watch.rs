@@ -41,6 +41,8 @@ pub struct Watch {
     /// Whether its removal was reported.
     removed: bool,
     notices: Option<Notices>,
+    /// Whether the path is checked with what wakes flowcar anyway, and with nothing else.
+    is_beside_other_work: bool,
     /// When the path was last checked; none if it is to be checked at once.
     checked: Option<Instant>,
     recheck: Interval,
@@ -54,16 +56,34 @@ impl Watch {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn new(path: &Path, followed: u64) -> Self {
-        let mut recheck = interval(CHECK_INTERVAL);
-        recheck.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let notices = Notices::open().inspect_err(|error| {
             tracing::debug!(%error, "inotify is not available for the cgroup: it is checked every second");
         });
+        Self::with_notices(path, followed, notices.ok())
+    }
+
+    /// The same for a cgroup that flowcar itself is below, as a pod's is: it is not removed before flowcar ends. A second of delay is
+    /// enough, and no inotify instance is taken: a user has 128 on a node (`fs.inotify.max_user_instances`), and the flowcars of all pods
+    /// run as root.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn beside_other_work(path: &Path, followed: u64) -> Self {
+        Self {
+            is_beside_other_work: true,
+            ..Self::with_notices(path, followed, None)
+        }
+    }
+
+    fn with_notices(path: &Path, followed: u64, notices: Option<Notices>) -> Self {
+        let mut recheck = interval(CHECK_INTERVAL);
+        recheck.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             path: path.to_owned(),
             followed,
             removed: false,
-            notices: notices.ok(),
+            notices,
+            is_beside_other_work: false,
             checked: None,
             recheck,
         }
@@ -90,8 +110,9 @@ impl Watch {
                 return change;
             }
             let is_watched = self.notices.as_ref().is_some_and(Notices::is_watching);
+            let needs_timer = !is_watched && !self.is_beside_other_work;
             tokio::select! {
-                _ = self.recheck.tick(), if !is_watched => {}
+                _ = self.recheck.tick(), if needs_timer => {}
                 () = came(self.notices.as_ref()) => {}
             }
             self.checked = None;
@@ -261,6 +282,19 @@ mod tests {
         );
         watch.follows(id(&path));
         assert!(is_quiet(&mut watch).await);
+    }
+
+    /// The caller asks again with what else it does.
+    #[tokio::test]
+    async fn without_events_a_change_is_reported_when_it_is_asked_for() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("pod");
+        fs::create_dir(&path).expect("made");
+        let mut watch = Watch::beside_other_work(&path, id(&path));
+        assert!(is_quiet(&mut watch).await, "nothing has changed");
+        fs::remove_dir(&path).expect("removed");
+        watch.checked = None;
+        assert_eq!(next(&mut watch).await, Change::Removed);
     }
 
     #[tokio::test]

@@ -231,6 +231,7 @@ impl Flows {
             return;
         }
         let dumped = self.listeners_dumped;
+        // Else it is asked for with the next records, or answered by a poll.
         if let Some(diag) = diag
             && dumped.is_none_or(|dumped| dumped.elapsed() >= LISTENERS_EVERY)
         {
@@ -382,6 +383,7 @@ impl Flows {
             let event = OriginEvent::decode(bytes)?;
             *self.records.entry("origin").or_default() += 1;
             self.origins.apply(&event);
+            self.is_active = true;
             return Ok(());
         }
         let kind = flow::kind_of(bytes);

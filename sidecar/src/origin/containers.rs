@@ -117,7 +117,7 @@ impl Containers {
         let Ok(id) = fs::metadata(&root).map(|found| found.ino()) else {
             return;
         };
-        if self.known.len() > MOST_KNOWN {
+        if self.known.len() >= MOST_KNOWN {
             self.known.clear();
         }
         let container = container_of(&root);

@@ -55,9 +55,22 @@ impl Listeners {
         }
     }
 
-    /// Whether a dump is wanted: only that shows which of two listeners is open. Asked once.
-    pub const fn is_contested(&mut self) -> bool {
-        std::mem::replace(&mut self.contested, false)
+    /// Whether a dump is wanted: only that shows which of two listeners is open.
+    pub const fn is_contested(&self) -> bool {
+        self.contested
+    }
+
+    /// The socket with this cookie was bound, and is a client's.
+    pub fn connected(&mut self, cookie: u64) {
+        let Some(local) = self.addresses.remove(&cookie) else {
+            return;
+        };
+        if let Some(all) = self.at.get_mut(&local) {
+            all.retain(|known| known.cookie != cookie);
+            if all.is_empty() {
+                self.at.remove(&local);
+            }
+        }
     }
 
     /// Takes in that a process called `listen()`, or bound a socket, or that a listener was closed; `name` is the process's.
@@ -123,6 +136,7 @@ impl Listeners {
     /// last dump that showed it was closed by then, as only SO_REUSEPORT lets both listen.
     pub fn end(&mut self) {
         let at = self.dump;
+        self.contested = false;
         for all in self.at.values_mut() {
             let since: Vec<_> = all.iter().map(|known| known.since).collect();
             for known in all.iter_mut().filter(|known| known.until.is_none()) {
@@ -271,13 +285,26 @@ mod tests {
         listeners.apply(&listens(1, "0.0.0.0:80", 10, 100, SECOND), None);
         assert!(!listeners.is_contested());
         listeners.apply(&listens(2, "0.0.0.0:80", 20, 200, 5 * SECOND), None);
-        assert!(listeners.is_contested() && !listeners.is_contested());
+        assert!(listeners.is_contested());
         assert_eq!(ids(&listeners, "10.0.0.1:80", 6 * SECOND), Some((0, 0)));
         listeners.begin(Monotonic(7 * SECOND));
         listeners.saw(&shown(2, "0.0.0.0:80", 20));
         listeners.end();
+        assert!(!listeners.is_contested());
         assert_eq!(ids(&listeners, "10.0.0.1:80", 6 * SECOND), Some((20, 200)));
         assert_eq!(ids(&listeners, "10.0.0.1:80", 4 * SECOND), Some((10, 100)));
+    }
+
+    #[test]
+    fn bound_socket_that_connects_is_no_listener() {
+        let mut listeners = Listeners::default();
+        listeners.apply(&listens(1, "10.0.0.1:80", 10, 100, 5), None);
+        listeners.apply(&listens(2, "10.0.0.1:80", 20, 200, 6), None);
+        listeners.connected(2);
+        listeners.connected(3);
+        assert_eq!(ids(&listeners, "10.0.0.1:80", 7), Some((10, 100)));
+        listeners.connected(1);
+        assert_eq!(ids(&listeners, "10.0.0.1:80", 7), None);
     }
 
     #[test]

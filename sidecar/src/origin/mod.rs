@@ -45,9 +45,14 @@ impl Origins {
         self.containers.is_some() || self.processes.is_some()
     }
 
-    /// Whether a dump of the listeners is wanted now.
-    pub const fn wants_listeners(&mut self) -> bool {
+    /// Whether a dump of the listeners is wanted.
+    pub const fn wants_listeners(&self) -> bool {
         self.listeners.is_contested()
+    }
+
+    /// Whether names of processes are read, which is possible only while they run.
+    pub fn reads_names(&self) -> bool {
+        self.processes.as_ref().is_some_and(Processes::can_read)
     }
 
     /// A turn begins: so many processes may be read in it.
@@ -90,14 +95,16 @@ impl Origins {
 
     /// Sets whose socket a new flow has, as far as that is known.
     pub fn resolve(&mut self, flow: &mut Flow) {
-        if flow.role == Role::Server
-            && let Some(listener) = self.listeners.of(flow.local, flow.started)
-        {
+        if flow.role != Role::Server {
+            self.listeners.connected(flow.cookie);
+        } else if let Some(listener) = self.listeners.of(flow.local, flow.started) {
             flow.origin.cgroup = flow.origin.cgroup.or(listener.cgroup);
             flow.origin.process = listener.process;
         }
         match &mut self.processes {
             None => flow.origin.process = None,
+            // A listener's process called before: its number may be another's by now.
+            Some(_) if flow.role == Role::Server => {}
             Some(processes) => {
                 let unnamed = flow.origin.process.as_mut();
                 if let Some(process) = unnamed.filter(|of| of.name.is_none()) {

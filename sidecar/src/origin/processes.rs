@@ -71,6 +71,11 @@ impl Processes {
         }
     }
 
+    /// Whether /proc shows them.
+    pub const fn can_read(&self) -> bool {
+        self.proc.is_some()
+    }
+
     /// A turn begins.
     pub const fn begin_turn(&mut self) {
         self.reads_left = MOST_READS;

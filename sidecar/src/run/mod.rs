@@ -28,7 +28,7 @@ use crate::{
     exit::{self, Failure},
     follower::{Follower, Limits},
     hardening::{self, Needs},
-    origin::{Origins, Processes},
+    origin::{Origins, Processes, shows_processes},
     otlp::exporter::{Exporter, Patience},
     session::{End, Session, within_memory},
     source::{
@@ -88,7 +88,9 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
     let polls = !following.handshakes || report.wants_polls();
     let mut follower = Follower::new(source, &polled_often(limits, polls));
     // The command is in no container of its own.
-    let processes = config.processes.then(Processes::of_proc);
+    // Elsewhere the numbers are those of another PID namespace, of which nobody here knows.
+    let has_processes = config.processes && shows_processes();
+    let processes = has_processes.then(Processes::of_proc);
     follower.find_origins(Origins::new(None, processes, own_netns()));
     let mut session =
         Session::new(follower, exporter, STATUS_EVERY, config).map_err(Failure::no_timer)?;

@@ -13,6 +13,8 @@ use crate::can_run;
 /// Past the wrap, wherever the first number lies.
 const BYTES: u64 = (1 << 32) + 100_000_000;
 
+const MODES: [Mode; 2] = [Mode::Both, Mode::Alone];
+
 /// Beside eBPF and alone at the same time, because so many bytes take their time.
 #[test]
 fn sequence_numbers_wrap() {
@@ -22,11 +24,11 @@ fn sequence_numbers_wrap() {
     let pod = TestPod::new("wrap").unwrap();
     let serving = Serving::start(&pod, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
     let target: SocketAddr = ([127, 0, 0, 1], serving.address().port()).into();
-    let watches = [Mode::Both, Mode::Alone].map(|mode| Watch::start(&pod, mode, &[]));
+    let watches = MODES.map(|mode| Watch::start(&pod, mode, &[]));
     let plan = CallPlan::to(target).sizes(BYTES..=BYTES, 1..=1);
     let clients = call_in(&pod, &plan).unwrap();
     let servers = serving.reports(1, Duration::from_secs(60)).unwrap();
-    for mut watch in watches {
+    for (mut watch, mode) in watches.into_iter().zip(MODES) {
         // Alone one sees the other's exports, too.
         let has_port = |at: SocketAddr| at.port() == target.port();
         watch.until("both ends", |seen| {
@@ -42,12 +44,22 @@ fn sequence_numbers_wrap() {
             bytes_hold(flow, report);
             assert_eq!(flow.end(), end);
         }
+        let transmitted = |more: &[(&str, &str)]| {
+            let with = [&[("network.io.direction", "transmit")], more].concat();
+            seen.sum("flowcar.tcp.io", &with)
+        };
         let port = target.port().to_string();
-        let transmitted = [
-            ("network.io.direction", "transmit"),
-            ("server.port", port.as_str()),
-        ];
-        let transmitted = seen.sum("flowcar.tcp.io", &transmitted);
-        assert_eq!(transmitted, (BYTES + 32 + 1) as f64);
+        let of_port = transmitted(&[("server.port", port.as_str())]);
+        let all = (BYTES + 32 + 1) as f64;
+        // On a busy machine the first poll may show it in the middle of its bytes, which hides whose the SYN was.
+        if mode == Mode::Alone && seen.flow(&clients[0]).role().is_empty() {
+            assert!(
+                of_port <= all && transmitted(&[]) >= all,
+                "{:#?}",
+                seen.metrics
+            );
+        } else {
+            assert_eq!(of_port, all, "{:#?}", seen.metrics);
+        }
     }
 }
