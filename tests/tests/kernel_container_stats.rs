@@ -225,7 +225,6 @@ fn figures_of_a_container_are_those_of_its_controllers() {
         fs::write(cgroup.path().join("cpu.max"), "20000 100000").unwrap();
     }
     shell.burn(Duration::from_millis(300));
-    let elapsed = began.elapsed().as_secs_f64();
     watch.catch_up();
     let stall = [
         ("cpu", "some"),
@@ -236,6 +235,8 @@ fn figures_of_a_container_are_those_of_its_controllers() {
     let before = stall.map(|(resource, stall)| pressure(&cgroup, resource, stall));
     watch.reports(2);
     let after = stall.map(|(resource, stall)| pressure(&cgroup, resource, stall));
+    // Its limit is counted up to the report.
+    let elapsed = began.elapsed().as_secs_f64();
     let seen = watch.seen();
     let sum = |name: &str| seen.sum(name, &[("container.id", CONTAINERD)]);
     let points = |name: &str| {

@@ -203,13 +203,15 @@ impl TcpInfo {
     }
 
     /// Whether the socket closed on an acknowledgement, as one does that its application closed and that waited for the acknowledgement of
-    /// its FIN. One that is reset closes when its application closes it, or later; a client's also right after the payload that came last,
-    /// which carries an acknowledgement, too.
+    /// its FIN. One that is reset closes when its application closes it, or right after the payload that came last, which carries an
+    /// acknowledgement, too. A server's is judged by time alone: as a rule its client closes first, and a short connection takes no jiffy.
     pub fn ended_with_an_acknowledgement(&self, role: Role) -> bool {
         // A few jiffies: the kernel makes the destroy event later (net/core/sock_diag.c, a work queue).
         const AT_ONCE_MS: u32 = 10;
-        let without_payload = self.last_data_recv_ms > self.last_ack_recv_ms;
-        self.last_ack_recv_ms < AT_ONCE_MS && (without_payload || role == Role::Server)
+        if role == Role::Server {
+            return !self.was_held_after_its_fin();
+        }
+        self.last_ack_recv_ms < AT_ONCE_MS && self.last_data_recv_ms > self.last_ack_recv_ms
     }
 
     /// Whether the application held the socket long after the acknowledgement that came last, which was that of its FIN: a socket that

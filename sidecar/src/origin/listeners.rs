@@ -140,9 +140,12 @@ impl Listeners {
         for all in self.at.values_mut() {
             let since: Vec<_> = all.iter().map(|known| known.since).collect();
             for known in all.iter_mut().filter(|known| known.until.is_none()) {
-                let is_here = known.netns.is_none()
-                    || self.own_netns.is_none()
-                    || known.netns == self.own_netns;
+                let is_here = match (known.netns, self.own_netns) {
+                    (None, _) => true,
+                    (Some(netns), Some(own)) => netns == own,
+                    // Before Linux 5.14 a process does not know its namespace's cookie (SO_NETNS_COOKIE).
+                    (Some(_), None) => known.shown.is_some(),
+                };
                 let listens =
                     known.shown.is_some() || at.since_ns(known.since) >= LISTENS_WITHIN_NS;
                 if is_here && listens && !self.shown.contains(&known.cookie) {
@@ -293,6 +296,30 @@ mod tests {
         assert!(!listeners.is_contested());
         assert_eq!(ids(&listeners, "10.0.0.1:80", 6 * SECOND), Some((20, 200)));
         assert_eq!(ids(&listeners, "10.0.0.1:80", 4 * SECOND), Some((10, 100)));
+    }
+
+    /// Before Linux 5.14 flowcar does not know its own namespace, and before 5.15 programs do not know those of connections.
+    #[test]
+    fn dump_of_an_unknown_namespace_closes_only_what_a_dump_has_shown() {
+        let mut listeners = Listeners::default();
+        let mut event = listens(1, "0.0.0.0:80", 10, 100, SECOND);
+        if let OriginEvent::Listens(listener, _) = &mut event {
+            listener.netns = NonZeroU64::new(7);
+        }
+        listeners.apply(&event, None);
+        let dump = |listeners: &mut Listeners, at, is_shown| {
+            listeners.begin(Monotonic(at));
+            if is_shown {
+                listeners.saw(&shown(1, "0.0.0.0:80", 10));
+            }
+            listeners.end();
+        };
+        dump(&mut listeners, 100 * SECOND, false);
+        let found = ids(&listeners, "10.0.0.1:80", 101 * SECOND);
+        assert_eq!(found, Some((10, 100)), "it is elsewhere");
+        dump(&mut listeners, 110 * SECOND, true);
+        dump(&mut listeners, 120 * SECOND, false);
+        assert_eq!(ids(&listeners, "10.0.0.1:80", 121 * SECOND), None);
     }
 
     #[test]

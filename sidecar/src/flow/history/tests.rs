@@ -250,7 +250,7 @@ fn close_reason_of_a_socket_that_left_nothing_follows_from_the_evidence() {
         row(None, unknown, NO_ROOM, Unknown, (101, false)),
         // Its last acknowledgement had come before: it waited half-closed, or the kernel was slow to make the event.
         Row {
-            last_ack_recv_ms: 15,
+            last_ack_recv_ms: 1_500,
             ..row(None, unknown, QUIET, Unknown, (101, false))
         },
         // The other end is here.
