@@ -80,24 +80,29 @@ pub(crate) fn spans(received: &Received) -> Vec<Span> {
 // === impl Books ===
 
 impl Books {
-    /// Of the last report with connections; the unfollowed time is of the last report with self metrics.
+    /// Of the last report with connections, over the resources of the pod and of its containers; the unfollowed time is of the last report
+    /// with self metrics.
     pub(crate) fn of(received: &Received, pod: &str) -> Option<Self> {
-        let scope_of = |export: &Value, is_own: bool| {
+        let scopes_of = |export: &Value, is_own: bool| -> Vec<Value> {
             let scopes = scopes(export, "resourceMetrics", "scopeMetrics");
-            let mut of_pod = scopes.into_iter().filter(|(resource, _)| {
+            let of_pod = scopes.into_iter().filter(|(resource, _)| {
                 resource.get("k8s.pod.name").is_some_and(|name| name == pod)
                     && (resource["service.name"] == "flowcar") == is_own
             });
-            of_pod.next().map(|(_, scope)| scope)
+            of_pod.map(|(_, scope)| scope).collect()
         };
         let exports = || received.metrics.iter().rev();
         let unfollowed = exports().find_map(|export| {
-            let own = scope_of(export, true)?;
-            sum(&own, "flowcar.self.unfollowed.time", "asDouble")
+            let own = scopes_of(export, true);
+            own.iter()
+                .find_map(|scope| sum(scope, "flowcar.self.unfollowed.time", "asDouble"))
         });
         exports().find_map(|export| {
-            let scope = scope_of(export, false)?;
-            let count = |name| sum(&scope, name, "asInt").map_or(0, |sum| sum as i64);
+            let scopes = scopes_of(export, false);
+            let count = |name| -> i64 {
+                let counts = scopes.iter().filter_map(|scope| sum(scope, name, "asInt"));
+                counts.map(|count| count as i64).sum()
+            };
             let began =
                 count("flowcar.tcp.connection.opened") + count("flowcar.tcp.connection.adopted");
             (began > 0).then(|| Self {
