@@ -1,6 +1,7 @@
 //! Files that the settings name: read whole within a bound, and read again when they change.
 
 mod directory;
+mod notices;
 
 use std::{
     fs::{self, OpenOptions},
@@ -10,6 +11,7 @@ use std::{
 };
 
 pub use directory::Directory;
+pub use notices::Notices;
 
 /// A file with wrong content or type.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -3,21 +3,15 @@
 
 use std::{
     fs, io,
-    os::{
-        fd::{AsFd as _, AsRawFd, RawFd},
-        unix::fs::MetadataExt as _,
-    },
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    time::{Interval, MissedTickBehavior, interval},
-};
+use nix::sys::inotify::{AddWatchFlags, WatchDescriptor};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use crate::clock;
+use crate::{clock, files::Notices};
 
 /// The interval of checks, beside those after inotify events. Where there are such events, a check is made with what wakes flowcar anyway.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -40,7 +34,7 @@ pub struct Watch {
     followed: u64,
     /// Whether its removal was reported.
     removed: bool,
-    notices: Option<Notices>,
+    above: Option<Above>,
     /// Whether the path is checked with what wakes flowcar anyway, and with nothing else.
     is_beside_other_work: bool,
     /// When the path was last checked; none if it is to be checked at once.
@@ -56,10 +50,10 @@ impl Watch {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn new(path: &Path, followed: u64) -> Self {
-        let notices = Notices::open().inspect_err(|error| {
+        let above = Above::open().inspect_err(|error| {
             tracing::debug!(%error, "inotify is not available for the cgroup: it is checked every second");
         });
-        Self::with_notices(path, followed, notices.ok())
+        Self::watching(path, followed, above.ok())
     }
 
     /// The same for a cgroup that flowcar itself is below, as a pod's is: it is not removed before flowcar ends. A second of delay is
@@ -71,18 +65,18 @@ impl Watch {
     pub fn beside_other_work(path: &Path, followed: u64) -> Self {
         Self {
             is_beside_other_work: true,
-            ..Self::with_notices(path, followed, None)
+            ..Self::watching(path, followed, None)
         }
     }
 
-    fn with_notices(path: &Path, followed: u64, notices: Option<Notices>) -> Self {
+    fn watching(path: &Path, followed: u64, above: Option<Above>) -> Self {
         let mut recheck = interval(CHECK_INTERVAL);
         recheck.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             path: path.to_owned(),
             followed,
             removed: false,
-            notices,
+            above,
             is_beside_other_work: false,
             checked: None,
             recheck,
@@ -109,11 +103,11 @@ impl Watch {
             {
                 return change;
             }
-            let is_watched = self.notices.as_ref().is_some_and(Notices::is_watching);
+            let is_watched = self.above.as_ref().is_some_and(Above::is_watching);
             let needs_timer = !is_watched && !self.is_beside_other_work;
             tokio::select! {
                 _ = self.recheck.tick(), if needs_timer => {}
-                () = came(self.notices.as_ref()) => {}
+                () = came(self.above.as_ref()) => {}
             }
             self.checked = None;
         }
@@ -127,8 +121,8 @@ impl Watch {
     /// Gives a change. Until it is answered the path is checked with each call.
     fn check(&mut self) -> Option<Change> {
         // Before the check, so that no change is missed between the two.
-        if let Some(notices) = &mut self.notices {
-            notices.move_to(&self.path);
+        if let Some(above) = &mut self.above {
+            above.move_to(&self.path);
         }
         let change = self.change();
         self.checked = change.is_none().then(clock::now);
@@ -149,65 +143,49 @@ impl Watch {
 }
 
 /// Waits for an event; for ever where there are none.
-async fn came(notices: Option<&Notices>) {
-    match notices {
-        Some(notices) => notices.came().await,
+async fn came(above: Option<&Above>) {
+    match above {
+        Some(above) => above.came().await,
         None => std::future::pending().await,
     }
 }
 
-/// The kernel's events in the nearest existing directory above a path (inotify(7)).
+/// The nearest existing directory above a path, which is watched.
 #[derive(Debug)]
-struct Notices {
-    inotify: AsyncFd<Descriptor>,
-    above: Option<(PathBuf, u64, WatchDescriptor)>,
+struct Above {
+    notices: Notices,
+    directory: Option<(PathBuf, u64, WatchDescriptor)>,
 }
 
-#[derive(Debug)]
-struct Descriptor(Inotify);
+// === impl Above ===
 
-impl AsRawFd for Descriptor {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
-}
-
-impl Notices {
+impl Above {
     fn open() -> io::Result<Self> {
-        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        let descriptor = Descriptor(inotify);
         Ok(Self {
-            // SAFETY: the descriptor is owned, and the AsyncFd owns its owner for as long as it is registered.
-            inotify: unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }
-                .map_err(io::Error::from)?,
-            above: None,
+            notices: Notices::open()?,
+            directory: None,
         })
     }
 
     /// Moves the watch to the nearest existing directory above the path.
     fn move_to(&mut self, path: &Path) {
-        let inotify = &self.inotify.get_ref().0;
         for above in path.ancestors().skip(1) {
             let Ok(id) = fs::metadata(above).map(|found| found.ino()) else {
                 continue;
             };
-            if let Some((known, known_id, descriptor)) = &self.above {
+            if let Some((known, known_id, watch)) = &self.directory {
                 if known == above && *known_id == id {
                     return;
                 }
-                // The kernel removes the watch of a removed directory.
-                let _ = inotify.rm_watch(*descriptor);
+                self.notices.forget(*watch);
             }
-            let flags = AddWatchFlags::IN_CREATE
+            let events = AddWatchFlags::IN_CREATE
                 | AddWatchFlags::IN_DELETE
                 | AddWatchFlags::IN_DELETE_SELF
-                | AddWatchFlags::IN_MOVED_TO
-                | AddWatchFlags::IN_ONLYDIR;
-            let added = inotify.add_watch(above, flags);
-            self.above = added
-                .ok()
-                .map(|descriptor| (above.to_owned(), id, descriptor));
-            if self.above.is_some() {
+                | AddWatchFlags::IN_MOVED_TO;
+            let watch = self.notices.watch(above, events);
+            self.directory = watch.map(|watch| (above.to_owned(), id, watch));
+            if self.directory.is_some() {
                 return;
             }
         }
@@ -215,23 +193,13 @@ impl Notices {
 
     /// Whether changes are reported.
     const fn is_watching(&self) -> bool {
-        self.above.is_some()
+        self.directory.is_some()
     }
 
-    /// Waits for an event.
+    /// Waits for events. Their content is not used: the check after them reads the path.
     async fn came(&self) {
-        let Ok(mut ready) = self.inotify.readable().await else {
-            return std::future::pending().await;
-        };
-        // Its content is not used: the check after it reads the path.
-        while self
-            .inotify
-            .get_ref()
-            .0
-            .read_events()
-            .is_ok_and(|events| !events.is_empty())
-        {}
-        ready.clear_ready();
+        self.notices.came().await;
+        self.notices.read();
     }
 }
 

@@ -6,21 +6,17 @@
 
 use std::{
     cell::Cell,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fs, io,
     num::NonZeroU64,
-    os::{
-        fd::{AsFd as _, AsRawFd, RawFd},
-        unix::fs::{DirEntryExt as _, MetadataExt as _},
-    },
+    os::unix::fs::{DirEntryExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
-use tokio::io::{Interest, unix::AsyncFd};
+use nix::sys::inotify::{AddWatchFlags, WatchDescriptor};
 
-use crate::{clock, flow::ContainerId, host};
+use crate::{clock, files::Notices, flow::ContainerId, host};
 
 /// The most cgroups that are kept: those of more than a thousand restarts of a pod's containers.
 const MOST_KNOWN: usize = 16_384;
@@ -62,7 +58,11 @@ pub struct Containers {
     root: Option<PathBuf>,
     /// The container of each cgroup that was seen; `None` of a cgroup that belongs to none.
     known: HashMap<u64, Option<ContainerId>>,
-    notices: Option<Notices>,
+    /// The most cgroups that are kept.
+    most: usize,
+    /// Cgroups that were not in the tree when it was read as a whole, and no directory was made since.
+    missing: HashSet<u64>,
+    watched: Option<Watched>,
     walked: Option<Instant>,
     unresolved: BTreeMap<&'static str, u64>,
 }
@@ -75,8 +75,8 @@ impl Containers {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn below(root: Option<&Path>) -> Self {
-        let notices = root.and_then(|_| {
-            Notices::open()
+        let watched = root.and_then(|_| {
+            Watched::open()
                 .inspect_err(|error| {
                     tracing::debug!(%error, "inotify is not available for cgroups: short-lived containers may be missed");
                 })
@@ -85,7 +85,9 @@ impl Containers {
         let mut this = Self {
             root: root.map(Path::to_owned),
             known: HashMap::new(),
-            notices,
+            most: MOST_KNOWN,
+            missing: HashSet::new(),
+            watched,
             walked: None,
             unresolved: BTreeMap::new(),
         };
@@ -95,21 +97,27 @@ impl Containers {
 
     /// Waits until a directory was made or removed; for ever where that is not seen.
     pub async fn changed(&self) {
-        match &self.notices {
-            Some(notices) => notices.came().await,
+        match &self.watched {
+            Some(watched) => watched.came().await,
             None => std::future::pending().await,
         }
     }
 
     /// Reads the directories that were made.
     pub fn take_notices(&mut self) {
-        if self.notices.as_ref().is_some_and(|of| of.is_due.get()) {
+        if self.watched.as_ref().is_some_and(|of| of.is_due.get()) {
             self.read_notices();
         }
     }
 
-    /// Reads the whole tree again: another cgroup has taken the place of the root.
-    pub fn walk_all(&mut self) {
+    /// Another cgroup has taken the place of the root.
+    pub fn root_changed(&mut self) {
+        self.missing.clear();
+        self.walk_all();
+    }
+
+    /// Reads the whole tree.
+    fn walk_all(&mut self) {
         let Some(root) = self.root.clone() else {
             return;
         };
@@ -117,7 +125,7 @@ impl Containers {
         let Ok(id) = fs::metadata(&root).map(|found| found.ino()) else {
             return;
         };
-        if self.known.len() >= MOST_KNOWN {
+        if self.known.len() >= self.most {
             self.known.clear();
         }
         let container = container_of(&root);
@@ -150,22 +158,32 @@ impl Containers {
         }
         self.read_notices();
         let is_due = |walked: Instant| walked.elapsed() >= WALK_INTERVAL;
-        if !self.known.contains_key(&id) && self.walked.is_none_or(is_due) {
+        let is_new = !self.known.contains_key(&id) && !self.missing.contains(&id);
+        if is_new && self.walked.is_none_or(is_due) {
             self.walk_all();
+            self.note_missing(id);
         }
         self.known.get(&id).cloned().ok_or(Unresolved::NotInTree)
+    }
+
+    /// Only a directory that is made can have the id of one that was not in the tree, and it is seen where every directory is watched.
+    fn note_missing(&mut self, id: u64) {
+        let sees_all = self.watched.as_ref().is_some_and(Watched::has_room);
+        if sees_all && !self.known.contains_key(&id) && self.missing.len() < self.most {
+            self.missing.insert(id);
+        }
     }
 
     /// Reads a directory of the tree and those below it. It is watched before it is read, so that none is missed.
     fn walk(&mut self, directory: PathBuf, id: u64, container: Option<ContainerId>) {
         let mut waiting = vec![(directory, id, container)];
         while let Some((directory, id, container)) = waiting.pop() {
-            if self.known.len() >= MOST_KNOWN && !self.known.contains_key(&id) {
+            if self.known.len() >= self.most && !self.known.contains_key(&id) {
                 return;
             }
             self.known.insert(id, container.clone());
-            if let Some(notices) = &mut self.notices {
-                notices.watch(&directory, container.as_ref());
+            if let Some(watched) = &mut self.watched {
+                watched.watch(&directory, container.as_ref());
             }
             // One that was removed in the meantime has no children.
             let Ok(entries) = fs::read_dir(&directory) else {
@@ -182,7 +200,10 @@ impl Containers {
     }
 
     fn read_notices(&mut self) {
-        let made = self.notices.as_mut().map(Notices::read).unwrap_or_default();
+        let made = self.watched.as_mut().map(Watched::read).unwrap_or_default();
+        if !made.is_empty() {
+            self.missing.clear();
+        }
         for (path, container) in made {
             // Gone already: only its name was seen.
             if let Ok(found) = fs::symlink_metadata(&path) {
@@ -204,55 +225,41 @@ pub fn container_in_name(directory: &Path) -> Option<ContainerId> {
     (!before.ends_with("conmon-")).then(|| ContainerId::from(id))
 }
 
-/// The kernel's events in directories (inotify(7)).
+/// The directories of the tree that are watched.
 #[derive(Debug)]
-struct Notices {
-    inotify: AsyncFd<Descriptor>,
-    watched: HashMap<WatchDescriptor, (PathBuf, Option<ContainerId>)>,
-    /// Whether some wait.
+struct Watched {
+    notices: Notices,
+    directories: HashMap<WatchDescriptor, (PathBuf, Option<ContainerId>)>,
+    /// Whether events wait.
     is_due: Cell<bool>,
 }
 
-#[derive(Debug)]
-struct Descriptor(Inotify);
+// === impl Watched ===
 
-impl AsRawFd for Descriptor {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
-}
-
-// === impl Notices ===
-
-impl Notices {
+impl Watched {
     fn open() -> io::Result<Self> {
-        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
         Ok(Self {
-            // SAFETY: the descriptor is owned, and the AsyncFd owns its owner for as long as it is registered.
-            inotify: unsafe {
-                AsyncFd::register_with_interest(Descriptor(inotify), Interest::READABLE)
-            }
-            .map_err(io::Error::from)?,
-            watched: HashMap::new(),
+            notices: Notices::open()?,
+            directories: HashMap::new(),
             is_due: Cell::new(false),
         })
     }
 
-    async fn came(&self) {
-        if let Ok(mut ready) = self.inotify.readable().await {
-            ready.clear_ready();
-            self.is_due.set(true);
-        }
+    fn has_room(&self) -> bool {
+        self.directories.len() < MOST_WATCHED
     }
 
-    /// Watches a directory. Watched twice, it has one watch.
+    async fn came(&self) {
+        self.notices.came().await;
+        self.is_due.set(true);
+    }
+
     fn watch(&mut self, directory: &Path, container: Option<&ContainerId>) {
-        if self.watched.len() >= MOST_WATCHED {
+        if !self.has_room() {
             return;
         }
-        let flags = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_ONLYDIR;
-        if let Ok(watch) = self.inotify.get_ref().0.add_watch(directory, flags) {
-            self.watched
+        if let Some(watch) = self.notices.watch(directory, AddWatchFlags::IN_CREATE) {
+            self.directories
                 .insert(watch, (directory.to_owned(), container.cloned()));
         }
     }
@@ -261,23 +268,18 @@ impl Notices {
     fn read(&mut self) -> Vec<(PathBuf, Option<ContainerId>)> {
         self.is_due.set(false);
         let mut made = Vec::new();
-        while let Ok(events) = self.inotify.get_ref().0.read_events() {
-            for event in events {
-                if event.mask.contains(AddWatchFlags::IN_IGNORED) {
-                    self.watched.remove(&event.wd);
-                    continue;
-                }
-                let Some((directory, container)) = self.watched.get(&event.wd) else {
-                    continue;
-                };
-                if let Some(name) = event
-                    .name
-                    .filter(|_| event.mask.contains(AddWatchFlags::IN_ISDIR))
-                {
-                    let path = directory.join(name);
-                    let container = container_in_name(&path).or_else(|| container.clone());
-                    made.push((path, container));
-                }
+        for event in self.notices.read() {
+            if event.mask.contains(AddWatchFlags::IN_IGNORED) {
+                self.directories.remove(&event.wd);
+                continue;
+            }
+            let is_directory = event.mask.contains(AddWatchFlags::IN_ISDIR);
+            let name = event.name.filter(|_| is_directory);
+            if let Some((name, (directory, container))) = name.zip(self.directories.get(&event.wd))
+            {
+                let path = directory.join(name);
+                let container = container_in_name(&path).or_else(|| container.clone());
+                made.push((path, container));
             }
         }
         made
@@ -343,5 +345,41 @@ mod tests {
         assert_eq!(containers.of(None), None);
         let expected = BTreeMap::from([("no_cgroup", 1), ("not_in_tree", 1)]);
         assert_eq!(*containers.unresolved(), expected);
+    }
+
+    #[tokio::test]
+    async fn tree_is_read_once_for_a_cgroup_that_is_not_in_it() {
+        let root = tempfile::tempdir().expect("a directory");
+        let mut containers = Containers::below(Some(root.path()));
+        let elsewhere = NonZeroU64::new(u64::MAX);
+        let is_read = |containers: &mut Containers| {
+            containers.walked = None;
+            assert_eq!(containers.of(elsewhere), None);
+            containers.walked.is_some()
+        };
+        assert!(is_read(&mut containers));
+        assert!(!is_read(&mut containers));
+        fs::create_dir(root.path().join("new")).expect("a directory");
+        assert!(is_read(&mut containers), "it may be that one's");
+    }
+
+    #[tokio::test]
+    async fn new_containers_are_known_beyond_the_most_that_are_kept() {
+        let root = tempfile::tempdir().expect("a directory");
+        let mut containers = Containers::below(Some(root.path()));
+        containers.most = 4;
+        // While they are open their inode numbers are not reused, as a cgroup's never is.
+        let mut held = Vec::new();
+        for number in 0..20 {
+            let id = format!("{number:064x}");
+            let scope = root.path().join(format!("docker-{id}.scope"));
+            fs::create_dir(&scope).expect("a directory");
+            held.push(fs::File::open(&scope).expect("open"));
+            let cgroup = NonZeroU64::new(fs::metadata(&scope).expect("there").ino());
+            containers.walked = None;
+            assert_eq!(containers.of(cgroup).as_deref(), Some(id.as_str()));
+            fs::remove_dir(&scope).expect("removed");
+            assert!(containers.known.len() <= 4);
+        }
     }
 }

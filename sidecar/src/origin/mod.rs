@@ -68,7 +68,7 @@ impl Origins {
     /// Another cgroup may have taken the place of the followed one.
     pub fn root_changed(&mut self) {
         if let Some(containers) = &mut self.containers {
-            containers.walk_all();
+            containers.root_changed();
         }
     }
 
