@@ -138,27 +138,53 @@ fn report_without_address(kind: u8, cookie: u64, origin: Origin, now: u64, wake:
     let Some(mut entry) = RECORDS.reserve::<OriginRecord>(0) else {
         return count(Counter::OriginDropped);
     };
-    put! { entry.as_mut_ptr(),
-        cookie: cookie,
-        at_ns: now,
-        cgroup_id: origin.cgroup,
-        netns: 0,
+    let record = entry.as_mut_ptr();
+    put! { record,
         address[0]: 0,
         address[1]: 0,
         address[2]: 0,
         address[3]: 0,
-        tgid: origin.tgid,
+    }
+    let nowhere = Socket {
+        cookie,
+        netns: 0,
         port: 0,
+    };
+    fill(record, kind, nowhere, origin, now);
+    entry.submit(wake);
+}
+
+/// What of a socket is reported beside its address.
+struct Socket {
+    cookie: u64,
+    /// The cookie of its network namespace.
+    netns: u64,
+    port: u16,
+}
+
+/// Writes all of a record but its address, which is read in another way by each kind of program.
+#[inline(always)]
+fn fill(record: *mut OriginRecord, kind: u8, socket: Socket, origin: Origin, now: u64) {
+    put! { record,
+        cookie: socket.cookie,
+        at_ns: now,
+        cgroup_id: origin.cgroup,
+        netns: socket.netns,
+        tgid: origin.tgid,
+        port: socket.port,
         kind: kind,
     }
-    entry.submit(wake);
 }
 
 /// A socket starts to listen (`BPF_SOCK_OPS_TCP_LISTEN_CB`, since 4.19).
 #[cold]
 #[inline(never)]
 pub(crate) fn listening(ctx: Ctx) {
-    let (cookie, netns) = (ctx.cookie(), ctx.netns_cookie());
+    let socket = Socket {
+        cookie: ctx.cookie(),
+        netns: ctx.netns_cookie(),
+        port: ctx.local_port() as u16,
+    };
     let (origin, now) = (Origin::current(), now());
     let Some(mut entry) = RECORDS.reserve::<OriginRecord>(0) else {
         return count(Counter::OriginDropped);
@@ -182,15 +208,7 @@ pub(crate) fn listening(ctx: Ctx) {
             address[3]: ctx.local_ip6::<3>(),
         }
     }
-    put! { record,
-        cookie: cookie,
-        at_ns: now,
-        cgroup_id: origin.cgroup,
-        netns: netns,
-        tgid: origin.tgid,
-        port: ctx.local_port() as u16,
-        kind: LISTENER,
-    }
+    fill(record, LISTENER, socket, origin, now);
     entry.submit(wake());
 }
 
@@ -219,12 +237,12 @@ fn bound<const V6: bool>(sock: *mut bpf_sock) {
     if protocol != TCP || port == 0 {
         return;
     }
-    // SAFETY: the helpers take the context.
-    let (cookie, netns) = unsafe {
-        (
-            bpf_get_socket_cookie(sock.cast()),
-            bpf_get_netns_cookie(sock.cast()),
-        )
+    let socket = Socket {
+        // SAFETY: the helper takes the context.
+        cookie: unsafe { bpf_get_socket_cookie(sock.cast()) },
+        // SAFETY: as above.
+        netns: unsafe { bpf_get_netns_cookie(sock.cast()) },
+        port: port as u16,
     };
     let (origin, now) = (Origin::current(), now());
     let Some(mut entry) = RECORDS.reserve::<OriginRecord>(0) else {
@@ -247,14 +265,6 @@ fn bound<const V6: bool>(sock: *mut bpf_sock) {
         address[2]: words.2,
         address[3]: words.3,
     }
-    put! { record,
-        cookie: cookie,
-        at_ns: now,
-        cgroup_id: origin.cgroup,
-        netns: netns,
-        tgid: origin.tgid,
-        port: port as u16,
-        kind: LISTENER,
-    }
+    fill(record, LISTENER, socket, origin, now);
     entry.submit(wake());
 }

@@ -1,5 +1,7 @@
 //! The flow table and the series, and how records, polls and destroy events change them.
 
+mod destroyed;
+mod doubts;
 mod report;
 
 use std::{
@@ -19,15 +21,15 @@ use super::{
     readings::Readings,
     restore::Restore,
     room::Room,
-    timers::{Candidates, Reading, Recent, Since, Timers},
+    timers::{Reading, Recent, Timers},
 };
 use crate::{
     clock::{self, Anchor, ReportClock},
     container_stats::ContainerStats,
     flow::{
-        self, Adopt, Answers, Asked, Books, CloseEvent, CloseReason, Event, Exchanges, Failure,
-        Flow, Malformed, Monotonic, OriginEvent, OtherEnd, Outcome, PendingCloses, PollContext,
-        PostCloseState, Record, Role, SocketName, SocketSnapshot, Table, Timer,
+        self, Answers, Asked, Books, CloseReason, Event, Exchanges, Failure, Flow, Malformed,
+        Monotonic, OriginEvent, Outcome, PendingCloses, PollContext, Record, Role, SocketName,
+        SocketSnapshot, Table,
         checkpoint::{Checkpoint, KernelInstance},
     },
     origin::Origins,
@@ -38,18 +40,6 @@ use crate::{
 
 /// Address queries at most: enough for a pod with many addresses. Where the followed cgroup is in another network namespace, all fail.
 const ADDRESS_QUERIES: u32 = 64;
-
-/// What a close record leaves undecided.
-#[derive(Clone, Copy, Debug)]
-struct Doubts {
-    at: Monotonic,
-    answers: Answers,
-    /// No RST can have closed it.
-    is_quiet: bool,
-    /// Timers aborted connections in the meantime, and this may have been one: it is decided together with the others.
-    needs_the_others: bool,
-    since: Since,
-}
 
 /// Listeners are dumped so seldom beside the polls.
 const LISTENERS_EVERY: Duration = Duration::from_millis(100);
@@ -274,81 +264,6 @@ impl Flows {
         });
     }
 
-    /// Takes in records of which some are closes that are decided together. Where `more` wait, timers may have ended those.
-    fn held_back(&mut self, records: &[Box<[u8]>], more: bool, mut diag: Option<&mut DiagSource>) {
-        let mut doubts = |bytes: &[u8]| self.doubts(bytes, diag.as_deref_mut());
-        let all: Vec<_> = records.iter().map(|bytes| doubts(bytes)).collect();
-        let mut candidates = Candidates::default();
-        for doubts in all.iter().flatten().filter(|of| of.needs_the_others) {
-            if doubts.is_quiet {
-                candidates.quiet += 1;
-            } else {
-                candidates.others += 1;
-            }
-        }
-        // The first is the oldest, so its time covers all.
-        let first = all.iter().flatten().find(|of| of.needs_the_others);
-        let since = first.map_or_else(Since::default, |of| of.since);
-        let alone = diag.is_some_and(|diag| self.excluded.are_all_of(diag.others()));
-        let (quiet, others) = candidates.judge(since, alone && !more);
-        for (bytes, doubts) in records.iter().zip(all) {
-            let answers = doubts.map(|doubts| {
-                let mut answers = doubts.answers;
-                if doubts.needs_the_others {
-                    answers.timer = if doubts.is_quiet { quiet } else { others };
-                    if answers.timer == Timer::Expired {
-                        self.timers.is_known(doubts.at);
-                    }
-                }
-                answers
-            });
-            self.record(bytes, answers);
-        }
-    }
-
-    /// What a close record leaves undecided, with what else is known of it; `None` where it leaves nothing undecided.
-    fn doubts(&mut self, bytes: &[u8], diag: Option<&mut DiagSource>) -> Option<Doubts> {
-        let evidence = flow::evidence(bytes)?;
-        if evidence.timed_out() {
-            return None;
-        }
-        let wants_post_close = evidence.wants_post_close();
-        if !wants_post_close && !evidence.wants_timer(PostCloseState::NotPolled) {
-            return None;
-        }
-        let flow = flow::decode(bytes, self.seed).ok()?.flow;
-        let diag = diag?;
-        let mut answers = Answers {
-            polled_segs_in: self.table.polled_segs_in(flow.cookie),
-            ..Answers::default()
-        };
-        let mut doubts = Doubts {
-            at: evidence.at,
-            answers,
-            is_quiet: false,
-            needs_the_others: false,
-            since: Since::default(),
-        };
-        if !self.table.would_show(&flow, |flow| diag.is_here(flow)) {
-            return Some(doubts);
-        }
-        if wants_post_close {
-            answers.post_close = diag.find(&name_of(&flow), false);
-        }
-        if evidence.wants_timer(answers.post_close) {
-            let since = self.timers.since(&evidence, || self.readings.now().into());
-            doubts.since = since;
-            answers.sent_no_reset = since.sent_no_reset;
-            if since.aborted_by_timer == Some(0) {
-                answers.timer = Timer::NotExpired;
-            }
-            doubts.needs_the_others = since.aborted_by_timer.is_some_and(|count| count > 0);
-            doubts.is_quiet = evidence.is_quiet(&answers);
-        }
-        doubts.answers = answers;
-        Some(doubts)
-    }
-
     fn record(&mut self, bytes: &[u8], answers: Option<Answers>) {
         if let Err(error) = self.take_record(bytes, answers) {
             self.malformed += 1;
@@ -397,7 +312,7 @@ impl Flows {
         {
             self.timers.is_known(record.flow.seen);
         }
-        let is_exact = settle(&mut record.flow, bytes, answers);
+        let is_exact = doubts::settle(&mut record.flow, bytes, answers);
         if self.excluded.has_record(&record) {
             return Ok(());
         }
@@ -496,101 +411,10 @@ impl Flows {
         }
     }
 
-    /// Takes in the destroy events that wait, for one turn. Gives whether more wait.
-    pub(super) fn destroy_events(
-        &mut self,
-        source: &mut DiagSource,
-        turn: Turn,
-        poll: &PollContext,
-    ) -> bool {
-        if source.is_subscribed() {
-            self.recent.begin(|| self.readings.of_turn().into());
-        }
-        let Self {
-            table,
-            pending_closes,
-            excluded,
-            ..
-        } = self;
-        let others = poll.adopt == Adopt::All;
-        let mut events = Vec::new();
-        let known = |table: &Table, observed: &SocketSnapshot| {
-            table.knows(observed.cookie) || table.restores(observed.cookie)
-        };
-        let (closed, more) = source.closed(turn, |observed| known(table, observed), others);
-        self.recent.taken_in(more);
-        let mut queried = Vec::with_capacity(closed.len());
-        for observed in &closed {
-            if excluded.has(observed.cookie) {
-                continue;
-            }
-            pending_closes.note_sent(observed, poll.at);
-            let found = if table.needs_poll(observed) {
-                source.find(&observed.name(), known(table, observed))
-            } else {
-                PostCloseState::NotPolled
-            };
-            queried.push((*observed, found));
-        }
-        let answers = if closed.is_empty() {
-            Answers::default()
-        } else {
-            let alone = excluded.are_all_of(source.others());
-            // Later than the queries: it counts what removed a timewait socket before its query.
-            let now = self.readings.now().into();
-            let since = self.timers.between(&self.counted[1], &now);
-            let recent = self.timers.between(self.recent.before(), &now);
-            // Timers that ended sockets whose events still wait are counted by now.
-            since.answers(recent, &closed, alone && !more)
-        };
-        for (observed, found) in queried {
-            let event = CloseEvent {
-                observed,
-                found,
-                answers,
-                other_end: OtherEnd::Unknown,
-            };
-            if table.fin_is_uncertain(&event) {
-                table.expect_close(observed.cookie);
-                pending_closes.wait(event, poll.at);
-            } else {
-                events.push(event);
-            }
-        }
-        events.extend(pending_closes.ready(poll.at));
-        self.close(&events, poll);
-        more
-    }
-
     /// Whether records or events were taken in since this was last called, but for those of excluded flows, or a close waits for its other
     /// end.
     pub(super) fn take_activity(&mut self) -> bool {
         std::mem::take(&mut self.is_active) || !self.pending_closes.is_empty()
-    }
-
-    /// Takes in the closes that still wait for their other end.
-    pub(super) fn conclude(&mut self, poll: &PollContext) {
-        let events = self.pending_closes.ready(Monotonic(u64::MAX));
-        self.close(&events, poll);
-    }
-
-    fn close(&mut self, events: &[CloseEvent], poll: &PollContext) {
-        for event in events {
-            let before = self.closed.len();
-            let shown = self.table.last_shown(event.observed.cookie);
-            self.apply(Event::Destroyed(event, poll));
-            let timed_out = |flow: &Flow| {
-                matches!(
-                    flow.outcome,
-                    Some(Outcome::Closed(CloseReason::Timeout) | Outcome::Failed(Failure::Timeout))
-                )
-            };
-            if self.closed[before..].iter().any(timed_out) {
-                // A socket that no dump showed opened after the last one.
-                let from = shown.unwrap_or(self.counted[0].begun());
-                self.timers.is_known_by_destroy_event(from, poll.at);
-            }
-        }
     }
 
     pub(super) fn books(&self, kernel: &[u64; COUNTERS]) -> Books {
@@ -628,22 +452,6 @@ const fn name_of(flow: &Flow) -> SocketName {
         peer: flow.peer,
         interface: 0,
     }
-}
-
-/// Sets the outcome of a closed flow from all that is known of it. Gives whether its payload counts are exact.
-fn settle(flow: &mut Flow, bytes: &[u8], answers: Option<Answers>) -> bool {
-    let Some(evidence) = flow::evidence(bytes) else {
-        return true;
-    };
-    let answers = answers.unwrap_or_default();
-    let verdict = evidence.verdict(&answers);
-    flow.outcome = Some(Outcome::Closed(verdict.reason));
-    flow.reset_after_fin = evidence.reset_after_fin(&answers);
-    // The record shows every other FIN, and decoding subtracts it.
-    if evidence.fin_is_uncertain() && verdict.fin_received == Some(true) {
-        flow.volume.bytes_received = flow.volume.bytes_received.saturating_sub(1);
-    }
-    verdict.fin_received.is_some()
 }
 
 const fn kind_name(kind: Kind) -> &'static str {
