@@ -4,7 +4,7 @@ use super::{Answer, Facts, Weight, reasons};
 
 pub(super) fn complete(facts: &Facts<'_>) -> Answer {
     let sums = facts.sums;
-    let lost: u64 = sums.lost.values().sum();
+    let lost = sums.lost_total();
     let mut text = format!(
         "{} opened = {} closed + {} live + {lost} lost.",
         sums.opened, sums.closed, sums.live
