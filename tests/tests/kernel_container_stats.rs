@@ -94,10 +94,6 @@ fn can_run() -> bool {
     require_root() && require_cgroup2()
 }
 
-fn container(pod: &TestPod, engine: &str, id: &str) -> Cgroup {
-    pod.cgroup().child(&format!("{engine}-{id}.scope")).unwrap()
-}
-
 fn cpu_s(seen: &Seen, id: &str) -> f64 {
     seen.sum("container.cpu.time", &[("container.id", id)])
 }
@@ -117,13 +113,13 @@ fn cpu_time_is(watch: &mut Watch, id: &str, expected: f64) {
 /// One container that has used CPU time before flowcar begins, one that is made later, and one that ends.
 fn cpu_time_is_that_of_each_containers_process(mode: Mode) {
     let pod = TestPod::new("stats").unwrap();
-    let older = container(&pod, "cri-containerd", CONTAINERD);
+    let older = pod.container("cri-containerd", CONTAINERD).unwrap();
     let mut first = Shell::start(&older);
     first.burn(Duration::from_millis(300));
     let mut watch = Watch::start(&pod, mode, &[ON]);
     watch.reports(1);
-    let newer = container(&pod, "crio", CRIO);
-    let ending = container(&pod, "docker", DOCKER);
+    let newer = pod.container("crio", CRIO).unwrap();
+    let ending = pod.container("docker", DOCKER).unwrap();
     let (mut second, mut third) = (Shell::start(&newer), Shell::start(&ending));
     let used = first.burn(Duration::from_millis(200));
     second.burn(Duration::from_millis(500));
@@ -204,7 +200,7 @@ fn figures_of_a_container_are_those_of_its_controllers() {
     let has = |name: &str| enabled.contains(name);
     let mut watch = Watch::start(&pod, Mode::Both, &[ON]);
     watch.reports(1);
-    let cgroup = container(&pod, "cri-containerd", CONTAINERD);
+    let cgroup = pod.container("cri-containerd", CONTAINERD).unwrap();
     let mut shell = Shell::start(&cgroup);
     if has("memory") {
         fs::write(cgroup.path().join("memory.max"), LIMIT.to_string()).unwrap();
@@ -316,7 +312,7 @@ fn no_statistics_of_containers_are_sent_unless_they_are_asked_for() {
         return;
     }
     let pod = TestPod::new("unasked").unwrap();
-    let cgroup = container(&pod, "docker", DOCKER);
+    let cgroup = pod.container("docker", DOCKER).unwrap();
     let mut shell = Shell::start(&cgroup);
     let mut watch = Watch::start(&pod, Mode::Both, &[]);
     shell.burn(Duration::from_millis(50));

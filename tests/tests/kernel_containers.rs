@@ -144,10 +144,9 @@ fn containers_hold(seen: &Seen, truth: &Truth) {
 /// Three containers, of which one talks to itself, too: short and long connections.
 fn three_containers(mode: Mode, short: u64) {
     let pod = TestPod::new("containers").unwrap();
-    let child = |name: &str| pod.cgroup().child(name).unwrap();
-    let client = child(&format!("cri-containerd-{CONTAINERD}.scope"));
-    let server = child(&format!("crio-{CRIO}.scope"));
-    let both = child(PLAIN);
+    let client = pod.container("cri-containerd", CONTAINERD).unwrap();
+    let server = pod.container("crio", CRIO).unwrap();
+    let both = pod.cgroup().child(PLAIN).unwrap();
     let watch = Watch::start(&pod, mode, &[]);
     let mut truth = Truth::new();
     let long = ["--exchanges", "30", "--pause", "100", "--concurrency", "4"];
@@ -225,11 +224,8 @@ fn connection_of_a_removed_container_is_of_that_container() {
     let mut pids = BTreeMap::<u32, &str>::new();
     for round in 0..5 {
         for id in IDS {
-            let name = match round % 2 {
-                0 => format!("docker-{id}.scope"),
-                _ => format!("cri-containerd-{id}.scope"),
-            };
-            let container = pod.cgroup().child(&name).unwrap();
+            let engine = ["docker", "cri-containerd"][round % 2];
+            let container = pod.container(engine, id).unwrap();
             let inner = container.child("init.scope").unwrap();
             let server = Program::serve(&pod, &inner, id, 7103, 1);
             let client = call(&pod, &container, id, 7103, "1", &[]);
@@ -258,9 +254,8 @@ fn older_listeners_and_connections_are_of_their_container() {
         return;
     }
     let pod = TestPod::new("older").unwrap();
-    let child = |name: &str| pod.cgroup().child(name).unwrap();
-    let client = child(&format!("docker-{DOCKER}.scope"));
-    let server = child(&format!("crio-{CRIO}.scope"));
+    let client = pod.container("docker", DOCKER).unwrap();
+    let server = pod.container("crio", CRIO).unwrap();
     let serving = Program::serve(&pod, &server, CRIO, 7104, 20);
     let long = ["--exchanges", "20", "--pause", "200", "--concurrency", "10"];
     let older = call(&pod, &client, DOCKER, 7104, "10", &long);
@@ -301,9 +296,8 @@ fn container_is_unknown_where_two_share_a_port() {
         return;
     }
     let pod = TestPod::new("shared").unwrap();
-    let child = |name: &str| pod.cgroup().child(name).unwrap();
-    let first = child(&format!("crio-{CRIO}.scope"));
-    let second = child(&format!("docker-{DOCKER}.scope"));
+    let first = pod.container("crio", CRIO).unwrap();
+    let second = pod.container("docker", DOCKER).unwrap();
     let watch = Watch::start(&pod, Mode::Both, &[]);
     let share = |cgroup: &Cgroup, id| {
         let arguments = ["serve", "--listen", "[::]:7105", "--workers", "2"];
@@ -339,10 +333,7 @@ fn containers_and_processes_are_absent_where_both_are_off() {
         return;
     }
     let pod = TestPod::new("off").unwrap();
-    let app = pod
-        .cgroup()
-        .child(&format!("cri-containerd-{CONTAINERD}.scope"))
-        .unwrap();
+    let app = pod.container("cri-containerd", CONTAINERD).unwrap();
     let settings = [("FLOWCAR_CONTAINER", "off"), ("FLOWCAR_PROCESS", "off")];
     let watch = Watch::start(&pod, Mode::Both, &settings);
     let mut truth = Truth::new();

@@ -26,12 +26,16 @@ fn can_run() -> bool {
     require_root() && require_cgroup2()
 }
 
-/// From the test's own shell, as root's on a host.
-fn top(pod: &TestPod, columns: u16) -> Terminal {
+/// `flowcar top`, from the test's own shell, as root's on a host.
+fn command(pod: &TestPod) -> Command {
     let mut command = Command::new(flowcar::program().unwrap());
     pod.netns().enter(&mut command).unwrap();
     command.args(["top", "--cgroup"]).arg(pod.cgroup().path());
-    Terminal::start(&mut command, columns, 24).unwrap()
+    command
+}
+
+fn top(pod: &TestPod, columns: u16) -> Terminal {
+    Terminal::start(&mut command(pod), columns, 24).unwrap()
 }
 
 /// The row of a peer, by the beginning of its name.
@@ -53,6 +57,20 @@ impl Traffic {
         Self { pod, serving }
     }
 
+    /// Traffic that a running export follows.
+    fn watched(settings: flowcar::Settings) -> (Self, Watch) {
+        let traffic = Self::start();
+        let mut watch = Watch::start(&traffic.pod, Mode::Both, settings);
+        watch.reports(1);
+        (traffic, watch)
+    }
+
+    /// [`OPEN`] connections, held open.
+    fn hold(&self) -> Holding {
+        let plan = self.plan().connections(OPEN as u64, 4);
+        Holding::start(&self.pod, &plan).unwrap()
+    }
+
     fn plan(&self) -> CallPlan {
         CallPlan::to(([127, 0, 0, 1], self.serving.address().port()).into())
     }
@@ -69,11 +87,8 @@ fn top_shows_peers_and_their_connections() {
     if !can_run() {
         return;
     }
-    let traffic = Traffic::start();
-    let mut watch = Watch::start(&traffic.pod, Mode::Both, &[("FLOWCAR_EXCHANGE", "on")]);
-    watch.reports(1);
-    let plan = traffic.plan().connections(OPEN as u64, 4);
-    let holding = Holding::start(&traffic.pod, &plan).unwrap();
+    let (traffic, watch) = Traffic::watched(&[("FLOWCAR_EXCHANGE", "on")]);
+    let holding = traffic.hold();
     let mut top = top(&traffic.pod, 80);
     let names = traffic.names();
     for name in &names {
@@ -164,9 +179,7 @@ fn top_follows_by_itself_where_no_export_runs() {
 
 /// `flowcar top` without a terminal.
 fn piped(pod: &TestPod, arguments: &[&str]) -> Command {
-    let mut command = Command::new(flowcar::program().unwrap());
-    pod.netns().enter(&mut command).unwrap();
-    command.args(["top", "--cgroup"]).arg(pod.cgroup().path());
+    let mut command = command(pod);
     command
         .args(arguments)
         .stdin(Stdio::null())
@@ -179,11 +192,8 @@ fn top_without_a_terminal_prints_one_table() {
     if !can_run() {
         return;
     }
-    let traffic = Traffic::start();
-    let mut watch = Watch::start(&traffic.pod, Mode::Both, &[]);
-    watch.reports(1);
-    let plan = traffic.plan().connections(OPEN as u64, 4);
-    let _holding = Holding::start(&traffic.pod, &plan).unwrap();
+    let (traffic, watch) = Traffic::watched(&[]);
+    let _holding = traffic.hold();
     let output = piped(&traffic.pod, &["--interval", "0.5"])
         .output()
         .unwrap();
@@ -212,11 +222,8 @@ fn lines_of_top_have_peers_and_the_connections_that_are_asked_for() {
     if !can_run() {
         return;
     }
-    let traffic = Traffic::start();
-    let mut watch = Watch::start(&traffic.pod, Mode::Both, &[]);
-    watch.reports(1);
-    let plan = traffic.plan().connections(OPEN as u64, 4);
-    let holding = Holding::start(&traffic.pod, &plan).unwrap();
+    let (traffic, watch) = Traffic::watched(&[]);
+    let holding = traffic.hold();
     let arguments = ["--format", "json", "--stdin", "--interval", "0.2"];
     let mut top = piped(&traffic.pod, &arguments)
         .stdin(Stdio::piped())
@@ -275,9 +282,7 @@ fn lines_end_with_their_reader() {
     if !can_run() {
         return;
     }
-    let traffic = Traffic::start();
-    let mut watch = Watch::start(&traffic.pod, Mode::Both, &[]);
-    watch.reports(1);
+    let (traffic, watch) = Traffic::watched(&[]);
     let arguments = ["--format", "json", "--interval", "0.1"];
     let mut top = piped(&traffic.pod, &arguments).spawn().unwrap();
     let mut line = String::new();

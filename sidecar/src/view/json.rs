@@ -84,15 +84,8 @@ struct Summary<'a> {
 
 #[derive(Serialize)]
 struct Figures<'a> {
-    opened: u64,
-    closed: u64,
-    live: u64,
-    failed: u64,
-    lost: u64,
-    lost_by: &'a BTreeMap<String, u64>,
-    /// Absent where every flow is placed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    unscoped: Option<u64>,
+    #[serde(flatten)]
+    books: BooksOf<'a>,
     /// How long the connections took; absent where only open ones are listed.
     #[serde(skip_serializing_if = "Option::is_none")]
     times: Option<TimesOf>,
@@ -102,6 +95,34 @@ struct Figures<'a> {
     /// Absent where there is something to report.
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<&'a str>,
+}
+
+/// The books: every connection is accounted for.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct BooksOf<'a> {
+    opened: u64,
+    closed: u64,
+    live: u64,
+    failed: u64,
+    lost: u64,
+    lost_by: &'a BTreeMap<String, u64>,
+    /// Absent where every flow is placed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unscoped: Option<u64>,
+}
+
+impl<'a> From<&'a Sums> for BooksOf<'a> {
+    fn from(sums: &'a Sums) -> Self {
+        Self {
+            opened: sums.opened,
+            closed: sums.closed,
+            live: sums.live,
+            failed: sums.failed,
+            lost: sums.lost_total(),
+            lost_by: &sums.lost,
+            unscoped: sums.unscoped,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -178,13 +199,7 @@ pub fn line(row: &Row) -> String {
 pub fn summary(sums: &Sums, times: Option<&ConnectionTimes>) -> String {
     let summary = Summary {
         summary: Figures {
-            opened: sums.opened,
-            closed: sums.closed,
-            live: sums.live,
-            failed: sums.failed,
-            lost: sums.lost.values().sum(),
-            lost_by: &sums.lost,
-            unscoped: sums.unscoped,
+            books: sums.into(),
             times: times.map(|times| TimesOf {
                 connections: times.connections,
                 connect: quantiles(&times.connect),

@@ -38,6 +38,11 @@ pub struct Sums {
 // === impl Sums ===
 
 impl Sums {
+    /// Connections lost for any reason.
+    pub fn lost_total(&self) -> u64 {
+        self.lost.values().sum()
+    }
+
     /// Whether there was certainly neither a connection nor an attempt.
     pub fn is_nothing(&self) -> bool {
         self.opened == 0 && self.failed == 0 && self.unscoped.unwrap_or(0) == 0

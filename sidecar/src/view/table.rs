@@ -167,7 +167,7 @@ pub fn summary(sums: &Sums, style: Style) -> String {
         sums.opened,
         sums.closed,
         sums.live,
-        sums.lost.values().sum::<u64>(),
+        sums.lost_total(),
         sums.failed
     );
     let mut text = style.paint(DIM, &text);

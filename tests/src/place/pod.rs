@@ -40,6 +40,14 @@ impl TestPod {
         &self.cgroup
     }
 
+    /// A cgroup in the pod's, named as a container engine names that of its container: `cri-containerd`, `crio` or `docker`.
+    ///
+    /// # Errors
+    /// As [`Cgroup::child`].
+    pub fn container(&self, engine: &str, id: &str) -> Result<Cgroup, Error> {
+        self.cgroup.child(&format!("{engine}-{id}.scope"))
+    }
+
     /// The pod's network namespace.
     pub fn netns(&self) -> &Netns {
         &self.netns

@@ -1,8 +1,10 @@
+mod closes;
 mod containers;
 mod exemplars;
 mod histograms;
 mod self_metrics;
 mod sizes;
+mod temporality;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -47,6 +49,11 @@ const PLAIN: Options = Options {
         spans: "otlp_http_span_exporter",
         logs: "otlp_grpc_log_exporter",
     },
+};
+
+const DELTA: Options = Options {
+    temporality: Temporality::Delta,
+    ..PLAIN
 };
 
 fn web() -> Host {
@@ -393,255 +400,6 @@ fn each_container_is_a_resource_with_its_own_series() {
         of("flowcar", "host", "", None, false),
     ];
     assert_eq!(found.collect::<Vec<_>>(), expected);
-}
-
-#[test]
-fn cumulative_points_count_since_the_start() {
-    let (before, after) = (full(), later());
-    let metrics = metrics(&after, PLAIN, Some(&before));
-    let io = sum(&metrics, "flowcar.tcp.io");
-    assert_eq!(
-        io.aggregation_temporality(),
-        AggregationTemporality::Cumulative
-    );
-    assert_eq!(by_attribute(io, "network.io.direction")["transmit"], 150);
-    assert_eq!(io.data_points[0].start_time_unix_nano, START);
-    assert_eq!(io.data_points[0].time_unix_nano, AT + 10_000_000_000);
-}
-
-/// [`full`], ten seconds on.
-fn later() -> Snapshot {
-    let mut snapshot = full();
-    snapshot.at_unix_ns += 10_000_000_000;
-    let series = snapshot.series.get_mut(&key()).expect("the series");
-    series.bytes_sent += 50;
-    series
-        .rtt
-        .get_mut(&RttKind::Measured)
-        .expect("RTTs")
-        .record(5_000_000);
-    snapshot
-}
-
-#[test]
-fn deltas_are_since_the_acknowledged_report_and_omit_zeros() {
-    let options = Options {
-        temporality: Temporality::Delta,
-        ..PLAIN
-    };
-    let (before, after) = (full(), later());
-    let metrics = metrics(&after, options, Some(&before));
-    let io = sum(&metrics, "flowcar.tcp.io");
-    assert_eq!(io.aggregation_temporality(), AggregationTemporality::Delta);
-    assert_eq!(
-        by_attribute(io, "network.io.direction"),
-        BTreeMap::from([("transmit".to_owned(), 50)])
-    );
-    assert_eq!(io.data_points[0].start_time_unix_nano, AT);
-    let live = sum(&metrics, "flowcar.tcp.connection.live");
-    assert_eq!(
-        live.aggregation_temporality(),
-        AggregationTemporality::Cumulative
-    );
-    assert_eq!(live.data_points[0].start_time_unix_nano, START);
-    let Some(Data::ExponentialHistogram(rtt)) = &named(&metrics, "flowcar.tcp.rtt").data else {
-        panic!("no exponential histogram")
-    };
-    let point = &rtt.data_points[0];
-    assert_eq!((point.count, point.sum), (1, Some(0.005)));
-    assert!(
-        metrics
-            .iter()
-            .all(|metric| metric.name != "flowcar.tcp.segments")
-    );
-}
-
-#[test]
-fn lowmemory_makes_deltas_of_histograms_only() {
-    let options = Options {
-        temporality: Temporality::LowMemory,
-        ..PLAIN
-    };
-    let metrics = metrics(&later(), options, Some(&full()));
-    let io = sum(&metrics, "flowcar.tcp.io");
-    assert_eq!(
-        io.aggregation_temporality(),
-        AggregationTemporality::Cumulative
-    );
-    let Some(Data::ExponentialHistogram(rtt)) = &named(&metrics, "flowcar.tcp.rtt").data else {
-        panic!("no exponential histogram")
-    };
-    assert_eq!(rtt.aggregation_temporality(), AggregationTemporality::Delta);
-    assert_eq!(rtt.data_points[0].count, 1);
-}
-
-#[test]
-fn unbalanced_books_are_reported() {
-    let unbalanced = |snapshot: &Snapshot| {
-        let metrics = metrics(snapshot, PLAIN, None);
-        match &named(&metrics, "flowcar.self.books.unbalanced").data {
-            Some(Data::Gauge(gauge)) => gauge.data_points[0].value,
-            other => panic!("{other:?}"),
-        }
-    };
-    let int = |value| Some(number_data_point::Value::AsInt(value));
-    assert_eq!(unbalanced(&full()), int(0));
-    let mut counted_twice = full();
-    counted_twice.books.closed -= 2;
-    assert_eq!(unbalanced(&counted_twice), int(2));
-    let mut evicted = full();
-    evicted.series.get_mut(&key()).unwrap().live -= 1;
-    assert_eq!(unbalanced(&evicted), int(1));
-    // Not the value of a series that was dropped.
-    let mut dropped = full();
-    dropped.dropped = DroppedSeries {
-        began: 9,
-        closed: 9,
-    };
-    assert_eq!(unbalanced(&dropped), int(0));
-}
-
-/// Unattributed losses of a restart and of refusals count as opened or adopted, and are marked, so the points add up to the books.
-#[test]
-fn unattributed_connections_are_marked() {
-    let mut snapshot = full();
-    snapshot.unattributed = UnattributedCounts {
-        opened: 6,
-        adopted_at_restart: 7,
-        pending: 1,
-        dead: 1,
-    };
-    let points = |metrics: &[ProtoMetric], name| -> Vec<_> {
-        let points = &sum(metrics, name).data_points;
-        let figures = points.iter().map(|point| {
-            let of = attributes(&point.attributes);
-            let get = |name| of.get(name).cloned().unwrap_or_default();
-            let has_port = of.contains_key("server.port");
-            let (by, mark) = (
-                get("flowcar.tcp.adopted.by"),
-                get("flowcar.tcp.unattributed"),
-            );
-            (has_port, by, mark, point.value)
-        });
-        figures.collect()
-    };
-    let point = |has_port, by: &str, mark: &str, value| {
-        let value = Some(number_data_point::Value::AsInt(value));
-        (has_port, by.to_owned(), mark.to_owned(), value)
-    };
-    let (opened, adopted) = (
-        "flowcar.tcp.connection.opened",
-        "flowcar.tcp.connection.adopted",
-    );
-    let cumulative = metrics(&snapshot, PLAIN, None);
-    assert_eq!(
-        points(&cumulative, opened),
-        [point(true, "", "", 3), point(false, "", "true", 6)]
-    );
-    assert_eq!(
-        points(&cumulative, adopted),
-        [
-            point(true, "startup", "", 1),
-            point(true, "restart", "", 1),
-            point(false, "restart", "true", 7),
-        ]
-    );
-    assert_eq!(
-        points(&cumulative, "flowcar.tcp.connection.live"),
-        [point(true, "", "", 1)]
-    );
-    let options = Options {
-        temporality: Temporality::Delta,
-        ..PLAIN
-    };
-    let (before, mut after) = (snapshot.clone(), snapshot);
-    after.unattributed.opened += 1;
-    let series = after.series.get_mut(&key()).expect("the series");
-    series.adopted_at_restart += 2;
-    let deltas = metrics(&after, options, Some(&before));
-    assert_eq!(points(&deltas, opened), [point(false, "", "true", 1)]);
-    assert_eq!(points(&deltas, adopted), [point(true, "restart", "", 2)]);
-    let unfollowed = deltas
-        .iter()
-        .find(|metric| metric.name == "flowcar.self.unfollowed.time");
-    assert_eq!(unfollowed, None, "it was sent");
-}
-
-/// `error.type` is on the points of those whose spans have it: not of health checks that a RST ended by design.
-#[test]
-fn health_checks_are_closed_without_an_error_type() {
-    let check = CountedClose {
-        reason: CloseReason::ResetReceived,
-        is_failure: false,
-    };
-    let mut snapshot = full();
-    let series = snapshot.series.get_mut(&key()).expect("the series");
-    series.closed = BTreeMap::from([
-        (CloseReason::LocalFin.into(), 2),
-        (check, 5),
-        (CloseReason::ResetReceived.into(), 1),
-    ]);
-    series.duration = BTreeMap::from([
-        (check, recorded(&[1_000_000; 5])),
-        (CloseReason::ResetReceived.into(), recorded(&[1_000_000])),
-    ]);
-    let metrics = metrics(&snapshot, PLAIN, None);
-    let described = |points: &[KeyValue]| {
-        let of = attributes(points);
-        let get = |name| of.get(name).cloned().unwrap_or_default();
-        (get("flowcar.tcp.close.reason"), get("error.type"))
-    };
-    let named = |reason: &str, error: &str| (reason.to_owned(), error.to_owned());
-    let closed = &sum(&metrics, "flowcar.tcp.connection.closed").data_points;
-    let closed: BTreeMap<_, _> = closed
-        .iter()
-        .map(|point| (described(&point.attributes), point.value))
-        .collect();
-    let value = |value| Some(number_data_point::Value::AsInt(value));
-    let expected = [
-        (named("local_fin", ""), value(2)),
-        (named("reset_received", ""), value(5)),
-        (named("reset_received", "reset_received"), value(1)),
-    ];
-    assert_eq!(closed, BTreeMap::from(expected));
-    let durations = metrics
-        .iter()
-        .find(|metric| metric.name == "flowcar.tcp.connection.duration");
-    let Some(Data::ExponentialHistogram(durations)) = durations.and_then(|of| of.data.as_ref())
-    else {
-        panic!("{durations:?}")
-    };
-    let durations: BTreeMap<_, _> = durations
-        .data_points
-        .iter()
-        .map(|point| (described(&point.attributes), point.count))
-        .collect();
-    let expected = [
-        (named("reset_received", ""), 5),
-        (named("reset_received", "reset_received"), 1),
-    ];
-    assert_eq!(durations, BTreeMap::from(expected));
-}
-
-/// A series that was dropped and recreated counts from zero, whatever the receiver acknowledged of the one before.
-#[test]
-fn delta_of_a_recreated_series_counts_from_zero() {
-    let options = Options {
-        temporality: Temporality::Delta,
-        ..PLAIN
-    };
-    let (before, mut after) = (full(), later());
-    after
-        .series
-        .get_mut(&key())
-        .expect("the series")
-        .since_unix_ns += 1;
-    let metrics = metrics(&after, options, Some(&before));
-    let io = by_attribute(sum(&metrics, "flowcar.tcp.io"), "network.io.direction");
-    assert_eq!(
-        io,
-        BTreeMap::from([("transmit".to_owned(), 150), ("receive".to_owned(), 4096)])
-    );
 }
 
 /// A connection of the series that [`key`] names.

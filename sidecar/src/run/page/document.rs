@@ -14,7 +14,10 @@ use super::{
 use crate::{
     flow::{Monotonic, Role},
     histogram::Histogram,
-    view::{Sums, json::role_name},
+    view::{
+        Sums,
+        json::{BooksOf, role_name},
+    },
 };
 
 /// The page's size at most, bytes.
@@ -57,24 +60,13 @@ struct Data<'a> {
     took_us: u64,
     exit_status: Option<i32>,
     hint: Option<&'a str>,
-    books: Books<'a>,
+    books: BooksOf<'a>,
     findings: Vec<Finding>,
     peers: Vec<PeerRow<'a>>,
     left_out: u64,
     strings: Vec<String>,
     connections: Columns,
     heat: Heat,
-}
-
-#[derive(Serialize)]
-struct Books<'a> {
-    opened: u64,
-    closed: u64,
-    live: u64,
-    failed: u64,
-    lost: u64,
-    lost_by: &'a BTreeMap<String, u64>,
-    unscoped: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -200,15 +192,7 @@ fn data(
         took_us: about.took_ns / 1_000,
         exit_status: sums.exit_status,
         hint: sums.hint.as_deref(),
-        books: Books {
-            opened: sums.opened,
-            closed: sums.closed,
-            live: sums.live,
-            failed: sums.failed,
-            lost: sums.lost.values().sum(),
-            lost_by: &sums.lost,
-            unscoped: sums.unscoped,
-        },
+        books: sums.into(),
         findings: findings(&Facts {
             peers,
             queues: about.queues,

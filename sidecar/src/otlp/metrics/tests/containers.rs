@@ -5,11 +5,6 @@ use super::*;
 const ONE: &str = "8e2c9d1f0a3b4c5d6e7f8091a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5";
 const TWO: &str = "9e2c9d1f0a3b4c5d6e7f8091a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5";
 
-const DELTA: Options = Options {
-    temporality: Temporality::Delta,
-    ..PLAIN
-};
-
 fn snapshot(containers: &[(&str, ContainerFigures)]) -> Snapshot {
     let containers = containers
         .iter()

@@ -1,65 +1,22 @@
-//! `flowcar run`: what it follows, and that the command runs as it does without flowcar.
+//! The report: what is in it, and where it goes.
 
 use std::{
     fs,
-    io::{BufRead, Read, Write},
+    io::{Read, Write},
     net::{SocketAddr, TcpListener},
-    path::Path,
-    process::{Command, Output, Stdio},
+    process::Stdio,
     thread,
-    time::Duration,
 };
 
 use flowcar_tests::{
     flowcar::{self, Report},
-    place::{Capability, OnlyCaps, TestPod, require_cgroup2, require_program, require_root},
+    place::{TestPod, require_program},
     traffic,
 };
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+
+use super::{can_run, left_behind, pod, run, status, text};
 
 const BODY: usize = 123_457;
-
-/// Time for a killed process to leave its cgroup; the machine may be busy.
-const EXIT_WITHIN: Duration = Duration::from_secs(10);
-
-fn can_run() -> bool {
-    require_root() && require_cgroup2()
-}
-
-fn pod() -> TestPod {
-    TestPod::new("cli").unwrap()
-}
-
-/// `flowcar run OPTIONS -- COMMAND` until it ends.
-fn run(pod: &TestPod, options: &[&str], command: &[&str]) -> Output {
-    let mut run = flowcar::command(pod).unwrap();
-    run.arg("run").args(options).arg("--").args(command);
-    run.stdin(Stdio::null()).output().unwrap()
-}
-
-fn status(output: &Output) -> i32 {
-    output
-        .status
-        .code()
-        .unwrap_or_else(|| panic!("killed: {output:?}"))
-}
-
-fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).unwrap()
-}
-
-/// The cgroups that flowcar made in the pod and has not removed.
-fn left_behind(pod: &TestPod) -> Vec<String> {
-    let entries = fs::read_dir(pod.cgroup().path()).unwrap();
-    entries
-        .map(|entry| entry.unwrap())
-        .filter(|entry| entry.file_type().unwrap().is_dir())
-        .map(|entry| entry.file_name().into_string().unwrap())
-        .collect()
-}
 
 /// Answers one request with [`BODY`] bytes, waits for the client to close, and gives how many bytes it read and wrote.
 /// It is in the pod's network and not in its cgroup.
@@ -138,83 +95,6 @@ fn curl_is_one_client_flow_with_exact_bytes() {
     assert_eq!(left_behind(&pod), [""; 0]);
 }
 
-#[test]
-fn exit_status_is_the_commands() {
-    if !can_run() {
-        return;
-    }
-    let pod = pod();
-    let plain = tempfile::NamedTempFile::new().unwrap();
-    let plain = plain.path().to_str().unwrap();
-    for (command, expected) in [
-        (&["true"][..], 0),
-        (&["sh", "-c", "exit 7"], 7),
-        (&["sh", "-c", "kill -KILL $$"], 128 + 9),
-        (&["sh", "-c", "kill -TERM $$"], 128 + 15),
-        (&["/nowhere/at-all"], 127),
-        (&["flowcar-no-such-command"], 127),
-        (&[plain], 126),
-        (&["/"], 126),
-    ] {
-        let output = run(&pod, &["--format", "json"], command);
-        assert_eq!(status(&output), expected, "{command:?}: {output:?}");
-        assert_eq!(output.stdout, b"", "{command:?}");
-        let reported = text(&output.stderr);
-        assert_eq!(reported.lines().count(), 1, "{command:?}: {reported}");
-        if matches!(expected, 126 | 127) {
-            assert!(
-                reported.starts_with("flowcar: ") && reported.contains(command[0]),
-                "{reported}"
-            );
-        } else {
-            let report = Report::parse(reported).unwrap();
-            assert_eq!(report.summary.exit_status, expected);
-            assert_eq!(report.flows.len(), 0);
-        }
-        assert_eq!(left_behind(&pod), [""; 0], "{command:?}");
-    }
-}
-
-/// The command's environment is flowcar's, too: an invalid setting in it is logged, and no more.
-#[test]
-fn invalid_settings_do_not_prevent_the_command() {
-    if !can_run() {
-        return;
-    }
-    let pod = pod();
-    for (name, value) in [
-        ("OTEL_TRACES_EXPORTER", "console"),
-        ("OTEL_METRICS_EXPORTER", "prometheus"),
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:99999"),
-        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
-        ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s"),
-        ("OTEL_EXPORTER_OTLP_HEADERS", "Bearer s3cret"),
-        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere"),
-        ("OTEL_RESOURCE_ATTRIBUTES", "s3cret"),
-        ("OTEL_METRIC_EXPORT_INTERVAL", "1"),
-    ] {
-        let mut run = flowcar::command(&pod).unwrap();
-        run.args(["run", "--format", "json", "--", "sh", "-c", "exit 7"]);
-        let output = run.env(name, value).stdin(Stdio::null()).output().unwrap();
-        assert_eq!(status(&output), 7, "{name}: {output:?}");
-        let reported = text(&output.stderr);
-        let lines: Vec<_> = reported.lines().collect();
-        assert_eq!(lines.len(), 2, "{name}: {reported}");
-        assert!(lines[0].contains(&format!("WARN {name} is ")), "{reported}");
-        assert!(!reported.contains("s3cret"), "{reported}");
-        assert_eq!(Report::parse(lines[1]).unwrap().summary.exit_status, 7);
-    }
-    let run = |name, value| {
-        let mut run = flowcar::command(&pod).unwrap();
-        run.args(["run", "--", "true"]).env(name, value);
-        run.stdin(Stdio::null()).output().unwrap()
-    };
-    let own = run("FLOWCAR_RING_BYTES", "5000");
-    assert_eq!(status(&own), 64, "{own:?}");
-    let unused = run("OTEL_BSP_SCHEDULE_DELAY", "100");
-    assert_eq!(text(&unused.stderr).lines().count(), 2, "{unused:?}");
-}
-
 /// Nothing is said of a command that has a connection.
 #[test]
 fn command_without_connections_is_explained() {
@@ -245,51 +125,6 @@ fn command_without_connections_is_explained() {
         traffic::program().unwrap().display()
     );
     assert_eq!(hints(&["sh", "-c", &refused]), [false, false]);
-}
-
-/// Nothing listens in the pod.
-#[test]
-fn run_does_not_wait_for_an_unreachable_endpoint() {
-    if !can_run() {
-        return;
-    }
-    let pod = pod();
-    let patience = Duration::from_secs(3600);
-    for endpoint in ["http://127.0.0.1:4317", "http://nowhere.invalid:4317"] {
-        let began = std::time::Instant::now();
-        let mut run = flowcar::command(&pod).unwrap();
-        run.args(["run", "--", "true"])
-            .env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
-            .env("FLOWCAR_SHUTDOWN_TIMEOUT", patience.as_millis().to_string());
-        let output = run.stdin(Stdio::null()).output().unwrap();
-        assert_eq!(status(&output), 0, "{output:?}");
-        assert!(began.elapsed() < patience / 2, "{endpoint}");
-        let reported = text(&output.stderr);
-        assert!(reported.contains("cannot export metrics"), "{reported}");
-    }
-}
-
-#[test]
-fn standard_streams_are_the_commands() {
-    if !can_run() {
-        return;
-    }
-    let pod = pod();
-    let mut run = flowcar::command(&pod).unwrap();
-    run.args(["run", "--", "sh", "-c", "cat; printf err >&2"]);
-    run.stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = run.spawn().unwrap();
-    let bytes: Vec<u8> = (0..=255).cycle().take(10_000).collect();
-    child.stdin.take().unwrap().write_all(&bytes).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.stdout, bytes);
-    assert!(
-        text(&output.stderr).starts_with("err"),
-        "the report follows what the command wrote"
-    );
-    assert!(text(&output.stderr).len() > 3);
 }
 
 #[test]
@@ -332,66 +167,6 @@ fn closed_report_pipe_is_no_failure() {
         assert_eq!(status(&output), 7, "{format}: {output:?}");
         assert_eq!(text(&output.stderr), "", "{format}");
     }
-}
-
-/// A process that the command leaves behind goes on, and leaves flowcar's cgroup.
-#[test]
-fn signals_are_passed_on() {
-    if !can_run() {
-        return;
-    }
-    let pod = pod();
-    let script = "trap 'exit 3' TERM; trap 'echo user' USR1; sleep 1000 >/dev/null 2>&1 & \
-                  echo $!; wait; wait; wait";
-    let mut run = flowcar::Run::start(&pod, Path::new("sh"), &["-c", script]).unwrap();
-    let flowcar = Pid::from_raw(run.id().cast_signed());
-    let mut stdout = run.stdout().unwrap();
-    let mut line = String::new();
-    stdout.read_line(&mut line).unwrap();
-    let sleep: i32 = line.trim().parse().unwrap();
-    assert_eq!(left_behind(&pod), [format!("flowcar-run-{flowcar}")]);
-
-    kill(flowcar, Signal::SIGUSR1).unwrap();
-    line.clear();
-    stdout.read_line(&mut line).unwrap();
-    assert_eq!(line, "user\n");
-    kill(flowcar, Signal::SIGTERM).unwrap();
-    let (status, report) = run.finish().unwrap();
-    assert_eq!((status.code(), report.summary.exit_status), (Some(3), 3));
-    assert_eq!(left_behind(&pod), [""; 0]);
-    kill(Pid::from_raw(sleep), None).expect("it goes on");
-    let cgroup = fs::read_to_string(format!("/proc/{sleep}/cgroup")).unwrap();
-    let own = pod.cgroup().path().file_name().unwrap().to_str().unwrap();
-    assert!(
-        cgroup
-            .lines()
-            .any(|line| line.starts_with("0::") && line.ends_with(own)),
-        "{cgroup}"
-    );
-}
-
-#[test]
-fn next_run_removes_the_cgroup_of_a_killed_flowcar() {
-    if !can_run() {
-        return;
-    }
-    let pod = pod();
-    let script = "echo $$; exec sleep 1000";
-    let mut run = flowcar::Run::start(&pod, Path::new("sh"), &["-c", script]).unwrap();
-    let mut line = String::new();
-    run.stdout().unwrap().read_line(&mut line).unwrap();
-    let name = format!("flowcar-run-{}", run.id());
-    // Dropping it kills and reaps flowcar, not the command.
-    drop(run);
-    assert_eq!(left_behind(&pod), std::slice::from_ref(&name));
-
-    let again = || assert_eq!(status(&self::run(&pod, &[], &["true"])), 0);
-    again();
-    assert_eq!(left_behind(&pod), [name], "a process is still in it");
-    kill(Pid::from_raw(line.trim().parse().unwrap()), Signal::SIGKILL).unwrap();
-    assert!(pod.cgroup().wait_empty(EXIT_WITHIN).unwrap());
-    again();
-    assert_eq!(left_behind(&pod), [""; 0]);
 }
 
 #[test]
@@ -546,62 +321,4 @@ fn times_of_the_summary_are_those_of_the_rows() {
         }
     }
     assert_eq!(times.exchanges.count, 40, "both ends of each have one");
-}
-
-#[test]
-fn a_missing_capability_is_named() {
-    if !can_run() {
-        return;
-    }
-    let pod = pod();
-    let cases: [(&[Capability], &str); 3] = [
-        (&[Capability::CAP_NET_ADMIN], "missing CAP_BPF:"),
-        (&[Capability::CAP_BPF], "missing CAP_NET_ADMIN:"),
-        (&[], "missing CAP_BPF and CAP_NET_ADMIN:"),
-    ];
-    for (kept, expected) in cases {
-        let mut run = Command::new(flowcar::program().unwrap());
-        pod.enter(&mut run).unwrap();
-        run.with_only_caps(kept);
-        let output = run.args(["run", "--", "echo", "ran"]).output().unwrap();
-        assert_eq!(status(&output), 77, "{kept:?}: {output:?}");
-        let reported = text(&output.stderr);
-        assert!(reported.contains(expected), "{kept:?}: {reported}");
-        assert_eq!(reported.lines().count(), 1, "{reported}");
-        assert_eq!(output.stdout, b"", "the command was not run unfollowed");
-        assert_eq!(left_behind(&pod), [""; 0]);
-    }
-}
-
-/// One line each: what, why and what to do.
-#[test]
-fn configuration_errors_are_reported_before_anything_runs() {
-    if !can_run() {
-        return;
-    }
-    let pod = pod();
-    let procs = pod.cgroup().path().join("cgroup.procs");
-    for path in [Path::new("/tmp"), Path::new("/nowhere"), &procs] {
-        let mut export = flowcar::command(&pod).unwrap();
-        let output = export.arg("export").arg("--cgroup").arg(path);
-        let output = output.output().unwrap();
-        assert_eq!(status(&output), 64, "{path:?}: {output:?}");
-        let reported = text(&output.stderr);
-        assert!(
-            reported.contains(path.to_str().unwrap()) && reported.contains("cgroup2"),
-            "{reported}"
-        );
-        assert_eq!(reported.lines().count(), 1, "{reported}");
-    }
-    for arguments in [
-        &["run"][..],
-        &["run", "--format", "xml", "--", "echo", "ran"],
-        &["export"],
-        &["no-such-command"],
-    ] {
-        let mut flowcar = flowcar::command(&pod).unwrap();
-        let output = flowcar.args(arguments).output().unwrap();
-        assert_eq!(status(&output), 64, "{arguments:?}: {output:?}");
-        assert_eq!(output.stdout, b"", "{arguments:?}");
-    }
 }

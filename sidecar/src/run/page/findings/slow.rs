@@ -1,0 +1,109 @@
+//! Which peer is slow, and whether the network or the server makes it so.
+
+use super::{super::peers::PeerSum, Answer, Facts, Weight, no_exchanges, no_server, unknown};
+use crate::{histogram::Histogram, view::quantity::duration};
+
+pub(super) fn slow_peer(facts: &Facts<'_>) -> Answer {
+    let by_exchange = facts.ranked(|peer| &peer.exchanges);
+    let (ranked, what, of): (_, _, fn(&PeerSum) -> &Histogram) = if by_exchange.is_empty() {
+        (facts.ranked(|peer| &peer.rtt), "round trips", |peer| {
+            &peer.rtt
+        })
+    } else {
+        (by_exchange, "answers", |peer| &peer.exchanges)
+    };
+    let Some((at, name, peer, p50)) = ranked.first().copied() else {
+        return own_answers(facts);
+    };
+    let next = ranked.get(1).map(|(.., p50)| *p50);
+    let is_slow = match next {
+        Some(next) => p50 >= 0.01 && p50 >= 3.0 * next,
+        None => p50 >= 0.1,
+    };
+    let longest = of(peer).quantile_s(0.99).unwrap_or(p50);
+    let tail = match of(peer).count() {
+        ..100 => "the longest",
+        _ => "one in a hundred",
+    };
+    let mut text = format!(
+        "{name}: half of its {what} take {} or longer, {tail} {}.",
+        duration(p50),
+        duration(longest)
+    );
+    text += &match ranked.get(1) {
+        Some((_, next, _, p50)) => format!(
+            " Next of {} peers: {next}, {}.",
+            ranked.len(),
+            duration(*p50)
+        ),
+        None => " It is the only peer.".to_owned(),
+    };
+    if is_slow {
+        text += &cause(peer).map_or_else(String::new, |cause| format!(" {cause}"));
+        return (Weight::Alarm, text, Some(at));
+    }
+    let tail = |peer: &PeerSum| {
+        let (p50, p99) = (of(peer).quantile_s(0.5)?, of(peer).quantile_s(0.99)?);
+        (!peer.is_server && p99 >= 0.1 && p99 >= 10.0 * p50).then_some(p99)
+    };
+    match facts.worst(tail) {
+        Some((at, name, peer, p99)) => {
+            let p50 = of(peer).quantile_s(0.5).unwrap_or_default();
+            let text = format!(
+                "{name} is slow at times: half of its {what} take {} at most, one in a hundred {} or longer.",
+                duration(p50),
+                duration(p99)
+            );
+            (Weight::Alarm, text, Some(at))
+        }
+        None if !facts.exchanges => {
+            text += " Exchanges were not measured: a slow server does not show.";
+            (Weight::Note, text, Some(at))
+        }
+        None => (Weight::Fine, text, Some(at)),
+    }
+}
+
+/// What a server's end knows: how long its own application takes.
+fn own_answers(facts: &Facts<'_>) -> Answer {
+    let own = facts.worst(|peer| peer.exchanges.quantile_s(0.5));
+    match own {
+        Some((at, name, _, p50)) => {
+            let text = format!(
+                "This command is the server: half of its own answers to {name} take {} or longer.",
+                duration(p50)
+            );
+            let weight = Weight::Fine.or_alarm(p50 >= 0.1);
+            (weight, text, Some(at))
+        }
+        None => unknown("No connection has a time."),
+    }
+}
+
+/// Whether a peer's answers wait for the network or for the server.
+fn cause(peer: &PeerSum) -> Option<String> {
+    let network = peer.least_rtt.quantile_s(0.5)?;
+    let exchange = peer.exchanges.quantile_s(0.5)?;
+    let whose = if network >= exchange / 2.0 {
+        "It is the network"
+    } else {
+        "It is the server"
+    };
+    let (network, exchange) = (duration(network), duration(exchange));
+    Some(format!(
+        "{whose}: of {exchange} a round trip through the network takes {network}."
+    ))
+}
+
+pub(super) fn network_or_server(facts: &Facts<'_>) -> Answer {
+    let ranked = facts.ranked(|peer| &peer.exchanges);
+    match ranked.first() {
+        Some((at, name, peer, _)) => match cause(peer) {
+            Some(cause) => (Weight::Fine, format!("{name}. {cause}"), Some(*at)),
+            None => unknown("The slowest peer's connections have no round trip time."),
+        },
+        None if facts.servers().next().is_none() => no_server(),
+        None if facts.exchanges => unknown("No server answered."),
+        None => no_exchanges(),
+    }
+}

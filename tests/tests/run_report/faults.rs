@@ -1,0 +1,97 @@
+//! The page points at a fault that was made.
+
+use std::time::Duration;
+
+use flowcar_tests::{
+    link::{Only, Plan, When},
+    place::{TestPod, require_tun},
+    traffic::Pods,
+};
+
+use super::{can_run, run, serve, texts};
+
+/// The page of each fault that one command can meet points at it.
+#[test]
+fn each_made_fault_is_a_problem_on_the_page() {
+    if !can_run() || !require_tun() {
+        return;
+    }
+    let here = TestPod::new("page").unwrap();
+    let (server, other) = (serve(&here), serve(&here));
+    let [near, resets] = [server.port(), other.port()].map(|port| format!("127.0.0.1:{port}"));
+    let pods = Pods::new(Plan::rtt(Duration::from_millis(130))).unwrap();
+    let far = pods.v4();
+    let lossy = Pods::new(
+        Plan::rtt(Duration::from_millis(5))
+            .drop(Only::Data, When::Chance(0.08))
+            .seed(3),
+    )
+    .unwrap();
+    let lost = lossy.v4();
+    let full = "$traffic serve --listen 127.0.0.1:7000 --backlog 1 >/dev/null & server=$!; sleep 0.5; kill -STOP $server; \
+                call 127.0.0.1:7000 --connections 6 --concurrency 6 --timeout 1600; kill -KILL $server; true";
+    let cases: [(_, _, &[(&str, &str)]); 7] = [
+        (
+            pods.client(),
+            format!("call {far} --exchanges 20"),
+            &[
+                (
+                    "Which peer is slow?",
+                    &format!("{far}: half of its answers take"),
+                ),
+                ("Which peer is slow?", "It is the network"),
+            ],
+        ),
+        (
+            lossy.client(),
+            format!("call {lost} --request 400000 --response 400000 --exchanges 3"),
+            &[("Does the path lose packets?", &format!("To {lost} "))],
+        ),
+        (
+            &here,
+            format!("call {near} --connections 40"),
+            &[(
+                "Is the pool reused?",
+                &format!("{near}: 40 exchanges on 40 connections. The pool is not reused"),
+            )],
+        ),
+        (
+            &here,
+            format!("call {resets} --connections 5 --close reset-by-server"),
+            &[("Who resets us?", &format!("{resets}: 5 reset_received"))],
+        ),
+        (
+            &here,
+            format!("call 127.0.0.1:9 --connections 3; call {near}"),
+            &[(
+                "What fails to connect, and why?",
+                "3 of 4 attempts failed. Most of them to 127.0.0.1:9: 3 refused",
+            )],
+        ),
+        (
+            &here,
+            full.to_owned(),
+            &[
+                (
+                    "Is the accept queue full?",
+                    ":7000: 2 of 1 connections waited at most",
+                ),
+                ("How long does connecting take?", "127.0.0.1:7000"),
+            ],
+        ),
+        (
+            &here,
+            format!("call {near} --request 9000000 --stall 1500"),
+            &[("What holds it back?", &format!("{near}: "))],
+        ),
+    ];
+    for (pod, script, expected) in cases {
+        let browser = run(pod, &[], &script).open();
+        let alarms = texts(&browser, "#alarms li.alarm");
+        for (question, text) in expected {
+            let found = alarms.iter().find(|alarm| alarm.contains(question));
+            let found = found.unwrap_or_else(|| panic!("{question}: {alarms:?}"));
+            assert!(found.contains(text), "{text}: {found}");
+        }
+    }
+}
