@@ -1,12 +1,15 @@
 //! A real Chromium that shows a page of a file, driven by chromedriver (W3C WebDriver).
 
-use std::{env, path::Path, path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use serde_json::{Value, json};
 
 use crate::{
     peers::{Client, Net, Process, Program},
-    place::require_program,
+    place::{on_path, require_program},
 };
 
 /// True when Chromium and its driver are installed.
@@ -211,10 +214,5 @@ impl std::fmt::Debug for Browser {
 }
 
 fn found(program: &str) -> PathBuf {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let found = env::split_paths(&path).map(|folder| folder.join(program));
-    let mut found = found.filter(|path| path.is_file());
-    found
-        .next()
-        .unwrap_or_else(|| panic!("no {program} in PATH"))
+    on_path(program).unwrap_or_else(|| panic!("no {program} in PATH"))
 }

@@ -127,7 +127,17 @@ pub struct Retransmits {
 impl Retransmits {
     /// Segments sent again for any cause.
     pub const fn total(&self) -> u64 {
-        self.syn + self.synack + self.fast + self.timeout + self.tail_loss_probe + self.unknown
+        self.of_handshakes() + self.of_data()
+    }
+
+    /// SYNs and SYN-ACKs sent again.
+    pub const fn of_handshakes(&self) -> u64 {
+        self.syn + self.synack
+    }
+
+    /// Other segments sent again.
+    pub const fn of_data(&self) -> u64 {
+        self.fast + self.timeout + self.tail_loss_probe + self.unknown
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{
     view::{
         Row, Sums,
         by_peer::ByPeer,
-        json,
+        json, longest_ns,
         table::{self, Style},
         times::ConnectionTimes,
     },
@@ -56,8 +56,7 @@ impl Outliers {
             }
             return;
         }
-        let times = [row.connect_ns, row.rtt().p99_ns, row.exchanges().p99_ns];
-        let longest = times.into_iter().flatten().max().unwrap_or(0);
+        let longest = longest_ns(row.connect_ns, row.rtt(), row.exchanges());
         let at = self.slowest.partition_point(|(time, _)| *time >= longest);
         if at < OUTLIERS {
             self.slowest.insert(at, (longest, row));

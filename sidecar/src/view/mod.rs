@@ -8,7 +8,7 @@ pub mod table;
 pub mod times;
 
 pub use flowcar_screen::quantity;
-pub use row::{Row, Times};
+pub use row::{Row, Times, longest_ns};
 
 use std::collections::BTreeMap;
 

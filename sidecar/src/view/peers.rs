@@ -121,7 +121,6 @@ impl PeerRow {
             SeriesKey::Overflow => (Role::Unknown, String::new(), None),
         };
         let retransmits = &series.retransmits;
-        let of_handshakes = retransmits.syn + retransmits.synack;
         let closed = series.closed.iter();
         let cut_off = closed.filter(|(of, _)| of.is_failure);
         Self {
@@ -137,8 +136,8 @@ impl PeerRow {
             bytes_sent: series.bytes_sent,
             bytes_received: series.bytes_received,
             segments_sent: series.segments_sent,
-            handshake_retransmits: of_handshakes,
-            data_retransmits: retransmits.total() - of_handshakes,
+            handshake_retransmits: retransmits.of_handshakes(),
+            data_retransmits: retransmits.of_data(),
             receive_window_limited_us: series.receive_window_limited_us,
             send_buffer_limited_us: series.send_buffer_limited_us,
             connect: Buckets::of(series.connect.get(&None)),

@@ -129,6 +129,12 @@ pub struct Times {
     pub p99_ns: Option<u64>,
 }
 
+/// The longest time that somebody waited, nanoseconds: for the handshake, a round trip or an exchange. 0 where nothing was measured.
+pub fn longest_ns(connect_ns: Option<u64>, rtt: Times, exchanges: Times) -> u64 {
+    let times = [connect_ns, rtt.p99_ns, exchanges.p99_ns];
+    times.into_iter().flatten().max().unwrap_or(0)
+}
+
 // === impl Row ===
 
 impl Row {

@@ -37,6 +37,7 @@ pub use cpu::CpuQuota;
 pub use detach::attached_programs;
 pub use error::Error;
 pub use filter::Filtered;
+pub(crate) use need::on_path;
 pub use need::{
     has_own_machine, lacks, require_capability, require_cgroup2, require_file, require_program,
     require_root, require_tun,

@@ -2,7 +2,7 @@ use std::{
     env,
     fs::OpenOptions,
     io::{self, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use caps::{CapSet, Capability};
@@ -66,9 +66,14 @@ pub fn require_tun() -> bool {
 /// As [`require_root`].
 #[must_use]
 pub fn require_program(name: &str) -> bool {
+    require(on_path(name).is_some(), &format!("the program {name}"))
+}
+
+/// Where the program is on the PATH.
+pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    let found = env::split_paths(&path).any(|directory| directory.join(name).is_file());
-    require(found, &format!("the program {name}"))
+    let mut files = env::split_paths(&path).map(|directory| directory.join(name));
+    files.find(|file| file.is_file())
 }
 
 /// True when the file is there; `command` is what makes it.

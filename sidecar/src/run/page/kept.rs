@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 use crate::{
     flow::{Flow, Monotonic, Role},
     histogram::Histogram,
-    view::{Times, by_peer},
+    view::{Times, by_peer, longest_ns},
 };
 
 /// Connections that have a row, at most.
@@ -73,14 +73,6 @@ impl From<&Flow> for Connection {
     }
 }
 
-impl Connection {
-    /// The longest time that somebody waited, nanoseconds.
-    fn longest_ns(&self) -> u64 {
-        let times = [self.connect_ns, self.rtt.p99_ns, self.exchanges.p99_ns];
-        times.into_iter().flatten().max().unwrap_or(0)
-    }
-}
-
 // === impl Kept ===
 
 impl Default for Kept {
@@ -102,7 +94,8 @@ impl Kept {
     /// Adds a connection; one too many displaces the least slow of its kind.
     pub(super) fn add(&mut self, connection: Connection) {
         // Of two that are equally slow the earlier one stays.
-        let rank = (connection.longest_ns(), u64::MAX - self.seen);
+        let longest = longest_ns(connection.connect_ns, connection.rtt, connection.exchanges);
+        let rank = (longest, u64::MAX - self.seen);
         self.seen += 1;
         let kind = if connection.is_failure {
             &mut self.failed

@@ -81,9 +81,8 @@ impl PeerSum {
     fn add(&mut self, flow: &Flow) {
         self.is_server = flow.role == Role::Server;
         let retransmits = &flow.volume.retransmits;
-        let of_handshakes = retransmits.syn + retransmits.synack;
-        self.handshake_retransmits += of_handshakes;
-        self.data_retransmits += retransmits.total() - of_handshakes;
+        self.handshake_retransmits += retransmits.of_handshakes();
+        self.data_retransmits += retransmits.of_data();
         self.segments_sent += flow.volume.segments_sent;
         if flow.established.is_none() {
             if let Some(outcome) = flow.outcome {
