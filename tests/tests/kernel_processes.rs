@@ -167,3 +167,34 @@ fn later_process_of_the_same_number_does_not_name_a_connection() {
     assert_eq!(flow.get("process.pid"), pid.to_string());
     assert_eq!(flow.get("process.executable.name"), "", "{flow:?}");
 }
+
+/// As in a container: the kernel's numbers are those of another PID namespace, of which nobody here knows.
+#[test]
+fn run_in_a_pid_namespace_of_its_own_shows_no_processes() {
+    if !can_run() {
+        return;
+    }
+    let pod = TestPod::new("contained").unwrap();
+    let traffic = traffic::program().unwrap();
+    let script = format!(
+        "{0} serve --listen 127.0.0.1:7203 --until 2 | {{ read -r listening; {0} call 127.0.0.1:7203 --connections 2; cat; }} >/dev/null",
+        traffic.display()
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let table = directory.path().join("table");
+    let mut command = Command::new("unshare");
+    pod.enter(&mut command).unwrap();
+    command
+        .args(["-p", "-f", "-m", "--mount-proc"])
+        .arg(flowcar::program().unwrap())
+        .args(["run", "-o"])
+        .arg(&table)
+        .args(["--", "sh", "-c", &script])
+        .stdin(Stdio::null());
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let table = fs::read_to_string(&table).unwrap();
+    let rows = |start: &str| table.lines().filter(|line| line.starts_with(start)).count();
+    assert_eq!((rows("client "), rows("server ")), (2, 2), "{table}");
+    assert_eq!(rows("       by "), 0, "{table}");
+}

@@ -346,7 +346,7 @@ impl Flows {
         if change.before.is_none() && self.names {
             self.give_name(&mut change.now);
         }
-        if change.before.is_none() && self.origins.are_wanted() {
+        if change.before.is_none() {
             self.origins.resolve(&mut change.now);
         }
         count(&mut self.table, &mut self.series, &mut change);

@@ -9,7 +9,7 @@ pub use self::{
     listeners::Listeners,
     processes::{Processes, shows_processes},
 };
-use crate::flow::{Flow, Monotonic, OriginEvent, Role, SocketSnapshot};
+use crate::flow::{Flow, Monotonic, Origin, OriginEvent, Role, SocketSnapshot};
 
 /// Finds whose sockets flows have.
 #[derive(Debug)]
@@ -95,6 +95,11 @@ impl Origins {
 
     /// Sets whose socket a new flow has, as far as that is known.
     pub fn resolve(&mut self, flow: &mut Flow) {
+        // What the kernel's record has is of use to nobody.
+        if !self.are_wanted() {
+            flow.origin = Origin::default();
+            return;
+        }
         if flow.role != Role::Server {
             self.listeners.connected(flow.cookie);
         } else if let Some(listener) = self.listeners.of(flow.local, flow.started) {
@@ -115,5 +120,81 @@ impl Origins {
         if let Some(containers) = &mut self.containers {
             flow.origin.container = containers.of(flow.origin.cgroup);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{num::NonZeroU32, path::PathBuf};
+
+    use super::*;
+    use crate::{
+        clock::Anchor,
+        flow::{Caller, ListenerName},
+    };
+
+    /// The process that called `listen()` has ended, and its number is that of this process, which runs.
+    #[test]
+    fn listener_never_has_the_name_of_a_later_process() {
+        let pid = NonZeroU32::new(std::process::id());
+        let now = Anchor::now().monotonic();
+        let local = ([127, 0, 0, 1], 80).into();
+        let listener = ListenerName {
+            cookie: 1,
+            local,
+            netns: None,
+        };
+        let name_of_a_server = |listens: Monotonic| {
+            let processes = Processes::of(Some(PathBuf::from("/proc")));
+            let mut origins = Origins::new(None, Some(processes), 0);
+            let caller = Caller {
+                at: listens,
+                cgroup: None,
+                pid,
+            };
+            origins.apply(&OriginEvent::Listens(listener, caller));
+            let mut flow = Flow {
+                role: Role::Server,
+                local,
+                started: now,
+                ..crate::flow::example::closed(1)
+            };
+            origins.resolve(&mut flow);
+            let process = flow.origin.process.expect("the listener's");
+            assert_eq!(Some(process.pid), pid);
+            process.name
+        };
+        assert_eq!(name_of_a_server(Monotonic(0)), None);
+        assert!(name_of_a_server(now).is_some(), "it is this process's");
+    }
+
+    /// A client's process calls as the connection starts.
+    #[test]
+    fn client_has_the_name_of_the_process_that_ran_when_it_started() {
+        let pid = std::process::id();
+        let name_of_a_client = |started| {
+            let processes = Processes::of(Some(PathBuf::from("/proc")));
+            let mut origins = Origins::new(None, Some(processes), 0);
+            let mut flow = Flow {
+                role: Role::Client,
+                started,
+                origin: Origin::new(0, pid),
+                ..crate::flow::example::closed(1)
+            };
+            origins.resolve(&mut flow);
+            flow.origin.process.expect("its own").name
+        };
+        assert_eq!(name_of_a_client(Monotonic(0)), None);
+        assert!(name_of_a_client(Anchor::now().monotonic()).is_some());
+    }
+
+    #[test]
+    fn nothing_of_an_origin_is_kept_where_nobody_asks() {
+        let mut flow = Flow {
+            origin: Origin::new(7, std::process::id()),
+            ..crate::flow::example::closed(1)
+        };
+        Origins::off().resolve(&mut flow);
+        assert_eq!(flow.origin, Origin::default());
     }
 }
