@@ -227,6 +227,11 @@ impl Table {
         entry.history.is_some().then_some(entry.flow.seen)
     }
 
+    /// Whether a connection is over since this time whose application holds its socket: its destroy event is still to come.
+    pub fn holds_since(&self, at: Monotonic) -> bool {
+        self.held.values().any(|closed| closed.seen >= at)
+    }
+
     /// Segments that had come by the last poll of a flow's socket.
     pub fn polled_segs_in(&self, cookie: u64) -> Option<u32> {
         self.flows.get(&cookie)?.polled_segs_in

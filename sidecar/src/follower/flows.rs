@@ -190,12 +190,12 @@ impl Flows {
         // Records from the first close on that must be decided together with others: they are taken in in their order.
         let mut held_back: Vec<Box<[u8]>> = Vec::new();
         self.timers.begin(|| self.readings.of_turn().into());
-        let more = source.drain(turn, |bytes| {
-            if let Some(diag) = diag.as_deref_mut().filter(|_| self.queries_left > 0) {
+        let mut more = source.drain(turn, |bytes| {
+            if let Some(diag) = diag.as_deref_mut() {
                 self.learn_address(bytes, diag);
             }
             if held_back.is_empty() {
-                let doubts = self.doubts(bytes, diag.as_deref_mut());
+                let doubts = self.doubts(bytes, diag.as_deref_mut(), None);
                 if !doubts.is_some_and(|doubts| doubts.needs_the_others) {
                     self.record(bytes, doubts.map(|doubts| doubts.answers));
                     return self.decide_listeners(diag.as_deref_mut());
@@ -204,7 +204,9 @@ impl Flows {
             held_back.push(bytes.into());
         });
         if !held_back.is_empty() {
-            self.held_back(&held_back, more, diag);
+            more = self.held_back(held_back, diag, |records| {
+                source.drain(Turn::Short, |bytes| records.push(bytes.into()))
+            });
         }
         self.settle_attempts();
         more
@@ -251,7 +253,7 @@ impl Flows {
     /// Queries whether a connection that opened is in the network namespace that dumps show, unless its address is known to be. It may
     /// close before the next dump.
     fn learn_address(&mut self, bytes: &[u8], diag: &mut DiagSource) {
-        if flow::kind_of(bytes) != Some(Kind::Open) {
+        if self.queries_left == 0 || flow::kind_of(bytes) != Some(Kind::Open) {
             return;
         }
         let Ok(Record { flow, .. }) = flow::decode(bytes, self.seed) else {
@@ -307,10 +309,8 @@ impl Flows {
             flow::decode(bytes, self.seed).inspect_err(|_| self.table.malformed(kind))?;
         *self.records.entry(kind_name(record.kind)).or_default() += 1;
         self.room.record(&record);
-        if let Some(Outcome::Closed(CloseReason::Timeout) | Outcome::Failed(Failure::Timeout)) =
-            record.flow.outcome
-        {
-            self.timers.is_known(record.flow.seen);
+        if timed_out(&record.flow) {
+            self.timers.is_taken_in(record.flow.seen);
         }
         let is_exact = doubts::settle(&mut record.flow, bytes, answers);
         if self.excluded.has_record(&record) {
@@ -452,6 +452,14 @@ const fn name_of(flow: &Flow) -> SocketName {
         peer: flow.peer,
         interface: 0,
     }
+}
+
+/// Whether a timer ended it.
+const fn timed_out(flow: &Flow) -> bool {
+    matches!(
+        flow.outcome,
+        Some(Outcome::Closed(CloseReason::Timeout) | Outcome::Failed(Failure::Timeout))
+    )
 }
 
 const fn kind_name(kind: Kind) -> &'static str {

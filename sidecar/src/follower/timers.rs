@@ -8,7 +8,7 @@ use std::{collections::VecDeque, thread, time::Duration};
 use super::readings::EVERY_NS;
 use crate::{
     clock::Anchor,
-    flow::{Answers, CloseEvidence, Monotonic, SocketSnapshot, Timer},
+    flow::{Answers, Monotonic, SocketSnapshot, Timer},
     source::{namespace::NamespaceReading, namespace_counts::Counts},
 };
 
@@ -18,15 +18,22 @@ const LAG_NS: u64 = 2_000_000;
 /// Closes by a timer that are kept, at most: more than happen between the oldest reading and now.
 const MOST: usize = 65_536;
 
+/// Readings of turns that are kept. A close a moment before a reading may be in its counts or not: then an older one serves.
+const TURNS: usize = 3;
+
+/// Readings that were made for closes that are kept: they are newer than those of turns, and what they count is known.
+const AFTERS: usize = 3;
+
 /// Readings, and the closes by a timer that are known without them.
 #[derive(Debug)]
 pub(super) struct Timers {
-    /// Closes that have not been taken in came after it.
-    before: Reading,
-    latest: Reading,
-    /// The last one that was made for a close.
-    after: Reading,
+    /// Those of turns, the newest first. Closes that have not been taken in came after the last but one.
+    turns: VecDeque<Reading>,
+    /// Those that were made for closes, the newest first.
+    afters: VecDeque<Reading>,
     known: VecDeque<Close>,
+    /// How many of `known` have records that are still to be taken in.
+    foreseen: usize,
 }
 
 /// The namespace's counts, with the time span of the read: on a busy machine it may be long, and a close meanwhile is in the counts or
@@ -47,11 +54,13 @@ pub(super) struct Recent {
     more: bool,
 }
 
-/// A close by a timer, within a time span.
+/// A close by a timer.
 #[derive(Clone, Copy, Debug)]
 struct Close {
+    /// It was counted later than this.
     from: Monotonic,
-    to: Monotonic,
+    /// It was counted by then.
+    counted: Monotonic,
 }
 
 /// Counts since a connection was seen alive, less those of known closes.
@@ -94,18 +103,23 @@ impl Since {
 }
 
 impl Candidates {
-    /// Whether timers closed the quiet ones, and whether they closed the others. `alone`: no other socket can have been ended by a timer:
-    /// no other process has one here, and no close waits to be taken in.
-    pub(super) fn judge(self, since: Since, alone: bool) -> (Timer, Timer) {
-        match since.aborted_by_timer {
-            None => (Timer::Unknown, Timer::Unknown),
-            Some(0) => (Timer::NotExpired, Timer::NotExpired),
-            Some(count) if count < self.quiet => (Timer::Unknown, Timer::Unknown),
-            Some(count) if count == self.quiet => (Timer::Expired, Timer::NotExpired),
-            Some(count) if alone && count - self.quiet >= self.others => {
-                (Timer::Expired, Timer::Expired)
-            }
-            Some(_) => (Timer::Expired, Timer::Unknown),
+    /// Whether timers closed the quiet ones, and whether they closed the others. `uncertain` other closes may be among the counts.
+    /// `alone`: no other process has a socket here.
+    pub(super) fn judge(self, since: Since, uncertain: u64, alone: bool) -> (Timer, Timer) {
+        let Some(count) = since.aborted_by_timer else {
+            return (Timer::Unknown, Timer::Unknown);
+        };
+        let certain = count.saturating_sub(uncertain);
+        if count == 0 {
+            (Timer::NotExpired, Timer::NotExpired)
+        } else if certain < self.quiet {
+            (Timer::Unknown, Timer::Unknown)
+        } else if count == self.quiet {
+            (Timer::Expired, Timer::NotExpired)
+        } else if alone && certain - self.quiet >= self.others {
+            (Timer::Expired, Timer::Expired)
+        } else {
+            (Timer::Expired, Timer::Unknown)
         }
     }
 }
@@ -143,34 +157,51 @@ impl Recent {
 // === impl Timers ===
 
 impl Timers {
-    pub(super) const fn new(now: Reading) -> Self {
+    pub(super) fn new(now: Reading) -> Self {
         Self {
-            before: now,
-            latest: now,
-            after: now,
+            turns: VecDeque::from([now]),
+            afters: VecDeque::new(),
             known: VecDeque::new(),
+            foreseen: 0,
         }
     }
 
     /// Records are about to be taken in. `now` is asked where a reading is due.
     pub(super) fn begin(&mut self, now: impl FnOnce() -> Reading) {
-        if Anchor::now().monotonic().since_ns(self.latest.from) < EVERY_NS {
+        let age_ns = |latest: &Reading| Anchor::now().monotonic().since_ns(latest.from);
+        if self.turns.front().is_some_and(|of| age_ns(of) < EVERY_NS) {
             return;
         }
-        self.before = std::mem::replace(&mut self.latest, now());
-        let oldest = self.before;
+        let now = now();
+        keep(&mut self.turns, now, TURNS);
+        let oldest = *self.turns.back().unwrap_or(&now);
         self.known.retain(|close| !oldest.has(close));
     }
 
     /// A timer aborted a connection, or an attempt, at this time.
     pub(super) fn is_known(&mut self, at: Monotonic) {
-        self.remember(Close { from: at, to: at });
+        self.remember(Close::of_record(at));
+    }
+
+    /// The same, of a record that is still to be taken in.
+    pub(super) fn is_foreseen(&mut self, at: Monotonic) {
+        self.is_known(at);
+        self.foreseen += 1;
+    }
+
+    /// The same, of a record that is being taken in.
+    pub(super) fn is_taken_in(&mut self, at: Monotonic) {
+        match self.foreseen.checked_sub(1) {
+            Some(left) => self.foreseen = left,
+            None => self.is_known(at),
+        }
     }
 
     /// A timer aborted a connection after `from`, and before its destroy event came: its application may have held the socket in
     /// between.
     pub(super) fn is_known_by_destroy_event(&mut self, from: Monotonic, at: Monotonic) {
-        self.remember(Close { from, to: at });
+        // The event is sent when the socket is freed, which its timer does after it has counted.
+        self.remember(Close { from, counted: at });
     }
 
     fn remember(&mut self, close: Close) {
@@ -180,39 +211,45 @@ impl Timers {
         self.known.push_back(close);
     }
 
-    /// Counts since before the close of `evidence`, which was just taken in. `read` makes a reading.
-    pub(super) fn since(
-        &mut self,
-        evidence: &CloseEvidence,
-        read: impl FnOnce() -> Reading,
-    ) -> Since {
-        let to = self.reading_after(evidence.at, read);
-        let is_older = |reading: &&Reading| reading.to.0 + LAG_NS < evidence.at.0;
-        let older = [&self.latest, &self.before].into_iter().filter(is_older);
-        older
-            .map(|from| self.between(from, &to))
+    /// Counts from before a close, or an earlier one of those that are decided together, to a reading that includes it.
+    pub(super) fn since(&self, at: Monotonic, to: &Reading) -> Since {
+        let is_older = |reading: &&Reading| reading.to.0 + LAG_NS < at.0;
+        let mut older: Vec<_> = self.turns.iter().chain(&self.afters).collect();
+        older.retain(is_older);
+        older.sort_by_key(|reading| std::cmp::Reverse(reading.from));
+        let mut since = older.into_iter().map(|from| self.between(from, to));
+        let newest = since.next().unwrap_or_default();
+        std::iter::once(newest)
+            .chain(since)
             .find(|since| since.aborted_by_timer.is_some())
-            .unwrap_or_default()
+            .unwrap_or(newest)
     }
 
     /// A reading that includes a close. One is enough for all closes that waited for it: with little CPU time they are many, and a reading
     /// takes longer than a record.
-    fn reading_after(&mut self, at: Monotonic, read: impl FnOnce() -> Reading) -> Reading {
-        let close = Close { from: at, to: at };
+    pub(super) fn reading_after(
+        &mut self,
+        at: Monotonic,
+        read: impl FnOnce() -> Reading,
+    ) -> Reading {
+        let close = Close::of_record(at);
         // What is known is taken off, so it must be included, too.
         let mut all = self.known.iter().chain([&close]);
-        if all.all(|close| self.after.has(close)) {
-            return self.after;
+        if let Some(after) = self.afters.front()
+            && all.all(|close| after.has(close))
+        {
+            return *after;
         }
         let now = Anchor::now().monotonic();
         if now.since_ns(at) < LAG_NS {
             thread::sleep(Duration::from_nanos(LAG_NS));
         }
-        self.after = read();
-        self.after
+        let after = read();
+        keep(&mut self.afters, after, AFTERS);
+        after
     }
 
-    /// Counts between two readings. Those of timers are not known if a close by a timer may or may not be among the counts of the first.
+    /// Counts between two readings. Those of timers are not known if a close by a timer may or may not be among the counts of one.
     pub(super) fn between(&self, from: &Reading, to: &Reading) -> Since {
         let (Some(before), Some(now)) = (from.counts, to.counts) else {
             return Since::default();
@@ -222,8 +259,8 @@ impl Timers {
             sent_no_reset: now.resets_sent == before.resets_sent,
             timewait_had_room: now.timewait_overflows == before.timewait_overflows,
         };
-        let since = self.known.iter().filter(|close| !from.has(close));
-        if since.clone().any(|close| from.may_have(close)) {
+        let since = (self.known.iter()).filter(|close| !from.has(close) && to.may_have(close));
+        if (since.clone()).any(|close| from.may_have(close) || !to.has(close)) {
             return counted;
         }
         let known = since.count() as u64;
@@ -233,6 +270,12 @@ impl Timers {
             ..counted
         }
     }
+}
+
+/// Keeps a reading as the newest of so many.
+fn keep(readings: &mut VecDeque<Reading>, now: Reading, most: usize) {
+    readings.truncate(most - 1);
+    readings.push_front(now);
 }
 
 impl From<NamespaceReading> for Reading {
@@ -245,15 +288,40 @@ impl From<NamespaceReading> for Reading {
     }
 }
 
+// === impl Close ===
+
+impl Close {
+    /// One whose record was sent at this time.
+    const fn of_record(at: Monotonic) -> Self {
+        Self {
+            from: at,
+            counted: Monotonic(at.0 + LAG_NS),
+        }
+    }
+}
+
+// === impl Reading ===
+
 impl Reading {
     /// When the read began.
     pub(super) const fn begun(&self) -> Monotonic {
         self.from
     }
 
+    /// Whether its counts certainly include a close whose record was sent at this time.
+    pub(super) const fn includes(&self, at: Monotonic) -> bool {
+        self.has(&Close::of_record(at))
+    }
+
+    /// Whether its counts include such a close or not, which cannot be known.
+    pub(super) const fn is_uncertain(&self, at: Monotonic) -> bool {
+        let close = Close::of_record(at);
+        self.may_have(&close) && !self.has(&close)
+    }
+
     /// Whether its counts certainly include a close.
     const fn has(&self, close: &Close) -> bool {
-        close.to.0 + LAG_NS < self.from.0
+        close.counted.0 < self.from.0
     }
 
     /// Whether its counts may or certainly include a close.
@@ -277,21 +345,33 @@ mod tests {
     #[test]
     fn timer_counts_decide_unambiguous_closes() {
         use Timer::{Expired, NotExpired, Unknown};
-        for (quiet, others, since, alone, expected) in [
-            (1, 1, Since::default(), true, (Unknown, Unknown)),
-            (1, 1, aborted_by_timer(0), false, (NotExpired, NotExpired)),
-            (1, 1, aborted_by_timer(1), false, (Expired, NotExpired)),
-            (2, 0, aborted_by_timer(1), true, (Unknown, Unknown)),
-            (0, 1, aborted_by_timer(1), true, (Expired, Expired)),
-            (0, 1, aborted_by_timer(1), false, (Expired, Unknown)),
-            (1, 2, aborted_by_timer(2), true, (Expired, Unknown)),
-            (1, 2, aborted_by_timer(3), true, (Expired, Expired)),
+        for (quiet, others, since, uncertain, alone, expected) in [
+            (1, 1, Since::default(), 0, true, (Unknown, Unknown)),
+            (
+                1,
+                1,
+                aborted_by_timer(0),
+                0,
+                false,
+                (NotExpired, NotExpired),
+            ),
+            (1, 1, aborted_by_timer(1), 0, false, (Expired, NotExpired)),
+            (2, 0, aborted_by_timer(1), 0, true, (Unknown, Unknown)),
+            (0, 1, aborted_by_timer(1), 0, true, (Expired, Expired)),
+            (0, 1, aborted_by_timer(1), 0, false, (Expired, Unknown)),
+            (1, 2, aborted_by_timer(2), 0, true, (Expired, Unknown)),
+            (1, 2, aborted_by_timer(3), 0, true, (Expired, Expired)),
+            // The one that was counted may be another.
+            (1, 0, aborted_by_timer(1), 1, true, (Unknown, Unknown)),
+            (1, 0, aborted_by_timer(2), 1, false, (Expired, Unknown)),
+            (1, 2, aborted_by_timer(3), 1, true, (Expired, Unknown)),
+            (1, 2, aborted_by_timer(4), 1, true, (Expired, Expired)),
         ] {
             let candidates = Candidates { quiet, others };
             assert_eq!(
-                candidates.judge(since, alone),
+                candidates.judge(since, uncertain, alone),
                 expected,
-                "{candidates:?} {since:?}"
+                "{candidates:?} {since:?} {uncertain}"
             );
         }
     }
@@ -305,7 +385,8 @@ mod tests {
         let first = timers.reading_after(at, &mut read);
         assert!(first.from.since_ns(at) >= LAG_NS);
         let earlier = Monotonic(at.0 - LAG_NS);
-        assert_eq!(timers.reading_after(earlier, &mut read).from, first.from);
+        let from = timers.reading_after(earlier, &mut read).from;
+        assert_eq!(from, first.from);
         // One more is known by now, and the reading does not include it.
         timers.is_known(first.to);
         let second = timers.reading_after(earlier, &mut read);
@@ -314,10 +395,10 @@ mod tests {
         assert!(timers.reading_after(second.to, &mut read).from > second.from);
     }
 
-    #[test]
-    fn known_timeouts_explain_counts() {
-        const MS: u64 = 1_000_000;
-        let reading = |from_ms, to_ms, aborted_by_timer| Reading {
+    const MS: u64 = 1_000_000;
+
+    const fn reading(from_ms: u64, to_ms: u64, aborted_by_timer: u64) -> Reading {
+        Reading {
             from: Monotonic(from_ms * MS),
             to: Monotonic(to_ms * MS),
             counts: Some(Counts {
@@ -325,13 +406,86 @@ mod tests {
                 resets_sent: 4,
                 timewait_overflows: 3,
             }),
-        };
+        }
+    }
+
+    /// A close that wakes flowcar is read a moment later, so that readings and closes come in pairs.
+    #[test]
+    fn closes_a_moment_before_a_reading_leave_later_ones_decided() {
+        // Readings of turns, those made for closes, closes that are known, a close at 2,500 ms, and what is unexplained of its count
+        // by 2,510 ms, which is 9.
+        type Row = (
+            &'static [(u64, u64)],
+            &'static [(u64, u64)],
+            &'static [u64],
+            Option<u64>,
+        );
+        let rows: [Row; 6] = [
+            (&[(1_000, 8)], &[], &[], Some(1)),
+            (&[(1_000, 8)], &[], &[999], None),
+            // The reading that was made for the known one includes it.
+            (&[(1_000, 8)], &[(1_003, 8)], &[999], Some(1)),
+            // Nothing was read for it: an older reading serves.
+            (&[(1_000, 8), (2_000, 8)], &[], &[1_999], Some(0)),
+            (
+                &[(100, 7), (1_000, 8), (2_000, 8)],
+                &[],
+                &[999, 1_999],
+                Some(0),
+            ),
+            // Each may have been counted before or after.
+            (
+                &[(100, 7), (1_000, 8), (2_000, 8)],
+                &[],
+                &[99, 999, 1_999],
+                None,
+            ),
+        ];
+        for (turns, afters, known, unexplained) in rows {
+            let readings = |all: &[(u64, u64)]| {
+                let newest_first = all.iter().rev();
+                newest_first
+                    .map(|(at, count)| reading(*at, *at, *count))
+                    .collect()
+            };
+            let mut timers = Timers::new(reading(0, 0, 0));
+            (timers.turns, timers.afters) = (readings(turns), readings(afters));
+            known
+                .iter()
+                .for_each(|at| timers.is_known(Monotonic(at * MS)));
+            let since = timers.since(Monotonic(2_500 * MS), &reading(2_510, 2_510, 9));
+            assert_eq!(
+                since.aborted_by_timer, unexplained,
+                "{turns:?} {afters:?} {known:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn foreseen_timeouts_are_known_once() {
+        let at = |ms| Monotonic(ms * MS);
+        let mut timers = Timers::new(reading(0, 0, 0));
+        timers.is_foreseen(at(10));
+        timers.is_foreseen(at(20));
+        for ms in [10, 20, 30] {
+            timers.is_taken_in(at(ms));
+        }
+        let known: Vec<_> = timers.known.iter().map(|close| close.from).collect();
+        assert_eq!(known, [at(10), at(20), at(30)]);
+    }
+
+    #[test]
+    fn known_timeouts_explain_counts() {
         // When others closed, by record, or between two times by destroy event, and how many are unexplained of two that were counted
         // since a reading that took from 1,000 to 1,050 ms.
         type Row = (&'static [u64], &'static [(u64, u64)], Option<u64>);
-        let rows: [Row; 11] = [
+        let rows: [Row; 14] = [
             (&[], &[], Some(2)),
             (&[900], &[], Some(2)),
+            // Later than the second reading, a moment before it, and while it was made.
+            (&[1_100, 2_100], &[], Some(1)),
+            (&[1_100, 1_999], &[], None),
+            (&[1_100, 2_020], &[], None),
             (&[1_100], &[], Some(1)),
             (&[900, 1_100, 1_200], &[], Some(0)),
             // It may have been counted before the counts were read, or after.

@@ -12,9 +12,9 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use flowcar_tests::traffic::{
-    AskPlan, AttemptPlan, CallPlan, ClosePlan, ConnectPlan, ConnectionReport, CutOff, Held,
-    LoadPlan, MeetPlan, ServePlan, Server, ask, attempt, bypass, call, connect_each, cut_off, end,
-    give, load, meet, splice, take,
+    AskPlan, AttemptPlan, CallPlan, ClosePlan, ConnectPlan, ConnectionReport, CrowdPlan, CutOff,
+    Held, LoadPlan, MeetPlan, ServePlan, Server, ask, attempt, bypass, call, connect_each, crowd,
+    cut_off, end, give, load, meet, splice, take,
 };
 use nix::sys::signal::{SigSet, Signal};
 use serde::Serialize;
@@ -78,6 +78,8 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         connections: u32,
     },
+    /// Makes connections over loopback that time out a few milliseconds apart: one line for each
+    Crowd(CrowdPlan),
     /// Does nothing until SIGTERM
     Wait,
     /// Sends so many bytes over loopback, which a sockmap redirects past TCP: {"port":PORT,"bytes":BYTES}
@@ -136,6 +138,7 @@ fn run(command: Command) -> io::Result<()> {
         Command::CutOff { how, connections } => {
             (0..connections).try_for_each(|_| print(&cut_off(how)?))
         }
+        Command::Crowd(plan) => crowd(&plan)?.iter().try_for_each(print),
         Command::Wait => loop {
             thread::park();
         },

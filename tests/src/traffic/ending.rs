@@ -15,7 +15,7 @@ use socket2::{SockRef, TcpKeepalive};
 use super::namespaces::{ClientPod, Namespaces};
 
 /// What each end sends before anything happens.
-const FIRST: usize = 100;
+pub(super) const FIRST: usize = 100;
 
 /// What the server sends after the client's FIN, where it does.
 const ANSWER: usize = 1_000;
@@ -457,7 +457,7 @@ impl Pair {
     }
 }
 
-fn give(from: &mut TcpStream, to: &mut TcpStream, bytes: usize) -> io::Result<()> {
+pub(super) fn give(from: &mut TcpStream, to: &mut TcpStream, bytes: usize) -> io::Result<()> {
     from.write_all(&vec![0; bytes])?;
     to.read_exact(&mut vec![0; bytes])?;
     // Over a link the acknowledgement comes after the other application has read. Bytes that a reset overtakes are not counted as sent.
@@ -515,13 +515,13 @@ fn close(socket: &mut TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-fn reset(socket: &mut TcpStream) -> io::Result<()> {
+pub(super) fn reset(socket: &mut TcpStream) -> io::Result<()> {
     SockRef::from(&*socket).set_linger(Some(Duration::ZERO))?;
     close(socket)
 }
 
 /// Probes after an idle second, and every second.
-fn probe(socket: &TcpStream, probes: u32) -> io::Result<()> {
+pub(super) fn probe(socket: &TcpStream, probes: u32) -> io::Result<()> {
     let second = Duration::from_secs(1);
     let keepalive = TcpKeepalive::new().with_time(second).with_interval(second);
     SockRef::from(socket).set_tcp_keepalive(&keepalive.with_retries(probes))

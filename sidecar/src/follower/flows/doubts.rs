@@ -2,10 +2,11 @@
 //! network namespace.
 
 use super::{
-    super::timers::{Candidates, Since},
-    Flows, name_of,
+    super::timers::{Candidates, Reading, Since},
+    Flows, name_of, timed_out,
 };
 use crate::{
+    clock::Anchor,
     flow::{self, Answers, Flow, Monotonic, Outcome, PostCloseState, Timer},
     source::diag::DiagSource,
 };
@@ -19,21 +20,118 @@ pub(super) struct Doubts {
     is_quiet: bool,
     /// Timers aborted connections in the meantime, and this may have been one: it is decided together with the others.
     pub(super) needs_the_others: bool,
-    since: Since,
+}
+
+/// Readings, at most, for the closes of one drain: while connections close every few milliseconds, a reading is made until none closed
+/// while it was made.
+const ROUNDS: u32 = 16;
+
+/// The same while the ring is not empty: each takes as long as a turn may.
+const ROUNDS_OF_MORE: u32 = 2;
+
+/// By what closes of one drain are decided together.
+#[derive(Clone, Copy, Debug)]
+struct Judgement {
+    /// The namespace's counts, which include all that are decided by it.
+    counts: Reading,
+    /// Closes that may be among its counts or not.
+    uncertain: u64,
+    /// Every record and event of a close that is in its counts has been taken in.
+    is_whole: bool,
+    /// No other process has a socket here.
+    alone: bool,
 }
 
 impl Flows {
-    /// Takes in records of which some are closes that are decided together. Where `more` wait, timers may have ended those.
+    /// Takes in what a drain left: records from the first close on that is decided together with others. `drain` takes in what has come
+    /// since, and gives whether more waits.
     pub(super) fn held_back(
         &mut self,
-        records: &[Box<[u8]>],
-        more: bool,
+        mut records: Vec<Box<[u8]>>,
         mut diag: Option<&mut DiagSource>,
-    ) {
-        let mut doubts = |bytes: &[u8]| self.doubts(bytes, diag.as_deref_mut());
-        let all: Vec<_> = records.iter().map(|bytes| doubts(bytes)).collect();
+        mut drain: impl FnMut(&mut Vec<Box<[u8]>>) -> bool,
+    ) -> bool {
+        let alone = (diag.as_deref()).is_some_and(|diag| self.excluded.are_all_of(diag.others()));
+        let (mut more, mut rounds, mut foreseen) = (false, 0, 0);
+        while !records.is_empty() {
+            // Timers that have been counted by a reading have sent their records: those are taken in before the reading serves, so that
+            // no other close is explained by their counts.
+            let counts = self.reading_after_all(&records);
+            let drained = records.len();
+            more = rounds >= ROUNDS || drain(&mut records);
+            if let Some(diag) = diag.as_deref_mut() {
+                (records[drained..].iter()).for_each(|bytes| self.learn_address(bytes, diag));
+            }
+            self.foresee(&records[foreseen..]);
+            foreseen = records.len();
+            let closes = records
+                .iter()
+                .filter_map(|bytes| self.may_be_a_timer(bytes));
+            let uncertain = closes.filter(|at| counts.is_uncertain(*at)).count() as u64;
+            rounds += 1;
+            let most = if more { ROUNDS_OF_MORE } else { ROUNDS };
+            if (more || uncertain > 0) && rounds < most {
+                continue;
+            }
+            let judgement = Judgement {
+                counts,
+                uncertain,
+                is_whole: !more,
+                alone,
+            };
+            let decided = self.decide(&records, judgement, diag.as_deref_mut());
+            records.drain(..decided);
+            foreseen -= decided;
+        }
+        more
+    }
+
+    /// Notes the timers that records show, before those records are taken in.
+    fn foresee(&mut self, records: &[Box<[u8]>]) {
+        for bytes in records {
+            if let Ok(record) = flow::decode(bytes, self.seed)
+                && timed_out(&record.flow)
+            {
+                self.timers.is_foreseen(record.flow.seen);
+            }
+        }
+    }
+
+    /// When a connection or an attempt closed, if a timer may have ended it.
+    fn may_be_a_timer(&self, bytes: &[u8]) -> Option<Monotonic> {
+        let flow = flow::decode(bytes, self.seed).ok()?.flow;
+        let evidence = flow::evidence(bytes);
+        let may = evidence.is_some_and(|of| of.wants_timer(PostCloseState::NotPolled));
+        (may || timed_out(&flow)).then_some(flow.seen)
+    }
+
+    /// A reading of the namespace's counts that includes every close among these records.
+    fn reading_after_all(&mut self, records: &[Box<[u8]>]) -> Reading {
+        let closes = records.iter().filter_map(|bytes| flow::evidence(bytes));
+        let newest = closes.map(|evidence| evidence.at).max();
+        let at = newest.unwrap_or_else(|| Anchor::now().monotonic());
+        self.timers.reading_after(at, || self.readings.now().into())
+    }
+
+    /// Takes in records up to the first close in doubt that came after the reading, and at least one. Gives how many.
+    fn decide(
+        &mut self,
+        records: &[Box<[u8]>],
+        by: Judgement,
+        mut diag: Option<&mut DiagSource>,
+    ) -> usize {
+        let mut all = Vec::with_capacity(records.len());
+        for bytes in records {
+            let doubts = self.doubts(bytes, diag.as_deref_mut(), Some(&by.counts));
+            let is_late = |of: &Doubts| of.needs_the_others && !by.counts.includes(of.at);
+            if !all.is_empty() && doubts.as_ref().is_some_and(is_late) {
+                break;
+            }
+            all.push(doubts);
+        }
+        let together = || all.iter().flatten().filter(|of| of.needs_the_others);
         let mut candidates = Candidates::default();
-        for doubts in all.iter().flatten().filter(|of| of.needs_the_others) {
+        for doubts in together() {
             if doubts.is_quiet {
                 candidates.quiet += 1;
             } else {
@@ -41,11 +139,14 @@ impl Flows {
             }
         }
         // The first is the oldest, so its time covers all.
-        let first = all.iter().flatten().find(|of| of.needs_the_others);
-        let since = first.map_or_else(Since::default, |of| of.since);
-        let alone = diag.is_some_and(|diag| self.excluded.are_all_of(diag.others()));
-        let (quiet, others) = candidates.judge(since, alone && !more);
-        for (bytes, doubts) in records.iter().zip(all) {
+        let first = together().next();
+        let since = first.map_or_else(Since::default, |of| self.timers.since(of.at, &by.counts));
+        let (quiet, others) = if by.is_whole {
+            candidates.judge(since, by.uncertain, by.alone)
+        } else {
+            candidates.judge(Since::default(), 0, false)
+        };
+        for (bytes, doubts) in records.iter().zip(&all) {
             let answers = doubts.map(|doubts| {
                 let mut answers = doubts.answers;
                 if doubts.needs_the_others {
@@ -58,10 +159,17 @@ impl Flows {
             });
             self.record(bytes, answers);
         }
+        all.len()
     }
 
-    /// What a close record leaves undecided, with what else is known of it; `None` where it leaves nothing undecided.
-    pub(super) fn doubts(&mut self, bytes: &[u8], diag: Option<&mut DiagSource>) -> Option<Doubts> {
+    /// What a close record leaves undecided, with what else is known of it; `None` where it leaves nothing undecided. `counts` include the
+    /// close; where there are none, they are read.
+    pub(super) fn doubts(
+        &mut self,
+        bytes: &[u8],
+        diag: Option<&mut DiagSource>,
+        counts: Option<&Reading>,
+    ) -> Option<Doubts> {
         let evidence = flow::evidence(bytes)?;
         if evidence.timed_out() {
             return None;
@@ -81,7 +189,6 @@ impl Flows {
             answers,
             is_quiet: false,
             needs_the_others: false,
-            since: Since::default(),
         };
         if !self.table.would_show(&flow, |flow| diag.is_here(flow)) {
             return Some(doubts);
@@ -90,8 +197,7 @@ impl Flows {
             answers.post_close = diag.find(&name_of(&flow), false);
         }
         if evidence.wants_timer(answers.post_close) {
-            let since = self.timers.since(&evidence, || self.readings.now().into());
-            doubts.since = since;
+            let since = self.since(evidence.at, counts);
             answers.sent_no_reset = since.sent_no_reset;
             if since.aborted_by_timer == Some(0) {
                 answers.timer = Timer::NotExpired;
@@ -101,6 +207,16 @@ impl Flows {
         }
         doubts.answers = answers;
         Some(doubts)
+    }
+
+    /// Counts from before a close to `counts`, or to a reading that is made now.
+    fn since(&mut self, at: Monotonic, counts: Option<&Reading>) -> Since {
+        let read = || self.readings.now().into();
+        let to = match counts {
+            Some(counts) if counts.includes(at) => *counts,
+            _ => self.timers.reading_after(at, read),
+        };
+        self.timers.since(at, &to)
     }
 }
 
