@@ -6,7 +6,9 @@ use std::{
     num::NonZeroU64,
 };
 
-use crate::flow::{Monotonic, Origin, OriginEvent, Process, SharedText, SocketSnapshot};
+use crate::flow::{
+    Monotonic, Origin, OriginEvent, Process, SharedText, SocketNetns, SocketSnapshot,
+};
 
 /// The most listeners that are kept.
 const MOST: usize = 4_096;
@@ -36,6 +38,7 @@ pub struct Listeners {
 struct Known {
     cookie: u64,
     origin: Origin,
+    /// The cookie of its network namespace; `None` of one that only dumps have shown.
     netns: Option<NonZeroU64>,
     since: Monotonic,
     /// When a dump did not show it any more.
@@ -158,9 +161,16 @@ impl Listeners {
         self.forget(at);
     }
 
-    /// Whose the listener was that a connection came from, which began at this time. Where several may have been it, what they have
-    /// in common.
-    pub fn of(&self, local: SocketAddr, started: Monotonic) -> Option<Origin> {
+    /// Whose the listener was that a connection came from, which began at this time in this network namespace. Where several may have
+    /// been it, what they have in common. None where the namespace was lost: a listener of this one may have the address of one that is
+    /// not known.
+    pub fn of(&self, local: SocketAddr, started: Monotonic, netns: SocketNetns) -> Option<Origin> {
+        let netns = match netns {
+            SocketNetns::Of(netns) => Some(netns),
+            SocketNetns::Dumped => self.own_netns,
+            SocketNetns::Unread => None,
+            SocketNetns::Lost => return None,
+        };
         let wildcards = match local.ip() {
             IpAddr::V4(_) => [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
             IpAddr::V6(_) => [IpAddr::from(Ipv6Addr::UNSPECIFIED); 2],
@@ -168,9 +178,18 @@ impl Listeners {
         let addresses = [local.ip()].into_iter().chain(wildcards);
         let mut found = addresses.filter_map(|ip| {
             let all = self.at.get(&SocketAddr::new(ip, local.port()))?;
+            let all = all.iter().filter(|known| self.may_be_in(known, netns));
             common(all, started)
         });
         found.next()
+    }
+
+    /// Whether a listener may be in this network namespace.
+    fn may_be_in(&self, known: &Known, netns: Option<NonZeroU64>) -> bool {
+        match (known.netns.or(self.own_netns), netns) {
+            (Some(its), Some(netns)) => its == netns,
+            _ => true,
+        }
     }
 
     fn insert(&mut self, local: SocketAddr, new: Known) {
@@ -206,12 +225,12 @@ impl Listeners {
     }
 }
 
-/// What the listeners have in common that may have taken a connection: several share an address (SO_REUSEPORT), or are in different
-/// network namespaces, or the older one is closed and no dump has shown that yet.
-fn common(all: &[Known], started: Monotonic) -> Option<Origin> {
+/// What the listeners have in common that may have taken a connection: several share an address (SO_REUSEPORT), or the older one is closed
+/// and no dump has shown that yet, or they may be in different network namespaces.
+fn common<'a>(all: impl Iterator<Item = &'a Known>, started: Monotonic) -> Option<Origin> {
     let was_open =
         |known: &&Known| known.since <= started && known.until.is_none_or(|until| started < until);
-    let mut open = all.iter().filter(was_open);
+    let mut open = all.filter(was_open);
     let mut common = open.next()?.origin.clone();
     let pid = |of: &Origin| of.process.as_ref().map(|process| process.pid);
     for other in open {
@@ -235,6 +254,17 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     fn listens(cookie: u64, local: &str, cgroup: u64, pid: u32, at: u64) -> OriginEvent {
+        listens_in(0, cookie, local, cgroup, pid, at)
+    }
+
+    fn listens_in(
+        netns: u64,
+        cookie: u64,
+        local: &str,
+        cgroup: u64,
+        pid: u32,
+        at: u64,
+    ) -> OriginEvent {
         let caller = Caller {
             at: Monotonic(at),
             cgroup: NonZeroU64::new(cgroup),
@@ -243,7 +273,7 @@ mod tests {
         let listener = ListenerName {
             cookie,
             local: local.parse().expect("an address"),
-            netns: None,
+            netns: NonZeroU64::new(netns),
         };
         OriginEvent::Listens(listener, caller)
     }
@@ -264,7 +294,17 @@ mod tests {
     }
 
     fn ids(listeners: &Listeners, local: &str, at: u64) -> Option<(u64, u32)> {
-        let origin = listeners.of(local.parse().expect("an address"), Monotonic(at))?;
+        ids_in(listeners, local, at, SocketNetns::Unread)
+    }
+
+    fn ids_in(
+        listeners: &Listeners,
+        local: &str,
+        at: u64,
+        netns: SocketNetns,
+    ) -> Option<(u64, u32)> {
+        let local = local.parse().expect("an address");
+        let origin = listeners.of(local, Monotonic(at), netns)?;
         let pid = origin.process.map_or(0, |process| process.pid.get());
         Some((origin.cgroup.map_or(0, NonZeroU64::get), pid))
     }
@@ -302,10 +342,7 @@ mod tests {
     #[test]
     fn dump_of_an_unknown_namespace_closes_only_what_a_dump_has_shown() {
         let mut listeners = Listeners::default();
-        let mut event = listens(1, "0.0.0.0:80", 10, 100, SECOND);
-        if let OriginEvent::Listens(listener, _) = &mut event {
-            listener.netns = NonZeroU64::new(7);
-        }
+        let event = listens_in(7, 1, "0.0.0.0:80", 10, 100, SECOND);
         listeners.apply(&event, None);
         let dump = |listeners: &mut Listeners, at, is_shown| {
             listeners.begin(Monotonic(at));
@@ -320,6 +357,40 @@ mod tests {
         dump(&mut listeners, 110 * SECOND, true);
         dump(&mut listeners, 120 * SECOND, false);
         assert_eq!(ids(&listeners, "10.0.0.1:80", 121 * SECOND), None);
+    }
+
+    /// Dumps show those of namespace 7; in namespaces 8 and 9 others have the same addresses.
+    #[test]
+    fn connection_has_a_listener_of_its_own_namespace() {
+        let in_netns = |netns| SocketNetns::Of(NonZeroU64::new(netns).expect("one"));
+        let mut listeners = Listeners::new(7);
+        listeners.begin(Monotonic(1));
+        listeners.saw(&shown(1, "0.0.0.0:80", 10));
+        listeners.saw(&shown(2, "0.0.0.0:81", 20));
+        listeners.end();
+        let elsewhere = listens_in(8, 3, "10.0.0.1:81", 30, 300, 2);
+        listeners.apply(&elsewhere, None);
+        listeners.apply(&listens_in(7, 4, "0.0.0.0:82", 40, 400, 2), None);
+        listeners.apply(&listens_in(8, 5, "0.0.0.0:82", 50, 500, 2), None);
+        let rows = [
+            (80, in_netns(7), Some((10, 0))),
+            (80, SocketNetns::Dumped, Some((10, 0))),
+            (80, in_netns(8), None),
+            (80, SocketNetns::Lost, None),
+            (80, SocketNetns::Unread, Some((10, 0))),
+            (81, in_netns(7), Some((20, 0))),
+            (81, SocketNetns::Dumped, Some((20, 0))),
+            (81, in_netns(8), Some((30, 300))),
+            (81, in_netns(9), None),
+            (82, in_netns(7), Some((40, 400))),
+            (82, in_netns(8), Some((50, 500))),
+            (82, SocketNetns::Lost, None),
+            (82, SocketNetns::Unread, Some((0, 0))),
+        ];
+        for (port, netns, expected) in rows {
+            let found = ids_in(&listeners, &format!("10.0.0.1:{port}"), 3, netns);
+            assert_eq!(found, expected, "{port} {netns:?}");
+        }
     }
 
     #[test]
