@@ -10,7 +10,10 @@ use std::{
 };
 
 use flowcar_tests::{
-    place::{Cgroup, TestPod, kernel_release, lacks, require_cgroup2, require_root},
+    place::{
+        Callbacks, Cgroup, Neighbour, Sharing, TestPod, kernel_release, lacks, require_cgroup2,
+        require_root,
+    },
     traffic::{self, ConnectionReport},
     watch::{Flow, Mode, Seen, Watch},
 };
@@ -391,6 +394,30 @@ fn listener_of_another_namespace_has_no_connection_of_this_one() {
         let container = [("container.id", id)];
         let closed = seen.sum("flowcar.tcp.connection.closed", &container);
         assert_eq!(closed, count as f64, "{id}: {:#?}", seen.metrics);
+    }
+}
+
+/// Another program asks for RTT callbacks before a client's handshake is complete, so that the kernel reports the handshake's round trip: it
+/// is no sample, and takes no place of who called.
+#[test]
+fn client_is_of_its_process_where_another_program_asks_for_round_trips() {
+    if !can_run() {
+        return;
+    }
+    let pod = TestPod::new("asked").unwrap();
+    let client = pod.container("docker", DOCKER).unwrap();
+    let server = pod.container("crio", CRIO).unwrap();
+    let watch = Watch::start(&pod, Mode::Both, &[]);
+    let _neighbour = Neighbour::attach(pod.cgroup(), Sharing::Multi, Callbacks::RttBefore).unwrap();
+    let mut truth = Truth::new();
+    let serving = Program::serve(&pod, &server, CRIO, 7109, 20);
+    call(&pod, &client, DOCKER, 7109, "20", &[]).end(&mut truth);
+    serving.end(&mut truth);
+    let seen = watch.stop();
+    assert_eq!(seen.flows.len(), 40);
+    containers_hold(&seen, &truth);
+    for flow in &seen.flows {
+        assert!(!flow.get("process.pid").is_empty(), "{flow:?}");
     }
 }
 
