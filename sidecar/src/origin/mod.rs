@@ -60,6 +60,11 @@ impl Origins {
         if let Some(processes) = &mut self.processes {
             processes.begin_turn();
         }
+        self.take_notices();
+    }
+
+    /// Reads the directories of containers that were made.
+    pub fn take_notices(&mut self) {
         if let Some(containers) = &mut self.containers {
             containers.take_notices();
         }
