@@ -38,7 +38,7 @@ pub struct Listeners {
 struct Known {
     cookie: u64,
     origin: Origin,
-    /// The cookie of its network namespace; `None` of one that only dumps have shown.
+    /// The cookie of its network namespace; `None` of one that only dumps have shown, where that of theirs is not known.
     netns: Option<NonZeroU64>,
     since: Monotonic,
     /// When a dump did not show it any more.
@@ -127,7 +127,7 @@ impl Listeners {
             Known {
                 cookie: observed.cookie,
                 origin: Origin::new(observed.cgroup.unwrap_or_default(), 0),
-                netns: None,
+                netns: self.own_netns,
                 since: Monotonic(0),
                 until: None,
                 shown: Some(self.dump),
@@ -141,7 +141,7 @@ impl Listeners {
         let at = self.dump;
         self.contested = false;
         for all in self.at.values_mut() {
-            let since: Vec<_> = all.iter().map(|known| known.since).collect();
+            let since: Vec<_> = all.iter().map(|of| (of.netns, of.since)).collect();
             for known in all.iter_mut().filter(|known| known.until.is_none()) {
                 let is_here = match (known.netns, self.own_netns) {
                     (None, _) => true,
@@ -153,8 +153,9 @@ impl Listeners {
                     known.shown.is_some() || at.since_ns(known.since) >= LISTENS_WITHIN_NS;
                 if is_here && listens && !self.shown.contains(&known.cookie) {
                     let seen = known.shown.unwrap_or_default().max(known.since);
-                    let next = since.iter().filter(|since| **since > seen).min();
-                    known.until = Some(next.map_or(at, |next| at.min(*next)));
+                    let others = since.iter().filter(|of| may_be_one(of.0, known.netns));
+                    let next = others.map(|of| of.1).filter(|since| *since > seen).min();
+                    known.until = Some(next.map_or(at, |next| at.min(next)));
                 }
             }
         }
@@ -178,18 +179,10 @@ impl Listeners {
         let addresses = [local.ip()].into_iter().chain(wildcards);
         let mut found = addresses.filter_map(|ip| {
             let all = self.at.get(&SocketAddr::new(ip, local.port()))?;
-            let all = all.iter().filter(|known| self.may_be_in(known, netns));
+            let all = all.iter().filter(|known| may_be_one(known.netns, netns));
             common(all, started)
         });
         found.next()
-    }
-
-    /// Whether a listener may be in this network namespace.
-    fn may_be_in(&self, known: &Known, netns: Option<NonZeroU64>) -> bool {
-        match (known.netns.or(self.own_netns), netns) {
-            (Some(its), Some(netns)) => its == netns,
-            _ => true,
-        }
     }
 
     fn insert(&mut self, local: SocketAddr, new: Known) {
@@ -203,7 +196,11 @@ impl Listeners {
         let all = self.at.entry(local).or_default();
         // It was bound, and listens now.
         all.retain(|known| known.cookie != new.cookie);
-        let differs = |known: &Known| known.until.is_none() && known.origin != new.origin;
+        let differs = |known: &Known| {
+            known.until.is_none()
+                && known.origin != new.origin
+                && may_be_one(known.netns, new.netns)
+        };
         self.contested |= all.iter().any(differs);
         all.push(new);
     }
@@ -223,6 +220,11 @@ impl Listeners {
             !all.is_empty()
         });
     }
+}
+
+/// Whether two network namespaces may be one.
+fn may_be_one(one: Option<NonZeroU64>, other: Option<NonZeroU64>) -> bool {
+    one.zip(other).is_none_or(|(one, other)| one == other)
 }
 
 /// What the listeners have in common that may have taken a connection: several share an address (SO_REUSEPORT), or the older one is closed
@@ -391,6 +393,21 @@ mod tests {
             let found = ids_in(&listeners, &format!("10.0.0.1:{port}"), 3, netns);
             assert_eq!(found, expected, "{port} {netns:?}");
         }
+    }
+
+    #[test]
+    fn listener_of_another_namespace_does_not_show_that_one_is_closed() {
+        let in_7 = SocketNetns::Of(NonZeroU64::new(7).expect("one"));
+        let mut listeners = Listeners::new(7);
+        let listens = listens_in(7, 1, "0.0.0.0:80", 10, 100, SECOND);
+        listeners.apply(&listens, None);
+        let elsewhere = listens_in(8, 2, "0.0.0.0:80", 20, 200, 3 * SECOND);
+        listeners.apply(&elsewhere, None);
+        assert!(!listeners.is_contested());
+        listeners.begin(Monotonic(9 * SECOND));
+        listeners.end();
+        let found = |at| ids_in(&listeners, "10.0.0.1:80", at * SECOND, in_7);
+        assert_eq!((found(8), found(9)), (Some((10, 100)), None));
     }
 
     #[test]
