@@ -2,7 +2,8 @@
 //!
 //! Of a client both lie where its inline RTT samples will, until the first of them ([`CGROUP_LOW`], [`CGROUP_HIGH`], [`TGID`]), and at the
 //! end of its open record. A server's socket comes out of an interrupt, in which nobody is the caller: its listener is reported once, in
-//! an [`OriginRecord`].
+//! an [`OriginRecord`]. In the place of its cgroup is its network namespace ([`NETNS_LOW`], [`NETNS_HIGH`]), as listeners of several
+//! may have one address.
 
 use core::mem::{offset_of, size_of};
 
@@ -23,6 +24,12 @@ pub const CGROUP_LOW: usize = 0;
 pub const CGROUP_HIGH: usize = 1;
 /// The same: the process.
 pub const TGID: usize = 5;
+
+/// In a server's [`FlowRecord::inline_samples`] while there is no sample: the lower half of the cookie of its network namespace; 0 where
+/// the kernel does not return it.
+pub const NETNS_LOW: usize = CGROUP_LOW;
+/// The same: the upper half.
+pub const NETNS_HIGH: usize = CGROUP_HIGH;
 
 const _: () = assert!(TGID < INLINE_SAMPLES);
 

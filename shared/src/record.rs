@@ -163,7 +163,8 @@ pub struct FlowRecord {
     pub slots_used: u16,
     /// How many inline RTT samples there are.
     pub inline_samples_used: u32,
-    /// The first RTT samples, microseconds: they are not in the histogram. While there is none, a client's origin ([`crate::origin`]).
+    /// The first RTT samples, microseconds: they are not in the histogram. While there is none, a client's origin or a
+    /// server's network namespace ([`crate::origin`]).
     pub inline_samples: [u32; INLINE_SAMPLES],
     /// Sum of the RTT samples in the histogram, microseconds. The records of a flow without socket
     /// storage end before this field, so that it and all that follow decode as zero.
@@ -204,7 +205,8 @@ pub struct FlowRecord {
 pub struct OpenRecord {
     /// A [`FlowRecord`] up to its counts.
     pub head: [u64; OPEN_HEAD / 8],
-    /// The id of the cgroup that called `connect()`. Of a server it means nothing.
+    /// The id of the cgroup that called `connect()`; of a server the cookie of its network namespace, 0 where the kernel does not return
+    /// it.
     pub cgroup_id: u64,
     /// The process that called `connect()`. Of a server it means nothing.
     pub tgid: u32,

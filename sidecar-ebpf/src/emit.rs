@@ -115,14 +115,10 @@ pub(crate) fn emit_open(ctx: Ctx, short_flow: &mut ShortFlow) {
         role: short_flow.role(),
         last_state: 0,
     }
-    // Another program may have asked for RTT samples, which take the place of who called, before the handshake is complete.
-    let (cgroup, tgid) = match short_flow.inline_samples_used() {
-        0 => (short_flow.cgroup(), short_flow.tgid()),
-        _ => (0, 0),
-    };
+    // Until the handshake is complete there is no RTT sample in the place of who called.
     put! { entry.as_mut_ptr(),
-        cgroup_id: cgroup,
-        tgid: tgid,
+        cgroup_id: short_flow.cgroup(),
+        tgid: short_flow.tgid(),
     }
     let now = now();
     short_flow.open(now);

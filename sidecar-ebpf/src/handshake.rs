@@ -6,6 +6,7 @@ use aya_ebpf::bindings::{
 };
 use flowcar_shared::{
     counter::Counter,
+    origin::{NETNS_HIGH, NETNS_LOW},
     record::{FlowRecord, Kind, Role, flag},
 };
 
@@ -75,39 +76,51 @@ pub(crate) fn connected(ctx: Ctx) {
     if let Some(short_flow) = short_flow::of(ctx) {
         in_short_flow(ctx, short_flow);
     } else {
-        in_storage(ctx, Role::Client);
+        in_storage(ctx, Role::Client, 0);
     }
 }
 
 /// The server's handshake is complete and its socket is new, or two SYNs have crossed and the socket is a client's (RFC 9293
 /// section 3.5; net/ipv4/tcp_input.c, tcp_rcv_state_process).
 #[inline(always)]
-pub(crate) fn accepted(ctx: Ctx) {
+pub(crate) fn accepted<const NETNS: bool>(ctx: Ctx) {
     maps::established();
     // A SYN-ACK that was sent again is a retransmission, which a short-flow slot has no room for.
     if ctx.total_retrans() == 0
         && let Some(short_flow) = short_flow::take(ctx, Role::Server)
     {
+        short_flow.keep_netns(netns::<NETNS>(ctx));
         in_short_flow(ctx, short_flow);
     } else {
-        crossed_or_in_storage(ctx);
+        crossed_or_in_storage(ctx, netns::<NETNS>(ctx));
     }
 }
 
 #[cold]
 #[inline(never)]
-fn crossed_or_in_storage(ctx: Ctx) {
+fn crossed_or_in_storage(ctx: Ctx, netns: u64) {
     if let Some(short_flow) = short_flow::of(ctx) {
         in_short_flow(ctx, short_flow);
     } else {
-        in_storage(ctx, Role::Server);
+        in_storage(ctx, Role::Server, netns);
     }
 }
 
-/// `role` is the socket's if its start was not seen.
+/// The network namespace of a server's socket, by which its listener is found; 0 where the kernel does not return it, or userspace does
+/// not want to know.
+#[inline(always)]
+fn netns<const NETNS: bool>(ctx: Ctx) -> u64 {
+    if NETNS && maps::reports_origins() {
+        ctx.netns_cookie()
+    } else {
+        0
+    }
+}
+
+/// `role` is the socket's if its start was not seen, and `netns` a server's.
 #[cold]
 #[inline(never)]
-fn in_storage(ctx: Ctx, role: Role) {
+fn in_storage(ctx: Ctx, role: Role, netns: u64) {
     // A SYN was sent, and not seen.
     if let Some(short_flow) = short_flow::unsent(|| ctx.cookie()) {
         short_flow.free();
@@ -120,6 +133,9 @@ fn in_storage(ctx: Ctx, role: Role) {
         begin(flow, role);
         if let Role::Client = role {
             flow.flags |= flag::START_UNSEEN;
+        } else {
+            flow.inline_samples[NETNS_LOW] = netns as u32;
+            flow.inline_samples[NETNS_HIGH] = (netns >> 32) as u32;
         }
     }
     established(ctx, flow);

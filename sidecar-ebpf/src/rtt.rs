@@ -18,7 +18,8 @@ use crate::{
     state::fins,
 };
 
-/// Counts one sample, and sends the flow's record if the sample epoch has moved since the last.
+/// Counts one sample, and sends the flow's record if the sample epoch has moved since the last. Where another program asked for callbacks
+/// before, the first is the handshake's round trip, which is reported as the time to connect: it is no sample.
 #[inline(always)]
 pub(crate) fn sample(ctx: Ctx) {
     if let Some(short_flow) = short_flow::of(ctx) {
@@ -26,12 +27,14 @@ pub(crate) fn sample(ctx: Ctx) {
     }
     let Some(flow) = ctx.flow() else { return };
     Mark::now(ctx).write(flow);
+    if flow.established_ns == 0 {
+        return;
+    }
     let Some(rtt_us) = measured(ctx, &mut flow.flags) else {
         return;
     };
     count(flow, rtt_us);
-    if flow.established_ns != 0
-        && flow.sample_epoch != maps::sample_epoch()
+    if flow.sample_epoch != maps::sample_epoch()
         && let Some(fins) = open(ctx)
     {
         report(ctx, flow, fins);
@@ -51,14 +54,16 @@ fn report(ctx: Ctx, flow: &mut FlowRecord, fins: u16) {
 #[inline(always)]
 fn in_short_flow(ctx: Ctx, short_flow: &mut ShortFlow) {
     short_flow.mark = Mark::now(ctx);
+    if short_flow.established_ns == 0 {
+        return;
+    }
     let Some(rtt_us) = measured(ctx, &mut short_flow.flags) else {
         return;
     };
     if !short_flow.keep(rtt_us) {
         // The next sample checks whether a record is due.
         outgrown(ctx, short_flow, rtt_us);
-    } else if short_flow.established_ns != 0
-        && !short_flow.reported()
+    } else if !short_flow.reported()
         && let Some(fins) = open(ctx)
     {
         report_inline(ctx, short_flow, fins);

@@ -8,7 +8,7 @@ use core::mem::offset_of;
 
 use aya_ebpf::{macros::map, maps::Array};
 use flowcar_shared::{
-    origin::{CGROUP_HIGH, CGROUP_LOW, TGID},
+    origin::{CGROUP_HIGH, CGROUP_LOW, NETNS_HIGH, NETNS_LOW, TGID},
     record::{FlowRecord, INLINE_SAMPLES, Role},
 };
 
@@ -75,6 +75,7 @@ const FAMILY_SHIFT: u32 = 16;
 const _: () = assert!(INLINE_SAMPLES as u64 <= INLINE && (Role::Server as u64) <= ROLE);
 // The words that are stored by their numbers.
 const _: () = assert!(CGROUP_LOW == 0 && CGROUP_HIGH == 1 && TGID == 5);
+const _: () = assert!(NETNS_LOW == CGROUP_LOW && NETNS_HIGH == CGROUP_HIGH);
 // The index is a mask.
 const _: () = assert!(SHORT_FLOW_COUNT.is_power_of_two());
 
@@ -247,14 +248,23 @@ impl ShortFlow {
         }
     }
 
-    /// The cgroup of who called, before the first RTT sample. Of a server it means nothing.
+    /// Keeps the cookie of a server's network namespace until the first RTT sample.
+    #[inline(always)]
+    pub(crate) fn keep_netns(&mut self, netns: u64) {
+        put! { self,
+            inline_samples[0]: netns as u32,
+            inline_samples[1]: (netns >> 32) as u32,
+        }
+    }
+
+    /// The cgroup of who called, before the first RTT sample; of a server the cookie of its network namespace.
     #[inline(always)]
     pub(crate) fn cgroup(&self) -> u64 {
         u64::from(self.inline_samples[CGROUP_LOW])
             | u64::from(self.inline_samples[CGROUP_HIGH]) << 32
     }
 
-    /// The same of the process.
+    /// The process that called, before the first RTT sample. Of a server it means nothing.
     #[inline(always)]
     pub(crate) fn tgid(&self) -> u32 {
         self.inline_samples[TGID]

@@ -41,7 +41,7 @@ fn dispatch<const NETNS: bool, const ORIGIN: bool>(ctx: Ctx) -> u32 {
         BPF_SOCK_OPS_STATE_CB => state::changed::<NETNS>(ctx),
         BPF_SOCK_OPS_TCP_CONNECT_CB => handshake::connecting(ctx),
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => handshake::connected(ctx),
-        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => handshake::accepted(ctx),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => handshake::accepted::<NETNS>(ctx),
         BPF_SOCK_OPS_RETRANS_CB => loss::retransmitted(ctx),
         BPF_SOCK_OPS_RTO_CB => loss::timer_expired(ctx),
         BPF_SOCK_OPS_TCP_LISTEN_CB if ORIGIN => origin::listening(ctx),

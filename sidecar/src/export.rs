@@ -13,7 +13,7 @@ use crate::{
     cgroup::{self, CgroupError, Change, Watch},
     checkpoint::CheckpointFile,
     config::{Config, Export, SourceChoice},
-    container_stats::ContainerStats,
+    container_stats::{ContainerStats, Root},
     control::ControlServer,
     exit::{self, Failure},
     follower::Follower,
@@ -65,7 +65,8 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     let checkpoint = checkpoint.and_then(|directory| open_checkpoint(directory, config.max_flows));
     let before = checkpoint.as_ref().and_then(CheckpointFile::read);
     let name = source.name();
-    let host = Host::of_cgroup(args.cgroup.as_deref().and(cgroup.as_deref()));
+    let named = args.cgroup.as_deref().and(cgroup.as_deref());
+    let host = Host::of_cgroup(named);
     let (config, limits) = within_memory(config);
     let config = &config;
     let mut follower = Follower::new(source, &limits);
@@ -74,7 +75,8 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     }
     let tree = tree(config, cgroup.as_deref());
     follower.find_origins(origins(config, tree.as_deref(), &host));
-    if let Some(stats) = container_stats(config, tree.as_deref()) {
+    let root = Root::of(named, host.container_id.is_some());
+    if let Some(stats) = container_stats(config, tree.as_deref(), root) {
         follower.read_containers(stats);
     }
     match &cgroup {
@@ -93,7 +95,6 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     let mut watch = watch.map(|(path, id)| new_watch(path, id));
     let mut session = Session::new(follower, exporter, config.report_interval / 2, config)
         .map_err(Failure::no_timer)?;
-    let named = args.cgroup.as_deref().and(cgroup.as_deref());
     let mut control = ControlServer::open(named, config.pod.is_known());
     memory::release_startup_memory();
     let mut failed = None;
@@ -198,7 +199,7 @@ fn origins(config: &Config, tree: Option<&Path>, host: &Host) -> Origins {
 }
 
 /// The statistics of containers, where the setting asks for them, and metrics are sent.
-fn container_stats(config: &Config, tree: Option<&Path>) -> Option<ContainerStats> {
+fn container_stats(config: &Config, tree: Option<&Path>, root: Root) -> Option<ContainerStats> {
     if !config.container_stats || config.export.metrics.is_none() {
         return None;
     }
@@ -207,7 +208,7 @@ fn container_stats(config: &Config, tree: Option<&Path>) -> Option<ContainerStat
             "FLOWCAR_CONTAINERS is ignored: the cgroup tree of the node is not there. The injector mounts it with the eBPF source; elsewhere mount it read-only and name it in FLOWCAR_HOST_CGROUP, or give --cgroup"
         );
     }
-    let stats = tree.map(ContainerStats::below)?;
+    let stats = tree.map(|tree| ContainerStats::below(tree, root))?;
     // None is there yet where flowcar starts first.
     tracing::info!(
         containers = stats.count(),

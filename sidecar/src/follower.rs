@@ -139,8 +139,13 @@ impl Follower {
         };
         tokio::select! {
             woken = self.source.woken() => woken,
-            () = containers => Woken::ByEvents,
+            () = containers => Woken::ByDirectories,
         }
+    }
+
+    /// Reads the directories of containers that were made.
+    pub fn take_notices(&mut self) {
+        self.flows.origins.take_notices();
     }
 
     /// Has the next record wake flowcar. Gives whether it will.

@@ -170,15 +170,21 @@ impl Session {
         tokio::select! {
             ended = ended(&mut self.exporter) => return Err(ended),
             () = self.alarm.until(first) => {}
-            woken = self.follower.woken() => {
-                if woken == Woken::ByRecords && self.drains.woken(clock::now()) {
+            woken = self.follower.woken() => match woken {
+                // It may be removed soon. Records wait for their drain: a machine that makes many units would wake flowcar for each.
+                Woken::ByDirectories => {
+                    self.follower.take_notices();
+                    return Ok(Vec::new());
+                }
+                Woken::ByRecords if self.drains.woken(clock::now()) => {
                     self.follower.awake();
                     // The name of a process that calls can be read only while it runs.
                     if !self.follower.reads_names() {
                         return Ok(Vec::new());
                     }
                 }
-            }
+                Woken::ByRecords | Woken::ByEvents => {}
+            },
             () = std::future::ready(()), if self.more || self.due.is_some() => {}
         }
         let now = clock::now();

@@ -303,6 +303,42 @@ fn origin_is_a_clients_until_its_first_sample() {
     assert_eq!((volume.bytes_sent, volume.bytes_received), (0, 0));
 }
 
+/// In the place of a client's cgroup is a server's network namespace.
+#[test]
+fn network_namespace_is_a_servers_until_its_first_sample() {
+    let netns = |record: &FlowRecord, len: usize| {
+        let netns = decode(&bytes(record)[..len], 0).expect("a record").netns;
+        netns.map(std::num::NonZeroU64::get)
+    };
+    let server = FlowRecord {
+        role: Role::Server as u8,
+        bytes_acked: 6 << 32 | 7,
+        inline_samples: [7, 5, 0, 0, 0, 42],
+        rtt_min_us: 0,
+        ..blank(1)
+    };
+    assert_eq!(netns(&server, OPEN_LEN), Some(6 << 32 | 7));
+    assert_eq!(netns(&server, SHORT_LEN), Some(5 << 32 | 7));
+    assert_eq!(netns(&server, HEADER_LEN), Some(5 << 32 | 7));
+    let sampled = FlowRecord {
+        inline_samples_used: 1,
+        ..server
+    };
+    assert_eq!(netns(&sampled, SHORT_LEN), None);
+    let unread = FlowRecord {
+        inline_samples: [0; INLINE_SAMPLES],
+        ..server
+    };
+    assert_eq!(netns(&unread, SHORT_LEN), None);
+    let client = FlowRecord {
+        role: Role::Client as u8,
+        ..server
+    };
+    for len in [OPEN_LEN, SHORT_LEN, HEADER_LEN] {
+        assert_eq!(netns(&client, len), None);
+    }
+}
+
 /// So does its open record, which is shorter than any other record may be.
 #[test]
 fn open_record_may_omit_the_counts() {

@@ -10,7 +10,10 @@ use std::{
 };
 
 use flowcar_tests::{
-    place::{Cgroup, TestPod, require_cgroup2, require_root},
+    place::{
+        Callbacks, Cgroup, Neighbour, Sharing, TestPod, kernel_release, lacks, require_cgroup2,
+        require_root,
+    },
     traffic::{self, ConnectionReport},
     watch::{Flow, Mode, Seen, Watch},
 };
@@ -20,6 +23,10 @@ const CONTAINERD: &str = "c0ffee000000000000000000000000000000000000000000000000
 const CRIO: &str = "c0ffee0000000000000000000000000000000000000000000000000000000002";
 const PLAIN: &str = "c0ffee0000000000000000000000000000000000000000000000000000000003";
 const DOCKER: &str = "c0ffee0000000000000000000000000000000000000000000000000000000004";
+
+/// Addresses on loopback, one for each network namespace.
+const OUTER: &str = "127.0.0.1";
+const INNER: &str = "127.0.0.2";
 
 /// A `traffic` program in a container.
 struct Program {
@@ -110,6 +117,9 @@ fn call(
 fn can_run() -> bool {
     require_root() && require_cgroup2()
 }
+
+/// The first kernel that returns the network namespace of a connection to programs (net/core/filter.c, sock_ops_func_proto).
+const RETURNS_NAMESPACES: (u32, u32) = (5, 15);
 
 /// Takes whose a flow is from the truth: its container and, where it has one, its process are those that the test has started.
 fn take(truth: &mut Truth, flow: &Flow) -> Whose {
@@ -324,6 +334,91 @@ fn container_is_unknown_where_two_share_a_port() {
         ),
         50.0
     );
+}
+
+/// Two network namespaces of a pod have a listener at the same address, as where containers run in a container. A connection is of the
+/// listener of its own namespace: where dumps show only one of them, the other's connections have no container.
+#[test]
+fn listener_of_another_namespace_has_no_connection_of_this_one() {
+    if !can_run() {
+        return;
+    }
+    if kernel_release() < RETURNS_NAMESPACES {
+        return lacks("network namespaces of connections");
+    }
+    let pod = TestPod::new("outer").unwrap();
+    let inner = TestPod::inside(pod.cgroup(), "inner").unwrap();
+    let [client, outer_server, inner_server] = [
+        pod.container("docker", DOCKER).unwrap(),
+        pod.container("crio", CRIO).unwrap(),
+        inner.container("cri-containerd", CONTAINERD).unwrap(),
+    ];
+    const EACH: usize = 10;
+    let until = EACH as u64;
+    // The address shows the namespace.
+    let serve_and_call = |truth: &mut Truth, port, watch: &mut Option<Watch>| {
+        let servers = [
+            Program::serve(&pod, &outer_server, CRIO, port, until),
+            Program::serve(&inner, &inner_server, CONTAINERD, port, until),
+        ];
+        if watch.is_none() {
+            *watch = Some(Watch::start(&pod, Mode::Both, &[]));
+        }
+        // A server ends with its last connection: the outer one listens meanwhile.
+        for (pod, address) in [(&inner, INNER), (&pod, OUTER)] {
+            let (target, count) = (format!("{address}:{port}"), EACH.to_string());
+            let arguments = ["call", &target, "--connections", &count];
+            let calling = Program::start(pod, &client, DOCKER, &arguments);
+            calling.end(truth);
+        }
+        for server in servers {
+            server.end(truth);
+        }
+    };
+    let (mut watch, mut truth) = (None, Truth::new());
+    serve_and_call(&mut truth, 7107, &mut watch);
+    serve_and_call(&mut truth, 7108, &mut watch);
+    let seen = watch.unwrap().stop();
+    assert_eq!(seen.flows.len(), 2 * 2 * 2 * EACH);
+    let expected = |flow: &Flow| match (flow.role(), flow.local.port()) {
+        ("client", _) => DOCKER,
+        _ if flow.local.ip().to_string() == OUTER => CRIO,
+        // Its listener is older than flowcar, and no dump shows it.
+        (_, 7107) => "",
+        _ => CONTAINERD,
+    };
+    let is_wrong = |flow: &&Flow| flow.get("container.id") != expected(flow);
+    let wrong: Vec<_> = seen.flows.iter().filter(is_wrong).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    for (id, count) in [(CRIO, 2 * EACH), (CONTAINERD, EACH)] {
+        let container = [("container.id", id)];
+        let closed = seen.sum("flowcar.tcp.connection.closed", &container);
+        assert_eq!(closed, count as f64, "{id}: {:#?}", seen.metrics);
+    }
+}
+
+/// Another program asks for RTT callbacks before a client's handshake is complete, so that the kernel reports the handshake's round trip: it
+/// is no sample, and takes no place of who called.
+#[test]
+fn client_is_of_its_process_where_another_program_asks_for_round_trips() {
+    if !can_run() {
+        return;
+    }
+    let pod = TestPod::new("asked").unwrap();
+    let client = pod.container("docker", DOCKER).unwrap();
+    let server = pod.container("crio", CRIO).unwrap();
+    let watch = Watch::start(&pod, Mode::Both, &[]);
+    let _neighbour = Neighbour::attach(pod.cgroup(), Sharing::Multi, Callbacks::RttBefore).unwrap();
+    let mut truth = Truth::new();
+    let serving = Program::serve(&pod, &server, CRIO, 7109, 20);
+    call(&pod, &client, DOCKER, 7109, "20", &[]).end(&mut truth);
+    serving.end(&mut truth);
+    let seen = watch.stop();
+    assert_eq!(seen.flows.len(), 40);
+    containers_hold(&seen, &truth);
+    for flow in &seen.flows {
+        assert!(!flow.get("process.pid").is_empty(), "{flow:?}");
+    }
 }
 
 /// What is off is not attached, and no attribute of either is sent.

@@ -1,24 +1,17 @@
 //! Which round trips a kernel reports: each one, or only their smoothed value.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use flowcar_tests::{
     flowcar::Pair,
     link::Plan,
-    place::{lacks, require_cgroup2, require_root, require_tun},
+    place::{kernel_release, lacks, require_cgroup2, require_root, require_tun},
 };
 
 const RTT: Duration = Duration::from_millis(20);
 
 /// The first kernel that hands the measured round trip to the callback (net/ipv4/tcp_input.c, tcp_rtt_estimator).
 const HANDS_OVER: (u32, u32) = (6, 10);
-
-/// This kernel's version, which flowcar itself never reads.
-fn release() -> (u32, u32) {
-    let text = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut numbers = text.split('.').map(|part| part.parse().unwrap());
-    (numbers.next().unwrap(), numbers.next().unwrap())
-}
 
 #[test]
 fn rtts_are_measured_or_marked_as_smoothed() {
@@ -28,7 +21,7 @@ fn rtts_are_measured_or_marked_as_smoothed() {
     let pair = Pair::new(Plan::rtt(RTT)).unwrap();
     let exchanges = ["--exchanges", "20"];
     let called = pair.call(pair.link().b4(), 3, &exchanges).unwrap();
-    let kind = if release() >= HANDS_OVER {
+    let kind = if kernel_release() >= HANDS_OVER {
         "measured"
     } else {
         "smoothed"

@@ -25,12 +25,20 @@ use crate::{
 /// The most containers that are read: a pod has a few, a host may have many.
 const MOST: usize = 256;
 
+/// What a cgroup is whose containers are read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Root {
+    /// Containers are below it.
+    Above,
+    /// It is a container's, or lies in one: then it is the only one. Under this id, or under `None` where flowcar's resource has the id.
+    Within(Option<ContainerId>),
+}
+
 /// The containers below one cgroup.
 #[derive(Debug)]
 pub struct ContainerStats {
     root: PathBuf,
-    /// Whether the root is a container itself: then it is the only one, under `None`.
-    is_container: bool,
+    is: Root,
     known: BTreeMap<Option<ContainerId>, Known>,
     /// Whether every container that was there when flowcar began is known.
     knows_older: bool,
@@ -53,14 +61,27 @@ struct Known {
     figures: ContainerFigures,
 }
 
+// === impl Root ===
+
+impl Root {
+    /// Of a cgroup that was named, and whether flowcar's resource has the id of its container. Without a name it is a pod's, whose
+    /// containers are below it also where the node is a container itself.
+    pub fn of(named: Option<&Path>, resource_has_id: bool) -> Self {
+        match named.and_then(origin::container_of) {
+            Some(id) => Self::Within((!resource_has_id).then_some(id)),
+            None => Self::Above,
+        }
+    }
+}
+
 // === impl ContainerStats ===
 
 impl ContainerStats {
-    /// Those below a cgroup2 directory, or the cgroup itself where that is a container's. From here on counters count.
-    pub fn below(root: &Path) -> Self {
+    /// Those below a cgroup2 directory, or the cgroup itself. From here on counters count.
+    pub fn below(root: &Path, is: Root) -> Self {
         let mut this = Self {
             root: root.to_owned(),
-            is_container: origin::container_of(root).is_some(),
+            is,
             known: BTreeMap::new(),
             knows_older: false,
             malformed: 0,
@@ -103,13 +124,12 @@ impl ContainerStats {
                 return;
             }
         };
-        let found = if self.is_container {
-            Found {
+        let found = match &self.is {
+            Root::Within(_) => Found {
                 containers: Vec::new(),
                 is_whole: true,
-            }
-        } else {
-            tree::search(&self.root)
+            },
+            Root::Above => tree::search(&self.root),
         };
         let is_whole = found.is_whole;
         self.find(found);
@@ -119,7 +139,10 @@ impl ContainerStats {
 
     /// Takes in the containers that are new.
     fn find(&mut self, found: Found) {
-        let own = self.is_container.then(|| (None, PathBuf::new()));
+        let own = match &self.is {
+            Root::Within(id) => Some((id.clone(), PathBuf::new())),
+            Root::Above => None,
+        };
         let below = found.containers.into_iter().map(|(id, at)| (Some(id), at));
         for (id, path) in own.into_iter().chain(below) {
             if let Some(known) = self.known.get_mut(&id) {
@@ -247,7 +270,7 @@ mod tests {
         }
 
         fn stats(&self) -> ContainerStats {
-            ContainerStats::below(self.0.path())
+            ContainerStats::below(self.0.path(), Root::Above)
         }
     }
 
@@ -347,6 +370,24 @@ mod tests {
         assert_eq!((&figures.levels, figures.counters.len()), (&levels, 0));
     }
 
+    /// A cgroup that is in a container has the figures under the container's id, as it has the flows; the resource of one that is named by the
+    /// container has the id itself.
+    #[test]
+    fn cgroup_in_a_container_has_the_containers_id() {
+        let scope = format!("/sys/fs/cgroup/system.slice/docker-{ONE}.scope");
+        let inner = format!("{scope}/init.scope");
+        let id = || Some(ONE.into());
+        for (named, resource_has_id, expected) in [
+            (Some(&*scope), true, Root::Within(None)),
+            (Some(&*inner), false, Root::Within(id())),
+            (Some("/sys/fs/cgroup/system.slice"), false, Root::Above),
+            (None, false, Root::Above),
+        ] {
+            let root = Root::of(named.map(Path::new), resource_has_id);
+            assert_eq!(root, expected, "{named:?}");
+        }
+    }
+
     /// Containers in slices of the tree, and not those inside containers; a cgroup that is a container itself.
     #[test]
     fn containers_are_found_once() {
@@ -360,8 +401,12 @@ mod tests {
         }
         let ids = |mut stats: ContainerStats| stats.report(10).into_keys().collect::<Vec<_>>();
         assert_eq!(ids(tree.stats()), [Some(ONE.into())]);
-        assert_eq!(ids(ContainerStats::below(&outer)), [None]);
-        assert_eq!(ids(ContainerStats::below(&tree.0.path().join("none"))), []);
+        for id in [None, Some(ONE.into())] {
+            let within = Root::Within(id.clone());
+            assert_eq!(ids(ContainerStats::below(&outer, within)), [id]);
+        }
+        let none = tree.0.path().join("none");
+        assert_eq!(ids(ContainerStats::below(&none, Root::Above)), []);
     }
 
     #[test]

@@ -40,7 +40,9 @@ pub use flowcar_shared::record::Role;
 pub use history::{CloseSummary, History};
 pub use interim::{Instant, InterimSpan, InterimSpans, SpanTime};
 pub use listener::Listener;
-pub use origin::{Caller, ContainerId, ListenerName, Origin, OriginEvent, Process, SharedText};
+pub use origin::{
+    Caller, ContainerId, ListenerName, Origin, OriginEvent, Process, SharedText, SocketNetns,
+};
 pub use pending_closes::{CloseEvent, OtherEnd, PendingCloses};
 pub use reconcile::{ABSENT, Absent, Adopt, PollContext};
 pub use record::{FailedAttempt, Malformed, Record, decode, evidence, kind_of};

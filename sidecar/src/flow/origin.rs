@@ -73,6 +73,19 @@ pub struct ListenerName {
     pub netns: Option<NonZeroU64>,
 }
 
+/// In which network namespace a server's socket is: its listener is in the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketNetns {
+    /// The one with this cookie.
+    Of(NonZeroU64),
+    /// The one that dumps show.
+    Dumped,
+    /// Any: the kernel does not return it.
+    Unread,
+    /// Any: the record that had it was lost.
+    Lost,
+}
+
 // === impl SharedText ===
 
 impl From<&str> for SharedText {

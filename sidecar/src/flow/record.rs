@@ -2,6 +2,7 @@
 
 use std::mem::offset_of;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU64;
 
 use flowcar_shared::{
     asked::RECORD_LEN as ASKED_LEN,
@@ -26,6 +27,8 @@ pub struct Record {
     pub kind: Kind,
     /// The flow, cumulative since it began.
     pub flow: Flow,
+    /// The cookie of the network namespace, of a server; `None` where the kernel does not return it, or the record that had it was lost.
+    pub netns: Option<NonZeroU64>,
     /// Of an attempt that failed.
     pub failed: Option<FailedAttempt>,
 }
@@ -164,7 +167,12 @@ pub fn decode(bytes: &[u8], seed: u64) -> Result<Record, Malformed> {
         series: None,
     };
     let failed = (kind == Kind::Close && established.is_none()).then(|| failed(&raw, &flow));
-    Ok(Record { kind, flow, failed })
+    Ok(Record {
+        kind,
+        flow,
+        netns: netns(&raw, bytes),
+        failed,
+    })
 }
 
 /// What the close record of an established connection shows of its reason; `None` for any other record. The outcome that [`decode`]
@@ -228,18 +236,30 @@ fn origin(raw: &FlowRecord, bytes: &[u8]) -> Origin {
     if raw.role != Role::Client as u8 {
         return Origin::default();
     }
+    let (cgroup, tgid) = before_samples(raw, bytes);
+    Origin::new(cgroup, tgid)
+}
+
+/// The network namespace in a record that was read from these bytes: a server's alone, and as long as it has no RTT sample.
+fn netns(raw: &FlowRecord, bytes: &[u8]) -> Option<NonZeroU64> {
+    if raw.role != Role::Server as u8 {
+        return None;
+    }
+    NonZeroU64::new(before_samples(raw, bytes).0)
+}
+
+/// What stands at the end of an open record, and in the place of the RTT samples until there is one; zeros afterwards.
+fn before_samples(raw: &FlowRecord, bytes: &[u8]) -> (u64, u32) {
     if bytes.len() == OPEN_LEN {
         let open = raw::read::<OpenRecord>(bytes, OPEN_LEN);
-        return open.map_or_else(Origin::default, |open| {
-            Origin::new(open.cgroup_id, open.tgid)
-        });
+        return open.map_or((0, 0), |open| (open.cgroup_id, open.tgid));
     }
     if raw.inline_samples_used != 0 {
-        return Origin::default();
+        return (0, 0);
     }
     let word = |at: usize| raw.inline_samples[at];
-    let cgroup = u64::from(word(CGROUP_LOW)) | u64::from(word(CGROUP_HIGH)) << 32;
-    Origin::new(cgroup, word(TGID))
+    let half = u64::from(word(CGROUP_LOW)) | u64::from(word(CGROUP_HIGH)) << 32;
+    (half, word(TGID))
 }
 
 /// When the record was sent; of an attempt that failed before a SYN when it began, as it failed within the call of `connect()` and was

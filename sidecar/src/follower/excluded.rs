@@ -143,6 +143,7 @@ mod tests {
         Record {
             kind: Kind::Open,
             flow,
+            netns: None,
             failed: None,
         }
     }

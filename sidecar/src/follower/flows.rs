@@ -29,7 +29,7 @@ use crate::{
     flow::{
         self, Answers, Asked, Books, CloseReason, Event, Exchanges, Failure, Flow, Malformed,
         Monotonic, OriginEvent, Outcome, PendingCloses, PollContext, Record, Role, SocketName,
-        SocketSnapshot, Table,
+        SocketNetns, SocketSnapshot, Table,
         checkpoint::{Checkpoint, KernelInstance},
     },
     origin::Origins,
@@ -340,6 +340,7 @@ impl Flows {
     /// Takes in an event: its change goes into the series, and a flow that closed waits to be handed over.
     fn apply(&mut self, event: Event<'_>) {
         self.is_active |= !matches!(event, Event::Polled(..));
+        let netns = self.netns_of(&event);
         let Some(mut change) = self.table.apply(event) else {
             return;
         };
@@ -347,13 +348,25 @@ impl Flows {
             self.give_name(&mut change.now);
         }
         if change.before.is_none() {
-            self.origins.resolve(&mut change.now);
+            self.origins.resolve(&mut change.now, netns);
         }
         count(&mut self.table, &mut self.series, &mut change);
         if let Some(closed) = change.into_closed() {
             let exact = closed.socket.is_none_or(|figures| figures.exact);
             self.inexact += u64::from(!exact);
             self.closed.push(closed);
+        }
+    }
+
+    /// The network namespace of the socket that an event is of.
+    fn netns_of(&self, event: &Event<'_>) -> SocketNetns {
+        match event {
+            Event::Record(record) => match record.netns {
+                Some(netns) => SocketNetns::Of(netns),
+                None if self.attempts.knows_netns => SocketNetns::Lost,
+                None => SocketNetns::Unread,
+            },
+            _ => SocketNetns::Dumped,
         }
     }
 

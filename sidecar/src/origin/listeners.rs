@@ -6,7 +6,9 @@ use std::{
     num::NonZeroU64,
 };
 
-use crate::flow::{Monotonic, Origin, OriginEvent, Process, SharedText, SocketSnapshot};
+use crate::flow::{
+    Monotonic, Origin, OriginEvent, Process, SharedText, SocketNetns, SocketSnapshot,
+};
 
 /// The most listeners that are kept.
 const MOST: usize = 4_096;
@@ -36,6 +38,7 @@ pub struct Listeners {
 struct Known {
     cookie: u64,
     origin: Origin,
+    /// The cookie of its network namespace; `None` of one that only dumps have shown, where that of theirs is not known.
     netns: Option<NonZeroU64>,
     since: Monotonic,
     /// When a dump did not show it any more.
@@ -124,7 +127,7 @@ impl Listeners {
             Known {
                 cookie: observed.cookie,
                 origin: Origin::new(observed.cgroup.unwrap_or_default(), 0),
-                netns: None,
+                netns: self.own_netns,
                 since: Monotonic(0),
                 until: None,
                 shown: Some(self.dump),
@@ -138,7 +141,7 @@ impl Listeners {
         let at = self.dump;
         self.contested = false;
         for all in self.at.values_mut() {
-            let since: Vec<_> = all.iter().map(|known| known.since).collect();
+            let since: Vec<_> = all.iter().map(|of| (of.netns, of.since)).collect();
             for known in all.iter_mut().filter(|known| known.until.is_none()) {
                 let is_here = match (known.netns, self.own_netns) {
                     (None, _) => true,
@@ -150,17 +153,25 @@ impl Listeners {
                     known.shown.is_some() || at.since_ns(known.since) >= LISTENS_WITHIN_NS;
                 if is_here && listens && !self.shown.contains(&known.cookie) {
                     let seen = known.shown.unwrap_or_default().max(known.since);
-                    let next = since.iter().filter(|since| **since > seen).min();
-                    known.until = Some(next.map_or(at, |next| at.min(*next)));
+                    let others = since.iter().filter(|of| may_be_one(of.0, known.netns));
+                    let next = others.map(|of| of.1).filter(|since| *since > seen).min();
+                    known.until = Some(next.map_or(at, |next| at.min(next)));
                 }
             }
         }
         self.forget(at);
     }
 
-    /// Whose the listener was that a connection came from, which began at this time. Where several may have been it, what they have
-    /// in common.
-    pub fn of(&self, local: SocketAddr, started: Monotonic) -> Option<Origin> {
+    /// Whose the listener was that a connection came from, which began at this time in this network namespace. Where several may have
+    /// been it, what they have in common. None where the namespace was lost: a listener of this one may have the address of one that is
+    /// not known.
+    pub fn of(&self, local: SocketAddr, started: Monotonic, netns: SocketNetns) -> Option<Origin> {
+        let netns = match netns {
+            SocketNetns::Of(netns) => Some(netns),
+            SocketNetns::Dumped => self.own_netns,
+            SocketNetns::Unread => None,
+            SocketNetns::Lost => return None,
+        };
         let wildcards = match local.ip() {
             IpAddr::V4(_) => [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
             IpAddr::V6(_) => [IpAddr::from(Ipv6Addr::UNSPECIFIED); 2],
@@ -168,6 +179,7 @@ impl Listeners {
         let addresses = [local.ip()].into_iter().chain(wildcards);
         let mut found = addresses.filter_map(|ip| {
             let all = self.at.get(&SocketAddr::new(ip, local.port()))?;
+            let all = all.iter().filter(|known| may_be_one(known.netns, netns));
             common(all, started)
         });
         found.next()
@@ -184,7 +196,11 @@ impl Listeners {
         let all = self.at.entry(local).or_default();
         // It was bound, and listens now.
         all.retain(|known| known.cookie != new.cookie);
-        let differs = |known: &Known| known.until.is_none() && known.origin != new.origin;
+        let differs = |known: &Known| {
+            known.until.is_none()
+                && known.origin != new.origin
+                && may_be_one(known.netns, new.netns)
+        };
         self.contested |= all.iter().any(differs);
         all.push(new);
     }
@@ -206,12 +222,17 @@ impl Listeners {
     }
 }
 
-/// What the listeners have in common that may have taken a connection: several share an address (SO_REUSEPORT), or are in different
-/// network namespaces, or the older one is closed and no dump has shown that yet.
-fn common(all: &[Known], started: Monotonic) -> Option<Origin> {
+/// Whether two network namespaces may be one.
+fn may_be_one(one: Option<NonZeroU64>, other: Option<NonZeroU64>) -> bool {
+    one.zip(other).is_none_or(|(one, other)| one == other)
+}
+
+/// What the listeners have in common that may have taken a connection: several share an address (SO_REUSEPORT), or the older one is closed
+/// and no dump has shown that yet, or they may be in different network namespaces.
+fn common<'a>(all: impl Iterator<Item = &'a Known>, started: Monotonic) -> Option<Origin> {
     let was_open =
         |known: &&Known| known.since <= started && known.until.is_none_or(|until| started < until);
-    let mut open = all.iter().filter(was_open);
+    let mut open = all.filter(was_open);
     let mut common = open.next()?.origin.clone();
     let pid = |of: &Origin| of.process.as_ref().map(|process| process.pid);
     for other in open {
@@ -235,6 +256,17 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     fn listens(cookie: u64, local: &str, cgroup: u64, pid: u32, at: u64) -> OriginEvent {
+        listens_in(0, cookie, local, cgroup, pid, at)
+    }
+
+    fn listens_in(
+        netns: u64,
+        cookie: u64,
+        local: &str,
+        cgroup: u64,
+        pid: u32,
+        at: u64,
+    ) -> OriginEvent {
         let caller = Caller {
             at: Monotonic(at),
             cgroup: NonZeroU64::new(cgroup),
@@ -243,7 +275,7 @@ mod tests {
         let listener = ListenerName {
             cookie,
             local: local.parse().expect("an address"),
-            netns: None,
+            netns: NonZeroU64::new(netns),
         };
         OriginEvent::Listens(listener, caller)
     }
@@ -264,7 +296,17 @@ mod tests {
     }
 
     fn ids(listeners: &Listeners, local: &str, at: u64) -> Option<(u64, u32)> {
-        let origin = listeners.of(local.parse().expect("an address"), Monotonic(at))?;
+        ids_in(listeners, local, at, SocketNetns::Unread)
+    }
+
+    fn ids_in(
+        listeners: &Listeners,
+        local: &str,
+        at: u64,
+        netns: SocketNetns,
+    ) -> Option<(u64, u32)> {
+        let local = local.parse().expect("an address");
+        let origin = listeners.of(local, Monotonic(at), netns)?;
         let pid = origin.process.map_or(0, |process| process.pid.get());
         Some((origin.cgroup.map_or(0, NonZeroU64::get), pid))
     }
@@ -302,10 +344,7 @@ mod tests {
     #[test]
     fn dump_of_an_unknown_namespace_closes_only_what_a_dump_has_shown() {
         let mut listeners = Listeners::default();
-        let mut event = listens(1, "0.0.0.0:80", 10, 100, SECOND);
-        if let OriginEvent::Listens(listener, _) = &mut event {
-            listener.netns = NonZeroU64::new(7);
-        }
+        let event = listens_in(7, 1, "0.0.0.0:80", 10, 100, SECOND);
         listeners.apply(&event, None);
         let dump = |listeners: &mut Listeners, at, is_shown| {
             listeners.begin(Monotonic(at));
@@ -320,6 +359,55 @@ mod tests {
         dump(&mut listeners, 110 * SECOND, true);
         dump(&mut listeners, 120 * SECOND, false);
         assert_eq!(ids(&listeners, "10.0.0.1:80", 121 * SECOND), None);
+    }
+
+    /// Dumps show those of namespace 7; in namespaces 8 and 9 others have the same addresses.
+    #[test]
+    fn connection_has_a_listener_of_its_own_namespace() {
+        let in_netns = |netns| SocketNetns::Of(NonZeroU64::new(netns).expect("one"));
+        let mut listeners = Listeners::new(7);
+        listeners.begin(Monotonic(1));
+        listeners.saw(&shown(1, "0.0.0.0:80", 10));
+        listeners.saw(&shown(2, "0.0.0.0:81", 20));
+        listeners.end();
+        let elsewhere = listens_in(8, 3, "10.0.0.1:81", 30, 300, 2);
+        listeners.apply(&elsewhere, None);
+        listeners.apply(&listens_in(7, 4, "0.0.0.0:82", 40, 400, 2), None);
+        listeners.apply(&listens_in(8, 5, "0.0.0.0:82", 50, 500, 2), None);
+        let rows = [
+            (80, in_netns(7), Some((10, 0))),
+            (80, SocketNetns::Dumped, Some((10, 0))),
+            (80, in_netns(8), None),
+            (80, SocketNetns::Lost, None),
+            (80, SocketNetns::Unread, Some((10, 0))),
+            (81, in_netns(7), Some((20, 0))),
+            (81, SocketNetns::Dumped, Some((20, 0))),
+            (81, in_netns(8), Some((30, 300))),
+            (81, in_netns(9), None),
+            (82, in_netns(7), Some((40, 400))),
+            (82, in_netns(8), Some((50, 500))),
+            (82, SocketNetns::Lost, None),
+            (82, SocketNetns::Unread, Some((0, 0))),
+        ];
+        for (port, netns, expected) in rows {
+            let found = ids_in(&listeners, &format!("10.0.0.1:{port}"), 3, netns);
+            assert_eq!(found, expected, "{port} {netns:?}");
+        }
+    }
+
+    #[test]
+    fn listener_of_another_namespace_does_not_show_that_one_is_closed() {
+        let in_7 = SocketNetns::Of(NonZeroU64::new(7).expect("one"));
+        let mut listeners = Listeners::new(7);
+        let listens = listens_in(7, 1, "0.0.0.0:80", 10, 100, SECOND);
+        listeners.apply(&listens, None);
+        let elsewhere = listens_in(8, 2, "0.0.0.0:80", 20, 200, 3 * SECOND);
+        listeners.apply(&elsewhere, None);
+        assert!(!listeners.is_contested());
+        listeners.begin(Monotonic(9 * SECOND));
+        listeners.end();
+        let found = |at| ids_in(&listeners, "10.0.0.1:80", at * SECOND, in_7);
+        assert_eq!((found(8), found(9)), (Some((10, 100)), None));
     }
 
     #[test]

@@ -9,7 +9,7 @@ pub use self::{
     listeners::Listeners,
     processes::{Processes, shows_processes},
 };
-use crate::flow::{Flow, Monotonic, Origin, OriginEvent, Role, SocketSnapshot};
+use crate::flow::{Flow, Monotonic, Origin, OriginEvent, Role, SocketNetns, SocketSnapshot};
 
 /// Finds whose sockets flows have.
 #[derive(Debug)]
@@ -60,6 +60,11 @@ impl Origins {
         if let Some(processes) = &mut self.processes {
             processes.begin_turn();
         }
+        self.take_notices();
+    }
+
+    /// Reads the directories of containers that were made.
+    pub fn take_notices(&mut self) {
         if let Some(containers) = &mut self.containers {
             containers.take_notices();
         }
@@ -93,8 +98,8 @@ impl Origins {
         self.listeners.end();
     }
 
-    /// Sets whose socket a new flow has, as far as that is known.
-    pub fn resolve(&mut self, flow: &mut Flow) {
+    /// Sets whose socket a new flow has, as far as that is known; the socket is in this network namespace.
+    pub fn resolve(&mut self, flow: &mut Flow, netns: SocketNetns) {
         // What the kernel's record has is of use to nobody.
         if !self.are_wanted() {
             flow.origin = Origin::default();
@@ -102,7 +107,7 @@ impl Origins {
         }
         if flow.role != Role::Server {
             self.listeners.connected(flow.cookie);
-        } else if let Some(listener) = self.listeners.of(flow.local, flow.started) {
+        } else if let Some(listener) = self.listeners.of(flow.local, flow.started, netns) {
             flow.origin.cgroup = flow.origin.cgroup.or(listener.cgroup);
             flow.origin.process = listener.process;
         }
@@ -159,7 +164,7 @@ mod tests {
                 started: now,
                 ..crate::flow::example::closed(1)
             };
-            origins.resolve(&mut flow);
+            origins.resolve(&mut flow, SocketNetns::Unread);
             let process = flow.origin.process.expect("the listener's");
             assert_eq!(Some(process.pid), pid);
             process.name
@@ -181,7 +186,7 @@ mod tests {
                 origin: Origin::new(0, pid),
                 ..crate::flow::example::closed(1)
             };
-            origins.resolve(&mut flow);
+            origins.resolve(&mut flow, SocketNetns::Unread);
             flow.origin.process.expect("its own").name
         };
         assert_eq!(name_of_a_client(Monotonic(0)), None);
@@ -194,7 +199,7 @@ mod tests {
             origin: Origin::new(7, std::process::id()),
             ..crate::flow::example::closed(1)
         };
-        Origins::off().resolve(&mut flow);
+        Origins::off().resolve(&mut flow, SocketNetns::Unread);
         assert_eq!(flow.origin, Origin::default());
     }
 }

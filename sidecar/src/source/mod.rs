@@ -53,6 +53,8 @@ pub enum Woken {
     ByRecords,
     /// Destroy events.
     ByEvents,
+    /// A directory below the followed cgroup was made or removed.
+    ByDirectories,
 }
 
 /// Why no source can be opened.

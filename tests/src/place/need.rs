@@ -1,6 +1,6 @@
 use std::{
     env,
-    fs::OpenOptions,
+    fs::{self, OpenOptions},
     io::{self, Write},
     path::{Path, PathBuf},
 };
@@ -92,6 +92,16 @@ pub fn require_file(path: &Path, command: &str) -> bool {
 /// of the whole machine may be changed, tests run one at a time, and the processor is slow.
 pub fn has_own_machine() -> bool {
     env::var_os("OWN_MACHINE").is_some()
+}
+
+/// This kernel's version, which flowcar itself never reads: its first two numbers.
+///
+/// # Panics
+/// `/proc` is not mounted.
+pub fn kernel_release() -> (u32, u32) {
+    let text = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = text.split('.').map(|part| part.parse().unwrap());
+    (numbers.next().unwrap(), numbers.next().unwrap())
 }
 
 /// Prints which tested feature this kernel lacks, so that the table in docs/kernels.md can be written from the runs.

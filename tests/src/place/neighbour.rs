@@ -10,7 +10,7 @@ use super::{
     error::Error,
 };
 
-/// Another program's `sock_ops` hook on a cgroup. When a connection is established it sets callback flags of its own,
+/// Another program's `sock_ops` hook on a cgroup. When a connection begins, or is established, it sets callback flags of its own,
 /// as it is usually written: without reading those that others have set. It counts the callbacks that it gets.
 /// Detached on drop.
 #[derive(Debug)]
@@ -31,15 +31,17 @@ pub enum Sharing {
     Multi = 2,
 }
 
-/// Callbacks that a program asks for.
+/// Callbacks that a program asks for once a connection is established, or before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Callbacks {
     /// None, whoever else wants them
-    None = 0,
+    None,
     /// `BPF_SOCK_OPS_STATE_CB_FLAG`
-    State = 4,
+    State,
     /// `BPF_SOCK_OPS_RTT_CB_FLAG`
-    Rtt = 8,
+    Rtt,
+    /// `BPF_SOCK_OPS_RTT_CB_FLAG`, when the SYN of a client is about to go, too
+    RttBefore,
 }
 
 /// Another program for packets that are sent from a cgroup, which lets all of them pass and allows no other program here or below.
@@ -56,6 +58,27 @@ const BPF_PROG_TYPE_SOCK_OPS: u32 = 13;
 const BPF_CGROUP_SOCK_OPS: u32 = 3;
 /// More than there are kinds of callbacks.
 const KINDS: u32 = 32;
+
+// === impl Callbacks ===
+
+impl Callbacks {
+    const fn flags(self) -> i32 {
+        match self {
+            Self::None => 0,
+            Self::State => 4,
+            Self::Rtt | Self::RttBefore => 8,
+        }
+    }
+
+    /// The first of the callbacks up to 5 (`..PASSIVE_ESTABLISHED_CB`) in which it asks: 4 is `..ACTIVE_ESTABLISHED_CB`, 3
+    /// `BPF_SOCK_OPS_TCP_CONNECT_CB`.
+    const fn first(self) -> i32 {
+        match self {
+            Self::None | Self::State | Self::Rtt => 4,
+            Self::RttBefore => 3,
+        }
+    }
+}
 
 // === impl Neighbour ===
 
@@ -144,7 +167,7 @@ impl Drop for ExclusivePacketFilter {
     }
 }
 
-/// `counts[op] += 1`; if op is one of the ESTABLISHED callbacks (4 and 5), set the flags; return 1.
+/// `counts[op] += 1`; if op is one of those in which it asks, set the flags; return 1.
 fn program(counts: RawFd, callbacks: Callbacks) -> Vec<Instruction> {
     let i = Instruction::new;
     vec![
@@ -155,16 +178,16 @@ fn program(counts: RawFd, callbacks: Callbacks) -> Vec<Instruction> {
         i(0x07, 2, 0, 0, -4),     // r2 -= 4
         i(0x18, 1, 1, 0, counts), // r1 = the map, in two instructions
         i(0x00, 0, 0, 0, 0),
-        i(0x85, 0, 0, 0, 1),                // r0 = bpf_map_lookup_elem(r1, r2)
-        i(0x15, 0, 0, 2, 0),                // if r0 == 0 skip two
-        i(0xb7, 1, 0, 0, 1),                // r1 = 1
-        i(0xdb, 0, 1, 0, 0),                // lock *(u64 *)r0 += r1
-        i(0x15, 7, 0, 1, 4),                // if r7 == 4 skip one
-        i(0x55, 7, 0, 3, 5),                // if r7 != 5 skip three
-        i(0xbf, 1, 6, 0, 0),                // r1 = r6
-        i(0xb7, 2, 0, 0, callbacks as i32), // r2 = flags
-        i(0x85, 0, 0, 0, 59),               // bpf_sock_ops_cb_flags_set(r1, r2)
-        i(0xb7, 0, 0, 0, 1),                // r0 = 1
-        i(0x95, 0, 0, 0, 0),                // exit
+        i(0x85, 0, 0, 0, 1),                 // r0 = bpf_map_lookup_elem(r1, r2)
+        i(0x15, 0, 0, 2, 0),                 // if r0 == 0 skip two
+        i(0xb7, 1, 0, 0, 1),                 // r1 = 1
+        i(0xdb, 0, 1, 0, 0),                 // lock *(u64 *)r0 += r1
+        i(0xa5, 7, 0, 4, callbacks.first()), // if r7 < first skip four
+        i(0x25, 7, 0, 3, 5),                 // if r7 > 5 skip three
+        i(0xbf, 1, 6, 0, 0),                 // r1 = r6
+        i(0xb7, 2, 0, 0, callbacks.flags()), // r2 = flags
+        i(0x85, 0, 0, 0, 59),                // bpf_sock_ops_cb_flags_set(r1, r2)
+        i(0xb7, 0, 0, 0, 1),                 // r0 = 1
+        i(0x95, 0, 0, 0, 0),                 // exit
     ]
 }
