@@ -43,12 +43,17 @@ impl ByType {
     }
 }
 
+/// A row of the table: its label, its values, and how each is written.
+pub(super) struct Row<'a> {
+    pub(super) label: &'a str,
+    pub(super) of: ByType,
+    pub(super) text: fn(f64) -> String,
+}
+
 /// A head, and a line for each of these, in at most 78 columns.
-pub(super) fn table<const ROWS: usize>(
-    rows: [(&str, ByType, fn(f64) -> String); ROWS],
-) -> Vec<String> {
-    let knows_types = rows.iter().any(|(_, of, _)| of.types.is_some());
-    let has_no_type = !knows_types || rows.iter().any(|(_, of, _)| of.no_type > 0.0);
+pub(super) fn table<const ROWS: usize>(rows: [Row<'_>; ROWS]) -> Vec<String> {
+    let knows_types = rows.iter().any(|row| row.of.types.is_some());
+    let has_no_type = !knows_types || rows.iter().any(|row| row.of.no_type > 0.0);
     // Where only one of the rows has types, nothing was added since.
     let none = if knows_types { "-" } else { "?" };
     let names = RetransmitCounts::default().named().map(|(name, _)| name);
@@ -66,7 +71,7 @@ pub(super) fn table<const ROWS: usize>(
         "retransmits",
         heads.iter().map(ToString::to_string).collect(),
     );
-    let rows = rows.into_iter().map(|(label, of, text)| {
+    let rows = rows.into_iter().map(|Row { label, of, text }| {
         let types = of
             .types
             .map_or_else(|| vec![none.to_owned(); 6], |of| of.map(text).to_vec());
@@ -97,6 +102,11 @@ mod tests {
         unknown: 123_456,
     };
 
+    fn drawn(label: &str, of: ByType) -> Vec<String> {
+        let text = count;
+        table([Row { label, of, text }])
+    }
+
     fn words(line: &str) -> Vec<&str> {
         line.split_whitespace().collect()
     }
@@ -105,7 +115,7 @@ mod tests {
     fn each_type_has_its_column() {
         let mut all = ByType::of(Some(COUNTS), COUNTS.total(), 1.0);
         all.add(ByType::of(Some(COUNTS), COUNTS.total(), 1.0));
-        let lines = table([("in all", all, count)]);
+        let lines = drawn("in all", all);
         let types = "retransmits syn synack fast timeout tail_loss_probe unknown";
         assert_eq!(words(&lines[0]), words(types));
         assert_eq!(words(&lines[1]), words("in all 2 4 8 16 32 247k"));
@@ -115,16 +125,16 @@ mod tests {
     #[test]
     fn sum_of_an_older_flowcar_has_no_type() {
         let older = ByType::of(None, 30, 10.0);
-        let lines = table([("a second", older, count)]);
+        let lines = drawn("a second", older);
         assert!(lines[0].ends_with("unknown  no type"), "{lines:?}");
         assert_eq!(words(&lines[1]), words("a second ? ? ? ? ? ? 3"));
         let mut both = ByType::of(Some(COUNTS), COUNTS.total(), 1.0);
         both.add(older);
-        let lines = table([("both", both, count)]);
+        let lines = drawn("both", both);
         assert_eq!(words(&lines[1]), words("both 1 2 4 8 16 123k 3"));
         assert!(lines.iter().all(|line| line.len() <= 78), "{lines:?}");
         // Without any retransmit there is nothing without a type.
-        let none = table([("none", ByType::of(Some(COUNTS), 0, 1.0), count)]);
+        let none = drawn("none", ByType::of(Some(COUNTS), 0, 1.0));
         assert!(!none[0].contains(NO_TYPE), "{none:?}");
     }
 }

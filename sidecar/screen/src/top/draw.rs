@@ -307,8 +307,16 @@ fn draw_pane(frame: &mut Frame<'_>, area: Rect, selected: Option<&Row>) {
         frame.render_widget(Paragraph::new(lines), area);
     }
     let table = by_type::table([
-        ("in all", row.retransmits, by_type::count),
-        ("a second", row.rates.by_type, rate),
+        by_type::Row {
+            label: "in all",
+            of: row.retransmits,
+            text: by_type::count,
+        },
+        by_type::Row {
+            label: "a second",
+            of: row.rates.by_type,
+            text: rate,
+        },
     ]);
     let lines: Vec<Line<'_>> = table.into_iter().map(Line::from).collect();
     frame.render_widget(Paragraph::new(lines), retransmits);

@@ -76,14 +76,14 @@ pub(super) fn lines(followed: &Followed, palette: Palette, width: usize) -> Vec<
             &followed.sent,
         )),
     ];
-    let of = |(types, sum)| ByType::of(types, sum, 1.0);
+    let row = |label, (types, sum)| by_type::Row {
+        label,
+        of: ByType::of(types, sum, 1.0),
+        text: by_type::count,
+    };
     let table = by_type::table([
-        ("since opened", of(followed.retransmits()), by_type::count),
-        (
-            "while followed",
-            of(followed.new_retransmits()),
-            by_type::count,
-        ),
+        row("since opened", followed.retransmits()),
+        row("while followed", followed.new_retransmits()),
     ]);
     lines.extend(table.into_iter().map(Line::from));
     lines.push(Line::from(format!("segments     {segments} sent")));

@@ -206,7 +206,12 @@ impl State {
 
     /// Keeps the selection on the chosen connection while others come and go, and on the screen.
     pub(super) fn keep_connection(&mut self, rows: &[(&str, &Connection)], room: usize) {
-        let is_chosen = |(source, of): &(&str, &Connection)| matches!(&self.chosen_connection, ChosenConnection::Of(flowcar, cookie) if flowcar == source && *cookie == of.counts.cookie);
+        let is_chosen = |(source, of): &(&str, &Connection)| match &self.chosen_connection {
+            ChosenConnection::Of(flowcar, cookie) => {
+                flowcar == source && *cookie == of.counts.cookie
+            }
+            ChosenConnection::First | ChosenConnection::InRow => false,
+        };
         if let Some(at) = rows.iter().position(is_chosen) {
             self.selected = at;
         }
