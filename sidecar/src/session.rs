@@ -2,6 +2,7 @@
 
 mod alarm;
 mod drains;
+mod recent_closes;
 
 use std::{
     collections::BTreeSet,
@@ -13,6 +14,7 @@ use std::{
 use self::{
     alarm::Alarm,
     drains::{Drains, Pace},
+    recent_closes::RecentCloses,
 };
 use crate::{
     clock::{self, Anchor},
@@ -49,6 +51,7 @@ pub struct Session {
     report: Times,
     interim: InterimSpans,
     losses: Losses,
+    recent_closes: RecentCloses,
     give_back: GiveBack,
     polled: bool,
     /// The last turn left records in the ring.
@@ -137,6 +140,7 @@ impl Session {
         Ok(Self {
             interim: InterimSpans::every(interim_ns),
             losses: Losses::default(),
+            recent_closes: RecentCloses::default(),
             give_back: GiveBack::default(),
             polled: false,
             more: false,
@@ -254,6 +258,7 @@ impl Session {
             // A suspend since the last report counts to the time of what closed behind it.
             self.follower.anchor_again();
         }
+        self.recent_closes.add(&closed, clock::now());
         if let Some(exporter) = &mut self.exporter {
             let anchor = self.follower.anchor();
             for flow in &closed {
@@ -359,12 +364,22 @@ impl Session {
         }
     }
 
+    /// Part of the open connections, and behind the last of them those that closed last.
+    fn flows(&mut self, after: u64, most: u32) -> Listing {
+        let mut listing = self.listing(after, most);
+        let closed = self.recent_closes.ask(clock::now());
+        if !listing.more {
+            listing.closed_last = closed;
+        }
+        listing
+    }
+
     /// Answers a question of another process.
     pub fn answer(&mut self, request: ControlRequest) {
         match request.question() {
             Question::Health => request.health(self.health()),
             Question::Peers => request.peers(&self.peers()),
-            Question::Flows { after, most } => request.flows(&self.listing(after, most)),
+            Question::Flows { after, most } => request.flows(&self.flows(after, most)),
         }
     }
 

@@ -90,6 +90,9 @@ pub struct PeerCounts {
     pub handshake_retransmits: u64,
     /// Other segments sent again.
     pub data_retransmits: u64,
+    /// Both by type; absent where the flowcar is older.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retransmits_by_type: Option<RetransmitCounts>,
     /// Time that connections had data to send and no room in the peer's window, microseconds.
     pub receive_window_limited_us: u64,
     /// Time that connections had data to send and no room in the send buffer, microseconds.
@@ -114,6 +117,9 @@ pub struct Connections {
     pub all: Vec<ConnectionCounts>,
     /// Connections that there was no room for.
     pub left_out: u64,
+    /// Those that closed last, the newest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub closed: Vec<ClosedCounts>,
 }
 
 /// An open connection.
@@ -135,6 +141,9 @@ pub struct ConnectionCounts {
     pub segments_sent: u64,
     /// Segments sent again.
     pub retransmits: u64,
+    /// The same by type; absent where the flowcar is older.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retransmits_by_type: Option<RetransmitCounts>,
     /// Time that it had data to send and no room in the peer's window, microseconds.
     pub receive_window_limited_us: u64,
     /// Time that it had data to send and no room in its send buffer, microseconds.
@@ -143,11 +152,62 @@ pub struct ConnectionCounts {
     pub rtt_p50_ns: Option<u64>,
     /// 99 of 100 took no longer, nanoseconds.
     pub rtt_p99_ns: Option<u64>,
+    /// How many round trips were measured, and how long they took together; absent where the flowcar is older.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtt_sum: Option<RttSum>,
     /// 99 of 100 exchanges took no longer, nanoseconds.
     pub exchange_p99_ns: Option<u64>,
     /// Whose socket it is, where that is known: the name and the number of the process.
     #[serde(default)]
     pub process: Option<String>,
+}
+
+/// A connection that closed, with what it had then.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ClosedCounts {
+    /// The kernel's socket cookie.
+    pub cookie: u64,
+    /// `flowcar.tcp.close.reason`
+    pub reason: String,
+    /// Whether it was cut off.
+    pub is_failure: bool,
+    /// Since it was established, nanoseconds.
+    pub duration_ns: Option<u64>,
+    /// Payload bytes that the peer acknowledged.
+    pub bytes_sent: u64,
+    /// Payload bytes received.
+    pub bytes_received: u64,
+    /// Segments sent.
+    pub segments_sent: u64,
+    /// Segments sent again.
+    pub retransmits: RetransmitCounts,
+}
+
+/// Segments sent again, by `flowcar.tcp.retransmit.type`. What a flowcar does not send is 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RetransmitCounts {
+    /// SYN: the client's.
+    pub syn: u64,
+    /// SYN-ACK: the server's.
+    pub synack: u64,
+    /// By fast recovery.
+    pub fast: u64,
+    /// After the retransmission timer expired.
+    pub timeout: u64,
+    /// By a tail loss probe.
+    pub tail_loss_probe: u64,
+    /// Cause not seen.
+    pub unknown: u64,
+}
+
+/// Round trips added up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RttSum {
+    /// How many.
+    pub count: u64,
+    /// How long they took together, nanoseconds.
+    pub sum_ns: u64,
 }
 
 // === impl Role ===
@@ -190,6 +250,57 @@ impl PeerCounts {
         Key {
             role: self.role,
             name: self.name.clone(),
+        }
+    }
+
+    /// Segments sent again.
+    pub const fn retransmits(&self) -> u64 {
+        self.handshake_retransmits
+            .saturating_add(self.data_retransmits)
+    }
+}
+
+// === impl RetransmitCounts ===
+
+impl RetransmitCounts {
+    /// The count of each type, by the type's name.
+    pub const fn named(&self) -> [(&'static str, u64); 6] {
+        [
+            ("syn", self.syn),
+            ("synack", self.synack),
+            ("fast", self.fast),
+            ("timeout", self.timeout),
+            ("tail_loss_probe", self.tail_loss_probe),
+            ("unknown", self.unknown),
+        ]
+    }
+
+    /// Segments sent again for any cause.
+    pub fn total(&self) -> u64 {
+        let counts = self.named().into_iter();
+        counts.fold(0, |sum, (_, count)| sum.saturating_add(count))
+    }
+
+    /// What was added since an earlier time.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        self.with(earlier, u64::saturating_sub)
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        self.with(other, u64::saturating_add)
+    }
+
+    fn with(&self, other: &Self, of: impl Fn(u64, u64) -> u64) -> Self {
+        Self {
+            syn: of(self.syn, other.syn),
+            synack: of(self.synack, other.synack),
+            fast: of(self.fast, other.fast),
+            timeout: of(self.timeout, other.timeout),
+            tail_loss_probe: of(self.tail_loss_probe, other.tail_loss_probe),
+            unknown: of(self.unknown, other.unknown),
         }
     }
 }

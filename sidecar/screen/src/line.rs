@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::answer::{Answer, Books, ConnectionCounts, Connections, PeerCounts};
+use crate::answer::{Answer, Books, ClosedCounts, ConnectionCounts, Connections, PeerCounts};
 
 /// The form's name and version, which each line has. A field that is new does not change it.
 pub const PROTOCOL: &str = "flowcar-top/1";
@@ -24,8 +24,14 @@ pub const MOST_PEERS: usize = 2_100;
 /// The most connections in one line.
 pub const MOST_CONNECTIONS: usize = 1_000;
 
+/// The most connections that closed last in one line.
+pub const MOST_CLOSED: usize = 512;
+
 /// The most reasons for which connections are lost.
 const MOST_REASONS: usize = 64;
+
+/// The longest reason, characters.
+const MOST_REASON: usize = 60;
 
 /// The longest name, characters: one of DNS has 253, and the port follows.
 const MOST_NAME: usize = 300;
@@ -211,7 +217,7 @@ fn checked_books(books: Books) -> Result<Books, LineError> {
     Ok(Books {
         source: printable(&books.source, 20),
         lost: lost
-            .map(|(reason, count)| (printable(&reason, 60), count.min(MOST_COUNT)))
+            .map(|(reason, count)| (printable(&reason, MOST_REASON), count.min(MOST_COUNT)))
             .collect(),
         ..books
     })
@@ -227,8 +233,10 @@ fn checked_peer(peer: PeerCounts) -> Result<PeerCounts, LineError> {
         peer.handshake_retransmits,
         peer.data_retransmits,
     ];
+    let by_type = peer.retransmits_by_type.unwrap_or_default().named();
+    let counts = counts.into_iter().chain(by_type.map(|(_, count)| count));
     // Bytes and microseconds have no bound that a person would meet: sums of them stop at the greatest number.
-    if counts.iter().any(|count| *count > MOST_COUNT) {
+    if counts.into_iter().any(|count| count > MOST_COUNT) {
         return Err(LineError::Damaged("a count is beyond all bounds"));
     }
     Ok(PeerCounts {
@@ -241,13 +249,22 @@ fn checked_connections(connections: Connections) -> Result<Connections, LineErro
     if connections.all.len() > MOST_CONNECTIONS {
         return Err(LineError::Damaged("it has too many connections"));
     }
-    let all = connections.all.into_iter();
+    if connections.closed.len() > MOST_CLOSED {
+        return Err(LineError::Damaged("it has too many closed connections"));
+    }
+    let (all, closed) = (connections.all.into_iter(), connections.closed.into_iter());
     Ok(Connections {
         of: printable(&connections.of, MOST_NAME),
         all: all
             .map(|connection| ConnectionCounts {
                 process: connection.process.map(|of| printable(&of, MOST_PROCESS)),
                 ..connection
+            })
+            .collect(),
+        closed: closed
+            .map(|of| ClosedCounts {
+                reason: printable(&of.reason, MOST_REASON),
+                ..of
             })
             .collect(),
         ..connections

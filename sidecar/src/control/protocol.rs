@@ -11,7 +11,7 @@ use prost::Message;
 use super::Health;
 use crate::{
     flow::Books,
-    view::{Row, Sums, peers::PeerRow},
+    view::{Row, Sums, closed::ClosedRow, peers::PeerRow},
 };
 
 /// The protocol's name and version, which begins every request and every answer.
@@ -69,6 +69,9 @@ pub struct Listing {
     /// Whether there are more, with greater cookies than the last.
     #[prost(bool, tag = "9")]
     pub more: bool,
+    /// Connections that closed last, the newest last: with the last of the flows, and since somebody asks.
+    #[prost(message, repeated, tag = "10")]
+    pub closed_last: Vec<ClosedRow>,
 }
 
 /// The books and the series of a running flowcar, as a protobuf message.
@@ -164,6 +167,7 @@ impl Listing {
             lost: sums.lost,
             flows: Vec::new(),
             more: false,
+            closed_last: Vec::new(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Flows for people and for scripts: one row, or one line of JSON, for each. Pure.
 
 pub mod by_peer;
+pub mod closed;
 pub mod json;
 pub mod peers;
 mod row;

@@ -1,6 +1,6 @@
 //! A series as people are shown it, and as the control protocol sends it: the flows of one peer, added up. Pure.
 
-use super::row::End;
+use super::{closed::RetransmitRow, row::End};
 use crate::{
     flow::Role,
     histogram::Histogram,
@@ -71,6 +71,9 @@ pub struct PeerRow {
     /// The id of the container that the series is of, where there are several.
     #[prost(string, optional, tag = "20")]
     pub container: Option<String>,
+    /// Segments sent again by type; absent where the flowcar is older.
+    #[prost(message, optional, tag = "21")]
+    pub retransmits_by_type: Option<RetransmitRow>,
 }
 
 /// A [`Histogram`] without its sum and extremes.
@@ -138,6 +141,7 @@ impl PeerRow {
             segments_sent: series.segments_sent,
             handshake_retransmits: retransmits.of_handshakes(),
             data_retransmits: retransmits.of_data(),
+            retransmits_by_type: Some(retransmits.into()),
             receive_window_limited_us: series.receive_window_limited_us,
             send_buffer_limited_us: series.send_buffer_limited_us,
             connect: Buckets::of(series.connect.get(&None)),
@@ -207,6 +211,8 @@ impl Buckets {
 mod tests {
     use std::collections::BTreeMap;
 
+    use flowcar_screen::answer::RetransmitCounts;
+
     use super::*;
     use crate::flow::{CloseReason, CountedClose, Failure, Retransmits, SeriesId};
 
@@ -253,6 +259,9 @@ mod tests {
         assert_eq!((row.series, row.opened, row.live), (7, 9, 2));
         assert_eq!((row.cut_off, row.failed), (5, 5));
         assert_eq!((row.handshake_retransmits, row.data_retransmits), (3, 60));
+        let by_type = row.retransmits_by_type.map(RetransmitCounts::from);
+        let by_type = by_type.map(|of| of.named().map(|(_, count)| count));
+        assert_eq!(by_type, Some([1, 2, 4, 8, 16, 32]));
         assert_eq!(row.name(), "peers over the limit");
     }
 

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+use super::closed::RetransmitRow;
 use crate::{
     clock::Anchor,
     flow::{Flow, Monotonic, Role, RttKind},
@@ -91,6 +92,9 @@ pub struct Row {
     /// The id of the container.
     #[prost(string, optional, tag = "28")]
     pub container: Option<String>,
+    /// Segments sent again by type; absent where the flowcar is older.
+    #[prost(message, optional, tag = "29")]
+    pub retransmits_by_type: Option<RetransmitRow>,
 }
 
 /// Which end of the handshake.
@@ -127,6 +131,9 @@ pub struct Times {
     /// 99 of 100 took no longer, nanoseconds.
     #[prost(uint64, optional, tag = "4")]
     pub p99_ns: Option<u64>,
+    /// All together, nanoseconds; absent where the flowcar is older.
+    #[prost(uint64, optional, tag = "5")]
+    pub sum_ns: Option<u64>,
 }
 
 /// The longest time that somebody waited, nanoseconds: for the handshake, a round trip or an exchange. 0 where nothing was measured.
@@ -154,6 +161,7 @@ impl Row {
             segments_sent: volume.segments_sent,
             segments_received: volume.segments_received,
             retransmits: volume.retransmits.total(),
+            retransmits_by_type: Some((&volume.retransmits).into()),
             is_smoothed: flow.rtt_kind == RttKind::Smoothed,
             rtt: Some((&flow.rtt).into()),
             exchanges: Some((&flow.exchanges).into()),
@@ -304,6 +312,7 @@ impl From<&Histogram> for Times {
             min_ns: histogram.min_ns(),
             p50_ns: quantile(0.5),
             p99_ns: quantile(0.99),
+            sum_ns: Some(u64::try_from(histogram.sum_ns()).unwrap_or(u64::MAX)),
         }
     }
 }

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    answer::{ConnectionCounts, Key, Role},
+    answer::{ConnectionCounts, Key, RetransmitCounts, Role, RttSum},
     histogram::Histogram,
 };
 
@@ -22,6 +22,14 @@ fn peer(series: u64, bytes_sent: u64) -> PeerCounts {
     }
 }
 
+fn by_type(tail_loss_probe: u64) -> RetransmitCounts {
+    RetransmitCounts {
+        tail_loss_probe,
+        unknown: 1,
+        ..RetransmitCounts::default()
+    }
+}
+
 fn answer(peers: Vec<PeerCounts>) -> Answer {
     Answer {
         peers,
@@ -33,6 +41,7 @@ fn answer(peers: Vec<PeerCounts>) -> Answer {
 fn answers_are_the_same_after_they_were_sent() {
     let (mut writer, mut reader) = (Writer::default(), Reader::default());
     let mut first = answer(vec![peer(1, 10), peer(2, 20)]);
+    first.peers[0].retransmits_by_type = Some(by_type(12));
     first.books = Books {
         at_unix_ns: u64::MAX,
         source: "ebpf".to_owned(),
@@ -51,12 +60,24 @@ fn answers_are_the_same_after_they_were_sent() {
             bytes_received: 2,
             segments_sent: 3,
             retransmits: 4,
+            retransmits_by_type: Some(by_type(4)),
             receive_window_limited_us: 5,
             send_buffer_limited_us: 6,
             rtt_p50_ns: None,
             rtt_p99_ns: Some(7),
+            rtt_sum: Some(RttSum {
+                count: 1,
+                sum_ns: 7,
+            }),
             exchange_p99_ns: Some(8),
             process: Some("curl 4711".to_owned()),
+        }],
+        closed: vec![ClosedCounts {
+            cookie: 9,
+            reason: "peer_fin".to_owned(),
+            duration_ns: Some(10),
+            retransmits: by_type(11),
+            ..ClosedCounts::default()
         }],
         left_out: 2,
     });
@@ -70,6 +91,66 @@ fn answers_are_the_same_after_they_were_sent() {
         assert!(!line.contains('\n'));
         assert_eq!(reader.read(line.as_bytes()), Ok(answer), "{line}");
     }
+}
+
+#[test]
+fn line_of_an_older_flowcar_has_no_types_and_no_closes() {
+    let old = r#"{"protocol":"flowcar-top/1","left_out":0,
+        "books":{"at_unix_ns":1,"source":"ebpf","opened":1,"closed":0,"live":1,"failed":0,"lost":{}},
+        "peers":[{"series":1,"role":"client","name":"db:5432","opened":1,"live":1,"cut_off":0,"failed":0,"bytes_sent":0,
+            "bytes_received":0,"segments_sent":9,"handshake_retransmits":2,"data_retransmits":3,"receive_window_limited_us":0,
+            "send_buffer_limited_us":0,"connect":{"zero":0,"first":0,"counts":[]},"rtt":{"zero":0,"first":0,"counts":[]},
+            "exchange":{"zero":0,"first":0,"counts":[]}}],
+        "connections":{"of":"client db:5432","left_out":0,"all":[{"cookie":7,"local":"10.0.0.1:4000","peer":"10.0.0.2:5432",
+            "duration_ns":5,"bytes_sent":0,"bytes_received":0,"segments_sent":9,"retransmits":5,"receive_window_limited_us":0,
+            "send_buffer_limited_us":0,"rtt_p50_ns":null,"rtt_p99_ns":null,"exchange_p99_ns":null}]}}"#;
+    let answer = Reader::default().read(old.as_bytes()).expect("an answer");
+    let peer = &answer.peers[0];
+    assert_eq!((peer.retransmits(), peer.retransmits_by_type), (5, None));
+    let connections = answer.connections.expect("connections");
+    let only = &connections.all[0];
+    assert_eq!(
+        (only.retransmits, only.retransmits_by_type, only.rtt_sum),
+        (5, None, None)
+    );
+    assert!(connections.closed.is_empty());
+    // A later one may know more types, or fewer.
+    let types = r#""data_retransmits":3,"retransmits_by_type":{"fast":4,"rack":9},"#;
+    let new = old.replacen(r#""data_retransmits":3,"#, types, 1);
+    let answer = Reader::default().read(new.as_bytes()).expect("an answer");
+    let fast = RetransmitCounts {
+        fast: 4,
+        ..RetransmitCounts::default()
+    };
+    assert_eq!(answer.peers[0].retransmits_by_type, Some(fast));
+    let beyond = new.replacen(r#""fast":4"#, r#""fast":9999999999999999"#, 1);
+    let read = Reader::default().read(beyond.as_bytes());
+    assert_eq!(
+        read,
+        Err(LineError::Damaged("a count is beyond all bounds"))
+    );
+}
+
+#[test]
+fn closes_are_bounded_and_their_reasons_printable() {
+    let with = |count| {
+        let close = ClosedCounts {
+            reason: "peer\u{1b}[31mfin".to_owned(),
+            ..ClosedCounts::default()
+        };
+        let line = Writer::default().answer(Answer {
+            connections: Some(Connections {
+                closed: vec![close; count],
+                ..Connections::default()
+            }),
+            ..Answer::default()
+        });
+        Reader::default().read(line.as_bytes())
+    };
+    let read = with(MOST_CLOSED).expect("an answer").connections;
+    assert_eq!(read.expect("connections").closed[0].reason, "peer?[31mfin");
+    let error = Err(LineError::Damaged("it has too many closed connections"));
+    assert_eq!(with(MOST_CLOSED + 1), error);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The columns of the tables: which there are in a width, and the text of each. Pure.
 
+use std::collections::VecDeque;
+
 use super::{
     merged::{Row, SPARKS},
     source::Connection,
@@ -104,11 +106,12 @@ pub(super) fn peer_texts(row: &Row) -> Vec<(&'static str, String)> {
         ("conn99", quantile(&recent.connect, 0.99)),
         ("retr/s", rate(rates.retransmits)),
         (" held back", format!(" {}", row.held_back.word())),
-        (SPARK_HEAD, spark(row, SPARK)),
+        (SPARK_HEAD, sparkline(&row.rtt_p50_s, SPARK)),
     ]
 }
 
-fn rate(rate: f64) -> String {
+/// So many a second.
+pub(super) fn rate(rate: f64) -> String {
     match rate {
         0.0 => "-".to_owned(),
         rate if rate < 10.0 => format!("{rate:.1}"),
@@ -233,13 +236,12 @@ pub(super) fn rate_bytes(rate: f64) -> String {
     bytes(rate.round() as u64)
 }
 
-/// The RTT's median over the last answers, as bars between the least and the greatest.
-fn spark(row: &Row, width: usize) -> String {
+/// What each of the last answers had, as bars between 0 and the greatest.
+pub(super) fn sparkline(all: &VecDeque<Option<f64>>, width: usize) -> String {
     const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-    let known = row.rtt_p50_s.iter().flatten().copied();
-    let greatest = known.fold(0.0, f64::max);
-    let shown = row.rtt_p50_s.len().min(width.min(SPARKS) - 1);
-    let values = row.rtt_p50_s.iter().skip(row.rtt_p50_s.len() - shown);
+    let greatest = all.iter().flatten().copied().fold(0.0, f64::max);
+    let shown = all.len().min(width.min(SPARKS).saturating_sub(1));
+    let values = all.iter().skip(all.len() - shown);
     let bar = |value: &Option<f64>| match value {
         Some(value) if greatest > 0.0 => {
             BARS[((value / greatest) * 7.0).round().clamp(0.0, 7.0) as usize]

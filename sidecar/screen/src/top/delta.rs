@@ -1,6 +1,10 @@
 //! What happened between two answers. Pure.
 
-use crate::{answer::PeerCounts, histogram::Histogram};
+use super::by_type::ByType;
+use crate::{
+    answer::{PeerCounts, RetransmitCounts},
+    histogram::Histogram,
+};
 
 /// What happened between two answers.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +18,8 @@ pub(super) struct Delta {
     pub(super) segments_sent: u64,
     pub(super) handshake_retransmits: u64,
     pub(super) data_retransmits: u64,
+    /// Both by type; `None` where the flowcar is older.
+    pub(super) retransmits_by_type: Option<RetransmitCounts>,
     pub(super) receive_window_limited_us: u64,
     pub(super) send_buffer_limited_us: u64,
     pub(super) connect: Histogram,
@@ -41,6 +47,9 @@ impl Delta {
             segments_sent: of(|row| row.segments_sent),
             handshake_retransmits: of(|row| row.handshake_retransmits),
             data_retransmits: of(|row| row.data_retransmits),
+            retransmits_by_type: now
+                .retransmits_by_type
+                .map(|now| now.since(&before.retransmits_by_type.unwrap_or_default())),
             receive_window_limited_us: of(|row| row.receive_window_limited_us),
             send_buffer_limited_us: of(|row| row.send_buffer_limited_us),
             connect: since(|row| &row.connect),
@@ -62,6 +71,10 @@ impl Delta {
             .handshake_retransmits
             .saturating_add(other.handshake_retransmits);
         self.data_retransmits = self.data_retransmits.saturating_add(other.data_retransmits);
+        self.retransmits_by_type = match (self.retransmits_by_type, other.retransmits_by_type) {
+            (Some(one), Some(other)) => Some(one.plus(&other)),
+            (one, other) => one.or(other),
+        };
         self.receive_window_limited_us = self
             .receive_window_limited_us
             .saturating_add(other.receive_window_limited_us);
@@ -79,6 +92,15 @@ impl Delta {
             count as f64 / self.seconds
         } else {
             0.0
+        }
+    }
+
+    /// Segments sent again a second, by type.
+    pub(super) fn retransmits_by_type(&self) -> ByType {
+        if self.seconds > 0.0 {
+            ByType::of(self.retransmits_by_type, self.retransmits(), self.seconds)
+        } else {
+            ByType::of(self.retransmits_by_type, 0, 1.0)
         }
     }
 

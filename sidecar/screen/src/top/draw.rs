@@ -9,12 +9,14 @@ use ratatui::{
 };
 
 use super::{
+    by_type,
     columns::{
-        Cell, connection_cells, connection_texts, fit, line_text, peer_cells, peer_texts,
+        Cell, connection_cells, connection_texts, fit, line_text, peer_cells, peer_texts, rate,
         rate_bytes,
     },
-    held_back::HeldBack,
+    follow_page,
     merged::{Merged, Row},
+    palette::Palette,
     state::{Column, Level, State},
 };
 use crate::{
@@ -25,15 +27,23 @@ use crate::{
 /// The zero bucket ends at 2 to the power of this, seconds ([`crate::histogram::ZERO_THRESHOLD_S`]).
 const ZERO_OCTAVE: i32 = -17;
 
-/// Lines of the histogram's pane, its border included.
-const HISTOGRAM: u16 = 12;
+/// Lines of the pane of the selected peer, its border included.
+const PANE: u16 = 14;
 
-const KEYS: &str = "q quit  up/down select  enter open  esc back  s sort  r reverse  / filter  space pause  h histogram  ? help";
+/// Its lines with retransmits.
+const RETRANSMITS: u16 = 3;
+
+const KEYS_OF_PEERS: &str =
+    "q quit  enter open  s sort  r reverse  / filter  space pause  h more  ? help";
+
+const KEYS_OF_CONNECTIONS: &str =
+    "q quit  f follow  esc back  s sort  r reverse  space pause  h more  ? help";
+
+const KEYS_OF_FOLLOWED: &str = "q quit  esc back  space pause  h more  ? help";
 
 const HELP: &str = "\
 Each row is a peer with its port: what this end connects to, or the clients of
 a port that it serves. Rates and latencies are those of the last ten seconds.
-
 open/s          connections opened a second
 fail/s          attempts that failed, and connections cut off, a second
 in/s out/s      payload received and sent, a second
@@ -47,35 +57,13 @@ held back by    handshake    attempts fail, or SYNs are sent again
                 send buffer  this end's send buffer is full
                 peer thinks  the peer answers late, the network does not
                 own time     this end answers late: it is the server
-
 enter           the connections of a peer: esc leads back
+f               follow the selected connection, until esc leads back
 s r             sort by the next column, reverse the order
 /               only peers whose name has this text
 space           pause: the screen stands still
-h               the distribution of the selected peer's latencies
+h               the selected peer's latencies, and its retransmits by type
 n               all notes: what is not shown, and why";
-
-/// Whether there are colours (<https://no-color.org>).
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Palette(pub(super) bool);
-
-impl Palette {
-    fn coloured(self, color: Color) -> Style {
-        if self.0 {
-            Style::new().fg(color)
-        } else {
-            Style::new()
-        }
-    }
-
-    fn of(self, held_back: HeldBack) -> Style {
-        match held_back {
-            HeldBack::Nothing => Style::new(),
-            HeldBack::Handshake | HeldBack::CutOff | HeldBack::Loss => self.coloured(Color::Red),
-            _ => self.coloured(Color::Yellow),
-        }
-    }
-}
 
 /// Everything that is shown.
 pub(super) struct Screen<'a> {
@@ -90,11 +78,11 @@ pub(super) struct Screen<'a> {
 impl Screen<'_> {
     /// Draws it. Gives how many rows there is room for.
     pub(super) fn draw(&self, frame: &mut Frame<'_>, state: &mut State) -> usize {
-        let histogram = if state.shows_histogram { HISTOGRAM } else { 0 };
+        let pane = if state.shows_histogram { PANE } else { 0 };
         let [head, table, pane, foot] = Layout::vertical([
             Constraint::Length(2 + u16::from(self.has_note_line())),
             Constraint::Min(3),
-            Constraint::Length(histogram),
+            Constraint::Length(pane),
             Constraint::Length(1),
         ])
         .areas(frame.area());
@@ -102,14 +90,18 @@ impl Screen<'_> {
         let room = usize::from(table.height.saturating_sub(1)).max(1);
         let rows = state.peers(self.merged);
         match state.level {
+            _ if let Some(followed) = &state.followed => {
+                let lines = follow_page::lines(followed, self.palette, table.width.into());
+                frame.render_widget(Paragraph::new(lines), table);
+            }
             Level::Peers => {
                 let numbers: Vec<u64> = rows.iter().map(|(number, _)| *number).collect();
                 state.keep_selection(&numbers, room);
                 let lines = self.peer_lines(&rows, state, table);
                 frame.render_widget(Paragraph::new(lines), table);
             }
-            Level::Connections(number) => {
-                let lines = self.connection_lines(number, state, table, room);
+            Level::Connections(_) => {
+                let lines = self.connection_lines(state, table, room);
                 frame.render_widget(Paragraph::new(lines), table);
             }
         }
@@ -118,7 +110,7 @@ impl Screen<'_> {
                 Level::Peers => rows.get(state.selected).map(|(_, row)| *row),
                 Level::Connections(number) => self.merged.rows().get(&number),
             };
-            draw_histograms(frame, pane, selected);
+            draw_pane(frame, pane, selected);
         }
         frame.render_widget(Paragraph::new(self.foot(state)), foot);
         if state.shows_help {
@@ -183,6 +175,9 @@ impl Screen<'_> {
 
     /// Which rows are shown.
     fn shown(&self, state: &State) -> String {
+        if let Some(followed) = &state.followed {
+            return follow_page::title(followed, self.has_pods);
+        }
         match &state.level {
             Level::Connections(number) => match self.merged.rows().get(number) {
                 Some(row) if self.has_pods => {
@@ -203,10 +198,11 @@ impl Screen<'_> {
     }
 
     fn foot(&self, state: &State) -> Line<'static> {
-        let text = if state.is_typing {
-            "enter keep the filter  esc show all"
-        } else {
-            KEYS
+        let text = match state.level {
+            _ if state.is_typing => "enter keep the filter  esc show all",
+            _ if state.followed.is_some() => KEYS_OF_FOLLOWED,
+            Level::Peers => KEYS_OF_PEERS,
+            Level::Connections(_) => KEYS_OF_CONNECTIONS,
         };
         Line::styled(text, Modifier::DIM)
     }
@@ -230,19 +226,9 @@ impl Screen<'_> {
         lines
     }
 
-    fn connection_lines(
-        &self,
-        number: u64,
-        state: &mut State,
-        area: Rect,
-        room: usize,
-    ) -> Vec<Line<'static>> {
-        let row = self.merged.rows().get(&number);
-        let (mut rows, left_out) = row
-            .map(|row| self.merged.connections(&row.key))
-            .unwrap_or_default();
-        state.sort_connections(&mut rows);
-        state.scroll(rows.len(), room);
+    fn connection_lines(&self, state: &mut State, area: Rect, room: usize) -> Vec<Line<'static>> {
+        let (rows, left_out) = state.connections(self.merged);
+        state.keep_connection(&rows, room);
         let cells = connection_cells(usize::from(area.width), self.has_pods);
         let mut lines = vec![head_line(&cells, None)];
         let shown = rows.iter().enumerate().skip(state.first);
@@ -298,15 +284,18 @@ fn head_line(cells: &[Cell], sort: Option<Column>) -> Line<'static> {
     Line::from(spans.collect::<Vec<_>>())
 }
 
-fn draw_histograms(frame: &mut Frame<'_>, area: Rect, selected: Option<&Row>) {
+/// The distributions of a peer's latencies, and its retransmits by type.
+fn draw_pane(frame: &mut Frame<'_>, area: Rect, selected: Option<&Row>) {
     let Some(row) = selected else {
         return;
     };
-    let title = format!(" latencies to {} since flowcar began ", row.key.name);
+    let title = format!(" {} since flowcar began ", row.key.name);
     let block = Block::bordered().title(title);
     let inner = block.inner(area);
     frame.render_widget(block, area);
-    let thirds = Layout::horizontal([Constraint::Ratio(1, 3); 3]).areas::<3>(inner);
+    let [histograms, retransmits] =
+        Layout::vertical([Constraint::Min(0), Constraint::Length(RETRANSMITS)]).areas(inner);
+    let thirds = Layout::horizontal([Constraint::Ratio(1, 3); 3]).areas::<3>(histograms);
     let total = &row.total;
     let all = [
         ("connect", &total.connect),
@@ -317,6 +306,20 @@ fn draw_histograms(frame: &mut Frame<'_>, area: Rect, selected: Option<&Row>) {
         let lines = bars(name, histogram, area);
         frame.render_widget(Paragraph::new(lines), area);
     }
+    let table = by_type::table([
+        by_type::Row {
+            label: "in all",
+            of: row.retransmits,
+            text: by_type::count,
+        },
+        by_type::Row {
+            label: "a second",
+            of: row.rates.by_type,
+            text: rate,
+        },
+    ]);
+    let lines: Vec<Line<'_>> = table.into_iter().map(Line::from).collect();
+    frame.render_widget(Paragraph::new(lines), retransmits);
 }
 
 /// A line for each doubling: its upper bound, and a bar. The slowest are last; where there are too many lines the fastest are added up.
@@ -375,5 +378,7 @@ fn draw_over(frame: &mut Frame<'_>, title: &'static str, text: &str) {
     frame.render_widget(text, area);
 }
 
+#[cfg(test)]
+mod follow_tests;
 #[cfg(test)]
 mod tests;

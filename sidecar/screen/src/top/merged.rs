@@ -6,12 +6,13 @@ use std::{
 };
 
 use super::{
+    by_type::ByType,
     delta::Delta,
     held_back::HeldBack,
     source::{Connection, Peer, Source},
 };
 use crate::{
-    answer::{Answer, Key},
+    answer::{Answer, ClosedCounts, Key},
     histogram::Histogram,
 };
 
@@ -28,6 +29,7 @@ pub(crate) struct Rates {
     pub(crate) bytes_received: f64,
     /// Segments sent again.
     pub(crate) retransmits: f64,
+    pub(crate) by_type: ByType,
 }
 
 /// The distributions of a peer.
@@ -49,6 +51,8 @@ pub(crate) struct Row {
     pub(crate) recent: Latencies,
     /// Since each flowcar began to count.
     pub(crate) total: Latencies,
+    /// Segments sent again since each flowcar began to count.
+    pub(crate) retransmits: ByType,
     /// The worst that holds one flowcar's connections back.
     pub(crate) held_back: HeldBack,
     /// The RTT's median from one refresh to the next, newest last.
@@ -57,6 +61,19 @@ pub(crate) struct Row {
     pub(crate) sources: Vec<(String, u64)>,
     /// The round trips since the last refresh.
     newest: Histogram,
+}
+
+/// What a flowcar answered of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Found<'a> {
+    /// It is open, and the time of the answer, nanoseconds since the Unix epoch.
+    Open(&'a Connection, u64),
+    /// It is open no more; with its close, where the answer has that.
+    Closed(Option<&'a ClosedCounts>),
+    /// The answer is of another peer's connections.
+    NotAsked,
+    /// The flowcar has ended.
+    NoFlowcar,
 }
 
 /// The first line of the screen.
@@ -92,6 +109,7 @@ impl Rates {
             bytes_sent: recent.rate(recent.bytes_sent),
             bytes_received: recent.rate(recent.bytes_received),
             retransmits: recent.rate(recent.retransmits()),
+            by_type: recent.retransmits_by_type(),
         }
     }
 
@@ -101,6 +119,7 @@ impl Rates {
         self.bytes_sent += other.bytes_sent;
         self.bytes_received += other.bytes_received;
         self.retransmits += other.retransmits;
+        self.by_type.add(other.by_type);
     }
 }
 
@@ -124,6 +143,11 @@ impl Row {
         self.recent
             .add(&recent.connect, &recent.rtt, &recent.exchange);
         self.total.add(&total.connect, &total.rtt, &total.exchange);
+        self.retransmits.add(ByType::of(
+            total.retransmits_by_type,
+            total.retransmits(),
+            1.0,
+        ));
         self.held_back = self.held_back.max(peer.held_back());
         match self.sources.last_mut() {
             // Two series may have one name.
@@ -220,6 +244,23 @@ impl Merged {
             }
         }
         (all, left_out)
+    }
+
+    /// What a flowcar answered last of a peer's connection with this cookie.
+    pub(crate) fn connection(&self, source: &str, of: &Key, cookie: u64) -> Found<'_> {
+        let Some(source) = self.sources.get(source) else {
+            return Found::NoFlowcar;
+        };
+        let connections = &source.connections;
+        if connections.of != of.to_string() {
+            return Found::NotAsked;
+        }
+        let mut open = connections.all.iter();
+        let mut closed = connections.closed.iter();
+        match open.find(|each| each.counts.cookie == cookie) {
+            Some(open) => Found::Open(open, connections.at_unix_ns),
+            None => Found::Closed(closed.find(|each| each.cookie == cookie)),
+        }
     }
 }
 

@@ -1,11 +1,15 @@
 //! `flowcar top`: peers with rates, latencies, and what holds them back; of one flowcar, or of those of several pods, added up.
 
+mod by_type;
 mod columns;
 mod delta;
 mod draw;
+mod follow_page;
+mod followed;
 mod held_back;
 mod merged;
 mod once;
+mod palette;
 mod source;
 mod state;
 mod terminal;

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use super::{
     columns::{Cell, WIDE, line_text, peer_cells, peer_texts},
-    draw::{Palette, Screen},
+    draw::Screen,
     merged::Merged,
+    palette::Palette,
     state::State,
 };
 use crate::answer::Answer;

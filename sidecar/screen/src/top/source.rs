@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use super::{delta::Delta, held_back::HeldBack};
-use crate::answer::{self, Answer, Books, ConnectionCounts, PeerCounts};
+use crate::answer::{self, Answer, Books, ClosedCounts, ConnectionCounts, PeerCounts, RttSum};
 
 /// Latencies and rates are those of so many answers: with the default interval of a second, the last ten seconds.
 const RECENT: usize = 10;
@@ -44,8 +44,10 @@ pub(super) struct Connections {
     pub(super) of: String,
     pub(super) all: Vec<Connection>,
     pub(super) left_out: u64,
+    /// Those that closed last.
+    pub(super) closed: Vec<ClosedCounts>,
     before: HashMap<u64, ConnectionCounts>,
-    at_unix_ns: u64,
+    pub(super) at_unix_ns: u64,
 }
 
 /// An open connection.
@@ -55,6 +57,8 @@ pub(super) struct Connection {
     /// Payload bytes a second.
     pub(super) sent: f64,
     pub(super) received: f64,
+    /// The mean of the round trips since the last answer, seconds.
+    pub(super) rtt_s: Option<f64>,
     pub(super) held_back: HeldBack,
 }
 
@@ -171,6 +175,7 @@ impl Connections {
         self.all = connections.collect();
         self.of = answer.of;
         self.left_out = answer.left_out;
+        self.closed = answer.closed;
         self.at_unix_ns = at_unix_ns;
     }
 }
@@ -189,6 +194,7 @@ impl Connection {
         Self {
             sent: rate(of(|counts| counts.bytes_sent)),
             received: rate(of(|counts| counts.bytes_received)),
+            rtt_s: before.and_then(|before| mean_s(now.rtt_sum?, before.rtt_sum?)),
             held_back: HeldBack::of_transport(
                 of(|counts| counts.segments_sent),
                 of(|counts| counts.retransmits),
@@ -199,6 +205,16 @@ impl Connection {
             counts: now,
         }
     }
+}
+
+/// The mean of the round trips that came since, seconds.
+fn mean_s(now: RttSum, before: RttSum) -> Option<f64> {
+    let count = now
+        .count
+        .checked_sub(before.count)
+        .filter(|count| *count > 0)?;
+    let sum_ns = now.sum_ns.checked_sub(before.sum_ns)?;
+    Some(sum_ns as f64 / count as f64 / 1e9)
 }
 
 #[cfg(test)]

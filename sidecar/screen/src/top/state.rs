@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::{
+    followed::Followed,
     merged::{Merged, Row},
     source::Connection,
 };
@@ -87,8 +88,23 @@ pub(super) struct State {
     /// The row, and the first row that is on the screen.
     pub(super) selected: usize,
     pub(super) first: usize,
+    /// The connection that is followed.
+    pub(super) followed: Option<Box<Followed>>,
     /// The number of the selected peer.
     chosen: Option<u64>,
+    /// The selected connection of the opened peer, once one was selected: its flowcar and its socket cookie.
+    chosen_connection: ChosenConnection,
+}
+
+/// Which connection is selected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum ChosenConnection {
+    /// The first row, whichever it is.
+    First,
+    /// The one in the selected row.
+    InRow,
+    /// That of a flowcar with this cookie, wherever its row is.
+    Of(String, u64),
 }
 
 /// What a key asks for.
@@ -96,6 +112,8 @@ pub(super) struct State {
 pub(super) enum Asked {
     Nothing,
     Quit,
+    /// To follow the selected connection.
+    Follow,
 }
 
 impl Default for State {
@@ -112,7 +130,9 @@ impl Default for State {
             shows_notes: false,
             selected: 0,
             first: 0,
+            followed: None,
             chosen: None,
+            chosen_connection: ChosenConnection::First,
         }
     }
 }
@@ -139,8 +159,23 @@ impl State {
             .collect()
     }
 
+    /// The connections of the opened peer with the names of their flowcars, in order, and how many there was no room for.
+    pub(super) fn connections<'a>(
+        &self,
+        merged: &'a Merged,
+    ) -> (Vec<(&'a str, &'a Connection)>, u64) {
+        let Level::Connections(number) = self.level else {
+            return (Vec::new(), 0);
+        };
+        let row = merged.rows().get(&number);
+        let all = row.map(|row| merged.connections(&row.key));
+        let (mut rows, left_out) = all.unwrap_or_default();
+        self.sort_connections(&mut rows);
+        (rows, left_out)
+    }
+
     /// Sorts the connections of the opened peer, the busiest first.
-    pub(super) fn sort_connections(&self, rows: &mut [(&str, &Connection)]) {
+    fn sort_connections(&self, rows: &mut [(&str, &Connection)]) {
         let value = |of: &Connection| match self.sort {
             Column::Sent => of.sent,
             Column::RttP50 => of.counts.rtt_p50_ns.unwrap_or(0) as f64,
@@ -169,6 +204,42 @@ impl State {
         self.scroll(rows.len(), room);
     }
 
+    /// Keeps the selection on the chosen connection while others come and go, and on the screen.
+    pub(super) fn keep_connection(&mut self, rows: &[(&str, &Connection)], room: usize) {
+        let is_chosen = |(source, of): &(&str, &Connection)| match &self.chosen_connection {
+            ChosenConnection::Of(flowcar, cookie) => {
+                flowcar == source && *cookie == of.counts.cookie
+            }
+            ChosenConnection::First | ChosenConnection::InRow => false,
+        };
+        if let Some(at) = rows.iter().position(is_chosen) {
+            self.selected = at;
+        }
+        self.scroll(rows.len(), room);
+        if self.chosen_connection != ChosenConnection::First
+            && let Some((source, of)) = rows.get(self.selected)
+        {
+            let source = (*source).to_owned();
+            self.chosen_connection = ChosenConnection::Of(source, of.counts.cookie);
+        }
+    }
+
+    /// Follows the selected connection, if there is one.
+    pub(super) fn follow(&mut self, merged: &Merged) {
+        let Level::Connections(number) = self.level else {
+            return;
+        };
+        let (rows, _) = self.connections(merged);
+        let peer = merged.rows().get(&number);
+        let Some((peer, (source, connection))) = peer.zip(rows.get(self.selected)) else {
+            return;
+        };
+        let mut followed = Followed::new(source, peer.key.clone(), connection);
+        followed.refresh(merged);
+        self.chosen_connection = ChosenConnection::Of(followed.source.clone(), followed.cookie());
+        self.followed = Some(Box::new(followed));
+    }
+
     /// Keeps the selection among so many rows, and on the screen.
     pub(super) fn scroll(&mut self, rows: usize, room: usize) {
         self.selected = self.selected.min(rows.saturating_sub(1));
@@ -194,10 +265,14 @@ impl State {
             KeyCode::Char('q') => return Asked::Quit,
             KeyCode::Char('?') => self.shows_help = true,
             KeyCode::Char('n') => self.shows_notes = true,
-            KeyCode::Char('s') => self.sort = self.sort.next(),
-            KeyCode::Char('r') => self.reversed = !self.reversed,
             KeyCode::Char('h') => self.shows_histogram = !self.shows_histogram,
             KeyCode::Char(' ') => self.is_paused = !self.is_paused,
+            KeyCode::Esc => return self.back(),
+            // Nothing is selected or sorted there.
+            _ if self.followed.is_some() => {}
+            KeyCode::Char('f') if self.level != Level::Peers => return Asked::Follow,
+            KeyCode::Char('s') => self.sort = self.sort.next(),
+            KeyCode::Char('r') => self.reversed = !self.reversed,
             KeyCode::Char('/') if self.level == Level::Peers => self.is_typing = true,
             KeyCode::Down | KeyCode::Char('j') => self.select(self.selected + 1, rows),
             KeyCode::Up | KeyCode::Char('k') => self.select(self.selected.saturating_sub(1), rows),
@@ -206,7 +281,6 @@ impl State {
             KeyCode::Home => self.select(0, rows),
             KeyCode::End => self.select(usize::MAX, rows),
             KeyCode::Enter => self.open(rows),
-            KeyCode::Esc => return self.back(),
             _ => {}
         }
         Asked::Nothing
@@ -231,6 +305,7 @@ impl State {
             self.chosen = rows.get(self.selected).copied();
         } else {
             self.selected = row;
+            self.chosen_connection = ChosenConnection::InRow;
         }
     }
 
@@ -241,10 +316,14 @@ impl State {
             self.chosen = Some(*number);
             self.level = Level::Connections(*number);
             (self.selected, self.first) = (0, 0);
+            self.chosen_connection = ChosenConnection::First;
         }
     }
 
     fn back(&mut self) -> Asked {
+        if self.followed.take().is_some() {
+            return Asked::Nothing;
+        }
         if self.level != Level::Peers {
             self.level = Level::Peers;
         } else if !self.filter.is_empty() {

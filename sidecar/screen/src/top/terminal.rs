@@ -14,8 +14,9 @@ use ratatui::{
 
 use super::{
     Feed, News,
-    draw::{Palette, Screen},
+    draw::Screen,
     merged::Merged,
+    palette::Palette,
     state::{Asked, Level, State},
 };
 use crate::answer::Key;
@@ -89,8 +90,10 @@ impl Shown {
             {
                 let rows = self.state.peers(&self.merged);
                 let numbers: Vec<u64> = rows.into_iter().map(|(number, _)| number).collect();
-                if self.state.press(pressed, &numbers, page) == Asked::Quit {
-                    return Ok(());
+                match self.state.press(pressed, &numbers, page) {
+                    Asked::Quit => return Ok(()),
+                    Asked::Follow => self.state.follow(&self.merged),
+                    Asked::Nothing => {}
                 }
                 self.ask_for_connections(feed);
             }
@@ -123,6 +126,9 @@ impl Shown {
         let is_due = is_whole || self.refreshed.elapsed() >= self.interval;
         if has_ended || self.answers > 0 && is_due {
             self.merged.refresh();
+            if let Some(followed) = &mut self.state.followed {
+                followed.refresh(&self.merged);
+            }
             (self.answers, self.refreshed) = (0, now());
             is_stale = true;
         }
@@ -130,9 +136,13 @@ impl Shown {
     }
 
     fn ask_for_connections(&mut self, feed: &mut impl Feed) {
-        let opened = match self.state.level {
-            Level::Peers => None,
-            Level::Connections(number) => self.merged.rows().get(&number).map(|row| &row.key),
+        let opened = match (&self.state.followed, self.state.level) {
+            // Its peer may be there no more.
+            (Some(followed), _) => Some(&followed.peer),
+            (None, Level::Peers) => None,
+            (None, Level::Connections(number)) => {
+                self.merged.rows().get(&number).map(|row| &row.key)
+            }
         };
         if opened != self.opened.as_ref() {
             feed.open(opened);

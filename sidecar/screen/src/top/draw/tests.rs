@@ -42,10 +42,12 @@ fn two_pods() -> Merged {
                 bytes_received: 0,
                 segments_sent: 0,
                 retransmits: 0,
+                retransmits_by_type: None,
                 receive_window_limited_us: 0,
                 send_buffer_limited_us: 0,
                 rtt_p50_ns: Some(1_500_000),
                 rtt_p99_ns: None,
+                rtt_sum: None,
                 exchange_p99_ns: None,
                 process: Some("nginx (815)".to_owned()),
             };
@@ -59,6 +61,7 @@ fn two_pods() -> Merged {
                 connections: Some(Connections {
                     of: peers[0].key().to_string(),
                     all: vec![connection],
+                    closed: Vec::new(),
                     left_out: 0,
                 }),
                 peers,

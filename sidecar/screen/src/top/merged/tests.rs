@@ -186,10 +186,12 @@ fn connections_are_those_of_the_opened_peer_with_their_pods() {
         bytes_received: 0,
         segments_sent: 0,
         retransmits: 0,
+        retransmits_by_type: None,
         receive_window_limited_us: 0,
         send_buffer_limited_us: 0,
         rtt_p50_ns: None,
         rtt_p99_ns: None,
+        rtt_sum: None,
         exchange_p99_ns: None,
         process: None,
     };
@@ -199,6 +201,7 @@ fn connections_are_those_of_the_opened_peer_with_their_pods() {
             of: key(of).to_string(),
             all,
             left_out: 7,
+            closed: Vec::new(),
         });
         answer
     };
