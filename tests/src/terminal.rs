@@ -4,13 +4,24 @@ use std::{
     fs::File,
     io::{self, Read as _, Write as _},
     num::NonZero,
+    os::{
+        fd::{AsFd as _, AsRawFd as _, OwnedFd},
+        unix::fs::OpenOptionsExt as _,
+    },
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use nix::pty::{Winsize, openpty};
+use nix::{
+    fcntl::OFlag,
+    poll::{PollFd, PollFlags, poll},
+    pty::{Winsize, grantpt, posix_openpt, ptsname_r, unlockpt},
+};
 
 /// The longest wait for a screen, on a busy machine.
 const WITHIN: Duration = Duration::from_secs(60);
@@ -20,10 +31,11 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// A program that runs on a terminal. It is killed on drop.
 pub struct Terminal {
-    keyboard: File,
+    keyboard: Option<File>,
     child: Child,
     screen: Arc<Mutex<vt100::Parser>>,
     reader: Option<JoinHandle<()>>,
+    is_closed: Arc<AtomicBool>,
 }
 
 impl Terminal {
@@ -38,12 +50,12 @@ impl Terminal {
             ws_xpixel: 0,
             ws_ypixel: 0,
         };
-        let pty = openpty(Some(&size), None)?;
-        let (keyboard, mut output) = (File::from(pty.master.try_clone()?), File::from(pty.master));
+        let (master, slave) = open(&size)?;
+        let (keyboard, mut output) = (master.try_clone()?, master);
         let child = command
             .env("TERM", "xterm-256color")
-            .stdin(Stdio::from(pty.slave.try_clone()?))
-            .stdout(Stdio::from(pty.slave))
+            .stdin(Stdio::from(slave.try_clone()?))
+            .stdout(Stdio::from(slave))
             .spawn();
         // It has the last open descriptors of the program's side.
         command.stdin(Stdio::null()).stdout(Stdio::null());
@@ -53,28 +65,52 @@ impl Terminal {
             0,
         )));
         let drawn = Arc::clone(&screen);
+        let is_closed = Arc::new(AtomicBool::new(false));
+        let closed = Arc::clone(&is_closed);
         let reader = thread::spawn(move || {
             let mut bytes = [0; 4096];
-            // EIO once the program's side is closed.
-            while let Ok(count @ 1..) = output.read(&mut bytes) {
+            loop {
+                let mut ready = [PollFd::new(output.as_fd(), PollFlags::POLLIN)];
+                let pause = u16::try_from(PAUSE.as_millis()).unwrap_or(u16::MAX);
+                let is_ready = poll(&mut ready, pause).is_ok_and(|ready| ready > 0);
+                if closed.load(Ordering::Relaxed) {
+                    break;
+                }
+                if !is_ready {
+                    continue;
+                }
+                // EIO once the program's side is closed.
+                let Ok(count @ 1..) = output.read(&mut bytes) else {
+                    break;
+                };
                 let mut drawn = drawn.lock().unwrap_or_else(PoisonError::into_inner);
                 drawn.process(&bytes[..count]);
             }
         });
         Ok(Self {
-            keyboard,
+            keyboard: Some(keyboard),
             child: child?,
             screen,
             reader: Some(reader),
+            is_closed,
         })
     }
 
     /// Types keys.
     ///
     /// # Panics
-    /// The terminal is gone.
+    /// The terminal is closed.
     pub fn press(&mut self, keys: &str) {
-        self.keyboard.write_all(keys.as_bytes()).unwrap();
+        let keyboard = self.keyboard.as_mut().unwrap();
+        keyboard.write_all(keys.as_bytes()).unwrap();
+    }
+
+    /// Closes the terminal under the program, as a window or a connection does that is closed. No signal comes of it, as the terminal
+    /// controls no process.
+    pub fn close(&mut self) {
+        self.is_closed.store(true, Ordering::Relaxed);
+        self.reader.take().map(JoinHandle::join);
+        self.keyboard = None;
     }
 
     /// What is on the screen.
@@ -135,6 +171,26 @@ impl Terminal {
         let parser = self.screen.lock().unwrap_or_else(PoisonError::into_inner);
         of(parser.screen())
     }
+}
+
+/// Both sides of a new terminal. No program inherits the first: it would keep the terminal open.
+fn open(size: &Winsize) -> io::Result<(File, File)> {
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let master = posix_openpt(flags)?;
+    grantpt(&master)?;
+    unlockpt(&master)?;
+    let name = ptsname_r(&master)?;
+    let slave = File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(OFlag::O_NOCTTY.bits())
+        .open(name)?;
+    // SAFETY: the request reads a struct winsize during the call.
+    let result = unsafe { libc::ioctl(slave.as_raw_fd(), libc::TIOCSWINSZ, size) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok((File::from(OwnedFd::from(master)), slave))
 }
 
 fn non_zero(size: u16) -> io::Result<NonZero<u16>> {

@@ -318,6 +318,18 @@ fn top_names_what_to_use_instead() {
 }
 
 #[test]
+fn top_ends_when_its_terminal_is_closed() {
+    if !can_run() {
+        return;
+    }
+    let pod = TestPod::new("top").unwrap();
+    let mut top = top(&pod, 80);
+    top.until("the screen", |screen| screen.contains("no connections yet"));
+    top.close();
+    assert_eq!(top.finish().code(), Some(129));
+}
+
+#[test]
 fn lines_of_kubectl_follow_nothing_themselves() {
     if !can_run() {
         return;

@@ -2,11 +2,18 @@
 
 use std::{
     env, io,
+    os::fd::AsFd as _,
+    process,
     sync::atomic::{AtomicBool, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
+};
 use ratatui::{
     DefaultTerminal,
     crossterm::event::{self, Event, KeyEventKind},
@@ -24,6 +31,9 @@ use crate::answer::Key;
 /// How long a new answer waits for its screen at most.
 const TURN: Duration = Duration::from_millis(100);
 
+/// The exit status of a program whose terminal was closed: as of a process that SIGHUP ended (bash(1), 128 and the signal's number).
+const CLOSED: i32 = 129;
+
 /// A signal came that ends the process.
 static ENDED: AtomicBool = AtomicBool::new(false);
 
@@ -33,6 +43,7 @@ static ENDED: AtomicBool = AtomicBool::new(false);
 /// The terminal cannot be drawn on.
 pub fn show(feed: &mut impl Feed, has_pods: bool, interval: Duration) -> io::Result<()> {
     end_on_signals();
+    end_with_terminal();
     let mut terminal = ratatui::try_init()?;
     let shown = Shown::new(has_pods, interval).run(&mut terminal, feed);
     ratatui::restore();
@@ -168,6 +179,18 @@ fn end_on_signals() {
         // Without it the signal ends the process as well, and the terminal stays as it is.
         let _ = set;
     }
+}
+
+/// Ends the process when its terminal is closed. Where no signal comes of that, reading keys never returns: crossterm reads the end of
+/// the input again and again.
+fn end_with_terminal() {
+    thread::spawn(|| {
+        let stdin = io::stdin();
+        // Only what needs no request: the terminal is closed, or is none.
+        let mut terminal = [PollFd::new(stdin.as_fd(), PollFlags::empty())];
+        while poll(&mut terminal, PollTimeout::NONE) == Err(Errno::EINTR) {}
+        process::exit(CLOSED);
+    });
 }
 
 /// Now, by which the screen is drawn anew.
