@@ -202,11 +202,11 @@ impl Follower {
             Source::Ebpf(ebpf) => more.records = flows.records(ebpf, None, turn),
             Source::Diag(diag) => {
                 flows.turn_begins();
-                more.events = flows.destroy_events(diag, turn, &poll);
+                more.events = flows.destroy_events(diag, turn, &poll, false);
             }
             Source::Both(ebpf, diag) => {
                 more.records = flows.records(ebpf, Some(diag), turn);
-                more.events = flows.destroy_events(diag, turn, &poll);
+                more.events = flows.destroy_events(diag, turn, &poll, more.records);
             }
         }
         self.finish_poll(turn, more);

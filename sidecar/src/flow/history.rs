@@ -152,7 +152,7 @@ impl History {
     }
 
     /// Whether a timer had sent something by the last poll that was not answered.
-    const fn was_unanswered(&self) -> bool {
+    pub(super) const fn was_unanswered(&self) -> bool {
         matches!(self.polled, Some(polled) if polled.is_unanswered)
     }
 

@@ -48,7 +48,7 @@ pub use reconcile::{ABSENT, Absent, Adopt, PollContext};
 pub use record::{FailedAttempt, Malformed, Record, decode, evidence, kind_of};
 pub use restored::EndedWhileUnfollowed;
 pub use socket_snapshot::{PostCloseState, SocketName, SocketSnapshot, State, TcpInfo};
-pub use table::{Change, Table};
+pub use table::{Change, EstablishedFlow, Table};
 pub use trace::TraceIdentity;
 
 use watermark::PayloadWatermark;

@@ -9,7 +9,7 @@ use flowcar_shared::{counter::Counter, record::Kind};
 
 use super::{
     Asked, Books, Exchanges, Flow, History, Lost, Monotonic, Outcome, PayloadWatermark, Record,
-    asked::AskedAddresses, checkpoint::CheckpointFlow, memory, restored::Restored,
+    SocketName, asked::AskedAddresses, checkpoint::CheckpointFlow, memory, restored::Restored,
     shown::ShownAddresses,
 };
 use crate::histogram::Histogram;
@@ -71,6 +71,17 @@ pub(super) struct Entry {
     pub(super) overruns: u64,
     /// The programs were detached since its last record, so that no further one may come.
     pub(super) detached: bool,
+}
+
+/// An established connection.
+#[derive(Clone, Copy, Debug)]
+pub struct EstablishedFlow {
+    /// Its socket.
+    pub name: SocketName,
+    /// Polls alone report it.
+    pub is_polled: bool,
+    /// Segments of it were unanswered at the last poll.
+    pub is_unanswered: bool,
 }
 
 /// The open flows, at most `capacity` of them. A flow over capacity is only not listed: its close record still has all its figures.
@@ -225,6 +236,24 @@ impl Table {
     pub fn last_shown(&self, cookie: u64) -> Option<Monotonic> {
         let entry = self.flows.get(&cookie)?;
         entry.history.is_some().then_some(entry.flow.seen)
+    }
+
+    /// The established connections.
+    pub fn established(&self) -> impl Iterator<Item = EstablishedFlow> + Clone {
+        self.flows.values().filter_map(|entry| {
+            let flow = &entry.flow;
+            let history = entry.history.as_ref();
+            flow.established.map(|_| EstablishedFlow {
+                name: SocketName {
+                    cookie: flow.cookie,
+                    local: flow.local,
+                    peer: flow.peer,
+                    interface: history.map_or(0, History::interface),
+                },
+                is_polled: history.is_some(),
+                is_unanswered: history.is_some_and(History::was_unanswered),
+            })
+        })
     }
 
     /// Whether a connection is over since this time whose application holds its socket: its destroy event is still to come.

@@ -189,7 +189,9 @@ impl Flows {
         self.names &= source.observes_names();
         // Records from the first close on that must be decided together with others: they are taken in in their order.
         let mut held_back: Vec<Box<[u8]>> = Vec::new();
-        self.timers.begin(|| self.readings.of_turn().into());
+        let before_dumps = diag.is_some().then_some(&self.counted[1]);
+        self.timers
+            .begin(before_dumps, || self.readings.of_turn().into());
         let mut more = source.drain(turn, |bytes| {
             if let Some(diag) = diag.as_deref_mut() {
                 self.learn_address(bytes, diag);
@@ -197,6 +199,9 @@ impl Flows {
             if held_back.is_empty() {
                 let doubts = self.doubts(bytes, diag.as_deref_mut(), None);
                 if !doubts.is_some_and(|doubts| doubts.needs_the_others) {
+                    if let Some(doubts) = &doubts {
+                        self.keep_undecided(doubts, doubts.answers.timer);
+                    }
                     self.record(bytes, doubts.map(|doubts| doubts.answers));
                     return self.decide_listeners(diag.as_deref_mut());
                 }
@@ -406,6 +411,7 @@ impl Flows {
     /// A dump begins.
     pub(super) fn dump_begins(&mut self) {
         self.counted = [self.readings.now().into(), self.counted[0]];
+        self.timers.dump_begins(self.counted[1]);
     }
 
     /// A dump is complete: evicts flows that dumps do not show any more, and queries their addresses.

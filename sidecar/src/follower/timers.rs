@@ -32,6 +32,8 @@ pub(super) struct Timers {
     /// Those that were made for closes, the newest first.
     afters: VecDeque<Reading>,
     known: VecDeque<Close>,
+    /// Closes of which it is not known whether a timer was the reason: its count explains no other close.
+    undecided: VecDeque<Close>,
     /// How many of `known` have records that are still to be taken in.
     foreseen: usize,
 }
@@ -72,6 +74,8 @@ pub(super) struct Since {
     pub(super) sent_no_reset: bool,
     /// Every timewait socket found room.
     pub(super) timewait_had_room: bool,
+    /// How many earlier closes may have been timers', too.
+    pub(super) undecided: u64,
 }
 
 /// Closes to decide together. The quiet ones cannot have been closed by a RST.
@@ -86,7 +90,7 @@ impl Since {
     pub(super) fn answers(self, recent: Self, closed: &[SocketSnapshot], alone: bool) -> Answers {
         let may_have_expired =
             |observed: &&SocketSnapshot| observed.info.is_some_and(|info| info.could_expire());
-        let candidates = closed.iter().filter(may_have_expired).count() as u64;
+        let candidates = closed.iter().filter(may_have_expired).count() as u64 + self.undecided;
         let timer = match self.aborted_by_timer {
             Some(0) => Timer::NotExpired,
             Some(count) if alone && count >= candidates => Timer::Expired,
@@ -109,7 +113,7 @@ impl Candidates {
         let Some(count) = since.aborted_by_timer else {
             return (Timer::Unknown, Timer::Unknown);
         };
-        let certain = count.saturating_sub(uncertain);
+        let certain = count.saturating_sub(uncertain + since.undecided);
         if count == 0 {
             (Timer::NotExpired, Timer::NotExpired)
         } else if certain < self.quiet {
@@ -162,12 +166,13 @@ impl Timers {
             turns: VecDeque::from([now]),
             afters: VecDeque::new(),
             known: VecDeque::new(),
+            undecided: VecDeque::new(),
             foreseen: 0,
         }
     }
 
-    /// Records are about to be taken in. `now` is asked where a reading is due.
-    pub(super) fn begin(&mut self, now: impl FnOnce() -> Reading) {
+    /// Records are about to be taken in. `now` is asked where a reading is due; `before_dumps` is one that is still needed.
+    pub(super) fn begin(&mut self, before_dumps: Option<&Reading>, now: impl FnOnce() -> Reading) {
         let age_ns = |latest: &Reading| Anchor::now().monotonic().since_ns(latest.from);
         if self.turns.front().is_some_and(|of| age_ns(of) < EVERY_NS) {
             return;
@@ -175,12 +180,26 @@ impl Timers {
         let now = now();
         keep(&mut self.turns, now, TURNS);
         let oldest = *self.turns.back().unwrap_or(&now);
+        self.afters.retain(|after| after.from >= oldest.from);
+        let needed = before_dumps.filter(|reading| reading.from < oldest.from);
+        self.forget(needed.copied().unwrap_or(oldest));
+    }
+
+    /// A dump is about to begin, and no records go before: nothing is counted from before `oldest` any more.
+    pub(super) fn dump_begins(&mut self, oldest: Reading) {
+        if self.turns.len() == 1 {
+            self.forget(oldest);
+        }
+    }
+
+    fn forget(&mut self, oldest: Reading) {
         self.known.retain(|close| !oldest.has(close));
+        self.undecided.retain(|close| !oldest.has(close));
     }
 
     /// A timer aborted a connection, or an attempt, at this time.
     pub(super) fn is_known(&mut self, at: Monotonic) {
-        self.remember(Close::of_record(at));
+        remember(&mut self.known, Close::of_record(at));
     }
 
     /// The same, of a record that is still to be taken in.
@@ -201,14 +220,17 @@ impl Timers {
     /// between.
     pub(super) fn is_known_by_destroy_event(&mut self, from: Monotonic, at: Monotonic) {
         // The event is sent when the socket is freed, which its timer does after it has counted.
-        self.remember(Close { from, counted: at });
+        remember(&mut self.known, Close { from, counted: at });
     }
 
-    fn remember(&mut self, close: Close) {
-        if self.known.len() >= MOST {
-            self.known.pop_front();
-        }
-        self.known.push_back(close);
+    /// A connection closed at this time, and a timer may have aborted it.
+    pub(super) fn is_undecided(&mut self, at: Monotonic) {
+        remember(&mut self.undecided, Close::of_record(at));
+    }
+
+    /// The same, after `from` and before its destroy event came.
+    pub(super) fn is_undecided_by_destroy_event(&mut self, from: Monotonic, at: Monotonic) {
+        remember(&mut self.undecided, Close { from, counted: at });
     }
 
     /// Counts from before a close, or an earlier one of those that are decided together, to a reading that includes it.
@@ -258,6 +280,7 @@ impl Timers {
             aborted_by_timer: None,
             sent_no_reset: now.resets_sent == before.resets_sent,
             timewait_had_room: now.timewait_overflows == before.timewait_overflows,
+            undecided: 0,
         };
         let since = (self.known.iter()).filter(|close| !from.has(close) && to.may_have(close));
         if (since.clone()).any(|close| from.may_have(close) || !to.has(close)) {
@@ -265,11 +288,20 @@ impl Timers {
         }
         let known = since.count() as u64;
         let aborted_by_timer = now.aborted_by_timer.saturating_sub(before.aborted_by_timer);
+        let may_count = |close: &&Close| !from.has(close) && to.may_have(close);
         Since {
             aborted_by_timer: Some(aborted_by_timer.saturating_sub(known)),
+            undecided: self.undecided.iter().filter(may_count).count() as u64,
             ..counted
         }
     }
+}
+
+fn remember(closes: &mut VecDeque<Close>, close: Close) {
+    if closes.len() >= MOST {
+        closes.pop_front();
+    }
+    closes.push_back(close);
 }
 
 /// Keeps a reading as the newest of so many.
@@ -339,6 +371,7 @@ mod tests {
             aborted_by_timer: Some(count),
             sent_no_reset: false,
             timewait_had_room: false,
+            undecided: 0,
         }
     }
 
@@ -461,6 +494,31 @@ mod tests {
         }
     }
 
+    /// A timer's count of a close that was reported as unknown is no other's.
+    #[test]
+    fn undecided_closes_may_explain_counts() {
+        let at = |ms| Monotonic(ms * MS);
+        let mut timers = Timers::new(reading(0, 0, 0));
+        // Before the first reading, between both, and after the second.
+        [500, 1_500, 2_500]
+            .iter()
+            .for_each(|ms| timers.is_undecided(at(*ms)));
+        timers.is_undecided_by_destroy_event(at(900), at(1_600));
+        let since = timers.between(&reading(1_000, 1_000, 7), &reading(2_000, 2_000, 9));
+        assert_eq!((since.aborted_by_timer, since.undecided), (Some(2), 2));
+        let candidates = Candidates {
+            quiet: 1,
+            others: 0,
+        };
+        assert_eq!(candidates.judge(since, 0, true).0, Timer::Unknown);
+        assert_eq!(since.answers(since, &[], true).timer, Timer::Expired);
+        let fewer = Since {
+            aborted_by_timer: Some(1),
+            ..since
+        };
+        assert_eq!(fewer.answers(since, &[], true).timer, Timer::Unknown);
+    }
+
     #[test]
     fn foreseen_timeouts_are_known_once() {
         let at = |ms| Monotonic(ms * MS);
@@ -512,6 +570,7 @@ mod tests {
                 aborted_by_timer: unexplained,
                 sent_no_reset: true,
                 timewait_had_room: true,
+                undecided: 0,
             };
             assert_eq!(since, expected, "{closes:?} {destroy_events:?}");
         }

@@ -2,25 +2,24 @@
 
 use std::collections::HashSet;
 
-use super::{Flows, name_of};
+use super::{Flows, doubts::are_open};
 use crate::{
+    clock::Anchor,
     flow::{
-        Adopt, Answers, CloseEvent, Event, Flow, Monotonic, OtherEnd, PollContext, PostCloseState,
-        SocketSnapshot, Table,
+        Adopt, Answers, CloseEvent, Event, Monotonic, OtherEnd, PollContext, PostCloseState,
+        SocketSnapshot, Table, Timer,
     },
     source::{Turn, diag::DiagSource},
 };
 
-/// Flows that are queried, at most, before a timer's count is taken for closes: some 10 us of CPU time each.
-const QUERIES: usize = 256;
-
 impl Flows {
-    /// Takes in the destroy events that wait, for one turn. Gives whether more wait.
+    /// Takes in the destroy events that wait, for one turn. `records_wait`: the ring has more. Gives whether more wait.
     pub(in crate::follower) fn destroy_events(
         &mut self,
         source: &mut DiagSource,
         turn: Turn,
         poll: &PollContext,
+        records_wait: bool,
     ) -> bool {
         if source.is_subscribed() {
             self.recent.begin(|| self.readings.of_turn().into());
@@ -51,22 +50,12 @@ impl Flows {
             };
             queried.push((*observed, found));
         }
-        let answers = if closed.is_empty() {
-            Answers::default()
-        } else {
-            let alone = excluded.are_all_of(source.others());
-            // Later than the queries: it counts what removed a timewait socket before its query.
-            let now = self.readings.now().into();
-            let since = self.timers.between(&self.counted[1], &now);
-            let recent = self.timers.between(self.recent.before(), &now);
-            // Timers that ended sockets whose events still wait, or whose applications hold them, are counted by now.
-            let alone = alone
-                && !more
-                && since.aborted_by_timer.is_some_and(|count| count > 0)
-                && !table.holds_since(self.counted[1].begun())
-                && others_are_open(table, &closed, source);
-            since.answers(recent, &closed, alone)
-        };
+        let answers = self.answers_to(&closed, source, poll, more || records_wait);
+        let Self {
+            table,
+            pending_closes,
+            ..
+        } = self;
         for (observed, found) in queried {
             let event = CloseEvent {
                 observed,
@@ -86,6 +75,56 @@ impl Flows {
         more
     }
 
+    /// What the namespace's counts show of sockets that were just closed. `more`: other closes wait to be taken in.
+    fn answers_to(
+        &mut self,
+        closed: &[SocketSnapshot],
+        source: &mut DiagSource,
+        poll: &PollContext,
+        more: bool,
+    ) -> Answers {
+        if closed.is_empty() {
+            return Answers::default();
+        }
+        // Later than the queries: it counts what removed a timewait socket before its query.
+        let now = self.readings.now().into();
+        let since = self.timers.between(&self.counted[1], &now);
+        let recent = self.timers.between(self.recent.before(), &now);
+        // Timers that ended sockets whose closes still wait, or whose applications hold them, are counted by now.
+        let alone = self.excluded.are_all_of(source.others())
+            && !more
+            && since.aborted_by_timer.is_some_and(|count| count > 0)
+            && !self.table.holds_since(self.counted[1].begun())
+            && self.others_are_open(closed, source);
+        let answers = since.answers(recent, closed, alone);
+        if answers.timer == Timer::Unknown {
+            self.keep_undecided_sockets(closed, poll);
+        }
+        answers
+    }
+
+    fn others_are_open(&self, closed: &[SocketSnapshot], source: &mut DiagSource) -> bool {
+        let closed: HashSet<u64> = closed.iter().map(|of| of.cookie).collect();
+        let others = self.table.established();
+        are_open(
+            others.filter(|of| !closed.contains(&of.name.cookie)),
+            source,
+        )
+    }
+
+    /// Notes the sockets of which it is not known whether a timer ended them, but for those of records.
+    fn keep_undecided_sockets(&mut self, closed: &[SocketSnapshot], poll: &PollContext) {
+        let at = Anchor::now().monotonic();
+        let could_expire = |of: &&SocketSnapshot| of.info.is_some_and(|info| info.could_expire());
+        for observed in closed.iter().filter(could_expire) {
+            let shown = self.table.last_shown(observed.cookie);
+            if shown.is_some() || poll.adopt == Adopt::All {
+                let from = shown.unwrap_or(self.counted[0].begun());
+                self.timers.is_undecided_by_destroy_event(from, at);
+            }
+        }
+    }
+
     /// Takes in the closes that still wait for their other end.
     pub(in crate::follower) fn conclude(&mut self, poll: &PollContext) {
         let events = self.pending_closes.ready(Monotonic(u64::MAX));
@@ -100,18 +139,10 @@ impl Flows {
             if self.closed[before..].iter().any(super::timed_out) {
                 // A socket that no dump showed opened after the last one.
                 let from = shown.unwrap_or(self.counted[0].begun());
-                self.timers.is_known_by_destroy_event(from, poll.at);
+                // Later than the event: the turn may have waited since it began.
+                let at = Anchor::now().monotonic();
+                self.timers.is_known_by_destroy_event(from, at);
             }
         }
     }
-}
-
-/// Whether all flows but the closed ones are still open, where they are few enough to query each.
-fn others_are_open(table: &Table, closed: &[SocketSnapshot], source: &mut DiagSource) -> bool {
-    let closed: HashSet<u64> = closed.iter().map(|observed| observed.cookie).collect();
-    let is_other = |flow: &&Flow| flow.established.is_some() && !closed.contains(&flow.cookie);
-    let others: Vec<_> = table.iter().filter(is_other).take(QUERIES + 1).collect();
-    // What is open is reported as not polled.
-    let is_open = |flow: &Flow| source.find(&name_of(flow), true) == PostCloseState::NotPolled;
-    others.len() <= QUERIES && others.into_iter().all(is_open)
 }

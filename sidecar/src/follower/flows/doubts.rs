@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     clock::Anchor,
-    flow::{self, Answers, Flow, Monotonic, Outcome, PostCloseState, Timer},
+    flow::{self, Answers, EstablishedFlow, Flow, Monotonic, Outcome, PostCloseState, Timer},
     source::diag::DiagSource,
 };
 
@@ -20,6 +20,8 @@ pub(super) struct Doubts {
     is_quiet: bool,
     /// Timers aborted connections in the meantime, and this may have been one: it is decided together with the others.
     pub(super) needs_the_others: bool,
+    /// A timer of this network namespace may have aborted it.
+    may_be_a_timer: bool,
 }
 
 /// Readings, at most, for the closes of one drain: while connections close every few milliseconds, a reading is made until none closed
@@ -36,9 +38,9 @@ struct Judgement {
     counts: Reading,
     /// Closes that may be among its counts or not.
     uncertain: u64,
-    /// Every record and event of a close that is in its counts has been taken in.
+    /// The record of every close that is in its counts has been taken in.
     is_whole: bool,
-    /// No other process has a socket here.
+    /// No other process has a socket here, and no socket that polls alone report has closed unseen.
     alone: bool,
 }
 
@@ -51,14 +53,17 @@ impl Flows {
         mut diag: Option<&mut DiagSource>,
         mut drain: impl FnMut(&mut Vec<Box<[u8]>>) -> bool,
     ) -> bool {
-        let alone = (diag.as_deref()).is_some_and(|diag| self.excluded.are_all_of(diag.others()));
-        let (mut more, mut rounds, mut foreseen) = (false, 0, 0);
+        let alone = diag.as_deref_mut().is_some_and(|diag| {
+            let polled = self.table.established().filter(|of| of.is_polled);
+            self.excluded.are_all_of(diag.others()) && are_open(polled, diag)
+        });
+        let (mut more, mut rounds, mut most, mut foreseen) = (false, 0, ROUNDS, 0);
         while !records.is_empty() {
             // Timers that have been counted by a reading have sent their records: those are taken in before the reading serves, so that
             // no other close is explained by their counts.
             let counts = self.reading_after_all(&records);
             let drained = records.len();
-            more = rounds >= ROUNDS || drain(&mut records);
+            more = rounds >= most || drain(&mut records);
             if let Some(diag) = diag.as_deref_mut() {
                 (records[drained..].iter()).for_each(|bytes| self.learn_address(bytes, diag));
             }
@@ -69,7 +74,9 @@ impl Flows {
                 .filter_map(|bytes| self.may_be_a_timer(bytes));
             let uncertain = closes.filter(|at| counts.is_uncertain(*at)).count() as u64;
             rounds += 1;
-            let most = if more { ROUNDS_OF_MORE } else { ROUNDS };
+            if more {
+                most = most.min(ROUNDS_OF_MORE);
+            }
             if (more || uncertain > 0) && rounds < most {
                 continue;
             }
@@ -105,10 +112,12 @@ impl Flows {
         (may || timed_out(&flow)).then_some(flow.seen)
     }
 
-    /// A reading of the namespace's counts that includes every close among these records.
+    /// A reading of the namespace's counts that includes every close among these records that a timer may have ended.
     fn reading_after_all(&mut self, records: &[Box<[u8]>]) -> Reading {
-        let closes = records.iter().filter_map(|bytes| flow::evidence(bytes));
-        let newest = closes.map(|evidence| evidence.at).max();
+        let closes = records
+            .iter()
+            .filter_map(|bytes| self.may_be_a_timer(bytes));
+        let newest = closes.max();
         let at = newest.unwrap_or_else(|| Anchor::now().monotonic());
         self.timers.reading_after(at, || self.readings.now().into())
     }
@@ -155,6 +164,7 @@ impl Flows {
                         self.timers.is_known(doubts.at);
                     }
                 }
+                self.keep_undecided(&doubts, answers.timer);
                 answers
             });
             self.record(bytes, answers);
@@ -189,6 +199,7 @@ impl Flows {
             answers,
             is_quiet: false,
             needs_the_others: false,
+            may_be_a_timer: false,
         };
         if !self.table.would_show(&flow, |flow| diag.is_here(flow)) {
             return Some(doubts);
@@ -197,6 +208,7 @@ impl Flows {
             answers.post_close = diag.find(&name_of(&flow), false);
         }
         if evidence.wants_timer(answers.post_close) {
+            doubts.may_be_a_timer = true;
             let since = self.since(evidence.at, counts);
             answers.sent_no_reset = since.sent_no_reset;
             if since.aborted_by_timer == Some(0) {
@@ -209,6 +221,13 @@ impl Flows {
         Some(doubts)
     }
 
+    /// Notes a close whose reason is not known: its timer's count, if there was one, explains no other close.
+    pub(super) fn keep_undecided(&mut self, doubts: &Doubts, timer: Timer) {
+        if doubts.may_be_a_timer && timer == Timer::Unknown {
+            self.timers.is_undecided(doubts.at);
+        }
+    }
+
     /// Counts from before a close to `counts`, or to a reading that is made now.
     fn since(&mut self, at: Monotonic, counts: Option<&Reading>) -> Since {
         let read = || self.readings.now().into();
@@ -218,6 +237,23 @@ impl Flows {
         };
         self.timers.since(at, &to)
     }
+}
+
+/// Flows that are queried, at most, before a timer's count is taken for closes: some 10 us of CPU time each.
+const QUERIES: usize = 256;
+
+/// Whether these flows are all still open. Of many, those are queried whose segments were unanswered at the last poll: a timer that ends
+/// the others within one interval is a short one.
+pub(super) fn are_open(
+    flows: impl Iterator<Item = EstablishedFlow> + Clone,
+    source: &mut DiagSource,
+) -> bool {
+    let is_few = flows.clone().nth(QUERIES).is_none();
+    let mut queried = flows.filter(|of| is_few || of.is_unanswered);
+    // What is open is reported as not polled.
+    let mut is_open =
+        |of: EstablishedFlow| source.find(&of.name, true) == PostCloseState::NotPolled;
+    queried.by_ref().take(QUERIES).all(&mut is_open) && queried.next().is_none()
 }
 
 /// Sets the outcome of a closed flow from all that is known of it. Gives whether its payload counts are exact.
