@@ -337,7 +337,7 @@ fn hangup_ends_top_as_a_closed_terminal_does() {
     let pod = TestPod::new("top").unwrap();
     let mut top = top(&pod, 80);
     top.until("the screen", |screen| screen.contains("no connections yet"));
-    kill(Pid::from_raw(top.id() as i32), Signal::SIGHUP).unwrap();
+    kill(Pid::from_raw(top.id().cast_signed()), Signal::SIGHUP).unwrap();
     assert_eq!(top.finish().code(), Some(129));
     assert!(!top.is_full_screen());
 }
