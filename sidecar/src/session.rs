@@ -258,7 +258,10 @@ impl Session {
             // A suspend since the last report counts to the time of what closed behind it.
             self.follower.anchor_again();
         }
-        self.recent_closes.add(&closed, clock::now());
+        if self.recent_closes.is_asked() {
+            let now = Anchor::now().monotonic();
+            self.recent_closes.add(&closed, now);
+        }
         if let Some(exporter) = &mut self.exporter {
             let anchor = self.follower.anchor();
             for flow in &closed {
@@ -367,7 +370,8 @@ impl Session {
     /// Part of the open connections, and behind the last of them those that closed last.
     fn flows(&mut self, after: u64, most: u32) -> Listing {
         let mut listing = self.listing(after, most);
-        let closed = self.recent_closes.ask(clock::now());
+        let now = Anchor::now().monotonic();
+        let closed = self.recent_closes.ask(now);
         if !listing.more {
             listing.closed_last = closed;
         }

@@ -330,6 +330,19 @@ fn top_ends_when_its_terminal_is_closed() {
 }
 
 #[test]
+fn hangup_ends_top_as_a_closed_terminal_does() {
+    if !can_run() {
+        return;
+    }
+    let pod = TestPod::new("top").unwrap();
+    let mut top = top(&pod, 80);
+    top.until("the screen", |screen| screen.contains("no connections yet"));
+    kill(Pid::from_raw(top.id().cast_signed()), Signal::SIGHUP).unwrap();
+    assert_eq!(top.finish().code(), Some(129));
+    assert!(!top.is_full_screen());
+}
+
+#[test]
 fn lines_of_kubectl_follow_nothing_themselves() {
     if !can_run() {
         return;

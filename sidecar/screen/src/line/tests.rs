@@ -133,24 +133,32 @@ fn line_of_an_older_flowcar_has_no_types_and_no_closes() {
 
 #[test]
 fn closes_are_bounded_and_their_reasons_printable() {
-    let with = |count| {
-        let close = ClosedCounts {
+    let with = |count: u64| {
+        let close = |cookie| ClosedCounts {
+            cookie,
             reason: "peer\u{1b}[31mfin".to_owned(),
             ..ClosedCounts::default()
         };
         let line = Writer::default().answer(Answer {
             connections: Some(Connections {
-                closed: vec![close; count],
+                closed: (0..count).map(close).collect(),
                 ..Connections::default()
             }),
             ..Answer::default()
         });
-        Reader::default().read(line.as_bytes())
+        let read = Reader::default().read(line.as_bytes()).expect("an answer");
+        read.connections.expect("connections").closed
     };
-    let read = with(MOST_CLOSED).expect("an answer").connections;
-    assert_eq!(read.expect("connections").closed[0].reason, "peer?[31mfin");
-    let error = Err(LineError::Damaged("it has too many closed connections"));
-    assert_eq!(with(MOST_CLOSED + 1), error);
+    let most = MOST_CLOSED as u64;
+    for (count, first) in [(1, 0), (most, 0), (most + 3, 3)] {
+        let closed = with(count);
+        assert_eq!(closed[0].reason, "peer?[31mfin");
+        // The newest are last.
+        assert_eq!(
+            (closed[0].cookie, closed.len() as u64),
+            (first, count - first)
+        );
+    }
 }
 
 #[test]

@@ -39,7 +39,7 @@ const KEYS_OF_PEERS: &str =
 const KEYS_OF_CONNECTIONS: &str =
     "q quit  f follow  esc back  s sort  r reverse  space pause  h more  ? help";
 
-const KEYS_OF_FOLLOWED: &str = "q quit  esc back  space pause  h more  ? help";
+const KEYS_OF_FOLLOWED: &str = "q quit  esc back  space pause  ? help";
 
 const HELP: &str = "\
 Each row is a peer with its port: what this end connects to, or the clients of
@@ -78,7 +78,8 @@ pub(super) struct Screen<'a> {
 impl Screen<'_> {
     /// Draws it. Gives how many rows there is room for.
     pub(super) fn draw(&self, frame: &mut Frame<'_>, state: &mut State) -> usize {
-        let pane = if state.shows_histogram { PANE } else { 0 };
+        let shows_pane = state.shows_histogram && state.followed.is_none();
+        let pane = if shows_pane { PANE } else { 0 };
         let [head, table, pane, foot] = Layout::vertical([
             Constraint::Length(2 + u16::from(self.has_note_line())),
             Constraint::Min(3),
@@ -91,7 +92,13 @@ impl Screen<'_> {
         let rows = state.peers(self.merged);
         match state.level {
             _ if let Some(followed) = &state.followed => {
-                let lines = follow_page::lines(followed, self.palette, table.width.into());
+                let page = follow_page::Page {
+                    followed,
+                    has_pods: self.has_pods,
+                    palette: self.palette,
+                    width: table.width.into(),
+                };
+                let lines = page.lines();
                 frame.render_widget(Paragraph::new(lines), table);
             }
             Level::Peers => {
@@ -105,7 +112,7 @@ impl Screen<'_> {
                 frame.render_widget(Paragraph::new(lines), table);
             }
         }
-        if state.shows_histogram {
+        if shows_pane {
             let selected = match state.level {
                 Level::Peers => rows.get(state.selected).map(|(_, row)| *row),
                 Level::Connections(number) => self.merged.rows().get(&number),
@@ -164,7 +171,7 @@ impl Screen<'_> {
             [trouble] if !self.has_pods => {
                 lines.push(Line::styled(trouble.clone(), red));
             }
-            _ => lines.push(Line::from(self.shown(state))),
+            _ => lines.push(Line::from(self.shown(state, width))),
         }
         if self.has_note_line() {
             let note = note_line(self.notes, usize::from(width));
@@ -174,9 +181,9 @@ impl Screen<'_> {
     }
 
     /// Which rows are shown.
-    fn shown(&self, state: &State) -> String {
+    fn shown(&self, state: &State, width: u16) -> String {
         if let Some(followed) = &state.followed {
-            return follow_page::title(followed, self.has_pods);
+            return follow_page::title(followed, width.into());
         }
         match &state.level {
             Level::Connections(number) => match self.merged.rows().get(number) {

@@ -13,33 +13,75 @@ use crate::quantity::{bytes, duration};
 /// The width of what stands before a sparkline.
 const BEFORE_SPARK: usize = 50;
 
-/// The sentence that names the connection.
-pub(super) fn title(followed: &Followed, has_pods: bool) -> String {
+/// Before each value stands its label.
+const LABEL: usize = 13;
+
+/// The sentence that names the connection by its addresses, where they have room in so many columns; else by its own address alone.
+pub(super) fn title(followed: &Followed, width: usize) -> String {
     let counts = &followed.connection.counts;
-    let pod = match has_pods {
-        true => format!(" in {}", followed.source),
-        false => String::new(),
-    };
-    let name = &followed.peer.name;
-    format!(
-        "following {} to {} ({name}){pod}",
-        counts.local, counts.peer
-    )
+    let whole = format!("following {} to {}", counts.local, counts.peer);
+    match whole.len() <= width {
+        true => whole,
+        false => format!("following {}", counts.local),
+    }
 }
 
-/// All that is known of it, the most important first: a low terminal has no room for the last lines.
-pub(super) fn lines(followed: &Followed, palette: Palette, width: usize) -> Vec<Line<'static>> {
+/// The page below its title.
+pub(super) struct Page<'a> {
+    pub(super) followed: &'a Followed,
+    /// The flowcars are those of pods, which have names.
+    pub(super) has_pods: bool,
+    pub(super) palette: Palette,
+    /// Columns.
+    pub(super) width: usize,
+}
+
+impl Page<'_> {
+    /// All that is known of it, the most important first: a low terminal has no room for the last lines.
+    pub(super) fn lines(&self) -> Vec<Line<'static>> {
+        let mut lines = figures(self.followed, self.palette, self.width);
+        lines.extend(self.names());
+        lines.extend(rest(self.followed));
+        lines
+    }
+
+    /// The peer and the pod. A name that is longer than the line has several.
+    fn names(&self) -> Vec<Line<'static>> {
+        let peer = &self.followed.connection.counts.peer;
+        let name = &self.followed.peer.name;
+        let peer = match title(self.followed, self.width).contains(" to ") {
+            true => name.clone(),
+            false => format!("{peer} ({name})"),
+        };
+        let pod = self.has_pods.then(|| self.followed.source.clone());
+        let named = [("peer", Some(peer)), ("pod", pod)].into_iter();
+        let named = named.filter_map(|(label, text)| Some((label, text?)));
+        named
+            .flat_map(|(label, text)| wrapped(label, &text, self.width))
+            .collect()
+    }
+}
+
+/// A label, and a text in as many lines as it needs.
+fn wrapped(label: &str, text: &str, width: usize) -> Vec<Line<'static>> {
+    let room = width.saturating_sub(LABEL).max(1);
+    let text: Vec<char> = text.chars().collect();
+    let parts = text.chunks(room).enumerate().map(|(at, part)| {
+        let label = if at == 0 { label } else { "" };
+        let part: String = part.iter().collect();
+        Line::from(format!("{label:<LABEL$}{part}"))
+    });
+    parts.collect()
+}
+
+/// Its state, what it carries, and its retransmits.
+fn figures(followed: &Followed, palette: Palette, width: usize) -> Vec<Line<'static>> {
     let (connection, counts) = (&followed.connection, &followed.connection.counts);
-    let time = |ns: Option<u64>| ns.map_or_else(|| "-".to_owned(), |ns| duration(ns as f64 / 1e9));
     let is_open = followed.standing == Standing::Open;
     let close = followed.close();
-    let (sent, received, segments) = match close {
-        Some(close) => (close.bytes_sent, close.bytes_received, close.segments_sent),
-        None => (
-            counts.bytes_sent,
-            counts.bytes_received,
-            counts.segments_sent,
-        ),
+    let (sent, received) = match close {
+        Some(close) => (close.bytes_sent, close.bytes_received),
+        None => (counts.bytes_sent, counts.bytes_received),
     };
     let rate = |rate: f64| match is_open {
         true => format!("{}/s", rate_bytes(rate)),
@@ -86,20 +128,36 @@ pub(super) fn lines(followed: &Followed, palette: Palette, width: usize) -> Vec<
         row("while followed", followed.new_retransmits()),
     ]);
     lines.extend(table.into_iter().map(Line::from));
-    lines.push(Line::from(format!("segments     {segments} sent")));
-    lines.push(Line::from(format!(
-        "exchange     p99 {}",
-        time(counts.exchange_p99_ns)
-    )));
-    lines.push(Line::from(format!(
-        "process      {}",
-        counts.process.as_deref().unwrap_or("-")
-    )));
     lines
+}
+
+/// What else is known of it.
+fn rest(followed: &Followed) -> [Line<'static>; 3] {
+    let counts = &followed.connection.counts;
+    let close = followed.close();
+    let segments = close.map_or(counts.segments_sent, |close| close.segments_sent);
+    let exchange = time(counts.exchange_p99_ns);
+    let process = counts.process.as_deref().unwrap_or("-");
+    [
+        Line::from(format!("segments     {segments} sent")),
+        Line::from(format!("exchange     p99 {exchange}")),
+        Line::from(format!("process      {process}")),
+    ]
+}
+
+/// A duration of so many nanoseconds, where it is known.
+fn time(ns: Option<u64>) -> String {
+    ns.map_or_else(|| "-".to_owned(), |ns| duration(ns as f64 / 1e9))
 }
 
 fn state(followed: &Followed, palette: Palette) -> Line<'static> {
     let time = |ns: u64| duration(ns as f64 / 1e9);
+    let unsure = |text: &str| {
+        Line::styled(
+            format!("state        {text}"),
+            palette.coloured(Color::Yellow),
+        )
+    };
     match &followed.standing {
         Standing::Open => {
             let text = followed.connection.counts.duration_ns.map(time);
@@ -121,14 +179,12 @@ fn state(followed: &Followed, palette: Palette) -> Line<'static> {
                 palette.coloured(color),
             )
         }
-        Standing::Closed(None) => Line::styled(
-            "state        open no more: flowcar has no record of its close",
-            palette.coloured(Color::Yellow),
-        ),
-        Standing::NoFlowcar => Line::styled(
-            "state        not known: its flowcar has ended",
-            palette.coloured(Color::Yellow),
-        ),
+        Standing::Closed(None) => {
+            unsure("open no more: not among the last closes that flowcar keeps")
+        }
+        Standing::NoPeer => unsure("not known: flowcar has no peer of this name any more"),
+        Standing::NoAnswer => unsure("not known: flowcar does not answer"),
+        Standing::NoFlowcar => unsure("not known: its flowcar answers no more"),
     }
 }
 
@@ -139,7 +195,7 @@ fn meaning(reason: &str) -> Option<&'static str> {
         "peer_fin" => "the peer sent the first FIN",
         "reset_sent" => "this end sent a RST",
         "reset_received" => "the peer sent a RST",
-        "reset" => "a RST, and which end sent it was not seen",
+        "reset" => "a RST: whose was not seen",
         "timeout" => "a timer of the kernel expired",
         "unknown" => "it was not seen",
         _ => return None,

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::{
-    merged::{Found, Merged, SPARKS},
+    merged::{Found, Merged, SPARKS, State},
     source::Connection,
 };
 use crate::answer::{ClosedCounts, ConnectionCounts, Key, RetransmitCounts};
@@ -35,7 +35,11 @@ pub(super) enum Standing {
     Open,
     /// It is open no more; with its close, where flowcar has that.
     Closed(Option<ClosedCounts>),
-    /// Its flowcar ended before it.
+    /// Its flowcar has no peer of this name any more: a restarted one may have another name for it.
+    NoPeer,
+    /// Its flowcar has not answered for a while.
+    NoAnswer,
+    /// Its flowcar is shown no more.
     NoFlowcar,
 }
 
@@ -62,27 +66,42 @@ impl Followed {
 
     /// Takes in what its flowcar answered last.
     pub(super) fn refresh(&mut self, merged: &Merged) {
-        match merged.connection(&self.source, &self.peer, self.cookie()) {
-            Found::Open(connection, at_unix_ns) => self.advance(connection, at_unix_ns),
-            Found::Closed(Some(close)) => self.standing = Standing::Closed(Some(close.clone())),
-            // A close that is known stays known.
-            Found::Closed(None) if self.standing == Standing::Open => {
-                self.standing = Standing::Closed(None);
-            }
-            Found::NoFlowcar if self.standing == Standing::Open => {
-                self.standing = Standing::NoFlowcar;
-            }
-            Found::Closed(None) | Found::NoFlowcar | Found::NotAsked => {}
+        // A close that is known stays known.
+        if self.close().is_some() {
+            return;
         }
-    }
-
-    fn advance(&mut self, connection: &Connection, at_unix_ns: u64) {
-        self.standing = Standing::Open;
+        let (at_unix_ns, state) = match merged.connection(&self.source, &self.peer, &self.first) {
+            Found::Answered(at_unix_ns, state) => (at_unix_ns, state),
+            Found::NoFlowcar if matches!(self.standing, Standing::Open | Standing::NoAnswer) => {
+                self.standing = Standing::NoFlowcar;
+                return;
+            }
+            Found::NoFlowcar | Found::NotAsked => return,
+        };
         // A refresh may be that of another flowcar's answer.
         if at_unix_ns == self.at_unix_ns {
             return;
         }
         self.at_unix_ns = at_unix_ns;
+        match state {
+            State::Open(connection) => self.advance(connection),
+            State::Closed(close) => self.standing = Standing::Closed(close.cloned()),
+            State::NoPeer if self.standing == Standing::Closed(None) => {}
+            State::NoPeer => self.standing = Standing::NoPeer,
+        }
+    }
+
+    /// Its flowcar has not answered for a while. Whether that is new.
+    pub(super) fn miss_answer(&mut self) -> bool {
+        let is_new = self.standing == Standing::Open;
+        if is_new {
+            self.standing = Standing::NoAnswer;
+        }
+        is_new
+    }
+
+    fn advance(&mut self, connection: &Connection) {
+        self.standing = Standing::Open;
         push(&mut self.rtt, connection.rtt_s);
         push(&mut self.sent, Some(connection.sent));
         push(&mut self.received, Some(connection.received));
@@ -93,7 +112,7 @@ impl Followed {
     pub(super) const fn close(&self) -> Option<&ClosedCounts> {
         match &self.standing {
             Standing::Closed(close) => close.as_ref(),
-            Standing::Open | Standing::NoFlowcar => None,
+            _ => None,
         }
     }
 

@@ -12,7 +12,7 @@ use super::{
     source::{Connection, Peer, Source},
 };
 use crate::{
-    answer::{Answer, ClosedCounts, Key},
+    answer::{Answer, ClosedCounts, ConnectionCounts, Key},
     histogram::Histogram,
 };
 
@@ -66,14 +66,22 @@ pub(crate) struct Row {
 /// What a flowcar answered of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Found<'a> {
-    /// It is open, and the time of the answer, nanoseconds since the Unix epoch.
-    Open(&'a Connection, u64),
-    /// It is open no more; with its close, where the answer has that.
-    Closed(Option<&'a ClosedCounts>),
+    /// The time of the answer, nanoseconds since the Unix epoch, and what it has.
+    Answered(u64, State<'a>),
     /// The answer is of another peer's connections.
     NotAsked,
-    /// The flowcar has ended.
+    /// The flowcar is shown no more.
     NoFlowcar,
+}
+
+/// What an answer has of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum State<'a> {
+    Open(&'a Connection),
+    /// It is open no more; with its close, where the answer has that.
+    Closed(Option<&'a ClosedCounts>),
+    /// There is no peer of this name.
+    NoPeer,
 }
 
 /// The first line of the screen.
@@ -246,8 +254,8 @@ impl Merged {
         (all, left_out)
     }
 
-    /// What a flowcar answered last of a peer's connection with this cookie.
-    pub(crate) fn connection(&self, source: &str, of: &Key, cookie: u64) -> Found<'_> {
+    /// What a flowcar answered last of a peer's connection: the one with this cookie and these addresses.
+    pub(crate) fn connection(&self, source: &str, of: &Key, which: &ConnectionCounts) -> Found<'_> {
         let Some(source) = self.sources.get(source) else {
             return Found::NoFlowcar;
         };
@@ -255,12 +263,18 @@ impl Merged {
         if connections.of != of.to_string() {
             return Found::NotAsked;
         }
+        let identity = |of: &ConnectionCounts| (of.cookie, of.local, of.peer);
         let mut open = connections.all.iter();
         let mut closed = connections.closed.iter();
-        match open.find(|each| each.counts.cookie == cookie) {
-            Some(open) => Found::Open(open, connections.at_unix_ns),
-            None => Found::Closed(closed.find(|each| each.cookie == cookie)),
-        }
+        let open = open.find(|each| identity(&each.counts) == identity(which));
+        let close = closed.find(|each| each.cookie == which.cookie);
+        let has_peer = || source.peers.values().any(|peer| peer.total.key() == *of);
+        let state = match (open, close) {
+            (Some(open), _) => State::Open(open),
+            (None, None) if !has_peer() => State::NoPeer,
+            (None, close) => State::Closed(close),
+        };
+        Found::Answered(connections.at_unix_ns, state)
     }
 }
 

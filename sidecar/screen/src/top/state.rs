@@ -265,11 +265,11 @@ impl State {
             KeyCode::Char('q') => return Asked::Quit,
             KeyCode::Char('?') => self.shows_help = true,
             KeyCode::Char('n') => self.shows_notes = true,
-            KeyCode::Char('h') => self.shows_histogram = !self.shows_histogram,
             KeyCode::Char(' ') => self.is_paused = !self.is_paused,
             KeyCode::Esc => return self.back(),
-            // Nothing is selected or sorted there.
+            // Nothing is selected or sorted there, and the page needs the room of the pane.
             _ if self.followed.is_some() => {}
+            KeyCode::Char('h') => self.shows_histogram = !self.shows_histogram,
             KeyCode::Char('f') if self.level != Level::Peers => return Asked::Follow,
             KeyCode::Char('s') => self.sort = self.sort.next(),
             KeyCode::Char('r') => self.reversed = !self.reversed,

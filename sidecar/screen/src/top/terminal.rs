@@ -1,10 +1,11 @@
 //! The screen on a terminal, until a key or a signal ends it.
 
 use std::{
+    collections::HashMap,
     env, io,
     os::fd::AsFd as _,
     process,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicI32, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -34,8 +35,14 @@ const TURN: Duration = Duration::from_millis(100);
 /// The exit status of a program whose terminal was closed: as of a process that SIGHUP ended (bash(1), 128 and the signal's number).
 const CLOSED: i32 = 129;
 
-/// A signal came that ends the process.
-static ENDED: AtomicBool = AtomicBool::new(false);
+/// The signal that came and ends the process; 0: none.
+static ENDED: AtomicI32 = AtomicI32::new(0);
+
+/// A flowcar that has sent no answer for so many intervals does not answer.
+const MISSED: u32 = 3;
+
+/// The least of that: a busy machine or network is late without more.
+const LEAST_MISSED: Duration = Duration::from_secs(3);
 
 /// Shows what the feed has. `has_pods`: its flowcars are those of pods, which have names. `interval`: how often each answers.
 ///
@@ -46,8 +53,16 @@ pub fn show(feed: &mut impl Feed, has_pods: bool, interval: Duration) -> io::Res
     end_with_terminal();
     let mut terminal = ratatui::try_init()?;
     let shown = Shown::new(has_pods, interval).run(&mut terminal, feed);
-    ratatui::restore();
+    restore();
+    if ENDED.load(Ordering::Relaxed) == Signal::SIGHUP as i32 {
+        process::exit(CLOSED);
+    }
     shown
+}
+
+/// Leaves the terminal as it was. One that is closed needs nothing, and standard error may be the same: no message, which would panic.
+fn restore() {
+    let _ = ratatui::try_restore();
 }
 
 /// What is on the screen.
@@ -60,6 +75,8 @@ struct Shown {
     /// Answers since the last refresh, and when that was.
     answers: usize,
     refreshed: Instant,
+    /// When each flowcar answered last.
+    answered: HashMap<String, Instant>,
     opened: Option<Key>,
 }
 
@@ -73,6 +90,7 @@ impl Shown {
             interval,
             answers: 0,
             refreshed: now(),
+            answered: HashMap::new(),
             opened: None,
         }
     }
@@ -81,8 +99,8 @@ impl Shown {
         let palette = Palette(env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()));
         let mut page = 1;
         let mut is_stale = true;
-        while !ENDED.load(Ordering::Relaxed) {
-            is_stale |= self.take(feed);
+        while ENDED.load(Ordering::Relaxed) == 0 {
+            is_stale |= self.take(feed) | self.miss_answer(now());
             if is_stale {
                 let screen = Screen {
                     merged: &self.merged,
@@ -117,13 +135,16 @@ impl Shown {
         let (mut is_stale, mut has_ended) = (false, false);
         while let Some(news) = feed.next() {
             match news {
-                News::Answer { .. } if self.state.is_paused => {}
                 News::Answer { source, answer } => {
-                    self.merged.take(&source, answer);
-                    self.answers += 1;
+                    self.answered.insert(source.clone(), now());
+                    if !self.state.is_paused {
+                        self.merged.take(&source, answer);
+                        self.answers += 1;
+                    }
                 }
                 News::Ended { source } => {
                     self.merged.remove(&source);
+                    self.answered.remove(&source);
                     has_ended = true;
                 }
                 News::Notes(notes) => {
@@ -146,6 +167,17 @@ impl Shown {
         is_stale
     }
 
+    /// Whether the flowcar of the followed connection does not answer, and the page does not show that yet.
+    fn miss_answer(&mut self, now: Instant) -> bool {
+        let Some(followed) = &mut self.state.followed else {
+            return false;
+        };
+        let limit = (self.interval * MISSED).max(LEAST_MISSED);
+        let last = self.answered.get(&followed.source);
+        let is_late = last.is_some_and(|last| now.saturating_duration_since(*last) > limit);
+        !self.state.is_paused && is_late && followed.miss_answer()
+    }
+
     fn ask_for_connections(&mut self, feed: &mut impl Feed) {
         let opened = match (&self.state.followed, self.state.level) {
             // Its peer may be there no more.
@@ -162,8 +194,8 @@ impl Shown {
     }
 }
 
-extern "C" fn end(_: i32) {
-    ENDED.store(true, Ordering::Relaxed);
+extern "C" fn end(signal: i32) {
+    ENDED.store(signal, Ordering::Relaxed);
 }
 
 /// The terminal is left as it was, also where a signal ends the process.
@@ -189,7 +221,11 @@ fn end_with_terminal() {
         // Only what needs no request: the terminal is closed, or is none.
         let mut terminal = [PollFd::new(stdin.as_fd(), PollFlags::empty())];
         while poll(&mut terminal, PollTimeout::NONE) == Err(Errno::EINTR) {}
-        process::exit(CLOSED);
+        let events = terminal[0].revents();
+        if events.is_some_and(|events| events.contains(PollFlags::POLLHUP)) {
+            restore();
+            process::exit(CLOSED);
+        }
     });
 }
 
@@ -200,4 +236,87 @@ fn end_with_terminal() {
 )]
 fn now() -> Instant {
     Instant::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::answer::{Answer, Books, ConnectionCounts, Connections, PeerCounts, Role};
+    use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+
+    /// Has these answers.
+    struct Answers(Vec<News>);
+
+    impl Feed for Answers {
+        fn next(&mut self) -> Option<News> {
+            self.0.pop()
+        }
+
+        fn open(&mut self, _: Option<&Key>) {}
+    }
+
+    fn answer(at_unix_ns: u64) -> Answers {
+        let peer = PeerCounts {
+            role: Role::Client,
+            name: "db:5432".to_owned(),
+            ..PeerCounts::default()
+        };
+        let open = ConnectionCounts {
+            cookie: 1,
+            local: ([10, 0, 0, 1], 4_000).into(),
+            peer: ([10, 0, 0, 2], 5432).into(),
+            duration_ns: None,
+            bytes_sent: 0,
+            bytes_received: 0,
+            segments_sent: 0,
+            retransmits: 0,
+            retransmits_by_type: None,
+            receive_window_limited_us: 0,
+            send_buffer_limited_us: 0,
+            rtt_p50_ns: None,
+            rtt_p99_ns: None,
+            rtt_sum: None,
+            exchange_p99_ns: None,
+            process: None,
+        };
+        let connections = Connections {
+            of: peer.key().to_string(),
+            all: vec![open],
+            ..Connections::default()
+        };
+        Answers(vec![News::Answer {
+            source: String::new(),
+            answer: Answer {
+                books: Books {
+                    at_unix_ns,
+                    ..Books::default()
+                },
+                peers: vec![peer],
+                connections: Some(connections),
+                ..Answer::default()
+            },
+        }])
+    }
+
+    #[test]
+    fn answer_of_a_followed_connection_is_missed_after_three_intervals_and_not_in_a_pause() {
+        let interval = Duration::from_secs(2);
+        let mut shown = Shown::new(false, interval);
+        shown.take(&mut answer(1));
+        assert!(!shown.miss_answer(now() + 10 * interval));
+        let numbers: Vec<u64> = shown.merged.rows().keys().copied().collect();
+        let enter = KeyEvent::new(KeyCode::Enter, KeyModifiers::NONE);
+        shown.state.press(enter, &numbers, 1);
+        shown.state.follow(&shown.merged);
+        let (soon, late) = (now() + 2 * interval, now() + 4 * interval);
+        assert!(!shown.miss_answer(soon));
+        shown.state.is_paused = true;
+        assert!(!shown.miss_answer(late));
+        // Answers in a pause are answers.
+        shown.take(&mut answer(2));
+        shown.state.is_paused = false;
+        assert!(shown.miss_answer(now() + 4 * interval));
+        // The page shows it already.
+        assert!(!shown.miss_answer(now() + 5 * interval));
+    }
 }

@@ -25,6 +25,7 @@ struct Seen {
     state: State,
     has_colours: bool,
     width: u16,
+    height: u16,
     at: u64,
 }
 
@@ -64,6 +65,7 @@ impl Seen {
             state: State::default(),
             has_colours,
             width,
+            height: 24,
             at: 0,
         }
     }
@@ -100,7 +102,8 @@ impl Seen {
 
     /// The screen, and the colours of the line that begins so.
     fn drawn(&mut self, colours_of: &str) -> (String, Vec<Color>) {
-        let mut terminal = Terminal::new(TestBackend::new(self.width, 24)).expect("a terminal");
+        let mut terminal =
+            Terminal::new(TestBackend::new(self.width, self.height)).expect("a terminal");
         let screen = Screen {
             merged: &self.merged,
             has_pods: true,
@@ -223,7 +226,9 @@ fn pane_has_the_sum_of_a_flowcar_that_sends_no_types() {
 fn followed_connection_stays_while_others_come_and_go() {
     for width in [80, 140] {
         let mut seen = followed(width, false);
-        seen.shows("following 10.0.0.1:4002 to 10.0.0.2:5432 (db.example.com:5432) in web-aaaaa");
+        seen.shows("following 10.0.0.1:4002 to 10.0.0.2:5432");
+        seen.shows("peer db.example.com:5432");
+        seen.shows("pod web-aaaaa");
         seen.shows("state open for 2.00s");
         seen.shows("since opened 2 0 0 4 0 0");
         seen.shows("while followed 0 0 0 0 0 0");
@@ -279,7 +284,7 @@ fn close_of_the_followed_connection_is_named_with_its_last_counts() {
             for has_colours in [false, true] {
                 let mut seen = followed(width, has_colours);
                 seen.take(vec![connection(8, 3)], Vec::new());
-                seen.shows("state open no more: flowcar has no record of its close");
+                seen.shows("state open no more: not among the last closes that flowcar keeps");
                 let close = ClosedCounts {
                     cookie: 2,
                     reason: reason.to_owned(),
@@ -323,18 +328,172 @@ fn close_of_the_followed_connection_is_named_with_its_last_counts() {
     }
 }
 
+/// A close of the connection with cookie 2 for this reason, after 99 hours and 59 minutes.
+fn close_of_2(reason: &str) -> ClosedCounts {
+    ClosedCounts {
+        cookie: 2,
+        reason: reason.to_owned(),
+        duration_ns: Some((99 * 60 + 59) * 60 * SECOND),
+        ..ClosedCounts::default()
+    }
+}
+
+#[test]
+fn each_close_reason_fits_into_80_columns() {
+    for (reason, words) in [
+        ("local_fin", "this end sent the first FIN"),
+        ("peer_fin", "the peer sent the first FIN"),
+        ("reset_sent", "this end sent a RST"),
+        ("reset_received", "the peer sent a RST"),
+        ("reset", "a RST: whose was not seen"),
+        ("timeout", "a timer of the kernel expired"),
+        ("unknown", "it was not seen"),
+    ] {
+        let mut seen = followed(80, false);
+        seen.take(Vec::new(), vec![close_of_2(reason)]);
+        seen.shows(&format!("state closed after 99h59m: {reason}: {words}"));
+    }
+}
+
+#[test]
+fn page_that_has_shown_the_close_stays_closed() {
+    let mut seen = followed(80, false);
+    seen.take(Vec::new(), vec![close_of_2("peer_fin")]);
+    // The same cookie, by another kernel.
+    let at = seen.at + 1;
+    seen.take(vec![connection(2, at)], Vec::new());
+    seen.shows("state closed after 99h59m: peer_fin:");
+}
+
+#[test]
+fn connection_of_other_addresses_is_another_one() {
+    for is_local in [true, false] {
+        let mut seen = followed(80, false);
+        let mut other = connection(2, seen.at + 1);
+        let address = ([10, 0, 0, 9], 99).into();
+        match is_local {
+            true => other.local = address,
+            false => other.peer = address,
+        }
+        seen.take(vec![other], Vec::new());
+        seen.shows("state open no more:");
+    }
+}
+
+#[test]
+fn connection_whose_peer_is_not_answered_any_more_may_be_open() {
+    let mut seen = followed(80, false);
+    seen.at += 1;
+    let mut renamed = answer(seen.at, Vec::new(), Vec::new());
+    renamed.peers[0].name = "10.0.0.2:5432".to_owned();
+    seen.merged.take(PODS[0], renamed);
+    seen.refresh();
+    seen.shows("state not known: flowcar has no peer of this name any more");
+    let at = seen.at + 1;
+    seen.take(vec![connection(2, at)], Vec::new());
+    seen.shows("state open for");
+}
+
+#[test]
+fn flowcar_that_does_not_answer_has_no_rates() {
+    let mut seen = followed(80, false);
+    let at = seen.at + 1;
+    seen.take(vec![connection(2, at)], Vec::new());
+    seen.shows("sent 3.00kB 1.00kB/s");
+    let followed = seen.state.followed.as_mut().expect("a connection");
+    assert!(followed.miss_answer());
+    assert!(!followed.miss_answer());
+    seen.shows("state not known: flowcar does not answer");
+    seen.shows("sent 3.00kB");
+    assert!(!seen.screen().contains("1.00kB/s"));
+    // Another flowcar's answer is none of this one.
+    let of_second = answer(seen.at + 1, vec![connection(7, seen.at + 1)], Vec::new());
+    seen.merged.take(PODS[1], of_second);
+    seen.refresh();
+    seen.shows("state not known: flowcar does not answer");
+    let at = seen.at + 1;
+    seen.take(vec![connection(2, at)], Vec::new());
+    seen.shows("state open for");
+}
+
+#[test]
+fn page_has_the_room_of_the_pane() {
+    let mut seen = Seen::new(80, false);
+    for at in 1..=2 {
+        seen.take(vec![connection(2, at)], Vec::new());
+    }
+    seen.press(KeyCode::Char('h'));
+    seen.press(KeyCode::Enter);
+    seen.screen();
+    seen.press(KeyCode::Char('f'));
+    for height in [24, 12] {
+        seen.height = height;
+        for pressed_again in [false, true] {
+            if pressed_again {
+                seen.press(KeyCode::Char('h'));
+            }
+            for words in ["state open", "received", "since opened", "while followed"] {
+                seen.shows(words);
+            }
+            assert!(!seen.screen().contains("since flowcar began"));
+        }
+    }
+    seen.height = 24;
+    seen.shows("process nginx (815)");
+    seen.press(KeyCode::Esc);
+    assert!(seen.screen().contains("since flowcar began"));
+}
+
+#[test]
+fn long_names_and_addresses_are_whole() {
+    const POD: &str = "an-application-with-a-long-name-canary-6f9c7d8b5d-aaaaa";
+    let name = format!("{}.example.com:5432", "a".repeat(60));
+    let long: std::net::SocketAddr = "[2001:db8:1111:2222:3333:4444:5555:6666]:50000"
+        .parse()
+        .expect("an address");
+    for width in [80, 140] {
+        let mut seen = Seen::new(width, false);
+        for at in 1..=2 {
+            let open = ConnectionCounts {
+                local: long,
+                peer: long,
+                ..connection(2, at)
+            };
+            let mut answer = answer(at, vec![open], Vec::new());
+            answer.peers[0].name.clone_from(&name);
+            let of = answer.peers[0].key().to_string();
+            answer.connections.as_mut().expect("connections").of = of;
+            seen.merged.take(POD, answer);
+            seen.refresh();
+        }
+        seen.press(KeyCode::Enter);
+        seen.screen();
+        seen.press(KeyCode::Char('f'));
+        let screen = seen.screen();
+        let joined: String = screen.split_whitespace().collect();
+        let peer = match width {
+            80 => format!("peer{long}({name})pod{POD}"),
+            _ => format!("following{long}to{long}"),
+        };
+        assert!(screen.contains(&format!("following {long}")), "{screen}");
+        assert!(joined.contains(&peer), "{screen}");
+        assert!(joined.contains(&name), "{screen}");
+        assert!(joined.contains(&format!("pod{POD}")), "{screen}");
+    }
+}
+
 #[test]
 fn flowcar_of_the_followed_connection_may_end() {
     let mut seen = followed(80, false);
     seen.merged.remove(PODS[0]);
     seen.refresh();
-    seen.shows("state not known: its flowcar has ended");
+    seen.shows("state not known: its flowcar answers no more");
     // Nor is the other pod's connection with the same cookie this one.
     let mut other = answer(9, vec![connection(2, 9)], Vec::new());
     other.books.at_unix_ns = 9 * SECOND;
     seen.merged.take(PODS[1], other);
     seen.refresh();
-    seen.shows("state not known: its flowcar has ended");
+    seen.shows("state not known: its flowcar answers no more");
     seen.press(KeyCode::Esc);
     assert!(seen.state.followed.is_none());
 }
