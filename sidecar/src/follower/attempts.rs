@@ -3,7 +3,7 @@
 use super::readings::{EVERY_NS, Readings};
 use crate::{
     clock::Anchor,
-    flow::{AttemptJudge, Failure, Outcome, Record, Unanswered},
+    flow::{AttemptJudge, Failure, NamespaceCounts, Outcome, Record, Unanswered},
     source::namespace::{discards_first, locate},
 };
 
@@ -79,14 +79,15 @@ impl Attempts {
         Some(record)
     }
 
-    /// Gives those that wait, each with its reason.
-    pub(super) fn settle(&mut self, readings: &mut Readings) -> Vec<Record> {
-        if self.waiting.is_empty() {
-            return Vec::new();
-        }
+    /// How many wait.
+    pub(super) const fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Gives those that wait, each with its reason. `now` was read after their records were sent.
+    pub(super) fn settle(&mut self, now: Option<NamespaceCounts>) -> Vec<Record> {
         let waiting = std::mem::take(&mut self.waiting);
         let unanswered: Vec<_> = waiting.iter().map(|(_, unanswered)| *unanswered).collect();
-        let now = readings.now().of_attempts;
         let failures = self.judge.judge(&unanswered, now, discards_first);
         let settled = waiting.into_iter().zip(failures);
         settled

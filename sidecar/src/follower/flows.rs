@@ -28,8 +28,8 @@ use crate::{
     container_stats::ContainerStats,
     flow::{
         self, Answers, Asked, Books, CloseReason, Event, Exchanges, Failure, Flow, Malformed,
-        Monotonic, OriginEvent, Outcome, PendingCloses, PollContext, Record, Role, SocketName,
-        SocketNetns, SocketSnapshot, Table,
+        Monotonic, NamespaceCounts, OriginEvent, Outcome, PendingCloses, PollContext, Record, Role,
+        SocketName, SocketNetns, SocketSnapshot, Table,
         checkpoint::{Checkpoint, KernelInstance},
     },
     origin::Origins,
@@ -98,6 +98,9 @@ pub(super) struct Flows {
     /// How long, at most, the programs were detached by another process.
     pub(super) detached_ns: u64,
 }
+
+/// Readings, at most, for the attempts of one turn.
+const ROUNDS_OF_ATTEMPTS: u32 = 4;
 
 impl Flows {
     pub(super) fn new(limits: &Limits) -> Self {
@@ -187,6 +190,31 @@ impl Flows {
         self.attempts.refresh(&mut self.readings);
         self.attempts.knows_netns = source.knows_netns();
         self.names &= source.observes_names();
+        let mut more = self.take_in(source, diag.as_deref_mut(), turn);
+        // Attempts that the kernel ended are counted before their records are sent: what came by a reading is taken in before it serves,
+        // so that no other attempt is explained by its counts.
+        for _ in 0..ROUNDS_OF_ATTEMPTS {
+            let waiting = self.attempts.waiting();
+            if more || waiting == 0 {
+                break;
+            }
+            let counts = self.readings.now().of_attempts;
+            more = self.take_in(source, diag.as_deref_mut(), Turn::Short);
+            if self.attempts.waiting() == waiting {
+                self.settle_attempts_by(counts);
+            }
+        }
+        self.settle_attempts();
+        more
+    }
+
+    /// Takes in the records that wait, and decides those closes that are decided together. Gives whether more waits.
+    fn take_in(
+        &mut self,
+        source: &mut EbpfSource,
+        mut diag: Option<&mut DiagSource>,
+        turn: Turn,
+    ) -> bool {
         // Records from the first close on that must be decided together with others: they are taken in in their order.
         let mut held_back: Vec<Box<[u8]>> = Vec::new();
         let before_dumps = diag.is_some().then_some(&self.counted[1]);
@@ -213,7 +241,6 @@ impl Flows {
                 source.drain(Turn::Short, |bytes| records.push(bytes.into()))
             });
         }
-        self.settle_attempts();
         more
     }
 
@@ -250,7 +277,14 @@ impl Flows {
 
     /// Takes in the attempts that wait for the counters.
     fn settle_attempts(&mut self) {
-        for record in self.attempts.settle(&mut self.readings) {
+        if self.attempts.waiting() > 0 {
+            let counts = self.readings.now().of_attempts;
+            self.settle_attempts_by(counts);
+        }
+    }
+
+    fn settle_attempts_by(&mut self, counts: Option<NamespaceCounts>) {
+        for record in self.attempts.settle(counts) {
             self.apply(Event::Record(record));
         }
     }
