@@ -159,7 +159,7 @@ impl AttemptJudge {
         };
         let failures: Vec<_> = attempts.iter().map(|of| circumstances.why(of)).collect();
         for (attempt, failure) in attempts.iter().zip(&failures) {
-            self.book(attempt, *failure);
+            self.book(attempt, *failure, discards_first);
         }
         if let Some(now) = now {
             self.read(now);
@@ -194,12 +194,14 @@ impl AttemptJudge {
         self.readings.iter().rposition(has_nothing)
     }
 
-    fn book(&mut self, attempt: &Unanswered, failure: Failure) {
+    fn book(&mut self, attempt: &Unanswered, failure: Failure, discards_first: bool) {
         if attempt.is_here == Some(false) {
             return;
         }
         let by_icmp = failure == Failure::Unreachable;
-        let by_kernel = attempt.last_seen == LastSeen::Discarded;
+        // Where the kernel discards the queue last, one that an error ended still has its SYN.
+        let by_kernel = attempt.last_seen == LastSeen::Discarded
+            || by_icmp && attempt.may_be_ended(discards_first);
         let ipv6 = attempt.ipv6;
         self.explain(attempt.at, |explained| {
             explained.icmp += u64::from(by_icmp && !ipv6);
