@@ -222,6 +222,18 @@ fn each_counted_error_explains_one_attempt() {
     );
     assert_eq!(failures, [Failure::Abandoned]);
 
+    // The same where the SYN is still queued behind an error; another error was a datagram's.
+    let mut judge = AttemptJudge::default();
+    judge.read(NamespaceCounts::default());
+    let failures = judge.judge(&[Truth::Icmp.attempt(old)], Some(counts(2, 1, 1)), || false);
+    assert_eq!(failures, [Failure::Unreachable]);
+    let failures = judge.judge(
+        &[Truth::Disconnected.attempt(old)],
+        Some(counts(3, 2, 1)),
+        || false,
+    );
+    assert_eq!(failures, [Failure::Abandoned]);
+
     let mut judge = AttemptJudge::default();
     judge.read(NamespaceCounts::default());
     // Another was refused, and an ICMP error was for somebody else.
