@@ -22,6 +22,12 @@ const AT_ONCE_NS: u64 = 500_000_000;
 /// Readings that are kept.
 const READINGS: usize = 16;
 
+/// Attempts that end within this time are kept as one.
+const TOGETHER_NS: u64 = 1_000_000;
+
+/// What attempts explain is kept for so many times, at most: some 16 s of attempts without a pause.
+const MOST_EXPLAINED: usize = 16_384;
+
 /// How an attempt ended, as far as its socket shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LastSeen {
@@ -53,6 +59,8 @@ pub struct Unanswered {
 /// Counters of a network namespace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NamespaceCounts {
+    /// When the read began.
+    pub begun: Monotonic,
     /// When they had been read.
     pub at: Monotonic,
     /// ICMP errors received: destination unreachable, time exceeded, parameter problem.
@@ -68,19 +76,113 @@ pub struct NamespaceCounts {
 /// Decides why attempts failed.
 #[derive(Debug, Default)]
 pub struct AttemptJudge {
-    readings: VecDeque<Reading>,
+    readings: VecDeque<NamespaceCounts>,
+    explained: VecDeque<Explained>,
 }
 
-#[derive(Debug, Default)]
-struct Reading {
-    counts: NamespaceCounts,
-    /// The part of the counts that attempts explain which ended between this reading and the next.
-    explained: NamespaceCounts,
+/// What attempts explain of the counters that ended from one time to another.
+#[derive(Debug)]
+struct Explained {
+    from: Monotonic,
+    to: Monotonic,
+    /// Of attempts whose reason is known.
+    known: Events,
+    /// The most that attempts may explain whose reason is not.
+    possible: Events,
+}
+
+/// Counted events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Events {
+    icmp: u64,
+    icmp6: u64,
+    kept: u64,
+    failed: u64,
+}
+
+/// Counted events that attempts do not explain: at least, and at most.
+#[derive(Clone, Copy, Debug)]
+struct Unexplained {
+    least: Events,
+    most: Events,
+}
+
+impl Events {
+    /// An attempt that an ICMP error ended.
+    fn ended(ipv6: bool) -> Self {
+        Self {
+            icmp: u64::from(!ipv6),
+            icmp6: u64::from(ipv6),
+            kept: 0,
+            failed: 1,
+        }
+    }
+
+    /// An attempt whose application received an ICMP error.
+    fn received(ipv6: bool) -> Self {
+        Self {
+            kept: 1,
+            failed: 0,
+            ..Self::ended(ipv6)
+        }
+    }
+
+    const fn failed() -> Self {
+        Self {
+            icmp: 0,
+            icmp6: 0,
+            kept: 0,
+            failed: 1,
+        }
+    }
+
+    const fn icmp_of(&self, ipv6: bool) -> u64 {
+        if ipv6 { self.icmp6 } else { self.icmp }
+    }
+
+    fn combined(self, other: Self, with: fn(u64, u64) -> u64) -> Self {
+        Self {
+            icmp: with(self.icmp, other.icmp),
+            icmp6: with(self.icmp6, other.icmp6),
+            kept: with(self.kept, other.kept),
+            failed: with(self.failed, other.failed),
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        *self = self.combined(other, u64::saturating_add);
+    }
+
+    fn less(self, other: Self) -> Self {
+        self.combined(other, u64::saturating_sub)
+    }
 }
 
 impl NamespaceCounts {
-    const fn icmp_of(&self, ipv6: bool) -> u64 {
-        if ipv6 { self.icmp6 } else { self.icmp }
+    const fn events(&self) -> Events {
+        Events {
+            icmp: self.icmp,
+            icmp6: self.icmp6,
+            kept: self.kept,
+            failed: self.failed,
+        }
+    }
+
+    /// Whether these counts have nothing of what ended at this time, or later.
+    const fn is_before(&self, at: Monotonic) -> bool {
+        self.at.0 + SLACK_NS <= at.0
+    }
+
+    /// Whether they have all that ended by this time.
+    const fn has(&self, at: Monotonic) -> bool {
+        at.0 <= self.begun.0
+    }
+}
+
+impl Explained {
+    /// Whether a reading may have been made between the count of an attempt and its end.
+    const fn is_uncertain_in(&self, counts: &NamespaceCounts) -> bool {
+        !counts.has(self.to) && !counts.is_before(self.from)
     }
 }
 
@@ -113,20 +215,19 @@ impl AttemptJudge {
         if self.readings.len() == READINGS {
             self.readings.pop_front();
         }
-        self.readings.push_back(Reading {
-            counts,
-            explained: NamespaceCounts::default(),
-        });
+        self.readings.push_back(counts);
+        let oldest = self.readings[0];
+        self.explained.retain(|of| !oldest.has(of.to));
     }
 
     /// When the counters were last read.
     pub fn last_read(&self) -> Option<Monotonic> {
-        self.readings.back().map(|reading| reading.counts.at)
+        self.readings.back().map(|counts| counts.at)
     }
 
     /// An attempt ended for a known reason that the kernel counts as a failure.
     pub fn failed(&mut self, at: Monotonic) {
-        self.explain(at, |explained| explained.failed += 1);
+        self.explain(at, Events::failed(), Events::default());
     }
 
     /// Why these attempts failed; `now` is read after their records. `discards_first` returns whether this kernel discards the queue
@@ -143,10 +244,10 @@ impl AttemptJudge {
         let judged = attempts
             .iter()
             .filter(|of| of.may_have_received(discards_first) || of.may_be_ended(discards_first));
-        let base = judged.map(|of| self.base_of(of)).min().flatten();
+        let newest = judged.map(|of| self.base_of(of)).min().flatten();
         let unexplained = now
-            .zip(base)
-            .map(|(now, base)| self.unexplained(&now, base));
+            .zip(newest)
+            .map(|(now, newest)| self.unexplained(&now, self.clear_base(newest)));
         let count = |test: &dyn Fn(&Unanswered) -> bool| {
             attempts.iter().filter(|of| test(of)).count() as u64
         };
@@ -167,29 +268,40 @@ impl AttemptJudge {
         failures
     }
 
-    /// Counts since a reading, less those that attempts explain.
-    fn unexplained(&self, now: &NamespaceCounts, base: usize) -> NamespaceCounts {
-        let before = &self.readings[base].counts;
-        let left = |of: fn(&NamespaceCounts) -> u64| {
-            let known = self.readings.range(base..);
-            let explained: u64 = known.map(|reading| of(&reading.explained)).sum();
-            of(now).saturating_sub(of(before)).saturating_sub(explained)
-        };
-        NamespaceCounts {
-            at: before.at,
-            icmp: left(|counts| counts.icmp),
-            icmp6: left(|counts| counts.icmp6),
-            kept: left(|counts| counts.kept),
-            failed: left(|counts| counts.failed),
+    /// Counts from a reading to `now`, less those that attempts explain.
+    fn unexplained(&self, now: &NamespaceCounts, before: &NamespaceCounts) -> Unexplained {
+        let counted = now.events().less(before.events());
+        let (mut certain, mut possible) = (Events::default(), Events::default());
+        for explained in &self.explained {
+            if before.has(explained.to) || now.is_before(explained.from) {
+                continue;
+            }
+            possible.add(explained.known);
+            possible.add(explained.possible);
+            if before.is_before(explained.from) && now.has(explained.to) {
+                certain.add(explained.known);
+            }
         }
+        Unexplained {
+            least: counted.less(possible),
+            most: counted.less(certain),
+        }
+    }
+
+    /// The newest reading up to this one between whose counts and ends no attempt lies, or this one.
+    fn clear_base(&self, newest: usize) -> &NamespaceCounts {
+        let is_clear =
+            |counts: &&NamespaceCounts| !self.explained.iter().any(|of| of.is_uncertain_in(counts));
+        let mut older = self.readings.range(..=newest).rev();
+        older.find(is_clear).unwrap_or(&self.readings[newest])
     }
 
     /// The newest reading that counts nothing of this attempt: one before it began, or, where an error may have ended it, one well
     /// before it ended.
     fn base_of(&self, attempt: &Unanswered) -> Option<usize> {
-        let has_nothing = |reading: &Reading| {
-            reading.counts.at <= attempt.started
-                || attempt.last_seen != LastSeen::Closed && is_before(reading, attempt.at)
+        let has_nothing = |counts: &NamespaceCounts| {
+            counts.at <= attempt.started
+                || attempt.last_seen != LastSeen::Closed && counts.is_before(attempt.at)
         };
         self.readings.iter().rposition(has_nothing)
     }
@@ -198,37 +310,54 @@ impl AttemptJudge {
         if attempt.is_here == Some(false) {
             return;
         }
-        let by_icmp = failure == Failure::Unreachable;
-        // Where the kernel discards the queue last, one that an error ended still has its SYN.
-        let by_kernel = attempt.last_seen == LastSeen::Discarded
-            || by_icmp && attempt.may_be_ended(discards_first);
-        let ipv6 = attempt.ipv6;
-        self.explain(attempt.at, |explained| {
-            explained.icmp += u64::from(by_icmp && !ipv6);
-            explained.icmp6 += u64::from(by_icmp && ipv6);
-            explained.kept += u64::from(by_icmp && attempt.last_seen == LastSeen::Closed);
-            explained.failed += u64::from(by_kernel);
+        let (mut known, mut possible) = (Events::default(), Events::default());
+        let may_be_ended = attempt.may_be_ended(discards_first);
+        let by_error = if may_be_ended {
+            Events::ended(attempt.ipv6)
+        } else {
+            Events::received(attempt.ipv6)
+        };
+        match failure {
+            Failure::Unreachable => known = by_error,
+            // Where an error is one of the ways in which it may have ended.
+            Failure::Other if may_be_ended || attempt.may_have_received(discards_first) => {
+                possible = by_error;
+            }
+            _ => {}
+        }
+        // The kernel ended it, for an error or not.
+        if attempt.last_seen == LastSeen::Discarded {
+            (known.failed, possible.failed) = (1, 0);
+        }
+        self.explain(attempt.at, known, possible);
+    }
+
+    fn explain(&mut self, at: Monotonic, known: Events, possible: Events) {
+        let newest = self.explained.back_mut();
+        let together = |of: &&mut Explained| at >= of.from && at.since_ns(of.from) <= TOGETHER_NS;
+        if let Some(newest) = newest.filter(together) {
+            newest.to = newest.to.max(at);
+            newest.known.add(known);
+            newest.possible.add(possible);
+            return;
+        }
+        if self.explained.len() == MOST_EXPLAINED {
+            self.explained.pop_front();
+        }
+        self.explained.push_back(Explained {
+            from: at,
+            to: at,
+            known,
+            possible,
         });
     }
-
-    fn explain(&mut self, at: Monotonic, add: impl FnOnce(&mut NamespaceCounts)) {
-        let base = self.readings.iter().rposition(|of| is_before(of, at));
-        if let Some(base) = base {
-            add(&mut self.readings[base].explained);
-        }
-    }
-}
-
-/// Whether a reading counts nothing of an attempt that ended at this time.
-const fn is_before(reading: &Reading, at: Monotonic) -> bool {
-    reading.counts.at.0 + SLACK_NS <= at.0
 }
 
 /// What is known of all attempts that are judged together.
 struct Circumstances {
     discards_first: bool,
     /// Unexplained counts since before the first of them; `None` where not known.
-    unexplained: Option<NamespaceCounts>,
+    unexplained: Option<Unexplained>,
     /// How many may have been ended by an ICMP error of either family.
     ended: [u64; 2],
     /// How many may have been closed by their application for an ICMP error.
@@ -250,15 +379,18 @@ impl Circumstances {
 
     /// Why one that its application dropped failed.
     fn dropped(&self, attempt: &Unanswered) -> Failure {
-        let kept = self.unexplained.map_or(0, |counted| counted.kept);
-        if !attempt.may_have_received(self.discards_first) || kept == 0 {
+        let kept = |of: fn(&Unexplained) -> Events| {
+            self.unexplained.as_ref().map_or(0, |all| of(all).kept)
+        };
+        let (least, most) = (kept(|all| all.least), kept(|all| all.most));
+        if !attempt.may_have_received(self.discards_first) || most == 0 {
             return Failure::Abandoned;
         }
         // Attempts that an error ended may have met one before. One that lasted may be another's: an application that received an error
         // and keeps its socket open is counted, and in no record yet.
         let [ended, ended6] = self.ended;
         let closed_at_once = attempt.at.since_ns(attempt.started) <= AT_ONCE_NS;
-        if closed_at_once && kept >= self.seen + ended + ended6 {
+        if closed_at_once && least >= self.seen + ended + ended6 {
             Failure::Unreachable
         } else {
             Failure::Other
@@ -267,11 +399,12 @@ impl Circumstances {
 
     /// Why one that the kernel ended, or may have, failed.
     fn ended(&self, attempt: &Unanswered) -> Failure {
-        let Some(counted) = self.unexplained else {
+        let Some(Unexplained { least, most }) = self.unexplained else {
             return Failure::Other;
         };
-        let icmp = counted.icmp_of(attempt.ipv6);
-        if icmp == 0 || (counted.failed == 0 && attempt.last_seen == LastSeen::Queued) {
+        if most.icmp_of(attempt.ipv6) == 0
+            || (most.failed == 0 && attempt.last_seen == LastSeen::Queued)
+        {
             // In another namespace the counters show nothing.
             return match attempt.is_here {
                 Some(true) => Failure::Abandoned,
@@ -279,8 +412,8 @@ impl Circumstances {
             };
         }
         let of_its_family = self.ended[usize::from(attempt.ipv6)];
-        let enough = icmp.saturating_sub(counted.kept) >= of_its_family;
-        if enough && counted.failed >= self.ended.iter().sum() {
+        let ending = least.icmp_of(attempt.ipv6).saturating_sub(most.kept);
+        if ending >= of_its_family && least.failed >= self.ended.iter().sum() {
             Failure::Unreachable
         } else {
             // Some were ended by ICMP errors and some were not: nothing shows which.

@@ -134,6 +134,7 @@ impl NamespaceCounters {
                 timewait_overflows,
             }),
             of_attempts: figures.icmp6.map(|icmp6| NamespaceCounts {
+                begun: from,
                 at: to,
                 icmp: figures.icmp.iter().sum(),
                 icmp6,

@@ -82,6 +82,7 @@ fn judged(
 ) -> Vec<Failure> {
     let mut judge = AttemptJudge::default();
     let before = NamespaceCounts {
+        begun: Monotonic(SECOND),
         at: Monotonic(SECOND),
         icmp: 7,
         icmp6: 5,
@@ -91,6 +92,7 @@ fn judged(
     judge.read(before);
     let count = |is: fn(&Truth) -> bool| truths.iter().filter(|truth| is(truth)).count() as u64;
     let now = NamespaceCounts {
+        begun: Monotonic(3 * SECOND),
         at: Monotonic(3 * SECOND),
         icmp: before.icmp
             + count(|truth| matches!(truth, Truth::Icmp | Truth::ClosedAfterIcmp))
@@ -166,6 +168,7 @@ fn only_a_disconnect_is_classified_in_another_namespace() {
             let mut judge = AttemptJudge::default();
             judge.read(NamespaceCounts::default());
             let now = NamespaceCounts {
+                begun: Monotonic(3 * SECOND),
                 at: Monotonic(3 * SECOND),
                 icmp: 1,
                 failed: 1,
@@ -205,6 +208,7 @@ fn each_counted_error_explains_one_attempt() {
     let mut judge = AttemptJudge::default();
     judge.read(NamespaceCounts::default());
     let counts = |seconds: u64, icmp, failed| NamespaceCounts {
+        begun: Monotonic(seconds * SECOND),
         at: Monotonic(seconds * SECOND),
         icmp,
         icmp6: 0,
@@ -246,6 +250,71 @@ fn each_counted_error_explains_one_attempt() {
     assert_eq!(failures, [Failure::Abandoned]);
 }
 
+fn counts(at: u64, icmp: u64, failed: u64) -> NamespaceCounts {
+    NamespaceCounts {
+        begun: Monotonic(at),
+        at: Monotonic(at),
+        icmp,
+        icmp6: 0,
+        kept: 0,
+        failed,
+    }
+}
+
+/// A reading a moment before an attempt ended has its count or not.
+#[test]
+fn attempt_that_ends_a_moment_after_a_reading_explains_no_other() {
+    let [_, old, _] = KERNELS;
+    const MOMENT: u64 = SLACK_NS / 4;
+    // Whether an older reading is there, whether the count was in the reading, and the reason.
+    for (has_older, counted_before, expected) in [
+        (true, false, Failure::Abandoned),
+        (true, true, Failure::Abandoned),
+        (false, false, Failure::Other),
+        (false, true, Failure::Abandoned),
+    ] {
+        let mut judge = AttemptJudge::default();
+        if has_older {
+            judge.read(counts(SECOND / 2, 0, 0));
+        }
+        judge.read(counts(SECOND, 0, u64::from(counted_before)));
+        judge.failed(Monotonic(SECOND + MOMENT));
+        let attempt = Truth::Disconnected.attempt(old);
+        let now = counts(3 * SECOND, 9, 1);
+        let failures = judge.judge(&[attempt], Some(now), || false);
+        assert_eq!(failures, [expected], "{has_older} {counted_before}");
+    }
+}
+
+/// The count of one that was reported as `_OTHER` may be in a later reading.
+#[test]
+fn undecided_attempt_explains_no_other() {
+    let [newest, old, _] = KERNELS;
+    // On the older kernel errors of others come as well.
+    for (kernel, truths, failed, icmp) in [
+        (old, [Truth::Icmp, Truth::Disconnected], 1, 9),
+        (newest, [Truth::Icmp, Truth::Destroyed], 2, 1),
+    ] {
+        let mut judge = AttemptJudge::default();
+        judge.read(counts(0, 0, 0));
+        let attempts = truths.map(|truth| truth.attempt(kernel));
+        let first = judge.judge(&attempts, Some(counts(2 * SECOND, 1, failed)), || {
+            kernel.discards_first
+        });
+        assert_eq!(first, [Failure::Other; 2]);
+        // It ended so soon that the second reading is no base.
+        let [_, dropped] = truths;
+        let later = Unanswered {
+            at: Monotonic(2 * SECOND + SLACK_NS / 2),
+            ..dropped.attempt(kernel)
+        };
+        let also_failed = u64::from(dropped == Truth::Destroyed);
+        let now = counts(3 * SECOND, icmp, failed + also_failed);
+        let failures = judge.judge(&[later], Some(now), || kernel.discards_first);
+        assert_eq!(failures, [Failure::Other], "{truths:?}");
+    }
+}
+
 /// IPv4 and IPv6 have counters of their own.
 #[test]
 fn ipv4_and_ipv6_errors_are_counted_separately() {
@@ -257,6 +326,7 @@ fn ipv4_and_ipv6_errors_are_counted_separately() {
         ..Truth::Icmp.attempt(newest)
     };
     let now = NamespaceCounts {
+        begun: Monotonic(3 * SECOND),
         at: Monotonic(3 * SECOND),
         icmp: 0,
         icmp6: 1,
@@ -272,6 +342,7 @@ fn one_kept_error() -> (AttemptJudge, NamespaceCounts) {
     let mut judge = AttemptJudge::default();
     judge.read(NamespaceCounts::default());
     let now = NamespaceCounts {
+        begun: Monotonic(3 * SECOND),
         at: Monotonic(3 * SECOND),
         icmp: 1,
         kept: 1,
@@ -321,10 +392,12 @@ fn first_reading_is_a_base_only_for_later_attempts() {
     let failures = |first_read| {
         let mut judge = AttemptJudge::default();
         judge.read(NamespaceCounts {
+            begun: Monotonic(first_read),
             at: Monotonic(first_read),
             ..NamespaceCounts::default()
         });
         let now = NamespaceCounts {
+            begun: Monotonic(2 * SECOND),
             at: Monotonic(2 * SECOND),
             icmp: 1,
             kept: 1,
