@@ -9,24 +9,18 @@
 //! kernel keeps it, counts it (`TcpExt.LockDroppedIcmps`), and gives it to the application, which then closes the socket
 //! (net/ipv4/tcp_ipv4.c, tcp_v4_err).
 
+mod explained;
+
 use std::collections::VecDeque;
 
+use self::explained::{Events, Explained, Unexplained};
 use super::{Failure, Monotonic};
-
-/// An ICMP error that ends an attempt is counted so much earlier at most, unless its CPU was taken away in between.
-const SLACK_NS: u64 = 20_000_000;
 
 /// An application that receives an error inside `connect()` closes its socket within this time, as a rule.
 const AT_ONCE_NS: u64 = 500_000_000;
 
 /// Readings that are kept.
 const READINGS: usize = 16;
-
-/// Attempts that end within this time are kept as one.
-const TOGETHER_NS: u64 = 1_000_000;
-
-/// What attempts explain is kept for so many times, at most: some 16 s of attempts without a pause.
-const MOST_EXPLAINED: usize = 16_384;
 
 /// How an attempt ended, as far as its socket shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,113 +71,7 @@ pub struct NamespaceCounts {
 #[derive(Debug, Default)]
 pub struct AttemptJudge {
     readings: VecDeque<NamespaceCounts>,
-    explained: VecDeque<Explained>,
-}
-
-/// What attempts explain of the counters that ended from one time to another.
-#[derive(Debug)]
-struct Explained {
-    from: Monotonic,
-    to: Monotonic,
-    /// Of attempts whose reason is known.
-    known: Events,
-    /// The most that attempts may explain whose reason is not.
-    possible: Events,
-}
-
-/// Counted events.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Events {
-    icmp: u64,
-    icmp6: u64,
-    kept: u64,
-    failed: u64,
-}
-
-/// Counted events that attempts do not explain: at least, and at most.
-#[derive(Clone, Copy, Debug)]
-struct Unexplained {
-    least: Events,
-    most: Events,
-}
-
-impl Events {
-    /// An attempt that an ICMP error ended.
-    fn ended(ipv6: bool) -> Self {
-        Self {
-            icmp: u64::from(!ipv6),
-            icmp6: u64::from(ipv6),
-            kept: 0,
-            failed: 1,
-        }
-    }
-
-    /// An attempt whose application received an ICMP error.
-    fn received(ipv6: bool) -> Self {
-        Self {
-            kept: 1,
-            failed: 0,
-            ..Self::ended(ipv6)
-        }
-    }
-
-    const fn failed() -> Self {
-        Self {
-            icmp: 0,
-            icmp6: 0,
-            kept: 0,
-            failed: 1,
-        }
-    }
-
-    const fn icmp_of(&self, ipv6: bool) -> u64 {
-        if ipv6 { self.icmp6 } else { self.icmp }
-    }
-
-    fn combined(self, other: Self, with: fn(u64, u64) -> u64) -> Self {
-        Self {
-            icmp: with(self.icmp, other.icmp),
-            icmp6: with(self.icmp6, other.icmp6),
-            kept: with(self.kept, other.kept),
-            failed: with(self.failed, other.failed),
-        }
-    }
-
-    fn add(&mut self, other: Self) {
-        *self = self.combined(other, u64::saturating_add);
-    }
-
-    fn less(self, other: Self) -> Self {
-        self.combined(other, u64::saturating_sub)
-    }
-}
-
-impl NamespaceCounts {
-    const fn events(&self) -> Events {
-        Events {
-            icmp: self.icmp,
-            icmp6: self.icmp6,
-            kept: self.kept,
-            failed: self.failed,
-        }
-    }
-
-    /// Whether these counts have nothing of what ended at this time, or later.
-    const fn is_before(&self, at: Monotonic) -> bool {
-        self.at.0 + SLACK_NS <= at.0
-    }
-
-    /// Whether they have all that ended by this time.
-    const fn has(&self, at: Monotonic) -> bool {
-        at.0 <= self.begun.0
-    }
-}
-
-impl Explained {
-    /// Whether a reading may have been made between the count of an attempt and its end.
-    const fn is_uncertain_in(&self, counts: &NamespaceCounts) -> bool {
-        !counts.has(self.to) && !counts.is_before(self.from)
-    }
+    explained: Explained,
 }
 
 impl Unanswered {
@@ -216,8 +104,7 @@ impl AttemptJudge {
             self.readings.pop_front();
         }
         self.readings.push_back(counts);
-        let oldest = self.readings[0];
-        self.explained.retain(|of| !oldest.has(of.to));
+        self.explained.forget(&self.readings[0]);
     }
 
     /// When the counters were last read.
@@ -227,7 +114,7 @@ impl AttemptJudge {
 
     /// An attempt ended for a known reason that the kernel counts as a failure.
     pub fn failed(&mut self, at: Monotonic) {
-        self.explain(at, Events::failed(), Events::default());
+        self.explained.add(at, Events::failed(), Events::default());
     }
 
     /// Why these attempts failed; `now` is read after their records. `discards_first` returns whether this kernel discards the queue
@@ -247,7 +134,7 @@ impl AttemptJudge {
         let newest = judged.map(|of| self.base_of(of)).min().flatten();
         let unexplained = now
             .zip(newest)
-            .map(|(now, newest)| self.unexplained(&now, self.clear_base(newest)));
+            .map(|(now, newest)| self.explained.unexplained(self.clear_base(newest), &now));
         let count = |test: &dyn Fn(&Unanswered) -> bool| {
             attempts.iter().filter(|of| test(of)).count() as u64
         };
@@ -268,30 +155,9 @@ impl AttemptJudge {
         failures
     }
 
-    /// Counts from a reading to `now`, less those that attempts explain.
-    fn unexplained(&self, now: &NamespaceCounts, before: &NamespaceCounts) -> Unexplained {
-        let counted = now.events().less(before.events());
-        let (mut certain, mut possible) = (Events::default(), Events::default());
-        for explained in &self.explained {
-            if before.has(explained.to) || now.is_before(explained.from) {
-                continue;
-            }
-            possible.add(explained.known);
-            possible.add(explained.possible);
-            if before.is_before(explained.from) && now.has(explained.to) {
-                certain.add(explained.known);
-            }
-        }
-        Unexplained {
-            least: counted.less(possible),
-            most: counted.less(certain),
-        }
-    }
-
-    /// The newest reading up to this one between whose counts and ends no attempt lies, or this one.
+    /// The newest reading, from this one backwards, while which no attempt ended, nor a moment later; else this one.
     fn clear_base(&self, newest: usize) -> &NamespaceCounts {
-        let is_clear =
-            |counts: &&NamespaceCounts| !self.explained.iter().any(|of| of.is_uncertain_in(counts));
+        let is_clear = |counts: &&NamespaceCounts| !self.explained.is_uncertain_in(counts);
         let mut older = self.readings.range(..=newest).rev();
         older.find(is_clear).unwrap_or(&self.readings[newest])
     }
@@ -329,27 +195,7 @@ impl AttemptJudge {
         if attempt.last_seen == LastSeen::Discarded {
             (known.failed, possible.failed) = (1, 0);
         }
-        self.explain(attempt.at, known, possible);
-    }
-
-    fn explain(&mut self, at: Monotonic, known: Events, possible: Events) {
-        let newest = self.explained.back_mut();
-        let together = |of: &&mut Explained| at >= of.from && at.since_ns(of.from) <= TOGETHER_NS;
-        if let Some(newest) = newest.filter(together) {
-            newest.to = newest.to.max(at);
-            newest.known.add(known);
-            newest.possible.add(possible);
-            return;
-        }
-        if self.explained.len() == MOST_EXPLAINED {
-            self.explained.pop_front();
-        }
-        self.explained.push_back(Explained {
-            from: at,
-            to: at,
-            known,
-            possible,
-        });
+        self.explained.add(attempt.at, known, possible);
     }
 }
 

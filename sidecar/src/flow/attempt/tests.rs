@@ -1,6 +1,6 @@
 //! Every mixture of attempts without an answer, classified by the counters that they move.
 
-use super::*;
+use super::{explained::SLACK_NS, *};
 
 const SECOND: u64 = 1_000_000_000;
 
