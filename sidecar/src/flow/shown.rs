@@ -19,6 +19,11 @@ impl ShownAddresses {
         }
     }
 
+    /// Whether dumps are known to show sockets of this address.
+    pub(super) fn has(&self, ip: IpAddr) -> bool {
+        self.0.contains(&ip)
+    }
+
     /// Whether dumps show sockets of a flow's address: if one flow of the address is known to be in this namespace, so is the address.
     pub(super) fn would_show(&mut self, flow: &Flow, is_here: impl FnOnce(&Flow) -> bool) -> bool {
         let ip = flow.local.ip();

@@ -266,10 +266,15 @@ impl Table {
         self.flows.get(&cookie)?.polled_segs_in
     }
 
+    /// Whether dumps are known to show sockets of a flow's address.
+    pub fn shows(&self, flow: &Flow) -> bool {
+        let dumped = self.flows.get(&flow.cookie).is_some_and(|of| of.dump > 0);
+        dumped || self.shown.has(flow.local.ip())
+    }
+
     /// Whether dumps show sockets of a flow's address: one was shown, or `is_here` knows it.
     pub fn would_show(&mut self, flow: &Flow, is_here: impl FnOnce(&Flow) -> bool) -> bool {
-        let dumped = self.flows.get(&flow.cookie).is_some_and(|of| of.dump > 0);
-        dumped || self.shown.would_show(flow, is_here)
+        self.shows(flow) || self.shown.would_show(flow, is_here)
     }
 
     /// The open flows that are listed.

@@ -224,6 +224,9 @@ impl Flows {
             if let Some(diag) = diag.as_deref_mut() {
                 self.learn_address(bytes, diag);
             }
+            if self.take_origin(bytes) {
+                return self.decide_listeners(diag.as_deref_mut());
+            }
             if held_back.is_empty() {
                 let doubts = self.doubts(bytes, diag.as_deref_mut(), None);
                 if !doubts.is_some_and(|doubts| doubts.needs_the_others) {
@@ -307,9 +310,30 @@ impl Flows {
 
     fn record(&mut self, bytes: &[u8], answers: Option<Answers>) {
         if let Err(error) = self.take_record(bytes, answers) {
-            self.malformed += 1;
-            tracing::error!(%error, "a kernel record did not decode: please report this");
+            self.count_malformed(&error);
         }
+    }
+
+    /// Takes in a record of who called, without those before it: the name of a process can be read only while it runs. Gives whether it
+    /// was one.
+    fn take_origin(&mut self, bytes: &[u8]) -> bool {
+        if !OriginEvent::is_in(bytes) {
+            return false;
+        }
+        match OriginEvent::decode(bytes) {
+            Ok(event) => {
+                *self.records.entry("origin").or_default() += 1;
+                self.origins.apply(&event);
+                self.is_active = true;
+            }
+            Err(error) => self.count_malformed(&error),
+        }
+        true
+    }
+
+    fn count_malformed(&mut self, error: &Malformed) {
+        self.malformed += 1;
+        tracing::error!(%error, "a kernel record did not decode: please report this");
     }
 
     fn take_record(&mut self, bytes: &[u8], answers: Option<Answers>) -> Result<(), Malformed> {
@@ -335,13 +359,6 @@ impl Flows {
             }
             return Ok(());
         }
-        if OriginEvent::is_in(bytes) {
-            let event = OriginEvent::decode(bytes)?;
-            *self.records.entry("origin").or_default() += 1;
-            self.origins.apply(&event);
-            self.is_active = true;
-            return Ok(());
-        }
         let kind = flow::kind_of(bytes);
         self.records_seen += u64::from(matches!(kind, Some(Kind::Open | Kind::Sample)));
         let mut record =
@@ -349,7 +366,8 @@ impl Flows {
         *self.records.entry(kind_name(record.kind)).or_default() += 1;
         self.room.record(&record);
         if timed_out(&record.flow) {
-            self.timers.is_taken_in(record.flow.seen);
+            let is_here = self.table.shows(&record.flow);
+            self.timers.is_taken_in(record.flow.seen, is_here);
         }
         let is_exact = doubts::settle(&mut record.flow, bytes, answers);
         if self.excluded.has_record(&record) {

@@ -197,22 +197,31 @@ impl Timers {
         self.undecided.retain(|close| !oldest.has(close));
     }
 
-    /// A timer aborted a connection, or an attempt, at this time.
+    /// A timer of this network namespace aborted a connection, or an attempt, at this time.
     pub(super) fn is_known(&mut self, at: Monotonic) {
         remember(&mut self.known, Close::of_record(at));
     }
 
-    /// The same, of a record that is still to be taken in.
-    pub(super) fn is_foreseen(&mut self, at: Monotonic) {
-        self.is_known(at);
+    /// A timer aborted a connection, or an attempt, at this time, by a record that is still to be taken in. `is_here`: in this network
+    /// namespace; else its count may be in another's.
+    pub(super) fn is_foreseen(&mut self, at: Monotonic, is_here: bool) {
+        self.is_of_a_record(at, is_here);
         self.foreseen += 1;
     }
 
-    /// The same, of a record that is being taken in.
-    pub(super) fn is_taken_in(&mut self, at: Monotonic) {
+    /// The same, by a record that is being taken in.
+    pub(super) fn is_taken_in(&mut self, at: Monotonic, is_here: bool) {
         match self.foreseen.checked_sub(1) {
             Some(left) => self.foreseen = left,
-            None => self.is_known(at),
+            None => self.is_of_a_record(at, is_here),
+        }
+    }
+
+    fn is_of_a_record(&mut self, at: Monotonic, is_here: bool) {
+        if is_here {
+            self.is_known(at);
+        } else {
+            self.is_undecided(at);
         }
     }
 
@@ -523,13 +532,15 @@ mod tests {
     fn foreseen_timeouts_are_known_once() {
         let at = |ms| Monotonic(ms * MS);
         let mut timers = Timers::new(reading(0, 0, 0));
-        timers.is_foreseen(at(10));
-        timers.is_foreseen(at(20));
-        for ms in [10, 20, 30] {
-            timers.is_taken_in(at(ms));
+        timers.is_foreseen(at(10), true);
+        timers.is_foreseen(at(20), false);
+        for (ms, is_here) in [(10, true), (20, false), (30, true), (40, false)] {
+            timers.is_taken_in(at(ms), is_here);
         }
-        let known: Vec<_> = timers.known.iter().map(|close| close.from).collect();
-        assert_eq!(known, [at(10), at(20), at(30)]);
+        let times = |closes: &VecDeque<Close>| closes.iter().map(|of| of.from).collect::<Vec<_>>();
+        assert_eq!(times(&timers.known), [at(10), at(30)]);
+        // Of another network namespace, as far as is known.
+        assert_eq!(times(&timers.undecided), [at(20), at(40)]);
     }
 
     #[test]

@@ -78,7 +78,8 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         connections: u32,
     },
-    /// Makes connections over loopback that time out a few milliseconds apart: one line for each
+    /// Opens connections over loopback. First line: {"open":COUNT}. A line on standard input has them time out a few milliseconds apart,
+    /// and others end among them: one line for each
     Crowd(CrowdPlan),
     /// Does nothing until SIGTERM
     Wait,
@@ -138,7 +139,13 @@ fn run(command: Command) -> io::Result<()> {
         Command::CutOff { how, connections } => {
             (0..connections).try_for_each(|_| print(&cut_off(how)?))
         }
-        Command::Crowd(plan) => crowd(&plan)?.iter().try_for_each(print),
+        Command::Crowd(plan) => {
+            let opened = || {
+                print(&serde_json::json!({ "open": plan.connections }))?;
+                io::stdin().lock().read_line(&mut String::new()).map(drop)
+            };
+            crowd(&plan, opened)?.iter().try_for_each(print)
+        }
         Command::Wait => loop {
             thread::park();
         },

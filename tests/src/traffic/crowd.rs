@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 use socket2::SockRef;
 
@@ -19,22 +19,34 @@ use super::{
 /// From connection to connection.
 const APART: Duration = Duration::from_millis(6);
 
-/// From the last payload of a connection until its client closes with SO_LINGER 0, where it does: when timers end its neighbours, whose
-/// two probes after an idle second have had no answer.
-const ABORTED_AFTER: Duration = Duration::from_millis(2_950);
+/// From the last payload of a connection until one of its ends resets it, where it does: when timers end its neighbours, whose two probes
+/// after an idle second have had no answer.
+const RESET_AFTER: Duration = Duration::from_millis(2_950);
 
 /// How long the kernel may take to end all.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Connections whose timers end both ends.
+/// What ends every other connection of a crowd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Among {
+    /// Timers, as they do the others.
+    Timeouts,
+    /// The client closes with SO_LINGER 0, and its RST is dropped: a timer ends the server.
+    Aborts,
+    /// The server closes with SO_LINGER 0, and its RST comes.
+    Resets,
+}
+
+/// Connections whose timers end both ends, and others among them.
 #[derive(Clone, Debug, Args)]
 pub struct CrowdPlan {
     /// How many.
     #[arg(long)]
     pub connections: u32,
-    /// The client of every other one closes with SO_LINGER 0 when timers end the others
-    #[arg(long)]
-    pub aborts: bool,
+    /// What ends every other one.
+    #[arg(long, value_enum)]
+    pub among: Among,
 }
 
 /// Both ends of one.
@@ -44,57 +56,79 @@ pub struct CrowdReport {
     pub client: SocketAddr,
     /// The server's address.
     pub server: SocketAddr,
-    /// The client closed it; else its timer did, as the server's in any case.
-    pub is_aborted: bool,
+    /// What ended it.
+    pub ended: Among,
 }
 
 struct Member {
     client: TcpStream,
     server: TcpStream,
     report: CrowdReport,
+    /// Its last payload.
     at: Instant,
 }
 
-/// Opens the connections, exchanges payload, drops every further segment, and waits until all have closed.
+/// Opens the connections, calls `opened`, exchanges payload, drops what comes for all that no RST ends, and waits until all have closed.
 ///
 /// # Errors
 /// A system call fails that should not, or a connection does not time out.
-pub fn crowd(plan: &CrowdPlan) -> io::Result<Vec<CrowdReport>> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
+pub fn crowd(
+    plan: &CrowdPlan,
+    opened: impl FnOnce() -> io::Result<()>,
+) -> io::Result<Vec<CrowdReport>> {
+    let (cut, whole) = (
+        TcpListener::bind("127.0.0.1:0")?,
+        TcpListener::bind("127.0.0.1:0")?,
+    );
     let open = |number| {
-        thread::sleep(APART);
-        Member::open(&listener, plan.aborts && number % 2 == 1)
+        let ended = if number % 2 == 1 {
+            plan.among
+        } else {
+            Among::Timeouts
+        };
+        let listener = if ended == Among::Resets { &whole } else { &cut };
+        Member::open(listener, ended)
     };
     let mut members = (0..plan.connections)
         .map(open)
         .collect::<io::Result<Vec<_>>>()?;
-    Namespaces::with_client_in(None)?.cut(listener.local_addr()?, true)?;
-    for member in members.iter_mut().filter(|of| of.report.is_aborted) {
-        let until = member.at + ABORTED_AFTER;
+    opened()?;
+    for member in &mut members {
+        thread::sleep(APART);
+        member.exchange()?;
+    }
+    Namespaces::with_client_in(None)?.cut(cut.local_addr()?, true)?;
+    for member in &mut members {
+        let end = match member.report.ended {
+            Among::Timeouts => continue,
+            Among::Aborts => &mut member.client,
+            Among::Resets => &mut member.server,
+        };
+        let until = member.at + RESET_AFTER;
         thread::sleep(until.saturating_duration_since(Instant::now()));
-        reset(&mut member.client)?;
+        reset(end)?;
     }
     for member in &members {
-        if !member.report.is_aborted {
-            times_out(&member.client)?;
+        match member.report.ended {
+            Among::Timeouts => {
+                ends_by(&member.client, io::ErrorKind::TimedOut)?;
+                ends_by(&member.server, io::ErrorKind::TimedOut)?;
+            }
+            Among::Aborts => ends_by(&member.server, io::ErrorKind::TimedOut)?,
+            Among::Resets => ends_by(&member.client, io::ErrorKind::ConnectionReset)?,
         }
-        times_out(&member.server)?;
     }
     Ok(members.iter().map(|member| member.report).collect())
 }
 
 impl Member {
-    fn open(listener: &TcpListener, is_aborted: bool) -> io::Result<Self> {
-        let mut client = TcpStream::connect(listener.local_addr()?)?;
-        let (mut server, _) = listener.accept()?;
-        give(&mut client, &mut server, FIRST)?;
-        give(&mut server, &mut client, FIRST)?;
-        probe(&client, 2)?;
-        probe(&server, 2)?;
+    fn open(listener: &TcpListener, ended: Among) -> io::Result<Self> {
+        let client = TcpStream::connect(listener.local_addr()?)?;
+        let (server, _) = listener.accept()?;
         let report = CrowdReport {
             client: client.local_addr()?,
             server: server.local_addr()?,
-            is_aborted,
+            ended,
         };
         Ok(Self {
             client,
@@ -103,16 +137,26 @@ impl Member {
             at: Instant::now(),
         })
     }
+
+    fn exchange(&mut self) -> io::Result<()> {
+        give(&mut self.client, &mut self.server, FIRST)?;
+        give(&mut self.server, &mut self.client, FIRST)?;
+        probe(&self.client, 2)?;
+        probe(&self.server, 2)?;
+        self.at = Instant::now();
+        Ok(())
+    }
 }
 
-fn times_out(socket: &TcpStream) -> io::Result<()> {
+/// Waits until the kernel gives this error.
+fn ends_by(socket: &TcpStream, expected: io::ErrorKind) -> io::Result<()> {
     let began = Instant::now();
     while began.elapsed() < PATIENCE {
         match SockRef::from(socket).take_error()? {
-            Some(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(()),
+            Some(error) if error.kind() == expected => return Ok(()),
             Some(error) => return Err(error),
             None => thread::sleep(Duration::from_millis(1)),
         }
     }
-    Err(io::Error::other("it did not time out"))
+    Err(io::Error::other(format!("it did not end by {expected:?}")))
 }

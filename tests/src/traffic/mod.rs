@@ -36,7 +36,7 @@ pub use attempt::{AttemptPlan, Attempted, GiveUp, attempt};
 pub use call::{Caller, call};
 pub use call_plan::CallPlan;
 pub use connects::{Calling, ConnectPlan, Connected, connect_each};
-pub use crowd::{CrowdPlan, CrowdReport, crowd};
+pub use crowd::{Among, CrowdPlan, CrowdReport, crowd};
 pub use cut_off::{CutOff, CutOffReport, GREETING, cut_off};
 pub use descriptors::{give, take};
 pub use ending::{ClosePlan, Ended, Way, end};

@@ -64,8 +64,13 @@ impl Flows {
             let counts = self.reading_after_all(&records);
             let drained = records.len();
             more = rounds >= most || drain(&mut records);
-            if let Some(diag) = diag.as_deref_mut() {
-                (records[drained..].iter()).for_each(|bytes| self.learn_address(bytes, diag));
+            for bytes in records.split_off(drained) {
+                if let Some(diag) = diag.as_deref_mut() {
+                    self.learn_address(&bytes, diag);
+                }
+                if !self.take_origin(&bytes) {
+                    records.push(bytes);
+                }
             }
             self.foresee(&records[foreseen..]);
             foreseen = records.len();
@@ -99,7 +104,8 @@ impl Flows {
             if let Ok(record) = flow::decode(bytes, self.seed)
                 && timed_out(&record.flow)
             {
-                self.timers.is_foreseen(record.flow.seen);
+                let is_here = self.table.shows(&record.flow);
+                self.timers.is_foreseen(record.flow.seen, is_here);
             }
         }
     }
