@@ -439,6 +439,9 @@ impl Session {
         if self.give_back.is_due(self.follower.flows().len()) {
             memory::trim();
         }
+        if self.give_back.start_is_over() {
+            memory::release_startup_memory();
+        }
     }
 }
 

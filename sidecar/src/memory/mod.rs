@@ -2,12 +2,14 @@
 
 mod budget;
 mod limit;
+mod unmodified;
 
-use std::{fs, ops::Range};
+use std::fs;
 
 use nix::unistd::{SysconfVar, sysconf};
 
 pub use self::budget::Budget;
+use self::unmodified::unmodified;
 
 /// Resident memory, bytes; 0 where there is no /proc. The second field of statm (proc_pid_statm(5)), in pages.
 pub fn resident() -> u64 {
@@ -29,6 +31,8 @@ pub struct GiveBack {
     most: usize,
     /// Reports that are to give it back: what is sent of connections that closed is freed later than they are.
     reports: u8,
+    /// Reports since the start, as far as they matter.
+    first: u8,
 }
 
 impl GiveBack {
@@ -37,6 +41,15 @@ impl GiveBack {
 
     /// Reports that give memory back once a load has ended.
     const REPORTS: u8 = 2;
+
+    /// Reports that belong to the start: the first is encoded and connects to its receiver, the second shows how it was taken.
+    const FIRST: u8 = 2;
+
+    /// Notes a report. Gives true once: the start is over, and [`release_startup_memory`] is worth it.
+    pub fn start_is_over(&mut self) -> bool {
+        self.first = self.first.saturating_add(1);
+        self.first == Self::FIRST + 1
+    }
 
     /// Notes a report with so many connections. Gives whether [`trim`] is worth it.
     pub fn is_due(&mut self, connections: usize) -> bool {
@@ -60,21 +73,21 @@ pub fn trim() {
     }
 }
 
-/// Releases memory that loading and attaching took and following does not need: free heap, and pages of code, of which the
-/// start touches a large part. Code that is needed again comes back from the page cache.
+/// Releases memory that the start took and following does not need: free heap, and pages of code and constants, of which the start touches
+/// a large part. What is needed again comes back from the page cache.
 ///
 /// For a process that starts once and then runs beside others for weeks.
 pub fn release_startup_memory() {
     trim();
-    let Ok(maps) = fs::read_to_string("/proc/self/maps") else {
+    let Ok(mappings) = fs::read_to_string("/proc/self/smaps") else {
         return;
     };
-    for code in maps.lines().filter_map(code) {
-        // SAFETY: an executable mapping of a file is never written to, so each of its pages can be read again.
+    for mapping in unmodified(&mappings) {
+        // SAFETY: the mapping cannot be written to, and all of its pages are as in the file, so that each can be read again.
         let result = unsafe {
             libc::madvise(
-                std::ptr::with_exposed_provenance_mut(code.start),
-                code.len(),
+                std::ptr::with_exposed_provenance_mut(mapping.start),
+                mapping.len(),
                 libc::MADV_DONTNEED,
             )
         };
@@ -84,36 +97,9 @@ pub fn release_startup_memory() {
     }
 }
 
-/// The addresses of a private executable mapping of a file in a line of /proc/PID/maps (proc_pid_maps(5)).
-fn code(line: &str) -> Option<Range<usize>> {
-    let mut fields = line.split_whitespace();
-    let (place, rights) = (fields.next()?, fields.next()?);
-    let (_offset, _device, inode) = (fields.next()?, fields.next()?, fields.next()?);
-    if rights != "r-xp" || inode == "0" {
-        return None;
-    }
-    let (start, end) = place.split_once('-')?;
-    let address = |text| usize::from_str_radix(text, 16).ok();
-    Some(address(start)?..address(end)?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_unmodified_file_code_is_released() {
-        let line = "55e4c0a00000-55e4c1200000 r-xp 00200000 fe:00 1311768 /usr/bin/flowcar";
-        assert_eq!(code(line), Some(0x55e4_c0a0_0000..0x55e4_c120_0000));
-        for other in [
-            "55e4c0800000-55e4c0a00000 r--p 00000000 fe:00 1311768 /usr/bin/flowcar",
-            "55e4c1200000-55e4c1300000 rw-p 00a00000 fe:00 1311768 /usr/bin/flowcar",
-            "7ffd1e5f6000-7ffd1e5f8000 r-xp 00000000 00:00 0 [vdso]",
-            "",
-        ] {
-            assert_eq!(code(other), None, "{other}");
-        }
-    }
 
     #[test]
     fn memory_is_given_back_when_half_of_many_connections_have_closed() {
@@ -134,6 +120,13 @@ mod tests {
         ] {
             assert_eq!(give_back.is_due(connections), is_due, "{connections}");
         }
+    }
+
+    #[test]
+    fn startup_memory_is_released_once_behind_the_first_reports() {
+        let mut give_back = GiveBack::default();
+        let at: Vec<u32> = (1..=1_000).filter(|_| give_back.start_is_over()).collect();
+        assert_eq!(at, [3]);
     }
 
     /// Released code still runs.
