@@ -155,13 +155,18 @@ fn followed_connection_shows_retransmits_by_type_and_who_reset_it() {
         shows(&screen, &format!("received {received}B")),
         "{received} in {screen}"
     );
+    back_and_quit(top);
+    watch.stop();
+}
+
+/// Leaves the page of a connection that was the last one of its peer, and quits.
+fn back_and_quit(mut top: Terminal) {
     top.press("\x1b");
     top.until("the list", |screen| {
         screen.contains("no connection to this peer is open")
     });
     top.press("q");
     assert!(top.finish().success());
-    watch.stop();
 }
 
 fn ports(reports: &[ConnectionReport]) -> Vec<u16> {
@@ -220,11 +225,6 @@ fn followed_connection_stays_on_the_screen_until_it_closes() {
         }
     }
     top.until("the close", |screen| screen.contains("closed after"));
-    top.press("\x1b");
-    top.until("the list", |screen| {
-        screen.contains("no connection to this peer is open")
-    });
-    top.press("q");
-    assert!(top.finish().success());
+    back_and_quit(top);
     watch.stop();
 }

@@ -4,6 +4,7 @@ pub mod by_peer;
 pub mod closed;
 pub mod json;
 pub mod peers;
+mod retransmits;
 mod row;
 pub mod table;
 pub mod times;

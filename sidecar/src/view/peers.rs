@@ -1,6 +1,6 @@
 //! A series as people are shown it, and as the control protocol sends it: the flows of one peer, added up. Pure.
 
-use super::{closed::RetransmitRow, row::End};
+use super::{retransmits::RetransmitRow, row::End};
 use crate::{
     flow::Role,
     histogram::Histogram,

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use super::closed::RetransmitRow;
+use super::retransmits::RetransmitRow;
 use crate::{
     clock::Anchor,
     flow::{Flow, Monotonic, Role, RttKind},
