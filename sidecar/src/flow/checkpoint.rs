@@ -3,17 +3,17 @@
 //! A successor that reads it counts a connection that outlives a flowcar once, and counts those that closed while no flowcar followed.
 //! A connection is recognized by its socket's cookie, which the kernel gives to no other socket until the next boot.
 
+mod written;
+
 use std::net::{IpAddr, SocketAddr};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde::{Deserialize, Serialize};
 
-use super::{Flow, History, Retransmits, Role, SocketSnapshot, State, Volume};
+use self::written::{ENDS, LONGEST, NUMBERS};
+use super::{Flow, History, Name, Retransmits, Role, SocketSnapshot, State, Volume};
 
 /// The version of the format.
-const VERSION: u32 = 3;
-
-/// Numbers that make up a flow, at most.
-const NUMBERS: usize = 15;
+const VERSION: u32 = 4;
 
 /// The boot and network namespace in which a cookie always names the same socket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,7 +36,7 @@ pub struct Checkpoint {
 }
 
 /// The open flows of a report.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CheckpointFlows {
     /// Lost closes that are counted and may belong to any of these connections.
     pub lost_closes: u64,
@@ -45,7 +45,7 @@ pub struct CheckpointFlows {
 }
 
 /// A connection, with its reported counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckpointFlow {
     /// The socket's cookie.
     pub cookie: u64,
@@ -59,6 +59,10 @@ pub struct CheckpointFlow {
     pub receive_window_limited_us: u64,
     /// Time held back by the send buffer, microseconds.
     pub send_buffer_limited_us: u64,
+    /// The name that its application asked a resolver for, of a client.
+    pub name: Option<Name>,
+    /// What its application asked for in `connect()`, where that is not the peer.
+    pub asked: Option<Box<SocketAddr>>,
 }
 
 /// How much a checkpoint may hold. It may have been forged.
@@ -124,9 +128,11 @@ pub fn decode(bytes: &[u8], most: Most) -> Result<Checkpoint, Unreadable> {
         return Err(Unreadable::TooMuch);
     }
     let checkpoint: Checkpoint = serde_json::from_slice(bytes)?;
-    let counts = |flow: &CheckpointFlow| flow.numbers()[3..].iter().all(|n| *n <= MOST_COUNTED);
-    if checkpoint.reported.lost_closes > MOST_COUNTED
-        || !checkpoint.reported.flows.iter().all(counts)
+    let reported = &checkpoint.reported;
+    let counts = |flow: &CheckpointFlow| flow.counts().iter().all(|n| *n <= MOST_COUNTED);
+    if reported.lost_closes > MOST_COUNTED
+        || reported.flows.len() > most.flows
+        || !reported.flows.iter().all(counts)
     {
         return Err(Unreadable::TooMuch);
     }
@@ -138,14 +144,17 @@ pub fn decode(bytes: &[u8], most: Most) -> Result<Checkpoint, Unreadable> {
 impl Most {
     /// Bytes that a file may have: numbers have twenty digits at most, and the head a few hundred bytes.
     pub const fn bytes(self) -> u64 {
-        4_096 + (self.flows * NUMBERS * 21) as u64
+        4_096 + (self.flows * NUMBERS * 21 + 2 * ENDS * (LONGEST + 3)) as u64
     }
 
     /// Whether the decoded bytes take no more memory than what a flowcar writes: brackets begin lists, and commas separate their
     /// members.
     fn admits(self, bytes: &[u8]) -> bool {
         let count = |wanted: u8| bytes.iter().filter(|byte| **byte == wanted).count();
-        count(b'[') <= self.flows + 1 && count(b',') <= self.flows * (NUMBERS + 1) + 16
+        // An IPv6 address has a bracket, too.
+        let ends = 2 * ENDS.min(self.flows);
+        count(b'[') <= self.flows + ends + 3
+            && count(b',') <= self.flows * (NUMBERS + 1) + ends + 16
     }
 }
 
@@ -166,6 +175,8 @@ impl CheckpointFlow {
             volume: flow.volume,
             receive_window_limited_us: limited.0,
             send_buffer_limited_us: limited.1,
+            name: flow.name.clone(),
+            asked: flow.asked.clone(),
         })
     }
 
@@ -191,73 +202,10 @@ impl CheckpointFlow {
         self.fingerprint == fingerprint_of(observed) && observed.state_of_counts() != State::SynSent
     }
 
-    const fn numbers(&self) -> [u64; NUMBERS] {
-        let Volume {
-            bytes_sent,
-            bytes_received,
-            segments_sent,
-            segments_received,
-            retransmits,
-        } = self.volume;
-        // Most of the last ones are 0, and not written.
-        [
-            self.cookie,
-            self.fingerprint as u64,
-            self.role as u64,
-            bytes_sent,
-            bytes_received,
-            segments_sent,
-            segments_received,
-            self.receive_window_limited_us,
-            self.send_buffer_limited_us,
-            retransmits.unknown,
-            retransmits.tail_loss_probe,
-            retransmits.fast,
-            retransmits.timeout,
-            retransmits.syn,
-            retransmits.synack,
-        ]
-    }
-
-    fn of_numbers(numbers: &[u64]) -> Option<Self> {
-        let mut all = [0; NUMBERS];
-        all.get_mut(..numbers.len())?.copy_from_slice(numbers);
-        Some(Self {
-            cookie: all[0],
-            fingerprint: u32::try_from(all[1]).ok()?,
-            role: Role::from_u8(u8::try_from(all[2]).ok()?)?,
-            volume: Volume {
-                bytes_sent: all[3],
-                bytes_received: all[4],
-                segments_sent: all[5],
-                segments_received: all[6],
-                retransmits: Retransmits {
-                    unknown: u64::from(u32::try_from(all[9]).ok()?),
-                    tail_loss_probe: u64::from(u32::try_from(all[10]).ok()?),
-                    fast: u64::from(u32::try_from(all[11]).ok()?),
-                    timeout: u64::from(u32::try_from(all[12]).ok()?),
-                    syn: u64::from(u32::try_from(all[13]).ok()?),
-                    synack: u64::from(u32::try_from(all[14]).ok()?),
-                },
-            },
-            receive_window_limited_us: all[7],
-            send_buffer_limited_us: all[8],
-        })
-    }
-}
-
-impl Serialize for CheckpointFlow {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let numbers = self.numbers();
-        let used = numbers.iter().rposition(|number| *number != 0);
-        serializer.collect_seq(&numbers[..used.map_or(0, |last| last + 1)])
-    }
-}
-
-impl<'de> Deserialize<'de> for CheckpointFlow {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let numbers = Vec::<u64>::deserialize(deserializer)?;
-        Self::of_numbers(&numbers).ok_or_else(|| D::Error::custom("a flow of other numbers"))
+    /// Gives a flow of this connection what dumps do not show: which server its application asked for.
+    pub(super) fn give_server(&self, flow: &mut Flow) {
+        flow.name.clone_from(&self.name);
+        flow.asked.clone_from(&self.asked);
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{
     AdoptedBy, Answers, Change, CloseEvent, CloseReason, Failure, Flow, History, Monotonic,
     Outcome, Role, SocketFigures, SocketSnapshot, Table,
+    checkpoint::CheckpointFlow,
     reconcile::{Adopt, PollContext, fresh},
     table::Entry,
 };
@@ -65,7 +66,7 @@ impl Table {
             ..*event
         };
         let before = known.as_ref().map(|entry| entry.flow.clone());
-        let known_before = restored.and_then(|flow| flow.history());
+        let known_before = restored.as_ref().and_then(CheckpointFlow::history);
         let history = known.and_then(|entry| entry.history).or(known_before);
         let mut now = match &before {
             Some(flow) => flow.clone(),
@@ -75,9 +76,10 @@ impl Table {
                 poll,
             ),
         };
-        if restored.is_some() {
+        if let Some(reported) = &restored {
             now.established = Some(poll.at);
             now.adopted = Some(AdoptedBy::Restart);
+            reported.give_server(&mut now);
         }
         if observed.is_disconnected() {
             if !self.disconnected(observed, before.is_some(), &mut now, poll.at) {

@@ -6,7 +6,7 @@
 use super::{
     AdoptedBy, Change, Flow, History, Monotonic, Origin, PayloadWatermark, PostCloseState, Role,
     RttKind, SocketName, SocketSnapshot, State, Table, TcpInfo, TraceIdentity, Volume,
-    table::Entry,
+    checkpoint::CheckpointFlow, table::Entry,
 };
 use crate::histogram::Histogram;
 
@@ -231,7 +231,7 @@ impl Table {
             return None;
         }
         let mut history = History::new(observed);
-        if let Some(known) = restored.and_then(|flow| flow.history()) {
+        if let Some(known) = restored.as_ref().and_then(CheckpointFlow::history) {
             history = history.known_as(known.role());
         }
         // A flow stays in the series that it is first counted in, so an unknown role waits for later polls where there are any.
@@ -256,6 +256,7 @@ impl Table {
         observe(&mut flow, &mut history, &mut watermark, observed, info);
         if let Some(reported) = &restored {
             flow.volume = flow.volume.max(&reported.volume_of_polls());
+            reported.give_server(&mut flow);
         }
         let entry = Entry {
             flow: flow.clone(),

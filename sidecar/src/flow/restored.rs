@@ -18,7 +18,7 @@ pub(super) struct Restored {
     lost: u64,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Waiting {
     flow: CheckpointFlow,
     /// A dump or a destroy event showed it: it will be counted with its figures.
@@ -40,6 +40,11 @@ impl Table {
         self.restored = Restored::new(reported);
     }
 
+    /// No client's flow has a name in this flowcar, even where the previous one gave it one.
+    pub fn restore_no_names(&mut self) {
+        self.restored.remove_names();
+    }
+
     /// How many of them were not seen yet.
     pub fn restored(&self) -> u64 {
         self.restored.waiting().len() as u64
@@ -56,7 +61,7 @@ impl Table {
     /// many closes of unknown connections are lost.
     pub fn checkpoint(&self, lost_closes: u64) -> CheckpointFlows {
         let listed = self.iter().filter_map(CheckpointFlow::of);
-        let waiting = self.restored.waiting().copied();
+        let waiting = self.restored.waiting().cloned();
         CheckpointFlows {
             lost_closes: lost_closes.saturating_add(self.restored.lost_closes),
             flows: listed.chain(waiting).take(self.capacity).collect(),
@@ -80,14 +85,19 @@ impl Restored {
     /// All connections of the checkpoint wait.
     pub(super) fn new(reported: &CheckpointFlows) -> Self {
         let waiting = |flow: &CheckpointFlow| {
-            let seen = false;
-            (flow.cookie, Waiting { flow: *flow, seen })
+            let (flow, seen) = (flow.clone(), false);
+            (flow.cookie, Waiting { flow, seen })
         };
         Self {
             waiting: reported.flows.iter().map(waiting).collect(),
             lost_closes: reported.lost_closes,
             ..Self::default()
         }
+    }
+
+    fn remove_names(&mut self) {
+        let waiting = self.waiting.values_mut();
+        waiting.for_each(|waiting| waiting.flow.name = None);
     }
 
     /// Those that wait.
@@ -120,12 +130,12 @@ impl Restored {
     /// one that waited is lost.
     pub(super) fn find(&mut self, observed: &SocketSnapshot) -> Option<CheckpointFlow> {
         let Waiting { flow, .. } = self.waiting.get(&observed.cookie)?;
-        let (flow, same) = (*flow, flow.is_of(observed));
-        if !same {
-            self.waiting.remove(&observed.cookie);
-            self.lost += 1;
+        if flow.is_of(observed) {
+            return Some(flow.clone());
         }
-        same.then_some(flow)
+        self.waiting.remove(&observed.cookie);
+        self.lost += 1;
+        None
     }
 
     /// Marks the connection of a socket as seen, so that it does not count as lost.
@@ -181,6 +191,8 @@ mod tests {
             volume: Volume::default(),
             receive_window_limited_us: 0,
             send_buffer_limited_us: 0,
+            name: None,
+            asked: None,
         }
     }
 

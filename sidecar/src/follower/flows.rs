@@ -162,6 +162,9 @@ impl Flows {
         let since = self.start_unix_ns;
         let restore = Restore::begin(&mut self.table, checkpoint, here, polls, since);
         self.restore = Some(restore);
+        if !self.names {
+            self.table.restore_no_names();
+        }
     }
 
     /// A poll is over, and the closes that came by then are taken in.

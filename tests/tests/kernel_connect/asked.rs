@@ -1,11 +1,11 @@
 //! The address that was asked for, and the socket's, by every path and every way to call.
 
-use std::{net::SocketAddr, process::Stdio};
+use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt as _, process::Stdio};
 
 use flowcar_tests::{
     flowcar,
     place::{AtConnect, Cgroup, ConnectHook, TestPod, lacks},
-    traffic::Connected,
+    traffic::{CallPlan, Connected, Holding},
     watch::{Flow, Mode, Seen, Watch},
 };
 
@@ -208,6 +208,48 @@ fn hook_above_that_runs_first_makes_the_server_the_sockets_peer() {
     });
     let client = end_of(seen, 0, "client", local, Some(peer)).unwrap();
     assert_eq!(client.server(), peer);
+}
+
+/// A flowcar that is restarted in between knows what was asked for by the checkpoint.
+#[test]
+fn address_that_was_asked_for_outlives_a_restart() {
+    if !can_run() {
+        return;
+    }
+    let (above, pod) = pod("kept");
+    let serving = serve(&pod);
+    let port = serving.address().port();
+    let _hooks = rewrite(&above, port);
+    let state = tempfile::tempdir().unwrap();
+    fs::set_permissions(state.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let state = ("FLOWCAR_STATE_DIR", state.path().to_str().unwrap());
+    let mut watch = Watch::start(&pod, Mode::Both, &[state]);
+    let services = [Family::V4, Family::V6].map(|family| target(Between::Hook, family, port));
+    let held: Vec<_> = services
+        .iter()
+        .map(|service| Holding::start(&pod, &CallPlan::to(*service)).unwrap())
+        .collect();
+    watch.until("both ends", |seen| {
+        seen.sum("flowcar.tcp.connection.live", &[]) == 4.0
+    });
+    // As another report follows, it is acknowledged.
+    watch.reports(3);
+    watch.stop();
+    let mut watch = Watch::start(&pod, Mode::Both, &[state]);
+    watch.reported("restored the checkpoint of the previous flowcar");
+    let closed = held
+        .into_iter()
+        .map(|held| held.close().unwrap().remove(0).local.unwrap());
+    let closed: Vec<SocketAddr> = closed.collect();
+    let seen = watch.until("the clients", |seen| {
+        let is_there = |local: &SocketAddr| end_of(seen, 0, "client", *local, None).is_some();
+        closed.iter().all(is_there)
+    });
+    for (local, service) in closed.iter().zip(services) {
+        let client = end_of(seen, 0, "client", *local, None).unwrap();
+        assert_eq!((client.server(), client.peer.port()), (service, port));
+    }
+    watch.stop();
 }
 
 /// `flowcar run` names both, for programs and for people.

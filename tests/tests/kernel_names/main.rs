@@ -4,6 +4,7 @@ mod attached;
 mod clients;
 mod given;
 mod resolver;
+mod restart;
 mod wire;
 
 use std::net::{IpAddr, SocketAddr};

@@ -4,19 +4,40 @@ use super::*;
 
 const MOST: Most = Most { flows: 20 };
 
-fn flow() -> impl Strategy<Value = CheckpointFlow> {
-    let numbers = vec(prop_oneof![2 => Just(0), 1 => any::<u64>()], NUMBERS);
-    (numbers, 0..3_u64).prop_map(|(mut numbers, role)| {
-        numbers[1] &= u64::from(u32::MAX);
-        numbers[2] = role;
-        for count in &mut numbers[3..9] {
-            *count &= MOST_COUNTED - 1;
+prop_compose! {
+    fn flow()(
+        counts in vec(prop_oneof![2 => Just(0), 1 => 0..MOST_COUNTED], 6),
+        narrow in vec(prop_oneof![2 => Just(0), 1 => any::<u32>()], 7),
+        cookie: u64,
+        role in prop_oneof![Just(Role::Unknown), Just(Role::Client), Just(Role::Server)],
+        name in prop_oneof![Just(None), "[a-z0-9.,_*\"\\\\{\\[-]{1,30}".prop_map(Some)],
+        asked in prop_oneof![Just(None), any::<(IpAddr, u16)>().prop_map(|end| Some(end.into()))],
+    ) -> CheckpointFlow {
+        let narrow = |at: usize| u64::from(narrow[at]);
+        CheckpointFlow {
+            cookie,
+            fingerprint: u32::try_from(narrow(0)).expect("one"),
+            role,
+            volume: Volume {
+                bytes_sent: counts[0],
+                bytes_received: counts[1],
+                segments_sent: counts[2],
+                segments_received: counts[3],
+                retransmits: Retransmits {
+                    unknown: narrow(1),
+                    tail_loss_probe: narrow(2),
+                    fast: narrow(3),
+                    timeout: narrow(4),
+                    syn: narrow(5),
+                    synack: narrow(6),
+                },
+            },
+            receive_window_limited_us: counts[4],
+            send_buffer_limited_us: counts[5],
+            name: name.map(Name::from),
+            asked: asked.map(Box::new),
         }
-        for count in &mut numbers[9..] {
-            *count &= u64::from(u32::MAX);
-        }
-        CheckpointFlow::of_numbers(&numbers).expect("numbers within their bounds")
-    })
+    }
 }
 
 fn instance() -> impl Strategy<Value = KernelInstance> {
@@ -43,9 +64,9 @@ proptest! {
 
     /// Arbitrary numbers in the checkpoint's form.
     #[test]
-    fn arbitrary_numbers_are_read_or_refused(flow in vec(any::<u64>(), 0..20), version in 0..4_u32) {
+    fn arbitrary_numbers_are_read_or_refused(flow in vec(any::<u64>(), 0..20), version in 0..5_u32) {
         let text = format!(
-            r#"{{"flowcar_checkpoint":{version},"instance":{{"boot":"x","netns":1}},"taken_unix_ns":1,"reported":{{"lost_closes":1,"flows":[{flow:?}]}}}}"#
+            r#"{{"flowcar_checkpoint":{version},"instance":{{"boot":"x","netns":1}},"taken_unix_ns":1,"reported":{{"lost_closes":1,"names":["a.example"],"asked":["10.0.0.1:80"],"flows":[{flow:?}]}}}}"#
         );
         match decode(text.as_bytes(), MOST) {
             Ok(checkpoint) => {
@@ -60,12 +81,72 @@ proptest! {
     }
 }
 
+fn quiet(name: Option<&str>, asked: Option<&str>) -> CheckpointFlow {
+    CheckpointFlow {
+        cookie: 123_456,
+        fingerprint: u32::MAX,
+        role: Role::Client,
+        volume: Volume {
+            bytes_sent: 12_345,
+            bytes_received: 678_901,
+            segments_sent: 321,
+            segments_received: 654,
+            retransmits: Retransmits::default(),
+        },
+        receive_window_limited_us: 0,
+        send_buffer_limited_us: 0,
+        name: name.map(Name::from),
+        asked: asked.map(|asked| Box::new(asked.parse().expect("an address"))),
+    }
+}
+
 #[test]
 fn quiet_connection_is_written_in_few_bytes() {
-    let numbers = [123_456, u32::MAX.into(), 1, 12_345, 678_901, 321, 654, 0];
-    let flow = CheckpointFlow::of_numbers(&numbers).expect("within bounds");
-    let text = serde_json::to_string(&flow).expect("JSON");
-    assert_eq!(text, "[123456,4294967295,1,12345,678901,321,654]");
+    let reported = CheckpointFlows {
+        lost_closes: 0,
+        flows: vec![
+            quiet(None, None),
+            quiet(Some("a.example"), None),
+            quiet(Some("b.example"), Some("[::1]:80")),
+            quiet(Some("a.example"), Some("[::1]:80")),
+        ],
+    };
+    let text = serde_json::to_string(&reported).expect("JSON");
+    const QUIET: &str = "123456,4294967295,1,12345,678901,321,654";
+    assert_eq!(
+        text,
+        format!(
+            r#"{{"lost_closes":0,"names":["a.example","b.example"],"asked":["[::1]:80"],"flows":[[{QUIET}],[{QUIET},1],[{QUIET},2,1],[{QUIET},1,1]]}}"#
+        )
+    );
+}
+
+/// Of very many names the first are kept, and no flow gets another's.
+#[test]
+fn names_beyond_the_bound_are_left_out() {
+    let most = Most { flows: 10_000 };
+    let name = |at| format!("{at}.example");
+    let flows: Vec<_> = (0..5_000).map(|at| quiet(Some(&name(at)), None)).collect();
+    let reported = CheckpointFlows {
+        lost_closes: 0,
+        flows,
+    };
+    let instance = KernelInstance {
+        boot: String::new(),
+        netns: 1,
+    };
+    let read = decode(&encode(&instance, 1, &reported), most).expect("flowcar's");
+    for (at, flow) in read.reported.flows.iter().enumerate() {
+        let kept = (at < ENDS).then(|| Name::from(name(at)));
+        assert_eq!(flow.name, kept, "{at}");
+    }
+    let long = quiet(Some(&"x".repeat(LONGEST + 1)), None);
+    let reported = CheckpointFlows {
+        lost_closes: 0,
+        flows: vec![long],
+    };
+    let read = decode(&encode(&instance, 1, &reported), most).expect("flowcar's");
+    assert_eq!(read.reported.flows[0].name, None);
 }
 
 /// Another program may have written it: it neither takes more memory than flowcar's, nor overflows a sum.
@@ -73,7 +154,7 @@ fn quiet_connection_is_written_in_few_bytes() {
 fn forged_checkpoint_is_refused_before_it_takes_memory() {
     let of = |lost_closes: u64, flows: &str| {
         format!(
-            r#"{{"flowcar_checkpoint":{VERSION},"instance":{{"boot":"x","netns":1}},"taken_unix_ns":1,"reported":{{"lost_closes":{lost_closes},"flows":[{flows}]}}}}"#
+            r#"{{"flowcar_checkpoint":{VERSION},"instance":{{"boot":"x","netns":1}},"taken_unix_ns":1,"reported":{{"lost_closes":{lost_closes},"names":["a.example"],"asked":[],"flows":[{flows}]}}}}"#
         )
     };
     let short = "[1],".repeat(21);
@@ -90,5 +171,24 @@ fn forged_checkpoint_is_refused_before_it_takes_memory() {
             "{what}: {refused:?}"
         );
     }
-    assert!(decode(of(3, "[1,1,1]").as_bytes(), MOST).is_ok());
+    for (flow, is_read) in [
+        ("[1,1,1]", true),
+        ("[1,1,1,0,0,0,0,1]", true),
+        // There is no second name, and no address.
+        ("[1,1,1,0,0,0,0,2]", false),
+        ("[1,1,1,0,0,0,0,0,1]", false),
+    ] {
+        assert_eq!(
+            decode(of(3, flow).as_bytes(), MOST).is_ok(),
+            is_read,
+            "{flow}"
+        );
+    }
+    for name in ["", "A.example", "a b", "a\u{7}", "b\u{fc}cher"] {
+        let named = of(0, "").replace("a.example", name);
+        assert!(
+            matches!(decode(named.as_bytes(), MOST), Err(Unreadable::Torn(_))),
+            "{named}"
+        );
+    }
 }
