@@ -103,6 +103,10 @@ const CASES: &[Case] = &[
     (Key::Peer, "none", |c| c.naming.peer == PeerLabel::None),
     (Key::Ports, "include", |c| c.naming.ports),
     (Key::Ports, "exclude", |c| !c.naming.ports),
+    (Key::Container, "on", |c| c.containers),
+    (Key::Container, "off", |c| !c.containers),
+    (Key::Process, "on", |c| c.processes),
+    (Key::Process, "off", |c| !c.processes),
     (Key::Sampling, "100", |c| c.spans_per_second == 100),
     (Key::Sampling, "200", |c| c.spans_per_second == 200),
     (Key::Sampling, "1", |c| c.spans_per_second == 1),
@@ -341,6 +345,10 @@ fn all_overrides_together_take_effect() {
     assert_eq!(attributes(&config), [("team", "a")]);
     assert_eq!(config.naming.peer, PeerLabel::Prefix { v4: 24, v6: 64 });
     assert!(!config.naming.ports);
+    assert_eq!(
+        (config.containers, config.container_stats, config.processes),
+        (false, true, false)
+    );
     assert_eq!(config.spans_per_second, 5);
     assert_eq!(config.trace_parent, TraceParent::Never);
     assert_eq!(config.histograms, Histograms::Explicit);

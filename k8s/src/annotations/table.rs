@@ -26,6 +26,8 @@ pub enum Key {
     Exchange,
     Dns,
     Containers,
+    Container,
+    Process,
     Sampling,
     TraceParent,
     Histograms,
@@ -93,7 +95,7 @@ const fn by_permission(row: Annotation) -> Annotation {
 }
 
 /// Every annotation a user may write, in the order in which people meet them.
-pub static TABLE: [Annotation; 32] = [
+pub static TABLE: [Annotation; 34] = [
     row(
         Key::Inject,
         "flowcar.io/inject",
@@ -246,6 +248,24 @@ pub static TABLE: [Annotation; 32] = [
         "on",
         Some("FLOWCAR_CONTAINERS"),
         "Whether reports have statistics of each of the pod's containers: CPU time and throttling, memory, I/O and pressure. Needs the node's cgroup tree, which the sidecar has with the eBPF source.",
+    ),
+    row(
+        Key::Container,
+        "flowcar.io/container",
+        Kind::Choice(&["on", "off"]),
+        "on",
+        "off",
+        Some("FLOWCAR_CONTAINER"),
+        "Whether metrics and spans of each container have a resource of their own, with `container.id`; `off`: all are the pod's.",
+    ),
+    row(
+        Key::Process,
+        "flowcar.io/process",
+        Kind::Choice(&["on", "off"]),
+        "on",
+        "off",
+        Some("FLOWCAR_PROCESS"),
+        "Whether spans and lists of connections have the process that called `connect()` or `listen()`.",
     ),
     row(
         Key::Sampling,

@@ -169,6 +169,8 @@ fn every_kind_accepts_valid_values_only() {
         (Key::Exchange, &["on", "off"], &["true", "ON"]),
         (Key::Dns, &["on", "off"], &["true", "ON"]),
         (Key::Containers, &["on", "off"], &["true", "ON"]),
+        (Key::Container, &["on", "off"], &["true", "ON"]),
+        (Key::Process, &["on", "off"], &["true", "ON"]),
         (
             Key::Sampling,
             &["1", "1000000"],
