@@ -23,6 +23,11 @@ pub fn thread_cpu_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
+/// CPU time that all threads of this process have used, in user and kernel mode (CLOCK_PROCESS_CPUTIME_ID). A system call.
+pub fn process_cpu_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
+
 /// Readings that name one instant in every clock.
 ///
 /// Flows are timed in `CLOCK_MONOTONIC`, which NTP slews but nobody steps; OTLP wants Unix time. They are

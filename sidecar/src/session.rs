@@ -240,6 +240,11 @@ impl Session {
         self.closed()
     }
 
+    /// Whether anything is exported.
+    pub const fn exports(&self) -> bool {
+        self.exporter.is_some()
+    }
+
     /// Exports nothing more.
     pub fn stop_exporting(&mut self) {
         self.exporter = None;

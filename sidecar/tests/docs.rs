@@ -9,6 +9,9 @@ use std::{
 /// Bytes that README.md may have, so that it is read to its end.
 const README_BYTES: usize = 9_000;
 
+/// Bytes that a picture of an answer may have (docs/images/answers).
+const PICTURE_BYTES: u64 = 60_000;
+
 /// Folders without pages of ours.
 const SKIPPED: [&str; 3] = ["target", ".git", "node_modules"];
 
@@ -63,6 +66,29 @@ fn readme_is_short() {
         bytes <= README_BYTES,
         "{bytes} bytes, {README_BYTES} at most"
     );
+}
+
+#[test]
+fn pictures_of_answers_are_small_and_each_is_shown() {
+    let text = fs::read_to_string(root().join("docs/questions.md")).expect("the page");
+    let folder = fs::read_dir(root().join("docs/images/questions")).expect("the pictures");
+    let pictures: Vec<_> = folder
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
+    assert!(pictures.len() > 20, "{pictures:?}");
+    for picture in pictures {
+        let bytes = fs::metadata(&picture).expect("a picture").len();
+        assert!(
+            bytes < PICTURE_BYTES,
+            "{}: {bytes} bytes",
+            picture.display()
+        );
+        let name = picture.file_name().expect("a name").to_string_lossy();
+        assert!(
+            text.contains(&format!("](images/questions/{name})")),
+            "{name} is not shown"
+        );
+    }
 }
 
 #[test]

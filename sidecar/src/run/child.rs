@@ -9,7 +9,11 @@ use std::{
 };
 
 use nix::{
-    sys::signal::{Signal as Number, kill},
+    sys::{
+        resource::{UsageWho, getrusage},
+        signal::{Signal as Number, kill},
+        time::TimeValLike as _,
+    },
     unistd::Pid,
 };
 use tokio::{
@@ -75,6 +79,15 @@ impl Child {
             signals,
             is_stopped: false,
         })
+    }
+
+    /// CPU time of the command once it has ended, and of those of its processes that were waited for.
+    pub(super) fn cpu_time() -> Duration {
+        let usage = getrusage(UsageWho::RUSAGE_CHILDREN);
+        let used = usage.map_or(0, |of| {
+            (of.user_time() + of.system_time()).num_microseconds()
+        });
+        Duration::from_micros(used.try_into().unwrap_or_default())
     }
 
     /// Its number.

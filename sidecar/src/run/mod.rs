@@ -19,15 +19,16 @@ pub use self::report::Format;
 use self::{
     cgroup::CommandCgroup,
     child::Child,
-    page::{Following, Recording},
+    page::{Cost, Following, Recording},
     report::Report,
 };
 use crate::{
-    capabilities,
+    capabilities, clock,
     config::{Config, SourceChoice},
     exit::{self, Failure},
     follower::{Follower, Limits},
     hardening::{self, Needs},
+    memory,
     origin::{Origins, Processes, shows_processes},
     otlp::exporter::{Exporter, Patience},
     session::{End, Session, within_memory},
@@ -80,10 +81,12 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
     let (config, limits) = within_memory(&config);
     let config = &config;
     let exporter = exporter(config, source.name(), &args.command[0]);
-    let following = Following {
+    let mut following = Following {
         source: source.name(),
         exchanges: source.observes_packets(),
         handshakes: source.capabilities().handshakes,
+        is_delivered: None,
+        cost: Cost::default(),
     };
     let polls = !following.handshakes || report.wants_polls();
     let mut follower = Follower::new(source, &polled_often(limits, polls));
@@ -92,8 +95,10 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
     let has_processes = config.processes && shows_processes();
     let processes = has_processes.then(Processes::of_proc);
     follower.find_origins(Origins::new(None, processes, own_netns()));
+    let exports = exporter.is_some();
     let mut session =
         Session::new(follower, exporter, STATUS_EVERY, config).map_err(Failure::no_timer)?;
+    let cpu = clock::process_cpu_time();
     report.command_starts();
     let mut child = Child::spawn(&args.command, &cgroup)?;
     report.command(child.pid());
@@ -105,6 +110,11 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
     });
     let status = follow(&mut session, &mut child, &mut report, polls).await?;
     report.command_ended();
+    following.cost = Cost {
+        cpu: clock::process_cpu_time().saturating_sub(cpu),
+        command_cpu: Child::cpu_time(),
+        memory: memory::resident(),
+    };
     settle(&mut session, &mut report, !following.handshakes).await;
     let closed = session.conclude(End::Whole);
     report.closed(&closed, session.follower().anchor());
@@ -118,9 +128,11 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
         sums.hint = Some(nothing::explanation(&args.command));
     }
     // The command's environment may name a receiver that does not run.
-    session
+    let still_exports = session.exports();
+    let is_taken = session
         .close(config.shutdown_timeout, Patience::IfEverThere)
         .await;
+    following.is_delivered = exports.then_some(still_exports && is_taken);
     report.sum_up(&sums, &following);
     tokio::select! {
         () = report.written() => {}

@@ -38,6 +38,8 @@ struct Pod {
     is_faulty: bool,
     now: u64,
     snapshot: Snapshot,
+    /// Connections from clients of the pod, in each report of the last five minutes.
+    served: u64,
 }
 
 fn key(peer: [u8; 4]) -> SeriesKey {
@@ -95,6 +97,7 @@ impl Pod {
             is_faulty,
             now,
             snapshot,
+            served: 10,
         }
     }
 
@@ -132,7 +135,8 @@ impl Pod {
         to_pool.live = 200 + leaked;
         to_pool.opened = 200 + leaked;
         if is_last {
-            Self::serve(self.snapshot.series.get_mut(&server()).expect("the series"));
+            let to_pod = self.snapshot.series.get_mut(&server());
+            Self::serve(to_pod.expect("the series"), self.served);
         }
         self.fail(is_fault);
     }
@@ -175,9 +179,9 @@ impl Pod {
         series.receive_window_limited_us += 600_000 * seconds;
     }
 
-    /// Ten connections from clients of the pod.
-    fn serve(series: &mut Series) {
-        series.opened += 10;
+    /// Connections from clients of the pod.
+    fn serve(series: &mut Series, count: u64) {
+        series.opened += count;
         series
             .closed
             .insert(CloseReason::PeerFin.into(), series.opened);
@@ -186,7 +190,7 @@ impl Pod {
         series.segments_sent += 50;
         series.segments_received += 50;
         record(series.rtt.entry(RttKind::Measured).or_default(), 5, 50);
-        record(&mut series.exchange, 3, 10);
+        record(&mut series.exchange, 3, count);
     }
 
     /// What goes wrong in the pod, and in its flowcar.
@@ -231,6 +235,7 @@ fn send(endpoint: &str, pod: &str, reports: &[Snapshot]) {
     let settings = [
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
         ("FLOWCAR_POD_NAME", pod),
+        ("FLOWCAR_POD_UID", pod),
         ("FLOWCAR_POD_NAMESPACE", "shop"),
         ("FLOWCAR_SELF_METRICS", "detailed"),
     ];
@@ -276,7 +281,12 @@ impl Monitor {
         ];
         let prometheus = Prometheus::start_with(PrometheusOptions {
             promote_resource_attributes: labels.map(str::to_owned).into(),
-            overlay: json!({"global": {"evaluation_interval": "1s"}, "rule_files": [file]}),
+            overlay: json!({
+                "global": {"evaluation_interval": "1s"},
+                "rule_files": [file],
+                // One pod's reports follow those of another.
+                "storage": {"tsdb": {"out_of_order_time_window": "3h"}},
+            }),
             ..Default::default()
         });
         Self {
@@ -354,11 +364,12 @@ const ALERTS: [(&str, &str, f64); 15] = [
 
 /// The questions of docs/questions.md, with what they show of the faulty pod: a label's value, and the value.
 #[rustfmt::skip]
-const QUESTIONS: [(&str, &str, f64); 18] = [
+const QUESTIONS: [(&str, &str, f64); 20] = [
     ("Which peer is slow?", "10.1.2.3", 0.2),
     ("Is it the network or the server?", "10.1.2.3", 0.4),
     ("Is it slower than an hour ago?", "10.1.2.3", 16.0),
     ("Is it one pod or all of them?", "client", 0.08),
+    ("What fails to connect, and why?", "refused", 1_450.0),
     ("How long does connecting take?", "web", 0.006),
     ("Who resets us?", "10.1.2.3", 29.0),
     ("Which path loses packets?", "10.1.2.3", 0.05),
@@ -369,11 +380,25 @@ const QUESTIONS: [(&str, &str, f64); 18] = [
     ("Are there local ports left?", "10.1.2.5", 23_200.0),
     ("Do connections leak?", "client", 11_500.0),
     ("Is the load even?", "web-1", 1.0),
+    ("Who sends the most?", "10.1.2.5", 1_000_000.0 + 48.0 * 50_000.0),
     ("Are the figures complete?", "ring_full", 1_450.0),
     ("Does every sidecar deliver?", "shop", 1.0),
     ("How much CPU does flowcar use?", "web-1", 0.001),
     ("How much memory does flowcar use?", "web-1", 10_485_760.0),
 ];
+
+/// The questions that compare pods, with the pod that stands out and what it shows; and what another one shows, or NAN where the answer is
+/// one for all.
+#[rustfmt::skip]
+const OF_PODS: [(&str, &str, f64, f64); 4] = [
+    ("Is it slower than an hour ago?", "10.1.2.3", 16.0, f64::NAN),
+    ("Is it one pod or all of them?", "web-1", 0.08, 0.005),
+    ("Is the load even?", "web-1", 0.1, 1.0),
+    ("Does every sidecar deliver?", "shop", 3.0, f64::NAN),
+];
+
+/// Where the answers of the pods are written to, for docs/images/questions.
+const ANSWERS_FILE: &str = "FLOWCAR_ANSWERS";
 
 /// The query as Grafana sends it where a user chose this pod.
 fn chosen(query: &str) -> String {
@@ -414,6 +439,47 @@ fn alerts_fire_on_their_faults_alone_and_questions_and_panels_have_answers() {
     let mut wrong = wrong_alerts(&clean, &faulty);
     wrong.extend(wrong_questions(&faulty));
     wrong.extend(empty_queries(&faulty));
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Four pods of one workload: one that is slow and that clients hardly use, two that are well, and one whose flowcar stopped to deliver
+/// an hour ago.
+#[test]
+fn questions_about_pods_point_at_the_pod_that_differs() {
+    let monitor = Monitor::start();
+    let endpoint = monitor.prometheus.otlp_endpoint();
+    for (name, is_faulty, served, since) in [
+        ("web-1", true, 1, 0),
+        ("web-2", false, 10, 0),
+        ("web-3", false, 10, 0),
+        ("web-4", false, 10, 30 * MINUTE),
+    ] {
+        let mut pod = Pod::new(is_faulty);
+        pod.served = served;
+        let times = pod.times().into_iter();
+        let times = times.filter(|at| (since..2 * HOUR).contains(&(pod.now - at)));
+        let mut reports = Vec::new();
+        for at in times.collect::<Vec<_>>() {
+            pod.advance(at);
+            reports.push(pod.snapshot.clone());
+        }
+        send(&endpoint, name, &reports);
+    }
+    let page = questions("questions.md");
+    let mut wrong = Vec::new();
+    for (title, label, truth, other) in OF_PODS {
+        let check = |label: &str, truth| differs(&monitor, &page[title], label, truth, 2.0 * OFF);
+        let others = (!other.is_nan()).then(|| check("web-2", other)).flatten();
+        let both = check(label, truth).into_iter().chain(others);
+        wrong.extend(both.map(|what| format!("{title} {what}")));
+    }
+    if let Some(file) = std::env::var_os(ANSWERS_FILE) {
+        let answers = page
+            .iter()
+            .map(|(title, query)| (title.clone(), json!(monitor.ask(query))));
+        let answers = Value::Object(answers.collect());
+        fs::write(file, answers.to_string()).expect("the answers can be written");
+    }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 

@@ -1,6 +1,6 @@
 //! The page points at a fault that was made.
 
-use std::time::Duration;
+use std::{net::UdpSocket, thread, time::Duration};
 
 use flowcar_tests::{
     link::{Only, Plan, When},
@@ -9,6 +9,28 @@ use flowcar_tests::{
 };
 
 use super::{can_run, run, serve, texts};
+
+/// The query for the addresses of api.example (RFC 1035), in hexadecimal digits.
+const QUERY: &str = "0001 0100 0001 0000 0000 0000 03617069 076578616d706c65 00 0001 0001";
+
+/// Answers every query in the pod's network with these two addresses.
+fn resolve(pod: &TestPod, addresses: [[u8; 4]; 2]) {
+    let bound = pod.netns().run(|| UdpSocket::bind("127.18.53.1:53"));
+    let socket = bound.unwrap().unwrap();
+    thread::spawn(move || {
+        let mut query = [0; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut query) {
+            let mut answer = query[..length].to_vec();
+            answer[2..8].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 2]);
+            for address in addresses {
+                // The name of the question, A, IN, five minutes, four bytes.
+                answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 1, 44, 0, 4]);
+                answer.extend(address);
+            }
+            socket.send_to(&answer, from).unwrap();
+        }
+    });
+}
 
 /// The page of each fault that one command can meet points at it.
 #[test]
@@ -30,7 +52,9 @@ fn each_made_fault_is_a_problem_on_the_page() {
     let lost = lossy.v4();
     let full = "$traffic serve --listen 127.0.0.1:7000 --backlog 1 >/dev/null & server=$!; sleep 0.5; kill -STOP $server; \
                 call 127.0.0.1:7000 --connections 6 --concurrency 6 --timeout 1600; kill -KILL $server; true";
-    let cases: [(_, _, &[(&str, &str)]); 7] = [
+    resolve(&here, [[127, 18, 0, 1], [127, 18, 0, 2]]);
+    let (query, port) = (QUERY.replace(' ', ""), server.port());
+    let cases: [(_, _, &[(&str, &str)]); 10] = [
         (
             pods.client(),
             format!("call {far} --exchanges 20"),
@@ -78,6 +102,36 @@ fn each_made_fault_is_a_problem_on_the_page() {
                 ),
                 ("How long does connecting take?", "127.0.0.1:7000"),
             ],
+        ),
+        (
+            &here,
+            format!(
+                "call {near} --exchanges 150 --delay 10; call {near} --exchanges 20 --delay 90"
+            ),
+            &[(
+                "Is it slower than it was?",
+                &format!("{near}: half of its answers took about"),
+            )],
+        ),
+        (
+            &here,
+            format!("call {near} --exchanges 20 & call {near} --exchanges 10 --delay 90; wait"),
+            &[(
+                "Is it one process or all of them?",
+                "alone is slow: half of its answers take",
+            )],
+        ),
+        (
+            &here,
+            format!(
+                "$traffic ask 127.18.53.1:53 {query} >/dev/null; call 127.18.0.1:{port} --connections 45; call 127.18.0.2:{port} --connections 5"
+            ),
+            &[(
+                "Is the load even?",
+                &format!(
+                    "api.example:{port}: 50 connections over 2 addresses. The most, 45, are to 127.18.0.1, the fewest, 5, to 127.18.0.2."
+                ),
+            )],
         ),
         (
             &here,

@@ -1,9 +1,11 @@
 //! `flowcar run --report`: the page in a real Chromium, against what applications and the link wrote down.
 
 mod faults;
+mod itself;
 mod large;
 mod missing;
 mod peers;
+mod processes;
 mod readable;
 
 use std::{

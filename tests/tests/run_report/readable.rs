@@ -29,6 +29,7 @@ fn page_is_readable_in_light_and_dark_and_each_control_has_the_focus_by_tab() {
     }
     for control in [
         "peer",
+        "process",
         "state",
         "order",
         "axis-of",

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, HashMap};
 use serde::Serialize;
 
 use super::{
-    findings::{Facts, Finding, Queue, findings},
-    heat::{COLUMNS, Cells, HeatMap, HeatMaps, ZERO_ROW},
+    findings::{Cost, Facts, Finding, Halves, Queue, findings},
+    heat::{Cells, HeatMap, HeatMaps, ZERO_ROW, halves},
     kept::{Connection, Kept, MOST},
     peers::{OTHERS, PeerSum, Peers},
 };
@@ -47,6 +47,9 @@ pub(super) struct About<'a> {
     pub(super) took_ns: u64,
     pub(super) sums: &'a Sums,
     pub(super) queues: &'a BTreeMap<Option<u16>, Queue>,
+    /// Whether receivers took all; `None` where nothing is exported.
+    pub(super) is_delivered: Option<bool>,
+    pub(super) cost: Cost,
 }
 
 #[derive(Serialize)]
@@ -119,6 +122,10 @@ struct Columns {
     failure: Vec<u8>,
     window: Vec<u64>,
     buffer: Vec<u64>,
+    /// 0 where the process is not known.
+    pid: Vec<u32>,
+    /// What the process is called; -1 where that is not known.
+    process: Vec<i64>,
 }
 
 #[derive(Serialize)]
@@ -182,6 +189,8 @@ fn data(
     let mut strings = Strings::default();
     let connections = columns(&rows, peers, about.began, &mut strings);
     let sums = about.sums;
+    let halves = peers.iter().map(|(name, _)| halves_of(name, heat, about));
+    let halves: Vec<_> = halves.collect();
     let data = Data {
         version: env!("CARGO_PKG_VERSION"),
         program: about.program,
@@ -195,10 +204,14 @@ fn data(
         books: sums.into(),
         findings: findings(&Facts {
             peers,
+            halves: &halves,
             queues: about.queues,
             sums,
             exchanges: about.exchanges,
             handshakes: about.handshakes,
+            is_delivered: about.is_delivered,
+            cost: about.cost,
+            took_ns: about.took_ns,
         }),
         peers: peers
             .iter()
@@ -210,6 +223,17 @@ fn data(
         heat: maps(peers, heat, about.took_ns),
     };
     serde_json::to_string(&data).expect("strings and numbers always serialise")
+}
+
+/// What was measured of a peer in each half of the run, if the peer has a heat map.
+fn halves_of(name: &str, heat: &HeatMaps, about: &About<'_>) -> Option<Halves> {
+    let map = heat.of_peer(name)?;
+    let cells = if about.exchanges {
+        &map.exchanges
+    } else {
+        &map.rtt
+    };
+    Some(halves(cells, heat.columns(about.took_ns)))
 }
 
 fn peer_row<'a>(name: &'a str, peer: &'a PeerSum) -> PeerRow<'a> {
@@ -289,6 +313,12 @@ fn columns(
         columns.failure.push(u8::from(row.is_failure));
         columns.window.push(row.window_limited_us);
         columns.buffer.push(row.buffer_limited_us);
+        let process = row.process.as_ref();
+        columns.pid.push(process.map_or(0, |of| of.pid.get()));
+        let name = process.and_then(|of| of.name.as_ref());
+        columns
+            .process
+            .push(name.map_or(-1, |name| strings.place(name) as i64));
     }
     columns
 }
@@ -304,7 +334,7 @@ fn maps(peers: &[(String, PeerSum)], heat: &HeatMaps, took_ns: u64) -> Heat {
     let all = [map(-1, heat.all())].into_iter();
     Heat {
         column_us: heat.column_ns() / 1_000,
-        columns: (took_ns / heat.column_ns() + 1).min(COLUMNS),
+        columns: heat.columns(took_ns),
         zero_row: ZERO_ROW,
         maps: all.chain(mapped.take(MAPPED)).collect(),
     }
@@ -416,6 +446,8 @@ mod tests {
             took_ns: count * 12_345_678 + 3_000_000_000,
             sums,
             queues: &BTreeMap::new(),
+            is_delivered: None,
+            cost: Cost::default(),
         };
         page(&about, peers, &kept, &heat)
     }

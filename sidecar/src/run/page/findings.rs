@@ -3,10 +3,12 @@
 mod books;
 mod data;
 mod failed;
+mod flowcar;
 mod limits;
+mod parts;
 mod slow;
 
-use std::{collections::BTreeMap, fmt::Display};
+use std::{collections::BTreeMap, fmt::Display, time::Duration};
 
 use serde::Serialize;
 
@@ -45,16 +47,37 @@ pub(super) struct Queue {
     pub(super) drops: u64,
 }
 
+/// What was measured of a peer in the first and in the second half of the run.
+pub(super) type Halves = [Histogram; 2];
+
+/// What flowcar cost while the command ran.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::run) struct Cost {
+    /// CPU time of flowcar's process.
+    pub(in crate::run) cpu: Duration,
+    /// CPU time of the command, and of those of its processes that were waited for.
+    pub(in crate::run) command_cpu: Duration,
+    /// Memory that flowcar had when the command ended, bytes.
+    pub(in crate::run) memory: u64,
+}
+
 /// All that the answers follow from.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Facts<'a> {
     pub(super) peers: &'a [(String, PeerSum)],
+    /// Exchanges of each peer, or its round trips where no exchanges were measured; `None` where the peer has no heat map.
+    pub(super) halves: &'a [Option<Halves>],
     pub(super) queues: &'a BTreeMap<Option<u16>, Queue>,
     pub(super) sums: &'a Sums,
     /// Whether exchanges were measured.
     pub(super) exchanges: bool,
     /// Whether handshakes were seen: by eBPF.
     pub(super) handshakes: bool,
+    /// Whether receivers took all; `None` where nothing is exported.
+    pub(super) is_delivered: Option<bool>,
+    pub(super) cost: Cost,
+    /// How long the run took, nanoseconds.
+    pub(super) took_ns: u64,
 }
 
 /// An answer, and the peer that it is about.
@@ -63,9 +86,11 @@ type Answer = (Weight, String, Option<usize>);
 /// Every question with its answer, in the order of docs/questions.md.
 pub(super) fn findings(facts: &Facts<'_>) -> Vec<Finding> {
     type Ask = fn(&Facts<'_>) -> Answer;
-    let questions: [(&'static str, Ask); 13] = [
+    let questions: [(&'static str, Ask); 18] = [
         ("Which peer is slow?", slow::slow_peer),
         ("Is it the network or the server?", slow::network_or_server),
+        ("Is it slower than it was?", slow::slower),
+        ("Is it one process or all of them?", parts::one_process),
         ("What fails to connect, and why?", failed::failures),
         ("How long does connecting take?", failed::connecting),
         ("Who resets us?", failed::resets),
@@ -75,8 +100,11 @@ pub(super) fn findings(facts: &Facts<'_>) -> Vec<Finding> {
         ("Is the accept queue full?", limits::accept_queue),
         ("Are there local ports left?", limits::ports),
         ("Do connections leak?", limits::leaks),
+        ("Is the load even?", parts::load),
         ("Who sends the most?", data::talkers),
         ("Are the figures complete?", books::complete),
+        ("Does flowcar deliver?", flowcar::delivery),
+        ("What does flowcar cost?", flowcar::cost),
     ];
     let answers = questions.map(|(question, ask)| {
         let (weight, text, peer) = ask(facts);

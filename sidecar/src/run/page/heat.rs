@@ -91,6 +91,11 @@ impl HeatMaps {
         self.peers.get(peer)
     }
 
+    /// Parts that a run of this time has.
+    pub(super) fn columns(&self, took_ns: u64) -> u64 {
+        (took_ns / self.column_ns + 1).min(COLUMNS)
+    }
+
     /// Makes one part of two.
     fn widen(&mut self) {
         self.column_ns *= 2;
@@ -102,6 +107,28 @@ impl HeatMaps {
             }
         }
     }
+}
+
+/// The samples of the first and of the second half of a run with so many columns. Durations within a row count as evenly spread.
+pub(super) fn halves(cells: &Cells, columns: u64) -> [Histogram; 2] {
+    let half = |is_first: bool| {
+        let of_half = |(column, _): &(u64, i32)| (*column < columns.div_ceil(2)) == is_first;
+        let cells = cells.iter().filter(|(place, _)| of_half(place));
+        let (mut zero, mut buckets) = (0, BTreeMap::<i32, u64>::new());
+        for ((_, row), count) in cells {
+            if *row == ZERO_ROW {
+                zero += count;
+                continue;
+            }
+            *buckets.entry(*row).or_default() += count;
+        }
+        let buckets = buckets.into_iter().flat_map(|(row, count)| {
+            let (wide, each) = (BUCKETS as u64, move |at: u64| count * at / BUCKETS as u64);
+            (0..wide).map(move |at| (row * BUCKETS + at as i32, each(at + 1) - each(at)))
+        });
+        Histogram::of_buckets(zero, buckets.filter(|(_, count)| *count > 0))
+    };
+    [half(true), half(false)]
 }
 
 /// Adds each bucket's samples evenly to these columns; one sample to the middle.
@@ -166,6 +193,34 @@ mod tests {
                 };
                 prop_assert!(all.iter().any(fits), "{} {}", column, row);
             }
+        }
+    }
+
+    #[test]
+    fn halves_have_the_samples_of_their_time_with_medians_to_a_row() {
+        let mut maps = HeatMaps::default();
+        let nothing = Histogram::default();
+        for (ms, time_ns) in [
+            (100, 9_000_000),
+            (400, 9_000_000),
+            (600, 90_000_000),
+            (990, 90_000_000),
+        ] {
+            let exchanges = histogram(&vec![time_ns; 20]);
+            let samples = Samples {
+                rtt: &nothing,
+                exchanges: &exchanges,
+                from_ns: ms * 1_000_000,
+                to_ns: ms * 1_000_000,
+            };
+            maps.add("peer", &samples);
+        }
+        let columns = maps.columns(1_000_000_000);
+        let [first, second] = halves(&maps.all().exchanges, columns);
+        assert_eq!((first.count(), second.count()), (40, 40));
+        for (half, truth_s) in [(first, 0.009), (second, 0.09)] {
+            let median = half.quantile_s(0.5).expect("a median");
+            assert!((truth_s / 1.5..truth_s * 1.5).contains(&median), "{median}");
         }
     }
 

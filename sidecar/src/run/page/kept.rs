@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use crate::{
-    flow::{Flow, Monotonic, Role},
+    flow::{Flow, Monotonic, Process, Role},
     histogram::Histogram,
     view::{Times, by_peer, longest_ns},
 };
@@ -33,6 +33,7 @@ pub(super) struct Connection {
     pub(super) is_failure: bool,
     pub(super) window_limited_us: u64,
     pub(super) buffer_limited_us: u64,
+    pub(super) process: Option<Process>,
 }
 
 /// By rank and order of arrival.
@@ -69,6 +70,7 @@ impl From<&Flow> for Connection {
             is_failure: flow.is_failure(),
             window_limited_us: flow.socket.map_or(0, |of| of.receive_window_limited_us),
             buffer_limited_us: flow.socket.map_or(0, |of| of.send_buffer_limited_us),
+            process: flow.origin.process.clone(),
         }
     }
 }

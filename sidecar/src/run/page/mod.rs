@@ -8,6 +8,7 @@ mod peers;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+pub(super) use self::findings::Cost;
 use self::{
     document::About,
     findings::Queue,
@@ -59,6 +60,10 @@ pub(super) struct Following {
     pub(super) exchanges: bool,
     /// Whether handshakes are seen.
     pub(super) handshakes: bool,
+    /// Whether receivers took all; `None` where nothing is exported.
+    pub(super) is_delivered: Option<bool>,
+    /// What it cost.
+    pub(super) cost: Cost,
 }
 
 // === impl Recording ===
@@ -175,6 +180,8 @@ impl Recording {
             took_ns: self.ended.since_ns(began),
             sums,
             queues: &self.queues,
+            is_delivered: following.is_delivered,
+            cost: following.cost,
         };
         document::page(&about, self.peers, &self.kept, &self.heat)
     }

@@ -68,6 +68,9 @@
   const peerName = (row) => data.peers[rows.peer[row]].name;
   // A server's connections have its own port in common, and their clients' addresses differ.
   const rowName = (row) => (data.strings[rows.role[row]] === "server" ? remote(row) : peerName(row));
+  const isProcessKnown = (row) => rows.pid[row] > 0;
+  const programName = (row) => (rows.process[row] < 0 ? "process" : data.strings[rows.process[row]]);
+  const processName = (row) => (isProcessKnown(row) ? `${programName(row)} (${rows.pid[row]})` : "not known");
   const end = (row) => (rows.end[row] < 0 ? "open" : data.strings[rows.end[row]]);
   const slowness = (row) => Math.max(rows.connect[row], rows.rtt_p99[row], rows.exchange_p99[row]);
   const lasted = (row) => Math.max(rows.connect[row], 0) + Math.max(rows.duration[row], 0);
@@ -77,6 +80,8 @@
   // === What is shown ===
 
   let peer = -1;
+  // What the filter of processes lets through: a connection's row.
+  let ofProcess = () => true;
   let shown = [];
   let chosen = -1;
   let span = data.took_us;
@@ -87,6 +92,7 @@
     const [state, order] = [at("state").value, at("order").value];
     const fits = (row) =>
       (peer < 0 || rows.peer[row] === peer) &&
+      ofProcess(row) &&
       (state === "all" || (state === "failure" ? rows.failure[row] === 1 : rows.end[row] < 0));
     shown = [];
     for (let row = 0; row < count; row += 1) if (fits(row)) shown.push(row);
@@ -225,6 +231,35 @@
     at("peer").append(make("option", { value: -1 }, "all peers"), ...options);
   };
 
+  // === Processes ===
+
+  // Programs that ran as several processes are a choice together, and the processes with the most connections one each.
+  const MOST_PROCESSES = 200;
+  const programs = new Map();
+  const processes = new Map();
+  for (let row = 0; row < count; row += 1) {
+    if (!isProcessKnown(row)) continue;
+    const [program, process] = [programName(row), processName(row)];
+    if (!programs.has(program)) programs.set(program, new Set());
+    programs.get(program).add(process);
+    processes.set(process, (processes.get(process) || 0) + 1);
+  }
+  const choices = [["all processes", () => true]];
+  for (const [program, of] of programs) {
+    if (of.size > 1) choices.push([`${program}: all ${of.size}`, (row) => isProcessKnown(row) && programName(row) === program]);
+  }
+  const busiest = [...processes].sort(([, one], [, other]) => other - one).slice(0, MOST_PROCESSES);
+  for (const [process] of busiest) choices.push([process, (row) => processName(row) === process]);
+  const setProcesses = () => {
+    at("process-filter").hidden = !processes.size;
+    at("connections").classList.toggle("has-processes", processes.size > 1);
+    at("process").append(...choices.map(([name], place) => make("option", { value: place }, name)));
+    at("process").addEventListener("change", (event) => {
+      ofProcess = choices[Number(event.target.value)][1];
+      choose();
+    });
+  };
+
   // === Connections ===
 
   // The part of the run that the rows' bars show: all of it, or that of the rows in view.
@@ -276,7 +311,9 @@
     }
     if (is_failure) line.classList.add("failure");
     const slow = slowness(row);
-    line.append(make("span", { class: "label" }, `${rowName(row)} ${slow > 0 ? `${duration(slow)} ` : ""}${end(row)}`), track);
+    line.append(make("span", { class: "label" }, `${rowName(row)} ${slow > 0 ? `${duration(slow)} ` : ""}${end(row)}`));
+    if (processes.size > 1) line.append(make("span", { class: "process" }, processName(row)));
+    line.append(track);
     line.addEventListener("click", () => move(place));
     return line;
   };
@@ -319,6 +356,7 @@
     add("from", local(row));
     add("to", remote(row));
     add("role", data.strings[rows.role[row]]);
+    add("process", processName(row));
     add("began", `+${duration(rows.start[row])}, ${clock(rows.start[row])}`);
     add("connect", rows.connect[row] < 0 ? "not seen" : duration(rows.connect[row]));
     add("duration", none ? "never established" : duration(rows.duration[row]));
@@ -540,6 +578,7 @@
   at("bar-note").hidden = !data.exchanges;
   drawFindings();
   headPeers();
+  setProcesses();
   drawPeers();
   drawFailures();
   drawBooks();

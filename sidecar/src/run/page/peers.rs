@@ -1,15 +1,18 @@
 //! The connections of each peer, added up sample by sample, as metrics are. Pure.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use crate::{
-    flow::{CloseReason, Flow, Outcome, Role},
+    flow::{CloseReason, Flow, Outcome, Process, Role},
     histogram::Histogram,
     view::by_peer,
 };
 
 /// Peers that are added up one by one. Those that come later are one together.
 const TRACKED: usize = 2_000;
+
+/// Addresses and processes of a peer that are added up one by one. Those that come later are in the peer's own sum alone.
+const PARTS: usize = 64;
 
 /// What the peers beyond the bound are called.
 pub(super) const OTHERS: &str = "all other peers";
@@ -47,6 +50,20 @@ pub(super) struct PeerSum {
     pub(super) buffer_limited_us: u64,
     /// Time that connections were open, microseconds.
     pub(super) lifetime_us: u64,
+    /// Connections by the address that they are to: a name, or the address of a balancer, may stand for several.
+    pub(super) addresses: BTreeMap<IpAddr, u64>,
+    /// By the process that connected; of a server by that of its listener.
+    pub(super) processes: BTreeMap<u32, ProcessSum>,
+}
+
+/// The connections of one process with a peer.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ProcessSum {
+    /// What it is called, if that is known.
+    pub(super) name: Option<String>,
+    pub(super) connections: u64,
+    pub(super) rtt: Histogram,
+    pub(super) exchanges: Histogram,
 }
 
 /// All peers.
@@ -118,6 +135,14 @@ impl PeerSum {
             self.buffer_limited_us += socket.send_buffer_limited_us;
         }
         self.lifetime_us += flow.duration_ns().unwrap_or_default() / 1_000;
+        if let Some(connections) = part(&mut self.addresses, flow.peer.ip().to_canonical()) {
+            *connections += 1;
+        }
+        if let Some(process) = &flow.origin.process
+            && let Some(sum) = part(&mut self.processes, process.pid.get())
+        {
+            sum.add(flow, process);
+        }
     }
 
     pub(super) fn merge(&mut self, other: &Self) {
@@ -149,6 +174,24 @@ impl PeerSum {
         self.window_limited_us += other.window_limited_us;
         self.buffer_limited_us += other.buffer_limited_us;
         self.lifetime_us += other.lifetime_us;
+    }
+}
+
+/// The entry of this key, if there is one or room for one.
+fn part<K: Ord, V: Default>(parts: &mut BTreeMap<K, V>, key: K) -> Option<&mut V> {
+    let is_tracked = parts.len() < PARTS || parts.contains_key(&key);
+    is_tracked.then(|| parts.entry(key).or_default())
+}
+
+// === impl ProcessSum ===
+
+impl ProcessSum {
+    fn add(&mut self, flow: &Flow, process: &Process) {
+        let name = process.name.as_ref().map(ToString::to_string);
+        self.name = name.or_else(|| self.name.take());
+        self.connections += 1;
+        self.rtt.merge(&flow.rtt);
+        self.exchanges.merge(&flow.exchanges);
     }
 }
 

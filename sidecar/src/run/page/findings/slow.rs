@@ -95,6 +95,39 @@ fn cause(peer: &PeerSum) -> Option<String> {
     ))
 }
 
+/// Times that each half of the run has to have for the halves to be compared.
+const ENOUGH: u64 = 10;
+
+pub(super) fn slower(facts: &Facts<'_>) -> Answer {
+    let median = |of: &Histogram| of.quantile_s(0.5).filter(|_| of.count() >= ENOUGH);
+    let compared = facts.named().filter_map(|(at, name, _)| {
+        let [first, second] = facts.halves.get(at)?.as_ref()?;
+        Some((at, name, median(first)?, median(second)?))
+    });
+    let rank = |first: f64, second: f64| second / first.max(1e-9);
+    let most = compared.max_by(|(_, _, one, two), (_, _, other_one, other_two)| {
+        rank(*one, *two).total_cmp(&rank(*other_one, *other_two))
+    });
+    let what = if facts.exchanges {
+        "answers"
+    } else {
+        "round trips"
+    };
+    let Some((at, name, first, second)) = most else {
+        return unknown(&format!(
+            "No peer has {ENOUGH} {what} in each half of the run."
+        ));
+    };
+    // The halves are those of heat maps, whose rows are as wide as this.
+    let is_slower = second >= 0.01 && rank(first, second) >= 2.0;
+    let text = format!(
+        "{name}: half of its {what} took about {} or longer in the first half of the run, and {} in the second.",
+        duration(first),
+        duration(second)
+    );
+    (Weight::Fine.or_alarm(is_slower), text, Some(at))
+}
+
 pub(super) fn network_or_server(facts: &Facts<'_>) -> Answer {
     let ranked = facts.ranked(|peer| &peer.exchanges);
     match ranked.first() {

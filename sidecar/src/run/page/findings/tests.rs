@@ -1,4 +1,4 @@
-use super::*;
+use super::{super::peers::ProcessSum, *};
 
 fn times(ns: u64, count: usize) -> Histogram {
     let mut histogram = Histogram::default();
@@ -29,18 +29,44 @@ fn ask(peers: &[PeerSum], sums: &Sums, queue: Option<Queue>) -> Vec<Finding> {
     let queues = queue.map(|queue| (Some(80), queue)).into_iter().collect();
     findings(&Facts {
         peers: &peers,
+        halves: &[],
         queues: &queues,
         sums,
         exchanges: true,
         handshakes: true,
+        is_delivered: None,
+        cost: Cost::default(),
+        took_ns: 2_000_000_000,
     })
+}
+
+/// The weight and the text of a question's answer.
+fn answer(question: &str, facts: &Facts<'_>) -> (Weight, String) {
+    let found = findings(facts);
+    let found = found.iter().find(|of| of.question == question);
+    let found = found.expect("the question");
+    (found.weight, found.text.clone())
+}
+
+/// Processes by their numbers, each with so many answers of this time.
+fn processes(all: &[(u32, usize, u64)]) -> BTreeMap<u32, ProcessSum> {
+    let each = all.iter().map(|(pid, count, ns)| {
+        let sum = ProcessSum {
+            name: Some("worker".to_owned()),
+            connections: 5,
+            rtt: times(50_000, *count),
+            exchanges: times(*ns, *count),
+        };
+        (*pid, sum)
+    });
+    each.collect()
 }
 
 #[test]
 fn each_fault_is_an_alarm_that_names_its_peer_and_its_cause() {
     let reset = BTreeMap::from([("reset_received", 3)]);
     let refused = BTreeMap::from([("refused", 4)]);
-    let cases: [(&str, &str, PeerSum); 9] = [
+    let cases: [(&str, &str, PeerSum); 11] = [
         (
             "Which peer is slow?",
             "It is the server",
@@ -56,6 +82,22 @@ fn each_fault_is_an_alarm_that_names_its_peer_and_its_cause() {
                 exchanges: times(90_000_000, 50),
                 rtt: times(80_000_000, 50),
                 least_rtt: times(80_000_000, 5),
+                ..healthy()
+            },
+        ),
+        (
+            "Is it one process or all of them?",
+            "Of 3 processes that ask peer1, worker (8) alone is slow: half of its answers take 120ms",
+            PeerSum {
+                processes: processes(&[(7, 9, 1_000_000), (8, 9, 120_000_000), (9, 9, 2_000_000)]),
+                ..healthy()
+            },
+        ),
+        (
+            "Is the load even?",
+            "peer1: 100 connections over 2 addresses. The most, 90, are to 10.0.0.2, the fewest, 10, to 10.0.0.1",
+            PeerSum {
+                addresses: [([10, 0, 0, 1].into(), 10), ([10, 0, 0, 2].into(), 90)].into(),
                 ..healthy()
             },
         ),
@@ -169,7 +211,7 @@ fn nothing_stands_out_of_healthy_peers_and_of_none() {
             drops: 0,
         };
         let found = ask(peers, &Sums::default(), Some(queue));
-        assert_eq!(found.len(), 13);
+        assert_eq!(found.len(), 18);
         assert!(
             found.iter().all(|of| of.weight >= Weight::Fine),
             "{found:?}"
@@ -185,4 +227,169 @@ fn slow_tail_is_an_alarm_although_the_median_is_fast() {
     let found = ask(&[healthy(), tail], &Sums::default(), None);
     assert_eq!((found[0].weight, found[0].peer), (Weight::Alarm, Some(1)));
     assert!(found[0].text.contains("slow at times"), "{found:?}");
+}
+
+#[test]
+fn what_all_processes_and_addresses_have_in_common_is_no_fault() {
+    let slow = |all| PeerSum {
+        processes: processes(all),
+        ..healthy()
+    };
+    let spread = |all: &[([u8; 16], u64)]| PeerSum {
+        addresses: all
+            .iter()
+            .map(|(ip, count)| (std::net::IpAddr::from(*ip).to_canonical(), *count))
+            .collect(),
+        ..healthy()
+    };
+    let v6 = |last| {
+        let mut ip = [0; 16];
+        (ip[0], ip[15]) = (0xfd, last);
+        ip
+    };
+    let mut v4 = [0; 16];
+    (v4[10], v4[11], v4[15]) = (0xff, 0xff, 9);
+    for (question, peer, expected) in [
+        (
+            "Is it one process or all of them?",
+            healthy(),
+            "No connection's process is known.",
+        ),
+        (
+            "Is it one process or all of them?",
+            slow(&[(7, 9, 9_000_000_000)]),
+            "worker (7) is the only process.",
+        ),
+        // Both of them, one that has hardly asked, and one that is fast all the same.
+        (
+            "Is it one process or all of them?",
+            slow(&[(7, 9, 90_000_000), (8, 9, 120_000_000)]),
+            "worker (8) is the slowest",
+        ),
+        (
+            "Is it one process or all of them?",
+            slow(&[(7, 9, 1_000_000), (8, 4, 120_000_000)]),
+            "No two processes",
+        ),
+        (
+            "Is it one process or all of them?",
+            slow(&[(7, 9, 1_000_000), (8, 9, 9_000_000)]),
+            "worker (8) is the slowest",
+        ),
+        (
+            "Is the load even?",
+            healthy(),
+            "No name stood for two addresses",
+        ),
+        (
+            "Is the load even?",
+            spread(&[(v6(1), 48), (v6(2), 52)]),
+            "100 connections over 2 addresses",
+        ),
+        // By chance.
+        (
+            "Is the load even?",
+            spread(&[(v6(1), 3), (v6(2), 9)]),
+            "12 connections over 2 addresses",
+        ),
+        // A client prefers one family.
+        (
+            "Is the load even?",
+            spread(&[(v6(1), 100), (v4, 2)]),
+            "No name stood for two addresses",
+        ),
+    ] {
+        let found = ask(&[peer], &Sums::default(), None);
+        let found = found.iter().find(|of| of.question == question);
+        let found = found.expect("the question");
+        assert!(found.weight >= Weight::Fine, "{expected}: {found:?}");
+        assert!(found.text.contains(expected), "{expected}: {found:?}");
+    }
+}
+
+#[test]
+fn port_that_processes_serve_unevenly_is_an_alarm() {
+    let mut server = healthy();
+    (server.is_server, server.processes) =
+        (true, processes(&[(7, 9, 1_000_000), (8, 9, 1_000_000)]));
+    server.processes.entry(7).or_default().connections = 95;
+    let found = ask(&[server], &Sums::default(), None);
+    let alarms: Vec<_> = found
+        .iter()
+        .filter(|of| of.weight == Weight::Alarm)
+        .collect();
+    assert_eq!(alarms.len(), 1, "{alarms:?}");
+    let expected = "peer0: 100 connections over 2 processes. The most, 95, are to worker (7), the fewest, 5, to worker (8). The load is not even.";
+    assert_eq!(alarms[0].text, expected);
+}
+
+#[test]
+fn peer_that_became_slower_is_an_alarm_and_flowcars_own_faults_are_shown() {
+    let peers = [
+        ("fast".to_owned(), healthy()),
+        ("slow".to_owned(), healthy()),
+    ];
+    let even = [times(9_000_000, 20), times(9_000_000, 20)];
+    let slower = [times(9_000_000, 20), times(90_000_000, 20)];
+    let question = "Is it slower than it was?";
+    let halves = [Some(even.clone()), Some(slower)];
+    let cases = [
+        ([Some(even.clone()), None], Weight::Fine),
+        (
+            [None, Some([times(9_000_000, 20), times(90_000_000, 9)])],
+            Weight::Unknown,
+        ),
+        // Ten times as long, and no time that anybody waits for.
+        (
+            [None, Some([times(90_000, 20), times(900_000, 20)])],
+            Weight::Fine,
+        ),
+    ];
+    let (sums, queues) = (Sums::default(), BTreeMap::new());
+    let facts = |halves| Facts {
+        peers: &peers,
+        halves,
+        queues: &queues,
+        sums: &sums,
+        exchanges: true,
+        handshakes: true,
+        is_delivered: Some(true),
+        cost: Cost::default(),
+        took_ns: 2_000_000_000,
+    };
+    let (weight, text) = answer(question, &facts(&halves));
+    assert_eq!(weight, Weight::Alarm, "{text}");
+    assert!(
+        text.starts_with("slow: half of its answers took about 9.") && text.contains(" and 9"),
+        "{text}"
+    );
+    for (halves, expected) in &cases {
+        let (weight, text) = answer(question, &facts(halves));
+        assert_eq!(weight, *expected, "{text}");
+    }
+
+    let refused = Facts {
+        is_delivered: Some(false),
+        ..facts(&[])
+    };
+    assert_eq!(answer("Does flowcar deliver?", &refused).0, Weight::Alarm);
+    assert_eq!(answer("Does flowcar deliver?", &facts(&[])).0, Weight::Fine);
+    let cost = |cpu_ms, command_ms| Facts {
+        cost: Cost {
+            cpu: Duration::from_millis(cpu_ms),
+            command_cpu: Duration::from_millis(command_ms),
+            memory: 12_300_000,
+        },
+        ..facts(&[])
+    };
+    for (cpu_ms, command_ms, expected) in [
+        (20, 10, Weight::Fine),
+        (400, 9_000, Weight::Fine),
+        (400, 900, Weight::Note),
+    ] {
+        let (weight, text) = answer("What does flowcar cost?", &cost(cpu_ms, command_ms));
+        assert_eq!(weight, expected, "{text}");
+    }
+    let (_, text) = answer("What does flowcar cost?", &cost(400, 900));
+    assert!(text.starts_with("flowcar took 400ms of CPU time in 2.00s, 20.0 % of one processor, and had 12.3MB of memory. The command took 900ms"), "{text}");
 }

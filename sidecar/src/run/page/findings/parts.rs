@@ -1,0 +1,152 @@
+//! Whether one of several processes, or of several addresses, differs from the others.
+
+use std::net::IpAddr;
+
+use super::{
+    super::peers::{PeerSum, ProcessSum},
+    Answer, Facts, Weight, connections, fine, unknown,
+};
+use crate::{histogram::Histogram, view::quantity::duration};
+
+/// Exchanges, or round trips, that a process has to have for its median to be compared.
+const ENOUGH: u64 = 5;
+
+/// Processes of one peer by their median, the slowest first.
+fn ranked(peer: &PeerSum, of: fn(&ProcessSum) -> &Histogram) -> Vec<(String, f64)> {
+    let timed = |(pid, process): (&u32, &ProcessSum)| {
+        let times = of(process);
+        let p50 = times.quantile_s(0.5).filter(|_| times.count() >= ENOUGH)?;
+        Some((process_name(*pid, process), p50))
+    };
+    let mut ranked: Vec<_> = peer.processes.iter().filter_map(timed).collect();
+    ranked.sort_by(|(_, one), (_, other)| other.total_cmp(one));
+    ranked
+}
+
+fn process_name(pid: u32, process: &ProcessSum) -> String {
+    match &process.name {
+        Some(name) => format!("{name} ({pid})"),
+        None => format!("process {pid}"),
+    }
+}
+
+pub(super) fn one_process(facts: &Facts<'_>) -> Answer {
+    let (what, of): (_, fn(&ProcessSum) -> &Histogram) = if facts.exchanges {
+        ("answers", |process| &process.exchanges)
+    } else {
+        ("round trips", |process| &process.rtt)
+    };
+    let all = facts
+        .servers()
+        .map(|(at, name, peer)| (at, name, ranked(peer, of)));
+    // How many times as slow as the next one the slowest is.
+    let most = all
+        .filter_map(|(at, name, ranked)| match &ranked[..] {
+            [(_, slowest), (_, next), ..] => Some((slowest / next, at, name, ranked)),
+            _ => None,
+        })
+        .max_by(|(one, ..), (other, ..)| one.total_cmp(other));
+    let Some((times, at, name, ranked)) = most else {
+        return alone(facts);
+    };
+    let [(slowest, p50), (next, next_p50), ..] = &ranked[..] else {
+        return alone(facts);
+    };
+    let is_alone = times >= 3.0 && *p50 >= 0.01;
+    let how = if is_alone {
+        "alone is slow"
+    } else {
+        "is the slowest"
+    };
+    let text = format!(
+        "Of {} processes that ask {name}, {slowest} {how}: half of its {what} take {} or longer, those of the next, {next}, {}.",
+        ranked.len(),
+        duration(*p50),
+        duration(*next_p50)
+    );
+    (Weight::Fine.or_alarm(is_alone), text, Some(at))
+}
+
+/// No peer was asked by two processes.
+fn alone(facts: &Facts<'_>) -> Answer {
+    let of_peers = facts.named().flat_map(|(_, _, peer)| &peer.processes);
+    let mut processes: Vec<_> = of_peers.collect();
+    processes.sort_by_key(|(pid, _)| **pid);
+    processes.dedup_by_key(|(pid, _)| **pid);
+    match processes[..] {
+        [] => unknown("No connection's process is known."),
+        [(pid, process)] => {
+            let name = process_name(*pid, process);
+            (Weight::Fine, format!("{name} is the only process."), None)
+        }
+        _ => fine("No two processes asked the same peer often enough to be compared."),
+    }
+}
+
+/// Where a peer's connections are, the most first.
+fn shares(peer: &PeerSum) -> Vec<Vec<(String, u64)>> {
+    let mut all: Vec<Vec<_>> = if peer.is_server {
+        let of = |(pid, process): (&u32, &ProcessSum)| {
+            (process_name(*pid, process), process.connections)
+        };
+        vec![peer.processes.iter().map(of).collect()]
+    } else {
+        // A client tries one family first, and the other one only where that is late.
+        let of_family = |is_v4: bool| {
+            let addresses = peer
+                .addresses
+                .iter()
+                .filter(|(ip, _)| ip.is_ipv4() == is_v4);
+            addresses
+                .map(|(ip, count): (&IpAddr, &u64)| (ip.to_string(), *count))
+                .collect()
+        };
+        vec![of_family(true), of_family(false)]
+    };
+    all.iter_mut()
+        .for_each(|parts| parts.sort_by_key(|(_, count)| std::cmp::Reverse(*count)));
+    all
+}
+
+/// How many times as many the first has as the last, if that is more than chance makes it: by four standard deviations.
+fn unevenness(parts: &[(String, u64)]) -> Option<(f64, bool)> {
+    let ([(_, most), .., (_, least)], count) = (parts, parts.len()) else {
+        return None;
+    };
+    let total: u64 = parts.iter().map(|(_, count)| count).sum();
+    let fair = total as f64 / count as f64;
+    let times = *most as f64 / (*least).max(1) as f64;
+    let is_chance = (*most as f64 - *least as f64) < 4.0 * fair.sqrt();
+    Some((times, times >= 2.0 && !is_chance))
+}
+
+pub(super) fn load(facts: &Facts<'_>) -> Answer {
+    let all = facts.named().flat_map(|(at, name, peer)| {
+        let each = shares(peer).into_iter();
+        each.filter_map(move |parts| Some((unevenness(&parts)?, at, name, parts)))
+    });
+    let rank = |(times, is_uneven): &(f64, bool)| (*is_uneven, *times);
+    let most = all.max_by(|(one, ..), (other, ..)| {
+        rank(one)
+            .partial_cmp(&rank(other))
+            .unwrap_or(std::cmp::Ordering::Equal)
+    });
+    let Some(((_, is_uneven), at, name, parts)) = most else {
+        return fine("No name stood for two addresses, and no port was served by two processes.");
+    };
+    let total = parts.iter().map(|(_, count)| count).sum();
+    let (first, last) = (parts.first(), parts.last());
+    let mut text = format!("{name}: {} over {}", connections(total), parts.len());
+    text += if facts.peers[at].1.is_server {
+        " processes."
+    } else {
+        " addresses."
+    };
+    if let (Some((most, count)), Some((least, few))) = (first, last) {
+        text += &format!(" The most, {count}, are to {most}, the fewest, {few}, to {least}.");
+    }
+    if is_uneven {
+        text += " The load is not even.";
+    }
+    (Weight::Fine.or_alarm(is_uneven), text, Some(at))
+}
