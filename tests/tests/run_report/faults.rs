@@ -143,7 +143,7 @@ fn each_made_fault_is_a_problem_on_the_page() {
         ),
         (
             &here,
-            format!("call {near} --request 9000000 --stall 1500"),
+            format!("call {near} --request 90000000 --stall 1500"),
             &[("What holds it back?", &format!("{near}: "))],
         ),
     ];
