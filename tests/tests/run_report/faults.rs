@@ -54,7 +54,7 @@ fn each_made_fault_is_a_problem_on_the_page() {
                 call 127.0.0.1:7000 --connections 6 --concurrency 6 --timeout 1600; kill -KILL $server; true";
     resolve(&here, [[127, 18, 0, 1], [127, 18, 0, 2]]);
     let (query, port) = (QUERY.replace(' ', ""), server.port());
-    let cases: [(_, _, &[(&str, &str)]); 10] = [
+    let cases: [(_, _, &[(&str, &str)]); 11] = [
         (
             pods.client(),
             format!("call {far} --exchanges 20"),
@@ -105,9 +105,7 @@ fn each_made_fault_is_a_problem_on_the_page() {
         ),
         (
             &here,
-            format!(
-                "call {near} --exchanges 150 --delay 10; call {near} --exchanges 20 --delay 90"
-            ),
+            format!("call {near} --exchanges 60 --delay 10; call {near} --exchanges 30 --delay 90"),
             &[(
                 "Is it slower than it was?",
                 &format!("{near}: half of its answers took about"),
@@ -124,6 +122,16 @@ fn each_made_fault_is_a_problem_on_the_page() {
         (
             &here,
             format!(
+                "call {near} --connections 4; call {near} --connections 5 --close reset-by-server"
+            ),
+            &[(
+                "Is it one process or all of them?",
+                "alone fails: 5 of its attempts and connections",
+            )],
+        ),
+        (
+            &here,
+            format!(
                 "$traffic ask 127.18.53.1:53 {query} >/dev/null; call 127.18.0.1:{port} --connections 45; call 127.18.0.2:{port} --connections 5"
             ),
             &[(
@@ -135,7 +143,7 @@ fn each_made_fault_is_a_problem_on_the_page() {
         ),
         (
             &here,
-            format!("call {near} --request 9000000 --stall 1500"),
+            format!("call {near} --request 90000000 --stall 1500"),
             &[("What holds it back?", &format!("{near}: "))],
         ),
     ];

@@ -19,9 +19,10 @@ fn each_connection_has_its_process_and_keys_choose_the_connections_of_one() {
         symlink(traffic::program().unwrap(), programs.path().join(name)).unwrap();
     }
     let folder = programs.path().display();
+    // The name of a process can be read while it runs.
     let start = |name: &str, connections: u32, delay: u32| {
         format!(
-            "{folder}/{name} call 127.0.0.1:{} --connections {connections} --exchanges 6 --delay {delay} >/dev/null & echo {name} $! {connections};",
+            "{folder}/{name} call 127.0.0.1:{} --connections {connections} --exchanges 6 --delay {delay} --pause 100 >/dev/null & echo {name} $! {connections};",
             server.port()
         )
     };

@@ -122,8 +122,8 @@ struct Columns {
     failure: Vec<u8>,
     window: Vec<u64>,
     buffer: Vec<u64>,
-    /// 0 where the process is not known.
-    pid: Vec<u32>,
+    /// The process, 0 where that is not known: its difference to the row before, which has fewer digits.
+    pid: Vec<i64>,
     /// What the process is called; -1 where that is not known.
     process: Vec<i64>,
 }
@@ -272,6 +272,7 @@ fn columns(
     let others = places.get(OTHERS).copied().unwrap_or_default();
     let optional = |ns: Option<u64>| ns.map_or(-1, |ns| (ns / 1_000) as i64);
     let mut columns = Columns::default();
+    let mut pid_before = 0;
     for row in rows {
         columns.peer.push(
             places
@@ -314,7 +315,10 @@ fn columns(
         columns.window.push(row.window_limited_us);
         columns.buffer.push(row.buffer_limited_us);
         let process = row.process.as_ref();
-        columns.pid.push(process.map_or(0, |of| of.pid.get()));
+        let pid = process.map_or(0, |of| i64::from(of.pid.get()));
+        columns
+            .pid
+            .push(pid - std::mem::replace(&mut pid_before, pid));
         let name = process.and_then(|of| of.name.as_ref());
         columns
             .process
@@ -382,7 +386,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        flow::{CloseReason, Failure, Flow, Outcome, example},
+        flow::{CloseReason, Failure, Flow, Origin, Outcome, example},
         run::page::heat::Samples,
     };
 
@@ -405,6 +409,11 @@ mod tests {
             flow.seen = Monotonic(flow.started.0 + 3 * time(&mut random) + 500_000_000);
             (0..9).for_each(|_| flow.rtt.record(time(&mut random)));
             (0..4).for_each(|_| flow.exchanges.record(time(&mut random)));
+            // A process for each, as a script makes them.
+            flow.origin = Origin::new(0, 100_000 + at as u32);
+            if let Some(process) = &mut flow.origin.process {
+                process.name = Some("curl".into());
+            }
             flow.volume.bytes_sent = time(&mut random);
             flow.volume.bytes_received = 9 * time(&mut random);
             (flow.volume.segments_sent, flow.volume.segments_received) =

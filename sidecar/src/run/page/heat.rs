@@ -206,7 +206,7 @@ mod tests {
             (600, 90_000_000),
             (990, 90_000_000),
         ] {
-            let exchanges = histogram(&vec![time_ns; 20]);
+            let exchanges = histogram(&[time_ns; 20]);
             let samples = Samples {
                 rtt: &nothing,
                 exchanges: &exchanges,

@@ -68,9 +68,11 @@
   const peerName = (row) => data.peers[rows.peer[row]].name;
   // A server's connections have its own port in common, and their clients' addresses differ.
   const rowName = (row) => (data.strings[rows.role[row]] === "server" ? remote(row) : peerName(row));
-  const isProcessKnown = (row) => rows.pid[row] > 0;
+  let pidBefore = 0;
+  const pids = rows.pid.map((step) => (pidBefore += step));
+  const isProcessKnown = (row) => pids[row] > 0;
   const programName = (row) => (rows.process[row] < 0 ? "process" : data.strings[rows.process[row]]);
-  const processName = (row) => (isProcessKnown(row) ? `${programName(row)} (${rows.pid[row]})` : "not known");
+  const processName = (row) => (isProcessKnown(row) ? `${programName(row)} (${pids[row]})` : "not known");
   const end = (row) => (rows.end[row] < 0 ? "open" : data.strings[rows.end[row]]);
   const slowness = (row) => Math.max(rows.connect[row], rows.rtt_p99[row], rows.exchange_p99[row]);
   const lasted = (row) => Math.max(rows.connect[row], 0) + Math.max(rows.duration[row], 0);

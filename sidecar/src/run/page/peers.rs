@@ -14,6 +14,9 @@ const TRACKED: usize = 2_000;
 /// Addresses and processes of a peer that are added up one by one. Those that come later are in the peer's own sum alone.
 const PARTS: usize = 64;
 
+/// Failures that the application or its host made.
+pub(super) const BY_THIS_END: [&str; 3] = ["abandoned", "local", "reset_sent"];
+
 /// What the peers beyond the bound are called.
 pub(super) const OTHERS: &str = "all other peers";
 
@@ -62,6 +65,8 @@ pub(super) struct ProcessSum {
     /// What it is called, if that is known.
     pub(super) name: Option<String>,
     pub(super) connections: u64,
+    /// Attempts that failed and connections that were cut off, but not by this end.
+    pub(super) failures: u64,
     pub(super) rtt: Histogram,
     pub(super) exchanges: Histogram,
 }
@@ -101,6 +106,11 @@ impl PeerSum {
         self.handshake_retransmits += retransmits.of_handshakes();
         self.data_retransmits += retransmits.of_data();
         self.segments_sent += flow.volume.segments_sent;
+        if let Some(process) = &flow.origin.process
+            && let Some(sum) = part(&mut self.processes, process.pid.get())
+        {
+            sum.add(flow, process);
+        }
         if flow.established.is_none() {
             if let Some(outcome) = flow.outcome {
                 *self.failed.entry(outcome.name()).or_default() += 1;
@@ -137,11 +147,6 @@ impl PeerSum {
         self.lifetime_us += flow.duration_ns().unwrap_or_default() / 1_000;
         if let Some(connections) = part(&mut self.addresses, flow.peer.ip().to_canonical()) {
             *connections += 1;
-        }
-        if let Some(process) = &flow.origin.process
-            && let Some(sum) = part(&mut self.processes, process.pid.get())
-        {
-            sum.add(flow, process);
         }
     }
 
@@ -189,7 +194,11 @@ impl ProcessSum {
     fn add(&mut self, flow: &Flow, process: &Process) {
         let name = process.name.as_ref().map(ToString::to_string);
         self.name = name.or_else(|| self.name.take());
-        self.connections += 1;
+        self.connections += u64::from(flow.established.is_some());
+        let is_by_peer = flow
+            .outcome
+            .is_some_and(|of| !BY_THIS_END.contains(&of.name()));
+        self.failures += u64::from(flow.is_failure() && is_by_peer);
         self.rtt.merge(&flow.rtt);
         self.exchanges.merge(&flow.exchanges);
     }

@@ -1,7 +1,8 @@
 //! Attempts that fail or take long, and connections that are cut off.
 
 use super::{
-    super::peers::PeerSum, Answer, Facts, Weight, connections, fine, no_server, reasons, unknown,
+    super::peers::{BY_THIS_END, PeerSum},
+    Answer, Facts, Weight, connections, fine, no_server, reasons, unknown,
 };
 use crate::view::quantity::duration;
 
@@ -17,7 +18,7 @@ pub(super) fn failures(facts: &Facts<'_>) -> Answer {
         text += &format!(" Most of them to {name}: {}.", reasons(&peer.failed));
     }
     // An application that tries several addresses gives up the slower ones, and IPv6 where there is none.
-    let is_harmless = |reason: &&str| ["abandoned", "local"].contains(reason);
+    let is_harmless = |reason: &&str| BY_THIS_END.contains(reason);
     let is_alarm = facts
         .peers
         .iter()

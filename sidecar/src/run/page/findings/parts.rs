@@ -30,7 +30,39 @@ fn process_name(pid: u32, process: &ProcessSum) -> String {
     }
 }
 
+/// Failures of one process that are more than chance, and connections of the others that are enough to compare.
+const FAILURES: u64 = 3;
+
+/// The process that alone fails to reach a peer that others reach.
+fn failing(peer: &PeerSum) -> Option<(String, u64)> {
+    let failing = peer
+        .processes
+        .iter()
+        .filter(|(_, process)| process.failures > 0);
+    let mut failing = failing.collect::<Vec<_>>().into_iter();
+    let (pid, process) = failing.next().filter(|_| failing.len() == 0)?;
+    let of_others = peer.processes.iter().filter(|(other, _)| *other != pid);
+    let reached: u64 = of_others.map(|(_, process)| process.connections).sum();
+    let is_alone = process.failures >= FAILURES && reached >= FAILURES;
+    is_alone.then(|| (process_name(*pid, process), process.failures))
+}
+
 pub(super) fn one_process(facts: &Facts<'_>) -> Answer {
+    let failing = facts
+        .servers()
+        .filter_map(|(at, name, peer)| Some((at, name, peer, failing(peer)?)));
+    if let Some((at, name, peer, (process, count))) = failing.max_by_key(|(.., (_, count))| *count)
+    {
+        let text = format!(
+            "Of {} processes that ask {name}, {process} alone fails: {count} of its attempts and connections failed or were cut off, and none of the others.",
+            peer.processes.len()
+        );
+        return (Weight::Alarm, text, Some(at));
+    }
+    slow_process(facts)
+}
+
+fn slow_process(facts: &Facts<'_>) -> Answer {
     let (what, of): (_, fn(&ProcessSum) -> &Histogram) = if facts.exchanges {
         ("answers", |process| &process.exchanges)
     } else {

@@ -54,6 +54,7 @@ fn processes(all: &[(u32, usize, u64)]) -> BTreeMap<u32, ProcessSum> {
         let sum = ProcessSum {
             name: Some("worker".to_owned()),
             connections: 5,
+            failures: 0,
             rtt: times(50_000, *count),
             exchanges: times(*ns, *count),
         };
@@ -392,4 +393,36 @@ fn peer_that_became_slower_is_an_alarm_and_flowcars_own_faults_are_shown() {
     }
     let (_, text) = answer("What does flowcar cost?", &cost(400, 900));
     assert!(text.starts_with("flowcar took 400ms of CPU time in 2.00s, 20.0 % of one processor, and had 12.3MB of memory. The command took 900ms"), "{text}");
+}
+
+#[test]
+fn process_that_alone_fails_is_an_alarm() {
+    let question = "Is it one process or all of them?";
+    for (failures, expected) in [
+        (
+            [0, 4, 0],
+            Some("Of 3 processes that ask peer0, worker (8) alone fails: 4 of its attempts"),
+        ),
+        ([0, 2, 0], None),
+        ([4, 4, 0], None),
+        ([4, 4, 4], None),
+    ] {
+        let mut peer = healthy();
+        peer.processes = processes(&[(7, 9, 1_000_000), (8, 9, 1_000_000), (9, 9, 1_000_000)]);
+        for (process, failures) in peer.processes.values_mut().zip(failures) {
+            process.failures = failures;
+        }
+        let found = ask(&[peer], &Sums::default(), None);
+        let found = found.iter().find(|of| of.question == question);
+        let found = found.expect("the question");
+        assert_eq!(
+            found.weight == Weight::Alarm,
+            expected.is_some(),
+            "{failures:?}: {found:?}"
+        );
+        assert!(
+            found.text.contains(expected.unwrap_or("Of 3 processes")),
+            "{found:?}"
+        );
+    }
 }
