@@ -82,8 +82,9 @@ pub fn release_startup_memory() {
     let Ok(mappings) = fs::read_to_string("/proc/self/smaps") else {
         return;
     };
-    for mapping in unmodified(&mappings) {
-        // SAFETY: the mapping cannot be written to, and all of its pages are as in the file, so that each can be read again.
+    for mapping in unmodified(&mappings, release_startup_memory as fn() as usize) {
+        // SAFETY: the mapping is of this program's file and stays as long as it runs, it cannot be written to, and all of its pages are as
+        // in the file, so that each can be read again.
         let result = unsafe {
             libc::madvise(
                 std::ptr::with_exposed_provenance_mut(mapping.start),
