@@ -142,9 +142,9 @@ pub fn decode(bytes: &[u8], most: Most) -> Result<Checkpoint, Unreadable> {
 // === impl Most ===
 
 impl Most {
-    /// Bytes that a file may have: numbers have twenty digits at most, and the head a few hundred bytes.
+    /// Bytes that a file may have: numbers have twenty digits at most, the head a few hundred bytes, and JSON escapes a byte of a name by two.
     pub const fn bytes(self) -> u64 {
-        4_096 + (self.flows * NUMBERS * 21 + 2 * ENDS * (LONGEST + 3)) as u64
+        4_096 + (self.flows * NUMBERS * 21 + 2 * self.ends() * (2 * LONGEST + 3)) as u64
     }
 
     /// Whether the decoded bytes take no more memory than what a flowcar writes: brackets begin lists, and commas separate their
@@ -152,9 +152,13 @@ impl Most {
     fn admits(self, bytes: &[u8]) -> bool {
         let count = |wanted: u8| bytes.iter().filter(|byte| **byte == wanted).count();
         // An IPv6 address has a bracket, too.
-        let ends = 2 * ENDS.min(self.flows);
-        count(b'[') <= self.flows + ends + 3
-            && count(b',') <= self.flows * (NUMBERS + 1) + ends + 16
+        count(b'[') <= self.flows + self.ends() + 3
+            && count(b',') <= self.flows * (NUMBERS + 1) + 2 * self.ends() + 16
+    }
+
+    /// Names, and addresses that were asked for, at most of each.
+    const fn ends(self) -> usize {
+        if self.flows < ENDS { self.flows } else { ENDS }
     }
 }
 

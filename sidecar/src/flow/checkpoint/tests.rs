@@ -10,7 +10,7 @@ prop_compose! {
         narrow in vec(prop_oneof![2 => Just(0), 1 => any::<u32>()], 7),
         cookie: u64,
         role in prop_oneof![Just(Role::Unknown), Just(Role::Client), Just(Role::Server)],
-        name in prop_oneof![Just(None), "[a-z0-9.,_*\"\\\\{\\[-]{1,30}".prop_map(Some)],
+        name in prop_oneof![Just(None), "[a-z0-9._*\"\\\\{-]{1,30}".prop_map(Some)],
         asked in prop_oneof![Just(None), any::<(IpAddr, u16)>().prop_map(|end| Some(end.into()))],
     ) -> CheckpointFlow {
         let narrow = |at: usize| u64::from(narrow[at]);
@@ -140,13 +140,25 @@ fn names_beyond_the_bound_are_left_out() {
         let kept = (at < ENDS).then(|| Name::from(name(at)));
         assert_eq!(flow.name, kept, "{at}");
     }
-    let long = quiet(Some(&"x".repeat(LONGEST + 1)), None);
-    let reported = CheckpointFlows {
-        lost_closes: 0,
-        flows: vec![long],
-    };
-    let read = decode(&encode(&instance, 1, &reported), most).expect("flowcar's");
-    assert_eq!(read.reported.flows[0].name, None);
+    // So are names that are none, and those that would make the file look larger than it is.
+    let (long, longest) = ("x".repeat(LONGEST + 1), "x".repeat(LONGEST));
+    let most = Most { flows: 5 };
+    for (name, is_kept) in [
+        (long.as_str(), false),
+        (&longest, true),
+        ("a\\[,.example", false),
+        ("\\\"\\092.example", true),
+    ] {
+        let reported = CheckpointFlows {
+            lost_closes: 0,
+            flows: vec![quiet(Some(name), None); 5],
+        };
+        let bytes = encode(&instance, 1, &reported);
+        assert!(bytes.len() as u64 <= most.bytes());
+        let read = decode(&bytes, most).expect("flowcar's");
+        let kept = is_kept.then(|| Name::from(name));
+        assert_eq!(read.reported.flows[0].name, kept, "{name}");
+    }
 }
 
 /// Another program may have written it: it neither takes more memory than flowcar's, nor overflows a sum.
@@ -159,6 +171,7 @@ fn forged_checkpoint_is_refused_before_it_takes_memory() {
     };
     let short = "[1],".repeat(21);
     let long = format!("[{}1]", "1,".repeat(10_000));
+    let many = |of: &str| format!("{of},").repeat(ENDS) + of;
     for (what, text) in [
         ("many flows", of(0, short.trim_end_matches(','))),
         ("many numbers", of(0, &long)),
@@ -182,6 +195,21 @@ fn forged_checkpoint_is_refused_before_it_takes_memory() {
             decode(of(3, flow).as_bytes(), MOST).is_ok(),
             is_read,
             "{flow}"
+        );
+    }
+    // More of each than flowcar writes, in a file that may be large.
+    let large = Most { flows: 10_000 };
+    for text in [
+        of(0, "[1]").replace(r#""a.example""#, &many(r#""a.example""#)),
+        of(0, "[1]").replace(
+            r#""asked":[]"#,
+            &format!(r#""asked":[{}]"#, many(r#""[::1]:1""#)),
+        ),
+    ] {
+        let refused = decode(text.as_bytes(), large);
+        assert!(
+            matches!(&refused, Err(Unreadable::Torn(error)) if error.to_string().contains("more names")),
+            "{refused:?}"
         );
     }
     for name in ["", "A.example", "a b", "a\u{7}", "b\u{fc}cher"] {

@@ -1,9 +1,11 @@
 //! The flows of a checkpoint in JSON: a list of numbers for each, and once what many have in common.
 
-use std::{collections::HashMap, hash::Hash, net::SocketAddr};
+use std::{collections::HashMap, fmt, hash::Hash, marker::PhantomData, net::SocketAddr};
 
 use serde::{
-    Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::SerializeStruct as _,
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{Error as _, SeqAccess, Visitor},
+    ser::SerializeStruct as _,
 };
 
 use super::{
@@ -17,8 +19,8 @@ pub(super) const NUMBERS: usize = 17;
 /// Names, and addresses that were asked for, at most of each. Further flows are restored without.
 pub(super) const ENDS: usize = 4_096;
 
-/// Bytes of a name at most: RFC 1035 has 255, of which each may be escaped by four.
-pub(super) const LONGEST: usize = 1_020;
+/// Bytes of a name at most, as of every name that flowcar learns.
+pub(super) const LONGEST: usize = 253;
 
 /// Where a flow's name and the address that was asked for are in their lists, from 1 on; 0 is none.
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,12 +44,15 @@ struct Numbers([u64; NUMBERS]);
 /// A name that was read.
 struct ReadName(Name);
 
+/// A list of which no more than [`ENDS`] are read.
+struct Few<T>(Vec<T>);
+
 /// All flows as they are read.
 #[derive(Deserialize)]
 struct ReadFlows {
     lost_closes: u64,
-    names: Vec<ReadName>,
-    asked: Vec<SocketAddr>,
+    names: Few<ReadName>,
+    asked: Few<SocketAddr>,
     flows: Vec<Numbers>,
 }
 
@@ -186,19 +191,43 @@ impl<'de> Deserialize<'de> for CheckpointFlows {
             asked,
             flows,
         } = ReadFlows::deserialize(deserializer)?;
-        if names.len() > ENDS || asked.len() > ENDS {
-            return Err(D::Error::custom(
-                "more names or addresses than flowcar writes",
-            ));
-        }
         let flows = flows
             .into_iter()
-            .map(|numbers| CheckpointFlow::read(numbers, &names, &asked));
+            .map(|numbers| CheckpointFlow::read(numbers, &names.0, &asked.0));
         let flows: Option<_> = flows.collect();
         Ok(Self {
             lost_closes,
             flows: flows.ok_or_else(|| D::Error::custom("a flow of other numbers"))?,
         })
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Few<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Reader<T> {
+            type Value = Few<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a list of at most {ENDS}")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Few<T>, A::Error> {
+                let mut read = Vec::new();
+                while let Some(one) = list.next_element()? {
+                    if read.len() == ENDS {
+                        return Err(A::Error::custom(
+                            "more names or addresses than flowcar writes",
+                        ));
+                    }
+                    read.push(one);
+                }
+                Ok(Few(read))
+            }
+        }
+
+        deserializer.deserialize_seq(Reader(PhantomData))
     }
 }
 
@@ -218,13 +247,15 @@ impl<'de> Deserialize<'de> for ReadName {
         let name = Name::from(String::deserialize(deserializer)?);
         match is_name(&name) {
             true => Ok(Self(name)),
-            false => Err(D::Error::custom("a name that is none")),
+            false => Err(D::Error::custom("a text that is no name")),
         }
     }
 }
 
-/// Whether a text is as flowcar has names: printable ASCII in lower case.
+/// Whether a text is a name that is written: printable ASCII in lower case, without what the bound of a file counts.
 fn is_name(text: &str) -> bool {
-    let is_byte = |byte: u8| byte.is_ascii_graphic() && !byte.is_ascii_uppercase();
+    let is_byte = |byte: u8| {
+        byte.is_ascii_graphic() && !byte.is_ascii_uppercase() && !matches!(byte, b'[' | b',')
+    };
     (1..=LONGEST).contains(&text.len()) && text.bytes().all(is_byte)
 }
