@@ -256,7 +256,7 @@ pub static TABLE: [Annotation; 34] = [
         "on",
         "off",
         Some("FLOWCAR_CONTAINER"),
-        "Whether metrics and spans of each container have a resource of their own, with `container.id`; `off`: all are the pod's.",
+        "Whether metrics and spans of connections are under their container's resource, with `container.id`; `off`: under the pod's.",
     ),
     row(
         Key::Process,

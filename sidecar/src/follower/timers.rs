@@ -34,7 +34,7 @@ pub(super) struct Timers {
     known: VecDeque<Close>,
     /// Closes of which it is not known whether a timer was the reason: its count explains no other close.
     undecided: VecDeque<Close>,
-    /// How many of `known` have records that are still to be taken in.
+    /// How many of both have records that are still to be taken in.
     foreseen: usize,
 }
 

@@ -105,7 +105,7 @@ fn each_made_fault_is_a_problem_on_the_page() {
         ),
         (
             &here,
-            format!("call {near} --exchanges 60 --delay 10; call {near} --exchanges 30 --delay 90"),
+            format!("call {near} --exchanges 60 --delay 10; call {near} --exchanges 60 --delay 90"),
             &[(
                 "Is it slower than it was?",
                 &format!("{near}: half of its answers took about"),

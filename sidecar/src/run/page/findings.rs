@@ -123,6 +123,17 @@ impl Weight {
     const fn or_alarm(self, is_alarm: bool) -> Self {
         if is_alarm { Self::Alarm } else { self }
     }
+
+    /// That of something so many times as slow as it should be.
+    fn of_times(times: f64, noted: f64, alarming: f64) -> Self {
+        if times >= alarming {
+            Self::Alarm
+        } else if times >= noted {
+            Self::Note
+        } else {
+            Self::Fine
+        }
+    }
 }
 
 impl Facts<'_> {

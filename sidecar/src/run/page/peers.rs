@@ -150,6 +150,11 @@ impl PeerSum {
         }
     }
 
+    /// Whether more addresses or processes than are kept may be behind it.
+    pub(super) fn has_more_parts(&self) -> bool {
+        self.addresses.len() >= PARTS || self.processes.len() >= PARTS
+    }
+
     pub(super) fn merge(&mut self, other: &Self) {
         self.connections += other.connections;
         self.open += other.open;

@@ -9,7 +9,14 @@ use super::{
 use crate::{histogram::Histogram, view::quantity::duration};
 
 /// Exchanges, or round trips, that a process has to have for its median to be compared.
-const ENOUGH: u64 = 5;
+const ENOUGH: u64 = 10;
+
+/// Times as slow as the next process from which on a process is a note, and a problem. Medians of so few times differ by chance, too.
+const NOTED: f64 = 3.0;
+const ALARMING: f64 = 4.0;
+
+/// Seconds that people notice.
+const NOTICEABLE: f64 = 0.01;
 
 /// Processes of one peer by their median, the slowest first.
 fn ranked(peer: &PeerSum, of: fn(&ProcessSum) -> &Histogram) -> Vec<(String, f64)> {
@@ -84,7 +91,8 @@ fn slow_process(facts: &Facts<'_>) -> Answer {
     let [(slowest, p50), (next, next_p50), ..] = &ranked[..] else {
         return alone(facts);
     };
-    let is_alone = times >= 3.0 && *p50 >= 0.01;
+    let weight = Weight::of_times(if *p50 < NOTICEABLE { 0.0 } else { times }, NOTED, ALARMING);
+    let is_alone = weight != Weight::Fine;
     let how = if is_alone {
         "alone is slow"
     } else {
@@ -96,7 +104,7 @@ fn slow_process(facts: &Facts<'_>) -> Answer {
         duration(*p50),
         duration(*next_p50)
     );
-    (Weight::Fine.or_alarm(is_alone), text, Some(at))
+    (weight, text, Some(at))
 }
 
 /// No peer was asked by two processes.
@@ -109,7 +117,8 @@ fn alone(facts: &Facts<'_>) -> Answer {
         [] => unknown("No connection's process is known."),
         [(pid, process)] => {
             let name = process_name(*pid, process);
-            (Weight::Fine, format!("{name} is the only process."), None)
+            let text = format!("{name} is the only process that is known.");
+            (Weight::Fine, text, None)
         }
         _ => fine("No two processes asked the same peer often enough to be compared."),
     }
@@ -140,15 +149,21 @@ fn shares(peer: &PeerSum) -> Vec<Vec<(String, u64)>> {
     all
 }
 
-/// How many times as many the first has as the last, if that is more than chance makes it: by four standard deviations.
+/// How many times as many the first has as the last, and whether that is more than chance makes of an even choice: by Pearson's test,
+/// whose sum is the number of parts less one on average, with a variance of twice that, and here by four standard deviations more.
 fn unevenness(parts: &[(String, u64)]) -> Option<(f64, bool)> {
     let ([(_, most), .., (_, least)], count) = (parts, parts.len()) else {
         return None;
     };
     let total: u64 = parts.iter().map(|(_, count)| count).sum();
     let fair = total as f64 / count as f64;
+    let squares = parts
+        .iter()
+        .map(|(_, count)| (*count as f64 - fair).powi(2));
+    let sum = squares.sum::<f64>() / fair;
+    let by_chance = count as f64 - 1.0;
     let times = *most as f64 / (*least).max(1) as f64;
-    let is_chance = (*most as f64 - *least as f64) < 4.0 * fair.sqrt();
+    let is_chance = sum < by_chance + 4.0 * (2.0 * by_chance).sqrt();
     Some((times, times >= 2.0 && !is_chance))
 }
 
@@ -169,6 +184,9 @@ pub(super) fn load(facts: &Facts<'_>) -> Answer {
     let total = parts.iter().map(|(_, count)| count).sum();
     let (first, last) = (parts.first(), parts.last());
     let mut text = format!("{name}: {} over {}", connections(total), parts.len());
+    if facts.peers[at].1.has_more_parts() {
+        text += " (of more than these)";
+    }
     text += if facts.peers[at].1.is_server {
         " processes."
     } else {

@@ -96,7 +96,12 @@ fn cause(peer: &PeerSum) -> Option<String> {
 }
 
 /// Times that each half of the run has to have for the halves to be compared.
-const ENOUGH: u64 = 10;
+const ENOUGH: u64 = 20;
+
+/// Times as long in the second half from which on that is a note, and a problem. The halves are those of heat maps, whose rows are 1.4
+/// times as wide as the one before, and medians of so few times differ by chance, too.
+const NOTED: f64 = 2.9;
+const ALARMING: f64 = 4.0;
 
 pub(super) fn slower(facts: &Facts<'_>) -> Answer {
     let median = |of: &Histogram| of.quantile_s(0.5).filter(|_| of.count() >= ENOUGH);
@@ -118,14 +123,17 @@ pub(super) fn slower(facts: &Facts<'_>) -> Answer {
             "No peer has {ENOUGH} {what} in each half of the run."
         ));
     };
-    // The halves are those of heat maps, whose rows are as wide as this.
-    let is_slower = second >= 0.01 && rank(first, second) >= 2.0;
+    let times = if second < 0.01 {
+        0.0
+    } else {
+        rank(first, second)
+    };
     let text = format!(
         "{name}: half of its {what} took about {} or longer in the first half of the run, and {} in the second.",
         duration(first),
         duration(second)
     );
-    (Weight::Fine.or_alarm(is_slower), text, Some(at))
+    (Weight::of_times(times, NOTED, ALARMING), text, Some(at))
 }
 
 pub(super) fn network_or_server(facts: &Facts<'_>) -> Answer {

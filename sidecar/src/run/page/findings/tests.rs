@@ -90,7 +90,11 @@ fn each_fault_is_an_alarm_that_names_its_peer_and_its_cause() {
             "Is it one process or all of them?",
             "Of 3 processes that ask peer1, worker (8) alone is slow: half of its answers take 120ms",
             PeerSum {
-                processes: processes(&[(7, 9, 1_000_000), (8, 9, 120_000_000), (9, 9, 2_000_000)]),
+                processes: processes(&[
+                    (7, 10, 1_000_000),
+                    (8, 10, 120_000_000),
+                    (9, 10, 2_000_000),
+                ]),
                 ..healthy()
             },
         ),
@@ -258,23 +262,23 @@ fn what_all_processes_and_addresses_have_in_common_is_no_fault() {
         ),
         (
             "Is it one process or all of them?",
-            slow(&[(7, 9, 9_000_000_000)]),
-            "worker (7) is the only process.",
+            slow(&[(7, 10, 9_000_000_000)]),
+            "worker (7) is the only process that is known.",
         ),
         // Both of them, one that has hardly asked, and one that is fast all the same.
         (
             "Is it one process or all of them?",
-            slow(&[(7, 9, 90_000_000), (8, 9, 120_000_000)]),
+            slow(&[(7, 10, 90_000_000), (8, 10, 120_000_000)]),
             "worker (8) is the slowest",
         ),
         (
             "Is it one process or all of them?",
-            slow(&[(7, 9, 1_000_000), (8, 4, 120_000_000)]),
+            slow(&[(7, 10, 1_000_000), (8, 4, 120_000_000)]),
             "No two processes",
         ),
         (
             "Is it one process or all of them?",
-            slow(&[(7, 9, 1_000_000), (8, 9, 9_000_000)]),
+            slow(&[(7, 10, 1_000_000), (8, 10, 9_000_000)]),
             "worker (8) is the slowest",
         ),
         (
@@ -312,7 +316,7 @@ fn what_all_processes_and_addresses_have_in_common_is_no_fault() {
 fn port_that_processes_serve_unevenly_is_an_alarm() {
     let mut server = healthy();
     (server.is_server, server.processes) =
-        (true, processes(&[(7, 9, 1_000_000), (8, 9, 1_000_000)]));
+        (true, processes(&[(7, 10, 1_000_000), (8, 10, 1_000_000)]));
     server.processes.entry(7).or_default().connections = 95;
     let found = ask(&[server], &Sums::default(), None);
     let alarms: Vec<_> = found
@@ -408,7 +412,7 @@ fn process_that_alone_fails_is_an_alarm() {
         ([4, 4, 4], None),
     ] {
         let mut peer = healthy();
-        peer.processes = processes(&[(7, 9, 1_000_000), (8, 9, 1_000_000), (9, 9, 1_000_000)]);
+        peer.processes = processes(&[(7, 10, 1_000_000), (8, 10, 1_000_000), (9, 10, 1_000_000)]);
         for (process, failures) in peer.processes.values_mut().zip(failures) {
             process.failures = failures;
         }
