@@ -34,8 +34,11 @@ const TIMES: u64 = 2_000;
 /// Spans of a request, as flowcar sends them.
 const BATCH: usize = 500;
 
-/// The kinds of work by their names. Each gives how many there were of what is counted.
-const ALL: [(&str, fn() -> u64); 6] = [
+/// Does a kind of work. Gives how many there were of what is counted.
+type Work = fn() -> u64;
+
+/// The kinds of work by their names.
+const ALL: [(&str, Work); 6] = [
     ("short_connection", short_connections),
     ("sample_record", sample_records),
     ("idle_sample_record", idle_sample_records),
