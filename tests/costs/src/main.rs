@@ -1,6 +1,6 @@
 //! Does one kind of work a fixed number of times, for `tests/tests/costs` to count what it takes (`make costs`).
 //!
-//! `costs WORK` prints `times N` and `allocations N` of the work itself; a profiler counts the instructions in [`work::measured`].
+//! `costs WORK` prints `times N` and `allocations N` of the work itself; a profiler counts the instructions in `work::measured`.
 //! `costs bytes` prints what connections take of memory, `costs compiler` what compiled this.
 
 mod allocator;
