@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-webhook fuzz build image setup test-image test-kernels test-node test-fresh soak clean
+.PHONY: help demo test costs lint bench bench-webhook fuzz build image setup test-image test-kernels test-node test-fresh soak clean
 
 ARGS ?=
 out := $(or $(CARGO_TARGET_DIR),target)
@@ -37,6 +37,10 @@ demo: ## Two pods on a slow link, a flowcar beside each: tables, histograms and 
 	cargo build --package flowcar --package flowcar-tests --bin flowcar --bin demo --bin traffic
 	$(as_root) $(out)/debug/demo $(ARGS)
 
+# What tests/tests/costs counts, unless other tests are named. It loads no kernel program, so it needs none.
+build_costs = FLOWCAR_BPF=skip cargo build --profile costs --package flowcar-costs
+names_others = $(if $(filter --test --lib --bin,$(ARGS)),$(if $(filter costs,$(ARGS)),,yes))
+
 test: ## All tests, with real sockets, kernels and peers
 	@$(say_sudo)
 	$(call setup,test)
@@ -44,7 +48,14 @@ test: ## All tests, with real sockets, kernels and peers
 	# Tests start flowcar's binaries, and cargo builds them only for tests of their own crate. Together with the tests,
 	# or the crates that both need would be built twice, with the features of each.
 	cargo build --bins --tests
+	$(if $(names_others),,$(build_costs))
 	cargo test $(if $(sudo),$(runner)) $(ARGS)
+
+costs: ## Instructions, allocations and bytes beside the committed ones (FLOWCAR_BLESS=1 accepts them)
+	@$(say_sudo)
+	$(call setup,test)
+	$(build_costs)
+	cargo test $(if $(sudo),$(runner)) $(as_built) --test costs $(ARGS)
 
 lint: ## Formatting, words, clippy and the documentation of the code, of the kernel programs too
 	@$(call setup,lint)

@@ -18,3 +18,6 @@ find_browser() {
     fi
     needs browser chromium:chromium chromedriver:chromium-driver
 }
+
+# Counts instructions, for tests/tests/costs.
+find_profiler() { needs profiler valgrind:valgrind; }

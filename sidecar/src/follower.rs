@@ -5,6 +5,7 @@ mod excluded;
 mod flows;
 mod links;
 mod readings;
+mod replay;
 mod restore;
 mod room;
 mod timers;
@@ -18,6 +19,7 @@ use std::{
 
 use flowcar_shared::counter::{COUNTERS, Counter};
 
+pub use self::replay::Replay;
 use self::{
     excluded::ExcludedFlows,
     flows::Flows,

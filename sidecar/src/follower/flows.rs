@@ -224,23 +224,7 @@ impl Flows {
         self.timers
             .begin(before_dumps, || self.readings.of_turn().into());
         let mut more = source.drain(turn, |bytes| {
-            if let Some(diag) = diag.as_deref_mut() {
-                self.learn_address(bytes, diag);
-            }
-            if self.take_origin(bytes) {
-                return self.decide_listeners(diag.as_deref_mut());
-            }
-            if held_back.is_empty() {
-                let doubts = self.doubts(bytes, diag.as_deref_mut(), None);
-                if !doubts.is_some_and(|doubts| doubts.needs_the_others) {
-                    if let Some(doubts) = &doubts {
-                        self.keep_undecided(doubts, doubts.answers.timer);
-                    }
-                    self.record(bytes, doubts.map(|doubts| doubts.answers));
-                    return self.decide_listeners(diag.as_deref_mut());
-                }
-            }
-            held_back.push(bytes.into());
+            self.take_or_hold_back(bytes, diag.as_deref_mut(), &mut held_back);
         });
         if !held_back.is_empty() {
             more = self.held_back(held_back, diag, |records| {
@@ -248,6 +232,32 @@ impl Flows {
             });
         }
         more
+    }
+
+    /// Takes in a record, unless it must be decided together with others, or comes behind one that must.
+    pub(super) fn take_or_hold_back(
+        &mut self,
+        bytes: &[u8],
+        mut diag: Option<&mut DiagSource>,
+        held_back: &mut Vec<Box<[u8]>>,
+    ) {
+        if let Some(diag) = diag.as_deref_mut() {
+            self.learn_address(bytes, diag);
+        }
+        if self.take_origin(bytes) {
+            return self.decide_listeners(diag);
+        }
+        if held_back.is_empty() {
+            let doubts = self.doubts(bytes, diag.as_deref_mut(), None);
+            if !doubts.is_some_and(|doubts| doubts.needs_the_others) {
+                if let Some(doubts) = &doubts {
+                    self.keep_undecided(doubts, doubts.answers.timer);
+                }
+                self.record(bytes, doubts.map(|doubts| doubts.answers));
+                return self.decide_listeners(diag);
+            }
+        }
+        held_back.push(bytes.into());
     }
 
     /// Destroy events are about to be taken in that no records go before.

@@ -2,7 +2,7 @@
 
 use super::{limit, resident};
 
-/// The most memory that a listed connection takes: its entry and what its interim spans need, 700 bytes (`tests/flow_memory.rs`); two
+/// The most memory that a listed connection takes: its entry and what its interim spans need, 700 bytes (`MOST` in `tests/tests/costs`); two
 /// histograms of some fifty buckets, 950; and its entry in the checkpoint.
 const FLOW: u64 = 1_750;
 

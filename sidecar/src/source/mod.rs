@@ -11,6 +11,7 @@ pub mod namespace_counts;
 mod order;
 mod programs;
 mod turn;
+pub mod verified;
 
 use std::path::Path;
 

@@ -23,7 +23,7 @@ use super::{attach_error::AttachError, generations::Links, order};
 use crate::{config::Config, origin};
 
 /// What `sidecar-ebpf` compiled to; empty where there was no toolchain for it.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flowcar"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flowcar"));
 
 /// What to load, and how large.
 #[derive(Clone, Copy, Debug)]
@@ -93,16 +93,8 @@ pub(super) const CALLBACKS: [&str; 3] = [
 
 /// Creates the maps and has the kernel check the programs.
 pub(super) fn load(options: Options) -> Result<Loaded, AttachError> {
-    if OBJECT.is_empty() {
-        return Err(AttachError::BuiltWithout);
-    }
-    let missing = missing_capabilities();
-    if !missing.is_empty() {
-        return Err(AttachError::Missing(missing));
-    }
-    raise_memlock();
     let netns = own_netns();
-    let mut programs = create_maps(options, netns)?;
+    let mut programs = prepare(options, netns)?;
     let callbacks = load_callbacks(&mut programs, netns, options.origins)?;
     program::<CgroupSock>(&mut programs, RELEASE)
         .load()
@@ -136,6 +128,19 @@ pub(super) fn load(options: Options) -> Result<Loaded, AttachError> {
         names,
         wants_names: options.names,
     })
+}
+
+/// Programs that are ready to be loaded: their maps are created.
+pub(super) fn prepare(options: Options, netns: u64) -> Result<Ebpf, AttachError> {
+    if OBJECT.is_empty() {
+        return Err(AttachError::BuiltWithout);
+    }
+    let missing = missing_capabilities();
+    if !missing.is_empty() {
+        return Err(AttachError::Missing(missing));
+    }
+    raise_memlock();
+    create_maps(options, netns)
 }
 
 /// Loads the programs for bound sockets.
