@@ -209,8 +209,8 @@ impl Measure<'_> {
         self.interrupt.kills(&followed)?;
         self.interrupt.kills(&beside)?;
         let netns = Netns::new("bench")?;
-        // Each connection leaves a port in TIME_WAIT for a while.
-        netns.sysctl("net.ipv4.ip_local_port_range", "1024 65535")?;
+        // Each connection leaves a port in TIME_WAIT for a while. Tools listen on ports below these.
+        netns.sysctl("net.ipv4.ip_local_port_range", "10000 65535")?;
         Ok(Ground {
             worker: Worker::start(&netns, end, &followed, &beside)?,
             followed,

@@ -88,3 +88,68 @@ fn counted(
         })),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, time::Duration};
+
+    use super::*;
+    use crate::{hooks::Count, measure::Pair};
+
+    fn run(units: u64) -> Run {
+        Run {
+            units,
+            segments: 0,
+            elapsed: Duration::from_millis(1),
+            cpu: Duration::from_millis(1),
+        }
+    }
+
+    /// Two calls a unit: those of flowcar's program of 130 ns, and those of the empty one of 50 ns.
+    fn counted(units: u64) -> measure::Counted {
+        let calls = 2 * units;
+        let of = |ns| {
+            BTreeMap::from([(
+                Hook::SockOps,
+                Count {
+                    calls,
+                    ns: calls * ns,
+                },
+            )])
+        };
+        measure::Counted {
+            units,
+            flowcar_cpu: 0.01,
+            flowcar_rss: 1,
+            hooks: of(130),
+            empty: of(50),
+        }
+    }
+
+    #[test]
+    fn nanoseconds_are_beyond_empty_programs_and_the_share_is_of_the_bare_unit() {
+        let round = |number| Round {
+            pair: Pair {
+                bare: run(100),
+                followed: run(80),
+                flowcar_cpu: Duration::from_micros(20),
+                flowcar_rss: 1,
+            },
+            flows: counted(10 * number),
+            exchanges: counted(number),
+        };
+        let rounds: Vec<Round> = (1..=6).map(round).collect();
+        let figures = figures(Workload::ConnectPerRequest, End::Client, &rounds);
+        assert_eq!(figures.default.ns.median, 160.0);
+        assert_eq!(figures.default.ns.interval, Some((160.0, 160.0)));
+        assert_eq!(figures.default.bare_ns, 10_000.0);
+        assert!((figures.default.share.median - 0.016).abs() < 1e-12);
+        assert_eq!(figures.default.goal_ns, Some(800.0));
+        assert_eq!(figures.default.hooks[0].empty_call_ns, 50.0);
+        assert_eq!(figures.exchanges.goal_ns, None);
+        assert_eq!(figures.default.process.cpu_percent.median, 1.0);
+        assert!((figures.process.cpu_percent.median - 2.0).abs() < 1e-12);
+        assert!((figures.throughput_ratio.median - 0.8).abs() < 1e-12);
+        assert_eq!(figures.without.segments, None);
+    }
+}

@@ -60,7 +60,7 @@ impl Peer {
         }
     }
 
-    /// What it costs here. An error is the bench's own; one of the tool is the reason for which it is left out.
+    /// What it costs here. Whatever fails beside it is the reason for which it is left out; the only error is an interrupt.
     pub(crate) fn figures(&self, measure: &Measure<'_>) -> io::Result<figures::Peer> {
         let mut peer = figures::Peer {
             name: self.name().to_owned(),
