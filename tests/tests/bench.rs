@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    path::PathBuf,
     process::{Command, Output},
 };
 
@@ -102,5 +103,42 @@ fn quick_run_writes_the_figures_of_every_part() {
     for plot in ["exchange", "connection", "memory", "growth"] {
         let svg = fs::read_to_string(folder.path().join(format!("{plot}.svg"))).unwrap();
         assert!(svg.starts_with("<svg"), "{plot}: {svg}");
+    }
+}
+
+fn docs() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs")
+}
+
+/// The page has the figures of the run beside it.
+#[test]
+fn page_has_the_table_and_the_plots_of_the_run_beside_it() {
+    let folder = docs().join("benchmarks");
+    let json = folder.join("run.json");
+    let table = text(&bench().arg("table").arg(&json).output().unwrap());
+    let page = fs::read_to_string(docs().join("benchmarks.md")).unwrap();
+    for line in table.lines() {
+        assert!(page.contains(line), "docs/benchmarks.md lacks: {line}");
+    }
+    let drawn = tempfile::tempdir().unwrap();
+    text(
+        &bench()
+            .arg("plot")
+            .arg(&json)
+            .arg(drawn.path())
+            .output()
+            .unwrap(),
+    );
+    for plot in fs::read_dir(drawn.path()).unwrap() {
+        let plot = plot.unwrap();
+        let name = plot.file_name();
+        assert_eq!(
+            fs::read_to_string(plot.path()).unwrap(),
+            fs::read_to_string(folder.join(&name)).unwrap(),
+            "{}: draw it again: bench plot docs/benchmarks/run.json docs/benchmarks",
+            name.display()
+        );
+        let link = format!("benchmarks/{}", name.display());
+        assert!(page.contains(&link), "docs/benchmarks.md links no {link}");
     }
 }
