@@ -68,7 +68,7 @@ lint: ## Formatting, words, clippy and the documentation of the code, of the ker
 	RUSTFLAGS="--cfg=bpf_target_arch=\"$$(uname -m)\"" $$FLOWCAR_BPF_CARGO clippy --package flowcar-ebpf \
 		--release --target bpfel-unknown-none -Z build-std=core --target-dir $(out)/bpf -- -D warnings
 
-bench: ## What flowcar costs: with and without it, and each hook by the kernel's own count
+bench: ## What flowcar and other tools cost, by the kernel's own count (ARGS=--quick, --json FILE)
 	@$(say_sudo)
 	$(call setup,build)
 	cargo build --release --package flowcar --package flowcar-tests --bins

@@ -17,4 +17,5 @@ pub mod sidecar;
 pub mod states;
 pub mod terminal;
 pub mod traffic;
+pub mod usage;
 pub mod watch;

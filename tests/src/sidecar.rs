@@ -1,11 +1,11 @@
 //! The product itself, `flowcar export`, started beside a cgroup.
 
 use std::{
-    env, fs,
+    env,
     io::{self, BufRead, BufReader},
     os::unix::process::CommandExt,
     path::Path,
-    process::{Child, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{self, Receiver},
     thread,
     time::{Duration, Instant},
@@ -16,13 +16,13 @@ use nix::{
         prctl,
         signal::{Signal, kill},
     },
-    time::{clock_getcpuclockid, clock_gettime},
     unistd::Pid,
 };
 
 use crate::{
     flowcar::{CAPABILITIES, by_descriptor},
     place::OnlyCaps,
+    usage,
 };
 
 /// Words of the line that it logs once it is attached.
@@ -66,6 +66,18 @@ impl Sidecar {
         cgroup: &Path,
         settings: impl IntoIterator<Item = (&'a str, String)>,
     ) -> io::Result<Self> {
+        Self::follow_with(cgroup, settings, |_| Ok(()))
+    }
+
+    /// The same; `prepare` changes the command before it loses capabilities.
+    ///
+    /// # Errors
+    /// As [`Sidecar::follow`], and those of `prepare`.
+    pub fn follow_with<'a>(
+        cgroup: &Path,
+        settings: impl IntoIterator<Item = (&'a str, String)>,
+        prepare: impl FnOnce(&mut Command) -> io::Result<()>,
+    ) -> io::Result<Self> {
         let (_open, mut command) = by_descriptor()?;
         for (name, _) in env::vars_os() {
             if SETTINGS
@@ -75,6 +87,7 @@ impl Sidecar {
                 command.env_remove(name);
             }
         }
+        prepare(&mut command)?;
         command
             .arg("export")
             .arg("--cgroup")
@@ -139,7 +152,7 @@ impl Sidecar {
     /// # Errors
     /// It has exited.
     pub fn cpu(&self) -> io::Result<Duration> {
-        Ok(clock_gettime(clock_getcpuclockid(self.pid())?)?.into())
+        usage::cpu(self.id())
     }
 
     /// Its resident memory, bytes. Its ring buffer is counted twice in it, because it is mapped twice.
@@ -147,7 +160,7 @@ impl Sidecar {
     /// # Errors
     /// It has exited.
     pub fn rss(&self) -> io::Result<u64> {
-        self.status("VmRSS:")
+        usage::rss(self.id())
     }
 
     /// The part of its resident memory that belongs to no file, bytes: heap and stacks.
@@ -155,21 +168,7 @@ impl Sidecar {
     /// # Errors
     /// It has exited.
     pub fn anonymous(&self) -> io::Result<u64> {
-        self.status("RssAnon:")
-    }
-
-    /// A value of `/proc/PID/status` that is given in kB (of 1,024 bytes), in bytes.
-    fn status(&self, field: &str) -> io::Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.id()))?;
-        let value = |line: &str| {
-            let kib = line.strip_prefix(field)?.strip_suffix("kB")?;
-            kib.trim().parse::<u64>().ok()
-        };
-        status
-            .lines()
-            .find_map(value)
-            .map(|kib| kib * 1024)
-            .ok_or_else(|| io::Error::other(format!("no {field}: flowcar export has exited")))
+        usage::anonymous(self.id())
     }
 
     /// Stops it as a container runtime does, by SIGTERM, and waits until it has sent its last export.

@@ -1,15 +1,10 @@
 //! A memory limit, and more connections than it has room for: flowcar goes on, and what it cannot keep is counted and reported.
 
-use std::{
-    fs,
-    os::unix::process::CommandExt as _,
-    path::{Path, PathBuf},
-    process::{self, Command},
-};
+use std::process::Command;
 
 use flowcar_tests::{
     flowcar,
-    place::{TestPod, lacks, require_cgroup2, require_root},
+    place::{MemoryCgroup, TestPod, lacks, require_cgroup2, require_root},
     traffic::{CallPlan, Holding, ServePlan, Serving, call_in},
     watch::{Mode, Watch},
 };
@@ -20,43 +15,12 @@ const LIMIT: u64 = 64 << 20;
 /// Both ends are followed: twice as many sockets, of which each takes flowcar and the kernel three kilobytes.
 const CONNECTIONS: u64 = 14_000;
 
-/// A memory cgroup of this test's own, of version 1 or 2.
-struct Memory(PathBuf);
-
-impl Memory {
-    fn new(name: &str) -> Option<Self> {
-        let name = format!("flowcar-memory-{name}-{}", process::id());
-        let version_1 = Path::new("/sys/fs/cgroup/memory");
-        let version_2 = Path::new("/sys/fs/cgroup");
-        let controllers = fs::read_to_string(version_2.join("cgroup.subtree_control"));
-        let is_delegated = controllers.is_ok_and(|text| text.contains("memory"));
-        let (mount, file) = if version_1.join("memory.limit_in_bytes").is_file() {
-            (version_1, "memory.limit_in_bytes")
-        } else if is_delegated {
-            (version_2, "memory.max")
-        } else {
-            return None;
-        };
-        let path = mount.join(name);
-        fs::create_dir(&path).unwrap();
-        fs::write(path.join(file), LIMIT.to_string()).unwrap();
-        Some(Self(path))
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        // Its process has ended.
-        let _ = fs::remove_dir(&self.0);
-    }
-}
-
 #[test]
 fn connections_over_the_memory_limit_are_counted_as_lost() {
     if !require_root() || !require_cgroup2() {
         return;
     }
-    let Some(memory) = Memory::new("export") else {
+    let Some(memory) = MemoryCgroup::new("export", Some(LIMIT)).unwrap() else {
         return lacks("a memory cgroup");
     };
     let pod = TestPod::new("memory").unwrap();
@@ -69,12 +33,8 @@ fn connections_over_the_memory_limit_are_counted_as_lost() {
         ("FLOWCAR_SPANS_PER_SECOND", "10"),
         ("OTEL_METRIC_EXPORT_INTERVAL", "1000"),
     ];
-    let processes = memory.0.join("cgroup.procs");
     let mut watch = Watch::start_with(&pod, Mode::Both, &settings, |command| {
-        // SAFETY: between fork and exec the closure opens and writes a file; its path is made before.
-        unsafe {
-            command.pre_exec(move || fs::write(&processes, "0"));
-        }
+        memory.enter(command).unwrap();
     });
     let sum = |watch: &mut Watch, name: &str| watch.reports(2).sum(name, &[]);
     let plan = CallPlan::to(target).connections(CONNECTIONS, 4);
@@ -119,19 +79,15 @@ fn run_keeps_within_the_memory_limit() {
     if !require_root() || !require_cgroup2() {
         return;
     }
-    let Some(memory) = Memory::new("run") else {
+    let Some(memory) = MemoryCgroup::new("run", Some(LIMIT)).unwrap() else {
         return lacks("a memory cgroup");
     };
-    let processes = memory.0.join("cgroup.procs");
     let mut command = Command::new(flowcar::program().unwrap());
     command
         .args(["run", "--", "true"])
         .env("FLOWCAR_LOG", "info")
         .env("FLOWCAR_SPAN_QUEUE_BYTES", "268435456");
-    // SAFETY: between fork and exec the closure opens and writes a file; its path is made before.
-    unsafe {
-        command.pre_exec(move || fs::write(&processes, "0"));
-    }
+    memory.enter(&mut command).unwrap();
     let output = command.output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let log = String::from_utf8_lossy(&output.stderr);

@@ -19,6 +19,7 @@ mod cpu;
 mod detach;
 mod error;
 mod filter;
+mod memory;
 mod need;
 mod neighbour;
 mod netns;
@@ -37,6 +38,7 @@ pub use cpu::CpuQuota;
 pub use detach::attached_programs;
 pub use error::Error;
 pub use filter::Filtered;
+pub use memory::MemoryCgroup;
 pub(crate) use need::on_path;
 pub use need::{
     has_own_machine, kernel_release, lacks, require_capability, require_cgroup2, require_file,

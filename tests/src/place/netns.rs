@@ -141,6 +141,18 @@ impl Netns {
         ))
     }
 
+    /// Gives loopback a hardware address: without one, some tools take it for no device.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn set_loopback_address(&self, address: [u8; 6]) -> Result<(), Error> {
+        self.run(|| network::set_loopback_address(address))?
+            .map_err(Error::at(
+                format_args!("address loopback of namespace {}", self.name),
+                "run as root",
+            ))
+    }
+
     /// The kernel's SNMP counters of this namespace.
     ///
     /// # Errors

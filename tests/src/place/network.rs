@@ -28,6 +28,22 @@ pub(super) fn set_up_loopback() -> io::Result<()> {
     })
 }
 
+/// Gives loopback of the calling thread's network namespace a hardware address, which it has not otherwise.
+pub(super) fn set_loopback_address(address: [u8; 6]) -> io::Result<()> {
+    with_netlink(async |handle| {
+        let index = index_of("lo")?;
+        let addressed = LinkUnspec::new_with_index(index)
+            .address(address.into())
+            .build();
+        handle
+            .link()
+            .set(addressed)
+            .execute()
+            .await
+            .map_err(io::Error::other)
+    })
+}
+
 /// Configures a device of the calling thread's network namespace and brings it up.
 pub(crate) fn set_up_device(device: &DeviceAddresses) -> io::Result<()> {
     with_netlink(async |handle| {

@@ -1,27 +1,29 @@
 //! What the kernel itself counts of BPF programs: calls, and nanoseconds in them.
-//!
-//! Raw bpf(2), because no library makes a program without an object file. Structures and numbers are those of
-//! include/uapi/linux/bpf.h.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     path::Path,
 };
 
-const BPF_PROG_LOAD: libc::c_long = 5;
-const BPF_LINK_CREATE: libc::c_long = 28;
-const BPF_ENABLE_STATS: libc::c_long = 32;
+use serde::{Deserialize, Serialize};
+
+use crate::bpf::{self, ProgramInfo};
 
 /// Where a program of flowcar's is called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Hook {
     /// What happens to a connection.
     SockOps,
     /// A socket is closed.
     SockRelease,
+    /// `connect()` to an IPv4 address.
+    Connect4,
+    /// `connect()` to an IPv6 address.
+    Connect6,
     /// A packet goes out.
     Egress,
     /// A packet comes in.
@@ -54,38 +56,15 @@ pub(crate) struct Count {
 /// Counts, by where the programs are called.
 pub(crate) type Counts = BTreeMap<Hook, Count>;
 
-#[repr(C)]
-#[derive(Default)]
-struct Load {
-    kind: u32,
-    instructions: u32,
-    instructions_at: u64,
-    license_at: u64,
-    log_level: u32,
-    log_size: u32,
-    log_at: u64,
-    kernel_version: u32,
-    flags: u32,
-    name: [u8; 16],
-    interface: u32,
-    expected_attach: u32,
-}
-
-#[repr(C)]
-struct Link {
-    program: u32,
-    target: u32,
-    attach: u32,
-    flags: u32,
-}
-
 // === impl Hook ===
 
 impl Hook {
     /// All of them.
-    const ALL: [Self; 4] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::SockOps,
         Self::SockRelease,
+        Self::Connect4,
+        Self::Connect6,
         Self::Egress,
         Self::Ingress,
     ];
@@ -95,6 +74,8 @@ impl Hook {
         match self {
             Self::SockOps => "sock_ops",
             Self::SockRelease => "sock_release",
+            Self::Connect4 => "connect4",
+            Self::Connect6 => "connect6",
             Self::Egress => "cgroup_skb egress",
             Self::Ingress => "cgroup_skb ingress",
         }
@@ -105,6 +86,7 @@ impl Hook {
         match self {
             Self::SockOps => 13,
             Self::SockRelease => 9,
+            Self::Connect4 | Self::Connect6 => 18,
             Self::Egress | Self::Ingress => 8,
         }
     }
@@ -114,6 +96,8 @@ impl Hook {
         match self {
             Self::SockOps => 3,
             Self::SockRelease => 34,
+            Self::Connect4 => 10,
+            Self::Connect6 => 11,
             Self::Egress => 1,
             Self::Ingress => 0,
         }
@@ -125,8 +109,7 @@ impl Hook {
 impl Counting {
     /// Starts counting.
     pub(crate) fn start() -> io::Result<Self> {
-        const BPF_STATS_RUN_TIME: u32 = 0;
-        bpf(BPF_ENABLE_STATS, &BPF_STATS_RUN_TIME).map(Self)
+        bpf::enable_stats().map(Self)
     }
 }
 
@@ -135,30 +118,9 @@ impl Counting {
 impl EmptyProgram {
     /// Loads it and attaches it to a cgroup, behind what is attached already.
     pub(crate) fn attach(cgroup: &Path, hook: Hook) -> io::Result<Self> {
-        // r0 = 1; exit. struct bpf_insn: code, registers, offset, and in the upper half the constant.
-        const INSTRUCTIONS: [u64; 2] = [0x1_0000_00b7, 0x95];
-        let program = bpf(
-            BPF_PROG_LOAD,
-            &Load {
-                kind: hook.program_type(),
-                instructions: INSTRUCTIONS.len() as u32,
-                instructions_at: INSTRUCTIONS.as_ptr() as u64,
-                license_at: c"Apache-2.0".as_ptr() as u64,
-                name: *b"bench_empty\0\0\0\0\0",
-                expected_attach: hook.attach_type(),
-                ..Load::default()
-            },
-        )?;
+        let program = bpf::load_empty(hook.program_type(), hook.attach_type())?;
         let cgroup = File::open(cgroup)?;
-        let link = bpf(
-            BPF_LINK_CREATE,
-            &Link {
-                program: program.as_raw_fd().cast_unsigned(),
-                target: cgroup.as_raw_fd().cast_unsigned(),
-                attach: hook.attach_type(),
-                flags: 0,
-            },
-        )?;
+        let link = bpf::link(program.as_fd(), cgroup.as_fd(), hook.attach_type())?;
         Ok(Self {
             hook,
             program,
@@ -207,31 +169,63 @@ impl Count {
 
 /// The counts of all programs that a process holds attached, by hook.
 pub(crate) fn counts(process: u32) -> io::Result<Counts> {
-    let mut programs = BTreeMap::new();
-    let mut attached = Vec::new();
-    for entry in fs::read_dir(format!("/proc/{process}/fdinfo"))? {
-        // Other descriptors come and go while this reads; those of programs stay.
-        let fields = fs::read_to_string(entry?.path()).unwrap_or_default();
-        let Some(id) = field(&fields, "prog_id") else {
-            continue;
-        };
-        match (field(&fields, "attach_type"), Count::read(&fields)) {
-            (Some(attach), _) => attached.push((id, hook(attach)?)),
-            (None, Some(count)) => drop(programs.insert(id, count)),
-            (None, None) => {}
+    let mut hooks = Counts::new();
+    for (hook, program) in attached(process)? {
+        let sum = hooks.entry(hook).or_default();
+        sum.calls += program.run_count;
+        sum.ns += program.run_time_ns;
+    }
+    Ok(hooks)
+}
+
+/// The programs that a process holds attached to a cgroup, in the order in which they were loaded.
+pub(crate) fn attached(process: u32) -> io::Result<Vec<(Hook, ProgramInfo)>> {
+    let mut attached = BTreeMap::new();
+    for fields in descriptors(process)? {
+        if let (Some(id), Some(attach)) = (field(&fields, "prog_id"), field(&fields, "attach_type"))
+        {
+            attached.insert(id, hook(attach)?);
         }
     }
     if attached.is_empty() {
         return Err(io::Error::other("flowcar has no program attached"));
     }
-    let mut hooks = Counts::new();
-    for (id, hook) in attached {
-        let count = programs.get(&id).copied().unwrap_or_default();
-        let sum = hooks.entry(hook).or_default();
-        sum.calls += count.calls;
-        sum.ns += count.ns;
+    let info = |(id, hook): (u64, _)| Ok((hook, program_info(id)?));
+    attached.into_iter().map(info).collect()
+}
+
+/// The sum of all programs that a process holds, attached or not, wherever they are called.
+pub(crate) fn count_of_all(process: u32) -> io::Result<Count> {
+    let mut sum = Count::default();
+    for id in program_ids(process)? {
+        let program = program_info(id)?;
+        sum.calls += program.run_count;
+        sum.ns += program.run_time_ns;
     }
-    Ok(hooks)
+    Ok(sum)
+}
+
+/// The ids of all programs that a process holds, by itself or by a link.
+pub(crate) fn program_ids(process: u32) -> io::Result<BTreeSet<u64>> {
+    let ids = descriptors(process)?.into_iter();
+    // A link that is not attached yet has the id 0.
+    Ok(ids
+        .filter_map(|fields| field(&fields, "prog_id"))
+        .filter(|id| *id > 0)
+        .collect())
+}
+
+fn program_info(id: u64) -> io::Result<ProgramInfo> {
+    bpf::program_info(u32::try_from(id).map_err(io::Error::other)?)
+}
+
+/// What the kernel shows of each descriptor of a process.
+fn descriptors(process: u32) -> io::Result<Vec<String>> {
+    let entries = fs::read_dir(format!("/proc/{process}/fdinfo"))?;
+    // Other descriptors come and go while this reads; those of programs stay.
+    entries
+        .map(|entry| Ok(fs::read_to_string(entry?.path()).unwrap_or_default()))
+        .collect()
 }
 
 fn hook(attach_type: u64) -> io::Result<Hook> {
@@ -253,23 +247,6 @@ fn field(fdinfo: &str, name: &str) -> Option<u64> {
             .parse()
             .ok()
     })
-}
-
-fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<OwnedFd> {
-    // SAFETY: the kernel reads as many bytes as the call gives, and what they point to lives through the call.
-    let descriptor = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command,
-            std::ptr::from_ref(attributes),
-            size_of::<T>(),
-        )
-    };
-    match i32::try_from(descriptor) {
-        // SAFETY: the kernel has just given this descriptor to nobody else.
-        Ok(descriptor) if descriptor >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(descriptor) }),
-        _ => Err(io::Error::last_os_error()),
-    }
 }
 
 #[cfg(test)]

@@ -16,16 +16,10 @@ use nix::{
 };
 
 use crate::{
+    figures::Program,
     hooks::{self, Count, Counts, EmptyProgram, Hook},
     worker::{End, Run, Worker, Workload},
 };
-
-/// The kernel takes away the connections of a removed namespace beside whoever works next: hundreds of thousands in
-/// TIME_WAIT.
-const TAKEN_AWAY: Duration = Duration::from_secs(3);
-
-/// How long flowcar has been idle when its memory is read: past several reports.
-const IDLE: Duration = Duration::from_secs(4);
 
 /// Milliseconds between flowcar's reports, fifty times as often as by default, so that short runs have some.
 const REPORT_INTERVAL: &str = "200";
@@ -50,18 +44,6 @@ impl Follows {
             Self::Exchanges => "on",
         }
     }
-
-    const fn hooks(self) -> &'static [Hook] {
-        match self {
-            Self::Flows => &[Hook::SockOps, Hook::SockRelease],
-            Self::Exchanges => &[
-                Hook::SockOps,
-                Hook::SockRelease,
-                Hook::Egress,
-                Hook::Ingress,
-            ],
-        }
-    }
 }
 
 /// How much to measure.
@@ -71,6 +53,11 @@ pub(crate) struct Measure<'a> {
     pub(crate) rounds: usize,
     /// How long each run is.
     pub(crate) run: Duration,
+    /// How long to wait before what is measured next: the kernel takes away the connections of a removed namespace beside whoever
+    /// works then, hundreds of thousands in TIME_WAIT.
+    pub(crate) settle: Duration,
+    /// How long flowcar is watched with nothing to do: past several reports.
+    pub(crate) idle: Duration,
     /// What flowcar sends to.
     pub(crate) receiver: &'a Receiver,
     /// Ends it before its time.
@@ -104,12 +91,25 @@ pub(crate) struct Pair {
 /// A run in which the kernel counted.
 #[derive(Clone, Debug)]
 pub(crate) struct Counted {
-    /// Exchanges.
-    pub(crate) exchanges: u64,
+    /// Exchanges, connections or megabytes.
+    pub(crate) units: u64,
+    /// CPU time of the flowcar process as a part of the wall time.
+    pub(crate) flowcar_cpu: f64,
+    /// Its resident memory at the end, bytes.
+    pub(crate) flowcar_rss: u64,
     /// flowcar's programs.
     pub(crate) hooks: Counts,
     /// The empty ones.
     pub(crate) empty: Counts,
+}
+
+/// What was measured of one workload at one end.
+#[derive(Debug)]
+pub(crate) struct Measured {
+    /// In rows.
+    pub(crate) rounds: Vec<Round>,
+    /// flowcar's programs, by default and with exchange latency.
+    pub(crate) programs: Vec<Program>,
 }
 
 /// flowcar with nothing to do.
@@ -128,6 +128,7 @@ pub(crate) struct Idle {
 /// A flowcar whose programs the kernel counts, from the first round to the last, for in steady work its maps are in the caches. It is
 /// stopped (SIGSTOP) while others run.
 struct Counting {
+    follows: Follows,
     sidecar: Sidecar,
     empty: Vec<EmptyProgram>,
     /// Called first, they bring what the kernel counts with into the caches, which is no work of flowcar's.
@@ -136,11 +137,14 @@ struct Counting {
 }
 
 /// A worker, and the cgroup that one end of its connections is in.
-struct Ground {
-    worker: Worker,
-    followed: Cgroup,
+pub(crate) struct Ground {
+    /// Who works.
+    pub(crate) worker: Worker,
+    /// One end's.
+    pub(crate) followed: Cgroup,
     _beside: Cgroup,
-    _netns: Netns,
+    /// Both ends'.
+    pub(crate) netns: Netns,
 }
 
 // === impl Measure ===
@@ -152,8 +156,8 @@ impl Measure<'_> {
         workload: Workload,
         end: End,
         starts: &mut Vec<Duration>,
-    ) -> io::Result<Vec<Round>> {
-        std::thread::sleep(TAKEN_AWAY);
+    ) -> io::Result<Measured> {
+        std::thread::sleep(self.settle);
         let mut flows = Counting::start(self, workload, end, Follows::Flows)?;
         let mut exchanges = Counting::start(self, workload, end, Follows::Exchanges)?;
         let mut ground = self.ground(end)?;
@@ -167,22 +171,25 @@ impl Measure<'_> {
                 exchanges: exchanges.run(self, workload)?,
             })
         };
-        (0..self.rounds).map(round).collect()
+        let rounds = (0..self.rounds).map(round).collect::<io::Result<_>>()?;
+        let mut programs = flows.programs()?;
+        programs.extend(exchanges.programs()?);
+        Ok(Measured { rounds, programs })
     }
 
     /// flowcar beside a cgroup in which nothing happens.
     pub(crate) fn idle(&self) -> io::Result<Idle> {
-        std::thread::sleep(TAKEN_AWAY);
+        std::thread::sleep(self.settle);
         let cgroup = Cgroup::new("bench-idle")?;
         self.interrupt.check()?;
         let sidecar = self.follow(&cgroup, Follows::Flows)?;
         let used = sidecar.cpu()?;
-        std::thread::sleep(IDLE);
+        std::thread::sleep(self.idle);
         Ok(Idle {
             binary: fs::metadata(flowcar::program()?)?.len(),
             rss: sidecar.rss()?,
             anonymous: sidecar.anonymous()?,
-            cpu_share: (sidecar.cpu()? - used).as_secs_f64() / IDLE.as_secs_f64(),
+            cpu_share: (sidecar.cpu()? - used).as_secs_f64() / self.idle.as_secs_f64(),
         })
     }
 
@@ -196,18 +203,19 @@ impl Measure<'_> {
         Sidecar::follow(cgroup.path(), settings)
     }
 
-    fn ground(&self, end: End) -> io::Result<Ground> {
+    /// Two cgroups in a network namespace, and who works there.
+    pub(crate) fn ground(&self, end: End) -> io::Result<Ground> {
         let (followed, beside) = (Cgroup::new("bench")?, Cgroup::new("bench-beside")?);
         self.interrupt.kills(&followed)?;
         self.interrupt.kills(&beside)?;
         let netns = Netns::new("bench")?;
-        // Each connection leaves a port in TIME_WAIT for a while.
-        netns.sysctl("net.ipv4.ip_local_port_range", "1024 65535")?;
+        // Each connection leaves a port in TIME_WAIT for a while. Tools listen on ports below these.
+        netns.sysctl("net.ipv4.ip_local_port_range", "10000 65535")?;
         Ok(Ground {
             worker: Worker::start(&netns, end, &followed, &beside)?,
             followed,
             _beside: beside,
-            _netns: netns,
+            netns,
         })
     }
 }
@@ -264,7 +272,7 @@ impl Counting {
         let mut ground = measure.ground(end)?;
         let empty_programs = || -> io::Result<Vec<_>> {
             let attach = |hook: &Hook| EmptyProgram::attach(ground.followed.path(), *hook);
-            follows.hooks().iter().map(attach).collect()
+            Hook::ALL.iter().map(attach).collect()
         };
         let before = empty_programs()?;
         let sidecar = measure.follow(&ground.followed, follows)?;
@@ -272,6 +280,7 @@ impl Counting {
         // Once uncounted, for cold caches.
         ground.worker.run(workload, measure.run)?;
         let counting = Self {
+            follows,
             sidecar,
             empty,
             _before: before,
@@ -286,11 +295,13 @@ impl Counting {
         self.signal(Signal::SIGCONT)?;
         let counted = {
             let _enabled = hooks::Counting::start()?;
-            let before = self.counts()?;
-            let exchanges = self.ground.worker.run(workload, measure.run)?.exchanges;
-            let after = self.counts()?;
+            let (before, used) = (self.counts()?, self.sidecar.cpu()?);
+            let run = self.ground.worker.run(workload, measure.run)?;
+            let (after, used) = (self.counts()?, self.sidecar.cpu()? - used);
             Counted {
-                exchanges,
+                units: run.units,
+                flowcar_cpu: used.as_secs_f64() / run.elapsed.as_secs_f64(),
+                flowcar_rss: self.sidecar.rss()?,
                 hooks: grown(&before.0, &after.0),
                 empty: grown(&before.1, &after.1),
             }
@@ -306,6 +317,18 @@ impl Counting {
         ))
     }
 
+    fn programs(&self) -> io::Result<Vec<Program>> {
+        let attached = hooks::attached(self.sidecar.id())?.into_iter();
+        let program = attached.map(|(hook, info)| Program {
+            exchanges: self.follows == Follows::Exchanges,
+            hook,
+            verified_insns: info.verified_insns,
+            translated_bytes: info.translated_bytes,
+            jited_bytes: info.jited_bytes,
+        });
+        Ok(program.collect())
+    }
+
     fn signal(&self, signal: Signal) -> io::Result<()> {
         Ok(kill(
             Pid::from_raw(self.sidecar.id().cast_signed()),
@@ -317,19 +340,20 @@ impl Counting {
 // === impl Counted ===
 
 impl Counted {
-    /// Nanoseconds of an exchange in flowcar's programs, less those in empty ones.
+    /// Nanoseconds of a unit in flowcar's programs, less those in empty ones.
     pub(crate) fn ns(&self) -> f64 {
-        self.hooks
-            .keys()
-            .map(|hook| self.ns_an_exchange(*hook))
-            .sum()
+        self.hooks.keys().map(|hook| self.ns_a_unit(*hook)).sum()
     }
 
     /// The same of one hook.
-    pub(crate) fn ns_an_exchange(&self, hook: Hook) -> f64 {
+    pub(crate) fn ns_a_unit(&self, hook: Hook) -> f64 {
         match self.calls(hook) {
             0 => 0.0,
-            _ => self.calls_an_exchange(hook) * self.beyond_empty(hook),
+            _ => {
+                let beyond_empty =
+                    self.hooks[&hook].ns_per_call() - self.empty[&hook].ns_per_call();
+                self.calls_a_unit(hook) * beyond_empty
+            }
         }
     }
 
@@ -338,13 +362,8 @@ impl Counted {
         self.hooks.get(&hook).map_or(0, |count| count.calls)
     }
 
-    /// The same for each exchange.
-    pub(crate) fn calls_an_exchange(&self, hook: Hook) -> f64 {
-        self.calls(hook) as f64 / self.exchanges as f64
-    }
-
-    /// Nanoseconds of a call of flowcar's program, less those of the empty one beside it. One that was called.
-    pub(crate) fn beyond_empty(&self, hook: Hook) -> f64 {
-        self.hooks[&hook].ns_per_call() - self.empty[&hook].ns_per_call()
+    /// The same for each unit.
+    pub(crate) fn calls_a_unit(&self, hook: Hook) -> f64 {
+        self.calls(hook) as f64 / self.units as f64
     }
 }

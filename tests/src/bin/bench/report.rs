@@ -1,185 +1,285 @@
 //! The figures in words.
 
-use std::{collections::BTreeSet, time::Duration};
-
 use crate::{
-    hooks::Hook,
-    measure::{Counted, Idle, Measure, Round},
-    statistics::{Confident, Spread, confident, spread},
-    worker::{End, REQUEST, RESPONSE, Run, Workload},
+    figures::{
+        AtEnd, CloseDelay, Counted, Export, Growth, Machine, Method, Peer, Process, Program, Step,
+        Storm, Usage, Work,
+    },
+    statistics::{Confident, Spread},
+    worker::{End, Workload},
 };
 
-/// What an exchange may cost more by flowcar's hooks.
-const GOAL_SHARE: f64 = 0.01;
-/// The same where exchanges are measured.
-const GOAL_SHARE_EXCHANGES: f64 = 0.03;
 /// What flowcar may hold when idle, bytes.
-const GOAL_RSS: f64 = 10.0 * 1024.0 * 1024.0;
+const GOAL_RSS: f64 = 10.0 * MIB;
 
 const MIB: f64 = 1024.0 * 1024.0;
 
 /// What is measured, and on what.
-pub(crate) fn head(measure: &Measure<'_>) {
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+pub(crate) fn head(machine: &Machine, method: &Method) {
     println!(
-        "flowcar bench: {} rounds of {} ms each without flowcar, with it, and with it while the kernel counts; Linux {}, {cpus} CPUs, {} build",
-        measure.rounds,
-        measure.run.as_millis(),
-        kernel.trim(),
-        if cfg!(debug_assertions) {
-            "DEBUG"
-        } else {
-            "release"
-        },
+        "flowcar bench: {} rounds of {} ms each without flowcar, with it, and with it while the kernel counts",
+        method.rounds, method.run_ms,
     );
     println!(
-        "An exchange: {REQUEST} bytes there, {RESPONSE} back, over loopback. One end is in the followed cgroup."
+        "Linux {}, {} CPUs ({}), {} build, load average before the run {:.2}{}",
+        machine.kernel,
+        machine.cpus,
+        machine.processor,
+        machine.build,
+        machine.load_before,
+        machine
+            .note
+            .as_ref()
+            .map_or(String::new(), |note| format!("; {note}")),
+    );
+    println!(
+        "An exchange: {} bytes there, {} back, over loopback. One end is in the followed cgroup.",
+        method.request_bytes, method.response_bytes
     );
     println!("Median (5 % to 95 %) of the runs; [95 % confidence] of the median.");
 }
 
 /// One workload.
-pub(crate) fn workload(workload: Workload, end: End, rounds: &[Round]) {
-    title(workload, end);
+pub(crate) fn workload(figures: &AtEnd) {
+    title(figures.workload, figures.end);
+    let unit = figures.workload.unit();
     println!("{:26} {:>27} {:>27}", "", "without", "with flowcar");
-    row("exchanges a second", rounds, Run::throughput, 0);
-    row("CPU us of an exchange", rounds, |run| run.cpu_ns() / 1e3, 2);
-    ratio("with / without, throughput", rounds, Run::throughput);
-    ratio("with / without, CPU time", rounds, Run::cpu_ns);
-    let cpu = spread(rounds.iter().map(|round| {
-        100.0 * round.pair.flowcar_cpu.as_secs_f64() / round.pair.followed.elapsed.as_secs_f64()
-    }));
-    let rss = spread(
-        rounds
-            .iter()
-            .map(|round| round.pair.flowcar_rss as f64 / MIB),
-    );
-    println!(
-        "{:26} {} % of one CPU, {} MiB resident",
-        "the flowcar process",
-        show(cpu, 2),
-        show(rss, 1)
-    );
-    println!();
-    hooks(
-        "by the kernel's count",
-        rounds,
-        |round| &round.flows,
-        GOAL_SHARE,
-    );
-    hooks(
-        "FLOWCAR_EXCHANGE=on",
-        rounds,
-        |round| &round.exchanges,
-        GOAL_SHARE_EXCHANGES,
-    );
+    let row = |name: &str, figure: fn(&Work) -> Spread, by: f64, digits| {
+        println!(
+            "{name:26} {:>27} {:>27}",
+            show(figure(&figures.without), by, digits),
+            show(figure(&figures.with), by, digits)
+        );
+    };
+    row(&format!("{unit}s a second"), |work| work.throughput, 1.0, 0);
+    row(&format!("CPU us, {unit}"), |work| work.cpu_ns, 1e3, 2);
+    ratio("with / without, throughput", figures.throughput_ratio);
+    ratio("with / without, CPU time", figures.cpu_ratio);
+    println!("{:26} {}", "the flowcar process", usage(&figures.process));
+    counted("by the kernel's count", figures, &figures.default);
+    counted("FLOWCAR_EXCHANGE=on", figures, &figures.exchanges);
 }
 
 fn title(workload: Workload, end: End) {
-    let end = match end {
-        End::Client => "the client's end",
-        End::Server => "the server's end",
-    };
     println!();
-    match workload {
-        Workload::RequestResponse => {
-            println!("REQUEST-RESPONSE, {end}: one connection, one exchange after the other");
-        }
-        Workload::ConnectPerRequest => println!(
-            "CONNECT-PER-REQUEST, {end}: one connection after the other, one exchange on each"
-        ),
-    }
-}
-
-fn row(name: &str, rounds: &[Round], figure: impl Fn(&Run) -> f64, digits: usize) {
-    let bare = spread(rounds.iter().map(|round| figure(&round.pair.bare)));
-    let followed = spread(rounds.iter().map(|round| figure(&round.pair.followed)));
+    let what = match workload {
+        Workload::RequestResponse => "one connection, one exchange after the other",
+        Workload::ConnectPerRequest => "one connection after the other, one exchange on each",
+        Workload::Upload => "one connection, payload from the client to the server",
+        Workload::Download => "one connection, payload from the server to the client",
+    };
     println!(
-        "{name:26} {:>27} {:>27}",
-        show(bare, digits),
-        show(followed, digits)
+        "{}, the {}'s end: {what}",
+        workload.name().to_uppercase(),
+        end.name()
     );
 }
 
-fn ratio(name: &str, rounds: &[Round], figure: impl Fn(&Run) -> f64) {
-    let Confident { median, interval } = confident(
-        rounds
-            .iter()
-            .map(|round| figure(&round.pair.followed) / figure(&round.pair.bare)),
-    );
+fn ratio(name: &str, Confident { median, interval }: Confident) {
     match interval {
         Some((low, high)) => println!("{name:26} {median:>14.3} [{low:.3}, {high:.3}]"),
         None => println!("{name:26} {median:>14.3} [too few rounds]"),
     }
 }
 
-/// The kernel's count, and what it comes to against the bare exchange of each round.
-fn hooks(title: &str, rounds: &[Round], counted: impl Fn(&Round) -> &Counted, goal: f64) {
+/// The kernel's count, and what it comes to against this machine's bare work.
+fn counted(title: &str, figures: &AtEnd, counted: &Counted) {
+    let unit = figures.workload.unit();
+    println!();
     println!(
         "{title:26} {:>14} {:>12} {:>14} {:>12}",
-        "calls/exchange", "ns/call", "less an empty", "ns/exchange"
+        format!("calls/{unit}"),
+        "ns/call",
+        "empty ns/call",
+        format!("ns/{unit}"),
     );
-    let middle = |figure: &dyn Fn(&Round) -> f64| spread(rounds.iter().map(figure)).median;
-    let hooks: BTreeSet<Hook> = rounds
-        .iter()
-        .flat_map(|round| counted(round).hooks.keys().copied())
-        .collect();
-    for hook in hooks {
-        // Without a call in every round there is nothing to divide by.
-        if rounds.iter().any(|round| counted(round).calls(hook) == 0) {
-            continue;
-        }
+    for hook in &counted.hooks {
         println!(
             "{:26} {:>14.2} {:>12.0} {:>14.0} {:>12.0}",
-            hook.name(),
-            middle(&|round| counted(round).calls_an_exchange(hook)),
-            middle(&|round| counted(round).hooks[&hook].ns_per_call()),
-            middle(&|round| counted(round).beyond_empty(hook)),
-            middle(&|round| counted(round).ns_an_exchange(hook)),
+            hook.hook.name(),
+            hook.calls,
+            hook.call_ns,
+            hook.empty_call_ns,
+            hook.ns,
         );
     }
-    let bare = |round: &Round| round.pair.bare.exchange_ns();
-    let share = confident(rounds.iter().map(|round| counted(round).ns() / bare(round)));
-    let interval = match share.interval {
-        Some((low, high)) => format!("[{:.2}, {:.2}]", 100.0 * low, 100.0 * high),
-        None => "[too few rounds]".to_owned(),
-    };
+    let goal = counted
+        .goal_ns
+        .map_or(String::new(), |goal| format!("; the goal is {goal:.0} ns"));
     println!(
-        "{:26} {:.2} % {interval} of a bare exchange ({:.0} ns of {:.1} us): {} the goal of {:.0} %",
-        "share",
-        100.0 * share.median,
-        middle(&|round| counted(round).ns()),
-        middle(&|round| bare(round)) / 1e3,
-        if share.median <= goal {
-            "within"
-        } else {
-            "PAST"
-        },
-        100.0 * goal,
+        "{:26} {} ns of each {unit} beyond empty programs, {:.1} calls{goal}",
+        "programs",
+        interval(counted.ns, 1.0, 0),
+        counted.calls,
     );
+    println!(
+        "{:26} {} % of this machine's bare {unit} of {:.1} us",
+        "share",
+        interval(counted.share, 0.01, 2),
+        counted.bare_ns / 1e3,
+    );
+    if let Some(segments) = figures.without.segments {
+        println!(
+            "{:26} {segments:.1} in each {unit}: {:.0} ns of each of {:.1} us",
+            "segments",
+            counted.ns.median / segments,
+            counted.bare_ns / segments / 1e3,
+        );
+    }
+}
+
+/// What the verifier accepted.
+pub(crate) fn programs(programs: &[Program]) {
+    println!();
+    println!("THE PROGRAMS, as the kernel holds them");
+    println!(
+        "{:26} {:>14} {:>12} {:>14} {:>12}",
+        "", "exchanges", "verified", "translated B", "jited B"
+    );
+    for program in programs {
+        println!(
+            "{:26} {:>14} {:>12} {:>14} {:>12}",
+            program.hook.name(),
+            if program.exchanges { "on" } else { "off" },
+            program
+                .verified_insns
+                .map_or("-".to_owned(), |instructions| instructions.to_string()),
+            program.translated_bytes,
+            program.jited_bytes,
+        );
+    }
+}
+
+/// Another tool.
+pub(crate) fn peer(peer: &Peer) {
+    println!();
+    let version = peer.version.as_deref().unwrap_or("of unknown version");
+    match &peer.left_out {
+        Some(reason) => return println!("{}: left out: {reason}", peer.name.to_uppercase()),
+        None => println!("{} {version}, either end", peer.name.to_uppercase()),
+    }
+    if let Some(note) = &peer.note {
+        println!("{note}");
+    }
+    for work in &peer.workloads {
+        let unit = work.workload.unit();
+        println!(
+            "{:26} {} ns of each {unit} at one end beyond empty programs; {:.1} calls for both ends; {:.2} % of a bare {unit} of {:.1} us",
+            work.workload.name(),
+            interval(work.ns, 1.0, 0),
+            work.calls,
+            100.0 * work.ns.median / work.bare_ns,
+            work.bare_ns / 1e3,
+        );
+        println!("{:26} {}", "its process", usage(&work.process));
+    }
 }
 
 /// flowcar itself.
-pub(crate) fn process(idle: &Idle, starts: &[Duration]) {
-    let rss = idle.rss as f64;
-    let starts = spread(starts.iter().map(|start| start.as_secs_f64() * 1e3));
+pub(crate) fn process(process: &Process) {
     println!();
     println!("THE PROCESS");
-    println!("{:26} {:.1} MiB", "binary", idle.binary as f64 / MIB);
     println!(
-        "{:26} {:.1} MiB resident: {} the goal of {:.0} MiB; {:.1} MiB of it heap and stacks; {:.2} % of one CPU",
-        "idle",
-        rss / MIB,
-        if rss <= GOAL_RSS { "within" } else { "PAST" },
-        GOAL_RSS / MIB,
-        idle.anonymous as f64 / MIB,
-        100.0 * idle.cpu_share,
+        "{:26} {:.1} MiB",
+        "binary",
+        process.binary_bytes as f64 / MIB
     );
-    println!("{:26} {} ms", "from exec to attached", show(starts, 0));
+    println!(
+        "{:26} {:.1} MiB resident (the goal is {:.0} MiB), {:.1} MiB of it heap and stacks; {:.2} % of one CPU with five reports a second",
+        "idle",
+        process.rss_bytes as f64 / MIB,
+        GOAL_RSS / MIB,
+        process.anonymous_bytes as f64 / MIB,
+        process.cpu_percent,
+    );
+    println!(
+        "{:26} {} ms",
+        "from exec to attached",
+        show(process.attach_ms, 1.0, 0)
+    );
 }
 
-fn show(spread: Spread, digits: usize) -> String {
-    let Spread { low, median, high } = spread;
+/// Connections that stay open.
+pub(crate) fn growth(growth: &Growth) {
+    println!();
+    println!("FLOWS THAT STAY OPEN: both ends followed, one exchange on each, reports every 10 s");
+    println!(
+        "{:26} {:>14} {:>14} {:>14} {:>14}",
+        "flows", "resident MiB", "heap MiB", "kernel MiB", "idle CPU %"
+    );
+    let row = |name: &str, step: &Step| {
+        let kernel = step.kernel_bytes.map(|bytes| bytes as f64 / MIB);
+        println!(
+            "{name:26} {:>14.1} {:>14.1} {:>14} {:>14}",
+            step.rss_bytes as f64 / MIB,
+            step.anonymous_bytes as f64 / MIB,
+            kernel.map_or("-".to_owned(), |mib| format!("{mib:.1}")),
+            step.idle_cpu_percent
+                .map_or(String::new(), |cpu| format!("{cpu:.2}")),
+        );
+    };
+    for step in &growth.steps {
+        row(&step.flows.to_string(), step);
+    }
+    row("all closed", &growth.closed);
+    println!("{:26} {}", "lost", growth.lost);
+}
+
+/// How soon a closed connection is reported.
+pub(crate) fn close_delay(delay: &CloseDelay) {
+    println!();
+    println!(
+        "FROM close() TO THE RECEIVER: {} ms, {} connections, default settings",
+        show(delay.ms, 1.0, 0),
+        delay.connections
+    );
+}
+
+/// What is sent.
+pub(crate) fn export(export: &Export) {
+    println!();
+    println!(
+        "EXPORTS, before compression: {:.0} bytes for each span ({} of {} flows), {} bytes for a report with one peer",
+        export.bytes_per_span, export.spans, export.flows, export.report_bytes
+    );
+}
+
+/// As many connections as the machine makes.
+pub(crate) fn storm(storm: &Storm) {
+    println!();
+    println!(
+        "STORM: {} connections in {:.1} s, both ends followed: {} flows opened, {} of them lost",
+        storm.connections, storm.seconds, storm.opened, storm.lost
+    );
+    println!(
+        "{:26} {:.1} % of one CPU, {:.1} % for each 10,000 flows a second; {:.1} MiB resident",
+        "the flowcar process",
+        storm.cpu_percent,
+        storm.cpu_percent_per_10000_flows,
+        storm.rss_bytes as f64 / MIB,
+    );
+}
+
+fn usage(usage: &Usage) -> String {
+    format!(
+        "{} % of one CPU, {} MiB resident",
+        show(usage.cpu_percent, 1.0, 2),
+        show(usage.rss_bytes, MIB, 1)
+    )
+}
+
+fn interval(Confident { median, interval }: Confident, by: f64, digits: usize) -> String {
+    let median = median / by;
+    match interval {
+        Some((low, high)) => {
+            let (low, high) = (low / by, high / by);
+            format!("{median:.digits$} [{low:.digits$}, {high:.digits$}]")
+        }
+        None => format!("{median:.digits$} [too few rounds]"),
+    }
+}
+
+fn show(spread: Spread, by: f64, digits: usize) -> String {
+    let [low, median, high] = [spread.low, spread.median, spread.high].map(|value| value / by);
     format!("{median:.digits$} ({low:.digits$} to {high:.digits$})")
 }

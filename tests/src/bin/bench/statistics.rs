@@ -1,7 +1,9 @@
 //! Statistics of a few noisy numbers without assuming how they are distributed.
 
+use serde::{Deserialize, Serialize};
+
 /// Median and the 5 % and 95 % quantiles.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Spread {
     /// 5 % are below.
     pub(crate) low: f64,
@@ -12,7 +14,7 @@ pub(crate) struct Spread {
 }
 
 /// A median and the interval that holds the true one with at least 95 % confidence.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Confident {
     /// Of the values.
     pub(crate) median: f64,

@@ -11,7 +11,9 @@ use std::{
 
 use flowcar_tests::place::{Cgroup, Netns};
 use nix::time::{ClockId, clock_gettime};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::bulk::{self, Way};
 
 /// Bytes of a request.
 pub(crate) const REQUEST: usize = 100;
@@ -19,7 +21,8 @@ pub(crate) const REQUEST: usize = 100;
 pub(crate) const RESPONSE: usize = 1000;
 
 /// Which end is in the followed cgroup, as one of the two is in a pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum End {
     /// Whoever connects.
     Client,
@@ -27,31 +30,56 @@ pub(crate) enum End {
     Server,
 }
 
-/// How exchanges are put on connections.
+/// The work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Workload {
-    /// All on one connection, one after the other.
+    /// Exchanges on one connection, one after the other.
     RequestResponse,
-    /// Each on a connection of its own.
+    /// Each exchange on a connection of its own.
     ConnectPerRequest,
+    /// Payload from the client to the server, on one connection.
+    Upload,
+    /// Payload from the server to the client, on one connection.
+    Download,
 }
 
 /// What a worker is asked to do.
 #[derive(Debug, Serialize, Deserialize)]
-struct Order {
-    workload: Workload,
-    duration: Duration,
+enum Order {
+    /// Works for this long, and answers with a [`Run`].
+    Work(Workload, Duration),
+    /// Closes a connection that has had its exchange, and answers with a [`Closed`].
+    Close,
 }
 
 /// What it did.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Run {
-    /// Exchanges that were completed.
-    pub(crate) exchanges: u64,
+    /// How often the work was done: exchanges, or megabytes.
+    pub(crate) units: u64,
+    /// Segments with payload, where they were counted: of bulk.
+    pub(crate) segments: u64,
     /// Wall time.
     pub(crate) elapsed: Duration,
     /// CPU time of client and server, the kernel's work for them included.
     pub(crate) cpu: Duration,
+}
+
+/// A connection that the client has closed.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Closed {
+    /// The client's port.
+    pub(crate) port: u16,
+    /// When close() was called, by CLOCK_MONOTONIC.
+    pub(crate) at: Duration,
+}
+
+/// Where a worker listens.
+#[derive(Clone, Copy, Debug)]
+struct Servers {
+    exchanges: SocketAddr,
+    bulk: SocketAddr,
 }
 
 /// A worker that waits for orders.
@@ -67,20 +95,59 @@ pub(crate) struct Worker {
 impl End {
     /// Both.
     pub(crate) const ALL: [Self; 2] = [Self::Client, Self::Server];
+
+    /// In words.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Server => "server",
+        }
+    }
 }
 
 // === impl Workload ===
 
 impl Workload {
-    /// Both.
-    pub(crate) const ALL: [Self; 2] = [Self::RequestResponse, Self::ConnectPerRequest];
+    /// Those that are made of exchanges.
+    pub(crate) const EXCHANGES: [Self; 2] = [Self::RequestResponse, Self::ConnectPerRequest];
+    /// Those that move payload one way.
+    pub(crate) const BULK: [Self; 2] = [Self::Upload, Self::Download];
 
-    fn run(self, server: SocketAddr, duration: Duration) -> io::Result<u64> {
+    /// In words.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::RequestResponse => "request-response",
+            Self::ConnectPerRequest => "connect-per-request",
+            Self::Upload => "upload",
+            Self::Download => "download",
+        }
+    }
+
+    /// What is counted as one.
+    pub(crate) const fn unit(self) -> &'static str {
+        match self {
+            Self::RequestResponse => "exchange",
+            Self::ConnectPerRequest => "connection",
+            Self::Upload | Self::Download => "MB",
+        }
+    }
+
+    /// Nanoseconds of a unit that flowcar's programs may take at each end, as they are by default.
+    pub(crate) const fn goal_ns(self) -> Option<f64> {
+        match self {
+            Self::RequestResponse => Some(100.0),
+            Self::ConnectPerRequest => Some(800.0),
+            Self::Upload | Self::Download => None,
+        }
+    }
+
+    /// Units that were done, and segments.
+    fn run(self, servers: Servers, duration: Duration) -> io::Result<(u64, u64)> {
         let ends = Instant::now() + duration;
         let mut exchanges = 0;
         match self {
             Self::RequestResponse => {
-                let mut stream = connect(server)?;
+                let mut stream = connect(servers.exchanges)?;
                 while Instant::now() < ends {
                     exchange(&mut stream)?;
                     exchanges += 1;
@@ -89,33 +156,42 @@ impl Workload {
             }
             Self::ConnectPerRequest => {
                 while Instant::now() < ends {
-                    let mut stream = connect(server)?;
+                    let mut stream = connect(servers.exchanges)?;
                     exchange(&mut stream)?;
                     finish(stream)?;
                     exchanges += 1;
                 }
             }
+            Self::Upload | Self::Download => {
+                let way = if self == Self::Upload {
+                    Way::Up
+                } else {
+                    Way::Down
+                };
+                let moved = way.move_for(servers.bulk, duration)?;
+                return Ok((moved.megabytes, moved.segments));
+            }
         }
-        Ok(exchanges)
+        Ok((exchanges, 0))
     }
 }
 
 // === impl Run ===
 
 impl Run {
-    /// Exchanges a second.
+    /// Units a second.
     pub(crate) fn throughput(&self) -> f64 {
-        self.exchanges as f64 / self.elapsed.as_secs_f64()
+        self.units as f64 / self.elapsed.as_secs_f64()
     }
 
-    /// Wall nanoseconds of an exchange.
-    pub(crate) fn exchange_ns(&self) -> f64 {
-        self.elapsed.as_nanos() as f64 / self.exchanges as f64
+    /// Wall nanoseconds of a unit.
+    pub(crate) fn unit_ns(&self) -> f64 {
+        self.elapsed.as_nanos() as f64 / self.units as f64
     }
 
-    /// CPU nanoseconds of an exchange, both ends.
+    /// CPU nanoseconds of a unit, both ends.
     pub(crate) fn cpu_ns(&self) -> f64 {
-        self.cpu.as_nanos() as f64 / self.exchanges as f64
+        self.cpu.as_nanos() as f64 / self.units as f64
     }
 }
 
@@ -162,8 +238,16 @@ impl Worker {
 
     /// Has it work.
     pub(crate) fn run(&mut self, workload: Workload, duration: Duration) -> io::Result<Run> {
-        let order = serde_json::to_string(&Order { workload, duration })?;
-        writeln!(self.orders, "{order}")?;
+        self.obey(&Order::Work(workload, duration))
+    }
+
+    /// Has it close a connection that has had its exchange.
+    pub(crate) fn close(&mut self) -> io::Result<Closed> {
+        self.obey(&Order::Close)
+    }
+
+    fn obey<T: DeserializeOwned>(&mut self, order: &Order) -> io::Result<T> {
+        writeln!(self.orders, "{}", serde_json::to_string(order)?)?;
         Ok(serde_json::from_str(&self.result()?)?)
     }
 }
@@ -178,22 +262,59 @@ impl Drop for Worker {
 
 /// Takes orders on standard input until it ends.
 pub(crate) fn work() -> io::Result<()> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let server = listener.local_addr()?;
+    let servers = Servers::start()?;
     println!("listening");
-    thread::spawn(move || serve(&listener));
     for line in io::stdin().lines() {
-        let Order { workload, duration } = serde_json::from_str(&line?)?;
-        let (started, used) = (Instant::now(), cpu()?);
-        let exchanges = workload.run(server, duration)?;
-        let run = Run {
-            exchanges,
-            elapsed: started.elapsed(),
-            cpu: cpu()? - used,
+        let result = match serde_json::from_str(&line?)? {
+            Order::Work(workload, duration) => {
+                serde_json::to_string(&timed(workload, servers, duration)?)
+            }
+            Order::Close => serde_json::to_string(&close(servers.exchanges)?),
         };
-        println!("{}", serde_json::to_string(&run)?);
+        println!("{}", result?);
     }
     Ok(())
+}
+
+fn timed(workload: Workload, servers: Servers, duration: Duration) -> io::Result<Run> {
+    let (started, used) = (Instant::now(), cpu()?);
+    let (units, segments) = workload.run(servers, duration)?;
+    Ok(Run {
+        units,
+        segments,
+        elapsed: started.elapsed(),
+        cpu: cpu()? - used,
+    })
+}
+
+fn close(server: SocketAddr) -> io::Result<Closed> {
+    let mut stream = connect(server)?;
+    exchange(&mut stream)?;
+    let port = stream.local_addr()?.port();
+    let at = monotonic()?;
+    drop(stream);
+    Ok(Closed { port, at })
+}
+
+/// The clock that all processes share.
+pub(crate) fn monotonic() -> io::Result<Duration> {
+    Ok(clock_gettime(ClockId::CLOCK_MONOTONIC)?.into())
+}
+
+// === impl Servers ===
+
+impl Servers {
+    fn start() -> io::Result<Self> {
+        let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+        let (exchanges, bulk) = (listen()?, listen()?);
+        let servers = Self {
+            exchanges: exchanges.local_addr()?,
+            bulk: bulk.local_addr()?,
+        };
+        thread::spawn(move || serve(&exchanges));
+        thread::spawn(move || bulk::serve(&bulk));
+        Ok(servers)
+    }
 }
 
 fn cpu() -> io::Result<Duration> {

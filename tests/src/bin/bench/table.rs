@@ -1,0 +1,158 @@
+//! The final table: flowcar and other tools beside each other. It is Markdown, which people can read as it is.
+
+use std::fmt::Write as _;
+
+use crate::{
+    figures::{AtEnd, Counted, Figures, Peer, PeerWork},
+    worker::{End, Workload},
+};
+
+const MIB: f64 = 1024.0 * 1024.0;
+
+/// The row of what is subtracted everywhere.
+const EMPTY: &str = "an empty program, for each call";
+
+/// A line for each tool.
+pub(crate) fn markdown(figures: &Figures) -> String {
+    let mut rows = vec![head()];
+    rows.push(empty(figures));
+    rows.push(flowcar("flowcar", figures, |at| &at.default));
+    rows.push(flowcar("flowcar, `FLOWCAR_EXCHANGE=on`", figures, |at| {
+        &at.exchanges
+    }));
+    rows.extend(figures.peers.iter().filter_map(|of| peer(figures, of)));
+    let mut table = aligned(&rows);
+    let _ = writeln!(table);
+    let bare = Workload::EXCHANGES
+        .into_iter()
+        .filter_map(|workload| Some((workload, bare_ns(figures, workload)?)))
+        .map(|(workload, ns)| format!("a bare {} takes {:.1} us", workload.unit(), ns / 1e3));
+    let bare: Vec<_> = bare.collect();
+    let _ = writeln!(
+        table,
+        "On this machine {}; shares are of that.",
+        bare.join(", ")
+    );
+    for peer in &figures.peers {
+        if let Some(reason) = &peer.left_out {
+            let _ = writeln!(table, "{} is left out: {reason}.", peer.name);
+        }
+        if let Some(note) = &peer.note {
+            let _ = writeln!(table, "{} is {note}.", peer.name);
+        }
+    }
+    table
+}
+
+fn head() -> Vec<String> {
+    let columns = [
+        "",
+        "exchange, client's end",
+        "server's end",
+        "connection with one exchange, client's end",
+        "server's end",
+        "process, CPU",
+        "resident",
+    ];
+    columns.map(str::to_owned).into()
+}
+
+/// What a call of it takes, by the kernel's own counting.
+fn empty(figures: &Figures) -> Vec<String> {
+    let mut row = vec![EMPTY.to_owned()];
+    for workload in Workload::EXCHANGES {
+        for end in End::ALL {
+            let hooks = at(figures, workload, end).map(|at| &at.default.hooks);
+            let calls: f64 = hooks.into_iter().flatten().map(|hook| hook.calls).sum();
+            let ns: f64 = hooks
+                .into_iter()
+                .flatten()
+                .map(|hook| hook.calls * hook.empty_call_ns)
+                .sum();
+            row.push(format!("{:.0} ns", ns / calls));
+        }
+    }
+    row.extend(["-", "-"].map(str::to_owned));
+    row
+}
+
+fn flowcar(name: &str, figures: &Figures, counted: fn(&AtEnd) -> &Counted) -> Vec<String> {
+    let mut row = vec![name.to_owned()];
+    for workload in Workload::EXCHANGES {
+        for end in End::ALL {
+            row.push(at(figures, workload, end).map_or("-".to_owned(), |at| {
+                cell(figures, workload, counted(at).ns.median)
+            }));
+        }
+    }
+    let used = Workload::EXCHANGES
+        .into_iter()
+        .filter_map(|workload| at(figures, workload, End::Client))
+        .map(|at| counted(at).process);
+    row.extend(process(used));
+    row
+}
+
+fn peer(figures: &Figures, peer: &Peer) -> Option<Vec<String>> {
+    if peer.workloads.is_empty() {
+        return None;
+    }
+    let version = peer.version.as_deref().unwrap_or_default();
+    let mut row = vec![format!("{} {version}", peer.name).trim_end().to_owned()];
+    for workload in Workload::EXCHANGES {
+        let work = peer.workloads.iter().find(|work| work.workload == workload);
+        let cell = work.map_or("-".to_owned(), |work: &PeerWork| {
+            cell(figures, workload, work.ns.median)
+        });
+        // It sees both ends at once.
+        row.extend([cell.clone(), cell]);
+    }
+    row.extend(process(peer.workloads.iter().map(|work| work.process)));
+    Some(row)
+}
+
+/// CPU time and memory of a process in both workloads.
+fn process(used: impl Iterator<Item = crate::figures::Usage>) -> [String; 2] {
+    let used: Vec<_> = used.collect();
+    let cpu = used
+        .iter()
+        .map(|usage| format!("{:.1}", usage.cpu_percent.median));
+    let rss = used.iter().map(|usage| usage.rss_bytes.median / MIB);
+    [
+        format!("{} %", cpu.collect::<Vec<_>>().join(" / ")),
+        format!("{:.1} MiB", rss.fold(0.0, f64::max)),
+    ]
+}
+
+/// Nanoseconds, and their share of the one bare time that the table names.
+fn cell(figures: &Figures, workload: Workload, ns: f64) -> String {
+    match bare_ns(figures, workload) {
+        Some(bare) => format!("{ns:.0} ns, {:.2} %", 100.0 * ns / bare),
+        None => format!("{ns:.0} ns"),
+    }
+}
+
+fn bare_ns(figures: &Figures, workload: Workload) -> Option<f64> {
+    at(figures, workload, End::Client).map(|at| at.default.bare_ns)
+}
+
+fn at(figures: &Figures, workload: Workload, end: End) -> Option<&AtEnd> {
+    let mut all = figures.workloads.iter();
+    all.find(|at| at.workload == workload && at.end == end)
+}
+
+fn aligned(rows: &[Vec<String>]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for (number, row) in rows.iter().enumerate() {
+        for (column, cell) in row.iter().enumerate() {
+            let _ = write!(text, "| {cell:width$} ", width = width(column));
+        }
+        text.push_str("|\n");
+        if number == 0 {
+            text.push_str(&"|---".repeat(row.len()));
+            text.push_str("|\n");
+        }
+    }
+    text
+}
