@@ -14,7 +14,7 @@ use flowcar_shared::record::{FlowRecord, Kind, flag};
 use crate::{
     connect,
     ctx::{Ctx, now},
-    emit::{dropped_close, emit, emit_short},
+    emit::{dropped_close, emit, emit_close},
     exchange, maps,
     mark::{self, Closing, Mark},
     short_flow,
@@ -54,7 +54,7 @@ fn close<const NETNS: bool>(ctx: Ctx) {
         }
         let marked = (short_flow.mark, short_flow.closing);
         short_flow.flags |= close_flags(ctx, old, marked) | exchange::close(ctx);
-        emit_short(ctx, short_flow, Kind::Close);
+        emit_close(ctx, short_flow);
         short_flow.free();
     } else if let Some(flow) = ctx.flow() {
         close_stored::<NETNS>(ctx, flow);
