@@ -82,15 +82,23 @@ impl Unit {
         let zeros = value.leading_zeros();
         let mantissa = value << zeros;
         let b = &self.boundaries;
-        // Spelled out: a loop here becomes table look-ups that the BPF verifier has to follow.
-        let below = (mantissa > b[0]) as i32
-            + (mantissa > b[1]) as i32
-            + (mantissa > b[2]) as i32
-            + (mantissa > b[3]) as i32
-            + (mantissa > b[4]) as i32
-            + (mantissa > b[5]) as i32
-            + (mantissa > b[6]) as i32
-            + (mantissa > b[7]) as i32;
+        // How many boundaries are below it. Spelled out: a loop here becomes table look-ups that the BPF verifier has to follow, and a
+        // sum of eight comparisons takes more registers than there are.
+        let below = if mantissa > b[3] {
+            if mantissa > b[5] {
+                if mantissa > b[6] {
+                    7 + (mantissa > b[7]) as i32
+                } else {
+                    6
+                }
+            } else {
+                4 + (mantissa > b[4]) as i32
+            }
+        } else if mantissa > b[1] {
+            2 + (mantissa > b[2]) as i32
+        } else {
+            (mantissa > b[0]) as i32
+        };
         let octave = 63 - zeros as i32 - self.log2_per_second;
         Some(octave * 8 + below - 8)
     }

@@ -9,6 +9,9 @@
 //! it only when it needs it: for more than [`INLINE_SAMPLES`] RTT samples, or a retransmission.
 //! Until then its records are short ([`SHORT_LEN`], and [`OPEN_LEN`] when it opens): its first samples are in them one by one, and
 //! stay there.
+//!
+//! Of what a short connection costs, the cache lines of the ring buffer are a third: userspace read them last, on another CPU. So what
+//! nearly all short connections send has a form of its own, [`BriefOpen`] and [`BriefClose`].
 
 use core::mem::{offset_of, size_of};
 
@@ -214,6 +217,120 @@ pub struct OpenRecord {
     pub reserved: u32,
 }
 
+/// The open record of a flow over an IPv4 socket without socket storage.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct BriefOpen {
+    /// [`brief::pack`]; without samples.
+    pub socket: u64,
+    /// As [`FlowRecord::started_ns`].
+    pub started_ns: u64,
+    /// As [`FlowRecord::established_ns`]; the record was sent then, too.
+    pub established_ns: u64,
+    /// As [`OpenRecord::cgroup_id`].
+    pub cgroup_id: u64,
+    /// Local address, network byte order.
+    pub local_addr: u32,
+    /// Peer address, network byte order.
+    pub peer_addr: u32,
+    /// Local port, host byte order.
+    pub local_port: u16,
+    /// Peer port, host byte order.
+    pub peer_port: u16,
+    /// As [`FlowRecord::client_isn`].
+    pub client_isn: u32,
+    /// As [`FlowRecord::server_isn`].
+    pub server_isn: u32,
+    /// As [`OpenRecord::tgid`].
+    pub tgid: u32,
+}
+
+/// The close record of a flow over an IPv4 socket without socket storage that was established, has samples, of which all have room
+/// here, no retransmission, and counts that have room here.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct BriefClose {
+    /// [`brief::pack`].
+    pub socket: u64,
+    /// As [`FlowRecord::started_ns`].
+    pub started_ns: u64,
+    /// As [`FlowRecord::established_ns`].
+    pub established_ns: u64,
+    /// As [`FlowRecord::emitted_ns`].
+    pub emitted_ns: u64,
+    /// Local address, network byte order.
+    pub local_addr: u32,
+    /// Peer address, network byte order.
+    pub peer_addr: u32,
+    /// Local port, host byte order.
+    pub local_port: u16,
+    /// Peer port, host byte order.
+    pub peer_port: u16,
+    /// As [`FlowRecord::client_isn`].
+    pub client_isn: u32,
+    /// As [`FlowRecord::server_isn`].
+    pub server_isn: u32,
+    /// As [`FlowRecord::bytes_acked`].
+    pub bytes_acked: u32,
+    /// As [`FlowRecord::bytes_received`].
+    pub bytes_received: u32,
+    /// The RTT samples, microseconds.
+    pub samples: [u32; BRIEF_SAMPLES],
+    /// [`Kind::Close`], where other records have theirs.
+    pub kind: u8,
+    /// As [`FlowRecord::last_state`].
+    pub last_state: u8,
+    /// Bits of [`flag`].
+    pub flags: u16,
+    /// As [`FlowRecord::segs_out`].
+    pub segs_out: u16,
+    /// As [`FlowRecord::segs_in`].
+    pub segs_in: u16,
+    /// As [`FlowRecord::released_in`].
+    pub released_in: u16,
+    /// Unused.
+    pub reserved: u16,
+}
+
+/// A socket's cookie, number of inline samples and role in one word: [`BriefOpen::socket`], [`BriefClose::socket`].
+pub mod brief {
+    use super::INLINE_SAMPLES;
+
+    const ROLE: u64 = 3;
+    const SAMPLES_SHIFT: u32 = 2;
+    const SAMPLES: u64 = 0x3f;
+    const COOKIE_SHIFT: u32 = 8;
+
+    /// One more sample.
+    pub const ONE_SAMPLE: u64 = 1 << SAMPLES_SHIFT;
+
+    const _: () = assert!(INLINE_SAMPLES as u64 <= SAMPLES && super::Role::Server as u64 <= ROLE);
+
+    /// The word of a socket without samples. Cookies count up from 1: this one has fewer than 56 bits.
+    #[inline(always)]
+    pub const fn pack(cookie: u64, role: u8) -> u64 {
+        cookie << COOKIE_SHIFT | role as u64
+    }
+
+    /// The cookie.
+    #[inline(always)]
+    pub const fn cookie(word: u64) -> u64 {
+        word >> COOKIE_SHIFT
+    }
+
+    /// The role's number.
+    #[inline(always)]
+    pub const fn role(word: u64) -> u8 {
+        (word & ROLE) as u8
+    }
+
+    /// How many inline samples there are.
+    #[inline(always)]
+    pub const fn samples(word: u64) -> u32 {
+        (word >> SAMPLES_SHIFT & SAMPLES) as u32
+    }
+}
+
 /// Bytes of [`OpenRecord::head`].
 pub const OPEN_HEAD: usize = offset_of!(FlowRecord, bytes_acked);
 
@@ -222,6 +339,15 @@ pub const OPEN_LEN: usize = size_of::<OpenRecord>();
 
 /// Bytes of the other records of a flow without socket storage.
 pub const SHORT_LEN: usize = offset_of!(FlowRecord, rtt_sum_us);
+
+/// Bytes of a [`BriefOpen`]: no other record is as short.
+pub const BRIEF_OPEN_LEN: usize = size_of::<BriefOpen>();
+
+/// Bytes of a [`BriefClose`]: no other close record has as many.
+pub const BRIEF_CLOSE_LEN: usize = size_of::<BriefClose>();
+
+/// RTT samples that have room in a [`BriefClose`].
+pub const BRIEF_SAMPLES: usize = 4;
 
 /// Bytes of every other record before its histogram.
 pub const HEADER_LEN: usize = offset_of!(FlowRecord, rtt_slots);
@@ -237,6 +363,11 @@ pub const INLINE_SAMPLES: usize = 6;
 const _: () = assert!(RECORD_LEN <= 928);
 const _: () = assert!(OPEN_HEAD == 80 && OPEN_LEN == 96 && SHORT_LEN == 144);
 const _: () = assert!(offset_of!(OpenRecord, cgroup_id) == OPEN_HEAD);
+// With the ring buffer's 8 bytes, 64 and 96: a connection takes two and a half cache lines.
+const _: () = assert!(BRIEF_OPEN_LEN == 56 && BRIEF_CLOSE_LEN == 88);
+const _: () = assert!(BRIEF_OPEN_LEN <= offset_of!(FlowRecord, kind));
+const _: () = assert!(offset_of!(BriefClose, kind) == offset_of!(FlowRecord, kind));
+const _: () = assert!(align_of::<BriefOpen>() == 8 && align_of::<BriefClose>() == 8);
 const _: () = assert!(HEADER_LEN == 200 && RECORD_LEN == HEADER_LEN + 4 * SLOTS);
 const _: () = assert!(align_of::<FlowRecord>() == 8 && RECORD_LEN.is_multiple_of(8));
 const _: () = assert!(offset_of!(FlowRecord, local_addr) == 32);

@@ -155,25 +155,31 @@ impl Ctx {
         self.addresses(flow);
     }
 
-    /// Writes both initial sequence numbers into the record at `flow`. They follow at any time from what was acknowledged
+    /// Writes both initial sequence numbers into the record at `flow`.
+    #[inline(always)]
+    pub(crate) fn number(self, flow: *mut FlowRecord, role: u8) {
+        let (client_isn, server_isn) = self.initial_numbers(role);
+        // SAFETY: as in `identify`.
+        unsafe {
+            (*flow).client_isn = client_isn;
+            (*flow).server_isn = server_isn;
+        }
+    }
+
+    /// The client's initial sequence number and the server's, by this end's role. They follow at any time from what was acknowledged
     /// and received so far, which the kernel counts from them on (net/ipv4/tcp_input.c, tcp_snd_una_update and
     /// tcp_rcv_nxt_update): everything, but the passive side's own SYN and the peer's.
     #[inline(always)]
-    pub(crate) fn number(self, flow: *mut FlowRecord, role: u8) {
+    pub(crate) fn initial_numbers(self, role: u8) -> (u32, u32) {
         let ours = self.snd_una().wrapping_sub(self.bytes_acked() as u32);
         let theirs = self
             .rcv_nxt()
             .wrapping_sub(self.bytes_received() as u32)
             .wrapping_sub(1);
-        // SAFETY: as in `identify`.
-        unsafe {
-            if role == Role::Server as u8 {
-                (*flow).client_isn = theirs;
-                (*flow).server_isn = ours.wrapping_sub(1);
-            } else {
-                (*flow).client_isn = ours;
-                (*flow).server_isn = theirs;
-            }
+        if role == Role::Server as u8 {
+            (theirs, ours.wrapping_sub(1))
+        } else {
+            (ours, theirs)
         }
     }
 

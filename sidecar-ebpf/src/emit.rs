@@ -4,7 +4,10 @@ use aya_ebpf::helpers::bpf_ringbuf_output;
 use flowcar_shared::{
     counter::Counter,
     histogram::SLOTS,
-    record::{FlowRecord, HEADER_LEN, Kind, OpenRecord, SHORT_LEN},
+    record::{
+        AF_INET, BRIEF_SAMPLES, BriefClose, BriefOpen, FlowRecord, HEADER_LEN, Kind, OpenRecord,
+        SHORT_LEN,
+    },
 };
 
 use crate::{
@@ -19,7 +22,7 @@ const QUERY_EVERY: u64 = 16;
 
 const _: () = assert!(QUERY_EVERY.is_power_of_two());
 
-/// What a flow without socket storage sends once it is open.
+/// What a flow without socket storage sends once it is open, if it does not fit a [`BriefClose`].
 pub(crate) type Short = [u64; SHORT_LEN / 8];
 
 const _: () = assert!(size_of::<Short>() == SHORT_LEN);
@@ -42,11 +45,64 @@ pub(crate) fn emit(flow: &mut FlowRecord, kind: Kind, now: u64, dropped: Counter
     }
 }
 
+/// Sends the close record of a flow without socket storage: a brief one where it has room, which is nearly always.
+#[inline(always)]
+pub(crate) fn emit_close(ctx: Ctx, short_flow: &mut ShortFlow) {
+    if !has_room(ctx, short_flow) {
+        return emit_short(ctx, short_flow, Kind::Close);
+    }
+    let Some(mut entry) = RECORDS.reserve::<BriefClose>(0) else {
+        return maps::count(Counter::CloseDropped);
+    };
+    let record = entry.as_mut_ptr();
+    let (client_isn, server_isn) = ctx.initial_numbers(short_flow.role());
+    put! { record,
+        socket: short_flow.holder(),
+        started_ns: short_flow.started_ns,
+        established_ns: short_flow.established_ns,
+        local_addr: ctx.local_ip4(),
+        peer_addr: ctx.remote_ip4(),
+        local_port: ctx.local_port() as u16,
+        peer_port: ctx.peer_port(),
+        client_isn: client_isn,
+        server_isn: server_isn,
+        bytes_acked: ctx.bytes_acked() as u32,
+        bytes_received: ctx.bytes_received() as u32,
+        samples[0]: short_flow.inline_samples[0],
+        samples[1]: short_flow.inline_samples[1],
+        samples[2]: short_flow.inline_samples[2],
+        samples[3]: short_flow.inline_samples[3],
+        kind: Kind::Close as u8,
+        last_state: ctx.arg::<0>() as u8,
+        flags: short_flow.flags,
+        segs_out: ctx.segs_out() as u16,
+        segs_in: ctx.segs_in() as u16,
+        released_in: short_flow.closing.released_in,
+    }
+    let now = now();
+    put! { record, emitted_ns: now, }
+    entry.submit(wake(short_flow.cookie(), now));
+}
+
+/// Whether a [`BriefClose`] has room for all of it. Without samples it would lack the process that called.
+#[inline(always)]
+fn has_room(ctx: Ctx, short_flow: &ShortFlow) -> bool {
+    let bytes = (ctx.bytes_acked() | ctx.bytes_received()) >> 32;
+    let segments = (ctx.segs_out() | ctx.segs_in()) >> 16;
+    let more = bytes | u64::from(segments | ctx.total_retrans());
+    let samples = short_flow.inline_samples_used().wrapping_sub(1);
+    more == 0
+        && samples < BRIEF_SAMPLES as u32
+        && short_flow.established_ns != 0
+        && ctx.family() == AF_INET
+}
+
 /// The same for a flow without socket storage, once it is open. For a close the callback's first argument is the state before it.
 ///
 /// The clock is read last: userspace read the ring's cache lines last, on another CPU, and they come back meanwhile. A value that is
 /// needed after a helper's call is read after it: kept meanwhile it may lie on the stack (see `short_flow::at`).
-#[inline(always)]
+#[cold]
+#[inline(never)]
 pub(crate) fn emit_short(ctx: Ctx, short_flow: &mut ShortFlow, kind: Kind) {
     short_flow.report();
     let Some(mut entry) = RECORDS.reserve::<Short>(0) else {
@@ -101,6 +157,41 @@ pub(crate) const fn dropped_close(established_ns: u64) -> Counter {
 /// Opens a flow without socket storage: writes the time into its slot, and sends its open record or counts it as dropped.
 #[inline(always)]
 pub(crate) fn emit_open(ctx: Ctx, short_flow: &mut ShortFlow) {
+    if ctx.family() != AF_INET {
+        return emit_open_ipv6(ctx, short_flow);
+    }
+    short_flow.report();
+    let Some(mut entry) = RECORDS.reserve::<BriefOpen>(0) else {
+        short_flow.open(now());
+        return maps::count(Counter::OpenDropped);
+    };
+    let record = entry.as_mut_ptr();
+    let (client_isn, server_isn) = ctx.initial_numbers(short_flow.role());
+    // Until the handshake is complete there is no RTT sample in the place of who called.
+    put! { record,
+        socket: short_flow.holder(),
+        cgroup_id: short_flow.cgroup(),
+        local_addr: ctx.local_ip4(),
+        peer_addr: ctx.remote_ip4(),
+        local_port: ctx.local_port() as u16,
+        peer_port: ctx.peer_port(),
+        client_isn: client_isn,
+        server_isn: server_isn,
+        tgid: short_flow.tgid(),
+    }
+    let now = now();
+    short_flow.open(now);
+    put! { record,
+        started_ns: short_flow.started_ns,
+        established_ns: now,
+    }
+    entry.submit(wake(short_flow.cookie(), now));
+}
+
+/// The same for an IPv6 socket.
+#[cold]
+#[inline(never)]
+fn emit_open_ipv6(ctx: Ctx, short_flow: &mut ShortFlow) {
     short_flow.report();
     let Some(mut entry) = RECORDS.reserve::<OpenRecord>(0) else {
         short_flow.open(now());

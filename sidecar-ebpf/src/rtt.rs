@@ -18,14 +18,36 @@ use crate::{
     state::fins,
 };
 
+/// Segments received from which on a flow is sought in socket storage first: by then nearly every one has had more samples than a
+/// short-flow slot holds.
+const LONG: u32 = 32;
+
 /// Counts one sample, and sends the flow's record if the sample epoch has moved since the last. Where another program asked for callbacks
 /// before, the first is the handshake's round trip, which is reported as the time to connect: it is no sample.
 #[inline(always)]
 pub(crate) fn sample(ctx: Ctx) {
-    if let Some(short_flow) = short_flow::of(ctx) {
+    let is_long = ctx.segs_in() >= LONG;
+    if !is_long && let Some(short_flow) = short_flow::of(ctx) {
         return in_short_flow(ctx, short_flow);
     }
-    let Some(flow) = ctx.flow() else { return };
+    if let Some(flow) = ctx.flow() {
+        in_storage(ctx, flow);
+    } else if is_long {
+        in_short_flow_after_all(ctx);
+    }
+}
+
+/// A flow that received much and sent little.
+#[cold]
+#[inline(never)]
+fn in_short_flow_after_all(ctx: Ctx) {
+    if let Some(short_flow) = short_flow::of(ctx) {
+        in_short_flow(ctx, short_flow);
+    }
+}
+
+#[inline(always)]
+fn in_storage(ctx: Ctx, flow: &mut FlowRecord) {
     Mark::now(ctx).write(flow);
     if flow.established_ns == 0 {
         return;

@@ -9,7 +9,7 @@ use core::mem::offset_of;
 use aya_ebpf::{macros::map, maps::Array};
 use flowcar_shared::{
     origin::{CGROUP_HIGH, CGROUP_LOW, NETNS_HIGH, NETNS_LOW, TGID},
-    record::{FlowRecord, INLINE_SAMPLES, Role},
+    record::{FlowRecord, INLINE_SAMPLES, Role, brief},
 };
 
 use crate::{
@@ -27,8 +27,8 @@ pub(crate) struct ShortFlow {
     /// run; except [`Closing::released_in`].
     claims: u32,
     pub(crate) mark: Mark,
-    /// The socket's cookie, the number of inline samples, and its role ([`COOKIE_SHIFT`], [`INLINE_SHIFT`]); or the cookie with
-    /// [`UNSENT`]. 0 while the slot is free.
+    /// The socket's cookie, the number of inline samples, and its role ([`brief`]); or the cookie with [`UNSENT`]. 0 while the slot is
+    /// free.
     holder: u64,
     pub(crate) started_ns: u64,
     pub(crate) established_ns: u64,
@@ -58,21 +58,20 @@ fn element(number: &u32) -> Option<*mut ShortFlow> {
     (!short_flow.is_null()).then_some(short_flow.cast())
 }
 
-/// In [`ShortFlow::holder`]: two bits of the role, then six of the number of inline samples, and the cookie.
-const ROLE: u64 = 3;
-const INLINE_SHIFT: u32 = 2;
-const INLINE: u64 = 0x3f;
-const COOKIE_SHIFT: u32 = 8;
 /// In [`ShortFlow::holder`]: `connect()` was called, and no SYN was sent yet. Above every cookie, so that such a slot is not found as
 /// that of a connection.
 const UNSENT: u64 = 1 << 63;
+
+#[inline(always)]
+const fn unsent_holder(cookie: u64) -> u64 {
+    brief::pack(cookie, 0) | UNSENT
+}
 
 /// In [`ShortFlow::inline_samples`] until the SYN is sent: the address that `connect()` was asked for, then its port, and in the upper
 /// half of that word the socket's family, then the process. The cgroup's id is in [`ShortFlow::established_ns`] until then, and moves to
 /// the address's place.
 const FAMILY_SHIFT: u32 = 16;
 
-const _: () = assert!(INLINE_SAMPLES as u64 <= INLINE && (Role::Server as u64) <= ROLE);
 // The words that are stored by their numbers.
 const _: () = assert!(CGROUP_LOW == 0 && CGROUP_HIGH == 1 && TGID == 5);
 const _: () = assert!(NETNS_LOW == CGROUP_LOW && NETNS_HIGH == CGROUP_HIGH);
@@ -99,7 +98,7 @@ pub(crate) fn take(ctx: Ctx, role: Role) -> Option<&'static mut ShortFlow> {
     if short_flow.holder != 0 || !short_flow.claim() {
         return None;
     }
-    short_flow.hold(cookie << COOKIE_SHIFT | role as u64);
+    short_flow.hold(brief::pack(cookie, role as u8));
     Some(short_flow)
 }
 
@@ -111,7 +110,7 @@ pub(crate) fn of_call(
     unsent: impl FnOnce(&mut ShortFlow),
 ) -> Option<&'static mut ShortFlow> {
     let (cookie, short_flow) = at(cookie)?;
-    let holder = cookie << COOKIE_SHIFT | UNSENT;
+    let holder = unsent_holder(cookie);
     if short_flow.holder == holder {
         unsent(short_flow);
     } else if short_flow.cookie() == cookie {
@@ -128,8 +127,8 @@ pub(crate) fn of_call(
 #[inline(always)]
 pub(crate) fn of_client(ctx: Ctx) -> Option<(&'static mut ShortFlow, bool)> {
     let (cookie, short_flow) = at(|| ctx.cookie())?;
-    let holder = cookie << COOKIE_SHIFT | Role::Client as u64;
-    if short_flow.holder == cookie << COOKIE_SHIFT | UNSENT {
+    let holder = brief::pack(cookie, Role::Client as u8);
+    if short_flow.holder == unsent_holder(cookie) {
         short_flow.holder = holder;
         return Some((short_flow, true));
     }
@@ -144,7 +143,7 @@ pub(crate) fn of_client(ctx: Ctx) -> Option<(&'static mut ShortFlow, bool)> {
 #[inline(always)]
 pub(crate) fn unsent(cookie: impl FnOnce() -> u64) -> Option<&'static mut ShortFlow> {
     let (cookie, short_flow) = at(cookie)?;
-    (short_flow.holder == cookie << COOKIE_SHIFT | UNSENT).then_some(short_flow)
+    (short_flow.holder == unsent_holder(cookie)).then_some(short_flow)
 }
 
 /// The number of the cookie's slot. A CPU numbers its sockets in batches of 4096 (include/linux/cookie.h), so cookies of two CPUs
@@ -174,21 +173,27 @@ fn at(cookie: impl FnOnce() -> u64) -> Option<(u64, &'static mut ShortFlow)> {
 // === impl ShortFlow ===
 
 impl ShortFlow {
+    /// Cookie, number of inline samples and role of the socket that holds the slot ([`brief`]).
+    #[inline(always)]
+    pub(crate) fn holder(&self) -> u64 {
+        self.holder
+    }
+
     #[inline(always)]
     pub(crate) fn role(&self) -> u8 {
-        (self.holder & ROLE) as u8
+        brief::role(self.holder)
     }
 
     /// The cookie of the socket that holds the slot; of none while no SYN was sent.
     #[inline(always)]
     pub(crate) fn cookie(&self) -> u64 {
-        self.holder >> COOKIE_SHIFT
+        brief::cookie(self.holder)
     }
 
     /// The cookie of the socket that called `connect()` and sent no SYN.
     #[inline(always)]
     pub(crate) fn cookie_of_call(&self) -> u64 {
-        (self.holder & !UNSENT) >> COOKIE_SHIFT
+        brief::cookie(self.holder & !UNSENT)
     }
 
     /// Where the address is that `connect()` was asked for: network byte order, IPv4 in the last word.
@@ -309,7 +314,7 @@ impl ShortFlow {
     /// How many inline samples there are.
     #[inline(always)]
     pub(crate) fn inline_samples_used(&self) -> u32 {
-        (self.holder >> INLINE_SHIFT & INLINE) as u32
+        brief::samples(self.holder)
     }
 
     /// Keeps a sample, if there is room.
@@ -327,7 +332,7 @@ impl ShortFlow {
         }
         shift!(4 => 5 3 => 4 2 => 3 1 => 2 0 => 1);
         self.inline_samples[0] = rtt_us;
-        self.holder += 1 << INLINE_SHIFT;
+        self.holder += brief::ONE_SAMPLE;
         true
     }
 

@@ -14,7 +14,7 @@ use flowcar_shared::record::{FlowRecord, Kind, flag};
 use crate::{
     connect,
     ctx::{Ctx, now},
-    emit::{dropped_close, emit, emit_short},
+    emit::{dropped_close, emit, emit_close},
     exchange, maps,
     mark::{self, Closing, Mark},
     short_flow,
@@ -39,9 +39,7 @@ fn enter_fin_wait2(ctx: Ctx) {
         short_flow.closing.enter_fin_wait2(ctx);
     } else if let Some(flow) = ctx.flow() {
         Mark::now(ctx).write(flow);
-        let mut closing = Closing::of(flow);
-        closing.enter_fin_wait2(ctx);
-        closing.write(flow);
+        Closing::of_mut(flow).enter_fin_wait2(ctx);
     }
 }
 
@@ -52,9 +50,9 @@ fn close<const NETNS: bool>(ctx: Ctx) {
         if short_flow.established_ns == 0 {
             short_flow.flags |= attempt_flags::<NETNS>(ctx);
         }
-        let marked = (short_flow.mark, short_flow.closing);
-        short_flow.flags |= close_flags(ctx, old, marked) | exchange::close(ctx);
-        emit_short(ctx, short_flow, Kind::Close);
+        let flags = close_flags(ctx, old, &short_flow.mark, &short_flow.closing);
+        short_flow.flags |= flags | exchange::close(ctx);
+        emit_close(ctx, short_flow);
         short_flow.free();
     } else if let Some(flow) = ctx.flow() {
         close_stored::<NETNS>(ctx, flow);
@@ -87,8 +85,8 @@ fn close_stored<const NETNS: bool>(ctx: Ctx, flow: &mut FlowRecord) {
     let old = ctx.arg::<0>();
     ctx.measure(flow);
     flow.last_state = old as u8;
-    let marked = (Mark::of(flow), Closing::of(flow));
-    flow.flags |= close_flags(ctx, old, marked) | exchange::close(ctx);
+    let flags = close_flags(ctx, old, Mark::of(flow), Closing::of(flow));
+    flow.flags |= flags | exchange::close(ctx);
     if flow.established_ns == 0 {
         // The addresses of an attempt have not been written yet.
         ctx.identify(flow, ctx.cookie());
@@ -112,7 +110,7 @@ pub(crate) const fn fins(state: u32) -> u16 {
 
 /// Flags of the close: from the last state, and from the segments since the mark.
 #[inline(always)]
-fn close_flags(ctx: Ctx, old: u32, (mark, closing): (Mark, Closing)) -> u16 {
+fn close_flags(ctx: Ctx, old: u32, mark: &Mark, closing: &Closing) -> u16 {
     let since = mark.since(ctx);
     let orderly = match old {
         // This state ends when our FIN is acknowledged, or before that by a reset or the timer.
@@ -128,18 +126,23 @@ fn close_flags(ctx: Ctx, old: u32, (mark, closing): (Mark, Closing)) -> u16 {
 /// FIN_WAIT2 ends with the peer's FIN, which counts as one byte received, or with a reset or a timer. A socket that its application
 /// has closed becomes a timewait socket, at once or after a time-out, so this one closes without anything received.
 #[inline(always)]
-fn after_fin_wait2(ctx: Ctx, (all, with_data): (u16, u16), closing: Closing) -> u16 {
-    let released_in = u32::from(closing.released_in);
-    let is_orphan = released_in != 0 && released_in != BPF_TCP_FIN_WAIT2;
+fn after_fin_wait2(ctx: Ctx, (all, with_data): (u16, u16), closing: &Closing) -> u16 {
     let received = closing.received_since(ctx);
     // The segment that acknowledged our FIN may have carried payload, too; it is not among those since.
     if with_data != 0 || received > 1 {
         flag::FIN_UNCERTAIN
     } else if received == 1 {
         flag::ORDERLY | flag::FIN_RECEIVED
-    } else if is_orphan && all == 0 {
+    } else if all == 0 && is_orphan(closing) {
         flag::ORDERLY
     } else {
         0
     }
+}
+
+/// Whether its application closed the socket before FIN_WAIT2.
+#[inline(always)]
+fn is_orphan(closing: &Closing) -> bool {
+    let released_in = u32::from(closing.released_in());
+    released_in != 0 && released_in != BPF_TCP_FIN_WAIT2
 }

@@ -36,3 +36,13 @@ pub(crate) unsafe fn through_memory(scratch: *mut u32, value: u32) -> usize {
         scratch.read_volatile() as usize
     }
 }
+
+/// The value, computed at this place. The compiler otherwise computes it where it is used, and may keep what it is computed from on the
+/// stack until then, where each first store costs a barrier without CAP_PERFMON.
+#[inline(always)]
+pub(crate) fn here(mut value: u64) -> u64 {
+    // SAFETY: a move to where it is. Without an instruction the line of an operand has no place of its own, which the kernel refuses
+    // ("Invalid line_info").
+    unsafe { asm!("{0} = {0}", inout(reg) value, options(nostack)) };
+    value
+}

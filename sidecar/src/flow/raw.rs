@@ -4,7 +4,7 @@ use flowcar_shared::{
     asked::AskedRecord,
     exchange::ExchangeRecord,
     origin::OriginRecord,
-    record::{FlowRecord, OpenRecord},
+    record::{BriefClose, BriefOpen, FlowRecord, OpenRecord},
 };
 
 /// What the kernel programs send: `repr(C)` structs of integers, cut short behind their last histogram slot in use.
@@ -22,18 +22,27 @@ unsafe impl Wire for AskedRecord {}
 // SAFETY: as above.
 unsafe impl Wire for OpenRecord {}
 // SAFETY: as above.
+unsafe impl Wire for BriefOpen {}
+// SAFETY: as above.
+unsafe impl Wire for BriefClose {}
+// SAFETY: as above.
 unsafe impl Wire for OriginRecord {}
+
+/// All fields zero.
+pub(super) fn zeroed<T: Wire>() -> T {
+    // SAFETY: zeros are a value of a `Wire`.
+    unsafe { std::mem::zeroed() }
+}
 
 /// Copies the bytes into a zeroed value; `None` if they are more than fit or fewer than `least`.
 pub(super) fn read<T: Wire>(bytes: &[u8], least: usize) -> Option<T> {
     if bytes.len() < least || bytes.len() > size_of::<T>() {
         return None;
     }
-    // SAFETY: zeros are a value of a `Wire`, and so is what is copied over them; the copy stays within both, as the
-    // length was just checked.
+    let mut value = zeroed::<T>();
+    // SAFETY: any bytes are a value of a `Wire`; the copy stays within both, as the length was just checked.
     unsafe {
-        let mut value = std::mem::zeroed::<T>();
         std::ptr::copy_nonoverlapping(bytes.as_ptr(), (&raw mut value).cast::<u8>(), bytes.len());
-        Some(value)
     }
+    Some(value)
 }

@@ -9,8 +9,9 @@ use flowcar_shared::{
     histogram::SLOTS,
     origin::{CGROUP_HIGH, CGROUP_LOW, RECORD_LEN as ORIGIN_LEN, TGID},
     record::{
-        FlowRecord, HEADER_LEN, INLINE_SAMPLES, Kind, OPEN_HEAD, OPEN_LEN, OpenRecord, Role,
-        SHORT_LEN, flag,
+        AF_INET, BRIEF_CLOSE_LEN, BRIEF_OPEN_LEN, BRIEF_SAMPLES, BriefClose, BriefOpen, FlowRecord,
+        HEADER_LEN, INLINE_SAMPLES, Kind, OPEN_HEAD, OPEN_LEN, OpenRecord, Role, SHORT_LEN, brief,
+        flag,
     },
 };
 
@@ -47,7 +48,7 @@ pub struct FailedAttempt {
 pub enum Malformed {
     /// Too short or too long, or not of the length that its header gives.
     #[error(
-        "a kernel record of {len} bytes: a short one has {SHORT_LEN} ({OPEN_LEN} when it opens), any other {HEADER_LEN} and 4 for each histogram slot, of which it names {slots}"
+        "a kernel record of {len} bytes: a short one has {SHORT_LEN} ({OPEN_LEN} when it opens), a brief one {BRIEF_OPEN_LEN} or {BRIEF_CLOSE_LEN}, any other {HEADER_LEN} and 4 for each histogram slot, of which it names {slots}"
     )]
     Length {
         /// Bytes received.
@@ -185,6 +186,9 @@ pub fn evidence(bytes: &[u8]) -> Option<CloseEvidence> {
 
 /// The kind that a record names, whether or not it decodes, if it goes so far and names one.
 pub fn kind_of(bytes: &[u8]) -> Option<Kind> {
+    if bytes.len() == BRIEF_OPEN_LEN {
+        return Some(Kind::Open);
+    }
     bytes
         .get(offset_of!(FlowRecord, kind))
         .copied()
@@ -192,6 +196,89 @@ pub fn kind_of(bytes: &[u8]) -> Option<Kind> {
 }
 
 fn read(bytes: &[u8]) -> Result<FlowRecord, Malformed> {
+    match (bytes.len(), kind_of(bytes)) {
+        (BRIEF_OPEN_LEN, _) => {
+            let brief = raw::read(bytes, BRIEF_OPEN_LEN);
+            brief.map(|brief| opened(&brief))
+        }
+        (BRIEF_CLOSE_LEN, Some(Kind::Close)) => {
+            let brief = raw::read::<BriefClose>(bytes, BRIEF_CLOSE_LEN);
+            let samples = brief.map_or(0, |brief| brief::samples(brief.socket));
+            if samples as usize > BRIEF_SAMPLES {
+                return Err(Malformed::InlineSamples(samples));
+            }
+            brief.map(|brief| closed(&brief))
+        }
+        _ => return read_whole(bytes),
+    }
+    .ok_or(Malformed::Length {
+        len: bytes.len(),
+        slots: 0,
+    })
+}
+
+/// What the longer form of a brief record has: zeros where the brief one has nothing.
+fn opened(record: &BriefOpen) -> FlowRecord {
+    let mut inline_samples = [0; INLINE_SAMPLES];
+    inline_samples[CGROUP_LOW] = record.cgroup_id as u32;
+    inline_samples[CGROUP_HIGH] = (record.cgroup_id >> 32) as u32;
+    inline_samples[TGID] = record.tgid;
+    FlowRecord {
+        cookie: brief::cookie(record.socket),
+        started_ns: record.started_ns,
+        established_ns: record.established_ns,
+        emitted_ns: record.established_ns,
+        local_addr: mapped(record.local_addr),
+        peer_addr: mapped(record.peer_addr),
+        local_port: record.local_port,
+        peer_port: record.peer_port,
+        client_isn: record.client_isn,
+        server_isn: record.server_isn,
+        kind: Kind::Open as u8,
+        role: brief::role(record.socket),
+        family: AF_INET,
+        inline_samples,
+        ..raw::zeroed()
+    }
+}
+
+/// As [`opened`].
+fn closed(record: &BriefClose) -> FlowRecord {
+    let mut inline_samples = [0; INLINE_SAMPLES];
+    inline_samples[..BRIEF_SAMPLES].copy_from_slice(&record.samples);
+    FlowRecord {
+        cookie: brief::cookie(record.socket),
+        started_ns: record.started_ns,
+        established_ns: record.established_ns,
+        emitted_ns: record.emitted_ns,
+        local_addr: mapped(record.local_addr),
+        peer_addr: mapped(record.peer_addr),
+        local_port: record.local_port,
+        peer_port: record.peer_port,
+        client_isn: record.client_isn,
+        server_isn: record.server_isn,
+        kind: Kind::Close as u8,
+        role: brief::role(record.socket),
+        family: AF_INET,
+        last_state: record.last_state,
+        bytes_acked: record.bytes_acked.into(),
+        bytes_received: record.bytes_received.into(),
+        segs_out: record.segs_out.into(),
+        segs_in: record.segs_in.into(),
+        released_in: record.released_in,
+        flags: record.flags,
+        inline_samples_used: brief::samples(record.socket),
+        inline_samples,
+        ..raw::zeroed()
+    }
+}
+
+/// An IPv4 address in network byte order, as [`FlowRecord::local_addr`] has it.
+const fn mapped(address: u32) -> [u32; 4] {
+    [0, 0, u32::from_ne_bytes([0, 0, 0xff, 0xff]), address]
+}
+
+fn read_whole(bytes: &[u8]) -> Result<FlowRecord, Malformed> {
     let flow = match bytes.len() {
         OPEN_LEN => &bytes[..OPEN_HEAD],
         _ => bytes,

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use flowcar_shared::record::{OPEN_LEN, SHORT_LEN};
+use flowcar_shared::record::{BRIEF_CLOSE_LEN, BRIEF_OPEN_LEN};
 use flowcar_tests::{
     place::{TestPod, require_cgroup2, require_root},
     traffic::{CallPlan, LoadPlan, LoadReport, ServePlan, Serving, load_in},
@@ -24,7 +24,7 @@ const RATE: f64 = 10_000.0;
 const FEW_SPANS: (&str, &str) = ("FLOWCAR_SPANS_PER_SECOND", "100");
 
 /// An open and a closed record of either end of a connection, and the kernel's 8 bytes before each (kernel/bpf/ringbuf.c).
-const BYTES_OF_EACH: f64 = 2.0 * (OPEN_LEN + 8 + SHORT_LEN + 8) as f64;
+const BYTES_OF_EACH: f64 = 2.0 * (BRIEF_OPEN_LEN + 8 + BRIEF_CLOSE_LEN + 8) as f64;
 
 /// `FLOWCAR_RING_BYTES` where it is not set.
 const DEFAULT_RING_BYTES: u32 = 1 << 20;
