@@ -301,12 +301,15 @@ pub mod brief {
     const SAMPLES: u64 = 0x3f;
     const COOKIE_SHIFT: u32 = 8;
 
+    /// Bits of a cookie that has room; one more is free.
+    pub const COOKIE_BITS: u32 = u64::BITS - COOKIE_SHIFT - 1;
+
     /// One more sample.
     pub const ONE_SAMPLE: u64 = 1 << SAMPLES_SHIFT;
 
     const _: () = assert!(INLINE_SAMPLES as u64 <= SAMPLES && super::Role::Server as u64 <= ROLE);
 
-    /// The word of a socket without samples. Cookies count up from 1: this one has fewer than 56 bits.
+    /// The word of a socket without samples, whose cookie has at most [`COOKIE_BITS`].
     #[inline(always)]
     pub const fn pack(cookie: u64, role: u8) -> u64 {
         cookie << COOKIE_SHIFT | role as u64

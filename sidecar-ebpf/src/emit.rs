@@ -84,11 +84,12 @@ pub(crate) fn emit_close(ctx: Ctx, short_flow: &mut ShortFlow) {
     entry.submit(wake(short_flow.cookie(), now));
 }
 
-/// Whether a [`BriefClose`] has room for all of it. Without samples it would lack the process that called.
+/// Whether a [`BriefClose`] has room for all of it, and for what comes until it is written: packets are counted meanwhile. Without samples
+/// it would lack the process that called.
 #[inline(always)]
 fn has_room(ctx: Ctx, short_flow: &ShortFlow) -> bool {
     let bytes = (ctx.bytes_acked() | ctx.bytes_received()) >> 32;
-    let segments = (ctx.segs_out() | ctx.segs_in()) >> 16;
+    let segments = (ctx.segs_out() | ctx.segs_in()) >> 15;
     let more = bytes | u64::from(segments | ctx.total_retrans());
     let samples = short_flow.inline_samples_used().wrapping_sub(1);
     more == 0

@@ -93,7 +93,7 @@ pub(crate) fn follows_exchanges() -> bool {
     unsafe { (&raw const FLOWCAR_EXCHANGES).read_volatile() != 0 }
 }
 
-/// Records on their way to userspace: 1 MiB unless the loader sets another size, some 13,100 records of short connections.
+/// Records on their way to userspace: 1 MiB unless the loader sets another size, some 13,100 records of short connections of IPv4 sockets.
 #[map]
 pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 

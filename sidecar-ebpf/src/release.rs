@@ -19,18 +19,12 @@ use crate::{connect, ctx::TCP, maps::FLOWS, origin, short_flow, storage};
 #[cgroup_sock(sock_release)]
 pub(crate) fn flowcar_sock_release(context: SockContext) -> i32 {
     // SAFETY: the verifier has proven the context pointer; the fields are UAPI.
-    let (state, protocol, peer_port) = unsafe {
+    let (state, protocol) = unsafe {
         (
             (&raw const (*context.sock).state).read_volatile(),
             (&raw const (*context.sock).protocol).read_volatile(),
-            (&raw const (*context.sock).dst_port).read_volatile(),
         )
     };
-    // The kernel forgets the peer's port where it sends no SYN (net/ipv4/tcp_ipv4.c, tcp_v4_connect) and before a socket may connect
-    // again (net/ipv4/tcp.c, tcp_disconnect): this one was connected, or sent a SYN, and its close was reported.
-    if state == BPF_TCP_CLOSE && peer_port != 0 {
-        return 1;
-    }
     // A connected UDP socket has a state, too.
     let is_over = state == BPF_TCP_CLOSE || state == BPF_TCP_LISTEN;
     if protocol == TCP {

@@ -30,14 +30,17 @@ pub(crate) fn sample(ctx: Ctx) {
     if !is_long && let Some(short_flow) = short_flow::of(ctx) {
         return in_short_flow(ctx, short_flow);
     }
-    if let Some(flow) = ctx.flow() {
+    // A call that sent no SYN may have left a record in storage, and the connection of a later one be in a slot.
+    if let Some(flow) = ctx.flow()
+        && !(is_long && flow.established_ns == 0)
+    {
         in_storage(ctx, flow);
     } else if is_long {
         in_short_flow_after_all(ctx);
     }
 }
 
-/// A flow that received much and sent little.
+/// A flow that received much and sent little, or whose storage has the record of an earlier call.
 #[cold]
 #[inline(never)]
 fn in_short_flow_after_all(ctx: Ctx) {

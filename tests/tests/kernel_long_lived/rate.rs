@@ -23,7 +23,7 @@ const RATE: f64 = 10_000.0;
 /// Spans are a sample at such a rate; the books are not.
 const FEW_SPANS: (&str, &str) = ("FLOWCAR_SPANS_PER_SECOND", "100");
 
-/// An open and a closed record of either end of a connection, and the kernel's 8 bytes before each (kernel/bpf/ringbuf.c).
+/// An open and a closed record of either end of a connection by IPv4 sockets, and the kernel's 8 bytes before each (kernel/bpf/ringbuf.c).
 const BYTES_OF_EACH: f64 = 2.0 * (BRIEF_OPEN_LEN + 8 + BRIEF_CLOSE_LEN + 8) as f64;
 
 /// `FLOWCAR_RING_BYTES` where it is not set.
@@ -64,7 +64,7 @@ fn load(
     let pod = TestPod::new(name).unwrap();
     let range = ("net.ipv4.ip_local_port_range", "1024 65535");
     pod.netns().sysctl(range.0, range.1).unwrap();
-    let serving = Serving::start(&pod, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    let serving = Serving::start(&pod, &ServePlan::at("0.0.0.0:0".parse().unwrap())).unwrap();
     let target: SocketAddr = ([127, 0, 0, 1], serving.address().port()).into();
     let mut watch = Watch::start(&pod, Mode::Both, settings);
     // As many threads as keep the machine busy, each with a share of the rate.

@@ -28,7 +28,9 @@ fn client_keeps_its_name_over_a_restart() {
     }
     let at = address(1);
     let by_address = at.to_string();
-    let rows: [(&str, &str, fn(Watch) -> Seen); 3] = [
+    /// Whether flowcar gives names now, what the server is called, and how the previous flowcar ended.
+    type Row<'a> = (&'a str, &'a str, fn(Watch) -> Seen);
+    let rows: [Row<'_>; 3] = [
         ("on", "one.example", Watch::stop),
         ("on", "one.example", Watch::kill),
         ("off", &by_address, Watch::stop),
