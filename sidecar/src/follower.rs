@@ -263,7 +263,11 @@ impl Follower {
     /// Polls the sockets, if that is due, and takes in all that waits. The first poll adopts the connections that are open already; later
     /// polls come as often as their cost allows.
     pub fn poll_sockets(&mut self) {
-        self.drain_all();
+        // The first poll takes in itself what waits, behind the dump: of a server's connection that opened before it, the listener may be
+        // older than the programs, and only the dump shows it.
+        if self.dumps > 0 || !self.source.capabilities().dumps {
+            self.drain_all();
+        }
         self.begin_poll();
         self.drain_all();
     }

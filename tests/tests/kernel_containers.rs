@@ -289,6 +289,34 @@ fn older_listeners_and_connections_are_of_their_container() {
     }
 }
 
+/// Connections to an older listener that open while flowcar attaches, before its first dump shows the listener.
+#[test]
+fn connection_that_opens_while_flowcar_starts_is_of_its_listeners_container() {
+    if !can_run() {
+        return;
+    }
+    const MANY: u64 = 4_000;
+    let pod = TestPod::new("starting").unwrap();
+    let client = pod.container("docker", DOCKER).unwrap();
+    let server = pod.container("crio", CRIO).unwrap();
+    let serving = Program::serve(&pod, &server, CRIO, 7105, MANY);
+    let calling = call(&pod, &client, DOCKER, 7105, "4000", &["--concurrency", "4"]);
+    let watch = Watch::start(&pod, Mode::Both, &[]);
+    let mut truth = Truth::new();
+    let ends = calling.end(&mut truth) + serving.end(&mut truth);
+    assert_eq!(ends as u64, 2 * MANY);
+    let seen = watch.stop();
+    let servers = seen.flows.iter().filter(|flow| flow.role() == "server");
+    let servers: Vec<_> = servers.collect();
+    assert!(
+        !servers.is_empty(),
+        "all had closed before flowcar followed"
+    );
+    for flow in servers {
+        assert_eq!(flow.get("container.id"), CRIO, "{flow:?}");
+    }
+}
+
 /// Established sockets of the namespace, by /proc/net/tcp and tcp6 (proc(5)).
 fn established() -> usize {
     ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"]
