@@ -10,8 +10,8 @@ use crate::{
 const MIB: f64 = 1024.0 * 1024.0;
 
 /// Pixels.
-const WIDTH: f64 = 760.0;
-const LABEL: f64 = 250.0;
+const WIDTH: f64 = 820.0;
+const LABEL: f64 = 310.0;
 /// Room for a value behind the longest bar.
 const VALUE: f64 = 90.0;
 const BAR: f64 = 14.0;
