@@ -1,8 +1,13 @@
 //! The API server with its etcd, kubectl and helm: they start, agree with each other, and refuse what they should.
 
+use std::{
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
 use flowcar_tests::peers::{ApiServer, PatchKind, Peer};
 use serde_json::{Value, json};
-use std::process::Command;
 
 const POD: &str = "/api/v1/namespaces/shop/pods/web";
 
@@ -149,6 +154,11 @@ fn kubectl_helm_and_a_service_account_reach_the_server() {
             ])
             .arg("--serviceaccount=shop:reader"),
     );
+    // The authorizer learns of the role a moment later.
+    let began = Instant::now();
+    while reader.get(POD).status == 403 && began.elapsed() < Duration::from_secs(30) {
+        thread::sleep(Duration::from_millis(50));
+    }
     reader.get(POD).success();
     assert_eq!(reader.delete(POD).status, 403);
     let allowed = output(server.kubectl().env("KUBECONFIG", kubeconfig).args([
