@@ -13,6 +13,9 @@ use flowcar_tests::{
 
 const CONNECTIONS: usize = 60;
 
+/// What is wrong with an end that has no flow.
+const MISSING: &str = "is missing";
+
 #[test]
 fn timeouts_of_a_crowd_are_timeouts_and_no_other_close_is() {
     if !require_root() || !require_cgroup2() || !require_program("nft") {
@@ -44,7 +47,7 @@ fn check(among: Among, is_adopted: bool) -> Vec<String> {
     let mut wrong = Vec::new();
     for (mut watch, mode) in watches.into_iter().zip(modes) {
         watch.until("both ends of each", |seen| {
-            seen.flows.len() >= 2 * CONNECTIONS
+            seen.flows.len() + lost(seen) >= 2 * CONNECTIONS
         });
         let seen = watch.stop();
         // Without records the counts alone show the reason of those that timers ended, and with RSTs among them nothing shows which they
@@ -52,12 +55,25 @@ fn check(among: Among, is_adopted: bool) -> Vec<String> {
         let by_records = mode == Mode::Both && !is_adopted && among != Among::Resets;
         let is_certain = by_records || among == Among::Timeouts;
         let may_be_unknown = !is_certain || has_own_machine();
+        let mut lost = lost(&seen);
         let found = all.iter().flat_map(|of| wrongs(&seen, of, may_be_unknown));
+        let found = found.filter(|wrong| {
+            let is_lost = wrong.ends_with(MISSING) && lost > 0;
+            lost -= usize::from(is_lost);
+            !is_lost
+        });
         wrong.extend(found.map(|wrong| {
             format!("{mode:?}, {among:?}, open before flowcar: {is_adopted}: {wrong}")
         }));
     }
     wrong
+}
+
+/// Ends that were aborted before a dump showed them, as is possible on emulated machines: their sockets had no addresses any more.
+fn lost(seen: &Seen) -> usize {
+    let disconnected = [("flowcar.tcp.lost.reason", "disconnected")];
+    let lost = seen.sum("flowcar.tcp.connection.lost", &disconnected) as usize;
+    if has_own_machine() { lost } else { 0 }
 }
 
 /// The traffic, once its connections are open.
@@ -117,7 +133,7 @@ fn wrongs(seen: &Seen, of: &CrowdReport, may_be_unknown: bool) -> Vec<String> {
     let wrong = ends.into_iter().filter_map(|(local, peer, expected)| {
         let mut flows = seen.flows.iter();
         let Some(flow) = flows.find(|flow| (flow.local, flow.peer) == (local, peer)) else {
-            return Some(format!("{local} to {peer} is missing"));
+            return Some(format!("{local} to {peer} {MISSING}"));
         };
         let is = flow.end();
         let right = expected.contains(&is) || (may_be_unknown && is == "unknown");
