@@ -217,18 +217,10 @@ pub struct OpenRecord {
     pub reserved: u32,
 }
 
-/// The open record of a flow over an IPv4 socket without socket storage.
+/// Both ends of an IPv4 socket.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub struct BriefOpen {
-    /// [`brief::pack`]; without samples.
-    pub socket: u64,
-    /// As [`FlowRecord::started_ns`].
-    pub started_ns: u64,
-    /// As [`FlowRecord::established_ns`]; the record was sent then, too.
-    pub established_ns: u64,
-    /// As [`OpenRecord::cgroup_id`].
-    pub cgroup_id: u64,
+pub struct BriefEnds {
     /// Local address, network byte order.
     pub local_addr: u32,
     /// Peer address, network byte order.
@@ -241,6 +233,22 @@ pub struct BriefOpen {
     pub client_isn: u32,
     /// As [`FlowRecord::server_isn`].
     pub server_isn: u32,
+}
+
+/// The open record of a flow over an IPv4 socket without socket storage.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct BriefOpen {
+    /// [`brief::pack`]; without samples.
+    pub socket: u64,
+    /// As [`FlowRecord::started_ns`].
+    pub started_ns: u64,
+    /// As [`FlowRecord::established_ns`]; the record was sent then, too.
+    pub established_ns: u64,
+    /// As [`OpenRecord::cgroup_id`].
+    pub cgroup_id: u64,
+    /// Both ends.
+    pub ends: BriefEnds,
     /// As [`OpenRecord::tgid`].
     pub tgid: u32,
 }
@@ -258,18 +266,8 @@ pub struct BriefClose {
     pub established_ns: u64,
     /// As [`FlowRecord::emitted_ns`].
     pub emitted_ns: u64,
-    /// Local address, network byte order.
-    pub local_addr: u32,
-    /// Peer address, network byte order.
-    pub peer_addr: u32,
-    /// Local port, host byte order.
-    pub local_port: u16,
-    /// Peer port, host byte order.
-    pub peer_port: u16,
-    /// As [`FlowRecord::client_isn`].
-    pub client_isn: u32,
-    /// As [`FlowRecord::server_isn`].
-    pub server_isn: u32,
+    /// Both ends.
+    pub ends: BriefEnds,
     /// As [`FlowRecord::bytes_acked`].
     pub bytes_acked: u32,
     /// As [`FlowRecord::bytes_received`].
@@ -303,6 +301,18 @@ pub mod brief {
 
     /// Bits of a cookie that has room; one more is free.
     pub const COOKIE_BITS: u32 = u64::BITS - COOKIE_SHIFT - 1;
+
+    const _: () = assert!(has_room((1 << COOKIE_BITS) - 1) && !has_room(1 << COOKIE_BITS));
+    // A cookie that counts down.
+    const _: () = assert!(
+        !has_room(u64::MAX) && cookie(pack((1 << COOKIE_BITS) - 1, 2)) == (1 << COOKIE_BITS) - 1
+    );
+
+    /// Whether a cookie has room.
+    #[inline(always)]
+    pub const fn has_room(cookie: u64) -> bool {
+        cookie >> COOKIE_BITS == 0
+    }
 
     /// One more sample.
     pub const ONE_SAMPLE: u64 = 1 << SAMPLES_SHIFT;

@@ -62,6 +62,7 @@ impl Call {
             return;
         }
         if let Some(short_flow) = short_flow::of_call(|| self.cookie(), unsent) {
+            self.leave_storage();
             let (origin, now) = (Origin::current(), now());
             short_flow.started_ns = now;
             short_flow.ask(self.port(), self.family());
@@ -73,19 +74,46 @@ impl Call {
         }
     }
 
+    /// The socket; null where there is no full one.
+    #[inline(always)]
+    fn sk(self) -> *mut bpf_sock {
+        // SAFETY: as above.
+        unsafe { (&raw const (*self.0).__bindgen_anon_1.sk).read_volatile() }
+    }
+
+    /// A socket has a slot or storage: an earlier call may have found no free slot.
+    #[inline(always)]
+    fn leave_storage(self) {
+        let sk = self.sk();
+        // SAFETY: a socket that was checked; it is locked during the call.
+        let is_stored =
+            !sk.is_null() && unsafe { storage::get(&raw const FLOWS, sk.cast()) }.is_some();
+        if is_stored {
+            self.forget_stored();
+        }
+    }
+
+    /// What is left of an earlier call, which is reported, or of a connection of which no callback reported the close.
+    #[cold]
+    #[inline(never)]
+    fn forget_stored(self) {
+        let sk = self.sk();
+        if !sk.is_null() {
+            report_stored(sk, BPF_TCP_CLOSE);
+            // SAFETY: as in `leave_storage`.
+            unsafe { storage::delete(&raw const FLOWS, sk.cast()) };
+        }
+    }
+
     #[cold]
     #[inline(never)]
     fn keep_in_storage<const V6: bool>(self) {
-        // SAFETY: as above; null where there is no full socket.
-        let sk = unsafe { (&raw const (*self.0).__bindgen_anon_1.sk).read_volatile() };
+        self.forget_stored();
+        let sk = self.sk();
         if sk.is_null() {
             return count(Counter::AskedDropped);
         }
-        report_stored(sk, BPF_TCP_CLOSE);
-        // What is left of an earlier call, or of a connection of which no callback reported the close.
-        // SAFETY: a socket that was checked; it is locked during the call.
-        unsafe { storage::delete(&raw const FLOWS, sk.cast()) };
-        // SAFETY: as before.
+        // SAFETY: as in `leave_storage`.
         let Some(flow) = (unsafe { storage::get_or_new(&raw const FLOWS, sk.cast()) }) else {
             return count(Counter::AskedDropped);
         };

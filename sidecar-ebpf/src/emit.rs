@@ -5,8 +5,8 @@ use flowcar_shared::{
     counter::Counter,
     histogram::SLOTS,
     record::{
-        AF_INET, BRIEF_SAMPLES, BriefClose, BriefOpen, FlowRecord, HEADER_LEN, Kind, OpenRecord,
-        SHORT_LEN,
+        AF_INET, BRIEF_SAMPLES, BriefClose, BriefEnds, BriefOpen, FlowRecord, HEADER_LEN, Kind,
+        OpenRecord, SHORT_LEN,
     },
 };
 
@@ -55,17 +55,12 @@ pub(crate) fn emit_close(ctx: Ctx, short_flow: &mut ShortFlow) {
         return maps::count(Counter::CloseDropped);
     };
     let record = entry.as_mut_ptr();
-    let (client_isn, server_isn) = ctx.initial_numbers(short_flow.role());
+    // SAFETY: a field of the record.
+    put_ends(ctx, short_flow.role(), unsafe { &raw mut (*record).ends });
     put! { record,
         socket: short_flow.holder(),
         started_ns: short_flow.started_ns,
         established_ns: short_flow.established_ns,
-        local_addr: ctx.local_ip4(),
-        peer_addr: ctx.remote_ip4(),
-        local_port: ctx.local_port() as u16,
-        peer_port: ctx.peer_port(),
-        client_isn: client_isn,
-        server_isn: server_isn,
         bytes_acked: ctx.bytes_acked() as u32,
         bytes_received: ctx.bytes_received() as u32,
         samples[0]: short_flow.inline_samples[0],
@@ -84,6 +79,20 @@ pub(crate) fn emit_close(ctx: Ctx, short_flow: &mut ShortFlow) {
     entry.submit(wake(short_flow.cookie(), now));
 }
 
+/// Writes both ends of an IPv4 socket.
+#[inline(always)]
+fn put_ends(ctx: Ctx, role: u8, ends: *mut BriefEnds) {
+    let (client_isn, server_isn) = ctx.initial_numbers(role);
+    put! { ends,
+        local_addr: ctx.local_ip4(),
+        peer_addr: ctx.remote_ip4(),
+        local_port: ctx.local_port() as u16,
+        peer_port: ctx.peer_port(),
+        client_isn: client_isn,
+        server_isn: server_isn,
+    }
+}
+
 /// Whether a [`BriefClose`] has room for all of it, and for what comes until it is written: packets are counted meanwhile. Without samples
 /// it would lack the process that called.
 #[inline(always)]
@@ -98,7 +107,7 @@ fn has_room(ctx: Ctx, short_flow: &ShortFlow) -> bool {
         && ctx.family() == AF_INET
 }
 
-/// The same for a flow without socket storage, once it is open. For a close the callback's first argument is the state before it.
+/// Sends the record of a flow without socket storage, once it is open. For a close the callback's first argument is the state before it.
 ///
 /// The clock is read last: userspace read the ring's cache lines last, on another CPU, and they come back meanwhile. A value that is
 /// needed after a helper's call is read after it: kept meanwhile it may lie on the stack (see `short_flow::at`).
@@ -167,17 +176,12 @@ pub(crate) fn emit_open(ctx: Ctx, short_flow: &mut ShortFlow) {
         return maps::count(Counter::OpenDropped);
     };
     let record = entry.as_mut_ptr();
-    let (client_isn, server_isn) = ctx.initial_numbers(short_flow.role());
+    // SAFETY: a field of the record.
+    put_ends(ctx, short_flow.role(), unsafe { &raw mut (*record).ends });
     // Until the handshake is complete there is no RTT sample in the place of who called.
     put! { record,
         socket: short_flow.holder(),
         cgroup_id: short_flow.cgroup(),
-        local_addr: ctx.local_ip4(),
-        peer_addr: ctx.remote_ip4(),
-        local_port: ctx.local_port() as u16,
-        peer_port: ctx.peer_port(),
-        client_isn: client_isn,
-        server_isn: server_isn,
         tgid: short_flow.tgid(),
     }
     let now = now();

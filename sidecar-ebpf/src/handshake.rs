@@ -31,6 +31,11 @@ pub(crate) const CALLBACKS: u32 = HANDSHAKE | BPF_SOCK_OPS_RTT_CB_FLAG;
 #[inline(always)]
 pub(crate) fn connecting(ctx: Ctx) {
     if let Some((short_flow, called)) = short_flow::of_client(ctx) {
+        // The call found no free slot, and one is free by now.
+        if !called && ctx.flow().is_some() {
+            short_flow.free();
+            return connecting_in_storage(ctx);
+        }
         short_flow.started_ns = now();
         if called {
             let (address, port) = (short_flow.asked_address(), short_flow.asked_port());
@@ -89,6 +94,11 @@ pub(crate) fn accepted<const NETNS: bool>(ctx: Ctx) {
     if ctx.total_retrans() == 0
         && let Some(short_flow) = short_flow::take(ctx, Role::Server)
     {
+        // It called `connect()` when no slot was free, and SYNs have crossed.
+        if ctx.flow().is_some() {
+            short_flow.free();
+            return crossed_or_in_storage(ctx, netns::<NETNS>(ctx));
+        }
         short_flow.keep_netns(netns::<NETNS>(ctx));
         in_short_flow(ctx, short_flow);
     } else {

@@ -30,17 +30,14 @@ pub(crate) fn sample(ctx: Ctx) {
     if !is_long && let Some(short_flow) = short_flow::of(ctx) {
         return in_short_flow(ctx, short_flow);
     }
-    // A call that sent no SYN may have left a record in storage, and the connection of a later one be in a slot.
-    if let Some(flow) = ctx.flow()
-        && !(is_long && flow.established_ns == 0)
-    {
+    if let Some(flow) = ctx.flow() {
         in_storage(ctx, flow);
     } else if is_long {
         in_short_flow_after_all(ctx);
     }
 }
 
-/// A flow that received much and sent little, or whose storage has the record of an earlier call.
+/// A flow that received much and sent little.
 #[cold]
 #[inline(never)]
 fn in_short_flow_after_all(ctx: Ctx) {

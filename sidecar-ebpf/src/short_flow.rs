@@ -165,7 +165,7 @@ fn at(cookie: impl FnOnce() -> u64) -> Option<(u64, &'static mut ShortFlow)> {
     let cookie = cookie();
     // One that was made in an interrupt of the making of another counts down from 2^64 (include/linux/cookie.h, gen_cookie_next): it has
     // no room in a holder.
-    if cookie >> brief::COOKIE_BITS != 0 {
+    if !brief::has_room(cookie) {
         return None;
     }
     // SAFETY: as before.

@@ -1,5 +1,7 @@
 //! The decoder against records of known meaning, and against arbitrary bytes.
 
+#[path = "decode/brief.rs"]
+mod brief;
 mod common;
 
 use std::mem::offset_of;
@@ -7,10 +9,7 @@ use std::mem::offset_of;
 use common::{blank, bytes, sample};
 use flowcar::{
     clock::Anchor,
-    flow::{
-        CloseReason, Failure, LastSeen, Malformed, Monotonic, Outcome, Role, RttKind, decode,
-        evidence, kind_of,
-    },
+    flow::{CloseReason, Failure, LastSeen, Malformed, Monotonic, Outcome, Role, RttKind, decode},
     view::{
         Row, json,
         table::{self, Style},
@@ -19,8 +18,8 @@ use flowcar::{
 use flowcar_shared::{
     histogram::SLOTS,
     record::{
-        BRIEF_CLOSE_LEN, BRIEF_OPEN_LEN, BRIEF_SAMPLES, BriefClose, BriefOpen, FlowRecord,
-        HEADER_LEN, INLINE_SAMPLES, Kind, OPEN_LEN, RECORD_LEN, SHORT_LEN, brief, flag,
+        BRIEF_CLOSE_LEN, BRIEF_OPEN_LEN, FlowRecord, HEADER_LEN, INLINE_SAMPLES, Kind, OPEN_LEN,
+        RECORD_LEN, SHORT_LEN, flag,
     },
 };
 use proptest::prelude::*;
@@ -272,117 +271,6 @@ fn short_record_decodes_as_whole() {
     assert!(decode(longer, 0).is_err());
 }
 
-/// The bytes of a brief record, which has no padding.
-fn brief_bytes<T: Copy>(record: &T) -> &[u8] {
-    // SAFETY: both kinds are repr(C) of integers without padding, as their lengths show.
-    unsafe { std::slice::from_raw_parts((&raw const *record).cast(), size_of::<T>()) }
-}
-
-fn brief_open(record: &FlowRecord, cgroup_id: u64, tgid: u32) -> BriefOpen {
-    BriefOpen {
-        socket: brief::pack(record.cookie, record.role),
-        started_ns: record.started_ns,
-        established_ns: record.established_ns,
-        cgroup_id,
-        local_addr: record.local_addr[3],
-        peer_addr: record.peer_addr[3],
-        local_port: record.local_port,
-        peer_port: record.peer_port,
-        client_isn: record.client_isn,
-        server_isn: record.server_isn,
-        tgid,
-    }
-}
-
-fn brief_close(record: &FlowRecord) -> BriefClose {
-    let samples = u64::from(record.inline_samples_used) * brief::ONE_SAMPLE;
-    BriefClose {
-        socket: brief::pack(record.cookie, record.role) + samples,
-        started_ns: record.started_ns,
-        established_ns: record.established_ns,
-        emitted_ns: record.emitted_ns,
-        local_addr: record.local_addr[3],
-        peer_addr: record.peer_addr[3],
-        local_port: record.local_port,
-        peer_port: record.peer_port,
-        client_isn: record.client_isn,
-        server_isn: record.server_isn,
-        bytes_acked: record.bytes_acked as u32,
-        bytes_received: record.bytes_received as u32,
-        samples: std::array::from_fn(|at| record.inline_samples[at]),
-        kind: record.kind,
-        last_state: record.last_state,
-        flags: record.flags,
-        segs_out: record.segs_out as u16,
-        segs_in: record.segs_in as u16,
-        released_in: record.released_in,
-        reserved: 0,
-    }
-}
-
-#[test]
-fn brief_records_decode_as_whole() {
-    let inline_samples = [300, 500, 700, 900, 0, 0];
-    for role in [Role::Client, Role::Server] {
-        let whole = FlowRecord {
-            role: role as u8,
-            bytes_acked: u32::MAX.into(),
-            bytes_received: 4001,
-            segs_out: u16::MAX.into(),
-            segs_in: 9,
-            released_in: 1,
-            rtt_min_us: 0,
-            inline_samples_used: BRIEF_SAMPLES as u32,
-            inline_samples,
-            ..closed(4, flag::ORDERLY | flag::FIN_ACKED | flag::FIN_RECEIVED)
-        };
-        let expected = decode(bytes(&whole), 0).expect("a record");
-        let brief = brief_close(&whole);
-        assert_eq!(brief_bytes(&brief).len(), BRIEF_CLOSE_LEN);
-        let record = decode(brief_bytes(&brief), 0).expect("a record");
-        assert_eq!(format!("{record:?}"), format!("{expected:?}"));
-        assert_eq!(
-            format!("{:?}", evidence(brief_bytes(&brief))),
-            format!("{:?}", evidence(bytes(&whole)))
-        );
-        assert_eq!(kind_of(brief_bytes(&brief)), Some(Kind::Close));
-
-        let opened = FlowRecord {
-            role: role as u8,
-            bytes_acked: 0,
-            rtt_min_us: 0,
-            inline_samples: [7, 5, 0, 0, 0, 42],
-            ..blank(3)
-        };
-        let expected = decode(bytes(&opened), 0).expect("a record");
-        let brief = brief_open(&opened, 5 << 32 | 7, 42);
-        assert_eq!(brief_bytes(&brief).len(), BRIEF_OPEN_LEN);
-        let record = decode(brief_bytes(&brief), 0).expect("a record");
-        assert_eq!(format!("{record:?}"), format!("{expected:?}"));
-        assert_eq!(kind_of(brief_bytes(&brief)), Some(Kind::Open));
-    }
-}
-
-#[test]
-fn brief_records_are_checked() {
-    let whole = FlowRecord {
-        inline_samples_used: BRIEF_SAMPLES as u32 + 1,
-        ..closed(4, 0)
-    };
-    assert_eq!(
-        decode(brief_bytes(&brief_close(&whole)), 0).map(drop),
-        Err(Malformed::InlineSamples(BRIEF_SAMPLES as u32 + 1))
-    );
-    let roleless = FlowRecord {
-        role: 3,
-        ..closed(4, 0)
-    };
-    let records = (brief_close(&roleless), brief_open(&roleless, 0, 0));
-    for bytes in [brief_bytes(&records.0), brief_bytes(&records.1)] {
-        assert_eq!(decode(bytes, 0).map(drop), Err(Malformed::Role(3)));
-    }
-}
-
 /// A client's origin is at the end of its open record, and in the place of its samples until there is one.
 #[test]
 fn origin_is_a_clients_until_its_first_sample() {
@@ -530,8 +418,7 @@ fn survives(bytes: &[u8]) -> Result<(), TestCaseError> {
             _ => false,
         };
         prop_assert!(is_short || bytes.len() == HEADER_LEN + 4 * slots);
-        let is_brief = [BRIEF_OPEN_LEN, BRIEF_CLOSE_LEN].contains(&bytes.len());
-        prop_assert!(is_brief || slots <= SLOTS);
+        prop_assert!(slots <= SLOTS);
         prop_assert_eq!(record.flow.outcome.is_some(), record.kind == Kind::Close);
         let anchor = Anchor::new(Monotonic(0), 0);
         let row = Row::of(&record.flow, &anchor);

@@ -1,5 +1,7 @@
 //! From the bytes of a ring buffer record to a [`Flow`].
 
+mod brief;
+
 use std::mem::offset_of;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU64;
@@ -9,9 +11,8 @@ use flowcar_shared::{
     histogram::SLOTS,
     origin::{CGROUP_HIGH, CGROUP_LOW, RECORD_LEN as ORIGIN_LEN, TGID},
     record::{
-        AF_INET, BRIEF_CLOSE_LEN, BRIEF_OPEN_LEN, BRIEF_SAMPLES, BriefClose, BriefOpen, FlowRecord,
-        HEADER_LEN, INLINE_SAMPLES, Kind, OPEN_HEAD, OPEN_LEN, OpenRecord, Role, SHORT_LEN, brief,
-        flag,
+        BRIEF_CLOSE_LEN, BRIEF_OPEN_LEN, FlowRecord, HEADER_LEN, INLINE_SAMPLES, Kind, OPEN_HEAD,
+        OPEN_LEN, OpenRecord, Role, SHORT_LEN, flag,
     },
 };
 
@@ -197,85 +198,10 @@ pub fn kind_of(bytes: &[u8]) -> Option<Kind> {
 
 fn read(bytes: &[u8]) -> Result<FlowRecord, Malformed> {
     match (bytes.len(), kind_of(bytes)) {
-        (BRIEF_OPEN_LEN, _) => {
-            let brief = raw::read(bytes, BRIEF_OPEN_LEN);
-            brief.map(|brief| opened(&brief))
-        }
-        (BRIEF_CLOSE_LEN, Some(Kind::Close)) => {
-            let brief = raw::read::<BriefClose>(bytes, BRIEF_CLOSE_LEN);
-            let samples = brief.map_or(0, |brief| brief::samples(brief.socket));
-            if samples as usize > BRIEF_SAMPLES {
-                return Err(Malformed::InlineSamples(samples));
-            }
-            brief.map(|brief| closed(&brief))
-        }
-        _ => return read_whole(bytes),
+        (BRIEF_OPEN_LEN, _) => brief::open(bytes),
+        (BRIEF_CLOSE_LEN, Some(Kind::Close)) => brief::close(bytes),
+        _ => read_whole(bytes),
     }
-    .ok_or(Malformed::Length {
-        len: bytes.len(),
-        slots: 0,
-    })
-}
-
-/// What the longer form of a brief record has: zeros where the brief one has nothing.
-fn opened(record: &BriefOpen) -> FlowRecord {
-    let mut inline_samples = [0; INLINE_SAMPLES];
-    inline_samples[CGROUP_LOW] = record.cgroup_id as u32;
-    inline_samples[CGROUP_HIGH] = (record.cgroup_id >> 32) as u32;
-    inline_samples[TGID] = record.tgid;
-    FlowRecord {
-        cookie: brief::cookie(record.socket),
-        started_ns: record.started_ns,
-        established_ns: record.established_ns,
-        emitted_ns: record.established_ns,
-        local_addr: mapped(record.local_addr),
-        peer_addr: mapped(record.peer_addr),
-        local_port: record.local_port,
-        peer_port: record.peer_port,
-        client_isn: record.client_isn,
-        server_isn: record.server_isn,
-        kind: Kind::Open as u8,
-        role: brief::role(record.socket),
-        family: AF_INET,
-        inline_samples,
-        ..raw::zeroed()
-    }
-}
-
-/// As [`opened`].
-fn closed(record: &BriefClose) -> FlowRecord {
-    let mut inline_samples = [0; INLINE_SAMPLES];
-    inline_samples[..BRIEF_SAMPLES].copy_from_slice(&record.samples);
-    FlowRecord {
-        cookie: brief::cookie(record.socket),
-        started_ns: record.started_ns,
-        established_ns: record.established_ns,
-        emitted_ns: record.emitted_ns,
-        local_addr: mapped(record.local_addr),
-        peer_addr: mapped(record.peer_addr),
-        local_port: record.local_port,
-        peer_port: record.peer_port,
-        client_isn: record.client_isn,
-        server_isn: record.server_isn,
-        kind: Kind::Close as u8,
-        role: brief::role(record.socket),
-        family: AF_INET,
-        last_state: record.last_state,
-        bytes_acked: record.bytes_acked.into(),
-        bytes_received: record.bytes_received.into(),
-        segs_out: record.segs_out.into(),
-        segs_in: record.segs_in.into(),
-        released_in: record.released_in,
-        flags: record.flags,
-        inline_samples_used: brief::samples(record.socket),
-        inline_samples,
-        ..raw::zeroed()
-    }
-}
-
-/// An IPv4 address in network byte order, as [`FlowRecord::local_addr`] has it.
-const fn mapped(address: u32) -> [u32; 4] {
-    [0, 0, u32::from_ne_bytes([0, 0, 0xff, 0xff]), address]
 }
 
 fn read_whole(bytes: &[u8]) -> Result<FlowRecord, Malformed> {

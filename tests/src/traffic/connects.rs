@@ -1,7 +1,7 @@
 //! Calls of `connect()` in every way in which applications make them.
 
 use std::{
-    io,
+    io::{self, Read as _, Write as _},
     net::{IpAddr, SocketAddr},
     os::fd::{AsFd, AsRawFd},
 };
@@ -56,6 +56,12 @@ pub struct ConnectPlan {
     /// Whom to connect to before, on the same socket
     #[arg(long)]
     pub first: Option<SocketAddr>,
+    /// Wait for a line of standard input behind that
+    #[arg(long, requires = "first")]
+    pub pause: bool,
+    /// How many bytes each connection sends, each of which the server sends back before the next
+    #[arg(long, default_value_t = 0)]
+    pub echoes: u32,
     /// Keep every socket open until standard input ends
     #[arg(long)]
     pub hold: bool,
@@ -77,7 +83,7 @@ pub struct Connected {
 /// Makes the calls; `each` gets every result. Gives the sockets that are to be held.
 ///
 /// # Errors
-/// A socket cannot be made.
+/// A socket cannot be made, or an echo does not come.
 pub fn connect_each(
     plan: &ConnectPlan,
     mut each: impl FnMut(Connected) -> io::Result<()>,
@@ -91,8 +97,15 @@ pub fn connect_each(
         if let Some(first) = plan.first {
             each(result(first, &socket, socket.connect(&first.into())))?;
         }
+        if plan.pause {
+            io::stdin().read_line(&mut String::new())?;
+        }
         for _ in 0..plan.calls {
             call(plan, &socket, &mut each)?;
+        }
+        for _ in 0..plan.echoes {
+            (&socket).write_all(b"x")?;
+            (&socket).read_exact(&mut [0])?;
         }
         if plan.hold {
             held.push(socket);

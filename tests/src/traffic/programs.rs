@@ -156,6 +156,14 @@ impl Connecting {
         read_line(&mut self.stdout)
     }
 
+    /// Ends its pause.
+    ///
+    /// # Errors
+    /// It has exited.
+    pub fn go_on(&mut self) -> io::Result<()> {
+        self.stdin.write_all(b"\n")
+    }
+
     /// Kills it with its sockets open.
     ///
     /// # Errors

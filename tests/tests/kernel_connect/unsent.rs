@@ -1,13 +1,18 @@
 //! Attempts that fail before a SYN is sent: the application's error, and flowcar's.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{SocketAddr, TcpListener},
+    thread,
+};
 
 use flowcar_tests::{
     place::{AtConnect, ConnectHook, TestPod, has_own_machine, lacks},
     traffic::{Connected, Connecting},
     watch::{Flow, Mode, Watch},
 };
-use libc::{EACCES, EADDRNOTAVAIL, EHOSTUNREACH, EINVAL, ENETUNREACH, EPERM};
+use libc::{EACCES, EADDRNOTAVAIL, ECONNREFUSED, EHOSTUNREACH, EINVAL, ENETUNREACH, EPERM};
 
 use super::{OWN4, OWN6, can_run, connect, pod, serve, watches};
 
@@ -242,6 +247,19 @@ fn attempt_without_a_free_port_is_local() {
     }
 }
 
+/// More sockets than there are short-flow slots.
+const HELD: u32 = 5_000;
+
+/// Sockets that call `connect()`, fail without a SYN, and stay open.
+fn hold(pod: &TestPod, nowhere: SocketAddr) -> Connecting {
+    let times = HELD.to_string();
+    let mut held = Connecting::start(pod, nowhere, &["--hold", "--times", &times]).unwrap();
+    for _ in 0..HELD {
+        assert_eq!(held.next_result().unwrap().errno, Some(ENETUNREACH));
+    }
+    held
+}
+
 /// More sockets than there are short-flow slots fail and stay open: what was asked for is then kept beside the socket. They are
 /// counted when they are closed, by their application or with its process.
 #[test]
@@ -249,7 +267,6 @@ fn sockets_that_stay_open_are_counted_when_they_are_closed() {
     if !can_run() {
         return;
     }
-    const HELD: u32 = 5_000;
     let (above, pod) = pod("held");
     let serving = serve(&pod);
     let port = serving.address().port();
@@ -259,15 +276,7 @@ fn sockets_that_stay_open_are_counted_when_they_are_closed() {
     let _hook = ConnectHook::attach(&above, false, rewrite).unwrap();
     let mut watches = watches(&pod);
     let nowhere = "192.0.2.1:9".parse().unwrap();
-    let times = HELD.to_string();
-    let hold = || {
-        let mut held = Connecting::start(&pod, nowhere, &["--hold", "--times", &times]).unwrap();
-        for _ in 0..HELD {
-            assert_eq!(held.next_result().unwrap().errno, Some(ENETUNREACH));
-        }
-        held
-    };
-    let (closed, killed) = (hold(), hold());
+    let (closed, killed) = (hold(&pod, nowhere), hold(&pod, nowhere));
     let calls = connect(&pod, service, &["--times", "20"]);
     for watch in &mut watches {
         for call in &calls {
@@ -285,6 +294,71 @@ fn sockets_that_stay_open_are_counted_when_they_are_closed() {
     let all = f64::from(2 * HELD);
     for watch in &mut watches {
         watch.until("all of them", |seen| seen.sum(FAILED, LOCAL) == all);
+    }
+}
+
+/// First calls that find no free short-flow slot are kept beside their sockets, of which each calls again once slots are free. A socket
+/// has one record: no call is lost to the next one, or counted twice.
+#[test]
+fn call_that_was_kept_beside_its_socket_is_counted_once_whatever_follows() {
+    if !can_run() {
+        return;
+    }
+    const ECHOES: u32 = 100;
+    let (_above, pod) = pod("beside");
+    let bound = pod.netns().run(|| TcpListener::bind("[::]:0"));
+    let listener = bound.unwrap().unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for socket in listener.incoming() {
+            let mut socket = socket.unwrap();
+            // Until the client closes.
+            let _ = io::copy(&mut socket.try_clone().unwrap(), &mut socket);
+        }
+    });
+    let mut watches = watches(&pod);
+    let nowhere: SocketAddr = "192.0.2.1:9".parse().unwrap();
+    let held = [(); 2].map(|()| hold(&pod, nowhere));
+    let own = |port| SocketAddr::new(OWN4.parse().unwrap(), port);
+    let echoes = ECHOES.to_string();
+    // What each calls then, and its error.
+    let rows: [(SocketAddr, &[&str], Option<i32>); 4] = [
+        (own(port), &["--echoes", &echoes], None),
+        (own(port), &[], None),
+        (nowhere, &[], Some(ENETUNREACH)),
+        (own(1), &[], Some(ECONNREFUSED)),
+    ];
+    let first = nowhere.to_string();
+    let paused = rows.map(|(target, more, errno)| {
+        let arguments = [&["--first", &first, "--pause"], more].concat();
+        let mut calling = Connecting::start(&pod, target, &arguments).unwrap();
+        assert_eq!(calling.next_result().unwrap().errno, Some(ENETUNREACH));
+        (calling, errno)
+    });
+    for held in held {
+        assert!(held.finish().unwrap().is_empty());
+    }
+    for (mut calling, errno) in paused {
+        calling.go_on().unwrap();
+        assert_eq!(calling.finish().unwrap()[0].errno, errno);
+    }
+    let port = port.to_string();
+    for watch in &mut watches {
+        let connections = [("server.port", &*port)];
+        watch.until("all of them", |seen| {
+            let closed = seen.sum("flowcar.tcp.connection.closed", &connections);
+            closed == 2.0 && seen.sum(FAILED, &[]) >= f64::from(2 * HELD + 6)
+        });
+        // What was counted twice would come by then.
+        let seen = watch.reports(2);
+        let refused = seen.sum(FAILED, &[("error.type", "refused")]);
+        assert_eq!(
+            (seen.sum(FAILED, LOCAL), refused, seen.sum(FAILED, &[])),
+            (f64::from(2 * HELD + 5), 1.0, f64::from(2 * HELD + 6))
+        );
+        // The kernel may have timed some echoes together.
+        let samples = seen.sum("flowcar.tcp.rtt", &connections);
+        assert!(samples > f64::from(ECHOES / 2), "{samples} of {ECHOES}");
     }
 }
 
