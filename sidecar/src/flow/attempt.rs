@@ -112,9 +112,15 @@ impl AttemptJudge {
         self.readings.back().map(|counts| counts.at)
     }
 
-    /// An attempt ended for a known reason that the kernel counts as a failure.
-    pub fn failed(&mut self, at: Monotonic) {
-        self.explained.add(at, Events::failed(), Events::default());
+    /// An attempt ended for a known reason that the kernel counts as a failure. `is_here`: in this network namespace; else it may be
+    /// counted in another.
+    pub fn failed(&mut self, at: Monotonic, is_here: bool) {
+        let (known, possible) = if is_here {
+            (Events::failed(), Events::default())
+        } else {
+            (Events::default(), Events::failed())
+        };
+        self.explained.add(at, known, possible);
     }
 
     /// Why these attempts failed; `now` is read after their records. `discards_first` returns whether this kernel discards the queue
@@ -191,9 +197,10 @@ impl AttemptJudge {
             }
             _ => {}
         }
-        // The kernel ended it, for an error or not.
+        // The kernel ended it, for an error or not: an error that was counted here shows that it is here.
         if attempt.last_seen == LastSeen::Discarded {
-            (known.failed, possible.failed) = (1, 0);
+            let is_counted = attempt.is_here == Some(true) || failure == Failure::Unreachable;
+            (known.failed, possible.failed) = (is_counted.into(), (!is_counted).into());
         }
         self.explained.add(attempt.at, known, possible);
     }

@@ -52,8 +52,9 @@ impl Attempts {
                 .any(|(waiting, _)| waiting.flow.cookie == cookie)
     }
 
-    /// Keeps a record that does not show why its attempt failed; returns every other.
-    pub(super) fn sort(&mut self, record: Record) -> Option<Record> {
+    /// Keeps a record that does not show why its attempt failed; returns every other. `is_shown`: the attempt is known to be in this network
+    /// namespace.
+    pub(super) fn sort(&mut self, record: Record, is_shown: bool) -> Option<Record> {
         let Some(failed) = record.failed else {
             return Some(record);
         };
@@ -74,7 +75,7 @@ impl Attempts {
             ))
         );
         if by_kernel && is_here != Some(false) {
-            self.judge.failed(record.flow.seen);
+            self.judge.failed(record.flow.seen, is_shown);
         }
         Some(record)
     }

@@ -378,8 +378,8 @@ impl Flows {
             flow::decode(bytes, self.seed).inspect_err(|_| self.table.malformed(kind))?;
         *self.records.entry(kind_name(record.kind)).or_default() += 1;
         self.room.record(&record);
+        let is_here = self.is_here(&record);
         if timed_out(&record.flow) {
-            let is_here = self.table.shows(&record.flow);
             self.timers.is_taken_in(record.flow.seen, is_here);
         }
         let is_exact = doubts::settle(&mut record.flow, bytes, answers);
@@ -390,7 +390,7 @@ impl Flows {
         if self.attempts.must_settle_before(&record) {
             self.settle_attempts();
         }
-        if let Some(record) = self.attempts.sort(record) {
+        if let Some(record) = self.attempts.sort(record, is_here) {
             self.apply(Event::Record(record));
         }
         Ok(())
@@ -426,6 +426,12 @@ impl Flows {
             self.inexact += u64::from(!exact);
             self.closed.push(closed);
         }
+    }
+
+    /// Whether a record's socket is known to be in the network namespace that dumps show: by the kernel programs, or by its address.
+    fn is_here(&self, record: &Record) -> bool {
+        let of_attempt = record.failed.as_ref().and_then(|failed| failed.is_here);
+        of_attempt.unwrap_or_else(|| self.table.shows(&record.flow))
     }
 
     /// The network namespace of the socket that an event is of.

@@ -241,7 +241,7 @@ fn each_counted_error_explains_one_attempt() {
     let mut judge = AttemptJudge::default();
     judge.read(NamespaceCounts::default());
     // Another was refused, and an ICMP error was for somebody else.
-    judge.failed(Monotonic(SECOND));
+    judge.failed(Monotonic(SECOND), true);
     let failures = judge.judge(
         &[Truth::Disconnected.attempt(old)],
         Some(counts(3, 1, 1)),
@@ -278,7 +278,7 @@ fn attempt_that_ends_a_moment_after_a_reading_explains_no_other() {
             judge.read(counts(SECOND / 2, 0, 0));
         }
         judge.read(counts(SECOND, 0, u64::from(counted_before)));
-        judge.failed(Monotonic(SECOND + MOMENT));
+        judge.failed(Monotonic(SECOND + MOMENT), true);
         let attempt = Truth::Disconnected.attempt(old);
         let now = counts(3 * SECOND, 9, 1);
         let failures = judge.judge(&[attempt], Some(now), || false);

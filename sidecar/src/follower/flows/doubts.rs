@@ -104,7 +104,7 @@ impl Flows {
             if let Ok(record) = flow::decode(bytes, self.seed)
                 && timed_out(&record.flow)
             {
-                let is_here = self.table.shows(&record.flow);
+                let is_here = self.is_here(&record);
                 self.timers.is_foreseen(record.flow.seen, is_here);
             }
         }
