@@ -129,7 +129,7 @@ pub fn decode(bytes: &[u8], most: Most) -> Result<Checkpoint, Unreadable> {
     }
     let checkpoint: Checkpoint = serde_json::from_slice(bytes)?;
     let reported = &checkpoint.reported;
-    let counts = |flow: &CheckpointFlow| flow.counts().iter().all(|n| *n <= MOST_COUNTED);
+    let counts = |flow: &CheckpointFlow| flow.counts_at_most(MOST_COUNTED);
     if reported.lost_closes > MOST_COUNTED
         || reported.flows.len() > most.flows
         || !reported.flows.iter().all(counts)

@@ -52,11 +52,13 @@ fn check(among: Among, is_adopted: bool) -> Vec<String> {
         let seen = watch.stop();
         // Without records the counts alone show the reason of those that timers ended, and with RSTs among them nothing shows which they
         // were. On emulated machines a reading takes as long as the time from close to close.
-        let by_records = mode == Mode::Both && !is_adopted && among != Among::Resets;
-        let is_certain = by_records || among == Among::Timeouts;
+        let has_records = mode == Mode::Both && !is_adopted;
+        let is_certain = has_records && among != Among::Resets || among == Among::Timeouts;
         let may_be_unknown = !is_certain || has_own_machine();
         let mut lost = lost(&seen);
-        let found = all.iter().flat_map(|of| wrongs(&seen, of, may_be_unknown));
+        let found = all
+            .iter()
+            .flat_map(|of| wrongs(&seen, of, has_records, may_be_unknown));
         let found = found.filter(|wrong| {
             let is_lost = wrong.ends_with(MISSING) && lost > 0;
             lost -= usize::from(is_lost);
@@ -115,16 +117,21 @@ impl Crowd {
     }
 }
 
-/// What is wrong in the reports of both ends of a connection. A reason `may_be_unknown` where the kernel counts how many timers expired and
-/// nothing shows which.
-fn wrongs(seen: &Seen, of: &CrowdReport, may_be_unknown: bool) -> Vec<String> {
+/// What is wrong in the reports of both ends of a connection. Its own end's abort is certain where it `has_records`. A reason
+/// `may_be_unknown` where the kernel counts how many timers expired and nothing shows which.
+fn wrongs(seen: &Seen, of: &CrowdReport, has_records: bool, may_be_unknown: bool) -> Vec<String> {
     // Where no packet is seen, and without the programs, a reset is one of the three.
     let resets = ["reset_sent", "reset_received", "reset"];
-    let timeout = ["timeout"];
-    let (client, server): (&[&str], &[&str]) = match of.ended {
-        Among::Timeouts => (&timeout, &timeout),
-        Among::Aborts => (&resets, &timeout),
-        Among::Resets => (&resets, &resets),
+    let (aborted, reset): (&[&str], &[&str]) = if has_records {
+        (&resets[..1], &resets[1..])
+    } else {
+        (&resets, &resets)
+    };
+    let timeout: &[&str] = &["timeout"];
+    let (client, server) = match of.ended {
+        Among::Timeouts => (timeout, timeout),
+        Among::Aborts => (aborted, timeout),
+        Among::Resets => (reset, aborted),
     };
     let ends = [
         (of.client, of.server, client),

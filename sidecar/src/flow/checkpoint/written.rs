@@ -87,9 +87,10 @@ impl CheckpointFlow {
         ]
     }
 
-    /// All that it counts.
-    pub(super) fn counts(&self) -> Vec<u64> {
-        self.numbers(Places::default())[3..].to_vec()
+    /// Whether it counts no more of anything.
+    pub(super) fn counts_at_most(&self, most: u64) -> bool {
+        let numbers = self.numbers(Places::default());
+        numbers[3..].iter().all(|number| *number <= most)
     }
 
     /// `None` of numbers that are no flow's.
