@@ -9,7 +9,7 @@ use flowcar::source::{
 };
 use flowcar_tests::{
     flowcar::CAPABILITIES,
-    place::{kernel_release, require_root, with_only_caps},
+    place::{kernel_release, lacks, require_root, with_only_caps},
 };
 
 use super::figures::{Figures, Table};
@@ -26,8 +26,7 @@ const ALL: Options = Options {
 /// Counts instructions in the object and, as root, what the kernel counts.
 pub(crate) fn count(figures: &mut Figures) {
     if object().is_empty() {
-        println!("this build has no kernel programs: `make setup`");
-        return;
+        return lacks("kernel programs in this build: `make setup`");
     }
     figures.made_by.programs = compiler();
     figures.object = in_object();
@@ -48,7 +47,7 @@ pub(crate) fn count(figures: &mut Figures) {
         }
     }
     let (major, minor) = kernel_release();
-    let kernel = format!("{major}.{minor}");
+    let kernel = format!("{major}.{minor} {}", env::consts::ARCH);
     for (all, counts) in [
         (&mut figures.verified, verified),
         (&mut figures.translated, translated),

@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use flowcar_tests::place::{require_file, require_program};
+use flowcar_tests::place::{lacks, require_file, require_program};
 
 use super::figures::{Figures, Table, WORK};
 
@@ -20,6 +20,15 @@ pub(crate) fn count(figures: &mut Figures) {
     if !require_file(&program, "make costs") || !require_program("valgrind") {
         return;
     }
+    let known = output(Command::new(&program).arg("names"));
+    let mut known: Vec<&str> = known.lines().collect();
+    let mut counted = WORK.map(|(name, _)| name);
+    known.sort_unstable();
+    counted.sort_unstable();
+    assert_eq!(
+        known, counted,
+        "`WORK` in figures.rs, and costs/src/work.rs"
+    );
     let figures_of = |name| work(&program, name);
     let all: Vec<_> = WORK
         .iter()
@@ -36,11 +45,7 @@ pub(crate) fn count(figures: &mut Figures) {
     // Each architecture has instructions of its own.
     let made_by = &mut figures.made_by;
     if !made_by.architecture.is_empty() && made_by.architecture != env::consts::ARCH {
-        println!(
-            "instructions of userspace are committed for {} only",
-            made_by.architecture
-        );
-        return;
+        return lacks("committed instructions of userspace on this architecture");
     }
     env::consts::ARCH.clone_into(&mut made_by.architecture);
     made_by.userspace = output(Command::new(&program).arg("compiler"))
