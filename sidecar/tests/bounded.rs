@@ -263,7 +263,8 @@ fn unattributed_losses_reduce_live_counts_by_share() {
 fn ten_minutes_without_receiver_use_bounded_memory() {
     const BOUND: u64 = 2 << 20;
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    // No other test listens on this address.
+    let listener = std::net::TcpListener::bind("127.0.0.79:0").expect("a free port");
     let address = listener.local_addr().expect("its address");
     drop(listener);
     let vars = [

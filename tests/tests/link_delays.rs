@@ -20,7 +20,7 @@ fn can_run() -> bool {
 
 /// Batches of exchanges before a program's own times are believed. A neighbour that takes the processor shifts
 /// all exchanges of a short batch, and a connection has but one handshake.
-const BATCHES: usize = 10;
+const BATCHES: usize = 50;
 
 /// The link's delays are those of the plan, and what the application and the kernel measure lies above them
 /// by no more than the programs need.

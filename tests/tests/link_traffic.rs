@@ -273,7 +273,7 @@ fn a_stalled_receiver_closes_its_window() {
     };
     let pods = Pods::with(Plan::rtt(MS * 2), &serve).unwrap();
     let plan = CallPlan {
-        stall: MS * 300,
+        stall: MS * 1000,
         ..CallPlan::to(pods.v4()).sizes(400_000..=400_000, 1..=1)
     };
     let (clients, _) = pods.call(&plan).unwrap();

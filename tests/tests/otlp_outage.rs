@@ -41,7 +41,7 @@ fn books_are_closed_and_memory_is_bounded_after_an_outage() {
     let collector = Collector::start();
     let settings = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.grpc_endpoint()),
-        ("OTEL_EXPORTER_OTLP_TIMEOUT", "1000".to_owned()),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "10000".to_owned()),
         ("OTEL_METRIC_EXPORT_INTERVAL", "500".to_owned()),
         ("FLOWCAR_SPAN_QUEUE", "100000".to_owned()),
         ("FLOWCAR_SPAN_QUEUE_BYTES", SPAN_BYTES.to_string()),

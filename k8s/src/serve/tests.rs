@@ -266,8 +266,10 @@ async fn stop_closes_idle_connections_and_drains_requests() {
         review.len()
     );
     let mut busy = server.message(1, head.as_bytes()).await;
-    // Its request has begun once the server has read the head.
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    // Its request has begun once the server has read the head: its task runs in each of these turns.
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     server.stop.send_replace(true);
     until_ended(idle).await;
     busy.write_all(review.as_bytes()).await.expect("it goes on");

@@ -148,7 +148,30 @@ impl Cluster {
         eventually("a published caBundle", LIMIT, || {
             self.is_published().then_some(())
         });
+        self.wait_until_called();
         controller
+    }
+
+    /// The API server calls a webhook as its own copy of the configuration says, which is a moment older than what is stored.
+    pub fn wait_until_called(&self) {
+        let labels = json!({"app": "probe"});
+        let probe = json!({
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {"name": "probe", "annotations": {"flowcar.io/inject": "enabled"}},
+            "spec": {
+                "selector": {"matchLabels": labels},
+                "template": {
+                    "metadata": {"labels": labels},
+                    "spec": {"containers": [{"name": "app", "image": "app:1"}]},
+                },
+            },
+        });
+        let path = "/apis/apps/v1/namespaces/shop/deployments?dryRun=All";
+        eventually("a call of the webhook", LIMIT, || {
+            let reply = self.admin().create(path, &probe);
+            let set = &reply.json()["spec"]["template"]["metadata"]["annotations"];
+            (set["flowcar.io/inject"] == "enabled").then_some(())
+        });
     }
 
     /// A replica that listens there; ready when this returns.

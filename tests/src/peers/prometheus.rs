@@ -98,6 +98,15 @@ impl Prometheus {
         self.ask("/api/v1/query", &[("query", promql)])
     }
 
+    /// The same at a time, in nanoseconds of Unix time.
+    ///
+    /// # Panics
+    /// When Prometheus cannot answer it.
+    pub fn query_at(&self, promql: &str, unix_ns: u64) -> Value {
+        let time = (unix_ns as f64 / 1e9).to_string();
+        self.ask("/api/v1/query", &[("query", promql), ("time", &time)])
+    }
+
     /// The result of a PromQL query over a time: an array of `{"metric": .., "values": [[time, "number"], ..]}`.
     /// `start` and `end` in seconds of Unix time, `step` in seconds.
     ///

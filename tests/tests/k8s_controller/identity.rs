@@ -63,7 +63,10 @@ fn client_ca_admits_only_the_api_server() {
     drop(controller);
 
     // Another name of the same authority may not.
-    let controller = cluster.controller(&wrong);
+    let controller = cluster.replica("one", cluster.address(), &wrong);
+    eventually("a published caBundle", LIMIT, || {
+        cluster.is_published().then_some(())
+    });
     let stored = cluster.create_pod("shop", &pod("refused", on()));
     assert_eq!(containers(&stored).0, Vec::<&str>::new());
     let log = controller.process.log();
@@ -143,6 +146,7 @@ fn stolen_token_cannot_widen_the_webhook() {
     eventually("a published caBundle", LIMIT, || {
         cluster.is_published().then_some(())
     });
+    cluster.wait_until_called();
     let stored = cluster.create_pod("shop", &pod("after", on()));
     assert_eq!(containers(&stored).0, ["flowcar"]);
 }

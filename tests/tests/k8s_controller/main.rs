@@ -444,6 +444,13 @@ fn two_replicas_make_one_authority_and_repair_it() {
     eventually("the caBundle again", LIMIT, || {
         cluster.is_published().then_some(())
     });
+    // The API server takes it over a moment later.
+    eventually("the webhook again", LIMIT, || {
+        let path = "/api/v1/namespaces/shop/pods?dryRun=All";
+        let probe = pod("probe", json!({"flowcar.io/inject": "enabled"}));
+        let answer = cluster.admin().create(path, &probe).success();
+        (containers(&answer).0 == ["flowcar"]).then_some(())
+    });
     injected("bundle-restored");
 
     // The leader stops; the other takes over at once, because the Lease was released.
@@ -462,12 +469,12 @@ fn two_replicas_make_one_authority_and_repair_it() {
 fn certificates_rotate_under_load_without_a_failed_call() {
     let cluster = Cluster::start();
     let _controller =
-        cluster.controller(&["--ca-lifetime=15s", "--leaf-lifetime=6s", "--settle=2s"]);
+        cluster.controller(&["--ca-lifetime=30s", "--leaf-lifetime=12s", "--settle=4s"]);
     let part = |name: &str| cluster.admin().get(SECRET).json()["data"][name].clone();
     let (mut authorities, mut leaves) = (vec![part("signing-ca.crt")], vec![part("tls.crt")]);
-    let deadline = Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + Duration::from_secs(300);
     let mut calls = 0;
-    while authorities.len() < 3 {
+    while authorities.len() < 3 || calls <= 100 {
         assert!(
             Instant::now() < deadline,
             "{} authorities, {} leaves",
@@ -498,7 +505,6 @@ fn certificates_rotate_under_load_without_a_failed_call() {
         "leaves change more often than authorities"
     );
     assert_eq!(cluster.failed_open("pods.flowcar.io"), 0.0);
-    assert!(calls > 100, "{calls} calls are no load");
 }
 
 #[test]
@@ -513,9 +519,9 @@ fn pods_missed_without_the_webhook_are_reported() {
     let beside = started.elapsed();
     cluster.create_pod("shop", &pod("patient", on()));
     let patient = started.elapsed() - beside;
-    assert!(beside < Duration::from_secs(2), "{beside:?}");
+    assert!(beside < Duration::from_secs(4), "{beside:?}");
     assert!(
-        patient > Duration::from_secs(4) && patient < Duration::from_secs(10),
+        patient > Duration::from_secs(4) && patient < Duration::from_secs(30),
         "{patient:?}"
     );
     controller.process.resume();

@@ -177,16 +177,27 @@ fn namespaced_roles_suffice_for_kubectl_flowcar() {
         if let Some(earlier) = earlier.replace(role) {
             let path = format!("{bindings}/{earlier}");
             cluster.admin().delete(&path).success();
+            eventually("the earlier role taken away", LIMIT, || {
+                (!tenant(&["explain", "pod/in"], "").0).then_some(())
+            });
         }
         bind(role);
         eventually("the role", LIMIT, || {
-            tenant(&["explain", "pod/in"], "").0.then_some(())
+            let (ok, _, error) = tenant(&["explain", "pod/in"], "");
+            let lacks = ["LimitRanges", "the ConfigMap", "read namespace"];
+            (ok && !lacks.iter().any(|what| error.contains(what))).then_some(())
         });
         explains(true);
     }
     let binding =
         "/apis/rbac.authorization.k8s.io/v1/namespaces/flowcar-system/rolebindings/flowcar-tenant";
     cluster.admin().delete(binding).success();
+    eventually("the role taken away", LIMIT, || {
+        let (_, _, error) = tenant(&["explain", "pod/in"], "");
+        error
+            .contains("you may not read the ConfigMap")
+            .then_some(())
+    });
     explains(false);
     // Many may list namespaces, so that `kubectl get namespaces` works, and pods in their own only.
     let rbac = "/apis/rbac.authorization.k8s.io/v1";

@@ -216,7 +216,7 @@ fn every_controller_right_is_used_and_documented() {
     let dir = tempfile::tempdir().expect("a folder");
     let cluster = Cluster::start_on(audited(dir.path()));
     let controller =
-        cluster.controller(&["--ca-lifetime=60s", "--leaf-lifetime=6s", "--settle=2s"]);
+        cluster.controller(&["--ca-lifetime=60s", "--leaf-lifetime=20s", "--settle=2s"]);
     create_invalid_objects(&cluster);
     // A pod of no workload, and one that no webhook saw.
     cluster.create_pod(
@@ -365,7 +365,16 @@ fn only_the_leader_reads_the_authorities_keys() {
     };
     assert!(reads() > 0 && leader.process.stop(LIMIT).success());
     drop(leader);
-    let before = reads();
+    // A line is written after the answer has left: wait until no more come.
+    let mut before = reads();
+    loop {
+        std::thread::sleep(Duration::from_secs(1));
+        let now = reads();
+        if now == before {
+            break;
+        }
+        before = now;
+    }
     {
         let _held = Held::start(&cluster);
         let port = cluster.net.claim_port();

@@ -118,13 +118,14 @@ fn replicas_are_replaced_under_load_without_a_failed_call() {
     let at = |replica: usize| cluster.net.socket(&ports[replica]);
     let start = |replica: usize| {
         let name = ["one", "two"][replica];
-        cluster.replica(name, at(replica), &["--drain-delay=1s"])
+        cluster.replica(name, at(replica), &["--drain-delay=5s"])
     };
     let mut replicas = [start(0), start(1)];
     let service = Service::start(cluster.address(), at(0));
     eventually("a published caBundle", LIMIT, || {
         cluster.is_published().then_some(())
     });
+    cluster.wait_until_called();
     let (stop, calls) = (AtomicBool::new(false), AtomicU32::new(0));
     let more = |count: u32| {
         let wanted = calls.load(Ordering::Relaxed) + count;

@@ -36,7 +36,12 @@ pub(crate) fn tenant(cluster: &Cluster) -> Api {
         .create(&format!("{rbac}/rolebindings"), &binding)
         .success();
     let token = cluster.api.service_account_token("shop", "tenant");
-    cluster.api.with_token(&token)
+    let tenant = cluster.api.with_token(&token);
+    // The authorizer learns of the binding a moment later.
+    eventually("the tenant's right", LIMIT, || {
+        tenant.get(PODS).is_ok().then_some(())
+    });
+    tenant
 }
 
 pub(crate) fn on() -> Value {
@@ -53,7 +58,8 @@ fn wait_for_policy(tenant: &Api) {
     probe["spec"]["volumes"] = json!([{"name": VOLUMES[0], "emptyDir": {}}]);
     probe["spec"]["containers"][0]["volumeMounts"] = mounts(VOLUMES[0]);
     eventually("the policy", LIMIT, || {
-        (!tenant.create(&format!("{PODS}?dryRun=All"), &probe).is_ok()).then_some(())
+        let answer = tenant.create(&format!("{PODS}?dryRun=All"), &probe);
+        (answer.status == 422).then_some(())
     });
 }
 

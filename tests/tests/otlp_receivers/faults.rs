@@ -21,7 +21,7 @@ fn survives(protocol: &str, temporality: &str) {
             "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
             temporality,
         ),
-        ("OTEL_EXPORTER_OTLP_TIMEOUT", "700"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "3000"),
     ];
     export("web", &settings, async |start| {
         let scripted = Scripted::start(&EVERYTHING).await;

@@ -157,9 +157,10 @@ fn connection_that_stays_open_is_on_the_page() {
     }
     let pod = TestPod::new("page").unwrap();
     let server = serve(&pod);
-    // `hold` keeps them until its input ends, which is after the shell has.
+    // `hold` writes a line when both are open, and keeps them until its input ends, which is after the shell has.
     let script = format!(
-        "{{ sleep 8 | $traffic hold 127.0.0.1:{} --connections 2; }} >/dev/null 2>&1 & sleep 1",
+        "lines=$(mktemp); {{ sleep 30 | $traffic hold 127.0.0.1:{} --connections 2; }} >$lines 2>/dev/null & \
+         until [ -s $lines ]; do sleep 0.05; done; rm $lines",
         server.port()
     );
     let ran = run(&pod, &[], &script);

@@ -353,7 +353,10 @@ async fn log_records_are_of_flows_that_have_ended_where_asked_for() {
 
 #[tokio::test]
 async fn exports_resume_when_the_receiver_returns() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    // No other test listens on this address.
+    let listener = TcpListener::bind("127.0.0.77:0")
+        .await
+        .expect("a free port");
     let address = listener.local_addr().expect("its address");
     drop(listener);
     let mut exporter = start(&format!("http://{address}"), &[("FLOWCAR_SPAN_QUEUE", "2")]);
@@ -427,7 +430,9 @@ async fn unsent_items_at_shutdown_are_counted() {
 
 #[tokio::test]
 async fn never_reached_receiver_is_not_waited_for_by_default() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let listener = TcpListener::bind("127.0.0.78:0")
+        .await
+        .expect("a free port");
     let address = listener.local_addr().expect("its address");
     drop(listener);
     // Accepts connections (the kernel does) and never answers.
