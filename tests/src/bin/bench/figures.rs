@@ -179,6 +179,22 @@ pub(crate) struct Peer {
     pub(crate) workloads: Vec<PeerWork>,
 }
 
+impl Figures {
+    /// A workload at an end.
+    pub(crate) fn at(&self, workload: Workload, end: End) -> Option<&AtEnd> {
+        let mut all = self.workloads.iter();
+        all.find(|at| at.workload == workload && at.end == end)
+    }
+}
+
+impl Peer {
+    /// Its name and version.
+    pub(crate) fn title(&self) -> String {
+        let version = self.version.as_deref().unwrap_or_default();
+        format!("{} {version}", self.name).trim_end().to_owned()
+    }
+}
+
 /// A workload beside another tool. It sees both ends: what one end costs is half of what both do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct PeerWork {
@@ -194,6 +210,13 @@ pub(crate) struct PeerWork {
     pub(crate) bare_ns: f64,
     /// Its process.
     pub(crate) process: Usage,
+}
+
+impl PeerWork {
+    /// It is called at all for a unit. What a tool does once in a run is no figure of a unit.
+    pub(crate) fn sees_each(&self) -> bool {
+        self.calls >= 0.5
+    }
 }
 
 /// flowcar with nothing to do.

@@ -16,6 +16,7 @@ mod figures;
 mod growth;
 mod hooks;
 mod measure;
+mod page;
 mod peers;
 mod plot;
 mod report;
@@ -26,7 +27,8 @@ mod table;
 mod worker;
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -72,6 +74,14 @@ enum Command {
         /// What --json wrote
         file: PathBuf,
     },
+    /// Prints the tables of docs/benchmarks.md of the JSON of a run
+    Page {
+        /// What --json wrote
+        file: PathBuf,
+        /// Prints the rows of README.md instead
+        #[arg(long)]
+        readme: bool,
+    },
 }
 
 #[derive(clap::Args)]
@@ -97,7 +107,7 @@ struct RunArguments {
     /// Writes all figures to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// A word about this run for whoever reads its figures, such as what else ran
+    /// A word about this run for whoever reads its figures, such as what else ran; it is in the JSON as it is
     #[arg(long)]
     note: Option<String>,
 }
@@ -124,7 +134,15 @@ fn main() -> ExitCode {
     let done = match (&arguments.command, arguments.worker) {
         (_, true) => worker::work(),
         (Some(Command::Plot { file, directory }), _) => plot::plot(file, directory),
-        (Some(Command::Table { file }), _) => print_table(file),
+        (Some(Command::Table { file }), _) => print(file, table::markdown),
+        (Some(Command::Page { file, readme }), _) => print(
+            file,
+            if *readme {
+                page::readme
+            } else {
+                page::markdown
+            },
+        ),
         (None, _) => bench(&arguments.run),
     };
     match done {
@@ -141,9 +159,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn print_table(file: &Path) -> io::Result<()> {
+fn print(file: &Path, markdown: fn(&Figures) -> String) -> io::Result<()> {
     let figures = serde_json::from_str(&fs::read_to_string(file)?)?;
-    print!("{}", table::markdown(&figures));
+    print!("{}", markdown(&figures));
     Ok(())
 }
 
@@ -151,6 +169,8 @@ fn bench(arguments: &RunArguments) -> io::Result<()> {
     if !require_root() || !require_cgroup2() {
         return Err(io::Error::other("run it as root: sudo make bench"));
     }
+    // A path that cannot be written to is an error before the run.
+    let mut json = arguments.json.as_ref().map(fs::File::create).transpose()?;
     let interrupt = Interrupt::catch()?;
     let quick = arguments.quick;
     let measure = Measure {
@@ -167,8 +187,8 @@ fn bench(arguments: &RunArguments) -> io::Result<()> {
     let figures = measured?;
     println!();
     print!("{}", table::markdown(&figures));
-    if let Some(file) = &arguments.json {
-        fs::write(file, serde_json::to_string_pretty(&figures)? + "\n")?;
+    if let Some(file) = &mut json {
+        writeln!(file, "{}", serde_json::to_string_pretty(&figures)?)?;
     }
     Ok(())
 }

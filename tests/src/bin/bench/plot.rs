@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, fs, io, path::Path};
 
 use crate::{
-    figures::{Figures, Peer},
+    figures::Figures,
     worker::{End, Workload},
 };
 
@@ -73,8 +73,7 @@ pub(crate) fn plots(figures: &Figures) -> Vec<(&'static str, String)> {
 fn programs(figures: &Figures, workload: Workload) -> Bars {
     let ns = |exchanges: bool| {
         let ends = End::ALL.map(|end| {
-            let mut all = figures.workloads.iter();
-            let at = all.find(|at| at.workload == workload && at.end == end)?;
+            let at = figures.at(workload, end)?;
             let counted = if exchanges {
                 &at.exchanges
             } else {
@@ -89,12 +88,10 @@ fn programs(figures: &Figures, workload: Workload) -> Bars {
         Group::new("flowcar, FLOWCAR_EXCHANGE=on", ns(true)),
     ];
     for peer in &figures.peers {
-        let work = peer.workloads.iter().find(|work| work.workload == workload);
+        let mut work = peer.workloads.iter();
+        let work = work.find(|work| work.workload == workload && work.sees_each());
         if let Some(work) = work {
-            groups.push(Group::new(
-                &with_version(peer),
-                vec![Some(work.ns.median); 2],
-            ));
+            groups.push(Group::new(&peer.title(), vec![Some(work.ns.median); 2]));
         }
     }
     let unit = match workload {
@@ -116,11 +113,7 @@ fn memory(figures: &Figures) -> Bars {
         "flowcar, idle",
         mib(figures.process.rss_bytes as f64),
     )];
-    let busy = figures
-        .workloads
-        .iter()
-        .find(|at| at.workload == Workload::ConnectPerRequest && at.end == End::Client);
-    if let Some(at) = busy {
+    if let Some(at) = figures.at(Workload::ConnectPerRequest, End::Client) {
         let rss = at.default.process.rss_bytes.median;
         groups.push(Group::new("flowcar, a connection per request", mib(rss)));
     }
@@ -130,7 +123,7 @@ fn memory(figures: &Figures) -> Bars {
             .iter()
             .map(|work| work.process.rss_bytes.median);
         if let Some(most) = rss.reduce(f64::max) {
-            groups.push(Group::new(&with_version(peer), mib(most)));
+            groups.push(Group::new(&peer.title(), mib(most)));
         }
     }
     Bars {
@@ -156,11 +149,6 @@ fn growth(figures: &Figures) -> Option<Bars> {
         unit: "MiB",
         digits: 1,
     })
-}
-
-fn with_version(peer: &Peer) -> String {
-    let version = peer.version.as_deref().unwrap_or_default();
-    format!("{} {version}", peer.name).trim_end().to_owned()
 }
 
 // === impl Group ===

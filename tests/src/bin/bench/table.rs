@@ -20,7 +20,7 @@ pub(crate) fn markdown(figures: &Figures) -> String {
     rows.push(flowcar("flowcar, `FLOWCAR_EXCHANGE=on`", figures, |at| {
         &at.exchanges
     }));
-    rows.extend(figures.peers.iter().filter_map(|of| peer(figures, of)));
+    rows.extend(figures.peers.iter().filter_map(peer));
     let mut table = aligned(&rows);
     let _ = writeln!(table);
     let bare = Workload::EXCHANGES
@@ -30,10 +30,18 @@ pub(crate) fn markdown(figures: &Figures) -> String {
     let bare: Vec<_> = bare.collect();
     let _ = writeln!(
         table,
-        "On this machine {}; shares are of that.",
+        "Beside flowcar {}; its shares are of that.",
         bare.join(", ")
     );
     for peer in &figures.peers {
+        let bare = peer.workloads.iter().map(|work| {
+            let unit = work.workload.unit();
+            format!("a bare {unit} took {:.1} us", work.bare_ns / 1e3)
+        });
+        let bare: Vec<_> = bare.collect();
+        if !bare.is_empty() {
+            let _ = writeln!(table, "Beside {} {}.", peer.name, bare.join(", "));
+        }
         if let Some(reason) = &peer.left_out {
             let _ = writeln!(table, "{} is left out: {reason}.", peer.name);
         }
@@ -62,7 +70,7 @@ fn empty(figures: &Figures) -> Vec<String> {
     let mut row = vec![EMPTY.to_owned()];
     for workload in Workload::EXCHANGES {
         for end in End::ALL {
-            let hooks = at(figures, workload, end).map(|at| &at.default.hooks);
+            let hooks = figures.at(workload, end).map(|at| &at.default.hooks);
             let calls: f64 = hooks.into_iter().flatten().map(|hook| hook.calls).sum();
             let ns: f64 = hooks
                 .into_iter()
@@ -80,29 +88,29 @@ fn flowcar(name: &str, figures: &Figures, counted: fn(&AtEnd) -> &Counted) -> Ve
     let mut row = vec![name.to_owned()];
     for workload in Workload::EXCHANGES {
         for end in End::ALL {
-            row.push(at(figures, workload, end).map_or("-".to_owned(), |at| {
-                cell(figures, workload, counted(at).ns.median)
+            row.push(figures.at(workload, end).map_or("-".to_owned(), |at| {
+                cell(counted(at).ns.median, bare_ns(figures, workload))
             }));
         }
     }
     let used = Workload::EXCHANGES
         .into_iter()
-        .filter_map(|workload| at(figures, workload, End::Client))
+        .filter_map(|workload| figures.at(workload, End::Client))
         .map(|at| counted(at).process);
     row.extend(process(used));
     row
 }
 
-fn peer(figures: &Figures, peer: &Peer) -> Option<Vec<String>> {
+fn peer(peer: &Peer) -> Option<Vec<String>> {
     if peer.workloads.is_empty() {
         return None;
     }
-    let version = peer.version.as_deref().unwrap_or_default();
-    let mut row = vec![format!("{} {version}", peer.name).trim_end().to_owned()];
+    let mut row = vec![peer.title()];
     for workload in Workload::EXCHANGES {
-        let work = peer.workloads.iter().find(|work| work.workload == workload);
+        let mut work = peer.workloads.iter();
+        let work = work.find(|work| work.workload == workload && work.sees_each());
         let cell = work.map_or("-".to_owned(), |work: &PeerWork| {
-            cell(figures, workload, work.ns.median)
+            cell(work.ns.median, Some(work.bare_ns))
         });
         // It sees both ends at once.
         row.extend([cell.clone(), cell]);
@@ -124,21 +132,18 @@ fn process(used: impl Iterator<Item = crate::figures::Usage>) -> [String; 2] {
     ]
 }
 
-/// Nanoseconds, and their share of the one bare time that the table names.
-fn cell(figures: &Figures, workload: Workload, ns: f64) -> String {
-    match bare_ns(figures, workload) {
+/// Nanoseconds, and their share of the bare time beside them.
+fn cell(ns: f64, bare_ns: Option<f64>) -> String {
+    match bare_ns {
         Some(bare) => format!("{ns:.0} ns, {:.2} %", 100.0 * ns / bare),
         None => format!("{ns:.0} ns"),
     }
 }
 
 fn bare_ns(figures: &Figures, workload: Workload) -> Option<f64> {
-    at(figures, workload, End::Client).map(|at| at.default.bare_ns)
-}
-
-fn at(figures: &Figures, workload: Workload, end: End) -> Option<&AtEnd> {
-    let mut all = figures.workloads.iter();
-    all.find(|at| at.workload == workload && at.end == end)
+    figures
+        .at(workload, End::Client)
+        .map(|at| at.default.bare_ns)
 }
 
 fn aligned(rows: &[Vec<String>]) -> String {
