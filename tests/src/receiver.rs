@@ -79,13 +79,23 @@ impl Receiver {
         }
         Ok(false)
     }
+
+    /// Ends it, and takes all that it had answered.
+    pub fn rest(&mut self) -> Vec<Received> {
+        self.end();
+        self.received.try_iter().collect()
+    }
+
+    fn end(&mut self) {
+        // Either may fail only when the thread has panicked, which has been printed.
+        let _ = self.stop.take().map(|stop| stop.send(()));
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
 }
 
 impl Drop for Receiver {
     fn drop(&mut self) {
-        // Either may fail only when the thread has panicked, which has been printed.
-        let _ = self.stop.take().map(|stop| stop.send(()));
-        let _ = self.thread.take().map(JoinHandle::join);
+        self.end();
     }
 }
 
@@ -111,8 +121,9 @@ fn serve(
         tokio::pin!(stopped);
         loop {
             tokio::select! {
-                _ = &mut stopped => return,
+                biased;
                 Some(export) = received.recv() => drop(to.send(export)),
+                _ = &mut stopped => return,
             }
         }
     });

@@ -1,15 +1,19 @@
 //! RTT and connect times against a packet capture at the same end, with the kernel's timestamps. In a file of its own,
 //! because the tests of one file run at the same time and share two processors.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use flowcar_tests::{
     flowcar::{FlowLine, Pair},
-    link::{Capture, Captured, Plan, percentile, within_a_bucket},
+    link::{Capture, Captured, Plan, is_within_a_bucket, percentile},
     place::{require_cgroup2, require_root, require_tun},
 };
 
 const MS: Duration = Duration::from_millis(1);
+
+/// A segment may wait between the socket and the device, on a busy machine for a millisecond. What flowcar measures wrongly is wrong in
+/// each call.
+const TRIES: usize = 5;
 
 fn can_run() -> bool {
     require_root() && require_cgroup2() && require_tun()
@@ -34,27 +38,39 @@ fn percentiles(link: &str, plan: Plan, exchanges: u64) {
     let captures = [pair.client(), pair.server()]
         .map(|pod| Capture::start(pod.netns(), &pair.link().device()).unwrap());
     for server in [pair.link().b4(), pair.link().b6()] {
-        let arguments = ["--exchanges", &exchanges.to_string()];
-        let called = pair.call(server, 1, &arguments).unwrap();
-        let connection = &called.connections[0];
-        let port = connection.client_flow.local.port;
-        let [client, server_end] = captures
-            .each_ref()
-            .map(|capture| capture.take().unwrap().of_port(port));
         let name = format!("{link}, {server}");
-        samples_are_the_wires(&name, &connection.client_flow, &client, exchanges);
-        samples_are_the_wires(&name, &connection.server_flow, &server_end, exchanges);
-        connect_is_the_wires(&name, &connection.client_flow, &client);
-        let at_application = seconds(Duration::from_nanos(connection.client.connect_ns.unwrap()));
-        let connect = connection.client_flow.connect_s.unwrap();
-        assert!(
-            connect <= at_application,
-            "{name}: {connect} {at_application}"
-        );
+        let is_right =
+            (0..TRIES).any(|_| has_the_wires(&pair, &captures, server, &name, exchanges));
+        assert!(is_right, "{name}: none of {TRIES} calls");
     }
 }
 
-fn samples_are_the_wires(name: &str, flow: &FlowLine, captured: &Captured, exchanges: u64) {
+fn has_the_wires(
+    pair: &Pair,
+    captures: &[Capture; 2],
+    server: IpAddr,
+    name: &str,
+    exchanges: u64,
+) -> bool {
+    let arguments = ["--exchanges", &exchanges.to_string()];
+    let called = pair.call(server, 1, &arguments).unwrap();
+    let connection = &called.connections[0];
+    let port = connection.client_flow.local.port;
+    let [client, server_end] = captures
+        .each_ref()
+        .map(|capture| capture.take().unwrap().of_port(port));
+    let at_application = seconds(Duration::from_nanos(connection.client.connect_ns.unwrap()));
+    let connect = connection.client_flow.connect_s.unwrap();
+    assert!(
+        connect <= at_application,
+        "{name}: {connect} {at_application}"
+    );
+    samples_are_the_wires(name, &connection.client_flow, &client, exchanges)
+        && samples_are_the_wires(name, &connection.server_flow, &server_end, exchanges)
+        && connect_is_the_wires(name, &connection.client_flow, &client)
+}
+
+fn samples_are_the_wires(name: &str, flow: &FlowLine, captured: &Captured, exchanges: u64) -> bool {
     let name = format!("{name}, {}", flow.role);
     let carried = captured.round_trips();
     assert_eq!(flow.rtt.kind, "measured", "{name}");
@@ -64,27 +80,23 @@ fn samples_are_the_wires(name: &str, flow: &FlowLine, captured: &Captured, excha
         rtt.count >= exchanges,
         "{name}: one for each exchange at least"
     );
-    for (what, found, quantile) in [
+    let mut figures = [
         ("min", rtt.min_s, 0.0),
         ("p50", rtt.p50_s, 0.5),
         ("p99", rtt.p99_s, 0.99),
-    ] {
-        within_a_bucket(
-            &format!("{name}, {what}"),
-            found.unwrap(),
-            percentile(&carried, quantile),
-        );
-    }
+    ]
+    .into_iter();
+    figures.all(|(what, found, quantile)| {
+        let what = format!("{name}, {what}");
+        is_within_a_bucket(&what, found.unwrap(), percentile(&carried, quantile))
+    })
 }
 
-fn connect_is_the_wires(name: &str, flow: &FlowLine, captured: &Captured) {
+fn connect_is_the_wires(name: &str, flow: &FlowLine, captured: &Captured) -> bool {
     let carried = captured.handshakes();
     assert_eq!(carried.len(), 1);
-    within_a_bucket(
-        &format!("{name}, connect"),
-        flow.connect_s.unwrap(),
-        carried[0],
-    );
+    let what = format!("{name}, connect");
+    is_within_a_bucket(&what, flow.connect_s.unwrap(), carried[0])
 }
 
 fn seconds(duration: Duration) -> f64 {

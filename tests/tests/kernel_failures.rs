@@ -99,6 +99,9 @@ fn a_lost_syn_is_sent_again() {
         return;
     }
     let pair = Pair::new(Plan::rtt(Duration::from_millis(10))).unwrap();
+    for pod in [pair.client(), pair.server()] {
+        pod.netns().have_patience().unwrap();
+    }
     let lossy = Plan::rtt(Duration::from_millis(10)).drop(Only::Syn, When::Nth(1));
     pair.link().set(AtoB, lossy);
     let called = pair.call(pair.link().b4(), 1, &[]).unwrap();

@@ -72,10 +72,10 @@ fn retransmit_types_without_storage_are_counted_as_dropped() {
     pods.link()
         .set(AtoB, Plan::rtt(RTT).drop(Only::Data, When::Nth(1)));
     let (clients, _) = pods.call(&CallPlan::to(pods.v4())).unwrap();
-    let trace = pods.link().trace();
-    assert_eq!(trace.dropped(AtoB, TcpSummary::is_data), 1);
     watch.until("it", |seen| !seen.flows.is_empty());
     let seen = watch.stop();
+    let trace = pods.link().trace();
+    assert_eq!(trace.dropped(AtoB, TcpSummary::is_data), 1);
     let detail = [("flowcar.self.record.kind", "detail")];
     assert!(seen.sum("flowcar.self.record.dropped", &detail) > 0.0);
     all_are_reported(&seen, &clients);

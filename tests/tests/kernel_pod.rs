@@ -5,12 +5,14 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use flowcar_tests::{
     exporting::{Exporting, has_books},
     flowcar,
     node::{NEIGHBOUR, Node, UID, contained},
+    peers::eventually,
     place::{Cgroup, Netns, maps_ask_for_a_right, require_cgroup2, require_root},
     traffic,
 };
@@ -199,12 +201,14 @@ fn own_connections_are_excluded_and_probes_are_answered() {
     let settings = [("OTEL_METRIC_EXPORT_INTERVAL", "200")];
     let mut sidecar = export(&node.sidecar, &netns, &settings);
     sidecar.reported("following");
-    for question in ["live", "started"] {
-        assert!(probe(question).status.success(), "{question}");
-    }
+    // It opens its socket for questions behind that line.
+    eventually("an answer", Duration::from_secs(60), || {
+        probe("live").status.success().then_some(())
+    });
+    assert!(probe("started").status.success());
     received.next().unwrap().unwrap();
     while !probe("ready").status.success() {
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(50));
     }
     calls(&node.app, &node.other, &netns, "127.0.0.1:7004", "3");
 

@@ -47,7 +47,7 @@ const SCRIPT: &str = r#"
     until [ -s served ]; do sleep 0.01; done
     ./beta call 127.0.0.1:7201 --connections 2 --exchanges 10 --pause 100 > /dev/null &
     echo beta $!
-    ./a-name-of-more-than-15-bytes call 127.0.0.1:7201 --connections 4 --exchanges 5 --pause 100 > /dev/null &
+    ./a-name-of-more-than-15-bytes call 127.0.0.1:7201 --connections 4 --exchanges 10 --pause 200 > /dev/null &
     echo a-name-of-more-than-15-bytes $!
     wait
 "#;

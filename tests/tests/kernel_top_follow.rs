@@ -2,7 +2,6 @@
 
 use std::{
     net::{Ipv6Addr, SocketAddr},
-    path::Path,
     process::{Command, Stdio},
     thread,
     time::Duration,
@@ -53,21 +52,6 @@ fn followed(screen: &str) -> SocketAddr {
     line.split(' ').next().unwrap().parse().unwrap()
 }
 
-/// Delays of a busy machine must cause no retransmits: a second until a segment counts as lost, and no probe.
-fn have_patience(pod: &TestPod) {
-    const LEAST: &str = "net.ipv4.tcp_rto_min_us";
-    pod.netns()
-        .sysctl("net.ipv4.tcp_early_retrans", "0")
-        .unwrap();
-    // Before Linux 6.11 a namespace cannot change it.
-    if Path::new("/proc/sys")
-        .join(LEAST.replace('.', "/"))
-        .exists()
-    {
-        pod.netns().sysctl(LEAST, "1000000").unwrap();
-    }
-}
-
 /// SYNs that the client sent again, and its other segments, as the link carried them.
 fn carried_again(pods: &Pods, of: SocketAddr) -> (u64, u64) {
     let trace = pods.link().trace().of_port(of.port());
@@ -81,8 +65,9 @@ fn followed_connection_shows_retransmits_by_type_and_who_reset_it() {
         return;
     }
     let pods = Pods::new(Plan::rtt(RTT)).unwrap();
-    have_patience(pods.client());
-    have_patience(pods.server());
+    for pod in [pods.client(), pods.server()] {
+        pod.netns().have_patience().unwrap();
+    }
     let mut watch = Watch::start(pods.client(), Mode::Both, &[]);
     watch.reports(1);
     let lossy = Plan::rtt(RTT)

@@ -19,15 +19,11 @@ fn can_run() -> bool {
     require_root() && require_cgroup2() && require_tun()
 }
 
-/// Pods whose kernels send nothing again without a reason: no tail loss probes.
+/// Pods whose kernels send nothing again without a reason.
 fn pods(plan: Plan) -> Pods {
     let pods = Pods::new(plan).unwrap();
     for pod in [pods.client(), pods.server()] {
-        pod.netns()
-            .sysctl("net.ipv4.tcp_early_retrans", "0")
-            .unwrap();
-        // Nor because the link had no processor for 200 ms; older kernels have no such setting.
-        drop(pod.netns().sysctl("net.ipv4.tcp_rto_min_us", "2000000"));
+        pod.netns().have_patience().unwrap();
     }
     pods
 }

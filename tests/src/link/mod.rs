@@ -33,7 +33,7 @@ pub use nat::{Nat, Rewrite};
 pub use packet::TcpSummary;
 pub use plan::{Only, Plan, When};
 pub use record::{Direction, Fate, PacketRecord};
-pub use trace::{Trace, percentile, within_a_bucket, within_buckets};
+pub use trace::{Trace, is_within_a_bucket, percentile, within_a_bucket, within_buckets};
 
 use crate::place::{DeviceAddresses, Netns, set_up_device};
 use emulator::Emulator;

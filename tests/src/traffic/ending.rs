@@ -332,7 +332,7 @@ impl Pair {
             }
             Way::UnreadByClient => {
                 server.write_all(&[0; FIRST])?;
-                thread::sleep(Duration::from_millis(100));
+                client.peek(&mut [0])?;
                 close(client)?;
                 dies(server)?;
                 Ok((first, more))

@@ -302,7 +302,7 @@ impl Watch {
 
     /// What it had sent and logged when it exited.
     fn rest(&mut self) -> Seen {
-        while let Some(export) = self.receiver.next(Duration::from_millis(300)).unwrap() {
+        for export in self.receiver.rest() {
             self.seen.take(export);
         }
         self.seen.log.extend(self.log.rest());

@@ -16,6 +16,7 @@ use flowcar_tests::{
     exporting::Exporting,
     flowcar,
     node::{Node, contained},
+    peers::eventually,
     place::{Cgroup, Netns, attached_programs, require_cgroup2, require_root},
 };
 
@@ -156,7 +157,10 @@ fn probes_are_answered_without_a_free_descriptor() {
         let output = pod.probe(&[]);
         assert!(output.status.success(), "{what}: {output:?}");
     };
-    answered("before");
+    // It opens its socket for questions behind that line.
+    eventually("an answer", Duration::from_secs(60), || {
+        pod.probe(&[]).status.success().then_some(())
+    });
     let process = export.id();
     let descriptors = fs::read_dir(format!("/proc/{process}/fd")).unwrap().count();
     limit_descriptors(process, descriptors as u64);

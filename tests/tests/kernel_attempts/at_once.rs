@@ -57,21 +57,24 @@ fn simultaneous_attempts_keep_their_own_failure_reason() {
         let mut running = Vec::new();
         for _ in 0..3 {
             for arguments in abandoned {
-                running.push((start(&pod, at, DROPPED, arguments), "abandoned"));
+                running.push((start(&pod, at, DROPPED, arguments), DROPPED, "abandoned"));
             }
-            running.push((start(&pod, at, PROHIBITED, &[]), "unreachable"));
-            running.push((start(&pod, at, REFUSED, &[]), "refused"));
+            running.push((start(&pod, at, PROHIBITED, &[]), PROHIBITED, "unreachable"));
+            running.push((start(&pod, at, REFUSED, &[]), REFUSED, "refused"));
         }
-        for (attempting, reason) in running {
-            expected.push((attempting.local.port(), reason));
+        for (attempting, port, reason) in running {
+            expected.push((attempting.local.port(), port, reason));
             attempting.finish();
         }
         done.store(true, Ordering::Relaxed);
     });
     let seen = watch.until("every flow", |seen| seen.flows.len() >= expected.len());
     let mut reported = 0;
-    for (port, reason) in &expected {
-        let mut flows = seen.flows.iter().filter(|flow| flow.local.port() == *port);
+    // Attempts at different ports may have the same local one.
+    for (local, port, reason) in &expected {
+        let flows = seen.flows.iter();
+        let mut flows =
+            flows.filter(|flow| (flow.local.port(), flow.peer.port()) == (*local, *port));
         let flow = flows.next().unwrap();
         let is = flow.get("error.type");
         assert!(is == *reason || is == "_OTHER", "{reason}: {flow:?}");

@@ -63,11 +63,16 @@ fn flows_with_a_dropped_close_are_evicted() {
 fn all_closes_are_delivered(pod: &TestPod) {
     let drops = || pod.netns().run(netlink_drops).unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
-    let mut before = 0;
+    let (mut before, mut equal) = (0, 0);
     loop {
         std::thread::sleep(Duration::from_millis(500));
         let now = drops();
-        if now > 0 && now == before {
+        equal = if now > 0 && now == before {
+            equal + 1
+        } else {
+            0
+        };
+        if equal == 4 {
             return;
         }
         assert!(

@@ -117,7 +117,7 @@ fn last_acks_dropped_by_a_full_queue_are_reported() {
     if !require_root() || !require_cgroup2() || !require_tun() {
         return;
     }
-    let pair = Pair::new(Plan::rtt(Duration::from_millis(400))).unwrap();
+    let pair = Pair::new(Plan::rtt(Duration::from_millis(900))).unwrap();
     let pod = pair.server();
     pod.netns().sysctl("net.core.somaxconn", "16").unwrap();
     // No cookies: their ACKs would be dropped before the kernel looks up the handshake.
@@ -134,7 +134,7 @@ fn last_acks_dropped_by_a_full_queue_are_reported() {
     // All SYNs of the second dozen are there before the first ACK, so that none of them finds the queue full.
     for _ in 0..2 {
         let mut calls = CallPlan::to(target).connections(12, 12);
-        calls.timeout = Some(Duration::from_millis(1500));
+        calls.timeout = Some(Duration::from_millis(3000));
         call_in(pair.client(), &calls).unwrap();
     }
     let all = |seen: &Seen| {

@@ -88,6 +88,9 @@ fn each_subflow_is_a_flow() {
     let arguments = [
         "--exchanges",
         "5",
+        // The kernel joins the second subflow from a work queue.
+        "--pause",
+        "200",
         "--request",
         "300000",
         "--response",

@@ -3,6 +3,7 @@
 use std::{
     io::Read,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
     thread,
     time::Duration,
 };
@@ -13,6 +14,7 @@ use flowcar_tests::{
         Direction::{AtoB, BtoA},
         Plan,
     },
+    peers::eventually,
     place::TestPod,
     traffic::{self, CallPlan, Met, ServePlan, Serving, call_in},
     watch::{Mode, Watch, bytes_hold},
@@ -52,10 +54,20 @@ fn simultaneous_open_on_a_link() {
     }
     let pair = Pair::new(Plan::rtt(ROUND_TRIP)).unwrap();
     let ends = [pair.link().a4(), pair.link().b4()].map(|address: IpAddr| (address, PORT).into());
+    let folder = tempfile::tempdir().unwrap();
+    let gates = ["one", "other"].map(|name| folder.path().join(name));
     let meetings = [
-        Meeting::start(pair.client(), ends[0], ends[1], 100),
-        Meeting::start(pair.server(), ends[1], ends[0], 300),
+        Meeting::start_behind(&gates[0], pair.client(), ends[0], ends[1], 100),
+        Meeting::start_behind(&gates[1], pair.server(), ends[1], ends[0], 300),
     ];
+    for gate in &gates {
+        eventually("a flowcar that follows", Duration::from_secs(60), || {
+            gate.exists().then_some(())
+        });
+    }
+    for gate in &gates {
+        std::fs::remove_file(gate).unwrap();
+    }
     let [(one, at_one), (other, at_other)] = meetings.map(Meeting::finish);
     let trace = pair.link().trace();
     let [there, back] = [AtoB, BtoA].map(|direction| {
@@ -125,6 +137,23 @@ impl Meeting {
         let [local, target, bytes] = [local.to_string(), target.to_string(), bytes.to_string()];
         let arguments = ["meet", &target, "--local", &local, "--bytes", &bytes];
         Self(Run::start(pod, &traffic::program().unwrap(), &arguments).unwrap())
+    }
+
+    /// The same once the file, which it makes when flowcar follows, is removed.
+    fn start_behind(
+        gate: &Path,
+        pod: &TestPod,
+        local: SocketAddr,
+        target: SocketAddr,
+        bytes: u64,
+    ) -> Self {
+        let program = traffic::program().unwrap();
+        let (gate, program) = (gate.display(), program.display());
+        let script = format!(
+            "touch {gate}; while [ -e {gate} ]; do sleep 0.01; done
+             exec {program} meet {target} --local {local} --bytes {bytes}"
+        );
+        Self(Run::start(pod, Path::new("sh"), &["-c", &script]).unwrap())
     }
 
     fn finish(mut self) -> (Met, Report) {

@@ -160,7 +160,7 @@ fn answer(asked: &Message) -> Message {
             of("stranger.cdn.example", 300, 43),
         ],
         "left.example" | "right.example" => vec![of(&name, 300, 6)],
-        "short.example" => vec![of(&name, 1, 7)],
+        "short.example" => vec![of(&name, 5, 7)],
         "long.example" => {
             let others = (60..250).map(|number| of(&name, 300, number));
             others.chain([of(&name, 300, 9)]).collect()
