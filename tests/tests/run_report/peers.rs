@@ -228,3 +228,28 @@ fn page_of_a_server_has_its_clients() {
         );
     }
 }
+
+/// An answer about one process shows the connections of that process alone.
+#[test]
+fn connections_of_one_process_are_shown() {
+    if !can_run() {
+        return;
+    }
+    let pod = TestPod::new("page").unwrap();
+    let server = serve(&pod);
+    let script = format!(
+        "call() {{ $traffic call 127.0.0.1:{} \"$@\" >/dev/null; }}
+         call --connections 4; call --connections 5 --close reset-by-server",
+        server.port()
+    );
+    let browser = run(&pod, &[], &script).open();
+    assert_eq!(text(&browser, "#shown"), "9 rows");
+    browser.script(
+        "const about = [...document.querySelectorAll('#alarms li')].find((of) => of.textContent.includes('alone fails'));
+         about.querySelector('button').click()",
+    );
+    assert_eq!(text(&browser, "#shown"), "5 rows");
+    let chosen =
+        browser.text("return document.querySelector('#process').selectedOptions[0].textContent");
+    assert!(chosen.starts_with("traffic ("), "{chosen}");
+}

@@ -37,6 +37,8 @@ pub(super) struct Finding {
     pub(super) text: String,
     /// The peer that it is about, by its place in the table.
     pub(super) peer: Option<usize>,
+    /// The process whose connections to that peer it is about.
+    pub(super) process: Option<u32>,
 }
 
 /// The accept queue of one port: its greatest length, its capacity, and drops.
@@ -80,8 +82,15 @@ pub(super) struct Facts<'a> {
     pub(super) took_ns: u64,
 }
 
-/// An answer, and the peer that it is about.
-type Answer = (Weight, String, Option<usize>);
+/// What an answer is about: a peer, by its place in the table, and perhaps one process that asks it.
+#[derive(Clone, Copy, Debug)]
+struct Subject {
+    peer: usize,
+    process: Option<u32>,
+}
+
+/// An answer, and what it is about.
+type Answer = (Weight, String, Option<Subject>);
 
 /// Every question with its answer, in the order of docs/questions.md.
 pub(super) fn findings(facts: &Facts<'_>) -> Vec<Finding> {
@@ -107,15 +116,25 @@ pub(super) fn findings(facts: &Facts<'_>) -> Vec<Finding> {
         ("What does flowcar cost?", flowcar::cost),
     ];
     let answers = questions.map(|(question, ask)| {
-        let (weight, text, peer) = ask(facts);
+        let (weight, text, subject) = ask(facts);
         Finding {
             question,
             weight,
             text,
-            peer,
+            peer: subject.map(|of| of.peer),
+            process: subject.and_then(|of| of.process),
         }
     });
     answers.into()
+}
+
+impl From<usize> for Subject {
+    fn from(peer: usize) -> Self {
+        Self {
+            peer,
+            process: None,
+        }
+    }
 }
 
 impl Weight {

@@ -123,11 +123,13 @@
 
   // === Findings ===
 
-  const showButton = (of) => {
-    const name = `Show the connections of ${data.peers[of].name}`;
+  const showButton = ({ peer: of, process: pid }) => {
+    const whose = data.peers[of].name;
+    const name = pid === null ? `Show the connections of ${whose}` : `Show the connections of process ${pid} to ${whose}`;
     const button = make("button", { class: "show", type: "button", "aria-label": name }, "Show its connections");
     button.addEventListener("click", () => {
       at("order").value = "slow";
+      chooseProcess(pid);
       choosePeer(of);
       at("connections").scrollIntoView();
       at("rows").focus({ preventScroll: true });
@@ -140,7 +142,7 @@
     for (const of of outstanding) {
       const head = make("strong", {}, make("span", { class: "mark", "aria-hidden": "true" }, MARKS[of.weight]), `${WEIGHTS[of.weight]}: ${of.question}`);
       const item = make("li", { class: of.weight }, head, of.text);
-      if (of.peer !== null && count) item.append(" ", showButton(of.peer));
+      if (of.peer !== null && count) item.append(" ", showButton(of));
       list.append(item);
     }
     if (!outstanding.length && count) {
@@ -241,17 +243,21 @@
   const processes = new Map();
   for (let row = 0; row < count; row += 1) {
     if (!isProcessKnown(row)) continue;
-    const [program, process] = [programName(row), processName(row)];
+    const [program, pid] = [programName(row), pids[row]];
     if (!programs.has(program)) programs.set(program, new Set());
-    programs.get(program).add(process);
-    processes.set(process, (processes.get(process) || 0) + 1);
+    programs.get(program).add(pid);
+    if (!processes.has(pid)) processes.set(pid, { connections: 0, row });
+    const process = processes.get(pid);
+    process.connections += 1;
+    // Not each connection of a process that has ended has its name.
+    if (rows.process[process.row] < 0) process.row = row;
   }
   const choices = [["all processes", () => true]];
   for (const [program, of] of programs) {
     if (of.size > 1) choices.push([`${program}: all ${of.size}`, (row) => isProcessKnown(row) && programName(row) === program]);
   }
-  const busiest = [...processes].sort(([, one], [, other]) => other - one).slice(0, MOST_PROCESSES);
-  for (const [process] of busiest) choices.push([process, (row) => processName(row) === process]);
+  const busiest = [...processes].sort(([, one], [, other]) => other.connections - one.connections).slice(0, MOST_PROCESSES);
+  for (const [pid, process] of busiest) choices.push([processName(process.row), (row) => pids[row] === pid, pid]);
   const setProcesses = () => {
     at("process-filter").hidden = !processes.size;
     at("connections").classList.toggle("has-processes", processes.size > 1);
@@ -260,6 +266,12 @@
       ofProcess = choices[Number(event.target.value)][1];
       choose();
     });
+  };
+  // All of them where none is meant, or where it has too few connections to be a choice.
+  const chooseProcess = (pid) => {
+    const place = pid === null ? 0 : Math.max(0, choices.findIndex(([, , of]) => of === pid));
+    at("process").value = String(place);
+    ofProcess = choices[place][1];
   };
 
   // === Connections ===

@@ -27,7 +27,7 @@ pub(super) fn losses(facts: &Facts<'_>) -> Answer {
     );
     let is_alarm = share >= 0.01 && peer.data_retransmits >= 3;
     let weight = Weight::Note.or_alarm(is_alarm);
-    (weight, text, Some(at))
+    (weight, text, Some(at.into()))
 }
 
 pub(super) fn held_back(facts: &Facts<'_>) -> Answer {
@@ -51,7 +51,7 @@ pub(super) fn held_back(facts: &Facts<'_>) -> Answer {
     };
     let text = format!("{name}: for {:.0} % of its time {what}.", most * 100.0);
     let weight = Weight::Note.or_alarm(most >= 0.1);
-    (weight, text, Some(at))
+    (weight, text, Some(at.into()))
 }
 
 pub(super) fn talkers(facts: &Facts<'_>) -> Answer {
@@ -60,7 +60,7 @@ pub(super) fn talkers(facts: &Facts<'_>) -> Answer {
         Some((at, name, peer, _)) => {
             let (sent, received) = (bytes(peer.bytes_sent), bytes(peer.bytes_received));
             let text = format!("{name}: {sent} sent, {received} received.");
-            (Weight::Fine, text, Some(at))
+            (Weight::Fine, text, Some(at.into()))
         }
         None => fine("Nobody."),
     }

@@ -24,7 +24,7 @@ pub(super) fn failures(facts: &Facts<'_>) -> Answer {
         .iter()
         .any(|(_, peer)| peer.failed.keys().any(|reason| !is_harmless(reason)));
     let weight = Weight::Note.or_alarm(is_alarm);
-    (weight, text, worst.map(|(at, ..)| at))
+    (weight, text, worst.map(|(at, ..)| at.into()))
 }
 
 pub(super) fn connecting(facts: &Facts<'_>) -> Answer {
@@ -66,7 +66,7 @@ pub(super) fn connecting(facts: &Facts<'_>) -> Answer {
     }
     let is_alarm = any || longest.is_some_and(|p99| p99 >= 0.5);
     let weight = Weight::Fine.or_alarm(is_alarm);
-    (weight, text, Some(at))
+    (weight, text, Some(at.into()))
 }
 
 pub(super) fn resets(facts: &Facts<'_>) -> Answer {
@@ -92,5 +92,5 @@ pub(super) fn resets(facts: &Facts<'_>) -> Answer {
             connections(peer.connections)
         );
     }
-    (weight, text, worst.map(|(at, ..)| at))
+    (weight, text, worst.map(|(at, ..)| at.into()))
 }

@@ -26,7 +26,7 @@ pub(super) fn pool(facts: &Facts<'_>) -> Answer {
         text += " The pool is not reused: nearly each request has a connection of its own.";
     }
     let weight = Weight::Fine.or_alarm(is_alarm);
-    (weight, text, Some(at))
+    (weight, text, Some(at.into()))
 }
 
 pub(super) fn accept_queue(facts: &Facts<'_>) -> Answer {
@@ -68,7 +68,7 @@ pub(super) fn ports(facts: &Facts<'_>) -> Answer {
         peer.open, peer.time_wait
     );
     let weight = Weight::Fine.or_alarm(used * 2 >= PORTS);
-    (weight, text, Some(at))
+    (weight, text, Some(at.into()))
 }
 
 pub(super) fn leaks(facts: &Facts<'_>) -> Answer {
@@ -85,5 +85,5 @@ pub(super) fn leaks(facts: &Facts<'_>) -> Answer {
         ),
         None => format!("Open when the command ended: {}.", connections(open)),
     };
-    (Weight::Note, text, worst.map(|(at, ..)| at))
+    (Weight::Note, text, worst.map(|(at, ..)| at.into()))
 }

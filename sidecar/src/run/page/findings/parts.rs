@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::{
     super::peers::{PeerSum, ProcessSum},
-    Answer, Facts, Weight, connections, fine, unknown,
+    Answer, Facts, Subject, Weight, connections, fine, unknown,
 };
 use crate::{histogram::Histogram, view::quantity::duration};
 
@@ -18,15 +18,26 @@ const ALARMING: f64 = 4.0;
 /// Seconds that people notice.
 const NOTICEABLE: f64 = 0.01;
 
+/// A process of a peer: its name, and the median of its times in seconds.
+struct Timed {
+    pid: u32,
+    name: String,
+    p50: f64,
+}
+
 /// Processes of one peer by their median, the slowest first.
-fn ranked(peer: &PeerSum, of: fn(&ProcessSum) -> &Histogram) -> Vec<(String, f64)> {
+fn ranked(peer: &PeerSum, of: fn(&ProcessSum) -> &Histogram) -> Vec<Timed> {
     let timed = |(pid, process): (&u32, &ProcessSum)| {
         let times = of(process);
         let p50 = times.quantile_s(0.5).filter(|_| times.count() >= ENOUGH)?;
-        Some((process_name(*pid, process), p50))
+        Some(Timed {
+            pid: *pid,
+            name: process_name(*pid, process),
+            p50,
+        })
     };
     let mut ranked: Vec<_> = peer.processes.iter().filter_map(timed).collect();
-    ranked.sort_by(|(_, one), (_, other)| other.total_cmp(one));
+    ranked.sort_by(|one, other| other.p50.total_cmp(&one.p50));
     ranked
 }
 
@@ -41,7 +52,7 @@ fn process_name(pid: u32, process: &ProcessSum) -> String {
 const FAILURES: u64 = 3;
 
 /// The process that alone fails to reach a peer that others reach.
-fn failing(peer: &PeerSum) -> Option<(String, u64)> {
+fn failing(peer: &PeerSum) -> Option<(u32, String, u64)> {
     let failing = peer
         .processes
         .iter()
@@ -51,22 +62,30 @@ fn failing(peer: &PeerSum) -> Option<(String, u64)> {
     let of_others = peer.processes.iter().filter(|(other, _)| *other != pid);
     let reached: u64 = of_others.map(|(_, process)| process.connections).sum();
     let is_alone = process.failures >= FAILURES && reached >= FAILURES;
-    is_alone.then(|| (process_name(*pid, process), process.failures))
+    is_alone.then(|| (*pid, process_name(*pid, process), process.failures))
 }
 
 pub(super) fn one_process(facts: &Facts<'_>) -> Answer {
     let failing = facts
         .servers()
         .filter_map(|(at, name, peer)| Some((at, name, peer, failing(peer)?)));
-    if let Some((at, name, peer, (process, count))) = failing.max_by_key(|(.., (_, count))| *count)
+    if let Some((at, name, peer, (pid, process, count))) =
+        failing.max_by_key(|(.., (.., count))| *count)
     {
         let text = format!(
             "Of {} processes that ask {name}, {process} alone fails: {count} of its attempts and connections failed or were cut off, and none of the others.",
             peer.processes.len()
         );
-        return (Weight::Alarm, text, Some(at));
+        return (Weight::Alarm, text, Some(of_process(at, pid)));
     }
     slow_process(facts)
+}
+
+fn of_process(peer: usize, pid: u32) -> Subject {
+    Subject {
+        peer,
+        process: Some(pid),
+    }
 }
 
 fn slow_process(facts: &Facts<'_>) -> Answer {
@@ -81,17 +100,21 @@ fn slow_process(facts: &Facts<'_>) -> Answer {
     // How many times as slow as the next one the slowest is.
     let most = all
         .filter_map(|(at, name, ranked)| match &ranked[..] {
-            [(_, slowest), (_, next), ..] => Some((slowest / next, at, name, ranked)),
+            [slowest, next, ..] => Some((slowest.p50 / next.p50, at, name, ranked)),
             _ => None,
         })
         .max_by(|(one, ..), (other, ..)| one.total_cmp(other));
     let Some((times, at, name, ranked)) = most else {
         return alone(facts);
     };
-    let [(slowest, p50), (next, next_p50), ..] = &ranked[..] else {
+    let [slowest, next, ..] = &ranked[..] else {
         return alone(facts);
     };
-    let weight = Weight::of_times(if *p50 < NOTICEABLE { 0.0 } else { times }, NOTED, ALARMING);
+    let weight = Weight::of_times(
+        if slowest.p50 < NOTICEABLE { 0.0 } else { times },
+        NOTED,
+        ALARMING,
+    );
     let is_alone = weight != Weight::Fine;
     let how = if is_alone {
         "alone is slow"
@@ -99,12 +122,14 @@ fn slow_process(facts: &Facts<'_>) -> Answer {
         "is the slowest"
     };
     let text = format!(
-        "Of {} processes that ask {name}, {slowest} {how}: half of its {what} take {} or longer, those of the next, {next}, {}.",
+        "Of {} processes that ask {name}, {} {how}: half of its {what} take {} or longer, those of the next, {}, {}.",
         ranked.len(),
-        duration(*p50),
-        duration(*next_p50)
+        slowest.name,
+        duration(slowest.p50),
+        next.name,
+        duration(next.p50)
     );
-    (weight, text, Some(at))
+    (weight, text, Some(of_process(at, slowest.pid)))
 }
 
 /// No peer was asked by two processes.
@@ -198,5 +223,5 @@ pub(super) fn load(facts: &Facts<'_>) -> Answer {
     if is_uneven {
         text += " The load is not even.";
     }
-    (Weight::Fine.or_alarm(is_uneven), text, Some(at))
+    (Weight::Fine.or_alarm(is_uneven), text, Some(at.into()))
 }

@@ -40,7 +40,7 @@ pub(super) fn slow_peer(facts: &Facts<'_>) -> Answer {
     };
     if is_slow {
         text += &cause(peer).map_or_else(String::new, |cause| format!(" {cause}"));
-        return (Weight::Alarm, text, Some(at));
+        return (Weight::Alarm, text, Some(at.into()));
     }
     let tail = |peer: &PeerSum| {
         let (p50, p99) = (of(peer).quantile_s(0.5)?, of(peer).quantile_s(0.99)?);
@@ -54,13 +54,13 @@ pub(super) fn slow_peer(facts: &Facts<'_>) -> Answer {
                 duration(p50),
                 duration(p99)
             );
-            (Weight::Alarm, text, Some(at))
+            (Weight::Alarm, text, Some(at.into()))
         }
         None if !facts.exchanges => {
             text += " Exchanges were not measured: a slow server does not show.";
-            (Weight::Note, text, Some(at))
+            (Weight::Note, text, Some(at.into()))
         }
-        None => (Weight::Fine, text, Some(at)),
+        None => (Weight::Fine, text, Some(at.into())),
     }
 }
 
@@ -74,7 +74,7 @@ fn own_answers(facts: &Facts<'_>) -> Answer {
                 duration(p50)
             );
             let weight = Weight::Fine.or_alarm(p50 >= 0.1);
-            (weight, text, Some(at))
+            (weight, text, Some(at.into()))
         }
         None => unknown("No connection has a time."),
     }
@@ -133,14 +133,18 @@ pub(super) fn slower(facts: &Facts<'_>) -> Answer {
         duration(first),
         duration(second)
     );
-    (Weight::of_times(times, NOTED, ALARMING), text, Some(at))
+    (
+        Weight::of_times(times, NOTED, ALARMING),
+        text,
+        Some(at.into()),
+    )
 }
 
 pub(super) fn network_or_server(facts: &Facts<'_>) -> Answer {
     let ranked = facts.ranked(|peer| &peer.exchanges);
     match ranked.first() {
         Some((at, name, peer, _)) => match cause(peer) {
-            Some(cause) => (Weight::Fine, format!("{name}. {cause}"), Some(*at)),
+            Some(cause) => (Weight::Fine, format!("{name}. {cause}"), Some((*at).into())),
             None => unknown("The slowest peer's connections have no round trip time."),
         },
         None if facts.servers().next().is_none() => no_server(),

@@ -428,5 +428,8 @@ fn process_that_alone_fails_is_an_alarm() {
             found.text.contains(expected.unwrap_or("Of 3 processes")),
             "{found:?}"
         );
+        if expected.is_some() {
+            assert_eq!((found.peer, found.process), (Some(0), Some(8)));
+        }
     }
 }
