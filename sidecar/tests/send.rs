@@ -1,7 +1,7 @@
 //! `flowcar check --send` tries the receivers, and names the setting to change if they speak another protocol.
 
 use std::{
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpListener,
     process::{Child, Command, Output, Stdio},
 };
@@ -109,6 +109,57 @@ fn absent_receiver_is_reported() {
         assert_eq!(output.status.code(), Some(69), "{report:#}");
         assert_eq!(report["source"], "inet_diag", "flows can still be followed");
     }
+}
+
+/// A partial success: `partial_success { rejected: 5 }` by hand from the wire format, with a message or without.
+#[test]
+fn rejecting_receiver_is_reported() {
+    const PLAIN: &[u8] = &[0x0a, 2, 0x08, 5];
+    const EXPLAINED: &[u8] = &[0x0a, 7, 0x08, 5, 0x12, 3, b'o', b'l', b'd'];
+    for (answer, explained) in [(PLAIN, ""), (EXPLAINED, "; its message is \"old\"")] {
+        let endpoint = answering(answer);
+        let settings = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &*endpoint),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+            ("OTEL_TRACES_EXPORTER", "none"),
+        ];
+        let output = check(&["--send", "--format", "json"], &settings);
+        let report = report(&output);
+        let (state, text) = line(&report, "send metrics");
+        let expected = format!("rejects 5 points of an empty export{explained}; check its log");
+        assert!(
+            state == "no" && text.ends_with(&expected),
+            "{state}: {text}"
+        );
+        assert_eq!(output.status.code(), Some(69), "{report:#}");
+    }
+}
+
+/// The endpoint of an HTTP receiver that answers one request with success and this body.
+fn answering(body: &'static [u8]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let endpoint = format!("http://{}", listener.local_addr().expect("its address"));
+    std::thread::spawn(move || {
+        let (stream, _) = listener.accept().expect("a connection");
+        let mut reader = BufReader::new(stream);
+        let (mut line, mut length) = (String::new(), 0);
+        while line != "\r\n" {
+            line.clear();
+            reader.read_line(&mut line).expect("a header");
+            if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().expect("a number");
+            }
+        }
+        let mut request = vec![0; length];
+        reader.read_exact(&mut request).expect("a request");
+        let head = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        let answer = [head.as_bytes(), body].concat();
+        reader.get_mut().write_all(&answer).expect("an answer");
+    });
+    endpoint
 }
 
 /// The kernel accepts its connections, and nothing answers.

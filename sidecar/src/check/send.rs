@@ -29,16 +29,26 @@ pub(super) async fn send(config: &Config) -> (Vec<Line>, bool) {
         let began = clock::now();
         lines.push(match try_receiver(signal, target, &resource).await {
             Ok(accepted) => {
+                let receiver = reported(target);
                 let took = duration(began.elapsed().as_secs_f64());
                 let printed = match accepted.message.as_str() {
                     "" => String::new(),
                     message => format!("; its message is {}", Quoted(message)),
                 };
-                let text = format!(
-                    "{} took an empty export in {took}{printed}",
-                    reported(target)
-                );
-                Line::ok(name, text)
+                match accepted.rejected {
+                    0 => Line::ok(
+                        name,
+                        format!("{receiver} took an empty export in {took}{printed}"),
+                    ),
+                    rejected => {
+                        taken = false;
+                        let items = signal.items();
+                        Line::no(
+                            name,
+                            format!("{receiver} rejects {rejected} {items} of an empty export{printed}; check its log"),
+                        )
+                    }
+                }
             }
             Err(error) => {
                 taken = false;

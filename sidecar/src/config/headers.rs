@@ -10,8 +10,14 @@ use crate::files::{self, FileError};
 /// The largest file of headers, bytes: receivers take some 8 KiB of headers in all.
 const MOST_FILE: u64 = 64 << 10;
 
-/// Headers that the two transports set; another value would break the request.
-const OURS: [HeaderName; 15] = [
+/// Headers that the two transports set, and those that ask for an answer in a form that flowcar does not read; another value would break the
+/// request or its answer.
+const OURS: [HeaderName; 20] = [
+    header::ACCEPT_ENCODING,
+    header::RANGE,
+    header::CONTENT_RANGE,
+    HeaderName::from_static("grpc-accept-encoding"),
+    HeaderName::from_static("grpc-status-details-bin"),
     header::HOST,
     header::EXPECT,
     HeaderName::from_static("keep-alive"),

@@ -2,10 +2,16 @@
 
 use std::net::IpAddr;
 
-use super::{error::Notice, settings::SETTINGS};
+use super::{
+    error::Notice,
+    settings::{self, SETTINGS},
+};
 
 /// The similarity to a setting's name from which on a name counts as misspelt; 1 is the same name.
 const ALIKE: f64 = 0.75;
+
+/// What the names of OTLP's settings begin with.
+const OTLP: &str = "OTEL_EXPORTER_OTLP_";
 
 /// Variables of flowcar's build and tests.
 const BUILD: [&str; 5] = [
@@ -109,7 +115,9 @@ pub(super) fn is_of_log_records(name: &str) -> bool {
 
 /// The notice about a variable with this value, if there is one.
 pub(super) fn notice(name: &str, value: &str) -> Option<Notice> {
-    let known = SETTINGS.iter().any(|setting| setting.name == name) || BUILD.contains(&name);
+    let known = SETTINGS.iter().any(|setting| setting.name == name)
+        || settings::SECOND_NAMES.contains(&name)
+        || BUILD.contains(&name);
     let done = NONE.contains(&name) && value.eq_ignore_ascii_case("none");
     if known || done || value.is_empty() || is_service_link(name, value) {
         return None;
@@ -142,6 +150,9 @@ pub(super) fn notice(name: &str, value: &str) -> Option<Notice> {
 /// The setting with the most similar name; of OpenTelemetry's only, if the name is meant to be one of those.
 fn alike(name: &str) -> Option<&'static str> {
     let name = name.to_ascii_uppercase();
+    if let Some(end) = name.strip_prefix(OTLP) {
+        return alike_of_otlp(end);
+    }
     let end = end(&name);
     // FLOWCAR_LOG_LEVEL is FLOWCAR_LOG, and FLOWCAR_SPANS is FLOWCAR_SPANS_PER_SECOND.
     let begins = |known: &&str| {
@@ -172,6 +183,46 @@ fn alike(name: &str) -> Option<&'static str> {
             .max_by_key(|known| known.len().min(name.len()))
     };
     nearest.map(|(_, known)| known).or_else(begun)
+}
+
+/// OTLP's setting that a name with this end is meant to be. Ends are compared, as what all the names begin with makes any two similar: first
+/// by the beginnings of words (`CERT` is CERTIFICATE, `KEY` is CLIENT_KEY), then by their letters, then by the last words
+/// (`SPAN_ENDPOINT` is ENDPOINT).
+fn alike_of_otlp(end: &str) -> Option<&'static str> {
+    let known = || {
+        let names = SETTINGS.iter().map(|setting| setting.name);
+        names.filter_map(|name| Some((name.strip_prefix(OTLP)?, name)))
+    };
+    let begun = known()
+        .filter(|(known, _)| begins_words(end, known))
+        .min_by_key(|(known, _)| known.split('_').count());
+    let similar = || {
+        known()
+            .map(|(known, name)| (strsim::normalized_damerau_levenshtein(end, known), name))
+            .filter(|(likeness, _)| *likeness >= ALIKE)
+            // Of equals the first, as below.
+            .rev()
+            .max_by(|(a, _), (b, _)| a.total_cmp(b))
+    };
+    let last = || {
+        known()
+            .filter(|(known, _)| {
+                let before = end.strip_suffix(known);
+                before.is_some_and(|before| before.ends_with('_'))
+            })
+            .max_by_key(|(known, _)| known.len())
+    };
+    let found = begun.map(|(_, name)| name);
+    let found = found.or_else(|| similar().map(|(_, name)| name));
+    found.or_else(|| last().map(|(_, name)| name))
+}
+
+/// Whether words of `known` begin with the words of `given`, in their order.
+fn begins_words(given: &str, known: &str) -> bool {
+    let mut known = known.split('_');
+    given
+        .split('_')
+        .all(|word| word.len() > 2 && known.any(|known| known.starts_with(word)))
 }
 
 /// A name without its owner's prefix, and without that of OTLP's settings or a part of it.
@@ -255,7 +306,37 @@ mod tests {
                 "OTEL_EXPORTER_OTLP_TRACE_ENDPOINT",
                 "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT?",
             ),
+            ("OTEL_EXPORTER_OTLP_CERT", "OTEL_EXPORTER_OTLP_CERTIFICATE?"),
+            ("OTEL_EXPORTER_OTLP_KEY", "OTEL_EXPORTER_OTLP_CLIENT_KEY?"),
+            (
+                "OTEL_EXPORTER_OTLP_TRACES_CERT",
+                "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE?",
+            ),
+            (
+                "OTEL_EXPORTER_OTLP_CLIENT_CERT",
+                "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE?",
+            ),
+            (
+                "OTEL_EXPORTER_OTLP_TEMPORALITY",
+                "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE?",
+            ),
+            (
+                "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY",
+                "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE?",
+            ),
+            ("OTEL_EXPORTER_OTLP_HEADER", "OTEL_EXPORTER_OTLP_HEADERS?"),
+            ("OTEL_EXPORTER_OTLP_headers", "OTEL_EXPORTER_OTLP_HEADERS?"),
+            (
+                "OTEL_EXPORTER_OTLP_METRIC_TIMEOUTS",
+                "OTEL_EXPORTER_OTLP_METRICS_TIMEOUT?",
+            ),
+            (
+                "OTEL_EXPORTER_OTLP_SPAN_ENDPOINT",
+                "OTEL_EXPORTER_OTLP_ENDPOINT?",
+            ),
             ("OTEL_EXPORTER_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT?"),
+            ("Http_Proxy", "HTTP_PROXY?"),
+            ("https_PROXY", "HTTPS_PROXY?"),
             ("OTEL_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT?"),
             ("OTEL_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT?"),
             ("OTEL_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS?"),
@@ -321,6 +402,11 @@ mod tests {
             ("OTEL_NODE_RESOURCE_DETECTORS", "all"),
             ("OTEL_DOTNET_AUTO_HOME", "/otel"),
             ("OTEL_SERVICE_VERSION", "1"),
+            // No setting is near.
+            ("OTEL_EXPORTER_OTLP_CA", "/ca.pem"),
+            ("OTEL_EXPORTER_OTLP_URL", "http://collector:4317"),
+            ("OTEL_EXPORTER_OTLP_TRACES_URL", "http://collector:4317"),
+            ("OTEL_EXPORTER_OTLP_MAX_RETRIES", "3"),
             // What they ask for is so.
             ("OTEL_PROPAGATORS", "NONE"),
             ("OTEL_PROFILES_EXPORTER", "none"),
@@ -330,8 +416,12 @@ mod tests {
         ] {
             assert_eq!(error(name, value), "", "{name}={value}");
         }
-        for setting in SETTINGS {
-            assert_eq!(error(setting.name, "x"), "");
+        let names = SETTINGS.iter().map(|setting| setting.name);
+        for name in names.chain(settings::SECOND_NAMES.iter().copied()) {
+            assert_eq!(error(name, "x"), "");
+        }
+        for name in ["http_proxy", "https_proxy", "all_proxy", "no_proxy"] {
+            assert_eq!(error(name, "x"), "", "{name}");
         }
     }
 }

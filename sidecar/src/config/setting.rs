@@ -150,6 +150,9 @@ macro_rules! settings {
                 parse: $parse,
             };
         )*
+        /// The second spellings of settings.
+        pub(super) const SECOND_NAMES: &[&str] = &[$($($also,)?)*];
+
         /// Every setting. Those of `OTEL_EXPORTER_OTLP_` exist for a single signal, too, and then win.
         pub const SETTINGS: &[Row] = &[
             $(

@@ -7,10 +7,6 @@ use http::{
     HeaderMap, Response,
     header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER},
 };
-use opentelemetry_proto::tonic::collector::{
-    logs::v1::ExportLogsServiceResponse, metrics::v1::ExportMetricsServiceResponse,
-    trace::v1::ExportTraceServiceResponse,
-};
 use prost::Message;
 use tonic::Status;
 
@@ -19,16 +15,31 @@ use super::{
     quote::Quoted,
     redirect,
 };
-use crate::config::Signal;
-
 /// The content type of OTLP in protobuf.
 pub(super) const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf");
+
+/// The answer to an export of any signal: the tags are the same. Texts are bytes here and below, as what is not UTF-8 in one, perhaps cut
+/// in the middle of a character, is no reason to discard the rest.
+#[derive(Clone, PartialEq, Message)]
+struct ExportResponse {
+    #[prost(message, optional, tag = "1")]
+    partial_success: Option<PartialSuccess>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PartialSuccess {
+    /// Rejected points, spans or log records.
+    #[prost(int64, tag = "1")]
+    rejected: i64,
+    #[prost(bytes = "bytes", tag = "2")]
+    error_message: Bytes,
+}
 
 /// google.rpc.Status: OTLP's answer to a refused request, as HTTP's body or as gRPC's details.
 #[derive(Clone, PartialEq, Message)]
 struct RpcStatus {
-    #[prost(string, tag = "2")]
-    message: String,
+    #[prost(bytes = "bytes", tag = "2")]
+    message: Bytes,
     #[prost(message, repeated, tag = "3")]
     details: Vec<Detail>,
 }
@@ -36,8 +47,8 @@ struct RpcStatus {
 /// google.protobuf.Any
 #[derive(Clone, PartialEq, Message)]
 struct Detail {
-    #[prost(string, tag = "1")]
-    type_url: String,
+    #[prost(bytes = "bytes", tag = "1")]
+    type_url: Bytes,
     #[prost(bytes = "bytes", tag = "2")]
     value: Bytes,
 }
@@ -62,30 +73,16 @@ struct Delay {
 ///
 /// # Errors
 /// It is no OTLP message. Then it is unknown who answered, and whether the request was taken.
-pub fn accepted(signal: Signal, body: &[u8]) -> Result<Accepted, Cause> {
-    Ok(partial_success(signal, body)?.unwrap_or_default())
+pub fn accepted(body: &[u8]) -> Result<Accepted, Cause> {
+    Ok(partial_success(body)?.unwrap_or_default())
 }
 
-/// The partial success in the answer of a success, if there is one.
-fn partial_success(signal: Signal, body: &[u8]) -> Result<Option<Accepted>, Cause> {
-    let partial = match signal {
-        Signal::Metrics => ExportMetricsServiceResponse::decode(body).map(|answer| {
-            let partial = answer.partial_success;
-            partial.map(|partial| (partial.rejected_data_points, partial.error_message))
-        }),
-        Signal::Traces => ExportTraceServiceResponse::decode(body).map(|answer| {
-            let partial = answer.partial_success;
-            partial.map(|partial| (partial.rejected_spans, partial.error_message))
-        }),
-        Signal::Logs => ExportLogsServiceResponse::decode(body).map(|answer| {
-            let partial = answer.partial_success;
-            partial.map(|partial| (partial.rejected_log_records, partial.error_message))
-        }),
-    };
-    let partial = partial.map_err(|_| unknown(body))?;
-    Ok(partial.map(|(rejected, message)| Accepted {
-        rejected: rejected.try_into().unwrap_or(0),
-        message,
+/// The partial success in the answer of a success, if there is one. A negative count of rejected items is 0.
+fn partial_success(body: &[u8]) -> Result<Option<Accepted>, Cause> {
+    let answer = ExportResponse::decode(body).map_err(|_| unknown(body))?;
+    Ok(answer.partial_success.map(|partial| Accepted {
+        rejected: partial.rejected.try_into().unwrap_or(0),
+        message: String::from_utf8_lossy(&partial.error_message).into_owned(),
     }))
 }
 
@@ -98,12 +95,12 @@ fn unknown(body: &[u8]) -> Cause {
 ///
 /// # Errors
 /// It is no OTLP message.
-pub fn http_accepted(signal: Signal, answer: &Response<Bytes>) -> Result<Accepted, Cause> {
+pub fn http_accepted(answer: &Response<Bytes>) -> Result<Accepted, Cause> {
     let body = answer.body();
     match answer.headers().get(CONTENT_TYPE) {
         Some(kind) if !body.is_empty() && !is_protobuf(kind) => Err(not_otlp(kind, body)),
-        None if !body.is_empty() => partial_success(signal, body)?.ok_or_else(|| unknown(body)),
-        _ => accepted(signal, body),
+        None if !body.is_empty() => partial_success(body)?.ok_or_else(|| unknown(body)),
+        _ => accepted(body),
     }
 }
 
@@ -166,7 +163,7 @@ pub fn grpc_failure(status: &Status) -> (Cause, Option<Duration>) {
 /// The RetryInfo in gRPC's details, if there is one.
 fn retry_info(details: &[u8]) -> Option<RetryInfo> {
     let details = RpcStatus::decode(details).ok()?.details.into_iter();
-    let mut infos = details.filter(|of| of.type_url.ends_with("/google.rpc.RetryInfo"));
+    let mut infos = details.filter(|of| of.type_url.ends_with(b"/google.rpc.RetryInfo"));
     RetryInfo::decode(infos.next()?.value).ok()
 }
 
@@ -185,7 +182,7 @@ impl Delay {
 fn message(answer: &Response<Bytes>) -> String {
     let is_protobuf = answer.headers().get(CONTENT_TYPE).is_some_and(is_protobuf);
     match RpcStatus::decode(answer.body().as_ref()) {
-        Ok(status) if is_protobuf => status.message,
+        Ok(status) if is_protobuf => String::from_utf8_lossy(&status.message).into_owned(),
         _ => String::from_utf8_lossy(answer.body()).into_owned(),
     }
 }
@@ -243,7 +240,7 @@ mod tests {
     #[test]
     fn retry_info_is_read() {
         /// google.protobuf.Duration in google.rpc.RetryInfo in google.rpc.Status, by hand from the wire format.
-        fn status(seconds: Option<i64>, nanos: Option<i32>) -> Status {
+        fn status(seconds: Option<i64>, nanos: Option<i32>, message: &[u8]) -> Status {
             fn field(number: u8, body: &[u8]) -> Vec<u8> {
                 let length = u8::try_from(body.len()).expect("short");
                 [&[number << 3 | 2, length], body].concat()
@@ -263,7 +260,7 @@ mod tests {
                 field(2, &info),
             ]
             .concat();
-            let details = [varint(1, 8), field(3, &any)].concat();
+            let details = [varint(1, 8), field(2, message), field(3, &any)].concat();
             Status::with_details(Code::ResourceExhausted, "full", details.into())
         }
         for (seconds, nanos, millis) in [
@@ -277,15 +274,17 @@ mod tests {
             (Some(-5), Some(-1), 0),
             (Some(i64::MIN), Some(i32::MIN), 0),
         ] {
-            let (cause, wait) = grpc_failure(&status(seconds, nanos));
-            let Cause::Grpc { retry_info, .. } = cause else {
-                panic!("{cause:?}");
-            };
-            assert!(retry_info, "{seconds:?} {nanos:?}");
-            let expected = Duration::from_millis(millis);
-            assert_eq!(wait, Some(expected), "{seconds:?} {nanos:?}");
+            for message in [&b"full"[..], b"", b"\xff\xfe"] {
+                let (cause, wait) = grpc_failure(&status(seconds, nanos, message));
+                let Cause::Grpc { retry_info, .. } = cause else {
+                    panic!("{cause:?}");
+                };
+                assert!(retry_info, "{seconds:?} {nanos:?} {message:?}");
+                let expected = Duration::from_millis(millis);
+                assert_eq!(wait, Some(expected), "{seconds:?} {nanos:?} {message:?}");
+            }
         }
-        let (_, huge) = grpc_failure(&status(Some(i64::MAX), Some(i32::MAX)));
+        let (_, huge) = grpc_failure(&status(Some(i64::MAX), Some(i32::MAX), b""));
         assert!(huge.is_some_and(|huge| huge > Duration::from_secs(1 << 40)));
         let without = ErrorDetails::with_retry_info(None);
         let without = Status::with_error_details(Code::ResourceExhausted, "full", without);
@@ -300,6 +299,7 @@ mod tests {
         let negative: &[u8] = &[
             0x0a, 11, 0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1,
         ];
+        let not_utf8: &[u8] = &[0x0a, 6, 0x08, 3, 0x12, 2, 0xff, 0xfe];
         let protobuf = Some("application/x-protobuf");
         // Rejected, or none where it is no success.
         for (kind, body, rejected) in [
@@ -311,6 +311,8 @@ mod tests {
             (Some("Application/X-Protobuf; a=b"), partial, Some(3)),
             (Some("application/protobuf"), partial, Some(3)),
             (protobuf, warning, Some(0)),
+            (protobuf, not_utf8, Some(3)),
+            (None, not_utf8, Some(3)),
             (protobuf, negative, Some(0)),
             (Some("text/html"), b"<html>Sign in</html>", None),
             (None, b"<html>Sign in</html>", None),
@@ -331,16 +333,14 @@ mod tests {
             (protobuf, &partial[..5], None),
             (Some("text/plain"), partial, None),
         ] {
-            for signal in [Signal::Metrics, Signal::Traces, Signal::Logs] {
-                let mut answer = Response::new(Bytes::from_static(body));
-                if let Some(kind) = kind {
-                    let kind = HeaderValue::from_static(kind);
-                    answer.headers_mut().insert(CONTENT_TYPE, kind);
-                }
-                let accepted = http_accepted(signal, &answer);
-                let reported = accepted.as_ref().ok().map(|accepted| accepted.rejected);
-                assert_eq!(reported, rejected, "{kind:?} {body:?}: {accepted:?}");
+            let mut answer = Response::new(Bytes::from_static(body));
+            if let Some(kind) = kind {
+                let kind = HeaderValue::from_static(kind);
+                answer.headers_mut().insert(CONTENT_TYPE, kind);
             }
+            let accepted = http_accepted(&answer);
+            let reported = accepted.as_ref().ok().map(|accepted| accepted.rejected);
+            assert_eq!(reported, rejected, "{kind:?} {body:?}: {accepted:?}");
         }
     }
 
@@ -353,11 +353,9 @@ mod tests {
             protobuf: bool,
             code in 0i32..40,
         ) {
-            for signal in [Signal::Metrics, Signal::Traces, Signal::Logs] {
-                // A negative count of rejected items is 0.
-                if let Ok(accepted) = accepted(signal, &body) {
-                    prop_assert!(accepted.rejected <= i64::MAX as u64);
-                }
+            // A negative count of rejected items is 0.
+            if let Ok(accepted) = accepted(&body) {
+                prop_assert!(accepted.rejected <= i64::MAX as u64);
             }
             let mut answer = Response::new(Bytes::from(body.clone()));
             *answer.status_mut() = http::StatusCode::from_u16(status).expect("three digits");

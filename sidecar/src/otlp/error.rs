@@ -84,6 +84,9 @@ pub enum Cause {
     /// A success by its status without OTLP in it: nothing shows that a receiver has taken the export.
     #[error("the answer is a success and not OTLP ({})", Shown(.0))]
     NotOtlp(String),
+    /// An answer that is no HTTP message, though it begins like one.
+    #[error("the answer is no valid HTTP ({})", Shown(.0))]
+    NotHttp(String),
     /// The connection cannot be set up from this end.
     #[error("the connection cannot be set up ({})", Shown(.0))]
     Setup(String),
@@ -127,6 +130,7 @@ impl ExportError {
             | Cause::Timeout(_)
             | Cause::Proxy(_)
             | Cause::Setup(_)
+            | Cause::NotHttp(_)
             | Cause::NotOtlp(_) => true,
             Cause::Redirect { .. } => false,
             Cause::Http { status, .. } => matches!(status, 429 | 502 | 503 | 504),
@@ -184,7 +188,11 @@ impl ExportError {
     pub(super) fn outcome_unknown(&self) -> bool {
         matches!(
             self.cause,
-            Cause::Unreachable(_) | Cause::Silent(_) | Cause::Timeout(_) | Cause::NotOtlp(_)
+            Cause::Unreachable(_)
+                | Cause::Silent(_)
+                | Cause::Timeout(_)
+                | Cause::NotHttp(_)
+                | Cause::NotOtlp(_)
         )
     }
 
@@ -226,7 +234,7 @@ impl Cause {
             }
             Self::Setup(_) => "check that file; it is read again before the next try",
             Self::Redirect { .. } => "set OTEL_EXPORTER_OTLP_ENDPOINT to where the receiver is",
-            Self::NotOtlp(_) => {
+            Self::NotOtlp(_) | Self::NotHttp(_) => {
                 "check that OTEL_EXPORTER_OTLP_ENDPOINT names an OTLP receiver, and that no proxy answers in its place"
             }
             Self::Http {

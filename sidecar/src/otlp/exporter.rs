@@ -352,25 +352,34 @@ async fn hopeless(contact: &Contact, patience: Patience) {
     }
 }
 
-/// Counts the outcome of an export of `items` points, spans or log records, and logs it if it is new.
+/// Counts the outcome of an export of `items` points, spans or log records, and logs it if it is new. Gives it with no more rejected than
+/// were sent, whatever the receiver counts.
 fn settle(
     stats: &ExportStats,
     failure_log: &mut FailureLog,
     signal: Signal,
     items: usize,
     took: Duration,
-    outcome: &Result<Accepted, ExportError>,
-) {
-    let (name, rejected, taken) = match outcome {
-        Ok(accepted) => (accepted.outcome(), accepted.rejected, items as u64),
+    outcome: Result<Accepted, ExportError>,
+) -> Result<Accepted, ExportError> {
+    let items = items as u64;
+    let outcome = outcome.map(|accepted| Accepted {
+        rejected: accepted.rejected.min(items),
+        ..accepted
+    });
+    let (name, rejected, taken) = match &outcome {
+        Ok(accepted) => {
+            let rejected = accepted.rejected;
+            (accepted.outcome(), rejected, items - rejected)
+        }
         Err(error) => (error.outcome(), 0, 0),
     };
-    let taken = taken.saturating_sub(rejected);
     stats.export(signal.name(), name, rejected, taken, took);
-    match outcome {
+    match &outcome {
         Ok(accepted) => failure_log.accepted(signal, accepted),
         Err(error) => failure_log.failed(error),
     }
+    outcome
 }
 
 #[cfg(test)]

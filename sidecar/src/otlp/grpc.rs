@@ -1,6 +1,7 @@
 //! OTLP over gRPC.
 
 mod foreign;
+mod given;
 
 use std::{error::Error, time::Duration};
 
@@ -11,14 +12,17 @@ use http::{
     uri::PathAndQuery,
 };
 use tonic::{
-    Code, Request, Status,
+    Request, Status,
     client::Grpc as Client,
     codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder},
     metadata::MetadataMap,
     transport::{Channel, Endpoint},
 };
 
-use self::foreign::{Checked, Foreign};
+use self::{
+    foreign::{Checked, Foreign},
+    given::Given,
+};
 use super::{
     USER_AGENT_NAME, answer,
     connect::{Connector, in_time},
@@ -36,13 +40,16 @@ pub(super) struct Grpc {
     signal: Signal,
     connector: Connector,
     client: Client<Checked>,
+    given: Given,
 }
 
 impl Grpc {
     /// Connects when first used, and again, after resolving the name anew, when the connection has broken.
     pub(super) fn new(signal: Signal, connector: Connector) -> Self {
         let target = connector.target();
-        let mut client = Client::new(Checked::new(channel(&connector)));
+        let given = Given::default();
+        let accepted = target.compression.map(encoding_name);
+        let mut client = Client::new(Checked::new(channel(&connector), accepted, given.clone()));
         if let Some(encoding) = target.compression.map(encoding) {
             client = client.send_compressed(encoding).accept_compressed(encoding);
         }
@@ -50,6 +57,7 @@ impl Grpc {
             signal,
             connector,
             client,
+            given,
         }
     }
 
@@ -59,13 +67,14 @@ impl Grpc {
         let metadata = metadata(&self.connector).map_err(|error| {
             ExportError::new(self.signal, target, Cause::Setup(error.to_string()))
         })?;
+        self.given.forget();
         let call = call(&mut self.client, self.signal, request, metadata);
         let (cause, retry_after) = match in_time(target, call).await {
-            Ok(Ok(body)) => match answer::accepted(self.signal, &body) {
+            Ok(Ok(body)) => match answer::accepted(&body) {
                 Ok(accepted) => return Ok(accepted),
                 Err(cause) => (cause, None),
             },
-            Ok(Err(status)) => match failure(&status, &self.connector) {
+            Ok(Err(status)) => match failure(&status, &self.connector, &self.given) {
                 (silent @ Cause::Silent(_), retry_after) => {
                     let mismatch = self.connector.ask_in_http1().await;
                     (mismatch.map_or(silent, Cause::Mismatch), retry_after)
@@ -124,8 +133,16 @@ const fn encoding(compression: Compression) -> CompressionEncoding {
     }
 }
 
-/// A status with a source was made on this side: there was no answer, or none of gRPC.
-fn failure(status: &Status, connector: &Connector) -> (Cause, Option<Duration>) {
+const fn encoding_name(compression: Compression) -> HeaderValue {
+    HeaderValue::from_static(match compression {
+        Compression::Gzip => "gzip",
+        Compression::Zstd => "zstd",
+    })
+}
+
+/// A status with a source was made on this side: there was no answer, or none of gRPC. So was one without a source beside a success: the
+/// answer cannot be read.
+fn failure(status: &Status, connector: &Connector, given: &Given) -> (Cause, Option<Duration>) {
     let mut next = Error::source(status);
     while let Some(error) = next {
         if let Some(Foreign { cause, retry_after }) = error.downcast_ref() {
@@ -135,21 +152,20 @@ fn failure(status: &Status, connector: &Connector) -> (Cause, Option<Duration>) 
     }
     match Error::source(status) {
         Some(source) => (no_answer(source, connector), None),
-        None if is_cut_off(status) => (
-            Cause::NotOtlp("its gRPC answer ends without a status".to_owned()),
-            None,
-        ),
+        None if given.is_success() => (unreadable(status), None),
         None => answer::grpc_failure(status),
     }
 }
 
-/// Whether the answer ended before its status, which tonic reports in its message only. The outcome of the request is
-/// unknown then.
-fn is_cut_off(status: &Status) -> bool {
-    status.code() == Code::Unknown
-        && status
-            .message()
-            .starts_with("protocol error: missing grpc-status")
+/// The error about a success without a message that can be read: whether the receiver took the request is unknown.
+fn unreadable(status: &Status) -> Cause {
+    let why = status.message();
+    // tonic reports it in its message only.
+    Cause::NotOtlp(if why.starts_with("protocol error: missing grpc-status") {
+        "its gRPC answer ends without a status".to_owned()
+    } else {
+        format!("its gRPC answer cannot be read: {why}")
+    })
 }
 
 /// A codec of bytes: requests are encoded already, and [`answer`] decodes answers, as for HTTP.

@@ -60,7 +60,7 @@ impl Http {
 
     /// Decodes the answer of a success.
     pub(super) fn accepted(&self, answer: &Response<Bytes>) -> Result<Accepted, ExportError> {
-        answer::http_accepted(self.signal, answer).map_err(|cause| self.error(cause))
+        answer::http_accepted(answer).map_err(|cause| self.error(cause))
     }
 
     /// Sends a request with the target's headers; any status but success is an error.

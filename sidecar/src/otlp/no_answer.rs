@@ -43,6 +43,7 @@ pub(super) fn no_answer(error: &(dyn Error + 'static), connector: &Connector) ->
             Cause::Tls(format!("{alert}; {}", target.tls))
         }
         why if connector.received_nothing() => Cause::Silent(why),
+        why if is_malformed(error) => Cause::NotHttp(why),
         why => Cause::Unreachable(why),
     }
 }
@@ -50,6 +51,25 @@ pub(super) fn no_answer(error: &(dyn Error + 'static), connector: &Connector) ->
 /// Why there was no answer in time: perhaps the receiver expects another protocol.
 pub(super) fn late(cause: Cause, connector: &Connector) -> Cause {
     connector.mismatch().map_or(cause, Cause::Mismatch)
+}
+
+/// Whether an answer came that HTTP/1 has no meaning for: its head, or the framing of its body, which hyper reports as an I/O error.
+fn is_malformed(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let head = error.downcast_ref::<hyper::Error>();
+        let body = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        if head.is_some_and(hyper::Error::is_parse)
+            || matches!(
+                body,
+                Some(io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput)
+            )
+        {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }
 
 /// The root cause of an error.

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use opentelemetry::KeyValue;
-use opentelemetry_proto::tonic::resource::v1::Resource as ProtoResource;
+use opentelemetry_proto::tonic::{
+    common::v1::any_value::Value, resource::v1::Resource as ProtoResource,
+};
 
-use super::{attributes::text, names::VERSION};
+use super::{attributes::attribute, names::VERSION};
 use crate::{
     config::{Config, Pod},
     host::Host,
@@ -96,10 +98,13 @@ impl Resource {
             .map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// For metrics.
+    /// For metrics. Users' attributes may have any name and any value.
     pub fn to_proto(&self) -> ProtoResource {
+        let attributes = self
+            .iter()
+            .map(|(name, value)| attribute(name, Value::StringValue(value.to_owned())));
         ProtoResource {
-            attributes: self.iter().map(|(name, value)| text(name, value)).collect(),
+            attributes: attributes.collect(),
             ..Default::default()
         }
     }
@@ -198,7 +203,9 @@ mod tests {
 
     #[test]
     fn metrics_and_spans_have_the_same_resource() {
-        let config = Config::from_vars([]).expect("defaults");
+        // Of flowcar's own attributes, a value that flowcar never sends.
+        let attributes = ["OTEL_RESOURCE_ATTRIBUTES", "flowcar.source=x"].map(str::to_owned);
+        let config = Config::from_vars([attributes.into()]).expect("good settings");
         let resource = Resource::new(&config, &Host::of_command(None));
         let sdk = ProtoResource::from(&resource.to_sdk());
         let mut attributes = sdk.attributes;

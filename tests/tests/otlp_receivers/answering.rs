@@ -8,7 +8,7 @@ use std::{
 
 use http_body_util::BodyExt as _;
 use hyper::{
-    Request, Response, StatusCode,
+    HeaderMap, Request, Response, StatusCode,
     body::{Bytes, Incoming},
     header::{CONTENT_TYPE, HeaderName, HeaderValue},
     service::service_fn,
@@ -118,6 +118,32 @@ pub(super) fn grpc(message: &[u8]) -> Response<Answer> {
     let length = u32::try_from(message.len()).expect("short").to_be_bytes();
     let framed = [[0].as_slice(), &length, message].concat();
     let mut answer = Response::new(Answer::of([framed]).and_trailers());
+    let kind = HeaderValue::from_static("application/grpc");
+    answer.headers_mut().insert(CONTENT_TYPE, kind);
+    answer
+}
+
+/// A gRPC answer with these bytes for its message, these headers and these trailers; without trailers it ends with its headers.
+pub(super) fn grpc_of(
+    framed: &[u8],
+    headers: &[(&str, &[u8])],
+    trailers: &[(&str, &[u8])],
+) -> Response<Answer> {
+    let fields = |all: &[(&str, &[u8])]| {
+        let mut fields = HeaderMap::new();
+        for (name, value) in all {
+            let name: HeaderName = name.parse().expect("a name");
+            fields.append(name, HeaderValue::from_bytes(value).expect("a value"));
+        }
+        fields
+    };
+    let body = Answer::of((!framed.is_empty()).then(|| framed.to_vec()));
+    let mut answer = Response::new(if trailers.is_empty() {
+        body
+    } else {
+        body.with_trailers(fields(trailers))
+    });
+    *answer.headers_mut() = fields(headers);
     let kind = HeaderValue::from_static("application/grpc");
     answer.headers_mut().insert(CONTENT_TYPE, kind);
     answer

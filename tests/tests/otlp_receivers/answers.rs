@@ -7,10 +7,13 @@ use hyper::Response;
 use tonic::Code;
 
 use crate::{
-    answering::{Answering, Asked, grpc, grpc_refusal, http, taken},
+    answering::{Answering, Asked, grpc, grpc_of, grpc_refusal, http, taken},
     sample::{LIMIT, export, flow, snapshot},
     scripted::Answer,
 };
+
+/// The status of a success.
+const OK: &[(&str, &[u8])] = &[("grpc-status", b"0")];
 
 const HTML: &[u8] = b"<html><body>Please sign in</body></html>";
 
@@ -62,12 +65,27 @@ fn non_otlp_success_is_retried() {
         ("grpc", "page"),
         ("grpc", "garbage"),
         ("grpc", "no status"),
+        ("grpc", "no message"),
+        ("grpc", "status alone"),
+        ("grpc", "too long"),
+        ("grpc", "cut short"),
+        ("grpc", "packed, unnamed"),
+        ("grpc", "packed"),
+        ("grpc", "odd flag"),
     ] {
         let (self_metrics, requests) = outcome(protocol, move |_| match (protocol, name) {
             (_, "page") => http(200, &page, HTML),
             (_, "json") => http(200, &json, b"{\"partialSuccess\":{}}"),
             (_, "unnamed") => http(200, &[], HTML),
             ("grpc", "garbage") => grpc(b"\xff\xff garbage"),
+            ("grpc", "no message") => grpc_of(b"", &[], OK),
+            ("grpc", "status alone") => grpc_of(b"", OK, &[]),
+            // 5 MiB are announced.
+            ("grpc", "too long") => grpc_of(b"\0\0\x50\0\0aaaaaaaa", &[], OK),
+            ("grpc", "cut short") => grpc_of(b"\0\0\0\0\x14aaa", &[], OK),
+            ("grpc", "packed, unnamed") => grpc_of(b"\x01\0\0\0\x03aaa", &[], OK),
+            ("grpc", "packed") => grpc_of(b"\x01\0\0\0\x03aaa", &[("grpc-encoding", b"gzip")], OK),
+            ("grpc", "odd flag") => grpc_of(b"\x07\0\0\0\0", &[], OK),
             ("grpc", _) => http(200, &[("content-type", "application/grpc")], b"\0\0\0\0\0"),
             _ => http(
                 200,
@@ -102,11 +120,61 @@ fn non_otlp_success_is_retried() {
     }
 }
 
+/// A field that does not decode changes nothing about the others, in headers or in trailers.
+#[test]
+fn undecodable_grpc_field_is_left_out() {
+    const UNAVAILABLE: (&str, &[u8]) = ("grpc-status", b"14");
+    const DETAILS: &str = "grpc-status-details-bin";
+    let success: &[u8] = b"\0\0\0\0\0";
+    for field in [
+        (DETAILS, &b"!!!"[..]),
+        (DETAILS, b"a b"),
+        (DETAILS, b"QQx"),
+        (DETAILS, b"___-"),
+        (DETAILS, b"AAA=,BBB="),
+        ("grpc-message", b"%FF busy"),
+        ("grpc-message", b"%C3%28"),
+        ("grpc-message", b"\xff\xfe"),
+    ] {
+        let refusal = [UNAVAILABLE, field];
+        let (grpc_status, encoding) = (OK[0], ("grpc-encoding", &b"gzip"[..]));
+        let encoded = [&refusal[..], &[encoding]].concat();
+        let taken = vec![grpc_status, field];
+        for (name, failed, framed, headers, trailers) in [
+            ("headers", 2, &b""[..], refusal.to_vec(), Vec::new()),
+            ("trailers", 2, b"", Vec::new(), refusal.to_vec()),
+            ("headers with an encoding", 2, b"", encoded, Vec::new()),
+            ("a success", 0, success, Vec::new(), taken.clone()),
+            (
+                "a success with an encoding",
+                0,
+                success,
+                vec![encoding],
+                taken,
+            ),
+        ] {
+            let (self_metrics, requests) =
+                outcome("grpc", move |_| grpc_of(framed, &headers, &trailers));
+            let found = ["failure", "success"].map(|outcome| count(&self_metrics, outcome));
+            assert_eq!(found, [failed, 2], "{field:?} in {name}");
+            assert_eq!(requests as u64, failed + 2, "{field:?} in {name}");
+            let dropped = &self_metrics.spans_dropped;
+            assert!(dropped.is_empty(), "{field:?} in {name}: {dropped:?}");
+        }
+    }
+}
+
 #[test]
 fn partial_success_without_rejections_is_a_success() {
-    // partial_success { error_message: "old" }, by hand from the wire format.
+    // partial_success { error_message: "old" }, by hand from the wire format, and one that is not UTF-8.
     let warning: &[u8] = &[0x0a, 5, 0x12, 3, b'o', b'l', b'd'];
-    for protocol in ["grpc", "http/protobuf"] {
+    let not_utf8: &[u8] = &[0x0a, 4, 0x12, 2, 0xff, 0xfe];
+    for (protocol, warning) in [
+        ("grpc", warning),
+        ("grpc", not_utf8),
+        ("http/protobuf", warning),
+        ("http/protobuf", not_utf8),
+    ] {
         let (self_metrics, requests) = outcome(protocol, move |asked| {
             if asked.grpc {
                 grpc(warning)

@@ -242,12 +242,16 @@ impl Answer {
         answer
     }
 
-    pub(super) fn and_trailers(mut self) -> Self {
-        let status = HeaderMap::from_iter([(
-            "grpc-status".parse().expect("a name"),
+    pub(super) fn and_trailers(self) -> Self {
+        let name = "grpc-status".parse().expect("a name");
+        self.with_trailers(HeaderMap::from_iter([(
+            name,
             HeaderValue::from_static("0"),
-        )]);
-        self.0.push_back(Ok(Frame::trailers(status)));
+        )]))
+    }
+
+    pub(super) fn with_trailers(mut self, trailers: HeaderMap) -> Self {
+        self.0.push_back(Ok(Frame::trailers(trailers)));
         self
     }
 }

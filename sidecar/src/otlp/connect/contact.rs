@@ -52,7 +52,7 @@ impl Contact {
     /// Notes how an export ended: what speaks another protocol, or has only ever closed connections, takes no later one either.
     pub(in crate::otlp) fn judge(&self, failed: Option<&Cause>) {
         let foreign = match failed {
-            Some(Cause::Mismatch(_) | Cause::NotOtlp(_)) => true,
+            Some(Cause::Mismatch(_) | Cause::NotOtlp(_) | Cause::NotHttp(_)) => true,
             Some(Cause::Silent(_)) => !self.received.ever(),
             _ => false,
         };

@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{
     Delivery, Exemplary, ExportStats, FailureLog, Transport,
-    metrics::wait,
+    metrics::{Hurry, wait},
     outbox::{Next, Outbox, SizeLimit},
     priority::Priority,
     queue::{Bounds, Dropped, Entry, Waiting},
@@ -49,7 +49,7 @@ pub(super) struct FlowLane {
     signal: Signal,
     queue: Arc<Queue>,
     stats: ExportStats,
-    hurry: watch::Sender<bool>,
+    hurry: watch::Sender<Hurry>,
     /// With it the task ends.
     _open: watch::Sender<()>,
     task: Task,
@@ -85,7 +85,7 @@ impl FlowLane {
             idle: Notify::new(),
             refused: AtomicU64::new(0),
         });
-        let (hurry, hurried) = watch::channel(false);
+        let (hurry, hurried) = watch::channel(None);
         let (open, closed) = watch::channel(());
         let sender = Sender {
             signal,
@@ -150,7 +150,7 @@ impl FlowLane {
     }
 
     pub(super) async fn flush(&self, deadline: Instant) -> Delivery {
-        self.hurry.send_replace(true);
+        self.hurry.send_replace(Some(deadline));
         self.queue.came.notify_one();
         let all = async {
             loop {
@@ -191,12 +191,12 @@ impl FlowLane {
 
 impl Queue {
     /// The next batch, once a second is over, or at once during a flush; and how many items have expired.
-    async fn batch(&self, hurry: &watch::Receiver<bool>) -> (Vec<Entry>, Dropped) {
+    async fn batch(&self, hurry: &watch::Receiver<Hurry>) -> (Vec<Entry>, Dropped) {
         loop {
             let due = {
                 let mut waiting = self.lock();
                 let now = Instant::now();
-                if *hurry.borrow() {
+                if hurry.borrow().is_some() {
                     waiting.close();
                 } else {
                     waiting.close_if_due(now);
@@ -229,7 +229,7 @@ fn book(stats: &ExportStats, signal: Signal, (reason, items): Dropped) {
 struct Sender<T> {
     signal: Signal,
     queue: Arc<Queue>,
-    hurry: watch::Receiver<bool>,
+    hurry: watch::Receiver<Hurry>,
     transport: T,
     resource: Resource,
     size: SizeLimit,
@@ -353,9 +353,8 @@ impl<T: Transport<Batch>> Sender<T> {
             self.signal,
             part.items,
             started.elapsed(),
-            &outcome,
-        );
-        outcome
+            outcome,
+        )
     }
 
     /// Removes the items of a settled part from the batch.
@@ -378,7 +377,7 @@ impl<T: Transport<Batch>> Sender<T> {
 
     /// Counts items that no later try delivers, for the flush. Before they are settled: from then on it does not wait for them.
     fn note_refused(&self, items: u64) {
-        if *self.hurry.borrow() {
+        if self.hurry.borrow().is_some() {
             self.queue.refused.fetch_add(items, Ordering::Relaxed);
         }
     }

@@ -41,7 +41,7 @@ pub(super) struct MetricsLane {
     reports: watch::Sender<Report>,
     sent: AtomicU64,
     settled: watch::Receiver<Settled>,
-    hurry: watch::Sender<bool>,
+    hurry: watch::Sender<Hurry>,
     task: Task,
 }
 
@@ -52,6 +52,9 @@ struct Settled {
     /// Whether the receiver refused a part of it permanently.
     refused: bool,
 }
+
+/// When the flush ends, once there is one.
+pub(super) type Hurry = Option<Instant>;
 
 /// A report and its number; the first is 1.
 type Report = (u64, Option<Arc<Snapshot>>);
@@ -67,7 +70,7 @@ impl MetricsLane {
     ) -> Self {
         let (reports, receiver) = watch::channel((0, None));
         let (settled_sender, settled) = watch::channel(Settled::default());
-        let (hurry, hurried) = watch::channel(false);
+        let (hurry, hurried) = watch::channel(None);
         let sender = Sender {
             reports: receiver,
             settled: settled_sender,
@@ -104,7 +107,7 @@ impl MetricsLane {
     }
 
     pub(super) async fn flush(&self, deadline: Instant) -> Delivery {
-        self.hurry.send_replace(true);
+        self.hurry.send_replace(Some(deadline));
         let last = self.sent.load(Ordering::Relaxed);
         let mut settled = self.settled.clone();
         let all = settled.wait_for(|settled| settled.number >= last);
@@ -129,7 +132,7 @@ impl MetricsLane {
 struct Sender<T> {
     reports: watch::Receiver<Report>,
     settled: watch::Sender<Settled>,
-    hurry: watch::Receiver<bool>,
+    hurry: watch::Receiver<Hurry>,
     transport: T,
     resource: Resource,
     options: Options,
@@ -253,7 +256,7 @@ impl<T: Transport<Bytes>> Sender<T> {
         let next = self
             .own_unix_ns
             .map(|last| last.saturating_add(NEARLY_A_MINUTE_NS));
-        *self.hurry.borrow() || next.is_none_or(|next| report.at_unix_ns >= next)
+        self.hurry.borrow().is_some() || next.is_none_or(|next| report.at_unix_ns >= next)
     }
 
     fn deltas(&self) -> bool {
@@ -294,9 +297,8 @@ impl<T: Transport<Bytes>> Sender<T> {
             Signal::Metrics,
             part.items,
             started.elapsed(),
-            &outcome,
-        );
-        outcome
+            outcome,
+        )
     }
 }
 
@@ -305,15 +307,20 @@ impl<T: Transport<Bytes>> Sender<T> {
 pub(super) async fn wait(
     backoff: &mut Backoff,
     retry_after: Option<Duration>,
-    hurry: &mut watch::Receiver<bool>,
+    hurry: &mut watch::Receiver<Hurry>,
 ) {
-    const HURRIED: Duration = Duration::from_millis(200);
     let failed = Instant::now();
-    let self_metrics = backoff.next(fastrand::f64());
-    sleep(self_metrics.min(HURRIED)).await;
-    tokio::select! {
-        () = sleep_until(failed + self_metrics) => {}
-        _ = hurry.wait_for(|hurry| *hurry) => {}
+    let hurried = |hurry: &Hurry| hurry.is_some_and(|deadline| deadline > Instant::now());
+    let flush = hurry.borrow().filter(|deadline| *deadline > failed);
+    if let Some(deadline) = flush {
+        sleep(backoff.next_hurried(fastrand::f64(), deadline - failed)).await;
+    } else {
+        let wait = backoff.next(fastrand::f64());
+        sleep(Backoff::least(wait)).await;
+        tokio::select! {
+            () = sleep_until(failed + wait) => {}
+            _ = hurry.wait_for(hurried) => {}
+        }
     }
     sleep_until(failed + asked_for(retry_after)).await;
 }

@@ -8,10 +8,16 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response, StatusCode, header::CONTENT_TYPE};
+use http::{
+    HeaderMap, HeaderValue, Request, Response, StatusCode,
+    header::{CONTENT_TYPE, HeaderName},
+};
+use http_body_util::BodyExt as _;
+use hyper::body::Frame;
 use tonic::{body::Body, transport::Channel};
 use tower_service::Service;
 
+use super::given::Given;
 use crate::{
     clock,
     otlp::{answer, body, error::Cause},
@@ -19,9 +25,16 @@ use crate::{
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A channel that passes gRPC answers only.
+const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+
+/// A channel that passes gRPC answers only, made safe for tonic.
 #[derive(Clone, Debug)]
-pub(super) struct Checked(Channel);
+pub(super) struct Checked {
+    channel: Channel,
+    /// The encoding of messages that is asked for.
+    accepted: Option<HeaderValue>,
+    given: Given,
+}
 
 /// The error about an answer that is no gRPC.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -32,8 +45,12 @@ pub(super) struct Foreign {
 }
 
 impl Checked {
-    pub(super) const fn new(channel: Channel) -> Self {
-        Self(channel)
+    pub(super) const fn new(channel: Channel, accepted: Option<HeaderValue>, given: Given) -> Self {
+        Self {
+            channel,
+            accepted,
+            given,
+        }
     }
 }
 
@@ -43,17 +60,21 @@ impl Service<Request<Body>> for Checked {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, BoxError>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.0.poll_ready(cx).map_err(Into::into)
+        self.channel.poll_ready(cx).map_err(Into::into)
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let answer = self.0.call(request);
+        let (given, accepted) = (self.given.clone(), self.accepted.clone());
+        let answer = self.channel.call(request);
         Box::pin(async move {
             let answer = answer.await?;
-            if is_grpc(&answer) {
-                return Ok(answer);
+            let grpc = is_grpc(&answer);
+            let (mut head, body) = answer.into_parts();
+            if grpc {
+                given.head(head.status, &mut head.headers);
+                keep_encoding(&mut head.headers, accepted.as_ref());
+                return Ok(Response::from_parts(head, safe(body, given)));
             }
-            let (head, body) = answer.into_parts();
             // Half a page shows who answered as well as a whole one.
             let body = body::read(body).await.unwrap_or_default();
             let answer = Response::from_parts(head, body);
@@ -64,6 +85,24 @@ impl Service<Request<Body>> for Checked {
             };
             Err(Foreign { cause, retry_after }.into())
         })
+    }
+}
+
+/// The body, with safe trailers.
+fn safe(body: Body, given: Given) -> Body {
+    Body::new(body.map_frame(move |frame| match frame.into_trailers() {
+        Ok(mut trailers) => {
+            given.fields(&mut trailers);
+            Frame::trailers(trailers)
+        }
+        Err(frame) => frame,
+    }))
+}
+
+/// tonic refuses any other encoding by its name, though a refusal has no message, and messages need not be packed.
+fn keep_encoding(headers: &mut HeaderMap, accepted: Option<&HeaderValue>) {
+    if headers.get(GRPC_ENCODING) != accepted {
+        headers.remove(GRPC_ENCODING);
     }
 }
 

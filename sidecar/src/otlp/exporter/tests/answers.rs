@@ -156,26 +156,56 @@ async fn last_exports_are_delivered_only_if_all_of_them_was_taken() {
     }
 }
 
+/// No more is counted as rejected than was sent, and nothing twice, whatever the receiver counts.
 #[tokio::test]
 async fn partial_success_is_counted() {
-    // ExportMetricsServiceResponse { partial_success { rejected_data_points: 3, error_message: "old" } },
-    // by hand from the protobuf wire format.
-    let body = [0x0a, 7, 0x08, 3, 0x12, 3, b'o', b'l', b'd'];
-    let partial = answer("200 OK", "content-type: application/x-protobuf\r\n", &body);
-    let (endpoint, _requests) = scripted(vec![partial; 3]).await;
-    let mut exporter = start(&endpoint, &[HTTP, LOGS]);
-    exporter.metrics(snapshot(2_000, 1));
-    assert!(!exporter.flush(LIMIT).await, "lost in part");
-    exporter.flow(&flow(1), &anchor());
-    assert!(!exporter.flush(LIMIT).await, "lost in part");
-    let self_metrics = exporter.self_metrics();
-    assert_eq!(
-        self_metrics.rejected,
-        BTreeMap::from([("metrics", 3), ("traces", 3), ("logs", 3)])
-    );
-    let expected = ["metrics", "traces", "logs"].map(|signal| ((signal, "partial"), 1));
-    let expected = BTreeMap::from(expected);
-    assert_eq!(self_metrics.exports, expected);
+    let protobuf = "content-type: application/x-protobuf\r\n";
+    let mut points = None;
+    // The rejected count, the points that are rejected, and the spans.
+    for (count, metrics, traces) in [
+        (0, Some(0), 0),
+        (1, Some(1), 1),
+        (3, Some(3), 1),
+        (100_000, None, 1),
+        (i64::MAX, None, 1),
+        (-5, Some(0), 0),
+        (i64::MIN, Some(0), 0),
+    ] {
+        // ExportMetricsServiceResponse { partial_success { rejected_data_points: count, error_message: "old" } },
+        // by hand from the protobuf wire format.
+        let mut partial = vec![0x08];
+        prost::encoding::encode_varint(count.cast_unsigned(), &mut partial);
+        partial.extend([0x12, 3, b'o', b'l', b'd']);
+        let length = u8::try_from(partial.len()).expect("short");
+        let partial = answer(
+            "200 OK",
+            protobuf,
+            &[&[0x0a, length], &partial[..]].concat(),
+        );
+        let (endpoint, _requests) = scripted(vec![partial; 6]).await;
+        let mut exporter = start(&endpoint, &[HTTP, LOGS]);
+        for round in 1..=2 {
+            exporter.metrics(snapshot(2_000 * round, 1));
+            assert_eq!(exporter.flush(LIMIT).await, traces == 0, "{count}");
+            exporter.flow(&flow(1), &anchor());
+            assert_eq!(exporter.flush(LIMIT).await, traces == 0, "{count}");
+        }
+        let self_metrics = exporter.self_metrics();
+        let read = |of: &BTreeMap<&str, u64>, signal| of.get(signal).copied().unwrap_or(0);
+        let rejected = |signal| read(&self_metrics.rejected, signal);
+        let exported = |signal| read(&self_metrics.exported, signal);
+        for signal in ["traces", "logs"] {
+            let found = (rejected(signal), exported(signal));
+            assert_eq!(found, (2 * traces, 2 * (1 - traces)), "{count} {signal}");
+        }
+        let all = rejected("metrics") + exported("metrics");
+        let points = *points.get_or_insert(all);
+        let expected = metrics.map_or(points, |each| 2 * each);
+        assert_eq!((rejected("metrics"), all), (expected, points), "{count}");
+        let outcome = if traces == 0 { "success" } else { "partial" };
+        let expected = ["metrics", "traces", "logs"].map(|signal| ((signal, outcome), 2));
+        assert_eq!(self_metrics.exports, BTreeMap::from(expected), "{count}");
+    }
 }
 
 #[tokio::test]
@@ -277,7 +307,23 @@ async fn receiver_answers_are_logged_by_kind() {
     );
     let elsewhere = "location: https://me:s3cret@o.example/v1/metrics?token=s3cret\r\n";
     let moved = answer("308 Permanent Redirect", elsewhere, b"");
+    let raw = |text: &str| text.as_bytes().to_vec();
+    let crowded = "x: y\r\n".repeat(200);
+    let crowded = raw(&format!("HTTP/1.1 200 OK\r\n{crowded}\r\n"));
+    let twice = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\ncontent-length: 5\r\n\r\n";
+    let chunk = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n\r\n";
+    let malformed = "the answer is no valid HTTP (";
     for (printed, retryable, words) in [
+        (crowded, true, malformed),
+        (raw(twice), true, malformed),
+        (raw(chunk), true, malformed),
+        (raw("HTTP/1.1 000 Odd\r\n\r\n"), true, malformed),
+        // Half an answer is a connection that broke.
+        (
+            raw("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nx"),
+            true,
+            "no connection (",
+        ),
         (page, true, "\"<html>Sign\\nin</html>\""),
         (
             moved,
