@@ -157,7 +157,7 @@ fn new_line(columns: usize) -> String {
 impl Report {
     /// Standard error, or what `path` names.
     pub(super) fn to(path: Option<&Path>, wanted: Wanted) -> io::Result<Self> {
-        let on_standard_error = path.is_none().then_some(wanted.format);
+        let has_json = path.is_none() && wanted.format == Format::Json;
         Ok(Self {
             output: Output::open(path)?,
             wanted,
@@ -168,7 +168,7 @@ impl Report {
             times: ConnectionTimes::default(),
             closed: 0,
             failed: 0,
-            status: Status::new(wanted.status, on_standard_error),
+            status: Status::new(wanted.status, has_json),
             page: None,
         })
     }
@@ -285,9 +285,12 @@ impl Report {
                 slowest,
             } => {
                 if failures > 0 {
-                    let shown = failed.len();
-                    let of = format!("failed or cut off, {shown} of {failures}:");
-                    lines.push(self.output.style.remark(&of));
+                    let of = match failed.len() as u64 {
+                        shown if shown < failures => format!(", {shown} of {failures}"),
+                        _ => String::new(),
+                    };
+                    let title = format!("failed or cut off{of}:");
+                    lines.push(self.output.style.remark(&title));
                     lines.extend(failed.iter().map(row));
                 }
                 if !slowest.is_empty() {

@@ -7,7 +7,6 @@ use std::{
 
 use flowcar_screen::terminal::{columns, has_cursor};
 
-use super::report::Format;
 use crate::{clock, logs};
 
 /// A command that ends sooner has none.
@@ -37,14 +36,13 @@ struct Wish {
 // === impl Status ===
 
 impl Status {
-    /// A status line that `--status` asks for, or that is in nobody's way; `reported` is the form of the report that goes to standard error,
-    /// if it does.
-    pub(super) fn new(is_asked_for: bool, reported: Option<Format>) -> Option<Self> {
+    /// A status line that `--status` asks for, or that is in nobody's way; `has_json`: the report's JSON goes to standard error.
+    pub(super) fn new(is_asked_for: bool, has_json: bool) -> Option<Self> {
         let wish = Wish {
             is_asked_for,
             has_cursor: has_cursor(&io::stderr()),
             shares_terminal: io::IsTerminal::is_terminal(&io::stdout()),
-            has_json: reported == Some(Format::Json),
+            has_json,
         };
         let began = clock::now();
         wish.is_granted().then_some(Self { began })
