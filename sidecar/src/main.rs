@@ -36,7 +36,7 @@ Examples:
   sudo flowcar run --format json -o flows.json -- ./load-test
   sudo flowcar run --report report.html -- ./load-test
   sudo FLOWCAR_EXCHANGE=on flowcar run -- psql -c 'select 1'")]
-    /// Run a command, follow its flows, and report each one that closes
+    /// Run a command, follow its flows, and report them: by peer, and one by one
     Run(RunArgs),
     #[command(after_help = "\
 Examples:

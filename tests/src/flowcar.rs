@@ -20,7 +20,7 @@ use self::report::parse;
 pub use self::{
     flows::{flows, listing},
     pair::{Called, Connection, Pair},
-    report::{Address, Exchanges, FlowLine, Report, Rtt, Summary, Times, both_ends},
+    report::{Address, Exchanges, FlowLine, PeerLine, Report, Rtt, Summary, Times, both_ends},
 };
 use crate::{
     place::{Capability, OnlyCaps, TestPod},

@@ -33,9 +33,26 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub struct Terminal {
     keyboard: Option<File>,
     child: Child,
-    screen: Arc<Mutex<vt100::Parser>>,
+    screen: Arc<Mutex<Drawn>>,
     reader: Option<JoinHandle<()>>,
     is_closed: Arc<AtomicBool>,
+}
+
+/// Which standard streams of a program are its terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Streams {
+    /// The input and the output.
+    Screen,
+    /// All three, as of a shell.
+    All,
+    /// The error alone: the caller of the program redirected the others.
+    Error,
+}
+
+/// What a program has written to its terminal.
+struct Drawn {
+    screen: vt100::Parser,
+    bytes: Vec<u8>,
 }
 
 impl Terminal {
@@ -44,6 +61,19 @@ impl Terminal {
     /// # Errors
     /// There is no pseudo-terminal, or the program cannot be started.
     pub fn start(command: &mut Command, columns: u16, rows: u16) -> io::Result<Self> {
+        Self::start_on(command, Streams::Screen, columns, rows)
+    }
+
+    /// The same where these streams are the terminal. `TERM` is xterm's unless the command has another one.
+    ///
+    /// # Errors
+    /// As of [`Terminal::start`].
+    pub fn start_on(
+        command: &mut Command,
+        streams: Streams,
+        columns: u16,
+        rows: u16,
+    ) -> io::Result<Self> {
         let size = Winsize {
             ws_row: rows,
             ws_col: columns,
@@ -52,18 +82,26 @@ impl Terminal {
         };
         let (master, slave) = open(&size)?;
         let (keyboard, mut output) = (master.try_clone()?, master);
-        let child = command
-            .env("TERM", "xterm-256color")
-            .stdin(Stdio::from(slave.try_clone()?))
-            .stdout(Stdio::from(slave))
-            .spawn();
+        if command.get_envs().all(|(name, _)| name != "TERM") {
+            command.env("TERM", "xterm-256color");
+        }
+        if streams != Streams::Error {
+            command.stdin(slave.try_clone()?).stdout(slave.try_clone()?);
+        }
+        if streams != Streams::Screen {
+            command.stderr(slave.try_clone()?);
+        }
+        drop(slave);
+        let child = command.spawn();
         // It has the last open descriptors of the program's side.
-        command.stdin(Stdio::null()).stdout(Stdio::null());
-        let screen = Arc::new(Mutex::new(vt100::Parser::new(
-            non_zero(rows)?,
-            non_zero(columns)?,
-            0,
-        )));
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let screen = Arc::new(Mutex::new(Drawn {
+            screen: vt100::Parser::new(non_zero(rows)?, non_zero(columns)?, 0),
+            bytes: Vec::new(),
+        }));
         let drawn = Arc::clone(&screen);
         let is_closed = Arc::new(AtomicBool::new(false));
         let closed = Arc::clone(&is_closed);
@@ -84,7 +122,8 @@ impl Terminal {
                     break;
                 };
                 let mut drawn = drawn.lock().unwrap_or_else(PoisonError::into_inner);
-                drawn.process(&bytes[..count]);
+                drawn.screen.process(&bytes[..count]);
+                drawn.bytes.extend_from_slice(&bytes[..count]);
             }
         });
         Ok(Self {
@@ -116,6 +155,21 @@ impl Terminal {
     /// What is on the screen.
     pub fn text(&self) -> String {
         self.of_screen(|screen| screen.contents())
+    }
+
+    /// The rows of the screen without blanks at their ends. [`Self::text`] joins those that one line was wrapped into.
+    pub fn rows(&self) -> Vec<String> {
+        self.of_screen(|screen| {
+            let (_, columns) = screen.size();
+            let rows = screen.rows(0, columns.get());
+            rows.map(|row| row.trim_end().to_owned()).collect()
+        })
+    }
+
+    /// All that was written to it.
+    pub fn bytes(&self) -> Vec<u8> {
+        let drawn = self.screen.lock().unwrap_or_else(PoisonError::into_inner);
+        drawn.bytes.clone()
     }
 
     /// Whether it shows another screen than the one that it was started on.
@@ -168,8 +222,8 @@ impl Terminal {
     }
 
     fn of_screen<T>(&self, of: impl FnOnce(&vt100::Screen) -> T) -> T {
-        let parser = self.screen.lock().unwrap_or_else(PoisonError::into_inner);
-        of(parser.screen())
+        let drawn = self.screen.lock().unwrap_or_else(PoisonError::into_inner);
+        of(drawn.screen.screen())
     }
 }
 

@@ -279,6 +279,7 @@ fn all_in_the_books(called: &Called, connections: u64) {
         lost_by: Default::default(),
         unscoped: None,
         times: None,
+        peers: Vec::new(),
         exit_status: 0,
         hint: None,
     };
@@ -287,6 +288,7 @@ fn all_in_the_books(called: &Called, connections: u64) {
         assert_eq!(times.map(|times| times.connections), Some(connections));
         let books = Summary {
             times: None,
+            peers: Vec::new(),
             ..summary.clone()
         };
         assert_eq!(books, expected);

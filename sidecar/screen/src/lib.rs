@@ -13,4 +13,5 @@ pub mod answer;
 pub mod histogram;
 pub mod line;
 pub mod quantity;
+pub mod terminal;
 pub mod top;

@@ -1,7 +1,7 @@
 //! `flowcar flows`: the open connections of a running flowcar.
 
 use std::{
-    io::{self, IsTerminal as _, Write},
+    io::{self, Write},
     path::PathBuf,
 };
 
@@ -54,11 +54,7 @@ pub fn flows(args: &FlowsArgs) -> Result<u8, Failure> {
 
 fn print(listing: &Listing, format: Format) -> io::Result<()> {
     let stdout = io::stdout();
-    let style = if stdout.is_terminal() {
-        Style::Coloured
-    } else {
-        Style::Plain
-    };
+    let style = Style::of(&stdout);
     let mut out = io::BufWriter::new(stdout.lock());
     match format {
         Format::Json => {

@@ -4,12 +4,11 @@ mod limit;
 mod one_line;
 mod stderr;
 
-use std::io::IsTerminal as _;
-
+use flowcar_screen::terminal::has_colours;
 use tracing_subscriber::filter::LevelFilter;
 
 use self::limit::Limited;
-pub use self::stderr::lost;
+pub use self::stderr::{clear_status, draw_status, lost};
 use crate::config::{Config, LogFormat};
 
 /// Starts logging. Beside a command, only warnings are logged unless `FLOWCAR_LOG` is set.
@@ -25,7 +24,7 @@ pub fn start(config: &Config, beside_command: bool) {
         .log_internal_errors(false)
         .with_target(false);
     match config.log_format {
-        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Text => lines.with_ansi(has_colours(&std::io::stderr())).init(),
         LogFormat::Json => lines.json().init(),
     }
 }

@@ -6,7 +6,7 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use nix::{
@@ -22,6 +22,12 @@ const PIECE: usize = 4096;
 /// Lines that this process has lost.
 static LOST: AtomicU64 = AtomicU64::new(0);
 
+/// Whether a status line is on the terminal.
+static HAS_STATUS: AtomicBool = AtomicBool::new(false);
+
+/// Erases the terminal from the cursor on: the status line, wherever the command's cursor went since.
+const CLEAR: &str = "\x1b[J";
+
 /// How many log lines standard error did not take since the process began.
 pub fn lost() -> u64 {
     LOST.load(Ordering::Relaxed)
@@ -29,11 +35,32 @@ pub fn lost() -> u64 {
 
 /// Writes a line to standard error if it is taken at once; else counts it as lost. Returns whether it was taken.
 pub(super) fn write_line(line: &[u8]) -> bool {
+    clear_status();
     let taken = take(io::stderr().as_fd(), line);
     if !taken {
         LOST.fetch_add(1, Ordering::Relaxed);
     }
     taken
+}
+
+/// Draws a status line on the terminal that standard error is, in place of the last one. It is on the line below the cursor's: that one is
+/// the command's, with a prompt, what is typed, or output without a line break. A terminal that takes nothing now has none.
+pub fn draw_status(text: &str) {
+    if take(io::stderr().as_fd(), status(text).as_bytes()) {
+        HAS_STATUS.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Removes the status line, if there is one. Whatever else is written to the terminal comes after.
+pub fn clear_status() {
+    if HAS_STATUS.load(Ordering::Relaxed) && take(io::stderr().as_fd(), CLEAR.as_bytes()) {
+        HAS_STATUS.store(false, Ordering::Relaxed);
+    }
+}
+
+/// VT goes a line down, and scrolls at the last one, as LF does; the kernel adds no CR to it, so that the column stays (DECSC, DECRC).
+fn status(text: &str) -> String {
+    format!("{CLEAR}\x0b\x1b7\x1b[m\r{text}\x1b8\x1b[A")
 }
 
 /// Writes all of `line`, piece by piece, as long as `file` takes each at once.

@@ -85,6 +85,8 @@ enum Delivery {
     Refused,
     /// Some were not settled in time.
     Late,
+    /// No receiver was ever reached, and none was waited for.
+    Unreachable,
 }
 
 /// How long the last exports are waited for.
@@ -300,11 +302,10 @@ impl Exporter {
                 return Delivery::Taken;
             };
             tokio::select! {
-                delivery = lane.flush(deadline) => return delivery,
-                () = hopeless(&self.contacts.metrics, patience) => {}
+                biased;
+                delivery = lane.flush(deadline) => delivery,
+                () = hopeless(&self.contacts.metrics, patience) => Delivery::Unreachable,
             }
-            // Unsent reports are logged.
-            lane.flush(Instant::now()).await
         };
         let spans = flush(
             self.spans.as_ref(),
@@ -314,7 +315,13 @@ impl Exporter {
         );
         let logs = flush(self.logs.as_ref(), &self.contacts.logs, deadline, patience);
         let (metrics, spans, logs) = tokio::join!(metrics, spans, logs);
-        [metrics, spans, logs] == [Delivery::Taken; 3]
+        let deliveries = [
+            ("metrics", metrics),
+            ("spans", spans),
+            ("log records", logs),
+        ];
+        log_unreachable(&deliveries);
+        deliveries.iter().all(|(_, of)| *of == Delivery::Taken)
     }
 }
 
@@ -337,11 +344,26 @@ async fn flush(
         return Delivery::Taken;
     };
     tokio::select! {
+        biased;
         delivery = lane.flush(deadline) => return delivery,
         () = hopeless(contact, patience) => {}
     }
-    // Unsent items are counted.
-    lane.flush(Instant::now()).await
+    lane.abandon();
+    Delivery::Unreachable
+}
+
+/// One line for all signals: a receiver that is away is away for each of them, and why was logged before.
+fn log_unreachable(deliveries: &[(&str, Delivery)]) {
+    let unreachable = deliveries
+        .iter()
+        .filter(|(_, of)| *of == Delivery::Unreachable);
+    let lost: Vec<_> = unreachable.map(|(what, _)| *what).collect();
+    if !lost.is_empty() {
+        tracing::warn!(
+            "{} are lost: no receiver of OTLP was ever reached, and flowcar run waits for none",
+            lost.join(", ")
+        );
+    }
 }
 
 /// Waits until waiting is useless.

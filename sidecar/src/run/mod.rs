@@ -5,6 +5,8 @@ mod child;
 mod nothing;
 mod page;
 mod report;
+mod rows;
+mod status;
 mod stream;
 
 use std::{
@@ -20,7 +22,7 @@ use self::{
     cgroup::CommandCgroup,
     child::Child,
     page::{Cost, Following, Recording},
-    report::Report,
+    report::{Report, Wanted},
 };
 use crate::{
     capabilities, clock,
@@ -55,9 +57,13 @@ pub struct RunArgs {
     /// The form of the report
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
-    /// A row for each connection, also where there are more than 20
+    /// A row for each connection when it closes, also where there are more than 20; the summary by peer follows them
     #[arg(long)]
     all: bool,
+    /// A status line on the terminal while the command runs, also where the command writes to the terminal itself [default: only where it
+    /// does not]
+    #[arg(long)]
+    status: bool,
     /// Write the report to FILE (`-`: standard output) instead of standard error
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -159,7 +165,12 @@ fn report(args: &RunArgs) -> Result<Report, Failure> {
         return Err(Failure::new(exit::USAGE, message));
     }
     let output = args.output.as_deref();
-    let report = Report::to(output, args.format, args.all).map_err(|error| {
+    let wanted = Wanted {
+        format: args.format,
+        all: args.all,
+        status: args.status,
+    };
+    let report = Report::to(output, wanted).map_err(|error| {
         let path = output.unwrap_or("standard error".as_ref());
         cannot("report", path, &error)
     })?;

@@ -3,22 +3,28 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{self, IsTerminal as _},
+    io::{self, IsTerminal},
+    os::fd::AsFd,
     path::Path,
     time::Duration,
 };
 
+use flowcar_screen::terminal::has_cursor;
+
 use super::{
     page::{Following, Recording},
+    rows::{Rows, Shown},
+    status::Status,
     stream::Stream,
 };
 use crate::{
     clock::Anchor,
     flow::{Flow, Listener},
+    logs,
     view::{
         Row, Sums,
         by_peer::ByPeer,
-        json, longest_ns,
+        json,
         table::{self, Style},
         times::ConnectionTimes,
     },
@@ -33,44 +39,26 @@ pub enum Format {
     Json,
 }
 
-/// So many connections have a row each; of more, a table by peer says more than rows do.
-const FEW: u64 = 20;
-
-/// Rows of failures, and of slow connections, among those that have no row.
-const OUTLIERS: usize = 5;
-
-/// The connections without a row that somebody has to look at.
-#[derive(Default)]
-struct Outliers {
-    /// The first ones.
-    failed: Vec<Row>,
-    /// By their longest time, nanoseconds, the slowest first.
-    slowest: Vec<(u64, Row)>,
-}
-
-impl Outliers {
-    fn add(&mut self, row: Row) {
-        if row.is_failure {
-            if self.failed.len() < OUTLIERS {
-                self.failed.push(row);
-            }
-            return;
-        }
-        let longest = longest_ns(row.connect_ns, row.rtt(), row.exchanges());
-        let at = self.slowest.partition_point(|(time, _)| *time >= longest);
-        if at < OUTLIERS {
-            self.slowest.insert(at, (longest, row));
-            self.slowest.truncate(OUTLIERS);
-        }
-    }
-}
-
 /// How often a reader that has paused is tried again once the command has ended.
 const AGAIN: Duration = Duration::from_millis(10);
+
+/// What a report is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted {
+    pub(super) format: Format,
+    /// Whether there is a row for each connection, however many there are.
+    pub(super) all: bool,
+    /// Whether there is a status line in any case.
+    pub(super) status: bool,
+}
 
 /// Where something is written.
 struct Output {
     stream: Stream,
+    /// Colours, or none.
+    style: Style,
+    /// It is a terminal with a cursor.
+    has_cursor: bool,
     /// A write failed: the rest would fail as well, and the command must not suffer for it.
     broken: Option<io::Error>,
 }
@@ -81,44 +69,53 @@ struct Page {
     recording: Option<Recording>,
 }
 
-/// Writes rows as flows end; on a terminal, a status line below them counts the open ones.
+/// Adds flows up as they end, by peer, and writes that once the command has ended. Rows of JSON, and of `--all`, are written at once.
 pub(super) struct Report {
     output: Output,
-    format: Format,
-    style: Style,
+    wanted: Wanted,
     /// The command's own process.
     own: Option<u32>,
-    /// Whether there is a row for each connection, however many there are.
-    all: bool,
-    rows: u64,
+    count: u64,
+    rows: Rows,
     by_peer: ByPeer,
-    outliers: Outliers,
     times: ConnectionTimes,
     closed: u64,
     failed: u64,
-    status_shown: bool,
+    status: Option<Status>,
     page: Option<Page>,
 }
 
 // === impl Output ===
 
 impl Output {
-    /// Standard error; `-` is standard output; else a file, which is emptied. Gives also whether it is a terminal.
-    fn open(path: Option<&Path>) -> io::Result<(Self, bool)> {
-        let (stream, terminal) = match path {
-            None => (Stream::new(io::stderr()), io::stderr().is_terminal()),
-            Some(path) if path == Path::new("-") => {
-                (Stream::new(io::stdout()), io::stdout().is_terminal())
-            }
-            Some(path) => (Stream::new(File::create(path)?), false),
-        };
-        let broken = None;
-        Ok((Self { stream, broken }, terminal))
+    /// Standard error; `-` is standard output; else a file, which is emptied.
+    fn open(path: Option<&Path>) -> io::Result<Self> {
+        Ok(match path {
+            None => Self::to(io::stderr()),
+            Some(path) if path == Path::new("-") => Self::to(io::stdout()),
+            Some(path) => Self::to(File::create(path)?),
+        })
+    }
+
+    fn to(file: impl AsFd + IsTerminal + 'static) -> Self {
+        Self {
+            style: Style::of(&file),
+            has_cursor: has_cursor(&file),
+            stream: Stream::new(file),
+            broken: None,
+        }
     }
 
     fn add(&mut self, text: &str) {
         if self.broken.is_none() {
             self.broken = self.stream.add(text).err();
+        }
+    }
+
+    /// Begins a new line on a terminal whose cursor is not at the beginning of one, as the command wrote no line break.
+    fn begin_line(&mut self) {
+        if let Some(columns) = self.stream.columns().filter(|_| self.has_cursor) {
+            self.add(&new_line(columns));
         }
     }
 
@@ -149,37 +146,36 @@ impl Output {
     }
 }
 
+/// Blanks for a whole line. From a line's beginning they stay on it, as a terminal wraps only with the next character; else they end on the
+/// next line.
+fn new_line(columns: usize) -> String {
+    format!("{:columns$}\r\x1b[K", "")
+}
+
 // === impl Report ===
 
 impl Report {
     /// Standard error, or what `path` names.
-    pub(super) fn to(path: Option<&Path>, format: Format, all: bool) -> io::Result<Self> {
-        let (output, terminal) = Output::open(path)?;
-        let style = if terminal && format == Format::Table {
-            Style::Coloured
-        } else {
-            Style::Plain
-        };
+    pub(super) fn to(path: Option<&Path>, wanted: Wanted) -> io::Result<Self> {
+        let has_json = path.is_none() && wanted.format == Format::Json;
         Ok(Self {
-            output,
-            format,
-            style,
+            output: Output::open(path)?,
+            wanted,
             own: None,
-            all: all || format == Format::Json,
-            rows: 0,
+            count: 0,
+            rows: Rows::default(),
             by_peer: ByPeer::default(),
-            outliers: Outliers::default(),
             times: ConnectionTimes::default(),
             closed: 0,
             failed: 0,
-            status_shown: false,
+            status: Status::new(wanted.status, has_json),
             page: None,
         })
     }
 
     /// Also makes a page of it. The file is opened at once: later flowcar may open none.
     pub(super) fn with_page(mut self, path: &Path, recording: Recording) -> io::Result<Self> {
-        let (output, _) = Output::open(Some(path))?;
+        let output = Output::open(Some(path))?;
         let recording = Some(recording);
         self.page = Some(Page { output, recording });
         Ok(self)
@@ -244,46 +240,70 @@ impl Report {
         }
         self.times.add(flow);
         self.by_peer.add(flow);
-        self.rows += 1;
+        self.count += 1;
         let row = Row::of(flow, anchor);
-        if self.rows > FEW && !self.all {
-            return self.outliers.add(row);
+        match self.wanted.format {
+            Format::Json => self.lines([json::line(&row)]),
+            Format::Table if self.wanted.all => {
+                let head = (self.count == 1).then(|| table::head(self.output.style));
+                let row = table::flow(&row, self.own, self.output.style);
+                self.lines(head.into_iter().chain([row]));
+            }
+            Format::Table => self.rows.add(row),
         }
-        let line = match self.format {
-            Format::Json => json::line(&row),
-            Format::Table => table::flow(&row, self.own, self.style),
-        };
-        self.clear_status();
-        if self.rows == 1 && self.format == Format::Table {
-            self.line(&table::head(self.style));
-        }
-        self.line(&line);
     }
 
-    /// What stands for the connections without a row: those that somebody has to look at, and all of them by peer.
-    fn instead_of_rows(&mut self) {
-        let hidden = self.rows.saturating_sub(FEW);
-        if self.all || hidden == 0 {
-            return;
+    /// The report for people, without rows that were written before: what comes first is what most want to know.
+    fn table(&self, sums: &Sums) -> Vec<String> {
+        let mut lines = Vec::new();
+        // The row of a single connection has all that the peer's would have.
+        if self.count > 1 {
+            if self.wanted.all {
+                lines.push(String::new());
+            }
+            lines.push(self.output.style.remark("by peer, times as p50/p99:"));
+            lines.extend(self.by_peer.lines(self.output.style));
+            lines.push(String::new());
         }
-        let outliers = std::mem::take(&mut self.outliers);
-        let parts = [
-            ("failed", outliers.failed),
-            (
-                "slowest",
-                outliers.slowest.into_iter().map(|(_, row)| row).collect(),
-            ),
-        ];
-        let more = format!("{hidden} more connections and attempts: --all has a row for each");
-        self.line(&self.style.remark(&more));
-        for (name, rows) in parts.iter().filter(|(_, rows)| !rows.is_empty()) {
-            self.line(&self.style.remark(&format!("{name} among these:")));
-            rows.iter()
-                .for_each(|row| self.line(&table::flow(row, self.own, self.style)));
+        if self.count > 0 && !self.wanted.all {
+            lines.extend(self.kept_rows());
         }
-        self.line(&self.style.remark("all of them by peer, times as p50/p99:"));
-        let lines = self.by_peer.lines(self.style);
-        lines.iter().for_each(|line| self.line(line));
+        lines.extend(table::times(&self.times, self.output.style));
+        lines.push(table::summary(sums, self.output.style));
+        lines
+    }
+
+    /// All rows, or those that stand out.
+    fn kept_rows(&self) -> Vec<String> {
+        let row = |row: &Row| table::flow(row, self.own, self.output.style);
+        let mut lines = vec![table::head(self.output.style)];
+        match self.rows.shown() {
+            Shown::All(rows) => lines.extend(rows.iter().map(row)),
+            Shown::Outliers {
+                failures,
+                failed,
+                slowest,
+            } => {
+                if failures > 0 {
+                    let of = match failed.len() as u64 {
+                        shown if shown < failures => format!(", {shown} of {failures}"),
+                        _ => String::new(),
+                    };
+                    let title = format!("failed or cut off{of}:");
+                    lines.push(self.output.style.remark(&title));
+                    lines.extend(failed.iter().map(row));
+                }
+                if !slowest.is_empty() {
+                    lines.push(self.output.style.remark("slowest of the others:"));
+                    lines.extend(slowest.into_iter().map(row));
+                }
+                let count = self.count;
+                let all = format!("{count} connections and attempts: --all has a row for each");
+                lines.push(self.output.style.remark(&all));
+                lines.push(String::new());
+            }
+        }
+        lines
     }
 
     /// What open connections have measured, for the page.
@@ -296,10 +316,10 @@ impl Report {
     /// What is under way, where somebody watches.
     pub(super) fn status<'a>(&mut self, live: impl Iterator<Item = &'a Flow>) {
         // Without a reader the last one is enough.
-        if self.style == Style::Coloured && self.output.is_written() {
-            let text = table::status(live, self.closed, self.failed);
-            self.write(format_args!("\r\x1b[K{text:.99}"));
-            self.status_shown = true;
+        if let Some(status) = &self.status
+            && self.output.is_written()
+        {
+            status.draw(|| table::status(live, self.closed, self.failed));
         }
     }
 
@@ -310,17 +330,15 @@ impl Report {
         {
             page.output.add(&recording.page(following, sums));
         }
-        self.clear_status();
-        match self.format {
-            Format::Json => self.line(&json::summary(sums, Some(&self.times))),
-            Format::Table => {
-                self.instead_of_rows();
-                if let Some(times) = table::times(&self.times, self.style) {
-                    self.line(&times);
-                }
-                self.line(&table::summary(sums, self.style));
-            }
-        }
+        logs::clear_status();
+        let lines = match self.wanted.format {
+            Format::Json => vec![json::summary(
+                sums,
+                Some((&self.times, self.by_peer.figures())),
+            )],
+            Format::Table => self.table(sums),
+        };
+        self.lines(lines);
     }
 
     /// Waits until all is written.
@@ -341,18 +359,17 @@ impl Report {
         self.page.map_or(Ok(()), |page| page.output.finish())
     }
 
-    fn clear_status(&mut self) {
-        if std::mem::take(&mut self.status_shown) {
-            self.write(format_args!("\r\x1b[K"));
+    /// Lines of their own, whatever is on the terminal.
+    fn lines(&mut self, lines: impl IntoIterator<Item = String>) {
+        if self.output.has_cursor {
+            logs::clear_status();
         }
-    }
-
-    fn line(&mut self, text: &str) {
-        self.write(format_args!("{text}\n"));
-    }
-
-    fn write(&mut self, text: std::fmt::Arguments<'_>) {
-        self.output.add(&text.to_string());
+        if self.wanted.format == Format::Table {
+            self.output.begin_line();
+        }
+        for line in lines {
+            self.output.add(&format!("{line}\n"));
+        }
     }
 
     /// What readers have made room for.

@@ -7,6 +7,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
 };
 
+use flowcar_screen::terminal;
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -37,6 +38,11 @@ impl Stream {
             most: MOST,
             lost: 0,
         }
+    }
+
+    /// The columns of a terminal.
+    pub(super) fn columns(&self) -> Option<usize> {
+        terminal::columns(&self.file)
     }
 
     /// Texts that found no room.

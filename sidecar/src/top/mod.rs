@@ -12,6 +12,8 @@ use std::{
     time::Duration,
 };
 
+use flowcar_screen::terminal::has_cursor;
+
 use self::{feed::Local, own::Own};
 use crate::{
     capabilities,
@@ -55,7 +57,7 @@ enum Format {
 /// # Errors
 /// [`Failure`] if nobody can be asked and nothing followed, there is no terminal to draw on, or the output cannot be written.
 pub fn top(args: &TopArgs) -> Result<u8, Failure> {
-    let is_once = args.once || !io::stdout().is_terminal();
+    let is_once = args.once || !has_cursor(&io::stdout());
     if args.stdin && (args.format != Format::Json || args.once) {
         let message = "--stdin is for lines of JSON: give --format json without --once";
         return Err(Failure::new(exit::USAGE, message));

@@ -1,31 +1,46 @@
-//! `flowcar run`'s connections added up by peer, where there are too many for a row each. Pure.
+//! `flowcar run`'s connections added up by peer. Pure.
 
-use std::{cmp::Reverse, collections::BTreeMap};
+use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr};
 
 use super::{
+    json::{self, PeerFigures},
     peers,
     quantity::{bytes, duration},
     table::Style,
 };
 use crate::{
-    flow::{Flow, Role},
+    flow::{Flow, Name, Role},
     histogram::Histogram,
 };
 
 /// Peers that are added up one by one. Those that come later are one row together.
 const TRACKED: usize = 10_000;
 
-/// Peers that have a row, those with the most connections.
+/// Peers that have a row, those with the most failures, then those with the most connections.
 const SHOWN: usize = 20;
 
 /// Columns that the peer's name has.
 const NAME: usize = 24;
 
+/// What peers beyond the bounds are called.
+const OTHERS: &str = "all other peers";
+
 /// Connections by peer.
 #[derive(Debug, Default)]
 pub struct ByPeer {
-    peers: BTreeMap<String, PeerSum>,
+    peers: BTreeMap<PeerKey, PeerSum>,
     others: PeerSum,
+}
+
+/// A peer. Addresses and ports are in the order of their numbers.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum PeerKey {
+    /// A server by its name.
+    Name(Name, u16),
+    /// A server by its address.
+    Address(IpAddr, u16),
+    /// All clients of a port of this end.
+    Clients(u16),
 }
 
 /// The connections of one peer.
@@ -46,19 +61,25 @@ struct PeerSum {
 impl ByPeer {
     /// Adds a connection or an attempt.
     pub fn add(&mut self, flow: &Flow) {
-        let name = name(flow);
-        let peer = if self.peers.len() < TRACKED || self.peers.contains_key(&name) {
-            self.peers.entry(name).or_default()
+        let key = PeerKey::of(flow);
+        let peer = if self.peers.len() < TRACKED || self.peers.contains_key(&key) {
+            self.peers.entry(key).or_default()
         } else {
             &mut self.others
         };
         peer.add(flow);
     }
 
-    /// A head and a row for each peer, those with the most connections first.
-    pub fn lines(&self, style: Style) -> Vec<String> {
+    /// Those with the most failures first, then those with the most connections.
+    fn sorted(&self) -> Vec<(&PeerKey, &PeerSum)> {
         let mut peers: Vec<_> = self.peers.iter().collect();
-        peers.sort_by_key(|(_, peer)| Reverse(peer.connections + peer.failed));
+        peers.sort_by_key(|(_, peer)| Reverse((peer.failures(), peer.count())));
+        peers
+    }
+
+    /// A head and a row for each peer, failing ones first.
+    pub fn lines(&self, style: Style) -> Vec<String> {
+        let peers = self.sorted();
         let head = row(
             "peer",
             ["conns", "failed", "cut", "sent", "recv", "retrans"],
@@ -66,36 +87,68 @@ impl ByPeer {
         );
         let mut lines = vec![style.head(&head)];
         let shown = peers.iter().take(SHOWN);
-        lines.extend(shown.map(|(name, peer)| peer.line(name, style)));
+        lines.extend(shown.map(|(key, peer)| peer.line(&key.name(), style)));
         let mut rest = PeerSum::default();
         peers
             .iter()
             .skip(SHOWN)
             .for_each(|(_, peer)| rest.merge(peer));
         rest.merge(&self.others);
-        if rest.connections + rest.failed > 0 {
-            lines.push(rest.line("all other peers", style));
+        if rest.count() > 0 {
+            lines.push(rest.line(OTHERS, style));
         }
         lines
+    }
+
+    /// The figures of each peer, failing ones first.
+    pub fn figures(&self) -> Vec<PeerFigures> {
+        let peers = self.sorted();
+        let peers = peers.iter().map(|(key, peer)| peer.figures(key.name()));
+        let others = Some(&self.others).filter(|others| others.count() > 0);
+        let others = others.map(|others| others.figures(OTHERS.to_owned()));
+        peers.chain(others).collect()
     }
 }
 
 /// The server as the client asked for it; of a server's connections its own port.
 pub fn name(flow: &Flow) -> String {
-    let (peer, port) = match flow.role {
-        Role::Server => (String::new(), flow.local.port()),
-        Role::Client | Role::Unknown => {
-            let asked = flow.asked();
-            let name = flow.name.as_ref().map(ToString::to_string);
-            (name.unwrap_or_else(|| asked.ip().to_string()), asked.port())
+    PeerKey::of(flow).name()
+}
+
+// === impl PeerKey ===
+
+impl PeerKey {
+    fn of(flow: &Flow) -> Self {
+        match (flow.role, &flow.name) {
+            (Role::Server, _) => Self::Clients(flow.local.port()),
+            (_, Some(name)) => Self::Name(name.clone(), flow.asked().port()),
+            (_, None) => Self::Address(flow.asked().ip(), flow.asked().port()),
         }
-    };
-    peers::name(flow.role, &peer, Some(port))
+    }
+
+    fn name(&self) -> String {
+        let (role, peer, port) = match self {
+            Self::Name(name, port) => (Role::Client, name.to_string(), port),
+            Self::Address(address, port) => (Role::Client, address.to_string(), port),
+            Self::Clients(port) => (Role::Server, String::new(), port),
+        };
+        peers::name(role, &peer, Some(*port))
+    }
 }
 
 // === impl PeerSum ===
 
 impl PeerSum {
+    /// Connections and attempts.
+    const fn count(&self) -> u64 {
+        self.connections + self.failed
+    }
+
+    /// Attempts that failed, and connections that were cut off.
+    const fn failures(&self) -> u64 {
+        self.failed + self.cut_off
+    }
+
     fn add(&mut self, flow: &Flow) {
         if flow.established.is_none() {
             self.failed += 1;
@@ -145,8 +198,23 @@ impl PeerSum {
             counts.each_ref().map(String::as_str),
             times.each_ref().map(String::as_str),
         );
-        let is_failure = self.failed + self.cut_off > 0;
-        style.by_state(&text, is_failure, self.retransmits > 0)
+        style.by_state(&text, self.failures() > 0, self.retransmits > 0)
+    }
+
+    fn figures(&self, name: String) -> PeerFigures {
+        let [connect, rtt, exchanges] = self.times.each_ref().map(json::Quantiles::of);
+        PeerFigures {
+            name,
+            connections: self.connections,
+            failed: self.failed,
+            cut_off: self.cut_off,
+            bytes_sent: self.bytes_sent,
+            bytes_received: self.bytes_received,
+            retransmits: self.retransmits,
+            connect,
+            rtt,
+            exchanges,
+        }
     }
 }
 
@@ -176,7 +244,7 @@ fn row(name: &str, counts: [&str; 6], times: [&str; 3]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::example;
+    use crate::flow::{CloseReason, Failure, Outcome, example};
 
     fn client(cookie: u32, peer: &str) -> Flow {
         let mut flow = example::closed(cookie);
@@ -199,6 +267,38 @@ mod tests {
             "{lines:?}"
         );
         assert!(lines[2].starts_with("10.0.0.1:80"), "{lines:?}");
+    }
+
+    /// 150 healthy peers do not hide 30 that refuse.
+    #[test]
+    fn failing_peers_come_first_and_ties_are_ordered_by_number() {
+        let mut all = ByPeer::default();
+        for cookie in 0..150 {
+            all.add(&client(cookie, &format!("10.0.1.{cookie}:80")));
+        }
+        for port in 1..=30 {
+            let mut attempt = client(200 + port, &format!("10.0.0.1:{port}"));
+            attempt.established = None;
+            attempt.outcome = Some(Outcome::Failed(Failure::Refused));
+            all.add(&attempt);
+        }
+        let mut cut_off = client(300, "10.0.0.9:80");
+        cut_off.outcome = Some(Outcome::Closed(CloseReason::ResetReceived));
+        all.add(&cut_off);
+        all.add(&client(301, "10.0.0.9:80"));
+        let lines = all.lines(Style::Plain);
+        // Of as many failures the peer with more connections.
+        let expected = (1..=19).map(|port| format!("10.0.0.1:{port} "));
+        let mut shown = lines[1..].iter();
+        assert!(shown.next().expect("a row").starts_with("10.0.0.9:80 "));
+        for (line, expected) in shown.zip(expected) {
+            assert!(line.starts_with(&expected), "{expected}: {line}");
+        }
+        let figures = all.figures();
+        assert_eq!(figures.len(), 181, "the JSON has all");
+        assert_eq!((figures[0].cut_off, figures[1].failed), (1, 1));
+        assert_eq!(figures[31].name, "10.0.1.0:80");
+        assert_eq!(figures[33].name, "10.0.1.2:80");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::{
     flow::Role,
+    histogram::Histogram,
     view::{
         Row, Sums, Times,
         times::{self, ConnectionTimes},
@@ -89,6 +90,9 @@ struct Figures<'a> {
     /// How long the connections took; absent where only open ones are listed.
     #[serde(skip_serializing_if = "Option::is_none")]
     times: Option<TimesOf>,
+    /// Failing ones first; absent where only open connections are listed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peers: Option<Vec<PeerFigures>>,
     /// Absent where no command was run.
     #[serde(skip_serializing_if = "Option::is_none")]
     exit_status: Option<i32>,
@@ -133,9 +137,24 @@ struct TimesOf {
     exchanges: Quantiles,
 }
 
+/// The connections and attempts of a peer, added up.
+#[derive(Debug, Serialize)]
+pub struct PeerFigures {
+    pub(super) name: String,
+    pub(super) connections: u64,
+    pub(super) failed: u64,
+    pub(super) cut_off: u64,
+    pub(super) bytes_sent: u64,
+    pub(super) bytes_received: u64,
+    pub(super) retransmits: u64,
+    pub(super) connect: Quantiles,
+    pub(super) rtt: Quantiles,
+    pub(super) exchanges: Quantiles,
+}
+
 /// Of `count` connections; null where that is 0.
-#[derive(Serialize)]
-struct Quantiles {
+#[derive(Debug, Serialize)]
+pub(super) struct Quantiles {
     count: u64,
     p50_s: Option<f64>,
     p99_s: Option<f64>,
@@ -195,8 +214,9 @@ pub fn line(row: &Row) -> String {
     serde_json::to_string(&line).expect("strings and numbers always serialise")
 }
 
-/// The last line.
-pub fn summary(sums: &Sums, times: Option<&ConnectionTimes>) -> String {
+/// The last line; with how long the connections took, all of them and by peer, where they are those of a command.
+pub fn summary(sums: &Sums, taken: Option<(&ConnectionTimes, Vec<PeerFigures>)>) -> String {
+    let (times, peers) = taken.unzip();
     let summary = Summary {
         summary: Figures {
             books: sums.into(),
@@ -206,11 +226,24 @@ pub fn summary(sums: &Sums, times: Option<&ConnectionTimes>) -> String {
                 rtt: quantiles(&times.rtt),
                 exchanges: quantiles(&times.exchange),
             }),
+            peers,
             exit_status: sums.exit_status,
             hint: sums.hint.as_deref(),
         },
     };
     serde_json::to_string(&summary).expect("strings and numbers always serialise")
+}
+
+// === impl Quantiles ===
+
+impl Quantiles {
+    pub(super) fn of(histogram: &Histogram) -> Self {
+        Self {
+            count: histogram.count(),
+            p50_s: histogram.quantile_s(0.5),
+            p99_s: histogram.quantile_s(0.99),
+        }
+    }
 }
 
 fn quantiles(of: &times::Quantiles) -> Quantiles {

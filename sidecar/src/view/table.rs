@@ -1,5 +1,9 @@
 //! `flowcar run`'s table: one row for each flow, within 108 columns, and what it sums up to.
 
+use std::io::IsTerminal;
+
+use flowcar_screen::terminal::has_colours;
+
 use super::{
     json::role_name,
     quantity::{bytes, duration},
@@ -16,7 +20,7 @@ use crate::{
 /// Colours, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
-    /// ANSI colours: the output is a terminal.
+    /// ANSI colours: the output is a terminal that has them.
     Coloured,
     /// Plain text.
     Plain,
@@ -32,6 +36,15 @@ const BOLD: &str = "\x1b[1m";
 const RESET: &str = "\x1b[0m";
 
 impl Style {
+    /// The style of what is written there.
+    pub fn of(output: &impl IsTerminal) -> Self {
+        if has_colours(output) {
+            Self::Coloured
+        } else {
+            Self::Plain
+        }
+    }
+
     fn paint(self, colour: &str, text: &str) -> String {
         match self {
             Self::Coloured if !text.trim().is_empty() => format!("{colour}{text}{RESET}"),

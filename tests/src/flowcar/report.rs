@@ -101,6 +101,23 @@ pub struct Times {
     pub exchanges: Exchanges,
 }
 
+/// The connections and attempts of a peer.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the telemetry contract is their documentation")]
+pub struct PeerLine {
+    pub name: String,
+    pub connections: u64,
+    pub failed: u64,
+    pub cut_off: u64,
+    pub bytes_sent: u64,
+    pub bytes_received: u64,
+    pub retransmits: u64,
+    pub connect: Exchanges,
+    pub rtt: Exchanges,
+    pub exchanges: Exchanges,
+}
+
 /// The last line's figures.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -114,6 +131,7 @@ pub struct Summary {
     pub lost_by: BTreeMap<String, u64>,
     pub unscoped: Option<u64>,
     pub times: Option<Times>,
+    pub peers: Vec<PeerLine>,
     pub exit_status: i32,
     pub hint: Option<String>,
 }

@@ -3,6 +3,7 @@
 mod command;
 mod report;
 mod settings;
+mod terminal;
 
 use std::{
     fs,

@@ -205,6 +205,20 @@ fn the_table_is_plain_and_narrow_in_a_file() {
         line.starts_with(name) && line.ends_with(')') || line.starts_with(process)
     };
     assert!(processes.iter().all(is_process), "{table}");
+    // Peers: the server at both addresses, and its clients. The connection that was reset is first.
+    let peers = [
+        "by peer, ",
+        "peer ",
+        "clients of :7000 ",
+        "127.0.0.1:7000 ",
+        "[::1]:7000 ",
+    ];
+    let peers_end = lines.iter().position(|line| line.is_empty()).unwrap();
+    assert_eq!(peers_end, peers.len(), "{table}");
+    for (line, start) in lines.iter().zip(peers) {
+        assert!(line.starts_with(start), "{start}: {table}");
+    }
+    let lines = &lines[peers_end + 1..];
     assert_eq!(lines.len(), 1 + 8 + 2, "head, two rows each, times, books");
     assert!(lines[0].starts_with("role"));
     let rows = |words: &[&str]| {
@@ -221,7 +235,7 @@ fn the_table_is_plain_and_narrow_in_a_file() {
     assert!(lines[10].starts_with("8 opened = 8 closed + 0 live + 0 lost"));
 }
 
-/// More than 20 connections are a table by peer, and the failed ones have rows; with --all each has one.
+/// Of more than 20 connections the failed ones have rows; with --all each has one, before the table by peer.
 #[test]
 fn many_connections_are_added_up_by_peer() {
     if !can_run() {
@@ -244,14 +258,16 @@ fn many_connections_are_added_up_by_peer() {
         let counts = row[peer.len()..].split_whitespace().take(3);
         counts.map(str::to_owned).collect()
     };
-    // 33 at both ends and 2 attempts: 20 have rows.
-    assert!(table.contains("48 more connections and attempts: --all"));
+    assert!(table.starts_with("by peer, "), "what comes first: {table}");
+    // 33 at both ends and 2 attempts.
+    assert!(table.contains("68 connections and attempts: --all"));
     assert_eq!(counts("127.0.0.1:7000 "), ["33", "0", "3"]);
     assert_eq!(counts("127.0.0.1:9 "), ["0", "2", "0"]);
     assert_eq!(counts("clients of :7000 "), ["33", "0", "3"]);
     let rows = |reason: &str| table.lines().filter(|line| line.ends_with(reason)).count();
     assert_eq!(rows(" refused"), 2, "attempts that failed have rows");
-    assert!(table.contains("slowest among these:"));
+    assert!(table.contains("failed or cut off, 5 of 8:"), "{table}");
+    assert!(table.contains("slowest of the others:"), "{table}");
 
     let output = run(&pod, &["--all"], &["sh", "-c", &script]);
     let table = text(&output.stderr);
@@ -259,7 +275,30 @@ fn many_connections_are_added_up_by_peer() {
         .lines()
         .filter(|line| line.starts_with("client ") || line.starts_with("server "));
     assert_eq!(rows.count(), 68, "{table}");
-    assert!(!table.contains("by peer"), "{table}");
+    let first = |start: &str| table.lines().position(|line| line.starts_with(start));
+    let (row, peers) = (first("client "), first("by peer, "));
+    assert!(row < peers && peers.is_some(), "{table}");
+
+    let output = run(&pod, &["--format", "json"], &["sh", "-c", &script]);
+    let report = Report::parse(text(&output.stderr)).unwrap();
+    let peers = report.summary.peers.iter();
+    let counts = peers.map(|of| (&*of.name, of.connections, of.failed, of.cut_off));
+    let counts: Vec<_> = counts.collect();
+    assert_eq!(
+        counts,
+        [
+            ("127.0.0.1:7000", 33, 0, 3),
+            ("clients of :7000", 33, 0, 3),
+            ("127.0.0.1:9", 0, 2, 0),
+        ]
+    );
+    let server = &report.summary.peers[0];
+    let of_server = report.flows.iter();
+    let of_server = of_server.filter(|flow| flow.role == "client" && flow.peer.port == 7000);
+    let sent: u64 = of_server.map(|flow| flow.bytes_sent).sum();
+    assert_eq!(server.bytes_sent, sent);
+    assert_eq!(server.connect.count, 33, "each has a connect time");
+    assert!(server.rtt.count > 0 && server.exchanges.count >= 30);
 }
 
 #[test]

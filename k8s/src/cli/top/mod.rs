@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use flowcar_screen::answer::Key;
+use flowcar_screen::terminal::has_cursor;
 use flowcar_screen::top::{Feed, News, Once, seconds, show};
 use tokio::sync::{mpsc, watch};
 
@@ -112,7 +113,7 @@ impl OfPods {
 /// # Errors
 /// No pod can be shown, or the terminal cannot be drawn on.
 pub(super) async fn run(args: TopArgs, cluster: &ClusterArgs) -> anyhow::Result<bool> {
-    let is_once = args.once || !io::stdout().is_terminal();
+    let is_once = args.once || !has_cursor(&io::stdout());
     if !is_once && !io::stdin().is_terminal() {
         bail!(
             "kubectl flowcar top needs a terminal for its keys: start it in one, or give --once for one table"

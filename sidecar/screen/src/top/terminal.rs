@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    env, io,
+    io,
     os::fd::AsFd as _,
     process,
     sync::atomic::{AtomicI32, Ordering},
@@ -27,7 +27,7 @@ use super::{
     palette::Palette,
     state::{Asked, Level, State},
 };
-use crate::answer::Key;
+use crate::{answer::Key, terminal::has_colours};
 
 /// How long a new answer waits for its screen at most.
 const TURN: Duration = Duration::from_millis(100);
@@ -96,7 +96,7 @@ impl Shown {
     }
 
     fn run(&mut self, terminal: &mut DefaultTerminal, feed: &mut impl Feed) -> io::Result<()> {
-        let palette = Palette(env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()));
+        let palette = Palette(has_colours(&io::stdout()));
         let mut page = 1;
         let mut is_stale = true;
         while ENDED.load(Ordering::Relaxed) == 0 {

@@ -176,14 +176,20 @@ impl FlowLane {
             tracing::warn!(lost, "{items} are lost: the receiver refused them");
             return Delivery::Refused;
         }
-        let lost = self.queue.lock().clear();
-        self.stats.dropped(self.signal, "shutdown", lost);
+        let lost = self.abandon();
         tracing::warn!(
             lost,
             "{} are lost: the receiver did not take them in time; raise FLOWCAR_SHUTDOWN_TIMEOUT if it can",
             self.signal.items()
         );
         Delivery::Late
+    }
+
+    /// Drops and counts what waits; gives how much.
+    pub(super) fn abandon(&self) -> usize {
+        let lost = self.queue.lock().clear();
+        self.stats.dropped(self.signal, "shutdown", lost);
+        lost
     }
 }
 
