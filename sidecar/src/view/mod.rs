@@ -9,7 +9,7 @@ mod row;
 pub mod table;
 pub mod times;
 
-pub use flowcar_screen::quantity;
+pub use flowcar_screen::{cut, quantity};
 pub use row::{Row, Times, longest_ns};
 
 use std::collections::BTreeMap;
