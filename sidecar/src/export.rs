@@ -23,6 +23,7 @@ use crate::{
     origin::{Containers, Origins, Processes},
     otlp::exporter::{Exporter, Patience},
     session::{End, Session, within_memory},
+    signals::is_ignored,
     source::{
         self, Source,
         cause::Cause,
@@ -149,7 +150,7 @@ impl Signals {
             })
         };
         // Under nohup flowcar continues.
-        let hangup = !is_ignored(SignalKind::hangup());
+        let hangup = !is_ignored(nix::sys::signal::Signal::SIGHUP);
         Ok(Self {
             terminate: catch(SignalKind::terminate())?,
             interrupt: catch(SignalKind::interrupt())?,
@@ -170,14 +171,6 @@ impl Signals {
             _ = hung_up => {}
         }
     }
-}
-
-/// Whether this process was started with a signal ignored: a mask in /proc/self/status, from bit 0 for signal 1 (proc_pid_status(5)).
-fn is_ignored(kind: SignalKind) -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    mask.is_some_and(|mask| mask & (1 << (kind.as_raw_value() - 1)) != 0)
 }
 
 /// The cgroup in which containers are, where one of the settings asks for it: the followed one, else the pod's. Without programs the

@@ -54,6 +54,7 @@ pub mod peer;
 pub mod run;
 pub mod series;
 pub mod session;
+pub mod signals;
 pub mod sink;
 pub mod snapshot;
 pub mod source;

@@ -9,7 +9,7 @@ use std::{
 use syn::{Item, UseTree, visit::Visit};
 
 /// The modules of the sidecar, from the values at the bottom to the commands at the top. A module imports only what stands before it.
-const SIDECAR: [&str; 33] = [
+const SIDECAR: [&str; 34] = [
     "flow",
     "peer",
     "clock",
@@ -35,6 +35,7 @@ const SIDECAR: [&str; 33] = [
     "otlp",
     "follower",
     "exit",
+    "signals",
     "control",
     "session",
     "top",

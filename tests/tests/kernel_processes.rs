@@ -94,6 +94,41 @@ fn run_shows_the_process_of_each_connection() {
     assert_eq!(counted, BTreeMap::from(expected));
 }
 
+/// Its connections are one after the other, and most are reported after its end.
+#[test]
+fn all_connections_of_a_process_that_ended_have_its_name() {
+    if !can_run() {
+        return;
+    }
+    let pod = TestPod::new("short").unwrap();
+    let directory = named(&["alpha", "beta"]);
+    let script = r#"
+        cd "$1"
+        ./alpha serve --listen 127.0.0.1:7204 --until 10 > served &
+        until [ -s served ]; do sleep 0.01; done
+        ./beta call 127.0.0.1:7204 --connections 10 > /dev/null
+        wait
+    "#;
+    for _ in 0..5 {
+        fs::write(directory.path().join("served"), "").unwrap();
+        let report = directory.path().join("report");
+        let mut run = flowcar::command(&pod).unwrap();
+        run.args(["run", "--format", "json", "-o"]).arg(&report);
+        run.args(["--", "sh", "-ec", script, "sh"])
+            .arg(directory.path());
+        let output = run.stdin(Stdio::null()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let report = Report::parse(&fs::read_to_string(&report).unwrap()).unwrap();
+        let clients = report.flows.iter().filter(|flow| flow.role == "client");
+        let names = clients.map(|flow| flow.process.as_ref()?.name.as_deref());
+        let names: Vec<_> = names.collect();
+        let is_named = names.iter().any(Option::is_some);
+        // Where the process ended before flowcar read a record, nobody knows its name.
+        let expected = is_named.then_some("beta");
+        assert_eq!(names, [expected; 10]);
+    }
+}
+
 /// Starts a program until it has this number, or gives up.
 fn start_as(pid: u32, mut command: impl FnMut() -> Command) -> Option<Child> {
     for _ in 0..ATTEMPTS {
@@ -166,6 +201,72 @@ fn later_process_of_the_same_number_does_not_name_a_connection() {
         .unwrap();
     assert_eq!(flow.get("process.pid"), pid.to_string());
     assert_eq!(flow.get("process.executable.name"), "", "{flow:?}");
+}
+
+/// As before, but flowcar knows the name of the process that ended: it does not go to the connection of the later one, either.
+#[test]
+fn earlier_process_of_the_same_number_does_not_name_a_connection() {
+    if !can_run() {
+        return;
+    }
+    if !Path::new(LAST_PID).exists() {
+        return lacks("a kernel with CONFIG_CHECKPOINT_RESTORE");
+    }
+    let pod = TestPod::new("known").unwrap();
+    let directory = named(&["first", "second"]);
+    let program = |name: &str| {
+        let mut command = Command::new(directory.path().join(name));
+        pod.enter(&mut command).unwrap();
+        command.stdout(Stdio::null());
+        command
+    };
+    let mut command = program("first");
+    let command = command.args(["serve", "--listen", "127.0.0.1:7205"]);
+    let mut server = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut listens = String::new();
+    let output = server.stdout.as_mut().unwrap();
+    BufReader::new(output).read_line(&mut listens).unwrap();
+    let watch = Watch::start(&pod, Mode::Both, &[]);
+    let mut command = program("first");
+    let mut first = command
+        .args([
+            "call",
+            "127.0.0.1:7205",
+            "--exchanges",
+            "10",
+            "--pause",
+            "100",
+        ])
+        .spawn()
+        .unwrap();
+    let pid = first.id();
+    assert!(first.wait().unwrap().success());
+    watch.signal(Signal::SIGSTOP);
+    // Both starts and both connections are taken in once the second process has ended, too.
+    let second = start_as(pid, || {
+        let mut command = program("second");
+        command.args(["call", "127.0.0.1:7205"]);
+        command
+    });
+    let is_second = second.is_some();
+    if let Some(mut second) = second {
+        assert!(second.wait().unwrap().success());
+    }
+    watch.signal(Signal::SIGCONT);
+    let seen = watch.stop();
+    server.kill().unwrap();
+    server.wait().unwrap();
+    if !is_second {
+        return lacks("a number of a process that nobody else takes");
+    }
+    let pid = pid.to_string();
+    let clients = seen.flows.iter().filter(|flow| flow.role() == "client");
+    let clients = clients.filter(|flow| flow.get("process.pid") == pid);
+    let mut named: Vec<_> = clients
+        .map(|flow| flow.get("process.executable.name"))
+        .collect();
+    named.sort_unstable();
+    assert_eq!(named, ["", "first"]);
 }
 
 /// As in a container: the kernel's numbers are those of another PID namespace, of which nobody here knows.

@@ -124,10 +124,13 @@ static BY_REASON: &[(&[&str], &[Fix])] = &[
     ),
     (
         &["settings"],
-        &[fix(
-            "any",
-            "env | grep -E '^(FLOWCAR|OTEL)_'    # the line of settings above names what is wrong",
-        )],
+        &[
+            fix(
+                "any",
+                "env | grep -E '^(FLOWCAR|OTEL)_'    # the line of settings above names what is wrong",
+            ),
+            NOT_CHOSEN,
+        ],
     ),
     (&["build"], &[fix("sources", "make build")]),
     (
@@ -139,6 +142,12 @@ static BY_REASON: &[(&[&str], &[Fix])] = &[
     ),
 ];
 
+/// Where eBPF is not chosen.
+const NOT_CHOSEN: Fix = fix(
+    "any",
+    "unset FLOWCAR_SOURCE    # or set it to auto: inet_diag never uses eBPF",
+);
+
 /// Instead of eBPF.
 const INET_DIAG: Fix = fix(
     "injected pod",
@@ -149,20 +158,23 @@ const fn fix(place: &'static str, text: &'static str) -> Fix {
     Fix { place, text }
 }
 
-/// The ways for a reason, the simplest first.
-pub(super) fn of(reason: &str) -> &'static [Fix] {
+/// The ways for a reason, the simplest first. With a source the settings have nothing wrong: they choose that source.
+pub(super) fn of(reason: &str, source: Option<&str>) -> &'static [Fix] {
+    if reason == "settings" && source.is_some() {
+        return &[NOT_CHOSEN];
+    }
     let mut rows = BY_REASON.iter();
     let found = rows.find(|(reasons, _)| reasons.contains(&reason));
     found.map_or(&[], |(_, fixes)| fixes)
 }
 
 /// The ways below one another, for people.
-pub(super) fn table(reason: Option<&str>) -> String {
+pub(super) fn table(reason: Option<&str>, source: Option<&str>) -> String {
     let Some(reason) = reason else {
         return "\nnothing prevents eBPF\n".to_owned();
     };
     let mut text = format!("\nto have eBPF here ({reason}), one of these:\n");
-    for fix in of(reason) {
+    for fix in of(reason, source) {
         text += &format!("  {}:\n", fix.place);
         for line in fix.text.lines() {
             text += &format!("    {line}\n");
@@ -188,9 +200,9 @@ mod tests {
             .collect();
         assert!(reasons.len() > 12, "{reasons:?}");
         for reason in &reasons {
-            assert!(!of(reason).is_empty(), "{reason}");
+            assert!(!of(reason, None).is_empty(), "{reason}");
             assert!(
-                table(Some(reason)).contains(of(reason)[0].place),
+                table(Some(reason), None).contains(of(reason, None)[0].place),
                 "{reason}"
             );
         }
@@ -205,9 +217,16 @@ mod tests {
             "scope",
             "unknown",
         ] {
-            let table = table(Some(reason));
+            let table = table(Some(reason), None);
             assert!(table.lines().all(|line| line.len() <= 115), "{table}");
         }
-        assert_eq!(table(None).trim(), "nothing prevents eBPF");
+        assert_eq!(table(None, Some("ebpf")).trim(), "nothing prevents eBPF");
+    }
+
+    #[test]
+    fn setting_that_chooses_a_source_is_named_and_nothing_else_is_blamed() {
+        let table = table(Some("settings"), Some("inet_diag"));
+        assert!(table.contains("unset FLOWCAR_SOURCE"), "{table}");
+        assert!(!table.contains("wrong"), "{table}");
     }
 }

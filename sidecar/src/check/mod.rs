@@ -65,13 +65,14 @@ pub async fn check(args: &CheckArgs, config: Result<Config, ConfigErrors>) -> Re
     let mut text = match args.format {
         Format::Table => report.table(),
         Format::Json => {
-            let fixes = report.reason.filter(|_| args.fix_hints).map(fixes::of);
+            let reason = report.reason.filter(|_| args.fix_hints);
+            let fixes = reason.map(|reason| fixes::of(reason, report.source));
             report.fixes = fixes.map(<[Fix]>::to_vec);
             report.json()
         }
     };
     if args.fix_hints && args.format == Format::Table {
-        text += &fixes::table(report.reason);
+        text += &fixes::table(report.reason, report.source);
     }
     match io::stdout().write_all(text.as_bytes()) {
         // The reader has closed the pipe.

@@ -97,7 +97,8 @@ fn row(line: &Line) -> String {
     };
     let mut text = format!("{:NAME$}{state:STATE$}", line.name);
     let mut column = NAME + STATE;
-    for (at, word) in line.text.split_whitespace().enumerate() {
+    let words = line.text.split_whitespace().map(visible);
+    for (at, word) in words.enumerate() {
         let length = word.chars().count();
         if at > 0 && column + 1 + length > WIDTH {
             text += &format!("\n{:1$}", "", NAME + STATE);
@@ -106,10 +107,22 @@ fn row(line: &Line) -> String {
             text.push(' ');
             column += 1;
         }
-        text += word;
+        text += &word;
         column += length;
     }
     text + "\n"
+}
+
+/// The word with characters escaped that a terminal takes for commands, or does not show: the environment has any.
+fn visible(word: &str) -> String {
+    let mut text = String::with_capacity(word.len());
+    for character in word.chars() {
+        match character {
+            '"' | '\'' | '\\' => text.push(character),
+            other => text.extend(other.escape_debug()),
+        }
+    }
+    text
 }
 
 #[cfg(test)]
@@ -139,6 +152,18 @@ mod tests {
         assert!(lines[2].starts_with("                     word"));
         assert!(lines.iter().all(|line| line.len() <= WIDTH));
         assert_eq!(*lines.last().unwrap(), "security modules -   none");
+    }
+
+    #[test]
+    fn text_of_others_gives_a_terminal_no_commands() {
+        let mut report = report();
+        let text = "FLOWCAR_\u{1b}[31mX\u{202e} \"größer\" it's \\ 太大";
+        report.checks = vec![Line::info("settings", text)];
+        let table = report.table();
+        assert_eq!(
+            table.trim_end(),
+            "settings         -   FLOWCAR_\\u{1b}[31mX\\u{202e} \"größer\" it's \\ 太大"
+        );
     }
 
     #[test]

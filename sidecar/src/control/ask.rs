@@ -25,9 +25,9 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum NoAnswer {
-    /// No flowcar runs here, or none that has attached.
+    /// No flowcar runs in this container, or on this host, or none that has attached.
     #[error(
-        "nobody answers ({0}): flowcar export has not attached yet, or does not run in this container"
+        "nobody answers ({0}): flowcar export has not attached yet, or none runs here with the same --cgroup"
     )]
     Nobody(#[from] io::Error),
     /// Another process has the name.

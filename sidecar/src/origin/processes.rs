@@ -3,6 +3,9 @@
 //! A number is used again once its process has ended. A process that started before a connection and is still there after it is the
 //! connection's; one that started later is not (`starttime` of proc_pid_stat(5), in hundredths of a second). So each name is valid for
 //! connections from its process's start until it was last read, and is read again for later ones.
+//!
+//! The process may have ended by then. Its name is valid still as long as no other process can have its number: the kernel gives numbers
+//! in ascending order, and begins again behind the greatest (`idr_alloc_cyclic()` in kernel/pid.c), and /proc/loadavg shows the last one.
 
 use std::{
     collections::HashMap,
@@ -23,6 +26,13 @@ const INITIAL: u64 = 0xefff_fffc;
 
 /// The unit of `starttime`: `USER_HZ` is 100 on every processor that programs run on.
 const TICK_NS: u64 = 10_000_000;
+
+/// The greatest number of a process, plus one.
+const PID_MAX: &str = "/proc/sys/kernel/pid_max";
+
+/// More processes and threads than this do not start in a second: with so many the kernel's counter comes round, which then cannot be
+/// seen. A process takes some 50 us of a processor, and numbers are given under one lock.
+const MOST_STARTS_PER_SECOND: u64 = 50_000;
 
 /// The most processes that are kept.
 const MOST: usize = 1_024;
@@ -48,6 +58,8 @@ pub struct Processes {
     proc: Option<PathBuf>,
     known: HashMap<NonZeroU32, Known>,
     reads_left: u32,
+    /// How many numbers there are.
+    numbers: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -55,8 +67,17 @@ struct Known {
     /// When it started, in ticks since the boot.
     start: u64,
     name: SharedText,
-    /// When it was last there.
-    read: Monotonic,
+    /// Until when no other process had the number.
+    until: Monotonic,
+    /// The last number that was given when the process was last seen.
+    seen: Option<Given>,
+}
+
+/// The last number that the kernel gave to a process.
+#[derive(Clone, Copy, Debug)]
+struct Given {
+    pid: u64,
+    at: Monotonic,
 }
 
 // === impl Processes ===
@@ -73,6 +94,7 @@ impl Processes {
             proc,
             known: HashMap::new(),
             reads_left: MOST_READS,
+            numbers: numbers(),
         }
     }
 
@@ -86,28 +108,21 @@ impl Processes {
         self.reads_left = MOST_READS;
     }
 
-    /// What the process is called that had this number at this time; `None` where that cannot be read any more.
+    /// What the process is called that had this number at this time; `None` where that cannot be known any more.
     pub fn name(&mut self, pid: NonZeroU32, at: Monotonic) -> Option<SharedText> {
         let anchor = Anchor::now();
         let now = anchor.monotonic();
         let at_ticks = (at.0 + anchor.suspended_ns()) / TICK_NS;
-        let known = self.known.get(&pid).filter(|known| at <= known.read);
-        if let Some(known) = known {
-            return (known.start <= at_ticks).then(|| known.name.clone());
-        }
-        self.reads_left = self.reads_left.checked_sub(1)?;
-        let read = self.read(pid, now);
-        match read {
-            Some(known) => {
-                let name = (known.start <= at_ticks).then(|| known.name.clone());
-                self.keep(pid, known);
-                name
-            }
-            None => {
-                self.known.remove(&pid);
-                None
+        let known = self.known.get(&pid).filter(|known| at <= known.until);
+        if known.is_none() {
+            self.reads_left = self.reads_left.checked_sub(1)?;
+            match self.read(pid, now) {
+                Some(known) => self.keep(pid, known),
+                None => self.ended(pid, now),
             }
         }
+        let known = self.known.get(&pid).filter(|known| at <= known.until)?;
+        (known.start <= at_ticks).then(|| known.name.clone())
     }
 
     fn read(&self, pid: NonZeroU32, now: Monotonic) -> Option<Known> {
@@ -116,23 +131,78 @@ impl Processes {
         let start = start_of(&read("stat")?)?;
         let name = read("comm")?;
         let name = name_of(name.trim_ascii_end(), || read("cmdline"));
+        // Before the process is seen for the last time.
+        let seen = self.given(now);
         // It is the same process that was read all the time.
         (start_of(&read("stat")?)? == start).then(|| Known {
             start,
             name: name.into(),
-            read: now,
+            until: now,
+            seen,
         })
+    }
+
+    /// There is no process of this number now. The one that was known had it until now, unless another one can have had it since.
+    fn ended(&mut self, pid: NonZeroU32, now: Monotonic) {
+        let given = self.given(now);
+        let numbers = self.numbers;
+        let Some(known) = self.known.get_mut(&pid) else {
+            return;
+        };
+        let seen = known.seen.zip(given);
+        if seen.is_some_and(|(seen, given)| !seen.may_have_given(pid, given, numbers)) {
+            known.until = now;
+        } else {
+            self.known.remove(&pid);
+        }
+    }
+
+    /// The last number that was given.
+    fn given(&self, at: Monotonic) -> Option<Given> {
+        let text = read_start(&self.proc.as_ref()?.join("loadavg")).ok()?;
+        let pid = std::str::from_utf8(&text).ok()?.split_ascii_whitespace();
+        let pid = pid.last()?.parse().ok()?;
+        Some(Given { pid, at })
     }
 
     fn keep(&mut self, pid: NonZeroU32, known: Known) {
         if self.known.len() >= MOST && !self.known.contains_key(&pid) {
-            let mut read: Vec<_> = self.known.values().map(|of| of.read).collect();
+            let mut read: Vec<_> = self.known.values().map(|of| of.until).collect();
             let (_, median, _) = read.select_nth_unstable(MOST / 2);
             let median = *median;
-            self.known.retain(|_, of| of.read > median);
+            self.known.retain(|_, of| of.until > median);
         }
         self.known.insert(pid, known);
     }
+}
+
+// === impl Given ===
+
+impl Given {
+    /// Whether the number may have been given to another process from here to `later`, of so many numbers. That the numbers came round
+    /// is not seen, so it must be impossible in the time.
+    fn may_have_given(self, pid: NonZeroU32, later: Self, numbers: u64) -> bool {
+        let elapsed_ns = u128::from(later.at.0.saturating_sub(self.at.0));
+        let at_most = elapsed_ns * u128::from(MOST_STARTS_PER_SECOND) / 1_000_000_000;
+        // The first numbers are not given again (`RESERVED_PIDS` in kernel/pid.c).
+        if at_most >= u128::from(numbers.saturating_sub(300)) {
+            return true;
+        }
+        let ahead = |of: u64| (of % numbers + numbers - self.pid % numbers) % numbers;
+        // The number itself, if it was the last one, comes again after all others.
+        let until_pid = match ahead(pid.get().into()) {
+            0 => numbers,
+            ahead => ahead,
+        };
+        ahead(later.pid) >= until_pid
+    }
+}
+
+/// How many numbers there are: the default of small machines where that cannot be read, which is less than most have.
+fn numbers() -> u64 {
+    let text = fs::read_to_string(PID_MAX).ok();
+    let read = text.and_then(|text| text.trim().parse().ok());
+    read.filter(|numbers| *numbers > 0).unwrap_or(32_768)
 }
 
 /// Nobody but the process itself decides how long these files are.
@@ -210,5 +280,102 @@ mod tests {
         assert!(processes.name(pid, now).is_some(), "it was read");
         let later = Monotonic(now.0 + 1_000_000_000);
         assert_eq!(processes.name(pid, later), None, "no more are read");
+    }
+
+    /// A directory as /proc is, with one process and the last number that was given.
+    struct Proc(tempfile::TempDir);
+
+    impl Proc {
+        const PID: u32 = 4_000;
+
+        fn new() -> (Self, Processes) {
+            let proc = Self(tempfile::tempdir().expect("a directory"));
+            let mut processes = Processes::of(Some(proc.0.path().to_owned()));
+            processes.numbers = 32_768;
+            (proc, processes)
+        }
+
+        fn runs(&self, name: &str, start_ticks: u64) {
+            let directory = self.0.path().join(Self::PID.to_string());
+            fs::create_dir_all(&directory).expect("a directory");
+            let rest = format!("S 1 2 2 0 -1 0 1 0 0 0 1 2 0 0 20 0 1 0 {start_ticks} 0 0");
+            let stat = format!("{} ({name}) {rest}\n", Self::PID);
+            fs::write(directory.join("stat"), stat).expect("a file");
+            fs::write(directory.join("comm"), format!("{name}\n")).expect("a file");
+        }
+
+        fn ends(&self) {
+            fs::remove_dir_all(self.0.path().join(Self::PID.to_string())).expect("it runs");
+        }
+
+        fn gave(&self, last: u32) {
+            let text = format!("0.10 0.20 0.30 2/345 {last}\n");
+            fs::write(self.0.path().join("loadavg"), text).expect("a file");
+        }
+    }
+
+    fn name_now(processes: &mut Processes) -> Option<String> {
+        let pid = NonZeroU32::new(Proc::PID).expect("a number");
+        let name = processes.name(pid, Anchor::now().monotonic());
+        name.map(|name| name.to_string())
+    }
+
+    #[test]
+    fn name_of_a_process_that_ended_stays_until_its_number_may_be_given_again() {
+        let named = Some("first".to_owned());
+        for (seen, later, expected) in [
+            (4_000, 4_000, &named),
+            (4_000, 5_000, &named),
+            (3_999, 3_999, &named),
+            (32_767, 3_999, &named),
+            (3_999, 4_000, &None),
+            (3_990, 4_001, &None),
+            (32_000, 5_000, &None),
+            // The counter was set back (ns_last_pid).
+            (5_000, 4_000, &None),
+        ] {
+            let (proc, mut processes) = Proc::new();
+            proc.runs("first", 1);
+            proc.gave(seen);
+            assert_eq!(name_now(&mut processes), named);
+            proc.ends();
+            proc.gave(later);
+            assert_eq!(name_now(&mut processes), *expected, "{seen} to {later}");
+            proc.gave(3_999);
+            assert_eq!(name_now(&mut processes), *expected, "{seen} to {later}");
+        }
+    }
+
+    #[test]
+    fn number_of_another_process_has_neither_name() {
+        let (proc, mut processes) = Proc::new();
+        proc.runs("first", 1);
+        proc.gave(4_000);
+        let pid = NonZeroU32::new(Proc::PID).expect("a number");
+        assert_eq!(name_now(&mut processes).as_deref(), Some("first"));
+        let between = Anchor::now().monotonic();
+        proc.runs("second", u64::MAX / TICK_NS);
+        assert_eq!(processes.name(pid, between), None);
+        proc.ends();
+        assert_eq!(name_now(&mut processes), None);
+    }
+
+    #[test]
+    fn numbers_come_round_in_a_time_that_depends_on_how_many_there_are() {
+        let given = |seconds: u64| Given {
+            pid: 10,
+            at: Monotonic(seconds * 1_000_000_000),
+        };
+        let pid = NonZeroU32::new(9).expect("a number");
+        for (seconds, numbers, expected) in [
+            (0, 32_768, false),
+            (1, 32_768, true),
+            (80, 4_194_304, false),
+            (84, 4_194_304, true),
+            (0, 300, true),
+        ] {
+            let may = given(0).may_have_given(pid, given(seconds), numbers);
+            assert_eq!(may, expected, "{seconds} s of {numbers}");
+        }
     }
 }

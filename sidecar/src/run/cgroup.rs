@@ -35,6 +35,12 @@ impl CommandCgroup {
         &self.path
     }
 
+    /// How many processes are in it; 0 where that cannot be read.
+    pub(super) fn running(&self) -> usize {
+        let members = fs::read_to_string(self.path.join("cgroup.procs"));
+        members.map_or(0, |members| members.lines().count())
+    }
+
     /// The parent cgroup, to which remaining processes are moved back.
     pub(super) fn parent(&self) -> &Path {
         &self.parent

@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsString,
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, Write as _},
     os::unix::process::ExitStatusExt as _,
     process::ExitStatus,
     time::Duration,
@@ -11,21 +11,29 @@ use std::{
 use nix::{
     sys::{
         resource::{UsageWho, getrusage},
-        signal::{Signal as Number, kill},
+        signal::{Signal, kill},
         time::TimeValLike as _,
     },
     unistd::Pid,
 };
-use tokio::{
-    process::Command,
-    signal::unix::{Signal, SignalKind, signal},
-};
+use tokio::process::Command;
 
 use super::cgroup::CommandCgroup;
 use crate::{
     exit::{self, Failure},
     hardening::CoreLimit,
+    signals::Signals,
 };
+
+/// The signals that are passed on.
+const PASSED_ON: [Signal; 6] = [
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+];
 
 /// The time that remains to a flowcar that was told to stop.
 const LAST: Duration = Duration::from_secs(5);
@@ -38,17 +46,6 @@ pub(super) struct Child {
     is_stopped: bool,
 }
 
-struct Signals {
-    hangup: Signal,
-    interrupt: Signal,
-    quit: Signal,
-    terminate: Signal,
-    user1: Signal,
-    user2: Signal,
-    /// Whether a terminal sends these to the whole foreground group, so that the command gets its own.
-    keyboard: bool,
-}
-
 impl Child {
     /// Starts the command in the cgroup: it joins before it becomes the command, so that no flow is missed.
     pub(super) fn spawn(command: &[OsString], cgroup: &CommandCgroup) -> Result<Self, Failure> {
@@ -59,17 +56,20 @@ impl Child {
             )
         };
         let mut members = cgroup.members().map_err(software)?;
-        let signals = Signals::catch().map_err(software)?;
+        let signals = Signals::receive(&PASSED_ON).map_err(software)?;
         let mut process = Command::new(&command[0]);
         process.args(&command[1..]);
         let core = CoreLimit::at_start();
+        let mask = signals.mask_before();
         let before_exec = move || {
+            mask.thread_set_mask()?;
             if let Some(limit) = core {
                 limit.restore()?;
             }
             members.write_all(b"0")
         };
-        // SAFETY: between fork and exec only setrlimit(2) is called, and write(2) on a descriptor that was opened before.
+        // SAFETY: between fork and exec only rt_sigprocmask(2) and setrlimit(2) are called, and write(2) on a descriptor that
+        // was opened before.
         unsafe { process.pre_exec(before_exec) };
         let process = process
             .spawn()
@@ -104,10 +104,10 @@ impl Child {
                         Failure::new(exit::SOFTWARE, format_args!("cannot wait for the command: {error}"))
                     });
                 }
-                (number, has_it) = self.signals.next() => {
-                    self.is_stopped |= ends(number);
-                    if !has_it {
-                        self.pass_on(number);
+                received = self.signals.next() => {
+                    self.is_stopped |= ends(received.signal);
+                    if received.is_alone {
+                        self.pass_on(received.signal);
                     }
                 }
             }
@@ -119,47 +119,21 @@ impl Child {
         if self.is_stopped {
             return tokio::time::sleep(LAST).await;
         }
-        while !ends(self.signals.next().await.0) {}
+        while !ends(self.signals.next().await.signal) {}
     }
 
-    fn pass_on(&self, number: Number) {
+    fn pass_on(&self, signal: Signal) {
         if let Some(pid) = self.process.id()
-            && let Err(error) = kill(Pid::from_raw(pid.cast_signed()), number)
+            && let Err(error) = kill(Pid::from_raw(pid.cast_signed()), signal)
         {
             // flowcar has no capability left to signal a command that changed its user.
-            tracing::warn!(%error, signal = number.as_str(), "the signal was not passed on to the command");
+            tracing::warn!(%error, signal = signal.as_str(), "the signal was not passed on to the command");
         }
     }
 }
 
-impl Signals {
-    fn catch() -> io::Result<Self> {
-        Ok(Self {
-            hangup: signal(SignalKind::hangup())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            quit: signal(SignalKind::quit())?,
-            terminate: signal(SignalKind::terminate())?,
-            user1: signal(SignalKind::user_defined1())?,
-            user2: signal(SignalKind::user_defined2())?,
-            keyboard: io::stdin().is_terminal(),
-        })
-    }
-
-    /// The next signal, and whether the command has it already.
-    async fn next(&mut self) -> (Number, bool) {
-        tokio::select! {
-            _ = self.hangup.recv() => (Number::SIGHUP, false),
-            _ = self.interrupt.recv() => (Number::SIGINT, self.keyboard),
-            _ = self.quit.recv() => (Number::SIGQUIT, self.keyboard),
-            _ = self.terminate.recv() => (Number::SIGTERM, false),
-            _ = self.user1.recv() => (Number::SIGUSR1, false),
-            _ = self.user2.recv() => (Number::SIGUSR2, false),
-        }
-    }
-}
-
-const fn ends(signal: Number) -> bool {
-    !matches!(signal, Number::SIGUSR1 | Number::SIGUSR2)
+const fn ends(signal: Signal) -> bool {
+    !matches!(signal, Signal::SIGUSR1 | Signal::SIGUSR2)
 }
 
 fn exit_status(status: ExitStatus) -> u8 {

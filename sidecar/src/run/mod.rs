@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use clap::ValueHint;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 pub use self::report::Format;
@@ -71,7 +72,12 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE.html")]
     report: Option<PathBuf>,
     /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        value_name = "COMMAND",
+        value_hint = ValueHint::CommandWithArguments
+    )]
     command: Vec<OsString>,
 }
 
@@ -130,9 +136,7 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
         exit_status: Some(status.into()),
         ..Sums::from(&session.follower().books())
     };
-    if sums.is_nothing() {
-        sums.hint = Some(nothing::explanation(&args.command));
-    }
+    sums.hint = nothing::hint(&args.command, sums.is_nothing(), cgroup.running());
     // The command's environment may name a receiver that does not run.
     let still_exports = session.exports();
     let is_taken = session
@@ -160,9 +164,12 @@ fn report(args: &RunArgs) -> Result<Report, Failure> {
         let message = format!("cannot write the {what} to {path}: {error}");
         Failure::new(exit::CANNOT_CREATE, message)
     };
-    if args.report.is_some() && args.report == args.output {
+    let same = || {
         let message = "--report and --output name the same file: name two files";
-        return Err(Failure::new(exit::USAGE, message));
+        Err(Failure::new(exit::USAGE, message))
+    };
+    if args.report.is_some() && args.report == args.output {
+        return same();
     }
     let output = args.output.as_deref();
     let wanted = Wanted {
@@ -178,8 +185,13 @@ fn report(args: &RunArgs) -> Result<Report, Failure> {
         return Ok(report);
     };
     let recording = Recording::new(program(&args.command[0]));
-    let with_page = report.with_page(path, recording);
-    with_page.map_err(|error| cannot("page", path, &error))
+    let report = report
+        .with_page(path, recording)
+        .map_err(|error| cannot("page", path, &error))?;
+    if report.is_one_file() {
+        return same();
+    }
+    Ok(report)
 }
 
 /// The source, and the settings with what it measures. Exchanges cost nobody but this command: they are measured unless that is switched

@@ -7,7 +7,9 @@ const DELEGATES: [(&[&str], &str); 3] = [
     (
         &[
             "docker",
+            "docker-compose",
             "podman",
+            "podman-compose",
             "nerdctl",
             "ctr",
             "crictl",
@@ -27,16 +29,55 @@ const DELEGATES: [(&[&str], &str); 3] = [
     ),
 ];
 
-/// Programs that start the one behind their options.
-const WRAPPERS: [&str; 8] = [
-    "sudo", "env", "nice", "nohup", "setsid", "stdbuf", "time", "timeout",
+/// Programs and words of a shell that start the one behind their options, and the options with a value that may look like a program.
+const WRAPPERS: [(&[&str], &[&str]); 10] = [
+    (
+        &["sudo", "doas"],
+        &[
+            "-u", "-g", "-h", "-p", "-r", "-t", "-C", "-D", "-R", "-T", "-U",
+        ],
+    ),
+    (&["env"], &["-u", "--unset", "-C", "--chdir"]),
+    (&["exec"], &["-a"]),
+    (&["time"], &["-f", "--format", "-o", "--output"]),
+    (&["timeout"], &["-s", "--signal"]),
+    (&["ionice"], &["-c", "--class"]),
+    (&["stdbuf"], &["-i", "-o", "-e"]),
+    (&["taskset"], &["-c", "--cpu-list"]),
+    (&["nice", "nohup", "setsid", "chrt", "command"], &[]),
+    (
+        &[
+            "if", "then", "elif", "else", "while", "until", "do", "!", "{",
+        ],
+        &[],
+    ),
 ];
 
-const SHELLS: [&str; 4] = ["bash", "dash", "sh", "zsh"];
+const SHELLS: [&str; 6] = ["ash", "bash", "dash", "ksh", "sh", "zsh"];
+
+/// The hint of a report: why it has no connection, where there was neither one nor an attempt, and how many of the command's processes
+/// still run.
+pub(super) fn hint(command: &[OsString], is_nothing: bool, running: usize) -> Option<String> {
+    let left = match running {
+        0 if is_nothing => return Some(explanation(command)),
+        0 => return None,
+        1 => {
+            "1 process of the command still runs; its connections are followed no longer".to_owned()
+        }
+        more => format!(
+            "{more} processes of the command still run; their connections are followed no longer"
+        ),
+    };
+    Some(if is_nothing {
+        format!("no TCP connection until the command ended.\n{left}")
+    } else {
+        left
+    })
+}
 
 /// The explanation of a report without a connection and without an attempt.
-pub(super) fn explanation(command: &[OsString]) -> String {
-    let general = "no TCP connection: flowcar follows neither UDP (HTTP/3) nor Unix sockets, nor what another process does for the command";
+fn explanation(command: &[OsString]) -> String {
+    let general = "no TCP connection: flowcar follows neither UDP (HTTP/3) nor Unix sockets, nor other cgroups (a daemon's, or one joined later)";
     let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
     let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
     match programs(&words).into_iter().find_map(delegate) {
@@ -56,32 +97,61 @@ fn programs<'a>(words: &[&'a str]) -> Vec<&'a str> {
     let Some((program, rest)) = program(words) else {
         return Vec::new();
     };
-    match rest {
-        ["-c", script, ..] if SHELLS.contains(&program) => script
+    let script = SHELLS.contains(&program).then(|| script(rest)).flatten();
+    match script {
+        Some(script) => script
             .split([';', '&', '|', '(', ')', '\n'])
             .filter_map(|part| {
                 let words: Vec<_> = part.split_whitespace().collect();
                 self::program(&words).map(|(program, _)| program)
             })
             .collect(),
-        _ => vec![program],
+        None => vec![program],
     }
 }
 
-/// The program behind those that start another one, and its arguments. Options, numbers and variables are no programs.
-fn program<'a, 'b>(words: &'b [&'a str]) -> Option<(&'a str, &'b [&'a str])> {
-    let is_program = |word: &&&str| {
-        !word.starts_with('-')
-            && !word.contains('=')
-            && !word.starts_with(|c: char| c.is_ascii_digit())
-    };
-    let at = words.iter().position(|word| is_program(&word))?;
-    let name = Path::new(words[at]).file_name()?.to_str()?;
-    let rest = &words[at + 1..];
-    if WRAPPERS.contains(&name) {
-        return program(rest);
+/// What a shell with these arguments runs: the first argument behind the options, if `-c` is among them, also as `-lc` or `-ec`.
+fn script<'a>(arguments: &[&'a str]) -> Option<&'a str> {
+    let (mut takes_script, mut takes_value) = (false, false);
+    for word in arguments {
+        let is_option = word.len() > 1 && word.starts_with(['-', '+']);
+        if std::mem::take(&mut takes_value) {
+            continue;
+        }
+        if !is_option {
+            return takes_script.then_some(word);
+        }
+        if !word.starts_with("--") {
+            takes_script |= word.starts_with('-') && word.contains('c');
+            // The name of an option follows.
+            takes_value = word.contains(['o', 'O']);
+        }
     }
-    Some((name, rest))
+    None
+}
+
+/// The program behind those that start another one, and its arguments. Options, their values, numbers and variables are no programs.
+fn program<'a, 'b>(words: &'b [&'a str]) -> Option<(&'a str, &'b [&'a str])> {
+    let (mut words, mut valued): (_, &[&str]) = (words, &[]);
+    loop {
+        let (&word, rest) = words.split_first()?;
+        let is_program = !word.starts_with('-')
+            && !word.contains('=')
+            && !word.starts_with(|c: char| c.is_ascii_digit());
+        words = if valued.contains(&word) {
+            rest.get(1..)?
+        } else {
+            rest
+        };
+        if is_program {
+            let name = Path::new(word).file_name()?.to_str()?;
+            let wrapper = WRAPPERS.iter().find(|(names, _)| names.contains(&name));
+            match wrapper {
+                Some((_, options)) => valued = options,
+                None => return Some((name, rest)),
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -109,6 +179,31 @@ mod tests {
                 &["sh", "-c", "cd x; systemd-run --scope y"],
                 Some("systemd-run has"),
             ),
+            (&["docker-compose", "up"], Some("docker-compose starts")),
+            (&["bash", "-lc", "docker ps"], Some("docker starts")),
+            (&["bash", "-l", "-c", "docker ps"], Some("docker starts")),
+            (&["sh", "-ec", "true; docker ps"], Some("docker starts")),
+            (
+                &["bash", "-euo", "pipefail", "-c", "docker ps"],
+                Some("docker starts"),
+            ),
+            (&["sh", "-c", "exec docker ps"], Some("docker starts")),
+            (
+                &["sh", "-c", "if ! docker ps; then exit; fi"],
+                Some("docker starts"),
+            ),
+            (
+                &["timeout", "-s", "KILL", "5", "docker", "ps"],
+                Some("docker starts"),
+            ),
+            (&["env", "-u", "X", "docker", "ps"], Some("docker starts")),
+            (
+                &["sudo", "-u", "me", "ionice", "-c", "idle", "docker"],
+                Some("docker starts"),
+            ),
+            (&["env", "-u", "docker"], None),
+            (&["sh", "-e", "docker"], None),
+            (&["bash", "--", "docker", "-c", "ssh host"], None),
             (
                 &["ssh", "host", "curl"],
                 Some("ssh has the work done elsewhere"),
@@ -129,5 +224,20 @@ mod tests {
             }
             assert!(text.lines().all(|line| line.len() <= 130), "{text}");
         }
+    }
+
+    #[test]
+    fn processes_that_the_command_left_are_counted() {
+        let command = ["sh", "-c", "docker ps &"].map(OsString::from);
+        assert_eq!(hint(&command, false, 0), None);
+        let one = "1 process of the command still runs; its connections are followed no longer";
+        assert_eq!(hint(&command, false, 1).as_deref(), Some(one));
+        let nothing = hint(&command, true, 2).expect("a hint");
+        assert!(
+            nothing.starts_with("no TCP connection until the command ended.\n2 processes"),
+            "{nothing}"
+        );
+        let nothing = hint(&command, true, 0).expect("a hint");
+        assert!(nothing.contains("docker starts"), "{nothing}");
     }
 }

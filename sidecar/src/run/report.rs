@@ -10,6 +10,7 @@ use std::{
 };
 
 use flowcar_screen::terminal::has_cursor;
+use nix::{sys::stat::fstat, unistd::ftruncate};
 
 use super::{
     page::{Following, Recording},
@@ -59,6 +60,8 @@ struct Output {
     style: Style,
     /// It is a terminal with a cursor.
     has_cursor: bool,
+    /// Whether it is a file that flowcar opened, with what it had before.
+    is_opened: bool,
     /// A write failed: the rest would fail as well, and the command must not suffer for it.
     broken: Option<io::Error>,
 }
@@ -88,12 +91,23 @@ pub(super) struct Report {
 // === impl Output ===
 
 impl Output {
-    /// Standard error; `-` is standard output; else a file, which is emptied.
+    /// Standard error; `-` is standard output; else a file, which keeps what it has until [`Self::empty`].
     fn open(path: Option<&Path>) -> io::Result<Self> {
         Ok(match path {
             None => Self::to(io::stderr()),
             Some(path) if path == Path::new("-") => Self::to(io::stdout()),
-            Some(path) => Self::to(File::create(path)?),
+            Some(path) => {
+                let mut options = File::options();
+                let file = options
+                    .write(true)
+                    .create(true)
+                    .truncate(false)
+                    .open(path)?;
+                Self {
+                    is_opened: true,
+                    ..Self::to(file)
+                }
+            }
         })
     }
 
@@ -102,8 +116,23 @@ impl Output {
             style: Style::of(&file),
             has_cursor: has_cursor(&file),
             stream: Stream::new(file),
+            is_opened: false,
             broken: None,
         }
+    }
+
+    /// Removes what the file had. Pipes and devices have nothing.
+    fn empty(&mut self) {
+        if self.is_opened && self.file_number().is_some() {
+            self.broken = ftruncate(self.stream.file(), 0).err().map(Into::into);
+        }
+    }
+
+    /// The device and the inode of a regular file.
+    fn file_number(&self) -> Option<(u64, u64)> {
+        let found = fstat(self.stream.file()).ok()?;
+        let is_regular = found.st_mode & libc::S_IFMT == libc::S_IFREG;
+        is_regular.then_some((found.st_dev, found.st_ino))
     }
 
     fn add(&mut self, text: &str) {
@@ -181,6 +210,15 @@ impl Report {
         Ok(self)
     }
 
+    /// Whether the report and the page are the same file, however it is called.
+    pub(super) fn is_one_file(&self) -> bool {
+        let of_page = self
+            .page
+            .as_ref()
+            .and_then(|page| page.output.file_number());
+        of_page.is_some() && of_page == self.output.file_number()
+    }
+
     /// Whether sockets are polled for it as often as that costs little: only polls show accept queues, and what holds connections back.
     pub(super) const fn wants_polls(&self) -> bool {
         self.page.is_some()
@@ -211,9 +249,14 @@ impl Report {
         self.page.as_mut()?.recording.as_mut()
     }
 
-    /// The command runs as this process.
-    pub(super) const fn command(&mut self, pid: Option<u32>) {
+    /// The command runs as this process: files lose what they had before, which a command that cannot be started leaves there. To be
+    /// called before system calls are filtered.
+    pub(super) fn command(&mut self, pid: Option<u32>) {
         self.own = pid;
+        self.output.empty();
+        if let Some(page) = &mut self.page {
+            page.output.empty();
+        }
     }
 
     /// These flows closed or failed.

@@ -45,6 +45,11 @@ impl Stream {
         terminal::columns(&self.file)
     }
 
+    /// The file.
+    pub(super) fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
     /// Texts that found no room.
     pub(super) const fn lost(&self) -> u64 {
         self.lost

@@ -3,6 +3,7 @@
 use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr};
 
 use super::{
+    cut,
     json::{self, PeerFigures},
     peers,
     quantity::{bytes, duration},
@@ -230,12 +231,7 @@ fn quantiles(of: &Histogram) -> String {
 fn row(name: &str, counts: [&str; 6], times: [&str; 3]) -> String {
     let [connections, failed, cut_off, sent, received, retransmits] = counts;
     let [connect, rtt, exchange] = times;
-    let name: String = if name.chars().count() > NAME {
-        let kept = name.chars().take(NAME - 1);
-        kept.chain(['~']).collect()
-    } else {
-        name.to_owned()
-    };
+    let name = cut::peer(name, NAME);
     format!(
         "{name:<NAME$} {connections:>5} {failed:>6} {cut_off:>3} {sent:>6} {received:>6} {retransmits:>7} {connect:>13} {rtt:>13} {exchange:>13}"
     )
@@ -326,6 +322,24 @@ mod tests {
             lines[1..]
                 .iter()
                 .any(|line| line.starts_with("clients of :8080"))
+        );
+    }
+
+    #[test]
+    fn hosts_of_one_network_have_different_rows() {
+        let mut all = ByPeer::default();
+        for cookie in 17..19 {
+            all.add(&client(
+                cookie,
+                &format!("[2001:db8:1:2:3:4:5:{cookie}]:8443"),
+            ));
+        }
+        let lines = all.lines(Style::Plain);
+        let name = |line: &String| line.split(' ').next().map(str::to_owned);
+        let names: Vec<_> = lines[1..].iter().filter_map(name).collect();
+        assert_eq!(
+            names,
+            ["[2001:..2:3:4:5:17]:8443", "[2001:..2:3:4:5:18]:8443"]
         );
     }
 

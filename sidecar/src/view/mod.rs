@@ -9,7 +9,7 @@ mod row;
 pub mod table;
 pub mod times;
 
-pub use flowcar_screen::quantity;
+pub use flowcar_screen::{cut, quantity};
 pub use row::{Row, Times, longest_ns};
 
 use std::collections::BTreeMap;
@@ -33,7 +33,7 @@ pub struct Sums {
     pub unscoped: Option<u64>,
     /// The command's exit status, where a command was run.
     pub exit_status: Option<i32>,
-    /// Why there may be nothing to report.
+    /// Why there may be nothing to report, or less than the command did.
     pub hint: Option<String>,
 }
 

@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use flowcar_screen::terminal::has_colours;
 
 use super::{
+    cut,
     json::role_name,
     quantity::{bytes, duration},
 };
@@ -28,6 +29,9 @@ pub enum Style {
 
 /// The width of the table.
 const COLUMNS: usize = 108;
+
+/// The width of the peer's column.
+const PEER: usize = 21;
 
 const RED: &str = "\x1b[31m";
 const YELLOW: &str = "\x1b[33m";
@@ -96,7 +100,7 @@ pub fn flow(flow: &Row, own: Option<u32>, style: Style) -> String {
     let rtt = flow.rtt();
     let cells = [
         role.to_owned(),
-        peer(&flow.peer().to_string()),
+        cut::peer(&flow.peer().to_string(), PEER),
         shown(flow.duration_ns),
         bytes(flow.bytes_sent),
         bytes(flow.bytes_received),
@@ -237,18 +241,8 @@ fn row(cells: [&str; 12]) -> String {
         close,
     ] = cells;
     format!(
-        "{role:<6} {peer:<21} {duration:>6} {sent:>6} {received:>6} {retransmits:>7} {connect:>7} {min:>6} {p50:>6} {p99:>6} {exchange:>6} {close}"
+        "{role:<6} {peer:<PEER$} {duration:>6} {sent:>6} {received:>6} {retransmits:>7} {connect:>7} {min:>6} {p50:>6} {p99:>6} {exchange:>6} {close}"
     )
-}
-
-/// A peer address that does not fit loses its middle: the first part shows the network, the last part the port.
-fn peer(text: &str) -> String {
-    const ROOM: usize = 21;
-    if text.len() <= ROOM {
-        return text.to_owned();
-    }
-    let tail = &text[text.len() - 13..];
-    format!("{}..{tail}", &text[..ROOM - 15])
 }
 
 #[cfg(test)]

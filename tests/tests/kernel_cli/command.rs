@@ -3,12 +3,16 @@
 use std::{
     fs,
     io::{BufRead, Write},
+    os::unix::process::CommandExt as _,
     path::Path,
-    process::Stdio,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use flowcar_tests::flowcar::{self, Report};
+use flowcar_tests::{
+    flowcar::{self, Report},
+    terminal::Terminal,
+};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -135,6 +139,86 @@ fn signals_are_passed_on() {
             .any(|line| line.starts_with("0::") && line.ends_with(own)),
         "{cgroup}"
     );
+}
+
+/// As under nohup, or in the background of a shell's script.
+#[test]
+fn ignored_signals_stay_ignored() {
+    if !can_run() {
+        return;
+    }
+    let pod = pod();
+    let ignored = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT];
+    let script = "grep SigIgn: /proc/self/status; grep SigBlk: /proc/self/status; \
+                  kill -HUP $PPID; kill -INT $PPID; kill -QUIT $PPID; sleep 0.3; exit 4";
+    let mut run = flowcar::command(&pod).unwrap();
+    run.args(["run", "-o", "/dev/null", "--", "sh", "-c", script]);
+    // SAFETY: between fork and exec the closure makes system calls only.
+    unsafe {
+        run.pre_exec(move || {
+            for signal in ignored {
+                libc::signal(signal, libc::SIG_IGN);
+            }
+            Ok(())
+        });
+    }
+    let output = run.stdin(Stdio::null()).output().unwrap();
+    assert_eq!(status(&output), 4, "{output:?}");
+    let masks = text(&output.stdout).lines().map(|line| {
+        let mask = line.split_whitespace().last().unwrap();
+        u64::from_str_radix(mask, 16).unwrap()
+    });
+    let masks: Vec<_> = masks.collect();
+    let wanted = ignored
+        .iter()
+        .fold(0, |mask, signal| mask | 1_u64 << (signal - 1));
+    // Whoever started the tests may ignore others.
+    assert_eq!([masks[0] & wanted, masks[1]], [wanted, 0], "{output:?}");
+}
+
+/// Ctrl-C reaches flowcar and the command, whatever standard input is.
+#[test]
+fn signal_of_the_terminal_reaches_the_command_once() {
+    if !can_run() {
+        return;
+    }
+    let pod = pod();
+    let script = r#"
+        trap : INT
+        sleep 1000 | "$0" run -o /dev/null -- sh -c '
+            trap "echo caught" INT
+            echo ready
+            for _ in 1 2 3 4 5 6 7 8 9 10; do sleep 0.1; done
+            exit 6'
+        echo status $?
+    "#;
+    let mut command = Command::new("setsid");
+    pod.enter(&mut command).unwrap();
+    command
+        .args(["--ctty", "--wait", "sh", "-c", script])
+        .arg(flowcar::program().unwrap());
+    let mut terminal = Terminal::start(&mut command, 80, 24).unwrap();
+    terminal.until("the command", |screen| screen.contains("ready"));
+    terminal.press("\x03");
+    let screen = terminal.until("its end", |screen| screen.contains("status "));
+    assert!(screen.contains("status 6"), "{screen}");
+    assert_eq!(screen.matches("caught").count(), 1, "{screen}");
+}
+
+#[test]
+fn signal_of_a_process_is_passed_on_where_standard_input_is_a_terminal() {
+    if !can_run() {
+        return;
+    }
+    let pod = pod();
+    let mut command = flowcar::command(&pod).unwrap();
+    let script = "trap 'exit 5' INT; echo ready; while :; do sleep 0.05; done";
+    command.args(["run", "-o", "/dev/null", "--", "sh", "-c", script]);
+    let mut terminal = Terminal::start(&mut command, 80, 24).unwrap();
+    terminal.until("the command", |screen| screen.contains("ready"));
+    let flowcar = Pid::from_raw(terminal.id().cast_signed());
+    kill(flowcar, Signal::SIGINT).unwrap();
+    assert_eq!(terminal.finish().code(), Some(5));
 }
 
 #[test]

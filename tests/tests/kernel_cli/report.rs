@@ -147,6 +147,63 @@ fn report_goes_to_the_requested_output() {
     assert_eq!(text(&output.stderr).lines().count(), 1);
 }
 
+#[test]
+fn files_keep_what_they_have_where_the_command_is_not_started() {
+    if !can_run() {
+        return;
+    }
+    let pod = pod();
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let (page, report) = (file("page"), file("report"));
+    let other = format!("{}/./page", directory.path().display());
+    let long = "earlier\n".repeat(100_000);
+    for path in [&page, &report] {
+        fs::write(path, &long).unwrap();
+    }
+    let options = ["--report", &page, "-o", &report];
+    for (options, command, expected) in [
+        (&options[..], "flowcar-no-such-command", 127),
+        (&["--report", &other, "-o", &page], "true", 64),
+    ] {
+        let output = run(&pod, options, &[command]);
+        assert_eq!(status(&output), expected, "{output:?}");
+        for path in [&page, &report] {
+            assert!(fs::read_to_string(path).unwrap() == long, "{path}");
+        }
+    }
+    let output = run(&pod, &options, &["true"]);
+    assert_eq!(status(&output), 0, "{output:?}");
+    let written = options.iter().skip(1).step_by(2).map(|path| {
+        let written = fs::read_to_string(path).unwrap();
+        assert!(!written.contains("earlier"), "{path}");
+        written
+    });
+    let written: Vec<_> = written.collect();
+    assert!(
+        written[0].trim_end().ends_with("</html>"),
+        "{}",
+        written[0].len()
+    );
+    assert!(written[1].contains("0 opened = "), "{}", written[1]);
+    let null = ["--report", "/dev/null", "-o", "/dev/../dev/null"];
+    assert_eq!(status(&run(&pod, &null, &["true"])), 0);
+}
+
+#[test]
+fn processes_that_the_command_leaves_are_counted() {
+    if !can_run() {
+        return;
+    }
+    let pod = pod();
+    let script = "setsid sleep 1000 >/dev/null 2>&1 & setsid sleep 1000 >/dev/null 2>&1 & exit 0";
+    let output = run(&pod, &["--format", "json"], &["sh", "-c", script]);
+    let hint = Report::parse(text(&output.stderr)).unwrap().summary.hint;
+    let expected = "no TCP connection until the command ended.\n\
+                    2 processes of the command still run; their connections are followed no longer";
+    assert_eq!(hint.as_deref(), Some(expected));
+}
+
 /// `| head -1`: the reader of the report may close the pipe early.
 #[test]
 fn closed_report_pipe_is_no_failure() {

@@ -8,9 +8,14 @@ use super::{
     state::Column,
 };
 use crate::{
+    answer::Role,
+    cut,
     histogram::Histogram,
     quantity::{bytes, duration},
 };
+
+/// The head of the column with a connection's ends.
+const FROM_AND_TO: &str = "from and to";
 
 /// The width from which there is room for more columns.
 pub(super) const WIDE: usize = 130;
@@ -35,6 +40,15 @@ const fn cell(head: &'static str, width: usize, sorted: Option<Column>) -> Cell 
         width,
         left: false,
         sorted,
+    }
+}
+
+// === impl Cell ===
+
+impl Cell {
+    /// The most characters of a text: a blank is behind it.
+    fn room(&self) -> usize {
+        self.width.saturating_sub(1).max(1)
     }
 }
 
@@ -142,9 +156,14 @@ pub(super) fn connection_cells(width: usize, has_pods: bool) -> Vec<Cell> {
                 ..cell(" process", 24, None)
             });
         }
-    } else if has_pods {
-        // The pod is worth more than the sums of which the rates are there.
-        others.retain(|of| !["open for", "sent", "recv"].contains(&of.head));
+    } else {
+        // Both ends are worth more, and so is the pod than the sums of which the rates are there.
+        let without: &[&str] = if has_pods {
+            &["open for", "sent", "recv"]
+        } else {
+            &["open for"]
+        };
+        others.retain(|of| !without.contains(&of.head));
     }
     let mut first = Vec::new();
     if has_pods {
@@ -156,20 +175,26 @@ pub(super) fn connection_cells(width: usize, has_pods: bool) -> Vec<Cell> {
     let taken: usize = first.iter().chain(&others).map(|of| of.width).sum();
     let name = Cell {
         left: true,
-        ..cell("from and to", width.saturating_sub(taken).max(12), None)
+        ..cell(FROM_AND_TO, width.saturating_sub(taken).max(12), None)
     };
     first.into_iter().chain([name]).chain(others).collect()
 }
 
-pub(super) fn connection_texts(pod: &str, connection: &Connection) -> Vec<(&'static str, String)> {
+/// The text of each column, by the column's head. A server's port is that of all connections of the peer, and in the title.
+pub(super) fn connection_texts(
+    pod: &str,
+    role: Role,
+    connection: &Connection,
+) -> Vec<(&'static str, String)> {
     let counts = &connection.counts;
     let shown = |ns: Option<u64>| ns.map_or_else(|| "-".to_owned(), |ns| duration(ns as f64 / 1e9));
+    let ends = match role {
+        Role::Server => counts.peer.to_string(),
+        Role::Client | Role::Unknown => format!(":{} {}", counts.local.port(), counts.peer),
+    };
     vec![
         ("pod", pod.to_owned()),
-        (
-            "from and to",
-            format!(":{} {}", counts.local.port(), counts.peer),
-        ),
+        (FROM_AND_TO, ends),
         ("open for", shown(counts.duration_ns)),
         ("sent", bytes(counts.bytes_sent)),
         ("recv", bytes(counts.bytes_received)),
@@ -196,15 +221,27 @@ pub(super) fn line_text(cells: &[Cell], texts: &[(&'static str, String)]) -> Str
     };
     let fitted = |each: &Cell| match each.head {
         // What distinguishes the pods of a workload is the end of their names.
-        "pod" => fit(each, &end_of(&text(each), each.width)),
+        "pod" => fit(each, &end_of(&text(each), each.room())),
+        "peer" => fit(each, &cut::peer(&text(each), each.room())),
+        FROM_AND_TO => fit(each, &cut_ends(&text(each), each.room())),
         _ => fit(each, &text(each)),
     };
     cells.iter().map(fitted).collect()
 }
 
-/// The end of a text that is too long for a column of this width.
-fn end_of(text: &str, width: usize) -> String {
-    let (length, room) = (text.chars().count(), width.saturating_sub(1).max(1));
+/// The peer is cut, the local port before it is not.
+fn cut_ends(text: &str, room: usize) -> String {
+    let (local, peer) = match text.rfind(' ') {
+        Some(at) => text.split_at(at + 1),
+        None => ("", text),
+    };
+    let peer = cut::peer(peer, room.saturating_sub(local.len()));
+    format!("{local}{peer}")
+}
+
+/// The end of a text that is too long for so many columns.
+fn end_of(text: &str, room: usize) -> String {
+    let length = text.chars().count();
     if length <= room {
         return text.to_owned();
     }
@@ -214,9 +251,8 @@ fn end_of(text: &str, width: usize) -> String {
 
 /// The text in its column's width; a long one is cut, and shows that it is.
 pub(super) fn fit(cell: &Cell, text: &str) -> String {
-    let width = cell.width;
+    let (width, room) = (cell.width, cell.room());
     let length = text.chars().count();
-    let room = width.saturating_sub(1).max(1);
     let text: String = if length > room {
         text.chars().take(room - 1).chain(['~']).collect()
     } else {
@@ -249,4 +285,81 @@ pub(super) fn sparkline(all: &VecDeque<Option<f64>>, width: usize) -> String {
         _ => ' ',
     };
     values.map(bar).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{answer::ConnectionCounts, top::held_back::HeldBack};
+
+    fn connection(peer: &str) -> Connection {
+        Connection {
+            counts: ConnectionCounts {
+                cookie: 1,
+                local: ([10, 0, 0, 1], 18_099).into(),
+                peer: peer.parse().expect("an address"),
+                duration_ns: None,
+                bytes_sent: 0,
+                bytes_received: 0,
+                segments_sent: 0,
+                retransmits: 0,
+                retransmits_by_type: None,
+                receive_window_limited_us: 0,
+                send_buffer_limited_us: 0,
+                rtt_p50_ns: None,
+                rtt_p99_ns: None,
+                rtt_sum: None,
+                exchange_p99_ns: None,
+                process: None,
+            },
+            sent: 0.0,
+            received: 0.0,
+            rtt_s: None,
+            held_back: HeldBack::default(),
+        }
+    }
+
+    #[test]
+    fn connection_shows_the_end_that_distinguishes_it() {
+        for (role, peer, expected) in [
+            (
+                Role::Server,
+                "255.250.244.130:54321",
+                "255.250.244.130:54321 ",
+            ),
+            (
+                Role::Server,
+                "[2001:db8:1:2:3:4:5678:5679]:54321",
+                "[2001:..78:5679]:54321 ",
+            ),
+            (Role::Client, "10.0.0.2:5432", ":18099 10.0.0.2:5432 "),
+            (
+                Role::Client,
+                "[2001:db8:1:2:3:4:5678:5679]:443",
+                ":18099 [200..5679]:443 ",
+            ),
+        ] {
+            let texts = connection_texts("web", role, &connection(peer));
+            for has_pods in [false, true] {
+                let cells = connection_cells(80, has_pods);
+                let line = line_text(&cells, &texts);
+                assert_eq!(line.chars().count(), 80, "{line}");
+                if !has_pods {
+                    assert!(line.starts_with(expected), "{line}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn peers_of_one_network_are_different_rows() {
+        let row = |name: &str| {
+            let mut row = Row::default();
+            row.key.name = name.to_owned();
+            line_text(&peer_cells(80, false), &peer_texts(&row))
+        };
+        let of = |host: &str| row(&format!("[2001:db8:1:2:3:4:5:{host}]:443"));
+        assert_ne!(of("17"), of("18"));
+        assert!(of("17").contains(":17]:443 "), "{}", of("17"));
+    }
 }

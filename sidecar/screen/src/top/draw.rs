@@ -20,6 +20,7 @@ use super::{
     state::{Column, Level, State},
 };
 use crate::{
+    answer::Role,
     histogram::{Histogram, SCALE},
     quantity::duration,
 };
@@ -236,11 +237,16 @@ impl Screen<'_> {
     fn connection_lines(&self, state: &mut State, area: Rect, room: usize) -> Vec<Line<'static>> {
         let (rows, left_out) = state.connections(self.merged);
         state.keep_connection(&rows, room);
+        let role = match state.level {
+            Level::Connections(number) => self.merged.rows().get(&number),
+            Level::Peers => None,
+        };
+        let role = role.map_or_else(Role::default, |row| row.key.role);
         let cells = connection_cells(usize::from(area.width), self.has_pods);
         let mut lines = vec![head_line(&cells, None)];
         let shown = rows.iter().enumerate().skip(state.first);
         for (at, (pod, connection)) in shown.take(usize::from(area.height)) {
-            let text = line_text(&cells, &connection_texts(pod, connection));
+            let text = line_text(&cells, &connection_texts(pod, role, connection));
             let style = self.palette.of(connection.held_back);
             lines.push(selectable(text, style, at == state.selected));
         }

@@ -1,0 +1,121 @@
+//! Signals: which ones this process was started to ignore, and, for a process that passes signals on, who sent each.
+
+use std::{fs, io};
+
+use nix::{
+    sys::{
+        signal::{SigSet, SigmaskHow, Signal},
+        signalfd::{SfdFlags, SignalFd, siginfo},
+    },
+    unistd::{getpid, getsid},
+};
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// Whether this process was started with a signal ignored, as nohup(1) and a shell's background jobs have it: a mask in
+/// /proc/self/status, from bit 0 for signal 1 (proc_pid_status(5)).
+pub fn is_ignored(signal: Signal) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & (1 << (signal as i32 - 1)) != 0)
+}
+
+/// A signal to this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Which one.
+    pub signal: Signal,
+    /// Whether this process alone has it. A terminal sends a signal to all processes in its foreground, this one's child among them.
+    pub is_alone: bool,
+}
+
+/// Signals with their senders (signalfd(2)). Handlers of the standard runtime do not have the sender.
+#[derive(Debug)]
+pub struct Signals {
+    descriptor: AsyncFd<SignalFd>,
+    /// The mask that a child has to have.
+    before: SigSet,
+    leads_session: bool,
+}
+
+// === impl Signals ===
+
+impl Signals {
+    /// Receives these, but for those that were ignored when this process started: they stay ignored, of its children, too. To be called
+    /// before another thread is started, and in a runtime.
+    ///
+    /// # Errors
+    /// There is no descriptor left.
+    pub fn receive(signals: &[Signal]) -> io::Result<Self> {
+        let mut wanted = SigSet::empty();
+        let kept = signals.iter().filter(|signal| !is_ignored(**signal));
+        kept.for_each(|signal| wanted.add(*signal));
+        // One that is neither blocked nor caught would end the process.
+        let before = wanted.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let descriptor = SignalFd::with_flags(&wanted, flags)?;
+        // SAFETY: it owns its descriptor, and the AsyncFd owns it for as long as it is registered.
+        let descriptor =
+            unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?;
+        Ok(Self {
+            descriptor,
+            before,
+            leads_session: getsid(None) == Ok(getpid()),
+        })
+    }
+
+    /// The mask of signals before, which a child has to set.
+    pub const fn mask_before(&self) -> SigSet {
+        self.before
+    }
+
+    /// The next one.
+    pub async fn next(&self) -> Received {
+        loop {
+            let Ok(mut ready) = self.descriptor.readable().await else {
+                return std::future::pending().await;
+            };
+            let read = ready.try_io(|descriptor| {
+                let signal = descriptor.get_ref().read_signal()?;
+                signal.ok_or_else(|| io::ErrorKind::WouldBlock.into())
+            });
+            if let Ok(Ok(info)) = read
+                && let Some(received) = received(&info, self.leads_session)
+            {
+                return received;
+            }
+        }
+    }
+}
+
+/// What arrived. A process's signal has a code of 0 or below (`SI_FROMUSER`, include/linux/signal.h).
+fn received(info: &siginfo, leads_session: bool) -> Option<Received> {
+    let signal = Signal::try_from(i32::try_from(info.ssi_signo).ok()?).ok()?;
+    // Of a terminal that closes only the session's leader has it (`__tty_hangup()`, drivers/tty/tty_io.c).
+    let is_alone = info.ssi_code <= 0 || (signal == Signal::SIGHUP && leads_session);
+    Some(Received { signal, is_alone })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signal_of_a_terminal_is_the_childs_too() {
+        for (signal, code, leads_session, is_alone) in [
+            (Signal::SIGINT, libc::SI_USER, false, true),
+            (Signal::SIGINT, libc::SI_TKILL, false, true),
+            (Signal::SIGTERM, libc::SI_QUEUE, false, true),
+            (Signal::SIGINT, libc::SI_KERNEL, false, false),
+            (Signal::SIGINT, libc::SI_KERNEL, true, false),
+            (Signal::SIGHUP, libc::SI_KERNEL, false, false),
+            (Signal::SIGHUP, libc::SI_KERNEL, true, true),
+        ] {
+            // SAFETY: it has numbers only.
+            let mut info: siginfo = unsafe { std::mem::zeroed() };
+            (info.ssi_signo, info.ssi_code) = (signal as u32, code);
+            let expected = Some(Received { signal, is_alone });
+            assert_eq!(received(&info, leads_session), expected, "{code}");
+        }
+    }
+}
