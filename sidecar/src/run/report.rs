@@ -55,12 +55,12 @@ pub(super) struct Wanted {
 /// Where something is written.
 struct Output {
     stream: Stream,
+    /// A write failed: the rest would fail as well, and the command must not suffer for it.
+    broken: Option<io::Error>,
     /// Colours, or none.
     style: Style,
     /// It is a terminal with a cursor.
     has_cursor: bool,
-    /// A write failed: the rest would fail as well, and the command must not suffer for it.
-    broken: Option<io::Error>,
 }
 
 /// The page in the making, and where it goes when it is complete.

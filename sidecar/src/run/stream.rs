@@ -40,11 +40,6 @@ impl Stream {
         }
     }
 
-    /// The columns of a terminal.
-    pub(super) fn columns(&self) -> Option<usize> {
-        terminal::columns(&self.file)
-    }
-
     /// Texts that found no room.
     pub(super) const fn lost(&self) -> u64 {
         self.lost
@@ -53,6 +48,11 @@ impl Stream {
     /// Whether all is written.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
+    }
+
+    /// The columns of a terminal.
+    pub(super) fn columns(&self) -> Option<usize> {
+        terminal::columns(&self.file)
     }
 
     /// Writes the text, at once or later; if too much waits already, the text is lost and counted.

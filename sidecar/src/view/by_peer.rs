@@ -3,7 +3,6 @@
 use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr};
 
 use super::{
-    json::{self, PeerFigures},
     peers,
     quantity::{bytes, duration},
     table::Style,
@@ -11,6 +10,7 @@ use super::{
 use crate::{
     flow::{Flow, Name, Role},
     histogram::Histogram,
+    view::json::{self, PeerFigures},
 };
 
 /// Peers that are added up one by one. Those that come later are one row together.
