@@ -17,6 +17,24 @@ const COMPLETIONS: [(Shell, &str, &str); 3] = [
     (Shell::Fish, "fish/vendor_completions.d", "flowcar.fish"),
 ];
 
+/// What bash calls, which completes another command behind `--`: clap's own completion has flowcar's options there.
+const BASH: &str = r#"
+_flowcar_or_command() {
+    local at
+    for ((at = 1; at < COMP_CWORD; at++)); do
+        [[ ${COMP_WORDS[at]} == -- ]] || continue
+        COMPREPLY=()
+        if declare -F _command_offset >/dev/null; then
+            _command_offset $((at + 1))
+        elif ((COMP_CWORD == at + 1)); then
+            mapfile -t COMPREPLY < <(compgen -c -- "$2")
+        fi
+        return 0
+    done
+    _flowcar "$@"
+}
+"#;
+
 /// Where to write.
 #[derive(Debug, clap::Args)]
 pub struct ManualArgs {
@@ -50,10 +68,19 @@ fn write(directory: &Path, command: &Command) -> io::Result<()> {
         let place = directory.join(place);
         fs::create_dir_all(&place)?;
         let path = place.join(file);
-        let mut text = Vec::new();
-        clap_complete::generate(shell, &mut command.clone(), "flowcar", &mut text);
-        fs::write(&path, text)?;
+        fs::write(&path, completion(shell, command))?;
         println!("{}", path.display());
     }
     Ok(())
+}
+
+fn completion(shell: Shell, command: &Command) -> String {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut command.clone(), "flowcar", &mut text);
+    let text = String::from_utf8_lossy(&text).into_owned();
+    if shell == Shell::Bash {
+        text.replace("complete -F _flowcar ", "complete -F _flowcar_or_command ") + BASH
+    } else {
+        text
+    }
 }

@@ -59,9 +59,11 @@ fn shells_complete_commands_and_arguments() {
     let directory = written();
     let path = directory.path().join("bash-completion/completions/flowcar");
     // What bash calls when somebody types `flowcar exp<TAB>`, and `flowcar flows --for<TAB>`.
-    for (words, expected) in [
-        ("flowcar exp", "export"),
-        ("flowcar flows --for", "--format"),
+    for (words, expected, other) in [
+        ("flowcar exp", "export", "--format"),
+        ("flowcar flows --for", "--format", "export"),
+        ("flowcar run --for", "--format", "export"),
+        ("flowcar run -- ech", "echo", "--format"),
     ] {
         let count = words.split(' ').count() - 1;
         let (last, before) = (
@@ -69,13 +71,18 @@ fn shells_complete_commands_and_arguments() {
             words.split(' ').nth(count - 1).unwrap(),
         );
         let script = format!(
-            "source {}; COMP_WORDS=({words}); COMP_CWORD={count}; _flowcar flowcar {last} {before}; echo \"${{COMPREPLY[*]}}\"",
+            "source {}; COMP_WORDS=({words}); COMP_CWORD={count}; _flowcar_or_command flowcar {last} {before}; echo \"${{COMPREPLY[*]}}\"",
             path.display()
         );
         let output = Command::new("bash").args(["-c", &script]).output().unwrap();
         let printed = String::from_utf8_lossy(&output.stdout);
         assert!(printed.contains(expected), "{words}: {output:?}");
+        assert!(!printed.contains(other), "{words}: {output:?}");
     }
+    assert!(
+        file(directory.path(), "bash-completion/completions/flowcar")
+            .contains("complete -F _flowcar_or_command ")
+    );
     assert!(file(directory.path(), "zsh/site-functions/_flowcar").starts_with("#compdef flowcar"));
     assert!(
         file(directory.path(), "fish/vendor_completions.d/flowcar.fish")
