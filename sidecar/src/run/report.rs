@@ -141,6 +141,13 @@ impl Output {
         }
     }
 
+    /// The same for the last text, for which there is always room.
+    fn add_last(&mut self, text: &str) {
+        if self.broken.is_none() {
+            self.broken = self.stream.add_last(text).err();
+        }
+    }
+
     /// Begins a new line on a terminal whose cursor is not at the beginning of one, as the command wrote no line break.
     fn begin_line(&mut self) {
         if let Some(columns) = self.stream.columns().filter(|_| self.has_cursor) {
@@ -381,7 +388,8 @@ impl Report {
             )],
             Format::Table => self.table(sums),
         };
-        self.lines(lines);
+        self.begin_lines();
+        self.output.add_last(&format!("{}\n", lines.join("\n")));
     }
 
     /// Waits until all is written.
@@ -404,14 +412,18 @@ impl Report {
 
     /// Lines of their own, whatever is on the terminal.
     fn lines(&mut self, lines: impl IntoIterator<Item = String>) {
+        self.begin_lines();
+        for line in lines {
+            self.output.add(&format!("{line}\n"));
+        }
+    }
+
+    fn begin_lines(&mut self) {
         if self.output.has_cursor {
             logs::clear_status();
         }
         if self.wanted.format == Format::Table {
             self.output.begin_line();
-        }
-        for line in lines {
-            self.output.add(&format!("{line}\n"));
         }
     }
 

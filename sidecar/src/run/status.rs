@@ -1,11 +1,13 @@
 //! The status line: where it is drawn, from when on, and how long it is.
 
 use std::{
-    io,
+    io::{self, IsTerminal as _},
+    os::fd::AsFd,
     time::{Duration, Instant},
 };
 
 use flowcar_screen::terminal::{columns, has_cursor};
+use nix::sys::stat::fstat;
 
 use crate::{clock, logs};
 
@@ -27,7 +29,7 @@ struct Wish {
     is_asked_for: bool,
     /// Standard error is a terminal that can have one.
     has_cursor: bool,
-    /// The command writes to a terminal.
+    /// The command writes to a terminal, or to a pipe, whose reader may be a pager on the same terminal.
     shares_terminal: bool,
     /// The terminal gets lines that a program may read.
     has_json: bool,
@@ -41,7 +43,7 @@ impl Status {
         let wish = Wish {
             is_asked_for,
             has_cursor: has_cursor(&io::stderr()),
-            shares_terminal: io::IsTerminal::is_terminal(&io::stdout()),
+            shares_terminal: io::stdout().is_terminal() || is_pipe(&io::stdout()),
             has_json,
         };
         let began = clock::now();
@@ -64,6 +66,10 @@ impl Wish {
     const fn is_granted(self) -> bool {
         self.has_cursor && (self.is_asked_for || !self.shares_terminal && !self.has_json)
     }
+}
+
+fn is_pipe(file: &impl AsFd) -> bool {
+    fstat(file).is_ok_and(|found| found.st_mode & libc::S_IFMT == libc::S_IFIFO)
 }
 
 /// The part of a text of ASCII that leaves the last column free: behind it some terminals begin a new line.

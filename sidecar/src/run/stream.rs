@@ -73,6 +73,15 @@ impl Stream {
         self.send()
     }
 
+    /// The same, whatever waits: for the last text, of which there is one.
+    ///
+    /// # Errors
+    /// It cannot be written to.
+    pub(super) fn add_last(&mut self, text: &str) -> io::Result<()> {
+        self.waiting.extend(text.as_bytes());
+        self.send()
+    }
+
     /// Writes what is taken at once.
     ///
     /// # Errors

@@ -20,6 +20,9 @@ const TRACKED: usize = 10_000;
 /// Peers that have a row, those with the most failures, then those with the most connections.
 const SHOWN: usize = 20;
 
+/// Peers that JSON has, by the same order.
+const WRITTEN: usize = 1_000;
+
 /// Columns that the peer's name has.
 const NAME: usize = 24;
 
@@ -89,25 +92,28 @@ impl ByPeer {
         let mut lines = vec![style.head(&head)];
         let shown = peers.iter().take(SHOWN);
         lines.extend(shown.map(|(key, peer)| peer.line(&key.name(), style)));
-        let mut rest = PeerSum::default();
-        peers
-            .iter()
-            .skip(SHOWN)
-            .for_each(|(_, peer)| rest.merge(peer));
-        rest.merge(&self.others);
-        if rest.count() > 0 {
-            lines.push(rest.line(OTHERS, style));
-        }
+        let rest = self.behind(&peers, SHOWN);
+        lines.extend(rest.map(|rest| rest.line(OTHERS, style)));
         lines
+    }
+
+    /// All peers but the first ones, if there are any.
+    fn behind(&self, sorted: &[(&PeerKey, &PeerSum)], first: usize) -> Option<PeerSum> {
+        let mut rest = PeerSum::default();
+        let later = sorted.iter().skip(first);
+        later.for_each(|(_, peer)| rest.merge(peer));
+        rest.merge(&self.others);
+        (rest.count() > 0).then_some(rest)
     }
 
     /// The figures of each peer, failing ones first.
     pub fn figures(&self) -> Vec<PeerFigures> {
-        let peers = self.sorted();
-        let peers = peers.iter().map(|(key, peer)| peer.figures(key.name()));
-        let others = Some(&self.others).filter(|others| others.count() > 0);
-        let others = others.map(|others| others.figures(OTHERS.to_owned()));
-        peers.chain(others).collect()
+        let sorted = self.sorted();
+        let first = sorted.iter().take(WRITTEN);
+        let peers = first.map(|(key, peer)| peer.figures(key.name()));
+        let rest = self.behind(&sorted, WRITTEN);
+        let rest = rest.map(|rest| rest.figures(OTHERS.to_owned()));
+        peers.chain(rest).collect()
     }
 }
 
