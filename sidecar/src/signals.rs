@@ -7,7 +7,7 @@ use nix::{
         signal::{SigSet, SigmaskHow, Signal},
         signalfd::{SfdFlags, SignalFd, siginfo},
     },
-    unistd::{getpid, getsid},
+    unistd::{getpgrp, getpid, getppid, getsid},
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -35,7 +35,15 @@ pub struct Signals {
     descriptor: AsyncFd<SignalFd>,
     /// The mask that a child has to have.
     before: SigSet,
+    place: Place,
+}
+
+/// Where this process stands among others.
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
     leads_session: bool,
+    /// The parent, if it sends what it gets to this process' whole group.
+    signals_group: Option<u32>,
 }
 
 // === impl Signals ===
@@ -60,7 +68,7 @@ impl Signals {
         Ok(Self {
             descriptor,
             before,
-            leads_session: getsid(None) == Ok(getpid()),
+            place: Place::of_this(),
         })
     }
 
@@ -80,7 +88,7 @@ impl Signals {
                 signal.ok_or_else(|| io::ErrorKind::WouldBlock.into())
             });
             if let Ok(Ok(info)) = read
-                && let Some(received) = received(&info, self.leads_session)
+                && let Some(received) = received(&info, self.place)
             {
                 return received;
             }
@@ -88,11 +96,37 @@ impl Signals {
     }
 }
 
+// === impl Place ===
+
+impl Place {
+    fn of_this() -> Self {
+        let parent = getppid();
+        let name = fs::read_to_string(format!("/proc/{parent}/comm")).unwrap_or_default();
+        // sudo relays a terminal's signals by killpg(3) to the group that its command leads, if that has a terminal of its own (`use_pty`);
+        // timeout signals its own group behind the command, unless it is in the foreground.
+        let signals_group = match name.trim_end() {
+            "sudo" => getpgrp() == getpid(),
+            "timeout" => getpgrp() == parent,
+            _ => false,
+        };
+        Self {
+            leads_session: getsid(None) == Ok(getpid()),
+            signals_group: signals_group.then_some(parent.as_raw().cast_unsigned()),
+        }
+    }
+}
+
 /// What arrived. A process's signal has a code of 0 or below (`SI_FROMUSER`, include/linux/signal.h).
-fn received(info: &siginfo, leads_session: bool) -> Option<Received> {
+fn received(info: &siginfo, place: Place) -> Option<Received> {
     let signal = Signal::try_from(i32::try_from(info.ssi_signo).ok()?).ok()?;
+    let is_process = info.ssi_code <= 0;
+    // A second one of these often means to end at once.
+    let is_group = is_process
+        && matches!(signal, Signal::SIGINT | Signal::SIGQUIT)
+        && place.signals_group == Some(info.ssi_pid);
     // Of a terminal that closes only the session's leader has it (`__tty_hangup()`, drivers/tty/tty_io.c).
-    let is_alone = info.ssi_code <= 0 || (signal == Signal::SIGHUP && leads_session);
+    let is_hangup = signal == Signal::SIGHUP && place.leads_session;
+    let is_alone = is_process && !is_group || is_hangup;
     Some(Received { signal, is_alone })
 }
 
@@ -102,20 +136,41 @@ mod tests {
 
     #[test]
     fn signal_of_a_terminal_is_the_childs_too() {
-        for (signal, code, leads_session, is_alone) in [
-            (Signal::SIGINT, libc::SI_USER, false, true),
-            (Signal::SIGINT, libc::SI_TKILL, false, true),
-            (Signal::SIGTERM, libc::SI_QUEUE, false, true),
-            (Signal::SIGINT, libc::SI_KERNEL, false, false),
-            (Signal::SIGINT, libc::SI_KERNEL, true, false),
-            (Signal::SIGHUP, libc::SI_KERNEL, false, false),
-            (Signal::SIGHUP, libc::SI_KERNEL, true, true),
+        let below = Place::default();
+        let leader = Place {
+            leads_session: true,
+            ..below
+        };
+        let of_sudo = Place {
+            signals_group: Some(7),
+            ..below
+        };
+        let of_other = Place {
+            signals_group: Some(8),
+            ..below
+        };
+        for (signal, code, place, is_alone) in [
+            (Signal::SIGINT, libc::SI_USER, below, true),
+            (Signal::SIGINT, libc::SI_TKILL, below, true),
+            (Signal::SIGTERM, libc::SI_QUEUE, below, true),
+            (Signal::SIGINT, libc::SI_KERNEL, below, false),
+            (Signal::SIGINT, libc::SI_KERNEL, leader, false),
+            (Signal::SIGHUP, libc::SI_KERNEL, below, false),
+            (Signal::SIGHUP, libc::SI_KERNEL, leader, true),
+            (Signal::SIGINT, libc::SI_USER, of_sudo, false),
+            (Signal::SIGQUIT, libc::SI_USER, of_sudo, false),
+            (Signal::SIGTERM, libc::SI_USER, of_sudo, true),
+            (Signal::SIGINT, libc::SI_USER, of_other, true),
         ] {
             // SAFETY: it has numbers only.
             let mut info: siginfo = unsafe { std::mem::zeroed() };
-            (info.ssi_signo, info.ssi_code) = (signal as u32, code);
+            (info.ssi_signo, info.ssi_code, info.ssi_pid) = (signal as u32, code, 7);
             let expected = Some(Received { signal, is_alone });
-            assert_eq!(received(&info, leads_session), expected, "{code}");
+            assert_eq!(
+                received(&info, place),
+                expected,
+                "{signal} {code} {place:?}"
+            );
         }
     }
 }
