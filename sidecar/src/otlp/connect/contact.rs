@@ -28,6 +28,8 @@ struct Known {
     failed: AtomicBool,
     /// Whether the last export failed because what is there is no receiver of it.
     foreign: AtomicBool,
+    /// Whether an export was ever taken.
+    taken: AtomicBool,
 }
 
 impl Contact {
@@ -56,6 +58,9 @@ impl Contact {
             Some(Cause::Silent(_)) => !self.received.ever(),
             _ => false,
         };
+        if failed.is_none() {
+            self.known.taken.store(true, Ordering::Relaxed);
+        }
         self.known.foreign.store(foreign, Ordering::Relaxed);
     }
 
@@ -66,7 +71,9 @@ impl Contact {
         loop {
             let reached = self.known.reached.load(Ordering::Relaxed);
             let failed = self.known.failed.load(Ordering::Relaxed);
-            let foreign = self.known.foreign.load(Ordering::Relaxed);
+            // A receiver that has taken an export is one, whatever answers in its place now.
+            let foreign = self.known.foreign.load(Ordering::Relaxed)
+                && !self.known.taken.load(Ordering::Relaxed);
             let absent = match reached {
                 _ if foreign => true,
                 false => failed || began.elapsed() >= FIRST,
@@ -76,6 +83,27 @@ impl Contact {
                 return;
             }
             sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn receiver_that_took_an_export_is_waited_for() {
+        for has_taken in [false, true] {
+            let contact = Contact::default();
+            contact.note(true);
+            if has_taken {
+                contact.judge(None);
+            }
+            contact.judge(Some(&Cause::NotOtlp("a page".to_owned())));
+            let absent = timeout(Duration::from_secs(1), contact.absent()).await;
+            assert_eq!(absent.is_err(), has_taken);
         }
     }
 }
