@@ -6,7 +6,7 @@ use std::{
     num::NonZero,
     os::{
         fd::{AsFd as _, AsRawFd as _, OwnedFd},
-        unix::fs::OpenOptionsExt as _,
+        unix::{fs::OpenOptionsExt as _, process::CommandExt as _},
     },
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
@@ -21,6 +21,7 @@ use nix::{
     fcntl::OFlag,
     poll::{PollFd, PollFlags, poll},
     pty::{Winsize, grantpt, posix_openpt, ptsname_r, unlockpt},
+    sys::signal::{SigHandler, Signal, signal},
 };
 
 /// The longest wait for a screen, on a busy machine.
@@ -92,6 +93,7 @@ impl Terminal {
             command.stderr(slave.try_clone()?);
         }
         drop(slave);
+        catch_all(command);
         let child = command.spawn();
         // It has the last open descriptors of the program's side.
         command
@@ -228,6 +230,20 @@ impl Terminal {
 }
 
 /// Both sides of a new terminal. No program inherits the first: it would keep the terminal open.
+/// A shell on a terminal ignores no signal for its commands, whatever whoever started the tests does: a background job has SIGINT ignored, and
+/// what nohup(1) starts SIGHUP.
+fn catch_all(command: &mut Command) {
+    let defaults = || {
+        for of in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
+            // SAFETY: it installs no handler.
+            unsafe { signal(of, SigHandler::SigDfl) }?;
+        }
+        Ok(())
+    };
+    // SAFETY: signal(2) is async-signal-safe.
+    unsafe { command.pre_exec(defaults) };
+}
+
 fn open(size: &Winsize) -> io::Result<(File, File)> {
     let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     let master = posix_openpt(flags)?;
