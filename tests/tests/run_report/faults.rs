@@ -135,7 +135,7 @@ fn each_made_fault_is_a_problem_on_the_page() {
         (
             &here,
             format!(
-                "$traffic ask 127.18.53.1:53 {query} >/dev/null; call 127.18.0.1:{port} --connections 45; call 127.18.0.2:{port} --connections 5"
+                "$traffic ask 127.18.53.1:53 {query} >/dev/null; for _ in 1 2 3 4 5; do call 127.18.0.1:{port} --connections 9; call 127.18.0.2:{port} --connections 1; done"
             ),
             &[(
                 "Is the load even?",

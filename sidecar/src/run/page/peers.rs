@@ -54,9 +54,24 @@ pub(super) struct PeerSum {
     /// Time that connections were open, microseconds.
     pub(super) lifetime_us: u64,
     /// Connections by the address that they are to: a name, or the address of a balancer, may stand for several.
-    pub(super) addresses: BTreeMap<IpAddr, u64>,
+    pub(super) addresses: BTreeMap<IpAddr, AddressSum>,
     /// By the process that connected; of a server by that of its listener.
     pub(super) processes: BTreeMap<u32, ProcessSum>,
+}
+
+/// From the first to the last connection's opening, nanoseconds since the boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Span {
+    pub(super) first_ns: u64,
+    pub(super) last_ns: u64,
+}
+
+/// The connections to one address.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct AddressSum {
+    pub(super) connections: u64,
+    /// When they were opened.
+    pub(super) used: Option<Span>,
 }
 
 /// The connections of one process with a peer.
@@ -65,6 +80,8 @@ pub(super) struct ProcessSum {
     /// What it is called, if that is known.
     pub(super) name: Option<String>,
     pub(super) connections: u64,
+    /// When they were opened.
+    pub(super) used: Option<Span>,
     /// Attempts that failed and connections that were cut off, but not by this end.
     pub(super) failures: u64,
     pub(super) rtt: Histogram,
@@ -145,8 +162,9 @@ impl PeerSum {
             self.buffer_limited_us += socket.send_buffer_limited_us;
         }
         self.lifetime_us += flow.duration_ns().unwrap_or_default() / 1_000;
-        if let Some(connections) = part(&mut self.addresses, flow.peer.ip().to_canonical()) {
-            *connections += 1;
+        if let Some(sum) = part(&mut self.addresses, flow.peer.ip().to_canonical()) {
+            sum.connections += 1;
+            sum.used = Span::with(sum.used, flow);
         }
     }
 
@@ -193,6 +211,21 @@ fn part<K: Ord, V: Default>(parts: &mut BTreeMap<K, V>, key: K) -> Option<&mut V
     is_tracked.then(|| parts.entry(key).or_default())
 }
 
+// === impl Span ===
+
+impl Span {
+    /// With a connection; an attempt that failed changes nothing.
+    fn with(used: Option<Self>, flow: &Flow) -> Option<Self> {
+        let Some(at) = flow.established else {
+            return used;
+        };
+        Some(Self {
+            first_ns: used.map_or(at.0, |used| used.first_ns.min(at.0)),
+            last_ns: used.map_or(at.0, |used| used.last_ns.max(at.0)),
+        })
+    }
+}
+
 // === impl ProcessSum ===
 
 impl ProcessSum {
@@ -200,6 +233,7 @@ impl ProcessSum {
         let name = process.name.as_ref().map(ToString::to_string);
         self.name = name.or_else(|| self.name.take());
         self.connections += u64::from(flow.established.is_some());
+        self.used = Span::with(self.used, flow);
         let is_by_peer = flow
             .outcome
             .is_some_and(|of| !BY_THIS_END.contains(&of.name()));

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::{
-    super::peers::{PeerSum, ProcessSum},
+    super::peers::{AddressSum, PeerSum, ProcessSum, Span},
     Answer, Facts, Subject, Weight, connections, fine, unknown,
 };
 use crate::{histogram::Histogram, view::quantity::duration};
@@ -149,11 +149,20 @@ fn alone(facts: &Facts<'_>) -> Answer {
     }
 }
 
+/// An address or a process, and the connections to it.
+struct Part {
+    name: String,
+    connections: u64,
+    used: Option<Span>,
+}
+
 /// Where a peer's connections are, the most first.
-fn shares(peer: &PeerSum) -> Vec<Vec<(String, u64)>> {
+fn shares(peer: &PeerSum) -> Vec<Vec<Part>> {
     let mut all: Vec<Vec<_>> = if peer.is_server {
-        let of = |(pid, process): (&u32, &ProcessSum)| {
-            (process_name(*pid, process), process.connections)
+        let of = |(pid, process): (&u32, &ProcessSum)| Part {
+            name: process_name(*pid, process),
+            connections: process.connections,
+            used: process.used,
         };
         vec![peer.processes.iter().map(of).collect()]
     } else {
@@ -163,33 +172,69 @@ fn shares(peer: &PeerSum) -> Vec<Vec<(String, u64)>> {
                 .addresses
                 .iter()
                 .filter(|(ip, _)| ip.is_ipv4() == is_v4);
-            addresses
-                .map(|(ip, count): (&IpAddr, &u64)| (ip.to_string(), *count))
-                .collect()
+            let of = |(ip, sum): (&IpAddr, &AddressSum)| Part {
+                name: ip.to_string(),
+                connections: sum.connections,
+                used: sum.used,
+            };
+            addresses.map(of).collect()
         };
         vec![of_family(true), of_family(false)]
     };
     all.iter_mut()
-        .for_each(|parts| parts.sort_by_key(|(_, count)| std::cmp::Reverse(*count)));
+        .for_each(|parts| parts.sort_by_key(|part| std::cmp::Reverse(part.connections)));
     all
 }
 
-/// How many times as many the first has as the last, and whether that is more than chance makes of an even choice: by Pearson's test,
-/// whose sum is the number of parts less one on average, with a variance of twice that, and here by four standard deviations more.
-fn unevenness(parts: &[(String, u64)]) -> Option<(f64, bool)> {
-    let ([(_, most), .., (_, least)], count) = (parts, parts.len()) else {
+/// How uneven a load is.
+struct Unevenness {
+    /// How many times as many the first part has as the last.
+    times: f64,
+    /// Whether that is more than chance makes of an even choice.
+    is_no_chance: bool,
+    /// Whether there was a choice: a name's address may change, and a server may be started again.
+    is_choice: bool,
+}
+
+/// By Pearson's test, whose sum is the number of parts less one on average, with a variance of twice that, and here by four standard
+/// deviations more.
+fn unevenness(parts: &[Part]) -> Option<Unevenness> {
+    let ([most, .., least], count) = (parts, parts.len()) else {
         return None;
     };
-    let total: u64 = parts.iter().map(|(_, count)| count).sum();
+    let total: u64 = parts.iter().map(|part| part.connections).sum();
     let fair = total as f64 / count as f64;
     let squares = parts
         .iter()
-        .map(|(_, count)| (*count as f64 - fair).powi(2));
+        .map(|part| (part.connections as f64 - fair).powi(2));
     let sum = squares.sum::<f64>() / fair;
     let by_chance = count as f64 - 1.0;
-    let times = *most as f64 / (*least).max(1) as f64;
+    let times = most.connections as f64 / least.connections.max(1) as f64;
     let is_chance = sum < by_chance + 4.0 * (2.0 * by_chance).sqrt();
-    Some((times, times >= 2.0 && !is_chance))
+    Some(Unevenness {
+        times,
+        is_no_chance: times >= 2.0 && !is_chance,
+        is_choice: were_used_together(parts),
+    })
+}
+
+/// Whether all were in use for a tenth of the time in which any was.
+fn were_used_together(parts: &[Part]) -> bool {
+    let used: Option<Vec<Span>> = parts.iter().map(|part| part.used).collect();
+    let used = used.unwrap_or_default();
+    let bounds = |first: Option<u64>, last: Option<u64>| Some((first?, last?));
+    let firsts = || used.iter().map(|span| span.first_ns);
+    let lasts = || used.iter().map(|span| span.last_ns);
+    let (Some(any), Some(all)) = (
+        bounds(firsts().min(), lasts().max()),
+        bounds(firsts().max(), lasts().min()),
+    ) else {
+        return true;
+    };
+    let length = |(first, last): (u64, u64)| last.checked_sub(first);
+    length(all).is_some_and(|length_of_all| {
+        length_of_all.saturating_mul(10) >= length(any).unwrap_or_default()
+    })
 }
 
 pub(super) fn load(facts: &Facts<'_>) -> Answer {
@@ -197,17 +242,16 @@ pub(super) fn load(facts: &Facts<'_>) -> Answer {
         let each = shares(peer).into_iter();
         each.filter_map(move |parts| Some((unevenness(&parts)?, at, name, parts)))
     });
-    let rank = |(times, is_uneven): &(f64, bool)| (*is_uneven, *times);
+    let rank = |of: &Unevenness| (of.is_no_chance && of.is_choice, of.times);
     let most = all.max_by(|(one, ..), (other, ..)| {
         rank(one)
             .partial_cmp(&rank(other))
             .unwrap_or(std::cmp::Ordering::Equal)
     });
-    let Some(((_, is_uneven), at, name, parts)) = most else {
+    let Some((found, at, name, parts)) = most else {
         return fine("No name stood for two addresses, and no port was served by two processes.");
     };
-    let total = parts.iter().map(|(_, count)| count).sum();
-    let (first, last) = (parts.first(), parts.last());
+    let total = parts.iter().map(|part| part.connections).sum();
     let mut text = format!("{name}: {} over {}", connections(total), parts.len());
     if facts.peers[at].1.has_more_parts() {
         text += " (of more than these)";
@@ -217,11 +261,17 @@ pub(super) fn load(facts: &Facts<'_>) -> Answer {
     } else {
         " addresses."
     };
-    if let (Some((most, count)), Some((least, few))) = (first, last) {
-        text += &format!(" The most, {count}, are to {most}, the fewest, {few}, to {least}.");
+    if let (Some(most), Some(least)) = (parts.first(), parts.last()) {
+        text += &format!(
+            " The most, {}, are to {}, the fewest, {}, to {}.",
+            most.connections, most.name, least.connections, least.name
+        );
     }
+    let is_uneven = found.is_no_chance && found.is_choice;
     if is_uneven {
         text += " The load is not even.";
+    } else if found.is_no_chance {
+        text += " They were not in use at the same time.";
     }
     (Weight::Fine.or_alarm(is_uneven), text, Some(at.into()))
 }

@@ -1,4 +1,7 @@
-use super::{super::peers::ProcessSum, *};
+use super::{
+    super::peers::{AddressSum, ProcessSum, Span},
+    *,
+};
 
 fn times(ns: u64, count: usize) -> Histogram {
     let mut histogram = Histogram::default();
@@ -48,12 +51,17 @@ fn answer(question: &str, facts: &Facts<'_>) -> (Weight, String) {
     (found.weight, found.text.clone())
 }
 
+fn address(connections: u64, used: Option<Span>) -> AddressSum {
+    AddressSum { connections, used }
+}
+
 /// Processes by their numbers, each with so many answers of this time.
 fn processes(all: &[(u32, usize, u64)]) -> BTreeMap<u32, ProcessSum> {
     let each = all.iter().map(|(pid, count, ns)| {
         let sum = ProcessSum {
             name: Some("worker".to_owned()),
             connections: 5,
+            used: None,
             failures: 0,
             rtt: times(50_000, *count),
             exchanges: times(*ns, *count),
@@ -102,7 +110,11 @@ fn each_fault_is_an_alarm_that_names_its_peer_and_its_cause() {
             "Is the load even?",
             "peer1: 100 connections over 2 addresses. The most, 90, are to 10.0.0.2, the fewest, 10, to 10.0.0.1",
             PeerSum {
-                addresses: [([10, 0, 0, 1].into(), 10), ([10, 0, 0, 2].into(), 90)].into(),
+                addresses: [
+                    ([10, 0, 0, 1].into(), address(10, None)),
+                    ([10, 0, 0, 2].into(), address(90, None)),
+                ]
+                .into(),
                 ..healthy()
             },
         ),
@@ -243,7 +255,10 @@ fn what_all_processes_and_addresses_have_in_common_is_no_fault() {
     let spread = |all: &[([u8; 16], u64)]| PeerSum {
         addresses: all
             .iter()
-            .map(|(ip, count)| (std::net::IpAddr::from(*ip).to_canonical(), *count))
+            .map(|(ip, count)| {
+                let ip = std::net::IpAddr::from(*ip).to_canonical();
+                (ip, address(*count, None))
+            })
             .collect(),
         ..healthy()
     };
@@ -309,6 +324,39 @@ fn what_all_processes_and_addresses_have_in_common_is_no_fault() {
         let found = found.expect("the question");
         assert!(found.weight >= Weight::Fine, "{expected}: {found:?}");
         assert!(found.text.contains(expected), "{expected}: {found:?}");
+    }
+}
+
+/// A name whose address changes, and a server that is started again, leave no choice.
+#[test]
+fn load_is_compared_between_what_was_in_use_at_the_same_time() {
+    for (spans, is_alarm) in [
+        ([(0, 100), (0, 100)], true),
+        ([(0, 100), (40, 60)], true),
+        ([(0, 100), (95, 200)], false),
+        ([(0, 100), (101, 200)], false),
+        ([(150, 200), (0, 100)], false),
+        ([(7, 7), (7, 7)], true),
+    ] {
+        let [first, second] = spans.map(|(first_ns, last_ns)| Span { first_ns, last_ns });
+        let addresses = [
+            ([10, 0, 0, 1].into(), address(10, Some(first))),
+            ([10, 0, 0, 2].into(), address(90, Some(second))),
+        ];
+        let peer = PeerSum {
+            addresses: addresses.into(),
+            ..healthy()
+        };
+        let found = ask(&[peer], &Sums::default(), None);
+        let found = found.iter().find(|of| of.question == "Is the load even?");
+        let found = found.expect("the question");
+        assert_eq!(found.weight == Weight::Alarm, is_alarm, "{found:?}");
+        let end = if is_alarm {
+            "The load is not even."
+        } else {
+            "They were not in use at the same time."
+        };
+        assert!(found.text.ends_with(end), "{found:?}");
     }
 }
 
