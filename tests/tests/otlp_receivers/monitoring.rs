@@ -257,8 +257,6 @@ fn send(endpoint: &str, pod: &str, reports: &[Snapshot]) {
 /// Prometheus with the rules, and the folder that they are in.
 struct Monitor {
     prometheus: Prometheus,
-    /// When it is asked, in nanoseconds of Unix time: it may take long until then.
-    asked_at: u64,
     _folder: TempDir,
 }
 
@@ -293,16 +291,14 @@ impl Monitor {
         });
         Self {
             prometheus,
-            asked_at: 0,
             _folder: folder,
         }
     }
 
     /// With all reports of a pod, and those of another one that ended some time ago.
     fn of(is_faulty: bool) -> Self {
-        let mut monitor = Self::start();
+        let monitor = Self::start();
         let mut pod = Pod::new(is_faulty);
-        monitor.asked_at = pod.now + SECOND;
         let mut reports = Vec::new();
         for at in pod.times() {
             pod.advance(at);
@@ -341,8 +337,7 @@ impl Monitor {
     }
 
     fn ask(&self, query: &str) -> Vec<Value> {
-        let query = inline(query, &rules());
-        let answer = self.prometheus.query_at(&query, self.asked_at);
+        let answer = self.prometheus.query(&inline(query, &rules()));
         answer.as_array().expect("answers").clone()
     }
 }
@@ -451,7 +446,7 @@ fn alerts_fire_on_their_faults_alone_and_questions_and_panels_have_answers() {
 /// an hour ago.
 #[test]
 fn questions_about_pods_point_at_the_pod_that_differs() {
-    let mut monitor = Monitor::start();
+    let monitor = Monitor::start();
     let endpoint = monitor.prometheus.otlp_endpoint();
     for (name, is_faulty, served, since) in [
         ("web-1", true, 1, 0),
@@ -461,7 +456,6 @@ fn questions_about_pods_point_at_the_pod_that_differs() {
     ] {
         let mut pod = Pod::new(is_faulty);
         pod.served = served;
-        monitor.asked_at = pod.now + SECOND;
         let times = pod.times().into_iter();
         let times = times.filter(|at| (since..2 * HOUR).contains(&(pod.now - at)));
         let mut reports = Vec::new();
