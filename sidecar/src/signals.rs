@@ -7,7 +7,7 @@ use nix::{
         signal::{SigSet, SigmaskHow, Signal},
         signalfd::{SfdFlags, SignalFd, siginfo},
     },
-    unistd::{getpgrp, getpid, getppid, getsid},
+    unistd::{Pid, getpgrp, getpid, getppid, getsid},
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -106,7 +106,7 @@ impl Place {
         // timeout signals its own group behind the command, unless it is in the foreground.
         let signals_group = match name.trim_end() {
             "sudo" => getpgrp() == getpid(),
-            "timeout" => getpgrp() == parent,
+            "timeout" => getpgrp() == parent && !is_in_foreground(parent),
             _ => false,
         };
         Self {
@@ -114,6 +114,16 @@ impl Place {
             signals_group: signals_group.then_some(parent.as_raw().cast_unsigned()),
         }
     }
+}
+
+/// Whether this timeout(1) has `--foreground` among the arguments before those of its command.
+fn is_in_foreground(timeout: Pid) -> bool {
+    let arguments = fs::read_to_string(format!("/proc/{timeout}/cmdline")).unwrap_or_default();
+    let own = std::env::args().next().unwrap_or_default();
+    let mut options = arguments
+        .split('\0')
+        .take_while(|argument| *argument != own);
+    options.any(|option| option == "-f" || option.starts_with("--f"))
 }
 
 /// What arrived. A process's signal has a code of 0 or below (`SI_FROMUSER`, include/linux/signal.h).

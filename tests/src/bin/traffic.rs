@@ -8,6 +8,7 @@ use std::{
     process::{self, ExitCode},
     sync::mpsc,
     thread,
+    time::Duration,
 };
 
 use clap::{Parser, Subcommand};
@@ -83,6 +84,8 @@ enum Command {
     Crowd(CrowdPlan),
     /// Does nothing until SIGTERM
     Wait,
+    /// Prints "ready", and a line for each SIGINT. Ends with status 6 a second after the first
+    Interrupts,
     /// Sends so many bytes over loopback, which a sockmap redirects past TCP: {"port":PORT,"bytes":BYTES}
     Bypass { bytes: u64 },
 }
@@ -149,7 +152,26 @@ fn run(command: Command) -> io::Result<()> {
         Command::Wait => loop {
             thread::park();
         },
+        Command::Interrupts => interrupts(),
         Command::Bypass { bytes } => print(&bypass(bytes)?),
+    }
+}
+
+/// A signal that comes while one is taken in waits, and is not merged with it.
+fn interrupts() -> io::Result<()> {
+    let mut interrupt = SigSet::empty();
+    interrupt.add(Signal::SIGINT);
+    interrupt.thread_block()?;
+    print(&"ready")?;
+    interrupt.wait()?;
+    print(&"caught")?;
+    thread::spawn(|| {
+        thread::sleep(Duration::from_secs(1));
+        process::exit(6);
+    });
+    loop {
+        interrupt.wait()?;
+        print(&"caught")?;
     }
 }
 

@@ -12,6 +12,7 @@ use std::{
 use flowcar_tests::{
     flowcar::{self, Report},
     terminal::Terminal,
+    traffic,
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -185,24 +186,55 @@ fn signal_of_the_terminal_reaches_the_command_once() {
     let pod = pod();
     let script = r#"
         trap : INT
-        sleep 1000 | "$0" run -o /dev/null -- sh -c '
-            trap "echo caught" INT
-            echo ready
-            for _ in 1 2 3 4 5 6 7 8 9 10; do sleep 0.1; done
-            exit 6'
+        sleep 1000 | "$0" run -o /dev/null -- "$1" interrupts
         echo status $?
     "#;
     let mut command = Command::new("setsid");
     pod.enter(&mut command).unwrap();
     command
         .args(["--ctty", "--wait", "sh", "-c", script])
-        .arg(flowcar::program().unwrap());
+        .arg(flowcar::program().unwrap())
+        .arg(traffic::program().unwrap());
     let mut terminal = Terminal::start(&mut command, 80, 24).unwrap();
     terminal.until("the command", |screen| screen.contains("ready"));
     terminal.press("\x03");
     let screen = terminal.until("its end", |screen| screen.contains("status "));
     assert!(screen.contains("status 6"), "{screen}");
     assert_eq!(screen.matches("caught").count(), 1, "{screen}");
+}
+
+/// timeout signals flowcar, and then the group that both are in; in the foreground flowcar alone.
+#[test]
+fn signal_of_timeout_reaches_the_command_once() {
+    if !can_run() {
+        return;
+    }
+    let pod = pod();
+    // setsid has it lead its group, as a shell on a terminal has.
+    for words in [
+        &["timeout"][..],
+        &["timeout", "--foreground"],
+        &["setsid", "timeout"],
+        &["setsid", "timeout", "--foreground"],
+    ] {
+        let mut command = Command::new(words[0]);
+        pod.enter(&mut command).unwrap();
+        command
+            .args(&words[1..])
+            .arg("1000")
+            .arg(flowcar::program().unwrap())
+            .args(["run", "-o", "/dev/null", "--"])
+            .arg(traffic::program().unwrap())
+            .arg("interrupts");
+        let mut terminal = Terminal::start(&mut command, 80, 24).unwrap();
+        terminal.until("the command", |screen| screen.contains("ready"));
+        let timeout = Pid::from_raw(terminal.id().cast_signed());
+        kill(timeout, Signal::SIGINT).unwrap();
+        terminal.until("the signal", |screen| screen.contains("caught"));
+        assert_eq!(terminal.finish().code(), Some(6), "{words:?}");
+        let screen = terminal.text();
+        assert_eq!(screen.matches("caught").count(), 1, "{words:?}: {screen}");
+    }
 }
 
 #[test]
