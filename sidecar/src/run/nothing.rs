@@ -1,4 +1,4 @@
-//! Why a command may have had no connection. Pure.
+//! Hints of a report: why a command may have had no connection, and that processes of it still run. Pure.
 
 use std::{ffi::OsString, path::Path};
 
