@@ -93,7 +93,7 @@ impl Terminal {
             command.stderr(slave.try_clone()?);
         }
         drop(slave);
-        catch_all(command);
+        reset_signals(command);
         let child = command.spawn();
         // It has the last open descriptors of the program's side.
         command
@@ -232,7 +232,7 @@ impl Terminal {
 /// Both sides of a new terminal. No program inherits the first: it would keep the terminal open.
 /// A shell on a terminal ignores no signal for its commands, whatever whoever started the tests does: a background job has SIGINT ignored, and
 /// what nohup(1) starts SIGHUP.
-fn catch_all(command: &mut Command) {
+fn reset_signals(command: &mut Command) {
     let defaults = || {
         for of in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
             // SAFETY: it installs no handler.

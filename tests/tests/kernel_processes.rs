@@ -129,6 +129,37 @@ fn all_connections_of_a_process_that_ended_have_its_name() {
     }
 }
 
+/// The traffic program by two names, in a pod.
+struct Programs {
+    pod: TestPod,
+    directory: tempfile::TempDir,
+}
+
+impl Programs {
+    fn of(pod: TestPod) -> Self {
+        let directory = named(&["first", "second"]);
+        Self { pod, directory }
+    }
+
+    fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(self.directory.path().join(name));
+        self.pod.enter(&mut command).unwrap();
+        command.stdout(Stdio::null());
+        command
+    }
+
+    /// A server that listens when this returns.
+    fn serve(&self, at: &str) -> Child {
+        let mut command = self.command("first");
+        command.args(["serve", "--listen", at]);
+        let mut server = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut listens = String::new();
+        let output = server.stdout.as_mut().unwrap();
+        BufReader::new(output).read_line(&mut listens).unwrap();
+        server
+    }
+}
+
 /// Starts a program until it has this number, or gives up.
 fn start_as(pid: u32, mut command: impl FnMut() -> Command) -> Option<Child> {
     for _ in 0..ATTEMPTS {
@@ -152,31 +183,19 @@ fn later_process_of_the_same_number_does_not_name_a_connection() {
     if !Path::new(LAST_PID).exists() {
         return lacks("a kernel with CONFIG_CHECKPOINT_RESTORE");
     }
-    let pod = TestPod::new("reused").unwrap();
-    let directory = named(&["first", "second"]);
-    let program = |name: &str| {
-        let mut command = Command::new(directory.path().join(name));
-        pod.enter(&mut command).unwrap();
-        command.stdout(Stdio::null());
-        command
-    };
-    let mut command = program("first");
-    let command = command.args(["serve", "--listen", "127.0.0.1:7202"]);
-    let mut server = command.stdout(Stdio::piped()).spawn().unwrap();
-    let mut listens = String::new();
-    let output = server.stdout.as_mut().unwrap();
-    BufReader::new(output).read_line(&mut listens).unwrap();
-    let watch = Watch::start(&pod, Mode::Both, &[]);
+    let programs = Programs::of(TestPod::new("reused").unwrap());
+    let mut server = programs.serve("127.0.0.1:7202");
+    let watch = Watch::start(&programs.pod, Mode::Both, &[]);
     // It takes nothing in while the number changes hands.
     watch.signal(Signal::SIGSTOP);
-    let mut command = program("first");
+    let mut command = programs.command("first");
     let mut first = command.args(["call", "127.0.0.1:7202"]).spawn().unwrap();
     let pid = first.id();
     assert!(first.wait().unwrap().success());
     // Starts are known to a hundredth of a second.
     thread::sleep(Duration::from_millis(50));
     let second = start_as(pid, || {
-        let mut command = program("second");
+        let mut command = programs.command("second");
         command.arg("wait");
         command
     });
@@ -212,22 +231,10 @@ fn earlier_process_of_the_same_number_does_not_name_a_connection() {
     if !Path::new(LAST_PID).exists() {
         return lacks("a kernel with CONFIG_CHECKPOINT_RESTORE");
     }
-    let pod = TestPod::new("known").unwrap();
-    let directory = named(&["first", "second"]);
-    let program = |name: &str| {
-        let mut command = Command::new(directory.path().join(name));
-        pod.enter(&mut command).unwrap();
-        command.stdout(Stdio::null());
-        command
-    };
-    let mut command = program("first");
-    let command = command.args(["serve", "--listen", "127.0.0.1:7205"]);
-    let mut server = command.stdout(Stdio::piped()).spawn().unwrap();
-    let mut listens = String::new();
-    let output = server.stdout.as_mut().unwrap();
-    BufReader::new(output).read_line(&mut listens).unwrap();
-    let watch = Watch::start(&pod, Mode::Both, &[]);
-    let mut command = program("first");
+    let programs = Programs::of(TestPod::new("known").unwrap());
+    let mut server = programs.serve("127.0.0.1:7205");
+    let watch = Watch::start(&programs.pod, Mode::Both, &[]);
+    let mut command = programs.command("first");
     let mut first = command
         .args([
             "call",
@@ -244,7 +251,7 @@ fn earlier_process_of_the_same_number_does_not_name_a_connection() {
     watch.signal(Signal::SIGSTOP);
     // Both starts and both connections are taken in once the second process has ended, too.
     let second = start_as(pid, || {
-        let mut command = program("second");
+        let mut command = programs.command("second");
         command.args(["call", "127.0.0.1:7205"]);
         command
     });

@@ -162,6 +162,31 @@ pub struct ConnectionCounts {
     pub process: Option<String>,
 }
 
+#[cfg(test)]
+impl ConnectionCounts {
+    /// One of which nothing was measured.
+    pub(crate) fn unmeasured(cookie: u64, local: SocketAddr, peer: SocketAddr) -> Self {
+        Self {
+            cookie,
+            local,
+            peer,
+            duration_ns: None,
+            bytes_sent: 0,
+            bytes_received: 0,
+            segments_sent: 0,
+            retransmits: 0,
+            retransmits_by_type: None,
+            receive_window_limited_us: 0,
+            send_buffer_limited_us: 0,
+            rtt_p50_ns: None,
+            rtt_p99_ns: None,
+            rtt_sum: None,
+            exchange_p99_ns: None,
+            process: None,
+        }
+    }
+}
+
 /// A connection that closed, with what it had then.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ClosedCounts {

@@ -294,24 +294,11 @@ mod tests {
 
     fn connection(peer: &str) -> Connection {
         Connection {
-            counts: ConnectionCounts {
-                cookie: 1,
-                local: ([10, 0, 0, 1], 18_099).into(),
-                peer: peer.parse().expect("an address"),
-                duration_ns: None,
-                bytes_sent: 0,
-                bytes_received: 0,
-                segments_sent: 0,
-                retransmits: 0,
-                retransmits_by_type: None,
-                receive_window_limited_us: 0,
-                send_buffer_limited_us: 0,
-                rtt_p50_ns: None,
-                rtt_p99_ns: None,
-                rtt_sum: None,
-                exchange_p99_ns: None,
-                process: None,
-            },
+            counts: ConnectionCounts::unmeasured(
+                1,
+                ([10, 0, 0, 1], 18_099).into(),
+                peer.parse().expect("an address"),
+            ),
             sent: 0.0,
             received: 0.0,
             rtt_s: None,

@@ -261,24 +261,11 @@ mod tests {
             name: "db:5432".to_owned(),
             ..PeerCounts::default()
         };
-        let open = ConnectionCounts {
-            cookie: 1,
-            local: ([10, 0, 0, 1], 4_000).into(),
-            peer: ([10, 0, 0, 2], 5432).into(),
-            duration_ns: None,
-            bytes_sent: 0,
-            bytes_received: 0,
-            segments_sent: 0,
-            retransmits: 0,
-            retransmits_by_type: None,
-            receive_window_limited_us: 0,
-            send_buffer_limited_us: 0,
-            rtt_p50_ns: None,
-            rtt_p99_ns: None,
-            rtt_sum: None,
-            exchange_p99_ns: None,
-            process: None,
-        };
+        let open = ConnectionCounts::unmeasured(
+            1,
+            ([10, 0, 0, 1], 4_000).into(),
+            ([10, 0, 0, 2], 5432).into(),
+        );
         let connections = Connections {
             of: peer.key().to_string(),
             all: vec![open],

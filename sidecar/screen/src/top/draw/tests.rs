@@ -34,22 +34,14 @@ fn two_pods() -> Merged {
                 });
             }
             let connection = ConnectionCounts {
-                cookie: of,
-                local: ([10, 0, 0, 1], 4_000 + of as u16).into(),
-                peer: ([10, 0, 0, 2], 5432).into(),
                 duration_ns: Some(90 * SECOND),
-                bytes_sent: 0,
-                bytes_received: 0,
-                segments_sent: 0,
-                retransmits: 0,
-                retransmits_by_type: None,
-                receive_window_limited_us: 0,
-                send_buffer_limited_us: 0,
                 rtt_p50_ns: Some(1_500_000),
-                rtt_p99_ns: None,
-                rtt_sum: None,
-                exchange_p99_ns: None,
                 process: Some("nginx (815)".to_owned()),
+                ..ConnectionCounts::unmeasured(
+                    of,
+                    ([10, 0, 0, 1], 4_000 + of as u16).into(),
+                    ([10, 0, 0, 2], 5432).into(),
+                )
             };
             let answer = Answer {
                 books: Books {

@@ -178,22 +178,12 @@ fn sparkline_has_a_bar_for_each_refresh() {
 fn connections_are_those_of_the_opened_peer_with_their_pods() {
     let mut merged = Merged::default();
     let connection = |port: u16, bytes_sent| ConnectionCounts {
-        cookie: port.into(),
-        local: ([10, 0, 0, 1], port).into(),
-        peer: ([10, 0, 0, 2], 5432).into(),
-        duration_ns: None,
         bytes_sent,
-        bytes_received: 0,
-        segments_sent: 0,
-        retransmits: 0,
-        retransmits_by_type: None,
-        receive_window_limited_us: 0,
-        send_buffer_limited_us: 0,
-        rtt_p50_ns: None,
-        rtt_p99_ns: None,
-        rtt_sum: None,
-        exchange_p99_ns: None,
-        process: None,
+        ..ConnectionCounts::unmeasured(
+            port.into(),
+            ([10, 0, 0, 1], port).into(),
+            ([10, 0, 0, 2], 5432).into(),
+        )
     };
     let with = |at, of: &str, all| {
         let mut answer = answer(at, vec![peer(1, "db:5432")]);
