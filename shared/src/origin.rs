@@ -52,7 +52,11 @@ pub struct OriginRecord {
     /// The listener's port, host byte order.
     pub port: u16,
     /// Unused.
-    pub reserved: [u16; 11],
+    pub reserved: u16,
+    /// The process in the PID namespace that userspace is in; 0 where the process is of another one, or userspace does not ask.
+    pub own_tgid: u32,
+    /// Unused.
+    pub reserved_between: [u16; 8],
     /// [`LISTENER`], [`CALLER`] or [`CLOSED_LISTENER`].
     pub kind: u8,
     /// Unused.

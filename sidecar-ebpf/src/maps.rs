@@ -71,6 +71,26 @@ pub(crate) fn reports_callers() -> bool {
     unsafe { (&raw const FLOWCAR_CALLERS).read_volatile() != 0 }
 }
 
+/// The PID namespace by which userspace's /proc shows processes, if that is not the initial one; 0 otherwise. The device (`dev_t` of the
+/// kernel) and inode number of its file in nsfs. The loader sets both.
+#[unsafe(no_mangle)]
+static FLOWCAR_PIDNS_DEVICE: u64 = 0;
+#[unsafe(no_mangle)]
+static FLOWCAR_PIDNS_INODE: u64 = 0;
+
+/// The device and inode number of the PID namespace by which userspace's /proc shows processes; an inode number of 0 if that is the
+/// initial one.
+#[inline(always)]
+pub(crate) fn userspace_pidns() -> (u64, u64) {
+    // SAFETY: as above.
+    unsafe {
+        (
+            (&raw const FLOWCAR_PIDNS_DEVICE).read_volatile(),
+            (&raw const FLOWCAR_PIDNS_INODE).read_volatile(),
+        )
+    }
+}
+
 /// The cookie of userspace's network namespace. The loader sets it.
 #[unsafe(no_mangle)]
 static FLOWCAR_NETNS: u64 = 0;

@@ -7,10 +7,10 @@
 use core::arch::asm;
 
 use aya_ebpf::{
-    bindings::bpf_sock,
+    bindings::{bpf_pidns_info, bpf_sock},
     helpers::{
         bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_netns_cookie,
-        bpf_get_socket_cookie,
+        bpf_get_ns_current_pid_tgid, bpf_get_socket_cookie,
     },
     macros::{cgroup_sock, map},
     maps::Array,
@@ -118,7 +118,28 @@ impl Origin {
 #[inline(never)]
 fn report_caller(cgroup: u64, tgid: u32, now: u64) {
     let origin = Origin { cgroup, tgid };
-    report_without_address(CALLER, 0, origin, now, FORCE_WAKEUP);
+    report_without_address(CALLER, 0, origin, own_tgid(), now, FORCE_WAKEUP);
+}
+
+/// The current process in userspace's PID namespace; 0 where it is of another one, or userspace does not ask. Kernels that tell callbacks
+/// who calls have the helper (6.10): userspace asks no others.
+#[inline(always)]
+fn own_tgid() -> u32 {
+    let (device, inode) = maps::userspace_pidns();
+    if inode == 0 {
+        return 0;
+    }
+    let mut found = bpf_pidns_info { pid: 0, tgid: 0 };
+    // SAFETY: the helper writes as many bytes as it is given, and zeros where the namespace is another one.
+    unsafe {
+        bpf_get_ns_current_pid_tgid(
+            device,
+            inode,
+            &raw mut found,
+            size_of::<bpf_pidns_info>() as u32,
+        )
+    };
+    found.tgid
 }
 
 /// The application closes a listener (`sock_release`): another one may take its address.
@@ -129,12 +150,19 @@ pub(crate) fn stops_listening(sock: *mut bpf_sock) {
         // SAFETY: the helper takes the context.
         let cookie = unsafe { bpf_get_socket_cookie(sock.cast()) };
         let nobody = Origin { cgroup: 0, tgid: 0 };
-        report_without_address(CLOSED_LISTENER, cookie, nobody, now(), NO_WAKEUP);
+        report_without_address(CLOSED_LISTENER, cookie, nobody, 0, now(), NO_WAKEUP);
     }
 }
 
 #[inline(always)]
-fn report_without_address(kind: u8, cookie: u64, origin: Origin, now: u64, wake: u64) {
+fn report_without_address(
+    kind: u8,
+    cookie: u64,
+    origin: Origin,
+    own_tgid: u32,
+    now: u64,
+    wake: u64,
+) {
     let Some(mut entry) = RECORDS.reserve::<OriginRecord>(0) else {
         return count(Counter::OriginDropped);
     };
@@ -150,7 +178,7 @@ fn report_without_address(kind: u8, cookie: u64, origin: Origin, now: u64, wake:
         netns: 0,
         port: 0,
     };
-    fill(record, kind, nowhere, origin, now);
+    fill(record, kind, nowhere, origin, own_tgid, now);
     entry.submit(wake);
 }
 
@@ -164,13 +192,21 @@ struct Socket {
 
 /// Writes all of a record but its address, which is read in another way by each kind of program.
 #[inline(always)]
-fn fill(record: *mut OriginRecord, kind: u8, socket: Socket, origin: Origin, now: u64) {
+fn fill(
+    record: *mut OriginRecord,
+    kind: u8,
+    socket: Socket,
+    origin: Origin,
+    own_tgid: u32,
+    now: u64,
+) {
     put! { record,
         cookie: socket.cookie,
         at_ns: now,
         cgroup_id: origin.cgroup,
         netns: socket.netns,
         tgid: origin.tgid,
+        own_tgid: own_tgid,
         port: socket.port,
         kind: kind,
     }
@@ -185,7 +221,7 @@ pub(crate) fn listening(ctx: Ctx) {
         netns: ctx.netns_cookie(),
         port: ctx.local_port() as u16,
     };
-    let (origin, now) = (Origin::current(), now());
+    let (origin, own_tgid, now) = (Origin::current(), own_tgid(), now());
     let Some(mut entry) = RECORDS.reserve::<OriginRecord>(0) else {
         return count(Counter::OriginDropped);
     };
@@ -208,7 +244,7 @@ pub(crate) fn listening(ctx: Ctx) {
             address[3]: ctx.local_ip6::<3>(),
         }
     }
-    fill(record, LISTENER, socket, origin, now);
+    fill(record, LISTENER, socket, origin, own_tgid, now);
     entry.submit(wake());
 }
 
@@ -265,6 +301,7 @@ fn bound<const V6: bool>(sock: *mut bpf_sock) {
         address[2]: words.2,
         address[3]: words.3,
     }
-    fill(record, LISTENER, socket, origin, now);
+    // Kernels that have the helper report listeners by the callback.
+    fill(record, LISTENER, socket, origin, 0, now);
     entry.submit(wake());
 }

@@ -20,7 +20,7 @@ use crate::{
     hardening::{self, Needs},
     host::Host,
     memory,
-    origin::{Containers, Origins, Processes},
+    origin::{Containers, Origins, ProcNumbers, Processes},
     otlp::exporter::{Exporter, Patience},
     session::{End, Session, within_memory},
     signals::is_ignored,
@@ -65,7 +65,7 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     let checkpoint = config.state_dir.as_deref();
     let checkpoint = checkpoint.and_then(|directory| open_checkpoint(directory, config.max_flows));
     let before = checkpoint.as_ref().and_then(CheckpointFile::read);
-    let name = source.name();
+    let (name, numbers) = (source.name(), source.capabilities().processes);
     let named = args.cgroup.as_deref().and(cgroup.as_deref());
     let host = Host::of_cgroup(named);
     let (config, limits) = within_memory(config);
@@ -75,7 +75,7 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
         follower.restore(before.as_ref(), checkpoint.instance());
     }
     let tree = tree(config, cgroup.as_deref());
-    follower.find_origins(origins(config, tree.as_deref(), &host));
+    follower.find_origins(origins(config, tree.as_deref(), &host, numbers));
     let root = Root::of(named, host.container_id.is_some());
     if let Some(stats) = container_stats(config, tree.as_deref(), root) {
         follower.read_containers(stats);
@@ -184,10 +184,15 @@ fn tree(config: &Config, cgroup: Option<&Path>) -> Option<PathBuf> {
 }
 
 /// What finds whose sockets the flows have. Where a container's own cgroup is followed, all are its, and the resource says so.
-fn origins(config: &Config, tree: Option<&Path>, host: &Host) -> Origins {
+fn origins(
+    config: &Config,
+    tree: Option<&Path>,
+    host: &Host,
+    numbers: Option<ProcNumbers>,
+) -> Origins {
     let containers = config.containers && host.container_id.is_none();
     let containers = containers.then(|| Containers::below(tree));
-    let processes = config.processes.then(Processes::of_proc);
+    let processes = config.processes.then(|| Processes::of_proc(numbers));
     Origins::new(containers, processes, own_netns())
 }
 

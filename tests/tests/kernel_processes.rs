@@ -14,7 +14,7 @@ use std::{
 
 use flowcar_tests::{
     flowcar::{self, Report},
-    place::{TestPod, lacks, require_cgroup2, require_root},
+    place::{TestPod, kernel_release, lacks, require_cgroup2, require_root},
     traffic,
     watch::{Mode, Watch},
 };
@@ -276,33 +276,89 @@ fn earlier_process_of_the_same_number_does_not_name_a_connection() {
     assert_eq!(named, ["", "first"]);
 }
 
-/// As in a container: the kernel's numbers are those of another PID namespace, of which nobody here knows.
+/// What a shell runs in a PID namespace of its own, with the machine's /proc at `host`. A program prints its number in the initial namespace
+/// before it starts. One of the clients is in one more namespace.
+const CONTAINED: &str = r#"
+    cd "$1"
+    begin='read -r pid rest < host/self/stat; echo "$1 $pid"; exec "./$@"'
+    sh -c "$begin" sh alpha serve --listen 127.0.0.1:7203 --until 6 > served &
+    until [ "$(wc -l < served)" = 2 ]; do sleep 0.01; done
+    sh -c "$begin" sh beta call 127.0.0.1:7203 --connections 2 --exchanges 10 --pause 100 > called &
+    unshare -p -f sh -c "$begin" sh nested call 127.0.0.1:7203 --connections 4 --exchanges 10 --pause 200 > deeper &
+    wait
+    cat served called deeper
+"#;
+
+/// Whether this kernel's programs may ask who calls in another PID namespace.
+fn kernel_names_in_namespaces() -> bool {
+    kernel_release() >= (6, 10)
+}
+
+/// Runs the script in a PID namespace of its own. `proc` is what shows its processes there. Gives what it printed, and the report.
+fn run_contained(pod: &TestPod, proc: &str) -> (String, Report) {
+    let directory = named(&["alpha", "beta", "nested"]);
+    let (report, host) = (
+        directory.path().join("report"),
+        directory.path().join("host"),
+    );
+    fs::create_dir(&host).unwrap();
+    let mut command = Command::new("unshare");
+    pod.enter(&mut command).unwrap();
+    let start = format!("mount --rbind /proc \"$1\"; shift; exec unshare -p -f {proc} \"$@\"");
+    command
+        .args(["-m", "sh", "-ec", &start, "sh"])
+        .arg(&host)
+        .arg(flowcar::program().unwrap())
+        .args(["run", "--format", "json", "-o"])
+        .arg(&report)
+        .args(["--", "sh", "-ec", CONTAINED, "sh"])
+        .arg(directory.path())
+        .stdin(Stdio::null());
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let report = Report::parse(&fs::read_to_string(&report).unwrap()).unwrap();
+    (String::from_utf8(output.stdout).unwrap(), report)
+}
+
+/// As in a container, or in a pod whose containers share a PID namespace: /proc has other numbers than the kernel's records. A process of a
+/// namespace below, whose /proc is not this one, has its number alone.
 #[test]
-fn run_in_a_pid_namespace_of_its_own_shows_no_processes() {
+fn run_in_a_pid_namespace_of_its_own_shows_its_processes() {
     if !can_run() {
         return;
     }
     let pod = TestPod::new("contained").unwrap();
-    let traffic = traffic::program().unwrap();
-    let script = format!(
-        "{0} serve --listen 127.0.0.1:7203 --until 2 | {{ read -r listening; {0} call 127.0.0.1:7203 --connections 2; cat; }} >/dev/null",
-        traffic.display()
-    );
-    let directory = tempfile::tempdir().unwrap();
-    let table = directory.path().join("table");
-    let mut command = Command::new("unshare");
-    pod.enter(&mut command).unwrap();
-    command
-        .args(["-p", "-f", "-m", "--mount-proc"])
-        .arg(flowcar::program().unwrap())
-        .args(["run", "-o"])
-        .arg(&table)
-        .args(["--", "sh", "-c", &script])
-        .stdin(Stdio::null());
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{output:?}");
-    let table = fs::read_to_string(&table).unwrap();
-    let rows = |start: &str| table.lines().filter(|line| line.starts_with(start)).count();
-    assert_eq!((rows("client "), rows("server ")), (2, 2), "{table}");
-    assert_eq!(rows("       by "), 0, "{table}");
+    let (printed, report) = run_contained(&pod, "--mount-proc");
+    assert_eq!(report.flows.len(), 12, "{printed}");
+    if !kernel_names_in_namespaces() {
+        assert!(report.flows.iter().all(|flow| flow.process.is_none()));
+        return;
+    }
+    let mut counted = BTreeMap::<(String, Option<String>), usize>::new();
+    for flow in report.flows {
+        let process = flow.process.unwrap();
+        let is_its = |line: &&str| line.ends_with(&format!(" {}", process.pid));
+        let line = printed.lines().find(is_its).expect(&printed);
+        let (name, _) = line.split_once(' ').unwrap();
+        *counted.entry((name.to_owned(), process.name)).or_default() += 1;
+    }
+    let named = |name: &str| (name.to_owned(), Some(name.to_owned()));
+    let expected = [
+        (named("alpha"), 6),
+        (named("beta"), 2),
+        (("nested".to_owned(), None), 4),
+    ];
+    assert_eq!(counted, BTreeMap::from(expected), "{printed}");
+}
+
+/// The machine's /proc in another PID namespace: what has flowcar's number there is another process.
+#[test]
+fn proc_of_another_pid_namespace_names_nobody() {
+    if !can_run() {
+        return;
+    }
+    let pod = TestPod::new("foreign").unwrap();
+    let (_, report) = run_contained(&pod, "");
+    assert_eq!(report.flows.len(), 12);
+    assert!(report.flows.iter().all(|flow| flow.process.is_none()));
 }

@@ -26,7 +26,7 @@ const DEFAULTS: Options = Options {
     exchanges: false,
     names: true,
     origins: true,
-    callers: false,
+    callers: None,
 };
 
 /// `sends` is whether receivers are tried as well.

@@ -276,7 +276,7 @@ others {
         default: true, "`on`",
         parse: |text| choice(text, &[("on", true), ("off", false)]),
         shown: Word,
-        meaning: "spans and lists of connections have the process that called `connect()` or `listen()`: `process.pid`, and `process.executable.name` where `/proc` shows the initial PID namespace. Needs the eBPF source",
+        meaning: "spans and lists of connections have the process that called `connect()` or `listen()`: `process.pid`, and `process.executable.name` where `/proc` shows the process (on a host; in a PID namespace that containers share from Linux 6.10 on). Needs the eBPF source",
     }
     FLOWCAR_TRACE_PARENT: TraceParent {
         default: TraceParent::Auto, "`auto`",

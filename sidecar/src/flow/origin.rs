@@ -60,6 +60,8 @@ pub struct Caller {
     pub cgroup: Option<NonZeroU64>,
     /// Its number in the initial PID namespace.
     pub pid: Option<NonZeroU32>,
+    /// Its number in the PID namespace that flowcar is in; `None` where it is of another one, or the programs were not asked.
+    pub own_pid: Option<NonZeroU32>,
 }
 
 /// What names a listener.
@@ -157,6 +159,7 @@ impl OriginEvent {
             at,
             cgroup: NonZeroU64::new(raw.cgroup_id),
             pid: NonZeroU32::new(raw.tgid),
+            own_pid: NonZeroU32::new(raw.own_tgid),
         };
         let listener = ListenerName {
             cookie: raw.cookie,
@@ -188,6 +191,7 @@ mod tests {
         let address: Ipv6Addr = "::ffff:10.1.0.1".parse().expect("one");
         bytes[offset_of!(OriginRecord, address)..][..16].copy_from_slice(&address.octets());
         bytes[offset_of!(OriginRecord, tgid)..][..4].copy_from_slice(&42_u32.to_ne_bytes());
+        bytes[offset_of!(OriginRecord, own_tgid)..][..4].copy_from_slice(&7_u32.to_ne_bytes());
         bytes[offset_of!(OriginRecord, port)..][..2].copy_from_slice(&80_u16.to_ne_bytes());
         assert!(!OriginEvent::is_in(&bytes));
         let malformed = Err(Malformed::Origin { len: RECORD_LEN });
@@ -203,6 +207,7 @@ mod tests {
             at: Monotonic(5),
             cgroup: NonZeroU64::new(9),
             pid: NonZeroU32::new(42),
+            own_pid: NonZeroU32::new(7),
         };
         let listens = OriginEvent::Listens(listener, caller);
         assert_eq!(OriginEvent::decode(&bytes), Ok(listens));

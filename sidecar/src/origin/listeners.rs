@@ -271,6 +271,7 @@ mod tests {
             at: Monotonic(at),
             cgroup: NonZeroU64::new(cgroup),
             pid: NonZeroU32::new(pid),
+            own_pid: None,
         };
         let listener = ListenerName {
             cookie,

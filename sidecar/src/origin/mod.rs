@@ -7,7 +7,7 @@ mod processes;
 pub use self::{
     containers::{Containers, Unresolved, container_in_name, container_of},
     listeners::Listeners,
-    processes::{Processes, shows_processes},
+    processes::{PidNamespace, ProcNumbers, Processes, proc_numbers},
 };
 use crate::flow::{Flow, Monotonic, Origin, OriginEvent, Role, SocketNetns, SocketSnapshot};
 
@@ -82,10 +82,8 @@ impl Origins {
         let (OriginEvent::Connects(caller) | OriginEvent::Listens(_, caller)) = event else {
             return self.listeners.apply(event, None);
         };
-        let name = match (&mut self.processes, caller.pid) {
-            (Some(processes), Some(pid)) => processes.name(pid, caller.at),
-            _ => None,
-        };
+        let processes = self.processes.as_mut();
+        let name = processes.and_then(|processes| processes.name_of_caller(caller));
         self.listeners.apply(event, name);
     }
 
@@ -150,12 +148,13 @@ mod tests {
             netns: None,
         };
         let name_of_a_server = |listens: Monotonic| {
-            let processes = Processes::of(Some(PathBuf::from("/proc")));
+            let processes = Processes::of(Some((PathBuf::from("/proc"), ProcNumbers::Initial)));
             let mut origins = Origins::new(None, Some(processes), 0);
             let caller = Caller {
                 at: listens,
                 cgroup: None,
                 pid,
+                own_pid: None,
             };
             origins.apply(&OriginEvent::Listens(listener, caller));
             let mut flow = Flow {
@@ -178,7 +177,7 @@ mod tests {
     fn client_has_the_name_of_the_process_that_ran_when_it_started() {
         let pid = std::process::id();
         let name_of_a_client = |started| {
-            let processes = Processes::of(Some(PathBuf::from("/proc")));
+            let processes = Processes::of(Some((PathBuf::from("/proc"), ProcNumbers::Initial)));
             let mut origins = Origins::new(None, Some(processes), 0);
             let mut flow = Flow {
                 role: Role::Client,

@@ -6,6 +6,10 @@
 //!
 //! The process may have ended by then. Its name is valid still as long as no other process can have its number: the kernel gives numbers
 //! in ascending order, and begins again behind the greatest (`idr_alloc_cyclic()` in kernel/pid.c), and /proc/loadavg shows the last one.
+//!
+//! In a container /proc has the numbers of the container's PID namespace, and loadavg its last one. The kernel programs report a process
+//! with both numbers when it calls (6.10). There a number of the initial namespace may be another process's as soon as all others can have
+//! been given.
 
 use std::{
     collections::HashMap,
@@ -16,9 +20,11 @@ use std::{
     path::PathBuf,
 };
 
+use nix::sys::stat::{major, minor};
+
 use crate::{
     clock::Anchor,
-    flow::{Monotonic, SharedText},
+    flow::{Caller, Monotonic, SharedText},
 };
 
 /// The inode number of the initial PID namespace (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
@@ -26,6 +32,9 @@ const INITIAL: u64 = 0xefff_fffc;
 
 /// The unit of `starttime`: `USER_HZ` is 100 on every processor that programs run on.
 const TICK_NS: u64 = 10_000_000;
+
+/// The least number of numbers that a machine has as the kernel comes (`PID_MAX_DEFAULT`, include/linux/threads.h).
+const LEAST_NUMBERS: u64 = 32_768;
 
 /// The greatest number of a process, plus one.
 const PID_MAX: &str = "/proc/sys/kernel/pid_max";
@@ -46,16 +55,48 @@ const CUT_AT: usize = 15;
 /// The most bytes of a name.
 const LONGEST: usize = 128;
 
-/// Whether /proc shows processes by their numbers in the initial PID namespace.
-pub fn shows_processes() -> bool {
-    fs::metadata("/proc/self/ns/pid").is_ok_and(|found| found.ino() == INITIAL)
+/// Whose numbers /proc shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProcNumbers {
+    /// Those of the initial PID namespace, which the kernel's records have.
+    Initial,
+    /// Those of the PID namespace that flowcar is in.
+    Own(PidNamespace),
+}
+
+/// A PID namespace, as the kernel compares it (`ns_match()` in fs/nsfs.c).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PidNamespace {
+    /// The device of nsfs, as the kernel's `dev_t`.
+    pub device: u64,
+    /// The inode number.
+    pub inode: u64,
+}
+
+/// Whose numbers /proc shows; `None` where it shows no processes, or those of a namespace that flowcar is not in.
+pub fn proc_numbers() -> Option<ProcNumbers> {
+    // What /proc calls this process is what this process calls itself only if both are of one namespace.
+    let own = fs::read_link("/proc/self").ok()?;
+    if own.to_str()?.parse() != Ok(std::process::id()) {
+        return None;
+    }
+    let namespace = fs::metadata("/proc/self/ns/pid").ok()?;
+    if namespace.ino() == INITIAL {
+        return Some(ProcNumbers::Initial);
+    }
+    let device = namespace.dev();
+    Some(ProcNumbers::Own(PidNamespace {
+        // `MKDEV()`, include/linux/kdev_t.h.
+        device: (major(device) << 20) | minor(device),
+        inode: namespace.ino(),
+    }))
 }
 
 /// The names of processes.
 #[derive(Debug)]
 pub struct Processes {
-    /// `None` where /proc does not show them.
-    proc: Option<PathBuf>,
+    /// The directory, and whose numbers it has; `None` where it does not show them.
+    proc: Option<(PathBuf, ProcNumbers)>,
     known: HashMap<NonZeroU32, Known>,
     reads_left: u32,
     /// How many numbers there are.
@@ -71,30 +112,46 @@ struct Known {
     until: Monotonic,
     /// The last number that was given when the process was last seen.
     seen: Option<Given>,
+    /// Its number in /proc.
+    shown: NonZeroU32,
+}
+
+/// Where /proc shows a process.
+#[derive(Clone, Copy, Debug)]
+struct Shown {
+    number: NonZeroU32,
+    /// When the process with this number has to have started; `None` where the number is certain.
+    start: Option<u64>,
 }
 
 /// The last number that the kernel gave to a process.
 #[derive(Clone, Copy, Debug)]
 struct Given {
-    pid: u64,
+    /// `None` where nothing shows it.
+    pid: Option<u64>,
     at: Monotonic,
 }
 
 // === impl Processes ===
 
 impl Processes {
-    /// Those that /proc shows.
-    pub fn of_proc() -> Self {
-        Self::of(shows_processes().then(|| PathBuf::from("/proc")))
+    /// Those that /proc shows, by these numbers; without, none.
+    pub fn of_proc(numbers: Option<ProcNumbers>) -> Self {
+        Self::of(numbers.map(|numbers| (PathBuf::from("/proc"), numbers)))
     }
 
     /// Those that this directory shows.
-    pub(super) fn of(proc: Option<PathBuf>) -> Self {
+    pub(super) fn of(proc: Option<(PathBuf, ProcNumbers)>) -> Self {
+        let numbers = match proc {
+            // Each namespace has its own (6.14), and the initial one's cannot be read.
+            Some((_, ProcNumbers::Own(_))) => numbers().min(LEAST_NUMBERS),
+            _ => numbers(),
+        };
         Self {
             proc,
             known: HashMap::new(),
             reads_left: MOST_READS,
-            numbers: numbers(),
+            numbers,
         }
     }
 
@@ -108,15 +165,41 @@ impl Processes {
         self.reads_left = MOST_READS;
     }
 
+    /// What a process is called that called.
+    pub fn name_of_caller(&mut self, caller: &Caller) -> Option<SharedText> {
+        let pid = caller.pid?;
+        let number = match self.proc.as_ref()?.1 {
+            ProcNumbers::Initial => pid,
+            ProcNumbers::Own(_) => caller.own_pid?,
+        };
+        if self.known.get(&pid).is_some_and(|of| of.shown != number) {
+            // Another process has the number in the initial namespace.
+            self.known.remove(&pid);
+        }
+        let start = None;
+        self.name_in_proc(pid, Shown { number, start }, caller.at)
+    }
+
     /// What the process is called that had this number at this time; `None` where that cannot be known any more.
     pub fn name(&mut self, pid: NonZeroU32, at: Monotonic) -> Option<SharedText> {
+        let shown = match self.proc.as_ref()?.1 {
+            ProcNumbers::Initial => Shown {
+                number: pid,
+                start: None,
+            },
+            ProcNumbers::Own(_) => self.known.get(&pid)?.shown_again(),
+        };
+        self.name_in_proc(pid, shown, at)
+    }
+
+    fn name_in_proc(&mut self, pid: NonZeroU32, shown: Shown, at: Monotonic) -> Option<SharedText> {
         let anchor = Anchor::now();
         let now = anchor.monotonic();
         let at_ticks = (at.0 + anchor.suspended_ns()) / TICK_NS;
         let known = self.known.get(&pid).filter(|known| at <= known.until);
         if known.is_none() {
             self.reads_left = self.reads_left.checked_sub(1)?;
-            match self.read(pid, now) {
+            match self.read(shown, now) {
                 Some(known) => self.keep(pid, known),
                 None => self.ended(pid, now),
             }
@@ -125,10 +208,13 @@ impl Processes {
         (known.start <= at_ticks).then(|| known.name.clone())
     }
 
-    fn read(&self, pid: NonZeroU32, now: Monotonic) -> Option<Known> {
-        let directory = self.proc.as_ref()?.join(pid.to_string());
+    fn read(&self, shown: Shown, now: Monotonic) -> Option<Known> {
+        let directory = self.proc.as_ref()?.0.join(shown.number.to_string());
         let read = |file: &str| read_start(&directory.join(file)).ok();
         let start = start_of(&read("stat")?)?;
+        if shown.start.is_some_and(|expected| expected != start) {
+            return None;
+        }
         let name = read("comm")?;
         let name = name_of(name.trim_ascii_end(), || read("cmdline"));
         // Before the process is seen for the last time.
@@ -139,6 +225,7 @@ impl Processes {
             name: name.into(),
             until: now,
             seen,
+            shown: shown.number,
         })
     }
 
@@ -159,9 +246,13 @@ impl Processes {
 
     /// The last number that was given.
     fn given(&self, at: Monotonic) -> Option<Given> {
-        let text = read_start(&self.proc.as_ref()?.join("loadavg")).ok()?;
+        let (proc, numbers) = self.proc.as_ref()?;
+        if matches!(numbers, ProcNumbers::Own(_)) {
+            return Some(Given { pid: None, at });
+        }
+        let text = read_start(&proc.join("loadavg")).ok()?;
         let pid = std::str::from_utf8(&text).ok()?.split_ascii_whitespace();
-        let pid = pid.last()?.parse().ok()?;
+        let pid = Some(pid.last()?.parse().ok()?);
         Some(Given { pid, at })
     }
 
@@ -173,6 +264,18 @@ impl Processes {
             self.known.retain(|_, of| of.until > median);
         }
         self.known.insert(pid, known);
+    }
+}
+
+// === impl Known ===
+
+impl Known {
+    /// Where the same process is shown, if it has not ended.
+    const fn shown_again(&self) -> Shown {
+        Shown {
+            number: self.shown,
+            start: Some(self.start),
+        }
     }
 }
 
@@ -188,21 +291,24 @@ impl Given {
         if at_most >= u128::from(numbers.saturating_sub(300)) {
             return true;
         }
-        let ahead = |of: u64| (of % numbers + numbers - self.pid % numbers) % numbers;
+        let (Some(before), Some(last)) = (self.pid, later.pid) else {
+            return false;
+        };
+        let ahead = |of: u64| (of % numbers + numbers - before % numbers) % numbers;
         // The number itself, if it was the last one, comes again after all others.
         let until_pid = match ahead(pid.get().into()) {
             0 => numbers,
             ahead => ahead,
         };
-        ahead(later.pid) >= until_pid
+        ahead(last) >= until_pid
     }
 }
 
-/// How many numbers there are: the default of small machines where that cannot be read, which is less than most have.
+/// How many numbers there are: the least where that cannot be read.
 fn numbers() -> u64 {
     let text = fs::read_to_string(PID_MAX).ok();
     let read = text.and_then(|text| text.trim().parse().ok());
-    read.filter(|numbers| *numbers > 0).unwrap_or(32_768)
+    read.filter(|numbers| *numbers > 0).unwrap_or(LEAST_NUMBERS)
 }
 
 /// Nobody but the process itself decides how long these files are.
@@ -264,7 +370,7 @@ mod tests {
     #[test]
     fn process_that_started_later_gives_no_name() {
         // This process's own number is in it, whatever namespace it is of.
-        let mut processes = Processes::of(Some(PathBuf::from("/proc")));
+        let mut processes = Processes::of(Some((PathBuf::from("/proc"), ProcNumbers::Initial)));
         let pid = NonZeroU32::new(std::process::id()).expect("a number");
         let anchor = Anchor::now();
         let now = anchor.monotonic();
@@ -290,7 +396,8 @@ mod tests {
 
         fn new() -> (Self, Processes) {
             let proc = Self(tempfile::tempdir().expect("a directory"));
-            let mut processes = Processes::of(Some(proc.0.path().to_owned()));
+            let mut processes =
+                Processes::of(Some((proc.0.path().to_owned(), ProcNumbers::Initial)));
             processes.numbers = 32_768;
             (proc, processes)
         }
@@ -346,6 +453,52 @@ mod tests {
         }
     }
 
+    /// A container's /proc: the process 90,000 of the machine is number 4,000 there.
+    #[test]
+    fn process_of_a_container_is_found_by_its_number_there() {
+        const NAMESPACE: PidNamespace = PidNamespace {
+            device: 4,
+            inode: 4_026_532_000,
+        };
+        let (proc, _) = Proc::new();
+        let directory = proc.0.path().to_owned();
+        let mut processes = Processes::of(Some((directory, ProcNumbers::Own(NAMESPACE))));
+        let pid = NonZeroU32::new(90_000).expect("a number");
+        let called = |own_pid| Caller {
+            at: Anchor::now().monotonic(),
+            cgroup: None,
+            pid: Some(pid),
+            own_pid: NonZeroU32::new(own_pid),
+        };
+        let named = |name: Option<SharedText>| name.map(|name| name.to_string());
+        let now = || Anchor::now().monotonic();
+        proc.runs("first", 1);
+        assert_eq!(processes.name(pid, now()), None, "no number is known");
+        let deeper = processes.name_of_caller(&called(0));
+        assert_eq!(deeper, None, "it is of a namespace below");
+        let first = Some("first".to_owned());
+        assert_eq!(named(processes.name_of_caller(&called(Proc::PID))), first);
+        assert_eq!(named(processes.name(pid, now())), first);
+        // Whether the machine gave the number again cannot be seen, but it cannot have yet.
+        proc.ends();
+        assert_eq!(named(processes.name(pid, now())), first);
+        let seen = processes.known.get_mut(&pid).expect("one").seen.as_mut();
+        seen.expect("a time").at.0 -= 1_000_000_000;
+        assert_eq!(processes.name(pid, now()), None, "it may have by now");
+        // Another process of the container has the number there, and yet another one that of the machine.
+        proc.runs("first", 1);
+        assert_eq!(named(processes.name_of_caller(&called(Proc::PID))), first);
+        proc.runs("second", 2);
+        let seen = processes.known.get_mut(&pid).expect("one").seen.as_mut();
+        seen.expect("a time").at.0 -= 1_000_000_000;
+        assert_eq!(processes.name(pid, now()), None, "it is the second's");
+        let second = processes.name_of_caller(&called(Proc::PID));
+        assert_eq!(named(second), Some("second".to_owned()));
+        let third = processes.name_of_caller(&called(Proc::PID + 1));
+        assert_eq!(third, None, "it has ended");
+        assert_eq!(processes.name(pid, now()), None, "nor is it the second");
+    }
+
     #[test]
     fn number_of_another_process_has_neither_name() {
         let (proc, mut processes) = Proc::new();
@@ -363,7 +516,7 @@ mod tests {
     #[test]
     fn numbers_come_round_in_a_time_that_depends_on_how_many_there_are() {
         let given = |seconds: u64| Given {
-            pid: 10,
+            pid: Some(10),
             at: Monotonic(seconds * 1_000_000_000),
         };
         let pid = NonZeroU32::new(9).expect("a number");

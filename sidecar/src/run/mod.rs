@@ -32,7 +32,7 @@ use crate::{
     follower::{Follower, Limits},
     hardening::{self, Needs},
     memory,
-    origin::{Origins, Processes, shows_processes},
+    origin::{Origins, Processes},
     otlp::exporter::{Exporter, Patience},
     session::{End, Session, within_memory},
     source::{
@@ -93,6 +93,7 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
     let (config, limits) = within_memory(&config);
     let config = &config;
     let exporter = exporter(config, source.name(), &args.command[0]);
+    let numbers = source.capabilities().processes;
     let mut following = Following {
         source: source.name(),
         exchanges: source.observes_packets(),
@@ -103,9 +104,7 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
     let polls = !following.handshakes || report.wants_polls();
     let mut follower = Follower::new(source, &polled_often(limits, polls));
     // The command is in no container of its own.
-    // Elsewhere the numbers are those of another PID namespace, of which nobody here knows.
-    let has_processes = config.processes && shows_processes();
-    let processes = has_processes.then(Processes::of_proc);
+    let processes = numbers.map(|of| Processes::of_proc(Some(of)));
     follower.find_origins(Origins::new(None, processes, own_netns()));
     let exports = exporter.is_some();
     let mut session =

@@ -22,6 +22,7 @@ use super::{
     },
     turn::{Allowance, Turn},
 };
+use crate::origin::ProcNumbers;
 
 /// The map of the one variable that is written while the programs run: the sample epoch, whether there is no room, and whether this process
 /// sleeps, which the programs write, too.
@@ -71,7 +72,7 @@ impl EbpfSource {
         if let Err(error) = &loaded.names {
             log_unobserved_names(error);
         }
-        let mut source = Self::with_maps(loaded, options)?;
+        let mut source = Self::with_maps(loaded)?;
         source.follow(cgroup)?;
         Ok(source)
     }
@@ -292,14 +293,19 @@ impl EbpfSource {
         self.userspace.set(0, values, 0)
     }
 
-    fn with_maps(loaded: Loaded, options: Options) -> Result<Self, AttachError> {
+    /// Whose numbers /proc shows the processes by that the programs report; `None` where they cannot be found there.
+    pub const fn proc_numbers(&self) -> Option<ProcNumbers> {
+        self.options.callers
+    }
+
+    fn with_maps(loaded: Loaded) -> Result<Self, AttachError> {
         let Loaded {
             mut programs,
             callbacks,
             calls,
             binds,
             names,
-            ..
+            options,
         } = loaded;
         let mut take = |name: &str| {
             programs

@@ -24,7 +24,7 @@ use self::{
     diag::{DiagError, DiagSource},
     ebpf::{AttachError, Attachment, EbpfSource, Options},
 };
-use crate::config::SourceChoice;
+use crate::{config::SourceChoice, origin::ProcNumbers};
 
 /// The source of flows.
 #[expect(clippy::large_enum_variant, reason = "a process has one of them")]
@@ -45,6 +45,8 @@ pub struct Capabilities {
     pub handshakes: bool,
     /// The sockets that are open, by dumps: connections that were open before flowcar, and closes whose record was lost.
     pub dumps: bool,
+    /// Processes, as /proc shows them: whose numbers it has. `None` where it cannot be known which one it shows is meant.
+    pub processes: Option<ProcNumbers>,
 }
 
 /// What the kernel woke flowcar for.
@@ -250,6 +252,10 @@ impl Source {
         Capabilities {
             handshakes: !matches!(self, Self::Diag(_)),
             dumps: !matches!(self, Self::Ebpf(_)),
+            processes: match self.ebpf() {
+                Some(ebpf) => ebpf.proc_numbers(),
+                None => None,
+            },
         }
     }
 

@@ -20,7 +20,10 @@ use caps::{CapSet, Capability};
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 
 use super::{attach_error::AttachError, generations::Links, order};
-use crate::{config::Config, origin};
+use crate::{
+    config::Config,
+    origin::{PidNamespace, ProcNumbers, proc_numbers},
+};
 
 /// What `sidecar-ebpf` compiled to; empty where there was no toolchain for it.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flowcar"));
@@ -36,8 +39,9 @@ pub struct Options {
     pub names: bool,
     /// Whether the cgroup and the process of clients and listeners are reported.
     pub origins: bool,
-    /// Whether processes that connect are reported at once, to read what they are called while they run.
-    pub callers: bool,
+    /// Whether processes that connect are reported at once, to read what they are called while they run: whose numbers /proc shows them
+    /// by, if they are.
+    pub callers: Option<ProcNumbers>,
 }
 
 impl From<&Config> for Options {
@@ -47,7 +51,7 @@ impl From<&Config> for Options {
             exchanges: config.measures_exchanges(),
             names: config.names,
             origins: config.containers || config.processes,
-            callers: config.processes && origin::shows_processes(),
+            callers: proc_numbers().filter(|_| config.processes),
         }
     }
 }
@@ -66,7 +70,8 @@ pub struct Loaded {
     pub(super) binds: Result<bool, AttachError>,
     /// Whether those for names are, where they are wanted.
     pub(super) names: Result<(), AttachError>,
-    wants_names: bool,
+    /// What was loaded: what this kernel lacks is not among it.
+    pub(super) options: Options,
 }
 
 /// The programs that see packets: those of exchanges, and those of names.
@@ -96,6 +101,13 @@ pub(super) fn load(options: Options) -> Result<Loaded, AttachError> {
     let netns = own_netns();
     let mut programs = prepare(options, netns)?;
     let callbacks = load_callbacks(&mut programs, netns, options.origins)?;
+    if matches!(options.callers, Some(ProcNumbers::Own(_))) && callbacks != CALLBACKS[0] {
+        // The kernel has no such helper for these programs before it tells callbacks who calls.
+        return load(Options {
+            callers: None,
+            ..options
+        });
+    }
     program::<CgroupSock>(&mut programs, RELEASE)
         .load()
         .map_err(|error| AttachError::of("load its sock_release program", error))?;
@@ -126,7 +138,7 @@ pub(super) fn load(options: Options) -> Result<Loaded, AttachError> {
         calls,
         binds,
         names,
-        wants_names: options.names,
+        options,
     })
 }
 
@@ -243,7 +255,15 @@ fn netns_cookie(socket: &UdpSocket) -> io::Result<u64> {
 
 fn create_maps(options: Options, netns: u64) -> Result<Ebpf, AttachError> {
     let exchanges: &u8 = if options.exchanges { &1 } else { &0 };
-    let (origins, callers) = (u8::from(options.origins), u8::from(options.callers));
+    let origins = u8::from(options.origins);
+    let callers = u8::from(options.callers.is_some());
+    let namespace = match options.callers {
+        Some(ProcNumbers::Own(namespace)) => namespace,
+        Some(ProcNumbers::Initial) | None => PidNamespace {
+            device: 0,
+            inode: 0,
+        },
+    };
     let wake_level = options.ring_bytes / 4;
     let mut loader = EbpfLoader::new();
     loader
@@ -252,11 +272,13 @@ fn create_maps(options: Options, netns: u64) -> Result<Ebpf, AttachError> {
         .override_global("FLOWCAR_WAKE_LEVEL", &wake_level, true)
         .override_global("FLOWCAR_ORIGINS", &origins, true)
         .override_global("FLOWCAR_CALLERS", &callers, true)
+        .override_global("FLOWCAR_PIDNS_DEVICE", &namespace.device, true)
+        .override_global("FLOWCAR_PIDNS_INODE", &namespace.inode, true)
         .override_global("FLOWCAR_NETNS", &netns, true);
     if !options.exchanges {
         loader.map_max_entries("TURNS", 1);
     }
-    if !options.callers {
+    if options.callers.is_none() {
         loader.map_max_entries("CALLERS", 1);
     }
     loader
@@ -424,7 +446,7 @@ impl Loaded {
     /// The kernel refused them, or they cannot be attached.
     pub fn try_names(&mut self, cgroup: Option<&Path>) -> Result<(), AttachError> {
         std::mem::replace(&mut self.names, Ok(()))?;
-        let (true, Some(path)) = (self.wants_names, cgroup) else {
+        let (true, Some(path)) = (self.options.names, cgroup) else {
             return Ok(());
         };
         let directory = open(path)?;

@@ -3,9 +3,12 @@
 use std::{collections::HashSet, env, process::Command};
 
 use aya_obj::Object;
-use flowcar::source::{
-    ebpf::Options,
-    verified::{object, verify},
+use flowcar::{
+    origin::ProcNumbers,
+    source::{
+        ebpf::Options,
+        verified::{object, verify},
+    },
 };
 use flowcar_tests::{
     flowcar::CAPABILITIES,
@@ -20,7 +23,7 @@ const ALL: Options = Options {
     exchanges: true,
     names: true,
     origins: true,
-    callers: true,
+    callers: Some(ProcNumbers::Initial),
 };
 
 /// Counts instructions in the object and, as root, what the kernel counts.
