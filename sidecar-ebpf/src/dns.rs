@@ -3,6 +3,11 @@
 //! Attached only where names are followed, beside the hooks of exchanges. Nearly every packet belongs to a socket that is connected to
 //! another port than 53: it costs one load and one comparison. A socket that is not connected shows port 0, so its packets' headers are
 //! read, too.
+//!
+//! A connected socket has the address that it asked. A packet that leaves may have another one, and another port: this hook sees it behind
+//! the network namespace's own destination NAT (kube-proxy for a pod in the host's network, the resolver of Docker's networks).
+
+use core::arch::asm;
 
 use aya_ebpf::{
     bindings::__sk_buff, helpers::bpf_skb_load_bytes, macros::cgroup_skb, programs::SkBuffContext,
@@ -10,6 +15,7 @@ use aya_ebpf::{
 use flowcar_shared::{
     counter::Counter,
     dns::{DnsHead, DnsRecord, KIND, LARGE, SMALL, flag},
+    record::AF_INET,
 };
 
 use crate::{
@@ -21,6 +27,9 @@ use crate::{
 
 /// The port of resolvers (RFC 1035 section 4.2), in network byte order.
 const PORT: [u8; 2] = 53_u16.to_be_bytes();
+
+/// `::ffff:0:0`, the third word.
+const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
 
 /// Protocol numbers (RFC 768, RFC 9293).
 const UDP: u8 = 17;
@@ -43,34 +52,92 @@ pub(crate) fn flowcar_dns_ingress(context: SkBuffContext) -> i32 {
     1
 }
 
+macro_rules! field {
+    ($skb:expr, $($field:tt)*) => {
+        // SAFETY: the verifier has proven the context pointer; the field is UAPI. One load for each.
+        unsafe { (&raw const (*$skb).$($field)*).read_volatile() }
+    };
+}
+
 #[inline(always)]
 fn observe<const SENT: bool>(skb: *mut __sk_buff) {
-    // SAFETY: the verifier has proven the context pointer; the field is UAPI. Network byte order in the upper half of a u32
-    // (net/core/filter.c, bpf_convert_ctx_access).
-    let remote_port = unsafe { (&raw const (*skb).remote_port).read_volatile() };
-    if remote_port == u32::from_ne_bytes([0, 0, PORT[0], PORT[1]]) || remote_port == 0 {
-        packet::<SENT>(skb);
+    // Network byte order in the upper half of a u32 (net/core/filter.c, bpf_convert_ctx_access).
+    let remote_port = field!(skb, remote_port);
+    if remote_port == u32::from_ne_bytes([0, 0, PORT[0], PORT[1]]) {
+        packet::<SENT, true>(skb);
+    } else if remote_port == 0 {
+        packet::<SENT, false>(skb);
     }
 }
 
-/// The network header: where the next one begins, its protocol, and the resolver's address.
+/// The network header: where the next one begins, its protocol, and the other end's address.
 struct Network {
     end: u32,
     protocol: u8,
+    remote: [u32; 4],
+}
+
+/// Who asks whom.
+struct Ends {
     resolver: [u32; 4],
+    /// Host byte order.
+    local_port: u16,
 }
 
 #[cold]
 #[inline(never)]
-fn packet<const SENT: bool>(skb: *mut __sk_buff) {
+fn packet<const SENT: bool, const CONNECTED: bool>(skb: *mut __sk_buff) {
     let Some(network) = network::<SENT>(skb) else {
         return;
     };
     match network.protocol {
-        UDP => udp::<SENT>(skb, &network),
-        TCP => tcp::<SENT>(skb, &network),
+        UDP => udp::<SENT, CONNECTED>(skb, &network),
+        TCP => tcp::<SENT, CONNECTED>(skb, &network),
         _ => {}
     }
+}
+
+/// The ends by the socket if it is connected, else by the packet; `None` if the other end is no resolver.
+#[inline(always)]
+fn ends<const SENT: bool, const CONNECTED: bool>(
+    skb: *mut __sk_buff,
+    network: &Network,
+    source: [u8; 2],
+    target: [u8; 2],
+) -> Option<Ends> {
+    if CONNECTED {
+        return Some(Ends {
+            resolver: remote(skb),
+            local_port: field!(skb, local_port) as u16,
+        });
+    }
+    let (local, remote) = if SENT {
+        (source, target)
+    } else {
+        (target, source)
+    };
+    (remote == PORT).then_some(Ends {
+        resolver: network.remote,
+        local_port: u16::from_be_bytes(local),
+    })
+}
+
+/// The address that the socket is connected to.
+#[inline(always)]
+fn remote(skb: *mut __sk_buff) -> [u32; 4] {
+    if field!(skb, family) == u32::from(AF_INET) {
+        let address = field!(skb, remote_ip4);
+        // As in `Ctx::addresses`.
+        // SAFETY: no instruction at all.
+        unsafe { asm!("", options(nostack)) };
+        return [0, 0, MAPPED, address];
+    }
+    [
+        field!(skb, remote_ip6[0]),
+        field!(skb, remote_ip6[1]),
+        field!(skb, remote_ip6[2]),
+        field!(skb, remote_ip6[3]),
+    ]
 }
 
 #[inline(always)]
@@ -84,10 +151,10 @@ fn network<const SENT: bool>(skb: *mut __sk_buff) -> Option<Network> {
         return Some(Network {
             end: u32::from(start[0] & 0xf) * 4,
             protocol: start[9],
-            resolver: [0, 0, u32::from_ne_bytes([0, 0, 0xff, 0xff]), address],
+            remote: [0, 0, MAPPED, address],
         });
     }
-    let resolver = if SENT {
+    let remote = if SENT {
         [word(24), word(28), word(32), word(36)]
     } else {
         [word(8), word(12), word(16), word(20)]
@@ -95,28 +162,30 @@ fn network<const SENT: bool>(skb: *mut __sk_buff) -> Option<Network> {
     Some(Network {
         end: 40,
         protocol: start[6],
-        resolver,
+        remote,
     })
 }
 
 #[inline(always)]
-fn udp<const SENT: bool>(skb: *mut __sk_buff, network: &Network) {
+fn udp<const SENT: bool, const CONNECTED: bool>(skb: *mut __sk_buff, network: &Network) {
     let Some([source0, source1, target0, target1, ..]) = load::<8>(skb, network.end) else {
         return;
     };
-    let (local, remote) = sides::<SENT>([source0, source1], [target0, target1]);
-    if remote == PORT {
-        copy::<SENT>(skb, network, local, network.end + 8, None);
+    let (source, target) = ([source0, source1], [target0, target1]);
+    if let Some(ends) = ends::<SENT, CONNECTED>(skb, network, source, target) {
+        copy::<SENT>(skb, &ends, network.end + 8, None);
     }
 }
 
 #[inline(always)]
-fn tcp<const SENT: bool>(skb: *mut __sk_buff, network: &Network) {
+fn tcp<const SENT: bool, const CONNECTED: bool>(skb: *mut __sk_buff, network: &Network) {
     let Some(header) = load::<20>(skb, network.end) else {
         return;
     };
-    let (local, remote) = sides::<SENT>([header[0], header[1]], [header[2], header[3]]);
-    if remote == PORT && header[13] & SYN == 0 {
+    let (source, target) = ([header[0], header[1]], [header[2], header[3]]);
+    if let Some(ends) = ends::<SENT, CONNECTED>(skb, network, source, target)
+        && header[13] & SYN == 0
+    {
         let word = |at: usize| {
             u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
         };
@@ -125,36 +194,23 @@ fn tcp<const SENT: bool>(skb: *mut __sk_buff, network: &Network) {
             acknowledged: word(8),
         };
         let payload = network.end + u32::from(header[12] >> 4) * 4;
-        copy::<SENT>(skb, network, local, payload, Some(segment));
-    }
-}
-
-/// This end's port and the other's, network byte order.
-#[inline(always)]
-const fn sides<const SENT: bool>(source: [u8; 2], target: [u8; 2]) -> ([u8; 2], [u8; 2]) {
-    if SENT {
-        (source, target)
-    } else {
-        (target, source)
+        copy::<SENT>(skb, &ends, payload, Some(segment));
     }
 }
 
 #[inline(always)]
 fn copy<const SENT: bool>(
     skb: *mut __sk_buff,
-    network: &Network,
-    local: [u8; 2],
+    ends: &Ends,
     payload: u32,
     segment: Option<Segment>,
 ) {
-    // SAFETY: as in `observe`.
-    let len = unsafe { (&raw const (*skb).len).read_volatile() };
+    let len = field!(skb, len);
     if len <= payload {
         return;
     }
     let head = Head {
-        network,
-        local_port: u16::from_be_bytes(local),
+        ends,
         len: len - payload,
         segment,
     };
@@ -173,8 +229,7 @@ struct Segment {
 }
 
 struct Head<'a> {
-    network: &'a Network,
-    local_port: u16,
+    ends: &'a Ends,
     len: u32,
     segment: Option<Segment>,
 }
@@ -217,15 +272,15 @@ fn send<const SENT: bool, const N: usize>(skb: *mut __sk_buff, payload: u32, hea
     });
     put! { to,
         at_ns: now(),
-        resolver[0]: head.network.resolver[0],
-        resolver[1]: head.network.resolver[1],
-        resolver[2]: head.network.resolver[2],
-        resolver[3]: head.network.resolver[3],
+        resolver[0]: head.ends.resolver[0],
+        resolver[1]: head.ends.resolver[1],
+        resolver[2]: head.ends.resolver[2],
+        resolver[3]: head.ends.resolver[3],
         sequence: segment.sequence,
         acknowledged: segment.acknowledged,
         len: head.len,
         copied: copied,
-        local_port: head.local_port,
+        local_port: head.ends.local_port,
         kind: KIND,
         flags: sent | by_tcp,
     }

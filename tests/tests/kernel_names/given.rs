@@ -2,9 +2,11 @@
 
 use std::{net::IpAddr, thread, time::Duration};
 
+use flowcar_tests::place::require_program;
+
 use super::{
     Pod, assert_names, can_run,
-    resolver::{RESOLVER4, RESOLVER6, address},
+    resolver::{NAT_TO_53, NAT_TO_OTHER, NAT6_TO_OTHER, RESOLVER4, RESOLVER6, address, translate},
     wire::{A, AAAA, query},
 };
 
@@ -62,6 +64,48 @@ fn name_is_given_however_the_resolver_is_asked() {
         assert_eq!(seen.sum("flowcar.self.dns.dropped", &[]), 0.0);
         assert_eq!(seen.sum("flowcar.self.flow.unnamed", &[]), by_tcp as f64);
     }
+}
+
+/// Ways to ask a resolver that the pod's own network namespace translates to another address, and whether the name is known. The packets of
+/// a socket that is not connected do not show whom it asked.
+const TRANSLATED: [(&str, &str, bool); 8] = [
+    ("connected", NAT_TO_53, true),
+    ("connected", NAT_TO_OTHER, true),
+    ("connected", NAT6_TO_OTHER, true),
+    ("tcp", NAT_TO_53, true),
+    ("tcp", NAT_TO_OTHER, true),
+    ("tcp", NAT6_TO_OTHER, true),
+    ("unconnected", NAT_TO_53, false),
+    ("unconnected", NAT_TO_OTHER, false),
+];
+
+#[test]
+fn name_is_given_where_the_resolver_is_behind_a_translation() {
+    if !can_run() || !require_program("nft") {
+        return;
+    }
+    let mut pod = Pod::new("translated");
+    translate(&pod.pod);
+    let mut watch = pod.watch(&[]);
+    let mut expected = Vec::new();
+    for ((how, resolver, is_known), number) in TRANSLATED.into_iter().zip(10..) {
+        let (name, what) = (format!("w{number}.example"), format!("{how} {resolver}"));
+        for arguments in [&["--how", how][..], &["--how", how, "--mapped"]] {
+            let is_v6 = resolver.starts_with('[');
+            if arguments.len() == 3 && is_v6 {
+                continue;
+            }
+            let answers = pod.ask_with(resolver, &name, A, arguments);
+            assert_eq!(answers.len(), 1, "{what}");
+            let shown = match is_known {
+                true => name.clone(),
+                false => address(number).to_string(),
+            };
+            let what = format!("{what} {arguments:?}");
+            expected.push((pod.connect(address(number), &[]), shown, what));
+        }
+    }
+    assert_names(&mut watch, &expected);
 }
 
 /// What is asked for and answered, the address that is connected to, and the name or the reason why there is none.

@@ -35,7 +35,7 @@ fn can_run() -> bool {
 impl Pod {
     fn new(name: &str) -> Self {
         let pod = TestPod::new(name).unwrap();
-        for address in ["fd99:18::1/128", "fd99:18::53/128"] {
+        for address in ["fd99:18::1/128", "fd99:18::53/128", "fd99:18::5300/128"] {
             let mut ip = pod.netns().command("ip").unwrap();
             let added = ip.args(["-6", "address", "add", address, "dev", "lo"]);
             assert!(added.status().unwrap().success(), "{address}");

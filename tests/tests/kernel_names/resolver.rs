@@ -14,6 +14,12 @@ use super::wire::{A, AAAA, Data, Message};
 /// The resolvers' addresses.
 pub(crate) const RESOLVER4: &str = "127.18.53.1:53";
 pub(crate) const RESOLVER6: &str = "[fd99:18::53]:53";
+/// The same resolver behind a destination NAT, which leaves the port as it is, or not.
+pub(crate) const NAT_TO_53: &str = "127.18.53.10:53";
+pub(crate) const NAT_TO_OTHER: &str = "127.18.53.11:53";
+pub(crate) const NAT6_TO_OTHER: &str = "[fd99:18::5300]:53";
+const OTHER: &str = "127.18.53.1:5300";
+const OTHER6: &str = "[fd99:18::53]:5300";
 /// Nobody asks this one.
 const STRANGER: &str = "127.18.53.2:53";
 
@@ -45,7 +51,7 @@ pub(crate) fn start(pod: &TestPod) {
     };
     let listening = pod.netns().run(|| {
         let stranger = UdpSocket::bind(STRANGER).unwrap();
-        [RESOLVER4, RESOLVER6].map(|at| (bind(at), stranger.try_clone().unwrap()))
+        [RESOLVER4, RESOLVER6, OTHER, OTHER6].map(|at| (bind(at), stranger.try_clone().unwrap()))
     });
     for ((udp, tcp), stranger) in listening.unwrap() {
         thread::spawn(move || serve_udp(&udp, &stranger));
@@ -54,6 +60,26 @@ pub(crate) fn start(pod: &TestPod) {
                 thread::spawn(|| serve_tcp(stream.unwrap()));
             }
         });
+    }
+}
+
+/// Has the pod's own network namespace translate, as kube-proxy's does for a pod in the host's network, and that of a container in one of
+/// Docker's networks.
+pub(crate) fn translate(pod: &TestPod) {
+    for (family, from, to) in [
+        ("ip", NAT_TO_53, RESOLVER4),
+        ("ip", NAT_TO_OTHER, OTHER),
+        ("ip6", NAT6_TO_OTHER, OTHER6),
+    ] {
+        let from: SocketAddr = from.parse().unwrap();
+        let rule = |by| format!("{family} daddr {} {by} dport 53 dnat to {to};", from.ip());
+        let rules = format!(
+            "table {family} translate {{ chain output {{ type nat hook output priority -100; {} {} }}; }}",
+            rule("udp"),
+            rule("tcp"),
+        );
+        let mut nft = pod.netns().command("nft").unwrap();
+        assert!(nft.arg(rules).status().unwrap().success());
     }
 }
 
