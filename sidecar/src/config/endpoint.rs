@@ -37,7 +37,8 @@ pub(super) struct Authority<'a> {
     pub(super) port: Option<u16>,
 }
 
-/// Parses a receiver's URL. The scheme may be missing with gRPC only: then it is https, or http if `insecure`.
+/// Parses a receiver's URL. The scheme may be missing with gRPC only: then it is https, or http if `insecure`, and there is no path.
+/// A key that was pasted here is nobody's name: without a port it is refused.
 pub(super) fn endpoint(
     text: &str,
     protocol: Protocol,
@@ -86,6 +87,17 @@ pub(super) fn endpoint(
         return Err(ParseError::new("has a user in it", remedy));
     }
     let authority = split(authority).map_err(|wrong| ParseError::new(wrong, example()))?;
+    if !text.contains("://") {
+        if authority.port.is_none() && !authority.is_v6 && may_be_key(authority.host) {
+            return Err(ParseError::new(
+                "has neither a scheme nor a port",
+                example(),
+            ));
+        }
+        if !matches!(path, "" | "/") {
+            return Err(ParseError::new("has a path and no scheme", example()));
+        }
+    }
     Ok(Endpoint {
         uri: format!("{scheme}://{authority}{path}")
             .parse()
@@ -240,10 +252,7 @@ pub(super) fn shown_text(text: &str) -> String {
     // Without the @, `name:password` has the form of `host:port`.
     let plain_port = port.bytes().all(|byte| byte.is_ascii_digit());
     let odd = |c: char| matches!(c, '@' | '=' | ',') || c.is_whitespace() || c.is_control();
-    // A token has no scheme, mostly no dot, and no port.
-    let may_be_key = text.len() > LONGEST_NAME
-        || !text.contains('.') && text.contains(|c: char| c.is_ascii_digit());
-    let token = !text.contains("://") && port.is_empty() && may_be_key;
+    let token = !text.contains("://") && port.is_empty() && may_be_key(text);
     if token
         || text.contains('@')
         || before.contains(odd)
@@ -253,6 +262,11 @@ pub(super) fn shown_text(text: &str) -> String {
         return hidden.to_owned();
     }
     format!("{before}{end}")
+}
+
+/// Whether a text without a scheme and a port may be a key: it is long, or has no dot and a digit.
+fn may_be_key(text: &str) -> bool {
+    text.len() > LONGEST_NAME || !text.contains('.') && text.contains(|c: char| c.is_ascii_digit())
 }
 
 pub(super) fn not_a_url(error: &http::uri::InvalidUri) -> ParseError {

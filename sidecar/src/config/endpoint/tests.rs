@@ -187,6 +187,18 @@ fn malformed_url_error_names_the_cause() {
         ("http:c", "has a port that is not a number"),
         (":4317", "has no host"),
         ("", "has no host"),
+        ("s3cr3tK3yZq9Xw", "has neither a scheme nor a port"),
+        ("s3cr3tK3yZq9Xw/", "has neither a scheme nor a port"),
+        (
+            "a-key-of-letters-alone-that-no-label-is-as-long-as",
+            "has neither a scheme nor a port",
+        ),
+        ("http//user:secret@c", "has a path and no scheme"),
+        ("http//c:4317", "has a path and no scheme"),
+        ("https//", "has a path and no scheme"),
+        ("c:4317/secret", "has a path and no scheme"),
+        ("c:4317?secret", "has a path and no scheme"),
+        ("[::1]/secret", "has a path and no scheme"),
     ] {
         let error = read(text, Protocol::Grpc).expect_err(text);
         assert_eq!(error.wrong, wrong, "{text}");
@@ -205,6 +217,13 @@ fn without_a_scheme_grpc_is_https() {
         ("c:4317", false, "https://c:4317/"),
         ("c:4317", true, "http://c:4317/"),
         ("c", false, "https://c/"),
+        ("c/", false, "https://c/"),
+        ("c1:4317/", false, "https://c1:4317/"),
+        (
+            "otlp.eu-west-1.example",
+            false,
+            "https://otlp.eu-west-1.example/",
+        ),
         ("[::1]:4317", true, "http://[::1]:4317/"),
         ("http://c:4317", false, "http://c:4317/"),
         ("https://c:4317", true, "https://c:4317/"),
