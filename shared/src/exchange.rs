@@ -55,8 +55,8 @@ pub struct ExchangeHead {
     pub received_end: u32,
     /// Histogram slots up to the last one in use: how many follow in a sent record.
     pub slots_used: u16,
-    /// Zero.
-    pub reserved: u16,
+    /// The sequence number of the peer's newest RST, modulo 2^16.
+    pub reset_sequence: u16,
     /// Scratch memory: the verifier must see an index come out of memory.
     pub scratch: u32,
     /// Exchanges so far.

@@ -94,9 +94,10 @@ pub mod flag {
     pub const NOTHING_RECEIVED: u16 = 1 << 10;
     /// No segment without payload came since the mark, and a RST has none.
     pub const ONLY_DATA_RECEIVED: u16 = 1 << 11;
-    /// FIN_WAIT2 ended after payload had come: whether the peer's FIN is among the bytes received is not known.
+    /// FIN_WAIT2 ended after payload had come, and the headers did not show whether the peer's FIN is among the bytes received.
     pub const FIN_UNCERTAIN: u16 = 1 << 12;
-    /// A segment with FIN came from the peer; set only together with [`SEGMENTS_SEEN`].
+    /// A segment with FIN came from the peer, which userspace believes only together with [`SEGMENTS_SEEN`]: it may have come before what
+    /// precedes it.
     pub const FIN_SEEN: u16 = 1 << 13;
     /// Of a failed attempt: the socket is in userspace's network namespace. Set by the program that can read the namespace.
     pub const OWN_NETNS: u16 = 1 << 14;
@@ -156,7 +157,7 @@ pub struct FlowRecord {
     pub segs_in: u32,
     /// Segments retransmitted, all causes (`tcp_sock.total_retrans`).
     pub total_retrans: u32,
-    /// `tcp_sock.bytes_received` modulo 2^16 when FIN_WAIT2 was entered.
+    /// `tcp_sock.bytes_received` modulo 2^16 when FIN_WAIT2 was entered, or when the peer's FIN came after that.
     pub received_at_fin_wait2: u16,
     /// The state in which the application closed the socket (`sock_release`), as [`FlowRecord::last_state`]; 0 before.
     pub released_in: u16,

@@ -65,6 +65,10 @@ impl Ctx {
         /// This end's port, host byte order.
         local_port: u32,
         segs_in: u32,
+        /// Enabled callbacks.
+        bpf_sock_ops_cb_flags: u32,
+        /// The TCP flags of the segment whose header is shown (since 5.10).
+        skb_tcp_flags: u32,
         /// Segments received with payload.
         data_segs_in: u32,
         segs_out: u32,
@@ -131,8 +135,7 @@ impl Ctx {
     /// Enables callbacks on this socket, and keeps those that other programs enabled.
     #[inline(always)]
     pub(crate) fn arm(self, flags: u32) -> bool {
-        // SAFETY: as above.
-        let present = unsafe { (&raw const (*self.0).bpf_sock_ops_cb_flags).read_volatile() };
+        let present = self.bpf_sock_ops_cb_flags();
         if present & flags == flags {
             return true;
         }

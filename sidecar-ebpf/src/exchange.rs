@@ -76,7 +76,7 @@ pub(crate) fn close(ctx: Ctx) -> u16 {
     }
     if let Some(head) = of(ctx.cookie()) {
         send(head, 0);
-        let flags = seen(head.flags);
+        let flags = seen(ctx, head);
         head.cookie = 0;
         return flags;
     }
@@ -86,7 +86,7 @@ pub(crate) fn close(ctx: Ctx) -> u16 {
     };
     let slots = record.head.slots_used;
     send(&mut record.head, slots);
-    let flags = seen(record.head.flags);
+    let flags = seen(ctx, &record.head);
     // SAFETY: a socket that was checked.
     unsafe { storage::delete(&raw const EXCHANGES, sk.cast()) };
     flags
@@ -116,14 +116,21 @@ fn stored_or_new(sk: *mut bpf_sock) -> Option<&'static mut ExchangeRecord> {
     (!sk.is_null()).then(|| unsafe { storage::get_or_new(&raw const EXCHANGES, sk.cast()) })?
 }
 
-/// The peer's RST and FIN, as flags of the flow's record.
+/// The peer's RST and FIN, as flags of the flow's record. A RST ends a connection only if it has the next sequence number, one less behind
+/// the peer's FIN (net/ipv4/tcp_input.c, tcp_validate_incoming and tcp_reset_check; RFC 5961 section 3.2), or the greatest that was
+/// selectively acknowledged. Of another one, which a forger may have sent, it is not known whether the connection ended by it: then as little
+/// is known as without these programs.
 #[inline(always)]
-const fn seen(flags: u8) -> u16 {
+fn seen(ctx: Ctx, head: &ExchangeHead) -> u16 {
     let mut seen = flow::flag::SEGMENTS_SEEN;
-    if flags & flag::RESET_RECEIVED != 0 {
+    if head.flags & flag::RESET_RECEIVED != 0 {
+        let ahead = head.reset_sequence.wrapping_sub(ctx.rcv_nxt() as u16);
+        if ahead != 0 && ahead != u16::MAX {
+            return 0;
+        }
         seen |= flow::flag::RESET_RECEIVED;
     }
-    if flags & flag::FIN_RECEIVED != 0 {
+    if head.flags & flag::FIN_RECEIVED != 0 {
         seen |= flow::flag::FIN_SEEN;
     }
     seen

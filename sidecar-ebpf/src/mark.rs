@@ -25,7 +25,7 @@ pub(crate) struct Mark {
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Closing {
-    /// `bytes_received` when FIN_WAIT2 was entered, modulo 2^16.
+    /// `bytes_received` when FIN_WAIT2 was entered, or the peer's FIN came, modulo 2^16.
     received: u16,
     /// The state in which the application closed the socket; 0 before. Written by the release hook alone while the
     /// connection lasts.
@@ -123,9 +123,9 @@ impl Closing {
         }
     }
 
-    /// FIN_WAIT2 is entered.
+    /// A segment is being processed that may end FIN_WAIT2 later, or now.
     #[inline(always)]
-    pub(crate) fn enter_fin_wait2(&mut self, ctx: Ctx) {
+    pub(crate) fn receives(&mut self, ctx: Ctx) {
         let received = ctx.bytes_received() as u16;
         put! { self,
             received: received,

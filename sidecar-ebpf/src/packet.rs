@@ -103,7 +103,7 @@ fn segment(skb: *mut __sk_buff, way: Way, offset: u32, sequence: u32, data_offse
     let len = unsafe { (&raw const (*skb).len).read_volatile() };
     let headers = offset + u32::from(data_offset >> 4) * 4;
     if flags & (RST | FIN) != 0 && matches!(way, Way::In) {
-        exchange::last(skb, flags & RST != 0);
+        exchange::last(skb, (flags & RST != 0).then_some(sequence));
     }
     if len > headers {
         // What travels with a SYN belongs to a connection that is not followed yet.

@@ -5,9 +5,10 @@
 
 use aya_ebpf::{
     bindings::{
-        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
-        BPF_SOCK_OPS_RETRANS_CB, BPF_SOCK_OPS_RTO_CB, BPF_SOCK_OPS_RTT_CB, BPF_SOCK_OPS_STATE_CB,
-        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB,
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PARSE_HDR_OPT_CB,
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RETRANS_CB, BPF_SOCK_OPS_RTO_CB,
+        BPF_SOCK_OPS_RTT_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_TCP_CONNECT_CB,
+        BPF_SOCK_OPS_TCP_LISTEN_CB,
     },
     macros::sock_ops,
     programs::SockOpsContext,
@@ -44,6 +45,7 @@ fn dispatch<const NETNS: bool, const ORIGIN: bool>(ctx: Ctx) -> u32 {
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => handshake::accepted::<NETNS>(ctx),
         BPF_SOCK_OPS_RETRANS_CB => loss::retransmitted(ctx),
         BPF_SOCK_OPS_RTO_CB => loss::timer_expired(ctx),
+        BPF_SOCK_OPS_PARSE_HDR_OPT_CB => state::header(ctx),
         BPF_SOCK_OPS_TCP_LISTEN_CB if ORIGIN => origin::listening(ctx),
         _ => {}
     }

@@ -5,9 +5,14 @@
 //! which FINs are among the byte counts, for each is reached on one path (RFC 9293 section 3.3.2). What ended that state follows from
 //! the segments that came since the connection was last seen alive ([`crate::mark`]), and from whether its application had closed it
 //! ([`crate::release`]); userspace draws the conclusions.
+//!
+//! A half-closed connection ends with the peer's FIN or without. `BPF_SOCK_OPS_PARSE_HDR_OPT_CB` (since 5.10) shows the header of each
+//! valid segment but a RST before the segment is processed (net/ipv4/tcp_input.c, tcp_validate_incoming): it is enabled for such a
+//! connection alone.
 
 use aya_ebpf::bindings::{
-    BPF_TCP_CLOSE, BPF_TCP_CLOSE_WAIT, BPF_TCP_CLOSING, BPF_TCP_FIN_WAIT2, BPF_TCP_LAST_ACK,
+    BPF_SOCK_OPS_PARSE_ALL_HDR_OPT_CB_FLAG, BPF_TCP_CLOSE, BPF_TCP_CLOSE_WAIT, BPF_TCP_CLOSING,
+    BPF_TCP_FIN_WAIT2, BPF_TCP_LAST_ACK,
 };
 use flowcar_shared::record::{FlowRecord, Kind, flag};
 
@@ -31,15 +36,44 @@ pub(crate) fn changed<const NETNS: bool>(ctx: Ctx) {
     }
 }
 
-/// Keeps what the close reason will be derived from.
+/// The FIN flag (RFC 9293 section 3.1).
+const FIN: u32 = 1 << 0;
+
+/// Keeps what the close reason will be derived from. Where the application holds the socket, the headers of what comes are shown.
 #[inline(always)]
 fn enter_fin_wait2(ctx: Ctx) {
-    if let Some(short_flow) = short_flow::of(ctx) {
+    let released_in = if let Some(short_flow) = short_flow::of(ctx) {
         short_flow.mark = Mark::now(ctx);
-        short_flow.closing.enter_fin_wait2(ctx);
+        short_flow.closing.receives(ctx);
+        short_flow.closing.released_in()
     } else if let Some(flow) = ctx.flow() {
         Mark::now(ctx).write(flow);
-        Closing::of_mut(flow).enter_fin_wait2(ctx);
+        let closing = Closing::of_mut(flow);
+        closing.receives(ctx);
+        closing.released_in()
+    } else {
+        return;
+    };
+    if released_in == 0 {
+        ctx.arm(BPF_SOCK_OPS_PARSE_ALL_HDR_OPT_CB_FLAG);
+    }
+}
+
+/// A segment of a half-closed connection is about to be processed: keeps whether it has the peer's FIN, and what had come before.
+#[cold]
+#[inline(never)]
+pub(crate) fn header(ctx: Ctx) {
+    if ctx.skb_tcp_flags() & FIN == 0 {
+        return;
+    }
+    if let Some(short_flow) = short_flow::of(ctx) {
+        short_flow.mark = Mark::now(ctx);
+        short_flow.closing.receives(ctx);
+        short_flow.flags |= flag::FIN_SEEN;
+    } else if let Some(flow) = ctx.flow() {
+        Mark::now(ctx).write(flow);
+        Closing::of_mut(flow).receives(ctx);
+        flow.flags |= flag::FIN_SEEN;
     }
 }
 
@@ -50,7 +84,13 @@ fn close<const NETNS: bool>(ctx: Ctx) {
         if short_flow.established_ns == 0 {
             short_flow.flags |= attempt_flags::<NETNS>(ctx);
         }
-        let flags = close_flags(ctx, old, &short_flow.mark, &short_flow.closing);
+        let flags = close_flags(
+            ctx,
+            old,
+            short_flow.flags,
+            &short_flow.mark,
+            &short_flow.closing,
+        );
         short_flow.flags |= flags | exchange::close(ctx);
         emit_close(ctx, short_flow);
         short_flow.free();
@@ -85,7 +125,7 @@ fn close_stored<const NETNS: bool>(ctx: Ctx, flow: &mut FlowRecord) {
     let old = ctx.arg::<0>();
     ctx.measure(flow);
     flow.last_state = old as u8;
-    let flags = close_flags(ctx, old, Mark::of(flow), Closing::of(flow));
+    let flags = close_flags(ctx, old, flow.flags, Mark::of(flow), Closing::of(flow));
     flow.flags |= flags | exchange::close(ctx);
     if flow.established_ns == 0 {
         // The addresses of an attempt have not been written yet.
@@ -110,14 +150,14 @@ pub(crate) const fn fins(state: u32) -> u16 {
 
 /// Flags of the close: from the last state, and from the segments since the mark.
 #[inline(always)]
-fn close_flags(ctx: Ctx, old: u32, mark: &Mark, closing: &Closing) -> u16 {
+fn close_flags(ctx: Ctx, old: u32, before: u16, mark: &Mark, closing: &Closing) -> u16 {
     let since = mark.since(ctx);
     let orderly = match old {
         // This state ends when our FIN is acknowledged, or before that by a reset or the timer.
         BPF_TCP_LAST_ACK | BPF_TCP_CLOSING if ctx.snd_una() == ctx.snd_nxt() => {
             flag::FIN_ACKED | flag::ORDERLY
         }
-        BPF_TCP_FIN_WAIT2 => after_fin_wait2(ctx, since, closing),
+        BPF_TCP_FIN_WAIT2 => after_fin_wait2(ctx, since, before, closing),
         _ => 0,
     };
     fins(old) | orderly | mark::received(since)
@@ -126,8 +166,17 @@ fn close_flags(ctx: Ctx, old: u32, mark: &Mark, closing: &Closing) -> u16 {
 /// FIN_WAIT2 ends with the peer's FIN, which counts as one byte received, or with a reset or a timer. A socket that its application
 /// has closed becomes a timewait socket, at once or after a time-out, so this one closes without anything received.
 #[inline(always)]
-fn after_fin_wait2(ctx: Ctx, (all, with_data): (u16, u16), closing: &Closing) -> u16 {
+fn after_fin_wait2(ctx: Ctx, (all, with_data): (u16, u16), before: u16, closing: &Closing) -> u16 {
     let received = closing.received_since(ctx);
+    if before & flag::FIN_SEEN != 0 && all == 0 && received != 0 {
+        // The last segment has the FIN, and what it has was taken in.
+        return flag::ORDERLY | flag::FIN_RECEIVED;
+    }
+    let shown = ctx.bpf_sock_ops_cb_flags() & BPF_SOCK_OPS_PARSE_ALL_HDR_OPT_CB_FLAG != 0;
+    if shown && before & flag::FIN_SEEN == 0 && all != 0 {
+        // None of the segments since has a FIN: one of them is a RST, or a timer or the application ended it.
+        return 0;
+    }
     // The segment that acknowledged our FIN may have carried payload, too; it is not among those since.
     if with_data != 0 || received > 1 {
         flag::FIN_UNCERTAIN

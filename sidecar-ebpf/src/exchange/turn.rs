@@ -45,18 +45,23 @@ pub(crate) fn payload(skb: *mut __sk_buff, way: Way, end: u32) {
     }
 }
 
-/// The peer's last segment came: one with RST, or with FIN.
+/// The peer's last segment came: one with FIN, or one with RST and this sequence number.
 #[inline(always)]
-pub(crate) fn last(skb: *mut __sk_buff, is_reset: bool) {
-    let flag = if is_reset {
-        flag::RESET_RECEIVED
-    } else {
-        flag::FIN_RECEIVED
-    };
+pub(crate) fn last(skb: *mut __sk_buff, reset: Option<u32>) {
     if let Some(head) = of(cookie(skb)) {
-        head.flags |= flag;
+        keep_last(head, reset);
     } else if let Some(record) = stored(socket(skb)) {
-        record.head.flags |= flag;
+        keep_last(&mut record.head, reset);
+    }
+}
+
+#[inline(always)]
+fn keep_last(head: &mut ExchangeHead, reset: Option<u32>) {
+    if let Some(sequence) = reset {
+        head.reset_sequence = sequence as u16;
+        head.flags |= flag::RESET_RECEIVED;
+    } else {
+        head.flags |= flag::FIN_RECEIVED;
     }
 }
 

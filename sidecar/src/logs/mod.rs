@@ -13,6 +13,7 @@ use crate::config::{Config, LogFormat};
 
 /// Starts logging. Beside a command, only warnings are logged unless `FLOWCAR_LOG` is set.
 pub fn start(config: &Config, beside_command: bool) {
+    stderr::prepare();
     let default = if beside_command { "warn" } else { "info" };
     let level = config.log.as_deref().unwrap_or(default);
     // The configuration has read it: it is a level's name.

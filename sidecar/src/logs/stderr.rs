@@ -4,9 +4,16 @@
 //! counted, and the next line that is taken reports how many were lost.
 
 use std::{
-    io,
-    os::fd::{AsFd, BorrowedFd},
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    fs::{File, OpenOptions},
+    io::{self, IsTerminal as _},
+    os::{
+        fd::{AsFd, AsRawFd as _, BorrowedFd},
+        unix::fs::OpenOptionsExt as _,
+    },
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use nix::{
@@ -15,9 +22,13 @@ use nix::{
     unistd::write,
 };
 
-/// `PIPE_BUF` (linux/limits.h): a pipe that poll(2) calls writable takes so many bytes without blocking. Unix sockets,
-/// terminals and files take no less.
+/// `PIPE_BUF` (linux/limits.h): a pipe that poll(2) calls writable takes so many bytes without blocking. Unix sockets and files take no
+/// less.
 const PIECE: usize = 4096;
+
+/// The terminal that standard error is, opened once more: poll(2) calls it writable while there is room for one byte, and a write of more
+/// blocks until somebody reads. Of the one that was passed on, others have the flags, too.
+static TERMINAL: OnceLock<Option<File>> = OnceLock::new();
 
 /// Lines that this process has lost.
 static LOST: AtomicU64 = AtomicU64::new(0);
@@ -33,10 +44,37 @@ pub fn lost() -> u64 {
     LOST.load(Ordering::Relaxed)
 }
 
+/// Opens what must be open before rights are gone. What is written earlier opens it, too.
+pub(super) fn prepare() {
+    with(|_| ());
+}
+
+/// Standard error, such that a write does not block, as far as the kernel lets it be opened.
+fn with<T>(write: impl FnOnce(BorrowedFd<'_>) -> T) -> T {
+    let stderr = io::stderr();
+    let terminal = TERMINAL.get_or_init(|| nonblocking(stderr.as_fd()));
+    match terminal {
+        Some(terminal) => write(terminal.as_fd()),
+        None => write(stderr.as_fd()),
+    }
+}
+
+/// The same terminal with flags of its own.
+fn nonblocking(file: BorrowedFd<'_>) -> Option<File> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let open = || {
+        OpenOptions::new()
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(path)
+    };
+    file.is_terminal().then(open)?.ok()
+}
+
 /// Writes a line to standard error if it is taken at once; else counts it as lost. Returns whether it was taken.
 pub(super) fn write_line(line: &[u8]) -> bool {
     clear_status();
-    let taken = take(io::stderr().as_fd(), line);
+    let taken = with(|stderr| take(stderr, line));
     if !taken {
         LOST.fetch_add(1, Ordering::Relaxed);
     }
@@ -46,14 +84,14 @@ pub(super) fn write_line(line: &[u8]) -> bool {
 /// Draws a status line on the terminal that standard error is, in place of the last one. It is on the line below the cursor's: that one is
 /// the command's, with a prompt, what is typed, or output without a line break. A terminal that takes nothing now has none.
 pub fn draw_status(text: &str) {
-    if take(io::stderr().as_fd(), status(text).as_bytes()) {
+    if with(|stderr| take(stderr, status(text).as_bytes())) {
         HAS_STATUS.store(true, Ordering::Relaxed);
     }
 }
 
 /// Removes the status line, if there is one. Whatever else is written to the terminal comes after.
 pub fn clear_status() {
-    if HAS_STATUS.load(Ordering::Relaxed) && take(io::stderr().as_fd(), CLEAR.as_bytes()) {
+    if HAS_STATUS.load(Ordering::Relaxed) && with(|stderr| take(stderr, CLEAR.as_bytes())) {
         HAS_STATUS.store(false, Ordering::Relaxed);
     }
 }
@@ -88,7 +126,7 @@ fn is_writable(file: BorrowedFd<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs::OpenOptions, io::Read as _, os::fd::OwnedFd};
+    use std::{io::Read as _, os::fd::OwnedFd, sync::mpsc, thread, time::Duration};
 
     use super::*;
 
@@ -103,9 +141,7 @@ mod tests {
         assert!(take(writer.as_fd(), &line));
         drop(writer);
         let mut read = Vec::new();
-        std::fs::File::from(reader)
-            .read_to_end(&mut read)
-            .expect("read");
+        File::from(reader).read_to_end(&mut read).expect("read");
         assert_eq!(read, line);
     }
 
@@ -118,6 +154,23 @@ mod tests {
             .count();
         // pipe(7): 16 pages, unless the user's pipes are many.
         assert!((1..100_000).contains(&taken), "{taken}");
+    }
+
+    #[test]
+    fn line_is_lost_without_blocking_on_a_terminal_that_nobody_reads() {
+        let terminal = nix::pty::openpty(None, None).expect("a terminal");
+        let own = nonblocking(terminal.slave.as_fd()).expect("it is this process's");
+        let (done, is_done) = mpsc::channel();
+        thread::spawn(move || {
+            let line = [b'x'; 300];
+            let taken = (0..100_000).take_while(|_| take(own.as_fd(), &line));
+            done.send(taken.count())
+        });
+        // One that blocked would do so for ever.
+        let taken = is_done.recv_timeout(Duration::from_secs(60));
+        let taken = taken.expect("it does not block");
+        assert!((1..100_000).contains(&taken), "{taken}");
+        drop(terminal);
     }
 
     #[test]

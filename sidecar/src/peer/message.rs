@@ -3,8 +3,9 @@
 use std::{collections::HashMap, net::IpAddr, time::Duration};
 
 use hickory_proto::{
-    op::{self, MessageType, OpCode, ResponseCode},
+    op::{Header, MessageType, OpCode, Query, ResponseCode},
     rr::{DNSClass, RData, Record, rdata},
+    serialize::binary::{BinDecodable as _, BinDecoder, DecodeError},
 };
 
 /// Characters of a name at most (RFC 1035 section 2.3.4: 255 bytes, two of which are no characters).
@@ -12,6 +13,10 @@ const MOST_CHARACTERS: usize = 253;
 
 /// Aliases in a row at most. Resolvers follow fewer.
 const MOST_ALIASES: usize = 32;
+
+/// Labels of names that are read of an answer: some microseconds for a hundred. A Kubernetes service of a thousand addresses has fewer; an
+/// answer by TCP has room for half a million.
+const MOST_LABELS: usize = 8_192;
 
 /// What a message is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,48 +30,87 @@ pub(super) struct Question {
 }
 
 /// A message about one name of the Internet class.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Message {
+pub(super) enum Message<'a> {
     /// Somebody asks for a name.
     Query(Question),
     /// The answer for a name.
     Answer {
         /// The same as in the query.
         question: Question,
-        /// The addresses that the name stands for, and for how long.
-        addresses: Vec<(IpAddr, Duration)>,
-        /// Whether there are more, for which there was no room.
-        is_truncated: bool,
+        /// What is answered.
+        records: Records<'a>,
     },
 }
 
-impl Message {
-    /// Reads a message; `None` if it is malformed, or about anything but one name.
-    pub(super) fn read(bytes: &[u8]) -> Option<Self> {
-        let message = op::Message::from_vec(bytes).ok()?;
-        let [query] = &message.queries[..] else {
+/// The records of an answer, which are not read yet.
+pub(super) struct Records<'a> {
+    decoder: BinDecoder<'a>,
+    header: Header,
+}
+
+/// What a name stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    /// The addresses, and for how long.
+    pub(super) addresses: Vec<(IpAddr, Duration)>,
+    /// Whether there are more: the resolver had no room for them, or they were not read.
+    pub(super) is_truncated: bool,
+}
+
+impl<'a> Message<'a> {
+    /// Reads a message, of an answer only the question; `None` if it is malformed, or about anything but one name.
+    pub(super) fn read(bytes: &'a [u8]) -> Option<Self> {
+        let mut decoder = BinDecoder::new(bytes);
+        let header = Header::read(&mut decoder).ok()?;
+        if header.counts.queries != 1 || header.metadata.op_code != OpCode::Query {
             return None;
-        };
-        if message.metadata.op_code != OpCode::Query || query.query_class != DNSClass::IN {
+        }
+        let query = Query::read(&mut decoder).ok()?;
+        if query.query_class != DNSClass::IN {
             return None;
         }
         let question = Question {
-            id: message.metadata.id,
+            id: header.metadata.id,
             kind: query.query_type.into(),
             name: text(&query.name).filter(|name| name.len() <= MOST_CHARACTERS)?,
         };
-        if message.metadata.message_type == MessageType::Query {
-            return Some(Self::Query(question));
-        }
-        let addresses = match message.metadata.response_code {
-            ResponseCode::NoError => addresses(&question.name, &message.answers),
+        Some(match header.metadata.message_type {
+            MessageType::Query => Self::Query(question),
+            MessageType::Response => Self::Answer {
+                question,
+                records: Records { decoder, header },
+            },
+        })
+    }
+}
+
+impl Records<'_> {
+    /// Reads the addresses behind the name that was asked for; `None` if a record is malformed.
+    pub(super) fn addresses(mut self, asked: &str) -> Option<Found> {
+        let (records, is_whole) = self.read().ok()?;
+        let addresses = match self.header.metadata.response_code {
+            ResponseCode::NoError => addresses(asked, &records),
             _ => Vec::new(),
         };
-        Some(Self::Answer {
-            question,
+        Some(Found {
             addresses,
-            is_truncated: message.metadata.truncation,
+            is_truncated: self.header.metadata.truncation || !is_whole,
         })
+    }
+
+    /// The records, as many as there are labels for, and whether these are all.
+    fn read(&mut self) -> Result<(Vec<Record>, bool), DecodeError> {
+        let mut records = Vec::new();
+        let mut labels = 0;
+        for _ in 0..self.header.counts.answers {
+            if labels >= MOST_LABELS {
+                return Ok((records, false));
+            }
+            let record = Record::read(&mut self.decoder)?;
+            labels += record.name.iter().count().max(1);
+            records.push(record);
+        }
+        Ok((records, true))
     }
 }
 

@@ -66,7 +66,7 @@ pub enum Unused {
     Malformed,
     /// An answer to a query that this pod did not send, that was answered before, or that is forgotten.
     Unasked,
-    /// The resolver had no room for the whole answer, or the copy has none.
+    /// The resolver had no room for the whole answer, the copy has none, or it has more records than are read.
     Truncated,
 }
 
@@ -157,23 +157,22 @@ impl Resolved {
                 self.queries
                     .sent(asked(&question), question.name, packet.at);
             }
-            Some(Message::Answer {
-                question,
-                addresses,
-                is_truncated,
-            }) if !packet.is_sent => {
-                let is_asked = self
-                    .queries
-                    .answer(&asked(&question), &question.name, packet.at);
-                if !is_asked {
+            Some(Message::Answer { question, records }) if !packet.is_sent => {
+                let asked = asked(&question);
+                if !self.queries.is_asked(&asked, &question.name, packet.at) {
                     return self.unused(Unused::Unasked);
                 }
+                // As for the resolver's client, a malformed answer is none.
+                let Some(found) = records.addresses(&question.name) else {
+                    return self.unused(Unused::Malformed);
+                };
+                self.queries.answered(&asked);
                 self.answers += 1;
-                if is_truncated {
+                if found.is_truncated {
                     self.unused(Unused::Truncated);
                 }
                 let name = Name::from(question.name);
-                for (address, ttl) in addresses {
+                for (address, ttl) in found.addresses {
                     self.names.learn(&name, address, packet.at, ttl);
                 }
             }

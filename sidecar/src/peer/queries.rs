@@ -34,15 +34,15 @@ impl Queries {
         self.0.insert(asked, (name, at));
     }
 
-    /// Whether the pod waits for this answer. The first one ends the wait, as for the resolver's client: who forges a later one is too late.
-    pub(super) fn answer(&mut self, asked: &Asked, name: &str, at: Monotonic) -> bool {
+    /// Whether the pod waits for this answer.
+    pub(super) fn is_asked(&self, asked: &Asked, name: &str, at: Monotonic) -> bool {
         let sent = self.0.get(asked);
-        let is_asked =
-            sent.is_some_and(|(of, sent)| of == name && at.since_ns(*sent) < REMEMBERED_NS);
-        if is_asked {
-            self.0.remove(asked);
-        }
-        is_asked
+        sent.is_some_and(|(of, sent)| of == name && at.since_ns(*sent) < REMEMBERED_NS)
+    }
+
+    /// The first answer ends the wait, as for the resolver's client: who forges a later one is too late.
+    pub(super) fn answered(&mut self, asked: &Asked) {
+        self.0.remove(asked);
     }
 
     /// Forgets queries that wait in vain, and the older half of the others if that leaves more than half.

@@ -458,3 +458,39 @@ fn name_is_text_whatever_its_bytes_are() {
     pod.udp(1, true, &message(7, QUERY, ".", &[]));
     assert_eq!(pod.unused(Unused::Malformed), 2);
 }
+
+/// An answer by UDP has room for four thousand names' labels at most, one by TCP for half a million.
+#[test]
+fn answer_is_read_as_far_as_its_labels_are_bounded() {
+    let long = vec!["a"; 126].join(".");
+    let count = 200_u8;
+    for (name, is_whole) in [("a.example", true), (long.as_str(), false)] {
+        let mut pod = Pod(Resolved::new(1_000));
+        let answers: Vec<_> = (0..count)
+            .map(|number| a(name, 30, [192, 0, 2, number]))
+            .collect();
+        pod.asks(1, name, &answers);
+        let named = Ok(name.to_owned());
+        assert_eq!(pod.name([192, 0, 2, 0], 1), named);
+        let last = pod.name([192, 0, 2, count - 1], 1);
+        let expected = if is_whole {
+            named
+        } else {
+            Err(NoName::NeverAsked)
+        };
+        assert_eq!(last, expected, "{} labels", name.split('.').count());
+        assert_eq!(pod.unused(Unused::Truncated), u64::from(!is_whole));
+    }
+}
+
+/// The client waits on for an answer that it can read.
+#[test]
+fn malformed_answer_does_not_end_the_wait() {
+    let mut pod = Pod::new();
+    pod.udp(1, true, &message(7, QUERY, "a.example", &[]));
+    let answer = message(7, ANSWER, "a.example", &[a("a.example", 30, WEB)]);
+    pod.udp(1, false, &answer[..answer.len() - 1]);
+    assert_eq!(pod.unused(Unused::Malformed), 1);
+    pod.udp(1, false, &answer);
+    assert_eq!(pod.name(WEB, 1), Ok("a.example".to_owned()));
+}

@@ -202,8 +202,9 @@ impl EbpfSource {
         let mut more = false;
         while let Some(record) = self.ring.get_mut().next() {
             take(&record);
-            taken += RECORD_HEADER + record.len();
-            more = taken >= most || allowance.is_spent();
+            let bytes = RECORD_HEADER + record.len();
+            taken += bytes;
+            more = taken >= most || allowance.is_spent(bytes);
             if more {
                 break;
             }

@@ -35,15 +35,17 @@ pub struct More {
 /// CPU time of a short turn: half a second where flowcar has 1 % of a CPU.
 const CPU_TIME: Duration = Duration::from_millis(5);
 
-/// The clock is a system call of some 0.5 us, and what is taken in between takes a hundred.
-const ASK_EVERY: u32 = 64;
+/// Bytes after which the clock is asked, which is a system call of some 0.5 us: records of connections take a hundred meanwhile, and DNS
+/// messages, which are longer, a millisecond.
+const ASK_EVERY: usize = 8 << 10;
 
 /// The CPU time that is left of a turn.
 #[derive(Debug)]
 pub(super) struct Allowance {
     /// As [`clock::thread_cpu_time`]; none for a whole turn.
     end: Option<Duration>,
-    taken: u32,
+    /// Bytes since the clock was asked.
+    taken: usize,
 }
 
 // === impl More ===
@@ -64,11 +66,14 @@ impl Allowance {
         Self { end, taken: 0 }
     }
 
-    /// One more was taken in. Gives whether the turn is over.
-    pub(super) fn is_spent(&mut self) -> bool {
-        self.taken = self.taken.wrapping_add(1);
-        let is_asked = self.taken.is_multiple_of(ASK_EVERY);
-        is_asked && self.end.is_some_and(|end| clock::thread_cpu_time() >= end)
+    /// One of so many bytes was taken in. Gives whether the turn is over.
+    pub(super) fn is_spent(&mut self, bytes: usize) -> bool {
+        self.taken += bytes;
+        if self.taken < ASK_EVERY {
+            return false;
+        }
+        self.taken = 0;
+        self.end.is_some_and(|end| clock::thread_cpu_time() >= end)
     }
 }
 
@@ -89,17 +94,25 @@ mod tests {
         let mut short = Allowance::of(Turn::Short);
         // Waiting is no work.
         std::thread::sleep(CPU_TIME * 2);
-        assert!((0..ASK_EVERY).all(|_| !short.is_spent()));
-        let taken = (0..=2 * ASK_EVERY).take_while(|_| {
+        assert!(!short.is_spent(ASK_EVERY));
+        let taken = (0..=2 * 64).take_while(|_| {
             work();
-            !short.is_spent()
+            !short.is_spent(ASK_EVERY / 64)
         });
-        let taken = u32::try_from(taken.count()).unwrap();
-        assert!(taken < ASK_EVERY, "{taken}");
-        let mut whole = Allowance::of(Turn::Whole);
-        assert!((0..2 * ASK_EVERY).all(|_| {
+        let taken = taken.count();
+        assert!(taken < 64, "{taken}");
+        // The longer they are, the sooner the clock is asked.
+        let mut short = Allowance::of(Turn::Short);
+        let taken = (0..=20).take_while(|_| {
             work();
-            !whole.is_spent()
+            !short.is_spent(ASK_EVERY / 2)
+        });
+        let taken = taken.count();
+        assert!(taken <= 11, "{taken}");
+        let mut whole = Allowance::of(Turn::Whole);
+        assert!((0..2 * 64).all(|_| {
+            work();
+            !whole.is_spent(ASK_EVERY / 64)
         }));
     }
 }

@@ -2,6 +2,7 @@
 //! payload to the byte, in every mode.
 
 mod crowd;
+mod doubtful;
 mod held;
 mod orphans;
 mod rows;

@@ -28,6 +28,9 @@ const LEAST_EVENT: usize = 256;
 /// turn's clock is not asked any more.
 const SHORT_TURN: usize = 1_500;
 
+/// The bytes of records that take as long as one event.
+pub(super) const EVENT_COST: usize = 128;
+
 /// Destroy events that wait at most, each in a datagram of its own.
 pub(super) const MOST_EVENTS: usize = EVENT_BYTES / LEAST_EVENT;
 
@@ -122,7 +125,7 @@ impl DestroyEvents {
         };
         let mut allowance = Allowance::of(turn);
         for _ in 0..most {
-            if allowance.is_spent() {
+            if allowance.is_spent(EVENT_COST) {
                 break;
             }
             match receive(self.socket.get_ref(), &mut self.buffer) {

@@ -25,7 +25,7 @@ use nix::ifaddrs::getifaddrs;
 
 use self::{
     cgroup_filter::{CgroupFilter, Side},
-    link::{DestroyEvents, MOST_EVENTS, Requests},
+    link::{DestroyEvents, EVENT_COST, MOST_EVENTS, Requests},
     listeners::Listeners,
     wire::Message,
 };
@@ -337,7 +337,7 @@ impl DiagSource {
         let mut allowance = Allowance::of(turn);
         while let Some(message) = backlog.pop_front() {
             take(message);
-            if allowance.is_spent() {
+            if allowance.is_spent(EVENT_COST) {
                 return (closed, true);
             }
         }
