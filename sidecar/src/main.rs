@@ -99,8 +99,9 @@ Exit status:
   126  `run`: the command was found and cannot be executed
   127  `run`: the command was not found";
 
-/// What the runtime and its signals take, and some for the first files.
-const DESCRIPTORS: usize = 16;
+/// What flowcar takes with everything on is some 45: the runtime and its signals, programs, maps and links, netlink, a connection for each
+/// signal, and files.
+const DESCRIPTORS: usize = 64;
 
 fn main() -> ExitCode {
     if let Err(error) = hardening::at_start() {

@@ -215,7 +215,8 @@ impl Processes {
         if shown.start.is_some_and(|expected| expected != start) {
             return None;
         }
-        let name = read("comm")?;
+        // A process may have taken an empty name.
+        let name = read("comm").filter(|name| !name.trim_ascii().is_empty())?;
         let name = name_of(name.trim_ascii_end(), || read("cmdline"));
         // Before the process is seen for the last time.
         let seen = self.given(now);
@@ -326,7 +327,9 @@ fn start_of(stat: &[u8]) -> Option<u64> {
     text.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
 }
 
-/// The name that the process has, or, where the kernel has cut it, the file name of its first argument.
+/// The name that the process has, or, where the kernel has cut it, the file name of its first argument. A process may have replaced its
+/// arguments by a title, with whatever is in it (setproctitle(3bsd)): only what has no other characters than a file's name as a rule is one.
+/// Empty where it has none.
 fn name_of(comm: &[u8], cmdline: impl FnOnce() -> Option<Vec<u8>>) -> String {
     let short = String::from_utf8_lossy(comm).into_owned();
     if comm.len() < CUT_AT {
@@ -335,7 +338,8 @@ fn name_of(comm: &[u8], cmdline: impl FnOnce() -> Option<Vec<u8>>) -> String {
     let whole = cmdline().and_then(|arguments| {
         let first = arguments.split(|byte| *byte == 0).next()?;
         let file = first.rsplit(|byte| *byte == b'/').next()?;
-        let is_whole = file.starts_with(comm) && file.len() <= LONGEST;
+        let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.+@".contains(byte);
+        let is_whole = file.starts_with(comm) && file.len() <= LONGEST && file.iter().all(is_plain);
         is_whole.then(|| String::from_utf8_lossy(file).into_owned())
     });
     whole.unwrap_or(short)
@@ -365,6 +369,11 @@ mod tests {
         assert_eq!(name_of(cut, whole), "kube-controller-manager");
         assert_eq!(name_of(cut, arguments(b"other\0")), "kube-controller");
         assert_eq!(name_of(cut, || None), "kube-controller");
+        let title = b"worker: tenant-";
+        let titled = arguments(b"worker: tenant-42 token=s3cret\0\0");
+        assert_eq!(name_of(title, titled), "worker: tenant-");
+        let titled = arguments(b"kube-controller?token=s3cret\0");
+        assert_eq!(name_of(cut, titled), "kube-controller");
     }
 
     #[test]

@@ -490,11 +490,11 @@ fn unused(reason: Unused) -> Value {
         Unused::Unasked => value(
             name,
             "An answer to a query that this pod did not send, that was answered before, or that was sent more than 30 seconds before.",
-            "Many: somebody sends forged answers to the pod.",
+            "Many: somebody sends forged answers to the pod, or its queries leave by another address than answers come from (docs/limits.md).",
         ),
         Unused::Truncated => value(
             name,
-            "The answer did not fit into its packet, or into the copy (4096 bytes). Addresses that it has are used; clients ask again by TCP.",
+            "The answer did not fit into its packet, or into the copy (4096 bytes), or has more labels than are read. Addresses that were read are used.",
             "",
         ),
     }

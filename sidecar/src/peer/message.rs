@@ -4,7 +4,7 @@ use std::{collections::HashMap, net::IpAddr, time::Duration};
 
 use hickory_proto::{
     op::{Header, MessageType, OpCode, Query, ResponseCode},
-    rr::{DNSClass, RData, Record, rdata},
+    rr::{DNSClass, RData, Record, RecordType, rdata},
     serialize::binary::{BinDecodable as _, BinDecoder, DecodeError},
 };
 
@@ -86,10 +86,13 @@ impl<'a> Message<'a> {
 
 impl Records<'_> {
     /// Reads the addresses behind the name that was asked for; `None` if a record is malformed.
-    pub(super) fn addresses(mut self, asked: &str) -> Option<Found> {
+    pub(super) fn addresses(mut self, asked: &Question) -> Option<Found> {
         let (records, is_whole) = self.read().ok()?;
         let addresses = match self.header.metadata.response_code {
-            ResponseCode::NoError => addresses(asked, &records),
+            // A name that reads as an address would be taken for one.
+            ResponseCode::NoError if asked.name.parse::<IpAddr>().is_err() => {
+                addresses(asked, &records)
+            }
             _ => Vec::new(),
         };
         Some(Found {
@@ -115,9 +118,14 @@ impl Records<'_> {
 }
 
 /// The addresses behind a name, through its aliases. An address holds no longer than the aliases that lead to it.
-fn addresses(asked: &str, records: &[Record]) -> Vec<(IpAddr, Duration)> {
+fn addresses(asked: &Question, records: &[Record]) -> Vec<(IpAddr, Duration)> {
     let mut aliases = HashMap::new();
     let mut found = Vec::new();
+    // The client takes no others.
+    let is_wanted = |kind: RecordType| match RecordType::from(asked.kind) {
+        asked @ (RecordType::A | RecordType::AAAA) => kind == asked,
+        _ => true,
+    };
     for record in records.iter().filter(|of| of.dns_class == DNSClass::IN) {
         let address = match &record.data {
             RData::CNAME(rdata::CNAME(to)) => {
@@ -126,12 +134,15 @@ fn addresses(asked: &str, records: &[Record]) -> Vec<(IpAddr, Duration)> {
                 }
                 continue;
             }
-            RData::A(rdata::A(address)) => IpAddr::from(*address),
-            RData::AAAA(rdata::AAAA(address)) => IpAddr::from(*address).to_canonical(),
+            RData::A(rdata::A(address)) if is_wanted(RecordType::A) => IpAddr::from(*address),
+            RData::AAAA(rdata::AAAA(address)) if is_wanted(RecordType::AAAA) => {
+                IpAddr::from(*address).to_canonical()
+            }
             _ => continue,
         };
         found.extend(text(&record.name).map(|owner| (owner, address, record.ttl)));
     }
+    let asked = asked.name.as_str();
     let mut reached = HashMap::from([(asked, u32::MAX)]);
     let mut last = (asked, u32::MAX);
     for _ in 0..MOST_ALIASES {

@@ -163,7 +163,7 @@ impl Resolved {
                     return self.unused(Unused::Unasked);
                 }
                 // As for the resolver's client, a malformed answer is none.
-                let Some(found) = records.addresses(&question.name) else {
+                let Some(found) = records.addresses(&question) else {
                     return self.unused(Unused::Malformed);
                 };
                 self.queries.answered(&asked);

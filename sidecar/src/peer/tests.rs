@@ -33,12 +33,18 @@ fn cname<'a>(owner: &'a str, ttl: u32, to: &str) -> Record<'a> {
 }
 
 fn message(id: u16, flags: u16, name: &str, answers: &[Record<'_>]) -> Vec<u8> {
+    message_about(A, id, flags, name, answers)
+}
+
+/// The same for records of this type.
+fn message_about(asked: u16, id: u16, flags: u16, name: &str, answers: &[Record<'_>]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for word in [id, flags, 1, answers.len() as u16, 0, 0] {
         bytes.extend(word.to_be_bytes());
     }
     bytes.extend(encoded(name));
-    bytes.extend([0, 1, 0, 1]);
+    bytes.extend(asked.to_be_bytes());
+    bytes.extend([0, 1]);
     for Record(owner, kind, ttl, data) in answers {
         bytes.extend(encoded(owner));
         bytes.extend(kind.to_be_bytes());
@@ -192,7 +198,12 @@ fn ipv6_and_mapped_addresses_are_found() {
         IpAddr::V4(address) => address.octets().to_vec(),
     };
     let answers = [v6, mapped].map(|address| Record("v6.example", AAAA, 9, octets(address)));
-    pod.asks(1, "v6.example", &answers);
+    pod.udp(1, true, &message_about(AAAA, 7, QUERY, "v6.example", &[]));
+    pod.udp(
+        1,
+        false,
+        &message_about(AAAA, 7, ANSWER, "v6.example", &answers),
+    );
     let name = pod.0.name_of(v6, Monotonic(S));
     assert_eq!(name.as_deref(), Ok("v6.example"));
     assert_eq!(pod.name(WEB, 1), Ok("v6.example".to_owned()));
@@ -493,4 +504,22 @@ fn malformed_answer_does_not_end_the_wait() {
     assert_eq!(pod.unused(Unused::Malformed), 1);
     pod.udp(1, false, &answer);
     assert_eq!(pod.name(WEB, 1), Ok("a.example".to_owned()));
+}
+
+/// What the client does not take gives no name: addresses of the other family, and a name that reads as an address.
+#[test]
+fn name_is_of_the_addresses_that_were_asked_for() {
+    let mut pod = Pod::new();
+    let answers = [a("a.example", 30, WEB)];
+    pod.udp(1, true, &message_about(AAAA, 7, QUERY, "a.example", &[]));
+    pod.udp(
+        1,
+        false,
+        &message_about(AAAA, 7, ANSWER, "a.example", &answers),
+    );
+    assert_eq!(pod.0.answers(), 1);
+    assert_eq!(pod.name(WEB, 1), Err(NoName::NeverAsked));
+    pod.asks(1, "198.51.100.7", &[a("198.51.100.7", 30, WEB)]);
+    assert_eq!(pod.0.answers(), 2);
+    assert_eq!(pod.name(WEB, 1), Err(NoName::NeverAsked));
 }

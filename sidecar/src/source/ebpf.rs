@@ -1,6 +1,6 @@
 //! The source of the kernel programs: attached to one cgroup, and drained.
 
-use std::{fs::File, io, os::unix::fs::MetadataExt as _, path::Path};
+use std::{cell::Cell, fs::File, io, os::unix::fs::MetadataExt as _, path::Path};
 
 use aya::{
     Ebpf,
@@ -22,7 +22,10 @@ use super::{
     },
     turn::{Allowance, Turn},
 };
-use crate::origin::ProcNumbers;
+use crate::{
+    files::{NO_DESCRIPTOR, lacks_descriptor},
+    origin::ProcNumbers,
+};
 
 /// The map of the one variable that is written while the programs run: the sample epoch, whether there is no room, and whether this process
 /// sleeps, which the programs write, too.
@@ -42,6 +45,8 @@ pub struct EbpfSource {
     generations: Generations,
     ring: AsyncFd<RingBuf<MapData>>,
     counters: PerCpuArray<MapData, u64>,
+    /// As they were read last.
+    last_counters: Cell<[u64; COUNTERS]>,
     userspace: Array<MapData, [u32; 3]>,
     sample_epoch: u32,
     is_full: bool,
@@ -237,12 +242,16 @@ impl EbpfSource {
         Ok(sums)
     }
 
-    /// The same; all 0 if the map cannot be read.
+    /// The same; as they were last read if the map cannot be read now.
     pub fn kernel_counters(&self) -> [u64; COUNTERS] {
-        self.counters().unwrap_or_else(|error| {
-            tracing::error!(%error, "the kernel's counters cannot be read");
-            [0; COUNTERS]
-        })
+        match self.counters() {
+            Ok(counters) => self.last_counters.set(counters),
+            Err(error) => match lack_of_descriptors(&error) {
+                true => tracing::error!("the kernel's counters cannot be read: {NO_DESCRIPTOR}"),
+                false => tracing::error!(%error, "the kernel's counters cannot be read"),
+            },
+        }
+        self.last_counters.get()
     }
 
     /// Requests one sample of every flow: its next round trip sends it.
@@ -328,6 +337,7 @@ impl EbpfSource {
             generations: Generations::default(),
             ring,
             counters: PerCpuArray::try_from(counters).map_err(of)?,
+            last_counters: Cell::new([0; COUNTERS]),
             userspace: Array::try_from(userspace).map_err(of)?,
             sample_epoch: 0,
             is_full: false,
@@ -338,4 +348,10 @@ impl EbpfSource {
             observes_binds: binds.unwrap_or(false),
         })
     }
+}
+
+/// Whether a map could not be read for want of a file descriptor: values of all CPUs need a file that lists these.
+fn lack_of_descriptors(error: &MapError) -> bool {
+    matches!(error, MapError::SyscallError(error) if lacks_descriptor(&error.io_error))
+        || matches!(error, MapError::IoError(error) if lacks_descriptor(error))
 }
