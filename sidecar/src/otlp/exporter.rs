@@ -6,7 +6,6 @@
 //! which are counted, and nothing else.
 
 mod baselines;
-mod checkpoints;
 mod exemplary;
 mod export_stats;
 mod failure_log;
@@ -23,9 +22,8 @@ mod transport;
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
-pub use self::task::TaskEnded;
 use self::{
     exemplary::Exemplary,
     export_stats::ExportStats,
@@ -36,6 +34,7 @@ use self::{
     queue::Bounds,
     transport::Transport,
 };
+pub use self::{metrics::ReportProgress, task::TaskEnded};
 use super::{
     connect::Contact,
     error::{Accepted, ExportError},
@@ -45,7 +44,6 @@ use super::{
     spans::{SpanOptions, at, interim_span, span},
 };
 use crate::{
-    checkpoint::CheckpointFile,
     clock::Anchor,
     config::{Config, Export, Signal},
     exporter_sockets::ExporterSockets,
@@ -105,30 +103,20 @@ impl Exporter {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn start(config: &Config, source: &'static str, command: Option<&str>) -> Option<Self> {
-        Self::start_keeping(config, source, &Host::of_command(command), None)
+        Self::start_as(config, source, &Host::of_command(command))
     }
 
-    /// The same for the identity `host`; `checkpoint` gets the flows of each acknowledged report.
+    /// The same for the identity `host`.
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn start_keeping(
-        config: &Config,
-        source: &'static str,
-        host: &Host,
-        checkpoint: Option<CheckpointFile>,
-    ) -> Option<Self> {
+    pub fn start_as(config: &Config, source: &'static str, host: &Host) -> Option<Self> {
         let nothing = config.export == Export::default();
-        (!nothing).then(|| Self::start_as(config, source, &Resource::new(config, host), checkpoint))
+        (!nothing).then(|| Self::new(config, source, &Resource::new(config, host)))
     }
 
     /// Starts a task for each signal that `config` exports. Nothing is connected before there is something to send.
-    fn start_as(
-        config: &Config,
-        source: &'static str,
-        resource: &Resource,
-        checkpoint: Option<CheckpointFile>,
-    ) -> Self {
+    fn new(config: &Config, source: &'static str, resource: &Resource) -> Self {
         let stats = ExportStats::default();
         let sockets = ExporterSockets::default();
         let exemplars = Exemplary::default();
@@ -149,7 +137,7 @@ impl Exporter {
             contacts.metrics = transport.contact();
             let resource = resource.clone();
             let (stats, exemplars) = (stats.clone(), exemplars.clone());
-            MetricsLane::start(transport, resource, options, stats, exemplars, checkpoint)
+            MetricsLane::start(transport, resource, options, stats, exemplars)
         });
         let bounds = Bounds {
             items: config.span_queue,
@@ -195,11 +183,14 @@ impl Exporter {
         self.sockets.clone()
     }
 
-    /// Queues a report.
-    pub fn metrics(&self, snapshot: Snapshot) {
-        if let Some(lane) = &self.metrics {
-            lane.send(snapshot);
-        }
+    /// Queues a report. Gives its number, the first is 1; none where no metrics are exported.
+    pub fn metrics(&self, snapshot: Snapshot) -> Option<u64> {
+        self.metrics.as_ref().map(|lane| lane.send(snapshot))
+    }
+
+    /// Which report is being sent, and which was acknowledged; none where no metrics are exported.
+    pub fn report_progress(&self) -> Option<watch::Receiver<ReportProgress>> {
+        self.metrics.as_ref().map(MetricsLane::progress)
     }
 
     /// Offers the span of a closed flow, and its log record.

@@ -15,7 +15,6 @@ use tokio::{
 use super::{
     Delivery, ExportStats, FailureLog, Transport,
     baselines::Baselines,
-    checkpoints::Checkpoints,
     exemplary::{self, Exemplary, PendingExemplars},
     outbox::{Next, Outbox, SizeLimit},
     settle,
@@ -23,7 +22,6 @@ use super::{
     task::{Task, TaskEnded},
 };
 use crate::{
-    checkpoint::CheckpointFile,
     config::{Signal, Temporality},
     otlp::{
         error::{Accepted, ExportError},
@@ -40,16 +38,21 @@ use crate::{
 pub(super) struct MetricsLane {
     reports: watch::Sender<Report>,
     sent: AtomicU64,
-    settled: watch::Receiver<Settled>,
+    progress: watch::Receiver<ReportProgress>,
     hurry: watch::Sender<Hurry>,
     task: Task,
 }
 
-/// The last report that is settled.
+/// How far the exports of reports are, by the numbers of the reports; 0 is none.
 #[derive(Clone, Copy, Debug, Default)]
-struct Settled {
-    number: u64,
-    /// Whether the receiver refused a part of it permanently.
+pub struct ReportProgress {
+    /// The newest that was begun. Of the older ones none is sent any more.
+    pub sending: u64,
+    /// The newest that the receiver acknowledged as a whole.
+    pub acknowledged: u64,
+    /// The newest that is settled.
+    settled: u64,
+    /// Whether the receiver refused a part of that one permanently.
     refused: bool,
 }
 
@@ -66,14 +69,13 @@ impl MetricsLane {
         options: Options,
         stats: ExportStats,
         exemplars: Exemplary,
-        checkpoint: Option<CheckpointFile>,
     ) -> Self {
         let (reports, receiver) = watch::channel((0, None));
-        let (settled_sender, settled) = watch::channel(Settled::default());
+        let (progress_sender, progress) = watch::channel(ReportProgress::default());
         let (hurry, hurried) = watch::channel(None);
         let sender = Sender {
             reports: receiver,
-            settled: settled_sender,
+            progress: progress_sender,
             hurry: hurried,
             transport,
             resource,
@@ -84,14 +86,13 @@ impl MetricsLane {
             size: SizeLimit::default(),
             exemplars: PendingExemplars::new(exemplars),
             stats,
-            checkpoints: checkpoint.map(Checkpoints::new),
             failure_log: FailureLog::default(),
         };
         Self {
             task: Task::spawn(Signal::Metrics, sender.run()),
             reports,
             sent: AtomicU64::new(0),
-            settled,
+            progress,
             hurry,
         }
     }
@@ -101,18 +102,24 @@ impl MetricsLane {
         self.task.ended().await
     }
 
-    pub(super) fn send(&self, report: Snapshot) {
+    /// Queues a report. Gives its number.
+    pub(super) fn send(&self, report: Snapshot) -> u64 {
         let number = self.sent.fetch_add(1, Ordering::Relaxed) + 1;
         self.reports.send_replace((number, Some(Arc::new(report))));
+        number
+    }
+
+    pub(super) fn progress(&self) -> watch::Receiver<ReportProgress> {
+        self.progress.clone()
     }
 
     pub(super) async fn flush(&self, deadline: Instant) -> Delivery {
         self.hurry.send_replace(Some(deadline));
         let last = self.sent.load(Ordering::Relaxed);
-        let mut settled = self.settled.clone();
-        let all = settled.wait_for(|settled| settled.number >= last);
-        if let Ok(Ok(settled)) = timeout_at(deadline, all).await {
-            if !settled.refused {
+        let mut progress = self.progress.clone();
+        let all = progress.wait_for(|progress| progress.settled >= last);
+        if let Ok(Ok(progress)) = timeout_at(deadline, all).await {
+            if !progress.refused {
                 return Delivery::Taken;
             }
             tracing::warn!(
@@ -121,7 +128,7 @@ impl MetricsLane {
             return Delivery::Refused;
         }
         tracing::warn!(
-            reports = last - self.settled.borrow().number,
+            reports = last - self.progress.borrow().settled,
             "metrics are lost: the receiver did not take the last reports in time; raise FLOWCAR_SHUTDOWN_TIMEOUT if it can"
         );
         Delivery::Late
@@ -131,7 +138,7 @@ impl MetricsLane {
 /// The task's end.
 struct Sender<T> {
     reports: watch::Receiver<Report>,
-    settled: watch::Sender<Settled>,
+    progress: watch::Sender<ReportProgress>,
     hurry: watch::Receiver<Hurry>,
     transport: T,
     resource: Resource,
@@ -144,7 +151,6 @@ struct Sender<T> {
     size: SizeLimit,
     exemplars: PendingExemplars,
     stats: ExportStats,
-    checkpoints: Option<Checkpoints>,
     failure_log: FailureLog,
 }
 
@@ -174,6 +180,8 @@ impl<T: Transport<Bytes>> Sender<T> {
         loop {
             let (number, report) = self.reports.borrow_and_update().clone();
             let Some(report) = report else { return };
+            self.progress
+                .send_modify(|progress| progress.sending = number);
             let most = self.size.most();
             let self_levels = self.self_levels_are_due(&report);
             let request = self.encode(&report, self_levels);
@@ -187,13 +195,17 @@ impl<T: Transport<Bytes>> Sender<T> {
                     if self_levels {
                         self.own_unix_ns = Some(report.at_unix_ns);
                     }
+                    let whole = outbox.any_taken() && refused.is_empty();
                     if outbox.any_taken() {
                         self.exemplars.reported(&reported);
-                        self.acknowledge(report, &refused).await;
+                        self.acknowledge(report, &refused);
                     }
-                    self.settled.send_replace(Settled {
-                        number,
-                        refused: rejected > 0 || !refused.is_empty(),
+                    self.progress.send_modify(|progress| {
+                        if whole {
+                            progress.acknowledged = number;
+                        }
+                        progress.settled = number;
+                        progress.refused = rejected > 0 || !refused.is_empty();
                     });
                     return;
                 }
@@ -263,13 +275,10 @@ impl<T: Transport<Bytes>> Sender<T> {
         self.options.temporality != Temporality::Cumulative
     }
 
-    /// Records what the receiver has now. The checkpoint holds a report that it took as a whole.
-    async fn acknowledge(&mut self, report: Arc<Snapshot>, refused: &[Chunk]) {
+    /// Records what the receiver has now.
+    fn acknowledge(&mut self, report: Arc<Snapshot>, refused: &[Chunk]) {
         if refused.is_empty() {
             self.stats.taken(report.at_unix_ns);
-            if let Some(checkpoints) = &mut self.checkpoints {
-                checkpoints.keep(&report).await;
-            }
         }
         if self.deltas() {
             let evicted = self.baselines.acknowledge(report, refused);

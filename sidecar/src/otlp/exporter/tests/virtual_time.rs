@@ -321,15 +321,12 @@ fn io(request: &ExportMetricsServiceRequest) -> Option<(u64, u64, i64)> {
     Some((start, end, io_sent(request)))
 }
 
-/// Sends reports with the byte increments and intervals (ms) of `counts`, and returns what the receiver took.
-async fn reports(
+/// A lane of metrics to this receiver.
+fn metrics_lane(
+    scripted: Scripted<ExportMetricsServiceRequest>,
     temporality: Temporality,
-    steps: Vec<Step>,
-    counts: &[(u8, u16)],
-) -> Vec<ExportMetricsServiceRequest> {
-    let (scripted, taken) = Scripted::new(steps);
-    let config = Config::from_vars([]).expect("defaults");
-    let resource = Resource::new(&config, &Host::default());
+) -> MetricsLane {
+    let resource = Resource::new(&config(&[]), &Host::default());
     let options = Options {
         temporality,
         histograms: Histograms::Exponential,
@@ -338,7 +335,17 @@ async fn reports(
         components: Components::new(Some(Protocol::Grpc), Some(Protocol::Grpc), None),
     };
     let (stats, exemplars) = (ExportStats::default(), Exemplary::default());
-    let lane = MetricsLane::start(scripted, resource, options, stats, exemplars, None);
+    MetricsLane::start(scripted, resource, options, stats, exemplars)
+}
+
+/// Sends reports with the byte increments and intervals (ms) of `counts`, and returns what the receiver took.
+async fn reports(
+    temporality: Temporality,
+    steps: Vec<Step>,
+    counts: &[(u8, u16)],
+) -> Vec<ExportMetricsServiceRequest> {
+    let (scripted, taken) = Scripted::new(steps);
+    let lane = metrics_lane(scripted, temporality);
     let (mut total, mut at) = (0, 1_000);
     for (bytes, gap) in counts {
         total += u64::from(*bytes);
@@ -426,6 +433,41 @@ proptest! {
             prop_assert_eq!(delivered + dropped, pushed);
         }
     }
+}
+
+/// A report is acknowledged as a whole, by its number, or not at all.
+#[test]
+fn whole_reports_are_acknowledged() {
+    in_virtual_time(async {
+        let steps = [
+            Step::Take,
+            Step::Refuse,
+            Step::LoseAnswer,
+            Step::Take,
+            // Points that the receiver rejects are lost with the next one, too.
+            Step::Partly,
+            Step::Away,
+        ];
+        let (scripted, _) = Scripted::new(steps.to_vec());
+        let lane = metrics_lane(scripted, Temporality::Cumulative);
+        let limit = Instant::now() + Duration::from_secs(3_600);
+        let acknowledged = || lane.progress().borrow().acknowledged;
+        for expected in [1, 1, 3, 4] {
+            let number = lane.send(snapshot(lane.progress().borrow().sending + 2_000, 1));
+            assert_ne!(lane.flush(limit).await, Delivery::Late);
+            assert_eq!(acknowledged(), expected, "{number}");
+        }
+        lane.send(snapshot(6_000, 1));
+        let replaced = async {
+            while lane.progress().borrow().sending < 5 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        replaced.await;
+        lane.send(snapshot(7_000, 1));
+        assert_eq!(lane.flush(limit).await, Delivery::Taken);
+        assert_eq!(acknowledged(), 6);
+    });
 }
 
 /// Sends bursts of so many items, each with a pause of milliseconds behind it. Returns how many were sent, delivered and dropped.
