@@ -16,9 +16,9 @@ mod priority;
 mod process;
 mod queue;
 mod reservoir;
+mod sender;
 mod starts;
 mod task;
-mod transport;
 
 use std::time::Duration;
 
@@ -32,14 +32,13 @@ use self::{
     metrics::MetricsLane,
     priority::{Judge, Priority, judge_interim},
     queue::Bounds,
-    transport::Transport,
 };
 pub use self::{metrics::ReportProgress, task::TaskEnded};
 use super::{
     connect::Contact,
-    error::{Accepted, ExportError},
     exemplars::Candidates,
     metrics::{Components, Options},
+    remote::Remote,
     resource::Resource,
     spans::{SpanOptions, at, interim_span, span},
 };
@@ -133,7 +132,7 @@ impl Exporter {
         };
         let mut contacts = Contacts::default();
         let metrics = config.export.metrics.clone().map(|target| {
-            let transport = transport::encoded(Signal::Metrics, target, sockets.clone());
+            let transport = Remote::new(Signal::Metrics, target, sockets.clone());
             contacts.metrics = transport.contact();
             let resource = resource.clone();
             let (stats, exemplars) = (stats.clone(), exemplars.clone());
@@ -145,7 +144,7 @@ impl Exporter {
             per_second: config.spans_per_second,
         };
         let spans = config.export.traces.clone().map(|target| {
-            let transport = transport::spans(target, sockets.clone(), resource.clone());
+            let transport = Remote::new(Signal::Traces, target, sockets.clone());
             contacts.spans = transport.contact();
             let (stats, exemplars) = (stats.clone(), exemplars.clone());
             FlowLane::start(
@@ -158,7 +157,7 @@ impl Exporter {
             )
         });
         let logs = config.export.logs.clone().map(|target| {
-            let transport = transport::encoded(Signal::Logs, target, sockets.clone());
+            let transport = Remote::new(Signal::Logs, target, sockets.clone());
             contacts.logs = transport.contact();
             let (stats, exemplars) = (stats.clone(), exemplars.clone());
             FlowLane::start(Signal::Logs, transport, resource, bounds, stats, exemplars)
@@ -363,36 +362,6 @@ async fn hopeless(contact: &Contact, patience: Patience) {
         Patience::Whole => std::future::pending().await,
         Patience::IfEverThere => contact.absent().await,
     }
-}
-
-/// Counts the outcome of an export of `items` points, spans or log records, and logs it if it is new. Gives it with no more rejected than
-/// were sent, whatever the receiver counts.
-fn settle(
-    stats: &ExportStats,
-    failure_log: &mut FailureLog,
-    signal: Signal,
-    items: usize,
-    took: Duration,
-    outcome: Result<Accepted, ExportError>,
-) -> Result<Accepted, ExportError> {
-    let items = items as u64;
-    let outcome = outcome.map(|accepted| Accepted {
-        rejected: accepted.rejected.min(items),
-        ..accepted
-    });
-    let (name, rejected, taken) = match &outcome {
-        Ok(accepted) => {
-            let rejected = accepted.rejected;
-            (accepted.outcome(), rejected, items - rejected)
-        }
-        Err(error) => (error.outcome(), 0, 0),
-    };
-    stats.export(signal.name(), name, rejected, taken, took);
-    match &outcome {
-        Ok(accepted) => failure_log.accepted(signal, accepted),
-        Err(error) => failure_log.failed(error),
-    }
-    outcome
 }
 
 #[cfg(test)]

@@ -57,7 +57,7 @@ struct Writer {
 // === impl Checkpoints ===
 
 impl Checkpoints {
-    /// Writes to `file`, as `progress` says which report was acknowledged.
+    /// Writes to `file` the checkpoints of the reports that are acknowledged by `progress`.
     ///
     /// # Panics
     /// Outside a tokio runtime.

@@ -28,6 +28,7 @@ use crate::{
         example::closed as flow,
     },
     histogram::Histogram,
+    otlp::transport::{ExportRequest, Transport},
     sink::{Received, Sink},
     snapshot::{Peer, Series, SeriesKey},
 };

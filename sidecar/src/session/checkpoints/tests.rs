@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, sync::mpsc};
 
 use tokio::net::TcpListener;
 
@@ -152,7 +152,15 @@ async fn hanging_write_is_waited_for_until_the_deadline() {
         at_unix_ns: 1_000,
         flows: CheckpointFlows::default(),
     });
-    let hangs = file.lock().expect("no panic");
+    let (hangs, hang) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let disk = thread::spawn(move || {
+        let _file = file.lock().expect("no panic");
+        hangs.send(()).expect("the test waits");
+        // It is released when the test is over.
+        let _ = released.recv();
+    });
+    hang.recv().expect("it hangs");
     progress.send_modify(|progress| progress.acknowledged = 1);
     drop(progress);
     let began = Instant::now();
@@ -160,5 +168,6 @@ async fn hanging_write_is_waited_for_until_the_deadline() {
     checkpoints.finish(began + limit).await;
     let waited = began.elapsed();
     assert!(waited >= limit && waited < WAIT, "{waited:?}");
-    drop(hangs);
+    drop(release);
+    disk.join().expect("no panic");
 }

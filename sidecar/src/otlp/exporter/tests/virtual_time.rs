@@ -1,6 +1,7 @@
 //! The lanes against a scripted receiver, in virtual time.
 
 use std::{
+    any::TypeId,
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{
         Arc, Mutex,
@@ -8,6 +9,7 @@ use std::{
     },
 };
 
+use async_trait::async_trait;
 use opentelemetry_proto::tonic::{
     collector::{
         logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
@@ -24,7 +26,7 @@ use tonic::Code;
 use super::*;
 use crate::{
     config::{Histograms, Protocol, Temporality},
-    otlp::{error::Cause, span_client::Batch},
+    otlp::error::{Accepted, Cause, ExportError},
     snapshot::ItemQueue,
 };
 
@@ -210,9 +212,21 @@ impl<R: Message + Default + Clone + PartialEq + 'static> Scripted<R> {
     }
 }
 
-impl Transport<Bytes> for Scripted<ExportMetricsServiceRequest> {
-    async fn send(&mut self, request: Bytes) -> Result<Accepted, ExportError> {
-        self.answer(request).await
+#[async_trait]
+impl<R: Message + Default + Clone + PartialEq + 'static> Transport for Scripted<R> {
+    async fn send(&mut self, request: ExportRequest) -> Result<Accepted, ExportError> {
+        let is_of_spans = TypeId::of::<R>() == TypeId::of::<ExportTraceServiceRequest>();
+        assert_eq!(is_of_spans, !request.spans.is_empty());
+        if is_of_spans {
+            let encoded = ExportTraceServiceRequest::decode(request.encoded.clone());
+            let spans = request.spans.iter();
+            let spans: Vec<_> = spans
+                .map(|span| span.span_context.span_id().to_bytes().to_vec())
+                .collect();
+            let encoded = encoded.expect("a request").span_ids();
+            assert_eq!(encoded, spans, "the request has these spans in this order");
+        }
+        self.answer(request.encoded).await
     }
 }
 
@@ -253,19 +267,6 @@ impl FlowRequest for ExportLogsServiceRequest {
             (of.resource.clone(), ids.collect())
         });
         resources.collect()
-    }
-}
-
-impl<R: FlowRequest> Transport<Batch> for Scripted<R> {
-    async fn send(&mut self, batch: Batch) -> Result<Accepted, ExportError> {
-        let request = R::decode(batch.encoded.clone()).expect("a request");
-        let encoded = request.span_ids();
-        let spans = batch.spans.iter();
-        let spans: Vec<_> = spans
-            .map(|span| span.span_context.span_id().to_bytes().to_vec())
-            .collect();
-        assert_eq!(encoded, spans, "the request has these spans in this order");
-        self.answer(batch.encoded).await
     }
 }
 
