@@ -71,8 +71,8 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     let (config, limits) = within_memory(config);
     let config = &config;
     let mut follower = Follower::new(source, &limits);
-    if let Some(checkpoint) = &checkpoint {
-        follower.restore(before.as_ref(), checkpoint.instance());
+    if let Some((file, before)) = checkpoint.as_ref().zip(before) {
+        follower.restore(&before, file.instance());
     }
     let tree = tree(config, cgroup.as_deref());
     follower.find_origins(origins(config, tree.as_deref(), &host, numbers));
@@ -87,7 +87,7 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
         None => tracing::info!(source = name, "following the network namespace's TCP flows"),
     }
     announce(config);
-    let exporter = Exporter::start_keeping(config, name, &host, checkpoint);
+    let exporter = Exporter::start_as(config, name, &host);
     let watch = cgroup.as_deref().zip(follower.cgroup());
     let new_watch = match config.pod.is_known() {
         true => Watch::beside_other_work,
@@ -96,6 +96,9 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     let mut watch = watch.map(|(path, id)| new_watch(path, id));
     let mut session = Session::new(follower, exporter, config.report_interval / 2, config)
         .map_err(Failure::no_timer)?;
+    if let Some(checkpoint) = checkpoint {
+        session.write_checkpoints(checkpoint);
+    }
     let mut control = ControlServer::open(named, config.pod.is_known());
     memory::release_startup_memory();
     let mut failed = None;

@@ -33,7 +33,7 @@ use crate::{
     exporter_sockets::ExporterSockets,
     flow::{
         Adopt, Books, Flow, PollContext, SocketSnapshot,
-        checkpoint::{Checkpoint, KernelInstance},
+        checkpoint::{Checkpoint, CheckpointFlows, KernelInstance},
     },
     memory::Budget,
     origin::Origins,
@@ -100,15 +100,12 @@ impl Follower {
         }
     }
 
-    /// Has reports carry a checkpoint, and restores the checkpoint of the previous flowcar. Before the first poll.
-    pub fn restore(&mut self, before: Option<&Checkpoint>, here: &KernelInstance) {
-        self.flows.writes_checkpoint = true;
-        if let Some(checkpoint) = before {
-            // Beside the programs later polls adopt nothing. Without them one poll may miss a socket.
-            let handshakes = self.source.capabilities().handshakes;
-            let polls = if handshakes { 1 } else { 2 };
-            self.flows.restore(checkpoint, here, polls);
-        }
+    /// Restores the checkpoint of the previous flowcar. Before the first poll.
+    pub fn restore(&mut self, checkpoint: &Checkpoint, here: &KernelInstance) {
+        // Beside the programs later polls adopt nothing. Without them one poll may miss a socket.
+        let handshakes = self.source.capabilities().handshakes;
+        let polls = if handshakes { 1 } else { 2 };
+        self.flows.restore(checkpoint, here, polls);
     }
 
     /// Excludes the flows of these sockets from all figures. Before the first of them is connected.
@@ -433,6 +430,11 @@ impl Follower {
         let kernel = self.source.counters();
         self.flows
             .snapshot(&kernel, self.source.diag(), self_metrics)
+    }
+
+    /// The checkpoint that belongs to `report`, the snapshot that was made last. Before anything else is taken in.
+    pub fn checkpoint(&self, report: &Snapshot) -> CheckpointFlows {
+        self.flows.table.checkpoint(report.unattributed.pending)
     }
 
     /// The circumstances of a poll now.

@@ -20,8 +20,9 @@
 //! update those flows between records, adopt older connections, and evict flows whose close was lost. Where the programs are
 //! refused, polls are the only source.
 //!
-//! After each acknowledged report flowcar writes a checkpoint (`flow::checkpoint`, kept in a file by `checkpoint`). The next flowcar
-//! counts connections that are still open from there, and those that are not as lost to the restart.
+//! After each acknowledged report `session` writes a checkpoint (`flow::checkpoint`, kept in a file by `checkpoint`): the exporter only
+//! publishes which report that is. The next flowcar counts connections that are still open from there, and those that are not as lost
+//! to the restart.
 //!
 //! Data only flows to the right; nothing on the right is imported on the left. `flow`, `series`,
 //! `snapshot`, `histogram` and the encoders of `otlp` are pure: no clock, no I/O; time comes in as an argument.

@@ -1,6 +1,7 @@
 //! The main loop that `flowcar run` and `flowcar export` share: drain, sample, report.
 
 mod alarm;
+mod checkpoints;
 mod drains;
 mod recent_closes;
 
@@ -13,10 +14,12 @@ use std::{
 
 use self::{
     alarm::Alarm,
+    checkpoints::{Checkpoints, ReportCheckpoint},
     drains::{Drains, Pace},
     recent_closes::RecentCloses,
 };
 use crate::{
+    checkpoint::CheckpointFile,
     clock::{self, Anchor},
     config::Config,
     control::{ControlRequest, Health, Listing, PeerListing, Question},
@@ -25,6 +28,7 @@ use crate::{
     losses::Losses,
     memory::{self, Budget, GiveBack},
     otlp::exporter::{Exporter, Patience, TaskEnded},
+    snapshot::Snapshot,
     source::{SourceError, Woken},
     view::{Row, peers::PeerRow},
 };
@@ -45,6 +49,7 @@ const FIRST_REPORT: Duration = Duration::from_secs(1);
 pub struct Session {
     follower: Follower,
     exporter: Option<Exporter>,
+    checkpoints: Option<Checkpoints>,
     alarm: Alarm,
     drains: Drains,
     sample: Times,
@@ -148,11 +153,21 @@ impl Session {
             checks_links: true,
             follower,
             exporter,
+            checkpoints: None,
             alarm: Alarm::new()?,
             drains: Drains::new(now),
             sample: Times::after(now + sample, sample),
             report: Times::after(now + FIRST_REPORT.min(report), report),
         })
+    }
+
+    /// Writes the checkpoint of each report that the receiver acknowledges to `file`. Before the first report.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn write_checkpoints(&mut self, file: CheckpointFile) {
+        let progress = self.exporter.as_ref().and_then(Exporter::report_progress);
+        self.checkpoints = progress.map(|progress| Checkpoints::start(file, progress));
     }
 
     /// Waits for the next thing to do and does it. Gives the flows that closed. Nothing is lost if the wait is dropped.
@@ -397,14 +412,20 @@ impl Session {
         &self.follower
     }
 
-    /// Sends the last report and waits for what is under way, for at most `deadline`. Conclude first. Gives whether all went out.
-    pub async fn close(mut self, deadline: Duration, patience: Patience) -> bool {
+    /// Sends the last report and waits for what is under way, for at most so long; and for the last checkpoint. Conclude first. Gives whether all went out.
+    pub async fn close(mut self, within: Duration, patience: Patience) -> bool {
         self.open_spans();
         self.report();
-        match self.exporter {
-            Some(exporter) => exporter.flush_with(deadline, patience).await,
-            None => true,
+        let Some(exporter) = self.exporter else {
+            return true;
+        };
+        let deadline = tokio::time::Instant::now() + within;
+        let delivered = exporter.flush_with(within, patience).await;
+        drop(exporter);
+        if let Some(checkpoints) = self.checkpoints {
+            checkpoints.finish(deadline).await;
         }
+        delivered
     }
 
     /// Sends the spans of the open connections as of now: their interim spans name them as parents.
@@ -439,7 +460,12 @@ impl Session {
         if let Some(exporter) = &self.exporter {
             let snapshot = self.follower.snapshot(exporter.self_metrics());
             self.losses.report(&snapshot.books);
-            exporter.metrics(snapshot);
+            send(
+                exporter,
+                self.checkpoints.as_ref(),
+                &self.follower,
+                snapshot,
+            );
         }
         if self.give_back.is_due(self.follower.flows().len()) {
             memory::trim();
@@ -447,6 +473,25 @@ impl Session {
         if self.give_back.start_is_over() {
             memory::release_startup_memory();
         }
+    }
+}
+
+/// Sends a report, and keeps the checkpoint that belongs to it.
+fn send(
+    exporter: &Exporter,
+    checkpoints: Option<&Checkpoints>,
+    follower: &Follower,
+    report: Snapshot,
+) {
+    let at_unix_ns = report.at_unix_ns;
+    let flows = checkpoints.map(|_| follower.checkpoint(&report));
+    let number = exporter.metrics(report);
+    if let (Some(checkpoints), Some(number), Some(flows)) = (checkpoints, number, flows) {
+        checkpoints.add(ReportCheckpoint {
+            number,
+            at_unix_ns,
+            flows,
+        });
     }
 }
 

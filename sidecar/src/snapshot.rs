@@ -3,7 +3,7 @@
 
 mod containers;
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr};
 
 pub use self::containers::{
     ContainerCounter, ContainerFigures, ContainerLevel, PressureResource, Stall,
@@ -11,8 +11,7 @@ pub use self::containers::{
 pub use crate::flow::Listener;
 use crate::{
     flow::{
-        Books, ContainerId, CountedClose, Failure, Lost, Name, Retransmits, Role, RttKind,
-        SeriesId, checkpoint::CheckpointFlows,
+        Books, ContainerId, CountedClose, Failure, Lost, Name, Retransmits, Role, RttKind, SeriesId,
     },
     histogram::Histogram,
 };
@@ -220,8 +219,6 @@ pub struct Snapshot {
     pub dropped: DroppedSeries,
     /// Connections in no series.
     pub unattributed: UnattributedCounts,
-    /// The flows of the checkpoint to write once this report is acknowledged; `None` where none is configured.
-    pub checkpoint: Option<Arc<CheckpointFlows>>,
     /// Lost connections by reason (`flowcar.tcp.connection.lost`).
     pub lost: BTreeMap<Lost, u64>,
     /// Listening sockets by port; under `None` those that are reported together.

@@ -83,7 +83,6 @@ fn json_lines_of_both_transports_are_written_to_a_file() {
                 series: Default::default(),
                 unattributed: Default::default(),
                 dropped: Default::default(),
-                checkpoint: None,
                 listeners: BTreeMap::new(),
                 containers: BTreeMap::new(),
                 lost: Default::default(),

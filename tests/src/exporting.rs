@@ -1,6 +1,8 @@
-//! A running `flowcar export`, by what it logs.
+//! A running `flowcar export`, by what it logs: also behind [`Watch`](crate::watch::Watch), which has all that it sends, and
+//! [`Sidecar`](crate::sidecar::Sidecar), whose cost is measured.
 
 use std::{
+    io,
     process::{Child, ChildStdout, Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
@@ -31,20 +33,38 @@ impl Exporting {
     /// # Panics
     /// It cannot be started.
     pub fn start(command: &mut Command) -> Self {
-        let mut child = command
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        Self::try_start(command).unwrap_or_else(|error| panic!("{command:?}: {error}"))
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn try_start(command: &mut Command) -> io::Result<Self> {
+        let mut child = command.stderr(Stdio::piped()).spawn()?;
         let stderr = child.stderr.take().expect("a pipe, as asked for");
-        Self {
+        Ok(Self {
             child,
             log: LogLines::of(stderr),
-        }
+        })
     }
 
     /// Its process.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// What it logs, from what was taken last.
+    pub(crate) const fn log(&self) -> &LogLines {
+        &self.log
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// It has exited.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        Ok(kill(Pid::from_raw(self.id().cast_signed()), signal)?)
     }
 
     /// Its standard output, if that was piped and not taken yet.
@@ -59,6 +79,26 @@ impl Exporting {
     #[track_caller]
     pub fn reported(&mut self, what: &str) -> String {
         self.log.until(what, WITHIN, |_| ())
+    }
+
+    /// Waits until it logs a line that contains `what`, and returns all lines up to it.
+    ///
+    /// # Panics
+    /// As [`Exporting::reported`].
+    #[track_caller]
+    pub fn lines_until(&mut self, what: &str) -> Vec<String> {
+        let mut lines = Vec::new();
+        self.log
+            .until(what, WITHIN, |line| lines.push(line.to_owned()));
+        lines
+    }
+
+    /// Waits until it exits, however long that takes.
+    ///
+    /// # Errors
+    /// It cannot be waited for.
+    pub fn exit(&mut self) -> io::Result<ExitStatus> {
+        self.child.wait()
     }
 
     /// Waits until it exits.
@@ -84,7 +124,7 @@ impl Exporting {
     /// It logs no such line, or fails.
     #[track_caller]
     pub fn stop(mut self) -> String {
-        kill(Pid::from_raw(self.id().cast_signed()), Signal::SIGTERM).expect("it runs");
+        self.signal(Signal::SIGTERM).expect("it runs");
         let last = self.reported("stopping");
         assert_eq!(self.wait().code(), Some(0), "{last}");
         last

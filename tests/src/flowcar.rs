@@ -49,34 +49,60 @@ pub fn program() -> io::Result<PathBuf> {
         })
 }
 
-/// `flowcar` by an open descriptor, because its user may not be allowed to open every folder above the build. The
+/// `flowcar`, to be given its arguments, where the tests are and with their rights.
+///
+/// It has no setting of the tests' own environment, as all that is started by this module.
+///
+/// # Errors
+/// It was not built.
+pub fn bare() -> io::Result<Command> {
+    let mut command = Command::new(program()?);
+    without_settings(&mut command);
+    Ok(command)
+}
+
+/// The same by an open descriptor, because its user may not be allowed to open every folder above the build. The
 /// file is to be kept until it has been started.
 ///
 /// # Errors
 /// It was not built.
 pub fn by_descriptor() -> io::Result<(fs::File, Command)> {
     let file = fs::File::open(program()?)?;
-    let command = Command::new(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let mut command = Command::new(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    without_settings(&mut command);
     Ok((file, command))
 }
 
 /// `flowcar` in a test pod, to be given its arguments, with [`CAPABILITIES`] alone.
 ///
-/// It has no setting of the tests' own environment.
-///
 /// # Errors
 /// It was not built, or the pod cannot be entered.
 pub fn command(pod: &TestPod) -> io::Result<Command> {
-    let mut command = Command::new(program()?);
+    let mut command = bare()?;
+    pod.enter(&mut command)?;
+    command.with_only_caps(&CAPABILITIES);
+    Ok(command)
+}
+
+/// `flowcar top` over a test pod, from the test's own shell, as root's on a host.
+///
+/// # Errors
+/// It was not built, or the pod's network namespace cannot be entered.
+pub fn top(pod: &TestPod) -> io::Result<Command> {
+    let mut command = bare()?;
+    pod.netns().enter(&mut command)?;
+    command.args(["top", "--cgroup"]).arg(pod.cgroup().path());
+    Ok(command)
+}
+
+/// Keeps flowcar's settings in the tests' own environment from a command.
+pub fn without_settings(command: &mut Command) {
     for (name, _) in env::vars_os() {
         let of = |prefix| name.to_string_lossy().starts_with(prefix);
         if of("FLOWCAR_") || of("OTEL_") {
             command.env_remove(name);
         }
     }
-    pod.enter(&mut command)?;
-    command.with_only_caps(&CAPABILITIES);
-    Ok(command)
 }
 
 /// Names and values of flowcar's settings.

@@ -1,7 +1,7 @@
 //! The lines that a running program logs.
 
 use std::{
-    io::{BufRead as _, BufReader, Read},
+    io::{self, BufRead as _, BufReader, Read},
     sync::mpsc::{self, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
@@ -32,14 +32,23 @@ impl LogLines {
     /// The next line that contains `what`. Those up to it are passed on, too.
     ///
     /// # Panics
-    /// The pipe is closed first, or no such line comes in time; `passed` has been called with all that came.
+    /// As [`LogLines::find`] fails.
     #[track_caller]
-    pub(crate) fn until(
+    pub(crate) fn until(&self, what: &str, within: Duration, passed: impl FnMut(&str)) -> String {
+        self.find(what, within, passed)
+            .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The same.
+    ///
+    /// # Errors
+    /// The pipe is closed first, or no such line comes in time; `passed` has been called with all that came.
+    pub(crate) fn find(
         &self,
         what: &str,
         within: Duration,
         mut passed: impl FnMut(&str),
-    ) -> String {
+    ) -> io::Result<String> {
         let deadline = Instant::now() + within;
         let mut printed = Vec::new();
         loop {
@@ -48,15 +57,18 @@ impl LogLines {
                 Ok(line) => {
                     passed(&line);
                     if line.contains(what) {
-                        return line;
+                        return Ok(line);
                     }
                     printed.push(line);
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    panic!("it did not log {what:?} within {within:?}, but: {printed:#?}")
+                    let why =
+                        format!("it did not log {what:?} within {within:?}, but: {printed:#?}");
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, why));
                 }
                 Err(RecvTimeoutError::Disconnected) => {
-                    panic!("it never logged {what:?}, but: {printed:#?}")
+                    let why = format!("it never logged {what:?}, but: {printed:#?}");
+                    return Err(io::Error::other(why));
                 }
             }
         }

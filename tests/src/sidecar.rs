@@ -1,25 +1,17 @@
 //! The product itself, `flowcar export`, started beside a cgroup.
 
 use std::{
-    env,
-    io::{self, BufRead, BufReader},
+    io,
     os::unix::process::CommandExt,
     path::Path,
-    process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc::{self, Receiver},
-    thread,
+    process::{Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
-use nix::{
-    sys::{
-        prctl,
-        signal::{Signal, kill},
-    },
-    unistd::Pid,
-};
+use nix::sys::{prctl, signal::Signal};
 
 use crate::{
+    exporting::Exporting,
     flowcar::{CAPABILITIES, by_descriptor},
     place::OnlyCaps,
     usage,
@@ -31,9 +23,6 @@ const ATTACHED: &str = "following its TCP flows";
 /// How long it may take to attach: 50 ms are usual, the rest is for a busy machine.
 const ATTACHES_WITHIN: Duration = Duration::from_secs(30);
 
-/// Its settings are the variables with these prefixes; those of its starter are not passed on.
-const SETTINGS: [&str; 2] = ["OTEL_", "FLOWCAR_"];
-
 /// A running `flowcar export` with [`CAPABILITIES`] alone, as in a pod: for who holds more, CAP_PERFMON above all, the verifier
 /// leaves out barriers against speculation, which cost time. It is killed on drop, and by the kernel when the thread that started it ends.
 ///
@@ -41,8 +30,7 @@ const SETTINGS: [&str; 2] = ["OTEL_", "FLOWCAR_"];
 /// not among those that it follows.
 #[derive(Debug)]
 pub struct Sidecar {
-    child: Child,
-    log: Receiver<String>,
+    export: Exporting,
     attached_after: Duration,
 }
 
@@ -79,14 +67,6 @@ impl Sidecar {
         prepare: impl FnOnce(&mut Command) -> io::Result<()>,
     ) -> io::Result<Self> {
         let (_open, mut command) = by_descriptor()?;
-        for (name, _) in env::vars_os() {
-            if SETTINGS
-                .iter()
-                .any(|prefix| name.to_string_lossy().starts_with(prefix))
-            {
-                command.env_remove(name);
-            }
-        }
         prepare(&mut command)?;
         command
             .arg("export")
@@ -94,52 +74,21 @@ impl Sidecar {
             .arg(cgroup)
             .envs(settings)
             .stdin(Stdio::null())
-            .stderr(Stdio::piped())
             .with_only_caps(&CAPABILITIES);
         // SAFETY: between fork and exec the closure makes one system call.
         unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
         let started = Instant::now();
-        let mut child = command.spawn()?;
-        let stderr = child
-            .stderr
-            .take()
-            .ok_or_else(|| io::Error::other("a child without the pipe that was asked for"))?;
-        let (to, log) = mpsc::channel();
-        thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                if to.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        let mut sidecar = Self {
-            child,
-            log,
-            attached_after: Duration::ZERO,
-        };
-        sidecar.attached_after = sidecar.wait_attached(started)?;
-        Ok(sidecar)
-    }
-
-    fn wait_attached(&self, started: Instant) -> io::Result<Duration> {
-        let mut seen = String::new();
-        loop {
-            let left = ATTACHES_WITHIN.saturating_sub(started.elapsed());
-            match self.log.recv_timeout(left) {
-                Ok(line) if line.contains(ATTACHED) => return Ok(started.elapsed()),
-                Ok(line) => seen = format!("{seen}{line}\n"),
-                Err(_) => {
-                    return Err(io::Error::other(format!(
-                        "flowcar export did not attach:\n{seen}"
-                    )));
-                }
-            }
-        }
+        let export = Exporting::try_start(&mut command)?;
+        export.log().find(ATTACHED, ATTACHES_WITHIN, |_| ())?;
+        Ok(Self {
+            export,
+            attached_after: started.elapsed(),
+        })
     }
 
     /// Its process.
     pub fn id(&self) -> u32 {
-        self.child.id()
+        self.export.id()
     }
 
     /// How long it took from its start until it logged that it is attached.
@@ -176,23 +125,11 @@ impl Sidecar {
     /// # Errors
     /// It cannot be waited for.
     pub fn stop(mut self) -> io::Result<Stopped> {
-        kill(self.pid(), Signal::SIGTERM)?;
-        let status = self.child.wait()?;
+        self.export.signal(Signal::SIGTERM)?;
+        let status = self.export.exit()?;
         Ok(Stopped {
             status,
-            log: self.log.iter().collect(),
+            log: self.export.log().rest(),
         })
-    }
-
-    fn pid(&self) -> Pid {
-        Pid::from_raw(self.child.id().cast_signed())
-    }
-}
-
-impl Drop for Sidecar {
-    fn drop(&mut self) {
-        // It may have exited.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

@@ -5,10 +5,7 @@ use std::{collections::BTreeSet, fs, path::Path, process::Command};
 use flowcar_tests::flowcar;
 
 fn flowcar(arguments: &[&str]) -> String {
-    let output = Command::new(flowcar::program().unwrap())
-        .args(arguments)
-        .output()
-        .unwrap();
+    let output = flowcar::bare().unwrap().args(arguments).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
@@ -92,7 +89,8 @@ fn shells_complete_commands_and_arguments() {
 
 #[test]
 fn directory_that_cannot_be_written_is_named() {
-    let output = Command::new(flowcar::program().unwrap())
+    let output = flowcar::bare()
+        .unwrap()
         .args(["manual", "/proc/nowhere"])
         .output()
         .unwrap();

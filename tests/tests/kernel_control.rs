@@ -1,6 +1,6 @@
 //! `flowcar flows`: a running export is asked for its open connections.
 
-use std::{collections::BTreeMap, process::Command};
+use std::collections::BTreeMap;
 
 use flowcar_tests::{
     flowcar,
@@ -92,7 +92,7 @@ fn flows_lists_each_open_connection_and_the_books() {
         "none is open"
     );
     watch.stop();
-    let mut command = Command::new(flowcar::program().unwrap());
+    let mut command = flowcar::bare().unwrap();
     pod.netns().enter(&mut command).unwrap();
     let nobody = command.arg("flows").output().unwrap();
     assert_eq!(nobody.status.code(), Some(69), "{nobody:?}");

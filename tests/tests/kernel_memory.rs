@@ -1,7 +1,5 @@
 //! A memory limit, and more connections than it has room for: flowcar goes on, and what it cannot keep is counted and reported.
 
-use std::process::Command;
-
 use flowcar_tests::{
     flowcar,
     place::{MemoryCgroup, TestPod, lacks, require_cgroup2, require_root},
@@ -82,7 +80,7 @@ fn run_keeps_within_the_memory_limit() {
     let Some(memory) = MemoryCgroup::new("run", Some(LIMIT)).unwrap() else {
         return lacks("a memory cgroup");
     };
-    let mut command = Command::new(flowcar::program().unwrap());
+    let mut command = flowcar::bare().unwrap();
     command
         .args(["run", "--", "true"])
         .env("FLOWCAR_LOG", "info")

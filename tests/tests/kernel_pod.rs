@@ -179,7 +179,7 @@ fn own_connections_are_excluded_and_probes_are_answered() {
     let node = Node::new();
     let netns = Netns::new("pod").unwrap();
     let probe = |question: &str| {
-        let mut command = Command::new(flowcar::program().unwrap());
+        let mut command = flowcar::bare().unwrap();
         netns.enter(&mut command).unwrap();
         node.sidecar.enter(&mut command).unwrap();
         command.args(["probe", question]).output().unwrap()
@@ -188,7 +188,7 @@ fn own_connections_are_excluded_and_probes_are_answered() {
     assert_eq!(before.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&before.stderr).contains("has not attached yet"));
 
-    let mut sink = Command::new(flowcar::program().unwrap());
+    let mut sink = flowcar::bare().unwrap();
     netns.enter(&mut sink).unwrap();
     node.other.enter(&mut sink).unwrap();
     let mut sink = sink

@@ -1,15 +1,10 @@
 //! Where eBPF is refused, `flowcar check` and the `auto` source name the reason, and flows are followed all the same
 //! where anything can follow them.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    io::{BufRead, BufReader},
-    path::Path,
-    process::{Child, Command, Stdio},
-};
+use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
 use flowcar_tests::{
+    exporting::Exporting,
     flowcar::{self, CAPABILITIES},
     place::{
         Capability, Filtered, OnlyCaps, TestPod, require_cgroup2, require_program, require_root,
@@ -94,11 +89,7 @@ pub(crate) fn flowcar_in(situation: Situation, pod: &TestPod) -> Command {
         _ => Command::new(program),
     };
     pod.netns().enter(&mut command).unwrap();
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("FLOWCAR_") {
-            command.env_remove(name);
-        }
-    }
+    flowcar::without_settings(&mut command);
     match situation {
         Root | UserNamespace | Version1 => {}
         TwoCapabilities => {
@@ -446,17 +437,6 @@ fn hints_say_what_removes_the_reason() {
     }
 }
 
-/// Killed on drop, so that a panic leaves nothing running.
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        // It may have exited.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// One line has the reason, and flows are followed all the same.
 #[test]
 fn auto_names_the_reason_and_goes_on() {
@@ -478,14 +458,7 @@ fn auto_names_the_reason_and_goes_on() {
         if situation != Version1 {
             command.arg("--cgroup").arg(pod.cgroup().path());
         }
-        let mut export = Killed(command.stderr(Stdio::piped()).spawn().unwrap());
-        let mut reported = Vec::new();
-        for line in BufReader::new(export.0.stderr.take().unwrap()).lines() {
-            reported.push(line.unwrap());
-            if reported.last().unwrap().contains("source=") {
-                break;
-            }
-        }
+        let reported = Exporting::start(&mut command).lines_until("source=");
         let refused: Vec<_> = reported
             .iter()
             .filter(|line| line.contains("is refused"))

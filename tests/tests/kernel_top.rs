@@ -26,16 +26,8 @@ fn can_run() -> bool {
     require_root() && require_cgroup2()
 }
 
-/// `flowcar top`, from the test's own shell, as root's on a host.
-fn command(pod: &TestPod) -> Command {
-    let mut command = Command::new(flowcar::program().unwrap());
-    pod.netns().enter(&mut command).unwrap();
-    command.args(["top", "--cgroup"]).arg(pod.cgroup().path());
-    command
-}
-
 fn top(pod: &TestPod, columns: u16) -> Terminal {
-    Terminal::start(&mut command(pod), columns, 24).unwrap()
+    Terminal::start(&mut flowcar::top(pod).unwrap(), columns, 24).unwrap()
 }
 
 /// The row of a peer, by the beginning of its name.
@@ -179,7 +171,7 @@ fn top_follows_by_itself_where_no_export_runs() {
 
 /// `flowcar top` without a terminal.
 fn piped(pod: &TestPod, arguments: &[&str]) -> Command {
-    let mut command = command(pod);
+    let mut command = flowcar::top(pod).unwrap();
     command
         .args(arguments)
         .stdin(Stdio::null())
@@ -298,7 +290,7 @@ fn lines_end_with_their_reader() {
 #[test]
 fn top_names_what_to_use_instead() {
     let pod = |arguments: &[&str]| {
-        let mut command = Command::new(flowcar::program().unwrap());
+        let mut command = flowcar::bare().unwrap();
         command.arg("top").args(arguments).stdin(Stdio::null());
         command
     };

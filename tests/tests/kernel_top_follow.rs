@@ -2,7 +2,7 @@
 
 use std::{
     net::{Ipv6Addr, SocketAddr},
-    process::{Command, Stdio},
+    process::Stdio,
     thread,
     time::Duration,
 };
@@ -18,14 +18,6 @@ use flowcar_tests::{
 use serde_json::Value;
 
 const RTT: Duration = Duration::from_millis(20);
-
-/// `flowcar top`, from the test's own shell, as root's on a host.
-fn command(pod: &TestPod) -> Command {
-    let mut command = Command::new(flowcar::program().unwrap());
-    pod.netns().enter(&mut command).unwrap();
-    command.args(["top", "--cgroup"]).arg(pod.cgroup().path());
-    command
-}
 
 /// Whether a line of the screen begins with these words.
 fn shows(screen: &str, words: &str) -> bool {
@@ -78,7 +70,7 @@ fn followed_connection_shows_retransmits_by_type_and_who_reset_it() {
     let plan = plan.close(Close::ResetByServer);
     let mut holding = Holding::start(pods.client(), &plan).unwrap();
     // The peer's pane.
-    let mut top = Terminal::start(&mut command(pods.client()), 80, 24).unwrap();
+    let mut top = Terminal::start(&mut flowcar::top(pods.client()).unwrap(), 80, 24).unwrap();
     top.until("the peer", |screen| screen.contains(&pods.v4().to_string()));
     top.press("h");
     until(&top, "in all 1 0 0 1 0 0");
@@ -103,7 +95,8 @@ fn followed_connection_shows_retransmits_by_type_and_who_reset_it() {
     assert_eq!(followed(&screen), local);
     assert_eq!(carried_again(&pods, local), (1, 2));
     // What a script reads.
-    let output = command(pods.client())
+    let output = flowcar::top(pods.client())
+        .unwrap()
         .args(["--format", "json", "--once"])
         .stdin(Stdio::null())
         .output()
@@ -174,7 +167,7 @@ fn followed_connection_stays_on_the_screen_until_it_closes() {
     watch.reports(1);
     let hold = |count| Holding::start(&pod, &plan.clone().connections(count, 1)).unwrap();
     let sets = [hold(3), hold(2)];
-    let mut top = Terminal::start(&mut command(&pod), 140, 24).unwrap();
+    let mut top = Terminal::start(&mut flowcar::top(&pod).unwrap(), 140, 24).unwrap();
     let name = format!("127.0.0.1:{}", serving.address().port());
     top.until("the peer", |screen| screen.contains(&name));
     top.press(&format!("/{name}\r\r"));

@@ -92,8 +92,6 @@ pub(super) struct Flows {
     closed: Vec<Flow>,
     pub(super) excluded: ExcludedFlows,
     pub(super) unattributed: Unattributed,
-    /// Whether reports carry a checkpoint.
-    pub(super) writes_checkpoint: bool,
     pub(super) restore: Option<Restore>,
     /// How long, at most, the programs were detached by another process.
     pub(super) detached_ns: u64,
@@ -141,7 +139,6 @@ impl Flows {
             closed: Vec::new(),
             excluded: ExcludedFlows::default(),
             unattributed: Unattributed::default(),
-            writes_checkpoint: false,
             restore: None,
             detached_ns: 0,
         }

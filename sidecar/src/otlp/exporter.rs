@@ -6,7 +6,6 @@
 //! which are counted, and nothing else.
 
 mod baselines;
-mod checkpoints;
 mod exemplary;
 mod export_stats;
 mod failure_log;
@@ -17,15 +16,14 @@ mod priority;
 mod process;
 mod queue;
 mod reservoir;
+mod sender;
 mod starts;
 mod task;
-mod transport;
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
-pub use self::task::TaskEnded;
 use self::{
     exemplary::Exemplary,
     export_stats::ExportStats,
@@ -34,18 +32,17 @@ use self::{
     metrics::MetricsLane,
     priority::{Judge, Priority, judge_interim},
     queue::Bounds,
-    transport::Transport,
 };
+pub use self::{metrics::ReportProgress, task::TaskEnded};
 use super::{
     connect::Contact,
-    error::{Accepted, ExportError},
     exemplars::Candidates,
     metrics::{Components, Options},
+    remote::Remote,
     resource::Resource,
     spans::{SpanOptions, at, interim_span, span},
 };
 use crate::{
-    checkpoint::CheckpointFile,
     clock::Anchor,
     config::{Config, Export, Signal},
     exporter_sockets::ExporterSockets,
@@ -105,30 +102,20 @@ impl Exporter {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn start(config: &Config, source: &'static str, command: Option<&str>) -> Option<Self> {
-        Self::start_keeping(config, source, &Host::of_command(command), None)
+        Self::start_as(config, source, &Host::of_command(command))
     }
 
-    /// The same for the identity `host`; `checkpoint` gets the flows of each acknowledged report.
+    /// The same for the identity `host`.
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn start_keeping(
-        config: &Config,
-        source: &'static str,
-        host: &Host,
-        checkpoint: Option<CheckpointFile>,
-    ) -> Option<Self> {
+    pub fn start_as(config: &Config, source: &'static str, host: &Host) -> Option<Self> {
         let nothing = config.export == Export::default();
-        (!nothing).then(|| Self::start_as(config, source, &Resource::new(config, host), checkpoint))
+        (!nothing).then(|| Self::new(config, source, &Resource::new(config, host)))
     }
 
     /// Starts a task for each signal that `config` exports. Nothing is connected before there is something to send.
-    fn start_as(
-        config: &Config,
-        source: &'static str,
-        resource: &Resource,
-        checkpoint: Option<CheckpointFile>,
-    ) -> Self {
+    fn new(config: &Config, source: &'static str, resource: &Resource) -> Self {
         let stats = ExportStats::default();
         let sockets = ExporterSockets::default();
         let exemplars = Exemplary::default();
@@ -145,11 +132,11 @@ impl Exporter {
         };
         let mut contacts = Contacts::default();
         let metrics = config.export.metrics.clone().map(|target| {
-            let transport = transport::encoded(Signal::Metrics, target, sockets.clone());
+            let transport = Remote::new(Signal::Metrics, target, sockets.clone());
             contacts.metrics = transport.contact();
             let resource = resource.clone();
             let (stats, exemplars) = (stats.clone(), exemplars.clone());
-            MetricsLane::start(transport, resource, options, stats, exemplars, checkpoint)
+            MetricsLane::start(transport, resource, options, stats, exemplars)
         });
         let bounds = Bounds {
             items: config.span_queue,
@@ -157,7 +144,7 @@ impl Exporter {
             per_second: config.spans_per_second,
         };
         let spans = config.export.traces.clone().map(|target| {
-            let transport = transport::spans(target, sockets.clone(), resource.clone());
+            let transport = Remote::new(Signal::Traces, target, sockets.clone());
             contacts.spans = transport.contact();
             let (stats, exemplars) = (stats.clone(), exemplars.clone());
             FlowLane::start(
@@ -170,7 +157,7 @@ impl Exporter {
             )
         });
         let logs = config.export.logs.clone().map(|target| {
-            let transport = transport::encoded(Signal::Logs, target, sockets.clone());
+            let transport = Remote::new(Signal::Logs, target, sockets.clone());
             contacts.logs = transport.contact();
             let (stats, exemplars) = (stats.clone(), exemplars.clone());
             FlowLane::start(Signal::Logs, transport, resource, bounds, stats, exemplars)
@@ -195,11 +182,14 @@ impl Exporter {
         self.sockets.clone()
     }
 
-    /// Queues a report.
-    pub fn metrics(&self, snapshot: Snapshot) {
-        if let Some(lane) = &self.metrics {
-            lane.send(snapshot);
-        }
+    /// Queues a report. Gives its number, the first is 1; none where no metrics are exported.
+    pub fn metrics(&self, snapshot: Snapshot) -> Option<u64> {
+        self.metrics.as_ref().map(|lane| lane.send(snapshot))
+    }
+
+    /// Which report is being sent, and which was acknowledged; none where no metrics are exported.
+    pub fn report_progress(&self) -> Option<watch::Receiver<ReportProgress>> {
+        self.metrics.as_ref().map(MetricsLane::progress)
     }
 
     /// Offers the span of a closed flow, and its log record.
@@ -372,36 +362,6 @@ async fn hopeless(contact: &Contact, patience: Patience) {
         Patience::Whole => std::future::pending().await,
         Patience::IfEverThere => contact.absent().await,
     }
-}
-
-/// Counts the outcome of an export of `items` points, spans or log records, and logs it if it is new. Gives it with no more rejected than
-/// were sent, whatever the receiver counts.
-fn settle(
-    stats: &ExportStats,
-    failure_log: &mut FailureLog,
-    signal: Signal,
-    items: usize,
-    took: Duration,
-    outcome: Result<Accepted, ExportError>,
-) -> Result<Accepted, ExportError> {
-    let items = items as u64;
-    let outcome = outcome.map(|accepted| Accepted {
-        rejected: accepted.rejected.min(items),
-        ..accepted
-    });
-    let (name, rejected, taken) = match &outcome {
-        Ok(accepted) => {
-            let rejected = accepted.rejected;
-            (accepted.outcome(), rejected, items - rejected)
-        }
-        Err(error) => (error.outcome(), 0, 0),
-    };
-    stats.export(signal.name(), name, rejected, taken, took);
-    match &outcome {
-        Ok(accepted) => failure_log.accepted(signal, accepted),
-        Err(error) => failure_log.failed(error),
-    }
-    outcome
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod given;
 
 use std::{error::Error, time::Duration};
 
+use async_trait::async_trait;
 use bytes::{Buf as _, BufMut as _, Bytes};
 use http::{
     Uri,
@@ -28,6 +29,7 @@ use super::{
     connect::{Connector, in_time},
     error::{Accepted, Cause, ExportError},
     no_answer::{late, no_answer},
+    transport::{ExportRequest, Transport},
 };
 use crate::{
     config::{Compression, Signal},
@@ -60,15 +62,17 @@ impl Grpc {
             given,
         }
     }
+}
 
-    /// Sends an encoded request.
-    pub(super) async fn export(&mut self, request: Bytes) -> Result<Accepted, ExportError> {
+#[async_trait]
+impl Transport for Grpc {
+    async fn send(&mut self, request: ExportRequest) -> Result<Accepted, ExportError> {
         let target = self.connector.target();
         let metadata = metadata(&self.connector).map_err(|error| {
             ExportError::new(self.signal, target, Cause::Setup(error.to_string()))
         })?;
         self.given.forget();
-        let call = call(&mut self.client, self.signal, request, metadata);
+        let call = call(&mut self.client, self.signal, request.encoded, metadata);
         let (cause, retry_after) = match in_time(target, call).await {
             Ok(Ok(body)) => match answer::accepted(&body) {
                 Ok(accepted) => return Ok(accepted),

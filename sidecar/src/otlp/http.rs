@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use flate2::write::GzEncoder;
 use http::{
@@ -19,6 +20,7 @@ use super::{
     error::{Accepted, Cause, ExportError},
     no_answer::{late, no_answer},
     speech::{Mismatch, Speech, expects_tls},
+    transport::{ExportRequest, Transport},
 };
 use crate::{
     clock,
@@ -43,28 +45,13 @@ impl Http {
         }
     }
 
-    /// Sends an encoded request.
-    pub(super) async fn export(&self, request: Bytes) -> Result<Accepted, ExportError> {
-        let target = self.connector.target();
-        let (body, encoding) = pack(request, target.compression);
-        let mut request = Request::post(target.endpoint.clone())
-            .body(body)
-            .expect("a URL that was parsed makes a request");
-        request.headers_mut().insert(CONTENT_TYPE, PROTOBUF);
-        if let Some(encoding) = encoding {
-            let encoding = HeaderValue::from_static(encoding);
-            request.headers_mut().insert(CONTENT_ENCODING, encoding);
-        }
-        self.accepted(&self.send(request).await?)
-    }
-
     /// Decodes the answer of a success.
     pub(super) fn accepted(&self, answer: &Response<Bytes>) -> Result<Accepted, ExportError> {
         answer::http_accepted(answer).map_err(|cause| self.error(cause))
     }
 
     /// Sends a request with the target's headers; any status but success is an error.
-    pub(super) async fn send(
+    pub(super) async fn post(
         &self,
         mut request: Request<Bytes>,
     ) -> Result<Response<Bytes>, ExportError> {
@@ -106,6 +93,23 @@ impl Http {
 
     fn error(&self, cause: Cause) -> ExportError {
         ExportError::new(self.signal, self.connector.target(), cause)
+    }
+}
+
+#[async_trait]
+impl Transport for Http {
+    async fn send(&mut self, request: ExportRequest) -> Result<Accepted, ExportError> {
+        let target = self.connector.target();
+        let (body, encoding) = pack(request.encoded, target.compression);
+        let mut request = Request::post(target.endpoint.clone())
+            .body(body)
+            .expect("a URL that was parsed makes a request");
+        request.headers_mut().insert(CONTENT_TYPE, PROTOBUF);
+        if let Some(encoding) = encoding {
+            let encoding = HeaderValue::from_static(encoding);
+            request.headers_mut().insert(CONTENT_ENCODING, encoding);
+        }
+        self.accepted(&self.post(request).await?)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Snapshots and flows as OTLP, and their export.
 //!
 //! `names`, `metrics`, `spans`, `log_records`, `exemplars` and `resource` are pure; `connect` makes connections, `grpc`, `http` and
-//! `span_client` send over them, `answer` decodes answers, `speech` detects a receiver of another protocol by its first bytes;
+//! `http_spans` are the `transport` over them, `remote` chooses by the target's protocol, `answer` decodes answers, `speech` detects a receiver of another protocol by its first bytes;
 //! the main loop uses `exporter`, `flowcar check --send` uses `trial`.
 
 pub mod answer;
@@ -13,6 +13,7 @@ pub mod exemplars;
 pub mod exporter;
 mod grpc;
 mod http;
+mod http_spans;
 mod log_records;
 pub mod metrics;
 pub mod names;
@@ -20,12 +21,13 @@ mod no_answer;
 mod points;
 pub mod quote;
 mod redirect;
+mod remote;
 pub mod resource;
 mod retry;
-mod span_client;
 pub mod spans;
 pub mod speech;
 mod split;
+mod transport;
 pub mod trial;
 pub mod values;
 

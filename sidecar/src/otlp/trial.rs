@@ -16,13 +16,13 @@ use prost::Message;
 use super::{
     connect::Connector,
     error::{Accepted, ExportError},
-    grpc::Grpc,
-    http::Http,
     names::SCHEMA_URL,
+    remote,
     resource::Resource,
+    transport::ExportRequest,
 };
 use crate::{
-    config::{Protocol, Signal, Target},
+    config::{Signal, Target},
     exporter_sockets::ExporterSockets,
 };
 
@@ -82,15 +82,11 @@ async fn send(
     target: &Target,
     request: impl Message,
 ) -> Result<Accepted, ExportError> {
-    let request = request.encode_to_vec().into();
+    let request = ExportRequest::encoded(request.encode_to_vec().into());
     let target = Target {
         timeout: target.timeout.or(Some(LIMIT)),
         ..target.clone()
     };
-    let protocol = target.protocol;
     let connector = Connector::new(target, ExporterSockets::default());
-    match protocol {
-        Protocol::Grpc => Grpc::new(signal, connector).export(request).await,
-        Protocol::HttpProtobuf => Http::new(signal, connector).export(request).await,
-    }
+    remote::client(signal, connector).send(request).await
 }

@@ -4,22 +4,19 @@ mod seen;
 mod waits;
 
 use std::{
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Output, Stdio},
     time::Duration,
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 
 pub use self::{
     seen::{Flow, FlowRecord, Point, Seen, bytes_hold},
     waits::ProcessorWaits,
 };
 use crate::{
+    exporting::Exporting,
     flowcar::{CAPABILITIES, by_descriptor},
-    log_lines::LogLines,
     place::{Cgroup, CpuQuota, Netns, OnlyCaps, TestPod},
     receiver::Receiver,
 };
@@ -65,8 +62,7 @@ impl Mode {
 /// A running `flowcar export`. It is killed on drop.
 #[derive(Debug)]
 pub struct Watch {
-    child: Child,
-    log: LogLines,
+    export: Exporting,
     receiver: Receiver,
     seen: Seen,
     mode: Mode,
@@ -109,7 +105,7 @@ impl Watch {
             command.arg("--cgroup").arg(pod.cgroup().path());
         }
         prepare(&mut command);
-        let mut child = command
+        command
             .env("FLOWCAR_SOURCE", source)
             .env("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint())
             .env("OTEL_METRIC_EXPORT_INTERVAL", "200")
@@ -120,11 +116,8 @@ impl Watch {
             .env("FLOWCAR_SELF_METRICS", "detailed")
             .env("FLOWCAR_SHUTDOWN_TIMEOUT", "30000")
             .envs(settings.iter().copied())
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let log = LogLines::of(child.stderr.take().unwrap());
+            .stdin(Stdio::null());
+        let export = Exporting::start(&mut command);
         let receiver_port = receiver
             .endpoint()
             .rsplit(':')
@@ -133,8 +126,7 @@ impl Watch {
             .parse()
             .unwrap();
         let mut watch = Self {
-            child,
-            log,
+            export,
             receiver,
             seen: Seen::without(receiver_port, mode != Mode::Outside),
             mode,
@@ -152,7 +144,8 @@ impl Watch {
     #[track_caller]
     pub fn reported(&mut self, what: &str) -> String {
         let all = &mut self.seen.log;
-        self.log
+        self.export
+            .log()
             .until(what, WITHIN, |line| all.push(line.to_owned()))
     }
 
@@ -193,7 +186,7 @@ impl Watch {
     /// # Panics
     /// It has exited.
     pub fn waited_for_a_processor(&self) -> Duration {
-        waits::waited(self.child.id())
+        waits::waited(self.id())
     }
 
     /// Takes everything that it has sent so far, so that the next wait is for something new.
@@ -218,7 +211,7 @@ impl Watch {
 
     /// Its process.
     pub fn id(&self) -> u32 {
-        self.child.id()
+        self.export.id()
     }
 
     /// Leaves it this much CPU time in each period. False where the kernel cannot.
@@ -227,7 +220,7 @@ impl Watch {
     /// It has exited.
     #[must_use]
     pub fn limit_cpu(&mut self, quota: Duration, period: Duration) -> bool {
-        self.quota = CpuQuota::of(self.child.id(), &self.cgroup, quota, period).unwrap();
+        self.quota = CpuQuota::of(self.id(), &self.cgroup, quota, period).unwrap();
         self.quota.is_some()
     }
 
@@ -252,7 +245,7 @@ impl Watch {
     /// # Panics
     /// It has exited.
     pub fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+        self.export.signal(signal).unwrap();
     }
 
     /// Moves it into the pod's cgroup, where sidecars are, and has it connect to the receiver again: its connections are among
@@ -261,7 +254,7 @@ impl Watch {
     /// # Panics
     /// It has exited.
     pub fn enter(&self, pod: &TestPod) {
-        pod.cgroup().adopt(self.child.id()).unwrap();
+        pod.cgroup().adopt(self.id()).unwrap();
         self.cut_off(pod);
     }
 
@@ -284,7 +277,7 @@ impl Watch {
     /// It has exited.
     pub fn kill(mut self) -> Seen {
         self.signal(Signal::SIGKILL);
-        self.child.wait().unwrap();
+        self.export.exit().unwrap();
         self.rest()
     }
 
@@ -294,7 +287,7 @@ impl Watch {
     /// It fails.
     pub fn stop(mut self) -> Seen {
         self.signal(Signal::SIGTERM);
-        let status = self.child.wait().unwrap();
+        let status = self.export.exit().unwrap();
         let seen = self.rest();
         assert!(status.success(), "{status}: {:?}", seen.log);
         seen
@@ -305,15 +298,7 @@ impl Watch {
         for export in self.receiver.rest() {
             self.seen.take(export);
         }
-        self.seen.log.extend(self.log.rest());
+        self.seen.log.extend(self.export.log().rest());
         std::mem::take(&mut self.seen)
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        // It may have exited.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

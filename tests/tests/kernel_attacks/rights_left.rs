@@ -4,7 +4,7 @@ use std::{
     fs, io,
     net::TcpListener,
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-    process::{Command, Stdio},
+    process::Stdio,
     thread,
     time::{Duration, Instant},
 };
@@ -67,7 +67,7 @@ fn run_drops_its_rights_and_its_command_keeps_them() {
         return;
     }
     let pod = TestPod::new("run").unwrap();
-    let mut command = Command::new(flowcar::program().unwrap());
+    let mut command = flowcar::bare().unwrap();
     pod.enter(&mut command).unwrap();
     let mut run = command
         .args([
@@ -131,7 +131,7 @@ fn commands_that_follow_nothing_read_answers_without_rights() {
         .arg(pod.cgroup().path());
     let export = Exporting::start(&mut command);
     let ask = |words: &str| {
-        let mut command = Command::new(flowcar::program().unwrap());
+        let mut command = flowcar::bare().unwrap();
         pod.enter(&mut command).unwrap();
         command.args(words.split(' '));
         command.stdout(Stdio::null()).stderr(Stdio::null());

@@ -1,9 +1,6 @@
 //! Settings, options and rights that are wrong.
 
-use std::{
-    path::Path,
-    process::{Command, Stdio},
-};
+use std::{path::Path, process::Stdio};
 
 use flowcar_tests::{
     flowcar::{self, Report},
@@ -64,7 +61,7 @@ fn a_missing_capability_is_named() {
         (&[], "missing CAP_BPF and CAP_NET_ADMIN:"),
     ];
     for (kept, expected) in cases {
-        let mut run = Command::new(flowcar::program().unwrap());
+        let mut run = flowcar::bare().unwrap();
         pod.enter(&mut run).unwrap();
         run.with_only_caps(kept);
         let output = run.args(["run", "--", "echo", "ran"]).output().unwrap();

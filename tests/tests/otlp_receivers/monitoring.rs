@@ -86,7 +86,6 @@ impl Pod {
                 .collect(),
             dropped: Default::default(),
             unattributed: Default::default(),
-            checkpoint: None,
             lost: BTreeMap::new(),
             listeners: BTreeMap::new(),
             containers: BTreeMap::new(),

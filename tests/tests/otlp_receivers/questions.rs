@@ -1,7 +1,7 @@
 //! The twelve questions of docs/prometheus.md, asked of a stock Prometheus and of one that ingests start times, after traffic
 //! that is known: of a process that has just begun, of one that is hours old, and over a restart.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path};
 
 use flowcar::{
     clock::Anchor,
@@ -88,7 +88,6 @@ fn report(start: u64, at: u64, happened: bool) -> Snapshot {
         },
         dropped: Default::default(),
         unattributed: Default::default(),
-        checkpoint: None::<Arc<_>>,
         lost: BTreeMap::new(),
         containers: BTreeMap::new(),
         listeners: match happened {

@@ -81,7 +81,6 @@ pub(super) fn snapshot() -> Snapshot {
         series: BTreeMap::from([(key, series)]),
         unattributed: Default::default(),
         dropped: Default::default(),
-        checkpoint: None,
         listeners: BTreeMap::new(),
         containers: BTreeMap::new(),
         lost: BTreeMap::from([(Lost::RingFull, 1)]),

@@ -1,6 +1,6 @@
 //! The report of the flows.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use flowcar_shared::counter::{COUNTERS, Counter};
 
@@ -87,9 +87,6 @@ impl Flows {
             series,
             dropped: self.series.dropped(),
             unattributed,
-            checkpoint: self
-                .writes_checkpoint
-                .then(|| Arc::new(self.table.checkpoint(unattributed.pending))),
             lost: self.unattributed.lost().clone(),
             listeners: diag.map_or_else(BTreeMap::new, |diag| {
                 self.series.listeners(diag.listeners())

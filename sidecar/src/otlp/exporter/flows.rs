@@ -1,5 +1,5 @@
-//! The lane of what is sent for each flow, spans or log records: the main loop's end, and the task that sends them. Both wait as spans, and
-//! only requests differ.
+//! The lane of what is sent for each flow, spans or log records: the main loop's end, and the batches that its task sends. Both wait as
+//! spans, and only requests differ.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
@@ -20,25 +20,22 @@ use tokio::{
 };
 
 use super::{
-    Delivery, Exemplary, ExportStats, FailureLog, Transport,
-    metrics::{Hurry, wait},
-    outbox::{Next, Outbox, SizeLimit},
+    Delivery, Exemplary, ExportStats,
+    outbox::Outbox,
     priority::Priority,
     queue::{Bounds, Dropped, Entry, Waiting},
-    settle,
+    sender::{Hurry, Outgoing, Sender},
     task::{Task, TaskEnded},
 };
 use crate::{
     config::Signal,
     flow::ContainerId,
     otlp::{
-        error::{Accepted, ExportError},
         exemplars::Candidates,
         log_records,
         resource::Resource,
-        retry::Backoff,
-        span_client::Batch,
         split::{self, Chunk},
+        transport::{ExportRequest, Transport},
     },
     snapshot::ItemQueue,
 };
@@ -73,7 +70,7 @@ impl FlowLane {
     /// A lane for spans or for log records.
     pub(super) fn start(
         signal: Signal,
-        transport: impl Transport<Batch>,
+        transport: impl Transport,
         resource: &Resource,
         bounds: Bounds,
         stats: ExportStats,
@@ -86,21 +83,25 @@ impl FlowLane {
             refused: AtomicU64::new(0),
         });
         let (hurry, hurried) = watch::channel(None);
-        let (open, closed) = watch::channel(());
-        let sender = Sender {
+        let (open, mut closed) = watch::channel(());
+        let outgoing = ItemBatch {
             signal,
             queue: Arc::clone(&queue),
-            hurry: hurried,
-            transport,
+            hurry: hurried.clone(),
             resource: resource.clone(),
-            size: SizeLimit::default(),
             stats: stats.clone(),
             exemplars,
-            failure_log: FailureLog::default(),
-            backoff: Backoff::new(),
+            batch: Vec::new(),
+        };
+        let sender = Sender::new(signal, outgoing, transport, hurried, stats.clone());
+        let run = async move {
+            tokio::select! {
+                () = sender.run() => {}
+                _ = closed.changed() => {}
+            }
         };
         Self {
-            task: Task::spawn(signal, sender.run(closed)),
+            task: Task::spawn(signal, run),
             signal,
             queue,
             stats,
@@ -231,90 +232,61 @@ fn book(stats: &ExportStats, signal: Signal, (reason, items): Dropped) {
     stats.dropped(signal, reason, items);
 }
 
-/// The task's end.
-struct Sender<T> {
+/// A batch of items, each of which is sent once at a time. From the first part on that may be taken later they are queued again, in their
+/// position.
+struct ItemBatch {
     signal: Signal,
     queue: Arc<Queue>,
     hurry: watch::Receiver<Hurry>,
-    transport: T,
     resource: Resource,
-    size: SizeLimit,
     stats: ExportStats,
     exemplars: Exemplary,
-    failure_log: FailureLog,
-    backoff: Backoff,
+    /// Those that are not settled.
+    batch: Vec<Entry>,
 }
 
-impl<T: Transport<Batch>> Sender<T> {
-    async fn run(mut self, mut closed: watch::Receiver<()>) {
-        tokio::select! {
-            () = self.send_all() => {}
-            _ = closed.changed() => {}
+// === impl ItemBatch ===
+
+impl ItemBatch {
+    /// The resource of items of one container, or of none.
+    fn resource_of(&self, group: &[Entry]) -> Resource {
+        let container = group.first().and_then(|entry| entry.container.as_ref());
+        match container {
+            Some(id) => self.resource.of_container(id),
+            None => self.resource.clone(),
         }
     }
 
-    async fn send_all(&mut self) {
-        loop {
-            let (batch, expired) = self.queue.batch(&self.hurry).await;
-            book(&self.stats, self.signal, expired);
-            let failed = self.send(batch).await;
-            if self.queue.lock().len() == 0 {
-                self.queue.idle.notify_one();
-            }
-            if let Some(error) = failed {
-                wait(&mut self.backoff, error.retry_after, &mut self.hurry).await;
-            }
-        }
+    /// Removes the items of a settled part from the batch.
+    fn settle_first(&mut self, part: &Chunk) -> Vec<Entry> {
+        let settled: Vec<_> = self.batch.drain(..part.items).collect();
+        self.queue.lock().settled(&settled);
+        settled
     }
 
-    /// Sends a batch once, part after part. From the first part on that may be taken later it is queued again, in its
-    /// position.
-    async fn send(&mut self, mut batch: Vec<Entry>) -> Option<ExportError> {
-        let most = self.size.most();
+    /// Counts items that no later try delivers, for the flush. Before they are settled: from then on it does not wait for them.
+    fn note_refused(&self, items: u64) {
+        if self.hurry.borrow().is_some() {
+            self.queue.refused.fetch_add(items, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Outgoing for ItemBatch {
+    async fn ready(&mut self) -> bool {
+        let (batch, expired) = self.queue.batch(&self.hurry).await;
+        book(&self.stats, self.signal, expired);
+        self.batch = batch;
+        true
+    }
+
+    fn encode(&mut self, most: usize) -> Vec<Chunk> {
         // A part has the items of one resource.
-        batch.sort_by(|one, other| one.container.cmp(&other.container));
-        let mut outbox = Outbox::new(self.signal, self.encode(&batch, most), most);
-        let mut failed = None;
-        while let Some(next) = outbox.next() {
-            let part = match next {
-                Next::Send(part) => part,
-                Next::GiveUp(part) => {
-                    self.too_large(&mut batch, &part);
-                    continue;
-                }
-            };
-            match self.send_part(&part, &batch[..part.items]).await {
-                Ok(accepted) => {
-                    outbox.taken(&part);
-                    self.note_refused(accepted.rejected);
-                    let taken = self.settle_first(&mut batch, &part);
-                    // The receiver does not report which items of a partial success it rejected.
-                    if accepted.rejected == 0 {
-                        self.exemplars.offer(taken);
-                    }
-                }
-                Err(error) if error.too_large() => {
-                    if let Some(alone) = outbox.too_large(part) {
-                        self.too_large(&mut batch, &alone);
-                    }
-                }
-                Err(error) if error.retryable() => {
-                    failed = Some(error);
-                    break;
-                }
-                Err(_) => self.drop_first(&mut batch, &part, "refused"),
-            }
-            self.backoff = Backoff::new();
-        }
-        self.size.learn(&outbox);
-        let dropped = self.queue.lock().requeue(batch);
-        book(&self.stats, self.signal, dropped);
-        failed
-    }
-
-    /// The batch in parts of at most `most` bytes and of one resource.
-    fn encode(&self, batch: &[Entry], most: usize) -> Vec<Chunk> {
-        let groups = batch.chunk_by(|one, other| one.container == other.container);
+        self.batch
+            .sort_by(|one, other| one.container.cmp(&other.container));
+        let groups = self
+            .batch
+            .chunk_by(|one, other| one.container == other.container);
         if self.signal == Signal::Logs {
             let resource_logs = groups.map(|group| {
                 let flows = group.iter().map(|entry| (&entry.span, entry.observed));
@@ -336,55 +308,44 @@ impl<T: Transport<Batch>> Sender<T> {
         split::traces(request, most)
     }
 
-    /// The resource of items of one container, or of none.
-    fn resource_of(&self, group: &[Entry]) -> Resource {
-        let container = group.first().and_then(|entry| entry.container.as_ref());
-        match container {
-            Some(id) => self.resource.of_container(id),
-            None => self.resource.clone(),
+    fn request(&self, part: &Chunk) -> ExportRequest {
+        let encoded = part.body.clone();
+        if self.signal == Signal::Logs {
+            return ExportRequest::encoded(encoded);
+        }
+        let of = &self.batch[..part.items];
+        ExportRequest {
+            encoded,
+            spans: spans(of),
+            resource: Some(self.resource_of(of)),
         }
     }
 
-    async fn send_part(&mut self, part: &Chunk, of: &[Entry]) -> Result<Accepted, ExportError> {
-        let started = Instant::now();
-        let batch = Batch {
-            encoded: part.body.clone(),
-            spans: spans(of),
-            resource: self.resource_of(of),
-        };
-        let outcome = self.transport.send(batch).await;
-        settle(
-            &self.stats,
-            &mut self.failure_log,
-            self.signal,
-            part.items,
-            started.elapsed(),
-            outcome,
-        )
+    fn taken(&mut self, part: &Chunk, rejected: u64) {
+        self.note_refused(rejected);
+        let taken = self.settle_first(part);
+        // The receiver does not report which items of a partial success it rejected.
+        if rejected == 0 {
+            self.exemplars.offer(taken);
+        }
     }
 
-    /// Removes the items of a settled part from the batch.
-    fn settle_first(&self, batch: &mut Vec<Entry>, part: &Chunk) -> Vec<Entry> {
-        let settled: Vec<_> = batch.drain(..part.items).collect();
-        self.queue.lock().settled(&settled);
-        settled
-    }
-
-    fn too_large(&self, batch: &mut Vec<Entry>, part: &Chunk) {
-        self.stats.too_large(self.signal, part.items);
-        self.drop_first(batch, part, "too_large");
-    }
-
-    fn drop_first(&self, batch: &mut Vec<Entry>, part: &Chunk, reason: &'static str) {
+    fn refused(&mut self, part: Chunk, reason: &'static str) {
         self.note_refused(part.items as u64);
-        let dropped = self.settle_first(batch, part).len();
+        let dropped = self.settle_first(&part).len();
         self.stats.dropped(self.signal, reason, dropped);
     }
 
-    /// Counts items that no later try delivers, for the flush. Before they are settled: from then on it does not wait for them.
-    fn note_refused(&self, items: u64) {
-        if self.hurry.borrow().is_some() {
-            self.queue.refused.fetch_add(items, Ordering::Relaxed);
+    fn is_kept(&self, _rest: &Outbox) -> bool {
+        false
+    }
+
+    fn end(&mut self, _sent: &Outbox) {
+        let rest = std::mem::take(&mut self.batch);
+        let dropped = self.queue.lock().requeue(rest);
+        book(&self.stats, self.signal, dropped);
+        if self.queue.lock().len() == 0 {
+            self.queue.idle.notify_one();
         }
     }
 }

@@ -1,36 +1,35 @@
-//! The task that sends metrics: the latest report, or first the rest of one that the receiver took, or may have taken, in part.
+//! The lane of metrics: the main loop's end, and which report its task sends.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
-use bytes::Bytes;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use tokio::{
     sync::watch,
-    time::{Duration, Instant, sleep, sleep_until, timeout_at},
+    time::{Instant, timeout_at},
 };
 
 use super::{
-    Delivery, ExportStats, FailureLog, Transport,
+    Delivery, ExportStats,
     baselines::Baselines,
-    checkpoints::Checkpoints,
     exemplary::{self, Exemplary, PendingExemplars},
-    outbox::{Next, Outbox, SizeLimit},
-    settle,
+    outbox::Outbox,
+    sender::{Hurry, Outgoing, Sender},
     starts::Starts,
     task::{Task, TaskEnded},
 };
 use crate::{
-    checkpoint::CheckpointFile,
     config::{Signal, Temporality},
     otlp::{
-        error::{Accepted, ExportError},
         metrics::{Options, encode},
         resource::Resource,
-        retry::{Backoff, asked_for},
         split::{self, Chunk},
+        transport::{ExportRequest, Transport},
     },
     snapshot::Snapshot,
 };
@@ -40,58 +39,57 @@ use crate::{
 pub(super) struct MetricsLane {
     reports: watch::Sender<Report>,
     sent: AtomicU64,
-    settled: watch::Receiver<Settled>,
+    progress: watch::Receiver<ReportProgress>,
     hurry: watch::Sender<Hurry>,
     task: Task,
 }
 
-/// The last report that is settled.
+/// How far the exports of reports are, by the numbers of the reports; 0 is none.
 #[derive(Clone, Copy, Debug, Default)]
-struct Settled {
-    number: u64,
-    /// Whether the receiver refused a part of it permanently.
+pub struct ReportProgress {
+    /// The newest that was begun. Of the older ones none is sent any more.
+    pub sending: u64,
+    /// The newest that the receiver acknowledged as a whole.
+    pub acknowledged: u64,
+    /// The newest that is settled.
+    settled: u64,
+    /// Whether the receiver refused a part of that one permanently.
     refused: bool,
 }
-
-/// When the flush ends, once there is one.
-pub(super) type Hurry = Option<Instant>;
 
 /// A report and its number; the first is 1.
 type Report = (u64, Option<Arc<Snapshot>>);
 
 impl MetricsLane {
     pub(super) fn start(
-        transport: impl Transport<Bytes>,
+        transport: impl Transport,
         resource: Resource,
         options: Options,
         stats: ExportStats,
         exemplars: Exemplary,
-        checkpoint: Option<CheckpointFile>,
     ) -> Self {
         let (reports, receiver) = watch::channel((0, None));
-        let (settled_sender, settled) = watch::channel(Settled::default());
+        let (progress_sender, progress) = watch::channel(ReportProgress::default());
         let (hurry, hurried) = watch::channel(None);
-        let sender = Sender {
+        let outgoing = LatestReport {
             reports: receiver,
-            settled: settled_sender,
-            hurry: hurried,
-            transport,
+            progress: progress_sender,
+            hurry: hurried.clone(),
             resource,
             options,
             baselines: Baselines::default(),
             starts: Starts::default(),
             own_unix_ns: None,
-            size: SizeLimit::default(),
             exemplars: PendingExemplars::new(exemplars),
-            stats,
-            checkpoints: checkpoint.map(Checkpoints::new),
-            failure_log: FailureLog::default(),
+            stats: stats.clone(),
+            sending: None,
         };
+        let sender = Sender::new(Signal::Metrics, outgoing, transport, hurried, stats);
         Self {
             task: Task::spawn(Signal::Metrics, sender.run()),
             reports,
             sent: AtomicU64::new(0),
-            settled,
+            progress,
             hurry,
         }
     }
@@ -101,18 +99,24 @@ impl MetricsLane {
         self.task.ended().await
     }
 
-    pub(super) fn send(&self, report: Snapshot) {
+    /// Queues a report. Gives its number.
+    pub(super) fn send(&self, report: Snapshot) -> u64 {
         let number = self.sent.fetch_add(1, Ordering::Relaxed) + 1;
         self.reports.send_replace((number, Some(Arc::new(report))));
+        number
+    }
+
+    pub(super) fn progress(&self) -> watch::Receiver<ReportProgress> {
+        self.progress.clone()
     }
 
     pub(super) async fn flush(&self, deadline: Instant) -> Delivery {
         self.hurry.send_replace(Some(deadline));
         let last = self.sent.load(Ordering::Relaxed);
-        let mut settled = self.settled.clone();
-        let all = settled.wait_for(|settled| settled.number >= last);
-        if let Ok(Ok(settled)) = timeout_at(deadline, all).await {
-            if !settled.refused {
+        let mut progress = self.progress.clone();
+        let all = progress.wait_for(|progress| progress.settled >= last);
+        if let Ok(Ok(progress)) = timeout_at(deadline, all).await {
+            if !progress.refused {
                 return Delivery::Taken;
             }
             tracing::warn!(
@@ -121,19 +125,21 @@ impl MetricsLane {
             return Delivery::Refused;
         }
         tracing::warn!(
-            reports = last - self.settled.borrow().number,
+            reports = last - self.progress.borrow().settled,
             "metrics are lost: the receiver did not take the last reports in time; raise FLOWCAR_SHUTDOWN_TIMEOUT if it can"
         );
         Delivery::Late
     }
 }
 
-/// The task's end.
-struct Sender<T> {
+/// The latest report, or first the rest of one that the receiver took, or may have taken, in part. While a report fails, a newer one
+/// replaces it, with two exceptions. Deltas are not replaced: a receiver may have taken them without an acknowledgement, and recognizes a
+/// repetition only by the times of its points. A report that was taken in part is not replaced: its rest would never be sent. Deltas that
+/// are refused permanently stay unacknowledged, so the next report contains them as well.
+struct LatestReport {
     reports: watch::Receiver<Report>,
-    settled: watch::Sender<Settled>,
+    progress: watch::Sender<ReportProgress>,
     hurry: watch::Receiver<Hurry>,
-    transport: T,
     resource: Resource,
     options: Options,
     /// The baselines of deltas; kept for deltas only.
@@ -141,114 +147,29 @@ struct Sender<T> {
     starts: Starts,
     /// When the last settled report with self metrics that are levels was made.
     own_unix_ns: Option<u64>,
-    size: SizeLimit,
     exemplars: PendingExemplars,
     stats: ExportStats,
-    checkpoints: Option<Checkpoints>,
-    failure_log: FailureLog,
+    /// The report that is being sent.
+    sending: Option<Sending>,
 }
 
-/// The result of a report.
-enum Progress {
-    /// Every part was taken, or refused permanently: these. How many points of the others the receiver rejected.
-    Done(Vec<Chunk>, u64),
-    /// No part was taken, and a newer report may replace it.
-    Replaceable,
-    /// The main loop's end was dropped.
-    Over,
+/// A report that is being sent.
+struct Sending {
+    number: u64,
+    report: Arc<Snapshot>,
+    /// Whether it has self metrics that are levels.
+    self_levels: bool,
+    /// The spans that its exemplars name.
+    exemplars: HashSet<u64>,
+    /// Parts that the receiver refused permanently.
+    refused: Vec<Chunk>,
+    /// Points of the others that it rejected.
+    rejected: u64,
 }
 
-impl<T: Transport<Bytes>> Sender<T> {
-    async fn run(mut self) {
-        while self.reports.changed().await.is_ok() {
-            self.send_latest().await;
-        }
-    }
+// === impl LatestReport ===
 
-    /// Sends the latest report until it is settled. While it fails, a newer one replaces it, with two exceptions. Deltas
-    /// are not replaced: a receiver may have taken them without an acknowledgement, and recognizes a repetition only by
-    /// the times of its points. A report that was taken in part is not replaced: its rest would never be sent. Deltas that
-    /// are refused permanently stay unacknowledged, so the next report contains them as well.
-    async fn send_latest(&mut self) {
-        let mut backoff = Backoff::new();
-        loop {
-            let (number, report) = self.reports.borrow_and_update().clone();
-            let Some(report) = report else { return };
-            let most = self.size.most();
-            let self_levels = self.self_levels_are_due(&report);
-            let request = self.encode(&report, self_levels);
-            let reported = exemplary::spans(&request);
-            let parts = split::metrics(request, most);
-            let mut outbox = Outbox::new(Signal::Metrics, parts, most);
-            match self.send_parts(&mut outbox, &mut backoff).await {
-                Progress::Done(refused, rejected) => {
-                    self.size.learn(&outbox);
-                    self.starts.settled(report.at_unix_ns);
-                    if self_levels {
-                        self.own_unix_ns = Some(report.at_unix_ns);
-                    }
-                    if outbox.any_taken() {
-                        self.exemplars.reported(&reported);
-                        self.acknowledge(report, &refused).await;
-                    }
-                    self.settled.send_replace(Settled {
-                        number,
-                        refused: rejected > 0 || !refused.is_empty(),
-                    });
-                    return;
-                }
-                Progress::Replaceable => {}
-                Progress::Over => return,
-            }
-        }
-    }
-
-    /// Sends part after part, each until it is taken or refused permanently.
-    async fn send_parts(&mut self, outbox: &mut Outbox, backoff: &mut Backoff) -> Progress {
-        let mut refused = Vec::new();
-        let mut rejected = 0;
-        let mut perhaps_taken = false;
-        while let Some(next) = outbox.next() {
-            let part = match next {
-                Next::Send(part) => part,
-                Next::GiveUp(part) => {
-                    self.stats.too_large(Signal::Metrics, part.items);
-                    refused.push(part);
-                    continue;
-                }
-            };
-            match self.send(&part).await {
-                Ok(accepted) => {
-                    outbox.taken(&part);
-                    rejected += accepted.rejected;
-                }
-                Err(error) if perhaps_taken && error.is_known() => outbox.taken(&part),
-                Err(error) if error.too_large() => {
-                    if let Some(alone) = outbox.too_large(part) {
-                        self.stats.too_large(Signal::Metrics, alone.items);
-                        refused.push(alone);
-                    }
-                }
-                Err(error) if error.retryable() => {
-                    perhaps_taken |= error.outcome_unknown();
-                    outbox.put_back(part);
-                    wait(backoff, error.retry_after, &mut self.hurry).await;
-                    if self.reports.has_changed().is_err() {
-                        return Progress::Over;
-                    }
-                    if !self.deltas() && outbox.is_untouched() && refused.is_empty() {
-                        return Progress::Replaceable;
-                    }
-                    continue;
-                }
-                Err(_) => refused.push(part),
-            }
-            perhaps_taken = false;
-            *backoff = Backoff::new();
-        }
-        Progress::Done(refused, rejected)
-    }
-
+impl LatestReport {
     /// Whether this report has self metrics that are levels: once a minute, and in the last report.
     fn self_levels_are_due(&self, report: &Snapshot) -> bool {
         // Reports are not periodic to the nanosecond.
@@ -263,21 +184,7 @@ impl<T: Transport<Bytes>> Sender<T> {
         self.options.temporality != Temporality::Cumulative
     }
 
-    /// Records what the receiver has now. The checkpoint holds a report that it took as a whole.
-    async fn acknowledge(&mut self, report: Arc<Snapshot>, refused: &[Chunk]) {
-        if refused.is_empty() {
-            self.stats.taken(report.at_unix_ns);
-            if let Some(checkpoints) = &mut self.checkpoints {
-                checkpoints.keep(&report).await;
-            }
-        }
-        if self.deltas() {
-            let evicted = self.baselines.acknowledge(report, refused);
-            self.stats.rejected(Signal::Metrics, evicted);
-        }
-    }
-
-    fn encode(&mut self, report: &Snapshot, self_levels: bool) -> ExportMetricsServiceRequest {
+    fn request_of(&mut self, report: &Snapshot, self_levels: bool) -> ExportMetricsServiceRequest {
         let exemplars = self.exemplars.of(report);
         let (resource, options) = (&self.resource, self.options);
         let mut request = self.baselines.encode(|previous| {
@@ -288,39 +195,92 @@ impl<T: Transport<Bytes>> Sender<T> {
         request
     }
 
-    async fn send(&mut self, part: &Chunk) -> Result<Accepted, ExportError> {
-        let started = Instant::now();
-        let outcome = self.transport.send(part.body.clone()).await;
-        settle(
-            &self.stats,
-            &mut self.failure_log,
-            Signal::Metrics,
-            part.items,
-            started.elapsed(),
-            outcome,
-        )
+    /// Records what the receiver has now, after it took some of this report.
+    fn acknowledge(&mut self, report: Arc<Snapshot>, refused: &[Chunk]) {
+        if refused.is_empty() {
+            self.stats.taken(report.at_unix_ns);
+        }
+        if self.deltas() {
+            let evicted = self.baselines.acknowledge(report, refused);
+            self.stats.rejected(Signal::Metrics, evicted);
+        }
     }
 }
 
-/// Waits before a retry: the back-off, which a flush cuts short, or the time that the receiver asked for, if that is
-/// longer.
-pub(super) async fn wait(
-    backoff: &mut Backoff,
-    retry_after: Option<Duration>,
-    hurry: &mut watch::Receiver<Hurry>,
-) {
-    let failed = Instant::now();
-    let hurried = |hurry: &Hurry| hurry.is_some_and(|deadline| deadline > Instant::now());
-    let flush = hurry.borrow().filter(|deadline| *deadline > failed);
-    if let Some(deadline) = flush {
-        sleep(backoff.next_hurried(fastrand::f64(), deadline - failed)).await;
-    } else {
-        let wait = backoff.next(fastrand::f64());
-        sleep(Backoff::least(wait)).await;
-        tokio::select! {
-            () = sleep_until(failed + wait) => {}
-            _ = hurry.wait_for(hurried) => {}
+impl Outgoing for LatestReport {
+    async fn ready(&mut self) -> bool {
+        let is_unsettled = self.sending.take().is_some() && self.reports.has_changed().is_ok();
+        is_unsettled || self.reports.changed().await.is_ok()
+    }
+
+    fn encode(&mut self, most: usize) -> Vec<Chunk> {
+        let (number, report) = self.reports.borrow_and_update().clone();
+        let Some(report) = report else {
+            return Vec::new();
+        };
+        self.progress
+            .send_modify(|progress| progress.sending = number);
+        let self_levels = self.self_levels_are_due(&report);
+        let request = self.request_of(&report, self_levels);
+        self.sending = Some(Sending {
+            number,
+            report,
+            self_levels,
+            exemplars: exemplary::spans(&request),
+            refused: Vec::new(),
+            rejected: 0,
+        });
+        split::metrics(request, most)
+    }
+
+    fn request(&self, part: &Chunk) -> ExportRequest {
+        ExportRequest::encoded(part.body.clone())
+    }
+
+    fn taken(&mut self, _part: &Chunk, rejected: u64) {
+        if let Some(sending) = &mut self.sending {
+            sending.rejected += rejected;
         }
     }
-    sleep_until(failed + asked_for(retry_after)).await;
+
+    fn refused(&mut self, part: Chunk, _reason: &'static str) {
+        if let Some(sending) = &mut self.sending {
+            sending.refused.push(part);
+        }
+    }
+
+    fn is_kept(&self, rest: &Outbox) -> bool {
+        let any_refused = |sending: &Sending| !sending.refused.is_empty();
+        let is_replaceable = !self.deltas()
+            && rest.is_untouched()
+            && !self.sending.as_ref().is_some_and(any_refused);
+        // Nobody waits for the rest once the main loop's end was dropped.
+        !is_replaceable && self.reports.has_changed().is_ok()
+    }
+
+    fn end(&mut self, sent: &Outbox) {
+        if !sent.is_empty() {
+            return;
+        }
+        let Some(settled) = self.sending.take() else {
+            return;
+        };
+        let at_unix_ns = settled.report.at_unix_ns;
+        self.starts.settled(at_unix_ns);
+        if settled.self_levels {
+            self.own_unix_ns = Some(at_unix_ns);
+        }
+        if sent.any_taken() {
+            self.exemplars.reported(&settled.exemplars);
+            self.acknowledge(settled.report, &settled.refused);
+        }
+        let all = settled.refused.is_empty();
+        self.progress.send_modify(|progress| {
+            if sent.any_taken() && all {
+                progress.acknowledged = settled.number;
+            }
+            progress.settled = settled.number;
+            progress.refused = settled.rejected > 0 || !all;
+        });
+    }
 }

@@ -102,6 +102,11 @@ impl Outbox {
         self.taken.is_none() && self.refused_alone.is_none() && !self.cut
     }
 
+    /// Whether nothing waits any more.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// Whether the receiver took any part.
     pub(super) const fn any_taken(&self) -> bool {
         self.taken.is_some()

@@ -23,13 +23,12 @@ use tokio::{
 
 use super::*;
 use crate::{
-    checkpoint::CheckpointFile,
     flow::{
         CloseReason, Monotonic, Outcome, Role, RttKind, SeriesId, SpanTime, TraceIdentity, Volume,
-        checkpoint::{CheckpointFlow, CheckpointFlows},
         example::closed as flow,
     },
     histogram::Histogram,
+    otlp::transport::{ExportRequest, Transport},
     sink::{Received, Sink},
     snapshot::{Peer, Series, SeriesKey},
 };
@@ -105,7 +104,6 @@ fn snapshot(at: u64, bytes_sent: u64) -> Snapshot {
         lost: BTreeMap::new(),
         unattributed: Default::default(),
         dropped: Default::default(),
-        checkpoint: None,
         listeners: BTreeMap::new(),
         containers: BTreeMap::new(),
         books: Default::default(),
@@ -232,44 +230,6 @@ async fn each_signal_arrives_by_each_transport_and_compression() {
             assert_eq!(exporter.own_sockets().len(), 3, "{protocol} {packing}");
         }
     }
-}
-
-/// Only an acknowledged report is checkpointed.
-#[tokio::test]
-async fn acknowledged_report_is_checkpointed() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let checkpoint = || CheckpointFile::open(directory.path(), 100).expect("a place");
-    let lives = Flow {
-        outcome: None,
-        ..flow(9)
-    };
-    let left = CheckpointFlows {
-        lost_closes: 3,
-        flows: Vec::from_iter(CheckpointFlow::of(&lives)),
-    };
-    let report = |at| Snapshot {
-        checkpoint: Some(Arc::new(left.clone())),
-        ..snapshot(at, 1)
-    };
-    let start = |endpoint: &str| {
-        let config = config(&[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)]);
-        Exporter::start_keeping(&config, "ebpf", &Host::default(), Some(checkpoint()))
-            .expect("an endpoint")
-    };
-    let closed = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let address = closed.local_addr().expect("its address");
-    drop(closed);
-    let away = start(&format!("http://{address}"));
-    away.metrics(report(1_000));
-    assert!(!away.flush(Duration::from_millis(300)).await);
-    assert_eq!(checkpoint().read(), None);
-
-    let (sink, _received) = sink().await;
-    let exporter = start(&format!("http://{}", sink.grpc()));
-    exporter.metrics(report(2_000));
-    assert!(exporter.flush(LIMIT).await);
-    let read = checkpoint().read().expect("a checkpoint");
-    assert_eq!((read.taken_unix_ns, read.reported), (2_000, left.clone()));
 }
 
 #[tokio::test]

@@ -129,7 +129,6 @@ fn full() -> Snapshot {
         lost: BTreeMap::from([(Lost::RingFull, 1)]),
         unattributed: Default::default(),
         dropped: Default::default(),
-        checkpoint: None,
         containers: BTreeMap::new(),
         listeners: BTreeMap::from([(
             Some(8080),

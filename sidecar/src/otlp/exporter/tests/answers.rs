@@ -334,9 +334,9 @@ async fn receiver_answers_are_logged_by_kind() {
         let (endpoint, _requests) = scripted(vec![printed]).await;
         let target = config(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint), HTTP]);
         let target = target.export.metrics.expect("a target");
-        let mut transport = transport::encoded(Signal::Metrics, target, ExporterSockets::default());
+        let mut transport = Remote::new(Signal::Metrics, target, ExporterSockets::default());
         let error = transport
-            .send(Bytes::from_static(b"x"))
+            .send(ExportRequest::encoded(Bytes::from_static(b"x")))
             .await
             .expect_err("no success");
         assert_eq!(error.retryable(), retryable, "{error}");

@@ -94,8 +94,10 @@ async fn refused_tunnel_is_reported_with_its_status_and_target() {
             ("HTTP_PROXY", &proxy),
         ];
         let target = config(&vars).export.metrics.expect("a target");
-        let mut transport = transport::encoded(Signal::Metrics, target, ExporterSockets::default());
-        let outcome = transport.send(Bytes::from_static(b"x")).await;
+        let mut transport = Remote::new(Signal::Metrics, target, ExporterSockets::default());
+        let outcome = transport
+            .send(ExportRequest::encoded(Bytes::from_static(b"x")))
+            .await;
         let error = outcome.expect_err(status).to_string();
         assert!(error.contains(expected), "{error}");
         assert!(!error.contains("s3cret"), "{error}");
@@ -227,8 +229,11 @@ async fn refusing_proxy_is_named() {
             ("HTTP_PROXY", &proxy),
         ];
         let target = config(&vars).export.metrics.expect("a target");
-        let mut transport = transport::encoded(Signal::Metrics, target, ExporterSockets::default());
-        let error = transport.send(Bytes::new()).await.expect_err(why);
+        let mut transport = Remote::new(Signal::Metrics, target, ExporterSockets::default());
+        let error = transport
+            .send(ExportRequest::encoded(Bytes::new()))
+            .await
+            .expect_err(why);
         let reported = error.to_string();
         assert!(
             reported.contains("no connection through the proxy (") && reported.contains(why),

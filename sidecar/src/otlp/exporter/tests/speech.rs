@@ -33,8 +33,8 @@ async fn reported(scheme: &str, protocol: &str, address: SocketAddr, dir: &Path)
     ];
     let mut target = config(&vars).export.metrics.expect("a target");
     target.tls.authorities = Some(dir.join("servers.crt"));
-    let mut transport = transport::encoded(Signal::Metrics, target, ExporterSockets::default());
-    let outcome = transport.send(Bytes::new()).await;
+    let mut transport = Remote::new(Signal::Metrics, target, ExporterSockets::default());
+    let outcome = transport.send(ExportRequest::encoded(Bytes::new())).await;
     let error = outcome.expect_err("another protocol");
     assert!(error.retryable(), "the receiver may be corrected: {error}");
     error.to_string()

@@ -239,7 +239,7 @@ async fn first_error(address: SocketAddr, protocol: &str, dir: &Path, mutual: bo
         certificate: file("client.crt"),
         key: file("client.key"),
     });
-    let mut transport = transport::encoded(Signal::Metrics, target, ExporterSockets::default());
-    let outcome = transport.send(Bytes::new()).await;
+    let mut transport = Remote::new(Signal::Metrics, target, ExporterSockets::default());
+    let outcome = transport.send(ExportRequest::encoded(Bytes::new())).await;
     outcome.expect_err("no trust").to_string()
 }

@@ -1,6 +1,7 @@
 //! The lanes against a scripted receiver, in virtual time.
 
 use std::{
+    any::TypeId,
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{
         Arc, Mutex,
@@ -8,6 +9,7 @@ use std::{
     },
 };
 
+use async_trait::async_trait;
 use opentelemetry_proto::tonic::{
     collector::{
         logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
@@ -24,7 +26,7 @@ use tonic::Code;
 use super::*;
 use crate::{
     config::{Histograms, Protocol, Temporality},
-    otlp::{error::Cause, span_client::Batch},
+    otlp::error::{Accepted, Cause, ExportError},
     snapshot::ItemQueue,
 };
 
@@ -210,9 +212,21 @@ impl<R: Message + Default + Clone + PartialEq + 'static> Scripted<R> {
     }
 }
 
-impl Transport<Bytes> for Scripted<ExportMetricsServiceRequest> {
-    async fn send(&mut self, request: Bytes) -> Result<Accepted, ExportError> {
-        self.answer(request).await
+#[async_trait]
+impl<R: Message + Default + Clone + PartialEq + 'static> Transport for Scripted<R> {
+    async fn send(&mut self, request: ExportRequest) -> Result<Accepted, ExportError> {
+        let is_of_spans = TypeId::of::<R>() == TypeId::of::<ExportTraceServiceRequest>();
+        assert_eq!(is_of_spans, !request.spans.is_empty());
+        if is_of_spans {
+            let encoded = ExportTraceServiceRequest::decode(request.encoded.clone());
+            let spans = request.spans.iter();
+            let spans: Vec<_> = spans
+                .map(|span| span.span_context.span_id().to_bytes().to_vec())
+                .collect();
+            let encoded = encoded.expect("a request").span_ids();
+            assert_eq!(encoded, spans, "the request has these spans in this order");
+        }
+        self.answer(request.encoded).await
     }
 }
 
@@ -253,19 +267,6 @@ impl FlowRequest for ExportLogsServiceRequest {
             (of.resource.clone(), ids.collect())
         });
         resources.collect()
-    }
-}
-
-impl<R: FlowRequest> Transport<Batch> for Scripted<R> {
-    async fn send(&mut self, batch: Batch) -> Result<Accepted, ExportError> {
-        let request = R::decode(batch.encoded.clone()).expect("a request");
-        let encoded = request.span_ids();
-        let spans = batch.spans.iter();
-        let spans: Vec<_> = spans
-            .map(|span| span.span_context.span_id().to_bytes().to_vec())
-            .collect();
-        assert_eq!(encoded, spans, "the request has these spans in this order");
-        self.answer(batch.encoded).await
     }
 }
 
@@ -321,15 +322,12 @@ fn io(request: &ExportMetricsServiceRequest) -> Option<(u64, u64, i64)> {
     Some((start, end, io_sent(request)))
 }
 
-/// Sends reports with the byte increments and intervals (ms) of `counts`, and returns what the receiver took.
-async fn reports(
+/// A lane of metrics to this receiver.
+fn metrics_lane(
+    scripted: Scripted<ExportMetricsServiceRequest>,
     temporality: Temporality,
-    steps: Vec<Step>,
-    counts: &[(u8, u16)],
-) -> Vec<ExportMetricsServiceRequest> {
-    let (scripted, taken) = Scripted::new(steps);
-    let config = Config::from_vars([]).expect("defaults");
-    let resource = Resource::new(&config, &Host::default());
+) -> MetricsLane {
+    let resource = Resource::new(&config(&[]), &Host::default());
     let options = Options {
         temporality,
         histograms: Histograms::Exponential,
@@ -338,7 +336,17 @@ async fn reports(
         components: Components::new(Some(Protocol::Grpc), Some(Protocol::Grpc), None),
     };
     let (stats, exemplars) = (ExportStats::default(), Exemplary::default());
-    let lane = MetricsLane::start(scripted, resource, options, stats, exemplars, None);
+    MetricsLane::start(scripted, resource, options, stats, exemplars)
+}
+
+/// Sends reports with the byte increments and intervals (ms) of `counts`, and returns what the receiver took.
+async fn reports(
+    temporality: Temporality,
+    steps: Vec<Step>,
+    counts: &[(u8, u16)],
+) -> Vec<ExportMetricsServiceRequest> {
+    let (scripted, taken) = Scripted::new(steps);
+    let lane = metrics_lane(scripted, temporality);
     let (mut total, mut at) = (0, 1_000);
     for (bytes, gap) in counts {
         total += u64::from(*bytes);
@@ -426,6 +434,41 @@ proptest! {
             prop_assert_eq!(delivered + dropped, pushed);
         }
     }
+}
+
+/// A report is acknowledged as a whole, by its number, or not at all.
+#[test]
+fn whole_reports_are_acknowledged() {
+    in_virtual_time(async {
+        let steps = [
+            Step::Take,
+            Step::Refuse,
+            Step::LoseAnswer,
+            Step::Take,
+            // Points that the receiver rejects are lost with the next one, too.
+            Step::Partly,
+            Step::Away,
+        ];
+        let (scripted, _) = Scripted::new(steps.to_vec());
+        let lane = metrics_lane(scripted, Temporality::Cumulative);
+        let limit = Instant::now() + Duration::from_secs(3_600);
+        let acknowledged = || lane.progress().borrow().acknowledged;
+        for expected in [1, 1, 3, 4] {
+            let number = lane.send(snapshot(lane.progress().borrow().sending + 2_000, 1));
+            assert_ne!(lane.flush(limit).await, Delivery::Late);
+            assert_eq!(acknowledged(), expected, "{number}");
+        }
+        lane.send(snapshot(6_000, 1));
+        let replaced = async {
+            while lane.progress().borrow().sending < 5 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        replaced.await;
+        lane.send(snapshot(7_000, 1));
+        assert_eq!(lane.flush(limit).await, Delivery::Taken);
+        assert_eq!(acknowledged(), 6);
+    });
 }
 
 /// Sends bursts of so many items, each with a pause of milliseconds behind it. Returns how many were sent, delivered and dropped.

@@ -186,6 +186,8 @@ fn last(values: &[(Interval, Counted)]) -> Counted {
 struct Outcome {
     taken: Vec<ExportMetricsServiceRequest>,
     self_metrics: SelfMetrics,
+    /// How many reports were made, and the number of the last one that was acknowledged.
+    reports: (u64, u64),
 }
 
 async fn reports(
@@ -205,7 +207,7 @@ async fn reports(
         components: Components::new(Some(Protocol::Grpc), Some(Protocol::Grpc), None),
     };
     let (stats, exemplars) = (ExportStats::default(), Exemplary::default());
-    let lane = MetricsLane::start(scripted, resource, options, stats.clone(), exemplars, None);
+    let lane = MetricsLane::start(scripted, resource, options, stats.clone(), exemplars);
     let mut at = 1_000;
     for (step, gap) in counts {
         peers.go_on((*step).into(), usize::from(step % 3) + 1);
@@ -221,11 +223,13 @@ async fn reports(
         lane.send(peers.report(at));
         assert_ne!(lane.flush(limit).await, Delivery::Late);
     }
+    let reports = (at / 1_000 - 1, lane.progress().borrow().acknowledged);
     drop(lane);
     let taken = taken.lock().expect("no panic").clone();
     Outcome {
         taken,
         self_metrics: stats.read(),
+        reports,
     }
 }
 
@@ -262,6 +266,7 @@ proptest! {
         let temporality = if delta { Temporality::Delta } else { Temporality::Cumulative };
         let outcome = in_virtual_time(reports(temporality, (steps, most), &mut peers, &counts));
         prop_assert_eq!(outcome.self_metrics.too_large.get("metrics"), None);
+        prop_assert_eq!(outcome.reports.0, outcome.reports.1);
         let found: BTreeMap<_, _> = points(&outcome.taken).into_iter()
             .map(|(id, values)| (id, if delta { sum(&values) } else { last(&values) }))
             .filter(|(_, value)| value.0 > 0)
@@ -363,7 +368,6 @@ fn receiver_refusing_all_sizes_gets_few_requests() {
             options,
             stats.clone(),
             Exemplary::default(),
-            None,
         );
         lane.send(peers.report(2_000));
         assert_ne!(lane.flush(Instant::now() + TIMEOUT).await, Delivery::Late);
@@ -424,5 +428,6 @@ fn too_large_item_is_counted_and_the_rest_arrives() {
         // Of all but one, and of sent bytes only: nothing was received.
         assert_eq!(arrived.count(), 40);
         assert!(outcome.self_metrics.too_large["metrics"] > 0);
+        assert_eq!(outcome.reports.1, 0, "no report was taken as a whole");
     }
 }

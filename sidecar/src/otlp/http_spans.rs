@@ -1,9 +1,8 @@
-//! Spans: over gRPC with flowcar's own client, over HTTP with opentelemetry-otlp's exporter, which encodes, compresses and posts a
-//! request. The caller ensures that they fit one request.
+//! Spans over HTTP, with opentelemetry-otlp's exporter, which encodes, compresses and posts a request.
 //!
 //! The exporter reads environment variables for parameters that are not set, so all are set. It reports
 //! a failure only as text, so its HTTP client is flowcar's, which keeps the receiver's answer. Over gRPC there is no
-//! such hook: it hides `partial_success` and `RetryInfo`.
+//! such hook, as it hides `partial_success` and `RetryInfo`: there flowcar's own client sends spans, too.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -20,37 +19,16 @@ use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_otlp::{
     Compression as OtlpCompression, RetryPolicy, SpanExporter, WithExportConfig, WithHttpConfig,
 };
-use opentelemetry_sdk::{
-    error::OTelSdkError,
-    trace::{SpanData, SpanExporter as _},
-};
+use opentelemetry_sdk::{error::OTelSdkError, trace::SpanExporter as _};
 
 use super::{
     connect::{Connector, in_time},
     error::{Accepted, Cause, ExportError},
-    grpc::Grpc,
     http::Http,
     resource::Resource,
+    transport::{ExportRequest, Transport},
 };
-use crate::config::{Compression, Protocol, Signal, Target};
-
-/// Spans, and the request that they make.
-#[derive(Clone, Debug)]
-pub(super) struct Batch {
-    /// The request message.
-    pub(super) encoded: Bytes,
-    /// The spans in it.
-    pub(super) spans: Vec<SpanData>,
-    /// Their resource.
-    pub(super) resource: Resource,
-}
-
-/// Sends spans.
-#[derive(Debug)]
-pub(super) enum SpanClient {
-    Grpc(Box<Grpc>),
-    Http(Box<HttpSpans>),
-}
+use crate::config::{Compression, Signal, Target};
 
 /// Sends spans by HTTP.
 #[derive(Debug)]
@@ -58,7 +36,7 @@ pub(super) struct HttpSpans {
     target: Target,
     exporter: SpanExporter,
     /// The resource that it has.
-    resource: Resource,
+    resource: Option<Resource>,
     /// The receiver's answer to the last request.
     answer: Answer,
 }
@@ -75,28 +53,10 @@ struct Listening {
     answer: Answer,
 }
 
-// === impl SpanClient ===
-
-impl SpanClient {
-    pub(super) fn new(connector: Connector, resource: &Resource) -> Result<Self, ExportError> {
-        Ok(match connector.target().protocol {
-            Protocol::Grpc => Self::Grpc(Box::new(Grpc::new(Signal::Traces, connector))),
-            Protocol::HttpProtobuf => Self::Http(Box::new(HttpSpans::new(connector, resource)?)),
-        })
-    }
-
-    pub(super) async fn export(&mut self, batch: Batch) -> Result<Accepted, ExportError> {
-        match self {
-            Self::Grpc(grpc) => grpc.export(batch.encoded).await,
-            Self::Http(http) => http.export(batch.spans, batch.resource).await,
-        }
-    }
-}
-
 // === impl HttpSpans ===
 
 impl HttpSpans {
-    fn new(connector: Connector, resource: &Resource) -> Result<Self, ExportError> {
+    pub(super) fn new(connector: Connector) -> Result<Self, ExportError> {
         let answer = Answer::default();
         let target = connector.target().clone();
         let mut builder = SpanExporter::builder()
@@ -112,28 +72,28 @@ impl HttpSpans {
         if let Some(compression) = target.compression {
             builder = builder.with_compression(packing(compression));
         }
-        let mut exporter = builder.build().map_err(|error| {
+        let exporter = builder.build().map_err(|error| {
             ExportError::new(Signal::Traces, &target, Cause::Setup(error.to_string()))
         })?;
-        exporter.set_resource(&resource.to_sdk());
         Ok(Self {
             target,
             exporter,
-            resource: resource.clone(),
+            resource: None,
             answer,
         })
     }
+}
 
-    async fn export(
-        &mut self,
-        spans: Vec<SpanData>,
-        resource: Resource,
-    ) -> Result<Accepted, ExportError> {
-        if self.resource != resource {
+#[async_trait]
+impl Transport for HttpSpans {
+    async fn send(&mut self, request: ExportRequest) -> Result<Accepted, ExportError> {
+        if let Some(resource) = &request.resource
+            && self.resource != request.resource
+        {
             self.exporter.set_resource(&resource.to_sdk());
-            self.resource = resource;
+            self.resource = request.resource;
         }
-        let export = self.exporter.export(spans);
+        let export = self.exporter.export(request.spans);
         let answer = in_time(&self.target, export).await;
         let accepted = self
             .answer
@@ -169,7 +129,7 @@ impl HttpClient for Listening {
                 request.headers_mut().insert(name, value.clone());
             }
         }
-        let answer = self.http.send(request).await;
+        let answer = self.http.post(request).await;
         let accepted = match &answer {
             Ok(answer) => self.http.accepted(answer),
             Err(error) => Err(error.clone()),
