@@ -310,11 +310,6 @@ impl Flow {
         (port != 0).then_some(port)
     }
 
-    /// Whether this end has no address: its attempt failed before the kernel chose one.
-    pub const fn is_unaddressed(&self) -> bool {
-        self.local.port() == 0 && self.local.ip().is_unspecified()
-    }
-
     /// SYN sent to established, or to failure, nanoseconds: clients only, once either has come, if both were seen.
     pub fn connect_ns(&self) -> Option<u64> {
         if !self.start_seen {

@@ -1,7 +1,7 @@
 //! One span for each connection. Pure.
 
 use std::{
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -195,39 +195,54 @@ fn counted((name, count): (&'static str, u64)) -> KeyValue {
 }
 
 fn ends(flow: &Flow) -> Vec<KeyValue> {
-    let address = |name, address: IpAddr| KeyValue::new(name, address.to_string());
-    let port = |name, port: u16| KeyValue::new(name, i64::from(port));
-    let (local, peer) = (flow.local, flow.peer);
     let mut all = vec![
         KeyValue::new(attribute::TRANSPORT, "tcp"),
-        KeyValue::new(attribute::NETWORK_TYPE, network_type(peer.ip())),
+        KeyValue::new(attribute::NETWORK_TYPE, network_type(flow.peer.ip())),
         KeyValue::new(attribute::ROLE, role(flow.role)),
-        address(attribute::PEER_ADDRESS, peer.ip()),
-        port(attribute::PEER_PORT, peer.port()),
     ];
-    let is_addressed = !flow.is_unaddressed();
-    if is_addressed {
-        all.push(address(attribute::LOCAL_ADDRESS, local.ip()));
-        all.push(port(attribute::LOCAL_PORT, local.port()));
-    }
+    all.extend(end(
+        attribute::PEER_ADDRESS,
+        attribute::PEER_PORT,
+        flow.peer,
+    ));
+    all.extend(end(
+        attribute::LOCAL_ADDRESS,
+        attribute::LOCAL_PORT,
+        flow.local,
+    ));
     let Some(server) = flow.server() else {
         return all;
     };
-    all.push(match &flow.name {
-        Some(name) => KeyValue::new(attribute::SERVER_ADDRESS, name.to_string()),
-        None => address(attribute::SERVER_ADDRESS, server.ip()),
-    });
-    all.push(port(attribute::SERVER_PORT, server.port()));
-    let client = if flow.role == Role::Server {
-        Some(peer)
-    } else {
-        is_addressed.then_some(local)
+    let named = |of: KeyValue| match &flow.name {
+        Some(name) if of.key.as_str() == attribute::SERVER_ADDRESS => {
+            KeyValue::new(attribute::SERVER_ADDRESS, name.to_string())
+        }
+        _ => of,
     };
-    if let Some(client) = client {
-        all.push(address(attribute::CLIENT_ADDRESS, client.ip()));
-        all.push(port(attribute::CLIENT_PORT, client.port()));
-    }
+    let server = end(attribute::SERVER_ADDRESS, attribute::SERVER_PORT, server);
+    all.extend(server.map(named));
+    let client = match flow.role {
+        Role::Server => flow.peer,
+        _ => flow.local,
+    };
+    all.extend(end(
+        attribute::CLIENT_ADDRESS,
+        attribute::CLIENT_PORT,
+        client,
+    ));
     all
+}
+
+/// What is known of an end: an attempt may have failed before the kernel chose an address, and a socket that was disconnected has none.
+fn end(
+    address: &'static str,
+    port: &'static str,
+    end: SocketAddr,
+) -> impl Iterator<Item = KeyValue> {
+    let has_address = !end.ip().is_unspecified();
+    let address = has_address.then(|| KeyValue::new(address, end.ip().to_string()));
+    let port = (end.port() != 0).then(|| KeyValue::new(port, i64::from(end.port())));
+    address.into_iter().chain(port)
 }
 
 fn process(flow: &Flow) -> impl Iterator<Item = KeyValue> {

@@ -272,3 +272,41 @@ fn interim_span_is_marked_and_has_only_interim_attributes() {
         .filter(|name| of_whole.contains_key(name));
     assert_eq!(shared.collect::<Vec<_>>(), Vec::<String>::new());
 }
+
+/// An attempt of which the kernel shows no more than that it failed, as inet_diag may, and one that failed before it had an address.
+#[test]
+fn end_that_is_not_known_has_no_attributes() {
+    for (local, peer, expected) in [
+        (
+            "0.0.0.0:0",
+            "10.0.0.2:8080",
+            &["network.peer", "server"][..],
+        ),
+        ("10.0.0.1:41000", "0.0.0.0:0", &["client", "network.local"]),
+        ("[::]:0", "[::]:0", &[]),
+        (
+            "10.0.0.1:41000",
+            "10.0.0.2:8080",
+            &["client", "network.local", "network.peer", "server"],
+        ),
+    ] {
+        let flow = Flow {
+            local: local.parse().expect("an address"),
+            peer: peer.parse().expect("an address"),
+            ..flow(Role::Client)
+        };
+        let all = values(&made(&flow, TraceParent::Never));
+        for part in ["address", "port"] {
+            let ends = all
+                .keys()
+                .filter_map(|key| key.strip_suffix(part)?.strip_suffix('.'));
+            assert_eq!(ends.collect::<Vec<_>>(), expected, "{local} {peer}");
+        }
+    }
+    let disconnected = Flow {
+        local: "0.0.0.0:41000".parse().expect("an address"),
+        ..flow(Role::Client)
+    };
+    let all = values(&made(&disconnected, TraceParent::Never));
+    assert!(!all.contains_key("client.address") && all.contains_key("client.port"));
+}
