@@ -265,24 +265,20 @@ impl Flow {
     fn of(span: &Span, container: &Option<(String, String)>) -> Self {
         let mut attributes = texts(&span.attributes);
         attributes.extend(container.clone());
+        // An attempt's ends may not be known.
         let address = |end: &str| {
-            let ip: Option<IpAddr> = attributes
-                .get(&format!("network.{end}.address"))
-                .map(|ip| ip.parse().unwrap());
-            ip.map(|ip| {
-                SocketAddr::new(
-                    ip,
-                    attributes[&format!("network.{end}.port")].parse().unwrap(),
-                )
-            })
+            let of = |part| attributes.get(&format!("network.{end}.{part}"));
+            SocketAddr::new(
+                of("address").map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ip| ip.parse().unwrap()),
+                of("port").map_or(0, |port| port.parse().unwrap()),
+            )
         };
         let is_interim = attributes.contains_key("flowcar.tcp.is_interim");
         let of = if is_interim { "interim.bytes" } else { "bytes" };
         let count = |what| attributes[&format!("flowcar.tcp.{of}.{what}")].parse();
         Self {
-            local: address("local")
-                .unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)),
-            peer: address("peer").unwrap(),
+            local: address("local"),
+            peer: address("peer"),
             sent: count("sent").unwrap(),
             received: count("received").unwrap(),
             trace_id: span.trace_id.clone(),
