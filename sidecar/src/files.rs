@@ -35,6 +35,19 @@ type Stamp = Option<(u64, u64, u64, i64, i64)>;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stamps(Vec<Stamp>);
 
+/// A file of /proc of a few lines, in one read: the kernel writes it anew for each read from its start. Reading up to its end takes several.
+///
+/// # Errors
+/// It cannot be read, is no text, or may be longer than `N` bytes.
+pub fn read_short<const N: usize>(path: impl AsRef<Path>) -> io::Result<String> {
+    let mut buffer = [0; N];
+    let length = fs::File::open(path)?.read(&mut buffer)?;
+    if length == N {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    String::from_utf8(buffer[..length].to_vec()).map_err(io::Error::other)
+}
+
 // === impl FileError ===
 
 impl FileError {
@@ -147,6 +160,15 @@ pub fn read(path: &Path, most: u64) -> Result<Vec<u8>, FileError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn short_file_is_read_whole_or_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&file, "1234567").unwrap();
+        assert_eq!(read_short::<8>(&file).unwrap(), "1234567");
+        let refused = read_short::<7>(&file).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::FileTooLarge);
+    }
 
     #[test]
     fn key_is_not_shown_as_a_path() {

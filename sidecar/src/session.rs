@@ -184,7 +184,7 @@ impl Session {
         let first = self
             .drains
             .next()
-            .min(self.sample.next)
+            .min(self.sample.latest())
             .min(self.report.next);
         tokio::select! {
             ended = ended(&mut self.exporter) => return Err(ended),
@@ -223,7 +223,8 @@ impl Session {
     /// Sleeps once nothing has come for some time, and until something comes.
     fn pace(&mut self, now: Instant) {
         let is_busy = self.follower.take_activity() || self.more;
-        match self.drains.drained(is_busy, now) {
+        let is_quiet = self.follower.is_namespace_quiet();
+        match self.drains.drained(is_busy, is_quiet, now) {
             Pace::Same => {}
             Pace::Awake => self.follower.awake(),
             Pace::Sleep if self.follower.sleep() => {}
@@ -521,6 +522,11 @@ impl Times {
         }
     }
 
+    /// Until when it can wait for something else that is to be done: a fifth of its period. An own wake-up costs more than it.
+    fn latest(&self) -> Instant {
+        self.next + self.period / 5
+    }
+
     /// Whether it is to be done now: then the next time is one of those to come.
     fn is_due(&mut self, now: Instant) -> bool {
         let is_due = self.next <= now;
@@ -552,5 +558,6 @@ mod tests {
             assert_eq!(times.is_due(at(now)), is_due, "{now}");
             assert_eq!(times.next, at(next), "{now}");
         }
+        assert_eq!(times.latest(), at(6_300), "it can wait for a drain");
     }
 }

@@ -104,7 +104,7 @@ impl Sidecar {
         usage::cpu(self.id())
     }
 
-    /// Its resident memory, bytes. Its ring buffer is counted twice in it, because it is mapped twice.
+    /// Its resident memory, bytes.
     ///
     /// # Errors
     /// It has exited.

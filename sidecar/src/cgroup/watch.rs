@@ -13,8 +13,11 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::{clock, files::Notices};
 
-/// The interval of checks, beside those after inotify events. Where there are such events, a check is made with what wakes flowcar anyway.
+/// The interval of checks where there are no inotify events.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The same where there are, beside those after an event: with what wakes flowcar anyway.
+const WATCHED_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A change of the cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +59,7 @@ impl Watch {
         Self::watching(path, followed, above.ok())
     }
 
-    /// The same for a cgroup that flowcar itself is below, as a pod's is: it is not removed before flowcar ends. A second of delay is
+    /// The same for a cgroup that flowcar itself is below, as a pod's is: it is not removed before flowcar ends. Some seconds of delay are
     /// enough, and no inotify instance is taken: a user has 128 on a node (`fs.inotify.max_user_instances`), and the flowcars of all pods
     /// run as root.
     ///
@@ -103,8 +106,7 @@ impl Watch {
             {
                 return change;
             }
-            let is_watched = self.above.as_ref().is_some_and(Above::is_watching);
-            let needs_timer = !is_watched && !self.is_beside_other_work;
+            let needs_timer = !self.is_watched() && !self.is_beside_other_work;
             tokio::select! {
                 _ = self.recheck.tick(), if needs_timer => {}
                 () = came(self.above.as_ref()) => {}
@@ -115,7 +117,17 @@ impl Watch {
 
     fn is_due(&self) -> bool {
         let age = self.checked.map(|checked| clock::now() - checked);
-        age.is_none_or(|age| age >= CHECK_INTERVAL)
+        let interval = if self.is_watched() {
+            WATCHED_INTERVAL
+        } else {
+            CHECK_INTERVAL
+        };
+        age.is_none_or(|age| age >= interval)
+    }
+
+    /// Whether events show changes.
+    fn is_watched(&self) -> bool {
+        self.above.as_ref().is_some_and(Above::is_watching)
     }
 
     /// Gives a change. Until it is answered the path is checked with each call.

@@ -476,6 +476,11 @@ impl Flows {
         self.room.bound(&mut self.table, &mut self.series)
     }
 
+    /// Whether nothing by which closes are judged is counted in the network namespace.
+    pub(super) const fn is_namespace_quiet(&self) -> bool {
+        self.readings.is_quiet()
+    }
+
     /// A dump begins.
     pub(super) fn dump_begins(&mut self) {
         self.counted = [self.readings.now().into(), self.counted[0]];

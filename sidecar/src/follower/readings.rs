@@ -12,6 +12,9 @@ pub(super) struct Readings {
     /// None where `/proc` does not show them.
     counters: Option<NamespaceCounters>,
     of_turn: Option<NamespaceReading>,
+    /// The last one that was compared with the one before it, and whether both had the same counts.
+    compared: Option<NamespaceReading>,
+    is_quiet: bool,
 }
 
 impl Readings {
@@ -23,6 +26,8 @@ impl Readings {
         Self {
             counters: counters.ok(),
             of_turn: None,
+            compared: None,
+            is_quiet: false,
         }
     }
 
@@ -40,6 +45,58 @@ impl Readings {
     /// A reading of now.
     pub(super) fn now(&mut self) -> NamespaceReading {
         let counters = self.counters.as_mut();
-        counters.map_or_else(NamespaceReading::none, NamespaceCounters::read)
+        let reading = counters.map_or_else(NamespaceReading::none, NamespaceCounters::read);
+        self.compare(reading);
+        reading
+    }
+
+    /// Whether nothing was counted from one reading to the next: then an older one serves as well.
+    pub(super) const fn is_quiet(&self) -> bool {
+        self.is_quiet
+    }
+
+    /// Two in one moment show nothing, unless they differ.
+    fn compare(&mut self, reading: NamespaceReading) {
+        let before = self.compared;
+        let is_same = before.is_some_and(|before| before.has_same_counts(&reading));
+        let is_apart = before.is_some_and(|of| reading.from.since_ns(of.from) >= EVERY_NS);
+        if is_apart || !is_same {
+            self.is_quiet = is_same;
+            self.compared = Some(reading);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{flow::Monotonic, source::namespace_counts::Counts};
+
+    #[test]
+    fn namespace_is_quiet_while_readings_that_are_apart_are_the_same() {
+        let mut readings = Readings::new();
+        for (ms, resets_sent, is_quiet) in [
+            (0, 1, false),
+            (100, 1, false),
+            (1_000, 1, true),
+            (1_001, 2, false),
+            (1_002, 2, false),
+            (2_000, 2, true),
+            (4_600, 2, true),
+            (7_200, 3, false),
+        ] {
+            let at = Monotonic(ms * 1_000_000);
+            readings.compare(NamespaceReading {
+                from: at,
+                to: at,
+                counts: Some(Counts {
+                    aborted_by_timer: 0,
+                    resets_sent,
+                    timewait_overflows: 0,
+                }),
+                of_attempts: None,
+            });
+            assert_eq!(readings.is_quiet(), is_quiet, "{ms}");
+        }
     }
 }

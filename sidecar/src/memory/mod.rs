@@ -10,10 +10,11 @@ use nix::unistd::{SysconfVar, sysconf};
 
 pub use self::budget::Budget;
 use self::unmodified::unmodified;
+use crate::files::read_short;
 
 /// Resident memory, bytes; 0 where there is no /proc. The second field of statm (proc_pid_statm(5)), in pages.
 pub fn resident() -> u64 {
-    let pages = fs::read_to_string("/proc/self/statm")
+    let pages = read_short::<256>("/proc/self/statm")
         .ok()
         .and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok());
     let page = sysconf(SysconfVar::PAGE_SIZE)

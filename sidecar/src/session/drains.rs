@@ -1,4 +1,4 @@
-//! When what the kernel has sent is taken in: ten times a second while records come, and about once a second while none does. Pure.
+//! When what the kernel has sent is taken in: ten times a second while records come, and once in one second or in three while none does. Pure.
 
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,10 @@ const AWAKE: Duration = Duration::from_millis(100);
 /// judged, are read then, too: the older they are, the more of them are of other sockets. While records come they are read once a second
 /// by a drain, so that they are as old as this at most.
 const ASLEEP: Duration = Duration::from_millis(1_100);
+
+/// The same while those counts stay as they are, as in most pods: the older reading has no counts of other sockets either. With reports
+/// every ten seconds, three drains lie between two of them, and one has the samples asked for.
+const ASLEEP_IN_QUIET: Duration = Duration::from_millis(2_600);
 
 /// Drains in a row that take nothing in before the kernel is to wake flowcar.
 const EMPTY: u32 = 5;
@@ -52,11 +56,16 @@ impl Drains {
         self.empty > EMPTY
     }
 
-    /// Notes a drain at this time, and whether it took anything in or something waits.
-    pub(super) fn drained(&mut self, is_busy: bool, now: Instant) -> Pace {
+    /// Notes a drain at this time, whether it took anything in or something waits, and whether the namespace's counts stay as they are.
+    pub(super) fn drained(&mut self, is_busy: bool, is_quiet: bool, now: Instant) -> Pace {
         let was = self.empty;
         self.empty = if is_busy { 0 } else { (was + 1).min(EMPTY + 1) };
-        self.next = now + if self.is_asleep() { ASLEEP } else { AWAKE };
+        self.next = now
+            + match (self.is_asleep(), is_quiet) {
+                (false, _) => AWAKE,
+                (true, false) => ASLEEP,
+                (true, true) => ASLEEP_IN_QUIET,
+            };
         match self.empty {
             0 if was >= EMPTY => Pace::Awake,
             EMPTY if was < EMPTY => Pace::Sleep,
@@ -90,11 +99,12 @@ mod tests {
     fn sleep_follows_empty_drains_and_ends_with_a_record() {
         let began = clock::now();
         let mut drains = Drains::new(began);
-        let mut drained = |is_busy| {
+        let mut drained_in = |is_busy, is_quiet| {
             let at = drains.next();
-            let pace = drains.drained(is_busy, at);
+            let pace = drains.drained(is_busy, is_quiet, at);
             (pace, drains.next() - at)
         };
+        let mut drained = |is_busy| drained_in(is_busy, false);
         for _ in 0..2 {
             for _ in 1..EMPTY {
                 assert_eq!(drained(false), (Pace::Same, AWAKE));
@@ -114,6 +124,9 @@ mod tests {
             assert_eq!(drained(false), (Pace::Same, AWAKE));
         }
         assert_eq!(drained(false), (Pace::Sleep, AWAKE));
+        assert_eq!(drained_in(false, true), (Pace::Same, ASLEEP_IN_QUIET));
+        assert_eq!(drained_in(false, false), (Pace::Same, ASLEEP));
+        assert_eq!(drained_in(true, true), (Pace::Awake, AWAKE));
     }
 
     #[test]
@@ -122,7 +135,7 @@ mod tests {
         let mut drains = Drains::new(began);
         assert!(!drains.woken(began), "the ring fills up");
         for _ in 0..=EMPTY {
-            drains.drained(false, drains.next());
+            drains.drained(false, false, drains.next());
         }
         let now = drains.next() - ASLEEP / 2;
         assert!(drains.woken(now));
@@ -130,7 +143,7 @@ mod tests {
         assert!(!drains.woken(now));
         // A drain that is due earlier stays.
         for _ in 0..=EMPTY {
-            drains.drained(false, drains.next());
+            drains.drained(false, false, drains.next());
         }
         let due = drains.next();
         assert!(drains.woken(due - AWAKE / 2));

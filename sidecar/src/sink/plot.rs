@@ -49,9 +49,9 @@ impl From<&HistogramDataPoint> for Plot {
 }
 
 impl Plot {
-    /// The minimum, if the point has it.
-    pub(super) const fn min(&self) -> Option<f64> {
-        self.min
+    /// The minimum: the point's own, else that of its buckets.
+    pub(super) fn min(&self) -> Option<f64> {
+        self.min.or_else(|| self.quantile(0.0))
     }
 
     /// The `q`-quantile: by geometric interpolation in its bucket, and between the extremes where known.
@@ -128,5 +128,15 @@ mod tests {
         assert!((1.0..=2.0).contains(&median), "{median}");
         assert_eq!(plot.quantile(1.0), Some(8.0 * 2.0));
         assert_eq!(explicit(&[0, 0]).quantile(0.5), None);
+    }
+
+    #[test]
+    fn minimum_lies_in_the_first_bucket_that_counts() {
+        let mut plot = explicit(&[0, 0, 10, 0, 1, 0]);
+        let least = plot.min().expect("a minimum");
+        assert!((2.0..=4.0).contains(&least), "{least}");
+        assert_eq!(explicit(&[0, 0]).min(), None);
+        plot.min = Some(3.9);
+        assert_eq!(plot.min(), Some(3.9));
     }
 }

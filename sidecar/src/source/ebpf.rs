@@ -4,7 +4,7 @@ use std::{cell::Cell, fs::File, io, os::unix::fs::MetadataExt as _, path::Path};
 
 use aya::{
     Ebpf,
-    maps::{Array, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, Map, MapData, MapError, PerCpuArray},
 };
 use flowcar_shared::counter::{COUNTERS, Counter};
 use tokio::io::unix::AsyncFd;
@@ -20,6 +20,7 @@ use super::{
         CALLBACKS, attach_binds, attach_calls, attach_names, attach_programs, load,
         log_earlier_calls, log_unobserved_binds, log_unobserved_calls, log_unobserved_names,
     },
+    ring::{self, Ring},
     turn::{Allowance, Turn},
 };
 use crate::{
@@ -35,15 +36,12 @@ const USERSPACE: &str = ".bss";
 /// after the turn's clock was asked for the last time, as they are decided together.
 const SHORT_TURN: u32 = 128 << 10;
 
-/// Bytes of the header in front of each record (`BPF_RINGBUF_HDR_SZ`, include/uapi/linux/bpf.h).
-const RECORD_HEADER: usize = 8;
-
 /// The attached programs. Dropping it detaches them: their link is held by this process alone.
 pub struct EbpfSource {
     programs: Ebpf,
     options: Options,
     generations: Generations,
-    ring: AsyncFd<RingBuf<MapData>>,
+    ring: AsyncFd<Ring>,
     counters: PerCpuArray<MapData, u64>,
     /// As they were read last.
     last_counters: Cell<[u64; COUNTERS]>,
@@ -205,9 +203,12 @@ impl EbpfSource {
         };
         let (mut taken, mut allowance) = (0, Allowance::of(turn));
         let mut more = false;
-        while let Some(record) = self.ring.get_mut().next() {
-            take(&record);
-            let bytes = RECORD_HEADER + record.len();
+        let ring = self.ring.get_mut();
+        while let Some(length) = ring.next(|record| {
+            take(record);
+            record.len()
+        }) {
+            let bytes = ring::HEADER + length;
             taken += bytes;
             more = taken >= most || allowance.is_spent(bytes);
             if more {
@@ -324,7 +325,11 @@ impl EbpfSource {
         };
         let (ring, counters, userspace) = (take("RECORDS"), take("COUNTERS"), take(USERSPACE));
         let of = |error| AttachError::of("open its maps", error);
-        let ring = RingBuf::try_from(ring).map_err(of)?;
+        let Map::RingBuf(ring) = ring else {
+            unreachable!("sidecar-ebpf/src/maps.rs declares a ring buffer");
+        };
+        let ring = Ring::map(ring, options.ring_bytes as usize);
+        let ring = ring.map_err(|error| of(error.into()))?;
         // SAFETY: the ring owns its descriptor, and the AsyncFd owns the ring for as long as it is registered.
         let ring = unsafe { AsyncFd::register_with_interest(ring, tokio::io::Interest::READABLE) }
             .map_err(|error| AttachError::Poll(error.into()))?;

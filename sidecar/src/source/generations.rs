@@ -20,6 +20,8 @@ use nix::{
     unistd::{AccessFlags, faccessat},
 };
 
+use crate::files::read_short;
+
 /// Removed cgroups that stay attached, at most. Dumps find the closes in an older one.
 const MOST: usize = 64;
 
@@ -103,7 +105,7 @@ impl Links {
             return Attachment::Unknown;
         }
         let is_ours = |(descriptor, program): &(RawFd, u32)| {
-            let text = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).ok()?;
+            let text = read_short::<1_024>(format!("/proc/self/fdinfo/{descriptor}")).ok()?;
             let link = Link::of(&text)?;
             Some(link.cgroup == self.cgroup && link.program == *program)
         };

@@ -10,6 +10,7 @@ pub mod namespace;
 pub mod namespace_counts;
 mod order;
 mod programs;
+mod ring;
 mod turn;
 pub mod verified;
 

@@ -73,6 +73,15 @@ impl NamespaceReading {
             of_attempts: None,
         }
     }
+
+    /// Whether nothing by which closes and attempts are judged was counted between this one and another.
+    pub fn has_same_counts(&self, other: &Self) -> bool {
+        let of_attempts = |of: &Self| {
+            let counts = of.of_attempts;
+            counts.map(|of| (of.icmp, of.icmp6, of.kept, of.failed))
+        };
+        self.counts == other.counts && of_attempts(self) == of_attempts(other)
+    }
 }
 
 // === impl NamespaceCounters ===

@@ -40,19 +40,46 @@ pub(super) fn data(
     temporality: AggregationTemporality,
 ) -> Data {
     let aggregation_temporality = temporality.into();
+    let extremes = |point: &HistogramPoint| match temporality {
+        AggregationTemporality::Cumulative => Extremes::default(),
+        _ => Extremes::of(&point.histogram),
+    };
     match kind {
-        Histograms::Exponential => Data::ExponentialHistogram(ExponentialHistogram {
-            data_points: points.into_iter().map(exponential).collect(),
-            aggregation_temporality,
-        }),
-        Histograms::Explicit => Data::Histogram(ExplicitHistogram {
-            data_points: points.into_iter().map(explicit).collect(),
-            aggregation_temporality,
-        }),
+        Histograms::Exponential => {
+            let point = |of| exponential(extremes(&of), of);
+            Data::ExponentialHistogram(ExponentialHistogram {
+                data_points: points.into_iter().map(point).collect(),
+                aggregation_temporality,
+            })
+        }
+        Histograms::Explicit => {
+            let point = |of| explicit(extremes(&of), of);
+            Data::Histogram(ExplicitHistogram {
+                data_points: points.into_iter().map(point).collect(),
+                aggregation_temporality,
+            })
+        }
     }
 }
 
-fn exponential(point: HistogramPoint) -> ExponentialHistogramDataPoint {
+/// The least and the greatest value of a point, seconds, where it has them. A cumulative point has neither: over a series' life they
+/// stop to change (OpenTelemetry's data model), and its first and last buckets have them to 9 %.
+#[derive(Default)]
+struct Extremes {
+    min: Option<f64>,
+    max: Option<f64>,
+}
+
+impl Extremes {
+    fn of(histogram: &Histogram) -> Self {
+        Self {
+            min: histogram.min_ns().map(seconds),
+            max: histogram.max_ns().map(seconds),
+        }
+    }
+}
+
+fn exponential(extremes: Extremes, point: HistogramPoint) -> ExponentialHistogramDataPoint {
     let histogram = &point.histogram;
     let merged = doublings_to_merge(histogram);
     ExponentialHistogramDataPoint {
@@ -68,8 +95,8 @@ fn exponential(point: HistogramPoint) -> ExponentialHistogramDataPoint {
             0.0
         },
         positive: positive(histogram, merged),
-        min: histogram.min_ns().map(seconds),
-        max: histogram.max_ns().map(seconds),
+        min: extremes.min,
+        max: extremes.max,
         exemplars: point.exemplar.iter().map(Into::into).collect(),
         attributes: point.attributes,
         ..Default::default()
@@ -104,7 +131,7 @@ fn positive(histogram: &Histogram, merged: i32) -> Option<Buckets> {
     })
 }
 
-fn explicit(point: HistogramPoint) -> HistogramDataPoint {
+fn explicit(extremes: Extremes, point: HistogramPoint) -> HistogramDataPoint {
     let histogram = &point.histogram;
     let octave = 1 << SCALE;
     let bounds = EXPLICIT_POWERS.map(|power| boundary_s(f64::from(power * octave)));
@@ -124,8 +151,8 @@ fn explicit(point: HistogramPoint) -> HistogramDataPoint {
         sum: Some(sum_s(histogram)),
         bucket_counts,
         explicit_bounds: bounds.collect(),
-        min: histogram.min_ns().map(seconds),
-        max: histogram.max_ns().map(seconds),
+        min: extremes.min,
+        max: extremes.max,
         exemplars: point.exemplar.iter().map(Into::into).collect(),
         attributes: point.attributes,
         ..Default::default()

@@ -71,6 +71,8 @@ const MOST_LISTENING: usize = 4_096;
 /// Polls sockets.
 pub struct DiagSource {
     requests: Requests,
+    /// Whether the kernel or a sandbox refuses requests for both address families.
+    by_family: bool,
     destroy_events: Option<DestroyEvents>,
     /// Destroy events that came while a dump was read.
     backlog: VecDeque<Message>,
@@ -115,6 +117,7 @@ impl DiagSource {
         let requests = Requests::open().map_err(DiagError::of("request sockets"))?;
         Ok(Self {
             requests,
+            by_family: false,
             destroy_events: None,
             backlog: VecDeque::new(),
             taken: 0,
@@ -254,6 +257,35 @@ impl DiagSource {
         states: StateFlags,
         mut each: impl FnMut(Side, &SocketSnapshot),
     ) -> Result<(), DiagError> {
+        if !self.by_family {
+            let sequence = self.requests.next();
+            let request = wire::dump_both(&states, sequence);
+            let mut is_answered = false;
+            let dumped = self.dump_answer(&request, sequence, |side, observed| {
+                is_answered = true;
+                each(side, observed);
+            });
+            match dumped {
+                Err(error) if !is_answered => {
+                    tracing::debug!(%error, "sockets are requested by address family");
+                    self.by_family = true;
+                }
+                dumped => return dumped,
+            }
+        }
+        wire::FAMILIES.into_iter().try_for_each(|family| {
+            let sequence = self.requests.next();
+            let request = wire::dump(family, states.clone(), sequence);
+            self.dump_answer(&request, sequence, &mut each)
+        })
+    }
+
+    fn dump_answer(
+        &mut self,
+        request: &[u8],
+        sequence: u32,
+        mut each: impl FnMut(Side, &SocketSnapshot),
+    ) -> Result<(), DiagError> {
         let Self {
             requests,
             scope,
@@ -269,31 +301,26 @@ impl DiagSource {
                 .map(|_| ()),
             None => Ok(()),
         };
-        for family in wire::FAMILIES {
-            let sequence = requests.next();
-            let request = wire::dump(family, states.clone(), sequence);
-            let mut refused = None;
-            let each = |message| match message {
-                Message::Socket(observed) => {
-                    each(scope.side(&observed), &observed);
-                    false
-                }
-                Message::Done => true,
-                Message::Refused(errno) => {
-                    refused = Some(io::Error::from_raw_os_error(errno));
-                    true
-                }
-                Message::Malformed => {
-                    counts.malformed += 1;
-                    false
-                }
-            };
-            let asked = requests.ask(&request, sequence, each, &mut between);
-            let asked = asked.and_then(|interrupted| refused.map_or(Ok(interrupted), Err));
-            // An interrupted dump may lack sockets, as any may; a socket that two dumps lack has closed.
-            asked.map_err(DiagError::of("list the sockets"))?;
-        }
-        Ok(())
+        let mut refused = None;
+        let each = |message| match message {
+            Message::Socket(observed) => {
+                each(scope.side(&observed), &observed);
+                false
+            }
+            Message::Done => true,
+            Message::Refused(errno) => {
+                refused = Some(io::Error::from_raw_os_error(errno));
+                true
+            }
+            Message::Malformed => {
+                counts.malformed += 1;
+                false
+            }
+        };
+        let asked = requests.ask(request, sequence, each, &mut between);
+        let asked = asked.and_then(|interrupted| refused.map_or(Ok(interrupted), Err));
+        // An interrupted dump may lack sockets, as any may; a socket that two dumps lack has closed.
+        asked.map(|_| ()).map_err(DiagError::of("list the sockets"))
     }
 
     /// The closed sockets that are `known`, and, if `others`, those that are followed all the same: only their listener still shows their
@@ -452,5 +479,34 @@ impl DiagError {
             true => Self::Descriptors(what),
             false => Self::Netlink { what, error },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// The kernel's answer to one request for both families, and to one for each.
+    #[test]
+    fn sockets_of_both_families_are_listed_by_either_form_of_request() {
+        let listeners = ["127.0.0.1:0", "[::1]:0"].map(|at| TcpListener::bind(at).unwrap());
+        let addresses = listeners.each_ref().map(|of| of.local_addr().unwrap());
+        let listed = |by_family| {
+            let mut source = DiagSource::open(None).unwrap();
+            source.by_family = by_family;
+            source.dump_listeners().unwrap();
+            assert_eq!(source.by_family, by_family);
+            assert_eq!(source.counts.malformed, 0);
+            let listening = source.listening().iter();
+            let ours = listening.filter(|of| addresses.contains(&of.local));
+            let mut ours: Vec<_> = ours.map(|of| (of.local, of.cookie, of.drops)).collect();
+            ours.sort_unstable();
+            ours
+        };
+        let once = listed(false);
+        assert_eq!(once.len(), 2);
+        assert_eq!(once, listed(true));
     }
 }

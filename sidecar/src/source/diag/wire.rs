@@ -46,6 +46,10 @@ pub(super) enum Message {
     Malformed,
 }
 
+/// `TCPDIAG_GETSOCK` (include/uapi/linux/inet_diag.h): the older form of a request, with `struct inet_diag_req`. It has no protocol, and a
+/// dump by it is of both address families.
+const TCPDIAG_GETSOCK: u16 = 18;
+
 /// Both address families' numbers.
 pub(super) const FAMILIES: [u8; 2] = [AF_INET, AF_INET6];
 
@@ -54,22 +58,44 @@ pub(super) fn connections() -> StateFlags {
     StateFlags::all() - StateFlags::LISTEN - StateFlags::TIME_WAIT - StateFlags::CLOSE
 }
 
-/// Requests all sockets of a family in these states; of listeners, also their drops.
+/// Requests all sockets of both families in these states; of listeners, also their drops. The kernel walks its table of connections, which is
+/// that of all network namespaces, once; for each family alone it would walk it twice.
+pub(super) fn dump_both(states: &StateFlags, sequence: u32) -> Vec<u8> {
+    const LENGTH: usize = NETLINK_HEADER + 60;
+    // Behind the extensions there are a socket's id and, last of all, a field without use.
+    const EXTENSIONS: usize = NETLINK_HEADER + 3;
+    const STATES: usize = EXTENSIONS + 1 + 48;
+    let mut bytes = vec![0; LENGTH];
+    let mut header = NetlinkHeader::default();
+    header.length = LENGTH as u32;
+    header.message_type = TCPDIAG_GETSOCK;
+    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    header.sequence_number = sequence;
+    header.emit(&mut bytes);
+    bytes[EXTENSIONS] = extensions(states).bits();
+    bytes[STATES..STATES + 4].copy_from_slice(&states.bits().to_ne_bytes());
+    bytes
+}
+
+fn extensions(states: &StateFlags) -> ExtensionFlags {
+    if *states == StateFlags::LISTEN {
+        ExtensionFlags::INFO | ExtensionFlags::SKMEMINFO
+    } else {
+        ExtensionFlags::INFO
+    }
+}
+
+/// Requests those of one family.
 pub(super) fn dump(family: u8, states: StateFlags, sequence: u32) -> Vec<u8> {
     let socket_id = if family == AF_INET {
         SocketId::new_v4()
     } else {
         SocketId::new_v6()
     };
-    let extensions = if states == StateFlags::LISTEN {
-        ExtensionFlags::INFO | ExtensionFlags::SKMEMINFO
-    } else {
-        ExtensionFlags::INFO
-    };
     let body = InetRequest {
         family,
         protocol: IPPROTO_TCP,
-        extensions,
+        extensions: extensions(&states),
         states,
         socket_id,
     };
@@ -127,7 +153,7 @@ pub(super) fn parse(mut datagram: &[u8], mut each: impl FnMut(u32, Message)) -> 
         let read = match message.message_type() {
             NLMSG_DONE => Message::Done,
             NLMSG_ERROR => Message::Refused(errno(message.payload())),
-            SOCK_DIAG_BY_FAMILY => {
+            SOCK_DIAG_BY_FAMILY | TCPDIAG_GETSOCK => {
                 socket(message.payload()).map_or(Message::Malformed, Message::Socket)
             }
             _ => Message::Malformed,

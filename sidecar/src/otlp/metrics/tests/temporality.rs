@@ -94,3 +94,26 @@ fn delta_of_a_recreated_series_counts_from_zero() {
         BTreeMap::from([("transmit".to_owned(), 150), ("receive".to_owned(), 4096)])
     );
 }
+
+/// Over a series' life the extremes stop to change, so only points of an interval have them.
+#[test]
+fn cumulative_histograms_have_no_extremes() {
+    let extremes = |temporality, histograms| {
+        let options = Options {
+            temporality,
+            histograms,
+            ..PLAIN
+        };
+        match &named(&metrics(&full(), options, None), "flowcar.tcp.rtt").data {
+            Some(Data::ExponentialHistogram(of)) => (of.data_points[0].min, of.data_points[0].max),
+            Some(Data::Histogram(of)) => (of.data_points[0].min, of.data_points[0].max),
+            other => panic!("{other:?}"),
+        }
+    };
+    for histograms in [Histograms::Exponential, Histograms::Explicit] {
+        let of = |temporality| extremes(temporality, histograms);
+        assert_eq!(of(Temporality::Cumulative), (None, None));
+        assert_eq!(of(Temporality::Delta), (Some(0.02), Some(0.02)));
+        assert_eq!(of(Temporality::LowMemory), (Some(0.02), Some(0.02)));
+    }
+}

@@ -85,6 +85,19 @@ fn a_socket_is_read_field_by_field() {
     assert_eq!(observed.role(), flowcar_shared::record::Role::Client);
 }
 
+/// `struct inet_diag_req` behind the header.
+#[test]
+fn a_request_for_both_families_has_states_and_extensions() {
+    let bytes = dump_both(&StateFlags::LISTEN, 7);
+    assert_eq!(bytes.len(), 76);
+    assert_eq!(bytes[..4], 76_u32.to_ne_bytes());
+    assert_eq!(bytes[4..6], TCPDIAG_GETSOCK.to_ne_bytes());
+    assert_eq!(bytes[8..12], 7_u32.to_ne_bytes());
+    assert_eq!(bytes[16..20], [0, 0, 0, 0x42]);
+    assert_eq!(bytes[20..68], [0; 48]);
+    assert_eq!(bytes[68..], [1_u32 << 10, 0].map(u32::to_ne_bytes).concat());
+}
+
 #[test]
 fn a_refusal_names_its_errno() {
     let body = (-libc::ENOENT).to_ne_bytes();
