@@ -34,7 +34,13 @@ impl Attempts {
     pub(super) fn refresh(&mut self, readings: &mut Readings) {
         let now = Anchor::now().monotonic();
         let last = self.judge.last_read();
-        if last.is_none_or(|last| now.since_ns(last) >= EVERY_NS)
+        // An error that an attempt meets inside connect() is counted as it begins, and may be of any that began between two readings.
+        let every = if self.judge.kept_lately(now) {
+            0
+        } else {
+            EVERY_NS
+        };
+        if last.is_none_or(|last| now.since_ns(last) >= every)
             && let Some(counts) = readings.of_turn().of_attempts
         {
             self.judge.read(counts);
@@ -75,7 +81,14 @@ impl Attempts {
             ))
         );
         if by_kernel && is_here != Some(false) {
-            self.judge.failed(record.flow.seen, is_shown);
+            let flow = &record.flow;
+            self.judge.failed(flow.seen, is_shown);
+            // A RST that answers the first SYN leaves no time for another answer.
+            let again = flow.volume.retransmits.syn > 0;
+            if again || flow.outcome == Some(Outcome::Failed(Failure::Timeout)) {
+                let ipv6 = flow.peer.is_ipv6();
+                self.judge.may_have_met(flow.started, flow.seen, ipv6);
+            }
         }
         Some(record)
     }
@@ -85,11 +98,17 @@ impl Attempts {
         self.waiting.len()
     }
 
-    /// Gives those that wait, each with its reason. `now` was read after their records were sent.
-    pub(super) fn settle(&mut self, now: Option<NamespaceCounts>) -> Vec<Record> {
+    /// Whether it depends on sockets that are in no record why those that wait failed. `now` was read after their records were sent.
+    pub(super) fn ask_for_others(&self, now: Option<&NamespaceCounts>) -> bool {
+        now.is_some_and(|now| self.judge.asks_for_others(&self.unanswered(), now))
+    }
+
+    /// Gives those that wait, each with its reason. `now` was read after their records were sent. `others`: whether a socket that is in none
+    /// of the records may have met an ICMP error since.
+    pub(super) fn settle(&mut self, now: Option<NamespaceCounts>, others: bool) -> Vec<Record> {
+        let unanswered = self.unanswered();
         let waiting = std::mem::take(&mut self.waiting);
-        let unanswered: Vec<_> = waiting.iter().map(|(_, unanswered)| *unanswered).collect();
-        let failures = self.judge.judge(&unanswered, now, discards_first);
+        let failures = self.judge.judge(&unanswered, now, others, discards_first);
         let settled = waiting.into_iter().zip(failures);
         settled
             .map(|((mut record, _), failure)| {
@@ -97,5 +116,10 @@ impl Attempts {
                 record
             })
             .collect()
+    }
+
+    fn unanswered(&self) -> Vec<Unanswered> {
+        let waiting = self.waiting.iter();
+        waiting.map(|(_, unanswered)| *unanswered).collect()
     }
 }

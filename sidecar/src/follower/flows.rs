@@ -97,6 +97,14 @@ pub(super) struct Flows {
     pub(super) detached_ns: u64,
 }
 
+/// Whether a socket of the network namespace waits for an answer, or may do so.
+fn any_waits(diag: &mut DiagSource) -> bool {
+    diag.any_waits().unwrap_or_else(|error| {
+        tracing::debug!(%error, "the sockets that wait for an answer cannot be dumped");
+        true
+    })
+}
+
 /// Readings, at most, for the attempts of one turn.
 const ROUNDS_OF_ATTEMPTS: u32 = 4;
 
@@ -199,9 +207,12 @@ impl Flows {
                 break;
             }
             let counts = self.readings.now().of_attempts;
+            // Before the records are taken in: a socket that closes meanwhile is in the one or in the other.
+            let others = self.attempts.ask_for_others(counts.as_ref())
+                && diag.as_deref_mut().is_none_or(any_waits);
             more = self.take_in(source, diag.as_deref_mut(), Turn::Short);
             if self.attempts.waiting() == waiting {
-                self.settle_attempts_by(counts);
+                self.settle_attempts_by(counts, others);
             }
         }
         self.settle_attempts();
@@ -292,12 +303,12 @@ impl Flows {
     fn settle_attempts(&mut self) {
         if self.attempts.waiting() > 0 {
             let counts = self.readings.now().of_attempts;
-            self.settle_attempts_by(counts);
+            self.settle_attempts_by(counts, true);
         }
     }
 
-    fn settle_attempts_by(&mut self, counts: Option<NamespaceCounts>) {
-        for record in self.attempts.settle(counts) {
+    fn settle_attempts_by(&mut self, counts: Option<NamespaceCounts>, others: bool) {
+        for record in self.attempts.settle(counts, others) {
             self.apply(Event::Record(record));
         }
     }

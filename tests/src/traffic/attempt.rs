@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsFd, AsRawFd},
     time::Duration,
 };
@@ -40,6 +40,9 @@ pub struct AttemptPlan {
     /// How long to wait for an answer, milliseconds
     #[arg(long, default_value_t = 100)]
     pub patience: u64,
+    /// Wait in connect(), as a socket does that blocks
+    #[arg(long)]
+    pub block: bool,
     /// TCP_SYNCNT: how often to send the SYN again
     #[arg(long)]
     pub syn_retries: Option<libc::c_int>,
@@ -74,13 +77,15 @@ pub fn attempt(
             set(&socket, option, value)?;
         }
     }
+    if plan.block {
+        return blocking(&socket, plan.target, under_way);
+    }
     socket.set_nonblocking(true)?;
     match socket.connect(&plan.target.into()) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
         _ => {}
     }
-    let local = socket.local_addr()?.as_socket();
-    let local = local.ok_or_else(|| io::Error::other("no address of IP"))?;
+    let local = local_addr(&socket)?;
     under_way(local)?;
     let patience = match plan.give_up {
         GiveUp::Never => None,
@@ -94,6 +99,31 @@ pub fn attempt(
         None
     };
     Ok(Attempted { local, errno })
+}
+
+/// The kernel chooses the port before `connect()`.
+fn blocking(
+    socket: &Socket,
+    target: SocketAddr,
+    under_way: impl FnOnce(SocketAddr) -> io::Result<()>,
+) -> io::Result<Attempted> {
+    let anywhere = match target {
+        SocketAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+    };
+    socket.bind(&SocketAddr::new(anywhere, 0).into())?;
+    let local = local_addr(socket)?;
+    under_way(local)?;
+    let error = socket.connect(&target.into()).err();
+    Ok(Attempted {
+        local,
+        errno: Some(error.and_then(|error| error.raw_os_error()).unwrap_or(0)),
+    })
+}
+
+fn local_addr(socket: &Socket) -> io::Result<SocketAddr> {
+    let local = socket.local_addr()?.as_socket();
+    local.ok_or_else(|| io::Error::other("no address of IP"))
 }
 
 fn answered(socket: &Socket, patience: Option<Duration>) -> io::Result<bool> {

@@ -1,6 +1,7 @@
 //! How attempts and connections end, by a table of all that can end them, in every mode.
 
 mod at_once;
+mod pairs;
 mod resets;
 mod rows;
 mod ways;

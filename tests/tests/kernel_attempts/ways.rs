@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
-    process::{Child, ChildStdout, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
 };
 
 use flowcar_tests::{
@@ -23,12 +23,23 @@ pub(crate) struct Attempting {
 impl Attempting {
     /// Starts it, and waits until its SYN is sent.
     pub(crate) fn start(pod: &TestPod, target: SocketAddr, arguments: &[&str]) -> Self {
+        let program = traffic::program().unwrap();
+        let command = pod.command(program.to_str().unwrap()).unwrap();
+        Self::start_by(command, target, arguments)
+    }
+
+    /// The same in the pod's network namespace, and not in its cgroup.
+    pub(crate) fn start_beside(pod: &TestPod, target: SocketAddr, arguments: &[&str]) -> Self {
+        let program = traffic::program().unwrap();
+        let command = pod.netns().command(program.to_str().unwrap()).unwrap();
+        Self::start_by(command, target, arguments)
+    }
+
+    fn start_by(mut command: Command, target: SocketAddr, arguments: &[&str]) -> Self {
         #[derive(Deserialize)]
         struct UnderWay {
             local: SocketAddr,
         }
-        let program = traffic::program().unwrap();
-        let mut command = pod.command(program.to_str().unwrap()).unwrap();
         command.arg("attempt").arg(target.to_string());
         let mut child = command
             .args(arguments)

@@ -1,4 +1,4 @@
-//! Resolvers' clients as they are: glibc by curl, musl, and Go, each in a mount namespace with its own `/etc/resolv.conf`.
+//! Resolvers' clients as they are: glibc by curl, musl, Go, and Java, each in a mount namespace with its own `/etc/resolv.conf`.
 
 use std::{
     fs,
@@ -39,6 +39,17 @@ func main() {
 }
 "#;
 
+/// Java starts a single source file by itself.
+const JAVA: &str = r#"
+import java.net.Socket;
+
+class Main {
+    public static void main(String[] arguments) throws Exception {
+        new Socket(arguments[0], Integer.parseInt(arguments[1])).close();
+    }
+}
+"#;
+
 #[test]
 fn clients_of_resolvers_are_understood() {
     if !can_run() || !require_program("curl") || !require_program("unshare") {
@@ -65,6 +76,11 @@ fn clients_of_resolvers_are_understood() {
         compiled(directory.path(), "go", "main.go", GO, &["go", "build"])
             .map(|program| (program, "w23.example")),
     );
+    let java = directory.path().join("Main.java");
+    if require_program("java") {
+        fs::write(&java, JAVA).unwrap();
+        clients.push(("java".to_owned(), "w24.example"));
+    }
     for (program, name) in &clients {
         let mut client = pod.pod.command("unshare").unwrap();
         let script = r#"mount --bind "$0" /etc/resolv.conf && exec "$@""#;
@@ -84,6 +100,7 @@ fn clients_of_resolvers_are_understood() {
             ]);
         } else {
             client
+                .args((program == "java").then_some(&java))
                 .args([name, port.as_str()])
                 .env("GODEBUG", "netdns=go");
         }

@@ -5,132 +5,138 @@ use std::collections::VecDeque;
 use super::NamespaceCounts;
 use crate::flow::Monotonic;
 
-/// An ICMP error that ends an attempt is counted so much earlier at most, unless its CPU was taken away in between.
+/// An ICMP error is counted so long before the attempt ends that it ends, or after the attempt begins that keeps it, at most, unless its CPU was
+/// taken away in between.
 pub(super) const SLACK_NS: u64 = 20_000_000;
 
-/// Attempts that end within this time are kept as one.
+/// Attempts whose events are counted within this time are kept as one.
 const TOGETHER_NS: u64 = 1_000_000;
 
 /// What attempts explain is kept for so many times, at most: some 16 s of attempts without a pause.
 const MOST_EXPLAINED: usize = 16_384;
 
-/// What attempts explain, by when they ended.
+/// What attempts explain, by when it was counted.
 #[derive(Debug, Default)]
 pub(super) struct Explained(VecDeque<Part>);
 
-/// What attempts explain that ended from one time to another.
+/// What attempts explain that was counted from one time to another.
 #[derive(Debug)]
 struct Part {
-    from: Monotonic,
-    to: Monotonic,
+    when: Span,
     /// Of attempts whose reason is known.
     known: Events,
     /// The most that attempts may explain whose reason is not.
     possible: Events,
 }
 
+/// When an attempt's event was counted: not before the one time, and by the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Span {
+    from: Monotonic,
+    to: Monotonic,
+}
+
 /// Counted events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Events {
-    icmp: u64,
-    icmp6: u64,
-    pub(super) kept: u64,
+    /// ICMP errors of IPv4 and of IPv6.
+    icmp: [u64; 2],
+    /// Attempts that the kernel ended.
     pub(super) failed: u64,
 }
 
-/// Counted events that attempts do not explain: at least, and at most.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Unexplained {
+/// Events that attempts explain: at least, and at most.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Bounds {
     pub(super) least: Events,
     pub(super) most: Events,
 }
 
-impl Events {
-    /// An attempt that an ICMP error ended.
-    pub(super) fn ended(ipv6: bool) -> Self {
+impl Span {
+    /// Of an ICMP error that ended an attempt at this time, or of the attempt's failure.
+    pub(super) fn of_end(at: Monotonic) -> Self {
         Self {
-            icmp: u64::from(!ipv6),
-            icmp6: u64::from(ipv6),
-            kept: 0,
-            failed: 1,
+            from: Monotonic(at.0.saturating_sub(SLACK_NS)),
+            to: at,
         }
     }
 
-    /// An attempt whose application received an ICMP error.
-    pub(super) fn received(ipv6: bool) -> Self {
+    /// Of an ICMP error that an attempt kept: the application was inside `connect()`.
+    pub(super) fn of_start(started: Monotonic, ended: Monotonic) -> Self {
         Self {
-            kept: 1,
+            from: started,
+            to: Monotonic(started.0 + SLACK_NS).min(ended).max(started),
+        }
+    }
+
+    /// Whether these counts have nothing of it.
+    pub(super) const fn is_after(&self, counts: &NamespaceCounts) -> bool {
+        counts.at.0 <= self.from.0
+    }
+
+    /// Whether these counts have all of it.
+    pub(super) const fn is_in(&self, counts: &NamespaceCounts) -> bool {
+        self.to.0 <= counts.begun.0
+    }
+}
+
+impl Events {
+    /// An ICMP error.
+    pub(super) fn error(ipv6: bool) -> Self {
+        Self {
+            icmp: [u64::from(!ipv6), u64::from(ipv6)],
             failed: 0,
-            ..Self::ended(ipv6)
+        }
+    }
+
+    /// An attempt that an ICMP error ended.
+    pub(super) fn ended(ipv6: bool) -> Self {
+        Self {
+            failed: 1,
+            ..Self::error(ipv6)
         }
     }
 
     pub(super) const fn failed() -> Self {
         Self {
-            icmp: 0,
-            icmp6: 0,
-            kept: 0,
+            icmp: [0; 2],
             failed: 1,
         }
     }
 
     pub(super) const fn icmp_of(&self, ipv6: bool) -> u64 {
-        if ipv6 { self.icmp6 } else { self.icmp }
+        let [v4, v6] = self.icmp;
+        if ipv6 { v6 } else { v4 }
     }
 
-    fn combined(self, other: Self, with: fn(u64, u64) -> u64) -> Self {
-        Self {
-            icmp: with(self.icmp, other.icmp),
-            icmp6: with(self.icmp6, other.icmp6),
-            kept: with(self.kept, other.kept),
-            failed: with(self.failed, other.failed),
-        }
+    /// ICMP errors of both families.
+    pub(super) const fn errors(&self) -> u64 {
+        let [v4, v6] = self.icmp;
+        v4 + v6
     }
 
     fn add(&mut self, other: Self) {
-        *self = self.combined(other, u64::saturating_add);
-    }
-
-    fn less(self, other: Self) -> Self {
-        self.combined(other, u64::saturating_sub)
-    }
-}
-
-impl NamespaceCounts {
-    const fn events(&self) -> Events {
-        Events {
-            icmp: self.icmp,
-            icmp6: self.icmp6,
-            kept: self.kept,
-            failed: self.failed,
+        for (to, from) in self.icmp.iter_mut().zip(other.icmp) {
+            *to += from;
         }
-    }
-
-    /// Whether these counts have nothing of what ended at this time, or later.
-    pub(super) const fn is_before(&self, at: Monotonic) -> bool {
-        self.at.0 + SLACK_NS <= at.0
-    }
-
-    /// Whether they have all that ended by this time.
-    const fn has(&self, at: Monotonic) -> bool {
-        at.0 <= self.begun.0
-    }
-}
-
-impl Part {
-    /// Whether a reading may have been made between the count of an attempt and its end.
-    const fn is_uncertain_in(&self, counts: &NamespaceCounts) -> bool {
-        !counts.has(self.to) && !counts.is_before(self.from)
+        self.failed += other.failed;
     }
 }
 
 impl Explained {
-    /// Adds what attempts explain that ended at this time: what is certain, and what is possible.
-    pub(super) fn add(&mut self, at: Monotonic, known: Events, possible: Events) {
+    /// Adds what an attempt explains that was counted at this time: what is certain, and what is possible.
+    pub(super) fn add(&mut self, when: Span, known: Events, possible: Events) {
+        if known == Events::default() && possible == Events::default() {
+            return;
+        }
         let newest = self.0.back_mut();
-        let together = |of: &&mut Part| at >= of.from && at.since_ns(of.from) <= TOGETHER_NS;
+        let together = |of: &&mut Part| {
+            when.from >= of.when.from
+                && when.to >= of.when.to
+                && when.from.since_ns(of.when.from) <= TOGETHER_NS
+        };
         if let Some(newest) = newest.filter(together) {
-            newest.to = newest.to.max(at);
+            newest.when.to = when.to;
             newest.known.add(known);
             newest.possible.add(possible);
             return;
@@ -139,8 +145,7 @@ impl Explained {
             self.0.pop_front();
         }
         self.0.push_back(Part {
-            from: at,
-            to: at,
+            when,
             known,
             possible,
         });
@@ -148,35 +153,28 @@ impl Explained {
 
     /// Forgets what every later reading has, too.
     pub(super) fn forget(&mut self, oldest: &NamespaceCounts) {
-        self.0.retain(|part| !oldest.has(part.to));
+        self.0.retain(|part| !part.when.is_in(oldest));
     }
 
-    /// Whether an attempt ended a moment after this reading was made, or while it was.
+    /// Whether these counts may have a part of what attempts explain and not all.
     pub(super) fn is_uncertain_in(&self, counts: &NamespaceCounts) -> bool {
-        self.0.iter().any(|part| part.is_uncertain_in(counts))
+        let mut parts = self.0.iter();
+        parts.any(|part| !part.when.is_in(counts) && !part.when.is_after(counts))
     }
 
-    /// Counts from a reading to `now`, less those that attempts explain.
-    pub(super) fn unexplained(
-        &self,
-        before: &NamespaceCounts,
-        now: &NamespaceCounts,
-    ) -> Unexplained {
-        let counted = now.events().less(before.events());
-        let (mut certain, mut possible) = (Events::default(), Events::default());
+    /// What attempts explain of the counts from a reading to another.
+    pub(super) fn between(&self, before: &NamespaceCounts, now: &NamespaceCounts) -> Bounds {
+        let mut bounds = Bounds::default();
         for part in &self.0 {
-            if before.has(part.to) || now.is_before(part.from) {
+            if part.when.is_in(before) || part.when.is_after(now) {
                 continue;
             }
-            possible.add(part.known);
-            possible.add(part.possible);
-            if before.is_before(part.from) && now.has(part.to) {
-                certain.add(part.known);
+            bounds.most.add(part.known);
+            bounds.most.add(part.possible);
+            if part.when.is_after(before) && part.when.is_in(now) {
+                bounds.least.add(part.known);
             }
         }
-        Unexplained {
-            least: counted.less(possible),
-            most: counted.less(certain),
-        }
+        bounds
     }
 }

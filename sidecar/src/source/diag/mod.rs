@@ -68,6 +68,9 @@ pub enum DiagError {
 /// The most listeners whose cgroups are kept.
 const MOST_LISTENING: usize = 4_096;
 
+/// The most sockets of which it is asked whether any waits for an answer.
+const MOST_WAITING: u64 = 4_096;
+
 /// Polls sockets.
 pub struct DiagSource {
     requests: Requests,
@@ -225,6 +228,20 @@ impl DiagSource {
         }
         self.listeners = listeners;
         dumped
+    }
+
+    /// Whether any socket of the network namespace waits for an answer to its first SYN, or has waited in vain for one to what it has sent
+    /// since. Also where that cannot be known cheaply.
+    ///
+    /// # Errors
+    /// [`DiagError::Netlink`], [`DiagError::Descriptors`].
+    pub fn any_waits(&mut self) -> Result<bool, DiagError> {
+        if self.counts.sockets.values().sum::<u64>() > MOST_WAITING {
+            return Ok(true);
+        }
+        let mut any = false;
+        self.dump_states(wire::connections(), |_, observed| any |= waits(observed))?;
+        Ok(any)
     }
 
     /// The followed listeners of the last dump.
@@ -443,6 +460,16 @@ impl DiagSource {
     /// What the source counts of its own work.
     pub const fn counts(&self) -> &Counts {
         &self.counts
+    }
+}
+
+/// Whether a socket waits for an answer to its first SYN, or has waited in vain for one to what it has sent since.
+fn waits(observed: &SocketSnapshot) -> bool {
+    let retransmits = observed.info.map_or(0, |info| info.retransmits);
+    if observed.state == State::SynSent {
+        retransmits == 0
+    } else {
+        observed.unacknowledged > 0 && retransmits > 0
     }
 }
 
