@@ -182,7 +182,7 @@ fn attempt_without_a_syn_is_local_and_has_no_length() {
         (Monotonic(1_000), Monotonic(1_000))
     );
     assert_eq!(flow.connect_ns(), None);
-    assert!(flow.is_unaddressed());
+    assert_eq!(flow.local.port(), 0);
     assert_eq!(flow.server(), Some(flow.peer));
 }
 
