@@ -234,38 +234,38 @@ fn both(pod: &TestPod, rejected: &Rejected, other: &Other, order: Order) -> Vec<
     };
     let begin = || Attempting::start(pod, at(other.port), other.arguments);
     let pause = |ms| thread::sleep(Duration::from_millis(ms));
-    let (mut its, second, left) = match order {
+    let (mut ending, one_rejected, left) = match order {
         Order::Second(after) => {
-            let its = begin();
+            let ending = begin();
             pause(after);
-            (its, reject(), LASTS - after)
+            (ending, reject(), LASTS - after)
         }
         Order::First(after) => {
-            let second = reject();
+            let one_rejected = reject();
             pause(after);
-            (begin(), second, LASTS)
+            (begin(), one_rejected, LASTS)
         }
     };
     let what = format!("{} beside one {}", other.what, rejected.what);
-    let locals = (its.local.port(), second.local.port());
+    let locals = (ending.local.port(), one_rejected.local.port());
     let mut reasons = vec![other.reason, "_OTHER"];
     match other.by {
         By::Itself => {}
         By::Kill => {
             pause(left);
-            its.kill();
+            ending.kill();
         }
         By::Destroy => {
             pause(left);
-            if !its.destroy(pod) {
+            if !ending.destroy(pod) {
                 lacks("SOCK_DESTROY");
-                its.kill();
+                ending.kill();
             }
         }
     }
-    let received = its.finish().and_then(|attempted| attempted.errno);
+    let received = ending.finish().and_then(|attempted| attempted.errno);
     assert!(received == other.errno || other.by == By::Destroy, "{what}");
-    let received = second.finish().unwrap().errno;
+    let received = one_rejected.finish().unwrap().errno;
     let has_error = received == Some(EHOSTUNREACH);
     assert!(
         has_error || rejected.arguments == POLLS && received.is_none(),
