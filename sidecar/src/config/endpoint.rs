@@ -13,6 +13,9 @@ const LONGEST_SOCKET: usize = 107;
 /// practice, and keys have digits.
 const LONGEST_NAME: usize = 32;
 
+/// Words of letters and digits that are as long may be keys.
+const LEAST_KEY: usize = 12;
+
 /// Longer texts are not shown: keys are long.
 const LONGEST_SHOWN: usize = 200;
 
@@ -223,17 +226,36 @@ impl Endpoint {
     }
 }
 
-/// A URL for people: its query, which may be a key, is hidden.
+/// A URL for people: its query, which may be a key, and what may be one in its path are hidden.
 pub(super) fn shown(uri: &Uri, zone: Option<&str>) -> String {
-    let text = uri.to_string();
-    let text = match zone {
-        Some(zone) => text.replacen(']', &format!("%25{zone}]"), 1),
-        None => text,
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let authority = match zone {
+        Some(zone) => authority.replacen(']', &format!("%25{zone}]"), 1),
+        None => authority.to_owned(),
     };
-    match text.split_once('?') {
-        Some((before, _)) => format!("{before}?(hidden)"),
-        None => text,
-    }
+    let scheme = uri.scheme_str().unwrap_or_default();
+    let path = shown_path(uri.path());
+    let query = uri.query().map_or("", |_| "?(hidden)");
+    format!("{scheme}://{authority}{path}{query}")
+}
+
+/// A URL's path for people. Some receivers have a key in it: segments that may be one are hidden, and so are parameters of a segment (RFC
+/// 3986 section 3.3) and what was meant as a user's part.
+pub fn shown_path(path: &str) -> String {
+    let segments = path.split('/').map(|segment| match may_be_secret(segment) {
+        true => "(hidden)",
+        false => segment,
+    });
+    segments.collect::<Vec<_>>().join("/")
+}
+
+fn may_be_secret(segment: &str) -> bool {
+    let is_one_word = !segment.contains(['-', '_', '.']);
+    let is_mixed = segment.contains(|c: char| c.is_ascii_digit())
+        && segment.contains(|c: char| c.is_ascii_alphabetic());
+    segment.len() > LONGEST_NAME
+        || segment.contains(['@', '=', ';', ','])
+        || (segment.len() >= LEAST_KEY && is_one_word && is_mixed)
 }
 
 /// A text that is to be a URL, for people; hidden as far as it may be a secret.

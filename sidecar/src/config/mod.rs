@@ -25,6 +25,7 @@ use crate::series::{PeerLabel, SeriesLabels};
 pub use choices::{
     Histograms, LogFormat, SelfMetricsLevel, SourceChoice, Temporality, TraceParent,
 };
+pub use endpoint::shown_path;
 pub use error::{ConfigError, ConfigErrors, Notice};
 pub use headers::Headers;
 pub use proxy::Proxy;

@@ -2,6 +2,8 @@
 
 use http::{HeaderMap, header::LOCATION};
 
+use crate::config::shown_path;
+
 /// Whether an HTTP status is a redirect (RFC 9110 section 15.4).
 pub(super) const fn is_redirect(status: u16) -> bool {
     matches!(status, 301 | 302 | 303 | 307 | 308)
@@ -32,7 +34,7 @@ fn hide(url: &str) -> String {
         Some(at) => format!("(hidden){}", &authority[at..]),
         None => authority.to_owned(),
     };
-    format!("{scheme}{authority}{path}{query}")
+    format!("{scheme}{authority}{}{query}", shown_path(path))
 }
 
 #[cfg(test)]
@@ -56,6 +58,10 @@ mod tests {
             (
                 "https://o.example/login?token=s3cret&b=c",
                 "https://o.example/login?(hidden)",
+            ),
+            (
+                "https://o.example/v1;s=s3cret/x",
+                "https://o.example/(hidden)/x",
             ),
             ("https://o.example/#s3cret", "https://o.example/?(hidden)"),
             (

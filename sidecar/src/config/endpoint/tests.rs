@@ -235,6 +235,33 @@ fn without_a_scheme_grpc_is_https() {
 }
 
 #[test]
+fn key_in_a_path_is_not_shown() {
+    for (text, expected) in [
+        ("http://c:4318", "http://c:4318/"),
+        ("http://c/base/v1/metrics", "http://c/base/v1/metrics"),
+        ("http://c/otlp-http_2/v1", "http://c/otlp-http_2/v1"),
+        (
+            "http://c/api/v1/namespaces/o/services/c:4318/proxy",
+            "http://c/api/v1/namespaces/o/services/c:4318/proxy",
+        ),
+        ("http://c/user:s3cret@x", "http://c/(hidden)"),
+        ("http://c/v1/s3cr3tK3yZq9Xw", "http://c/v1/(hidden)"),
+        (
+            "http://c/key=s3cret/v1?a=b",
+            "http://c/(hidden)/v1?(hidden)",
+        ),
+        ("http://c/v1;jsessionid=s3cret", "http://c/(hidden)"),
+        (
+            "http://c/b5f6a2d0-94a1-4d5b-9c6f-0f8a7c1e2d3b",
+            "http://c/(hidden)",
+        ),
+    ] {
+        let endpoint = read(text, Protocol::HttpProtobuf).expect(text);
+        assert_eq!(shown(&endpoint.uri, None), expected);
+    }
+}
+
+#[test]
 fn possible_secret_is_not_shown() {
     for (text, expected) in [
         ("ftp://collector:4317/base", "ftp://collector:4317/base"),
