@@ -6,7 +6,7 @@
 
 use std::{
     cell::Cell,
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     fs, io,
     num::NonZeroU64,
     os::unix::fs::{DirEntryExt as _, MetadataExt as _},
@@ -24,8 +24,14 @@ const MOST_KNOWN: usize = 16_384;
 /// The most directories that are watched.
 const MOST_WATCHED: usize = 2_048;
 
-/// The tree is read as a whole so seldom for cgroups that are not in it.
+/// The tree is read as a whole so seldom for cgroups that are not in it,
 const WALK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// and takes so little of the time, whoever makes many cgroups in it: one part in this many.
+const WALK_SHARE: u32 = 20;
+
+/// New directories that are read in one turn, at some 30 us each.
+const MOST_READS: usize = 256;
 
 /// Why the container of a flow is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,7 +69,11 @@ pub struct Containers {
     /// Cgroups that were not in the tree when it was read as a whole, and no directory was made since.
     missing: HashSet<u64>,
     watched: Option<Watched>,
+    /// Directories that were made, and are not read yet.
+    made: VecDeque<(PathBuf, Option<ContainerId>)>,
     walked: Option<Instant>,
+    /// How long that took.
+    walk_took: Duration,
     unresolved: BTreeMap<&'static str, u64>,
 }
 
@@ -88,7 +98,9 @@ impl Containers {
             most: MOST_KNOWN,
             missing: HashSet::new(),
             watched,
+            made: VecDeque::new(),
             walked: None,
+            walk_took: Duration::ZERO,
             unresolved: BTreeMap::new(),
         };
         this.walk_all();
@@ -97,15 +109,18 @@ impl Containers {
 
     /// Waits until a directory was made or removed; for ever where that is not seen.
     pub async fn changed(&self) {
+        if !self.made.is_empty() {
+            return;
+        }
         match &self.watched {
             Some(watched) => watched.came().await,
             None => std::future::pending().await,
         }
     }
 
-    /// Reads the directories that were made.
+    /// Reads the directories that were made, or some of them if they are many.
     pub fn take_notices(&mut self) {
-        if self.watched.as_ref().is_some_and(|of| of.is_due.get()) {
+        if !self.made.is_empty() || self.watched.as_ref().is_some_and(|of| of.is_due.get()) {
             self.read_notices();
         }
     }
@@ -121,7 +136,8 @@ impl Containers {
         let Some(root) = self.root.clone() else {
             return;
         };
-        self.walked = Some(clock::now());
+        let began = clock::now();
+        self.walked = Some(began);
         let Ok(id) = fs::metadata(&root).map(|found| found.ino()) else {
             return;
         };
@@ -130,6 +146,7 @@ impl Containers {
         }
         let container = container_of(&root);
         self.walk(root, id, container);
+        self.walk_took = began.elapsed();
     }
 
     /// The container of a cgroup. Where it is not known, that is counted.
@@ -157,7 +174,8 @@ impl Containers {
             return Ok(known.clone());
         }
         self.read_notices();
-        let is_due = |walked: Instant| walked.elapsed() >= WALK_INTERVAL;
+        let seldom = WALK_INTERVAL.max(self.walk_took * WALK_SHARE);
+        let is_due = |walked: Instant| walked.elapsed() >= seldom;
         let is_new = !self.known.contains_key(&id) && !self.missing.contains(&id);
         if is_new && self.walked.is_none_or(is_due) {
             self.walk_all();
@@ -200,11 +218,15 @@ impl Containers {
     }
 
     fn read_notices(&mut self) {
-        let made = self.watched.as_mut().map(Watched::read).unwrap_or_default();
-        if !made.is_empty() {
-            self.missing.clear();
+        if self.made.is_empty() {
+            let made = self.watched.as_mut().map(Watched::read);
+            self.made = made.unwrap_or_default().into();
+            if !self.made.is_empty() {
+                self.missing.clear();
+            }
         }
-        for (path, container) in made {
+        let most = self.made.len().min(MOST_READS);
+        for (path, container) in self.made.drain(..most).collect::<Vec<_>>() {
             // Gone already: only its name was seen.
             if let Ok(found) = fs::symlink_metadata(&path) {
                 self.walk(path, found.ino(), container);
@@ -345,6 +367,45 @@ mod tests {
         assert_eq!(containers.of(None), None);
         let expected = BTreeMap::from([("no_cgroup", 1), ("not_in_tree", 1)]);
         assert_eq!(*containers.unresolved(), expected);
+    }
+
+    #[tokio::test]
+    async fn many_new_directories_are_read_in_several_turns() {
+        let root = tempfile::tempdir().expect("a directory");
+        let mut containers = Containers::below(Some(root.path()));
+        let count = 2 * MOST_READS + 10;
+        for number in 0..count {
+            fs::create_dir(root.path().join(format!("docker-{number:064x}.scope")))
+                .expect("a directory");
+        }
+        for expected in [MOST_READS, 2 * MOST_READS, count] {
+            containers.changed().await;
+            containers.take_notices();
+            // The root is one.
+            assert_eq!(containers.known.len(), 1 + expected);
+        }
+        let last = fs::metadata(root.path().join(format!("docker-{:064x}.scope", count - 1)));
+        let last = NonZeroU64::new(last.expect("there").ino());
+        assert!(containers.of(last).is_some());
+    }
+
+    /// Reading a large tree takes a twentieth of the time at most.
+    #[tokio::test]
+    async fn tree_that_takes_long_to_read_is_read_more_seldom() {
+        let root = tempfile::tempdir().expect("a directory");
+        let mut containers = Containers::below(Some(root.path()));
+        let of = |containers: &mut Containers, id| {
+            let before = containers.walked;
+            containers.of(NonZeroU64::new(id));
+            containers.walked != before
+        };
+        let ago = |ms| clock::now().checked_sub(Duration::from_millis(ms));
+        for (took_ms, ago_ms, is_read) in [(0, 0, false), (0, 300, true), (1_000, 300, false)] {
+            containers.walk_took = Duration::from_millis(took_ms);
+            containers.walked = ago(ago_ms);
+            let id = u64::MAX - took_ms - ago_ms;
+            assert_eq!(of(&mut containers, id), is_read, "{took_ms} {ago_ms}");
+        }
     }
 
     #[tokio::test]
