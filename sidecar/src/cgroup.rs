@@ -33,7 +33,7 @@ pub enum CgroupError {
     },
     /// The path is on another file system.
     #[error(
-        "{path} is not on a cgroup2 file system; give the directory of a cgroup2 cgroup, one below {mount}"
+        "{path} is no directory on a cgroup2 file system; give the directory of a cgroup2 cgroup, one below {mount}"
     )]
     NotCgroup2 {
         /// The path as given.

@@ -255,14 +255,14 @@ fn quoted_messages_are_in_the_sources() {
 fn quotes_are_compared_with_their_placeholders() {
     let patterns = [
         pattern("the task that exports {signal} ended unexpectedly"),
-        pattern("{path} is not on a cgroup2 file system"),
+        pattern("{path} is no directory on a cgroup2 file system"),
         pattern("a {{brace}} is \n   one"),
     ];
     for (piece, is_there) in [
         ("the task that exports metrics ended unexpectedly", true),
         ("that exports metrics ended", true),
         ("ended unexpectedly", true),
-        ("is not on a cgroup2 file system", true),
+        ("is no directory on a cgroup2 file system", true),
         ("a {brace} is one", true),
         ("the task that exports metrics ended", true),
         ("the task that sends metrics ended unexpectedly", false),
