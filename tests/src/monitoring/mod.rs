@@ -81,13 +81,26 @@ pub fn names(query: &str) -> Vec<String> {
     found
 }
 
-/// Whether Prometheus has a series or a label of this name by flowcar's table.
+/// Series and labels of kube-state-metrics, and labels that are made of these.
+const OF_KUBE_STATE: [&str; 8] = [
+    "kube_node_labels",
+    "kube_pod_info",
+    "kube_pod_status_phase",
+    "label_topology_kubernetes_io_zone",
+    "host_network",
+    "pod_ip",
+    "peer_zone",
+    "zone",
+];
+
+/// Whether Prometheus has a series or a label of this name by flowcar's table, or by kube-state-metrics.
 pub fn known_name(name: &str) -> bool {
     let is_label = ATTRIBUTES
         .iter()
         .any(|(attribute, ..)| attribute.replace(['.', '-'], "_") == name);
     is_label
         || PROMOTED.contains(&name)
+        || OF_KUBE_STATE.contains(&name)
         || METRICS
             .iter()
             .any(|metric| series_name(metric.name, metric.unit, metric.kind) == name)

@@ -60,6 +60,16 @@ fn server() -> SeriesKey {
     }
 }
 
+/// Clients of the pod by their address, as with FLOWCAR_PEER=address.
+fn client_of_server() -> SeriesKey {
+    SeriesKey::Flows {
+        container: None,
+        role: Role::Server,
+        peer: Peer::Address([10, 1, 2, 9].into()),
+        server_port: Some(80),
+    }
+}
+
 fn record(histogram: &mut Histogram, millis: u64, count: u64) {
     for _ in 0..count {
         histogram.record(millis * 1_000_000);
@@ -81,7 +91,7 @@ impl Pod {
             at_unix_ns: start,
             series: keys
                 .into_iter()
-                .chain([server()])
+                .chain([server(), client_of_server()])
                 .map(|key| (key, series.clone()))
                 .collect(),
             dropped: Default::default(),
@@ -133,6 +143,8 @@ impl Pod {
         to_pool.bytes_sent += seconds * (1_000_000 + grown * 50_000);
         to_pool.live = 200 + leaked;
         to_pool.opened = 200 + leaked;
+        let to_client = self.snapshot.series.get_mut(&client_of_server());
+        to_client.expect("the series").bytes_sent += 2_000 * seconds;
         if is_last {
             let to_pod = self.snapshot.series.get_mut(&server());
             Self::serve(to_pod.expect("the series"), self.served);
@@ -236,6 +248,7 @@ fn send(endpoint: &str, pod: &str, reports: &[Snapshot]) {
         ("FLOWCAR_POD_NAME", pod),
         ("FLOWCAR_POD_UID", pod),
         ("FLOWCAR_POD_NAMESPACE", "shop"),
+        ("FLOWCAR_NODE_NAME", "node-a"),
         ("FLOWCAR_SELF_METRICS", "detailed"),
     ];
     export("web", &settings, async |start| {
@@ -251,6 +264,54 @@ fn send(endpoint: &str, pod: &str, reports: &[Snapshot]) {
             );
         }
     });
+}
+
+/// What kube-state-metrics has of two nodes in two zones, of the client's pod on one of them, and of a job's pod that had its address before.
+fn send_zones(prometheus: &Prometheus) {
+    let now = Anchor::now();
+    let now = now.unix_ns(now.monotonic()).to_string();
+    let one = |name: &str, labels: &[(&str, &str)]| {
+        let attributes: Vec<_> = labels
+            .iter()
+            .map(|(key, value)| json!({"key": key, "value": {"stringValue": value}}))
+            .collect();
+        let point = json!({"timeUnixNano": now, "asInt": "1", "attributes": attributes});
+        json!({"name": name, "gauge": {"dataPoints": [point]}})
+    };
+    let node = |name, zone| {
+        let labels = [("node", name), ("label_topology_kubernetes_io_zone", zone)];
+        one("kube_node_labels", &labels)
+    };
+    let pod = |name, node| {
+        let labels = [
+            ("namespace", "shop"),
+            ("pod", name),
+            ("node", node),
+            ("pod_ip", "10.1.2.9"),
+            ("host_network", "false"),
+        ];
+        one("kube_pod_info", &labels)
+    };
+    let phase = |name, phase| {
+        let labels = [("namespace", "shop"), ("pod", name), ("phase", phase)];
+        one("kube_pod_status_phase", &labels)
+    };
+    let metrics = [
+        node("node-a", "zone-a"),
+        node("node-b", "zone-b"),
+        pod("job", "node-a"),
+        phase("job", "Succeeded"),
+        pod("client", "node-b"),
+        phase("client", "Running"),
+    ];
+    let request = json!({"resourceMetrics": [{"scopeMetrics": [{"metrics": metrics}]}]});
+    let path = "/api/v1/otlp/v1/metrics";
+    let body = request.to_string().into_bytes();
+    let reply = prometheus
+        .client()
+        .send("POST", path, "application/json", body);
+    let reply = reply.expect("Prometheus answers");
+    assert_eq!(reply.status, 200, "{reply:?}");
 }
 
 /// Prometheus with the rules, and the folder that they are in.
@@ -305,6 +366,7 @@ impl Monitor {
         }
         let endpoint = monitor.prometheus.otlp_endpoint();
         send(&endpoint, "web-1", &reports);
+        send_zones(&monitor.prometheus);
         if is_faulty {
             let mut ended = Pod::new(false);
             ended.advance(ended.now - 20 * MINUTE);
@@ -363,7 +425,7 @@ const ALERTS: [(&str, &str, f64); 15] = [
 
 /// The questions of docs/questions.md, with what they show of the faulty pod: a label's value, and the value.
 #[rustfmt::skip]
-const QUESTIONS: [(&str, &str, f64); 20] = [
+const QUESTIONS: [(&str, &str, f64); 21] = [
     ("Which peer is slow?", "10.1.2.3", 0.2),
     ("Is it the network or the server?", "10.1.2.3", 0.4),
     ("Is it slower than an hour ago?", "10.1.2.3", 16.0),
@@ -380,6 +442,7 @@ const QUESTIONS: [(&str, &str, f64); 20] = [
     ("Do connections leak?", "client", 11_500.0),
     ("Is the load even?", "web-1", 1.0),
     ("Who sends the most?", "10.1.2.5", 1_000_000.0 + 48.0 * 50_000.0),
+    ("What crosses zones?", "zone-b", 2_000.0),
     ("Are the figures complete?", "ring_full", 1_450.0),
     ("Does every sidecar deliver?", "shop", 1.0),
     ("How much CPU does flowcar use?", "web-1", 0.001),
