@@ -36,14 +36,29 @@ use crate::{
 /// An IPv4 address is asked for. Always answers 1: the call goes on.
 #[cgroup_sock_addr(connect4)]
 pub(crate) fn flowcar_connect4(context: SockAddrContext) -> i32 {
-    Call(context.sock_addr).observe::<false>();
+    Call(context.sock_addr).observe::<false, false>();
     1
 }
 
 /// An IPv6 address is asked for, or a v4-mapped one. Always answers 1.
 #[cgroup_sock_addr(connect6)]
 pub(crate) fn flowcar_connect6(context: SockAddrContext) -> i32 {
-    Call(context.sock_addr).observe::<true>();
+    Call(context.sock_addr).observe::<true, false>();
+    1
+}
+
+/// The same for a userspace in a PID namespace of its own, on kernels that name its processes (6.10): loaded instead of the others, for the
+/// same reason as the callbacks of newer kernels.
+#[cgroup_sock_addr(connect4)]
+pub(crate) fn flowcar_connect4_own(context: SockAddrContext) -> i32 {
+    Call(context.sock_addr).observe::<false, true>();
+    1
+}
+
+/// As above.
+#[cgroup_sock_addr(connect6)]
+pub(crate) fn flowcar_connect6_own(context: SockAddrContext) -> i32 {
+    Call(context.sock_addr).observe::<true, true>();
     1
 }
 
@@ -55,7 +70,7 @@ struct Call(*mut bpf_sock_addr);
 
 impl Call {
     #[inline(always)]
-    fn observe<const V6: bool>(self) {
+    fn observe<const V6: bool, const OWN: bool>(self) {
         // SAFETY: the verifier has proven the context pointer; the field is UAPI.
         let protocol = unsafe { (&raw const (*self.0).protocol).read_volatile() };
         if protocol != TCP {
@@ -68,9 +83,9 @@ impl Call {
             short_flow.ask(self.port(), self.family());
             self.address::<V6>(short_flow.asked_address());
             short_flow.call(origin);
-            origin.called(now);
+            origin.called::<OWN>(now);
         } else {
-            self.keep_in_storage::<V6>();
+            self.keep_in_storage::<V6, OWN>();
         }
     }
 
@@ -107,7 +122,7 @@ impl Call {
 
     #[cold]
     #[inline(never)]
-    fn keep_in_storage<const V6: bool>(self) {
+    fn keep_in_storage<const V6: bool, const OWN: bool>(self) {
         self.forget_stored();
         let sk = self.sk();
         if sk.is_null() {
@@ -126,7 +141,7 @@ impl Call {
         flow.peer_port = self.port();
         flow.family = self.family();
         self.address::<V6>((&raw mut flow.peer_addr).cast());
-        origin.called(now);
+        origin.called::<OWN>(now);
     }
 
     #[inline(always)]

@@ -65,7 +65,7 @@ impl Ctx {
         /// This end's port, host byte order.
         local_port: u32,
         segs_in: u32,
-        /// Enabled callbacks.
+        /// Callbacks that are enabled.
         bpf_sock_ops_cb_flags: u32,
         /// The TCP flags of the segment whose header is shown (since 5.10).
         skb_tcp_flags: u32,

@@ -85,9 +85,10 @@ impl Origin {
     }
 
     /// A process calls `connect()`. Reports one that was not seen lately at once: what it is called can be read only while it runs. Two
-    /// processes of one entry that take turns are reported a thousand times a second at most.
+    /// processes of one entry that take turns are reported a thousand times a second at most. `OWN`: with their numbers in userspace's PID
+    /// namespace.
     #[inline(always)]
-    pub(crate) fn called(self, now: u64) {
+    pub(crate) fn called<const OWN: bool>(self, now: u64) {
         if !maps::reports_callers() {
             return;
         }
@@ -109,20 +110,22 @@ impl Origin {
                 tgid: self.tgid,
                 reported: time,
             }
-            report_caller(self.cgroup, self.tgid, now);
+            report_caller::<OWN>(self.cgroup, self.tgid, now);
         }
     }
 }
 
 #[cold]
 #[inline(never)]
-fn report_caller(cgroup: u64, tgid: u32, now: u64) {
+fn report_caller<const OWN: bool>(cgroup: u64, tgid: u32, now: u64) {
     let origin = Origin { cgroup, tgid };
-    report_without_address(CALLER, 0, origin, own_tgid(), now, FORCE_WAKEUP);
+    let own_tgid = if OWN { own_tgid() } else { 0 };
+    report_without_address(CALLER, 0, origin, own_tgid, now, FORCE_WAKEUP);
 }
 
 /// The current process in userspace's PID namespace; 0 where it is of another one, or userspace does not ask. Kernels that tell callbacks
-/// who calls have the helper (6.10): userspace asks no others.
+/// who calls have the helper (6.10). Programs that others load must not have it, not even unreachably: without CAP_PERFMON verifiers check
+/// that, too.
 #[inline(always)]
 fn own_tgid() -> u32 {
     let (device, inode) = maps::userspace_pidns();

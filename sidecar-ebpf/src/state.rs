@@ -169,13 +169,9 @@ fn close_flags(ctx: Ctx, old: u32, before: u16, mark: &Mark, closing: &Closing) 
 fn after_fin_wait2(ctx: Ctx, (all, with_data): (u16, u16), before: u16, closing: &Closing) -> u16 {
     let received = closing.received_since(ctx);
     if before & flag::FIN_SEEN != 0 && all == 0 && received != 0 {
-        // The last segment has the FIN, and what it has was taken in.
+        // The last segment has the FIN, and what it has was taken in. Without such a segment the FIN may have come all the same: before its
+        // time, while headers were not shown yet.
         return flag::ORDERLY | flag::FIN_RECEIVED;
-    }
-    let shown = ctx.bpf_sock_ops_cb_flags() & BPF_SOCK_OPS_PARSE_ALL_HDR_OPT_CB_FLAG != 0;
-    if shown && before & flag::FIN_SEEN == 0 && all != 0 {
-        // None of the segments since has a FIN: one of them is a RST, or a timer or the application ended it.
-        return 0;
     }
     // The segment that acknowledged our FIN may have carried payload, too; it is not among those since.
     if with_data != 0 || received > 1 {

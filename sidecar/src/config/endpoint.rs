@@ -91,7 +91,7 @@ pub(super) fn endpoint(
     }
     let authority = split(authority).map_err(|wrong| ParseError::new(wrong, example()))?;
     if !text.contains("://") {
-        if authority.port.is_none() && !authority.is_v6 && may_be_key(authority.host) {
+        if authority.port.is_none() && !authority.is_v6 && host_may_be_key(authority.host) {
             return Err(ParseError::new(
                 "has neither a scheme nor a port",
                 example(),
@@ -284,6 +284,12 @@ pub(super) fn shown_text(text: &str) -> String {
         return hidden.to_owned();
     }
     format!("{before}{end}")
+}
+
+/// Whether a host without a scheme and a port may be a key: a part of it is long, or it is one word of letters and digits.
+fn host_may_be_key(host: &str) -> bool {
+    host.split('.').any(|label| label.len() > LONGEST_NAME)
+        || (!host.contains('.') && may_be_secret(host))
 }
 
 /// Whether a text without a scheme and a port may be a key: it is long, or has no dot and a digit.

@@ -72,7 +72,7 @@ pub struct Containers {
     /// Directories that were made, and are not read yet.
     made: VecDeque<(PathBuf, Option<ContainerId>)>,
     walked: Option<Instant>,
-    /// How long that took.
+    /// The CPU time that it took.
     walk_took: Duration,
     unresolved: BTreeMap<&'static str, u64>,
 }
@@ -136,8 +136,8 @@ impl Containers {
         let Some(root) = self.root.clone() else {
             return;
         };
-        let began = clock::now();
-        self.walked = Some(began);
+        let began = clock::thread_cpu_time();
+        self.walked = Some(clock::now());
         let Ok(id) = fs::metadata(&root).map(|found| found.ino()) else {
             return;
         };
@@ -146,7 +146,7 @@ impl Containers {
         }
         let container = container_of(&root);
         self.walk(root, id, container);
-        self.walk_took = began.elapsed();
+        self.walk_took = clock::thread_cpu_time().saturating_sub(began);
     }
 
     /// The container of a cgroup. Where it is not known, that is counted.

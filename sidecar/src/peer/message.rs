@@ -4,7 +4,7 @@ use std::{collections::HashMap, net::IpAddr, time::Duration};
 
 use hickory_proto::{
     op::{Header, MessageType, OpCode, Query, ResponseCode},
-    rr::{DNSClass, RData, Record, RecordType, rdata},
+    rr::{DNSClass, Name, RData, Record, RecordType, rdata},
     serialize::binary::{BinDecodable as _, BinDecoder, DecodeError},
 };
 
@@ -17,6 +17,9 @@ const MOST_ALIASES: usize = 32;
 /// Labels of names that are read of an answer: some microseconds for a hundred. A Kubernetes service of a thousand addresses has fewer; an
 /// answer by TCP has room for half a million.
 const MOST_LABELS: usize = 8_192;
+
+/// The most labels of a name (RFC 1035 section 2.3.4).
+const MOST_LABELS_OF_A_NAME: usize = 127;
 
 /// What a message is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,7 +113,14 @@ impl Records<'_> {
                 return Ok((records, false));
             }
             let record = Record::read(&mut self.decoder)?;
-            labels += record.name.iter().count().max(1);
+            let of = |name: &Name| name.iter().count().max(1);
+            let owner = of(&record.name);
+            labels += match &record.data {
+                RData::A(_) | RData::AAAA(_) => owner,
+                RData::CNAME(rdata::CNAME(to)) => owner + of(to),
+                // There may be names in it.
+                _ => owner + 2 * MOST_LABELS_OF_A_NAME,
+            };
             records.push(record);
         }
         Ok((records, true))
@@ -165,7 +175,7 @@ fn addresses(asked: &Question, records: &[Record]) -> Vec<(IpAddr, Duration)> {
 
 /// In lower case, because some resolvers' clients mix cases against forgery, and without the dot at its end. What is no letter, digit or
 /// punctuation is escaped (RFC 4343 section 2.1). `None` for the root.
-fn text(name: &hickory_proto::rr::Name) -> Option<String> {
+fn text(name: &Name) -> Option<String> {
     let mut text = name.to_ascii();
     text.make_ascii_lowercase();
     if text.ends_with('.') {

@@ -52,6 +52,8 @@ struct Writer {
     file: Arc<Mutex<CheckpointFile>>,
     /// A write that takes longer.
     writing: Option<oneshot::Receiver<()>>,
+    /// The newest checkpoint that was not written meanwhile.
+    skipped: Option<Arc<ReportCheckpoint>>,
 }
 
 // === impl Checkpoints ===
@@ -66,6 +68,7 @@ impl Checkpoints {
         let writer = Writer {
             file: Arc::new(Mutex::new(file)),
             writing: None,
+            skipped: None,
         };
         let work = write_acknowledged(unwritten.clone(), progress.clone(), writer);
         Self {
@@ -104,6 +107,7 @@ async fn write_acknowledged(
             writer.write(Arc::new(checkpoint)).await;
         }
     }
+    writer.finish().await;
 }
 
 // === impl Unwritten ===
@@ -132,8 +136,10 @@ impl Writer {
             tracing::warn!(
                 "the checkpoint is not written: an earlier write to FLOWCAR_STATE_DIR has not returned"
             );
+            self.skipped = Some(checkpoint);
             return;
         }
+        self.skipped = None;
         let (done, mut written) = oneshot::channel();
         let (file, of_thread) = (Arc::clone(&self.file), Arc::clone(&checkpoint));
         let work = move || {
@@ -148,6 +154,20 @@ impl Writer {
         }
         let in_time = timeout(WAIT, &mut written).await.is_ok();
         self.writing = (!in_time).then_some(written);
+    }
+
+    /// Waits for a write that takes long, and for that of the newest checkpoint, which it may have held up.
+    async fn finish(&mut self) {
+        if let Some(writing) = self.writing.take() {
+            // The thread has ended, whatever it sent.
+            let _ = writing.await;
+        }
+        if let Some(checkpoint) = self.skipped.take() {
+            self.write(checkpoint).await;
+        }
+        if let Some(writing) = self.writing.take() {
+            let _ = writing.await;
+        }
     }
 }
 

@@ -107,10 +107,10 @@ impl EbpfSource {
         } = self;
         let mut links = attach_programs(programs, directory, id, *options, callbacks)?;
         if *observes_calls {
-            match attach_calls(programs, links.directory()) {
+            match attach_calls(programs, links.directory(), *options) {
                 Ok(calls) => {
                     links.add_calls(calls);
-                    log_earlier_calls(programs, links.directory());
+                    log_earlier_calls(programs, links.directory(), *options);
                 }
                 Err(error) => {
                     log_unobserved_calls(&error);
@@ -328,7 +328,9 @@ impl EbpfSource {
         let Map::RingBuf(ring) = ring else {
             unreachable!("sidecar-ebpf/src/maps.rs declares a ring buffer");
         };
-        let ring = Ring::map(ring, options.ring_bytes as usize);
+        // As large as it is: whole pages, which may be of 64 KiB.
+        let ring_bytes = ring.info().map_err(of)?.max_entries();
+        let ring = Ring::map(ring, ring_bytes as usize);
         let ring = ring.map_err(|error| of(error.into()))?;
         // SAFETY: the ring owns its descriptor, and the AsyncFd owns the ring for as long as it is registered.
         let ring = unsafe { AsyncFd::register_with_interest(ring, tokio::io::Interest::READABLE) }
@@ -336,6 +338,7 @@ impl EbpfSource {
         Ok(Self {
             programs,
             options: Options {
+                ring_bytes,
                 names: options.names && names.is_ok(),
                 ..options
             },

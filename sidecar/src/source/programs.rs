@@ -56,6 +56,18 @@ impl From<&Config> for Options {
     }
 }
 
+// === impl Options ===
+
+impl Options {
+    /// The programs for `connect()`, and their hooks.
+    const fn calls(self) -> [(&'static str, u32); 2] {
+        match self.callers {
+            Some(ProcNumbers::Own(_)) => CALLS_OF_OWN,
+            Some(ProcNumbers::Initial) | None => CALLS,
+        }
+    }
+}
+
 /// The capabilities that loading and attaching need (kernel/bpf/syscall.c).
 const NEEDED: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN];
 
@@ -86,6 +98,8 @@ const NAMES: [(&str, CgroupSkbAttachType); 2] = [
 const RELEASE: &str = "flowcar_sock_release";
 /// The programs for `connect()`, and their hooks: BPF_CGROUP_INET4_CONNECT and BPF_CGROUP_INET6_CONNECT (include/uapi/linux/bpf.h).
 const CALLS: [(&str, u32); 2] = [("flowcar_connect4", 10), ("flowcar_connect6", 11)];
+/// The same in a PID namespace of its own, for kernels that name its processes (6.10).
+const CALLS_OF_OWN: [(&str, u32); 2] = [("flowcar_connect4_own", 10), ("flowcar_connect6_own", 11)];
 /// The programs for bound sockets.
 const BINDS: [&str; 2] = ["flowcar_post_bind4", "flowcar_post_bind6"];
 /// The callbacks: one program for kernels that tell them who calls (6.10), one for kernels that return a socket's network namespace
@@ -102,7 +116,7 @@ pub(super) fn load(options: Options) -> Result<Loaded, AttachError> {
     let mut programs = prepare(options, netns)?;
     let callbacks = load_callbacks(&mut programs, netns, options.origins)?;
     if matches!(options.callers, Some(ProcNumbers::Own(_))) && callbacks != CALLBACKS[0] {
-        // The kernel has no such helper for these programs before it tells callbacks who calls.
+        // The kernel names no processes of a PID namespace for these programs before it tells callbacks who calls.
         return load(Options {
             callers: None,
             ..options
@@ -116,7 +130,7 @@ pub(super) fn load(options: Options) -> Result<Loaded, AttachError> {
             .load()
             .map_err(|error| AttachError::of("load its cgroup_skb program", error))?;
     }
-    let calls = CALLS.into_iter().try_for_each(|(name, _)| {
+    let calls = options.calls().into_iter().try_for_each(|(name, _)| {
         program::<CgroupSockAddr>(&mut programs, name)
             .load()
             .map_err(|error| AttachError::of("load its connect programs", error))
@@ -347,6 +361,7 @@ pub(super) fn attach_names(
 pub(super) fn attach_calls(
     programs: &mut Ebpf,
     cgroup: &File,
+    options: Options,
 ) -> Result<Vec<CgroupSockAddrLink>, AttachError> {
     let attach = |(name, _)| {
         let program = program::<CgroupSockAddr>(programs, name);
@@ -354,22 +369,22 @@ pub(super) fn attach_calls(
         let link = link.and_then(|link| program.take_link(link));
         link.map_err(|error| AttachError::of_attachment("attach its connect programs", error))
     };
-    CALLS.into_iter().map(attach).collect()
+    options.calls().into_iter().map(attach).collect()
 }
 
 /// How many programs at `connect()` run before flowcar's in this cgroup, to which those are attached; `None` where the kernel does not
 /// show it.
-fn earlier_calls(programs: &mut Ebpf, cgroup: &File) -> Option<usize> {
+fn earlier_calls(programs: &mut Ebpf, cgroup: &File, options: Options) -> Option<usize> {
     let before = |(name, hook)| {
         let info = program::<CgroupSockAddr>(programs, name).info().ok()?;
         order::before(cgroup, hook, info.id()).ok()
     };
-    let each: Option<Vec<_>> = CALLS.into_iter().map(before).collect();
+    let each: Option<Vec<_>> = options.calls().into_iter().map(before).collect();
     each?.into_iter().max()
 }
 
-pub(super) fn log_earlier_calls(programs: &mut Ebpf, cgroup: &File) {
-    let earlier = earlier_calls(programs, cgroup).unwrap_or_default();
+pub(super) fn log_earlier_calls(programs: &mut Ebpf, cgroup: &File, options: Options) {
+    let earlier = earlier_calls(programs, cgroup, options).unwrap_or_default();
     if earlier > 0 {
         tracing::warn!(
             programs = earlier,
@@ -428,8 +443,8 @@ impl Loaded {
     pub fn try_calls(mut self, cgroup: &Path) -> Result<Option<usize>, AttachError> {
         self.calls?;
         let directory = open(cgroup)?;
-        let _links = attach_calls(&mut self.programs, &directory)?;
-        Ok(earlier_calls(&mut self.programs, &directory))
+        let _links = attach_calls(&mut self.programs, &directory, self.options)?;
+        Ok(earlier_calls(&mut self.programs, &directory, self.options))
     }
 
     /// Whether the kernel takes the programs for `connect()`.

@@ -219,6 +219,12 @@ fn without_a_scheme_grpc_is_https() {
         ("c", false, "https://c/"),
         ("c/", false, "https://c/"),
         ("c1:4317/", false, "https://c1:4317/"),
+        ("collector2", false, "https://collector2/"),
+        (
+            "otel-collector.observability.svc.cluster.local",
+            false,
+            "https://otel-collector.observability.svc.cluster.local/",
+        ),
         (
             "otlp.eu-west-1.example",
             false,

@@ -140,6 +140,7 @@ async fn hanging_write_is_waited_for_until_the_deadline() {
     let writer = Writer {
         file: Arc::clone(&file),
         writing: None,
+        skipped: None,
     };
     let work = write_acknowledged(unwritten.clone(), receiver.clone(), writer);
     let checkpoints = Checkpoints {
