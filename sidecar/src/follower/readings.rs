@@ -3,7 +3,7 @@
 use crate::source::namespace::{NamespaceCounters, NamespaceReading};
 
 /// The least age of a reading before another is made that nothing needs yet: the older a reading, the more counts of other sockets lie
-/// between it and a close. Less than the second from drain to drain of a flowcar that sleeps.
+/// between it and a close. Less than the time from drain to drain of a flowcar that sleeps.
 pub(super) const EVERY_NS: u64 = 900_000_000;
 
 /// Makes readings.
