@@ -16,7 +16,7 @@ mod kept;
 use std::collections::VecDeque;
 
 use self::{
-    explained::{Events, Explained, Span},
+    explained::{Events, Explained, Interval},
     kept::{Beginning, Met, Windows},
 };
 use super::{Failure, Monotonic};
@@ -102,7 +102,7 @@ impl NamespaceCounts {
 
     /// Whether these counts have nothing of what ended at this time, or later.
     fn is_before(&self, at: Monotonic) -> bool {
-        Span::of_end(at).is_after(self)
+        Interval::of_end(at).is_after(self)
     }
 }
 
@@ -129,8 +129,8 @@ impl Unanswered {
     }
 
     /// When an error that it met inside `connect()` was counted.
-    fn start(&self) -> Span {
-        Span::of_start(self.started, self.at)
+    fn start(&self) -> Interval {
+        Interval::of_start(self.started, self.at)
     }
 
     fn closed_at_once(&self) -> bool {
@@ -177,12 +177,12 @@ impl AttemptJudge {
         } else {
             (Events::default(), Events::failed())
         };
-        self.ends.add(Span::of_end(at), known, possible);
+        self.ends.add(Interval::of_end(at), known, possible);
     }
 
     /// An attempt that ended for a known reason may have met an ICMP error inside `connect()` before.
     pub fn may_have_met(&mut self, started: Monotonic, ended: Monotonic, ipv6: bool) {
-        let start = Span::of_start(started, ended);
+        let start = Interval::of_start(started, ended);
         self.kept.add(start, Events::default(), Events::error(ipv6));
     }
 
@@ -315,7 +315,7 @@ impl AttemptJudge {
             let is_counted = attempt.is_here == Some(true) || failure == Failure::Unreachable;
             (known.failed, possible.failed) = (is_counted.into(), (!is_counted).into());
         }
-        self.ends.add(Span::of_end(attempt.at), known, possible);
+        self.ends.add(Interval::of_end(attempt.at), known, possible);
         let error = Events::error(attempt.ipv6);
         let (known, possible) = match met {
             Met::No => return,

@@ -33,8 +33,19 @@ static TERMINAL: OnceLock<Option<File>> = OnceLock::new();
 /// Lines that this process has lost.
 static LOST: AtomicU64 = AtomicU64::new(0);
 
+/// Whether the last line was taken in part, as by a terminal that nobody reads fast enough.
+static IS_TORN: AtomicBool = AtomicBool::new(false);
+
 /// Whether a status line is on the terminal.
 static HAS_STATUS: AtomicBool = AtomicBool::new(false);
+
+/// How much of a line was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taken {
+    Whole,
+    Part,
+    Nothing,
+}
 
 /// Erases the terminal from the cursor on: the status line, wherever the command's cursor went since.
 const CLEAR: &str = "\x1b[J";
@@ -74,24 +85,36 @@ fn nonblocking(file: BorrowedFd<'_>) -> Option<File> {
 /// Writes a line to standard error if it is taken at once; else counts it as lost. Returns whether it was taken.
 pub(super) fn write_line(line: &[u8]) -> bool {
     clear_status();
+    // What is left of a torn line stands alone.
+    if IS_TORN.load(Ordering::Relaxed) {
+        IS_TORN.store(
+            with(|stderr| take(stderr, b"\n")) != Taken::Whole,
+            Ordering::Relaxed,
+        );
+    }
     let taken = with(|stderr| take(stderr, line));
-    if !taken {
+    if taken == Taken::Part {
+        IS_TORN.store(true, Ordering::Relaxed);
+    }
+    if taken != Taken::Whole {
         LOST.fetch_add(1, Ordering::Relaxed);
     }
-    taken
+    taken == Taken::Whole
 }
 
 /// Draws a status line on the terminal that standard error is, in place of the last one. It is on the line below the cursor's: that one is
 /// the command's, with a prompt, what is typed, or output without a line break. A terminal that takes nothing now has none.
 pub fn draw_status(text: &str) {
-    if with(|stderr| take(stderr, status(text).as_bytes())) {
+    // A part of it is erased as the whole is.
+    if with(|stderr| take(stderr, status(text).as_bytes())) != Taken::Nothing {
         HAS_STATUS.store(true, Ordering::Relaxed);
     }
 }
 
 /// Removes the status line, if there is one. Whatever else is written to the terminal comes after.
 pub fn clear_status() {
-    if HAS_STATUS.load(Ordering::Relaxed) && with(|stderr| take(stderr, CLEAR.as_bytes())) {
+    let has_status = HAS_STATUS.load(Ordering::Relaxed);
+    if has_status && with(|stderr| take(stderr, CLEAR.as_bytes())) == Taken::Whole {
         HAS_STATUS.store(false, Ordering::Relaxed);
     }
 }
@@ -102,20 +125,21 @@ fn status(text: &str) -> String {
 }
 
 /// Writes all of `line`, piece by piece, as long as `file` takes each at once.
-fn take(file: BorrowedFd<'_>, line: &[u8]) -> bool {
+fn take(file: BorrowedFd<'_>, line: &[u8]) -> Taken {
     let mut rest = line;
-    while !rest.is_empty() {
-        if !is_writable(file) {
-            return false;
-        }
+    while !rest.is_empty() && is_writable(file) {
         match write(file, &rest[..rest.len().min(PIECE)]) {
-            Ok(0) => return false,
+            Ok(0) => break,
             Ok(written) => rest = &rest[written..],
             Err(Errno::EINTR) => {}
-            Err(_) => return false,
+            Err(_) => break,
         }
     }
-    true
+    match rest.len() {
+        0 => Taken::Whole,
+        left if left < line.len() => Taken::Part,
+        _ => Taken::Nothing,
+    }
 }
 
 fn is_writable(file: BorrowedFd<'_>) -> bool {
@@ -138,7 +162,7 @@ mod tests {
     fn line_is_written_whole_to_a_pipe_that_is_read() {
         let (reader, writer) = pipe();
         let line = [b'x'; 3 * PIECE + 7];
-        assert!(take(writer.as_fd(), &line));
+        assert_eq!(take(writer.as_fd(), &line), Taken::Whole);
         drop(writer);
         let mut read = Vec::new();
         File::from(reader).read_to_end(&mut read).expect("read");
@@ -150,7 +174,7 @@ mod tests {
         let (_reader, writer) = pipe();
         let line = [b'x'; 100];
         let taken = (0..100_000)
-            .take_while(|_| take(writer.as_fd(), &line))
+            .take_while(|_| take(writer.as_fd(), &line) == Taken::Whole)
             .count();
         // pipe(7): 16 pages, unless the user's pipes are many.
         assert!((1..100_000).contains(&taken), "{taken}");
@@ -163,7 +187,7 @@ mod tests {
         let (done, is_done) = mpsc::channel();
         thread::spawn(move || {
             let line = [b'x'; 300];
-            let taken = (0..100_000).take_while(|_| take(own.as_fd(), &line));
+            let taken = (0..100_000).take_while(|_| take(own.as_fd(), &line) == Taken::Whole);
             done.send(taken.count())
         });
         // One that blocked would do so for ever.
@@ -177,11 +201,11 @@ mod tests {
     fn line_is_lost_without_panic_on_closed_reader_or_full_disk() {
         let (reader, writer) = pipe();
         drop(reader);
-        assert!(!take(writer.as_fd(), b"x\n"));
+        assert_eq!(take(writer.as_fd(), b"x\n"), Taken::Nothing);
         let full = OpenOptions::new()
             .write(true)
             .open("/dev/full")
             .expect("/dev/full");
-        assert!(!take(full.as_fd(), b"x\n"));
+        assert_eq!(take(full.as_fd(), b"x\n"), Taken::Nothing);
     }
 }

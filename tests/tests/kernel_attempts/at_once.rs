@@ -9,7 +9,7 @@ use std::{
 
 use flowcar_tests::watch::{Mode, Watch};
 
-use super::{OWN4, can_run, filter, pod, ways::Attempting};
+use super::{OWN4, can_run, drop_and_prohibit, pod, ways::Attempting};
 
 const DROPPED: u16 = 7100;
 const PROHIBITED: u16 = 7101;
@@ -22,13 +22,7 @@ fn simultaneous_attempts_keep_their_own_failure_reason() {
         return;
     }
     let pod = pod("at-once");
-    filter(&pod, "input", DROPPED, "drop");
-    filter(
-        &pod,
-        "input",
-        PROHIBITED,
-        "reject with icmp type admin-prohibited",
-    );
+    drop_and_prohibit(&pod, DROPPED, PROHIBITED);
     let mut watch = Watch::start(&pod, Mode::Both, &[]);
     let at: IpAddr = OWN4.parse().unwrap();
     // ICMP errors come after a second, when the kernel sends the SYN again: while the application is in connect() they are ignored.

@@ -31,6 +31,13 @@ fn pod(name: &str) -> TestPod {
     pod
 }
 
+/// From now on SYNs to the one port get no answer, and those to the other one an ICMP error.
+fn drop_and_prohibit(pod: &TestPod, dropped: u16, prohibited: u16) {
+    filter(pod, "input", dropped, "drop");
+    let verdict = "reject with icmp type admin-prohibited";
+    filter(pod, "input", prohibited, verdict);
+}
+
 /// From now on incoming packets to this port get this verdict.
 fn filter(pod: &TestPod, hook: &str, port: u16, verdict: &str) {
     let rules = format!(

@@ -12,7 +12,7 @@ use flowcar_tests::{
 };
 use libc::{ECONNABORTED, ECONNREFUSED, EHOSTUNREACH, ETIMEDOUT};
 
-use super::{OWN4, can_run, filter, pod, ways::Attempting};
+use super::{OWN4, can_run, drop_and_prohibit, pod, ways::Attempting};
 
 const DROPPED: u16 = 7200;
 const PROHIBITED: u16 = 7201;
@@ -163,13 +163,7 @@ fn attempt_beside_one_that_an_icmp_error_is_for_keeps_its_own_reason() {
     }
     let pod = pod("pairs");
     let _ = pod.netns().sysctl("net.ipv4.tcp_syn_linear_timeouts", "0");
-    filter(&pod, "input", DROPPED, "drop");
-    filter(
-        &pod,
-        "input",
-        PROHIBITED,
-        "reject with icmp type admin-prohibited",
-    );
+    drop_and_prohibit(&pod, DROPPED, PROHIBITED);
     let modes = [
         (Mode::Both, "off"),
         (Mode::Both, "on"),

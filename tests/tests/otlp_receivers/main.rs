@@ -9,6 +9,7 @@ mod collector;
 mod exemplars;
 mod faults;
 mod jaeger;
+mod monitored;
 mod monitoring;
 mod mounted;
 mod names;

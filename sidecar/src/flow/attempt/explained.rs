@@ -22,7 +22,7 @@ pub(super) struct Explained(VecDeque<Part>);
 /// What attempts explain that was counted from one time to another.
 #[derive(Debug)]
 struct Part {
-    when: Span,
+    when: Interval,
     /// Of attempts whose reason is known.
     known: Events,
     /// The most that attempts may explain whose reason is not.
@@ -31,7 +31,7 @@ struct Part {
 
 /// When an attempt's event was counted: not before the one time, and by the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Span {
+pub(super) struct Interval {
     from: Monotonic,
     to: Monotonic,
 }
@@ -52,7 +52,7 @@ pub(super) struct Bounds {
     pub(super) most: Events,
 }
 
-impl Span {
+impl Interval {
     /// Of an ICMP error that ended an attempt at this time, or of the attempt's failure.
     pub(super) fn of_end(at: Monotonic) -> Self {
         Self {
@@ -125,7 +125,7 @@ impl Events {
 
 impl Explained {
     /// Adds what an attempt explains that was counted at this time: what is certain, and what is possible.
-    pub(super) fn add(&mut self, when: Span, known: Events, possible: Events) {
+    pub(super) fn add(&mut self, when: Interval, known: Events, possible: Events) {
         if known == Events::default() && possible == Events::default() {
             return;
         }

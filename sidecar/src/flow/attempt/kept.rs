@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::{
     NamespaceCounts, Unanswered,
-    explained::{Bounds, Explained, Span},
+    explained::{Bounds, Explained, Interval},
 };
 
 /// Whether an attempt met an error in the moment in which it began.
@@ -124,7 +124,7 @@ impl Window {
     }
 
     /// Whether an attempt may have begun meanwhile.
-    pub(super) const fn may_have(&self, start: Span) -> bool {
+    pub(super) const fn may_have(&self, start: Interval) -> bool {
         !start.is_in(&self.before) && !start.is_after(&self.after)
     }
 
