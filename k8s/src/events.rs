@@ -12,9 +12,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::admit::PendingEvent;
+use crate::client::Source;
 use crate::metrics::{Dropped, Metrics};
 use crate::rate::Rate;
-use crate::serve::Source;
 use crate::verify::Verify;
 
 /// How many Events may wait. The API server takes a few milliseconds for each.

@@ -13,6 +13,7 @@ pub mod annotations;
 pub mod budget;
 pub mod certs;
 pub mod cli;
+pub mod client;
 pub mod cluster;
 pub mod config;
 pub mod controller;

@@ -64,8 +64,8 @@ impl From<crate::source::SourceError> for Failure {
     }
 }
 
-impl From<crate::otlp::exporter::TaskEnded> for Failure {
-    fn from(ended: crate::otlp::exporter::TaskEnded) -> Self {
+impl From<crate::task::TaskEnded> for Failure {
+    fn from(ended: crate::task::TaskEnded) -> Self {
         Self::new(
             SOFTWARE,
             format_args!("{ended}. flowcar exits, so that its supervisor restarts it"),

@@ -60,6 +60,7 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     hardening::confine(&Needs {
         writes: config.state_dir.as_deref(),
         child: false,
+        attaches: args.cgroup.is_some() && !config.pod.is_known(),
     });
     // An application may write to the file's directory.
     let checkpoint = config.state_dir.as_deref();

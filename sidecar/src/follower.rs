@@ -90,9 +90,12 @@ pub struct Follower {
 impl Follower {
     /// Follows the flows that `source` reports from here on.
     pub fn new(source: Source, limits: &Limits) -> Self {
+        let mut flows = Flows::new(limits);
+        // The first dump finds connections that are open already.
+        flows.bound_memory();
         Self {
             source,
-            flows: Flows::new(limits),
+            flows,
             dumps: 0,
             links: Links::default(),
             pace: Pace::new(limits.report),
@@ -215,7 +218,7 @@ impl Follower {
         }
         self.finish_poll(turn, more);
         self.bound_memory();
-        if !self.flows.table.has_adopted() {
+        if self.flows.table.listing().adopted() == 0 {
             self.source.adopted_closed();
         }
         more
@@ -411,7 +414,7 @@ impl Follower {
 
     /// The open flows.
     pub fn flows(&self) -> impl ExactSizeIterator<Item = &Flow> {
-        self.flows.table.iter()
+        self.flows.table.listing().iter()
     }
 
     /// The present anchor of the clocks.
@@ -480,8 +483,9 @@ fn adopt(
 ) -> Result<(), DiagError> {
     // Before the dump, so that no close falls between the two.
     diag.subscribe()?;
+    // What they take for a moment is less than the kernel's storage, which the budget counts for each flow and which adopted ones lack.
     let mut observed_sockets: Vec<SocketSnapshot> = Vec::new();
-    let (room, mut left_out) = (flows.table.room(), 0);
+    let (room, mut left_out) = (flows.table.listing().room(), 0);
     diag.dump(|observed| {
         if observed_sockets.len() < room {
             observed_sockets.push(*observed);
@@ -489,7 +493,7 @@ fn adopt(
             left_out += 1;
         }
     })?;
-    flows.table.count_over_capacity(left_out);
+    flows.table.listing_mut().count_over_capacity(left_out);
     flows.dumped_listeners(diag, poll.at);
     // Records have reported all of these.
     let closed = flows.closed();
@@ -502,7 +506,10 @@ fn adopt(
     } else {
         Adopt::Restored
     };
-    let (adopted, unadopted) = (flows.table.adopted(), flows.table.unadopted());
+    let (adopted, unadopted) = (
+        flows.table.listing().adopted(),
+        flows.table.adoption().unadopted(),
+    );
     for observed in observed_sockets
         .iter()
         .filter(|observed| !over.contains(&observed.cookie))
@@ -514,7 +521,7 @@ fn adopt(
         let poll = PollContext { adopt, ..*poll };
         flows.poll_sockets(observed, &poll);
     }
-    let unadopted = flows.table.unadopted() - unadopted;
+    let unadopted = flows.table.adoption().unadopted() - unadopted;
     if unadopted > 0 {
         tracing::warn!(
             unadopted,
@@ -522,7 +529,7 @@ fn adopt(
             "the ring buffer overran at the start, so connections that were open before cannot be distinguished from new ones and are not followed; raise FLOWCAR_RING_BYTES"
         );
     }
-    let adopted = flows.table.adopted().saturating_sub(adopted);
+    let adopted = flows.table.listing().adopted().saturating_sub(adopted);
     tracing::info!(adopted, "connections that were open already");
     Ok(())
 }
@@ -555,7 +562,7 @@ fn beside(
 /// Evicts the flows that dumps do not show any more, once the records are taken in that were sent before this one was over.
 fn judge(ebpf: &EbpfSource, diag: &mut DiagSource, flows: &mut Flows, poll: &PollContext) {
     flows.finish_poll(diag, poll);
-    let absent = flows.table.absent() + flows.excluded.absent();
+    let absent = flows.table.listing().absent() + flows.excluded.absent();
     let waiting = flows.waiting(&ebpf.kernel_counters());
     flows
         .unattributed

@@ -59,6 +59,7 @@ pub mod signals;
 pub mod sink;
 pub mod snapshot;
 pub mod source;
+pub mod task;
 pub mod top;
 pub mod view;
 

@@ -10,7 +10,7 @@ use std::{
 use crate::{
     flow::{
         AdoptedBy, Change, Event, Flow, Name, Outcome, Role, SeriesId, SocketFigures, Table,
-        Volume, checkpoint::CheckpointFlow,
+        checkpoint::CheckpointFlow,
     },
     snapshot::{DroppedSeries, Listener, Peer, Series, SeriesKey},
 };
@@ -129,7 +129,7 @@ impl SeriesSet {
         match before {
             None => begin(series, now, restored.as_ref()),
             Some(before) => {
-                add_volume(series, &now.volume.since(&before.volume));
+                series.volume.add(&now.volume.since(&before.volume));
                 series
                     .rtt
                     .entry(now.rtt_kind)
@@ -241,7 +241,7 @@ pub fn count(table: &mut Table, series: &mut SeriesSet, change: &mut Change) {
     let counted_in = series.apply(change);
     if counted_in.is_some() && change.now.series != counted_in {
         change.now.series = counted_in;
-        table.keep_identity(&change.now);
+        table.listing_mut().keep_identity(&change.now);
     }
 }
 
@@ -336,7 +336,9 @@ fn add_limited(series: &mut Series, now: &Flow, before: Option<Limited>) {
 fn begin(series: &mut Series, flow: &Flow, restored: Option<&CheckpointFlow>) {
     if let Some(reported) = restored {
         series.adopted_at_restart += 1;
-        add_volume(series, &flow.volume.since(&reported.volume_of_polls()));
+        series
+            .volume
+            .add(&flow.volume.since(&reported.volume_of_polls()));
         let limited = (
             reported.receive_window_limited_us,
             reported.send_buffer_limited_us,
@@ -370,7 +372,7 @@ fn begin_new(series: &mut Series, flow: &Flow) {
             series.connect.entry(None).or_default().record(connect_ns);
         }
     }
-    add_volume(series, &flow.volume);
+    series.volume.add(&flow.volume);
     add_limited(series, flow, None);
 }
 
@@ -399,24 +401,10 @@ fn finish(series: &mut Series, flow: &Flow) {
     }
 }
 
-fn add_volume(series: &mut Series, volume: &Volume) {
-    series.bytes_sent += volume.bytes_sent;
-    series.bytes_received += volume.bytes_received;
-    series.segments_sent += volume.segments_sent;
-    series.segments_received += volume.segments_received;
-    let (sum, more) = (&mut series.retransmits, &volume.retransmits);
-    sum.syn += more.syn;
-    sum.synack += more.synack;
-    sum.fast += more.fast;
-    sum.timeout += more.timeout;
-    sum.tail_loss_probe += more.tail_loss_probe;
-    sum.unknown += more.unknown;
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::{CloseReason, CountedClose, example};
+    use crate::flow::{CloseReason, CountedClose, Volume, example};
 
     /// As on its span: a health check that a RST ends by design has a close reason, and is no failure.
     #[test]

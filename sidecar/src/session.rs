@@ -27,9 +27,10 @@ use crate::{
     follower::{Follower, Limits},
     losses::Losses,
     memory::{self, Budget, GiveBack},
-    otlp::exporter::{Exporter, Patience, TaskEnded},
+    otlp::exporter::{Exporter, Patience},
     snapshot::Snapshot,
     source::{SourceError, Woken},
+    task::TaskEnded,
     view::{Row, peers::PeerRow},
 };
 
@@ -173,7 +174,7 @@ impl Session {
     /// Waits for the next thing to do and does it. Gives the flows that closed. Nothing is lost if the wait is dropped.
     ///
     /// # Errors
-    /// [`TaskEnded`]: nothing of a signal is exported any more.
+    /// [`TaskEnded`]: nothing of a signal is exported any more, or no checkpoint is written.
     pub async fn step(&mut self) -> Result<Vec<Flow>, TaskEnded> {
         // The sooner the first poll, the more of the older connections are still open.
         if !std::mem::replace(&mut self.polled, true) {
@@ -187,7 +188,7 @@ impl Session {
             .min(self.sample.latest())
             .min(self.report.next);
         tokio::select! {
-            ended = ended(&mut self.exporter) => return Err(ended),
+            ended = ended(&mut self.exporter, &mut self.checkpoints) => return Err(ended),
             () = self.alarm.until(first) => {}
             woken = self.follower.woken() => match woken {
                 // It may be removed soon. Records wait for their drain: a machine that makes many units would wake flowcar for each.
@@ -504,11 +505,28 @@ fn offer(exporter: &mut Exporter, interim: &InterimSpans, flow: &Flow, anchor: &
     }
 }
 
-/// Waits until a task of the exporter ends prematurely; for ever where nothing is exported.
-async fn ended(exporter: &mut Option<Exporter>) -> TaskEnded {
-    match exporter {
-        Some(exporter) => exporter.ended().await,
-        None => std::future::pending().await,
+/// Waits until a task of the exporter, or the one that writes checkpoints, ends prematurely; for ever where there is none.
+async fn ended(
+    exporter: &mut Option<Exporter>,
+    checkpoints: &mut Option<Checkpoints>,
+) -> TaskEnded {
+    let exports = async {
+        match exporter {
+            Some(exporter) => exporter.ended().await,
+            None => std::future::pending().await,
+        }
+    };
+    let writes = async {
+        match checkpoints {
+            Some(checkpoints) => checkpoints.ended().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        // Where no report can be acknowledged any more, the writer ends, too: the exporter's end is the cause.
+        biased;
+        ended = exports => ended,
+        ended = writes => ended,
     }
 }
 
@@ -542,6 +560,64 @@ impl Times {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        config::SourceChoice,
+        host::Host,
+        source::{Source, ebpf::Options},
+        task::Task,
+    };
+
+    /// A session that follows by socket dumps alone, exports to where nobody listens, and writes checkpoints to this directory.
+    fn session(state: &Path) -> Session {
+        let settings = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9"),
+            ("OTEL_LOGS_EXPORTER", "otlp"),
+        ];
+        let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let config = Config::from_vars(settings).expect("good settings");
+        let source = Source::open(SourceChoice::InetDiag, None, Options::from(&config));
+        let follower = Follower::new(source.expect("inet_diag"), &Limits::from(&config));
+        let exporter = Exporter::start_as(&config, "inet_diag", &Host::default());
+        let mut session =
+            Session::new(follower, exporter, Duration::from_secs(1), &config).expect("a timer");
+        let file = CheckpointFile::open(state, config.max_flows).expect("an instance");
+        session.write_checkpoints(file);
+        session
+    }
+
+    /// Without an end the process would go on, and a signal or the checkpoint would be missing unnoticed.
+    #[tokio::test]
+    async fn session_ends_with_the_first_task_that_ends() {
+        let state = tempfile::tempdir().expect("a directory");
+        let tasks = |session: &Session, act: &dyn Fn(usize, &Task)| {
+            let exports = session.exporter.as_ref().expect("exports").tasks();
+            let writes = session.checkpoints.as_ref().expect("checkpoints").task();
+            let all = exports.into_iter().chain([writes]);
+            all.enumerate().for_each(|(number, task)| act(number, task));
+        };
+        for (ended, work) in [
+            "exports metrics",
+            "exports traces",
+            "exports logs",
+            "writes checkpoints",
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let mut session = session(state.path());
+            tasks(&session, &|number, task| {
+                if number == ended {
+                    task.abort();
+                }
+            });
+            let error = loop {
+                if let Err(error) = session.step().await {
+                    break error.to_string();
+                }
+            };
+            assert!(error.contains(work), "{work}: {error}");
+        }
+    }
 
     #[test]
     fn missed_times_are_not_made_up_for() {

@@ -11,7 +11,7 @@ pub use self::containers::{
 pub use crate::flow::Listener;
 use crate::{
     flow::{
-        Books, ContainerId, CountedClose, Failure, Lost, Name, Retransmits, Role, RttKind, SeriesId,
+        Books, ContainerId, CountedClose, Failure, Lost, Name, Role, RttKind, SeriesId, Volume,
     },
     histogram::Histogram,
 };
@@ -78,16 +78,8 @@ pub struct Series {
     pub failed: BTreeMap<Failure, u64>,
     /// `flowcar.tcp.connection.live`: open now
     pub live: u64,
-    /// `flowcar.tcp.io`, transmit
-    pub bytes_sent: u64,
-    /// `flowcar.tcp.io`, receive
-    pub bytes_received: u64,
-    /// `flowcar.tcp.segments`, transmit
-    pub segments_sent: u64,
-    /// `flowcar.tcp.segments`, receive
-    pub segments_received: u64,
-    /// `flowcar.tcp.retransmits` by `flowcar.tcp.retransmit.type`
-    pub retransmits: Retransmits,
+    /// `flowcar.tcp.io`, `flowcar.tcp.segments`, and `flowcar.tcp.retransmits` by `flowcar.tcp.retransmit.type`
+    pub volume: Volume,
     /// `flowcar.tcp.limited.time` by the peer's window, microseconds
     pub receive_window_limited_us: u64,
     /// `flowcar.tcp.limited.time` by the send buffer, microseconds

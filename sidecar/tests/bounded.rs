@@ -94,8 +94,8 @@ fn million_peers_fit_2000_series_without_losing_bytes() {
     // The bound, and the overflow series.
     assert_eq!(series.all().len(), 2_001);
     let sum = |pick: fn(&Series) -> u64| series.all().map(|(_, one)| pick(one)).sum::<u64>();
-    assert_eq!(sum(|series| series.bytes_sent), sent);
-    assert_eq!(sum(|series| series.bytes_received), received);
+    assert_eq!(sum(|series| series.volume.bytes_sent), sent);
+    assert_eq!(sum(|series| series.volume.bytes_received), received);
     assert_eq!(sum(|series| series.closed.values().sum()), 1_000_000);
     assert_eq!(
         sum(|series| series.rtt.values().map(Histogram::count).sum()),
@@ -138,12 +138,12 @@ fn idle_series_are_replaced_without_losing_bytes() {
                 let before = last
                     .get(key)
                     .filter(|(since, _)| *since == now.since_unix_ns);
-                now.bytes_sent - before.map_or(0, |(_, before)| *before)
+                now.volume.bytes_sent - before.map_or(0, |(_, before)| *before)
             })
             .sum::<u64>();
         let kept = report.into_iter();
         last = kept
-            .map(|(key, now)| (key, (now.since_unix_ns, now.bytes_sent)))
+            .map(|(key, now)| (key, (now.since_unix_ns, now.volume.bytes_sent)))
             .collect();
         resident.push(anonymous());
     }

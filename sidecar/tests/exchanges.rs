@@ -38,7 +38,7 @@ fn record(cookie: u64, exchanges: &[u32]) -> Vec<u8> {
 }
 
 fn count_of(table: &Table, cookie: u64) -> Option<u64> {
-    let flow = table.iter().find(|flow| flow.cookie == cookie)?;
+    let flow = table.listing().iter().find(|flow| flow.cookie == cookie)?;
     Some(flow.exchanges.count())
 }
 

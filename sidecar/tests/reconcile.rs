@@ -252,7 +252,7 @@ impl World {
             self.overruns += 1;
             return;
         }
-        let known = self.table.knows(socket.cookie);
+        let known = self.table.listing().knows(socket.cookie);
         let mut observed = socket.observed(State::Closed);
         (observed.local, observed.peer) = (([0; 4], 0).into(), ([0; 4], 0).into());
         observed.unacknowledged = if socket.established { 65_000 } else { 3 };
@@ -295,6 +295,7 @@ impl World {
         let sum = |of: fn(&Series) -> u64| self.series.all().map(|(_, one)| of(one)).sum::<u64>();
         let live = self
             .table
+            .listing()
             .iter()
             .filter(|flow| flow.established.is_some())
             .count();
@@ -307,8 +308,8 @@ impl World {
             .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
         prop_assert_eq!(
             (
-                sum(|series| series.bytes_sent),
-                sum(|series| series.bytes_received)
+                sum(|series| series.volume.bytes_sent),
+                sum(|series| series.volume.bytes_received)
             ),
             reported
         );
@@ -325,7 +326,8 @@ fn fin_before_the_state_change_is_no_payload() {
     happen(&mut world, Event::Establish);
     let received = |world: &World| {
         let all = world.series.all();
-        all.map(|(_, series)| series.bytes_received).sum::<u64>()
+        all.map(|(_, series)| series.volume.bytes_received)
+            .sum::<u64>()
     };
     let work = |received: u16| Event::Work {
         sent: 0,
@@ -377,7 +379,7 @@ proptest! {
         let mut world = World::new(bound);
         for (which, event) in &events {
             world.happen(*which, event);
-            prop_assert!(world.table.len() <= bound);
+            prop_assert!(world.table.listing().len() <= bound);
             world.holds()?;
         }
         // Flows that vanished silently are evicted after two more dumps, and all others stay.
@@ -387,7 +389,7 @@ proptest! {
         world.dump();
         world.holds()?;
         let living: HashSet<u64> = world.sockets.iter().map(|socket| socket.cookie).collect();
-        for flow in world.table.iter() {
+        for flow in world.table.listing().iter() {
             prop_assert!(living.contains(&flow.cookie), "{:?}", flow);
         }
     }

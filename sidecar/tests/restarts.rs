@@ -68,7 +68,7 @@ fn unseen_close_is_lost_to_the_restart() {
             account(&mut second.table, series, Event::Polled(&observed, &now));
         }
     }
-    second.table.settle_restored();
+    second.table.adoption_mut().settle_restored();
     let taken = second.report().expect("books that hold");
     assert_eq!((taken.opened, taken.restored), (1, 3));
     assert_eq!((taken.live, taken.lost, taken.closed), (2, 2, 0));

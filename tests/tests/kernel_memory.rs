@@ -71,6 +71,47 @@ fn connections_over_the_memory_limit_are_counted_as_lost() {
     assert_eq!(storage + ring, lost(&[]));
 }
 
+/// Connections that were open before flowcar are found by its first dump, all at once, and again at each start.
+#[test]
+fn more_open_connections_than_memory_at_the_start_are_left_out_and_counted() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    let Some(memory) = MemoryCgroup::new("start", Some(LIMIT)).unwrap() else {
+        return lacks("a memory cgroup");
+    };
+    let pod = TestPod::new("memory-start").unwrap();
+    let range = ("net.ipv4.ip_local_port_range", "1024 65535");
+    pod.netns().sysctl(range.0, range.1).unwrap();
+    let serving = Serving::start(&pod, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    let target = ([127, 0, 0, 1], serving.address().port()).into();
+    let holding = Holding::start(&pod, &CallPlan::to(target).connections(CONNECTIONS, 4)).unwrap();
+    let open = 2.0 * holding.open() as f64;
+    let settings = [("OTEL_METRIC_EXPORT_INTERVAL", "1000")];
+    for (mode, start) in [
+        (Mode::Both, "first"),
+        (Mode::Both, "second"),
+        (Mode::AloneInCgroup, "first"),
+        (Mode::AloneInCgroup, "second"),
+    ] {
+        let mut watch = Watch::start_with(&pod, mode, &settings, |command| {
+            memory.enter(command).unwrap();
+        });
+        let seen = watch.until("flows that find no room", |seen| {
+            seen.sum("flowcar.self.flow.rejected", &[]) > 0.0
+        });
+        let listed = seen.sum("flowcar.self.flow.count", &[]);
+        assert!(
+            listed > 100.0 && listed < open / 2.0,
+            "{mode:?}, {start} start: {listed} of {open}"
+        );
+        // The kernel has not killed it.
+        watch.reports(2);
+        watch.stop();
+    }
+    assert_eq!(holding.close().unwrap().len() as f64, open / 2.0);
+}
+
 /// Waiting spans have their part of it, too: a receiver that is away is no reason to be killed.
 #[test]
 fn run_keeps_within_the_memory_limit() {

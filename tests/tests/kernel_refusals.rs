@@ -476,6 +476,33 @@ fn auto_names_the_reason_and_goes_on() {
     }
 }
 
+/// A pod on a node with cgroup v1 alone is followed by inet_diag, and the kubelet's probes are answered there, too.
+#[test]
+fn probes_are_answered_where_no_cgroup2_is_mounted() {
+    if !can_run() {
+        return;
+    }
+    let pod = TestPod::new("version-1").unwrap();
+    let mut export = flowcar_in(Version1, &pod);
+    let mut export = Exporting::start(export.arg("export"));
+    export.lines_until("source=");
+    // As the container's runtime starts a probe: in the container's namespaces.
+    let probe = |what: &str| {
+        let mut command = Command::new("nsenter");
+        let target = export.id().to_string();
+        command.args(["--target", &target, "--mount", "--net"]);
+        command.arg(flowcar::program().unwrap());
+        flowcar::without_settings(&mut command);
+        command.args(["probe", what]).output().unwrap()
+    };
+    for what in ["started", "live"] {
+        let answer = probe(what);
+        assert!(answer.status.success(), "{what}: {answer:?}");
+    }
+    let log = export.stop();
+    assert!(!log.contains("probes cannot be answered"), "{log}");
+}
+
 /// A source that is set by name is not replaced.
 #[test]
 fn ebpf_by_name_is_refused_with_the_reason() {

@@ -5,7 +5,7 @@ use std::fmt;
 use percent_encoding::percent_decode_str;
 
 use super::endpoint::is_endpoint;
-use crate::quantity;
+use crate::{quantity, text::nearest};
 
 /// The type of an annotation's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +77,7 @@ impl Kind {
         let Self::Choice(words) = self else {
             return None;
         };
-        super::problem::nearest(value, words.iter().copied())
+        nearest(value, words.iter().copied())
     }
 }
 

@@ -5,11 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use percent_encoding::percent_decode_str;
-
-use super::problem::nearest;
-use super::{Annotation, Key, Kind, Overrides, PREFIX, Problem, TABLE};
-use crate::quantity;
+use super::{
+    Annotation, Key, Kind, Overrides, PREFIX, Problem, TABLE,
+    identity::{is_identity, name_of},
+};
+use crate::{quantity, text::nearest};
 
 /// The operator's limits as written, under the names of annotations without their prefix.
 #[derive(Clone, Copy, Debug)]
@@ -219,29 +219,10 @@ impl Limits {
     }
 }
 
-/// The `key=value` pairs of `text` that identify a pod.
-pub(crate) fn identity_of(text: &str) -> impl Iterator<Item = &str> {
-    text.split(',').filter(|pair| is_identity(&name_of(pair)))
-}
-
 /// Whether nobody between pod and receiver can read the telemetry.
 pub(crate) fn is_secure(endpoint: &str) -> bool {
     let endpoint = endpoint.to_ascii_lowercase();
     endpoint.starts_with("https://") || endpoint.starts_with("unix://")
-}
-
-/// The name in a `name=value` pair, as the sidecar reads it.
-fn name_of(pair: &str) -> String {
-    let name = pair.split_once('=').map_or(pair, |(name, _)| name).trim();
-    percent_decode_str(name)
-        .decode_utf8_lossy()
-        .trim()
-        .to_owned()
-}
-
-/// OpenTelemetry's names for where in Kubernetes something runs (semantic conventions, resource/k8s).
-fn is_identity(name: &str) -> bool {
-    name.to_ascii_lowercase().starts_with("k8s.")
 }
 
 /// The value as a number, for kinds that are one.

@@ -6,6 +6,7 @@
 
 mod docs;
 mod endpoint;
+mod identity;
 mod kind;
 mod limits;
 mod overrides;
@@ -16,10 +17,11 @@ mod table;
 pub use docs::markdown;
 use endpoint::with_values;
 pub(crate) use endpoint::{LONGEST_SOCKET, REFERENCES, socket_path};
+pub(crate) use identity::identity_of;
 pub use kind::{Kind, parse_secret_ref};
 pub(crate) use kind::{parse_command, parse_reference};
 pub use limits::Limits;
-pub(crate) use limits::{Written, identity_of, is_secure};
+pub(crate) use limits::{Written, is_secure};
 pub use overrides::{Overrides, Permissions};
 pub use problem::Problem;
 #[cfg(test)]

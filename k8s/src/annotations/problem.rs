@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{Annotation, Kind, PREFIX, TABLE, socket_path};
-use crate::text::clip;
+use crate::text::{clip, nearest};
 
 /// One problem in a set of annotations.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -191,21 +191,6 @@ fn place_of(endpoint: &str) -> &str {
     let host = endpoint.find("://").map_or(0, |at| at + 3);
     let end = endpoint[host..].find(['/', '?', '#']);
     end.map_or(endpoint, |end| &endpoint[..host + end])
-}
-
-/// The candidate that `word` was most likely meant to be, if one is near enough to name.
-pub(super) fn nearest<'a>(
-    word: &str,
-    candidates: impl Iterator<Item = &'a str>,
-) -> Option<&'a str> {
-    let word = word.to_lowercase().replace('_', "-");
-    candidates
-        .map(|candidate| (strsim::damerau_levenshtein(&word, candidate), candidate))
-        .filter(|(distance, candidate)| {
-            *distance <= (candidate.len() / 3).max(2) && *distance < candidate.len()
-        })
-        .min()
-        .map(|(_, candidate)| candidate)
 }
 
 /// The annotation that an unknown name was most likely meant to be. `None` inside means that the name is

@@ -5,11 +5,12 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+use crate::client::Source;
 
 /// How much there may be at once.
 #[derive(Clone, Copy, Debug)]
@@ -21,10 +22,6 @@ pub(super) struct Limits {
     /// Bytes of requests and answers in progress, of all connections.
     pub(super) memory: usize,
 }
-
-/// Where connections come from: an IPv4 address, or the /64 that an IPv6 host has to itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Source(IpAddr);
 
 /// How much a connection is trusted: the least trusted is evicted first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -80,20 +77,6 @@ pub(super) struct InProgress {
 pub(super) struct Charge {
     permit: Arc<ConnectionPermit>,
     id: u64,
-}
-
-// === impl Source ===
-
-impl Source {
-    pub(super) fn of(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V6(v6) => {
-                let prefix = v6.to_bits() & (u128::MAX << 64);
-                Self(IpAddr::V6(Ipv6Addr::from_bits(prefix)))
-            }
-            v4 @ IpAddr::V4(_) => Self(v4),
-        }
-    }
 }
 
 // === impl Connections ===

@@ -3,7 +3,8 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 
-use super::{ConnectionPermit, Connections, Limits, Source};
+use super::{ConnectionPermit, Connections, Limits};
+use crate::client::Source;
 
 const LIMITS: Limits = Limits {
     total: 12,

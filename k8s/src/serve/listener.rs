@@ -17,7 +17,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::connections::{ConnectionPermit, Connections, InProgress, Source};
+use super::connections::{ConnectionPermit, Connections, InProgress};
+use crate::client::Source;
 use crate::metrics::{Closed, Metrics};
 
 /// A connection without an answered request is closed after this: a client connects in order to ask.

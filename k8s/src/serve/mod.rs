@@ -9,7 +9,6 @@ mod tls;
 
 pub use admin::serve_admin;
 pub use body::MAX_BODY;
-pub use connections::Source;
 pub use http::{ADMIT_PATH, App, serve_admission};
 pub use tls::{Certificate, ClientAuthority, ClientAuthorityError};
 

@@ -98,13 +98,13 @@ pub struct PeerCounts {
     /// Time that connections had data to send and no room in the send buffer, microseconds.
     pub send_buffer_limited_us: u64,
     /// `flowcar.tcp.connect.duration` of attempts that succeeded.
-    #[serde(with = "crate::line::buckets")]
+    #[serde(with = "crate::buckets")]
     pub connect: Histogram,
     /// `flowcar.tcp.rtt`, measured and smoothed.
-    #[serde(with = "crate::line::buckets")]
+    #[serde(with = "crate::buckets")]
     pub rtt: Histogram,
     /// `flowcar.tcp.exchange.duration`
-    #[serde(with = "crate::line::buckets")]
+    #[serde(with = "crate::buckets")]
     pub exchange: Histogram,
 }
 

@@ -10,6 +10,7 @@
 //! It knows neither the kernel nor a cluster.
 
 pub mod answer;
+mod buckets;
 pub mod cut;
 pub mod histogram;
 pub mod line;

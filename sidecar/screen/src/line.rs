@@ -10,7 +10,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::answer::{Answer, Books, ClosedCounts, ConnectionCounts, Connections, PeerCounts};
+use crate::{
+    answer::{Answer, Books, ClosedCounts, ConnectionCounts, Connections, PeerCounts},
+    buckets::MOST_COUNT,
+};
 
 /// The form's name and version, which each line has. A field that is new does not change it.
 pub const PROTOCOL: &str = "flowcar-top/1";
@@ -41,9 +44,6 @@ const MOST_PROCESS: usize = 40;
 
 /// The longest sentence, characters.
 const MOST_SENTENCE: usize = 400;
-
-/// The longest count: what adds a million of these up is no greater than 64 bits.
-const MOST_COUNT: u64 = 1 << 50;
 
 /// A line.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -278,50 +278,6 @@ pub fn printable(text: &str, most: usize) -> String {
         _ => '?',
     });
     shown.take(most).collect()
-}
-
-/// A histogram in a line: its buckets alone.
-pub(crate) mod buckets {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
-
-    use super::MOST_COUNT;
-    use crate::histogram::Histogram;
-
-    /// The buckets that durations can be in, with room for others of a later version.
-    const RANGE: std::ops::Range<i32> = -160..64;
-
-    #[derive(Serialize, Deserialize)]
-    struct Buckets {
-        /// Durations in the zero bucket.
-        zero: u64,
-        /// The OTLP index of the first bucket.
-        first: i32,
-        /// How many durations each bucket has, from the first one on.
-        counts: Vec<u64>,
-    }
-
-    pub(crate) fn serialize<S: Serializer>(of: &Histogram, to: S) -> Result<S::Ok, S::Error> {
-        let mut buckets = of.buckets().peekable();
-        let buckets = Buckets {
-            zero: of.zero_count(),
-            first: buckets.peek().map_or(0, |(first, _)| *first),
-            counts: buckets.map(|(_, count)| count).collect(),
-        };
-        buckets.serialize(to)
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Histogram, D::Error> {
-        let buckets = Buckets::deserialize(from)?;
-        let length = i32::try_from(buckets.counts.len()).unwrap_or(i32::MAX);
-        let is_within = RANGE.contains(&buckets.first) && length <= RANGE.end - buckets.first;
-        let counts = buckets.counts.iter();
-        let is_counted = counts.chain([&buckets.zero]).all(|of| *of <= MOST_COUNT);
-        if !is_within || !is_counted {
-            return Err(D::Error::custom("no histogram of durations"));
-        }
-        let numbered = (buckets.first..).zip(buckets.counts);
-        Ok(Histogram::of_buckets(buckets.zero, numbered))
-    }
 }
 
 #[cfg(test)]

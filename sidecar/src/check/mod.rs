@@ -57,6 +57,7 @@ pub async fn check(args: &CheckArgs, config: Result<Config, ConfigErrors>) -> Re
         hardening::confine(&Needs {
             writes: None,
             child: false,
+            attaches: false,
         });
         let (lines, taken) = send::send(config).await;
         report.checks.extend(lines);

@@ -2,13 +2,15 @@
 
 use std::{ffi::OsString, os::unix::ffi::OsStrExt as _, path::Path};
 
+use strsim::normalized_damerau_levenshtein;
+
 use super::{
     endpoint,
     environment::{Environment, Variable},
     error::{ConfigError, ConfigErrors, Notice, ParseError},
     names,
     parse::Boolean,
-    setting::{Setting, Shown},
+    setting::{Row, Setting, Shown},
     settings::SETTINGS,
     signal::Signal,
 };
@@ -181,19 +183,54 @@ fn shown(name: &str, value: &str) -> String {
     let row = SETTINGS
         .iter()
         .find(|row| row.name.eq_ignore_ascii_case(name));
-    match row.map_or(Shown::Hidden, |row| row.shown) {
-        Shown::Url => endpoint::shown_text(value),
+    let Some(row) = row else {
+        return "(hidden)".to_owned();
+    };
+    match row.shown {
+        // A word alone may be a password.
+        Shown::Url if value.contains(':') => endpoint::shown_text(value),
         Shown::File => files::shown(Path::new(value)),
-        Shown::Word if is_word(value) || is_number(value) => value.to_owned(),
-        Shown::Word | Shown::Hidden => "(hidden)".to_owned(),
+        Shown::Word if is_number(value) || resembles_words(value, row) => value.to_owned(),
+        Shown::Url | Shown::Word | Shown::Hidden => "(hidden)".to_owned(),
     }
 }
 
-/// A word, or several. Keys have digits.
-fn is_word(value: &str) -> bool {
-    const LONGEST: usize = 24;
-    let plain = |c: char| c.is_ascii_alphabetic() || "._-+/,".contains(c);
-    value.len() <= LONGEST && value.chars().all(plain)
+/// Words that OpenTelemetry's specification has for settings, accepted here or not.
+const OPENTELEMETRY: [&str; 16] = [
+    "console",
+    "cumulative",
+    "deflate",
+    "delta",
+    "grpc",
+    "gzip",
+    "http",
+    "jaeger",
+    "json",
+    "lowmemory",
+    "none",
+    "otlp",
+    "parentbased",
+    "prometheus",
+    "protobuf",
+    "zipkin",
+];
+
+/// Whether a value consists of words that the setting accepts, or of some that are misspelt. Keys and passwords do not.
+fn resembles_words(value: &str, row: &Row) -> bool {
+    const LEAST: f64 = 0.6;
+    let words = |text: &'static str| text.split(|c: char| !c.is_ascii_alphabetic());
+    let known = || {
+        words(row.meaning)
+            .chain(words(row.default))
+            .chain(OPENTELEMETRY)
+    };
+    value
+        .split(['.', '_', '-', '+', '/', ',', ' '])
+        .filter(|part| !part.is_empty())
+        .all(|part| {
+            let resembles = |word| normalized_damerau_levenshtein(part, word) >= LEAST;
+            part.chars().all(|c| c.is_ascii_alphabetic()) && known().any(resembles)
+        })
 }
 
 /// A number, perhaps with a unit.
@@ -210,7 +247,7 @@ mod tests {
     use super::*;
 
     /// Keys and tokens, as they are pasted into the wrong variable.
-    const SECRETS: [&str; 11] = [
+    const SECRETS: [&str; 14] = [
         "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANs3cret\n-----END PRIVATE KEY-----",
         "authorization=Bearer s3cret=",
         "Bearer s3cret",
@@ -222,6 +259,9 @@ mod tests {
         "hcaiks3cretabcdef01234",
         "0123456789abs3cret0123456789abcd",
         "/9j4AAQSkZJRgABAQAASABIAADs3cret/QAASABI12345678901234567890123456789012345678901",
+        "correcthorsebattery",
+        "Correct-Horse-Battery",
+        "hcaikabcdefghijk",
     ];
 
     #[test]
@@ -233,6 +273,7 @@ mod tests {
                 reader.add_once(setting.name, secret, wrong);
                 let message = reader.finish(|_| ()).expect_err("an error").to_string();
                 assert!(!message.contains("s3cret"), "{message}");
+                assert!(!message.contains(secret), "{message}");
                 assert!(message.contains(setting.name), "{message}");
             }
         }
@@ -241,7 +282,8 @@ mod tests {
     #[test]
     fn misspelt_value_is_shown() {
         for (name, value) in [
-            ("FLOWCAR_SOURCE", "magic"),
+            ("FLOWCAR_SOURCE", "epbf"),
+            ("FLOWCAR_SOURCE", "inet-diag"),
             ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json"),
             ("OTEL_METRIC_EXPORT_INTERVAL", "10s"),
             ("OTEL_METRIC_EXPORT_INTERVAL", "-1.5"),

@@ -13,7 +13,7 @@ use std::{
 use nix::sys::prctl;
 use uuid::Uuid;
 
-use crate::cgroup;
+use crate::cgroup::{self, CgroupError};
 
 /// The beginning of the name of a process that answers under a name with a suffix.
 const PROCESS: &str = "flowcar-";
@@ -36,8 +36,7 @@ impl Name {
     /// The name for a flowcar in this container, or for the one here that follows this cgroup. An abstract name has at most 107
     /// bytes (unix(7)), and a path may have more, so its hash is used.
     pub(super) fn of(cgroup: Option<&Path>) -> io::Result<Self> {
-        let own = cgroup::own_cgroup().map_err(io::Error::other)?;
-        let id = fs::metadata(own)?.ino();
+        let id = container()?;
         Ok(Self(match cgroup {
             Some(path) => format!("flowcar.{id}.{}", hash_of(path)),
             None => format!("flowcar.{id}"),
@@ -75,6 +74,20 @@ impl Name {
             Some(Suffix(suffix)) => format!("{name}.{suffix}"),
             None => name.clone(),
         }
+    }
+}
+
+/// What distinguishes this container from others of its network namespace: its cgroup's directory or, where no cgroup2 is mounted, its
+/// mount namespace.
+fn container() -> io::Result<String> {
+    let inode = |path: &Path| Ok::<_, io::Error>(fs::metadata(path)?.ino());
+    match cgroup::own_cgroup() {
+        Ok(own) => Ok(inode(&own)?.to_string()),
+        Err(CgroupError::NotMounted) => {
+            let mounts = inode(Path::new("/proc/self/ns/mnt"))?;
+            Ok(format!("m{mounts}"))
+        }
+        Err(error) => Err(io::Error::other(error)),
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use flowcar_shared::asked::{AskedRecord, KIND, RECORD_LEN};
 
-use super::{Flow, Malformed, Monotonic, memory, raw, record::socket_addr};
+use super::{Flow, Malformed, Monotonic, memory, raw, raw::socket_addr};
 
 /// How long an address waits, at most, for a record of its flow: the SYN retries of an attempt may take minutes.
 const WAITS_NS: u64 = 600_000_000_000;

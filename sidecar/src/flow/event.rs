@@ -1,6 +1,6 @@
-//! What a source reports, and how the table takes it in. Pure.
+//! What a source reports. Pure.
 
-use super::{Change, CloseEvent, Flow, PollContext, Record, SocketSnapshot, Table};
+use super::{CloseEvent, PollContext, Record, SocketSnapshot};
 
 /// What a source reports of one flow.
 #[derive(Debug)]
@@ -11,7 +11,7 @@ use super::{Change, CloseEvent, Flow, PollContext, Record, SocketSnapshot, Table
 pub enum Event<'a> {
     /// A record of the kernel programs.
     Record(Record),
-    /// A socket of a dump. After [`Event::Reconnected`] where [`Table::is_reconnected`].
+    /// A socket of a dump. After [`Event::Reconnected`] where [`super::Listing::is_reconnected`].
     Polled(&'a SocketSnapshot, &'a PollContext),
     /// A dump shows another connection on the socket of a listed flow: the flow's close was not reported.
     Reconnected(&'a SocketSnapshot, &'a PollContext),
@@ -23,38 +23,8 @@ pub enum Event<'a> {
     Destroyed(&'a CloseEvent, &'a PollContext),
 }
 
-impl Table {
-    /// Takes in an event. Gives what it changed; `None` if it is of no listed flow and makes none.
-    pub fn apply(&mut self, event: Event<'_>) -> Option<Change> {
-        match event {
-            Event::Record(record) => Some(self.record(record)),
-            Event::Polled(observed, poll) => self.polled(observed, poll),
-            Event::Reconnected(observed, poll) => self.reconnected(observed.cookie, poll.at),
-            Event::Evicted(cookie, poll) => self.evict(cookie, poll),
-            Event::Held(cookie) => self.close_held(cookie),
-            Event::Destroyed(event, poll) => self.destroyed(event, poll),
-        }
-    }
-
-    /// Keeps the series that a listed flow is counted in, its name and its origin.
-    pub fn keep_identity(&mut self, flow: &Flow) {
-        if let Some(entry) = self.flows.get_mut(&flow.cookie) {
-            entry.flow.series = flow.series;
-            entry.flow.name.clone_from(&flow.name);
-            entry.flow.origin.clone_from(&flow.origin);
-        }
-    }
-}
-
 impl From<Record> for Event<'_> {
     fn from(record: Record) -> Self {
         Self::Record(record)
-    }
-}
-
-impl Change {
-    /// The flow that closed or failed, if the change is its end.
-    pub fn into_closed(self) -> Option<Flow> {
-        self.now.outcome.is_some().then_some(self.now)
     }
 }

@@ -61,9 +61,8 @@ struct Cut {
 /// A flow's counts, in less memory: the kernel counts the segments that one connection sends again in 32 bits.
 #[derive(Clone, Copy, Debug)]
 struct CutVolume {
-    bytes: [u64; 2],
-    segments: [u64; 2],
-    sent_again: [u32; 6],
+    numbers: [u64; Volume::NUMBERS],
+    sent_again: [u32; Retransmits::NUMBERS],
 }
 
 /// A time of flows, and how long the machine had been suspended by then.
@@ -83,40 +82,18 @@ struct FlowClock {
 
 impl From<&Volume> for CutVolume {
     fn from(volume: &Volume) -> Self {
-        let Retransmits {
-            syn,
-            synack,
-            fast,
-            timeout,
-            tail_loss_probe,
-            unknown,
-        } = volume.retransmits;
-        let sent_again = [syn, synack, fast, timeout, tail_loss_probe, unknown];
+        let cut = |count| u32::try_from(count).unwrap_or(u32::MAX);
         Self {
-            bytes: [volume.bytes_sent, volume.bytes_received],
-            segments: [volume.segments_sent, volume.segments_received],
-            sent_again: sent_again.map(|count| u32::try_from(count).unwrap_or(u32::MAX)),
+            numbers: volume.numbers(),
+            sent_again: volume.retransmits.numbers().map(cut),
         }
     }
 }
 
 impl From<&CutVolume> for Volume {
     fn from(cut: &CutVolume) -> Self {
-        let [syn, synack, fast, timeout, tail_loss_probe, unknown] = cut.sent_again.map(u64::from);
-        Self {
-            bytes_sent: cut.bytes[0],
-            bytes_received: cut.bytes[1],
-            segments_sent: cut.segments[0],
-            segments_received: cut.segments[1],
-            retransmits: Retransmits {
-                syn,
-                synack,
-                fast,
-                timeout,
-                tail_loss_probe,
-                unknown,
-            },
-        }
+        let retransmits = Retransmits::of_numbers(cut.sent_again.map(u64::from));
+        Self::of_numbers(cut.numbers, retransmits)
     }
 }
 

@@ -4,8 +4,8 @@ mod asked;
 mod attempt;
 mod books;
 pub mod checkpoint;
-mod close;
 mod close_reason;
+mod counts;
 mod cut_off;
 mod event;
 #[cfg(test)]
@@ -14,11 +14,11 @@ mod exchanges;
 mod history;
 mod interim;
 mod listener;
+mod malformed;
 mod memory;
 mod origin;
 mod pending_closes;
 mod raw;
-mod reconcile;
 mod record;
 mod restored;
 mod shown;
@@ -33,6 +33,7 @@ pub use asked::Asked;
 pub use attempt::{AttemptJudge, LastSeen, NamespaceCounts, Unanswered};
 pub use books::{Books, Lost, waiting};
 pub use close_reason::{CloseReason, CountedClose, Failure, Outcome};
+pub use counts::{Retransmits, Volume};
 pub use cut_off::{Answers, CloseEvidence, Timer, Verdict};
 pub use event::Event;
 pub use exchanges::Exchanges;
@@ -40,15 +41,17 @@ pub use flowcar_shared::record::Role;
 pub use history::{CloseSummary, History};
 pub use interim::{Instant, InterimSpan, InterimSpans, SpanTime};
 pub use listener::Listener;
+pub use malformed::Malformed;
 pub use origin::{
     Caller, ContainerId, ListenerName, Origin, OriginEvent, Process, SharedText, SocketNetns,
 };
 pub use pending_closes::{CloseEvent, OtherEnd, PendingCloses};
-pub use reconcile::{ABSENT, Absent, Adopt, PollContext};
-pub use record::{FailedAttempt, Malformed, Record, decode, evidence, kind_of};
+pub use record::{FailedAttempt, Record, decode, evidence, kind_of};
 pub use restored::EndedWhileUnfollowed;
 pub use socket_snapshot::{PostCloseState, SocketName, SocketSnapshot, State, TcpInfo};
-pub use table::{Change, EstablishedFlow, Table};
+pub use table::{
+    ABSENT, Absent, Adopt, Adoption, Change, EstablishedFlow, Listing, PollContext, Table,
+};
 pub use trace::TraceIdentity;
 
 use watermark::PayloadWatermark;
@@ -109,55 +112,6 @@ impl RttKind {
     pub const ALL: [Self; 2] = [Self::Measured, Self::Smoothed];
 }
 
-/// Segments sent again, by cause (`flowcar.tcp.retransmit.type`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Retransmits {
-    /// SYN: the client's.
-    pub syn: u64,
-    /// SYN-ACK: the server's.
-    pub synack: u64,
-    /// By fast recovery.
-    pub fast: u64,
-    /// After the retransmission timer expired.
-    pub timeout: u64,
-    /// By a tail loss probe.
-    pub tail_loss_probe: u64,
-    /// Cause not seen.
-    pub unknown: u64,
-}
-
-impl Retransmits {
-    /// Segments sent again for any cause.
-    pub const fn total(&self) -> u64 {
-        self.of_handshakes() + self.of_data()
-    }
-
-    /// SYNs and SYN-ACKs sent again.
-    pub const fn of_handshakes(&self) -> u64 {
-        self.syn + self.synack
-    }
-
-    /// Other segments sent again.
-    pub const fn of_data(&self) -> u64 {
-        self.fast + self.timeout + self.tail_loss_probe + self.unknown
-    }
-}
-
-/// Counts of a flow since it began. Payload bytes: neither SYN nor FIN is among them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Volume {
-    /// Payload bytes that the peer acknowledged.
-    pub bytes_sent: u64,
-    /// Payload bytes received in order.
-    pub bytes_received: u64,
-    /// Segments sent, pure ACKs and retransmissions included.
-    pub segments_sent: u64,
-    /// Segments received.
-    pub segments_received: u64,
-    /// Segments sent again.
-    pub retransmits: Retransmits,
-}
-
 /// The socket's figures (`tcp_info`), as of its last poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketFigures {
@@ -172,65 +126,6 @@ pub struct SocketFigures {
     /// Whether payload counts are exact. Not so where it is uncertain whether the peer's FIN is among the bytes received, or where a
     /// disconnect erased the counts, which then are those of the last poll.
     pub exact: bool,
-}
-
-impl Retransmits {
-    /// The greater of both in each figure: of counts that only grow, the newer.
-    #[must_use]
-    pub fn max(&self, other: &Self) -> Self {
-        Self {
-            syn: self.syn.max(other.syn),
-            synack: self.synack.max(other.synack),
-            fast: self.fast.max(other.fast),
-            timeout: self.timeout.max(other.timeout),
-            tail_loss_probe: self.tail_loss_probe.max(other.tail_loss_probe),
-            unknown: self.unknown.max(other.unknown),
-        }
-    }
-
-    /// What was sent again since `earlier`.
-    pub const fn since(&self, earlier: &Self) -> Self {
-        Self {
-            syn: self.syn.saturating_sub(earlier.syn),
-            synack: self.synack.saturating_sub(earlier.synack),
-            fast: self.fast.saturating_sub(earlier.fast),
-            timeout: self.timeout.saturating_sub(earlier.timeout),
-            tail_loss_probe: self.tail_loss_probe.saturating_sub(earlier.tail_loss_probe),
-            unknown: self.unknown.saturating_sub(earlier.unknown),
-        }
-    }
-}
-
-impl Volume {
-    /// Whether no payload was sent or received, not even again.
-    pub const fn is_silent(&self) -> bool {
-        self.bytes_sent == 0 && self.bytes_received == 0 && self.retransmits.total() == 0
-    }
-
-    /// The greater of both in each figure: of counts that only grow, the newer.
-    #[must_use]
-    pub fn max(&self, other: &Self) -> Self {
-        Self {
-            bytes_sent: self.bytes_sent.max(other.bytes_sent),
-            bytes_received: self.bytes_received.max(other.bytes_received),
-            segments_sent: self.segments_sent.max(other.segments_sent),
-            segments_received: self.segments_received.max(other.segments_received),
-            retransmits: self.retransmits.max(&other.retransmits),
-        }
-    }
-
-    /// What came since `earlier`.
-    pub const fn since(&self, earlier: &Self) -> Self {
-        Self {
-            bytes_sent: self.bytes_sent.saturating_sub(earlier.bytes_sent),
-            bytes_received: self.bytes_received.saturating_sub(earlier.bytes_received),
-            segments_sent: self.segments_sent.saturating_sub(earlier.segments_sent),
-            segments_received: self
-                .segments_received
-                .saturating_sub(earlier.segments_received),
-            retransmits: self.retransmits.since(&earlier.retransmits),
-        }
-    }
 }
 
 /// All that is known of one flow at one time.

@@ -11,7 +11,7 @@ use std::{
 
 use flowcar_shared::origin::{CALLER, CLOSED_LISTENER, LISTENER, OriginRecord, RECORD_LEN};
 
-use super::{Malformed, Monotonic, raw, record::socket_addr};
+use super::{Malformed, Monotonic, raw, raw::socket_addr};
 
 /// A text that many flows have in common: one word in each of them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

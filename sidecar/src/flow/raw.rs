@@ -1,5 +1,7 @@
 //! The only place that reads the kernel's bytes as structs.
 
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
 use flowcar_shared::{
     asked::AskedRecord,
     exchange::ExchangeRecord,
@@ -45,4 +47,13 @@ pub(super) fn read<T: Wire>(bytes: &[u8], least: usize) -> Option<T> {
         std::ptr::copy_nonoverlapping(bytes.as_ptr(), (&raw mut value).cast::<u8>(), bytes.len());
     }
     Some(value)
+}
+
+/// An address of the kernel's record: of IPv6, or of IPv4 mapped into it.
+pub(super) fn socket_addr(words: [u32; 4], port: u16) -> SocketAddr {
+    let mut octets = [0; 16];
+    for (to, word) in octets.chunks_exact_mut(4).zip(words) {
+        to.copy_from_slice(&word.to_ne_bytes());
+    }
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::from(octets)).to_canonical(), port)
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{
-    History, SocketSnapshot, Table,
+    History, SocketSnapshot,
     checkpoint::{CheckpointFlow, CheckpointFlows, fingerprint_of},
 };
 
@@ -34,51 +34,6 @@ pub struct EndedWhileUnfollowed {
     pub lost_before: u64,
 }
 
-impl Table {
-    /// Restores a checkpoint. Before the first poll.
-    pub fn restore(&mut self, reported: &CheckpointFlows) {
-        self.restored = Restored::new(reported);
-    }
-
-    /// No client's flow has a name in this flowcar, even where the previous one gave it one.
-    pub fn restore_no_names(&mut self) {
-        self.restored.remove_names();
-    }
-
-    /// How many of them were not seen yet.
-    pub fn restored(&self) -> u64 {
-        self.restored.waiting().len() as u64
-    }
-
-    /// Polls and destroy events have had their time: connections of the checkpoint that were not seen closed while unfollowed.
-    pub fn settle_restored(&mut self) -> EndedWhileUnfollowed {
-        let lost_before = self.restored.settle();
-        let lost = self.restored.lost();
-        EndedWhileUnfollowed { lost, lost_before }
-    }
-
-    /// The flows of a checkpoint as of now: every live connection, and the restored ones that were not seen yet. `lost_closes` is how
-    /// many closes of unknown connections are lost.
-    pub fn checkpoint(&self, lost_closes: u64) -> CheckpointFlows {
-        let listed = self.iter().filter_map(CheckpointFlow::of);
-        let waiting = self.restored.waiting().cloned();
-        CheckpointFlows {
-            lost_closes: lost_closes.saturating_add(self.restored.lost_closes),
-            flows: listed.chain(waiting).take(self.capacity).collect(),
-        }
-    }
-
-    /// Whether the checkpoint has the connection of a socket, and it was not seen yet.
-    pub fn restores(&self, cookie: u64) -> bool {
-        self.restored.is_waiting(cookie)
-    }
-
-    /// The close of this socket will be taken in, though not at once.
-    pub fn expect_close(&mut self, cookie: u64) {
-        self.restored.mark_seen(cookie);
-    }
-}
-
 // === impl Restored ===
 
 impl Restored {
@@ -95,7 +50,8 @@ impl Restored {
         }
     }
 
-    fn remove_names(&mut self) {
+    /// Their clients' flows have no names in this flowcar.
+    pub(super) fn remove_names(&mut self) {
         let waiting = self.waiting.values_mut();
         waiting.for_each(|waiting| waiting.flow.name = None);
     }
@@ -103,6 +59,11 @@ impl Restored {
     /// Those that wait.
     pub(super) fn waiting(&self) -> impl ExactSizeIterator<Item = &CheckpointFlow> {
         self.waiting.values().map(|waiting| &waiting.flow)
+    }
+
+    /// Lost closes that the previous flowcar counted and that may belong to those that wait.
+    pub(super) const fn lost_closes(&self) -> u64 {
+        self.lost_closes
     }
 
     /// Those that are lost to the restart.
@@ -181,7 +142,7 @@ impl Restored {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::{Role, Volume};
+    use crate::flow::{Role, Table, Volume};
 
     fn flow(cookie: u64) -> CheckpointFlow {
         CheckpointFlow {
@@ -220,14 +181,16 @@ mod tests {
         for (lost_closes, lost, lost_before) in [(0, 3, 0), (2, 1, 2), (3, 0, 3), (5, 0, 3)] {
             let flows: Vec<_> = (1..=4).map(flow).collect();
             let mut table = Table::new(10);
-            table.restore(&CheckpointFlows { lost_closes, flows });
-            table.expect_close(4);
+            table
+                .adoption_mut()
+                .restore(&CheckpointFlows { lost_closes, flows });
+            table.adoption_mut().expect_close(4);
             assert_eq!(
                 table.checkpoint(1).lost_closes,
                 lost_closes + 1,
                 "the next checkpoint needs it"
             );
-            let ended = table.settle_restored();
+            let ended = table.adoption_mut().settle_restored();
             assert_eq!(ended, EndedWhileUnfollowed { lost, lost_before });
             let books = table.books(|_| 0);
             assert_eq!((books.opened, books.lost_total()), (lost, lost));

@@ -1,18 +1,32 @@
-//! The open flows, and the books over all flows so far.
+//! The open flows, and the books over all flows so far. Pure.
+//!
+//! [`Table::apply`] takes in what a source reports, one event at a time, and gives what the event changed. The parts of the table are in
+//! modules of their own: the list of open flows, the accounting, the adoption of flows that no record reports, and details that wait for
+//! the record of their flow.
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet, hash_map::Entry as MapEntry},
-    hash::BuildHasherDefault,
-};
+mod accounting;
+mod adoption;
+mod end;
+mod entry;
+mod listing;
+mod poll;
+mod waiting;
+
+use std::hash::BuildHasherDefault;
 
 use flowcar_shared::{counter::Counter, record::Kind};
 
+pub use adoption::Adoption;
+pub use listing::{EstablishedFlow, Listing};
+pub use poll::{ABSENT, Absent, Adopt, PollContext};
+
+use self::{accounting::Accounting, end::End, entry::Entry, waiting::WaitingDetails};
 use super::{
-    Asked, Books, Exchanges, Flow, History, Lost, Monotonic, Outcome, PayloadWatermark, Record,
-    SocketName, asked::AskedAddresses, checkpoint::CheckpointFlow, memory, restored::Restored,
+    Asked, Books, CloseEvent, CloseReason, Event, Exchanges, Flow, History, Lost, Monotonic,
+    Record, SocketSnapshot,
+    checkpoint::{CheckpointFlow, CheckpointFlows},
     shown::ShownAddresses,
 };
-use crate::histogram::Histogram;
 
 type Hasher = BuildHasherDefault<std::hash::DefaultHasher>;
 
@@ -30,6 +44,295 @@ pub struct Change {
     /// Whether it stays in the table. A flow that is no longer listed and has no outcome is lost.
     pub listed: bool,
 }
+
+/// The open flows and the books.
+#[derive(Debug)]
+pub struct Table {
+    listing: Listing,
+    accounting: Accounting,
+    adoption: Adoption,
+    waiting: WaitingDetails,
+    /// Local addresses of sockets that dumps have shown, or would have shown in time. A dump shows the sockets of flowcar's network
+    /// namespace, and the followed cgroup may be in another.
+    shown: ShownAddresses,
+}
+
+// === impl Table ===
+
+impl Table {
+    /// An empty table for at most `capacity` flows.
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            listing: Listing::new(capacity),
+            accounting: Accounting::default(),
+            adoption: Adoption::default(),
+            waiting: WaitingDetails::default(),
+            shown: ShownAddresses::default(),
+        }
+    }
+
+    /// The listed flows.
+    pub const fn listing(&self) -> &Listing {
+        &self.listing
+    }
+
+    /// The listed flows, to change what is known of them.
+    pub const fn listing_mut(&mut self) -> &mut Listing {
+        &mut self.listing
+    }
+
+    /// Flows that no record reports, and those of the checkpoint.
+    pub const fn adoption(&self) -> &Adoption {
+        &self.adoption
+    }
+
+    /// The same, to restore and to settle a checkpoint.
+    pub const fn adoption_mut(&mut self) -> &mut Adoption {
+        &mut self.adoption
+    }
+
+    /// Takes in an event. Gives what it changed; `None` if it is of no listed flow and makes none.
+    pub fn apply(&mut self, event: Event<'_>) -> Option<Change> {
+        match event {
+            Event::Record(record) => Some(self.record(record)),
+            Event::Polled(observed, poll) => self.polled(observed, poll),
+            Event::Reconnected(observed, poll) => self.reconnected(observed.cookie, poll.at),
+            Event::Evicted(cookie, poll) => self.evict(cookie, poll),
+            Event::Held(cookie) => self.close_held(cookie),
+            Event::Destroyed(event, poll) => self.destroyed(event, poll),
+        }
+    }
+
+    /// Takes in what `connect()` was asked for, for the flow whose records follow.
+    pub fn asked(&mut self, asked: Asked) {
+        self.waiting.keep_asked(asked, self.listing.capacity());
+    }
+
+    /// Addresses asked for that found no room, or whose flow's records were lost.
+    pub const fn asked_dropped(&self) -> u64 {
+        self.waiting.asked_dropped()
+    }
+
+    /// Takes in a flow's exchanges, for its record, which follows directly. Those whose flow's record was dropped wait for the next
+    /// one.
+    pub fn exchanges(&mut self, new: Exchanges) {
+        self.waiting.keep_exchanges(new, self.listing.capacity());
+    }
+
+    /// Records of exchanges that found no room: as many others waited for records that were dropped.
+    pub const fn exchanges_dropped(&self) -> u64 {
+        self.waiting.exchanges_dropped()
+    }
+
+    /// Counts a record that did not decode. The flow's next record repeats what an open or sample record had; one without a valid kind is
+    /// taken for a close, the worst case.
+    pub fn malformed(&mut self, kind: Option<Kind>) {
+        if matches!(kind, Some(Kind::Close) | None) {
+            self.accounting.lose(Lost::Malformed);
+        }
+    }
+
+    /// Whether the close of this socket needs a query for its addresses.
+    pub fn needs_poll(&self, observed: &SocketSnapshot) -> bool {
+        !observed.is_disconnected() && self.history_of(observed.cookie).needs_poll(observed)
+    }
+
+    /// Whether the payload count of this closed socket is uncertain by the peer's FIN, which the other end's count would settle.
+    pub fn fin_is_uncertain(&self, event: &CloseEvent) -> bool {
+        let observed = &event.observed;
+        let Some(info) = &observed.info else {
+            return false;
+        };
+        info.was_established()
+            && !observed.is_disconnected()
+            && !self.history_of(observed.cookie).close(event, info).exact
+    }
+
+    /// Takes in that a dump is complete. Gives the flows that are to be evicted or closed (`is_here`: whether a flow's socket is in the
+    /// network namespace that dumps show).
+    pub fn finish_poll(&mut self, poll: &PollContext, is_here: impl Fn(&Flow) -> bool) -> Absent {
+        let unaccounted = self.accounting.unaccounted(poll);
+        self.listing
+            .finish_poll(poll, unaccounted, &mut self.shown, is_here)
+    }
+
+    /// Whether dumps are known to show sockets of a flow's address.
+    pub fn shows(&self, flow: &Flow) -> bool {
+        self.listing.was_dumped(flow.cookie) || self.shown.has(flow.local.ip())
+    }
+
+    /// Whether dumps show sockets of a flow's address: one was shown, or `is_here` knows it.
+    pub fn would_show(&mut self, flow: &Flow, is_here: impl FnOnce(&Flow) -> bool) -> bool {
+        self.shows(flow) || self.shown.would_show(flow, is_here)
+    }
+
+    /// The flows of a checkpoint as of now: every live connection, and the restored ones that were not seen yet. `lost_closes` is how
+    /// many closes of unknown connections are lost.
+    pub fn checkpoint(&self, lost_closes: u64) -> CheckpointFlows {
+        let listed = self.listing.iter().filter_map(CheckpointFlow::of);
+        let waiting = self.adoption.restored.waiting().cloned();
+        CheckpointFlows {
+            lost_closes: lost_closes.saturating_add(self.adoption.restored.lost_closes()),
+            flows: listed
+                .chain(waiting)
+                .take(self.listing.capacity())
+                .collect(),
+        }
+    }
+
+    /// The books, given the kernel's counters **read after** the last record was applied: then every flow
+    /// of a record is among them.
+    pub fn books(&self, kernel: impl Fn(Counter) -> u64) -> Books {
+        self.accounting.books(kernel, self.adoption.restored.lost())
+    }
+
+    /// Gives back the memory of a load that has ended.
+    pub fn shrink(&mut self) {
+        self.listing.shrink();
+        self.adoption.shrink();
+        self.waiting.shrink();
+    }
+
+    fn record(&mut self, record: Record) -> Change {
+        let Record { kind, mut flow, .. } = record;
+        let asked = self.waiting.give(&mut flow);
+        if kind == Kind::Close {
+            return self.close(flow);
+        }
+        let change = self.update(flow);
+        // Its next record needs it again.
+        if let Some(asked) = asked.filter(|_| !change.listed) {
+            self.asked(asked);
+        }
+        change
+    }
+
+    fn update(&mut self, mut flow: Flow) -> Change {
+        if let Some(old) = self.listing.renew(&mut flow) {
+            self.accounting.replaced(&old);
+            return Change::after(Some(old.flow), flow, true);
+        }
+        let listed = self.listing.has_room();
+        if listed {
+            self.listing.insert(Entry::of_record(flow.clone()));
+        }
+        Change::new(flow, listed)
+    }
+
+    fn close(&mut self, mut flow: Flow) -> Change {
+        let old = self.listing.remove(flow.cookie);
+        if let Some(old) = &old {
+            self.accounting.replaced(old);
+            if old.flow.started == flow.started {
+                entry::follows(&mut flow, &old.flow);
+            }
+        }
+        self.accounting.end(flow.outcome);
+        Change::after(old.map(|entry| entry.flow), flow, false)
+    }
+
+    /// Takes in one socket of a dump. One without counts is a connection request or a timewait socket.
+    fn polled(&mut self, observed: &SocketSnapshot, poll: &PollContext) -> Option<Change> {
+        let info = observed.info.as_ref()?;
+        self.shown.insert(observed.local.ip());
+        let change = match self.listing.get_mut(observed.cookie) {
+            Some(entry) => entry.polled(observed, info, poll)?,
+            None => {
+                let (adoption, listing) = (&mut self.adoption, &mut self.listing);
+                adoption.adopt(observed, info, poll, listing)?
+            }
+        };
+        self.accounting.polled(&change);
+        Some(change)
+    }
+
+    fn destroyed(&mut self, event: &CloseEvent, poll: &PollContext) -> Option<Change> {
+        let observed = &event.observed;
+        let cookie = observed.cookie;
+        self.adoption.forget_role(cookie);
+        if let Some(closed) = self.adoption.release(cookie) {
+            return end::rest_of_held(event, closed);
+        }
+        if self.adoption.is_ignored(observed) || self.listing.has_records_of(cookie) {
+            return None;
+        }
+        let known = self.listing.remove(cookie);
+        let restored = &mut self.adoption.restored;
+        // A disconnected socket has neither counts nor addresses: only its close is known.
+        if known.is_none() && observed.is_disconnected() && restored.lose(cookie) {
+            return None;
+        }
+        let found = match &known {
+            Some(_) => None,
+            None => restored.find(observed),
+        };
+        if known.is_none() && found.is_none() && poll.adopt != Adopt::All {
+            return None;
+        }
+        match End::of(event, known, found.as_ref(), poll) {
+            End::Flow(change) => {
+                restored.take(cookie);
+                let change = Change {
+                    restored: found,
+                    ..*change
+                };
+                self.accounting.polled(&change);
+                self.accounting.end(change.now.outcome);
+                Some(change)
+            }
+            End::Unseen => {
+                self.accounting.disconnected_unseen();
+                None
+            }
+            End::Nothing => {
+                restored.lose(cookie);
+                None
+            }
+        }
+    }
+
+    /// Closes a flow of which no more will be reported: another has taken its socket.
+    fn reconnected(&mut self, cookie: u64, at: Monotonic) -> Option<Change> {
+        let entry = self.listing.remove(cookie)?;
+        let change = end::without_counts(entry.flow, CloseReason::Unknown, at);
+        self.accounting.end(change.now.outcome);
+        Some(change)
+    }
+
+    /// Closes a connection that is over while its application still holds the socket. Its last counts come with the socket's destroy
+    /// event, which may take long; until then they are those of the last poll.
+    fn close_held(&mut self, cookie: u64) -> Option<Change> {
+        let entry = self.listing.remove(cookie)?;
+        let history = entry.history.unwrap_or(History::none());
+        let at = entry.absent_since.max(entry.flow.seen);
+        let change = end::without_counts(entry.flow, history.reason_while_held(), at);
+        self.accounting.end(change.now.outcome);
+        self.adoption.hold(&change.now, self.listing.capacity());
+        Some(change)
+    }
+
+    /// Evicts a flow whose close was not delivered.
+    fn evict(&mut self, cookie: u64, poll: &PollContext) -> Option<Change> {
+        let entry = self.listing.remove(cookie)?;
+        self.accounting.evicted(&entry, poll);
+        if entry.history.is_some() {
+            self.adoption.ignore(cookie, self.listing.capacity());
+        }
+        Some(Change {
+            before: Some(entry.flow.clone()),
+            ..Change::new(entry.flow, false)
+        })
+    }
+
+    /// The history of a socket before its close.
+    fn history_of(&self, cookie: u64) -> History {
+        let known = self.listing.history(cookie);
+        let restored = || self.adoption.restored.history(cookie);
+        known.or_else(restored).unwrap_or(History::none())
+    }
+}
+
+// === impl Change ===
 
 impl Change {
     /// A flow that is new to the table, and whether it stays there.
@@ -50,396 +353,22 @@ impl Change {
             ..Self::new(now, false)
         }
     }
-}
 
-/// A listed flow.
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) flow: Flow,
-    /// Of a flow that polls alone report; records report all others.
-    pub(super) history: Option<History>,
-    pub(super) watermark: PayloadWatermark,
-    /// Segments that had come by its last poll.
-    pub(super) polled_segs_in: Option<u32>,
-    /// Dumps in a row that did not show it.
-    pub(super) absent: u8,
-    /// When the first of these dumps began.
-    pub(super) absent_since: Monotonic,
-    /// The dump that showed it last.
-    pub(super) dump: u64,
-    /// Destroy events dropped by then.
-    pub(super) overruns: u64,
-    /// The programs were detached since its last record, so that no further one may come.
-    pub(super) detached: bool,
-}
-
-/// An established connection.
-#[derive(Clone, Copy, Debug)]
-pub struct EstablishedFlow {
-    /// Its socket.
-    pub name: SocketName,
-    /// Polls alone report it.
-    pub is_polled: bool,
-    /// Segments of it were unanswered at the last poll.
-    pub is_unanswered: bool,
-}
-
-/// The open flows, at most `capacity` of them. A flow over capacity is only not listed: its close record still has all its figures.
-#[derive(Debug)]
-pub struct Table {
-    /// Each in memory of its own: the map takes little, however much room it has, and a flow that closes gives its memory back.
-    pub(super) flows: HashMap<u64, Box<Entry>, Hasher>,
-    pub(super) capacity: usize,
-    /// Exchanges whose flow's record has not come yet.
-    exchanges: HashMap<u64, Histogram, Hasher>,
-    exchanges_dropped: u64,
-    /// Addresses asked for whose flow's record has not come yet.
-    asked: AskedAddresses,
-    pub(super) over_capacity: u64,
-    pub(super) closed: u64,
-    pub(super) failed: u64,
-    malformed_closes: u64,
-    /// Connections that polls, and not records, reported.
-    pub(super) opened_by_polls: u64,
-    /// Listed flows that polls alone report.
-    pub(super) adopted: usize,
-    pub(super) unadopted: u64,
-    /// Flows of records that were evicted for a close that is known to be lost.
-    pub(super) evicted_after_known_loss: u64,
-    /// Those evicted beyond: no lost close is known, and none was reported.
-    pub(super) lost_closes: u64,
-    /// Those evicted that closed while the programs were detached.
-    pub(super) detached: u64,
-    pub(super) overrun: u64,
-    pub(super) disconnected: u64,
-    /// Sockets whose role is not known, and how many polls saw them.
-    pub(super) role_pending: HashMap<u64, u64>,
-    /// Sockets counted as lost whose close may still be reported.
-    pub(super) evicted: HashSet<u64>,
-    /// Connections that closed while their applications still held the sockets, as they were reported; the destroy events of those
-    /// sockets have the rest of their counts.
-    pub(super) held: HashMap<u64, Box<Flow>, Hasher>,
-    /// Connections of the checkpoint.
-    pub(super) restored: Restored,
-    /// Local addresses of sockets that dumps have shown, or would have shown in time. A dump shows the sockets of flowcar's network
-    /// namespace, and the followed cgroup may be in another.
-    pub(super) shown: ShownAddresses,
-}
-
-impl Table {
-    /// An empty table for at most `capacity` flows.
-    pub fn new(capacity: usize) -> Self {
-        Self {
-            flows: HashMap::default(),
-            capacity,
-            exchanges: HashMap::default(),
-            exchanges_dropped: 0,
-            asked: AskedAddresses::default(),
-            over_capacity: 0,
-            closed: 0,
-            failed: 0,
-            malformed_closes: 0,
-            opened_by_polls: 0,
-            adopted: 0,
-            unadopted: 0,
-            evicted_after_known_loss: 0,
-            lost_closes: 0,
-            detached: 0,
-            overrun: 0,
-            disconnected: 0,
-            role_pending: HashMap::new(),
-            evicted: HashSet::new(),
-            held: HashMap::default(),
-            restored: Restored::default(),
-            shown: ShownAddresses::default(),
-        }
-    }
-
-    /// So many flows may be listed from now on; those already listed stay.
-    pub const fn set_capacity(&mut self, capacity: usize) {
-        self.capacity = capacity;
-    }
-
-    /// How many more flows may be listed.
-    pub fn room(&self) -> usize {
-        self.capacity.saturating_sub(self.flows.len())
-    }
-
-    /// Gives back the memory of a load that has ended.
-    pub fn shrink(&mut self) {
-        memory::shrink(&mut self.flows);
-        memory::shrink(&mut self.exchanges);
-        memory::shrink(&mut self.role_pending);
-        memory::shrink(&mut self.held);
-        memory::shrink_set(&mut self.evicted);
-        self.asked.shrink();
-    }
-
-    /// Counts sockets of a dump that were not even kept for adoption: the table had no room for them.
-    pub const fn count_over_capacity(&mut self, sockets: u64) {
-        self.over_capacity += sockets;
-    }
-
-    pub(super) fn record(&mut self, record: Record) -> Change {
-        let Record { kind, mut flow, .. } = record;
-        if let Some(exchanges) = self.exchanges.remove(&flow.cookie) {
-            flow.exchanges = exchanges;
-        }
-        let asked = self.asked.give(&mut flow);
-        match (kind, flow.outcome) {
-            (Kind::Close, outcome) => self.close(flow, outcome),
-            (Kind::Open | Kind::Sample, _) => {
-                let change = self.update(flow);
-                // Its next record needs it again.
-                if let Some(asked) = asked.filter(|_| !change.listed) {
-                    self.asked.insert(asked, self.capacity);
-                }
-                change
-            }
-        }
-    }
-
-    /// Takes in what `connect()` was asked for, for the flow whose records follow.
-    pub fn asked(&mut self, asked: Asked) {
-        self.asked.insert(asked, self.capacity);
-    }
-
-    /// Addresses asked for that found no room, or whose flow's records were lost.
-    pub const fn asked_dropped(&self) -> u64 {
-        self.asked.dropped()
-    }
-
-    /// Takes in a flow's exchanges, for its record, which follows directly. Those whose flow's record was dropped wait for the next
-    /// one.
-    pub fn exchanges(&mut self, new: Exchanges) {
-        if self.exchanges.len() < self.capacity || self.exchanges.contains_key(&new.cookie) {
-            self.exchanges.insert(new.cookie, new.durations);
-        } else {
-            self.exchanges_dropped += 1;
-        }
-    }
-
-    /// Records of exchanges that found no room: as many others waited for records that were dropped.
-    pub const fn exchanges_dropped(&self) -> u64 {
-        self.exchanges_dropped
-    }
-
-    /// Counts a record that did not decode. The flow's next record repeats what an open or sample record had; one without a valid kind is
-    /// taken for a close, the worst case.
-    pub fn malformed(&mut self, kind: Option<Kind>) {
-        if matches!(kind, Some(Kind::Close) | None) {
-            self.malformed_closes += 1;
-        }
-    }
-
-    /// When a poll last showed this flow, of those that polls alone report.
-    pub fn last_shown(&self, cookie: u64) -> Option<Monotonic> {
-        let entry = self.flows.get(&cookie)?;
-        entry.history.is_some().then_some(entry.flow.seen)
-    }
-
-    /// The established connections.
-    pub fn established(&self) -> impl Iterator<Item = EstablishedFlow> + Clone {
-        self.flows.values().filter_map(|entry| {
-            let flow = &entry.flow;
-            let history = entry.history.as_ref();
-            flow.established.map(|_| EstablishedFlow {
-                name: SocketName {
-                    cookie: flow.cookie,
-                    local: flow.local,
-                    peer: flow.peer,
-                    interface: history.map_or(0, History::interface),
-                },
-                is_polled: history.is_some(),
-                is_unanswered: history.is_some_and(History::was_unanswered),
-            })
-        })
-    }
-
-    /// Whether a connection is over since this time whose application holds its socket: its destroy event is still to come.
-    pub fn holds_since(&self, at: Monotonic) -> bool {
-        self.held.values().any(|closed| closed.seen >= at)
-    }
-
-    /// Segments that had come by the last poll of a flow's socket.
-    pub fn polled_segs_in(&self, cookie: u64) -> Option<u32> {
-        self.flows.get(&cookie)?.polled_segs_in
-    }
-
-    /// Whether dumps are known to show sockets of a flow's address.
-    pub fn shows(&self, flow: &Flow) -> bool {
-        let dumped = self.flows.get(&flow.cookie).is_some_and(|of| of.dump > 0);
-        dumped || self.shown.has(flow.local.ip())
-    }
-
-    /// Whether dumps show sockets of a flow's address: one was shown, or `is_here` knows it.
-    pub fn would_show(&mut self, flow: &Flow, is_here: impl FnOnce(&Flow) -> bool) -> bool {
-        self.shows(flow) || self.shown.would_show(flow, is_here)
-    }
-
-    /// The open flows that are listed.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Flow> {
-        self.flows.values().map(|entry| &entry.flow)
-    }
-
-    /// Listed flows.
-    pub fn len(&self) -> usize {
-        self.flows.len()
-    }
-
-    /// Whether no flow is listed.
-    pub fn is_empty(&self) -> bool {
-        self.flows.is_empty()
-    }
-
-    /// Records and polls of flows that found the table full.
-    pub const fn over_capacity(&self) -> u64 {
-        self.over_capacity
-    }
-
-    /// The books, given the kernel's counters **read after** the last record was applied: then every flow
-    /// of a record is among them.
-    pub fn books(&self, kernel: impl Fn(Counter) -> u64) -> Books {
-        let opened = kernel(Counter::Established) + self.opened_by_polls + self.restored.lost();
-        let lost: BTreeMap<Lost, u64> = [
-            (Lost::Storage, kernel(Counter::StorageRefused)),
-            (
-                Lost::Callbacks,
-                kernel(Counter::ArmRefused) + self.lost_closes,
-            ),
-            (Lost::RingFull, kernel(Counter::CloseDropped)),
-            (Lost::Malformed, self.malformed_closes),
-            (Lost::Overrun, self.overrun),
-            (Lost::Disconnected, self.disconnected),
-            (Lost::Detached, self.detached),
-            (Lost::Restart, self.restored.lost()),
-        ]
-        .into_iter()
-        .filter(|(_, count)| *count > 0)
-        .collect();
-        let not_live = self.closed + lost.values().sum::<u64>();
-        Books {
-            opened,
-            closed: self.closed,
-            live: opened.saturating_sub(not_live),
-            failed: self.failed,
-            lost,
-        }
-    }
-
-    fn update(&mut self, mut flow: Flow) -> Change {
-        let full = self.flows.len() >= self.capacity;
-        match self.flows.entry(flow.cookie) {
-            MapEntry::Occupied(mut occupied) => {
-                let entry = occupied.get_mut();
-                // A socket that was disconnected and connected again is another flow under the same cookie.
-                let same = entry.flow.started == flow.started;
-                if same {
-                    follows(&mut flow, &entry.flow);
-                }
-                let (dump, polled_segs_in) = if same {
-                    (entry.dump, entry.polled_segs_in)
-                } else {
-                    (0, None)
-                };
-                let new = Entry {
-                    dump,
-                    polled_segs_in,
-                    ..Entry::of_record(flow.clone())
-                };
-                let old = std::mem::replace(&mut **entry, new);
-                // The socket's destroy event comes only after its new connection, and reports that one.
-                if old.history.is_some() {
-                    self.adopted -= 1;
-                    self.disconnected += u64::from(old.flow.established.is_some());
-                }
-                let (before, replaced) = if same {
-                    (Some(old.flow), None)
-                } else {
-                    (None, Some(old.flow))
-                };
-                Change {
-                    before,
-                    now: flow,
-                    replaced,
-                    restored: None,
-                    listed: true,
-                }
-            }
-            MapEntry::Vacant(_) if full => {
-                self.over_capacity += 1;
-                Change::new(flow, false)
-            }
-            MapEntry::Vacant(vacant) => {
-                vacant.insert(Box::new(Entry::of_record(flow.clone())));
-                Change::new(flow, true)
-            }
-        }
-    }
-
-    fn close(&mut self, mut flow: Flow, outcome: Option<Outcome>) -> Change {
-        let old = self.flows.remove(&flow.cookie);
-        if old.as_ref().is_some_and(|old| old.history.is_some()) {
-            self.adopted -= 1;
-            self.disconnected += 1;
-        }
-        let old = old.map(|entry| entry.flow);
-        let same = |old: &Flow| old.started == flow.started;
+    /// A record's flow, and the one that was listed of its socket: the same, or one that it replaces.
+    fn after(old: Option<Flow>, now: Flow, listed: bool) -> Self {
         let (before, replaced) = match old {
-            Some(old) if same(&old) => (Some(old), None),
+            Some(old) if old.started == now.started => (Some(old), None),
             old => (None, old),
         };
-        if let Some(before) = &before {
-            follows(&mut flow, before);
-        }
-        self.count(outcome);
-        Change {
-            before,
-            now: flow,
-            replaced,
-            restored: None,
-            listed: false,
-        }
-    }
-
-    pub(super) fn count(&mut self, outcome: Option<Outcome>) {
-        match outcome {
-            Some(Outcome::Failed(_)) => self.failed += 1,
-            _ => self.closed += 1,
-        }
-    }
-}
-
-/// A poll may have shown more already than a record that waited in the ring has.
-fn follows(flow: &mut Flow, before: &Flow) {
-    flow.series = before.series;
-    flow.name.clone_from(&before.name);
-    if !before.origin.is_unknown() {
-        flow.origin.clone_from(&before.origin);
-    }
-    flow.volume = flow.volume.max(&before.volume);
-    flow.seen = flow.seen.max(before.seen);
-    flow.socket = before.socket;
-    if flow.asked.is_none() {
-        flow.asked.clone_from(&before.asked);
-    }
-    if flow.exchanges.count() < before.exchanges.count() {
-        flow.exchanges = before.exchanges.clone();
-    }
-}
-
-impl Entry {
-    fn of_record(flow: Flow) -> Self {
         Self {
-            flow,
-            history: None,
-            watermark: PayloadWatermark::default(),
-            polled_segs_in: None,
-            absent: 0,
-            absent_since: Monotonic::default(),
-            dump: 0,
-            overruns: 0,
-            detached: false,
+            before,
+            replaced,
+            ..Self::new(now, listed)
         }
+    }
+
+    /// The flow that closed or failed, if the change is its end.
+    pub fn into_closed(self) -> Option<Flow> {
+        self.now.outcome.is_some().then_some(self.now)
     }
 }

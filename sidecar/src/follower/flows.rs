@@ -168,7 +168,7 @@ impl Flows {
         let restore = Restore::begin(&mut self.table, checkpoint, here, polls, since);
         self.restore = Some(restore);
         if !self.names {
-            self.table.restore_no_names();
+            self.table.adoption_mut().restore_no_names();
         }
     }
 
@@ -409,7 +409,7 @@ impl Flows {
         if self.excluded.is_excluded_socket(observed.cookie, poll) {
             return;
         }
-        if self.table.is_reconnected(observed) {
+        if self.table.listing().is_reconnected(observed) {
             self.apply(Event::Reconnected(observed, poll));
         }
         self.apply(Event::Polled(observed, poll));
@@ -429,6 +429,10 @@ impl Flows {
             self.origins.resolve(&mut change.now, netns);
         }
         count(&mut self.table, &mut self.series, &mut change);
+        // One dump or one turn may bring more flows, and more series, than both have room for.
+        if change.before.is_none() && change.listed {
+            self.room.bound(&mut self.table, &mut self.series);
+        }
         if let Some(closed) = change.into_closed() {
             let exact = closed.socket.is_none_or(|figures| figures.exact);
             self.inexact += u64::from(!exact);
@@ -484,7 +488,8 @@ impl Flows {
 
     /// Limits the table and the series by the memory budget. Gives whether the kernel must not allocate storage for one more socket.
     pub(super) fn bound_memory(&mut self) -> bool {
-        self.room.bound(&mut self.table, &mut self.series)
+        let most = self.room.bound(&mut self.table, &mut self.series);
+        most.is_some_and(|most| self.room.is_full(most))
     }
 
     /// Whether nothing by which closes are judged is counted in the network namespace.
@@ -510,7 +515,7 @@ impl Flows {
         }
         for name in absent.unqueried {
             let found = source.find(&name, true);
-            self.table.set_post_close(name.cookie, found);
+            self.table.listing_mut().set_post_close(name.cookie, found);
         }
     }
 

@@ -50,7 +50,7 @@ impl Follower {
                 let since = before.map_or(0, |before| now.0.saturating_sub(before.0));
                 self.links.detached += 1;
                 self.flows.detached_ns += since;
-                self.flows.table.detached();
+                self.flows.table.listing_mut().detached();
                 self.attach(|source| source.attach_again())?;
                 tracing::error!(
                     within_s = since as f64 / 1e9,

@@ -28,11 +28,11 @@ impl Restore {
         polls: u8,
         since: u64,
     ) -> Self {
-        table.restore(&checkpoint.reported);
+        table.adoption_mut().restore(&checkpoint.reported);
         let mut this = Self {
             taken_unix_ns: checkpoint.taken_unix_ns,
             unfollowed_ns: since.saturating_sub(checkpoint.taken_unix_ns),
-            connections: table.restored(),
+            connections: table.adoption().restored(),
             polls,
         };
         if checkpoint.instance != *here {
@@ -58,7 +58,7 @@ impl Restore {
         if std::mem::take(&mut self.polls) == 0 {
             return;
         }
-        let ended = table.settle_restored();
+        let ended = table.adoption_mut().settle_restored();
         let last_report = Timestamp::from_nanosecond(self.taken_unix_ns.into())
             .map_or_else(|_| "unknown".to_owned(), |time| time.to_string());
         tracing::info!(

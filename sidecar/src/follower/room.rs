@@ -50,15 +50,18 @@ impl Room {
         self.live = live;
     }
 
-    /// Limits both. Gives whether the kernel must not allocate storage for one more socket: its storage is charged to the same limit,
-    /// whether the table has room or not.
-    pub(super) fn bound(&mut self, table: &mut Table, series: &mut SeriesSet) -> bool {
-        let Some(budget) = self.budget else {
-            return false;
-        };
+    /// Limits the flows by the series that there are, and the series by the flows. Gives the most flows; `None` without a budget.
+    pub(super) fn bound(&self, table: &mut Table, series: &mut SeriesSet) -> Option<usize> {
+        let budget = self.budget?;
         let most = budget.flows(series.len());
-        table.set_capacity(self.flows.min(most));
-        series.limit(self.series.min(budget.series(table.len())));
+        table.listing_mut().set_capacity(self.flows.min(most));
+        series.limit(self.series.min(budget.series(table.listing().len())));
+        Some(most)
+    }
+
+    /// Whether the kernel must not allocate storage for one more socket, where there may be so many flows: its storage is charged to the
+    /// same limit, whether the table has room or not.
+    pub(super) fn is_full(&mut self, most: usize) -> bool {
         let most = most as u64;
         let was_full = self.is_full;
         let least = if was_full { most * AGAIN / 100 } else { most };

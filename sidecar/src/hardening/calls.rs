@@ -6,13 +6,18 @@ use seccompiler::{
     BackendError, SeccompCmpArgLen as Width, SeccompCmpOp as Is, SeccompCondition, SeccompRule,
 };
 
+use super::Needs;
+
 type Calls = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// Commands of bpf(2) (include/uapi/linux/bpf.h): maps are read and written, programs are attached again. No program is loaded, no map
-/// is created, nothing is pinned.
-const BPF_COMMANDS: [u64; 4] = [
-    1,  // BPF_MAP_LOOKUP_ELEM
-    2,  // BPF_MAP_UPDATE_ELEM
+/// Commands of bpf(2) (include/uapi/linux/bpf.h): maps are read and written. No program is loaded, no map is created, nothing is pinned.
+const BPF_COMMANDS: [u64; 2] = [
+    1, // BPF_MAP_LOOKUP_ELEM
+    2, // BPF_MAP_UPDATE_ELEM
+];
+
+/// Those that attach the loaded programs again.
+const BPF_ATTACH: [u64; 2] = [
     8,  // BPF_PROG_ATTACH, where there is no link
     28, // BPF_LINK_CREATE
 ];
@@ -97,13 +102,14 @@ pub(super) fn unknown() -> Calls {
     Calls::from([(libc::SYS_clone3, Vec::new())])
 }
 
-pub(super) fn needed(child: bool) -> Result<Calls, BackendError> {
-    let of_child = if child { CHILD } else { &[] };
+pub(super) fn needed(needs: &Needs<'_>) -> Result<Calls, BackendError> {
+    let of_child = if needs.child { CHILD } else { &[] };
+    let attach: &[u64] = if needs.attaches { &BPF_ATTACH } else { &[] };
     let any = ANY.iter().chain(OLDER).chain(of_child);
     let mut calls: Calls = any.map(|call| (*call, Vec::new())).collect();
     // The filter before this one answers.
     calls.insert(libc::SYS_clone3, Vec::new());
-    calls.insert(libc::SYS_bpf, one_of(0, &BPF_COMMANDS)?);
+    calls.insert(libc::SYS_bpf, one_of(0, &[&BPF_COMMANDS, attach].concat())?);
     calls.insert(libc::SYS_ioctl, one_of(1, &IOCTLS)?);
     // The name of a thread, and of memory (PR_SET_VMA).
     calls.insert(

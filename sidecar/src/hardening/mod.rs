@@ -18,6 +18,9 @@ pub struct Needs<'a> {
     pub writes: Option<&'a Path>,
     /// Whether it has a child to wait for, and to signal.
     pub child: bool,
+    /// Whether it attaches its programs again where they were detached, or where the followed cgroup was made anew. Attaching needs no
+    /// capability, and whoever takes flowcar over could choose another cgroup: in a pod flowcar ends instead, and is started again.
+    pub attaches: bool,
 }
 
 /// Why system calls are not filtered.
@@ -60,7 +63,7 @@ fn filter_calls(needs: &Needs<'_>) -> Result<(), FilterError> {
     let filters = [
         of(calls::unknown(), allow.clone(), unknown)?,
         of(calls::hostile(), allow.clone(), SeccompAction::KillProcess)?,
-        of(calls::needed(needs.child)?, refuse, allow)?,
+        of(calls::needed(needs)?, refuse, allow)?,
     ];
     for filter in &filters {
         // The last one refuses seccomp(2) itself.

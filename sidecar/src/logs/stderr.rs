@@ -19,16 +19,21 @@ use std::{
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        socket::{MsgFlags, send},
+        stat::{SFlag, fstat},
+    },
     unistd::write,
 };
 
-/// `PIPE_BUF` (linux/limits.h): a pipe that poll(2) calls writable takes so many bytes without blocking. Unix sockets and files take no
-/// less.
+/// `PIPE_BUF` (linux/limits.h): a pipe that poll(2) calls writable takes so many bytes without blocking, unless another process that has
+/// the pipe, as the command of `flowcar run` has, fills it meanwhile.
 const PIECE: usize = 4096;
 
-/// The terminal that standard error is, opened once more: poll(2) calls it writable while there is room for one byte, and a write of more
-/// blocks until somebody reads. Of the one that was passed on, others have the flags, too.
-static TERMINAL: OnceLock<Option<File>> = OnceLock::new();
+/// The terminal or the pipe that standard error is, opened once more, so that its writes do not block. poll(2) calls a terminal writable
+/// while there is room for one byte, and a write of more blocks until somebody reads. Of the file that was passed on, others have the
+/// flags, too.
+static REOPENED: OnceLock<Option<File>> = OnceLock::new();
 
 /// Lines that this process has lost.
 static LOST: AtomicU64 = AtomicU64::new(0);
@@ -63,14 +68,14 @@ pub(super) fn prepare() {
 /// Standard error, such that a write does not block, as far as the kernel lets it be opened.
 fn with<T>(write: impl FnOnce(BorrowedFd<'_>) -> T) -> T {
     let stderr = io::stderr();
-    let terminal = TERMINAL.get_or_init(|| nonblocking(stderr.as_fd()));
-    match terminal {
-        Some(terminal) => write(terminal.as_fd()),
+    let reopened = REOPENED.get_or_init(|| nonblocking(stderr.as_fd()));
+    match reopened {
+        Some(reopened) => write(reopened.as_fd()),
         None => write(stderr.as_fd()),
     }
 }
 
-/// The same terminal with flags of its own.
+/// The same terminal or pipe with flags of its own. None of another user's pipe: the kernel does not open that again.
 fn nonblocking(file: BorrowedFd<'_>) -> Option<File> {
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     let open = || {
@@ -79,7 +84,11 @@ fn nonblocking(file: BorrowedFd<'_>) -> Option<File> {
             .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
             .open(path)
     };
-    file.is_terminal().then(open)?.ok()
+    let is_pipe = || {
+        let kind = fstat(file).map(|of| SFlag::from_bits_truncate(of.st_mode) & SFlag::S_IFMT);
+        kind == Ok(SFlag::S_IFIFO)
+    };
+    (file.is_terminal() || is_pipe()).then(open)?.ok()
 }
 
 /// Writes a line to standard error if it is taken at once; else counts it as lost. Returns whether it was taken.
@@ -128,7 +137,7 @@ fn status(text: &str) -> String {
 fn take(file: BorrowedFd<'_>, line: &[u8]) -> Taken {
     let mut rest = line;
     while !rest.is_empty() && is_writable(file) {
-        match write(file, &rest[..rest.len().min(PIECE)]) {
+        match put(file, &rest[..rest.len().min(PIECE)]) {
             Ok(0) => break,
             Ok(written) => rest = &rest[written..],
             Err(Errno::EINTR) => {}
@@ -142,6 +151,15 @@ fn take(file: BorrowedFd<'_>, line: &[u8]) -> Taken {
     }
 }
 
+/// Writes a piece. A socket, as systemd's journal gives one, takes it without blocking.
+fn put(file: BorrowedFd<'_>, piece: &[u8]) -> nix::Result<usize> {
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    match send(file.as_raw_fd(), piece, flags) {
+        Err(Errno::ENOTSOCK) => write(file, piece),
+        sent => sent,
+    }
+}
+
 fn is_writable(file: BorrowedFd<'_>) -> bool {
     let mut files = [PollFd::new(file, PollFlags::POLLOUT)];
     matches!(poll(&mut files, PollTimeout::ZERO), Ok(1))
@@ -150,7 +168,13 @@ fn is_writable(file: BorrowedFd<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Read as _, os::fd::OwnedFd, sync::mpsc, thread, time::Duration};
+    use std::{
+        io::Read as _,
+        os::{fd::OwnedFd, unix::net::UnixStream},
+        sync::mpsc,
+        thread,
+        time::Duration,
+    };
 
     use super::*;
 
@@ -195,6 +219,28 @@ mod tests {
         let taken = taken.expect("it does not block");
         assert!((1..100_000).contains(&taken), "{taken}");
         drop(terminal);
+    }
+
+    /// Between the question whether there is room and the write another process may fill it.
+    #[test]
+    fn write_to_what_another_process_has_filled_does_not_block() {
+        let (reader, writer) = pipe();
+        let pipe = nonblocking(writer.as_fd()).expect("it is this user's");
+        let (stream, other) = UnixStream::pair().expect("a pair of sockets");
+        let (done, is_done) = mpsc::channel();
+        thread::spawn(move || {
+            for file in [pipe.as_fd(), stream.as_fd()] {
+                let line = [b'x'; PIECE];
+                let last = (0..100_000).find_map(|_| put(file, &line).err());
+                done.send(last).expect("the test waits");
+            }
+        });
+        for what in ["a pipe", "a socket"] {
+            // One that blocked would do so for ever.
+            let last = is_done.recv_timeout(Duration::from_secs(60));
+            assert_eq!(last.expect(what), Some(Errno::EAGAIN), "{what}");
+        }
+        drop((reader, writer, other));
     }
 
     #[test]

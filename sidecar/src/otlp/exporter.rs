@@ -18,12 +18,12 @@ mod queue;
 mod reservoir;
 mod sender;
 mod starts;
-mod task;
 
 use std::time::Duration;
 
 use tokio::{sync::watch, time::Instant};
 
+pub use self::metrics::ReportProgress;
 use self::{
     exemplary::Exemplary,
     export_stats::ExportStats,
@@ -33,7 +33,6 @@ use self::{
     priority::{Judge, Priority, judge_interim},
     queue::Bounds,
 };
-pub use self::{metrics::ReportProgress, task::TaskEnded};
 use super::{
     connect::Contact,
     exemplars::Candidates,
@@ -50,6 +49,7 @@ use crate::{
     host::Host,
     logs, memory,
     snapshot::{SelfMetrics, Snapshot},
+    task::TaskEnded,
 };
 
 /// The exports of one process.
@@ -261,6 +261,17 @@ impl Exporter {
             log_queue: logs,
             ..read
         }
+    }
+
+    /// The tasks of metrics, spans and log records, as far as they are exported.
+    #[cfg(test)]
+    pub(crate) fn tasks(&self) -> Vec<&crate::task::Task> {
+        let metrics = self.metrics.as_ref().map(MetricsLane::task);
+        let flows = [&self.spans, &self.logs].map(|lane| lane.as_ref().map(FlowLane::task));
+        metrics
+            .into_iter()
+            .chain(flows.into_iter().flatten())
+            .collect()
     }
 
     /// Waits until a task ends, which is an error: from then on its signal is not exported.

@@ -118,6 +118,7 @@ pub async fn run(args: RunArgs, config: &Config) -> Result<u8, Failure> {
     hardening::confine(&Needs {
         writes: Some(cgroup.parent()),
         child: true,
+        attaches: !config.pod.is_known(),
     });
     let status = follow(&mut session, &mut child, &mut report, polls).await?;
     report.command_ended();

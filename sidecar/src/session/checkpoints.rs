@@ -12,12 +12,14 @@ use tokio::{
         oneshot::{self, error::TryRecvError},
         watch,
     },
-    task::JoinHandle,
     time::{Instant, timeout, timeout_at},
 };
 
 use crate::{
-    checkpoint::CheckpointFile, flow::checkpoint::CheckpointFlows, otlp::exporter::ReportProgress,
+    checkpoint::CheckpointFile,
+    flow::checkpoint::CheckpointFlows,
+    otlp::exporter::ReportProgress,
+    task::{Task, TaskEnded},
 };
 
 /// How long the next checkpoint waits for the file to be written. Behind it, writes are skipped until the disk answers.
@@ -28,7 +30,7 @@ const WAIT: Duration = Duration::from_secs(2);
 pub(super) struct Checkpoints {
     unwritten: Unwritten,
     progress: watch::Receiver<ReportProgress>,
-    task: JoinHandle<()>,
+    task: Task,
 }
 
 /// The checkpoint of one report.
@@ -74,7 +76,7 @@ impl Checkpoints {
         Self {
             unwritten,
             progress,
-            task: tokio::spawn(work),
+            task: Task::spawn("writes checkpoints", work),
         }
     }
 
@@ -87,11 +89,22 @@ impl Checkpoints {
         unwritten.push(newest);
     }
 
+    /// The task.
+    #[cfg(test)]
+    pub(super) const fn task(&self) -> &Task {
+        &self.task
+    }
+
+    /// Waits until the task ends, which is an error while reports may be acknowledged.
+    pub(super) async fn ended(&mut self) -> TaskEnded {
+        self.task.ended().await
+    }
+
     /// Waits, until `deadline`, for the checkpoint of the last acknowledged report to be written. The exporter has to be dropped before:
     /// until then more reports may be acknowledged.
     pub(super) async fn finish(self, deadline: Instant) {
         // What the disk has not taken by then is lost, as it is where the process is killed.
-        let _ = timeout_at(deadline, self.task).await;
+        let _ = timeout_at(deadline, self.task.finished()).await;
     }
 }
 
@@ -148,8 +161,10 @@ impl Writer {
             let _ = done.send(());
         };
         let thread = thread::Builder::new().name("checkpoint".to_owned());
-        if thread.spawn(work).is_err() {
-            write(&self.file, &checkpoint);
+        if let Err(error) = thread.spawn(work) {
+            // Here a disk that hangs would stop all that flowcar does.
+            tracing::warn!(%error, "the checkpoint is not written: no thread can be started for it");
+            self.skipped = Some(checkpoint);
             return;
         }
         let in_time = timeout(WAIT, &mut written).await.is_ok();

@@ -123,7 +123,7 @@ impl PeerRow {
             } => (*role, text(peer), *server_port),
             SeriesKey::Overflow => (Role::Unknown, String::new(), None),
         };
-        let retransmits = &series.retransmits;
+        let retransmits = &series.volume.retransmits;
         let closed = series.closed.iter();
         let cut_off = closed.filter(|(of, _)| of.is_failure);
         Self {
@@ -136,9 +136,9 @@ impl PeerRow {
             live: series.live,
             cut_off: cut_off.map(|(_, count)| count).sum(),
             failed: series.failed.values().sum(),
-            bytes_sent: series.bytes_sent,
-            bytes_received: series.bytes_received,
-            segments_sent: series.segments_sent,
+            bytes_sent: series.volume.bytes_sent,
+            bytes_received: series.volume.bytes_received,
+            segments_sent: series.volume.segments_sent,
             handshake_retransmits: retransmits.of_handshakes(),
             data_retransmits: retransmits.of_data(),
             retransmits_by_type: Some(retransmits.into()),
@@ -214,7 +214,7 @@ mod tests {
     use flowcar_screen::answer::RetransmitCounts;
 
     use super::*;
-    use crate::flow::{CloseReason, CountedClose, Failure, Retransmits, SeriesId};
+    use crate::flow::{CloseReason, CountedClose, Failure, Retransmits, SeriesId, Volume};
 
     #[test]
     fn histogram_is_the_same_after_it_was_sent() {
@@ -245,13 +245,16 @@ mod tests {
                 (check, 1),
             ]),
             failed: BTreeMap::from([(Failure::Refused, 4), (Failure::Timeout, 1)]),
-            retransmits: Retransmits {
-                syn: 1,
-                synack: 2,
-                fast: 4,
-                timeout: 8,
-                tail_loss_probe: 16,
-                unknown: 32,
+            volume: Volume {
+                retransmits: Retransmits {
+                    syn: 1,
+                    synack: 2,
+                    fast: 4,
+                    timeout: 8,
+                    tail_loss_probe: 16,
+                    unknown: 32,
+                },
+                ..Volume::default()
             },
             ..Series::default()
         };

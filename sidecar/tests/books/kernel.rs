@@ -277,7 +277,7 @@ impl Kernel {
         for cookie in absent.evicted {
             account(table, series, flow::Event::Evicted(cookie, &poll));
         }
-        let unsettled = self.table.absent() + self.waiting();
+        let unsettled = self.table.listing().absent() + self.waiting();
         self.unattributed.finish_poll(lost_before, unsettled);
     }
 
@@ -391,8 +391,8 @@ impl Kernel {
         let samples = |series: &Series| series.rtt.values().map(|rtt| rtt.count()).sum();
         prop_assert_eq!(
             (
-                sum(|series| series.bytes_sent),
-                sum(|series| series.bytes_received),
+                sum(|series| series.volume.bytes_sent),
+                sum(|series| series.volume.bytes_received),
                 sum(samples)
             ),
             expected
@@ -409,7 +409,7 @@ impl Kernel {
             sum(|series| series.failed.values().sum()),
             self.truth.failed
         );
-        prop_assert_eq!(sum(|series| series.live), self.table.len() as u64);
+        prop_assert_eq!(sum(|series| series.live), self.table.listing().len() as u64);
         Ok(())
     }
 }

@@ -134,7 +134,7 @@ impl Process {
         let read =
             checkpoint::decode(&written, checkpoint::Most { flows: BOUND }).expect("our own");
         let mut table = Table::new(BOUND);
-        table.restore(&read.reported);
+        table.adoption_mut().restore(&read.reported);
         let naming = SeriesLabels {
             peer: PeerLabel::None,
             ports: true,
@@ -217,12 +217,12 @@ impl Process {
             for cookie in absent.held {
                 account(&mut self.table, series, Event::Held(cookie));
             }
-            let absent = self.table.absent();
+            let absent = self.table.listing().absent();
             self.unattributed.finish_poll(lost_closes, absent);
         }
         if !self.settled && (self.records || self.dumps == 2) {
             self.settled = true;
-            self.table.settle_restored();
+            self.table.adoption_mut().settle_restored();
         }
     }
 
@@ -244,7 +244,8 @@ impl Process {
             observed.info = Some(TcpInfo::default());
         }
         // Beside the programs only destroy events of known sockets are used.
-        let known = self.table.knows(socket.cookie) || self.table.restores(socket.cookie);
+        let known = self.table.listing().knows(socket.cookie)
+            || self.table.adoption().restores(socket.cookie);
         if self.records && !known {
             return;
         }
@@ -282,9 +283,9 @@ impl Process {
             opened: sum(|of| of.opened + of.adopted_at_startup) + unattributed.opened,
             restored: sum(|of| of.adopted_at_restart) + unattributed.adopted_at_restart,
             sums: (
-                sum(|of| of.bytes_sent),
-                sum(|of| of.bytes_received),
-                sum(|of| of.retransmits.total()),
+                sum(|of| of.volume.bytes_sent),
+                sum(|of| of.volume.bytes_received),
+                sum(|of| of.volume.retransmits.total()),
             ),
             reported: self.reported.clone(),
             left: self.table.checkpoint(unattributed.pending),

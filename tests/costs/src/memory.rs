@@ -42,7 +42,8 @@ impl Followed {
             suspended_ns: 0,
             unix_ns: 1 << 60,
         };
-        self.interim.cut(self.table.iter(), &now, |_, _| {});
+        self.interim
+            .cut(self.table.listing().iter(), &now, |_, _| {});
         self.table.shrink();
     }
 }

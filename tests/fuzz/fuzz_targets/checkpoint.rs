@@ -21,14 +21,14 @@ fuzz_target!(|bytes: &[u8]| {
     );
     assert_eq!(decode(&written, MOST).expect("our own"), checkpoint);
     let mut table = Table::new(checkpoint.reported.flows.len());
-    table.restore(&checkpoint.reported);
-    let connections = table.restored();
+    table.adoption_mut().restore(&checkpoint.reported);
+    let connections = table.adoption().restored();
     assert!(connections <= checkpoint.reported.flows.len() as u64);
     // Until every connection is decided, the next checkpoint holds the same connections.
     let left = table.checkpoint(0);
     assert_eq!(left.flows.len() as u64, connections);
     assert_eq!(left.lost_closes, checkpoint.reported.lost_closes);
-    let ended = table.settle_restored();
+    let ended = table.adoption_mut().settle_restored();
     assert_eq!(ended.lost + ended.lost_before, connections);
     assert_eq!(ended.lost_before, connections.min(left.lost_closes));
     let books = table.books(|_| 0);

@@ -28,7 +28,7 @@ enum Outcome {
 }
 use Outcome::{Done, Killed, Refused};
 
-/// Does it in a process that has confined itself as `flowcar export` does with this directory.
+/// Does it in a process that has confined itself as `flowcar export` does in a pod, with this directory.
 fn attempt(state: &Path, attack: fn(&Path) -> io::Result<()>) -> Outcome {
     let state: PathBuf = state.to_owned();
     let mut command = Command::new("/proc/self/exe");
@@ -40,6 +40,7 @@ fn attempt(state: &Path, attack: fn(&Path) -> io::Result<()>) -> Outcome {
         confine(&Needs {
             writes: Some(&state),
             child: false,
+            attaches: false,
         });
         match attack(&state) {
             // This error keeps the child from executing the program.
@@ -122,6 +123,16 @@ fn confined_process_can_only_follow_and_export() {
             EPERM,
         ),
         ("a map", |_| call(libc::SYS_bpf, [0, 0, 0]), EPERM),
+        (
+            "its own programs at another cgroup",
+            |_| call(libc::SYS_bpf, [8, 0, 0]),
+            EPERM,
+        ),
+        (
+            "the same, by a link",
+            |_| call(libc::SYS_bpf, [28, 0, 0]),
+            EPERM,
+        ),
         (
             "somebody else's link",
             |_| call(libc::SYS_bpf, [30, 0, 0]),

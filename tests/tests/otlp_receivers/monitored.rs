@@ -137,12 +137,12 @@ impl Pod {
         };
         let to_pool = self.snapshot.series.get_mut(&key([10, 1, 2, 5]));
         let to_pool = to_pool.expect("the series");
-        to_pool.bytes_sent += seconds * (1_000_000 + grown * 50_000);
+        to_pool.volume.bytes_sent += seconds * (1_000_000 + grown * 50_000);
         to_pool.live = 200 + leaked;
         to_pool.opened = 200 + leaked;
         for (address, bytes) in CLIENTS {
             let to_client = self.snapshot.series.get_mut(&client(address));
-            to_client.expect("the series").bytes_sent += bytes * seconds;
+            to_client.expect("the series").volume.bytes_sent += bytes * seconds;
         }
         if is_last {
             let to_pod = self.snapshot.series.get_mut(&server());
@@ -173,9 +173,9 @@ impl Pod {
         record(duration, lives, count);
         record(series.connect.entry(None).or_default(), 6, count);
         record(&mut series.exchange, if is_fault { 200 } else { 30 }, count);
-        series.bytes_received += 1_000 * count;
-        series.segments_sent += 100 * seconds;
-        series.segments_received += 100 * seconds;
+        series.volume.bytes_received += 1_000 * count;
+        series.volume.segments_sent += 100 * seconds;
+        series.volume.segments_received += 100 * seconds;
         if !is_fault {
             return;
         }
@@ -185,7 +185,7 @@ impl Pod {
             .entry(CloseReason::ResetReceived.into())
             .or_default() += 1;
         series.opened += 1;
-        series.retransmits.fast += 5 * seconds;
+        series.volume.retransmits.fast += 5 * seconds;
         series.receive_window_limited_us += 600_000 * seconds;
     }
 
@@ -195,10 +195,10 @@ impl Pod {
         series
             .closed
             .insert(CloseReason::PeerFin.into(), series.opened);
-        series.bytes_sent += 10_000;
-        series.bytes_received += 10_000;
-        series.segments_sent += 50;
-        series.segments_received += 50;
+        series.volume.bytes_sent += 10_000;
+        series.volume.bytes_received += 10_000;
+        series.volume.segments_sent += 50;
+        series.volume.segments_received += 50;
         record(series.rtt.entry(RttKind::Measured).or_default(), 5, 50);
         record(&mut series.exchange, 3, count);
     }

@@ -54,7 +54,7 @@ fn prometheus_takes_the_next_report_as_the_same_series() {
     second.start_unix_ns = first.at_unix_ns + 1_000_000;
     second.at_unix_ns = second.start_unix_ns + 1_000_000;
     let series = second.series.values_mut().next().expect("a series");
-    series.bytes_sent += 234;
+    series.volume.bytes_sent += 234;
     // What lies below the zero threshold, and a wider range, must not make another kind of histogram of it.
     let rtt = series.rtt.get_mut(&RttKind::Measured).expect("RTTs");
     rtt.record(1_000);

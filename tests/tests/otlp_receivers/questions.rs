@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use flowcar::{
     clock::Anchor,
-    flow::{Books, CloseReason, Failure, Retransmits, Role, RttKind},
+    flow::{Books, CloseReason, Failure, Retransmits, Role, RttKind, Volume},
     snapshot::{Listener, Peer, SelfMetrics, Series, SeriesKey, Snapshot},
 };
 use flowcar_tests::peers::{Prometheus, PrometheusOptions};
@@ -50,14 +50,16 @@ fn traffic(since_unix_ns: u64, times: u64) -> BTreeMap<SeriesKey, Series> {
         ]),
         failed: BTreeMap::from([(Failure::Refused, 5 * times)]),
         live: 3,
-        bytes_sent: 30_000 * times,
-        bytes_received: 270_000 * times,
-        segments_sent: 2_000 * times,
-        segments_received: 2_000 * times,
-        retransmits: Retransmits {
-            syn: 4 * times,
-            fast: 6 * times,
-            ..Default::default()
+        volume: Volume {
+            bytes_sent: 30_000 * times,
+            bytes_received: 270_000 * times,
+            segments_sent: 2_000 * times,
+            segments_received: 2_000 * times,
+            retransmits: Retransmits {
+                syn: 4 * times,
+                fast: 6 * times,
+                ..Default::default()
+            },
         },
         rtt: BTreeMap::from([(RttKind::Measured, rtt)]),
         exchange: millis(&[(30, 100 * times)]),

@@ -53,14 +53,16 @@ pub(super) fn snapshot() -> Snapshot {
         ]),
         failed: BTreeMap::from([(Failure::Refused, 2)]),
         live: 1,
-        bytes_sent: 1_000,
-        bytes_received: 50_000,
-        segments_sent: 70,
-        segments_received: 90,
-        retransmits: Retransmits {
-            syn: 1,
-            tail_loss_probe: 3,
-            ..Default::default()
+        volume: Volume {
+            bytes_sent: 1_000,
+            bytes_received: 50_000,
+            segments_sent: 70,
+            segments_received: 90,
+            retransmits: Retransmits {
+                syn: 1,
+                tail_loss_probe: 3,
+                ..Default::default()
+            },
         },
         connect: BTreeMap::from([
             (None, millis(&[(5, 7)])),
@@ -162,7 +164,10 @@ pub(super) fn report_at(number: u64, bytes_sent: u64) -> Snapshot {
     for series in report.series.values_mut() {
         *series = Series {
             opened: number,
-            bytes_sent,
+            volume: Volume {
+                bytes_sent,
+                ..Volume::default()
+            },
             ..Default::default()
         };
     }

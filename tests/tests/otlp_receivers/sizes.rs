@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use flowcar::flow::{CloseReason, Role, RttKind};
+use flowcar::flow::{CloseReason, Role, RttKind, Volume};
 use flowcar::snapshot::{Peer, Series, SeriesKey, Snapshot};
 use flowcar_tests::peers::{Collector, CollectorOptions};
 use opentelemetry_proto::tonic::{
@@ -43,10 +43,13 @@ fn report(peers: usize, rounds: u64) -> Snapshot {
             let mut series = Series {
                 opened: rounds,
                 closed: BTreeMap::from([(CloseReason::LocalFin.into(), rounds)]),
-                bytes_sent: rounds * (peer as u64 + 1),
-                bytes_received: rounds,
-                segments_sent: 7 * rounds,
-                segments_received: 9 * rounds,
+                volume: Volume {
+                    bytes_sent: rounds * (peer as u64 + 1),
+                    bytes_received: rounds,
+                    segments_sent: 7 * rounds,
+                    segments_received: 9 * rounds,
+                    ..Volume::default()
+                },
                 ..Series::default()
             };
             for round in 0..rounds {

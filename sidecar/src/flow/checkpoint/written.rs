@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Numbers that make up a flow, at most.
-pub(super) const NUMBERS: usize = 17;
+pub(super) const NUMBERS: usize = 7 + Volume::NUMBERS + Retransmits::NUMBERS;
 
 /// Names, and addresses that were asked for, at most of each. Further flows are restored without.
 pub(super) const ENDS: usize = 4_096;
@@ -57,34 +57,24 @@ struct ReadFlows {
 }
 
 impl CheckpointFlow {
-    const fn numbers(&self, places: Places) -> [u64; NUMBERS] {
-        let Volume {
-            bytes_sent,
-            bytes_received,
-            segments_sent,
-            segments_received,
-            retransmits,
-        } = self.volume;
-        // Most of the last ones are 0, and not written.
-        [
-            self.cookie,
-            self.fingerprint as u64,
-            self.role as u64,
-            bytes_sent,
-            bytes_received,
-            segments_sent,
-            segments_received,
+    fn numbers(&self, places: Places) -> [u64; NUMBERS] {
+        let known = [self.cookie, self.fingerprint.into(), self.role as u64];
+        let rest = [
             places.name,
             places.asked,
             self.receive_window_limited_us,
             self.send_buffer_limited_us,
-            retransmits.unknown,
-            retransmits.tail_loss_probe,
-            retransmits.fast,
-            retransmits.timeout,
-            retransmits.syn,
-            retransmits.synack,
-        ]
+        ];
+        // Most of the last ones are 0, and not written.
+        let (volume, sent_again) = (self.volume.numbers(), self.volume.retransmits.numbers());
+        let parts = [&known[..], &volume, &rest, &sent_again];
+        let mut numbers = [0; NUMBERS];
+        let all = parts.into_iter().flatten();
+        numbers
+            .iter_mut()
+            .zip(all)
+            .for_each(|(to, from)| *to = *from);
+        numbers
     }
 
     /// Whether it counts no more of anything.
@@ -96,6 +86,12 @@ impl CheckpointFlow {
     /// `None` of numbers that are no flow's.
     fn read(Numbers(all): Numbers, names: &[ReadName], asked: &[SocketAddr]) -> Option<Self> {
         let narrow = |number| u32::try_from(number).ok();
+        let volume = *all[3..].first_chunk()?;
+        let sent_again: [u64; Retransmits::NUMBERS] = *all.last_chunk()?;
+        // The kernel counts them in 32 bits.
+        if sent_again.iter().any(|count| narrow(*count).is_none()) {
+            return None;
+        }
         let place = |number: u64| usize::try_from(number).ok()?.checked_sub(1);
         let name = match all[7] {
             0 => None,
@@ -109,20 +105,7 @@ impl CheckpointFlow {
             cookie: all[0],
             fingerprint: narrow(all[1])?,
             role: Role::from_u8(u8::try_from(all[2]).ok()?)?,
-            volume: Volume {
-                bytes_sent: all[3],
-                bytes_received: all[4],
-                segments_sent: all[5],
-                segments_received: all[6],
-                retransmits: Retransmits {
-                    unknown: narrow(all[11])?.into(),
-                    tail_loss_probe: narrow(all[12])?.into(),
-                    fast: narrow(all[13])?.into(),
-                    timeout: narrow(all[14])?.into(),
-                    syn: narrow(all[15])?.into(),
-                    synack: narrow(all[16])?.into(),
-                },
-            },
+            volume: Volume::of_numbers(volume, Retransmits::of_numbers(sent_again)),
             name,
             asked,
             receive_window_limited_us: all[9],

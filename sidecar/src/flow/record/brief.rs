@@ -8,7 +8,7 @@ use flowcar_shared::{
     },
 };
 
-use super::{super::raw, Malformed};
+use crate::flow::{Malformed, raw};
 
 /// An open record.
 pub(super) fn open(bytes: &[u8]) -> Result<FlowRecord, Malformed> {

@@ -33,7 +33,7 @@ impl Flows {
         let others = poll.adopt == Adopt::All;
         let mut events = Vec::new();
         let known = |table: &Table, observed: &SocketSnapshot| {
-            table.knows(observed.cookie) || table.restores(observed.cookie)
+            table.listing().knows(observed.cookie) || table.adoption().restores(observed.cookie)
         };
         let (closed, more) = source.closed(turn, |observed| known(table, observed), others);
         self.recent.taken_in(more);
@@ -64,7 +64,7 @@ impl Flows {
                 other_end: OtherEnd::Unknown,
             };
             if table.fin_is_uncertain(&event) {
-                table.expect_close(observed.cookie);
+                table.adoption_mut().expect_close(observed.cookie);
                 pending_closes.wait(event, poll.at);
             } else {
                 events.push(event);
@@ -94,7 +94,7 @@ impl Flows {
         let alone = self.excluded.are_all_of(source.others())
             && !more
             && since.aborted_by_timer.is_some_and(|count| count > 0)
-            && !self.table.holds_since(self.counted[1].begun())
+            && !self.table.adoption().holds_since(self.counted[1].begun())
             && self.others_are_open(closed, source);
         let answers = since.answers(recent, closed, alone);
         if answers.timer == Timer::Unknown {
@@ -105,7 +105,7 @@ impl Flows {
 
     fn others_are_open(&self, closed: &[SocketSnapshot], source: &mut DiagSource) -> bool {
         let closed: HashSet<u64> = closed.iter().map(|of| of.cookie).collect();
-        let others = self.table.established();
+        let others = self.table.listing().established();
         are_open(
             others.filter(|of| !closed.contains(&of.name.cookie)),
             source,
@@ -117,7 +117,7 @@ impl Flows {
         let at = Anchor::now().monotonic();
         let could_expire = |of: &&SocketSnapshot| of.info.is_some_and(|info| info.could_expire());
         for observed in closed.iter().filter(could_expire) {
-            let shown = self.table.last_shown(observed.cookie);
+            let shown = self.table.listing().last_shown(observed.cookie);
             if shown.is_some() || poll.adopt == Adopt::All {
                 let from = shown.unwrap_or(self.counted[0].begun());
                 self.timers.is_undecided_by_destroy_event(from, at);
@@ -134,7 +134,7 @@ impl Flows {
     fn close(&mut self, events: &[CloseEvent], poll: &PollContext) {
         for event in events {
             let before = self.closed.len();
-            let shown = self.table.last_shown(event.observed.cookie);
+            let shown = self.table.listing().last_shown(event.observed.cookie);
             self.apply(Event::Destroyed(event, poll));
             if self.closed[before..].iter().any(super::timed_out) {
                 // A socket that no dump showed opened after the last one.

@@ -54,7 +54,7 @@ impl Flows {
         mut drain: impl FnMut(&mut Vec<Box<[u8]>>) -> bool,
     ) -> bool {
         let alone = diag.as_deref_mut().is_some_and(|diag| {
-            let polled = self.table.established().filter(|of| of.is_polled);
+            let polled = self.table.listing().established().filter(|of| of.is_polled);
             self.excluded.are_all_of(diag.others()) && are_open(polled, diag)
         });
         let (mut more, mut rounds, mut most, mut foreseen) = (false, 0, ROUNDS, 0);
@@ -197,7 +197,7 @@ impl Flows {
         let flow = flow::decode(bytes, self.seed).ok()?.flow;
         let diag = diag?;
         let mut answers = Answers {
-            polled_segs_in: self.table.polled_segs_in(flow.cookie),
+            polled_segs_in: self.table.listing().polled_segs_in(flow.cookie),
             ..Answers::default()
         };
         let mut doubts = Doubts {

@@ -57,9 +57,9 @@ impl Flows {
         }
         self_metrics.records_malformed = self.malformed;
         self_metrics.flows_inexact = self.inexact;
-        self_metrics.table_over_capacity = self.table.over_capacity();
-        self_metrics.sockets_unadopted = self.table.unadopted();
-        self_metrics.table_flows = self.table.len() as u64;
+        self_metrics.table_over_capacity = self.table.listing().over_capacity();
+        self_metrics.sockets_unadopted = self.table.adoption().unadopted();
+        self_metrics.table_flows = self.table.listing().len() as u64;
         self_metrics.series = self.series.len() as u64;
         self_metrics.unfollowed_ns =
             self.detached_ns + self.restore.map_or(0, |of| of.unfollowed_ns);

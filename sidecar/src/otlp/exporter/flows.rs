@@ -25,7 +25,6 @@ use super::{
     priority::Priority,
     queue::{Bounds, Dropped, Entry, Waiting},
     sender::{Hurry, Outgoing, Sender},
-    task::{Task, TaskEnded},
 };
 use crate::{
     config::Signal,
@@ -38,6 +37,7 @@ use crate::{
         transport::{ExportRequest, Transport},
     },
     snapshot::ItemQueue,
+    task::{Task, TaskEnded},
 };
 
 /// The main loop's end.
@@ -101,13 +101,19 @@ impl FlowLane {
             }
         };
         Self {
-            task: Task::spawn(signal, run),
+            task: Task::spawn(format!("exports {}", signal.name()), run),
             signal,
             queue,
             stats,
             hurry,
             _open: open,
         }
+    }
+
+    /// The task.
+    #[cfg(test)]
+    pub(super) const fn task(&self) -> &Task {
+        &self.task
     }
 
     /// Waits until its task ends, which is an error.

@@ -21,7 +21,6 @@ use super::{
     outbox::Outbox,
     sender::{Hurry, Outgoing, Sender},
     starts::Starts,
-    task::{Task, TaskEnded},
 };
 use crate::{
     config::{Signal, Temporality},
@@ -32,6 +31,7 @@ use crate::{
         transport::{ExportRequest, Transport},
     },
     snapshot::Snapshot,
+    task::{Task, TaskEnded},
 };
 
 /// The main loop's end.
@@ -86,12 +86,18 @@ impl MetricsLane {
         };
         let sender = Sender::new(Signal::Metrics, outgoing, transport, hurried, stats);
         Self {
-            task: Task::spawn(Signal::Metrics, sender.run()),
+            task: Task::spawn("exports metrics", sender.run()),
             reports,
             sent: AtomicU64::new(0),
             progress,
             hurry,
         }
+    }
+
+    /// The task.
+    #[cfg(test)]
+    pub(super) const fn task(&self) -> &Task {
+        &self.task
     }
 
     /// Waits until its task ends, which is an error.

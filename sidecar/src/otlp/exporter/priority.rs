@@ -67,7 +67,7 @@ impl Judge {
 }
 
 /// The priority of an interim span.
-pub(super) const fn judge_interim(cut: &InterimSpan) -> Priority {
+pub(super) fn judge_interim(cut: &InterimSpan) -> Priority {
     priority(cut.volume.retransmits.total() > 0)
 }
 

@@ -94,7 +94,10 @@ fn snapshot(at: u64, bytes_sent: u64) -> Snapshot {
         server_port: Some(8080),
     };
     let series = Series {
-        bytes_sent,
+        volume: Volume {
+            bytes_sent,
+            ..Default::default()
+        },
         ..Default::default()
     };
     Snapshot {

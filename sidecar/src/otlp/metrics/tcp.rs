@@ -230,20 +230,23 @@ fn traffic(encoder: &mut Encoder<'_>, pairs: &[Pair<'_>]) {
             })
             .collect()
     };
-    let io = both(|series| series.bytes_sent, |series| series.bytes_received);
+    let io = both(
+        |series| series.volume.bytes_sent,
+        |series| series.volume.bytes_received,
+    );
     encoder.counter(names::IO, io);
     let segments = both(
-        |series| series.segments_sent,
-        |series| series.segments_received,
+        |series| series.volume.segments_sent,
+        |series| series.volume.segments_received,
     );
     encoder.counter(names::SEGMENTS, segments);
     let retransmits = pairs.iter().flat_map(|pair| {
         let causes = CAUSES
             .iter()
-            .filter(|(_, pick)| pick(&pair.now.retransmits) > 0);
+            .filter(|(_, pick)| pick(&pair.now.volume.retransmits) > 0);
         causes.map(|(cause, pick)| {
             pair.count([(name::RETRANSMIT_TYPE, *cause)], |series| {
-                pick(&series.retransmits)
+                pick(&series.volume.retransmits)
             })
         })
     });

@@ -21,7 +21,7 @@ use crate::{
     config::Config,
     flow::{
         Books, CloseReason, CountedClose, Failure, Flow, Lost, Monotonic, Retransmits, Role,
-        RttKind, SeriesId, TraceIdentity, example,
+        RttKind, SeriesId, TraceIdentity, Volume, example,
     },
     host::Host,
     otlp::{
@@ -103,14 +103,16 @@ fn full() -> Snapshot {
         ]),
         failed: BTreeMap::from([(Failure::Refused, 4)]),
         live: 1,
-        bytes_sent: 100,
-        bytes_received: 4096,
-        segments_sent: 7,
-        segments_received: 9,
-        retransmits: Retransmits {
-            syn: 1,
-            fast: 2,
-            ..Default::default()
+        volume: Volume {
+            bytes_sent: 100,
+            bytes_received: 4096,
+            segments_sent: 7,
+            segments_received: 9,
+            retransmits: Retransmits {
+                syn: 1,
+                fast: 2,
+                ..Default::default()
+            },
         },
         connect: BTreeMap::from([
             (None, recorded(&[5_000_000; 5])),
@@ -349,7 +351,10 @@ fn each_container_is_a_resource_with_its_own_series() {
             server_port,
         };
         let series = Series {
-            bytes_sent,
+            volume: Volume {
+                bytes_sent,
+                ..Volume::default()
+            },
             ..Series::default()
         };
         (key, series)

@@ -146,7 +146,7 @@ async fn hanging_write_is_waited_for_until_the_deadline() {
     let checkpoints = Checkpoints {
         unwritten,
         progress: receiver,
-        task: tokio::spawn(work),
+        task: Task::spawn("writes checkpoints", work),
     };
     checkpoints.add(ReportCheckpoint {
         number: 1,

@@ -283,7 +283,7 @@ impl DiagSource {
                 each(side, observed);
             });
             match dumped {
-                Err(error) if !is_answered => {
+                Err(error) if !is_answered && error.is_refusal() => {
                     tracing::debug!(%error, "sockets are requested by address family");
                     self.by_family = true;
                 }
@@ -507,6 +507,13 @@ impl DiagError {
             false => Self::Netlink { what, error },
         }
     }
+
+    /// Whether the request itself is refused. Where memory or descriptors lack for a moment, the next one may be answered.
+    fn is_refusal(&self) -> bool {
+        let lacks = [libc::ENOMEM, libc::ENOBUFS, libc::EAGAIN, libc::EINTR];
+        let errno = |error: &io::Error| error.raw_os_error().unwrap_or_default();
+        matches!(self, Self::Netlink { error, .. } if !lacks.contains(&errno(error)))
+    }
 }
 
 #[cfg(test)]
@@ -514,6 +521,27 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+
+    #[test]
+    fn only_a_refusal_changes_the_form_of_requests() {
+        let refusal = |errno| {
+            let error = io::Error::from_raw_os_error(errno);
+            DiagError::of("list the sockets")(error).is_refusal()
+        };
+        for errno in [libc::EINVAL, libc::ENOENT, libc::EOPNOTSUPP, libc::EPERM] {
+            assert!(refusal(errno), "{}", io::Error::from_raw_os_error(errno));
+        }
+        for errno in [
+            libc::ENOMEM,
+            libc::ENOBUFS,
+            libc::EAGAIN,
+            libc::EINTR,
+            libc::EMFILE,
+            libc::ENFILE,
+        ] {
+            assert!(!refusal(errno), "{}", io::Error::from_raw_os_error(errno));
+        }
+    }
 
     /// The kernel's answer to one request for both families, and to one for each.
     #[test]

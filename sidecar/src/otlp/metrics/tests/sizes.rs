@@ -11,10 +11,13 @@ fn reports_are_small() {
         opened: 40,
         closed: BTreeMap::from([(CloseReason::LocalFin.into(), 39)]),
         live: 1,
-        bytes_sent: 12_345,
-        bytes_received: 1_234_567,
-        segments_sent: 400,
-        segments_received: 900,
+        volume: Volume {
+            bytes_sent: 12_345,
+            bytes_received: 1_234_567,
+            segments_sent: 400,
+            segments_received: 900,
+            ..Volume::default()
+        },
         connect: BTreeMap::from([(None, recorded(&[150_000, 200_000, 180_000, 900_000]))]),
         rtt: BTreeMap::from([(
             RttKind::Measured,

@@ -21,7 +21,7 @@ fn later() -> Snapshot {
     let mut snapshot = full();
     snapshot.at_unix_ns += 10_000_000_000;
     let series = snapshot.series.get_mut(&key()).expect("the series");
-    series.bytes_sent += 50;
+    series.volume.bytes_sent += 50;
     series
         .rtt
         .get_mut(&RttKind::Measured)

@@ -45,7 +45,7 @@ impl Peers {
     fn go_on(&mut self, step: u64, every: usize) {
         for (at, series) in self.0.values_mut().enumerate() {
             if at.is_multiple_of(every) {
-                series.bytes_sent += step + at as u64;
+                series.volume.bytes_sent += step + at as u64;
                 series.opened += 1;
                 *series
                     .closed
@@ -412,7 +412,10 @@ fn too_large_item_is_counted_and_the_rest_arrives() {
         server_port: Some(1),
     };
     let series = Series {
-        bytes_sent: 5,
+        volume: Volume {
+            bytes_sent: 5,
+            ..Volume::default()
+        },
         ..Series::default()
     };
     peers.0.insert(long, series);

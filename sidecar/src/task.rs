@@ -1,50 +1,68 @@
-//! A lane's task, which must live as long as its lane.
+//! Tasks that must live until they are waited for: one that ends early ends the process, so that its supervisor starts another one.
 
 use std::{any::Any, future::Future};
 
 use tokio::task::{JoinError, JoinHandle};
 
-use crate::config::Signal;
-
-/// A task of the exporter ended early, so its signal is not exported any more.
+/// A task ended early, so its work is not done any more.
 #[derive(Debug, thiserror::Error)]
-#[error("the task that exports {} ended unexpectedly: {why}. Please report this line", signal.name())]
+#[error("the task that {work} ended unexpectedly: {why}. Please report this line")]
 pub struct TaskEnded {
-    signal: Signal,
+    work: String,
     why: String,
 }
 
 /// A running task.
 #[derive(Debug)]
-pub(super) struct Task {
-    signal: Signal,
+pub(crate) struct Task {
+    /// What it does, such as "exports metrics".
+    work: String,
     handle: JoinHandle<()>,
 }
 
+// === impl Task ===
+
 impl Task {
-    /// Starts the task of a signal's lane.
+    /// Starts a task that does this work, such as "exports metrics".
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub(super) fn spawn(signal: Signal, run: impl Future<Output = ()> + Send + 'static) -> Self {
-        let handle = tokio::spawn(run);
-        Self { signal, handle }
+    pub(crate) fn spawn(
+        work: impl Into<String>,
+        run: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
+        Self {
+            work: work.into(),
+            handle: tokio::spawn(run),
+        }
     }
 
     /// Waits until it ends, which is an error. Must not be called again after that.
-    pub(super) async fn ended(&mut self) -> TaskEnded {
+    pub(crate) async fn ended(&mut self) -> TaskEnded {
         let why = match (&mut self.handle).await {
             Ok(()) => "it has returned".to_owned(),
             Err(error) => why(error),
         };
         TaskEnded {
-            signal: self.signal,
+            work: self.work.clone(),
             why,
         }
     }
 
+    /// Waits until it ends by itself, as it is to.
+    pub(crate) async fn finished(self) {
+        // A panic is in the log.
+        let _ = self.handle.await;
+    }
+
+    /// Ends it early, as a panic does.
+    #[cfg(test)]
+    pub(crate) fn abort(&self) {
+        self.handle.abort();
+    }
+
     /// Whether it has ended.
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.handle.is_finished()
     }
 }
@@ -69,14 +87,14 @@ mod tests {
 
     #[tokio::test]
     async fn task_exit_is_reported_with_its_reason() {
-        let mut task = Task::spawn(Signal::Metrics, async { panic!("no {}", "writer") });
+        let mut task = Task::spawn("exports metrics", async { panic!("no {}", "writer") });
         let ended = task.ended().await.to_string();
         assert!(
             ended.contains("exports metrics") && ended.contains("panicked (no writer)"),
             "{ended}"
         );
         assert!(task.is_over());
-        let mut task = Task::spawn(Signal::Traces, async {});
+        let mut task = Task::spawn("exports traces", async {});
         let ended = task.ended().await.to_string();
         assert!(
             ended.contains("exports traces") && ended.contains("returned"),
