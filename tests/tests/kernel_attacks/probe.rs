@@ -17,7 +17,8 @@ use flowcar_tests::{
     flowcar,
     node::{Node, contained},
     peers::eventually,
-    place::{Cgroup, Netns, attached_programs, require_cgroup2, require_root},
+    place::{Cgroup, Netns, TestPod, attached_programs, require_cgroup2, require_root},
+    watch::{Mode, Watch},
 };
 
 /// A probe times out after 4 s; the rest is for a busy machine.
@@ -127,25 +128,26 @@ fn probes_are_answered_although_the_name_is_taken() {
     export.stop();
 }
 
-/// A detached program is reported by the probe, too.
+/// A detached program is reported by the probe, too, where flowcar attaches it again.
 #[test]
 fn probe_reports_detached_programs() {
-    let Some(pod) = Pod::new() else { return };
-    let mut export = pod.export();
-    export.reported("following its TCP flows");
-    assert_eq!(
-        pod.node.pods[0].detach_programs().unwrap(),
-        attached_programs()
-    );
-    export.reported("attached again");
-    let output = pod.probe(&[]);
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    let pod = TestPod::new("probe-detached").unwrap();
+    let interval = ("OTEL_METRIC_EXPORT_INTERVAL", "200");
+    let mut watch = Watch::start(&pod, Mode::Both, &[interval]);
+    watch.reports(1);
+    assert_eq!(pod.cgroup().detach_programs().unwrap(), attached_programs());
+    watch.reported("attached again");
+    let output = watch.probe(&pod);
     assert!(output.status.success(), "{output:?}");
     let message = String::from_utf8_lossy(&output.stdout);
     assert!(
         message.contains("another process detached flowcar's programs"),
         "{message}"
     );
-    export.stop();
+    watch.stop();
 }
 
 #[test]
