@@ -99,6 +99,8 @@ fn too_large() -> Refusal {
     (StatusCode::PAYLOAD_TOO_LARGE, why)
 }
 
+/// Not by `tower_http` (0.7.1), which unpacks the first member of a gzip body only (tower-http#737): a request that has more
+/// would lose the rest, and succeed.
 fn unpack(body: Bytes, headers: &HeaderMap) -> Result<Bytes, Refusal> {
     let limited = |reader: &mut dyn Read| -> io::Result<Vec<u8>> {
         let mut unpacked = Vec::new();
