@@ -3,14 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, StatusCode};
-use hyper::body::Incoming;
+use axum::extract::{Request, State};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::{Extension, Router, middleware};
+use http::{StatusCode, header};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::body::Answer;
-use super::connections::{Connections, InProgress, Limits};
-use super::http::{App, Reply, reply, text};
+use super::connections::{Connections, Limits};
+use super::http::App;
 use super::listener::{Caller, Listener};
 
 /// Few clients connect: the kubelet and the scraper of the metrics.
@@ -34,48 +36,44 @@ pub async fn serve_admin(socket: TcpListener, app: Arc<App>) {
         handshake: HANDSHAKE,
         stop,
     };
-    let service = move |request: Request<Incoming>, _: Arc<Caller>, mut progress: InProgress| {
-        let reply = admin(request.uri().path(), &app);
-        if reply.status() != StatusCode::NOT_FOUND {
-            progress.proves();
-        }
-        async move { reply }
-    };
     listener
-        .serve(|stream| async move { Some((stream, false)) }, service)
+        .serve(|stream| async move { Some((stream, false)) }, router(app))
         .await;
 }
 
-fn admin(path: &str, app: &App) -> Reply {
-    match path {
-        "/healthz" => text(StatusCode::OK, "ok\n"),
-        "/readyz" => match unready(app) {
-            None => text(StatusCode::OK, "ok\n"),
-            Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, why),
-        },
-        "/metrics" => {
-            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            reply(
-                StatusCode::OK,
-                kind,
-                Answer::new(app.metrics.render(), None),
-            )
-        }
-        _ => text(
+fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/healthz", get("ok\n"))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .route_layer(middleware::map_request(proven))
+        .fallback((
             StatusCode::NOT_FOUND,
             "there are /metrics, /healthz and /readyz\n",
-        ),
-    }
+        ))
+        .with_state(app)
 }
 
-fn unready(app: &App) -> Option<&'static str> {
-    if *app.draining.borrow() {
-        Some("stopping\n")
+/// Who asks for what there is has proven what it connected for.
+async fn proven(Extension(caller): Extension<Arc<Caller>>, request: Request) -> Request {
+    caller.permit.proven();
+    request
+}
+
+async fn ready(State(app): State<Arc<App>>) -> Result<&'static str, (StatusCode, &'static str)> {
+    let unready = if *app.draining.borrow() {
+        "stopping\n"
     } else if !app.certificate.is_loaded() {
-        Some("no certificate yet\n")
+        "no certificate yet\n"
     } else if !app.cluster.is_synced() {
-        Some("the namespaces are not known yet\n")
+        "the namespaces are not known yet\n"
     } else {
-        None
-    }
+        return Ok("ok\n");
+    };
+    Err((StatusCode::SERVICE_UNAVAILABLE, unready))
+}
+
+async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], app.metrics.render())
 }

@@ -1,14 +1,11 @@
 //! Bodies of requests, read within bounds, and of answers, which hold their memory until they are sent.
 
-use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
+use axum::body::{Body, HttpBody};
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use http_body_util::BodyExt;
 use tokio::time::Instant;
 
 use super::connections::{Charge, ConnectionPermit};
@@ -37,10 +34,10 @@ pub(super) enum Unread {
     NoRoom,
 }
 
-/// The body of an answer.
-pub(super) struct Answer {
-    bytes: Full<Bytes>,
-    _held: Option<Charge>,
+/// What is written of an answer, and the memory that it holds.
+struct Held {
+    text: String,
+    _charge: Charge,
 }
 
 // === impl Unread ===
@@ -74,7 +71,7 @@ impl Unread {
 
 /// Reads a whole body until `deadline`, and holds the memory that it takes.
 pub(super) async fn read(
-    body: Incoming,
+    body: Body,
     permit: &Arc<ConnectionPermit>,
     deadline: Instant,
 ) -> Result<(Bytes, Charge), Unread> {
@@ -85,7 +82,7 @@ pub(super) async fn read(
     Ok((bytes, charge))
 }
 
-async fn collect(mut body: Incoming, charge: &Charge) -> Result<Bytes, Unread> {
+async fn collect(mut body: Body, charge: &Charge) -> Result<Bytes, Unread> {
     let most = usize::try_from(body.size_hint().upper().unwrap_or_default()).unwrap_or(usize::MAX);
     if most > DRAIN {
         return Err(Unread::TooLarge);
@@ -122,33 +119,45 @@ async fn collect(mut body: Incoming, charge: &Charge) -> Result<Bytes, Unread> {
     Ok(bytes.freeze())
 }
 
-// === impl Answer ===
+/// The body of an answer. The memory is held until it is written or its connection ends.
+pub(super) fn held(text: String, charge: Charge) -> Body {
+    let held = Held {
+        text,
+        _charge: charge,
+    };
+    Bytes::from_owner(held).into()
+}
 
-impl Answer {
-    pub(super) fn new(bytes: impl Into<Bytes>, held: Option<Charge>) -> Self {
-        Self {
-            bytes: Full::new(bytes.into()),
-            _held: held,
-        }
+// === impl Held ===
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        self.text.as_bytes()
     }
 }
 
-impl Body for Answer {
-    type Data = Bytes;
-    type Error = Infallible;
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Pin::new(&mut self.bytes).poll_frame(cx)
-    }
+    use super::super::connections::{Connections, Limits};
+    use super::*;
+    use crate::client::Source;
 
-    fn is_end_stream(&self) -> bool {
-        self.bytes.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.bytes.size_hint()
+    #[tokio::test]
+    async fn answer_holds_its_memory_until_it_is_written() {
+        let connections = Connections::new(Limits {
+            total: 1,
+            per_source: 1,
+            memory: 1000,
+        });
+        let source = Source::of(Ipv4Addr::LOCALHOST.into());
+        let permit = Arc::new(connections.admit(source));
+        let mut body = held("answer".to_owned(), permit.charge(1000).expect("room"));
+        let frame = body.frame().await.expect("a frame").expect("no error");
+        drop(body);
+        assert!(permit.charge(1).is_none(), "its bytes still wait");
+        assert_eq!(frame.into_data().expect("data"), "answer");
+        assert!(permit.charge(1000).is_some());
     }
 }

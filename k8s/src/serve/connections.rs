@@ -52,7 +52,7 @@ struct Table {
 struct Entry {
     source: Source,
     trust: Trust,
-    /// When it was accepted, or its last request was answered.
+    /// When it was accepted, or last proven.
     active: Instant,
     requests: usize,
     /// Bytes by charge, with the time at which each began.
@@ -70,7 +70,6 @@ pub(super) struct ConnectionPermit {
 /// A request in progress.
 pub(super) struct InProgress {
     permit: Arc<ConnectionPermit>,
-    proves: bool,
 }
 
 /// Memory that a request and its answer hold, until dropped.
@@ -198,6 +197,16 @@ impl ConnectionPermit {
         self.evicted.notified().await;
     }
 
+    /// A request on it was one that the listener is for.
+    pub(super) fn proven(&self) {
+        if let Some(entry) = self.connections.table().entries.get_mut(&self.id) {
+            entry.active = Instant::now();
+            if entry.trust == Trust::Unproven {
+                entry.trust = Trust::Proven;
+            }
+        }
+    }
+
     /// Its client certificate was verified.
     pub(super) fn verified(&self) {
         if let Some(entry) = self.connections.table().entries.get_mut(&self.id) {
@@ -219,7 +228,6 @@ impl ConnectionPermit {
         }
         InProgress {
             permit: self.clone(),
-            proves: false,
         }
     }
 
@@ -241,25 +249,11 @@ impl Drop for ConnectionPermit {
 
 // === impl InProgress ===
 
-impl InProgress {
-    /// The request was one that this listener is for.
-    pub(super) fn proves(&mut self) {
-        self.proves = true;
-    }
-}
-
 impl Drop for InProgress {
     fn drop(&mut self) {
         let mut table = self.permit.connections.table();
-        let Some(entry) = table.entries.get_mut(&self.permit.id) else {
-            return;
-        };
-        entry.requests -= 1;
-        if self.proves {
-            entry.active = Instant::now();
-            if entry.trust == Trust::Unproven {
-                entry.trust = Trust::Proven;
-            }
+        if let Some(entry) = table.entries.get_mut(&self.permit.id) {
+            entry.requests -= 1;
         }
     }
 }

@@ -30,7 +30,7 @@ fn is_evicted(permit: &ConnectionPermit) -> bool {
 }
 
 fn prove(permit: &Arc<ConnectionPermit>) {
-    permit.begin().proves();
+    permit.proven();
 }
 
 #[test]

@@ -3,9 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum::{Extension, Router};
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, Uri, header};
-use hyper::body::Incoming;
+use http::{StatusCode, Uri, header};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
@@ -13,7 +17,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::Certificate;
 use super::body::{self, INLINE_BODY, Unread};
-use super::connections::{Connections, InProgress, Limits};
+use super::connections::{Connections, Limits};
 use super::listener::{Caller, Listener};
 use crate::admit::{self, Answer};
 use crate::cluster::ClusterView;
@@ -54,8 +58,6 @@ pub struct App {
     pub timeout: Duration,
 }
 
-pub(super) type Reply = Response<body::Answer>;
-
 /// Serves admission until `stop`, then closes the connections, each after the requests in progress.
 pub async fn serve_admission(
     socket: TcpListener,
@@ -76,9 +78,7 @@ pub async fn serve_admission(
     };
     let certificate = app.certificate.clone();
     let handshake = move |stream| secure(stream, certificate.clone());
-    let service =
-        move |request, caller, progress| admission(request, caller, progress, app.clone());
-    let serving = listener.serve(handshake, service);
+    let serving = listener.serve(handshake, router(app));
     let overdue = async {
         let mut stop = stop;
         drop(stop.wait_for(|stop| *stop).await);
@@ -88,6 +88,14 @@ pub async fn serve_admission(
         () = serving => {}
         () = overdue => tracing::warn!("connections were still busy when the drain's deadline passed"),
     }
+}
+
+fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route(ADMIT_PATH, post(admission))
+        .method_not_allowed_fallback((StatusCode::METHOD_NOT_ALLOWED, "reviews are posted\n"))
+        .fallback((StatusCode::NOT_FOUND, "reviews are posted to /admit\n"))
+        .with_state(app)
 }
 
 /// How long answering may take if the API server waits that long.
@@ -124,21 +132,15 @@ async fn secure(
 }
 
 async fn admission(
-    request: Request<Incoming>,
-    caller: Arc<Caller>,
-    mut progress: InProgress,
-    app: Arc<App>,
-) -> Reply {
-    if request.uri().path() != ADMIT_PATH {
-        return text(StatusCode::NOT_FOUND, "reviews are posted to /admit\n");
-    }
-    if request.method() != Method::POST {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "reviews are posted\n");
-    }
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Arc<Caller>>,
+    uri: Uri,
+    body: Body,
+) -> Response {
     let started = Instant::now();
-    let asked = timeout_of(request.uri()).unwrap_or(app.timeout);
+    let asked = timeout_of(&uri).unwrap_or(app.timeout);
     let deadline = tokio::time::Instant::now() + patience(asked.min(app.timeout));
-    let (bytes, charge) = match body::read(request.into_body(), &caller.permit, deadline).await {
+    let (bytes, charge) = match body::read(body, &caller.permit, deadline).await {
         Ok(read) => read,
         Err(unread) => return refuse(&unread, &app),
     };
@@ -152,7 +154,7 @@ async fn admission(
     };
     let answer = answer(bytes, deadline, &app).await;
     if answer.decision != "malformed" {
-        progress.proves();
+        caller.permit.proven();
     }
     app.metrics
         .reviewed(answer.decision, &answer.reasons, started.elapsed());
@@ -163,8 +165,8 @@ async fn admission(
     for event in answer.events {
         app.events.offer(event, asked, &app.metrics);
     }
-    let body = body::Answer::new(answer.review.to_string(), Some(charge));
-    reply(StatusCode::OK, "application/json", body)
+    let body = body::held(answer.review.to_string(), charge);
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
 async fn answer(body: Bytes, deadline: tokio::time::Instant, app: &Arc<App>) -> Answer {
@@ -189,24 +191,9 @@ async fn finish(request: admit::Request, deadline: tokio::time::Instant, app: &A
     request.answer(cluster, &app.settings)
 }
 
-fn refuse(unread: &Unread, app: &App) -> Reply {
+fn refuse(unread: &Unread, app: &App) -> Response {
     app.metrics.unread(unread.reason());
-    let (status, words) = unread.words();
-    text(status, words)
-}
-
-pub(super) fn text(status: StatusCode, text: &'static str) -> Reply {
-    let body = body::Answer::new(text, None);
-    reply(status, "text/plain; charset=utf-8", body)
-}
-
-pub(super) fn reply(status: StatusCode, kind: &'static str, body: body::Answer) -> Reply {
-    let mut reply = Response::new(body);
-    *reply.status_mut() = status;
-    reply
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
-    reply
+    unread.words().into_response()
 }
 
 #[cfg(test)]

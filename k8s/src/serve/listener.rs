@@ -6,18 +6,19 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Response};
-use hyper::body::{Body, Incoming};
-use hyper::service::service_fn;
+use axum::Router;
+use http::Request;
+use hyper::body::Incoming;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::connections::{ConnectionPermit, Connections, InProgress};
+use super::connections::{ConnectionPermit, Connections};
 use crate::client::Source;
 use crate::metrics::{Closed, Metrics};
 
@@ -41,7 +42,7 @@ const HEAD: u32 = 16 << 10;
 /// Requests at once on one connection: the API server opens another one when it needs more.
 const STREAMS: u32 = 128;
 
-/// Who asks.
+/// Who asks: an extension of every request.
 pub(super) struct Caller {
     /// The connection.
     pub(super) permit: Arc<ConnectionPermit>,
@@ -67,17 +68,14 @@ pub(super) struct Listener {
 impl Listener {
     /// Serves until it is stopped, then closes every connection after the requests in progress; returns when
     /// none is left. `handshake` makes a stream of a connection and returns whether the client is verified.
-    pub(super) async fn serve<H, F, T, S, R, B>(mut self, handshake: H, service: S)
+    pub(super) async fn serve<H, F, T>(mut self, handshake: H, router: Router)
     where
         H: Fn(TcpStream) -> F + Clone + Send + 'static,
         F: Future<Output = Option<(T, bool)>> + Send,
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        S: Fn(Request<Incoming>, Arc<Caller>, InProgress) -> R + Clone + Send + 'static,
-        R: Future<Output = Response<B>> + Send + 'static,
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: std::error::Error + Send + Sync,
     {
         let builder = builder();
+        let router = TowerToHyperService::new(router);
         let (left, mut none_left) = mpsc::channel::<Infallible>(1);
         loop {
             let (stream, address) = tokio::select! {
@@ -100,14 +98,13 @@ impl Listener {
                 stop: self.stop.clone(),
                 deadline: self.handshake,
             };
-            let (handshake, service, builder) =
-                (handshake.clone(), service.clone(), builder.clone());
+            let (handshake, router, builder) = (handshake.clone(), router.clone(), builder.clone());
             let left = left.clone();
             tokio::spawn(async move {
                 let (permit, metrics) = (life.permit.clone(), life.metrics.clone());
                 tokio::select! {
                     () = permit.evicted() => metrics.connection_closed(Closed::NoRoom),
-                    () = life.live(stream, handshake, service, builder) => {}
+                    () = life.live(stream, handshake, router, builder) => {}
                 }
                 drop(left);
             });
@@ -152,20 +149,16 @@ struct Life {
 // === impl Life ===
 
 impl Life {
-    async fn live<H, F, T, S, R, B>(
+    async fn live<H, F, T>(
         self,
         stream: TcpStream,
         handshake: H,
-        service: S,
+        router: TowerToHyperService<Router>,
         builder: auto::Builder<TokioExecutor>,
     ) where
         H: Fn(TcpStream) -> F,
         F: Future<Output = Option<(T, bool)>>,
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        S: Fn(Request<Incoming>, Arc<Caller>, InProgress) -> R + Send + 'static,
-        R: Future<Output = Response<B>> + Send + 'static,
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: std::error::Error + Send + Sync,
     {
         if stream.set_nodelay(true).is_err() {
             return;
@@ -184,9 +177,15 @@ impl Life {
             source: self.source,
             verified,
         });
-        let service = service_fn(move |request| {
-            let reply = service(request, caller.clone(), caller.permit.begin());
-            async move { Ok::<_, Infallible>(reply.await) }
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            let in_progress = caller.permit.begin();
+            request.extensions_mut().insert(caller.clone());
+            let answer = router.call(request);
+            async move {
+                let answer = answer.await;
+                drop(in_progress);
+                answer
+            }
         });
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         self.converse(pin!(connection)).await;

@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{App, Certificate, serve_admission};
+use super::{App, Certificate, serve_admin, serve_admission};
 use crate::certs::Material;
 use crate::cluster::ClusterView;
 use crate::config::Settings;
@@ -275,4 +275,37 @@ async fn stop_closes_idle_connections_and_drains_requests() {
     busy.write_all(review.as_bytes()).await.expect("it goes on");
     let answer = until_ended(busy).await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+#[tokio::test]
+async fn admin_answers_what_there_is() {
+    let server = Server::start().await;
+    let socket = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = socket.local_addr().expect("an address");
+    tokio::spawn(serve_admin(socket, server.app.clone()));
+    let ask = async |what: &str| {
+        let mut stream = TcpStream::connect(address).await.expect("it accepts");
+        let request = format!("{what} HTTP/1.1\r\nhost: w\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("written");
+        let answer = until_ended(stream).await;
+        let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+        (head.to_lowercase(), body.to_owned())
+    };
+    for (what, status, expected) in [
+        ("GET /healthz", "200", "ok\n"),
+        ("GET /readyz", "503", "the namespaces are not known yet\n"),
+        ("GET /", "404", "there are /metrics, /healthz and /readyz\n"),
+        ("HEAD /healthz", "200", ""),
+    ] {
+        let (head, body) = ask(what).await;
+        assert!(head.starts_with(&format!("http/1.1 {status} ")), "{head}");
+        assert!(head.contains("content-type: text/plain; charset=utf-8"));
+        assert_eq!(body, expected, "{what}");
+    }
+    let (head, body) = ask("GET /metrics").await;
+    assert!(head.contains("content-type: application/openmetrics-text; version=1.0.0"));
+    assert!(body.ends_with("# EOF\n"), "{body}");
+    let (head, _) = ask("POST /healthz").await;
+    assert!(head.starts_with("http/1.1 405 "), "{head}");
+    assert!(head.contains("allow: get,head"), "{head}");
 }

@@ -1,5 +1,6 @@
-use std::time::Duration;
+use std::{io::Write as _, time::Duration};
 
+use flate2::{Compression, write::GzEncoder};
 use opentelemetry_proto::tonic::{
     common::v1::{AnyValue, KeyValue, any_value::Value},
     metrics::v1::{
@@ -10,7 +11,11 @@ use opentelemetry_proto::tonic::{
     trace::v1::{ResourceSpans, ScopeSpans, Span, span::SpanKind},
 };
 use prost::Message;
-use tokio::time::timeout;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
 
 use super::*;
 use bytes::Bytes;
@@ -81,6 +86,24 @@ async fn post(sink: &Sink, path: &str, headers: &[(&str, &str)], body: Vec<u8>) 
     (status, String::from_utf8(text.to_vec()).expect("a text"))
 }
 
+/// The head and the body of the answer to a request that is written as it is.
+async fn raw(sink: &Sink, request: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(sink.http()).await.expect("it listens");
+    stream.write_all(request.as_bytes()).await.expect("written");
+    stream.shutdown().await.expect("written");
+    let mut answer = String::new();
+    let ended = timeout(LIMIT, stream.read_to_string(&mut answer)).await;
+    ended.expect("in time").expect("a text");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+    (head.to_owned(), body.to_owned())
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).expect("memory");
+    encoder.finish().expect("memory")
+}
+
 #[tokio::test]
 async fn json_request_is_accepted_and_printed_unchanged() {
     let (sink, mut received) = start().await;
@@ -118,6 +141,84 @@ async fn invalid_otlp_is_refused() {
         status("/v1/traces", &[], &traces("x").encode_to_vec()).await,
         200
     );
+}
+
+#[tokio::test]
+async fn refusal_names_what_is_taken() {
+    let (sink, _received) = start().await;
+    let encoded = |with| [("content-encoding", with)];
+    let nowhere = "/v1/profiles is none of /v1/metrics, /v1/traces and /v1/logs";
+    let large = format!("more than {MOST_BODY} bytes");
+    let answer = post(&sink, "/v1/profiles", &[], Vec::new()).await;
+    assert_eq!(answer, (404, nowhere.to_owned()));
+    let answer = post(&sink, "/v1/logs", &encoded("br"), Vec::new()).await;
+    assert_eq!(answer, (415, "br is neither gzip nor zstd".to_owned()));
+    for (encoding, body) in [
+        ("gzip", gzip(&vec![0; MOST_BODY + 1])),
+        (
+            "zstd",
+            zstd::bulk::compress(&vec![0; MOST_BODY + 1], 1).expect("memory"),
+        ),
+    ] {
+        let answer = post(&sink, "/v1/traces", &encoded(encoding), body).await;
+        assert_eq!(answer, (413, large.clone()), "{encoding}");
+    }
+    let (head, body) = raw(&sink, "GET /v1/traces HTTP/1.1\r\nhost: s\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 405 "), "{head}");
+    assert!(head.contains("\r\nallow: POST\r\n"), "{head}");
+    assert_eq!(body, "POST it");
+}
+
+#[tokio::test]
+async fn packed_request_is_unpacked() {
+    let (sink, mut received) = start().await;
+    let sent = traces("packed");
+    let plain = sent.encode_to_vec();
+    let half = plain.len() / 2;
+    let zstd = |part: &[u8]| zstd::bulk::compress(part, 1).expect("memory");
+    for (encoding, body) in [
+        ("identity", plain.clone()),
+        ("gzip", gzip(&plain)),
+        ("zstd", zstd(&plain)),
+        // RFC 1952 and RFC 8878 allow several, one after the other.
+        (
+            "gzip",
+            [gzip(&plain[..half]), gzip(&plain[half..])].concat(),
+        ),
+        (
+            "zstd",
+            [zstd(&plain[..half]), zstd(&plain[half..])].concat(),
+        ),
+    ] {
+        let encoded = [("content-encoding", encoding)];
+        let answer = post(&sink, "/v1/traces", &encoded, body).await;
+        assert_eq!(answer, (200, String::new()), "{encoding}");
+        let export = timeout(LIMIT, received.recv()).await;
+        let export = export.expect("in time").expect("an export");
+        assert_eq!(export, Received::Traces(sent.clone()), "{encoding}");
+    }
+    for (encoding, mut body) in [("gzip", gzip(&plain)), ("zstd", zstd(&plain))] {
+        body.truncate(body.len() - 9);
+        let encoded = [("content-encoding", encoding)];
+        let (status, _) = post(&sink, "/v1/traces", &encoded, body).await;
+        assert_eq!(status, 400, "{encoding} that ends early");
+    }
+    assert!(received.try_recv().is_err(), "nothing of it is handed on");
+}
+
+#[tokio::test]
+async fn connections_end_with_the_sink() {
+    let (sink, _received) = start().await;
+    let mut stream = TcpStream::connect(sink.http()).await.expect("it listens");
+    let request = "POST /v1/logs HTTP/1.1\r\nhost: s\r\ncontent-length: 0\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.expect("written");
+    let mut first = [0; 12];
+    stream.read_exact(&mut first).await.expect("an answer");
+    assert_eq!(&first, b"HTTP/1.1 200");
+    drop(sink);
+    let mut rest = Vec::new();
+    let ended = timeout(LIMIT, stream.read_to_end(&mut rest)).await;
+    ended.expect("in time").expect("the end");
 }
 
 #[tokio::test]

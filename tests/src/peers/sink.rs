@@ -1,15 +1,13 @@
 //! The listener that the Collector hands on to what it has understood, as OTLP in JSON.
 
 use super::{Net, eventually};
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode, header};
-use hyper_util::rt::TokioIo;
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{StatusCode, Uri, header::CONTENT_TYPE};
+use axum::routing::{MethodRouter, post};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -171,52 +169,30 @@ fn serve(listener: TcpListener, received: Arc<Mutex<Received>>, stopped: oneshot
         let listener =
             tokio::net::TcpListener::from_std(listener).expect("a listener of the runtime");
         tokio::select! {
-            () = accept(listener, received) => {}
+            served = axum::serve(listener, router(received)).into_future() => served.expect("it never ends"),
             _ = stopped => {}
         }
     });
 }
 
-async fn accept(listener: tokio::net::TcpListener, received: Arc<Mutex<Received>>) {
-    while let Ok((stream, _)) = listener.accept().await {
-        let received = Arc::clone(&received);
-        let answer = service_fn(move |request| answer(request, Arc::clone(&received)));
-        // A connection that breaks is the Collector's to report: it counts the export as failed.
-        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
-    }
+fn router(received: Arc<Mutex<Received>>) -> Router {
+    Router::new()
+        .route("/v1/metrics", kept(|of| &mut of.metrics))
+        .route("/v1/traces", kept(|of| &mut of.traces))
+        .route("/v1/logs", kept(|of| &mut of.logs))
+        .fallback(async |uri: Uri| (StatusCode::NOT_FOUND, format!("nothing is kept of {uri}")))
+        .layer(DefaultBodyLimit::disable())
+        .with_state(received)
 }
 
-async fn answer(
-    request: Request<Incoming>,
-    received: Arc<Mutex<Received>>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
-    let path = request.uri().path().to_owned();
-    let outcome = match request.into_body().collect().await {
-        Ok(body) => keep(&path, &body.to_bytes(), &received),
-        Err(error) => Err((StatusCode::BAD_REQUEST, error.to_string())),
-    };
-    let (status, body) = match outcome {
-        Ok(()) => (StatusCode::OK, "{}".to_owned()),
-        Err(refusal) => refusal,
-    };
-    let mut response = Response::new(Full::new(body.into()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        header::HeaderValue::from_static("application/json"),
-    );
-    Ok(response)
-}
-
-fn keep(path: &str, body: &[u8], received: &Mutex<Received>) -> Result<(), (StatusCode, String)> {
-    let export: Value =
-        serde_json::from_slice(body).map_err(|e| (StatusCode::BAD_REQUEST, e.to_string()))?;
-    let mut received = lock(received);
-    match path {
-        "/v1/metrics" => received.metrics.push(export),
-        "/v1/traces" => received.traces.push(export),
-        "/v1/logs" => received.logs.push(export),
-        other => return Err((StatusCode::NOT_FOUND, format!("nothing is kept of {other}"))),
-    }
-    Ok(())
+/// Keeps exports of one kind.
+fn kept(of: fn(&mut Received) -> &mut Vec<Value>) -> MethodRouter<Arc<Mutex<Received>>> {
+    post(
+        async move |State(received): State<Arc<Mutex<Received>>>, body: Bytes| {
+            let export = serde_json::from_slice(&body)
+                .map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?;
+            of(&mut lock(&received)).push(export);
+            Ok::<_, (StatusCode, String)>(([(CONTENT_TYPE, "application/json")], "{}"))
+        },
+    )
 }
