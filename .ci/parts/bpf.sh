@@ -30,14 +30,17 @@ use_nightly() {
     logged rustup toolchain install "$NIGHTLY" --profile minimal && take_nightly "$NIGHTLY"
 }
 
-# It runs and, for images, is the pinned one: a nightly is named by the day after its last commit's.
+# It runs and, for images, is the pinned one.
 nightly_serves() {
     local version
     version=$(rustup run "$1" rustc --version 2>/dev/null) || return 1
     case $what in
-    image | node) [[ $version == *" $(date -u -d "${NIGHTLY#nightly-} -1 day" +%F))" ]] ;;
+    image | node) pinned_nightly "$version" ;;
     esac
 }
+
+# Whether the pinned nightly prints this as its version: a nightly is named by the day after its last commit's.
+pinned_nightly() { [[ $1 == *"-nightly ("*" $(date -u -d "${NIGHTLY#nightly-} -1 day" +%F))" ]]; }
 
 take_nightly() {
     linkable "$(llvm_of rustup run "$1" rustc)" || return 1
@@ -95,7 +98,7 @@ find_linker() {
     # A folder for each compiler: its LLVM is part of what is built.
     built=$tools/bpf-linker-$BPF_LINKER-for-$("${bpf_rustc[@]}" --version | awk '{ print $2 }')
     for each in "$(command -v bpf-linker || true)" "$cargo_home/bin/bpf-linker" "$built/bin/bpf-linker"; do
-        if linker_fits "$each"; then break; fi
+        if linker_fits "$each" && comes_first "$each"; then break; fi
         each=
     done
     if [[ -z $each ]]; then
@@ -112,12 +115,20 @@ find_linker() {
 # The shared LLVM that a program runs with; fails if it has none of its own choosing.
 linked_llvm() { ldd "$1" 2>/dev/null | awk '/libLLVM/ { print $3 }' | grep .; }
 
-# It runs, is new enough, and its LLVM (seen where it is linked dynamically) is not older than the compiler's.
+# Whether it is the first in PATH, once its folder is there: another version may be before it.
+comes_first() { [[ $(in_front "$(dirname "$1")" && command -v bpf-linker) == "$1" ]]; }
+
+# It runs, is the pinned one (for tests also a newer one), and its LLVM (seen where it is linked dynamically) is not older than the
+# compiler's.
 linker_fits() {
     [[ -x $1 ]] || return 1
     local version llvm
     version=$("$1" --version 2>/dev/null | awk '{ print $2 }')
-    [[ -n $version ]] && at_least "$version" "$BPF_LINKER" || return 1
+    [[ -n $version ]] || return 1
+    case $what in
+    image | node) [[ $version == "$BPF_LINKER" ]] || return 1 ;;
+    *) at_least "$version" "$BPF_LINKER" || return 1 ;;
+    esac
     llvm=$(linked_llvm "$1" | sed -E 's/.*libLLVM[.-](so\.)?([0-9]+).*/\2/')
     [[ -z $llvm ]] || ((llvm >= bpf_llvm))
 }

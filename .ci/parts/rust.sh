@@ -33,12 +33,15 @@ find_rust() {
     depends_on "$(command -v cargo)" "$(command -v rustc)"
 }
 
-# Whether a command starts the pinned rustc. What distributions build from the same sources says so behind the date.
+# Whether a command starts the pinned rustc.
 is_pinned() {
     local version
     version=$(cd / && "$@" --version 2>/dev/null </dev/null) || return 1
-    [[ $version =~ ^rustc\ ${RUST_IMAGE//./\\.}\ \([0-9a-f]+\ [0-9-]+\)$ ]]
+    pinned_rustc "$version"
 }
+
+# Whether the pinned rustc prints this as its version. What distributions build from the same sources says so behind the date.
+pinned_rustc() { [[ $1 =~ ^rustc\ ${RUST_IMAGE//./\\.}\ \([0-9a-f]+\ [0-9-]+\)$ ]]; }
 
 use_pinned() {
     if is_pinned rustc; then return; fi

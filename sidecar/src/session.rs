@@ -43,6 +43,9 @@ const AFTER_POLL: Duration = Duration::from_millis(10);
 const POLLS_WITHIN: Duration = Duration::from_secs(5);
 const CONCLUDED_WITHIN: Duration = Duration::from_secs(2);
 
+/// A series takes the memory of so many connections (`memory/budget.rs`).
+const CONNECTIONS_OF_A_SERIES: usize = 19;
+
 /// The first report comes early: whoever has just started flowcar is waiting for it.
 const FIRST_REPORT: Duration = Duration::from_secs(1);
 
@@ -469,7 +472,11 @@ impl Session {
                 snapshot,
             );
         }
-        if self.give_back.is_due(self.follower.flows().len()) {
+        let (flows, series) = (self.follower.flows().len(), self.follower.series().len());
+        if self
+            .give_back
+            .is_due(flows + CONNECTIONS_OF_A_SERIES * series)
+        {
             memory::trim();
         }
         if self.give_back.start_is_over() {

@@ -240,3 +240,31 @@ fn nothing_is_sent_without_the_option() {
     assert_eq!(line(&report, "send metrics"), ("info", "not exported"));
     assert_eq!(output.status.code(), Some(0));
 }
+
+/// Without a receiver: the settings alone say it.
+#[test]
+fn headers_without_encryption_are_reported() {
+    for (endpoint, part) in [
+        ("http://collector:4317", Some("others may read it")),
+        ("http://localhost:4317", Some("any process may listen")),
+        ("https://collector:4317", None),
+    ] {
+        let settings = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=s3cret"),
+        ];
+        let output = check(&["--format", "json"], &settings);
+        let report = report(&output);
+        let lines = report["checks"].as_array().expect("checks");
+        let texts = lines.iter().filter_map(|line| line["text"].as_str());
+        let found: Vec<_> = texts
+            .filter(|text| text.contains("goes without encryption"))
+            .collect();
+        assert_eq!(found.len(), usize::from(part.is_some()), "{report:#}");
+        assert!(
+            found.iter().all(|text| text.contains(part.unwrap_or(""))),
+            "{report:#}"
+        );
+        assert!(!format!("{output:?}").contains("s3cret"), "{report:#}");
+    }
+}

@@ -16,6 +16,7 @@ pub mod receiver;
 pub mod sidecar;
 pub mod states;
 pub mod terminal;
+pub mod test_names;
 pub mod traffic;
 pub mod usage;
 pub mod watch;

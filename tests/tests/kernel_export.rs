@@ -78,13 +78,14 @@ fn sighup_stops_export_unless_ignored() {
     has_books(&start(true).stop(), 0);
 }
 
-/// Lost reports are logged; the exit status shows them in strict mode only.
+/// Lost reports and spans are logged; the exit status shows them in strict mode only.
 #[test]
 fn lost_reports_fail_the_exit_status_if_strict() {
     if !require_root() || !require_cgroup2() {
         return;
     }
     let pod = TestPod::new("strict").unwrap();
+    let serving = Serving::start(&pod, &ServePlan::at("127.0.0.1:0".parse().unwrap())).unwrap();
     for (arguments, status) in [(&[][..], 0), (&["--strict"][..], 69)] {
         let mut command = flowcar::command(&pod).unwrap();
         command
@@ -97,9 +98,20 @@ fn lost_reports_fail_the_exit_status_if_strict() {
             .env("FLOWCAR_SHUTDOWN_TIMEOUT", "300");
         let mut export = Exporting::start(&mut command);
         export.reported("following");
+        // Both ends are in the pod: a span for each.
+        call_in(&pod, &CallPlan::to(serving.address()).connections(3, 1)).unwrap();
+        serving.reports(3, Duration::from_secs(30)).unwrap();
         let pid = Pid::from_raw(export.id().cast_signed());
         kill(pid, Signal::SIGTERM).unwrap();
-        export.reported("metrics are lost");
+        // Metrics and spans are given up at the same time.
+        let mut lines = export.lines_until("are lost");
+        lines.extend(export.lines_until("are lost"));
+        let has = |parts: &[&str]| {
+            let all = |line: &String| parts.iter().all(|part| line.contains(part));
+            assert!(lines.iter().any(all), "{parts:?}: {lines:#?}");
+        };
+        has(&["metrics are lost: the receiver did not take"]);
+        has(&["spans are lost: the receiver did not take", "lost=6"]);
         assert_eq!(export.wait().code(), Some(status), "{arguments:?}");
     }
 }

@@ -12,8 +12,8 @@ use std::{
 };
 
 use flowcar_tests::place::{
-    Capability, Cgroup, Netns, OnlyCaps, TestPod, cgroup2_mount, require_cgroup2, require_root,
-    with_only_caps,
+    Capability, Cgroup, Netns, OnlyCaps, TestPod, as_nobody, cgroup2_mount, require_cgroup2,
+    require_root, with_only_caps,
 };
 
 /// Set in the process that `a_killed_run_is_swept` starts and kills.
@@ -259,6 +259,17 @@ fn a_thread_can_be_limited_alone() {
     assert_eq!(inside.get("CapEff"), "0000008000001000");
     assert_eq!(inside.get("CapPrm"), "0000008000001000");
     assert_eq!(own().get("CapEff"), before.get("CapEff"));
+    for (kept, set) in [
+        (&[][..], "0000000000000000"),
+        (&[NET_ADMIN], "0000000000001000"),
+    ] {
+        let inside = as_nobody(kept, own).unwrap();
+        assert_eq!(inside.get("CapEff"), set);
+        assert_eq!(inside.get("CapPrm"), set);
+        assert_eq!(inside.get("Uid"), "65534\t65534\t65534\t65534");
+        assert_eq!(inside.get("Groups"), "");
+    }
+    assert_eq!(own().get("Uid"), before.get("Uid"));
 }
 
 /// `/proc/PID/status`.

@@ -52,7 +52,7 @@ impl GiveBack {
         self.first == Self::FIRST + 1
     }
 
-    /// Notes a report with so many connections. Gives whether [`trim`] is worth it.
+    /// Notes a report with so many connections, or with series that take as much. Gives whether [`trim`] is worth it.
     pub fn is_due(&mut self, connections: usize) -> bool {
         self.most = self.most.max(connections);
         if self.most >= Self::LEAST && connections <= self.most / 2 {

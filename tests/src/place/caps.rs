@@ -53,10 +53,37 @@ pub fn with_only_caps<T: Send>(
     work: impl FnOnce() -> T + Send,
 ) -> Result<T, Error> {
     let kept = mask(kept);
+    on_limited_thread(|| set_capabilities(kept), work)
+}
+
+/// The same as `nobody` (uid and gid 65534, no other groups), as which an application may run beside flowcar: without
+/// capabilities, or with some of them.
+///
+/// # Errors
+/// As [`with_only_caps`].
+pub fn as_nobody<T: Send>(
+    kept: &[Capability],
+    work: impl FnOnce() -> T + Send,
+) -> Result<T, Error> {
+    let kept = mask(kept);
+    let change = || {
+        // SAFETY: PR_SET_KEEPCAPS takes numbers. Another user's thread would lose all capabilities.
+        check(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0) })?;
+        become_nobody()?;
+        set_capabilities(kept)
+    };
+    on_limited_thread(change, work)
+}
+
+/// Runs `work` on a thread whose credentials `change` has changed.
+fn on_limited_thread<T: Send>(
+    change: impl FnOnce() -> io::Result<()> + Send,
+    work: impl FnOnce() -> T + Send,
+) -> Result<T, Error> {
     let result = thread::scope(|scope| {
         let thread = thread::Builder::new().spawn_scoped(scope, move || -> io::Result<T> {
             clear_ambient()?;
-            set_capabilities(kept)?;
+            change()?;
             Ok(work())
         })?;
         thread

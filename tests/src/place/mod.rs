@@ -30,7 +30,7 @@ mod pod;
 
 pub use ::caps::Capability;
 pub use bpf::{maps_ask_for_a_right, maps_count_against};
-pub use caps::{OnlyCaps, with_only_caps};
+pub use caps::{OnlyCaps, as_nobody, with_only_caps};
 pub use cgroup::{Cgroup, cgroup2_mount};
 pub use connect_hook::{AtConnect, ConnectHook};
 pub use counters::Counters;

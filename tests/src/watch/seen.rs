@@ -13,6 +13,7 @@ use opentelemetry_proto::tonic::{
     resource::v1::Resource,
     trace::v1::Span,
 };
+use prost::Message as _;
 
 use crate::traffic::ConnectionReport;
 
@@ -32,6 +33,8 @@ pub struct Seen {
     pub counted_unix_ns: (u64, u64),
     /// Reports so far.
     pub reports: u64,
+    /// Bytes of the latest report, before compression.
+    pub report_bytes: usize,
     /// What it logged.
     pub log: Vec<String>,
     /// `flowcar.source`
@@ -124,6 +127,7 @@ impl Seen {
             }
             Received::Metrics(request) => {
                 self.reports += 1;
+                self.report_bytes = request.encoded_len();
                 self.metrics.clear();
                 self.counted_unix_ns = (u64::MAX, 0);
                 for resource in request.resource_metrics {

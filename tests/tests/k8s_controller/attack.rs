@@ -1,4 +1,4 @@
-//! A malicious client that reaches the webhook's port.
+//! A malicious client that reaches the webhook's port: rows of the table of threats in docs/security/injector.md.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};

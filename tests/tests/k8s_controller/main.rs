@@ -19,7 +19,6 @@ mod service;
 mod serving;
 mod skips;
 mod strict;
-mod threats;
 mod top;
 mod values;
 mod volumes;

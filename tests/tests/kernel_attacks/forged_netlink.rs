@@ -7,7 +7,7 @@ use std::{
 };
 
 use flowcar_tests::{
-    place::{Netns, TestPod, require_cgroup2, require_root},
+    place::{Capability, Netns, TestPod, as_nobody, require_cgroup2, require_root},
     traffic::{CallPlan, ServePlan, Serving, call_in},
     watch::{Mode, Watch},
 };
@@ -42,7 +42,9 @@ fn forged_netlink_datagrams_are_ignored_and_counted() {
     let serving = Serving::start(&pod, &ServePlan::at("127.0.0.1:0".parse().unwrap())).unwrap();
     let mut watch = Watch::start(&pod, Mode::Alone, &[]);
     watch.reports(1);
-    let attacker = pod.netns().run(listen_for_closes).unwrap().unwrap();
+    // As anyone may, without any right.
+    let listen = || as_nobody(&[], listen_for_closes);
+    let attacker = pod.netns().run(listen).unwrap().unwrap().unwrap();
     let call = || {
         let plan = CallPlan::to(serving.address()).connections(1, 1);
         call_in(&pod, &plan).unwrap();
@@ -51,7 +53,11 @@ fn forged_netlink_datagrams_are_ignored_and_counted() {
     call();
     watch.until("both ends", |seen| seen.flows.len() >= 2);
     let genuine = datagram(&attacker).unwrap();
-    let sent = forge(pod.netns(), &attacker, &genuine);
+    let ports = other_ports(pod.netns(), &attacker);
+    let forge = |kept: &[Capability]| as_nobody(kept, || forge(&ports, &attacker, &genuine));
+    let sent = forge(&[]).unwrap();
+    assert_eq!(sent, 0, "the kernel lets anyone send to other processes");
+    let sent = forge(&[Capability::CAP_NET_ADMIN]).unwrap();
     assert!(sent >= u64::from(FORGED), "{sent}");
     // A genuine close after them is still counted.
     call();
@@ -68,7 +74,7 @@ fn forged_netlink_datagrams_are_ignored_and_counted() {
     assert!(refused >= f64::from(FORGED), "{refused} of {sent}");
 }
 
-/// As anyone may, without any right.
+/// Joins the group to which the kernel sends closes.
 fn listen_for_closes() -> io::Result<OwnedFd> {
     let socket = socket(
         AddressFamily::Netlink,
@@ -90,8 +96,8 @@ fn datagram(socket: &OwnedFd) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Sends closes of connections that never existed to every socket of flowcar; returns how many.
-fn forge(netns: &Netns, attacker: &OwnedFd, genuine: &[u8]) -> u64 {
+/// The addresses of all netlink sockets of the namespace that dump sockets, but the attacker's.
+fn other_ports(netns: &Netns, attacker: &OwnedFd) -> Vec<u32> {
     let table = netns
         .run(|| fs::read_to_string("/proc/thread-self/net/netlink"))
         .unwrap()
@@ -102,15 +108,20 @@ fn forge(netns: &Netns, attacker: &OwnedFd, genuine: &[u8]) -> u64 {
         let (protocol, port) = (fields.next()?, fields.next()?.parse::<u32>().ok()?);
         (protocol == SOCK_DIAG && port != 0 && port != own).then_some(port)
     });
+    ports.collect()
+}
+
+/// Sends closes of connections that never existed to every socket of flowcar; returns how many the kernel took.
+fn forge(ports: &[u32], attacker: &OwnedFd, genuine: &[u8]) -> u64 {
     let mut sent = 0;
     for port in ports {
         for number in 0..FORGED {
-            let mut forged = genuine.to_vec();
+            let mut forged = genuine.to_owned();
             let local = 20_000 + number;
             forged[LOCAL_PORT..LOCAL_PORT + 2].copy_from_slice(&local.to_be_bytes());
             let cookie = 0xffff_0000 + u64::from(number);
             forged[COOKIE..COOKIE + 8].copy_from_slice(&cookie.to_ne_bytes());
-            let to = NetlinkAddr::new(port, 0);
+            let to = NetlinkAddr::new(*port, 0);
             // Its buffer may be full of them.
             let done = sendto(attacker.as_raw_fd(), &forged, &to, MsgFlags::MSG_DONTWAIT);
             sent += u64::from(done.is_ok());

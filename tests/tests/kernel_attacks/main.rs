@@ -1,5 +1,5 @@
 //! Attacks of other processes in the pod on a running flowcar, and failures around it: none makes flowcar report wrong values
-//! without a count, and none stops it.
+//! without a count, and none stops it. Each test is in the table of threats of docs/security/process.md.
 
 mod cgroup_of_others;
 mod confined;

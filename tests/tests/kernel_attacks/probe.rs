@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::Write as _,
+    io::{self, Write as _},
     os::{
         linux::net::SocketAddrExt as _,
         unix::net::{SocketAddr, UnixListener},
@@ -17,12 +17,14 @@ use flowcar_tests::{
     flowcar,
     node::{Node, contained},
     peers::eventually,
-    place::{Cgroup, Netns, TestPod, attached_programs, require_cgroup2, require_root},
+    place::{Cgroup, Netns, TestPod, as_nobody, attached_programs, require_cgroup2, require_root},
     watch::{Mode, Watch},
 };
 
 /// A probe times out after 4 s; the rest is for a busy machine.
 const BOUNDED: Duration = Duration::from_secs(30);
+
+type Bind<'a> = &'a (dyn Fn() -> io::Result<UnixListener> + Sync);
 
 struct Pod {
     node: Node,
@@ -42,11 +44,16 @@ impl Pod {
         SocketAddr::from_abstract_name(format!("flowcar.{id}")).unwrap()
     }
 
-    /// The test takes the name, as the application may.
+    /// The test takes the name, as the application may: as another user, without any right.
     fn squat(&self) -> UnixListener {
+        self.squat_as(|bind| as_nobody(&[], bind).unwrap())
+    }
+
+    /// The same, as whom `user` runs it.
+    fn squat_as(&self, user: fn(Bind) -> io::Result<UnixListener>) -> UnixListener {
         let name = self.name();
-        let bound = self.netns.run(|| UnixListener::bind_addr(&name));
-        bound.unwrap().unwrap()
+        let bind = || UnixListener::bind_addr(&name);
+        self.netns.run(|| user(&bind)).unwrap().unwrap()
     }
 
     fn export(&self) -> Exporting {
@@ -95,16 +102,30 @@ fn text(output: &Output) -> String {
 
 #[test]
 fn probe_ignores_answers_of_other_processes() {
-    let Some(pod) = Pod::new() else { return };
-    answer_without_end(pod.squat());
-    // With the application's processes in sight (shareProcessNamespace), and without.
-    for before in [
-        &[] as &[&str],
-        &["unshare", "--pid", "--fork", "--mount-proc"],
-    ] {
-        let output = pod.probe(before);
-        assert_eq!(output.status.code(), Some(1), "{output:?}");
-        assert!(text(&output).contains("its name is taken by"), "{output:?}");
+    // As a user of its own, and as flowcar's user in another container.
+    for (is_root, who) in [(false, "of user 65534"), (true, "of another cgroup")] {
+        let Some(pod) = Pod::new() else { return };
+        answer_without_end(if is_root {
+            pod.squat_as(|bind| bind())
+        } else {
+            pod.squat()
+        });
+        // With the application's processes in sight (shareProcessNamespace), and without.
+        for (before, who) in [
+            (&[][..], who),
+            (
+                &["unshare", "--pid", "--fork", "--mount-proc"],
+                "a process of another container",
+            ),
+        ] {
+            let output = pod.probe(before);
+            assert_eq!(output.status.code(), Some(1), "{output:?}");
+            let words = text(&output);
+            assert!(
+                words.contains("its name is taken by") && words.contains(who),
+                "{output:?}"
+            );
+        }
     }
 }
 
@@ -193,7 +214,7 @@ fn limit_descriptors(process: u32, most: u64) {
             std::ptr::null_mut(),
         )
     };
-    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
 }
 
 /// `utime` and `stime` of /proc/PID/stat, in hundredths of a second (proc_pid_stat(5), USER_HZ).

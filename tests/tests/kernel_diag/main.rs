@@ -3,6 +3,7 @@
 mod adoption;
 mod alone;
 mod closed_books;
+mod cost;
 mod listeners;
 mod lossy;
 mod scope;

@@ -159,3 +159,59 @@ fn wrong_secret_does_not_stop_the_sidecar() {
     let elsewhere = ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/run/flowcar-tlsx/ca.crt");
     assert!(read(&[pod, endpoint, elsewhere]).is_err());
 }
+
+/// Headers carry credentials: who sends them in plain text, or to whatever listens on this host, is told so, once for each variable.
+#[test]
+fn headers_without_encryption_are_reported() {
+    const OTHERS: Option<&str> = Some("over the network, where others may read it: use https://");
+    const ANY: Option<&str> = Some("any process may listen in the receiver's place");
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("headers");
+    std::fs::write(&path, "authorization=Bearer%20s3cret\n").expect("a file");
+    let file = path.to_str().expect("a path");
+    for (endpoint, part) in [
+        ("http://collector:4317", OTHERS),
+        ("HTTP://192.0.2.1:4317", OTHERS),
+        ("http://[2001:db8::1]:4317", OTHERS),
+        ("http://localhost.example.org:4317", OTHERS),
+        ("http://localhost:4317", ANY),
+        ("http://LOCALHOST.:4317", ANY),
+        ("http://127.8.0.1:4317", ANY),
+        ("http://[::1]:4317", ANY),
+        ("http://[::ffff:127.0.0.1]:4317", ANY),
+        ("https://collector:4317", None),
+        ("https://localhost:4317", None),
+        ("unix:///run/otel/otlp.sock", None),
+    ] {
+        let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint);
+        assert!(notices(&[endpoint]).is_empty(), "no headers: {endpoint:?}");
+        for headers in [
+            ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=s3cret"),
+            ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "authorization=s3cret"),
+            ("OTEL_EXPORTER_OTLP_HEADERS_FILE", file),
+            ("OTEL_EXPORTER_OTLP_METRICS_HEADERS_FILE", file),
+        ] {
+            for protocol in ["grpc", "http/protobuf"] {
+                let protocol = ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol);
+                let found = notices(&[endpoint, headers, protocol]);
+                let what = format!("{endpoint:?} {headers:?} {protocol:?}: {found:?}");
+                assert_eq!(found.len(), usize::from(part.is_some()), "{what}");
+                assert!(!what.replace(headers.1, "").contains("s3cret"), "{what}");
+                if let (Some(part), [notice]) = (part, &found[..]) {
+                    assert!(
+                        notice.starts_with(&format!("{} goes ", headers.0))
+                            && notice.contains(part),
+                        "{what}"
+                    );
+                }
+            }
+        }
+    }
+    let by_scheme = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=s3cret"),
+        ("OTEL_EXPORTER_OTLP_INSECURE", "true"),
+    ];
+    assert_eq!(notices(&by_scheme[..2]).len(), 0);
+    assert_eq!(notices(&by_scheme).len(), 1);
+}
