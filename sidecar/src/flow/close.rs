@@ -82,7 +82,7 @@ impl Table {
             reported.give_server(&mut now);
         }
         if observed.is_disconnected() {
-            if !self.disconnected(observed, before.is_some(), &mut now, poll.at) {
+            if !self.disconnected(event, before.is_some(), &mut now, poll.at) {
                 return None;
             }
         } else if !finish(event, history, &mut now, poll.at) {
@@ -107,11 +107,14 @@ impl Table {
     /// The close of a disconnected socket, whose counts are erased. Gives whether anything can be reported of it.
     fn disconnected(
         &mut self,
-        observed: &SocketSnapshot,
+        event: &CloseEvent,
         known: bool,
         now: &mut Flow,
         at: Monotonic,
     ) -> bool {
+        let CloseEvent {
+            observed, answers, ..
+        } = event;
         let established = now.established.is_some() || !observed.disconnected_attempt();
         if !known && established {
             self.opened_by_polls += 1;
@@ -129,7 +132,12 @@ impl Table {
             });
         } else {
             now.role = Role::Client;
-            now.outcome = Some(Outcome::Failed(Failure::Other));
+            let is_dropped = known && answers.ended_no_attempt && answers.received_no_icmp_error;
+            now.outcome = Some(Outcome::Failed(if is_dropped {
+                Failure::Abandoned
+            } else {
+                Failure::Other
+            }));
         }
         true
     }
@@ -273,7 +281,7 @@ fn finish(event: &CloseEvent, history: Option<History>, now: &mut Flow, at: Mono
         now.established.get_or_insert(at);
         history.close(event, info)
     } else {
-        history.fail(info, event.answers.timer)
+        history.fail(info, &event.answers)
     };
     if !known {
         now.role = summary.role;
