@@ -9,6 +9,7 @@ mod replay;
 mod restore;
 mod room;
 mod timers;
+mod timewaits;
 mod unfinished;
 
 use std::{

@@ -90,9 +90,8 @@ mod tests {
                 from: at,
                 to: at,
                 counts: Some(Counts {
-                    aborted_by_timer: 0,
                     resets_sent,
-                    timewait_overflows: 0,
+                    ..Counts::default()
                 }),
                 of_attempts: None,
             });
