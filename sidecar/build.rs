@@ -10,11 +10,13 @@
 //! | `FLOWCAR_BPF` | `auto` (default): build when the toolchain is there, else an empty object; `require`: fail without the toolchain; `skip`: always an empty object |
 //! | `FLOWCAR_BPF_TOOLCHAIN` | the rustup toolchain to build with, or `system`: the distribution's `rustc`, with its unstable features unlocked. Default: the pinned nightly, then `nightly`, then `system` |
 
-use std::env;
-use std::ffi::OsString;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
 
 use anyhow::{Context as _, Result, bail};
 use aya_build::{Package, Toolchain};

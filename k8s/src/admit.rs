@@ -8,10 +8,12 @@ use k8s_openapi::ByteString;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::budget::Budgets;
-use crate::config::Settings;
-use crate::inject::{Context, Decision, inject_within};
-use crate::workload::{copy_opt_in, template_pointer};
+use crate::{
+    budget::Budgets,
+    config::Settings,
+    inject::{Context, Decision, inject_within},
+    workload::{copy_opt_in, template_pointer},
+};
 
 /// A parsed request.
 #[derive(Clone, Debug)]

@@ -1,23 +1,28 @@
 //! What is known about the cluster: its namespaces' labels, and whether it runs native sidecars.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, future};
 use k8s_openapi::api::core::v1::Namespace;
-use kube::core::{ObjectMeta, PartialObjectMeta};
-use kube::runtime::reflector::{self, ObjectRef, Store};
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client};
+use kube::{
+    Api, Client,
+    core::{ObjectMeta, PartialObjectMeta},
+    runtime::{
+        WatchStreamExt,
+        reflector::{self, ObjectRef, Store},
+        watcher,
+    },
+};
 use serde_json::{Map, Value, json};
-use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 
-use crate::admit::Cluster;
-use crate::annotations::{INJECT, PREFIX};
-use crate::budget::BudgetView;
-use crate::config::NativeSidecar;
-use crate::opted::written_at;
+use crate::{
+    admit::Cluster,
+    annotations::{INJECT, PREFIX},
+    budget::BudgetView,
+    config::NativeSidecar,
+    opted::written_at,
+};
 
 /// A namespace that the watch has not brought yet is asked for, but not for long: the API server waits.
 const ASK: Duration = Duration::from_secs(2);

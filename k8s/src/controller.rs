@@ -1,28 +1,30 @@
 //! The controller: everything wired, started, watched and stopped.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use futures_util::StreamExt;
-use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
-use k8s_openapi::api::core::v1::Secret;
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client};
-use tokio::net::TcpListener;
-use tokio::sync::{Notify, Semaphore, watch};
-use tokio::time::Instant;
+use k8s_openapi::api::{admissionregistration::v1::MutatingWebhookConfiguration, core::v1::Secret};
+use kube::{
+    Api, Client,
+    runtime::{WatchStreamExt, watcher},
+};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, Semaphore, watch},
+    time::Instant,
+};
 
-use crate::certs::{CertificateReconciler, MaterialError, Names, Policy};
-use crate::cluster::{ClusterView, native_sidecars};
-use crate::config::{Config, Settings};
-use crate::events::Events;
-use crate::lease::{self, Claim};
-use crate::metrics::Metrics;
-use crate::serve::{App, Certificate, ClientAuthority, serve_admin, serve_admission};
-use crate::text::duration;
+use crate::{
+    certs::{CertificateReconciler, MaterialError, Names, Policy},
+    cluster::{ClusterView, native_sidecars},
+    config::{Config, Settings},
+    events::Events,
+    lease::{self, Claim},
+    metrics::Metrics,
+    serve::{App, Certificate, ClientAuthority, serve_admin, serve_admission},
+    text::duration,
+};
 
 /// Who makes the webhook's certificates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

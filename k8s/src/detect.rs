@@ -7,20 +7,23 @@ use std::collections::{BTreeMap, HashSet};
 
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
-use kube::core::PartialObjectMeta;
-use kube::runtime::watcher::Event;
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client, ResourceExt};
+use kube::{
+    Api, Client, ResourceExt,
+    core::PartialObjectMeta,
+    runtime::{WatchStreamExt, watcher, watcher::Event},
+};
 use serde_json::{Map, Value};
 
-use crate::admit::{PendingEvent, Regarding};
-use crate::annotations::{INJECT, STATUS};
-use crate::cluster::ClusterView;
-use crate::config::Settings;
-use crate::events::Events;
-use crate::inject::{ANNOTATIONS_MOST, Status};
-use crate::metrics::Metrics;
-use crate::opted::{UNSEEN, opted_in_later};
+use crate::{
+    admit::{PendingEvent, Regarding},
+    annotations::{INJECT, STATUS},
+    cluster::ClusterView,
+    config::Settings,
+    events::Events,
+    inject::{ANNOTATIONS_MOST, Status},
+    metrics::Metrics,
+    opted::{UNSEEN, opted_in_later},
+};
 
 /// How many pods a page of the first list has: the detector keeps none but the missed.
 const PAGE: u32 = 500;

@@ -7,15 +7,15 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 
-use crate::admit::PendingEvent;
-use crate::client::Source;
-use crate::metrics::{Dropped, Metrics};
-use crate::rate::Rate;
-use crate::verify::Verify;
+use crate::{
+    admit::PendingEvent,
+    client::Source,
+    metrics::{Dropped, Metrics},
+    rate::Rate,
+    verify::Verify,
+};
 
 /// How many Events may wait. The API server takes a few milliseconds for each.
 const QUEUE: usize = 256;

@@ -4,13 +4,15 @@
 use json_patch::PatchOperation;
 use serde_json::{Map, Value};
 
-use crate::admit::{Cluster, Request};
-use crate::annotations::{Overrides, Permissions};
-use crate::budget::Budgets;
-use crate::cli::{Files, inject_text, uninject_text};
-use crate::config::Settings;
-use crate::inject::{Context, Decision, inject, uninject};
-use crate::text::WARNING_CHARS;
+use crate::{
+    admit::{Cluster, Request},
+    annotations::{Overrides, Permissions},
+    budget::Budgets,
+    cli::{Files, inject_text, uninject_text},
+    config::Settings,
+    inject::{Context, Decision, inject, uninject},
+    text::WARNING_CHARS,
+};
 
 /// The body of a request: an answer that allows, echoes the uid, and has a patch that fits the object.
 ///

@@ -1,8 +1,10 @@
 //! How often something may happen for each key: a bucket of tokens that refills.
 
-use std::collections::HashMap;
-use std::hash::Hash;
-use std::sync::{Mutex, PoisonError};
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::{Mutex, PoisonError},
+};
 
 use tokio::time::Instant;
 

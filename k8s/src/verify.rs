@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Namespace, Pod};
-use k8s_openapi::jiff::Timestamp;
-use kube::api::ListParams;
-use kube::core::{ApiResource, DynamicObject, GroupVersionKind, ObjectMeta};
-use kube::{Api, Client};
+use k8s_openapi::{
+    api::core::v1::{Namespace, Pod},
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Client,
+    api::ListParams,
+    core::{ApiResource, DynamicObject, GroupVersionKind, ObjectMeta},
+};
 
 use crate::admit::{PendingEvent, Regarding};
 

@@ -7,18 +7,17 @@ mod templates;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use json_patch::jsonptr::PointerBuf;
-use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation};
+use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation, jsonptr::PointerBuf};
 use serde_json::{Map, Value, json};
 
-use crate::annotations::{Annotation, COPIED, INJECT, Key, OWN_MARKS, PREFIX, Problem, WORKLOAD};
-use crate::config::Settings;
-use crate::inject::{ANNOTATIONS_MOST, annotations_size};
-use crate::text::{WARNING_CHARS, clip};
-
 pub use self::templates::{around, is_known, template_pointer, templates};
-
 use self::templates::{escaped, is_of_kubernetes, known_template, text};
+use crate::{
+    annotations::{Annotation, COPIED, INJECT, Key, OWN_MARKS, PREFIX, Problem, WORKLOAD},
+    config::Settings,
+    inject::{ANNOTATIONS_MOST, annotations_size},
+    text::{WARNING_CHARS, clip},
+};
 
 /// Whether writing this object copies its annotations into its template.
 #[must_use]

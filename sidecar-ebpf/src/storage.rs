@@ -7,7 +7,6 @@ use aya_ebpf::{
     btf_maps::SkStorage,
     helpers::{bpf_sk_storage_delete, bpf_sk_storage_get},
 };
-
 use flowcar_shared::record::FlowRecord;
 
 use crate::{

@@ -7,6 +7,8 @@ use std::{
     net::IpAddr,
 };
 
+pub use unattributed::{Unattributed, lost_closes};
+
 use crate::{
     flow::{
         AdoptedBy, Change, Event, Flow, Name, Outcome, Role, SeriesId, SocketFigures, Table,
@@ -14,8 +16,6 @@ use crate::{
     },
     snapshot::{DroppedSeries, Listener, Peer, Series, SeriesKey},
 };
-
-pub use unattributed::{Unattributed, lost_closes};
 
 /// How much of the peer's address names a series (`FLOWCAR_PEER`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,6 +9,7 @@ mod kernel;
 use std::collections::BTreeMap;
 
 use common::{blank, bytes};
+use event::{Event, Fault, events};
 use flowcar::{
     flow::{self, Adopt, Books, Flow, Lost, Monotonic, PollContext, Role, Table, decode},
     series::{PeerLabel, SeriesLabels},
@@ -18,10 +19,8 @@ use flowcar_shared::{
     counter::Counter,
     record::{FlowRecord, Kind},
 };
-use proptest::prelude::*;
-
-use event::{Event, Fault, events};
 use kernel::Kernel;
+use proptest::prelude::*;
 
 fn naming(peer: PeerLabel, limit: usize) -> SeriesLabels {
     SeriesLabels {

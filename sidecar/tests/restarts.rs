@@ -11,9 +11,8 @@ use flowcar::{
     flow::{Event, State, checkpoint::CheckpointFlows},
     series::account,
 };
-use proptest::prelude::*;
-
 use process::{Process, Socket};
+use proptest::prelude::*;
 use world::{World, event};
 
 proptest! {

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use syn::{Item, UseTree, visit::Visit};
@@ -254,9 +254,7 @@ fn modules(folder: &Path, prefix: &Module, found: &mut BTreeMap<Module, String>)
 
 /// Which modules each module of a crate imports.
 fn imports(source: &str) -> BTreeMap<Module, BTreeSet<Module>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("..")
-        .join(source);
+    let folder = root().join(source);
     let mut files = BTreeMap::new();
     modules(&folder, &Vec::new(), &mut files);
     assert!(files.len() > 10, "{source}: {} files", files.len());
@@ -404,6 +402,76 @@ fn modules_import_only_what_stands_below() {
             .find(|name| !imports.keys().any(|module| module[0] == **name));
         assert_eq!(absent, None, "{source} has no such module");
     }
+}
+
+/// One `use` for each crate, as rustfmt.toml has it: `crate`, `super` and `self` count as one each.
+#[test]
+fn each_crate_is_imported_by_one_use() {
+    let mut twice = Vec::new();
+    for source in [
+        "sidecar/screen/src",
+        "sidecar/src",
+        "sidecar/tests",
+        "sidecar-ebpf/src",
+        "shared/src",
+        "k8s/src",
+        "tests/src",
+        "tests/tests",
+    ] {
+        for (path, text) in sources(&root().join(source)) {
+            let file = syn::parse_file(&text).unwrap_or_else(|error| panic!("{path}: {error}"));
+            twice.extend(
+                imported_twice(&file.items)
+                    .into_iter()
+                    .map(|name| format!("{path}: {name}")),
+            );
+        }
+    }
+    assert!(twice.is_empty(), "{}", twice.join("\n"));
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// All sources below a folder.
+fn sources(folder: &Path) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).expect("a folder of sources") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).expect("a source");
+            found.push((path.display().to_string(), text));
+        }
+    }
+    found
+}
+
+/// What a module, or a module inside it, imports by more than one private `use` without conditions.
+fn imported_twice(items: &[Item]) -> Vec<String> {
+    let (mut seen, mut twice) = (BTreeSet::new(), Vec::new());
+    for item in items {
+        match item {
+            Item::Use(of)
+                if matches!(of.vis, syn::Visibility::Inherited) && of.attrs.is_empty() =>
+            {
+                if let UseTree::Path(path) = &of.tree
+                    && !seen.insert(path.ident.to_string())
+                {
+                    twice.push(path.ident.to_string());
+                }
+            }
+            Item::Mod(of) => twice.extend(
+                of.content
+                    .iter()
+                    .flat_map(|(_, items)| imported_twice(items)),
+            ),
+            _ => {}
+        }
+    }
+    twice
 }
 
 /// Files of a crate by their modules.

@@ -3,8 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use flowcar_tests::cluster::tools::pod;
-use flowcar_tests::cluster::{Cluster, Controller};
+use flowcar_tests::cluster::{Cluster, Controller, tools::pod};
 use hdrhistogram::Histogram;
 use serde_json::json;
 

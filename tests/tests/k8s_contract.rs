@@ -1,16 +1,19 @@
 //! What the injector writes into a container, the sidecar understands: by the sidecar's own reader of its environment.
 
-use std::collections::BTreeSet;
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
-use flowcar::config::{
-    Compression, Config, Histograms, LogFormat, Protocol, SETTINGS, SourceChoice, Target,
-    TraceParent,
+use flowcar::{
+    config::{
+        Compression, Config, Histograms, LogFormat, Protocol, SETTINGS, SourceChoice, Target,
+        TraceParent,
+    },
+    series::PeerLabel,
 };
-use flowcar::series::PeerLabel;
-use flowcar_k8s::annotations::{Annotation, Key, Kind, TABLE};
-use flowcar_k8s::config::Settings;
-use flowcar_k8s::inject::{Context, inject};
+use flowcar_k8s::{
+    annotations::{Annotation, Key, Kind, TABLE},
+    config::Settings,
+    inject::{Context, inject},
+};
 use serde_json::{Map, Value, json};
 
 /// What the kubelet would fill in, by field.

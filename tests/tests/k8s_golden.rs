@@ -5,8 +5,10 @@
 
 use std::path::{Path, PathBuf};
 
-use flowcar_k8s::config::Settings;
-use flowcar_k8s::inject::{Context, inject, uninject};
+use flowcar_k8s::{
+    config::Settings,
+    inject::{Context, inject, uninject},
+};
 use serde_json::{Map, Value, json};
 
 fn golden() -> PathBuf {

@@ -1,29 +1,33 @@
 //! The OTLP receivers of other tests: each starts, takes real OTLP made by hand, and returns it
 //! as its users would see it.
 
+use std::{
+    fs::File,
+    net::TcpStream,
+    os::{fd::AsRawFd, unix::process::ExitStatusExt},
+    process::Command,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
 use flowcar_tests::peers::{
     Authority, Client, Collector, CollectorOptions, Jaeger, Net, Peer, Prometheus,
     PrometheusOptions, Tls,
 };
-use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
-use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value as Any};
-use opentelemetry_proto::tonic::metrics::v1::exponential_histogram_data_point::Buckets;
-use opentelemetry_proto::tonic::metrics::v1::{
-    AggregationTemporality, ExponentialHistogram, ExponentialHistogramDataPoint, Metric,
-    ResourceMetrics, ScopeMetrics, metric::Data,
+use opentelemetry_proto::tonic::{
+    collector::{
+        metrics::v1::ExportMetricsServiceRequest,
+        trace::v1::{ExportTraceServiceRequest, trace_service_client::TraceServiceClient},
+    },
+    common::v1::{AnyValue, KeyValue, any_value::Value as Any},
+    metrics::v1::{
+        AggregationTemporality, ExponentialHistogram, ExponentialHistogramDataPoint, Metric,
+        ResourceMetrics, ScopeMetrics, exponential_histogram_data_point::Buckets, metric::Data,
+    },
+    resource::v1::Resource,
+    trace::v1::{ResourceSpans, ScopeSpans, Span, span::SpanKind},
 };
-use opentelemetry_proto::tonic::resource::v1::Resource;
-use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, span::SpanKind};
 use prost::Message;
 use serde_json::{Value, json};
-use std::fs::File;
-use std::net::TcpStream;
-use std::os::fd::AsRawFd;
-use std::os::unix::process::ExitStatusExt;
-use std::process::Command;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
 const LIMIT: Duration = Duration::from_secs(20);

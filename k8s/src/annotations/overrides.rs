@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::problem::unknown_key;
-use super::{Annotation, Key, OWN_MARKS, Problem, TABLE, identity_of, socket_path, with_values};
+use super::{
+    Annotation, Key, OWN_MARKS, Problem, TABLE, identity_of, problem::unknown_key, socket_path,
+    with_values,
+};
 
 /// The valid overrides of one pod. A value that was refused is absent, so its default holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

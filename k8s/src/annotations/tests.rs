@@ -2,8 +2,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::super::{Annotation, Key, Kind, Overrides, Permissions, Problem, TABLE};
-use crate::config::Config;
-use crate::text::WARNING_CHARS;
+use crate::{config::Config, text::WARNING_CHARS};
 
 fn annotations(pairs: &[(&str, &str)]) -> Map<String, Value> {
     pairs

@@ -8,17 +8,14 @@ mod quota;
 mod ranges;
 mod watch;
 
-use std::borrow::Cow;
-use std::collections::BTreeSet;
-use std::sync::Arc;
-
-use serde_json::{Value, json};
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
 use demand::list;
 pub(crate) use demand::{Amounts, Demand, amounts, is_best_effort, of_containers, of_running};
 use quota::Quota;
 pub(crate) use ranges::Bounds;
 use ranges::LimitRange;
+use serde_json::{Value, json};
 pub use watch::BudgetView;
 
 use crate::quantity::format_nanos;

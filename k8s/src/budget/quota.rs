@@ -3,8 +3,10 @@
 
 use serde_json::Value;
 
-use super::Violation;
-use super::demand::{Amounts, Demand, amounts, is_best_effort, list};
+use super::{
+    Violation,
+    demand::{Amounts, Demand, amounts, is_best_effort, list},
+};
 use crate::text::clip;
 
 /// One ResourceQuota.

@@ -3,10 +3,14 @@
 
 use serde_json::Value;
 
-use super::demand::{Amounts, Demand, amounts, list};
-use super::{NANO, Violation};
-use crate::quantity::{format_nanos, readable};
-use crate::text::clip;
+use super::{
+    NANO, Violation,
+    demand::{Amounts, Demand, amounts, list},
+};
+use crate::{
+    quantity::{format_nanos, readable},
+    text::clip,
+};
 
 /// One LimitRange.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,17 +1,21 @@
 //! The budgets of every namespace, watched.
 
-use std::collections::HashMap;
-use std::fmt::Debug;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::{
+    collections::HashMap,
+    fmt::Debug,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use futures_util::{StreamExt, future};
 use k8s_openapi::api::core::v1;
-use kube::runtime::watcher::Event;
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client, Resource, ResourceExt};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    runtime::{WatchStreamExt, watcher, watcher::Event},
+};
+use serde::{Serialize, de::DeserializeOwned};
 
 use super::{Budgets, LimitRange, Quota};
 
@@ -164,8 +168,7 @@ fn write<T>(kept: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use kube::core::Status;
-    use kube::runtime::watcher::Error;
+    use kube::{core::Status, runtime::watcher::Error};
 
     use super::is_final;
 

@@ -2,15 +2,20 @@
 
 use std::time::{Duration, SystemTime};
 
-use k8s_openapi::ByteString;
-use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
-use k8s_openapi::api::core::v1::Secret;
-use kube::Api;
-use kube::api::{Patch, PatchParams, PostParams};
+use k8s_openapi::{
+    ByteString,
+    api::{admissionregistration::v1::MutatingWebhookConfiguration, core::v1::Secret},
+};
+use kube::{
+    Api,
+    api::{Patch, PatchParams, PostParams},
+};
 use serde_json::json;
 
-use super::material::{Material, MaterialError, SecretData};
-use super::rotation::{Policy, advance};
+use super::{
+    material::{Material, MaterialError, SecretData},
+    rotation::{Policy, advance},
+};
 
 /// The field manager of `caBundle`, and of nothing else.
 pub const WEBHOOK_FIELD_MANAGER: &str = "flowcar-controller";

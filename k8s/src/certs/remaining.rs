@@ -71,8 +71,7 @@ pub(crate) fn remaining(data: &SecretData, now: SystemTime) -> Result<Remaining,
 mod tests {
     use std::time::{Duration, SystemTime};
 
-    use super::super::Material;
-    use super::{BACKDATE, is_own, remaining};
+    use super::{super::Material, BACKDATE, is_own, remaining};
 
     const HOUR: Duration = Duration::from_secs(3600);
 

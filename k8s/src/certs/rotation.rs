@@ -4,8 +4,10 @@
 //! the new one is made and trusted beside the old; once that is published and has settled, it signs the leaf;
 //! the old one stays trusted until it expires.
 
-use std::net::IpAddr;
-use std::time::{Duration, SystemTime};
+use std::{
+    net::IpAddr,
+    time::{Duration, SystemTime},
+};
 
 use super::material::{Authority, Material, MaterialError, life, names};
 
@@ -114,15 +116,18 @@ impl Step {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::time::{Duration, SystemTime};
+    use std::{
+        sync::Arc,
+        time::{Duration, SystemTime},
+    };
 
     use rustls::client::danger::ServerCertVerifier;
-    use rustls_pki_types::pem::PemObject;
-    use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+    use rustls_pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
 
-    use super::super::{Material, SecretData};
-    use super::{Policy, advance};
+    use super::{
+        super::{Material, SecretData},
+        Policy, advance,
+    };
 
     const HOUR: Duration = Duration::from_secs(3600);
 

@@ -2,22 +2,26 @@
 
 use std::time::SystemTime;
 
-use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
-use k8s_openapi::api::authorization::v1::{
-    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec, SubjectAccessReview,
-    SubjectAccessReviewSpec,
+use k8s_openapi::api::{
+    admissionregistration::v1::MutatingWebhookConfiguration,
+    authorization::v1::{
+        ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
+        SubjectAccessReview, SubjectAccessReviewSpec,
+    },
+    core::v1::{Pod, Secret},
 };
-use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::api::{ListParams, PostParams};
-use kube::{Api, ResourceExt};
+use kube::{
+    Api, ResourceExt,
+    api::{ListParams, PostParams},
+};
 use serde_json::{Value, json};
 
-use super::ClusterArgs;
-use super::remote::{Fate, Remote, Which, fate};
-use super::sentence::{is_forbidden, of_answer, sentence};
-use crate::annotations::INJECT;
-use crate::certs::Remaining;
-use crate::inject::CONTAINER;
+use super::{
+    ClusterArgs,
+    remote::{Fate, Remote, Which, fate},
+    sentence::{is_forbidden, of_answer, sentence},
+};
+use crate::{annotations::INJECT, certs::Remaining, inject::CONTAINER};
 
 /// A check's name, and what it found.
 type Line = (&'static str, Found);

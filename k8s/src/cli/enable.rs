@@ -2,15 +2,21 @@
 
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{Patch, PatchParams};
-use kube::core::DynamicObject;
-use kube::{Api, ResourceExt};
+use kube::{
+    Api, ResourceExt,
+    api::{Patch, PatchParams},
+    core::DynamicObject,
+};
 use serde_json::{Value, json};
 
-use super::ClusterArgs;
-use super::remote::{Remote, permitted};
-use crate::annotations::INJECT;
-use crate::workload::{is_copied_from, templates};
+use super::{
+    ClusterArgs,
+    remote::{Remote, permitted},
+};
+use crate::{
+    annotations::INJECT,
+    workload::{is_copied_from, templates},
+};
 
 /// Annotates the workload; the webhook does the rest when it is written.
 pub(super) async fn enable(target: &str, cluster: &ClusterArgs) -> anyhow::Result<bool> {

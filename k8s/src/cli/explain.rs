@@ -4,16 +4,20 @@ use serde_json::Value;
 
 #[cfg(test)]
 use super::files::judge;
-use super::files::{
-    Files, is_expected_to_have_pods, judge_each, mislabelled, place_of_annotations, title, unused,
-    which_of,
+use super::{
+    ClusterArgs, ExplainArgs, FileArgs,
+    files::{
+        Files, is_expected_to_have_pods, judge_each, mislabelled, place_of_annotations, title,
+        unused, which_of,
+    },
+    remote::Remote,
 };
-use super::remote::Remote;
-use super::{ClusterArgs, ExplainArgs, FileArgs};
-use crate::config::Settings;
-use crate::inject::{Decision, Form, NotOptedIn, Outcome, Skip, Status, has_sidecar};
-use crate::opted::{Later, UNSEEN};
-use crate::workload::{around, copy_opt_in, is_copied_from};
+use crate::{
+    config::Settings,
+    inject::{Decision, Form, NotOptedIn, Outcome, Skip, Status, has_sidecar},
+    opted::{Later, UNSEEN},
+    workload::{around, copy_opt_in, is_copied_from},
+};
 
 /// Explains a pod (or each template of a workload) of a file, or `stored` in the cluster, in one sentence, and each
 /// invalid annotation in one more.

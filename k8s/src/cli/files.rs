@@ -1,21 +1,22 @@
 //! `inject` and `uninject` over the text of files.
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Namespace;
 use serde_json::{Map, Value, json};
 
 use super::yaml::{Document, Stream};
-use crate::budget::Budgets;
-use crate::config::{Level, NAMESPACE_NAME, Settings};
-use crate::inject::{
-    Context, Decision, Outcome, Owner, inject_within, label_without_effect, take_back_copies,
-    uninject,
+use crate::{
+    budget::Budgets,
+    config::{Level, NAMESPACE_NAME, Settings},
+    inject::{
+        Context, Decision, Outcome, Owner, inject_within, label_without_effect, take_back_copies,
+        uninject,
+    },
+    opted::{Later, opted_in_later, written_at},
+    workload::{around, is_known, pod_annotations, templates, without_effect},
 };
-use crate::opted::{Later, opted_in_later, written_at};
-use crate::workload::{around, is_known, pod_annotations, templates, without_effect};
 
 /// Before the line of a file that cannot be read.
 const REFUSED: &str = "this is nothing that kubectl would take";

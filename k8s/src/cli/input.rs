@@ -1,14 +1,15 @@
 //! What `-f` names, read as kubectl reads it: files, directories, URLs and the standard input.
 
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::{
+    io::Read as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
 
-use super::glob::glob;
-use super::yaml::standalone;
+use super::{glob::glob, yaml::standalone};
 
 /// Files in directories are read where their names end so.
 const EXTENSIONS: [&str; 3] = ["json", "yaml", "yml"];

@@ -1,5 +1,7 @@
-use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpListener,
+};
 
 use super::{Input, Sources, join};
 

@@ -12,21 +12,17 @@ mod sentence;
 mod top;
 mod yaml;
 
-pub use sentence::sentence;
-
-use std::io::Write as _;
-use std::path::PathBuf;
+use std::{io::Write as _, path::PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use serde_json::Value;
-
 pub use explain::explain_pod;
 pub use files::{Files, Rewritten, inject_text, uninject_text};
 pub use input::Sources;
-pub use top::TopArgs;
-
 use input::{Input, join};
+pub use sentence::sentence;
+use serde_json::Value;
+pub use top::TopArgs;
 
 use crate::config::{Config, Level, Settings};
 

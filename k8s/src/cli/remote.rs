@@ -1,25 +1,30 @@
 //! The cluster, as the user of `kubectl flowcar` may see it.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::core::v1::{ConfigMap, LimitRange, Namespace, Pod, ResourceQuota};
-use kube::api::ListParams;
-use kube::core::DynamicObject;
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client, ResourceExt, api::ListParams, core::DynamicObject};
 use serde_json::{Value, json};
 
-use super::files::{Files, judge_each};
-use super::sentence::{is_forbidden, of_kubeconfig};
-use super::{ClusterArgs, resources};
-use crate::annotations::INJECT;
-use crate::cluster::native_sidecars;
-use crate::config::{Config, Settings};
-use crate::inject::{
-    ANNOTATIONS_MOST, Decision, Outcome, Status, annotations_size, has_container, has_sidecar,
+use super::{
+    ClusterArgs,
+    files::{Files, judge_each},
+    resources,
+    sentence::{is_forbidden, of_kubeconfig},
 };
-use crate::text::counted;
+use crate::{
+    annotations::INJECT,
+    cluster::native_sidecars,
+    config::{Config, Settings},
+    inject::{
+        ANNOTATIONS_MOST, Decision, Outcome, Status, annotations_size, has_container, has_sidecar,
+    },
+    text::counted,
+};
 
 /// Pods are listed by pages of this many.
 const PAGE: u32 = 500;
@@ -386,8 +391,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{Fate, fate};
-    use crate::cli::Files;
-    use crate::config::Config;
+    use crate::{cli::Files, config::Config};
 
     /// As `explain` and the detector judge the same pod.
     #[test]

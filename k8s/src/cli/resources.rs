@@ -1,9 +1,13 @@
 //! The kinds that people name on the command line.
 
 use anyhow::{Context as _, bail};
-use kube::Client;
-use kube::core::discovery::v2::{APIGroupDiscovery, APIResourceDiscovery};
-use kube::core::{ApiResource, GroupVersionKind};
+use kube::{
+    Client,
+    core::{
+        ApiResource, GroupVersionKind,
+        discovery::v2::{APIGroupDiscovery, APIResourceDiscovery},
+    },
+};
 
 /// Kinds that need not be asked for.
 pub(super) fn known(word: &str) -> Option<ApiResource> {

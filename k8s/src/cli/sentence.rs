@@ -1,10 +1,11 @@
 //! Errors as a person reads them: what was being done, and what the API server or the system answered, once.
 
-use std::error::Error;
-use std::io;
+use std::{error::Error, io};
 
-use kube::client::AuthError;
-use kube::config::{InferConfigError, KubeconfigError};
+use kube::{
+    client::AuthError,
+    config::{InferConfigError, KubeconfigError},
+};
 
 /// The error in one line. What a library wraps around an answer, and the answer's own fields, are left out.
 #[must_use]
@@ -96,8 +97,7 @@ mod tests {
     use std::io;
 
     use anyhow::Context as _;
-    use kube::client::AuthError;
-    use kube::core::Status;
+    use kube::{client::AuthError, core::Status};
 
     use super::{of_answer, sentence};
 

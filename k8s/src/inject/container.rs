@@ -2,9 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::sidecar::Sidecar;
-use super::volumes::Volume;
-use super::{CONTAINER, environment, view, volumes};
+use super::{CONTAINER, environment, sidecar::Sidecar, view, volumes, volumes::Volume};
 use crate::annotations::Key;
 
 /// The uid of the form without capabilities where the pod runs as root: `nobody` in distroless images.

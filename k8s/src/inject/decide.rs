@@ -1,7 +1,6 @@
 //! Whether a pod is injected, and in which form.
 
-use std::borrow::Cow;
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use serde_json::{Map, Value};
 
@@ -12,10 +11,12 @@ use super::{
     preset::{self, Held},
     view, volumes,
 };
-use crate::annotations::{INJECT, Key, Overrides, is_secure};
-use crate::budget::{Budgets, amounts};
-use crate::config::{Level, Settings};
-use crate::quantity::readable;
+use crate::{
+    annotations::{INJECT, Key, Overrides, is_secure},
+    budget::{Budgets, amounts},
+    config::{Level, Settings},
+    quantity::readable,
+};
 
 /// Why a pod is not opted in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,15 +1,13 @@
 //! The patch: `add` operations only, each valid after the one before it.
 
-use json_patch::jsonptr::PointerBuf;
-use json_patch::{AddOperation, Patch, PatchOperation};
+use json_patch::{AddOperation, Patch, PatchOperation, jsonptr::PointerBuf};
 use serde_json::{Map, Value, json};
 
-use super::form::Form;
-use super::skip::Skip;
-use super::status::Status;
-use super::{evict, pull_secrets, view};
-use crate::annotations::STATUS;
-use crate::config::{Settings, VERSION};
+use super::{evict, form::Form, pull_secrets, skip::Skip, status::Status, view};
+use crate::{
+    annotations::STATUS,
+    config::{Settings, VERSION},
+};
 
 /// The most that the API server takes of annotations, names and values together, in bytes
 /// (`TotalAnnotationSizeLimitB` in `k8s.io/apimachinery/pkg/api/validation/objectmeta.go`).

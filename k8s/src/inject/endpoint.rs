@@ -3,8 +3,10 @@
 use serde_json::Value;
 
 use super::volumes::{Socket, has_volume};
-use crate::annotations::{Key, Overrides};
-use crate::config::{Level, Settings};
+use crate::{
+    annotations::{Key, Overrides},
+    config::{Level, Settings},
+};
 
 /// Drops an endpoint that the pod cannot have: the pod is injected without it.
 pub(super) fn keep_reachable(

@@ -2,10 +2,13 @@
 
 use serde_json::{Value, json};
 
-use super::owner;
-use super::sidecar::Sidecar;
-use super::volumes::{
-    AUTHORITIES, CHECKPOINTS, CLIENT_CERTIFICATE, CLIENT_KEY, HOST_CGROUP, Socket, has_checkpoints,
+use super::{
+    owner,
+    sidecar::Sidecar,
+    volumes::{
+        AUTHORITIES, CHECKPOINTS, CLIENT_CERTIFICATE, CLIENT_KEY, HOST_CGROUP, Socket,
+        has_checkpoints,
+    },
 };
 use crate::annotations::{Key, REFERENCES, TABLE, parse_secret_ref};
 

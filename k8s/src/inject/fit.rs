@@ -2,14 +2,17 @@
 
 use serde_json::{Map, Value, json};
 
-use super::resources::{self, CPU_FLOOR, MEMORY_FLOOR};
-use super::{Skip, view};
-use crate::annotations::Overrides;
-use crate::budget::{
-    Amounts, Bounds, Budgets, Demand, Violation, amounts, is_best_effort, of_containers,
+use super::{
+    Skip,
+    resources::{self, CPU_FLOOR, MEMORY_FLOOR},
+    view,
 };
-use crate::config::Settings;
-use crate::quantity;
+use crate::{
+    annotations::Overrides,
+    budget::{Amounts, Bounds, Budgets, Demand, Violation, amounts, is_best_effort, of_containers},
+    config::Settings,
+    quantity,
+};
 
 /// What the sidecar may leave on the node's disk where that is limited: its log, with room.
 const STORAGE: i128 = (128 << 20) * NANO;

@@ -25,14 +25,13 @@ mod volumes;
 
 use std::borrow::Cow;
 
-use json_patch::Patch;
-use serde_json::{Map, Value};
-
 pub use decide::NotOptedIn;
 pub(crate) use decide::label_without_effect;
 pub(crate) use edit::{ANNOTATIONS_MOST, annotations_size};
 pub use form::Form;
+use json_patch::Patch;
 pub use owner::Owner;
+use serde_json::{Map, Value};
 pub use skip::Skip;
 #[cfg(test)]
 pub(crate) use skip::SkipKind;
@@ -40,10 +39,12 @@ pub use status::Status;
 pub use uninject::{take_back_copies, uninject};
 pub(crate) use view::has_container;
 
-use crate::annotations::Problem;
-use crate::budget::Budgets;
-use crate::config::{Level, Settings};
-use crate::text::{WARNING_CHARS, clip};
+use crate::{
+    annotations::Problem,
+    budget::Budgets,
+    config::{Level, Settings},
+    text::{WARNING_CHARS, clip},
+};
 
 /// The name of the sidecar's container in every pod.
 pub const CONTAINER: &str = "flowcar";

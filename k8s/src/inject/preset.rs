@@ -16,9 +16,11 @@ use std::borrow::Cow;
 use serde_json::{Value, json};
 
 use super::{CONTAINER, Owner, Status, environment as written, resources, view};
-use crate::annotations::{Annotation, Key, parse_command};
-use crate::budget::{Budgets, is_best_effort};
-use crate::config::Settings;
+use crate::{
+    annotations::{Annotation, Key, parse_command},
+    budget::{Budgets, is_best_effort},
+    config::Settings,
+};
 
 /// What flowcar sets in its container, and what the API server adds. Any other field differs, and is named.
 const FIELDS: [&str; 15] = [

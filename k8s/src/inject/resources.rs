@@ -5,10 +5,12 @@ use std::ops::RangeInclusive;
 use serde_json::{Map, Value, json};
 
 use super::view;
-use crate::annotations::{Key, Overrides, RESOURCES, Resource};
-use crate::budget::{of_containers, of_running};
-use crate::config::Settings;
-use crate::quantity;
+use crate::{
+    annotations::{Key, Overrides, RESOURCES, Resource},
+    budget::{of_containers, of_running},
+    config::Settings,
+    quantity,
+};
 
 /// The lowest CPU limit that the sidecar gets unless somebody asks for less, in nano-units: starting takes some 50 ms of it.
 pub(super) const CPU_FLOOR: i128 = 10_000_000;

@@ -3,8 +3,7 @@
 use serde_json::Value;
 
 use super::{Context, Form};
-use crate::annotations::Overrides;
-use crate::config::Settings;
+use crate::{annotations::Overrides, config::Settings};
 
 /// All that the sidecar's container depends on.
 pub(super) struct Sidecar<'a> {

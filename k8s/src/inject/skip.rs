@@ -1,10 +1,11 @@
 //! Why a pod that asked for a sidecar gets none.
 
-use std::borrow::Cow;
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
-use crate::annotations::{Annotation, INJECT, Key};
-use crate::text::clip;
+use crate::{
+    annotations::{Annotation, INJECT, Key},
+    text::clip,
+};
 
 /// Why a pod that asked for a sidecar gets none.
 #[derive(Clone, Debug, PartialEq, Eq)]

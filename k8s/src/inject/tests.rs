@@ -14,8 +14,10 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::{Context, Decision, Form, NotOptedIn, Outcome, Owner, Skip, inject, uninject};
-use crate::config::{Config, Settings};
-use crate::text::WARNING_CHARS;
+use crate::{
+    config::{Config, Settings},
+    text::WARNING_CHARS,
+};
 
 fn context() -> Context {
     Context {

@@ -2,9 +2,7 @@
 
 use serde_json::Value;
 
-use super::status::Status;
-use super::volumes::VOLUMES;
-use super::{CONTAINER, evict, pull_secrets, view};
+use super::{CONTAINER, evict, pull_secrets, status::Status, view, volumes::VOLUMES};
 use crate::annotations::{COPIED, PREFIX, STATUS, WORKLOAD};
 
 /// The pod without what flowcar added: for every pod without a sidecar, `uninject(inject(pod)) == pod`.

@@ -7,8 +7,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::sidecar::Sidecar;
-use super::{CONTAINER, view};
+use super::{CONTAINER, sidecar::Sidecar, view};
 use crate::annotations::{Key, LONGEST_SOCKET, Overrides, parse_reference, socket_path};
 
 pub(super) const CGROUP: &str = "flowcar-host-cgroup";

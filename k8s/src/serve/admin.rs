@@ -1,19 +1,22 @@
 //! Metrics and health, over plain HTTP.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use axum::extract::{Request, State};
-use axum::response::IntoResponse;
-use axum::routing::get;
-use axum::{Extension, Router, middleware};
+use axum::{
+    Extension, Router,
+    extract::{Request, State},
+    middleware,
+    response::IntoResponse,
+    routing::get,
+};
 use http::{StatusCode, header};
-use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::{net::TcpListener, sync::watch};
 
-use super::connections::{Connections, Limits};
-use super::http::App;
-use super::listener::{Caller, Listener};
+use super::{
+    connections::{Connections, Limits},
+    http::App,
+    listener::{Caller, Listener},
+};
 
 /// Few clients connect: the kubelet and the scraper of the metrics.
 const LIMITS: Limits = Limits {

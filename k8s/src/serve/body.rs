@@ -140,8 +140,10 @@ impl AsRef<[u8]> for Held {
 mod tests {
     use std::net::Ipv4Addr;
 
-    use super::super::connections::{Connections, Limits};
-    use super::*;
+    use super::{
+        super::connections::{Connections, Limits},
+        *,
+    };
     use crate::client::Source;
 
     #[tokio::test]

@@ -3,12 +3,13 @@
 //! A new connection is never refused and never waits. The source with the most connections loses one instead, so that
 //! a client that fills the table harms itself before it harms the API server.
 
-use std::collections::HashMap;
-use std::hash::Hash;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
-use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use crate::client::Source;
 

@@ -1,29 +1,38 @@
 //! Reviews, from the request to the answer.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use axum::body::Body;
-use axum::extract::State;
-use axum::response::{IntoResponse, Response};
-use axum::routing::post;
-use axum::{Extension, Router};
+use axum::{
+    Extension, Router,
+    body::Body,
+    extract::State,
+    response::{IntoResponse, Response},
+    routing::post,
+};
 use bytes::Bytes;
 use http::{StatusCode, Uri, header};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use super::Certificate;
-use super::body::{self, INLINE_BODY, Unread};
-use super::connections::{Connections, Limits};
-use super::listener::{Caller, Listener};
-use crate::admit::{self, Answer};
-use crate::cluster::ClusterView;
-use crate::config::Settings;
-use crate::events::{AskedBy, Events};
-use crate::metrics::Metrics;
+use super::{
+    Certificate,
+    body::{self, INLINE_BODY, Unread},
+    connections::{Connections, Limits},
+    listener::{Caller, Listener},
+};
+use crate::{
+    admit::{self, Answer},
+    cluster::ClusterView,
+    config::Settings,
+    events::{AskedBy, Events},
+    metrics::Metrics,
+};
 
 /// Where reviews are posted.
 pub const ADMIT_PATH: &str = "/admit";

@@ -1,26 +1,30 @@
 //! Accepts connections, and closes each one.
 
-use std::convert::Infallible;
-use std::fmt;
-use std::pin::pin;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{convert::Infallible, fmt, pin::pin, sync::Arc, time::Duration};
 
 use axum::Router;
 use http::Request;
-use hyper::body::Incoming;
-use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
+use hyper::{
+    body::Incoming,
+    service::{Service, service_fn},
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use super::connections::{ConnectionPermit, Connections};
-use crate::client::Source;
-use crate::metrics::{Closed, Metrics};
+use crate::{
+    client::Source,
+    metrics::{Closed, Metrics},
+};
 
 /// A connection without an answered request is closed after this: a client connects in order to ask.
 const FIRST: Duration = Duration::from_secs(10);

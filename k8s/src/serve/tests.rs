@@ -1,24 +1,24 @@
 //! The whole server on real sockets, and malicious clients.
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{Semaphore, watch};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::{Semaphore, watch},
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{App, Certificate, serve_admin, serve_admission};
-use crate::certs::Material;
-use crate::cluster::ClusterView;
-use crate::config::Settings;
-use crate::events::Events;
-use crate::metrics::Metrics;
+use crate::{
+    certs::Material, cluster::ClusterView, config::Settings, events::Events, metrics::Metrics,
+};
 
 /// How long what takes a moment may take on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);

@@ -1,13 +1,10 @@
 //! The certificate in use, exchanged while connections are served, and the one that the API server shows.
 
-use std::sync::Arc;
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 
 use arc_swap::ArcSwapOption;
-use rustls::server::WebPkiClientVerifier;
-use rustls::server::danger::ClientCertVerifier;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
+use rustls::server::{WebPkiClientVerifier, danger::ClientCertVerifier};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::certs::{MaterialError, SecretData};

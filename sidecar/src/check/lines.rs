@@ -1,6 +1,6 @@
 //! One line for each check.
 
-use std::{path::Path, path::PathBuf};
+use std::path::{Path, PathBuf};
 
 use caps::{CapSet, Capability};
 

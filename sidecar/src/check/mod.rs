@@ -14,8 +14,10 @@ use std::{
     path::PathBuf,
 };
 
-pub use self::fixes::Fix;
-pub use self::report::{Line, Report, State};
+pub use self::{
+    fixes::Fix,
+    report::{Line, Report, State},
+};
 use crate::{
     capabilities,
     config::{Config, ConfigErrors},

@@ -20,23 +20,22 @@ mod target;
 
 use std::{env, ffi::OsString, path::PathBuf, time::Duration};
 
-use crate::series::{PeerLabel, SeriesLabels};
-
 pub use choices::{
     Histograms, LogFormat, SelfMetricsLevel, SourceChoice, Temporality, TraceParent,
 };
 pub use endpoint::shown_path;
+use environment::Environment;
+use error::ParseError;
 pub use error::{ConfigError, ConfigErrors, Notice};
 pub use headers::Headers;
 pub use proxy::Proxy;
+use reader::Reader;
 pub use setting::Row;
 pub use settings::SETTINGS;
 pub use signal::{Compression, Protocol, Signal};
 pub use target::{Export, Target};
 
-use environment::Environment;
-use error::ParseError;
-use reader::Reader;
+use crate::series::{PeerLabel, SeriesLabels};
 
 /// All settings, with their defaults filled in.
 #[derive(Clone, Debug)]

@@ -53,7 +53,6 @@ pub use table::{
     ABSENT, Absent, Adopt, Adoption, Change, EstablishedFlow, Listing, PollContext, Table,
 };
 pub use trace::TraceIdentity;
-
 use watermark::PayloadWatermark;
 
 use crate::histogram::Histogram;

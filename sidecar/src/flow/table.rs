@@ -14,9 +14,8 @@ mod waiting;
 
 use std::hash::BuildHasherDefault;
 
-use flowcar_shared::{counter::Counter, record::Kind};
-
 pub use adoption::Adoption;
+use flowcar_shared::{counter::Counter, record::Kind};
 pub use listing::{EstablishedFlow, Listing};
 pub use poll::{ABSENT, Absent, Adopt, PollContext};
 
@@ -236,14 +235,16 @@ impl Table {
         let info = observed.info.as_ref()?;
         self.shown.insert(observed.local.ip());
         let change = match self.listing.get_mut(observed.cookie) {
-            Some(entry) => entry.polled(observed, info, poll)?,
+            Some(entry) => entry.polled(observed, info, poll),
             None => {
                 let (adoption, listing) = (&mut self.adoption, &mut self.listing);
-                adoption.adopt(observed, info, poll, listing)?
+                adoption.adopt(observed, info, poll, listing)
             }
         };
-        self.accounting.polled(&change);
-        Some(change)
+        if let Some(change) = &change {
+            self.accounting.polled(change);
+        }
+        change
     }
 
     fn destroyed(&mut self, event: &CloseEvent, poll: &PollContext) -> Option<Change> {
@@ -318,10 +319,7 @@ impl Table {
         if entry.history.is_some() {
             self.adoption.ignore(cookie, self.listing.capacity());
         }
-        Some(Change {
-            before: Some(entry.flow.clone()),
-            ..Change::new(entry.flow, false)
-        })
+        Some(Change::close(entry.flow.clone(), entry.flow))
     }
 
     /// The history of a socket before its close.
@@ -346,12 +344,20 @@ impl Change {
         }
     }
 
-    /// A listed flow that is closed and leaves the table.
-    pub fn close(before: Flow, now: Flow) -> Self {
+    /// A flow as it was listed and as it is now.
+    pub const fn update(before: Flow, now: Flow, listed: bool) -> Self {
         Self {
             before: Some(before),
-            ..Self::new(now, false)
+            now,
+            replaced: None,
+            restored: None,
+            listed,
         }
+    }
+
+    /// A listed flow that is closed and leaves the table.
+    pub const fn close(before: Flow, now: Flow) -> Self {
+        Self::update(before, now, false)
     }
 
     /// A record's flow, and the one that was listed of its socket: the same, or one that it replaces.
@@ -362,8 +368,10 @@ impl Change {
         };
         Self {
             before,
+            now,
             replaced,
-            ..Self::new(now, listed)
+            restored: None,
+            listed,
         }
     }
 

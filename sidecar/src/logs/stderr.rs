@@ -60,7 +60,7 @@ pub fn lost() -> u64 {
     LOST.load(Ordering::Relaxed)
 }
 
-/// Opens what must be open before rights are gone. What is written earlier opens it, too.
+/// Opens what must be open before rights are dropped. What is written earlier opens it, too.
 pub(super) fn prepare() {
     with(|_| ());
 }

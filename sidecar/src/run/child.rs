@@ -35,7 +35,7 @@ const PASSED_ON: [Signal; 6] = [
     Signal::SIGUSR2,
 ];
 
-/// The time that remains to a flowcar that was told to stop.
+/// The time that remains to a flowcar that was asked to stop.
 const LAST: Duration = Duration::from_secs(5);
 
 /// The running command.

@@ -11,15 +11,14 @@ mod text;
 
 use std::{io, net::SocketAddr};
 
+pub use command::{SinkArgs, sink};
+pub use lines::json_line;
 use opentelemetry_proto::tonic::collector::{
     logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
     trace::v1::ExportTraceServiceRequest,
 };
-use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
-
-pub use command::{SinkArgs, sink};
-pub use lines::json_line;
 pub use text::text;
+use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
 
 /// The most bytes of a request, compressed and decompressed: what the OTLP specification recommends.
 const MOST_BODY: usize = 64 << 20;

@@ -1,6 +1,9 @@
 use std::{io::Write as _, time::Duration};
 
+use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use opentelemetry_proto::tonic::{
     common::v1::{AnyValue, KeyValue, any_value::Value},
     metrics::v1::{
@@ -18,9 +21,6 @@ use tokio::{
 };
 
 use super::*;
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
-use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 
 const LIMIT: Duration = Duration::from_secs(20);
 

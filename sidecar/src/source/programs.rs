@@ -220,7 +220,7 @@ fn load_callbacks(
         match program::<SockOps>(programs, newest).load() {
             Ok(()) => return Ok(newest),
             Err(error) => {
-                tracing::debug!(%error, "this kernel does not tell callbacks who calls");
+                tracing::debug!(%error, "this kernel passes no task to callbacks");
             }
         }
     }

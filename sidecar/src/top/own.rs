@@ -11,11 +11,13 @@ use std::{
     time::Duration,
 };
 
-use nix::sys::{
-    prctl,
-    signal::{Signal, kill},
+use nix::{
+    sys::{
+        prctl,
+        signal::{Signal, kill},
+    },
+    unistd::Pid,
 };
-use nix::unistd::Pid;
 
 use crate::{
     clock,

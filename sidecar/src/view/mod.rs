@@ -9,10 +9,10 @@ mod row;
 pub mod table;
 pub mod times;
 
+use std::collections::BTreeMap;
+
 pub use flowcar_screen::{cut, quantity};
 pub use row::{Row, Times, longest_ns};
-
-use std::collections::BTreeMap;
 
 use crate::flow::Books;
 

@@ -3,9 +3,8 @@
 #[path = "../../../sidecar/tests/common/mod.rs"]
 mod common;
 
-use flowcar_shared::record::{FlowRecord, Kind, OPEN_LEN, SHORT_LEN, flag};
-
 pub(crate) use common::{blank, bytes};
+use flowcar_shared::record::{FlowRecord, Kind, OPEN_LEN, SHORT_LEN, flag};
 
 /// `TCP_LAST_ACK`: a client that closed behind its server.
 const LAST_ACK: u8 = 9;

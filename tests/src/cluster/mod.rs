@@ -1,13 +1,13 @@
 //! A cluster of one real API server, flowcar installed from its manifests, and its real controller beside it,
 //! with the token and the rights of its own service account.
 
-use std::net::SocketAddr;
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
+
+use serde_json::{Value, json};
 
 use crate::peers::{
     Api, ApiServer, ApiServerOptions, Client, Net, Port, Process, Program, eventually,
 };
-use serde_json::{Value, json};
 
 pub mod tools;
 

@@ -1,7 +1,9 @@
 //! Pods, paths and commands of these tests.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use serde_json::{Value, json};
 
@@ -28,8 +30,7 @@ pub fn containers(pod: &Value) -> (Vec<&str>, Vec<&str>) {
 
 /// Runs a command with this on its standard input: whether it succeeded, and what it wrote.
 pub fn pipe(mut command: Command, input: &str) -> (bool, String, String) {
-    use std::io::Write as _;
-    use std::process::Stdio;
+    use std::{io::Write as _, process::Stdio};
     command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -28,16 +28,16 @@ use std::{
 };
 
 pub use capture::{Capture, Captured};
+use emulator::Emulator;
 pub use error::Error;
 pub use nat::{Nat, Rewrite};
 pub use packet::TcpSummary;
 pub use plan::{Only, Plan, When};
 pub use record::{Direction, Fate, PacketRecord};
 pub use trace::{Trace, is_within_a_bucket, percentile, within_a_bucket, within_buckets};
+use tun::Tun;
 
 use crate::place::{DeviceAddresses, Netns, set_up_device};
-use emulator::Emulator;
-use tun::Tun;
 
 /// Largest IP packet on the link, in bytes.
 pub const MTU: u32 = 1500;

@@ -1,10 +1,15 @@
 //! A real Kubernetes API server with its etcd: it decides itself whether it takes an object.
 
-use super::pki::new_key;
-use super::{Authority, Client, Etcd, Net, Pair, Peer, Port, Process, Program, Reply, binary};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+
+use super::{
+    Authority, Client, Etcd, Net, Pair, Peer, Port, Process, Program, Reply, binary, pki::new_key,
+};
 
 /// The token of the user `admin` in the group `system:masters`.
 const ADMIN_TOKEN: &str = "admin-token-of-a-test";

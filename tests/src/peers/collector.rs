@@ -1,12 +1,15 @@
 //! The OpenTelemetry Collector: takes OTLP by gRPC and HTTP, and returns as JSON what it decoded.
 
-use super::process::connects;
-use super::sink::{Received, Sink};
-use super::{Net, Pair, Peer, Port, Process, Program};
+use std::{sync::Arc, time::Duration};
+
 use json_patch::merge;
 use serde_json::{Value, json};
-use std::sync::Arc;
-use std::time::Duration;
+
+use super::{
+    Net, Pair, Peer, Port, Process, Program,
+    process::connects,
+    sink::{Received, Sink},
+};
 
 /// The Collector, and the listener that it hands on to.
 ///

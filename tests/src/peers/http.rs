@@ -1,11 +1,15 @@
 //! A blocking HTTP client for questions to peers, in whichever network namespace they live.
 
-use super::Net;
-use serde_json::Value;
 use std::time::Duration;
-use ureq::http::Request;
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
-use ureq::{Agent, Body, Error};
+
+use serde_json::Value;
+use ureq::{
+    Agent, Body, Error,
+    http::Request,
+    tls::{Certificate, RootCerts, TlsConfig},
+};
+
+use super::Net;
 
 /// How long one question may take.
 const TIMEOUT: Duration = Duration::from_secs(30);

@@ -1,10 +1,13 @@
 //! Jaeger with memory storage: shows whether spans make traces, and parents and children make a service graph.
 
-use super::process::connects;
-use super::{Client, Net, Peer, Port, Process, Program, eventually};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
 use serde_json::{Value, json};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::{Client, Net, Peer, Port, Process, Program, eventually, process::connects};
 
 /// Jaeger.
 pub struct Jaeger {

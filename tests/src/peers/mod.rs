@@ -31,6 +31,12 @@ mod process;
 mod prometheus;
 mod sink;
 
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
 pub use apiserver::{Api, ApiServer, ApiServerOptions, PatchKind};
 pub use collector::{Collector, CollectorOptions, Tls};
 pub use etcd::Etcd;
@@ -41,10 +47,6 @@ pub use pki::{Authority, Pair};
 pub use process::{Peer, Process, Program};
 pub use prometheus::{Prometheus, PrometheusOptions};
 pub use sink::{Received, attributes};
-
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::{Duration, Instant};
 
 /// How long a peer may take to answer after its start. Two seconds are usual; the rest is for a busy machine.
 pub const START_LIMIT: Duration = Duration::from_secs(60);

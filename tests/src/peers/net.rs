@@ -1,14 +1,19 @@
 //! Where a peer lives: an address, in this network namespace or in another one, and ports that are its own.
 
+use std::{
+    fs::File,
+    hash::{BuildHasher, RandomState},
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
+    os::{
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr as UnixAddr, UnixListener},
+    },
+    path::Path,
+    sync::Arc,
+};
+
 use nix::sched::{CloneFlags, setns};
-use std::fs::File;
-use std::hash::{BuildHasher, RandomState};
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
-use std::path::Path;
-use std::sync::Arc;
 
 /// Below the kernel's default range for outgoing connections (32768 to 60999), so that no client on the machine
 /// takes a peer's port between its choice and its use, or while the peer is down for a restart.

@@ -1,21 +1,31 @@
 //! A program of somebody else's as a test's child: started and waited for, stopped, continued, killed, started
 //! again on the same ports, and removed at the end of the test, whether it passes or panics.
 
-use super::{Net, POLL, START_LIMIT};
-use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
-use nix::unistd::Pid;
-use std::ffi::OsString;
-use std::fs::{self, OpenOptions};
-use std::io;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Sender, channel};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::{
+    ffi::OsString,
+    fs::{self, OpenOptions},
+    io,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{
+        Mutex, MutexGuard, OnceLock, PoisonError,
+        mpsc::{Sender, channel},
+    },
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::{
+        prctl::set_pdeathsig,
+        signal::{Signal, kill},
+        wait::{Id, WaitPidFlag, waitid},
+    },
+    unistd::Pid,
+};
 use tempfile::TempDir;
+
+use super::{Net, POLL, START_LIMIT};
 
 /// How much of a log a panic message shows.
 const TAIL_LINES: usize = 30;

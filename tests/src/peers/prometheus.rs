@@ -1,8 +1,10 @@
 //! Prometheus with its OTLP receiver: shows whether metrics arrive as native histograms and sums that PromQL can use.
 
-use super::{Client, Net, Peer, Port, Process, Program, eventually};
-use serde_json::{Value, json};
 use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{Client, Net, Peer, Port, Process, Program, eventually};
 
 /// Prometheus.
 pub struct Prometheus {

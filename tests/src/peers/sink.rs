@@ -1,18 +1,24 @@
 //! The listener that the Collector hands on to what it has understood, as OTLP in JSON.
 
-use super::{Net, eventually};
-use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{StatusCode, Uri, header::CONTENT_TYPE};
-use axum::routing::{MethodRouter, post};
+use std::{
+    collections::BTreeMap,
+    net::{SocketAddr, TcpListener},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, State},
+    http::{StatusCode, Uri, header::CONTENT_TYPE},
+    routing::{MethodRouter, post},
+};
 use serde_json::Value;
-use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
-use std::time::Duration;
 use tokio::sync::oneshot;
+
+use super::{Net, eventually};
 
 /// Everything that the Collector has understood so far, one entry for each export, in the order of arrival.
 #[derive(Clone, Debug, Default)]

@@ -1,4 +1,7 @@
-use std::{io, os::fd::AsFd, os::fd::AsRawFd};
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd},
+};
 
 use serde::{Deserialize, Serialize};
 

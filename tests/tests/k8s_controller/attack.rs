@@ -1,17 +1,24 @@
 //! A malicious client that reaches the webhook's port: rows of the table of threats in docs/security/injector.md.
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
-use std::sync::Arc;
-use std::time::Duration;
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
+    sync::Arc,
+    time::Duration,
+};
 
-use flowcar_tests::cluster::tools::{base64_decoded, containers, pod};
-use flowcar_tests::cluster::{Cluster, Controller, LIMIT, SECRET};
-use flowcar_tests::peers::eventually;
+use flowcar_tests::{
+    cluster::{
+        Cluster, Controller, LIMIT, SECRET,
+        tools::{base64_decoded, containers, pod},
+    },
+    peers::eventually,
+};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, StreamOwned,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
+};
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 

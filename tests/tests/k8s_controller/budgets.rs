@@ -1,8 +1,12 @@
 //! LimitRanges and ResourceQuotas, as the API server enforces them: a pod that it admits without the sidecar it admits with it.
 
-use flowcar_tests::cluster::tools::{containers, pod};
-use flowcar_tests::cluster::{Cluster, LIMIT};
-use flowcar_tests::peers::{PatchKind, eventually};
+use flowcar_tests::{
+    cluster::{
+        Cluster, LIMIT,
+        tools::{containers, pod},
+    },
+    peers::{PatchKind, eventually},
+};
 use serde_json::{Value, json};
 
 /// A namespace, the kind and the `spec` of what it has, what of a quota is used, the application's resources, and whether

@@ -1,15 +1,22 @@
 //! A second webhook that opts pods in: the API server calls webhooks in the order of their configurations' names.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::Arc,
+};
 
-use flowcar_tests::cluster::tools::{base64, containers, pod};
-use flowcar_tests::cluster::{Cluster, LIMIT, WEBHOOK};
-use flowcar_tests::peers::{Authority, PatchKind, eventually};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use flowcar_tests::{
+    cluster::{
+        Cluster, LIMIT, WEBHOOK,
+        tools::{base64, containers, pod},
+    },
+    peers::{Authority, PatchKind, eventually},
+};
+use rustls::{
+    ServerConfig, ServerConnection, StreamOwned,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
 use serde_json::{Value, json};
 
 use crate::cli;

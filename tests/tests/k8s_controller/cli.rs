@@ -2,10 +2,11 @@
 
 use std::process::Command;
 
+use flowcar_tests::cluster::{
+    Cluster,
+    tools::{containers, k8s, pipe, pod, product},
+};
 use serde_json::{Value, json};
-
-use flowcar_tests::cluster::Cluster;
-use flowcar_tests::cluster::tools::{containers, k8s, pipe, pod, product};
 
 fn flowcar(cluster: &Cluster, args: &[&str]) -> Command {
     let mut command = Command::new(product("kubectl-flowcar"));

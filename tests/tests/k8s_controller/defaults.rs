@@ -1,8 +1,12 @@
 //! What the namespace and the operator add to a pod, on the way through the API server.
 
-use flowcar_tests::cluster::Cluster;
-use flowcar_tests::cluster::tools::{containers, pod};
-use flowcar_tests::peers::PatchKind;
+use flowcar_tests::{
+    cluster::{
+        Cluster,
+        tools::{containers, pod},
+    },
+    peers::PatchKind,
+};
 use serde_json::{Value, json};
 
 const CONFIG: &str = "\

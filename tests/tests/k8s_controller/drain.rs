@@ -1,7 +1,9 @@
 //! Whether a node can be emptied of injected pods, by kubectl's own rule.
 
-use flowcar_tests::cluster::Cluster;
-use flowcar_tests::cluster::tools::{containers, pipe, pod};
+use flowcar_tests::cluster::{
+    Cluster,
+    tools::{containers, pipe, pod},
+};
 use serde_json::{Value, json};
 
 /// What `kubectl drain` prints about a node, on a dry run.

@@ -1,12 +1,15 @@
 //! `kubectl flowcar inject` on files, held to the real kubectl's reading of them. No API server is asked.
 
-use std::net::TcpListener;
-use std::process::Command;
+use std::{net::TcpListener, process::Command};
 
-use flowcar_k8s::config::Settings;
-use flowcar_k8s::inject::{Context, Owner, inject};
-use flowcar_tests::cluster::tools::{pipe, product};
-use flowcar_tests::peers::binary;
+use flowcar_k8s::{
+    config::Settings,
+    inject::{Context, Owner, inject},
+};
+use flowcar_tests::{
+    cluster::tools::{pipe, product},
+    peers::binary,
+};
 use serde_json::{Map, Value};
 
 /// Pod specs as people write them, indented by six.

@@ -2,9 +2,13 @@
 
 use std::path::Path;
 
-use flowcar_tests::cluster::tools::{base64, containers, pod};
-use flowcar_tests::cluster::{Cluster, LIMIT, SECRET, WEBHOOK};
-use flowcar_tests::peers::{ApiServerOptions, Authority, PatchKind, eventually};
+use flowcar_tests::{
+    cluster::{
+        Cluster, LIMIT, SECRET, WEBHOOK,
+        tools::{base64, containers, pod},
+    },
+    peers::{ApiServerOptions, Authority, PatchKind, eventually},
+};
 use serde_json::{Value, json};
 
 fn on() -> Value {

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use flowcar_tests::cluster::{
+    Cluster, KEYS, SECRET, WEBHOOK,
+    tools::{containers, k8s, pod, run},
+};
 use serde_json::{Value, json};
-
-use flowcar_tests::cluster::tools::{containers, k8s, pod, run};
-use flowcar_tests::cluster::{Cluster, KEYS, SECRET, WEBHOOK};
 
 fn golden() -> Vec<(String, Value, Value)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/k8s");

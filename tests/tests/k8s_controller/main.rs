@@ -25,9 +25,13 @@ mod volumes;
 
 use std::time::{Duration, Instant};
 
-use flowcar_tests::cluster::tools::{base64, containers, pipe, pod, run};
-use flowcar_tests::cluster::{Cluster, LIMIT, SECRET, WEBHOOK};
-use flowcar_tests::peers::{PatchKind, eventually};
+use flowcar_tests::{
+    cluster::{
+        Cluster, LIMIT, SECRET, WEBHOOK,
+        tools::{base64, containers, pipe, pod, run},
+    },
+    peers::{PatchKind, eventually},
+};
 use serde_json::{Value, json};
 
 /// Paths of the workload kinds, and a minimal object of each.

@@ -1,9 +1,11 @@
 //! The chart and what is rendered from it.
 
-use flowcar_tests::peers::binary;
 use std::process::Command;
 
-use flowcar_tests::cluster::tools::{k8s, run};
+use flowcar_tests::{
+    cluster::tools::{k8s, run},
+    peers::binary,
+};
 use serde_json::Value;
 
 fn helm(args: &[&str]) -> (bool, String) {

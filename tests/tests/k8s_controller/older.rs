@@ -1,11 +1,14 @@
 //! Pods that are older than their opt-in, and users who have only a namespace.
 
-use std::process::Command;
-use std::time::Duration;
+use std::{process::Command, time::Duration};
 
-use flowcar_tests::cluster::tools::{pipe, pod, product};
-use flowcar_tests::cluster::{Cluster, LIMIT};
-use flowcar_tests::peers::{PatchKind, eventually};
+use flowcar_tests::{
+    cluster::{
+        Cluster, LIMIT,
+        tools::{pipe, pod, product},
+    },
+    peers::{PatchKind, eventually},
+};
 use serde_json::{Value, json};
 
 use crate::cli;

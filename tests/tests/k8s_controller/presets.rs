@@ -3,9 +3,11 @@
 use flowcar_tests::cluster::tools::{containers, pod};
 use serde_json::{Value, json};
 
-use crate::cli;
-use crate::strict::configured;
-use crate::volumes::{PODS, on, tenant};
+use crate::{
+    cli,
+    strict::configured,
+    volumes::{PODS, on, tenant},
+};
 
 /// How the pod of a tenant claims to be injected: what differs, and the change to a pod that flowcar injected.
 type Fake = (&'static str, fn(&mut Value));

@@ -2,11 +2,14 @@
 
 use std::process::Command;
 
-use flowcar_tests::peers::{PatchKind, Peer, binary};
+use flowcar_tests::{
+    cluster::{
+        Cluster, WEBHOOK,
+        tools::{k8s, pipe, product},
+    },
+    peers::{PatchKind, Peer, binary},
+};
 use serde_json::json;
-
-use flowcar_tests::cluster::tools::{k8s, pipe, product};
-use flowcar_tests::cluster::{Cluster, WEBHOOK};
 
 /// The commands of the section, line by line, without comments.
 fn commands() -> Vec<String> {

@@ -1,15 +1,23 @@
 //! Every right of the controller's account, by the API server's own audit log: each is used, and none is missing.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
 
-use flowcar_tests::cluster::tools::{containers, pod};
-use flowcar_tests::cluster::{Cluster, KEYS, LIMIT, SECRET, WEBHOOK};
-use flowcar_tests::peers::{ApiServerOptions, PatchKind, eventually};
+use flowcar_tests::{
+    cluster::{
+        Cluster, KEYS, LIMIT, SECRET, WEBHOOK,
+        tools::{containers, pod},
+    },
+    peers::{ApiServerOptions, PatchKind, eventually},
+};
 use serde_json::{Value, json};
 
 const USER: &str = "system:serviceaccount:flowcar-system:flowcar-controller";

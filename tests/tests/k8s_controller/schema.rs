@@ -1,7 +1,9 @@
 //! The chart's schema and the controller take, and refuse, the same configurations.
 
-use flowcar_k8s::annotations::{INJECT, Kind, PREFIX, TABLE};
-use flowcar_k8s::config::Config;
+use flowcar_k8s::{
+    annotations::{INJECT, Kind, PREFIX, TABLE},
+    config::Config,
+};
 use flowcar_tests::cluster::tools::k8s;
 use serde_json::{Value, json};
 

@@ -1,8 +1,10 @@
 //! The Service of a cluster, which has no proxy here: new connections go to one replica, established ones stay.
 
-use std::io;
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    io,
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 pub(crate) struct Service {
     endpoint: Arc<Mutex<SocketAddr>>,

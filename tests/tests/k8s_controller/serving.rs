@@ -3,12 +3,16 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use flowcar_k8s::serve::MAX_BODY;
-use flowcar_tests::peers::{Authority, Client, PatchKind, Reply, eventually};
+use flowcar_tests::{
+    cluster::{
+        Cluster, LIMIT, SECRET, WEBHOOK,
+        tools::{base64, containers, pod},
+    },
+    peers::{Authority, Client, PatchKind, Reply, eventually},
+};
 use serde_json::{Value, json};
 
 use crate::service::Service;
-use flowcar_tests::cluster::tools::{base64, containers, pod};
-use flowcar_tests::cluster::{Cluster, LIMIT, SECRET, WEBHOOK};
 
 fn review(uid: &str, object: &Value) -> Vec<u8> {
     let review = json!({

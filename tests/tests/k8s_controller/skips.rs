@@ -1,11 +1,15 @@
 //! Every skip that a stored pod can have, reported everywhere: by warning, Event, metric, annotation and `explain`.
 
-use flowcar_tests::peers::eventually;
+use flowcar_tests::{
+    cluster::{
+        Cluster, LIMIT,
+        tools::{containers, pipe, pod},
+    },
+    peers::eventually,
+};
 use serde_json::{Value, json};
 
 use crate::cli;
-use flowcar_tests::cluster::tools::{containers, pipe, pod};
-use flowcar_tests::cluster::{Cluster, LIMIT};
 
 /// A pod's name, its namespace, reason and sentence, and what makes it a skip.
 type Case = (

@@ -1,11 +1,15 @@
 //! What the operator decides, as the API server passes it on.
 
-use flowcar_tests::peers::eventually;
+use flowcar_tests::{
+    cluster::{
+        Cluster, LIMIT,
+        tools::{containers, pipe, pod},
+    },
+    peers::eventually,
+};
 use serde_json::{Value, json};
 
 use crate::cli;
-use flowcar_tests::cluster::tools::{containers, pipe, pod};
-use flowcar_tests::cluster::{Cluster, LIMIT};
 
 const CONFIG: &str = "\
 strict: true

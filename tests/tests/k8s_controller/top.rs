@@ -3,9 +3,13 @@
 
 use std::process::Command;
 
-use flowcar_tests::cluster::tools::{pipe, product};
-use flowcar_tests::cluster::{Cluster, LIMIT};
-use flowcar_tests::peers::{PatchKind, eventually};
+use flowcar_tests::{
+    cluster::{
+        Cluster, LIMIT,
+        tools::{pipe, product},
+    },
+    peers::{PatchKind, eventually},
+};
 use serde_json::{Value, json};
 
 use super::cli::run;

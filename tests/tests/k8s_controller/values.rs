@@ -1,11 +1,14 @@
 //! Every value of the chart, as the API server takes what it makes.
 
-use std::collections::BTreeSet;
-use std::process::Command;
+use std::{collections::BTreeSet, process::Command};
 
-use flowcar_tests::cluster::Cluster;
-use flowcar_tests::cluster::tools::{k8s, pipe, run};
-use flowcar_tests::peers::binary;
+use flowcar_tests::{
+    cluster::{
+        Cluster,
+        tools::{k8s, pipe, run},
+    },
+    peers::binary,
+};
 use serde_json::{Value, json};
 
 const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";

@@ -1,8 +1,12 @@
 //! A tenant who wants what the sidecar has: its volumes, by their names.
 
-use flowcar_tests::cluster::tools::{containers, pod};
-use flowcar_tests::cluster::{Cluster, LIMIT};
-use flowcar_tests::peers::{Api, ApiServerOptions, PatchKind, Reply, eventually};
+use flowcar_tests::{
+    cluster::{
+        Cluster, LIMIT,
+        tools::{containers, pod},
+    },
+    peers::{Api, ApiServerOptions, PatchKind, Reply, eventually},
+};
 use serde_json::{Value, json};
 
 use crate::cli;

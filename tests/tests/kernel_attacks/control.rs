@@ -14,14 +14,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::unistd::setuid;
-
 use flowcar_tests::{
     exporting::Exporting,
     flowcar,
     node::{Node, UID, contained},
     place::{Cgroup, Netns, require_cgroup2, require_root},
 };
+use nix::unistd::setuid;
 
 const NOBODY: u32 = 65_534;
 

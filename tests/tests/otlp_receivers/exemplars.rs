@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use flowcar::flow::{Change, Retransmits, Role};
-use flowcar::series::{PeerLabel, SeriesLabels, SeriesSet};
+use flowcar::{
+    flow::{Change, Retransmits, Role},
+    series::{PeerLabel, SeriesLabels, SeriesSet},
+};
 use flowcar_tests::peers::{Jaeger, Prometheus, PrometheusOptions};
 
 use crate::sample::{LIMIT, export, flow, millis, snapshot};

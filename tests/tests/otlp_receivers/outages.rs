@@ -9,8 +9,7 @@ use std::{
     time::Duration,
 };
 
-use flowcar::flow::Role;
-use flowcar::snapshot::SelfMetrics;
+use flowcar::{flow::Role, snapshot::SelfMetrics};
 use flowcar_tests::peers::{Collector, Jaeger, Peer, Prometheus, PrometheusOptions};
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 

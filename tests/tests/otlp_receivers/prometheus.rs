@@ -1,9 +1,9 @@
 //! Prometheus makes series and native histograms of it.
 
+use flowcar::flow::RttKind;
 use flowcar_tests::peers::Prometheus;
 
 use crate::sample::{LIMIT, millis, send_metrics, snapshot};
-use flowcar::flow::RttKind;
 
 const HTTP: (&str, &str) = ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf");
 

@@ -1,19 +1,18 @@
 //! A report and a connection whose every figure is known.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::sync::OnceLock;
-use std::time::Duration;
+use std::{collections::BTreeMap, net::SocketAddr, sync::OnceLock, time::Duration};
 
-use flowcar::clock::Anchor;
-use flowcar::config::Config;
-use flowcar::flow::{
-    Books, CloseReason, Failure, Flow, Lost, Monotonic, Outcome, Retransmits, Role, RttKind,
-    SeriesId, TraceIdentity, Volume,
+use flowcar::{
+    clock::Anchor,
+    config::Config,
+    flow::{
+        Books, CloseReason, Failure, Flow, Lost, Monotonic, Outcome, Retransmits, Role, RttKind,
+        SeriesId, TraceIdentity, Volume,
+    },
+    histogram::Histogram,
+    otlp::exporter::Exporter,
+    snapshot::{Peer, SelfMetrics, Series, SeriesKey, Snapshot},
 };
-use flowcar::histogram::Histogram;
-use flowcar::otlp::exporter::Exporter;
-use flowcar::snapshot::{Peer, SelfMetrics, Series, SeriesKey, Snapshot};
 
 pub(super) const LIMIT: Duration = Duration::from_secs(20);
 

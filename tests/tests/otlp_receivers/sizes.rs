@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use flowcar::flow::{CloseReason, Role, RttKind, Volume};
-use flowcar::snapshot::{Peer, Series, SeriesKey, Snapshot};
+use flowcar::{
+    flow::{CloseReason, Role, RttKind, Volume},
+    snapshot::{Peer, Series, SeriesKey, Snapshot},
+};
 use flowcar_tests::peers::{Collector, CollectorOptions};
 use opentelemetry_proto::tonic::{
     collector::metrics::v1::ExportMetricsServiceRequest,

@@ -3,12 +3,12 @@
 use std::{fs, path::Path, time::Duration};
 
 use flowcar_tests::peers::{Authority, Collector, CollectorOptions, Pair, Tls};
+use serde_json::Value;
 
 use crate::{
     sample::{LIMIT, export, report_at},
     totals::{io, last_of_sums},
 };
-use serde_json::Value;
 
 fn write(dir: &Path, pair: &Pair) {
     fs::write(dir.join("client.key"), &pair.key).expect("a file");

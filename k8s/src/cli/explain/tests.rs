@@ -4,10 +4,12 @@ use serde_json::{Value, json};
 use strum::IntoEnumIterator as _;
 
 use super::{explain_pod, judge};
-use crate::annotations::{Annotation, Key, Problem, ProblemKind, TABLE};
-use crate::cli::Files;
-use crate::config::{Config, Settings};
-use crate::inject::{Decision, DecisionKind, NotOptedIn, Skip, SkipKind, inject};
+use crate::{
+    annotations::{Annotation, Key, Problem, ProblemKind, TABLE},
+    cli::Files,
+    config::{Config, Settings},
+    inject::{Decision, DecisionKind, NotOptedIn, Skip, SkipKind, inject},
+};
 
 fn files() -> Files {
     Files::new(Settings::default(), "flowcar-system".to_owned())

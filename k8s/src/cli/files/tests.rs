@@ -2,9 +2,10 @@ mod kinds;
 mod refused;
 mod styles;
 
+use serde_json::json;
+
 use super::{Files, Rewritten, inject_text, objects, uninject_text};
 use crate::config::Settings;
-use serde_json::json;
 
 fn files() -> Files {
     Files::new(Settings::default(), "flowcar-system".to_owned())

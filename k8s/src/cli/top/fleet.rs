@@ -1,18 +1,22 @@
 //! The streams of all pods: started for pods that appear, ended with pods that end, and tried again where they failed.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use flowcar_screen::answer::Key;
-use flowcar_screen::top::News;
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use flowcar_screen::{answer::Key, top::News};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval},
+};
 
-use super::pods::{Found, MOST, Pods};
-use super::stream::{End, Event, Plan};
-use crate::cli::sentence::sentence;
-use crate::text::clip;
+use super::{
+    pods::{Found, MOST, Pods},
+    stream::{End, Event, Plan},
+};
+use crate::{cli::sentence::sentence, text::clip};
 
 /// How often pods are listed.
 const LIST: Duration = Duration::from_secs(5);

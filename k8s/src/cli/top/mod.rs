@@ -5,20 +5,23 @@ mod lines;
 mod pods;
 mod stream;
 
-use std::collections::VecDeque;
-use std::io::{self, IsTerminal as _};
-use std::time::Duration;
+use std::{
+    collections::VecDeque,
+    io::{self, IsTerminal as _},
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
-use flowcar_screen::answer::Key;
-use flowcar_screen::terminal::has_cursor;
-use flowcar_screen::top::{Feed, News, Once, seconds, show};
+use fleet::Fleet;
+use flowcar_screen::{
+    answer::Key,
+    terminal::has_cursor,
+    top::{Feed, News, Once, seconds, show},
+};
+use pods::Pods;
 use tokio::sync::{mpsc, watch};
 
-use super::ClusterArgs;
-use super::remote::Remote;
-use fleet::Fleet;
-use pods::Pods;
+use super::{ClusterArgs, remote::Remote};
 
 /// News that wait for the screen: streams wait, too, where it is slow.
 const WAITING: usize = 64;

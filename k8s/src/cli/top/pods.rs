@@ -1,17 +1,18 @@
 //! Which pods a workload has, and which of them have a sidecar that runs.
 
 use anyhow::{Context as _, bail};
-use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kube::api::ListParams;
-use kube::core::Selector;
-use kube::{Api, ResourceExt};
+use k8s_openapi::{
+    api::{batch::v1::Job, core::v1::Pod},
+    apimachinery::pkg::apis::meta::v1::LabelSelector,
+};
+use kube::{Api, ResourceExt, api::ListParams, core::Selector};
 use serde_json::Value;
 
-use crate::cli::remote::{Remote, in_time};
-use crate::inject::CONTAINER;
-use crate::text::counted;
+use crate::{
+    cli::remote::{Remote, in_time},
+    inject::CONTAINER,
+    text::counted,
+};
 
 /// The most pods that are followed at once: each is a connection to the API server, and a process beside the sidecar.
 pub(super) const MOST: usize = 100;

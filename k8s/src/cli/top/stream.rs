@@ -2,19 +2,26 @@
 
 use std::time::Duration;
 
-use flowcar_screen::answer::{Answer, Key};
-use flowcar_screen::line::{LineError, Reader, printable};
-use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
-use kube::Api;
-use kube::api::{AttachParams, AttachedProcess};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use flowcar_screen::{
+    answer::{Answer, Key},
+    line::{LineError, Reader, printable},
+};
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Status};
+use kube::{
+    Api,
+    api::{AttachParams, AttachedProcess},
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
+    sync::{mpsc, watch},
+    time::timeout,
+};
 
 use super::lines::Lines;
-use crate::cli::sentence::{is_forbidden, of_answer};
-use crate::inject::CONTAINER;
+use crate::{
+    cli::sentence::{is_forbidden, of_answer},
+    inject::CONTAINER,
+};
 
 /// How long it may take to start, and how much longer than the interval an answer may take.
 const PATIENCE: Duration = Duration::from_secs(15);

@@ -1,8 +1,10 @@
 //! The parser panics at some tags that kubectl refuses (`!a,`, `!%ff`). Here a panic becomes `None`, and prints nothing.
 
-use std::cell::Cell;
-use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
-use std::sync::Once;
+use std::{
+    cell::Cell,
+    panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook},
+    sync::Once,
+};
 
 thread_local! {
     static IS_QUIET: Cell<bool> = const { Cell::new(false) };

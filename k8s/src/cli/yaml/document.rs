@@ -1,19 +1,23 @@
 //! One document: its objects, and its text with changed objects.
 
-use std::cell::OnceCell;
-use std::collections::{BTreeMap, HashSet};
-use std::ops::Range;
+use std::{
+    cell::OnceCell,
+    collections::{BTreeMap, HashSet},
+    ops::Range,
+};
 
 use serde_json::Value;
 
-use super::edit::{self, Edit, Refusal};
-use super::json;
-use super::locate::Lines;
-use super::objects::{Found, Object};
-use super::stream::Segment;
-use super::tree::{Content, Flow, NodeId, Tree};
-use super::value::Member;
-use super::{AtLine, Unreadable};
+use super::{
+    AtLine, Unreadable,
+    edit::{self, Edit, Refusal},
+    json,
+    locate::Lines,
+    objects::{Found, Object},
+    stream::Segment,
+    tree::{Content, Flow, NodeId, Tree},
+    value::Member,
+};
 
 /// How often the objects at fault are left out, all at once; then they are looked for in halves.
 const ROUNDS: usize = 8;

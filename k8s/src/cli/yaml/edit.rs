@@ -9,10 +9,12 @@ use std::ops::Range;
 
 use serde_json::{Map, Value};
 
-use super::locate::Lines;
-use super::tree::{Content, Entry, Flow, Node, NodeId, Style, Tree};
-use super::value::Member;
-use super::write;
+use super::{
+    locate::Lines,
+    tree::{Content, Entry, Flow, Node, NodeId, Style, Tree},
+    value::Member,
+    write,
+};
 
 /// Keeps the token of a field behind it; one of several lines has this at the start of each.
 pub(super) const WAS: &str = "# flowcar: was ";

@@ -4,10 +4,11 @@ use std::ops::Range;
 
 use serde_json::Value;
 
-use super::edit::flow;
-use super::edit::{Editor, Planned, Refusal, refuse};
-use super::tree::{Content, Flow, NodeId};
-use super::write;
+use super::{
+    edit::{Editor, Planned, Refusal, flow, refuse},
+    tree::{Content, Flow, NodeId},
+    write,
+};
 
 // === impl Editor ===
 

@@ -1,8 +1,10 @@
 //! JSON as the same tree: a stream of objects is JSON to kubectl, not YAML.
 
-use super::Unreadable;
-use super::resolve::Scalar;
-use super::tree::{Content, Flow, MAX_DEPTH, NodeId, Style, Tree};
+use super::{
+    Unreadable,
+    resolve::Scalar,
+    tree::{Content, Flow, MAX_DEPTH, NodeId, Style, Tree},
+};
 
 /// Reads one value.
 struct Reader<'a> {

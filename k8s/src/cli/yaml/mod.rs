@@ -19,7 +19,6 @@ mod value;
 mod write;
 
 pub(super) use document::Document;
-
 use stream::Segment;
 
 /// Where a text is nothing that kubectl would take, in bytes from its start, and why.

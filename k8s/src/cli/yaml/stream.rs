@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use super::tree::Tree;
-use super::{Unreadable, json};
+use super::{Unreadable, json, tree::Tree};
 
 const SEPARATOR: &str = "---";
 const BOM: char = '\u{feff}';

@@ -2,17 +2,13 @@
 //!
 //! YAML is read by a port of libyaml, as kubectl's go-yaml v2 is one: the two agree on what is YAML, and where.
 
-use std::collections::HashMap;
-use std::io::Read as _;
-use std::ops::Range;
+use std::{collections::HashMap, io::Read as _, ops::Range};
 
 use libyaml_safer::{
     Encoding, Event, EventData, MappingStyle, Mark, Parser, ScalarStyle, SequenceStyle,
 };
 
-use super::Unreadable;
-use super::contain::contain;
-use super::resolve::Scalar;
+use super::{Unreadable, contain::contain, resolve::Scalar};
 
 /// Nested deeper than this is no manifest, and would end our stack.
 pub(super) const MAX_DEPTH: usize = 256;

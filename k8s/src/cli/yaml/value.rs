@@ -2,8 +2,10 @@
 
 use serde_json::{Map, Value};
 
-use super::Unreadable;
-use super::tree::{Content, Entry, MAX_DEPTH, NodeId, Tree};
+use super::{
+    Unreadable,
+    tree::{Content, Entry, MAX_DEPTH, NodeId, Tree},
+};
 
 /// go-yaml v2 refuses a document of which aliases make more than these shares (`allowedAliasRatio`).
 const SMALL: f64 = 400_000.0;

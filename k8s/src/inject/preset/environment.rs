@@ -3,12 +3,18 @@
 use serde_json::Value;
 
 use super::Preset;
-use crate::annotations::{Annotation, Key, TABLE};
-use crate::inject::environment::{COMPRESSION, IDENTITY, is_literal, with_references};
-use crate::inject::volumes::{
-    AUTHORITIES, CHECKPOINTS, CLIENT_CERTIFICATE, CLIENT_KEY, HOST_CGROUP, OLD_CHECKPOINTS, Socket,
+use crate::{
+    annotations::{Annotation, Key, TABLE},
+    inject::{
+        Owner,
+        environment::{COMPRESSION, IDENTITY, is_literal, with_references},
+        owner, view,
+        volumes::{
+            AUTHORITIES, CHECKPOINTS, CLIENT_CERTIFICATE, CLIENT_KEY, HOST_CGROUP, OLD_CHECKPOINTS,
+            Socket,
+        },
+    },
 };
-use crate::inject::{Owner, owner, view};
 
 /// Variables that hold one value, where they are set.
 const FIXED: [(&str, &str); 4] = [

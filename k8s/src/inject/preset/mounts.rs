@@ -5,9 +5,11 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::Preset;
-use crate::annotations::{Annotation, Key};
-use crate::config::is_cgroup_path;
-use crate::inject::{view, volumes};
+use crate::{
+    annotations::{Annotation, Key},
+    config::is_cgroup_path,
+    inject::{view, volumes},
+};
 
 /// Where other webhooks mount what is theirs: nothing of the image's is there, and nothing that flowcar reads.
 const OF_OTHERS: [&str; 7] = ["mnt", "opt", "run", "srv", "tmp", "var", "vault"];

@@ -1,10 +1,13 @@
 //! The socket of a container that a pod brings along, as annotations name it.
 
-use super::Preset;
-use super::mounts::absolute;
-use crate::annotations::{Annotation, Key, socket_path};
-use crate::inject::view;
-use crate::inject::volumes::{ENDPOINT, ENDPOINT_PATH};
+use super::{Preset, mounts::absolute};
+use crate::{
+    annotations::{Annotation, Key, socket_path},
+    inject::{
+        view,
+        volumes::{ENDPOINT, ENDPOINT_PATH},
+    },
+};
 
 /// An endpoint as annotations name it.
 struct Named<'a> {

@@ -1,8 +1,7 @@
 //! The sidecar beside LimitRanges and ResourceQuotas. `k8s_controller` checks these rows against the API server.
 
 use super::*;
-use crate::budget::Budgets;
-use crate::inject::inject_within;
+use crate::{budget::Budgets, inject::inject_within};
 
 fn budgets(objects: &[Value]) -> Budgets {
     let mut budgets = Budgets::default();

@@ -1,8 +1,10 @@
 //! A pod that comes with the sidecar: what flowcar wrote counts as injected, and what differs does not.
 
 use super::*;
-use crate::budget::Budgets;
-use crate::inject::{has_sidecar, inject_within};
+use crate::{
+    budget::Budgets,
+    inject::{has_sidecar, inject_within},
+};
 
 /// How a pod that flowcar injected is changed.
 type Change = fn(&mut Value);

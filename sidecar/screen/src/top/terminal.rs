@@ -240,9 +240,10 @@ fn now() -> Instant {
 
 #[cfg(test)]
 mod tests {
+    use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+
     use super::*;
     use crate::answer::{Answer, Books, ConnectionCounts, Connections, PeerCounts, Role};
-    use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
     /// Has these answers.
     struct Answers(Vec<News>);

@@ -160,7 +160,7 @@ fn wrong_secret_does_not_stop_the_sidecar() {
     assert!(read(&[pod, endpoint, elsewhere]).is_err());
 }
 
-/// Headers carry credentials: who sends them in plain text, or to whatever listens on this host, is told so, once for each variable.
+/// Headers carry credentials: who sends them in plain text, or to whatever listens on this host, is warned, once for each variable.
 #[test]
 fn headers_without_encryption_are_reported() {
     const OTHERS: Option<&str> = Some("over the network, where others may read it: use https://");

@@ -1,9 +1,9 @@
 //! Final counts as Linux 6.18 reported them over loopback, each beside what the application did: the client sent 100 bytes and
 //! received 50.
 
-use super::*;
-
 use OtherEnd::Acknowledged;
+
+use super::*;
 
 /// Nothing removed a timewait socket.
 const QUIET: Answers = Answers {

@@ -168,8 +168,5 @@ pub(super) fn rest_of_held(event: &CloseEvent, closed: Flow) -> Option<Change> {
         ..before.clone()
     };
     // Open before and after: it is counted as closed already.
-    Some(Change {
-        before: Some(before),
-        ..Change::new(now, true)
-    })
+    Some(Change::update(before, now, true))
 }

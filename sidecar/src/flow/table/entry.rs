@@ -117,10 +117,7 @@ impl Entry {
             }
             None => join(flow, &mut self.watermark, observed, info),
         }
-        Some(Change {
-            before: Some(before),
-            ..Change::new(flow.clone(), true)
-        })
+        Some(Change::update(before, flow.clone(), true))
     }
 
     /// The first poll of a flow that polls alone report.

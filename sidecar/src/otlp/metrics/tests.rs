@@ -8,12 +8,13 @@ mod temporality;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use opentelemetry_proto::tonic::metrics::v1::{
-    ExponentialHistogramDataPoint, HistogramDataPoint, Metric as ProtoMetric, exemplar,
+use opentelemetry_proto::tonic::{
+    common::v1::any_value::Value,
+    metrics::v1::{
+        ExponentialHistogramDataPoint, HistogramDataPoint, Metric as ProtoMetric, exemplar,
+    },
 };
 use proptest::prelude::*;
-
-use opentelemetry_proto::tonic::common::v1::any_value::Value;
 
 use super::*;
 use crate::{

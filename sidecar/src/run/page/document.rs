@@ -1,4 +1,4 @@
-//! The page: a template with its style, its script and the data as JSON. Nothing in it leads to another file, and the browser is told to
+//! The page: a template with its style, its script and the data as JSON. Nothing in it leads to another file, and the browser is asked to
 //! load none. Pure.
 
 use std::collections::{BTreeMap, HashMap};

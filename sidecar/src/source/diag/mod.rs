@@ -23,6 +23,7 @@ use std::{
 use netlink_packet_sock_diag::inet::StateFlags;
 use nix::ifaddrs::getifaddrs;
 
+pub use self::pace::{Dumping, Pace};
 use self::{
     cgroup_filter::{CgroupFilter, Side},
     link::{DestroyEvents, EVENT_COST, MOST_EVENTS, Requests},
@@ -36,8 +37,6 @@ use crate::{
     flow::{Flow, Listener, PostCloseState, Role, SocketName, SocketSnapshot, State},
     histogram::Histogram,
 };
-
-pub use self::pace::{Dumping, Pace};
 
 /// Why sockets cannot be polled.
 #[derive(Debug, thiserror::Error)]

@@ -35,13 +35,12 @@ use std::{
 };
 
 use clap::{Parser, Subcommand, ValueEnum};
+use figures::{FORM, Figures, Machine, Method, Process};
 use flowcar_tests::{
     interrupt::Interrupt,
     place::{require_cgroup2, require_root},
     receiver::Receiver,
 };
-
-use figures::{FORM, Figures, Machine, Method, Process};
 use measure::Measure;
 use peers::Peer;
 use statistics::spread;

@@ -9,7 +9,6 @@ use flowcar_tests::{
     receiver::Receiver,
     sidecar::Sidecar,
 };
-
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,

@@ -29,7 +29,6 @@ use flowcar_tests::{
     interrupt::Interrupt,
     place::{require_cgroup2, require_root, require_tun},
 };
-
 use screen::Style;
 use testbed::Stage;
 

@@ -4,9 +4,13 @@ use std::ops::Range;
 
 use serde_json::Value;
 
-use super::super::tree::{Flow, Node};
-use super::super::write;
-use super::{Editor, Refusal, refuse};
+use super::{
+    super::{
+        tree::{Flow, Node},
+        write,
+    },
+    Editor, Refusal, refuse,
+};
 
 /// Keeps the token of a null field behind the value that is written for it.
 const WAS: &str = " # flowcar: was ";

@@ -1,7 +1,8 @@
 //! Exports through a proxy: one that works, and those that do not.
 
-use rcgen::ExtendedKeyUsagePurpose;
 use std::sync::Mutex;
+
+use rcgen::ExtendedKeyUsagePurpose;
 use tokio::{net::TcpStream, task::JoinHandle};
 
 use super::*;

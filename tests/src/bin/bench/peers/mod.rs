@@ -7,6 +7,8 @@ mod running;
 
 use std::{io, path::PathBuf, thread, time::Instant};
 
+use running::Running;
+
 use crate::{
     figures::{self, PeerWork},
     hooks::{self, Count, Counting, EmptyProgram, Hook},
@@ -15,7 +17,6 @@ use crate::{
     statistics::{confident, spread},
     worker::{End, Workload},
 };
-use running::Running;
 
 /// A tool.
 #[derive(Clone, Debug, PartialEq, Eq)]
