@@ -9,7 +9,6 @@ mod replay;
 mod restore;
 mod room;
 mod timers;
-mod timewaits;
 mod unfinished;
 
 use std::{

@@ -33,36 +33,13 @@ pub struct Answers {
     pub timer: Timer,
     /// No socket of the network namespace sent a RST since the connection was seen alive.
     pub sent_no_reset: bool,
-    /// Each RST that was sent in that time is another close's; so also where none was sent.
-    pub resets_are_of_others: bool,
     /// Neither a socket nor a timewait socket of the network namespace sent a RST from a moment before the close until the connection's
     /// addresses were queried: a timewait socket that data came for is removed so.
     pub sent_no_recent_reset: bool,
     /// Every timewait socket found room in that time.
     pub timewait_had_room: bool,
-    /// Other closed connections have left every timewait socket that was made in that time.
-    pub timewaits_are_of_others: bool,
-    /// Timewait sockets that were made in that time; `None` where that is not known.
-    pub timewaits: Option<MadeTimewaits>,
-    /// No connection was aborted in that time because payload came that nobody would read, nor by SO_LINGER of 0.
-    pub aborted_none_on_data: bool,
-    /// Each attempt that the kernel ended since this one was seen alive is another one; so also where it ended none.
-    pub ended_no_attempt: bool,
-    /// No ICMP error came in that time.
-    pub received_no_icmp_error: bool,
     /// Segments that had come when the connection was last polled.
     pub polled_segs_in: Option<u32>,
-}
-
-/// Timewait sockets that a network namespace made from one reading of its counts to another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MadeTimewaits {
-    /// When the first reading began.
-    pub from: Monotonic,
-    /// When the second one was over.
-    pub to: Monotonic,
-    /// How many.
-    pub count: u64,
 }
 
 /// What a close record shows of its reason.
@@ -92,14 +69,8 @@ impl Default for Answers {
             post_close: PostCloseState::NotPolled,
             timer: Timer::Unknown,
             sent_no_reset: false,
-            resets_are_of_others: false,
             sent_no_recent_reset: false,
             timewait_had_room: false,
-            timewaits_are_of_others: false,
-            timewaits: None,
-            aborted_none_on_data: false,
-            ended_no_attempt: false,
-            received_no_icmp_error: false,
             polled_segs_in: None,
         }
     }
@@ -149,18 +120,6 @@ impl CloseEvidence {
         of(Timer::Expired) != of(Timer::NotExpired)
     }
 
-    /// Whether its application aborted it: every other close by the application sends a FIN first.
-    pub const fn is_own_abort(&self) -> bool {
-        let is_open =
-            self.state == State::Established as u8 || self.state == State::CloseWait as u8;
-        !self.timed_out() && !self.has(flag::ORDERLY) && is_open && self.released_in == self.state
-    }
-
-    /// Whether its application aborted it with a RST, as far as is known.
-    pub fn sent_reset(&self, answers: &Answers) -> bool {
-        self.is_own_abort() && !answers.resets_are_of_others
-    }
-
     /// Whether no RST of the peer's can have closed it.
     pub fn is_quiet(&self, answers: &Answers) -> bool {
         self.received_nothing_since_poll(answers)
@@ -180,7 +139,11 @@ impl CloseEvidence {
         let verdict = self.by_socket(answers);
         let reason = match (self.has_peer_closed(), verdict.reason) {
             (true, CloseReason::Reset | CloseReason::ResetSent | CloseReason::ResetReceived) => {
-                self.without_reset()
+                if self.has(flag::PEER_FIN_FIRST) {
+                    CloseReason::PeerFin
+                } else {
+                    CloseReason::LocalFin
+                }
             }
             (_, reason) => reason,
         };
@@ -197,22 +160,14 @@ impl CloseEvidence {
             )
     }
 
-    /// Of a connection that no RST cut off: who closed first, if the peer closed.
-    const fn without_reset(&self) -> CloseReason {
-        if self.has(flag::PEER_FIN_FIRST) {
-            CloseReason::PeerFin
-        } else if self.has_peer_closed() {
-            CloseReason::LocalFin
-        } else {
-            CloseReason::Unknown
-        }
-    }
-
     const fn has_peer_closed(&self) -> bool {
         self.has(flag::PEER_FIN_FIRST) || self.state == State::Closing as u8
     }
 
     fn by_socket(&self, answers: &Answers) -> Verdict {
+        let Self {
+            state, released_in, ..
+        } = *self;
         let verdict = |reason| Verdict {
             reason,
             fin_received: Some(self.has(flag::FIN_RECEIVED)),
@@ -228,24 +183,15 @@ impl CloseEvidence {
                 CloseReason::LocalFin
             });
         }
-        if self.state == State::FinWait2 as u8 {
+        if state == State::FinWait2 as u8 {
             return self.after_fin_wait2(answers);
         }
-        verdict(if self.is_own_abort() {
-            self.aborted(answers)
-        } else {
-            self.cut_off(answers)
-        })
-    }
-
-    /// A socket in TCP_REPAIR mode is closed without a segment, as one is that is moved to another machine (net/ipv4/tcp.c, __tcp_close
-    /// and tcp_disconnect). Every other abort counts its RST.
-    fn aborted(&self, answers: &Answers) -> CloseReason {
-        if self.sent_reset(answers) {
-            CloseReason::ResetSent
-        } else {
-            self.without_reset()
+        let is_open = state == State::Established as u8 || state == State::CloseWait as u8;
+        // Every other close by the application sends a FIN first.
+        if is_open && released_in == state {
+            return verdict(CloseReason::ResetSent);
         }
+        verdict(self.cut_off(answers))
     }
 
     /// FIN_WAIT2 ends in order with the peer's FIN, or leaves a timewait socket that waits for it.
@@ -269,7 +215,7 @@ impl CloseEvidence {
                 && answers.post_close == PostCloseState::NotPolled);
         let reason = if left_timewait || fin_received == Some(true) {
             CloseReason::LocalFin
-        } else if is_open_question || self.may_have_left_nothing_in_order(answers) {
+        } else if is_open_question {
             CloseReason::Unknown
         } else {
             self.cut_off(answers)
@@ -278,14 +224,6 @@ impl CloseEvidence {
             reason,
             fin_received,
         }
-    }
-
-    /// Whether its application closed it half-closed, and it is not certain that a RST ended it: a socket in TCP_REPAIR mode leaves nothing,
-    /// nor does one whose timewait socket found no room, or was removed by a RST.
-    const fn may_have_left_nothing_in_order(&self, answers: &Answers) -> bool {
-        self.released_in == State::FinWait2 as u8
-            && answers.sent_no_reset
-            && !self.has(flag::RESET_RECEIVED)
     }
 
     fn cut_off(&self, answers: &Answers) -> CloseReason {
@@ -301,8 +239,6 @@ impl CloseEvidence {
         let is_orphan = self.released_in != 0 && self.released_in != self.state;
         match timer {
             Timer::Expired => CloseReason::Timeout,
-            // It was disconnected in TCP_REPAIR mode, or destroyed behind both FINs.
-            Timer::NotExpired if answers.sent_no_reset && is_quiet => self.without_reset(),
             Timer::NotExpired if self.has(flag::NOTHING_RECEIVED) => CloseReason::ResetSent,
             Timer::NotExpired
                 if is_quiet
@@ -311,7 +247,7 @@ impl CloseEvidence {
             {
                 CloseReason::ResetSent
             }
-            Timer::NotExpired if answers.sent_no_reset => CloseReason::ResetReceived,
+            Timer::NotExpired if answers.sent_no_reset && !is_quiet => CloseReason::ResetReceived,
             Timer::NotExpired => CloseReason::Reset,
             Timer::Unknown if is_orphan && self.has(flag::NOTHING_RECEIVED) => CloseReason::Timeout,
             Timer::Unknown => CloseReason::Unknown,

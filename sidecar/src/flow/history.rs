@@ -260,19 +260,10 @@ impl History {
         }
     }
 
-    /// The failure of an attempt. In SYN_SENT the only segment that ends it is a RST that acknowledges the SYN. Others are ignored, or
-    /// answered by a RST, and the SYN is sent again, as a rule at once (net/ipv4/tcp_input.c, tcp_rcv_synsent_state_process).
-    pub fn fail(&self, info: &TcpInfo, answers: &Answers) -> CloseSummary {
-        // Of several the last one may have been a RST after the peer's SYN, where both ends had called connect().
-        let is_answered = info.segs_in == 1;
-        let failure = match answers.timer {
-            // Its application dropped it, perhaps for an error that the kernel had kept.
-            _ if answers.ended_no_attempt => match answers.received_no_icmp_error {
-                true if self.polled.is_some() => Failure::Abandoned,
-                _ => Failure::Other,
-            },
-            _ if is_answered && info.total_retrans == 0 => Failure::Refused,
-            Timer::NotExpired if is_answered && answers.sent_no_reset => Failure::Refused,
+    /// The failure of an attempt. In SYN_SENT the only segment that ends it is a RST.
+    pub fn fail(&self, info: &TcpInfo, timer: Timer) -> CloseSummary {
+        let failure = match timer {
+            _ if info.segs_in > 0 => Failure::Refused,
             Timer::Expired if info.could_expire() => Failure::Timeout,
             _ => Failure::Other,
         };
@@ -355,11 +346,6 @@ impl History {
         }
     }
 
-    /// Whether no segment with payload came since the last poll, whether or not its payload was taken in.
-    fn received_no_data_since_poll(&self, info: &TcpInfo) -> bool {
-        (self.polled).is_some_and(|polled| polled.data_segs_in == info.data_segs_in)
-    }
-
     /// Whether both FINs were exchanged, as far as is known.
     fn orderly(
         &self,
@@ -402,19 +388,12 @@ impl History {
             // An application that closes with something unread sends a RST, and leaves no timewait socket.
             Some(false) if observed.unread > 0 || info.was_held_after_its_fin() => Orderly::No,
             // Data came for the timewait socket, which answers with a RST and is removed.
-            _ if peer.other_end == OtherEnd::Unacknowledged
-                && (answers.aborted_none_on_data || self.received_no_data_since_poll(info)) =>
-            {
-                Orderly::Yes(CloseReason::LocalFin)
-            }
-            // Or for the socket, which nobody would read from any more (shutdown(2) with SHUT_RDWR): that ends it, with the same answer.
-            _ if peer.other_end == OtherEnd::Unacknowledged => Orderly::Unknown,
+            _ if peer.other_end == OtherEnd::Unacknowledged => Orderly::Yes(CloseReason::LocalFin),
             Some(false) => Orderly::Unknown,
-            // A RST from another host that ended the half-closed socket at once is in no count.
+            // A RST from another host that removed the timewait socket, or ended the half-closed socket at once, is in no count.
             None if info.bytes_received > 0
                 && answers.sent_no_recent_reset
                 && answers.timewait_had_room
-                && answers.timewaits_are_of_others
                 && info.ended_with_an_acknowledgement(role) =>
             {
                 Orderly::Yes(CloseReason::PeerFin)

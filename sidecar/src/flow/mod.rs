@@ -34,7 +34,7 @@ pub use attempt::{AttemptJudge, LastSeen, NamespaceCounts, Unanswered};
 pub use books::{Books, Lost, waiting};
 pub use close_reason::{CloseReason, CountedClose, Failure, Outcome};
 pub use counts::{Retransmits, Volume};
-pub use cut_off::{Answers, CloseEvidence, MadeTimewaits, Timer, Verdict};
+pub use cut_off::{Answers, CloseEvidence, Timer, Verdict};
 pub use event::Event;
 pub use exchanges::Exchanges;
 pub use flowcar_shared::record::Role;

@@ -22,7 +22,6 @@ use super::{
     restore::Restore,
     room::Room,
     timers::{Reading, Recent, Timers},
-    timewaits::Timewaits,
 };
 use crate::{
     clock::{self, Anchor, ReportClock},
@@ -68,7 +67,6 @@ pub(super) struct Flows {
     /// did not yet, was counted since.
     counted: [Reading; 2],
     recent: Recent,
-    timewaits: Timewaits,
     /// How many more queries may be made whether an address is in this network namespace.
     queries_left: u32,
     attempts: Attempts,
@@ -132,7 +130,6 @@ impl Flows {
             timers: Timers::new(reading),
             counted: [reading; 2],
             recent: Recent::new(reading),
-            timewaits: Timewaits::default(),
             queries_left: ADDRESS_QUERIES,
             attempts,
             records: BTreeMap::new(),
@@ -392,9 +389,6 @@ impl Flows {
         let is_here = self.is_here(&record);
         if timed_out(&record.flow) {
             self.timers.is_taken_in(record.flow.seen, is_here);
-        }
-        if is_here && answers.is_some_and(|answers| doubts::sent_reset(bytes, &answers)) {
-            self.timers.reset_is_known(record.flow.seen);
         }
         let is_exact = doubts::settle(&mut record.flow, bytes, answers);
         if self.excluded.has_record(&record) {

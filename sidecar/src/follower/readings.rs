@@ -90,8 +90,9 @@ mod tests {
                 from: at,
                 to: at,
                 counts: Some(Counts {
+                    aborted_by_timer: 0,
                     resets_sent,
-                    ..Counts::default()
+                    timewait_overflows: 0,
                 }),
                 of_attempts: None,
             });

@@ -8,16 +8,12 @@ use std::{collections::VecDeque, thread, time::Duration};
 use super::readings::EVERY_NS;
 use crate::{
     clock::Anchor,
-    flow::{Answers, MadeTimewaits, Monotonic, SocketSnapshot, Timer},
+    flow::{Answers, Monotonic, SocketSnapshot, Timer},
     source::{namespace::NamespaceReading, namespace_counts::Counts},
 };
 
 /// The time that the kernel may take from a close to its count.
 const LAG_NS: u64 = 2_000_000;
-
-/// The time after which the RST of an abort is counted, also on a busy machine: the kernel counts it right after the close, in the context
-/// of the process that closes.
-const RESET_LAG_NS: u64 = 20_000_000;
 
 /// Closes by a timer that are kept, at most: more than happen between the oldest reading and now.
 const MOST: usize = 65_536;
@@ -40,10 +36,6 @@ pub(super) struct Timers {
     undecided: VecDeque<Close>,
     /// How many of both have records that are still to be taken in.
     foreseen: usize,
-    /// Closes by a RST of this end's, each of which explains one that was counted.
-    resets: VecDeque<Close>,
-    /// Attempts that the kernel ended, each of which explains one that was counted.
-    failed: VecDeque<Close>,
 }
 
 /// The namespace's counts, with the time span of the read: on a busy machine it may be long, and a close meanwhile is in the counts or
@@ -80,18 +72,8 @@ pub(super) struct Since {
     pub(super) aborted_by_timer: Option<u64>,
     /// No RST was sent.
     pub(super) sent_no_reset: bool,
-    /// Each RST that was sent is a known close's.
-    pub(super) resets_are_known: bool,
     /// Every timewait socket found room.
     pub(super) timewait_had_room: bool,
-    /// Timewait sockets that were made; `None` where that is not known.
-    pub(super) timewaits: Option<MadeTimewaits>,
-    /// No connection was aborted because payload came, nor by SO_LINGER of 0.
-    pub(super) aborted_none_on_data: bool,
-    /// Each attempt that the kernel ended is a known one.
-    pub(super) ended_no_attempt: bool,
-    /// No ICMP error came.
-    pub(super) received_no_icmp_error: bool,
     /// How many earlier closes may have been timers', too.
     pub(super) undecided: u64,
 }
@@ -119,10 +101,6 @@ impl Since {
             sent_no_reset: self.sent_no_reset,
             sent_no_recent_reset: recent.sent_no_reset,
             timewait_had_room: recent.timewait_had_room,
-            timewaits: recent.timewaits,
-            aborted_none_on_data: recent.aborted_none_on_data,
-            ended_no_attempt: self.ended_no_attempt,
-            received_no_icmp_error: self.received_no_icmp_error,
             ..Answers::default()
         }
     }
@@ -190,8 +168,6 @@ impl Timers {
             known: VecDeque::new(),
             undecided: VecDeque::new(),
             foreseen: 0,
-            resets: VecDeque::new(),
-            failed: VecDeque::new(),
         }
     }
 
@@ -219,8 +195,6 @@ impl Timers {
     fn forget(&mut self, oldest: Reading) {
         self.known.retain(|close| !oldest.has(close));
         self.undecided.retain(|close| !oldest.has(close));
-        self.resets.retain(|close| !oldest.has(close));
-        self.failed.retain(|close| !oldest.has(close));
     }
 
     /// A timer of this network namespace aborted a connection, or an attempt, at this time.
@@ -249,16 +223,6 @@ impl Timers {
         } else {
             self.is_undecided(at);
         }
-    }
-
-    /// An application of this network namespace aborted a connection by a RST at this time.
-    pub(super) fn reset_is_known(&mut self, at: Monotonic) {
-        remember(&mut self.resets, Close::of_record(at));
-    }
-
-    /// The kernel ended an attempt after `from`, and before its destroy event came.
-    pub(super) fn failure_is_known(&mut self, from: Monotonic, at: Monotonic) {
-        remember(&mut self.failed, Close { from, counted: at });
     }
 
     /// A timer aborted a connection after `from`, and before its destroy event came: its application may have held the socket in
@@ -301,38 +265,15 @@ impl Timers {
     ) -> Reading {
         let close = Close::of_record(at);
         // What is known is taken off, so it must be included, too.
-        let is_whole = |after: &&Reading| {
-            let mut all = self.known.iter().chain([&close]);
-            all.all(|close| after.has(close))
-        };
-        if let Some(after) = self.afters.front().filter(is_whole) {
+        let mut all = self.known.iter().chain([&close]);
+        if let Some(after) = self.afters.front()
+            && all.all(|close| after.has(close))
+        {
             return *after;
         }
-        self.read_after(at, LAG_NS, read)
-    }
-
-    /// A reading that counts the RST of a close, if it sent one. One is enough for all closes that waited for it.
-    pub(super) fn late_reading_after(
-        &mut self,
-        at: Monotonic,
-        read: impl FnOnce() -> Reading,
-    ) -> Reading {
-        match self.afters.front() {
-            Some(after) if after.from.0 > at.0 + RESET_LAG_NS => *after,
-            _ => self.read_after(at, RESET_LAG_NS, read),
-        }
-    }
-
-    /// A reading that is so much later than a close.
-    fn read_after(
-        &mut self,
-        at: Monotonic,
-        lag_ns: u64,
-        read: impl FnOnce() -> Reading,
-    ) -> Reading {
-        let age_ns = Anchor::now().monotonic().since_ns(at);
-        if let Some(left_ns) = lag_ns.checked_sub(age_ns) {
-            thread::sleep(Duration::from_nanos(left_ns + 1));
+        let now = Anchor::now().monotonic();
+        if now.since_ns(at) < LAG_NS {
+            thread::sleep(Duration::from_nanos(LAG_NS));
         }
         let after = read();
         keep(&mut self.afters, after, AFTERS);
@@ -344,24 +285,10 @@ impl Timers {
         let (Some(before), Some(now)) = (from.counts, to.counts) else {
             return Since::default();
         };
-        let resets = now.resets_sent.saturating_sub(before.resets_sent);
-        let is_counted = |close: &&Close| !from.may_have(close) && to.has(close);
-        let known = |closes: &VecDeque<Close>| closes.iter().filter(is_counted).count() as u64;
-        let failed = now.attempts_failed.saturating_sub(before.attempts_failed);
         let counted = Since {
             aborted_by_timer: None,
-            sent_no_reset: resets == 0,
-            resets_are_known: resets <= known(&self.resets),
+            sent_no_reset: now.resets_sent == before.resets_sent,
             timewait_had_room: now.timewait_overflows == before.timewait_overflows,
-            timewaits: Some(MadeTimewaits {
-                from: from.from,
-                to: to.to,
-                count: now.timewaits.saturating_sub(before.timewaits),
-            }),
-            aborted_none_on_data: now.aborted_on_data == before.aborted_on_data,
-            ended_no_attempt: failed <= known(&self.failed),
-            received_no_icmp_error: now.icmp_errors.is_some()
-                && now.icmp_errors == before.icmp_errors,
             undecided: 0,
         };
         let since = (self.known.iter()).filter(|close| !from.has(close) && to.may_have(close));
@@ -452,12 +379,7 @@ mod tests {
         Since {
             aborted_by_timer: Some(count),
             sent_no_reset: false,
-            resets_are_known: false,
             timewait_had_room: false,
-            timewaits: None,
-            aborted_none_on_data: false,
-            ended_no_attempt: false,
-            received_no_icmp_error: false,
             undecided: 0,
         }
     }
@@ -525,10 +447,6 @@ mod tests {
                 aborted_by_timer,
                 resets_sent: 4,
                 timewait_overflows: 3,
-                timewaits: 2,
-                aborted_on_data: 1,
-                attempts_failed: 0,
-                icmp_errors: None,
             }),
         }
     }
@@ -610,75 +528,6 @@ mod tests {
         assert_eq!(fewer.answers(since, &[], true).timer, Timer::Unknown);
     }
 
-    /// Each RST explains one abort: those that remain sent none.
-    #[test]
-    fn known_aborts_explain_resets() {
-        let with_resets = |at, resets_sent| Reading {
-            counts: Some(Counts {
-                resets_sent,
-                ..Counts::default()
-            }),
-            ..reading(at, at, 0)
-        };
-        let (from, to) = (with_resets(1_000, 4), with_resets(2_000, 6));
-        // Aborts, and whether they explain both RSTs: one before, one a moment before the second reading, and two meanwhile.
-        for (aborts, expected) in [
-            (&[][..], false),
-            (&[1_100, 999], false),
-            (&[1_100, 1_999], false),
-            (&[1_100, 1_200], true),
-        ] {
-            let mut timers = Timers::new(reading(0, 0, 0));
-            (aborts.iter()).for_each(|at| timers.reset_is_known(Monotonic(at * MS)));
-            let since = timers.between(&from, &to);
-            assert_eq!(
-                (since.sent_no_reset, since.resets_are_known),
-                (false, expected),
-                "{aborts:?}"
-            );
-        }
-        let since = Timers::new(from).between(&from, &with_resets(2_000, 4));
-        assert!(since.sent_no_reset && since.resets_are_known);
-    }
-
-    /// An attempt that the kernel ended explains one count, if it ended between both readings.
-    #[test]
-    fn known_failures_explain_failed_attempts() {
-        let with_failed = |at, attempts_failed| Reading {
-            counts: Some(Counts {
-                attempts_failed,
-                ..Counts::default()
-            }),
-            ..reading(at, at, 0)
-        };
-        let (from, to) = (with_failed(1_000, 4), with_failed(2_000, 5));
-        for (failures, expected) in [
-            (&[][..], false),
-            (&[(900, 1_500)], false),
-            (&[(1_100, 2_100)], false),
-            (&[(1_100, 1_500)], true),
-        ] {
-            let mut timers = Timers::new(reading(0, 0, 0));
-            for (from, at) in failures {
-                timers.failure_is_known(Monotonic(from * MS), Monotonic(at * MS));
-            }
-            let since = timers.between(&from, &to);
-            assert_eq!(since.ended_no_attempt, expected, "{failures:?}");
-        }
-    }
-
-    #[test]
-    fn reading_for_a_reset_is_late() {
-        let mut readings = Readings::new();
-        let mut read = || Reading::from(readings.now());
-        let mut timers = Timers::new(read());
-        let at = Anchor::now().monotonic();
-        let late = timers.late_reading_after(at, &mut read);
-        assert!(late.from.since_ns(at) > RESET_LAG_NS);
-        let shared = timers.late_reading_after(at, &mut read);
-        assert_eq!(shared.from, late.from);
-    }
-
     #[test]
     fn foreseen_timeouts_are_known_once() {
         let at = |ms| Monotonic(ms * MS);
@@ -731,16 +580,7 @@ mod tests {
             let expected = Since {
                 aborted_by_timer: unexplained,
                 sent_no_reset: true,
-                resets_are_known: true,
                 timewait_had_room: true,
-                timewaits: Some(MadeTimewaits {
-                    from: Monotonic(1_000 * MS),
-                    to: Monotonic(2_050 * MS),
-                    count: 0,
-                }),
-                aborted_none_on_data: true,
-                ended_no_attempt: true,
-                received_no_icmp_error: false,
                 undecided: 0,
             };
             assert_eq!(since, expected, "{closes:?} {destroy_events:?}");

@@ -211,7 +211,7 @@ const fn close_reason(reason: CloseReason) -> Value {
             "Check for a path, a peer or a device that drops packets silently.",
         ),
         CloseReason::Unknown => (
-            "The connection closed, and how is unknown, or neither end closed or reset it: its socket was closed in TCP_REPAIR mode, as a program does that moves it to another machine.",
+            "The connection closed, and how is unknown.",
             "With the eBPF source nearly every close reason is known: `flowcar check` reports what prevents eBPF.",
         ),
     };

@@ -24,7 +24,7 @@ pub struct NamespaceCounters {
     snmp6: Option<File>,
     icmp: Group<3>,
     tcp: Group<2>,
-    extended: Group<7>,
+    extended: Group<4>,
     buffer: Vec<u8>,
 }
 
@@ -47,7 +47,7 @@ struct Figures {
     /// The sum; `None` if it cannot be read.
     icmp6: Option<u64>,
     tcp: [u64; 2],
-    extended: [u64; 7],
+    extended: [u64; 4],
 }
 
 /// More than each of the files had on the kernels that were tried; the buffer grows where it does not suffice.
@@ -107,9 +107,6 @@ impl NamespaceCounters {
             "TCPAbortOnTimeout",
             "TCPAbortOnMemory",
             "TCPTimeWaitOverflow",
-            "TW",
-            "TWKilled",
-            "TCPAbortOnData",
         ];
         let text = self::text(&netstat, &mut buffer)?;
         let extended = Group::find(text, "TcpExt:", extended).ok_or_else(lacks)?;
@@ -136,16 +133,7 @@ impl NamespaceCounters {
             };
         };
         let [failed, resets_sent] = figures.tcp;
-        let [
-            kept,
-            on_timeout,
-            on_memory,
-            timewait_overflows,
-            timewaits,
-            short_timewaits,
-            aborted_on_data,
-        ] = figures.extended;
-        let icmp: u64 = figures.icmp.iter().sum();
+        let [kept, on_timeout, on_memory, timewait_overflows] = figures.extended;
         NamespaceReading {
             from,
             to,
@@ -153,15 +141,11 @@ impl NamespaceCounters {
                 aborted_by_timer: on_timeout + on_memory,
                 resets_sent,
                 timewait_overflows,
-                timewaits: timewaits + short_timewaits,
-                aborted_on_data,
-                attempts_failed: failed,
-                icmp_errors: figures.icmp6.map(|icmp6| icmp + icmp6),
             }),
             of_attempts: figures.icmp6.map(|icmp6| NamespaceCounts {
                 begun: from,
                 at: to,
-                icmp,
+                icmp: figures.icmp.iter().sum(),
                 icmp6,
                 kept,
                 failed,

@@ -11,15 +11,6 @@ pub struct Counts {
     pub resets_sent: u64,
     /// Sockets that left no timewait socket because there was no room: `TcpExt.TCPTimeWaitOverflow`.
     pub timewait_overflows: u64,
-    /// Timewait sockets that were made: `TcpExt.TW` and, of those that live no longer than four seconds, `TcpExt.TWKilled`
-    /// (net/ipv4/inet_timewait_sock.c, __inet_twsk_schedule).
-    pub timewaits: u64,
-    /// Connections that were aborted because payload came that nobody would read, or by SO_LINGER of 0: `TcpExt.TCPAbortOnData`.
-    pub aborted_on_data: u64,
-    /// Attempts that the kernel ended: `Tcp.AttemptFails`.
-    pub attempts_failed: u64,
-    /// ICMP errors received, of both families; `None` where they cannot be read.
-    pub icmp_errors: Option<u64>,
 }
 
 /// Where the figures of a group stand in its line, in a file of which each group has a line of names and below it one of values. While a

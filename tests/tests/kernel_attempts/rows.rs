@@ -239,7 +239,7 @@ const FOLLOWERS: [Follower; 4] = [
             reason => vec![reason],
         },
     },
-    // Without eBPF only a RST and an expired timer can be told from the rest, and that the kernel ended nothing since the last poll.
+    // Without eBPF only a RST and an expired timer can be told from the rest.
     Follower {
         name: "inet_diag alone",
         mode: Mode::Alone,
@@ -248,7 +248,6 @@ const FOLLOWERS: [Follower; 4] = [
             "refused" => vec!["refused"],
             // Where the counts of timers explain all that closed in that turn, and nobody else has sockets here.
             "timeout" => vec!["timeout", "_OTHER"],
-            "abandoned" if row.by != By::Destroy => vec!["abandoned", "_OTHER"],
             _ => vec!["_OTHER"],
         },
     },

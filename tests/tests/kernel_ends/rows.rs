@@ -42,18 +42,17 @@ const fn all(reasons: &'static [&'static str]) -> Reported {
 }
 
 /// The table.
-pub(crate) const fn rows() -> [Row; 38] {
+pub(crate) const fn rows() -> [Row; 33] {
     use Way::{
-        AnsweredThenReset, ClientDestroyed, ClientDestroyedInSilence, ClosedAtOnce, ClosedInRepair,
-        ClosedThenNotified, ClosedThenReset, ClosedWithoutFinWait2, Disconnected,
-        DisconnectedInRepair, FinWait2Timer, HalfClosedInOrder, HalfClosedInSilence,
-        HalfClosedKeepalive, HalfClosedThenClientDestroyed, HalfClosedThenClosed,
-        HalfClosedThenReset, HalfClosedThenResetInSilence, HalfClosedThenServerDestroyed,
-        HalfClosedThenUnread, Keepalive, KeepaliveUserTimeout, OrphanInFinWait1, OrphanInLastAck,
-        PeerClosedThenRepair, ProbeAnsweredByReset, ResetByClient, ResetByServer, Retransmission,
-        ServerDestroyed, ServerHalfClosedThenReset, ServerHalfClosedThenResetInSilence,
-        ShutDownThenAnswered, TooManyOrphans, UnreadByClient, UserTimeout, ZeroWindowCut,
-        ZeroWindowUserTimeout,
+        ClientDestroyed, ClientDestroyedInSilence, ClosedAtOnce, ClosedThenNotified,
+        ClosedThenReset, ClosedWithoutFinWait2, Disconnected, FinWait2Timer, HalfClosedInOrder,
+        HalfClosedInSilence, HalfClosedKeepalive, HalfClosedThenClientDestroyed,
+        HalfClosedThenClosed, HalfClosedThenReset, HalfClosedThenResetInSilence,
+        HalfClosedThenServerDestroyed, HalfClosedThenUnread, Keepalive, KeepaliveUserTimeout,
+        OrphanInFinWait1, OrphanInLastAck, ProbeAnsweredByReset, ResetByClient, ResetByServer,
+        Retransmission, ServerDestroyed, ServerHalfClosedThenReset,
+        ServerHalfClosedThenResetInSilence, TooManyOrphans, UnreadByClient, UserTimeout,
+        ZeroWindowCut, ZeroWindowUserTimeout,
     };
     const TIMEOUT: Reported = reported(&["timeout"], &["timeout"], &["timeout", "unknown"]);
     const LOCAL: Reported = all(&["local_fin"]);
@@ -87,7 +86,6 @@ pub(crate) const fn rows() -> [Row; 38] {
         &["reset_sent"],
         &["reset", "reset_sent", "unknown"],
     );
-    const SILENT: Reported = reported(&["unknown"], &["unknown"], &["unknown", "lost"]);
     const DESTROYED_BEHIND: Reported = reported(&["peer_fin"], &["peer_fin"], UNSEEN);
     [
         row(Keepalive, TIMEOUT, TIMEOUT),
@@ -162,33 +160,6 @@ pub(crate) const fn rows() -> [Row; 38] {
         row(HalfClosedThenClientDestroyed, DESTROYED, RECEIVED_BEHIND),
         row(HalfClosedThenServerDestroyed, RECEIVED, DESTROYED_BEHIND),
         row(ClientDestroyedInSilence, DESTROYED, TIMEOUT),
-        // Neither a FIN nor a RST is sent, and the socket's own counts are cleared.
-        row(ClosedInRepair, SILENT, TIMEOUT),
-        // Segments came since its last round trip, and the record does not show that none was a RST (docs/limits.md).
-        row(
-            DisconnectedInRepair,
-            reported(
-                &["unknown", "reset_received"],
-                SILENT.exchange,
-                SILENT.alone,
-            ),
-            TIMEOUT,
-        ),
-        row(
-            PeerClosedThenRepair,
-            reported(&["peer_fin"], &["peer_fin"], SILENT.alone),
-            LOCAL,
-        ),
-        row(AnsweredThenReset, SENT_BEHIND, REMOVED),
-        row(
-            ShutDownThenAnswered,
-            reported(
-                &["reset", "reset_sent"],
-                &["reset_sent"],
-                &["reset", "unknown"],
-            ),
-            RECEIVED_BEHIND,
-        ),
         // The limit counts as a timer does (TCPAbortOnMemory), and the kernel sends a RST (net/ipv4/tcp.c, __tcp_close).
         row(
             TooManyOrphans,

@@ -41,14 +41,6 @@ fn close_reason_follows_from_the_evidence() {
         sent_no_reset: true,
         ..timer(NotExpired)
     };
-    let left_nothing = Answers {
-        post_close: PostCloseState::Nothing,
-        ..no_reset_sent
-    };
-    let resets_of_others = Answers {
-        resets_are_of_others: true,
-        ..timer(Unknown)
-    };
     let nothing_since_poll = Answers {
         polled_segs_in: Some(9),
         ..timer(NotExpired)
@@ -62,30 +54,6 @@ fn close_reason_follows_from_the_evidence() {
             0,
             timer(Expired),
             CloseReason::ResetSent,
-        ),
-        // No RST was sent for it: the socket was in TCP_REPAIR mode.
-        (OPEN, OPEN, 0, resets_of_others, CloseReason::Unknown),
-        (OPEN, 0, QUIET, no_reset_sent, CloseReason::Unknown),
-        (
-            HALF_CLOSED,
-            HALF_CLOSED,
-            0,
-            left_nothing,
-            CloseReason::Unknown,
-        ),
-        (
-            PEER_CLOSED,
-            PEER_CLOSED,
-            flag::PEER_FIN_FIRST,
-            resets_of_others,
-            CloseReason::PeerFin,
-        ),
-        (
-            HALF_CLOSED,
-            HALF_CLOSED,
-            flag::SEGMENTS_SEEN | flag::RESET_RECEIVED,
-            left_nothing,
-            CloseReason::ResetReceived,
         ),
         // The retransmission timer sets its flag in any state.
         (
@@ -210,22 +178,6 @@ fn post_close_state_decides_a_half_closed_connection() {
         released.verdict(&Answers::default()).reason,
         CloseReason::Unknown
     );
-}
-
-/// A RST that an abort sent behind the peer's FIN is reported apart, and only where one was sent.
-#[test]
-fn abort_without_a_reset_is_none_after_the_peers_fin() {
-    let aborted = closed(PEER_CLOSED, PEER_CLOSED, flag::PEER_FIN_FIRST);
-    assert!(aborted.is_own_abort());
-    for resets_are_of_others in [false, true] {
-        let answers = Answers {
-            resets_are_of_others,
-            ..Answers::default()
-        };
-        assert_eq!(aborted.verdict(&answers).reason, CloseReason::PeerFin);
-        assert_eq!(aborted.sent_reset(&answers), !resets_are_of_others);
-        assert_eq!(aborted.reset_after_fin(&answers), !resets_are_of_others);
-    }
 }
 
 #[test]

@@ -10,14 +10,8 @@ const QUIET: Answers = Answers {
     post_close: PostCloseState::NotPolled,
     timer: Timer::Unknown,
     sent_no_reset: false,
-    resets_are_of_others: false,
     sent_no_recent_reset: true,
     timewait_had_room: true,
-    timewaits_are_of_others: true,
-    timewaits: None,
-    aborted_none_on_data: true,
-    ended_no_attempt: false,
-    received_no_icmp_error: true,
     polled_segs_in: None,
 };
 
@@ -238,15 +232,6 @@ fn close_reason_of_a_socket_that_left_nothing_follows_from_the_evidence() {
         timewait_had_room: false,
         ..QUIET
     };
-    const TIMEWAIT_REMOVED: Answers = Answers {
-        timewaits_are_of_others: false,
-        ..QUIET
-    };
-    const ABORTED_ON_DATA: Answers = Answers {
-        sent_no_recent_reset: false,
-        aborted_none_on_data: false,
-        ..QUIET
-    };
     let row = |polled, other_end, answers, reason, payload| Row {
         polled,
         received: (1, 101, 0),
@@ -263,7 +248,6 @@ fn close_reason_of_a_socket_that_left_nothing_follows_from_the_evidence() {
         row(None, unknown, QUIET, PeerFin, (100, true)),
         row(None, unknown, RESET_SENT, Unknown, (101, false)),
         row(None, unknown, NO_ROOM, Unknown, (101, false)),
-        row(None, unknown, TIMEWAIT_REMOVED, Unknown, (101, false)),
         // Its last acknowledgement had come before: it waited half-closed, or the kernel was slow to make the event.
         Row {
             last_ack_recv_ms: 1_500,
@@ -274,15 +258,6 @@ fn close_reason_of_a_socket_that_left_nothing_follows_from_the_evidence() {
         row(None, Acknowledged(100), NO_ROOM, Unknown, (100, true)),
         row(None, Acknowledged(101), QUIET, Unknown, (101, true)),
         row(None, Unacknowledged, RESET_SENT, LocalFin, (101, true)),
-        // Data that came for it aborted the socket itself, unless none came.
-        row(None, Unacknowledged, ABORTED_ON_DATA, Unknown, (101, true)),
-        row(
-            open(1, 101),
-            Unacknowledged,
-            ABORTED_ON_DATA,
-            LocalFin,
-            (101, true),
-        ),
         // It had closed its direction only, and was cut off.
         Row {
             received: (1, 101, 101),
@@ -512,68 +487,29 @@ fn held_socket_whose_probes_were_not_answered_has_no_certain_reason() {
     }
 }
 
-/// An attempt ends: a RST came, a timer expired, its application dropped it, or something else ended it.
+/// An attempt that no poll has shown: a RST came, a timer expired, or something else ended it.
 #[test]
 fn attempt_fails_by_the_evidence() {
-    use Timer::{Expired, NotExpired, Unknown};
-    let timer = |timer| Answers {
-        timer,
-        ..Answers::default()
-    };
-    let sent_no_reset = |answers| Answers {
-        sent_no_reset: true,
-        ..answers
-    };
-    let met_an_error = Answers {
-        ended_no_attempt: true,
-        ..timer(NotExpired)
-    };
-    let dropped = Answers {
-        received_no_icmp_error: true,
-        ..met_an_error
-    };
-    for (segs_in, again, answers, is) in [
-        (1, 0, timer(NotExpired), Failure::Refused),
-        // The first one was no RST.
-        (2, 0, timer(NotExpired), Failure::Other),
-        (1, 1, sent_no_reset(timer(NotExpired)), Failure::Refused),
-        // What came may have acknowledged what was not sent.
-        (1, 1, timer(NotExpired), Failure::Other),
-        (1, 1, sent_no_reset(timer(Unknown)), Failure::Other),
-        (1, 1, sent_no_reset(timer(Expired)), Failure::Timeout),
-        (2, 1, timer(Expired), Failure::Timeout),
-        (0, 1, timer(Expired), Failure::Timeout),
+    for (segs_in, retransmits, timer, is) in [
+        (1, 0, Timer::NotExpired, Failure::Refused),
+        (1, 1, Timer::Expired, Failure::Refused),
+        (0, 1, Timer::Expired, Failure::Timeout),
         // Nothing was sent again: the timer of another socket.
-        (0, 0, timer(Expired), Failure::Other),
-        (0, 1, timer(NotExpired), Failure::Other),
-        (0, 1, timer(Unknown), Failure::Other),
-        // The kernel would have counted it.
-        (0, 1, dropped, Failure::Abandoned),
-        (1, 0, dropped, Failure::Abandoned),
-        (2, 1, sent_no_reset(dropped), Failure::Abandoned),
-        (0, 0, met_an_error, Failure::Other),
+        (0, 0, Timer::Expired, Failure::Other),
+        (0, 1, Timer::NotExpired, Failure::Other),
+        (0, 1, Timer::Unknown, Failure::Other),
     ] {
         let info = TcpInfo {
             segs_in,
-            retransmits: again,
-            total_retrans: again.into(),
+            retransmits,
             segs_out: 1,
             ..TcpInfo::default()
         };
-        let outcome = |history: History| history.fail(&info, &answers).outcome;
-        let is_wrong = format!("{segs_in} {again} {answers:?}");
-        let mut polled = History::none();
-        polled.see(&counts(0, 0, 0, 0, 0).observed(), &info);
-        assert_eq!(outcome(polled), Outcome::Failed(is), "{is_wrong}");
-        // Without a poll that showed it, the kernel may have ended it long before.
-        let unpolled = match is {
-            Failure::Abandoned => Failure::Other,
-            failure => failure,
-        };
+        let failed = History::none().fail(&info, timer);
         assert_eq!(
-            outcome(History::none()),
-            Outcome::Failed(unpolled),
-            "{is_wrong}"
+            failed.outcome,
+            Outcome::Failed(is),
+            "{segs_in} {retransmits} {timer:?}"
         );
     }
 }

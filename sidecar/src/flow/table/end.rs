@@ -48,10 +48,7 @@ impl End {
             if before.is_none() && established {
                 return Self::Unseen;
             }
-            let answers = &event.answers;
-            let is_dropped =
-                before.is_some() && answers.ended_no_attempt && answers.received_no_icmp_error;
-            disconnect(&mut now, established, is_dropped, poll.at);
+            disconnect(&mut now, established, poll.at);
         } else if !finish(event, history, &mut now, poll.at) {
             return Self::Nothing;
         }
@@ -89,7 +86,7 @@ fn finish(event: &CloseEvent, history: Option<History>, now: &mut Flow, at: Mono
         now.established.get_or_insert(at);
         history.close(event, info)
     } else {
-        history.fail(info, &event.answers)
+        history.fail(info, event.answers.timer)
     };
     if !known {
         now.role = summary.role;
@@ -108,8 +105,8 @@ fn finish(event: &CloseEvent, history: Option<History>, now: &mut Flow, at: Mono
     true
 }
 
-/// The close of a disconnected socket, whose counts are erased; `is_dropped`: an attempt that its application dropped.
-fn disconnect(now: &mut Flow, established: bool, is_dropped: bool, at: Monotonic) {
+/// The close of a disconnected socket, whose counts are erased.
+fn disconnect(now: &mut Flow, established: bool, at: Monotonic) {
     now.seen = at;
     if established {
         now.established.get_or_insert(at);
@@ -118,10 +115,7 @@ fn disconnect(now: &mut Flow, established: bool, is_dropped: bool, at: Monotonic
         now.socket = inexact(now);
     } else {
         now.role = Role::Client;
-        now.outcome = Some(Outcome::Failed(match is_dropped {
-            true => Failure::Abandoned,
-            false => Failure::Other,
-        }));
+        now.outcome = Some(Outcome::Failed(Failure::Other));
     }
 }
 

@@ -6,8 +6,8 @@ use super::{Flows, doubts::are_open};
 use crate::{
     clock::Anchor,
     flow::{
-        Adopt, Answers, CloseEvent, Event, Failure, Flow, MadeTimewaits, Monotonic, OtherEnd,
-        Outcome, PollContext, PostCloseState, SocketName, SocketSnapshot, Table, Timer,
+        Adopt, Answers, CloseEvent, Event, Monotonic, OtherEnd, PollContext, PostCloseState,
+        SocketSnapshot, Table, Timer,
     },
     source::{Turn, diag::DiagSource},
 };
@@ -28,24 +28,18 @@ impl Flows {
             table,
             pending_closes,
             excluded,
-            timewaits,
             ..
         } = self;
         let others = poll.adopt == Adopt::All;
+        let mut events = Vec::new();
         let known = |table: &Table, observed: &SocketSnapshot| {
             table.listing().knows(observed.cookie) || table.adoption().restores(observed.cookie)
         };
-        let closed = source.closed(turn, |observed| known(table, observed), others);
-        let (more, others) = (closed.more, closed.others);
-        let closed = closed.followed;
+        let (closed, more) = source.closed(turn, |observed| known(table, observed), others);
         self.recent.taken_in(more);
-        timewaits.forget(poll.at);
-        let with_addresses = others.into_iter().filter(|name| name.peer.port() != 0);
-        with_addresses.for_each(|name| timewaits.may_be_left(poll.at, name));
         let mut queried = Vec::with_capacity(closed.len());
         for observed in &closed {
             if excluded.has(observed.cookie) {
-                timewaits.may_be_left(poll.at, observed.name());
                 continue;
             }
             pending_closes.note_sent(observed, poll.at);
@@ -54,19 +48,14 @@ impl Flows {
             } else {
                 PostCloseState::NotPolled
             };
-            if matches!(found, PostCloseState::TimeWait | PostCloseState::FinWait2) {
-                timewaits.is_left(poll.at);
-            }
             queried.push((*observed, found));
         }
         let answers = self.answers_to(&closed, source, poll, more || records_wait);
         let Self {
             table,
             pending_closes,
-            timewaits,
             ..
         } = self;
-        let mut events = Vec::new();
         for (observed, found) in queried {
             let event = CloseEvent {
                 observed,
@@ -81,11 +70,7 @@ impl Flows {
                 events.push(event);
             }
         }
-        events.extend(pending_closes.ready(poll.at).into_iter().map(|event| {
-            explain_timewaits(event, |made| {
-                timewaits.explain_by(made, |name| left_timewait(source, name))
-            })
-        }));
+        events.extend(pending_closes.ready(poll.at));
         self.close(&events, poll);
         more
     }
@@ -111,9 +96,7 @@ impl Flows {
             && since.aborted_by_timer.is_some_and(|count| count > 0)
             && !self.table.adoption().holds_since(self.counted[1].begun())
             && self.others_are_open(closed, source);
-        let mut answers = since.answers(recent, closed, alone);
-        answers.timewaits_are_of_others =
-            (answers.timewaits).is_some_and(|made| self.timewaits.explain(&made));
+        let answers = since.answers(recent, closed, alone);
         if answers.timer == Timer::Unknown {
             self.keep_undecided_sockets(closed, poll);
         }
@@ -145,10 +128,6 @@ impl Flows {
     /// Takes in the closes that still wait for their other end.
     pub(in crate::follower) fn conclude(&mut self, poll: &PollContext) {
         let events = self.pending_closes.ready(Monotonic(u64::MAX));
-        let timewaits = &self.timewaits;
-        let explain = |made: &MadeTimewaits| timewaits.explain(made);
-        let events = events.into_iter();
-        let events: Vec<_> = events.map(|of| explain_timewaits(of, explain)).collect();
         self.close(&events, poll);
     }
 
@@ -157,48 +136,13 @@ impl Flows {
             let before = self.closed.len();
             let shown = self.table.listing().last_shown(event.observed.cookie);
             self.apply(Event::Destroyed(event, poll));
-            // A socket that no dump showed opened after the last one.
-            let from = shown.unwrap_or(self.counted[0].begun());
-            // Later than the event: the turn may have waited since it began.
-            let at = Anchor::now().monotonic();
-            let closed = &self.closed[before..];
-            if closed.iter().any(super::timed_out) {
+            if self.closed[before..].iter().any(super::timed_out) {
+                // A socket that no dump showed opened after the last one.
+                let from = shown.unwrap_or(self.counted[0].begun());
+                // Later than the event: the turn may have waited since it began.
+                let at = Anchor::now().monotonic();
                 self.timers.is_known_by_destroy_event(from, at);
-            }
-            if closed.iter().any(is_ended_attempt) {
-                self.timers.failure_is_known(from, at);
             }
         }
     }
-}
-
-/// Whether the kernel ended it, an attempt.
-const fn is_ended_attempt(flow: &Flow) -> bool {
-    matches!(
-        flow.outcome,
-        Some(Outcome::Failed(Failure::Refused | Failure::Timeout))
-    )
-}
-
-/// A close that has waited: events of other closes that came meanwhile may explain the timewait sockets that were in doubt.
-fn explain_timewaits(
-    event: CloseEvent,
-    explain: impl FnOnce(&MadeTimewaits) -> bool,
-) -> CloseEvent {
-    let answers = event.answers;
-    let timewaits_are_of_others =
-        answers.timewaits_are_of_others || answers.timewaits.as_ref().is_some_and(explain);
-    CloseEvent {
-        answers: Answers {
-            timewaits_are_of_others,
-            ..answers
-        },
-        ..event
-    }
-}
-
-/// Whether a closed connection's timewait socket is there. Of one that is not followed no dump is known to have shown it.
-fn left_timewait(source: &mut DiagSource, name: &SocketName) -> bool {
-    let found = source.find(name, false);
-    matches!(found, PostCloseState::TimeWait | PostCloseState::FinWait2)
 }

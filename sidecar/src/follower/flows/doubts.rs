@@ -190,10 +190,8 @@ impl Flows {
         if evidence.timed_out() {
             return None;
         }
-        let (wants_post_close, is_own_abort) =
-            (evidence.wants_post_close(), evidence.is_own_abort());
-        let wants_timer = evidence.wants_timer(PostCloseState::NotPolled);
-        if !wants_post_close && !wants_timer && !is_own_abort {
+        let wants_post_close = evidence.wants_post_close();
+        if !wants_post_close && !evidence.wants_timer(PostCloseState::NotPolled) {
             return None;
         }
         let flow = flow::decode(bytes, self.seed).ok()?.flow;
@@ -215,9 +213,6 @@ impl Flows {
         if wants_post_close {
             answers.post_close = diag.find(&name_of(&flow), false);
         }
-        if is_own_abort {
-            answers.resets_are_of_others = self.resets_are_of_others(evidence.at, counts);
-        }
         if evidence.wants_timer(answers.post_close) {
             doubts.may_be_a_timer = true;
             let since = self.since(evidence.at, counts);
@@ -230,17 +225,6 @@ impl Flows {
         }
         doubts.answers = answers;
         Some(doubts)
-    }
-
-    /// Whether each RST that was sent from a moment before a close is known to be another close's.
-    fn resets_are_of_others(&mut self, at: Monotonic, counts: Option<&Reading>) -> bool {
-        self.since(at, counts).resets_are_known && {
-            // Its process may have lost the processor between the close and its RST.
-            let after = self
-                .timers
-                .late_reading_after(at, || self.readings.now().into());
-            self.timers.since(at, &after).resets_are_known
-        }
     }
 
     /// Notes a close whose reason is not known: its timer's count, if there was one, explains no other close.
@@ -276,11 +260,6 @@ pub(super) fn are_open(
     let mut is_open =
         |of: EstablishedFlow| source.find(&of.name, true) == PostCloseState::NotPolled;
     queried.by_ref().take(QUERIES).all(&mut is_open) && queried.next().is_none()
-}
-
-/// Whether the application aborted a connection by a RST.
-pub(super) fn sent_reset(bytes: &[u8], answers: &Answers) -> bool {
-    flow::evidence(bytes).is_some_and(|evidence| evidence.sent_reset(answers))
 }
 
 /// Sets the outcome of a closed flow from all that is known of it. Gives whether its payload counts are exact.

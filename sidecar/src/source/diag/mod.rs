@@ -91,17 +91,6 @@ pub struct DiagSource {
     dropped_before: u64,
 }
 
-/// Sockets that closed.
-#[derive(Debug, Default)]
-pub struct ClosedSockets {
-    /// Those that are followed.
-    pub followed: Vec<SocketSnapshot>,
-    /// The others, as far as their addresses are known.
-    pub others: Vec<SocketName>,
-    /// More events wait.
-    pub more: bool,
-}
-
 /// What the source counts of its own work.
 #[derive(Debug, Default)]
 pub struct Counts {
@@ -350,15 +339,15 @@ impl DiagSource {
         asked.map(|_| ()).map_err(DiagError::of("list the sockets"))
     }
 
-    /// The closed sockets of one turn. Followed are those that are `known`, and, if `others`, those whose listener shows that they are of
-    /// the cgroup; one without a known listener is counted.
+    /// The closed sockets that are `known`, and, if `others`, those that are followed all the same: only their listener still shows their
+    /// cgroup. One without a known listener is counted. Those of one turn, and whether more wait.
     pub fn closed(
         &mut self,
         turn: Turn,
         known: impl Fn(&SocketSnapshot) -> bool,
         others: bool,
-    ) -> ClosedSockets {
-        let mut closed = ClosedSockets::default();
+    ) -> (Vec<SocketSnapshot>, bool) {
+        let mut closed = Vec::new();
         let Self {
             destroy_events: Some(destroy_events),
             backlog,
@@ -368,7 +357,7 @@ impl DiagSource {
             ..
         } = self
         else {
-            return closed;
+            return (closed, false);
         };
         let mut take = |message| {
             *taken += 1;
@@ -383,27 +372,23 @@ impl DiagSource {
                 false => Side::Outside,
             };
             match side {
-                Side::Inside => closed.followed.push(observed),
-                Side::Outside => closed.others.push(observed.name()),
-                Side::Unknown => {
-                    counts.unscoped += u64::from(observed.peer.port() != 0);
-                    closed.others.push(observed.name());
-                }
+                Side::Inside => closed.push(observed),
+                Side::Outside => {}
+                Side::Unknown => counts.unscoped += u64::from(observed.peer.port() != 0),
             }
         };
         let mut allowance = Allowance::of(turn);
         while let Some(message) = backlog.pop_front() {
             take(message);
             if allowance.is_spent(EVENT_COST) {
-                closed.more = true;
-                return closed;
+                return (closed, true);
             }
         }
-        closed.more = destroy_events.drain(turn, take).unwrap_or_else(|error| {
+        let more = destroy_events.drain(turn, take).unwrap_or_else(|error| {
             tracing::warn!(%error, "socket destroy events cannot be read");
             false
         });
-        closed
+        (closed, more)
     }
 
     /// Destroy events that were taken in so far.
