@@ -25,7 +25,7 @@ use crate::{
     session::{End, Session, within_memory},
     signals::is_ignored,
     source::{
-        self, Source,
+        self, Source, SourceError,
         cause::Cause,
         ebpf::{Options, own_netns},
     },
@@ -54,13 +54,14 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     let (choice, cgroup) = followed(args.cgroup.as_deref(), config)?;
     let source = Source::open(choice, cgroup.as_deref(), Options::from(config))?;
     // In a pod no capability is kept: the pod's cgroup outlives flowcar.
-    let kept = source.still_needs(args.cgroup.is_some());
+    let attaches = args.cgroup.is_some() && !config.pod.is_known();
+    let kept = source.still_needs(attaches);
     capabilities::drop_all(&kept)?;
     capabilities::log_kept(&kept);
     hardening::confine(&Needs {
         writes: config.state_dir.as_deref(),
         child: false,
-        attaches: args.cgroup.is_some() && !config.pod.is_known(),
+        attaches,
     });
     // An application may write to the file's directory.
     let checkpoint = config.state_dir.as_deref();
@@ -105,13 +106,13 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
     let mut failed = None;
     while failed.is_none() {
         if session.take_links_due() {
-            failed = check_links(&mut session).err();
+            failed = check_links(&mut session, attaches).err();
             continue;
         }
         tokio::select! {
             () = signals.came() => break,
             request = control.asked() => session.answer(request),
-            change = changed(&mut watch) => failed = follow_again(&mut session, &mut watch, change).err(),
+            change = changed(&mut watch) => failed = follow_again(&mut session, &mut watch, change, attaches).err(),
             done = session.step() => failed = done.err().map(Failure::from),
         }
     }
@@ -271,6 +272,7 @@ fn follow_again(
     session: &mut Session,
     watch: &mut Option<Watch>,
     change: Change,
+    attaches: bool,
 ) -> Result<(), Failure> {
     let Some(watch) = watch else { return Ok(()) };
     let path = watch.path().to_owned();
@@ -295,22 +297,32 @@ fn follow_again(
         Err(error) => Err(Failure::new(
             exit::START_AGAIN,
             format_args!(
-                "the followed cgroup {cgroup} was removed and recreated, and the new one cannot be followed: {error}. flowcar exits with status 75, so that its supervisor restarts it"
+                "the followed cgroup {cgroup} was removed and recreated, and the new one cannot be followed: {}. flowcar exits with status 75, so that its supervisor restarts it",
+                why_not_attached(attaches, &error)
             ),
         )),
     }
 }
 
 /// Fails if the programs cannot be attached again: nothing would be followed, silently.
-fn check_links(session: &mut Session) -> Result<(), Failure> {
+fn check_links(session: &mut Session, attaches: bool) -> Result<(), Failure> {
     session.check_links().map_err(|error| {
         Failure::new(
             exit::START_AGAIN,
             format_args!(
-                "flowcar's programs were detached from the cgroup by another process, and cannot be attached again: {error}. flowcar exits with status 75, so that its supervisor restarts it"
+                "flowcar's programs were detached from the cgroup by another process, and cannot be attached again: {}. flowcar exits with status 75, so that its supervisor restarts it",
+                why_not_attached(attaches, &error)
             ),
         )
     })
+}
+
+/// Why programs are not attached a second time: in a pod the filter of system calls refuses what the kernel would allow.
+fn why_not_attached(attaches: bool, error: &SourceError) -> String {
+    match attaches {
+        true => error.to_string(),
+        false => "in a pod flowcar attaches no program a second time, because it could be attached to another pod's cgroup".to_owned(),
+    }
 }
 
 /// Without a checkpoint flowcar follows as well, and the next flowcar starts its counts anew.

@@ -623,6 +623,7 @@ mod tests {
                 }
             };
             assert!(error.contains(work), "{work}: {error}");
+            session.close(Duration::ZERO, Patience::IfEverThere).await;
         }
     }
 

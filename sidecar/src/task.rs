@@ -51,8 +51,10 @@ impl Task {
 
     /// Waits until it ends by itself, as it is to.
     pub(crate) async fn finished(self) {
-        // A panic is in the log.
-        let _ = self.handle.await;
+        // What [`Self::ended`] has waited for must not be waited for again. A panic is in the log.
+        if !self.handle.is_finished() {
+            let _ = self.handle.await;
+        }
     }
 
     /// Ends it early, as a panic does.

@@ -239,6 +239,10 @@ fn flowcar_exits_if_its_pods_cgroup_is_recreated() {
         fs::create_dir(pod.path()).unwrap();
         let reported = sidecar.reported("flowcar: ");
         assert!(reported.contains("cannot be followed"), "{reported}");
+        assert!(
+            reported.contains("in a pod flowcar attaches no program"),
+            "{reported}"
+        );
         assert_eq!(sidecar.wait().code(), Some(75));
     }
 }

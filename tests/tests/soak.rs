@@ -20,7 +20,7 @@ use flowcar_tests::{
 };
 
 /// Series at most: the peers that rotate reach the bound in a quarter of a minute and a half.
-const SERIES: u32 = 40;
+const SERIES: u32 = 20;
 
 /// Longer than the peers need to reach the bound of series.
 const SERIES_IDLE_MS: &str = "30000";

@@ -196,7 +196,7 @@ fn shown(name: &str, value: &str) -> String {
 }
 
 /// Words that OpenTelemetry's specification has for settings, accepted here or not.
-const OPENTELEMETRY: [&str; 16] = [
+const OPENTELEMETRY: [&str; 17] = [
     "console",
     "cumulative",
     "deflate",
@@ -213,6 +213,7 @@ const OPENTELEMETRY: [&str; 16] = [
     "prometheus",
     "protobuf",
     "zipkin",
+    "zstd",
 ];
 
 /// Whether a value consists of words that the setting accepts, or of some that are misspelt. Keys and passwords do not.
@@ -220,11 +221,13 @@ fn resembles_words(value: &str, row: &Row) -> bool {
     const LEAST: f64 = 0.6;
     let words = |text: &'static str| text.split(|c: char| !c.is_ascii_alphabetic());
     let known = || {
-        words(row.meaning)
-            .chain(words(row.default))
-            .chain(OPENTELEMETRY)
+        // What the meaning has between backquotes.
+        let quoted = row.meaning.split('`').skip(1).step_by(2);
+        let accepted = quoted.flat_map(words).chain(words(row.default));
+        accepted.chain(OPENTELEMETRY)
     };
     value
+        .to_ascii_lowercase()
         .split(['.', '_', '-', '+', '/', ',', ' '])
         .filter(|part| !part.is_empty())
         .all(|part| {

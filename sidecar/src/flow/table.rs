@@ -174,7 +174,7 @@ impl Table {
             lost_closes: lost_closes.saturating_add(self.adoption.restored.lost_closes()),
             flows: listed
                 .chain(waiting)
-                .take(self.listing.capacity())
+                .take(self.listing.capacity().max(self.listing.len()))
                 .collect(),
         }
     }

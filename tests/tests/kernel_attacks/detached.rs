@@ -97,6 +97,10 @@ fn flowcar_exits_if_programs_cannot_be_attached_again() {
         );
         let message = export.reported("flowcar: ");
         assert!(message.contains("cannot be attached again"), "{message}");
+        assert!(
+            message.contains("in a pod flowcar attaches no program"),
+            "{message}"
+        );
         assert_eq!(export.wait().code(), Some(75));
     }
 }
