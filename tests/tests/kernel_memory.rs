@@ -13,18 +13,33 @@ const LIMIT: u64 = 64 << 20;
 /// Both ends are followed: twice as many sockets, of which each takes flowcar and the kernel three kilobytes.
 const CONNECTIONS: u64 = 14_000;
 
-#[test]
-fn connections_over_the_memory_limit_are_counted_as_lost() {
+/// A cgroup with the limit, for a flowcar.
+fn limited(name: &str) -> Option<MemoryCgroup> {
     if !require_root() || !require_cgroup2() {
-        return;
+        return None;
     }
-    let Some(memory) = MemoryCgroup::new("export", Some(LIMIT)).unwrap() else {
-        return lacks("a memory cgroup");
-    };
-    let pod = TestPod::new("memory").unwrap();
+    let memory = MemoryCgroup::new(name, Some(LIMIT)).unwrap();
+    if memory.is_none() {
+        lacks("a memory cgroup");
+    }
+    memory
+}
+
+/// A pod with ports for so many connections, and a server in it.
+fn serving(name: &str) -> (TestPod, Serving) {
+    let pod = TestPod::new(name).unwrap();
     let range = ("net.ipv4.ip_local_port_range", "1024 65535");
     pod.netns().sysctl(range.0, range.1).unwrap();
     let serving = Serving::start(&pod, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    (pod, serving)
+}
+
+#[test]
+fn connections_over_the_memory_limit_are_counted_as_lost() {
+    let Some(memory) = limited("export") else {
+        return;
+    };
+    let (pod, serving) = serving("memory");
     let target = ([127, 0, 0, 1], serving.address().port()).into();
     let settings = [
         ("FLOWCAR_SPAN_QUEUE_BYTES", "1000000"),
@@ -74,16 +89,10 @@ fn connections_over_the_memory_limit_are_counted_as_lost() {
 /// Connections that were open before flowcar are found by its first dump, all at once, and again at each start.
 #[test]
 fn more_open_connections_than_memory_at_the_start_are_left_out_and_counted() {
-    if !require_root() || !require_cgroup2() {
+    let Some(memory) = limited("start") else {
         return;
-    }
-    let Some(memory) = MemoryCgroup::new("start", Some(LIMIT)).unwrap() else {
-        return lacks("a memory cgroup");
     };
-    let pod = TestPod::new("memory-start").unwrap();
-    let range = ("net.ipv4.ip_local_port_range", "1024 65535");
-    pod.netns().sysctl(range.0, range.1).unwrap();
-    let serving = Serving::start(&pod, &ServePlan::at("[::]:0".parse().unwrap())).unwrap();
+    let (pod, serving) = serving("memory-start");
     let target = ([127, 0, 0, 1], serving.address().port()).into();
     let holding = Holding::start(&pod, &CallPlan::to(target).connections(CONNECTIONS, 4)).unwrap();
     let open = 2.0 * holding.open() as f64;
@@ -115,11 +124,8 @@ fn more_open_connections_than_memory_at_the_start_are_left_out_and_counted() {
 /// Waiting spans have their part of it, too: a receiver that is away is no reason to be killed.
 #[test]
 fn run_keeps_within_the_memory_limit() {
-    if !require_root() || !require_cgroup2() {
+    let Some(memory) = limited("run") else {
         return;
-    }
-    let Some(memory) = MemoryCgroup::new("run", Some(LIMIT)).unwrap() else {
-        return lacks("a memory cgroup");
     };
     let mut command = flowcar::bare().unwrap();
     command

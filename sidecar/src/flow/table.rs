@@ -19,7 +19,7 @@ use flowcar_shared::{counter::Counter, record::Kind};
 pub use listing::{EstablishedFlow, Listing};
 pub use poll::{ABSENT, Absent, Adopt, PollContext};
 
-use self::{accounting::Accounting, end::End, entry::Entry, waiting::WaitingDetails};
+use self::{accounting::Accounting, end::Destroyed, entry::Entry, waiting::WaitingDetails};
 use super::{
     Asked, Books, CloseEvent, CloseReason, Event, Exchanges, Flow, History, Lost, Monotonic,
     Record, SocketSnapshot,
@@ -211,7 +211,7 @@ impl Table {
             self.accounting.replaced(&old);
             return Change::after(Some(old.flow), flow, true);
         }
-        let listed = self.listing.has_room();
+        let listed = self.listing.admits_one();
         if listed {
             self.listing.insert(Entry::of_record(flow.clone()));
         }
@@ -223,7 +223,7 @@ impl Table {
         if let Some(old) = &old {
             self.accounting.replaced(old);
             if old.flow.started == flow.started {
-                entry::follows(&mut flow, &old.flow);
+                entry::carry_over(&mut flow, &old.flow);
             }
         }
         self.accounting.end(flow.outcome);
@@ -242,7 +242,7 @@ impl Table {
             }
         };
         if let Some(change) = &change {
-            self.accounting.polled(change);
+            self.accounting.count_opened(change);
         }
         change
     }
@@ -270,22 +270,22 @@ impl Table {
         if known.is_none() && found.is_none() && poll.adopt != Adopt::All {
             return None;
         }
-        match End::of(event, known, found.as_ref(), poll) {
-            End::Flow(change) => {
+        match Destroyed::of(event, known, found.as_ref(), poll) {
+            Destroyed::Flow(change) => {
                 restored.take(cookie);
                 let change = Change {
                     restored: found,
                     ..*change
                 };
-                self.accounting.polled(&change);
+                self.accounting.count_opened(&change);
                 self.accounting.end(change.now.outcome);
                 Some(change)
             }
-            End::Unseen => {
+            Destroyed::Unseen => {
                 self.accounting.disconnected_unseen();
                 None
             }
-            End::Nothing => {
+            Destroyed::Nothing => {
                 restored.lose(cookie);
                 None
             }

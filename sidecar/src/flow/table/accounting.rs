@@ -37,7 +37,7 @@ impl Accounting {
     }
 
     /// A poll or a destroy event changed a flow: the connection may be new.
-    pub(super) fn polled(&mut self, change: &Change) {
+    pub(super) fn count_opened(&mut self, change: &Change) {
         let before = change.before.as_ref();
         let was_open = before.is_some_and(|flow| flow.established.is_some());
         self.opened_by_polls += u64::from(change.now.established.is_some() && !was_open);

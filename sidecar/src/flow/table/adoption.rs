@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{
     Change, Entry, Hasher, Listing,
-    entry::fresh,
+    entry::polled_flow,
     poll::{Adopt, PollContext},
 };
 use crate::flow::{
@@ -103,7 +103,7 @@ impl Adoption {
         if again {
             self.restored.mark_seen(observed.cookie);
         }
-        if !listing.has_room() {
+        if !listing.admits_one() {
             return None;
         }
         let mut history = History::new(observed);
@@ -117,7 +117,7 @@ impl Adoption {
         let waited = self.role_pending.remove(&observed.cookie);
         let first_dump = poll.dump - waited.unwrap_or(0);
         self.restored.take(observed.cookie);
-        let mut flow = fresh(observed, history.role(), poll);
+        let mut flow = polled_flow(observed, history.role(), poll);
         if observed.state_of_counts().is_connected() {
             flow.established = Some(poll.at);
             // Without records, later dumps show connections that opened since the first.

@@ -1,13 +1,13 @@
 //! How flows end that polls alone report: by destroy events, or without them. Pure.
 
-use super::{Change, Entry, entry::fresh, poll::PollContext};
+use super::{Change, Entry, entry::polled_flow, poll::PollContext};
 use crate::flow::{
     AdoptedBy, Answers, CloseEvent, CloseReason, Failure, Flow, History, Monotonic, Outcome, Role,
     SocketFigures, checkpoint::CheckpointFlow,
 };
 
 /// What a destroy event reports.
-pub(super) enum End {
+pub(super) enum Destroyed {
     /// A connection or an attempt at one.
     Flow(Box<Change>),
     /// A connection of which only the close is known.
@@ -16,9 +16,9 @@ pub(super) enum End {
     Nothing,
 }
 
-// === impl End ===
+// === impl Destroyed ===
 
-impl End {
+impl Destroyed {
     /// The end of a socket that was listed as `known`, or whose connection the checkpoint has.
     pub(super) fn of(
         event: &CloseEvent,
@@ -36,7 +36,7 @@ impl End {
             None => (None, restored.and_then(CheckpointFlow::history)),
         };
         let role = history.map_or(Role::Unknown, |history| history.role());
-        let new = || fresh(observed, role, poll);
+        let new = || polled_flow(observed, role, poll);
         let mut now = before.clone().unwrap_or_else(new);
         if let Some(reported) = restored {
             now.established = Some(poll.at);

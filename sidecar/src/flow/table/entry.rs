@@ -63,7 +63,7 @@ impl Entry {
     pub(super) fn renew(&mut self, flow: &mut Flow) -> Self {
         let same = self.flow.started == flow.started;
         if same {
-            follows(flow, &self.flow);
+            carry_over(flow, &self.flow);
         }
         let mut new = Self::of_record(flow.clone());
         if same {
@@ -142,7 +142,7 @@ impl Entry {
 }
 
 /// A poll may have shown more already than a record that waited in the ring has.
-pub(super) fn follows(flow: &mut Flow, before: &Flow) {
+pub(super) fn carry_over(flow: &mut Flow, before: &Flow) {
     flow.series = before.series;
     flow.name.clone_from(&before.name);
     if !before.origin.is_unknown() {
@@ -199,7 +199,7 @@ fn observe(
 }
 
 /// A flow that polls alone report, as of its first poll or its destroy event.
-pub(super) fn fresh(observed: &SocketSnapshot, role: Role, poll: &PollContext) -> Flow {
+pub(super) fn polled_flow(observed: &SocketSnapshot, role: Role, poll: &PollContext) -> Flow {
     let (seed, cookie) = (poll.seed, observed.cookie ^ poll.at.0.rotate_left(32));
     Flow {
         cookie: observed.cookie,

@@ -66,10 +66,10 @@ impl Listing {
     }
 
     /// Whether one more flow may be listed; counts the flow that may not.
-    pub(super) fn has_room(&mut self) -> bool {
-        let has_room = self.room() > 0;
-        self.over_capacity += u64::from(!has_room);
-        has_room
+    pub(super) fn admits_one(&mut self) -> bool {
+        let admits = self.room() > 0;
+        self.over_capacity += u64::from(!admits);
+        admits
     }
 
     /// Counts sockets of a dump that were not even kept for adoption: the table had no room for them.
