@@ -5,6 +5,7 @@ pub mod browser;
 pub mod cluster;
 pub mod exporting;
 pub mod flowcar;
+pub mod forged;
 pub mod interrupt;
 pub mod link;
 mod log_lines;

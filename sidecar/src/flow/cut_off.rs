@@ -38,6 +38,10 @@ pub struct Answers {
     pub sent_no_recent_reset: bool,
     /// Every timewait socket found room in that time.
     pub timewait_had_room: bool,
+    /// No connection was aborted in that time because payload came for it, nor by SO_LINGER of 0.
+    pub aborted_none_on_data: bool,
+    /// The kernel ended no attempt since the dump before the last one.
+    pub ended_no_attempt: bool,
     /// Segments that had come when the connection was last polled.
     pub polled_segs_in: Option<u32>,
 }
@@ -71,6 +75,8 @@ impl Default for Answers {
             sent_no_reset: false,
             sent_no_recent_reset: false,
             timewait_had_room: false,
+            aborted_none_on_data: false,
+            ended_no_attempt: false,
             polled_segs_in: None,
         }
     }

@@ -260,10 +260,16 @@ impl History {
         }
     }
 
-    /// The failure of an attempt. In SYN_SENT the only segment that ends it is a RST.
-    pub fn fail(&self, info: &TcpInfo, timer: Timer) -> CloseSummary {
-        let failure = match timer {
-            _ if info.segs_in > 0 => Failure::Refused,
+    /// The failure of an attempt. In SYN_SENT the only segment that ends it is a RST that acknowledges the SYN. Others are ignored, or
+    /// answered by a RST, and the SYN is sent again, as a rule at once (net/ipv4/tcp_input.c, tcp_rcv_synsent_state_process).
+    pub fn fail(&self, info: &TcpInfo, answers: &Answers) -> CloseSummary {
+        // Of several the last one may have been a RST behind the peer's SYN, where both ends had called connect().
+        let is_answered = info.segs_in == 1;
+        let failure = match answers.timer {
+            // Its application dropped it.
+            _ if self.polled.is_some() && answers.ended_no_attempt => Failure::Other,
+            _ if is_answered && info.total_retrans == 0 => Failure::Refused,
+            Timer::NotExpired if is_answered && answers.sent_no_reset => Failure::Refused,
             Timer::Expired if info.could_expire() => Failure::Timeout,
             _ => Failure::Other,
         };
@@ -388,7 +394,11 @@ impl History {
             // An application that closes with something unread sends a RST, and leaves no timewait socket.
             Some(false) if observed.unread > 0 || info.was_held_after_its_fin() => Orderly::No,
             // Data came for the timewait socket, which answers with a RST and is removed.
-            _ if peer.other_end == OtherEnd::Unacknowledged => Orderly::Yes(CloseReason::LocalFin),
+            _ if peer.other_end == OtherEnd::Unacknowledged && answers.aborted_none_on_data => {
+                Orderly::Yes(CloseReason::LocalFin)
+            }
+            // Or for the socket itself, from which nobody would read any more (shutdown(2) with SHUT_RDWR): that ends it.
+            _ if peer.other_end == OtherEnd::Unacknowledged => Orderly::Unknown,
             Some(false) => Orderly::Unknown,
             // A RST from another host that removed the timewait socket, or ended the half-closed socket at once, is in no count.
             None if info.bytes_received > 0

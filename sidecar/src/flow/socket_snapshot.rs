@@ -43,6 +43,8 @@ pub struct TcpInfo {
     pub retransmits: u8,
     /// `tcpi_probes`: probes of the window or of the peer's life without an answer.
     pub probes: u8,
+    /// `tcpi_last_data_sent`: since payload was sent last, or since the socket was made, milliseconds, in steps of the kernel's tick.
+    pub last_data_sent_ms: u32,
     /// `tcpi_last_data_recv`: since payload came last, milliseconds, in steps of the kernel's tick.
     pub last_data_recv_ms: u32,
     /// `tcpi_last_ack_recv`: since an acknowledgement came last, milliseconds.
@@ -204,14 +206,14 @@ impl TcpInfo {
 
     /// Whether the socket closed on an acknowledgement, as one does that its application closed and that waited for the acknowledgement of
     /// its FIN. One that is reset closes when its application closes it, or right after the payload that came last, which carries an
-    /// acknowledgement, too. A server's is judged by time alone: as a rule its client closes first, and a short connection takes no jiffy.
+    /// acknowledgement, too. A server that sent its last payload no earlier than it received its client's is taken for one whose client
+    /// closes first: a short connection takes no jiffy.
     pub fn ended_with_an_acknowledgement(&self, role: Role) -> bool {
         // A few jiffies: the kernel makes the destroy event later (net/core/sock_diag.c, a work queue).
         const AT_ONCE_MS: u32 = 10;
-        if role == Role::Server {
-            return !self.was_held_after_its_fin();
-        }
-        self.last_ack_recv_ms < AT_ONCE_MS && self.last_data_recv_ms > self.last_ack_recv_ms
+        let has_answered = role == Role::Server && self.last_data_sent_ms <= self.last_data_recv_ms;
+        let is_later = self.last_ack_recv_ms < self.last_data_recv_ms;
+        self.last_ack_recv_ms < AT_ONCE_MS && (is_later || has_answered)
     }
 
     /// Whether the application held the socket long after the acknowledgement that came last, which was that of its FIN: a socket that

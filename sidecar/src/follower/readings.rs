@@ -93,6 +93,8 @@ mod tests {
                     aborted_by_timer: 0,
                     resets_sent,
                     timewait_overflows: 0,
+                    aborted_on_data: 0,
+                    attempts_failed: 0,
                 }),
                 of_attempts: None,
             });

@@ -74,6 +74,10 @@ pub(super) struct Since {
     pub(super) sent_no_reset: bool,
     /// Every timewait socket found room.
     pub(super) timewait_had_room: bool,
+    /// No connection was aborted because payload came for it, nor by SO_LINGER of 0.
+    pub(super) aborted_none_on_data: bool,
+    /// The kernel ended no attempt.
+    pub(super) ended_no_attempt: bool,
     /// How many earlier closes may have been timers', too.
     pub(super) undecided: u64,
 }
@@ -101,6 +105,8 @@ impl Since {
             sent_no_reset: self.sent_no_reset,
             sent_no_recent_reset: recent.sent_no_reset,
             timewait_had_room: recent.timewait_had_room,
+            aborted_none_on_data: recent.aborted_none_on_data,
+            ended_no_attempt: self.ended_no_attempt,
             ..Answers::default()
         }
     }
@@ -289,6 +295,8 @@ impl Timers {
             aborted_by_timer: None,
             sent_no_reset: now.resets_sent == before.resets_sent,
             timewait_had_room: now.timewait_overflows == before.timewait_overflows,
+            aborted_none_on_data: now.aborted_on_data == before.aborted_on_data,
+            ended_no_attempt: now.attempts_failed == before.attempts_failed,
             undecided: 0,
         };
         let since = (self.known.iter()).filter(|close| !from.has(close) && to.may_have(close));
@@ -380,6 +388,8 @@ mod tests {
             aborted_by_timer: Some(count),
             sent_no_reset: false,
             timewait_had_room: false,
+            aborted_none_on_data: false,
+            ended_no_attempt: false,
             undecided: 0,
         }
     }
@@ -447,6 +457,8 @@ mod tests {
                 aborted_by_timer,
                 resets_sent: 4,
                 timewait_overflows: 3,
+                aborted_on_data: 0,
+                attempts_failed: 0,
             }),
         }
     }
@@ -581,6 +593,8 @@ mod tests {
                 aborted_by_timer: unexplained,
                 sent_no_reset: true,
                 timewait_had_room: true,
+                aborted_none_on_data: true,
+                ended_no_attempt: true,
                 undecided: 0,
             };
             assert_eq!(since, expected, "{closes:?} {destroy_events:?}");

@@ -24,7 +24,7 @@ pub struct NamespaceCounters {
     snmp6: Option<File>,
     icmp: Group<3>,
     tcp: Group<2>,
-    extended: Group<4>,
+    extended: Group<5>,
     buffer: Vec<u8>,
 }
 
@@ -47,7 +47,7 @@ struct Figures {
     /// The sum; `None` if it cannot be read.
     icmp6: Option<u64>,
     tcp: [u64; 2],
-    extended: [u64; 4],
+    extended: [u64; 5],
 }
 
 /// More than each of the files had on the kernels that were tried; the buffer grows where it does not suffice.
@@ -107,6 +107,7 @@ impl NamespaceCounters {
             "TCPAbortOnTimeout",
             "TCPAbortOnMemory",
             "TCPTimeWaitOverflow",
+            "TCPAbortOnData",
         ];
         let text = self::text(&netstat, &mut buffer)?;
         let extended = Group::find(text, "TcpExt:", extended).ok_or_else(lacks)?;
@@ -133,7 +134,13 @@ impl NamespaceCounters {
             };
         };
         let [failed, resets_sent] = figures.tcp;
-        let [kept, on_timeout, on_memory, timewait_overflows] = figures.extended;
+        let [
+            kept,
+            on_timeout,
+            on_memory,
+            timewait_overflows,
+            aborted_on_data,
+        ] = figures.extended;
         NamespaceReading {
             from,
             to,
@@ -141,6 +148,8 @@ impl NamespaceCounters {
                 aborted_by_timer: on_timeout + on_memory,
                 resets_sent,
                 timewait_overflows,
+                aborted_on_data,
+                attempts_failed: failed,
             }),
             of_attempts: figures.icmp6.map(|icmp6| NamespaceCounts {
                 begun: from,

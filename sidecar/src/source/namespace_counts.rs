@@ -11,6 +11,11 @@ pub struct Counts {
     pub resets_sent: u64,
     /// Sockets that left no timewait socket because there was no room: `TcpExt.TCPTimeWaitOverflow`.
     pub timewait_overflows: u64,
+    /// Connections that the kernel aborted because payload came that nobody would read, or that their applications aborted by SO_LINGER of
+    /// 0: `TcpExt.TCPAbortOnData`.
+    pub aborted_on_data: u64,
+    /// Attempts that the kernel ended: `Tcp.AttemptFails`.
+    pub attempts_failed: u64,
 }
 
 /// Where the figures of a group stand in its line, in a file of which each group has a line of names and below it one of values. While a

@@ -96,6 +96,10 @@ pub enum Way {
     HalfClosedThenServerDestroyed,
     /// Cut; an operator destroys the client's socket. The server probes.
     ClientDestroyedInSilence,
+    /// The server answers and closes, and the client resets.
+    AnsweredThenReset,
+    /// The client shuts both directions down (shutdown(2) with SHUT_RDWR). The server answers all the same, and is answered by a RST.
+    ShutDownThenAnswered,
     /// Cut; the client closes while the machine may have no more orphans (`net.ipv4.tcp_max_orphans`, which the test has set before).
     /// The server probes.
     TooManyOrphans,
@@ -238,8 +242,7 @@ impl Pair {
             Way::OrphanInLastAck => {
                 close(client)?;
                 reads_end(server)?;
-                // The acknowledgement of the client's FIN may wait for the server's own (net/ipv4/tcp_input.c, tcp_fin).
-                set(server, libc::IPPROTO_TCP, libc::TCP_QUICKACK, 1)?;
+                acknowledge(server)?;
                 cut(at, true)?;
                 close(server)?;
                 thread::sleep(Duration::from_secs(4));
@@ -304,8 +307,7 @@ impl Pair {
             Way::ClosedThenReset => {
                 close(server)?;
                 reads_end(client)?;
-                // Else the RST overtakes the acknowledgement of the server's FIN (net/ipv4/tcp_input.c, tcp_fin).
-                set(client, libc::IPPROTO_TCP, libc::TCP_QUICKACK, 1)?;
+                acknowledge(client)?;
                 reset(client)?;
                 Ok((first, first))
             }
@@ -398,6 +400,23 @@ impl Pair {
                 cut(at, true)?;
                 namespaces.destroy_client(client)?;
                 dies(server)?;
+                Ok((first, first))
+            }
+            Way::AnsweredThenReset => {
+                give(client, server, FIRST)?;
+                server.write_all(&[0; ANSWER])?;
+                close(server)?;
+                client.read_exact(&mut [0; ANSWER])?;
+                reads_end(client)?;
+                acknowledge(client)?;
+                reset(client)?;
+                Ok((more, answer))
+            }
+            Way::ShutDownThenAnswered => {
+                client.shutdown(Shutdown::Both)?;
+                reads_end(server)?;
+                server.write_all(&[0; NOTIFY])?;
+                dies_by_write(server)?;
                 Ok((first, first))
             }
             Way::TooManyOrphans => {
@@ -525,6 +544,11 @@ pub(super) fn probe(socket: &TcpStream, probes: u32) -> io::Result<()> {
     let second = Duration::from_secs(1);
     let keepalive = TcpKeepalive::new().with_time(second).with_interval(second);
     SockRef::from(socket).set_tcp_keepalive(&keepalive.with_retries(probes))
+}
+
+/// Acknowledges the peer's FIN now: that may wait for what the socket sends next, and a RST overtakes it (net/ipv4/tcp_input.c, tcp_fin).
+fn acknowledge(socket: &TcpStream) -> io::Result<()> {
+    set(socket, libc::IPPROTO_TCP, libc::TCP_QUICKACK, 1)
 }
 
 fn user_timeout(socket: &TcpStream) -> io::Result<()> {

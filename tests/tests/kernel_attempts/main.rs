@@ -4,6 +4,7 @@ mod at_once;
 mod pairs;
 mod resets;
 mod rows;
+mod stale;
 mod ways;
 
 use flowcar_tests::place::{TestPod, require_cgroup2, require_program, require_root};

@@ -2,15 +2,15 @@
 
 use std::{
     fs, io,
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddrV4},
 };
 
 use flowcar_tests::{
+    forged::{RST, send_forged},
     place::{TestPod, require_cgroup2, require_program, require_root},
     traffic::{CallPlan, Close, ServePlan, Serving, Teardown, Way, call_in},
     watch::{Mode, Watch},
 };
-use socket2::{Domain, Protocol, Socket, Type};
 
 /// With the programs: without packets, and with them.
 fn watches(pod: &TestPod) -> [Watch; 2] {
@@ -63,7 +63,7 @@ fn reset_that_was_ignored_is_not_how_a_connection_ended() {
     assert!(ends.len() >= 2, "{ends:?}");
     let forged = pod.netns().run(|| {
         ends.iter()
-            .try_for_each(|(local, peer)| forge_reset(*peer, *local))
+            .try_for_each(|(local, peer)| send_forged(*peer, *local, RST))
     });
     forged.unwrap().unwrap();
     ending.go_on().unwrap();
@@ -92,40 +92,4 @@ fn connected() -> io::Result<Vec<(SocketAddrV4, SocketAddrV4)>> {
         (fields[3] == ESTABLISHED).then(|| (address(fields[1]), address(fields[2])))
     });
     Ok(rows.collect())
-}
-
-/// Sends a RST as if it came from `from` (RFC 9293 section 3.1), with a sequence number that the connection does not expect.
-fn forge_reset(from: SocketAddrV4, to: SocketAddrV4) -> io::Result<()> {
-    const SEQUENCE: u32 = 0x1234_5678;
-    const RST: u8 = 1 << 2;
-    let mut header = Vec::new();
-    header.extend(from.port().to_be_bytes());
-    header.extend(to.port().to_be_bytes());
-    header.extend(SEQUENCE.to_be_bytes());
-    header.extend([0; 4]);
-    header.extend([5 << 4, RST]);
-    header.extend([0; 6]);
-    let checksum = checksum(*from.ip(), *to.ip(), &header);
-    header[16..18].copy_from_slice(&checksum.to_be_bytes());
-    let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::TCP))?;
-    socket.bind(&SocketAddr::from((*from.ip(), 0)).into())?;
-    socket.send_to(&header, &SocketAddr::from((*to.ip(), 0)).into())?;
-    Ok(())
-}
-
-/// Of a segment of an even number of bytes over IPv4 (RFC 9293 section 3.1, RFC 1071).
-fn checksum(from: Ipv4Addr, to: Ipv4Addr, segment: &[u8]) -> u16 {
-    let length = u16::try_from(segment.len()).expect("a short segment");
-    let mut bytes = [from.octets(), to.octets()].concat();
-    bytes.extend([0, 6]);
-    bytes.extend(length.to_be_bytes());
-    bytes.extend(segment);
-    let words = bytes.chunks_exact(2);
-    let mut sum: u32 = words
-        .map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])))
-        .sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
 }

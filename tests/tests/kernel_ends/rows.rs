@@ -42,17 +42,17 @@ const fn all(reasons: &'static [&'static str]) -> Reported {
 }
 
 /// The table.
-pub(crate) const fn rows() -> [Row; 33] {
+pub(crate) const fn rows() -> [Row; 35] {
     use Way::{
-        ClientDestroyed, ClientDestroyedInSilence, ClosedAtOnce, ClosedThenNotified,
-        ClosedThenReset, ClosedWithoutFinWait2, Disconnected, FinWait2Timer, HalfClosedInOrder,
-        HalfClosedInSilence, HalfClosedKeepalive, HalfClosedThenClientDestroyed,
+        AnsweredThenReset, ClientDestroyed, ClientDestroyedInSilence, ClosedAtOnce,
+        ClosedThenNotified, ClosedThenReset, ClosedWithoutFinWait2, Disconnected, FinWait2Timer,
+        HalfClosedInOrder, HalfClosedInSilence, HalfClosedKeepalive, HalfClosedThenClientDestroyed,
         HalfClosedThenClosed, HalfClosedThenReset, HalfClosedThenResetInSilence,
         HalfClosedThenServerDestroyed, HalfClosedThenUnread, Keepalive, KeepaliveUserTimeout,
         OrphanInFinWait1, OrphanInLastAck, ProbeAnsweredByReset, ResetByClient, ResetByServer,
         Retransmission, ServerDestroyed, ServerHalfClosedThenReset,
-        ServerHalfClosedThenResetInSilence, TooManyOrphans, UnreadByClient, UserTimeout,
-        ZeroWindowCut, ZeroWindowUserTimeout,
+        ServerHalfClosedThenResetInSilence, ShutDownThenAnswered, TooManyOrphans, UnreadByClient,
+        UserTimeout, ZeroWindowCut, ZeroWindowUserTimeout,
     };
     const TIMEOUT: Reported = reported(&["timeout"], &["timeout"], &["timeout", "unknown"]);
     const LOCAL: Reported = all(&["local_fin"]);
@@ -160,6 +160,16 @@ pub(crate) const fn rows() -> [Row; 33] {
         row(HalfClosedThenClientDestroyed, DESTROYED, RECEIVED_BEHIND),
         row(HalfClosedThenServerDestroyed, RECEIVED, DESTROYED_BEHIND),
         row(ClientDestroyedInSilence, DESTROYED, TIMEOUT),
+        row(AnsweredThenReset, SENT_BEHIND, REMOVED),
+        row(
+            ShutDownThenAnswered,
+            reported(
+                &["reset", "reset_sent"],
+                &["reset_sent"],
+                &["reset", "unknown"],
+            ),
+            RECEIVED_BEHIND,
+        ),
         // The limit counts as a timer does (TCPAbortOnMemory), and the kernel sends a RST (net/ipv4/tcp.c, __tcp_close).
         row(
             TooManyOrphans,

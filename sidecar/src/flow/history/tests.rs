@@ -12,6 +12,8 @@ const QUIET: Answers = Answers {
     sent_no_reset: false,
     sent_no_recent_reset: true,
     timewait_had_room: true,
+    aborted_none_on_data: true,
+    ended_no_attempt: false,
     polled_segs_in: None,
 };
 
@@ -217,6 +219,8 @@ fn close_reason_of_a_socket_that_left_nothing_follows_from_the_evidence() {
         polled: Option<(State, u32, u64)>,
         /// Segments of data and bytes in the end, of which so many are unread.
         received: (u32, u64, u32),
+        last_data_sent_ms: u32,
+        last_data_recv_ms: u32,
         last_ack_recv_ms: u32,
         other_end: OtherEnd,
         answers: Answers,
@@ -232,9 +236,16 @@ fn close_reason_of_a_socket_that_left_nothing_follows_from_the_evidence() {
         timewait_had_room: false,
         ..QUIET
     };
+    const ABORTED_ON_DATA: Answers = Answers {
+        sent_no_recent_reset: false,
+        aborted_none_on_data: false,
+        ..QUIET
+    };
     let row = |polled, other_end, answers, reason, payload| Row {
         polled,
         received: (1, 101, 0),
+        last_data_sent_ms: 20,
+        last_data_recv_ms: 20,
         last_ack_recv_ms: 0,
         other_end,
         answers,
@@ -250,7 +261,21 @@ fn close_reason_of_a_socket_that_left_nothing_follows_from_the_evidence() {
         row(None, unknown, NO_ROOM, Unknown, (101, false)),
         // Its last acknowledgement had come before: it waited half-closed, or the kernel was slow to make the event.
         Row {
-            last_ack_recv_ms: 1_500,
+            last_ack_recv_ms: 10,
+            ..row(None, unknown, QUIET, Unknown, (101, false))
+        },
+        // Within a jiffy a request came, was answered, and its connection closed.
+        Row {
+            last_ack_recv_ms: 8,
+            last_data_recv_ms: 8,
+            last_data_sent_ms: 8,
+            ..row(None, unknown, QUIET, PeerFin, (100, true))
+        },
+        // It had sent its last payload before: what came last may be what a RST came with.
+        Row {
+            last_ack_recv_ms: 8,
+            last_data_recv_ms: 8,
+            last_data_sent_ms: 12,
             ..row(None, unknown, QUIET, Unknown, (101, false))
         },
         // The other end is here.
@@ -258,6 +283,8 @@ fn close_reason_of_a_socket_that_left_nothing_follows_from_the_evidence() {
         row(None, Acknowledged(100), NO_ROOM, Unknown, (100, true)),
         row(None, Acknowledged(101), QUIET, Unknown, (101, true)),
         row(None, Unacknowledged, RESET_SENT, LocalFin, (101, true)),
+        // Payload that came may have ended the socket itself.
+        row(None, Unacknowledged, ABORTED_ON_DATA, Unknown, (101, true)),
         // It had closed its direction only, and was cut off.
         Row {
             received: (1, 101, 101),
@@ -305,6 +332,8 @@ fn close_reason_of_a_socket_that_left_nothing_follows_from_the_evidence() {
         let mut last = counts(unread, 51, bytes_received, 50, 3).observed();
         let info = last.info.as_mut().unwrap();
         info.data_segs_in = data_segs_in;
+        info.last_data_sent_ms = row.last_data_sent_ms;
+        info.last_data_recv_ms = row.last_data_recv_ms;
         info.last_ack_recv_ms = row.last_ack_recv_ms;
         let mut history = History::of_role(Role::Server);
         if let Some((state, data_segs_in, bytes_received)) = row.polled {
@@ -487,29 +516,61 @@ fn held_socket_whose_probes_were_not_answered_has_no_certain_reason() {
     }
 }
 
-/// An attempt that no poll has shown: a RST came, a timer expired, or something else ended it.
+/// An attempt ends: a RST came, a timer expired, its application dropped it, or something else ended it.
 #[test]
 fn attempt_fails_by_the_evidence() {
-    for (segs_in, retransmits, timer, is) in [
-        (1, 0, Timer::NotExpired, Failure::Refused),
-        (1, 1, Timer::Expired, Failure::Refused),
-        (0, 1, Timer::Expired, Failure::Timeout),
-        // Nothing was sent again: the timer of another socket.
-        (0, 0, Timer::Expired, Failure::Other),
-        (0, 1, Timer::NotExpired, Failure::Other),
-        (0, 1, Timer::Unknown, Failure::Other),
-    ] {
+    use Timer::{Expired, NotExpired, Unknown};
+    let timer = |timer| Answers {
+        timer,
+        ..Answers::default()
+    };
+    let sent_no_reset = |of| Answers {
+        sent_no_reset: true,
+        ..timer(of)
+    };
+    let dropped = Answers {
+        ended_no_attempt: true,
+        ..sent_no_reset(NotExpired)
+    };
+    let is = |polled, segs_in, again: u8, answers| {
         let info = TcpInfo {
             segs_in,
-            retransmits,
+            retransmits: again,
+            total_retrans: again.into(),
             segs_out: 1,
             ..TcpInfo::default()
         };
-        let failed = History::none().fail(&info, timer);
-        assert_eq!(
-            failed.outcome,
-            Outcome::Failed(is),
-            "{segs_in} {retransmits} {timer:?}"
-        );
+        let mut history = History::none();
+        if polled {
+            history.see(&counts(0, 0, 0, 0, 0).observed(), &info);
+        }
+        history.fail(&info, &answers).outcome
+    };
+    for (segs_in, again, answers, failure) in [
+        (1, 0, timer(NotExpired), Failure::Refused),
+        // The first one was no RST.
+        (2, 0, timer(NotExpired), Failure::Other),
+        (1, 1, sent_no_reset(NotExpired), Failure::Refused),
+        // What came may have acknowledged what was not sent, and been answered by a RST.
+        (1, 1, timer(NotExpired), Failure::Other),
+        (1, 1, sent_no_reset(Unknown), Failure::Other),
+        (1, 1, sent_no_reset(Expired), Failure::Timeout),
+        (2, 1, timer(Expired), Failure::Timeout),
+        (0, 1, timer(Expired), Failure::Timeout),
+        // Nothing was sent again: the timer of another socket.
+        (0, 0, timer(Expired), Failure::Other),
+        (0, 1, timer(NotExpired), Failure::Other),
+        (0, 1, timer(Unknown), Failure::Other),
+    ] {
+        for polled in [false, true] {
+            assert_eq!(
+                is(polled, segs_in, again, answers),
+                Outcome::Failed(failure),
+                "{polled} {segs_in} {again} {answers:?}"
+            );
+        }
     }
+    // The kernel would have counted it. Without a poll that showed it the kernel may have ended it long before.
+    assert_eq!(is(true, 1, 0, dropped), Outcome::Failed(Failure::Other));
+    assert_eq!(is(false, 1, 0, dropped), Outcome::Failed(Failure::Refused));
 }

@@ -86,7 +86,7 @@ fn finish(event: &CloseEvent, history: Option<History>, now: &mut Flow, at: Mono
         now.established.get_or_insert(at);
         history.close(event, info)
     } else {
-        history.fail(info, event.answers.timer)
+        history.fail(info, &event.answers)
     };
     if !known {
         now.role = summary.role;

@@ -8,6 +8,7 @@ mod at {
     pub(super) const STATE: usize = 0;
     pub(super) const RETRANSMITS: usize = 2;
     pub(super) const PROBES: usize = 3;
+    pub(super) const LAST_DATA_SENT: usize = 44;
     pub(super) const LAST_DATA_RECV: usize = 52;
     pub(super) const LAST_ACK_RECV: usize = 56;
     pub(super) const RTT: usize = 68;
@@ -40,6 +41,7 @@ pub(super) fn parse(bytes: &[u8]) -> Option<TcpInfo> {
         state: bytes[at::STATE],
         retransmits: bytes[at::RETRANSMITS],
         probes: bytes[at::PROBES],
+        last_data_sent_ms: u32_at(at::LAST_DATA_SENT),
         last_data_recv_ms: u32_at(at::LAST_DATA_RECV),
         last_ack_recv_ms: u32_at(at::LAST_ACK_RECV),
         rtt_us: u32_at(at::RTT),
