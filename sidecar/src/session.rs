@@ -1,12 +1,14 @@
 //! The main loop that `flowcar run` and `flowcar export` share: drain, sample, report.
 
 mod alarm;
+mod answers;
 mod checkpoints;
 mod drains;
 mod recent_closes;
+mod reports;
+mod times;
 
 use std::{
-    collections::BTreeSet,
     io,
     path::Path,
     time::{Duration, Instant},
@@ -14,24 +16,23 @@ use std::{
 
 use self::{
     alarm::Alarm,
-    checkpoints::{Checkpoints, ReportCheckpoint},
+    checkpoints::Checkpoints,
     drains::{Drains, Pace},
     recent_closes::RecentCloses,
+    reports::offer,
+    times::Times,
 };
 use crate::{
     checkpoint::CheckpointFile,
     clock::{self, Anchor},
     config::Config,
-    control::{ControlRequest, Health, Listing, PeerListing, Question},
     flow::{Flow, InterimSpans},
     follower::{Follower, Limits},
     losses::Losses,
-    memory::{self, Budget, GiveBack},
+    memory::{Budget, GiveBack},
     otlp::exporter::{Exporter, Patience},
-    snapshot::Snapshot,
     source::{SourceError, Woken},
     task::TaskEnded,
-    view::{Row, peers::PeerRow},
 };
 
 /// CPU time that a report waits for what is there already, before a poll and behind it: a whole ring of the default size takes some 25 ms.
@@ -42,9 +43,6 @@ const AFTER_POLL: Duration = Duration::from_millis(10);
 /// How long [`End::InTime`] takes in what waits, by polls and behind them. Only a flowcar with little CPU time needs longer.
 const POLLS_WITHIN: Duration = Duration::from_secs(5);
 const CONCLUDED_WITHIN: Duration = Duration::from_secs(2);
-
-/// A series takes the memory of so many connections (`memory/budget.rs`).
-const CONNECTIONS_OF_A_SERIES: usize = 19;
 
 /// The first report comes early: whoever has just started flowcar is waiting for it.
 const FIRST_REPORT: Duration = Duration::from_secs(1);
@@ -68,13 +66,6 @@ pub struct Session {
     due: Option<DueReport>,
     /// Whether the programs' links are to be checked: at the start, and after each report.
     checks_links: bool,
-}
-
-/// Something that is done again and again. What was missed is not made up for.
-#[derive(Clone, Copy, Debug)]
-struct Times {
-    next: Instant,
-    period: Duration,
 }
 
 /// How long the end may take.
@@ -340,78 +331,6 @@ impl Session {
         self.closed()
     }
 
-    /// Its health, for probes.
-    fn health(&self) -> Health {
-        let taken = |exporter: &Exporter| {
-            let exports = exporter.self_metrics().exports;
-            exports.keys().any(|(_, outcome)| *outcome == "success")
-        };
-        Health {
-            delivering: self.exporter.as_ref().is_none_or(taken),
-            detached: self.follower.detached(),
-        }
-    }
-
-    /// The books, and the open connections with a cookie greater than `after`: those with the least cookies, and `most` of them.
-    pub fn listing(&self, after: u64, most: u32) -> Listing {
-        let anchor = self.follower.anchor();
-        let now = Anchor::now().monotonic();
-        let books = self.follower.books();
-        let mut listing = Listing::of_books(&books, self.follower.source(), anchor.unix_ns(now));
-        let open = self.follower.flows();
-        let open = open.filter(|flow| flow.established.is_some() && flow.cookie > after);
-        let mut open: Vec<&Flow> = open.collect();
-        let most = most as usize;
-        if open.len() > most {
-            listing.more = true;
-            open.select_nth_unstable_by_key(most, |flow| flow.cookie);
-            open.truncate(most);
-        }
-        open.sort_unstable_by_key(|flow| flow.cookie);
-        let rows = open.iter().map(|flow| Row::open(flow, anchor, now));
-        listing.flows = rows.collect();
-        listing
-    }
-
-    /// The books and every series. Whoever asks will ask again: live connections are sampled with their next round trip, and without
-    /// the programs the sockets are polled where that is due.
-    fn peers(&mut self) -> PeerListing {
-        self.follower.refresh_live();
-        let series = self.follower.series();
-        let mut peers: Vec<_> = series
-            .map(|(key, series)| PeerRow::of(key, series))
-            .collect();
-        let containers: BTreeSet<_> = peers.iter().map(|row| row.container.clone()).collect();
-        // One container goes without saying.
-        if containers.into_iter().flatten().count() < 2 {
-            peers.iter_mut().for_each(|row| row.container = None);
-        }
-        PeerListing {
-            peers,
-            books: self.listing(0, 0),
-        }
-    }
-
-    /// Part of the open connections, and behind the last of them those that closed last.
-    fn flows(&mut self, after: u64, most: u32) -> Listing {
-        let mut listing = self.listing(after, most);
-        let now = Anchor::now().monotonic();
-        let closed = self.recent_closes.ask(now);
-        if !listing.more {
-            listing.closed_last = closed;
-        }
-        listing
-    }
-
-    /// Answers a question of another process.
-    pub fn answer(&mut self, request: ControlRequest) {
-        match request.question() {
-            Question::Health => request.health(self.health()),
-            Question::Peers => request.peers(&self.peers()),
-            Question::Flows { after, most } => request.flows(&self.flows(after, most)),
-        }
-    }
-
     /// The follower, for its figures.
     pub const fn follower(&self) -> &Follower {
         &self.follower
@@ -431,84 +350,6 @@ impl Session {
             checkpoints.finish(deadline).await;
         }
         delivered
-    }
-
-    /// Sends the spans of the open connections as of now: their interim spans name them as parents.
-    fn open_spans(&mut self) {
-        let Some(exporter) = self.exporter.as_mut().filter(|_| self.interim.any()) else {
-            return;
-        };
-        let anchor = *self.follower.anchor();
-        let flows = self.follower.flows();
-        for flow in flows.filter(|flow| flow.established.is_some()) {
-            let seen = anchor.monotonic().max(flow.seen);
-            let flow = Flow {
-                seen,
-                ..flow.clone()
-            };
-            offer(exporter, &self.interim, &flow, &anchor);
-        }
-    }
-
-    fn cut_interim_spans(&mut self) {
-        let Some(exporter) = &mut self.exporter else {
-            return;
-        };
-        let anchor = *self.follower.anchor();
-        let flows = self.follower.flows();
-        self.interim.cut(flows, &anchor.instant(), |flow, span| {
-            exporter.interim(flow, span, &anchor)
-        });
-    }
-
-    fn report(&mut self) {
-        if let Some(exporter) = &self.exporter {
-            let snapshot = self.follower.snapshot(exporter.self_metrics());
-            self.losses.report(&snapshot.books);
-            send(
-                exporter,
-                self.checkpoints.as_ref(),
-                &self.follower,
-                snapshot,
-            );
-        }
-        let (flows, series) = (self.follower.flows().len(), self.follower.series().len());
-        if self
-            .give_back
-            .is_due(flows + CONNECTIONS_OF_A_SERIES * series)
-        {
-            memory::trim();
-        }
-        if self.give_back.start_is_over() {
-            memory::release_startup_memory();
-        }
-    }
-}
-
-/// Sends a report, and keeps the checkpoint that belongs to it.
-fn send(
-    exporter: &Exporter,
-    checkpoints: Option<&Checkpoints>,
-    follower: &Follower,
-    report: Snapshot,
-) {
-    let at_unix_ns = report.at_unix_ns;
-    let flows = checkpoints.map(|_| follower.checkpoint(&report));
-    let number = exporter.metrics(report);
-    if let (Some(checkpoints), Some(number), Some(flows)) = (checkpoints, number, flows) {
-        checkpoints.add(ReportCheckpoint {
-            number,
-            at_unix_ns,
-            flows,
-        });
-    }
-}
-
-/// Offers a flow's own span.
-fn offer(exporter: &mut Exporter, interim: &InterimSpans, flow: &Flow, anchor: &Anchor) {
-    match interim.time_of_parent(flow, anchor.suspended_ns()) {
-        Some(time) => exporter.parent(flow, time, anchor),
-        None => exporter.flow(flow, anchor),
     }
 }
 
@@ -534,33 +375,6 @@ async fn ended(
         biased;
         ended = exports => ended,
         ended = writes => ended,
-    }
-}
-
-// === impl Times ===
-
-impl Times {
-    const fn after(first: Instant, period: Duration) -> Self {
-        Self {
-            next: first,
-            period,
-        }
-    }
-
-    /// Until when it can wait for something else that is to be done: a fifth of its period. An own wake-up costs more than it.
-    fn latest(&self) -> Instant {
-        self.next + self.period / 5
-    }
-
-    /// Whether it is to be done now: then the next time is one of those to come.
-    fn is_due(&mut self, now: Instant) -> bool {
-        let is_due = self.next <= now;
-        if is_due {
-            let late = (now - self.next).as_nanos() % self.period.as_nanos().max(1);
-            let late = Duration::from_nanos(u64::try_from(late).unwrap_or_default());
-            self.next = now + (self.period - late);
-        }
-        is_due
     }
 }
 

@@ -40,7 +40,7 @@ pub use uninject::{take_back_copies, uninject};
 pub(crate) use view::has_container;
 
 use crate::{
-    annotations::Problem,
+    annotations::{Overrides, Problem},
     budget::Budgets,
     config::{Level, Settings},
     text::{WARNING_CHARS, clip},
@@ -116,6 +116,32 @@ pub fn has_sidecar(pod: &Value, settings: &Settings) -> bool {
 }
 
 /// Decides about one pod and works out the patch, in a namespace without LimitRanges and ResourceQuotas.
+///
+/// ```
+/// use flowcar_k8s::{
+///     config::Settings,
+///     inject::{CONTAINER, Context, Decision, inject},
+/// };
+/// use serde_json::{Map, json};
+///
+/// let mut pod = json!({
+///     "metadata": { "name": "web", "annotations": { "flowcar.io/inject": "true" } },
+///     "spec": { "containers": [{ "name": "web", "image": "nginx" }] },
+/// });
+/// let context = Context {
+///     namespace: "shop".to_owned(),
+///     namespace_labels: Map::new(),
+///     own_namespace: "flowcar".to_owned(),
+///     native_sidecar: true,
+///     workload: None,
+///     workload_annotations: Map::new(),
+///     opted_in: false,
+/// };
+/// let outcome = inject(&pod, &context, &Settings::default());
+/// assert!(matches!(outcome.decision, Decision::Injected(_)));
+/// json_patch::patch(&mut pod, &outcome.patch).expect("a patch of this pod");
+/// assert_eq!(pod["spec"]["initContainers"][0]["name"], CONTAINER);
+/// ```
 #[must_use]
 pub fn inject(pod: &Value, context: &Context, settings: &Settings) -> Outcome {
     inject_within(pod, context, settings, &Budgets::default())
@@ -136,30 +162,16 @@ pub fn inject_within(
     }
     let (overrides, problems) = settings.overrides_in(&context.namespace_labels, annotations);
     if let Err(reason) = opted_in {
-        // A misspelling such as `flowcar.io/injcet` must be reported, though it opts nothing in.
-        let refused = settings.config.strict && !problems.is_empty();
-        let decision = if refused {
-            Decision::Denied
-        } else {
-            Decision::NotOptedIn(reason)
-        };
-        return Outcome {
-            problems,
-            notes: mislabelled(pod, false).into_iter().collect(),
-            ..Outcome::of(decision)
-        };
+        return not_opted_in(pod, reason, problems, settings);
     }
     let skip = decide::skip(pod, annotations, context, settings, &overrides);
-    let invalid_opt_in = matches!(skip, Some(Skip::UnknownValue { .. }));
-    if settings.config.strict && (invalid_opt_in || !problems.is_empty()) {
-        let notes = skip
-            .filter(|_| invalid_opt_in)
-            .map(|skip| skip.to_string())
-            .into_iter()
-            .collect();
+    let invalid_opt_in = skip
+        .as_ref()
+        .filter(|skip| matches!(skip, Skip::UnknownValue { .. }));
+    if settings.config.strict && (invalid_opt_in.is_some() || !problems.is_empty()) {
         return Outcome {
+            notes: invalid_opt_in.map(Skip::to_string).into_iter().collect(),
             problems,
-            notes,
             ..Outcome::of(Decision::Denied)
         };
     }
@@ -187,6 +199,43 @@ pub fn inject_within(
     if let Some(skip) = skip {
         return Outcome::skipped(pod, skip, problems);
     }
+    match add(pod, context, settings, budgets, overrides) {
+        Ok(outcome) => Outcome {
+            problems,
+            ..outcome
+        },
+        Err(skip) => Outcome::skipped(pod, skip, problems),
+    }
+}
+
+/// The outcome for a pod that is not opted in. A misspelling such as `flowcar.io/injcet` must be reported, though it opts nothing in.
+fn not_opted_in(
+    pod: &Value,
+    reason: NotOptedIn,
+    problems: Vec<Problem>,
+    settings: &Settings,
+) -> Outcome {
+    let refused = settings.config.strict && !problems.is_empty();
+    let decision = if refused {
+        Decision::Denied
+    } else {
+        Decision::NotOptedIn(reason)
+    };
+    Outcome {
+        problems,
+        notes: mislabelled(pod, false).into_iter().collect(),
+        ..Outcome::of(decision)
+    }
+}
+
+/// Works out the patch that adds the sidecar, unless there is no room for it.
+fn add(
+    pod: &Value,
+    context: &Context,
+    settings: &Settings,
+    budgets: &Budgets,
+    overrides: Overrides,
+) -> Result<Outcome, Skip> {
     let level = context.level(settings);
     let (form, mut notes) = decide::form(level, context.native_sidecar, &overrides);
     let overrides = endpoint::keep_reachable(overrides, pod, level, settings, &mut notes);
@@ -208,20 +257,15 @@ pub fn inject_within(
         overrides: &overrides,
         settings,
     };
-    match fitting.fit(&container, &mut notes) {
-        Ok(resources) => container["resources"] = resources,
-        Err(skip) => return Outcome::skipped(pod, skip, problems),
-    }
+    container["resources"] = fitting.fit(&container, &mut notes)?;
     notes.extend(settings.namespace_errors(&context.namespace_labels));
     notes.extend(mislabelled(pod, true));
     let secrets = pull_secrets::missing(pod, context, settings, &mut notes);
-    let patch = edit::add_sidecar(pod, container, sidecar.volumes(), secrets, form, settings);
-    Outcome {
-        decision: Decision::Injected(form),
-        patch,
-        problems,
+    Ok(Outcome {
+        patch: edit::add_sidecar(pod, container, sidecar.volumes(), secrets, form, settings),
         notes,
-    }
+        ..Outcome::of(Decision::Injected(form))
+    })
 }
 
 fn mislabelled(pod: &Value, opted_in: bool) -> Option<String> {
