@@ -10,6 +10,15 @@
 //! is bit 63; within that octave there are eight boundaries, and their integer parts are constants.
 //! A value is an integer and a boundary (but the whole powers of two) is irrational, so comparing
 //! with the integer part is exact.
+//!
+//! ```
+//! use flowcar_shared::histogram::{MICROS, NANOS};
+//!
+//! // A millisecond lies in (2^(-80/8), 2^(-79/8)] seconds: 0.977 to 1.065 ms.
+//! assert_eq!(MICROS.bucket(1_000), Some(-80));
+//! assert_eq!(NANOS.bucket(1_000_000), Some(-80));
+//! assert_eq!(MICROS.bucket(0), None);
+//! ```
 
 /// Scale of the buckets: eight to each doubling.
 pub const SCALE: i32 = 3;

@@ -193,6 +193,17 @@ impl Config {
 
     /// Reads the variables given, all of them flowcar's.
     ///
+    /// ```
+    /// use flowcar::config::Config;
+    ///
+    /// let set = |name: &str, value: &str| [(name.to_owned(), value.to_owned())];
+    /// let config = Config::from_vars(set("FLOWCAR_MAX_FLOWS", "1000")).expect("a number");
+    /// assert_eq!(config.max_flows, 1_000);
+    ///
+    /// let errors = Config::from_vars(set("FLOWCAR_MAX_FLOWS", "many")).expect_err("no number");
+    /// assert!(errors.to_string().contains("FLOWCAR_MAX_FLOWS"));
+    /// ```
+    ///
     /// # Errors
     /// Every setting that does not parse.
     pub fn from_vars(
