@@ -125,7 +125,7 @@ pub fn has_sidecar(pod: &Value, settings: &Settings) -> bool {
 /// use serde_json::{Map, json};
 ///
 /// let mut pod = json!({
-///     "metadata": { "name": "web", "annotations": { "flowcar.io/inject": "true" } },
+///     "metadata": { "name": "web", "annotations": { "flowcar.io/inject": "enabled" } },
 ///     "spec": { "containers": [{ "name": "web", "image": "nginx" }] },
 /// });
 /// let context = Context {
