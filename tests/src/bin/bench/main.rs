@@ -256,7 +256,7 @@ fn measure_all(measure: &Measure<'_>, arguments: &RunArguments) -> io::Result<Fi
         )
     })?;
     let storm = optional(wanted(Part::Storm), report::storm, || {
-        storm::measure(measure, Duration::from_secs(if quick { 1 } else { 20 }))
+        storm::measure(measure, Duration::from_secs(if quick { 1 } else { 60 }))
     })?;
     Ok(Figures {
         form: FORM,

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// What flowcar may hold when idle, bytes.
-const GOAL_RSS: f64 = 10.0 * MIB;
+const GOAL_RSS: f64 = 8.0 * MIB;
 
 const MIB: f64 = 1024.0 * 1024.0;
 
