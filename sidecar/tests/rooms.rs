@@ -109,6 +109,20 @@ const K8S: [&str; 23] = [
     "fuzz",
 ];
 
+/// The modules of what `make demo`, `make bench` and tests start.
+const LAB: [&str; 10] = [
+    "log_lines",
+    "usage",
+    "place",
+    "interrupt",
+    "receiver",
+    "link",
+    "traffic",
+    "flowcar",
+    "exporting",
+    "sidecar",
+];
+
 /// A module by its path from the crate's root, such as `["flow", "table"]`.
 type Module = Vec<String>;
 
@@ -367,6 +381,7 @@ fn no_files_import_each_other_in_a_circle() {
         "sidecar/src",
         "sidecar-ebpf/src",
         "k8s/src",
+        "tests/lab/src",
     ] {
         assert_eq!(circle(&imports(source)), None, "{source}");
     }
@@ -393,6 +408,7 @@ fn modules_import_only_what_stands_below() {
         ("sidecar/src", &SIDECAR),
         ("sidecar-ebpf/src", &EBPF),
         ("k8s/src", &K8S),
+        ("tests/lab/src", &LAB),
     ] {
         let imports = imports(source);
         let upward = upward(&imports, order);
@@ -415,6 +431,7 @@ fn each_crate_is_imported_by_one_use() {
         "sidecar-ebpf/src",
         "shared/src",
         "k8s/src",
+        "tests/lab/src",
         "tests/src",
         "tests/tests",
     ] {

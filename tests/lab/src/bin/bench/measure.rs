@@ -2,7 +2,7 @@
 
 use std::{fs, io, time::Duration};
 
-use flowcar_tests::{
+use flowcar_lab::{
     flowcar,
     interrupt::Interrupt,
     place::{Cgroup, Netns},

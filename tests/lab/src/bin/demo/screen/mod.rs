@@ -81,7 +81,7 @@ fn write_all(out: &mut String, played: &Played, style: Style) -> std::fmt::Resul
 
 /// The path of the binary that the demo ran, as it is typed in the current directory.
 fn flowcar() -> String {
-    let Ok(program) = flowcar_tests::flowcar::program() else {
+    let Ok(program) = flowcar_lab::flowcar::program() else {
         return "flowcar".to_owned();
     };
     let here = std::env::current_dir().unwrap_or_default();

@@ -36,7 +36,7 @@ use std::{
 
 use clap::{Parser, Subcommand, ValueEnum};
 use figures::{FORM, Figures, Machine, Method, Process};
-use flowcar_tests::{
+use flowcar_lab::{
     interrupt::Interrupt,
     place::{require_cgroup2, require_root},
     receiver::Receiver,

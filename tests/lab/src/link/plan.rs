@@ -5,7 +5,7 @@ use super::packet::TcpSummary;
 /// What a direction of the link does to its packets. Built up by methods:
 ///
 /// ```
-/// # use flowcar_tests::link::{Only, Plan, When};
+/// # use flowcar_lab::link::{Only, Plan, When};
 /// # use std::time::Duration;
 /// let plan = Plan::rtt(Duration::from_millis(20))
 ///     .jitter(Duration::from_millis(2))

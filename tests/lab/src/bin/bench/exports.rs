@@ -3,7 +3,7 @@
 use std::{io, thread, time::Duration};
 
 use flowcar::sink::Received;
-use flowcar_tests::sidecar::Sidecar;
+use flowcar_lab::sidecar::Sidecar;
 use opentelemetry_proto::tonic::{
     collector::trace::v1::ExportTraceServiceRequest, common::v1::any_value::Value,
 };

@@ -12,13 +12,13 @@ const AFTER_THE_END: Duration = Duration::from_secs(2);
 
 /// The lines of a pipe, read by a thread of their own: a program that logs nothing more holds no test up for ever.
 #[derive(Debug)]
-pub(crate) struct LogLines {
+pub struct LogLines {
     lines: mpsc::Receiver<String>,
 }
 
 impl LogLines {
     /// Reads them from now on, until the pipe is closed.
-    pub(crate) fn of(pipe: impl Read + Send + 'static) -> Self {
+    pub fn of(pipe: impl Read + Send + 'static) -> Self {
         let (to, lines) = mpsc::channel();
         thread::spawn(move || {
             let read = BufReader::new(pipe).lines();
@@ -34,7 +34,7 @@ impl LogLines {
     /// # Panics
     /// As [`LogLines::find`] fails.
     #[track_caller]
-    pub(crate) fn until(&self, what: &str, within: Duration, passed: impl FnMut(&str)) -> String {
+    pub fn until(&self, what: &str, within: Duration, passed: impl FnMut(&str)) -> String {
         self.find(what, within, passed)
             .unwrap_or_else(|error| panic!("{error}"))
     }
@@ -43,7 +43,7 @@ impl LogLines {
     ///
     /// # Errors
     /// The pipe is closed first, or no such line comes in time; `passed` has been called with all that came.
-    pub(crate) fn find(
+    pub fn find(
         &self,
         what: &str,
         within: Duration,
@@ -75,7 +75,7 @@ impl LogLines {
     }
 
     /// The lines that were not taken, of a program that has ended.
-    pub(crate) fn rest(&self) -> Vec<String> {
+    pub fn rest(&self) -> Vec<String> {
         let deadline = Instant::now() + AFTER_THE_END;
         let next = || {
             let left = deadline.saturating_duration_since(Instant::now());

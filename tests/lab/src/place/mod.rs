@@ -39,10 +39,9 @@ pub use detach::attached_programs;
 pub use error::Error;
 pub use filter::Filtered;
 pub use memory::MemoryCgroup;
-pub(crate) use need::on_path;
 pub use need::{
-    has_own_machine, kernel_release, lacks, require_capability, require_cgroup2, require_file,
-    require_program, require_root, require_tun,
+    has_own_machine, kernel_release, lacks, on_path, require_capability, require_cgroup2,
+    require_file, require_program, require_root, require_tun,
 };
 pub use neighbour::{Callbacks, ExclusivePacketFilter, Neighbour, Sharing};
 pub use netns::Netns;

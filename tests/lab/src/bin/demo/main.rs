@@ -25,7 +25,7 @@ use std::{
 };
 
 use clap::Parser;
-use flowcar_tests::{
+use flowcar_lab::{
     interrupt::Interrupt,
     place::{require_cgroup2, require_root, require_tun},
 };

@@ -50,7 +50,7 @@ pub(super) fn write(
             style.paint(ink(client, server), &row(client, server))
         )?;
     }
-    let sum = |report: fn(&flowcar_tests::traffic::ConnectionReport) -> u64| {
+    let sum = |report: fn(&flowcar_lab::traffic::ConnectionReport) -> u64| {
         played.applications.iter().map(report).sum::<u64>()
     };
     let seen = |way| spans.iter().map(|span| integer(span, way)).sum::<u64>();

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use flowcar_tests::link::{Direction, Fate, TcpSummary, Trace, percentile};
+use flowcar_lab::link::{Direction, Fate, TcpSummary, Trace, percentile};
 
 /// The link's own figures.
 #[derive(Debug)]

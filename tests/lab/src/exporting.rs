@@ -1,4 +1,4 @@
-//! A running `flowcar export`, by what it logs: also behind [`Watch`](crate::watch::Watch), which has all that it sends, and
+//! A running `flowcar export`, by what it logs: also behind `flowcar_tests::watch::Watch`, which has all that it sends, and
 //! [`Sidecar`](crate::sidecar::Sidecar), whose cost is measured.
 
 use std::{
@@ -55,7 +55,7 @@ impl Exporting {
     }
 
     /// What it logs, from what was taken last.
-    pub(crate) const fn log(&self) -> &LogLines {
+    pub const fn log(&self) -> &LogLines {
         &self.log
     }
 

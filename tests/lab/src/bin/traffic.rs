@@ -12,7 +12,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use flowcar_tests::traffic::{
+use flowcar_lab::traffic::{
     AskPlan, AttemptPlan, CallPlan, ClosePlan, ConnectPlan, ConnectionReport, CrowdPlan, CutOff,
     Held, LoadPlan, MeetPlan, ServePlan, Server, ask, attempt, bypass, call, connect_each, crowd,
     cut_off, end, give, load, meet, splice, take,

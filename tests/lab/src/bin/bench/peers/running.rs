@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use flowcar_tests::{place::Netns, usage};
+use flowcar_lab::{place::Netns, usage};
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},

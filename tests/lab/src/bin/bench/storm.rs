@@ -2,7 +2,7 @@
 
 use std::{io, time::Duration};
 
-use flowcar_tests::{
+use flowcar_lab::{
     place::TestPod,
     sidecar::Sidecar,
     traffic::{CallPlan, LoadPlan, ServePlan, Serving, load_in},

@@ -2,7 +2,7 @@
 
 use std::{io, thread, time::Duration};
 
-use flowcar_tests::{
+use flowcar_lab::{
     place::{MemoryCgroup, TestPod},
     sidecar::Sidecar,
     traffic::{CallPlan, Holding, ServePlan, Serving},

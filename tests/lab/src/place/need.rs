@@ -70,7 +70,7 @@ pub fn require_program(name: &str) -> bool {
 }
 
 /// Where the program is on the PATH.
-pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
+pub fn on_path(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let mut files = env::split_paths(&path).map(|directory| directory.join(name));
     files.find(|file| file.is_file())

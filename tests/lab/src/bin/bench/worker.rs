@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use flowcar_tests::place::{Cgroup, Netns};
+use flowcar_lab::place::{Cgroup, Netns};
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use flowcar::otlp::names;
-use flowcar_tests::{
+use flowcar_lab::{
     interrupt::Interrupt,
     link::{Only, Plan, When},
     place::TestPod,

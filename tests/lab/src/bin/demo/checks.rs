@@ -65,7 +65,7 @@ fn ends(played: &Played) -> Vec<String> {
 
 /// Payload is what the programs sent and received, to the byte.
 fn bytes(played: &Played) -> Vec<String> {
-    let sum = |of: fn(&flowcar_tests::traffic::ConnectionReport) -> u64| {
+    let sum = |of: fn(&flowcar_lab::traffic::ConnectionReport) -> u64| {
         played.applications.iter().map(of).sum::<u64>()
     };
     let reported = [sum(|report| report.sent), sum(|report| report.received)];

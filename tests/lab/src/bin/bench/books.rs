@@ -2,7 +2,7 @@
 
 use std::io;
 
-use flowcar_tests::sidecar::Stopped;
+use flowcar_lab::sidecar::Stopped;
 
 /// Flows, by what became of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use flowcar_tests::traffic::TcpInfo;
+use flowcar_lab::traffic::TcpInfo;
 use serde::{Deserialize, Serialize};
 
 /// What is counted as one: a megabyte.

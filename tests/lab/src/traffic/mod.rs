@@ -55,7 +55,7 @@ pub use tcp_info::TcpInfo;
 /// Where the binary `traffic` is, as seen from a test or another binary of this crate.
 ///
 /// # Errors
-/// It was not built: `cargo build -p flowcar-tests --bin traffic`.
+/// It was not built: `cargo build -p flowcar-lab --bin traffic`.
 pub fn program() -> io::Result<PathBuf> {
     let this = env::current_exe()?;
     // Binaries lie in target/PROFILE, tests in target/PROFILE/deps.
@@ -64,5 +64,5 @@ pub fn program() -> io::Result<PathBuf> {
         .take(2)
         .map(|directory| directory.join("traffic"))
         .find(|path| path.is_file())
-        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the program traffic is not beside this one; build it with: cargo build -p flowcar-tests --bin traffic"))
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the program traffic is not beside this one; build it with: cargo build -p flowcar-lab --bin traffic"))
 }
