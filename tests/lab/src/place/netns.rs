@@ -1,10 +1,7 @@
 use std::{
     fs::{self, File},
     io,
-    os::{
-        fd::{AsFd, AsRawFd, BorrowedFd},
-        unix::process::CommandExt,
-    },
+    os::{fd::AsRawFd, unix::process::CommandExt},
     panic,
     path::{Path, PathBuf},
     process::{self, Command},
@@ -33,7 +30,10 @@ const SYSCTLS: &[(&str, &str)] = &[
     ("net.ipv6.conf.default.addr_gen_mode", "1"),
 ];
 
-/// A network namespace of its own, with loopback up. It lives until its last user goes: this value, a thread or
+/// The namespace of the thread that opens it.
+const OF_THIS_THREAD: &str = "/proc/thread-self/ns/net";
+
+/// A network namespace. [`Netns::new`] makes one of its own, with loopback up. It lives until its last user goes: this value, a thread or
 /// process inside, or an open socket.
 #[derive(Debug)]
 pub struct Netns {
@@ -51,7 +51,7 @@ impl Netns {
     pub fn new(name: &str) -> Result<Self, Error> {
         let file = on_thread(name, || {
             unshare(CloneFlags::CLONE_NEWNET)?;
-            File::open("/proc/thread-self/ns/net")
+            File::open(OF_THIS_THREAD)
         })
         .and_then(|file| file)
         .map_err(Error::at(
@@ -72,7 +72,28 @@ impl Netns {
         Ok(netns)
     }
 
-    /// The name it was given.
+    /// The namespace of the calling thread.
+    ///
+    /// # Errors
+    /// `/proc` is not mounted.
+    pub fn of_this_thread() -> Result<Self, Error> {
+        Self::open(Path::new(OF_THIS_THREAD))
+    }
+
+    /// The namespace that this file is of, as [`Netns::path`] has it.
+    ///
+    /// # Errors
+    /// There is no such file.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let name = path.display().to_string();
+        let file = File::open(path).map_err(Error::at(
+            format_args!("open network namespace {name}"),
+            "does its owner still run?",
+        ))?;
+        Ok(Self { name, file })
+    }
+
+    /// The name it was given, or the path that it was opened by.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -95,11 +116,22 @@ impl Netns {
     /// The thread cannot be started or cannot enter.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, Error> {
         on_thread(&self.name, || {
-            setns(&self.file, CloneFlags::CLONE_NEWNET)?;
+            enter_by(&self.file)?;
             Ok(work())
         })
         .and_then(|result| result)
         .map_err(Error::at(
+            format_args!("enter network namespace {}", self.name),
+            "run as root",
+        ))
+    }
+
+    /// Moves the calling thread into the namespace, for good.
+    ///
+    /// # Errors
+    /// CAP_SYS_ADMIN is missing.
+    pub fn enter_for_good(&self) -> Result<(), Error> {
+        enter_by(&self.file).map_err(Error::at(
             format_args!("enter network namespace {}", self.name),
             "run as root",
         ))
@@ -115,7 +147,7 @@ impl Netns {
             "raise ulimit -n",
         ))?;
         // SAFETY: between fork and exec the closure only calls setns(2) on a descriptor opened before.
-        unsafe { command.pre_exec(move || Ok(setns(&file, CloneFlags::CLONE_NEWNET)?)) };
+        unsafe { command.pre_exec(move || enter_by(&file)) };
         Ok(())
     }
 
@@ -195,10 +227,9 @@ impl Netns {
     }
 }
 
-impl AsFd for Netns {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
+/// Moves the calling thread into the namespace of this file. A system call alone.
+fn enter_by(file: &File) -> io::Result<()> {
+    Ok(setns(file, CloneFlags::CLONE_NEWNET)?)
 }
 
 /// A network namespace belongs to a thread, so entering one on a thread that ends afterwards leaves the

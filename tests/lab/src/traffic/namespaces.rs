@@ -1,16 +1,15 @@
 //! Where the ends of a connection are, and what an operator or a filter does to them there.
 
 use std::{
-    fs::{self, File},
-    io,
+    fs, io,
     net::{SocketAddr, TcpStream},
-    os::unix::process::CommandExt,
     path::PathBuf,
     process::Command,
 };
 
 use clap::Args;
-use nix::sched::{CloneFlags, setns};
+
+use crate::place::Netns;
 
 /// The pod in which the client's socket is made.
 #[derive(Clone, Debug, Args)]
@@ -27,7 +26,7 @@ pub struct ClientPod {
 #[derive(Debug)]
 pub(super) struct Namespaces {
     /// If it is another one.
-    server: Option<File>,
+    server: Option<Netns>,
 }
 
 // === impl Namespaces ===
@@ -41,9 +40,9 @@ impl Namespaces {
         let Some(pod) = pod else {
             return Ok(Self { server: None });
         };
-        let server = File::open("/proc/thread-self/ns/net")?;
+        let server = Netns::of_this_thread()?;
         fs::write(pod.client_cgroup.join("cgroup.procs"), "0")?;
-        setns(File::open(&pod.client_netns)?, CloneFlags::CLONE_NEWNET)?;
+        Netns::open(&pod.client_netns)?.enter_for_good()?;
         Ok(Self {
             server: Some(server),
         })
@@ -91,15 +90,10 @@ impl Namespaces {
 
     /// A command that runs in the server's network namespace.
     fn at_server(&self, program: &str) -> io::Result<Command> {
-        let mut command = Command::new(program);
-        if let Some(server) = &self.server {
-            let server = server.try_clone()?;
-            // SAFETY: between fork and exec the closure only calls setns(2) on a descriptor opened before.
-            unsafe {
-                command.pre_exec(move || Ok(setns(&server, CloneFlags::CLONE_NEWNET)?));
-            }
+        match &self.server {
+            Some(server) => Ok(server.command(program)?),
+            None => Ok(Command::new(program)),
         }
-        Ok(command)
     }
 }
 
