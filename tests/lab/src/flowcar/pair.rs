@@ -4,19 +4,17 @@ use std::{io, net::IpAddr};
 
 use super::{FlowLine, Server, Summary, call_with};
 use crate::{
-    link::{Link, Plan},
+    link::{Link, Plan, PodPair},
     place::TestPod,
     traffic::ConnectionReport,
 };
 
-/// A client's and a server's pod and a link between them; the client is its end a.
+/// A client's and a server's pod and a link between them (the client is its end a), with settings of both flowcars.
 #[derive(Debug)]
 pub struct Pair {
     settings: Vec<(&'static str, &'static str)>,
     sockets: Vec<&'static str>,
-    link: Link,
-    client: TestPod,
-    server: TestPod,
+    pods: PodPair,
 }
 
 /// One connection as reported by both applications and both flowcars.
@@ -72,17 +70,12 @@ impl Pair {
     /// Makes them; the link has this plan in both directions.
     ///
     /// # Errors
-    /// As [`TestPod::new`] and [`Link::between`].
+    /// As [`PodPair::new`].
     pub fn new(plan: Plan) -> io::Result<Self> {
-        let client = TestPod::new("client")?;
-        let server = TestPod::new("server")?;
-        let link = Link::between(client.netns(), server.netns(), plan).map_err(io::Error::other)?;
         Ok(Self {
             settings: Vec::new(),
             sockets: Vec::new(),
-            link,
-            client,
-            server,
+            pods: PodPair::new(plan)?,
         })
     }
 
@@ -102,17 +95,17 @@ impl Pair {
 
     /// The client's pod.
     pub fn client(&self) -> &TestPod {
-        &self.client
+        self.pods.client()
     }
 
     /// The server's pod.
     pub fn server(&self) -> &TestPod {
-        &self.server
+        self.pods.server()
     }
 
     /// The link between them.
     pub fn link(&self) -> &Link {
-        &self.link
+        self.pods.link()
     }
 
     /// Makes so many connections by `traffic call ARGUMENTS` to the server at `server` (an address of the
@@ -130,13 +123,13 @@ impl Pair {
         arguments: &[&str],
     ) -> io::Result<Called> {
         let (settings, sockets) = (&self.settings, &self.sockets);
-        let serving = Server::start_with(&self.server, settings, connections, sockets)?;
+        let serving = Server::start_with(self.server(), settings, connections, sockets)?;
         let count = connections.to_string();
         let mut words = vec!["--connections", &count];
         words.extend_from_slice(sockets);
         words.extend_from_slice(arguments);
         let (clients, at_client) = call_with(
-            &self.client,
+            self.client(),
             settings,
             (server, serving.port()).into(),
             &words,

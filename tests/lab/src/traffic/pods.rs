@@ -11,7 +11,7 @@ use super::{
     serve::ServePlan,
 };
 use crate::{
-    link::{Link, Plan},
+    link::{Link, Plan, PodPair},
     place::TestPod,
 };
 
@@ -24,9 +24,7 @@ const SERVER_ENDS_WITHIN: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Pods {
     serving: Serving,
-    link: Link,
-    client: TestPod,
-    server: TestPod,
+    pods: PodPair,
 }
 
 // === impl Pods ===
@@ -35,7 +33,7 @@ impl Pods {
     /// Makes all of it; the link has this plan in both directions.
     ///
     /// # Errors
-    /// As [`TestPod::new`], [`Link::between`] and [`Serving::start`].
+    /// As [`PodPair::new`] and [`Serving::start`].
     pub fn new(plan: Plan) -> io::Result<Self> {
         Self::with(
             plan,
@@ -46,33 +44,26 @@ impl Pods {
     /// As [`Pods::new`], with a server of one's own.
     ///
     /// # Errors
-    /// As [`TestPod::new`], [`Link::between`] and [`Serving::start`].
+    /// As [`PodPair::new`] and [`Serving::start`].
     pub fn with(plan: Plan, serve: &ServePlan) -> io::Result<Self> {
-        let client = TestPod::new("client")?;
-        let server = TestPod::new("server")?;
-        let link = Link::between(client.netns(), server.netns(), plan).map_err(io::Error::other)?;
-        let serving = Serving::start(&server, serve)?;
-        Ok(Self {
-            serving,
-            link,
-            client,
-            server,
-        })
+        let pods = PodPair::new(plan)?;
+        let serving = Serving::start(pods.server(), serve)?;
+        Ok(Self { serving, pods })
     }
 
     /// The client's pod.
     pub fn client(&self) -> &TestPod {
-        &self.client
+        self.pods.client()
     }
 
     /// The server's pod.
     pub fn server(&self) -> &TestPod {
-        &self.server
+        self.pods.server()
     }
 
     /// The link between them.
     pub fn link(&self) -> &Link {
-        &self.link
+        self.pods.link()
     }
 
     /// The program in the server's pod.
@@ -87,17 +78,17 @@ impl Pods {
 
     /// The server's address over IPv4.
     pub fn v4(&self) -> SocketAddr {
-        self.at(self.link.b4())
+        self.at(self.link().b4())
     }
 
     /// The server's address over IPv6.
     pub fn v6(&self) -> SocketAddr {
-        self.at(self.link.b6())
+        self.at(self.link().b6())
     }
 
     /// The server's address over IPv4 by a socket of IPv6 (`::ffff:a.b.c.d`).
     pub fn v4_mapped(&self) -> SocketAddr {
-        match self.link.b4() {
+        match self.link().b4() {
             IpAddr::V4(address) => self.at(address.to_ipv6_mapped().into()),
             address => self.at(address),
         }
@@ -117,7 +108,7 @@ impl Pods {
         &self,
         plan: &CallPlan,
     ) -> io::Result<(Vec<ConnectionReport>, Vec<ConnectionReport>)> {
-        let mut clients = call_in(&self.client, plan)?;
+        let mut clients = call_in(self.client(), plan)?;
         let accepted = clients
             .iter()
             .filter(|report| report.local.is_some())
