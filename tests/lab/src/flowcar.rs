@@ -5,7 +5,9 @@ mod pair;
 mod report;
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsStr,
+    fs,
     io::{self, BufRead, BufReader},
     net::SocketAddr,
     os::fd::AsRawFd,
@@ -56,7 +58,19 @@ pub fn program() -> io::Result<PathBuf> {
 /// # Errors
 /// It was not built.
 pub fn bare() -> io::Result<Command> {
-    let mut command = Command::new(program()?);
+    started_by(&[])
+}
+
+/// The same where another program starts it, by these words with flowcar's path behind them. The script of `["sh", "-c", SCRIPT]` has the path
+/// as `$0`.
+///
+/// # Errors
+/// It was not built.
+pub fn started_by(words: &[&str]) -> io::Result<Command> {
+    let program = program()?;
+    let mut words = words.iter().map(OsStr::new).chain([program.as_os_str()]);
+    let mut command = Command::new(words.next().unwrap_or_default());
+    command.args(words);
     without_settings(&mut command);
     Ok(command)
 }
@@ -96,7 +110,7 @@ pub fn top(pod: &TestPod) -> io::Result<Command> {
 }
 
 /// Keeps flowcar's settings in the tests' own environment from a command.
-pub fn without_settings(command: &mut Command) {
+fn without_settings(command: &mut Command) {
     for (name, _) in env::vars_os() {
         let of = |prefix| name.to_string_lossy().starts_with(prefix);
         if of("FLOWCAR_") || of("OTEL_") {

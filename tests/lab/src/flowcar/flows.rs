@@ -1,10 +1,10 @@
 //! What a running `flowcar export` answers to `flowcar flows`.
 
-use std::{io, process::Command};
+use std::io;
 
 use serde_json::Value;
 
-use super::program;
+use super::bare;
 use crate::place::TestPod;
 
 /// What `flowcar flows` prints of a pod with these arguments, from the test's own shell, as root's on a host.
@@ -12,7 +12,7 @@ use crate::place::TestPod;
 /// # Errors
 /// It cannot be started, fails, or prints no text.
 pub fn flows(pod: &TestPod, arguments: &[&str]) -> io::Result<String> {
-    let mut command = Command::new(program()?);
+    let mut command = bare()?;
     pod.netns().enter(&mut command)?;
     let output = command
         .args(["flows", "--cgroup"])
