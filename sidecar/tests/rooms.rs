@@ -83,7 +83,8 @@ const EBPF: [&str; 19] = [
 ];
 
 /// The modules of the controller and of its plugin.
-const K8S: [&str; 23] = [
+const K8S: [&str; 24] = [
+    "clock",
     "text",
     "quantity",
     "rate",
