@@ -34,7 +34,7 @@ demo: ## Two pods on a slow link, a flowcar beside each: tables, histograms and 
 	@$(say_sudo)
 	$(call setup,build)
 	# The release profile takes three times as long, nearly all of it for dependencies.
-	cargo build --package flowcar --package flowcar-tests --bin flowcar --bin demo --bin traffic
+	cargo build --package flowcar --package flowcar-lab --bin flowcar --bin demo --bin traffic
 	$(as_root) $(out)/debug/demo $(ARGS)
 
 # What tests/tests/costs counts, unless other tests are named. It loads no kernel program, so it needs none.
@@ -71,7 +71,7 @@ lint: ## Formatting, words, clippy and the documentation of the code, of the ker
 bench: ## What flowcar and other tools cost, by the kernel's own count (ARGS=--quick, --json FILE)
 	@$(say_sudo)
 	$(call setup,build)
-	cargo build --release --package flowcar --package flowcar-tests --bins
+	cargo build --release --package flowcar --package flowcar-lab --bins
 	$(as_root) $(out)/release/bench $(ARGS)
 
 bench-webhook: ## Latency of an admission call, and the controller's memory

@@ -8,10 +8,11 @@ use std::time::Duration;
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
     apimachinery::pkg::apis::meta::v1::MicroTime,
-    jiff::Timestamp,
 };
 use kube::{Api, api::PostParams};
 use tokio::time::Instant;
+
+use crate::clock;
 
 /// How long a silent holder keeps the Lease.
 pub(crate) const DURATION: Duration = Duration::from_secs(15);
@@ -102,7 +103,7 @@ impl Claim {
     }
 
     fn lease(&self, old: &Lease) -> Lease {
-        let now = MicroTime(Timestamp::now());
+        let now = MicroTime(clock::timestamp());
         let old_spec = old.spec.clone().unwrap_or_default();
         let kept = old_spec.holder_identity.as_ref() == Some(&self.identity);
         let transitions = old_spec.lease_transitions.unwrap_or_default();

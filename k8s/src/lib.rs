@@ -14,6 +14,7 @@ pub mod budget;
 pub mod certs;
 pub mod cli;
 pub mod client;
+mod clock;
 pub mod cluster;
 pub mod config;
 pub mod controller;

@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use k8s_openapi::{
-    api::core::v1::{Namespace, Pod},
-    jiff::Timestamp,
-};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::{
     Api, Client,
     api::ListParams,
     core::{ApiResource, DynamicObject, GroupVersionKind, ObjectMeta},
 };
 
-use crate::admit::{PendingEvent, Regarding};
+use crate::{
+    admit::{PendingEvent, Regarding},
+    clock,
+};
 
 /// When to read the object: one that is being created exists a moment after its review.
 const DELAYS: [Duration; 4] = [
@@ -119,7 +119,7 @@ impl Verify {
             return Ok(Found::of(pod, regarding));
         }
         // A pod whose name was not made yet when it was reviewed is known by the start of it.
-        let now = Timestamp::now().as_second();
+        let now = clock::timestamp().as_second();
         let is_it = |pod: &&ObjectMeta| {
             let start = pod.generate_name.as_deref().unwrap_or_default();
             let created = pod.creation_timestamp.as_ref();

@@ -12,7 +12,7 @@ pub const UID: &str = "0a1b2c3d_4e5f_6071_8293_a4b5c6d7e8f9";
 /// The uid of the other pod.
 pub const NEIGHBOUR: &str = "1a1b2c3d_4e5f_6071_8293_a4b5c6d7e8f9";
 
-/// Makes what a container runtime makes, and gives flowcar no more than it would have there.
+/// Makes what a container runtime makes, and gives flowcar, which is `$0`, no more than it would have there.
 const CONTAINER: &str = r#"
     mount --make-rprivate /
     mount -t tmpfs none /run
@@ -21,7 +21,7 @@ const CONTAINER: &str = r#"
     mount -o remount,bind,ro /run/host-cgroup
     mount -t cgroup2 none /run/own-cgroup
     eval "$EXTRA"
-    exec setpriv --bounding-set=-all,+bpf,+net_admin --inh-caps=-all,+bpf,+net_admin "$FLOWCAR" $WORDS
+    exec setpriv --bounding-set=-all,+bpf,+net_admin --inh-caps=-all,+bpf,+net_admin "$0" $ARGUMENTS
 "#;
 
 /// A node's tree, below a cgroup of this test's own. Innermost first, as they are removed.
@@ -73,19 +73,18 @@ impl Node {
     }
 }
 
-/// flowcar in a container, with these words; shell commands in the variable `EXTRA` run before it.
+/// flowcar in a container, with these arguments; shell commands in the variable `EXTRA` run before it.
 ///
 /// # Panics
 /// flowcar was not built, or no cgroup2 is mounted.
-pub fn contained(cgroup: &Cgroup, netns: &Netns, words: &str) -> Command {
-    let mut command = Command::new("unshare");
+pub fn contained(cgroup: &Cgroup, netns: &Netns, arguments: &str) -> Command {
+    let words = ["unshare", "--cgroup", "--mount", "sh", "-ec", CONTAINER];
+    let mut command = flowcar::started_by(&words).unwrap();
     netns.enter(&mut command).unwrap();
     cgroup.enter(&mut command).unwrap();
     command
-        .args(["--cgroup", "--mount", "sh", "-ec", CONTAINER])
         .env("HOST", cgroup2_mount().unwrap())
-        .env("FLOWCAR", flowcar::program().unwrap())
-        .env("WORDS", words)
+        .env("ARGUMENTS", arguments)
         .env("EXTRA", "");
     command
 }

@@ -113,7 +113,7 @@ fn start(program: &str) -> Command {
     if program == PROGRAMS[0] {
         flowcar::bare().unwrap()
     } else {
-        Command::new(tools::product(program))
+        tools::kubectl_flowcar(Path::new("/dev/null"))
     }
 }
 

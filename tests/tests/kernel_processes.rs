@@ -302,13 +302,12 @@ fn run_contained(pod: &TestPod, proc: &str) -> (String, Report) {
         directory.path().join("host"),
     );
     fs::create_dir(&host).unwrap();
-    let mut command = Command::new("unshare");
-    pod.enter(&mut command).unwrap();
     let start = format!("mount --rbind /proc \"$1\"; shift; exec unshare -p -f {proc} \"$@\"");
+    let host = host.to_str().unwrap();
+    let words = ["unshare", "-m", "sh", "-ec", &start, "sh", host];
+    let mut command = flowcar::started_by(&words).unwrap();
+    pod.enter(&mut command).unwrap();
     command
-        .args(["-m", "sh", "-ec", &start, "sh"])
-        .arg(&host)
-        .arg(flowcar::program().unwrap())
         .args(["run", "--format", "json", "-o"])
         .arg(&report)
         .args(["--", "sh", "-ec", CONTAINED, "sh"])

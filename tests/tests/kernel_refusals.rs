@@ -70,26 +70,13 @@ const UNMOUNTED: &str = r#"
 
 /// `flowcar` in a pod's network, to be given its arguments.
 pub(crate) fn flowcar_in(situation: Situation, pod: &TestPod) -> Command {
-    let program = flowcar::program().unwrap();
-    let mut command = match situation {
-        UserNamespace => {
-            let mut command = Command::new("unshare");
-            command
-                .args(["--user", "--map-root-user", "--"])
-                .arg(program);
-            command
-        }
-        Version1 => {
-            let mut command = Command::new("unshare");
-            command
-                .args(["--mount", "sh", "-ec", UNMOUNTED])
-                .arg(program);
-            command
-        }
-        _ => Command::new(program),
+    let words: &[&str] = match situation {
+        UserNamespace => &["unshare", "--user", "--map-root-user", "--"],
+        Version1 => &["unshare", "--mount", "sh", "-ec", UNMOUNTED],
+        _ => &[],
     };
+    let mut command = flowcar::started_by(words).unwrap();
     pod.netns().enter(&mut command).unwrap();
-    flowcar::without_settings(&mut command);
     match situation {
         Root | UserNamespace | Version1 => {}
         TwoCapabilities => {
@@ -488,11 +475,9 @@ fn probes_are_answered_where_no_cgroup2_is_mounted() {
     export.lines_until("source=");
     // As the container's runtime starts a probe: in the container's namespaces.
     let probe = |what: &str| {
-        let mut command = Command::new("nsenter");
         let target = export.id().to_string();
-        command.args(["--target", &target, "--mount", "--net"]);
-        command.arg(flowcar::program().unwrap());
-        flowcar::without_settings(&mut command);
+        let words = ["nsenter", "--target", &target, "--mount", "--net"];
+        let mut command = flowcar::started_by(&words).unwrap();
         command.args(["probe", what]).output().unwrap()
     };
     for what in ["started", "live"] {

@@ -5,7 +5,7 @@ use std::{
     fs,
     io::{self, BufRead, BufReader},
     os::unix::process::CommandExt,
-    process::{Command, Stdio},
+    process::Stdio,
     time::Duration,
 };
 
@@ -38,7 +38,8 @@ struct Export {
 impl Export {
     /// Has these capabilities; `limit` is its RLIMIT_MEMLOCK, bytes.
     fn start(pod: &TestPod, capabilities: &[Capability], limit: Option<u64>) -> Self {
-        let mut command = Command::new("sh");
+        let script = "cat /proc/$$/status; exec \"$0\" export --cgroup \"$1\"";
+        let mut command = flowcar::started_by(&["sh", "-c", script]).unwrap();
         pod.netns().enter(&mut command).unwrap();
         if let Some(limit) = limit {
             // SAFETY: between fork and exec the closure makes one system call.
@@ -47,12 +48,7 @@ impl Export {
             }
         }
         command.with_only_caps(capabilities);
-        command
-            .arg("-c")
-            .arg("cat /proc/$$/status; exec \"$0\" export --cgroup \"$1\"")
-            .arg(flowcar::program().unwrap())
-            .arg(pod.cgroup().path())
-            .stdout(Stdio::piped());
+        command.arg(pod.cgroup().path()).stdout(Stdio::piped());
         let mut running = Exporting::start(&mut command);
         let mut before = String::new();
         for line in BufReader::new(running.stdout().unwrap()).lines() {

@@ -11,8 +11,8 @@ use std::{
 
 use flowcar_tests::{
     flowcar::{Exchanges, Run},
-    link::{Capture, Link, Plan, is_within_a_bucket, percentile},
-    place::{TestPod, require_cgroup2, require_root, require_tun},
+    link::{Capture, Plan, PodPair, is_within_a_bucket, percentile},
+    place::{require_cgroup2, require_root, require_tun},
 };
 use rustls::{ServerConfig, ServerConnection, StreamOwned, crypto::ring};
 
@@ -90,11 +90,8 @@ fn tls_exchanges_match_the_capture() {
 
 /// The exchanges of one curl, and those that were captured.
 fn one_run() -> (Exchanges, Vec<Duration>) {
-    let (client, server) = (
-        TestPod::new("tls-client").unwrap(),
-        TestPod::new("tls-server").unwrap(),
-    );
-    let link = Link::between(client.netns(), server.netns(), Plan::rtt(RTT)).unwrap();
+    let pods = PodPair::new(Plan::rtt(RTT)).unwrap();
+    let (client, server, link) = (pods.client(), pods.server(), pods.link());
     let capture = Capture::start(client.netns(), &link.device()).unwrap();
     let listener = server.netns().run(|| TcpListener::bind((link.b4(), 0)));
     let listener = listener.unwrap().unwrap();
@@ -110,7 +107,7 @@ fn one_run() -> (Exchanges, Vec<Duration>) {
         "/dev/null",
         &url,
     ];
-    let run = Run::start_with(&client, &settings, Path::new("curl"), &words).unwrap();
+    let run = Run::start_with(client, &settings, Path::new("curl"), &words).unwrap();
     let (status, report) = run.finish().unwrap();
     assert!(status.success(), "{status}");
     // curl closes without close_notify, which this test ignores.

@@ -299,12 +299,8 @@ fn top_names_what_to_use_instead() {
     let message = String::from_utf8_lossy(&usage.stderr);
     assert!(message.contains("give --format json"), "{message}");
     // A screen without keys.
-    let mut command = Command::new("sh");
-    let program = flowcar::program().unwrap();
-    command.arg("-c").arg(format!(
-        "{} top < /dev/null 2>&1; echo status $?",
-        program.display()
-    ));
+    let script = r#""$0" top < /dev/null 2>&1; echo status $?"#;
+    let mut command = flowcar::started_by(&["sh", "-c", script]).unwrap();
     let top = Terminal::start(&mut command, 130, 10).unwrap();
     top.until("a message", |screen| {
         screen.contains("flowcar top --once") && screen.contains("status 64")

@@ -2,16 +2,18 @@
 //! as its users would see it.
 
 use std::{
-    fs::File,
     net::TcpStream,
-    os::{fd::AsRawFd, unix::process::ExitStatusExt},
-    process::Command,
+    os::unix::process::ExitStatusExt,
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use flowcar_tests::peers::{
-    Authority, Client, Collector, CollectorOptions, Jaeger, Net, Peer, Prometheus,
-    PrometheusOptions, Tls,
+use flowcar_tests::{
+    peers::{
+        Authority, Client, Collector, CollectorOptions, Jaeger, Net, Peer, Prometheus,
+        PrometheusOptions, Tls,
+    },
+    place::Netns,
 };
 use opentelemetry_proto::tonic::{
     collector::{
@@ -303,12 +305,8 @@ fn collector_with_mtls_requires_a_client_certificate() {
 
 #[test]
 fn collector_lives_in_another_network_namespace() {
-    let namespace = new_network_namespace();
-    let net = Net::in_namespace(
-        format!("/proc/self/fd/{}", namespace.as_raw_fd()),
-        [127, 0, 0, 1].into(),
-    )
-    .unwrap();
+    let namespace = Arc::new(Netns::new("collector").unwrap());
+    let net = Net::in_namespace(namespace, [127, 0, 0, 1].into());
     let collector = Collector::start_with(CollectorOptions {
         net: net.clone(),
         ..Default::default()
@@ -328,21 +326,6 @@ fn collector_lives_in_another_network_namespace() {
 
     let address = collector.http_endpoint().replace("http://", "");
     TcpStream::connect(&address).expect_err("nobody listens there outside the namespace");
-}
-
-/// A network namespace with its loopback up, which lives as long as the file is open.
-fn new_network_namespace() -> File {
-    let maker = std::thread::spawn(|| {
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
-            .expect("a new network namespace (needs root)");
-        let up = Command::new("ip")
-            .args(["link", "set", "lo", "up"])
-            .status()
-            .expect("ip (iproute2)");
-        assert!(up.success());
-        File::open("/proc/thread-self/ns/net").expect("the thread's network namespace")
-    });
-    maker.join().expect("a new network namespace")
 }
 
 /// 100 values of 5 ms and 10 of 20 ms, in the buckets of scale 3 that the specification's formula gives:

@@ -1,6 +1,6 @@
 //! Renews the Secrets and publishes the webhook's `caBundle`.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use k8s_openapi::{
     ByteString,
@@ -16,6 +16,7 @@ use super::{
     material::{Material, MaterialError, SecretData},
     rotation::{Policy, advance},
 };
+use crate::clock;
 
 /// The field manager of `caBundle`, and of nothing else.
 pub const WEBHOOK_FIELD_MANAGER: &str = "flowcar-controller";
@@ -93,7 +94,7 @@ impl CertificateReconciler {
             Some(material) => self.is_published(&material.bundle()).await?,
             None => false,
         };
-        let step = advance(current, SystemTime::now(), &self.policy, published)?;
+        let step = advance(current, clock::wall_time(), &self.policy, published)?;
         // The keys first, so that the authority of a served leaf is never lost.
         let keys = self.store(keys, step.material.to_keys()).await?;
         let serving = self.store(serving, step.material.to_secret()).await?;
@@ -104,7 +105,7 @@ impl CertificateReconciler {
         self.publish(&step.material.bundle()).await?;
         Ok(step
             .next
-            .duration_since(SystemTime::now())
+            .duration_since(clock::wall_time())
             .unwrap_or_default())
     }
 

@@ -1,7 +1,5 @@
 //! `kubectl flowcar check`: everything that injection needs, each in one line.
 
-use std::time::SystemTime;
-
 use k8s_openapi::api::{
     admissionregistration::v1::MutatingWebhookConfiguration,
     authorization::v1::{
@@ -21,7 +19,7 @@ use super::{
     remote::{Fate, Remote, Which, fate},
     sentence::{is_forbidden, of_answer, sentence},
 };
-use crate::{annotations::INJECT, certs::Remaining, inject::CONTAINER};
+use crate::{annotations::INJECT, certs::Remaining, clock, inject::CONTAINER};
 
 /// A check's name, and what it found.
 type Line = (&'static str, Found);
@@ -250,7 +248,7 @@ async fn certificates(remote: &Remote) -> Found {
         Ok(secret) => secret.data.unwrap_or_default(),
         Err(why) => return why,
     };
-    match crate::certs::remaining(&data, SystemTime::now()) {
+    match crate::certs::remaining(&data, clock::wall_time()) {
         Ok(remaining) => judge_remaining(&remaining),
         Err(error) => Found::Wrong(error.to_string()),
     }

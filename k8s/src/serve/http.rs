@@ -1,9 +1,6 @@
 //! Reviews, from the request to the answer.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Extension, Router,
@@ -28,6 +25,7 @@ use super::{
 };
 use crate::{
     admit::{self, Answer},
+    clock,
     cluster::ClusterView,
     config::Settings,
     events::{AskedBy, Events},
@@ -146,7 +144,7 @@ async fn admission(
     uri: Uri,
     body: Body,
 ) -> Response {
-    let started = Instant::now();
+    let started = clock::now();
     let asked = timeout_of(&uri).unwrap_or(app.timeout);
     let deadline = tokio::time::Instant::now() + patience(asked.min(app.timeout));
     let (bytes, charge) = match body::read(body, &caller.permit, deadline).await {

@@ -3,7 +3,7 @@
 use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
@@ -17,7 +17,8 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{App, Certificate, serve_admin, serve_admission};
 use crate::{
-    certs::Material, cluster::ClusterView, config::Settings, events::Events, metrics::Metrics,
+    certs::Material, clock, cluster::ClusterView, config::Settings, events::Events,
+    metrics::Metrics,
 };
 
 /// How long what takes a moment may take on a busy machine.
@@ -46,7 +47,7 @@ impl Server {
         let (events, _) = Events::new(client, "test".to_owned(), metrics.clone());
         let names = ["127.0.0.1".to_owned()];
         let day = Duration::from_secs(86_400);
-        let material = Material::make(&names, SystemTime::now(), day, day).expect("certificates");
+        let material = Material::make(&names, clock::wall_time(), day, day).expect("certificates");
         let certificate = Certificate::default();
         certificate
             .load(&material.to_secret())

@@ -57,6 +57,13 @@ pub fn k8s(path: &str) -> PathBuf {
         .join(path)
 }
 
+/// `kubectl-flowcar`, to be given its arguments, with this kubeconfig.
+pub fn kubectl_flowcar(kubeconfig: &Path) -> Command {
+    let mut command = Command::new(product("kubectl-flowcar"));
+    command.env("KUBECONFIG", kubeconfig);
+    command
+}
+
 /// A binary of the product, which lies above the tests.
 pub fn product(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the test's own path");

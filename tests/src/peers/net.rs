@@ -1,7 +1,6 @@
 //! Where a peer lives: an address, in this network namespace or in another one, and ports that are its own.
 
 use std::{
-    fs::File,
     hash::{BuildHasher, RandomState},
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
@@ -9,11 +8,11 @@ use std::{
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr as UnixAddr, UnixListener},
     },
-    path::Path,
+    process::Command,
     sync::Arc,
 };
 
-use nix::sched::{CloneFlags, setns};
+use crate::place::Netns;
 
 /// Below the kernel's default range for outgoing connections (32768 to 60999), so that no client on the machine
 /// takes a peer's port between its choice and its use, or while the peer is down for a restart.
@@ -23,7 +22,7 @@ const PORTS: std::ops::Range<u16> = 12_000..32_000;
 #[derive(Clone, Debug)]
 pub struct Net {
     address: IpAddr,
-    namespace: Option<Arc<File>>,
+    namespace: Option<Arc<Netns>>,
 }
 
 /// A TCP port that no other test on this machine is given for as long as this value lives.
@@ -50,16 +49,12 @@ impl Net {
         }
     }
 
-    /// `address` in the network namespace of this file (`/run/netns/NAME`, `/proc/PID/ns/net`), which stays open,
-    /// so the namespace lives at least as long as this value.
-    ///
-    /// # Errors
-    /// When the file cannot be opened.
-    pub fn in_namespace(namespace: impl AsRef<Path>, address: IpAddr) -> io::Result<Self> {
-        Ok(Self {
+    /// `address` in this network namespace, which lives at least as long as this value.
+    pub const fn in_namespace(namespace: Arc<Netns>, address: IpAddr) -> Self {
+        Self {
             address,
-            namespace: Some(Arc::new(File::open(namespace)?)),
-        })
+            namespace: Some(namespace),
+        }
     }
 
     /// The address that peers listen on.
@@ -77,26 +72,19 @@ impl Net {
     /// # Panics
     /// When the namespace cannot be entered (that needs CAP_SYS_ADMIN), or when `work` panics.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        if self.namespace.is_none() {
-            return work();
+        match &self.namespace {
+            Some(namespace) => {
+                let done = namespace.run(work);
+                done.unwrap_or_else(|error| panic!("{error}"))
+            }
+            None => work(),
         }
-        // A namespace is a thread's property, and the caller's thread has to stay where it is.
-        std::thread::scope(|scope| {
-            let visitor = scope.spawn(|| {
-                self.enter()
-                    .expect("enter the peer's network namespace (needs root)");
-                work()
-            });
-            visitor
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
     }
 
-    /// Moves the calling thread into the namespace. Only system calls: it is safe between fork and exec.
-    pub(super) fn enter(&self) -> io::Result<()> {
+    /// Makes `command` enter the namespace before it runs.
+    pub(super) fn enter(&self, command: &mut Command) -> io::Result<()> {
         match &self.namespace {
-            Some(namespace) => Ok(setns(namespace, CloneFlags::CLONE_NEWNET)?),
+            Some(namespace) => Ok(namespace.enter(command)?),
             None => Ok(()),
         }
     }

@@ -146,14 +146,9 @@ impl Program {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
-        let net = self.net.clone();
-        // SAFETY: between fork and exec the closure makes two system calls (prctl, setns) and allocates nothing.
-        unsafe {
-            command.pre_exec(move || {
-                set_pdeathsig(Signal::SIGKILL)?;
-                net.enter()
-            });
-        }
+        // SAFETY: between fork and exec the closure makes one system call.
+        unsafe { command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?)) };
+        self.net.enter(&mut command)?;
         Ok(command)
     }
 }
@@ -247,7 +242,7 @@ impl Process {
         let command = self
             .program
             .command()
-            .unwrap_or_else(|error| panic!("{name}: no log file: {error}"));
+            .unwrap_or_else(|error| panic!("{name}: cannot be prepared: {error}"));
         let child = spawn(command).unwrap_or_else(|error| {
             panic!(
                 "{name} at {} does not start: {error}",

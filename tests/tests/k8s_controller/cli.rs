@@ -4,15 +4,13 @@ use std::process::Command;
 
 use flowcar_tests::cluster::{
     Cluster,
-    tools::{containers, k8s, pipe, pod, product},
+    tools::{containers, k8s, kubectl_flowcar, pipe, pod},
 };
 use serde_json::{Value, json};
 
 fn flowcar(cluster: &Cluster, args: &[&str]) -> Command {
-    let mut command = Command::new(product("kubectl-flowcar"));
-    command
-        .env("KUBECONFIG", cluster.api.kubeconfig())
-        .args(args);
+    let mut command = kubectl_flowcar(&cluster.api.kubeconfig());
+    command.args(args);
     command
 }
 

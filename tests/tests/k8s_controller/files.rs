@@ -1,13 +1,13 @@
 //! `kubectl flowcar inject` on files, held to the real kubectl's reading of them. No API server is asked.
 
-use std::{net::TcpListener, process::Command};
+use std::{net::TcpListener, path::Path, process::Command};
 
 use flowcar_k8s::{
     config::Settings,
     inject::{Context, Owner, inject},
 };
 use flowcar_tests::{
-    cluster::tools::{pipe, product},
+    cluster::tools::{kubectl_flowcar, pipe},
     peers::binary,
 };
 use serde_json::{Map, Value};
@@ -36,16 +36,19 @@ fn text(spec: &str) -> String {
     )
 }
 
-fn flowcar(args: &[&str]) -> Command {
-    let mut command = Command::new(product("kubectl-flowcar"));
+/// Finds no API server by this kubeconfig.
+const NO_CLUSTER: &str = "/dev/null";
+
+fn offline(args: &[&str], input: &str) -> (bool, String, String) {
+    let mut command = kubectl_flowcar(Path::new(NO_CLUSTER));
     command.args(args);
-    command
+    pipe(command, input)
 }
 
 /// An object as kubectl decodes it.
 fn as_kubectl_reads(text: &str) -> Value {
     let mut kubectl = Command::new(binary("kubectl"));
-    kubectl.env("KUBECONFIG", "/dev/null").args([
+    kubectl.env("KUBECONFIG", NO_CLUSTER).args([
         "label",
         "--local",
         "-f",
@@ -86,11 +89,10 @@ fn injected_file_decodes_as_patched_and_is_restored() {
             let patch = inject(template, &context(), &Settings::default()).patch;
             assert!(!patch.0.is_empty(), "{written}");
             json_patch::patch(template, &patch).expect("the patch applies");
-            let (ok, injected, reported) =
-                pipe(flowcar(&["inject", "--offline", "-f", "-"]), &written);
+            let (ok, injected, reported) = offline(&["inject", "--offline", "-f", "-"], &written);
             assert!(ok, "{written}\n{reported}");
             assert_eq!(as_kubectl_reads(&injected), wanted, "{injected}");
-            let (ok, back, reported) = pipe(flowcar(&["uninject", "-f", "-"]), &injected);
+            let (ok, back, reported) = offline(&["uninject", "-f", "-"], &injected);
             assert!(ok, "{injected}\n{reported}");
             assert_eq!(back, written);
         }
@@ -100,7 +102,7 @@ fn injected_file_decodes_as_patched_and_is_restored() {
 #[test]
 fn impossible_edit_is_reported_and_changes_nothing() {
     let written = "kind: List\nitems:\n- kind: Pod\n  spec: &pod\n    containers: [{name: a}]\n- kind: Job\n  metadata: {name: j}\n  spec: {template: {spec: *pod}}\n";
-    let (ok, out, reported) = pipe(flowcar(&["inject", "--offline", "-f", "-"]), written);
+    let (ok, out, reported) = offline(&["inject", "--offline", "-f", "-"], written);
     assert!(!ok, "it exits with an error");
     assert!(reported.contains("not injected: line 4: "), "{reported}");
     assert_eq!(out, written);
@@ -117,8 +119,8 @@ fn unresponsive_api_server_times_out() {
         );
         let path = folder.path().join(scheme);
         std::fs::write(&path, config).expect("a file");
-        let mut command = flowcar(&["inject", "-f", "-"]);
-        command.env("KUBECONFIG", &path);
+        let mut command = kubectl_flowcar(&path);
+        command.args(["inject", "-f", "-"]);
         let (_, _, reported) = pipe(command, &text(SPECS[0]));
         let sentence = format!("the API server at {scheme}://{address}/ does not answer");
         assert!(reported.contains(&sentence), "{reported}");

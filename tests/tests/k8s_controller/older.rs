@@ -1,11 +1,11 @@
 //! Pods that are older than their opt-in, and users who have only a namespace.
 
-use std::{process::Command, time::Duration};
+use std::time::Duration;
 
 use flowcar_tests::{
     cluster::{
         Cluster, LIMIT,
-        tools::{pipe, pod, product},
+        tools::{kubectl_flowcar, pipe, pod},
     },
     peers::{PatchKind, eventually},
 };
@@ -133,11 +133,8 @@ fn namespaced_roles_suffice_for_kubectl_flowcar() {
         &cluster.api.service_account_token("shop", "tenant"),
     );
     let tenant = |args: &[&str], input: &str| {
-        let mut command = Command::new(product("kubectl-flowcar"));
-        command
-            .env("KUBECONFIG", &kubeconfig)
-            .args(["-n", "shop"])
-            .args(args);
+        let mut command = kubectl_flowcar(&kubeconfig);
+        command.args(["-n", "shop"]).args(args);
         pipe(command, input)
     };
     let explains = |may_read: bool| {

@@ -1,12 +1,10 @@
 //! `kubectl flowcar top` against the real API server, as far as there is something to see without a kubelet: which pods it asks, with which
 //! right, and what it reports where it cannot. `k8s_node` has the rest.
 
-use std::process::Command;
-
 use flowcar_tests::{
     cluster::{
         Cluster, LIMIT,
-        tools::{pipe, product},
+        tools::{kubectl_flowcar, pipe},
     },
     peers::{PatchKind, eventually},
 };
@@ -118,13 +116,9 @@ fn top_names_the_pods_and_the_right_that_it_lacks() {
     }
     let tenant = || {
         let token = cluster.api.service_account_token("shop", "tenant");
-        let mut command = Command::new(product("kubectl-flowcar"));
-        command
-            .env(
-                "KUBECONFIG",
-                cluster.api.kubeconfig_for("tenant.json", &token),
-            )
-            .args(["-n", "shop", "top", "deployment/web", "--once"]);
+        let kubeconfig = cluster.api.kubeconfig_for("tenant.json", &token);
+        let mut command = kubectl_flowcar(&kubeconfig);
+        command.args(["-n", "shop", "top", "deployment/web", "--once"]);
         let (ok, out, error) = pipe(command, "");
         assert!(!ok && out.is_empty(), "{out}{error}");
         error

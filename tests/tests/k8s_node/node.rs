@@ -7,6 +7,7 @@ use std::{
     net::{Ipv4Addr, Shutdown, TcpStream},
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -16,7 +17,6 @@ use flowcar_tests::{
     peers::{ApiServer, ApiServerOptions, Authority, Net, Peer, Process, Program, eventually},
     place::Netns,
 };
-use nix::sched::{CloneFlags, setns};
 use tempfile::TempDir;
 
 use crate::disk;
@@ -45,7 +45,7 @@ pub(crate) struct Node {
 
 /// A network where the API server is reached by the node, and nothing else of the machine is.
 pub(crate) struct Network {
-    netns: Netns,
+    netns: Arc<Netns>,
 }
 
 // === impl Network ===
@@ -53,8 +53,8 @@ pub(crate) struct Network {
 impl Network {
     /// Takes this thread there, and the programs that it starts.
     pub(crate) fn enter() -> Self {
-        let netns = Netns::new("node").unwrap();
-        setns(&netns, CloneFlags::CLONE_NEWNET).unwrap();
+        let netns = Arc::new(Netns::new("node").unwrap());
+        netns.enter_for_good().unwrap();
         // The emulator answers there for the node's kubelet. It passes on what comes from the loopback's address only.
         let route = format!(
             "route replace local {NODE}/32 dev lo table local proto kernel scope host src 127.0.0.1"
@@ -66,7 +66,7 @@ impl Network {
     }
 
     pub(crate) fn net(&self) -> Net {
-        Net::in_namespace(self.netns.path(), Ipv4Addr::LOCALHOST.into()).unwrap()
+        Net::in_namespace(Arc::clone(&self.netns), Ipv4Addr::LOCALHOST.into())
     }
 }
 

@@ -1,6 +1,6 @@
 //! All of it: a cluster with flowcar installed, a Collector that hands on to Jaeger, and a node.
 
-use std::{env, fs, path::PathBuf, process::Command};
+use std::{env, fs, path::PathBuf};
 
 use flowcar_tests::{
     cluster::{Cluster, Controller, tools},
@@ -103,11 +103,8 @@ impl Stage {
 
     /// `kubectl flowcar` in a namespace: whether it succeeded, and what it wrote.
     pub(crate) fn kubectl_flowcar(&self, namespace: &str, words: &[&str]) -> (bool, String) {
-        let mut command = Command::new(tools::product("kubectl-flowcar"));
-        command
-            .env("KUBECONFIG", self.cluster.api.kubeconfig())
-            .args(["-n", namespace])
-            .args(words);
+        let mut command = tools::kubectl_flowcar(&self.cluster.api.kubeconfig());
+        command.args(["-n", namespace]).args(words);
         let (ok, out, error) = tools::pipe(command, "");
         (ok, out + &error)
     }

@@ -301,8 +301,7 @@ fn every_command_that_follows_is_confined() {
     let mut export = Exporting::start(&mut contained(&node.sidecar, &netns, "export"));
     export.reported("following its TCP flows");
     is_filtered(export.id());
-    let program = flowcar_tests::flowcar::program().unwrap();
-    let mut run = Command::new(program);
+    let mut run = flowcar_tests::flowcar::bare().unwrap();
     netns.enter(&mut run).unwrap();
     let mut run = run
         .args(["run", "--", "sh", "-c", "sleep 30"])

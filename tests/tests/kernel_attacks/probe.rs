@@ -63,19 +63,10 @@ impl Pod {
 
     /// As the kubelet runs it in the sidecar's container.
     fn probe(&self, before: &[&str]) -> Output {
-        let program = flowcar::program().unwrap();
-        let mut words = before
-            .iter()
-            .map(Into::into)
-            .chain([program.into_os_string()]);
-        let mut command = Command::new(words.next().unwrap());
+        let mut command = flowcar::started_by(before).unwrap();
         self.enter(&self.node.sidecar, &mut command);
         let began = Instant::now();
-        let output = command
-            .args(words)
-            .args(["probe", "live"])
-            .output()
-            .unwrap();
+        let output = command.args(["probe", "live"]).output().unwrap();
         assert!(began.elapsed() < BOUNDED, "{output:?}");
         output
     }

@@ -12,7 +12,7 @@ use flowcar_tests::{
     flowcar::{self, CAPABILITIES, by_descriptor},
     place::{OnlyCaps as _, TestPod, require_cgroup2, require_root},
     receiver::Receiver,
-    traffic::{CallPlan, ServePlan, Serving, call_in},
+    traffic::{self, CallPlan, ServePlan, Serving, call_in},
 };
 use nix::{
     fcntl::{FcntlArg, fcntl},
@@ -85,7 +85,7 @@ fn run_passes_signals_on_while_nobody_reads_its_report() {
     let serving = Serving::start(&pod, &ServePlan::at("127.0.0.1:0".parse().unwrap())).unwrap();
     let (reader, writer) = pipe().unwrap();
     fcntl(&writer, FcntlArg::F_SETPIPE_SZ(SMALL_PIPE)).unwrap();
-    let traffic = flowcar::program().unwrap().with_file_name("traffic");
+    let traffic = traffic::program().unwrap();
     let script = format!(
         "{} call {} --connections {CALLS}; trap 'echo ended; exit 7' TERM; echo called; while :; do sleep 0.1; done",
         traffic.display(),

@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, Write},
     os::unix::process::CommandExt as _,
     path::Path,
-    process::{Command, Stdio},
+    process::Stdio,
     time::{Duration, Instant},
 };
 
@@ -189,12 +189,10 @@ fn signal_of_the_terminal_reaches_the_command_once() {
         sleep 1000 | "$0" run -o /dev/null -- "$1" interrupts
         echo status $?
     "#;
-    let mut command = Command::new("setsid");
+    let words = ["setsid", "--ctty", "--wait", "sh", "-c", script];
+    let mut command = flowcar::started_by(&words).unwrap();
     pod.enter(&mut command).unwrap();
-    command
-        .args(["--ctty", "--wait", "sh", "-c", script])
-        .arg(flowcar::program().unwrap())
-        .arg(traffic::program().unwrap());
+    command.arg(traffic::program().unwrap());
     let mut terminal = Terminal::start(&mut command, 80, 24).unwrap();
     terminal.until("the command", |screen| screen.contains("ready"));
     terminal.press("\x03");
@@ -217,12 +215,9 @@ fn signal_of_timeout_reaches_the_command_once() {
         &["setsid", "timeout"],
         &["setsid", "timeout", "--foreground"],
     ] {
-        let mut command = Command::new(words[0]);
+        let mut command = flowcar::started_by(&[words, &["1000"]].concat()).unwrap();
         pod.enter(&mut command).unwrap();
         command
-            .args(&words[1..])
-            .arg("1000")
-            .arg(flowcar::program().unwrap())
             .args(["run", "-o", "/dev/null", "--"])
             .arg(traffic::program().unwrap())
             .arg("interrupts");

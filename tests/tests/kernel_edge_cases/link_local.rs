@@ -4,7 +4,7 @@ use std::{net::SocketAddrV6, time::Duration};
 
 use flowcar_tests::{
     flowcar::{Run, Server, both_ends},
-    link::{Link, Plan},
+    link::{Link, Plan, PodPair},
     place::TestPod,
     traffic,
 };
@@ -81,14 +81,11 @@ fn both_ends_of_a_link_local_connection() {
     if !can_link() {
         return;
     }
-    let (client, server) = (
-        TestPod::new("client").unwrap(),
-        TestPod::new("server").unwrap(),
-    );
-    let plan = Plan::rtt(Duration::from_millis(10));
-    let link = Link::between(client.netns(), server.netns(), plan).unwrap();
-    let serving = Server::start(&server, 2).unwrap();
-    let scope = client.netns().run(|| if_nametoindex(&*link.device()));
+    let pods = PodPair::new(Plan::rtt(Duration::from_millis(10))).unwrap();
+    let client = pods.client();
+    let serving = Server::start(pods.server(), 2).unwrap();
+    let device = pods.link().device();
+    let scope = client.netns().run(|| if_nametoindex(&*device));
     let target = SocketAddrV6::new(
         Link::link_local(2),
         serving.port(),
@@ -97,7 +94,7 @@ fn both_ends_of_a_link_local_connection() {
     );
     let arguments = ["--connections", "2"];
     let (clients, at_client) =
-        flowcar_tests::flowcar::call(&client, target.into(), &arguments).unwrap();
+        flowcar_tests::flowcar::call(client, target.into(), &arguments).unwrap();
     let (servers, at_server) = serving.finish().unwrap();
     assert_eq!((clients.len(), servers.len()), (2, 2));
     for application in &clients {

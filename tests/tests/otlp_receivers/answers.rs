@@ -230,7 +230,6 @@ fn a_redirect_is_not_followed() {
 #[test]
 fn a_receiver_cannot_write_lines_into_the_log() {
     const FORGERY: &str = "full\n2026-01-01T00:00:00.000000Z  INFO forged\r\x1b[31m\u{202e}";
-    let program = flowcar_tests::flowcar::program().expect("cargo build --bins");
     for (protocol, format) in [
         ("grpc", "text"),
         ("grpc", "json"),
@@ -245,7 +244,7 @@ fn a_receiver_cannot_write_lines_into_the_log() {
                 http(400, &[], FORGERY.as_bytes())
             })
             .await;
-            let mut child = std::process::Command::new(&program);
+            let mut child = flowcar_tests::flowcar::bare().expect("cargo build --bins");
             child
                 .arg("export")
                 .env_clear()

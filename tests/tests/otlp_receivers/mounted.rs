@@ -1,11 +1,11 @@
 //! Certificates that an injected sidecar finds in its mount: a missing or wrong one does not stop the process, which would keep
 //! the application's containers from starting, and are taken once they are right.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use flowcar_tests::{
-    cluster::tools::product,
     exporting::Exporting,
+    flowcar,
     peers::{Authority, Collector, CollectorOptions, Pair, Tls, eventually},
 };
 
@@ -20,12 +20,11 @@ fn put(dir: &Path, name: &str, content: &str) {
 
 /// The sidecar with this folder where the injector mounts certificates, in a mount namespace of its own.
 fn start(dir: &Path, endpoint: &str) -> Exporting {
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "sh", "-ec"]);
-    command.arg(
-        "mount -t tmpfs none /run; mkdir /run/flowcar-tls; mount --bind \"$1\" /run/flowcar-tls; exec \"$2\" export",
-    );
-    command.arg("sh").arg(dir).arg(product("flowcar"));
+    let script = "mount -t tmpfs none /run; mkdir /run/flowcar-tls; mount --bind \"$1\" /run/flowcar-tls; exec \"$2\" export";
+    let unshare = ["unshare", "--mount", "--propagation", "private"];
+    let shell = ["sh", "-ec", script, "sh", dir.to_str().expect("UTF-8")];
+    let command = flowcar::started_by(&[&unshare[..], &shell].concat());
+    let mut command = command.expect("cargo build --bins");
     command.envs([
         ("FLOWCAR_SOURCE", "inet_diag"),
         ("FLOWCAR_POD_UID", "8c1f"),
