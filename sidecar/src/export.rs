@@ -27,7 +27,7 @@ use crate::{
     memory,
     otlp::exporter::{Exporter, Patience},
     session::{End, Session, within_memory},
-    source::{Source, ebpf::Options},
+    source::{Options, Source},
 };
 
 /// What to follow.

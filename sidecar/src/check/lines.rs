@@ -13,9 +13,9 @@ use crate::{
     config::{Config, ConfigErrors, Protocol, SourceChoice, Target},
     confinement::{Confinement, Seccomp, Surroundings},
     source::{
+        self, AttachError, Loaded, Options,
         cause::{self, Answer, Cause},
-        diag::DiagSource,
-        ebpf::{AttachError, EbpfSource, Loaded, Options, missing_capabilities},
+        missing_capabilities,
     },
 };
 
@@ -36,7 +36,7 @@ pub(super) fn report(
     sends: bool,
 ) -> Report {
     let around = Surroundings::read();
-    let loaded = EbpfSource::try_load(config.as_ref().map_or(DEFAULTS, Options::from));
+    let loaded = source::load_programs(config.as_ref().map_or(DEFAULTS, Options::from));
     let refused = loaded.as_ref().err().map(AttachError::cause);
     let (scope, path, pod) = pod(named, config.as_ref().ok());
     let diag = sockets();
@@ -332,17 +332,11 @@ fn writable(host: &Path, wants_none: bool) -> Option<CgroupError> {
 
 /// The result of a socket dump, or why there is none.
 fn sockets() -> Result<String, String> {
-    let dump = || {
-        let mut source = DiagSource::open(None)?;
-        let sockets = source.dump(|_| {})?;
-        source.subscribe()?;
-        Ok(sockets)
-    };
-    dump()
+    source::try_dump()
         .map(|sockets| {
             format!("the kernel dumps {sockets} connections of this network namespace, and reports closes")
         })
-        .map_err(|error: crate::source::diag::DiagError| error.to_string())
+        .map_err(|error| error.to_string())
 }
 
 fn settings(config: &Result<Config, ConfigErrors>, sends: bool) -> Line {

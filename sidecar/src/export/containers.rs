@@ -8,7 +8,7 @@ use crate::{
     container_stats::{ContainerStats, Root},
     host::Host,
     origin::{Containers, Origins, ProcNumbers, Processes},
-    source::ebpf::own_netns,
+    source::own_netns,
 };
 
 /// The cgroup in which containers are, where one of the settings asks for it: the followed one, else the pod's. Without programs the

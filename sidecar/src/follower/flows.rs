@@ -2,17 +2,13 @@
 
 mod destroyed;
 mod doubts;
+mod dumps;
+mod records;
 mod report;
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Instant};
 
-use flowcar_shared::{
-    counter::{COUNTERS, Counter},
-    record::Kind,
-};
+use flowcar_shared::counter::{COUNTERS, Counter};
 
 use super::{
     Limits,
@@ -24,25 +20,20 @@ use super::{
     timers::{Reading, Recent, Timers},
 };
 use crate::{
-    clock::{self, Anchor, ReportClock},
+    clock::{Anchor, ReportClock},
     container_stats::ContainerStats,
     flow::{
-        self, Answers, Asked, Books, CloseReason, Event, Exchanges, Failure, Flow, Malformed,
-        Monotonic, NamespaceCounts, OriginEvent, Outcome, PendingCloses, PollContext, Record, Role,
-        SocketName, SocketNetns, SocketSnapshot, Table,
+        self, Books, CloseReason, Event, Failure, Flow, Outcome, PendingCloses, Role, SocketName,
+        SocketNetns, Table,
         checkpoint::{Checkpoint, KernelInstance},
     },
     origin::Origins,
-    peer::{Packet, Resolved},
+    peer::Resolved,
     series::{SeriesSet, Unattributed, count},
-    source::{Turn, diag::DiagSource, ebpf::EbpfSource},
 };
 
 /// Address queries at most: enough for a pod with many addresses. Where the followed cgroup is in another network namespace, all fail.
 const ADDRESS_QUERIES: u32 = 64;
-
-/// Listeners are dumped so seldom beside the polls.
-const LISTENERS_EVERY: Duration = Duration::from_millis(100);
 
 /// Pairs of a name and an address at most, some 150 bytes each.
 const MOST_NAMES: usize = 8_192;
@@ -96,17 +87,6 @@ pub(super) struct Flows {
     /// How long, at most, the programs were detached by another process.
     pub(super) detached_ns: u64,
 }
-
-/// Whether a socket of the network namespace waits for an answer, or may do so.
-fn any_waits(diag: &mut DiagSource) -> bool {
-    diag.any_waits().unwrap_or_else(|error| {
-        tracing::debug!(%error, "the sockets that wait for an answer cannot be dumped");
-        true
-    })
-}
-
-/// Readings, at most, for the attempts of one turn.
-const ROUNDS_OF_ATTEMPTS: u32 = 4;
 
 impl Flows {
     pub(super) fn new(limits: &Limits) -> Self {
@@ -186,235 +166,6 @@ impl Flows {
         }
     }
 
-    /// Takes in the records that wait in the ring, for one turn. `diag` is queried for closes that records leave in doubt. Gives
-    /// whether more waits.
-    pub(super) fn records(
-        &mut self,
-        source: &mut EbpfSource,
-        mut diag: Option<&mut DiagSource>,
-        turn: Turn,
-    ) -> bool {
-        self.turn_begins();
-        self.attempts.refresh(&mut self.readings);
-        self.attempts.knows_netns = source.knows_netns();
-        self.names &= source.observes_names();
-        let mut more = self.take_in(source, diag.as_deref_mut(), turn);
-        // Attempts that the kernel ended are counted before their records are sent: what came by a reading is taken in before it serves,
-        // so that no other attempt is explained by its counts.
-        for _ in 0..ROUNDS_OF_ATTEMPTS {
-            let waiting = self.attempts.waiting();
-            if more || waiting == 0 {
-                break;
-            }
-            let counts = self.readings.now().of_attempts;
-            // Before the records are taken in: a socket that closes meanwhile is in the one or in the other.
-            let others = self.attempts.ask_for_others(counts.as_ref())
-                && diag.as_deref_mut().is_none_or(any_waits);
-            more = self.take_in(source, diag.as_deref_mut(), Turn::Short);
-            if self.attempts.waiting() == waiting {
-                self.settle_attempts_by(counts, others);
-            }
-        }
-        self.settle_attempts();
-        more
-    }
-
-    /// Takes in the records that wait, and decides those closes that are decided together. Gives whether more waits.
-    fn take_in(
-        &mut self,
-        source: &mut EbpfSource,
-        mut diag: Option<&mut DiagSource>,
-        turn: Turn,
-    ) -> bool {
-        // Records from the first close on that must be decided together with others: they are taken in in their order.
-        let mut held_back: Vec<Box<[u8]>> = Vec::new();
-        let before_dumps = diag.is_some().then_some(&self.counted[1]);
-        self.timers
-            .begin(before_dumps, || self.readings.of_turn().into());
-        let mut more = source.drain(turn, |bytes| {
-            self.take_or_hold_back(bytes, diag.as_deref_mut(), &mut held_back);
-        });
-        if !held_back.is_empty() {
-            more = self.held_back(held_back, diag, |records| {
-                source.drain(Turn::Short, |bytes| records.push(bytes.into()))
-            });
-        }
-        more
-    }
-
-    /// Takes in a record, unless it must be decided together with others, or comes behind one that must.
-    pub(super) fn take_or_hold_back(
-        &mut self,
-        bytes: &[u8],
-        mut diag: Option<&mut DiagSource>,
-        held_back: &mut Vec<Box<[u8]>>,
-    ) {
-        if let Some(diag) = diag.as_deref_mut() {
-            self.learn_address(bytes, diag);
-        }
-        if self.take_origin(bytes) {
-            return self.decide_listeners(diag);
-        }
-        if held_back.is_empty() {
-            let doubts = self.doubts(bytes, diag.as_deref_mut(), None);
-            if !doubts.is_some_and(|doubts| doubts.needs_the_others) {
-                if let Some(doubts) = &doubts {
-                    self.keep_undecided(doubts, doubts.answers.timer);
-                }
-                self.record(bytes, doubts.map(|doubts| doubts.answers));
-                return self.decide_listeners(diag);
-            }
-        }
-        held_back.push(bytes.into());
-    }
-
-    /// Destroy events are about to be taken in that no records go before.
-    pub(super) const fn turn_begins(&mut self) {
-        self.readings.turn_begins();
-    }
-
-    /// Dumps the listeners where two of one address may be open, and only that shows which are.
-    fn decide_listeners(&mut self, diag: Option<&mut DiagSource>) {
-        if !self.origins.wants_listeners() {
-            return;
-        }
-        let dumped = self.listeners_dumped;
-        // Else it is asked for with the next records, or answered by a poll.
-        if let Some(diag) = diag
-            && dumped.is_none_or(|dumped| dumped.elapsed() >= LISTENERS_EVERY)
-        {
-            self.listeners_dumped = Some(clock::now());
-            let at = Anchor::now().monotonic();
-            match diag.dump_listeners() {
-                Ok(()) => self.dumped_listeners(diag, at),
-                Err(error) => tracing::debug!(%error, "the listeners cannot be dumped"),
-            }
-        }
-    }
-
-    /// Takes in the listeners of a dump that began at this time.
-    pub(super) fn dumped_listeners(&mut self, diag: &DiagSource, at: Monotonic) {
-        if self.origins.are_wanted() {
-            self.origins.dumped(diag.listening(), at);
-        }
-    }
-
-    /// Takes in the attempts that wait for the counters.
-    fn settle_attempts(&mut self) {
-        if self.attempts.waiting() > 0 {
-            let counts = self.readings.now().of_attempts;
-            self.settle_attempts_by(counts, true);
-        }
-    }
-
-    fn settle_attempts_by(&mut self, counts: Option<NamespaceCounts>, others: bool) {
-        for record in self.attempts.settle(counts, others) {
-            self.apply(Event::Record(record));
-        }
-    }
-
-    /// Queries whether a connection that opened is in the network namespace that dumps show, unless its address is known to be. It may
-    /// close before the next dump.
-    fn learn_address(&mut self, bytes: &[u8], diag: &mut DiagSource) {
-        if self.queries_left == 0 || flow::kind_of(bytes) != Some(Kind::Open) {
-            return;
-        }
-        let Ok(Record { flow, .. }) = flow::decode(bytes, self.seed) else {
-            return;
-        };
-        let queries_left = &mut self.queries_left;
-        self.table.would_show(&flow, |flow| {
-            *queries_left -= 1;
-            diag.is_there(&name_of(flow))
-        });
-    }
-
-    fn record(&mut self, bytes: &[u8], answers: Option<Answers>) {
-        if let Err(error) = self.take_record(bytes, answers) {
-            self.count_malformed(&error);
-        }
-    }
-
-    /// Takes in a record of who called, without those before it: the name of a process can be read only while it runs. Gives whether it
-    /// was one.
-    fn take_origin(&mut self, bytes: &[u8]) -> bool {
-        if !OriginEvent::is_in(bytes) {
-            return false;
-        }
-        match OriginEvent::decode(bytes) {
-            Ok(event) => {
-                *self.records.entry("origin").or_default() += 1;
-                self.origins.apply(&event);
-                self.is_active = true;
-            }
-            Err(error) => self.count_malformed(&error),
-        }
-        true
-    }
-
-    fn count_malformed(&mut self, error: &Malformed) {
-        self.malformed += 1;
-        tracing::error!(%error, "a kernel record did not decode: please report this");
-    }
-
-    fn take_record(&mut self, bytes: &[u8], answers: Option<Answers>) -> Result<(), Malformed> {
-        if Exchanges::are_in(bytes) {
-            let exchanges = Exchanges::decode(bytes)?;
-            *self.records.entry("exchange").or_default() += 1;
-            if !self.excluded.has(exchanges.cookie) {
-                self.table.exchanges(exchanges);
-            }
-            return Ok(());
-        }
-        if Packet::is_in(bytes) {
-            let packet = Packet::decode(bytes)?;
-            *self.records.entry("dns").or_default() += 1;
-            self.resolved.packet(&packet);
-            return Ok(());
-        }
-        if Asked::is_in(bytes) {
-            let asked = Asked::decode(bytes)?;
-            *self.records.entry("asked").or_default() += 1;
-            if !self.excluded.has(asked.cookie) {
-                self.table.asked(asked);
-            }
-            return Ok(());
-        }
-        let kind = flow::kind_of(bytes);
-        self.records_seen += u64::from(matches!(kind, Some(Kind::Open | Kind::Sample)));
-        let mut record =
-            flow::decode(bytes, self.seed).inspect_err(|_| self.table.malformed(kind))?;
-        *self.records.entry(kind_name(record.kind)).or_default() += 1;
-        self.room.record(&record);
-        let is_here = self.is_here(&record);
-        if timed_out(&record.flow) {
-            self.timers.is_taken_in(record.flow.seen, is_here);
-        }
-        let is_exact = doubts::settle(&mut record.flow, bytes, answers);
-        if self.excluded.has_record(&record) {
-            return Ok(());
-        }
-        self.inexact += u64::from(!is_exact);
-        if self.attempts.must_settle_before(&record) {
-            self.settle_attempts();
-        }
-        if let Some(record) = self.attempts.sort(record, is_here) {
-            self.apply(Event::Record(record));
-        }
-        Ok(())
-    }
-
-    /// Takes in one socket of a dump.
-    pub(super) fn poll_sockets(&mut self, observed: &SocketSnapshot, poll: &PollContext) {
-        if self.excluded.is_excluded_socket(observed.cookie, poll) {
-            return;
-        }
-        if self.table.listing().is_reconnected(observed) {
-            self.apply(Event::Reconnected(observed, poll));
-        }
-        self.apply(Event::Polled(observed, poll));
-    }
-
     /// Takes in an event: its change goes into the series, and a flow that closed waits to be handed over.
     fn apply(&mut self, event: Event<'_>) {
         self.is_active |= !matches!(event, Event::Polled(..));
@@ -438,12 +189,6 @@ impl Flows {
             self.inexact += u64::from(!exact);
             self.closed.push(closed);
         }
-    }
-
-    /// Whether a record's socket is known to be in the network namespace that dumps show: by the kernel programs, or by its address.
-    fn is_here(&self, record: &Record) -> bool {
-        let of_attempt = record.failed.as_ref().and_then(|failed| failed.is_here);
-        of_attempt.unwrap_or_else(|| self.table.shows(&record.flow))
     }
 
     /// The network namespace of the socket that an event is of.
@@ -475,17 +220,6 @@ impl Flows {
         std::mem::take(&mut self.closed)
     }
 
-    /// The cookies of the flows that closed and are not handed over yet, from this number on.
-    pub(super) fn closed_from(&self, number: usize) -> HashSet<u64> {
-        let closed = self.closed.iter().skip(number);
-        closed.map(|flow| flow.cookie).collect()
-    }
-
-    /// How many flows closed that are not handed over yet.
-    pub(super) const fn closed(&self) -> usize {
-        self.closed.len()
-    }
-
     /// Limits the table and the series by the memory budget. Gives whether the kernel must not allocate storage for one more socket.
     pub(super) fn bound_memory(&mut self) -> bool {
         let most = self.room.bound(&mut self.table, &mut self.series);
@@ -495,28 +229,6 @@ impl Flows {
     /// Whether nothing by which closes are judged is counted in the network namespace.
     pub(super) const fn is_namespace_quiet(&self) -> bool {
         self.readings.is_quiet()
-    }
-
-    /// A dump begins.
-    pub(super) fn dump_begins(&mut self) {
-        self.counted = [self.readings.now().into(), self.counted[0]];
-        self.timers.dump_begins(self.counted[1]);
-    }
-
-    /// A dump is complete: evicts flows that dumps do not show any more, and queries their addresses.
-    pub(super) fn finish_poll(&mut self, source: &mut DiagSource, poll: &PollContext) {
-        self.excluded.finish_poll(poll);
-        let absent = self.table.finish_poll(poll, |flow| source.is_here(flow));
-        for cookie in absent.evicted {
-            self.apply(Event::Evicted(cookie, poll));
-        }
-        for cookie in absent.held {
-            self.apply(Event::Held(cookie));
-        }
-        for name in absent.unqueried {
-            let found = source.find(&name, true);
-            self.table.listing_mut().set_post_close(name.cookie, found);
-        }
     }
 
     /// Whether records or events were taken in since this was last called, but for those of excluded flows, or a close waits for its other
@@ -568,14 +280,6 @@ const fn timed_out(flow: &Flow) -> bool {
         flow.outcome,
         Some(Outcome::Closed(CloseReason::Timeout) | Outcome::Failed(Failure::Timeout))
     )
-}
-
-const fn kind_name(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Open => "open",
-        Kind::Sample => "sample",
-        Kind::Close => "close",
-    }
 }
 
 #[cfg(test)]

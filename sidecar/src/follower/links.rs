@@ -5,7 +5,7 @@ use super::Follower;
 use crate::{
     clock::Anchor,
     flow::Monotonic,
-    source::{SourceError, ebpf::Attachment},
+    source::{Attachment, Source, SourceError},
 };
 
 /// The state of the links.
@@ -51,7 +51,7 @@ impl Follower {
                 self.links.detached += 1;
                 self.flows.detached_ns += since;
                 self.flows.table.listing_mut().detached();
-                self.attach(|source| source.attach_again())?;
+                self.adopt(Source::attach_again)?;
                 tracing::error!(
                     within_s = since as f64 / 1e9,
                     "flowcar's programs were detached from the cgroup by another process, or replaced, and are attached again: connections that opened and closed meanwhile are in no figure, others that closed are lost (detached)"

@@ -6,36 +6,44 @@ use super::{Limits, flows::Flows};
 use crate::{
     flow::{Flow, PollContext, SocketSnapshot},
     snapshot::{SelfMetrics, Snapshot},
+    source::Sockets,
 };
 
-/// Takes in records and sockets as the sources bring them. What only the kernel can answer stays open.
-pub struct Replay(Flows);
+/// Takes in records and sockets as the source brings them. What only the kernel can answer stays open.
+pub struct Replay {
+    flows: Flows,
+    sockets: Sockets,
+}
 
 impl Replay {
     /// Nothing followed yet.
     pub fn new(limits: &Limits) -> Self {
-        Self(Flows::new(limits))
+        Self {
+            flows: Flows::new(limits),
+            sockets: Sockets::none(),
+        }
     }
 
     /// Takes in a record of the kernel programs.
     pub fn record(&mut self, bytes: &[u8]) {
         // Without socket dumps no record waits for others.
-        self.0.take_or_hold_back(bytes, None, &mut Vec::new());
+        self.flows
+            .take_or_hold_back(bytes, &mut self.sockets, &mut Vec::new());
     }
 
     /// Takes in one socket of a dump.
     pub fn polled(&mut self, observed: &SocketSnapshot, poll: &PollContext) {
-        self.0.poll_sockets(observed, poll);
+        self.flows.take_socket(observed, poll);
     }
 
     /// The flows that closed or failed since this was last called.
     pub fn take_closed(&mut self) -> Vec<Flow> {
-        self.0.take_closed()
+        self.flows.take_closed()
     }
 
     /// The report as it stands.
     pub fn snapshot(&mut self) -> Snapshot {
-        self.0
-            .snapshot(&[0; COUNTERS], None, SelfMetrics::default())
+        self.flows
+            .snapshot(&[0; COUNTERS], &self.sockets, SelfMetrics::default())
     }
 }

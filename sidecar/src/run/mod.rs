@@ -35,10 +35,7 @@ use crate::{
     origin::{Origins, Processes},
     otlp::exporter::{Exporter, Patience},
     session::{End, Session, within_memory},
-    source::{
-        Source, SourceError,
-        ebpf::{Options, own_netns},
-    },
+    source::{Options, Source, SourceError, own_netns},
     view::Sums,
 };
 

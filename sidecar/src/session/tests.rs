@@ -2,7 +2,7 @@ use super::*;
 use crate::{
     config::SourceChoice,
     host::Host,
-    source::{Source, ebpf::Options},
+    source::{Options, Source},
     task::Task,
 };
 

@@ -9,16 +9,12 @@ use aya::{
 use flowcar_shared::counter::{COUNTERS, Counter};
 use tokio::io::unix::AsyncFd;
 
-pub use super::{
-    attach_error::AttachError,
-    generations::Attachment,
-    programs::{Loaded, Options, missing_capabilities, own_netns},
-};
 use super::{
-    generations::Generations,
+    attach_error::AttachError,
+    generations::{Attachment, Generations},
     programs::{
-        CALLBACKS, attach_binds, attach_calls, attach_names, attach_programs, load,
-        log_earlier_calls, log_unobserved_binds, log_unobserved_calls, log_unobserved_names,
+        CALLBACKS, Loaded, Options, attach_binds, attach_calls, attach_names, attach_programs,
+        load, log_earlier_calls, log_unobserved_binds, log_unobserved_calls, log_unobserved_names,
     },
     ring::{self, Ring},
     turn::{Allowance, Turn},
@@ -37,7 +33,7 @@ const USERSPACE: &str = ".bss";
 const SHORT_TURN: u32 = 128 << 10;
 
 /// The attached programs. Dropping it detaches them: their link is held by this process alone.
-pub struct EbpfSource {
+pub(super) struct EbpfSource {
     programs: Ebpf,
     options: Options,
     generations: Generations,
@@ -58,13 +54,15 @@ pub struct EbpfSource {
     observes_binds: bool,
 }
 
+// === impl EbpfSource ===
+
 impl EbpfSource {
     /// Loads the programs and attaches them to `cgroup`, a cgroup2 directory: from here on its sockets, and those of
     /// the cgroups below it, are followed.
     ///
     /// # Errors
     /// [`AttachError`], which states what is missing and what to do about it.
-    pub fn attach(cgroup: &Path, options: Options) -> Result<Self, AttachError> {
+    pub(super) fn attach(cgroup: &Path, options: Options) -> Result<Self, AttachError> {
         let loaded = load(options)?;
         if let Err(error) = &loaded.calls {
             log_unobserved_calls(error);
@@ -85,7 +83,7 @@ impl EbpfSource {
     ///
     /// # Errors
     /// [`AttachError`].
-    pub fn follow(&mut self, cgroup: &Path) -> Result<u64, AttachError> {
+    pub(super) fn follow(&mut self, cgroup: &Path) -> Result<u64, AttachError> {
         let unreadable = AttachError::of_cgroup(cgroup);
         let directory = File::open(cgroup).map_err(&unreadable)?;
         let id = directory.metadata().map_err(&unreadable)?.ino();
@@ -142,7 +140,7 @@ impl EbpfSource {
     }
 
     /// Whether the programs are still attached to the cgroup that was followed last. The kernel detaches them from a removed cgroup.
-    pub fn attachment(&self) -> Attachment {
+    pub(super) fn attachment(&self) -> Attachment {
         self.generations.attachment()
     }
 
@@ -150,7 +148,7 @@ impl EbpfSource {
     ///
     /// # Errors
     /// [`AttachError`].
-    pub fn attach_again(&mut self) -> Result<u64, AttachError> {
+    pub(super) fn attach_again(&mut self) -> Result<u64, AttachError> {
         let (id, directory) = self.generations.detached().ok_or(AttachError::Cgroup {
             path: "that was followed".to_owned(),
             error: io::ErrorKind::NotFound.into(),
@@ -160,35 +158,27 @@ impl EbpfSource {
     }
 
     /// The id of the cgroup that was followed last.
-    pub fn cgroup(&self) -> Option<u64> {
+    pub(super) fn cgroup(&self) -> Option<u64> {
         self.generations.newest()
     }
 
     /// Whether records of attempts show if they are of flowcar's network namespace.
-    pub fn knows_netns(&self) -> bool {
+    pub(super) fn knows_netns(&self) -> bool {
         CALLBACKS[..2].contains(&self.callbacks)
     }
 
     /// Whether packets are inspected.
-    pub const fn observes_packets(&self) -> bool {
+    pub(super) const fn observes_packets(&self) -> bool {
         self.options.exchanges
     }
 
     /// Whether DNS messages are copied.
-    pub const fn observes_names(&self) -> bool {
+    pub(super) const fn observes_names(&self) -> bool {
         self.options.names
     }
 
-    /// Loads the programs. They are unloaded when the value is dropped.
-    ///
-    /// # Errors
-    /// As [`EbpfSource::attach`].
-    pub fn try_load(options: Options) -> Result<Loaded, AttachError> {
-        load(options)
-    }
-
     /// Waits until the kernel asks for a drain of the ring before the next is due.
-    pub async fn woken(&self) {
+    pub(super) async fn woken(&self) {
         if let Ok(mut ready) = self.ring.readable().await {
             ready.clear_ready();
         }
@@ -196,7 +186,7 @@ impl EbpfSource {
 
     /// Hands over the records that wait, for one turn. Gives whether more may wait: with little CPU time, more records may
     /// come than are taken in.
-    pub fn drain(&mut self, turn: Turn, mut take: impl FnMut(&[u8])) -> bool {
+    pub(super) fn drain(&mut self, turn: Turn, mut take: impl FnMut(&[u8])) -> bool {
         let most = match turn {
             Turn::Short => self.options.ring_bytes.min(SHORT_TURN) as usize,
             Turn::Whole => self.options.ring_bytes as usize,
@@ -220,12 +210,12 @@ impl EbpfSource {
     }
 
     /// Bytes of records that were taken in so far, with their headers.
-    pub const fn taken(&self) -> u64 {
+    pub(super) const fn taken(&self) -> u64 {
         self.taken
     }
 
     /// The same once all is taken in that can wait now.
-    pub const fn upto(&self) -> u64 {
+    pub(super) const fn upto(&self) -> u64 {
         self.taken + self.options.ring_bytes as u64
     }
 
@@ -233,7 +223,7 @@ impl EbpfSource {
     ///
     /// # Errors
     /// If the map cannot be read, which a live map always can.
-    pub fn counters(&self) -> Result<[u64; COUNTERS], MapError> {
+    pub(super) fn counters(&self) -> Result<[u64; COUNTERS], MapError> {
         let mut sums = [0; COUNTERS];
         // Established last: else a connection that is established and lost in between would be lost and never opened.
         for counter in Counter::ALL.into_iter().rev() {
@@ -244,7 +234,7 @@ impl EbpfSource {
     }
 
     /// The same; as they were last read if the map cannot be read now.
-    pub fn kernel_counters(&self) -> [u64; COUNTERS] {
+    pub(super) fn kernel_counters(&self) -> [u64; COUNTERS] {
         match self.counters() {
             Ok(counters) => self.last_counters.set(counters),
             Err(error) => match lack_of_descriptors(&error) {
@@ -259,7 +249,7 @@ impl EbpfSource {
     ///
     /// # Errors
     /// If the map cannot be written.
-    pub fn ask_for_samples(&mut self) -> Result<(), AttachError> {
+    pub(super) fn ask_for_samples(&mut self) -> Result<(), AttachError> {
         self.sample_epoch = self.sample_epoch.wrapping_add(1);
         self.write_userspace()
             .map_err(|error| AttachError::of("request samples", error))
@@ -270,7 +260,7 @@ impl EbpfSource {
     ///
     /// # Errors
     /// If the map cannot be written.
-    pub fn set_full(&mut self, is_full: bool) -> Result<(), AttachError> {
+    pub(super) fn set_full(&mut self, is_full: bool) -> Result<(), AttachError> {
         if std::mem::replace(&mut self.is_full, is_full) == is_full {
             return Ok(());
         }
@@ -282,7 +272,7 @@ impl EbpfSource {
     ///
     /// # Errors
     /// If the map cannot be written: all is as it was.
-    pub fn sleep(&mut self) -> Result<(), AttachError> {
+    pub(super) fn sleep(&mut self) -> Result<(), AttachError> {
         self.is_asleep = true;
         self.write_userspace().map_err(|error| {
             self.is_asleep = false;
@@ -291,7 +281,7 @@ impl EbpfSource {
     }
 
     /// This process is awake. The programs know it if a record woke it; else the next record wakes it in vain.
-    pub const fn awake(&mut self) {
+    pub(super) const fn awake(&mut self) {
         self.is_asleep = false;
     }
 
@@ -305,7 +295,7 @@ impl EbpfSource {
     }
 
     /// Whose numbers /proc shows the processes by that the programs report; `None` where they cannot be found there.
-    pub const fn proc_numbers(&self) -> Option<ProcNumbers> {
+    pub(super) const fn proc_numbers(&self) -> Option<ProcNumbers> {
         self.options.callers
     }
 

@@ -1,41 +1,46 @@
-//! The sources of flows. The only module that uses aya and netlink.
+//! The sources of flows. The only module that uses aya and netlink, and the only one that knows which source there is: others ask what the
+//! source can report ([`Capabilities`]), and take in what comes ([`Records`], [`Sockets`]).
 
 mod access;
 mod attach_error;
 pub mod cause;
-pub mod diag;
-pub mod ebpf;
+mod diag;
+mod ebpf;
 mod generations;
 pub mod namespace;
 pub mod namespace_counts;
 mod order;
 mod programs;
+mod records;
 mod ring;
+mod sockets;
 mod turn;
 pub mod verified;
 
 use std::path::Path;
 
 use caps::Capability;
-use flowcar_shared::counter::COUNTERS;
+use flowcar_shared::counter::{COUNTERS, Counter};
 
-pub use self::turn::{More, Taken, Turn};
-use self::{
-    cause::Cause,
-    diag::{DiagError, DiagSource},
-    ebpf::{AttachError, Attachment, EbpfSource, Options},
+pub use self::{
+    attach_error::AttachError,
+    diag::{DiagError, Dumping, Pace, SocketCounts, try_dump},
+    generations::Attachment,
+    programs::{Loaded, Options, load as load_programs, missing_capabilities, own_netns},
+    records::Records,
+    sockets::{Purpose, Sockets},
+    turn::{More, Taken, Turn},
 };
+use self::{cause::Cause, diag::DiagSource, ebpf::EbpfSource};
 use crate::{config::SourceChoice, origin::ProcNumbers};
 
-/// The source of flows.
-#[expect(clippy::large_enum_variant, reason = "a process has one of them")]
-pub enum Source {
-    /// The kernel programs report flows that open from now on.
-    Ebpf(EbpfSource),
-    /// Polls and destroy events report the sockets.
-    Diag(DiagSource),
-    /// The programs report; polls add older flows, and evict those whose close was lost.
-    Both(EbpfSource, DiagSource),
+/// The source of flows: the records of the kernel programs, the sockets, or both. Beside programs the sockets add older flows, and show which
+/// closes were lost.
+pub struct Source {
+    records: Records,
+    sockets: Sockets,
+    /// Open records that had found the ring full before the programs were attached, until a dump adopts the sockets that are older.
+    adopts: Option<u64>,
 }
 
 /// What a source can report.
@@ -94,6 +99,8 @@ pub fn log_refusal(cause: &Cause, error: &dyn std::error::Error) {
     );
 }
 
+// === impl Source ===
+
 impl Source {
     /// Opens the source that is chosen, for the flows of `cgroup` and of the cgroups below it.
     ///
@@ -125,17 +132,44 @@ impl Source {
     fn alone(cgroup: Option<&Path>) -> Result<Self, DiagError> {
         let mut diag = DiagSource::open(cgroup)?;
         diag.subscribe()?;
-        Ok(Self::Diag(diag))
+        Ok(Self::of(None, Some(diag)))
     }
 
     /// Flows can be followed without polls; older connections and lost closes are not seen then.
     fn beside(ebpf: EbpfSource, cgroup: &Path) -> Self {
-        match DiagSource::open(Some(cgroup)) {
-            Ok(diag) => Self::Both(ebpf, diag),
-            Err(error) => {
-                tracing::warn!(%error, "connections that are open already are not followed");
-                Self::Ebpf(ebpf)
-            }
+        let diag = DiagSource::open(Some(cgroup)).inspect_err(|error| {
+            tracing::warn!(%error, "connections that are open already are not followed");
+        });
+        Self::of(Some(ebpf), diag.ok())
+    }
+
+    fn of(programs: Option<EbpfSource>, diag: Option<DiagSource>) -> Self {
+        let adopts = programs.is_some().then_some(0);
+        Self {
+            records: Records { programs },
+            sockets: Sockets { diag },
+            adopts,
+        }
+    }
+
+    /// What it reports: the records of the programs, and the sockets. Either may have nothing.
+    pub const fn parts(&mut self) -> (&mut Records, &mut Sockets) {
+        (&mut self.records, &mut self.sockets)
+    }
+
+    /// The sockets.
+    pub const fn sockets(&self) -> &Sockets {
+        &self.sockets
+    }
+
+    /// A dump of the sockets is about to begin. Gives what the dump is for.
+    pub const fn next_purpose(&mut self) -> Purpose {
+        if !self.records.are_sent() {
+            return Purpose::Report;
+        }
+        match self.adopts.take() {
+            Some(open_dropped) => Purpose::Adopt { open_dropped },
+            None => Purpose::Update,
         }
     }
 
@@ -154,43 +188,59 @@ impl Source {
         maps.into_iter().chain(packets).collect()
     }
 
-    /// Follows the cgroup that is at this path now, beside the previous one. Gives its id.
+    /// Follows the cgroup that is at this path now, beside the previous one. The next dump adopts the connections that the new one has
+    /// already. Gives its id.
     ///
     /// # Errors
     /// [`SourceError`]: then all is as it was.
     pub fn follow(&mut self, cgroup: &Path) -> Result<u64, SourceError> {
-        let id = match self.ebpf_mut() {
-            Some(ebpf) => ebpf.follow(cgroup)?,
+        let id = match self.attach(|ebpf| ebpf.follow(cgroup)) {
+            Some(followed) => followed?,
             None => diag::id_of(cgroup)?,
         };
-        if let Some(diag) = self.diag_mut() {
+        if let Some(diag) = &mut self.sockets.diag {
             diag.follow(id);
         }
         Ok(id)
     }
 
-    /// Attaches the programs to the followed cgroup again, after another process detached them. Gives its id.
+    /// Attaches the programs to the followed cgroup again, after another process detached them. The next dump adopts the connections that
+    /// are open by then. Gives the cgroup's id.
     ///
     /// # Errors
     /// [`SourceError`].
     pub fn attach_again(&mut self) -> Result<u64, SourceError> {
-        let ebpf = self.ebpf_mut().ok_or(SourceError::NoCgroup)?;
-        Ok(ebpf.attach_again()?)
+        let attached = self.attach(EbpfSource::attach_again);
+        Ok(attached.ok_or(SourceError::NoCgroup)??)
+    }
+
+    /// Attaches the programs; `None` where there are none.
+    fn attach(
+        &mut self,
+        attach: impl FnOnce(&mut EbpfSource) -> Result<u64, AttachError>,
+    ) -> Option<Result<u64, AttachError>> {
+        let before = self.counters();
+        let attached = attach(self.ebpf_mut()?);
+        if attached.is_ok() {
+            self.adopts = Some(before[Counter::OpenDropped.index() as usize]);
+        }
+        Some(attached)
     }
 
     /// The id of the cgroup that is followed, if one is.
     pub fn cgroup(&self) -> Option<u64> {
-        match self {
-            Self::Ebpf(ebpf) | Self::Both(ebpf, _) => ebpf.cgroup(),
-            Self::Diag(diag) => diag.cgroup(),
+        match self.ebpf() {
+            Some(ebpf) => ebpf.cgroup(),
+            None => self.diag()?.cgroup(),
         }
     }
 
     /// The value of `flowcar.source`.
     pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Ebpf(_) | Self::Both(..) => "ebpf",
-            Self::Diag(_) => "inet_diag",
+        if self.records.are_sent() {
+            "ebpf"
+        } else {
+            "inet_diag"
         }
     }
 
@@ -251,8 +301,8 @@ impl Source {
     /// What it can report.
     pub const fn capabilities(&self) -> Capabilities {
         Capabilities {
-            handshakes: !matches!(self, Self::Diag(_)),
-            dumps: !matches!(self, Self::Ebpf(_)),
+            handshakes: self.records.are_sent(),
+            dumps: self.sockets.are_shown(),
             processes: match self.ebpf() {
                 Some(ebpf) => ebpf.proc_numbers(),
                 None => None,
@@ -262,8 +312,7 @@ impl Source {
 
     /// The kernel's own counts so far, by [`flowcar_shared::counter::Counter::index`]; all 0 without the programs.
     pub fn counters(&self) -> [u64; COUNTERS] {
-        self.ebpf()
-            .map_or([0; COUNTERS], EbpfSource::kernel_counters)
+        self.records.counters()
     }
 
     /// Requests one sample of every flow with its next round trip.
@@ -289,20 +338,16 @@ impl Source {
 
     /// Closed sockets of the network namespace that may or may not have been in the cgroup; `None` where the cgroup of each is known.
     pub fn unscoped(&self) -> Option<u64> {
-        match self {
-            Self::Diag(diag) => Some(diag.unscoped()),
-            Self::Ebpf(_) | Self::Both(..) => None,
+        match self.ebpf() {
+            Some(_) => None,
+            None => self.diag().map(DiagSource::unscoped),
         }
-    }
-
-    /// Destroy events that the kernel could not deliver.
-    pub fn events_dropped(&self) -> u64 {
-        self.diag().map_or(0, DiagSource::dropped)
     }
 
     /// Beside the programs destroy events are not needed once the last adopted flow has closed.
     pub fn adopted_closed(&mut self) {
-        if let Self::Both(_, diag) = self
+        if self.records.are_sent()
+            && let Some(diag) = &mut self.sockets.diag
             && diag.is_subscribed()
         {
             diag.unsubscribe();
@@ -315,31 +360,14 @@ impl Source {
     }
 
     const fn ebpf(&self) -> Option<&EbpfSource> {
-        match self {
-            Self::Ebpf(ebpf) | Self::Both(ebpf, _) => Some(ebpf),
-            Self::Diag(_) => None,
-        }
+        self.records.programs.as_ref()
     }
 
     const fn ebpf_mut(&mut self) -> Option<&mut EbpfSource> {
-        match self {
-            Self::Ebpf(ebpf) | Self::Both(ebpf, _) => Some(ebpf),
-            Self::Diag(_) => None,
-        }
+        self.records.programs.as_mut()
     }
 
-    /// The polls.
-    pub const fn diag(&self) -> Option<&DiagSource> {
-        match self {
-            Self::Diag(diag) | Self::Both(_, diag) => Some(diag),
-            Self::Ebpf(_) => None,
-        }
-    }
-
-    const fn diag_mut(&mut self) -> Option<&mut DiagSource> {
-        match self {
-            Self::Diag(diag) | Self::Both(_, diag) => Some(diag),
-            Self::Ebpf(_) => None,
-        }
+    const fn diag(&self) -> Option<&DiagSource> {
+        self.sockets.diag.as_ref()
     }
 }

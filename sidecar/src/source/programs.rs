@@ -110,8 +110,11 @@ pub(super) const CALLBACKS: [&str; 3] = [
     "flowcar_sock_ops",
 ];
 
-/// Creates the maps and has the kernel check the programs.
-pub(super) fn load(options: Options) -> Result<Loaded, AttachError> {
+/// Creates the maps and has the kernel check the programs. They are unloaded when the value is dropped.
+///
+/// # Errors
+/// [`AttachError`], which states what is missing and what to do about it.
+pub fn load(options: Options) -> Result<Loaded, AttachError> {
     let netns = own_netns();
     let mut programs = prepare(options, netns)?;
     let callbacks = load_callbacks(&mut programs, netns, options.origins)?;

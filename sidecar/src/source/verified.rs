@@ -28,7 +28,7 @@ pub struct Verified {
 /// counted, or why it refuses the program.
 ///
 /// # Errors
-/// As [`super::ebpf::EbpfSource::attach`]; a refused program is none.
+/// As [`super::load_programs`]; a refused program is none.
 pub fn verify(
     options: Options,
 ) -> Result<BTreeMap<String, Result<Verified, AttachError>>, AttachError> {

@@ -6,7 +6,7 @@ use aya_obj::Object;
 use flowcar::{
     origin::ProcNumbers,
     source::{
-        ebpf::Options,
+        Options,
         verified::{object, verify},
     },
 };

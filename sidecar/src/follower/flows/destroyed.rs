@@ -9,19 +9,19 @@ use crate::{
         Adopt, Answers, CloseEvent, Event, Monotonic, OtherEnd, PollContext, PostCloseState,
         SocketSnapshot, Table, Timer,
     },
-    source::{Turn, diag::DiagSource},
+    source::{Sockets, Turn},
 };
 
 impl Flows {
     /// Takes in the destroy events that wait, for one turn. `records_wait`: the ring has more. Gives whether more wait.
     pub(in crate::follower) fn destroy_events(
         &mut self,
-        source: &mut DiagSource,
+        sockets: &mut Sockets,
         turn: Turn,
         poll: &PollContext,
         records_wait: bool,
     ) -> bool {
-        if source.is_subscribed() {
+        if sockets.report_closes() {
             self.recent.begin(|| self.readings.of_turn().into());
         }
         let Self {
@@ -35,7 +35,7 @@ impl Flows {
         let known = |table: &Table, observed: &SocketSnapshot| {
             table.listing().knows(observed.cookie) || table.adoption().restores(observed.cookie)
         };
-        let (closed, more) = source.closed(turn, |observed| known(table, observed), others);
+        let (closed, more) = sockets.closed(turn, |observed| known(table, observed), others);
         self.recent.taken_in(more);
         let mut queried = Vec::with_capacity(closed.len());
         for observed in &closed {
@@ -44,13 +44,13 @@ impl Flows {
             }
             pending_closes.note_sent(observed, poll.at);
             let found = if table.needs_poll(observed) {
-                source.find(&observed.name(), known(table, observed))
+                sockets.find(&observed.name(), known(table, observed))
             } else {
                 PostCloseState::NotPolled
             };
             queried.push((*observed, found));
         }
-        let answers = self.answers_to(&closed, source, poll, more || records_wait);
+        let answers = self.answers_to(&closed, sockets, poll, more || records_wait);
         let Self {
             table,
             pending_closes,
@@ -79,7 +79,7 @@ impl Flows {
     fn answers_to(
         &mut self,
         closed: &[SocketSnapshot],
-        source: &mut DiagSource,
+        sockets: &mut Sockets,
         poll: &PollContext,
         more: bool,
     ) -> Answers {
@@ -91,11 +91,11 @@ impl Flows {
         let since = self.timers.between(&self.counted[1], &now);
         let recent = self.timers.between(self.recent.before(), &now);
         // Timers that ended sockets whose closes still wait, or whose applications hold them, are counted by now.
-        let alone = self.excluded.are_all_of(source.others())
+        let alone = self.excluded.are_all_of(sockets.others())
             && !more
             && since.aborted_by_timer.is_some_and(|count| count > 0)
             && !self.table.adoption().holds_since(self.counted[1].begun())
-            && self.others_are_open(closed, source);
+            && self.others_are_open(closed, sockets);
         let answers = since.answers(recent, closed, alone);
         if answers.timer == Timer::Unknown {
             self.keep_undecided_sockets(closed, poll);
@@ -103,12 +103,12 @@ impl Flows {
         answers
     }
 
-    fn others_are_open(&self, closed: &[SocketSnapshot], source: &mut DiagSource) -> bool {
+    fn others_are_open(&self, closed: &[SocketSnapshot], sockets: &mut Sockets) -> bool {
         let closed: HashSet<u64> = closed.iter().map(|of| of.cookie).collect();
         let others = self.table.listing().established();
         are_open(
             others.filter(|of| !closed.contains(&of.name.cookie)),
-            source,
+            sockets,
         )
     }
 

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     clock::Anchor,
     flow::{self, Answers, EstablishedFlow, Flow, Monotonic, Outcome, PostCloseState, Timer},
-    source::diag::DiagSource,
+    source::Sockets,
 };
 
 /// What a close record leaves undecided.
@@ -50,13 +50,13 @@ impl Flows {
     pub(super) fn held_back(
         &mut self,
         mut records: Vec<Box<[u8]>>,
-        mut diag: Option<&mut DiagSource>,
+        sockets: &mut Sockets,
         mut drain: impl FnMut(&mut Vec<Box<[u8]>>) -> bool,
     ) -> bool {
-        let alone = diag.as_deref_mut().is_some_and(|diag| {
+        let alone = sockets.are_shown() && {
             let polled = self.table.listing().established().filter(|of| of.is_polled);
-            self.excluded.are_all_of(diag.others()) && are_open(polled, diag)
-        });
+            self.excluded.are_all_of(sockets.others()) && are_open(polled, sockets)
+        };
         let (mut more, mut rounds, mut most, mut foreseen) = (false, 0, ROUNDS, 0);
         while !records.is_empty() {
             // Timers that have been counted by a reading have sent their records: those are taken in before the reading serves, so that
@@ -65,9 +65,7 @@ impl Flows {
             let drained = records.len();
             more = rounds >= most || drain(&mut records);
             for bytes in records.split_off(drained) {
-                if let Some(diag) = diag.as_deref_mut() {
-                    self.learn_address(&bytes, diag);
-                }
+                self.learn_address(&bytes, sockets);
                 if !self.take_origin(&bytes) {
                     records.push(bytes);
                 }
@@ -91,7 +89,7 @@ impl Flows {
                 is_whole: !more,
                 alone,
             };
-            let decided = self.decide(&records, judgement, diag.as_deref_mut());
+            let decided = self.decide(&records, judgement, sockets);
             records.drain(..decided);
             foreseen -= decided;
         }
@@ -129,15 +127,10 @@ impl Flows {
     }
 
     /// Takes in records up to the first close in doubt that came after the reading, and at least one. Gives how many.
-    fn decide(
-        &mut self,
-        records: &[Box<[u8]>],
-        by: Judgement,
-        mut diag: Option<&mut DiagSource>,
-    ) -> usize {
+    fn decide(&mut self, records: &[Box<[u8]>], by: Judgement, sockets: &mut Sockets) -> usize {
         let mut all = Vec::with_capacity(records.len());
         for bytes in records {
-            let doubts = self.doubts(bytes, diag.as_deref_mut(), Some(&by.counts));
+            let doubts = self.doubts(bytes, sockets, Some(&by.counts));
             let is_late = |of: &Doubts| of.needs_the_others && !by.counts.includes(of.at);
             if !all.is_empty() && doubts.as_ref().is_some_and(is_late) {
                 break;
@@ -183,7 +176,7 @@ impl Flows {
     pub(super) fn doubts(
         &mut self,
         bytes: &[u8],
-        diag: Option<&mut DiagSource>,
+        sockets: &mut Sockets,
         counts: Option<&Reading>,
     ) -> Option<Doubts> {
         let evidence = flow::evidence(bytes)?;
@@ -195,7 +188,9 @@ impl Flows {
             return None;
         }
         let flow = flow::decode(bytes, self.seed).ok()?.flow;
-        let diag = diag?;
+        if !sockets.are_shown() {
+            return None;
+        }
         let mut answers = Answers {
             polled_segs_in: self.table.listing().polled_segs_in(flow.cookie),
             ..Answers::default()
@@ -207,11 +202,11 @@ impl Flows {
             needs_the_others: false,
             may_be_a_timer: false,
         };
-        if !self.table.would_show(&flow, |flow| diag.is_here(flow)) {
+        if !self.table.would_show(&flow, |flow| sockets.is_here(flow)) {
             return Some(doubts);
         }
         if wants_post_close {
-            answers.post_close = diag.find(&name_of(&flow), false);
+            answers.post_close = sockets.find(&name_of(&flow), false);
         }
         if evidence.wants_timer(answers.post_close) {
             doubts.may_be_a_timer = true;
@@ -252,13 +247,13 @@ const QUERIES: usize = 256;
 /// the others within one interval is a short one.
 pub(super) fn are_open(
     flows: impl Iterator<Item = EstablishedFlow> + Clone,
-    source: &mut DiagSource,
+    sockets: &mut Sockets,
 ) -> bool {
     let is_few = flows.clone().nth(QUERIES).is_none();
     let mut queried = flows.filter(|of| is_few || of.is_unanswered);
     // What is open is reported as not polled.
     let mut is_open =
-        |of: EstablishedFlow| source.find(&of.name, true) == PostCloseState::NotPolled;
+        |of: EstablishedFlow| sockets.find(&of.name, true) == PostCloseState::NotPolled;
     queried.by_ref().take(QUERIES).all(&mut is_open) && queried.next().is_none()
 }
 

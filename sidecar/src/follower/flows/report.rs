@@ -10,7 +10,7 @@ use crate::{
     container_stats::ContainerStats,
     series::take_off_live,
     snapshot::{SelfMetrics, Snapshot},
-    source::diag::DiagSource,
+    source::Sockets,
 };
 
 impl Flows {
@@ -18,7 +18,7 @@ impl Flows {
     pub(in crate::follower) fn snapshot(
         &mut self,
         kernel: &[u64; COUNTERS],
-        diag: Option<&DiagSource>,
+        sockets: &Sockets,
         mut self_metrics: SelfMetrics,
     ) -> Snapshot {
         let count = |counter: Counter| kernel[counter.index() as usize];
@@ -63,9 +63,7 @@ impl Flows {
         self_metrics.series = self.series.len() as u64;
         self_metrics.unfollowed_ns =
             self.detached_ns + self.restore.map_or(0, |of| of.unfollowed_ns);
-        if let Some(diag) = diag {
-            add_counts(&mut self_metrics, diag);
-        }
+        add_counts(&mut self_metrics, sockets);
         self.table.shrink();
         let now_unix_ns = self.anchor.unix_ns(Anchor::now().monotonic());
         let at_unix_ns = self.clock.report(now_unix_ns);
@@ -88,9 +86,9 @@ impl Flows {
             dropped: self.series.dropped(),
             unattributed,
             lost: self.unattributed.lost().clone(),
-            listeners: diag.map_or_else(BTreeMap::new, |diag| {
-                self.series.listeners(diag.listeners())
-            }),
+            listeners: sockets
+                .listeners()
+                .map_or_else(BTreeMap::new, |ports| self.series.listeners(ports)),
             containers,
             books,
             self_metrics,
@@ -98,15 +96,17 @@ impl Flows {
     }
 }
 
-/// Adds what the source of sockets counts.
-fn add_counts(self_metrics: &mut SelfMetrics, diag: &DiagSource) {
-    let counts = diag.counts();
+/// Adds what is counted of dumps and of destroy events.
+fn add_counts(self_metrics: &mut SelfMetrics, sockets: &Sockets) {
+    let Some(counts) = sockets.counts() else {
+        return;
+    };
     self_metrics
         .records
         .extend([("poll", counts.polls), ("destroy", counts.closes)]);
     self_metrics
         .records_dropped
-        .insert("destroy", diag.dropped());
+        .insert("destroy", sockets.events_dropped());
     self_metrics.records_malformed += counts.malformed;
     self_metrics.sockets = counts.sockets.clone();
     self_metrics.sockets_unscoped = counts.unscoped;

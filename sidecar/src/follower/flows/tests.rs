@@ -5,6 +5,7 @@ use crate::{
     flow::checkpoint::CheckpointFlows,
     series::{PeerLabel, SeriesLabels},
     snapshot::SelfMetrics,
+    source::Sockets,
 };
 
 const HOUR_NS: u64 = 3_600_000_000_000;
@@ -25,7 +26,7 @@ fn flows() -> Flows {
 }
 
 fn report(flows: &mut Flows) -> (u64, u64) {
-    let report = flows.snapshot(&[0; COUNTERS], None, SelfMetrics::default());
+    let report = flows.snapshot(&[0; COUNTERS], &Sockets::none(), SelfMetrics::default());
     (report.start_unix_ns, report.at_unix_ns)
 }
 

@@ -71,7 +71,7 @@ const MOST_LISTENING: usize = 4_096;
 const MOST_WAITING: u64 = 4_096;
 
 /// Polls sockets.
-pub struct DiagSource {
+pub(super) struct DiagSource {
     requests: Requests,
     /// Whether the kernel or a sandbox refuses requests for both address families.
     by_family: bool,
@@ -86,14 +86,14 @@ pub struct DiagSource {
     listening: Vec<SocketSnapshot>,
     /// The network namespace's addresses as of this dump, except those that every namespace has; listed where they are needed.
     addresses: OnceCell<HashSet<IpAddr>>,
-    counts: Counts,
+    counts: SocketCounts,
     /// Destroy events dropped by earlier subscriptions.
     dropped_before: u64,
 }
 
 /// What the source counts of its own work.
 #[derive(Debug, Default)]
-pub struct Counts {
+pub struct SocketCounts {
     /// Sockets in dumps.
     pub polls: u64,
     /// Sockets in destroy events.
@@ -108,12 +108,14 @@ pub struct Counts {
     pub duration: Histogram,
 }
 
+// === impl DiagSource ===
+
 impl DiagSource {
     /// Polls the sockets of `cgroup` and of the cgroups below it; without one, all of the network namespace.
     ///
     /// # Errors
     /// [`DiagError`].
-    pub fn open(cgroup: Option<&Path>) -> Result<Self, DiagError> {
+    pub(super) fn open(cgroup: Option<&Path>) -> Result<Self, DiagError> {
         let path = cgroup.unwrap_or(Path::new(""));
         let scope = CgroupFilter::new(cgroup).map_err(DiagError::of_cgroup(path))?;
         let requests = Requests::open().map_err(DiagError::of("request sockets"))?;
@@ -127,23 +129,23 @@ impl DiagSource {
             listeners: Listeners::default(),
             listening: Vec::new(),
             addresses: OnceCell::new(),
-            counts: Counts::default(),
+            counts: SocketCounts::default(),
             dropped_before: 0,
         })
     }
 
     /// The cgroup of this id has taken the place of the one that was followed, whose sockets may outlive it.
-    pub fn follow(&mut self, id: u64) {
+    pub(super) fn follow(&mut self, id: u64) {
         self.scope.follow(id);
     }
 
     /// The id of the cgroup that is followed, if one is.
-    pub fn cgroup(&self) -> Option<u64> {
+    pub(super) fn cgroup(&self) -> Option<u64> {
         self.scope.cgroup()
     }
 
     /// Whether a followed socket is of the cgroup that is there now, not of one that was there before it.
-    pub fn is_newest(&self, observed: &SocketSnapshot) -> bool {
+    pub(super) fn is_newest(&self, observed: &SocketSnapshot) -> bool {
         self.scope.is_newest(observed)
     }
 
@@ -151,7 +153,7 @@ impl DiagSource {
     ///
     /// # Errors
     /// [`DiagError::Netlink`], [`DiagError::Descriptors`].
-    pub fn subscribe(&mut self) -> Result<(), DiagError> {
+    pub(super) fn subscribe(&mut self) -> Result<(), DiagError> {
         if self.destroy_events.is_none() {
             let events = DestroyEvents::subscribe()
                 .map_err(DiagError::of("subscribe to socket destroy events"))?;
@@ -161,18 +163,18 @@ impl DiagSource {
     }
 
     /// Leaves the destroy group.
-    pub fn unsubscribe(&mut self) {
+    pub(super) fn unsubscribe(&mut self) {
         self.dropped_before = self.dropped();
         self.destroy_events = None;
     }
 
     /// Whether the close of every socket is reported.
-    pub const fn is_subscribed(&self) -> bool {
+    pub(super) const fn is_subscribed(&self) -> bool {
         self.destroy_events.is_some()
     }
 
     /// Waits until there is a destroy event; for ever without a subscription.
-    pub async fn woken(&self) {
+    pub(super) async fn woken(&self) {
         match &self.destroy_events {
             Some(events) => events.readable().await,
             None => std::future::pending().await,
@@ -183,7 +185,7 @@ impl DiagSource {
     ///
     /// # Errors
     /// [`DiagError::Netlink`], [`DiagError::Descriptors`]: then some were perhaps not handed over.
-    pub fn dump(&mut self, mut each: impl FnMut(&SocketSnapshot)) -> Result<u64, DiagError> {
+    pub(super) fn dump(&mut self, mut each: impl FnMut(&SocketSnapshot)) -> Result<u64, DiagError> {
         let began = clock::now();
         self.scope.refresh();
         self.dump_listeners()?;
@@ -208,7 +210,7 @@ impl DiagSource {
     ///
     /// # Errors
     /// [`DiagError::Netlink`], [`DiagError::Descriptors`].
-    pub fn dump_listeners(&mut self) -> Result<(), DiagError> {
+    pub(super) fn dump_listeners(&mut self) -> Result<(), DiagError> {
         let mut listeners = std::mem::take(&mut self.listeners);
         let mut listening = std::mem::take(&mut self.listening);
         listeners.begin();
@@ -234,7 +236,7 @@ impl DiagSource {
     ///
     /// # Errors
     /// [`DiagError::Netlink`], [`DiagError::Descriptors`].
-    pub fn any_waits(&mut self) -> Result<bool, DiagError> {
+    pub(super) fn any_waits(&mut self) -> Result<bool, DiagError> {
         if self.counts.sockets.values().sum::<u64>() > MOST_WAITING {
             return Ok(true);
         }
@@ -244,18 +246,18 @@ impl DiagSource {
     }
 
     /// The followed listeners of the last dump.
-    pub fn listening(&self) -> &[SocketSnapshot] {
+    pub(super) fn listening(&self) -> &[SocketSnapshot] {
         &self.listening
     }
 
     /// Followed listeners, by port.
-    pub const fn listeners(&self) -> &BTreeMap<Option<u16>, Listener> {
+    pub(super) const fn listeners(&self) -> &BTreeMap<Option<u16>, Listener> {
         self.listeners.ports()
     }
 
     /// Whether this end of a connection is in the network namespace that dumps show, as far as is known: the namespace has its address,
     /// or a followed listener is at the port of its server on loopback.
-    pub fn is_here(&self, flow: &Flow) -> bool {
+    pub(super) fn is_here(&self, flow: &Flow) -> bool {
         let server = match flow.role {
             Role::Server => flow.local,
             Role::Client | Role::Unknown => flow.peer,
@@ -341,7 +343,7 @@ impl DiagSource {
 
     /// The closed sockets that are `known`, and, if `others`, those that are followed all the same: only their listener still shows their
     /// cgroup. One without a known listener is counted. Those of one turn, and whether more wait.
-    pub fn closed(
+    pub(super) fn closed(
         &mut self,
         turn: Turn,
         known: impl Fn(&SocketSnapshot) -> bool,
@@ -392,18 +394,18 @@ impl DiagSource {
     }
 
     /// Destroy events that were taken in so far.
-    pub const fn taken(&self) -> u64 {
+    pub(super) const fn taken(&self) -> u64 {
         self.taken
     }
 
     /// The same once all are taken in that can wait now.
-    pub fn upto(&self) -> u64 {
+    pub(super) fn upto(&self) -> u64 {
         self.taken + (self.backlog.len() + MOST_EVENTS) as u64
     }
 
     /// The state under a closed connection's addresses. Its timewait socket has its cookie if a dump showed the connection: else the
     /// socket got its cookie after the timewait socket was made, which gets another.
-    pub fn find(&mut self, name: &SocketName, dumped: bool) -> PostCloseState {
+    pub(super) fn find(&mut self, name: &SocketName, dumped: bool) -> PostCloseState {
         let sequence = self.requests.next();
         let request = wire::find(name, sequence);
         let mut found = PostCloseState::Nothing;
@@ -428,7 +430,7 @@ impl DiagSource {
     }
 
     /// Whether anything is under a connection's addresses: it, its timewait socket or its listener.
-    pub fn is_there(&mut self, name: &SocketName) -> bool {
+    pub(super) fn is_there(&mut self, name: &SocketName) -> bool {
         let sequence = self.requests.next();
         let request = wire::find(name, sequence);
         let mut there = false;
@@ -441,23 +443,23 @@ impl DiagSource {
     }
 
     /// Connections of the network namespace that are not followed, as of the last dump.
-    pub fn others(&self) -> u64 {
+    pub(super) fn others(&self) -> u64 {
         self.counts.sockets.get("other").copied().unwrap_or(0)
     }
 
     /// Destroy events that found no room, ever.
-    pub fn dropped(&self) -> u64 {
+    pub(super) fn dropped(&self) -> u64 {
         let now = self.destroy_events.as_ref().map(DestroyEvents::dropped);
         self.dropped_before + now.and_then(Result::ok).unwrap_or_default()
     }
 
     /// Closed sockets that no dump had shown and that came from no known listener.
-    pub const fn unscoped(&self) -> u64 {
+    pub(super) const fn unscoped(&self) -> u64 {
         self.counts.unscoped
     }
 
     /// What the source counts of its own work.
-    pub const fn counts(&self) -> &Counts {
+    pub(super) const fn counts(&self) -> &SocketCounts {
         &self.counts
     }
 }
@@ -483,11 +485,22 @@ pub(super) fn own_addresses() -> HashSet<IpAddr> {
     addresses.filter(|ip| !ip.is_loopback()).collect()
 }
 
+/// Tries everything once that following by socket dumps needs. Gives how many connections the network namespace has.
+///
+/// # Errors
+/// [`DiagError::Netlink`], [`DiagError::Descriptors`].
+pub fn try_dump() -> Result<u64, DiagError> {
+    let mut source = DiagSource::open(None)?;
+    let sockets = source.dump(|_| {})?;
+    source.subscribe()?;
+    Ok(sockets)
+}
+
 /// The id of the cgroup at this path.
 ///
 /// # Errors
 /// [`DiagError::Cgroup`].
-pub fn id_of(cgroup: &Path) -> Result<u64, DiagError> {
+pub(super) fn id_of(cgroup: &Path) -> Result<u64, DiagError> {
     let found = fs::metadata(cgroup).map_err(DiagError::of_cgroup(cgroup))?;
     Ok(found.ino())
 }
