@@ -111,7 +111,8 @@ const K8S: [&str; 24] = [
 ];
 
 /// The modules of what `make demo`, `make bench` and tests start.
-const LAB: [&str; 10] = [
+const LAB: [&str; 11] = [
+    "forged",
     "log_lines",
     "usage",
     "place",
