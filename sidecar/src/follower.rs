@@ -207,7 +207,7 @@ impl Follower {
         };
         self.finish_poll(turn, more);
         self.bound_memory();
-        if self.flows.table.listing().adopted() == 0 {
+        if !self.flows.table.needs_destroy_events() {
             self.source.adopted_closed();
         }
         more

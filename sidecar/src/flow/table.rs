@@ -185,6 +185,12 @@ impl Table {
         self.accounting.books(kernel, self.adoption.restored.lost())
     }
 
+    /// Whether destroy events have something to report besides what records do: the close of an adopted flow, or the last counts of one
+    /// that closed while its application held the socket.
+    pub fn needs_destroy_events(&self) -> bool {
+        self.listing.adopted() > 0 || self.adoption.holds_any()
+    }
+
     /// Gives back the memory of a load that has ended.
     pub fn shrink(&mut self) {
         self.listing.shrink();

@@ -49,3 +49,36 @@ fn closed_connection_is_not_live_while_its_descriptor_is_open() {
         assert_eq!(client.unwrap().local, ended.client);
     }
 }
+
+/// Dumps do not show the socket any more, and what came after the last of them is counted when its application closes it.
+#[test]
+fn payload_of_a_held_socket_is_counted_when_its_application_closes_it() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    // (mode, open before flowcar)
+    for (mode, is_adopted) in [
+        (Mode::Alone, false),
+        (Mode::Alone, true),
+        (Mode::Both, true),
+    ] {
+        let pod = TestPod::new("answered").unwrap();
+        let start = || Teardown::start(&pod, Way::HeldAfterAnswer, false).unwrap();
+        let early = is_adopted.then(start);
+        let mut watch = Watch::start(&pod, mode, &[]);
+        let mut ending = early.unwrap_or_else(start);
+        let live = "flowcar.tcp.connection.live";
+        watch.until("both ends", |seen| seen.sum(live, &[]) == 2.0);
+        ending.go_on().unwrap();
+        watch.until("both are closed", |seen| seen.sum(live, &[]) == 0.0);
+        // The reports that follow see no adopted connection.
+        watch.reports(2);
+        ending.go_on().unwrap();
+        let ended = ending.ended().unwrap();
+        let payload = (ended.from_client + ended.from_server) as f64;
+        watch.until(&format!("all payload in {mode:?}"), |seen| {
+            seen.sum("flowcar.tcp.io", &[("network.io.direction", "receive")]) == payload
+        });
+        assert_eq!(watch.stop().began(), 2.0, "{mode:?}");
+    }
+}

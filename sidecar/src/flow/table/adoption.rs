@@ -74,6 +74,16 @@ impl Adoption {
         self.unadopted
     }
 
+    /// Whether the connection of this socket is over while its application holds the socket: the socket's destroy event is still to come.
+    pub fn holds(&self, cookie: u64) -> bool {
+        self.held.contains_key(&cookie)
+    }
+
+    /// Whether there is such a connection.
+    pub(super) fn holds_any(&self) -> bool {
+        !self.held.is_empty()
+    }
+
     /// Whether a connection is over since this time whose application holds its socket: its destroy event is still to come.
     pub fn holds_since(&self, at: Monotonic) -> bool {
         self.held.values().any(|closed| closed.seen >= at)

@@ -33,7 +33,9 @@ impl Flows {
         let others = poll.adopt == Adopt::All;
         let mut events = Vec::new();
         let known = |table: &Table, observed: &SocketSnapshot| {
-            table.listing().knows(observed.cookie) || table.adoption().restores(observed.cookie)
+            let adoption = table.adoption();
+            let of_adoption = |cookie| adoption.restores(cookie) || adoption.holds(cookie);
+            table.listing().knows(observed.cookie) || of_adoption(observed.cookie)
         };
         let (closed, more) = sockets.closed(turn, |observed| known(table, observed), others);
         self.recent.taken_in(more);

@@ -77,6 +77,8 @@ pub enum Way {
     UnreadByClient,
     /// The server resets, and the client holds its socket for a while.
     HeldAfterReset,
+    /// The client sends its FIN, the server answers and closes, and the client holds its socket for a while before it reads.
+    HeldAfterAnswer,
     /// The client disconnects its socket (connect(2) with AF_UNSPEC).
     Disconnected,
     /// Cut; the server resets; then not cut any more: the client's probe is answered by a RST.
@@ -344,6 +346,15 @@ impl Pair {
                 dies(client)?;
                 io::stdin().lock().read_line(&mut String::new())?;
                 Ok((first, first))
+            }
+            Way::HeldAfterAnswer => {
+                client.shutdown(Shutdown::Write)?;
+                reads_end(server)?;
+                server.write_all(&[0; ANSWER])?;
+                close(server)?;
+                io::stdin().lock().read_line(&mut String::new())?;
+                client.read_exact(&mut [0; ANSWER])?;
+                Ok((first, answer))
             }
             Way::Disconnected => {
                 disconnect(client)?;
