@@ -51,7 +51,7 @@ struct Exporting {
     attaches: bool,
 }
 
-/// Follows and exports until SIGTERM, SIGINT or SIGHUP. A second signal ends the process at once.
+/// Follows and exports until SIGTERM, SIGINT or SIGHUP. A second signal, a second later or more, ends the process at once.
 ///
 /// # Errors
 /// [`Failure`] if the flows cannot be followed. An endpoint that cannot be reached is no failure.
@@ -68,7 +68,10 @@ pub async fn export(args: ExportArgs, config: &Config) -> Result<u8, Failure> {
             Ok(()) if args.strict && !delivered => Ok(exit::UNAVAILABLE),
             Ok(()) => Ok(0),
         },
-        () = signals.came() => Ok(exit::SOFTWARE),
+        () = signals.came_again() => {
+            tracing::warn!("a second signal: what was not sent yet is lost");
+            Ok(exit::SOFTWARE)
+        }
     }
 }
 

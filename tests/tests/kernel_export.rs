@@ -78,6 +78,46 @@ fn sighup_stops_export_unless_ignored() {
     has_books(&start(true).stop(), 0);
 }
 
+/// `timeout` and a closed terminal signal flowcar twice, and systemd sends SIGHUP behind SIGTERM: that is one stop. A later signal is
+/// another, and ends flowcar at once.
+#[test]
+fn signals_at_the_same_time_are_one_stop() {
+    if !require_root() || !require_cgroup2() {
+        return;
+    }
+    let pod = TestPod::new("signals").unwrap();
+    let start = |timeout: &str| {
+        let mut command = flowcar::command(&pod).unwrap();
+        command
+            .arg("export")
+            .arg("--cgroup")
+            .arg(pod.cgroup().path())
+            // Nobody listens there: the last report waits for so long.
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+            .env("FLOWCAR_SHUTDOWN_TIMEOUT", timeout);
+        let mut export = Exporting::start(&mut command);
+        export.reported("following");
+        export
+    };
+    for pair in [
+        [Signal::SIGTERM, Signal::SIGHUP],
+        [Signal::SIGINT, Signal::SIGTERM],
+        [Signal::SIGTERM, Signal::SIGTERM],
+    ] {
+        let mut export = start("300");
+        pair.map(|signal| export.signal(signal).unwrap());
+        export.reported("metrics are lost: the receiver did not take");
+        assert_eq!(export.wait().code(), Some(0), "{pair:?}");
+    }
+    let mut export = start("600000");
+    export.signal(Signal::SIGTERM).unwrap();
+    export.reported("stopping");
+    std::thread::sleep(Duration::from_millis(1_100));
+    export.signal(Signal::SIGTERM).unwrap();
+    export.reported("a second signal: what was not sent yet is lost");
+    assert_eq!(export.wait().code(), Some(70));
+}
+
 /// Lost reports and spans are logged; the exit status shows them in strict mode only.
 #[test]
 fn lost_reports_fail_the_exit_status_if_strict() {

@@ -1,11 +1,19 @@
 //! The signals that stop flowcar.
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use std::time::Duration;
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::Instant,
+};
 
 use crate::{
     exit::{self, Failure},
     signals::is_ignored,
 };
+
+/// Signals within this time are of one stop: `timeout` and a terminal signal the process and its group, and systemd sends SIGHUP behind SIGTERM.
+const SAME_STOP: Duration = Duration::from_secs(1);
 
 /// The signals that stop flowcar. After SIGHUP from a closed terminal the last report is sent as well.
 pub(super) struct Signals {
@@ -33,6 +41,19 @@ impl Signals {
         })
     }
 
+    /// Waits for a signal of another stop than the one that is under way. Those that came meanwhile are of that one, too.
+    pub(super) async fn came_again(&mut self) {
+        let under_way = Instant::now();
+        loop {
+            self.came().await;
+            if under_way.elapsed() >= SAME_STOP {
+                return;
+            }
+            tracing::debug!("a signal of the same stop");
+        }
+    }
+
+    /// Waits for a signal.
     pub(super) async fn came(&mut self) {
         let hung_up = async {
             match &mut self.hangup {
