@@ -251,5 +251,10 @@ fn connections_of_one_process_are_shown() {
     assert_eq!(text(&browser, "#shown"), "5 rows");
     let chosen =
         browser.text("return document.querySelector('#process').selectedOptions[0].textContent");
-    assert!(chosen.starts_with("traffic ("), "{chosen}");
+    // On a busy machine the process may have ended before flowcar could read the process's name.
+    let named = ["traffic (", "process ("];
+    assert!(
+        named.iter().any(|name| chosen.starts_with(name)),
+        "{chosen}"
+    );
 }
