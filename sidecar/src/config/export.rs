@@ -184,7 +184,7 @@ impl<'a> SignalReader<'a> {
                 Ok(endpoint)
             }
         };
-        let endpoint = read()
+        let mut endpoint = read()
             .map_err(|wrong| self.reader.error(setting, wrong))
             .ok()?;
         let path = endpoint
@@ -195,6 +195,7 @@ impl<'a> SignalReader<'a> {
             let text =
                 "has a path or a query, which gRPC does not send: only its host and port are used";
             self.reader.notice_about(setting, text);
+            endpoint = endpoint.without_path();
         }
         Some(endpoint)
     }

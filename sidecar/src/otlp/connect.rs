@@ -36,7 +36,7 @@ use super::{
 };
 use crate::{
     certs::{self, Fault},
-    config::{Headers, Protocol, Target},
+    config::{Headers, Protocol, Signal, Target},
     exporter_sockets::ExporterSockets,
     files::{FileError, Stamps},
 };
@@ -44,6 +44,7 @@ use crate::{
 /// Makes the connections of one signal. Clones share the state of the certificates.
 #[derive(Clone, Debug)]
 pub(super) struct Connector {
+    signal: Signal,
     target: Arc<Target>,
     own: ExporterSockets,
     tls: Arc<Mutex<Tls>>,
@@ -99,9 +100,10 @@ pub(super) enum ConnectError {
 // === impl Connector ===
 
 impl Connector {
-    pub(super) fn new(target: Target, own: ExporterSockets) -> Self {
+    pub(super) fn new(signal: Signal, target: Target, own: ExporterSockets) -> Self {
         let first_bytes = FirstBytes::default();
         let connector = Self {
+            signal,
             target: Arc::new(target),
             own,
             tls: Arc::default(),
@@ -192,7 +194,8 @@ impl Connector {
         match (Headers::read(path), file.headers.clone()) {
             (Ok(headers), before) => {
                 if before.is_some_and(|before| before != headers) {
-                    tracing::info!("the headers in {} have changed", path.display());
+                    let signal = self.signal.name();
+                    tracing::info!(signal, "the headers in {} have changed", path.display());
                 }
                 *file = HeadersFile {
                     headers: Some(headers.clone()),
@@ -203,7 +206,11 @@ impl Connector {
             (Err(error), Some(before)) => {
                 // Logged once for each change.
                 file.stamps = stamps;
-                tracing::warn!("the headers that were there last stay in use because {error}");
+                let signal = self.signal.name();
+                tracing::warn!(
+                    signal,
+                    "the headers that were there last stay in use because {error}"
+                );
                 Ok(before)
             }
             (Err(error), None) => Err(error),
@@ -239,7 +246,8 @@ impl Connector {
             (Ok(config), before) => {
                 let config = Arc::new(config);
                 if before.is_some() {
-                    tracing::info!("the certificates have changed: {files}");
+                    let signal = self.signal.name();
+                    tracing::info!(signal, "the certificates have changed: {files}");
                     tls.generation += 1;
                 }
                 tls.config = Some(Arc::clone(&config));
@@ -249,7 +257,9 @@ impl Connector {
             (Err(error), Some(before)) => {
                 // Logged once for each change.
                 tls.stamps = Some(stamps);
+                let signal = self.signal.name();
                 tracing::warn!(
+                    signal,
                     "the certificates have changed, and the old ones stay in use because {error}; write both files, the key first"
                 );
                 Ok(before)
