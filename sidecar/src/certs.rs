@@ -12,7 +12,7 @@ use std::{
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
-pub use self::verifier::explain;
+pub use self::verifier::{Fault, fault};
 use self::{content::Wanted, verifier::Verifier};
 use crate::files::{self, FileError, Stamps};
 
@@ -153,6 +153,11 @@ pub fn out_of_date(path: &Path, all: bool) -> Option<String> {
         return None;
     }
     reported.into_iter().flatten().next()
+}
+
+/// Whether a certificate in a file names `host` by its common name only, which is not checked.
+pub fn lacks_alt_name(path: &Path, host: &str) -> bool {
+    chain(path).is_ok_and(|all| all.iter().any(|one| verifier::lacks_alt_name(one, host)))
 }
 
 fn system_roots() -> Result<RootCertStore, FileError> {

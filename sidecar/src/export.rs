@@ -225,9 +225,11 @@ fn announce(config: &Config) {
         );
     }
     if config.export == Export::default() {
-        tracing::warn!(
-            "nothing is exported: OTEL_SDK_DISABLED, or OTEL_METRICS_EXPORTER and OTEL_TRACES_EXPORTER, switch it off"
-        );
+        let by = match config.sdk_disabled {
+            true => "OTEL_SDK_DISABLED switches it off",
+            false => "OTEL_METRICS_EXPORTER and OTEL_TRACES_EXPORTER switch it off",
+        };
+        tracing::warn!("nothing is exported: {by}");
     }
 }
 

@@ -100,27 +100,115 @@ fn webpki_error(error: &Error) -> Option<&webpki::Error> {
     }
 }
 
-/// What an error of TLS means for the creator of the receiver's certificate, if the error itself does not explain it.
-pub fn explain(error: &Error) -> Option<&'static str> {
-    match error {
-        Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
-            Some("it is not signed by any authority that it is checked against")
-        }
-        Error::InvalidCertificate(CertificateError::NotValidForNameContext {
-            presented, ..
-        }) if presented.is_empty() => Some(
-            "the certificate has no subjectAltName: create one that has, for example with openssl req -x509 -addext subjectAltName=DNS:HOST",
+/// What is wrong with a receiver's certificate, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// What is wrong.
+    pub wrong: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+/// What is wrong with a receiver's certificate, by the error of its check; `None` if that is not known.
+pub fn fault(error: &Error) -> Option<Fault> {
+    const CREATE: &str = "for example with openssl req -x509 -addext subjectAltName=DNS:HOST";
+    let (wrong, remedy) = match error {
+        Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. }) => (
+            format!("the receiver's certificate {}", expired(*not_after)),
+            RENEW.to_owned(),
         ),
-        _ => match webpki_error(error)? {
-            webpki::Error::UnsupportedCertVersion => Some(
-                "the certificate is of X.509 version 1, which has no subjectAltName: create one of version 3, for example with openssl req -x509 -addext subjectAltName=DNS:HOST",
+        Error::InvalidCertificate(CertificateError::NotValidYetContext { not_before, .. }) => (
+            format!("the receiver's certificate {}", not_yet(*not_before)),
+            RENEW.to_owned(),
+        ),
+        Error::InvalidCertificate(CertificateError::NotValidForNameContext {
+            expected,
+            presented,
+        }) => match names(presented) {
+            Some(names) => (
+                format!(
+                    "the receiver's certificate is for {names} and not for {}",
+                    expected.to_str()
+                ),
+                format!(
+                    "use one of these names in the endpoint, or have {} added to the certificate",
+                    expected.to_str()
+                ),
             ),
-            webpki::Error::CaUsedAsEndEntity => Some(
-                "the receiver shows an authority's certificate: give that very certificate in OTEL_EXPORTER_OTLP_CERTIFICATE, or let the authority sign one for the receiver",
+            None => (
+                "the receiver's certificate has no subjectAltName".to_owned(),
+                format!("create one that has, {CREATE}"),
             ),
-            _ => None,
         },
+        _ => match webpki_error(error)? {
+            webpki::Error::UnsupportedCertVersion => (
+                "the receiver's certificate is of X.509 version 1, which has no subjectAltName"
+                    .to_owned(),
+                format!("create one of version 3, {CREATE}"),
+            ),
+            webpki::Error::CaUsedAsEndEntity => (
+                "the receiver shows an authority's certificate".to_owned(),
+                "give that very certificate in OTEL_EXPORTER_OTLP_CERTIFICATE, or let the authority sign one for the receiver".to_owned(),
+            ),
+            _ => return None,
+        },
+    };
+    Some(Fault { wrong, remedy })
+}
+
+/// What to do about a certificate's dates.
+const RENEW: &str = "renew it, or check this machine's clock";
+
+/// The hosts that a certificate is for, of the names that webpki gives in the form of its debugging output; `None` if there are none.
+fn names(presented: &[String]) -> Option<String> {
+    const MOST: usize = 4;
+    let host = |name: &String| {
+        let dns = name
+            .strip_prefix("DnsName(\"")
+            .and_then(|name| name.strip_suffix("\")"));
+        let address = || name.strip_prefix("IpAddress(")?.strip_suffix(')');
+        dns.or_else(address).map(str::to_owned)
+    };
+    let mut hosts: Vec<_> = presented.iter().filter_map(host).collect();
+    if hosts.len() > MOST {
+        let others = hosts.split_off(MOST).len();
+        hosts.push(format!("{others} others"));
     }
+    (!hosts.is_empty()).then(|| hosts.join(", "))
+}
+
+/// Whether a certificate names `host` by its common name and has no subjectAltName, the only name that is checked (RFC 9525, 2).
+pub(super) fn lacks_alt_name(certificate: &CertificateDer<'_>, host: &str) -> bool {
+    /// The object identifiers 2.5.29.17 and 2.5.4.3 in DER.
+    const ALT_NAME: [u8; 5] = [0x06, 3, 0x55, 0x1D, 0x11];
+    const COMMON_NAME: [u8; 5] = [0x06, 3, 0x55, 0x04, 0x03];
+    let der: &[u8] = certificate;
+    let mut fives = der.windows(5).enumerate();
+    // A text's tag, its length, itself.
+    let is_host = |at: usize| match &der[at + 5..] {
+        [_, length, text @ ..] => text
+            .get(..usize::from(*length))
+            .is_some_and(|text| text.eq_ignore_ascii_case(host.as_bytes())),
+        _ => false,
+    };
+    !der.windows(5).any(|five| five == ALT_NAME)
+        && fives.any(|(at, five)| five == COMMON_NAME && is_host(at))
+}
+
+fn expired(not_after: UnixTime) -> String {
+    format!("expired on {}", date(not_after))
+}
+
+fn not_yet(not_before: UnixTime) -> String {
+    format!("is not valid before {}", date(not_before))
+}
+
+fn date(time: UnixTime) -> String {
+    let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+    Timestamp::from_second(seconds).map_or_else(
+        |_| "?".to_owned(),
+        |time| time.strftime("%Y-%m-%d %H:%M:%S (UTC)").to_string(),
+    )
 }
 
 /// The error in a certificate's dates, if there is one.
@@ -136,17 +224,9 @@ pub(super) fn out_of_date(certificate: &CertificateDer<'_>) -> Option<String> {
         None,
         None,
     );
-    let date = |time: UnixTime| {
-        let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
-        Timestamp::from_second(seconds).map_or_else(|_| "?".to_owned(), |time| time.to_string())
-    };
     match judged.err()? {
-        webpki::Error::CertExpired { not_after, .. } => {
-            Some(format!("expired at {}", date(not_after)))
-        }
-        webpki::Error::CertNotValidYet { not_before, .. } => {
-            Some(format!("is not valid before {}", date(not_before)))
-        }
+        webpki::Error::CertExpired { not_after, .. } => Some(expired(not_after)),
+        webpki::Error::CertNotValidYet { not_before, .. } => Some(not_yet(not_before)),
         _ => None,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, net::Ipv6Addr, path::PathBuf};
 
-use http::Uri;
+use http::{Uri, uri::PathAndQuery};
 
 use super::{error::ParseError, signal::Protocol};
 
@@ -214,6 +214,16 @@ fn on_socket(path: PathBuf) -> Result<Endpoint, ParseError> {
 }
 
 impl Endpoint {
+    /// Its scheme, host and port.
+    pub(super) fn without_path(self) -> Self {
+        let mut parts = self.uri.clone().into_parts();
+        parts.path_and_query = Some(PathAndQuery::from_static("/"));
+        Self {
+            uri: Uri::from_parts(parts).unwrap_or(self.uri),
+            ..self
+        }
+    }
+
     /// The signal's URL below this one: its path behind this one's, its query last.
     pub(super) fn below(self, path: &str) -> Result<Self, ParseError> {
         let text = self.uri.to_string();

@@ -1,6 +1,9 @@
 //! `OTEL_EXPORTER_OTLP_*`: where each signal goes, and how (OpenTelemetry specification, protocol/exporter).
 
-use std::path::{Path, PathBuf};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use super::{
     endpoint::{self, Endpoint},
@@ -107,6 +110,9 @@ impl<'a> SignalReader<'a> {
         let compression = self.reader.read(settings::COMPRESSION.of(signal));
         let tls = self.tls();
         let endpoint = self.endpoint(protocol, insecure);
+        if let (Some(endpoint), Some(path)) = (&endpoint, &tls.authorities) {
+            self.alt_name(endpoint, path);
+        }
         let secrets = headers.as_ref().is_some_and(|headers| !headers.is_empty());
         if let Some(endpoint) = &endpoint
             && (secrets || headers_file.is_some())
@@ -178,7 +184,7 @@ impl<'a> SignalReader<'a> {
                 Ok(endpoint)
             }
         };
-        let endpoint = read()
+        let mut endpoint = read()
             .map_err(|wrong| self.reader.error(setting, wrong))
             .ok()?;
         let path = endpoint
@@ -189,6 +195,7 @@ impl<'a> SignalReader<'a> {
             let text =
                 "has a path or a query, which gRPC does not send: only its host and port are used";
             self.reader.notice_about(setting, text);
+            endpoint = endpoint.without_path();
         }
         Some(endpoint)
     }
@@ -222,6 +229,25 @@ impl<'a> SignalReader<'a> {
                 path.display()
             );
             self.reader.notice(setting.common, text);
+        }
+    }
+
+    /// A certificate that names the receiver by its common name alone, as curl and OpenSSL accept it.
+    fn alt_name(&mut self, endpoint: &Endpoint, path: &Path) {
+        let host = endpoint.uri.host().unwrap_or_default();
+        let host = host.trim_matches(['[', ']']);
+        let is_tls = endpoint.uri.scheme_str() == Some("https");
+        if is_tls && certs::lacks_alt_name(path, host) {
+            let kind = match host.parse::<IpAddr>() {
+                Ok(_) => "IP",
+                Err(_) => "DNS",
+            };
+            let text = format!(
+                "is {}, whose certificate has {host} as its common name and no subjectAltName, without which exports to a receiver that shows it fail: create one that has, for example with openssl req -x509 -addext subjectAltName={kind}:{host}",
+                path.display()
+            );
+            self.reader
+                .notice_about(settings::CERTIFICATE.of(self.signal), text);
         }
     }
 

@@ -62,8 +62,20 @@ impl Headers {
         let text = files::read(path, MOST_FILE)?;
         let wrong = |wrong: String| FileError::new(path, wrong, REMEDY_FILE);
         let text = String::from_utf8(text).map_err(|_| wrong("is not UTF-8".to_owned()))?;
+        // Some editors begin a file with a byte order mark.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        if text.lines().any(|line| line.trim_start().starts_with('#')) {
+            let wrong = "has a line that begins with #, and comments are not allowed";
+            return Err(FileError::new(path, wrong, "take it out"));
+        }
         let parsed = parse(&text.replace(['\r', '\n'], ","));
-        let parsed = parsed.map_err(|error| wrong(error.wrong))?;
+        let parsed = parsed.map_err(|error| {
+            let remedy = match &*error.remedy {
+                REMEDY => REMEDY_FILE,
+                other => other,
+            };
+            FileError::new(path, format!("is wrong: {}", error.wrong), remedy)
+        })?;
         if parsed.0.is_empty() {
             return Err(wrong("has no header in it".to_owned()));
         }
@@ -90,6 +102,15 @@ pub(super) fn parse(text: &str) -> Result<Headers, ParseError> {
             if let Some(pseudo) = PSEUDO.iter().find(|known| **known == name) {
                 let wrong = format!("{pseudo} is set by flowcar");
                 return Err(ParseError::new(wrong, "leave that header out"));
+            }
+            // As HTTP and curl's options have it.
+            if let Some((before, _)) = name.split_once(':')
+                && before.trim_end().parse::<HeaderName>().is_ok()
+            {
+                return Err(ParseError::new(
+                    format!("its {part} part has : behind a header's name"),
+                    "write = instead of :, and percent-encode the value: name=Bearer%20TOKEN",
+                ));
             }
             let Some(value) = value else {
                 return Err(ParseError::new(
@@ -146,6 +167,21 @@ mod tests {
         for name in ["Host", "Content-Length", "Transfer-Encoding"] {
             assert!(parse(&format!("{name}=x")).is_err(), "{name}");
             parse(&format!("x-{name}=x")).expect(name);
+        }
+    }
+
+    #[test]
+    fn colon_behind_a_name_is_recognized() {
+        for (text, is_colon) in [
+            ("Authorization: Bearer s3cret", true),
+            ("a=1,Authorization : Bearer s3cret==", true),
+            ("x-a:1", true),
+            ("a=b:c", false),
+            ("s3cret", false),
+        ] {
+            let remedy = parse(text).err().map(|error| error.remedy);
+            let found = remedy.is_some_and(|remedy| remedy.starts_with("write = instead of :"));
+            assert_eq!(found, is_colon, "{text}");
         }
     }
 

@@ -44,6 +44,8 @@ pub struct Config {
     pub source: SourceChoice,
     /// Where each signal goes, for the signals whose endpoint is set.
     pub export: Export,
+    /// `OTEL_SDK_DISABLED`: whether no signal is exported.
+    pub sdk_disabled: bool,
     /// Where each signal would go by default.
     defaults: Export,
     /// Time from one report of metrics to the next.
@@ -260,6 +262,7 @@ impl Config {
         Self {
             source: reader.read(&settings::FLOWCAR_SOURCE),
             export,
+            sdk_disabled: reader.boolean(&settings::OTEL_SDK_DISABLED),
             defaults,
             report_interval: reader.read(&settings::OTEL_METRIC_EXPORT_INTERVAL),
             service_name: reader.read(&settings::OTEL_SERVICE_NAME),

@@ -167,16 +167,23 @@ pub(super) fn millis(text: &str) -> Result<Duration, ParseError> {
 
 /// Milliseconds, or 0 for no limit (OpenTelemetry specification, "Timeout").
 pub(super) fn limit(text: &str) -> Result<Option<Duration>, ParseError> {
-    let limit = millis_or_never(text)?;
+    let limit = text.parse().map(Duration::from_millis).map_err(|_| {
+        ParseError::new(
+            "is not a number of milliseconds",
+            "set it to 10000 for 10 s; 0 is no limit",
+        )
+    })?;
     Ok(Some(limit).filter(|limit| !limit.is_zero()))
 }
 
 /// Milliseconds, or 0 for never.
 pub(super) fn millis_or_never(text: &str) -> Result<Duration, ParseError> {
-    match text.parse::<u64>() {
-        Ok(0) => Ok(Duration::ZERO),
-        _ => millis(text),
-    }
+    text.parse().map(Duration::from_millis).map_err(|_| {
+        ParseError::new(
+            "is not a number of milliseconds",
+            "set it to 60000 for 60 s; 0 is never",
+        )
+    })
 }
 
 pub(super) fn interval(text: &str) -> Result<Duration, ParseError> {

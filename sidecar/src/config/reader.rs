@@ -195,12 +195,14 @@ fn shown(name: &str, value: &str) -> String {
     }
 }
 
-/// Words that OpenTelemetry's specification has for settings, accepted here or not.
-const OPENTELEMETRY: [&str; 17] = [
+/// Words that OpenTelemetry's specification and other programs have for such settings, accepted here or not.
+const OPENTELEMETRY: [&str; 22] = [
+    "brotli",
     "console",
     "cumulative",
     "deflate",
     "delta",
+    "fatal",
     "grpc",
     "gzip",
     "http",
@@ -212,6 +214,9 @@ const OPENTELEMETRY: [&str; 17] = [
     "parentbased",
     "prometheus",
     "protobuf",
+    "snappy",
+    "verbose",
+    "warning",
     "zipkin",
     "zstd",
 ];
@@ -291,6 +296,11 @@ mod tests {
             ("OTEL_METRIC_EXPORT_INTERVAL", "10s"),
             ("OTEL_METRIC_EXPORT_INTERVAL", "-1.5"),
             ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip,deflate"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "gizp"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "snappy"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "-1"),
+            ("FLOWCAR_LOG", "dbug"),
+            ("FLOWCAR_LOG", "Warning"),
             ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/run/absent/ca.crt"),
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "htp://collector:4317"),
         ] {

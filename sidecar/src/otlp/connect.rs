@@ -1,13 +1,14 @@
 //! Connections to a receiver: the name is resolved each time, the socket is noted as flowcar's own, TLS uses the current files.
 
 mod contact;
+mod scope;
 mod stream;
 mod tunnel;
 
 use std::{
     future::Future,
     io,
-    net::SocketAddr,
+    net::{Ipv6Addr, SocketAddr, SocketAddrV6},
     path::Path,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -17,7 +18,7 @@ use std::{
 
 use http::{HeaderMap, Uri, header::PROXY_AUTHORIZATION};
 use hyper_util::rt::TokioIo;
-use rustls::{AlertDescription, ClientConfig};
+use rustls::{AlertDescription, CertificateError, ClientConfig};
 use rustls_pki_types::ServerName;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -34,8 +35,8 @@ use super::{
     speech::{FirstBytes, Mismatch, Speech},
 };
 use crate::{
-    certs,
-    config::{Headers, Protocol, Target},
+    certs::{self, Fault},
+    config::{Headers, Protocol, Signal, Target},
     exporter_sockets::ExporterSockets,
     files::{FileError, Stamps},
 };
@@ -43,6 +44,7 @@ use crate::{
 /// Makes the connections of one signal. Clones share the state of the certificates.
 #[derive(Clone, Debug)]
 pub(super) struct Connector {
+    signal: Signal,
     target: Arc<Target>,
     own: ExporterSockets,
     tls: Arc<Mutex<Tls>>,
@@ -75,9 +77,15 @@ pub(super) enum ConnectError {
     /// A network error.
     #[error("{0}")]
     Unreachable(String),
+    /// The interface in the zone of the address is absent.
+    #[error("{0}")]
+    Interface(String),
     /// The two ends do not trust each other.
     #[error("{0}")]
     Tls(String),
+    /// The receiver's certificate is not valid for it now.
+    #[error("{}", .0.wrong)]
+    Certificate(Fault),
     /// The receiver speaks another protocol.
     #[error("{0}")]
     Mismatch(Mismatch),
@@ -92,9 +100,10 @@ pub(super) enum ConnectError {
 // === impl Connector ===
 
 impl Connector {
-    pub(super) fn new(target: Target, own: ExporterSockets) -> Self {
+    pub(super) fn new(signal: Signal, target: Target, own: ExporterSockets) -> Self {
         let first_bytes = FirstBytes::default();
         let connector = Self {
+            signal,
             target: Arc::new(target),
             own,
             tls: Arc::default(),
@@ -185,7 +194,8 @@ impl Connector {
         match (Headers::read(path), file.headers.clone()) {
             (Ok(headers), before) => {
                 if before.is_some_and(|before| before != headers) {
-                    tracing::info!("the headers in {} have changed", path.display());
+                    let signal = self.signal.name();
+                    tracing::info!(signal, "the headers in {} have changed", path.display());
                 }
                 *file = HeadersFile {
                     headers: Some(headers.clone()),
@@ -196,7 +206,11 @@ impl Connector {
             (Err(error), Some(before)) => {
                 // Logged once for each change.
                 file.stamps = stamps;
-                tracing::warn!("the headers that were there last stay in use because {error}");
+                let signal = self.signal.name();
+                tracing::warn!(
+                    signal,
+                    "the headers that were there last stay in use because {error}"
+                );
                 Ok(before)
             }
             (Err(error), None) => Err(error),
@@ -232,7 +246,8 @@ impl Connector {
             (Ok(config), before) => {
                 let config = Arc::new(config);
                 if before.is_some() {
-                    tracing::info!("the certificates have changed: {files}");
+                    let signal = self.signal.name();
+                    tracing::info!(signal, "the certificates have changed: {files}");
                     tls.generation += 1;
                 }
                 tls.config = Some(Arc::clone(&config));
@@ -242,7 +257,9 @@ impl Connector {
             (Err(error), Some(before)) => {
                 // Logged once for each change.
                 tls.stamps = Some(stamps);
+                let signal = self.signal.name();
                 tracing::warn!(
+                    signal,
                     "the certificates have changed, and the old ones stay in use because {error}; write both files, the key first"
                 );
                 Ok(before)
@@ -290,9 +307,14 @@ impl Connector {
     async fn straight(&self) -> Result<TcpStream, ConnectError> {
         let (host, port) = self.host_and_port();
         let host = host.trim_matches(['[', ']']);
-        match &self.target.zone {
-            Some(zone) => self.tcp(&format!("{host}%{zone}"), port).await,
-            None => self.tcp(host, port).await,
+        // Not by the resolver: glibc takes a zone by name for link-local addresses only.
+        match (&self.target.zone, host.parse::<Ipv6Addr>()) {
+            (Some(zone), Ok(address)) => {
+                let scope = scope::id(zone)?;
+                let address = SocketAddrV6::new(address, port, 0, scope);
+                self.first_of(&[address.into()]).await
+            }
+            _ => self.tcp(host, port).await,
         }
     }
 
@@ -336,8 +358,15 @@ impl Connector {
         if let Some(mismatch) = mismatch {
             return ConnectError::Mismatch(mismatch);
         }
-        let why = inner.and_then(certs::explain);
-        let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+        if let Some(fault) = inner.and_then(certs::fault) {
+            return ConnectError::Certificate(fault);
+        }
+        let why = match inner {
+            Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+                ": it is not signed by any authority that it is checked against"
+            }
+            _ => "",
+        };
         ConnectError::Tls(format!("{error}{why}; {}", self.target.tls))
     }
 
@@ -355,15 +384,20 @@ impl Connector {
             .await
             .map_err(unreachable)?
             .collect();
-        let count = u32::try_from(found.len()).unwrap_or(u32::MAX).max(1);
+        self.first_of(&found).await
+    }
+
+    /// The first address that takes a connection.
+    async fn first_of(&self, addresses: &[SocketAddr]) -> Result<TcpStream, ConnectError> {
+        let count = u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
         // Without a limit the kernel's applies, some two minutes for each address.
         let share = self
             .target
             .timeout
             .map_or(Duration::MAX, |limit| limit / count);
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for address in found {
-            match timeout(share, self.dial(address)).await {
+        for address in addresses {
+            match timeout(share, self.dial(*address)).await {
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(error)) => {
                     last = io::Error::new(error.kind(), format!("{address}: {error}"))

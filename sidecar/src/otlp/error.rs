@@ -9,7 +9,10 @@ use super::{
     retry::MOST_ASKED,
     speech::Mismatch,
 };
-use crate::config::{Signal, Target};
+use crate::{
+    certs::Fault,
+    config::{Signal, Target},
+};
 
 /// The result of an export that a receiver took.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,6 +43,9 @@ pub enum Cause {
     /// No connection, or it broke.
     #[error("no connection ({})", Shown(.0))]
     Unreachable(String),
+    /// The endpoint's IPv6 address is on an interface that is absent.
+    #[error("no connection ({})", Shown(.0))]
+    Interface(String),
     /// The connection was established and closed before anything was received over it.
     #[error("it closed the connection without an answer ({0})")]
     Silent(String),
@@ -49,6 +55,9 @@ pub enum Cause {
     /// The two ends do not trust each other.
     #[error("the TLS handshake fails ({})", Shown(.0))]
     Tls(String),
+    /// The receiver's certificate is not valid for it now.
+    #[error("the TLS handshake fails ({})", Shown(&.0.wrong))]
+    Certificate(Fault),
     /// The request or its answer hung.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
@@ -124,9 +133,11 @@ impl ExportError {
     pub fn retryable(&self) -> bool {
         match &self.cause {
             Cause::Unreachable(_)
+            | Cause::Interface(_)
             | Cause::Silent(_)
             | Cause::Mismatch(_)
             | Cause::Tls(_)
+            | Cause::Certificate(_)
             | Cause::Timeout(_)
             | Cause::Proxy(_)
             | Cause::Setup(_)
@@ -219,8 +230,12 @@ impl Cause {
     pub fn remedy(&self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
             Self::Mismatch(mismatch) => return mismatch.remedy().into(),
+            Self::Certificate(fault) => return fault.remedy.clone().into(),
             Self::Unreachable(_) => {
                 "check that the receiver runs and that OTEL_EXPORTER_OTLP_ENDPOINT names it"
+            }
+            Self::Interface(_) => {
+                "name an interface of this host or pod behind the % in OTEL_EXPORTER_OTLP_ENDPOINT"
             }
             Self::Silent(_) => {
                 "check OTEL_EXPORTER_OTLP_PROTOCOL, and whether OTEL_EXPORTER_OTLP_ENDPOINT is to begin with http:// or https://"

@@ -16,11 +16,13 @@ pub(super) fn no_answer(error: &(dyn Error + 'static), connector: &Connector) ->
         if let Some(error) = error.downcast_ref::<ConnectError>() {
             return match error {
                 ConnectError::Unreachable(why) => Cause::Unreachable(why.clone()),
+                ConnectError::Interface(why) => Cause::Interface(why.clone()),
                 ConnectError::Mismatch(mismatch) => Cause::Mismatch(mismatch.clone()),
                 ConnectError::Tls(why) if connector.received_nothing() => {
                     Cause::Silent(why.clone())
                 }
                 ConnectError::Tls(why) => Cause::Tls(why.clone()),
+                ConnectError::Certificate(fault) => Cause::Certificate(fault.clone()),
                 ConnectError::Files(error) => Cause::Setup(error.to_string()),
                 ConnectError::Proxy(why) => Cause::Proxy(why.clone()),
             };

@@ -51,7 +51,7 @@ impl Remote {
     pub(super) fn new(signal: Signal, target: Target, own: ExporterSockets) -> Self {
         Self {
             signal,
-            connector: Connector::new(target, own),
+            connector: Connector::new(signal, target, own),
             client: None,
         }
     }

@@ -87,6 +87,6 @@ async fn send(
         timeout: target.timeout.or(Some(LIMIT)),
         ..target.clone()
     };
-    let connector = Connector::new(target, ExporterSockets::default());
+    let connector = Connector::new(signal, target, ExporterSockets::default());
     remote::client(signal, connector).send(request).await
 }

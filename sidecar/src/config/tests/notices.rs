@@ -49,7 +49,12 @@ fn secret_in_the_wrong_variable_is_not_shown() {
         assert!(!format!("{config:?}").contains("s3cret"), "{config:?}");
         assert_eq!(config.notices.is_empty(), protocol != "grpc");
         let url = config.export.traces.expect("spans").url();
-        assert!(url.ends_with("?(hidden)"), "{url}");
+        // gRPC sends neither path nor query.
+        let expected = match protocol {
+            "grpc" => "http://collector:4318/",
+            _ => "http://collector:4318/base/v1/traces?(hidden)",
+        };
+        assert_eq!(url, expected);
     }
 }
 
@@ -214,4 +219,39 @@ fn headers_without_encryption_are_reported() {
     ];
     assert_eq!(notices(&by_scheme[..2]).len(), 0);
     assert_eq!(notices(&by_scheme).len(), 1);
+}
+
+/// Other clients accept such a certificate by its common name.
+#[test]
+fn certificate_without_alternative_name_is_reported() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("ca.crt");
+    let path = path.to_str().expect("a path");
+    for (common_name, endpoint, expected) in [
+        ("c.test", "https://c.test:4317", Some("=DNS:c.test")),
+        ("192.0.2.1", "https://192.0.2.1:4317", Some("=IP:192.0.2.1")),
+        ("c.test", "http://c.test:4317", None),
+        ("an authority", "https://c.test:4317", None),
+    ] {
+        let mut params = rcgen::CertificateParams::default();
+        let name = rcgen::DnType::CommonName;
+        params.distinguished_name.push(name, common_name);
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let certificate = params.self_signed(&key).expect("a certificate");
+        std::fs::write(path, certificate.pem()).expect("a file");
+        let found = notices(&[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", path),
+        ]);
+        assert_eq!(found.len(), usize::from(expected.is_some()), "{found:?}");
+        if let (Some(end), [notice]) = (expected, &found[..]) {
+            let start = format!(
+                "OTEL_EXPORTER_OTLP_CERTIFICATE is {path}, whose certificate has {common_name} as its common name and no subjectAltName"
+            );
+            assert!(
+                notice.starts_with(&start) && notice.ends_with(end),
+                "{notice}"
+            );
+        }
+    }
 }

@@ -302,10 +302,33 @@ fn headers_are_read_from_a_file() {
     ];
     assert_eq!(found, expected);
     for (content, wrong) in [
-        (&b"s3cret"[..], "its 1st part is not name=value"),
+        (
+            &b"s3cret"[..],
+            "is wrong: its 1st part is not name=value; write name=value on a line, the value percent-encoded",
+        ),
         (
             b"a=1\nauthorization: Bearer s3cret=\n",
-            "its 2nd part does not begin with a header's name",
+            "is wrong: its 2nd part has : behind a header's name; write = instead of :, and",
+        ),
+        (
+            b"Authorization: Bearer s3cret\n",
+            "is wrong: its 1st part has : behind a header's name; write = instead of :, and",
+        ),
+        (
+            b"Bearer s3cret=\n",
+            "is wrong: its 1st part does not begin with a header's name",
+        ),
+        (
+            b"host=s3cret",
+            "is wrong: \"host\" is set by flowcar; leave that header out",
+        ),
+        (
+            b"# the s3cret\na=1\n",
+            "has a line that begins with #, and comments are not allowed; take it out",
+        ),
+        (
+            b"a=1\r\n  #b=s3cret\n",
+            "has a line that begins with #, and comments are not allowed; take it out",
         ),
         (b"a=s3cret\xFF", "is not UTF-8"),
         (b"\n \n", "has no header in it"),
@@ -318,6 +341,11 @@ fn headers_are_read_from_a_file() {
         assert!(error.starts_with(&start), "{error}");
         assert!(!error.contains("s3cret"), "{error}");
     }
+    // With a byte order mark, as some editors write it.
+    std::fs::write(&path, b"\xEF\xBB\xBFx-a=1\n").expect("a file");
+    let headers = Headers::read(&path).expect("headers");
+    let names: Vec<_> = headers.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["x-a"]);
     let absent = [
         endpoint,
         ("OTEL_EXPORTER_OTLP_HEADERS_FILE", "/nowhere/headers"),
@@ -327,4 +355,24 @@ fn headers_are_read_from_a_file() {
         error.contains("=/nowhere/headers: cannot be read (No such file"),
         "{error}"
     );
+}
+
+#[test]
+fn time_that_may_be_zero_is_a_number_of_milliseconds() {
+    for (name, end) in [
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "0 is no limit"),
+        ("OTEL_EXPORTER_OTLP_LOGS_TIMEOUT", "0 is no limit"),
+        ("FLOWCAR_SERIES_IDLE", "0 is never"),
+        ("FLOWCAR_SPAN_INTERVAL", "0 is never"),
+    ] {
+        let logs = ("OTEL_LOGS_EXPORTER", "otlp");
+        for value in ["-1", "10s", "1.5", "18446744073709551616"] {
+            let error = read(&[logs, (name, value)]).expect_err(value).to_string();
+            let start = format!("{name}={value}: is not a number of milliseconds; ");
+            assert!(error.starts_with(&start) && error.ends_with(end), "{error}");
+        }
+        for value in ["0", "1"] {
+            read(&[logs, (name, value)]).expect(value);
+        }
+    }
 }

@@ -40,6 +40,7 @@ mod proxy;
 mod speech;
 mod tls;
 mod virtual_time;
+mod zones;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
