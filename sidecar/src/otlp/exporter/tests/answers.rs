@@ -326,6 +326,11 @@ async fn receiver_answers_are_logged_by_kind() {
         ),
         (page, true, "\"<html>Sign\\nin</html>\""),
         (
+            answer("200 OK", "content-type: text/html\r\n", b""),
+            true,
+            "a success and not OTLP (content type \"text/html\", without a body)",
+        ),
+        (
             moved,
             false,
             "redirects to \"https://(hidden)@o.example/v1/metrics?(hidden)\" (HTTP 308)",
