@@ -149,10 +149,14 @@ impl<T: Transport, O: Outgoing> Sender<T, O> {
         let started = Instant::now();
         let outcome = self.transport.send(self.outgoing.request(part)).await;
         let (items, took) = (part.items as u64, started.elapsed());
-        let outcome = outcome.map(|accepted| Accepted {
-            rejected: accepted.rejected.min(items),
-            ..accepted
-        });
+        let outcome = match outcome {
+            Ok(accepted) => Ok(Accepted {
+                rejected: accepted.rejected.min(items),
+                ..accepted
+            }),
+            Err(error) if items == 1 => Err(error.alone(part.len())),
+            Err(error) => Err(error),
+        };
         let (name, rejected, taken) = match &outcome {
             Ok(accepted) => {
                 let rejected = accepted.rejected;
