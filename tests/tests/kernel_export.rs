@@ -105,7 +105,9 @@ fn signals_at_the_same_time_are_one_stop() {
         [Signal::SIGTERM, Signal::SIGTERM],
     ] {
         let mut export = start("300");
-        pair.map(|signal| export.signal(signal).unwrap());
+        for signal in pair {
+            export.signal(signal).unwrap();
+        }
         export.reported("metrics are lost: the receiver did not take");
         assert_eq!(export.wait().code(), Some(0), "{pair:?}");
     }

@@ -15,7 +15,7 @@ use super::{
     setting::{PerSignal, Setting},
     settings,
     signal::{Protocol, Signal},
-    target::{Export, Target},
+    target::{Export, OwnVariable, Target},
 };
 use crate::{
     certs::{self, ClientFiles, TlsFiles},
@@ -119,6 +119,7 @@ impl<'a> SignalReader<'a> {
         {
             self.unencrypted(endpoint);
         }
+        let own_variables = self.own_variables();
         Read {
             target: endpoint.map(|endpoint| Target {
                 proxy: proxy(&endpoint, self.reader),
@@ -131,9 +132,33 @@ impl<'a> SignalReader<'a> {
                 timeout,
                 compression,
                 tls,
+                own_variables,
             }),
             asked: self.reader.find(settings::ENDPOINT.of(signal)).is_some(),
         }
+    }
+
+    /// The signal's own variables that win over the common ones.
+    fn own_variables(&self) -> Vec<OwnVariable> {
+        [
+            self.own(&settings::ENDPOINT),
+            self.own(&settings::PROTOCOL),
+            self.own(&settings::HEADERS),
+            self.own(&settings::HEADERS_FILE),
+            self.own(&settings::TIMEOUT),
+            self.own(&settings::CERTIFICATE),
+            self.own(&settings::CLIENT_CERTIFICATE),
+            self.own(&settings::CLIENT_KEY),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
+    /// The signal's own variable, if that is the one in force.
+    fn own<T>(&self, setting: &PerSignal<T>) -> Option<OwnVariable> {
+        let name = self.reader.find(setting.of(self.signal))?.name;
+        (name != setting.common).then_some((name, setting.common))
     }
 
     /// In a pod they come from a Secret. The pod starts without it or with a wrong one: see [`MOUNTED`].

@@ -33,7 +33,7 @@ use reader::Reader;
 pub use setting::Row;
 pub use settings::SETTINGS;
 pub use signal::{Compression, Protocol, Signal};
-pub use target::{Export, Target};
+pub use target::{Export, OwnVariable, Target, in_force};
 
 use crate::series::{PeerLabel, SeriesLabels};
 

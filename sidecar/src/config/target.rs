@@ -68,7 +68,12 @@ pub struct Target {
     pub compression: Option<Compression>,
     /// Certificates, for https.
     pub tls: TlsFiles,
+    /// The variables of this signal alone that are set, each with the common one, which then has no effect.
+    pub own_variables: Vec<OwnVariable>,
 }
+
+/// A variable of one signal, and the common one that it replaces.
+pub type OwnVariable = (&'static str, &'static str);
 
 // === impl Target ===
 
@@ -79,6 +84,13 @@ impl Target {
             Some(path) => format!("unix://{}", path.display()),
             None => endpoint::shown(&self.endpoint, self.zone.as_deref()),
         }
+    }
+
+    /// Whether a proxy forwards the requests. Encrypted requests and HTTP/2 are tunnelled.
+    pub fn is_forwarded(&self) -> bool {
+        self.proxy.is_some()
+            && self.protocol == Protocol::HttpProtobuf
+            && self.endpoint.scheme_str() != Some("https")
     }
 }
 
@@ -96,6 +108,7 @@ impl fmt::Debug for Target {
             timeout,
             compression,
             tls,
+            own_variables,
         } = self;
         f.debug_struct("Target")
             .field("url", &self.url())
@@ -106,6 +119,47 @@ impl fmt::Debug for Target {
             .field("timeout", timeout)
             .field("compression", compression)
             .field("tls", tls)
+            .field("own_variables", own_variables)
             .finish()
+    }
+}
+
+/// The text with the variables that are in force: each of the signal's `own` in place of the common one.
+pub fn in_force(own: &[OwnVariable], text: &str) -> String {
+    let with_own = |text: String, (own, common): &OwnVariable| with_name(&text, common, own);
+    own.iter().fold(text.to_owned(), with_own)
+}
+
+/// The text with another variable where `name` is a whole name.
+fn with_name(text: &str, name: &str, by: &str) -> String {
+    let (mut replaced, mut rest) = (String::new(), text);
+    while let Some((before, after)) = rest.split_once(name) {
+        replaced.push_str(before);
+        let is_longer = after.starts_with(|next: char| next == '_' || next.is_alphanumeric());
+        replaced.push_str(if is_longer { name } else { by });
+        rest = after;
+    }
+    replaced + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_names_are_replaced() {
+        let own = [
+            ("A_B_TRACES_C", "A_B_C"),
+            ("A_B_TRACES_C_FILE", "A_B_C_FILE"),
+        ];
+        for (text, expected) in [
+            ("check A_B_C", "check A_B_TRACES_C"),
+            ("set A_B_C=x, or A_B_C_D", "set A_B_TRACES_C=x, or A_B_C_D"),
+            ("A_B_C_FILE and A_B_C", "A_B_TRACES_C_FILE and A_B_TRACES_C"),
+            ("check it", "check it"),
+        ] {
+            assert_eq!(in_force(&own, text), expected);
+            assert_eq!(in_force(&[], text), text);
+        }
     }
 }

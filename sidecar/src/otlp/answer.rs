@@ -90,15 +90,17 @@ fn unknown(body: &[u8]) -> Cause {
     Cause::NotOtlp(format!("it begins {}", beginning(body)))
 }
 
-/// Decodes the answer of a success over HTTP. An empty body is an empty message, whatever its content type; any other body must have
-/// the content type protobuf, or none and a partial success in it: text may decode by chance, as unknown fields.
+/// Decodes the answer of a success over HTTP. Its content type is protobuf, or it has none: then its body is empty, or has a partial success
+/// in it, as text may decode by chance, as unknown fields. An empty body may also have the other content type of OTLP, JSON. Any other
+/// content type is of somebody who is no receiver, such as a web server that answers every request with an empty page.
 ///
 /// # Errors
 /// It is no OTLP message.
 pub fn http_accepted(answer: &Response<Bytes>) -> Result<Accepted, Cause> {
     let body = answer.body();
     match answer.headers().get(CONTENT_TYPE) {
-        Some(kind) if !body.is_empty() && !is_protobuf(kind) => Err(not_otlp(kind, body)),
+        Some(kind) if is_json(kind) && body.is_empty() => Ok(Accepted::default()),
+        Some(kind) if !is_protobuf(kind) => Err(not_otlp(kind, body)),
         None if !body.is_empty() => partial_success(body)?.ok_or_else(|| unknown(body)),
         _ => accepted(body),
     }
@@ -114,8 +116,12 @@ pub(super) fn not_grpc(answer: &Response<Bytes>) -> Cause {
 
 fn not_otlp(kind: &HeaderValue, body: &[u8]) -> Cause {
     let kind = String::from_utf8_lossy(kind.as_bytes());
-    let (kind, beginning) = (Quoted(&kind), beginning(body));
-    Cause::NotOtlp(format!("content type {kind}, it begins {beginning}"))
+    let kind = Quoted(&kind);
+    Cause::NotOtlp(if body.is_empty() {
+        format!("content type {kind}, without a body")
+    } else {
+        format!("content type {kind}, it begins {}", beginning(body))
+    })
 }
 
 /// The first words of a body.
@@ -128,11 +134,18 @@ fn beginning(body: &[u8]) -> String {
 
 /// `application/x-protobuf`, or the name without `x-`, with parameters or without.
 fn is_protobuf(kind: &HeaderValue) -> bool {
+    is_one_of(kind, &["application/x-protobuf", "application/protobuf"])
+}
+
+/// `application/json`, with parameters or without.
+fn is_json(kind: &HeaderValue) -> bool {
+    is_one_of(kind, &["application/json"])
+}
+
+fn is_one_of(kind: &HeaderValue, names: &[&str]) -> bool {
     let kind = kind.to_str().unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
-    ["application/x-protobuf", "application/protobuf"]
-        .iter()
-        .any(|protobuf| kind.eq_ignore_ascii_case(protobuf))
+    names.iter().any(|name| kind.eq_ignore_ascii_case(name))
 }
 
 /// Why a receiver refused a request over HTTP, and how long it asks flowcar to wait.
@@ -305,7 +318,13 @@ mod tests {
         for (kind, body, rejected) in [
             (protobuf, &b""[..], Some(0)),
             (None, b"", Some(0)),
-            (Some("text/plain"), b"", Some(0)),
+            (Some("Application/X-Protobuf; a=b"), b"", Some(0)),
+            (Some("application/json; charset=utf-8"), b"", Some(0)),
+            // nginx: `return 200`.
+            (Some("text/html"), b"", None),
+            (Some("text/plain"), b"", None),
+            (Some("application/octet-stream"), b"", None),
+            (Some(""), b"", None),
             (protobuf, partial, Some(3)),
             (None, partial, Some(3)),
             (Some("Application/X-Protobuf; a=b"), partial, Some(3)),

@@ -32,7 +32,7 @@ pub(super) use self::{contact::Contact, stream::Stream};
 use self::{stream::Carrier, tunnel::tunnel};
 use super::{
     error::Cause,
-    speech::{FirstBytes, Mismatch, Speech},
+    speech::{FirstBytes, Mismatch, Phase, Speech},
 };
 use crate::{
     certs::{self, Fault},
@@ -80,6 +80,9 @@ pub(super) enum ConnectError {
     /// The interface in the zone of the address is absent.
     #[error("{0}")]
     Interface(String),
+    /// Nothing answered the attempts to connect in time.
+    #[error("no TCP connection within {0:?}")]
+    Slow(Duration),
     /// The two ends do not trust each other.
     #[error("{0}")]
     Tls(String),
@@ -125,8 +128,16 @@ impl Connector {
         self.contact.clone()
     }
 
-    /// The protocol of the receiver, if it is not the configured one.
+    /// How far the newest connection is.
+    pub(super) fn phase(&self) -> Phase {
+        self.first_bytes.phase()
+    }
+
+    /// The protocol of the receiver, if it is not the configured one. Where a proxy forwards the requests, the first bytes are the proxy's.
     pub(super) fn mismatch(&self) -> Option<Mismatch> {
+        if self.target.is_forwarded() {
+            return None;
+        }
         self.first_bytes.mismatch(self.target.protocol)
     }
 
@@ -176,7 +187,8 @@ impl Connector {
                 headers.insert(name.clone(), value.clone());
             }
         }
-        let proxy = self.target.proxy.as_ref().filter(|_| self.is_forwarded());
+        let proxy = self.target.proxy.as_ref();
+        let proxy = proxy.filter(|_| self.target.is_forwarded());
         if let Some(authorization) = proxy.and_then(|proxy| proxy.authorization.clone()) {
             headers.insert(PROXY_AUTHORIZATION, authorization);
         }
@@ -215,13 +227,6 @@ impl Connector {
             }
             (Err(error), None) => Err(error),
         }
-    }
-
-    /// Whether a proxy forwards the requests. Encrypted requests and HTTP/2 are tunnelled.
-    fn is_forwarded(&self) -> bool {
-        self.target.proxy.is_some()
-            && self.target.protocol == Protocol::HttpProtobuf
-            && !self.is_tls()
     }
 
     fn is_tls(&self) -> bool {
@@ -281,9 +286,12 @@ impl Connector {
                 let stream = stream.map_err(|error| {
                     ConnectError::Proxy(format!("no connection to {proxy}: {error}"))
                 })?;
-                if self.is_forwarded() {
+                if self.target.is_forwarded() {
+                    self.first_bytes.begin(false);
+                    let stream = self.first_bytes.over(stream);
                     return Ok(TokioIo::new(Stream::Forwarded(stream)));
                 }
+                self.first_bytes.enter(Phase::Tunnelling);
                 let (host, port) = self.host_and_port();
                 Carrier::Tunnel(tunnel(stream, &format!("{host}:{port}"), proxy).await?)
             }
@@ -380,6 +388,7 @@ impl Connector {
             };
             ConnectError::Unreachable(format!("{open}{host}{close}:{port}: {error}"))
         };
+        self.first_bytes.enter(Phase::Resolving);
         let found: Vec<_> = lookup_host((host, port))
             .await
             .map_err(unreachable)?
@@ -389,26 +398,22 @@ impl Connector {
 
     /// The first address that takes a connection.
     async fn first_of(&self, addresses: &[SocketAddr]) -> Result<TcpStream, ConnectError> {
+        self.first_bytes.enter(Phase::Connecting);
         let count = u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
         // Without a limit the kernel's applies, some two minutes for each address.
         let share = self
             .target
             .timeout
             .map_or(Duration::MAX, |limit| limit / count);
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        let mut last = ConnectError::Unreachable("the name has no address".to_owned());
         for address in addresses {
             match timeout(share, self.dial(*address)).await {
                 Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(error)) => {
-                    last = io::Error::new(error.kind(), format!("{address}: {error}"))
-                }
-                Err(_) => {
-                    let slow = format!("{address}: no connection within {share:?}");
-                    last = io::Error::new(io::ErrorKind::TimedOut, slow);
-                }
+                Ok(Err(error)) => last = ConnectError::Unreachable(format!("{address}: {error}")),
+                Err(_) => last = ConnectError::Slow(share),
             }
         }
-        Err(ConnectError::Unreachable(last.to_string()))
+        Err(last)
     }
 
     async fn dial(&self, address: SocketAddr) -> io::Result<TcpStream> {

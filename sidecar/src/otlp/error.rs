@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     certs::Fault,
-    config::{Signal, Target},
+    config::{OwnVariable, Signal, Target, in_force},
 };
 
 /// The result of an export that a receiver took.
@@ -25,7 +25,6 @@ pub struct Accepted {
 
 /// A failed export.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("cannot export {} to {endpoint}: {cause}{}{} {}", signal.name(), LeftAlone(*retry_after), cause.pause(), cause.remedy())]
 pub struct ExportError {
     /// The signal.
     pub signal: Signal,
@@ -35,17 +34,53 @@ pub struct ExportError {
     pub cause: Cause,
     /// How long the receiver asked flowcar to wait; flowcar waits at most [`MOST_ASKED`].
     pub retry_after: Option<Duration>,
+    route: Box<Route>,
+    /// The bytes of the request, if it cannot be split.
+    alone: Option<usize>,
+}
+
+/// What of a target decides whom an error is about, and which variables correct it.
+#[derive(Clone, Debug)]
+struct Route {
+    proxy: Option<Via>,
+    own_variables: Vec<OwnVariable>,
+}
+
+/// The proxy in between.
+#[derive(Clone, Debug)]
+struct Via {
+    /// Without user and password.
+    url: String,
+    /// The variable that names it.
+    variable: String,
+    /// Whether it reads the requests, and may answer them itself; it cannot in a tunnel.
+    forwards: bool,
 }
 
 /// Why an export failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Cause {
-    /// No connection, or it broke.
+    /// No connection.
     #[error("no connection ({})", Shown(.0))]
     Unreachable(String),
     /// The endpoint's IPv6 address is on an interface that is absent.
     #[error("no connection ({})", Shown(.0))]
     Interface(String),
+    /// The receiver's name was not resolved in time.
+    #[error("the name was not resolved within {0:?}")]
+    Unresolved(Duration),
+    /// Nothing answered the attempts to connect in time.
+    #[error("no TCP connection within {0:?}")]
+    Unconnected(Duration),
+    /// The connection was established, and the TLS handshake took too long.
+    #[error("the TLS handshake was not answered within {0:?}")]
+    Handshake(Duration),
+    /// A connection over which there was traffic broke.
+    #[error("the connection ended before the whole answer came ({})", Shown(.0))]
+    Cut(String),
+    /// HTTP/2's RST_STREAM.
+    #[error("the receiver reset the stream ({})", Shown(.0))]
+    Reset(String),
     /// The connection was established and closed before anything was received over it.
     #[error("it closed the connection without an answer ({0})")]
     Silent(String),
@@ -119,7 +154,93 @@ impl ExportError {
             endpoint: target.url(),
             cause,
             retry_after: None,
+            route: Box::new(Route {
+                proxy: target.proxy.as_ref().map(|proxy| Via {
+                    url: proxy.to_string(),
+                    variable: proxy.variable.clone(),
+                    forwards: target.is_forwarded(),
+                }),
+                own_variables: target.own_variables.clone(),
+            }),
+            alone: None,
         }
+    }
+
+    /// The error about a request of so many bytes that cannot be split.
+    pub(super) fn alone(self, bytes: usize) -> Self {
+        Self {
+            alone: Some(bytes),
+            ..self
+        }
+    }
+
+    /// Whether the request cannot be split, as far as that is known.
+    pub(super) const fn is_alone(&self) -> bool {
+        self.alone.is_some()
+    }
+
+    /// The proxy that the request went through. The texts of some causes name it themselves.
+    fn via(&self) -> Option<&Via> {
+        let named = matches!(self.cause, Cause::Proxy(_) | Cause::Setup(_));
+        self.route.proxy.as_ref().filter(|_| !named)
+    }
+
+    /// What to do, with the variables that are in force.
+    fn remedy(&self) -> String {
+        in_force(&self.route.own_variables, &self.common_remedy())
+    }
+
+    /// What to do, with the variables of all signals.
+    fn common_remedy(&self) -> String {
+        let remedy = match self.alone {
+            Some(bytes) if self.too_large() => match self.cause {
+                Cause::Grpc {
+                    code: Code::ResourceExhausted,
+                    ..
+                } => format!(
+                    "its limit, of size or of rate, is below a request of {bytes} bytes: raise the receiver's limit"
+                ),
+                _ => format!("its limit is below {bytes} bytes: raise the receiver's limit"),
+            },
+            None if self.too_large() => "smaller requests are sent".to_owned(),
+            _ => self.cause.remedy().into_owned(),
+        };
+        let Some(Via {
+            url,
+            variable,
+            forwards,
+        }) = &self.route.proxy
+        else {
+            return remedy;
+        };
+        let proxy = format!("check the proxy {url}, which {variable} names");
+        match &self.cause {
+            Cause::Proxy(_) => {
+                format!("check {variable}, or name the receiver's host in NO_PROXY")
+            }
+            Cause::Http { status: 407, .. } if *forwards => {
+                format!("check {variable}, or name the receiver's host in NO_PROXY")
+            }
+            Cause::Setup(_) => remedy,
+            Cause::Silent(_) if *forwards => proxy,
+            _ if *forwards || self.had_no_answer() => format!("{remedy}, and {proxy}"),
+            _ => remedy,
+        }
+    }
+
+    /// Whether nothing shows that the receiver was reached.
+    const fn had_no_answer(&self) -> bool {
+        matches!(
+            self.cause,
+            Cause::Unreachable(_)
+                | Cause::Unresolved(_)
+                | Cause::Unconnected(_)
+                | Cause::Handshake(_)
+                | Cause::Cut(_)
+                | Cause::Silent(_)
+                | Cause::Tls(_)
+                | Cause::Timeout(_)
+        )
     }
 
     pub(super) fn after(self, retry_after: Option<Duration>) -> Self {
@@ -134,6 +255,11 @@ impl ExportError {
         match &self.cause {
             Cause::Unreachable(_)
             | Cause::Interface(_)
+            | Cause::Unresolved(_)
+            | Cause::Unconnected(_)
+            | Cause::Handshake(_)
+            | Cause::Cut(_)
+            | Cause::Reset(_)
             | Cause::Silent(_)
             | Cause::Mismatch(_)
             | Cause::Tls(_)
@@ -200,6 +326,11 @@ impl ExportError {
         matches!(
             self.cause,
             Cause::Unreachable(_)
+                | Cause::Unresolved(_)
+                | Cause::Unconnected(_)
+                | Cause::Handshake(_)
+                | Cause::Cut(_)
+                | Cause::Reset(_)
                 | Cause::Silent(_)
                 | Cause::Timeout(_)
                 | Cause::NotHttp(_)
@@ -226,8 +357,8 @@ impl Cause {
         }
     }
 
-    /// What to do.
-    pub fn remedy(&self) -> Cow<'static, str> {
+    /// What to do, without regard to the target.
+    fn remedy(&self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
             Self::Mismatch(mismatch) => return mismatch.remedy().into(),
             Self::Certificate(fault) => return fault.remedy.clone().into(),
@@ -237,12 +368,25 @@ impl Cause {
             Self::Interface(_) => {
                 "name an interface of this host or pod behind the % in OTEL_EXPORTER_OTLP_ENDPOINT"
             }
+            Self::Unresolved(_) => {
+                "check the DNS server, and the host in OTEL_EXPORTER_OTLP_ENDPOINT"
+            }
+            Self::Unconnected(_) => {
+                "check OTEL_EXPORTER_OTLP_ENDPOINT, and whether a packet filter or a network policy on the path drops packets"
+            }
+            Self::Handshake(_) => {
+                "check that the port in OTEL_EXPORTER_OTLP_ENDPOINT speaks TLS, and the receiver's load"
+            }
+            Self::Cut(_) => {
+                "check the receiver's log, and what else on the path closes connections"
+            }
+            Self::Reset(_) => "check the receiver's load and its log",
             Self::Silent(_) => {
                 "check OTEL_EXPORTER_OTLP_PROTOCOL, and whether OTEL_EXPORTER_OTLP_ENDPOINT is to begin with http:// or https://"
             }
             Self::Timeout(_) => "check the receiver's load, or raise OTEL_EXPORTER_OTLP_TIMEOUT",
             Self::Tls(_) => {
-                "check OTEL_EXPORTER_OTLP_CERTIFICATE, _CLIENT_CERTIFICATE and _CLIENT_KEY against what the receiver shows and wants"
+                "check OTEL_EXPORTER_OTLP_CERTIFICATE, OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and OTEL_EXPORTER_OTLP_CLIENT_KEY against what the receiver shows and wants"
             }
             Self::Proxy(_) | Self::Http { status: 407, .. } => {
                 "check HTTP_PROXY and HTTPS_PROXY, or name the receiver's host in NO_PROXY"
@@ -268,6 +412,48 @@ impl Cause {
             } => "check OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_PROTOCOL",
             Self::Http { .. } | Self::Grpc { .. } => "check the receiver's log",
         })
+    }
+}
+
+impl fmt::Display for ExportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (signal, endpoint) = (self.signal.name(), &self.endpoint);
+        write!(f, "cannot export {signal} to {endpoint}")?;
+        let via = self.via();
+        if let Some(Via { url, .. }) = via {
+            write!(f, " through the proxy {url}")?;
+        }
+        let forwards = via.is_some_and(|via| via.forwards);
+        let cause = About {
+            cause: &self.cause,
+            forwards,
+        };
+        let (wait, pause) = (LeftAlone(self.retry_after), self.cause.pause());
+        write!(f, ": {cause}{wait}{pause} {}", self.remedy())
+    }
+}
+
+/// A cause that is about the proxy, or may be, where one forwards the requests.
+struct About<'a> {
+    cause: &'a Cause,
+    forwards: bool,
+}
+
+impl fmt::Display for About<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.cause.to_string();
+        if !self.forwards {
+            return f.write_str(&text);
+        }
+        let (subject, by) = match self.cause {
+            Cause::Silent(_) => ("it ", "the proxy "),
+            Cause::Http { status: 407, .. } => ("the receiver ", "the proxy "),
+            _ => ("the receiver ", "the receiver or the proxy "),
+        };
+        match text.strip_prefix(subject) {
+            Some(rest) => write!(f, "{by}{rest}"),
+            None => f.write_str(&text),
+        }
     }
 }
 

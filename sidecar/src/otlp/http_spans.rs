@@ -25,6 +25,7 @@ use super::{
     connect::{Connector, in_time},
     error::{Accepted, Cause, ExportError},
     http::Http,
+    no_answer::late,
     resource::Resource,
     transport::{ExportRequest, Transport},
 };
@@ -34,6 +35,7 @@ use crate::config::{Compression, Signal, Target};
 #[derive(Debug)]
 pub(super) struct HttpSpans {
     target: Target,
+    connector: Connector,
     exporter: SpanExporter,
     /// The resource that it has.
     resource: Option<Resource>,
@@ -62,7 +64,7 @@ impl HttpSpans {
         let mut builder = SpanExporter::builder()
             .with_http()
             .with_http_client(Listening {
-                http: Http::new(Signal::Traces, connector),
+                http: Http::new(Signal::Traces, connector.clone()),
                 answer: Arc::clone(&answer),
             })
             .with_endpoint(target.endpoint.to_string())
@@ -77,6 +79,7 @@ impl HttpSpans {
         })?;
         Ok(Self {
             target,
+            connector,
             exporter,
             resource: None,
             answer,
@@ -101,8 +104,10 @@ impl Transport for HttpSpans {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         let cause = match (answer, accepted) {
-            (Err(cause), _) => cause,
-            (Ok(Err(OTelSdkError::Timeout(limit))), _) => Cause::Timeout(limit),
+            (Err(cause), _) => late(cause, &self.connector),
+            (Ok(Err(OTelSdkError::Timeout(limit))), _) => {
+                late(Cause::Timeout(limit), &self.connector)
+            }
             (Ok(_), Some(accepted)) => return accepted,
             (Ok(Ok(())), None) => return Ok(Accepted::default()),
             // It never called flowcar's client.

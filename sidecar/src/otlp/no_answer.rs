@@ -5,6 +5,7 @@ use std::{error::Error, io};
 use super::{
     connect::{ConnectError, Connector},
     error::Cause,
+    speech::Phase,
 };
 
 /// Why there was no answer, from the error of a client: the connector's error, another protocol of the receiver, or a TLS alert;
@@ -17,6 +18,7 @@ pub(super) fn no_answer(error: &(dyn Error + 'static), connector: &Connector) ->
             return match error {
                 ConnectError::Unreachable(why) => Cause::Unreachable(why.clone()),
                 ConnectError::Interface(why) => Cause::Interface(why.clone()),
+                ConnectError::Slow(limit) => Cause::Unconnected(*limit),
                 ConnectError::Mismatch(mismatch) => Cause::Mismatch(mismatch.clone()),
                 ConnectError::Tls(why) if connector.received_nothing() => {
                     Cause::Silent(why.clone())
@@ -46,13 +48,43 @@ pub(super) fn no_answer(error: &(dyn Error + 'static), connector: &Connector) ->
         }
         why if connector.received_nothing() => Cause::Silent(why),
         why if is_malformed(error) => Cause::NotHttp(why),
-        why => Cause::Unreachable(why),
+        why if connector.phase() != Phase::Connected => match target.timeout {
+            // The client's own limit for a connection.
+            Some(limit) => late(Cause::Timeout(limit), connector),
+            None => Cause::Unreachable(why),
+        },
+        why => match why.strip_prefix("stream error received: ") {
+            Some(reason) => Cause::Reset(reason.to_owned()),
+            None => Cause::Cut(why),
+        },
     }
 }
 
-/// Why there was no answer in time: perhaps the receiver expects another protocol.
+/// Why there was no answer in time: perhaps the receiver expects another protocol, or the connection is not complete.
 pub(super) fn late(cause: Cause, connector: &Connector) -> Cause {
-    connector.mismatch().map_or(cause, Cause::Mismatch)
+    if let Some(mismatch) = connector.mismatch() {
+        return Cause::Mismatch(mismatch);
+    }
+    let Cause::Timeout(limit) = cause else {
+        return cause;
+    };
+    let target = connector.target();
+    match (connector.phase(), &target.proxy) {
+        (Phase::Resolving | Phase::Connecting, None) if target.socket.is_some() => cause,
+        (Phase::Resolving, None) => Cause::Unresolved(limit),
+        (Phase::Connecting, None) => Cause::Unconnected(limit),
+        (Phase::Resolving, Some(proxy)) => Cause::Proxy(format!(
+            "the name of {proxy} was not resolved within {limit:?}"
+        )),
+        (Phase::Connecting, Some(proxy)) => {
+            Cause::Proxy(format!("no TCP connection to {proxy} within {limit:?}"))
+        }
+        (Phase::Tunnelling, Some(proxy)) => Cause::Proxy(format!(
+            "{proxy} did not answer within {limit:?} when asked to connect to the receiver"
+        )),
+        (Phase::Handshaking, _) => Cause::Handshake(limit),
+        (Phase::Tunnelling, None) | (Phase::Connected, _) => cause,
+    }
 }
 
 /// Whether an answer came that HTTP/1 has no meaning for: its head, or the framing of its body, which hyper reports as an I/O error.

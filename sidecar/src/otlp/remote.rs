@@ -1,6 +1,9 @@
 //! The transport to a target: a client of its protocol, recreated when necessary.
 
+use std::{future::Future, pin::pin};
+
 use async_trait::async_trait;
+use tokio::time::{Duration, Instant, timeout_at};
 
 use super::{
     connect::{Connector, Contact},
@@ -11,7 +14,7 @@ use super::{
     transport::{ExportRequest, Transport},
 };
 use crate::{
-    config::{Protocol, Signal, Target},
+    config::{Protocol, Signal, Target, in_force},
     exporter_sockets::ExporterSockets,
 };
 
@@ -20,7 +23,15 @@ pub(super) struct Remote {
     signal: Signal,
     connector: Connector,
     client: Option<Client>,
+    /// When it was last logged that an answer takes long.
+    logged: Option<Instant>,
 }
+
+/// Without a timeout an answer that takes longer is logged: nothing else would tell of a receiver that never answers.
+const LONG: Duration = Duration::from_secs(30);
+
+/// The shortest time between two such lines.
+const QUIET: Duration = Duration::from_secs(60);
 
 /// A client, and the number of the certificates that it was made with.
 struct Client {
@@ -44,6 +55,39 @@ fn exporting(signal: Signal, connector: Connector) -> Result<Box<dyn Transport>,
     })
 }
 
+/// The outcome of the work. Where it has no limit, logs, at most once in a while, that it takes long.
+async fn watched<T>(
+    work: impl Future<Output = T>,
+    logged: &mut Option<Instant>,
+    signal: Signal,
+    target: &Target,
+) -> T {
+    if target.timeout.is_some() {
+        return work.await;
+    }
+    let began = Instant::now();
+    let mut work = pin!(work);
+    let mut next = began + LONG;
+    loop {
+        if let Ok(outcome) = timeout_at(next, work.as_mut()).await {
+            return outcome;
+        }
+        let now = Instant::now();
+        if logged.is_none_or(|logged| now - logged >= QUIET) {
+            *logged = Some(now);
+            let remedy = "check the receiver, or set a limit with OTEL_EXPORTER_OTLP_TIMEOUT";
+            tracing::warn!(
+                "no answer to an export of {} to {} for {} s; {}",
+                signal.name(),
+                target.url(),
+                (now - began).as_secs(),
+                in_force(&target.own_variables, remedy)
+            );
+        }
+        next = logged.map_or(now, |logged| logged + QUIET);
+    }
+}
+
 // === impl Remote ===
 
 impl Remote {
@@ -53,6 +97,7 @@ impl Remote {
             signal,
             connector: Connector::new(signal, target, own),
             client: None,
+            logged: None,
         }
     }
 
@@ -61,21 +106,21 @@ impl Remote {
         self.connector.contact()
     }
 
-    /// The client: a new one if the certificates have changed.
-    fn client(&mut self) -> Result<&mut dyn Transport, ExportError> {
+    /// Makes a new client if there is none, or the certificates have changed.
+    fn renew(&mut self) -> Result<(), ExportError> {
         let generation = self.connector.generation();
         let current = self
             .client
             .take()
             .filter(|client| client.generation == generation);
-        let client = match current {
+        self.client = Some(match current {
             Some(current) => current,
             None => Client {
                 transport: exporting(self.signal, self.connector.clone())?,
                 generation,
             },
-        };
-        Ok(self.client.insert(client).transport.as_mut())
+        });
+        Ok(())
     }
 
     /// A connection over which no answer came is not used again: the host may have vanished silently, and the name may
@@ -92,7 +137,11 @@ impl Remote {
 #[async_trait]
 impl Transport for Remote {
     async fn send(&mut self, request: ExportRequest) -> Result<Accepted, ExportError> {
-        let outcome = self.client()?.send(request).await;
+        self.renew()?;
+        let client = self.client.as_mut().expect("it was just made");
+        let sending = client.transport.send(request);
+        let target = self.connector.target();
+        let outcome = watched(sending, &mut self.logged, self.signal, target).await;
         self.judge(&outcome);
         outcome
     }

@@ -140,9 +140,24 @@ pub(super) struct FirstBytes(Arc<Mutex<First>>);
 struct First {
     /// Whether anything was received over any connection.
     ever: bool,
-    connected: bool,
-    handshaking: bool,
+    phase: Phase,
     bytes: Vec<u8>,
+}
+
+/// How far a connection is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The name is being resolved.
+    #[default]
+    Resolving,
+    /// A connection is being made.
+    Connecting,
+    /// The proxy is asked for a tunnel.
+    Tunnelling,
+    /// The TLS handshake is not complete.
+    Handshaking,
+    /// Requests can be sent.
+    Connected,
 }
 
 // === impl FirstBytes ===
@@ -162,16 +177,29 @@ impl FirstBytes {
         let mut first = self.lock();
         *first = First {
             ever: first.ever,
-            connected: true,
-            handshaking,
+            phase: if handshaking {
+                Phase::Handshaking
+            } else {
+                Phase::Connected
+            },
             bytes: Vec::new(),
         };
+    }
+
+    /// The connection that is being made is so far.
+    pub(super) fn enter(&self, phase: Phase) {
+        self.lock().phase = phase;
+    }
+
+    /// How far the newest connection is.
+    pub(super) fn phase(&self) -> Phase {
+        self.lock().phase
     }
 
     /// Whether the connection was established and nothing was received over it.
     pub(super) fn nothing(&self) -> bool {
         let first = self.lock();
-        first.connected && first.bytes.is_empty()
+        matches!(first.phase, Phase::Handshaking | Phase::Connected) && first.bytes.is_empty()
     }
 
     /// Whether anything was received over any connection.
@@ -182,7 +210,8 @@ impl FirstBytes {
     /// The mismatch in the received bytes.
     pub(super) fn mismatch(&self, wanted: Protocol) -> Option<Mismatch> {
         let first = self.lock();
-        Mismatch::between(wanted, first.handshaking, &first.bytes)
+        let handshaking = first.phase == Phase::Handshaking;
+        Mismatch::between(wanted, handshaking, &first.bytes)
     }
 
     /// A stream whose first bytes are kept here.

@@ -87,6 +87,8 @@ async fn send(
         timeout: target.timeout.or(Some(LIMIT)),
         ..target.clone()
     };
+    let bytes = request.encoded.len();
     let connector = Connector::new(signal, target, ExporterSockets::default());
-    remote::client(signal, connector).send(request).await
+    let outcome = remote::client(signal, connector).send(request).await;
+    outcome.map_err(|error| error.alone(bytes))
 }

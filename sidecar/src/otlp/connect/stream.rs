@@ -25,7 +25,7 @@ pub(in crate::otlp) enum Stream {
     Plain(Listened<Carrier>),
     Tls(Box<Listened<TlsStream<Listened<Carrier>>>>),
     /// To a proxy, which gets the whole URL of each request.
-    Forwarded(TcpStream),
+    Forwarded(Listened<TcpStream>),
 }
 
 /// The transport below TLS.

@@ -25,12 +25,15 @@ const MOST_QUIET: Duration = Duration::from_secs(3_600);
 /// The failure log of one signal.
 #[derive(Debug, Default)]
 pub(super) struct FailureLog {
-    causes: HashMap<(Discriminant<Cause>, u32), LoggedFailure>,
+    causes: HashMap<Kind, LoggedFailure>,
     last_logged: Option<Instant>,
     failing: Option<Failing>,
     /// Whether an export was ever taken as a whole.
     taken: bool,
 }
+
+/// A cause, its status, and whether a request that cannot be split is too large.
+type Kind = (Discriminant<Cause>, u32, bool);
 
 /// When a cause was logged.
 #[derive(Debug)]
@@ -54,7 +57,7 @@ struct Failing {
 impl FailureLog {
     pub(super) fn failed(&mut self, error: &ExportError) {
         let now = Instant::now();
-        let again = self.again(&error.cause, now);
+        let again = self.again(error, now);
         let failing = self.failing.get_or_insert(Failing {
             since: now,
             exports: 0,
@@ -69,14 +72,16 @@ impl FailureLog {
     }
 
     /// How often the cause occurred since it was last logged, if it is to be logged now.
-    fn again(&mut self, cause: &Cause, now: Instant) -> Option<u64> {
+    fn again(&mut self, error: &ExportError, now: Instant) -> Option<u64> {
+        let cause = &error.cause;
         let code = match cause {
             Cause::Http { status, .. } => u32::from(*status),
             Cause::Grpc { code, .. } => *code as u32,
             Cause::Redirect { status, .. } => u32::from(*status),
             _ => 0,
         };
-        let key = (discriminant(cause), code);
+        let is_lost = error.too_large() && error.is_alone();
+        let key = (discriminant(cause), code, is_lost);
         let Some(logged) = self.causes.get_mut(&key) else {
             let logged = LoggedFailure {
                 last: now,

@@ -24,7 +24,7 @@ use super::{
     outbox::Outbox,
     priority::Priority,
     queue::{Bounds, Dropped, Entry, Waiting},
-    sender::{Hurry, Outgoing, Sender},
+    sender::{Hurry, Outgoing, Pause, Sender, left_alone_beyond},
 };
 use crate::{
     config::Signal,
@@ -47,6 +47,7 @@ pub(super) struct FlowLane {
     queue: Arc<Queue>,
     stats: ExportStats,
     hurry: watch::Sender<Hurry>,
+    pause: watch::Receiver<Pause>,
     /// With it the task ends.
     _open: watch::Sender<()>,
     task: Task,
@@ -93,7 +94,8 @@ impl FlowLane {
             exemplars,
             batch: Vec::new(),
         };
-        let sender = Sender::new(signal, outgoing, transport, hurried, stats.clone());
+        let (pauses, pause) = watch::channel(None);
+        let sender = Sender::new(signal, outgoing, transport, hurried, pauses, stats.clone());
         let run = async move {
             tokio::select! {
                 () = sender.run() => {}
@@ -106,6 +108,7 @@ impl FlowLane {
             queue,
             stats,
             hurry,
+            pause,
             _open: open,
         }
     }
@@ -174,21 +177,37 @@ impl FlowLane {
         } else {
             deadline
         };
-        if timeout_at(deadline, all).await.is_ok() {
+        let in_time = tokio::select! {
+            biased;
+            in_time = timeout_at(deadline, all) => Ok(in_time.is_ok()),
+            wait = left_alone_beyond(deadline, self.pause.clone()) => Err(wait),
+        };
+        let items = self.signal.items();
+        if in_time == Ok(true) {
             let lost = self.queue.refused.swap(0, Ordering::Relaxed);
             if lost == 0 {
                 return Delivery::Taken;
             }
-            let items = self.signal.items();
             tracing::warn!(lost, "{items} are lost: the receiver refused them");
             return Delivery::Refused;
         }
+        let failing = self.pause.borrow().is_some();
         let lost = self.abandon();
-        tracing::warn!(
-            lost,
-            "{} are lost: the receiver did not take them in time; raise FLOWCAR_SHUTDOWN_TIMEOUT if it can",
-            self.signal.items()
-        );
+        match in_time {
+            Err(wait) => tracing::warn!(
+                lost,
+                "{items} are lost: the receiver asks flowcar to wait {} s more, and flowcar ends before",
+                wait.as_secs()
+            ),
+            Ok(_) if failing => tracing::warn!(
+                lost,
+                "{items} are lost: the receiver did not take them in time; the last try failed, and an earlier line has the cause"
+            ),
+            Ok(_) => tracing::warn!(
+                lost,
+                "{items} are lost: the receiver did not take them in time; raise FLOWCAR_SHUTDOWN_TIMEOUT if it can"
+            ),
+        }
         Delivery::Late
     }
 

@@ -19,7 +19,7 @@ use super::{
     baselines::Baselines,
     exemplary::{self, Exemplary, PendingExemplars},
     outbox::Outbox,
-    sender::{Hurry, Outgoing, Sender},
+    sender::{Hurry, Outgoing, Pause, Sender, left_alone_beyond},
     starts::Starts,
 };
 use crate::{
@@ -41,6 +41,7 @@ pub(super) struct MetricsLane {
     sent: AtomicU64,
     progress: watch::Receiver<ReportProgress>,
     hurry: watch::Sender<Hurry>,
+    pause: watch::Receiver<Pause>,
     task: Task,
 }
 
@@ -84,13 +85,15 @@ impl MetricsLane {
             stats: stats.clone(),
             sending: None,
         };
-        let sender = Sender::new(Signal::Metrics, outgoing, transport, hurried, stats);
+        let (pauses, pause) = watch::channel(None);
+        let sender = Sender::new(Signal::Metrics, outgoing, transport, hurried, pauses, stats);
         Self {
             task: Task::spawn("exports metrics", sender.run()),
             reports,
             sent: AtomicU64::new(0),
             progress,
             hurry,
+            pause,
         }
     }
 
@@ -121,7 +124,12 @@ impl MetricsLane {
         let last = self.sent.load(Ordering::Relaxed);
         let mut progress = self.progress.clone();
         let all = progress.wait_for(|progress| progress.settled >= last);
-        if let Ok(Ok(progress)) = timeout_at(deadline, all).await {
+        let in_time = tokio::select! {
+            biased;
+            in_time = timeout_at(deadline, all) => Ok(in_time),
+            wait = left_alone_beyond(deadline, self.pause.clone()) => Err(wait),
+        };
+        if let Ok(Ok(Ok(progress))) = in_time {
             if !progress.refused {
                 return Delivery::Taken;
             }
@@ -130,10 +138,22 @@ impl MetricsLane {
             );
             return Delivery::Refused;
         }
-        tracing::warn!(
-            reports = last - self.progress.borrow().settled,
-            "metrics are lost: the receiver did not take the last reports in time; raise FLOWCAR_SHUTDOWN_TIMEOUT if it can"
-        );
+        let reports = last - self.progress.borrow().settled;
+        match in_time {
+            Err(wait) => tracing::warn!(
+                reports,
+                "metrics are lost: the receiver asks flowcar to wait {} s more, and flowcar ends before",
+                wait.as_secs()
+            ),
+            Ok(_) if self.pause.borrow().is_some() => tracing::warn!(
+                reports,
+                "metrics are lost: the receiver did not take the last reports in time; the last try failed, and an earlier line has the cause"
+            ),
+            Ok(_) => tracing::warn!(
+                reports,
+                "metrics are lost: the receiver did not take the last reports in time; raise FLOWCAR_SHUTDOWN_TIMEOUT if it can"
+            ),
+        }
         Delivery::Late
     }
 }

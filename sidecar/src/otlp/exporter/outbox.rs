@@ -41,7 +41,11 @@ pub(super) enum Next {
 
 /// The learnt size limit of a receiver.
 #[derive(Debug, Default)]
-pub(super) struct SizeLimit(Option<(usize, Instant)>);
+pub(super) struct SizeLimit {
+    learnt: Option<(usize, Instant)>,
+    /// The one that was logged last.
+    logged: Option<usize>,
+}
 
 // === impl Outbox ===
 
@@ -128,15 +132,19 @@ impl Outbox {
 impl SizeLimit {
     /// Bytes of a request, at most.
     pub(super) fn most(&mut self) -> usize {
-        self.0 = self.0.filter(|(_, since)| since.elapsed() < BELIEVED_FOR);
-        self.0.map_or(MOST_BYTES, |(most, _)| most)
+        let learnt = self.learnt;
+        self.learnt = learnt.filter(|(_, since)| since.elapsed() < BELIEVED_FOR);
+        self.learnt.map_or(MOST_BYTES, |(most, _)| most)
     }
 
     /// Learns from a finished outbox. A receiver that took nothing has not shown its limit.
     pub(super) fn learn(&mut self, outbox: &Outbox) {
         if let (true, Some(taken)) = (outbox.cut, outbox.taken) {
             let most = taken.max(LEAST_LEARNT).min(self.most());
-            self.0 = Some((most, Instant::now()));
+            self.learnt = Some((most, Instant::now()));
+            if self.logged.replace(most) == Some(most) {
+                return;
+            }
             tracing::info!(
                 bytes = most,
                 "the receiver refuses larger requests of {} than about this, so smaller ones are sent",

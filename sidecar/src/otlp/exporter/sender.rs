@@ -25,6 +25,22 @@ use crate::{
 /// When the flush ends, once there is one.
 pub(super) type Hurry = Option<Instant>;
 
+/// While the sender waits before a retry: until when the receiver asked it to wait, a time in the past where it asked for none.
+pub(super) type Pause = Option<Instant>;
+
+/// Waits until the receiver asks for a wait beyond this time. Gives how long that wait is still.
+pub(super) async fn left_alone_beyond(
+    deadline: Instant,
+    mut pause: watch::Receiver<Pause>,
+) -> Duration {
+    let beyond = |pause: &Pause| pause.is_some_and(|until| until > deadline);
+    match pause.wait_for(beyond).await.map(|pause| *pause) {
+        Ok(Some(until)) => until.saturating_duration_since(Instant::now()),
+        // The task has ended.
+        _ => std::future::pending().await,
+    }
+}
+
 /// What a signal sends: a report, or a batch of spans or log records.
 pub(super) trait Outgoing: Send + 'static {
     /// Waits until there is something to send. Gives whether there is: nothing more comes once the main loop's end was dropped.
@@ -56,6 +72,7 @@ pub(super) struct Sender<T, O> {
     outgoing: O,
     transport: T,
     hurry: watch::Receiver<Hurry>,
+    pause: watch::Sender<Pause>,
     size: SizeLimit,
     stats: ExportStats,
     failure_log: FailureLog,
@@ -68,6 +85,7 @@ impl<T: Transport, O: Outgoing> Sender<T, O> {
         outgoing: O,
         transport: T,
         hurry: watch::Receiver<Hurry>,
+        pause: watch::Sender<Pause>,
         stats: ExportStats,
     ) -> Self {
         Self {
@@ -75,6 +93,7 @@ impl<T: Transport, O: Outgoing> Sender<T, O> {
             outgoing,
             transport,
             hurry,
+            pause,
             size: SizeLimit::default(),
             stats,
             failure_log: FailureLog::default(),
@@ -149,10 +168,14 @@ impl<T: Transport, O: Outgoing> Sender<T, O> {
         let started = Instant::now();
         let outcome = self.transport.send(self.outgoing.request(part)).await;
         let (items, took) = (part.items as u64, started.elapsed());
-        let outcome = outcome.map(|accepted| Accepted {
-            rejected: accepted.rejected.min(items),
-            ..accepted
-        });
+        let outcome = match outcome {
+            Ok(accepted) => Ok(Accepted {
+                rejected: accepted.rejected.min(items),
+                ..accepted
+            }),
+            Err(error) if items == 1 => Err(error.alone(part.len())),
+            Err(error) => Err(error),
+        };
         let (name, rejected, taken) = match &outcome {
             Ok(accepted) => {
                 let rejected = accepted.rejected;
@@ -174,6 +197,8 @@ impl<T: Transport, O: Outgoing> Sender<T, O> {
     /// longer.
     async fn wait(&mut self, error: &ExportError) {
         let failed = Instant::now();
+        let asked = failed + asked_for(error.retry_after);
+        self.pause.send_replace(Some(asked));
         let hurried = |hurry: &Hurry| hurry.is_some_and(|deadline| deadline > Instant::now());
         let flush = self.hurry.borrow().filter(|deadline| *deadline > failed);
         if let Some(deadline) = flush {
@@ -187,6 +212,7 @@ impl<T: Transport, O: Outgoing> Sender<T, O> {
                 _ = self.hurry.wait_for(hurried) => {}
             }
         }
-        sleep_until(failed + asked_for(error.retry_after)).await;
+        sleep_until(asked).await;
+        self.pause.send_replace(None);
     }
 }

@@ -35,6 +35,7 @@ use crate::{
 
 mod answers;
 mod exemplars;
+mod failures;
 mod headers;
 mod proxy;
 mod speech;

@@ -86,6 +86,8 @@ fn item_above_the_limit_is_tried_before_it_is_dropped() {
 
 #[tokio::test(start_paused = true)]
 async fn learnt_limit_expires_after_an_hour_and_has_a_minimum() {
+    let lines = super::super::tests::Lines::default();
+    let _logging = lines.logging();
     let mut limit = SizeLimit::default();
     let mut refused = outbox(&[100; 1_000], MOST_BYTES);
     assert!(refused.is_untouched());
@@ -105,6 +107,11 @@ async fn learnt_limit_expires_after_an_hour_and_has_a_minimum() {
     tokio::time::advance(BELIEVED_FOR).await;
     assert_eq!(limit.most(), MOST_BYTES);
     refused.taken = Some(10);
-    limit.learn(&refused);
-    assert_eq!(limit.most(), LEAST_LEARNT);
+    for _ in 0..9 {
+        limit.learn(&refused);
+        assert_eq!(limit.most(), LEAST_LEARNT);
+    }
+    let text = lines.text();
+    let logged = text.matches("the receiver refuses larger requests");
+    assert_eq!(logged.count(), 2, "once for each size: {text}");
 }

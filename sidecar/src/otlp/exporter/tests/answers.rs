@@ -318,13 +318,22 @@ async fn receiver_answers_are_logged_by_kind() {
         (raw(twice), true, malformed),
         (raw(chunk), true, malformed),
         (raw("HTTP/1.1 000 Odd\r\n\r\n"), true, malformed),
-        // Half an answer is a connection that broke.
         (
             raw("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nx"),
             true,
-            "no connection (",
+            "the connection ended before the whole answer came (",
+        ),
+        (
+            raw("HTTP/1.1 200 OK\r\ncontent-le"),
+            true,
+            "; check the receiver's log, and what else on the path closes connections",
         ),
         (page, true, "\"<html>Sign\\nin</html>\""),
+        (
+            answer("200 OK", "content-type: text/html\r\n", b""),
+            true,
+            "a success and not OTLP (content type \"text/html\", without a body)",
+        ),
         (
             moved,
             false,

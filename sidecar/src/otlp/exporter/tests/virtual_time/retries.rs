@@ -4,7 +4,10 @@ use super::*;
 
 /// A lane with one span, whose receiver is away.
 fn lane_with_a_span(stats: &ExportStats) -> FlowLane {
-    let steps = vec![Step::Away; 100];
+    lane_with_a_span_to(vec![Step::Away; 100], stats)
+}
+
+fn lane_with_a_span_to(steps: Vec<Step>, stats: &ExportStats) -> FlowLane {
     let (scripted, _) = Scripted::<ExportTraceServiceRequest>::new(steps);
     let bounds = Bounds {
         items: 10,
@@ -49,6 +52,44 @@ fn retries_of_a_flush_back_off_within_its_time() {
         assert!(first < Duration::from_millis(50), "{times:?}");
         assert!(within - last < Duration::from_millis(450), "{times:?}");
     });
+}
+
+/// A flush ends at once where the receiver asks for a longer wait, and only lack of time is mended by more time.
+#[test]
+fn flush_does_not_wait_for_a_receiver_that_asks_for_longer() {
+    let raise = "raise FLOWCAR_SHUTDOWN_TIMEOUT";
+    let waits = "asks flowcar to wait";
+    for (step, least_s, most_s, printed, not_printed) in [
+        (Step::Busy(60_000, false), 0, 1, waits, raise),
+        (Step::Busy(60_000, true), 0, 1, waits, raise),
+        (Step::Busy(3_000, true), 3, 4, waits, raise),
+        (Step::Away, 5, 6, "the last try failed", raise),
+        (Step::HangBefore, 5, 6, raise, waits),
+    ] {
+        in_virtual_time(async {
+            let lines = Lines::default();
+            let _logging = lines.logging();
+            let steps = vec![step; 100];
+            let (scripted, _) = Scripted::<ExportMetricsServiceRequest>::new(steps.clone());
+            let reports = metrics_lane(scripted, Temporality::Cumulative);
+            reports.send(snapshot(2_000, 1));
+            let stats = ExportStats::default();
+            let spans = lane_with_a_span_to(steps, &stats);
+            let began = Instant::now();
+            let deadline = began + Duration::from_secs(5);
+            let (first, second) = tokio::join!(reports.flush(deadline), spans.flush(deadline));
+            assert_eq!((first, second), (Delivery::Late, Delivery::Late));
+            let took = began.elapsed().as_secs();
+            assert!((least_s..most_s).contains(&took), "{step:?}: {took}");
+            let text = lines.text();
+            assert_eq!(text.matches(printed).count(), 2, "{step:?}: {text}");
+            assert!(!text.contains(not_printed), "{step:?}: {text}");
+            assert_eq!(
+                stats.read().spans_dropped,
+                BTreeMap::from([("shutdown", 1)])
+            );
+        });
+    }
 }
 
 #[test]

@@ -383,6 +383,34 @@ fn receiver_refusing_all_sizes_gets_few_requests() {
     });
 }
 
+/// A part that cannot be split names the size; what is split is no loss. A size that is learnt again is nothing new.
+#[test]
+fn size_limit_is_logged_with_the_bytes_and_once() {
+    for (most, is_lost, learnt) in [(0, true, 0), (10_000, false, 1), (100_000, false, 1)] {
+        let lines = Lines::default();
+        let _logging = lines.logging();
+        let mut peers = Peers::new(500);
+        let limit = (Vec::new(), most);
+        let counts = [(7, 5_000); 5];
+        in_virtual_time(reports(Temporality::Cumulative, limit, &mut peers, &counts));
+        let text = lines.text();
+        let count = |words: &str| text.matches(words).count();
+        assert!(count("; smaller requests are sent") > 0, "{most}: {text}");
+        let lost = [
+            count("answered HTTP 413; its limit is below "),
+            count("its limit, of size or of rate, is below a request of "),
+        ];
+        assert!(lost.iter().all(|lines| *lines < 2), "{most}: {text}");
+        assert_eq!(lost != [0, 0], is_lost, "{most}: {text}");
+        assert_eq!(
+            count("the receiver refuses larger requests"),
+            learnt,
+            "{most}: {text}"
+        );
+        assert_eq!(count("check the receiver's log"), 0, "{most}: {text}");
+    }
+}
+
 /// A learnt limit is respected: a refused size is not tried with every report.
 #[test]
 fn receiver_size_limit_is_learnt() {
