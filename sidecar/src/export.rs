@@ -25,7 +25,7 @@ use crate::{
     hardening::{self, Needs},
     host::Host,
     memory,
-    otlp::exporter::{Exporter, Patience},
+    otlp::exporter::{Exporter, Patience, announce},
     session::{End, Session, within_memory},
     source::{Options, Source},
 };
@@ -109,6 +109,7 @@ impl Exporting {
         }
         announce_source(name, cgroup);
         announce(config);
+        warn_of_no_export(config);
         let exporter = Exporter::start_as(config, name, &host);
         let new_watch = match config.pod.is_known() {
             true => Watch::beside_other_work,
@@ -193,37 +194,8 @@ fn announce_source(source: &str, cgroup: Option<&Path>) {
     }
 }
 
-/// Logs where reports go, how, and how often.
-fn announce(config: &Config) {
-    let Export {
-        metrics,
-        traces,
-        logs,
-    } = &config.export;
-    if let Some(target) = metrics {
-        tracing::info!(
-            endpoint = target.url(),
-            protocol = target.protocol.name(),
-            every_s = config.report_interval.as_secs_f64(),
-            "exporting metrics"
-        );
-    }
-    if let Some(target) = traces {
-        tracing::info!(
-            endpoint = target.url(),
-            protocol = target.protocol.name(),
-            per_second_at_most = config.spans_per_second,
-            "exporting spans"
-        );
-    }
-    if let Some(target) = logs {
-        tracing::info!(
-            endpoint = target.url(),
-            protocol = target.protocol.name(),
-            per_second_at_most = config.spans_per_second,
-            "exporting log records"
-        );
-    }
+/// Warns where nothing is exported.
+fn warn_of_no_export(config: &Config) {
     if config.export == Export::default() {
         let by = match config.sdk_disabled {
             true => "OTEL_SDK_DISABLED switches it off",

@@ -5,6 +5,7 @@
 //! failed, slow and lossy ones first, and queue up to a bound; so are log records, by a lane of their own. A receiver that is absent, slow or hostile costs exports,
 //! which are counted, and nothing else.
 
+mod announced;
 mod baselines;
 mod exemplary;
 mod export_stats;
@@ -23,7 +24,7 @@ use std::time::Duration;
 
 use tokio::{sync::watch, time::Instant};
 
-pub use self::metrics::ReportProgress;
+pub use self::{announced::announce, metrics::ReportProgress};
 use self::{
     exemplary::Exemplary,
     export_stats::ExportStats,

@@ -33,7 +33,7 @@ use crate::{
     hardening::{self, Needs},
     memory,
     origin::{Origins, Processes},
-    otlp::exporter::{Exporter, Patience},
+    otlp::exporter::{Exporter, Patience, announce},
     session::{End, Session, within_memory},
     source::{Options, Source, SourceError, own_netns},
     view::Sums,
@@ -236,6 +236,7 @@ fn polled_often(limits: Limits, polls: bool) -> Limits {
 
 /// Exports if an endpoint is set; the service is the command if nothing else names it.
 fn exporter(config: &Config, source: &'static str, command: &OsString) -> Option<Exporter> {
+    announce(config);
     Exporter::start(config, source, Some(&program(command)))
 }
 
