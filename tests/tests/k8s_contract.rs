@@ -37,8 +37,9 @@ const CASES: &[Case] = &[
     (Key::Endpoint, "http://collector.observability:4317", |c| {
         endpoints(c) == ["http://collector.observability:4317/"; 2]
     }),
+    // gRPC uses host and port only.
     (Key::Endpoint, "HTTPS://[::1]:4317/v1", |c| {
-        endpoints(c) == ["https://[::1]:4317/v1"; 2]
+        endpoints(c) == ["https://[::1]:4317/"; 2]
     }),
     (Key::Exchange, "on", |c| c.exchanges == Some(true)),
     (Key::Exchange, "off", |c| c.exchanges != Some(true)),

@@ -40,8 +40,8 @@ pub struct Answers {
     pub timewait_had_room: bool,
     /// No connection was aborted in that time because payload came for it, nor by SO_LINGER of 0.
     pub aborted_none_on_data: bool,
-    /// The kernel ended no attempt since the dump before the last one.
-    pub ended_no_attempt: bool,
+    /// Attempts that the kernel ended since the dump before the last one; `None` where that is not known.
+    pub attempts_ended: Option<u64>,
     /// Segments that had come when the connection was last polled.
     pub polled_segs_in: Option<u32>,
 }
@@ -76,7 +76,7 @@ impl Default for Answers {
             sent_no_recent_reset: false,
             timewait_had_room: false,
             aborted_none_on_data: false,
-            ended_no_attempt: false,
+            attempts_ended: None,
             polled_segs_in: None,
         }
     }

@@ -267,9 +267,14 @@ impl History {
         let is_answered = info.segs_in == 1;
         let failure = match answers.timer {
             // Its application dropped it.
-            _ if self.polled.is_some() && answers.ended_no_attempt => Failure::Other,
+            _ if self.polled.is_some() && answers.attempts_ended == Some(0) => Failure::Other,
             _ if is_answered && info.total_retrans == 0 => Failure::Refused,
-            Timer::NotExpired if is_answered && answers.sent_no_reset => Failure::Refused,
+            // A RST that was sent may have been the answer to a segment that acknowledged another SYN.
+            Timer::NotExpired
+                if is_answered && (answers.sent_no_reset || answers.attempts_ended > Some(0)) =>
+            {
+                Failure::Refused
+            }
             Timer::Expired if info.could_expire() => Failure::Timeout,
             _ => Failure::Other,
         };

@@ -76,8 +76,8 @@ pub(super) struct Since {
     pub(super) timewait_had_room: bool,
     /// No connection was aborted because payload came for it, nor by SO_LINGER of 0.
     pub(super) aborted_none_on_data: bool,
-    /// The kernel ended no attempt.
-    pub(super) ended_no_attempt: bool,
+    /// Attempts that the kernel ended; `None` where that is not known.
+    pub(super) attempts_ended: Option<u64>,
     /// How many earlier closes may have been timers', too.
     pub(super) undecided: u64,
 }
@@ -106,7 +106,7 @@ impl Since {
             sent_no_recent_reset: recent.sent_no_reset,
             timewait_had_room: recent.timewait_had_room,
             aborted_none_on_data: recent.aborted_none_on_data,
-            ended_no_attempt: self.ended_no_attempt,
+            attempts_ended: self.attempts_ended,
             ..Answers::default()
         }
     }
@@ -296,7 +296,7 @@ impl Timers {
             sent_no_reset: now.resets_sent == before.resets_sent,
             timewait_had_room: now.timewait_overflows == before.timewait_overflows,
             aborted_none_on_data: now.aborted_on_data == before.aborted_on_data,
-            ended_no_attempt: now.attempts_failed == before.attempts_failed,
+            attempts_ended: Some(now.attempts_failed.saturating_sub(before.attempts_failed)),
             undecided: 0,
         };
         let since = (self.known.iter()).filter(|close| !from.has(close) && to.may_have(close));
@@ -389,7 +389,7 @@ mod tests {
             sent_no_reset: false,
             timewait_had_room: false,
             aborted_none_on_data: false,
-            ended_no_attempt: false,
+            attempts_ended: None,
             undecided: 0,
         }
     }
@@ -594,7 +594,7 @@ mod tests {
                 sent_no_reset: true,
                 timewait_had_room: true,
                 aborted_none_on_data: true,
-                ended_no_attempt: true,
+                attempts_ended: Some(0),
                 undecided: 0,
             };
             assert_eq!(since, expected, "{closes:?} {destroy_events:?}");

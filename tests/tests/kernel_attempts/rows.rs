@@ -245,7 +245,8 @@ const FOLLOWERS: [Follower; 4] = [
         mode: Mode::Alone,
         exchange: "off",
         reasons: |row| match row.reason {
-            "refused" => vec!["refused"],
+            // Where the SYN was sent again, another attempt's timer may hide it.
+            "refused" => vec!["refused", "_OTHER"],
             // Where the counts of timers explain all that closed in that turn, and nobody else has sockets here.
             "timeout" => vec!["timeout", "_OTHER"],
             _ => vec!["_OTHER"],

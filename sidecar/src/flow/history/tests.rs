@@ -13,7 +13,7 @@ const QUIET: Answers = Answers {
     sent_no_recent_reset: true,
     timewait_had_room: true,
     aborted_none_on_data: true,
-    ended_no_attempt: false,
+    attempts_ended: None,
     polled_segs_in: None,
 };
 
@@ -529,8 +529,12 @@ fn attempt_fails_by_the_evidence() {
         ..timer(of)
     };
     let dropped = Answers {
-        ended_no_attempt: true,
+        attempts_ended: Some(0),
         ..sent_no_reset(NotExpired)
+    };
+    let ended_one = Answers {
+        attempts_ended: Some(1),
+        ..timer(NotExpired)
     };
     let is = |polled, segs_in, again: u8, answers| {
         let info = TcpInfo {
@@ -553,6 +557,9 @@ fn attempt_fails_by_the_evidence() {
         (1, 1, sent_no_reset(NotExpired), Failure::Refused),
         // What came may have acknowledged what was not sent, and been answered by a RST.
         (1, 1, timer(NotExpired), Failure::Other),
+        // On loopback the peer's RST is this namespace's, too.
+        (1, 1, ended_one, Failure::Refused),
+        (2, 1, ended_one, Failure::Other),
         (1, 1, sent_no_reset(Unknown), Failure::Other),
         (1, 1, sent_no_reset(Expired), Failure::Timeout),
         (2, 1, timer(Expired), Failure::Timeout),
