@@ -223,7 +223,7 @@ impl History {
             other_end: event.other_end,
             fin_came: self.fin_came(info, event.other_end, fin_acked),
         };
-        let reason = match self.orderly(role, observed, (fin_acked, found), &peer, answers) {
+        let reason = match self.orderly(observed, (fin_acked, found), &peer, answers) {
             Orderly::Yes(reason) => reason,
             Orderly::No => match self.cut_off(observed, info, answers) {
                 // A RST after the peer's FIN is no failure.
@@ -242,7 +242,12 @@ impl History {
         };
         let (peers_fin, received_exact) = match peer.fin_came {
             Some(came) => (came, true),
-            None => self.peers_fin(observed, info, reason, (fin_acked, found)),
+            None => match self.peers_fin(observed, info, reason, (fin_acked, found)) {
+                (false, false) if fin_acked == Some(true) && reason == CloseReason::Unknown => {
+                    (closed_second(info, role, answers), false)
+                }
+                known => known,
+            },
         };
         let (bytes_sent, sent_exact) = self.acked(role, fin_acked == Some(true), observed, info);
         CloseSummary {
@@ -360,7 +365,6 @@ impl History {
     /// Whether both FINs were exchanged, as far as is known.
     fn orderly(
         &self,
-        role: Role,
         observed: &SocketSnapshot,
         (fin_acked, found): (Option<bool>, PostCloseState),
         peer: &PeerEvidence,
@@ -374,7 +378,7 @@ impl History {
             (Some(true), PostCloseState::NotPolled) | (None, _) => Orderly::Unknown,
             (Some(false), _) => Orderly::No,
             (Some(true), PostCloseState::Nothing | PostCloseState::Listener) => {
-                self.left_nothing(role, observed, peer, answers)
+                self.left_nothing(observed, peer, answers)
             }
         }
     }
@@ -383,7 +387,6 @@ impl History {
     /// half-closed, or removed its timewait socket.
     fn left_nothing(
         &self,
-        role: Role,
         observed: &SocketSnapshot,
         peer: &PeerEvidence,
         answers: &Answers,
@@ -406,13 +409,6 @@ impl History {
             _ if peer.other_end == OtherEnd::Unacknowledged => Orderly::Unknown,
             Some(false) => Orderly::Unknown,
             // A RST from another host that removed the timewait socket, or ended the half-closed socket at once, is in no count.
-            None if info.bytes_received > 0
-                && answers.sent_no_recent_reset
-                && answers.timewait_had_room
-                && info.ended_with_an_acknowledgement(role) =>
-            {
-                Orderly::Yes(CloseReason::PeerFin)
-            }
             None => Orderly::Unknown,
         }
     }
@@ -490,6 +486,14 @@ impl History {
             ..Retransmits::default()
         }
     }
+}
+
+/// Whether a connection that left nothing most likely closed behind the peer's FIN: its last byte is then that FIN. No reason follows from
+/// it, as a RST may have come so soon.
+fn closed_second(info: &TcpInfo, role: Role, answers: &Answers) -> bool {
+    answers.sent_no_recent_reset
+        && answers.timewait_had_room
+        && info.ended_with_an_acknowledgement(role)
 }
 
 impl From<&TcpInfo> for SocketFigures {

@@ -119,11 +119,7 @@ pub(crate) const fn rows() -> [Row; 35] {
         row(
             ServerHalfClosedThenReset,
             SENT_BEHIND,
-            reported(
-                RECEIVED.ebpf,
-                RECEIVED.exchange,
-                &["reset", "unknown", "peer_fin"],
-            ),
+            reported(RECEIVED.ebpf, RECEIVED.exchange, &["reset", "unknown"]),
         ),
         row(ServerHalfClosedThenResetInSilence, SENT_BEHIND, RECEIVED),
         row(ResetByClient, SENT, RECEIVED),

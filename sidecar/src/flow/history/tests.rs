@@ -132,12 +132,12 @@ fn unpolled_connections_get_their_close_reason() {
     let server = counts(1, 51, 101, 50, 3).close(none, TimeWait);
     assert_close(server, Role::Server, CloseReason::LocalFin, SERVER, true);
     let server = counts(0, 51, 101, 50, 3).close(none, Listener);
-    assert_close(server, Role::Server, CloseReason::PeerFin, SERVER, true);
+    assert_close(server, Role::Server, CloseReason::Unknown, SERVER, false);
     let client = counts(0, 102, 51, 100, 3).close(none, Nothing);
-    assert_close(client, Role::Client, CloseReason::PeerFin, CLIENT, true);
+    assert_close(client, Role::Client, CloseReason::Unknown, CLIENT, false);
     // Without a listener any more, by the packets delivered: SYN-ACK, data, FIN.
     let server = counts(0, 51, 101, 50, 3).close(none, Nothing);
-    assert_close(server, Role::Server, CloseReason::PeerFin, SERVER, true);
+    assert_close(server, Role::Server, CloseReason::Unknown, SERVER, false);
 }
 
 #[test]
@@ -256,7 +256,7 @@ fn close_reason_of_a_socket_that_left_nothing_follows_from_the_evidence() {
     let unknown = OtherEnd::Unknown;
     let rows = [
         // Nothing was polled, and the other end is elsewhere.
-        row(None, unknown, QUIET, PeerFin, (100, true)),
+        row(None, unknown, QUIET, Unknown, (100, false)),
         row(None, unknown, RESET_SENT, Unknown, (101, false)),
         row(None, unknown, NO_ROOM, Unknown, (101, false)),
         // Its last acknowledgement had come before: it waited half-closed, or the kernel was slow to make the event.
@@ -269,7 +269,7 @@ fn close_reason_of_a_socket_that_left_nothing_follows_from_the_evidence() {
             last_ack_recv_ms: 8,
             last_data_recv_ms: 8,
             last_data_sent_ms: 8,
-            ..row(None, unknown, QUIET, PeerFin, (100, true))
+            ..row(None, unknown, QUIET, Unknown, (100, false))
         },
         // It had sent its last payload before: what came last may be what a RST came with.
         Row {
@@ -308,7 +308,7 @@ fn close_reason_of_a_socket_that_left_nothing_follows_from_the_evidence() {
             ..row(open(1, 101), unknown, QUIET, Reset, (101, true))
         },
         // Data came, too.
-        row(open(0, 0), unknown, QUIET, PeerFin, (100, true)),
+        row(open(0, 0), unknown, QUIET, Unknown, (100, false)),
         row(open(0, 0), unknown, RESET_SENT, Unknown, (101, false)),
         // The poll showed who closed first.
         row(
