@@ -6,30 +6,39 @@ use flowcar_tests::{
     watch::{Mode, Watch},
 };
 
+const LIVE: &str = "flowcar.tcp.connection.live";
+
+/// Modes, and whether the connection is open before flowcar. Records show the close of any other connection.
+const MODES: [(Mode, bool); 3] = [
+    (Mode::Alone, false),
+    (Mode::Alone, true),
+    (Mode::Both, true),
+];
+
+/// A flowcar that has both ends of a connection, which is about to close.
+fn followed(pod: &TestPod, way: Way, (mode, is_adopted): (Mode, bool)) -> (Watch, Teardown) {
+    let start = || Teardown::start(pod, way, false).unwrap();
+    let early = is_adopted.then(start);
+    let mut watch = Watch::start(pod, mode, &[]);
+    let ending = early.unwrap_or_else(start);
+    watch.until("both ends", |seen| seen.sum(LIVE, &[]) == 2.0);
+    (watch, ending)
+}
+
 /// The peer has reset it, and a pool keeps the descriptor: it is closed all the same.
 #[test]
 fn closed_connection_is_not_live_while_its_descriptor_is_open() {
     if !require_root() || !require_cgroup2() {
         return;
     }
-    // (mode, open before flowcar)
-    for (mode, is_adopted) in [
-        (Mode::Alone, false),
-        (Mode::Alone, true),
-        (Mode::Both, true),
-    ] {
+    for mode in MODES {
         let pod = TestPod::new("held").unwrap();
-        let start = || Teardown::start(&pod, Way::HeldAfterReset, false).unwrap();
-        let early = is_adopted.then(start);
-        let mut watch = Watch::start(&pod, mode, &[]);
-        let mut ending = early.unwrap_or_else(start);
-        let live = "flowcar.tcp.connection.live";
-        watch.until("both ends", |seen| seen.sum(live, &[]) == 2.0);
+        let (mut watch, mut ending) = followed(&pod, Way::HeldAfterReset, mode);
         ending.go_on().unwrap();
         // Spans go out once a second, the client's perhaps behind the server's.
         watch.until("both are closed", |seen| {
             let is_reported = seen.flows.iter().any(|flow| flow.role() == "client");
-            seen.sum(live, &[]) == 0.0 && is_reported
+            seen.sum(LIVE, &[]) == 0.0 && is_reported
         });
         let seen = watch.reports(2);
         let clients = seen.flows.iter().filter(|flow| flow.role() == "client");
@@ -44,7 +53,7 @@ fn closed_connection_is_not_live_while_its_descriptor_is_open() {
         assert_eq!(seen.began(), 2.0, "{mode:?}");
         let closed_or_lost =
             sum("flowcar.tcp.connection.closed") + sum("flowcar.tcp.connection.lost");
-        assert_eq!((closed_or_lost, sum(live)), (2.0, 0.0), "{mode:?}");
+        assert_eq!((closed_or_lost, sum(LIVE)), (2.0, 0.0), "{mode:?}");
         let client = seen.flows.iter().find(|flow| flow.role() == "client");
         assert_eq!(client.unwrap().local, ended.client);
     }
@@ -56,21 +65,11 @@ fn payload_of_a_held_socket_is_counted_when_its_application_closes_it() {
     if !require_root() || !require_cgroup2() {
         return;
     }
-    // (mode, open before flowcar)
-    for (mode, is_adopted) in [
-        (Mode::Alone, false),
-        (Mode::Alone, true),
-        (Mode::Both, true),
-    ] {
+    for mode in MODES {
         let pod = TestPod::new("answered").unwrap();
-        let start = || Teardown::start(&pod, Way::HeldAfterAnswer, false).unwrap();
-        let early = is_adopted.then(start);
-        let mut watch = Watch::start(&pod, mode, &[]);
-        let mut ending = early.unwrap_or_else(start);
-        let live = "flowcar.tcp.connection.live";
-        watch.until("both ends", |seen| seen.sum(live, &[]) == 2.0);
+        let (mut watch, mut ending) = followed(&pod, Way::HeldAfterAnswer, mode);
         ending.go_on().unwrap();
-        watch.until("both are closed", |seen| seen.sum(live, &[]) == 0.0);
+        watch.until("both are closed", |seen| seen.sum(LIVE, &[]) == 0.0);
         // The reports that follow see no adopted connection.
         watch.reports(2);
         ending.go_on().unwrap();

@@ -1,17 +1,25 @@
 //! One connection, over loopback or to another pod, and every way in which it can close.
 
+mod acts;
+mod way;
+
 use std::{
     io::{self, BufRead, Read, Write},
     net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
-    os::fd::{AsRawFd, FromRawFd, IntoRawFd},
     thread,
     time::Duration,
 };
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::{Deserialize, Serialize};
-use socket2::{SockRef, TcpKeepalive};
+use socket2::SockRef;
 
+use self::acts::{
+    PATIENCE, acknowledge, acknowledged, close, dies, dies_by_write, disconnect, reads_end, set,
+    user_timeout,
+};
+pub(super) use self::acts::{give, probe, reset};
+pub use self::way::Way;
 use super::namespaces::{ClientPod, Namespaces};
 
 /// What each end sends before anything happens.
@@ -22,90 +30,6 @@ const ANSWER: usize = 1_000;
 
 /// What a close_notify takes.
 const NOTIFY: usize = 31;
-
-/// Longer than any timer here, also on an emulated machine, whose slow round trips make retransmission timers long.
-const PATIENCE: Duration = Duration::from_secs(150);
-
-/// How a connection closes, once each end has sent 100 bytes. "Cut" means that no segment arrives any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-pub enum Way {
-    /// Cut; both ends probe with keepalive.
-    Keepalive,
-    /// The same, and TCP_USER_TIMEOUT ends it before the probes are used up.
-    KeepaliveUserTimeout,
-    /// Cut; the client sends more, and its TCP_USER_TIMEOUT passes. The server probes.
-    UserTimeout,
-    /// Cut; the client sends more until its retries are used up. The server probes.
-    Retransmission,
-    /// The server does not read, so that its window is shut, until the client's TCP_USER_TIMEOUT passes. Then it closes.
-    ZeroWindowUserTimeout,
-    /// The server does not read, then cut: the client's window probes are used up. The server probes.
-    ZeroWindowCut,
-    /// The client sends its FIN, the server answers, then cut; both ends probe.
-    HalfClosedKeepalive,
-    /// Cut; the client closes, so that its FIN is sent again until its retries are used up. The server probes.
-    OrphanInFinWait1,
-    /// The client closes; cut; the server closes, and its FIN is sent again until its retries are used up.
-    OrphanInLastAck,
-    /// The client closes; the server goes on. The client's FIN_WAIT2 ends by its timer; then the server closes.
-    FinWait2Timer,
-    /// The client sends more and its FIN, the server answers, and closes with the rest unread: a RST.
-    HalfClosedThenUnread,
-    /// The client sends its FIN, the server answers and resets.
-    HalfClosedThenReset,
-    /// The client sends its FIN, and the server resets without an answer.
-    HalfClosedThenResetInSilence,
-    /// The client sends its FIN, the server answers and closes.
-    HalfClosedInOrder,
-    /// The client sends its FIN, and the server closes without an answer.
-    HalfClosedInSilence,
-    /// The client sends its FIN and closes; the server answers nothing and closes later.
-    HalfClosedThenClosed,
-    /// The server closes; the client sends more to what the server's socket left, as a close_notify of TLS, and is answered by a RST.
-    ClosedThenNotified,
-    /// The server closes, and the client resets.
-    ClosedThenReset,
-    /// The server sends its FIN, and the client answers and resets.
-    ServerHalfClosedThenReset,
-    /// The server sends its FIN, and the client resets without an answer.
-    ServerHalfClosedThenResetInSilence,
-    /// The client resets (SO_LINGER of 0).
-    ResetByClient,
-    /// The server resets.
-    ResetByServer,
-    /// The client closes with something unread.
-    UnreadByClient,
-    /// The server resets, and the client holds its socket for a while.
-    HeldAfterReset,
-    /// The client sends its FIN, the server answers and closes, and the client holds its socket for a while before it reads.
-    HeldAfterAnswer,
-    /// The client disconnects its socket (connect(2) with AF_UNSPEC).
-    Disconnected,
-    /// Cut; the server resets; then not cut any more: the client's probe is answered by a RST.
-    ProbeAnsweredByReset,
-    /// Cut; both close; then not cut any more: their FINs cross, so that both ends pass through CLOSING.
-    ClosedAtOnce,
-    /// The client closes with TCP_LINGER2 of -1, so that its socket is removed once its FIN is acknowledged. Then the server
-    /// closes, and is answered by a RST.
-    ClosedWithoutFinWait2,
-    /// An operator destroys the client's socket (`ss -K`).
-    ClientDestroyed,
-    /// An operator destroys the server's socket.
-    ServerDestroyed,
-    /// The client sends its FIN, the server answers, and an operator destroys the client's socket.
-    HalfClosedThenClientDestroyed,
-    /// The client sends its FIN, and an operator destroys the server's socket.
-    HalfClosedThenServerDestroyed,
-    /// Cut; an operator destroys the client's socket. The server probes.
-    ClientDestroyedInSilence,
-    /// The server answers and closes, and the client resets.
-    AnsweredThenReset,
-    /// The client shuts both directions down (shutdown(2) with SHUT_RDWR). The server answers all the same, and is answered by a RST.
-    ShutDownThenAnswered,
-    /// Cut; the client closes while the machine may have no more orphans (`net.ipv4.tcp_max_orphans`, which the test has set before).
-    /// The server probes.
-    TooManyOrphans,
-}
 
 /// The ends, and what their sockets counted of payload: by `tcp_info` where an application cannot know it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -484,135 +408,5 @@ impl Pair {
             close(server)?;
         }
         Ok((acknowledged, FIRST as u64))
-    }
-}
-
-pub(super) fn give(from: &mut TcpStream, to: &mut TcpStream, bytes: usize) -> io::Result<()> {
-    from.write_all(&vec![0; bytes])?;
-    to.read_exact(&mut vec![0; bytes])?;
-    // Over a link the acknowledgement comes after the other application has read. Bytes that a reset overtakes are not counted as sent.
-    while unacknowledged(from)? > 0 {
-        thread::sleep(Duration::from_millis(1));
-    }
-    Ok(())
-}
-
-/// Bytes sent and not acknowledged (tcp(7), SIOCOUTQ).
-fn unacknowledged(socket: &TcpStream) -> io::Result<libc::c_int> {
-    let mut bytes = 0;
-    // SAFETY: the request writes one integer.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
-    if result == 0 {
-        Ok(bytes)
-    } else {
-        Err(io::Error::last_os_error())
-    }
-}
-
-/// Reads until the kernel reports that the connection is dead.
-fn dies(socket: &mut TcpStream) -> io::Result<()> {
-    match socket.read(&mut [0; 4096]) {
-        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Ok(()),
-        other => Err(io::Error::other(format!("it did not die: {other:?}"))),
-    }
-}
-
-/// The same of one whose peer has closed, or that has something to read: the error waits behind both.
-fn dies_by_write(socket: &TcpStream) -> io::Result<()> {
-    let began = std::time::Instant::now();
-    while began.elapsed() < PATIENCE {
-        if SockRef::from(socket).take_error()?.is_some() {
-            return Ok(());
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    Err(io::Error::other("it did not die"))
-}
-
-fn reads_end(socket: &mut TcpStream) -> io::Result<()> {
-    match socket.read(&mut [0; 1])? {
-        0 => Ok(()),
-        _ => Err(io::Error::other("there was something to read")),
-    }
-}
-
-/// Closes the descriptor now, and puts an unconnected socket there.
-fn close(socket: &mut TcpStream) -> io::Result<()> {
-    let none = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
-    // SAFETY: the descriptor is moved over.
-    let none = unsafe { TcpStream::from_raw_fd(none.into_raw_fd()) };
-    drop(std::mem::replace(socket, none));
-    Ok(())
-}
-
-pub(super) fn reset(socket: &mut TcpStream) -> io::Result<()> {
-    SockRef::from(&*socket).set_linger(Some(Duration::ZERO))?;
-    close(socket)
-}
-
-/// Probes after an idle second, and every second.
-pub(super) fn probe(socket: &TcpStream, probes: u32) -> io::Result<()> {
-    let second = Duration::from_secs(1);
-    let keepalive = TcpKeepalive::new().with_time(second).with_interval(second);
-    SockRef::from(socket).set_tcp_keepalive(&keepalive.with_retries(probes))
-}
-
-/// Acknowledges the peer's FIN now: that may wait for what the socket sends next, and a RST overtakes it (net/ipv4/tcp_input.c, tcp_fin).
-fn acknowledge(socket: &TcpStream) -> io::Result<()> {
-    set(socket, libc::IPPROTO_TCP, libc::TCP_QUICKACK, 1)
-}
-
-fn user_timeout(socket: &TcpStream) -> io::Result<()> {
-    SockRef::from(socket).set_tcp_user_timeout(Some(Duration::from_millis(2_000)))
-}
-
-fn set(socket: &TcpStream, level: i32, option: i32, value: i32) -> io::Result<()> {
-    // SAFETY: the kernel reads an int of the given size during the call.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            option,
-            (&raw const value).cast(),
-            size_of::<i32>() as libc::socklen_t,
-        )
-    };
-    check(result)
-}
-
-fn disconnect(socket: &TcpStream) -> io::Result<()> {
-    let address = libc::sockaddr {
-        sa_family: libc::AF_UNSPEC as libc::sa_family_t,
-        sa_data: [0; 14],
-    };
-    let length = size_of::<libc::sockaddr>() as libc::socklen_t;
-    // SAFETY: the kernel reads the address during the call.
-    check(unsafe { libc::connect(socket.as_raw_fd(), &raw const address, length) })
-}
-
-/// `tcpi_bytes_acked` (include/uapi/linux/tcp.h), without the SYN.
-fn acknowledged(socket: &TcpStream) -> io::Result<u64> {
-    const AT: usize = 120;
-    let mut info = [0_u8; AT + 8];
-    let mut length = info.len() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `length` bytes, all of them within `info`.
-    check(unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            info.as_mut_ptr().cast(),
-            &raw mut length,
-        )
-    })?;
-    let bytes = *info[AT..].first_chunk().expect("eight bytes");
-    Ok(u64::from_ne_bytes(bytes) - 1)
-}
-
-fn check(result: i32) -> io::Result<()> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
     }
 }
