@@ -12,7 +12,7 @@ use std::{
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
-pub use self::verifier::{Fault, fault};
+pub use self::verifier::{Fault, alt_name, fault};
 use self::{content::Wanted, verifier::Verifier};
 use crate::files::{self, FileError, Stamps};
 
@@ -155,9 +155,11 @@ pub fn out_of_date(path: &Path, all: bool) -> Option<String> {
     reported.into_iter().flatten().next()
 }
 
-/// Whether a certificate in a file names `host` by its common name only, which is not checked.
+/// Whether a certificate in a file names `host` by its common name only, which is not checked, and none there is for the host.
 pub fn lacks_alt_name(path: &Path, host: &str) -> bool {
-    chain(path).is_ok_and(|all| all.iter().any(|one| verifier::lacks_alt_name(one, host)))
+    let Ok(all) = chain(path) else { return false };
+    let lacks = all.iter().any(|one| verifier::lacks_alt_name(one, host));
+    lacks && !all.iter().any(|one| verifier::is_for(one, host))
 }
 
 fn system_roots() -> Result<RootCertStore, FileError> {

@@ -9,7 +9,7 @@ use rustls_pki_types::ServerName;
 use super::*;
 
 const HOST: &str = "collector.test";
-const OLD: &str = "the receiver's certificate expired on 2002-01-01 00:00:00 (UTC); renew it, or check this machine's clock";
+const OLD: &str = "a certificate that the receiver shows expired on 2002-01-01 00:00:00 (UTC); renew it, or check this machine's clock";
 
 /// A certificate and its key.
 struct Pair {
@@ -133,7 +133,7 @@ fn given_certificate_is_trusted_within_its_name_and_dates() {
                 p.not_before = date_time_ymd(4000, 1, 1);
             }),
             Err(
-                "the receiver's certificate is not valid before 4000-01-01 00:00:00 (UTC); renew it, or check this machine's clock",
+                "a certificate that the receiver shows is not valid before 4000-01-01 00:00:00 (UTC); renew it, or check this machine's clock",
             ),
         ),
         (
@@ -151,7 +151,18 @@ fn given_certificate_is_trusted_within_its_name_and_dates() {
         (
             "an authority, no name",
             with(&[], ca),
-            Err("has no subjectAltName; create one that has"),
+            Err(
+                "has no subjectAltName; create one that has, for example with openssl req -x509 -addext subjectAltName=DNS:collector.test",
+            ),
+        ),
+        (
+            "an authority, a URI",
+            with(&[], |p| {
+                ca(p);
+                let uri = "spiffe://a.test/collector".try_into().expect("a URI");
+                p.subject_alt_names = vec![rcgen::SanType::URI(uri)];
+            }),
+            Err("has no DNS name and no address in its subjectAltName; create one that has"),
         ),
         (
             "an authority, many names",
@@ -368,6 +379,11 @@ fn common_name_without_alternative_name_is_recognized() {
         fs::write(&path, with(names, |_| {}).certificate.pem()).expect("a file");
         assert_eq!(lacks_alt_name(&path, host), expected, "{names:?} {host}");
     }
+    // An authority that is named as the host, and the certificate that it signed.
+    let (authority, leaf) = (with(&[], |_| {}), with(&[HOST], |_| {}));
+    let both = authority.certificate.pem() + &leaf.certificate.pem();
+    fs::write(&path, both).expect("a file");
+    assert!(!lacks_alt_name(&path, HOST));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Verifies a receiver's certificate.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use jiff::Timestamp;
 use rustls::{
@@ -111,14 +111,14 @@ pub struct Fault {
 
 /// What is wrong with a receiver's certificate, by the error of its check; `None` if that is not known.
 pub fn fault(error: &Error) -> Option<Fault> {
-    const CREATE: &str = "for example with openssl req -x509 -addext subjectAltName=DNS:HOST";
+    const CREATE: &str = "for example with openssl req -x509 -addext subjectAltName=";
     let (wrong, remedy) = match error {
         Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. }) => (
-            format!("the receiver's certificate {}", expired(*not_after)),
+            format!("a certificate that the receiver shows {}", expired(*not_after)),
             RENEW.to_owned(),
         ),
         Error::InvalidCertificate(CertificateError::NotValidYetContext { not_before, .. }) => (
-            format!("the receiver's certificate {}", not_yet(*not_before)),
+            format!("a certificate that the receiver shows {}", not_yet(*not_before)),
             RENEW.to_owned(),
         ),
         Error::InvalidCertificate(CertificateError::NotValidForNameContext {
@@ -135,16 +135,26 @@ pub fn fault(error: &Error) -> Option<Fault> {
                     expected.to_str()
                 ),
             ),
-            None => (
-                "the receiver's certificate has no subjectAltName".to_owned(),
-                format!("create one that has, {CREATE}"),
-            ),
+            None => {
+                let no_name = if presented.is_empty() {
+                    "no subjectAltName"
+                } else {
+                    "no DNS name and no address in its subjectAltName"
+                };
+                (
+                    format!("the receiver's certificate has {no_name}"),
+                    format!(
+                        "create one that has, {CREATE}{}",
+                        alt_name(&expected.to_str())
+                    ),
+                )
+            }
         },
         _ => match webpki_error(error)? {
             webpki::Error::UnsupportedCertVersion => (
                 "the receiver's certificate is of X.509 version 1, which has no subjectAltName"
                     .to_owned(),
-                format!("create one of version 3, {CREATE}"),
+                format!("create one of version 3, {CREATE}DNS:HOST"),
             ),
             webpki::Error::CaUsedAsEndEntity => (
                 "the receiver shows an authority's certificate".to_owned(),
@@ -154,6 +164,14 @@ pub fn fault(error: &Error) -> Option<Fault> {
         },
     };
     Some(Fault { wrong, remedy })
+}
+
+/// A host as a name in a certificate's subjectAltName, as OpenSSL's configuration has it.
+pub fn alt_name(host: &str) -> String {
+    match host.parse::<IpAddr>() {
+        Ok(_) => format!("IP:{host}"),
+        Err(_) => format!("DNS:{host}"),
+    }
 }
 
 /// What to do about a certificate's dates.
@@ -183,8 +201,7 @@ pub(super) fn lacks_alt_name(certificate: &CertificateDer<'_>, host: &str) -> bo
     const ALT_NAME: [u8; 5] = [0x06, 3, 0x55, 0x1D, 0x11];
     const COMMON_NAME: [u8; 5] = [0x06, 3, 0x55, 0x04, 0x03];
     let der: &[u8] = certificate;
-    let mut fives = der.windows(5).enumerate();
-    // A text's tag, its length, itself.
+    // The subject's, which stands behind the issuer's. A text's tag, its length, itself.
     let is_host = |at: usize| match &der[at + 5..] {
         [_, length, text @ ..] => text
             .get(..usize::from(*length))
@@ -192,7 +209,15 @@ pub(super) fn lacks_alt_name(certificate: &CertificateDer<'_>, host: &str) -> bo
         _ => false,
     };
     !der.windows(5).any(|five| five == ALT_NAME)
-        && fives.any(|(at, five)| five == COMMON_NAME && is_host(at))
+        && (der.windows(5).rposition(|five| five == COMMON_NAME)).is_some_and(is_host)
+}
+
+/// Whether a certificate is for `host`, by its subjectAltName.
+pub(super) fn is_for(certificate: &CertificateDer<'_>, host: &str) -> bool {
+    let name = ServerName::try_from(host);
+    let certificate = ParsedCertificate::try_from(certificate);
+    (name.ok().zip(certificate.ok()))
+        .is_some_and(|(name, certificate)| verify_server_name(&certificate, &name).is_ok())
 }
 
 fn expired(not_after: UnixTime) -> String {

@@ -1,9 +1,6 @@
 //! `OTEL_EXPORTER_OTLP_*`: where each signal goes, and how (OpenTelemetry specification, protocol/exporter).
 
-use std::{
-    net::IpAddr,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use super::{
     endpoint::{self, Endpoint},
@@ -263,13 +260,10 @@ impl<'a> SignalReader<'a> {
         let host = host.trim_matches(['[', ']']);
         let is_tls = endpoint.uri.scheme_str() == Some("https");
         if is_tls && certs::lacks_alt_name(path, host) {
-            let kind = match host.parse::<IpAddr>() {
-                Ok(_) => "IP",
-                Err(_) => "DNS",
-            };
             let text = format!(
-                "is {}, whose certificate has {host} as its common name and no subjectAltName, without which exports to a receiver that shows it fail: create one that has, for example with openssl req -x509 -addext subjectAltName={kind}:{host}",
-                path.display()
+                "is {}, whose certificate has {host} as its common name and no subjectAltName, without which exports to a receiver that shows it fail: create one that has, for example with openssl req -x509 -addext subjectAltName={}",
+                path.display(),
+                certs::alt_name(host)
             );
             self.reader
                 .notice_about(settings::CERTIFICATE.of(self.signal), text);

@@ -405,15 +405,23 @@ impl Connector {
             .target
             .timeout
             .map_or(Duration::MAX, |limit| limit / count);
-        let mut last = ConnectError::Unreachable("the name has no address".to_owned());
+        let (mut failed, mut slow) = (Vec::new(), false);
         for address in addresses {
             match timeout(share, self.dial(*address)).await {
                 Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(error)) => last = ConnectError::Unreachable(format!("{address}: {error}")),
-                Err(_) => last = ConnectError::Slow(share),
+                Ok(Err(error)) => failed.push(format!("{address}: {error}")),
+                Err(_) => {
+                    slow = true;
+                    let share = Duration::from_millis(share.as_millis() as u64);
+                    failed.push(format!("{address}: no TCP connection within {share:?}"));
+                }
             }
         }
-        Err(last)
+        Err(match (failed.len(), slow) {
+            (0, _) => ConnectError::Unreachable("the name has no address".to_owned()),
+            (1, true) => ConnectError::Slow(share),
+            _ => ConnectError::Unreachable(failed.join("; ")),
+        })
     }
 
     async fn dial(&self, address: SocketAddr) -> io::Result<TcpStream> {

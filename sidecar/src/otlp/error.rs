@@ -44,6 +44,10 @@ pub struct ExportError {
 struct Route {
     proxy: Option<Via>,
     own_variables: Vec<OwnVariable>,
+    /// Whether headers are read from a file.
+    has_headers_file: bool,
+    /// Whether a request has a limit of time.
+    has_timeout: bool,
 }
 
 /// The proxy in between.
@@ -161,6 +165,8 @@ impl ExportError {
                     forwards: target.is_forwarded(),
                 }),
                 own_variables: target.own_variables.clone(),
+                has_headers_file: target.headers_file.is_some(),
+                has_timeout: target.timeout.is_some(),
             }),
             alone: None,
         }
@@ -203,7 +209,7 @@ impl ExportError {
                 _ => format!("its limit is below {bytes} bytes: raise the receiver's limit"),
             },
             None if self.too_large() => "smaller requests are sent".to_owned(),
-            _ => self.cause.remedy().into_owned(),
+            _ => self.remedy_of_cause(),
         };
         let Some(Via {
             url,
@@ -225,6 +231,25 @@ impl ExportError {
             Cause::Silent(_) if *forwards => proxy,
             _ if *forwards || self.had_no_answer() => format!("{remedy}, and {proxy}"),
             _ => remedy,
+        }
+    }
+
+    fn remedy_of_cause(&self) -> String {
+        match &self.cause {
+            Cause::Http {
+                status: 401 | 403, ..
+            }
+            | Cause::Grpc {
+                code: Code::Unauthenticated | Code::PermissionDenied,
+                ..
+            } => match self.route.has_headers_file {
+                true => "check the file that OTEL_EXPORTER_OTLP_HEADERS_FILE names".to_owned(),
+                false => "check OTEL_EXPORTER_OTLP_HEADERS".to_owned(),
+            },
+            Cause::Timeout(_) if !self.route.has_timeout => {
+                "check the receiver, or set a limit with OTEL_EXPORTER_OTLP_TIMEOUT".to_owned()
+            }
+            cause => cause.remedy().into_owned(),
         }
     }
 
@@ -321,15 +346,19 @@ impl ExportError {
         )
     }
 
-    /// Whether the receiver may have taken the request nevertheless: its answer did not come, or is not OTLP's.
-    pub(super) fn outcome_unknown(&self) -> bool {
+    /// Whether the receiver answered: the connection serves for the next request, too.
+    pub(super) const fn was_answered(&self) -> bool {
         matches!(
             self.cause,
-            Cause::Unreachable(_)
-                | Cause::Unresolved(_)
-                | Cause::Unconnected(_)
-                | Cause::Handshake(_)
-                | Cause::Cut(_)
+            Cause::Http { .. } | Cause::Grpc { .. } | Cause::Redirect { .. }
+        )
+    }
+
+    /// Whether the receiver may have taken the request nevertheless: the request was sent, and its answer did not come, or is not OTLP's.
+    pub(super) const fn outcome_unknown(&self) -> bool {
+        matches!(
+            self.cause,
+            Cause::Cut(_)
                 | Cause::Reset(_)
                 | Cause::Silent(_)
                 | Cause::Timeout(_)
@@ -396,13 +425,6 @@ impl Cause {
             Self::NotOtlp(_) | Self::NotHttp(_) => {
                 "check that OTEL_EXPORTER_OTLP_ENDPOINT names an OTLP receiver, and that no proxy answers in its place"
             }
-            Self::Http {
-                status: 401 | 403, ..
-            }
-            | Self::Grpc {
-                code: Code::Unauthenticated | Code::PermissionDenied,
-                ..
-            } => "check OTEL_EXPORTER_OTLP_HEADERS",
             Self::Http {
                 status: 404 | 405, ..
             }

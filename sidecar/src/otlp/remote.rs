@@ -7,14 +7,15 @@ use tokio::time::{Duration, Instant, timeout_at};
 
 use super::{
     connect::{Connector, Contact},
-    error::{Accepted, ExportError},
+    error::{Accepted, Cause, ExportError},
     grpc::Grpc,
     http::Http,
     http_spans::HttpSpans,
+    no_answer::late,
     transport::{ExportRequest, Transport},
 };
 use crate::{
-    config::{Protocol, Signal, Target, in_force},
+    config::{Protocol, Signal, Target},
     exporter_sockets::ExporterSockets,
 };
 
@@ -60,8 +61,9 @@ async fn watched<T>(
     work: impl Future<Output = T>,
     logged: &mut Option<Instant>,
     signal: Signal,
-    target: &Target,
+    connector: &Connector,
 ) -> T {
+    let target = connector.target();
     if target.timeout.is_some() {
         return work.await;
     }
@@ -75,14 +77,9 @@ async fn watched<T>(
         let now = Instant::now();
         if logged.is_none_or(|logged| now - logged >= QUIET) {
             *logged = Some(now);
-            let remedy = "check the receiver, or set a limit with OTEL_EXPORTER_OTLP_TIMEOUT";
-            tracing::warn!(
-                "no answer to an export of {} to {} for {} s; {}",
-                signal.name(),
-                target.url(),
-                (now - began).as_secs(),
-                in_force(&target.own_variables, remedy)
-            );
+            let so_far = Duration::from_secs((now - began).as_secs());
+            let cause = late(Cause::Timeout(so_far), connector);
+            tracing::warn!("still waiting: {}", ExportError::new(signal, target, cause));
         }
         next = logged.map_or(now, |logged| logged + QUIET);
     }
@@ -128,7 +125,7 @@ impl Remote {
     fn judge(&mut self, outcome: &Result<Accepted, ExportError>) {
         let failed = outcome.as_ref().err().map(|error| &error.cause);
         self.connector.contact().judge(failed);
-        if outcome.as_ref().is_err_and(ExportError::outcome_unknown) {
+        if outcome.as_ref().is_err_and(|error| !error.was_answered()) {
             self.client = None;
         }
     }
@@ -140,8 +137,7 @@ impl Transport for Remote {
         self.renew()?;
         let client = self.client.as_mut().expect("it was just made");
         let sending = client.transport.send(request);
-        let target = self.connector.target();
-        let outcome = watched(sending, &mut self.logged, self.signal, target).await;
+        let outcome = watched(sending, &mut self.logged, self.signal, &self.connector).await;
         self.judge(&outcome);
         outcome
     }

@@ -141,6 +141,8 @@ struct First {
     /// Whether anything was received over any connection.
     ever: bool,
     phase: Phase,
+    /// The bytes are those of the stream with this number: what an earlier one still receives is not kept.
+    number: u64,
     bytes: Vec<u8>,
 }
 
@@ -168,6 +170,7 @@ impl FirstBytes {
         let mut first = self.lock();
         *first = First {
             ever: first.ever,
+            number: first.number + 1,
             ..First::default()
         };
     }
@@ -182,6 +185,7 @@ impl FirstBytes {
             } else {
                 Phase::Connected
             },
+            number: first.number + 1,
             bytes: Vec::new(),
         };
     }
@@ -214,10 +218,11 @@ impl FirstBytes {
         Mismatch::between(wanted, handshaking, &first.bytes)
     }
 
-    /// A stream whose first bytes are kept here.
+    /// A stream whose first bytes are kept here, until the next stream's are.
     pub(super) fn over<S>(&self, stream: S) -> Listened<S> {
         Listened {
             stream,
+            number: self.lock().number,
             left: MOST,
             first_bytes: self.clone(),
         }
@@ -232,6 +237,7 @@ impl FirstBytes {
 #[derive(Debug)]
 pub(super) struct Listened<S> {
     stream: S,
+    number: u64,
     /// Bytes that may still be kept.
     left: usize,
     first_bytes: FirstBytes,
@@ -251,7 +257,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Listened<S> {
             self.left -= kept;
             let mut first = self.first_bytes.lock();
             first.ever = true;
-            first.bytes.extend_from_slice(&came[..kept]);
+            if first.number == self.number {
+                first.bytes.extend_from_slice(&came[..kept]);
+            }
             drop(first);
         }
         read
@@ -293,6 +301,27 @@ mod tests {
     const ALERT: &[u8] = &[21, 3, 3, 0, 2, 2, 10];
     const HANDSHAKE: &[u8] = &[22, 3, 3, 0, 90];
     const SSH: &[u8] = b"SSH-2.0-OpenSSH_9.2p1\r\n";
+
+    /// A resumed TLS handshake is short: the encrypted stream below is still read from when the data's own begins.
+    #[tokio::test]
+    async fn bytes_below_the_newest_stream_are_not_kept() {
+        use tokio::io::AsyncReadExt as _;
+        let first_bytes = FirstBytes::default();
+        first_bytes.forget();
+        first_bytes.begin(true);
+        let encrypted = [HANDSHAKE, b"\x17\x03\x03\x00\x01x"].concat();
+        let mut below = first_bytes.over(&encrypted[..]);
+        let mut handshake = [0; HANDSHAKE.len()];
+        below.read_exact(&mut handshake).await.expect("memory");
+        first_bytes.begin(false);
+        let mut above = first_bytes.over(HTTP);
+        below.read_to_end(&mut Vec::new()).await.expect("memory");
+        assert!(first_bytes.nothing() && first_bytes.ever());
+        assert_eq!(first_bytes.mismatch(Protocol::Grpc), None);
+        above.read_to_end(&mut Vec::new()).await.expect("memory");
+        let mismatch = first_bytes.mismatch(Protocol::Grpc).expect("HTTP");
+        assert_eq!(mismatch.speech, Speech::Http1);
+    }
 
     /// The configured protocol, whether the TLS handshake is incomplete, the received bytes, and the error.
     #[test]

@@ -24,7 +24,7 @@ use super::{
     outbox::Outbox,
     priority::Priority,
     queue::{Bounds, Dropped, Entry, Waiting},
-    sender::{Hurry, Outgoing, Pause, Sender, left_alone_beyond},
+    sender::{Hurry, Outgoing, Pause, Sender, left_alone_beyond, why_late},
 };
 use crate::{
     config::Signal,
@@ -191,23 +191,9 @@ impl FlowLane {
             tracing::warn!(lost, "{items} are lost: the receiver refused them");
             return Delivery::Refused;
         }
-        let failing = self.pause.borrow().is_some();
+        let why = why_late(in_time.err(), &self.pause);
         let lost = self.abandon();
-        match in_time {
-            Err(wait) => tracing::warn!(
-                lost,
-                "{items} are lost: the receiver asks flowcar to wait {} s more, and flowcar ends before",
-                wait.as_secs()
-            ),
-            Ok(_) if failing => tracing::warn!(
-                lost,
-                "{items} are lost: the receiver did not take them in time; the last try failed, and an earlier line has the cause"
-            ),
-            Ok(_) => tracing::warn!(
-                lost,
-                "{items} are lost: the receiver did not take them in time; raise FLOWCAR_SHUTDOWN_TIMEOUT if it can"
-            ),
-        }
+        tracing::warn!(lost, "{items} are lost: {why}");
         Delivery::Late
     }
 

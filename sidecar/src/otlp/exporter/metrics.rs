@@ -19,7 +19,7 @@ use super::{
     baselines::Baselines,
     exemplary::{self, Exemplary, PendingExemplars},
     outbox::Outbox,
-    sender::{Hurry, Outgoing, Pause, Sender, left_alone_beyond},
+    sender::{Hurry, Outgoing, Pause, Sender, left_alone_beyond, why_late},
     starts::Starts,
 };
 use crate::{
@@ -139,21 +139,8 @@ impl MetricsLane {
             return Delivery::Refused;
         }
         let reports = last - self.progress.borrow().settled;
-        match in_time {
-            Err(wait) => tracing::warn!(
-                reports,
-                "metrics are lost: the receiver asks flowcar to wait {} s more, and flowcar ends before",
-                wait.as_secs()
-            ),
-            Ok(_) if self.pause.borrow().is_some() => tracing::warn!(
-                reports,
-                "metrics are lost: the receiver did not take the last reports in time; the last try failed, and an earlier line has the cause"
-            ),
-            Ok(_) => tracing::warn!(
-                reports,
-                "metrics are lost: the receiver did not take the last reports in time; raise FLOWCAR_SHUTDOWN_TIMEOUT if it can"
-            ),
-        }
+        let why = why_late(in_time.err(), &self.pause);
+        tracing::warn!(reports, "metrics are lost: {why}");
         Delivery::Late
     }
 }

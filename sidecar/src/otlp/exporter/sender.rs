@@ -41,6 +41,22 @@ pub(super) async fn left_alone_beyond(
     }
 }
 
+/// Why what waits is lost at the end: the receiver asked for a wait that is longer than the time that is left, or the time is over.
+pub(super) fn why_late(left_alone: Option<Duration>, pause: &watch::Receiver<Pause>) -> String {
+    match left_alone {
+        Some(wait) => format!(
+            "the receiver asks flowcar to wait {} s more, and flowcar ends before",
+            wait.as_secs()
+        ),
+        None if pause.borrow().is_some() => {
+            "the receiver did not take them in time; the last try failed, and an earlier line has the cause".to_owned()
+        }
+        None => {
+            "the receiver did not take them in time; raise FLOWCAR_SHUTDOWN_TIMEOUT if it can".to_owned()
+        }
+    }
+}
+
 /// What a signal sends: a report, or a batch of spans or log records.
 pub(super) trait Outgoing: Send + 'static {
     /// Waits until there is something to send. Gives whether there is: nothing more comes once the main loop's end was dropped.

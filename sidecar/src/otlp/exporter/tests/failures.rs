@@ -6,7 +6,7 @@ use tokio::{
 };
 
 use super::{speech::serve_bytes, *};
-use crate::otlp::error::ExportError;
+use crate::{clock, otlp::error::ExportError};
 
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 const TRACES_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
@@ -99,7 +99,9 @@ async fn unanswered_export_is_reported_by_phase() {
                     (TIMEOUT, "300"),
                 ];
                 let error = failed(signal, &vars).await;
-                assert!(error.retryable() && error.outcome_unknown(), "{error}");
+                assert!(error.retryable(), "{error}");
+                // What was not sent cannot have been taken.
+                assert_eq!(error.outcome_unknown(), expected == connected, "{error}");
                 let error = error.to_string();
                 assert!(error.ends_with(expected), "{protocol} {signal:?}: {error}");
             }
@@ -191,6 +193,36 @@ async fn forwarding_proxy_is_named() {
     }
 }
 
+/// A proxy that does not answer is asked again by each try, for as long as the first time.
+#[tokio::test]
+async fn silent_proxy_is_asked_again() {
+    let proxy = format!("http://{}", mute().await);
+    for (endpoint, protocol) in [
+        ("http://collector.test:4317", "grpc"),
+        ("https://collector.test:4318", "http/protobuf"),
+    ] {
+        let vars = [
+            (ENDPOINT, endpoint),
+            (PROTOCOL, protocol),
+            (HTTP_PROXY, &*proxy),
+            ("HTTPS_PROXY", &*proxy),
+            (TIMEOUT, "300"),
+        ];
+        let target = config(&vars).export.metrics.expect("a target");
+        let mut transport = Remote::new(Signal::Metrics, target, ExporterSockets::default());
+        for _ in 0..3 {
+            let began = clock::now();
+            let request = ExportRequest::encoded(Bytes::from_static(b"x"));
+            let error = transport.send(request).await.expect_err("no answer");
+            assert!(began.elapsed() >= Duration::from_millis(250), "{error}");
+            assert!(error.retryable() && !error.outcome_unknown(), "{error}");
+            let error = error.to_string();
+            let expected = "did not answer within 300ms when asked to connect to the receiver";
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}
+
 /// The variable of a signal alone wins, and is the one that corrects the error.
 #[tokio::test]
 async fn remedy_names_the_variable_in_force() {
@@ -201,6 +233,10 @@ async fn remedy_names_the_variable_in_force() {
     let forbids = answering("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n").await;
     let absent = answering("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await;
     let nobody = "http://127.0.0.1:1";
+    let folder = tempfile::tempdir().expect("a folder");
+    let headers_file = folder.path().join("headers");
+    std::fs::write(&headers_file, "a=b\n").expect("a file");
+    let headers_file = headers_file.to_str().expect("a path");
     for (vars, remedy) in [
         (
             &[(ENDPOINT, silent.as_str()), (TRACES_ENDPOINT, nobody)][..],
@@ -236,6 +272,14 @@ async fn remedy_names_the_variable_in_force() {
                 ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf"),
             ],
             "check OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+        ),
+        (
+            &[
+                (ENDPOINT, &forbids),
+                ("OTEL_EXPORTER_OTLP_TRACES_HEADERS_FILE", headers_file),
+                ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf"),
+            ],
+            "check the file that OTEL_EXPORTER_OTLP_TRACES_HEADERS_FILE names",
         ),
         (
             &[
@@ -279,7 +323,7 @@ async fn wait_without_a_limit_is_logged() {
         // The clock may be ahead of the connection.
         let warned = lines
             .text()
-            .matches("no answer to an export of metrics to")
+            .matches("still waiting: cannot export metrics to")
             .count();
         assert_eq!(warned, expected, "{seconds} {}", lines.text());
         sleep(Duration::from_millis(1)).await;
@@ -287,7 +331,7 @@ async fn wait_without_a_limit_is_logged() {
     let text = lines.text();
     assert!(
         text.contains(
-            "for 30 s; check the receiver, or set a limit with OTEL_EXPORTER_OTLP_TIMEOUT"
+            ": no answer within 30s; check the receiver, or set a limit with OTEL_EXPORTER_OTLP_TIMEOUT"
         ),
         "{text}"
     );

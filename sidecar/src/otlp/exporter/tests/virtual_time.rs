@@ -155,7 +155,6 @@ impl<R: Message + Default + Clone + PartialEq + 'static> Scripted<R> {
                 .expect("no panic")
                 .push(request.clone())
         };
-        let away = || Cause::Unreachable("away".to_owned());
         let outcome = match self.steps.pop_front().unwrap_or(Step::Take) {
             Step::Take => {
                 take(self);
@@ -183,14 +182,14 @@ impl<R: Message + Default + Clone + PartialEq + 'static> Scripted<R> {
                 };
                 self.failed(cause, Some(Duration::from_millis(millis.into())))
             }
-            Step::Away => self.failed(away(), None),
+            Step::Away => self.failed(Cause::Unreachable("away".to_owned()), None),
             Step::HangBefore => {
                 tokio::time::sleep(TIMEOUT).await;
                 self.failed(Cause::Timeout(TIMEOUT), None)
             }
             Step::LoseAnswer => {
                 take(self);
-                self.failed(away(), None)
+                self.failed(Cause::Cut("away".to_owned()), None)
             }
             Step::Refuse => {
                 let known = self.taken.lock().expect("no panic").contains(&request);

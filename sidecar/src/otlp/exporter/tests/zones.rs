@@ -4,10 +4,7 @@ use super::*;
 
 #[tokio::test]
 async fn zone_is_an_interface_of_this_host() {
-    // A host without IPv6 has no address to listen on.
-    let Ok(listener) = TcpListener::bind("[::1]:0").await else {
-        return;
-    };
+    let listener = TcpListener::bind("[::1]:0").await.expect("IPv6");
     let port = listener.local_addr().expect("its address").port();
     tokio::spawn(async move {
         loop {
